@@ -1,0 +1,17 @@
+//! Words that every crate shares: samples, prompts, completions, rollout groups, random draws,
+//! configuration and the run folder. No libtorch here.
+//!
+//! Legend of shapes used in the whole project:
+//! `T` packed tokens · `G` completions of a group · `P` prompt tokens · `C` completion tokens ·
+//! `V` vocabulary · `L` layers · `heads`, `kv_heads`, `head_dim` as in `config.json` ·
+//! `patches` image patches before the spatial merge.
+
+pub mod config;
+pub mod draw;
+pub mod run_folder;
+pub mod sample;
+
+pub use draw::DrawKey;
+pub use sample::{
+    Completion, FinishReason, PreparedImage, Prompt, RolloutGroup, Sample, SourceLine,
+};

@@ -1,0 +1,1 @@
+//! The run folder: names, metrics, rollouts, event files, lock, checkpoints.

@@ -1,0 +1,1 @@
+//! Image path: decode, resize, normalise, patchify.

@@ -1,0 +1,97 @@
+"""What the golden scripts share: paths, versions, manifests, a float64 twin of the float32 reference."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "golden"
+PARITY = GOLDEN / "parity"
+IM_END = "<|im_end|>"
+
+
+def deterministic(seed: int) -> None:
+    """One thread and a fixed seed: the same numbers on every run of the same machine type."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything whose arithmetic or text handling enters a golden file."""
+    import PIL
+    import tokenizers
+    import torchvision
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "torchvision": torchvision.__version__.split("+")[0],
+        "transformers": transformers.__version__,
+        "tokenizers": tokenizers.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def write_json(path: Path, value, compact: bool = False) -> None:
+    """Writes JSON with a final newline; `compact` for files whose bulk is numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, ensure_ascii=False, indent=None if compact else 2)
+    if compact:
+        text = text.replace(', "', ',\n"')
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def tensor_sha256(tensor: torch.Tensor) -> str:
+    """Digest of the tensor's little-endian row-major bytes."""
+    return sha256(tensor.detach().contiguous().cpu().numpy().tobytes())
+
+
+class _DoubleTorch:
+    """`torch` as a modelling file sees it, with float32 meaning float64."""
+
+    float32 = torch.float64
+    float = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def float64_arithmetic():
+    """Makes the reference model's explicit casts to float32 casts to float64.
+
+    Without it a model turned to double still normalises and rotates in float32, and the
+    difference to the float32 run would understate the rounding noise.
+    """
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
+
+    module_torch, tensor_float = modeling.torch, torch.Tensor.float
+    modeling.torch = _DoubleTorch()
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        modeling.torch = module_torch
+        torch.Tensor.float = tensor_float
+
+
+def completion_logprobs(logits: torch.Tensor, completion_ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Log-softmax(logits / temperature) at the positions that predict the completion.
+
+    logits: [tokens, vocab] of prompt + completion; completion_ids: [completion] -> [completion]
+    """
+    first = logits.shape[0] - completion_ids.shape[0] - 1
+    rows = logits[first:-1] / temperature
+    return torch.log_softmax(rows, dim=-1).gather(-1, completion_ids[:, None]).squeeze(-1)

@@ -28,7 +28,8 @@ from transformers import (
 
 from common import PARITY, deterministic, sha256, versions, write_json
 
-SEED = 20250
+# Chosen so that the greedy answers are varied and no two candidates nearly tie.
+SEEDS = {"nested": 20256, "flat": 20258}
 VOCAB_BEFORE_SPECIAL = 560
 MIN_PIXELS = 56 * 56
 MAX_PIXELS = 40 * 28 * 28
@@ -139,11 +140,12 @@ def randomise(model: Qwen2_5_VLForConditionalGeneration, seed: int, reserved_ids
             elif parameter.dim() == 1:
                 parameter.copy_(0.6 + 0.8 * torch.rand(shape, generator=generator))
             elif "embed_tokens" in name or "lm_head" in name:
-                std = 1.0 if "embed_tokens" in name and model.config.tie_word_embeddings is False else 0.5
-                parameter.copy_(normal(shape, std))
+                # Small beside what the layers add, so that the next token depends on more than the last one.
+                parameter.copy_(normal(shape, 0.3))
                 parameter[reserved_ids] *= 0.25
             else:
-                gain = 1.6 if ("mlp" in name or "o_proj" in name or "attn.proj" in name) else 1.3
+                # Queries and keys stay small: a saturated softmax would multiply rounding noise.
+                gain = 0.9 if any(part in name for part in ("q_proj", "k_proj", "qkv")) else 1.2
                 parameter.copy_(normal(shape, gain / math.sqrt(math.prod(shape[1:]))))
 
 
@@ -295,7 +297,7 @@ def make(name: str, out: Path) -> dict:
     config = model_config(tokenizer, vocab_size, tied)
     model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="eager").float().eval()
     reserved = [tokenizer.token_to_id(text) for text, _ in SPECIAL_TOKENS] + list(range(used, vocab_size))
-    seed = SEED + int(tied)
+    seed = SEEDS[name]
     randomise(model, seed, reserved)
     effect = image_effect(model)
     if effect < 0.1:
@@ -333,8 +335,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=PARITY / "checkpoints")
     args = parser.parse_args()
-    deterministic(SEED)
-    entries = {name: make(name, args.out) for name in ("nested", "flat")}
+    deterministic(0)
+    entries = {name: make(name, args.out) for name in SEEDS}
     manifest = {
         "command": "python tools/golden/tiny_qwen2_5_vl.py",
         "versions": versions(),

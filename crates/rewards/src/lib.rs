@@ -1,1 +1,19 @@
-//! placeholder
+//! Rewards by rule: what an answer is worth, given the true one.
+//!
+//! [`RewardSet`] is built from the names of `--reward_funcs` and scores rows; [`boxes`] holds the
+//! box arithmetic and the extractors that evaluation shares. Semantics are those of VLM-R1
+//! (commit 90052f4) where it has the reward; Python's regex and string rules are kept, because
+//! the same completion must earn the same reward. All patterns run in linear time.
+
+pub mod answer;
+pub mod boxes;
+mod error;
+mod generic;
+mod rec;
+mod registry;
+
+pub use boxes::BoundingBox;
+pub use error::RewardError;
+pub use registry::{
+    Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, accuracy_methods,
+};

@@ -1,0 +1,85 @@
+//! Answer tags and text cleaning, with Python's idea of white space.
+
+const OPEN: &str = "<answer>";
+const CLOSE: &str = "</answer>";
+
+/// White space as `str.strip` and `\s` of Python have it: Rust's, and U+001C to U+001F.
+pub fn is_python_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// `str.strip()` of Python.
+pub fn python_strip(text: &str) -> &str {
+    text.trim_matches(is_python_space)
+}
+
+/// What stands between the first `<answer>` and the first `</answer>` after it.
+pub fn first_answer(text: &str) -> Option<&str> {
+    answers(text).next()
+}
+
+/// The last of the non-overlapping `<answer>...</answer>` pairs, found from the left.
+pub fn last_answer(text: &str) -> Option<&str> {
+    answers(text).last()
+}
+
+fn answers(mut rest: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let body = &rest[rest.find(OPEN)? + OPEN.len()..];
+        let end = body.find(CLOSE)?;
+        rest = &body[end + CLOSE.len()..];
+        Some(&body[..end])
+    })
+}
+
+/// The text that answers are compared by: the last answer if there is one; line breaks after
+/// white space dropped, others turned into spaces; stripped, then trailing dots off, lower case.
+pub fn clean_text(text: &str) -> String {
+    let text = last_answer(text).unwrap_or(text);
+    let text = join_lines(&join_lines(text, '\n'), '\r');
+    python_strip(&text).trim_end_matches('.').to_lowercase()
+}
+
+/// Drops each `line_break` that follows white space and replaces the others by a space.
+fn join_lines(text: &str, line_break: char) -> String {
+    let mut joined = String::with_capacity(text.len());
+    let mut after_space = false;
+    for c in text.chars() {
+        if c != line_break {
+            joined.push(c);
+        } else if !after_space {
+            joined.push(' ');
+        }
+        after_space = is_python_space(c);
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_paired_from_the_left() {
+        let text = "a <answer>1<answer>2</answer> b </answer> <answer>3</answer> <answer>4";
+        assert_eq!(first_answer(text), Some("1<answer>2"));
+        assert_eq!(last_answer(text), Some("3"));
+        assert_eq!(first_answer("</answer><answer>"), None);
+    }
+
+    #[test]
+    fn cleaning_by_hand() {
+        assert_eq!(
+            clean_text("<answer>No</answer><answer> Yes... </answer>"),
+            "yes"
+        );
+        assert_eq!(clean_text("a\nb"), "a b");
+        assert_eq!(clean_text("a \nb"), "a b");
+        assert_eq!(clean_text("a\n\n\nb"), "a b");
+        assert_eq!(clean_text("a\r\nb"), "a b");
+        // Dots go after the strip: the space before the first dot stays.
+        assert_eq!(clean_text(" x . .. "), "x . ");
+        assert_eq!(clean_text("\u{1f}x\u{1c}"), "x");
+        assert_eq!(clean_text("ΟΔΟΣ"), "οδος");
+    }
+}

@@ -1,0 +1,181 @@
+//! What can go wrong between a row and its reward.
+
+use thiserror::Error;
+
+/// An error of the rewards. Rows are counted from 0 within the batch that was given.
+#[derive(Debug, Error, PartialEq)]
+#[non_exhaustive]
+pub enum RewardError {
+    /// `--reward_funcs` names a reward that does not exist here.
+    #[error("unknown reward `{name}`\nhint: did you mean `{nearest}`? valid: {known}")]
+    UnknownReward {
+        /// The name as given.
+        name: String,
+        /// The most similar valid name.
+        nearest: String,
+        /// All valid names.
+        known: String,
+    },
+    /// A reward is asked for twice.
+    #[error("reward `{name}` is named twice")]
+    RepeatedReward {
+        /// The name as given.
+        name: String,
+    },
+    /// No reward was named.
+    #[error("no reward named\nhint: valid: {known}")]
+    NoReward {
+        /// All valid names.
+        known: String,
+    },
+    /// A row asks for an accuracy method that does not exist here.
+    #[error(
+        "row {row}: unknown accuracy method `{name}`\nhint: did you mean `{nearest}`? valid: {known}"
+    )]
+    UnknownMethod {
+        /// Index of the row.
+        row: usize,
+        /// The method as given.
+        name: String,
+        /// The most similar valid name.
+        nearest: String,
+        /// All valid names.
+        known: String,
+    },
+    /// The family is not one whose own rewards are known.
+    #[error("unknown model family `{name}`\nhint: did you mean `{nearest}`? valid: {known}")]
+    UnknownFamily {
+        /// The name as given.
+        name: String,
+        /// The most similar valid name.
+        nearest: String,
+        /// All valid names.
+        known: String,
+    },
+    /// A family's own rewards exist for `rec` only.
+    #[error(
+        "rewards customised from the model family: got task type {}, expected `rec`", quoted(.task_type)
+    )]
+    TaskType {
+        /// The task type as given.
+        task_type: Option<String>,
+    },
+    /// Boxes cannot be scaled by a patch of no size.
+    #[error("patch size: got 0, expected at least 1")]
+    PatchSize,
+    /// `--reward_weights` does not fit `--reward_funcs`.
+    #[error("reward weights: got {weights}, expected {rewards}, one for each reward")]
+    WeightCount {
+        /// Number of weights.
+        weights: usize,
+        /// Number of rewards.
+        rewards: usize,
+    },
+    /// A weight is NaN or infinite.
+    #[error("weight of reward `{reward}`: got {weight}, expected a finite number")]
+    Weight {
+        /// Name of the reward.
+        reward: String,
+        /// Its weight.
+        weight: f64,
+    },
+    /// A reward is NaN or infinite.
+    #[error("reward `{reward}`, row {row}: got {value}, expected a finite number")]
+    NotFinite {
+        /// Name of the reward.
+        reward: String,
+        /// Index of the row.
+        row: usize,
+        /// What it returned.
+        value: f64,
+    },
+    /// A reward returned another number of scores than it was given rows.
+    #[error("reward `{reward}`: got {got} scores, expected {expected}, one for each row")]
+    ScoreCount {
+        /// Name of the reward.
+        reward: String,
+        /// Number of scores.
+        got: usize,
+        /// Number of rows.
+        expected: usize,
+    },
+    /// The true answer is not a box.
+    #[error(
+        "reward `{reward}`, row {row}: solution `{solution}`: {reason}, expected `[x1, y1, x2, y2]`"
+    )]
+    Solution {
+        /// Name of the reward.
+        reward: String,
+        /// Index of the row.
+        row: usize,
+        /// The solution, shortened.
+        solution: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A box is in the model's pixels, and what is needed to scale it is not in the row.
+    #[error(
+        "reward `{reward}`, row {row}: no {what}, needed to scale the box to the original image"
+    )]
+    NoSize {
+        /// Name of the reward.
+        reward: String,
+        /// Index of the row.
+        row: usize,
+        /// `image_grid_thw` or `image_size`.
+        what: &'static str,
+    },
+    /// A size that no image can have.
+    #[error(
+        "reward `{reward}`, row {row}: {what} is {width} x {height} px, expected at least 1 x 1"
+    )]
+    EmptySize {
+        /// Name of the reward.
+        reward: String,
+        /// Index of the row.
+        row: usize,
+        /// `model input` or `image`.
+        what: &'static str,
+        /// Width, px.
+        width: u64,
+        /// Height, px.
+        height: u64,
+    },
+}
+
+impl RewardError {
+    /// The row at fault, where one is.
+    pub fn row(&self) -> Option<usize> {
+        match self {
+            Self::UnknownMethod { row, .. }
+            | Self::NotFinite { row, .. }
+            | Self::Solution { row, .. }
+            | Self::NoSize { row, .. }
+            | Self::EmptySize { row, .. } => Some(*row),
+            _ => None,
+        }
+    }
+}
+
+fn quoted(text: &Option<String>) -> String {
+    match text {
+        Some(text) => format!("`{text}`"),
+        None => "none".to_owned(),
+    }
+}
+
+/// The valid name most like `name`, and the list of all.
+pub(crate) fn nearest_and_known(name: &str, valid: &[&str]) -> (String, String) {
+    let nearest = valid
+        .iter()
+        .min_by_key(|v| strsim::damerau_levenshtein(&name.to_lowercase(), &v.to_lowercase()))
+        .copied()
+        .unwrap_or_default();
+    (nearest.to_owned(), known(valid))
+}
+
+/// `` `a`, `b` ``.
+pub(crate) fn known(valid: &[&str]) -> String {
+    let quoted: Vec<String> = valid.iter().map(|v| format!("`{v}`")).collect();
+    quoted.join(", ")
+}

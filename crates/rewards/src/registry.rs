@@ -1,0 +1,267 @@
+//! Names to rewards, and the weighted sum over several.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde_json::{Map, Value};
+
+use crate::error::{RewardError, known, nearest_and_known};
+use crate::generic::{Accuracy, Format, METHODS};
+use crate::rec::{RecAccuracy, RecFormat};
+
+/// One completion with all that a reward may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct RewardInput<'a> {
+    /// What the model answered.
+    pub completion: &'a str,
+    /// The true answer, `<answer> ... </answer>`.
+    pub solution: &'a str,
+    /// The question.
+    pub problem: Option<&'a str>,
+    /// How `accuracy` compares the two.
+    pub accu_reward_method: Option<&'a str>,
+    /// Image files, in the order of the row.
+    pub images: &'a [PathBuf],
+    /// Width and height of each image file, px.
+    pub image_sizes: &'a [[u32; 2]],
+    /// Patches in time, height, width of each image as the model sees it.
+    pub image_grid_thw: &'a [[usize; 3]],
+    /// The whole row as it came, for rewards of the user's own.
+    pub columns: &'a Map<String, Value>,
+}
+
+/// A rule that scores completions.
+pub trait Reward: Send + Sync {
+    /// The name that `--reward_funcs` and the metrics use.
+    fn name(&self) -> &str;
+
+    /// One score for each row, in order; `None` where the reward does not apply to the row.
+    ///
+    /// # Errors
+    /// Where a row lacks what the reward needs. A bad completion is never an error: it scores low.
+    fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError>;
+
+    /// Looks at a row of the data before any completion exists.
+    ///
+    /// # Errors
+    /// Where no completion of this row could be scored.
+    fn check(
+        &self,
+        _row: usize,
+        _solution: &str,
+        _accu_reward_method: Option<&str>,
+    ) -> Result<(), RewardError> {
+        Ok(())
+    }
+}
+
+/// Model families that have rewards of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Qwen2.5-VL: boxes in pixels of the model's input.
+    Qwen2_5Vl,
+    /// InternVL: boxes in thousandths of the image.
+    InternVl,
+    /// GLM-4.1V: boxes in the units of the data.
+    Glm4v,
+}
+
+impl Family {
+    const NAMES: [(&'static str, Self); 3] = [
+        ("qwen2_5_vl", Self::Qwen2_5Vl),
+        ("internvl", Self::InternVl),
+        ("glm4v", Self::Glm4v),
+    ];
+}
+
+impl FromStr for Family {
+    type Err = RewardError;
+
+    fn from_str(name: &str) -> Result<Self, RewardError> {
+        if let Some((_, family)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
+            return Ok(*family);
+        }
+        let (nearest, known) = nearest_and_known(name, &Self::NAMES.map(|(name, _)| name));
+        Err(RewardError::UnknownFamily {
+            name: name.to_owned(),
+            nearest,
+            known,
+        })
+    }
+}
+
+/// Which rewards the names of `--reward_funcs` mean.
+#[derive(Clone, Debug)]
+pub struct RewardOptions {
+    /// Family of the model, `model_type` of its `config.json`.
+    pub family: Family,
+    /// `--task_type`; a family's own rewards exist for `rec`.
+    pub task_type: Option<String>,
+    /// Take the family's own rewards instead of the generic ones.
+    pub is_reward_customized_from_vlm_module: bool,
+    /// Edge of the model's image patches, px.
+    pub patch_size: usize,
+}
+
+/// What each reward said and what it sums to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// `[rewards][rows]`, unweighted; `None` where a reward does not apply.
+    pub per_reward: Vec<Vec<Option<f64>>>,
+    /// `[rows]`, the weighted sum of those that apply.
+    pub total: Vec<f64>,
+}
+
+/// The rewards of a run, with their weights.
+pub struct RewardSet {
+    rewards: Vec<Box<dyn Reward>>,
+    weights: Vec<f64>,
+}
+
+/// Names that `--reward_funcs` may hold.
+const REWARDS: [&str; 2] = ["accuracy", "format"];
+
+/// Names that `accu_reward_method` may hold.
+pub fn accuracy_methods() -> impl Iterator<Item = &'static str> {
+    METHODS.iter().map(|(name, _)| *name)
+}
+
+impl RewardSet {
+    /// The rewards called `names`, each weighted 1 unless `weights` says otherwise.
+    ///
+    /// # Errors
+    /// On a name that does not exist or stands twice, on a weight too many, too few or not finite,
+    /// and on a family's own rewards asked for outside `rec`.
+    pub fn build(
+        names: &[String],
+        weights: Option<&[f64]>,
+        options: &RewardOptions,
+    ) -> Result<Self, RewardError> {
+        if names.is_empty() {
+            return Err(RewardError::NoReward {
+                known: known(&REWARDS),
+            });
+        }
+        let rewards = names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                if names[..index].contains(name) {
+                    return Err(RewardError::RepeatedReward { name: name.clone() });
+                }
+                reward_by_name(name, options)
+            })
+            .collect::<Result<_, _>>()?;
+        Self::new(rewards, weights)
+    }
+
+    /// Rewards that are already built, the user's own among them.
+    ///
+    /// # Errors
+    /// On a weight too many, too few or not finite.
+    pub fn new(
+        rewards: Vec<Box<dyn Reward>>,
+        weights: Option<&[f64]>,
+    ) -> Result<Self, RewardError> {
+        let weights = weights.map_or_else(|| vec![1.0; rewards.len()], <[f64]>::to_vec);
+        if weights.len() != rewards.len() {
+            return Err(RewardError::WeightCount {
+                weights: weights.len(),
+                rewards: rewards.len(),
+            });
+        }
+        for (reward, &weight) in rewards.iter().zip(&weights) {
+            if !weight.is_finite() {
+                return Err(RewardError::Weight {
+                    reward: reward.name().to_owned(),
+                    weight,
+                });
+            }
+        }
+        Ok(Self { rewards, weights })
+    }
+
+    /// Names of the rewards, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.rewards.iter().map(|reward| reward.name())
+    }
+
+    /// Weights of the rewards, in order.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// Looks at a row of the data before any completion exists; `row` is for the message.
+    ///
+    /// # Errors
+    /// Where no completion of this row could be scored.
+    pub fn check(
+        &self,
+        row: usize,
+        solution: &str,
+        accu_reward_method: Option<&str>,
+    ) -> Result<(), RewardError> {
+        self.rewards
+            .iter()
+            .try_for_each(|reward| reward.check(row, solution, accu_reward_method))
+    }
+
+    /// Scores every row by every reward.
+    ///
+    /// # Errors
+    /// Where a row lacks what a reward needs, and on a reward that is not finite.
+    pub fn score(&self, rows: &[RewardInput<'_>]) -> Result<Scores, RewardError> {
+        let mut per_reward = Vec::with_capacity(self.rewards.len());
+        let mut total = vec![0.0; rows.len()];
+        for (reward, weight) in self.rewards.iter().zip(&self.weights) {
+            let scores = reward.score(rows)?;
+            if scores.len() != rows.len() {
+                return Err(RewardError::ScoreCount {
+                    reward: reward.name().to_owned(),
+                    got: scores.len(),
+                    expected: rows.len(),
+                });
+            }
+            for (row, (score, total)) in scores.iter().zip(&mut total).enumerate() {
+                let Some(value) = *score else { continue };
+                if !value.is_finite() {
+                    return Err(RewardError::NotFinite {
+                        reward: reward.name().to_owned(),
+                        row,
+                        value,
+                    });
+                }
+                *total += weight * value;
+            }
+            per_reward.push(scores);
+        }
+        Ok(Scores { per_reward, total })
+    }
+}
+
+fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>, RewardError> {
+    let RewardOptions {
+        family, patch_size, ..
+    } = *options;
+    let customised = options.is_reward_customized_from_vlm_module;
+    if customised && options.task_type.as_deref() != Some("rec") {
+        return Err(RewardError::TaskType {
+            task_type: options.task_type.clone(),
+        });
+    }
+    match (name, customised) {
+        ("accuracy", true) if patch_size == 0 => Err(RewardError::PatchSize),
+        ("accuracy", true) => Ok(Box::new(RecAccuracy { family, patch_size })),
+        ("format", true) => Ok(Box::new(RecFormat { family })),
+        ("accuracy", false) => Ok(Box::new(Accuracy)),
+        ("format", false) => Ok(Box::new(Format)),
+        _ => {
+            let (nearest, known) = nearest_and_known(name, &REWARDS);
+            Err(RewardError::UnknownReward {
+                name: name.to_owned(),
+                nearest,
+                known,
+            })
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Rewards against Python, by hand, and on hostile text.
+
+mod golden;
+mod hostile;
+mod registry;
+
+use rewards::{Family, RewardInput, RewardOptions, RewardSet};
+use serde_json::{Map, Value};
+
+pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
+    RewardOptions {
+        family,
+        task_type: Some("rec".to_owned()),
+        is_reward_customized_from_vlm_module: true,
+        patch_size,
+    }
+}
+
+pub(crate) fn generic_options() -> RewardOptions {
+    RewardOptions {
+        family: Family::Qwen2_5Vl,
+        task_type: None,
+        is_reward_customized_from_vlm_module: false,
+        patch_size: 14,
+    }
+}
+
+pub(crate) fn both(options: &RewardOptions) -> RewardSet {
+    RewardSet::build(&["accuracy".to_owned(), "format".to_owned()], None, options)
+        .expect("both rewards exist")
+}
+
+pub(crate) fn input<'a>(
+    completion: &'a str,
+    solution: &'a str,
+    columns: &'a Map<String, Value>,
+) -> RewardInput<'a> {
+    RewardInput {
+        completion,
+        solution,
+        problem: None,
+        accu_reward_method: Some("all_match"),
+        images: &[],
+        image_sizes: &[[112, 112]],
+        image_grid_thw: &[[1, 8, 8]],
+        columns,
+    }
+}

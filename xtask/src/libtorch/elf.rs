@@ -1,0 +1,106 @@
+//! Reads the names that a shared library needs, so that a view holds all of them and no more.
+//!
+//! Only what x86_64 Linux uses: 64-bit little-endian ELF, whose layout is in elf(5).
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+const SECTION_DYNAMIC: u32 = 6;
+const SECTION_HEADER_BYTES: usize = 64;
+const TAG_NEEDED: u64 = 1;
+
+/// The `DT_NEEDED` names of the library at `path`, in file order.
+pub fn needed(path: &Path) -> Result<Vec<String>> {
+    read(path).with_context(|| format!("cannot read the shared library `{}`", path.display()))
+}
+
+fn read(path: &Path) -> Result<Vec<String>> {
+    let mut file = File::open(path)?;
+    let head = bytes(&mut file, 0, 64)?;
+    if head[..6] != *b"\x7fELF\x02\x01" {
+        bail!("not a 64-bit little-endian ELF file");
+    }
+    let count = usize::from(u16_at(&head, 60));
+    let table = bytes(&mut file, u64_at(&head, 40), count * SECTION_HEADER_BYTES)?;
+    let sections: Vec<&[u8]> = table.chunks_exact(SECTION_HEADER_BYTES).collect();
+    let Some(dynamic) = sections.iter().find(|s| u32_at(s, 4) == SECTION_DYNAMIC) else {
+        return Ok(Vec::new());
+    };
+    let strings = sections
+        .get(u32_at(dynamic, 40) as usize)
+        .context("no string table")?;
+    let entries = section(&mut file, dynamic)?;
+    let strings = section(&mut file, strings)?;
+    entries
+        .chunks_exact(16)
+        .filter(|entry| u64_at(entry, 0) == TAG_NEEDED)
+        .map(|entry| name(&strings, u64_at(entry, 8)))
+        .collect()
+}
+
+fn section(file: &mut File, header: &[u8]) -> Result<Vec<u8>> {
+    bytes(
+        file,
+        u64_at(header, 24),
+        usize::try_from(u64_at(header, 32))?,
+    )
+}
+
+fn bytes(file: &mut File, offset: u64, len: usize) -> Result<Vec<u8>> {
+    if offset.saturating_add(len as u64) > file.metadata()?.len() {
+        bail!("the file is cut short");
+    }
+    let mut buffer = vec![0; len];
+    file.seek(SeekFrom::Start(offset))?;
+    file.read_exact(&mut buffer)?;
+    Ok(buffer)
+}
+
+fn name(strings: &[u8], offset: u64) -> Result<String> {
+    let rest = strings
+        .get(usize::try_from(offset)?..)
+        .context("a name outside its table")?;
+    let end = rest
+        .iter()
+        .position(|byte| *byte == 0)
+        .context("a name without end")?;
+    Ok(String::from_utf8(rest[..end].to_vec())?)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_test_needs_libc() {
+        let me = std::env::current_exe().expect("path");
+        let names = needed(&me).expect("elf");
+        assert!(names.iter().any(|name| name == "libc.so.6"), "{names:?}");
+    }
+
+    #[test]
+    fn cut_and_foreign_files_are_errors() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("x.so");
+        std::fs::write(&path, [b'x'; 64]).expect("write");
+        assert!(format!("{:#}", needed(&path).expect_err("foreign")).contains("not a 64-bit"));
+        let me = std::fs::read(std::env::current_exe().expect("path")).expect("read");
+        std::fs::write(&path, &me[..me.len() / 2]).expect("write");
+        assert!(format!("{:#}", needed(&path).expect_err("cut")).contains("cut short"));
+    }
+}

@@ -1,1 +1,78 @@
-//! placeholder
+//! The one crate that may say `unsafe`: what `tch` lacks. Weights from and to safetensors, the fused
+//! optimizer, CUDA by `dlopen`, memory statistics.
+//!
+//! What models are and how they train is left to `models` and `train`.
+
+mod adamw;
+mod cuda;
+mod memory;
+mod weights;
+
+pub use adamw::{AdamWOptions, fused_adamw};
+pub use cuda::{load_cuda, parse_device};
+pub use memory::peak_memory_bytes;
+pub use weights::{WeightFiles, read_tensors, write_tensors};
+
+use std::path::PathBuf;
+
+/// What can go wrong between us, libtorch and weight files.
+#[derive(Debug, thiserror::Error)]
+pub enum TorchError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A safetensors file is not one, or is cut off.
+    #[error("{path}: not a readable safetensors file: {cause}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        cause: String,
+    },
+    /// The shard index is broken.
+    #[error("{path}: {cause}")]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// The cause.
+        cause: String,
+    },
+    /// A tensor is in no weight file.
+    #[error("weight {name}: not in {folder}")]
+    Missing {
+        /// The tensor.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// A tensor's type cannot be trained or read.
+    #[error("weight {name}: expected f32, f16 or bf16, got {got}")]
+    Dtype {
+        /// The tensor.
+        name: String,
+        /// Its type in the file.
+        got: String,
+    },
+    /// libtorch refused an operation.
+    #[error("libtorch: {0}")]
+    Libtorch(String),
+    /// An unknown or absent device.
+    #[error("device `{got}`: {cause}")]
+    Device {
+        /// What was asked for.
+        got: String,
+        /// Why it cannot be.
+        cause: String,
+    },
+}
+
+impl From<tch::TchError> for TorchError {
+    fn from(error: tch::TchError) -> Self {
+        TorchError::Libtorch(error.to_string())
+    }
+}

@@ -1,0 +1,52 @@
+// What libtorch has and `tch` does not bind. Every function returns 0, or -1 with the message of
+// the C++ exception in `error` (cut to its capacity): no exception crosses into Rust.
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+namespace {
+
+template <typename F>
+int guarded(char *error, size_t capacity, F &&body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception &e) {
+    std::strncpy(error, e.what(), capacity - 1);
+    error[capacity - 1] = '\0';
+    return -1;
+  }
+}
+
+std::vector<at::Tensor> gather(at::Tensor **tensors, size_t n) {
+  std::vector<at::Tensor> out;
+  out.reserve(n);
+  for (size_t i = 0; i < n; ++i) out.push_back(*tensors[i]);
+  return out;
+}
+
+}  // namespace
+
+extern "C" {
+
+// One AdamW step over n tensors, in place, by libtorch's fused kernel.
+int vlm_r1_fused_adamw(at::Tensor **params, at::Tensor **grads, at::Tensor **exp_avgs,
+                       at::Tensor **exp_avg_sqs, at::Tensor **steps, size_t n, double lr,
+                       double beta1, double beta2, double weight_decay, double eps, char *error,
+                       size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    auto p = gather(params, n);
+    auto g = gather(grads, n);
+    auto m = gather(exp_avgs, n);
+    auto v = gather(exp_avg_sqs, n);
+    auto s = gather(steps, n);
+    at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, weight_decay, eps,
+                      /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+}  // extern "C"

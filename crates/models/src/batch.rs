@@ -1,0 +1,164 @@
+//! Prompts and answers packed into one row of tokens.
+
+use std::sync::Arc;
+
+use base::{PreparedImage, Prompt};
+use tch::{Device, Kind, Tensor};
+
+use crate::ModelError;
+use crate::layers::attention::Layout;
+use crate::model::VisionLanguageModel;
+
+/// A packed batch as the model takes it.
+#[derive(Debug)]
+pub struct PackedBatch {
+    /// `[T]`.
+    pub input_ids: Tensor,
+    /// `[3, T]`.
+    pub position_ids: Tensor,
+    /// The distinct images; `None` where all is text.
+    pub images: Option<PackedImages>,
+    /// Who sees whom.
+    pub layout: Layout,
+}
+
+/// Images of a batch, each distinct one once.
+#[derive(Debug)]
+pub struct PackedImages {
+    /// `[patches, patch_dim]` in the compute type.
+    pub pixel_values: Tensor,
+    /// `image_grid_thw` of each distinct image.
+    pub grids: Vec<[usize; 3]>,
+    /// Rows of the tower's output, one per placeholder token.
+    pub sources: Tensor,
+    /// Packed tokens that they replace.
+    pub targets: Tensor,
+}
+
+/// Packs prompts and answers.
+pub struct BatchBuilder<'m> {
+    model: &'m dyn VisionLanguageModel,
+    ids: Vec<i64>,
+    positions: [Vec<i64>; 3],
+    layout: Layout,
+    next_position: Vec<i64>,
+    images: Vec<Arc<PreparedImage>>,
+    /// First output row of each distinct image.
+    first_row: Vec<i64>,
+    rows: i64,
+    sources: Vec<i64>,
+    targets: Vec<i64>,
+}
+
+impl<'m> BatchBuilder<'m> {
+    /// An empty batch for `model`.
+    pub fn new(model: &'m dyn VisionLanguageModel) -> Self {
+        BatchBuilder {
+            model,
+            ids: Vec::new(),
+            positions: Default::default(),
+            layout: Layout::default(),
+            next_position: Vec::new(),
+            images: Vec::new(),
+            first_row: Vec::new(),
+            rows: 0,
+            sources: Vec::new(),
+            targets: Vec::new(),
+        }
+    }
+
+    /// Tokens so far.
+    pub fn num_tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The layout so far.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Appends a prompt and returns its segment.
+    ///
+    /// # Errors
+    /// [`ModelError::Placeholders`] where the prompt's placeholders and images disagree.
+    pub fn push_prompt(&mut self, prompt: &Prompt) -> Result<usize, ModelError> {
+        let image_token = self.model.image_token_id();
+        let placeholders = prompt.ids.iter().filter(|&&id| id == image_token).count();
+        let merge = self.model.spatial_merge_size().pow(2);
+        let grids: Vec<[usize; 3]> = prompt.images.iter().map(|i| i.grid_thw).collect();
+        let features: usize = grids.iter().map(|g| g.iter().product::<usize>() / merge).sum();
+        if placeholders != features {
+            return Err(ModelError::Placeholders { placeholders, images: grids.len(), features });
+        }
+        let start = self.ids.len() as i64;
+        let places = prompt.ids.iter().enumerate().filter(|&(_, &id)| id == image_token);
+        self.targets.extend(places.map(|(i, _)| start + i as i64));
+        for image in &prompt.images {
+            let first = self.distinct(image);
+            let count = (image.grid_thw.iter().product::<usize>() / merge) as i64;
+            self.sources.extend(first..first + count);
+        }
+        self.ids.extend(prompt.ids.iter().map(|&id| i64::from(id)));
+        let positions = self.model.prompt_positions(&prompt.ids, &grids);
+        for (axis, list) in self.positions.iter_mut().enumerate() {
+            list.extend(positions.positions.iter().map(|p| p[axis]));
+        }
+        self.next_position.push(positions.next);
+        Ok(self.layout.push(prompt.ids.len(), None))
+    }
+
+    /// Appends an answer over the prompt at segment `prompt` and returns its segment.
+    ///
+    /// # Panics
+    /// On an empty answer.
+    pub fn push_answer(&mut self, prompt: usize, ids: &[u32]) -> usize {
+        let next = self.next_position[prompt];
+        self.ids.extend(ids.iter().map(|&id| i64::from(id)));
+        for list in &mut self.positions {
+            list.extend(next..next + ids.len() as i64);
+        }
+        self.next_position.push(next + ids.len() as i64);
+        self.layout.push(ids.len(), Some(prompt))
+    }
+
+    fn distinct(&mut self, image: &Arc<PreparedImage>) -> i64 {
+        if let Some(i) = self.images.iter().position(|known| Arc::ptr_eq(known, image)) {
+            return self.first_row[i];
+        }
+        let first = self.rows;
+        self.first_row.push(first);
+        self.rows += (image.grid_thw.iter().product::<usize>() / self.model.spatial_merge_size().pow(2)) as i64;
+        self.images.push(image.clone());
+        first
+    }
+
+    /// The batch on the model's device.
+    pub fn build(self) -> PackedBatch {
+        let (kind, device) = self.model.compute();
+        let vector = |list: &[i64]| Tensor::from_slice(list).to_device(device);
+        let positions: Vec<Tensor> = self.positions.iter().map(|list| vector(list)).collect();
+        let images = (!self.images.is_empty()).then(|| PackedImages {
+            pixel_values: pixel_values(&self.images, kind, device),
+            grids: self.images.iter().map(|i| i.grid_thw).collect(),
+            sources: vector(&self.sources),
+            targets: vector(&self.targets),
+        });
+        PackedBatch {
+            input_ids: vector(&self.ids),
+            position_ids: Tensor::stack(&positions, 0),
+            images,
+            layout: self.layout,
+        }
+    }
+}
+
+fn pixel_values(images: &[Arc<PreparedImage>], kind: Kind, device: Device) -> Tensor {
+    let parts: Vec<Tensor> = images
+        .iter()
+        .map(|image| {
+            let patches = image.grid_thw.iter().product::<usize>() as i64;
+            Tensor::from_slice(&image.pixel_values).view([patches, -1]).to_kind(kind)
+        })
+        .collect();
+    Tensor::cat(&parts, 0).to_device(device)
+}

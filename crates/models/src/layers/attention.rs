@@ -1,0 +1,288 @@
+//! Attention over packed tokens: many sequences in one `[T, ..]` tensor, told apart by a [`Layout`].
+//!
+//! Padding exists only inside this file: segments are gathered into `[segments, longest]` blocks for
+//! the fused kernel and picked out again, so no other layer sees a token twice or a token of nothing.
+//! Answers over a shared prompt read its keys; gradients flow into the prompt from all of them.
+
+use tch::{Device, Kind, Tensor};
+
+/// Where queries find their keys. Packed batches and the sampler's caches implement it.
+pub trait Attend {
+    /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim]`, rotated, -> `[T, heads, head_dim]`.
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor;
+}
+
+/// A run of tokens that see one another, and before them those of `prefix`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First token.
+    pub start: usize,
+    /// Tokens, at least one.
+    pub len: usize,
+    /// Index of the segment whose tokens come before these (a prompt). It has no prefix itself.
+    pub prefix: Option<usize>,
+}
+
+/// The segments of a packed batch; together they cover `0 .. T` once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// The segments, by start.
+    pub segments: Vec<Segment>,
+}
+
+impl Layout {
+    /// Sequences that know nothing of one another.
+    pub fn independent(lens: impl IntoIterator<Item = usize>) -> Self {
+        let mut layout = Layout::default();
+        for len in lens {
+            layout.push(len, None);
+        }
+        layout
+    }
+
+    /// Appends a segment and returns its index.
+    ///
+    /// # Panics
+    /// On an empty segment, or a prefix that is not an earlier segment without one.
+    pub fn push(&mut self, len: usize, prefix: Option<usize>) -> usize {
+        assert!(len > 0, "a segment holds at least one token");
+        if let Some(p) = prefix {
+            assert!(self.segments[p].prefix.is_none(), "a prefix has no prefix itself");
+        }
+        self.segments.push(Segment { start: self.num_tokens(), len, prefix });
+        self.segments.len() - 1
+    }
+
+    /// `T`.
+    pub fn num_tokens(&self) -> usize {
+        self.segments.last().map_or(0, |s| s.start + s.len)
+    }
+}
+
+/// Attention of a packed batch: index and mask tensors are built once and serve every layer.
+pub struct PackedAttention {
+    roots: Roots,
+    branches: Option<Branches>,
+    /// `[T]`: row of each token in the concatenated block outputs; `None` where they are in order.
+    pick: Option<Tensor>,
+}
+
+/// Segments without a prefix.
+struct Roots {
+    block: Block,
+    /// Causal blocks need no mask: padding stands after every real token, so none of them sees it.
+    causal: bool,
+    /// `[segments, 1, 1, longest]`, `None` where nothing is hidden.
+    mask: Option<Tensor>,
+}
+
+/// Answers over prompts, in groups of equal prompt.
+struct Branches {
+    prompts: Block,
+    answers: Block,
+    groups: i64,
+    group_size: i64,
+    /// `[groups * group_size, 1, longest answer, longest prompt + longest answer]`.
+    mask: Tensor,
+}
+
+/// A gather of segments into `[rows, width]`.
+struct Block {
+    rows: i64,
+    width: i64,
+    /// `[rows * width]` tokens, 0 where there is none; `None`: rows lie in order from `start`.
+    index: Option<Tensor>,
+    start: i64,
+}
+
+impl Block {
+    fn new(rows: &[Option<Segment>], device: Device) -> Self {
+        let width = rows.iter().flatten().map(|s| s.len).max().unwrap_or(1);
+        let start = rows[0].map_or(0, |s| s.start);
+        let in_order = rows.iter().enumerate().all(|(row, segment)| {
+            segment.is_some_and(|s| s.len == width && s.start == start + row * width)
+        });
+        let index = (!in_order).then(|| {
+            let mut index = vec![0i64; rows.len() * width];
+            for (row, segment) in rows.iter().enumerate() {
+                for (slot, token) in segment.iter().flat_map(|s| s.start..s.start + s.len).enumerate() {
+                    index[row * width + slot] = token as i64;
+                }
+            }
+            Tensor::from_slice(&index).to_device(device)
+        });
+        Block { rows: rows.len() as i64, width: width as i64, index, start: start as i64 }
+    }
+
+    /// `[T, heads, head_dim] -> [rows, width, heads, head_dim]`.
+    fn gather(&self, x: &Tensor) -> Tensor {
+        let [tokens, heads, head_dim] = dims3(x);
+        let picked = match &self.index {
+            None => x.narrow(0, self.start, self.rows * self.width),
+            // An embedding look-up: its backward adds rows in a fixed order and in parallel.
+            Some(index) => Tensor::embedding(&x.reshape([tokens, heads * head_dim]), index, -1, false, false),
+        };
+        picked.view([self.rows, self.width, heads, head_dim])
+    }
+}
+
+impl PackedAttention {
+    /// For `layout`, answers always after their prompt. `causal` says whether a token sees only earlier ones of its own segment.
+    ///
+    /// # Panics
+    /// On an empty layout, or a prefix without `causal`.
+    pub fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
+        assert!(!layout.segments.is_empty(), "an empty layout");
+        let roots: Vec<Segment> = layout.segments.iter().copied().filter(|s| s.prefix.is_none()).collect();
+        let groups = grouped(layout);
+        assert!(causal || groups.is_empty(), "answers over prompts are causal");
+
+        let mut order = Vec::with_capacity(layout.num_tokens()); // (token, row of block output)
+        let rows: Vec<Option<Segment>> = roots.iter().copied().map(Some).collect();
+        let block = Block::new(&rows, device);
+        list_rows(&mut order, &rows, block.width, 0);
+        let root_rows = block.rows * block.width;
+        let mask = if causal { None } else { padding_mask(&roots, block.width, kind, device) };
+        let roots = Roots { block, causal, mask };
+
+        let branches = (!groups.is_empty()).then(|| {
+            let branches = Branches::new(layout, &groups, kind, device);
+            let rows = padded_answers(&groups);
+            list_rows(&mut order, &rows, branches.answers.width, root_rows);
+            branches
+        });
+        order.sort_unstable();
+        let in_order = order.iter().enumerate().all(|(i, &(_, row))| i as i64 == row);
+        let pick = (!in_order).then(|| {
+            let rows: Vec<i64> = order.iter().map(|&(_, row)| row).collect();
+            Tensor::from_slice(&rows).to_device(device)
+        });
+        PackedAttention { roots, branches, pick }
+    }
+
+    /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim] -> [T, heads, head_dim]`.
+    pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        let [tokens, heads, head_dim] = dims3(q);
+        let mut outputs = Vec::with_capacity(2);
+        let roots = &self.roots;
+        let blocks = [q, k, v].map(|x| roots.block.gather(x));
+        outputs.push(kernel(&blocks, roots.mask.as_ref(), roots.causal));
+        if let Some(branches) = &self.branches {
+            let blocks = [branches.answers.gather(q), branches.keys(k), branches.keys(v)];
+            outputs.push(kernel(&blocks, Some(&branches.mask), false));
+        }
+        let flat: Vec<Tensor> = outputs.iter().map(|x| x.reshape([-1, heads * head_dim])).collect();
+        let all = if flat.len() == 1 { flat[0].shallow_clone() } else { Tensor::cat(&flat, 0) };
+        let picked = match &self.pick {
+            None => all,
+            Some(pick) => Tensor::embedding(&all, pick, -1, false, false),
+        };
+        picked.view([tokens, heads, head_dim])
+    }
+}
+
+/// `[q, k, v]`, each `[rows, width, heads, head_dim]` -> the same of `q`.
+fn kernel(blocks: &[Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
+    let [q, k, v] = [0, 1, 2].map(|i| blocks[i].transpose(1, 2));
+    let grouped = q.size()[1] != k.size()[1];
+    Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, grouped).transpose(1, 2)
+}
+
+impl Attend for PackedAttention {
+    fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        self.forward(q, k, v)
+    }
+}
+
+/// A shared reference attends too: recomputation runs a layer twice over the same tables.
+impl Attend for &PackedAttention {
+    fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        self.forward(q, k, v)
+    }
+}
+
+impl Branches {
+    fn new(layout: &Layout, groups: &[(usize, Vec<Segment>)], kind: Kind, device: Device) -> Self {
+        let prompts: Vec<Option<Segment>> = groups.iter().map(|(p, _)| Some(layout.segments[*p])).collect();
+        let answers = padded_answers(groups);
+        let group_size = (answers.len() / groups.len()) as i64;
+        let (prompts_block, answers_block) = (Block::new(&prompts, device), Block::new(&answers, device));
+        let (p_width, c_width) = (prompts_block.width as usize, answers_block.width as usize);
+        let mut hidden = vec![true; answers.len() * c_width * (p_width + c_width)];
+        for (row, answer) in answers.iter().enumerate() {
+            let prompt_len = prompts[row / group_size as usize].map_or(0, |p| p.len);
+            let answer_len = answer.map_or(0, |a| a.len);
+            for i in 0..c_width {
+                let at = (row * c_width + i) * (p_width + c_width);
+                hidden[at..at + prompt_len].fill(false);
+                let seen = (i + 1).min(answer_len);
+                hidden[at + p_width..at + p_width + seen].fill(false);
+            }
+        }
+        let mask = additive(&hidden, &[answers.len(), 1, c_width, p_width + c_width], kind, device);
+        Branches { prompts: prompts_block, answers: answers_block, groups: groups.len() as i64, group_size, mask }
+    }
+
+    /// Keys (or values) of prompt and answer: `[groups * group_size, P + C, kv_heads, head_dim]`.
+    fn keys(&self, x: &Tensor) -> Tensor {
+        let prompts = self.prompts.gather(x);
+        let [_, width, heads, head_dim] = dims4(&prompts);
+        let expanded = prompts
+            .unsqueeze(1)
+            .expand([self.groups, self.group_size, width, heads, head_dim], false)
+            .reshape([self.groups * self.group_size, width, heads, head_dim]);
+        Tensor::cat(&[expanded, self.answers.gather(x)], 1)
+    }
+}
+
+/// Prefix segment and its answers, in order of the prefixes.
+fn grouped(layout: &Layout) -> Vec<(usize, Vec<Segment>)> {
+    let mut groups: Vec<(usize, Vec<Segment>)> = Vec::new();
+    for segment in &layout.segments {
+        let Some(prefix) = segment.prefix else { continue };
+        match groups.iter_mut().find(|(p, _)| *p == prefix) {
+            Some((_, answers)) => answers.push(*segment),
+            None => groups.push((prefix, vec![*segment])),
+        }
+    }
+    groups
+}
+
+fn padded_answers(groups: &[(usize, Vec<Segment>)]) -> Vec<Option<Segment>> {
+    let size = groups.iter().map(|(_, answers)| answers.len()).max().unwrap_or(0);
+    groups.iter().flat_map(|(_, answers)| (0..size).map(|i| answers.get(i).copied())).collect()
+}
+
+fn list_rows(order: &mut Vec<(usize, i64)>, rows: &[Option<Segment>], width: i64, offset: i64) {
+    for (row, segment) in rows.iter().enumerate() {
+        for (slot, token) in segment.iter().flat_map(|s| s.start..s.start + s.len).enumerate() {
+            order.push((token, offset + row as i64 * width + slot as i64));
+        }
+    }
+}
+
+/// What hides the padding of sequences that see all of themselves.
+fn padding_mask(roots: &[Segment], width: i64, kind: Kind, device: Device) -> Option<Tensor> {
+    let width = width as usize;
+    if roots.iter().all(|s| s.len == width) {
+        return None;
+    }
+    let hidden: Vec<bool> = roots.iter().flat_map(|s| (0..width).map(|j| j >= s.len)).collect();
+    Some(additive(&hidden, &[roots.len(), 1, 1, width], kind, device))
+}
+
+fn additive(hidden: &[bool], shape: &[usize], kind: Kind, device: Device) -> Tensor {
+    let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+    let hidden = Tensor::from_slice(hidden).view(shape.as_slice()).to_device(device);
+    Tensor::zeros(shape.as_slice(), (kind, device)).masked_fill(&hidden, f64::NEG_INFINITY)
+}
+
+fn dims3(x: &Tensor) -> [i64; 3] {
+    let size = x.size();
+    [size[0], size[1], size[2]]
+}
+
+fn dims4(x: &Tensor) -> [i64; 4] {
+    let size = x.size();
+    [size[0], size[1], size[2], size[3]]
+}

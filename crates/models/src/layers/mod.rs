@@ -1,0 +1,9 @@
+//! Layers that all families share.
+
+pub mod attention;
+pub mod linear;
+pub mod norm;
+pub mod rotary;
+
+pub use linear::Linear;
+pub use norm::RmsNorm;

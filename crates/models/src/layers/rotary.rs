@@ -1,0 +1,37 @@
+//! Rotary position embedding: the rotation itself. Which position turns which channel is the
+//! families' affair.
+
+use tch::{Kind, Tensor};
+
+/// Cosines and sines of every token, `[T, head_dim]` each, second half equal to the first.
+#[derive(Debug)]
+pub struct Rotary {
+    /// Cosines.
+    pub cos: Tensor,
+    /// Sines.
+    pub sin: Tensor,
+}
+
+impl Rotary {
+    /// From angles `[T, head_dim / 2]` in f32.
+    pub fn from_angles(angles: &Tensor, kind: Kind) -> Self {
+        let angles = Tensor::cat(&[angles, angles], -1);
+        Rotary { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
+    }
+
+    /// Turns `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
+    pub fn apply(&self, x: &Tensor) -> Tensor {
+        let kind = x.kind();
+        let x = x.to_kind(self.cos.kind());
+        let (cos, sin) = (self.cos.unsqueeze(1), self.sin.unsqueeze(1));
+        let half = x.size()[2] / 2;
+        let rotated = Tensor::cat(&[x.narrow(2, half, half).neg(), x.narrow(2, 0, half)], 2);
+        (x * cos + rotated * sin).to_kind(kind)
+    }
+}
+
+/// `theta ^ (-2i / dim)` for `i` in `0 .. dim / 2`, f32 as the reference computes it.
+pub fn inverse_frequencies(dim: i64, theta: f64, device: tch::Device) -> Tensor {
+    let exponents = Tensor::arange_start_step(0, dim, 2, (Kind::Int64, device)).to_kind(Kind::Float) / dim as f64;
+    Tensor::full([1], theta, (Kind::Float, device)).pow(&exponents).reciprocal()
+}

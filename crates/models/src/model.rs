@@ -1,0 +1,118 @@
+//! What every family offers to training and sampling.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::batch::PackedBatch;
+use crate::layers::attention::{Attend, PackedAttention};
+use crate::layers::rotary::Rotary;
+use crate::parameters::Parameters;
+use crate::tape::Tape;
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Type to compute in.
+    pub kind: Kind,
+    /// Where.
+    pub device: Device,
+    /// Whether weights require gradients (and keep f32 masters when computing in bf16).
+    pub trainable: bool,
+}
+
+/// Sizes that caches and samplers need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextShape {
+    /// Layers.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: i64,
+    /// Key and value heads.
+    pub num_kv_heads: i64,
+    /// Channels a head.
+    pub head_dim: i64,
+    /// Channels of the residual stream.
+    pub hidden_size: i64,
+    /// Rows of the head.
+    pub vocab_size: i64,
+}
+
+/// Positions of a prompt, and where its answer goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptPositions {
+    /// `[time, height, width]` of every token.
+    pub positions: Vec<[i64; 3]>,
+    /// The position (all three) of the first token after the prompt.
+    pub next: i64,
+}
+
+/// A vision-language model over packed tokens.
+pub trait VisionLanguageModel {
+    /// `model_type` of `config.json`.
+    fn family(&self) -> &'static str;
+
+    /// Sizes of the text model.
+    fn text_shape(&self) -> TextShape;
+
+    /// The weights.
+    fn parameters(&self) -> &Parameters;
+
+    /// Type and place of computation.
+    fn compute(&self) -> (Kind, Device);
+
+    /// Token id that stands for one merged image patch.
+    fn image_token_id(&self) -> u32;
+
+    /// Patches along a side that merge into one token.
+    fn spatial_merge_size(&self) -> usize;
+
+    /// Side of a patch, px.
+    fn patch_size(&self) -> usize;
+
+    /// Positions of a prompt whose image placeholders are expanded; `grids` as `image_grid_thw`.
+    fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions;
+
+    /// Adds the vision stages: `pixel_values [patches, patch_dim] -> [merged patches, hidden_size]`.
+    fn vision_stages<'a>(&'a self, tape: &mut Tape<'a>, pixel_values: &Tensor, grids: &[[usize; 3]]) -> Tensor;
+
+    /// `input_ids [N] -> [N, hidden_size]`, images not yet in place.
+    fn embed_tokens(&self, input_ids: &Tensor) -> Tensor;
+
+    /// Rotation of every token from `position_ids [3, T]`.
+    fn rotary(&self, position_ids: &Tensor) -> Rotary;
+
+    /// One text layer: `[T, hidden_size] -> [T, hidden_size]`.
+    fn layer(&self, index: usize, hidden: &Tensor, rotary: &Rotary, attend: &mut dyn Attend) -> Tensor;
+
+    /// Normalises the last layer's output, `[N, hidden_size]`.
+    fn final_norm(&self, hidden: &Tensor) -> Tensor;
+
+    /// `[N, hidden_size] -> [N, vocab_size]`.
+    fn logits(&self, hidden: &Tensor) -> Tensor;
+}
+
+/// Embeddings of a batch with its image features in their places, through the tape: `[T, hidden_size]`.
+pub fn embed_batch<'a>(model: &'a dyn VisionLanguageModel, tape: &mut Tape<'a>, batch: &'a PackedBatch) -> Tensor {
+    let Some(images) = &batch.images else {
+        return tape.run(&batch.input_ids, |ids| model.embed_tokens(ids));
+    };
+    let features = model.vision_stages(tape, &images.pixel_values, &images.grids);
+    tape.run(&features, |features| {
+        let placed = features.index_select(0, &images.sources);
+        model.embed_tokens(&batch.input_ids).index_copy(0, &images.targets, &placed)
+    })
+}
+
+/// Hidden states of a batch after the last layer, normalised: `[T, hidden_size]`, stages on `tape`.
+pub fn forward<'a>(
+    model: &'a dyn VisionLanguageModel,
+    tape: &mut Tape<'a>,
+    batch: &'a PackedBatch,
+    attention: &'a PackedAttention,
+    rotary: &'a Rotary,
+) -> Tensor {
+    let mut hidden = embed_batch(model, tape, batch);
+    for index in 0..model.text_shape().num_layers {
+        hidden = tape.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
+    }
+    tape.run(&hidden, |x| model.final_norm(x))
+}

@@ -1,0 +1,199 @@
+//! `config.json` of Qwen2.5-VL: the hub's flat form and the nested one of transformers 5.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::ModelError;
+use crate::checkpoint::read_config;
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Text model.
+    pub text: TextConfig,
+    /// Vision tower.
+    pub vision: VisionConfig,
+    /// Token that stands for one merged image patch.
+    pub image_token_id: u32,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+}
+
+/// Text model, key for key.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TextConfig {
+    /// Rows of the embedding.
+    pub vocab_size: i64,
+    /// Channels of the residual stream.
+    pub hidden_size: i64,
+    /// Channels of the MLP.
+    pub intermediate_size: i64,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: i64,
+    /// Key and value heads; absent: as many as query heads.
+    pub num_key_value_heads: Option<i64>,
+    /// Channels a head; absent: `hidden_size / num_attention_heads`.
+    pub head_dim: Option<i64>,
+    /// Activation of the MLP.
+    #[serde(default = "silu")]
+    pub hidden_act: String,
+    /// Epsilon of the norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies (flat form).
+    pub rope_theta: Option<f64>,
+    /// M-RoPE sections (flat form).
+    pub rope_scaling: Option<RopeParameters>,
+    /// Both (nested form).
+    pub rope_parameters: Option<RopeParameters>,
+    /// Whether layers look at a window only.
+    #[serde(default)]
+    pub use_sliding_window: bool,
+}
+
+/// Rotary settings.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RopeParameters {
+    /// Frequencies that go to time, height and width; they sum to `head_dim / 2`.
+    pub mrope_section: Option<Vec<i64>>,
+    /// Base of the frequencies.
+    pub rope_theta: Option<f64>,
+    /// `mrope` or `default`.
+    #[serde(alias = "type")]
+    pub rope_type: Option<String>,
+}
+
+/// Vision tower, key for key.
+#[derive(Clone, Debug, Deserialize)]
+pub struct VisionConfig {
+    /// Blocks.
+    pub depth: usize,
+    /// Channels.
+    pub hidden_size: i64,
+    /// Channels of the MLP.
+    pub intermediate_size: i64,
+    /// Attention heads.
+    pub num_heads: i64,
+    /// Activation of the MLP.
+    #[serde(default = "silu")]
+    pub hidden_act: String,
+    /// Colour channels.
+    #[serde(default = "three", alias = "in_chans")]
+    pub in_channels: i64,
+    /// Side of a patch, px.
+    #[serde(default = "fourteen")]
+    pub patch_size: usize,
+    /// Patches along a side that merge into one token.
+    #[serde(default = "two")]
+    pub spatial_merge_size: usize,
+    /// Frames of a patch.
+    #[serde(default = "two")]
+    pub temporal_patch_size: usize,
+    /// Side of an attention window, px.
+    #[serde(default = "window")]
+    pub window_size: usize,
+    /// Channels that the text model takes.
+    pub out_hidden_size: i64,
+    /// Blocks that see the whole image.
+    #[serde(default = "full_blocks")]
+    pub fullatt_block_indexes: Vec<usize>,
+}
+
+fn silu() -> String {
+    "silu".into()
+}
+fn two() -> usize {
+    2
+}
+fn three() -> i64 {
+    3
+}
+fn fourteen() -> usize {
+    14
+}
+fn window() -> usize {
+    112
+}
+fn full_blocks() -> Vec<usize> {
+    vec![7, 15, 23, 31]
+}
+
+impl TextConfig {
+    /// Channels a head.
+    pub fn head_dim(&self) -> i64 {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    /// Key and value heads.
+    pub fn num_kv_heads(&self) -> i64 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Base of the rotary frequencies.
+    pub fn rope_theta(&self) -> f64 {
+        let nested = self.rope_parameters.as_ref().and_then(|r| r.rope_theta);
+        nested.or(self.rope_theta).unwrap_or(1_000_000.0)
+    }
+
+    /// M-RoPE sections.
+    pub fn mrope_section(&self) -> Vec<i64> {
+        let of = |r: &Option<RopeParameters>| r.as_ref().and_then(|r| r.mrope_section.clone());
+        of(&self.rope_parameters).or_else(|| of(&self.rope_scaling)).unwrap_or_else(|| vec![16, 24, 24])
+    }
+}
+
+impl Config {
+    /// Reads `config.json` of a model folder.
+    ///
+    /// # Errors
+    /// A missing key, or a value that this implementation does not compute.
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
+        let error = |cause: String| ModelError::Config { path: folder.join("config.json"), cause };
+        let value = read_config(folder)?;
+        let text = value.get("text_config").filter(|t| t.get("hidden_size").is_some()).unwrap_or(&value);
+        let vision = value.get("vision_config").ok_or_else(|| error("no object `vision_config`".into()))?;
+        let tied = |v: &Value| v.get("tie_word_embeddings").and_then(Value::as_bool);
+        let config = Config {
+            text: TextConfig::deserialize(text).map_err(|e| error(e.to_string()))?,
+            vision: VisionConfig::deserialize(vision).map_err(|e| error(format!("`vision_config`: {e}")))?,
+            image_token_id: image_token_id(&value).ok_or_else(|| error("no number `image_token_id`".into()))?,
+            tie_word_embeddings: tied(&value).or_else(|| tied(text)).unwrap_or(false),
+        };
+        config.check().map_err(error)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (text, vision) = (&self.text, &self.vision);
+        let equal = |what: &str, got: i64, expected: i64| {
+            if got == expected { Ok(()) } else { Err(format!("{what}: expected {expected}, got {got}")) }
+        };
+        equal("sum of `mrope_section`", text.mrope_section().iter().sum(), text.head_dim() / 2)?;
+        equal("`out_hidden_size`", vision.out_hidden_size, text.hidden_size)?;
+        equal("`num_attention_heads` modulo `num_key_value_heads`", text.num_attention_heads % text.num_kv_heads(), 0)?;
+        equal("vision `hidden_size` modulo 4 x `num_heads`", vision.hidden_size % (4 * vision.num_heads), 0)?;
+        let unit = vision.patch_size * vision.spatial_merge_size;
+        equal("`window_size` modulo merged patch", (vision.window_size % unit) as i64, 0)?;
+        equal("windows of at least one merged patch: `window_size` below it", i64::from(vision.window_size < unit), 0)?;
+        for (what, act) in [("hidden_act", &text.hidden_act), ("vision_config.hidden_act", &vision.hidden_act)] {
+            if act != "silu" {
+                return Err(format!("`{what}`: expected `silu`, got `{act}`"));
+            }
+        }
+        if text.use_sliding_window {
+            return Err("`use_sliding_window`: sliding windows are not built".into());
+        }
+        let rope = text.rope_parameters.as_ref().or(text.rope_scaling.as_ref());
+        match rope.and_then(|r| r.rope_type.as_deref()) {
+            None | Some("mrope" | "default") => Ok(()),
+            Some(other) => Err(format!("`rope_type`: expected `mrope` or `default`, got `{other}`")),
+        }
+    }
+}
+
+fn image_token_id(value: &Value) -> Option<u32> {
+    value.get("image_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
+}

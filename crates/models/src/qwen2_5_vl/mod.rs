@@ -1,0 +1,139 @@
+//! Qwen2.5-VL.
+//!
+//! Source: huggingface/transformers v5.17, `src/transformers/models/qwen2_5_vl/modeling_qwen2_5_vl.py`,
+//! class `Qwen2_5_VLForConditionalGeneration`.
+//!
+//! | part | the hub's names | transformers 5's names |
+//! |---|---|---|
+//! | text | `model.embed_tokens`, `model.layers.*`, `model.norm` | `model.language_model.*` |
+//! | vision | `visual.*` | `model.visual.*` |
+//! | head | `lm_head.weight`, absent when tied | the same |
+
+mod config;
+mod rope;
+mod text;
+mod vision;
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+use torch::WeightFiles;
+
+pub use config::{Config, TextConfig, VisionConfig};
+
+use crate::ModelError;
+use crate::layers::Linear;
+use crate::layers::attention::Attend;
+use crate::layers::rotary::Rotary;
+use crate::model::{LoadOptions, PromptPositions, TextShape, VisionLanguageModel};
+use crate::parameters::{Builder, Parameters};
+use crate::tape::Tape;
+
+/// Qwen2.5-VL with its weights.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    text: text::TextModel,
+    visual: vision::VisionTower,
+    lm_head: Linear,
+    parameters: Parameters,
+    kind: Kind,
+    device: Device,
+}
+
+impl Model {
+    /// Reads a Hugging Face folder.
+    ///
+    /// # Errors
+    /// A configuration that does not parse, or weights that do not fit it, all listed.
+    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
+        let config = Config::read(folder)?;
+        let files = WeightFiles::open(folder)?;
+        let mut b = Builder::new(&files, options.kind, options.device, options.trainable);
+        let nested = b.contains("model.language_model.embed_tokens.weight");
+        let (text_path, vision_path) =
+            if nested { ("model.language_model", "model.visual") } else { ("model", "visual") };
+        let text = b.at(text_path, |b| text::TextModel::load(b, &config.text))?;
+        let visual = b.at(vision_path, |b| vision::VisionTower::load(b, &config.vision))?;
+        let lm_head = if config.tie_word_embeddings {
+            // Some checkpoints store the tied head again; transformers ignores it as we do.
+            b.ignore("lm_head.weight");
+            Linear::tied(&text.embed_tokens)
+        } else {
+            b.at("lm_head", |b| Linear::load(b, config.text.hidden_size, config.text.vocab_size, false))?
+        };
+        let parameters = b.finish(folder)?;
+        Ok(Model { config, text, visual, lm_head, parameters, kind: options.kind, device: options.device })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl VisionLanguageModel for Model {
+    fn family(&self) -> &'static str {
+        "qwen2_5_vl"
+    }
+
+    fn text_shape(&self) -> TextShape {
+        let text = &self.config.text;
+        TextShape {
+            num_layers: text.num_hidden_layers,
+            num_heads: text.num_attention_heads,
+            num_kv_heads: text.num_kv_heads(),
+            head_dim: text.head_dim(),
+            hidden_size: text.hidden_size,
+            vocab_size: text.vocab_size,
+        }
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn compute(&self) -> (Kind, Device) {
+        (self.kind, self.device)
+    }
+
+    fn image_token_id(&self) -> u32 {
+        self.config.image_token_id
+    }
+
+    fn spatial_merge_size(&self) -> usize {
+        self.config.vision.spatial_merge_size
+    }
+
+    fn patch_size(&self) -> usize {
+        self.config.vision.patch_size
+    }
+
+    fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {
+        rope::prompt_positions(ids, grids, self.config.image_token_id, self.config.vision.spatial_merge_size)
+    }
+
+    fn vision_stages<'a>(&'a self, tape: &mut Tape<'a>, pixel_values: &Tensor, grids: &[[usize; 3]]) -> Tensor {
+        self.visual.stages(tape, pixel_values, grids)
+    }
+
+    fn embed_tokens(&self, input_ids: &Tensor) -> Tensor {
+        Tensor::embedding(&self.text.embed_tokens, input_ids, -1, false, false)
+    }
+
+    fn rotary(&self, position_ids: &Tensor) -> Rotary {
+        rope::text_rotary(&self.config.text, position_ids, self.kind)
+    }
+
+    fn layer(&self, index: usize, hidden: &Tensor, rotary: &Rotary, attend: &mut dyn Attend) -> Tensor {
+        self.text.layers[index].forward(index, hidden, rotary, attend)
+    }
+
+    fn final_norm(&self, hidden: &Tensor) -> Tensor {
+        self.text.norm.forward(hidden)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Tensor {
+        self.lm_head.forward(hidden)
+    }
+}

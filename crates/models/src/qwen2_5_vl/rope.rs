@@ -1,0 +1,152 @@
+//! Positions: M-RoPE of the text model, the 2-D positions and windows of the vision tower.
+
+use tch::{Device, Kind, Tensor};
+
+use super::config::{TextConfig, VisionConfig};
+use crate::layers::rotary::{Rotary, inverse_frequencies};
+use crate::model::PromptPositions;
+
+/// Positions of a prompt: text counts up on all three axes; an image spreads over height and width
+/// and takes as many positions as its longer side has tokens.
+pub fn prompt_positions(ids: &[u32], grids: &[[usize; 3]], image_token: u32, merge: usize) -> PromptPositions {
+    let mut positions = Vec::with_capacity(ids.len());
+    let mut next = 0i64;
+    let mut grids = grids.iter();
+    let mut at = 0;
+    while at < ids.len() {
+        let grid = if ids[at] == image_token { grids.next() } else { None };
+        let Some(&[frames, height, width]) = grid else {
+            positions.push([next; 3]);
+            next += 1;
+            at += 1;
+            continue;
+        };
+        let (rows, columns) = (height / merge, width / merge);
+        for t in 0..frames {
+            for h in 0..rows {
+                for w in 0..columns {
+                    positions.push([next + t as i64, next + h as i64, next + w as i64]);
+                }
+            }
+        }
+        next += rows.max(columns) as i64;
+        at += frames * rows * columns;
+    }
+    PromptPositions { positions, next }
+}
+
+/// Rotation of packed text tokens: each frequency turns by the position of its section's axis.
+pub fn text_rotary(config: &TextConfig, position_ids: &Tensor, kind: Kind) -> Rotary {
+    let device = position_ids.device();
+    let frequencies = inverse_frequencies(config.head_dim(), config.rope_theta(), device);
+    // [3, T, head_dim / 2]
+    let angles = position_ids.to_kind(Kind::Float).unsqueeze(-1) * frequencies;
+    let mut parts = Vec::new();
+    let mut from = 0;
+    for (section, &len) in config.mrope_section().iter().enumerate() {
+        parts.push(angles.select(0, section as i64 % 3).narrow(1, from, len));
+        from += len;
+    }
+    Rotary::from_angles(&Tensor::cat(&parts, 1), kind)
+}
+
+/// Order and neighbourhoods of the patches of a batch of images.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PatchOrder {
+    /// `[merged]`: which merged patch stands at each place, windows contiguous.
+    pub window_index: Vec<i64>,
+    /// Patches of each window.
+    pub window_lens: Vec<usize>,
+    /// Patches of each frame.
+    pub frame_lens: Vec<usize>,
+    /// Height and width of each patch, in the order of the processor (before windows).
+    pub positions: Vec<[i64; 2]>,
+}
+
+/// Windows are squares of `window_size` px; those at the right and lower edge hold what is left.
+pub fn patch_order(config: &VisionConfig, grids: &[[usize; 3]]) -> PatchOrder {
+    let merge = config.spatial_merge_size;
+    let side = config.window_size / merge / config.patch_size;
+    let mut order =
+        PatchOrder { window_index: vec![], window_lens: vec![], frame_lens: vec![], positions: vec![] };
+    let mut first = 0;
+    for &[frames, height, width] in grids {
+        let (rows, columns) = (height / merge, width / merge);
+        for frame in 0..frames {
+            for window_row in (0..rows).step_by(side) {
+                for window_column in (0..columns).step_by(side) {
+                    let before = order.window_index.len();
+                    for h in window_row..(window_row + side).min(rows) {
+                        for w in window_column..(window_column + side).min(columns) {
+                            order.window_index.push((first + (frame * rows + h) * columns + w) as i64);
+                        }
+                    }
+                    order.window_lens.push((order.window_index.len() - before) * merge * merge);
+                }
+            }
+            order.frame_lens.push(height * width);
+            push_positions(&mut order.positions, rows, columns, merge);
+        }
+        first += frames * rows * columns;
+    }
+    order
+}
+
+/// Patches of a merged token stand together: row by row of tokens, then row by row inside.
+fn push_positions(positions: &mut Vec<[i64; 2]>, rows: usize, columns: usize, merge: usize) {
+    for row in 0..rows {
+        for column in 0..columns {
+            for h in 0..merge {
+                for w in 0..merge {
+                    positions.push([(row * merge + h) as i64, (column * merge + w) as i64]);
+                }
+            }
+        }
+    }
+}
+
+/// Rotation of patches, in f32: the first half of a head's angles by height, the second by width.
+pub fn vision_rotary(config: &VisionConfig, positions: &[[i64; 2]], device: Device) -> Rotary {
+    let head_dim = config.hidden_size / config.num_heads;
+    let frequencies = inverse_frequencies(head_dim / 2, 10_000.0, device);
+    let flat: Vec<i64> = positions.iter().flatten().copied().collect();
+    // [patches, 2, head_dim / 4]
+    let positions = Tensor::from_slice(&flat).to_device(device).to_kind(Kind::Float).view([-1, 2, 1]);
+    Rotary::from_angles(&(positions * frequencies).flatten(1, 2), Kind::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_takes_its_longer_side() {
+        // text, 2 x 3 tokens of image, text
+        let ids = [1, 9, 9, 9, 9, 9, 9, 2, 3];
+        let got = prompt_positions(&ids, &[[1, 4, 6]], 9, 2);
+        assert_eq!(got.positions[0], [0, 0, 0]);
+        assert_eq!(got.positions[1], [1, 1, 1]);
+        assert_eq!(got.positions[3], [1, 1, 3]);
+        assert_eq!(got.positions[6], [1, 2, 3]);
+        assert_eq!(got.positions[7], [4, 4, 4]);
+        assert_eq!(got.next, 6);
+    }
+
+    #[test]
+    fn windows_at_the_edge_hold_what_is_left() {
+        let config: VisionConfig = serde_json::from_value(serde_json::json!({
+            "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
+            "patch_size": 14, "window_size": 56
+        }))
+        .unwrap();
+        // 3 x 2 tokens, windows of 2 x 2
+        let order = patch_order(&config, &[[1, 6, 4]]);
+        assert_eq!(order.window_index, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(order.window_lens, [16, 8]);
+        let order = patch_order(&config, &[[1, 4, 6]]);
+        assert_eq!(order.window_index, [0, 1, 3, 4, 2, 5]);
+        assert_eq!(order.window_lens, [16, 8]);
+        assert_eq!(order.frame_lens, [24]);
+        assert_eq!(order.positions[..5], [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]);
+    }
+}

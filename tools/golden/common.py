@@ -40,12 +40,17 @@ def versions() -> dict[str, str]:
     }
 
 
+def _lines(value, depth: int) -> str:
+    if depth == 0 or not isinstance(value, dict) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    inner = ",\n".join(f"{json.dumps(key)}: {_lines(item, depth - 1)}" for key, item in value.items())
+    return "{\n" + inner + "\n}"
+
+
 def write_json(path: Path, value, compact: bool = False) -> None:
-    """Writes JSON with a final newline; `compact` for files whose bulk is numbers."""
+    """Writes JSON with a final newline; `compact` (a key a line, lists in one) where the bulk is numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, ensure_ascii=False, indent=None if compact else 2)
-    if compact:
-        text = text.replace(', "', ',\n"')
+    text = _lines(value, 2) if compact else json.dumps(value, ensure_ascii=False, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -293,6 +293,35 @@ def run_case(reference: Reference, name: str, folder: Path) -> dict:
     return noise
 
 
+def sensitivity(reference: Reference, name: str) -> dict[str, float]:
+    """How far the logits move under typical mistakes: a golden file is worth what it tells apart."""
+    _, images, prompt, completion, _ = CASES[name]
+    row = reference.prepare(images, prompt, completion)
+    ids = torch.cat([row["inputs"]["input_ids"][0], row["completion_ids"]])
+    visual, rotary = reference.model.model.visual, reference.model.model.language_model.rotary_emb
+    norm = reference.model.model.language_model.norm
+    mistakes = {
+        "all vision blocks full attention": (visual, "fullatt_block_indexes", [0, 1, 2, 3]),
+        "all vision blocks windowed": (visual, "fullatt_block_indexes", []),
+        "window of 56 px": (visual, "window_size", 56),
+        "vision rotary base 1e5": (visual.rotary_pos_emb, "inv_freq", visual.rotary_pos_emb.inv_freq ** 1.25),
+        "mrope_section [2, 1, 1]": (rotary, "mrope_section", [2, 1, 1]),
+        "text rotary base 1e4": (rotary, "inv_freq", rotary.inv_freq ** (2 / 3)),
+        "final norm epsilon 1e-3": (norm, "variance_epsilon", 1e-3),
+    }
+    moved = {}
+    with torch.no_grad():
+        right = reference.logits(row["inputs"], ids)
+        for mistake, (module, attribute, value) in mistakes.items():
+            kept = getattr(module, attribute)
+            setattr(module, attribute, value)
+            moved[mistake] = (reference.logits(row["inputs"], ids) - right).abs().max().item()
+            setattr(module, attribute, kept)
+    if min(moved.values()) < 1e-3:
+        raise SystemExit(f"a mistake would pass unseen: {moved}")
+    return moved
+
+
 def debug_tensors(reference: Reference, name: str, folder: Path) -> None:
     """Intermediate tensors of one case, vision blocks in the reference's window order."""
     _, images, prompt, completion, _ = CASES[name]
@@ -315,7 +344,8 @@ def debug_tensors(reference: Reference, name: str, folder: Path) -> None:
     handles += [model.visual.patch_embed.register_forward_hook(keep("visual.patch_embed"))]
     handles += [model.visual.merger.register_forward_hook(keep("visual.merger_window_order"))]
     handles += [b.register_forward_hook(keep(f"visual.blocks.{i}")) for i, b in enumerate(model.visual.blocks)]
-    handles += [b.attn.register_forward_hook(keep(f"visual.blocks.{i}.attn")) for i, b in enumerate(model.visual.blocks)]
+    for i, block in enumerate(model.visual.blocks):
+        handles += [block.attn.register_forward_hook(keep(f"visual.blocks.{i}.attn"))]
     for i, layer in enumerate(model.language_model.layers):
         handles += [layer.register_forward_hook(keep(f"layers.{i}"))]
         handles += [layer.self_attn.register_forward_hook(keep(f"layers.{i}.self_attn"))]
@@ -343,6 +373,9 @@ def main() -> None:
         print(name, noise[name])
         if args.debug and pictures:
             debug_tensors(references[checkpoint], name, args.debug)
+    several = {"nested": "several_images", "flat": "flat_several_images"}
+    moved = {name: sensitivity(reference, several[name]) for name, reference in references.items()}
+    print(moved)
     write_json(
         PARITY / "manifest.json",
         {
@@ -361,6 +394,7 @@ def main() -> None:
             },
             "images": images,
             "noise_float32_against_float64": noise,
+            "logits_moved_by_mistakes": moved,
         },
     )
 

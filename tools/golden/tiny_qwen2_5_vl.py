@@ -26,7 +26,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from common import PARITY, deterministic, sha256, versions, write_json
+from common import IM_END, PARITY, deterministic, sha256, versions, write_json
 
 # Chosen so that the greedy answers are varied and no two candidates nearly tie.
 SEEDS = {"nested": 20256, "flat": 20258}
@@ -111,7 +111,8 @@ def model_config(tokenizer: Tokenizer, vocab_size: int, tied: bool) -> Qwen2_5_V
         text_config={
             "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-            "max_position_embeddings": 2048, "bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"),
+            "max_position_embeddings": 2048,
+            "bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"),
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
         },
         vision_config={
@@ -154,7 +155,8 @@ def image_effect(model: Qwen2_5_VLForConditionalGeneration) -> float:
     config = model.config
     generator = torch.Generator().manual_seed(1)
     grid = torch.tensor([[1, 4, 4]])
-    ids = torch.tensor([[1, config.vision_start_token_id, *[config.image_token_id] * 4, config.vision_end_token_id, 7, 9]])
+    picture = [config.vision_start_token_id, *[config.image_token_id] * 4, config.vision_end_token_id]
+    ids = torch.tensor([[1, *picture, 7, 9]])
     rows = []
     for _ in range(2):
         colour = torch.randn(1, 3, 1, generator=generator).expand(16, 3, 392).reshape(16, 1176)
@@ -186,7 +188,9 @@ def write_nested(folder: Path, model, tokenizer: Tokenizer) -> None:
     fast = Qwen2TokenizerFast(
         tokenizer_file=str(tokenizer_file), pad_token="<|endoftext|>", eos_token="<|im_end|>", unk_token=None,
         bos_token=None, model_max_length=2048,
-        additional_special_tokens=[t for t, special in SPECIAL_TOKENS if special and "im_" not in t and "endof" not in t],
+        additional_special_tokens=[
+            text for text, special in SPECIAL_TOKENS if special and text not in ("<|endoftext|>", "<|im_start|>", IM_END)
+        ],
     )  # fmt: skip
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS),
@@ -348,7 +352,8 @@ def main() -> None:
     write_json(args.out / "manifest.json", manifest)
     for name, entry in entries.items():
         size = sum(file["bytes"] for file in entry["files"].values())
-        print(f"{name}: {entry['parameters']} parameters, {size} bytes, image effect {entry['image_changes_logits_by']:.2f}")
+        effect = entry["image_changes_logits_by"]
+        print(f"{name}: {entry['parameters']} parameters, {size} bytes, image effect {effect:.2f}")
 
 
 if __name__ == "__main__":

@@ -354,6 +354,25 @@ mod tests {
     }
 
     #[test]
+    fn every_dependency_has_its_reason_written_down() {
+        let root = crate::workspace_root();
+        let page = fs::read_to_string(root.join("docs/dependencies.md")).expect("page");
+        let metadata = Metadata::read(&root).expect("metadata");
+        let names: BTreeSet<&str> = metadata.ours().map(|(_, package)| &*package.name).collect();
+        let used = metadata
+            .ours()
+            .flat_map(|(_, package)| &package.dependencies);
+        let missing: BTreeSet<&str> = used
+            .map(|(name, _)| &**name)
+            .filter(|name| !names.contains(name) && !page.contains(&format!("`{name}`")))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "not in docs/dependencies.md: {missing:?}"
+        );
+    }
+
+    #[test]
     fn allowed_edges_pass() {
         let uses_base = format!("[dependencies]\nbase = {{ path = \"../base\" }}\n{LINTS}");
         run(workspace(&[("base", LINTS, ""), ("data", &uses_base, "")]).path()).expect("no breach");

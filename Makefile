@@ -1,10 +1,14 @@
 # Every target does the set-up that it needs; all of them are thin names for cargo commands.
+# One profile for all, so that each crate is compiled once (see `Cargo.toml`).
+
+CARGO ?= cargo
+DEMO_ARGS ?=
 
 # A user's LIBTORCH only says where `setup` takes libtorch from: what is built sees `.libtorch`.
 unexport LIBTORCH
 
-CARGO ?= cargo
-DEMO_ARGS ?=
+# The first call compiles `xtask`: let cargo show that it does.
+QUIET = $(if $(wildcard .libtorch/complete),--quiet)
 
 .PHONY: help setup check test build demo clean
 
@@ -17,19 +21,19 @@ help:
 	@echo "make clean   remove what was built; .libtorch stays"
 
 setup:
-	@LIBTORCH='$(LIBTORCH)' $(CARGO) run --quiet --package xtask -- libtorch
+	@LIBTORCH='$(LIBTORCH)' $(CARGO) run $(QUIET) --release --package xtask -- libtorch
 
 check: setup
-	$(CARGO) run --quiet --package xtask -- check
+	@$(CARGO) run --quiet --release --package xtask -- check
 
 test: setup
-	$(CARGO) test --workspace
+	$(CARGO) test --release --workspace
 
 build: setup
-	$(CARGO) build --release --package cli
+	$(CARGO) build --release --bin vlm-r1
 
-demo: setup
-	$(CARGO) run --release --quiet --package cli -- demo --out out/demo $(DEMO_ARGS)
+demo: build
+	$(CARGO) run --quiet --release --bin vlm-r1 -- demo --out out/demo $(DEMO_ARGS)
 
 clean:
 	$(CARGO) clean

@@ -9,8 +9,10 @@ use anyhow::{Context, Result, bail};
 use crate::{paths, walls};
 
 const FORMAT: &[&str] = &["fmt", "--all", "--check"];
+// In the profile of the tests, so that what its build scripts compile serves them too.
 const CLIPPY: &[&str] = &[
     "clippy",
+    "--release",
     "--workspace",
     "--all-targets",
     "--",

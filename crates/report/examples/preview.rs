@@ -64,9 +64,14 @@ fn picture(noise: &mut Noise, index: usize) -> Result<Picture, Box<dyn Error>> {
             pixels[(y * side + x) * 3..][..3].copy_from_slice(&colours[index % 4]);
         }
     }
-    let mut near = |reach: f64| truth.map(|c| (c + reach * noise.next()).round().clamp(0.0, 64.0));
+    let mut near =
+        |reach: f64| truth.map(|c| (c + reach * noise.next()).round().clamp(0.0, 64.0).abs());
     let sft = near(12.0);
-    let grpo = if index % 3 == 0 { truth } else { near(5.0) };
+    let grpo = if index.is_multiple_of(3) {
+        truth
+    } else {
+        near(5.0)
+    };
     let line = |label: &str, colour, corners: [f64; 4], value: &str| CaptionLine {
         label: label.to_owned(),
         colour: Some(colour),

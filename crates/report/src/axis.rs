@@ -100,7 +100,7 @@ pub(crate) fn short_number(value: f64) -> String {
     let size = value.abs();
     let text = match size {
         0.0 => "0".to_owned(),
-        _ if size < 1e-3 || size >= 1e6 => format!("{value:.1e}"),
+        _ if !(1e-3..1e6).contains(&size) => format!("{value:.1e}"),
         _ if size < 1.0 => format!("{value:.3}"),
         _ if size < 10.0 => format!("{value:.2}"),
         _ if size < 100.0 => format!("{value:.1}"),
@@ -153,16 +153,16 @@ mod tests {
 
     #[test]
     fn end_labels_have_three_digits() {
-        let texts = [0.0, 0.5, 3.14159, -31.4159, 314.159, 31415.9, 3.1e-5].map(short_number);
+        let texts = [0.0, 0.5, 2.71499, -27.1499, 271.499, 27149.9, 3.1e-5].map(short_number);
         assert_eq!(
             texts,
             [
                 "0",
                 "0.500",
-                "3.14",
-                "\u{2212}31.4",
-                "314",
-                "31,416",
+                "2.71",
+                "\u{2212}27.1",
+                "271",
+                "27,150",
                 "3.1e-5"
             ]
         );

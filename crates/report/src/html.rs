@@ -213,12 +213,15 @@ fn write_caption_line(html: &mut String, line: &CaptionLine) {
     let mark = line.colour.map_or_else(String::new, |colour| {
         format!(" style=\"background:{}\"", colour.css())
     });
+    let text = match line.text.as_str() {
+        "" => String::new(),
+        text => format!("<code>{}</code>", escaped(text)),
+    };
     let _ = writeln!(
         html,
         "<div class=\"line\"><span class=\"mark\"{mark}></span><span class=\"name\">{}</span>\
-         <code>{}</code><span class=\"value\">{}</span></div>",
+         <span class=\"value\">{}</span>{text}</div>",
         escaped(&line.label),
-        escaped(&line.text),
         escaped(&line.value)
     );
 }

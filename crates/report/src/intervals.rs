@@ -30,7 +30,7 @@ pub struct IntervalChart {
 
 const WIDTH: f64 = 640.0;
 const LEFT: f64 = 210.0;
-const RIGHT: f64 = 150.0;
+const RIGHT: f64 = 180.0;
 const TOP: f64 = 62.0;
 const ROW: f64 = 30.0;
 
@@ -90,9 +90,9 @@ mod tests {
             }],
         };
         let svg = chart.svg(Target::Inline);
-        // The axis is 0 to 1 over 280 px from 210.
-        assert!(svg.contains("d=\"M280.0 77H490.0\""), "{svg}");
-        assert!(svg.contains("cx=\"350.0\""), "{svg}");
+        // The axis is 0 to 1 over 250 px from 210.
+        assert!(svg.contains("d=\"M272.5 77H460.0\""), "{svg}");
+        assert!(svg.contains("cx=\"335.0\""), "{svg}");
         assert!(svg.contains("0.500 [0.250, 1.000]"), "{svg}");
     }
 }

@@ -146,7 +146,7 @@ fn rect(b: &LabelledBox, scale: f64) -> Option<Rect> {
 
 /// Boxes that lie on each other stay visible: those drawn first are wider.
 fn draw_box(svg: &mut String, [x, y, width, height]: Rect, colour: Colour, boxes_above: usize) {
-    let stroke = 1.0 + 1.75 * boxes_above as f64;
+    let stroke = 1.25 + 1.25 * boxes_above as f64;
     let halo = stroke + 1.5;
     let place =
         format!(r#"x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" fill="none""#);

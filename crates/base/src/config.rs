@@ -1,1 +1,0 @@
-//! Configuration: one declaration gives the struct, its defaults, its flags and their help.

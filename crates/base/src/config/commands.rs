@@ -1,0 +1,226 @@
+//! What the commands take that do not train: `generate`, `logprobs`, `reward`, `demo`.
+
+use super::declare::choices;
+use super::training::{demand, validate_filters};
+use super::{ConfigError, DType, ImageProcessor, Validate};
+use crate::config;
+
+choices! {
+    /// Model families with rewards of their own.
+    pub enum RewardFamily {
+        /// Boxes in pixels of the model's input.
+        Qwen2_5Vl = "qwen2_5_vl",
+        /// Boxes in thousandths of the image.
+        InternVl = "internvl",
+        /// Boxes in the units of the data.
+        Glm4v = "glm4v",
+    }
+}
+
+macro_rules! with_model_fields {
+    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        config! {
+            $(#[$meta])*
+            pub struct $name {
+                "model" {
+                    /// Model folder in Hugging Face format, or the name of a model on the hub.
+                    model: String,
+                    /// Type of the weights and of the computation.
+                    dtype: DType = DType::Float32,
+                    /// Whose way of resizing images to follow.
+                    image_processor: ImageProcessor = ImageProcessor::Torchvision,
+                    /// Pixels above which an image is shrunk; without it, what the model's folder says.
+                    max_pixels: Option<usize> = None,
+                    /// Pixels below which an image is enlarged; without it, what the model's folder says.
+                    min_pixels: Option<usize> = None,
+                }
+                "machine" {
+                    /// `auto`, `cpu` or `cuda:N`.
+                    device: String = "auto".into(),
+                    /// Threads that compute; without it, libtorch's choice.
+                    num_threads: Option<usize> = None,
+                    /// Print the resolved configuration and stop.
+                    dry_run: bool = false,
+                }
+                $($own)*
+            }
+        }
+    };
+}
+
+with_model_fields! {
+    /// Sampling answers.
+    pub struct GenerateConfig {
+        "question" {
+            /// Images of the question, in order.
+            image: Vec<String> = Vec::new(),
+            /// The question.
+            prompt: Option<String> = None,
+            /// File of questions, one JSON object a line: `images`, `prompt`.
+            input: Option<String> = None,
+            /// Where the answers go; without it, stdout.
+            output: Option<String> = None,
+            /// Folder of the images of `input`; without it, the folder of `input`.
+            image_folder: Option<String> = None,
+        }
+        "sampling" {
+            /// Answers to each question.
+            num_generations: usize = 1,
+            /// Longest answer, tokens.
+            max_new_tokens: usize = 2048,
+            /// No end of answer before this many tokens.
+            min_completion_length: usize = 0,
+            /// Divides the logits; 0 takes the likeliest token.
+            temperature: f64 = 1.0,
+            /// Keep the likeliest tokens up to this sum.
+            top_p: f64 = 1.0,
+            /// Keep this many likeliest tokens; 0: all.
+            top_k: usize = 0,
+            /// Keep tokens at least this likely, relative to the likeliest; without it, all.
+            min_p: Option<f64> = None,
+            /// Divides the logits of tokens that are already there.
+            repetition_penalty: f64 = 1.0,
+            /// Seed of the random draws.
+            seed: u64 = 42,
+            /// Answers sampled at the same time.
+            max_concurrent_completions: usize = 256,
+        }
+    }
+}
+
+with_model_fields! {
+    /// Log-probabilities of given answers.
+    pub struct LogprobsConfig {
+        "rows" {
+            /// File of answers, one JSON object a line: `images`, `prompt`, `completion`.
+            input: String,
+            /// Where the log-probabilities go; without it, stdout.
+            output: Option<String> = None,
+            /// Folder of the images of `input`; without it, the folder of `input`.
+            image_folder: Option<String> = None,
+            /// Divides the logits.
+            temperature: f64 = 1.0,
+        }
+    }
+}
+
+config! {
+    /// Trying rewards on given answers.
+    pub struct RewardConfig {
+        "rows" {
+            /// File of answers, one JSON object a line: `completion`, `solution` and more.
+            input: String,
+            /// Where the rewards go; without it, stdout.
+            output: Option<String> = None,
+            /// Folder of the images that rows name in `image_path`; without it, the folder of `input`.
+            image_folder: Option<String> = None,
+        }
+        "rewards" {
+            /// Rewards by name.
+            reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
+            /// Weights of the rewards, one for each; without it, 1.
+            reward_weights: Option<Vec<f64>> = None,
+            /// How `accuracy` compares rows that have no `accu_reward_method` of their own.
+            reward_method: Option<String> = None,
+            /// Task whose own rewards are meant: `rec`.
+            task_type: Option<String> = None,
+            /// Take the model family's own rewards for the task.
+            is_reward_customized_from_vlm_module: bool = false,
+            /// Family whose rewards those are.
+            family: RewardFamily = RewardFamily::Qwen2_5Vl,
+            /// Edge of the model's image patches, px.
+            patch_size: usize = 14,
+        }
+        "machine" {
+            /// Print the resolved configuration and stop.
+            dry_run: bool = false,
+        }
+    }
+}
+
+config! {
+    /// The main job on pictures that it draws itself.
+    pub struct DemoConfig {
+        "run" {
+            /// Folder of the demo; one that was stopped is continued.
+            out: String = "out/demo".into(),
+            /// Seed of the pictures, of the weights and of all random draws.
+            seed: u64 = 42,
+        }
+        "machine" {
+            /// `auto`, `cpu` or `cuda:N`.
+            device: String = "auto".into(),
+            /// Threads that compute; without it, libtorch's choice.
+            num_threads: Option<usize> = None,
+            /// Print the resolved configuration and stop.
+            dry_run: bool = false,
+        }
+    }
+}
+
+impl Validate for GenerateConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        demand(
+            self.prompt.is_some() != self.input.is_some(),
+            "prompt",
+            if self.prompt.is_some() {
+                "both `prompt` and `input`"
+            } else {
+                "nothing"
+            },
+            "either `prompt` or `input`",
+        )?;
+        demand(
+            self.input.is_none() || self.image.is_empty(),
+            "image",
+            self.image.join(" "),
+            "nothing beside `input`",
+        )?;
+        demand(self.num_generations > 0, "num_generations", 0, "at least 1")?;
+        demand(self.max_new_tokens > 0, "max_new_tokens", 0, "at least 1")?;
+        demand(
+            self.min_completion_length <= self.max_new_tokens,
+            "min_completion_length",
+            self.min_completion_length,
+            "at most `max_new_tokens`",
+        )?;
+        demand(
+            self.temperature >= 0.0,
+            "temperature",
+            self.temperature,
+            "at least 0",
+        )?;
+        demand(
+            self.max_concurrent_completions > 0,
+            "max_concurrent_completions",
+            0,
+            "at least 1",
+        )?;
+        demand(self.num_threads != Some(0), "num_threads", 0, "at least 1")?;
+        validate_filters(self.top_p, self.min_p, self.repetition_penalty)
+    }
+}
+
+impl Validate for LogprobsConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        demand(self.num_threads != Some(0), "num_threads", 0, "at least 1")?;
+        demand(
+            self.temperature > 0.0,
+            "temperature",
+            self.temperature,
+            "above 0",
+        )
+    }
+}
+
+impl Validate for RewardConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        demand(self.patch_size > 0, "patch_size", 0, "at least 1")
+    }
+}
+
+impl Validate for DemoConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        demand(self.num_threads != Some(0), "num_threads", 0, "at least 1")
+    }
+}

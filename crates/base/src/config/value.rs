@@ -1,0 +1,132 @@
+//! Texts and YAML values brought to the kind of their field.
+
+use serde_json::{Number, Value};
+
+use super::Kind;
+
+/// Why a value does not fit: what it is.
+pub(super) struct Misfit {
+    pub got: String,
+    pub expected: String,
+}
+
+impl Kind {
+    /// What the kind takes, for messages.
+    pub fn expected(&self) -> String {
+        match self {
+            Kind::Bool => "`true` or `false`".into(),
+            Kind::UnsignedInt => "a whole number from 0".into(),
+            Kind::Int => "a whole number".into(),
+            Kind::Float => "a finite number".into(),
+            Kind::Text => "text".into(),
+            Kind::ColonList => "texts joined by `:`".into(),
+            Kind::Choice(words) => {
+                let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+                format!("one of {}", words.join(", "))
+            }
+            Kind::List(item) => format!("a list, each {}", item.expected()),
+            Kind::Optional(inner) => format!("{} or `none`", inner.expected()),
+            Kind::Section(_) => "a mapping".into(),
+        }
+    }
+
+    fn misfit(&self, got: impl Into<String>) -> Misfit {
+        Misfit {
+            got: got.into(),
+            expected: self.expected(),
+        }
+    }
+
+    /// The value of a flag that was followed by `texts`.
+    pub(super) fn from_flag(&self, texts: &[String]) -> Result<Value, Misfit> {
+        match (self, texts) {
+            (Kind::Optional(_), [one]) => self.from_text(one),
+            (Kind::Optional(inner), _) => inner.from_flag(texts),
+            (Kind::List(item), _) => texts
+                .iter()
+                .map(|text| item.from_text(text))
+                .collect::<Result<_, _>>()
+                .map(Value::Array),
+            (Kind::Bool, []) => Ok(Value::Bool(true)),
+            (_, [one]) => self.from_text(one),
+            (_, []) => Err(self.misfit("nothing")),
+            _ => Err(self.misfit(format!("{} values", texts.len()))),
+        }
+    }
+
+    /// The value that one text means; lists are split at commas.
+    pub(super) fn from_text(&self, text: &str) -> Result<Value, Misfit> {
+        let misfit = || self.misfit(format!("`{text}`"));
+        match self {
+            Kind::Bool => match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" | "1" => Ok(Value::Bool(true)),
+                "false" | "no" | "off" | "0" => Ok(Value::Bool(false)),
+                _ => Err(misfit()),
+            },
+            Kind::UnsignedInt => text.parse::<u64>().map(Value::from).map_err(|_| misfit()),
+            Kind::Int => text.parse::<i64>().map(Value::from).map_err(|_| misfit()),
+            Kind::Float => text
+                .parse::<f64>()
+                .ok()
+                .and_then(Number::from_f64)
+                .map(Value::Number)
+                .ok_or_else(misfit),
+            Kind::Text | Kind::ColonList => Ok(Value::from(text)),
+            Kind::Choice(words) if words.contains(&text) => Ok(Value::from(text)),
+            Kind::List(item) => {
+                let items = text.split(',').map(|part| item.from_text(part.trim()));
+                items.collect::<Result<_, _>>().map(Value::Array)
+            }
+            // A text may well be the word `none`; in YAML it is unset by `null`.
+            Kind::Optional(inner) if is_none(text) && **inner != Kind::Text => Ok(Value::Null),
+            Kind::Optional(inner) => inner.from_text(text),
+            Kind::Choice(_) | Kind::Section(_) => Err(misfit()),
+        }
+    }
+
+    /// The value that a YAML value means. Numbers and booleans may stand in quotes.
+    pub(super) fn from_yaml(&self, value: &Value) -> Result<Value, Misfit> {
+        let misfit = || self.misfit(described(value));
+        match (self, value) {
+            (Kind::Optional(_), Value::Null) => Ok(Value::Null),
+            (Kind::Optional(_), Value::String(text)) => self.from_text(text),
+            (Kind::Optional(inner), _) => inner.from_yaml(value),
+            (Kind::List(item), Value::Array(values)) => values
+                .iter()
+                .map(|value| item.from_yaml(value))
+                .collect::<Result<_, _>>()
+                .map(Value::Array),
+            (Kind::List(item), _) => Ok(Value::Array(vec![item.from_yaml(value)?])),
+            (Kind::ColonList, Value::Array(values)) => {
+                let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
+                texts
+                    .map(|texts| Value::from(texts.join(":")))
+                    .ok_or_else(misfit)
+            }
+            (_, Value::String(text)) => self.from_text(text),
+            (Kind::Bool, Value::Bool(_)) => Ok(value.clone()),
+            (Kind::UnsignedInt, Value::Number(number)) if number.is_u64() => Ok(value.clone()),
+            (Kind::Int, Value::Number(number)) if number.is_i64() => Ok(value.clone()),
+            (Kind::Float, Value::Number(number)) => {
+                let number = number.as_f64().and_then(Number::from_f64);
+                number.map(Value::Number).ok_or_else(misfit)
+            }
+            _ => Err(misfit()),
+        }
+    }
+}
+
+fn is_none(text: &str) -> bool {
+    matches!(text, "none" | "None" | "null")
+}
+
+fn described(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".into(),
+        Value::Bool(value) => format!("boolean `{value}`"),
+        Value::Number(value) => format!("number `{value}`"),
+        Value::String(value) => format!("text `{value}`"),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "a mapping".into(),
+    }
+}

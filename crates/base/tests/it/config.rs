@@ -1,0 +1,485 @@
+//! Layers of a configuration: what wins, what is refused, and how it is said.
+
+use std::path::Path;
+
+use base::config::{
+    Config, ConfigError, DemoConfig, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig,
+    LrSchedulerType, Resolved, RewardConfig, SaveStrategy, SftConfig, VLM_R1, Validate,
+    changed_settings, resolve, to_yaml,
+};
+
+fn flags(line: &str) -> Vec<(String, Vec<String>)> {
+    let mut flags: Vec<(String, Vec<String>)> = Vec::new();
+    for word in line.split_whitespace() {
+        match (word.strip_prefix("--"), flags.last_mut()) {
+            (Some(name), _) => flags.push((name.into(), vec![])),
+            (None, Some((_, values))) => values.push(word.into()),
+            (None, None) => panic!("value before flag"),
+        }
+    }
+    flags
+}
+
+const REQUIRED: &str = "--model_name_or_path m --data_file_paths a.jsonl --output_dir o ";
+
+fn grpo(yaml: &str, line: &str, sets: &[&str]) -> Result<Resolved<GrpoConfig>, ConfigError> {
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    resolve(&Layers {
+        file: Some((Path::new("run.yaml"), yaml)),
+        flags: &flags(&format!("{REQUIRED}{line}")),
+        sets: &sets,
+        foreign: VLM_R1,
+    })
+}
+
+fn config(yaml: &str, line: &str, sets: &[&str]) -> GrpoConfig {
+    grpo(yaml, line, sets).unwrap().config
+}
+
+fn message(yaml: &str, line: &str, sets: &[&str]) -> String {
+    grpo(yaml, line, sets).unwrap_err().to_string()
+}
+
+#[test]
+fn later_layers_win() {
+    let yaml = "beta: 0.1\nepsilon: 0.3\ntemperature: 0.5\n";
+    let config = config(
+        yaml,
+        "--epsilon 0.4 --temperature 0.6",
+        &["temperature=0.7"],
+    );
+    assert_eq!((config.num_generations, config.beta), (8, 0.1));
+    assert_eq!((config.epsilon, config.temperature), (0.4, 0.7));
+}
+
+#[test]
+fn both_spellings_name_the_same_field() {
+    let with_dashes = config(
+        "num-train-epochs: 2",
+        "--learning-rate 1e-5",
+        &["max-steps=7"],
+    );
+    let without = config(
+        "num_train_epochs: 2",
+        "--learning_rate 1e-5",
+        &["max_steps=7"],
+    );
+    assert_eq!(with_dashes, without);
+    assert_eq!(
+        (
+            without.learning_rate,
+            without.num_train_epochs,
+            without.max_steps
+        ),
+        (1e-5, 2.0, 7)
+    );
+}
+
+#[test]
+fn booleans_are_read_in_every_common_form() {
+    for on in [
+        "--bf16",
+        "--bf16 true",
+        "--bf16 True",
+        "--bf16 yes",
+        "--bf16 1",
+    ] {
+        assert!(config("", on, &[]).bf16, "{on}");
+        assert!(config("bf16: true", "", &[]).bf16);
+    }
+    for off in ["", "--bf16 false", "--bf16 False", "--bf16 no", "--bf16 0"] {
+        assert!(!config("", off, &[]).bf16, "{off}");
+    }
+    assert!(!config("bf16: true", "--bf16 false", &[]).bf16);
+    assert!(config("bf16: 'yes'", "", &[]).bf16 && config("bf16: yes", "", &[]).bf16);
+    assert_eq!(
+        config("save_strategy: no", "", &[]).save_strategy,
+        SaveStrategy::No
+    );
+}
+
+#[test]
+fn lists_come_from_flags_yaml_and_set() {
+    let expected = ["format", "accuracy"];
+    assert_eq!(
+        config("", "--reward_funcs format accuracy", &[]).reward_funcs,
+        expected
+    );
+    assert_eq!(
+        config("reward_funcs: [format, accuracy]", "", &[]).reward_funcs,
+        expected
+    );
+    assert_eq!(
+        config("reward_funcs:\n- format\n- accuracy", "", &[]).reward_funcs,
+        expected
+    );
+    assert_eq!(
+        config("", "", &["reward_funcs=format,accuracy"]).reward_funcs,
+        expected
+    );
+    assert_eq!(
+        config("reward_funcs: format", "", &[]).reward_funcs,
+        ["format"]
+    );
+    assert_eq!(
+        config("", "--reward_weights 1 0.5", &[]).reward_weights,
+        Some(vec![1.0, 0.5])
+    );
+    let files = config("", "--data_file_paths a.jsonl:b.jsonl", &[]).data_file_paths;
+    assert_eq!(&*files, "a.jsonl:b.jsonl");
+    let folders = config("image_folders: [x, y]", "", &[])
+        .image_folders
+        .unwrap();
+    assert_eq!(&*folders, "x:y");
+}
+
+#[test]
+fn numbers_may_stand_in_quotes_and_in_every_notation() {
+    for yaml in [
+        "learning_rate: 1e-6",
+        "learning_rate: '1e-6'",
+        "learning_rate: 0.000001",
+    ] {
+        assert_eq!(config(yaml, "", &[]).learning_rate, 1e-6, "{yaml}");
+    }
+    assert_eq!(config("beta: 1", "", &[]).beta, 1.0);
+    assert_eq!(
+        config("max_steps: -1\nnum_generations: '4'", "", &[]).num_generations,
+        4
+    );
+}
+
+#[test]
+fn none_unsets_an_optional_field() {
+    let config = config("epsilon_high: 0.3\nmin_p: ~", "--epsilon_high none", &[]);
+    assert_eq!((config.epsilon_high, config.min_p), (None, None));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
+    assert_eq!(
+        message("# a comment\nbeta: 0.1\nlerning_rate: 1", "", &[]),
+        "run.yaml:3: unknown key `lerning_rate`\nhint: did you mean `learning_rate`?"
+    );
+    assert_eq!(
+        message("", "--num_generation 4", &[]),
+        "command line: unknown key `num_generation`\nhint: did you mean `num_generations`?"
+    );
+    assert_eq!(
+        message("", "", &["grpo.beta=1"]),
+        "`--set grpo.beta=1`: unknown key `grpo`\nhint: did you mean `bf16`?"
+    );
+    assert_eq!(
+        message("", "", &["beta"]),
+        "`--set beta`: expected `key=value`"
+    );
+}
+
+#[test]
+fn a_wrong_type_names_key_value_and_expectation() {
+    assert_eq!(
+        message("num_generations: many", "", &[]),
+        "run.yaml:1: `num_generations`: got `many`, expected a whole number from 0"
+    );
+    assert_eq!(
+        message("", "--lr_scheduler_type polynomial", &[]),
+        "command line: `lr_scheduler_type`: got `polynomial`, expected one of `linear`, `cosine`, \
+         `constant`, `constant_with_warmup`"
+    );
+    assert_eq!(
+        message("reward_weights: [1, x]", "", &[]),
+        "run.yaml:1: `reward_weights`: got `x`, expected a finite number"
+    );
+    for (yaml, line, sets) in [
+        ("beta: 'nan'", "", ""),
+        ("beta: 'inf'", "", ""),
+        ("beta: true", "", ""),
+        ("beta: [1]", "", ""),
+        ("beta:", "", ""),
+        ("run_name: 42", "", ""),
+        ("bf16: 2", "", ""),
+        ("save_steps: 1.5", "", ""),
+        ("save_steps: -1", "", ""),
+        ("", "--beta", ""),
+        ("", "--beta nan", ""),
+        ("", "--beta 1 2", ""),
+        ("", "--save_steps -3", ""),
+        ("", "", "bf16=maybe"),
+    ] {
+        let sets: Vec<&str> = [sets].into_iter().filter(|set| !set.is_empty()).collect();
+        let error = grpo(yaml, line, &sets).unwrap_err();
+        assert!(
+            matches!(error, ConfigError::WrongType { .. }),
+            "{yaml}{line}: {error}"
+        );
+    }
+}
+
+#[test]
+fn text_that_is_no_mapping_is_refused() {
+    for yaml in [
+        "- a\n- b",
+        "beta: [1",
+        "just text",
+        "beta: 1\nbeta: 2",
+        "beta: .nan",
+    ] {
+        let error = grpo(yaml, "", &[]).unwrap_err();
+        assert!(matches!(error, ConfigError::Yaml { .. }), "{yaml}: {error}");
+    }
+    assert!(grpo("# nothing\n\n", "", &[]).is_ok());
+}
+
+#[test]
+fn required_fields_are_named_together() {
+    let error = resolve::<GrpoConfig>(&Layers::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "missing `--model_name_or_path`, `--data_file_paths`, `--output_dir`"
+    );
+    let yaml = "model_name_or_path: m\ndata_file_paths: d\noutput_dir: o";
+    let layers = Layers {
+        file: Some((Path::new("run.yaml"), yaml)),
+        ..Layers::default()
+    };
+    assert_eq!(
+        resolve::<GrpoConfig>(&layers).unwrap().config.output_dir,
+        "o"
+    );
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for (line, key) in [
+        ("--num_generations 1", "num_generations"),
+        (
+            "--gradient_accumulation_steps 0",
+            "gradient_accumulation_steps",
+        ),
+        ("--max_steps 0", "max_steps"),
+        ("--max_steps -2", "max_steps"),
+        ("--temperature 0", "temperature"),
+        ("--top_p 0", "top_p"),
+        ("--val_split_ratio 1", "val_split_ratio"),
+        (
+            "--min_completion_length 9 --max_completion_length 8",
+            "min_completion_length",
+        ),
+        ("--beta -0.1", "beta"),
+    ] {
+        match grpo("", line, &[]) {
+            Err(ConfigError::OutOfRange { key: named, .. }) => assert_eq!(named, key),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn flags_of_vlm_r1_without_effect_are_taken_and_named() {
+    let line = "--deepspeed zero3.json --attn_implementation flash_attention_2 --report_to wandb \
+                --dataset-name not_used --use_vllm False --data_seed 42";
+    let resolved = grpo("deepspeed: zero2.json", line, &[]).unwrap();
+    let names: Vec<&str> = resolved
+        .without_effect
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let expected = [
+        "deepspeed",
+        "attn_implementation",
+        "report_to",
+        "dataset_name",
+        "use_vllm",
+        "data_seed",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(resolved.config, config("", "", &[]));
+}
+
+#[test]
+fn flags_of_vlm_r1_that_ask_for_what_is_not_built_are_refused() {
+    for line in [
+        "--use_peft true",
+        "--use_peft",
+        "--use_vllm True",
+        "--fp16",
+        "--optim sgd",
+    ] {
+        let error = grpo("", line, &[]).unwrap_err();
+        assert!(
+            matches!(error, ConfigError::NotBuilt { .. }),
+            "{line}: {error}"
+        );
+        assert!(error.to_string().contains("is not built yet"), "{error}");
+    }
+    let layers = Layers {
+        flags: &flags("--out o --deepspeed x"),
+        ..Layers::default()
+    };
+    assert!(matches!(
+        resolve::<DemoConfig>(&layers),
+        Err(ConfigError::UnknownKey { .. })
+    ));
+}
+
+#[test]
+fn no_foreign_flag_hides_a_field() {
+    for field in [GrpoConfig::FIELDS, SftConfig::FIELDS].concat() {
+        assert!(
+            VLM_R1.iter().all(|foreign| foreign.name != field.name),
+            "{}",
+            field.name
+        );
+    }
+}
+
+#[test]
+fn every_configuration_survives_its_own_yaml() {
+    let mut grpo = config("", "", &[]);
+    grpo.epsilon_high = Some(0.28);
+    grpo.question_template = Some("yes: {Question}\n  \"no\" # - 'x' \u{e9}\n".into());
+    grpo.run_name = Some("1e-6".into());
+    grpo.task_type = Some("none".into());
+    grpo.save_strategy = SaveStrategy::No;
+    grpo.learning_rate = 3.123e-7;
+    survives(&grpo);
+    survives(&SftConfig {
+        model_name_or_path: "true".into(),
+        lr_scheduler_type: LrSchedulerType::ConstantWithWarmup,
+        ..SftConfig::default()
+    });
+    survives(&GenerateConfig {
+        prompt: Some("- a: b".into()),
+        ..GenerateConfig::default()
+    });
+    survives(&LogprobsConfig::default());
+    survives(&RewardConfig::default());
+    survives(&DemoConfig::default());
+}
+
+fn survives<T: Config + PartialEq + std::fmt::Debug>(config: &T) {
+    let yaml = to_yaml(config).unwrap();
+    let layers = Layers {
+        file: Some((Path::new("config.yaml"), &yaml)),
+        ..Layers::default()
+    };
+    let read = resolve::<T>(&layers).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    assert_eq!(&read.config, config, "{yaml}");
+}
+
+#[test]
+fn only_settings_that_alter_the_run_count_as_changed() {
+    let before = config("", "", &[]);
+    let yaml = to_yaml(&before).unwrap();
+    let free = config(
+        "",
+        "--output_dir elsewhere --save_steps 5 --num_threads 1",
+        &[],
+    );
+    let file = Path::new("config.yaml");
+    assert_eq!(changed_settings(file, &yaml, &free).unwrap(), vec![]);
+    let altered = config("", "--beta 0.1 --seed 43", &[]);
+    let changes = changed_settings(file, &yaml, &altered).unwrap();
+    let keys: Vec<&str> = changes.iter().map(|change| change.key).collect();
+    assert_eq!(keys, ["seed", "beta"]);
+    assert_eq!(
+        (&changes[1].before, &changes[1].now),
+        (&0.04.into(), &0.1.into())
+    );
+}
+
+base::config! {
+    /// A configuration with a section.
+    #[derive(Eq)]
+    pub struct Outer {
+        "all" {
+            /// A section.
+            inner: Inner,
+            /// A count.
+            count: usize = 3,
+        }
+    }
+}
+
+base::config! {
+    /// The section.
+    #[derive(Eq)]
+    pub struct Inner {
+        "all" {
+            /// A number
+            /// on two lines.
+            number: i64 = 5,
+            /// A name.
+            needed: String,
+        }
+    }
+}
+
+impl Validate for Outer {}
+impl Validate for Inner {}
+
+#[test]
+fn sections_are_reached_by_yaml_and_dotted_keys() {
+    let yaml = "inner:\n  number: 6\n  needed: a\ncount: 4";
+    let file = Some((Path::new("run.yaml"), yaml));
+    let layers = Layers {
+        file,
+        ..Layers::default()
+    };
+    let inner = Inner {
+        number: 6,
+        needed: "a".into(),
+    };
+    assert_eq!(
+        resolve::<Outer>(&layers).unwrap().config,
+        Outer { inner, count: 4 }
+    );
+    let sets = ["inner.number=7".to_owned()];
+    let config = resolve::<Outer>(&Layers {
+        sets: &sets,
+        ..layers
+    })
+    .unwrap()
+    .config;
+    assert_eq!(config.inner.number, 7);
+    let sets = ["inner.numbr=7".to_owned()];
+    assert_eq!(
+        resolve::<Outer>(&Layers {
+            sets: &sets,
+            ..layers
+        })
+        .unwrap_err()
+        .to_string(),
+        "`--set inner.numbr=7`: unknown key `inner.numbr`\nhint: did you mean `inner.number`?"
+    );
+    let missing = ConfigError::Missing {
+        keys: vec!["inner.needed".into()],
+    };
+    assert_eq!(resolve::<Outer>(&Layers::default()).unwrap_err(), missing);
+    let sets = ["inner=7".to_owned()];
+    let error = resolve::<Outer>(&Layers {
+        sets: &sets,
+        ..layers
+    })
+    .unwrap_err();
+    assert!(matches!(error, ConfigError::WrongType { .. }), "{error}");
+}
+
+#[test]
+fn declarations_say_what_they_hold() {
+    let field = Inner::FIELDS[0];
+    assert_eq!(
+        (field.name, field.kind, field.required),
+        ("number", Kind::Int, false)
+    );
+    assert_eq!(field.help, " A number on two lines.");
+    let required: Vec<&str> = GrpoConfig::FIELDS
+        .iter()
+        .filter(|field| field.required)
+        .map(|field| field.name)
+        .collect();
+    assert_eq!(
+        required,
+        ["model_name_or_path", "data_file_paths", "output_dir"]
+    );
+}

@@ -1,3 +1,6 @@
 //! Integration tests of `base`.
 
+#[cfg(test)]
 mod config;
+#[cfg(test)]
+mod run_folder;

@@ -1,1 +1,0 @@
-//! The run folder: names, metrics, rollouts, event files, lock, checkpoints.

@@ -1,0 +1,101 @@
+//! Files that are whole or not there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use super::{RunError, UNFINISHED};
+
+/// Says which path an error is about.
+pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
+    let path = path.to_owned();
+    move |source| RunError::Io { path, source }
+}
+
+/// The name beside `path` under which it is made or taken down.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{UNFINISHED}{name}"))
+}
+
+/// Removes what was being made or taken down in `folder` when a process was killed.
+pub(super) fn remove_unfinished(folder: &Path) -> Result<(), RunError> {
+    for (name, path) in entries(folder)? {
+        if name.starts_with(UNFINISHED) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file or a folder, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), RunError> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Names and paths in `folder`, sorted.
+pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, RunError> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io(folder))? {
+        let entry = entry.map_err(io(folder))?;
+        entries.push((
+            entry.file_name().to_string_lossy().into_owned(),
+            entry.path(),
+        ));
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+/// Writes a file beside its name, syncs it and renames it.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    let beside = unfinished(path);
+    let mut file = File::create(&beside).map_err(io(&beside))?;
+    file.write_all(bytes).map_err(io(&beside))?;
+    file.sync_all().map_err(io(&beside))?;
+    rename(&beside, path)
+}
+
+/// Renames and syncs the folder.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), RunError> {
+    fs::rename(from, to).map_err(io(to))?;
+    to.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Opens a file for lines to be added.
+pub(super) fn append_to(path: &Path) -> Result<File, RunError> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(io(path))
+}
+
+/// Puts a folder's list of names on the disk.
+pub(super) fn sync_folder(folder: &Path) -> Result<(), RunError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io(folder))
+}
+
+/// Puts a folder and all that is in it on the disk.
+pub(super) fn sync_tree(folder: &Path) -> Result<(), RunError> {
+    for (_, path) in entries(folder)? {
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(io(&path))?;
+        }
+    }
+    sync_folder(folder)
+}

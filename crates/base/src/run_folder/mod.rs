@@ -1,0 +1,212 @@
+//! The run folder: lock, log, metrics, rollouts, event files, checkpoints.
+//!
+//! ```text
+//! config.yaml  env.json  log.txt  metrics.jsonl  rollouts/step_000001.jsonl  tensorboard/
+//! checkpoint-100/
+//! ```
+//!
+//! What stands under a final name is whole: files and checkpoints are written beside it, synced and
+//! renamed. Lines of `metrics.jsonl`, `log.txt` and records of event files are appended; a torn last
+//! one is what a killed process leaves, and [`RunFolder::cut_back_to`] removes it. What a checkpoint
+//! holds is left to `train`.
+
+mod checkpoint;
+mod cut_back;
+mod environment;
+mod error;
+mod events;
+mod files;
+mod stop;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+pub use checkpoint::PendingCheckpoint;
+pub use environment::{environment, utc_now};
+pub use error::RunError;
+pub use events::{EventFile, Scalar, read_scalars};
+pub use stop::StopFlag;
+
+use files::{append_to, io, sync_folder, write_whole};
+
+const LOCK: &str = ".lock";
+const CONFIG: &str = "config.yaml";
+const ENVIRONMENT: &str = "env.json";
+const LOG: &str = "log.txt";
+const METRICS: &str = "metrics.jsonl";
+const ROLLOUTS: &str = "rollouts";
+const TENSORBOARD: &str = "tensorboard";
+/// Starts the name of what is not finished yet, or no longer wanted.
+const UNFINISHED: &str = ".tmp-";
+
+/// A folder that one process at a time writes a run to.
+#[derive(Debug)]
+pub struct RunFolder {
+    dir: PathBuf,
+    /// Locked as long as it is open.
+    _lock: File,
+    log: File,
+    metrics: Option<File>,
+    events: Option<EventFile>,
+}
+
+impl RunFolder {
+    /// Creates the folder where it is missing, locks it, and removes what a killed process left
+    /// unfinished.
+    ///
+    /// # Errors
+    /// Where another process holds the folder, and where it cannot be written.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, RunError> {
+        let dir = dir.into();
+        fs::create_dir_all(&dir).map_err(io(&dir))?;
+        let lock = lock(&dir)?;
+        for folder in [dir.clone(), dir.join(ROLLOUTS), dir.join(TENSORBOARD)] {
+            fs::create_dir_all(&folder).map_err(io(&folder))?;
+            files::remove_unfinished(&folder)?;
+        }
+        let log = append_to(&dir.join(LOG))?;
+        Ok(Self {
+            dir,
+            _lock: lock,
+            log,
+            metrics: None,
+            events: None,
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The text of `config.yaml`, if the folder holds one.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be read.
+    pub fn config(&self) -> Result<Option<String>, RunError> {
+        let path = self.dir.join(CONFIG);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io(&path)(error)),
+        }
+    }
+
+    /// Where [`Self::write_config`] writes.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join(CONFIG)
+    }
+
+    /// Writes the resolved configuration.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write_config(&self, yaml: &str) -> Result<(), RunError> {
+        write_whole(&self.dir.join(CONFIG), yaml.as_bytes())
+    }
+
+    /// Writes what the run runs on, see [`environment`].
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write_env(&self, environment: &Value) -> Result<(), RunError> {
+        let text = format!("{environment:#}\n");
+        write_whole(&self.dir.join(ENVIRONMENT), text.as_bytes())
+    }
+
+    /// Appends a line to `log.txt`, with the time.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn log_line(&mut self, line: &str) -> Result<(), RunError> {
+        let text = format!("{} {line}\n", utc_now());
+        let path = || self.dir.join(LOG);
+        self.log
+            .write_all(text.as_bytes())
+            .map_err(|error| io(&path())(error))
+    }
+
+    /// Appends the metrics of a step to `metrics.jsonl` and, numbers only, to the event file; nested
+    /// names are joined by `/`.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub fn log_step(&mut self, step: u64, metrics: &Map<String, Value>) -> Result<(), RunError> {
+        let mut line = Map::new();
+        line.insert("step".into(), step.into());
+        line.extend(
+            metrics
+                .iter()
+                .filter(|(name, _)| *name != "step")
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        let scalars = events::scalars(step, metrics);
+        let path = self.dir.join(METRICS);
+        let file = match &mut self.metrics {
+            Some(file) => file,
+            closed => closed.insert(append_to(&path)?),
+        };
+        let text = format!("{}\n", Value::Object(line));
+        file.write_all(text.as_bytes()).map_err(io(&path))?;
+        let events = match &mut self.events {
+            Some(events) => events,
+            closed => closed.insert(EventFile::create(&self.dir.join(TENSORBOARD))?),
+        };
+        events.write(&scalars)
+    }
+
+    /// Writes the completions of a step, one object a line, to `rollouts/step_000001.jsonl`.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub fn log_rollouts(&self, step: u64, completions: &[Value]) -> Result<(), RunError> {
+        let mut text = String::new();
+        for completion in completions {
+            text.push_str(&completion.to_string());
+            text.push('\n');
+        }
+        let name = format!("step_{step:06}.jsonl");
+        write_whole(&self.dir.join(ROLLOUTS).join(name), text.as_bytes())
+    }
+
+    /// Makes sure that what was logged is on the disk.
+    fn sync_logs(&self) -> Result<(), RunError> {
+        if let Some(file) = &self.metrics {
+            file.sync_all().map_err(io(&self.dir.join(METRICS)))?;
+        }
+        if let Some(events) = &self.events {
+            events.sync()?;
+        }
+        sync_folder(&self.dir.join(ROLLOUTS))
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, RunError> {
+    let path = dir.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io(&path))?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(io(&path))?;
+            write!(file, "{}", std::process::id()).map_err(io(&path))?;
+            Ok(file)
+        }
+        Err(fs::TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).map_err(io(&path))?;
+            Err(RunError::Locked {
+                dir: dir.into(),
+                pid: holder.trim().parse().ok(),
+            })
+        }
+        Err(fs::TryLockError::Error(error)) => Err(io(&path)(error)),
+    }
+}

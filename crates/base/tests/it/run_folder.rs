@@ -1,0 +1,326 @@
+//! The run folder, also as a killed process leaves it.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use base::run_folder::{EventFile, RunError, RunFolder, Scalar, StopFlag, read_scalars};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+fn metrics(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+fn folder_with_steps(dir: &Path, steps: std::ops::RangeInclusive<u64>) -> RunFolder {
+    let mut run = RunFolder::open(dir).unwrap();
+    for step in steps {
+        let values = json!({"reward": step as f64 / 2.0, "secs": {"total": 1.5}, "note": "x"});
+        run.log_step(step, &metrics(values)).unwrap();
+        run.log_rollouts(
+            step,
+            &[json!({"completion": "a"}), json!({"completion": "b"})],
+        )
+        .unwrap();
+    }
+    run
+}
+
+fn event_files(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir.join("tensorboard"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn points(dir: &Path) -> Vec<(String, u64, f32)> {
+    let read = |path: &PathBuf| read_scalars(path).unwrap();
+    event_files(dir)
+        .iter()
+        .flat_map(read)
+        .map(|point| (point.tag, point.step, point.value))
+        .collect()
+}
+
+fn metric_steps(dir: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let step = |line: &str| {
+        serde_json::from_str::<Value>(line).unwrap()["step"]
+            .as_u64()
+            .unwrap()
+    };
+    text.lines().map(step).collect()
+}
+
+fn rollouts(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir.join("rollouts")).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .unwrap()
+        .write_all(bytes)
+        .unwrap();
+}
+
+#[test]
+fn a_folder_has_one_holder() {
+    let dir = TempDir::new().unwrap();
+    let run = RunFolder::open(dir.path()).unwrap();
+    let error = RunFolder::open(dir.path()).unwrap_err();
+    assert!(matches!(error, RunError::Locked { pid: Some(pid), .. } if pid == std::process::id()));
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("in use by process {}", std::process::id()))
+    );
+    drop(run);
+    RunFolder::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_step_is_one_line_and_one_point_a_number() {
+    let dir = TempDir::new().unwrap();
+    let _run = folder_with_steps(dir.path(), 1..=2);
+    let text = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+    let first = r#"{"step":1,"reward":0.5,"secs":{"total":1.5},"note":"x"}"#;
+    assert_eq!(text.lines().next().unwrap(), first);
+    let expected = [
+        ("reward", 1, 0.5),
+        ("secs/total", 1, 1.5),
+        ("reward", 2, 1.0),
+        ("secs/total", 2, 1.5),
+    ];
+    assert_eq!(
+        points(dir.path()),
+        expected.map(|(tag, step, value)| (tag.to_owned(), step, value))
+    );
+    let lines = fs::read_to_string(dir.path().join("rollouts/step_000001.jsonl")).unwrap();
+    assert_eq!(lines, "{\"completion\":\"a\"}\n{\"completion\":\"b\"}\n");
+}
+
+#[test]
+fn later_steps_are_cut_off_and_the_run_goes_on() {
+    let dir = TempDir::new().unwrap();
+    drop(folder_with_steps(dir.path(), 1..=5));
+    let mut run = RunFolder::open(dir.path()).unwrap();
+    run.cut_back_to(3).unwrap();
+    run.log_step(4, &metrics(json!({"reward": 9.0}))).unwrap();
+    assert_eq!(metric_steps(dir.path()), [1, 2, 3, 4]);
+    assert_eq!(
+        rollouts(dir.path()),
+        [
+            "step_000001.jsonl",
+            "step_000002.jsonl",
+            "step_000003.jsonl"
+        ]
+    );
+    let rewards: Vec<(u64, f32)> = points(dir.path())
+        .into_iter()
+        .filter(|(tag, ..)| tag == "reward")
+        .map(|(_, step, value)| (step, value))
+        .collect();
+    assert_eq!(rewards, [(1, 0.5), (2, 1.0), (3, 1.5), (4, 9.0)]);
+    run.cut_back_to(3).unwrap();
+    run.log_step(4, &metrics(json!({"reward": 8.0}))).unwrap();
+    assert_eq!(metric_steps(dir.path()), [1, 2, 3, 4]);
+    run.start_over().unwrap();
+    assert!(metric_steps(dir.path()).is_empty());
+    assert_eq!(
+        (rollouts(dir.path()).len(), event_files(dir.path()).len()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn torn_ends_of_a_killed_run_are_forgotten() {
+    let dir = TempDir::new().unwrap();
+    drop(folder_with_steps(dir.path(), 1..=3));
+    let metrics_file = dir.path().join("metrics.jsonl");
+    let events = event_files(dir.path()).remove(0);
+    let whole = (fs::read(&metrics_file).unwrap(), fs::read(&events).unwrap());
+    for torn in [1, 9, 20] {
+        append(&metrics_file, &br#"{"step":4,"reward":0.123}"#[..torn]);
+        append(&events, &whole.1[..torn]);
+        fs::write(dir.path().join("rollouts/.tmp-step_000004.jsonl"), "{").unwrap();
+        let mut run = RunFolder::open(dir.path()).unwrap();
+        run.cut_back_to(3).unwrap();
+        assert_eq!(fs::read(&metrics_file).unwrap(), whole.0, "{torn}");
+        assert_eq!(fs::read(&events).unwrap(), whole.1, "{torn}");
+        assert_eq!(rollouts(dir.path()).len(), 3);
+    }
+    // A whole line without its end may have lost digits of a number: it is torn too.
+    append(&metrics_file, br#"{"step":2,"reward":0.1}"#);
+    RunFolder::open(dir.path()).unwrap().cut_back_to(3).unwrap();
+    assert_eq!(fs::read(&metrics_file).unwrap(), whole.0);
+}
+
+#[test]
+fn damage_that_no_kill_explains_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    drop(folder_with_steps(dir.path(), 1..=3));
+    let metrics_file = dir.path().join("metrics.jsonl");
+    let text = fs::read_to_string(&metrics_file).unwrap();
+    fs::write(
+        &metrics_file,
+        text.replacen("{\"step\":2", "{\"stop\":2", 1),
+    )
+    .unwrap();
+    let error = RunFolder::open(dir.path())
+        .unwrap()
+        .cut_back_to(3)
+        .unwrap_err();
+    assert!(
+        matches!(error, RunError::Metrics { line: 2, .. }),
+        "{error}"
+    );
+    fs::write(&metrics_file, &text).unwrap();
+    let events = event_files(dir.path()).remove(0);
+    let mut bytes = fs::read(&events).unwrap();
+    bytes[60] ^= 1;
+    fs::write(&events, &bytes).unwrap();
+    let error = RunFolder::open(dir.path())
+        .unwrap()
+        .cut_back_to(3)
+        .unwrap_err();
+    assert!(matches!(error, RunError::Events { .. }), "{error}");
+}
+
+#[test]
+fn a_checkpoint_is_whole_or_not_there() {
+    let dir = TempDir::new().unwrap();
+    let run = RunFolder::open(dir.path()).unwrap();
+    assert_eq!(run.latest_checkpoint().unwrap(), None);
+    for step in [2, 10, 9] {
+        let pending = run.begin_checkpoint(step).unwrap();
+        fs::create_dir(pending.path().join("trainer_state")).unwrap();
+        fs::write(pending.path().join("trainer_state/a"), step.to_string()).unwrap();
+        assert!(!dir.path().join(format!("checkpoint-{step}")).exists());
+        assert_eq!(
+            pending.commit().unwrap(),
+            dir.path().join(format!("checkpoint-{step}"))
+        );
+    }
+    let abandoned = run.begin_checkpoint(11).unwrap();
+    let path = abandoned.path().to_owned();
+    drop(abandoned);
+    assert!(!path.exists());
+    assert_eq!(
+        run.latest_checkpoint().unwrap(),
+        Some((10, dir.path().join("checkpoint-10")))
+    );
+    assert_eq!(
+        fs::read_to_string(dir.path().join("checkpoint-10/trainer_state/a")).unwrap(),
+        "10"
+    );
+    let error = run.begin_checkpoint(10).unwrap_err();
+    assert!(
+        matches!(error, RunError::CheckpointExists { .. }),
+        "{error}"
+    );
+    run.prune_checkpoints(2).unwrap();
+    let steps: Vec<u64> = run
+        .checkpoints()
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
+    assert_eq!(steps, [9, 10]);
+}
+
+#[test]
+fn what_a_killed_process_left_unfinished_is_removed() {
+    let dir = TempDir::new().unwrap();
+    let run = RunFolder::open(dir.path()).unwrap();
+    let pending = run.begin_checkpoint(4).unwrap();
+    fs::write(pending.path().join("model.safetensors"), "half").unwrap();
+    // A killed process runs no destructor.
+    let left = pending.path().to_owned();
+    std::mem::forget(pending);
+    drop(run);
+    assert!(left.exists());
+    let run = RunFolder::open(dir.path()).unwrap();
+    assert!(!left.exists());
+    assert_eq!(run.latest_checkpoint().unwrap(), None);
+}
+
+#[test]
+fn names_that_only_look_like_checkpoints_are_none() {
+    let dir = TempDir::new().unwrap();
+    let run = RunFolder::open(dir.path()).unwrap();
+    for name in [
+        "checkpoint-",
+        "checkpoint-x",
+        "checkpoint-7-old",
+        "old-checkpoint-7",
+    ] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("checkpoint-8"), "a file").unwrap();
+    assert_eq!(run.latest_checkpoint().unwrap(), None);
+}
+
+#[test]
+fn config_environment_and_log_are_written() {
+    let dir = TempDir::new().unwrap();
+    let mut run = RunFolder::open(dir.path()).unwrap();
+    assert_eq!(run.config().unwrap(), None);
+    run.write_config("beta: 0.1\n").unwrap();
+    assert_eq!(run.config().unwrap().unwrap(), "beta: 0.1\n");
+    let environment = base::run_folder::environment(metrics(json!({"version": "1"})));
+    run.write_env(&environment).unwrap();
+    let read: Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("env.json")).unwrap()).unwrap();
+    assert_eq!(read["version"], "1");
+    assert!(read["cores"].as_u64().unwrap() > 0);
+    run.log_line("one").unwrap();
+    drop(run);
+    RunFolder::open(dir.path())
+        .unwrap()
+        .log_line("two")
+        .unwrap();
+    let log = fs::read_to_string(dir.path().join("log.txt")).unwrap();
+    let words: Vec<&str> = log
+        .lines()
+        .map(|line| line.split_once("Z ").unwrap().1)
+        .collect();
+    assert_eq!(words, ["one", "two"]);
+}
+
+#[test]
+fn event_files_of_one_second_do_not_collide() {
+    let dir = TempDir::new().unwrap();
+    for value in [1.0, 2.0] {
+        let scalar = Scalar {
+            tag: "a/b".into(),
+            step: 300,
+            value,
+        };
+        EventFile::create(dir.path())
+            .unwrap()
+            .write(&[scalar])
+            .unwrap();
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_stop_is_asked_for_once_or_twice() {
+    let stop = StopFlag::new();
+    let seen = stop.clone();
+    assert!(seen.is_running());
+    stop.raise();
+    assert!(seen.is_raised() && !seen.is_now() && !seen.is_running());
+    stop.raise();
+    stop.raise();
+    assert!(seen.is_raised() && seen.is_now());
+}

@@ -1,4 +1,32 @@
 //! Datasets, chat template, tokenizer, images and samplers: everything between a row on disk and a
 //! prompt for the model. No libtorch here.
+//!
+//! The way of a row: [`rows`] reads and checks it, [`sampler`] says when its turn is, [`loader`]
+//! prepares it ahead of need with [`template`], [`chat`], [`tokenizer`] and [`image`], which
+//! [`processor`] joins.
 
+pub mod chat;
+pub mod error;
 pub mod image;
+pub mod loader;
+mod model_files;
+pub mod prefetch;
+pub mod processor;
+mod python;
+pub mod row;
+pub mod rows;
+pub mod sampler;
+pub mod template;
+pub mod tokenizer;
+
+pub use chat::{ChatTemplate, Content, Message};
+pub use error::{BadRows, DataError, RowCause, RowError};
+pub use image::{ImageError, ImageProcessor, ResizeBackend};
+pub use loader::{ImageCache, Loaded, LoaderOptions, PromptLoader, load_prompt};
+pub use prefetch::Prefetcher;
+pub use processor::{Processor, ProcessorOptions};
+pub use row::{ImageFolder, RESERVED_TOKENS, RowChecks, parse_row};
+pub use rows::{DataFile, DataFiles, LoadReport, OnBadRow, load_rows, split};
+pub use sampler::EpochSampler;
+pub use template::{PromptTemplate, TASK_TEMPLATES};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,328 @@
+//! The chat template of a model folder: Jinja, rendered as transformers renders it.
+//!
+//! transformers' settings: `trim_blocks`, `lstrip_blocks`, loop controls, its own `tojson`,
+//! `raise_exception`, `strftime_now`, and `{% generation %}` blocks, which do not change the text.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::{Environment, Error, ErrorKind};
+use serde::Serialize;
+
+use crate::error::{DataError, io_error};
+use crate::model_files::{read_json, read_optional_json};
+use crate::python::{DumpStyle, json_dumps};
+
+const TEMPLATE: &str = "chat_template";
+/// Special tokens that transformers hands to the template by name.
+const TOKEN_KEYS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
+
+/// One turn of a chat.
+#[derive(Clone, Debug, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What is said, in order.
+    pub content: Vec<Content>,
+}
+
+/// A piece of a turn.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Content {
+    /// An image; its pixels travel apart.
+    Image,
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+}
+
+impl Message {
+    /// A user's turn as VLM-R1 builds it: the images first, then the text.
+    pub fn user(num_images: usize, text: &str) -> Self {
+        let mut content = vec![Content::Image; num_images];
+        content.push(Content::Text {
+            text: text.to_owned(),
+        });
+        Self {
+            role: "user".to_owned(),
+            content,
+        }
+    }
+}
+
+/// A compiled chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// The file it came from.
+    path: PathBuf,
+    special_tokens: Vec<(&'static str, String)>,
+}
+
+impl ChatTemplate {
+    /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else
+    /// `chat_template` of `tokenizer_config.json` (of several named ones, `default`).
+    ///
+    /// # Errors
+    /// No template, broken JSON, a template that does not compile.
+    pub fn from_dir(dir: &Path) -> Result<Self, DataError> {
+        let config_path = dir.join("tokenizer_config.json");
+        let config = read_optional_json(&config_path)?.unwrap_or_default();
+        let special_tokens = TOKEN_KEYS
+            .iter()
+            .filter_map(|key| Some((*key, token_text(config.get(key)?)?)))
+            .collect();
+        let jinja = dir.join("chat_template.jinja");
+        let json = dir.join("chat_template.json");
+        let (path, source) = if jinja.is_file() {
+            let source = fs::read_to_string(&jinja).map_err(io_error(&jinja))?;
+            (jinja, Some(source))
+        } else if json.is_file() {
+            let source = template_text(&read_json(&json)?);
+            (json, source)
+        } else {
+            let source = template_text(&config);
+            (config_path, source)
+        };
+        match source {
+            Some(source) => Self::new(&source, &path, special_tokens),
+            None => Err(DataError::NoChatTemplate {
+                dir: dir.to_owned(),
+            }),
+        }
+    }
+
+    /// Compiles a template. `path` is named in messages; `special_tokens` are variables of the
+    /// template (`bos_token` and so on).
+    ///
+    /// # Errors
+    /// A template that does not compile.
+    pub fn new(
+        source: &str,
+        path: &Path,
+        special_tokens: Vec<(&'static str, String)>,
+    ) -> Result<Self, DataError> {
+        let refuse = |error: Error| template_error(path, &error);
+        let mut environment = Environment::new();
+        let mut syntax = SyntaxConfig::builder();
+        environment.set_syntax(
+            syntax
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .map_err(refuse)?,
+        );
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", tojson);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment
+            .add_template_owned(TEMPLATE, without_generation_tags(source))
+            .map_err(refuse)?;
+        Ok(Self {
+            environment,
+            path: path.to_owned(),
+            special_tokens,
+        })
+    }
+
+    /// The text of a chat; with `add_generation_prompt` it ends where the model's answer begins.
+    ///
+    /// # Errors
+    /// What the template raises, with its line.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, DataError> {
+        let mut context: Vec<(&str, Value)> = vec![
+            ("messages", Serde(messages).into()),
+            ("add_generation_prompt", add_generation_prompt.into()),
+            ("tools", ().into()),
+            ("documents", ().into()),
+        ];
+        context.extend(
+            self.special_tokens
+                .iter()
+                .map(|(key, text)| (*key, text.as_str().into())),
+        );
+        self.environment
+            .get_template(TEMPLATE)
+            .and_then(|template| template.render(Value::from_pairs(context)))
+            .map_err(|error| template_error(&self.path, &error))
+    }
+}
+
+/// A special token of `tokenizer_config.json`: a text, or an object with `content`.
+pub(crate) fn token_text(token: &serde_json::Value) -> Option<String> {
+    token
+        .as_str()
+        .or_else(|| token.get("content")?.as_str())
+        .map(str::to_owned)
+}
+
+/// `chat_template` of a JSON file: a text, or a list of named ones.
+fn template_text(file: &serde_json::Value) -> Option<String> {
+    let template = file.get("chat_template")?;
+    let named = || {
+        let default = template
+            .as_array()?
+            .iter()
+            .find(|t| t["name"] == "default")?;
+        default["template"].as_str()
+    };
+    template.as_str().or_else(named).map(str::to_owned)
+}
+
+/// `{% generation %}` marks the assistant's text for masks and renders what it holds; `{% if true %}`
+/// does the same, and keeps lines and the trimming of white space as they were.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
+        let (before, tag) = (&rest[..start], &rest[start..start + length + 2]);
+        out.push_str(before);
+        let word =
+            tag[2..tag.len() - 2].trim_matches(|c| c == '-' || c == '+' || char::is_whitespace(c));
+        match word {
+            "generation" => out.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = &rest[start + length + 2..];
+    }
+    out + rest
+}
+
+fn template_error(path: &Path, error: &Error) -> DataError {
+    let detail = error
+        .detail()
+        .map(str::to_owned)
+        .unwrap_or_else(|| error.kind().to_string());
+    let reason = match error.kind() {
+        ErrorKind::InvalidOperation | ErrorKind::SyntaxError => detail,
+        kind => format!("{kind}: {detail}"),
+    };
+    DataError::ChatTemplate {
+        path: path.to_owned(),
+        line: error.line().unwrap_or(0),
+        reason,
+    }
+}
+
+/// transformers' `tojson`: `json.dumps` with `ensure_ascii=False`, and nothing escaped for HTML.
+fn tojson(value: Value, options: Kwargs) -> Result<String, Error> {
+    let mut style = DumpStyle::default();
+    let indent = options
+        .get::<Option<Value>>("indent")?
+        .filter(|indent| !indent.is_none());
+    if let Some(indent) = indent {
+        // As in Python, lines that end at their separator carry no space after it.
+        style.item_separator = ",".to_owned();
+        style.indent = Some(match usize::try_from(indent.clone()) {
+            Ok(width) => " ".repeat(width),
+            Err(_) => indent.as_str().unwrap_or_default().to_owned(),
+        });
+    }
+    if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
+        let [item, key] = <[String; 2]>::try_from(separators).map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidOperation,
+                "`separators`: expected two texts",
+            )
+        })?;
+        (style.item_separator, style.key_separator) = (item, key);
+    }
+    style.ensure_ascii = options
+        .get::<Option<bool>>("ensure_ascii")?
+        .unwrap_or(false);
+    style.sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    options.assert_all_used()?;
+    let value = serde_json::to_value(&value)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(json_dumps(&value, &style))
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// Local time, as `datetime.now().strftime(format)`.
+fn strftime_now(format: &str) -> Result<String, Error> {
+    use std::fmt::Write;
+    let mut out = String::new();
+    match write!(out, "{}", chrono::Local::now().format(format)) {
+        Ok(()) => Ok(out),
+        Err(_) => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("`strftime_now`: unknown format `{format}`"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> Result<String, String> {
+        ChatTemplate::new(
+            source,
+            Path::new("t.jinja"),
+            vec![("bos_token", "<s>".to_owned())],
+        )
+        .and_then(|t| t.render(&[Message::user(1, "hé <b>")], true))
+        .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn templates_render_as_in_transformers() {
+        for (source, text) in [
+            (
+                "{{ bos_token }}{{ messages[0].content[1]['text'] }}",
+                "<s>hé <b>",
+            ),
+            (
+                "{{ messages | tojson }}",
+                r#"[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hé <b>"}]}]"#,
+            ),
+            (
+                "{{ {'a': [1.0, none]} | tojson(indent=1) }}",
+                "{\n \"a\": [\n  1.0,\n  null\n ]\n}",
+            ),
+            ("a\n  {% if true %}\n  b\n  {% endif %}\nc", "a\n  b\nc"),
+            (
+                "a\n  {% generation %}\n b\n{%- endgeneration -%} c",
+                "a\n bc",
+            ),
+            ("{% if tools %}x{% endif %}{{ undefined_name }}.", "."),
+            ("{{ messages[::-1][0]['role'].upper() }}", "USER"),
+            (
+                "{% for x in [1,2,3] %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}",
+                "1",
+            ),
+        ] {
+            assert_eq!(render(source).as_deref(), Ok(text), "{source}");
+        }
+        assert!(render("{{ strftime_now('%Y') }}").is_ok_and(|year| year.len() == 4));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        assert_eq!(
+            render("a\nb\n{{ raise_exception('Only one turn') }}"),
+            Err("t.jinja:3: chat template: Only one turn".to_owned())
+        );
+        assert!(render("a\n{% if %}").is_err_and(|e| e.starts_with("t.jinja:2: chat template: ")));
+        assert!(render("{{ strftime_now('%!') }}").is_err_and(|e| e.contains("unknown format")));
+    }
+}

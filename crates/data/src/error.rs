@@ -1,0 +1,343 @@
+//! What can be wrong with a data set, a model folder or a prompt.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use base::SourceLine;
+
+use crate::image::ImageError;
+
+/// Bad rows listed after the first one when loading stops.
+pub(crate) const MAX_LISTED_ROWS: usize = 10;
+
+/// Why data could not be read or a prompt not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// `:`-separated lists that do not pair up.
+    #[error(
+        "`{first}` lists {num_first} entries but `{second}` lists {num_second}\n\
+         hint: both are `:`-separated, one entry per data file"
+    )]
+    ListLengths {
+        /// Flag whose list counts.
+        first: &'static str,
+        /// Its number of entries.
+        num_first: usize,
+        /// Flag whose list should be as long.
+        second: &'static str,
+        /// Its number of entries.
+        num_second: usize,
+    },
+    /// An empty entry in a `:`-separated list.
+    #[error("`{flag}`: entry {position} of the `:`-separated list is empty")]
+    EmptyEntry {
+        /// The flag.
+        flag: &'static str,
+        /// Place in the list, from 1.
+        position: usize,
+    },
+    /// A file that cannot be opened or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A data file without a single row.
+    #[error("{}: no rows: the file is empty", path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Every row of a file was skipped.
+    #[error("{}: no usable row: all {num_skipped} are bad, the first: {first}", path.display())]
+    AllRowsBad {
+        /// The file.
+        path: PathBuf,
+        /// Rows skipped.
+        num_skipped: usize,
+        /// What was wrong with the first.
+        first: Box<RowError>,
+    },
+    /// Bad rows, where bad rows stop the run.
+    #[error("{0}")]
+    BadRows(Box<BadRows>),
+    /// A validation split that cannot be made.
+    #[error("cannot hold out {ratio} of {num_samples} rows: {reason}")]
+    Split {
+        /// The share asked for.
+        ratio: f64,
+        /// Rows there are.
+        num_samples: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A prompt template that is neither a name, nor a text, nor a file.
+    #[error(
+        "prompt template `{given}`: expected a task ({known}), a text with `{{Question}}` in it, or a file with such a text"
+    )]
+    PromptTemplate {
+        /// What was given.
+        given: String,
+        /// Names that would do.
+        known: String,
+    },
+    /// A file of the model folder that does not say what is needed.
+    #[error("{}: {reason}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong or missing, with a hint.
+        reason: String,
+    },
+    /// No chat template in the model folder.
+    #[error(
+        "{}: no chat template: looked for `chat_template.jinja`, `chat_template.json` and `chat_template` in `tokenizer_config.json`",
+        dir.display()
+    )]
+    NoChatTemplate {
+        /// The model folder.
+        dir: PathBuf,
+    },
+    /// A chat template that does not compile or refuses the messages.
+    #[error("{}:{line}: chat template: {reason}", path.display())]
+    ChatTemplate {
+        /// The file the template came from.
+        path: PathBuf,
+        /// Line of the template, from 1 (0 when the engine does not know).
+        line: usize,
+        /// The template engine's reason.
+        reason: String,
+    },
+    /// The tokenizer library failed on a text or on ids.
+    #[error("tokenizer: {reason}")]
+    Tokenizer {
+        /// The library's reason.
+        reason: String,
+    },
+    /// A prompt whose rendered text has another number of image placeholders than images.
+    #[error(
+        "the rendered prompt holds {placeholders} image placeholders but {images} images were given\n\
+         hint: a literal image token in the question, or a chat template without images"
+    )]
+    Placeholders {
+        /// Placeholders found.
+        placeholders: usize,
+        /// Images given.
+        images: usize,
+    },
+    /// A prompt over the limit. It is never cut.
+    #[error(
+        "the prompt has {tokens} tokens, more than `max_prompt_length` {max}\n\
+         hint: raise `max_prompt_length`, or lower `max_pixels` (images take {image_tokens} of them)"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// How many of them stand for images.
+        image_tokens: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The image processor of a model folder.
+    #[error(transparent)]
+    ImageProcessor(#[from] ImageError),
+    /// A worker thread panicked or could not be started.
+    #[error("data worker: {reason}")]
+    Worker {
+        /// The panic's message or the system's reason.
+        reason: String,
+    },
+}
+
+/// A bad row: where, and what is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{source_line}: {cause}")]
+pub struct RowError {
+    /// The row.
+    pub source_line: SourceLine,
+    /// What is wrong with it.
+    pub cause: RowCause,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, thiserror::Error)]
+pub enum RowCause {
+    /// Bytes that are not UTF-8.
+    #[error("not UTF-8 at byte {byte} of the line")]
+    Utf8 {
+        /// Offset in the line, from 0.
+        byte: usize,
+    },
+    /// Text that is not JSON.
+    #[error("broken JSON at column {column}: {reason}")]
+    Json {
+        /// Column, from 1.
+        column: usize,
+        /// The parser's reason.
+        reason: String,
+    },
+    /// JSON that is not an object.
+    #[error("expected one JSON object per line, got {got}")]
+    NotAnObject {
+        /// What the line holds.
+        got: &'static str,
+    },
+    /// A key that must be there.
+    #[error("missing key `{key}`")]
+    MissingKey {
+        /// The key, as a path.
+        key: &'static str,
+    },
+    /// A value of the wrong type.
+    #[error("`{key}`: expected {expected}, got {got}")]
+    WrongType {
+        /// The key, as a path.
+        key: &'static str,
+        /// What may stand there.
+        expected: &'static str,
+        /// What stands there.
+        got: &'static str,
+    },
+    /// A conversation that is not one question and one answer.
+    #[error("`conversations`: expected one question and one answer, got {got} turns")]
+    Turns {
+        /// Number of turns.
+        got: usize,
+    },
+    /// Turns in another order.
+    #[error("`conversations`: turn {turn} is from `{got}`, expected `{expected}`")]
+    Speaker {
+        /// Turn, from 1.
+        turn: usize,
+        /// Who should speak.
+        expected: &'static str,
+        /// Who does.
+        got: String,
+    },
+    /// A question or an answer without text.
+    #[error("the {what} is empty")]
+    Empty {
+        /// `question` or `answer`.
+        what: &'static str,
+    },
+    /// A number that 64 bits do not hold exactly.
+    #[error("the answer is a number that 64 bits cannot hold\nhint: write it as a string")]
+    BigNumber,
+    /// `<image>` marks that do not fit the images.
+    #[error("{marks} <image> {} but {images} {}", plural(*marks, "mark"), plural(*images, "image"))]
+    ImageMarks {
+        /// Marks in the question.
+        marks: usize,
+        /// Images of the row.
+        images: usize,
+    },
+    /// A control token of the model written out in the text.
+    #[error("the {what} holds the literal token `{token}`")]
+    ReservedToken {
+        /// `question` or `answer`.
+        what: &'static str,
+        /// The token.
+        token: String,
+    },
+    /// An image folder that is not there.
+    #[error("the image folder `{}` is not there", folder.display())]
+    NoImageFolder {
+        /// The folder as the user wrote it.
+        folder: PathBuf,
+    },
+    /// An image that is not there.
+    #[error("image `{image}` is not in `{}`", folder.display())]
+    ImageMissing {
+        /// As the row names it.
+        image: String,
+        /// The image folder.
+        folder: PathBuf,
+    },
+    /// An image path that leads out of its folder.
+    #[error(
+        "image `{image}` leaves its image folder `{}`\n\
+         hint: name the folder that really holds it as image folder", folder.display()
+    )]
+    ImageOutside {
+        /// As the row names it.
+        image: String,
+        /// The image folder.
+        folder: PathBuf,
+    },
+    /// An image that cannot be opened.
+    #[error("image `{image}`: {reason}")]
+    ImageUnreadable {
+        /// As the row names it.
+        image: String,
+        /// Why.
+        reason: String,
+    },
+    /// An image that cannot be decoded or prepared.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An answer without a box, where boxes are trained.
+    #[error("the answer holds no box `[x1, y1, x2, y2]` with x1 < x2 and y1 < y2: `{answer}`")]
+    NotABox {
+        /// The start of the answer.
+        answer: String,
+    },
+    /// A prompt that could not be built.
+    #[error(transparent)]
+    Prompt(Box<DataError>),
+}
+
+/// The first bad row, and those that follow.
+#[derive(Debug)]
+pub struct BadRows {
+    /// The first.
+    pub first: RowError,
+    /// At most ten more.
+    pub further: Vec<RowError>,
+    /// How many more there are in all.
+    pub num_further: usize,
+}
+
+impl fmt::Display for BadRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.first)?;
+        if self.num_further > 0 {
+            write!(
+                f,
+                "\n{} more bad {}:",
+                self.num_further,
+                plural(self.num_further, "row")
+            )?;
+            for row in &self.further {
+                write!(f, "\n  {}", row.to_string().replace('\n', "\n  "))?;
+            }
+            if self.num_further > self.further.len() {
+                write!(
+                    f,
+                    "\n  ... and {} more",
+                    self.num_further - self.further.len()
+                )?;
+            }
+        }
+        write!(
+            f,
+            "\nhint: `--on_bad_row skip` leaves bad rows out, counted and listed"
+        )
+    }
+}
+
+pub(crate) fn plural(count: usize, noun: &str) -> String {
+    if count == 1 {
+        noun.to_owned()
+    } else {
+        format!("{noun}s")
+    }
+}
+
+pub(crate) fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> DataError + '_ {
+    move |source| DataError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}

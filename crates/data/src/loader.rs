@@ -1,0 +1,212 @@
+//! Samples to prompts, ahead of need: images are decoded and prepared on worker threads while the
+//! device trains.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base::{PreparedImage, Prompt, Sample};
+
+use crate::error::{BadRows, DataError, RowCause, RowError};
+use crate::image::ImageError;
+use crate::prefetch::Prefetcher;
+use crate::processor::Processor;
+use crate::rows::OnBadRow;
+use crate::template::PromptTemplate;
+
+/// How a [`PromptLoader`] works.
+#[derive(Clone, Copy, Debug)]
+pub struct LoaderOptions {
+    /// Threads that decode.
+    pub workers: usize,
+    /// Prompts prepared before they are asked for.
+    pub ahead: usize,
+    /// Bytes of prepared images kept for later epochs.
+    pub cache_bytes: usize,
+    /// What to do when a sample turns out bad only now (a truncated image, a prompt too long).
+    pub on_bad_row: OnBadRow,
+}
+
+/// A sample made ready, or skipped.
+#[derive(Debug)]
+pub enum Loaded {
+    /// Ready to be sampled or trained on.
+    Ready {
+        /// Index of the sample in the data set.
+        sample_index: usize,
+        /// Its prompt.
+        prompt: Prompt,
+    },
+    /// Left out under [`OnBadRow::Skip`]; its place in the order is used up.
+    Skipped {
+        /// Index of the sample in the data set.
+        sample_index: usize,
+        /// What is wrong with it.
+        row: RowError,
+    },
+}
+
+/// An iterator over the prompts of samples, in the order asked for. Under [`OnBadRow::Stop`] a bad
+/// sample is an error at its place.
+#[derive(Debug)]
+pub struct PromptLoader {
+    prefetcher: Prefetcher<Result<Loaded, DataError>>,
+}
+
+impl PromptLoader {
+    /// Starts loading the samples at the indices of `order`.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn new(
+        samples: Arc<[Sample]>,
+        processor: Arc<Processor>,
+        template: PromptTemplate,
+        order: impl Iterator<Item = usize> + Send + 'static,
+        options: LoaderOptions,
+    ) -> Result<Self, DataError> {
+        let cache = ImageCache::new(options.cache_bytes);
+        let load = move |sample_index: usize| {
+            let sample = &samples[sample_index];
+            match load_prompt(sample, &processor, &template, &cache) {
+                Ok(prompt) => Ok(Loaded::Ready {
+                    sample_index,
+                    prompt,
+                }),
+                Err(cause) => {
+                    let row = RowError {
+                        source_line: sample.source.clone(),
+                        cause,
+                    };
+                    match options.on_bad_row {
+                        OnBadRow::Skip => Ok(Loaded::Skipped { sample_index, row }),
+                        OnBadRow::Stop => Err(DataError::BadRows(Box::new(BadRows {
+                            first: row,
+                            further: Vec::new(),
+                            num_further: 0,
+                        }))),
+                    }
+                }
+            }
+        };
+        let prefetcher = Prefetcher::new(order, options.workers, options.ahead, load)?;
+        Ok(Self { prefetcher })
+    }
+}
+
+impl Iterator for PromptLoader {
+    type Item = Result<Loaded, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.prefetcher.next().map(Result::flatten)
+    }
+}
+
+/// The prompt of one sample.
+///
+/// # Errors
+/// What is wrong with its images or its text.
+pub fn load_prompt(
+    sample: &Sample,
+    processor: &Processor,
+    template: &PromptTemplate,
+    cache: &ImageCache,
+) -> Result<Prompt, RowCause> {
+    let mut images: Vec<Arc<PreparedImage>> = Vec::with_capacity(sample.images.len());
+    for (i, path) in sample.images.iter().enumerate() {
+        // A row may name a picture twice: one copy, whatever the cache holds.
+        let earlier = sample.images[..i].iter().position(|other| other == path);
+        images.push(match earlier {
+            Some(earlier) => Arc::clone(&images[earlier]),
+            None => cache.get_or_load(path, |path| processor.load_image(path))?,
+        });
+    }
+    processor
+        .prompt(&template.apply(&sample.problem), &images)
+        .map_err(|error| RowCause::Prompt(Box::new(error)))
+}
+
+/// Prepared images by path, kept until the bound is reached and then no longer added to: every epoch
+/// visits every image once, and an order without repeats is where dropping the oldest would never
+/// find anything again.
+#[derive(Debug)]
+pub struct ImageCache {
+    max_bytes: usize,
+    state: Mutex<CacheState>,
+}
+
+#[derive(Debug, Default)]
+struct CacheState {
+    images: HashMap<PathBuf, Arc<PreparedImage>>,
+    num_bytes: usize,
+}
+
+impl ImageCache {
+    /// A cache of at most `max_bytes` of pixel values; 0 keeps nothing.
+    pub fn new(max_bytes: usize) -> Self {
+        Self {
+            max_bytes,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The image at a path, from the cache or from `load`. Threads that ask for the same image at
+    /// once get the same copy.
+    ///
+    /// # Errors
+    /// Those of `load`; they are not remembered.
+    pub fn get_or_load(
+        &self,
+        path: &Path,
+        load: impl FnOnce(&Path) -> Result<PreparedImage, ImageError>,
+    ) -> Result<Arc<PreparedImage>, ImageError> {
+        let lock = || self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = lock().images.get(path) {
+            return Ok(Arc::clone(image));
+        }
+        // Decoded outside the lock: the other threads go on.
+        let image = Arc::new(load(path)?);
+        let num_bytes = size_of_val(image.pixel_values.as_slice());
+        let mut state = lock();
+        if let Some(first) = state.images.get(path) {
+            return Ok(Arc::clone(first));
+        }
+        if state.num_bytes + num_bytes <= self.max_bytes {
+            state.num_bytes += num_bytes;
+            state.images.insert(path.to_owned(), Arc::clone(&image));
+        }
+        Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_keeps_what_fits() {
+        let cache = ImageCache::new(100);
+        let loads = std::cell::Cell::new(0);
+        let get = |name: &str| {
+            let load = |_: &Path| {
+                loads.set(loads.get() + 1);
+                Ok(PreparedImage {
+                    pixel_values: vec![0.0; 10],
+                    grid_thw: [1, 2, 2],
+                    original_size: [4, 4],
+                    input_size: [4, 4],
+                })
+            };
+            cache.get_or_load(Path::new(name), load).expect("loads")
+        };
+        let (a, b) = (get("a"), get("b"));
+        assert!(Arc::ptr_eq(&a, &get("a")) && Arc::ptr_eq(&b, &get("b")));
+        assert_eq!(loads.get(), 2);
+        // 80 bytes are in; 40 more do not fit, and nothing makes room.
+        get("c");
+        get("c");
+        assert_eq!(loads.get(), 4);
+        get("a");
+        assert_eq!(loads.get(), 4);
+    }
+}

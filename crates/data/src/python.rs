@@ -1,0 +1,194 @@
+//! Values printed as Python prints them: `str(3.0)`, `json.dumps(x)`. Rewards and chat templates
+//! compare and show such texts, so they must agree to the character.
+
+use serde_json::Value;
+
+/// `repr` of a Python float.
+pub(crate) fn float_repr(x: f64) -> String {
+    if x.is_nan() {
+        return "nan".to_owned();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    // Shortest digits that read back as `x`, in Rust as in Python; the layout differs.
+    let scientific = format!("{x:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        let plain = format!("{x}");
+        return if plain.contains('.') {
+            plain
+        } else {
+            plain + ".0"
+        };
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.abs())
+}
+
+/// Layout of `json.dumps`.
+#[derive(Clone, Debug)]
+pub(crate) struct DumpStyle {
+    /// Text of one level of indentation; `None` keeps everything on one line.
+    pub indent: Option<String>,
+    pub item_separator: String,
+    pub key_separator: String,
+    pub ensure_ascii: bool,
+    pub sort_keys: bool,
+}
+
+impl Default for DumpStyle {
+    fn default() -> Self {
+        Self {
+            indent: None,
+            item_separator: ", ".to_owned(),
+            key_separator: ": ".to_owned(),
+            ensure_ascii: false,
+            sort_keys: false,
+        }
+    }
+}
+
+/// `json.dumps(value)` in the given style.
+pub(crate) fn json_dumps(value: &Value, style: &DumpStyle) -> String {
+    let mut out = String::new();
+    dump(value, style, 0, &mut out);
+    out
+}
+
+fn dump(value: &Value, style: &DumpStyle, depth: usize, out: &mut String) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(true) => out.push_str("true"),
+        Value::Bool(false) => out.push_str("false"),
+        Value::Number(n) => match (n.is_f64(), n.as_f64()) {
+            (true, Some(x)) => out.push_str(&float_repr(x)),
+            _ => out.push_str(&n.to_string()),
+        },
+        Value::String(text) => dump_string(text, style.ensure_ascii, out),
+        Value::Array(items) => dump_items(items.iter(), ('[', ']'), style, depth, out, |v, out| {
+            dump(v, style, depth + 1, out);
+        }),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            if style.sort_keys {
+                entries.sort_by_key(|(key, _)| *key);
+            }
+            dump_items(
+                entries.into_iter(),
+                ('{', '}'),
+                style,
+                depth,
+                out,
+                |(key, v), out| {
+                    dump_string(key, style.ensure_ascii, out);
+                    out.push_str(&style.key_separator);
+                    dump(v, style, depth + 1, out);
+                },
+            );
+        }
+    }
+}
+
+fn dump_items<T>(
+    items: impl ExactSizeIterator<Item = T>,
+    brackets: (char, char),
+    style: &DumpStyle,
+    depth: usize,
+    out: &mut String,
+    mut write: impl FnMut(T, &mut String),
+) {
+    let empty = items.len() == 0;
+    out.push(brackets.0);
+    let new_line = |out: &mut String, depth: usize| {
+        if let Some(indent) = &style.indent {
+            out.push('\n');
+            out.push_str(&indent.repeat(depth));
+        }
+    };
+    for (i, item) in items.enumerate() {
+        if i > 0 {
+            out.push_str(&style.item_separator);
+        }
+        new_line(out, depth + 1);
+        write(item, out);
+    }
+    if !empty {
+        new_line(out, depth);
+    }
+    out.push(brackets.1);
+}
+
+fn dump_string(text: &str, ensure_ascii: bool, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            c if c < ' ' || (ensure_ascii && !(' '..='~').contains(&c)) => {
+                let mut units = [0u16; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_print_as_in_python() {
+        // Left: input; right: what `python -c 'print(repr(x))'` prints.
+        for (x, text) in [
+            (0.5, "0.5"),
+            (3.0, "3.0"),
+            (-0.0, "-0.0"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e16, "1.5e+16"),
+            (1e22, "1e+22"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (1.25e-7, "1.25e-07"),
+            (1e-300, "1e-300"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (123456789.125, "123456789.125"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(float_repr(x), text);
+        }
+    }
+
+    #[test]
+    fn json_prints_as_in_python() {
+        let value: Value =
+            serde_json::from_str(r#"{"b": [1, 2.0, null], "a": {"é\n": "\u0001\""}, "c": []}"#)
+                .expect("test JSON");
+        assert_eq!(
+            json_dumps(&value, &DumpStyle::default()),
+            r#"{"b": [1, 2.0, null], "a": {"é\n": "\u0001\""}, "c": []}"#
+        );
+        let style = DumpStyle {
+            indent: Some("  ".to_owned()),
+            item_separator: ",".to_owned(),
+            ensure_ascii: true,
+            sort_keys: true,
+            ..DumpStyle::default()
+        };
+        assert_eq!(
+            json_dumps(&value, &style),
+            "{\n  \"a\": {\n    \"\\u00e9\\n\": \"\\u0001\\\"\"\n  },\n  \"b\": [\n    1,\n    2.0,\n    null\n  ],\n  \"c\": []\n}"
+        );
+    }
+}

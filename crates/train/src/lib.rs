@@ -1,1 +1,75 @@
-//! placeholder
+//! Training: GRPO and SFT over packed batches.
+//!
+//! Read first: `trainer.rs` (the loop), then `grpo.rs` (the maths).
+
+pub mod batch;
+pub mod grpo;
+pub mod logprobs;
+pub mod optimizer;
+pub mod schedule;
+
+use std::path::PathBuf;
+
+/// Why training stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A loss or gradient that is not a number; it was not applied.
+    #[error("{what} is not finite ({value}); the update was not applied\nhint: lower --learning_rate, or resume from an earlier checkpoint")]
+    NonFinite {
+        /// What was not finite.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// An answer without a token.
+    #[error("an answer without tokens cannot be trained on")]
+    EmptyAnswer,
+    /// Settings that contradict one another.
+    #[error("`{name}`: {cause}")]
+    Setting {
+        /// The flag.
+        name: &'static str,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Saved trainer state that does not fit.
+    #[error("trainer state: {cause}")]
+    State {
+        /// What is wrong.
+        cause: String,
+    },
+    /// Settings that changed since the checkpoint and alter the run.
+    #[error("{folder}: the run was started with other settings:\n{}\nhint: use another --output_dir, or --allow_changed true to go on with the new ones", changes.join("\n"))]
+    Changed {
+        /// The checkpoint.
+        folder: PathBuf,
+        /// One line a setting: `name: was .., is ..`.
+        changes: Vec<String>,
+    },
+    /// A second signal: stopped at once.
+    #[error("stopped at once; the last checkpoint stands")]
+    Stopped,
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] models::ModelError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] data::DataError),
+    /// The rewards.
+    #[error(transparent)]
+    Reward(#[from] rewards::RewardError),
+    /// Weights and optimizer.
+    #[error(transparent)]
+    Torch(#[from] torch::TorchError),
+    /// libtorch.
+    #[error("libtorch: {0}")]
+    Tch(#[from] tch::TchError),
+}

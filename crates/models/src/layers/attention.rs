@@ -174,7 +174,8 @@ impl PackedAttention {
         let flat: Vec<Tensor> = outputs.iter().map(|x| x.reshape([-1, heads * head_dim])).collect();
         let all = if flat.len() == 1 { flat[0].shallow_clone() } else { Tensor::cat(&flat, 0) };
         let picked = match &self.pick {
-            None => all,
+            // In order, and at most padding behind the last token.
+            None => all.narrow(0, 0, tokens),
             Some(pick) => Tensor::embedding(&all, pick, -1, false, false),
         };
         picked.view([tokens, heads, head_dim])

@@ -1,0 +1,93 @@
+//! Prompts with their answers, packed, and what predicts what in them.
+
+use base::Prompt;
+use models::model::forward;
+use models::{BatchBuilder, PackedAttention, PackedBatch, Rotary, Tape, VisionLanguageModel};
+use tch::{Tensor, no_grad};
+
+use crate::TrainError;
+use crate::logprobs::{TokenScores, token_scores};
+
+/// A prompt and the answers to it.
+pub type PromptWithAnswers<'a> = (&'a Prompt, Vec<&'a [u32]>);
+
+/// As many sequences as go through the model at once. Tables are built once and serve every pass.
+pub struct MicroBatch {
+    packed: PackedBatch,
+    attention: PackedAttention,
+    rotary: Rotary,
+    /// `[N]`: the packed position whose hidden state predicts each answer token.
+    rows: Tensor,
+    /// `[N]`: the answer tokens.
+    targets: Tensor,
+    /// Tokens of each answer, in order; they sum to `N`.
+    pub lens: Vec<usize>,
+    /// `T`.
+    pub num_tokens: usize,
+}
+
+impl MicroBatch {
+    /// Packs `[prompt | answer 1 | .. | answer G]` for each item, one after another.
+    ///
+    /// # Errors
+    /// A prompt whose placeholders do not fit its images, an empty answer, or nothing to pack.
+    pub fn pack(model: &dyn VisionLanguageModel, items: &[PromptWithAnswers<'_>]) -> Result<Self, TrainError> {
+        let mut builder = BatchBuilder::new(model);
+        let (mut rows, mut targets, mut lens) = (Vec::new(), Vec::new(), Vec::new());
+        for (prompt, answers) in items {
+            let segment = builder.push_prompt(prompt)?;
+            let last_of_prompt = builder.num_tokens() as i64 - 1;
+            for answer in answers {
+                if answer.is_empty() {
+                    return Err(TrainError::EmptyAnswer);
+                }
+                let start = builder.num_tokens() as i64;
+                builder.push_answer(segment, answer);
+                rows.push(last_of_prompt);
+                rows.extend(start..start + answer.len() as i64 - 1);
+                targets.extend(answer.iter().map(|&id| i64::from(id)));
+                lens.push(answer.len());
+            }
+        }
+        if targets.is_empty() {
+            return Err(TrainError::EmptyAnswer);
+        }
+        let (kind, device) = model.compute();
+        let num_tokens = builder.num_tokens();
+        let packed = builder.build();
+        Ok(MicroBatch {
+            attention: PackedAttention::new(&packed.layout, true, kind, device),
+            rotary: model.rotary(&packed.position_ids),
+            rows: Tensor::from_slice(&rows).to_device(device),
+            targets: Tensor::from_slice(&targets).to_device(device),
+            packed,
+            lens,
+            num_tokens,
+        })
+    }
+
+    /// Scores of every answer token, without gradient.
+    pub fn scores(&self, model: &dyn VisionLanguageModel, temperature: f64) -> TokenScores {
+        no_grad(|| {
+            let hidden = forward(model, &mut Tape::new(false), &self.packed, &self.attention, &self.rotary);
+            token_scores(model, &hidden.index_select(0, &self.rows), &self.targets, temperature)
+        })
+    }
+
+    /// Accumulates the gradients of `loss`, a scalar made of the scores of every answer token, into
+    /// the model's weights. With `recompute` only layer inputs are kept on the way forward.
+    pub fn backward<R>(
+        &self,
+        model: &dyn VisionLanguageModel,
+        temperature: f64,
+        recompute: bool,
+        loss: impl FnOnce(&TokenScores) -> (Tensor, R),
+    ) -> R {
+        let mut tape = Tape::new(recompute);
+        let hidden = forward(model, &mut tape, &self.packed, &self.attention, &self.rotary);
+        tape.backward(&hidden, |hidden| {
+            let predicting = hidden.index_select(0, &self.rows);
+            loss(&token_scores(model, &predicting, &self.targets, temperature))
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! AdamW over a model's weights: f32 moments and masters whatever the compute type.
+
+use std::collections::BTreeMap;
+
+use models::{Parameter, Parameters};
+use tch::{Kind, Tensor, no_grad};
+use torch::{AdamWOptions, fused_adamw};
+
+use crate::TrainError;
+
+/// Settings that hold for the whole run.
+#[derive(Clone, Copy, Debug)]
+pub struct OptimizerOptions {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, on every weight.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; 0 leaves them.
+    pub max_grad_norm: f64,
+}
+
+/// Moments by parameter, and gradients summed over micro-batches.
+pub struct Optimizer {
+    options: OptimizerOptions,
+    states: Vec<State>,
+}
+
+struct State {
+    /// Index into the model's parameters.
+    parameter: usize,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    /// f32 scalar: updates this weight has had.
+    step: Tensor,
+    /// Sum of gradients in f32, where the compute type is narrower.
+    gradient: Option<Tensor>,
+}
+
+impl Optimizer {
+    /// Zero moments for every weight that requires a gradient.
+    pub fn new(parameters: &Parameters, options: OptimizerOptions) -> Self {
+        let trainable = parameters.list.iter().enumerate().filter(|(_, p)| p.value.requires_grad());
+        let states = trainable
+            .map(|(parameter, p)| {
+                let zeros = || Tensor::zeros(p.value.size().as_slice(), (Kind::Float, p.value.device()));
+                State {
+                    parameter,
+                    exp_avg: zeros(),
+                    exp_avg_sq: zeros(),
+                    step: Tensor::zeros([], (Kind::Float, p.value.device())),
+                    gradient: None,
+                }
+            })
+            .collect();
+        Optimizer { options, states }
+    }
+
+    /// Number of scalars that are trained.
+    pub fn num_trainable(&self, parameters: &Parameters) -> usize {
+        self.states.iter().map(|s| parameters.list[s.parameter].value.numel()).sum()
+    }
+
+    /// Moves narrow gradients into f32 sums; called after each micro-batch, since bf16 sums drift.
+    pub fn collect(&mut self, parameters: &Parameters) {
+        for state in &mut self.states {
+            let value = &parameters.list[state.parameter].value;
+            let gradient = value.grad();
+            if value.kind() == Kind::Float || !gradient.defined() {
+                continue;
+            }
+            match &mut state.gradient {
+                Some(sum) => drop(sum.g_add_(&gradient.to_kind(Kind::Float))),
+                None => state.gradient = Some(gradient.to_kind(Kind::Float)),
+            }
+            value.shallow_clone().zero_grad();
+        }
+    }
+
+    /// One update, and the gradient norm before clipping. Weights without a gradient keep value and
+    /// moments, as in PyTorch. Gradients are used up.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFinite`] with a gradient that is not finite; nothing is applied then.
+    pub fn step(&mut self, parameters: &Parameters, lr: f64) -> Result<f64, TrainError> {
+        no_grad(|| {
+            let (active, gradients) = self.take_gradients(parameters);
+            let norm = global_norm(&gradients)?;
+            if !norm.is_finite() {
+                return Err(TrainError::NonFinite { what: "gradient norm", value: norm });
+            }
+            let limit = self.options.max_grad_norm;
+            if limit > 0.0 {
+                let scale = limit / (norm + 1e-6);
+                if scale < 1.0 {
+                    for gradient in &gradients {
+                        let _ = gradient.shallow_clone().g_mul_scalar_(scale);
+                    }
+                }
+            }
+            self.apply(parameters, &active, &gradients, lr)?;
+            Ok(norm)
+        })
+    }
+
+    fn take_gradients(&mut self, parameters: &Parameters) -> (Vec<usize>, Vec<Tensor>) {
+        let (mut active, mut gradients) = (Vec::new(), Vec::new());
+        for (index, state) in self.states.iter_mut().enumerate() {
+            let value = &parameters.list[state.parameter].value;
+            let gradient = match state.gradient.take() {
+                Some(sum) => sum,
+                None if value.grad().defined() && value.kind() == Kind::Float => value.grad().copy(),
+                None => continue,
+            };
+            value.shallow_clone().zero_grad();
+            active.push(index);
+            gradients.push(gradient);
+        }
+        (active, gradients)
+    }
+
+    fn apply(
+        &self,
+        parameters: &Parameters,
+        active: &[usize],
+        gradients: &[Tensor],
+        lr: f64,
+    ) -> Result<(), TrainError> {
+        let pick = |of: fn(&State) -> &Tensor| -> Vec<Tensor> {
+            active.iter().map(|&i| of(&self.states[i]).shallow_clone()).collect()
+        };
+        let weights: Vec<Tensor> =
+            active.iter().map(|&i| exact(&parameters.list[self.states[i].parameter])).collect();
+        let options = AdamWOptions {
+            lr,
+            beta1: self.options.beta1,
+            beta2: self.options.beta2,
+            eps: self.options.eps,
+            weight_decay: self.options.weight_decay,
+        };
+        fused_adamw(&weights, gradients, &pick(|s| &s.exp_avg), &pick(|s| &s.exp_avg_sq), &pick(|s| &s.step), options)?;
+        for &index in active {
+            let parameter = &parameters.list[self.states[index].parameter];
+            if let Some(master) = &parameter.master {
+                parameter.value.detach().copy_(master);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that resuming needs, by parameter name.
+    pub fn state(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
+        let mut out = Vec::new();
+        for state in &self.states {
+            let parameter = &parameters.list[state.parameter];
+            let mut push = |what: &str, tensor: &Tensor| {
+                out.push((format!("{what}/{}", parameter.name), tensor.shallow_clone()));
+            };
+            push("exp_avg", &state.exp_avg);
+            push("exp_avg_sq", &state.exp_avg_sq);
+            push("step", &state.step);
+            push("weight", &exact(parameter));
+        }
+        out
+    }
+
+    /// Restores what [`Optimizer::state`] gave, weights included.
+    ///
+    /// # Errors
+    /// [`TrainError::State`] naming a tensor that is missing or has another shape.
+    pub fn restore(&mut self, parameters: &Parameters, saved: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+        no_grad(|| {
+            for state in &self.states {
+                let parameter = &parameters.list[state.parameter];
+                let copy = |what: &str, into: &Tensor| -> Result<(), TrainError> {
+                    let name = format!("{what}/{}", parameter.name);
+                    let from = saved.get(&name).ok_or_else(|| TrainError::State { cause: format!("no `{name}`") })?;
+                    if from.size() != into.size() {
+                        let cause = format!("`{name}`: expected {:?}, got {:?}", into.size(), from.size());
+                        return Err(TrainError::State { cause });
+                    }
+                    into.detach().copy_(from);
+                    Ok(())
+                };
+                copy("exp_avg", &state.exp_avg)?;
+                copy("exp_avg_sq", &state.exp_avg_sq)?;
+                copy("step", &state.step)?;
+                copy("weight", &exact(parameter))?;
+                if let Some(master) = &parameter.master {
+                    parameter.value.detach().copy_(master);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The f32 weight that is updated.
+fn exact(parameter: &Parameter) -> Tensor {
+    parameter.master.as_ref().unwrap_or(&parameter.value).detach()
+}
+
+fn global_norm(gradients: &[Tensor]) -> Result<f64, TrainError> {
+    if gradients.is_empty() {
+        return Ok(0.0);
+    }
+    let norms: Vec<Tensor> = gradients.iter().map(|g| g.norm()).collect();
+    Ok(f64::try_from(Tensor::stack(&norms, 0).norm())?)
+}

@@ -1,0 +1,74 @@
+//! Golden files: read, never skipped.
+
+use std::fs;
+use std::path::PathBuf;
+
+use data::Processor;
+use data::image::ResizeBackend;
+use data::processor::ProcessorOptions;
+use models::{LoadOptions, VisionLanguageModel, load_model};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+pub fn folder(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden").join(path)
+}
+
+pub fn json(path: &str) -> Value {
+    let path = folder(path);
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+pub fn checkpoint(name: &str) -> PathBuf {
+    folder(&format!("parity/checkpoints/{name}"))
+}
+
+pub fn model(name: &str, trainable: bool) -> Box<dyn VisionLanguageModel> {
+    let options = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable };
+    load_model(&checkpoint(name), options).unwrap()
+}
+
+pub fn processor(name: &str) -> Processor {
+    let options = ProcessorOptions {
+        resize_backend: ResizeBackend::Torchvision,
+        min_pixels: None,
+        max_pixels: None,
+        max_prompt_length: None,
+    };
+    Processor::from_dir(&checkpoint(name), &options).unwrap()
+}
+
+/// Largest difference of two tensors.
+pub fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    f64::try_from((a - b).abs().max()).unwrap()
+}
+
+pub fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+/// Compares every parameter's gradient with the golden one: relative norm of the difference, with a
+/// floor for gradients that are noise. Returns the worst.
+pub fn compare_gradients(model: &dyn VisionLanguageModel, golden: &str, tolerance: f64) -> f64 {
+    let expected = torch::read_tensors(&folder(golden)).unwrap();
+    let mut worst: f64 = 0.0;
+    for parameter in &model.parameters().list {
+        let gradient = parameter.value.grad();
+        let Some(expected) = expected.get(&parameter.name) else {
+            assert!(!gradient.defined(), "{} has a gradient, the reference has none", parameter.name);
+            continue;
+        };
+        assert!(gradient.defined(), "{} has no gradient", parameter.name);
+        let norm = |t: &Tensor| f64::try_from(t.norm()).unwrap();
+        let relative = norm(&(gradient.view(expected.size().as_slice()) - expected)) / norm(expected).max(1e-4);
+        assert!(relative < tolerance, "{}: relative difference {relative}", parameter.name);
+        worst = worst.max(relative);
+    }
+    worst
+}

@@ -1,0 +1,256 @@
+//! The demo's dataset in VLM-R1's form: PNG pictures, `cold_start.jsonl`, `train.jsonl` and
+//! `test.jsonl`. No scene stands in two of the files.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rand::{Rng, RngExt};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde_json::{Value, json};
+
+use super::scenes::{Clue, Expression, Scene, Shape};
+
+/// VLM-R1's question about a region, before and after what it describes.
+pub const QUESTION: [&str; 2] =
+    ["Please provide the bounding box coordinate of the region this sentence describes: ", "."];
+
+/// Of how many cold-start answers to questions by look, place and size keep the demanded form.
+///
+/// Uneven, as a base model's habit depends on the question: so a greedy answer keeps the form for
+/// some questions and not for others.
+const FORM_SHARES: [f64; 3] = [0.15, 0.5, 0.5];
+
+/// How much to draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatasetSizes {
+    /// Scenes of the cold start.
+    pub cold_start_scenes: usize,
+    /// Questions about each scene of the cold start.
+    pub cold_start_questions: usize,
+    /// Scenes of reinforcement learning, one question each.
+    pub train_scenes: usize,
+    /// Held-out scenes, one question each.
+    pub test_scenes: usize,
+}
+
+/// Where the parts lie.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// The pictures.
+    pub images: PathBuf,
+    /// Rows of the cold start; column `completion` is what SFT teaches.
+    pub cold_start: PathBuf,
+    /// Rows of reinforcement learning.
+    pub train: PathBuf,
+    /// Held-out rows.
+    pub test: PathBuf,
+}
+
+impl Dataset {
+    /// The parts of a dataset in `folder`, written or not.
+    pub fn at(folder: &Path) -> Self {
+        Self {
+            images: folder.join("images"),
+            cold_start: folder.join("cold_start.jsonl"),
+            train: folder.join("train.jsonl"),
+            test: folder.join("test.jsonl"),
+        }
+    }
+
+    /// Draws and writes a dataset; the same seed and sizes give the same bytes.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(folder: &Path, sizes: &DatasetSizes, seed: u64) -> Result<Self> {
+        let dataset = Self::at(folder);
+        fs::create_dir_all(&dataset.images).with_context(|| dataset.images.display().to_string())?;
+        let mut writer = Writer { dataset: &dataset, seen: HashSet::new(), rng: ChaCha8Rng::seed_from_u64(seed) };
+        // Held-out scenes first: they stay the same when the training parts change in size.
+        writer.part(&dataset.test, "test", sizes.test_scenes, 1, false)?;
+        writer.part(&dataset.train, "train", sizes.train_scenes, 1, false)?;
+        let questions = sizes.cold_start_questions;
+        writer.part(&dataset.cold_start, "cold_start", sizes.cold_start_scenes, questions, true)?;
+        Ok(dataset)
+    }
+}
+
+struct Writer<'a> {
+    dataset: &'a Dataset,
+    seen: HashSet<Scene>,
+    rng: ChaCha8Rng,
+}
+
+impl Writer<'_> {
+    fn part(
+        &mut self,
+        file: &Path,
+        name: &str,
+        num_scenes: usize,
+        num_questions: usize,
+        with_completions: bool,
+    ) -> Result<()> {
+        ensure!(num_scenes > 0 && num_questions > 0, "`{name}`: no scenes or no questions to draw");
+        let context = || file.display().to_string();
+        let mut out = BufWriter::new(File::create(file).with_context(context)?);
+        let folder = self.dataset.images.join(name);
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        for index in 0..num_scenes {
+            let scene = self.new_scene();
+            let image = format!("{name}/{index:05}.png");
+            let path = self.dataset.images.join(&image);
+            scene.render().save(&path).with_context(|| path.display().to_string())?;
+            for (number, expression) in questions(&scene, num_questions, &mut self.rng).iter().enumerate() {
+                let id = format!("{name}-{index:05}-{number}");
+                let shape = &scene.shapes[expression.shape];
+                let completion = with_completions.then(|| completion(shape, expression.clue, &mut self.rng));
+                writeln!(out, "{}", row(&id, &image, expression, shape, completion)).with_context(context)?;
+            }
+        }
+        out.flush().with_context(context)
+    }
+
+    fn new_scene(&mut self) -> Scene {
+        loop {
+            let scene = Scene::draw(&mut self.rng);
+            if self.seen.insert(scene.clone()) {
+                return scene;
+            }
+        }
+    }
+}
+
+/// Up to `num` different questions, each of a clue drawn first: looks alone would be most of them.
+fn questions(scene: &Scene, num: usize, rng: &mut impl Rng) -> Vec<Expression> {
+    let mut all = scene.expressions();
+    let mut chosen = Vec::new();
+    while chosen.len() < num && !all.is_empty() {
+        let clue = Clue::ALL[rng.random_range(0..Clue::ALL.len())];
+        let fitting: Vec<usize> = (0..all.len()).filter(|&i| all[i].clue == clue).collect();
+        if !fitting.is_empty() {
+            chosen.push(all.swap_remove(fitting[rng.random_range(0..fitting.len())]));
+        }
+    }
+    chosen
+}
+
+/// What the cold start teaches: now and then the demanded form, else the bare box.
+fn completion(shape: &Shape, clue: Clue, rng: &mut impl Rng) -> String {
+    let share = FORM_SHARES[clue as usize];
+    let bbox = bbox_text(shape);
+    if rng.random_bool(share) {
+        format!("<think>{}</think><answer>{{\"bbox\": {bbox}}}</answer>", shape.name())
+    } else {
+        bbox
+    }
+}
+
+fn bbox_text(shape: &Shape) -> String {
+    let [x1, y1, x2, y2] = shape.bbox;
+    format!("[{x1}, {y1}, {x2}, {y2}]")
+}
+
+fn row(id: &str, image: &str, expression: &Expression, shape: &Shape, completion: Option<String>) -> Value {
+    let [before, after] = QUESTION;
+    let mut row = json!({
+        "id": id,
+        "image": image,
+        "conversations": [
+            {"from": "human", "value": format!("<image>{before}{}{after}", expression.text)},
+            {"from": "gpt", "value": bbox_text(shape)},
+        ],
+        "clue": expression.clue.word(),
+        "object": shape.name(),
+    });
+    if let Some(completion) = completion {
+        row["completion"] = completion.into();
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const SIZES: DatasetSizes =
+        DatasetSizes { cold_start_scenes: 150, cold_start_questions: 3, train_scenes: 60, test_scenes: 60 };
+
+    fn write(seed: u64) -> (tempfile::TempDir, Dataset) {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = Dataset::write(folder.path(), &SIZES, seed).unwrap();
+        (folder, dataset)
+    }
+
+    fn rows(file: &Path) -> Vec<Value> {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn picture(dataset: &Dataset, row: &Value) -> Vec<u8> {
+        image::open(dataset.images.join(row["image"].as_str().unwrap())).unwrap().into_rgb8().into_raw()
+    }
+
+    #[test]
+    fn held_out_pictures_are_in_no_other_part() {
+        let (_folder, dataset) = write(1);
+        let mut part_of: HashMap<Vec<u8>, &str> = HashMap::new();
+        let mut images = HashSet::new();
+        for (name, file) in
+            [("test", &dataset.test), ("train", &dataset.train), ("cold_start", &dataset.cold_start)]
+        {
+            for row in rows(file) {
+                images.insert(row["image"].to_string());
+                let first = *part_of.entry(picture(&dataset, &row)).or_insert(name);
+                assert_eq!(first, name, "{row}");
+            }
+        }
+        assert_eq!(images.len(), 270);
+        assert_eq!(part_of.len(), 270, "two scenes look the same");
+    }
+
+    #[test]
+    fn a_seed_fixes_every_byte() {
+        let ((_a, a), (_b, b), (_c, c)) = (write(5), write(5), write(6));
+        for part in [|d: &Dataset| d.test.clone(), |d: &Dataset| d.cold_start.clone()] {
+            assert_eq!(fs::read(part(&a)).unwrap(), fs::read(part(&b)).unwrap());
+            assert_ne!(fs::read(part(&a)).unwrap(), fs::read(part(&c)).unwrap());
+        }
+        for row in rows(&a.test) {
+            assert_eq!(picture(&a, &row), picture(&b, &row));
+        }
+    }
+
+    #[test]
+    fn rows_are_what_the_loader_takes() {
+        let (_folder, dataset) = write(2);
+        let [images, test] = [&dataset.images, &dataset.test].map(|p| p.to_str().unwrap().to_owned());
+        let files = data::rows::DataFiles::from_lists(&test, &images, None).unwrap();
+        let checks = data::row::RowChecks { expect_box: true, ..Default::default() };
+        let report = data::rows::load_rows(&files, &checks, data::rows::OnBadRow::Stop).unwrap();
+        assert_eq!(report.rows.len(), 60);
+        let first = &report.rows[0];
+        assert!(first.problem.starts_with(QUESTION[0]), "{}", first.problem);
+        let columns = &first.columns["conversations"][1]["value"];
+        assert_eq!(first.solution, format!("<answer> {} </answer>", columns.as_str().unwrap()));
+    }
+
+    #[test]
+    fn some_cold_start_answers_keep_the_demanded_form() {
+        let (_folder, dataset) = write(3);
+        let rows = rows(&dataset.cold_start);
+        let kept = rows.iter().filter(|row| row["completion"].as_str().unwrap().starts_with("<think>"));
+        let share = kept.count() as f64 / rows.len() as f64;
+        assert!((0.2..0.6).contains(&share), "{share}");
+        for row in &rows {
+            let (completion, truth) = (row["completion"].as_str().unwrap(), row["conversations"][1]["value"].as_str().unwrap());
+            let object = row["object"].as_str().unwrap();
+            let demanded = format!("<think>{object}</think><answer>{{\"bbox\": {truth}}}</answer>");
+            assert!(completion == truth || completion == demanded, "{completion}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Settings of an image processor, key for key as `preprocessor_config.json` has them.
+//!
+//! Keys that are absent or null take the defaults of `Qwen2VLImageProcessor` (transformers 5.17).
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Filter, ImageError, ResizeBackend};
+
+/// Classes whose `smart_resize` and patch layout [`super::preprocess`] follows.
+const KNOWN_TYPES: [&str; 4] = [
+    "Qwen2VLImageProcessor",
+    "Qwen2VLImageProcessorFast",
+    "Qwen2VLImageProcessorPil",
+    "Qwen2_5_VLImageProcessor",
+];
+
+/// What an image processor does; see `Qwen2VLImageProcessor` of transformers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ImageProcessorConfig {
+    /// The class that wrote the settings.
+    pub image_processor_type: Option<String>,
+    /// Side of a patch, px.
+    pub patch_size: u32,
+    /// Frames of a patch: a still image is repeated that often.
+    pub temporal_patch_size: u32,
+    /// Patches merged per axis by the model.
+    pub merge_size: u32,
+    /// Least pixels after resizing; wins over `size`.
+    pub min_pixels: Option<u64>,
+    /// Most pixels after resizing; wins over `size`.
+    pub max_pixels: Option<u64>,
+    /// Bounds as transformers 5 writes them.
+    pub size: PixelBounds,
+    /// Mean per channel.
+    pub image_mean: [f64; 3],
+    /// Standard deviation per channel.
+    pub image_std: [f64; 3],
+    /// Factor that takes samples to `[0, 1]`.
+    pub rescale_factor: f64,
+    /// Whether to resize.
+    pub do_resize: bool,
+    /// Whether to multiply by `rescale_factor`.
+    pub do_rescale: bool,
+    /// Whether to subtract the mean and divide by the standard deviation.
+    pub do_normalize: bool,
+    /// Whether to convert to RGB; only `true` can be obeyed.
+    pub do_convert_rgb: bool,
+    /// Filter, by Pillow's number: 1 Lanczos, 2 bilinear, 3 bicubic.
+    pub resample: u32,
+}
+
+/// `size` of an image processor: numbers of pixels, whatever the names say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PixelBounds {
+    /// Least pixels after resizing.
+    #[serde(alias = "min_pixels")]
+    pub shortest_edge: u64,
+    /// Most pixels after resizing.
+    #[serde(alias = "max_pixels")]
+    pub longest_edge: u64,
+}
+
+impl Default for ImageProcessorConfig {
+    fn default() -> Self {
+        Self {
+            image_processor_type: None,
+            patch_size: 14,
+            temporal_patch_size: 2,
+            merge_size: 2,
+            min_pixels: None,
+            max_pixels: None,
+            size: PixelBounds {
+                shortest_edge: 56 * 56,
+                longest_edge: 28 * 28 * 1280,
+            },
+            // CLIP's.
+            image_mean: [0.48145466, 0.4578275, 0.40821073],
+            image_std: [0.26862954, 0.26130258, 0.27577711],
+            rescale_factor: 1.0 / 255.0,
+            do_resize: true,
+            do_rescale: true,
+            do_normalize: true,
+            do_convert_rgb: true,
+            resample: 3,
+        }
+    }
+}
+
+impl ImageProcessorConfig {
+    /// Reads a model folder: `image_processor` of `processor_config.json`, else
+    /// `preprocessor_config.json`, the order of transformers.
+    ///
+    /// # Errors
+    /// Neither file has settings, or they are no JSON of the expected shape.
+    pub fn from_dir(dir: &Path) -> Result<Self, ImageError> {
+        let nested_in = dir.join("processor_config.json");
+        if let Some(Value::Object(mut settings)) = read_json(&nested_in)?
+            && let Some(nested) = settings.remove("image_processor")
+        {
+            return Self::from_json(nested, &nested_in);
+        }
+        let flat_in = dir.join("preprocessor_config.json");
+        match read_json(&flat_in)? {
+            Some(settings) => Self::from_json(settings, &flat_in),
+            None => Err(ImageError::NoConfig {
+                dir: dir.to_owned(),
+            }),
+        }
+    }
+
+    fn from_json(mut settings: Value, path: &Path) -> Result<Self, ImageError> {
+        if let Value::Object(keys) = &mut settings {
+            keys.retain(|_, value| !value.is_null());
+        }
+        serde_json::from_value(settings).map_err(|source| ImageError::BrokenConfig {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Bounds on the number of pixels after resizing.
+    pub fn pixel_bounds(&self) -> PixelBounds {
+        PixelBounds {
+            shortest_edge: self.min_pixels.unwrap_or(self.size.shortest_edge),
+            longest_edge: self.max_pixels.unwrap_or(self.size.longest_edge),
+        }
+    }
+
+    /// Side of what becomes one token: both sides of a prepared image are multiples of it, px.
+    pub fn factor(&self) -> u32 {
+        self.patch_size * self.merge_size
+    }
+
+    /// Refuses what cannot be obeyed, and gives the filter that `resample` numbers.
+    pub(super) fn check(&self, backend: ResizeBackend) -> Result<Filter, ImageError> {
+        let bad = |key, got: String, expected| ImageError::BadSetting { key, got, expected };
+        if let Some(name) = &self.image_processor_type
+            && !KNOWN_TYPES.contains(&name.as_str())
+        {
+            let expected = "an image processor of Qwen2-VL or Qwen2.5-VL";
+            return Err(bad("image_processor_type", format!("`{name}`"), expected));
+        }
+        for (key, value) in [
+            ("patch_size", self.patch_size),
+            ("temporal_patch_size", self.temporal_patch_size),
+            ("merge_size", self.merge_size),
+        ] {
+            if !(1..=1024).contains(&value) {
+                return Err(bad(key, value.to_string(), "a number from 1 to 1024"));
+            }
+        }
+        let bounds = self.pixel_bounds();
+        if bounds.shortest_edge == 0 {
+            return Err(bad("min_pixels", "0".to_owned(), "at least 1"));
+        }
+        if bounds.longest_edge < bounds.shortest_edge {
+            let got = bounds.longest_edge.to_string();
+            return Err(bad("max_pixels", got, "at least `min_pixels`"));
+        }
+        if self
+            .image_std
+            .iter()
+            .any(|&std| std == 0.0 || !std.is_finite())
+        {
+            return Err(bad(
+                "image_std",
+                format!("{:?}", self.image_std),
+                "no zeros",
+            ));
+        }
+        if self.rescale_factor == 0.0 || !self.rescale_factor.is_finite() {
+            return Err(bad(
+                "rescale_factor",
+                self.rescale_factor.to_string(),
+                "not 0",
+            ));
+        }
+        if !self.do_convert_rgb {
+            return Err(bad("do_convert_rgb", "false".to_owned(), "true"));
+        }
+        match (self.resample, backend) {
+            (1, ResizeBackend::Pillow) => Ok(Filter::Lanczos),
+            (2, _) => Ok(Filter::Bilinear),
+            (3, _) => Ok(Filter::Bicubic),
+            (other, ResizeBackend::Pillow) => {
+                let expected = "1 (Lanczos), 2 (bilinear) or 3 (bicubic)";
+                Err(bad("resample", other.to_string(), expected))
+            }
+            (other, ResizeBackend::Torchvision) => {
+                let expected = "2 (bilinear) or 3 (bicubic) with `torchvision`";
+                Err(bad("resample", other.to_string(), expected))
+            }
+        }
+    }
+}
+
+/// The JSON of a file, or nothing if there is no such file.
+fn read_json(path: &Path) -> Result<Option<Value>, ImageError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(ImageError::UnreadableConfig {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let parsed = serde_json::from_str(&text);
+    parsed.map(Some).map_err(|source| ImageError::BrokenConfig {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,295 @@
+//! `pixel_values` and grids equal transformers'; settings are read as its folders have them.
+
+use std::collections::HashMap;
+
+use data::image::{
+    ImageCause, ImageError, ImageProcessor, ImageProcessorConfig, ResizeBackend, patchify,
+    smart_resize,
+};
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::image::{assert_all_equal, cases, input, manifest, noise, sha256};
+
+#[derive(Deserialize)]
+struct Prepared {
+    file: String,
+    config: String,
+    backend: String,
+    enlarge_tiny: bool,
+    grid_thw: [usize; 3],
+    shape: [usize; 2],
+    sha256: String,
+}
+
+fn backend(name: &str) -> ResizeBackend {
+    match name {
+        "torchvision" => ResizeBackend::Torchvision,
+        "pillow" => ResizeBackend::Pillow,
+        other => panic!("unknown backend `{other}`"),
+    }
+}
+
+#[test]
+fn pixel_values_equal_transformers() {
+    let configs: HashMap<String, ImageProcessorConfig> =
+        serde_json::from_value(manifest()["configs"].take()).unwrap();
+    let cases: Vec<Prepared> = cases("prepared");
+    let mut differing = Vec::new();
+    for case in &cases {
+        let config = configs[&case.config].clone();
+        let processor = ImageProcessor::new(config, backend(&case.backend))
+            .unwrap()
+            .with_enlarge_tiny(case.enlarge_tiny);
+        let image = processor.load(&input(&case.file)).unwrap();
+        let name = format!("{} {} {}", case.file, case.config, case.backend);
+        assert_eq!(image.grid_thw, case.grid_thw, "{name}");
+        assert_eq!(
+            image.pixel_values.len(),
+            case.shape[0] * case.shape[1],
+            "{name}"
+        );
+        let bytes: Vec<u8> = image
+            .pixel_values
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        if sha256(&bytes) != case.sha256 {
+            differing.push(name);
+        }
+    }
+    assert_all_equal("pixel_values", cases.len(), &differing);
+}
+
+#[test]
+fn a_processor_serves_many_threads() {
+    fn assert_shared<T: Send + Sync>() {}
+    assert_shared::<ImageProcessor>();
+}
+
+#[test]
+fn sizes_are_those_of_the_file_and_of_the_model() {
+    let processor =
+        ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Torchvision).unwrap();
+    let image = processor.load(&input("rgb_20x50.png")).unwrap();
+    assert_eq!(image.original_size, [20, 50]);
+    // 28 x 70 after enlarging: 1960 pixels are under the 3136 asked for.
+    assert_eq!(image.input_size, [56, 112]);
+    assert_eq!(image.grid_thw, [1, 8, 4]);
+}
+
+#[test]
+fn a_strip_is_refused_before_it_is_enlarged() {
+    let processor =
+        ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Pillow).unwrap();
+    let cause = processor.prepare(&noise(201, 1)).unwrap_err();
+    assert!(matches!(
+        cause,
+        ImageCause::ExtremeAspectRatio {
+            width: 201,
+            height: 1
+        }
+    ));
+    assert!(processor.prepare(&noise(200, 1)).is_ok());
+}
+
+#[test]
+fn without_resizing_patches_must_fill_the_sides() {
+    let config = ImageProcessorConfig {
+        do_resize: false,
+        ..ImageProcessorConfig::default()
+    };
+    let processor = ImageProcessor::new(config, ResizeBackend::Torchvision).unwrap();
+    assert_eq!(
+        processor.prepare(&noise(56, 28)).unwrap().grid_thw,
+        [1, 2, 4]
+    );
+    let cause = processor.prepare(&noise(56, 30)).unwrap_err();
+    assert!(matches!(cause, ImageCause::NotDivisible { factor: 28, .. }));
+}
+
+/// Reads a model folder that holds the given files.
+fn processor_of(files: &[(&str, &serde_json::Value)]) -> Result<ImageProcessor, ImageError> {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    for (file, content) in files {
+        std::fs::write(dir.path().join(file), content.to_string()).expect("temporary file");
+    }
+    ImageProcessor::from_dir(dir.path(), ResizeBackend::Torchvision)
+}
+
+#[test]
+fn settings_are_read_from_either_file() {
+    let flat = json!({
+        "min_pixels": 3136, "max_pixels": 12_845_056, "patch_size": 14, "temporal_patch_size": 2,
+        "merge_size": 2, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6],
+        "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"
+    });
+    let nested = json!({
+        "processor_class": "Qwen2_5_VLProcessor",
+        "image_processor": {
+            "image_processor_type": "Qwen2VLImageProcessor", "patch_size": 8, "do_pad": null,
+            "resample": 3, "size": {"shortest_edge": 100, "longest_edge": 20000}
+        }
+    });
+    let processor = processor_of(&[("preprocessor_config.json", &flat)]).unwrap();
+    assert_eq!(processor.config().pixel_bounds().longest_edge, 12_845_056);
+    assert_eq!(processor.config().image_std, [0.4, 0.5, 0.6]);
+
+    let with_flat = |other: &serde_json::Value| {
+        processor_of(&[
+            ("preprocessor_config.json", &flat),
+            ("processor_config.json", other),
+        ])
+    };
+    let processor = with_flat(&nested).unwrap();
+    assert_eq!(processor.config().patch_size, 8);
+    assert_eq!(processor.config().pixel_bounds().shortest_edge, 100);
+
+    // A `processor_config.json` of older versions speaks of other things.
+    let processor = with_flat(&json!({"processor_class": "Qwen2_5_VLProcessor"})).unwrap();
+    assert_eq!(processor.config().image_mean, [0.1, 0.2, 0.3]);
+}
+
+#[test]
+fn bounds_can_be_overridden() {
+    let new = || ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Torchvision);
+    let processor = new().unwrap().with_pixel_bounds(None, Some(3136)).unwrap();
+    let image = processor.prepare(&noise(640, 480)).unwrap();
+    assert!(image.input_size[0] * image.input_size[1] <= 3136);
+    let error = new()
+        .unwrap()
+        .with_pixel_bounds(Some(10), Some(9))
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "image processor: `max_pixels`: got 9, expected at least `min_pixels`"
+    );
+}
+
+#[test]
+fn settings_that_cannot_be_obeyed_are_refused() {
+    for (name, settings, named) in [
+        (
+            "type",
+            json!({"image_processor_type": "CLIPImageProcessor"}),
+            "image_processor_type",
+        ),
+        ("filter", json!({"resample": 1}), "resample"),
+        ("patch", json!({"patch_size": 0}), "patch_size"),
+        ("std", json!({"image_std": [0.5, 0.0, 0.5]}), "image_std"),
+        ("rgb", json!({"do_convert_rgb": false}), "do_convert_rgb"),
+        (
+            "size",
+            json!({"size": {"height": 224, "width": 224}}),
+            "height",
+        ),
+        ("mean", json!({"image_mean": [0.5, 0.5]}), "length"),
+    ] {
+        let error = processor_of(&[("preprocessor_config.json", &settings)]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(named), "{name}: {text}");
+    }
+    let error = processor_of(&[]).unwrap_err();
+    assert!(matches!(error, ImageError::NoConfig { .. }));
+}
+
+#[test]
+fn smart_resize_has_hand_computed_results() {
+    let resize = |h, w| smart_resize(h, w, 28, 3136, 1_003_520).unwrap();
+    // 42 / 28 = 1.5 and 70 / 28 = 2.5 both round to the even 2.
+    assert_eq!(resize(42, 70), (56, 56));
+    assert_eq!(resize(480, 640), (476, 644));
+    // sqrt(3136 / 784) = 2.
+    assert_eq!(resize(28, 28), (56, 56));
+    // sqrt(4e6 / 1003520) = 1.9965: 2000 / 1.9965 / 28 = 35.78.
+    assert_eq!(resize(2000, 2000), (980, 980));
+}
+
+proptest! {
+    #[test]
+    fn smart_resize_keeps_its_bounds(
+        height in 1u32..5000,
+        width in 1u32..5000,
+        factor in prop_oneof![Just(16u32), Just(28), Just(32)],
+        min_tokens in 1u64..20,
+        more_tokens in 4u64..2000,
+    ) {
+        let token = u64::from(factor * factor);
+        let (min, max) = (min_tokens * token, (min_tokens + more_tokens) * token);
+        let too_long = f64::from(height.max(width)) / f64::from(height.min(width)) > 200.0;
+        match smart_resize(height, width, factor, min, max) {
+            Err(_) => prop_assert!(too_long),
+            Ok((new_height, new_width)) => {
+                prop_assert!(!too_long);
+                prop_assert!(new_height >= factor && new_height % factor == 0);
+                prop_assert!(new_width >= factor && new_width % factor == 0);
+                let pixels = u64::from(new_height) * u64::from(new_width);
+                prop_assert!(pixels >= min, "{new_height}x{new_width}");
+                // A side of one token cannot shrink further.
+                let thin = new_height == factor || new_width == factor;
+                prop_assert!(pixels <= max || thin, "{new_height}x{new_width}");
+            }
+        }
+    }
+
+    /// Every sample appears once per frame, at the place the layout names.
+    #[test]
+    fn patchify_is_a_permutation(
+        blocks in [1u32..4, 1u32..4],
+        patch in 1u32..6,
+        merge in 1u32..4,
+        temporal in 1usize..3,
+    ) {
+        let block = patch * merge;
+        let image = noise(blocks[0] * block, blocks[1] * block);
+        let table = [std::array::from_fn(|sample| sample as f32); 3];
+        let values = patchify(&image, &table, patch as usize, merge as usize, temporal);
+        let (width, height) = (image.width(), image.height());
+        prop_assert_eq!(values.len(), image.pixels().len() * temporal);
+        let mut restored = vec![None; image.pixels().len()];
+        let mut values = values.into_iter();
+        // [height / block, width / block, merge, merge, 3, temporal, patch, patch]
+        for index in Indices::new([
+            height / block, width / block, merge, merge, 3, temporal as u32, patch, patch,
+        ]) {
+            let [block_y, block_x, merge_y, merge_x, channel, frame, y, x] = index;
+            let row = block_y * block + merge_y * patch + y;
+            let column = block_x * block + merge_x * patch + x;
+            let sample = values.next().map(|value| value as u8);
+            let slot = &mut restored[(3 * (row * width + column) + channel) as usize];
+            let fits = if frame == 0 { slot.is_none() } else { *slot == sample };
+            prop_assert!(fits, "at {index:?}");
+            *slot = sample;
+        }
+        let restored: Option<Vec<u8>> = restored.into_iter().collect();
+        prop_assert_eq!(restored.as_deref(), Some(image.pixels()));
+    }
+}
+
+/// All indices of a shape, the last axis fastest.
+struct Indices {
+    shape: [u32; 8],
+    next: u32,
+}
+
+impl Indices {
+    fn new(shape: [u32; 8]) -> Self {
+        Self { shape, next: 0 }
+    }
+}
+
+impl Iterator for Indices {
+    type Item = [u32; 8];
+
+    fn next(&mut self) -> Option<[u32; 8]> {
+        let mut rest = self.next;
+        self.next += 1;
+        let mut index = [0; 8];
+        for (axis, &length) in self.shape.iter().enumerate().rev() {
+            index[axis] = rest % length;
+            rest /= length;
+        }
+        (rest == 0).then_some(index)
+    }
+}

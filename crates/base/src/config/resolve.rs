@@ -253,9 +253,9 @@ impl Tree {
             Meaning::Foreign(foreign) => return self.put_foreign(foreign, &given, origin()),
         };
         let value = match given {
-            Given::Flag(texts) => kind.from_flag(texts),
-            Given::Text(text) => kind.from_text(text),
-            Given::Yaml(value) => kind.from_yaml(value),
+            Given::Flag(texts) => kind.read_flag(texts),
+            Given::Text(text) => kind.read_text(text),
+            Given::Yaml(value) => kind.read_yaml(value),
         };
         let names: Vec<String> = path.iter().map(|name| canonical(name)).collect();
         let key = names.join(".");

@@ -38,24 +38,24 @@ impl Kind {
     }
 
     /// The value of a flag that was followed by `texts`.
-    pub(super) fn from_flag(&self, texts: &[String]) -> Result<Value, Misfit> {
+    pub(super) fn read_flag(&self, texts: &[String]) -> Result<Value, Misfit> {
         match (self, texts) {
-            (Kind::Optional(_), [one]) => self.from_text(one),
-            (Kind::Optional(inner), _) => inner.from_flag(texts),
+            (Kind::Optional(_), [one]) => self.read_text(one),
+            (Kind::Optional(inner), _) => inner.read_flag(texts),
             (Kind::List(item), _) => texts
                 .iter()
-                .map(|text| item.from_text(text))
+                .map(|text| item.read_text(text))
                 .collect::<Result<_, _>>()
                 .map(Value::Array),
             (Kind::Bool, []) => Ok(Value::Bool(true)),
-            (_, [one]) => self.from_text(one),
+            (_, [one]) => self.read_text(one),
             (_, []) => Err(self.misfit("nothing")),
             _ => Err(self.misfit(format!("{} values", texts.len()))),
         }
     }
 
     /// The value that one text means; lists are split at commas.
-    pub(super) fn from_text(&self, text: &str) -> Result<Value, Misfit> {
+    pub(super) fn read_text(&self, text: &str) -> Result<Value, Misfit> {
         let misfit = || self.misfit(format!("`{text}`"));
         match self {
             Kind::Bool => match text.to_ascii_lowercase().as_str() {
@@ -74,36 +74,36 @@ impl Kind {
             Kind::Text | Kind::ColonList => Ok(Value::from(text)),
             Kind::Choice(words) if words.contains(&text) => Ok(Value::from(text)),
             Kind::List(item) => {
-                let items = text.split(',').map(|part| item.from_text(part.trim()));
+                let items = text.split(',').map(|part| item.read_text(part.trim()));
                 items.collect::<Result<_, _>>().map(Value::Array)
             }
             // A text may well be the word `none`; in YAML it is unset by `null`.
             Kind::Optional(inner) if is_none(text) && **inner != Kind::Text => Ok(Value::Null),
-            Kind::Optional(inner) => inner.from_text(text),
+            Kind::Optional(inner) => inner.read_text(text),
             Kind::Choice(_) | Kind::Section(_) => Err(misfit()),
         }
     }
 
     /// The value that a YAML value means. Numbers and booleans may stand in quotes.
-    pub(super) fn from_yaml(&self, value: &Value) -> Result<Value, Misfit> {
+    pub(super) fn read_yaml(&self, value: &Value) -> Result<Value, Misfit> {
         let misfit = || self.misfit(described(value));
         match (self, value) {
             (Kind::Optional(_), Value::Null) => Ok(Value::Null),
-            (Kind::Optional(_), Value::String(text)) => self.from_text(text),
-            (Kind::Optional(inner), _) => inner.from_yaml(value),
+            (Kind::Optional(_), Value::String(text)) => self.read_text(text),
+            (Kind::Optional(inner), _) => inner.read_yaml(value),
             (Kind::List(item), Value::Array(values)) => values
                 .iter()
-                .map(|value| item.from_yaml(value))
+                .map(|value| item.read_yaml(value))
                 .collect::<Result<_, _>>()
                 .map(Value::Array),
-            (Kind::List(item), _) => Ok(Value::Array(vec![item.from_yaml(value)?])),
+            (Kind::List(item), _) => Ok(Value::Array(vec![item.read_yaml(value)?])),
             (Kind::ColonList, Value::Array(values)) => {
                 let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
                 texts
                     .map(|texts| Value::from(texts.join(":")))
                     .ok_or_else(misfit)
             }
-            (_, Value::String(text)) => self.from_text(text),
+            (_, Value::String(text)) => self.read_text(text),
             (Kind::Bool, Value::Bool(_)) => Ok(value.clone()),
             (Kind::UnsignedInt, Value::Number(number)) if number.is_u64() => Ok(value.clone()),
             (Kind::Int, Value::Number(number)) if number.is_i64() => Ok(value.clone()),

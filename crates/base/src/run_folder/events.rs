@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_record_is_laid_out_by_hand() {
         // CRC-32C of eight bytes `3 0 0 0 0 0 0 0` and of `abc` (0x364b3fb7, the published value).
-        let rotate = |crc: u32| ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8);
+        let rotate = |crc: u32| crc.rotate_right(15).wrapping_add(0xa282_ead8);
         let record = encode(b"abc");
         assert_eq!(record.len(), 8 + 4 + 3 + 4);
         assert_eq!(record[..8], [3, 0, 0, 0, 0, 0, 0, 0]);

@@ -243,10 +243,13 @@ pub enum RowCause {
     },
     /// An image folder that is not there.
     #[error("the image folder `{}` is not there", folder.display())]
-    NoImageFolder {
+    MissingImageFolder {
         /// The folder as the user wrote it.
         folder: PathBuf,
     },
+    /// An image where no image folder is given.
+    #[error("the row names an image but no image folder is given\nhint: `--image_folders`")]
+    NoImageFolder,
     /// An image that is not there.
     #[error("image `{image}` is not in `{}`", folder.display())]
     ImageMissing {

@@ -51,36 +51,40 @@ impl Default for RowChecks {
 /// The folder that holds a file's images.
 #[derive(Clone, Debug)]
 pub struct ImageFolder {
-    given: PathBuf,
+    given: Option<PathBuf>,
     /// Absolute, links resolved; `None` where the folder does not exist.
     real: Option<PathBuf>,
 }
 
 impl ImageFolder {
     /// A folder as the user wrote it. It need not exist as long as no row names an image.
-    pub fn new(folder: &Path) -> Self {
-        let real = fs::canonicalize(folder).ok().filter(|real| real.is_dir());
+    pub fn new(folder: Option<&Path>) -> Self {
+        let real = folder.and_then(|folder| fs::canonicalize(folder).ok());
         Self {
-            given: folder.to_owned(),
-            real,
+            given: folder.map(Path::to_owned),
+            real: real.filter(|real| real.is_dir()),
         }
     }
 
     /// Path of an existing file in this folder (links resolved, it must still lie in it).
     fn resolve(&self, image: &str) -> Result<PathBuf, RowCause> {
-        let Some(real) = &self.real else {
-            return Err(RowCause::NoImageFolder {
-                folder: self.given.clone(),
-            });
+        let (given, real) = match (&self.given, &self.real) {
+            (Some(given), Some(real)) => (given, real),
+            (Some(folder), None) => {
+                return Err(RowCause::MissingImageFolder {
+                    folder: folder.clone(),
+                });
+            }
+            (None, _) => return Err(RowCause::NoImageFolder),
         };
         let outside = || RowCause::ImageOutside {
             image: image.to_owned(),
-            folder: self.given.clone(),
+            folder: given.clone(),
         };
         if climbs_out(Path::new(image)) {
             return Err(outside());
         }
-        let path = self.given.join(image);
+        let path = given.join(image);
         let unreadable = |reason: String| RowCause::ImageUnreadable {
             image: image.to_owned(),
             reason,
@@ -92,7 +96,7 @@ impl ImageFolder {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(RowCause::ImageMissing {
                     image: image.to_owned(),
-                    folder: self.given.clone(),
+                    folder: given.clone(),
                 })
             }
             Err(error) => Err(unreadable(error.to_string())),
@@ -356,7 +360,7 @@ mod tests {
         parse_row(
             line.as_bytes(),
             source,
-            &ImageFolder::new(Path::new("/none")),
+            &ImageFolder::new(None),
             Some("math"),
             checks,
         )

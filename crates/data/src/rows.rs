@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+pub use base::config::OnBadRow;
 use base::{Sample, SourceLine};
 
 use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError, io_error};
@@ -21,8 +22,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct DataFile {
     /// The JSONL file.
     pub path: PathBuf,
-    /// The folder its images lie in.
-    pub image_folder: PathBuf,
+    /// The folder its images lie in; without one, rows with images are bad.
+    pub image_folder: Option<PathBuf>,
     /// Accuracy method of rows that name none.
     pub reward_method: Option<String>,
 }
@@ -35,22 +36,25 @@ pub struct DataFiles {
 }
 
 impl DataFiles {
-    /// Pairs the `:`-separated lists of `--data_file_paths`, `--image_folders` and, where given,
+    /// Pairs the `:`-separated lists of `--data_file_paths` and, where given, `--image_folders` and
     /// `--reward_method`.
     ///
     /// # Errors
     /// Lists of different lengths, empty entries.
     pub fn from_lists(
         data_file_paths: &str,
-        image_folders: &str,
+        image_folders: Option<&str>,
         reward_methods: Option<&str>,
     ) -> Result<Self, DataError> {
         const FILES: &str = "data_file_paths";
         let paths = entries(FILES, data_file_paths)?;
-        let paired = |second: &'static str, list: &str| {
+        let paired = |second: &'static str, list: Option<&str>| {
+            let Some(list) = list else {
+                return Ok(vec![None; paths.len()]);
+            };
             let list = entries(second, list)?;
             if list.len() == paths.len() {
-                return Ok(list);
+                return Ok(list.into_iter().map(Some).collect());
             }
             let (num_first, num_second) = (paths.len(), list.len());
             Err(DataError::ListLengths {
@@ -61,20 +65,14 @@ impl DataFiles {
             })
         };
         let folders = paired("image_folders", image_folders)?;
-        let methods = match reward_methods {
-            Some(list) => paired("reward_method", list)?
-                .into_iter()
-                .map(Some)
-                .collect(),
-            None => vec![None; paths.len()],
-        };
+        let methods = paired("reward_method", reward_methods)?;
         let files = paths
             .iter()
             .zip(folders)
             .zip(methods)
             .map(|((path, folder), reward_method)| DataFile {
                 path: path.into(),
-                image_folder: folder.into(),
+                image_folder: folder.map(PathBuf::from),
                 reward_method,
             })
             .collect();
@@ -94,17 +92,6 @@ fn entries(flag: &'static str, list: &str) -> Result<Vec<String>, DataError> {
         }),
         None => Ok(entries),
     }
-}
-
-/// What to do with a bad row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnBadRow {
-    /// The run stops before it starts, and lists them.
-    #[default]
-    Stop,
-    /// The row is left out, counted and listed.
-    Skip,
 }
 
 /// What was read.
@@ -172,7 +159,7 @@ fn load_file(
     rows: &mut Vec<Sample>,
     bad: &mut BadRowList,
 ) -> Result<(), DataError> {
-    let folder = ImageFolder::new(&file.image_folder);
+    let folder = ImageFolder::new(file.image_folder.as_deref());
     let (rows_before, bad_before) = (rows.len(), bad.count);
     let (num_listed, method) = (bad.listed.len(), file.reward_method.as_deref());
     for_each_line(&file.path, |line, number| {

@@ -38,7 +38,7 @@ fn samples(dir: &Path) -> Arc<[Sample]> {
     fs::write(&path, rows).expect("writes");
     let files = vec![DataFile {
         path,
-        image_folder: dir.to_owned(),
+        image_folder: Some(dir.to_owned()),
         reward_method: None,
     }];
     let report = load_rows(&DataFiles { files }, &RowChecks::default(), OnBadRow::Stop);

@@ -52,7 +52,7 @@ fn load(
     fs::write(&path, bytes).expect("writes");
     let files = vec![DataFile {
         path,
-        image_folder: dir.join("img"),
+        image_folder: Some(dir.join("img")),
         reward_method: None,
     }];
     load_rows(&DataFiles { files }, checks, policy)
@@ -70,9 +70,9 @@ fn message(dir: &Path, bad: &str) -> String {
 #[test]
 fn lists_pair_up() {
     let files =
-        DataFiles::from_lists("a.jsonl:b.jsonl", "x:y", Some("math:default")).expect("pairs");
+        DataFiles::from_lists("a.jsonl:b.jsonl", Some("x:y"), Some("math:default")).expect("pairs");
     assert_eq!(files.files.len(), 2);
-    assert_eq!(files.files[1].image_folder, Path::new("y"));
+    assert_eq!(files.files[1].image_folder.as_deref(), Some(Path::new("y")));
     assert_eq!(files.files[0].reward_method.as_deref(), Some("math"));
     for (paths, folders, methods, text) in [
         (
@@ -94,7 +94,7 @@ fn lists_pair_up() {
             "`data_file_paths`: entry 2 of the `:`-separated list is empty",
         ),
     ] {
-        let error = DataFiles::from_lists(paths, folders, methods)
+        let error = DataFiles::from_lists(paths, Some(folders), methods)
             .expect_err(text)
             .to_string();
         assert!(error.starts_with(text), "{error}");
@@ -343,7 +343,7 @@ fn files_without_rows_are_errors() {
         error.contains("no usable row: all 2 are bad") && error.contains("train.jsonl:1: missing"),
         "{error}"
     );
-    let files = DataFiles::from_lists("/nowhere.jsonl", "x", None).expect("pairs");
+    let files = DataFiles::from_lists("/nowhere.jsonl", None, None).expect("pairs");
     let error = load_rows(&files, &checks, OnBadRow::Skip)
         .expect_err("missing")
         .to_string();
@@ -354,26 +354,34 @@ fn files_without_rows_are_errors() {
 fn a_missing_image_folder_matters_only_to_images() {
     let dir = data_folder();
     let path = dir.path().join("train.jsonl");
-    let files = |folder| {
-        vec![DataFile {
+    let load = |folder: Option<&str>| {
+        let file = DataFile {
             path: path.clone(),
-            image_folder: folder,
+            image_folder: folder.map(Into::into),
             reward_method: None,
-        }]
+        };
+        load_rows(
+            &DataFiles { files: vec![file] },
+            &RowChecks::default(),
+            OnBadRow::Stop,
+        )
     };
-    let data = DataFiles {
-        files: files("/no/such/folder".into()),
-    };
-    fs::write(&path, row("", "q", "1")).expect("writes");
-    load_rows(&data, &RowChecks::default(), OnBadRow::Stop).expect("text only");
-    fs::write(&path, row(r#""a.png""#, "q", "1")).expect("writes");
-    let error = load_rows(&data, &RowChecks::default(), OnBadRow::Stop).expect_err("no folder");
-    assert!(
-        error
-            .to_string()
-            .contains(":1: the image folder `/no/such/folder` is not there"),
-        "{error}"
-    );
+    for (folder, text) in [
+        (
+            Some("/no/such/folder"),
+            ":1: the image folder `/no/such/folder` is not there",
+        ),
+        (
+            None,
+            ":1: the row names an image but no image folder is given\nhint: `--image_folders`",
+        ),
+    ] {
+        fs::write(&path, row("", "q", "1")).expect("writes");
+        load(folder).expect("text only");
+        fs::write(&path, row(r#""a.png""#, "q", "1")).expect("writes");
+        let error = load(folder).expect_err("no folder").to_string();
+        assert!(error.contains(text), "{error}");
+    }
 }
 
 #[test]
@@ -443,7 +451,7 @@ proptest! {
         // Random bytes, and good rows with random bytes in the middle.
         let source = || SourceLine { file: "f".into(), line: 1 };
         let checks = RowChecks { expect_box: true, ..RowChecks::default() };
-        let folder = ImageFolder::new(Path::new("/none"));
+        let folder = ImageFolder::new(Some(Path::new("/none")));
         let _ = parse_row(&bytes, source(), &folder, None, &checks);
         let cut = cut.min(template.len());
         let (head, tail) = template.as_bytes().split_at(cut);

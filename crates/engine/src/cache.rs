@@ -1,0 +1,394 @@
+//! Keys and values: each prompt's once, each answer's own, and decoding attention over both.
+//!
+//! Prompts lie in rows `[rows, kv_heads, width, head_dim]`, answers in slots of the same form, both
+//! packed to the front ([`crate::schedule::compact`] says what moves). One product per row serves all
+//! answers of a prompt. Softmax runs over prompt and answer apart and is joined by their sums, which
+//! is exact: `softmax([a, b]) = [w softmax(a), (1 - w) softmax(b)]`, `w = sigmoid(lse(a) - lse(b))`.
+
+use models::model::TextShape;
+use models::{Attend, Layout, PackedAttention};
+use tch::{Device, Kind, Tensor};
+
+use crate::schedule::{Lanes, Moves};
+
+/// Columns of the answers' blocks at first; they double as answers grow.
+const FIRST_COLUMNS: i64 = 32;
+/// Prompt blocks are a multiple of this many tokens wide.
+const PROMPT_STEP: usize = 16;
+
+/// Keys and values of all layers, `[rows, kv_heads, width, head_dim]` each.
+#[derive(Debug)]
+struct Blocks {
+    layers: Vec<[Tensor; 2]>,
+    rows: i64,
+    width: i64,
+}
+
+impl Blocks {
+    fn new(shape: &TextShape, kind: Kind, device: Device) -> Self {
+        let empty = || Tensor::zeros([0, shape.num_kv_heads, 0, shape.head_dim], (kind, device));
+        let layers = (0..shape.num_layers).map(|_| [empty(), empty()]).collect();
+        Blocks {
+            layers,
+            rows: 0,
+            width: 0,
+        }
+    }
+
+    /// Makes room, keeping what is there. New room holds zeros: what masks hide must be finite.
+    fn reserve(&mut self, rows: i64, width: i64) {
+        if rows <= self.rows && width <= self.width {
+            return;
+        }
+        let (rows, width) = (rows.max(self.rows), width.max(self.width));
+        for tensor in self.layers.iter_mut().flatten() {
+            let [_, kv_heads, _, head_dim] = dims4(tensor);
+            let grown = Tensor::zeros(
+                [rows, kv_heads, width, head_dim],
+                (tensor.kind(), tensor.device()),
+            );
+            grown
+                .narrow(0, 0, self.rows)
+                .narrow(2, 0, self.width)
+                .copy_(tensor);
+            *tensor = grown;
+        }
+        (self.rows, self.width) = (rows, width);
+    }
+
+    /// Keys and values of a layer, the first `rows` and `width`.
+    fn front(&self, layer: usize, rows: i64, width: i64) -> [Tensor; 2] {
+        [0, 1].map(|i| self.layers[layer][i].narrow(0, 0, rows).narrow(2, 0, width))
+    }
+
+    fn apply(&mut self, moves: &Moves, width: i64) {
+        if moves.from.is_empty() {
+            return;
+        }
+        let width = width.min(self.width);
+        for tensor in self.layers.iter().flatten() {
+            move_rows(&tensor.narrow(2, 0, width), moves);
+        }
+    }
+}
+
+/// Copies rows of `tensor` as `moves` says.
+pub fn move_rows(tensor: &Tensor, moves: &Moves) {
+    if moves.from.is_empty() {
+        return;
+    }
+    let index = |list: &[i64]| Tensor::from_slice(list).to_device(tensor.device());
+    let moved = tensor.index_select(0, &index(&moves.from));
+    let _ = tensor
+        .shallow_clone()
+        .index_copy_(0, &index(&moves.to), &moved);
+}
+
+/// Keys and values of everything in the batch.
+#[derive(Debug)]
+pub struct KvCache {
+    shape: TextShape,
+    kind: Kind,
+    device: Device,
+    prompts: Blocks,
+    answers: Blocks,
+    /// Most columns an answer can need.
+    max_columns: i64,
+    /// `[slots, kv_heads]`: first line of each block of the answers, as lines of `head_dim`.
+    first_lines: Tensor,
+    seating: Seating,
+}
+
+/// What depends on who is in the batch, not on the step.
+#[derive(Debug, Default)]
+struct Seating {
+    rows: i64,
+    lanes: i64,
+    slot_of_cell: Option<Tensor>,
+    cell_of_slot: Option<Tensor>,
+    prompt_width: i64,
+    /// `[rows, 1, 1, prompt_width]` in f32, `None` where all prompts are equally long.
+    prompt_mask: Option<Tensor>,
+}
+
+/// What depends on the step.
+#[derive(Debug)]
+struct Step {
+    slots: i64,
+    /// Columns seen, the new token's included.
+    columns: i64,
+    /// `[slots * kv_heads]`: lines that the new keys and values go to.
+    lines: Tensor,
+    /// `[slots, 1, 1, columns]` in f32, `None` where all answers are equally long.
+    mask: Option<Tensor>,
+}
+
+impl KvCache {
+    /// An empty cache for answers of up to `max_new_tokens`.
+    pub fn new(shape: TextShape, kind: Kind, device: Device, max_new_tokens: usize) -> Self {
+        KvCache {
+            shape,
+            kind,
+            device,
+            prompts: Blocks::new(&shape, kind, device),
+            answers: Blocks::new(&shape, kind, device),
+            max_columns: max_new_tokens as i64,
+            first_lines: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
+            seating: Seating::default(),
+        }
+    }
+
+    /// What stores the prompts of `layout` in the rows from `first_row` on while they are computed.
+    pub fn prefill<'a>(
+        &'a mut self,
+        attention: &'a PackedAttention,
+        layout: &Layout,
+        first_row: usize,
+    ) -> Prefill<'a> {
+        let rows = layout.segments.len();
+        let width = layout.segments.iter().map(|s| s.len).max().unwrap_or(0);
+        let room_width = width.next_multiple_of(PROMPT_STEP) as i64;
+        let mut tokens = vec![0i64; rows * width];
+        for (row, segment) in layout.segments.iter().enumerate() {
+            for column in 0..segment.len {
+                tokens[row * width + column] = (segment.start + column) as i64;
+            }
+        }
+        let (needed, first_row) = ((first_row + rows) as i64, first_row as i64);
+        // Rows come a few at a time: doubling keeps copies rare.
+        let room = if needed > self.prompts.rows {
+            needed.max(2 * self.prompts.rows)
+        } else {
+            needed
+        };
+        self.prompts.reserve(room, room_width);
+        let tokens = Tensor::from_slice(&tokens).to_device(self.device);
+        Prefill {
+            cache: self,
+            attention,
+            tokens,
+            first_row,
+            rows: rows as i64,
+            width: width as i64,
+        }
+    }
+
+    /// Makes room for `slots` answers of `columns` tokens.
+    pub fn reserve_answers(&mut self, slots: usize, columns: usize) {
+        let (slots, columns) = (slots as i64, columns as i64);
+        if slots <= self.answers.rows && columns <= self.answers.width {
+            return;
+        }
+        let width = if columns > self.answers.width {
+            columns
+                .max(2 * self.answers.width)
+                .max(FIRST_COLUMNS)
+                .min(self.max_columns.max(columns))
+        } else {
+            self.answers.width
+        };
+        self.answers.reserve(slots, width);
+        let blocks = self.answers.rows * self.shape.num_kv_heads;
+        let lines = Tensor::arange(blocks, (Kind::Int64, self.device)) * self.answers.width;
+        self.first_lines = lines.view([self.answers.rows, self.shape.num_kv_heads]);
+    }
+
+    /// Follows a compaction of slots whose answers are at most `columns` long.
+    pub fn move_slots(&mut self, moves: &Moves, columns: usize) {
+        self.answers.apply(moves, columns as i64);
+    }
+
+    /// Follows a compaction of rows.
+    pub fn move_rows(&mut self, moves: &Moves) {
+        self.prompts.apply(moves, i64::MAX);
+    }
+
+    /// Notes who is in the batch: prompt lengths by row and where their answers lie.
+    pub fn seat(&mut self, prompt_lens: &[usize], lanes: &Lanes) {
+        let device = self.device;
+        let index = |list: &Option<Vec<i64>>| {
+            list.as_ref()
+                .map(|l| Tensor::from_slice(l).to_device(device))
+        };
+        let width = prompt_lens.iter().copied().max().unwrap_or(0) as i64;
+        let ragged = prompt_lens.iter().any(|&len| (len as i64) < width);
+        let prompt_mask = ragged.then(|| {
+            let lens: Vec<i64> = prompt_lens.iter().map(|&len| len as i64).collect();
+            hide_from(&Tensor::from_slice(&lens).to_device(device), width)
+        });
+        self.seating = Seating {
+            rows: lanes.rows as i64,
+            lanes: lanes.width as i64,
+            slot_of_cell: index(&lanes.slot_of_cell),
+            cell_of_slot: index(&lanes.cell_of_slot),
+            prompt_width: width,
+            prompt_mask,
+        };
+    }
+
+    /// Attention of one new token per slot. `columns [slots]` are the tokens' places in their answers,
+    /// `longest` the largest of them; `ragged` says whether they differ.
+    pub fn decode(&mut self, columns: &Tensor, longest: usize, ragged: bool) -> Decode<'_> {
+        let slots = columns.size()[0];
+        self.reserve_answers(slots as usize, longest + 1);
+        let lines = (self.first_lines.narrow(0, 0, slots) + columns.unsqueeze(1)).view([-1]);
+        let seen = longest as i64 + 1;
+        let mask = ragged.then(|| hide_from(&(columns + 1), seen));
+        Decode {
+            cache: self,
+            step: Step {
+                slots,
+                columns: seen,
+                lines,
+                mask,
+            },
+        }
+    }
+}
+
+/// `lens [n] -> [n, 1, 1, width]`: minus infinity from `lens` on, else 0.
+fn hide_from(lens: &Tensor, width: i64) -> Tensor {
+    let device = lens.device();
+    let hidden = Tensor::arange(width, (Kind::Int64, device)).ge_tensor(&lens.view([-1, 1, 1, 1]));
+    Tensor::zeros(hidden.size().as_slice(), (Kind::Float, device))
+        .masked_fill(&hidden, f64::NEG_INFINITY)
+}
+
+/// Attention within packed prompts that stores their keys and values.
+pub struct Prefill<'a> {
+    cache: &'a mut KvCache,
+    attention: &'a PackedAttention,
+    /// `[rows * width]`: packed token of each cell, 0 where there is none.
+    tokens: Tensor,
+    first_row: i64,
+    rows: i64,
+    width: i64,
+}
+
+impl Attend for Prefill<'_> {
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        let shape = &self.cache.shape;
+        for (block, x) in self.cache.prompts.layers[layer].iter().zip([k, v]) {
+            // [rows, kv_heads, width, head_dim]
+            let cells = x
+                .index_select(0, &self.tokens)
+                .view([self.rows, self.width, shape.num_kv_heads, shape.head_dim])
+                .transpose(1, 2);
+            block
+                .narrow(0, self.first_row, self.rows)
+                .narrow(2, 0, self.width)
+                .copy_(&cells);
+        }
+        self.attention.forward(q, k, v)
+    }
+}
+
+/// Attention of one new token per slot over its prompt and its answer.
+pub struct Decode<'a> {
+    cache: &'a mut KvCache,
+    step: Step,
+}
+
+impl Attend for Decode<'_> {
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        self.store(layer, k, v);
+        let (seen, lse) = self.over_answers(layer, q);
+        let (seen_prompt, lse_prompt) = self.over_prompts(layer, q);
+        let weight = (lse_prompt - lse).sigmoid();
+        let joined = seen.lerp_tensor(&seen_prompt, &weight);
+        joined.to_kind(self.cache.kind)
+    }
+}
+
+impl Decode<'_> {
+    fn store(&mut self, layer: usize, k: &Tensor, v: &Tensor) {
+        let head_dim = self.cache.shape.head_dim;
+        for (block, x) in self.cache.answers.layers[layer].iter().zip([k, v]) {
+            let _ = block.view([-1, head_dim]).index_copy_(
+                0,
+                &self.step.lines,
+                &x.reshape([-1, head_dim]),
+            );
+        }
+    }
+
+    /// `q [slots, heads, head_dim]` over each slot's own answer: values of that shape in f32 and
+    /// log-sums `[slots, heads, 1]`.
+    fn over_answers(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
+        let TextShape {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            ..
+        } = self.cache.shape;
+        let slots = self.step.slots;
+        let [k, v] = self.cache.answers.front(layer, slots, self.step.columns);
+        let (seen, lse) = attention(
+            &q.view([slots, num_kv_heads, -1, head_dim]),
+            &k,
+            &v,
+            self.step.mask.as_ref(),
+        );
+        (
+            seen.view([slots, num_heads, head_dim]),
+            lse.view([slots, num_heads, 1]),
+        )
+    }
+
+    /// The same over the slots' prompts, each row's answers in one product.
+    fn over_prompts(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
+        let TextShape {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            ..
+        } = self.cache.shape;
+        let seating = &self.cache.seating;
+        let (rows, lanes, repeats) = (seating.rows, seating.lanes, num_heads / num_kv_heads);
+        let [k, v] = self.cache.prompts.front(layer, rows, seating.prompt_width);
+        let cells = pick(q, seating.slot_of_cell.as_ref());
+        // [rows, kv_heads, lanes * repeats, head_dim]
+        let queries = cells
+            .view([rows, lanes, num_kv_heads, repeats, head_dim])
+            .transpose(1, 2)
+            .reshape([rows, num_kv_heads, lanes * repeats, head_dim]);
+        let (seen, lse) = attention(&queries, &k, &v, seating.prompt_mask.as_ref());
+        let to_slots = |x: Tensor, width: i64| {
+            let cells = x
+                .view([rows, num_kv_heads, lanes, repeats, width])
+                .transpose(1, 2);
+            pick(
+                &cells.reshape([rows * lanes, num_heads, width]),
+                seating.cell_of_slot.as_ref(),
+            )
+        };
+        (to_slots(seen, head_dim), to_slots(lse, 1))
+    }
+}
+
+fn pick(x: &Tensor, index: Option<&Tensor>) -> Tensor {
+    index.map_or_else(|| x.shallow_clone(), |index| x.index_select(0, index))
+}
+
+/// `q [n, kv_heads, queries, head_dim]` over `k`, `v [n, kv_heads, keys, head_dim]`: values as `q` but
+/// in f32, and the log of the sum of exponentials `[n, kv_heads, queries, 1]`.
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> (Tensor, Tensor) {
+    let scale = 1.0 / (q.size()[3] as f64).sqrt();
+    let mut scores = q.matmul(&k.transpose(2, 3)).to_kind(Kind::Float);
+    scores *= scale;
+    if let Some(mask) = mask {
+        scores += mask;
+    }
+    let weights = scores.softmax(-1, Kind::Float);
+    // The largest weight is exp(max) / sum: gives the sum without exponentials of its own.
+    let lse = scores.amax([-1i64], true) - weights.amax([-1i64], true).log();
+    (
+        weights.to_kind(v.kind()).matmul(v).to_kind(Kind::Float),
+        lse,
+    )
+}
+
+fn dims4(x: &Tensor) -> [i64; 4] {
+    let size = x.size();
+    [size[0], size[1], size[2], size[3]]
+}

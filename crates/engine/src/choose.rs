@@ -1,0 +1,495 @@
+//! From logits to tokens, whole batch at once: penalty, masks, temperature, filters, keyed draws.
+//!
+//! Order and meanings are those of transformers' `generate` (5.17, `generation/logits_process.py`):
+//! repetition penalty, forbidden tokens, shortest answer, temperature, top-k, top-p, min-p. The
+//! log-probabilities reported are taken before all of them, as training takes them.
+
+use models::VisionLanguageModel;
+use tch::{Device, Kind, Tensor};
+
+use crate::filters::{min_p, penalised, top_k, top_p};
+use crate::params::SamplingParams;
+
+/// A draw or an argmax this close to another outcome may differ by rounding alone.
+pub const BOUNDARY: f64 = 1e-4;
+
+/// Probabilities become integers of this many units before they are summed: integer sums are exact in
+/// any order, so a prefix sum never falls and a token of probability 0 can never be drawn.
+const UNITS: f64 = (1u64 << 52) as f64;
+
+/// What was chosen for one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The token.
+    pub id: u32,
+    /// Log-softmax(logits / temperature) of it, before penalty, masks and filters.
+    pub logprob: f32,
+    /// Whether rounding alone could have changed the choice ([`BOUNDARY`]).
+    pub near_boundary: bool,
+}
+
+/// Rows to choose for.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    /// `[n, vocab_size]` in f32.
+    pub logits: &'a Tensor,
+    /// `[n]` uniform numbers in f64.
+    pub draws: &'a Tensor,
+    /// `[n, 1]`: rows that may not end yet; `None` where all may.
+    pub unfinished: Option<Tensor>,
+    /// `[n, vocab_size]`: tokens that prompt and answer hold; `None` without repetition penalty.
+    pub seen: Option<Tensor>,
+}
+
+/// Chooses tokens by one set of parameters.
+#[derive(Debug)]
+pub struct Chooser {
+    params: SamplingParams,
+    /// `[vocab_size]`.
+    forbidden: Tensor,
+    /// `[vocab_size]`.
+    ends: Tensor,
+}
+
+impl Chooser {
+    /// For the head of `model`; `params` are valid.
+    pub fn new(model: &dyn VisionLanguageModel, params: &SamplingParams) -> Self {
+        let device = model.compute().1;
+        let vocab_size = model.text_shape().vocab_size;
+        Chooser::with_vocabulary(vocab_size, model.image_token_id(), params, device)
+    }
+
+    fn with_vocabulary(
+        vocab_size: i64,
+        image_token: u32,
+        params: &SamplingParams,
+        device: Device,
+    ) -> Self {
+        let marked = |ids: &[u32]| {
+            let mut marks = vec![false; vocab_size as usize];
+            for &id in ids {
+                if let Some(mark) = marks.get_mut(id as usize) {
+                    *mark = true;
+                }
+            }
+            Tensor::from_slice(&marks).to_device(device)
+        };
+        let forbidden = marked(&[&params.forbidden_ids[..], &[image_token]].concat());
+        Chooser {
+            params: params.clone(),
+            forbidden,
+            ends: marked(&params.eos_ids),
+        }
+    }
+
+    /// One choice a row; the only transfer to the host.
+    ///
+    /// # Panics
+    /// Where shapes disagree.
+    pub fn choose(&self, rows: &Rows<'_>) -> Vec<Choice> {
+        let logprobs = self.tempered(rows.logits).log_softmax(-1, Kind::Float);
+        let mut scores = match &rows.seen {
+            Some(seen) => self.tempered(&penalised(
+                rows.logits,
+                seen,
+                self.params.repetition_penalty,
+            )),
+            // Greedy compares the logits themselves: log-softmax may round two of them to one.
+            None if self.params.greedy() => rows.logits.shallow_clone(),
+            None => logprobs.shallow_clone(),
+        };
+        scores = scores.masked_fill(&self.forbidden, f64::NEG_INFINITY);
+        if let Some(unfinished) = &rows.unfinished {
+            scores = scores.masked_fill(&unfinished.logical_and(&self.ends), f64::NEG_INFINITY);
+        }
+        let picked = if self.params.greedy() {
+            largest(&scores)
+        } else {
+            self.draw(scores, rows.draws)
+        };
+        // [id, logprob, low, high, near a filter's cut], each [n]
+        let logprob = logprobs.gather(1, &picked.ids, false);
+        let columns = [
+            &picked.ids,
+            &logprob,
+            &picked.low,
+            &picked.high,
+            &picked.near_cut,
+        ];
+        let columns: Vec<Tensor> = columns.iter().map(|x| x.to_kind(Kind::Double)).collect();
+        let table = Tensor::cat(&columns, 1).to_device(Device::Cpu);
+        let mut values = vec![0f64; table.numel()];
+        table.copy_data(&mut values, table.numel());
+        values.chunks_exact(5).map(|row| self.read(row)).collect()
+    }
+
+    fn read(&self, row: &[f64]) -> Choice {
+        let near = if self.params.greedy() {
+            row[3] - row[2] < BOUNDARY
+        } else {
+            row[2] < BOUNDARY || row[3] < BOUNDARY || row[4] > 0.0
+        };
+        Choice {
+            id: row[0] as u32,
+            logprob: row[1] as f32,
+            near_boundary: near,
+        }
+    }
+
+    fn tempered(&self, logits: &Tensor) -> Tensor {
+        if self.params.greedy() || self.params.temperature == 1.0 {
+            logits.shallow_clone()
+        } else {
+            logits / self.params.temperature
+        }
+    }
+
+    /// Draws from the filtered scores by the inverse of their distribution function in order of ids.
+    fn draw(&self, scores: Tensor, draws: &Tensor) -> Picked {
+        let vocab_size = scores.size()[1];
+        let mut near_cut = Tensor::zeros([scores.size()[0], 1], (Kind::Bool, scores.device()));
+        let mut scores = scores;
+        if let Some(k) = self
+            .params
+            .effective_top_k()
+            .filter(|&k| (k as i64) < vocab_size)
+        {
+            scores = top_k(&scores, k as i64, &mut near_cut);
+        }
+        if self.params.top_p < 1.0 {
+            scores = top_p(&scores, self.params.top_p, &mut near_cut);
+        }
+        if self.params.min_p > 0.0 {
+            scores = min_p(&scores, self.params.min_p, &mut near_cut);
+        }
+        let units =
+            (scores.softmax(-1, Kind::Float).to_kind(Kind::Double) * UNITS).to_kind(Kind::Int64);
+        let cumulative = units.cumsum(-1, Kind::Int64);
+        let total = cumulative.narrow(1, vocab_size - 1, 1);
+        let total_f64 = total.to_kind(Kind::Double);
+        // Below `total`, since a draw is below 1.
+        let target = (draws.unsqueeze(1) * &total_f64).to_kind(Kind::Int64);
+        // The first id whose sum lies above the target; clamped for rows of NaN, which the caller refuses.
+        let ids = target
+            .searchsorted(&cumulative, false, true, "right", None::<Tensor>)
+            .clamp_max(vocab_size - 1);
+        let end = cumulative.gather(1, &ids, false);
+        let start = &end - units.gather(1, &ids, false);
+        // Distances to both ends of the token's interval; none where no token lies beyond.
+        let low =
+            ((&target - &start).to_kind(Kind::Double) / &total_f64).masked_fill(&start.le(0), 1.0);
+        let high = ((&end - &target).to_kind(Kind::Double) / &total_f64)
+            .masked_fill(&end.ge_tensor(&total), 1.0);
+        Picked {
+            ids,
+            low,
+            high,
+            near_cut,
+        }
+    }
+}
+
+/// `[n, 1]` each. Drawn: `low`, `high` are distances to the ends of the token's interval; greedy: the
+/// second largest and the largest score.
+struct Picked {
+    ids: Tensor,
+    low: Tensor,
+    high: Tensor,
+    near_cut: Tensor,
+}
+
+fn largest(scores: &Tensor) -> Picked {
+    let ids = scores.argmax(1, true);
+    let high = scores.gather(1, &ids, false);
+    let low = scores
+        .scatter_value(1, &ids, f64::NEG_INFINITY)
+        .amax([1i64], true);
+    let near_cut = ids.zeros_like();
+    Picked {
+        ids,
+        low,
+        high,
+        near_cut,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::DrawKey;
+
+    use super::*;
+    use crate::naive;
+
+    const IMAGE_TOKEN: u32 = 4;
+    const LAST: f64 = 1.0 - 1.0 / (1u64 << 53) as f64;
+
+    fn chooser(params: &SamplingParams, vocab_size: i64) -> Chooser {
+        Chooser::with_vocabulary(vocab_size, IMAGE_TOKEN, params, Device::Cpu)
+    }
+
+    fn choose(params: &SamplingParams, logits: &[f32], draw: f64) -> Choice {
+        let rows = Rows {
+            logits: &Tensor::from_slice(logits).unsqueeze(0),
+            draws: &Tensor::from_slice(&[draw]),
+            unfinished: None,
+            seen: None,
+        };
+        chooser(params, logits.len() as i64).choose(&rows)[0]
+    }
+
+    /// Probabilities 0.4, 0.3, 0.2, 0.1 and a placeholder of none.
+    fn tenths() -> [f32; 5] {
+        [0.4f32.ln(), 0.3f32.ln(), 0.2f32.ln(), 0.1f32.ln(), -1000.0]
+    }
+
+    fn drawn(params: &SamplingParams, draw: f64) -> u32 {
+        choose(params, &tenths(), draw).id
+    }
+
+    #[test]
+    fn draws_invert_the_distribution_in_order_of_ids() {
+        let params = SamplingParams::default();
+        let ids = [0.0, 0.399, 0.401, 0.699, 0.701, 0.899, 0.901, LAST].map(|u| drawn(&params, u));
+        assert_eq!(ids, [0, 0, 1, 1, 2, 2, 3, 3]);
+        let logprob = choose(&params, &tenths(), 0.8).logprob;
+        assert!((logprob - 0.2f32.ln()).abs() < 1e-6, "{logprob}");
+    }
+
+    #[test]
+    fn temperature_divides_logits_and_shows_in_logprobs() {
+        // logits 2, 0 at temperature 2: probabilities e / (e + 1) = 0.7311 and 0.2689.
+        let params = SamplingParams {
+            temperature: 2.0,
+            ..Default::default()
+        };
+        let logits = [2.0, 0.0, -1e4, -1e4, -1e4];
+        assert_eq!(choose(&params, &logits, 0.731).id, 0);
+        let second = choose(&params, &logits, 0.7312);
+        assert_eq!(second.id, 1);
+        assert!((second.logprob - 0.268_941_4f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn top_k_keeps_the_largest_and_leaves_logprobs() {
+        // 0.4 and 0.3 remain: 4/7 = 0.5714.
+        let params = SamplingParams {
+            top_k: Some(2),
+            ..Default::default()
+        };
+        assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
+        assert!((choose(&params, &tenths(), 0.9).logprob - 0.3f32.ln()).abs() < 1e-6);
+        let off = SamplingParams {
+            top_k: Some(0),
+            ..Default::default()
+        };
+        assert_eq!(drawn(&off, LAST), 3);
+    }
+
+    #[test]
+    fn top_k_keeps_ties() {
+        let params = SamplingParams {
+            top_k: Some(1),
+            ..Default::default()
+        };
+        let logits = [1.0, 1.0, 0.0, 0.0, -1000.0];
+        assert_eq!([0.4, 0.6].map(|u| choose(&params, &logits, u).id), [0, 1]);
+    }
+
+    #[test]
+    fn top_p_keeps_the_smallest_set_that_reaches_it() {
+        // 0.4 + 0.3 reaches 0.6; 0.4 alone reaches 0.35.
+        let params = SamplingParams {
+            top_p: 0.6,
+            ..Default::default()
+        };
+        assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
+        let params = SamplingParams {
+            top_p: 0.35,
+            ..Default::default()
+        };
+        assert_eq!(drawn(&params, LAST), 0);
+    }
+
+    #[test]
+    fn min_p_is_relative_to_the_most_probable() {
+        // Cut at 0.6 * 0.4 = 0.24.
+        let params = SamplingParams {
+            min_p: 0.6,
+            ..Default::default()
+        };
+        assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
+        let params = SamplingParams {
+            min_p: 1.0,
+            ..Default::default()
+        };
+        assert_eq!(drawn(&params, LAST), 0);
+    }
+
+    #[test]
+    fn top_p_counts_what_top_k_left() {
+        // After top-k 3: 0.444, 0.333, 0.222; dropping at most 0.25 drops the third. Without top-k the
+        // third stays, for 0.1 + 0.2 is more than 0.25.
+        let both = SamplingParams {
+            top_k: Some(3),
+            top_p: 0.75,
+            ..Default::default()
+        };
+        let alone = SamplingParams {
+            top_p: 0.75,
+            ..Default::default()
+        };
+        assert_eq!([drawn(&both, LAST), drawn(&alone, LAST)], [1, 2]);
+    }
+
+    #[test]
+    fn repetition_penalty_divides_positive_and_multiplies_negative_logits() {
+        let params = |penalty| SamplingParams {
+            repetition_penalty: penalty,
+            temperature: 0.0,
+            ..Default::default()
+        };
+        let greedy = |penalty: f64, logits: [f32; 5]| {
+            let rows = Rows {
+                logits: &Tensor::from_slice(&logits).unsqueeze(0),
+                draws: &Tensor::from_slice(&[0.0]),
+                unfinished: None,
+                seen: Some(Tensor::from_slice(&[true, true, false, false, false]).unsqueeze(0)),
+            };
+            chooser(&params(penalty), 5).choose(&rows)[0]
+        };
+        // 2 / 1.9 = 1.05 stays above 1, 2 / 2.1 = 0.95 does not.
+        assert_eq!(greedy(1.9, [2.0, -1.0, 1.0, -9.0, -9.0]).id, 0);
+        let other = greedy(2.1, [2.0, -1.0, 1.0, -9.0, -9.0]);
+        assert_eq!(other.id, 2);
+        // -1 * 1.5 falls below -1.4, -1 * 1.3 does not.
+        assert_eq!(greedy(1.5, [-8.0, -1.0, -1.4, -9.0, -9.0]).id, 2);
+        assert_eq!(greedy(1.3, [-8.0, -1.0, -1.4, -9.0, -9.0]).id, 1);
+        // 1 - ln(e^2 + e^-1 + e + 2 e^-9): the penalty does not show.
+        assert!(
+            (other.logprob - -1.348_995).abs() < 1e-4,
+            "{}",
+            other.logprob
+        );
+    }
+
+    #[test]
+    fn a_loved_placeholder_is_never_sampled_and_nothing_of_probability_zero() {
+        let params = SamplingParams {
+            forbidden_ids: vec![0, 3],
+            ..Default::default()
+        };
+        let logits = [5.0, 1.0, 1.0, 5.0, 100.0];
+        assert_eq!(
+            [0.0, 0.49, 0.51, LAST].map(|u| choose(&params, &logits, u).id),
+            [1, 1, 2, 2]
+        );
+        let greedy = SamplingParams {
+            temperature: 0.0,
+            ..params
+        };
+        assert_eq!(choose(&greedy, &logits, 0.0).id, 1);
+    }
+
+    #[test]
+    fn no_end_before_the_shortest_answer() {
+        let params = SamplingParams {
+            eos_ids: vec![0],
+            ..Default::default()
+        };
+        let rows = Rows {
+            logits: &Tensor::from_slice(&[9.0f32, 1.0, 0.0, 0.0, 0.0]).expand([2, 5], false),
+            draws: &Tensor::from_slice(&[0.0, 0.0]),
+            unfinished: Some(Tensor::from_slice(&[true, false]).unsqueeze(1)),
+            seen: None,
+        };
+        let ids: Vec<u32> = chooser(&params, 5)
+            .choose(&rows)
+            .iter()
+            .map(|c| c.id)
+            .collect();
+        assert_eq!(ids, [1, 0]);
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_of_equals_and_says_so() {
+        let params = SamplingParams {
+            temperature: 0.0,
+            ..Default::default()
+        };
+        let tied = choose(&params, &[0.0, 3.0, 3.0, 1.0, 9.0], 0.0);
+        assert_eq!((tied.id, tied.near_boundary), (1, true));
+        let clear = choose(&params, &[0.0, 3.0, 2.9, 1.0, 9.0], 0.0);
+        assert_eq!((clear.id, clear.near_boundary), (1, false));
+    }
+
+    #[test]
+    fn draws_near_a_boundary_are_marked_but_the_outer_ends_are_none() {
+        let params = SamplingParams::default();
+        let near = [0.0, 0.39995, 0.40005, 0.402, LAST]
+            .map(|u| choose(&params, &tenths(), u).near_boundary);
+        assert_eq!(near, [false, true, true, false, false]);
+        // Two tokens of 0.3 at the edge of the set: rounding decides which of them stays.
+        let filtered = SamplingParams {
+            top_k: Some(2),
+            ..Default::default()
+        };
+        let logits = [
+            0.4f32.ln(),
+            0.3f32.ln(),
+            0.3f32.ln() - 1e-5,
+            -1000.0,
+            -1000.0,
+        ];
+        assert!(choose(&filtered, &logits, 0.2).near_boundary);
+        assert!(!choose(&filtered, &tenths(), 0.2).near_boundary);
+    }
+
+    /// Random logits and parameters against the scalar rules of the naive sampler.
+    #[test]
+    fn equals_the_naive_rules() {
+        const VOCAB: usize = 50;
+        for case in 0..400u64 {
+            let key = DrawKey {
+                seed: 1,
+                step: case,
+                prompt: 0,
+                completion: 0,
+            };
+            let number = |i: usize| key.uniform(i);
+            let option = |i: usize, off: f64, on: f64| if number(i) < 0.5 { off } else { on };
+            let params = SamplingParams {
+                temperature: option(0, 1.0, 0.3 + 2.0 * number(1)),
+                top_k: (number(2) < 0.5).then_some((number(3) * 60.0) as usize),
+                top_p: option(4, 1.0, 0.2 + 0.8 * number(5)),
+                min_p: option(6, 0.0, 0.5 * number(7)),
+                repetition_penalty: option(8, 1.0, 0.5 + number(9)),
+                min_new_tokens: 1,
+                eos_ids: vec![7, 9],
+                forbidden_ids: vec![2],
+                ..Default::default()
+            };
+            let logits: Vec<f32> = (0..VOCAB)
+                .map(|i| (6.0 * number(100 + i) - 3.0) as f32)
+                .collect();
+            let held: Vec<u32> = (0..VOCAB as u32)
+                .filter(|i| number(200 + *i as usize) < 0.4)
+                .collect();
+            let marks: Vec<bool> = (0..VOCAB as u32).map(|i| held.contains(&i)).collect();
+            let generated = usize::from(number(10) < 0.5);
+            let rows = Rows {
+                logits: &Tensor::from_slice(&logits).unsqueeze(0),
+                draws: &Tensor::from_slice(&[number(11)]),
+                unfinished: Some(Tensor::from_slice(&[generated == 0]).unsqueeze(1)),
+                seen: (params.repetition_penalty != 1.0)
+                    .then(|| Tensor::from_slice(&marks).unsqueeze(0)),
+            };
+            let choice = chooser(&params, VOCAB as i64).choose(&rows)[0];
+            let scores = naive::scores(&logits, &params, &held, generated, IMAGE_TOKEN);
+            let expected = naive::draw(&naive::filtered(scores, &params), number(11));
+            assert!(
+                choice.id == expected as u32 || choice.near_boundary,
+                "case {case}: {choice:?}, expected {expected}"
+            );
+        }
+    }
+}

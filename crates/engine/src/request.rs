@@ -1,0 +1,41 @@
+//! What is asked of the sampler, and what it returns.
+
+use base::{Completion, DrawKey, Prompt};
+
+/// A prompt and how many answers to sample.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// `G`.
+    pub num_completions: usize,
+    /// The key of completion 0; completion `i` adds `i` to its `completion`.
+    pub key: DrawKey,
+}
+
+/// What sampling counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleStats {
+    /// Tokens sampled.
+    pub tokens: usize,
+    /// Of these, draws and argmaxes that rounding alone could have changed
+    /// ([`crate::choose::BOUNDARY`]).
+    pub boundary_draws: usize,
+    /// Prompts computed.
+    pub prompts: usize,
+    /// Tokens of these.
+    pub prompt_tokens: usize,
+    /// Passes that computed prompts.
+    pub prefill_passes: usize,
+    /// Passes that computed one token for every answer in the batch.
+    pub decode_passes: usize,
+}
+
+/// What [`Sampler::generate`] returns.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The completions of each request, in order.
+    pub completions: Vec<Vec<Completion>>,
+    /// Counts.
+    pub stats: SampleStats,
+}

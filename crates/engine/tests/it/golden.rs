@@ -1,0 +1,181 @@
+//! 32 greedy tokens equal to transformers' for every case of `golden/parity`.
+//!
+//! Pictures are `data`'s affair: the merged features that the reference recorded stand in for the
+//! vision tower, which has its own parity test in `models`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use base::{PreparedImage, Prompt};
+use engine::{Request, SamplingParams};
+use models::layers::attention::Attend;
+use models::model::{PromptPositions, TextShape};
+use models::{Parameters, Rotary, Tape, VisionLanguageModel};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use crate::support::{generate, golden, key, tiny};
+
+/// A model whose tower looks features up; the pictures' pixels are their numbers.
+struct RecordedVision {
+    inner: Box<dyn VisionLanguageModel>,
+    features: Vec<Tensor>,
+}
+
+impl VisionLanguageModel for RecordedVision {
+    fn vision_stages<'a>(
+        &'a self,
+        _: &mut Tape<'a>,
+        pixel_values: &Tensor,
+        grids: &[[usize; 3]],
+    ) -> Tensor {
+        let mut row = 0;
+        let picked: Vec<&Tensor> = grids
+            .iter()
+            .map(|grid| {
+                let number = pixel_values.double_value(&[row, 0]) as usize;
+                row += grid.iter().product::<usize>() as i64;
+                &self.features[number]
+            })
+            .collect();
+        Tensor::cat(&picked, 0)
+    }
+
+    fn family(&self) -> &'static str {
+        self.inner.family()
+    }
+    fn text_shape(&self) -> TextShape {
+        self.inner.text_shape()
+    }
+    fn parameters(&self) -> &Parameters {
+        self.inner.parameters()
+    }
+    fn compute(&self) -> (Kind, Device) {
+        self.inner.compute()
+    }
+    fn image_token_id(&self) -> u32 {
+        self.inner.image_token_id()
+    }
+    fn spatial_merge_size(&self) -> usize {
+        self.inner.spatial_merge_size()
+    }
+    fn patch_size(&self) -> usize {
+        self.inner.patch_size()
+    }
+    fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {
+        self.inner.prompt_positions(ids, grids)
+    }
+    fn embed_tokens(&self, input_ids: &Tensor) -> Tensor {
+        self.inner.embed_tokens(input_ids)
+    }
+    fn rotary(&self, position_ids: &Tensor) -> Rotary {
+        self.inner.rotary(position_ids)
+    }
+    fn layer(
+        &self,
+        index: usize,
+        hidden: &Tensor,
+        rotary: &Rotary,
+        attend: &mut dyn Attend,
+    ) -> Tensor {
+        self.inner.layer(index, hidden, rotary, attend)
+    }
+    fn final_norm(&self, hidden: &Tensor) -> Tensor {
+        self.inner.final_norm(hidden)
+    }
+    fn logits(&self, hidden: &Tensor) -> Tensor {
+        self.inner.logits(hidden)
+    }
+}
+
+struct Case {
+    name: String,
+    prompt: Prompt,
+    greedy_ids: Vec<u32>,
+}
+
+fn numbers<T: TryFrom<u64, Error: std::fmt::Debug>>(value: &Value) -> Vec<T> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| T::try_from(x.as_u64().unwrap()).unwrap())
+        .collect()
+}
+
+/// Cases by checkpoint; their pictures' features go to the list of that checkpoint.
+fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
+    let mut by_checkpoint: BTreeMap<String, (Vec<Case>, Vec<Tensor>)> = BTreeMap::new();
+    for entry in fs::read_dir(golden().join("cases")).unwrap() {
+        let folder = entry.unwrap().path();
+        let case: Value =
+            serde_json::from_str(&fs::read_to_string(folder.join("case.json")).unwrap()).unwrap();
+        let tensors = torch::read_tensors(&folder.join("tensors.safetensors")).unwrap();
+        let checkpoint = case["checkpoint"].as_str().unwrap().to_string();
+        let (cases, features) = by_checkpoint.entry(checkpoint).or_default();
+        let (mut images, mut row) = (Vec::new(), 0);
+        for grid in case["image_grid_thw"].as_array().unwrap() {
+            let grid_thw: [usize; 3] = numbers(grid).try_into().unwrap();
+            let patches = grid_thw.iter().product::<usize>();
+            let all = &tensors["image_features"];
+            images.push(Arc::new(PreparedImage {
+                pixel_values: vec![features.len() as f32; patches],
+                grid_thw,
+                original_size: [1, 1],
+                input_size: [1, 1],
+            }));
+            features.push(all.narrow(0, row, patches as i64 / 4));
+            row += patches as i64 / 4;
+        }
+        cases.push(Case {
+            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+            prompt: Prompt {
+                ids: numbers(&case["prompt_ids"]),
+                images,
+            },
+            greedy_ids: numbers(&case["greedy_ids"]),
+        });
+    }
+    by_checkpoint
+}
+
+#[test]
+fn greedy_tokens_equal_transformers() {
+    let mut checked = 0;
+    for (checkpoint, (cases, features)) in read_cases() {
+        let model = RecordedVision {
+            inner: tiny(&checkpoint, Kind::Float),
+            features,
+        };
+        // The end of an answer does not stop the reference.
+        let params = SamplingParams {
+            temperature: 0.0,
+            max_new_tokens: 32,
+            ..Default::default()
+        };
+        let requests: Vec<Request> = cases
+            .iter()
+            .map(|case| Request {
+                prompt: case.prompt.clone(),
+                num_completions: 2,
+                key: key(0),
+            })
+            .collect();
+        for max_concurrent in [3, 64] {
+            let got = generate(&model, &params, max_concurrent, &requests).unwrap();
+            assert_eq!(got.stats.boundary_draws, 0);
+            for (case, group) in cases.iter().zip(&got.completions) {
+                for answer in group {
+                    assert_eq!(
+                        answer.ids, case.greedy_ids,
+                        "{} with {max_concurrent} at once",
+                        case.name
+                    );
+                }
+                checked += 1;
+            }
+        }
+    }
+    assert_eq!(checked, 2 * 11, "eleven cases");
+}

@@ -1,0 +1,11 @@
+//! Sampling from the tiny checkpoints of `golden/parity`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod equal;
+mod golden;
+mod rules;
+mod support;

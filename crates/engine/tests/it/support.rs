@@ -1,0 +1,130 @@
+//! Tiny models, prompts with pictures, and shorthands.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{Completion, DrawKey, PreparedImage, Prompt};
+use engine::{EngineError, Generation, Request, Sampler, SamplingParams};
+use models::{LoadOptions, VisionLanguageModel, load_model};
+use tch::{Device, Kind};
+
+pub fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity")
+}
+
+pub fn tiny(checkpoint: &str, kind: Kind) -> Box<dyn VisionLanguageModel> {
+    let folder = golden().join("checkpoints").join(checkpoint);
+    load_model(
+        &folder,
+        LoadOptions {
+            kind,
+            device: Device::Cpu,
+            trainable: false,
+        },
+    )
+    .unwrap()
+}
+
+pub fn key(prompt: u64) -> DrawKey {
+    DrawKey {
+        seed: 3,
+        step: 5,
+        prompt,
+        completion: 0,
+    }
+}
+
+/// An image of keyed noise, `height x width` patches.
+pub fn picture(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
+    const PATCH_DIM: usize = 3 * 2 * 14 * 14;
+    let key = DrawKey {
+        seed: 11,
+        step: 0,
+        prompt: number,
+        completion: 0,
+    };
+    // A few draws spread over the patches: a picture needs no more, and draws are slow.
+    let noise: Vec<f32> = (0..97)
+        .map(|i| (4.0 * key.uniform(i) - 2.0) as f32)
+        .collect();
+    let pixel_values = (0..height * width * PATCH_DIM)
+        .map(|i| noise[(i + i / PATCH_DIM) % noise.len()])
+        .collect();
+    let size = [14 * width as u32, 14 * height as u32];
+    Arc::new(PreparedImage {
+        pixel_values,
+        grid_thw: [1, height, width],
+        original_size: size,
+        input_size: size,
+    })
+}
+
+/// A prompt of keyed tokens with a picture after every few of them, as the chat template places it.
+pub fn prompt(
+    number: u64,
+    num_text: usize,
+    images: &[Arc<PreparedImage>],
+    image_token: u32,
+) -> Prompt {
+    let key = DrawKey {
+        seed: 12,
+        step: 0,
+        prompt: number,
+        completion: 0,
+    };
+    // Below the ids of special tokens.
+    let text: Vec<u32> = (0..num_text)
+        .map(|i| (500.0 * key.uniform(i)) as u32)
+        .collect();
+    let mut ids = text[..num_text / 2].to_vec();
+    for image in images {
+        let merged = image.grid_thw.iter().product::<usize>() / 4;
+        // Vision start and end stand right before and after the placeholder's id in these vocabularies.
+        ids.push(image_token - 3);
+        ids.extend(std::iter::repeat_n(image_token, merged));
+        ids.push(image_token - 2);
+    }
+    ids.extend(&text[num_text / 2..]);
+    Prompt {
+        ids,
+        images: images.to_vec(),
+    }
+}
+
+/// Text only, one picture, two pictures, and one that shares its picture with another.
+pub fn mixed_prompts(image_token: u32) -> Vec<Prompt> {
+    let (small, wide, tall) = (picture(0, 4, 6), picture(1, 2, 8), picture(2, 6, 4));
+    vec![
+        prompt(0, 9, &[], image_token),
+        prompt(1, 14, std::slice::from_ref(&small), image_token),
+        prompt(2, 7, &[wide, tall], image_token),
+        prompt(3, 1, &[], image_token),
+        prompt(4, 11, &[small], image_token),
+    ]
+}
+
+pub fn requests(prompts: &[Prompt], num_completions: usize) -> Vec<Request> {
+    let request = |(i, prompt): (usize, &Prompt)| Request {
+        prompt: prompt.clone(),
+        num_completions,
+        key: key(i as u64),
+    };
+    prompts.iter().enumerate().map(request).collect()
+}
+
+pub fn generate(
+    model: &dyn VisionLanguageModel,
+    params: &SamplingParams,
+    max_concurrent: usize,
+    requests: &[Request],
+) -> Result<Generation, EngineError> {
+    Sampler::new(model, params.clone(), max_concurrent)?.generate(
+        requests,
+        &mut |_, _, _| {},
+        &|| false,
+    )
+}
+
+pub fn ids(group: &[Completion]) -> Vec<&[u32]> {
+    group.iter().map(|c| c.ids.as_slice()).collect()
+}

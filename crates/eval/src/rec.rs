@@ -1,0 +1,372 @@
+//! Referring-expression comprehension, scored as VLM-R1 scores it (`test_rec_r1.py`, commit 90052f4):
+//! the last `[int, int, int, int]` in braces in the first answer, scaled from what the model saw to
+//! the image; correct where its IoU is above one half.
+//!
+//! Beside VLM-R1's accuracy stands the mean IoU with 0 where no box is found, the share of answers in
+//! the demanded form, and the IoU among those: which part of a gain is form and which is sharper boxes.
+
+use std::fs;
+use std::path::Path;
+
+use base::{DrawKey, Sample};
+use data::error::RowError;
+use data::loader::{ImageCache, load_prompt};
+use data::processor::Processor;
+use data::template::PromptTemplate;
+use engine::{Request, Sampler, SamplingParams};
+use models::VisionLanguageModel;
+use report::{Interval, mean_interval};
+use rewards::boxes::{BoundingBox, find_baseline, find_thinking, iou_vlm_r1};
+use rewards::{RewardInput, RewardOptions, RewardSet};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::EvalError;
+use crate::baselines::true_boxes;
+
+/// VLM-R1 calls a box correct above this IoU.
+const CORRECT_ABOVE: f64 = 0.5;
+/// Seed of the bootstrap: intervals of the same answers are the same.
+const BOOTSTRAP_SEED: u64 = 42;
+
+/// How questions are put and answers drawn.
+#[derive(Clone, Debug)]
+pub struct RecOptions {
+    /// What stands round a question; VLM-R1 evaluates with the template of `rec`.
+    pub template: PromptTemplate,
+    /// 0 is greedy, as VLM-R1 evaluates.
+    pub temperature: f64,
+    /// Answers to each question.
+    pub answers_per_question: usize,
+    /// Longest answer, tokens; VLM-R1 allows 256.
+    pub max_new_tokens: usize,
+    /// Answers sampled at the same time.
+    pub max_concurrent: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+/// Evaluates models of one family on one set of rows.
+pub struct RecEvaluator<'a> {
+    samples: &'a [Sample],
+    truths: Vec<BoundingBox>,
+    processor: &'a Processor,
+    format: RewardSet,
+    options: RecOptions,
+}
+
+/// One answer, with the fields of VLM-R1's result files and four more.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RecAnswer {
+    /// Image, as the row names it.
+    pub image: String,
+    /// The question, without its template.
+    pub question: String,
+    /// `[x1, y1, x2, y2]`, px of the image.
+    pub ground_truth: [f64; 4],
+    /// What the model said.
+    pub model_output: String,
+    /// Height and width that the model saw, px.
+    pub input_size: [u32; 2],
+    /// Height and width of the image, px.
+    pub image_size: [u32; 2],
+    /// The box found, px of the image; zeros where none is, as in VLM-R1.
+    pub extracted_answer: [f64; 4],
+    /// 1 where the IoU is above one half.
+    pub correct: u8,
+    /// IoU of the box found; 0 where none is.
+    pub iou: f64,
+    /// Whether VLM-R1's format reward of REC is earned.
+    pub well_formed: bool,
+    /// IoU of the first box found anywhere, by VLM-R1's rule for base models: what the model knows,
+    /// whatever form it answers in.
+    pub iou_anywhere: f64,
+    /// Index of the row.
+    pub row: usize,
+}
+
+/// All answers to all questions, in order.
+#[derive(Clone, Debug)]
+pub struct RecEvaluation {
+    /// The answers, those of a question side by side.
+    pub answers: Vec<RecAnswer>,
+    /// Answers to each question.
+    pub answers_per_question: usize,
+}
+
+/// Means with 95 % bootstrap intervals over questions; several answers to a question are one value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RecSummary {
+    /// IoU, 0 where no box is found.
+    pub iou: Interval,
+    /// Share of answers with an IoU above one half.
+    pub accuracy: Interval,
+    /// Share of well-formed answers.
+    pub well_formed: Interval,
+    /// IoU among well-formed answers; a question without any does not count. `None` where none has.
+    pub iou_well_formed: Option<Interval>,
+    /// IoU of the first box anywhere.
+    pub iou_anywhere: Interval,
+}
+
+impl<'a> RecEvaluator<'a> {
+    /// An evaluator of `samples`, whose solutions are boxes; `processor` is the models' own.
+    ///
+    /// # Errors
+    /// No rows, no answers asked for, a row that is not one image with a box.
+    pub fn new(
+        samples: &'a [Sample],
+        processor: &'a Processor,
+        options: RecOptions,
+    ) -> Result<Self, EvalError> {
+        if samples.is_empty() {
+            return Err(EvalError::NoRows);
+        }
+        if options.answers_per_question == 0 {
+            return Err(EvalError::NoAnswers);
+        }
+        if let Some(sample) = samples.iter().find(|sample| sample.images.len() != 1) {
+            let cause = format!("expected one image, got {}", sample.images.len());
+            return Err(EvalError::Row { line: sample.source.to_string(), cause });
+        }
+        let reward_options = RewardOptions {
+            family: rewards::Family::Qwen2_5Vl,
+            task_type: Some("rec".to_owned()),
+            is_reward_customized_from_vlm_module: true,
+            patch_size: processor.image_processor().config().patch_size as usize,
+        };
+        let format = RewardSet::build(&["format".to_owned()], None, &reward_options)?;
+        Ok(Self { samples, truths: true_boxes(samples)?, processor, format, options })
+    }
+
+    /// Lets `model` answer every question. `progress` hears of answers done and in all; `cancel` is
+    /// asked on the way.
+    ///
+    /// # Errors
+    /// An image that cannot be read, a prompt that does not fit, a failure of sampling.
+    pub fn evaluate(
+        &self,
+        model: &dyn VisionLanguageModel,
+        progress: &mut dyn FnMut(usize, usize),
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<RecEvaluation, EvalError> {
+        let per_question = self.options.answers_per_question;
+        let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?;
+        let total = self.samples.len() * per_question;
+        let mut answers = Vec::with_capacity(total);
+        // Prompts hold pixels: load a few batches' worth at a time.
+        let chunk = (4 * self.options.max_concurrent).div_ceil(per_question);
+        for first in (0..self.samples.len()).step_by(chunk) {
+            let rows = first..(first + chunk).min(self.samples.len());
+            let requests: Vec<Request> = rows.map(|row| self.request(row)).collect::<Result<_, _>>()?;
+            let done_before = answers.len();
+            let mut done = 0;
+            let mut on_finished = |_: usize, _: usize, _: &base::Completion| {
+                done += 1;
+                progress(done_before + done, total);
+            };
+            let generation = sampler.generate(&requests, &mut on_finished, cancel)?;
+            for (offset, (request, completions)) in requests.iter().zip(&generation.completions).enumerate() {
+                let image = &request.prompt.images[0];
+                let sizes = Sizes { seen: image.input_size, original: image.original_size };
+                for completion in completions {
+                    let text = self.processor.tokenizer().decode(&completion.ids, true)?;
+                    answers.push(self.score(first + offset, text, sizes)?);
+                }
+            }
+        }
+        Ok(RecEvaluation { answers, answers_per_question: per_question })
+    }
+
+    fn sampling(&self) -> SamplingParams {
+        let tokenizer = self.processor.tokenizer();
+        SamplingParams {
+            temperature: self.options.temperature,
+            max_new_tokens: self.options.max_new_tokens,
+            eos_ids: tokenizer.eos_ids().to_vec(),
+            forbidden_ids: tokenizer.placeholder_ids().to_vec(),
+            ..SamplingParams::default()
+        }
+    }
+
+    fn request(&self, row: usize) -> Result<Request, EvalError> {
+        let sample = &self.samples[row];
+        // Every picture is looked at once.
+        let cache = ImageCache::new(0);
+        let prompt = load_prompt(sample, self.processor, &self.options.template, &cache).map_err(|cause| {
+            let row = RowError { source_line: sample.source.clone(), cause };
+            EvalError::Row { line: sample.source.to_string(), cause: row.cause.to_string() }
+        })?;
+        let key = DrawKey { seed: self.options.seed, step: 0, prompt: row as u64, completion: 0 };
+        Ok(Request { prompt, num_completions: self.options.answers_per_question, key })
+    }
+
+    fn score(&self, row: usize, model_output: String, sizes: Sizes) -> Result<RecAnswer, EvalError> {
+        let (sample, truth) = (&self.samples[row], self.truths[row]);
+        let input = RewardInput {
+            completion: &model_output,
+            solution: &sample.solution,
+            problem: Some(&sample.problem),
+            accu_reward_method: None,
+            images: &sample.images,
+            image_sizes: &[sizes.original],
+            image_grid_thw: &[],
+            columns: &sample.columns,
+        };
+        let scores = self.format.score(&[input])?;
+        let scaled = |found: Option<BoundingBox>| found.map(|b| b.scaled(sizes.seen, sizes.original));
+        let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou_vlm_r1(b, truth));
+        let found = scaled(find_thinking(&model_output));
+        let iou = iou_of(found);
+        let [width, height] = sizes.seen;
+        let [image_width, image_height] = sizes.original;
+        Ok(RecAnswer {
+            image: image_name(sample),
+            question: sample.problem.clone(),
+            ground_truth: truth.into(),
+            input_size: [height, width],
+            image_size: [image_height, image_width],
+            extracted_answer: found.map_or([0.0; 4], Into::into),
+            correct: u8::from(iou > CORRECT_ABOVE),
+            iou,
+            well_formed: scores.total[0] > 0.0,
+            iou_anywhere: iou_of(scaled(find_baseline(&model_output))),
+            row,
+            model_output,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Width and height that the model saw, px.
+    seen: [u32; 2],
+    /// Width and height of the file, px.
+    original: [u32; 2],
+}
+
+fn image_name(sample: &Sample) -> String {
+    match sample.columns.get("image").and_then(Value::as_str) {
+        Some(name) => name.to_owned(),
+        None => sample.images[0].display().to_string(),
+    }
+}
+
+impl RecEvaluation {
+    /// Mean over the answers of each question.
+    pub fn per_question(&self, value: impl Fn(&RecAnswer) -> f64) -> Vec<f64> {
+        let mean = |group: &[RecAnswer]| group.iter().map(&value).sum::<f64>() / group.len() as f64;
+        self.answers.chunks(self.answers_per_question).map(mean).collect()
+    }
+
+    /// IoU of the well-formed answers of each question that has any: `(row, mean)`.
+    pub fn iou_well_formed(&self) -> Vec<(usize, f64)> {
+        self.answers
+            .chunks(self.answers_per_question)
+            .filter_map(|group| {
+                let ious: Vec<f64> = group.iter().filter(|a| a.well_formed).map(|a| a.iou).collect();
+                let mean = ious.iter().sum::<f64>() / ious.len() as f64;
+                (!ious.is_empty()).then_some((group[0].row, mean))
+            })
+            .collect()
+    }
+
+    /// The figures with their intervals.
+    ///
+    /// # Errors
+    /// No answers.
+    pub fn summary(&self) -> Result<RecSummary, EvalError> {
+        let interval = |values: &[f64]| mean_interval(values, BOOTSTRAP_SEED);
+        let well_formed: Vec<f64> = self.iou_well_formed().into_iter().map(|(_, iou)| iou).collect();
+        Ok(RecSummary {
+            iou: interval(&self.per_question(|a| a.iou))?,
+            accuracy: interval(&self.per_question(|a| f64::from(a.correct)))?,
+            well_formed: interval(&self.per_question(|a| f64::from(u8::from(a.well_formed))))?,
+            iou_well_formed: if well_formed.is_empty() { None } else { Some(interval(&well_formed)?) },
+            iou_anywhere: interval(&self.per_question(|a| a.iou_anywhere))?,
+        })
+    }
+
+    /// Writes VLM-R1's result file: `{"accuracy": percent, "results": [...]}`, with a `summary` beside.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), EvalError> {
+        let summary = self.summary()?;
+        let value = json!({
+            "accuracy": 100.0 * summary.accuracy.mean,
+            "summary": summary.to_json(),
+            "results": self.answers,
+        });
+        let text = serde_json::to_string_pretty(&value)
+            .map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
+        fs::write(path, text + "\n").map_err(|source| EvalError::Io { path: path.to_owned(), source })
+    }
+}
+
+impl RecSummary {
+    /// Each figure as `{"mean", "low", "high"}`; null where there is none.
+    pub fn to_json(&self) -> Value {
+        let of = |interval: &Interval| json!({"mean": interval.mean, "low": interval.low, "high": interval.high});
+        json!({
+            "iou": of(&self.iou),
+            "accuracy": of(&self.accuracy),
+            "well_formed": of(&self.well_formed),
+            "iou_well_formed": self.iou_well_formed.as_ref().map(of),
+            "iou_anywhere": of(&self.iou_anywhere),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(row: usize, iou: f64, well_formed: bool) -> RecAnswer {
+        RecAnswer {
+            image: "a.png".to_owned(),
+            question: "q".to_owned(),
+            ground_truth: [0.0, 0.0, 8.0, 8.0],
+            model_output: String::new(),
+            input_size: [64, 64],
+            image_size: [64, 64],
+            extracted_answer: [0.0; 4],
+            correct: u8::from(iou > CORRECT_ABOVE),
+            iou,
+            well_formed,
+            iou_anywhere: iou,
+            row,
+        }
+    }
+
+    #[test]
+    fn a_summary_by_hand() {
+        let evaluation = RecEvaluation {
+            answers: vec![
+                answer(0, 0.9, true),
+                answer(0, 0.5, true),
+                answer(1, 0.0, false),
+                answer(1, 0.6, true),
+                answer(2, 0.0, false),
+                answer(2, 0.0, false),
+            ],
+            answers_per_question: 2,
+        };
+        let summary = evaluation.summary().unwrap();
+        let close = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-12, "{got} {expected}");
+        close(summary.iou.mean, (0.7 + 0.3 + 0.0) / 3.0);
+        // Exactly one half is not correct.
+        close(summary.accuracy.mean, (0.5 + 0.5 + 0.0) / 3.0);
+        close(summary.well_formed.mean, (1.0 + 0.5 + 0.0) / 3.0);
+        assert_eq!(evaluation.iou_well_formed(), [(0, 0.7), (1, 0.6)]);
+        close(summary.iou_well_formed.unwrap().mean, 0.65);
+    }
+
+    #[test]
+    fn no_well_formed_answer_is_no_figure() {
+        let evaluation = RecEvaluation { answers: vec![answer(0, 0.0, false)], answers_per_question: 1 };
+        let summary = evaluation.summary().unwrap();
+        assert_eq!(summary.iou_well_formed, None);
+        assert_eq!(summary.to_json()["iou_well_formed"], Value::Null);
+    }
+}

@@ -55,8 +55,8 @@ impl<'m> Sampler<'m> {
     /// indices of its request and within it; `cancel` is asked before every pass.
     ///
     /// # Errors
-    /// A prompt that is empty, unknown to the vocabulary or unfit for its images (all are checked before
-    /// the first pass but the last), a log-probability that is no number, or [`EngineError::Cancelled`].
+    /// A prompt that is empty, unknown to the vocabulary or unfit for its images (before the first
+    /// pass), a log-probability that is no number, or [`EngineError::Cancelled`].
     pub fn generate(
         &self,
         requests: &[Request],
@@ -95,6 +95,9 @@ impl<'m> Sampler<'m> {
                     vocab_size,
                 });
             }
+            BatchBuilder::new(self.model)
+                .push_prompt(prompt)
+                .map_err(|source| EngineError::Prompt { request, source })?;
         }
         Ok(())
     }
@@ -107,7 +110,7 @@ struct Run<'r> {
     on_finished: &'r mut dyn FnMut(usize, usize, &Completion),
     cache: KvCache,
     slots: Vec<Slot>,
-    rows: Vec<Row<Tensor>>,
+    rows: Vec<Row<Option<Tensor>>>,
     /// `[slots, vocab_size]`: tokens of prompt and answer; `None` without repetition penalty.
     seen: Option<Tensor>,
     /// Whether the cache must be told who is in the batch.
@@ -249,7 +252,7 @@ impl<'r> Run<'r> {
                 next_completion: 0,
                 num_completions: *num_completions,
                 live: 0,
-                first: logits.narrow(0, i as i64, 1),
+                first: Some(logits.narrow(0, i as i64, 1)),
             });
         }
         self.stats.prompts += new.len();
@@ -286,7 +289,14 @@ impl<'r> Run<'r> {
             }
             row.next_completion += count;
             row.live += count;
-            logits.push(row.first.expand([count as i64, -1], false));
+            logits.extend(
+                row.first
+                    .as_ref()
+                    .map(|x| x.expand([count as i64, -1], false)),
+            );
+            if row.next_completion == row.num_completions {
+                row.first = None;
+            }
         }
         let new = self.slots.len() - first_slot;
         if let Some(seen) = &self.seen {
@@ -459,7 +469,8 @@ impl<'r> Run<'r> {
                 self.finished += 1;
             }
         }
-        let done = |row: &Row<Tensor>| row.live == 0 && row.next_completion == row.num_completions;
+        let done =
+            |row: &Row<Option<Tensor>>| row.live == 0 && row.next_completion == row.num_completions;
         let (_, moves) = compact(&mut self.rows, done);
         self.cache.move_rows(&moves);
         for slot in &mut self.slots {
@@ -483,15 +494,19 @@ impl<'r> Run<'r> {
     }
 }
 
-/// Marks the tokens of new slots' prompts.
+/// Marks the tokens of new slots' prompts; slots of one request follow one another.
 fn mark_prompts(seen: &Tensor, slots: &[Slot], first_slot: usize, requests: &[Request]) {
-    let vocab_size = seen.size()[1];
-    for (i, slot) in slots.iter().enumerate() {
-        let mut marks = vec![false; vocab_size as usize];
-        for &id in &requests[slot.request].prompt.ids {
+    let vocab_size = seen.size()[1] as usize;
+    let mut start = first_slot as i64;
+    for group in slots.chunk_by(|a, b| a.request == b.request) {
+        let mut marks = vec![false; vocab_size];
+        for &id in &requests[group[0].request].prompt.ids {
             marks[id as usize] = true;
         }
-        seen.get((first_slot + i) as i64)
-            .copy_(&Tensor::from_slice(&marks));
+        let marks = Tensor::from_slice(&marks).to_device(seen.device());
+        let len = group.len() as i64;
+        seen.narrow(0, start, len)
+            .copy_(&marks.expand([len, -1], false));
+        start += len;
     }
 }

@@ -67,7 +67,7 @@ pub struct Row<L> {
     pub num_completions: usize,
     /// Completions in slots.
     pub live: usize,
-    /// What the first token is drawn from.
+    /// What first tokens are drawn from, while completions wait.
     pub first: L,
 }
 

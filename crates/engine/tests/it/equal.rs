@@ -166,6 +166,6 @@ fn bf16_stays_close() {
         "bf16: {pairs} equal tokens of {}, mean difference of log-probabilities {mean:.4}",
         got.stats.tokens
     );
-    assert!(pairs > 60, "only {pairs} tokens agree");
+    assert!(pairs > 40, "only {pairs} tokens agree");
     assert!(mean < 0.05, "mean difference {mean}");
 }

@@ -3,7 +3,7 @@
 //! [`Sampler::generate`] is the door. A group's prompt is prefilled once; its keys and values lie in
 //! memory once and all its answers read them ([`cache`]). Finished answers leave the batch and waiting
 //! ones take their places ([`schedule`]); draws are keyed by what they are for ([`base::DrawKey`]), so
-//! neither batch size nor order of arrival changes an answer ([`choose`]). [`naive`] says the same in
+//! neither batch size nor order of arrival changes an answer ([`mod@choose`]). [`naive`] says the same in
 //! the plainest way and is tested equal.
 //!
 //! What a model is, is left to `models`; rewards and training to others.

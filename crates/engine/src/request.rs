@@ -31,7 +31,7 @@ pub struct SampleStats {
     pub decode_passes: usize,
 }
 
-/// What [`Sampler::generate`] returns.
+/// What [`crate::Sampler::generate`] returns.
 #[derive(Clone, Debug)]
 pub struct Generation {
     /// The completions of each request, in order.

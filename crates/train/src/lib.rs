@@ -6,7 +6,18 @@ pub mod batch;
 pub mod grpo;
 pub mod logprobs;
 pub mod optimizer;
+mod policy_batch;
+mod rollout;
 pub mod schedule;
+mod session;
+pub mod settings;
+mod sft;
+mod trainer;
+
+pub use session::{Observer, Outcome};
+pub use settings::Settings;
+pub use sft::train_sft;
+pub use trainer::train_grpo;
 
 use std::path::PathBuf;
 
@@ -63,12 +74,42 @@ pub enum TrainError {
     /// The data.
     #[error(transparent)]
     Data(#[from] data::DataError),
+    /// A row that no reward can score.
+    #[error("{row}: {source}")]
+    Scoring {
+        /// Its file and line.
+        row: String,
+        /// The cause.
+        source: rewards::RewardError,
+    },
+    /// A row that turned out bad.
+    #[error(transparent)]
+    Row(data::RowError),
+    /// A row over `max_seq_length`.
+    #[error("{row}: {got} tokens, more than `max_seq_length` {max}\nhint: raise it, or lower --max_pixels")]
+    RowTooLong {
+        /// Its file and line.
+        row: String,
+        /// Tokens of prompt and answer.
+        got: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The rewards.
     #[error(transparent)]
     Reward(#[from] rewards::RewardError),
     /// Weights and optimizer.
     #[error(transparent)]
     Torch(#[from] torch::TorchError),
+    /// Sampling.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    /// The run folder.
+    #[error(transparent)]
+    Run(#[from] base::run_folder::RunError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] base::config::ConfigError),
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),

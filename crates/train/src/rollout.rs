@@ -1,0 +1,150 @@
+//! Prompts to scored groups: sampling, decoding, rewards, advantages.
+
+use base::config::GrpoConfig;
+use base::{DrawKey, RolloutGroup, Sample};
+use data::Processor;
+use engine::{EngineError, Request, Sampler, SamplingParams};
+use models::VisionLanguageModel;
+use rewards::{RewardInput, RewardSet};
+use serde_json::{Map, Value, json};
+
+use crate::TrainError;
+use crate::grpo;
+
+/// A group with the texts and single rewards of its completions, as `rollouts/` shows it.
+pub(crate) struct ScoredGroup {
+    pub group: RolloutGroup,
+    /// `G` decoded answers, end-of-turn left out.
+    pub texts: Vec<String>,
+    /// `[rewards][G]`.
+    pub per_reward: Vec<Vec<Option<f64>>>,
+}
+
+/// Sampling as the configuration wants it, with the ends and placeholders of the model folder.
+pub(crate) fn sampling_params(config: &GrpoConfig, processor: &Processor) -> SamplingParams {
+    let tokenizer = processor.tokenizer();
+    SamplingParams {
+        temperature: config.temperature,
+        top_k: (config.top_k > 0).then_some(config.top_k),
+        top_p: config.top_p,
+        min_p: config.min_p.unwrap_or(0.0),
+        repetition_penalty: config.repetition_penalty,
+        max_new_tokens: config.max_completion_length,
+        min_new_tokens: config.min_completion_length,
+        eos_ids: tokenizer.eos_ids().to_vec(),
+        forbidden_ids: tokenizer.placeholder_ids().to_vec(),
+    }
+}
+
+/// Samples `num_completions` answers to every prompt.
+pub(crate) fn sample(
+    model: &dyn VisionLanguageModel,
+    params: &SamplingParams,
+    max_concurrent: usize,
+    num_completions: usize,
+    prompts: Vec<(usize, base::Prompt)>,
+    key: DrawKey,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Vec<RolloutGroup>, TrainError> {
+    let sampler = Sampler::new(model, params.clone(), max_concurrent)?;
+    let request = |(index, (_, prompt)): (usize, &(usize, base::Prompt))| Request {
+        prompt: prompt.clone(),
+        num_completions,
+        key: DrawKey { prompt: index as u64, ..key },
+    };
+    let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+    let generation = match sampler.generate(&requests, &mut |_, _, _| (), cancel) {
+        Err(EngineError::Cancelled { .. }) => return Err(TrainError::Stopped),
+        other => other?,
+    };
+    let groups = prompts.into_iter().zip(generation.completions);
+    Ok(groups
+        .map(|((sample_index, prompt), completions)| RolloutGroup {
+            sample_index,
+            prompt,
+            completions,
+            rewards: Vec::new(),
+            advantages: Vec::new(),
+        })
+        .collect())
+}
+
+/// Decodes and scores groups; advantages are taken within each.
+pub(crate) fn score(
+    groups: Vec<RolloutGroup>,
+    samples: &[Sample],
+    processor: &Processor,
+    rewards: &RewardSet,
+) -> Result<Vec<ScoredGroup>, TrainError> {
+    let mut scored = Vec::with_capacity(groups.len());
+    for mut group in groups {
+        let sample = &samples[group.sample_index];
+        let decode = |c: &base::Completion| processor.tokenizer().decode(&c.ids, true);
+        let texts = group.completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        let sizes: Vec<[u32; 2]> = group.prompt.images.iter().map(|i| i.original_size).collect();
+        let grids: Vec<[usize; 3]> = group.prompt.images.iter().map(|i| i.grid_thw).collect();
+        let rows: Vec<RewardInput<'_>> = texts
+            .iter()
+            .map(|text| RewardInput {
+                completion: text,
+                solution: &sample.solution,
+                problem: Some(&sample.problem),
+                accu_reward_method: sample.accu_reward_method.as_deref(),
+                images: &sample.images,
+                image_sizes: &sizes,
+                image_grid_thw: &grids,
+                columns: &sample.columns,
+            })
+            .collect();
+        let scores = rewards
+            .score(&rows)
+            .map_err(|source| TrainError::Scoring { row: sample.source.to_string(), source })?;
+        group.advantages = grpo::advantages(&scores.total);
+        group.rewards = scores.total;
+        scored.push(ScoredGroup { group, texts, per_reward: scores.per_reward });
+    }
+    Ok(scored)
+}
+
+/// Mean reward, spread, and each reward's own mean, as metrics.
+pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map<String, Value> {
+    let all: Vec<f64> = groups.iter().flat_map(|g| g.group.rewards.clone()).collect();
+    let spreads: Vec<f64> = groups.iter().map(|g| grpo::mean_and_std(&g.group.rewards).1).collect();
+    let mut metrics = Map::new();
+    metrics.insert("reward".into(), json!(grpo::mean_and_std(&all).0));
+    metrics.insert("reward_std".into(), json!(grpo::mean_and_std(&spreads).0));
+    for (index, name) in rewards.names().enumerate() {
+        let values: Vec<f64> = groups.iter().flat_map(|g| g.per_reward[index].iter().flatten().copied()).collect();
+        metrics.insert(format!("rewards/{name}"), json!(grpo::mean_and_std(&values).0));
+    }
+    metrics
+}
+
+/// One line per completion for `rollouts/`.
+pub(crate) fn rollout_rows(groups: &[ScoredGroup], samples: &[Sample], rewards: &RewardSet) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for (index, scored) in groups.iter().enumerate() {
+        let sample = &samples[scored.group.sample_index];
+        for (i, completion) in scored.group.completions.iter().enumerate() {
+            let single: Map<String, Value> =
+                rewards.names().zip(&scored.per_reward).map(|(name, list)| (name.into(), json!(list[i]))).collect();
+            rows.push(json!({
+                "group": index,
+                "completion_index": i,
+                "sample": sample.source.to_string(),
+                "images": sample.images,
+                "image_sizes": scored.group.prompt.images.iter().map(|i| i.original_size).collect::<Vec<_>>(),
+                "input_sizes": scored.group.prompt.images.iter().map(|i| i.input_size).collect::<Vec<_>>(),
+                "prompt": sample.problem,
+                "solution": sample.solution,
+                "completion": scored.texts[i],
+                "tokens": completion.ids.len(),
+                "finish_reason": completion.finish_reason,
+                "rewards": single,
+                "reward": scored.group.rewards[i],
+                "advantage": scored.group.advantages[i],
+            }));
+        }
+    }
+    rows
+}

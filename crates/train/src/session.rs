@@ -1,0 +1,354 @@
+//! What both trainers share around their steps: model, optimizer, run folder, resume, checkpoints.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use base::Sample;
+use base::config::{Config, changed_settings, to_yaml};
+use base::run_folder::{RunFolder, StopFlag, environment};
+use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, split};
+use models::{VisionLanguageModel, load_model, save_weights};
+use serde_json::{Map, Value, json};
+
+use crate::TrainError;
+use crate::optimizer::Optimizer;
+use crate::schedule::Schedule;
+use crate::settings::Settings;
+
+/// Hears of a run as it goes.
+pub trait Observer {
+    /// The metrics of a finished step, `step` of `total_steps`.
+    fn on_step(&mut self, step: u64, total_steps: u64, metrics: &Map<String, Value>);
+    /// Something the user should read.
+    fn on_message(&mut self, message: &str);
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Steps done.
+    pub steps: u64,
+    /// Whether all steps are done (else a signal ended the run early).
+    pub finished: bool,
+    /// The newest checkpoint.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// Rows, split, and what turns them into prompts.
+pub(crate) struct Dataset {
+    pub samples: Arc<[Sample]>,
+    pub validation: Vec<Sample>,
+    pub processor: Arc<Processor>,
+    skipped: Vec<String>,
+}
+
+impl Dataset {
+    pub fn load(settings: &Settings, model_dir: &Path) -> Result<Self, TrainError> {
+        let processor = Processor::from_dir(model_dir, &settings.processor)?;
+        let mut checks = settings.checks.clone();
+        for token in processor.tokenizer().reserved_tokens() {
+            if !checks.reserved_tokens.contains(&token) {
+                checks.reserved_tokens.push(token);
+            }
+        }
+        let report = load_rows(&settings.files, &checks, settings.loader.on_bad_row)?;
+        let (samples, validation) = split(report.rows, settings.val_split_ratio, settings.seed)?;
+        Ok(Dataset {
+            samples: samples.into(),
+            validation,
+            processor: Arc::new(processor),
+            skipped: report.skipped.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Prompts of all steps from `step` on, prepared ahead of need.
+    pub fn prompts(
+        &self,
+        settings: &Settings,
+        order: &Arc<EpochSampler>,
+        steps: std::ops::Range<u64>,
+        ahead: usize,
+    ) -> Result<PromptLoader, TrainError> {
+        let order = order.clone();
+        let options = LoaderOptions { ahead: ahead.max(settings.loader.ahead), ..settings.loader };
+        let indices = steps.flat_map(move |step| order.indices_of_step(step));
+        Ok(PromptLoader::new(self.samples.clone(), self.processor.clone(), settings.template.clone(), indices, options)?)
+    }
+}
+
+/// Seconds by phase of the current step.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    phases: RefCell<BTreeMap<&'static str, f64>>,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        Clock { start: Instant::now(), phases: RefCell::default() }
+    }
+
+    /// Runs `work` and books its time on `phase`.
+    pub fn time<R>(&self, phase: &'static str, work: impl FnOnce() -> R) -> R {
+        let start = Instant::now();
+        let result = work();
+        *self.phases.borrow_mut().entry(phase).or_default() += start.elapsed().as_secs_f64();
+        result
+    }
+
+    /// Seconds since the step began.
+    pub fn elapsed(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    /// Seconds so far by phase and in all; starts anew.
+    pub fn lap(&mut self) -> Map<String, Value> {
+        let mut secs: Map<String, Value> =
+            self.phases.take().into_iter().map(|(name, secs)| (name.to_string(), json!(secs))).collect();
+        secs.insert("total".into(), json!(self.start.elapsed().as_secs_f64()));
+        self.start = Instant::now();
+        secs
+    }
+}
+
+/// A run in progress.
+pub(crate) struct Session<'a> {
+    pub model: Box<dyn VisionLanguageModel>,
+    pub model_dir: PathBuf,
+    pub settings: Settings,
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    pub clock: Clock,
+    pub stop: StopFlag,
+    /// Steps done.
+    pub step: u64,
+    pub run: RunFolder,
+    observer: &'a mut dyn Observer,
+    /// Rows the run is about, to notice other data on resume.
+    num_samples: usize,
+    /// Skipped samples, each named once.
+    named: BTreeSet<usize>,
+}
+
+impl<'a> Session<'a> {
+    /// Opens the run folder, loads model and data, and goes on where the newest checkpoint stands.
+    pub fn open<C: Config>(
+        config: &C,
+        settings: Settings,
+        model_dir: &Path,
+        dataset: &Dataset,
+        total_steps: u64,
+        observer: &'a mut dyn Observer,
+        stop: StopFlag,
+    ) -> Result<Self, TrainError> {
+        if let Some(threads) = settings.num_threads {
+            tch::set_num_threads(threads as i32);
+        }
+        let run = RunFolder::open(&settings.output_dir)?;
+        let newest = run.latest_checkpoint()?;
+        if let Some((_, folder)) = &newest {
+            refuse_changes(config, &settings, &run, folder)?;
+        }
+        let model = load_model(model_dir, settings.load)?;
+        if settings.freeze_vision {
+            freeze(model.as_ref(), |name| name.starts_with("visual.") || name.contains(".visual."));
+        }
+        let optimizer = Optimizer::new(model.parameters(), settings.optimizer);
+        let mut session = Session {
+            schedule: settings.schedule(total_steps),
+            model,
+            model_dir: model_dir.to_path_buf(),
+            settings,
+            optimizer,
+            clock: Clock::new(),
+            stop,
+            step: 0,
+            run,
+            observer,
+            num_samples: dataset.samples.len(),
+            named: BTreeSet::new(),
+        };
+        match newest {
+            Some((step, folder)) => session.resume(step, &folder)?,
+            None => session.run.start_over()?,
+        }
+        session.run.write_config(&to_yaml(config)?)?;
+        session.run.write_env(&environment(versions()))?;
+        session.introduce(dataset)?;
+        Ok(session)
+    }
+
+    fn introduce(&mut self, dataset: &Dataset) -> Result<(), TrainError> {
+        let all = self.model.parameters().num_elements();
+        let trained = self.optimizer.num_trainable(self.model.parameters());
+        if trained == 0 {
+            let cause = "nothing is left to train".to_string();
+            return Err(TrainError::Setting { name: "freeze_vision_modules", cause });
+        }
+        self.say(&format!(
+            "{}: {all} parameters, {trained} trained; {} rows, {} held out; {} steps",
+            self.model.family(),
+            dataset.samples.len(),
+            dataset.validation.len(),
+            self.schedule.total_steps
+        ))?;
+        if !dataset.skipped.is_empty() {
+            self.say(&format!("{} bad rows skipped:", dataset.skipped.len()))?;
+            for row in &dataset.skipped {
+                self.say(row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, step: u64, folder: &Path) -> Result<(), TrainError> {
+        let state = folder.join("trainer_state");
+        let path = state.join("state.json");
+        let text = fs::read_to_string(&path).map_err(|source| TrainError::Io { path, source })?;
+        let value: Value = serde_json::from_str(&text).map_err(|e| TrainError::State { cause: e.to_string() })?;
+        let rows = value["num_samples"].as_u64();
+        if rows != Some(self.num_samples as u64) && !self.settings.allow_changed {
+            let change = format!("rows of the data: was {}, is {}", value["num_samples"], self.num_samples);
+            return Err(TrainError::Changed { folder: folder.into(), changes: vec![change] });
+        }
+        let saved = torch::read_tensors(&state.join("optimizer.safetensors"))?;
+        self.optimizer.restore(self.model.parameters(), &saved)?;
+        self.run.cut_back_to(step)?;
+        self.step = step;
+        self.say(&format!("resuming after step {step}, {}", folder.display()))
+    }
+
+    /// Whether another step is to be done.
+    pub fn goes_on(&self) -> bool {
+        self.step < self.schedule.total_steps && !self.stop.is_raised()
+    }
+
+    /// Applies the accumulated gradients; returns their norm and the learning rate.
+    pub fn update(&mut self) -> Result<(f64, f64), TrainError> {
+        let lr = self.schedule.learning_rate(self.step);
+        let (optimizer, model) = (&mut self.optimizer, &self.model);
+        let norm = self.clock.time("optimizer", || optimizer.step(model.parameters(), lr))?;
+        Ok((norm, lr))
+    }
+
+    /// Whether validation is due after the step under way.
+    pub fn evaluation_is_due(&self) -> bool {
+        let next = self.step + 1;
+        let last = next == self.schedule.total_steps;
+        self.settings.eval_steps.is_some_and(|every| next.is_multiple_of(every) || last)
+    }
+
+    /// Counts the step, logs it, and writes a checkpoint where one is due.
+    pub fn finish_step(&mut self, mut metrics: Map<String, Value>) -> Result<(), TrainError> {
+        self.step += 1;
+        let last = self.step == self.schedule.total_steps;
+        let due = self.settings.save_steps.is_some_and(|every| self.step.is_multiple_of(every));
+        metrics.insert("peak_memory_bytes".into(), json!(torch::peak_memory_bytes()));
+        metrics.insert("secs".into(), Value::Object(self.clock.lap()));
+        if self.step.is_multiple_of(self.settings.logging_steps) || last {
+            self.run.log_step(self.step, &metrics)?;
+        }
+        self.observer.on_step(self.step, self.schedule.total_steps, &metrics);
+        if due || last || self.stop.is_raised() {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// The end of the run.
+    pub fn outcome(self) -> Result<Outcome, TrainError> {
+        Ok(Outcome {
+            steps: self.step,
+            finished: self.step >= self.schedule.total_steps,
+            checkpoint: self.run.latest_checkpoint()?.map(|(_, folder)| folder),
+        })
+    }
+
+    fn checkpoint(&mut self) -> Result<(), TrainError> {
+        let pending = self.run.begin_checkpoint(self.step)?;
+        save_weights(self.model.as_ref(), &self.model_dir, pending.path())?;
+        let folder = pending.path().join("trainer_state");
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| TrainError::Io { path, source }
+        };
+        fs::create_dir(&folder).map_err(io(&folder))?;
+        torch::write_tensors(&folder.join("optimizer.safetensors"), &self.optimizer.state(self.model.parameters()))?;
+        let state = json!({
+            "step": self.step,
+            "seed": self.settings.seed,
+            "num_samples": self.num_samples,
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        let path = folder.join("state.json");
+        fs::write(&path, format!("{state:#}\n")).map_err(io(&path))?;
+        pending.commit()?;
+        if let Some(keep) = self.settings.save_total_limit {
+            self.run.prune_checkpoints(keep)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next `count` prompts; those skipped are named once.
+    pub fn take_prompts(
+        &mut self,
+        loader: &mut PromptLoader,
+        count: usize,
+    ) -> Result<Vec<(usize, base::Prompt)>, TrainError> {
+        let mut ready = Vec::with_capacity(count);
+        for loaded in loader.by_ref().take(count) {
+            match loaded? {
+                Loaded::Ready { sample_index, prompt } => ready.push((sample_index, prompt)),
+                Loaded::Skipped { sample_index, row } => {
+                    if self.named.insert(sample_index) {
+                        self.say(&format!("skipped: {row}"))?;
+                    }
+                }
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Tells the user and the log.
+    pub fn say(&mut self, message: &str) -> Result<(), TrainError> {
+        self.observer.on_message(message);
+        Ok(self.run.log_line(message)?)
+    }
+}
+
+fn freeze(model: &dyn VisionLanguageModel, is_frozen: impl Fn(&str) -> bool) {
+    for parameter in model.parameters().list.iter().filter(|p| is_frozen(&p.name)) {
+        let _ = parameter.value.set_requires_grad(false);
+    }
+}
+
+fn refuse_changes<C: Config>(
+    config: &C,
+    settings: &Settings,
+    run: &RunFolder,
+    folder: &Path,
+) -> Result<(), TrainError> {
+    if !settings.resume {
+        let cause = format!("is false, but {} holds a checkpoint", run.path().display());
+        return Err(TrainError::Setting { name: "resume_from_checkpoint", cause });
+    }
+    let Some(yaml) = run.config()? else { return Ok(()) };
+    let changes = changed_settings(&run.config_path(), &yaml, config)?;
+    if changes.is_empty() || settings.allow_changed {
+        return Ok(());
+    }
+    let line = |c: &base::config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
+    Err(TrainError::Changed { folder: folder.into(), changes: changes.iter().map(line).collect() })
+}
+
+fn versions() -> Map<String, Value> {
+    let mut versions = Map::new();
+    versions.insert("vlm_r1".into(), env!("CARGO_PKG_VERSION").into());
+    versions.insert("libtorch".into(), "2.11".into());
+    versions.insert("threads".into(), tch::get_num_threads().into());
+    versions
+}

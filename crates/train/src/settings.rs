@@ -1,0 +1,170 @@
+//! What `grpo` and `sft` have in common, read from either configuration once.
+
+use std::path::PathBuf;
+
+use base::config::{EvalStrategy, GrpoConfig, LrSchedulerType, SaveStrategy, SftConfig};
+use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
+use models::LoadOptions;
+use tch::Kind;
+use torch::parse_device;
+
+use crate::TrainError;
+use crate::optimizer::OptimizerOptions;
+use crate::schedule::{Schedule, ScheduleKind};
+
+/// Bytes of prepared images that are kept for later epochs.
+const IMAGE_CACHE_BYTES: usize = 1 << 30;
+
+/// Settings that both trainers obey.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(crate) output_dir: PathBuf,
+    pub(crate) load: LoadOptions,
+    pub(crate) freeze_vision: bool,
+    pub(crate) recompute: bool,
+    pub(crate) optimizer: OptimizerOptions,
+    pub(crate) schedule_kind: ScheduleKind,
+    pub(crate) learning_rate: f64,
+    pub(crate) warmup_steps: u64,
+    pub(crate) warmup_ratio: f64,
+    pub(crate) epochs: f64,
+    pub(crate) max_steps: Option<u64>,
+    pub(crate) micro_batch: usize,
+    pub(crate) accumulation: usize,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) seed: u64,
+    pub(crate) logging_steps: u64,
+    pub(crate) save_steps: Option<u64>,
+    pub(crate) save_total_limit: Option<usize>,
+    pub(crate) eval_steps: Option<u64>,
+    pub(crate) val_split_ratio: f64,
+    pub(crate) resume: bool,
+    pub(crate) allow_changed: bool,
+    pub(crate) num_threads: Option<usize>,
+    pub(crate) loader: LoaderOptions,
+    pub(crate) processor: ProcessorOptions,
+    pub(crate) checks: RowChecks,
+    pub(crate) files: DataFiles,
+    pub(crate) template: PromptTemplate,
+}
+
+macro_rules! settings {
+    ($config:expr, $template:expr, $max_prompt:expr, $method:expr, $expect_box:expr) => {{
+        let c = $config;
+        let steps = |strategy: bool, every: usize| (strategy && every > 0).then_some(every as u64);
+        Ok(Settings {
+            output_dir: PathBuf::from(&c.output_dir),
+            load: LoadOptions {
+                kind: if c.bf16 { Kind::BFloat16 } else { Kind::Float },
+                device: parse_device(&c.device)?,
+                trainable: true,
+            },
+            freeze_vision: c.freeze_vision_modules,
+            recompute: c.gradient_checkpointing,
+            optimizer: OptimizerOptions {
+                beta1: c.adam_beta1,
+                beta2: c.adam_beta2,
+                eps: c.adam_epsilon,
+                weight_decay: c.weight_decay,
+                max_grad_norm: c.max_grad_norm,
+            },
+            schedule_kind: match c.lr_scheduler_type {
+                LrSchedulerType::Linear => ScheduleKind::Linear,
+                LrSchedulerType::Cosine => ScheduleKind::Cosine,
+                LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => ScheduleKind::Constant,
+            },
+            learning_rate: c.learning_rate,
+            warmup_steps: if c.lr_scheduler_type == LrSchedulerType::Constant { 0 } else { c.warmup_steps as u64 },
+            warmup_ratio: if c.lr_scheduler_type == LrSchedulerType::Constant { 0.0 } else { c.warmup_ratio },
+            epochs: c.num_train_epochs,
+            max_steps: u64::try_from(c.max_steps).ok(),
+            micro_batch: c.per_device_train_batch_size,
+            accumulation: c.gradient_accumulation_steps,
+            max_tokens: c.max_tokens_per_microbatch,
+            seed: c.seed,
+            logging_steps: c.logging_steps as u64,
+            save_steps: steps(c.save_strategy == SaveStrategy::Steps, c.save_steps),
+            save_total_limit: c.save_total_limit,
+            eval_steps: steps(c.eval_strategy == EvalStrategy::Steps, c.eval_steps.unwrap_or(c.logging_steps)),
+            val_split_ratio: c.val_split_ratio,
+            resume: c.resume_from_checkpoint,
+            allow_changed: c.allow_changed,
+            num_threads: c.num_threads,
+            loader: LoaderOptions {
+                workers: c.dataloader_num_workers,
+                ahead: 4 * c.per_device_train_batch_size.max(8),
+                cache_bytes: IMAGE_CACHE_BYTES,
+                on_bad_row: c.on_bad_row,
+            },
+            processor: ProcessorOptions {
+                resize_backend: resize_backend(c.image_processor),
+                min_pixels: Some(c.min_pixels as u64),
+                max_pixels: Some(c.max_pixels as u64),
+                max_prompt_length: $max_prompt,
+            },
+            checks: RowChecks { expect_box: $expect_box, ..RowChecks::default() },
+            files: DataFiles::from_lists(&c.data_file_paths, c.image_folders.as_deref(), $method)?,
+            template: $template,
+        })
+    }};
+}
+
+impl TryFrom<&GrpoConfig> for Settings {
+    type Error = TrainError;
+
+    fn try_from(config: &GrpoConfig) -> Result<Self, TrainError> {
+        let template = template(&config.question_template, config.task_type.as_deref(), true)?;
+        let method = config.reward_method.as_ref().map(|m| m.0.as_str());
+        let expect_box = config.is_reward_customized_from_vlm_module && config.task_type.as_deref() == Some("rec");
+        settings!(config, template, config.max_prompt_length, method, expect_box)
+    }
+}
+
+impl TryFrom<&SftConfig> for Settings {
+    type Error = TrainError;
+
+    fn try_from(config: &SftConfig) -> Result<Self, TrainError> {
+        let template = template(&config.question_template, config.task_type.as_deref(), config.with_thinking)?;
+        settings!(config, template, None, None, false)
+    }
+}
+
+impl Settings {
+    /// The learning rate over `total_steps`.
+    pub(crate) fn schedule(&self, total_steps: u64) -> Schedule {
+        // As transformers: a ratio rounds up, and gives way to a number of steps.
+        let ratio = (self.warmup_ratio * total_steps as f64).ceil() as u64;
+        Schedule {
+            kind: self.schedule_kind,
+            peak: self.learning_rate,
+            warmup_steps: if self.warmup_steps > 0 { self.warmup_steps } else { ratio },
+            total_steps,
+        }
+    }
+
+    /// Steps of the run, given those of an epoch.
+    pub(crate) fn total_steps(&self, steps_per_epoch: u64) -> u64 {
+        let by_epochs = (self.epochs * steps_per_epoch as f64).ceil() as u64;
+        self.max_steps.unwrap_or(by_epochs).max(1)
+    }
+}
+
+/// The template asked for, else that of the task: with thinking, or for plain answers.
+fn template(given: &Option<String>, task: Option<&str>, thinking: bool) -> Result<PromptTemplate, TrainError> {
+    let name = match (given, task, thinking) {
+        (Some(given), _, _) => given.as_str(),
+        (None, Some("rec"), false) => "sft_rec",
+        (None, _, false) => "none",
+        (None, Some(task @ ("rec" | "ic" | "odLength")), true) => task,
+        (None, _, true) => "default",
+    };
+    Ok(PromptTemplate::resolve(name)?)
+}
+
+/// The data crate's word for the flag.
+pub fn resize_backend(flag: base::config::ImageProcessor) -> ResizeBackend {
+    match flag {
+        base::config::ImageProcessor::Torchvision => ResizeBackend::Torchvision,
+        base::config::ImageProcessor::Pillow => ResizeBackend::Pillow,
+    }
+}

@@ -86,12 +86,23 @@ impl<'m> BatchBuilder<'m> {
         let placeholders = prompt.ids.iter().filter(|&&id| id == image_token).count();
         let merge = self.model.spatial_merge_size().pow(2);
         let grids: Vec<[usize; 3]> = prompt.images.iter().map(|i| i.grid_thw).collect();
-        let features: usize = grids.iter().map(|g| g.iter().product::<usize>() / merge).sum();
+        let features: usize = grids
+            .iter()
+            .map(|g| g.iter().product::<usize>() / merge)
+            .sum();
         if placeholders != features {
-            return Err(ModelError::Placeholders { placeholders, images: grids.len(), features });
+            return Err(ModelError::Placeholders {
+                placeholders,
+                images: grids.len(),
+                features,
+            });
         }
         let start = self.ids.len() as i64;
-        let places = prompt.ids.iter().enumerate().filter(|&(_, &id)| id == image_token);
+        let places = prompt
+            .ids
+            .iter()
+            .enumerate()
+            .filter(|&(_, &id)| id == image_token);
         self.targets.extend(places.map(|(i, _)| start + i as i64));
         for image in &prompt.images {
             let first = self.distinct(image);
@@ -122,12 +133,17 @@ impl<'m> BatchBuilder<'m> {
     }
 
     fn distinct(&mut self, image: &Arc<PreparedImage>) -> i64 {
-        if let Some(i) = self.images.iter().position(|known| Arc::ptr_eq(known, image)) {
+        if let Some(i) = self
+            .images
+            .iter()
+            .position(|known| Arc::ptr_eq(known, image))
+        {
             return self.first_row[i];
         }
         let first = self.rows;
         self.first_row.push(first);
-        self.rows += (image.grid_thw.iter().product::<usize>() / self.model.spatial_merge_size().pow(2)) as i64;
+        self.rows += (image.grid_thw.iter().product::<usize>()
+            / self.model.spatial_merge_size().pow(2)) as i64;
         self.images.push(image.clone());
         first
     }
@@ -157,7 +173,9 @@ fn pixel_values(images: &[Arc<PreparedImage>], kind: Kind, device: Device) -> Te
         .iter()
         .map(|image| {
             let patches = image.grid_thw.iter().product::<usize>() as i64;
-            Tensor::from_slice(&image.pixel_values).view([patches, -1]).to_kind(kind)
+            Tensor::from_slice(&image.pixel_values)
+                .view([patches, -1])
+                .to_kind(kind)
         })
         .collect();
     Tensor::cat(&parts, 0).to_device(device)

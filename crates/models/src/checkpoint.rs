@@ -19,10 +19,14 @@ use crate::qwen2_5_vl;
 pub fn read_family(folder: &Path) -> Result<String, ModelError> {
     let path = folder.join("config.json");
     let config = read_config(folder)?;
-    config.get("model_type").and_then(Value::as_str).map(str::to_string).ok_or(ModelError::Config {
-        path,
-        cause: "no string `model_type`".into(),
-    })
+    config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .map(str::to_string)
+        .ok_or(ModelError::Config {
+            path,
+            cause: "no string `model_type`".into(),
+        })
 }
 
 /// `config.json` as it came.
@@ -31,15 +35,24 @@ pub fn read_family(folder: &Path) -> Result<String, ModelError> {
 /// A missing file or broken JSON.
 pub fn read_config(folder: &Path) -> Result<Value, ModelError> {
     let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
-    serde_json::from_str(&text).map_err(|e| ModelError::Config { path, cause: format!("not JSON: {e}") })
+    let text = fs::read_to_string(&path).map_err(|source| ModelError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    serde_json::from_str(&text).map_err(|e| ModelError::Config {
+        path,
+        cause: format!("not JSON: {e}"),
+    })
 }
 
 /// Loads the model of `folder`, whatever its family.
 ///
 /// # Errors
 /// An unknown family, a configuration that does not parse, weights that do not fit it.
-pub fn load_model(folder: &Path, options: LoadOptions) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
+pub fn load_model(
+    folder: &Path,
+    options: LoadOptions,
+) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
     match read_family(folder)?.as_str() {
         "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(folder, options)?)),
         got => Err(ModelError::Family {
@@ -55,17 +68,29 @@ pub fn load_model(folder: &Path, options: LoadOptions) -> Result<Box<dyn VisionL
 ///
 /// # Errors
 /// A file that cannot be read or written.
-pub fn save_weights(model: &dyn VisionLanguageModel, source: &Path, target: &Path) -> Result<(), ModelError> {
+pub fn save_weights(
+    model: &dyn VisionLanguageModel,
+    source: &Path,
+    target: &Path,
+) -> Result<(), ModelError> {
     let files = WeightFiles::open(source)?;
     let mut by_file: BTreeMap<String, Vec<(String, Tensor)>> = BTreeMap::new();
     for name in files.names() {
         let stored = files.tensor(name)?;
-        let file = files.file_of(name).unwrap_or("model.safetensors").to_string();
+        let file = files
+            .file_of(name)
+            .unwrap_or("model.safetensors")
+            .to_string();
         let tensor = match model.parameters().get(name) {
-            Some(parameter) => exact(parameter).to_kind(stored.kind()).view(stored.size().as_slice()),
+            Some(parameter) => exact(parameter)
+                .to_kind(stored.kind())
+                .view(stored.size().as_slice()),
             None => tied_copy(model, name, &stored),
         };
-        by_file.entry(file).or_default().push((name.to_string(), tensor));
+        by_file
+            .entry(file)
+            .or_default()
+            .push((name.to_string(), tensor));
     }
     for (file, tensors) in &by_file {
         write_tensors(&target.join(file), tensors)?;
@@ -74,12 +99,20 @@ pub fn save_weights(model: &dyn VisionLanguageModel, source: &Path, target: &Pat
 }
 
 fn exact(parameter: &crate::Parameter) -> Tensor {
-    parameter.master.as_ref().unwrap_or(&parameter.value).detach()
+    parameter
+        .master
+        .as_ref()
+        .unwrap_or(&parameter.value)
+        .detach()
 }
 
 /// A tensor no layer took: a tied head stored again follows its embedding, a buffer stays.
 fn tied_copy(model: &dyn VisionLanguageModel, name: &str, stored: &Tensor) -> Tensor {
-    let embedding = model.parameters().list.iter().find(|p| p.name.ends_with("embed_tokens.weight"));
+    let embedding = model
+        .parameters()
+        .list
+        .iter()
+        .find(|p| p.name.ends_with("embed_tokens.weight"));
     match embedding {
         Some(p) if name == "lm_head.weight" => exact(p).to_kind(stored.kind()),
         _ => stored.shallow_clone(),
@@ -93,12 +126,20 @@ fn copy_other_files(source: &Path, target: &Path) -> Result<(), ModelError> {
     };
     for entry in fs::read_dir(source).map_err(io(source))? {
         let path = entry.map_err(io(source))?.path();
-        let Some(name) = path.file_name() else { continue };
-        let weights = path.extension().is_some_and(|e| ["safetensors", "bin", "pt", "pth", "gguf"].iter().any(|w| e == *w));
+        let Some(name) = path.file_name() else {
+            continue;
+        };
+        let weights = path.extension().is_some_and(|e| {
+            ["safetensors", "bin", "pt", "pth", "gguf"]
+                .iter()
+                .any(|w| e == *w)
+        });
         if path.is_file() && !weights {
             let to = target.join(name);
             fs::copy(&path, &to).map_err(io(&to))?;
-            fs::File::open(&to).and_then(|f| f.sync_all()).map_err(io(&to))?;
+            fs::File::open(&to)
+                .and_then(|f| f.sync_all())
+                .map_err(io(&to))?;
         }
     }
     Ok(())

@@ -59,7 +59,9 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// A prompt that does not fit the images given with it.
-    #[error("prompt has {placeholders} image placeholder tokens but its {images} images give {features}")]
+    #[error(
+        "prompt has {placeholders} image placeholder tokens but its {images} images give {features}"
+    )]
     Placeholders {
         /// Placeholder tokens in the prompt.
         placeholders: usize,

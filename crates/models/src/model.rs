@@ -72,7 +72,12 @@ pub trait VisionLanguageModel {
     fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions;
 
     /// Adds the vision stages: `pixel_values [patches, patch_dim] -> [merged patches, hidden_size]`.
-    fn vision_stages<'a>(&'a self, tape: &mut Tape<'a>, pixel_values: &Tensor, grids: &[[usize; 3]]) -> Tensor;
+    fn vision_stages<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        pixel_values: &Tensor,
+        grids: &[[usize; 3]],
+    ) -> Tensor;
 
     /// `input_ids [N] -> [N, hidden_size]`, images not yet in place.
     fn embed_tokens(&self, input_ids: &Tensor) -> Tensor;
@@ -81,7 +86,13 @@ pub trait VisionLanguageModel {
     fn rotary(&self, position_ids: &Tensor) -> Rotary;
 
     /// One text layer: `[T, hidden_size] -> [T, hidden_size]`.
-    fn layer(&self, index: usize, hidden: &Tensor, rotary: &Rotary, attend: &mut dyn Attend) -> Tensor;
+    fn layer(
+        &self,
+        index: usize,
+        hidden: &Tensor,
+        rotary: &Rotary,
+        attend: &mut dyn Attend,
+    ) -> Tensor;
 
     /// Normalises the last layer's output, `[N, hidden_size]`.
     fn final_norm(&self, hidden: &Tensor) -> Tensor;
@@ -91,14 +102,20 @@ pub trait VisionLanguageModel {
 }
 
 /// Embeddings of a batch with its image features in their places, through the tape: `[T, hidden_size]`.
-pub fn embed_batch<'a>(model: &'a dyn VisionLanguageModel, tape: &mut Tape<'a>, batch: &'a PackedBatch) -> Tensor {
+pub fn embed_batch<'a>(
+    model: &'a dyn VisionLanguageModel,
+    tape: &mut Tape<'a>,
+    batch: &'a PackedBatch,
+) -> Tensor {
     let Some(images) = &batch.images else {
         return tape.run(&batch.input_ids, |ids| model.embed_tokens(ids));
     };
     let features = model.vision_stages(tape, &images.pixel_values, &images.grids);
     tape.run(&features, |features| {
         let placed = features.index_select(0, &images.sources);
-        model.embed_tokens(&batch.input_ids).index_copy(0, &images.targets, &placed)
+        model
+            .embed_tokens(&batch.input_ids)
+            .index_copy(0, &images.targets, &placed)
     })
 }
 
@@ -112,7 +129,9 @@ pub fn forward<'a>(
 ) -> Tensor {
     let mut hidden = embed_batch(model, tape, batch);
     for index in 0..model.text_shape().num_layers {
-        hidden = tape.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
+        hidden = tape.run(&hidden, move |x| {
+            model.layer(index, x, rotary, &mut &*attention)
+        });
     }
     tape.run(&hidden, |x| model.final_norm(x))
 }

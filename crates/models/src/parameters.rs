@@ -90,7 +90,11 @@ impl<'a> Builder<'a> {
         load: impl FnOnce(&mut Self) -> Result<R, ModelError>,
     ) -> Result<R, ModelError> {
         let outer = self.path.clone();
-        self.path = if outer.is_empty() { element.to_string() } else { format!("{outer}.{element}") };
+        self.path = if outer.is_empty() {
+            element.to_string()
+        } else {
+            format!("{outer}.{element}")
+        };
         let result = load(self);
         self.path = outer;
         result
@@ -102,7 +106,11 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// An unreadable file, or libtorch's own.
     pub fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let name = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
+        let name = if self.path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.path)
+        };
         if !self.taken.insert(name.clone()) {
             self.problems.push(format!("weight {name}: used twice"));
         }
@@ -110,9 +118,19 @@ impl<'a> Builder<'a> {
         let exact = value.kind() == self.kind;
         let master = (self.trainable && self.kind != Kind::Float)
             .then(|| value.to_kind(Kind::Float).to_device(self.device).copy());
-        let value = if exact { value } else { value.to_kind(self.kind) };
-        let value = value.to_device(self.device).set_requires_grad(self.trainable);
-        self.parameters.list.push(Parameter { name, value: value.shallow_clone(), master });
+        let value = if exact {
+            value
+        } else {
+            value.to_kind(self.kind)
+        };
+        let value = value
+            .to_device(self.device)
+            .set_requires_grad(self.trainable);
+        self.parameters.list.push(Parameter {
+            name,
+            value: value.shallow_clone(),
+            master,
+        });
         Ok(value)
     }
 
@@ -125,10 +143,14 @@ impl<'a> Builder<'a> {
         let got = self.files.shape(name)?;
         if got != shape {
             // Older files hold convolutions whole; they are the same numbers.
-            if got.iter().product::<i64>() == shape.iter().product::<i64>() && got.len() > shape.len() && got[0] == shape[0] {
+            if got.iter().product::<i64>() == shape.iter().product::<i64>()
+                && got.len() > shape.len()
+                && got[0] == shape[0]
+            {
                 return Ok(self.files.tensor(name)?.view(shape));
             }
-            self.problems.push(format!("weight {name}: expected {shape:?}, got {got:?}"));
+            self.problems
+                .push(format!("weight {name}: expected {shape:?}, got {got:?}"));
             return Ok(zeros());
         }
         Ok(self.files.tensor(name)?)
@@ -153,7 +175,10 @@ impl<'a> Builder<'a> {
         if self.problems.is_empty() {
             Ok(self.parameters)
         } else {
-            Err(ModelError::Weights { folder: folder.to_path_buf(), problems: self.problems })
+            Err(ModelError::Weights {
+                folder: folder.to_path_buf(),
+                problems: self.problems,
+            })
         }
     }
 }

@@ -14,12 +14,16 @@ pub struct Tape<'a> {
 impl<'a> Tape<'a> {
     /// A tape that recomputes, or one that keeps the graph.
     pub fn new(recompute: bool) -> Self {
-        Tape { stages: recompute.then(Vec::new) }
+        Tape {
+            stages: recompute.then(Vec::new),
+        }
     }
 
     /// Runs a stage.
     pub fn run(&mut self, input: &Tensor, stage: impl Fn(&Tensor) -> Tensor + 'a) -> Tensor {
-        let Some(stages) = &mut self.stages else { return stage(input) };
+        let Some(stages) = &mut self.stages else {
+            return stage(input);
+        };
         let input = input.detach();
         let output = no_grad(|| stage(&input));
         stages.push((input, Box::new(stage)));
@@ -42,8 +46,15 @@ impl<'a> Tape<'a> {
             if !upstream.defined() {
                 break;
             }
-            let differentiable = matches!(input.kind(), Kind::Float | Kind::BFloat16 | Kind::Half | Kind::Double);
-            let input = if differentiable { input.set_requires_grad(true) } else { input };
+            let differentiable = matches!(
+                input.kind(),
+                Kind::Float | Kind::BFloat16 | Kind::Half | Kind::Double
+            );
+            let input = if differentiable {
+                input.set_requires_grad(true)
+            } else {
+                input
+            };
             let output = stage(&input);
             // A stage of frozen weights over a constant input has nothing to differentiate.
             if !output.requires_grad() {

@@ -18,8 +18,12 @@ unsafe extern "C" {
 /// Loads `libtorch_cuda.so` from the folder of `libtorch_cpu.so` if it lies there; its kernels
 /// register themselves. Must be the first act of `main`: libtorch remembers "no CUDA" for good.
 pub fn load_cuda() -> bool {
-    let Some(library) = cuda_library() else { return false };
-    let Ok(path) = CString::new(library.to_string_lossy().into_owned()) else { return false };
+    let Some(library) = cuda_library() else {
+        return false;
+    };
+    let Ok(path) = CString::new(library.to_string_lossy().into_owned()) else {
+        return false;
+    };
     // SAFETY: a terminated path; the handle is kept for the life of the process.
     let handle = unsafe { dlopen(path.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
     !handle.is_null()
@@ -27,7 +31,9 @@ pub fn load_cuda() -> bool {
 
 fn cuda_library() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    let line = maps
+        .lines()
+        .find(|line| line.ends_with("/libtorch_cpu.so"))?;
     let cpu = PathBuf::from(&line[line.find('/')?..]);
     let cuda = cpu.with_file_name("libtorch_cuda.so");
     cuda.exists().then_some(cuda)
@@ -38,7 +44,10 @@ fn cuda_library() -> Option<PathBuf> {
 /// # Errors
 /// An unknown name, or a GPU that is not there.
 pub fn parse_device(name: &str) -> Result<Device, TorchError> {
-    let error = |cause: String| TorchError::Device { got: name.to_string(), cause };
+    let error = |cause: String| TorchError::Device {
+        got: name.to_string(),
+        cause,
+    };
     match name {
         "auto" => Ok(Device::cuda_if_available()),
         "cpu" => Ok(Device::Cpu),

@@ -4,11 +4,19 @@ use std::fs;
 
 /// Peak resident memory of this process, bytes; 0 where the system does not tell.
 pub fn peak_memory_bytes() -> u64 {
-    let Ok(status) = fs::read_to_string("/proc/self/status") else { return 0 };
+    let Ok(status) = fs::read_to_string("/proc/self/status") else {
+        return 0;
+    };
     status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .map_or(0, |kib| kib * 1024)
 }
 

@@ -40,7 +40,11 @@ impl WeightFiles {
             }
             files.push((name, map));
         }
-        Ok(WeightFiles { folder: folder.to_path_buf(), files, index })
+        Ok(WeightFiles {
+            folder: folder.to_path_buf(),
+            files,
+            index,
+        })
     }
 
     /// Names of all tensors, sorted.
@@ -63,7 +67,9 @@ impl WeightFiles {
     /// # Errors
     /// [`TorchError::Missing`].
     pub fn shape(&self, name: &str) -> Result<Vec<i64>, TorchError> {
-        self.with_view(name, |view| Ok(view.shape().iter().map(|&d| d as i64).collect()))
+        self.with_view(name, |view| {
+            Ok(view.shape().iter().map(|&d| d as i64).collect())
+        })
     }
 
     /// A tensor in the type of the file, on the CPU.
@@ -79,7 +85,10 @@ impl WeightFiles {
         name: &str,
         read: impl FnOnce(&TensorView<'_>) -> Result<R, TorchError>,
     ) -> Result<R, TorchError> {
-        let missing = || TorchError::Missing { name: name.into(), folder: self.folder.clone() };
+        let missing = || TorchError::Missing {
+            name: name.into(),
+            folder: self.folder.clone(),
+        };
         let (file, map) = &self.files[*self.index.get(name).ok_or_else(missing)?];
         let header = parse(map, &self.folder.join(file))?;
         let view = header.tensor(name).map_err(|_| missing())?;
@@ -88,9 +97,14 @@ impl WeightFiles {
 }
 
 fn shard_names(index: &Path) -> Result<Vec<String>, TorchError> {
-    let text = std::fs::read_to_string(index)
-        .map_err(|source| TorchError::Io { path: index.into(), source })?;
-    let broken = |cause: String| TorchError::Index { path: index.into(), cause };
+    let text = std::fs::read_to_string(index).map_err(|source| TorchError::Io {
+        path: index.into(),
+        source,
+    })?;
+    let broken = |cause: String| TorchError::Index {
+        path: index.into(),
+        cause,
+    };
     let value: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| broken(format!("not JSON: {e}")))?;
     let map = value
@@ -102,7 +116,11 @@ fn shard_names(index: &Path) -> Result<Vec<String>, TorchError> {
         let file = file
             .as_str()
             .filter(|f| !f.contains('/') && !f.contains(".."))
-            .ok_or_else(|| broken(format!("`weight_map.{tensor}`: expected a file name, got {file}")))?;
+            .ok_or_else(|| {
+                broken(format!(
+                    "`weight_map.{tensor}`: expected a file name, got {file}"
+                ))
+            })?;
         if !names.iter().any(|n| n == file) {
             names.push(file.to_string());
         }
@@ -112,7 +130,10 @@ fn shard_names(index: &Path) -> Result<Vec<String>, TorchError> {
 }
 
 fn map_file(path: &Path) -> Result<Mmap, TorchError> {
-    let io = |source| TorchError::Io { path: path.into(), source };
+    let io = |source| TorchError::Io {
+        path: path.into(),
+        source,
+    };
     let file = File::open(path).map_err(io)?;
     // SAFETY: the map is read-only; a file changed by others while mapped is outside our contract,
     // as for every reader of safetensors.
@@ -120,8 +141,10 @@ fn map_file(path: &Path) -> Result<Mmap, TorchError> {
 }
 
 fn parse<'a>(map: &'a Mmap, path: &Path) -> Result<SafeTensors<'a>, TorchError> {
-    SafeTensors::deserialize(map)
-        .map_err(|e| TorchError::Format { path: path.into(), cause: e.to_string() })
+    SafeTensors::deserialize(map).map_err(|e| TorchError::Format {
+        path: path.into(),
+        cause: e.to_string(),
+    })
 }
 
 fn to_tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, TorchError> {
@@ -131,7 +154,12 @@ fn to_tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, TorchError> {
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F64 => Kind::Double,
         Dtype::I64 => Kind::Int64,
-        other => return Err(TorchError::Dtype { name: name.into(), got: format!("{other:?}") }),
+        other => {
+            return Err(TorchError::Dtype {
+                name: name.into(),
+                got: format!("{other:?}"),
+            });
+        }
     };
     let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
     Ok(Tensor::f_from_data_size(view.data(), &shape, kind)?)
@@ -159,16 +187,27 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), To
         .iter()
         .map(|(name, tensor)| tensor_bytes(name, tensor))
         .collect::<Result<Vec<_>, _>>()?;
-    let format = |cause: String| TorchError::Format { path: path.into(), cause };
+    let format = |cause: String| TorchError::Format {
+        path: path.into(),
+        cause,
+    };
     let mut views = Vec::with_capacity(tensors.len());
     for ((name, _), (dtype, shape, data)) in tensors.iter().zip(&bytes) {
-        let view = TensorView::new(*dtype, shape.clone(), data).map_err(|e| format(e.to_string()))?;
+        let view =
+            TensorView::new(*dtype, shape.clone(), data).map_err(|e| format(e.to_string()))?;
         views.push((name.as_str(), view));
     }
-    let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
+    let metadata = [("format".to_string(), "pt".to_string())]
+        .into_iter()
+        .collect();
     serialize_to_file(views, Some(metadata), path).map_err(|e| format(e.to_string()))?;
-    let io = |source| TorchError::Io { path: path.into(), source };
-    File::open(path).and_then(|file| file.sync_all()).map_err(io)
+    let io = |source| TorchError::Io {
+        path: path.into(),
+        source,
+    };
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(io)
 }
 
 type TensorBytes = (Dtype, Vec<usize>, Vec<u8>);
@@ -180,7 +219,12 @@ fn tensor_bytes(name: &str, tensor: &Tensor) -> Result<TensorBytes, TorchError> 
         Kind::BFloat16 => Dtype::BF16,
         Kind::Double => Dtype::F64,
         Kind::Int64 => Dtype::I64,
-        other => return Err(TorchError::Dtype { name: name.into(), got: format!("{other:?}") }),
+        other => {
+            return Err(TorchError::Dtype {
+                name: name.into(),
+                got: format!("{other:?}"),
+            });
+        }
     };
     let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
     let mut data = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
@@ -200,7 +244,10 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let a = Tensor::randn([3, 5], (Kind::Float, Device::Cpu));
         let b = Tensor::randn([4], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
-        let list = [("a".to_string(), a.shallow_clone()), ("b".to_string(), b.shallow_clone())];
+        let list = [
+            ("a".to_string(), a.shallow_clone()),
+            ("b".to_string(), b.shallow_clone()),
+        ];
         write_tensors(&path, &list).unwrap();
         let files = WeightFiles::open(folder.path()).unwrap();
         assert_eq!(files.names().collect::<Vec<_>>(), ["a", "b"]);

@@ -31,7 +31,10 @@ impl MicroBatch {
     ///
     /// # Errors
     /// A prompt whose placeholders do not fit its images, an empty answer, or nothing to pack.
-    pub fn pack(model: &dyn VisionLanguageModel, items: &[PromptWithAnswers<'_>]) -> Result<Self, TrainError> {
+    pub fn pack(
+        model: &dyn VisionLanguageModel,
+        items: &[PromptWithAnswers<'_>],
+    ) -> Result<Self, TrainError> {
         let mut builder = BatchBuilder::new(model);
         let (mut rows, mut targets, mut lens) = (Vec::new(), Vec::new(), Vec::new());
         for (prompt, answers) in items {
@@ -69,8 +72,19 @@ impl MicroBatch {
     /// Scores of every answer token, without gradient.
     pub fn scores(&self, model: &dyn VisionLanguageModel, temperature: f64) -> TokenScores {
         no_grad(|| {
-            let hidden = forward(model, &mut Tape::new(false), &self.packed, &self.attention, &self.rotary);
-            token_scores(model, &hidden.index_select(0, &self.rows), &self.targets, temperature)
+            let hidden = forward(
+                model,
+                &mut Tape::new(false),
+                &self.packed,
+                &self.attention,
+                &self.rotary,
+            );
+            token_scores(
+                model,
+                &hidden.index_select(0, &self.rows),
+                &self.targets,
+                temperature,
+            )
         })
     }
 
@@ -84,10 +98,21 @@ impl MicroBatch {
         loss: impl FnOnce(&TokenScores) -> (Tensor, R),
     ) -> R {
         let mut tape = Tape::new(recompute);
-        let hidden = forward(model, &mut tape, &self.packed, &self.attention, &self.rotary);
+        let hidden = forward(
+            model,
+            &mut tape,
+            &self.packed,
+            &self.attention,
+            &self.rotary,
+        );
         tape.backward(&hidden, |hidden| {
             let predicting = hidden.index_select(0, &self.rows);
-            loss(&token_scores(model, &predicting, &self.targets, temperature))
+            loss(&token_scores(
+                model,
+                &predicting,
+                &self.targets,
+                temperature,
+            ))
         })
     }
 }

@@ -15,7 +15,10 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
         return vec![0.0; rewards.len()];
     }
     let (mean, std) = mean_and_std(rewards);
-    rewards.iter().map(|r| (r - mean) / (std + STD_EPSILON)).collect()
+    rewards
+        .iter()
+        .map(|r| (r - mean) / (std + STD_EPSILON))
+        .collect()
 }
 
 /// Whether a group teaches nothing: all rewards equal (or only one).
@@ -50,7 +53,12 @@ pub struct ClipRange {
 ///
 /// # Shapes
 /// All `[N]`, a token each; `advantages` repeats a completion's advantage over its tokens.
-pub fn policy_loss(logprobs: &Tensor, old_logprobs: &Tensor, advantages: &Tensor, clip: ClipRange) -> Tensor {
+pub fn policy_loss(
+    logprobs: &Tensor,
+    old_logprobs: &Tensor,
+    advantages: &Tensor,
+    clip: ClipRange,
+) -> Tensor {
     let ratio = (logprobs - old_logprobs).exp();
     let clipped = ratio.clamp(1.0 - clip.low, 1.0 + clip.high);
     -(ratio * advantages).minimum(&(clipped * advantages))
@@ -64,7 +72,12 @@ pub fn kl_k3(logprobs: &Tensor, ref_logprobs: &Tensor) -> Tensor {
 
 /// Share of tokens whose gradient the clip cut off: a positive advantage above the range, or a
 /// negative one below it. `[N]` of zeros and ones.
-pub fn is_clipped(logprobs: &Tensor, old_logprobs: &Tensor, advantages: &Tensor, clip: ClipRange) -> Tensor {
+pub fn is_clipped(
+    logprobs: &Tensor,
+    old_logprobs: &Tensor,
+    advantages: &Tensor,
+    clip: ClipRange,
+) -> Tensor {
     let ratio = (logprobs - old_logprobs).exp();
     let high = ratio.gt(1.0 + clip.high).logical_and(&advantages.gt(0.0));
     let low = ratio.lt(1.0 - clip.low).logical_and(&advantages.lt(0.0));
@@ -80,18 +93,27 @@ pub fn token_weights(lens: &[usize], completions: usize) -> Vec<f32> {
 
 /// A value per completion, repeated over its tokens.
 pub fn repeat_over_tokens(values: &[f64], lens: &[usize]) -> Vec<f32> {
-    values.iter().zip(lens).flat_map(|(&v, &len)| std::iter::repeat_n(v as f32, len)).collect()
+    values
+        .iter()
+        .zip(lens)
+        .flat_map(|(&v, &len)| std::iter::repeat_n(v as f32, len))
+        .collect()
 }
 
 fn spread(lens: &[usize], value: impl Fn(usize) -> f32) -> Vec<f32> {
-    lens.iter().flat_map(|&len| std::iter::repeat_n(value(len), len)).collect()
+    lens.iter()
+        .flat_map(|&len| std::iter::repeat_n(value(len), len))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CLIP: ClipRange = ClipRange { low: 0.2, high: 0.3 };
+    const CLIP: ClipRange = ClipRange {
+        low: 0.2,
+        high: 0.3,
+    };
 
     fn floats(tensor: &Tensor) -> Vec<f64> {
         Vec::try_from(tensor.to_kind(Kind::Double)).unwrap()
@@ -107,10 +129,16 @@ mod tests {
     #[test]
     fn advantages_by_hand() {
         // mean 1, deviations -1, 0, 1: std 1
-        close(&advantages(&[0.0, 1.0, 2.0]), &[-1.0 / 1.0001, 0.0, 1.0 / 1.0001]);
+        close(
+            &advantages(&[0.0, 1.0, 2.0]),
+            &[-1.0 / 1.0001, 0.0, 1.0 / 1.0001],
+        );
         // mean 0.5, std sqrt(2 * 0.25 / 1)
         let std = 0.5f64.sqrt();
-        close(&advantages(&[0.0, 1.0]), &[-0.5 / (std + 1e-4), 0.5 / (std + 1e-4)]);
+        close(
+            &advantages(&[0.0, 1.0]),
+            &[-0.5 / (std + 1e-4), 0.5 / (std + 1e-4)],
+        );
     }
 
     #[test]
@@ -129,7 +157,10 @@ mod tests {
         let adv = Tensor::from_slice(&[2.0f32, 2.0, -2.0, 2.0, -2.0, 1.0]);
         let loss = policy_loss(&logprobs, &old, &adv, CLIP);
         close(&floats(&loss), &[-2.0, -2.6, 3.0, -1.0, 1.6, -1.25]);
-        close(&floats(&is_clipped(&logprobs, &old, &adv, CLIP)), &[0.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
+        close(
+            &floats(&is_clipped(&logprobs, &old, &adv, CLIP)),
+            &[0.0, 1.0, 0.0, 0.0, 1.0, 0.0],
+        );
     }
 
     #[test]
@@ -144,7 +175,11 @@ mod tests {
     fn weights_make_a_mean_of_means() {
         let weights = token_weights(&[1, 2, 4], 5);
         assert_eq!(weights.len(), 7);
-        assert!((weights[0] - 0.2).abs() < 1e-7 && (weights[1] - 0.1).abs() < 1e-7 && (weights[3] - 0.05).abs() < 1e-7);
+        assert!(
+            (weights[0] - 0.2).abs() < 1e-7
+                && (weights[1] - 0.1).abs() < 1e-7
+                && (weights[3] - 0.05).abs() < 1e-7
+        );
         assert_eq!(repeat_over_tokens(&[1.0, -2.0], &[1, 2]), [1.0, -2.0, -2.0]);
     }
 }

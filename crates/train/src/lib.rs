@@ -17,7 +17,7 @@ mod trainer;
 pub use session::{Observer, Outcome};
 pub use settings::Settings;
 pub use sft::train_sft;
-pub use trainer::train_grpo;
+pub use trainer::{train_grpo, train_grpo_with_rewards};
 
 use std::path::PathBuf;
 
@@ -25,7 +25,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A loss or gradient that is not a number; it was not applied.
-    #[error("{what} is not finite ({value}); the update was not applied\nhint: lower --learning_rate, or resume from an earlier checkpoint")]
+    #[error(
+        "{what} is not finite ({value}); the update was not applied\nhint: lower --learning_rate, or resume from an earlier checkpoint"
+    )]
     NonFinite {
         /// What was not finite.
         what: &'static str,
@@ -86,7 +88,9 @@ pub enum TrainError {
     #[error(transparent)]
     Row(data::RowError),
     /// A row over `max_seq_length`.
-    #[error("{row}: {got} tokens, more than `max_seq_length` {max}\nhint: raise it, or lower --max_pixels")]
+    #[error(
+        "{row}: {got} tokens, more than `max_seq_length` {max}\nhint: raise it, or lower --max_pixels"
+    )]
     RowTooLong {
         /// Its file and line.
         row: String,

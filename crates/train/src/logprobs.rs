@@ -30,15 +30,26 @@ pub fn token_scores(
     let (mut logprobs, mut entropies) = (Vec::new(), Vec::new());
     for start in (0..rows).step_by(CHUNK_ROWS as usize) {
         let len = CHUNK_ROWS.min(rows - start);
-        let logits = model.logits(&hidden.narrow(0, start, len)).to_kind(Kind::Float);
-        let logits = if temperature == 1.0 { logits } else { logits / temperature };
+        let logits = model
+            .logits(&hidden.narrow(0, start, len))
+            .to_kind(Kind::Float);
+        let logits = if temperature == 1.0 {
+            logits
+        } else {
+            logits / temperature
+        };
         // [len, V]
         let all = logits.log_softmax(-1, Kind::Float);
         let picked = all.gather(1, &targets.narrow(0, start, len).unsqueeze(1), false);
         logprobs.push(picked.squeeze_dim(1));
-        entropies.push(no_grad(|| -(all.exp() * &all).sum_dim_intlist(-1i64, false, Kind::Float)));
+        entropies.push(no_grad(|| {
+            -(all.exp() * &all).sum_dim_intlist(-1i64, false, Kind::Float)
+        }));
     }
-    TokenScores { logprobs: Tensor::cat(&logprobs, 0), entropies: Tensor::cat(&entropies, 0) }
+    TokenScores {
+        logprobs: Tensor::cat(&logprobs, 0),
+        entropies: Tensor::cat(&entropies, 0),
+    }
 }
 
 /// Log-probabilities of given completions, one list per row.

@@ -43,10 +43,15 @@ struct State {
 impl Optimizer {
     /// Zero moments for every weight that requires a gradient.
     pub fn new(parameters: &Parameters, options: OptimizerOptions) -> Self {
-        let trainable = parameters.list.iter().enumerate().filter(|(_, p)| p.value.requires_grad());
+        let trainable = parameters
+            .list
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.value.requires_grad());
         let states = trainable
             .map(|(parameter, p)| {
-                let zeros = || Tensor::zeros(p.value.size().as_slice(), (Kind::Float, p.value.device()));
+                let zeros =
+                    || Tensor::zeros(p.value.size().as_slice(), (Kind::Float, p.value.device()));
                 State {
                     parameter,
                     exp_avg: zeros(),
@@ -61,7 +66,10 @@ impl Optimizer {
 
     /// Number of scalars that are trained.
     pub fn num_trainable(&self, parameters: &Parameters) -> usize {
-        self.states.iter().map(|s| parameters.list[s.parameter].value.numel()).sum()
+        self.states
+            .iter()
+            .map(|s| parameters.list[s.parameter].value.numel())
+            .sum()
     }
 
     /// Moves narrow gradients into f32 sums; called after each micro-batch, since bf16 sums drift.
@@ -90,7 +98,10 @@ impl Optimizer {
             let (active, gradients) = self.take_gradients(parameters);
             let norm = global_norm(&gradients)?;
             if !norm.is_finite() {
-                return Err(TrainError::NonFinite { what: "gradient norm", value: norm });
+                return Err(TrainError::NonFinite {
+                    what: "gradient norm",
+                    value: norm,
+                });
             }
             let limit = self.options.max_grad_norm;
             if limit > 0.0 {
@@ -112,7 +123,9 @@ impl Optimizer {
             let value = &parameters.list[state.parameter].value;
             let gradient = match state.gradient.take() {
                 Some(sum) => sum,
-                None if value.grad().defined() && value.kind() == Kind::Float => value.grad().copy(),
+                None if value.grad().defined() && value.kind() == Kind::Float => {
+                    value.grad().copy()
+                }
                 None => continue,
             };
             value.shallow_clone().zero_grad();
@@ -130,10 +143,15 @@ impl Optimizer {
         lr: f64,
     ) -> Result<(), TrainError> {
         let pick = |of: fn(&State) -> &Tensor| -> Vec<Tensor> {
-            active.iter().map(|&i| of(&self.states[i]).shallow_clone()).collect()
+            active
+                .iter()
+                .map(|&i| of(&self.states[i]).shallow_clone())
+                .collect()
         };
-        let weights: Vec<Tensor> =
-            active.iter().map(|&i| exact(&parameters.list[self.states[i].parameter])).collect();
+        let weights: Vec<Tensor> = active
+            .iter()
+            .map(|&i| exact(&parameters.list[self.states[i].parameter]))
+            .collect();
         let options = AdamWOptions {
             lr,
             beta1: self.options.beta1,
@@ -141,7 +159,14 @@ impl Optimizer {
             eps: self.options.eps,
             weight_decay: self.options.weight_decay,
         };
-        fused_adamw(&weights, gradients, &pick(|s| &s.exp_avg), &pick(|s| &s.exp_avg_sq), &pick(|s| &s.step), options)?;
+        fused_adamw(
+            &weights,
+            gradients,
+            &pick(|s| &s.exp_avg),
+            &pick(|s| &s.exp_avg_sq),
+            &pick(|s| &s.step),
+            options,
+        )?;
         for &index in active {
             let parameter = &parameters.list[self.states[index].parameter];
             if let Some(master) = &parameter.master {
@@ -171,15 +196,25 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`TrainError::State`] naming a tensor that is missing or has another shape.
-    pub fn restore(&mut self, parameters: &Parameters, saved: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+    pub fn restore(
+        &mut self,
+        parameters: &Parameters,
+        saved: &BTreeMap<String, Tensor>,
+    ) -> Result<(), TrainError> {
         no_grad(|| {
             for state in &self.states {
                 let parameter = &parameters.list[state.parameter];
                 let copy = |what: &str, into: &Tensor| -> Result<(), TrainError> {
                     let name = format!("{what}/{}", parameter.name);
-                    let from = saved.get(&name).ok_or_else(|| TrainError::State { cause: format!("no `{name}`") })?;
+                    let from = saved.get(&name).ok_or_else(|| TrainError::State {
+                        cause: format!("no `{name}`"),
+                    })?;
                     if from.size() != into.size() {
-                        let cause = format!("`{name}`: expected {:?}, got {:?}", into.size(), from.size());
+                        let cause = format!(
+                            "`{name}`: expected {:?}, got {:?}",
+                            into.size(),
+                            from.size()
+                        );
                         return Err(TrainError::State { cause });
                     }
                     into.detach().copy_(from);
@@ -200,7 +235,11 @@ impl Optimizer {
 
 /// The f32 weight that is updated.
 fn exact(parameter: &Parameter) -> Tensor {
-    parameter.master.as_ref().unwrap_or(&parameter.value).detach()
+    parameter
+        .master
+        .as_ref()
+        .unwrap_or(&parameter.value)
+        .detach()
 }
 
 fn global_norm(gradients: &[Tensor]) -> Result<f64, TrainError> {

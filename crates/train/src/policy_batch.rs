@@ -38,7 +38,9 @@ impl PolicyBatch {
             while to < groups.len() {
                 held += groups[to].completions.len();
                 tokens += num_tokens(groups[to]);
-                if to > from && (held > max_completions || max_tokens.is_some_and(|max| tokens > max)) {
+                if to > from
+                    && (held > max_completions || max_tokens.is_some_and(|max| tokens > max))
+                {
                     break;
                 }
                 to += 1;
@@ -49,17 +51,33 @@ impl PolicyBatch {
         Ok(batches)
     }
 
-    fn pack(model: &dyn VisionLanguageModel, groups: &[&RolloutGroup], completions: usize) -> Result<Self, TrainError> {
+    fn pack(
+        model: &dyn VisionLanguageModel,
+        groups: &[&RolloutGroup],
+        completions: usize,
+    ) -> Result<Self, TrainError> {
         let items: Vec<PromptWithAnswers<'_>> = groups
             .iter()
-            .map(|g| (&g.prompt, g.completions.iter().map(|c| c.ids.as_slice()).collect()))
+            .map(|g| {
+                (
+                    &g.prompt,
+                    g.completions.iter().map(|c| c.ids.as_slice()).collect(),
+                )
+            })
             .collect();
         let micro = MicroBatch::pack(model, &items)?;
         let device = model.compute().1;
-        let advantages: Vec<f64> = groups.iter().flat_map(|g| g.advantages.iter().copied()).collect();
+        let advantages: Vec<f64> = groups
+            .iter()
+            .flat_map(|g| g.advantages.iter().copied())
+            .collect();
         let sampled: Vec<f32> = groups
             .iter()
-            .flat_map(|g| g.completions.iter().flat_map(|c| c.sampled_logprobs.iter().copied()))
+            .flat_map(|g| {
+                g.completions
+                    .iter()
+                    .flat_map(|c| c.sampled_logprobs.iter().copied())
+            })
             .collect();
         let vector = |values: &[f32]| Tensor::from_slice(values).to_device(device);
         Ok(PolicyBatch {
@@ -86,32 +104,37 @@ impl PolicyBatch {
         beta: f64,
         recompute: bool,
     ) -> Result<PolicyStats, TrainError> {
-        let stats = self.micro.backward(model, temperature, recompute, |scores| {
-            let current = &scores.logprobs;
-            let old = self.old_logprobs.get_or_insert_with(|| current.detach());
-            let mut loss = policy_loss(current, old, &self.advantages, clip);
-            let kl = self.ref_logprobs.as_ref().map(|reference| kl_k3(current, reference));
-            if let Some(kl) = &kl {
-                loss += kl * beta;
-            }
-            let mean = |values: &Tensor| (values * &self.weights).sum(Kind::Float);
-            let loss = mean(&loss);
-            let stats = no_grad(|| {
-                let difference = current - &self.sampled_logprobs;
-                Tensor::stack(
-                    &[
-                        loss.detach(),
-                        kl.as_ref().map_or_else(|| loss.zeros_like(), mean),
-                        mean(&is_clipped(current, old, &self.advantages, clip)),
-                        mean(&scores.entropies),
-                        mean(&(difference.exp() - &difference - 1.0)),
-                        difference.abs().max(),
-                    ],
-                    0,
-                )
+        let stats = self
+            .micro
+            .backward(model, temperature, recompute, |scores| {
+                let current = &scores.logprobs;
+                let old = self.old_logprobs.get_or_insert_with(|| current.detach());
+                let mut loss = policy_loss(current, old, &self.advantages, clip);
+                let kl = self
+                    .ref_logprobs
+                    .as_ref()
+                    .map(|reference| kl_k3(current, reference));
+                if let Some(kl) = &kl {
+                    loss += kl * beta;
+                }
+                let mean = |values: &Tensor| (values * &self.weights).sum(Kind::Float);
+                let loss = mean(&loss);
+                let stats = no_grad(|| {
+                    let difference = current - &self.sampled_logprobs;
+                    Tensor::stack(
+                        &[
+                            loss.detach(),
+                            kl.as_ref().map_or_else(|| loss.zeros_like(), mean),
+                            mean(&is_clipped(current, old, &self.advantages, clip)),
+                            mean(&scores.entropies),
+                            mean(&(difference.exp() - &difference - 1.0)),
+                            difference.abs().max(),
+                        ],
+                        0,
+                    )
+                });
+                (loss, stats)
             });
-            (loss, stats)
-        });
         let numbers = Vec::<f32>::try_from(stats.to_device(Device::Cpu))?;
         Ok(PolicyStats {
             loss: f64::from(numbers[0]),
@@ -154,7 +177,9 @@ impl PolicyStats {
         self.entropy += other.entropy;
         if self.updates == 0 {
             self.sampled_vs_trained_kl += other.sampled_vs_trained_kl;
-            self.sampled_vs_trained_max = self.sampled_vs_trained_max.max(other.sampled_vs_trained_max);
+            self.sampled_vs_trained_max = self
+                .sampled_vs_trained_max
+                .max(other.sampled_vs_trained_max);
         }
     }
 
@@ -174,7 +199,13 @@ impl PolicyStats {
         metrics.insert("loss".into(), mean(self.loss));
         metrics.insert("grad_norm".into(), mean(self.grad_norm));
         metrics.insert("learning_rate".into(), json!(self.learning_rate));
-        metrics.insert("sampled_vs_trained_kl".into(), json!(self.sampled_vs_trained_kl));
-        metrics.insert("sampled_vs_trained_max".into(), json!(self.sampled_vs_trained_max));
+        metrics.insert(
+            "sampled_vs_trained_kl".into(),
+            json!(self.sampled_vs_trained_kl),
+        );
+        metrics.insert(
+            "sampled_vs_trained_max".into(),
+            json!(self.sampled_vs_trained_max),
+        );
     }
 }

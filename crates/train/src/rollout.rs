@@ -50,7 +50,10 @@ pub(crate) fn sample(
     let request = |(index, (_, prompt)): (usize, &(usize, base::Prompt))| Request {
         prompt: prompt.clone(),
         num_completions,
-        key: DrawKey { prompt: index as u64, ..key },
+        key: DrawKey {
+            prompt: index as u64,
+            ..key
+        },
     };
     let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
     let generation = match sampler.generate(&requests, &mut |_, _, _| (), cancel) {
@@ -80,8 +83,17 @@ pub(crate) fn score(
     for mut group in groups {
         let sample = &samples[group.sample_index];
         let decode = |c: &base::Completion| processor.tokenizer().decode(&c.ids, true);
-        let texts = group.completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        let sizes: Vec<[u32; 2]> = group.prompt.images.iter().map(|i| i.original_size).collect();
+        let texts = group
+            .completions
+            .iter()
+            .map(decode)
+            .collect::<Result<Vec<_>, _>>()?;
+        let sizes: Vec<[u32; 2]> = group
+            .prompt
+            .images
+            .iter()
+            .map(|i| i.original_size)
+            .collect();
         let grids: Vec<[usize; 3]> = group.prompt.images.iter().map(|i| i.grid_thw).collect();
         let rows: Vec<RewardInput<'_>> = texts
             .iter()
@@ -96,38 +108,62 @@ pub(crate) fn score(
                 columns: &sample.columns,
             })
             .collect();
-        let scores = rewards
-            .score(&rows)
-            .map_err(|source| TrainError::Scoring { row: sample.source.to_string(), source })?;
+        let scores = rewards.score(&rows).map_err(|source| TrainError::Scoring {
+            row: sample.source.to_string(),
+            source,
+        })?;
         group.advantages = grpo::advantages(&scores.total);
         group.rewards = scores.total;
-        scored.push(ScoredGroup { group, texts, per_reward: scores.per_reward });
+        scored.push(ScoredGroup {
+            group,
+            texts,
+            per_reward: scores.per_reward,
+        });
     }
     Ok(scored)
 }
 
 /// Mean reward, spread, and each reward's own mean, as metrics.
 pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map<String, Value> {
-    let all: Vec<f64> = groups.iter().flat_map(|g| g.group.rewards.clone()).collect();
-    let spreads: Vec<f64> = groups.iter().map(|g| grpo::mean_and_std(&g.group.rewards).1).collect();
+    let all: Vec<f64> = groups
+        .iter()
+        .flat_map(|g| g.group.rewards.clone())
+        .collect();
+    let spreads: Vec<f64> = groups
+        .iter()
+        .map(|g| grpo::mean_and_std(&g.group.rewards).1)
+        .collect();
     let mut metrics = Map::new();
     metrics.insert("reward".into(), json!(grpo::mean_and_std(&all).0));
     metrics.insert("reward_std".into(), json!(grpo::mean_and_std(&spreads).0));
     for (index, name) in rewards.names().enumerate() {
-        let values: Vec<f64> = groups.iter().flat_map(|g| g.per_reward[index].iter().flatten().copied()).collect();
-        metrics.insert(format!("rewards/{name}"), json!(grpo::mean_and_std(&values).0));
+        let values: Vec<f64> = groups
+            .iter()
+            .flat_map(|g| g.per_reward[index].iter().flatten().copied())
+            .collect();
+        metrics.insert(
+            format!("rewards/{name}"),
+            json!(grpo::mean_and_std(&values).0),
+        );
     }
     metrics
 }
 
 /// One line per completion for `rollouts/`.
-pub(crate) fn rollout_rows(groups: &[ScoredGroup], samples: &[Sample], rewards: &RewardSet) -> Vec<Value> {
+pub(crate) fn rollout_rows(
+    groups: &[ScoredGroup],
+    samples: &[Sample],
+    rewards: &RewardSet,
+) -> Vec<Value> {
     let mut rows = Vec::new();
     for (index, scored) in groups.iter().enumerate() {
         let sample = &samples[scored.group.sample_index];
         for (i, completion) in scored.group.completions.iter().enumerate() {
-            let single: Map<String, Value> =
-                rewards.names().zip(&scored.per_reward).map(|(name, list)| (name.into(), json!(list[i]))).collect();
+            let single: Map<String, Value> = rewards
+                .names()
+                .zip(&scored.per_reward)
+                .map(|(name, list)| (name.into(), json!(list[i])))
+                .collect();
             rows.push(json!({
                 "group": index,
                 "completion_index": i,

@@ -37,11 +37,13 @@ impl Schedule {
             return done as f64 / self.warmup_steps.max(1) as f64;
         }
         let left = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
-        let progress = (done - self.warmup_steps) as f64 / left;
         match self.kind {
             ScheduleKind::Constant => 1.0,
-            ScheduleKind::Linear => (1.0 - progress).max(0.0),
-            ScheduleKind::Cosine => (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
+            ScheduleKind::Linear => self.total_steps.saturating_sub(done) as f64 / left,
+            ScheduleKind::Cosine => {
+                let progress = (done - self.warmup_steps) as f64 / left;
+                (0.5 * (1.0 + (PI * progress).cos())).max(0.0)
+            }
         }
     }
 }
@@ -51,16 +53,41 @@ mod tests {
     use super::*;
 
     fn rates(kind: ScheduleKind) -> Vec<f64> {
-        let schedule = Schedule { kind, peak: 2.0, warmup_steps: 2, total_steps: 6 };
+        let schedule = Schedule {
+            kind,
+            peak: 2.0,
+            warmup_steps: 2,
+            total_steps: 6,
+        };
         (0..7).map(|done| schedule.learning_rate(done)).collect()
     }
 
     #[test]
     fn rates_by_hand() {
-        assert_eq!(rates(ScheduleKind::Linear), [0.0, 1.0, 2.0, 1.5, 1.0, 0.5, 0.0]);
-        assert_eq!(rates(ScheduleKind::Constant), [0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]);
+        assert_eq!(
+            rates(ScheduleKind::Linear),
+            [0.0, 1.0, 2.0, 1.5, 1.0, 0.5, 0.0]
+        );
+        assert_eq!(
+            rates(ScheduleKind::Constant),
+            [0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+        );
         let cosine = rates(ScheduleKind::Cosine);
-        let expected = [0.0, 1.0, 2.0, 1.0 + 0.5f64.sqrt(), 1.0, 1.0 - 0.5f64.sqrt(), 0.0];
-        assert!(cosine.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{cosine:?}");
+        let expected = [
+            0.0,
+            1.0,
+            2.0,
+            1.0 + 0.5f64.sqrt(),
+            1.0,
+            1.0 - 0.5f64.sqrt(),
+            0.0,
+        ];
+        assert!(
+            cosine
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-12),
+            "{cosine:?}"
+        );
     }
 }

@@ -74,9 +74,18 @@ impl Dataset {
         ahead: usize,
     ) -> Result<PromptLoader, TrainError> {
         let order = order.clone();
-        let options = LoaderOptions { ahead: ahead.max(settings.loader.ahead), ..settings.loader };
+        let options = LoaderOptions {
+            ahead: ahead.max(settings.loader.ahead),
+            ..settings.loader
+        };
         let indices = steps.flat_map(move |step| order.indices_of_step(step));
-        Ok(PromptLoader::new(self.samples.clone(), self.processor.clone(), settings.template.clone(), indices, options)?)
+        Ok(PromptLoader::new(
+            self.samples.clone(),
+            self.processor.clone(),
+            settings.template.clone(),
+            indices,
+            options,
+        )?)
     }
 }
 
@@ -89,7 +98,10 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub fn new() -> Self {
-        Clock { start: Instant::now(), phases: RefCell::default() }
+        Clock {
+            start: Instant::now(),
+            phases: RefCell::default(),
+        }
     }
 
     /// Runs `work` and books its time on `phase`.
@@ -107,8 +119,12 @@ impl Clock {
 
     /// Seconds so far by phase and in all; starts anew.
     pub fn lap(&mut self) -> Map<String, Value> {
-        let mut secs: Map<String, Value> =
-            self.phases.take().into_iter().map(|(name, secs)| (name.to_string(), json!(secs))).collect();
+        let mut secs: Map<String, Value> = self
+            .phases
+            .take()
+            .into_iter()
+            .map(|(name, secs)| (name.to_string(), json!(secs)))
+            .collect();
         secs.insert("total".into(), json!(self.start.elapsed().as_secs_f64()));
         self.start = Instant::now();
         secs
@@ -155,7 +171,9 @@ impl<'a> Session<'a> {
         }
         let model = load_model(model_dir, settings.load)?;
         if settings.freeze_vision {
-            freeze(model.as_ref(), |name| name.starts_with("visual.") || name.contains(".visual."));
+            freeze(model.as_ref(), |name| {
+                name.starts_with("visual.") || name.contains(".visual.")
+            });
         }
         let optimizer = Optimizer::new(model.parameters(), settings.optimizer);
         let mut session = Session {
@@ -187,7 +205,10 @@ impl<'a> Session<'a> {
         let trained = self.optimizer.num_trainable(self.model.parameters());
         if trained == 0 {
             let cause = "nothing is left to train".to_string();
-            return Err(TrainError::Setting { name: "freeze_vision_modules", cause });
+            return Err(TrainError::Setting {
+                name: "freeze_vision_modules",
+                cause,
+            });
         }
         self.say(&format!(
             "{}: {all} parameters, {trained} trained; {} rows, {} held out; {} steps",
@@ -209,11 +230,19 @@ impl<'a> Session<'a> {
         let state = folder.join("trainer_state");
         let path = state.join("state.json");
         let text = fs::read_to_string(&path).map_err(|source| TrainError::Io { path, source })?;
-        let value: Value = serde_json::from_str(&text).map_err(|e| TrainError::State { cause: e.to_string() })?;
+        let value: Value = serde_json::from_str(&text).map_err(|e| TrainError::State {
+            cause: e.to_string(),
+        })?;
         let rows = value["num_samples"].as_u64();
         if rows != Some(self.num_samples as u64) && !self.settings.allow_changed {
-            let change = format!("rows of the data: was {}, is {}", value["num_samples"], self.num_samples);
-            return Err(TrainError::Changed { folder: folder.into(), changes: vec![change] });
+            let change = format!(
+                "rows of the data: was {}, is {}",
+                value["num_samples"], self.num_samples
+            );
+            return Err(TrainError::Changed {
+                folder: folder.into(),
+                changes: vec![change],
+            });
         }
         let saved = torch::read_tensors(&state.join("optimizer.safetensors"))?;
         self.optimizer.restore(self.model.parameters(), &saved)?;
@@ -231,7 +260,9 @@ impl<'a> Session<'a> {
     pub fn update(&mut self) -> Result<(f64, f64), TrainError> {
         let lr = self.schedule.learning_rate(self.step);
         let (optimizer, model) = (&mut self.optimizer, &self.model);
-        let norm = self.clock.time("optimizer", || optimizer.step(model.parameters(), lr))?;
+        let norm = self
+            .clock
+            .time("optimizer", || optimizer.step(model.parameters(), lr))?;
         Ok((norm, lr))
     }
 
@@ -239,20 +270,29 @@ impl<'a> Session<'a> {
     pub fn evaluation_is_due(&self) -> bool {
         let next = self.step + 1;
         let last = next == self.schedule.total_steps;
-        self.settings.eval_steps.is_some_and(|every| next.is_multiple_of(every) || last)
+        self.settings
+            .eval_steps
+            .is_some_and(|every| next.is_multiple_of(every) || last)
     }
 
     /// Counts the step, logs it, and writes a checkpoint where one is due.
     pub fn finish_step(&mut self, mut metrics: Map<String, Value>) -> Result<(), TrainError> {
         self.step += 1;
         let last = self.step == self.schedule.total_steps;
-        let due = self.settings.save_steps.is_some_and(|every| self.step.is_multiple_of(every));
-        metrics.insert("peak_memory_bytes".into(), json!(torch::peak_memory_bytes()));
+        let due = self
+            .settings
+            .save_steps
+            .is_some_and(|every| self.step.is_multiple_of(every));
+        metrics.insert(
+            "peak_memory_bytes".into(),
+            json!(torch::peak_memory_bytes()),
+        );
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         if self.step.is_multiple_of(self.settings.logging_steps) || last {
             self.run.log_step(self.step, &metrics)?;
         }
-        self.observer.on_step(self.step, self.schedule.total_steps, &metrics);
+        self.observer
+            .on_step(self.step, self.schedule.total_steps, &metrics);
         if due || last || self.stop.is_raised() {
             self.checkpoint()?;
         }
@@ -277,7 +317,10 @@ impl<'a> Session<'a> {
             move |source| TrainError::Io { path, source }
         };
         fs::create_dir(&folder).map_err(io(&folder))?;
-        torch::write_tensors(&folder.join("optimizer.safetensors"), &self.optimizer.state(self.model.parameters()))?;
+        torch::write_tensors(
+            &folder.join("optimizer.safetensors"),
+            &self.optimizer.state(self.model.parameters()),
+        )?;
         let state = json!({
             "step": self.step,
             "seed": self.settings.seed,
@@ -302,7 +345,10 @@ impl<'a> Session<'a> {
         let mut ready = Vec::with_capacity(count);
         for loaded in loader.by_ref().take(count) {
             match loaded? {
-                Loaded::Ready { sample_index, prompt } => ready.push((sample_index, prompt)),
+                Loaded::Ready {
+                    sample_index,
+                    prompt,
+                } => ready.push((sample_index, prompt)),
                 Loaded::Skipped { sample_index, row } => {
                     if self.named.insert(sample_index) {
                         self.say(&format!("skipped: {row}"))?;
@@ -321,7 +367,12 @@ impl<'a> Session<'a> {
 }
 
 fn freeze(model: &dyn VisionLanguageModel, is_frozen: impl Fn(&str) -> bool) {
-    for parameter in model.parameters().list.iter().filter(|p| is_frozen(&p.name)) {
+    for parameter in model
+        .parameters()
+        .list
+        .iter()
+        .filter(|p| is_frozen(&p.name))
+    {
         let _ = parameter.value.set_requires_grad(false);
     }
 }
@@ -334,15 +385,23 @@ fn refuse_changes<C: Config>(
 ) -> Result<(), TrainError> {
     if !settings.resume {
         let cause = format!("is false, but {} holds a checkpoint", run.path().display());
-        return Err(TrainError::Setting { name: "resume_from_checkpoint", cause });
+        return Err(TrainError::Setting {
+            name: "resume_from_checkpoint",
+            cause,
+        });
     }
-    let Some(yaml) = run.config()? else { return Ok(()) };
+    let Some(yaml) = run.config()? else {
+        return Ok(());
+    };
     let changes = changed_settings(&run.config_path(), &yaml, config)?;
     if changes.is_empty() || settings.allow_changed {
         return Ok(());
     }
     let line = |c: &base::config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
-    Err(TrainError::Changed { folder: folder.into(), changes: changes.iter().map(line).collect() })
+    Err(TrainError::Changed {
+        folder: folder.into(),
+        changes: changes.iter().map(line).collect(),
+    })
 }
 
 fn versions() -> Map<String, Value> {

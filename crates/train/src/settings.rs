@@ -71,11 +71,21 @@ macro_rules! settings {
             schedule_kind: match c.lr_scheduler_type {
                 LrSchedulerType::Linear => ScheduleKind::Linear,
                 LrSchedulerType::Cosine => ScheduleKind::Cosine,
-                LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => ScheduleKind::Constant,
+                LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => {
+                    ScheduleKind::Constant
+                }
             },
             learning_rate: c.learning_rate,
-            warmup_steps: if c.lr_scheduler_type == LrSchedulerType::Constant { 0 } else { c.warmup_steps as u64 },
-            warmup_ratio: if c.lr_scheduler_type == LrSchedulerType::Constant { 0.0 } else { c.warmup_ratio },
+            warmup_steps: if c.lr_scheduler_type == LrSchedulerType::Constant {
+                0
+            } else {
+                c.warmup_steps as u64
+            },
+            warmup_ratio: if c.lr_scheduler_type == LrSchedulerType::Constant {
+                0.0
+            } else {
+                c.warmup_ratio
+            },
             epochs: c.num_train_epochs,
             max_steps: u64::try_from(c.max_steps).ok(),
             micro_batch: c.per_device_train_batch_size,
@@ -85,7 +95,10 @@ macro_rules! settings {
             logging_steps: c.logging_steps as u64,
             save_steps: steps(c.save_strategy == SaveStrategy::Steps, c.save_steps),
             save_total_limit: c.save_total_limit,
-            eval_steps: steps(c.eval_strategy == EvalStrategy::Steps, c.eval_steps.unwrap_or(c.logging_steps)),
+            eval_steps: steps(
+                c.eval_strategy == EvalStrategy::Steps,
+                c.eval_steps.unwrap_or(c.logging_steps),
+            ),
             val_split_ratio: c.val_split_ratio,
             resume: c.resume_from_checkpoint,
             allow_changed: c.allow_changed,
@@ -102,7 +115,10 @@ macro_rules! settings {
                 max_pixels: Some(c.max_pixels as u64),
                 max_prompt_length: $max_prompt,
             },
-            checks: RowChecks { expect_box: $expect_box, ..RowChecks::default() },
+            checks: RowChecks {
+                expect_box: $expect_box,
+                ..RowChecks::default()
+            },
             files: DataFiles::from_lists(&c.data_file_paths, c.image_folders.as_deref(), $method)?,
             template: $template,
         })
@@ -115,8 +131,15 @@ impl TryFrom<&GrpoConfig> for Settings {
     fn try_from(config: &GrpoConfig) -> Result<Self, TrainError> {
         let template = template(&config.question_template, config.task_type.as_deref(), true)?;
         let method = config.reward_method.as_ref().map(|m| m.0.as_str());
-        let expect_box = config.is_reward_customized_from_vlm_module && config.task_type.as_deref() == Some("rec");
-        settings!(config, template, config.max_prompt_length, method, expect_box)
+        let expect_box = config.is_reward_customized_from_vlm_module
+            && config.task_type.as_deref() == Some("rec");
+        settings!(
+            config,
+            template,
+            config.max_prompt_length,
+            method,
+            expect_box
+        )
     }
 }
 
@@ -124,7 +147,11 @@ impl TryFrom<&SftConfig> for Settings {
     type Error = TrainError;
 
     fn try_from(config: &SftConfig) -> Result<Self, TrainError> {
-        let template = template(&config.question_template, config.task_type.as_deref(), config.with_thinking)?;
+        let template = template(
+            &config.question_template,
+            config.task_type.as_deref(),
+            config.with_thinking,
+        )?;
         settings!(config, template, None, None, false)
     }
 }
@@ -137,7 +164,11 @@ impl Settings {
         Schedule {
             kind: self.schedule_kind,
             peak: self.learning_rate,
-            warmup_steps: if self.warmup_steps > 0 { self.warmup_steps } else { ratio },
+            warmup_steps: if self.warmup_steps > 0 {
+                self.warmup_steps
+            } else {
+                ratio
+            },
             total_steps,
         }
     }
@@ -150,7 +181,11 @@ impl Settings {
 }
 
 /// The template asked for, else that of the task: with thinking, or for plain answers.
-fn template(given: &Option<String>, task: Option<&str>, thinking: bool) -> Result<PromptTemplate, TrainError> {
+fn template(
+    given: &Option<String>,
+    task: Option<&str>,
+    thinking: bool,
+) -> Result<PromptTemplate, TrainError> {
     let name = match (given, task, thinking) {
         (Some(given), _, _) => given.as_str(),
         (None, Some("rec"), false) => "sft_rec",

@@ -31,11 +31,35 @@ pub fn train_sft(
     let settings = Settings::try_from(config)?;
     let dataset = Dataset::load(&settings, model_dir)?;
     let rows_per_step = settings.micro_batch * settings.accumulation;
-    let order = Arc::new(EpochSampler::new(dataset.samples.len(), rows_per_step, config.seed));
+    let order = Arc::new(EpochSampler::new(
+        dataset.samples.len(),
+        rows_per_step,
+        config.seed,
+    ));
     let total = settings.total_steps(order.steps_per_epoch());
-    let session = Session::open(config, settings, model_dir, &dataset, total, observer, stop.clone())?;
-    let prompts = dataset.prompts(&session.settings, &order, session.step..total, 2 * rows_per_step)?;
-    Trainer { config, session, dataset, order, prompts }.train()
+    let session = Session::open(
+        config,
+        settings,
+        model_dir,
+        &dataset,
+        total,
+        observer,
+        stop.clone(),
+    )?;
+    let prompts = dataset.prompts(
+        &session.settings,
+        &order,
+        session.step..total,
+        2 * rows_per_step,
+    )?;
+    Trainer {
+        config,
+        session,
+        dataset,
+        order,
+        prompts,
+    }
+    .train()
 }
 
 struct Trainer<'a> {
@@ -77,23 +101,39 @@ impl Trainer<'_> {
         metrics.insert("entropy".into(), json!(entropy));
         metrics.insert("grad_norm".into(), json!(grad_norm));
         metrics.insert("learning_rate".into(), json!(learning_rate));
-        metrics.insert("completion_length".into(), json!(tokens as f64 / rows.len().max(1) as f64));
-        metrics.insert("tokens_per_sec".into(), json!(tokens as f64 / self.session.clock.elapsed()));
-        metrics.insert("epoch".into(), json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64));
+        metrics.insert(
+            "completion_length".into(),
+            json!(tokens as f64 / rows.len().max(1) as f64),
+        );
+        metrics.insert(
+            "tokens_per_sec".into(),
+            json!(tokens as f64 / self.session.clock.elapsed()),
+        );
+        metrics.insert(
+            "epoch".into(),
+            json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
+        );
         Ok(metrics)
     }
 
     fn rows(&mut self) -> Result<Vec<Row>, TrainError> {
         let count = self.order.indices_of_step(self.session.step).len();
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
-        prompts.into_iter().map(|(index, prompt)| self.row(&self.dataset.samples[index], prompt)).collect()
+        prompts
+            .into_iter()
+            .map(|(index, prompt)| self.row(&self.dataset.samples[index], prompt))
+            .collect()
     }
 
     fn row(&self, sample: &Sample, prompt: Prompt) -> Result<Row, TrainError> {
         let answer = self.dataset.processor.answer_ids(&taught_text(sample))?;
         let got = prompt.ids.len() + answer.len();
         match self.config.max_seq_length {
-            Some(max) if got > max => Err(TrainError::RowTooLong { row: sample.source.to_string(), got, max }),
+            Some(max) if got > max => Err(TrainError::RowTooLong {
+                row: sample.source.to_string(),
+                got,
+                max,
+            }),
             _ => Ok(Row { prompt, answer }),
         }
     }
@@ -119,19 +159,35 @@ impl Trainer<'_> {
 
     /// Adds a micro-batch's part of the mean over `tokens`; returns its part of loss and entropy.
     fn accumulate(&mut self, rows: &[Row], tokens: usize) -> Result<(f64, f64), TrainError> {
-        let Session { model, optimizer, clock, settings, .. } = &mut self.session;
+        let Session {
+            model,
+            optimizer,
+            clock,
+            settings,
+            ..
+        } = &mut self.session;
         let (loss, entropy) = clock.time("train", || -> Result<_, TrainError> {
-            let items: Vec<_> = rows.iter().map(|r| (&r.prompt, vec![r.answer.as_slice()])).collect();
+            let items: Vec<_> = rows
+                .iter()
+                .map(|r| (&r.prompt, vec![r.answer.as_slice()]))
+                .collect();
             let batch = MicroBatch::pack(model.as_ref(), &items)?;
-            let (loss, entropy) = batch.backward(model.as_ref(), 1.0, settings.recompute, |scores| {
-                let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
-                let stats = (loss.detach(), scores.entropies.sum(Kind::Float) / tokens as f64);
-                (loss, stats)
-            });
+            let (loss, entropy) =
+                batch.backward(model.as_ref(), 1.0, settings.recompute, |scores| {
+                    let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
+                    let stats = (
+                        loss.detach(),
+                        scores.entropies.sum(Kind::Float) / tokens as f64,
+                    );
+                    (loss, stats)
+                });
             Ok((f64::try_from(loss)?, f64::try_from(entropy)?))
         })?;
         if !loss.is_finite() {
-            return Err(TrainError::NonFinite { what: "loss", value: loss });
+            return Err(TrainError::NonFinite {
+                what: "loss",
+                value: loss,
+            });
         }
         optimizer.collect(model.parameters());
         Ok((loss, entropy))
@@ -145,8 +201,18 @@ impl Trainer<'_> {
         let cache = ImageCache::new(0);
         let (mut sum, mut tokens) = (0.0, 0);
         for sample in &self.dataset.validation {
-            let prompt = load_prompt(sample, &self.dataset.processor, &self.session.settings.template, &cache)
-                .map_err(|cause| TrainError::Row(data::RowError { source_line: sample.source.clone(), cause }))?;
+            let prompt = load_prompt(
+                sample,
+                &self.dataset.processor,
+                &self.session.settings.template,
+                &cache,
+            )
+            .map_err(|cause| {
+                TrainError::Row(data::RowError {
+                    source_line: sample.source.clone(),
+                    cause,
+                })
+            })?;
             let row = self.row(sample, prompt)?;
             let model = self.session.model.as_ref();
             let batch = MicroBatch::pack(model, &[(&row.prompt, vec![row.answer.as_slice()])])?;
@@ -160,7 +226,10 @@ impl Trainer<'_> {
 
 /// What the model is to say: the row's answer as it stands there, its tags included.
 fn taught_text(sample: &Sample) -> String {
-    match sample.columns["conversations"].get(1).and_then(|turn| turn.get("value")) {
+    match sample.columns["conversations"]
+        .get(1)
+        .and_then(|turn| turn.get("value"))
+    {
         Some(Value::String(text)) => text.clone(),
         _ => sample.answer.clone(),
     }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use base::DrawKey;
 use base::config::GrpoConfig;
 use base::run_folder::StopFlag;
-use data::{EpochSampler, ImageCache, PromptLoader, load_prompt};
+use data::image::ImageProcessorConfig;
+use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
-use models::{LoadOptions, VisionLanguageModel, load_model};
+use models::{LoadOptions, VisionLanguageModel, load_model, read_family};
 use rewards::{RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
-use crate::policy_batch::{PolicyBatch, PolicyStats};
 use crate::grpo::{ClipRange, is_zero_spread};
+use crate::policy_batch::{PolicyBatch, PolicyStats};
 use crate::rollout::{self, ScoredGroup};
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
@@ -31,9 +32,97 @@ pub fn train_grpo(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
+    let family = read_family(model_dir)?;
+    let options = RewardOptions {
+        family: family.parse()?,
+        task_type: config.task_type.clone(),
+        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
+        patch_size: ImageProcessorConfig::from_dir(model_dir)
+            .map_err(DataError::from)?
+            .patch_size as usize,
+    };
+    let rewards = RewardSet::build(
+        &config.reward_funcs,
+        config.reward_weights.as_deref(),
+        &options,
+    )?;
+    train_grpo_with_rewards(config, model_dir, rewards, observer, stop)
+}
+
+/// As [`train_grpo`], by rewards of one's own; `reward_funcs` and `reward_weights` are not read.
+///
+/// # Errors
+/// As [`train_grpo`].
+pub fn train_grpo_with_rewards(
+    config: &GrpoConfig,
+    model_dir: &Path,
+    rewards: RewardSet,
+    observer: &mut dyn Observer,
+    stop: &StopFlag,
+) -> Result<Outcome, TrainError> {
     let settings = Settings::try_from(config)?;
     let dataset = Dataset::load(&settings, model_dir)?;
-    Trainer::new(config, settings, model_dir, dataset, observer, stop)?.train()
+    for sample in dataset.samples.iter().chain(&dataset.validation) {
+        rewards
+            .check(
+                sample.source.line,
+                &sample.solution,
+                sample.accu_reward_method.as_deref(),
+            )
+            .map_err(|source| TrainError::Scoring {
+                row: sample.source.to_string(),
+                source,
+            })?;
+    }
+    let completions = settings.micro_batch * settings.accumulation;
+    let prompts_per_step = completions.div_ceil(config.num_generations);
+    let order = Arc::new(EpochSampler::new(
+        dataset.samples.len(),
+        prompts_per_step,
+        config.seed,
+    ));
+    let total = settings.total_steps(order.steps_per_epoch());
+    let session = Session::open(
+        config,
+        settings,
+        model_dir,
+        &dataset,
+        total,
+        observer,
+        stop.clone(),
+    )?;
+    let reference = (config.beta > 0.0)
+        .then(|| {
+            load_model(
+                model_dir,
+                LoadOptions {
+                    trainable: false,
+                    ..session.settings.load
+                },
+            )
+        })
+        .transpose()?;
+    let prompts = dataset.prompts(
+        &session.settings,
+        &order,
+        session.step..total,
+        2 * prompts_per_step,
+    )?;
+    let trainer = Trainer {
+        sampling: rollout::sampling_params(config, &dataset.processor),
+        clip: ClipRange {
+            low: config.epsilon,
+            high: config.epsilon_high.unwrap_or(config.epsilon),
+        },
+        config,
+        session,
+        dataset,
+        order,
+        prompts,
+        rewards,
+        reference,
+    };
+    trainer.train()
 }
 
 struct Trainer<'a> {
@@ -80,7 +169,12 @@ impl Trainer<'_> {
     fn sample(&mut self) -> Result<Vec<base::RolloutGroup>, TrainError> {
         let count = self.order.indices_of_step(self.session.step).len();
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
-        let key = DrawKey { seed: self.config.seed, step: self.session.step, prompt: 0, completion: 0 };
+        let key = DrawKey {
+            seed: self.config.seed,
+            step: self.session.step,
+            prompt: 0,
+            completion: 0,
+        };
         let (session, config) = (&self.session, self.config);
         session.clock.time("rollout", || {
             rollout::sample(
@@ -97,10 +191,15 @@ impl Trainer<'_> {
 
     /// Rewards and advantages.
     fn score(&mut self, groups: Vec<base::RolloutGroup>) -> Result<Vec<ScoredGroup>, TrainError> {
-        let Trainer { session, dataset, rewards, .. } = self;
-        let groups = session
-            .clock
-            .time("reward", || rollout::score(groups, &dataset.samples, &dataset.processor, rewards))?;
+        let Trainer {
+            session,
+            dataset,
+            rewards,
+            ..
+        } = self;
+        let groups = session.clock.time("reward", || {
+            rollout::score(groups, &dataset.samples, &dataset.processor, rewards)
+        })?;
         let rows = rollout::rollout_rows(&groups, &dataset.samples, rewards);
         session.run.log_rollouts(session.step + 1, &rows)?;
         Ok(groups)
@@ -111,16 +210,25 @@ impl Trainer<'_> {
     fn pack(&self, groups: &[ScoredGroup]) -> Result<Vec<PolicyBatch>, TrainError> {
         let completions: usize = groups.iter().map(|g| g.group.completions.len()).sum();
         let speaks = |g: &&ScoredGroup| self.config.beta > 0.0 || !is_zero_spread(&g.group.rewards);
-        let speaking: Vec<&base::RolloutGroup> = groups.iter().filter(speaks).map(|g| &g.group).collect();
+        let speaking: Vec<&base::RolloutGroup> =
+            groups.iter().filter(speaks).map(|g| &g.group).collect();
         let settings = &self.session.settings;
         let model = self.session.model.as_ref();
         self.session.clock.time("train", || {
-            PolicyBatch::pack_all(model, &speaking, completions, settings.micro_batch, settings.max_tokens)
+            PolicyBatch::pack_all(
+                model,
+                &speaking,
+                completions,
+                settings.micro_batch,
+                settings.max_tokens,
+            )
         })
     }
 
     fn score_by_reference(&self, batches: &mut [PolicyBatch]) {
-        let Some(reference) = &self.reference else { return };
+        let Some(reference) = &self.reference else {
+            return;
+        };
         self.session.clock.time("reference", || {
             for batch in batches {
                 batch.score_by_reference(reference.as_ref(), self.config.temperature);
@@ -130,18 +238,37 @@ impl Trainer<'_> {
 
     /// Adds a micro-batch's gradients.
     fn accumulate(&mut self, batch: &mut PolicyBatch) -> Result<PolicyStats, TrainError> {
-        let Session { model, optimizer, clock, settings, .. } = &mut self.session;
+        let Session {
+            model,
+            optimizer,
+            clock,
+            settings,
+            ..
+        } = &mut self.session;
         let stats = clock.time("train", || {
-            batch.accumulate(model.as_ref(), self.config.temperature, self.clip, self.config.beta, settings.recompute)
+            batch.accumulate(
+                model.as_ref(),
+                self.config.temperature,
+                self.clip,
+                self.config.beta,
+                settings.recompute,
+            )
         })?;
         if !stats.loss.is_finite() {
-            return Err(TrainError::NonFinite { what: "loss", value: stats.loss });
+            return Err(TrainError::NonFinite {
+                what: "loss",
+                value: stats.loss,
+            });
         }
         optimizer.collect(model.parameters());
         Ok(stats)
     }
 
-    fn metrics(&mut self, groups: &[ScoredGroup], stats: &PolicyStats) -> Result<Map<String, Value>, TrainError> {
+    fn metrics(
+        &mut self,
+        groups: &[ScoredGroup],
+        stats: &PolicyStats,
+    ) -> Result<Map<String, Value>, TrainError> {
         let mut metrics = rollout::reward_metrics(groups, &self.rewards);
         let lens: Vec<f64> = groups
             .iter()
@@ -152,14 +279,26 @@ impl Trainer<'_> {
             .flat_map(|g| &g.group.completions)
             .filter(|c| c.finish_reason == base::FinishReason::Length)
             .count();
-        let silent = groups.iter().filter(|g| is_zero_spread(&g.group.rewards)).count();
+        let silent = groups
+            .iter()
+            .filter(|g| is_zero_spread(&g.group.rewards))
+            .count();
         let tokens: f64 = lens.iter().sum();
-        metrics.insert("completion_length".into(), json!(tokens / lens.len().max(1) as f64));
+        metrics.insert(
+            "completion_length".into(),
+            json!(tokens / lens.len().max(1) as f64),
+        );
         metrics.insert("cut_off_completions".into(), json!(cut));
         metrics.insert("zero_spread_groups".into(), json!(silent));
         stats.write(&mut metrics, self.config.num_iterations);
-        metrics.insert("tokens_per_sec".into(), json!(tokens / self.session.clock.elapsed()));
-        metrics.insert("epoch".into(), json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64));
+        metrics.insert(
+            "tokens_per_sec".into(),
+            json!(tokens / self.session.clock.elapsed()),
+        );
+        metrics.insert(
+            "epoch".into(),
+            json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
+        );
         Ok(metrics)
     }
 
@@ -168,77 +307,60 @@ impl Trainer<'_> {
         if !self.session.evaluation_is_due() || self.dataset.validation.is_empty() {
             return Ok(());
         }
-        let Trainer { session, dataset, rewards, config, sampling, .. } = self;
-        let groups = session.clock.time("evaluation", || -> Result<_, TrainError> {
-            let cache = ImageCache::new(0);
-            let template = &session.settings.template;
-            let mut prompts = Vec::new();
-            for (index, sample) in dataset.validation.iter().enumerate() {
-                let prompt = load_prompt(sample, &dataset.processor, template, &cache).map_err(|cause| {
-                    TrainError::Row(data::RowError { source_line: sample.source.clone(), cause })
-                })?;
-                prompts.push((index, prompt));
-            }
-            let greedy = SamplingParams { temperature: 0.0, ..sampling.clone() };
-            let key = DrawKey { seed: config.seed, step: 0, prompt: 0, completion: 0 };
-            let (model, stop) = (session.model.as_ref(), &session.stop);
-            let cancel = || stop.is_now();
-            let groups =
-                rollout::sample(model, &greedy, config.max_concurrent_completions, 1, prompts, key, &cancel)?;
-            rollout::score(groups, &dataset.validation, &dataset.processor, rewards)
-        })?;
-        let mut scores = rollout::reward_metrics(&groups, rewards);
-        scores.remove("reward_std");
-        metrics.extend(scores.into_iter().map(|(name, value)| (format!("eval/{name}"), value)));
-        Ok(())
-    }
-}
-
-impl<'a> Trainer<'a> {
-    fn new(
-        config: &'a GrpoConfig,
-        settings: Settings,
-        model_dir: &Path,
-        dataset: Dataset,
-        observer: &'a mut dyn Observer,
-        stop: &StopFlag,
-    ) -> Result<Self, TrainError> {
-        let completions = settings.micro_batch * settings.accumulation;
-        let prompts_per_step = completions.div_ceil(config.num_generations);
-        let order = Arc::new(EpochSampler::new(dataset.samples.len(), prompts_per_step, config.seed));
-        let total = settings.total_steps(order.steps_per_epoch());
-        let session = Session::open(config, settings, model_dir, &dataset, total, observer, stop.clone())?;
-        let rewards = build_rewards(config, session.model.as_ref())?;
-        for sample in dataset.samples.iter().chain(&dataset.validation) {
-            rewards
-                .check(sample.source.line, &sample.solution, sample.accu_reward_method.as_deref())
-                .map_err(|source| TrainError::Scoring { row: sample.source.to_string(), source })?;
-        }
-        let reference = (config.beta > 0.0)
-            .then(|| load_model(model_dir, LoadOptions { trainable: false, ..session.settings.load }))
-            .transpose()?;
-        let prompts =
-            dataset.prompts(&session.settings, &order, session.step..total, 2 * prompts_per_step)?;
-        Ok(Trainer {
-            sampling: rollout::sampling_params(config, &dataset.processor),
-            clip: ClipRange { low: config.epsilon, high: config.epsilon_high.unwrap_or(config.epsilon) },
-            config,
+        let Trainer {
             session,
             dataset,
-            order,
-            prompts,
             rewards,
-            reference,
-        })
+            config,
+            sampling,
+            ..
+        } = self;
+        let groups = session
+            .clock
+            .time("evaluation", || -> Result<_, TrainError> {
+                let cache = ImageCache::new(0);
+                let template = &session.settings.template;
+                let mut prompts = Vec::new();
+                for (index, sample) in dataset.validation.iter().enumerate() {
+                    let prompt = load_prompt(sample, &dataset.processor, template, &cache)
+                        .map_err(|cause| {
+                            TrainError::Row(data::RowError {
+                                source_line: sample.source.clone(),
+                                cause,
+                            })
+                        })?;
+                    prompts.push((index, prompt));
+                }
+                let greedy = SamplingParams {
+                    temperature: 0.0,
+                    ..sampling.clone()
+                };
+                let key = DrawKey {
+                    seed: config.seed,
+                    step: 0,
+                    prompt: 0,
+                    completion: 0,
+                };
+                let (model, stop) = (session.model.as_ref(), &session.stop);
+                let cancel = || stop.is_now();
+                let groups = rollout::sample(
+                    model,
+                    &greedy,
+                    config.max_concurrent_completions,
+                    1,
+                    prompts,
+                    key,
+                    &cancel,
+                )?;
+                rollout::score(groups, &dataset.validation, &dataset.processor, rewards)
+            })?;
+        let mut scores = rollout::reward_metrics(&groups, rewards);
+        scores.remove("reward_std");
+        metrics.extend(
+            scores
+                .into_iter()
+                .map(|(name, value)| (format!("eval/{name}"), value)),
+        );
+        Ok(())
     }
-}
-
-fn build_rewards(config: &GrpoConfig, model: &dyn VisionLanguageModel) -> Result<RewardSet, TrainError> {
-    let options = RewardOptions {
-        family: model.family().parse()?,
-        task_type: config.task_type.clone(),
-        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
-        patch_size: model.patch_size(),
-    };
-    Ok(RewardSet::build(&config.reward_funcs, config.reward_weights.as_deref(), &options)?)
 }

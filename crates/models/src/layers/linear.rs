@@ -17,15 +17,27 @@ impl Linear {
     ///
     /// # Errors
     /// Only libtorch's own; misfits are collected by the builder.
-    pub fn load(builder: &mut Builder<'_>, input: i64, output: i64, bias: bool) -> Result<Self, ModelError> {
+    pub fn load(
+        builder: &mut Builder<'_>,
+        input: i64,
+        output: i64,
+        bias: bool,
+    ) -> Result<Self, ModelError> {
         let weight = builder.take("weight", &[output, input])?;
-        let bias = if bias { Some(builder.take("bias", &[output])?) } else { None };
+        let bias = if bias {
+            Some(builder.take("bias", &[output])?)
+        } else {
+            None
+        };
         Ok(Linear { weight, bias })
     }
 
     /// A layer that shares `weight` with another (a tied head).
     pub fn tied(weight: &Tensor) -> Self {
-        Linear { weight: weight.shallow_clone(), bias: None }
+        Linear {
+            weight: weight.shallow_clone(),
+            bias: None,
+        }
     }
 
     /// `[.., in] -> [.., out]`.

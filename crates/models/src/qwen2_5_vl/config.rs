@@ -62,8 +62,10 @@ pub struct RopeParameters {
     /// Base of the frequencies.
     pub rope_theta: Option<f64>,
     /// `mrope` or `default`.
-    #[serde(alias = "type")]
     pub rope_type: Option<String>,
+    /// The older name of `rope_type`; some checkpoints hold both.
+    #[serde(rename = "type")]
+    pub old_rope_type: Option<String>,
 }
 
 /// Vision tower, key for key.
@@ -124,7 +126,8 @@ fn full_blocks() -> Vec<usize> {
 impl TextConfig {
     /// Channels a head.
     pub fn head_dim(&self) -> i64 {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+        self.head_dim
+            .unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
     /// Key and value heads.
@@ -141,7 +144,9 @@ impl TextConfig {
     /// M-RoPE sections.
     pub fn mrope_section(&self) -> Vec<i64> {
         let of = |r: &Option<RopeParameters>| r.as_ref().and_then(|r| r.mrope_section.clone());
-        of(&self.rope_parameters).or_else(|| of(&self.rope_scaling)).unwrap_or_else(|| vec![16, 24, 24])
+        of(&self.rope_parameters)
+            .or_else(|| of(&self.rope_scaling))
+            .unwrap_or_else(|| vec![16, 24, 24])
     }
 }
 
@@ -151,15 +156,25 @@ impl Config {
     /// # Errors
     /// A missing key, or a value that this implementation does not compute.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
-        let error = |cause: String| ModelError::Config { path: folder.join("config.json"), cause };
+        let error = |cause: String| ModelError::Config {
+            path: folder.join("config.json"),
+            cause,
+        };
         let value = read_config(folder)?;
-        let text = value.get("text_config").filter(|t| t.get("hidden_size").is_some()).unwrap_or(&value);
-        let vision = value.get("vision_config").ok_or_else(|| error("no object `vision_config`".into()))?;
+        let text = value
+            .get("text_config")
+            .filter(|t| t.get("hidden_size").is_some())
+            .unwrap_or(&value);
+        let vision = value
+            .get("vision_config")
+            .ok_or_else(|| error("no object `vision_config`".into()))?;
         let tied = |v: &Value| v.get("tie_word_embeddings").and_then(Value::as_bool);
         let config = Config {
             text: TextConfig::deserialize(text).map_err(|e| error(e.to_string()))?,
-            vision: VisionConfig::deserialize(vision).map_err(|e| error(format!("`vision_config`: {e}")))?,
-            image_token_id: image_token_id(&value).ok_or_else(|| error("no number `image_token_id`".into()))?,
+            vision: VisionConfig::deserialize(vision)
+                .map_err(|e| error(format!("`vision_config`: {e}")))?,
+            image_token_id: image_token_id(&value)
+                .ok_or_else(|| error("no number `image_token_id`".into()))?,
             tie_word_embeddings: tied(&value).or_else(|| tied(text)).unwrap_or(false),
         };
         config.check().map_err(error)?;
@@ -169,16 +184,47 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         let (text, vision) = (&self.text, &self.vision);
         let equal = |what: &str, got: i64, expected: i64| {
-            if got == expected { Ok(()) } else { Err(format!("{what}: expected {expected}, got {got}")) }
+            if got == expected {
+                Ok(())
+            } else {
+                Err(format!("{what}: expected {expected}, got {got}"))
+            }
         };
-        equal("sum of `mrope_section`", text.mrope_section().iter().sum(), text.head_dim() / 2)?;
-        equal("`out_hidden_size`", vision.out_hidden_size, text.hidden_size)?;
-        equal("`num_attention_heads` modulo `num_key_value_heads`", text.num_attention_heads % text.num_kv_heads(), 0)?;
-        equal("vision `hidden_size` modulo 4 x `num_heads`", vision.hidden_size % (4 * vision.num_heads), 0)?;
+        equal(
+            "sum of `mrope_section`",
+            text.mrope_section().iter().sum(),
+            text.head_dim() / 2,
+        )?;
+        equal(
+            "`out_hidden_size`",
+            vision.out_hidden_size,
+            text.hidden_size,
+        )?;
+        equal(
+            "`num_attention_heads` modulo `num_key_value_heads`",
+            text.num_attention_heads % text.num_kv_heads(),
+            0,
+        )?;
+        equal(
+            "vision `hidden_size` modulo 4 x `num_heads`",
+            vision.hidden_size % (4 * vision.num_heads),
+            0,
+        )?;
         let unit = vision.patch_size * vision.spatial_merge_size;
-        equal("`window_size` modulo merged patch", (vision.window_size % unit) as i64, 0)?;
-        equal("windows of at least one merged patch: `window_size` below it", i64::from(vision.window_size < unit), 0)?;
-        for (what, act) in [("hidden_act", &text.hidden_act), ("vision_config.hidden_act", &vision.hidden_act)] {
+        equal(
+            "`window_size` modulo merged patch",
+            (vision.window_size % unit) as i64,
+            0,
+        )?;
+        equal(
+            "windows of at least one merged patch: `window_size` below it",
+            i64::from(vision.window_size < unit),
+            0,
+        )?;
+        for (what, act) in [
+            ("hidden_act", &text.hidden_act),
+            ("vision_config.hidden_act", &vision.hidden_act),
+        ] {
             if act != "silu" {
                 return Err(format!("`{what}`: expected `silu`, got `{act}`"));
             }
@@ -187,13 +233,18 @@ impl Config {
             return Err("`use_sliding_window`: sliding windows are not built".into());
         }
         let rope = text.rope_parameters.as_ref().or(text.rope_scaling.as_ref());
-        match rope.and_then(|r| r.rope_type.as_deref()) {
+        match rope.and_then(|r| r.rope_type.as_deref().or(r.old_rope_type.as_deref())) {
             None | Some("mrope" | "default") => Ok(()),
-            Some(other) => Err(format!("`rope_type`: expected `mrope` or `default`, got `{other}`")),
+            Some(other) => Err(format!(
+                "`rope_type`: expected `mrope` or `default`, got `{other}`"
+            )),
         }
     }
 }
 
 fn image_token_id(value: &Value) -> Option<u32> {
-    value.get("image_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
+    value
+        .get("image_token_id")
+        .and_then(Value::as_u64)
+        .and_then(|id| u32::try_from(id).ok())
 }

@@ -51,19 +51,34 @@ impl Model {
         let files = WeightFiles::open(folder)?;
         let mut b = Builder::new(&files, options.kind, options.device, options.trainable);
         let nested = b.contains("model.language_model.embed_tokens.weight");
-        let (text_path, vision_path) =
-            if nested { ("model.language_model", "model.visual") } else { ("model", "visual") };
+        let (text_path, vision_path) = if nested {
+            ("model.language_model", "model.visual")
+        } else {
+            ("model", "visual")
+        };
         let text = b.at(text_path, |b| text::TextModel::load(b, &config.text))?;
-        let visual = b.at(vision_path, |b| vision::VisionTower::load(b, &config.vision))?;
+        let visual = b.at(vision_path, |b| {
+            vision::VisionTower::load(b, &config.vision)
+        })?;
         let lm_head = if config.tie_word_embeddings {
             // Some checkpoints store the tied head again; transformers ignores it as we do.
             b.ignore("lm_head.weight");
             Linear::tied(&text.embed_tokens)
         } else {
-            b.at("lm_head", |b| Linear::load(b, config.text.hidden_size, config.text.vocab_size, false))?
+            b.at("lm_head", |b| {
+                Linear::load(b, config.text.hidden_size, config.text.vocab_size, false)
+            })?
         };
         let parameters = b.finish(folder)?;
-        Ok(Model { config, text, visual, lm_head, parameters, kind: options.kind, device: options.device })
+        Ok(Model {
+            config,
+            text,
+            visual,
+            lm_head,
+            parameters,
+            kind: options.kind,
+            device: options.device,
+        })
     }
 
     /// Its configuration.
@@ -110,10 +125,20 @@ impl VisionLanguageModel for Model {
     }
 
     fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {
-        rope::prompt_positions(ids, grids, self.config.image_token_id, self.config.vision.spatial_merge_size)
+        rope::prompt_positions(
+            ids,
+            grids,
+            self.config.image_token_id,
+            self.config.vision.spatial_merge_size,
+        )
     }
 
-    fn vision_stages<'a>(&'a self, tape: &mut Tape<'a>, pixel_values: &Tensor, grids: &[[usize; 3]]) -> Tensor {
+    fn vision_stages<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        pixel_values: &Tensor,
+        grids: &[[usize; 3]],
+    ) -> Tensor {
         self.visual.stages(tape, pixel_values, grids)
     }
 
@@ -125,7 +150,13 @@ impl VisionLanguageModel for Model {
         rope::text_rotary(&self.config.text, position_ids, self.kind)
     }
 
-    fn layer(&self, index: usize, hidden: &Tensor, rotary: &Rotary, attend: &mut dyn Attend) -> Tensor {
+    fn layer(
+        &self,
+        index: usize,
+        hidden: &Tensor,
+        rotary: &Rotary,
+        attend: &mut dyn Attend,
+    ) -> Tensor {
         self.text.layers[index].forward(index, hidden, rotary, attend)
     }
 

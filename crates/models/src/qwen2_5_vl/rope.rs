@@ -8,13 +8,22 @@ use crate::model::PromptPositions;
 
 /// Positions of a prompt: text counts up on all three axes; an image spreads over height and width
 /// and takes as many positions as its longer side has tokens.
-pub fn prompt_positions(ids: &[u32], grids: &[[usize; 3]], image_token: u32, merge: usize) -> PromptPositions {
+pub fn prompt_positions(
+    ids: &[u32],
+    grids: &[[usize; 3]],
+    image_token: u32,
+    merge: usize,
+) -> PromptPositions {
     let mut positions = Vec::with_capacity(ids.len());
     let mut next = 0i64;
     let mut grids = grids.iter();
     let mut at = 0;
     while at < ids.len() {
-        let grid = if ids[at] == image_token { grids.next() } else { None };
+        let grid = if ids[at] == image_token {
+            grids.next()
+        } else {
+            None
+        };
         let Some(&[frames, height, width]) = grid else {
             positions.push([next; 3]);
             next += 1;
@@ -67,8 +76,12 @@ pub struct PatchOrder {
 pub fn patch_order(config: &VisionConfig, grids: &[[usize; 3]]) -> PatchOrder {
     let merge = config.spatial_merge_size;
     let side = config.window_size / merge / config.patch_size;
-    let mut order =
-        PatchOrder { window_index: vec![], window_lens: vec![], frame_lens: vec![], positions: vec![] };
+    let mut order = PatchOrder {
+        window_index: vec![],
+        window_lens: vec![],
+        frame_lens: vec![],
+        positions: vec![],
+    };
     let mut first = 0;
     for &[frames, height, width] in grids {
         let (rows, columns) = (height / merge, width / merge);
@@ -78,10 +91,14 @@ pub fn patch_order(config: &VisionConfig, grids: &[[usize; 3]]) -> PatchOrder {
                     let before = order.window_index.len();
                     for h in window_row..(window_row + side).min(rows) {
                         for w in window_column..(window_column + side).min(columns) {
-                            order.window_index.push((first + (frame * rows + h) * columns + w) as i64);
+                            order
+                                .window_index
+                                .push((first + (frame * rows + h) * columns + w) as i64);
                         }
                     }
-                    order.window_lens.push((order.window_index.len() - before) * merge * merge);
+                    order
+                        .window_lens
+                        .push((order.window_index.len() - before) * merge * merge);
                 }
             }
             order.frame_lens.push(height * width);
@@ -111,7 +128,10 @@ pub fn vision_rotary(config: &VisionConfig, positions: &[[i64; 2]], device: Devi
     let frequencies = inverse_frequencies(head_dim / 2, 10_000.0, device);
     let flat: Vec<i64> = positions.iter().flatten().copied().collect();
     // [patches, 2, head_dim / 4]
-    let positions = Tensor::from_slice(&flat).to_device(device).to_kind(Kind::Float).view([-1, 2, 1]);
+    let positions = Tensor::from_slice(&flat)
+        .to_device(device)
+        .to_kind(Kind::Float)
+        .view([-1, 2, 1]);
     Rotary::from_angles(&(positions * frequencies).flatten(1, 2), Kind::Float)
 }
 
@@ -147,6 +167,9 @@ mod tests {
         assert_eq!(order.window_index, [0, 1, 3, 4, 2, 5]);
         assert_eq!(order.window_lens, [16, 8]);
         assert_eq!(order.frame_lens, [24]);
-        assert_eq!(order.positions[..5], [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]);
+        assert_eq!(
+            order.positions[..5],
+            [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]
+        );
     }
 }

@@ -34,7 +34,9 @@ impl TextModel {
             layers: (0..config.num_hidden_layers)
                 .map(|i| builder.at(format!("layers.{i}"), |b| DecoderLayer::load(b, config)))
                 .collect::<Result<_, _>>()?,
-            norm: builder.at("norm", |b| RmsNorm::load(b, config.hidden_size, config.rms_norm_eps))?,
+            norm: builder.at("norm", |b| {
+                RmsNorm::load(b, config.hidden_size, config.rms_norm_eps)
+            })?,
         })
     }
 }
@@ -56,12 +58,21 @@ pub struct DecoderLayer {
 
 impl DecoderLayer {
     fn load(b: &mut Builder<'_>, config: &TextConfig) -> Result<Self, ModelError> {
-        let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
+        let (hidden, inner, eps) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.rms_norm_eps,
+        );
         let head_dim = config.head_dim();
-        let (q, kv) = (config.num_attention_heads * head_dim, config.num_kv_heads() * head_dim);
+        let (q, kv) = (
+            config.num_attention_heads * head_dim,
+            config.num_kv_heads() * head_dim,
+        );
         Ok(DecoderLayer {
             input_layernorm: b.at("input_layernorm", |b| RmsNorm::load(b, hidden, eps))?,
-            post_attention_layernorm: b.at("post_attention_layernorm", |b| RmsNorm::load(b, hidden, eps))?,
+            post_attention_layernorm: b.at("post_attention_layernorm", |b| {
+                RmsNorm::load(b, hidden, eps)
+            })?,
             q_proj: b.at("self_attn.q_proj", |b| Linear::load(b, hidden, q, true))?,
             k_proj: b.at("self_attn.k_proj", |b| Linear::load(b, hidden, kv, true))?,
             v_proj: b.at("self_attn.v_proj", |b| Linear::load(b, hidden, kv, true))?,
@@ -74,12 +85,22 @@ impl DecoderLayer {
     }
 
     /// `[T, hidden_size] -> [T, hidden_size]`; `index` tells `attend` which layer asks.
-    pub fn forward(&self, index: usize, x: &Tensor, rotary: &Rotary, attend: &mut dyn Attend) -> Tensor {
+    pub fn forward(
+        &self,
+        index: usize,
+        x: &Tensor,
+        rotary: &Rotary,
+        attend: &mut dyn Attend,
+    ) -> Tensor {
         let tokens = x.size()[0];
         let y = self.input_layernorm.forward(x);
         // [T, heads, head_dim]
         let heads = |linear: &Linear| linear.forward(&y).view([tokens, -1, self.head_dim]);
-        let (q, k, v) = (heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj));
+        let (q, k, v) = (
+            heads(&self.q_proj),
+            heads(&self.k_proj),
+            heads(&self.v_proj),
+        );
         let seen = attend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.o_proj.forward(&seen.reshape([tokens, -1]));
         let y = self.post_attention_layernorm.forward(&x);

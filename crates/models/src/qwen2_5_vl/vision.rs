@@ -33,17 +33,30 @@ impl VisionTower {
     /// # Errors
     /// Only libtorch's own; misfits are collected by the builder.
     pub fn load(builder: &mut Builder<'_>, config: &VisionConfig) -> Result<Self, ModelError> {
-        let patch = config.in_channels * (config.temporal_patch_size * config.patch_size.pow(2)) as i64;
-        let patch_embed = builder.at("patch_embed.proj", |b| Linear::load(b, patch, config.hidden_size, false))?;
+        let patch =
+            config.in_channels * (config.temporal_patch_size * config.patch_size.pow(2)) as i64;
+        let patch_embed = builder.at("patch_embed.proj", |b| {
+            Linear::load(b, patch, config.hidden_size, false)
+        })?;
         let blocks = (0..config.depth)
             .map(|i| builder.at(format!("blocks.{i}"), |b| VisionBlock::load(b, config)))
             .collect::<Result<_, _>>()?;
         let merger = builder.at("merger", |b| Merger::load(b, config))?;
-        Ok(VisionTower { config: config.clone(), patch_embed, blocks, merger })
+        Ok(VisionTower {
+            config: config.clone(),
+            patch_embed,
+            blocks,
+            merger,
+        })
     }
 
     /// `pixel_values [patches, patch_dim] -> [merged patches, out_hidden_size]`, stage by stage.
-    pub fn stages<'a>(&'a self, tape: &mut Tape<'a>, pixel_values: &Tensor, grids: &[[usize; 3]]) -> Tensor {
+    pub fn stages<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        pixel_values: &Tensor,
+        grids: &[[usize; 3]],
+    ) -> Tensor {
         let device = pixel_values.device();
         let kind = pixel_values.kind();
         let merge = self.config.spatial_merge_size.pow(2) as i64;
@@ -55,14 +68,25 @@ impl VisionTower {
             sin: permute(&rotary.sin, &window_index, merge),
         });
         let attention = |lens: Vec<usize>| {
-            Rc::new(PackedAttention::new(&Layout::independent(lens), false, kind, device))
+            Rc::new(PackedAttention::new(
+                &Layout::independent(lens),
+                false,
+                kind,
+                device,
+            ))
         };
         let (windowed, full) = (attention(order.window_lens), attention(order.frame_lens));
 
         let index = window_index.shallow_clone();
-        let mut x = tape.run(pixel_values, move |x| permute(&self.patch_embed.forward(x), &index, merge));
+        let mut x = tape.run(pixel_values, move |x| {
+            permute(&self.patch_embed.forward(x), &index, merge)
+        });
         for (i, block) in self.blocks.iter().enumerate() {
-            let seen = if self.config.fullatt_block_indexes.contains(&i) { &full } else { &windowed };
+            let seen = if self.config.fullatt_block_indexes.contains(&i) {
+                &full
+            } else {
+                &windowed
+            };
             let (seen, rotary) = (seen.clone(), rotary.clone());
             x = tape.run(&x, move |x| block.forward(x, &rotary, &seen));
         }
@@ -74,7 +98,9 @@ impl VisionTower {
 /// Reorders `[patches, channels]` in units of `merge` patches.
 fn permute(x: &Tensor, index: &Tensor, merge: i64) -> Tensor {
     let channels = x.size()[1];
-    x.view([-1, merge * channels]).index_select(0, index).view([-1, channels])
+    x.view([-1, merge * channels])
+        .index_select(0, index)
+        .view([-1, channels])
 }
 
 #[derive(Debug)]
@@ -107,7 +133,10 @@ impl VisionBlock {
     fn forward(&self, x: &Tensor, rotary: &Rotary, attention: &PackedAttention) -> Tensor {
         let patches = x.size()[0];
         // [patches, 3, heads, head_dim]
-        let qkv = self.qkv.forward(&self.norm1.forward(x)).view([patches, 3, self.num_heads, -1]);
+        let qkv = self
+            .qkv
+            .forward(&self.norm1.forward(x))
+            .view([patches, 3, self.num_heads, -1]);
         let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
         let seen = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.proj.forward(&seen.reshape([patches, -1]));
@@ -131,7 +160,9 @@ impl Merger {
         Ok(Merger {
             ln_q: b.at("ln_q", |b| RmsNorm::load(b, config.hidden_size, EPS))?,
             inner: b.at("mlp.0", |b| Linear::load(b, width, width, true))?,
-            outer: b.at("mlp.2", |b| Linear::load(b, width, config.out_hidden_size, true))?,
+            outer: b.at("mlp.2", |b| {
+                Linear::load(b, width, config.out_hidden_size, true)
+            })?,
             width,
         })
     }

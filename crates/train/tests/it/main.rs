@@ -1,5 +1,10 @@
 //! Integration tests of training: parity with the reference, exactness, resume.
 
+#![allow(clippy::unwrap_used)]
+
 mod golden;
 mod grpo_golden;
+mod optimizer_golden;
 mod parity;
+mod runs;
+mod sharing;

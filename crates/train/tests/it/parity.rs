@@ -47,7 +47,9 @@ impl Case {
             .map(|name| golden::folder("parity/images").join(name.as_str().unwrap()))
             .map(|path| Arc::new(processor.load_image(&path).unwrap()))
             .collect();
-        processor.prompt(self.value["prompt"].as_str().unwrap(), &images).unwrap()
+        processor
+            .prompt(self.value["prompt"].as_str().unwrap(), &images)
+            .unwrap()
     }
 
     fn completion(&self) -> Vec<u32> {
@@ -64,21 +66,49 @@ impl Case {
 fn prompts_and_pixels() {
     for case in Case::all() {
         let prompt = case.prompt();
-        assert_eq!(prompt.ids, golden::ids(&case.value["prompt_ids"]), "{}", case.name);
-        let grids: Vec<Vec<u64>> = serde_json::from_value(case.value["image_grid_thw"].clone()).unwrap();
-        let got: Vec<Vec<u64>> = prompt.images.iter().map(|i| i.grid_thw.map(|d| d as u64).to_vec()).collect();
+        assert_eq!(
+            prompt.ids,
+            golden::ids(&case.value["prompt_ids"]),
+            "{}",
+            case.name
+        );
+        let grids: Vec<Vec<u64>> =
+            serde_json::from_value(case.value["image_grid_thw"].clone()).unwrap();
+        let got: Vec<Vec<u64>> = prompt
+            .images
+            .iter()
+            .map(|i| i.grid_thw.map(|d| d as u64).to_vec())
+            .collect();
         assert_eq!(got, grids, "{}", case.name);
-        let pixels: Vec<f32> = prompt.images.iter().flat_map(|i| i.pixel_values.clone()).collect();
+        let pixels: Vec<f32> = prompt
+            .images
+            .iter()
+            .flat_map(|i| i.pixel_values.clone())
+            .collect();
         let golden_pixels = &case.value["pixel_values"];
         if golden_pixels.is_null() {
             assert!(pixels.is_empty());
             continue;
         }
         let stride = golden_pixels["stride"].as_u64().unwrap() as usize;
-        let got: Vec<f64> = pixels.iter().step_by(stride).map(|&x| f64::from(x)).collect();
-        assert_eq!(got, golden::floats(&golden_pixels["strided"]), "{}", case.name);
+        let got: Vec<f64> = pixels
+            .iter()
+            .step_by(stride)
+            .map(|&x| f64::from(x))
+            .collect();
+        assert_eq!(
+            got,
+            golden::floats(&golden_pixels["strided"]),
+            "{}",
+            case.name
+        );
         let first: Vec<f64> = pixels[..64].iter().map(|&x| f64::from(x)).collect();
-        assert_eq!(first, golden::floats(&golden_pixels["first"]), "{}", case.name);
+        assert_eq!(
+            first,
+            golden::floats(&golden_pixels["first"]),
+            "{}",
+            case.name
+        );
     }
 }
 
@@ -91,26 +121,43 @@ fn positions_features_and_logits() {
         let segment = builder.push_prompt(&prompt).unwrap();
         builder.push_answer(segment, &completion);
         let batch = builder.build();
-        let positions: Vec<Vec<i64>> = serde_json::from_value(case.value["position_ids"].clone()).unwrap();
+        let positions: Vec<Vec<i64>> =
+            serde_json::from_value(case.value["position_ids"].clone()).unwrap();
         let got: Vec<Vec<i64>> = Vec::<Vec<i64>>::try_from(&batch.position_ids).unwrap();
         assert_eq!(got, positions, "{}", case.name);
 
         let expected = case.tensors();
         no_grad(|| {
             if let Some(images) = &batch.images {
-                let got = model.vision_stages(&mut Tape::new(false), &images.pixel_values, &images.grids);
+                let got =
+                    model.vision_stages(&mut Tape::new(false), &images.pixel_values, &images.grids);
                 let difference = golden::max_difference(&got, &expected["image_features"]);
-                assert!(difference < 1e-4, "{}: image features differ by {difference}", case.name);
+                assert!(
+                    difference < 1e-4,
+                    "{}: image features differ by {difference}",
+                    case.name
+                );
             }
             let (kind, device) = model.compute();
             let attention = PackedAttention::new(&batch.layout, true, kind, device);
             let rotary = model.rotary(&batch.position_ids);
-            let hidden = forward(model.as_ref(), &mut Tape::new(false), &batch, &attention, &rotary);
-            let at: Vec<i64> = serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
+            let hidden = forward(
+                model.as_ref(),
+                &mut Tape::new(false),
+                &batch,
+                &attention,
+                &rotary,
+            );
+            let at: Vec<i64> =
+                serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
             let got = model.logits(&hidden.index_select(0, &Tensor::from_slice(&at)));
             let difference = golden::max_difference(&got, &expected["logits"]);
             println!("{}: logits differ by {difference:.2e}", case.name);
-            assert!(difference < 1e-4, "{}: logits differ by {difference}", case.name);
+            assert!(
+                difference < 1e-4,
+                "{}: logits differ by {difference}",
+                case.name
+            );
         });
     }
 }
@@ -118,7 +165,10 @@ fn positions_features_and_logits() {
 #[test]
 fn gradients_of_every_parameter() {
     let mut checked = 0;
-    for case in Case::all().iter().filter(|case| case.value["has_gradients"].as_bool().unwrap()) {
+    for case in Case::all()
+        .iter()
+        .filter(|case| case.value["has_gradients"].as_bool().unwrap())
+    {
         for recompute in [false, true] {
             let model = golden::model(case.checkpoint(), true);
             let (prompt, completion) = (case.prompt(), case.completion());
@@ -127,10 +177,17 @@ fn gradients_of_every_parameter() {
                 let loss = -scores.logprobs.mean(Kind::Float);
                 (loss.shallow_clone(), f64::try_from(loss.detach()).unwrap())
             });
-            assert!((loss - case.value["loss"].as_f64().unwrap()).abs() < 1e-5, "{}: loss {loss}", case.name);
+            assert!(
+                (loss - case.value["loss"].as_f64().unwrap()).abs() < 1e-5,
+                "{}: loss {loss}",
+                case.name
+            );
             let path = format!("parity/cases/{}/grads.safetensors", case.name);
             let worst = golden::compare_gradients(model.as_ref(), &path, 1e-4);
-            println!("{} (recompute {recompute}): gradients differ by at most {worst:.2e}", case.name);
+            println!(
+                "{} (recompute {recompute}): gradients differ by at most {worst:.2e}",
+                case.name
+            );
             checked += 1;
         }
     }

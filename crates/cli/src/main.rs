@@ -1,1 +1,113 @@
-fn main() {}
+//! The binary: arguments to a configuration to one call. Data goes to stdout, messages to stderr;
+//! exit 0 is done, 1 failed, 2 wrong use.
+
+mod arguments;
+mod commands;
+// mod demo;
+mod hub;
+mod model;
+mod output;
+mod progress;
+mod rows;
+mod signals;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use base::config::{Config, ConfigError, resolve, to_yaml};
+
+use arguments::{Invocation, UsageError};
+
+const WRONG_USE: u8 = 2;
+
+fn main() -> ExitCode {
+    // libtorch must know of the GPU before anything asks it.
+    torch::load_cuda();
+    if let Some(commit) = option_env!("VLM_R1_COMMIT") {
+        base::run_folder::declare_commit(commit);
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn run() -> Result<()> {
+    let invocation = arguments::parse(std::env::args_os())?;
+    arguments::check_world_size()?;
+    match invocation.command {
+        // "demo" => with_config(&invocation, |config| config.dry_run, demo::run),
+        "grpo" => with_config(&invocation, |config| config.dry_run, commands::grpo),
+        "sft" => with_config(&invocation, |config| config.dry_run, commands::sft),
+        "generate" => with_config(&invocation, |config| config.dry_run, commands::generate),
+        "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
+        _ => with_config(&invocation, |config| config.dry_run, commands::reward),
+    }
+}
+
+/// Resolves the configuration and prints it, where that is all, or acts on it.
+fn with_config<T: Config>(
+    invocation: &Invocation,
+    dry_run: impl Fn(&T) -> bool,
+    act: impl Fn(&T) -> Result<()>,
+) -> Result<()> {
+    let text = match &invocation.config {
+        Some(path) => {
+            Some(std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?)
+        }
+        None => None,
+    };
+    let resolved = resolve::<T>(&invocation.layers(text.as_deref()))?;
+    if !resolved.without_effect.is_empty() {
+        let flags = resolved
+            .without_effect
+            .iter()
+            .map(|(name, why)| format!("`--{name}` ({why})"));
+        eprintln!(
+            "warning: no effect here: {}",
+            flags.collect::<Vec<_>>().join(", ")
+        );
+    }
+    if dry_run(&resolved.config) {
+        print!("{}", to_yaml(&resolved.config)?);
+        return Ok(());
+    }
+    act(&resolved.config)
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(UsageError::Clap(error)) = error.downcast_ref::<UsageError>() {
+        // Nothing more can be done where stderr is closed.
+        let _ = error.print();
+        return if error.use_stderr() {
+            ExitCode::from(WRONG_USE)
+        } else {
+            ExitCode::SUCCESS
+        };
+    }
+    eprintln!("error: {}", message(error));
+    if error.is::<UsageError>() || error.is::<ConfigError>() {
+        return ExitCode::from(WRONG_USE);
+    }
+    ExitCode::FAILURE
+}
+
+/// The error and its causes, without those that it quotes itself; hints come last.
+fn message(error: &anyhow::Error) -> String {
+    let (mut text, mut hints) = (String::new(), String::new());
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let (cause, hint) = cause.split_once("\nhint: ").unwrap_or((&cause, ""));
+        if text.ends_with(cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause);
+        if !hint.is_empty() && !hints.contains(hint) {
+            hints.push_str(&format!("\nhint: {hint}"));
+        }
+    }
+    text + &hints
+}

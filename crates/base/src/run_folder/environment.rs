@@ -1,15 +1,25 @@
 //! What a run runs on.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-/// Time, command line, system and hardware, with the versions and whatever else the caller knows.
+static COMMIT: OnceLock<&'static str> = OnceLock::new();
+
+/// Says of which commit the program is, where it knows; the first word counts.
+pub fn declare_commit(commit: &'static str) {
+    // A second word changes nothing.
+    let _ = COMMIT.set(commit);
+}
+
+/// Time, commit, command line, system and hardware, with the versions and whatever else the caller knows.
 pub fn environment(more: Map<String, Value>) -> Value {
     let mut environment = Map::new();
     let command: Vec<String> = std::env::args().collect();
     environment.insert("time".into(), utc_now().into());
+    environment.insert("commit".into(), COMMIT.get().copied().into());
     environment.insert("command".into(), command.into());
     environment.insert("os".into(), std::env::consts::OS.into());
     environment.insert("arch".into(), std::env::consts::ARCH.into());

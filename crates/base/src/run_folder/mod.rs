@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 pub use checkpoint::PendingCheckpoint;
-pub use environment::{environment, utc_now};
+pub use environment::{declare_commit, environment, utc_now};
 pub use error::RunError;
 pub use events::{EventFile, Scalar, read_scalars};
 pub use stop::StopFlag;

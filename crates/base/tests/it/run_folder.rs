@@ -281,6 +281,7 @@ fn config_environment_and_log_are_written() {
     let read: Value =
         serde_json::from_str(&fs::read_to_string(dir.path().join("env.json")).unwrap()).unwrap();
     assert_eq!(read["version"], "1");
+    assert!(read["commit"].is_null());
     assert!(read["cores"].as_u64().unwrap() > 0);
     run.log_line("one").unwrap();
     drop(run);

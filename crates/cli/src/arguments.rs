@@ -1,0 +1,354 @@
+//! The command line: one clap command per entry of [`COMMANDS`], its flags taken from the fields of
+//! its configuration. What the values mean is left to [`base::config`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use base::config::{
+    self, Config, DemoConfig, Field, Foreign, GenerateConfig, GrpoConfig, Kind, Layers,
+    LogprobsConfig, RewardConfig, SftConfig, VLM_R1,
+};
+use clap::builder::Styles;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+/// A command of the binary.
+struct Entry {
+    name: &'static str,
+    about: &'static str,
+    fields: &'static [Field],
+    foreign: &'static [Foreign],
+}
+
+const COMMANDS: [Entry; 6] = [
+    Entry {
+        name: "demo",
+        about: "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
+        fields: DemoConfig::FIELDS,
+        foreign: &[],
+    },
+    Entry {
+        name: "grpo",
+        about: "Train by group relative policy optimisation; continues the run in --output_dir",
+        fields: GrpoConfig::FIELDS,
+        foreign: VLM_R1,
+    },
+    Entry {
+        name: "sft",
+        about: "Train on the true answers; continues the run in --output_dir",
+        fields: SftConfig::FIELDS,
+        foreign: VLM_R1,
+    },
+    Entry {
+        name: "generate",
+        about: "Answer questions about images",
+        fields: GenerateConfig::FIELDS,
+        foreign: &[],
+    },
+    Entry {
+        name: "logprobs",
+        about: "Log-probability of each token of given answers",
+        fields: LogprobsConfig::FIELDS,
+        foreign: &[],
+    },
+    Entry {
+        name: "reward",
+        about: "Score given answers: try a reward before training with it",
+        fields: RewardConfig::FIELDS,
+        foreign: &[],
+    },
+];
+
+const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can stand in the YAML \
+                          file of --config; flags override the file, --set overrides flags.";
+
+/// What the user asked for.
+#[derive(Debug)]
+pub struct Invocation {
+    /// Name of the command.
+    pub command: &'static str,
+    /// The file of `--config`.
+    pub config: Option<PathBuf>,
+    flags: Vec<(String, Vec<String>)>,
+    sets: Vec<String>,
+    foreign: &'static [Foreign],
+}
+
+impl Invocation {
+    /// The layers over the defaults; `file` is the text of `--config`.
+    pub fn layers<'a>(&'a self, file: Option<&'a str>) -> Layers<'a> {
+        Layers {
+            file: self.config.as_deref().zip(file),
+            flags: &self.flags,
+            sets: &self.sets,
+            foreign: self.foreign,
+        }
+    }
+}
+
+/// A command line that means nothing, or asks for help.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// A flag that the command does not have.
+    #[error("unknown flag `{flag}`\nhint: did you mean `--{nearest}`?")]
+    UnknownFlag {
+        /// The flag as given.
+        flag: String,
+        /// The most similar flag of the command.
+        nearest: String,
+    },
+    /// A command that does not exist.
+    #[error("unknown command `{command}`\nhint: did you mean `{nearest}`?")]
+    UnknownCommand {
+        /// The word as given.
+        command: String,
+        /// The most similar command.
+        nearest: &'static str,
+    },
+    /// Anything else, in clap's words; help and version are no errors.
+    #[error("{0}")]
+    Clap(#[from] clap::Error),
+    /// More than one process.
+    #[error(
+        "WORLD_SIZE is `{got}`: several processes are not built yet, expected 1\n\
+         hint: unset WORLD_SIZE, or start the program without a launcher"
+    )]
+    WorldSize {
+        /// The value of the variable.
+        got: String,
+    },
+}
+
+/// Reads a command line, the program's name first.
+///
+/// # Errors
+/// Where it means nothing, and where it asks for help or the version.
+pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, UsageError> {
+    let arguments: Vec<OsString> = arguments.map(with_canonical_name).collect();
+    let mut command = command();
+    let matches = command
+        .try_get_matches_from_mut(&arguments)
+        .map_err(|error| explain(error, &arguments))?;
+    let Some((name, matches)) = matches.subcommand() else {
+        return Err(command
+            .error(ErrorKind::MissingSubcommand, "no command")
+            .into());
+    };
+    let Some(entry) = COMMANDS.iter().find(|entry| entry.name == name) else {
+        return Err(command
+            .error(ErrorKind::InvalidSubcommand, "no such command")
+            .into());
+    };
+    let names = entry.fields.iter().map(|field| field.name);
+    let foreign = entry.foreign.iter().map(|foreign| foreign.name);
+    Ok(Invocation {
+        command: entry.name,
+        config: matches.get_one("config").cloned(),
+        flags: names
+            .chain(foreign)
+            .filter_map(|name| flag(matches, name))
+            .collect(),
+        sets: matches
+            .get_many("set")
+            .unwrap_or_default()
+            .cloned()
+            .collect(),
+        foreign: entry.foreign,
+    })
+}
+
+/// The flag and the values behind it, where it was given.
+fn flag(matches: &ArgMatches, name: &str) -> Option<(String, Vec<String>)> {
+    matches.value_source(name)?;
+    let values = matches.get_many::<String>(name).unwrap_or_default();
+    Some((name.to_owned(), values.cloned().collect()))
+}
+
+/// `--data-file-paths=a` to `--data_file_paths=a`.
+fn with_canonical_name(argument: OsString) -> OsString {
+    let Some(flag) = argument.to_str().and_then(|text| text.strip_prefix("--")) else {
+        return argument;
+    };
+    match flag.split_once('=') {
+        Some((name, value)) => format!("--{}={value}", config::canonical(name)).into(),
+        None => format!("--{}", config::canonical(flag)).into(),
+    }
+}
+
+fn command() -> Command {
+    let commands = COMMANDS.iter().map(|entry| {
+        let fields = entry.fields.iter().map(argument);
+        let foreign = entry.foreign.iter().map(|foreign| {
+            Arg::new(foreign.name)
+                .long(foreign.name)
+                .num_args(0..)
+                .action(ArgAction::Set)
+                .hide(true)
+        });
+        Command::new(entry.name)
+            .about(entry.about)
+            .after_help(AFTER_HELP)
+            .args_override_self(true)
+            .args(layer_arguments())
+            .args(fields)
+            .args(foreign)
+    });
+    Command::new("vlm-r1")
+        .about("Trains vision-language models by reinforcement learning with rewards by rule")
+        .version(env!("CARGO_PKG_VERSION"))
+        .styles(Styles::plain())
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(commands)
+}
+
+fn layer_arguments() -> [Arg; 2] {
+    [
+        Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help_heading("Layers")
+            .help("YAML file of settings"),
+        Arg::new("set")
+            .long("set")
+            .value_name("KEY=VALUE")
+            .action(ArgAction::Append)
+            .help_heading("Layers")
+            .help("Set a field, over file and flags"),
+    ]
+}
+
+fn argument(field: &Field) -> Arg {
+    let kind = match field.kind {
+        Kind::Optional(inner) => *inner,
+        kind => kind,
+    };
+    let arg = Arg::new(field.name)
+        .long(field.name)
+        .action(ArgAction::Set)
+        .help(help(field))
+        .help_heading(heading(field.group))
+        .value_name(value_name(&kind));
+    match kind {
+        Kind::Bool => arg.num_args(0..=1),
+        Kind::List(_) => arg.num_args(1..).allow_negative_numbers(true),
+        Kind::Int | Kind::UnsignedInt | Kind::Float => arg.allow_negative_numbers(true),
+        _ => arg,
+    }
+}
+
+fn help(field: &Field) -> String {
+    let text = field.help.trim().trim_end_matches('.');
+    match (field.required, default_of(field)) {
+        (true, _) => format!("{text} [required]"),
+        (false, Some(default)) => format!("{text} [default: {default}]"),
+        (false, None) => text.to_owned(),
+    }
+}
+
+/// The default as a user would write it.
+fn default_of(field: &Field) -> Option<String> {
+    let defaults = COMMANDS
+        .iter()
+        .zip(defaults())
+        .find(|(entry, _)| entry.fields.iter().any(|other| std::ptr::eq(other, field)));
+    match &defaults?.1[field.name] {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) if text.is_empty() => None,
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Array(values) if values.is_empty() => None,
+        serde_json::Value::Array(values) => {
+            let words = values
+                .iter()
+                .map(|value| value.as_str().map_or(value.to_string(), str::to_owned));
+            Some(words.collect::<Vec<_>>().join(" "))
+        }
+        value => Some(value.to_string()),
+    }
+}
+
+/// The default values of [`COMMANDS`], in their order.
+fn defaults() -> [serde_json::Value; COMMANDS.len()] {
+    fn of<T: Config>() -> serde_json::Value {
+        serde_json::to_value(T::default()).unwrap_or_default()
+    }
+    [
+        of::<DemoConfig>(),
+        of::<GrpoConfig>(),
+        of::<SftConfig>(),
+        of::<GenerateConfig>(),
+        of::<LogprobsConfig>(),
+        of::<RewardConfig>(),
+    ]
+}
+
+fn heading(group: &str) -> String {
+    let mut letters = group.chars();
+    letters.next().map_or(String::new(), |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
+}
+
+fn value_name(kind: &Kind) -> String {
+    match kind {
+        Kind::Bool => "BOOL".into(),
+        Kind::UnsignedInt | Kind::Int => "N".into(),
+        Kind::Float => "X".into(),
+        Kind::Text => "TEXT".into(),
+        Kind::ColonList => "A:B".into(),
+        Kind::Choice(words) => words.join("|"),
+        Kind::List(item) | Kind::Optional(item) => value_name(item),
+        Kind::Section(_) => "SECTION".into(),
+    }
+}
+
+/// Says what is wrong in the words of this program where clap's do not name the nearest.
+fn explain(error: clap::Error, arguments: &[OsString]) -> UsageError {
+    let invalid = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let command = arguments
+                .get(1)
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let entry = COMMANDS.iter().find(|entry| entry.name == command);
+            match (invalid(ContextKind::InvalidArg), entry) {
+                (Some(flag), Some(entry)) if flag.starts_with("--") => {
+                    let names = entry
+                        .fields
+                        .iter()
+                        .map(|field| field.name)
+                        .chain(["config", "set", "help"]);
+                    let nearest = config::nearest(flag.trim_start_matches('-'), names).to_owned();
+                    UsageError::UnknownFlag { flag, nearest }
+                }
+                _ => error.into(),
+            }
+        }
+        ErrorKind::InvalidSubcommand => match invalid(ContextKind::InvalidSubcommand) {
+            Some(command) => {
+                let nearest = config::nearest(&command, COMMANDS.iter().map(|entry| entry.name));
+                UsageError::UnknownCommand { nearest, command }
+            }
+            None => error.into(),
+        },
+        _ => error.into(),
+    }
+}
+
+/// Refuses to be one of several processes.
+///
+/// # Errors
+/// Where `WORLD_SIZE` is set to anything but 1.
+pub fn check_world_size() -> Result<(), UsageError> {
+    match std::env::var("WORLD_SIZE") {
+        Ok(got) if got.trim() != "1" && !got.trim().is_empty() => {
+            Err(UsageError::WorldSize { got })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,129 @@
+//! `generate`: answers to questions about images.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use base::config::GenerateConfig;
+use base::{Completion, DrawKey, FinishReason};
+use engine::{Request, Sampler, SamplingParams};
+use serde_json::{Map, Value, json};
+
+use crate::model::Model;
+use crate::output::Output;
+use crate::rows::{self, Row};
+use crate::signals;
+
+/// Questions whose prompts are in memory at a time.
+const CHUNK_ROWS: usize = 64;
+
+/// Samples answers and writes them, in the order of the questions.
+///
+/// # Errors
+/// Where a row, an image or the model cannot be used.
+pub fn generate(config: &GenerateConfig) -> Result<()> {
+    let questions = questions(config)?;
+    let mut output = Output::open(config.output.as_deref())?;
+    let stop = signals::stop_flag()?;
+    let model = Model::load(config)?;
+    let sampler = Sampler::new(
+        model.weights.as_ref(),
+        sampling_params(config, &model),
+        config.max_concurrent_completions,
+    )?;
+    for (chunk, questions) in questions.chunks(CHUNK_ROWS).enumerate() {
+        let mut requests = Vec::with_capacity(questions.len());
+        for (index, question) in questions.iter().enumerate() {
+            let prompt = model.prompt(&question.text, &question.images, &question.place)?;
+            let prompt_index = (chunk * CHUNK_ROWS + index) as u64;
+            let key = DrawKey {
+                seed: config.seed,
+                step: 0,
+                prompt: prompt_index,
+                completion: 0,
+            };
+            requests.push(Request {
+                prompt,
+                num_completions: config.num_generations,
+                key,
+            });
+        }
+        let generation = sampler.generate(&requests, &mut |_, _, _| {}, &|| stop.is_raised())?;
+        for ((question, request), completions) in
+            questions.iter().zip(&requests).zip(&generation.completions)
+        {
+            for completion in completions {
+                output.write(&answer(question, &request.prompt.ids, completion, &model)?)?;
+            }
+        }
+    }
+    output.finish()
+}
+
+struct Question {
+    place: String,
+    text: String,
+    images: Vec<PathBuf>,
+    columns: Map<String, Value>,
+}
+
+fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
+    if let Some(prompt) = &config.prompt {
+        return Ok(vec![Question {
+            place: "command line".into(),
+            text: prompt.clone(),
+            images: config.image.iter().map(PathBuf::from).collect(),
+            columns: Map::new(),
+        }]);
+    }
+    let input = config.input.as_deref().unwrap_or_default();
+    let folder = rows::image_folder(config.image_folder.as_deref(), input);
+    let question = |row: Row| -> Result<Question> {
+        let images = row.texts("images")?;
+        let images = images
+            .iter()
+            .map(|name| rows::image_path(&folder, name, &row.place));
+        Ok(Question {
+            images: images.collect::<Result<_>>()?,
+            text: row.text("prompt")?.to_owned(),
+            place: row.place,
+            columns: row.columns,
+        })
+    };
+    rows::read(input)?.into_iter().map(question).collect()
+}
+
+fn sampling_params(config: &GenerateConfig, model: &Model) -> SamplingParams {
+    let tokenizer = model.processor.tokenizer();
+    SamplingParams {
+        temperature: config.temperature,
+        top_k: Some(config.top_k).filter(|top_k| *top_k > 0),
+        top_p: config.top_p,
+        min_p: config.min_p.unwrap_or_default(),
+        repetition_penalty: config.repetition_penalty,
+        max_new_tokens: config.max_new_tokens,
+        min_new_tokens: config.min_completion_length,
+        eos_ids: tokenizer.eos_ids().to_vec(),
+        forbidden_ids: tokenizer.placeholder_ids().to_vec(),
+    }
+}
+
+/// The row as it came, with the answer.
+fn answer(
+    question: &Question,
+    prompt_ids: &[u32],
+    completion: &Completion,
+    model: &Model,
+) -> Result<Value> {
+    let mut row = question.columns.clone();
+    row.insert("prompt_ids".into(), json!(prompt_ids));
+    row.insert("completion_ids".into(), json!(completion.ids));
+    row.insert("logprobs".into(), json!(completion.sampled_logprobs));
+    let text = model.processor.tokenizer().decode(&completion.ids, true)?;
+    row.insert("completion".into(), text.into());
+    let reason = match completion.finish_reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    };
+    row.insert("finish_reason".into(), reason.into());
+    Ok(Value::Object(row))
+}

@@ -1,0 +1,49 @@
+//! `logprobs`: what a model thinks of given answers, token by token.
+
+use anyhow::{Context, Result};
+use base::Prompt;
+use base::config::LogprobsConfig;
+use serde_json::{Value, json};
+use train::logprobs::completion_logprobs;
+
+use crate::model::Model;
+use crate::output::Output;
+use crate::rows::{self, Row};
+
+/// Rows whose prompts are in memory at a time.
+const CHUNK_ROWS: usize = 64;
+
+/// Writes each row with the log-probabilities of its answer.
+///
+/// # Errors
+/// Where a row, an image or the model cannot be used.
+pub fn logprobs(config: &LogprobsConfig) -> Result<()> {
+    let rows = rows::read(&config.input)?;
+    let folder = rows::image_folder(config.image_folder.as_deref(), &config.input);
+    let mut output = Output::open(config.output.as_deref())?;
+    let model = Model::load(config)?;
+    let prepare = |row: &Row| -> Result<(Prompt, Vec<u32>)> {
+        let images = row.texts("images")?;
+        let images = images
+            .iter()
+            .map(|name| rows::image_path(&folder, name, &row.place));
+        let images = images.collect::<Result<Vec<_>>>()?;
+        let prompt = model.prompt(row.text("prompt")?, &images, &row.place)?;
+        let completion = model.processor.answer_ids(row.text("completion")?);
+        Ok((prompt, completion.with_context(|| row.place.clone())?))
+    };
+    for rows in rows.chunks(CHUNK_ROWS) {
+        let prepared = rows.iter().map(prepare).collect::<Result<Vec<_>>>()?;
+        let logprobs = tch::no_grad(|| {
+            completion_logprobs(model.weights.as_ref(), &prepared, config.temperature)
+        })?;
+        for ((row, (prompt, completion)), logprobs) in rows.iter().zip(&prepared).zip(&logprobs) {
+            let mut columns = row.columns.clone();
+            columns.insert("prompt_ids".into(), json!(prompt.ids));
+            columns.insert("completion_ids".into(), json!(completion));
+            columns.insert("logprobs".into(), json!(logprobs));
+            output.write(&Value::Object(columns))?;
+        }
+    }
+    output.finish()
+}

@@ -1,0 +1,11 @@
+//! The commands but `demo`: configuration to one call.
+
+mod generate;
+mod logprobs;
+mod reward;
+mod training;
+
+pub use generate::generate;
+pub use logprobs::logprobs;
+pub use reward::reward;
+pub use training::{grpo, sft};

@@ -1,0 +1,113 @@
+//! A model folder with all that answers questions: weights and processor.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use base::config::{DType, GenerateConfig, LogprobsConfig};
+use base::{PreparedImage, Prompt};
+use data::{Processor, ProcessorOptions};
+use models::{LoadOptions, VisionLanguageModel, load_model};
+use tch::{Device, Kind};
+
+/// A model to ask.
+pub struct Model {
+    /// The weights.
+    pub weights: Box<dyn VisionLanguageModel>,
+    /// From question to prompt and back.
+    pub processor: Processor,
+}
+
+/// Which model, and how it is run.
+pub struct Choice<'a> {
+    model: &'a str,
+    dtype: DType,
+    device: &'a str,
+    num_threads: Option<usize>,
+    processor: ProcessorOptions,
+}
+
+macro_rules! choice_of {
+    ($config:expr) => {
+        Choice {
+            model: &$config.model,
+            dtype: $config.dtype,
+            device: &$config.device,
+            num_threads: $config.num_threads,
+            processor: ProcessorOptions {
+                resize_backend: train::settings::resize_backend($config.image_processor),
+                min_pixels: $config.min_pixels.map(|pixels| pixels as u64),
+                max_pixels: $config.max_pixels.map(|pixels| pixels as u64),
+                max_prompt_length: None,
+            },
+        }
+    };
+}
+
+impl<'a> From<&'a GenerateConfig> for Choice<'a> {
+    fn from(config: &'a GenerateConfig) -> Self {
+        choice_of!(config)
+    }
+}
+
+impl<'a> From<&'a LogprobsConfig> for Choice<'a> {
+    fn from(config: &'a LogprobsConfig) -> Self {
+        choice_of!(config)
+    }
+}
+
+impl Model {
+    /// Loads weights that are not trained.
+    ///
+    /// # Errors
+    /// Where the folder is not there or does not hold such a model.
+    pub fn load<'a>(choice: impl Into<Choice<'a>>) -> Result<Self> {
+        let choice: Choice<'_> = choice.into();
+        let device = prepare_device(choice.device, choice.num_threads)?;
+        let folder = crate::hub::model_folder(choice.model)?;
+        let processor = Processor::from_dir(&folder, &choice.processor)?;
+        let options = LoadOptions {
+            kind: kind(choice.dtype),
+            device,
+            trainable: false,
+        };
+        Ok(Self {
+            weights: load_model(&folder, options)?,
+            processor,
+        })
+    }
+
+    /// The prompt of a question about images.
+    ///
+    /// # Errors
+    /// Where an image cannot be read, and what the chat template refuses.
+    pub fn prompt(&self, question: &str, images: &[PathBuf], place: &str) -> Result<Prompt> {
+        let load = |path: &PathBuf| -> Result<Arc<PreparedImage>> {
+            Ok(Arc::new(self.processor.load_image(path)?))
+        };
+        let prompt = || -> Result<Prompt> {
+            let images: Vec<_> = images.iter().map(load).collect::<Result<_>>()?;
+            Ok(self.processor.prompt(question, &images)?)
+        };
+        prompt().with_context(|| place.to_owned())
+    }
+}
+
+/// Sets the number of threads and finds the device.
+///
+/// # Errors
+/// Where there is no such device.
+pub fn prepare_device(device: &str, num_threads: Option<usize>) -> Result<Device> {
+    if let Some(threads) = num_threads {
+        tch::set_num_threads(threads as i32);
+    }
+    Ok(torch::parse_device(device)?)
+}
+
+/// libtorch's name of a type.
+pub fn kind(dtype: DType) -> Kind {
+    match dtype {
+        DType::Float32 => Kind::Float,
+        DType::BFloat16 => Kind::BFloat16,
+    }
+}

@@ -1,0 +1,166 @@
+//! Rows of `--input`: one JSON object a line, with errors that name file, line and cause.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Map, Value};
+
+/// A line of the file.
+#[derive(Debug)]
+pub struct Row {
+    /// `file:line`.
+    pub place: String,
+    /// What stands there.
+    pub columns: Map<String, Value>,
+}
+
+/// Reads all rows; blank lines are none.
+///
+/// # Errors
+/// Where the file cannot be read, has no rows, or a line is no JSON object.
+pub fn read(path: &str) -> Result<Vec<Row>> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let mut rows = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let place = format!("{path}:{}", index + 1);
+        match serde_json::from_str(line) {
+            Ok(Value::Object(columns)) => rows.push(Row { place, columns }),
+            Ok(other) => bail!("{place}: got {}, expected a JSON object", kind_of(&other)),
+            Err(error) => bail!("{place}: broken JSON at column {}: {error}", error.column()),
+        }
+    }
+    if rows.is_empty() {
+        bail!("{path}: no rows");
+    }
+    Ok(rows)
+}
+
+impl Row {
+    /// The text under `key`.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn text(&self, key: &str) -> Result<&str> {
+        self.optional_text(key)?
+            .ok_or_else(|| anyhow!("{}: missing key `{key}`", self.place))
+    }
+
+    /// The text under `key`, if there is one.
+    ///
+    /// # Errors
+    /// Where something else stands there.
+    pub fn optional_text(&self, key: &str) -> Result<Option<&str>> {
+        match self.columns.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, other, "text")),
+        }
+    }
+
+    /// The texts under `key`: a list, or one text.
+    ///
+    /// # Errors
+    /// Where something else stands there.
+    pub fn texts(&self, key: &str) -> Result<Vec<&str>> {
+        match self.columns.get(key) {
+            None | Some(Value::Null) => Ok(vec![]),
+            Some(Value::String(text)) => Ok(vec![text]),
+            Some(Value::Array(values)) => values
+                .iter()
+                .map(|value| {
+                    value
+                        .as_str()
+                        .ok_or_else(|| self.wrong(key, value, "a list of texts"))
+                })
+                .collect(),
+            Some(other) => Err(self.wrong(key, other, "a list of texts")),
+        }
+    }
+
+    /// `N` whole numbers under `key`, or a list of such; `None` where the key is missing.
+    ///
+    /// # Errors
+    /// Where something else stands there.
+    pub fn tuples<const N: usize>(&self, key: &str) -> Result<Option<Vec<[usize; N]>>> {
+        let value = match self.columns.get(key) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => value,
+        };
+        let tuple = |value: &Value| -> Option<[usize; N]> {
+            let numbers: Vec<usize> = value
+                .as_array()?
+                .iter()
+                .map(|n| n.as_u64().map(|n| n as usize))
+                .collect::<Option<_>>()?;
+            numbers.try_into().ok()
+        };
+        let one = tuple(value).map(|one| vec![one]);
+        let all = || {
+            value
+                .as_array()?
+                .iter()
+                .map(tuple)
+                .collect::<Option<Vec<_>>>()
+        };
+        one.or_else(all)
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, value, &format!("{N} whole numbers, or a list of such")))
+    }
+
+    fn wrong(&self, key: &str, got: &Value, expected: &str) -> anyhow::Error {
+        anyhow!(
+            "{}: `{key}`: got {}, expected {expected}",
+            self.place,
+            kind_of(got)
+        )
+    }
+}
+
+/// The folder that image names of `input` are relative to.
+pub fn image_folder(given: Option<&str>, input: &str) -> PathBuf {
+    match given {
+        Some(folder) => folder.into(),
+        None => match Path::new(input).parent() {
+            Some(folder) if folder != Path::new("") => folder.to_owned(),
+            _ => ".".into(),
+        },
+    }
+}
+
+/// The path of an image that a row names.
+///
+/// # Errors
+/// Where it leads out of the folder.
+pub fn image_path(folder: &Path, name: &str, place: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    let climbs = Path::new(name)
+        .components()
+        .any(|part| part == Component::ParentDir);
+    let inside = match (fs::canonicalize(folder), fs::canonicalize(&path)) {
+        (Ok(folder), Ok(path)) => path.starts_with(folder),
+        // What does not exist is reported by whoever opens it.
+        _ => !climbs && !Path::new(name).is_absolute(),
+    };
+    if !inside {
+        bail!(
+            "{place}: image `{name}` leads out of the image folder `{}`",
+            folder.display()
+        );
+    }
+    Ok(path)
+}
+
+fn kind_of(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(value) => format!("`{value}`"),
+        Value::Number(value) => format!("number `{value}`"),
+        Value::String(text) => format!("text `{}`", text.chars().take(80).collect::<String>()),
+        Value::Array(values) => format!("a list of {}", values.len()),
+        Value::Object(_) => "an object".into(),
+    }
+}

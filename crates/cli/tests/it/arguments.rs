@@ -1,0 +1,360 @@
+//! Flags, files, help: what is taken, what is refused, and how it is said.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::run::{Said, command, said, say};
+
+const REQUIRED: &str = "--model_name_or_path m --data_file_paths a.jsonl --output_dir o";
+
+/// A training script's line, resolved.
+fn dry(line: &str) -> Said {
+    say(&format!("grpo --dry_run {REQUIRED} {line}"))
+}
+
+fn dry_yaml(line: &str) -> String {
+    let said = dry(line);
+    assert_eq!(said.code, Some(0), "{line}: {}", said.stderr);
+    said.stdout
+}
+
+fn refused(said: &Said) -> &str {
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (Some(2), ""),
+        "{}",
+        said.stderr
+    );
+    &said.stderr
+}
+
+#[test]
+fn help_lists_every_command() {
+    let help = say("--help");
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    for command in ["demo", "grpo", "sft", "generate", "logprobs", "reward"] {
+        assert!(
+            help.stdout.contains(&format!("\n  {command} ")),
+            "{command}"
+        );
+        let own = say(&format!("{command} --help"));
+        assert_eq!(own.code, Some(0));
+        assert!(own.stdout.contains("--config <FILE>"), "{}", own.stdout);
+    }
+    assert_eq!(
+        say("--version").stdout,
+        concat!("vlm-r1 ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
+    let help: String = say("grpo --help")
+        .stdout
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    for part in [
+        "Policy optimisation: ",
+        "--num_generations <N> Completions of one prompt: the size of a group [default: 8]",
+        "[default: accuracy format]",
+        "--learning_rate <X> Highest learning rate [default: 1e-6]",
+        "--lr_scheduler_type <linear|cosine|constant|constant_with_warmup>",
+        "[required]",
+    ] {
+        assert!(help.contains(part), "{part}\n{help}");
+    }
+    assert!(!help.contains("deepspeed"));
+    let help: String = say("sft --help")
+        .stdout
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    assert!(help.contains("[default: cosine]"), "{help}");
+}
+
+#[test]
+fn wrong_words_are_refused_with_the_nearest() {
+    let error = "error: unknown flag `--lerning_rate`\nhint: did you mean `--learning_rate`?\n";
+    assert_eq!(refused(&dry("--lerning-rate 1")), error);
+    let error = "error: unknown command `grop`\nhint: did you mean `grpo`?\n";
+    assert_eq!(refused(&say("grop --beta 0")), error);
+    refused(&say(""));
+    refused(&dry("stray"));
+    refused(&dry("-x"));
+    refused(&dry("--beta"));
+    let foreign = say("generate --model m --prompt p --deepspeed x");
+    assert!(
+        refused(&foreign).contains("unknown flag `--deepspeed`"),
+        "{}",
+        foreign.stderr
+    );
+}
+
+#[test]
+fn both_spellings_and_the_equals_sign_mean_the_same() {
+    let expected = dry_yaml("--num_train_epochs 2 --max_steps -1 --bf16 true --image_folders a:b");
+    let dashes = dry_yaml("--num-train-epochs 2 --max-steps=-1 --bf16 --image-folders=a:b");
+    assert_eq!(dashes, expected);
+    assert!(expected.contains("num_train_epochs: 2"), "{expected}");
+    assert!(expected.contains("bf16: true"), "{expected}");
+    // A value keeps its dashes.
+    assert!(dry_yaml("--run-name=my-run").contains("run_name: my-run"));
+}
+
+#[test]
+fn of_a_repeated_flag_the_last_counts() {
+    assert!(
+        dry_yaml("--beta 0.1 --reward_funcs accuracy --beta 0.2 --reward_funcs format")
+            .contains("beta: 0.2")
+    );
+}
+
+/// The arguments of VLM-R1's `run_scripts/run_grpo_rec.sh`, with its variables filled in.
+const RUN_GRPO_REC: &str = "--use_vllm False --output_dir checkpoints/rl/rec --resume_from_checkpoint True \
+    --model_name_or_path models/Qwen2.5-VL-3B-Instruct \
+    --data_file_paths refcoco_train.jsonl:refcocop_train.jsonl:refcocog_train.jsonl \
+    --image_folders coco:coco:coco --is_reward_customized_from_vlm_module True --task_type rec \
+    --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --gradient_checkpointing true \
+    --logging_steps 1 --num_train_epochs 2 --bf16 --attn_implementation flash_attention_2 \
+    --run_name rec --data_seed 42 --save_steps 100 --num_generations 8 --max_completion_length 2048 \
+    --reward_funcs accuracy format --beta 0.04 --report_to wandb --dataset-name this_is_not_used \
+    --deepspeed local_scripts/zero3.json";
+
+#[test]
+fn the_rec_script_of_vlm_r1_is_taken_as_it_is() {
+    let said = say(&format!("grpo --dry_run {RUN_GRPO_REC}"));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for line in [
+        "output_dir: checkpoints/rl/rec",
+        "is_reward_customized_from_vlm_module: true",
+        "task_type: rec",
+        "per_device_train_batch_size: 8",
+        "gradient_accumulation_steps: 2",
+        "gradient_checkpointing: true",
+        "bf16: true",
+        "beta: 0.04",
+        "image_folders: coco:coco:coco",
+    ] {
+        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+    }
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+    assert!(
+        said.stderr.starts_with("warning: no effect here: "),
+        "{}",
+        said.stderr
+    );
+    for flag in [
+        "use_vllm",
+        "attn_implementation",
+        "data_seed",
+        "report_to",
+        "dataset_name",
+        "deepspeed",
+    ] {
+        assert_eq!(
+            said.stderr.matches(&format!("`--{flag}`")).count(),
+            1,
+            "{flag}: {}",
+            said.stderr
+        );
+    }
+}
+
+#[test]
+fn the_other_scripts_of_vlm_r1_differ_by_what_they_say() {
+    for (more, expected) in [
+        ("--epsilon_high 0.28", "epsilon_high: 0.28"),
+        ("--max_anyres_num 6", "beta: 0.04"),
+        (
+            "--reward_method all_match:all_match:all_match --max_steps 1200",
+            "max_steps: 1200",
+        ),
+    ] {
+        let said = say(&format!("grpo --dry_run {RUN_GRPO_REC} {more}"));
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert!(
+            said.stdout.contains(expected),
+            "{expected}\n{}",
+            said.stdout
+        );
+    }
+}
+
+#[test]
+fn the_lora_script_of_vlm_r1_is_refused_until_it_is_built() {
+    let lora = "--learning_rate 1e-5 --use_peft true --lora_r 64 --lora_alpha 128 --lora_dropout 0.05 \
+                --lora_task_type CAUSAL_LM --freeze_vision_modules true";
+    let said = say(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
+    assert!(
+        refused(&said).contains("`use_peft: true` is not built yet"),
+        "{}",
+        said.stderr
+    );
+}
+
+/// VLM-R1's `multinode_training_args.yaml`.
+const MULTINODE: &str = "\
+output_dir: /path/to/output/runs/ai2d
+model_name_or_path: /path/to/models/Qwen2.5-VL-3B-Instruct
+dataset_name: Idefics-ai2d
+data_file_paths: /path/to/data/ai2d.jsonl
+image_folders: /path/to/images
+max_prompt_length: 1024
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 2
+logging_steps: 1
+bf16: true
+report_to: wandb
+gradient_checkpointing: false
+deepspeed: /path/to/config/zero3.json
+attn_implementation: flash_attention_2
+max_pixels: 401408
+max_steps: 500
+run_name: ai2d
+save_steps: 100
+save_total_limit: 3
+save_only_model: true
+num_generations: 8
+";
+
+#[test]
+fn a_file_is_overridden_by_flags_and_these_by_set() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("args.yaml");
+    fs::write(&file, MULTINODE).unwrap();
+    let file = file.display();
+    let said = say(&format!(
+        "grpo --config {file} --max_steps 7 --save_steps 8 --set save_steps=9 --set reward_funcs=format --dry_run"
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for line in [
+        "max_pixels: 401408",
+        "max_steps: 7",
+        "save_steps: 9",
+        "save_total_limit: 3",
+        "reward_funcs:\n- format",
+    ] {
+        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+    }
+    // What was printed is a file to start from.
+    let printed = dir.path().join("printed.yaml");
+    fs::write(&printed, &said.stdout).unwrap();
+    assert_eq!(
+        say(&format!("grpo --config {}", printed.display())).stdout,
+        said.stdout
+    );
+}
+
+#[test]
+fn bad_values_name_their_place() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("args.yaml");
+    fs::write(&file, "beta: 0.1\nnum_generations: many\n").unwrap();
+    let shown = file.display();
+    let expected = format!(
+        "error: {shown}:2: `num_generations`: got `many`, expected a whole number from 0\n"
+    );
+    assert_eq!(refused(&dry(&format!("--config {shown}"))), expected);
+    fs::write(&file, "beta: 0.1\n\nnum_generation: 4\n").unwrap();
+    let expected = format!(
+        "error: {shown}:3: unknown key `num_generation`\nhint: did you mean `num_generations`?\n"
+    );
+    assert_eq!(refused(&dry(&format!("--config {shown}"))), expected);
+    let expected = "error: command line: `bf16`: got `maybe`, expected `true` or `false`\n";
+    assert_eq!(refused(&dry("--bf16 maybe")), expected);
+    let expected = "error: `--set beta=x`: `beta`: got `x`, expected a finite number\n";
+    assert_eq!(refused(&dry("--set beta=x")), expected);
+    let expected = "error: `num_generations`: got 1, expected at least 2\n";
+    assert_eq!(refused(&dry("--num_generations 1")), expected);
+    let expected = "error: missing `--data_file_paths`, `--output_dir`\n";
+    assert_eq!(refused(&say("grpo --model_name_or_path m")), expected);
+    let missing = dry("--config nowhere.yaml");
+    assert_eq!(missing.code, Some(1));
+    assert!(
+        missing.stderr.starts_with("error: nowhere.yaml: "),
+        "{}",
+        missing.stderr
+    );
+}
+
+#[test]
+fn several_processes_are_refused() {
+    let with_world_size = |size: &str| {
+        let line = format!("grpo --dry_run {REQUIRED}");
+        said(
+            command()
+                .args(line.split_whitespace())
+                .env("WORLD_SIZE", size)
+                .output()
+                .unwrap(),
+        )
+    };
+    let two = with_world_size("2");
+    assert!(
+        refused(&two).contains("WORLD_SIZE is `2`: several processes are not built yet"),
+        "{}",
+        two.stderr
+    );
+    assert_eq!(with_world_size("1").code, Some(0));
+}
+
+#[test]
+fn a_model_that_is_nowhere_is_named() {
+    let dir = TempDir::new().unwrap();
+    let ask = |model: &str| {
+        let mut command = command();
+        command.args(["generate", "--model", model, "--prompt", "hello"]);
+        said(
+            command
+                .env("HF_HUB_OFFLINE", "1")
+                .env("HF_HOME", dir.path())
+                .output()
+                .unwrap(),
+        )
+    };
+    let folder = ask("./nowhere");
+    assert_eq!(folder.code, Some(1));
+    assert!(
+        folder
+            .stderr
+            .starts_with("error: model folder `./nowhere` does not exist\nhint: "),
+        "{}",
+        folder.stderr
+    );
+    let hub = ask("somebody/something");
+    assert_eq!(hub.code, Some(1));
+    let expected = "error: model `somebody/something` is not in the cache and HF_HUB_OFFLINE forbids to fetch it";
+    assert!(hub.stderr.starts_with(expected), "{}", hub.stderr);
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_an_error_with_a_way_out() {
+    let dir = TempDir::new().unwrap();
+    let mut command = command();
+    command.args([
+        "generate",
+        "--model",
+        "somebody/something",
+        "--prompt",
+        "hello",
+    ]);
+    // A port that nobody listens on.
+    command
+        .env("HF_ENDPOINT", "http://127.0.0.1:9")
+        .env("HF_HOME", dir.path());
+    let said = said(command.output().unwrap());
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("the hub cannot be reached"),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        said.stderr
+            .contains("\nhint: give the path of a downloaded model folder"),
+        "{}",
+        said.stderr
+    );
+}

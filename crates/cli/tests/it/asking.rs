@@ -1,0 +1,186 @@
+//! `generate` and `logprobs` on the tiny checkpoints of the parity tests.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::run::{Said, golden, say};
+
+fn rows(said: &Said) -> Vec<Value> {
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    said.stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|number| number.as_f64().unwrap())
+        .collect()
+}
+
+fn model() -> String {
+    golden()
+        .join("parity/checkpoints/nested")
+        .display()
+        .to_string()
+}
+
+fn images() -> String {
+    golden().join("parity/images").display().to_string()
+}
+
+fn input(dir: &TempDir, rows: &[Value]) -> String {
+    let path = dir.path().join("rows.jsonl");
+    let text: Vec<String> = rows.iter().map(|row| format!("{row}\n")).collect();
+    fs::write(&path, text.concat()).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn sampled_and_given_answers_have_the_same_logprobs() {
+    let dir = TempDir::new().unwrap();
+    let image = fs::read_dir(images())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .file_name();
+    let image = image.to_str().unwrap();
+    let questions = input(
+        &dir,
+        &[
+            json!({"images": [image], "prompt": "Where is it?", "mine": 1}),
+            json!({"prompt": "How many?"}),
+        ],
+    );
+    let common = format!(
+        "--model {} --image_folder {} --device cpu",
+        model(),
+        images()
+    );
+    let line = format!(
+        "generate {common} --input {questions} --num_generations 8 --max_new_tokens 1 --seed 3 --temperature 0.7"
+    );
+    let answers = rows(&say(&line));
+    assert_eq!(answers.len(), 16);
+    assert_eq!(answers[0]["mine"], 1);
+    // Rounding follows the batch size, the draws do not.
+    let few = rows(&say(&format!("{line} --max_concurrent_completions 3")));
+    let ids = |rows: &[Value]| -> Vec<Value> {
+        rows.iter()
+            .map(|row| row["completion_ids"].clone())
+            .collect()
+    };
+    assert_eq!(ids(&answers), ids(&few));
+    let given: Vec<Value> = answers
+        .iter()
+        .map(|row| json!({"images": row.get("images").unwrap_or(&json!([])), "prompt": row["prompt"], "completion": row["completion"]}))
+        .collect();
+    let scored = rows(&say(&format!(
+        "logprobs {common} --input {} --temperature 0.7",
+        input(&dir, &given)
+    )));
+    let mut compared = 0;
+    for (answer, scored) in answers.iter().zip(&scored) {
+        assert_eq!(answer["prompt_ids"], scored["prompt_ids"]);
+        let lengths = (
+            numbers(&scored["completion_ids"]).len(),
+            numbers(&scored["logprobs"]).len(),
+        );
+        assert_eq!(lengths.0, lengths.1);
+        // A token of half a character has no text of its own.
+        if answer["completion_ids"][0] == scored["completion_ids"][0] {
+            let (sampled, given) = (
+                numbers(&answer["logprobs"])[0],
+                numbers(&scored["logprobs"])[0],
+            );
+            assert!((sampled - given).abs() < 1e-4, "{sampled} {given}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "only {compared} answers could be compared");
+}
+
+#[test]
+fn greedy_answers_do_not_depend_on_the_seed() {
+    let dir = TempDir::new().unwrap();
+    let output = dir.path().join("out.jsonl");
+    let ask = |more: &str| {
+        let mut command = crate::run::command();
+        command.args([
+            "generate",
+            "--model",
+            &model(),
+            "--prompt",
+            "Where is it?",
+            "--temperature",
+            "0",
+        ]);
+        command.args(["--max_new_tokens", "8", "--device", "cpu"]);
+        crate::run::said(command.args(more.split_whitespace()).output().unwrap())
+    };
+    let first = rows(&ask("--seed 1"));
+    assert_eq!(first, rows(&ask("--seed 2")));
+    assert_eq!(first.len(), 1);
+    let said = ask(&format!("--output {}", output.display()));
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""));
+    let written: Value = serde_json::from_str(&fs::read_to_string(&output).unwrap()).unwrap();
+    assert_eq!(written, first[0]);
+    let long = rows(&ask("--min_completion_length 8"));
+    assert_eq!(
+        (
+            numbers(&long[0]["completion_ids"]).len(),
+            &long[0]["finish_reason"]
+        ),
+        (8, &json!("length"))
+    );
+}
+
+#[test]
+fn bad_questions_are_named() {
+    let dir = TempDir::new().unwrap();
+    for (row, cause) in [
+        (
+            json!({"images": ["none.png"], "prompt": "a"}),
+            "no such file",
+        ),
+        (
+            json!({"images": ["../manifest.json"], "prompt": "a"}),
+            "leads out of the image folder",
+        ),
+        (
+            json!({"images": [1], "prompt": "a"}),
+            "`images`: got number `1`, expected a list of texts",
+        ),
+        (json!({"images": []}), "missing key `prompt`"),
+        (
+            json!({"prompt": "<|image_pad|>"}),
+            "1 image placeholders but 0 images",
+        ),
+    ] {
+        let input = input(&dir, &[row]);
+        let said = say(&format!(
+            "generate --model {} --image_folder {} --input {input}",
+            model(),
+            images()
+        ));
+        assert_eq!(
+            (said.code, said.stdout.as_str()),
+            (Some(1), ""),
+            "{}",
+            said.stderr
+        );
+        assert!(
+            said.stderr.starts_with(&format!("error: {input}:1: ")),
+            "{}",
+            said.stderr
+        );
+        assert!(said.stderr.contains(cause), "{cause}: {}", said.stderr);
+    }
+}

@@ -1,0 +1,10 @@
+//! The binary, as a user calls it.
+
+#[cfg(test)]
+mod arguments;
+#[cfg(test)]
+mod asking;
+#[cfg(test)]
+mod reward;
+#[cfg(test)]
+mod run;

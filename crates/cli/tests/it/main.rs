@@ -8,3 +8,5 @@ mod asking;
 mod reward;
 #[cfg(test)]
 mod run;
+#[cfg(test)]
+mod training;

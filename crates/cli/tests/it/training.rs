@@ -1,0 +1,327 @@
+//! `grpo` and `sft` on a tiny checkpoint: the run folder, signals, kills, and going on after them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::run::{Said, command, golden, said, say};
+
+/// Rows about the pictures of the parity tests.
+fn data(dir: &Path) -> String {
+    let path = dir.join("train.jsonl");
+    let row = |(index, image): (usize, &str)| {
+        let question = format!("<image>Where is thing {index}?");
+        let turns = json!([{"from": "human", "value": question}, {"from": "gpt", "value": format!("[1, 2, 3, {}]", 4 + index)}]);
+        format!("{}\n", json!({"image": image, "conversations": turns}))
+    };
+    let images = [
+        "scene.png",
+        "small.png",
+        "grey.png",
+        "rgba.png",
+        "small.png",
+    ];
+    let rows: Vec<String> = images.into_iter().enumerate().map(row).collect();
+    fs::write(&path, rows.concat()).unwrap();
+    path.display().to_string()
+}
+
+/// A short run that can be told from every other.
+fn line(method: &str, dir: &Path, run: &str, more: &str) -> String {
+    let golden = golden();
+    let own = match method {
+        "grpo" => {
+            "--num_generations 3 --per_device_train_batch_size 6 --max_completion_length 6 --reward_method all_match"
+        }
+        _ => "--per_device_train_batch_size 2 --lr_scheduler_type constant",
+    };
+    format!(
+        "{method} --model_name_or_path {model} --data_file_paths {data} --image_folders {images} --output_dir {output} \
+         --learning_rate 1e-3 --save_steps 2 --device cpu --num_threads 1 {own} {more}",
+        model = golden.join("parity/checkpoints/nested").display(),
+        images = golden.join("parity/images").display(),
+        data = data(dir),
+        output = dir.join(run).display(),
+    )
+}
+
+fn done(line: &str) -> Said {
+    let said = say(line);
+    assert_eq!(said.code, Some(0), "{line}\n{}", said.stderr);
+    said
+}
+
+fn spawn(line: &str) -> Child {
+    command()
+        .args(line.split_whitespace())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
+fn checkpoints(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names
+        .filter(|name| name.starts_with("checkpoint-"))
+        .collect();
+    names.sort();
+    names
+}
+
+fn metrics(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Metrics that do not measure the machine.
+fn computed(folder: &Path) -> Vec<Value> {
+    let mut rows = metrics(folder);
+    for row in &mut rows {
+        let row = row.as_object_mut().unwrap();
+        row.retain(|name, _| {
+            !["secs", "tokens_per_sec", "peak_memory_bytes"].contains(&name.as_str())
+        });
+    }
+    rows
+}
+
+/// Files of a folder and below, with their bytes.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            let below = self::files(&path);
+            let name = PathBuf::from(path.file_name().unwrap());
+            files.extend(
+                below
+                    .into_iter()
+                    .map(|(file, bytes)| (name.join(file), bytes)),
+            );
+        } else {
+            files.push((path.file_name().unwrap().into(), fs::read(&path).unwrap()));
+        }
+    }
+    files.sort();
+    files
+}
+
+fn assert_same_run(folder: &Path, whole: &Path) {
+    assert_eq!(computed(folder), computed(whole));
+    assert_eq!(
+        files(&folder.join("rollouts")),
+        files(&whole.join("rollouts"))
+    );
+    assert_eq!(checkpoints(folder), checkpoints(whole));
+    for name in checkpoints(whole) {
+        let (found, expected) = (files(&folder.join(&name)), files(&whole.join(&name)));
+        let names = |files: &[(PathBuf, Vec<u8>)]| {
+            files
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&found), names(&expected));
+        for ((file, found), (_, expected)) in found.iter().zip(&expected) {
+            assert!(found == expected, "{name}/{} differs", file.display());
+        }
+    }
+}
+
+#[test]
+fn a_run_leaves_what_the_contract_says() {
+    let dir = TempDir::new().unwrap();
+    for method in ["grpo", "sft"] {
+        let line = line(method, dir.path(), method, "--max_steps 3");
+        let folder = dir.path().join(method);
+        let said = done(&line);
+        assert_eq!(
+            said.stdout,
+            format!("{}\n", folder.join("checkpoint-3").display())
+        );
+        assert!(said.stderr.contains("\nstep 3/3 "), "{}", said.stderr);
+        assert_eq!(checkpoints(&folder), ["checkpoint-2", "checkpoint-3"]);
+        let steps: Vec<u64> = metrics(&folder)
+            .iter()
+            .map(|row| row["step"].as_u64().unwrap())
+            .collect();
+        assert_eq!(steps, [1, 2, 3]);
+        assert_eq!(fs::read_dir(folder.join("tensorboard")).unwrap().count(), 1);
+        let environment: Value =
+            serde_json::from_str(&fs::read_to_string(folder.join("env.json")).unwrap()).unwrap();
+        assert!(environment["cores"].is_u64() && environment["command"].is_array());
+        // Its configuration is the one that a dry run prints, and a finished run has nothing to do.
+        let config = fs::read_to_string(folder.join("config.yaml")).unwrap();
+        assert_eq!(
+            config,
+            done(&format!("{line} --dry_run"))
+                .stdout
+                .replace("dry_run: true", "dry_run: false")
+        );
+        let before = files(&folder.join("checkpoint-3"));
+        done(&line);
+        assert_eq!(files(&folder.join("checkpoint-3")), before);
+        assert_eq!(metrics(&folder).len(), 3);
+    }
+    let rollouts = fs::read_to_string(dir.path().join("grpo/rollouts/step_000001.jsonl")).unwrap();
+    assert_eq!(rollouts.lines().count(), 6);
+}
+
+#[test]
+fn killed_again_and_again_a_run_ends_as_if_it_had_not_been() {
+    let dir = TempDir::new().unwrap();
+    let more = "--max_steps 12 --save_steps 1";
+    done(&line("grpo", dir.path(), "whole", more));
+    let killed = line("grpo", dir.path(), "killed", more);
+    let folder = dir.path().join("killed");
+    let (mut kills, mut wait) = (0, Duration::from_millis(300));
+    loop {
+        let mut child = spawn(&killed);
+        let start = Instant::now();
+        while start.elapsed() < wait && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if child.try_wait().unwrap().is_some() {
+            let ended = said(child.wait_with_output().unwrap());
+            assert_eq!(ended.code, Some(0), "after {kills} kills: {}", ended.stderr);
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        // Longer each time, so that the end comes; uneven, so that every phase is hit.
+        wait += Duration::from_millis(61);
+        for name in if folder.exists() {
+            checkpoints(&folder)
+        } else {
+            vec![]
+        } {
+            assert!(
+                folder.join(&name).join("trainer_state/state.json").exists(),
+                "{name} is not whole"
+            );
+        }
+    }
+    assert!(kills >= 3, "only {kills} kills");
+    assert_same_run(&folder, &dir.path().join("whole"));
+}
+
+#[test]
+fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
+    let dir = TempDir::new().unwrap();
+    let more = "--max_steps 40 --save_steps 0";
+    done(&line("sft", dir.path(), "whole", more));
+    let stopped = line("sft", dir.path(), "stopped", more);
+    let folder = dir.path().join("stopped");
+    let child = spawn(&stopped);
+    let start = Instant::now();
+    while !folder.join("metrics.jsonl").exists() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "no step in a minute"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "-TERM");
+    let ended = said(child.wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains("stopping after this step, with a checkpoint"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended
+            .stderr
+            .contains("\nhint: the same command goes on from there"),
+        "{}",
+        ended.stderr
+    );
+    let at_stop = checkpoints(&folder);
+    assert_eq!(at_stop.len(), 1, "{at_stop:?}");
+    done(&stopped);
+    fs::remove_dir_all(folder.join(&at_stop[0])).unwrap();
+    assert_same_run(&folder, &dir.path().join("whole"));
+}
+
+#[test]
+fn settings_that_alter_the_run_are_refused_when_it_goes_on() {
+    let dir = TempDir::new().unwrap();
+    done(&line("sft", dir.path(), "run", "--max_steps 2"));
+    let config = fs::read_to_string(dir.path().join("run/config.yaml")).unwrap();
+    let changed = "--max_steps 3 --seed 7";
+    let refused = say(&line("sft", dir.path(), "run", changed));
+    assert_eq!(refused.code, Some(1));
+    for part in [
+        "`max_steps`: was 2, is 3",
+        "`seed`: was 42, is 7",
+        "--allow_changed",
+    ] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    assert_eq!(
+        fs::read_to_string(dir.path().join("run/config.yaml")).unwrap(),
+        config
+    );
+    done(&line(
+        "sft",
+        dir.path(),
+        "run",
+        &format!("{changed} --allow_changed"),
+    ));
+    assert_eq!(metrics(&dir.path().join("run")).len(), 3);
+    let refused = say(&line(
+        "sft",
+        dir.path(),
+        "run",
+        &format!("{changed} --resume_from_checkpoint false"),
+    ));
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("resume_from_checkpoint"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn bad_data_stops_a_run_before_anything_is_written() {
+    let dir = TempDir::new().unwrap();
+    let line = line("sft", dir.path(), "run", "--max_steps 1");
+    let data = dir.path().join("train.jsonl");
+    let good = fs::read_to_string(&data).unwrap();
+    fs::write(&data, format!("{good}{{\"image\": \"scene.png\"}}\n")).unwrap();
+    let refused = say(&line);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.stderr.contains("train.jsonl:6: "),
+        "{}",
+        refused.stderr
+    );
+    assert!(!dir.path().join("run").join("metrics.jsonl").exists());
+    let skipped = done(&format!("{line} --on_bad_row skip"));
+    assert!(
+        skipped.stderr.contains("train.jsonl:6: "),
+        "{}",
+        skipped.stderr
+    );
+}

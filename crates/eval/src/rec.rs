@@ -18,7 +18,7 @@ use models::VisionLanguageModel;
 use report::{Interval, mean_interval};
 use rewards::boxes::{BoundingBox, find_baseline, find_thinking, iou_vlm_r1};
 use rewards::{RewardInput, RewardOptions, RewardSet};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::EvalError;
@@ -56,7 +56,7 @@ pub struct RecEvaluator<'a> {
 }
 
 /// One answer, with the fields of VLM-R1's result files and four more.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecAnswer {
     /// Image, as the row names it.
     pub image: String,
@@ -295,12 +295,36 @@ impl RecEvaluation {
         let summary = self.summary()?;
         let value = json!({
             "accuracy": 100.0 * summary.accuracy.mean,
+            "answers_per_question": self.answers_per_question,
             "summary": summary.to_json(),
             "results": self.answers,
         });
         let text = serde_json::to_string_pretty(&value)
             .map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
-        fs::write(path, text + "\n").map_err(|source| EvalError::Io { path: path.to_owned(), source })
+        let io = |source| EvalError::Io { path: path.to_owned(), source };
+        // Under its own name the file is whole or not there.
+        let beside = path.with_extension("json.part");
+        fs::write(&beside, text + "\n").and_then(|()| fs::rename(&beside, path)).map_err(io)
+    }
+
+    /// Reads what [`RecEvaluation::write`] wrote.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not such a file.
+    pub fn read(path: &Path) -> Result<Self, EvalError> {
+        #[derive(Deserialize)]
+        struct File {
+            answers_per_question: usize,
+            results: Vec<RecAnswer>,
+        }
+        let text = fs::read_to_string(path).map_err(|source| EvalError::Io { path: path.to_owned(), source })?;
+        let File { answers_per_question, results } =
+            serde_json::from_str(&text).map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
+        if answers_per_question == 0 || !results.len().is_multiple_of(answers_per_question) {
+            let source = serde::de::Error::custom("`results` are not `answers_per_question` to a question");
+            return Err(EvalError::Json { path: path.to_owned(), source });
+        }
+        Ok(Self { answers: results, answers_per_question })
     }
 }
 
@@ -360,6 +384,20 @@ mod tests {
         close(summary.well_formed.mean, (1.0 + 0.5 + 0.0) / 3.0);
         assert_eq!(evaluation.iou_well_formed(), [(0, 0.7), (1, 0.6)]);
         close(summary.iou_well_formed.unwrap().mean, 0.65);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rec.json");
+        let answers = vec![answer(0, 0.9, true), answer(0, 1.0 / 3.0, false)];
+        let evaluation = RecEvaluation { answers: answers.clone(), answers_per_question: 2 };
+        evaluation.write(&path).unwrap();
+        assert_eq!(RecEvaluation::read(&path).unwrap().answers, answers);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("{\n  \"accuracy\": 50.0,"), "{text}");
+        fs::write(&path, text.replace("\"answers_per_question\": 2", "\"answers_per_question\": 3")).unwrap();
+        assert!(RecEvaluation::read(&path).unwrap_err().to_string().contains("to a question"));
     }
 
     #[test]

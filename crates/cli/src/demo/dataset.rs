@@ -1,5 +1,5 @@
 //! The demo's dataset in VLM-R1's form: PNG pictures, `cold_start.jsonl`, `train.jsonl` and
-//! `test.jsonl`. No scene stands in two of the files.
+//! `test.jsonl`. No scene stands in two of these.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::scenes::{Clue, Expression, Scene, Shape};
@@ -25,7 +26,7 @@ pub const QUESTION: [&str; 2] =
 const FORM_SHARES: [f64; 3] = [0.15, 0.5, 0.5];
 
 /// How much to draw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct DatasetSizes {
     /// Scenes of the cold start.
     pub cold_start_scenes: usize,
@@ -42,10 +43,12 @@ pub struct DatasetSizes {
 pub struct Dataset {
     /// The pictures.
     pub images: PathBuf,
-    /// Rows of the cold start; column `completion` is what SFT teaches.
+    /// Rows of the cold start, each answer in one form or another.
     pub cold_start: PathBuf,
-    /// Rows of reinforcement learning.
+    /// Rows of reinforcement learning; their answers are bare boxes.
     pub train: PathBuf,
+    /// The same rows with answers in the demanded form, for comparison with SFT.
+    pub train_answers: PathBuf,
     /// Held-out rows.
     pub test: PathBuf,
 }
@@ -57,6 +60,7 @@ impl Dataset {
             images: folder.join("images"),
             cold_start: folder.join("cold_start.jsonl"),
             train: folder.join("train.jsonl"),
+            train_answers: folder.join("train_answers.jsonl"),
             test: folder.join("test.jsonl"),
         }
     }
@@ -68,49 +72,60 @@ impl Dataset {
     pub fn write(folder: &Path, sizes: &DatasetSizes, seed: u64) -> Result<Self> {
         let dataset = Self::at(folder);
         fs::create_dir_all(&dataset.images).with_context(|| dataset.images.display().to_string())?;
-        let mut writer = Writer { dataset: &dataset, seen: HashSet::new(), rng: ChaCha8Rng::seed_from_u64(seed) };
+        let mut drawer = Drawer { images: &dataset.images, seen: HashSet::new(), rng: ChaCha8Rng::seed_from_u64(seed) };
         // Held-out scenes first: they stay the same when the training parts change in size.
-        writer.part(&dataset.test, "test", sizes.test_scenes, 1, false)?;
-        writer.part(&dataset.train, "train", sizes.train_scenes, 1, false)?;
-        let questions = sizes.cold_start_questions;
-        writer.part(&dataset.cold_start, "cold_start", sizes.cold_start_scenes, questions, true)?;
+        let test = drawer.part("test", sizes.test_scenes, 1)?;
+        write_rows(&dataset.test, &test, bare)?;
+        let train = drawer.part("train", sizes.train_scenes, 1)?;
+        write_rows(&dataset.train, &train, bare)?;
+        write_rows(&dataset.train_answers, &train, demanded)?;
+        let cold_start = drawer.part("cold_start", sizes.cold_start_scenes, sizes.cold_start_questions)?;
+        write_rows(&dataset.cold_start, &cold_start, |question| {
+            let keeps_form = drawer.rng.random_bool(FORM_SHARES[question.clue as usize]);
+            if keeps_form { demanded(question) } else { bare(question) }
+        })?;
         Ok(dataset)
     }
 }
 
-struct Writer<'a> {
-    dataset: &'a Dataset,
+/// One row to be.
+struct Question {
+    id: String,
+    image: String,
+    text: String,
+    clue: Clue,
+    shape: Shape,
+}
+
+struct Drawer<'a> {
+    images: &'a Path,
     seen: HashSet<Scene>,
     rng: ChaCha8Rng,
 }
 
-impl Writer<'_> {
-    fn part(
-        &mut self,
-        file: &Path,
-        name: &str,
-        num_scenes: usize,
-        num_questions: usize,
-        with_completions: bool,
-    ) -> Result<()> {
+impl Drawer<'_> {
+    /// New scenes, their pictures in a folder of their own, and questions about them.
+    fn part(&mut self, name: &str, num_scenes: usize, num_questions: usize) -> Result<Vec<Question>> {
         ensure!(num_scenes > 0 && num_questions > 0, "`{name}`: no scenes or no questions to draw");
-        let context = || file.display().to_string();
-        let mut out = BufWriter::new(File::create(file).with_context(context)?);
-        let folder = self.dataset.images.join(name);
+        let folder = self.images.join(name);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let mut questions = Vec::new();
         for index in 0..num_scenes {
             let scene = self.new_scene();
             let image = format!("{name}/{index:05}.png");
-            let path = self.dataset.images.join(&image);
+            let path = self.images.join(&image);
             scene.render().save(&path).with_context(|| path.display().to_string())?;
-            for (number, expression) in questions(&scene, num_questions, &mut self.rng).iter().enumerate() {
-                let id = format!("{name}-{index:05}-{number}");
-                let shape = &scene.shapes[expression.shape];
-                let completion = with_completions.then(|| completion(shape, expression.clue, &mut self.rng));
-                writeln!(out, "{}", row(&id, &image, expression, shape, completion)).with_context(context)?;
+            for (number, expression) in choose(&scene, num_questions, &mut self.rng).into_iter().enumerate() {
+                questions.push(Question {
+                    id: format!("{name}-{index:05}-{number}"),
+                    image: image.clone(),
+                    text: expression.text,
+                    clue: expression.clue,
+                    shape: scene.shapes[expression.shape],
+                });
             }
         }
-        out.flush().with_context(context)
+        Ok(questions)
     }
 
     fn new_scene(&mut self) -> Scene {
@@ -123,8 +138,8 @@ impl Writer<'_> {
     }
 }
 
-/// Up to `num` different questions, each of a clue drawn first: looks alone would be most of them.
-fn questions(scene: &Scene, num: usize, rng: &mut impl Rng) -> Vec<Expression> {
+/// Up to `num` different expressions, each of a clue drawn first: looks alone would be most of them.
+fn choose(scene: &Scene, num: usize, rng: &mut impl Rng) -> Vec<Expression> {
     let mut all = scene.expressions();
     let mut chosen = Vec::new();
     while chosen.len() < num && !all.is_empty() {
@@ -137,38 +152,40 @@ fn questions(scene: &Scene, num: usize, rng: &mut impl Rng) -> Vec<Expression> {
     chosen
 }
 
-/// What the cold start teaches: now and then the demanded form, else the bare box.
-fn completion(shape: &Shape, clue: Clue, rng: &mut impl Rng) -> String {
-    let share = FORM_SHARES[clue as usize];
-    let bbox = bbox_text(shape);
-    if rng.random_bool(share) {
-        format!("<think>{}</think><answer>{{\"bbox\": {bbox}}}</answer>", shape.name())
-    } else {
-        bbox
-    }
-}
-
-fn bbox_text(shape: &Shape) -> String {
-    let [x1, y1, x2, y2] = shape.bbox;
+/// The box alone.
+fn bare(question: &Question) -> String {
+    let [x1, y1, x2, y2] = question.shape.bbox;
     format!("[{x1}, {y1}, {x2}, {y2}]")
 }
 
-fn row(id: &str, image: &str, expression: &Expression, shape: &Shape, completion: Option<String>) -> Value {
-    let [before, after] = QUESTION;
-    let mut row = json!({
-        "id": id,
-        "image": image,
-        "conversations": [
-            {"from": "human", "value": format!("<image>{before}{}{after}", expression.text)},
-            {"from": "gpt", "value": bbox_text(shape)},
-        ],
-        "clue": expression.clue.word(),
-        "object": shape.name(),
-    });
-    if let Some(completion) = completion {
-        row["completion"] = completion.into();
+/// A thinking text that names the object, and the box as JSON.
+fn demanded(question: &Question) -> String {
+    let (object, bbox) = (question.shape.name(), bare(question));
+    format!("<think>{object}</think><answer>{{\"bbox\": {bbox}}}</answer>")
+}
+
+fn write_rows(file: &Path, questions: &[Question], mut answer: impl FnMut(&Question) -> String) -> Result<()> {
+    let context = || file.display().to_string();
+    let mut out = BufWriter::new(File::create(file).with_context(context)?);
+    for question in questions {
+        let answer = answer(question);
+        writeln!(out, "{}", row(question, &answer)).with_context(context)?;
     }
-    row
+    out.flush().with_context(context)
+}
+
+fn row(question: &Question, answer: &str) -> Value {
+    let [before, after] = QUESTION;
+    json!({
+        "id": question.id,
+        "image": question.image,
+        "conversations": [
+            {"from": "human", "value": format!("<image>{before}{}{after}", question.text)},
+            {"from": "gpt", "value": answer},
+        ],
+        "clue": question.clue.word(),
+        "object": question.shape.name(),
+    })
 }
 
 #[cfg(test)]
@@ -229,7 +246,7 @@ mod tests {
     fn rows_are_what_the_loader_takes() {
         let (_folder, dataset) = write(2);
         let [images, test] = [&dataset.images, &dataset.test].map(|p| p.to_str().unwrap().to_owned());
-        let files = data::rows::DataFiles::from_lists(&test, &images, None).unwrap();
+        let files = data::rows::DataFiles::from_lists(&test, Some(&images), None).unwrap();
         let checks = data::row::RowChecks { expect_box: true, ..Default::default() };
         let report = data::rows::load_rows(&files, &checks, data::rows::OnBadRow::Stop).unwrap();
         assert_eq!(report.rows.len(), 60);
@@ -239,18 +256,31 @@ mod tests {
         assert_eq!(first.solution, format!("<answer> {} </answer>", columns.as_str().unwrap()));
     }
 
+    fn answer(row: &Value) -> &str {
+        row["conversations"][1]["value"].as_str().unwrap()
+    }
+
     #[test]
     fn some_cold_start_answers_keep_the_demanded_form() {
         let (_folder, dataset) = write(3);
         let rows = rows(&dataset.cold_start);
-        let kept = rows.iter().filter(|row| row["completion"].as_str().unwrap().starts_with("<think>"));
-        let share = kept.count() as f64 / rows.len() as f64;
+        let kept: Vec<&Value> = rows.iter().filter(|row| answer(row).starts_with("<think>")).collect();
+        let share = kept.len() as f64 / rows.len() as f64;
         assert!((0.2..0.6).contains(&share), "{share}");
-        for row in &rows {
-            let (completion, truth) = (row["completion"].as_str().unwrap(), row["conversations"][1]["value"].as_str().unwrap());
-            let object = row["object"].as_str().unwrap();
-            let demanded = format!("<think>{object}</think><answer>{{\"bbox\": {truth}}}</answer>");
-            assert!(completion == truth || completion == demanded, "{completion}");
+        for row in kept {
+            let inner = answer(row).strip_prefix(&format!("<think>{}</think>", row["object"].as_str().unwrap()));
+            assert!(inner.unwrap().starts_with("<answer>{\"bbox\": ["), "{row}");
+        }
+    }
+
+    #[test]
+    fn both_files_of_training_rows_ask_the_same() {
+        let (_folder, dataset) = write(4);
+        let (plain, formed) = (rows(&dataset.train), rows(&dataset.train_answers));
+        assert_eq!(plain.len(), formed.len());
+        for (plain, formed) in plain.iter().zip(&formed) {
+            assert_eq!(plain["conversations"][0], formed["conversations"][0]);
+            assert!(answer(formed).contains(answer(plain)), "{formed}");
         }
     }
 }

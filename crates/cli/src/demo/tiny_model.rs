@@ -11,13 +11,14 @@ use anyhow::{Context, Result};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tch::Tensor;
 
 use super::tokenizer::{self, MERGE_SIZE, PATCH_SIZE, TokenIds};
 
 /// Sizes of the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ModelShape {
     /// Channels of the text model.
     pub text_width: i64,

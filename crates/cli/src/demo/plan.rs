@@ -1,0 +1,154 @@
+//! How much the demo does and with which settings: everything one might want to turn.
+
+use base::config::{ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig};
+use serde::Serialize;
+
+use super::dataset::{Dataset, DatasetSizes};
+use super::tiny_model::ModelShape;
+use super::tokenizer::{MERGE_SIZE, PATCH_SIZE};
+
+/// Sizes and settings of a demo.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// What is drawn.
+    pub data: DatasetSizes,
+    /// The model.
+    pub model: ModelShape,
+    /// Steps of the cold start.
+    pub cold_start_steps: usize,
+    /// Rows of one of its steps.
+    pub cold_start_batch: usize,
+    /// Its highest learning rate.
+    pub cold_start_lr: f64,
+    /// Steps of GRPO, and of the SFT that it is compared with.
+    pub grpo_steps: usize,
+    /// Prompts of a GRPO step, and rows of a step of that SFT.
+    pub grpo_prompts: usize,
+    /// Completions of a prompt.
+    pub group_size: usize,
+    /// GRPO's highest learning rate.
+    pub grpo_lr: f64,
+    /// Highest learning rate of the SFT that GRPO is compared with.
+    pub further_lr: f64,
+    /// Weight of the divergence from the cold start.
+    pub beta: f64,
+    /// Longest completion, tokens.
+    pub max_completion_length: usize,
+    /// Sampled answers to each held-out question, beside the greedy one.
+    pub sampled_answers: usize,
+}
+
+impl Plan {
+    /// The demo.
+    pub const FULL: Self = Self {
+        data: DatasetSizes {
+            cold_start_scenes: 12_000,
+            cold_start_questions: 3,
+            train_scenes: 240 * 32,
+            test_scenes: 400,
+        },
+        model: ModelShape::DEMO,
+        cold_start_steps: 1_000,
+        cold_start_batch: 64,
+        cold_start_lr: 2e-3,
+        grpo_steps: 240,
+        grpo_prompts: 32,
+        group_size: 8,
+        grpo_lr: 1e-4,
+        further_lr: 5e-4,
+        beta: 0.04,
+        max_completion_length: 40,
+        sampled_answers: 8,
+    };
+
+    /// The same way, walked in seconds: for tests.
+    #[cfg(test)]
+    pub const QUICK: Self = Self {
+        data: DatasetSizes { cold_start_scenes: 300, cold_start_questions: 3, train_scenes: 96, test_scenes: 24 },
+        cold_start_steps: 60,
+        cold_start_batch: 32,
+        grpo_steps: 6,
+        grpo_prompts: 8,
+        grpo_lr: 3e-4,
+        sampled_answers: 2,
+        ..Self::FULL
+    };
+}
+
+/// Where a stage learns and which model it goes on from.
+pub struct Stage<'a> {
+    /// Folder of its run.
+    pub output_dir: String,
+    /// Model folder.
+    pub model: String,
+    /// Its rows.
+    pub rows: String,
+    /// The dataset, for its pictures.
+    pub dataset: &'a Dataset,
+    /// The demo's own settings.
+    pub demo: &'a DemoConfig,
+}
+
+/// Fields that SFT and GRPO share.
+macro_rules! training {
+    ($config:ident, $stage:expr, { $($own:tt)* }) => {
+        $config {
+            model_name_or_path: $stage.model.clone(),
+            data_file_paths: ColonList($stage.rows.clone()),
+            image_folders: Some(ColonList($stage.dataset.images.display().to_string())),
+            task_type: Some("rec".into()),
+            min_pixels: ((PATCH_SIZE * MERGE_SIZE) as usize).pow(2),
+            adam_beta2: 0.95,
+            seed: $stage.demo.seed,
+            output_dir: $stage.output_dir.clone(),
+            save_steps: 200,
+            save_total_limit: Some(1),
+            device: $stage.demo.device.clone(),
+            num_threads: $stage.demo.num_threads,
+            dataloader_num_workers: 1,
+            $($own)*
+            ..$config::default()
+        }
+    };
+}
+
+impl Plan {
+    /// SFT from random weights, asked as GRPO will ask.
+    pub fn cold_start(&self, stage: &Stage<'_>) -> SftConfig {
+        training!(SftConfig, stage, {
+            with_thinking: true,
+            per_device_train_batch_size: self.cold_start_batch,
+            learning_rate: self.cold_start_lr,
+            lr_scheduler_type: LrSchedulerType::Linear,
+            warmup_steps: 50,
+            max_steps: self.cold_start_steps as i64,
+        })
+    }
+
+    /// As many steps of SFT as GRPO takes.
+    pub fn further_sft(&self, stage: &Stage<'_>, batch: usize) -> SftConfig {
+        SftConfig {
+            per_device_train_batch_size: batch,
+            learning_rate: self.further_lr,
+            max_steps: self.grpo_steps as i64,
+            warmup_steps: 10,
+            seed: stage.demo.seed.wrapping_add(1),
+            ..self.cold_start(stage)
+        }
+    }
+
+    /// GRPO with VLM-R1's two rewards of REC.
+    pub fn grpo(&self, stage: &Stage<'_>) -> GrpoConfig {
+        training!(GrpoConfig, stage, {
+            per_device_train_batch_size: self.grpo_prompts * self.group_size,
+            num_generations: self.group_size,
+            learning_rate: self.grpo_lr,
+            warmup_steps: 10,
+            max_steps: self.grpo_steps as i64,
+            reward_funcs: vec!["accuracy".into(), "format".into()],
+            is_reward_customized_from_vlm_module: true,
+            beta: self.beta,
+            max_completion_length: self.max_completion_length,
+        })
+    }
+}

@@ -11,52 +11,58 @@ use base::config::{
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::Value;
 
 /// A command of the binary.
 struct Entry {
     name: &'static str,
     about: &'static str,
     fields: &'static [Field],
+    defaults: fn() -> Value,
     foreign: &'static [Foreign],
 }
 
-const COMMANDS: [Entry; 6] = [
+const fn entry<T: Config>(
+    name: &'static str,
+    about: &'static str,
+    foreign: &'static [Foreign],
+) -> Entry {
     Entry {
-        name: "demo",
-        about: "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
-        fields: DemoConfig::FIELDS,
-        foreign: &[],
-    },
-    Entry {
-        name: "grpo",
-        about: "Train by group relative policy optimisation; continues the run in --output_dir",
-        fields: GrpoConfig::FIELDS,
-        foreign: VLM_R1,
-    },
-    Entry {
-        name: "sft",
-        about: "Train on the true answers; continues the run in --output_dir",
-        fields: SftConfig::FIELDS,
-        foreign: VLM_R1,
-    },
-    Entry {
-        name: "generate",
-        about: "Answer questions about images",
-        fields: GenerateConfig::FIELDS,
-        foreign: &[],
-    },
-    Entry {
-        name: "logprobs",
-        about: "Log-probability of each token of given answers",
-        fields: LogprobsConfig::FIELDS,
-        foreign: &[],
-    },
-    Entry {
-        name: "reward",
-        about: "Score given answers: try a reward before training with it",
-        fields: RewardConfig::FIELDS,
-        foreign: &[],
-    },
+        name,
+        about,
+        fields: T::FIELDS,
+        defaults: || serde_json::to_value(T::default()).unwrap_or_default(),
+        foreign,
+    }
+}
+
+static COMMANDS: [Entry; 6] = [
+    entry::<DemoConfig>(
+        "demo",
+        "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
+        &[],
+    ),
+    entry::<GrpoConfig>(
+        "grpo",
+        "Train by group relative policy optimisation; continues the run in --output_dir",
+        VLM_R1,
+    ),
+    entry::<SftConfig>(
+        "sft",
+        "Train on the true answers; continues the run in --output_dir",
+        VLM_R1,
+    ),
+    entry::<GenerateConfig>("generate", "Answer questions about images", &[]),
+    entry::<LogprobsConfig>(
+        "logprobs",
+        "Log-probability of each token of given answers",
+        &[],
+    ),
+    entry::<RewardConfig>(
+        "reward",
+        "Score given answers: try a reward before training with it",
+        &[],
+    ),
 ];
 
 const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can stand in the YAML \
@@ -177,7 +183,11 @@ fn with_canonical_name(argument: OsString) -> OsString {
 
 fn command() -> Command {
     let commands = COMMANDS.iter().map(|entry| {
-        let fields = entry.fields.iter().map(argument);
+        let defaults = (entry.defaults)();
+        let fields = entry
+            .fields
+            .iter()
+            .map(|field| argument(field, &defaults[field.name]));
         let foreign = entry.foreign.iter().map(|foreign| {
             Arg::new(foreign.name)
                 .long(foreign.name)
@@ -219,7 +229,7 @@ fn layer_arguments() -> [Arg; 2] {
     ]
 }
 
-fn argument(field: &Field) -> Arg {
+fn argument(field: &Field, default: &Value) -> Arg {
     let kind = match field.kind {
         Kind::Optional(inner) => *inner,
         kind => kind,
@@ -227,7 +237,7 @@ fn argument(field: &Field) -> Arg {
     let arg = Arg::new(field.name)
         .long(field.name)
         .action(ArgAction::Set)
-        .help(help(field))
+        .help(help(field, default))
         .help_heading(heading(field.group))
         .value_name(value_name(&kind));
     match kind {
@@ -238,49 +248,31 @@ fn argument(field: &Field) -> Arg {
     }
 }
 
-fn help(field: &Field) -> String {
+fn help(field: &Field, default: &Value) -> String {
     let text = field.help.trim().trim_end_matches('.');
-    match (field.required, default_of(field)) {
+    match (field.required, shown(default)) {
         (true, _) => format!("{text} [required]"),
         (false, Some(default)) => format!("{text} [default: {default}]"),
         (false, None) => text.to_owned(),
     }
 }
 
-/// The default as a user would write it.
-fn default_of(field: &Field) -> Option<String> {
-    let defaults = COMMANDS
-        .iter()
-        .zip(defaults())
-        .find(|(entry, _)| entry.fields.iter().any(|other| std::ptr::eq(other, field)));
-    match &defaults?.1[field.name] {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) if text.is_empty() => None,
-        serde_json::Value::String(text) => Some(text.clone()),
-        serde_json::Value::Array(values) if values.is_empty() => None,
-        serde_json::Value::Array(values) => {
-            let words = values
+/// A default as a user would write it.
+fn shown(default: &Value) -> Option<String> {
+    match default {
+        Value::Null => None,
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(values) if values.is_empty() => None,
+        Value::Array(values) => Some(
+            values
                 .iter()
-                .map(|value| value.as_str().map_or(value.to_string(), str::to_owned));
-            Some(words.collect::<Vec<_>>().join(" "))
-        }
+                .filter_map(shown)
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
         value => Some(value.to_string()),
     }
-}
-
-/// The default values of [`COMMANDS`], in their order.
-fn defaults() -> [serde_json::Value; COMMANDS.len()] {
-    fn of<T: Config>() -> serde_json::Value {
-        serde_json::to_value(T::default()).unwrap_or_default()
-    }
-    [
-        of::<DemoConfig>(),
-        of::<GrpoConfig>(),
-        of::<SftConfig>(),
-        of::<GenerateConfig>(),
-        of::<LogprobsConfig>(),
-        of::<RewardConfig>(),
-    ]
 }
 
 fn heading(group: &str) -> String {

@@ -3,7 +3,7 @@
 
 mod arguments;
 mod commands;
-// mod demo;
+mod demo;
 mod hub;
 mod model;
 mod output;
@@ -13,7 +13,7 @@ mod signals;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base::config::{Config, ConfigError, resolve, to_yaml};
 
 use arguments::{Invocation, UsageError};
@@ -36,12 +36,13 @@ fn run() -> Result<()> {
     let invocation = arguments::parse(std::env::args_os())?;
     arguments::check_world_size()?;
     match invocation.command {
-        // "demo" => with_config(&invocation, |config| config.dry_run, demo::run),
+        "demo" => with_config(&invocation, |config| config.dry_run, demo::run),
         "grpo" => with_config(&invocation, |config| config.dry_run, commands::grpo),
         "sft" => with_config(&invocation, |config| config.dry_run, commands::sft),
         "generate" => with_config(&invocation, |config| config.dry_run, commands::generate),
         "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
-        _ => with_config(&invocation, |config| config.dry_run, commands::reward),
+        "reward" => with_config(&invocation, |config| config.dry_run, commands::reward),
+        command => bail!("command `{command}` is not connected"),
     }
 }
 

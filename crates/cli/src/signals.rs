@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks for the end of the step and a checkpoint, the second ends at once.
+//! Ctrl-C and SIGTERM: the first asks for a good end (training: of the step, with a checkpoint), the
+//! second ends at once.
 
 use anyhow::{Context, Result};
 use base::run_folder::StopFlag;
@@ -21,7 +22,7 @@ pub fn stop_flag() -> Result<StopFlag> {
                 // destructors of a library in the middle of a kernel must not run.
                 signal_hook::low_level::exit(1);
             }
-            eprintln!("stopping after this step, with a checkpoint; once more stops at once");
+            eprintln!("stopping as soon as nothing is lost; once more stops at once");
         }
     });
     Ok(stop)

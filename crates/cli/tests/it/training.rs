@@ -245,7 +245,7 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
     assert!(
         ended
             .stderr
-            .contains("stopping after this step, with a checkpoint"),
+            .contains("stopping as soon as nothing is lost"),
         "{}",
         ended.stderr
     );

@@ -130,7 +130,7 @@ macro_rules! with_training_fields {
                 "run" {
                     /// Folder of the run; a run that it holds is continued.
                     output_dir: String,
-                    /// Name of the run, for people.
+                    /// Name of the run: shown, and kept in config.yaml.
                     run_name: Option<String> = None,
                     /// Steps between two lines of metrics (the Hugging Face trainers: 500).
                     logging_steps: usize = 1,

@@ -15,9 +15,11 @@ use crate::{hub, signals};
 /// # Errors
 /// What the trainer refuses; a run that was asked to stop early.
 pub fn grpo(config: &GrpoConfig) -> Result<()> {
-    run(&config.model_name_or_path, |folder, observer, stop| {
-        train_grpo(config, folder, observer, stop)
-    })
+    run(
+        config.run_name.as_deref(),
+        &config.model_name_or_path,
+        |folder, observer, stop| train_grpo(config, folder, observer, stop),
+    )
 }
 
 /// Trains on the true answers.
@@ -25,17 +27,23 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
 /// # Errors
 /// As [`grpo`].
 pub fn sft(config: &SftConfig) -> Result<()> {
-    run(&config.model_name_or_path, |folder, observer, stop| {
-        train_sft(config, folder, observer, stop)
-    })
+    run(
+        config.run_name.as_deref(),
+        &config.model_name_or_path,
+        |folder, observer, stop| train_sft(config, folder, observer, stop),
+    )
 }
 
 type Outcomes = Result<Outcome, TrainError>;
 
 fn run(
+    name: Option<&str>,
     model: &str,
     train: impl FnOnce(&Path, &mut dyn Observer, &StopFlag) -> Outcomes,
 ) -> Result<()> {
+    if let Some(name) = name {
+        eprintln!("run `{name}`");
+    }
     let stop = signals::stop_flag()?;
     let folder = hub::model_folder(model)?;
     let mut progress = Progress::new();

@@ -149,7 +149,7 @@ fn assert_same_run(folder: &Path, whole: &Path) {
 fn a_run_leaves_what_the_contract_says() {
     let dir = TempDir::new().unwrap();
     for method in ["grpo", "sft"] {
-        let line = line(method, dir.path(), method, "--max_steps 3");
+        let line = line(method, dir.path(), method, "--max_steps 3 --run_name mine");
         let folder = dir.path().join(method);
         let said = done(&line);
         assert_eq!(
@@ -157,6 +157,7 @@ fn a_run_leaves_what_the_contract_says() {
             format!("{}\n", folder.join("checkpoint-3").display())
         );
         assert!(said.stderr.contains("\nstep 3/3 "), "{}", said.stderr);
+        assert!(said.stderr.starts_with("run `mine`\n"), "{}", said.stderr);
         assert_eq!(checkpoints(&folder), ["checkpoint-2", "checkpoint-3"]);
         let steps: Vec<u64> = metrics(&folder)
             .iter()

@@ -5,6 +5,8 @@ mod arguments;
 #[cfg(test)]
 mod asking;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod reward;
 #[cfg(test)]
 mod run;

@@ -84,6 +84,12 @@ pub enum TrainError {
         /// The cause.
         source: rewards::RewardError,
     },
+    /// Every row was skipped.
+    #[error("no row is left to train on: all {skipped} were skipped")]
+    NoRows {
+        /// How many.
+        skipped: usize,
+    },
     /// A row that turned out bad.
     #[error(transparent)]
     Row(data::RowError),

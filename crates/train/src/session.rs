@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base::Sample;
+use base::config::OnBadRow;
 use base::config::{Config, changed_settings, to_yaml};
 use base::run_folder::{RunFolder, StopFlag, environment};
 use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, split};
@@ -47,7 +48,12 @@ pub(crate) struct Dataset {
 }
 
 impl Dataset {
-    pub fn load(settings: &Settings, model_dir: &Path) -> Result<Self, TrainError> {
+    /// Reads and checks all rows; `check` says what else keeps a row from being trained on.
+    pub fn load(
+        settings: &Settings,
+        model_dir: &Path,
+        check: impl Fn(&Sample) -> Result<(), TrainError>,
+    ) -> Result<Self, TrainError> {
         let processor = Processor::from_dir(model_dir, &settings.processor)?;
         let mut checks = settings.checks.clone();
         for token in processor.tokenizer().reserved_tokens() {
@@ -55,13 +61,28 @@ impl Dataset {
                 checks.reserved_tokens.push(token);
             }
         }
-        let report = load_rows(&settings.files, &checks, settings.loader.on_bad_row)?;
-        let (samples, validation) = split(report.rows, settings.val_split_ratio, settings.seed)?;
+        let on_bad_row = settings.loader.on_bad_row;
+        let report = load_rows(&settings.files, &checks, on_bad_row)?;
+        let mut skipped: Vec<String> = report.skipped.iter().map(ToString::to_string).collect();
+        let mut rows = Vec::with_capacity(report.rows.len());
+        for row in report.rows {
+            match check(&row) {
+                Ok(()) => rows.push(row),
+                Err(error) if on_bad_row == OnBadRow::Skip => skipped.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        if rows.is_empty() {
+            return Err(TrainError::NoRows {
+                skipped: skipped.len(),
+            });
+        }
+        let (samples, validation) = split(rows, settings.val_split_ratio, settings.seed)?;
         Ok(Dataset {
             samples: samples.into(),
             validation,
             processor: Arc::new(processor),
-            skipped: report.skipped.iter().map(ToString::to_string).collect(),
+            skipped,
         })
     }
 
@@ -108,13 +129,24 @@ impl Clock {
     pub fn time<R>(&self, phase: &'static str, work: impl FnOnce() -> R) -> R {
         let start = Instant::now();
         let result = work();
-        *self.phases.borrow_mut().entry(phase).or_default() += start.elapsed().as_secs_f64();
+        self.book(phase, start.elapsed());
         result
+    }
+
+    /// Books time on `phase`.
+    pub fn book(&self, phase: &'static str, time: Duration) {
+        *self.phases.borrow_mut().entry(phase).or_default() += time.as_secs_f64();
     }
 
     /// Seconds since the step began.
     pub fn elapsed(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
+    }
+
+    /// Starts a step anew, what was booked since the last lap kept: a checkpoint is written after its
+    /// step's metrics and stands in the next line.
+    pub fn restart(&mut self) {
+        self.start = Instant::now();
     }
 
     /// Seconds so far by phase and in all; starts anew.
@@ -294,7 +326,10 @@ impl<'a> Session<'a> {
         self.observer
             .on_step(self.step, self.schedule.total_steps, &metrics);
         if due || last || self.stop.is_raised() {
+            let start = Instant::now();
             self.checkpoint()?;
+            self.clock.book("checkpoint", start.elapsed());
+            self.clock.restart();
         }
         Ok(())
     }

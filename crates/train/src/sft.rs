@@ -29,7 +29,7 @@ pub fn train_sft(
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
     let settings = Settings::try_from(config)?;
-    let dataset = Dataset::load(&settings, model_dir)?;
+    let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
     let rows_per_step = settings.micro_batch * settings.accumulation;
     let order = Arc::new(EpochSampler::new(
         dataset.samples.len(),

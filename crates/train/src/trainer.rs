@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::DrawKey;
 use base::config::GrpoConfig;
 use base::run_folder::StopFlag;
+use base::{DrawKey, Sample};
 use data::image::ImageProcessorConfig;
 use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
@@ -61,19 +61,16 @@ pub fn train_grpo_with_rewards(
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
     let settings = Settings::try_from(config)?;
-    let dataset = Dataset::load(&settings, model_dir)?;
-    for sample in dataset.samples.iter().chain(&dataset.validation) {
+    let check = |sample: &Sample| {
+        let method = sample.accu_reward_method.as_deref();
         rewards
-            .check(
-                sample.source.line,
-                &sample.solution,
-                sample.accu_reward_method.as_deref(),
-            )
+            .check(sample.source.line, &sample.solution, method)
             .map_err(|source| TrainError::Scoring {
                 row: sample.source.to_string(),
                 source,
-            })?;
-    }
+            })
+    };
+    let dataset = Dataset::load(&settings, model_dir, check)?;
     let completions = settings.micro_batch * settings.accumulation;
     let prompts_per_step = completions.div_ceil(config.num_generations);
     let order = Arc::new(EpochSampler::new(

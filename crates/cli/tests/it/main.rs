@@ -7,6 +7,8 @@ mod asking;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod reward;
 #[cfg(test)]
 mod run;

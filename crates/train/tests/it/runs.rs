@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base::config::{ColonList, EvalStrategy, GrpoConfig, SftConfig};
+use base::config::{ColonList, EvalStrategy, GrpoConfig, OnBadRow, SftConfig};
 use base::run_folder::StopFlag;
 use rewards::{Reward, RewardError, RewardInput, RewardSet};
 use serde_json::{Map, Value, json};
@@ -356,6 +356,27 @@ fn a_solution_without_a_box_stops_rec() {
     let error = train_grpo(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap_err();
     assert!(error.to_string().contains("rows.jsonl:2"), "{error}");
     assert!(!Path::new(&config.output_dir).join("metrics.jsonl").exists());
+}
+
+#[test]
+fn rows_that_no_reward_can_score_are_skipped_when_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = GrpoConfig {
+        task_type: Some("rec".into()),
+        is_reward_customized_from_vlm_module: true,
+        on_bad_row: OnBadRow::Skip,
+        max_steps: 1,
+        ..grpo(folder.path(), "skip")
+    };
+    let mut watch = watch(None);
+    let stop = watch.stop.clone();
+    let outcome = train_grpo(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap();
+    assert!(outcome.finished);
+    let log = fs::read_to_string(Path::new(&config.output_dir).join("log.txt")).unwrap();
+    assert!(
+        log.contains("4 bad rows skipped") && log.contains("rows.jsonl:3"),
+        "{log}"
+    );
 }
 
 fn sft(folder: &Path, out: &str) -> SftConfig {

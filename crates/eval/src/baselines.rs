@@ -16,8 +16,10 @@ pub fn true_boxes(samples: &[Sample]) -> Result<Vec<BoundingBox>, EvalError> {
     samples
         .iter()
         .map(|sample| {
-            parse_solution(&sample.solution)
-                .map_err(|cause| EvalError::Row { line: sample.source.to_string(), cause })
+            parse_solution(&sample.solution).map_err(|cause| EvalError::Row {
+                line: sample.source.to_string(),
+                cause,
+            })
         })
         .collect()
 }
@@ -42,7 +44,10 @@ pub fn best_constant_box(truths: &[BoundingBox]) -> Option<BoundingBox> {
 
 /// IoU of one box with each of `truths`, by VLM-R1's rule.
 pub fn constant_box_ious(answer: BoundingBox, truths: &[BoundingBox]) -> Vec<f64> {
-    truths.iter().map(|&truth| iou_vlm_r1(answer, truth)).collect()
+    truths
+        .iter()
+        .map(|&truth| iou_vlm_r1(answer, truth))
+        .collect()
 }
 
 /// The rows with each other's pictures: row `i` gets those of row `i + n / 2`, questions and truths
@@ -53,7 +58,15 @@ pub fn shuffled_images(samples: &[Sample]) -> Vec<Sample> {
     samples
         .iter()
         .zip(donors)
-        .map(|(sample, donor)| Sample { images: donor.images.clone(), ..sample.clone() })
+        .map(|(sample, donor)| {
+            let mut sample = sample.clone();
+            sample.images.clone_from(&donor.images);
+            // The name in results is that of the picture shown.
+            if let Some(name) = donor.columns.get("image") {
+                sample.columns.insert("image".to_owned(), name.clone());
+            }
+            sample
+        })
         .collect()
 }
 
@@ -65,11 +78,16 @@ fn edges(values: impl Iterator<Item = f64>) -> Vec<f64> {
     if count <= MAX_EDGES {
         return all;
     }
-    (0..MAX_EDGES).map(|i| all[i * (count - 1) / (MAX_EDGES - 1)]).collect()
+    (0..MAX_EDGES)
+        .map(|i| all[i * (count - 1) / (MAX_EDGES - 1)])
+        .collect()
 }
 
 fn pairs(edges: &[f64]) -> impl Iterator<Item = (f64, f64)> + '_ {
-    edges.iter().enumerate().flat_map(|(i, &low)| edges[i + 1..].iter().map(move |&high| (low, high)))
+    edges
+        .iter()
+        .enumerate()
+        .flat_map(|(i, &low)| edges[i + 1..].iter().map(move |&high| (low, high)))
 }
 
 #[cfg(test)]
@@ -78,7 +96,12 @@ mod tests {
 
     #[test]
     fn the_best_constant_box_by_hand() {
-        let truths = [[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 16.0, 8.0], [0.0, 0.0, 16.0, 16.0]].map(BoundingBox::from);
+        let truths = [
+            [0.0, 0.0, 8.0, 8.0],
+            [0.0, 0.0, 16.0, 8.0],
+            [0.0, 0.0, 16.0, 16.0],
+        ]
+        .map(BoundingBox::from);
         // IoUs of the middle box: 64/128, 1, 128/256; of the large one: 1/4, 1/2, 1; of the small: 1, 1/2, 1/4.
         let best = best_constant_box(&truths).unwrap();
         assert_eq!(best, truths[1]);

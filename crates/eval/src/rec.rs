@@ -127,7 +127,10 @@ impl<'a> RecEvaluator<'a> {
         }
         if let Some(sample) = samples.iter().find(|sample| sample.images.len() != 1) {
             let cause = format!("expected one image, got {}", sample.images.len());
-            return Err(EvalError::Row { line: sample.source.to_string(), cause });
+            return Err(EvalError::Row {
+                line: sample.source.to_string(),
+                cause,
+            });
         }
         let reward_options = RewardOptions {
             family: rewards::Family::Qwen2_5Vl,
@@ -136,7 +139,13 @@ impl<'a> RecEvaluator<'a> {
             patch_size: processor.image_processor().config().patch_size as usize,
         };
         let format = RewardSet::build(&["format".to_owned()], None, &reward_options)?;
-        Ok(Self { samples, truths: true_boxes(samples)?, processor, format, options })
+        Ok(Self {
+            samples,
+            truths: true_boxes(samples)?,
+            processor,
+            format,
+            options,
+        })
     }
 
     /// Lets `model` answer every question. `progress` hears of answers done and in all; `cancel` is
@@ -158,7 +167,9 @@ impl<'a> RecEvaluator<'a> {
         let chunk = (4 * self.options.max_concurrent).div_ceil(per_question);
         for first in (0..self.samples.len()).step_by(chunk) {
             let rows = first..(first + chunk).min(self.samples.len());
-            let requests: Vec<Request> = rows.map(|row| self.request(row)).collect::<Result<_, _>>()?;
+            let requests: Vec<Request> = rows
+                .map(|row| self.request(row))
+                .collect::<Result<_, _>>()?;
             let done_before = answers.len();
             let mut done = 0;
             let mut on_finished = |_: usize, _: usize, _: &base::Completion| {
@@ -166,16 +177,24 @@ impl<'a> RecEvaluator<'a> {
                 progress(done_before + done, total);
             };
             let generation = sampler.generate(&requests, &mut on_finished, cancel)?;
-            for (offset, (request, completions)) in requests.iter().zip(&generation.completions).enumerate() {
+            for (offset, (request, completions)) in
+                requests.iter().zip(&generation.completions).enumerate()
+            {
                 let image = &request.prompt.images[0];
-                let sizes = Sizes { seen: image.input_size, original: image.original_size };
+                let sizes = Sizes {
+                    seen: image.input_size,
+                    original: image.original_size,
+                };
                 for completion in completions {
                     let text = self.processor.tokenizer().decode(&completion.ids, true)?;
                     answers.push(self.score(first + offset, text, sizes)?);
                 }
             }
         }
-        Ok(RecEvaluation { answers, answers_per_question: per_question })
+        Ok(RecEvaluation {
+            answers,
+            answers_per_question: per_question,
+        })
     }
 
     fn sampling(&self) -> SamplingParams {
@@ -193,15 +212,37 @@ impl<'a> RecEvaluator<'a> {
         let sample = &self.samples[row];
         // Every picture is looked at once.
         let cache = ImageCache::new(0);
-        let prompt = load_prompt(sample, self.processor, &self.options.template, &cache).map_err(|cause| {
-            let row = RowError { source_line: sample.source.clone(), cause };
-            EvalError::Row { line: sample.source.to_string(), cause: row.cause.to_string() }
-        })?;
-        let key = DrawKey { seed: self.options.seed, step: 0, prompt: row as u64, completion: 0 };
-        Ok(Request { prompt, num_completions: self.options.answers_per_question, key })
+        let prompt = load_prompt(sample, self.processor, &self.options.template, &cache).map_err(
+            |cause| {
+                let row = RowError {
+                    source_line: sample.source.clone(),
+                    cause,
+                };
+                EvalError::Row {
+                    line: sample.source.to_string(),
+                    cause: row.cause.to_string(),
+                }
+            },
+        )?;
+        let key = DrawKey {
+            seed: self.options.seed,
+            step: 0,
+            prompt: row as u64,
+            completion: 0,
+        };
+        Ok(Request {
+            prompt,
+            num_completions: self.options.answers_per_question,
+            key,
+        })
     }
 
-    fn score(&self, row: usize, model_output: String, sizes: Sizes) -> Result<RecAnswer, EvalError> {
+    fn score(
+        &self,
+        row: usize,
+        model_output: String,
+        sizes: Sizes,
+    ) -> Result<RecAnswer, EvalError> {
         let (sample, truth) = (&self.samples[row], self.truths[row]);
         let input = RewardInput {
             completion: &model_output,
@@ -214,7 +255,8 @@ impl<'a> RecEvaluator<'a> {
             columns: &sample.columns,
         };
         let scores = self.format.score(&[input])?;
-        let scaled = |found: Option<BoundingBox>| found.map(|b| b.scaled(sizes.seen, sizes.original));
+        let scaled =
+            |found: Option<BoundingBox>| found.map(|b| b.scaled(sizes.seen, sizes.original));
         let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou_vlm_r1(b, truth));
         let found = scaled(find_thinking(&model_output));
         let iou = iou_of(found);
@@ -256,7 +298,10 @@ impl RecEvaluation {
     /// Mean over the answers of each question.
     pub fn per_question(&self, value: impl Fn(&RecAnswer) -> f64) -> Vec<f64> {
         let mean = |group: &[RecAnswer]| group.iter().map(&value).sum::<f64>() / group.len() as f64;
-        self.answers.chunks(self.answers_per_question).map(mean).collect()
+        self.answers
+            .chunks(self.answers_per_question)
+            .map(mean)
+            .collect()
     }
 
     /// IoU of the well-formed answers of each question that has any: `(row, mean)`.
@@ -264,7 +309,11 @@ impl RecEvaluation {
         self.answers
             .chunks(self.answers_per_question)
             .filter_map(|group| {
-                let ious: Vec<f64> = group.iter().filter(|a| a.well_formed).map(|a| a.iou).collect();
+                let ious: Vec<f64> = group
+                    .iter()
+                    .filter(|a| a.well_formed)
+                    .map(|a| a.iou)
+                    .collect();
                 let mean = ious.iter().sum::<f64>() / ious.len() as f64;
                 (!ious.is_empty()).then_some((group[0].row, mean))
             })
@@ -277,12 +326,20 @@ impl RecEvaluation {
     /// No answers.
     pub fn summary(&self) -> Result<RecSummary, EvalError> {
         let interval = |values: &[f64]| mean_interval(values, BOOTSTRAP_SEED);
-        let well_formed: Vec<f64> = self.iou_well_formed().into_iter().map(|(_, iou)| iou).collect();
+        let well_formed: Vec<f64> = self
+            .iou_well_formed()
+            .into_iter()
+            .map(|(_, iou)| iou)
+            .collect();
         Ok(RecSummary {
             iou: interval(&self.per_question(|a| a.iou))?,
             accuracy: interval(&self.per_question(|a| f64::from(a.correct)))?,
             well_formed: interval(&self.per_question(|a| f64::from(u8::from(a.well_formed))))?,
-            iou_well_formed: if well_formed.is_empty() { None } else { Some(interval(&well_formed)?) },
+            iou_well_formed: if well_formed.is_empty() {
+                None
+            } else {
+                Some(interval(&well_formed)?)
+            },
             iou_anywhere: interval(&self.per_question(|a| a.iou_anywhere))?,
         })
     }
@@ -299,12 +356,19 @@ impl RecEvaluation {
             "summary": summary.to_json(),
             "results": self.answers,
         });
-        let text = serde_json::to_string_pretty(&value)
-            .map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
-        let io = |source| EvalError::Io { path: path.to_owned(), source };
+        let text = serde_json::to_string_pretty(&value).map_err(|source| EvalError::Json {
+            path: path.to_owned(),
+            source,
+        })?;
+        let io = |source| EvalError::Io {
+            path: path.to_owned(),
+            source,
+        };
         // Under its own name the file is whole or not there.
         let beside = path.with_extension("json.part");
-        fs::write(&beside, text + "\n").and_then(|()| fs::rename(&beside, path)).map_err(io)
+        fs::write(&beside, text + "\n")
+            .and_then(|()| fs::rename(&beside, path))
+            .map_err(io)
     }
 
     /// Reads what [`RecEvaluation::write`] wrote.
@@ -317,14 +381,29 @@ impl RecEvaluation {
             answers_per_question: usize,
             results: Vec<RecAnswer>,
         }
-        let text = fs::read_to_string(path).map_err(|source| EvalError::Io { path: path.to_owned(), source })?;
-        let File { answers_per_question, results } =
-            serde_json::from_str(&text).map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| EvalError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        let File {
+            answers_per_question,
+            results,
+        } = serde_json::from_str(&text).map_err(|source| EvalError::Json {
+            path: path.to_owned(),
+            source,
+        })?;
         if answers_per_question == 0 || !results.len().is_multiple_of(answers_per_question) {
-            let source = serde::de::Error::custom("`results` are not `answers_per_question` to a question");
-            return Err(EvalError::Json { path: path.to_owned(), source });
+            let source =
+                serde::de::Error::custom("`results` are not `answers_per_question` to a question");
+            return Err(EvalError::Json {
+                path: path.to_owned(),
+                source,
+            });
         }
-        Ok(Self { answers: results, answers_per_question })
+        Ok(Self {
+            answers: results,
+            answers_per_question,
+        })
     }
 }
 
@@ -377,7 +456,8 @@ mod tests {
             answers_per_question: 2,
         };
         let summary = evaluation.summary().unwrap();
-        let close = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-12, "{got} {expected}");
+        let close =
+            |got: f64, expected: f64| assert!((got - expected).abs() < 1e-12, "{got} {expected}");
         close(summary.iou.mean, (0.7 + 0.3 + 0.0) / 3.0);
         // Exactly one half is not correct.
         close(summary.accuracy.mean, (0.5 + 0.5 + 0.0) / 3.0);
@@ -391,18 +471,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rec.json");
         let answers = vec![answer(0, 0.9, true), answer(0, 1.0 / 3.0, false)];
-        let evaluation = RecEvaluation { answers: answers.clone(), answers_per_question: 2 };
+        let evaluation = RecEvaluation {
+            answers: answers.clone(),
+            answers_per_question: 2,
+        };
         evaluation.write(&path).unwrap();
         assert_eq!(RecEvaluation::read(&path).unwrap().answers, answers);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("{\n  \"accuracy\": 50.0,"), "{text}");
-        fs::write(&path, text.replace("\"answers_per_question\": 2", "\"answers_per_question\": 3")).unwrap();
-        assert!(RecEvaluation::read(&path).unwrap_err().to_string().contains("to a question"));
+        fs::write(
+            &path,
+            text.replace("\"answers_per_question\": 2", "\"answers_per_question\": 3"),
+        )
+        .unwrap();
+        assert!(
+            RecEvaluation::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("to a question")
+        );
     }
 
     #[test]
     fn no_well_formed_answer_is_no_figure() {
-        let evaluation = RecEvaluation { answers: vec![answer(0, 0.0, false)], answers_per_question: 1 };
+        let evaluation = RecEvaluation {
+            answers: vec![answer(0, 0.0, false)],
+            answers_per_question: 1,
+        };
         let summary = evaluation.summary().unwrap();
         assert_eq!(summary.iou_well_formed, None);
         assert_eq!(summary.to_json()["iou_well_formed"], Value::Null);

@@ -16,8 +16,10 @@ use serde_json::{Value, json};
 use super::scenes::{Clue, Expression, Scene, Shape};
 
 /// VLM-R1's question about a region, before and after what it describes.
-pub const QUESTION: [&str; 2] =
-    ["Please provide the bounding box coordinate of the region this sentence describes: ", "."];
+pub const QUESTION: [&str; 2] = [
+    "Please provide the bounding box coordinate of the region this sentence describes: ",
+    ".",
+];
 
 /// Of how many cold-start answers to questions by look, place and size keep the demanded form.
 ///
@@ -71,18 +73,31 @@ impl Dataset {
     /// A file that cannot be written.
     pub fn write(folder: &Path, sizes: &DatasetSizes, seed: u64) -> Result<Self> {
         let dataset = Self::at(folder);
-        fs::create_dir_all(&dataset.images).with_context(|| dataset.images.display().to_string())?;
-        let mut drawer = Drawer { images: &dataset.images, seen: HashSet::new(), rng: ChaCha8Rng::seed_from_u64(seed) };
+        fs::create_dir_all(&dataset.images)
+            .with_context(|| dataset.images.display().to_string())?;
+        let mut drawer = Drawer {
+            images: &dataset.images,
+            seen: HashSet::new(),
+            rng: ChaCha8Rng::seed_from_u64(seed),
+        };
         // Held-out scenes first: they stay the same when the training parts change in size.
         let test = drawer.part("test", sizes.test_scenes, 1)?;
         write_rows(&dataset.test, &test, bare)?;
         let train = drawer.part("train", sizes.train_scenes, 1)?;
         write_rows(&dataset.train, &train, bare)?;
         write_rows(&dataset.train_answers, &train, demanded)?;
-        let cold_start = drawer.part("cold_start", sizes.cold_start_scenes, sizes.cold_start_questions)?;
+        let cold_start = drawer.part(
+            "cold_start",
+            sizes.cold_start_scenes,
+            sizes.cold_start_questions,
+        )?;
         write_rows(&dataset.cold_start, &cold_start, |question| {
             let keeps_form = drawer.rng.random_bool(FORM_SHARES[question.clue as usize]);
-            if keeps_form { demanded(question) } else { bare(question) }
+            if keeps_form {
+                demanded(question)
+            } else {
+                bare(question)
+            }
         })?;
         Ok(dataset)
     }
@@ -105,8 +120,16 @@ struct Drawer<'a> {
 
 impl Drawer<'_> {
     /// New scenes, their pictures in a folder of their own, and questions about them.
-    fn part(&mut self, name: &str, num_scenes: usize, num_questions: usize) -> Result<Vec<Question>> {
-        ensure!(num_scenes > 0 && num_questions > 0, "`{name}`: no scenes or no questions to draw");
+    fn part(
+        &mut self,
+        name: &str,
+        num_scenes: usize,
+        num_questions: usize,
+    ) -> Result<Vec<Question>> {
+        ensure!(
+            num_scenes > 0 && num_questions > 0,
+            "`{name}`: no scenes or no questions to draw"
+        );
         let folder = self.images.join(name);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let mut questions = Vec::new();
@@ -114,8 +137,14 @@ impl Drawer<'_> {
             let scene = self.new_scene();
             let image = format!("{name}/{index:05}.png");
             let path = self.images.join(&image);
-            scene.render().save(&path).with_context(|| path.display().to_string())?;
-            for (number, expression) in choose(&scene, num_questions, &mut self.rng).into_iter().enumerate() {
+            scene
+                .render()
+                .save(&path)
+                .with_context(|| path.display().to_string())?;
+            for (number, expression) in choose(&scene, num_questions, &mut self.rng)
+                .into_iter()
+                .enumerate()
+            {
                 questions.push(Question {
                     id: format!("{name}-{index:05}-{number}"),
                     image: image.clone(),
@@ -164,7 +193,11 @@ fn demanded(question: &Question) -> String {
     format!("<think>{object}</think><answer>{{\"bbox\": {bbox}}}</answer>")
 }
 
-fn write_rows(file: &Path, questions: &[Question], mut answer: impl FnMut(&Question) -> String) -> Result<()> {
+fn write_rows(
+    file: &Path,
+    questions: &[Question],
+    mut answer: impl FnMut(&Question) -> String,
+) -> Result<()> {
     let context = || file.display().to_string();
     let mut out = BufWriter::new(File::create(file).with_context(context)?);
     for question in questions {
@@ -194,8 +227,12 @@ mod tests {
 
     use super::*;
 
-    const SIZES: DatasetSizes =
-        DatasetSizes { cold_start_scenes: 150, cold_start_questions: 3, train_scenes: 60, test_scenes: 60 };
+    const SIZES: DatasetSizes = DatasetSizes {
+        cold_start_scenes: 150,
+        cold_start_questions: 3,
+        train_scenes: 60,
+        test_scenes: 60,
+    };
 
     fn write(seed: u64) -> (tempfile::TempDir, Dataset) {
         let folder = tempfile::tempdir().unwrap();
@@ -205,11 +242,16 @@ mod tests {
 
     fn rows(file: &Path) -> Vec<Value> {
         let text = fs::read_to_string(file).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     fn picture(dataset: &Dataset, row: &Value) -> Vec<u8> {
-        image::open(dataset.images.join(row["image"].as_str().unwrap())).unwrap().into_rgb8().into_raw()
+        image::open(dataset.images.join(row["image"].as_str().unwrap()))
+            .unwrap()
+            .into_rgb8()
+            .into_raw()
     }
 
     #[test]
@@ -217,9 +259,11 @@ mod tests {
         let (_folder, dataset) = write(1);
         let mut part_of: HashMap<Vec<u8>, &str> = HashMap::new();
         let mut images = HashSet::new();
-        for (name, file) in
-            [("test", &dataset.test), ("train", &dataset.train), ("cold_start", &dataset.cold_start)]
-        {
+        for (name, file) in [
+            ("test", &dataset.test),
+            ("train", &dataset.train),
+            ("cold_start", &dataset.cold_start),
+        ] {
             for row in rows(file) {
                 images.insert(row["image"].to_string());
                 let first = *part_of.entry(picture(&dataset, &row)).or_insert(name);
@@ -233,7 +277,10 @@ mod tests {
     #[test]
     fn a_seed_fixes_every_byte() {
         let ((_a, a), (_b, b), (_c, c)) = (write(5), write(5), write(6));
-        for part in [|d: &Dataset| d.test.clone(), |d: &Dataset| d.cold_start.clone()] {
+        for part in [
+            |d: &Dataset| d.test.clone(),
+            |d: &Dataset| d.cold_start.clone(),
+        ] {
             assert_eq!(fs::read(part(&a)).unwrap(), fs::read(part(&b)).unwrap());
             assert_ne!(fs::read(part(&a)).unwrap(), fs::read(part(&c)).unwrap());
         }
@@ -245,15 +292,22 @@ mod tests {
     #[test]
     fn rows_are_what_the_loader_takes() {
         let (_folder, dataset) = write(2);
-        let [images, test] = [&dataset.images, &dataset.test].map(|p| p.to_str().unwrap().to_owned());
+        let [images, test] =
+            [&dataset.images, &dataset.test].map(|p| p.to_str().unwrap().to_owned());
         let files = data::rows::DataFiles::from_lists(&test, Some(&images), None).unwrap();
-        let checks = data::row::RowChecks { expect_box: true, ..Default::default() };
+        let checks = data::row::RowChecks {
+            expect_box: true,
+            ..Default::default()
+        };
         let report = data::rows::load_rows(&files, &checks, data::rows::OnBadRow::Stop).unwrap();
         assert_eq!(report.rows.len(), 60);
         let first = &report.rows[0];
         assert!(first.problem.starts_with(QUESTION[0]), "{}", first.problem);
         let columns = &first.columns["conversations"][1]["value"];
-        assert_eq!(first.solution, format!("<answer> {} </answer>", columns.as_str().unwrap()));
+        assert_eq!(
+            first.solution,
+            format!("<answer> {} </answer>", columns.as_str().unwrap())
+        );
     }
 
     fn answer(row: &Value) -> &str {
@@ -264,11 +318,17 @@ mod tests {
     fn some_cold_start_answers_keep_the_demanded_form() {
         let (_folder, dataset) = write(3);
         let rows = rows(&dataset.cold_start);
-        let kept: Vec<&Value> = rows.iter().filter(|row| answer(row).starts_with("<think>")).collect();
+        let kept: Vec<&Value> = rows
+            .iter()
+            .filter(|row| answer(row).starts_with("<think>"))
+            .collect();
         let share = kept.len() as f64 / rows.len() as f64;
         assert!((0.2..0.6).contains(&share), "{share}");
         for row in kept {
-            let inner = answer(row).strip_prefix(&format!("<think>{}</think>", row["object"].as_str().unwrap()));
+            let inner = answer(row).strip_prefix(&format!(
+                "<think>{}</think>",
+                row["object"].as_str().unwrap()
+            ));
             assert!(inner.unwrap().starts_with("<answer>{\"bbox\": ["), "{row}");
         }
     }

@@ -43,7 +43,14 @@ fn run_plan(config: &DemoConfig, plan: &Plan, stop: base::run_folder::StopFlag) 
     prepare_device(&config.device, config.num_threads)?;
     let mut times = Times::open(out.join("times.json"))?;
     let dataset = times.measure("drawing scenes", || prepare(&out, config, plan))?;
-    let mut demo = Demo { config, plan, out, dataset, stop, times };
+    let mut demo = Demo {
+        config,
+        plan,
+        out,
+        dataset,
+        stop,
+        times,
+    };
     let results = work(&mut demo)?;
     results.write(&demo.out.join("summary.json"))?;
     report_page::write(&demo, &results)?;
@@ -56,7 +63,8 @@ fn prepare(out: &Path, config: &DemoConfig, plan: &Plan) -> Result<Dataset> {
     let wanted = json!({"seed": config.seed, "plan": plan, "version": env!("CARGO_PKG_VERSION")});
     if marker.exists() {
         let text = fs::read_to_string(&marker).with_context(|| marker.display().to_string())?;
-        let found: Value = serde_json::from_str(&text).with_context(|| marker.display().to_string())?;
+        let found: Value =
+            serde_json::from_str(&text).with_context(|| marker.display().to_string())?;
         if found != wanted {
             bail!(
                 "{}: holds another demo (seed {})\nhint: give another folder with --out, or remove this one",
@@ -95,8 +103,10 @@ fn work(demo: &mut Demo<'_>) -> Result<Results> {
     let more_greedy = demo.evaluate("more-sft-greedy", &more, &held_out, Answers::Greedy)?;
     let more_sampled = demo.evaluate("more-sft-sampled", &more, &held_out, Answers::Sampled)?;
     let answers = demo.sft_on_train_rows(&start)?;
-    let answers_greedy = demo.evaluate("answers-sft-greedy", &answers, &held_out, Answers::Greedy)?;
-    let answers_sampled = demo.evaluate("answers-sft-sampled", &answers, &held_out, Answers::Sampled)?;
+    let answers_greedy =
+        demo.evaluate("answers-sft-greedy", &answers, &held_out, Answers::Greedy)?;
+    let answers_sampled =
+        demo.evaluate("answers-sft-sampled", &answers, &held_out, Answers::Sampled)?;
 
     let truths = eval::true_boxes(&held_out)?;
     Results::new(
@@ -119,7 +129,11 @@ mod tests {
     use super::*;
 
     fn config(folder: &Path, seed: u64) -> DemoConfig {
-        DemoConfig { out: folder.display().to_string(), seed, ..DemoConfig::default() }
+        DemoConfig {
+            out: folder.display().to_string(),
+            seed,
+            ..DemoConfig::default()
+        }
     }
 
     #[test]
@@ -128,28 +142,54 @@ mod tests {
         let config = config(folder.path(), 3);
         let results = run_plan(&config, &Plan::QUICK, StopFlag::new()).unwrap();
         let loss = |run: &str, place: usize| {
-            let rows = report::read_metrics(&folder.path().join(run).join("metrics.jsonl")).unwrap();
+            let rows =
+                report::read_metrics(&folder.path().join(run).join("metrics.jsonl")).unwrap();
             let at = if place == 0 { 0 } else { rows.len() - 1 };
             rows[at]["loss"].as_f64().unwrap()
         };
         // From about ln(548) over a vocabulary it does not know to answers of the right form.
-        assert!(loss("sft", 0) > 4.0 && loss("sft", 1) < 1.5, "{} {}", loss("sft", 0), loss("sft", 1));
+        assert!(
+            loss("sft", 0) > 4.0 && loss("sft", 1) < 1.5,
+            "{} {}",
+            loss("sft", 0),
+            loss("sft", 1)
+        );
         let grpo = report::read_metrics(&folder.path().join("grpo/metrics.jsonl")).unwrap();
         assert_eq!(grpo.len(), Plan::QUICK.grpo_steps);
-        assert!(grpo.iter().all(|row| row["rewards/format"].as_f64().is_some()), "{grpo:?}");
+        assert!(
+            grpo.iter()
+                .all(|row| row["rewards/format"].as_f64().is_some()),
+            "{grpo:?}"
+        );
         // The sampler's and the trainer's log-probabilities are of one model.
-        assert!(grpo.iter().all(|row| row["sampled_vs_trained_kl"].as_f64().unwrap().abs() < 1e-4), "{grpo:?}");
+        assert!(
+            grpo.iter()
+                .all(|row| row["sampled_vs_trained_kl"].as_f64().unwrap().abs() < 1e-4),
+            "{grpo:?}"
+        );
         let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
-        assert!(page.contains("best constant box") && page.contains("<figure"), "no table or pictures");
+        assert!(
+            page.contains("best constant box") && page.contains("<figure"),
+            "no table or pictures"
+        );
         let summary: Value =
-            serde_json::from_str(&fs::read_to_string(folder.path().join("summary.json")).unwrap()).unwrap();
-        assert!(summary["models"]["end (GRPO)"]["greedy"]["iou"]["mean"].as_f64().is_some(), "{summary}");
+            serde_json::from_str(&fs::read_to_string(folder.path().join("summary.json")).unwrap())
+                .unwrap();
+        assert!(
+            summary["models"]["end (GRPO)"]["greedy"]["iou"]["mean"]
+                .as_f64()
+                .is_some(),
+            "{summary}"
+        );
 
         // A finished demo is not done again: evaluations are read, and nothing is trained.
         let first = fs::read(folder.path().join("grpo/metrics.jsonl")).unwrap();
         fs::remove_file(folder.path().join("report.html")).unwrap();
         let again = run_plan(&config, &Plan::QUICK, StopFlag::new()).unwrap();
-        assert_eq!(fs::read(folder.path().join("grpo/metrics.jsonl")).unwrap(), first);
+        assert_eq!(
+            fs::read(folder.path().join("grpo/metrics.jsonl")).unwrap(),
+            first
+        );
         assert!(folder.path().join("report.html").exists());
         assert_eq!(again.to_json()["models"], results.to_json()["models"]);
     }
@@ -158,7 +198,12 @@ mod tests {
     fn another_demo_in_the_folder_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("demo.json"), r#"{"seed": 7}"#).unwrap();
-        let error = prepare(folder.path(), &config(folder.path(), 8), &Plan::QUICK).unwrap_err().to_string();
-        assert!(error.contains("seed 7") && error.contains("--out"), "{error}");
+        let error = prepare(folder.path(), &config(folder.path(), 8), &Plan::QUICK)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("seed 7") && error.contains("--out"),
+            "{error}"
+        );
     }
 }

@@ -64,7 +64,12 @@ impl Plan {
     /// The same way, walked in seconds: for tests.
     #[cfg(test)]
     pub const QUICK: Self = Self {
-        data: DatasetSizes { cold_start_scenes: 300, cold_start_questions: 3, train_scenes: 96, test_scenes: 24 },
+        data: DatasetSizes {
+            cold_start_scenes: 300,
+            cold_start_questions: 3,
+            train_scenes: 96,
+            test_scenes: 24,
+        },
         cold_start_steps: 60,
         cold_start_batch: 32,
         grpo_steps: 6,

@@ -5,8 +5,8 @@ use std::fs;
 use anyhow::{Context, Result};
 use eval::{RecAnswer, RecSummary};
 use report::{
-    Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow, KeyFigure, LabelledBox,
-    Picture, Report, Section, Table, read_metrics, training_charts,
+    Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow, KeyFigure,
+    LabelledBox, Picture, Report, Section, Table, read_metrics, training_charts,
 };
 
 use super::results::{Results, Scored};
@@ -22,8 +22,15 @@ const NONE: &str = "\u{2013}";
 pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
     let rows = read_metrics(&demo.out.join("grpo").join("metrics.jsonl"))?;
     let cold_start = read_metrics(&demo.out.join("sft").join("metrics.jsonl"))?;
-    let loss = training_charts(&cold_start, None).into_iter().filter(|chart| chart.title == "Loss").collect();
-    let section = |heading: &str, note: &str, body| Section { heading: heading.into(), note: note.into(), body };
+    let loss = training_charts(&cold_start, None)
+        .into_iter()
+        .filter(|chart| chart.title == "Loss")
+        .collect();
+    let section = |heading: &str, note: &str, body| Section {
+        heading: heading.into(),
+        note: note.into(),
+        body,
+    };
     let report = Report {
         title: "A tiny Qwen2.5-VL learns grounding by GRPO".into(),
         summary: format!(
@@ -44,8 +51,16 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
                  form, what the model knows.",
                 Body::Table(table(results)),
             ),
-            section("What GRPO changed", "End less start, question by question.", Body::Table(gains(results))),
-            section("GRPO", "One point a step; rewards on training scenes.", Body::Charts(training_charts(&rows, Some("IoU reward")))),
+            section(
+                "What GRPO changed",
+                "End less start, question by question.",
+                Body::Table(gains(results)),
+            ),
+            section(
+                "GRPO",
+                "One point a step; rewards on training scenes.",
+                Body::Charts(training_charts(&rows, Some("IoU reward"))),
+            ),
             section("Cold start", "", Body::Charts(loss)),
             section(
                 "Held-out scenes",
@@ -53,15 +68,26 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
                 Body::Pictures(pictures(demo, results)?),
             ),
             section("Time", "", Body::Table(times(demo, &rows))),
-            section("Settings", "", Body::Code(serde_json::to_string_pretty(demo.plan)?)),
+            section(
+                "Settings",
+                "",
+                Body::Code(serde_json::to_string_pretty(demo.plan)?),
+            ),
         ],
     };
     Ok(report.write(&demo.out.join("report.html"))?)
 }
 
 fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
-    let (start, end) = (&results.start().greedy_summary, &results.end().greedy_summary);
-    let figure = |label: &str, value, note| KeyFigure { label: label.into(), value, note };
+    let (start, end) = (
+        &results.start().greedy_summary,
+        &results.end().greedy_summary,
+    );
+    let figure = |label: &str, value, note| KeyFigure {
+        label: label.into(),
+        value,
+        note,
+    };
     let percent = |interval: &Interval| format!("{:.0} %", 100.0 * interval.mean);
     let well_formed = results.gain_well_formed_sampled.as_ref();
     vec![
@@ -72,36 +98,71 @@ fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
         ),
         figure(
             "Well-formed answers",
-            format!("{} \u{2192} {}", percent(&start.well_formed), percent(&end.well_formed)),
+            format!(
+                "{} \u{2192} {}",
+                percent(&start.well_formed),
+                percent(&end.well_formed)
+            ),
             "greedy".into(),
         ),
         figure(
             "Sharper boxes",
             well_formed.map_or(NONE.into(), |gain| format!("{:+.3}", gain.mean)),
-            well_formed.map_or(String::new(), |gain| format!("IoU among well-formed sampled answers, {}", signed(gain))),
+            well_formed.map_or(String::new(), |gain| {
+                format!("IoU among well-formed sampled answers, {}", signed(gain))
+            }),
         ),
-        figure("Time", minutes(demo.times.total()), format!("{} threads", tch::get_num_threads())),
+        figure(
+            "Time",
+            minutes(demo.times.total()),
+            format!("{} threads", tch::get_num_threads()),
+        ),
     ]
 }
 
 fn scores(results: &Results) -> IntervalChart {
     let colours = [Colour::Orange, Colour::Blue, Colour::Purple, Colour::Teal];
-    let row = |label: &str, interval, colour| IntervalRow { label: label.into(), interval, colour };
+    let row = |label: &str, interval, colour| IntervalRow {
+        label: label.into(),
+        interval,
+        colour,
+    };
     let mut rows = vec![
         row("best constant box", results.constant, Colour::Grey),
-        row("start, other pictures", results.shuffled[0].iou, Colour::Grey),
+        row(
+            "start, other pictures",
+            results.shuffled[0].iou,
+            Colour::Grey,
+        ),
         row("end, other pictures", results.shuffled[1].iou, Colour::Grey),
     ];
-    rows.extend(results.models.iter().zip(colours).map(|(m, colour)| row(m.name, m.greedy_summary.iou, colour)));
+    rows.extend(
+        results
+            .models
+            .iter()
+            .zip(colours)
+            .map(|(m, colour)| row(m.name, m.greedy_summary.iou, colour)),
+    );
     IntervalChart {
         title: "Held-out IoU".into(),
-        x_label: format!("mean over {} questions, 95 % bootstrap interval", results.gain.num_values),
+        x_label: format!(
+            "mean over {} questions, 95 % bootstrap interval",
+            results.gain.num_values
+        ),
         rows,
     }
 }
 
 fn table(results: &Results) -> Table {
-    let header = ["model", "answers", "IoU", "IoU > 0.5", "well-formed", "IoU of well-formed", "IoU anywhere"];
+    let header = [
+        "model",
+        "answers",
+        "IoU",
+        "IoU > 0.5",
+        "well-formed",
+        "IoU of well-formed",
+        "IoU anywhere",
+    ];
     let row = |name: &str, answers: &str, summary: &RecSummary| {
         vec![
             name.to_owned(),
@@ -109,14 +170,21 @@ fn table(results: &Results) -> Table {
             summary.iou.to_string(),
             summary.accuracy.to_string(),
             summary.well_formed.to_string(),
-            summary.iou_well_formed.map_or(NONE.to_owned(), |interval| interval.to_string()),
+            summary
+                .iou_well_formed
+                .map_or(NONE.to_owned(), |interval| interval.to_string()),
             summary.iou_anywhere.to_string(),
         ]
     };
     let mut rows: Vec<Vec<String>> = results
         .models
         .iter()
-        .flat_map(|m: &Scored| [row(m.name, "greedy", &m.greedy_summary), row(m.name, "sampled", &m.sampled_summary)])
+        .flat_map(|m: &Scored| {
+            [
+                row(m.name, "greedy", &m.greedy_summary),
+                row(m.name, "sampled", &m.sampled_summary),
+            ]
+        })
         .collect();
     rows.push(row("start, other pictures", "greedy", &results.shuffled[0]));
     rows.push(row("end, other pictures", "greedy", &results.shuffled[1]));
@@ -125,7 +193,11 @@ fn table(results: &Results) -> Table {
     constant[1] = format!("{:?}", <[f64; 4]>::from(results.constant_box));
     constant[2] = results.constant.to_string();
     rows.push(constant);
-    Table { header: header.map(str::to_owned).to_vec(), rows, caption: String::new() }
+    Table {
+        header: header.map(str::to_owned).to_vec(),
+        rows,
+        caption: String::new(),
+    }
 }
 
 fn gains(results: &Results) -> Table {
@@ -148,50 +220,113 @@ fn gains(results: &Results) -> Table {
 }
 
 fn pictures(demo: &Demo<'_>, results: &Results) -> Result<Vec<Picture>> {
-    let (start, end) = (&results.start().greedy.answers, &results.end().greedy.answers);
-    start.iter().zip(end).take(NUM_PICTURES).map(|(start, end)| picture(demo, start, end)).collect()
+    let (start, end) = (
+        &results.start().greedy.answers,
+        &results.end().greedy.answers,
+    );
+    start
+        .iter()
+        .zip(end)
+        .take(NUM_PICTURES)
+        .map(|(start, end)| picture(demo, start, end))
+        .collect()
 }
 
 fn picture(demo: &Demo<'_>, start: &RecAnswer, end: &RecAnswer) -> Result<Picture> {
     let path = demo.dataset.images.join(&start.image);
-    let image = EncodedImage::from_bytes(fs::read(&path).with_context(|| path.display().to_string())?)?;
-    let mut boxes = vec![LabelledBox { label: "true".into(), colour: Colour::Green, corners: start.ground_truth }];
-    let mut lines = vec![line("true", Colour::Green, format!("{:?}", start.ground_truth.map(|edge| edge as i64)), String::new())];
+    let image =
+        EncodedImage::from_bytes(fs::read(&path).with_context(|| path.display().to_string())?)?;
+    let mut boxes = vec![LabelledBox {
+        label: "true".into(),
+        colour: Colour::Green,
+        corners: start.ground_truth,
+    }];
+    let mut lines = vec![line(
+        "true",
+        Colour::Green,
+        format!("{:?}", start.ground_truth.map(|edge| edge as i64)),
+        String::new(),
+    )];
     for (label, colour, answer) in [("SFT", Colour::Orange, start), ("GRPO", Colour::Blue, end)] {
         let found = answer.extracted_answer;
         if found[0] < found[2] && found[1] < found[3] {
-            boxes.push(LabelledBox { label: label.into(), colour, corners: found });
+            boxes.push(LabelledBox {
+                label: label.into(),
+                colour,
+                corners: found,
+            });
         }
-        lines.push(line(label, colour, answer.model_output.clone(), format!("{:.2}", answer.iou)));
+        lines.push(line(
+            label,
+            colour,
+            answer.model_output.clone(),
+            format!("{:.2}", answer.iou),
+        ));
     }
-    let described = start.question.split_once("describes: ").map_or(start.question.as_str(), |(_, text)| text);
-    Ok(Picture { image, boxes, title: described.trim_end_matches('.').to_owned(), lines })
+    let described = start
+        .question
+        .split_once("describes: ")
+        .map_or(start.question.as_str(), |(_, text)| text);
+    Ok(Picture {
+        image,
+        boxes,
+        title: described.trim_end_matches('.').to_owned(),
+        lines,
+    })
 }
 
 fn line(label: &str, colour: Colour, text: String, value: String) -> CaptionLine {
-    CaptionLine { label: label.into(), colour: Some(colour), text, value }
+    CaptionLine {
+        label: label.into(),
+        colour: Some(colour),
+        text,
+        value,
+    }
 }
 
 /// Stages, and GRPO's by phase.
 fn times(demo: &Demo<'_>, rows: &[report::training::MetricsRow]) -> Table {
     let total = demo.times.total();
-    let row = |what: &str, secs: f64| vec![what.to_owned(), format!("{secs:.1}"), format!("{:.0} %", 100.0 * secs / total)];
+    let row = |what: &str, secs: f64| {
+        vec![
+            what.to_owned(),
+            format!("{secs:.1}"),
+            format!("{:.0} %", 100.0 * secs / total),
+        ]
+    };
     let mut table: Vec<Vec<String>> = Vec::new();
     for (stage, &secs) in &demo.times.secs {
         table.push(row(stage, secs));
         if stage == "GRPO" {
-            for phase in ["rollout", "reward", "reference", "train", "optimizer", "checkpoint"] {
+            for phase in [
+                "rollout",
+                "reward",
+                "reference",
+                "train",
+                "optimizer",
+                "checkpoint",
+            ] {
                 let of = |row: &report::training::MetricsRow| row.get("secs")?.get(phase)?.as_f64();
-                table.push(row(&format!("\u{2003}{phase}"), rows.iter().filter_map(of).sum()));
+                table.push(row(
+                    &format!("\u{2003}{phase}"),
+                    rows.iter().filter_map(of).sum(),
+                ));
             }
         }
     }
     table.push(row("all", total));
-    Table { header: ["stage", "seconds", "share"].map(str::to_owned).to_vec(), rows: table, caption: String::new() }
+    Table {
+        header: ["stage", "seconds", "share"].map(str::to_owned).to_vec(),
+        rows: table,
+        caption: String::new(),
+    }
 }
 
 fn signed(interval: &Interval) -> String {
-    format!("{:+.3} [{:+.3}, {:+.3}]", interval.mean, interval.low, interval.high)
+    format!(
+        "{:+.3} [{:+.3}, {:+.3}]",
+        interval.mean, interval.low, interval.high
+    )
 }
 
 fn minutes(secs: f64) -> String {

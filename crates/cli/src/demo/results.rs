@@ -65,15 +65,23 @@ impl Results {
     ) -> Result<Self> {
         let [(_, start, start_sampled), (_, end, end_sampled), ..] = &models;
         let scores = |evaluation: &RecEvaluation| evaluation.per_question(|answer| answer.iou);
-        let gain = |before, after| paired_difference_interval(&scores(before), &scores(after), BOOTSTRAP_SEED);
+        let gain = |before, after| {
+            paired_difference_interval(&scores(before), &scores(after), BOOTSTRAP_SEED)
+        };
         let (gain, gain_sampled) = (gain(start, end)?, gain(start_sampled, end_sampled)?);
         let gain_well_formed = gain_well_formed(start, end)?;
         let gain_well_formed_sampled = self::gain_well_formed(start_sampled, end_sampled)?;
         let constant_box = best_constant_box(truths).context("no held-out rows")?;
         let [start_shuffled, end_shuffled] = shuffled;
-        let scored = |(name, greedy, sampled): (_, RecEvaluation, RecEvaluation)| -> Result<Scored> {
-            Ok(Scored { name, greedy_summary: greedy.summary()?, sampled_summary: sampled.summary()?, greedy })
-        };
+        let scored =
+            |(name, greedy, sampled): (_, RecEvaluation, RecEvaluation)| -> Result<Scored> {
+                Ok(Scored {
+                    name,
+                    greedy_summary: greedy.summary()?,
+                    sampled_summary: sampled.summary()?,
+                    greedy,
+                })
+            };
         Ok(Self {
             models: models.into_iter().map(scored).collect::<Result<_>>()?,
             shuffled: [start_shuffled.summary()?, end_shuffled.summary()?],
@@ -83,7 +91,12 @@ impl Results {
             gain_sampled,
             gain_well_formed,
             gain_well_formed_sampled,
-            secs: demo.times.secs.iter().map(|(stage, secs)| (stage.clone(), json!(secs))).collect(),
+            secs: demo
+                .times
+                .secs
+                .iter()
+                .map(|(stage, secs)| (stage.clone(), json!(secs)))
+                .collect(),
             seed: demo.config.seed,
         })
     }
@@ -100,7 +113,10 @@ impl Results {
 
     /// Whether the held-out score rose by [`AIM`], intervals apart.
     pub fn reached(&self) -> bool {
-        let (start, end) = (&self.start().greedy_summary.iou, &self.end().greedy_summary.iou);
+        let (start, end) = (
+            &self.start().greedy_summary.iou,
+            &self.end().greedy_summary.iou,
+        );
         end.mean - start.mean >= AIM && end.low > start.high
     }
 
@@ -149,13 +165,15 @@ impl Results {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        fs::write(path, format!("{:#}\n", self.to_json())).with_context(|| path.display().to_string())
+        fs::write(path, format!("{:#}\n", self.to_json()))
+            .with_context(|| path.display().to_string())
     }
 }
 
 /// IoU of well-formed answers, after less before, over the questions to which both have some.
 fn gain_well_formed(before: &RecEvaluation, after: &RecEvaluation) -> Result<Option<Interval>> {
-    let after: std::collections::HashMap<usize, f64> = after.iou_well_formed().into_iter().collect();
+    let after: std::collections::HashMap<usize, f64> =
+        after.iou_well_formed().into_iter().collect();
     let (first, second): (Vec<f64>, Vec<f64>) = before
         .iou_well_formed()
         .into_iter()
@@ -164,5 +182,9 @@ fn gain_well_formed(before: &RecEvaluation, after: &RecEvaluation) -> Result<Opt
     if first.is_empty() {
         return Ok(None);
     }
-    Ok(Some(paired_difference_interval(&first, &second, BOOTSTRAP_SEED)?))
+    Ok(Some(paired_difference_interval(
+        &first,
+        &second,
+        BOOTSTRAP_SEED,
+    )?))
 }

@@ -61,8 +61,12 @@ impl Demo<'_> {
     /// Those of the trainer; a run that was asked to stop.
     pub fn cold_start(&mut self) -> Result<PathBuf> {
         let model = self.out.join("model");
-        let config = self.plan.cold_start(&self.stage("sft", &model, &self.dataset.cold_start));
-        self.train("cold start by SFT", |observer, stop| train_sft(&config, &model, observer, stop))
+        let config = self
+            .plan
+            .cold_start(&self.stage("sft", &model, &self.dataset.cold_start));
+        self.train("cold start by SFT", |observer, stop| {
+            train_sft(&config, &model, observer, stop)
+        })
     }
 
     /// GRPO from `start`.
@@ -70,8 +74,12 @@ impl Demo<'_> {
     /// # Errors
     /// As [`Demo::cold_start`].
     pub fn grpo(&mut self, start: &Path) -> Result<PathBuf> {
-        let config = self.plan.grpo(&self.stage("grpo", start, &self.dataset.train));
-        self.train("GRPO", |observer, stop| train_grpo(&config, start, observer, stop))
+        let config = self
+            .plan
+            .grpo(&self.stage("grpo", start, &self.dataset.train));
+        self.train("GRPO", |observer, stop| {
+            train_grpo(&config, start, observer, stop)
+        })
     }
 
     /// As many further steps of the cold start.
@@ -81,7 +89,9 @@ impl Demo<'_> {
     pub fn more_cold_start(&mut self, start: &Path) -> Result<PathBuf> {
         let stage = self.stage("more_sft", start, &self.dataset.cold_start);
         let config = self.plan.further_sft(&stage, self.plan.cold_start_batch);
-        self.train("further steps of the cold start", |observer, stop| train_sft(&config, start, observer, stop))
+        self.train("further steps of the cold start", |observer, stop| {
+            train_sft(&config, start, observer, stop)
+        })
     }
 
     /// As many steps of SFT on GRPO's rows, with answers in the demanded form.
@@ -91,7 +101,9 @@ impl Demo<'_> {
     pub fn sft_on_train_rows(&mut self, start: &Path) -> Result<PathBuf> {
         let stage = self.stage("answers_sft", start, &self.dataset.train_answers);
         let config = self.plan.further_sft(&stage, self.plan.grpo_prompts);
-        self.train("SFT on GRPO's rows", |observer, stop| train_sft(&config, start, observer, stop))
+        self.train("SFT on GRPO's rows", |observer, stop| {
+            train_sft(&config, start, observer, stop)
+        })
     }
 
     fn stage(&self, name: &str, model: &Path, rows: &Path) -> Stage<'_> {
@@ -109,17 +121,27 @@ impl Demo<'_> {
         name: &'static str,
         train: impl FnOnce(&mut dyn Observer, &StopFlag) -> Result<Outcome, TrainError>,
     ) -> Result<PathBuf> {
-        let mut observer = StageObserver { name, progress: stderr().is_terminal().then(Progress::new) };
+        let mut observer = StageObserver {
+            name,
+            progress: stderr().is_terminal().then(Progress::new),
+        };
         let stop = &self.stop;
-        let outcome = self.times.measure(name, || train(&mut observer, stop).with_context(|| name.to_owned()));
+        let outcome = self.times.measure(name, || {
+            train(&mut observer, stop).with_context(|| name.to_owned())
+        });
         if let Some(progress) = &observer.progress {
             progress.finish();
         }
         let outcome = outcome?;
         if !outcome.finished {
-            bail!("stopped during {name}, step {}\nhint: the same command goes on from there", outcome.steps);
+            bail!(
+                "stopped during {name}, step {}\nhint: the same command goes on from there",
+                outcome.steps
+            );
         }
-        outcome.checkpoint.with_context(|| format!("{name}: the run left no checkpoint"))
+        outcome
+            .checkpoint
+            .with_context(|| format!("{name}: the run left no checkpoint"))
     }
 
     /// Evaluates the model in `folder` on `samples`, or reads what an earlier call under `name` found.
@@ -141,18 +163,31 @@ impl Demo<'_> {
             bail!("stopped before evaluation `{name}`\nhint: the same command goes on from there");
         }
         let (config, plan, stop) = (self.config, self.plan, self.stop.clone());
-        let evaluation = self.times.measure("evaluation", || -> Result<RecEvaluation> {
-            let device = prepare_device(&config.device, config.num_threads)?;
-            let options = LoadOptions { kind: Kind::Float, device, trainable: false };
-            let model = load_model(folder, options)?;
-            let processor = Processor::from_dir(folder, &processor_options())?;
-            let evaluator = RecEvaluator::new(samples, &processor, rec_options(plan, answers, config.seed)?)?;
-            Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)
-        });
+        let evaluation = self
+            .times
+            .measure("evaluation", || -> Result<RecEvaluation> {
+                let device = prepare_device(&config.device, config.num_threads)?;
+                let options = LoadOptions {
+                    kind: Kind::Float,
+                    device,
+                    trainable: false,
+                };
+                let model = load_model(folder, options)?;
+                let processor = Processor::from_dir(folder, &processor_options())?;
+                let evaluator = RecEvaluator::new(
+                    samples,
+                    &processor,
+                    rec_options(plan, answers, config.seed)?,
+                )?;
+                Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)
+            });
         let evaluation = evaluation.with_context(|| format!("evaluation `{name}`"))?;
         evaluation.write(&file)?;
         let summary = evaluation.summary()?;
-        eprintln!("  {name}: IoU {}, well-formed {}", summary.iou, summary.well_formed);
+        eprintln!(
+            "  {name}: IoU {}, well-formed {}",
+            summary.iou, summary.well_formed
+        );
         Ok(evaluation)
     }
 
@@ -161,8 +196,12 @@ impl Demo<'_> {
     /// # Errors
     /// A row that is not as it was written.
     pub fn held_out(&self) -> Result<Vec<Sample>> {
-        let [rows, images] = [&self.dataset.test, &self.dataset.images].map(|path| path.display().to_string());
-        let checks = RowChecks { expect_box: true, ..RowChecks::default() };
+        let [rows, images] =
+            [&self.dataset.test, &self.dataset.images].map(|path| path.display().to_string());
+        let checks = RowChecks {
+            expect_box: true,
+            ..RowChecks::default()
+        };
         let files = DataFiles::from_lists(&rows, Some(&images), None)?;
         Ok(load_rows(&files, &checks, OnBadRow::Stop)?.rows)
     }
@@ -209,7 +248,11 @@ impl Observer for StageObserver {
             let shown = ["reward", "rewards/accuracy", "rewards/format", "loss"]
                 .into_iter()
                 .filter_map(|key| value(key).map(|value| format!(" {key} {value:.3}")));
-            eprintln!("  {} {step}/{total_steps}{}", self.name, shown.collect::<String>());
+            eprintln!(
+                "  {} {step}/{total_steps}{}",
+                self.name,
+                shown.collect::<String>()
+            );
         }
     }
 

@@ -73,7 +73,10 @@ pub fn write(folder: &Path, shape: &ModelShape, seed: u64) -> Result<()> {
     let path = folder.join("config.json");
     let config = config(shape, &ids);
     fs::write(&path, format!("{config:#}\n")).with_context(|| path.display().to_string())?;
-    let mut normals = Normals { rng: ChaCha8Rng::seed_from_u64(seed), spare: None };
+    let mut normals = Normals {
+        rng: ChaCha8Rng::seed_from_u64(seed),
+        spare: None,
+    };
     let weights: Vec<(String, Tensor)> = weight_list(shape, ids.vocab_size as i64)
         .into_iter()
         .map(|(name, dims, init)| (name, init.tensor(&dims, &mut normals)))
@@ -144,7 +147,10 @@ enum Init {
 
 impl Init {
     fn tensor(self, dims: &[i64], normals: &mut Normals) -> Tensor {
-        let (count, fan_in) = (dims.iter().product::<i64>(), dims[1..].iter().product::<i64>());
+        let (count, fan_in) = (
+            dims.iter().product::<i64>(),
+            dims[1..].iter().product::<i64>(),
+        );
         let values: Vec<f32> = match self {
             Self::Normal => {
                 let std = (fan_in as f64).sqrt().recip();
@@ -194,17 +200,55 @@ fn weight_list(shape: &ModelShape, vocab_size: i64) -> Vec<Weight> {
     vision_weights(&mut list, shape);
     let (width, mlp) = (shape.text_width, shape.text_mlp);
     let kv = width / shape.text_heads * shape.text_kv_heads;
-    list.push(("model.embed_tokens.weight".to_owned(), vec![vocab_size, width], Init::Normal));
+    list.push((
+        "model.embed_tokens.weight".to_owned(),
+        vec![vocab_size, width],
+        Init::Normal,
+    ));
     for layer in (0..shape.text_layers).map(|index| format!("model.layers.{index}")) {
         norm(&mut list, &format!("{layer}.input_layernorm"), width);
         for (name, out) in [("q_proj", width), ("k_proj", kv), ("v_proj", kv)] {
-            linear(&mut list, &format!("{layer}.self_attn.{name}"), out, width, true);
+            linear(
+                &mut list,
+                &format!("{layer}.self_attn.{name}"),
+                out,
+                width,
+                true,
+            );
         }
-        linear(&mut list, &format!("{layer}.self_attn.o_proj"), width, width, false);
-        norm(&mut list, &format!("{layer}.post_attention_layernorm"), width);
-        linear(&mut list, &format!("{layer}.mlp.gate_proj"), mlp, width, false);
-        linear(&mut list, &format!("{layer}.mlp.up_proj"), mlp, width, false);
-        linear(&mut list, &format!("{layer}.mlp.down_proj"), width, mlp, false);
+        linear(
+            &mut list,
+            &format!("{layer}.self_attn.o_proj"),
+            width,
+            width,
+            false,
+        );
+        norm(
+            &mut list,
+            &format!("{layer}.post_attention_layernorm"),
+            width,
+        );
+        linear(
+            &mut list,
+            &format!("{layer}.mlp.gate_proj"),
+            mlp,
+            width,
+            false,
+        );
+        linear(
+            &mut list,
+            &format!("{layer}.mlp.up_proj"),
+            mlp,
+            width,
+            false,
+        );
+        linear(
+            &mut list,
+            &format!("{layer}.mlp.down_proj"),
+            width,
+            mlp,
+            false,
+        );
     }
     norm(&mut list, "model.norm", width);
     list
@@ -213,7 +257,11 @@ fn weight_list(shape: &ModelShape, vocab_size: i64) -> Vec<Weight> {
 fn vision_weights(list: &mut Vec<Weight>, shape: &ModelShape) {
     let (width, mlp) = (shape.vision_width, shape.vision_mlp);
     let patch = i64::from(PATCH_SIZE);
-    list.push(("visual.patch_embed.proj.weight".to_owned(), vec![width, 3, 2, patch, patch], Init::Normal));
+    list.push((
+        "visual.patch_embed.proj.weight".to_owned(),
+        vec![width, 3, 2, patch, patch],
+        Init::Normal,
+    ));
     for block in (0..shape.vision_blocks).map(|index| format!("visual.blocks.{index}")) {
         norm(list, &format!("{block}.norm1"), width);
         linear(list, &format!("{block}.attn.qkv"), 3 * width, width, true);
@@ -237,7 +285,11 @@ mod tests {
     use super::*;
 
     fn load(folder: &Path) -> Box<dyn VisionLanguageModel> {
-        let options = LoadOptions { kind: Kind::Float, device: Device::Cpu, trainable: false };
+        let options = LoadOptions {
+            kind: Kind::Float,
+            device: Device::Cpu,
+            trainable: false,
+        };
         load_model(folder, options).unwrap()
     }
 
@@ -259,7 +311,8 @@ mod tests {
             write(folder.path(), &ModelShape::DEMO, seed).unwrap();
             folder
         });
-        let bytes = [0, 1, 2].map(|i| fs::read(folders[i].path().join("model.safetensors")).unwrap());
+        let bytes =
+            [0, 1, 2].map(|i| fs::read(folders[i].path().join("model.safetensors")).unwrap());
         assert!(bytes[0] == bytes[1] && bytes[0] != bytes[2]);
         let model = load(folders[0].path());
         let weight = |name: &str| model.parameters().get(name).unwrap().value.shallow_clone();
@@ -268,7 +321,18 @@ mod tests {
         // 49,152 draws: the standard error of their standard deviation is 0.003.
         assert!((std - 1.0).abs() < 0.015, "{std}");
         assert!(down.mean(Kind::Float).double_value(&[]).abs() < 0.001);
-        assert_eq!(weight("visual.blocks.0.norm1.weight").mean(Kind::Float).double_value(&[]), 1.0);
-        assert_eq!(weight("visual.blocks.1.mlp.up_proj.bias").abs().max().double_value(&[]), 0.0);
+        assert_eq!(
+            weight("visual.blocks.0.norm1.weight")
+                .mean(Kind::Float)
+                .double_value(&[]),
+            1.0
+        );
+        assert_eq!(
+            weight("visual.blocks.1.mlp.up_proj.bias")
+                .abs()
+                .max()
+                .double_value(&[]),
+            0.0
+        );
     }
 }

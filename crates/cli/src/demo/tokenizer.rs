@@ -111,15 +111,20 @@ pub fn write(folder: &Path) -> Result<TokenIds> {
         .min_frequency(1)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    bpe.train(&mut trainer, corpus().iter()).map_err(|e| anyhow!("tokenizer: {e}"))?;
+    bpe.train(&mut trainer, corpus().iter())
+        .map_err(|e| anyhow!("tokenizer: {e}"))?;
     let added = |text: &str, special| AddedToken::from(text, special).normalized(false);
     bpe.add_special_tokens(SPECIAL.map(|text| added(text, true)))
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
     bpe.add_tokens([SYSTEM, QUESTION[0], DEMAND, PLAIN_DEMAND].map(|text| added(text, false)))
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
     let path = folder.join("tokenizer.json");
-    bpe.save(&path, true).map_err(|e| anyhow!("{}: {e}", path.display()))?;
-    let id = |text: &str| bpe.token_to_id(text).with_context(|| format!("tokenizer: no `{text}`"));
+    bpe.save(&path, true)
+        .map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    let id = |text: &str| {
+        bpe.token_to_id(text)
+            .with_context(|| format!("tokenizer: no `{text}`"))
+    };
     let ids = TokenIds {
         vocab_size: bpe.get_vocab_size(true),
         end_of_text: id("<|endoftext|>")?,
@@ -138,7 +143,10 @@ fn pre_tokenizer() -> Result<Sequence> {
     let pattern = SplitPattern::Regex(SPLIT.to_owned());
     let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
-    Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]))
+    Ok(Sequence::new(vec![
+        split.into(),
+        ByteLevel::new(false, false, false).into(),
+    ]))
 }
 
 /// All that prompts and answers of the demo are made of.
@@ -156,7 +164,9 @@ fn corpus() -> Vec<String> {
         // As in a question, and as a thinking text begins.
         lines.push(format!("{expression}."));
         let name = expression.trim_start_matches("the ");
-        lines.push(format!("<think>{name}</think><answer>{{\"bbox\": [1, 2, 3, 4]}}</answer>"));
+        lines.push(format!(
+            "<think>{name}</think><answer>{{\"bbox\": [1, 2, 3, 4]}}</answer>"
+        ));
     }
     lines.extend((0..=PICTURE_PX).map(|number| format!("[{number}, {number}]")));
     lines
@@ -221,7 +231,10 @@ mod tests {
     fn tokens(bpe: &Tokenizer, text: &str) -> Vec<String> {
         let ids = bpe.encode(text, false).unwrap();
         assert_eq!(bpe.decode(ids.get_ids(), false).unwrap(), text);
-        ids.get_ids().iter().map(|&id| bpe.decode(&[id], false).unwrap()).collect()
+        ids.get_ids()
+            .iter()
+            .map(|&id| bpe.decode(&[id], false).unwrap())
+            .collect()
     }
 
     #[test]
@@ -236,7 +249,10 @@ mod tests {
         let answer = "<think>red disc</think><answer>{\"bbox\": [8, 16, 24, 40]}</answer>";
         let expected = "<think|>red| disc|</|think|><|answer|>{\"|bbox|\":| [|8|, |16|, |24|, |40|]}</|answer|>";
         assert_eq!(tokens(&bpe, answer).join("|"), expected);
-        assert_eq!(tokens(&bpe, "[8, 16, 24, 40]").join("|"), "[|8|, |16|, |24|, |40|]");
+        assert_eq!(
+            tokens(&bpe, "[8, 16, 24, 40]").join("|"),
+            "[|8|, |16|, |24|, |40|]"
+        );
         let question = format!("{}the red disc.{DEMAND}", QUESTION[0]);
         let expected = [QUESTION[0], "the", " red", " disc", ".", DEMAND];
         assert_eq!(tokens(&bpe, &question), expected);
@@ -250,8 +266,16 @@ mod tests {
     fn the_same_files_every_time() {
         let [a, b] = [0, 1].map(|_| tempfile::tempdir().unwrap());
         assert_eq!(write(a.path()).unwrap(), write(b.path()).unwrap());
-        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
-            assert_eq!(fs::read(a.path().join(name)).unwrap(), fs::read(b.path().join(name)).unwrap(), "{name}");
+        for name in [
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "generation_config.json",
+        ] {
+            assert_eq!(
+                fs::read(a.path().join(name)).unwrap(),
+                fs::read(b.path().join(name)).unwrap(),
+                "{name}"
+            );
         }
     }
 }

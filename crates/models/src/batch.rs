@@ -80,23 +80,14 @@ impl<'m> BatchBuilder<'m> {
     /// Appends a prompt and returns its segment.
     ///
     /// # Errors
-    /// [`ModelError::Placeholders`] where the prompt's placeholders and images disagree.
+    /// [`ModelError::EmptyPrompt`]; [`ModelError::TokenId`] of a token the model does not know;
+    /// [`ModelError::Placeholders`] where the prompt's placeholders and images disagree;
+    /// [`ModelError::PatchDim`] of images prepared for another model.
     pub fn push_prompt(&mut self, prompt: &Prompt) -> Result<usize, ModelError> {
+        self.check(prompt)?;
         let image_token = self.model.image_token_id();
-        let placeholders = prompt.ids.iter().filter(|&&id| id == image_token).count();
         let merge = self.model.spatial_merge_size().pow(2);
         let grids: Vec<[usize; 3]> = prompt.images.iter().map(|i| i.grid_thw).collect();
-        let features: usize = grids
-            .iter()
-            .map(|g| g.iter().product::<usize>() / merge)
-            .sum();
-        if placeholders != features {
-            return Err(ModelError::Placeholders {
-                placeholders,
-                images: grids.len(),
-                features,
-            });
-        }
         let start = self.ids.len() as i64;
         let places = prompt
             .ids
@@ -130,6 +121,38 @@ impl<'m> BatchBuilder<'m> {
         }
         self.next_position.push(next + ids.len() as i64);
         self.layout.push(ids.len(), Some(prompt))
+    }
+
+    /// Whatever libtorch would stumble over later, or not notice at all.
+    fn check(&self, prompt: &Prompt) -> Result<(), ModelError> {
+        if prompt.ids.is_empty() {
+            return Err(ModelError::EmptyPrompt);
+        }
+        let rows = self.model.text_shape().vocab_size;
+        if let Some(&id) = prompt.ids.iter().find(|&&id| i64::from(id) >= rows) {
+            return Err(ModelError::TokenId { id, rows });
+        }
+        let merge = self.model.spatial_merge_size().pow(2);
+        let expected: Vec<usize> = prompt
+            .images
+            .iter()
+            .map(|image| image.grid_thw.iter().product::<usize>() / merge)
+            .collect();
+        let got = placeholder_runs(&prompt.ids, self.model.image_token_id(), &expected);
+        if got != expected {
+            return Err(ModelError::Placeholders { got, expected });
+        }
+        let dim = self.model.patch_dim();
+        for image in &prompt.images {
+            let patches = image.grid_thw.iter().product::<usize>();
+            if image.pixel_values.len() != patches * dim {
+                return Err(ModelError::PatchDim {
+                    expected: dim,
+                    got: image.pixel_values.len() / patches.max(1),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn distinct(&mut self, image: &Arc<PreparedImage>) -> i64 {
@@ -166,6 +189,24 @@ impl<'m> BatchBuilder<'m> {
             layout: self.layout,
         }
     }
+}
+
+/// Lengths of the runs of placeholders; images may touch, so a run ends where its image is complete.
+fn placeholder_runs(ids: &[u32], image_token: u32, expected: &[usize]) -> Vec<usize> {
+    let mut runs = Vec::new();
+    let mut at = 0;
+    while at < ids.len() {
+        let run = ids[at..].iter().take_while(|&&id| id == image_token);
+        let run = run.count();
+        if run == 0 {
+            at += 1;
+            continue;
+        }
+        let run = expected.get(runs.len()).map_or(run, |&n| run.min(n.max(1)));
+        runs.push(run);
+        at += run;
+    }
+    runs
 }
 
 fn pixel_values(images: &[Arc<PreparedImage>], kind: Kind, device: Device) -> Tensor {

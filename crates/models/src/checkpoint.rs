@@ -1,15 +1,16 @@
 //! From a Hugging Face model folder to a model, and back to the same files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 use tch::{Kind, Tensor};
-use torch::{WeightFiles, write_tensors};
+use torch::{WeightFiles, write_tensors_as};
 
 use crate::ModelError;
 use crate::model::{LoadOptions, VisionLanguageModel};
+use crate::parameters::Parameter;
 use crate::qwen2_5_vl;
 
 /// `model_type` of `config.json`.
@@ -63,42 +64,55 @@ pub fn load_model(
     }
 }
 
-/// Writes the weights of `model` into `target` under the names, files and types of `source`, the
-/// folder it was loaded from, and copies every other file of `source` as it is.
+/// Writes the weights of `model` into `target` under the names, files, types and shapes of `source`,
+/// the folder it was loaded from, and copies every other file of `source` as it is; subfolders and
+/// weights in other formats are left out.
 ///
 /// # Errors
-/// A file that cannot be read or written.
+/// A file that cannot be read or written, or weights of `source` that are not those of `model`.
 pub fn save_weights(
     model: &dyn VisionLanguageModel,
     source: &Path,
     target: &Path,
 ) -> Result<(), ModelError> {
     let files = WeightFiles::open(source)?;
-    let mut by_file: BTreeMap<String, Vec<(String, Tensor)>> = BTreeMap::new();
+    let parameters: BTreeMap<&str, &Parameter> = model
+        .parameters()
+        .list
+        .iter()
+        .map(|p| (p.name.as_str(), p))
+        .collect();
+    let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for name in files.names() {
-        let stored = files.tensor(name)?;
-        let file = files
-            .file_of(name)
-            .unwrap_or("model.safetensors")
-            .to_string();
-        let tensor = match model.parameters().get(name) {
-            Some(parameter) => exact(parameter)
-                .to_kind(stored.kind())
-                .view(stored.size().as_slice()),
-            None => tied_copy(model, name, &stored),
-        };
-        by_file
-            .entry(file)
-            .or_default()
-            .push((name.to_string(), tensor));
+        by_file.entry(files.file_of(name)?).or_default().push(name);
     }
-    for (file, tensors) in &by_file {
-        write_tensors(&target.join(file), tensors)?;
+    let mut absent: BTreeSet<&str> = parameters.keys().copied().collect();
+    for (file, names) in by_file {
+        let mut tensors = Vec::with_capacity(names.len());
+        for name in names {
+            absent.remove(name);
+            let tensor = match parameters.get(name).copied().or_else(|| tied(model, name)) {
+                Some(parameter) => exact(parameter).f_view(files.shape(name)?.as_slice())?,
+                // A buffer that no layer takes stays as it is.
+                None => files.tensor(name)?,
+            };
+            tensors.push((name.to_string(), tensor, files.kind(name)?));
+        }
+        write_tensors_as(&target.join(file), &tensors)?;
+    }
+    if !absent.is_empty() {
+        return Err(ModelError::Weights {
+            folder: source.to_path_buf(),
+            problems: absent
+                .iter()
+                .map(|name| format!("weight {name}: trained, but not in these files"))
+                .collect(),
+        });
     }
     copy_other_files(source, target)
 }
 
-fn exact(parameter: &crate::Parameter) -> Tensor {
+fn exact(parameter: &Parameter) -> Tensor {
     parameter
         .master
         .as_ref()
@@ -106,18 +120,28 @@ fn exact(parameter: &crate::Parameter) -> Tensor {
         .detach()
 }
 
-/// A tensor no layer took: a tied head stored again follows its embedding, a buffer stays.
-fn tied_copy(model: &dyn VisionLanguageModel, name: &str, stored: &Tensor) -> Tensor {
-    let embedding = model
-        .parameters()
-        .list
-        .iter()
-        .find(|p| p.name.ends_with("embed_tokens.weight"));
-    match embedding {
-        Some(p) if name == "lm_head.weight" => exact(p).to_kind(stored.kind()),
-        _ => stored.shallow_clone(),
-    }
+/// A tied head stored again follows its embedding.
+fn tied<'m>(model: &'m dyn VisionLanguageModel, name: &str) -> Option<&'m Parameter> {
+    let list = &model.parameters().list;
+    (name == "lm_head.weight")
+        .then(|| {
+            list.iter()
+                .find(|p| p.name.ends_with("embed_tokens.weight"))
+        })
+        .flatten()
 }
+
+/// Endings of weights in formats that would contradict the safetensors files written here.
+const OTHER_WEIGHTS: [&str; 8] = [
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "gguf",
+    "h5",
+    "msgpack",
+    "onnx",
+];
 
 fn copy_other_files(source: &Path, target: &Path) -> Result<(), ModelError> {
     let io = |path: &Path| {
@@ -129,11 +153,9 @@ fn copy_other_files(source: &Path, target: &Path) -> Result<(), ModelError> {
         let Some(name) = path.file_name() else {
             continue;
         };
-        let weights = path.extension().is_some_and(|e| {
-            ["safetensors", "bin", "pt", "pth", "gguf"]
-                .iter()
-                .any(|w| e == *w)
-        });
+        let weights = path
+            .extension()
+            .is_some_and(|e| OTHER_WEIGHTS.iter().any(|w| e == *w));
         if path.is_file() && !weights {
             let to = target.join(name);
             fs::copy(&path, &to).map_err(io(&to))?;

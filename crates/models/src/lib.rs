@@ -58,17 +58,39 @@ pub enum ModelError {
         /// The cause.
         source: std::io::Error,
     },
+    /// A prompt without a token.
+    #[error("a prompt without tokens cannot be answered")]
+    EmptyPrompt,
+    /// A token that has no embedding.
+    #[error(
+        "token id {id}: the model's embedding has {rows} rows\nhint: `tokenizer.json` and the weights are of different models"
+    )]
+    TokenId {
+        /// The token.
+        id: u32,
+        /// `vocab_size`.
+        rows: i64,
+    },
     /// A prompt that does not fit the images given with it.
     #[error(
-        "prompt has {placeholders} image placeholder tokens but its {images} images give {features}"
+        "prompt has {} image placeholder tokens in runs of {got:?}, its images give {expected:?}",
+        got.iter().sum::<usize>()
     )]
     Placeholders {
-        /// Placeholder tokens in the prompt.
-        placeholders: usize,
-        /// Images given.
-        images: usize,
-        /// Merged patches of these images.
-        features: usize,
+        /// Placeholder tokens of each run in the prompt.
+        got: Vec<usize>,
+        /// Merged patches of each image.
+        expected: Vec<usize>,
+    },
+    /// Images that were cut into other patches than the model takes.
+    #[error(
+        "image patches of {got} numbers, the model takes {expected}\nhint: `patch_size` and `temporal_patch_size` of `preprocessor_config.json` and `config.json` differ"
+    )]
+    PatchDim {
+        /// Channels x frames x height x width of the model.
+        expected: usize,
+        /// Numbers a patch of the image.
+        got: usize,
     },
     /// A weight file.
     #[error(transparent)]

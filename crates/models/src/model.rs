@@ -68,6 +68,9 @@ pub trait VisionLanguageModel {
     /// Side of a patch, px.
     fn patch_size(&self) -> usize;
 
+    /// Numbers of a patch: channels x frames x height x width.
+    fn patch_dim(&self) -> usize;
+
     /// Positions of a prompt whose image placeholders are expanded; `grids` as `image_grid_thw`.
     fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions;
 

@@ -15,7 +15,8 @@ pub struct Parameter {
     pub name: String,
     /// What layers compute with: a leaf in the compute type, shared with the layer that holds it.
     pub value: Tensor,
-    /// The exact weight where `value` is rounded (`None`: `value` is exact).
+    /// The f32 weight that training updates where the compute type is narrower; `None` where `value`
+    /// itself is f32, or nothing is trained.
     pub master: Option<Tensor>,
 }
 
@@ -100,32 +101,79 @@ impl<'a> Builder<'a> {
         result
     }
 
-    /// The tensor `path.name`, in the compute type on the device. A misfit is noted, and zeros of the
-    /// right shape stand in until [`Builder::finish`] refuses the whole.
+    /// The tensor `path.name`, in the compute type on the device. A misfit is noted, and an empty
+    /// tensor stands in until [`Builder::finish`] refuses the whole.
     ///
     /// # Errors
     /// An unreadable file, or libtorch's own.
     pub fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let name = if self.path.is_empty() {
+        let name = self.full_name(name);
+        let value = self.read(&name, &[shape])?;
+        self.keep(name, value)
+    }
+
+    /// The kernel `path.name` of a convolution whose patches do not overlap, as the matrix that it
+    /// is: `[out, product of the others]`. Files hold it either way.
+    ///
+    /// # Errors
+    /// As [`Builder::take`].
+    pub fn take_kernel(&mut self, name: &str, shape: &[i64; 5]) -> Result<Tensor, ModelError> {
+        let name = self.full_name(name);
+        let flat = [shape[0], shape[1..].iter().product()];
+        let value = match self.read(&name, &[shape, &flat])? {
+            Some(value) => Some(value.f_view(flat)?),
+            None => None,
+        };
+        self.keep(name, value)
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        if self.path.is_empty() {
             name.to_string()
         } else {
             format!("{}.{name}", self.path)
-        };
-        if !self.taken.insert(name.clone()) {
+        }
+    }
+
+    /// The stored tensor, if it has one of `shapes`; else the misfit is noted.
+    fn read(&mut self, name: &str, shapes: &[&[i64]]) -> Result<Option<Tensor>, ModelError> {
+        if !self.taken.insert(name.to_string()) {
             self.problems.push(format!("weight {name}: used twice"));
         }
-        let value = self.read(&name, shape)?;
-        let exact = value.kind() == self.kind;
-        let master = (self.trainable && self.kind != Kind::Float)
-            .then(|| value.to_kind(Kind::Float).to_device(self.device).copy());
-        let value = if exact {
-            value
+        if !self.files.contains(name) {
+            self.problems.push(format!("weight {name}: missing"));
+            return Ok(None);
+        }
+        let got = self.files.shape(name)?;
+        if !shapes.contains(&got.as_slice()) {
+            let expected: Vec<String> = shapes.iter().map(|s| format!("{s:?}")).collect();
+            let expected = expected.join(" or ");
+            self.problems
+                .push(format!("weight {name}: expected {expected}, got {got:?}"));
+            return Ok(None);
+        }
+        let value = self.files.tensor(name)?;
+        if !value.is_floating_point() {
+            let kind = value.kind();
+            self.problems.push(format!(
+                "weight {name}: expected a floating type, got {kind:?}"
+            ));
+            return Ok(None);
+        }
+        Ok(Some(value))
+    }
+
+    fn keep(&mut self, name: String, stored: Option<Tensor>) -> Result<Tensor, ModelError> {
+        let stored = stored.unwrap_or_else(|| Tensor::zeros([0], (Kind::Float, Device::Cpu)));
+        let value = stored
+            .f_to_kind(self.kind)?
+            .f_to_device(self.device)?
+            .f_set_requires_grad(self.trainable)?;
+        let master = if self.trainable && self.kind != Kind::Float {
+            Some(stored.f_to_kind(Kind::Float)?.f_to_device(self.device)?)
         } else {
-            value.to_kind(self.kind)
+            None
         };
-        let value = value
-            .to_device(self.device)
-            .set_requires_grad(self.trainable);
         self.parameters.list.push(Parameter {
             name,
             value: value.shallow_clone(),
@@ -134,31 +182,15 @@ impl<'a> Builder<'a> {
         Ok(value)
     }
 
-    fn read(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let zeros = || Tensor::zeros(shape, (self.kind, self.device));
-        if !self.files.contains(name) {
-            self.problems.push(format!("weight {name}: missing"));
-            return Ok(zeros());
+    /// Marks a tensor that no layer takes as known: a tied head of `shape` stored again.
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`]; a misfit is noted.
+    pub fn pass_over(&mut self, name: &str, shape: &[i64]) -> Result<(), ModelError> {
+        if self.files.contains(name) {
+            self.read(name, &[shape])?;
         }
-        let got = self.files.shape(name)?;
-        if got != shape {
-            // Older files hold convolutions whole; they are the same numbers.
-            if got.iter().product::<i64>() == shape.iter().product::<i64>()
-                && got.len() > shape.len()
-                && got[0] == shape[0]
-            {
-                return Ok(self.files.tensor(name)?.view(shape));
-            }
-            self.problems
-                .push(format!("weight {name}: expected {shape:?}, got {got:?}"));
-            return Ok(zeros());
-        }
-        Ok(self.files.tensor(name)?)
-    }
-
-    /// Marks a tensor as known without giving it to a layer (a tied head stored again).
-    pub fn ignore(&mut self, name: &str) {
-        self.taken.insert(name.to_string());
+        Ok(())
     }
 
     /// Ends loading.

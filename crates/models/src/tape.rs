@@ -2,13 +2,19 @@
 //!
 //! With recomputation off the tape is transparent: stages build one ordinary autograd graph.
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
-type Stage<'a> = Box<dyn Fn(&Tensor) -> Tensor + 'a>;
+/// A stage to run again.
+struct Stage<'a> {
+    input: Tensor,
+    /// Whether a weight of an earlier stage waits for the gradient of `input`.
+    passes_on: bool,
+    run: Box<dyn Fn(&Tensor) -> Tensor + 'a>,
+}
 
 /// A chain of stages, each one tensor in and one out.
 pub struct Tape<'a> {
-    stages: Option<Vec<(Tensor, Stage<'a>)>>,
+    stages: Option<Vec<Stage<'a>>>,
 }
 
 impl<'a> Tape<'a> {
@@ -19,14 +25,29 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// Runs a stage.
+    /// Runs a stage on the output of the one before.
     pub fn run(&mut self, input: &Tensor, stage: impl Fn(&Tensor) -> Tensor + 'a) -> Tensor {
         let Some(stages) = &mut self.stages else {
             return stage(input);
         };
         let input = input.detach();
-        let output = no_grad(|| stage(&input));
-        stages.push((input, Box::new(stage)));
+        let passes_on = !stages.is_empty();
+        let output = if passes_on {
+            no_grad(|| stage(&input))
+        } else {
+            // Only a graph tells whether the stage has weights to train. Frozen stages at the
+            // beginning (a vision tower) are forgotten: nobody asks for their gradient.
+            let output = stage(&input);
+            if !output.requires_grad() {
+                return output;
+            }
+            output.detach()
+        };
+        stages.push(Stage {
+            input,
+            passes_on,
+            run: Box::new(stage),
+        });
         output
     }
 
@@ -38,28 +59,17 @@ impl<'a> Tape<'a> {
             scalar.backward();
             return result;
         };
-        let leaf = output.detach().set_requires_grad(true);
+        let leaf = output.detach().set_requires_grad(!stages.is_empty());
         let (scalar, result) = loss(&leaf);
         scalar.backward();
+        drop(scalar);
         let mut upstream = leaf.grad();
-        for (input, stage) in stages.into_iter().rev() {
+        for stage in stages.into_iter().rev() {
             if !upstream.defined() {
                 break;
             }
-            let differentiable = matches!(
-                input.kind(),
-                Kind::Float | Kind::BFloat16 | Kind::Half | Kind::Double
-            );
-            let input = if differentiable {
-                input.set_requires_grad(true)
-            } else {
-                input
-            };
-            let output = stage(&input);
-            // A stage of frozen weights over a constant input has nothing to differentiate.
-            if !output.requires_grad() {
-                break;
-            }
+            let input = stage.input.set_requires_grad(stage.passes_on);
+            let output = (stage.run)(&input);
             (&output * &upstream.detach()).sum(output.kind()).backward();
             upstream = input.grad();
         }

@@ -5,13 +5,15 @@
 
 mod adamw;
 mod cuda;
+mod gradient;
 mod memory;
 mod weights;
 
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use cuda::{load_cuda, parse_device};
+pub use gradient::take_grad;
 pub use memory::peak_memory_bytes;
-pub use weights::{WeightFiles, read_tensors, write_tensors};
+pub use weights::{WeightFiles, read_tensors, write_tensors, write_tensors_as};
 
 use std::path::PathBuf;
 
@@ -50,8 +52,8 @@ pub enum TorchError {
         /// Where it was looked for.
         folder: PathBuf,
     },
-    /// A tensor's type cannot be trained or read.
-    #[error("weight {name}: expected f32, f16 or bf16, got {got}")]
+    /// A type that is neither read nor written.
+    #[error("weight {name}: expected f32, f16, bf16, f64 or i64, got {got}")]
     Dtype {
         /// The tensor.
         name: String,

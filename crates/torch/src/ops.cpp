@@ -18,6 +18,10 @@ int guarded(char *error, size_t capacity, F &&body) {
     std::strncpy(error, e.what(), capacity - 1);
     error[capacity - 1] = '\0';
     return -1;
+  } catch (...) {
+    std::strncpy(error, "an exception that is not a std::exception", capacity - 1);
+    error[capacity - 1] = '\0';
+    return -1;
   }
 }
 
@@ -46,6 +50,17 @@ int vlm_r1_fused_adamw(at::Tensor **params, at::Tensor **grads, at::Tensor **exp
     auto s = gather(steps, n);
     at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, weight_decay, eps,
                       /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+// Moves the gradient of a leaf out of it: `*gradient` is a new handle, or null where there is none.
+int vlm_r1_take_grad(at::Tensor *leaf, at::Tensor **gradient, char *error, size_t capacity) {
+  *gradient = nullptr;
+  return guarded(error, capacity, [&] {
+    at::Tensor &held = leaf->mutable_grad();
+    if (!held.defined()) return;
+    *gradient = new at::Tensor(held.detach());
+    held.reset();
   });
 }
 

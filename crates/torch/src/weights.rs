@@ -1,44 +1,67 @@
 //! Weights in safetensors files: read through a memory map, one tensor at a time, and written as
 //! transformers writes them.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize_to_file};
-use tch::{Kind, Tensor};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use safetensors::{SafeTensorError, SafeTensors, View, serialize_to_file};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::TorchError;
 
 /// The weight files of a model folder: one `model.safetensors`, or shards with an index.
 pub struct WeightFiles {
     folder: PathBuf,
-    files: Vec<(String, Mmap)>,
+    files: Vec<StoredFile>,
     /// Tensor name -> index into `files`.
     index: BTreeMap<String, usize>,
+}
+
+/// A mapped file and its header, read once.
+struct StoredFile {
+    name: String,
+    map: Mmap,
+    header: Metadata,
+    /// Where the tensors' bytes begin.
+    data: usize,
 }
 
 impl WeightFiles {
     /// Opens the weight files of `folder` and reads their headers.
     ///
     /// # Errors
-    /// No weight file, a broken index, a shard that is missing or cut off.
+    /// No weight file, a broken index, a shard that is missing or cut off, a tensor in two shards.
     pub fn open(folder: &Path) -> Result<Self, TorchError> {
-        let names = match folder.join("model.safetensors.index.json") {
-            index if index.exists() => shard_names(&index)?,
-            _ => vec!["model.safetensors".to_string()],
+        let index_path = folder.join("model.safetensors.index.json");
+        let names = if index_path.exists() {
+            shard_names(&index_path)?
+        } else {
+            vec!["model.safetensors".to_string()]
         };
-        let mut files = Vec::new();
+        let mut files: Vec<StoredFile> = Vec::new();
         let mut index = BTreeMap::new();
         for name in names {
-            let map = map_file(&folder.join(&name))?;
-            let header = parse(&map, &folder.join(&name))?;
-            for tensor in header.names() {
-                index.insert(tensor.to_string(), files.len());
+            let file = StoredFile::open(folder, name)?;
+            for tensor in file.header.tensors().into_keys() {
+                if let Some(&other) = index.get(&tensor) {
+                    let other: &StoredFile = &files[other];
+                    let cause = format!(
+                        "weight {tensor} is in `{}` and in `{}`",
+                        other.name, file.name
+                    );
+                    return Err(TorchError::Index {
+                        path: index_path,
+                        cause,
+                    });
+                }
+                index.insert(tensor, files.len());
             }
-            files.push((name, map));
+            files.push(file);
         }
         Ok(WeightFiles {
             folder: folder.to_path_buf(),
@@ -58,8 +81,11 @@ impl WeightFiles {
     }
 
     /// The file that holds a tensor, relative to the folder.
-    pub fn file_of(&self, name: &str) -> Option<&str> {
-        self.index.get(name).map(|&i| self.files[i].0.as_str())
+    ///
+    /// # Errors
+    /// [`TorchError::Missing`].
+    pub fn file_of(&self, name: &str) -> Result<&str, TorchError> {
+        Ok(&self.find(name)?.0.name)
     }
 
     /// The shape of a tensor.
@@ -67,32 +93,58 @@ impl WeightFiles {
     /// # Errors
     /// [`TorchError::Missing`].
     pub fn shape(&self, name: &str) -> Result<Vec<i64>, TorchError> {
-        self.with_view(name, |view| {
-            Ok(view.shape().iter().map(|&d| d as i64).collect())
-        })
+        Ok(dims(&self.find(name)?.1.shape))
+    }
+
+    /// The type of a tensor.
+    ///
+    /// # Errors
+    /// [`TorchError::Missing`], or a type that is not read.
+    pub fn kind(&self, name: &str) -> Result<Kind, TorchError> {
+        kind_of(name, self.find(name)?.1.dtype)
     }
 
     /// A tensor in the type of the file, on the CPU.
     ///
     /// # Errors
-    /// [`TorchError::Missing`], or a type that is not a floating one.
+    /// [`TorchError::Missing`], or a type that is not read.
     pub fn tensor(&self, name: &str) -> Result<Tensor, TorchError> {
-        self.with_view(name, |view| to_tensor(name, view))
+        let (file, info) = self.find(name)?;
+        let (from, to) = info.data_offsets;
+        let bytes = &file.map[file.data + from..file.data + to];
+        let kind = kind_of(name, info.dtype)?;
+        Ok(Tensor::f_from_data_size(bytes, &dims(&info.shape), kind)?)
     }
 
-    fn with_view<R>(
-        &self,
-        name: &str,
-        read: impl FnOnce(&TensorView<'_>) -> Result<R, TorchError>,
-    ) -> Result<R, TorchError> {
-        let missing = || TorchError::Missing {
+    fn find(&self, name: &str) -> Result<(&StoredFile, &TensorInfo), TorchError> {
+        let found = self.index.get(name).and_then(|&i| {
+            let file = &self.files[i];
+            Some((file, file.header.info(name)?))
+        });
+        found.ok_or_else(|| TorchError::Missing {
             name: name.into(),
             folder: self.folder.clone(),
-        };
-        let (file, map) = &self.files[*self.index.get(name).ok_or_else(missing)?];
-        let header = parse(map, &self.folder.join(file))?;
-        let view = header.tensor(name).map_err(|_| missing())?;
-        read(&view)
+        })
+    }
+}
+
+impl StoredFile {
+    fn open(folder: &Path, name: String) -> Result<Self, TorchError> {
+        let path = folder.join(&name);
+        let map = map_file(&path)?;
+        let (header_len, header) =
+            SafeTensors::read_metadata(&map).map_err(|e| TorchError::Format {
+                path,
+                cause: e.to_string(),
+            })?;
+        // Eight bytes of length stand before the header.
+        let data = 8 + header_len;
+        Ok(StoredFile {
+            name,
+            map,
+            header,
+            data,
+        })
     }
 }
 
@@ -140,29 +192,36 @@ fn map_file(path: &Path) -> Result<Mmap, TorchError> {
     unsafe { Mmap::map(&file) }.map_err(io)
 }
 
-fn parse<'a>(map: &'a Mmap, path: &Path) -> Result<SafeTensors<'a>, TorchError> {
-    SafeTensors::deserialize(map).map_err(|e| TorchError::Format {
-        path: path.into(),
-        cause: e.to_string(),
-    })
+fn kind_of(name: &str, dtype: Dtype) -> Result<Kind, TorchError> {
+    match dtype {
+        Dtype::F32 => Ok(Kind::Float),
+        Dtype::F16 => Ok(Kind::Half),
+        Dtype::BF16 => Ok(Kind::BFloat16),
+        Dtype::F64 => Ok(Kind::Double),
+        Dtype::I64 => Ok(Kind::Int64),
+        other => Err(TorchError::Dtype {
+            name: name.into(),
+            got: format!("{other:?}"),
+        }),
+    }
 }
 
-fn to_tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, TorchError> {
-    let kind = match view.dtype() {
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::F64 => Kind::Double,
-        Dtype::I64 => Kind::Int64,
-        other => {
-            return Err(TorchError::Dtype {
-                name: name.into(),
-                got: format!("{other:?}"),
-            });
-        }
-    };
-    let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-    Ok(Tensor::f_from_data_size(view.data(), &shape, kind)?)
+fn dtype_of(name: &str, kind: Kind) -> Result<Dtype, TorchError> {
+    match kind {
+        Kind::Float => Ok(Dtype::F32),
+        Kind::Half => Ok(Dtype::F16),
+        Kind::BFloat16 => Ok(Dtype::BF16),
+        Kind::Double => Ok(Dtype::F64),
+        Kind::Int64 => Ok(Dtype::I64),
+        other => Err(TorchError::Dtype {
+            name: name.into(),
+            got: format!("{other:?}"),
+        }),
+    }
+}
+
+fn dims(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&d| d as i64).collect()
 }
 
 /// All tensors of one safetensors file, by name.
@@ -171,10 +230,16 @@ fn to_tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, TorchError> {
 /// As [`WeightFiles::open`].
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TorchError> {
     let map = map_file(path)?;
-    let header = parse(&map, path)?;
-    header
-        .iter()
-        .map(|(name, view)| Ok((name.to_string(), to_tensor(name, &view)?)))
+    let file = SafeTensors::deserialize(&map).map_err(|e| TorchError::Format {
+        path: path.into(),
+        cause: e.to_string(),
+    })?;
+    file.iter()
+        .map(|(name, view)| {
+            let kind = kind_of(name, view.dtype())?;
+            let tensor = Tensor::f_from_data_size(view.data(), &dims(view.shape()), kind)?;
+            Ok((name.to_string(), tensor))
+        })
         .collect()
 }
 
@@ -183,54 +248,88 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TorchError>
 /// # Errors
 /// The file cannot be written, or a tensor has a type safetensors lacks.
 pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), TorchError> {
-    let bytes = tensors
+    let typed: Vec<(String, Tensor, Kind)> = tensors
         .iter()
-        .map(|(name, tensor)| tensor_bytes(name, tensor))
-        .collect::<Result<Vec<_>, _>>()?;
-    let format = |cause: String| TorchError::Format {
-        path: path.into(),
-        cause,
-    };
+        .map(|(name, tensor)| (name.clone(), tensor.shallow_clone(), tensor.kind()))
+        .collect();
+    write_tensors_as(path, &typed)
+}
+
+/// As [`write_tensors`], each tensor in the type given with it. One tensor at a time is converted and
+/// copied, so that a checkpoint of any size takes the memory of its largest tensor.
+///
+/// # Errors
+/// As [`write_tensors`].
+pub fn write_tensors_as(path: &Path, tensors: &[(String, Tensor, Kind)]) -> Result<(), TorchError> {
+    let failure = RefCell::new(None);
     let mut views = Vec::with_capacity(tensors.len());
-    for ((name, _), (dtype, shape, data)) in tensors.iter().zip(&bytes) {
-        let view =
-            TensorView::new(*dtype, shape.clone(), data).map_err(|e| format(e.to_string()))?;
+    for (name, tensor, kind) in tensors {
+        let view = Outgoing {
+            tensor,
+            kind: *kind,
+            dtype: dtype_of(name, *kind)?,
+            shape: tensor.size().iter().map(|&d| d as usize).collect(),
+            failure: &failure,
+        };
         views.push((name.as_str(), view));
     }
     let metadata = [("format".to_string(), "pt".to_string())]
         .into_iter()
         .collect();
-    serialize_to_file(views, Some(metadata), path).map_err(|e| format(e.to_string()))?;
+    let written = serialize_to_file(views, Some(metadata), path);
+    if let Some(error) = failure.into_inner() {
+        return Err(error);
+    }
     let io = |source| TorchError::Io {
         path: path.into(),
         source,
     };
+    written.map_err(|error| match error {
+        SafeTensorError::IoError(source) => io(source),
+        other => TorchError::Format {
+            path: path.into(),
+            cause: other.to_string(),
+        },
+    })?;
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(io)
 }
 
-type TensorBytes = (Dtype, Vec<usize>, Vec<u8>);
+/// A tensor on its way into a file. [`View`] cannot fail, so a failure is left in `failure`.
+struct Outgoing<'a> {
+    tensor: &'a Tensor,
+    kind: Kind,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    failure: &'a RefCell<Option<TorchError>>,
+}
 
-fn tensor_bytes(name: &str, tensor: &Tensor) -> Result<TensorBytes, TorchError> {
-    let dtype = match tensor.kind() {
-        Kind::Float => Dtype::F32,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Double => Dtype::F64,
-        Kind::Int64 => Dtype::I64,
-        other => {
-            return Err(TorchError::Dtype {
-                name: name.into(),
-                got: format!("{other:?}"),
-            });
+impl View for Outgoing<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut data = vec![0u8; self.data_len()];
+        let copied = no_grad(|| {
+            let tensor = self.tensor.detach().f_to_kind(self.kind)?;
+            let tensor = tensor.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+            tensor.f_copy_data_u8(&mut data, tensor.numel())
+        });
+        if let Err(error) = copied {
+            *self.failure.borrow_mut() = Some(error.into());
         }
-    };
-    let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
-    let mut data = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-    tensor.f_copy_data_u8(&mut data, tensor.numel())?;
-    let shape = tensor.size().iter().map(|&d| d as usize).collect();
-    Ok((dtype, shape, data))
+        Cow::Owned(data)
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.kind.elt_size_in_bytes()
+    }
 }
 
 #[cfg(test)]
@@ -255,6 +354,43 @@ mod tests {
         assert!(files.tensor("a").unwrap().equal(&a));
         assert!(files.tensor("b").unwrap().equal(&b));
         assert!(matches!(files.tensor("c"), Err(TorchError::Missing { .. })));
+    }
+
+    #[test]
+    fn tensors_are_written_in_the_type_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let a = Tensor::randn([5, 3], (Kind::Float, Device::Cpu));
+        let list = [("a".to_string(), a.transpose(0, 1), Kind::Half)];
+        write_tensors_as(&path, &list).unwrap();
+        let files = WeightFiles::open(folder.path()).unwrap();
+        assert_eq!(files.kind("a").unwrap(), Kind::Half);
+        let expected = a.transpose(0, 1).to_kind(Kind::Half);
+        assert!(files.tensor("a").unwrap().equal(&expected));
+        assert!(read_tensors(&path).unwrap()["a"].equal(&expected));
+        let bools = [("b".to_string(), a.gt(0.0))];
+        assert!(matches!(
+            write_tensors(&path, &bools),
+            Err(TorchError::Dtype { .. })
+        ));
+        let nowhere = folder.path().join("absent/model.safetensors");
+        let error = write_tensors_as(&nowhere, &list).unwrap_err();
+        assert!(error.to_string().contains("absent/model.safetensors"));
+    }
+
+    #[test]
+    fn a_tensor_in_two_shards_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for shard in ["1.safetensors", "2.safetensors"] {
+            let list = [("a".to_string(), Tensor::from_slice(&[1.0f32]))];
+            write_tensors(&folder.path().join(shard), &list).unwrap();
+        }
+        let index = r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#;
+        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        let error = WeightFiles::open(folder.path()).err().unwrap().to_string();
+        for part in ["index.json", "weight a", "1.safetensors", "2.safetensors"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

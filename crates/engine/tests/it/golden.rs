@@ -63,6 +63,10 @@ impl VisionLanguageModel for RecordedVision {
     fn patch_size(&self) -> usize {
         self.inner.patch_size()
     }
+    /// The number of the picture.
+    fn patch_dim(&self) -> usize {
+        1
+    }
     fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {
         self.inner.prompt_positions(ids, grids)
     }

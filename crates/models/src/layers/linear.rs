@@ -32,6 +32,18 @@ impl Linear {
         Ok(Linear { weight, bias })
     }
 
+    /// A convolution over patches that do not overlap: `weight` of `kernel`
+    /// `[out, channels, frames, height, width]`, whole or flattened, without bias.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn load_kernel(builder: &mut Builder<'_>, kernel: &[i64; 5]) -> Result<Self, ModelError> {
+        Ok(Linear {
+            weight: builder.take_kernel("weight", kernel)?,
+            bias: None,
+        })
+    }
+
     /// A layer that shares `weight` with another (a tied head).
     pub fn tied(weight: &Tensor) -> Self {
         Linear {

@@ -49,6 +49,9 @@ pub struct TextConfig {
     pub rope_scaling: Option<RopeParameters>,
     /// Both (nested form).
     pub rope_parameters: Option<RopeParameters>,
+    /// Share of attention weights dropped in training.
+    #[serde(default)]
+    pub attention_dropout: f64,
     /// Whether layers look at a window only.
     #[serde(default)]
     pub use_sliding_window: bool,
@@ -83,8 +86,10 @@ pub struct VisionConfig {
     #[serde(default = "silu")]
     pub hidden_act: String,
     /// Colour channels.
-    #[serde(default = "three", alias = "in_chans")]
+    #[serde(default = "three")]
     pub in_channels: i64,
+    /// The hub's name of `in_channels`; some checkpoints hold both.
+    pub in_chans: Option<i64>,
     /// Side of a patch, px.
     #[serde(default = "fourteen")]
     pub patch_size: usize,
@@ -102,6 +107,17 @@ pub struct VisionConfig {
     /// Blocks that see the whole image.
     #[serde(default = "full_blocks")]
     pub fullatt_block_indexes: Vec<usize>,
+    /// Base of the rotary frequencies (nested form).
+    pub rope_parameters: Option<VisionRope>,
+}
+
+/// Rotary settings of the vision tower.
+#[derive(Clone, Debug, Deserialize)]
+pub struct VisionRope {
+    /// Base of the frequencies.
+    pub rope_theta: Option<f64>,
+    /// `axial` (by height and width) or `default`.
+    pub rope_type: Option<String>,
 }
 
 fn silu() -> String {
@@ -150,6 +166,19 @@ impl TextConfig {
     }
 }
 
+impl VisionConfig {
+    /// Base of the rotary frequencies.
+    pub fn rope_theta(&self) -> f64 {
+        let given = self.rope_parameters.as_ref().and_then(|r| r.rope_theta);
+        given.unwrap_or(10_000.0)
+    }
+
+    /// Numbers of a patch.
+    pub fn patch_dim(&self) -> usize {
+        self.in_channels as usize * self.temporal_patch_size * self.patch_size.pow(2)
+    }
+}
+
 impl Config {
     /// Reads `config.json` of a model folder.
     ///
@@ -161,16 +190,17 @@ impl Config {
             cause,
         };
         let value = read_config(folder)?;
-        let text = value
+        // A flat file may hold a `text_config` without the sizes, which then stand at the top.
+        let nested = value
             .get("text_config")
-            .filter(|t| t.get("hidden_size").is_some())
-            .unwrap_or(&value);
+            .filter(|t| t.get("hidden_size").is_some());
+        let (text, place) = nested.map_or((&value, ""), |t| (t, "`text_config`: "));
         let vision = value
             .get("vision_config")
             .ok_or_else(|| error("no object `vision_config`".into()))?;
         let tied = |v: &Value| v.get("tie_word_embeddings").and_then(Value::as_bool);
         let config = Config {
-            text: TextConfig::deserialize(text).map_err(|e| error(e.to_string()))?,
+            text: TextConfig::deserialize(text).map_err(|e| error(format!("{place}{e}")))?,
             vision: VisionConfig::deserialize(vision)
                 .map_err(|e| error(format!("`vision_config`: {e}")))?,
             image_token_id: image_token_id(&value)
@@ -182,6 +212,61 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
+        self.check_sizes()?;
+        self.check_relations()?;
+        self.check_kinds()
+    }
+
+    /// Sizes between 1 and what no model comes near: beyond, products overflow and memory ends.
+    fn check_sizes(&self) -> Result<(), String> {
+        let (text, vision) = (&self.text, &self.vision);
+        let within = |limit: i64, list: &[(&str, i64)]| {
+            let wrong = list.iter().find(|(_, got)| !(1..=limit).contains(got));
+            wrong.map_or(Ok(()), |(what, got)| {
+                Err(format!("`{what}`: expected 1 to {limit}, got {got}"))
+            })
+        };
+        let few = [
+            ("num_hidden_layers", text.num_hidden_layers as i64),
+            ("num_attention_heads", text.num_attention_heads),
+            ("num_key_value_heads", text.num_kv_heads()),
+            ("vision_config.depth", vision.depth as i64),
+            ("vision_config.num_heads", vision.num_heads),
+            ("vision_config.in_channels", vision.in_channels),
+            ("vision_config.patch_size", vision.patch_size as i64),
+            (
+                "vision_config.spatial_merge_size",
+                vision.spatial_merge_size as i64,
+            ),
+            (
+                "vision_config.temporal_patch_size",
+                vision.temporal_patch_size as i64,
+            ),
+        ];
+        within(1 << 10, &few)?;
+        let many = [
+            ("vocab_size", text.vocab_size),
+            ("hidden_size", text.hidden_size),
+            ("intermediate_size", text.intermediate_size),
+            ("head_dim", text.head_dim()),
+            ("vision_config.hidden_size", vision.hidden_size),
+            ("vision_config.intermediate_size", vision.intermediate_size),
+            ("vision_config.window_size", vision.window_size as i64),
+        ];
+        within(1 << 24, &many)?;
+        for (what, got) in [
+            ("rope_theta", text.rope_theta()),
+            ("rms_norm_eps", text.rms_norm_eps),
+            ("vision_config.rope_theta", vision.rope_theta()),
+        ] {
+            if !(got > 0.0 && got.is_finite()) {
+                return Err(format!("`{what}`: expected a number above 0, got {got}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_relations(&self) -> Result<(), String> {
         let (text, vision) = (&self.text, &self.vision);
         let equal = |what: &str, got: i64, expected: i64| {
             if got == expected {
@@ -190,11 +275,23 @@ impl Config {
                 Err(format!("{what}: expected {expected}, got {got}"))
             }
         };
+        let sections = text.mrope_section();
+        equal("length of `mrope_section`", sections.len() as i64, 3)?;
+        if sections
+            .iter()
+            .any(|&s| !(0..=text.head_dim()).contains(&s))
+        {
+            return Err(format!(
+                "`mrope_section`: expected sections of 0 to {}, got {sections:?}",
+                text.head_dim()
+            ));
+        }
         equal(
             "sum of `mrope_section`",
-            text.mrope_section().iter().sum(),
+            sections.iter().sum(),
             text.head_dim() / 2,
         )?;
+        equal("`head_dim` modulo 2", text.head_dim() % 2, 0)?;
         equal(
             "`out_hidden_size`",
             vision.out_hidden_size,
@@ -216,11 +313,21 @@ impl Config {
             (vision.window_size % unit) as i64,
             0,
         )?;
-        equal(
-            "windows of at least one merged patch: `window_size` below it",
-            i64::from(vision.window_size < unit),
-            0,
-        )?;
+        if let Some(in_chans) = vision.in_chans {
+            equal("`in_chans`", in_chans, vision.in_channels)?;
+        }
+        if i64::from(self.image_token_id) >= text.vocab_size {
+            return Err(format!(
+                "`image_token_id`: expected below `vocab_size` {}, got {}",
+                text.vocab_size, self.image_token_id
+            ));
+        }
+        Ok(())
+    }
+
+    /// Words that ask for what is computed here, and no others.
+    fn check_kinds(&self) -> Result<(), String> {
+        let (text, vision) = (&self.text, &self.vision);
         for (what, act) in [
             ("hidden_act", &text.hidden_act),
             ("vision_config.hidden_act", &vision.hidden_act),
@@ -230,15 +337,36 @@ impl Config {
             }
         }
         if text.use_sliding_window {
-            return Err("`use_sliding_window`: sliding windows are not built".into());
+            return Err("`use_sliding_window`: expected false, got true".into());
         }
-        let rope = text.rope_parameters.as_ref().or(text.rope_scaling.as_ref());
-        match rope.and_then(|r| r.rope_type.as_deref().or(r.old_rope_type.as_deref())) {
-            None | Some("mrope" | "default") => Ok(()),
-            Some(other) => Err(format!(
-                "`rope_type`: expected `mrope` or `default`, got `{other}`"
-            )),
+        if text.attention_dropout != 0.0 {
+            return Err(format!(
+                "`attention_dropout`: expected 0, got {}",
+                text.attention_dropout
+            ));
         }
+        let mut rope = Vec::new();
+        for parameters in [&text.rope_parameters, &text.rope_scaling]
+            .into_iter()
+            .flatten()
+        {
+            rope.push(("rope_type", &parameters.rope_type, "mrope"));
+            rope.push(("type", &parameters.old_rope_type, "mrope"));
+        }
+        if let Some(parameters) = &vision.rope_parameters {
+            rope.push(("vision_config.rope_type", &parameters.rope_type, "axial"));
+        }
+        for (what, got, own) in rope {
+            match got.as_deref() {
+                Some(got) if got != own && got != "default" => {
+                    return Err(format!(
+                        "`{what}`: expected `{own}` or `default`, got `{got}`"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -62,7 +62,10 @@ impl Model {
         })?;
         let lm_head = if config.tie_word_embeddings {
             // Some checkpoints store the tied head again; transformers ignores it as we do.
-            b.ignore("lm_head.weight");
+            b.pass_over(
+                "lm_head.weight",
+                &[config.text.vocab_size, config.text.hidden_size],
+            )?;
             Linear::tied(&text.embed_tokens)
         } else {
             b.at("lm_head", |b| {
@@ -122,6 +125,10 @@ impl VisionLanguageModel for Model {
 
     fn patch_size(&self) -> usize {
         self.config.vision.patch_size
+    }
+
+    fn patch_dim(&self) -> usize {
+        self.config.vision.patch_dim()
     }
 
     fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {

@@ -125,7 +125,7 @@ fn push_positions(positions: &mut Vec<[i64; 2]>, rows: usize, columns: usize, me
 /// Rotation of patches, in f32: the first half of a head's angles by height, the second by width.
 pub fn vision_rotary(config: &VisionConfig, positions: &[[i64; 2]], device: Device) -> Rotary {
     let head_dim = config.hidden_size / config.num_heads;
-    let frequencies = inverse_frequencies(head_dim / 2, 10_000.0, device);
+    let frequencies = inverse_frequencies(head_dim / 2, config.rope_theta(), device);
     let flat: Vec<i64> = positions.iter().flatten().copied().collect();
     // [patches, 2, head_dim / 4]
     let positions = Tensor::from_slice(&flat)
@@ -171,5 +171,47 @@ mod tests {
             order.positions[..5],
             [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_patch_stands_in_one_window(
+            sizes in proptest::collection::vec((1usize..3, 1usize..12, 1usize..12), 1..5),
+            side in 1usize..5,
+        ) {
+            let config: VisionConfig = serde_json::from_value(serde_json::json!({
+                "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                "out_hidden_size": 16, "patch_size": 14, "window_size": 28 * side
+            }))
+            .unwrap();
+            let grids: Vec<[usize; 3]> = sizes.iter().map(|&(t, h, w)| [t, 2 * h, 2 * w]).collect();
+            let order = patch_order(&config, &grids);
+            let patches: usize = grids.iter().map(|g| g.iter().product::<usize>()).sum();
+
+            let mut sorted = order.window_index.clone();
+            sorted.sort_unstable();
+            proptest::prop_assert_eq!(sorted, (0..patches as i64 / 4).collect::<Vec<_>>());
+            proptest::prop_assert_eq!(order.window_lens.iter().sum::<usize>(), patches);
+            proptest::prop_assert_eq!(order.frame_lens.iter().sum::<usize>(), patches);
+            proptest::prop_assert_eq!(order.positions.len(), patches);
+
+            // The patches of a window lie within its side of one another, in one frame.
+            let (mut from, mut frames) = (0, Vec::new());
+            for (frame, &len) in order.frame_lens.iter().enumerate() {
+                frames.extend(std::iter::repeat_n(frame, len));
+            }
+            for len in order.window_lens {
+                let merged = &order.window_index[from / 4..(from + len) / 4];
+                let first = |m: i64| order.positions[4 * m as usize];
+                for axis in [0, 1] {
+                    let at: Vec<i64> = merged.iter().map(|&m| first(m)[axis]).collect();
+                    let spread = at.iter().max().unwrap() - at.iter().min().unwrap();
+                    proptest::prop_assert!(spread < 2 * side as i64);
+                }
+                let of = |m: i64| frames[4 * m as usize];
+                proptest::prop_assert!(merged.iter().all(|&m| of(m) == of(merged[0])));
+                from += len;
+            }
+        }
     }
 }

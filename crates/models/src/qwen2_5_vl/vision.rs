@@ -33,11 +33,15 @@ impl VisionTower {
     /// # Errors
     /// Only libtorch's own; misfits are collected by the builder.
     pub fn load(builder: &mut Builder<'_>, config: &VisionConfig) -> Result<Self, ModelError> {
-        let patch =
-            config.in_channels * (config.temporal_patch_size * config.patch_size.pow(2)) as i64;
-        let patch_embed = builder.at("patch_embed.proj", |b| {
-            Linear::load(b, patch, config.hidden_size, false)
-        })?;
+        let side = config.patch_size as i64;
+        let kernel = [
+            config.hidden_size,
+            config.in_channels,
+            config.temporal_patch_size as i64,
+            side,
+            side,
+        ];
+        let patch_embed = builder.at("patch_embed.proj", |b| Linear::load_kernel(b, &kernel))?;
         let blocks = (0..config.depth)
             .map(|i| builder.at(format!("blocks.{i}"), |b| VisionBlock::load(b, config)))
             .collect::<Result<_, _>>()?;

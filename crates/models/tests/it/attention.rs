@@ -1,0 +1,158 @@
+//! Packed attention equals softmax over a dense mask, gradients too.
+
+use models::{Layout, PackedAttention};
+use proptest::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+const HEAD_DIM: i64 = 8;
+
+/// Numbers that look random and are the same in every run: `[tokens, heads, HEAD_DIM]`, f64.
+fn noise(seed: i64, tokens: usize, heads: i64) -> Tensor {
+    let shape = [tokens as i64, heads, HEAD_DIM];
+    let count = shape.iter().product::<i64>();
+    let steps = Tensor::arange(count, (Kind::Double, Device::Cpu));
+    ((steps * 12.9898 + seed as f64 * 78.233).sin() * 43_758.545)
+        .frac()
+        .view(shape)
+}
+
+/// Who sees whom, `[T, T]`: the prefix, and of the own segment all or what is not later.
+fn visible(layout: &Layout, causal: bool) -> Tensor {
+    let total = layout.num_tokens();
+    let mut seen = vec![false; total * total];
+    for segment in &layout.segments {
+        for (i, token) in (segment.start..segment.start + segment.len).enumerate() {
+            if let Some(prefix) = segment.prefix.map(|p| layout.segments[p]) {
+                let from = token * total + prefix.start;
+                seen[from..from + prefix.len].fill(true);
+            }
+            let from = token * total + segment.start;
+            let len = if causal { i + 1 } else { segment.len };
+            seen[from..from + len].fill(true);
+        }
+    }
+    Tensor::from_slice(&seen).view([total as i64, total as i64])
+}
+
+fn naive(q: &Tensor, k: &Tensor, v: &Tensor, seen: &Tensor) -> Tensor {
+    let repeat = q.size()[1] / k.size()[1];
+    // [heads, T, HEAD_DIM]
+    let expand = |x: &Tensor| {
+        x.repeat_interleave_self_int(repeat, 1, None)
+            .transpose(0, 1)
+    };
+    let (q, k, v) = (q.transpose(0, 1), expand(k), expand(v));
+    let scores = q.matmul(&k.transpose(1, 2)) / (HEAD_DIM as f64).sqrt();
+    let hidden = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
+    hidden.softmax(-1, Kind::Double).matmul(&v).transpose(0, 1)
+}
+
+/// Output and the gradients of q, k and v under a loss that weighs every number differently.
+fn with_gradients(
+    layout: &Layout,
+    heads: [i64; 2],
+    attend: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor,
+) -> [Tensor; 4] {
+    let tokens = layout.num_tokens();
+    let leaf = |seed, heads| noise(seed, tokens, heads).set_requires_grad(true);
+    let (q, k, v) = (leaf(1, heads[0]), leaf(2, heads[1]), leaf(3, heads[1]));
+    let out = attend(&q, &k, &v);
+    (&out * noise(4, tokens, heads[0]))
+        .sum(Kind::Double)
+        .backward();
+    [out.detach(), q.grad(), k.grad(), v.grad()]
+}
+
+fn check(layout: &Layout, causal: bool, heads: [i64; 2]) -> Result<(), TestCaseError> {
+    let attention = PackedAttention::new(layout, causal, Kind::Double, Device::Cpu);
+    let packed = with_gradients(layout, heads, |q, k, v| attention.forward(q, k, v));
+    let seen = visible(layout, causal);
+    let dense = with_gradients(layout, heads, |q, k, v| naive(q, k, v, &seen));
+    for (what, (got, expected)) in ["output", "dq", "dk", "dv"]
+        .iter()
+        .zip(packed.iter().zip(&dense))
+    {
+        prop_assert_eq!(got.size(), expected.size());
+        let difference = f64::try_from((got - expected).abs().max()).unwrap();
+        prop_assert!(
+            difference < 1e-12,
+            "{}: {} in {:?}",
+            what,
+            difference,
+            layout
+        );
+    }
+    Ok(())
+}
+
+/// Prompts with the lengths of their answers, in the order of training (each prompt before its
+/// answers) or of `late` answers after all prompts, one of each group in turn.
+fn layout(groups: &[(usize, Vec<usize>)], late: bool) -> Layout {
+    let mut layout = Layout::default();
+    if !late {
+        for (prompt, answers) in groups {
+            let prompt = layout.push(*prompt, None);
+            for &answer in answers {
+                layout.push(answer, Some(prompt));
+            }
+        }
+        return layout;
+    }
+    let prompts: Vec<usize> = groups
+        .iter()
+        .map(|(len, _)| layout.push(*len, None))
+        .collect();
+    for turn in 0..4 {
+        for (&prompt, (_, answers)) in prompts.iter().zip(groups) {
+            if let Some(&answer) = answers.get(turn) {
+                layout.push(answer, Some(prompt));
+            }
+        }
+    }
+    layout
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn answers_over_prompts(
+        groups in prop::collection::vec((1usize..7, prop::collection::vec(1usize..7, 0..5)), 1..5),
+        late: bool,
+        grouped: bool,
+    ) {
+        let heads = if grouped { [4, 2] } else { [3, 3] };
+        check(&layout(&groups, late), true, heads)?;
+    }
+
+    #[test]
+    fn windows_that_see_all_of_themselves(lens in prop::collection::vec(1usize..7, 1..6)) {
+        check(&Layout::independent(lens), false, [2, 2])?;
+    }
+}
+
+/// The shapes that take the paths without gathering: blocks in order, one group of equal answers.
+#[test]
+fn regular_layouts() {
+    for groups in [
+        vec![(5, vec![4, 4, 4])],
+        vec![(5, vec![4, 4, 2])],
+        vec![(3, vec![]), (3, vec![])],
+        vec![(1, vec![1])],
+        vec![(2, vec![3, 3]), (2, vec![3, 3])],
+    ] {
+        for late in [false, true] {
+            check(&layout(&groups, late), true, [4, 2]).unwrap();
+        }
+    }
+    check(&Layout::independent([4, 4, 4]), false, [4, 4]).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "a prefix has no prefix itself")]
+fn an_answer_is_no_prompt() {
+    let mut layout = Layout::default();
+    let prompt = layout.push(2, None);
+    let answer = layout.push(2, Some(prompt));
+    layout.push(2, Some(answer));
+}

@@ -1,0 +1,15 @@
+//! Tiny checkpoints of `golden/parity`: loaded, broken, saved; attention against a naive one.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod attention;
+mod batch;
+mod config;
+mod files;
+mod save;
+mod support;
+mod tape;
+mod weights;

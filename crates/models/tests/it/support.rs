@@ -1,0 +1,163 @@
+//! Copies of the tiny checkpoints, altered, and what the models in them compute.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::{PreparedImage, Prompt};
+use models::model::forward;
+use models::{
+    BatchBuilder, LoadOptions, ModelError, PackedAttention, Tape, VisionLanguageModel, load_model,
+};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor, no_grad};
+use tempfile::TempDir;
+use torch::{read_tensors, write_tensors};
+
+/// Both tiny checkpoints: nested names in one file, flat names in shards with a tied head.
+pub const CHECKPOINTS: [&str; 2] = ["nested", "flat"];
+
+/// Numbers of a patch in both: 3 channels, 2 frames, 14 x 14 px.
+pub const PATCH_DIM: usize = 3 * 2 * 14 * 14;
+
+pub fn checkpoint(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../golden/parity/checkpoints")
+        .join(name)
+}
+
+/// A copy to alter.
+pub fn copy(name: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(checkpoint(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    folder
+}
+
+pub fn weight_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+pub fn all_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
+    weight_files(folder)
+        .iter()
+        .flat_map(|file| read_tensors(file).unwrap())
+        .collect()
+}
+
+/// Passes the tensors of each weight file through `edit`.
+pub fn edit_weights(folder: &Path, edit: impl Fn(&mut BTreeMap<String, Tensor>)) {
+    for file in weight_files(folder) {
+        let mut tensors = read_tensors(&file).unwrap();
+        edit(&mut tensors);
+        write_tensors(&file, &tensors.into_iter().collect::<Vec<_>>()).unwrap();
+    }
+}
+
+pub fn edit_config(folder: &Path, edit: impl FnOnce(&mut Value)) {
+    let path = folder.join("config.json");
+    let mut value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    edit(&mut value);
+    fs::write(&path, value.to_string()).unwrap();
+}
+
+pub fn load_as(
+    folder: &Path,
+    kind: Kind,
+    trainable: bool,
+) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
+    let options = LoadOptions {
+        kind,
+        device: Device::Cpu,
+        trainable,
+    };
+    load_model(folder, options)
+}
+
+pub fn load(folder: &Path) -> Box<dyn VisionLanguageModel> {
+    load_as(folder, Kind::Float, true).unwrap()
+}
+
+/// The message of a load that must fail.
+pub fn refusal(folder: &Path) -> String {
+    match load_as(folder, Kind::Float, true) {
+        Ok(_) => panic!("{}: loaded", folder.display()),
+        Err(error) => error.to_string(),
+    }
+}
+
+pub fn assert_names(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "no `{part}` in: {message}");
+    }
+}
+
+/// An image of `height x width` patches whose pixels depend on `number`.
+pub fn picture(number: usize, height: usize, width: usize) -> Arc<PreparedImage> {
+    let pixel_values = (0..height * width * PATCH_DIM)
+        .map(|i| ((i + 1) as f32 * 0.37 + number as f32).sin())
+        .collect();
+    let size = [14 * width as u32, 14 * height as u32];
+    Arc::new(PreparedImage {
+        pixel_values,
+        grid_thw: [1, height, width],
+        original_size: size,
+        input_size: size,
+    })
+}
+
+/// `before`, the placeholders of each image with a token between them, `after`.
+pub fn prompt(before: &[u32], images: &[Arc<PreparedImage>], after: &[u32]) -> Prompt {
+    let mut ids = before.to_vec();
+    for image in images {
+        let tokens = image.grid_thw.iter().product::<usize>() / 4;
+        ids.extend(std::iter::repeat_n(548, tokens));
+        ids.push(546);
+    }
+    ids.extend(after);
+    Prompt {
+        ids,
+        images: images.to_vec(),
+    }
+}
+
+/// Logits of every token of packed prompts, each with its answers: `[T, vocab_size]`, f32.
+pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]) -> Tensor {
+    let mut builder = BatchBuilder::new(model);
+    for (prompt, answers) in items {
+        let segment = builder.push_prompt(prompt).unwrap();
+        for answer in answers {
+            builder.push_answer(segment, answer);
+        }
+    }
+    let batch = builder.build();
+    no_grad(|| {
+        let (kind, device) = model.compute();
+        let attention = PackedAttention::new(&batch.layout, true, kind, device);
+        let rotary = model.rotary(&batch.position_ids);
+        let mut tape = Tape::new(false);
+        let hidden = forward(model, &mut tape, &batch, &attention, &rotary);
+        model.logits(&hidden).to_kind(Kind::Float)
+    })
+}
+
+/// Logits of one prompt with an image and an answer.
+pub fn sample_logits(model: &dyn VisionLanguageModel) -> Tensor {
+    let prompt = prompt(&[537, 82, 424], &[picture(1, 6, 10)], &[392, 198, 377]);
+    logits(model, &[(prompt, vec![vec![27, 332, 29]])])
+}
+
+pub fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    f64::try_from((a - b).abs().max()).unwrap()
+}

@@ -1,0 +1,200 @@
+//! Names, shapes and types of weights: what fits loads, what does not is named.
+
+use std::collections::BTreeSet;
+
+use models::parameters::Builder;
+use tch::{Device, Kind, Tensor};
+use torch::WeightFiles;
+
+use crate::support::{
+    CHECKPOINTS, all_tensors, assert_names, checkpoint, copy, edit_config, edit_weights, load,
+    load_as, max_difference, refusal, sample_logits,
+};
+
+#[test]
+fn parameters_have_the_names_of_the_checkpoint() {
+    for name in CHECKPOINTS {
+        let folder = checkpoint(name);
+        let stored: Vec<String> = all_tensors(&folder).into_keys().collect();
+        let model = load(&folder);
+        let mut names: Vec<String> = model
+            .parameters()
+            .list
+            .iter()
+            .map(|p| p.name.clone())
+            .collect();
+        names.sort();
+        assert_eq!(names, stored, "{name}");
+        assert_eq!(
+            names.contains(&"lm_head.weight".to_string()),
+            name == "nested"
+        );
+        for parameter in &model.parameters().list {
+            assert!(parameter.value.requires_grad(), "{}", parameter.name);
+            assert!(parameter.master.is_none(), "{}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn all_misfits_are_listed_in_one_error() {
+    let folder = copy("nested");
+    edit_weights(folder.path(), |tensors| {
+        drop(tensors.remove("model.language_model.norm.weight").unwrap());
+        drop(tensors.remove("model.visual.merger.mlp.2.bias").unwrap());
+        tensors.insert("model.extra".into(), Tensor::from_slice(&[1.0f32]));
+        let q = "model.language_model.layers.0.self_attn.q_proj.weight";
+        let turned = tensors[q].narrow(0, 0, 7).contiguous();
+        tensors.insert(q.into(), turned);
+        let bias = "model.visual.blocks.0.attn.qkv.bias";
+        let whole = tensors[bias].to_kind(Kind::Int64);
+        tensors.insert(bias.into(), whole);
+    });
+    let message = refusal(folder.path());
+    assert_names(
+        &message,
+        &[
+            folder.path().to_str().unwrap(),
+            "weight model.language_model.norm.weight: missing",
+            "weight model.visual.merger.mlp.2.bias: missing",
+            "weight model.extra: unexpected",
+            "weight model.language_model.layers.0.self_attn.q_proj.weight: expected [32, 32], got [7, 32]",
+            "weight model.visual.blocks.0.attn.qkv.bias: expected a floating type, got Int64",
+        ],
+    );
+    assert_eq!(message.lines().count(), 6, "{message}");
+}
+
+#[test]
+fn a_weight_used_twice_is_named() {
+    let folder = checkpoint("nested");
+    let files = WeightFiles::open(&folder).unwrap();
+    let mut builder = Builder::new(&files, Kind::Float, Device::Cpu, false);
+    for _ in 0..2 {
+        let _ = builder
+            .at("model.language_model", |b| {
+                b.at("norm", |b| b.take("weight", &[32]))
+            })
+            .unwrap();
+    }
+    let message = builder.finish(&folder).unwrap_err().to_string();
+    assert_names(
+        &message,
+        &["weight model.language_model.norm.weight: used twice"],
+    );
+}
+
+/// Equal numbers of elements once let a weight of another shape in.
+#[test]
+fn only_the_patch_kernel_may_be_whole_or_flat() {
+    let kernel = "model.visual.patch_embed.proj.weight";
+    let folder = copy("nested");
+    let shape = all_tensors(folder.path())[kernel].size();
+    assert_eq!(shape, [24, 3, 2, 14, 14]);
+    let expected = sample_logits(load(folder.path()).as_ref());
+    let reshape = |name: &'static str, shape: &'static [i64]| {
+        edit_weights(folder.path(), move |tensors| {
+            let view = tensors[name].view(shape);
+            tensors.insert(name.into(), view);
+        });
+    };
+    reshape(kernel, &[24, 1176]);
+    assert!(sample_logits(load(folder.path()).as_ref()).equal(&expected));
+    for wrong in [&[24, 2, 3, 14, 14][..], &[24, 6, 196], &[24, 1, 1176]] {
+        reshape(kernel, wrong);
+        let message =
+            format!("weight {kernel}: expected [24, 3, 2, 14, 14] or [24, 1176], got {wrong:?}");
+        assert_names(&refusal(folder.path()), &[&message]);
+    }
+    reshape(kernel, &[24, 1176]);
+    let gate = "model.language_model.layers.0.mlp.gate_proj.weight";
+    reshape(gate, &[48, 4, 8]);
+    let message = format!("weight {gate}: expected [48, 32], got [48, 4, 8]");
+    assert_names(&refusal(folder.path()), &[&message]);
+}
+
+#[test]
+fn a_tied_head_stored_again_is_passed_over() {
+    let folder = copy("flat");
+    let expected = sample_logits(load(folder.path()).as_ref());
+    let store = |head: Tensor| {
+        edit_weights(folder.path(), move |tensors| {
+            if tensors.contains_key("model.embed_tokens.weight") {
+                tensors.insert("lm_head.weight".into(), head.shallow_clone());
+            }
+        });
+    };
+    // Other numbers than the embedding's: a tied head is the embedding, as in transformers.
+    store(Tensor::ones([568, 32], (Kind::BFloat16, Device::Cpu)));
+    let model = load(folder.path());
+    assert!(model.parameters().get("lm_head.weight").is_none());
+    assert!(sample_logits(model.as_ref()).equal(&expected));
+    store(Tensor::ones([567, 32], (Kind::BFloat16, Device::Cpu)));
+    let message = "weight lm_head.weight: expected [568, 32], got [567, 32]";
+    assert_names(&refusal(folder.path()), &[message]);
+}
+
+#[test]
+fn an_untied_head_is_a_weight_of_its_own() {
+    let folder = copy("nested");
+    edit_config(folder.path(), |c| c["tie_word_embeddings"] = true.into());
+    let tied = sample_logits(load(folder.path()).as_ref());
+    let untied = sample_logits(load(&checkpoint("nested")).as_ref());
+    assert!(max_difference(&tied, &untied) > 1e-3);
+
+    let folder = copy("flat");
+    edit_config(folder.path(), |c| c["tie_word_embeddings"] = false.into());
+    assert_names(&refusal(folder.path()), &["weight lm_head.weight: missing"]);
+}
+
+#[test]
+fn narrow_weights_are_computed_with_in_f32() {
+    for kind in [Kind::Half, Kind::BFloat16] {
+        let folder = copy("nested");
+        edit_weights(folder.path(), |tensors| {
+            for tensor in tensors.values_mut() {
+                *tensor = tensor.to_kind(kind);
+            }
+        });
+        let stored = all_tensors(folder.path());
+        let model = load(folder.path());
+        for parameter in &model.parameters().list {
+            assert_eq!(parameter.value.kind(), Kind::Float);
+            assert!(parameter.master.is_none());
+            let exact = stored[&parameter.name].to_kind(Kind::Float);
+            let value = parameter.value.view(exact.size().as_slice());
+            assert!(value.equal(&exact), "{}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn bf16_training_keeps_the_exact_weights() {
+    let folder = checkpoint("nested");
+    let stored = all_tensors(&folder);
+    let model = load_as(&folder, Kind::BFloat16, true).unwrap();
+    for parameter in &model.parameters().list {
+        let exact = &stored[&parameter.name];
+        let size = exact.size();
+        let master = parameter.master.as_ref().unwrap();
+        assert_eq!(exact.kind(), Kind::Float);
+        assert!(master.view(size.as_slice()).equal(exact));
+        assert!(!master.requires_grad());
+        assert_eq!(parameter.value.kind(), Kind::BFloat16);
+        let value = parameter.value.view(size.as_slice());
+        assert!(value.equal(&exact.to_kind(Kind::BFloat16)));
+    }
+    let sampler = load_as(&folder, Kind::BFloat16, false).unwrap();
+    let masters: BTreeSet<bool> = sampler
+        .parameters()
+        .list
+        .iter()
+        .map(|p| p.master.is_some() || p.value.requires_grad())
+        .collect();
+    assert_eq!(masters, BTreeSet::from([false]));
+    let exact = sample_logits(load(&folder).as_ref());
+    let difference = sample_logits(sampler.as_ref()) - &exact;
+    let relative = f64::try_from(difference.norm() / exact.norm()).unwrap();
+    // Eight bits of mantissa, a few roundings.
+    assert!(relative > 0.0 && relative < 0.03, "{relative}");
+}

@@ -1,8 +1,9 @@
 //! CUDA without linking it: one binary starts on every machine and takes the GPU where there is one.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tch::{Cuda, Device};
 
@@ -13,20 +14,41 @@ const RTLD_GLOBAL: c_int = 0x100;
 
 unsafe extern "C" {
     fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void;
+    fn dlerror() -> *const c_char;
 }
 
+/// Why the CUDA library that lies there could not be loaded; [`parse_device`] says it.
+static FAILURE: OnceLock<String> = OnceLock::new();
+
 /// Loads `libtorch_cuda.so` from the folder of `libtorch_cpu.so` if it lies there; its kernels
-/// register themselves. Must be the first act of `main`: libtorch remembers "no CUDA" for good.
+/// register themselves. Must be the first act of `main`: libtorch remembers "no CUDA" for good. A
+/// library that does not load is no failure yet: [`parse_device`] refuses where a GPU is wanted.
 pub fn load_cuda() -> bool {
     let Some(library) = cuda_library() else {
         return false;
     };
-    let Ok(path) = CString::new(library.to_string_lossy().into_owned()) else {
-        return false;
-    };
+    match open(&library) {
+        Ok(()) => true,
+        Err(cause) => {
+            let _ = FAILURE.set(format!("{}: {cause}", library.display()));
+            false
+        }
+    }
+}
+
+fn open(library: &Path) -> Result<(), String> {
+    let path = CString::new(library.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
     // SAFETY: a terminated path; the handle is kept for the life of the process.
     let handle = unsafe { dlopen(path.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
-    !handle.is_null()
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: after a failed `dlopen` it is a terminated string that stays until the next call.
+    let message = unsafe { dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
+    Err(message.map_or_else(
+        || "the loader gives no reason".to_string(),
+        |text| text.to_string_lossy().into_owned(),
+    ))
 }
 
 fn cuda_library() -> Option<PathBuf> {
@@ -39,34 +61,39 @@ fn cuda_library() -> Option<PathBuf> {
     cuda.exists().then_some(cuda)
 }
 
-/// `auto`, `cpu`, `cuda` or `cuda:N`.
+/// `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU that libtorch sees, else the CPU.
 ///
 /// # Errors
-/// An unknown name, or a GPU that is not there.
+/// An unknown name, a GPU that is not there, or one that `auto` would pass over only because
+/// libtorch's CUDA library does not load.
 pub fn parse_device(name: &str) -> Result<Device, TorchError> {
     let error = |cause: String| TorchError::Device {
         got: name.to_string(),
         cause,
     };
-    match name {
-        "auto" => Ok(Device::cuda_if_available()),
-        "cpu" => Ok(Device::Cpu),
-        _ => {
-            let index = match name.strip_prefix("cuda") {
-                Some("") => 0,
-                Some(rest) => rest
-                    .strip_prefix(':')
-                    .and_then(|n| n.parse::<usize>().ok())
-                    .ok_or_else(|| error("expected auto, cpu or cuda:N".into()))?,
-                None => return Err(error("expected auto, cpu or cuda:N".into())),
+    let failure = FAILURE.get().map(String::as_str);
+    let index = match name {
+        "auto" => {
+            return match failure {
+                Some(cause) if Path::new("/dev/nvidia0").exists() => Err(error(format!(
+                    "a GPU is here, but {cause}\nhint: --device cpu does without it"
+                ))),
+                _ => Ok(Device::cuda_if_available()),
             };
-            let found = Cuda::device_count();
-            if index as i64 >= found {
-                return Err(error(format!("libtorch sees {found} GPUs here")));
-            }
-            Ok(Device::Cuda(index))
         }
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => 0,
+        _ => name
+            .strip_prefix("cuda:")
+            .and_then(|n| n.parse::<usize>().ok())
+            .ok_or_else(|| error("expected `auto`, `cpu`, `cuda` or `cuda:N`".into()))?,
+    };
+    let found = Cuda::device_count();
+    if index as i64 >= found {
+        let why = failure.map_or_else(String::new, |cause| format!("; {cause}"));
+        return Err(error(format!("libtorch sees {found} GPUs here{why}")));
     }
+    Ok(Device::Cuda(index))
 }
 
 #[cfg(test)]
@@ -79,5 +106,15 @@ mod tests {
         for bad in ["gpu", "cuda:", "cuda:x", "cuda:99", ""] {
             assert!(parse_device(bad).unwrap_err().to_string().contains(bad));
         }
+    }
+
+    #[test]
+    fn a_library_that_does_not_load_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libtorch_cuda.so");
+        std::fs::write(&library, "no library").unwrap();
+        let cause = open(&library).unwrap_err();
+        assert!(cause.contains("libtorch_cuda.so"), "{cause}");
+        assert!(open(&folder.path().join("absent.so")).is_err());
     }
 }

@@ -17,7 +17,8 @@ pub struct OptimizerOptions {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay, on every weight.
+    /// Decoupled weight decay, on matrices: biases and norms (one dimension) are left alone, as the
+    /// Hugging Face trainers do.
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm; 0 leaves them.
     pub max_grad_norm: f64,
@@ -142,31 +143,38 @@ impl Optimizer {
         gradients: &[Tensor],
         lr: f64,
     ) -> Result<(), TrainError> {
-        let pick = |of: fn(&State) -> &Tensor| -> Vec<Tensor> {
-            active
+        let weight = |state: &State| exact(&parameters.list[state.parameter]);
+        let is_matrix = |index: usize| weight(&self.states[index]).dim() > 1;
+        for (decayed, weight_decay) in [(true, self.options.weight_decay), (false, 0.0)] {
+            let chosen: Vec<usize> = (0..active.len())
+                .filter(|&i| is_matrix(active[i]) == decayed)
+                .collect();
+            let pick = |of: &dyn Fn(&State) -> Tensor| -> Vec<Tensor> {
+                chosen
+                    .iter()
+                    .map(|&i| of(&self.states[active[i]]))
+                    .collect()
+            };
+            let gradients: Vec<Tensor> = chosen
                 .iter()
-                .map(|&i| of(&self.states[i]).shallow_clone())
-                .collect()
-        };
-        let weights: Vec<Tensor> = active
-            .iter()
-            .map(|&i| exact(&parameters.list[self.states[i].parameter]))
-            .collect();
-        let options = AdamWOptions {
-            lr,
-            beta1: self.options.beta1,
-            beta2: self.options.beta2,
-            eps: self.options.eps,
-            weight_decay: self.options.weight_decay,
-        };
-        fused_adamw(
-            &weights,
-            gradients,
-            &pick(|s| &s.exp_avg),
-            &pick(|s| &s.exp_avg_sq),
-            &pick(|s| &s.step),
-            options,
-        )?;
+                .map(|&i| gradients[i].shallow_clone())
+                .collect();
+            let options = AdamWOptions {
+                lr,
+                beta1: self.options.beta1,
+                beta2: self.options.beta2,
+                eps: self.options.eps,
+                weight_decay,
+            };
+            fused_adamw(
+                &pick(&weight),
+                &gradients,
+                &pick(&|s| s.exp_avg.shallow_clone()),
+                &pick(&|s| s.exp_avg_sq.shallow_clone()),
+                &pick(&|s| s.step.shallow_clone()),
+                options,
+            )?;
+        }
         for &index in active {
             let parameter = &parameters.list[self.states[index].parameter];
             if let Some(master) = &parameter.master {

@@ -15,6 +15,7 @@ use crate::TrainError;
 use crate::batch::MicroBatch;
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
+use crate::trainer::bad_row;
 
 /// Trains the model of `model_dir` on its rows' answers, from the start or from the newest checkpoint
 /// of the run folder, until all steps are done or `stop` is raised.
@@ -207,12 +208,7 @@ impl Trainer<'_> {
                 &self.session.settings.template,
                 &cache,
             )
-            .map_err(|cause| {
-                TrainError::Row(data::RowError {
-                    source_line: sample.source.clone(),
-                    cause,
-                })
-            })?;
+            .map_err(|cause| bad_row(sample, cause))?;
             let row = self.row(sample, prompt)?;
             let model = self.session.model.as_ref();
             let batch = MicroBatch::pack(model, &[(&row.prompt, vec![row.answer.as_slice()])])?;

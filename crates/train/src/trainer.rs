@@ -316,18 +316,6 @@ impl Trainer<'_> {
             .clock
             .time("evaluation", || -> Result<_, TrainError> {
                 let cache = ImageCache::new(0);
-                let template = &session.settings.template;
-                let mut prompts = Vec::new();
-                for (index, sample) in dataset.validation.iter().enumerate() {
-                    let prompt = load_prompt(sample, &dataset.processor, template, &cache)
-                        .map_err(|cause| {
-                            TrainError::Row(data::RowError {
-                                source_line: sample.source.clone(),
-                                cause,
-                            })
-                        })?;
-                    prompts.push((index, prompt));
-                }
                 let greedy = SamplingParams {
                     temperature: 0.0,
                     ..sampling.clone()
@@ -339,17 +327,29 @@ impl Trainer<'_> {
                     completion: 0,
                 };
                 let (model, stop) = (session.model.as_ref(), &session.stop);
-                let cancel = || stop.is_now();
-                let groups = rollout::sample(
-                    model,
-                    &greedy,
-                    config.max_concurrent_completions,
-                    1,
-                    prompts,
-                    key,
-                    &cancel,
-                )?;
-                rollout::score(groups, &dataset.validation, &dataset.processor, rewards)
+                let concurrent = config.max_concurrent_completions;
+                let mut groups = Vec::with_capacity(dataset.validation.len());
+                // No more pictures in memory than answers in the batch.
+                for samples in dataset.validation.chunks(concurrent) {
+                    let mut prompts = Vec::with_capacity(samples.len());
+                    for (index, sample) in samples.iter().enumerate() {
+                        let template = &session.settings.template;
+                        let prompt = load_prompt(sample, &dataset.processor, template, &cache)
+                            .map_err(|cause| bad_row(sample, cause))?;
+                        prompts.push((index, prompt));
+                    }
+                    let sampled =
+                        rollout::sample(model, &greedy, concurrent, 1, prompts, key, &|| {
+                            stop.is_now()
+                        })?;
+                    groups.extend(rollout::score(
+                        sampled,
+                        samples,
+                        &dataset.processor,
+                        rewards,
+                    )?);
+                }
+                Ok(groups)
             })?;
         let mut scores = rollout::reward_metrics(&groups, rewards);
         scores.remove("reward_std");
@@ -360,4 +360,12 @@ impl Trainer<'_> {
         );
         Ok(())
     }
+}
+
+/// The error of a row that turned out bad only now.
+pub(crate) fn bad_row(sample: &Sample, cause: data::RowCause) -> TrainError {
+    TrainError::Row(data::RowError {
+        source_line: sample.source.clone(),
+        cause,
+    })
 }

@@ -115,7 +115,8 @@ pub fn embed_batch<'a>(
     };
     let features = model.vision_stages(tape, &images.pixel_values, &images.grids);
     tape.run(&features, |features| {
-        let placed = features.index_select(0, &images.sources);
+        // A picture may stand in several prompts: gradients of such rows are added in a fixed order.
+        let placed = Tensor::embedding(features, &images.sources, -1, false, false);
         model
             .embed_tokens(&batch.input_ids)
             .index_copy(0, &images.targets, &placed)

@@ -79,12 +79,7 @@ impl MicroBatch {
                 &self.attention,
                 &self.rotary,
             );
-            token_scores(
-                model,
-                &hidden.index_select(0, &self.rows),
-                &self.targets,
-                temperature,
-            )
+            token_scores(model, &self.predicting(&hidden), &self.targets, temperature)
         })
     }
 
@@ -106,7 +101,7 @@ impl MicroBatch {
             &self.rotary,
         );
         tape.backward(&hidden, |hidden| {
-            let predicting = hidden.index_select(0, &self.rows);
+            let predicting = self.predicting(hidden);
             loss(&token_scores(
                 model,
                 &predicting,
@@ -114,5 +109,11 @@ impl MicroBatch {
                 temperature,
             ))
         })
+    }
+
+    /// Hidden states that predict answer tokens, `[N, hidden_size]`. A prompt's last one predicts the
+    /// first token of every answer: an embedding look-up adds such rows' gradients in a fixed order.
+    fn predicting(&self, hidden: &Tensor) -> Tensor {
+        Tensor::embedding(hidden, &self.rows, -1, false, false)
     }
 }

@@ -93,6 +93,14 @@ pub enum TrainError {
     /// A row that turned out bad.
     #[error(transparent)]
     Row(data::RowError),
+    /// A tokenizer that knows more tokens than the model.
+    #[error("the tokenizer has {ids} tokens, the model only {rows}")]
+    Vocabulary {
+        /// Ids of the tokenizer.
+        ids: usize,
+        /// Rows of the embedding.
+        rows: i64,
+    },
     /// A row over `max_seq_length`.
     #[error(
         "{row}: {got} tokens, more than `max_seq_length` {max}\nhint: raise it, or lower --max_pixels"

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use models::{Parameter, Parameters};
 use tch::{Kind, Tensor, no_grad};
-use torch::{AdamWOptions, fused_adamw};
+use torch::{AdamWOptions, fused_adamw, take_grad};
 
 use crate::TrainError;
 
@@ -74,19 +74,24 @@ impl Optimizer {
     }
 
     /// Moves narrow gradients into f32 sums; called after each micro-batch, since bf16 sums drift.
-    pub fn collect(&mut self, parameters: &Parameters) {
+    ///
+    /// # Errors
+    /// libtorch's own.
+    pub fn collect(&mut self, parameters: &Parameters) -> Result<(), TrainError> {
         for state in &mut self.states {
             let value = &parameters.list[state.parameter].value;
-            let gradient = value.grad();
-            if value.kind() == Kind::Float || !gradient.defined() {
+            if value.kind() == Kind::Float {
                 continue;
             }
+            let Some(gradient) = take_grad(value)? else {
+                continue;
+            };
             match &mut state.gradient {
                 Some(sum) => drop(sum.g_add_(&gradient.to_kind(Kind::Float))),
                 None => state.gradient = Some(gradient.to_kind(Kind::Float)),
             }
-            value.shallow_clone().zero_grad();
         }
+        Ok(())
     }
 
     /// One update, and the gradient norm before clipping. Weights without a gradient keep value and
@@ -96,7 +101,7 @@ impl Optimizer {
     /// [`TrainError::NonFinite`] with a gradient that is not finite; nothing is applied then.
     pub fn step(&mut self, parameters: &Parameters, lr: f64) -> Result<f64, TrainError> {
         no_grad(|| {
-            let (active, gradients) = self.take_gradients(parameters);
+            let (active, gradients) = self.take_gradients(parameters)?;
             let norm = global_norm(&gradients)?;
             if !norm.is_finite() {
                 return Err(TrainError::NonFinite {
@@ -118,22 +123,23 @@ impl Optimizer {
         })
     }
 
-    fn take_gradients(&mut self, parameters: &Parameters) -> (Vec<usize>, Vec<Tensor>) {
+    fn take_gradients(
+        &mut self,
+        parameters: &Parameters,
+    ) -> Result<(Vec<usize>, Vec<Tensor>), TrainError> {
         let (mut active, mut gradients) = (Vec::new(), Vec::new());
         for (index, state) in self.states.iter_mut().enumerate() {
             let value = &parameters.list[state.parameter].value;
             let gradient = match state.gradient.take() {
-                Some(sum) => sum,
-                None if value.grad().defined() && value.kind() == Kind::Float => {
-                    value.grad().copy()
-                }
-                None => continue,
+                None if value.kind() == Kind::Float => take_grad(value)?,
+                sum => sum,
             };
-            value.shallow_clone().zero_grad();
-            active.push(index);
-            gradients.push(gradient);
+            if let Some(gradient) = gradient {
+                active.push(index);
+                gradients.push(gradient);
+            }
         }
-        (active, gradients)
+        Ok((active, gradients))
     }
 
     fn apply(
@@ -184,23 +190,24 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Everything that resuming needs, by parameter name.
+    /// Everything that resuming needs, by parameter name: exact weights, frozen ones too, and the
+    /// moments of those that are trained.
     pub fn state(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
-        let mut out = Vec::new();
+        let mut out: Vec<(String, Tensor)> = parameters
+            .list
+            .iter()
+            .map(|p| (format!("weight/{}", p.name), exact(p)))
+            .collect();
         for state in &self.states {
-            let parameter = &parameters.list[state.parameter];
-            let mut push = |what: &str, tensor: &Tensor| {
-                out.push((format!("{what}/{}", parameter.name), tensor.shallow_clone()));
-            };
-            push("exp_avg", &state.exp_avg);
-            push("exp_avg_sq", &state.exp_avg_sq);
-            push("step", &state.step);
-            push("weight", &exact(parameter));
+            let name = &parameters.list[state.parameter].name;
+            for (what, tensor) in state.moments() {
+                out.push((format!("{what}/{name}"), tensor.shallow_clone()));
+            }
         }
         out
     }
 
-    /// Restores what [`Optimizer::state`] gave, weights included.
+    /// Restores what [`Optimizer::state`] gave.
     ///
     /// # Errors
     /// [`TrainError::State`] naming a tensor that is missing or has another shape.
@@ -210,35 +217,59 @@ impl Optimizer {
         saved: &BTreeMap<String, Tensor>,
     ) -> Result<(), TrainError> {
         no_grad(|| {
-            for state in &self.states {
-                let parameter = &parameters.list[state.parameter];
-                let copy = |what: &str, into: &Tensor| -> Result<(), TrainError> {
-                    let name = format!("{what}/{}", parameter.name);
-                    let from = saved.get(&name).ok_or_else(|| TrainError::State {
-                        cause: format!("no `{name}`"),
-                    })?;
-                    if from.size() != into.size() {
-                        let cause = format!(
-                            "`{name}`: expected {:?}, got {:?}",
-                            into.size(),
-                            from.size()
-                        );
-                        return Err(TrainError::State { cause });
-                    }
-                    into.detach().copy_(from);
-                    Ok(())
-                };
-                copy("exp_avg", &state.exp_avg)?;
-                copy("exp_avg_sq", &state.exp_avg_sq)?;
-                copy("step", &state.step)?;
-                copy("weight", &exact(parameter))?;
+            for parameter in &parameters.list {
+                copy_saved(
+                    saved,
+                    &format!("weight/{}", parameter.name),
+                    &exact(parameter),
+                )?;
                 if let Some(master) = &parameter.master {
                     parameter.value.detach().copy_(master);
+                }
+            }
+            for state in &self.states {
+                let name = &parameters.list[state.parameter].name;
+                for (what, tensor) in state.moments() {
+                    copy_saved(saved, &format!("{what}/{name}"), tensor)?;
                 }
             }
             Ok(())
         })
     }
+}
+
+impl State {
+    fn moments(&self) -> [(&'static str, &Tensor); 3] {
+        [
+            ("exp_avg", &self.exp_avg),
+            ("exp_avg_sq", &self.exp_avg_sq),
+            ("step", &self.step),
+        ]
+    }
+}
+
+fn copy_saved(
+    saved: &BTreeMap<String, Tensor>,
+    name: &str,
+    into: &Tensor,
+) -> Result<(), TrainError> {
+    let Some(from) = saved.get(name) else {
+        let cause = format!(
+            "no `{name}`\nhint: a weight frozen so far has no moments; start another run with \
+             --model_name_or_path at the checkpoint"
+        );
+        return Err(TrainError::State { cause });
+    };
+    if from.size() != into.size() {
+        let cause = format!(
+            "`{name}`: expected {:?}, got {:?}",
+            into.size(),
+            from.size()
+        );
+        return Err(TrainError::State { cause });
+    }
+    into.detach().copy_(from);
+    Ok(())
 }
 
 /// The f32 weight that is updated.

@@ -9,9 +9,10 @@ use crate::TrainError;
 use crate::batch::{MicroBatch, PromptWithAnswers};
 use crate::grpo::{ClipRange, is_clipped, kl_k3, policy_loss, repeat_over_tokens, token_weights};
 
-/// Packed groups with everything the loss reads, a value per answer token: all `[N]`, f32.
-pub(crate) struct PolicyBatch {
-    micro: MicroBatch,
+/// Whole groups with everything the loss reads, a value per answer token: all `[N]`, f32. They are
+/// packed anew for each pass, so that one micro-batch's pictures and tables exist at a time.
+pub(crate) struct PolicyBatch<'g> {
+    items: Vec<PromptWithAnswers<'g>>,
     advantages: Tensor,
     /// Weight of each token, so that a weighted sum is the step's mean of means.
     weights: Tensor,
@@ -21,16 +22,16 @@ pub(crate) struct PolicyBatch {
     old_logprobs: Option<Tensor>,
 }
 
-impl PolicyBatch {
-    /// Packs whole groups, several to a batch while they hold at most `max_completions` completions
-    /// and `max_tokens` tokens; a single group may be larger. `completions` counts all of the step.
-    pub fn pack_all(
-        model: &dyn VisionLanguageModel,
-        groups: &[&RolloutGroup],
+impl<'g> PolicyBatch<'g> {
+    /// Groups for batches of at most `max_completions` completions and `max_tokens` tokens; a single
+    /// group may be larger. `completions` counts all of the step.
+    pub fn split(
+        groups: &[&'g RolloutGroup],
         completions: usize,
         max_completions: usize,
         max_tokens: Option<usize>,
-    ) -> Result<Vec<Self>, TrainError> {
+        device: Device,
+    ) -> Vec<Self> {
         let mut batches = Vec::new();
         let mut from = 0;
         while from < groups.len() {
@@ -45,54 +46,50 @@ impl PolicyBatch {
                 }
                 to += 1;
             }
-            batches.push(Self::pack(model, &groups[from..to], completions)?);
+            batches.push(Self::new(&groups[from..to], completions, device));
             from = to;
         }
-        Ok(batches)
+        batches
     }
 
-    fn pack(
-        model: &dyn VisionLanguageModel,
-        groups: &[&RolloutGroup],
-        completions: usize,
-    ) -> Result<Self, TrainError> {
-        let items: Vec<PromptWithAnswers<'_>> = groups
-            .iter()
-            .map(|g| {
-                (
-                    &g.prompt,
-                    g.completions.iter().map(|c| c.ids.as_slice()).collect(),
-                )
-            })
-            .collect();
-        let micro = MicroBatch::pack(model, &items)?;
-        let device = model.compute().1;
+    fn new(groups: &[&'g RolloutGroup], completions: usize, device: Device) -> Self {
+        let all = || groups.iter().flat_map(|g| &g.completions);
+        let lens: Vec<usize> = all().map(|c| c.ids.len()).collect();
         let advantages: Vec<f64> = groups
             .iter()
             .flat_map(|g| g.advantages.iter().copied())
             .collect();
-        let sampled: Vec<f32> = groups
-            .iter()
-            .flat_map(|g| {
-                g.completions
-                    .iter()
-                    .flat_map(|c| c.sampled_logprobs.iter().copied())
-            })
+        let sampled: Vec<f32> = all()
+            .flat_map(|c| c.sampled_logprobs.iter().copied())
             .collect();
         let vector = |values: &[f32]| Tensor::from_slice(values).to_device(device);
-        Ok(PolicyBatch {
-            advantages: vector(&repeat_over_tokens(&advantages, &micro.lens)),
-            weights: vector(&token_weights(&micro.lens, completions)),
+        PolicyBatch {
+            items: groups
+                .iter()
+                .map(|g| {
+                    (
+                        &g.prompt,
+                        g.completions.iter().map(|c| c.ids.as_slice()).collect(),
+                    )
+                })
+                .collect(),
+            advantages: vector(&repeat_over_tokens(&advantages, &lens)),
+            weights: vector(&token_weights(&lens, completions)),
             sampled_logprobs: vector(&sampled),
             ref_logprobs: None,
             old_logprobs: None,
-            micro,
-        })
+        }
     }
 
     /// Fills in the log-probabilities of the reference model.
-    pub fn score_by_reference(&mut self, reference: &dyn VisionLanguageModel, temperature: f64) {
-        self.ref_logprobs = Some(self.micro.scores(reference, temperature).logprobs);
+    pub fn score_by_reference(
+        &mut self,
+        reference: &dyn VisionLanguageModel,
+        temperature: f64,
+    ) -> Result<(), TrainError> {
+        let micro = MicroBatch::pack(reference, &self.items)?;
+        self.ref_logprobs = Some(micro.scores(reference, temperature).logprobs);
+        Ok(())
     }
 
     /// Adds this batch's part of the loss to the gradients.
@@ -104,9 +101,11 @@ impl PolicyBatch {
         beta: f64,
         recompute: bool,
     ) -> Result<PolicyStats, TrainError> {
-        let stats = self
-            .micro
-            .backward(model, temperature, recompute, |scores| {
+        let stats = MicroBatch::pack(model, &self.items)?.backward(
+            model,
+            temperature,
+            recompute,
+            |scores| {
                 let current = &scores.logprobs;
                 let old = self.old_logprobs.get_or_insert_with(|| current.detach());
                 let mut loss = policy_loss(current, old, &self.advantages, clip);
@@ -134,7 +133,8 @@ impl PolicyBatch {
                     )
                 });
                 (loss, stats)
-            });
+            },
+        );
         let numbers = Vec::<f32>::try_from(stats.to_device(Device::Cpu))?;
         Ok(PolicyStats {
             loss: f64::from(numbers[0]),

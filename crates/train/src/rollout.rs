@@ -72,52 +72,94 @@ pub(crate) fn sample(
         .collect())
 }
 
-/// Decodes and scores groups; advantages are taken within each.
+/// What the rewards are told of the completions of one group.
+struct Decoded {
+    texts: Vec<String>,
+    image_sizes: Vec<[u32; 2]>,
+    image_grid_thw: Vec<[usize; 3]>,
+    source: String,
+}
+
+impl Decoded {
+    fn read(
+        group: &RolloutGroup,
+        sample: &Sample,
+        processor: &Processor,
+    ) -> Result<Self, TrainError> {
+        let decode = |c: &base::Completion| processor.tokenizer().decode(&c.ids, true);
+        let images = &group.prompt.images;
+        Ok(Self {
+            texts: group
+                .completions
+                .iter()
+                .map(decode)
+                .collect::<Result<Vec<_>, _>>()?,
+            image_sizes: images.iter().map(|i| i.original_size).collect(),
+            image_grid_thw: images.iter().map(|i| i.grid_thw).collect(),
+            source: sample.source.to_string(),
+        })
+    }
+
+    fn rows<'a>(&'a self, sample: &'a Sample, step: u64) -> impl Iterator<Item = RewardInput<'a>> {
+        self.texts.iter().map(move |text| RewardInput {
+            completion: text,
+            solution: &sample.solution,
+            problem: Some(&sample.problem),
+            accu_reward_method: sample.accu_reward_method.as_deref(),
+            images: &sample.images,
+            image_sizes: &self.image_sizes,
+            image_grid_thw: &self.image_grid_thw,
+            columns: &sample.columns,
+            sample: Some(&self.source),
+            step: Some(step),
+        })
+    }
+}
+
+/// Decodes and scores groups, all in one batch, so that a reward of the user's own is asked once a
+/// step; advantages are taken within each group.
 pub(crate) fn score(
     groups: Vec<RolloutGroup>,
     samples: &[Sample],
     processor: &Processor,
     rewards: &RewardSet,
+    step: u64,
 ) -> Result<Vec<ScoredGroup>, TrainError> {
+    let sample_of = |group: &RolloutGroup| &samples[group.sample_index];
+    let decoded: Vec<Decoded> = groups
+        .iter()
+        .map(|group| Decoded::read(group, sample_of(group), processor))
+        .collect::<Result<_, _>>()?;
+    let rows: Vec<RewardInput<'_>> = groups
+        .iter()
+        .zip(&decoded)
+        .flat_map(|(group, decoded)| decoded.rows(sample_of(group), step))
+        .collect();
+    let scores = rewards.score(&rows).map_err(|source| {
+        match source.row().and_then(|row| rows.get(row)?.sample) {
+            Some(row) => TrainError::Scoring {
+                row: row.to_owned(),
+                source,
+            },
+            None => TrainError::Reward(source),
+        }
+    })?;
+    drop(rows);
     let mut scored = Vec::with_capacity(groups.len());
-    for mut group in groups {
-        let sample = &samples[group.sample_index];
-        let decode = |c: &base::Completion| processor.tokenizer().decode(&c.ids, true);
-        let texts = group
-            .completions
-            .iter()
-            .map(decode)
-            .collect::<Result<Vec<_>, _>>()?;
-        let sizes: Vec<[u32; 2]> = group
-            .prompt
-            .images
-            .iter()
-            .map(|i| i.original_size)
-            .collect();
-        let grids: Vec<[usize; 3]> = group.prompt.images.iter().map(|i| i.grid_thw).collect();
-        let rows: Vec<RewardInput<'_>> = texts
-            .iter()
-            .map(|text| RewardInput {
-                completion: text,
-                solution: &sample.solution,
-                problem: Some(&sample.problem),
-                accu_reward_method: sample.accu_reward_method.as_deref(),
-                images: &sample.images,
-                image_sizes: &sizes,
-                image_grid_thw: &grids,
-                columns: &sample.columns,
-            })
-            .collect();
-        let scores = rewards.score(&rows).map_err(|source| TrainError::Scoring {
-            row: sample.source.to_string(),
-            source,
-        })?;
-        group.advantages = grpo::advantages(&scores.total);
-        group.rewards = scores.total;
+    let mut start = 0;
+    for (mut group, decoded) in groups.into_iter().zip(decoded) {
+        let range = start..start + decoded.texts.len();
+        start = range.end;
+        group.rewards = scores.total[range.clone()].to_vec();
+        group.advantages = grpo::advantages(&group.rewards);
         scored.push(ScoredGroup {
             group,
-            texts,
-            per_reward: scores.per_reward,
+            texts: decoded.texts,
+            per_reward: scores
+                .per_reward
+                .iter()
+                .map(|each| each[range.clone()].to_vec())
+                .collect(),
         });
     }
     Ok(scored)
@@ -134,17 +176,22 @@ pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map
         .map(|g| grpo::mean_and_std(&g.group.rewards).1)
         .collect();
     let mut metrics = Map::new();
-    metrics.insert("reward".into(), json!(grpo::mean_and_std(&all).0));
-    metrics.insert("reward_std".into(), json!(grpo::mean_and_std(&spreads).0));
+    // Of a step whose rows were all skipped there is no mean.
+    let mean = |values: &[f64]| {
+        if values.is_empty() {
+            Value::Null
+        } else {
+            json!(grpo::mean_and_std(values).0)
+        }
+    };
+    metrics.insert("reward".into(), mean(&all));
+    metrics.insert("reward_std".into(), mean(&spreads));
     for (index, name) in rewards.names().enumerate() {
         let values: Vec<f64> = groups
             .iter()
             .flat_map(|g| g.per_reward[index].iter().flatten().copied())
             .collect();
-        metrics.insert(
-            format!("rewards/{name}"),
-            json!(grpo::mean_and_std(&values).0),
-        );
+        metrics.insert(format!("rewards/{name}"), mean(&values));
     }
     metrics
 }

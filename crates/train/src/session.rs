@@ -180,6 +180,8 @@ pub(crate) struct Session<'a> {
     num_samples: usize,
     /// Skipped samples, each named once.
     named: BTreeSet<usize>,
+    /// Samples skipped in this step.
+    skipped: usize,
 }
 
 impl<'a> Session<'a> {
@@ -207,6 +209,13 @@ impl<'a> Session<'a> {
                 name.starts_with("visual.") || name.contains(".visual.")
             });
         }
+        let (ids, rows) = (
+            dataset.processor.tokenizer().vocab_size(),
+            model.text_shape().vocab_size,
+        );
+        if ids as i64 > rows {
+            return Err(TrainError::Vocabulary { ids, rows });
+        }
         let optimizer = Optimizer::new(model.parameters(), settings.optimizer);
         let mut session = Session {
             schedule: settings.schedule(total_steps),
@@ -221,6 +230,7 @@ impl<'a> Session<'a> {
             observer,
             num_samples: dataset.samples.len(),
             named: BTreeSet::new(),
+            skipped: 0,
         };
         match newest {
             Some((step, folder)) => session.resume(step, &folder)?,
@@ -276,6 +286,14 @@ impl<'a> Session<'a> {
                 changes: vec![change],
             });
         }
+        if value["step"].as_u64() != Some(step) {
+            let cause = format!(
+                "{}: expected `step` {step}, got {}",
+                folder.display(),
+                value["step"]
+            );
+            return Err(TrainError::State { cause });
+        }
         let saved = torch::read_tensors(&state.join("optimizer.safetensors"))?;
         self.optimizer.restore(self.model.parameters(), &saved)?;
         self.run.cut_back_to(step)?;
@@ -315,6 +333,10 @@ impl<'a> Session<'a> {
             .settings
             .save_steps
             .is_some_and(|every| self.step.is_multiple_of(every));
+        metrics.insert(
+            "skipped_rows".into(),
+            json!(std::mem::take(&mut self.skipped)),
+        );
         metrics.insert(
             "peak_memory_bytes".into(),
             json!(torch::peak_memory_bytes()),
@@ -385,6 +407,7 @@ impl<'a> Session<'a> {
                     prompt,
                 } => ready.push((sample_index, prompt)),
                 Loaded::Skipped { sample_index, row } => {
+                    self.skipped += 1;
                     if self.named.insert(sample_index) {
                         self.say(&format!("skipped: {row}"))?;
                     }
@@ -426,7 +449,12 @@ fn refuse_changes<C: Config>(
         });
     }
     let Some(yaml) = run.config()? else {
-        return Ok(());
+        let cause = format!(
+            "{} is missing beside {}",
+            run.config_path().display(),
+            folder.display()
+        );
+        return Err(TrainError::State { cause });
     };
     let changes = changed_settings(&run.config_path(), &yaml, config)?;
     if changes.is_empty() || settings.allow_changed {

@@ -190,7 +190,7 @@ impl Trainer<'_> {
                 value: loss,
             });
         }
-        optimizer.collect(model.parameters());
+        optimizer.collect(model.parameters())?;
         Ok((loss, entropy))
     }
 
@@ -222,8 +222,10 @@ impl Trainer<'_> {
 
 /// What the model is to say: the row's answer as it stands there, its tags included.
 fn taught_text(sample: &Sample) -> String {
-    match sample.columns["conversations"]
-        .get(1)
+    match sample
+        .columns
+        .get("conversations")
+        .and_then(|turns| turns.get(1))
         .and_then(|turn| turn.get("value"))
     {
         Some(Value::String(text)) => text.clone(),

@@ -150,8 +150,8 @@ impl Trainer<'_> {
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
         let groups = self.sample()?;
         let groups = self.score(groups)?;
-        let mut batches = self.pack(&groups)?;
-        self.score_by_reference(&mut batches);
+        let mut batches = self.batches(&groups);
+        self.score_by_reference(&mut batches)?;
         let mut stats = PolicyStats::default();
         for _ in 0..self.config.num_iterations {
             for batch in &mut batches {
@@ -195,46 +195,51 @@ impl Trainer<'_> {
             ..
         } = self;
         let groups = session.clock.time("reward", || {
-            rollout::score(groups, &dataset.samples, &dataset.processor, rewards)
+            rollout::score(
+                groups,
+                &dataset.samples,
+                &dataset.processor,
+                rewards,
+                session.step + 1,
+            )
         })?;
         let rows = rollout::rollout_rows(&groups, &dataset.samples, rewards);
         session.run.log_rollouts(session.step + 1, &rows)?;
         Ok(groups)
     }
 
-    /// Whole groups into micro-batches. A group whose rewards are all equal has nothing to say when
+    /// Whole groups in micro-batches. A group whose rewards are all equal has nothing to say when
     /// beta is 0, and is left out; it counts in the denominator all the same.
-    fn pack(&self, groups: &[ScoredGroup]) -> Result<Vec<PolicyBatch>, TrainError> {
+    fn batches<'g>(&self, groups: &'g [ScoredGroup]) -> Vec<PolicyBatch<'g>> {
         let completions: usize = groups.iter().map(|g| g.group.completions.len()).sum();
         let speaks = |g: &&ScoredGroup| self.config.beta > 0.0 || !is_zero_spread(&g.group.rewards);
         let speaking: Vec<&base::RolloutGroup> =
             groups.iter().filter(speaks).map(|g| &g.group).collect();
-        let settings = &self.session.settings;
-        let model = self.session.model.as_ref();
-        self.session.clock.time("train", || {
-            PolicyBatch::pack_all(
-                model,
-                &speaking,
-                completions,
-                settings.micro_batch,
-                settings.max_tokens,
-            )
+        let Session {
+            settings, model, ..
+        } = &self.session;
+        PolicyBatch::split(
+            &speaking,
+            completions,
+            settings.micro_batch,
+            settings.max_tokens,
+            model.compute().1,
+        )
+    }
+
+    fn score_by_reference(&self, batches: &mut [PolicyBatch<'_>]) -> Result<(), TrainError> {
+        let Some(reference) = &self.reference else {
+            return Ok(());
+        };
+        self.session.clock.time("reference", || {
+            batches.iter_mut().try_for_each(|batch| {
+                batch.score_by_reference(reference.as_ref(), self.config.temperature)
+            })
         })
     }
 
-    fn score_by_reference(&self, batches: &mut [PolicyBatch]) {
-        let Some(reference) = &self.reference else {
-            return;
-        };
-        self.session.clock.time("reference", || {
-            for batch in batches {
-                batch.score_by_reference(reference.as_ref(), self.config.temperature);
-            }
-        });
-    }
-
     /// Adds a micro-batch's gradients.
-    fn accumulate(&mut self, batch: &mut PolicyBatch) -> Result<PolicyStats, TrainError> {
+    fn accumulate(&mut self, batch: &mut PolicyBatch<'_>) -> Result<PolicyStats, TrainError> {
         let Session {
             model,
             optimizer,
@@ -257,7 +262,7 @@ impl Trainer<'_> {
                 value: stats.loss,
             });
         }
-        optimizer.collect(model.parameters());
+        optimizer.collect(model.parameters())?;
         Ok(stats)
     }
 
@@ -347,6 +352,7 @@ impl Trainer<'_> {
                         samples,
                         &dataset.processor,
                         rewards,
+                        session.step,
                     )?);
                 }
                 Ok(groups)

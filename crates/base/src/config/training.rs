@@ -158,7 +158,7 @@ macro_rules! with_training_fields {
                     num_threads: Option<usize> = None,
                     /// Threads that read and resize images ahead of need.
                     dataloader_num_workers: usize = 2,
-                    /// Tokens of one forward and backward pass; without it, a whole micro-batch.
+                    /// Tokens of one forward and backward pass, at least a whole group; without it, a micro-batch.
                     max_tokens_per_microbatch: Option<usize> = None,
                 }
                 $($own)*
@@ -171,7 +171,8 @@ with_training_fields! {
     /// Group relative policy optimisation.
     pub struct GrpoConfig {
         "optimisation" {
-            /// Completions of one micro-batch, any number (VLM-R1: a multiple of `num_generations`).
+            /// Completions of one micro-batch, any number: whole groups are taken, at least one (VLM-R1: a
+            /// multiple of `num_generations`).
             per_device_train_batch_size: usize = 8,
             /// Highest learning rate.
             learning_rate: f64 = 1e-6,

@@ -151,22 +151,32 @@ fn metrics(folder: &str) -> Vec<Value> {
 #[test]
 fn resumed_equals_uninterrupted() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, iterations, beta) in [("plain", 1, 0.04), ("twice", 2, 0.0)] {
+    // With one prompt a step, some steps are text only and leave the tower without a gradient.
+    for (name, iterations, beta, batch) in [
+        ("plain", 1, 0.04, 8),
+        ("twice", 2, 0.0, 8),
+        ("single", 1, 0.0, 4),
+    ] {
         let settings = |out: &str| GrpoConfig {
             num_iterations: iterations,
             beta,
+            per_device_train_batch_size: batch,
             ..grpo(folder.path(), &format!("{name}-{out}"))
         };
         let whole = settings("whole");
         let outcome = run(&whole, &mut watch(None)).unwrap();
         assert!(outcome.finished);
         let parts = settings("parts");
-        let first = run(&parts, &mut watch(Some(2))).unwrap();
-        assert!(!first.finished && first.steps == 2);
+        let first = run(&parts, &mut watch(Some(1))).unwrap();
+        assert!(!first.finished && first.steps == 1);
+        // Every step is the first after a resume once.
+        for stop in 2..6 {
+            assert_eq!(run(&parts, &mut watch(Some(stop))).unwrap().steps, stop);
+        }
         // A run killed after more steps than its checkpoint leaves lines behind.
         let mut torn =
             fs::read_to_string(folder.path().join(format!("{name}-parts/metrics.jsonl"))).unwrap();
-        torn.push_str("{\"step\":3,\"reward\":9}\n{\"step\":4,\"rew");
+        torn.push_str("{\"step\":6,\"reward\":9}\n{\"step\":7,\"rew");
         fs::write(
             folder.path().join(format!("{name}-parts/metrics.jsonl")),
             torn,

@@ -253,6 +253,8 @@ impl<'a> RecEvaluator<'a> {
             image_sizes: &[sizes.original],
             image_grid_thw: &[],
             columns: &sample.columns,
+            sample: None,
+            step: None,
         };
         let scores = self.format.score(&[input])?;
         let scaled =

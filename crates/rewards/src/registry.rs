@@ -28,6 +28,10 @@ pub struct RewardInput<'a> {
     pub image_grid_thw: &'a [[usize; 3]],
     /// The whole row as it came, for rewards of the user's own.
     pub columns: &'a Map<String, Value>,
+    /// Where the row comes from, `train.jsonl:42`: for messages and rewards of the user's own.
+    pub sample: Option<&'a str>,
+    /// Step of the training that asks, from 1; none outside training.
+    pub step: Option<u64>,
 }
 
 /// A rule that scores completions.

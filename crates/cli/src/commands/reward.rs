@@ -116,6 +116,8 @@ impl<'a> Answer<'a> {
             image_sizes: &self.image_sizes,
             image_grid_thw: &self.image_grid_thw,
             columns: &self.row.columns,
+            sample: Some(&self.row.place),
+            step: None,
         }
     }
 }

@@ -44,5 +44,7 @@ pub(crate) fn input<'a>(
         image_sizes: &[[112, 112]],
         image_grid_thw: &[[1, 8, 8]],
         columns,
+        sample: None,
+        step: None,
     }
 }

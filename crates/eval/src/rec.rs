@@ -137,6 +137,7 @@ impl<'a> RecEvaluator<'a> {
             task_type: Some("rec".to_owned()),
             is_reward_customized_from_vlm_module: true,
             patch_size: processor.image_processor().config().patch_size as usize,
+            plugins: rewards::PluginOptions::default(),
         };
         let format = RewardSet::build(&["format".to_owned()], None, &reward_options)?;
         Ok(Self {

@@ -113,6 +113,50 @@ pub enum RewardError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A reward of the user's own is not named as it must be.
+    #[error("reward `{name}`: {reason}")]
+    PluginName {
+        /// The name as given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An option of rewards of the user's own is out of range.
+    #[error("`{option}`: got {got}, expected {expected}")]
+    PluginOption {
+        /// Name of the option.
+        option: &'static str,
+        /// Its value.
+        got: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A reward of the user's own does not start.
+    #[error("reward `{reward}`: `{program}` does not start: {reason}{}", said(.stderr))]
+    PluginStart {
+        /// Name of the reward.
+        reward: String,
+        /// What was run.
+        program: String,
+        /// Why.
+        reason: String,
+        /// The last lines that it wrote to stderr.
+        stderr: String,
+    },
+    /// A reward of the user's own gave no scores.
+    #[error("reward `{reward}`, {samples}: {reason}{}", said(.stderr))]
+    Plugin {
+        /// Name of the reward.
+        reward: String,
+        /// Index of the row at fault, else of the first row of the request.
+        row: usize,
+        /// The samples of the request by their names, where they have some.
+        samples: String,
+        /// Why.
+        reason: String,
+        /// The last lines that it wrote to stderr.
+        stderr: String,
+    },
     /// A box is in the model's pixels, and what is needed to scale it is not in the row.
     #[error(
         "reward `{reward}`, row {row}: no {what}, needed to scale the box to the original image"
@@ -150,6 +194,7 @@ impl RewardError {
             Self::UnknownMethod { row, .. }
             | Self::NotFinite { row, .. }
             | Self::Solution { row, .. }
+            | Self::Plugin { row, .. }
             | Self::NoSize { row, .. }
             | Self::EmptySize { row, .. } => Some(*row),
             _ => None,
@@ -162,6 +207,13 @@ fn quoted(text: &Option<String>) -> String {
         Some(text) => format!("`{text}`"),
         None => "none".to_owned(),
     }
+}
+
+fn said(stderr: &str) -> String {
+    if stderr.is_empty() {
+        return String::new();
+    }
+    format!("\nits stderr:\n  {}", stderr.replace('\n', "\n  "))
 }
 
 /// The valid name most like `name`, and the list of all.

@@ -9,11 +9,13 @@ pub mod answer;
 pub mod boxes;
 mod error;
 mod generic;
+mod plugins;
 mod rec;
 mod registry;
 
 pub use boxes::BoundingBox;
 pub use error::RewardError;
+pub use plugins::PluginOptions;
 pub use registry::{
     Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, accuracy_methods,
 };

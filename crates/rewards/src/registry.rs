@@ -1,12 +1,15 @@
 //! Names to rewards, and the weighted sum over several.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread::{self, ScopedJoinHandle};
 
 use serde_json::{Map, Value};
 
 use crate::error::{RewardError, known, nearest_and_known};
 use crate::generic::{Accuracy, Format, METHODS};
+use crate::plugins::{self, PluginOptions};
 use crate::rec::{RecAccuracy, RecFormat};
 
 /// One completion with all that a reward may look at.
@@ -105,6 +108,8 @@ pub struct RewardOptions {
     pub is_reward_customized_from_vlm_module: bool,
     /// Edge of the model's image patches, px.
     pub patch_size: usize,
+    /// How rewards of the user's own are run.
+    pub plugins: PluginOptions,
 }
 
 /// What each reward said and what it sums to.
@@ -162,11 +167,19 @@ impl RewardSet {
     /// Rewards that are already built, the user's own among them.
     ///
     /// # Errors
-    /// On a weight too many, too few or not finite.
+    /// On a name that stands twice and on a weight too many, too few or not finite.
     pub fn new(
         rewards: Vec<Box<dyn Reward>>,
         weights: Option<&[f64]>,
     ) -> Result<Self, RewardError> {
+        for (index, reward) in rewards.iter().enumerate() {
+            // Metrics and rows are keyed by name.
+            if rewards[..index].iter().any(|r| r.name() == reward.name()) {
+                return Err(RewardError::RepeatedReward {
+                    name: reward.name().to_owned(),
+                });
+            }
+        }
         let weights = weights.map_or_else(|| vec![1.0; rewards.len()], <[f64]>::to_vec);
         if weights.len() != rewards.len() {
             return Err(RewardError::WeightCount {
@@ -217,8 +230,8 @@ impl RewardSet {
     pub fn score(&self, rows: &[RewardInput<'_>]) -> Result<Scores, RewardError> {
         let mut per_reward = Vec::with_capacity(self.rewards.len());
         let mut total = vec![0.0; rows.len()];
-        for (reward, weight) in self.rewards.iter().zip(&self.weights) {
-            let scores = reward.score(rows)?;
+        let all = self.score_each(rows)?;
+        for ((reward, weight), scores) in self.rewards.iter().zip(&self.weights).zip(all) {
             if scores.len() != rows.len() {
                 return Err(RewardError::ScoreCount {
                     reward: reward.name().to_owned(),
@@ -241,9 +254,32 @@ impl RewardSet {
         }
         Ok(Scores { per_reward, total })
     }
+
+    /// What each reward says, all at the same time: some wait for other programs.
+    fn score_each(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Vec<Option<f64>>>, RewardError> {
+        if let [reward] = self.rewards.as_slice() {
+            return Ok(vec![reward.score(rows)?]);
+        }
+        thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .rewards
+                .iter()
+                .map(|reward| scope.spawn(move || reward.score(rows)))
+                .collect();
+            threads.into_iter().map(joined).collect()
+        })
+    }
+}
+
+/// The result of a thread; its panic goes on here.
+pub(crate) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>, RewardError> {
+    if let Some(reward) = plugins::by_name(name, &options.plugins) {
+        return reward;
+    }
     let RewardOptions {
         family, patch_size, ..
     } = *options;

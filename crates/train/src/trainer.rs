@@ -10,7 +10,7 @@ use data::image::ImageProcessorConfig;
 use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
 use models::{LoadOptions, VisionLanguageModel, load_model, read_family};
-use rewards::{RewardOptions, RewardSet};
+use rewards::{PluginOptions, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
@@ -40,6 +40,11 @@ pub fn train_grpo(
         patch_size: ImageProcessorConfig::from_dir(model_dir)
             .map_err(DataError::from)?
             .patch_size as usize,
+        plugins: PluginOptions {
+            workers: config.reward_workers,
+            timeout_secs: config.reward_timeout_secs,
+            python: config.reward_python.clone(),
+        },
     };
     let rewards = RewardSet::build(
         &config.reward_funcs,

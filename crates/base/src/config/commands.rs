@@ -116,10 +116,16 @@ config! {
             image_folder: Option<String> = None,
         }
         "rewards" {
-            /// Rewards by name.
+            /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`.
             reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
             /// Weights of the rewards, one for each; without it, 1.
             reward_weights: Option<Vec<f64>> = None,
+            /// Processes of each reward of one's own; a batch is split among them.
+            reward_workers: usize = 1,
+            /// Longest wait for a reward of one's own to score a batch, s.
+            reward_timeout_secs: f64 = 60.0,
+            /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
+            reward_python: Option<String> = None,
             /// How `accuracy` compares rows that have no `accu_reward_method` of their own.
             reward_method: Option<String> = None,
             /// Task whose own rewards are meant: `rec`.

@@ -182,10 +182,16 @@ with_training_fields! {
             warmup_ratio: f64 = 0.0,
         }
         "rewards" {
-            /// Rewards by name.
+            /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`.
             reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
             /// Weights of the rewards, one for each; without it, 1.
             reward_weights: Option<Vec<f64>> = None,
+            /// Processes of each reward of one's own; a batch is split among them.
+            reward_workers: usize = 1,
+            /// Longest wait for a reward of one's own to score a batch, s.
+            reward_timeout_secs: f64 = 60.0,
+            /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
+            reward_python: Option<String> = None,
             /// How `accuracy` compares, joined by `:`, one for each training file; a row's own
             /// `accu_reward_method` comes first.
             reward_method: Option<ColonList> = None,

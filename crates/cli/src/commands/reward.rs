@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use base::config::{RewardConfig, RewardFamily};
 use data::image::{MAX_DECODED_PIXELS, decode_file};
-use rewards::{Family, RewardInput, RewardOptions, RewardSet, Scores};
+use rewards::{Family, PluginOptions, RewardInput, RewardOptions, RewardSet, Scores};
 use serde_json::{Map, Value, json};
 
 use crate::output::Output;
@@ -56,6 +56,11 @@ fn reward_set(config: &RewardConfig) -> Result<RewardSet> {
         task_type: config.task_type.clone(),
         is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
         patch_size: config.patch_size,
+        plugins: PluginOptions {
+            workers: config.reward_workers,
+            timeout_secs: config.reward_timeout_secs,
+            python: config.reward_python.clone(),
+        },
     };
     Ok(RewardSet::build(
         &config.reward_funcs,

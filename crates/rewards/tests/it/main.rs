@@ -2,9 +2,10 @@
 
 mod golden;
 mod hostile;
+mod plugins;
 mod registry;
 
-use rewards::{Family, RewardInput, RewardOptions, RewardSet};
+use rewards::{Family, PluginOptions, RewardInput, RewardOptions, RewardSet};
 use serde_json::{Map, Value};
 
 pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
@@ -13,6 +14,7 @@ pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
         task_type: Some("rec".to_owned()),
         is_reward_customized_from_vlm_module: true,
         patch_size,
+        plugins: PluginOptions::default(),
     }
 }
 
@@ -22,6 +24,7 @@ pub(crate) fn generic_options() -> RewardOptions {
         task_type: None,
         is_reward_customized_from_vlm_module: false,
         patch_size: 14,
+        plugins: PluginOptions::default(),
     }
 }
 

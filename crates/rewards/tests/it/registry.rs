@@ -186,15 +186,15 @@ fn qwen_needs_sizes_and_a_box_in_the_solution() {
     assert_eq!(set.check(7, "[1, 2, 3, 4]", None), Ok(()));
 }
 
-struct Fixed(Vec<Option<f64>>);
+struct Fixed(&'static str, Vec<Option<f64>>);
 
 impl Reward for Fixed {
     fn name(&self) -> &str {
-        "fixed"
+        self.0
     }
 
     fn score(&self, _rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        Ok(self.0.clone())
+        Ok(self.1.clone())
     }
 }
 
@@ -202,13 +202,27 @@ fn fixed(values: &[Option<f64>], rows: usize) -> Result<Vec<f64>, RewardError> {
     let columns = Map::new();
     let set = RewardSet::new(
         vec![
-            Box::new(Fixed(values.to_vec())),
-            Box::new(Fixed(vec![Some(0.5); rows])),
+            Box::new(Fixed("fixed", values.to_vec())),
+            Box::new(Fixed("half", vec![Some(0.5); rows])),
         ],
         None,
     )?;
     let row = input("a", "a", &columns);
     set.score(&vec![row; rows]).map(|scores| scores.total)
+}
+
+#[test]
+fn two_rewards_of_one_name_are_an_error() {
+    let rewards: Vec<Box<dyn Reward>> = vec![
+        Box::new(Fixed("mine", Vec::new())),
+        Box::new(Fixed("mine", Vec::new())),
+    ];
+    assert_eq!(
+        RewardSet::new(rewards, None).err(),
+        Some(RewardError::RepeatedReward {
+            name: "mine".to_owned()
+        })
+    );
 }
 
 #[test]

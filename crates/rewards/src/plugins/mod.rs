@@ -1,0 +1,152 @@
+//! Rewards of the user's own, named in `--reward_funcs` by where they are.
+//!
+//! | name | what answers |
+//! |---|---|
+//! | `FILE.py:FUNCTION`, `FILE.py:FUNCTION:chat` | a Python function |
+//! | `program:COMMAND ARGUMENTS`, `./PATH` | a program, by lines of JSON |
+//!
+//! All are asked in batches, by the messages of [`protocol`]; `docs/rewards.md` shows each from the
+//! user's side.
+
+mod process;
+mod protocol;
+mod worker;
+
+use std::time::Duration;
+
+use process::ProcessReward;
+use protocol::Refusal;
+
+use crate::error::RewardError;
+use crate::registry::{Reward, RewardInput};
+
+/// How rewards of the user's own are run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginOptions {
+    /// Processes of each reward; a batch is split among them.
+    pub workers: usize,
+    /// Longest wait for the scores of one batch, s.
+    pub timeout_secs: f64,
+    /// The Python interpreter; without it `VLM_R1_PYTHON` of the environment, else `python3`.
+    pub python: Option<String>,
+}
+
+impl Default for PluginOptions {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            timeout_secs: 60.0,
+            python: None,
+        }
+    }
+}
+
+impl PluginOptions {
+    fn workers(&self) -> Result<usize, RewardError> {
+        match self.workers {
+            1..=1024 => Ok(self.workers),
+            got => Err(RewardError::PluginOption {
+                option: "reward_workers",
+                got: got.to_string(),
+                expected: "1 to 1024",
+            }),
+        }
+    }
+
+    fn timeout(&self) -> Result<Duration, RewardError> {
+        let timeout = Duration::try_from_secs_f64(self.timeout_secs).ok();
+        timeout
+            .filter(|timeout| !timeout.is_zero())
+            .ok_or_else(|| RewardError::PluginOption {
+                option: "reward_timeout_secs",
+                got: self.timeout_secs.to_string(),
+                expected: "more than 0",
+            })
+    }
+}
+
+/// The reward that `name` points at, or none where `name` is not of these forms.
+pub(crate) fn by_name(
+    name: &str,
+    options: &PluginOptions,
+) -> Option<Result<Box<dyn Reward>, RewardError>> {
+    if let Some(command) = name.strip_prefix("program:") {
+        return Some(program(name, command, options));
+    }
+    if let Some((stem, function)) = name.rsplit_once(".py:") {
+        return Some(python(name, &format!("{stem}.py"), function, options));
+    }
+    if name.ends_with(".py") {
+        return Some(Err(RewardError::PluginName {
+            name: name.to_owned(),
+            reason: "no function, expected `FILE.py:FUNCTION`",
+        }));
+    }
+    name.contains('/')
+        .then(|| ProcessReward::program(name, &[], options).map(boxed))
+}
+
+fn python(
+    name: &str,
+    file: &str,
+    function: &str,
+    options: &PluginOptions,
+) -> Result<Box<dyn Reward>, RewardError> {
+    let (function, form) = match function.split_once(':') {
+        None => (function, "auto"),
+        Some((function, form @ ("chat" | "text"))) => (function, form),
+        Some(_) => {
+            return Err(RewardError::PluginName {
+                name: name.to_owned(),
+                reason: "after the function, expected `:chat`, `:text` or nothing",
+            });
+        }
+    };
+    if function.is_empty() {
+        return Err(RewardError::PluginName {
+            name: name.to_owned(),
+            reason: "no function, expected `FILE.py:FUNCTION`",
+        });
+    }
+    ProcessReward::python(file, function, form, options).map(boxed)
+}
+
+fn program(
+    name: &str,
+    command: &str,
+    options: &PluginOptions,
+) -> Result<Box<dyn Reward>, RewardError> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(RewardError::PluginName {
+            name: name.to_owned(),
+            reason: "no command, expected `program:COMMAND`",
+        });
+    };
+    ProcessReward::program(program, arguments, options).map(boxed)
+}
+
+fn boxed(reward: impl Reward + 'static) -> Box<dyn Reward> {
+    Box::new(reward)
+}
+
+/// The error of a reward that gave no scores for rows `first..` of the batch.
+fn failed(
+    reward: &str,
+    first: usize,
+    rows: &[RewardInput<'_>],
+    refusal: Refusal,
+    stderr: &str,
+) -> RewardError {
+    let at_fault = match refusal.row {
+        Some(row) => &rows[row..=row],
+        None => rows,
+    };
+    RewardError::Plugin {
+        reward: reward.to_owned(),
+        row: first + refusal.row.unwrap_or(0),
+        samples: protocol::samples(at_fault),
+        reason: refusal.reason,
+        stderr: stderr.to_owned(),
+    }
+}

@@ -25,7 +25,7 @@ pub const QUESTION: [&str; 2] = [
 ///
 /// Uneven, as a base model's habit depends on the question: so a greedy answer keeps the form for
 /// some questions and not for others.
-const FORM_SHARES: [f64; 3] = [0.15, 0.5, 0.5];
+const FORM_SHARES: [f64; 3] = [0.15, 0.7, 0.3];
 
 /// How much to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

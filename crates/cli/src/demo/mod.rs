@@ -132,6 +132,8 @@ mod tests {
         DemoConfig {
             out: folder.display().to_string(),
             seed,
+            // Tests run side by side: more threads would wait for one another.
+            num_threads: Some(1),
             ..DemoConfig::default()
         }
     }

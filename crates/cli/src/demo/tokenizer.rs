@@ -90,8 +90,8 @@ const CHAT_TEMPLATE: &str = concat!(
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 );
 
-/// Writes `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and
-/// `preprocessor_config.json` into `folder`.
+/// Writes `tokenizer.json`, `tokenizer_config.json`, `chat_template.json`, `generation_config.json`
+/// and `preprocessor_config.json` into `folder`.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -174,7 +174,12 @@ fn corpus() -> Vec<String> {
 
 fn write_settings(folder: &Path, ids: &TokenIds) -> Result<()> {
     let pixels = u64::from(PICTURE_PX).pow(2);
-    let files: [(&str, Value); 3] = [
+    let files: [(&str, Value); 4] = [
+        // Where processors of transformers look, as in the hub's folders.
+        (
+            "chat_template.json",
+            json!({"chat_template": CHAT_TEMPLATE}),
+        ),
         (
             "tokenizer_config.json",
             json!({

@@ -6,6 +6,7 @@ mod commands;
 mod demo;
 mod hub;
 mod model;
+mod openmp;
 mod output;
 mod progress;
 mod rows;
@@ -21,6 +22,7 @@ use arguments::{Invocation, UsageError};
 const WRONG_USE: u8 = 2;
 
 fn main() -> ExitCode {
+    openmp::let_idle_threads_sleep();
     // libtorch must know of the GPU before anything asks it.
     torch::load_cuda();
     if let Some(commit) = option_env!("VLM_R1_COMMIT") {

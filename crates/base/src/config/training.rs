@@ -182,11 +182,12 @@ with_training_fields! {
             warmup_ratio: f64 = 0.0,
         }
         "rewards" {
-            /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`.
+            /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`,
+            /// `http://HOST/PATH`.
             reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
             /// Weights of the rewards, one for each; without it, 1.
             reward_weights: Option<Vec<f64>> = None,
-            /// Processes of each reward of one's own; a batch is split among them.
+            /// Processes (requests) of each reward of one's own among which a batch is split.
             reward_workers: usize = 1,
             /// Longest wait for a reward of one's own to score a batch, s.
             reward_timeout_secs: f64 = 60.0,

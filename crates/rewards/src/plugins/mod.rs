@@ -3,22 +3,26 @@
 //! | name | what answers |
 //! |---|---|
 //! | `FILE.py:FUNCTION`, `FILE.py:FUNCTION:chat` | a Python function |
+//! | `http://...`, `https://...` | a server |
 //! | `program:COMMAND ARGUMENTS`, `./PATH` | a program, by lines of JSON |
 //!
 //! All are asked in batches, by the messages of [`protocol`]; `docs/rewards.md` shows each from the
 //! user's side.
 
+mod http;
 mod process;
 mod protocol;
 mod worker;
 
+use std::thread;
 use std::time::Duration;
 
+use http::HttpReward;
 use process::ProcessReward;
 use protocol::Refusal;
 
 use crate::error::RewardError;
-use crate::registry::{Reward, RewardInput};
+use crate::registry::{Reward, RewardInput, joined};
 
 /// How rewards of the user's own are run.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +74,9 @@ pub(crate) fn by_name(
     name: &str,
     options: &PluginOptions,
 ) -> Option<Result<Box<dyn Reward>, RewardError>> {
+    if name.starts_with("http://") || name.starts_with("https://") {
+        return Some(HttpReward::new(name, options).map(boxed));
+    }
     if let Some(command) = name.strip_prefix("program:") {
         return Some(program(name, command, options));
     }
@@ -128,6 +135,29 @@ fn program(
 
 fn boxed(reward: impl Reward + 'static) -> Box<dyn Reward> {
     Box::new(reward)
+}
+
+/// Scores up to `parts` parts of a batch at the same time by `score(part, first, rows)`.
+fn in_parts(
+    rows: &[RewardInput<'_>],
+    parts: usize,
+    score: impl Fn(usize, usize, &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> + Sync,
+) -> Result<Vec<Option<f64>>, RewardError> {
+    let size = rows.len().div_ceil(parts).max(1);
+    if rows.len() <= size {
+        return score(0, 0, rows);
+    }
+    let score = &score;
+    let scores: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = rows
+            .chunks(size)
+            .enumerate()
+            .map(|(part, rows)| scope.spawn(move || score(part, part * size, rows)))
+            .collect();
+        threads.into_iter().map(joined).collect()
+    });
+    let scores: Vec<Vec<_>> = scores.into_iter().collect::<Result<_, _>>()?;
+    Ok(scores.concat())
 }
 
 /// The error of a reward that gave no scores for rows `first..` of the batch.

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use super::PluginOptions;
@@ -175,16 +174,9 @@ impl Reward for ProcessReward {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        let part = rows.len().div_ceil(self.workers.len()).max(1);
-        let parts = rows.chunks(part).zip(&self.workers).enumerate();
-        let scores: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = parts
-                .map(|(i, (rows, slot))| scope.spawn(move || self.score_part(slot, i * part, rows)))
-                .collect();
-            threads.into_iter().map(crate::registry::joined).collect()
-        });
-        let scores: Vec<Vec<_>> = scores.into_iter().collect::<Result<_, _>>()?;
-        Ok(scores.concat())
+        super::in_parts(rows, self.workers.len(), |part, first, rows| {
+            self.score_part(&self.workers[part], first, rows)
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod golden;
 mod hostile;
+mod http;
 mod plugins;
 mod registry;
 

@@ -113,6 +113,18 @@ pub enum RewardError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The true answer has not the form that the accuracy method reads.
+    #[error("accuracy method `{method}`, row {row}: solution `{solution}`: {reason}")]
+    MethodSolution {
+        /// Index of the row.
+        row: usize,
+        /// The method.
+        method: String,
+        /// The solution, shortened.
+        solution: String,
+        /// What is wrong with it, and what was expected.
+        reason: String,
+    },
     /// A reward of the user's own is not named as it must be.
     #[error("reward `{name}`: {reason}")]
     PluginName {
@@ -194,6 +206,7 @@ impl RewardError {
             Self::UnknownMethod { row, .. }
             | Self::NotFinite { row, .. }
             | Self::Solution { row, .. }
+            | Self::MethodSolution { row, .. }
             | Self::Plugin { row, .. }
             | Self::NoSize { row, .. }
             | Self::EmptySize { row, .. } => Some(*row),
@@ -230,4 +243,12 @@ pub(crate) fn nearest_and_known(name: &str, valid: &[&str]) -> (String, String) 
 pub(crate) fn known(valid: &[&str]) -> String {
     let quoted: Vec<String> = valid.iter().map(|v| format!("`{v}`")).collect();
     quoted.join(", ")
+}
+
+/// A solution for a message: its first 80 characters.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }

@@ -5,14 +5,64 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::answer::clean_text;
-use crate::error::{RewardError, nearest_and_known};
+use crate::detection;
+use crate::error::{RewardError, nearest_and_known, shortened};
 use crate::registry::{Reward, RewardInput};
 
-/// Scores a completion against a solution.
-type Method = fn(completion: &str, solution: &str) -> f64;
+/// How a completion is scored against a solution.
+#[derive(Clone, Copy)]
+pub(crate) enum Method {
+    /// Any text will do as a solution.
+    Text(fn(completion: &str, solution: &str) -> f64),
+    /// The solution must have a form; `check` and `score` say what is wrong with one that has not.
+    Formed {
+        check: fn(solution: &str) -> Result<(), String>,
+        score: fn(completion: &str, solution: &str) -> Result<f64, String>,
+    },
+}
+
+impl Method {
+    fn check(self, solution: &str) -> Result<(), String> {
+        match self {
+            Self::Text(_) => Ok(()),
+            Self::Formed { check, .. } => check(solution),
+        }
+    }
+
+    fn score(self, completion: &str, solution: &str) -> Result<f64, String> {
+        match self {
+            Self::Text(score) => Ok(score(completion, solution)),
+            Self::Formed { score, .. } => score(completion, solution),
+        }
+    }
+}
 
 /// Names of `accu_reward_method` and what they do.
-pub(crate) const METHODS: &[(&str, Method)] = &[("all_match", all_match)];
+pub(crate) const METHODS: &[(&str, Method)] = &[
+    ("all_match", Method::Text(all_match)),
+    ("map", formed(detection::check_map, detection::map)),
+    (
+        "map_strict",
+        formed(detection::check_map, detection::map_strict),
+    ),
+    ("od_ap", formed(detection::check_od, detection::od_ap)),
+    ("od_ap50", formed(detection::check_od, detection::od_ap50)),
+    (
+        "odLength",
+        formed(detection::check_od, detection::od_length),
+    ),
+    (
+        "weighted_sum",
+        formed(detection::check_weighted_sum, detection::weighted_sum),
+    ),
+];
+
+const fn formed(
+    check: fn(&str) -> Result<(), String>,
+    score: fn(&str, &str) -> Result<f64, String>,
+) -> Method {
+    Method::Formed { check, score }
+}
 
 /// The method of rows that name none, as in VLM-R1.
 const DEFAULT_METHOD: &str = "default";
@@ -25,8 +75,7 @@ fn all_match(completion: &str, solution: &str) -> f64 {
 /// The method of each row, `accu_reward_method`.
 pub(crate) struct Accuracy;
 
-fn method(row: usize, name: Option<&str>) -> Result<Method, RewardError> {
-    let name = name.unwrap_or(DEFAULT_METHOD);
+fn method(row: usize, name: &str) -> Result<Method, RewardError> {
     if let Some((_, method)) = METHODS.iter().find(|(known, _)| *known == name) {
         return Ok(*method);
     }
@@ -40,6 +89,15 @@ fn method(row: usize, name: Option<&str>) -> Result<Method, RewardError> {
     })
 }
 
+fn bad_solution(row: usize, method: &str, solution: &str, reason: String) -> RewardError {
+    RewardError::MethodSolution {
+        row,
+        method: method.to_owned(),
+        solution: shortened(solution),
+        reason,
+    }
+}
+
 impl Reward for Accuracy {
     fn name(&self) -> &str {
         "accuracy"
@@ -49,8 +107,11 @@ impl Reward for Accuracy {
         rows.iter()
             .enumerate()
             .map(|(row, input)| {
-                let method = method(row, input.accu_reward_method)?;
-                Ok(Some(method(input.completion, input.solution)))
+                let name = input.accu_reward_method.unwrap_or(DEFAULT_METHOD);
+                method(row, name)?
+                    .score(input.completion, input.solution)
+                    .map(Some)
+                    .map_err(|reason| bad_solution(row, name, input.solution, reason))
             })
             .collect()
     }
@@ -58,10 +119,13 @@ impl Reward for Accuracy {
     fn check(
         &self,
         row: usize,
-        _solution: &str,
+        solution: &str,
         accu_reward_method: Option<&str>,
     ) -> Result<(), RewardError> {
-        method(row, accu_reward_method).map(drop)
+        let name = accu_reward_method.unwrap_or(DEFAULT_METHOD);
+        method(row, name)?
+            .check(solution)
+            .map_err(|reason| bad_solution(row, name, solution, reason))
     }
 }
 

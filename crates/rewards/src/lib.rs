@@ -7,9 +7,11 @@
 
 pub mod answer;
 pub mod boxes;
+pub mod detection;
 mod error;
 mod generic;
 mod plugins;
+mod python_json;
 mod rec;
 mod registry;
 

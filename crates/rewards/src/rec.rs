@@ -13,7 +13,7 @@ use regex::Regex;
 use crate::boxes::{
     BoundingBox, find_in_answer, input_size, iou_plain, iou_vlm_r1, parse_solution,
 };
-use crate::error::RewardError;
+use crate::error::{RewardError, shortened};
 use crate::registry::{Family, Reward, RewardInput};
 
 /// IoU of the first box in the first answer with the true box; 0 where none is found.
@@ -143,13 +143,5 @@ impl Reward for RecFormat {
             .iter()
             .map(|row| Some(f64::from(pattern.is_match(row.completion))))
             .collect())
-    }
-}
-
-/// A solution for a message: its first 80 characters.
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
     }
 }

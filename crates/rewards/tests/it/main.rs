@@ -1,5 +1,7 @@
 //! Rewards against Python, by hand, and on hostile text.
 
+mod detection;
+mod detection_golden;
 mod golden;
 mod hostile;
 mod http;

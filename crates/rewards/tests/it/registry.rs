@@ -1,6 +1,8 @@
 //! Names, weights, rows that lack something, rewards of the user's own.
 
-use rewards::{Family, Reward, RewardError, RewardInput, RewardOptions, RewardSet};
+use rewards::{
+    Family, Reward, RewardError, RewardInput, RewardOptions, RewardSet, accuracy_methods,
+};
 use serde_json::Map;
 
 use crate::{both, generic_options, input, rec_options};
@@ -35,10 +37,15 @@ fn an_unknown_method_names_row_nearest_and_all() {
     let set = both(&generic_options());
     let error = set.score(&[good, bad]).expect_err("an unknown method");
     assert_eq!(error.row(), Some(1));
+    let known: Vec<String> = accuracy_methods().map(|name| format!("`{name}`")).collect();
     assert_eq!(
         error.to_string(),
-        "row 1: unknown accuracy method `all_mach`\nhint: did you mean `all_match`? valid: `all_match`"
+        format!(
+            "row 1: unknown accuracy method `all_mach`\nhint: did you mean `all_match`? valid: {}",
+            known.join(", ")
+        )
     );
+    assert!(known.len() > 1 && known.contains(&"`odLength`".to_owned()));
     assert_eq!(set.check(1, "a", Some("all_mach")), Err(error));
     assert!(matches!(
         set.check(0, "a", None),

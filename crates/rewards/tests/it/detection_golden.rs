@@ -1,0 +1,135 @@
+//! Detection rewards and COCO AP equal VLM-R1 over pycocotools.
+
+use std::path::{Path, PathBuf};
+
+use rewards::BoundingBox;
+use rewards::detection::coco::{CocoBox, Detection, Truth, average_precision};
+use rewards::detection::{map, nms_average_precision, od_ap, od_ap50, od_length, weighted_sum};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+const TOLERANCE: f64 = 1e-9;
+
+/// The committed cases, or those of a larger run of `tools/golden/detection.py`.
+fn folder() -> PathBuf {
+    std::env::var_os("VLM_R1_DETECTION_CASES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/rewards"),
+        PathBuf::from,
+    )
+}
+
+fn cases<T: DeserializeOwned>(name: &str) -> Vec<T> {
+    let path = folder().join(name);
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let cases: Vec<T> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a golden case"))
+        .collect();
+    assert!(cases.len() >= 300, "{name}: {} cases", cases.len());
+    cases
+}
+
+fn is_near(got: f64, expected: f64) -> bool {
+    (got - expected).abs() <= TOLERANCE
+}
+
+#[derive(Debug, Deserialize)]
+struct TextCase {
+    completion: String,
+    solution: String,
+    od_ap: f64,
+    od_ap50: f64,
+    #[serde(rename = "odLength")]
+    od_length: f64,
+    map: f64,
+    weighted_sum: Option<f64>,
+}
+
+#[test]
+fn methods_equal_vlm_r1() {
+    let mut worst: f64 = 0.0;
+    for case in cases::<TextCase>("detection.jsonl") {
+        let expected = [
+            (od_ap as Score, "od_ap", Some(case.od_ap)),
+            (od_ap50, "od_ap50", Some(case.od_ap50)),
+            (od_length, "odLength", Some(case.od_length)),
+            (map, "map", Some(case.map)),
+            (weighted_sum, "weighted_sum", case.weighted_sum),
+        ];
+        for (score, name, expected) in expected {
+            let Some(expected) = expected else { continue };
+            let got = score(&case.completion, &case.solution).expect("a readable solution");
+            assert!(
+                is_near(got, expected),
+                "{name}: {got}, expected {expected}: {case:#?}"
+            );
+            worst = worst.max((got - expected).abs());
+        }
+    }
+    println!("largest difference: {worst:e}");
+}
+
+type Score = fn(&str, &str) -> Result<f64, String>;
+
+#[derive(Debug, Deserialize)]
+struct CocoCase {
+    truths: Vec<(u64, u64, f64, f64, f64, f64)>,
+    detections: Vec<(u64, u64, f64, f64, f64, f64, f64)>,
+    ap: Option<[f64; 2]>,
+    nms_ap: Option<[f64; 2]>,
+}
+
+fn coco_box(x: f64, y: f64, width: f64, height: f64) -> CocoBox {
+    CocoBox {
+        x,
+        y,
+        width,
+        height,
+    }
+}
+
+#[test]
+fn average_precision_equals_pycocotools() {
+    let mut worst: f64 = 0.0;
+    for case in cases::<CocoCase>("detection_coco.jsonl") {
+        let truths: Vec<Truth> = case
+            .truths
+            .iter()
+            .map(|&(image, category, x, y, width, height)| Truth {
+                image,
+                category,
+                bbox: coco_box(x, y, width, height),
+            })
+            .collect();
+        let detections: Vec<Detection> = case
+            .detections
+            .iter()
+            .map(|&(image, category, x, y, width, height, score)| Detection {
+                image,
+                category,
+                bbox: coco_box(x, y, width, height),
+                score,
+            })
+            .collect();
+        let plain = average_precision(&truths, &detections);
+        let suppressed = nms_average_precision(&truths, &detections);
+        for (got, expected) in [(plain, case.ap), (suppressed, case.nms_ap)] {
+            let got = got.map(|precision| [precision.ap, precision.ap50]);
+            let pairs = got.iter().flatten().zip(expected.iter().flatten());
+            let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(
+                got.is_some() == expected.is_some() && difference <= TOLERANCE,
+                "{got:?}, expected {expected:?}: {case:#?}"
+            );
+            worst = worst.max(difference);
+        }
+    }
+    println!("largest difference: {worst:e}");
+}
+
+#[test]
+fn boxes_by_corners_and_by_size_are_the_same() {
+    let corners = BoundingBox::from([1.5, 2.0, 11.5, 7.0]);
+    assert_eq!(CocoBox::from(corners), coco_box(1.5, 2.0, 10.0, 5.0));
+}

@@ -143,6 +143,17 @@ pub enum RewardError {
         /// What it may be.
         expected: &'static str,
     },
+    /// Something is to be judged, and no judge was named.
+    #[error("reward `llm`: no model\nhint: --judge_model, at the endpoint of OPENAI_API_BASE")]
+    NoJudge,
+    /// The judge's prompt cannot be used.
+    #[error("reward `llm`: `{path}`: {reason}")]
+    JudgeFile {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// A reward of the user's own does not start.
     #[error("reward `{reward}`: `{program}` does not start: {reason}{}", said(.stderr))]
     PluginStart {

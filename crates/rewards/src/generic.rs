@@ -7,7 +7,7 @@ use regex::Regex;
 use crate::answer::clean_text;
 use crate::detection;
 use crate::error::{RewardError, nearest_and_known, shortened};
-use crate::registry::{Reward, RewardInput};
+use crate::registry::{Reward, RewardInput, accuracy_methods};
 
 /// How a completion is scored against a solution.
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ fn method(row: usize, name: &str) -> Result<Method, RewardError> {
     if let Some((_, method)) = METHODS.iter().find(|(known, _)| *known == name) {
         return Ok(*method);
     }
-    let names: Vec<&str> = METHODS.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = accuracy_methods().collect();
     let (nearest, known) = nearest_and_known(name, &names);
     Err(RewardError::UnknownMethod {
         row,

@@ -17,7 +17,7 @@ mod registry;
 
 pub use boxes::BoundingBox;
 pub use error::RewardError;
-pub use plugins::PluginOptions;
+pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
     Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, accuracy_methods,
 };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{RewardError, known, nearest_and_known};
 use crate::generic::{Accuracy, Format, METHODS};
-use crate::plugins::{self, PluginOptions};
+use crate::plugins::{self, JudgedAccuracy, PluginOptions};
 use crate::rec::{RecAccuracy, RecFormat};
 
 /// One completion with all that a reward may look at.
@@ -47,6 +47,11 @@ pub trait Reward: Send + Sync {
     /// # Errors
     /// Where a row lacks what the reward needs. A bad completion is never an error: it scores low.
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError>;
+
+    /// What happened so far beside the scores, as names and counts: metrics show them.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 
     /// Looks at a row of the data before any completion exists.
     ///
@@ -128,11 +133,14 @@ pub struct RewardSet {
 }
 
 /// Names that `--reward_funcs` may hold.
-const REWARDS: [&str; 2] = ["accuracy", "format"];
+const REWARDS: [&str; 3] = ["accuracy", "format", "llm"];
 
 /// Names that `accu_reward_method` may hold.
 pub fn accuracy_methods() -> impl Iterator<Item = &'static str> {
-    METHODS.iter().map(|(name, _)| *name)
+    METHODS
+        .iter()
+        .map(|(name, _)| *name)
+        .chain([plugins::JUDGE])
 }
 
 impl RewardSet {
@@ -201,6 +209,14 @@ impl RewardSet {
     /// Names of the rewards, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.rewards.iter().map(|reward| reward.name())
+    }
+
+    /// What the rewards counted since they were built: reward, counter, count.
+    pub fn counters(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
+        self.rewards.iter().flat_map(|reward| {
+            let counters = reward.counters().into_iter();
+            counters.map(|(name, count)| (reward.name(), name, count))
+        })
     }
 
     /// Weights of the rewards, in order.
@@ -293,7 +309,7 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
         ("accuracy", true) if patch_size == 0 => Err(RewardError::PatchSize),
         ("accuracy", true) => Ok(Box::new(RecAccuracy { family, patch_size })),
         ("format", true) => Ok(Box::new(RecFormat { family })),
-        ("accuracy", false) => Ok(Box::new(Accuracy)),
+        ("accuracy", false) => Ok(Box::new(JudgedAccuracy::new(Accuracy, &options.plugins)?)),
         ("format", false) => Ok(Box::new(Format)),
         _ => {
             let (nearest, known) = nearest_and_known(name, &REWARDS);

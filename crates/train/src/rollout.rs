@@ -165,7 +165,7 @@ pub(crate) fn score(
     Ok(scored)
 }
 
-/// Mean reward, spread, and each reward's own mean, as metrics.
+/// Mean reward, spread, each reward's own mean and what it counted since the start, as metrics.
 pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map<String, Value> {
     let all: Vec<f64> = groups
         .iter()
@@ -192,6 +192,9 @@ pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map
             .flat_map(|g| g.per_reward[index].iter().flatten().copied())
             .collect();
         metrics.insert(format!("rewards/{name}"), mean(&values));
+    }
+    for (reward, counter, count) in rewards.counters() {
+        metrics.insert(format!("rewards/{reward}/{counter}"), json!(count));
     }
     metrics
 }

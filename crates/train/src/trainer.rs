@@ -1,6 +1,6 @@
 //! The GRPO loop. [`Trainer::train`] and [`Trainer::step`] are the algorithm; all else serves them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::config::GrpoConfig;
@@ -10,7 +10,7 @@ use data::image::ImageProcessorConfig;
 use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
 use models::{LoadOptions, VisionLanguageModel, load_model, read_family};
-use rewards::{PluginOptions, RewardOptions, RewardSet};
+use rewards::{JudgeOptions, PluginOptions, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
@@ -40,11 +40,7 @@ pub fn train_grpo(
         patch_size: ImageProcessorConfig::from_dir(model_dir)
             .map_err(DataError::from)?
             .patch_size as usize,
-        plugins: PluginOptions {
-            workers: config.reward_workers,
-            timeout_secs: config.reward_timeout_secs,
-            python: config.reward_python.clone(),
-        },
+        plugins: plugin_options(config),
     };
     let rewards = RewardSet::build(
         &config.reward_funcs,
@@ -52,6 +48,24 @@ pub fn train_grpo(
         &options,
     )?;
     train_grpo_with_rewards(config, model_dir, rewards, observer, stop)
+}
+
+fn plugin_options(config: &GrpoConfig) -> PluginOptions {
+    let path = |text: &Option<String>| text.as_deref().map(PathBuf::from);
+    let cache = || Path::new(&config.output_dir).join("judge_cache");
+    PluginOptions {
+        workers: config.reward_workers,
+        timeout_secs: config.reward_timeout_secs,
+        python: config.reward_python.clone(),
+        judge: JudgeOptions {
+            model: config.judge_model.clone(),
+            prompt: path(&config.judge_prompt),
+            images: config.judge_images,
+            concurrency: config.judge_concurrency,
+            cache: Some(path(&config.judge_cache).unwrap_or_else(cache)),
+            ..JudgeOptions::default()
+        },
+    }
 }
 
 /// As [`train_grpo`], by rewards of one's own; `reward_funcs` and `reward_weights` are not read.

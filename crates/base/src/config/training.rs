@@ -193,6 +193,17 @@ with_training_fields! {
             reward_timeout_secs: f64 = 60.0,
             /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
             reward_python: Option<String> = None,
+            /// Model of the reward and accuracy method `llm`, at the endpoint of `OPENAI_API_BASE`.
+            judge_model: Option<String> = None,
+            /// File of the judge's prompt: `{answer}`, `{solution}`, `{question}`; without it, ours.
+            judge_prompt: Option<String> = None,
+            /// Show the judge the images of the row.
+            judge_images: bool = false,
+            /// Requests to the judge at a time.
+            judge_concurrency: usize = 8,
+            /// Folder of the judge's replies, which are not asked for again; without it,
+            /// `judge_cache` in `output_dir`.
+            judge_cache: Option<String> = None,
             /// How `accuracy` compares, joined by `:`, one for each training file; a row's own
             /// `accu_reward_method` comes first.
             reward_method: Option<ColonList> = None,

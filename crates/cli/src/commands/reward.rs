@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use base::config::{RewardConfig, RewardFamily};
 use data::image::{MAX_DECODED_PIXELS, decode_file};
-use rewards::{Family, PluginOptions, RewardInput, RewardOptions, RewardSet, Scores};
+use rewards::{Family, JudgeOptions, PluginOptions, RewardInput, RewardOptions, RewardSet, Scores};
 use serde_json::{Map, Value, json};
 
 use crate::output::Output;
@@ -43,6 +43,9 @@ pub fn reward(config: &RewardConfig) -> Result<()> {
     }
     output.finish()?;
     summarise(&names, &scores);
+    for (reward, counter, count) in rewards.counters() {
+        eprintln!("{reward}: {counter} {count}");
+    }
     Ok(())
 }
 
@@ -60,6 +63,14 @@ fn reward_set(config: &RewardConfig) -> Result<RewardSet> {
             workers: config.reward_workers,
             timeout_secs: config.reward_timeout_secs,
             python: config.reward_python.clone(),
+            judge: JudgeOptions {
+                model: config.judge_model.clone(),
+                prompt: config.judge_prompt.clone().map(PathBuf::from),
+                images: config.judge_images,
+                concurrency: config.judge_concurrency,
+                cache: config.judge_cache.clone().map(PathBuf::from),
+                ..JudgeOptions::default()
+            },
         },
     };
     Ok(RewardSet::build(

@@ -3,13 +3,16 @@
 //! | name | what answers |
 //! |---|---|
 //! | `FILE.py:FUNCTION`, `FILE.py:FUNCTION:chat` | a Python function |
+//! | `llm` | a language model as judge |
 //! | `http://...`, `https://...` | a server |
 //! | `program:COMMAND ARGUMENTS`, `./PATH` | a program, by lines of JSON |
 //!
 //! All are asked in batches, by the messages of [`protocol`]; `docs/rewards.md` shows each from the
 //! user's side.
 
+mod cache;
 mod http;
+mod judge;
 mod process;
 mod protocol;
 mod worker;
@@ -18,6 +21,9 @@ use std::thread;
 use std::time::Duration;
 
 use http::HttpReward;
+use judge::JudgeReward;
+pub use judge::{ApiKey, JudgeOptions};
+pub(crate) use judge::{JudgedAccuracy, NAME as JUDGE};
 use process::ProcessReward;
 use protocol::Refusal;
 
@@ -33,6 +39,8 @@ pub struct PluginOptions {
     pub timeout_secs: f64,
     /// The Python interpreter; without it `VLM_R1_PYTHON` of the environment, else `python3`.
     pub python: Option<String>,
+    /// The language model that judges.
+    pub judge: JudgeOptions,
 }
 
 impl Default for PluginOptions {
@@ -41,6 +49,7 @@ impl Default for PluginOptions {
             workers: 1,
             timeout_secs: 60.0,
             python: None,
+            judge: JudgeOptions::default(),
         }
     }
 }
@@ -74,6 +83,9 @@ pub(crate) fn by_name(
     name: &str,
     options: &PluginOptions,
 ) -> Option<Result<Box<dyn Reward>, RewardError>> {
+    if name == JUDGE {
+        return Some(JudgeReward::new(options).map(boxed));
+    }
     if name.starts_with("http://") || name.starts_with("https://") {
         return Some(HttpReward::new(name, options).map(boxed));
     }

@@ -5,6 +5,7 @@ mod detection_golden;
 mod golden;
 mod hostile;
 mod http;
+mod judge;
 mod plugins;
 mod registry;
 

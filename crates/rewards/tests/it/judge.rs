@@ -1,0 +1,266 @@
+//! The language model as judge, against a server that plays one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rewards::{
+    ApiKey, JudgeOptions, PluginOptions, RewardError, RewardInput, RewardOptions, RewardSet,
+};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use crate::http::{Request, ok, serve};
+use crate::{generic_options, input};
+
+fn set(name: &str, judge: JudgeOptions) -> Result<RewardSet, RewardError> {
+    let plugins = PluginOptions {
+        judge,
+        ..PluginOptions::default()
+    };
+    let options = RewardOptions {
+        plugins,
+        ..generic_options()
+    };
+    RewardSet::build(&[name.to_owned()], None, &options)
+}
+
+fn judge(url: &str) -> JudgeOptions {
+    JudgeOptions {
+        model: Some("wise".to_owned()),
+        api_base: Some(format!("{url}/v1/")),
+        api_key: Some(ApiKey("secret".to_owned())),
+        ..JudgeOptions::default()
+    }
+}
+
+/// What a model would send with this reply.
+fn reply(text: &str) -> Value {
+    json!({"choices": [{"message": {"role": "assistant", "content": text}}]})
+}
+
+fn prompt(request: &Request) -> &str {
+    request.body["messages"][0]["content"]
+        .as_str()
+        .expect("a text")
+}
+
+/// Right where the prompt holds `kitten`.
+fn by_word(_: usize, request: &Request) -> crate::http::Reply {
+    let right = prompt(request).contains("Answer: kitten");
+    ok(&reply(if right { "1.0" } else { "<think>no</think>0.0" }))
+}
+
+fn score(set: &RewardSet, texts: &[&str]) -> Vec<Option<f64>> {
+    let columns = Map::new();
+    let rows: Vec<RewardInput<'_>> = texts
+        .iter()
+        .map(|text| RewardInput {
+            accu_reward_method: Some("llm"),
+            problem: Some("Which animal?"),
+            ..input(text, "<answer> young cat </answer>", &columns)
+        })
+        .collect();
+    set.score(&rows).expect("scores").per_reward.remove(0)
+}
+
+fn counts(set: &RewardSet) -> Vec<u64> {
+    set.counters().map(|(_, _, count)| count).collect()
+}
+
+#[test]
+fn the_judge_sees_question_solution_and_last_answer_and_decides() {
+    let (url, requests) = serve(by_word);
+    let set = set("llm", judge(&url)).expect("a judge");
+    let texts = [
+        "<answer>dog</answer> <answer> kitten </answer>",
+        "dog",
+        "dog",
+        "dog",
+    ];
+    let wanted = [1.0, 0.0, 0.0, 0.0].map(Some);
+    assert_eq!(score(&set, &texts), wanted);
+    let asked: Vec<Request> = requests.try_iter().collect();
+    assert_eq!(asked.len(), 2, "equal answers are judged once");
+    for request in &asked {
+        assert_eq!(request.path, "/v1/chat/completions");
+        assert_eq!(request.authorization.as_deref(), Some("Bearer secret"));
+        assert_eq!(request.body["model"], "wise");
+        assert_eq!(request.body["temperature"], 0);
+        assert!(prompt(request).contains("Question: Which animal?\nReference: young cat\n"));
+    }
+    let counters: Vec<_> = set.counters().collect();
+    let expected = [("judge_asked", 2), ("judge_cached", 0), ("judge_failed", 0)];
+    assert_eq!(counters, expected.map(|(name, count)| ("llm", name, count)));
+}
+
+#[test]
+fn as_a_method_it_judges_its_rows_and_rules_score_the_others() {
+    let (url, requests) = serve(by_word);
+    let judged = set("accuracy", judge(&url)).expect("a judge");
+    let columns = Map::new();
+    let row = |text, method| RewardInput {
+        accu_reward_method: Some(method),
+        ..input(text, "kitty", &columns)
+    };
+    let rows = [
+        row("kitten", "all_match"),
+        row("kitten", "llm"),
+        row("Kitty.", "all_match"),
+        row("x", "llm"),
+    ];
+    let scores = judged.score(&rows).expect("scores");
+    assert_eq!(scores.total, [0.0, 1.0, 1.0, 0.0]);
+    assert_eq!(requests.try_iter().count(), 2);
+    // An error still names the row of the batch.
+    let bad = [rows[1], row("x", "no_such")];
+    assert_eq!(
+        judged.score(&bad).expect_err("no such method").row(),
+        Some(1)
+    );
+    assert_eq!(judged.check(0, "x", Some("llm")), Ok(()));
+}
+
+#[test]
+fn replies_are_kept_on_disk_by_content() {
+    let folder = TempDir::new().expect("a folder");
+    let (url, requests) = serve(by_word);
+    let kept = |model: &str| {
+        let options = JudgeOptions {
+            model: Some(model.to_owned()),
+            cache: Some(folder.path().join("replies")),
+            ..judge(&url)
+        };
+        set("llm", options).expect("a judge")
+    };
+    assert_eq!(
+        score(&kept("wise"), &["kitten", "dog"]),
+        [1.0, 0.0].map(Some)
+    );
+    assert_eq!(requests.try_iter().count(), 2);
+    let again = kept("wise");
+    assert_eq!(
+        score(&again, &["dog", "kitten", "cow"]),
+        [0.0, 1.0, 0.0].map(Some)
+    );
+    assert_eq!(requests.try_iter().count(), 1, "only the new answer");
+    assert_eq!(counts(&again), [1, 2, 0]);
+    score(&kept("wiser"), &["dog"]);
+    assert_eq!(requests.try_iter().count(), 1, "another judge");
+}
+
+#[test]
+fn failures_are_counted_scored_by_equality_and_not_kept() {
+    let folder = TempDir::new().expect("a folder");
+    let (url, _requests) = serve(|_, request| match prompt(request) {
+        text if text.contains("Answer: chatty") => ok(&reply("Certainly! 1.0")),
+        text if text.contains("Answer: broken") => Some(("200 OK", "", "{".to_owned())),
+        text if text.contains("Answer: cow") => ok(&reply("0.5")),
+        _ => Some(("401 Unauthorized", "", "who are you".to_owned())),
+    });
+    let options = JudgeOptions {
+        cache: Some(folder.path().to_owned()),
+        ..judge(&url)
+    };
+    let set = set("llm", options).expect("a judge");
+    let texts = ["chatty", "broken", "<answer>young cat</answer>", "cow"];
+    assert_eq!(score(&set, &texts), [0.0, 0.0, 1.0, 0.5].map(Some));
+    assert_eq!(counts(&set), [4, 0, 3]);
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+}
+
+#[test]
+fn requests_at_a_time_are_bounded() {
+    let now = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let (seen_now, seen_most) = (Arc::clone(&now), Arc::clone(&most));
+    let (url, _requests) = serve(move |_, _| {
+        let at_once = seen_now.fetch_add(1, Ordering::SeqCst) + 1;
+        seen_most.fetch_max(at_once, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(100));
+        seen_now.fetch_sub(1, Ordering::SeqCst);
+        ok(&reply("1"))
+    });
+    let options = JudgeOptions {
+        concurrency: 3,
+        ..judge(&url)
+    };
+    let texts: Vec<String> = (0..12).map(|i| i.to_string()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    score(&set("llm", options).expect("a judge"), &texts);
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn prompt_and_images_are_the_users() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("prompt.txt");
+    fs::write(&file, "Is {answer} like {solution}?").expect("written");
+    let image = folder.path().join("a.PNG");
+    fs::write(&image, b"not looked into").expect("written");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let (url, _requests) = serve(move |_, request| {
+        let content = request.body["messages"][0]["content"].clone();
+        sink.lock().expect("not poisoned").push(content);
+        ok(&reply("1"))
+    });
+    let options = JudgeOptions {
+        prompt: Some(file.clone()),
+        images: true,
+        ..judge(&url)
+    };
+    let judged = set("llm", options.clone()).expect("a judge");
+    let columns = Map::new();
+    let images = [image];
+    let row = RewardInput {
+        images: &images,
+        ..input("{solution}", "S", &columns)
+    };
+    let scores = judged.score(&[row]).expect("scores");
+    assert_eq!(scores.total, [1.0]);
+    let url = "data:image/png;base64,bm90IGxvb2tlZCBpbnRv";
+    let expected = json!([
+        {"type": "text", "text": "Is {solution} like S?"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]);
+    assert_eq!(*seen.lock().expect("not poisoned"), [expected]);
+    // An image that is gone is a failure like any other.
+    let gone = [PathBuf::from("gone.png")];
+    judged
+        .score(&[RewardInput {
+            images: &gone,
+            ..row
+        }])
+        .expect("by equality");
+    assert_eq!(counts(&judged), [1, 0, 1]);
+
+    fs::write(&file, "Is {answer} good?").expect("written");
+    let error = set("llm", options).err().expect("a bad prompt");
+    assert!(
+        error
+            .to_string()
+            .ends_with("no `{solution}` in the judge's prompt"),
+        "{error}"
+    );
+}
+
+#[test]
+fn without_a_model_nothing_is_judged_in_silence() {
+    assert_eq!(
+        set("llm", JudgeOptions::default()).err(),
+        Some(RewardError::NoJudge)
+    );
+    let rules = set("accuracy", JudgeOptions::default()).expect("rules need no judge");
+    assert_eq!(rules.check(0, "x", Some("llm")), Err(RewardError::NoJudge));
+    let columns = Map::new();
+    let row = RewardInput {
+        accu_reward_method: Some("llm"),
+        ..input("a", "a", &columns)
+    };
+    assert_eq!(rules.score(&[row]), Err(RewardError::NoJudge));
+    assert!(!format!("{:?}", judge("http://x")).contains("secret"));
+}

@@ -182,10 +182,15 @@ impl<'a> Reader<'a> {
             }
             found
         });
-        if !is_fraction && !has_exponent && integer > MAX_INTEGER_DIGITS {
-            return None;
+        let digits = &self.text[start..self.at];
+        if is_fraction || has_exponent {
+            return digits.parse().ok();
         }
-        self.text[start..self.at].parse().ok()
+        match integer {
+            ..=15 => digits.parse::<i64>().ok().map(|whole| whole as f64),
+            ..=MAX_INTEGER_DIGITS => digits.parse().ok(),
+            _ => None,
+        }
     }
 
     fn string(&mut self) -> Option<Cow<'a, str>> {
@@ -193,6 +198,10 @@ impl<'a> Reader<'a> {
         let mut start = self.at;
         let mut unescaped: Option<String> = None;
         loop {
+            let rest = &self.text.as_bytes()[self.at..];
+            self.at += rest
+                .iter()
+                .position(|b| matches!(b, b'"' | b'\\' | 0..0x20))?;
             match self.peek()? {
                 b'"' => break,
                 b'\\' => {
@@ -202,8 +211,7 @@ impl<'a> Reader<'a> {
                     text.push(self.escape()?);
                     start = self.at;
                 }
-                0..0x20 => return None,
-                _ => self.at += 1,
+                _ => return None,
             }
         }
         let rest = &self.text[start..self.at];

@@ -6,11 +6,13 @@
 
 use crate::boxes::BoundingBox;
 
-/// IoU thresholds: 0.50, 0.55, ..., 0.95.
 const NUM_THRESHOLDS: usize = 10;
 
+/// IoU thresholds: 0.50, 0.55, ..., 0.95.
+const THRESHOLDS: [f64; NUM_THRESHOLDS] = linspace(0.5, 0.95);
+
 /// Recalls at which precision is read: 0, 0.01, ..., 1.
-const NUM_RECALLS: usize = 101;
+const RECALLS: [f64; 101] = linspace(0.0, 1.0);
 
 /// Detections of one category in one image that count.
 const MAX_DETECTIONS: usize = 100;
@@ -155,8 +157,12 @@ fn category_precisions(
     outcomes.sort_by(|a, b| by_score(a.score, b.score));
     let mut curve = Curve::default();
     let mut precisions = [0.0; NUM_THRESHOLDS];
-    for (threshold, precision) in precisions.iter_mut().enumerate() {
-        *precision = curve.mean_precision(&outcomes, threshold, counted);
+    for threshold in 0..NUM_THRESHOLDS {
+        precisions[threshold] = if threshold > 0 && is_as_before(&outcomes, threshold) {
+            precisions[threshold - 1]
+        } else {
+            curve.mean_precision(&outcomes, threshold, counted)
+        };
     }
     Some(precisions)
 }
@@ -175,16 +181,22 @@ struct Outcome {
     is_ignored: u16,
 }
 
-/// `numpy.linspace(start, stop, num)[index]`, rounding included.
-fn linspace(start: f64, stop: f64, num: usize, index: usize) -> f64 {
-    if index + 1 == num {
-        return stop;
-    }
-    index as f64 * ((stop - start) / (num - 1) as f64) + start
+/// Whether all outcomes are those of the threshold before, as often where boxes fit well.
+fn is_as_before(outcomes: &[Outcome], threshold: usize) -> bool {
+    let is_same = |bits: u16| (bits ^ bits << 1) >> threshold & 1 == 0;
+    let mut outcomes = outcomes.iter();
+    outcomes.all(|outcome| is_same(outcome.is_matched) && is_same(outcome.is_ignored))
 }
 
-fn iou_threshold(index: usize) -> f64 {
-    linspace(0.5, 0.95, NUM_THRESHOLDS, index)
+/// `numpy.linspace(start, stop, N)`, rounding included.
+const fn linspace<const N: usize>(start: f64, stop: f64) -> [f64; N] {
+    let mut values = [stop; N];
+    let mut index = 0;
+    while index + 1 < N {
+        values[index] = index as f64 * ((stop - start) / (N - 1) as f64) + start;
+        index += 1;
+    }
+    values
 }
 
 /// Matches the detections of a category in an image with its truths, at each threshold.
@@ -205,7 +217,7 @@ fn match_image(truths: &[&Truth], detections: &[&Detection], outcomes: &mut Vec<
         overlaps.clear();
         overlaps.extend(truths.iter().enumerate().filter_map(|(index, truth)| {
             let iou = detection.bbox.iou(&truth.bbox);
-            (iou >= iou_threshold(0)).then_some((index, iou))
+            (iou >= THRESHOLDS[0]).then_some((index, iou))
         }));
         let mut outcome = Outcome {
             score: detection.score,
@@ -237,7 +249,7 @@ fn best_free(
     threshold: usize,
     counted: usize,
 ) -> Option<usize> {
-    let mut highest = iou_threshold(threshold);
+    let mut highest = THRESHOLDS[threshold];
     let mut best = None;
     for &(truth, iou) in overlaps {
         if taken[truth] >> threshold & 1 == 1 {
@@ -280,8 +292,7 @@ impl Curve {
         }
         let mut at = 0;
         let mut sum = 0.0;
-        for index in 0..NUM_RECALLS {
-            let recall = linspace(0.0, 1.0, NUM_RECALLS, index);
+        for recall in RECALLS {
             while self
                 .recalls
                 .get(at)
@@ -294,7 +305,7 @@ impl Curve {
             };
             sum += precision;
         }
-        sum / NUM_RECALLS as f64
+        sum / RECALLS.len() as f64
     }
 }
 

@@ -187,8 +187,8 @@ impl<'a> Reader<'a> {
             return digits.parse().ok();
         }
         match integer {
-            ..=15 => digits.parse::<i64>().ok().map(|whole| whole as f64),
-            ..=MAX_INTEGER_DIGITS => digits.parse().ok(),
+            0..=15 => digits.parse::<i64>().ok().map(|whole| whole as f64),
+            16..=MAX_INTEGER_DIGITS => digits.parse().ok(),
             _ => None,
         }
     }

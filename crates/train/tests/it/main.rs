@@ -6,5 +6,6 @@ mod golden;
 mod grpo_golden;
 mod optimizer_golden;
 mod parity;
+mod plugins;
 mod runs;
 mod sharing;

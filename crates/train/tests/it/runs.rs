@@ -12,10 +12,10 @@ use train::{Observer, Outcome, TrainError, train_grpo, train_grpo_with_rewards, 
 use crate::golden;
 
 /// Collects metrics; raises the flag after a step.
-struct Watch {
+pub(crate) struct Watch {
     stop_after: Option<u64>,
-    stop: StopFlag,
-    rewards: Vec<f64>,
+    pub(crate) stop: StopFlag,
+    pub(crate) rewards: Vec<f64>,
 }
 
 impl Observer for Watch {
@@ -30,7 +30,7 @@ impl Observer for Watch {
     fn on_message(&mut self, _message: &str) {}
 }
 
-fn watch(stop_after: Option<u64>) -> Watch {
+pub(crate) fn watch(stop_after: Option<u64>) -> Watch {
     Watch {
         stop_after,
         stop: StopFlag::new(),
@@ -55,7 +55,7 @@ impl Reward for Share {
     }
 }
 
-fn share(of: fn(&char) -> bool) -> RewardSet {
+pub(crate) fn share(of: fn(&char) -> bool) -> RewardSet {
     RewardSet::new(vec![Box::new(Share(of))], None).unwrap()
 }
 
@@ -88,7 +88,7 @@ fn rows(folder: &Path) -> ColonList {
     ColonList(path.display().to_string())
 }
 
-fn grpo(folder: &Path, out: &str) -> GrpoConfig {
+pub(crate) fn grpo(folder: &Path, out: &str) -> GrpoConfig {
     GrpoConfig {
         model_name_or_path: golden::checkpoint("nested").display().to_string(),
         data_file_paths: rows(folder),
@@ -129,7 +129,7 @@ fn run_for(
     )
 }
 
-fn bytes(folder: &Path, file: &str) -> Vec<u8> {
+pub(crate) fn bytes(folder: &Path, file: &str) -> Vec<u8> {
     let path = folder.join(file);
     fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

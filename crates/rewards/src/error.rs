@@ -52,6 +52,16 @@ pub enum RewardError {
         /// All valid names.
         known: String,
     },
+    /// The units of boxes are not among those known.
+    #[error("unknown box format `{name}`\nhint: did you mean `{nearest}`? valid: {known}")]
+    UnknownBoxFormat {
+        /// The name as given.
+        name: String,
+        /// The most similar valid name.
+        nearest: String,
+        /// All valid names.
+        known: String,
+    },
     /// A family's own rewards exist for `rec` only.
     #[error(
         "rewards customised from the model family: got task type {}, expected `rec`", quoted(.task_type)

@@ -6,15 +6,18 @@
 //! the same completion must earn the same reward. All patterns run in linear time.
 
 pub mod answer;
+mod box_format;
 pub mod boxes;
 pub mod detection;
 mod error;
 mod generic;
+pub mod grounding;
 mod plugins;
 mod python_json;
 mod rec;
 mod registry;
 
+pub use box_format::{BoxFormat, ImageSizes};
 pub use boxes::BoundingBox;
 pub use error::RewardError;
 pub use plugins::{ApiKey, JudgeOptions, PluginOptions};

@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::box_format::{BoxFormat, ImageSizes};
 use crate::boxes::{
     BoundingBox, find_in_answer, input_size, iou_plain, iou_vlm_r1, parse_solution,
 };
@@ -35,7 +36,7 @@ impl RecAccuracy {
     fn score_row(&self, row: usize, input: &RewardInput<'_>) -> Result<f64, RewardError> {
         let truth = self.true_box(row, input.solution)?;
         let sizes = match self.family {
-            Family::Qwen2_5Vl => Some(self.sizes(row, input)?),
+            Family::Qwen2_5Vl => Some(image_sizes(self.name(), self.patch_size, row, input)?),
             Family::InternVl | Family::Glm4v => None,
         };
         let Some(found) = find_in_answer(input.completion) else {
@@ -43,48 +44,58 @@ impl RecAccuracy {
         };
         Ok(match (self.family, sizes) {
             (Family::Glm4v, _) => iou_plain(found, truth),
-            (_, Some((seen, original))) => iou_vlm_r1(found.scaled(seen, original), truth),
+            (_, Some(sizes)) => {
+                let found = BoxFormat::ModelInput.convert(found, BoxFormat::Absolute, sizes);
+                iou_vlm_r1(found, truth)
+            }
             (_, None) => iou_vlm_r1(found, truth),
         })
     }
+}
 
-    /// Width and height of what the model saw and of the image: those of the first image.
-    fn sizes(
-        &self,
-        row: usize,
-        input: &RewardInput<'_>,
-    ) -> Result<([u32; 2], [u32; 2]), RewardError> {
-        let missing = |what| RewardError::NoSize {
-            reward: self.name().to_owned(),
-            row,
-            what,
-        };
-        let grid = *input
-            .image_grid_thw
-            .first()
-            .ok_or_else(|| missing("image_grid_thw"))?;
-        let original = *input
-            .image_sizes
-            .first()
-            .ok_or_else(|| missing("image_size"))?;
-        let empty = |what, width, height| RewardError::EmptySize {
-            reward: self.name().to_owned(),
-            row,
-            what,
-            width,
-            height,
-        };
-        let seen = input_size(grid, self.patch_size)
-            .filter(|side| !side.contains(&0))
-            .ok_or_else(|| {
-                let side = |patches: usize| patches.saturating_mul(self.patch_size) as u64;
-                empty("the model's input", side(grid[2]), side(grid[1]))
-            })?;
-        if original.contains(&0) {
-            return Err(empty("the image", original[0].into(), original[1].into()));
-        }
-        Ok((seen, original))
+/// Sizes of a row's first image, as file and as the model saw it.
+///
+/// # Errors
+/// Where the row lacks what they follow from, or a side is 0. `reward` is for the message.
+pub(crate) fn image_sizes(
+    reward: &str,
+    patch_size: usize,
+    row: usize,
+    input: &RewardInput<'_>,
+) -> Result<ImageSizes, RewardError> {
+    let missing = |what| RewardError::NoSize {
+        reward: reward.to_owned(),
+        row,
+        what,
+    };
+    let grid = *input
+        .image_grid_thw
+        .first()
+        .ok_or_else(|| missing("image_grid_thw"))?;
+    let original = *input
+        .image_sizes
+        .first()
+        .ok_or_else(|| missing("image_size"))?;
+    let empty = |what, width, height| RewardError::EmptySize {
+        reward: reward.to_owned(),
+        row,
+        what,
+        width,
+        height,
+    };
+    let seen = input_size(grid, patch_size)
+        .filter(|side| !side.contains(&0))
+        .ok_or_else(|| {
+            let side = |patches: usize| patches.saturating_mul(patch_size) as u64;
+            empty("the model's input", side(grid[2]), side(grid[1]))
+        })?;
+    if original.contains(&0) {
+        return Err(empty("the image", original[0].into(), original[1].into()));
     }
+    Ok(ImageSizes {
+        original,
+        input: seen,
+    })
 }
 
 impl Reward for RecAccuracy {

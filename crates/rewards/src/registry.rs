@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{RewardError, known, nearest_and_known};
 use crate::generic::{Accuracy, Format, METHODS};
+use crate::grounding::Grounding;
 use crate::plugins::{self, JudgedAccuracy, PluginOptions};
 use crate::rec::{RecAccuracy, RecFormat};
 
@@ -133,7 +134,15 @@ pub struct RewardSet {
 }
 
 /// Names that `--reward_funcs` may hold.
-const REWARDS: [&str; 3] = ["accuracy", "format", "llm"];
+const REWARDS: [&str; 7] = [
+    "accuracy",
+    "format",
+    "llm",
+    "giou",
+    "diou",
+    "point_in_box",
+    "click",
+];
 
 /// Names that `accu_reward_method` may hold.
 pub fn accuracy_methods() -> impl Iterator<Item = &'static str> {
@@ -299,6 +308,9 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     let RewardOptions {
         family, patch_size, ..
     } = *options;
+    if let Some(reward) = Grounding::by_name(name, family, patch_size) {
+        return reward;
+    }
     let customised = options.is_reward_customized_from_vlm_module;
     if customised && options.task_type.as_deref() != Some("rec") {
         return Err(RewardError::TaskType {

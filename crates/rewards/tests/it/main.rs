@@ -3,6 +3,7 @@
 mod detection;
 mod detection_golden;
 mod golden;
+mod grounding;
 mod hostile;
 mod http;
 mod judge;

@@ -22,7 +22,8 @@ fn an_unknown_reward_names_the_nearest_and_lists_all() {
     let error = build_error(&names(&["acuracy"]), None, &generic_options());
     assert_eq!(
         error.to_string(),
-        "unknown reward `acuracy`\nhint: did you mean `accuracy`? valid: `accuracy`, `format`, `llm`"
+        "unknown reward `acuracy`\nhint: did you mean `accuracy`? valid: `accuracy`, `format`, \
+         `llm`, `giou`, `diou`, `point_in_box`, `click`"
     );
 }
 

@@ -122,9 +122,13 @@ impl ProgressHandler for Download {
                 total_files,
                 total_bytes,
             } => {
+                // The first start speaks of all files, later ones of one each.
+                if self.bar.length().unwrap_or(0) > 0 {
+                    return;
+                }
                 self.bar.set_length(*total_bytes);
                 if self.bar.is_hidden() && *total_bytes > 0 {
-                    let megabytes = total_bytes / 1_000_000;
+                    let megabytes = total_bytes.div_ceil(1_000_000);
                     eprintln!(
                         "fetching `{}`: {total_files} files, {megabytes} MB",
                         self.name

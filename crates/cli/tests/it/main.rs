@@ -5,6 +5,8 @@ mod arguments;
 #[cfg(test)]
 mod asking;
 #[cfg(test)]
+mod hub;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod reference;

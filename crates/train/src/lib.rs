@@ -82,7 +82,7 @@ pub enum TrainError {
         /// Its file and line.
         row: String,
         /// The cause.
-        source: rewards::RewardError,
+        source: Box<rewards::RewardError>,
     },
     /// Every row was skipped.
     #[error("no row is left to train on: all {skipped} were skipped")]
@@ -115,7 +115,7 @@ pub enum TrainError {
     },
     /// The rewards.
     #[error(transparent)]
-    Reward(#[from] rewards::RewardError),
+    Reward(Box<rewards::RewardError>),
     /// Weights and optimizer.
     #[error(transparent)]
     Torch(#[from] torch::TorchError),
@@ -131,4 +131,10 @@ pub enum TrainError {
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),
+}
+
+impl From<rewards::RewardError> for TrainError {
+    fn from(error: rewards::RewardError) -> Self {
+        TrainError::Reward(Box::new(error))
+    }
 }

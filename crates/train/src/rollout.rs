@@ -139,9 +139,9 @@ pub(crate) fn score(
         match source.row().and_then(|row| rows.get(row)?.sample) {
             Some(row) => TrainError::Scoring {
                 row: row.to_owned(),
-                source,
+                source: Box::new(source),
             },
-            None => TrainError::Reward(source),
+            None => source.into(),
         }
     })?;
     drop(rows);

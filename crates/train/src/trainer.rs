@@ -86,7 +86,7 @@ pub fn train_grpo_with_rewards(
             .check(sample.source.line, &sample.solution, method)
             .map_err(|source| TrainError::Scoring {
                 row: sample.source.to_string(),
-                source,
+                source: Box::new(source),
             })
     };
     let dataset = Dataset::load(&settings, model_dir, check)?;

@@ -244,9 +244,7 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
     let ended = said(child.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(
-        ended
-            .stderr
-            .contains("stopping as soon as nothing is lost"),
+        ended.stderr.contains("stopping as soon as nothing is lost"),
         "{}",
         ended.stderr
     );

@@ -142,6 +142,14 @@ mod tests {
     fn the_whole_way_at_a_small_size() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), 3);
+        let stopped = StopFlag::new();
+        stopped.raise();
+        let error = run_plan(&config, &Plan::QUICK, stopped).err().unwrap();
+        assert!(
+            error.to_string().contains("the same command goes on"),
+            "{error}"
+        );
+
         let results = run_plan(&config, &Plan::QUICK, StopFlag::new()).unwrap();
         let loss = |run: &str, place: usize| {
             let rows =

@@ -169,7 +169,7 @@ fn from_captures(captures: &Captures<'_>) -> Option<BoundingBox> {
 }
 
 /// Python's `int` and `float` read decimal digits of every script.
-fn ascii_digit(c: char) -> char {
+pub(crate) fn ascii_digit(c: char) -> char {
     if c.is_ascii() {
         return c;
     }

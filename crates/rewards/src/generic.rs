@@ -5,9 +5,11 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::answer::clean_text;
+use crate::choice;
 use crate::detection;
 use crate::error::{RewardError, nearest_and_known, shortened};
 use crate::registry::{Reward, RewardInput, accuracy_methods};
+use crate::text;
 
 /// How a completion is scored against a solution.
 #[derive(Clone, Copy)]
@@ -39,6 +41,10 @@ impl Method {
 
 /// Names of `accu_reward_method` and what they do.
 pub(crate) const METHODS: &[(&str, Method)] = &[
+    ("default", Method::Text(text::default)),
+    ("mcq", Method::Text(choice::mcq)),
+    ("yes_no", Method::Text(choice::yes_no)),
+    ("math", Method::Text(text::math)),
     ("all_match", Method::Text(all_match)),
     ("map", formed(detection::check_map, detection::map)),
     (

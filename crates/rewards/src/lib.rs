@@ -8,14 +8,19 @@
 pub mod answer;
 mod box_format;
 pub mod boxes;
+mod choice;
 pub mod detection;
 mod error;
 mod generic;
 pub mod grounding;
+mod latex_text;
+pub mod maths;
 mod plugins;
 mod python_json;
 mod rec;
 mod registry;
+pub mod similarity;
+mod text;
 
 pub use box_format::{BoxFormat, ImageSizes};
 pub use boxes::BoundingBox;

@@ -12,7 +12,7 @@ use serde_json::Map;
 
 use crate::{both, generic_options, input, rec_options};
 
-fn cases<T: DeserializeOwned + Debug>(name: &str, at_least: usize) -> Vec<T> {
+pub(crate) fn cases<T: DeserializeOwned + Debug>(name: &str, at_least: usize) -> Vec<T> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../golden/rewards")
         .join(name);

@@ -1,5 +1,6 @@
 //! Rewards against Python, by hand, and on hostile text.
 
+mod choice;
 mod detection;
 mod detection_golden;
 mod golden;
@@ -7,6 +8,7 @@ mod grounding;
 mod hostile;
 mod http;
 mod judge;
+mod maths;
 mod plugins;
 mod registry;
 

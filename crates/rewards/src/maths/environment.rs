@@ -1,0 +1,177 @@
+//! LaTeX environments in running text: `$...$`, `$$...$$`, `\(...\)`, `\[...\]`, ` [...] `, and
+//! bare `\frac{1}{2}`.
+
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// Environments that "and", "or" and commas join into one answer.
+const MAX_JOINED: usize = 6;
+
+/// One environment.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) start: usize,
+    /// Behind the delimiter, white space and per cent sign.
+    pub(super) end: usize,
+    pub(super) content: Range<usize>,
+    pub(super) percent: bool,
+}
+
+/// A text with the places where environments may end.
+pub(super) struct Scanner<'a> {
+    text: &'a str,
+    /// Where each of [`CLOSERS`] stands.
+    closers: [Vec<usize>; 5],
+}
+
+/// What ends an environment, or shows that it cannot.
+const CLOSERS: [&str; 5] = ["$$", "$", r"\]", r"\)", "\n"];
+
+static FRACTION: LazyLock<Regex> = LazyLock::new(|| {
+    let number = r"-?[0-9]+(?:[.,][0-9]+)?";
+    let pattern = format!(r"\A-?\\frac\{{{number}\}}\{{{number}\}}");
+    Regex::new(&pattern).expect("the pattern is valid")
+});
+
+static PERCENT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\A(?:\\?%|[Pp]ercentage|[Pp]ercent|[Pp]ct)").expect("the pattern is valid")
+});
+
+static JOINT: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\A(?:,?and|,?or|,)\s*").expect("the pattern is valid"));
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        let closers = CLOSERS.map(|closer| {
+            let bytes = text.as_bytes();
+            let first = closer.as_bytes()[0];
+            let places = bytes.iter().enumerate().filter(|(_, b)| **b == first);
+            places
+                .map(|(at, _)| at)
+                .filter(|at| bytes[*at..].starts_with(closer.as_bytes()))
+                .collect()
+        });
+        Self { text, closers }
+    }
+
+    /// All environments from the left, without overlap; `boxed`: only those that hold a box.
+    pub(super) fn all(&self, boxed: bool) -> Vec<Vec<Found>> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        while let Some(offset) = self.text[at..].find(starts_environment) {
+            at += offset;
+            match self.at(at, boxed) {
+                Some(joined) => {
+                    at = joined[joined.len() - 1].end;
+                    found.push(joined);
+                }
+                None => at += self.text[at..].chars().next().map_or(1, char::len_utf8),
+            }
+        }
+        found
+    }
+
+    /// The environment that begins here, with those joined to it.
+    pub(super) fn at(&self, at: usize, boxed: bool) -> Option<Vec<Found>> {
+        let mut joined = vec![self.one(at, boxed)?];
+        while joined.len() < MAX_JOINED {
+            let end = joined[joined.len() - 1].end;
+            let Some(joint) = JOINT.find(&self.text[end..]) else {
+                break;
+            };
+            let Some(next) = self.one(end + joint.end(), boxed) else {
+                break;
+            };
+            joined.push(next);
+        }
+        Some(joined)
+    }
+
+    fn one(&self, at: usize, boxed: bool) -> Option<Found> {
+        let rest = &self.text[at..];
+        let (content, end) = self
+            .delimited(at, rest)
+            .filter(|(content, _)| !boxed || holds_box(&self.text[content.clone()]))
+            .or_else(|| {
+                let fraction = FRACTION.find(rest).filter(|_| !boxed)?;
+                let range = at..at + fraction.end();
+                Some((range.clone(), range.end))
+            })?;
+        let after = self.text[end..].trim_start();
+        let percent = PERCENT.find(after).map(|sign| sign.end());
+        Some(Found {
+            start: at,
+            end: self.text.len() - after.len() + percent.unwrap_or(0),
+            content,
+            percent: percent.is_some(),
+        })
+    }
+
+    fn delimited(&self, at: usize, rest: &str) -> Option<(Range<usize>, usize)> {
+        let before = at.checked_sub(1).map(|before| self.text.as_bytes()[before]);
+        let escaped = before == Some(b'\\');
+        if !escaped
+            && rest.starts_with("$$")
+            && let Some(end) = self.closing(0, at + 3).filter(|end| !self.escaped(*end))
+        {
+            return Some((at + 2..end, end + 2));
+        }
+        if !escaped && rest.starts_with(r"\[") {
+            let end = self.closing(2, at + 3).filter(|end| !self.escaped(*end))?;
+            return Some((at + 2..end, end + 2));
+        }
+        if rest.starts_with('$') && !escaped && !before.is_some_and(|b| b.is_ascii_digit()) {
+            let mut end = self.closing(1, at + 1)?;
+            while self.escaped(end) {
+                end = self.closing(1, end + 1)?;
+            }
+            let line = self.closing(4, at + 1).unwrap_or(usize::MAX);
+            return (end > at + 1 && end < line).then_some((at + 1..end, end + 1));
+        }
+        if !escaped && rest.starts_with(r"\(") {
+            let end = self.closing(3, at + 3).filter(|end| !self.escaped(*end))?;
+            let line = self.closing(4, at + 2).unwrap_or(usize::MAX);
+            return (end < line).then_some((at + 2..end, end + 2));
+        }
+        self.bracketed(at, rest)
+    }
+
+    /// ` [...] ` on one line, with white space around it.
+    fn bracketed(&self, at: usize, rest: &str) -> Option<(Range<usize>, usize)> {
+        let space = rest
+            .chars()
+            .next()
+            .filter(|c| c.is_whitespace())?
+            .len_utf8();
+        let inside = rest[space..].strip_prefix('[')?;
+        let end = inside.find(['[', ']', '\n'])?;
+        let after = inside[end..].strip_prefix(']')?.chars().next()?;
+        let start = at + space + 1;
+        (end > 0 && after.is_whitespace())
+            .then(|| (start..start + end, start + end + 1 + after.len_utf8()))
+    }
+
+    /// The first place from `from` on where this closer stands.
+    fn closing(&self, closer: usize, from: usize) -> Option<usize> {
+        let places = &self.closers[closer];
+        places
+            .get(places.partition_point(|place| *place < from))
+            .copied()
+    }
+
+    fn escaped(&self, at: usize) -> bool {
+        at > 0 && self.text.as_bytes()[at - 1] == b'\\'
+    }
+}
+
+fn starts_environment(c: char) -> bool {
+    matches!(c, '$' | '\\' | '-') || c.is_whitespace()
+}
+
+fn holds_box(content: &str) -> bool {
+    content
+        .find(r"\boxed{")
+        .is_some_and(|start| content[start + 7..].find('}').is_some_and(|end| end > 0))
+}

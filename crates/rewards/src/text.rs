@@ -1,0 +1,92 @@
+//! `default` and `math`: answers compared by meaning, then by text.
+
+use crate::answer::{clean_text, last_answer, python_strip};
+use crate::boxes::ascii_digit;
+use crate::choice::{extract_choice, has_digit, true_answer};
+use crate::latex_text;
+use crate::maths::verify;
+use crate::similarity::ratio;
+
+/// 1 where the last answer means what the solution means. Else, where the solution has a digit,
+/// 1 or 0 if both are floats and the likeness of the texts if not; where it names a letter, 1 if
+/// the answer names the same, else 0; otherwise the likeness of the texts.
+pub(crate) fn default(completion: &str, solution: &str) -> f64 {
+    let truth = true_answer(solution);
+    let student = python_strip(last_answer(completion).unwrap_or(completion));
+    if verify(student, truth) {
+        return 1.0;
+    }
+    let likeness = || ratio(&clean_text(student), &clean_text(truth));
+    if has_digit(truth) {
+        return equal_floats(student, truth).unwrap_or_else(likeness);
+    }
+    match extract_choice(truth) {
+        Some(letter) => f64::from(extract_choice(student) == Some(letter)),
+        None => likeness(),
+    }
+}
+
+/// 1 where the cleaned texts are equal, mean the same, or are the same LaTeX once normalised, the
+/// completion's last box opened; else 0.
+pub(crate) fn math(completion: &str, solution: &str) -> f64 {
+    let (student, truth) = (clean_text(completion), clean_text(solution));
+    f64::from(
+        student == truth || verify(&student, &truth) || latex_text::same_box(&student, &truth),
+    )
+}
+
+/// 1 where the cleaned texts are the same float, else 0; nothing where one is no float.
+fn equal_floats(student: &str, truth: &str) -> Option<f64> {
+    let (a, b) = (
+        python_float(&clean_text(student))?,
+        python_float(&clean_text(truth))?,
+    );
+    Some(f64::from(a == b))
+}
+
+/// `float(text)` of Python: white space around it, digits of every script, `_` between digits.
+fn python_float(text: &str) -> Option<f64> {
+    let text: String = python_strip(text).chars().map(ascii_digit).collect();
+    let bytes = text.as_bytes();
+    let between_digits = |at: usize| {
+        let digit = |at: Option<usize>| {
+            at.and_then(|at| bytes.get(at))
+                .is_some_and(u8::is_ascii_digit)
+        };
+        digit(at.checked_sub(1)) && digit(Some(at + 1))
+    };
+    let underscores = text.match_indices('_');
+    if !underscores.into_iter().all(|(at, _)| between_digits(at)) {
+        return None;
+    }
+    text.replace('_', "").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_read_as_python_does() {
+        assert_eq!(python_float(" 1_000.5 "), Some(1000.5));
+        assert_eq!(python_float("٣"), Some(3.0));
+        assert_eq!(python_float("1e3"), Some(1000.0));
+        assert_eq!(python_float("-infinity"), Some(f64::NEG_INFINITY));
+        assert!(python_float("nan").is_some_and(f64::is_nan));
+        for bad in ["", "_1", "1_", "1__0", "0x10", "1,5", "--1"] {
+            assert_eq!(python_float(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn default_by_hand() {
+        assert_eq!(default("<answer>0.5</answer>", "<answer>1/2</answer>"), 1.0);
+        // Both are floats and differ.
+        assert_eq!(default("0.25", "0.5"), 0.0);
+        // A digit in the truth, but neither is a float: all but one of 4 characters in common.
+        assert_eq!(default("fox1", "box1"), 1.0 - 2.0 / 8.0);
+        assert_eq!(default("It is B.", "B"), 1.0);
+        assert_eq!(default("cat", "dog"), 0.0);
+        assert_eq!(default("red cat", "red hat"), 1.0 - 2.0 / 14.0);
+    }
+}

@@ -256,6 +256,7 @@ impl<'a> RecEvaluator<'a> {
             columns: &sample.columns,
             sample: None,
             step: None,
+            completion_tokens: None,
         };
         let scores = self.format.score(&[input])?;
         let scaled =

@@ -46,6 +46,7 @@ fn row<'a>(
         columns,
         sample: None,
         step: None,
+        completion_tokens: None,
     }
 }
 

@@ -34,6 +34,7 @@ fn main() -> Result<(), RewardError> {
         columns: &columns,
         sample: None,
         step: None,
+        completion_tokens: None,
     };
     println!("{:?}", rewards.score(&[row])?.total);
     Ok(())

@@ -11,6 +11,7 @@ pub mod boxes;
 mod choice;
 pub mod detection;
 mod error;
+mod explain;
 mod generic;
 pub mod grounding;
 mod latex_text;
@@ -25,6 +26,7 @@ mod text;
 pub use box_format::{BoxFormat, ImageSizes};
 pub use boxes::BoundingBox;
 pub use error::RewardError;
+pub use explain::{Explanation, FoundBox, MatchedBoxes};
 pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
     Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, accuracy_methods,

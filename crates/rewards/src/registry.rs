@@ -8,6 +8,7 @@ use std::thread::{self, ScopedJoinHandle};
 use serde_json::{Map, Value};
 
 use crate::error::{RewardError, known, nearest_and_known};
+use crate::explain::Explanation;
 use crate::generic::{Accuracy, Format, METHODS};
 use crate::grounding::Grounding;
 use crate::plugins::{self, JudgedAccuracy, PluginOptions};
@@ -36,6 +37,8 @@ pub struct RewardInput<'a> {
     pub sample: Option<&'a str>,
     /// Step of the training that asks, from 1; none outside training.
     pub step: Option<u64>,
+    /// Tokens of the completion without the one that ends it; none where nobody counted them.
+    pub completion_tokens: Option<usize>,
 }
 
 /// A rule that scores completions.
@@ -52,6 +55,14 @@ pub trait Reward: Send + Sync {
     /// What happened so far beside the scores, as names and counts: metrics show them.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
+    }
+
+    /// Why [`Reward::score`] says of a row what it says; none where there is nothing to tell.
+    ///
+    /// # Errors
+    /// As [`Reward::score`]; rows in them count from 0, this one being 0.
+    fn explain(&self, _row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        Ok(None)
     }
 
     /// Looks at a row of the data before any completion exists.
@@ -231,6 +242,15 @@ impl RewardSet {
     /// Weights of the rewards, in order.
     pub fn weights(&self) -> &[f64] {
         &self.weights
+    }
+
+    /// Why each reward says of a row what it says, in the order of [`RewardSet::names`].
+    ///
+    /// # Errors
+    /// Where the row lacks what a reward needs.
+    pub fn explain(&self, row: &RewardInput<'_>) -> Result<Vec<Option<Explanation>>, RewardError> {
+        let rewards = self.rewards.iter();
+        rewards.map(|reward| reward.explain(row)).collect()
     }
 
     /// Looks at a row of the data before any completion exists; `row` is for the message.

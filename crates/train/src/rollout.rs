@@ -75,6 +75,7 @@ pub(crate) fn sample(
 /// What the rewards are told of the completions of one group.
 struct Decoded {
     texts: Vec<String>,
+    num_tokens: Vec<usize>,
     image_sizes: Vec<[u32; 2]>,
     image_grid_thw: Vec<[usize; 3]>,
     source: String,
@@ -94,6 +95,7 @@ impl Decoded {
                 .iter()
                 .map(decode)
                 .collect::<Result<Vec<_>, _>>()?,
+            num_tokens: group.completions.iter().map(num_tokens).collect(),
             image_sizes: images.iter().map(|i| i.original_size).collect(),
             image_grid_thw: images.iter().map(|i| i.grid_thw).collect(),
             source: sample.source.to_string(),
@@ -101,7 +103,8 @@ impl Decoded {
     }
 
     fn rows<'a>(&'a self, sample: &'a Sample, step: u64) -> impl Iterator<Item = RewardInput<'a>> {
-        self.texts.iter().map(move |text| RewardInput {
+        let completions = self.texts.iter().zip(&self.num_tokens);
+        completions.map(move |(text, &num_tokens)| RewardInput {
             completion: text,
             solution: &sample.solution,
             problem: Some(&sample.problem),
@@ -112,8 +115,15 @@ impl Decoded {
             columns: &sample.columns,
             sample: Some(&self.source),
             step: Some(step),
+            completion_tokens: Some(num_tokens),
         })
     }
+}
+
+/// Tokens without the one that ends the answer.
+fn num_tokens(completion: &base::Completion) -> usize {
+    let is_ended = completion.finish_reason == base::FinishReason::Stop;
+    completion.ids.len() - usize::from(is_ended)
 }
 
 /// Decodes and scores groups, all in one batch, so that a reward of the user's own is asked once a

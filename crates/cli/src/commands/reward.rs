@@ -134,6 +134,7 @@ impl<'a> Answer<'a> {
             columns: &self.row.columns,
             sample: Some(&self.row.place),
             step: None,
+            completion_tokens: None,
         }
     }
 }

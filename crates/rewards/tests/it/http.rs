@@ -98,6 +98,7 @@ fn score(url: &str, plugins: PluginOptions, rows: usize) -> Result<Vec<Option<f6
         .map(|text| RewardInput {
             sample: Some("rows.jsonl:5"),
             step: Some(3),
+            completion_tokens: None,
             ..input(text, "s", &columns)
         })
         .collect();

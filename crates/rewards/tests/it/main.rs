@@ -56,5 +56,6 @@ pub(crate) fn input<'a>(
         columns,
         sample: None,
         step: None,
+        completion_tokens: None,
     }
 }

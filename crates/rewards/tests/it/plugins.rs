@@ -111,12 +111,14 @@ def score(completions, solution, prompts, step, **kwargs):
         images: &images,
         sample: Some("f:1"),
         step: Some(9),
+        completion_tokens: None,
         ..input("a", "s", &columns)
     };
     let others = Map::new();
     let second = RewardInput {
         images: &images,
         step: Some(9),
+        completion_tokens: None,
         ..input("b", "s", &others)
     };
     let set = set(&name, quick()).expect("it loads");

@@ -7,6 +7,8 @@ use crate::boxes::BoundingBox;
 /// What a reward read in a row and how it compared it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Explanation {
+    /// What [`Reward::score`](crate::Reward::score) says of the row.
+    pub score: Option<f64>,
     /// The part of the completion that was scored; none where none was found.
     pub answer: Option<String>,
     /// What it was compared with.
@@ -52,7 +54,10 @@ impl Explanation {
             each.collect()
         };
         let mut json = json!({
-            "answer": self.answer, "truth": self.truth, "reason": self.reason,
+            "score": self.score,
+            "answer": self.answer,
+            "truth": self.truth,
+            "reason": self.reason,
         });
         if !self.predicted.is_empty() {
             json["predicted"] = boxes(&self.predicted);

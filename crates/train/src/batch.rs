@@ -6,7 +6,7 @@ use models::{BatchBuilder, PackedAttention, PackedBatch, Rotary, Tape, VisionLan
 use tch::{Tensor, no_grad};
 
 use crate::TrainError;
-use crate::logprobs::{TokenScores, token_scores};
+use crate::logprobs::{Predictions, TokenScores};
 
 /// A prompt and the answers to it.
 pub type PromptWithAnswers<'a> = (&'a Prompt, Vec<&'a [u32]>);
@@ -79,7 +79,8 @@ impl MicroBatch {
                 &self.attention,
                 &self.rotary,
             );
-            token_scores(model, &self.predicting(&hidden), &self.targets, temperature)
+            let predicting = self.predicting(&hidden);
+            Predictions::new(model, &predicting, &self.targets, temperature).scores()
         })
     }
 
@@ -102,12 +103,7 @@ impl MicroBatch {
         );
         tape.backward(&hidden, |hidden| {
             let predicting = self.predicting(hidden);
-            loss(&token_scores(
-                model,
-                &predicting,
-                &self.targets,
-                temperature,
-            ))
+            Predictions::new(model, &predicting, &self.targets, temperature).differentiate(loss)
         })
     }
 

@@ -7,8 +7,8 @@ use tch::{Kind, Tensor, no_grad};
 use crate::TrainError;
 use crate::batch::MicroBatch;
 
-/// Rows of logits that exist at a time.
-const CHUNK_ROWS: i64 = 2048;
+/// Bytes of f32 logits that exist at a time; more answer tokens are scored in chunks.
+const CHUNK_BYTES: i64 = 512 << 20;
 
 /// What the model thinks of given tokens, both `[N]` in f32.
 #[derive(Debug)]
@@ -19,36 +19,111 @@ pub struct TokenScores {
     pub entropies: Tensor,
 }
 
-/// Scores `targets [N]` from the hidden states `[N, hidden_size]` that predict them.
-pub fn token_scores(
-    model: &dyn VisionLanguageModel,
-    hidden: &Tensor,
-    targets: &Tensor,
-    temperature: f64,
-) -> TokenScores {
-    let rows = hidden.size()[0];
-    let (mut logprobs, mut entropies) = (Vec::new(), Vec::new());
-    for start in (0..rows).step_by(CHUNK_ROWS as usize) {
-        let len = CHUNK_ROWS.min(rows - start);
-        let logits = model
-            .logits(&hidden.narrow(0, start, len))
-            .to_kind(Kind::Float);
-        let logits = if temperature == 1.0 {
+/// Hidden states `[N, hidden_size]` and the tokens `[N]` that they predict.
+pub struct Predictions<'a> {
+    /// The model, for its head.
+    pub model: &'a dyn VisionLanguageModel,
+    /// Hidden states.
+    pub hidden: &'a Tensor,
+    /// What comes next.
+    pub targets: &'a Tensor,
+    /// Of the softmax.
+    pub temperature: f64,
+    /// Rows of logits that exist at a time.
+    pub chunk_rows: i64,
+}
+
+impl<'a> Predictions<'a> {
+    /// With as many rows of logits at a time as fit 512 MiB.
+    pub fn new(
+        model: &'a dyn VisionLanguageModel,
+        hidden: &'a Tensor,
+        targets: &'a Tensor,
+        temperature: f64,
+    ) -> Self {
+        let row_bytes = 4 * model.text_shape().vocab_size;
+        Predictions {
+            model,
+            hidden,
+            targets,
+            temperature,
+            chunk_rows: (CHUNK_BYTES / row_bytes).max(1),
+        }
+    }
+
+    /// Scores of every token, without gradient.
+    pub fn scores(&self) -> TokenScores {
+        no_grad(|| {
+            let chunks: Vec<TokenScores> = self
+                .chunks()
+                .map(|(start, len)| self.score(&self.hidden.narrow(0, start, len), start))
+                .collect();
+            let join = |of: fn(&TokenScores) -> &Tensor| {
+                Tensor::cat(&chunks.iter().map(of).collect::<Vec<_>>(), 0)
+            };
+            TokenScores {
+                logprobs: join(|c| &c.logprobs),
+                entropies: join(|c| &c.entropies),
+            }
+        })
+    }
+
+    /// A scalar whose gradient with respect to `hidden` is that of `loss`, and what else `loss` told.
+    ///
+    /// One chunk is an ordinary graph. Of several, none keeps its logits: `loss` is differentiated
+    /// with respect to the log-probabilities, then each chunk is computed again for the gradients of
+    /// the head (accumulated here) and of its hidden states.
+    pub fn differentiate<R>(&self, loss: impl FnOnce(&TokenScores) -> (Tensor, R)) -> (Tensor, R) {
+        if self.hidden.size()[0] <= self.chunk_rows {
+            return loss(&self.score(self.hidden, 0));
+        }
+        let mut scores = self.scores();
+        scores.logprobs = scores.logprobs.set_requires_grad(true);
+        let (scalar, result) = loss(&scores);
+        scalar.backward();
+        let upstream = scores.logprobs.grad();
+        let mut gradients = Vec::new();
+        for (start, len) in self.chunks() {
+            let hidden = self.hidden.narrow(0, start, len);
+            let hidden = hidden.detach().set_requires_grad(true);
+            let logprobs = self.score(&hidden, start).logprobs;
+            let upstream = upstream.narrow(0, start, len);
+            (logprobs * upstream).sum(Kind::Float).backward();
+            gradients.push(hidden.grad());
+        }
+        let gradient = Tensor::cat(&gradients, 0);
+        let scalar = (self.hidden * gradient).sum(self.hidden.kind());
+        (scalar, result)
+    }
+
+    /// Start and length of each chunk.
+    fn chunks(&self) -> impl Iterator<Item = (i64, i64)> {
+        let (rows, step) = (self.hidden.size()[0], self.chunk_rows);
+        (0..rows)
+            .step_by(step as usize)
+            .map(move |start| (start, step.min(rows - start)))
+    }
+
+    /// Scores of the tokens from `start` on, of `hidden [n, hidden_size]`.
+    fn score(&self, hidden: &Tensor, start: i64) -> TokenScores {
+        let len = hidden.size()[0];
+        let logits = self.model.logits(hidden).to_kind(Kind::Float);
+        let logits = if self.temperature == 1.0 {
             logits
         } else {
-            logits / temperature
+            logits / self.temperature
         };
-        // [len, V]
+        // [n, V]
         let all = logits.log_softmax(-1, Kind::Float);
-        let picked = all.gather(1, &targets.narrow(0, start, len).unsqueeze(1), false);
-        logprobs.push(picked.squeeze_dim(1));
-        entropies.push(no_grad(|| {
-            -(all.exp() * &all).sum_dim_intlist(-1i64, false, Kind::Float)
-        }));
-    }
-    TokenScores {
-        logprobs: Tensor::cat(&logprobs, 0),
-        entropies: Tensor::cat(&entropies, 0),
+        drop(logits);
+        let targets = self.targets.narrow(0, start, len).unsqueeze(1);
+        TokenScores {
+            logprobs: all.gather(1, &targets, false).squeeze_dim(1),
+            entropies: no_grad(|| {
+                let all = all.detach();
+                -(all.exp() * &all).sum_dim_intlist(-1i64, false, Kind::Float)
+            }),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod chunks;
 mod golden;
 mod grpo_golden;
 mod optimizer_golden;

@@ -3,9 +3,13 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+const SOURCES: [&str; 2] = ["src/ops.cpp", "src/memory.cpp"];
+
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    println!("cargo:rerun-if-changed=src/ops.cpp");
+    for source in SOURCES {
+        println!("cargo:rerun-if-changed={source}");
+    }
     let root = env::var("LIBTORCH").map(PathBuf::from).unwrap_or_default();
     let root = root.canonicalize().unwrap_or(root);
     assert!(
@@ -27,7 +31,7 @@ fn compile(root: &Path) {
         .pic(true)
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
-        .file("src/ops.cpp")
+        .files(SOURCES)
         .compile("vlm_r1_ops");
 }
 

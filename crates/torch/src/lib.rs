@@ -12,7 +12,7 @@ mod weights;
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use cuda::{load_cuda, parse_device};
 pub use gradient::take_grad;
-pub use memory::peak_memory_bytes;
+pub use memory::{LiveBytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes};
 pub use weights::{WeightFiles, read_tensors, write_tensors, write_tensors_as};
 
 use std::path::PathBuf;

@@ -1,6 +1,53 @@
-//! How much memory the process took.
+//! How much memory the process took, and how much of it tensors hold.
 
+use std::ffi::c_int;
 use std::fs;
+
+use tch::Device;
+
+unsafe extern "C" {
+    fn vlm_r1_live_bytes(device: c_int, now: *mut i64, most: *mut i64) -> c_int;
+    fn vlm_r1_reset_peak_bytes(device: c_int) -> c_int;
+}
+
+/// Bytes that tensors hold on one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveBytes {
+    /// Now.
+    pub now: u64,
+    /// The most since [`reset_peak_live_bytes`], or since the start.
+    pub peak: u64,
+}
+
+/// Counts the tensors of `device`; `None` where libtorch does not tell. What other libraries and
+/// threads' stacks take is not in it.
+pub fn live_bytes(device: Device) -> Option<LiveBytes> {
+    let (mut now, mut peak) = (0, 0);
+    // SAFETY: two integers to write to; the function throws nothing.
+    let code = unsafe { vlm_r1_live_bytes(index(device)?, &mut now, &mut peak) };
+    let bytes = |count: i64| u64::try_from(count).ok();
+    (code == 0).then_some(LiveBytes {
+        now: bytes(now)?,
+        peak: bytes(peak)?,
+    })
+}
+
+/// Starts [`LiveBytes::peak`] of `device` anew.
+pub fn reset_peak_live_bytes(device: Device) {
+    if let Some(index) = index(device) {
+        // SAFETY: takes an integer and throws nothing. A device that does not count resets nothing,
+        // and `live_bytes` says so.
+        let _ = unsafe { vlm_r1_reset_peak_bytes(index) };
+    }
+}
+
+fn index(device: Device) -> Option<c_int> {
+    match device {
+        Device::Cpu => Some(-1),
+        Device::Cuda(index) => c_int::try_from(index).ok(),
+        _ => None,
+    }
+}
 
 /// Peak resident memory of this process, bytes; 0 where the system does not tell.
 pub fn peak_memory_bytes() -> u64 {
@@ -22,8 +69,45 @@ pub fn peak_memory_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use tch::{Kind, Tensor};
+
     #[test]
     fn a_process_takes_some_memory() {
-        assert!(super::peak_memory_bytes() > 1 << 20);
+        assert!(peak_memory_bytes() > 1 << 20);
+    }
+
+    #[test]
+    fn tensors_are_counted_as_long_as_they_live() {
+        // Larger than whatever tests beside this one allocate.
+        const BYTES: u64 = 256 << 20;
+        let count = || live_bytes(Device::Cpu).unwrap();
+        reset_peak_live_bytes(Device::Cpu);
+        let before = count().now;
+        let tensor = Tensor::zeros([BYTES as i64 / 4], (Kind::Float, Device::Cpu));
+        let view = tensor.view([2, -1]);
+        drop(tensor);
+        assert!(
+            count().now >= before + BYTES - (8 << 20),
+            "{before} {:?}",
+            count()
+        );
+        assert!(
+            count().now <= before + BYTES + (8 << 20),
+            "{before} {:?}",
+            count()
+        );
+        drop(view);
+        let after = count();
+        assert!(after.now < before + (8 << 20), "{before} {after:?}");
+        assert!(after.peak >= BYTES, "{after:?}");
+        reset_peak_live_bytes(Device::Cpu);
+        assert!(count().peak < BYTES, "{:?}", count());
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_has_no_count() {
+        assert_eq!(live_bytes(Device::Cuda(97)), None);
+        reset_peak_live_bytes(Device::Cuda(97));
     }
 }

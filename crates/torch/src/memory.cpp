@@ -1,0 +1,98 @@
+// Counts the bytes of living tensors. libtorch counts those of a GPU itself; those of the CPU are
+// counted by an allocator that stands before libtorch's own functions. It is in place before `main`:
+// libtorch's registry of allocators may not be written while other threads allocate.
+
+#include <atomic>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <cstdint>
+#include <malloc.h>
+
+namespace {
+
+std::atomic<int64_t> live{0};
+std::atomic<int64_t> peak{0};
+
+// The size of a block is asked of malloc on both ways: no header, alignment as it was.
+void release(void *data) {
+  if (data == nullptr) return;
+  live.fetch_sub(static_cast<int64_t>(malloc_usable_size(data)), std::memory_order_relaxed);
+  c10::free_cpu(data);
+}
+
+struct CountingAllocator final : at::Allocator {
+  at::DataPtr allocate(size_t bytes) override {
+    void *data = c10::alloc_cpu(bytes);
+    if (data != nullptr) {
+      const auto size = static_cast<int64_t>(malloc_usable_size(data));
+      const int64_t now = live.fetch_add(size, std::memory_order_relaxed) + size;
+      int64_t highest = peak.load(std::memory_order_relaxed);
+      while (now > highest &&
+             !peak.compare_exchange_weak(highest, now, std::memory_order_relaxed)) {
+      }
+    }
+    return {data, data, &release, at::Device(at::DeviceType::CPU)};
+  }
+
+  at::DeleterFnPtr raw_deleter() const override { return &release; }
+
+  void copy_data(void *to, const void *from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+};
+
+struct Install {
+  Install() {
+    // Never destroyed: tensors may outlive static objects.
+    static CountingAllocator *allocator = new CountingAllocator;
+    c10::SetCPUAllocator(allocator, /*priority=*/1);
+  }
+} install;
+
+c10::DeviceAllocator *device_allocator() {
+  return dynamic_cast<c10::DeviceAllocator *>(c10::GetAllocator(at::DeviceType::CUDA));
+}
+
+}  // namespace
+
+extern "C" {
+
+// Bytes of living tensors now and at most since the last reset, on the CPU (`device` below 0) or a
+// GPU; -1 where libtorch does not tell.
+int vlm_r1_live_bytes(int device, int64_t *now, int64_t *most) {
+  if (device < 0) {
+    *now = live.load(std::memory_order_relaxed);
+    *most = peak.load(std::memory_order_relaxed);
+    return 0;
+  }
+  try {
+    c10::DeviceAllocator *allocator = device_allocator();
+    if (allocator == nullptr || !allocator->initialized()) return -1;
+    const auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(device));
+    const auto &all = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+    *now = all.current;
+    *most = all.peak;
+    return 0;
+  } catch (...) {
+    return -1;
+  }
+}
+
+// Starts the highest count anew from the present one.
+int vlm_r1_reset_peak_bytes(int device) {
+  if (device < 0) {
+    peak.store(live.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    return 0;
+  }
+  try {
+    c10::DeviceAllocator *allocator = device_allocator();
+    if (allocator == nullptr || !allocator->initialized()) return -1;
+    allocator->resetPeakStats(static_cast<c10::DeviceIndex>(device));
+    return 0;
+  } catch (...) {
+    return -1;
+  }
+}
+
+}  // extern "C"

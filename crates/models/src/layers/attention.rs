@@ -1,10 +1,12 @@
 //! Attention over packed tokens: many sequences in one `[T, ..]` tensor, told apart by a [`Layout`].
 //!
-//! Padding exists only inside this file: segments are gathered into `[segments, longest]` blocks for
+//! Padding exists only inside this file, and on CUDA in 16 bits not at all: segments are gathered into `[segments, longest]` blocks for
 //! the fused kernel and picked out again, so no other layer sees a token twice or a token of nothing.
 //! Answers over a shared prompt read its keys; gradients flow into the prompt from all of them.
 
 use tch::{Device, Kind, Tensor};
+
+use super::varlen::VariableLength;
 
 /// Where queries find their keys. Packed batches and the sampler's caches implement it.
 pub trait Attend {
@@ -68,6 +70,16 @@ impl Layout {
 
 /// Attention of a packed batch: index and mask tensors are built once and serve every layer.
 pub struct PackedAttention {
+    path: Path,
+}
+
+enum Path {
+    Blocks(Blocks),
+    Varlen(VariableLength),
+}
+
+/// Padded blocks for libtorch's kernel of equal lengths.
+struct Blocks {
     roots: Roots,
     branches: Option<Branches>,
     /// `[T]`: row of each token in the concatenated block outputs; `None` where they are in order.
@@ -150,11 +162,51 @@ impl Block {
 
 impl PackedAttention {
     /// For `layout`, answers always after their prompt. `causal` says whether a token sees only earlier ones of its own segment.
+    /// Where libtorch has a kernel for sequences of different lengths, that one.
     ///
     /// # Panics
     /// On an empty layout, or a prefix without `causal`.
     pub fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
-        assert!(!layout.segments.is_empty(), "an empty layout");
+        if device.is_cuda() && matches!(kind, Kind::BFloat16 | Kind::Half) {
+            return Self::without_padding(layout, causal, device);
+        }
+        check(layout, causal);
+        PackedAttention {
+            path: Path::Blocks(Blocks::new(layout, causal, kind, device)),
+        }
+    }
+
+    /// As [`PackedAttention::new`], on any device by the kernel for different lengths, which is slow
+    /// outside CUDA.
+    ///
+    /// # Panics
+    /// As [`PackedAttention::new`].
+    pub fn without_padding(layout: &Layout, causal: bool, device: Device) -> Self {
+        check(layout, causal);
+        PackedAttention {
+            path: Path::Varlen(VariableLength::new(layout, causal, device)),
+        }
+    }
+
+    /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim] -> [T, heads, head_dim]`.
+    pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        match &self.path {
+            Path::Blocks(blocks) => blocks.forward(q, k, v),
+            Path::Varlen(varlen) => varlen.forward(q, k, v),
+        }
+    }
+}
+
+fn check(layout: &Layout, causal: bool) {
+    assert!(!layout.segments.is_empty(), "an empty layout");
+    assert!(
+        causal || layout.segments.iter().all(|s| s.prefix.is_none()),
+        "answers over prompts are causal"
+    );
+}
+
+impl Blocks {
+    fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
         let roots: Vec<Segment> = layout
             .segments
             .iter()
@@ -162,11 +214,6 @@ impl PackedAttention {
             .filter(|s| s.prefix.is_none())
             .collect();
         let groups = grouped(layout);
-        assert!(
-            causal || groups.is_empty(),
-            "answers over prompts are causal"
-        );
-
         let mut order = Vec::with_capacity(layout.num_tokens()); // (token, row of block output)
         let rows: Vec<Option<Segment>> = roots.iter().copied().map(Some).collect();
         let block = Block::new(&rows, device);
@@ -198,15 +245,14 @@ impl PackedAttention {
             let rows: Vec<i64> = order.iter().map(|&(_, row)| row).collect();
             Tensor::from_slice(&rows).to_device(device)
         });
-        PackedAttention {
+        Blocks {
             roots,
             branches,
             pick,
         }
     }
 
-    /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim] -> [T, heads, head_dim]`.
-    pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let [tokens, heads, head_dim] = dims3(q);
         let mut outputs = Vec::with_capacity(2);
         let roots = &self.roots;
@@ -371,7 +417,7 @@ fn additive(hidden: &[bool], shape: &[usize], kind: Kind, device: Device) -> Ten
     Tensor::zeros(shape.as_slice(), (kind, device)).masked_fill(&hidden, f64::NEG_INFINITY)
 }
 
-fn dims3(x: &Tensor) -> [i64; 3] {
+pub(super) fn dims3(x: &Tensor) -> [i64; 3] {
     let size = x.size();
     [size[0], size[1], size[2]]
 }

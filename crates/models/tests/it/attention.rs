@@ -64,13 +64,22 @@ fn with_gradients(
 }
 
 fn check(layout: &Layout, causal: bool, heads: [i64; 2]) -> Result<(), TestCaseError> {
-    let attention = PackedAttention::new(layout, causal, Kind::Double, Device::Cpu);
-    let packed = with_gradients(layout, heads, |q, k, v| attention.forward(q, k, v));
     let seen = visible(layout, causal);
     let dense = with_gradients(layout, heads, |q, k, v| naive(q, k, v, &seen));
+    for attention in [
+        PackedAttention::new(layout, causal, Kind::Double, Device::Cpu),
+        PackedAttention::without_padding(layout, causal, Device::Cpu),
+    ] {
+        let packed = with_gradients(layout, heads, |q, k, v| attention.forward(q, k, v));
+        compare(layout, &packed, &dense)?;
+    }
+    Ok(())
+}
+
+fn compare(layout: &Layout, packed: &[Tensor], dense: &[Tensor]) -> Result<(), TestCaseError> {
     for (what, (got, expected)) in ["output", "dq", "dk", "dv"]
         .iter()
-        .zip(packed.iter().zip(&dense))
+        .zip(packed.iter().zip(dense))
     {
         prop_assert_eq!(got.size(), expected.size());
         let difference = f64::try_from((got - expected).abs().max()).unwrap();

@@ -1,0 +1,166 @@
+//! Attention over sequences of different lengths that lie one behind another, without padding or masks.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+use crate::TorchError;
+
+unsafe extern "C" {
+    fn vlm_r1_flash_attention(
+        qkv: *const *mut C_tensor,
+        cumulative: *const *mut C_tensor,
+        max_queries: i64,
+        max_keys: i64,
+        causal: c_int,
+        scale: f64,
+        output: *mut *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+}
+
+/// Where each sequence's queries and keys lie.
+#[derive(Debug)]
+pub struct SequenceLens {
+    queries: Vec<usize>,
+    keys: Vec<usize>,
+    /// `[sequences + 1]` in i32 each, on the device.
+    cumulative: [Tensor; 2],
+}
+
+impl SequenceLens {
+    /// Of the queries and of the keys of each sequence.
+    ///
+    /// # Panics
+    /// When the lists differ in length.
+    pub fn new(queries: Vec<usize>, keys: Vec<usize>, device: Device) -> Self {
+        assert_eq!(queries.len(), keys.len());
+        let cumulative = [&queries, &keys].map(|lens| {
+            let mut ends = vec![0i32];
+            ends.extend(lens.iter().scan(0, |end, &len| {
+                *end += len as i32;
+                Some(*end)
+            }));
+            Tensor::from_slice(&ends).to_device(device)
+        });
+        SequenceLens {
+            queries,
+            keys,
+            cumulative,
+        }
+    }
+}
+
+/// Each sequence's queries over its own keys; with `causal` the last query sees all keys, the one before
+/// it all but the last, and so on. CUDA in 16 bits: flash attention. Elsewhere, where libtorch has no
+/// such kernel: one sequence at a time, which is slow.
+///
+/// # Shapes
+/// `q [all queries, heads, head_dim]`, `k`, `v [all keys, kv_heads, head_dim]` -> as `q`.
+///
+/// # Errors
+/// Whatever libtorch refuses, for instance a `head_dim` above 256.
+pub fn variable_length_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    lens: &SequenceLens,
+    causal: bool,
+) -> Result<Tensor, TorchError> {
+    if !(q.device().is_cuda() && matches!(q.kind(), Kind::BFloat16 | Kind::Half)) {
+        return one_by_one(q, k, v, lens, causal);
+    }
+    let head_dim = q.size()[2];
+    let scale = 1.0 / (head_dim as f64).sqrt();
+    // The kernel takes multiples of 8 channels; zeros change no product.
+    let missing = (8 - head_dim % 8) % 8;
+    let fitted = |x: &Tensor| match missing {
+        0 => x.f_contiguous(),
+        _ => x.f_constant_pad_nd([0, missing]),
+    };
+    let output = flash([fitted(q)?, fitted(k)?, fitted(v)?], lens, causal, scale)?;
+    Ok(output.f_narrow(2, 0, head_dim)?)
+}
+
+fn flash(
+    qkv: [Tensor; 3],
+    lens: &SequenceLens,
+    causal: bool,
+    scale: f64,
+) -> Result<Tensor, TorchError> {
+    let pointer = |tensor: &Tensor| tensor.as_ptr() as *mut C_tensor;
+    let qkv_pointers = qkv.each_ref().map(pointer);
+    let cumulative = lens.cumulative.each_ref().map(pointer);
+    let longest = |lens: &[usize]| lens.iter().copied().max().unwrap_or(0) as i64;
+    let mut output = std::ptr::null_mut();
+    let mut error = [0 as c_char; 1024];
+    // SAFETY: three and two valid `at::Tensor*`, borrowed for the call; the error buffer is written
+    // within its capacity and always terminated.
+    let code = unsafe {
+        vlm_r1_flash_attention(
+            qkv_pointers.as_ptr(),
+            cumulative.as_ptr(),
+            longest(&lens.queries),
+            longest(&lens.keys),
+            c_int::from(causal),
+            scale,
+            &mut output,
+            error.as_mut_ptr(),
+            error.len(),
+        )
+    };
+    if code != 0 {
+        // SAFETY: terminated above.
+        let message = unsafe { CStr::from_ptr(error.as_ptr()) };
+        return Err(TorchError::Libtorch(message.to_string_lossy().into_owned()));
+    }
+    // SAFETY: a handle made by `new`, owned by nobody else; `Tensor` deletes it.
+    Ok(unsafe { Tensor::from_ptr(output) })
+}
+
+fn one_by_one(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    lens: &SequenceLens,
+    causal: bool,
+) -> Result<Tensor, TorchError> {
+    let (mut from_query, mut from_key) = (0, 0);
+    let mut outputs = Vec::with_capacity(lens.queries.len());
+    for (&queries, &keys) in lens.queries.iter().zip(&lens.keys) {
+        let (queries, keys) = (queries as i64, keys as i64);
+        // [1, heads, len, head_dim]
+        let part = |x: &Tensor, from, len| -> Result<Tensor, TorchError> {
+            Ok(x.f_narrow(0, from, len)?
+                .f_transpose(0, 1)?
+                .f_unsqueeze(0)?)
+        };
+        let (q, k, v) = (
+            part(q, from_query, queries)?,
+            part(k, from_key, keys)?,
+            part(v, from_key, keys)?,
+        );
+        let mask = causal
+            .then(|| -> Result<Tensor, TorchError> {
+                let all = Tensor::f_ones([queries, keys], (Kind::Bool, q.device()))?;
+                Ok(all.f_tril(keys - queries)?)
+            })
+            .transpose()?;
+        let grouped = q.size()[1] != k.size()[1];
+        let output = Tensor::f_scaled_dot_product_attention(
+            &q,
+            &k,
+            &v,
+            mask.as_ref(),
+            0.0,
+            false,
+            None,
+            grouped,
+        )?;
+        outputs.push(output.f_squeeze_dim(0)?.f_transpose(0, 1)?);
+        (from_query, from_key) = (from_query + queries, from_key + keys);
+    }
+    Ok(Tensor::f_cat(&outputs, 0)?)
+}

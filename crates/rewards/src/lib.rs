@@ -29,5 +29,5 @@ pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};
 pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
-    Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, accuracy_methods,
+    Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods,
 };

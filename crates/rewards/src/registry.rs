@@ -4,6 +4,7 @@ use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -55,6 +56,12 @@ pub trait Reward: Send + Sync {
     /// What happened so far beside the scores, as names and counts: metrics show them.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
+    }
+
+    /// Whether each row is scored in this process and by itself, so that rows can be timed one by
+    /// one. A reward that compares rows, or asks others for a batch at a time, says no.
+    fn is_by_row(&self) -> bool {
+        true
     }
 
     /// Why [`Reward::score`] says of a row what it says; none where there is nothing to tell.
@@ -136,6 +143,15 @@ pub struct Scores {
     pub per_reward: Vec<Vec<Option<f64>>>,
     /// `[rows]`, the weighted sum of those that apply.
     pub total: Vec<f64>,
+}
+
+/// How long a reward took, by the clock.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScoringTime {
+    /// For each row, scored by itself.
+    Rows(Vec<Duration>),
+    /// For the batch as a whole: [`Reward::is_by_row`] is false.
+    Batch(Duration),
 }
 
 /// The rewards of a run, with their weights.
@@ -273,15 +289,34 @@ impl RewardSet {
     /// # Errors
     /// Where a row lacks what a reward needs, and on a reward that is not finite.
     pub fn score(&self, rows: &[RewardInput<'_>]) -> Result<Scores, RewardError> {
+        let scores = self.each_reward(|reward| reward.score(rows))?;
+        self.summed(rows.len(), scores)
+    }
+
+    /// As [`RewardSet::score`], and how long each reward took, in the order of
+    /// [`RewardSet::names`].
+    ///
+    /// # Errors
+    /// As [`RewardSet::score`].
+    pub fn score_timed(
+        &self,
+        rows: &[RewardInput<'_>],
+    ) -> Result<(Scores, Vec<ScoringTime>), RewardError> {
+        let timed = self.each_reward(|reward| timed(reward, rows))?;
+        let (scores, times) = timed.into_iter().unzip();
+        Ok((self.summed(rows.len(), scores)?, times))
+    }
+
+    /// The weighted sums of what the rewards said of `num_rows` rows.
+    fn summed(&self, num_rows: usize, all: Vec<Vec<Option<f64>>>) -> Result<Scores, RewardError> {
         let mut per_reward = Vec::with_capacity(self.rewards.len());
-        let mut total = vec![0.0; rows.len()];
-        let all = self.score_each(rows)?;
+        let mut total = vec![0.0; num_rows];
         for ((reward, weight), scores) in self.rewards.iter().zip(&self.weights).zip(all) {
-            if scores.len() != rows.len() {
+            if scores.len() != num_rows {
                 return Err(RewardError::ScoreCount {
                     reward: reward.name().to_owned(),
                     got: scores.len(),
-                    expected: rows.len(),
+                    expected: num_rows,
                 });
             }
             for (row, (score, total)) in scores.iter().zip(&mut total).enumerate() {
@@ -300,20 +335,47 @@ impl RewardSet {
         Ok(Scores { per_reward, total })
     }
 
-    /// What each reward says, all at the same time: some wait for other programs.
-    fn score_each(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Vec<Option<f64>>>, RewardError> {
+    /// What `ask` hears of each reward, all at the same time: some wait for other programs.
+    fn each_reward<T: Send>(
+        &self,
+        ask: impl Fn(&dyn Reward) -> Result<T, RewardError> + Sync,
+    ) -> Result<Vec<T>, RewardError> {
         if let [reward] = self.rewards.as_slice() {
-            return Ok(vec![reward.score(rows)?]);
+            return Ok(vec![ask(reward.as_ref())?]);
         }
+        let ask = &ask;
         thread::scope(|scope| {
             let threads: Vec<_> = self
                 .rewards
                 .iter()
-                .map(|reward| scope.spawn(move || reward.score(rows)))
+                .map(|reward| scope.spawn(move || ask(reward.as_ref())))
                 .collect();
             threads.into_iter().map(joined).collect()
         })
     }
+}
+
+/// The scores of one reward, with the time that they took.
+fn timed(
+    reward: &dyn Reward,
+    rows: &[RewardInput<'_>],
+) -> Result<(Vec<Option<f64>>, ScoringTime), RewardError> {
+    if !reward.is_by_row() {
+        let start = Instant::now();
+        let scores = reward.score(rows)?;
+        return Ok((scores, ScoringTime::Batch(start.elapsed())));
+    }
+    let mut scores = Vec::with_capacity(rows.len());
+    let mut times = Vec::with_capacity(rows.len());
+    for (index, row) in rows.iter().enumerate() {
+        let start = Instant::now();
+        let score = reward.score(std::slice::from_ref(row));
+        times.push(start.elapsed());
+        // Errors count rows within what was asked: asked again, this one has its place.
+        let score = score.or_else(|error| reward.score(&rows[..=index]).and(Err(error)));
+        scores.extend(score?);
+    }
+    Ok((scores, ScoringTime::Rows(times)))
 }
 
 /// The result of a thread; its panic goes on here.

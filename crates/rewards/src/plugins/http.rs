@@ -159,6 +159,10 @@ impl Reward for HttpReward {
         &self.name
     }
 
+    fn is_by_row(&self) -> bool {
+        false
+    }
+
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         super::in_parts(rows, self.requests, |_, first, rows| {
             self.score_part(first, rows)

@@ -325,6 +325,10 @@ impl Reward for JudgeReward {
         NAME
     }
 
+    fn is_by_row(&self) -> bool {
+        false
+    }
+
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         Ok(self.0.score(rows).into_iter().map(Some).collect())
     }
@@ -356,6 +360,10 @@ impl<R: Reward> JudgedAccuracy<R> {
 impl<R: Reward> Reward for JudgedAccuracy<R> {
     fn name(&self) -> &str {
         self.rules.name()
+    }
+
+    fn is_by_row(&self) -> bool {
+        self.judge.is_none() && self.rules.is_by_row()
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {

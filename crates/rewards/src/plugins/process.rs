@@ -173,6 +173,10 @@ impl Reward for ProcessReward {
         &self.name
     }
 
+    fn is_by_row(&self) -> bool {
+        false
+    }
+
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         super::in_parts(rows, self.workers.len(), |part, first, rows| {
             self.score_part(&self.workers[part], first, rows)

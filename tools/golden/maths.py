@@ -1,95 +1,23 @@
-"""Golden cases of the maths and text accuracy methods, by math-verify and python-Levenshtein.
+"""Golden verdicts of math-verify: whether two answers mean the same.
 
-Writes golden/rewards/{maths,choice,text2}.jsonl and maths_manifest.json. The rules of the methods
-are those that VLM-R1 (commit 90052f4) applies, written here from their description. Needs
-math-verify 0.9 and Levenshtein: python3 tools/golden/maths.py
+Writes golden/rewards/maths.jsonl and maths_manifest.json. Needs math-verify 0.9:
+python3 tools/golden/maths.py
 """
 
 import json
 import platform
 import random
-import re
 from importlib.metadata import version
 from pathlib import Path
 
-from Levenshtein import ratio
 from math_verify import parse, verify
 
 SEED = 20250415
 OUT = Path(__file__).resolve().parents[2] / "golden" / "rewards"
 
-# --- the rules ---------------------------------------------------------------------------------
-
-KEYWORDS = ["答案", "选择", "正确", "是", "对", "ANSWER", "CORRECT", "CHOOSE", "SELECT", "RIGHT",
-            "认为", "应该", "觉得", "THINK", "BELIEVE", "SHOULD"]
-
-
-def letter_of(text):
-    text = re.sub(r"\s+", " ", text.upper())
-    found = re.findall(r"(?<![A-Z])([A-Z])(?=[.,?!:;]|$)", text)
-    points = dict.fromkeys(found, 0)
-    for letter in found:
-        at = text.find(letter)
-        near = text[max(0, at - 20):at + 20]
-        points[letter] += sum(word in near for word in KEYWORDS)
-        points[letter] += 2 * (at > len(text) * 0.7)
-        points[letter] += at < len(text) - 1 and text[at + 1] in "。.!！,，"
-    return max(points, key=points.get) if found else None
-
-
-def truth_of(solution):
-    found = re.search(r"<answer>(.*?)</answer>", solution)
-    return (found.group(1) if found else solution).strip()
-
-
-def first_of(completion):
-    found = re.search(r"<answer>(.*?)</answer>", completion, re.DOTALL)
-    return (found.group(1) if found else completion).strip()
-
-
-def last_of(completion):
-    found = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
-    return (found[-1] if found else completion).strip()
-
-
-def mcq(completion, solution):
-    letter = letter_of(first_of(completion))
-    return float(letter is not None and letter == letter_of(truth_of(solution)))
-
-
-def yes_no(completion, solution):
-    def word(text):
-        found = re.search("yes|no", text)
-        return found.group() if found else ""
-    return float(word(first_of(completion.lower())) == word(truth_of(solution.lower())))
-
-
-def cleaned(text):
-    found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    text = found[-1] if found else text
-    for line_break in "\n\r":
-        text = re.sub(r"(?<=\s)" + line_break, "", text)
-        text = re.sub(r"(?<!\s)" + line_break, " ", text)
-    return text.strip().rstrip(".").lower()
-
 
 def agrees(gold, answer):
     return bool(verify(parse(gold), parse(answer)))
-
-
-def default(completion, solution):
-    student, truth = last_of(completion), truth_of(solution)
-    if agrees(student, truth):
-        return 1.0
-    if re.search(r"\d", truth):
-        try:
-            return float(float(cleaned(student)) == float(cleaned(truth)))
-        except ValueError:
-            return ratio(cleaned(student), cleaned(truth))
-    letter = letter_of(truth)
-    if letter:
-        return float(letter_of(student) == letter)
-    return ratio(cleaned(student), cleaned(truth))
 
 
 # --- the cases ---------------------------------------------------------------------------------
@@ -240,49 +168,13 @@ def maths_cases(rng):
             yield {"gold": gold, "answer": answer, "verdict": agrees(gold, answer)}
 
 
-def tagged(rng, text):
-    return rng.choice([
-        text, f"<answer>{text}</answer>", f"<think>a B. no</think><answer> {text} </answer>",
-        f"<answer>C</answer> <answer>{text}</answer>", f"<answer>\n{text}\n</answer>", f"<ANSWER>{text}</ANSWER>",
-    ])
-
-
-def choice_cases(rng, count):
-    words = ["A", "B.", "C,", "d", "(E)", "the answer is", "correct:", "答案是", "I think", "yes", "No,", "not", "A:",
-             "maybe", "\n", "\x1d", "ß", "right", "B", "!", "A.", "X;"]
-    for _ in range(count):
-        text = lambda: " ".join(rng.choice(words) for _ in range(rng.randint(0, 9)))
-        completion, solution = tagged(rng, text()), tagged(rng, rng.choice([text(), rng.choice("ABCD"), "yes", "No"]))
-        yield {
-            "completion": completion, "solution": solution, "letter": letter_of(completion),
-            "mcq": mcq(completion, solution), "yes_no": yes_no(completion, solution),
-        }
-
-
-def text_cases(rng, count):
-    words = ["red", "cat", "Dog", "ΟΔΟΣ", "İ", "3", "4.5", "B", "x1", "\n", "-", "1_000", "٣", "nan", ".", "a b"]
-    for _ in range(count):
-        text = lambda: " ".join(rng.choice(words) for _ in range(rng.randint(1, 4)))
-        truth = text()
-        other = rng.choice([text(), truth, truth.upper(), truth + "s", truth[1:]])
-        completion, solution = tagged(rng, other), rng.choice([truth, f"<answer> {truth} </answer>"])
-        yield {
-            "completion": completion, "solution": solution, "default": default(completion, solution),
-            "ratio": ratio(completion, solution),
-        }
-
-
 def main():
-    rng = random.Random(SEED)
-    files = {"maths": maths_cases(rng), "choice": choice_cases(rng, 400), "text2": text_cases(rng, 300)}
-    counts = {}
-    for name, cases in files.items():
-        lines = [json.dumps(case, ensure_ascii=True) for case in cases]
-        (OUT / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-        counts[f"{name}.jsonl"] = len(lines)
+    cases = [json.dumps(case) for case in maths_cases(random.Random(SEED))]
+    (OUT / "maths.jsonl").write_text("\n".join(cases) + "\n")
+    packages = ["math-verify", "latex2sympy2_extended", "sympy"]
     manifest = {
-        "made_by": "tools/golden/maths.py", "python": platform.python_version(), "seed": SEED, "cases": counts,
-        **{name: version(name) for name in ["math-verify", "latex2sympy2_extended", "sympy", "Levenshtein"]},
+        "made_by": "tools/golden/maths.py", "python": platform.python_version(), "seed": SEED,
+        "cases": {"maths.jsonl": len(cases)}, **{name: version(name) for name in packages},
     }
     (OUT / "maths_manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 

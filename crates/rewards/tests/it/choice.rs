@@ -1,13 +1,10 @@
-//! `mcq`, `yes_no`, `default` and `math` against Python, and on hostile text.
+//! `math` by hand; `mcq`, `yes_no`, `default` and `math` on hostile text.
 
 use std::time::{Duration, Instant};
 
 use rewards::RewardInput;
-use rewards::similarity::ratio;
-use serde::Deserialize;
 use serde_json::Map;
 
-use crate::golden::cases;
 use crate::{both, generic_options, input};
 
 fn accuracy(method: &str, completion: &str, solution: &str) -> f64 {
@@ -18,53 +15,6 @@ fn accuracy(method: &str, completion: &str, solution: &str) -> f64 {
     };
     let scores = both(&generic_options()).score(&[row]).expect("scores");
     scores.per_reward[0][0].expect("accuracy always applies")
-}
-
-#[derive(Debug, Deserialize)]
-struct ChoiceCase {
-    completion: String,
-    solution: String,
-    mcq: f64,
-    yes_no: f64,
-}
-
-#[test]
-fn choices_equal_python() {
-    let mut earned = [0.0; 2];
-    for case in cases::<ChoiceCase>("choice.jsonl", 400) {
-        let got = ["mcq", "yes_no"].map(|m| accuracy(m, &case.completion, &case.solution));
-        assert_eq!(got, [case.mcq, case.yes_no], "{case:?}");
-        earned[0] += got[0];
-        earned[1] += got[1];
-    }
-    assert!(earned.iter().all(|sum| *sum > 20.0), "{earned:?}");
-}
-
-#[derive(Debug, Deserialize)]
-struct TextCase {
-    completion: String,
-    solution: String,
-    default: f64,
-    ratio: f64,
-}
-
-#[test]
-fn likeness_equals_python_and_default_all_but_always() {
-    let mut differing = 0;
-    for case in cases::<TextCase>("text2.jsonl", 300) {
-        assert_eq!(
-            ratio(&case.completion, &case.solution),
-            case.ratio,
-            "{case:?}"
-        );
-        let got = accuracy("default", &case.completion, &case.solution);
-        if got != case.default {
-            // The reference asks math-verify first, whose verdict on odd texts is not always ours.
-            println!("differs: {got} {case:?}");
-            differing += 1;
-        }
-    }
-    assert!(differing * 50 <= 300, "{differing} of 300 cases differ");
 }
 
 #[test]

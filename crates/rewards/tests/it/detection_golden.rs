@@ -1,10 +1,10 @@
-//! Detection rewards and COCO AP equal VLM-R1 over pycocotools.
+//! COCO AP equals pycocotools.
 
 use std::path::{Path, PathBuf};
 
 use rewards::BoundingBox;
 use rewards::detection::coco::{CocoBox, Detection, Truth, average_precision};
-use rewards::detection::{map, nms_average_precision, od_ap, od_ap50, od_length, weighted_sum};
+use rewards::detection::nms_average_precision;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -29,48 +29,6 @@ fn cases<T: DeserializeOwned>(name: &str) -> Vec<T> {
     assert!(cases.len() >= 300, "{name}: {} cases", cases.len());
     cases
 }
-
-fn is_near(got: f64, expected: f64) -> bool {
-    (got - expected).abs() <= TOLERANCE
-}
-
-#[derive(Debug, Deserialize)]
-struct TextCase {
-    completion: String,
-    solution: String,
-    od_ap: f64,
-    od_ap50: f64,
-    #[serde(rename = "odLength")]
-    od_length: f64,
-    map: f64,
-    weighted_sum: Option<f64>,
-}
-
-#[test]
-fn methods_equal_vlm_r1() {
-    let mut worst: f64 = 0.0;
-    for case in cases::<TextCase>("detection.jsonl") {
-        let expected = [
-            (od_ap as Score, "od_ap", Some(case.od_ap)),
-            (od_ap50, "od_ap50", Some(case.od_ap50)),
-            (od_length, "odLength", Some(case.od_length)),
-            (map, "map", Some(case.map)),
-            (weighted_sum, "weighted_sum", case.weighted_sum),
-        ];
-        for (score, name, expected) in expected {
-            let Some(expected) = expected else { continue };
-            let got = score(&case.completion, &case.solution).expect("a readable solution");
-            assert!(
-                is_near(got, expected),
-                "{name}: {got}, expected {expected}: {case:#?}"
-            );
-            worst = worst.max((got - expected).abs());
-        }
-    }
-    println!("largest difference: {worst:e}");
-}
-
-type Score = fn(&str, &str) -> Result<f64, String>;
 
 #[derive(Debug, Deserialize)]
 struct CocoCase {

@@ -11,6 +11,7 @@ mod judge;
 mod maths;
 mod plugins;
 mod registry;
+mod vlm_r1;
 
 use rewards::{Family, PluginOptions, RewardInput, RewardOptions, RewardSet};
 use serde_json::{Map, Value};

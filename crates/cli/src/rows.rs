@@ -61,6 +61,20 @@ impl Row {
         }
     }
 
+    /// The whole number under `key`, if there is one.
+    ///
+    /// # Errors
+    /// Where something else stands there.
+    pub fn optional_count(&self, key: &str) -> Result<Option<usize>> {
+        match self.columns.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(count) => Ok(Some(count.try_into()?)),
+                None => Err(self.wrong(key, value, "a whole number")),
+            },
+        }
+    }
+
     /// The texts under `key`: a list, or one text.
     ///
     /// # Errors

@@ -138,6 +138,7 @@ impl<'a> RecEvaluator<'a> {
             is_reward_customized_from_vlm_module: true,
             patch_size: processor.image_processor().config().patch_size as usize,
             plugins: rewards::PluginOptions::default(),
+            overlong: rewards::OverlongOptions::default(),
         };
         let format = RewardSet::build(&["format".to_owned()], None, &reward_options)?;
         Ok(Self {

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rewards::{Family, PluginOptions, RewardInput, RewardOptions, RewardSet, accuracy_methods};
+use rewards::{Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet, accuracy_methods};
 use serde_json::{Map, json};
 
 const NUM_COMPLETIONS: usize = 1000;
@@ -72,6 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         is_reward_customized_from_vlm_module: false,
         patch_size: 14,
         plugins: PluginOptions::default(),
+        overlong: OverlongOptions::default(),
     };
     let names = ["accuracy".to_owned(), "format".to_owned()];
     let set = RewardSet::build(&names, None, &options)?;

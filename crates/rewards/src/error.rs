@@ -123,6 +123,27 @@ pub enum RewardError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The true answer states no count.
+    #[error(
+        "reward `count`, row {row}: solution `{solution}`: expected a number, `none` or a JSON list"
+    )]
+    NoCount {
+        /// Index of the row.
+        row: usize,
+        /// The solution, shortened.
+        solution: String,
+    },
+    /// A reward needs to know how long the completion is.
+    #[error(
+        "reward `{reward}`, row {row}: unknown number of tokens\nhint: give `completion_tokens` in the \
+         row, or --model_name_or_path to count them"
+    )]
+    NoTokenCount {
+        /// Name of the reward.
+        reward: &'static str,
+        /// Index of the row.
+        row: usize,
+    },
     /// The true answer has not the form that the accuracy method reads.
     #[error("accuracy method `{method}`, row {row}: solution `{solution}`: {reason}")]
     MethodSolution {
@@ -228,6 +249,8 @@ impl RewardError {
             | Self::NotFinite { row, .. }
             | Self::Solution { row, .. }
             | Self::MethodSolution { row, .. }
+            | Self::NoCount { row, .. }
+            | Self::NoTokenCount { row, .. }
             | Self::Plugin { row, .. }
             | Self::NoSize { row, .. }
             | Self::EmptySize { row, .. } => Some(*row),

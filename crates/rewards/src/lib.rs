@@ -9,13 +9,17 @@ pub mod answer;
 mod box_format;
 pub mod boxes;
 mod choice;
+mod count;
 pub mod detection;
 mod error;
 mod explain;
 mod generic;
 pub mod grounding;
+mod json_valid;
 mod latex_text;
+pub mod length;
 pub mod maths;
+mod overlong;
 mod plugins;
 mod python_json;
 mod rec;
@@ -27,6 +31,7 @@ pub use box_format::{BoxFormat, ImageSizes};
 pub use boxes::BoundingBox;
 pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};
+pub use overlong::{OverlongOptions, overlong};
 pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
     Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods,

@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::count::Count;
 use crate::error::{RewardError, known, nearest_and_known};
 use crate::explain::Explanation;
 use crate::generic::{Accuracy, Format, METHODS};
 use crate::grounding::Grounding;
+use crate::json_valid::JsonValid;
+use crate::length::Length;
+use crate::overlong::{Overlong, OverlongOptions};
 use crate::plugins::{self, JudgedAccuracy, PluginOptions};
 use crate::rec::{RecAccuracy, RecFormat};
 
@@ -134,6 +138,8 @@ pub struct RewardOptions {
     pub patch_size: usize,
     /// How rewards of the user's own are run.
     pub plugins: PluginOptions,
+    /// Lengths of the reward `overlong`.
+    pub overlong: OverlongOptions,
 }
 
 /// What each reward said and what it sums to.
@@ -161,9 +167,13 @@ pub struct RewardSet {
 }
 
 /// Names that `--reward_funcs` may hold.
-const REWARDS: [&str; 7] = [
+const REWARDS: [&str; 11] = [
     "accuracy",
     "format",
+    "length",
+    "count",
+    "json_valid",
+    "overlong",
     "llm",
     "giou",
     "diou",
@@ -392,6 +402,16 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     } = *options;
     if let Some(reward) = Grounding::by_name(name, family, patch_size) {
         return reward;
+    }
+    match name {
+        "count" => return Ok(Box::new(Count)),
+        "json_valid" => return Ok(Box::new(JsonValid)),
+        "overlong" => return Ok(Box::new(Overlong(options.overlong))),
+        "length" => {
+            let accuracy = reward_by_name("accuracy", options)?;
+            return Ok(Box::new(Length { accuracy }));
+        }
+        _ => {}
     }
     let customised = options.is_reward_customized_from_vlm_module;
     if customised && options.task_type.as_deref() != Some("rec") {

@@ -10,7 +10,7 @@ use data::image::ImageProcessorConfig;
 use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
 use models::{LoadOptions, VisionLanguageModel, load_model, read_family};
-use rewards::{JudgeOptions, PluginOptions, RewardOptions, RewardSet};
+use rewards::{JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
@@ -41,6 +41,12 @@ pub fn train_grpo(
             .map_err(DataError::from)?
             .patch_size as usize,
         plugins: plugin_options(config),
+        overlong: OverlongOptions::new(
+            config
+                .overlong_max_tokens
+                .unwrap_or(config.max_completion_length),
+            config.overlong_cache_tokens,
+        ),
     };
     let rewards = RewardSet::build(
         &config.reward_funcs,

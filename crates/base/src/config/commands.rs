@@ -1,7 +1,7 @@
 //! What the commands take that do not train: `generate`, `logprobs`, `reward`, `demo`.
 
 use super::declare::choices;
-use super::training::{demand, validate_filters};
+use super::training::{demand, validate_filters, validate_overlong};
 use super::{ConfigError, DType, ImageProcessor, Validate};
 use crate::config;
 
@@ -147,6 +147,12 @@ config! {
             family: RewardFamily = RewardFamily::Qwen2_5Vl,
             /// Edge of the model's image patches, px.
             patch_size: usize = 14,
+            /// Model folder whose tokenizer counts the tokens of rows without `completion_tokens`.
+            model_name_or_path: Option<String> = None,
+            /// Tokens from which the reward `overlong` is -1.
+            overlong_max_tokens: usize = 2048,
+            /// Tokens before that over which it falls from 0; without it, a fifth of them.
+            overlong_cache_tokens: Option<usize> = None,
         }
         "machine" {
             /// Print the resolved configuration and stop.
@@ -232,7 +238,8 @@ impl Validate for LogprobsConfig {
 
 impl Validate for RewardConfig {
     fn validate(&self) -> Result<(), ConfigError> {
-        demand(self.patch_size > 0, "patch_size", 0, "at least 1")
+        demand(self.patch_size > 0, "patch_size", 0, "at least 1")?;
+        validate_overlong(self.overlong_max_tokens, self.overlong_cache_tokens)
     }
 }
 

@@ -209,6 +209,10 @@ with_training_fields! {
             reward_method: Option<ColonList> = None,
             /// Take the model family's own rewards for the task.
             is_reward_customized_from_vlm_module: bool = false,
+            /// Tokens from which the reward `overlong` is -1; without it, `max_completion_length`.
+            overlong_max_tokens: Option<usize> = None,
+            /// Tokens before that over which it falls from 0; without it, a fifth of them.
+            overlong_cache_tokens: Option<usize> = None,
         }
         "policy optimisation" {
             /// Completions of one prompt: the size of a group.
@@ -418,6 +422,10 @@ impl Validate for GrpoConfig {
             self.min_completion_length,
             "at most `max_completion_length`",
         )?;
+        let overlong_max = self
+            .overlong_max_tokens
+            .unwrap_or(self.max_completion_length);
+        validate_overlong(overlong_max, self.overlong_cache_tokens)?;
         demand(
             self.temperature > 0.0,
             "temperature",
@@ -438,6 +446,21 @@ impl Validate for SftConfig {
     fn validate(&self) -> Result<(), ConfigError> {
         validate_training_fields!(self)
     }
+}
+
+/// The ranges of the reward `overlong`.
+pub(super) fn validate_overlong(
+    max_tokens: usize,
+    cache_tokens: Option<usize>,
+) -> Result<(), ConfigError> {
+    demand(max_tokens > 0, "overlong_max_tokens", 0, POSITIVE)?;
+    let cache_tokens = cache_tokens.unwrap_or_default();
+    demand(
+        cache_tokens <= max_tokens,
+        "overlong_cache_tokens",
+        cache_tokens,
+        "at most `overlong_max_tokens`",
+    )
 }
 
 /// The ranges of what narrows a distribution.

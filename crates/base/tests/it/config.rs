@@ -266,6 +266,11 @@ fn values_out_of_range_are_refused() {
             "min_completion_length",
         ),
         ("--beta -0.1", "beta"),
+        ("--overlong_max_tokens 0", "overlong_max_tokens"),
+        (
+            "--max_completion_length 9 --overlong_cache_tokens 10",
+            "overlong_cache_tokens",
+        ),
     ] {
         match grpo("", line, &[]) {
             Err(ConfigError::OutOfRange { key: named, .. }) => assert_eq!(named, key),

@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use base::config::{RewardConfig, RewardFamily};
+use data::Tokenizer;
 use data::image::{MAX_DECODED_PIXELS, decode_file};
-use rewards::{Family, JudgeOptions, PluginOptions, RewardInput, RewardOptions, RewardSet, Scores};
+use rewards::{
+    Family, JudgeOptions, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet,
+    Scores,
+};
 use serde_json::{Map, Value, json};
 
 use crate::output::Output;
@@ -19,9 +23,12 @@ pub fn reward(config: &RewardConfig) -> Result<()> {
     let rewards = reward_set(config)?;
     let rows = rows::read(&config.input)?;
     let folder = rows::image_folder(config.image_folder.as_deref(), &config.input);
+    let tokenizer = config.model_name_or_path.as_deref();
+    let tokenizer = tokenizer.map(|dir| Tokenizer::from_dir(Path::new(dir)));
+    let tokenizer = tokenizer.transpose()?;
     let answers: Vec<Answer<'_>> = rows
         .iter()
-        .map(|row| Answer::read(row, &folder))
+        .map(|row| Answer::read(row, &folder, tokenizer.as_ref()))
         .collect::<Result<_>>()?;
     let inputs: Vec<RewardInput<'_>> = answers
         .iter()
@@ -72,6 +79,7 @@ fn reward_set(config: &RewardConfig) -> Result<RewardSet> {
                 ..JudgeOptions::default()
             },
         },
+        overlong: OverlongOptions::new(config.overlong_max_tokens, config.overlong_cache_tokens),
     };
     Ok(RewardSet::build(
         &config.reward_funcs,
@@ -90,10 +98,11 @@ struct Answer<'a> {
     images: Vec<PathBuf>,
     image_sizes: Vec<[u32; 2]>,
     image_grid_thw: Vec<[usize; 3]>,
+    completion_tokens: Option<usize>,
 }
 
 impl<'a> Answer<'a> {
-    fn read(row: &'a Row, folder: &Path) -> Result<Self> {
+    fn read(row: &'a Row, folder: &Path, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         let names = row.texts("image_path")?;
         let images = names
             .iter()
@@ -110,15 +119,24 @@ impl<'a> Answer<'a> {
                 .map(|path| size_of(path, row))
                 .collect::<Result<_>>()?,
         };
+        let completion = row.text("completion")?;
+        let completion_tokens = match (row.optional_count("completion_tokens")?, tokenizer) {
+            (None, Some(tokenizer)) => {
+                let ids = tokenizer.encode(completion);
+                Some(ids.with_context(|| row.place.clone())?.len())
+            }
+            (count, _) => count,
+        };
         Ok(Self {
             row,
-            completion: row.text("completion")?,
+            completion,
             solution: row.text("solution")?,
             problem: row.optional_text("problem")?,
             accu_reward_method: row.optional_text("accu_reward_method")?,
             images,
             image_sizes,
             image_grid_thw: row.tuples("image_grid_thw")?.unwrap_or_default(),
+            completion_tokens,
         })
     }
 
@@ -134,7 +152,7 @@ impl<'a> Answer<'a> {
             columns: &self.row.columns,
             sample: Some(&self.row.place),
             step: None,
-            completion_tokens: None,
+            completion_tokens: self.completion_tokens,
         }
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn first_block(text: &str) -> Option<&str> {
     blocks(text).next()
 }
 
-pub(super) fn last_block(text: &str) -> Option<&str> {
+pub(crate) fn last_block(text: &str) -> Option<&str> {
     blocks(text).last()
 }
 

@@ -19,7 +19,8 @@ mod weighted_sum;
 
 use std::collections::{HashMap, HashSet};
 
-use self::boxes_in_text::{Entry, Label, TrueBox, last_block, predicted, true_boxes};
+pub(crate) use self::boxes_in_text::last_block;
+use self::boxes_in_text::{Entry, Label, TrueBox, predicted, true_boxes};
 use self::coco::{AveragePrecision, CocoBox, Detection, Truth, average_precision};
 pub use self::nms::{nms_average_precision, suppress_by_truth};
 pub(crate) use self::weighted_sum::check as check_weighted_sum;

@@ -13,7 +13,7 @@ mod plugins;
 mod registry;
 mod vlm_r1;
 
-use rewards::{Family, PluginOptions, RewardInput, RewardOptions, RewardSet};
+use rewards::{Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet};
 use serde_json::{Map, Value};
 
 pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
@@ -23,6 +23,7 @@ pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
         is_reward_customized_from_vlm_module: true,
         patch_size,
         plugins: PluginOptions::default(),
+        overlong: OverlongOptions::default(),
     }
 }
 
@@ -33,6 +34,7 @@ pub(crate) fn generic_options() -> RewardOptions {
         is_reward_customized_from_vlm_module: false,
         patch_size: 14,
         plugins: PluginOptions::default(),
+        overlong: OverlongOptions::default(),
     }
 }
 

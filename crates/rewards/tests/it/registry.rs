@@ -1,7 +1,10 @@
 //! Names, weights, rows that lack something, rewards of the user's own.
 
+use std::time::Duration;
+
 use rewards::{
-    Family, Reward, RewardError, RewardInput, RewardOptions, RewardSet, accuracy_methods,
+    Family, Reward, RewardError, RewardInput, RewardOptions, RewardSet, ScoringTime,
+    accuracy_methods,
 };
 use serde_json::Map;
 
@@ -23,7 +26,7 @@ fn an_unknown_reward_names_the_nearest_and_lists_all() {
     assert_eq!(
         error.to_string(),
         "unknown reward `acuracy`\nhint: did you mean `accuracy`? valid: `accuracy`, `format`, \
-         `llm`, `giou`, `diou`, `point_in_box`, `click`"
+         `length`, `count`, `json_valid`, `overlong`, `llm`, `giou`, `diou`, `point_in_box`, `click`"
     );
 }
 
@@ -250,4 +253,55 @@ fn rewards_not_finite_or_too_few_are_errors() {
             ..
         })
     ));
+}
+
+/// Scores the batch as a whole and takes its time.
+struct Slow;
+
+impl Reward for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(vec![Some(rows.len() as f64); rows.len()])
+    }
+
+    fn is_by_row(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn rows_are_timed_one_by_one_where_they_are_scored_so() {
+    let columns = Map::new();
+    let row = RewardInput {
+        accu_reward_method: Some("all_match"),
+        ..input("a", "a", &columns)
+    };
+    let set = both(&generic_options());
+    let rows = [row, input("b", "a", &columns), row];
+    let (scores, times) = set.score_timed(&rows).expect("scores");
+    assert_eq!(Ok(scores), set.score(&rows));
+    for time in &times {
+        assert!(
+            matches!(time, ScoringTime::Rows(rows) if rows.len() == 3),
+            "{time:?}"
+        );
+    }
+    let bad = RewardInput {
+        accu_reward_method: Some("all_mach"),
+        ..row
+    };
+    let error = set.score_timed(&[row, row, bad]).expect_err("the method");
+    assert_eq!(Err(error), set.score(&[row, row, bad]));
+
+    let set = RewardSet::new(vec![Box::new(Slow)], None).expect("a set");
+    let (scores, times) = set.score_timed(&rows).expect("scores");
+    assert_eq!(scores.total, [3.0; 3], "the batch was split");
+    assert!(
+        matches!(times[..], [ScoringTime::Batch(time)] if time >= Duration::from_millis(20)),
+        "{times:?}"
+    );
 }

@@ -170,7 +170,7 @@ fn from_captures(captures: &Captures<'_>) -> Option<BoundingBox> {
 
 /// Python's `int` and `float` read decimal digits of every script.
 pub(crate) fn ascii_digit(c: char) -> char {
-    if c.is_ascii() {
+    if c.is_ascii() || !is_decimal_digit(c) {
         return c;
     }
     // Unicode assigns decimal digits in runs of ten that begin with the zero.

@@ -73,7 +73,8 @@ mod tests {
         assert_eq!(python_float("1e3"), Some(1000.0));
         assert_eq!(python_float("-infinity"), Some(f64::NEG_INFINITY));
         assert!(python_float("nan").is_some_and(f64::is_nan));
-        for bad in ["", "_1", "1_", "1__0", "0x10", "1,5", "--1"] {
+        // Letters and signs beyond ASCII were once read as 0, so that `é` equalled `0`.
+        for bad in ["", "_1", "1_", "1__0", "0x10", "1,5", "--1", "é", "€5.5"] {
             assert_eq!(python_float(bad), None, "{bad}");
         }
     }

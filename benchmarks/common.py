@@ -1,0 +1,167 @@
+"""What the benchmarks share: running a program under watch, ours with its options, and naming the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from flop import Work
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+BETA = 0.04
+LEARNING_RATE = 1e-6
+SEED = 42
+
+
+class Failure(Exception):
+    """A program that failed, or did other work than asked for."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How a program ran."""
+
+    secs: float
+    peak_bytes: int
+    # Seconds from the start at which each line of the watched file had appeared.
+    line_secs: list[float]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The same threads for both programs. Waiting threads sleep soon, as ours have it, so that other load disturbs both alike."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | dict.fromkeys(names, str(threads)) | {"GOMP_SPINCOUNT": "1000"} | quiet
+
+
+def watch(command: list[str], threads: int, log: Path, lines_of: Path | None = None) -> Watched:
+    """Runs `command` to its end; its peak memory is that of its largest process."""
+    line_secs: list[float] = []
+    with log.open("wb") as sink:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, env=environment(threads), stdout=sink, stderr=subprocess.STDOUT)
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            now = time.perf_counter() - start
+            if lines_of is not None and lines_of.exists():
+                line_secs += [now] * (lines_of.read_bytes().count(b"\n") - len(line_secs))
+            if pid:
+                break
+            time.sleep(0.01)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise Failure(f"`{' '.join(command)}` exited with {process.returncode}:\n{tail}")
+    return Watched(now, usage.ru_maxrss * 1024, line_secs)
+
+
+def expect(what: str, got, expected) -> None:
+    if got != expected:
+        raise Failure(f"{what}: expected {expected}, got {got}")
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Steps of our program: seconds as seen from outside and by its own clock, warm-up left out."""
+
+    secs: list[float]
+    phases: dict[str, float]
+    peak_bytes: int
+    metrics: list[dict]
+    rollouts: list[dict]
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def flags(options: dict) -> list[str]:
+    def word(value) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return [part for name, value in options.items() for part in (f"--{name}", word(value))]
+
+
+def ours_command(binary: Path, data: Path, out: Path, work: Work, dtype: str, steps: int, extra: dict) -> list[str]:
+    options = {
+        "model_name_or_path": data / "model", "data_file_paths": data / "rows.jsonl", "image_folders": data / "images",
+        "question_template": "none", "reward_funcs": f"{HERE / 'vowels.py'}:vowel_share", "reward_python": sys.executable,
+        "bf16": dtype == "bfloat16", "num_generations": work.generations,
+        "per_device_train_batch_size": work.completions, "min_completion_length": work.completion_tokens,
+        "max_completion_length": work.completion_tokens, "beta": BETA, "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant", "seed": SEED, "max_steps": steps, "save_strategy": "no", "output_dir": out,
+    }  # fmt: skip
+    return [str(binary), "grpo", *flags(options | extra)]
+
+
+def run_ours(
+    binary: Path, data: Path, work: Work, dtype: str, threads: int, warmup: int, steps: int, extra: dict | None = None
+) -> Ours:
+    """Trains `warmup + steps` steps; fails where one did other work than `work` says."""
+    out = data / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    options = {"num_threads": threads, **(extra or {})}
+    command = ours_command(binary, data, out, work, dtype, warmup + steps, options)
+    watched = watch(command, threads, data / "ours.log", out / "metrics.jsonl")
+    metrics = read_jsonl(out / "metrics.jsonl")
+    expect("steps of ours", (len(metrics), len(watched.line_secs)), (warmup + steps,) * 2)
+    rollouts = []
+    for line in metrics:
+        expect("tokens of a completion", line["completion_length"], float(work.completion_tokens))
+        expect("groups with equal rewards", line["zero_spread_groups"], 0)
+        rollouts = read_jsonl(out / "rollouts" / f"step_{line['step']:06}.jsonl")
+        expect("completions of a step", len(rollouts), work.completions)
+        expect("tokens of a step", sum(row["tokens"] for row in rollouts), work.tokens)
+    own = [line["secs"]["total"] for line in metrics]
+    # The first line has the start of the program before it: there only our own clock is to be had.
+    seen = [own[0]] + [b - a for a, b in zip(watched.line_secs, watched.line_secs[1:])]
+    measured = metrics[warmup:]
+    phases = {key: median(line["secs"][key] for line in measured) for key in measured[0]["secs"] if key != "checkpoint"}
+    return Ours(seen[warmup:], phases, watched.peak_bytes, metrics, rollouts)
+
+
+def machine() -> str:
+    """Processor, its matrix instructions, cores, memory."""
+    text = Path("/proc/cpuinfo").read_text()
+    field = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in text.splitlines()) if v}
+    known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    features = [name for name in known if name in field.get("flags", "").split()]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    name = field.get("model name", platform.machine())
+    return f"{name} ({', '.join(features)}), {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, no GPU used"
+
+
+def commit() -> str:
+    """The commit the checkout is at, marked where files of the program differ from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "crates", "Cargo.toml", "Cargo.lock")
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+
+
+def find_binary(given: Path | None) -> Path:
+    path = given or ROOT / "target" / "release" / "vlm-r1"
+    if not path.is_file():
+        raise Failure(f"{path}: no such program\nhint: `make build`, or name it with --binary")
+    return path.resolve()
+
+
+def load_note() -> str:
+    """Says so where other work shares the cores: times are then not to be kept."""
+    load = os.getloadavg()[0]
+    return f"load average at the start {load:.1f}"
+
+
+def spread(values: list[float]) -> str:
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -1,0 +1,285 @@
+"""A GRPO step of ours beside TRL's, on the same weights, rows, rewards, types and threads.
+
+    python benchmarks/grpo_step.py                 # everything, 9 to 12 minutes on two cores
+    python benchmarks/grpo_step.py --smoke         # one tiny step of ours alone, for CI
+
+First both programs are given the same completions and must agree on prompts, log-probabilities, advantages, loss and
+gradient norm. Then they run in turns, a process each time; the table shows medians over all steps after the
+warm-up. Needs the packages of benchmarks/requirements.txt (for --smoke: numpy, pillow, safetensors, tokenizers) and
+`make build`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+from statistics import mean, median
+
+import common
+from common import BETA, HERE, LEARNING_RATE, SEED, Failure, Ours, expect, run_ours, spread
+from flop import Work, step_flop
+from make_model import SHAPES, write_model, write_rows
+
+TOLERANCE = {"logprobs": 1e-3, "advantages": 1e-3, "loss": 1e-4, "kl": 1e-4, "entropy": 1e-3, "grad_norm": 1e-2, "reward": 1e-6}
+# The two updates of the comparison must move the policy far enough for loss and KL to be more than rounding.
+REPLAY_LEARNING_RATE = 1e-5
+REPLAY_UPDATES = 2
+# Seconds of a part on two cores of 2026, for the plan; warm-up and measured steps of each program.
+OURS_STEPS = {"float32": (1, 4), "bfloat16": (2, 6)}
+TRL_STEPS = {"float32": (1, 2), "bfloat16": (1, 3)}
+PLAN = {"replay": 90, "matmul": 8, "ours float32": 25, "ours bfloat16": 18, "trl float32": 110, "trl bfloat16": 85}
+MATMUL_REPEATS = 30
+
+
+class Plan:
+    """The parts to come with their seconds, and what is left after each."""
+
+    def __init__(self, parts: list[str]):
+        self.left, self.start = parts, time.perf_counter()
+        total = sum(PLAN[part] for part in parts)
+        self.say(f"plan: {len(parts)} parts, about {total / 60:.0f} minutes on two idle cores")
+
+    @staticmethod
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def begin(self) -> None:
+        secs = sum(PLAN[part] for part in self.left)
+        self.say(f"[{time.perf_counter() - self.start:5.0f} s] {self.left.pop(0)}; {secs} s to go by plan")
+
+
+def trl_command(data: Path, threads: int, output: Path, *extra: str) -> list[str]:
+    script = str(HERE / "trl_step.py")
+    return [sys.executable, script, str(data), "--threads", str(threads), "--output", str(output), *extra]
+
+
+def run_trl(data: Path, work: Work, dtype: str, threads: int, steps: tuple[int, int], *extra: str) -> dict:
+    output = data / "trl.json"
+    counts = ["--prompts", work.prompts, "--generations", work.generations, "--completion-tokens", work.completion_tokens]
+    counts += ["--warmup", steps[0], "--steps", steps[1], "--beta", BETA, "--learning-rate", LEARNING_RATE, "--seed", SEED]
+    command = trl_command(data, threads, output, "--dtype", dtype, *map(str, counts), *extra)
+    watched = common.watch(command, threads, data / "trl.log")
+    result = json.loads(output.read_text())
+    expect("TRL: completions, tokens and prompt tokens of a step",
+        [result[key] for key in ("completions", "completion_tokens", "prompt_tokens")],
+        [work.completions, work.tokens, work.prompt_tokens])  # fmt: skip
+    return result | {"peak_memory_bytes": watched.peak_bytes}
+
+
+def replay(binary: Path, data: Path, work: Work, threads: int) -> dict[str, float]:
+    """Lets both programs train on the same completions; gives the differences, and fails above the tolerance."""
+    extra = {"num_iterations": REPLAY_UPDATES, "learning_rate": REPLAY_LEARNING_RATE}
+    ours = run_ours(binary, data, work, "float32", threads, 0, 1, extra)
+    # `generate` draws as the first step does: its answers come with ids and log-probabilities.
+    groups = ours.rollouts[:: work.generations]
+    questions = data / "questions.jsonl"
+    lines = [json.dumps({"images": [Path(i).name for i in row["images"]], "prompt": row["prompt"]}) for row in groups]
+    questions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    answers = data / "answers.jsonl"
+    options = {
+        "model": data / "model", "input": questions, "image_folder": data / "images", "output": answers, "seed": SEED,
+        "num_generations": work.generations, "max_new_tokens": work.completion_tokens,
+        "min_completion_length": work.completion_tokens, "num_threads": threads,
+    }  # fmt: skip
+    common.watch([str(binary), "generate", *common.flags(options)], threads, data / "generate.log")
+    rows = common.read_jsonl(answers)
+    expect("answers of `generate`", [row["completion"] for row in rows], [row["completion"] for row in ours.rollouts])
+    output = data / "replay.json"
+    settings = ["--prompts", work.prompts, "--generations", work.generations, "--beta", BETA]
+    settings += ["--num-iterations", REPLAY_UPDATES, "--learning-rate", REPLAY_LEARNING_RATE, "--seed", SEED]
+    command = trl_command(data, threads, output, "--replay", str(answers), *map(str, settings))
+    common.watch(command, threads, data / "replay.log")
+    return differences(ours, rows, json.loads(output.read_text()), work)
+
+
+def differences(ours: Ours, rows: list[dict], trl: dict, work: Work) -> dict[str, float]:
+    prompts = [row["prompt_ids"] for row in rows[:: work.generations]]
+    expect("ids of the prompts by transformers", trl["prompt_ids"], prompts)
+    # TRL shuffles the completions of a batch; its scores are kept in their order before.
+    pairs = zip([row["logprobs"] for row in rows], trl["logprobs"], strict=True)
+    metrics = ours.metrics[0]
+    found = {
+        "logprobs": max(abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True)),
+        "advantages": max(abs(row["advantage"] - b) for row, b in zip(ours.rollouts, trl["advantages"], strict=True)),
+        "reward": abs(metrics["reward"] - trl["reward"]),
+        **{key: abs(metrics[key] - mean(trl[key])) for key in ("loss", "kl", "entropy", "grad_norm")},
+    }
+    scale = {"grad_norm": metrics["grad_norm"]}
+    found = {key: value / scale.get(key, 1.0) for key, value in found.items()}
+    values = {key: (metrics[key], mean(trl[key])) for key in ("loss", "kl", "entropy", "grad_norm")}
+    for key, (left, right) in values.items():
+        Plan.say(f"    {key}: ours {left:.7f}, TRL {right:.7f}")
+    for key, value in found.items():
+        if not value <= TOLERANCE[key]:
+            raise Failure(f"ours and TRL differ on the same completions: {key} by {value:.3g}, tolerance {TOLERANCE[key]}")
+    return found
+
+
+def matmul_rate(threads: int) -> dict[str, float]:
+    """FLOP/s of libtorch's own product on the largest layers of the model: the best of many tries."""
+    code = f"""
+import json, time, torch
+torch.set_num_threads({threads})
+best = {{}}
+for dtype in (torch.float32, torch.bfloat16):
+    for rows, fan_in, out in ((2048, 512, 1408), (2048, 1408, 512), (2048, 512, 2048), (2048, 512, 8192)):
+        x, w = torch.randn(rows, fan_in).to(dtype), torch.randn(out, fan_in).to(dtype)
+        for _ in range({MATMUL_REPEATS}):
+            start = time.perf_counter()
+            torch.mm(x, w.t())
+            rate = 2 * rows * fan_in * out / (time.perf_counter() - start)
+            name = str(dtype).removeprefix("torch.")
+            best[name] = max(best.get(name, 0), rate)
+print(json.dumps(best))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=common.environment(threads), capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+class Results:
+    """All runs by type."""
+
+    def __init__(self):
+        self.ours: dict[str, list[Ours]] = defaultdict(list)
+        self.trl: dict[str, list[dict]] = defaultdict(list)
+        self.rates: dict[str, float] = {}
+
+    def add_rates(self, rates: dict[str, float]) -> None:
+        self.rates = {dtype: max(rate, self.rates.get(dtype, 0.0)) for dtype, rate in rates.items()}
+
+    def rows(self, dtype: str, flop: int) -> list[str]:
+        """The cells of the table's line."""
+        ours = [secs for run in self.ours[dtype] for secs in run.secs]
+        trl = [secs for run in self.trl[dtype] for secs in run["secs"]]
+        ours_peak = max(run.peak_bytes for run in self.ours[dtype]) / 2**30
+        trl_peak = max(run["peak_memory_bytes"] for run in self.trl[dtype]) / 2**30
+        floor = flop / self.rates[dtype]
+        return [
+            dtype, spread(ours), spread(trl), f"**{median(trl) / median(ours):.1f}**", f"{ours_peak:.2f}", f"{trl_peak:.2f}",
+            f"{ours_peak / trl_peak:.2f}", f"{self.rates[dtype] / 1e9:.0f}", f"{floor:.2f}", f"**{median(ours) / floor:.2f}**",
+        ]  # fmt: skip
+
+    def phases(self, dtype: str) -> str:
+        keys = [key for key in ("rollout", "reward", "reference", "train", "optimizer", "total")]
+        return ", ".join(f"{key} {median(run.phases[key] for run in self.ours[dtype]):.2f}" for key in keys)
+
+
+HEADER = [
+    "type", "ours, s", "TRL, s", "TRL / ours", "ours, GiB", "TRL, GiB", "ours / TRL", "GFLOP/s of `mm`", "floor, s", "ours / floor",
+]  # fmt: skip
+
+
+def report(results: Results, differ: dict[str, float] | None, work: Work, threads: int, versions: dict, note: str) -> str:
+    flop = step_flop(SHAPES["39m"], work, BETA)
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    table = [line(HEADER), "|" + "---|" * len(HEADER)]
+    table += [line(results.rows(dtype, flop)) for dtype in results.ours]
+    phases = [f"- {dtype}: {results.phases(dtype)}" for dtype in results.ours]
+    steps = [
+        f"- {dtype}, {name}: " + "; ".join(" ".join(f"{secs:.2f}" for secs in run) for run in runs)
+        for dtype in results.ours
+        for name, runs in (("ours", [r.secs for r in results.ours[dtype]]), ("TRL", [r["secs"] for r in results.trl[dtype]]))
+    ]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    replayed = "not compared in this run" if differ is None else ", ".join(f"{k} {v:.1e}" for k, v in differ.items())
+    return "\n".join([
+        "# A GRPO step beside TRL's", "",
+        f"{date.today()}, commit {common.commit()}. {common.machine()}; {threads} threads each; {note}. {named}.",
+        f"Command: `python benchmarks/grpo_step.py`. Qwen2.5-VL shape, 39.4 M random weights; a step: {work.prompts} prompts of "
+        f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} picture, G {work.generations}, exactly "
+        f"{work.completion_tokens} tokens an answer ({work.tokens} a step), beta {BETA}.", "",
+        *table, "",
+        "Seconds of a step: median (smallest to largest) over the steps after the warm-up, processes in turns. Memory: the largest the process "
+        f"was. Floor: {flop / 1e12:.3f} TFLOP (`benchmarks/flop.py`) at the rate of libtorch's own matrix product in this run.", "",
+        "Differences on the same completions, f32, two updates (grad_norm relative, the rest absolute): " + replayed + ".", "",
+        "Where our step goes, medians in seconds:", "", *phases, "",
+        "All steps, a process between semicolons:", "", *steps, "",
+    ])  # fmt: skip
+
+
+def compare(args) -> None:
+    binary = common.find_binary(args.binary)
+    work, threads = Work(), args.threads
+    note = common.load_note()
+    turns = [f"{who} {dtype}" for _ in range(args.rounds) for dtype in args.dtypes for who in ("ours", "trl")]
+    plan = Plan(["replay"] * (not args.no_replay) + ["matmul"] + turns + ["matmul"])
+    data = args.data
+    _, parameters = write_data(data, "39m", work, rows=32)
+    Plan.say(f"    {parameters:,} parameters, {step_flop(SHAPES['39m'], work, BETA) / 1e12:.3f} TFLOP a step, {note}")
+    differ = None
+    if not args.no_replay:
+        plan.begin()
+        differ = replay(binary, data, work, threads)
+    results, versions = Results(), {}
+    plan.begin()
+    results.add_rates(matmul_rate(threads))
+    for turn in turns:
+        plan.begin()
+        who, dtype = turn.split()
+        if who == "ours":
+            run = run_ours(binary, data, work, dtype, threads, *OURS_STEPS[dtype])
+            results.ours[dtype].append(run)
+            Plan.say(f"    {spread(run.secs)} s a step, {run.peak_bytes / 2**30:.2f} GiB")
+        else:
+            run = run_trl(data, work, dtype, threads, TRL_STEPS[dtype])
+            results.trl[dtype].append(run)
+            versions = run["versions"]
+            Plan.say(f"    {spread(run['secs'])} s a step, {run['peak_memory_bytes'] / 2**30:.2f} GiB")
+    plan.begin()
+    results.add_rates(matmul_rate(threads))
+    text = report(results, differ, work, threads, versions, note)
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    args.results.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def write_data(data: Path, shape: str, work: Work, rows: int):
+    shutil.rmtree(data, ignore_errors=True)
+    tokenizer, parameters = write_model(data / "model", SHAPES[shape])
+    write_rows(data, tokenizer, rows, work.image_px, work.prompt_tokens)
+    return tokenizer, parameters
+
+
+def smoke(args) -> None:
+    """Two tiny steps of ours, their work checked."""
+    work = Work(generations=4, prompt_tokens=64, completion_tokens=16, image_px=112)
+    write_data(args.data, "tiny", work, rows=4)
+    run = run_ours(common.find_binary(args.binary), args.data, work, "float32", args.threads, 1, 1)
+    print(f"smoke: a step of {work.completions} completions in {run.secs[0]:.3f} s, {run.peak_bytes / 2**20:.0f} MiB")
+
+
+def parse(temporary: Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="one tiny step of ours alone")
+    parser.add_argument("--binary", type=Path, help="our program; without it, target/release/vlm-r1")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each program and type")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    parser.add_argument("--no-replay", action="store_true", help="do not compare the two on the same completions")
+    parser.add_argument("--data", type=Path, default=temporary / "data", help="folder for model, rows and runs; replaced")
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "grpo_step.md")
+    return parser.parse_args()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        args = parse(Path(temporary))
+        try:
+            smoke(args) if args.smoke else compare(args)
+        except Failure as failure:
+            raise SystemExit(f"error: {failure}") from None
+
+
+if __name__ == "__main__":
+    main()

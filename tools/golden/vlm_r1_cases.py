@@ -87,7 +87,7 @@ def number_case(rng):
     number = rng.choice([rng.randint(-20, 2000), round(rng.uniform(-9, 99), 2), rng.randint(0, 12) / 4])
     forms = [
         str(number), str(number), f"{number}", f"{float(number)}", f"{number:,}", f"{number:e}", f"0{number}", f"{number}.",
-        f"${number}$", f"\\boxed{{{number}}}", f"{number} cm", f"{number}%", f"= {number}", f"about {number}", f"x = {number}",
+        f"${number}$", f"\\boxed{{{number}}}", f"{number} cm", f"€{number}", f"{number}%", f"= {number}", f"about {number}", f"x = {number}",
         "".join(chr(0x0660 + int(c)) if c.isdigit() else c for c in str(number)), str(number + 1), str(-number),
     ]
     return rng.choice(forms), rng.choice([str(number), rng.choice(forms)])

@@ -28,7 +28,7 @@ const MIN_CASES: usize = 5000;
 const MIN_CASES_PER_RULE: usize = 300;
 
 /// In the corpus, and not yet built.
-const TO_COME: [&str; 2] = ["length", "repetition"];
+const TO_COME: [&str; 1] = ["repetition"];
 
 /// What a rule says of a case.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -140,8 +140,9 @@ impl Rules {
         let build = |name: &str, options: &RewardOptions| {
             RewardSet::build(&[name.to_owned()], None, options).expect("a known reward")
         };
-        let mut others: BTreeMap<_, _> =
-            ["format"].map(|name| (name, build(name, &options))).into();
+        let mut others: BTreeMap<_, _> = ["format", "length"]
+            .map(|name| (name, build(name, &options)))
+            .into();
         for (rule, name, family) in [
             ("qwen2_5_vl/accuracy", "accuracy", Family::Qwen2_5Vl),
             ("qwen2_5_vl/format", "format", Family::Qwen2_5Vl),

@@ -17,7 +17,7 @@ use engine::{Request, Sampler, SamplingParams};
 use models::VisionLanguageModel;
 use report::{Interval, mean_interval};
 use rewards::boxes::{BoundingBox, find_baseline, find_thinking, iou_vlm_r1};
-use rewards::{RewardInput, RewardOptions, RewardSet};
+use rewards::{BoxFormat, BoxUnits, ImageSizes, RewardInput, RewardOptions, RewardSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -137,6 +137,7 @@ impl<'a> RecEvaluator<'a> {
             task_type: Some("rec".to_owned()),
             is_reward_customized_from_vlm_module: true,
             patch_size: processor.image_processor().config().patch_size as usize,
+            box_units: BoxUnits::default(),
             plugins: rewards::PluginOptions::default(),
             overlong: rewards::OverlongOptions::default(),
         };
@@ -183,9 +184,9 @@ impl<'a> RecEvaluator<'a> {
                 requests.iter().zip(&generation.completions).enumerate()
             {
                 let image = &request.prompt.images[0];
-                let sizes = Sizes {
-                    seen: image.input_size,
+                let sizes = ImageSizes {
                     original: image.original_size,
+                    input: image.input_size,
                 };
                 for completion in completions {
                     let text = self.processor.tokenizer().decode(&completion.ids, true)?;
@@ -243,7 +244,7 @@ impl<'a> RecEvaluator<'a> {
         &self,
         row: usize,
         model_output: String,
-        sizes: Sizes,
+        sizes: ImageSizes,
     ) -> Result<RecAnswer, EvalError> {
         let (sample, truth) = (&self.samples[row], self.truths[row]);
         let input = RewardInput {
@@ -260,12 +261,11 @@ impl<'a> RecEvaluator<'a> {
             completion_tokens: None,
         };
         let scores = self.format.score(&[input])?;
-        let scaled =
-            |found: Option<BoundingBox>| found.map(|b| b.scaled(sizes.seen, sizes.original));
+        let on_image = |b| BoxFormat::ModelInput.convert(b, BoxFormat::Absolute, sizes);
         let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou_vlm_r1(b, truth));
-        let found = scaled(find_thinking(&model_output));
+        let found = find_thinking(&model_output).map(on_image);
         let iou = iou_of(found);
-        let [width, height] = sizes.seen;
+        let [width, height] = sizes.input;
         let [image_width, image_height] = sizes.original;
         Ok(RecAnswer {
             image: image_name(sample),
@@ -277,19 +277,11 @@ impl<'a> RecEvaluator<'a> {
             correct: u8::from(iou > CORRECT_ABOVE),
             iou,
             well_formed: scores.total[0] > 0.0,
-            iou_anywhere: iou_of(scaled(find_baseline(&model_output))),
+            iou_anywhere: iou_of(find_baseline(&model_output).map(on_image)),
             row,
             model_output,
         })
     }
-}
-
-#[derive(Clone, Copy)]
-struct Sizes {
-    /// Width and height that the model saw, px.
-    seen: [u32; 2],
-    /// Width and height of the file, px.
-    original: [u32; 2],
 }
 
 fn image_name(sample: &Sample) -> String {

@@ -8,7 +8,10 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rewards::{Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet, accuracy_methods};
+use rewards::{
+    BoxUnits, Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet,
+    accuracy_methods,
+};
 use serde_json::{Map, json};
 
 const NUM_COMPLETIONS: usize = 1000;
@@ -71,6 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         task_type: None,
         is_reward_customized_from_vlm_module: false,
         patch_size: 14,
+        box_units: BoxUnits::default(),
         plugins: PluginOptions::default(),
         overlong: OverlongOptions::default(),
     };

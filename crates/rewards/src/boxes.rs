@@ -1,4 +1,4 @@
-//! Bounding boxes: the two IoUs of VLM-R1, scaling, and finding boxes in answers.
+//! Bounding boxes: the two IoUs of VLM-R1, and finding boxes in answers.
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use regex::{Captures, Regex};
 
 use crate::answer::{first_answer, last_answer, python_strip};
 
-/// A box by its corners, px: `[x1, y1, x2, y2]`, right and bottom edge excluded.
+/// A box by its corners, px unless said otherwise: `[x1, y1, x2, y2]`, right and bottom edge excluded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BoundingBox {
     /// Left edge.
@@ -35,18 +35,6 @@ impl BoundingBox {
     /// Width times height, px^2; negative where one side is.
     pub fn area(&self) -> f64 {
         (self.x2 - self.x1) * (self.y2 - self.y1)
-    }
-
-    /// The same box after an image of width and height `from` becomes one of `to`, both px.
-    pub fn scaled(self, from: [u32; 2], to: [u32; 2]) -> Self {
-        let [from_width, from_height] = from.map(f64::from);
-        let [to_width, to_height] = to.map(f64::from);
-        Self {
-            x1: self.x1 / from_width * to_width,
-            y1: self.y1 / from_height * to_height,
-            x2: self.x2 / from_width * to_width,
-            y2: self.y2 / from_height * to_height,
-        }
     }
 }
 
@@ -125,6 +113,11 @@ pub fn find_in_answer(completion: &str) -> Option<BoundingBox> {
         .and_then(|captures| from_captures(&captures))
 }
 
+/// The same of decimals: in the first answer, the first bracket of four numbers.
+pub fn find_decimals_in_answer(completion: &str) -> Option<BoundingBox> {
+    find_baseline(first_answer(completion)?)
+}
+
 /// The box that VLM-R1's evaluation of thinking models reads: in the first answer, the last
 /// `[int, int, int, int]` between the first `{` and the last `}`.
 pub fn find_thinking(completion: &str) -> Option<BoundingBox> {
@@ -146,13 +139,17 @@ pub fn find_baseline(completion: &str) -> Option<BoundingBox> {
 /// # Errors
 /// Says what is wrong where it is no list of four finite numbers.
 pub fn parse_solution(solution: &str) -> Result<BoundingBox, String> {
-    let body = python_strip(last_answer(solution).unwrap_or(solution));
-    let numbers: Vec<f64> =
-        serde_json::from_str(body).map_err(|_| "not a list of numbers".to_owned())?;
+    let numbers: Vec<f64> = serde_json::from_str(solution_text(solution))
+        .map_err(|_| "not a list of numbers".to_owned())?;
     let [x1, y1, x2, y2] = numbers[..] else {
         return Err(format!("a list of {}", numbers.len()));
     };
     Ok(BoundingBox { x1, y1, x2, y2 })
+}
+
+/// The part of a REC solution that holds the box.
+pub(crate) fn solution_text(solution: &str) -> &str {
+    python_strip(last_answer(solution).unwrap_or(solution))
 }
 
 /// None where a number is too large for an `f64`: no such box can overlap a real one.
@@ -230,11 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn scaling_takes_width_and_height_apart() {
+    fn the_model_sees_whole_patches() {
         let seen = input_size([1, 4, 8], 14);
         assert_eq!(seen, Some([112, 56]));
-        let b = boxed([28.0, 28.0, 56.0, 56.0]).scaled([112, 56], [448, 112]);
-        assert_eq!(b, boxed([112.0, 56.0, 224.0, 112.0]));
         assert_eq!(input_size([1, usize::MAX, 8], 14), None);
     }
 

@@ -5,20 +5,35 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::answer::{first_answer, is_python_space, python_strip};
+use crate::verdict::{Rule, Verdict};
 
 /// 1 where the first answer means the letter that the solution means, else 0.
-pub(crate) fn mcq(completion: &str, solution: &str) -> f64 {
-    let student = python_strip(first_answer(completion).unwrap_or(completion));
-    // A solution without a letter equals no letter, whatever else it says.
-    let letter = extract_choice(student);
-    f64::from(letter.is_some() && letter == extract_choice(true_answer(solution)))
+pub(crate) fn mcq<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
+    let answer = python_strip(first_answer(completion).unwrap_or(completion));
+    let truth = true_answer(solution);
+    Verdict {
+        answer: answer.into(),
+        truth: truth.into(),
+        rule: Rule::Letters {
+            answer: extract_choice(answer),
+            truth: extract_choice(truth),
+        },
+    }
 }
 
 /// 1 where both texts say `yes` first, both `no` first, or neither says either, else 0.
-pub(crate) fn yes_no(completion: &str, solution: &str) -> f64 {
+pub(crate) fn yes_no<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
     let (completion, solution) = (completion.to_lowercase(), solution.to_lowercase());
-    let student = first_answer(&completion).unwrap_or(&completion);
-    f64::from(yes_or_no(student) == yes_or_no(true_answer(&solution)))
+    let answer = first_answer(&completion).unwrap_or(&completion);
+    let truth = true_answer(&solution);
+    Verdict {
+        rule: Rule::Words {
+            answer: yes_or_no(answer),
+            truth: yes_or_no(truth),
+        },
+        answer: answer.to_owned().into(),
+        truth: truth.to_owned().into(),
+    }
 }
 
 /// The solution's first answer that stands on one line, or else the whole text, stripped.
@@ -130,6 +145,8 @@ mod tests {
 
     #[test]
     fn answers_by_hand() {
+        let mcq = |completion, solution| super::mcq(completion, solution).rule.score();
+        let yes_no = |completion, solution| super::yes_no(completion, solution).rule.score();
         assert_eq!(mcq("<answer>C</answer>", "<answer> C </answer>"), 1.0);
         assert_eq!(mcq("<answer>C</answer><answer>D</answer>", "D"), 0.0);
         assert_eq!(mcq("none of them (A)", "none of them (A)"), 0.0);

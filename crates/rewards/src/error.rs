@@ -211,9 +211,9 @@ pub enum RewardError {
         /// The last lines that it wrote to stderr.
         stderr: String,
     },
-    /// A box is in the model's pixels, and what is needed to scale it is not in the row.
+    /// A box is to be converted, and the size that this needs is not in the row.
     #[error(
-        "reward `{reward}`, row {row}: no {what}, needed to scale the box to the original image"
+        "reward `{reward}`, row {row}: no {what}, needed to convert boxes to the units of the solution"
     )]
     NoSize {
         /// Name of the reward.

@@ -74,3 +74,28 @@ impl Explanation {
         json
     }
 }
+
+/// Notes that are taken on a row while it is scored; where nobody reads them, none are.
+pub(crate) struct Notes<'a>(Option<&'a mut Explanation>);
+
+impl<'a> Notes<'a> {
+    /// Nobody reads them.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// In `explanation`.
+    pub(crate) fn on(explanation: &'a mut Explanation) -> Self {
+        Self(Some(explanation))
+    }
+
+    pub(crate) fn write(&mut self, note: impl FnOnce(&mut Explanation)) {
+        if let Some(explanation) = &mut self.0 {
+            note(explanation);
+        }
+    }
+
+    pub(crate) fn reason(&mut self, reason: impl FnOnce() -> String) {
+        self.write(|explanation| explanation.reason = reason());
+    }
+}

@@ -2,39 +2,30 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
-
-use crate::answer::clean_text;
+use crate::box_format::Comparison;
 use crate::choice;
 use crate::detection;
 use crate::error::{RewardError, nearest_and_known, shortened};
+use crate::explain::{Explanation, Notes};
+use crate::form::Form;
 use crate::registry::{Reward, RewardInput, accuracy_methods};
 use crate::text;
+use crate::verdict::Verdict;
 
 /// How a completion is scored against a solution.
 #[derive(Clone, Copy)]
 pub(crate) enum Method {
     /// Any text will do as a solution.
-    Text(fn(completion: &str, solution: &str) -> f64),
-    /// The solution must have a form; `check` and `score` say what is wrong with one that has not.
-    Formed {
-        check: fn(solution: &str) -> Result<(), String>,
-        score: fn(completion: &str, solution: &str) -> Result<f64, String>,
-    },
+    Text(for<'a> fn(completion: &'a str, solution: &'a str) -> Verdict<'a>),
+    /// The solution must be a list of labelled boxes.
+    Boxes(detection::Method),
 }
 
 impl Method {
     fn check(self, solution: &str) -> Result<(), String> {
         match self {
             Self::Text(_) => Ok(()),
-            Self::Formed { check, .. } => check(solution),
-        }
-    }
-
-    fn score(self, completion: &str, solution: &str) -> Result<f64, String> {
-        match self {
-            Self::Text(score) => Ok(score(completion, solution)),
-            Self::Formed { score, .. } => score(completion, solution),
+            Self::Boxes(method) => method.check(solution),
         }
     }
 }
@@ -45,41 +36,41 @@ pub(crate) const METHODS: &[(&str, Method)] = &[
     ("mcq", Method::Text(choice::mcq)),
     ("yes_no", Method::Text(choice::yes_no)),
     ("math", Method::Text(text::math)),
-    ("all_match", Method::Text(all_match)),
-    ("map", formed(detection::check_map, detection::map)),
-    (
-        "map_strict",
-        formed(detection::check_map, detection::map_strict),
-    ),
-    ("od_ap", formed(detection::check_od, detection::od_ap)),
-    ("od_ap50", formed(detection::check_od, detection::od_ap50)),
-    (
-        "odLength",
-        formed(detection::check_od, detection::od_length),
-    ),
+    ("all_match", Method::Text(text::all_match)),
+    ("map", Method::Boxes(detection::Method::Map)),
+    ("map_strict", Method::Boxes(detection::Method::MapStrict)),
+    ("od_ap", Method::Boxes(detection::Method::OdAp)),
+    ("od_ap50", Method::Boxes(detection::Method::OdAp50)),
+    ("odLength", Method::Boxes(detection::Method::OdLength)),
     (
         "weighted_sum",
-        formed(detection::check_weighted_sum, detection::weighted_sum),
+        Method::Boxes(detection::Method::WeightedSum),
     ),
 ];
-
-const fn formed(
-    check: fn(&str) -> Result<(), String>,
-    score: fn(&str, &str) -> Result<f64, String>,
-) -> Method {
-    Method::Formed { check, score }
-}
 
 /// The method of rows that name none, as in VLM-R1.
 const DEFAULT_METHOD: &str = "default";
 
-/// 1 where the cleaned texts are equal, else 0.
-fn all_match(completion: &str, solution: &str) -> f64 {
-    f64::from(clean_text(completion) == clean_text(solution))
+/// The method of each row, `accu_reward_method`.
+pub(crate) struct Accuracy {
+    /// Units of the boxes that methods of detection compare.
+    pub(crate) units: Comparison,
 }
 
-/// The method of each row, `accu_reward_method`.
-pub(crate) struct Accuracy;
+impl Accuracy {
+    fn score_boxes(
+        &self,
+        row: usize,
+        input: &RewardInput<'_>,
+        (name, method): (&str, detection::Method),
+        notes: &mut Notes<'_>,
+    ) -> Result<f64, RewardError> {
+        let units = self.units.of_row(self.name(), row, input)?;
+        method
+            .score(input.completion, input.solution, units, notes)
+            .map_err(|reason| bad_solution(row, name, input.solution, reason))
+    }
+}
 
 fn method(row: usize, name: &str) -> Result<Method, RewardError> {
     if let Some((_, method)) = METHODS.iter().find(|(known, _)| *known == name) {
@@ -110,16 +101,30 @@ impl Reward for Accuracy {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        rows.iter()
-            .enumerate()
-            .map(|(row, input)| {
-                let name = input.accu_reward_method.unwrap_or(DEFAULT_METHOD);
-                method(row, name)?
-                    .score(input.completion, input.solution)
-                    .map(Some)
-                    .map_err(|reason| bad_solution(row, name, input.solution, reason))
-            })
-            .collect()
+        let scores = rows.iter().enumerate().map(|(row, input)| {
+            let name = input.accu_reward_method.unwrap_or(DEFAULT_METHOD);
+            Ok(Some(match method(row, name)? {
+                Method::Text(compare) => compare(input.completion, input.solution).rule.score(),
+                Method::Boxes(boxes) => {
+                    self.score_boxes(row, input, (name, boxes), &mut Notes::none())?
+                }
+            }))
+        });
+        scores.collect()
+    }
+
+    fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        let name = row.accu_reward_method.unwrap_or(DEFAULT_METHOD);
+        Ok(Some(match method(0, name)? {
+            Method::Text(compare) => compare(row.completion, row.solution).explained(),
+            Method::Boxes(boxes) => {
+                let mut explanation = Explanation::default();
+                let mut notes = Notes::on(&mut explanation);
+                let score = self.score_boxes(0, row, (name, boxes), &mut notes)?;
+                explanation.score = Some(score);
+                explanation
+            }
+        }))
     }
 
     fn check(
@@ -138,10 +143,14 @@ impl Reward for Accuracy {
 /// 1 where the whole completion is `<think>...</think>`, white space, `<answer>...</answer>`.
 pub(crate) struct Format;
 
-static WHOLE: LazyLock<Regex> = LazyLock::new(|| {
-    let spaces = crate::boxes::SPACES;
-    let pattern = format!(r"(?s)\A<think>.*?</think>{spaces}<answer>.*?</answer>\z");
-    Regex::new(&pattern).expect("the pattern is valid")
+static WHOLE: LazyLock<Form> = LazyLock::new(|| {
+    Form::new(&[
+        (r"\A<think>", "no `<think>` at the start"),
+        (".*?</think>", "no `</think>`"),
+        ("SPACES<answer>", "no `<answer>` right after `</think>`"),
+        (".*?</answer>", "no `</answer>` after `<answer>`"),
+        (r"\z", "text after `</answer>`"),
+    ])
 });
 
 impl Reward for Format {
@@ -150,9 +159,11 @@ impl Reward for Format {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        Ok(rows
-            .iter()
-            .map(|row| Some(f64::from(WHOLE.is_match(row.completion))))
-            .collect())
+        let scores = rows.iter().map(|row| Some(WHOLE.score(row.completion)));
+        Ok(scores.collect())
+    }
+
+    fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        Ok(Some(WHOLE.explained(row.completion)))
     }
 }

@@ -9,18 +9,19 @@
 //! | `click` | the first two numbers after the word `click` | 1 inside the box, else 0 |
 //!
 //! Without a box, or with swapped corners, `giou` and `diou` are -1, so that no answer never beats a bad
-//! one. Qwen answers in pixels of the model's input, the other families in the units of the data.
+//! one. Units are those of the family's REC rewards, or what [`BoxUnits`](crate::BoxUnits) says.
 
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
 use crate::answer::first_answer;
-use crate::box_format::{BoxFormat, ImageSizes};
-use crate::boxes::{BoundingBox, find_in_answer, iou_plain, parse_solution};
+use crate::box_format::Comparison;
+use crate::boxes::{BoundingBox, iou_plain, parse_solution};
 use crate::error::{RewardError, shortened};
-use crate::rec::image_sizes;
-use crate::registry::{Family, Reward, RewardInput};
+use crate::explain::Explanation;
+use crate::rec::{BoxPair, find};
+use crate::registry::{Reward, RewardInput};
 
 /// What a reward reads from the answer and how it compares it with the true box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,27 +41,22 @@ const RULES: [Rule; 4] = [Rule::Giou, Rule::Diou, Rule::PointInBox, Rule::Click]
 pub(crate) struct Grounding {
     name: &'static str,
     rule: Rule,
-    family: Family,
-    patch_size: usize,
+    units: Comparison,
 }
 
 impl Grounding {
     /// The reward called `name`; none where it is not one of these.
     pub(crate) fn by_name(
         name: &str,
-        family: Family,
-        patch_size: usize,
+        units: Comparison,
     ) -> Option<Result<Box<dyn Reward>, RewardError>> {
         let index = NAMES.iter().position(|known| *known == name)?;
-        if family == Family::Qwen2_5Vl && patch_size == 0 {
-            return Some(Err(RewardError::PatchSize));
-        }
-        Some(Ok(Box::new(Self {
+        let reward = units.checked().map(|units| Self {
             name: NAMES[index],
             rule: RULES[index],
-            family,
-            patch_size,
-        })))
+            units,
+        });
+        Some(reward.map(|reward| Box::new(reward) as Box<dyn Reward>))
     }
 
     fn true_box(&self, row: usize, solution: &str) -> Result<BoundingBox, RewardError> {
@@ -75,25 +71,43 @@ impl Grounding {
         })
     }
 
-    fn score_row(&self, row: usize, input: &RewardInput<'_>) -> Result<f64, RewardError> {
+    fn compare(&self, row: usize, input: &RewardInput<'_>) -> Result<(BoxPair, f64), RewardError> {
         let truth = self.true_box(row, input.solution)?;
-        let sizes = match self.family {
-            Family::Qwen2_5Vl => Some(image_sizes(self.name, self.patch_size, row, input)?),
-            Family::InternVl | Family::Glm4v => None,
-        };
+        let units = self.units.of_row(self.name, row, input)?;
+        let truth = units.solution.apply(truth);
         let found = match self.rule {
-            Rule::Giou | Rule::Diou => find_in_answer(input.completion),
+            Rule::Giou | Rule::Diou => find(&self.units, input.completion),
             Rule::PointInBox => find_point(input.completion).map(point),
             Rule::Click => find_click(input.completion).map(point),
         };
-        let found = found.map(|found| to_image(found, sizes));
-        Ok(match self.rule {
+        let found = found.map(|found| units.answer.apply(found));
+        let score = match self.rule {
             Rule::Giou => found.map_or(-1.0, |found| giou(found, truth)),
             Rule::Diou => found.map_or(-1.0, |found| diou(found, truth)),
             Rule::PointInBox | Rule::Click => {
                 f64::from(found.is_some_and(|found| contains(truth, [found.x1, found.y1])))
             }
-        })
+        };
+        Ok((BoxPair { found, truth }, score))
+    }
+
+    fn reason(&self, found: Option<BoundingBox>, score: f64) -> String {
+        let units = self.units.described();
+        let Some(BoundingBox { x1: x, y1: y, .. }) = found else {
+            let what = match self.rule {
+                Rule::Giou | Rule::Diou => "box",
+                Rule::PointInBox => "point",
+                Rule::Click => "click",
+            };
+            return format!("no {what} in the answer");
+        };
+        let place = if score > 0.0 { "inside" } else { "outside" };
+        match self.rule {
+            Rule::Giou => format!("generalised IoU {score:.3} in {units}"),
+            Rule::Diou => format!("distance IoU {score:.3} in {units}"),
+            Rule::PointInBox => format!("({x:.1}, {y:.1}) is {place} the box, in {units}"),
+            Rule::Click => format!("clicks {place} the box at ({x:.1}, {y:.1}), in {units}"),
+        }
     }
 }
 
@@ -105,8 +119,14 @@ impl Reward for Grounding {
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         rows.iter()
             .enumerate()
-            .map(|(row, input)| self.score_row(row, input).map(Some))
+            .map(|(row, input)| Ok(Some(self.compare(row, input)?.1)))
             .collect()
+    }
+
+    fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        let (pair, score) = self.compare(0, row)?;
+        let reason = self.reason(pair.found, score);
+        Ok(Some(pair.explained(row, score, reason)))
     }
 
     fn check(
@@ -117,12 +137,6 @@ impl Reward for Grounding {
     ) -> Result<(), RewardError> {
         self.true_box(row, solution).map(drop)
     }
-}
-
-fn to_image(found: BoundingBox, sizes: Option<ImageSizes>) -> BoundingBox {
-    sizes.map_or(found, |sizes| {
-        BoxFormat::ModelInput.convert(found, BoxFormat::Absolute, sizes)
-    })
 }
 
 /// A box of no size.

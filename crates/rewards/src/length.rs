@@ -4,7 +4,7 @@
 use std::f64::consts::PI;
 
 use crate::answer::clean_text;
-use crate::detection::check_weighted_sum;
+use crate::detection;
 use crate::error::RewardError;
 use crate::explain::Explanation;
 use crate::generic::{METHODS, Method};
@@ -37,12 +37,11 @@ const BOXES_METHOD: &str = "weighted_sum";
 /// The method that decides what is right: [`BOXES_METHOD`] where the true answer is a list of boxes or
 /// `none`, else the row's own, because the former calls any answer without boxes right there.
 fn method<'a>(solution: &str, own: Option<&'a str>) -> Option<&'a str> {
-    let compares_boxes = |(name, method): &(&str, Method)| {
-        own == Some(*name) && matches!(method, Method::Formed { .. })
-    };
+    let compares_boxes =
+        |(name, method): &(&str, Method)| own == Some(*name) && matches!(method, Method::Boxes(_));
     let cleaned = clean_text(solution);
     let is_about_boxes = cleaned == "none"
-        || cleaned.contains("```json") && check_weighted_sum(solution).is_ok()
+        || cleaned.contains("```json") && detection::Method::WeightedSum.check(solution).is_ok()
         || METHODS.iter().any(compares_boxes);
     if is_about_boxes {
         Some(BOXES_METHOD)

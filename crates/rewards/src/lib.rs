@@ -13,6 +13,7 @@ mod count;
 pub mod detection;
 mod error;
 mod explain;
+mod form;
 mod generic;
 pub mod grounding;
 mod json_valid;
@@ -26,8 +27,9 @@ mod rec;
 mod registry;
 pub mod similarity;
 mod text;
+mod verdict;
 
-pub use box_format::{BoxFormat, ImageSizes};
+pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
 pub use boxes::BoundingBox;
 pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};

@@ -5,22 +5,68 @@
 //! | Qwen | pixels of the model's input, scaled to the image | `iou_vlm_r1` | box in braces |
 //! | InternVL | units of the data (0-1000) | `iou_vlm_r1` | box |
 //! | GLM | units of the data | `iou_plain` | think, then answer |
+//!
+//! Units are those of the family unless [`BoxUnits`](crate::BoxUnits) says otherwise.
 
 use std::sync::LazyLock;
 
-use regex::Regex;
-
-use crate::box_format::{BoxFormat, ImageSizes};
+use crate::answer::{first_answer, python_strip};
+use crate::box_format::Comparison;
 use crate::boxes::{
-    BoundingBox, find_in_answer, input_size, iou_plain, iou_vlm_r1, parse_solution,
+    BoundingBox, find_decimals_in_answer, find_in_answer, iou_plain, iou_vlm_r1, parse_solution,
+    solution_text,
 };
 use crate::error::{RewardError, shortened};
+use crate::explain::{Explanation, FoundBox, MatchedBoxes};
+use crate::form::Form;
 use crate::registry::{Family, Reward, RewardInput};
 
 /// IoU of the first box in the first answer with the true box; 0 where none is found.
 pub(crate) struct RecAccuracy {
     pub(crate) family: Family,
-    pub(crate) patch_size: usize,
+    pub(crate) units: Comparison,
+}
+
+/// The box of an answer and the true one, in the units in which they are compared.
+pub(crate) struct BoxPair {
+    pub(crate) found: Option<BoundingBox>,
+    pub(crate) truth: BoundingBox,
+}
+
+impl BoxPair {
+    /// The pair with what became of it.
+    pub(crate) fn explained(
+        &self,
+        input: &RewardInput<'_>,
+        score: f64,
+        reason: String,
+    ) -> Explanation {
+        let boxed = |corners| FoundBox {
+            corners,
+            label: String::new(),
+        };
+        let answer = first_answer(input.completion);
+        Explanation {
+            score: Some(score),
+            answer: answer.map(|text| python_strip(text).to_owned()),
+            truth: Some(solution_text(input.solution).to_owned()),
+            reason: match answer {
+                Some(_) => reason,
+                None => "no `<answer>...</answer>`".to_owned(),
+            },
+            predicted: self.found.map(boxed).into_iter().collect(),
+            truths: vec![boxed(self.truth)],
+            matches: Vec::new(),
+        }
+    }
+}
+
+/// The first box of the first answer, in whole numbers unless the units need decimals.
+pub(crate) fn find(units: &Comparison, completion: &str) -> Option<BoundingBox> {
+    match units.has_decimals() {
+        true => find_decimals_in_answer(completion),
+        false => find_in_answer(completion),
+    }
 }
 
 impl RecAccuracy {
@@ -33,69 +79,20 @@ impl RecAccuracy {
         })
     }
 
-    fn score_row(&self, row: usize, input: &RewardInput<'_>) -> Result<f64, RewardError> {
+    fn compare(&self, row: usize, input: &RewardInput<'_>) -> Result<(BoxPair, f64), RewardError> {
         let truth = self.true_box(row, input.solution)?;
-        let sizes = match self.family {
-            Family::Qwen2_5Vl => Some(image_sizes(self.name(), self.patch_size, row, input)?),
-            Family::InternVl | Family::Glm4v => None,
+        let units = self.units.of_row(self.name(), row, input)?;
+        let pair = BoxPair {
+            found: find(&self.units, input.completion).map(|b| units.answer.apply(b)),
+            truth: units.solution.apply(truth),
         };
-        let Some(found) = find_in_answer(input.completion) else {
-            return Ok(0.0);
+        let iou = match self.family {
+            Family::Qwen2_5Vl | Family::InternVl => iou_vlm_r1,
+            Family::Glm4v => iou_plain,
         };
-        Ok(match (self.family, sizes) {
-            (Family::Glm4v, _) => iou_plain(found, truth),
-            (_, Some(sizes)) => {
-                let found = BoxFormat::ModelInput.convert(found, BoxFormat::Absolute, sizes);
-                iou_vlm_r1(found, truth)
-            }
-            (_, None) => iou_vlm_r1(found, truth),
-        })
+        let iou = pair.found.map_or(0.0, |found| iou(found, pair.truth));
+        Ok((pair, iou))
     }
-}
-
-/// Sizes of a row's first image, as file and as the model saw it.
-///
-/// # Errors
-/// Where the row lacks what they follow from, or a side is 0. `reward` is for the message.
-pub(crate) fn image_sizes(
-    reward: &str,
-    patch_size: usize,
-    row: usize,
-    input: &RewardInput<'_>,
-) -> Result<ImageSizes, RewardError> {
-    let missing = |what| RewardError::NoSize {
-        reward: reward.to_owned(),
-        row,
-        what,
-    };
-    let grid = *input
-        .image_grid_thw
-        .first()
-        .ok_or_else(|| missing("image_grid_thw"))?;
-    let original = *input
-        .image_sizes
-        .first()
-        .ok_or_else(|| missing("image_size"))?;
-    let empty = |what, width, height| RewardError::EmptySize {
-        reward: reward.to_owned(),
-        row,
-        what,
-        width,
-        height,
-    };
-    let seen = input_size(grid, patch_size)
-        .filter(|side| !side.contains(&0))
-        .ok_or_else(|| {
-            let side = |patches: usize| patches.saturating_mul(patch_size) as u64;
-            empty("the model's input", side(grid[2]), side(grid[1]))
-        })?;
-    if original.contains(&0) {
-        return Err(empty("the image", original[0].into(), original[1].into()));
-    }
-    Ok(ImageSizes {
-        original,
-        input: seen,
-    })
 }
 
 impl Reward for RecAccuracy {
@@ -106,8 +103,27 @@ impl Reward for RecAccuracy {
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         rows.iter()
             .enumerate()
-            .map(|(row, input)| self.score_row(row, input).map(Some))
+            .map(|(row, input)| Ok(Some(self.compare(row, input)?.1)))
             .collect()
+    }
+
+    fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        let (pair, iou) = self.compare(0, row)?;
+        let reason = match pair.found {
+            Some(_) => format!("IoU {iou:.3} in {}", self.units.described()),
+            None => "no box in the answer".to_owned(),
+        };
+        let mut explanation = pair.explained(row, iou, reason);
+        explanation.matches = pair
+            .found
+            .map(|_| MatchedBoxes {
+                predicted: 0,
+                truth: 0,
+                iou,
+            })
+            .into_iter()
+            .collect();
+        Ok(Some(explanation))
     }
 
     fn check(
@@ -123,20 +139,50 @@ impl Reward for RecAccuracy {
 /// 1 where the family's pattern is found anywhere in the completion, else 0.
 pub(crate) struct RecFormat {
     pub(crate) family: Family,
+    /// Whether the model writes decimals.
+    pub(crate) has_decimals: bool,
 }
 
-static QWEN: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"<think>.*?</think>SPACES<answer>.*?\{.*INTEGERS.*\}.*?</answer>"));
-static INTERNVL: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"<think>.*?</think>SPACES<answer>.*?INTEGERS.*?</answer>"));
-static GLM: LazyLock<Regex> = LazyLock::new(|| pattern(r"<think>.*?<answer>.*?</answer>"));
+const THOUGHT: [(&str, &str); 3] = [
+    ("<think>", "no `<think>`"),
+    (".*?</think>", "no `</think>` after `<think>`"),
+    ("SPACES<answer>", "no `<answer>` right after `</think>`"),
+];
+const IN_BRACES: [(&str, &str); 1] = [(r".*?\{", "no `{` in the answer")];
+const BOX: [(&str, &str); 1] = [(
+    ".*INTEGERS",
+    "no box of four whole numbers where it belongs",
+)];
+const DECIMAL_BOX: [(&str, &str); 1] = [(".*NUMBERS", "no box of four numbers where it belongs")];
+const LAZY_BOX: [(&str, &str); 1] = [(".*?INTEGERS", BOX[0].1)];
+const LAZY_DECIMAL_BOX: [(&str, &str); 1] = [(".*?NUMBERS", DECIMAL_BOX[0].1)];
+const BRACES_CLOSE: [(&str, &str); 1] = [(r".*\}", "no `}` after the box")];
+const CLOSE: [(&str, &str); 1] = [(".*?</answer>", "no `</answer>` after it")];
 
-fn pattern(template: &str) -> Regex {
-    let integers = r"\[\d+,SPACES\d+,SPACES\d+,SPACES\d+\]";
-    let pattern = template
-        .replace("INTEGERS", integers)
-        .replace("SPACES", crate::boxes::SPACES);
-    Regex::new(&format!("(?s){pattern}")).expect("the pattern is valid")
+static QWEN: LazyLock<[Form; 2]> = LazyLock::new(|| {
+    [&BOX, &DECIMAL_BOX].map(|bracket| {
+        let links = [&THOUGHT[..], &IN_BRACES, bracket, &BRACES_CLOSE, &CLOSE];
+        Form::new(&links.concat())
+    })
+});
+static INTERNVL: LazyLock<[Form; 2]> = LazyLock::new(|| {
+    [&LAZY_BOX, &LAZY_DECIMAL_BOX]
+        .map(|bracket| Form::new(&[&THOUGHT[..], bracket, &CLOSE].concat()))
+});
+static GLM: LazyLock<Form> = LazyLock::new(|| {
+    let links = [THOUGHT[0], (".*?<answer>", "no `<answer>` after `<think>`")];
+    Form::new(&[&links[..], &CLOSE].concat())
+});
+
+impl RecFormat {
+    fn form(&self) -> &'static Form {
+        let index = usize::from(self.has_decimals);
+        match self.family {
+            Family::Qwen2_5Vl => &QWEN[index],
+            Family::InternVl => &INTERNVL[index],
+            Family::Glm4v => &GLM,
+        }
+    }
 }
 
 impl Reward for RecFormat {
@@ -145,14 +191,12 @@ impl Reward for RecFormat {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        let pattern = match self.family {
-            Family::Qwen2_5Vl => &QWEN,
-            Family::InternVl => &INTERNVL,
-            Family::Glm4v => &GLM,
-        };
-        Ok(rows
-            .iter()
-            .map(|row| Some(f64::from(pattern.is_match(row.completion))))
-            .collect())
+        let form = self.form();
+        let scores = rows.iter().map(|row| Some(form.score(row.completion)));
+        Ok(scores.collect())
+    }
+
+    fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        Ok(Some(self.form().explained(row.completion)))
     }
 }

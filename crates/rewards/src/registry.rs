@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use crate::box_format::{BoxUnits, Comparison};
 use crate::count::Count;
 use crate::error::{RewardError, known, nearest_and_known};
 use crate::explain::Explanation;
@@ -136,6 +137,8 @@ pub struct RewardOptions {
     pub is_reward_customized_from_vlm_module: bool,
     /// Edge of the model's image patches, px.
     pub patch_size: usize,
+    /// In which units boxes are given.
+    pub box_units: BoxUnits,
     /// How rewards of the user's own are run.
     pub plugins: PluginOptions,
     /// Lengths of the reward `overlong`.
@@ -398,9 +401,13 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
         return reward;
     }
     let RewardOptions {
-        family, patch_size, ..
+        family,
+        patch_size,
+        box_units,
+        ..
     } = *options;
-    if let Some(reward) = Grounding::by_name(name, family, patch_size) {
+    let units = Comparison::of_one_box(box_units, family, patch_size);
+    if let Some(reward) = Grounding::by_name(name, units) {
         return reward;
     }
     match name {
@@ -421,9 +428,19 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     }
     match (name, customised) {
         ("accuracy", true) if patch_size == 0 => Err(RewardError::PatchSize),
-        ("accuracy", true) => Ok(Box::new(RecAccuracy { family, patch_size })),
-        ("format", true) => Ok(Box::new(RecFormat { family })),
-        ("accuracy", false) => Ok(Box::new(JudgedAccuracy::new(Accuracy, &options.plugins)?)),
+        ("accuracy", true) => Ok(Box::new(RecAccuracy {
+            family,
+            units: units.checked()?,
+        })),
+        ("format", true) => Ok(Box::new(RecFormat {
+            family,
+            has_decimals: units.has_decimals(),
+        })),
+        ("accuracy", false) => {
+            let units = Comparison::of_lists(box_units, patch_size).checked()?;
+            let accuracy = JudgedAccuracy::new(Accuracy { units }, &options.plugins)?;
+            Ok(Box::new(accuracy))
+        }
         ("format", false) => Ok(Box::new(Format)),
         _ => {
             let (nearest, known) = nearest_and_known(name, &REWARDS);

@@ -1,4 +1,4 @@
-//! `default` and `math`: answers compared by meaning, then by text.
+//! `default`, `math` and `all_match`: answers compared by meaning, then by text.
 
 use crate::answer::{clean_text, last_answer, python_strip};
 use crate::boxes::ascii_digit;
@@ -6,42 +6,80 @@ use crate::choice::{extract_choice, has_digit, true_answer};
 use crate::latex_text;
 use crate::maths::verify;
 use crate::similarity::ratio;
+use crate::verdict::{Rule, Verdict};
 
 /// 1 where the last answer means what the solution means. Else, where the solution has a digit,
 /// 1 or 0 if both are floats and the likeness of the texts if not; where it names a letter, 1 if
 /// the answer names the same, else 0; otherwise the likeness of the texts.
-pub(crate) fn default(completion: &str, solution: &str) -> f64 {
+pub(crate) fn default<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
     let truth = true_answer(solution);
-    let student = python_strip(last_answer(completion).unwrap_or(completion));
-    if verify(student, truth) {
-        return 1.0;
+    let answer = python_strip(last_answer(completion).unwrap_or(completion));
+    Verdict {
+        rule: default_rule(answer, truth),
+        answer: answer.into(),
+        truth: truth.into(),
     }
-    let likeness = || ratio(&clean_text(student), &clean_text(truth));
+}
+
+fn default_rule(answer: &str, truth: &str) -> Rule {
+    if verify(answer, truth) {
+        return Rule::SameMeaning;
+    }
+    let likeness = || Rule::Likeness(ratio(&clean_text(answer), &clean_text(truth)));
     if has_digit(truth) {
-        return equal_floats(student, truth).unwrap_or_else(likeness);
+        return equal_floats(answer, truth)
+            .map_or_else(likeness, |are_equal| Rule::Numbers { are_equal });
     }
     match extract_choice(truth) {
-        Some(letter) => f64::from(extract_choice(student) == Some(letter)),
+        Some(letter) => Rule::Letters {
+            answer: extract_choice(answer),
+            truth: Some(letter),
+        },
         None => likeness(),
     }
 }
 
 /// 1 where the cleaned texts are equal, mean the same, or are the same LaTeX once normalised, the
 /// completion's last box opened; else 0.
-pub(crate) fn math(completion: &str, solution: &str) -> f64 {
-    let (student, truth) = (clean_text(completion), clean_text(solution));
-    f64::from(
-        student == truth || verify(&student, &truth) || latex_text::same_box(&student, &truth),
-    )
+pub(crate) fn math<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
+    let (answer, truth) = (clean_text(completion), clean_text(solution));
+    let rule = if answer == truth {
+        Rule::SameText
+    } else if verify(&answer, &truth) {
+        Rule::SameMeaning
+    } else if latex_text::same_box(&answer, &truth) {
+        Rule::SameLatex
+    } else {
+        Rule::NothingSame
+    };
+    Verdict {
+        answer: answer.into(),
+        truth: truth.into(),
+        rule,
+    }
 }
 
-/// 1 where the cleaned texts are the same float, else 0; nothing where one is no float.
-fn equal_floats(student: &str, truth: &str) -> Option<f64> {
+/// 1 where the cleaned texts are equal, else 0.
+pub(crate) fn all_match<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
+    let (answer, truth) = (clean_text(completion), clean_text(solution));
+    let rule = match answer == truth {
+        true => Rule::SameText,
+        false => Rule::OtherText,
+    };
+    Verdict {
+        answer: answer.into(),
+        truth: truth.into(),
+        rule,
+    }
+}
+
+/// Whether the cleaned texts are the same float; nothing where one is no float.
+fn equal_floats(answer: &str, truth: &str) -> Option<bool> {
     let (a, b) = (
-        python_float(&clean_text(student))?,
+        python_float(&clean_text(answer))?,
         python_float(&clean_text(truth))?,
     );
-    Some(f64::from(a == b))
+    Some(a == b)
 }
 
 /// `float(text)` of Python: white space around it, digits of every script, `_` between digits.
@@ -81,6 +119,7 @@ mod tests {
 
     #[test]
     fn default_by_hand() {
+        let default = |completion, solution| super::default(completion, solution).rule.score();
         assert_eq!(default("<answer>0.5</answer>", "<answer>1/2</answer>"), 1.0);
         // Both are floats and differ.
         assert_eq!(default("0.25", "0.5"), 0.0);

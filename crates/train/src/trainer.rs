@@ -10,7 +10,7 @@ use data::image::ImageProcessorConfig;
 use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
 use models::{LoadOptions, VisionLanguageModel, load_model, read_family};
-use rewards::{JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
+use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
@@ -40,6 +40,7 @@ pub fn train_grpo(
         patch_size: ImageProcessorConfig::from_dir(model_dir)
             .map_err(DataError::from)?
             .patch_size as usize,
+        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
         plugins: plugin_options(config),
         overlong: OverlongOptions::new(
             config

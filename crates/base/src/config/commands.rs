@@ -2,7 +2,7 @@
 
 use super::declare::choices;
 use super::training::{demand, validate_filters, validate_overlong};
-use super::{ConfigError, DType, ImageProcessor, Validate};
+use super::{BoxFormat, ConfigError, DType, ImageProcessor, Validate};
 use crate::config;
 
 choices! {
@@ -143,6 +143,10 @@ config! {
             task_type: Option<String> = None,
             /// Take the model family's own rewards for the task.
             is_reward_customized_from_vlm_module: bool = false,
+            /// Units of the boxes that the model writes; without it, the family's own.
+            box_format: Option<BoxFormat> = None,
+            /// Units of the boxes in solutions; without it, `absolute` where boxes are converted.
+            solution_box_format: Option<BoxFormat> = None,
             /// Family whose rewards those are.
             family: RewardFamily = RewardFamily::Qwen2_5Vl,
             /// Edge of the model's image patches, px.

@@ -18,8 +18,8 @@ pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
 pub use training::{
-    DType, EvalStrategy, GrpoConfig, ImageProcessor, LrSchedulerType, OnBadRow, SaveStrategy,
-    SftConfig,
+    BoxFormat, DType, EvalStrategy, GrpoConfig, ImageProcessor, LrSchedulerType, OnBadRow,
+    SaveStrategy, SftConfig,
 };
 
 /// The way `name` is spelled in a declaration: `--data-file-paths` is `--data_file_paths`.

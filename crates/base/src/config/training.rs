@@ -40,6 +40,20 @@ choices! {
 }
 
 choices! {
+    /// Units of the corners of a box.
+    pub enum BoxFormat {
+        /// Pixels of the image file.
+        Absolute = "absolute",
+        /// Pixels of the resized image that the model sees.
+        ModelInput = "model_input",
+        /// Thousandths of the image's width and height.
+        Relative1000 = "relative_1000",
+        /// Shares of the image's width and height.
+        Relative1 = "relative_1",
+    }
+}
+
+choices! {
     /// What to do with a bad row of the data.
     pub enum OnBadRow {
         /// The run stops before it starts.
@@ -209,6 +223,10 @@ with_training_fields! {
             reward_method: Option<ColonList> = None,
             /// Take the model family's own rewards for the task.
             is_reward_customized_from_vlm_module: bool = false,
+            /// Units of the boxes that the model writes; without it, the family's own.
+            box_format: Option<BoxFormat> = None,
+            /// Units of the boxes in solutions; without it, `absolute` where boxes are converted.
+            solution_box_format: Option<BoxFormat> = None,
             /// Tokens from which the reward `overlong` is -1; without it, `max_completion_length`.
             overlong_max_tokens: Option<usize> = None,
             /// Tokens before that over which it falls from 0; without it, a fifth of them.

@@ -7,8 +7,8 @@ use base::config::{RewardConfig, RewardFamily};
 use data::Tokenizer;
 use data::image::{MAX_DECODED_PIXELS, decode_file};
 use rewards::{
-    Family, JudgeOptions, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet,
-    Scores,
+    BoxUnits, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardInput, RewardOptions,
+    RewardSet, Scores,
 };
 use serde_json::{Map, Value, json};
 
@@ -66,6 +66,7 @@ fn reward_set(config: &RewardConfig) -> Result<RewardSet> {
         task_type: config.task_type.clone(),
         is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
         patch_size: config.patch_size,
+        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
         plugins: PluginOptions {
             workers: config.reward_workers,
             timeout_secs: config.reward_timeout_secs,

@@ -34,6 +34,15 @@ impl<'a> Label<'a> {
         }
     }
 
+    /// As a reader is shown it.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Null => "null".to_owned(),
+            Self::Number(bits) => f64::from_bits(*bits).to_string(),
+            Self::Text(text) => text.clone().into_owned(),
+        }
+    }
+
     /// The text in lower case; empty where the label is none.
     pub(super) fn lower(&self) -> String {
         match self {

@@ -109,6 +109,15 @@ pub struct AveragePrecision {
 /// Detections of other categories are dropped, as in COCO. None where no truth counts (each has an
 /// area below 0 or above 1e10 px^2), where pycocotools answers -1.
 pub fn average_precision(truths: &[Truth], detections: &[Detection]) -> Option<AveragePrecision> {
+    average_precision_of_matches(truths, detections, &mut |_, _| {})
+}
+
+/// [`average_precision`], which tells `on_match` of each pair that it matches at an IoU of 0.50.
+pub(super) fn average_precision_of_matches(
+    truths: &[Truth],
+    detections: &[Detection],
+    on_match: &mut impl FnMut(&Detection, &Truth),
+) -> Option<AveragePrecision> {
     let mut truths: Vec<&Truth> = truths.iter().collect();
     truths.sort_by_key(|truth| (truth.category, truth.image));
     let mut detections: Vec<&Detection> = detections.iter().collect();
@@ -118,7 +127,7 @@ pub fn average_precision(truths: &[Truth], detections: &[Detection]) -> Option<A
     let mut num_categories = 0_usize;
     for truths in truths.chunk_by(|a, b| a.category == b.category) {
         let of_category = of_key(&detections, truths[0].category, |found| found.category);
-        if let Some(precisions) = category_precisions(truths, of_category) {
+        if let Some(precisions) = category_precisions(truths, of_category, on_match) {
             num_categories += 1;
             for (sum, precision) in sums.iter_mut().zip(precisions) {
                 *sum += precision;
@@ -144,6 +153,7 @@ fn of_key<'a, T>(sorted: &'a [&'a T], key: u64, key_of: impl Fn(&T) -> u64) -> &
 fn category_precisions(
     truths: &[&Truth],
     detections: &[&Detection],
+    on_match: &mut impl FnMut(&Detection, &Truth),
 ) -> Option<[f64; NUM_THRESHOLDS]> {
     let counted = truths.iter().filter(|t| t.bbox.is_counted()).count();
     if counted == 0 {
@@ -152,7 +162,7 @@ fn category_precisions(
     let mut outcomes = Vec::with_capacity(detections.len().min(MAX_DETECTIONS));
     for detections in detections.chunk_by(|a, b| a.image == b.image) {
         let of_image = of_key(truths, detections[0].image, |truth| truth.image);
-        match_image(of_image, detections, &mut outcomes);
+        match_image(of_image, detections, &mut outcomes, on_match);
     }
     outcomes.sort_by(|a, b| by_score(a.score, b.score));
     let mut curve = Curve::default();
@@ -203,7 +213,12 @@ const fn linspace<const N: usize>(start: f64, stop: f64) -> [f64; N] {
 ///
 /// Best scored first, each detection takes the free truth of highest IoU, the last of equals;
 /// truths that do not count only where no other is left.
-fn match_image(truths: &[&Truth], detections: &[&Detection], outcomes: &mut Vec<Outcome>) {
+fn match_image(
+    truths: &[&Truth],
+    detections: &[&Detection],
+    outcomes: &mut Vec<Outcome>,
+    on_match: &mut impl FnMut(&Detection, &Truth),
+) {
     let mut detections = detections.to_vec();
     detections.sort_by(|a, b| by_score(a.score, b.score));
     detections.truncate(MAX_DETECTIONS);
@@ -227,6 +242,9 @@ fn match_image(truths: &[&Truth], detections: &[&Detection], outcomes: &mut Vec<
             let bit = 1 << threshold;
             match best_free(&overlaps, &taken, threshold, counted) {
                 Some(best) => {
+                    if threshold == 0 {
+                        on_match(detection, truths[best]);
+                    }
                     taken[best] |= bit;
                     outcome.is_matched |= bit;
                     if best >= counted {

@@ -1,8 +1,11 @@
 //! The score of VLM-R1's `weighted_sum`: how well boxes fit, and how many are missing or too many.
 
-use super::boxes_in_text::{Entry, TrueBox, first_block, predicted, true_boxes};
+use super::boxes_in_text::{Entry, TrueBox, first_block, true_boxes};
+use super::lists::Lists;
 use crate::answer::clean_text;
+use crate::box_format::Conversions;
 use crate::boxes::iou_vlm_r1;
+use crate::explain::Notes;
 
 /// IoU from which a prediction and a truth can be a pair.
 const IOU_THRESHOLD: f64 = 0.5;
@@ -14,36 +17,35 @@ const COMPLETENESS_WEIGHT: f64 = 0.3;
 /// An answer that names no boxes, cleaned.
 const NONE: &str = "none";
 
-/// 0.7 * sum of IoU / truths + 0.3 * (1 - (miss rate + false alarm rate) / 2), in `[0, 1]`.
-///
-/// Of all pairs with an IoU of 0.5 or more that of highest IoU is matched first, then the highest of
-/// what is left, and so on; a pair whose labels differ stays matched with an IoU of 0. The texts
-/// are cleaned; both `none`: 1. A label that is no text is empty (VLM-R1 takes that of the pair
-/// before, or fails).
-///
-/// # Errors
-/// Says what is wrong with a solution that cannot be read.
-pub fn weighted_sum(completion: &str, solution: &str) -> Result<f64, String> {
+/// [`super::weighted_sum`], with notes on what it is made of.
+pub(super) fn score(
+    completion: &str,
+    solution: &str,
+    units: Conversions,
+    notes: &mut Notes<'_>,
+) -> Result<f64, String> {
     let solution = clean_text(solution);
     let completion = clean_text(completion);
     if solution == NONE {
+        notes.write(|why| {
+            why.answer = Some(completion.clone());
+            why.truth = Some(solution.clone());
+            why.reason = match completion == NONE {
+                true => format!("both say `{NONE}`"),
+                false => format!("the solution says `{NONE}`"),
+            };
+        });
         return Ok(f64::from(completion == NONE));
     }
     // Cleaning twice is what VLM-R1 does: capital answer tags are found the second time.
     let (solution, completion) = (clean_text(&solution), clean_text(&completion));
-    let truths = true_boxes(first_block(&solution))?;
-    let predictions = first_block(&completion)
-        .and_then(predicted)
-        .unwrap_or_default();
-    Ok(match (truths.is_empty(), predictions.is_empty()) {
-        (true, true) => 1.0,
-        (false, false) => score(&truths, &predictions),
-        _ => 0.0,
-    })
+    let (block, true_block) = (first_block(&completion), first_block(&solution));
+    let lists = Lists::read(block, true_block, units, notes)?;
+    Ok(lists.score(notes, |notes| compare(&lists, notes)))
 }
 
 /// Whether the solution can be read.
-pub(crate) fn check(solution: &str) -> Result<(), String> {
+pub(super) fn check(solution: &str) -> Result<(), String> {
     let solution = clean_text(solution);
     if solution == NONE {
         return Ok(());
@@ -57,11 +59,12 @@ struct Pair {
     truth: usize,
 }
 
-fn score(truths: &[TrueBox<'_>], predictions: &[Entry<'_>]) -> f64 {
+fn compare(lists: &Lists<'_>, notes: &mut Notes<'_>) -> f64 {
+    let (truths, predictions) = (&lists.truths, &lists.predictions);
     let mut is_found = vec![false; truths.len()];
     let mut is_used = vec![false; predictions.len()];
     let mut sum = 0.0;
-    let mut num_matches = 0_usize;
+    let (mut num_matches, mut num_mislabelled) = (0_usize, 0_usize);
     for pair in pairs(truths, predictions) {
         if is_found[pair.truth] || is_used[pair.prediction] {
             continue;
@@ -69,17 +72,27 @@ fn score(truths: &[TrueBox<'_>], predictions: &[Entry<'_>]) -> f64 {
         is_found[pair.truth] = true;
         is_used[pair.prediction] = true;
         num_matches += 1;
+        lists.note_match(notes, pair.prediction, pair.truth, pair.iou);
         let predicted_label = predictions[pair.prediction].label.as_ref();
         let label = predicted_label
             .map(|label| label.lower())
             .unwrap_or_default();
         if label == truths[pair.truth].label.lower() {
             sum += pair.iou;
+        } else {
+            num_mislabelled += 1;
         }
     }
     let rate = |total: usize| (total - num_matches) as f64 / total as f64;
     let position = sum / truths.len() as f64;
     let completeness = 1.0 - (rate(truths.len()) + rate(predictions.len())) / 2.0;
+    notes.reason(|| {
+        format!(
+            "0.7 x IoU {position:.3} + 0.3 x completeness {completeness:.3}; {}, {num_matches} matched, \
+             {num_mislabelled} of them by another label",
+            lists.counts()
+        )
+    });
     (POSITION_WEIGHT * position + COMPLETENESS_WEIGHT * completeness)
         / (POSITION_WEIGHT + COMPLETENESS_WEIGHT)
 }
@@ -108,7 +121,7 @@ fn pairs(truths: &[TrueBox<'_>], predictions: &[Entry<'_>]) -> Vec<Pair> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::detection::weighted_sum;
 
     fn answer(boxes: &str) -> String {
         format!("<answer>```json\n[{boxes}]\n```</answer>")

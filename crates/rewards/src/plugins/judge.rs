@@ -22,6 +22,7 @@ use super::http::Client;
 use super::protocol::shortened;
 use crate::answer::{first_answer, last_answer, python_strip};
 use crate::error::RewardError;
+use crate::explain::Explanation;
 use crate::registry::{Reward, RewardInput};
 
 /// Name of the reward and of the accuracy method.
@@ -130,6 +131,33 @@ impl Judge {
 
     /// 0 to 1 for each row, by the judge or, where it fails, by equality.
     fn score(&self, rows: &[RewardInput<'_>]) -> Vec<f64> {
+        let verdicts = self.verdicts(rows).into_iter();
+        let scores = rows.iter().zip(verdicts).map(|(row, verdict)| {
+            verdict.unwrap_or_else(|reason| self.without_judge(row, &reason))
+        });
+        scores.collect()
+    }
+
+    /// Asks again, unless the reply is in the cache.
+    fn explain(&self, row: &RewardInput<'_>) -> Explanation {
+        let verdict = self.verdicts(std::slice::from_ref(row)).pop();
+        let verdict = verdict.expect("one verdict for each row");
+        let reason = match &verdict {
+            Ok(score) => format!("`{}` says {score}", self.model),
+            Err(reason) => format!("{reason}; scored by equality of the texts"),
+        };
+        let (answer, solution) = texts(row);
+        Explanation {
+            score: Some(verdict.unwrap_or_else(|reason| self.without_judge(row, &reason))),
+            answer: Some(answer.to_owned()),
+            truth: Some(solution.to_owned()),
+            reason,
+            ..Explanation::default()
+        }
+    }
+
+    /// What the judge says of each row, or why it says nothing.
+    fn verdicts(&self, rows: &[RewardInput<'_>]) -> Vec<Result<f64, String>> {
         let requests: Vec<_> = rows.iter().map(|row| self.request(row)).collect();
         // A group holds equal answers: each text is asked for once.
         let mut index_of: HashMap<&str, usize> = HashMap::new();
@@ -145,12 +173,7 @@ impl Judge {
             Ok(request) => replies[index_of[request.as_str()]].clone(),
             Err(reason) => Err(reason.clone()),
         };
-        rows.iter()
-            .zip(&requests)
-            .map(|(row, request)| {
-                reply(request).unwrap_or_else(|reason| self.without_judge(row, &reason))
-            })
-            .collect()
+        requests.iter().map(reply).collect()
     }
 
     fn without_judge(&self, row: &RewardInput<'_>, reason: &str) -> f64 {
@@ -333,6 +356,10 @@ impl Reward for JudgeReward {
         Ok(self.0.score(rows).into_iter().map(Some).collect())
     }
 
+    fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        Ok(Some(self.0.explain(row)))
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         self.0.counters()
     }
@@ -391,6 +418,13 @@ impl<R: Reward> Reward for JudgedAccuracy<R> {
             }
         }
         Ok(scores)
+    }
+
+    fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
+        match row.accu_reward_method {
+            Some(NAME) => Ok(Some(self.judge()?.explain(row))),
+            _ => self.rules.explain(row),
+        }
     }
 
     fn check(

@@ -3,6 +3,7 @@
 mod choice;
 mod detection;
 mod detection_golden;
+mod explain;
 mod golden;
 mod grounding;
 mod hostile;
@@ -11,9 +12,12 @@ mod judge;
 mod maths;
 mod plugins;
 mod registry;
+mod units;
 mod vlm_r1;
 
-use rewards::{Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet};
+use rewards::{
+    BoxUnits, Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet,
+};
 use serde_json::{Map, Value};
 
 pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
@@ -22,6 +26,7 @@ pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
         task_type: Some("rec".to_owned()),
         is_reward_customized_from_vlm_module: true,
         patch_size,
+        box_units: BoxUnits::default(),
         plugins: PluginOptions::default(),
         overlong: OverlongOptions::default(),
     }
@@ -33,6 +38,7 @@ pub(crate) fn generic_options() -> RewardOptions {
         task_type: None,
         is_reward_customized_from_vlm_module: false,
         patch_size: 14,
+        box_units: BoxUnits::default(),
         plugins: PluginOptions::default(),
         overlong: OverlongOptions::default(),
     }

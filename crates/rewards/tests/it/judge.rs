@@ -264,3 +264,29 @@ fn without_a_model_nothing_is_judged_in_silence() {
     assert_eq!(rules.score(&[row]), Err(RewardError::NoJudge));
     assert!(!format!("{:?}", judge("http://x")).contains("secret"));
 }
+
+#[test]
+fn an_explanation_says_what_the_judge_said_or_why_it_said_nothing() {
+    let columns = Map::new();
+    let row = RewardInput {
+        accu_reward_method: Some("llm"),
+        ..input("<answer> dog </answer>", "<answer>dog</answer>", &columns)
+    };
+    for name in ["llm", "accuracy"] {
+        let (url, _requests) = serve(|index, _| ok(&reply(["0.25", "perhaps"][index.min(1)])));
+        let set = set(name, judge(&url)).expect("a judge");
+        let explained = || {
+            let explanations = set.explain(&row).expect("a good row");
+            let got = explanations.into_iter().next().flatten();
+            got.expect("an explanation")
+        };
+        let said = explained();
+        assert_eq!(said.reason, "`wise` says 0.25");
+        assert_eq!(said.score, Some(0.25));
+        assert_eq!(said.answer.as_deref(), Some("dog"));
+        let silent = explained();
+        let expected = "the judge said `perhaps`, expected a number from 0 to 1; scored by equality of the texts";
+        assert_eq!(silent.reason, expected);
+        assert_eq!(silent.score, Some(1.0), "the texts are equal");
+    }
+}

@@ -43,16 +43,15 @@ pub fn clean_text(text: &str) -> String {
 /// Drops each `line_break` that follows white space and replaces the others by a space.
 fn join_lines(text: &str, line_break: char) -> String {
     let mut joined = String::with_capacity(text.len());
-    let mut after_space = false;
-    for c in text.chars() {
-        if c != line_break {
-            joined.push(c);
-        } else if !after_space {
+    let mut from = 0;
+    for (at, _) in text.match_indices(line_break) {
+        joined.push_str(&text[from..at]);
+        if !text[..at].ends_with(is_python_space) {
             joined.push(' ');
         }
-        after_space = is_python_space(c);
+        from = at + line_break.len_utf8();
     }
-    joined
+    joined + &text[from..]
 }
 
 #[cfg(test)]

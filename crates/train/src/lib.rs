@@ -2,9 +2,12 @@
 //!
 //! Read first: `trainer.rs` (the loop), then `grpo.rs` (the maths).
 
+mod bad_step;
 pub mod batch;
+mod clock;
 pub mod grpo;
 pub mod logprobs;
+mod micro_batches;
 pub mod optimizer;
 mod policy_batch;
 mod rollout;
@@ -14,6 +17,7 @@ pub mod settings;
 mod sft;
 mod trainer;
 
+pub use bad_step::NonFinite;
 pub use session::{Observer, Outcome};
 pub use settings::Settings;
 pub use sft::train_sft;
@@ -25,14 +29,19 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A loss or gradient that is not a number; it was not applied.
+    #[error("{0}; the update was not applied")]
+    NonFinite(Box<NonFinite>),
+    /// A step with such a number, and no more of them are to be passed over.
     #[error(
-        "{what} is not finite ({value}); the update was not applied\nhint: lower --learning_rate, or resume from an earlier checkpoint"
+        "step {step}: {cause}; the update was not applied, the batch is in {dump}\nhint: look at the batch, lower --learning_rate, or pass over such steps by --max_bad_steps"
     )]
-    NonFinite {
+    BadStep {
+        /// The step.
+        step: u64,
         /// What was not finite.
-        what: &'static str,
-        /// Its value.
-        value: f64,
+        cause: Box<NonFinite>,
+        /// Where its batch lies.
+        dump: PathBuf,
     },
     /// An answer without a token.
     #[error("an answer without tokens cannot be trained on")]

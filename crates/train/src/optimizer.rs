@@ -6,7 +6,7 @@ use models::{Parameter, Parameters};
 use tch::{Kind, Tensor, no_grad};
 use torch::{AdamWOptions, fused_adamw, take_grad};
 
-use crate::TrainError;
+use crate::{NonFinite, TrainError};
 
 /// Settings that hold for the whole run.
 #[derive(Clone, Copy, Debug)]
@@ -104,10 +104,13 @@ impl Optimizer {
             let (active, gradients) = self.take_gradients(parameters)?;
             let norm = global_norm(&gradients)?;
             if !norm.is_finite() {
-                return Err(TrainError::NonFinite {
-                    what: "gradient norm",
+                let cause = NonFinite {
+                    quantity: "gradient norm",
                     value: norm,
-                });
+                    micro_batch: None,
+                    weights: self.not_finite(parameters, &active, &gradients)?,
+                };
+                return Err(TrainError::NonFinite(Box::new(cause)));
             }
             let limit = self.options.max_grad_norm;
             if limit > 0.0 {
@@ -121,6 +124,34 @@ impl Optimizer {
             self.apply(parameters, &active, &gradients, lr)?;
             Ok(norm)
         })
+    }
+
+    /// Forgets all gradients of a step that is not to be applied.
+    ///
+    /// # Errors
+    /// libtorch's own.
+    pub fn discard(&mut self, parameters: &Parameters) -> Result<(), TrainError> {
+        for state in &mut self.states {
+            state.gradient = None;
+            take_grad(&parameters.list[state.parameter].value)?;
+        }
+        Ok(())
+    }
+
+    /// Names of the weights whose gradients are not finite.
+    fn not_finite(
+        &self,
+        parameters: &Parameters,
+        active: &[usize],
+        gradients: &[Tensor],
+    ) -> Result<Vec<String>, TrainError> {
+        let mut names = Vec::new();
+        for (&index, gradient) in active.iter().zip(gradients) {
+            if !bool::try_from(gradient.isfinite().all())? {
+                names.push(parameters.list[self.states[index].parameter].name.clone());
+            }
+        }
+        Ok(names)
     }
 
     fn take_gradients(

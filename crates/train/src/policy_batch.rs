@@ -1,18 +1,27 @@
 //! A micro-batch of scored completions, and what one pass over it tells.
 
-use base::RolloutGroup;
+use base::{Prompt, RolloutGroup};
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainError;
+use crate::bad_step::Known;
 use crate::batch::{MicroBatch, PromptWithAnswers};
 use crate::grpo::{ClipRange, is_clipped, kl_k3, policy_loss, repeat_over_tokens, token_weights};
+use crate::micro_batches::{GroupLens, Limits, Part, micro_batches};
+use crate::rollout::unshared;
 
-/// Whole groups with everything the loss reads, a value per answer token: all `[N]`, f32. They are
+/// Completions with everything the loss reads, a value per answer token: all `[N]`, f32. They are
 /// packed anew for each pass, so that one micro-batch's pictures and tables exist at a time.
 pub(crate) struct PolicyBatch<'g> {
     items: Vec<PromptWithAnswers<'g>>,
+    /// Else each item's prompt goes through the model with pictures of its own.
+    share_prompt: bool,
+    /// Group of the step and index within it of each completion.
+    places: Vec<(usize, usize)>,
+    /// Tokens of each completion.
+    lens: Vec<usize>,
     advantages: Tensor,
     /// Weight of each token, so that a weighted sum is the step's mean of means.
     weights: Tensor,
@@ -23,62 +32,98 @@ pub(crate) struct PolicyBatch<'g> {
 }
 
 impl<'g> PolicyBatch<'g> {
-    /// Groups for batches of at most `max_completions` completions and `max_tokens` tokens; a single
-    /// group may be larger. `completions` counts all of the step.
+    /// Micro-batches of groups, each with its index in the step. `completions` counts all of the step.
     pub fn split(
-        groups: &[&'g RolloutGroup],
+        groups: &[(usize, &'g RolloutGroup)],
         completions: usize,
-        max_completions: usize,
-        max_tokens: Option<usize>,
+        limits: Limits,
         device: Device,
     ) -> Vec<Self> {
-        let mut batches = Vec::new();
-        let mut from = 0;
-        while from < groups.len() {
-            let (mut held, mut tokens, mut to) = (0, 0, from);
-            while to < groups.len() {
-                held += groups[to].completions.len();
-                tokens += num_tokens(groups[to]);
-                if to > from
-                    && (held > max_completions || max_tokens.is_some_and(|max| tokens > max))
-                {
-                    break;
-                }
-                to += 1;
-            }
-            batches.push(Self::new(&groups[from..to], completions, device));
-            from = to;
-        }
-        batches
+        let lens: Vec<GroupLens> = groups.iter().map(|(_, group)| group_lens(group)).collect();
+        micro_batches(&lens, limits)
+            .iter()
+            .map(|parts| PolicyBatch {
+                share_prompt: limits.share_prompt,
+                ..Self::new(parts, groups, completions, device)
+            })
+            .collect()
     }
 
-    fn new(groups: &[&'g RolloutGroup], completions: usize, device: Device) -> Self {
-        let all = || groups.iter().flat_map(|g| &g.completions);
-        let lens: Vec<usize> = all().map(|c| c.ids.len()).collect();
-        let advantages: Vec<f64> = groups
+    fn new(
+        parts: &[Part],
+        groups: &[(usize, &'g RolloutGroup)],
+        completions: usize,
+        device: Device,
+    ) -> Self {
+        let all: Vec<(usize, &'g RolloutGroup, usize)> = parts
             .iter()
-            .flat_map(|g| g.advantages.iter().copied())
+            .flat_map(|part| {
+                let (index, group) = groups[part.group];
+                part.completions.clone().map(move |i| (index, group, i))
+            })
             .collect();
-        let sampled: Vec<f32> = all()
-            .flat_map(|c| c.sampled_logprobs.iter().copied())
+        let lens: Vec<usize> = all
+            .iter()
+            .map(|(_, g, i)| g.completions[*i].ids.len())
             .collect();
+        let advantages: Vec<f64> = all.iter().map(|(_, g, i)| g.advantages[*i]).collect();
+        let sampled: Vec<f32> = all
+            .iter()
+            .flat_map(|(_, g, i)| g.completions[*i].sampled_logprobs.iter().copied())
+            .collect();
+        let item = |part: &Part| -> PromptWithAnswers<'g> {
+            let group = groups[part.group].1;
+            let answers = &group.completions[part.completions.clone()];
+            (
+                &group.prompt,
+                answers.iter().map(|c| c.ids.as_slice()).collect(),
+            )
+        };
         let vector = |values: &[f32]| Tensor::from_slice(values).to_device(device);
         PolicyBatch {
-            items: groups
-                .iter()
-                .map(|g| {
-                    (
-                        &g.prompt,
-                        g.completions.iter().map(|c| c.ids.as_slice()).collect(),
-                    )
-                })
-                .collect(),
+            items: parts.iter().map(item).collect(),
+            share_prompt: true,
+            places: all.iter().map(|(index, _, i)| (*index, *i)).collect(),
             advantages: vector(&repeat_over_tokens(&advantages, &lens)),
             weights: vector(&token_weights(&lens, completions)),
             sampled_logprobs: vector(&sampled),
             ref_logprobs: None,
             old_logprobs: None,
+            lens,
         }
+    }
+
+    fn pack(&self, model: &dyn VisionLanguageModel) -> Result<MicroBatch, TrainError> {
+        if self.share_prompt {
+            return MicroBatch::pack(model, &self.items);
+        }
+        let prompts: Vec<Prompt> = self.items.iter().map(|item| unshared(item.0)).collect();
+        let answers = self.items.iter().map(|item| item.1.clone());
+        let items: Vec<PromptWithAnswers<'_>> = prompts.iter().zip(answers).collect();
+        MicroBatch::pack(model, &items)
+    }
+
+    /// What is known so far of each completion, by group of the step and index within it; `index` is
+    /// this micro-batch's.
+    pub fn known(&self, index: usize) -> Result<Vec<((usize, usize), Known)>, TrainError> {
+        let list = |values: &Option<Tensor>| -> Result<Option<Vec<f32>>, TrainError> {
+            let cpu = values.as_ref().map(|v| v.to_device(Device::Cpu));
+            Ok(cpu.map(Vec::try_from).transpose()?)
+        };
+        let (old, reference) = (list(&self.old_logprobs)?, list(&self.ref_logprobs)?);
+        let mut start = 0;
+        let mut known = Vec::with_capacity(self.places.len());
+        for (&place, len) in self.places.iter().zip(&self.lens) {
+            let cut = |all: &Option<Vec<f32>>| Some(all.as_ref()?[start..start + len].to_vec());
+            let each = Known {
+                micro_batch: Some(index),
+                old_logprobs: cut(&old),
+                ref_logprobs: cut(&reference),
+            };
+            known.push((place, each));
+            start += len;
+        }
+        Ok(known)
     }
 
     /// Fills in the log-probabilities of the reference model.
@@ -87,7 +132,7 @@ impl<'g> PolicyBatch<'g> {
         reference: &dyn VisionLanguageModel,
         temperature: f64,
     ) -> Result<(), TrainError> {
-        let micro = MicroBatch::pack(reference, &self.items)?;
+        let micro = self.pack(reference)?;
         self.ref_logprobs = Some(micro.scores(reference, temperature).logprobs);
         Ok(())
     }
@@ -101,11 +146,9 @@ impl<'g> PolicyBatch<'g> {
         beta: f64,
         recompute: bool,
     ) -> Result<PolicyStats, TrainError> {
-        let stats = MicroBatch::pack(model, &self.items)?.backward(
-            model,
-            temperature,
-            recompute,
-            |scores| {
+        let stats = self
+            .pack(model)?
+            .backward(model, temperature, recompute, |scores| {
                 let current = &scores.logprobs;
                 let old = self.old_logprobs.get_or_insert_with(|| current.detach());
                 let mut loss = policy_loss(current, old, &self.advantages, clip);
@@ -133,8 +176,7 @@ impl<'g> PolicyBatch<'g> {
                     )
                 });
                 (loss, stats)
-            },
-        );
+            });
         let numbers = Vec::<f32>::try_from(stats.to_device(Device::Cpu))?;
         Ok(PolicyStats {
             loss: f64::from(numbers[0]),
@@ -148,8 +190,11 @@ impl<'g> PolicyBatch<'g> {
     }
 }
 
-fn num_tokens(group: &RolloutGroup) -> usize {
-    group.prompt.ids.len() + group.completions.iter().map(|c| c.ids.len()).sum::<usize>()
+fn group_lens(group: &RolloutGroup) -> GroupLens {
+    GroupLens {
+        prompt: group.prompt.ids.len(),
+        completions: group.completions.iter().map(|c| c.ids.len()).collect(),
+    }
 }
 
 /// Sums over the micro-batches (and iterations) of a step; each already weighted by its tokens.
@@ -190,6 +235,11 @@ impl PolicyStats {
         self.updates += 1;
     }
 
+    /// Updates so far.
+    pub fn updates(&self) -> usize {
+        self.updates
+    }
+
     /// Writes means over the step's iterations.
     pub fn write(&self, metrics: &mut Map<String, Value>, iterations: usize) {
         let mean = |sum: f64| json!(sum / iterations as f64);
@@ -207,5 +257,103 @@ impl PolicyStats {
             "sampled_vs_trained_max".into(),
             json!(self.sampled_vs_trained_max),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use base::{Completion, FinishReason, PreparedImage};
+    use models::{LoadOptions, load_model};
+
+    use super::*;
+
+    fn model() -> Box<dyn VisionLanguageModel> {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
+        let options = LoadOptions {
+            kind: Kind::Float,
+            device: Device::Cpu,
+            trainable: false,
+        };
+        load_model(&golden.join("parity/checkpoints/nested"), options).unwrap()
+    }
+
+    /// A picture of one merged patch and three tokens around it; answers of 2, 3 and 1 tokens.
+    fn group(model: &dyn VisionLanguageModel) -> RolloutGroup {
+        let side = model.spatial_merge_size();
+        let image = PreparedImage {
+            pixel_values: vec![0.5; side * side * model.patch_dim()],
+            grid_thw: [1, side, side],
+            original_size: [28, 28],
+            input_size: [28, 28],
+        };
+        let completion = |ids: &[u32]| Completion {
+            ids: ids.to_vec(),
+            sampled_logprobs: vec![-1.0; ids.len()],
+            finish_reason: FinishReason::Length,
+        };
+        RolloutGroup {
+            sample_index: 0,
+            prompt: Prompt {
+                ids: vec![5, model.image_token_id(), 6, 7],
+                images: vec![Arc::new(image)],
+            },
+            completions: [&[8, 9][..], &[10, 11, 12], &[13]].map(completion).to_vec(),
+            rewards: vec![0.0; 3],
+            advantages: vec![0.1, 0.2, 0.3],
+        }
+    }
+
+    fn split(
+        model: &dyn VisionLanguageModel,
+        tokens: Option<usize>,
+        share_prompt: bool,
+    ) -> (Vec<usize>, Vec<Vec<(usize, usize)>>) {
+        let group = group(model);
+        let limits = Limits {
+            completions: 8,
+            tokens,
+            share_prompt,
+        };
+        let batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
+        let num_tokens = |batch: &PolicyBatch<'_>| batch.pack(model).unwrap().num_tokens;
+        let places = batches.iter().map(|batch| batch.places.clone()).collect();
+        (batches.iter().map(num_tokens).collect(), places)
+    }
+
+    #[test]
+    fn a_prompt_is_computed_as_often_as_is_asked_for() {
+        let model = model();
+        let all = vec![(4, 0), (4, 1), (4, 2)];
+        // 4 tokens of prompt, 6 of answers.
+        let shared = split(model.as_ref(), None, true);
+        assert_eq!(shared, (vec![4 + 6], vec![all.clone()]));
+        let unshared = split(model.as_ref(), None, false);
+        assert_eq!(unshared, (vec![3 * 4 + 6], vec![all]));
+        let cut = split(model.as_ref(), Some(9), true);
+        let parts = vec![vec![(4, 0), (4, 1)], vec![(4, 2)]];
+        assert_eq!(cut, (vec![4 + 5, 4 + 1], parts));
+    }
+
+    #[test]
+    fn what_is_known_goes_to_its_completion() {
+        let model = model();
+        let group = group(model.as_ref());
+        let limits = Limits {
+            completions: 8,
+            tokens: Some(9),
+            share_prompt: true,
+        };
+        let mut batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
+        batches[0].old_logprobs = Some(Tensor::from_slice(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
+        let known = batches[0].known(1).unwrap();
+        assert_eq!(known[1].0, (4, 1));
+        assert_eq!(known[1].1.old_logprobs, Some(vec![-3.0, -4.0, -5.0]));
+        assert_eq!(known[1].1.ref_logprobs, None);
+        let (place, rest) = &batches[1].known(2).unwrap()[0];
+        assert_eq!((*place, rest.micro_batch), ((4, 2), Some(2)));
+        assert_eq!(rest.old_logprobs, None);
     }
 }

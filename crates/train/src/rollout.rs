@@ -1,7 +1,9 @@
 //! Prompts to scored groups: sampling, decoding, rewards, advantages.
 
+use std::sync::Arc;
+
 use base::config::GrpoConfig;
-use base::{DrawKey, RolloutGroup, Sample};
+use base::{DrawKey, PreparedImage, Prompt, RolloutGroup, Sample};
 use data::Processor;
 use engine::{EngineError, Request, Sampler, SamplingParams};
 use models::VisionLanguageModel;
@@ -36,31 +38,79 @@ pub(crate) fn sampling_params(config: &GrpoConfig, processor: &Processor) -> Sam
     }
 }
 
-/// Samples `num_completions` answers to every prompt.
+/// How groups are sampled.
+pub(crate) struct Sampling<'a> {
+    pub params: &'a SamplingParams,
+    pub max_concurrent: usize,
+    /// Size of a group.
+    pub num_completions: usize,
+    pub share_prompt: bool,
+    pub key: DrawKey,
+}
+
+impl Sampling<'_> {
+    /// One request for a group or, where prompts are not shared, for each of its completions. The
+    /// draws are the same.
+    fn requests(&self, index: usize, prompt: &Prompt) -> Vec<Request> {
+        let key = DrawKey {
+            prompt: index as u64,
+            ..self.key
+        };
+        let one = |completion: usize| Request {
+            prompt: unshared(prompt),
+            num_completions: 1,
+            key: DrawKey {
+                completion: key.completion + completion as u64,
+                ..key
+            },
+        };
+        if self.share_prompt {
+            let (prompt, num_completions) = (prompt.clone(), self.num_completions);
+            vec![Request {
+                prompt,
+                num_completions,
+                key,
+            }]
+        } else {
+            (0..self.num_completions).map(one).collect()
+        }
+    }
+}
+
+/// A copy whose pictures are its own, so that nothing is computed once for it and another.
+pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
+    let own = |image: &Arc<PreparedImage>| Arc::new(PreparedImage::clone(image));
+    Prompt {
+        ids: prompt.ids.clone(),
+        images: prompt.images.iter().map(own).collect(),
+    }
+}
+
+/// Samples a group of answers to every prompt.
 pub(crate) fn sample(
     model: &dyn VisionLanguageModel,
-    params: &SamplingParams,
-    max_concurrent: usize,
-    num_completions: usize,
-    prompts: Vec<(usize, base::Prompt)>,
-    key: DrawKey,
+    sampling: &Sampling<'_>,
+    prompts: Vec<(usize, Prompt)>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Vec<RolloutGroup>, TrainError> {
-    let sampler = Sampler::new(model, params.clone(), max_concurrent)?;
-    let request = |(index, (_, prompt)): (usize, &(usize, base::Prompt))| Request {
-        prompt: prompt.clone(),
-        num_completions,
-        key: DrawKey {
-            prompt: index as u64,
-            ..key
-        },
-    };
-    let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+    let sampler = Sampler::new(model, sampling.params.clone(), sampling.max_concurrent)?;
+    let requests: Vec<Request> = prompts
+        .iter()
+        .enumerate()
+        .flat_map(|(index, (_, prompt))| sampling.requests(index, prompt))
+        .collect();
     let generation = match sampler.generate(&requests, &mut |_, _, _| (), cancel) {
         Err(EngineError::Cancelled { .. }) => return Err(TrainError::Stopped),
         other => other?,
     };
-    let groups = prompts.into_iter().zip(generation.completions);
+    let mut completions = generation.completions.into_iter().flatten();
+    let groups = prompts.into_iter().map(|prompt| {
+        let group: Vec<_> = completions
+            .by_ref()
+            .take(sampling.num_completions)
+            .collect();
+        (prompt, group)
+    });
     Ok(groups
         .map(|((sample_index, prompt), completions)| RolloutGroup {
             sample_index,
@@ -243,4 +293,52 @@ pub(crate) fn rollout_rows(
         }
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unshared_prompts_are_requests_of_their_own_with_the_same_draws() {
+        let image = PreparedImage {
+            pixel_values: vec![0.0],
+            grid_thw: [1, 1, 1],
+            original_size: [1, 1],
+            input_size: [1, 1],
+        };
+        let prompt = Prompt {
+            ids: vec![1, 2],
+            images: vec![Arc::new(image)],
+        };
+        let params = SamplingParams::default();
+        let sampling = |share_prompt| Sampling {
+            params: &params,
+            max_concurrent: 8,
+            num_completions: 3,
+            share_prompt,
+            key: DrawKey {
+                seed: 1,
+                step: 2,
+                prompt: 0,
+                completion: 0,
+            },
+        };
+        let shared = sampling(true).requests(5, &prompt);
+        assert_eq!((shared.len(), shared[0].num_completions), (1, 3));
+        let own = sampling(false).requests(5, &prompt);
+        assert_eq!(own.len(), 3);
+        for (index, request) in own.iter().enumerate() {
+            let expected = DrawKey {
+                completion: index as u64,
+                ..shared[0].key
+            };
+            assert_eq!(request.key, expected);
+            assert_eq!(
+                (request.num_completions, &request.prompt.ids),
+                (1, &prompt.ids)
+            );
+            assert!(!Arc::ptr_eq(&request.prompt.images[0], &prompt.images[0]));
+        }
+    }
 }

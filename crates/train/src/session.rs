@@ -1,11 +1,10 @@
 //! What both trainers share around their steps: model, optimizer, run folder, resume, checkpoints.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base::Sample;
 use base::config::OnBadRow;
@@ -15,10 +14,11 @@ use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_ro
 use models::{VisionLanguageModel, load_model, save_weights};
 use serde_json::{Map, Value, json};
 
-use crate::TrainError;
+use crate::clock::Clock;
 use crate::optimizer::Optimizer;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
+use crate::{NonFinite, TrainError};
 
 /// Hears of a run as it goes.
 pub trait Observer {
@@ -110,59 +110,6 @@ impl Dataset {
     }
 }
 
-/// Seconds by phase of the current step.
-#[derive(Debug)]
-pub(crate) struct Clock {
-    start: Instant,
-    phases: RefCell<BTreeMap<&'static str, f64>>,
-}
-
-impl Clock {
-    pub fn new() -> Self {
-        Clock {
-            start: Instant::now(),
-            phases: RefCell::default(),
-        }
-    }
-
-    /// Runs `work` and books its time on `phase`.
-    pub fn time<R>(&self, phase: &'static str, work: impl FnOnce() -> R) -> R {
-        let start = Instant::now();
-        let result = work();
-        self.book(phase, start.elapsed());
-        result
-    }
-
-    /// Books time on `phase`.
-    pub fn book(&self, phase: &'static str, time: Duration) {
-        *self.phases.borrow_mut().entry(phase).or_default() += time.as_secs_f64();
-    }
-
-    /// Seconds since the step began.
-    pub fn elapsed(&self) -> f64 {
-        self.start.elapsed().as_secs_f64()
-    }
-
-    /// Starts a step anew, what was booked since the last lap kept: a checkpoint is written after its
-    /// step's metrics and stands in the next line.
-    pub fn restart(&mut self) {
-        self.start = Instant::now();
-    }
-
-    /// Seconds so far by phase and in all; starts anew.
-    pub fn lap(&mut self) -> Map<String, Value> {
-        let mut secs: Map<String, Value> = self
-            .phases
-            .take()
-            .into_iter()
-            .map(|(name, secs)| (name.to_string(), json!(secs)))
-            .collect();
-        secs.insert("total".into(), json!(self.start.elapsed().as_secs_f64()));
-        self.start = Instant::now();
-        secs
-    }
-}
-
 /// A run in progress.
 pub(crate) struct Session<'a> {
     pub model: Box<dyn VisionLanguageModel>,
@@ -182,6 +129,8 @@ pub(crate) struct Session<'a> {
     named: BTreeSet<usize>,
     /// Samples skipped in this step.
     skipped: usize,
+    /// Steps refused since the start of the run.
+    bad_steps: u64,
 }
 
 impl<'a> Session<'a> {
@@ -231,6 +180,7 @@ impl<'a> Session<'a> {
             num_samples: dataset.samples.len(),
             named: BTreeSet::new(),
             skipped: 0,
+            bad_steps: 0,
         };
         match newest {
             Some((step, folder)) => session.resume(step, &folder)?,
@@ -298,6 +248,7 @@ impl<'a> Session<'a> {
         self.optimizer.restore(self.model.parameters(), &saved)?;
         self.run.cut_back_to(step)?;
         self.step = step;
+        self.bad_steps = value["bad_steps"].as_u64().unwrap_or_default();
         self.say(&format!("resuming after step {step}, {}", folder.display()))
     }
 
@@ -314,6 +265,36 @@ impl<'a> Session<'a> {
             .clock
             .time("optimizer", || optimizer.step(model.parameters(), lr))?;
         Ok((norm, lr))
+    }
+
+    /// Refuses the step under way: weights and moments stay as they are after the `updates` that it
+    /// made before, and its batch, an object a completion, goes to the run folder.
+    ///
+    /// # Errors
+    /// [`TrainError::BadStep`] where no more of them are to be passed over.
+    pub fn refuse(
+        &mut self,
+        cause: NonFinite,
+        updates: usize,
+        rows: Vec<Value>,
+    ) -> Result<(), TrainError> {
+        self.optimizer.discard(self.model.parameters())?;
+        let step = self.step + 1;
+        let lines: Vec<Value> = std::iter::once(cause.head(step, updates))
+            .chain(rows)
+            .collect();
+        let dump = self.run.log_bad_step(step, &lines)?;
+        self.bad_steps += 1;
+        let limit = self.settings.max_bad_steps;
+        if self.bad_steps > limit {
+            let cause = Box::new(cause);
+            return Err(TrainError::BadStep { step, cause, dump });
+        }
+        self.say(&format!(
+            "step {step} refused, {} of at most {limit}: {cause}; its batch is in {}",
+            self.bad_steps,
+            dump.display()
+        ))
     }
 
     /// Whether validation is due after the step under way.
@@ -337,10 +318,8 @@ impl<'a> Session<'a> {
             "skipped_rows".into(),
             json!(std::mem::take(&mut self.skipped)),
         );
-        metrics.insert(
-            "peak_memory_bytes".into(),
-            json!(torch::peak_memory_bytes()),
-        );
+        metrics.insert("bad_steps".into(), json!(self.bad_steps));
+        self.measure_memory(&mut metrics);
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         if self.step.is_multiple_of(self.settings.logging_steps) || last {
             self.run.log_step(self.step, &metrics)?;
@@ -354,6 +333,19 @@ impl<'a> Session<'a> {
             self.clock.restart();
         }
         Ok(())
+    }
+
+    fn measure_memory(&self, metrics: &mut Map<String, Value>) {
+        let device = self.model.compute().1;
+        if let Some(bytes) = torch::live_bytes(device) {
+            metrics.insert("live_bytes".into(), json!(bytes.now));
+            metrics.insert("peak_live_bytes".into(), json!(bytes.peak));
+        }
+        torch::reset_peak_live_bytes(device);
+        metrics.insert(
+            "peak_memory_bytes".into(),
+            json!(torch::peak_memory_bytes()),
+        );
     }
 
     /// The end of the run.
@@ -382,6 +374,7 @@ impl<'a> Session<'a> {
             "step": self.step,
             "seed": self.settings.seed,
             "num_samples": self.num_samples,
+            "bad_steps": self.bad_steps,
             "version": env!("CARGO_PKG_VERSION"),
         });
         let path = folder.join("state.json");

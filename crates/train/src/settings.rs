@@ -9,6 +9,7 @@ use tch::Kind;
 use torch::parse_device;
 
 use crate::TrainError;
+use crate::micro_batches::Limits;
 use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleKind};
 
@@ -32,6 +33,7 @@ pub struct Settings {
     pub(crate) micro_batch: usize,
     pub(crate) accumulation: usize,
     pub(crate) max_tokens: Option<usize>,
+    pub(crate) max_bad_steps: u64,
     pub(crate) seed: u64,
     pub(crate) logging_steps: u64,
     pub(crate) save_steps: Option<u64>,
@@ -91,6 +93,7 @@ macro_rules! settings {
             micro_batch: c.per_device_train_batch_size,
             accumulation: c.gradient_accumulation_steps,
             max_tokens: c.max_tokens_per_microbatch,
+            max_bad_steps: c.max_bad_steps,
             seed: c.seed,
             logging_steps: c.logging_steps as u64,
             save_steps: steps(c.save_strategy == SaveStrategy::Steps, c.save_steps),
@@ -170,6 +173,15 @@ impl Settings {
                 ratio
             },
             total_steps,
+        }
+    }
+
+    /// What bounds a micro-batch.
+    pub(crate) fn limits(&self, share_prompt: bool) -> Limits {
+        Limits {
+            completions: self.micro_batch,
+            tokens: self.max_tokens,
+            share_prompt,
         }
     }
 

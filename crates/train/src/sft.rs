@@ -9,10 +9,12 @@ use base::run_folder::StopFlag;
 use base::{Prompt, Sample};
 use data::{EpochSampler, ImageCache, PromptLoader, load_prompt};
 use serde_json::{Map, Value, json};
-use tch::Kind;
+use tch::{Device, Kind};
 
 use crate::TrainError;
+use crate::bad_step::{Known, NonFinite};
 use crate::batch::MicroBatch;
+use crate::micro_batches::{GroupLens, micro_batches};
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
 use crate::trainer::bad_row;
@@ -73,6 +75,7 @@ struct Trainer<'a> {
 
 /// A row ready to be learnt.
 struct Row {
+    sample_index: usize,
     prompt: Prompt,
     answer: Vec<u32>,
 }
@@ -90,9 +93,40 @@ impl Trainer<'_> {
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
         let rows = self.rows()?;
         let tokens: usize = rows.iter().map(|r| r.answer.len()).sum();
+        let mut metrics = Map::new();
+        metrics.insert(
+            "completion_length".into(),
+            json!(tokens as f64 / rows.len().max(1) as f64),
+        );
+        metrics.insert(
+            "epoch".into(),
+            json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
+        );
+        let mut known = Vec::with_capacity(rows.len());
+        match self.learn(&rows, tokens, &mut known) {
+            Err(TrainError::NonFinite(cause)) => {
+                let dump = self.dump(&rows, known);
+                self.session.refuse(*cause, 0, dump)?;
+            }
+            learnt => metrics.extend(learnt?),
+        }
+        metrics.insert(
+            "tokens_per_sec".into(),
+            json!(tokens as f64 / self.session.clock.elapsed()),
+        );
+        Ok(metrics)
+    }
+
+    /// The step's update; `known` is what came out for each row.
+    fn learn(
+        &mut self,
+        rows: &[Row],
+        tokens: usize,
+        known: &mut Vec<Known>,
+    ) -> Result<Map<String, Value>, TrainError> {
         let (mut loss, mut entropy) = (0.0, 0.0);
-        for rows in self.micro_batches(&rows) {
-            let (l, e) = self.accumulate(rows, tokens)?;
+        for (index, batch) in self.micro_batches(rows).into_iter().enumerate() {
+            let (l, e) = self.accumulate(&batch, tokens, (index + 1, known))?;
             loss += l;
             entropy += e;
         }
@@ -102,19 +136,28 @@ impl Trainer<'_> {
         metrics.insert("entropy".into(), json!(entropy));
         metrics.insert("grad_norm".into(), json!(grad_norm));
         metrics.insert("learning_rate".into(), json!(learning_rate));
-        metrics.insert(
-            "completion_length".into(),
-            json!(tokens as f64 / rows.len().max(1) as f64),
-        );
-        metrics.insert(
-            "tokens_per_sec".into(),
-            json!(tokens as f64 / self.session.clock.elapsed()),
-        );
-        metrics.insert(
-            "epoch".into(),
-            json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
-        );
         Ok(metrics)
+    }
+
+    /// Every row of a refused step, with what is known of its answer's tokens.
+    fn dump(&self, rows: &[Row], known: Vec<Known>) -> Vec<Value> {
+        let unseen = std::iter::repeat_with(Known::default);
+        let line = |(row, known): (&Row, Known)| {
+            let sample = &self.dataset.samples[row.sample_index];
+            let mut line = Map::new();
+            line.insert("sample".into(), json!(sample.source.to_string()));
+            line.insert("images".into(), json!(sample.images));
+            line.insert("prompt".into(), json!(sample.problem));
+            line.insert("completion".into(), json!(taught_text(sample)));
+            line.insert("prompt_ids".into(), json!(row.prompt.ids));
+            line.insert("ids".into(), json!(row.answer));
+            known.write(&mut line);
+            Value::Object(line)
+        };
+        rows.iter()
+            .zip(known.into_iter().chain(unseen))
+            .map(line)
+            .collect()
     }
 
     fn rows(&mut self) -> Result<Vec<Row>, TrainError> {
@@ -122,11 +165,11 @@ impl Trainer<'_> {
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
         prompts
             .into_iter()
-            .map(|(index, prompt)| self.row(&self.dataset.samples[index], prompt))
+            .map(|(index, prompt)| self.row(&self.dataset.samples[index], index, prompt))
             .collect()
     }
 
-    fn row(&self, sample: &Sample, prompt: Prompt) -> Result<Row, TrainError> {
+    fn row(&self, sample: &Sample, sample_index: usize, prompt: Prompt) -> Result<Row, TrainError> {
         let answer = self.dataset.processor.answer_ids(&taught_text(sample))?;
         let got = prompt.ids.len() + answer.len();
         match self.config.max_seq_length {
@@ -135,31 +178,36 @@ impl Trainer<'_> {
                 got,
                 max,
             }),
-            _ => Ok(Row { prompt, answer }),
+            _ => Ok(Row {
+                sample_index,
+                prompt,
+                answer,
+            }),
         }
     }
 
-    fn micro_batches<'r>(&self, rows: &'r [Row]) -> Vec<&'r [Row]> {
-        let settings = &self.session.settings;
-        let mut batches = Vec::new();
-        let mut from = 0;
-        while from < rows.len() {
-            let (mut tokens, mut to) = (0, from);
-            while to < rows.len() && to - from < settings.micro_batch {
-                tokens += rows[to].prompt.ids.len() + rows[to].answer.len();
-                if to > from && settings.max_tokens.is_some_and(|max| tokens > max) {
-                    break;
-                }
-                to += 1;
-            }
-            batches.push(&rows[from..to]);
-            from = to;
-        }
-        batches
+    fn micro_batches<'r>(&self, rows: &'r [Row]) -> Vec<Vec<&'r Row>> {
+        let lens: Vec<GroupLens> = rows
+            .iter()
+            .map(|row| GroupLens {
+                prompt: row.prompt.ids.len(),
+                completions: vec![row.answer.len()],
+            })
+            .collect();
+        micro_batches(&lens, self.session.settings.limits(true))
+            .iter()
+            .map(|parts| parts.iter().map(|part| &rows[part.group]).collect())
+            .collect()
     }
 
     /// Adds a micro-batch's part of the mean over `tokens`; returns its part of loss and entropy.
-    fn accumulate(&mut self, rows: &[Row], tokens: usize) -> Result<(f64, f64), TrainError> {
+    /// What it says of each row joins `known`, under the number of the micro-batch.
+    fn accumulate(
+        &mut self,
+        rows: &[&Row],
+        tokens: usize,
+        (index, known): (usize, &mut Vec<Known>),
+    ) -> Result<(f64, f64), TrainError> {
         let Session {
             model,
             optimizer,
@@ -167,29 +215,36 @@ impl Trainer<'_> {
             settings,
             ..
         } = &mut self.session;
-        let (loss, entropy) = clock.time("train", || -> Result<_, TrainError> {
+        let (loss, entropy, logprobs) = clock.time("train", || -> Result<_, TrainError> {
             let items: Vec<_> = rows
                 .iter()
                 .map(|r| (&r.prompt, vec![r.answer.as_slice()]))
                 .collect();
             let batch = MicroBatch::pack(model.as_ref(), &items)?;
-            let (loss, entropy) =
+            let (loss, entropy, logprobs) =
                 batch.backward(model.as_ref(), 1.0, settings.recompute, |scores| {
                     let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
                     let stats = (
                         loss.detach(),
                         scores.entropies.sum(Kind::Float) / tokens as f64,
+                        scores.logprobs.detach(),
                     );
                     (loss, stats)
                 });
-            Ok((f64::try_from(loss)?, f64::try_from(entropy)?))
+            let logprobs = Vec::<f32>::try_from(logprobs.to_device(Device::Cpu))?;
+            Ok((f64::try_from(loss)?, f64::try_from(entropy)?, logprobs))
         })?;
-        if !loss.is_finite() {
-            return Err(TrainError::NonFinite {
-                what: "loss",
-                value: loss,
-            });
-        }
+        let mut rest = logprobs.as_slice();
+        known.extend(rows.iter().map(|row| {
+            let (own, others) = rest.split_at(row.answer.len());
+            rest = others;
+            Known {
+                micro_batch: Some(index),
+                old_logprobs: Some(own.to_vec()),
+                ref_logprobs: None,
+            }
+        }));
+        NonFinite::check_loss(loss, index)?;
         optimizer.collect(model.parameters())?;
         Ok((loss, entropy))
     }
@@ -201,7 +256,7 @@ impl Trainer<'_> {
         }
         let cache = ImageCache::new(0);
         let (mut sum, mut tokens) = (0.0, 0);
-        for sample in &self.dataset.validation {
+        for (index, sample) in self.dataset.validation.iter().enumerate() {
             let prompt = load_prompt(
                 sample,
                 &self.dataset.processor,
@@ -209,7 +264,7 @@ impl Trainer<'_> {
                 &cache,
             )
             .map_err(|cause| bad_row(sample, cause))?;
-            let row = self.row(sample, prompt)?;
+            let row = self.row(sample, index, prompt)?;
             let model = self.session.model.as_ref();
             let batch = MicroBatch::pack(model, &[(&row.prompt, vec![row.answer.as_slice()])])?;
             sum -= f64::try_from(batch.scores(model, 1.0).logprobs.sum(Kind::Double))?;

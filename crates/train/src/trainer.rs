@@ -1,5 +1,6 @@
 //! The GRPO loop. [`Trainer::train`] and [`Trainer::step`] are the algorithm; all else serves them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,9 +15,10 @@ use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOpti
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
+use crate::bad_step::{Known, NonFinite, number, numbers};
 use crate::grpo::{ClipRange, is_zero_spread};
 use crate::policy_batch::{PolicyBatch, PolicyStats};
-use crate::rollout::{self, ScoredGroup};
+use crate::rollout::{self, Sampling, ScoredGroup};
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
 
@@ -177,15 +179,59 @@ impl Trainer<'_> {
         let groups = self.sample()?;
         let groups = self.score(groups)?;
         let mut batches = self.batches(&groups);
-        self.score_by_reference(&mut batches)?;
         let mut stats = PolicyStats::default();
+        match self.learn(&mut batches, &mut stats) {
+            Err(TrainError::NonFinite(cause)) => {
+                let rows = self.dump(&groups, &batches)?;
+                self.session.refuse(*cause, stats.updates(), rows)?;
+                self.metrics(&groups, None)
+            }
+            learnt => learnt.and_then(|()| self.metrics(&groups, Some(&stats))),
+        }
+    }
+
+    /// The step's updates, counted in `stats` as they are made.
+    fn learn(
+        &mut self,
+        batches: &mut [PolicyBatch<'_>],
+        stats: &mut PolicyStats,
+    ) -> Result<(), TrainError> {
+        self.score_by_reference(batches)?;
         for _ in 0..self.config.num_iterations {
-            for batch in &mut batches {
-                stats.add(self.accumulate(batch)?);
+            for (index, batch) in batches.iter_mut().enumerate() {
+                stats.add(self.accumulate(batch, index + 1)?);
             }
             stats.updated(self.session.update()?);
         }
-        self.metrics(&groups, &stats)
+        Ok(())
+    }
+
+    /// Every completion of a refused step, with what is known of its tokens.
+    fn dump(
+        &self,
+        groups: &[ScoredGroup],
+        batches: &[PolicyBatch<'_>],
+    ) -> Result<Vec<Value>, TrainError> {
+        let mut known: BTreeMap<(usize, usize), Known> = BTreeMap::new();
+        for (index, batch) in batches.iter().enumerate() {
+            known.extend(batch.known(index + 1)?);
+        }
+        let mut rows = rollout::rollout_rows(groups, &self.dataset.samples, &self.rewards);
+        let places = groups.iter().enumerate().flat_map(|(group, scored)| {
+            (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
+        });
+        for (row, (group, i, sampled)) in rows.iter_mut().zip(places) {
+            let Value::Object(row) = row else { continue };
+            let completion = &sampled.completions[i];
+            row.insert("reward".into(), number(sampled.rewards[i]));
+            row.insert("advantage".into(), number(sampled.advantages[i]));
+            row.insert("prompt_ids".into(), json!(sampled.prompt.ids));
+            row.insert("ids".into(), json!(completion.ids));
+            let logprobs = numbers(&completion.sampled_logprobs);
+            row.insert("sampled_logprobs".into(), logprobs);
+            known.remove(&(group, i)).unwrap_or_default().write(row);
+        }
+        Ok(rows)
     }
 
     /// Completions of the step's prompts, sampled by the policy.
@@ -200,15 +246,16 @@ impl Trainer<'_> {
         };
         let (session, config) = (&self.session, self.config);
         session.clock.time("rollout", || {
-            rollout::sample(
-                session.model.as_ref(),
-                &self.sampling,
-                config.max_concurrent_completions,
-                config.num_generations,
-                prompts,
+            let sampling = Sampling {
+                params: &self.sampling,
+                max_concurrent: config.max_concurrent_completions,
+                num_completions: config.num_generations,
+                share_prompt: config.share_prompt,
                 key,
-                &|| session.stop.is_now(),
-            )
+            };
+            rollout::sample(session.model.as_ref(), &sampling, prompts, &|| {
+                session.stop.is_now()
+            })
         })
     }
 
@@ -234,21 +281,24 @@ impl Trainer<'_> {
         Ok(groups)
     }
 
-    /// Whole groups in micro-batches. A group whose rewards are all equal has nothing to say when
-    /// beta is 0, and is left out; it counts in the denominator all the same.
+    /// Groups in micro-batches. A group whose rewards are all equal has nothing to say when beta is 0,
+    /// and is left out; it counts in the denominator all the same.
     fn batches<'g>(&self, groups: &'g [ScoredGroup]) -> Vec<PolicyBatch<'g>> {
         let completions: usize = groups.iter().map(|g| g.group.completions.len()).sum();
-        let speaks = |g: &&ScoredGroup| self.config.beta > 0.0 || !is_zero_spread(&g.group.rewards);
-        let speaking: Vec<&base::RolloutGroup> =
-            groups.iter().filter(speaks).map(|g| &g.group).collect();
+        let speaks = |g: &ScoredGroup| self.config.beta > 0.0 || !is_zero_spread(&g.group.rewards);
+        let speaking: Vec<(usize, &base::RolloutGroup)> = groups
+            .iter()
+            .enumerate()
+            .filter(|(_, g)| speaks(g))
+            .map(|(index, g)| (index, &g.group))
+            .collect();
         let Session {
             settings, model, ..
         } = &self.session;
         PolicyBatch::split(
             &speaking,
             completions,
-            settings.micro_batch,
-            settings.max_tokens,
+            settings.limits(self.config.share_prompt),
             model.compute().1,
         )
     }
@@ -264,8 +314,12 @@ impl Trainer<'_> {
         })
     }
 
-    /// Adds a micro-batch's gradients.
-    fn accumulate(&mut self, batch: &mut PolicyBatch<'_>) -> Result<PolicyStats, TrainError> {
+    /// Adds the gradients of micro-batch `index`.
+    fn accumulate(
+        &mut self,
+        batch: &mut PolicyBatch<'_>,
+        index: usize,
+    ) -> Result<PolicyStats, TrainError> {
         let Session {
             model,
             optimizer,
@@ -282,12 +336,7 @@ impl Trainer<'_> {
                 settings.recompute,
             )
         })?;
-        if !stats.loss.is_finite() {
-            return Err(TrainError::NonFinite {
-                what: "loss",
-                value: stats.loss,
-            });
-        }
+        NonFinite::check_loss(stats.loss, index)?;
         optimizer.collect(model.parameters())?;
         Ok(stats)
     }
@@ -295,7 +344,7 @@ impl Trainer<'_> {
     fn metrics(
         &mut self,
         groups: &[ScoredGroup],
-        stats: &PolicyStats,
+        stats: Option<&PolicyStats>,
     ) -> Result<Map<String, Value>, TrainError> {
         let mut metrics = rollout::reward_metrics(groups, &self.rewards);
         let lens: Vec<f64> = groups
@@ -318,7 +367,9 @@ impl Trainer<'_> {
         );
         metrics.insert("cut_off_completions".into(), json!(cut));
         metrics.insert("zero_spread_groups".into(), json!(silent));
-        stats.write(&mut metrics, self.config.num_iterations);
+        if let Some(stats) = stats {
+            stats.write(&mut metrics, self.config.num_iterations);
+        }
         metrics.insert(
             "tokens_per_sec".into(),
             json!(tokens / self.session.clock.elapsed()),
@@ -359,6 +410,13 @@ impl Trainer<'_> {
                 };
                 let (model, stop) = (session.model.as_ref(), &session.stop);
                 let concurrent = config.max_concurrent_completions;
+                let sampling = Sampling {
+                    params: &greedy,
+                    max_concurrent: concurrent,
+                    num_completions: 1,
+                    share_prompt: true,
+                    key,
+                };
                 let mut groups = Vec::with_capacity(dataset.validation.len());
                 // No more pictures in memory than answers in the batch.
                 for samples in dataset.validation.chunks(concurrent) {
@@ -369,10 +427,7 @@ impl Trainer<'_> {
                             .map_err(|cause| bad_row(sample, cause))?;
                         prompts.push((index, prompt));
                     }
-                    let sampled =
-                        rollout::sample(model, &greedy, concurrent, 1, prompts, key, &|| {
-                            stop.is_now()
-                        })?;
+                    let sampled = rollout::sample(model, &sampling, prompts, &|| stop.is_now())?;
                     groups.extend(rollout::score(
                         sampled,
                         samples,

@@ -162,6 +162,9 @@ macro_rules! with_training_fields {
                     resume_from_checkpoint: bool = true,
                     /// Continue although settings that alter the run have changed.
                     allow_changed: bool = false,
+                    /// Steps with a loss or gradient that is not finite to pass over, each refused and written to
+                    /// `bad_steps`; one more stops the run (0: the first, as it seldom comes alone).
+                    max_bad_steps: u64 = 0,
                     /// Print the resolved configuration and stop.
                     dry_run: bool = false,
                 }
@@ -172,7 +175,8 @@ macro_rules! with_training_fields {
                     num_threads: Option<usize> = None,
                     /// Threads that read and resize images ahead of need.
                     dataloader_num_workers: usize = 2,
-                    /// Tokens of one forward and backward pass, at least a whole group; without it, a micro-batch.
+                    /// Tokens of one forward and backward pass: a larger group is taken in parts, each with its prompt
+                    /// and at least one completion; without it, a micro-batch.
                     max_tokens_per_microbatch: Option<usize> = None,
                 }
                 $($own)*
@@ -265,6 +269,8 @@ with_training_fields! {
         "machine" {
             /// Completions sampled at the same time.
             max_concurrent_completions: usize = 256,
+            /// Compute the prompt of a group once; if false, once for each completion: slower, the same results.
+            share_prompt: bool = true,
         }
     }
 }

@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::events::{Record, encode, records};
 use super::files::{entries, io, remove, write_whole};
-use super::{METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
+use super::{BAD_STEPS, METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
 
 impl RunFolder {
-    /// Removes metrics, rollouts and events of later steps than `step`, and a torn last line.
+    /// Removes metrics, rollouts, bad steps and events of later steps than `step`, and a torn last line.
     ///
     /// # Errors
     /// On a broken line or record that is not the last one, and where files cannot be written.
@@ -18,7 +18,7 @@ impl RunFolder {
         self.cut_back(Some(step))
     }
 
-    /// Removes all metrics, rollouts and events: the run starts from nothing.
+    /// Removes all metrics, rollouts, bad steps and events: the run starts from nothing.
     ///
     /// # Errors
     /// As [`Self::cut_back_to`].
@@ -31,16 +31,10 @@ impl RunFolder {
         self.events = None;
         let keeps = |step: u64| last.is_some_and(|last| step <= last);
         cut_metrics(&self.dir.join(METRICS), keeps)?;
-        for (name, path) in entries(&self.dir.join(ROLLOUTS))? {
-            let step = name
-                .strip_prefix("step_")
-                .and_then(|name| name.strip_suffix(".jsonl"));
-            if step
-                .and_then(|step| step.parse().ok())
-                .is_some_and(|step| !keeps(step))
-            {
-                remove(&path)?;
-            }
+        cut_steps(&self.dir.join(ROLLOUTS), keeps)?;
+        let bad_steps = self.dir.join(BAD_STEPS);
+        if bad_steps.exists() {
+            cut_steps(&bad_steps, keeps)?;
         }
         for (name, path) in entries(&self.dir.join(TENSORBOARD))? {
             if name.contains(".tfevents.") {
@@ -49,6 +43,21 @@ impl RunFolder {
         }
         Ok(())
     }
+}
+
+fn cut_steps(folder: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), RunError> {
+    for (name, path) in entries(folder)? {
+        let step = name
+            .strip_prefix("step_")
+            .and_then(|name| name.strip_suffix(".jsonl"));
+        if step
+            .and_then(|step| step.parse().ok())
+            .is_some_and(|step| !keeps(step))
+        {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn cut_metrics(path: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), RunError> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.yaml  env.json  log.txt  metrics.jsonl  rollouts/step_000001.jsonl  tensorboard/
-//! checkpoint-100/
+//! bad_steps/step_000123.jsonl  checkpoint-100/
 //! ```
 //!
 //! What stands under a final name is whole: files and checkpoints are written beside it, synced and
@@ -38,6 +38,7 @@ const ENVIRONMENT: &str = "env.json";
 const LOG: &str = "log.txt";
 const METRICS: &str = "metrics.jsonl";
 const ROLLOUTS: &str = "rollouts";
+const BAD_STEPS: &str = "bad_steps";
 const TENSORBOARD: &str = "tensorboard";
 /// Starts the name of what is not finished yet, or no longer wanted.
 const UNFINISHED: &str = ".tmp-";
@@ -66,6 +67,10 @@ impl RunFolder {
         for folder in [dir.clone(), dir.join(ROLLOUTS), dir.join(TENSORBOARD)] {
             fs::create_dir_all(&folder).map_err(io(&folder))?;
             files::remove_unfinished(&folder)?;
+        }
+        let bad_steps = dir.join(BAD_STEPS);
+        if bad_steps.exists() {
+            files::remove_unfinished(&bad_steps)?;
         }
         let log = append_to(&dir.join(LOG))?;
         Ok(Self {
@@ -163,13 +168,18 @@ impl RunFolder {
     /// # Errors
     /// Where they cannot be written.
     pub fn log_rollouts(&self, step: u64, completions: &[Value]) -> Result<(), RunError> {
-        let mut text = String::new();
-        for completion in completions {
-            text.push_str(&completion.to_string());
-            text.push('\n');
-        }
-        let name = format!("step_{step:06}.jsonl");
-        write_whole(&self.dir.join(ROLLOUTS).join(name), text.as_bytes())
+        write_step(&self.dir.join(ROLLOUTS), step, completions)?;
+        Ok(())
+    }
+
+    /// Writes why a step was refused, then its batch, to `bad_steps/step_000001.jsonl`; returns the file.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    pub fn log_bad_step(&self, step: u64, lines: &[Value]) -> Result<PathBuf, RunError> {
+        let folder = self.dir.join(BAD_STEPS);
+        fs::create_dir_all(&folder).map_err(io(&folder))?;
+        write_step(&folder, step, lines)
     }
 
     /// Makes sure that what was logged is on the disk.
@@ -182,6 +192,18 @@ impl RunFolder {
         }
         sync_folder(&self.dir.join(ROLLOUTS))
     }
+}
+
+/// Writes one object a line to the file of a step.
+fn write_step(folder: &Path, step: u64, lines: &[Value]) -> Result<PathBuf, RunError> {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line.to_string());
+        text.push('\n');
+    }
+    let path = folder.join(format!("step_{step:06}.jsonl"));
+    write_whole(&path, text.as_bytes())?;
+    Ok(path)
 }
 
 fn lock(dir: &Path) -> Result<File, RunError> {

@@ -142,6 +142,30 @@ fn later_steps_are_cut_off_and_the_run_goes_on() {
 }
 
 #[test]
+fn bad_steps_after_the_checkpoint_are_cut_off() {
+    let dir = TempDir::new().unwrap();
+    let run = folder_with_steps(dir.path(), 1..=1);
+    let file = |step: u64| dir.path().join(format!("bad_steps/step_{step:06}.jsonl"));
+    for step in [2, 4] {
+        let lines = [json!({"step": step}), json!({"completion": "x"})];
+        assert_eq!(run.log_bad_step(step, &lines).unwrap(), file(step));
+    }
+    assert_eq!(
+        fs::read_to_string(file(2)).unwrap(),
+        "{\"step\":2}\n{\"completion\":\"x\"}\n"
+    );
+    drop(run);
+    let torn = dir.path().join("bad_steps/.tmp-step_000005.jsonl");
+    fs::write(&torn, "{").unwrap();
+    let mut run = RunFolder::open(dir.path()).unwrap();
+    assert!(!torn.exists());
+    run.cut_back_to(2).unwrap();
+    assert!(file(2).exists() && !file(4).exists());
+    run.start_over().unwrap();
+    assert!(!file(2).exists());
+}
+
+#[test]
 fn torn_ends_of_a_killed_run_are_forgotten() {
     let dir = TempDir::new().unwrap();
     drop(folder_with_steps(dir.path(), 1..=3));

@@ -96,7 +96,14 @@ fn computed(folder: &Path) -> Vec<Value> {
     for row in &mut rows {
         let row = row.as_object_mut().unwrap();
         row.retain(|name, _| {
-            !["secs", "tokens_per_sec", "peak_memory_bytes"].contains(&name.as_str())
+            ![
+                "secs",
+                "tokens_per_sec",
+                "peak_memory_bytes",
+                "live_bytes",
+                "peak_live_bytes",
+            ]
+            .contains(&name.as_str())
         });
     }
     rows

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bad_steps;
 mod chunks;
 mod golden;
 mod grpo_golden;
+mod memory;
 mod optimizer_golden;
 mod parity;
+mod parts;
 mod plugins;
 mod runs;
 mod sharing;

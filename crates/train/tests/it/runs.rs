@@ -134,18 +134,28 @@ pub(crate) fn bytes(folder: &Path, file: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Metrics without what depends on the clock.
-fn metrics(folder: &str) -> Vec<Value> {
+pub(crate) fn metrics_lines(folder: &str) -> Vec<Value> {
     let text = fs::read_to_string(PathBuf::from(folder).join("metrics.jsonl")).unwrap();
     text.lines()
-        .map(|line| {
-            let mut value: Value = serde_json::from_str(line).unwrap();
-            for key in ["secs", "tokens_per_sec", "peak_memory_bytes"] {
-                value.as_object_mut().unwrap().remove(key).unwrap();
-            }
-            value
-        })
+        .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+/// Metrics without what depends on the machine and its clock.
+pub(crate) fn metrics(folder: &str) -> Vec<Value> {
+    let mut lines = metrics_lines(folder);
+    for line in &mut lines {
+        for key in [
+            "secs",
+            "tokens_per_sec",
+            "peak_memory_bytes",
+            "live_bytes",
+            "peak_live_bytes",
+        ] {
+            line.as_object_mut().unwrap().remove(key).unwrap();
+        }
+    }
+    lines
 }
 
 #[test]
@@ -389,7 +399,7 @@ fn rows_that_no_reward_can_score_are_skipped_when_asked() {
     );
 }
 
-fn sft(folder: &Path, out: &str) -> SftConfig {
+pub(crate) fn sft(folder: &Path, out: &str) -> SftConfig {
     let from = grpo(folder, out);
     SftConfig {
         model_name_or_path: from.model_name_or_path,

@@ -1,0 +1,158 @@
+//! Which completions go through the model together. Numbers only: no tensors, no model.
+
+use std::ops::Range;
+
+/// Tokens of a prompt and of each of its completions.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupLens {
+    pub prompt: usize,
+    pub completions: Vec<usize>,
+}
+
+/// Completions of one group behind one copy of its prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Index of the group.
+    pub group: usize,
+    pub completions: Range<usize>,
+}
+
+/// What bounds a micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Completions; a part of more stands alone.
+    pub completions: usize,
+    /// Tokens; a prompt with a single completion may have more.
+    pub tokens: Option<usize>,
+    /// Whether completions share their prompt, or have one each.
+    pub share_prompt: bool,
+}
+
+/// All completions in order, cut into micro-batches. A group is cut only where it has more tokens than
+/// a micro-batch may have: each part computes the prompt again.
+pub(crate) fn micro_batches(groups: &[GroupLens], limits: Limits) -> Vec<Vec<Part>> {
+    let mut batches: Vec<Vec<Part>> = Vec::new();
+    let (mut completions, mut tokens) = (0, 0);
+    for (group, lens) in groups.iter().enumerate() {
+        for range in parts(lens, limits) {
+            let part_tokens = lens.prompt + lens.completions[range.clone()].iter().sum::<usize>();
+            completions += range.len();
+            tokens += part_tokens;
+            let is_full =
+                completions > limits.completions || limits.tokens.is_some_and(|max| tokens > max);
+            let part = Part {
+                group,
+                completions: range,
+            };
+            match batches.last_mut() {
+                Some(batch) if !is_full => batch.push(part),
+                _ => {
+                    (completions, tokens) = (part.completions.len(), part_tokens);
+                    batches.push(vec![part]);
+                }
+            }
+        }
+    }
+    batches
+}
+
+/// The whole group where it fits; else as few parts as fit, filled one after another.
+fn parts(lens: &GroupLens, limits: Limits) -> Vec<Range<usize>> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (index, &len) in lens.completions.iter().enumerate() {
+        tokens += len;
+        let fits = limits.share_prompt && limits.tokens.is_none_or(|max| tokens <= max);
+        match parts.last_mut() {
+            Some(part) if fits => part.end = index + 1,
+            _ => {
+                tokens = lens.prompt + len;
+                parts.push(index..index + 1);
+            }
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(prompt: usize, completions: &[usize]) -> GroupLens {
+        GroupLens {
+            prompt,
+            completions: completions.to_vec(),
+        }
+    }
+
+    /// `(group, first, end)` of each part, by micro-batch.
+    fn cut(groups: &[GroupLens], limits: Limits) -> Vec<Vec<(usize, usize, usize)>> {
+        let tuple = |p: &Part| (p.group, p.completions.start, p.completions.end);
+        micro_batches(groups, limits)
+            .iter()
+            .map(|batch| batch.iter().map(tuple).collect())
+            .collect()
+    }
+
+    fn limits(completions: usize, tokens: Option<usize>, share_prompt: bool) -> Limits {
+        Limits {
+            completions,
+            tokens,
+            share_prompt,
+        }
+    }
+
+    #[test]
+    fn whole_groups_fill_a_micro_batch() {
+        let groups = [group(10, &[1; 4]), group(20, &[2; 4]), group(30, &[3; 4])];
+        let one = vec![(0, 0, 4), (1, 0, 4)];
+        assert_eq!(
+            cut(&groups, limits(8, None, true)),
+            [one.clone(), vec![(2, 0, 4)]]
+        );
+        // 14 + 28 tokens.
+        assert_eq!(
+            cut(&groups, limits(16, Some(42), true)),
+            [one, vec![(2, 0, 4)]]
+        );
+        // A bound on completions cuts no group.
+        assert_eq!(cut(&groups, limits(3, None, true)).len(), 3);
+        assert!(cut(&[], limits(3, None, true)).is_empty());
+    }
+
+    #[test]
+    fn a_group_over_the_budget_is_cut_and_its_rest_shares_a_micro_batch() {
+        let groups = [group(10, &[4, 4, 5, 1]), group(5, &[3])];
+        // 10 + 4 + 4, then 10 + 5 + 1; 8 more do not fit.
+        assert_eq!(
+            cut(&groups, limits(8, Some(18), true)),
+            [vec![(0, 0, 2)], vec![(0, 2, 4)], vec![(1, 0, 1)]]
+        );
+        // 10 + 13, then 10 + 1 and 5 + 3.
+        assert_eq!(
+            cut(&groups, limits(8, Some(23), true)),
+            [vec![(0, 0, 3)], vec![(0, 3, 4), (1, 0, 1)]]
+        );
+        // 24 tokens: whole.
+        assert_eq!(cut(&groups, limits(8, Some(24), true))[0], [(0, 0, 4)]);
+    }
+
+    #[test]
+    fn a_single_completion_is_never_cut() {
+        let groups = [group(10, &[4, 5])];
+        let single = [vec![(0, 0, 1)], vec![(0, 1, 2)]];
+        assert_eq!(cut(&groups, limits(8, Some(1), true)), single);
+    }
+
+    #[test]
+    fn without_sharing_each_completion_has_its_prompt() {
+        let groups = [group(10, &[4, 5]), group(1, &[1])];
+        assert_eq!(
+            cut(&groups, limits(2, None, false)),
+            [vec![(0, 0, 1), (0, 1, 2)], vec![(1, 0, 1)]]
+        );
+        // 14 + 15 tokens.
+        assert_eq!(cut(&groups, limits(8, Some(28), false)).len(), 2);
+        assert_eq!(cut(&groups, limits(8, Some(31), false)).len(), 1);
+    }
+}

@@ -6,6 +6,7 @@
 use super::equal::{decimal_places_equal, proportional, same_value, sort_key};
 use super::expr::{Constant, Expr, Relation, SetOp};
 use super::matrix::{holds_matrix, with_matrices_done};
+use super::work::Work;
 
 /// Most elements of a set that are compared.
 const MAX_ITEMS: usize = 200;
@@ -15,11 +16,32 @@ const MAX_DEPTH: usize = 8;
 
 /// Whether `pred` says what `gold` says.
 pub(super) fn equivalent(gold: &Expr, pred: &Expr) -> bool {
-    at_depth(gold, pred, 0)
+    let work = Work::for_a_comparison();
+    let at = Level {
+        depth: 0,
+        work: &work,
+    };
+    equal_at(gold, pred, at)
 }
 
-fn at_depth(gold: &Expr, pred: &Expr, depth: usize) -> bool {
-    if depth > MAX_DEPTH {
+/// Sets entered so far, and the work that is left.
+#[derive(Clone, Copy)]
+struct Level<'a> {
+    depth: usize,
+    work: &'a Work,
+}
+
+impl Level<'_> {
+    fn below(self) -> Self {
+        Self {
+            depth: self.depth + 1,
+            ..self
+        }
+    }
+}
+
+fn equal_at(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
+    if at.depth > MAX_DEPTH {
         return false;
     }
     let (gold_equation, pred_equation) = (is_equation(gold), is_equation(pred));
@@ -40,10 +62,10 @@ fn at_depth(gold: &Expr, pred: &Expr, depth: usize) -> bool {
         return true;
     }
     if gold.is_relation() && pred.is_relation() {
-        return relations(&gold, &pred, depth);
+        return relations(&gold, &pred, at);
     }
     if gold.is_collection() || pred.is_collection() {
-        return collections(&gold, &pred, depth);
+        return collections(&gold, &pred, at);
     }
     if gold.is_relation() || pred.is_relation() {
         return false;
@@ -51,12 +73,15 @@ fn at_depth(gold: &Expr, pred: &Expr, depth: usize) -> bool {
     match (&gold, &pred) {
         (Expr::Symbol(name), other) | (other, Expr::Symbol(name)) => is_called(other, name),
         _ if holds_matrix(&gold) || holds_matrix(&pred) => {
-            match (with_matrices_done(&gold), with_matrices_done(&pred)) {
-                (Some(Expr::Matrix(a)), Some(Expr::Matrix(b))) => matrices(&a, &b),
+            match (
+                with_matrices_done(&gold, at.work),
+                with_matrices_done(&pred, at.work),
+            ) {
+                (Some(Expr::Matrix(a)), Some(Expr::Matrix(b))) => matrices(&a, &b, at.work),
                 _ => false,
             }
         }
-        _ => numbers(&gold, &pred),
+        _ => numbers(&gold, &pred, at.work),
     }
 }
 
@@ -129,7 +154,7 @@ fn is_called(expr: &Expr, name: &str) -> bool {
 }
 
 /// Numbers and expressions: decimals by rounding, percents also by their digits, all by value.
-fn numbers(gold: &Expr, pred: &Expr) -> bool {
+fn numbers(gold: &Expr, pred: &Expr, work: &Work) -> bool {
     let percent = matches!(gold, Expr::Percent(_)) || matches!(pred, Expr::Percent(_));
     if percent
         && let (Some(a), Some(b)) = (whole_or_percent(gold), whole_or_percent(pred))
@@ -137,10 +162,10 @@ fn numbers(gold: &Expr, pred: &Expr) -> bool {
     {
         return true;
     }
-    if (is_decimal(gold) || is_decimal(pred)) && decimal_places_equal(gold, pred) {
+    if (is_decimal(gold) || is_decimal(pred)) && decimal_places_equal(gold, pred, work) {
         return true;
     }
-    same_value(gold, pred)
+    same_value(gold, pred, work)
 }
 
 /// `9` and `9 %`: the reference takes one for the other.
@@ -160,44 +185,43 @@ fn is_decimal(expr: &Expr) -> bool {
     }
 }
 
-fn matrices(gold: &[Vec<Expr>], pred: &[Vec<Expr>]) -> bool {
+fn matrices(gold: &[Vec<Expr>], pred: &[Vec<Expr>], work: &Work) -> bool {
     gold.len() == pred.len()
         && gold
             .iter()
             .zip(pred)
-            .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| numbers(a, b)))
+            .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| numbers(a, b, work)))
 }
 
-fn relations(gold: &Expr, pred: &Expr, depth: usize) -> bool {
+fn relations(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
     let (Expr::Relation(sign, left), Expr::Relation(other, right)) = (gold, pred) else {
         let (Expr::Chain(gold), Expr::Chain(pred)) = (gold, pred) else {
             return false;
         };
-        return gold.len() == pred.len()
-            && gold.iter().zip(pred).all(|(a, b)| relations(a, b, depth));
+        return gold.len() == pred.len() && gold.iter().zip(pred).all(|(a, b)| relations(a, b, at));
     };
     let (a, b) = (left.0.is_value(), left.1.is_value());
     let (c, d) = (right.0.is_value(), right.1.is_value());
     if !(a && b && c && d) {
         // `x = {1, 2}`: names and sets side by side.
         return sign == other
-            && at_depth(&left.0, &right.0, depth + 1)
-            && at_depth(&left.1, &right.1, depth + 1);
+            && equal_at(&left.0, &right.0, at.below())
+            && equal_at(&left.1, &right.1, at.below());
     }
     let difference = |pair: &(Expr, Expr)| pair.0.clone().minus(pair.1.clone());
     let (gold, pred) = (difference(left), difference(right));
-    if sign == other && numbers(&gold, &pred) {
+    if sign == other && numbers(&gold, &pred, at.work) {
         return true;
     }
     let flipped = sign.flipped() == Some(*other);
-    if flipped && numbers(&gold, &pred.clone().negated()) {
+    if flipped && numbers(&gold, &pred.clone().negated(), at.work) {
         return true;
     }
     // Solving either gives the same.
-    match proportional(&gold, &pred) {
-        Some(factor) if *sign == Relation::Equal => *other == Relation::Equal && factor != 0.0,
-        Some(factor) if *sign != Relation::NotEqual => {
-            (sign == other && factor > 0.0) || (flipped && factor < 0.0)
+    match proportional(&gold, &pred, at.work) {
+        Some(_) if *sign == Relation::Equal => *other == Relation::Equal,
+        Some(positive) if *sign != Relation::NotEqual => {
+            (sign == other && positive) || (flipped && !positive)
         }
         _ => false,
     }
@@ -245,7 +269,7 @@ fn solution_set(expr: &Expr) -> Option<Expr> {
     }
 }
 
-fn collections(gold: &Expr, pred: &Expr, depth: usize) -> bool {
+fn collections(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
     if let (
         Expr::Interval { ends: a, open },
         Expr::Interval {
@@ -254,10 +278,12 @@ fn collections(gold: &Expr, pred: &Expr, depth: usize) -> bool {
         },
     ) = (gold, pred)
     {
-        return open == other && at_depth(&a.0, &b.0, depth + 1) && at_depth(&a.1, &b.1, depth + 1);
+        return open == other
+            && equal_at(&a.0, &b.0, at.below())
+            && equal_at(&a.1, &b.1, at.below());
     }
     if let (Expr::SetOp(op, a), Expr::SetOp(other, b)) = (gold, pred) {
-        return set_operations((*op, gold, a), (*other, pred, b), depth);
+        return set_operations((*op, gold, a), (*other, pred, b), at);
     }
     let (Some(a), Some(b)) = (items(gold), items(pred)) else {
         return false;
@@ -278,15 +304,15 @@ fn collections(gold: &Expr, pred: &Expr, depth: usize) -> bool {
     }
     let gold_set = matches!(gold, Expr::Set(_)) || gold.is_value();
     let pred_sorted = gold_set || (matches!(pred, Expr::Set(_)) && !matches!(gold, Expr::Tuple(_)));
-    let a = if gold_set { sorted(a) } else { a };
+    let a = if gold_set { sorted(a, at.work) } else { a };
     let b = if pred_sorted && !interval(gold) {
-        sorted(b)
+        sorted(b, at.work)
     } else {
         b
     };
     a.len() == b.len()
         && a.len() <= MAX_ITEMS
-        && a.iter().zip(&b).all(|(a, b)| at_depth(a, b, depth + 1))
+        && a.iter().zip(&b).all(|(a, b)| equal_at(a, b, at.below()))
 }
 
 /// What a set, tuple, interval or single value holds.
@@ -310,10 +336,10 @@ fn without_repeats(items: &[Expr]) -> Vec<Expr> {
     kept
 }
 
-fn sorted(items: Vec<Expr>) -> Vec<Expr> {
+fn sorted(items: Vec<Expr>, work: &Work) -> Vec<Expr> {
     let mut keyed: Vec<(Vec<f64>, Expr)> = items
         .into_iter()
-        .map(|item| (sort_key(&right_side(without_middle(&item))), item))
+        .map(|item| (sort_key(&right_side(without_middle(&item)), work), item))
         .collect();
     keyed.sort_by(|(a, _), (b, _)| {
         a.iter()
@@ -328,13 +354,13 @@ fn sorted(items: Vec<Expr>) -> Vec<Expr> {
 type Operation<'a> = (SetOp, &'a Expr, &'a (Expr, Expr));
 
 /// Unions and intersections hold the same parts in any order; differences the same two.
-fn set_operations(gold: Operation<'_>, pred: Operation<'_>, depth: usize) -> bool {
+fn set_operations(gold: Operation<'_>, pred: Operation<'_>, at: Level<'_>) -> bool {
     if gold.0 != pred.0 {
         return false;
     }
     if gold.0 == SetOp::Minus {
-        return at_depth(&gold.2.0, &pred.2.0, depth + 1)
-            && at_depth(&gold.2.1, &pred.2.1, depth + 1);
+        return equal_at(&gold.2.0, &pred.2.0, at.below())
+            && equal_at(&gold.2.1, &pred.2.1, at.below());
     }
     let (mut a, mut b) = (Vec::new(), Vec::new());
     parts(gold.0, gold.1, &mut a);
@@ -343,7 +369,7 @@ fn set_operations(gold: Operation<'_>, pred: Operation<'_>, depth: usize) -> boo
         return false;
     }
     a.iter().all(|part| {
-        let found = b.iter().position(|other| at_depth(part, other, depth + 1));
+        let found = b.iter().position(|other| equal_at(part, other, at.below()));
         found.map(|index| b.remove(index)).is_some()
     })
 }

@@ -1,105 +1,137 @@
 //! Equality by value: exact where arithmetic keeps fractions, else at fixed points of the
-//! variables drawn from a seeded sequence.
+//! variables drawn from a seeded sequence. Numbers are told apart by few digits and found equal by
+//! many.
 
 use std::collections::{BTreeSet, HashMap};
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
-use num_traits::One;
+use num_traits::{One, Signed};
 
+use super::complex::Likeness;
 use super::expr::Expr;
-use super::value::{Value, constant, evaluate, infinite};
+use super::value::{BITS, HIGH_BITS, LOW_BITS, Value, constant, evaluate, infinite};
+use super::work::Work;
 
 /// Points that two expressions are compared at.
 const POINTS: usize = 6;
 
-/// Points that must have a value for the comparison to count.
+/// Points at which they must agree to all digits.
 const ENOUGH: usize = 2;
 
 /// Decimals are equal when they agree after rounding to this many places.
 const DECIMAL_PLACES: u32 = 6;
 
 /// Whether both have the same value wherever both have one.
-pub(super) fn same_value(a: &Expr, b: &Expr) -> bool {
+pub(super) fn same_value(a: &Expr, b: &Expr, work: &Work) -> bool {
     if a == b {
         return true;
     }
-    let mut names = BTreeSet::new();
-    variables(a, &mut names);
-    variables(b, &mut names);
+    let names = names_of(&[a, b]);
     if let (Expr::Matrix(_), _) | (_, Expr::Matrix(_)) = (a, b) {
         return false;
     }
-    if names.is_empty() {
-        return match (constant(a), constant(b)) {
-            (Some(a), Some(b)) => close(&a, &b),
-            (None, None) => infinite(a).is_some() && infinite(a) == infinite(b),
-            _ => false,
-        };
+    if names.is_empty() && (infinite(a).is_some() || infinite(b).is_some()) {
+        return infinite(a) == infinite(b);
     }
-    let mut compared = 0;
-    for index in 0..POINTS {
-        let values = (
-            evaluate(a, point(&names, index)),
-            evaluate(b, point(&names, index)),
-        );
-        if let (Some(a), Some(b)) = values {
-            if !close(&a, &b) {
-                return false;
-            }
-            compared += 1;
-        }
-    }
-    compared >= ENOUGH
+    everywhere(&names, |index, bits| {
+        let value = |expr| evaluate(expr, point(&names, index), bits, work);
+        let (a, b) = (value(a)?, value(b)?);
+        Some((a.compare(&b, bits), is_exact(&a) && is_exact(&b)))
+    })
 }
 
-/// The constant factor between two expressions of variables.
-pub(super) fn proportional(a: &Expr, b: &Expr) -> Option<f64> {
-    let (mut names, mut others) = (BTreeSet::new(), BTreeSet::new());
-    variables(a, &mut names);
-    variables(b, &mut others);
-    if names.is_empty() || names != others {
+fn is_exact(value: &Value) -> bool {
+    value.exact().is_some()
+}
+
+/// Whether `like` finds no difference at any point, and sameness at [`ENOUGH`]. It is given the
+/// number of the point and the precision, and answers with whether more precision changes nothing.
+fn everywhere(
+    names: &BTreeSet<String>,
+    like: impl Fn(usize, i64) -> Option<(Likeness, bool)>,
+) -> bool {
+    let (points, enough) = if names.is_empty() {
+        (1, 1)
+    } else {
+        (POINTS, ENOUGH)
+    };
+    let mut unsettled = Vec::new();
+    let mut same = 0;
+    for index in 0..points {
+        match like(index, LOW_BITS) {
+            Some((Likeness::Different, _)) => return false,
+            Some((Likeness::Same, true)) => same += 1,
+            Some(_) => unsettled.push(index),
+            None => {}
+        }
+    }
+    for index in unsettled {
+        if same >= enough {
+            break;
+        }
+        for bits in [BITS, HIGH_BITS] {
+            match like(index, bits) {
+                Some((Likeness::Different, _)) => return false,
+                Some((Likeness::Same, _)) => same += 1,
+                Some((Likeness::Unsure, _)) => continue,
+                None => {}
+            }
+            break;
+        }
+    }
+    same >= enough
+}
+
+/// The sign of the constant factor between two expressions of variables, where there is one.
+pub(super) fn proportional(a: &Expr, b: &Expr, work: &Work) -> Option<bool> {
+    let names = names_of(&[a, b]);
+    if names.is_empty() || names_of(&[a]) != names_of(&[b]) {
         return None;
     }
-    let mut factor: Option<f64> = None;
-    let mut compared = 0;
-    for index in 0..POINTS {
-        let values = (
-            evaluate(a, point(&names, index)),
-            evaluate(b, point(&names, index)),
-        );
-        let (Some(a), Some(b)) = values else { continue };
-        let (a, b) = (a.rounded(), b.rounded());
-        if b.abs() < 1e-9 || a.abs() < 1e-9 {
-            continue;
+    let values = |index, bits| {
+        let value = |expr| evaluate(expr, point(&names, index), bits, work);
+        value(a).zip(value(b))
+    };
+    let ratio = |index, bits| match values(index, bits)? {
+        (Value::Exact(a), Value::Exact(b)) => (!is_zero(&b)).then(|| Value::Exact(a / b)),
+        (a, b) => {
+            let ratio = a.rounded(bits).div(&b.rounded(bits), bits)?;
+            Some(Value::Rounded(ratio))
         }
-        let ratio = a.div(b);
-        if ratio.im.abs() > 1e-9 * ratio.re.abs() {
-            return None;
-        }
-        let known = *factor.get_or_insert(ratio.re);
-        if (ratio.re - known).abs() > 1e-9 * known.abs() {
-            return None;
-        }
-        compared += 1;
+    };
+    // The first point that has a ratio; not the first alone, which may be a pole.
+    let (first, factor) = (0..POINTS).find_map(|i| Some((i, ratio(i, LOW_BITS)?)))?;
+    let real = factor.rounded(LOW_BITS);
+    if !real.may_be_real() || real.re.is_zero() {
+        return None;
     }
-    factor.filter(|_| compared >= ENOUGH)
+    let same = everywhere(&names, |index, bits| {
+        let (known, here) = (ratio(first, bits)?, ratio(index, bits)?);
+        let exact = is_exact(&known) && is_exact(&here);
+        Some((here.compare(&known, bits), exact))
+    });
+    same.then(|| !real.re.is_negative())
+}
+
+fn is_zero(value: &BigRational) -> bool {
+    !value.is_positive() && !value.is_negative()
 }
 
 /// Numbers to sort the elements of a set by: the value at a fixed point.
-pub(super) fn sort_key(expr: &Expr) -> Vec<f64> {
+pub(super) fn sort_key(expr: &Expr, work: &Work) -> Vec<f64> {
     match expr {
-        Expr::Tuple(items) => items.iter().flat_map(sort_key).collect(),
+        Expr::Tuple(items) => items.iter().flat_map(|item| sort_key(item, work)).collect(),
         Expr::Interval { ends, .. } => {
-            let mut key = sort_key(&ends.0);
-            key.extend(sort_key(&ends.1));
+            let mut key = sort_key(&ends.0, work);
+            key.extend(sort_key(&ends.1, work));
             key
         }
         _ => {
-            let mut names = BTreeSet::new();
-            variables(expr, &mut names);
-            let value = evaluate(expr, point(&names, 0)).map(|value| value.rounded());
-            let z = value.map_or((f64::INFINITY, 0.0), |z| (z.re, z.im));
+            let names = names_of(&[expr]);
+            let value = evaluate(expr, point(&names, 0), LOW_BITS, work);
+            let value = value.map(|value| value.rounded(LOW_BITS));
+            let z = value.map_or((f64::INFINITY, 0.0), |z| (z.re.to_f64(), z.im.to_f64()));
             // Equal values reached by other ways must get equal keys.
             let coarse = |x: f64| (x * 1e9).round() / 1e9;
             vec![coarse(z.0), coarse(z.1)]
@@ -107,20 +139,11 @@ pub(super) fn sort_key(expr: &Expr) -> Vec<f64> {
     }
 }
 
-fn close(a: &Value, b: &Value) -> bool {
-    if let (Value::Exact(a), Value::Exact(b)) = (a, b) {
-        return a == b;
-    }
-    let (a, b) = (a.rounded(), b.rounded());
-    let size = a.abs().max(b.abs());
-    a.sub(b).abs() <= 1e-9 * size + 1e-12
-}
-
 /// Whether both round to the same decimal.
-pub(super) fn decimal_places_equal(a: &Expr, b: &Expr) -> bool {
-    let rounded = |expr: &Expr| match constant(expr)? {
+pub(super) fn decimal_places_equal(a: &Expr, b: &Expr, work: &Work) -> bool {
+    let rounded = |expr: &Expr| match constant(expr, BITS, work)? {
         Value::Exact(value) => Some(half_even(&value)),
-        Value::Rounded(z) if z.im == 0.0 => Some(half_even(&BigRational::from_float(z.re)?)),
+        Value::Rounded(z) if z.may_be_real() => Some(half_even(&z.re.to_ratio()?)),
         Value::Rounded(_) => None,
     };
     matches!((rounded(a), rounded(b)), (Some(a), Some(b)) if a == b)
@@ -134,6 +157,12 @@ fn half_even(value: &BigRational) -> BigInt {
     let rest = scaled - BigRational::from_integer(below.clone());
     let up = rest > half || (rest == half && below.bit(0));
     below + BigInt::from(i32::from(up))
+}
+
+fn names_of(exprs: &[&Expr]) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    exprs.iter().for_each(|expr| variables(expr, &mut names));
+    names
 }
 
 /// The names of the variables of an expression.

@@ -194,15 +194,12 @@ fn after_is(text: &str, scanner: &Scanner<'_>, end: usize) -> Vec<Candidate> {
 /// LaTeX after white space, and a number or arithmetic behind white space, at one place.
 fn stated(text: &str, scanner: &Scanner<'_>, at: usize) -> Vec<Candidate> {
     let spaces = text[at..].len() - text[at..].trim_start().len();
-    let mut found = Vec::new();
-    let bracketed = spaces
-        .checked_sub(1)
-        .and_then(|n| scanner.at(at + n, false));
-    found.extend(scanner.at(at + spaces, false).or(bracketed).map(latex));
-    if let Some(last_space) = text[at..at + spaces].char_indices().last() {
-        found.extend(plain_at(text, at + last_space.0));
-    }
-    found
+    let last_space = text[at..at + spaces].char_indices().last();
+    let last_space = last_space.map(|(offset, _)| at + offset);
+    let bracketed = || scanner.at(last_space?, false);
+    let environment = scanner.at(at + spaces, false).or_else(bracketed);
+    let plain = last_space.and_then(|place| plain_at(text, place));
+    environment.map(latex).into_iter().chain(plain).collect()
 }
 
 fn after_colon(text: &str, scanner: &Scanner<'_>, anchors: &Anchors) -> Vec<Candidate> {

@@ -3,14 +3,15 @@
 use num_traits::ToPrimitive;
 
 use super::expr::{Expr, Number, product, sum};
-use super::value::{Value, constant};
+use super::value::{LOW_BITS, Value, constant};
+use super::work::Work;
 
 /// Sums and products of matrices, worked out; anything else as it is.
-pub(super) fn with_matrices_done(expr: &Expr) -> Option<Expr> {
+pub(super) fn with_matrices_done(expr: &Expr, work: &Work) -> Option<Expr> {
     match expr {
         Expr::Matrix(_) => Some(expr.clone()),
         Expr::Add(parts) => {
-            let mut parts = parts.iter().map(with_matrices_done);
+            let mut parts = parts.iter().map(|part| with_matrices_done(part, work));
             let mut total = parts.next()??;
             for part in parts {
                 total = matrix_sum(&total, &part?)?;
@@ -18,21 +19,20 @@ pub(super) fn with_matrices_done(expr: &Expr) -> Option<Expr> {
             Some(total)
         }
         Expr::Mul(parts) => {
-            let mut parts = parts.iter().map(with_matrices_done);
+            let mut parts = parts.iter().map(|part| with_matrices_done(part, work));
             let mut total = parts.next()??;
             for part in parts {
-                total = matrix_product(&total, &part?)?;
+                total = matrix_product(&total, &part?, work)?;
             }
             Some(total)
         }
         Expr::Pow(pair) if holds_matrix(&pair.0) => {
-            let power = constant(&pair.1)?
-                .rounded()
-                .re
+            let power = constant(&pair.1, LOW_BITS, work)?
+                .integer()?
                 .to_i32()
                 .filter(|n| (1..=6).contains(n))?;
-            let base = with_matrices_done(&pair.0)?;
-            (1..power).try_fold(base.clone(), |total, _| matrix_product(&total, &base))
+            let base = with_matrices_done(&pair.0, work)?;
+            (1..power).try_fold(base.clone(), |total, _| matrix_product(&total, &base, work))
         }
         other => Some(other.clone()),
     }
@@ -62,7 +62,7 @@ fn matrix_sum(a: &Expr, b: &Expr) -> Option<Expr> {
     Some(Expr::Matrix(rows.collect()))
 }
 
-fn matrix_product(a: &Expr, b: &Expr) -> Option<Expr> {
+fn matrix_product(a: &Expr, b: &Expr, work: &Work) -> Option<Expr> {
     match (a, b) {
         (Expr::Matrix(a), Expr::Matrix(b)) => {
             // Entries grow with each product; beyond this size nothing is an answer.
@@ -75,7 +75,7 @@ fn matrix_product(a: &Expr, b: &Expr) -> Option<Expr> {
                     let terms = terms.map(|(x, row)| product(x.clone(), row[column].clone()));
                     Expr::Add(terms.collect())
                 });
-                entries.map(|entry| simplified(&entry)).collect()
+                entries.map(|entry| simplified(&entry, work)).collect()
             });
             Some(Expr::Matrix(rows.collect()))
         }
@@ -93,8 +93,8 @@ fn matrix_product(a: &Expr, b: &Expr) -> Option<Expr> {
 }
 
 /// A number where the value is an exact one, so that products do not grow.
-fn simplified(expr: &Expr) -> Expr {
-    match constant(expr) {
+fn simplified(expr: &Expr, work: &Work) -> Expr {
+    match constant(expr, LOW_BITS, work) {
         Some(Value::Exact(value)) => Expr::Number(Number {
             decimal: has_decimal(expr),
             value,

@@ -2,7 +2,8 @@
 //!
 //! An answer is found in the text (`extract`), made plain (`normalize`), read (`lexer`, `parser`,
 //! `operand`, `bound`, `plain`) and compared (`compare`, `equal`, `value`). Fractions are exact;
-//! other numbers are complex doubles, and expressions with variables are compared at fixed points.
+//! other numbers are complex with a bound on their error (`real`, `complex`), and expressions with
+//! variables are compared at fixed points.
 //! Length, depth, size of numbers and work are bounded: beyond a bound an answer has no meaning
 //! and equals only the same text. Where it parts from math-verify is listed in `docs/maths.md`.
 
@@ -19,7 +20,9 @@ mod normalize;
 mod operand;
 mod parser;
 mod plain;
+mod real;
 mod value;
+mod work;
 
 /// `verify(parse(gold), parse(target))` of math-verify: whether the answer in `target` equals that
 /// in `gold`, whose form counts where the two differ in form.

@@ -5,6 +5,7 @@ use num_traits::Signed;
 use super::expr::{Binder, Constant, Expr, Function, Number};
 use super::lexer::Token;
 use super::parser::{Parser, set_of, value};
+use super::work::Work;
 
 const FUNCTIONS: &[(&str, Function)] = &[
     ("exp", Function::Exp),
@@ -242,7 +243,7 @@ impl Parser<'_> {
                     return None;
                 }
                 self.at += 1;
-                listed(groups, open == '(', round)
+                listed(groups, (open == '(', round), &self.work)
             }
             _ => None,
         }
@@ -407,7 +408,8 @@ fn spelled(token: &Token) -> String {
 }
 
 /// A bracketed list: a group, an interval or a tuple.
-fn listed(groups: Vec<Vec<Expr>>, left_round: bool, right_round: bool) -> Option<Expr> {
+fn listed(groups: Vec<Vec<Expr>>, round: (bool, bool), work: &Work) -> Option<Expr> {
+    let (left_round, right_round) = round;
     let single = groups.len() == 1;
     let mut items: Vec<Expr> = groups.into_iter().flatten().collect();
     if single && items.len() == 1 {
@@ -415,7 +417,7 @@ fn listed(groups: Vec<Vec<Expr>>, left_round: bool, right_round: bool) -> Option
     }
     if single && items.len() == 2 && items.iter().all(Expr::is_value) {
         let (right, left) = (items.pop()?, items.pop()?);
-        let order = super::value::order(&left, &right);
+        let order = super::value::order(&left, &right, work);
         let empty = match (left_round, right_round) {
             (true, true) => order.is_some_and(std::cmp::Ordering::is_ge),
             (false, false) => order.is_some_and(std::cmp::Ordering::is_gt),

@@ -8,6 +8,7 @@ use num_traits::Signed;
 
 use super::expr::{Expr, Function, Number, Relation, SetOp, product, sum};
 use super::lexer::{Token, tokens};
+use super::work::Work;
 
 /// Deepest nesting of brackets, powers and signs.
 const MAX_DEPTH: usize = 60;
@@ -27,6 +28,7 @@ pub(super) fn parse_latex(text: &str) -> Option<Expr> {
         depth: 0,
         steps: 0,
         no_function: false,
+        work: Work::for_reading(),
     };
     let parsed = parser.answer()?;
     (parser.at == tokens.len()).then_some(parsed)
@@ -64,6 +66,8 @@ pub(super) struct Parser<'a> {
     pub(super) steps: usize,
     /// Within the argument of a function written without parentheses.
     pub(super) no_function: bool,
+    /// For ends of intervals.
+    pub(super) work: Work,
 }
 
 impl Parser<'_> {

@@ -107,12 +107,13 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::maths::value::{Value, constant};
+    use crate::maths::value::{BITS, Value, constant};
+    use crate::maths::work::Work;
 
     fn value(text: &str) -> Option<String> {
-        match constant(&parse_plain(text)?)? {
+        match constant(&parse_plain(text)?, BITS, &Work::for_reading())? {
             Value::Exact(value) => Some(value.to_string()),
-            Value::Rounded(z) => Some(z.re.to_string()),
+            Value::Rounded(z) => Some(z.re.to_f64().to_string()),
         }
     }
 

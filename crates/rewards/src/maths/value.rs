@@ -1,5 +1,5 @@
-//! What a tree is worth at a point: an exact fraction where arithmetic keeps it one, else a
-//! complex double. Bounded in size and steps: beyond the bounds a tree has no value.
+//! What a tree is worth at a point: an exact fraction where arithmetic keeps it one, else a complex
+//! number with a bound on its error. Bounded in size and work: beyond the bounds a tree has no value.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -9,14 +9,22 @@ use num_integer::Integer;
 use num_rational::BigRational;
 use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 
-use super::complex::{self, Complex};
+use super::complex::{self, Complex, Likeness};
 use super::expr::{Binder, Constant, Expr, Function};
+use super::real::Real;
+use super::work::Work;
 
 /// Largest numerator or denominator kept exact.
 const MAX_BITS: u64 = 4_096;
 
-/// Nodes visited for one value.
-const MAX_STEPS: usize = 5_000;
+/// Precision that tells most numbers apart.
+pub(super) const LOW_BITS: i64 = 128;
+
+/// Precision at which numbers must agree to be equal.
+pub(super) const BITS: i64 = 384;
+
+/// Precision for what cancels.
+pub(super) const HIGH_BITS: i64 = 1_152;
 
 /// A value.
 #[derive(Clone, Debug)]
@@ -26,43 +34,58 @@ pub(super) enum Value {
 }
 
 impl Value {
-    pub(super) fn rounded(&self) -> Complex {
+    pub(super) fn rounded(&self, bits: i64) -> Complex {
         match self {
-            Self::Exact(value) => Complex::new(value.to_f64().unwrap_or(f64::NAN), 0.0),
-            Self::Rounded(z) => *z,
+            Self::Exact(value) => Complex::from_ratio(value, bits),
+            Self::Rounded(z) => z.clone(),
         }
     }
 
-    fn exact(&self) -> Option<&BigRational> {
+    pub(super) fn exact(&self) -> Option<&BigRational> {
         match self {
             Self::Exact(value) => Some(value),
             Self::Rounded(_) => None,
         }
     }
 
-    fn integer(&self) -> Option<BigInt> {
+    pub(super) fn integer(&self) -> Option<BigInt> {
         self.exact()
             .filter(|value| value.is_integer())
             .map(BigRational::to_integer)
     }
+
+    pub(super) fn compare(&self, other: &Self, bits: i64) -> Likeness {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) if a == b => Likeness::Same,
+            (Self::Exact(_), Self::Exact(_)) => Likeness::Different,
+            _ => self.rounded(bits).compare(&other.rounded(bits), bits),
+        }
+    }
 }
 
-/// Values of the variables, and the work that is left.
-pub(super) struct Point {
+/// Values of the variables, the precision, and the work that is left.
+struct Point<'a> {
     variables: HashMap<String, Value>,
-    steps: usize,
+    bits: i64,
+    work: &'a Work,
 }
 
 /// The value of a tree without variables.
-pub(super) fn constant(expr: &Expr) -> Option<Value> {
-    evaluate(expr, HashMap::new())
+pub(super) fn constant(expr: &Expr, bits: i64, work: &Work) -> Option<Value> {
+    evaluate(expr, HashMap::new(), bits, work)
 }
 
 /// The value of a tree where the variables are these.
-pub(super) fn evaluate(expr: &Expr, variables: HashMap<String, Value>) -> Option<Value> {
+pub(super) fn evaluate(
+    expr: &Expr,
+    variables: HashMap<String, Value>,
+    bits: i64,
+    work: &Work,
+) -> Option<Value> {
     let mut point = Point {
         variables,
-        steps: MAX_STEPS,
+        bits,
+        work,
     };
     point.value(expr)
 }
@@ -79,61 +102,82 @@ pub(super) fn infinite(expr: &Expr) -> Option<bool> {
 }
 
 /// How two trees without variables are ordered, where both are real.
-pub(super) fn order(a: &Expr, b: &Expr) -> Option<Ordering> {
-    let side = |expr: &Expr| match infinite(expr) {
-        Some(true) => Some(Value::Rounded(Complex::new(f64::INFINITY, 0.0))),
-        Some(false) => Some(Value::Rounded(Complex::new(f64::NEG_INFINITY, 0.0))),
-        None => constant(expr),
-    };
-    let (a, b) = (side(a)?, side(b)?);
-    if let (Value::Exact(a), Value::Exact(b)) = (&a, &b) {
-        return Some(a.cmp(b));
+pub(super) fn order(a: &Expr, b: &Expr, work: &Work) -> Option<Ordering> {
+    match (infinite(a), infinite(b)) {
+        (Some(a), Some(b)) => return Some(a.cmp(&b)),
+        (Some(above), None) => {
+            constant(b, LOW_BITS, work)?;
+            return Some(if above {
+                Ordering::Greater
+            } else {
+                Ordering::Less
+            });
+        }
+        (None, Some(above)) => {
+            constant(a, LOW_BITS, work)?;
+            return Some(if above {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            });
+        }
+        (None, None) => {}
     }
-    let (a, b) = (a.rounded(), b.rounded());
-    (a.im.abs() < 1e-9 && b.im.abs() < 1e-9)
-        .then(|| a.re.partial_cmp(&b.re))
-        .flatten()
-}
-
-fn fits(value: BigRational) -> Option<Value> {
-    let small = value.numer().bits().max(value.denom().bits()) <= MAX_BITS;
-    Some(if small {
-        Value::Exact(value)
-    } else {
-        finite(Complex::new(value.to_f64()?, 0.0))?
-    })
+    for bits in [LOW_BITS, BITS] {
+        let (a, b) = (constant(a, bits, work)?, constant(b, bits, work)?);
+        if let (Value::Exact(a), Value::Exact(b)) = (&a, &b) {
+            return Some(a.cmp(b));
+        }
+        let likeness = a.compare(&b, bits);
+        let (a, b) = (a.rounded(bits), b.rounded(bits));
+        if !a.may_be_real() || !b.may_be_real() {
+            return None;
+        }
+        match likeness {
+            Likeness::Different => return Some(a.re.compare(&b.re)),
+            Likeness::Same => return Some(Ordering::Equal),
+            Likeness::Unsure => {}
+        }
+    }
+    None
 }
 
 fn finite(z: Complex) -> Option<Value> {
-    (z.re.is_finite() && z.im.is_finite()).then_some(Value::Rounded(z))
+    z.is_within_bounds().then_some(Value::Rounded(z))
 }
 
-impl Point {
+impl Point<'_> {
     fn value(&mut self, expr: &Expr) -> Option<Value> {
-        self.steps = self.steps.checked_sub(1)?;
+        self.work.spend(50)?;
         match expr {
-            Expr::Number(n) => fits(n.value.clone()),
+            Expr::Number(n) => self.fits(n.value.clone()),
             Expr::Symbol(name) => self.variables.get(name).cloned(),
-            Expr::Constant(constant) => named(*constant),
+            Expr::Constant(constant) => self.named(*constant),
             Expr::Percent(inner) => {
                 let hundredth = BigRational::new(1.into(), 100.into());
-                multiplied(self.value(inner)?, Value::Exact(hundredth))
+                let inner = self.value(inner)?;
+                self.multiplied(inner, Value::Exact(hundredth))
             }
             Expr::Add(parts) => {
                 let mut total = Value::Exact(BigRational::zero());
                 for part in parts {
-                    total = added(total, self.value(part)?)?;
+                    let part = self.value(part)?;
+                    total = self.added(total, part)?;
                 }
                 Some(total)
             }
             Expr::Mul(parts) => {
                 let mut total = Value::Exact(BigRational::one());
                 for part in parts {
-                    total = multiplied(total, self.value(part)?)?;
+                    let part = self.value(part)?;
+                    total = self.multiplied(total, part)?;
                 }
                 Some(total)
             }
-            Expr::Pow(pair) => raised(self.value(&pair.0)?, self.value(&pair.1)?),
+            Expr::Pow(pair) => {
+                let (base, exponent) = (self.value(&pair.0)?, self.value(&pair.1)?);
+                self.raised(&base, &exponent)
+            }
             Expr::Call(function, arguments) => self.call(*function, arguments),
             Expr::Apply(name, arguments) => self.unknown(name, arguments),
             Expr::Bound(binder, body, variable, ends) => self.bound(*binder, body, variable, ends),
@@ -143,17 +187,24 @@ impl Point {
 
     /// A function of which only the name is known: any fixed function will do to compare by.
     fn unknown(&mut self, name: &str, arguments: &[Expr]) -> Option<Value> {
-        let mut seed = 1.0;
+        let mut seed = 1;
         for byte in name.bytes() {
-            seed = (seed * 31.0 + f64::from(byte)) % 1009.0;
+            seed = (seed * 31 + i64::from(byte)) % 1009;
         }
-        let mut total = Complex::new(seed / 997.0, 0.0);
-        for (i, argument) in arguments.iter().enumerate() {
-            let value = self.value(argument)?.rounded();
-            let weight = Complex::new(0.37 + 0.29 * i as f64, 0.0);
-            total = total.add(complex::sin(value.mul(weight).add(total)));
+        let mut total = Complex::fraction(seed, 997, self.bits);
+        for (at, argument) in (0i64..).zip(arguments) {
+            let value = self.value(argument)?.rounded(self.bits);
+            total = self.stirred(&total, &value, 37 + 29 * at)?;
         }
         finite(total)
+    }
+
+    /// A sum that no other argument or weight gives.
+    fn stirred(&self, total: &Complex, value: &Complex, hundredths: i64) -> Option<Complex> {
+        self.work.spend_on_function(self.bits)?;
+        let weight = Complex::fraction(hundredths, 100, self.bits);
+        let inside = value.mul(&weight, self.bits).add(total, self.bits);
+        Some(total.add(&inside.sin(self.bits)?, self.bits))
     }
 
     fn bound(
@@ -179,8 +230,8 @@ impl Point {
             total = total
                 .zip(self.value(body))
                 .and_then(|(total, term)| match binder {
-                    Binder::Sum => added(total, term),
-                    _ => multiplied(total, term),
+                    Binder::Sum => self.added(total, term),
+                    _ => self.multiplied(total, term),
                 });
             at += 1;
         }
@@ -199,25 +250,26 @@ impl Point {
         variable: &str,
         ends: &(Expr, Expr),
     ) -> Option<Value> {
-        let mut total = Complex::new(0.1 + 0.7 * binder as usize as f64, 0.0);
-        for (end, weight) in [(&ends.0, 0.31), (&ends.1, 0.53)] {
+        let bits = self.bits;
+        let mut total = Complex::fraction(1 + 7 * binder as i64, 10, bits);
+        for (end, weight) in [(&ends.0, 31), (&ends.1, 53)] {
             let end = match end {
-                Expr::Set(_) => Complex::new(0.77, 0.0),
-                other if infinite(other).is_some() => Complex::new(1.93, weight),
-                other => self.value(other)?.rounded(),
+                Expr::Set(_) => Complex::fraction(77, 100, bits),
+                other if infinite(other).is_some() => Complex::fraction(193 + weight, 100, bits),
+                other => self.value(other)?.rounded(bits),
             };
-            total = total.add(complex::sin(end.mul(Complex::new(weight, 0.0))));
+            total = self.stirred(&total, &end, weight)?;
         }
         let outer = self.variables.remove(variable);
         let mut parts = Some(total);
-        for at in [13, 29] {
+        for at in [13i64, 29] {
             let here = BigRational::new(at.into(), 17.into());
             self.variables
                 .insert(variable.to_owned(), Value::Exact(here));
-            let weight = Complex::new(f64::from(at) / 41.0, 0.0);
+            let weight = Complex::fraction(at, 41, bits);
             parts = parts
                 .zip(self.value(body))
-                .map(|(total, part)| total.add(part.rounded().mul(weight)));
+                .map(|(total, part)| total.add(&part.rounded(bits).mul(&weight, bits), bits));
         }
         self.variables.remove(variable);
         if let Some(outer) = outer {
@@ -238,18 +290,19 @@ impl Point {
             (Function::Abs, [Value::Exact(x)]) => Some(Value::Exact(x.abs())),
             (Function::Floor, [Value::Exact(x)]) => Some(Value::Exact(x.floor())),
             (Function::Ceil, [Value::Exact(x)]) => Some(Value::Exact(x.ceil())),
-            (Function::Factorial, [x]) => factorial(&x.integer()?),
-            (Function::Binomial, [n, k]) => binomial(&n.integer()?, &k.integer()?),
+            (Function::Factorial, [x]) => self.fits(factorial(&x.integer()?)?),
+            (Function::Binomial, [n, k]) => self.binomial(&n.integer()?, &k.integer()?),
             (Function::Gcd | Function::Lcm, values) => {
                 let numbers: Option<Vec<BigInt>> = values.iter().map(Value::integer).collect();
                 let joined = numbers?.into_iter().reduce(|a, b| match function {
                     Function::Gcd => a.gcd(&b),
                     _ => a.lcm(&b),
                 })?;
-                fits(BigRational::from_integer(joined))
+                self.fits(BigRational::from_integer(joined))
             }
             (Function::Max | Function::Min, values) => values.iter().cloned().reduce(|a, b| {
-                let larger = a.rounded().re >= b.rounded().re;
+                let (first, second) = (a.rounded(self.bits).re, b.rounded(self.bits).re);
+                let larger = first.compare(&second).is_ge();
                 if larger == (function == Function::Max) {
                     a
                 } else {
@@ -261,13 +314,19 @@ impl Point {
                 if b.is_zero() {
                     return None;
                 }
-                fits(a - b * (a / b).floor())
+                self.fits(a - b * (a / b).floor())
             }
             (Function::Log, [x, base]) => {
-                let base = complex::ln(base.rounded());
-                finite(complex::ln(x.rounded()).div(base))
+                self.work.spend_on_function(self.bits)?;
+                self.work.spend_on_function(self.bits)?;
+                let log = |x: &Value| x.rounded(self.bits).ln(self.bits);
+                finite(log(x)?.div(&log(base)?, self.bits)?)
             }
-            (_, [x]) => finite(complex::call(function, x.rounded())?),
+            (_, [x]) => {
+                self.work.spend_on_function(self.bits)?;
+                let value = complex::call(function, &x.rounded(self.bits), self.bits)?;
+                finite(value)
+            }
             _ => None,
         }
     }
@@ -283,74 +342,117 @@ impl Point {
             let row: Option<Vec<Value>> = row.iter().map(|entry| self.value(entry)).collect();
             values.push(row?);
         }
-        determinant(&values)
+        self.minors(&values)
     }
-}
 
-fn determinant(rows: &[Vec<Value>]) -> Option<Value> {
-    let Some((first, below)) = rows.split_first() else {
-        return Some(Value::Exact(BigRational::one()));
-    };
-    let mut total = Value::Exact(BigRational::zero());
-    for (column, entry) in first.iter().enumerate() {
-        let minor: Vec<Vec<Value>> = below
-            .iter()
-            .map(|row| {
-                let mut row = row.clone();
-                row.remove(column);
-                row
-            })
-            .collect();
-        let sign = if column % 2 == 0 { 1 } else { -1 };
-        let sign = Value::Exact(BigRational::from_integer(sign.into()));
-        let term = multiplied(multiplied(sign, entry.clone())?, determinant(&minor)?)?;
-        total = added(total, term)?;
-    }
-    Some(total)
-}
-
-fn named(constant: Constant) -> Option<Value> {
-    let z = match constant {
-        Constant::Pi => Complex::new(std::f64::consts::PI, 0.0),
-        Constant::E => Complex::new(std::f64::consts::E, 0.0),
-        Constant::I => Complex::new(0.0, 1.0),
-        Constant::EulerGamma => Complex::new(0.577_215_664_901_532_9, 0.0),
-        Constant::Infinity => return None,
-    };
-    Some(Value::Rounded(z))
-}
-
-fn added(a: Value, b: Value) -> Option<Value> {
-    match (&a, &b) {
-        (Value::Exact(a), Value::Exact(b)) => fits(a + b),
-        _ => finite(a.rounded().add(b.rounded())),
-    }
-}
-
-fn multiplied(a: Value, b: Value) -> Option<Value> {
-    match (&a, &b) {
-        (Value::Exact(a), Value::Exact(b)) => fits(a * b),
-        _ => finite(a.rounded().mul(b.rounded())),
-    }
-}
-
-fn raised(base: Value, exponent: Value) -> Option<Value> {
-    if let (Value::Exact(base), Value::Exact(exponent)) = (&base, &exponent) {
-        if base.is_zero() && !exponent.is_positive() {
-            return exponent.is_zero().then(|| Value::Exact(BigRational::one()));
+    fn minors(&self, rows: &[Vec<Value>]) -> Option<Value> {
+        let Some((first, below)) = rows.split_first() else {
+            return Some(Value::Exact(BigRational::one()));
+        };
+        let mut total = Value::Exact(BigRational::zero());
+        for (column, entry) in first.iter().enumerate() {
+            let minor: Vec<Vec<Value>> = below
+                .iter()
+                .map(|row| {
+                    let mut row = row.clone();
+                    row.remove(column);
+                    row
+                })
+                .collect();
+            let sign = if column % 2 == 0 { 1 } else { -1 };
+            let sign = Value::Exact(BigRational::from_integer(sign.into()));
+            let signed = self.multiplied(sign, entry.clone())?;
+            let term = self.multiplied(signed, self.minors(&minor)?)?;
+            total = self.added(total, term)?;
         }
-        let bits = base.numer().bits().max(base.denom().bits());
-        if let Some(n) = exponent.is_integer().then(|| exponent.to_i32()).flatten()
-            && u64::from(n.unsigned_abs()).saturating_mul(bits) <= MAX_BITS
-        {
-            let power = Pow::pow(base.clone(), n.unsigned_abs());
-            return fits(if n < 0 { power.recip() } else { power });
-        }
-        if let Some(root) = exact_root(base, exponent) {
-            return Some(Value::Exact(root));
-        }
+        Some(total)
     }
-    finite(complex::pow(base.rounded(), exponent.rounded())?)
+
+    /// Exact where it is short.
+    fn fits(&self, value: BigRational) -> Option<Value> {
+        if value.numer().bits().max(value.denom().bits()) <= MAX_BITS {
+            return Some(Value::Exact(value));
+        }
+        finite(Complex::from_ratio(&value, self.bits))
+    }
+
+    fn named(&self, constant: Constant) -> Option<Value> {
+        let real = |value| Complex::within(value, Real::zero(), 4 - self.bits);
+        let z = match constant {
+            Constant::Pi => complex::pi(self.bits),
+            Constant::E => {
+                self.work.spend_on_function(self.bits)?;
+                real(Real::whole(1).exp(self.bits)?)
+            }
+            Constant::I => Complex::exact(Real::zero(), Real::whole(1)),
+            Constant::EulerGamma => real(Real::euler_gamma(self.bits)),
+            Constant::Infinity => return None,
+        };
+        Some(Value::Rounded(z))
+    }
+
+    fn added(&self, a: Value, b: Value) -> Option<Value> {
+        if let (Value::Exact(a), Value::Exact(b)) = (&a, &b) {
+            self.work.spend_on_fractions(a, b)?;
+            return self.fits(a + b);
+        }
+        self.work.spend_on_product(self.bits)?;
+        finite(a.rounded(self.bits).add(&b.rounded(self.bits), self.bits))
+    }
+
+    fn multiplied(&self, a: Value, b: Value) -> Option<Value> {
+        if let (Value::Exact(a), Value::Exact(b)) = (&a, &b) {
+            self.work.spend_on_fractions(a, b)?;
+            return self.fits(a * b);
+        }
+        self.work.spend_on_product(self.bits)?;
+        finite(a.rounded(self.bits).mul(&b.rounded(self.bits), self.bits))
+    }
+
+    fn raised(&self, base: &Value, exponent: &Value) -> Option<Value> {
+        if let (Value::Exact(base), Value::Exact(exponent)) = (base, exponent) {
+            if base.is_zero() && !exponent.is_positive() {
+                return exponent.is_zero().then(|| Value::Exact(BigRational::one()));
+            }
+            let bits = base.numer().bits().max(base.denom().bits());
+            if let Some(n) = exponent.is_integer().then(|| exponent.to_i32()).flatten()
+                && u64::from(n.unsigned_abs()).saturating_mul(bits) <= MAX_BITS
+            {
+                self.work.spend_on_fractions(base, exponent)?;
+                self.work.spend(u64::from(n.unsigned_abs()) * bits)?;
+                let power = Pow::pow(base.clone(), n.unsigned_abs());
+                return self.fits(if n < 0 { power.recip() } else { power });
+            }
+            self.work.spend(bits * bits / 10)?;
+            if let Some(root) = exact_root(base, exponent) {
+                return Some(Value::Exact(root));
+            }
+        }
+        // A logarithm and an exponential.
+        self.work.spend_on_function(self.bits)?;
+        self.work.spend_on_function(self.bits)?;
+        let rounded = base.rounded(self.bits);
+        finite(match exponent {
+            Value::Exact(exponent) => rounded.to_fraction(exponent, self.bits)?,
+            Value::Rounded(exponent) => rounded.to(exponent, self.bits)?,
+        })
+    }
+
+    fn binomial(&self, n: &BigInt, k: &BigInt) -> Option<Value> {
+        let (n, k) = (n.to_i64()?, k.to_i64()?);
+        if !(0..=10_000).contains(&n) || k > 10_000 {
+            return None;
+        }
+        let mut result = BigInt::from(i32::from((0..=n).contains(&k)));
+        for step in 0..k.min(n - k).max(0) {
+            self.work.spend(100 + result.bits() / 10)?;
+            result = result * (n - step) / (step + 1);
+            if result.bits() > MAX_BITS {
+                return None;
+            }
+        }
+        self.fits(BigRational::from_integer(result))
+    }
 }
 
 /// `4^(1/2)` is exactly 2.
@@ -375,23 +477,8 @@ fn exact_root(base: &BigRational, exponent: &BigRational) -> Option<BigRational>
     })
 }
 
-fn factorial(n: &BigInt) -> Option<Value> {
+fn factorial(n: &BigInt) -> Option<BigRational> {
     let n = n.to_u32().filter(|n| *n <= 400)?;
     let product = (1..=n).fold(BigInt::one(), |product, k| product * k);
-    fits(BigRational::from_integer(product))
-}
-
-fn binomial(n: &BigInt, k: &BigInt) -> Option<Value> {
-    let (n, k) = (n.to_i64()?, k.to_i64()?);
-    if !(0..=10_000).contains(&n) || k > 10_000 {
-        return None;
-    }
-    let mut result = BigInt::from(i32::from((0..=n).contains(&k)));
-    for step in 0..k.min(n - k).max(0) {
-        result = result * (n - step) / (step + 1);
-        if result.bits() > MAX_BITS {
-            return None;
-        }
-    }
-    fits(BigRational::from_integer(result))
+    Some(BigRational::from_integer(product))
 }

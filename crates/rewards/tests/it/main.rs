@@ -4,6 +4,7 @@ mod choice;
 mod detection;
 mod detection_golden;
 mod explain;
+mod fuzz;
 mod golden;
 mod grounding;
 mod hostile;

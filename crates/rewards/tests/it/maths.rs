@@ -27,6 +27,24 @@ fn verdicts_agree_with_math_verify() {
     assert!(share >= 0.985, "{share}: {parted:#?}");
 }
 
+#[derive(Debug, Deserialize)]
+struct PreciseCase {
+    gold: String,
+    answer: String,
+    equal: bool,
+}
+
+/// Near-equal constants, cancellations, high powers and nested roots, by mpmath with 400 digits.
+#[test]
+fn close_numbers_are_told_apart() {
+    let cases = cases::<PreciseCase>("maths_precise.jsonl", 400);
+    let wrong: Vec<&PreciseCase> = cases
+        .iter()
+        .filter(|case| verify(&case.gold, &case.answer) != case.equal)
+        .collect();
+    assert!(wrong.is_empty(), "{} wrong: {wrong:#?}", wrong.len());
+}
+
 #[test]
 fn equal_by_hand() {
     for (gold, answer) in [

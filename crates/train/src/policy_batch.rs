@@ -12,14 +12,16 @@ use crate::grpo::{ClipRange, is_clipped, kl_k3, policy_loss, repeat_over_tokens,
 use crate::micro_batches::{GroupLens, Limits, Part, micro_batches};
 use crate::rollout::unshared;
 
+/// A completion's group of the step, and its index there.
+pub(crate) type Place = (usize, usize);
+
 /// Completions with everything the loss reads, a value per answer token: all `[N]`, f32. They are
 /// packed anew for each pass, so that one micro-batch's pictures and tables exist at a time.
 pub(crate) struct PolicyBatch<'g> {
     items: Vec<PromptWithAnswers<'g>>,
     /// Else each item's prompt goes through the model with pictures of its own.
     share_prompt: bool,
-    /// Group of the step and index within it of each completion.
-    places: Vec<(usize, usize)>,
+    places: Vec<Place>,
     /// Tokens of each completion.
     lens: Vec<usize>,
     advantages: Tensor,
@@ -103,9 +105,8 @@ impl<'g> PolicyBatch<'g> {
         MicroBatch::pack(model, &items)
     }
 
-    /// What is known so far of each completion, by group of the step and index within it; `index` is
-    /// this micro-batch's.
-    pub fn known(&self, index: usize) -> Result<Vec<((usize, usize), Known)>, TrainError> {
+    /// What is known so far of each completion; `index` is this micro-batch's.
+    pub fn known(&self, index: usize) -> Result<Vec<(Place, Known)>, TrainError> {
         let list = |values: &Option<Tensor>| -> Result<Option<Vec<f32>>, TrainError> {
             let cpu = values.as_ref().map(|v| v.to_device(Device::Cpu));
             Ok(cpu.map(Vec::try_from).transpose()?)
@@ -310,7 +311,7 @@ mod tests {
         model: &dyn VisionLanguageModel,
         tokens: Option<usize>,
         share_prompt: bool,
-    ) -> (Vec<usize>, Vec<Vec<(usize, usize)>>) {
+    ) -> (Vec<usize>, Vec<Vec<Place>>) {
         let group = group(model);
         let limits = Limits {
             completions: 8,

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite, number, numbers};
 use crate::grpo::{ClipRange, is_zero_spread};
-use crate::policy_batch::{PolicyBatch, PolicyStats};
+use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::rollout::{self, Sampling, ScoredGroup};
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
@@ -212,7 +212,7 @@ impl Trainer<'_> {
         groups: &[ScoredGroup],
         batches: &[PolicyBatch<'_>],
     ) -> Result<Vec<Value>, TrainError> {
-        let mut known: BTreeMap<(usize, usize), Known> = BTreeMap::new();
+        let mut known: BTreeMap<Place, Known> = BTreeMap::new();
         for (index, batch) in batches.iter().enumerate() {
             known.extend(batch.known(index + 1)?);
         }

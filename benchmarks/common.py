@@ -20,6 +20,7 @@ ROOT = HERE.parent
 BETA = 0.04
 LEARNING_RATE = 1e-6
 SEED = 42
+BUSY = 0.7
 
 
 class Failure(Exception):
@@ -158,8 +159,10 @@ def find_binary(given: Path | None) -> Path:
 
 
 def load_note() -> str:
-    """Says so where other work shares the cores: times are then not to be kept."""
+    """For the results: how busy the machine was. Where other work shares the cores, times are not to be kept."""
     load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"warning: load average {load:.1f}: other work shares the cores", file=sys.stderr)
     return f"load average at the start {load:.1f}"
 
 

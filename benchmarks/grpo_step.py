@@ -1,7 +1,8 @@
 """A GRPO step of ours beside TRL's, on the same weights, rows, rewards, types and threads.
 
     python benchmarks/grpo_step.py                 # everything, 9 to 12 minutes on two cores
-    python benchmarks/grpo_step.py --smoke         # one tiny step of ours alone, for CI
+    python benchmarks/grpo_step.py --tune          # which of TRL's settings are fastest, about 9 minutes
+    python benchmarks/grpo_step.py --smoke         # two tiny steps of ours alone, for CI
 
 First both programs are given the same completions and must agree on prompts, log-probabilities, advantages, loss and
 gradient norm. Then they run in turns, a process each time; the table shows medians over all steps after the
@@ -38,6 +39,19 @@ OURS_STEPS = {"float32": (1, 4), "bfloat16": (2, 6)}
 TRL_STEPS = {"float32": (1, 2), "bfloat16": (1, 3)}
 PLAN = {"replay": 90, "matmul": 8, "ours float32": 25, "ours bfloat16": 18, "trl float32": 110, "trl bfloat16": 85}
 MATMUL_REPEATS = 30
+SHAPE = "39m"
+# The fastest on a CPU of those that --tune tries.
+TRL_SETTINGS = {"float32": "sdpa, 16 at once", "bfloat16": "sdpa, 2 at once"}
+TRIED = {
+    "sdpa, 16 at once": (),
+    "sdpa, 8 at once": ("--micro-batch", "8"),
+    "sdpa, 2 at once": ("--micro-batch", "2"),
+    "eager, 16 at once": ("--attention", "eager"),
+    "eager, 2 at once": ("--attention", "eager", "--micro-batch", "2"),
+    "sdpa, 2 at once, recomputing": ("--micro-batch", "2", "--gradient-checkpointing"),
+}
+# bf16 by autocast over f32 weights samples in f32: one line of its own.
+AUTOCAST = ("sdpa, 2 at once, autocast", ("--micro-batch", "2", "--dtype", "float32", "--autocast"))
 
 
 class Plan:
@@ -181,7 +195,7 @@ HEADER = [
 
 
 def report(results: Results, differ: dict[str, float] | None, work: Work, threads: int, versions: dict, note: str) -> str:
-    flop = step_flop(SHAPES["39m"], work, BETA)
+    flop = step_flop(SHAPES[SHAPE], work, BETA)
     line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     table = [line(HEADER), "|" + "---|" * len(HEADER)]
     table += [line(results.rows(dtype, flop)) for dtype in results.ours]
@@ -192,16 +206,17 @@ def report(results: Results, differ: dict[str, float] | None, work: Work, thread
         for name, runs in (("ours", [r.secs for r in results.ours[dtype]]), ("TRL", [r["secs"] for r in results.trl[dtype]]))
     ]
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    settings = "; ".join(f"{dtype}: {TRL_SETTINGS[dtype]}" for dtype in results.ours)
     replayed = "not compared in this run" if differ is None else ", ".join(f"{k} {v:.1e}" for k, v in differ.items())
     return "\n".join([
         "# A GRPO step beside TRL's", "",
-        f"{date.today()}, commit {common.commit()}. {common.machine()}; {threads} threads each; {note}. {named}.",
+        f"{date.today()}, commit {common.commit()}. {common.machine()}; threads each: {threads}; {note}. {named}.",
         f"Command: `python benchmarks/grpo_step.py`. Qwen2.5-VL shape, 39.4 M random weights; a step: {work.prompts} prompts of "
         f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} picture, G {work.generations}, exactly "
         f"{work.completion_tokens} tokens an answer ({work.tokens} a step), beta {BETA}.", "",
         *table, "",
-        "Seconds of a step: median (smallest to largest) over the steps after the warm-up, processes in turns. Memory: the largest the process "
-        f"was. Floor: {flop / 1e12:.3f} TFLOP (`benchmarks/flop.py`) at the rate of libtorch's own matrix product in this run.", "",
+        f"Seconds of a step: median (smallest to largest) over the steps after the warm-up, processes in turns. TRL's settings: {settings} (`results/trl_settings.md`). "
+        f"Memory: the largest the process was. Floor: {flop / 1e12:.3f} TFLOP (`benchmarks/flop.py`) at the rate of libtorch's own matrix product in this run.", "",
         "Differences on the same completions, f32, two updates (grad_norm relative, the rest absolute): " + replayed + ".", "",
         "Where our step goes, medians in seconds:", "", *phases, "",
         "All steps, a process between semicolons:", "", *steps, "",
@@ -215,8 +230,8 @@ def compare(args) -> None:
     turns = [f"{who} {dtype}" for _ in range(args.rounds) for dtype in args.dtypes for who in ("ours", "trl")]
     plan = Plan(["replay"] * (not args.no_replay) + ["matmul"] + turns + ["matmul"])
     data = args.data
-    _, parameters = write_data(data, "39m", work, rows=32)
-    Plan.say(f"    {parameters:,} parameters, {step_flop(SHAPES['39m'], work, BETA) / 1e12:.3f} TFLOP a step, {note}")
+    _, parameters = write_data(data, SHAPE, work, rows=32)
+    Plan.say(f"    {parameters:,} parameters, {step_flop(SHAPES[SHAPE], work, BETA) / 1e12:.3f} TFLOP a step, {note}")
     differ = None
     if not args.no_replay:
         plan.begin()
@@ -232,7 +247,7 @@ def compare(args) -> None:
             results.ours[dtype].append(run)
             Plan.say(f"    {spread(run.secs)} s a step, {run.peak_bytes / 2**30:.2f} GiB")
         else:
-            run = run_trl(data, work, dtype, threads, TRL_STEPS[dtype])
+            run = run_trl(data, work, dtype, threads, TRL_STEPS[dtype], *TRIED[TRL_SETTINGS[dtype]])
             results.trl[dtype].append(run)
             versions = run["versions"]
             Plan.say(f"    {spread(run['secs'])} s a step, {run['peak_memory_bytes'] / 2**30:.2f} GiB")
@@ -242,6 +257,26 @@ def compare(args) -> None:
     args.results.parent.mkdir(parents=True, exist_ok=True)
     args.results.write_text(text, encoding="utf-8")
     print(text)
+
+
+def tune(args) -> None:
+    """A measured step of TRL for every setting and type, as a table."""
+    work, note = Work(), common.load_note()
+    write_data(args.data, SHAPE, work, rows=32)
+    tried = [(dtype, *item) for dtype in args.dtypes for item in TRIED.items()]
+    tried += [("bfloat16", *AUTOCAST)] * ("bfloat16" in args.dtypes)
+    lines = ["# TRL's settings", "", f"{date.today()}. {common.machine()}; {args.threads} threads; {note}.",
+             "Command: `python benchmarks/grpo_step.py --tune`. The second step of a process, the work that of grpo_step.md.", "",
+             "| type | setting | s | CPU s | peak GiB |", "|---|---|---|---|---|"]  # fmt: skip
+    for dtype, name, extra in tried:
+        run = run_trl(args.data, work, dtype, args.threads, (1, 1), *extra)
+        cells = [dtype, name, f"{run['secs'][0]:.2f}", f"{run['cpu_secs'][0]:.1f}", f"{run['peak_memory_bytes'] / 2**30:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+        Plan.say(lines[-1])
+    path = args.results.parent / "trl_settings.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print("\n".join(lines))
 
 
 def write_data(data: Path, shape: str, work: Work, rows: int):
@@ -261,7 +296,8 @@ def smoke(args) -> None:
 
 def parse(temporary: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="one tiny step of ours alone")
+    parser.add_argument("--smoke", action="store_true", help="two tiny steps of ours alone")
+    parser.add_argument("--tune", action="store_true", help="try TRL's settings")
     parser.add_argument("--binary", type=Path, help="our program; without it, target/release/vlm-r1")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=2, help="turns of each program and type")
@@ -276,7 +312,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         args = parse(Path(temporary))
         try:
-            smoke(args) if args.smoke else compare(args)
+            act = smoke if args.smoke else tune if args.tune else compare
+            act(args)
         except Failure as failure:
             raise SystemExit(f"error: {failure}") from None
 

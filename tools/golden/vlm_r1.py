@@ -49,6 +49,7 @@ REASONS = {
     "number": "a predicted box with a number that is not finite or does not fit is dropped",
     "label": "a predicted label that is not text is empty in weighted_sum",
     "lines": "llm without a judge: VLM-R1 does not see the answer of a truth in several lines",
+    "list": "repetition of a list: VLM-R1 fails on items that are no objects, and on numbers and depths that Python refuses",
     "overwritten": "length of a wrong answer: VLM-R1 overwrites the accuracy by 1",
     "tokens": "length of more than 1,024 tokens: VLM-R1's cosine comes back",
     "area": "no true box has an area of 0 to 1e10 px^2: an error when the data is loaded",
@@ -165,6 +166,8 @@ def meant(reference, rule, case):
         answer = ANSWER.search(case["solution"])
         bare = answer.group(1) if answer else case["solution"]
         return reference.score(rule, {**case, "solution": bare}), "lines"
+    if rule == "repetition":
+        return reference.score("repetition_mended", case), "list"
     why = fault_of_truth(rule, case["solution"], clean)
     if why is not None:
         return "error", why
@@ -178,7 +181,7 @@ def meant(reference, rule, case):
 
 def scored(reference, rule, case):
     score = reference.score(rule, case)
-    if rule.endswith("/accuracy") or rule in [*BOXES, "length", "llm"]:
+    if rule.endswith("/accuracy") or rule in [*BOXES, "length", "repetition", "llm"]:
         ours, why = meant(reference, rule, case)
         if why is not None and ours != score:
             return {"reference": score, "ours": ours, "why": why}

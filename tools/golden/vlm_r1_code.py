@@ -61,6 +61,20 @@ class CountedTokens:
         return range(self.count)
 
 
+class LenientJson:
+    """In place of `json`: what cannot be read is no more than that, and items of a list are objects."""
+
+    JSONDecodeError = json.JSONDecodeError
+
+    @staticmethod
+    def loads(text):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise json.JSONDecodeError(str(error), text, 0) from error
+        return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else value
+
+
 class WithoutOverwriting(ast.NodeTransformer):
     """Drops `acc_reward = 1.0` of `cosine_reward`, by which every answer counts as correct."""
 
@@ -119,7 +133,8 @@ class Reference:
     """`score(rule, case)` says what VLM-R1 says of a case, or `raises NAME`.
 
     Rules are the accuracy methods, `format`, `length`, `repetition`, `FAMILY/accuracy` and
-    `FAMILY/format` of referring expressions, and `length_mended`, which sees whether an answer is right.
+    `FAMILY/format` of referring expressions; `length_mended`, which sees whether an answer is right, and
+    `repetition_mended`, which fails on no list.
     """
 
     def __init__(self, checkout):
@@ -142,6 +157,8 @@ class Reference:
         os.environ.pop("DEBUG_MODE", None)
         self.names = main_file(None)
         self.mended = main_file(WithoutOverwriting())
+        self.lenient = main_file(None)
+        self.lenient["json"] = LenientJson
         self.families = {}
         for family, (file, module) in MODULES.items():
             names = {"re": re, "json": json, "os": os, "datetime": datetime, "Image": Sized}
@@ -167,7 +184,8 @@ class Reference:
             return names["cosine_rewards"](chat, truth)[0]
         if rule == "format":
             return self.names["format_reward"](chat)[0]
-        return self.names["repetition_rewards"](chat, truth)[0]
+        names = self.names if rule == "repetition" else self.lenient
+        return names["repetition_rewards"](chat, truth)[0]
 
     def score(self, rule, case):
         try:

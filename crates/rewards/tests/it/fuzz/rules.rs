@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rewards::{
-    Family, OverlongOptions, PluginOptions, RewardError, RewardInput, RewardOptions, RewardSet,
-    accuracy_methods,
+    BoxUnits, Family, OverlongOptions, PluginOptions, RewardError, RewardInput, RewardOptions,
+    RewardSet, accuracy_methods,
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value};
@@ -29,6 +29,7 @@ fn options(family: Family, customised: bool) -> RewardOptions {
         patch_size: 14,
         plugins: PluginOptions::default(),
         overlong: OverlongOptions::default(),
+        box_units: BoxUnits::default(),
     }
 }
 

@@ -50,10 +50,10 @@ pub(crate) fn read_count(text: &str) -> Option<f64> {
     let answer = last_answer(text).unwrap_or(text);
     let text = last_block(answer).unwrap_or_else(|| python_strip(answer));
     if let Some(json) = loads(text) {
-        return match json {
+        return match &json {
             Json::List(items) => Some(items.len() as f64),
-            Json::Number(number) => Some(number).filter(|number| number.is_finite()),
-            Json::Text(text) => in_words(&text),
+            Json::Integer(_) | Json::Number(_) => json.number().filter(|number| number.is_finite()),
+            Json::Text(text) => in_words(text),
             Json::Null | Json::Bool(_) | Json::Object(_) => None,
         };
     }

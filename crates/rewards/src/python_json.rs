@@ -17,6 +17,8 @@ const MAX_INTEGER_DIGITS: usize = 4300;
 pub(crate) enum Json<'a> {
     Null,
     Bool(bool),
+    /// The digits of an integer, a minus before them; Python's have no bound.
+    Integer(Cow<'a, str>),
     Number(f64),
     Text(Cow<'a, str>),
     List(Vec<Json<'a>>),
@@ -36,6 +38,7 @@ impl<'a> Json<'a> {
     /// The number that arithmetic of Python takes this for.
     pub(crate) fn number(&self) -> Option<f64> {
         match self {
+            Self::Integer(digits) => digits.parse().ok(),
             Self::Number(number) => Some(*number),
             Self::Bool(truth) => Some(f64::from(*truth)),
             _ => None,
@@ -96,7 +99,7 @@ impl<'a> Reader<'a> {
             b'I' => self.word("Infinity", Json::Number(f64::INFINITY)),
             _ => self
                 .word("-Infinity", Json::Number(f64::NEG_INFINITY))
-                .or_else(|| self.number().map(Json::Number)),
+                .or_else(|| self.number()),
         }
     }
 
@@ -167,7 +170,7 @@ impl<'a> Reader<'a> {
         found
     }
 
-    fn number(&mut self) -> Option<f64> {
+    fn number(&mut self) -> Option<Json<'a>> {
         let start = self.at;
         self.eat(b'-');
         let integer = if self.eat(b'0') { 1 } else { self.digits() };
@@ -184,13 +187,9 @@ impl<'a> Reader<'a> {
         });
         let digits = &self.text[start..self.at];
         if is_fraction || has_exponent {
-            return digits.parse().ok();
+            return digits.parse().ok().map(Json::Number);
         }
-        match integer {
-            0..=15 => digits.parse::<i64>().ok().map(|whole| whole as f64),
-            16..=MAX_INTEGER_DIGITS => digits.parse().ok(),
-            _ => None,
-        }
+        (integer <= MAX_INTEGER_DIGITS).then_some(Json::Integer(digits.into()))
     }
 
     fn string(&mut self) -> Option<Cow<'a, str>> {
@@ -273,7 +272,7 @@ mod tests {
         assert_eq!(
             loads(" [1, -0.5e1, true, null, \"a\\u00e9\\ud83d\\ude00\\ud800\"]\n"),
             Some(Json::List(vec![
-                Json::Number(1.0),
+                Json::Integer("1".into()),
                 Json::Number(-5.0),
                 Json::Bool(true),
                 Json::Null,
@@ -284,7 +283,7 @@ mod tests {
         assert_eq!(loads("-Infinity"), Some(Json::Number(f64::NEG_INFINITY)));
         assert!(matches!(loads("NaN"), Some(Json::Number(nan)) if nan.is_nan()));
         let mut object = loads("{\"a\": 1, \"b\": {}, \"a\": 2}").expect("readable");
-        assert_eq!(object.take("a"), Some(Json::Number(2.0)));
+        assert_eq!(object.take("a"), Some(Json::Integer("2".into())));
         assert_eq!(object.take("c"), None);
         assert_eq!(loads("\"\\ud800\\u0041\""), Some(text("\u{fffd}A")));
     }

@@ -19,6 +19,7 @@ use crate::length::Length;
 use crate::overlong::{Overlong, OverlongOptions};
 use crate::plugins::{self, JudgedAccuracy, PluginOptions};
 use crate::rec::{RecAccuracy, RecFormat};
+use crate::repetition::Repetition;
 
 /// One completion with all that a reward may look at.
 #[derive(Clone, Copy, Debug)]
@@ -170,10 +171,11 @@ pub struct RewardSet {
 }
 
 /// Names that `--reward_funcs` may hold.
-const REWARDS: [&str; 11] = [
+const REWARDS: [&str; 12] = [
     "accuracy",
     "format",
     "length",
+    "repetition",
     "count",
     "json_valid",
     "overlong",
@@ -412,6 +414,7 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     }
     match name {
         "count" => return Ok(Box::new(Count)),
+        "repetition" => return Ok(Box::new(Repetition)),
         "json_valid" => return Ok(Box::new(JsonValid)),
         "overlong" => return Ok(Box::new(Overlong(options.overlong))),
         "length" => {

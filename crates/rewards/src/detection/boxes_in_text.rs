@@ -28,7 +28,7 @@ impl<'a> Label<'a> {
             Json::Text(text) => Some(Self::Text(text)),
             Json::List(_) | Json::Object(_) => None,
             // Minus zero plus zero is zero.
-            Json::Number(_) | Json::Bool(_) => {
+            Json::Integer(_) | Json::Number(_) | Json::Bool(_) => {
                 value.number().map(|x| Self::Number((x + 0.0).to_bits()))
             }
         }
@@ -117,7 +117,7 @@ pub(super) fn predicted(block: &str) -> Option<Vec<Entry<'_>>> {
             Some(vec![Entry::default(); keys.len()])
         }
         Json::Text(text) => Some(vec![Entry::default(); text.chars().count()]),
-        Json::Null | Json::Bool(_) | Json::Number(_) => None,
+        Json::Null | Json::Bool(_) | Json::Integer(_) | Json::Number(_) => None,
     }
 }
 

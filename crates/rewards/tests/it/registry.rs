@@ -26,7 +26,7 @@ fn an_unknown_reward_names_the_nearest_and_lists_all() {
     assert_eq!(
         error.to_string(),
         "unknown reward `acuracy`\nhint: did you mean `accuracy`? valid: `accuracy`, `format`, \
-         `length`, `count`, `json_valid`, `overlong`, `llm`, `giou`, `diou`, `point_in_box`, `click`"
+         `length`, `repetition`, `count`, `json_valid`, `overlong`, `llm`, `giou`, `diou`, `point_in_box`, `click`"
     );
 }
 

@@ -50,7 +50,8 @@ def ap_of(truths, detections):
         "categories": [{"id": c} for c in sorted({t[1] for t in truths})],
     })
     if not detections:
-        return [0.0, 0.0]
+        # `loadRes` takes no empty list; without a truth that counts there is no AP.
+        return [0.0, 0.0] if any(0 <= t[4] * t[5] <= 1e10 for t in truths) else [-1.0, -1.0]
     found = truth.loadRes([
         {"image_id": d[0], "category_id": d[1], "bbox": d[2:6], "score": d[6]} for d in detections
     ])

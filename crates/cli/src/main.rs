@@ -96,7 +96,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The error and its causes, without those that it quotes itself; hints come last.
-fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let (mut text, mut hints) = (String::new(), String::new());
     for cause in error.chain() {
         let cause = cause.to_string();

@@ -1,10 +1,13 @@
 //! Rows of `--input`: one JSON object a line, with errors that name file, line and cause.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A line of the file.
 #[derive(Debug)]
@@ -15,24 +18,85 @@ pub struct Row {
     pub columns: Map<String, Value>,
 }
 
-/// Reads all rows; blank lines are none.
-///
-/// # Errors
-/// Where the file cannot be read, has no rows, or a line is no JSON object.
-pub fn read(path: &str) -> Result<Vec<Row>> {
-    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
-    let mut rows = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let place = format!("{path}:{}", index + 1);
+/// Rows of a file, one at a time; blank lines are none.
+pub struct Reader {
+    path: String,
+    lines: BufReader<File>,
+    num_bytes: u64,
+    bytes_read: u64,
+    /// Number of the line that was read last, from 1.
+    line: usize,
+}
+
+impl Reader {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn open(path: &str) -> Result<Self> {
+        let file = File::open(path).with_context(|| path.to_owned())?;
+        let num_bytes = file.metadata().with_context(|| path.to_owned())?.len();
+        Ok(Self {
+            path: path.to_owned(),
+            lines: BufReader::new(file),
+            num_bytes,
+            bytes_read: 0,
+            line: 0,
+        })
+    }
+
+    /// Bytes of the file; 0 for a pipe.
+    pub fn num_bytes(&self) -> u64 {
+        self.num_bytes
+    }
+
+    /// How many of them were read.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    fn row(&self, line: &str) -> Result<Row> {
+        let place = format!("{}:{}", self.path, self.line);
         match serde_json::from_str(line) {
-            Ok(Value::Object(columns)) => rows.push(Row { place, columns }),
+            Ok(Value::Object(columns)) => Ok(Row { place, columns }),
             Ok(other) => bail!("{place}: got {}, expected a JSON object", kind_of(&other)),
             Err(error) => bail!("{place}: broken JSON at column {}: {error}", error.column()),
         }
     }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        loop {
+            let mut line = String::new();
+            self.line += 1;
+            match self.lines.read_line(&mut line) {
+                Ok(0) => return None,
+                Ok(bytes) => self.bytes_read += bytes as u64,
+                Err(error) => {
+                    let place = format!("{}:{}", self.path, self.line);
+                    return Some(Err(anyhow!(error).context(place)));
+                }
+            }
+            let line = match self.line {
+                1 => line.trim_start_matches(BYTE_ORDER_MARK),
+                _ => line.as_str(),
+            };
+            if !line.trim().is_empty() {
+                return Some(self.row(line.trim_end()));
+            }
+        }
+    }
+}
+
+/// Reads all rows.
+///
+/// # Errors
+/// Where the file cannot be read, has no rows, or a line is no JSON object.
+pub fn read(path: &str) -> Result<Vec<Row>> {
+    let rows: Vec<Row> = Reader::open(path)?.collect::<Result<_>>()?;
     if rows.is_empty() {
         bail!("{path}: no rows");
     }
@@ -168,7 +232,8 @@ pub fn image_path(folder: &Path, name: &str, place: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn kind_of(value: &Value) -> String {
+/// What a value is, for a message.
+pub fn kind_of(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(value) => format!("`{value}`"),

@@ -9,7 +9,7 @@ use crate::picture::{CaptionLine, Picture};
 use crate::svg::{CHART_CSS, LineChart, Target, escaped};
 use crate::write::write_whole;
 
-const PAGE_CSS: &str = include_str!("page.css");
+pub(crate) const PAGE_CSS: &str = include_str!("page.css");
 
 /// A page about a run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -104,13 +104,13 @@ impl Report {
     }
 }
 
-fn paragraph(html: &mut String, class: &str, text: &str) {
+pub(crate) fn paragraph(html: &mut String, class: &str, text: &str) {
     if !text.is_empty() {
         let _ = writeln!(html, "<p class=\"{class}\">{}</p>", escaped(text));
     }
 }
 
-fn write_figures(html: &mut String, figures: &[KeyFigure]) {
+pub(crate) fn write_figures(html: &mut String, figures: &[KeyFigure]) {
     if figures.is_empty() {
         return;
     }

@@ -54,6 +54,15 @@ impl EncodedImage {
         Self::from_bytes(bytes)
     }
 
+    /// A JPEG file, whose size the caller knows.
+    pub fn from_jpeg(width: u32, height: u32, bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            mime: "image/jpeg",
+            size: [width, height],
+        }
+    }
+
     /// Width and height, px.
     pub fn size(&self) -> [u32; 2] {
         self.size

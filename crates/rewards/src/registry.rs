@@ -380,6 +380,10 @@ fn timed(
         let scores = reward.score(rows)?;
         return Ok((scores, ScoringTime::Batch(start.elapsed())));
     }
+    // Patterns are built where they are first used, which is no row's time.
+    if let Some(first) = rows.first() {
+        reward.score(std::slice::from_ref(first))?;
+    }
     let mut scores = Vec::with_capacity(rows.len());
     let mut times = Vec::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {

@@ -109,11 +109,25 @@ config! {
     pub struct RewardConfig {
         "rows" {
             /// File of answers, one JSON object a line: `completion`, `solution` and more.
-            input: String,
+            input: Option<String> = None,
             /// Where the rewards go; without it, stdout.
             output: Option<String> = None,
             /// Folder of the images that rows name in `image_path`; without it, the folder of `input`.
             image_folder: Option<String> = None,
+            /// Rows that are scored together.
+            batch_size: usize = 256,
+            /// Column that says which rows answer one question; without it, `group_id` or `group`.
+            group_column: Option<String> = None,
+        }
+        "shown" {
+            /// Add to each row why it scored so.
+            explain: bool = false,
+            /// Page of pictures with boxes, texts and scores.
+            html: Option<String> = None,
+            /// Rows on that page, chosen evenly.
+            html_rows: usize = 200,
+            /// Score what is posted to this address, `HOST:PORT`, instead of a file.
+            serve: Option<String> = None,
         }
         "rewards" {
             /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`,
@@ -242,6 +256,31 @@ impl Validate for LogprobsConfig {
 
 impl Validate for RewardConfig {
     fn validate(&self) -> Result<(), ConfigError> {
+        demand(
+            self.input.is_some() != self.serve.is_some(),
+            "input",
+            if self.input.is_some() {
+                "both `input` and `serve`"
+            } else {
+                "nothing"
+            },
+            "either `input` or `serve`",
+        )?;
+        let only_of_files = self.output.is_some() || self.html.is_some();
+        demand(
+            self.serve.is_none() || !only_of_files,
+            "serve",
+            "`output` or `html` beside it",
+            "neither",
+        )?;
+        demand(
+            self.serve.is_none() || self.image_folder.is_some() || !self.judge_images,
+            "judge_images",
+            true,
+            "an `image_folder` beside `serve`",
+        )?;
+        demand(self.batch_size > 0, "batch_size", 0, "at least 1")?;
+        demand(self.html_rows > 0, "html_rows", 0, "at least 1")?;
         demand(self.patch_size > 0, "patch_size", 0, "at least 1")?;
         validate_overlong(self.overlong_max_tokens, self.overlong_cache_tokens)
     }

@@ -358,7 +358,10 @@ fn every_configuration_survives_its_own_yaml() {
         ..GenerateConfig::default()
     });
     survives(&LogprobsConfig::default());
-    survives(&RewardConfig::default());
+    survives(&RewardConfig {
+        input: Some("rows.jsonl".into()),
+        ..RewardConfig::default()
+    });
     survives(&DemoConfig::default());
 }
 

@@ -15,4 +15,6 @@ mod reward;
 #[cfg(test)]
 mod run;
 #[cfg(test)]
+mod serving;
+#[cfg(test)]
 mod training;

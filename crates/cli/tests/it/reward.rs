@@ -20,6 +20,31 @@ fn write(dir: &TempDir, rows: &[Value]) -> String {
     path.display().to_string()
 }
 
+/// A summary without what differs from run to run.
+fn without_times(text: &str, dir: &TempDir) -> String {
+    let folder = format!("{}/", dir.path().display());
+    let mut plain = String::new();
+    for line in text.replace(&folder, "").lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+        match line.split_once("  rows.jsonl:") {
+            Some((time, _)) => {
+                let words: Vec<&str> = time.split_whitespace().collect();
+                let number = words[words.len() - 2];
+                assert!(number.parse::<f64>().is_ok(), "{line}");
+                let name = if words.len() == 3 { words[0] } else { "" };
+                plain.push_str(&format!("{name:16}TIME  rows.jsonl:LINE\n"));
+            }
+            None => plain.push_str(&format!("{line}\n")),
+        }
+    }
+    plain
+}
+
+/// Answers to one question each, with the method that compares them.
+fn answer(completion: &str, solution: &str) -> Value {
+    json!({"completion": completion, "solution": solution, "accu_reward_method": "all_match"})
+}
+
 #[test]
 fn answers_are_scored_and_summed_up() {
     let dir = TempDir::new().unwrap();
@@ -47,10 +72,19 @@ fn answers_are_scored_and_summed_up() {
         .collect();
     assert_eq!(totals, [1.5, 1.0, 0.5]);
     assert_eq!(rows[0]["mine"], 7);
-    let summary = "accuracy: mean 0.6667, 0.0000 to 1.0000, 3 rows\n\
-                   format: mean 0.6667, 0.0000 to 1.0000, 3 rows\n\
-                   reward: mean 1.0000, 0.5000 to 1.5000, 3 rows\n";
-    assert_eq!(said.stderr, summary);
+    let summary = "\
+accuracy    mean 0.6667  std 0.5774  0.0000 to 1.0000  3 rows
+            [▄        █]  1 0 0 0 0 0 0 0 0 2
+format      mean 0.6667  std 0.5774  0.0000 to 1.0000  3 rows
+            [▄        █]  1 0 0 0 0 0 0 0 0 2
+reward      mean 1.0000  std 0.5000  0.5000 to 1.5000  3 rows
+            [█    █   █]  1 0 0 0 0 1 0 0 0 1
+slowest         TIME  rows.jsonl:LINE
+                TIME  rows.jsonl:LINE
+                TIME  rows.jsonl:LINE
+            each row alone, by accuracy, format
+";
+    assert_eq!(without_times(&said.stderr, &dir), summary);
 }
 
 #[test]
@@ -162,5 +196,209 @@ fn an_unknown_reward_is_refused_with_the_nearest() {
             .starts_with("error: unknown reward `acuracy`\nhint: did you mean `accuracy`?"),
         "{}",
         said.stderr
+    );
+}
+
+#[test]
+fn groups_without_spread_are_counted() {
+    let dir = TempDir::new().unwrap();
+    let in_group = |group: Value, completion: &str| {
+        let mut row = answer(completion, "a");
+        row["group"] = group.clone();
+        row["mine"] = group;
+        row
+    };
+    let mut rows = vec![];
+    for (group, completions) in [(json!(1), ["a", "a"]), (json!("1 b"), ["a", "b"])] {
+        rows.extend(completions.map(|text| in_group(group.clone(), text)));
+    }
+    rows.push(in_group(json!(3), "a"));
+    rows.push(answer("a", "a"));
+    let input = write(&dir, &rows);
+    let line = "groups      2 by `group`, 1 without spread (50.0 %): they give no gradient; \
+                1 of one row, not counted\n";
+    // Groups go over the ends of batches.
+    for size in [1, 2, 100] {
+        let said = say(&format!(
+            "reward --input {input} --reward_funcs accuracy --batch_size {size}"
+        ));
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert!(said.stderr.contains(&line), "{}", said.stderr);
+        assert_eq!(lines(&said.stdout).len(), 6);
+    }
+    let said = say(&format!("reward --input {input} --group_column mine"));
+    assert_eq!(said.code, Some(1));
+    let expected = format!("error: {input}:6: missing key `mine`\n");
+    assert_eq!(said.stderr, expected);
+}
+
+#[test]
+fn equal_scores_have_no_histogram_and_plug_ins_are_timed_by_the_batch() {
+    let dir = TempDir::new().unwrap();
+    let script = dir.path().join("one.py");
+    fs::write(
+        &script,
+        "def one(completions, **kwargs):\n    return [1.0] * len(completions)\n",
+    )
+    .unwrap();
+    let input = write(
+        &dir,
+        &[answer("a", "a"), answer("b", "a"), answer("c", "a")],
+    );
+    let said = say(&format!(
+        "reward --input {input} --reward_funcs {}:one --batch_size 2",
+        script.display()
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let plain = said
+        .stderr
+        .replace(&format!("{}/", dir.path().display()), "");
+    let lines: Vec<&str> = plain.lines().collect();
+    assert_eq!(
+        lines[..4],
+        [
+            "one         mean 1.0000  std 0.0000  1.0000 to 1.0000  3 rows",
+            "            all equal",
+            "reward      mean 1.0000  std 0.0000  1.0000 to 1.0000  3 rows",
+            "            all equal",
+        ]
+    );
+    assert!(lines[4].starts_with("one         "), "{plain}");
+    assert!(
+        lines[4].contains(" for 2 batches of up to 2, longest "),
+        "{plain}"
+    );
+    assert_eq!(lines.len(), 5, "rows of a plug-in are not timed: {plain}");
+}
+
+/// A REC row about a picture of 224 x 112 that the model saw at half its size.
+fn rec_row(dir: &TempDir) -> Value {
+    image::RgbImage::new(224, 112)
+        .save(dir.path().join("a.png"))
+        .unwrap();
+    let completion = "<think>hm <script>alert(1)</script></think>\
+                      <answer>{\"bbox_2d\": [10, 10, 60, 30]}</answer>";
+    json!({"completion": completion, "solution": "<answer> [20, 20, 120, 100] </answer>",
+           "problem": "Where is <b>it</b>?", "image_path": "a.png", "image_grid_thw": [1, 4, 8]})
+}
+
+const REC: &str = "--task_type rec --is_reward_customized_from_vlm_module true";
+
+#[test]
+fn rows_say_why_they_scored_so() {
+    let dir = TempDir::new().unwrap();
+    let input = write(&dir, &[rec_row(&dir)]);
+    let said = say(&format!("reward --input {input} {REC} --explain"));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let row = &lines(&said.stdout)[0];
+    let why = &row["explanations"]["accuracy"];
+    assert_eq!(
+        why["predicted"][0]["bbox_2d"],
+        json!([20.0, 20.0, 120.0, 60.0])
+    );
+    assert_eq!(
+        why["truths"][0]["bbox_2d"],
+        json!([20.0, 20.0, 120.0, 100.0])
+    );
+    assert_eq!(why["matches"][0]["iou"], row["rewards"]["accuracy"]);
+    assert_eq!(why["answer"], "{\"bbox_2d\": [10, 10, 60, 30]}");
+    let silent = say(&format!("reward --input {input} {REC}"));
+    assert!(lines(&silent.stdout)[0].get("explanations").is_none());
+}
+
+#[test]
+fn the_page_shows_boxes_and_runs_no_script_of_a_row() {
+    let dir = TempDir::new().unwrap();
+    let mut rows = vec![rec_row(&dir); 7];
+    rows[6]["image_size"] = json!([224, 112]);
+    rows[6]["image_path"] = json!("gone.png");
+    let input = write(&dir, &rows);
+    let page = dir.path().join("out.html");
+    let said = say(&format!(
+        "reward --input {input} {REC} --html {} --output {}",
+        page.display(),
+        dir.path().join("out.jsonl").display()
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let html = fs::read_to_string(&page).unwrap();
+    assert_eq!(html.matches("<script>").count(), 1, "ours alone");
+    assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    assert!(html.contains("Where is &lt;b&gt;it&lt;/b&gt;?"));
+    assert_eq!(html.matches("data:image/png;base64,").count(), 6);
+    assert!(html.contains("no picture: ") && html.contains("gone.png"));
+    assert_eq!(html.matches("<article").count(), 7);
+    assert!(html.contains("All 7 rows.") && html.contains("true: 1"));
+    // 224 px are drawn 320 wide, so a corner at 20 px lies at 28.6; the IoU is 40 of 80 lines.
+    assert!(html.contains("x=\"28.6\" y=\"28.6\""));
+    assert!(
+        html.contains(">0.49<") || html.contains(">0.50<"),
+        "the IoU beside the box"
+    );
+    let few = say(&format!(
+        "reward --input {input} {REC} --html {} --html_rows 3",
+        page.display()
+    ));
+    assert_eq!(few.code, Some(0), "{}", few.stderr);
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.contains("3 of 7 rows, chosen evenly"));
+    assert_eq!(html.matches("<article").count(), 3);
+}
+
+#[test]
+fn a_page_without_a_folder_is_refused_before_rows_are_scored() {
+    let dir = TempDir::new().unwrap();
+    let input = write(&dir, &[answer("a", "a")]);
+    let said = say(&format!(
+        "reward --input {input} --html {}/none/out.html",
+        dir.path().display()
+    ));
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+    assert!(said.stderr.contains("no folder `"), "{}", said.stderr);
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_file() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    let dir = TempDir::new().unwrap();
+    let script = dir.path().join("slow.py");
+    let code = "import sys, time\ndef slow(completions, **kwargs):\n    time.sleep(0.3)\n    return [1.0] * len(completions)\n";
+    fs::write(&script, code).unwrap();
+    let input = write(&dir, &vec![answer("a", "a"); 200]);
+    let output = dir.path().join("out.jsonl");
+    let mut command = crate::run::command();
+    command.args(["reward", "--input", &input, "--batch_size", "1"]);
+    command.args(["--reward_funcs", &format!("{}:slow", script.display())]);
+    command.arg("--output").arg(&output).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let left_over = || {
+        let names = fs::read_dir(dir.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let ours = ["rows.jsonl", "slow.py", "__pycache__"];
+        names.filter(|name| !ours.contains(&name.as_str())).count()
+    };
+    // Rows are written beside the final name from the start.
+    while left_over() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(kill.success());
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let said: Vec<String> = stderr.lines().map(|line| line.unwrap()).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let last = said.last().unwrap();
+    assert!(
+        last.contains("stopped after ") && last.ends_with(" rows"),
+        "{said:?}"
+    );
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "something is left over"
     );
 }

@@ -1,0 +1,95 @@
+//! A file of rows, scored batch by batch: only one batch is in memory at a time, beside the rows that
+//! the page shows and a few numbers of each row.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use base::config::RewardConfig;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::page::PageRows;
+use super::scorer::{Failure, Scorer};
+use super::summary::summary;
+use super::tally::Tally;
+use crate::output::Output;
+use crate::rows::{Reader, Row};
+use crate::signals;
+
+const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
+
+/// Scores the rows of `input` and writes what was asked for.
+///
+/// # Errors
+/// Where a row cannot be read or scored, or something cannot be written.
+pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer) -> Result<()> {
+    let stop = signals::stop_flag()?;
+    if let Some(path) = &config.html {
+        check_folder(path)?;
+    }
+    let mut reader = Reader::open(input)?;
+    let mut output = Output::open(config.output.as_deref())?;
+    let mut tally = Tally::new(scorer.names(), config.group_column.clone());
+    let mut shown = PageRows::new(if config.html.is_some() {
+        config.html_rows
+    } else {
+        0
+    });
+    let bar = progress_bar(reader.num_bytes());
+    loop {
+        let rows: Vec<Row> = reader
+            .by_ref()
+            .take(config.batch_size)
+            .collect::<Result<_>>()?;
+        if rows.is_empty() {
+            break;
+        }
+        let scored = scorer.score(&rows, config.explain);
+        let scored = scored.map_err(|Failure { error, .. }| error)?;
+        tally.add(&rows, &scored)?;
+        for (index, row) in rows.into_iter().enumerate() {
+            shown.keep(&row, index, &scored.scores);
+            output.write(&scorer.output(row, index, &scored))?;
+        }
+        if stop.is_raised() {
+            bail!("{input}: stopped after {} rows", tally.num_rows());
+        }
+        bar.set_position(reader.bytes_read());
+        bar.set_message(format!("{} rows", tally.num_rows()));
+    }
+    bar.finish_and_clear();
+    if tally.num_rows() == 0 {
+        bail!("{input}: no rows");
+    }
+    output.finish()?;
+    if let Some(path) = &config.html {
+        shown
+            .page(config, input, scorer, &tally)?
+            .write(Path::new(path))?;
+    }
+    eprint!("{}", summary(&tally));
+    for (reward, counter, count) in scorer.rewards.counters() {
+        eprintln!("{reward}: {counter} {count}");
+    }
+    Ok(())
+}
+
+/// Finds out before the rows are scored what would else be found out after.
+fn check_folder(path: &str) -> Result<()> {
+    let folder = match Path::new(path).parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        bail!("{path}: no folder `{}`", folder.display());
+    }
+    Ok(())
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress_bar(num_bytes: u64) -> ProgressBar {
+    let bar = ProgressBar::new(num_bytes);
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,474 @@
+//! The page of `--html`: an even choice of the rows, with pictures, boxes and reasons.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use base::config::{BoxFormat, RewardConfig, RewardFamily};
+use data::image::{Filter, MAX_DECODED_PIXELS, ResizeBackend, decode_file, resize};
+use report::{
+    Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine,
+    ScoredPage, ScoredRow,
+};
+use rewards::{Explanation, RewardInput, Scores};
+
+use super::answer::Answer;
+use super::passages::passages;
+use super::scorer::Scorer;
+use super::summary;
+use super::tally::{Tally, moments};
+use crate::rows::Row;
+
+/// Longest side of a picture on the page, px.
+const MAX_SIDE_PX: u32 = 640;
+/// Pixels up to which a picture is kept without loss.
+const MAX_PNG_PIXELS: u32 = 160 * 160;
+const JPEG_QUALITY: f32 = 85.0;
+
+/// The rows that the page will show: every `stride`th.
+pub struct PageRows {
+    limit: usize,
+    stride: usize,
+    seen: usize,
+    rows: Vec<KeptRow>,
+}
+
+struct KeptRow {
+    row: Row,
+    scores: Vec<Option<f64>>,
+    total: f64,
+}
+
+impl PageRows {
+    /// Will keep up to `limit` rows.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            stride: 1,
+            seen: 0,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Keeps row `index` of a batch, or not.
+    pub fn keep(&mut self, row: &Row, index: usize, scores: &Scores) {
+        let is_chosen = self.limit > 0 && self.seen.is_multiple_of(self.stride);
+        self.seen += 1;
+        if !is_chosen {
+            return;
+        }
+        // How many are to come is unknown: at twice the limit every second one goes.
+        if self.rows.len() == 2 * self.limit {
+            let mut is_even = false;
+            self.rows.retain(|_| {
+                is_even = !is_even;
+                is_even
+            });
+            self.stride *= 2;
+            if !(self.seen - 1).is_multiple_of(self.stride) {
+                return;
+            }
+        }
+        self.rows.push(KeptRow {
+            row: Row {
+                place: row.place.clone(),
+                columns: row.columns.clone(),
+            },
+            scores: scores.per_reward.iter().map(|each| each[index]).collect(),
+            total: scores.total[index],
+        });
+    }
+
+    /// The page of what was kept.
+    ///
+    /// # Errors
+    /// Where a row cannot be explained.
+    pub fn page(
+        self,
+        config: &RewardConfig,
+        input: &str,
+        scorer: &Scorer,
+        tally: &Tally,
+    ) -> Result<ScoredPage> {
+        let (seen, kept, limit) = (self.seen, self.rows.len(), self.limit);
+        let shown = kept.min(limit);
+        let chosen = (0..shown).map(|index| index * kept / shown);
+        let mut rows = self.rows.into_iter().map(Some).collect::<Vec<_>>();
+        let chosen: Vec<KeptRow> = chosen.filter_map(|index| rows[index].take()).collect();
+        let rows: Result<Vec<ScoredRow>> = chosen
+            .iter()
+            .map(|kept| scored_row(kept, config, scorer))
+            .collect();
+        let note = if shown == seen {
+            format!("All {seen} rows.")
+        } else {
+            format!("{shown} of {seen} rows, chosen evenly from the whole file (--html_rows).")
+        };
+        Ok(ScoredPage {
+            title: format!("Rewards of {input}"),
+            summary: weights(scorer),
+            figures: figures(tally),
+            charts: charts(tally),
+            rewards: scorer.names(),
+            note,
+            rows: rows?,
+        })
+    }
+}
+
+fn weights(scorer: &Scorer) -> String {
+    let each = scorer.rewards.names().zip(scorer.rewards.weights());
+    let each: Vec<String> = each
+        .map(|(name, weight)| format!("{weight} x {name}"))
+        .collect();
+    format!("reward = {}", each.join(" + "))
+}
+
+fn figures(tally: &Tally) -> Vec<KeyFigure> {
+    let mean = tally.total.iter().sum::<f64>() / tally.num_rows().max(1) as f64;
+    let mut figures = vec![
+        KeyFigure {
+            label: "rows".into(),
+            value: tally.num_rows().to_string(),
+            note: String::new(),
+        },
+        KeyFigure {
+            label: "mean reward".into(),
+            value: format!("{mean:.3}"),
+            note: "weighted sum of the rewards".into(),
+        },
+    ];
+    if let Some(line) = summary::groups(tally) {
+        let flat = tally.groups.values().filter(|g| g.rows > 1 && g.is_equal);
+        figures.push(KeyFigure {
+            label: "groups without spread".into(),
+            value: flat.count().to_string(),
+            note: line,
+        });
+    }
+    if let Some(slow) = tally.slowest.first() {
+        figures.push(KeyFigure {
+            label: "slowest row".into(),
+            value: summary::duration(slow.time),
+            note: slow.place.clone(),
+        });
+    }
+    figures
+}
+
+fn charts(tally: &Tally) -> Vec<HistogramChart> {
+    let chart = |title: &str, values: &[f64], colour| HistogramChart {
+        title: title.to_owned(),
+        note: match moments(values) {
+            Some((mean, Some(deviation))) => format!("mean {mean:.4}, std {deviation:.4}"),
+            Some((mean, None)) => format!("mean {mean:.4}"),
+            None => "applies to no row".to_owned(),
+        },
+        histogram: Histogram::of(values),
+        colour,
+    };
+    let total = chart("reward (sum)", &tally.total, Colour::Purple);
+    let each = tally.rewards.iter();
+    let each = each.map(|reward| chart(&reward.name, &reward.scores, Colour::Blue));
+    std::iter::once(total).chain(each).collect()
+}
+
+fn scored_row(kept: &KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<ScoredRow> {
+    let answer = Answer::read(&kept.row, &scorer.reading)?;
+    let input = answer.input();
+    let explained = scorer.rewards.explain(&input);
+    let explained = explained.map_err(|error| anyhow!(error).context(kept.row.place.clone()))?;
+    let question = match input.problem {
+        Some(problem) => problem,
+        None => kept
+            .row
+            .optional_text("prompt")
+            .ok()
+            .flatten()
+            .unwrap_or_default(),
+    };
+    let (mut pictures, mut notes) = (Vec::new(), Vec::new());
+    for (index, path) in input.images.iter().enumerate() {
+        // Boxes are those of the first image.
+        let boxes = if index == 0 {
+            explained.as_slice()
+        } else {
+            &[]
+        };
+        match picture(path, boxes, |size| extent(config, &input, size)) {
+            Ok(picture) => pictures.push(picture),
+            Err(error) => notes.push(format!("no picture: {error:#}")),
+        }
+    }
+    if pictures.is_empty() && notes.is_empty() {
+        notes.push("no picture in the row".to_owned());
+    }
+    let lines = kept.scores.iter().zip(&explained);
+    Ok(ScoredRow {
+        place: place(kept),
+        pictures,
+        picture_note: notes.join("; "),
+        question: question.to_owned(),
+        completion: passages(input.completion),
+        solution: input.solution.to_owned(),
+        total: kept.total,
+        scores: lines
+            .map(|(score, why)| score_line(*score, why.as_ref()))
+            .collect(),
+    })
+}
+
+/// `rows.jsonl:3, group 7`
+fn place(kept: &KeptRow) -> String {
+    let columns = &kept.row.columns;
+    let group = super::tally::GROUP_COLUMNS
+        .iter()
+        .find_map(|name| columns.get(*name));
+    match group {
+        Some(group) => format!("{}, group {group}", kept.row.place),
+        None => kept.row.place.clone(),
+    }
+}
+
+fn score_line(score: Option<f64>, why: Option<&Explanation>) -> ScoreLine {
+    let Some(why) = why else {
+        return ScoreLine {
+            score,
+            reason: String::new(),
+        };
+    };
+    let mut reason = why.reason.clone();
+    if let Some(answer) = &why.answer {
+        reason.push_str(&format!(" \u{2013} read: {answer}"));
+    }
+    let ious = why.matches.iter().map(|pair| format!("{:.3}", pair.iou));
+    let ious: Vec<String> = ious.collect();
+    // Of one pair the reason speaks itself.
+    if ious.len() > 1 {
+        reason.push_str(&format!(" \u{2013} IoU {}", ious.join(", ")));
+    }
+    ScoreLine { score, reason }
+}
+
+/// A picture in a size for the page, with the boxes of the explanations.
+fn picture(
+    path: &Path,
+    explained: &[Option<Explanation>],
+    extent: impl Fn([u32; 2]) -> [f64; 2],
+) -> Result<Picture> {
+    let image = decode_file(path, MAX_DECODED_PIXELS)?;
+    let original = [image.width(), image.height()];
+    let longest = original[0].max(original[1]);
+    let image = if longest > MAX_SIDE_PX {
+        let side =
+            |side: u32| (f64::from(side) * f64::from(MAX_SIDE_PX) / f64::from(longest)).round();
+        let [width, height] = original.map(|length| side(length).max(1.0) as u32);
+        resize(
+            &image,
+            width,
+            height,
+            Filter::Bicubic,
+            ResizeBackend::Pillow,
+        )
+    } else {
+        image
+    };
+    let size = [image.width(), image.height()];
+    let encoded = if size[0] * size[1] <= MAX_PNG_PIXELS {
+        EncodedImage::from_rgb(size[0], size[1], image.pixels())?
+    } else {
+        EncodedImage::from_jpeg(size[0], size[1], jpeg(size, image.pixels())?)
+    };
+    let extent = extent(original);
+    let scale = [0, 1].map(|axis| f64::from(size[axis]) / extent[axis]);
+    Ok(Picture {
+        image: encoded,
+        boxes: boxes(explained, scale),
+        title: path.display().to_string(),
+        lines: Vec::new(),
+    })
+}
+
+/// Width and height of the whole image in the units in which rewards compare boxes: those of the
+/// solution, but pixels for shares.
+fn extent(config: &RewardConfig, input: &RewardInput<'_>, original: [u32; 2]) -> [f64; 2] {
+    let is_relative = config.is_reward_customized_from_vlm_module
+        && config.family == RewardFamily::InternVl
+        && config.box_format.is_none();
+    let patch = config.patch_size as f64;
+    match (config.solution_box_format, input.image_grid_thw.first()) {
+        (Some(BoxFormat::Relative1000), _) => [1000.0; 2],
+        (Some(BoxFormat::ModelInput), Some([_, rows, columns])) => {
+            [*columns as f64 * patch, *rows as f64 * patch]
+        }
+        (None, _) if is_relative => [1000.0; 2],
+        _ => original.map(f64::from),
+    }
+}
+
+/// True boxes, then predicted ones with their IoU; a box that several rewards read is drawn once.
+fn boxes(explained: &[Option<Explanation>], scale: [f64; 2]) -> Vec<LabelledBox> {
+    let mut truths: Vec<LabelledBox> = Vec::new();
+    let mut predicted: Vec<LabelledBox> = Vec::new();
+    for why in explained.iter().flatten() {
+        for found in &why.truths {
+            let label = match found.label.as_str() {
+                "" => "true".to_owned(),
+                label => short_label(label),
+            };
+            add(
+                &mut truths,
+                label,
+                Colour::Green,
+                found.corners.into(),
+                scale,
+            );
+        }
+        for (index, found) in why.predicted.iter().enumerate() {
+            let label = short_label(&found.label);
+            let pair = why.matches.iter().find(|pair| pair.predicted == index);
+            let label = match pair {
+                Some(pair) => format!("{label} {:.2}", pair.iou),
+                None => label,
+            };
+            let corners = found.corners.into();
+            add(
+                &mut predicted,
+                label.trim().to_owned(),
+                Colour::Orange,
+                corners,
+                scale,
+            );
+        }
+    }
+    truths.append(&mut predicted);
+    truths
+}
+
+fn add(
+    boxes: &mut Vec<LabelledBox>,
+    label: String,
+    colour: Colour,
+    corners: [f64; 4],
+    scale: [f64; 2],
+) {
+    let corners = [0, 1, 2, 3].map(|corner| corners[corner] * scale[corner % 2]);
+    let drawn = boxes.iter_mut().find(|drawn| drawn.corners == corners);
+    match drawn {
+        // The label with more to say.
+        Some(drawn) if drawn.label.len() < label.len() => drawn.label = label,
+        Some(_) => {}
+        None => boxes.push(LabelledBox {
+            label,
+            colour,
+            corners,
+        }),
+    }
+}
+
+/// What fits beside a box.
+fn short_label(label: &str) -> String {
+    match label.char_indices().nth(16) {
+        Some((end, _)) => format!("{}\u{2026}", &label[..end]),
+        None => label.to_owned(),
+    }
+}
+
+fn jpeg([width, height]: [u32; 2], pixels: &[u8]) -> Result<Vec<u8>> {
+    let mut jpeg = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    jpeg.set_size(width as usize, height as usize);
+    jpeg.set_quality(JPEG_QUALITY);
+    let mut jpeg = jpeg.start_compress(Vec::new())?;
+    jpeg.write_scanlines(pixels)?;
+    Ok(jpeg.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rewards::{BoundingBox, FoundBox, MatchedBoxes};
+    use serde_json::Map;
+
+    fn kept(limit: usize, rows: usize) -> PageRows {
+        let mut page = PageRows::new(limit);
+        let scores = Scores {
+            per_reward: vec![vec![None]],
+            total: vec![0.0],
+        };
+        for index in 0..rows {
+            let row = Row {
+                place: index.to_string(),
+                columns: Map::new(),
+            };
+            page.keep(&row, 0, &scores);
+        }
+        page
+    }
+
+    #[test]
+    fn rows_are_chosen_evenly_in_bounded_memory() {
+        let places = |limit, rows| -> Vec<usize> {
+            let kept = kept(limit, rows).rows;
+            kept.iter()
+                .map(|kept| kept.row.place.parse().unwrap())
+                .collect()
+        };
+        assert_eq!(places(4, 3), [0, 1, 2]);
+        assert_eq!(places(4, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(places(4, 9), [0, 2, 4, 6, 8]);
+        assert_eq!(places(4, 17), [0, 4, 8, 12, 16]);
+        for rows in 1..200 {
+            let chosen = places(4, rows);
+            assert!(
+                chosen.len() <= 8 && (chosen.len() >= 4 || rows < 4),
+                "{rows}"
+            );
+            let stride = chosen.get(1).copied().unwrap_or(1);
+            let even: Vec<usize> = (0..rows).step_by(stride).collect();
+            assert_eq!(chosen, even, "{rows}");
+        }
+        assert!(places(0, 5).is_empty());
+    }
+
+    #[test]
+    fn a_box_that_two_rewards_read_is_drawn_once() {
+        let found = |corners: [f64; 4]| FoundBox {
+            corners: BoundingBox::from(corners),
+            label: String::new(),
+        };
+        let with = |matches| Explanation {
+            predicted: vec![found([0.0, 10.0, 20.0, 30.0])],
+            truths: vec![found([5.0, 10.0, 20.0, 30.0])],
+            matches,
+            ..Explanation::default()
+        };
+        let pair = MatchedBoxes {
+            predicted: 0,
+            truth: 0,
+            iou: 0.75,
+        };
+        let drawn = boxes(
+            &[Some(with(vec![])), None, Some(with(vec![pair]))],
+            [2.0, 0.5],
+        );
+        let drawn: Vec<_> = drawn
+            .iter()
+            .map(|b| (b.label.as_str(), b.colour, b.corners))
+            .collect();
+        assert_eq!(
+            drawn,
+            [
+                ("true", Colour::Green, [10.0, 5.0, 40.0, 15.0]),
+                ("0.75", Colour::Orange, [0.0, 5.0, 40.0, 15.0]),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_jpeg_keeps_its_size_and_colour() {
+        let bytes = jpeg([40, 20], &[200, 30, 30].repeat(800)).expect("a jpeg");
+        let image = data::image::decode(&bytes, 10_000).expect("an image");
+        assert_eq!((image.width(), image.height()), (40, 20));
+        let [red, green, blue] = [0, 1, 2].map(|channel| image.pixels()[channel]);
+        assert!(red > 190 && green < 45 && blue < 45, "{red} {green} {blue}");
+    }
+}

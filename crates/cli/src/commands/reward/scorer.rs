@@ -1,0 +1,163 @@
+//! Rows to scores: the same for a file and for a request.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use base::config::{RewardConfig, RewardFamily};
+use data::Tokenizer;
+use rewards::{
+    BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardInput,
+    RewardOptions, RewardSet, Scores, ScoringTime,
+};
+use serde_json::{Map, Value, json};
+
+use super::answer::{Answer, Reading};
+use crate::rows::Row;
+
+/// The rewards with what they need beside the rows.
+pub struct Scorer {
+    /// The rewards.
+    pub rewards: RewardSet,
+    /// How rows are read.
+    pub reading: Reading,
+}
+
+/// What was said of some rows.
+pub struct Scored {
+    /// Scores of the rows.
+    pub scores: Scores,
+    /// How long each reward took.
+    pub times: Vec<ScoringTime>,
+    /// `[rows][rewards]`; empty where nobody asked.
+    pub explanations: Vec<Vec<Option<Explanation>>>,
+}
+
+/// Why rows have no scores.
+#[derive(Debug)]
+pub struct Failure {
+    /// The row at fault, counted from 0, where one is.
+    pub row: Option<usize>,
+    /// What happened, its place included.
+    pub error: anyhow::Error,
+}
+
+impl Scorer {
+    /// The rewards that the configuration names.
+    ///
+    /// # Errors
+    /// Where one does not exist or does not start.
+    pub fn new(config: &RewardConfig, image_folder: Option<PathBuf>) -> Result<Self> {
+        let options = options(config);
+        let model = config.model_name_or_path.as_deref();
+        let tokenizer = model.map(|dir| Tokenizer::from_dir(Path::new(dir)));
+        let weights = config.reward_weights.as_deref();
+        Ok(Self {
+            rewards: RewardSet::build(&config.reward_funcs, weights, &options)?,
+            reading: Reading {
+                image_folder,
+                reward_method: config.reward_method.clone(),
+                tokenizer: tokenizer.transpose()?,
+            },
+        })
+    }
+
+    /// Names of the rewards.
+    pub fn names(&self) -> Vec<String> {
+        self.rewards.names().map(str::to_owned).collect()
+    }
+
+    /// Scores rows as one batch.
+    ///
+    /// # Errors
+    /// Where a row cannot be read or scored.
+    pub fn score(&self, rows: &[Row], explain: bool) -> Result<Scored, Failure> {
+        let answers: Vec<Answer<'_>> = rows
+            .iter()
+            .enumerate()
+            .map(|(index, row)| {
+                Answer::read(row, &self.reading).map_err(|error| Failure {
+                    row: Some(index),
+                    error,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let inputs: Vec<RewardInput<'_>> = answers.iter().map(Answer::input).collect();
+        let scored = self.rewards.score_timed(&inputs);
+        let (scores, times) = scored.map_err(|error| {
+            let row = error.row();
+            Failure {
+                error: placed(error.into(), row.and_then(|row| rows.get(row))),
+                row,
+            }
+        })?;
+        let mut explanations = Vec::new();
+        if explain {
+            for (index, input) in inputs.iter().enumerate() {
+                let explained = self.rewards.explain(input).map_err(|error| Failure {
+                    row: Some(index),
+                    error: placed(error.into(), rows.get(index)),
+                })?;
+                explanations.push(explained);
+            }
+        }
+        Ok(Scored {
+            scores,
+            times,
+            explanations,
+        })
+    }
+
+    /// The row with what was said of it, as it is written.
+    pub fn output(&self, row: Row, index: usize, scored: &Scored) -> Value {
+        let mut columns = row.columns;
+        let each = self.rewards.names().zip(&scored.scores.per_reward);
+        let each = each.map(|(name, scores)| (name.to_owned(), json!(scores[index])));
+        columns.insert("rewards".into(), Value::Object(each.collect::<Map<_, _>>()));
+        columns.insert("reward".into(), json!(scored.scores.total[index]));
+        if let Some(explained) = scored.explanations.get(index) {
+            let each = self.rewards.names().zip(explained).map(|(name, why)| {
+                let why = why.as_ref().map(Explanation::to_json);
+                (name.to_owned(), json!(why))
+            });
+            let each = Value::Object(each.collect::<Map<_, _>>());
+            columns.insert("explanations".into(), each);
+        }
+        Value::Object(columns)
+    }
+}
+
+/// The error with the place of its row.
+fn placed(error: anyhow::Error, row: Option<&Row>) -> anyhow::Error {
+    match row {
+        Some(row) => anyhow!(error).context(row.place.clone()),
+        None => error,
+    }
+}
+
+fn options(config: &RewardConfig) -> RewardOptions {
+    RewardOptions {
+        family: match config.family {
+            RewardFamily::Qwen2_5Vl => Family::Qwen2_5Vl,
+            RewardFamily::InternVl => Family::InternVl,
+            RewardFamily::Glm4v => Family::Glm4v,
+        },
+        task_type: config.task_type.clone(),
+        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
+        patch_size: config.patch_size,
+        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
+        plugins: PluginOptions {
+            workers: config.reward_workers,
+            timeout_secs: config.reward_timeout_secs,
+            python: config.reward_python.clone(),
+            judge: JudgeOptions {
+                model: config.judge_model.clone(),
+                prompt: config.judge_prompt.clone().map(PathBuf::from),
+                images: config.judge_images,
+                concurrency: config.judge_concurrency,
+                cache: config.judge_cache.clone().map(PathBuf::from),
+                ..JudgeOptions::default()
+            },
+        },
+        overlong: OverlongOptions::new(config.overlong_max_tokens, config.overlong_cache_tokens),
+    }
+}

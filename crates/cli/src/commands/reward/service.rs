@@ -1,0 +1,192 @@
+//! What the server answers, request by request; how requests come is [`super::serve`]'s.
+
+use rewards::RewardError;
+use serde_json::{Map, Value, json};
+
+use super::scorer::{Failure, Scored, Scorer};
+use crate::rows::{Row, kind_of};
+
+const USAGE: &str = include_str!("usage.txt");
+
+/// Scores what it is sent.
+pub struct Service {
+    scorer: Scorer,
+    /// Whether rows are explained where the request does not say.
+    explain: bool,
+}
+
+/// A response.
+#[derive(Debug, PartialEq)]
+pub struct Reply {
+    /// HTTP's number.
+    pub status: u16,
+    /// Type of the body.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+impl Reply {
+    fn json(status: u16, value: &Value) -> Self {
+        Self {
+            status,
+            content_type: "application/json",
+            body: format!("{value}\n"),
+        }
+    }
+
+    /// A refusal that says why.
+    pub fn refusal(status: u16, why: &str) -> Self {
+        Self::json(status, &json!({"error": why}))
+    }
+}
+
+impl Service {
+    /// Scores by `scorer`.
+    pub fn new(scorer: Scorer, explain: bool) -> Self {
+        Self { scorer, explain }
+    }
+
+    /// The answer to a request.
+    pub fn answer(&self, method: &str, path: &str, query: Option<&str>, body: &[u8]) -> Reply {
+        let answered = match (method, path) {
+            ("GET" | "HEAD", "/") => Ok(self.usage()),
+            ("POST", "/score") => self.score(body),
+            ("POST", "/rows") => self.rows(query, body),
+            (_, "/" | "/score" | "/rows") => {
+                let why = format!("{method} {path}: got {method}, see GET /");
+                Err(Reply::refusal(405, &why))
+            }
+            _ => {
+                let why = format!("no `{path}` here: GET /, POST /score, POST /rows");
+                Err(Reply::refusal(404, &why))
+            }
+        };
+        answered.unwrap_or_else(|refusal| refusal)
+    }
+
+    fn usage(&self) -> Reply {
+        let names = self.scorer.names().join(", ");
+        Reply {
+            status: 200,
+            content_type: "text/plain; charset=utf-8",
+            body: USAGE.replace("{rewards}", &names),
+        }
+    }
+
+    /// The protocol of rewards over HTTP.
+    fn score(&self, body: &[u8]) -> Result<Reply, Reply> {
+        let mut request = match parsed(body)? {
+            Value::Object(request) => request,
+            other => return Err(unexpected(&other)),
+        };
+        let rows = match request.remove("rows") {
+            Some(Value::Array(rows)) => rows_of(rows)?,
+            Some(other) => return Err(unexpected(&other)),
+            None => return Err(Reply::refusal(400, "missing key `rows`")),
+        };
+        let scored = self.scored(&rows, false)?;
+        let scores: Vec<Value> = (0..rows.len()).map(|row| total(&scored, row)).collect();
+        let mut answer = Map::new();
+        if let Some(id) = request.remove("id") {
+            answer.insert("id".to_owned(), id);
+        }
+        answer.insert("scores".to_owned(), json!(scores));
+        Ok(Reply::json(200, &Value::Object(answer)))
+    }
+
+    /// Rows as the command writes them: one, a list, or `{"rows": [...]}`, each answered in kind.
+    fn rows(&self, query: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
+        let explain = self.is_explained(query)?;
+        let answer = match parsed(body)? {
+            Value::Array(rows) => Value::Array(self.written(rows, explain)?),
+            Value::Object(mut request) => match request.remove("rows") {
+                Some(Value::Array(rows)) => json!({"rows": self.written(rows, explain)?}),
+                Some(other) => return Err(unexpected(&other)),
+                None => {
+                    let mut rows = self.written(vec![Value::Object(request)], explain)?;
+                    rows.pop().unwrap_or_default()
+                }
+            },
+            other => return Err(unexpected(&other)),
+        };
+        Ok(Reply::json(200, &answer))
+    }
+
+    fn is_explained(&self, query: Option<&str>) -> Result<bool, Reply> {
+        match query {
+            None | Some("") => Ok(self.explain),
+            Some("explain=true") => Ok(true),
+            Some("explain=false") => Ok(false),
+            Some(other) => {
+                let why = format!("got `?{other}`, expected `?explain=true` or `?explain=false`");
+                Err(Reply::refusal(400, &why))
+            }
+        }
+    }
+
+    fn written(&self, rows: Vec<Value>, explain: bool) -> Result<Vec<Value>, Reply> {
+        let rows = rows_of(rows)?;
+        let scored = self.scored(&rows, explain)?;
+        let rows = rows.into_iter().enumerate();
+        Ok(rows
+            .map(|(index, row)| self.scorer.output(row, index, &scored))
+            .collect())
+    }
+
+    fn scored(&self, rows: &[Row], explain: bool) -> Result<Scored, Reply> {
+        let failed = |Failure { row, error }: Failure| {
+            // A reward of the user's own that does not answer is no fault of the row.
+            let is_ours = matches!(error.downcast_ref(), Some(RewardError::Plugin { .. }));
+            let mut why = json!({"error": crate::message(&error)});
+            if let Some(row) = row {
+                why["row"] = json!(row);
+            }
+            Reply::json(if is_ours { 500 } else { 422 }, &why)
+        };
+        self.scorer.score(rows, explain).map_err(failed)
+    }
+}
+
+/// The weighted sum; none where no reward applies.
+fn total(scored: &Scored, row: usize) -> Value {
+    let mut each = scored.scores.per_reward.iter();
+    match each.any(|scores| scores[row].is_some()) {
+        true => json!(scored.scores.total[row]),
+        false => Value::Null,
+    }
+}
+
+fn parsed(body: &[u8]) -> Result<Value, Reply> {
+    serde_json::from_slice(body).map_err(|error| {
+        let why = format!(
+            "broken JSON at line {}, column {}: {error}",
+            error.line(),
+            error.column()
+        );
+        Reply::refusal(400, &why)
+    })
+}
+
+fn unexpected(got: &Value) -> Reply {
+    let why = format!("got {}, expected `{{\"rows\": [...]}}`", kind_of(got));
+    Reply::refusal(400, &why)
+}
+
+fn rows_of(values: Vec<Value>) -> Result<Vec<Row>, Reply> {
+    let rows = values.into_iter().enumerate();
+    let rows = rows.map(|(index, value)| match value {
+        Value::Object(columns) => Ok(Row {
+            place: format!("row {index}"),
+            columns,
+        }),
+        other => {
+            let why = format!(
+                "row {index}: got {}, expected a JSON object",
+                kind_of(&other)
+            );
+            Err(Reply::json(422, &json!({"error": why, "row": index})))
+        }
+    });
+    rows.collect()
+}

@@ -1,0 +1,309 @@
+//! `reward --serve` as a caller meets it, good and bad.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::run::{command, say};
+
+/// A server, ended with the test.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(flags: &str) -> Self {
+        let mut child = command()
+            .args(["reward", "--serve", "127.0.0.1:0"])
+            .args(flags.split_whitespace())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("serving on http://");
+        let address = address.unwrap_or_else(|| panic!("{line}")).to_owned();
+        // Nobody may block on a full pipe.
+        thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        Self { child, address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        stream
+    }
+
+    /// Status and body of the answer to `head` and `body`.
+    fn ask(&self, head: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = self.connect();
+        let length = body.len();
+        let head = format!("{head} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        response(&mut stream)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, text) = self.ask(&format!("POST {path}"), body.to_string().as_bytes());
+        (status, serde_json::from_str(&text).expect(&text))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn response(stream: &mut TcpStream) -> (u16, String) {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let status = text.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    (status.expect(&text), body.expect(&text))
+}
+
+fn row(completion: &str) -> Value {
+    json!({"completion": completion, "solution": "<answer> cat </answer>", "mine": 7})
+}
+
+const GOOD: &str = "<think>a</think><answer>cat</answer>";
+
+#[test]
+fn rows_are_scored_and_explained() {
+    let server = Server::start("--reward_method all_match --reward_weights 1 0.5");
+    let (status, usage) = server.ask("GET /", b"");
+    assert_eq!(status, 200);
+    assert!(
+        usage.contains("POST /score") && usage.contains("accuracy, format"),
+        "{usage}"
+    );
+
+    let request = json!({"id": "x", "rows": [row(GOOD), row("dog")]});
+    let expected = json!({"id": "x", "scores": [1.5, 0.0]});
+    assert_eq!(server.post("/score", &request), (200, expected));
+    let request = json!({"rows": []});
+    assert_eq!(
+        server.post("/score", &request),
+        (200, json!({"scores": []}))
+    );
+
+    let (status, written) = server.post("/rows", &row(GOOD));
+    let mut expected = row(GOOD);
+    expected["rewards"] = json!({"accuracy": 1.0, "format": 1.0});
+    expected["reward"] = json!(1.5);
+    assert_eq!((status, &written), (200, &expected));
+    let list = json!([row(GOOD), row("dog")]);
+    let (status, written) = server.post("/rows?explain=true", &list);
+    assert_eq!(status, 200);
+    assert_eq!(written[1]["reward"], 0.0);
+    assert!(
+        written[0]["explanations"]["accuracy"]["reason"].is_string(),
+        "{written}"
+    );
+    let (status, written) = server.post("/rows", &json!({"rows": [row(GOOD)]}));
+    assert_eq!((status, &written["rows"][0]), (200, &expected));
+}
+
+#[test]
+fn what_is_wrong_is_said_and_harms_nobody_else() {
+    let server = Server::start("--reward_method all_match");
+    let long = vec![b' '; (16 << 20) + 1];
+    let deep = "[".repeat(100_000);
+    for (head, body, status, why) in [
+        (
+            "POST /score",
+            &b"{\"rows\": "[..],
+            400,
+            "broken JSON at line 1, column 9",
+        ),
+        ("POST /score", b"\xff\xfe", 400, "broken JSON"),
+        ("POST /score", deep.as_bytes(), 400, "broken JSON"),
+        ("POST /score", b"", 400, "broken JSON"),
+        (
+            "POST /score",
+            b"[1]",
+            400,
+            "got a list of 1, expected `{\\\"rows\\\": [...]}`",
+        ),
+        ("POST /score", b"{\"id\": 1}", 400, "missing key `rows`"),
+        ("POST /score", b"{\"rows\": 5}", 400, "got number `5`"),
+        ("POST /score", b"{\"rows\": [{}, 5]}", 422, "\"row\":1"),
+        (
+            "POST /rows",
+            b"{\"completion\": \"a\"}",
+            422,
+            "row 0: missing key `solution`",
+        ),
+        (
+            "POST /rows",
+            b"[{\"completion\": 5}]",
+            422,
+            "got number `5`, expected text",
+        ),
+        (
+            "POST /rows?explain=perhaps",
+            b"[]",
+            400,
+            "expected `?explain=true`",
+        ),
+        ("GET /score", b"", 405, "see GET /"),
+        ("POST /none", b"", 404, "no `/none` here"),
+        ("POST /score", &long, 413, "body over 16777216 bytes"),
+    ] {
+        let (got, text) = server.ask(head, body);
+        assert_eq!(got, status, "{head}: {text}");
+        assert!(text.contains(why), "{head}: {text}, expected {why}");
+    }
+    for noise in [
+        &b"\x16\x03\x01\x02\x00"[..],
+        b"GET\r\n\r\n",
+        b"POST /score HTTP/1.1\r\n",
+    ] {
+        let mut stream = server.connect();
+        stream.write_all(noise).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // Whatever it says, it says goodbye.
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let request = json!({"rows": [row(GOOD)]});
+    assert_eq!(
+        server.post("/score", &request),
+        (200, json!({"scores": [2.0]}))
+    );
+}
+
+#[test]
+fn a_silent_caller_keeps_nobody_waiting() {
+    let server = Server::start("--reward_method all_match");
+    let mut silent = server.connect();
+    silent
+        .write_all(b"POST /score HTTP/1.1\r\ncontent-length: 9\r\n\r\n{")
+        .unwrap();
+    let speechless = server.connect();
+    let request = json!({"rows": [row(GOOD)]});
+    assert_eq!(server.post("/score", &request).0, 200);
+    // The one that said nothing at all is sent away.
+    let mut stream = speechless;
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn images_stay_in_their_folder() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("images")).unwrap();
+    image::RgbImage::new(224, 112)
+        .save(dir.path().join("images/a.png"))
+        .unwrap();
+    image::RgbImage::new(8, 8)
+        .save(dir.path().join("secret.png"))
+        .unwrap();
+    let rec = "--task_type rec --is_reward_customized_from_vlm_module true";
+    let request = |image: &str| {
+        json!({"completion": "<answer>[10, 10, 60, 50]</answer>", "solution": "[20, 20, 120, 100]",
+               "image_path": image, "image_grid_thw": [1, 4, 8]})
+    };
+    let folder = dir.path().join("images");
+    let server = Server::start(&format!("{rec} --image_folder {}", folder.display()));
+    let (status, answer) = server.post("/rows", &request("a.png"));
+    assert_eq!(
+        (status, &answer["rewards"]["accuracy"]),
+        (200, &json!(1.0)),
+        "{answer}"
+    );
+    let outside = dir.path().join("secret.png").display().to_string();
+    for name in ["../secret.png", &outside] {
+        let (status, answer) = server.post("/rows", &request(name));
+        assert_eq!(status, 422, "{answer}");
+        let why = answer["error"].as_str().unwrap();
+        assert!(why.contains("leads out of the image folder"), "{why}");
+    }
+    // Without a folder no image is opened: sizes must be in the row.
+    let server = Server::start(rec);
+    let (status, answer) = server.post("/rows", &request(&outside));
+    assert_eq!(status, 422, "{answer}");
+    assert!(
+        answer["error"].as_str().unwrap().contains("no image_size"),
+        "{answer}"
+    );
+    let mut sized = request(&outside);
+    sized["image_size"] = json!([224, 112]);
+    assert_eq!(server.post("/rows", &sized).1["rewards"]["accuracy"], 1.0);
+}
+
+#[test]
+fn one_program_is_the_reward_of_another_and_a_signal_ends_it() {
+    let dir = TempDir::new().unwrap();
+    let input = dir.path().join("rows.jsonl");
+    fs::write(&input, format!("{}\n{}\n", row(GOOD), row("dog"))).unwrap();
+    let mut server = Server::start("--reward_method all_match --reward_weights 1 0.5");
+    let url = format!("http://{}/score", server.address);
+    let said = say(&format!(
+        "reward --input {} --reward_funcs {url}",
+        input.display()
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let scores = said.stdout.lines().map(|line| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        row["reward"].as_f64().unwrap()
+    });
+    assert_eq!(scores.collect::<Vec<_>>(), [1.5, 0.0]);
+    // A refusal reaches the other side with its reason.
+    fs::write(
+        &input,
+        "{\"completion\": \"a\", \"solution\": \"a\", \"accu_reward_method\": \"no\"}",
+    )
+    .unwrap();
+    let said = say(&format!(
+        "reward --input {} --reward_funcs {url}",
+        input.display()
+    ));
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("unknown accuracy method `no`"),
+        "{}",
+        said.stderr
+    );
+
+    let mut kill = Command::new("kill");
+    kill.args(["-INT", &server.child.id().to_string()]);
+    assert!(kill.status().unwrap().success());
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn file_and_server_exclude_each_other() {
+    for (flags, cause) in [
+        ("", "`input`: got nothing"),
+        ("--input a --serve b", "both `input` and `serve`"),
+        (
+            "--serve 127.0.0.1:0 --output a",
+            "`output` or `html` beside it",
+        ),
+    ] {
+        let said = say(&format!("reward {flags}"));
+        assert_eq!(said.code, Some(2), "{}", said.stderr);
+        assert!(said.stderr.contains(cause), "{}", said.stderr);
+    }
+    let said = say("reward --serve nowhere");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("--serve nowhere: expected a free HOST:PORT"),
+        "{}",
+        said.stderr
+    );
+}

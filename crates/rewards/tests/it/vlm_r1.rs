@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 
-use rewards::{
-    Family, JudgeOptions, PluginOptions, RewardError, RewardInput, RewardOptions, RewardSet,
-};
+use rewards::{Family, JudgeOptions, PluginOptions, RewardInput, RewardOptions, RewardSet};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -139,18 +137,9 @@ impl Rules {
         let build = |name: &str, options: &RewardOptions| {
             RewardSet::build(&[name.to_owned()], None, options).expect("a known reward")
         };
-        let mut others: BTreeMap<_, _> = ["format", "length"]
+        let mut others: BTreeMap<_, _> = ["format", "length", "repetition"]
             .map(|name| (name, build(name, &options)))
             .into();
-        let repetition = RewardSet::build(&["repetition".to_owned()], None, &options);
-        match repetition {
-            Ok(set) => drop(others.insert("repetition", set)),
-            // Not yet a reward; its cases wait for it.
-            Err(error) => assert!(
-                matches!(error, RewardError::UnknownReward { .. }),
-                "{error}"
-            ),
-        }
         for (rule, name, family) in [
             ("qwen2_5_vl/accuracy", "accuracy", Family::Qwen2_5Vl),
             ("qwen2_5_vl/format", "format", Family::Qwen2_5Vl),
@@ -259,9 +248,7 @@ fn tally(folder: &Path) -> Tally {
         let cases: Vec<Case> = lines(folder, name);
         assert!(cases.len() >= at_least, "{name}: {} cases", cases.len());
         for case in &cases {
-            let is_built =
-                |rule: &str| rule != "repetition" || rules.others.contains_key("repetition");
-            for (rule, expected) in case.scores.iter().filter(|(rule, _)| is_built(rule)) {
+            for (rule, expected) in &case.scores {
                 tally.add(&rules, case, rule, expected);
             }
         }
@@ -302,11 +289,7 @@ fn assert_listed(found: &BTreeSet<ReadingDifference>) {
         let row = format!("| {why} |");
         assert!(docs.contains(&row), "no row `{row}` in the docs: {case:?}");
     }
-    // A mended repair of JSON needs no list.
-    let is_due = |case: &ReadingDifference| case.rule != "repetition" || found.contains(case);
-    let listed: BTreeSet<ReadingDifference> =
-        listed.into_iter().map(|listed| listed.case).collect();
-    let listed: BTreeSet<ReadingDifference> = listed.into_iter().filter(is_due).collect();
+    let listed = listed.into_iter().map(|listed| listed.case).collect();
     let as_lines = |cases: Vec<&ReadingDifference>| -> String {
         let line = |case| serde_json::to_string(case).expect("text") + "\n";
         cases.into_iter().map(line).collect()

@@ -223,7 +223,7 @@ fn groups_without_spread_are_counted() {
             "reward --input {input} --reward_funcs accuracy --batch_size {size}"
         ));
         assert_eq!(said.code, Some(0), "{}", said.stderr);
-        assert!(said.stderr.contains(&line), "{}", said.stderr);
+        assert!(said.stderr.contains(line), "{}", said.stderr);
         assert_eq!(lines(&said.stdout).len(), 6);
     }
     let said = say(&format!("reward --input {input} --group_column mine"));

@@ -168,20 +168,20 @@ async fn collected(mut body: Incoming) -> Result<Vec<u8>, Reply> {
             continue;
         };
         length += data.len();
-        match length {
-            0..=MAX_BODY_BYTES => bytes.extend_from_slice(&data),
+        if length <= MAX_BODY_BYTES {
+            bytes.extend_from_slice(&data);
+        } else if length <= MAX_READ_BYTES {
             // Read on, for who still sends does not hear the refusal; but keep nothing.
-            ..=MAX_READ_BYTES => bytes = Vec::new(),
-            _ => break,
+            bytes = Vec::new();
+        } else {
+            break;
         }
     }
-    match length {
-        0..=MAX_BODY_BYTES => Ok(bytes),
-        _ => Err(Reply::refusal(
-            413,
-            &format!("body over {MAX_BODY_BYTES} bytes"),
-        )),
+    if length > MAX_BODY_BYTES {
+        let why = format!("body over {MAX_BODY_BYTES} bytes");
+        return Err(Reply::refusal(413, &why));
     }
+    Ok(bytes)
 }
 
 fn response(reply: Reply) -> Response<Full<Bytes>> {

@@ -6,6 +6,7 @@
 use super::equal::{decimal_places_equal, proportional, same_value, sort_key};
 use super::expr::{Constant, Expr, Relation, SetOp};
 use super::matrix::{holds_matrix, with_matrices_done};
+use super::solution::is_solved_by;
 use super::work::Work;
 
 /// Most elements of a set that are compared.
@@ -51,6 +52,9 @@ fn equal_at(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
         pred = right_side(pred);
     } else if is_assignment(&gold) && !pred_equation {
         gold = right_side(gold);
+    }
+    if gold.is_relation() && is_set(&pred) && is_solved_by(&gold, &pred, at.work) {
+        return true;
     }
     if gold.is_relation()
         && is_set(&pred)

@@ -159,7 +159,8 @@ fn half_even(value: &BigRational) -> BigInt {
     below + BigInt::from(i32::from(up))
 }
 
-fn names_of(exprs: &[&Expr]) -> BTreeSet<String> {
+/// The names of the variables of expressions.
+pub(super) fn names_of(exprs: &[&Expr]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     exprs.iter().for_each(|expr| variables(expr, &mut names));
     names

@@ -21,6 +21,7 @@ mod operand;
 mod parser;
 mod plain;
 mod real;
+mod solution;
 mod value;
 mod work;
 

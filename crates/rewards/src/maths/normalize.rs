@@ -274,7 +274,7 @@ fn open_boxes(text: &str, boxes: Boxes) -> String {
     let mut found: Vec<&str> = Vec::new();
     let mut until = text.len();
     let mut previous: Option<usize> = None;
-    while let Some(start) = last_box(&text[..until]) {
+    for start in boxes_from_the_end(text) {
         let command = if text[start..].starts_with(r"\boxed") {
             6
         } else {
@@ -314,8 +314,14 @@ fn open_boxes(text: &str, boxes: Boxes) -> String {
     found.join(",")
 }
 
-fn last_box(text: &str) -> Option<usize> {
-    text.rfind(r"\boxed").max(text.rfind(r"\fbox"))
+fn boxes_from_the_end(text: &str) -> Vec<usize> {
+    let mut starts: Vec<usize> = [r"\boxed", r"\fbox"]
+        .iter()
+        .flat_map(|command| text.match_indices(command))
+        .map(|(start, _)| start)
+        .collect();
+    starts.sort_unstable_by(|a, b| b.cmp(a));
+    starts
 }
 
 /// Where the brace that was opened before `text` closes.

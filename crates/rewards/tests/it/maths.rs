@@ -58,6 +58,13 @@ fn equal_by_hand() {
         ("$(1, 2)$", r"$\left(\frac{2}{2}, 2.0\right)$"),
         ("$x = 1 = 1$", "1"),
         ("$2x + 4y = 3$", r"$y = \frac{3}{4} - \frac{x}{2}$"),
+        (r"$2x > 4$", r"$(2, \infty)$"),
+        ("$|x - 1| < 2$", "$(-1, 3)$"),
+        (r"$|x| > 2$", r"$(-\infty, -2) \cup (2, \infty)$"),
+        (r"$1 \le |z| \le 3/2$", r"$z \in [-3/2, -1] \cup [1, 3/2]$"),
+        (r"$\sqrt{2} x > 2$", r"$(\sqrt{2}, \infty)$"),
+        ("$x^2 = 4$", r"$\{-2, 2\}$"),
+        (r"$|x| < -1$", r"$\emptyset$"),
         // Neither can be read; the candidates' texts are equal.
         (r"$\zzz 1$", r"so $\zzz 1$"),
     ] {
@@ -80,6 +87,14 @@ fn unequal_by_hand() {
             r"$\begin{pmatrix} 1 \\ 2 \end{pmatrix}$",
         ),
         ("$2^{100000}$", "$2^{100001}$"),
+        (r"$2x > 4$", r"$[2, \infty)$"),
+        ("$|x - 1| < 2$", "$(-1, 4)$"),
+        ("$|x - 1| < 2$", "$(-1, 2.999)$"),
+        (r"$x^2 < 4$", r"$(-\infty, 2)$"),
+        ("$x^2 = 4$", r"$\{2\}$"),
+        (r"$x \ne 2$", r"$(-\infty, \infty)$"),
+        (r"$2y + x < 3$", "$(1, 2)$"),
+        (r"$(2, \infty)$", "$2x > 4$"),
         ("", ""),
         ("words", "words"),
     ] {

@@ -265,7 +265,7 @@ def tune(args) -> None:
     write_data(args.data, SHAPE, work, rows=32)
     tried = [(dtype, *item) for dtype in args.dtypes for item in TRIED.items()]
     tried += [("bfloat16", *AUTOCAST)] * ("bfloat16" in args.dtypes)
-    lines = ["# TRL's settings", "", f"{date.today()}. {common.machine()}; {args.threads} threads; {note}.",
+    lines = ["# TRL's settings", "", f"{date.today()}. {common.machine()}; threads: {args.threads}; {note}.",
              "Command: `python benchmarks/grpo_step.py --tune`. The second step of a process, the work that of grpo_step.md.", "",
              "| type | setting | s | CPU s | peak GiB |", "|---|---|---|---|---|"]  # fmt: skip
     for dtype, name, extra in tried:
@@ -273,6 +273,7 @@ def tune(args) -> None:
         cells = [dtype, name, f"{run['secs'][0]:.2f}", f"{run['cpu_secs'][0]:.1f}", f"{run['peak_memory_bytes'] / 2**30:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
         Plan.say(lines[-1])
+    lines.append("\n" + ", ".join(f"{name} {version}" for name, version in run["versions"].items()))
     path = args.results.parent / "trl_settings.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")

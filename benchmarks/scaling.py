@@ -77,7 +77,7 @@ def table(axis: str, points: list[tuple[Work, Point, Point]]) -> list[str]:
 def report(args, tables: list[str], note: str) -> str:
     return "\n".join([
         "# The step's time by its sizes", "",
-        f"{date.today()}, commit {common.commit()}. {common.machine()}; {args.threads} threads, {args.dtype}; {note}.",
+        f"{date.today()}, commit {common.commit()}. {common.machine()}; threads: {args.threads}, {args.dtype}; {note}.",
         f"Command: `python benchmarks/scaling.py --dtype {args.dtype}`. Qwen2.5-VL shape, 39.4 M random weights. Where an axis does not say "
         f"otherwise: one prompt of {BASE.prompt_tokens} tokens with a {BASE.image_px} x {BASE.image_px} picture, G {BASE.generations}, "
         f"{BASE.completion_tokens} tokens an answer, beta {BETA}; on the axis of prompts a 112 x 112 picture, on that of pictures "

@@ -213,7 +213,7 @@ impl Test<'_> {
             orders.push(self.order(left, right, &number)?);
         }
         let each = self.links.iter().zip(&orders);
-        let holds = each.map(|((sign, ..), order)| match (sign, order) {
+        let mut holds = each.map(|((sign, ..), order)| match (sign, order) {
             (_, None) => false,
             (Relation::Equal, Some(order)) => order.is_eq(),
             (Relation::NotEqual, Some(order)) => order.is_ne(),
@@ -222,7 +222,7 @@ impl Test<'_> {
             (Relation::Greater, Some(order)) => order.is_gt(),
             (Relation::GreaterEqual, Some(order)) => order.is_ge(),
         });
-        let holds = holds.fold(true, |all, one| all && one);
+        let holds = holds.all(|one| one);
         Some((holds, orders))
     }
 

@@ -41,7 +41,9 @@ fn method<'a>(solution: &str, own: Option<&'a str>) -> Option<&'a str> {
         |(name, method): &(&str, Method)| own == Some(*name) && matches!(method, Method::Boxes(_));
     let cleaned = clean_text(solution);
     let is_about_boxes = cleaned == "none"
-        || cleaned.contains("```json") && detection::Method::WeightedSum.check(solution).is_ok()
+        || cleaned.contains("```json")
+            && (cleaned.contains("bbox_2d")
+                || detection::Method::WeightedSum.check(solution).is_ok())
         || METHODS.iter().any(compares_boxes);
     if is_about_boxes {
         Some(BOXES_METHOD)
@@ -156,6 +158,9 @@ mod tests {
         assert_eq!(method("nothing", Some("map")), Some(BOXES_METHOD));
         assert_eq!(method("<answer> 3 </answer>", None), None);
         assert_eq!(method("B", Some("mcq")), Some("mcq"));
+        // Boxes that cannot be scored are an error, not a text.
+        let swapped = boxes.replace("[0, 0, 9, 9]", "[9, 0, 0, 9]");
+        assert_eq!(method(&swapped, None), Some(BOXES_METHOD));
         // JSON that is no list of boxes is not VLM-R1's to judge.
         let other = "```json\n{\"a\": 1}\n```";
         assert_eq!(method(other, Some("all_match")), Some("all_match"));

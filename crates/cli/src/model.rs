@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use base::config::{DType, GenerateConfig, LogprobsConfig};
 use base::{PreparedImage, Prompt};
 use data::{Processor, ProcessorOptions};
-use models::{LoadOptions, VisionLanguageModel, load_model};
+use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 
 /// A model to ask.
@@ -69,7 +69,7 @@ impl Model {
         let options = LoadOptions {
             kind: kind(choice.dtype),
             device,
-            trainable: false,
+            trained: TrainedParts::NONE,
         };
         Ok(Self {
             weights: load_model(&folder, options)?,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use base::{DrawKey, Prompt};
 use engine::{Request, Sampler, SamplingParams};
 use models::checkpoint::parse_kind;
-use models::{LoadOptions, load_model};
+use models::{LoadOptions, TrainedParts, load_model};
 use tch::{Device, Kind};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = LoadOptions {
         kind,
         device: Device::cuda_if_available(),
-        trainable: false,
+        trained: TrainedParts::NONE,
     };
     let model = load_model(Path::new(folder), options)?;
     let text_ids = u64::from(model.image_token_id().min(500));

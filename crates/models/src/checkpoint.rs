@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::Kind;
 use torch::{WeightFiles, write_tensors_as};
 
 use crate::ModelError;
+use crate::lora::{AdapterSource, SavedAdapter, is_adapter};
 use crate::model::{LoadOptions, VisionLanguageModel};
 use crate::parameters::Parameter;
 use crate::qwen2_5_vl;
@@ -46,22 +47,65 @@ pub fn read_config(folder: &Path) -> Result<Value, ModelError> {
     })
 }
 
-/// Loads the model of `folder`, whatever its family.
+/// Loads the model of `folder`, whatever its family; of a PEFT folder, the model that it names as its
+/// base with the adapter over it.
 ///
 /// # Errors
-/// An unknown family, a configuration that does not parse, weights that do not fit it.
+/// An unknown family, a configuration that does not parse, weights or an adapter that do not fit it.
 pub fn load_model(
     folder: &Path,
     options: LoadOptions,
 ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
+    if !is_adapter(folder) {
+        return load(folder, options, None);
+    }
+    let saved = SavedAdapter::read(folder)?;
+    load_with_adapter(&base_of(&saved)?, options, AdapterSource::Saved(&saved))
+}
+
+/// Loads the model of `folder` with adapters over it.
+///
+/// # Errors
+/// As [`load_model`].
+pub fn load_with_adapter(
+    folder: &Path,
+    options: LoadOptions,
+    adapter: AdapterSource<'_>,
+) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
+    load(folder, options, Some(adapter))
+}
+
+fn load(
+    folder: &Path,
+    options: LoadOptions,
+    adapters: Option<AdapterSource<'_>>,
+) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
     match read_family(folder)?.as_str() {
-        "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(folder, options)?)),
+        "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(
+            folder, options, adapters,
+        )?)),
         got => Err(ModelError::Family {
             path: folder.join("config.json"),
             got: got.into(),
             known: "qwen2_5_vl",
         }),
     }
+}
+
+/// The folder of the model that an adapter was trained over: as it says, or beside its own.
+///
+/// # Errors
+/// An adapter that names none, or one that is not there.
+pub fn base_of(adapter: &SavedAdapter) -> Result<PathBuf, ModelError> {
+    let base = adapter.base.as_deref().unwrap_or_default();
+    let beside = adapter.folder.join(base);
+    [PathBuf::from(base), beside]
+        .into_iter()
+        .find(|folder| !base.is_empty() && folder.join("config.json").is_file())
+        .ok_or_else(|| ModelError::Base {
+            adapter: adapter.folder.clone(),
+            base: base.to_owned(),
+        })
 }
 
 /// Writes the weights of `model` into `target` under the names, files, types and shapes of `source`,
@@ -80,6 +124,7 @@ pub fn save_weights(
         .parameters()
         .list
         .iter()
+        .filter(|p| !p.is_adapter)
         .map(|p| (p.name.as_str(), p))
         .collect();
     let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -92,7 +137,7 @@ pub fn save_weights(
         for name in names {
             absent.remove(name);
             let tensor = match parameters.get(name).copied().or_else(|| tied(model, name)) {
-                Some(parameter) => exact(parameter).f_view(files.shape(name)?.as_slice())?,
+                Some(parameter) => parameter.exact().f_view(files.shape(name)?.as_slice())?,
                 // A buffer that no layer takes stays as it is.
                 None => files.tensor(name)?,
             };
@@ -110,14 +155,6 @@ pub fn save_weights(
         });
     }
     copy_other_files(source, target)
-}
-
-fn exact(parameter: &Parameter) -> Tensor {
-    parameter
-        .master
-        .as_ref()
-        .unwrap_or(&parameter.value)
-        .detach()
 }
 
 /// A tied head stored again follows its embedding.
@@ -143,7 +180,7 @@ const OTHER_WEIGHTS: [&str; 8] = [
     "onnx",
 ];
 
-fn copy_other_files(source: &Path, target: &Path) -> Result<(), ModelError> {
+pub(crate) fn copy_other_files(source: &Path, target: &Path) -> Result<(), ModelError> {
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |source| ModelError::Io { path, source }

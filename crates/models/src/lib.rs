@@ -6,16 +6,21 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod layers;
+pub mod lora;
 pub mod model;
 pub mod parameters;
 pub mod qwen2_5_vl;
 pub mod tape;
 
 pub use batch::{BatchBuilder, PackedBatch};
-pub use checkpoint::{load_model, read_family, save_weights};
+pub use checkpoint::{base_of, load_model, load_with_adapter, read_family, save_weights};
 pub use layers::attention::{Attend, Layout, PackedAttention, Segment};
 pub use layers::rotary::Rotary;
-pub use model::{LoadOptions, VisionLanguageModel};
+pub use lora::{
+    AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, is_adapter, merge_adapter,
+    save_adapter,
+};
+pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
 pub use parameters::{Parameter, Parameters};
 pub use tape::Tape;
 
@@ -49,6 +54,37 @@ pub enum ModelError {
         folder: PathBuf,
         /// One line a tensor.
         problems: Vec<String>,
+    },
+    /// An adapter that belongs to another model.
+    #[error("{adapter}: does not fit {base}\n{}", problems.join("\n"))]
+    Adapter {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The model's folder.
+        base: PathBuf,
+        /// One line a layer.
+        problems: Vec<String>,
+    },
+    /// An adapter whose model is not to be found.
+    #[error(
+        "{adapter}: its base model `{base}` is no folder with a config.json\nhint: write the folder into `base_model_name_or_path` of adapter_config.json"
+    )]
+    Base {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// What it names.
+        base: String,
+    },
+    /// A model without adapters was to be saved as one.
+    #[error("the model has no adapter")]
+    NoAdapter,
+    /// A target that cannot be read.
+    #[error("lora target `{pattern}`: {cause}")]
+    TargetPattern {
+        /// The target.
+        pattern: String,
+        /// Why.
+        cause: String,
     },
     /// A file could not be read or written.
     #[error("{path}: {source}")]

@@ -15,8 +15,67 @@ pub struct LoadOptions {
     pub kind: Kind,
     /// Where.
     pub device: Device,
-    /// Whether weights require gradients (and keep f32 masters when computing in bf16).
-    pub trainable: bool,
+    /// Whose weights require gradients (and keep f32 masters when computing in bf16). Adapters are
+    /// trained wherever anything is.
+    pub trained: TrainedParts,
+}
+
+/// A part of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The vision tower up to its last block.
+    Vision,
+    /// What makes text-model inputs of its output.
+    Merger,
+    /// All else, the head included.
+    Language,
+}
+
+impl Part {
+    /// The part of the weight that a checkpoint calls `name`.
+    pub fn of(name: &str) -> Self {
+        match name.split_once("visual.") {
+            Some((_, rest)) if rest.starts_with("merger.") => Part::Merger,
+            Some(_) => Part::Vision,
+            None => Part::Language,
+        }
+    }
+}
+
+/// The parts whose weights are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainedParts {
+    /// [`Part::Vision`].
+    pub vision: bool,
+    /// [`Part::Merger`].
+    pub merger: bool,
+    /// [`Part::Language`].
+    pub language: bool,
+}
+
+impl TrainedParts {
+    /// Nothing is trained.
+    pub const NONE: Self = Self::all(false);
+    /// All weights are trained.
+    pub const ALL: Self = Self::all(true);
+
+    /// All parts or none.
+    pub const fn all(trained: bool) -> Self {
+        TrainedParts {
+            vision: trained,
+            merger: trained,
+            language: trained,
+        }
+    }
+
+    /// Whether a part is among them.
+    pub fn holds(self, part: Part) -> bool {
+        match part {
+            Part::Vision => self.vision,
+            Part::Merger => self.merger,
+            Part::Language => self.language,
+        }
+    }
 }
 
 /// Sizes that caches and samplers need.

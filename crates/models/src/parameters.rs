@@ -7,12 +7,18 @@ use tch::{Device, Kind, Tensor};
 use torch::WeightFiles;
 
 use crate::ModelError;
+use crate::lora::{Adapter, Adapters, Lora};
+use crate::model::{LoadOptions, Part, TrainedParts};
 
 /// One weight.
 #[derive(Debug)]
 pub struct Parameter {
-    /// Its name in the checkpoint.
+    /// Its name in the checkpoint; of an adapter, as PEFT names it.
     pub name: String,
+    /// The part of the model that it belongs to.
+    pub part: Part,
+    /// Whether it belongs to an adapter instead of the checkpoint.
+    pub is_adapter: bool,
     /// What layers compute with: a leaf in the compute type, shared with the layer that holds it.
     pub value: Tensor,
     /// The f32 weight that training updates where the compute type is narrower; `None` where `value`
@@ -20,11 +26,20 @@ pub struct Parameter {
     pub master: Option<Tensor>,
 }
 
+impl Parameter {
+    /// The f32 weight that is updated; where nothing is trained, the weight in the compute type.
+    pub fn exact(&self) -> Tensor {
+        self.master.as_ref().unwrap_or(&self.value).detach()
+    }
+}
+
 /// All weights of a model, in the order of loading.
 #[derive(Debug, Default)]
 pub struct Parameters {
     /// The weights; tied ones once.
     pub list: Vec<Parameter>,
+    /// The adapters that lie over them.
+    pub lora: Option<Lora>,
 }
 
 impl Parameters {
@@ -42,9 +57,8 @@ impl Parameters {
 /// Hands tensors of a checkpoint to layers, each once, and collects what does not fit.
 pub struct Builder<'a> {
     files: &'a WeightFiles,
-    kind: Kind,
-    device: Device,
-    trainable: bool,
+    options: LoadOptions,
+    adapters: Option<Adapters<'a>>,
     path: String,
     problems: Vec<String>,
     taken: BTreeSet<String>,
@@ -52,13 +66,17 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// A builder over open weight files; `trainable` weights require gradients.
-    pub fn new(files: &'a WeightFiles, kind: Kind, device: Device, trainable: bool) -> Self {
+    /// A builder over open weight files. Weights of the trained parts require gradients; under
+    /// adapters, these alone do.
+    pub(crate) fn new(
+        files: &'a WeightFiles,
+        options: LoadOptions,
+        adapters: Option<Adapters<'a>>,
+    ) -> Self {
         Builder {
             files,
-            kind,
-            device,
-            trainable,
+            options,
+            adapters,
             path: String::new(),
             problems: Vec::new(),
             taken: BTreeSet::new(),
@@ -69,16 +87,6 @@ impl<'a> Builder<'a> {
     /// Whether the checkpoint has a tensor of this full name.
     pub fn contains(&self, name: &str) -> bool {
         self.files.contains(name)
-    }
-
-    /// The type of the compute weights.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Where the weights go.
-    pub fn device(&self) -> Device {
-        self.device
     }
 
     /// Runs `load` with `element` appended to the path.
@@ -165,21 +173,58 @@ impl<'a> Builder<'a> {
 
     fn keep(&mut self, name: String, stored: Option<Tensor>) -> Result<Tensor, ModelError> {
         let stored = stored.unwrap_or_else(|| Tensor::zeros([0], (Kind::Float, Device::Cpu)));
+        let is_trained = self.adapters.is_none() && self.options.trained.holds(Part::of(&name));
+        self.hold(name, stored, is_trained, false)
+    }
+
+    /// Puts a weight where it is computed with, and its f32 master beside it where one is needed.
+    fn hold(
+        &mut self,
+        name: String,
+        stored: Tensor,
+        is_trained: bool,
+        is_adapter: bool,
+    ) -> Result<Tensor, ModelError> {
+        let LoadOptions { kind, device, .. } = self.options;
         let value = stored
-            .f_to_kind(self.kind)?
-            .f_to_device(self.device)?
-            .f_set_requires_grad(self.trainable)?;
-        let master = if self.trainable && self.kind != Kind::Float {
-            Some(stored.f_to_kind(Kind::Float)?.f_to_device(self.device)?)
+            .f_to_kind(kind)?
+            .f_to_device(device)?
+            .f_set_requires_grad(is_trained)?;
+        let master = if is_trained && kind != Kind::Float {
+            Some(stored.f_to_kind(Kind::Float)?.f_to_device(device)?)
         } else {
             None
         };
         self.parameters.list.push(Parameter {
+            part: Part::of(&name),
             name,
+            is_adapter,
             value: value.shallow_clone(),
             master,
         });
         Ok(value)
+    }
+
+    /// The adapter of the linear layer `[out, in]` at the path, where it is to have one.
+    ///
+    /// # Errors
+    /// libtorch's own; a misfit is noted.
+    pub(crate) fn adapter(&mut self, shape: [i64; 2]) -> Result<Option<Adapter>, ModelError> {
+        let Some(mut adapters) = self.adapters.take() else {
+            return Ok(None);
+        };
+        let module = module_name(&self.path);
+        let matrices = adapters.matrices(&module, shape, &mut self.problems)?;
+        let mut adapter = None;
+        if let Some(matrices) = matrices {
+            let is_trained = self.options.trained != TrainedParts::NONE;
+            let name = |half| format!("{module}.lora_{half}.weight");
+            let a = self.hold(name("A"), matrices.a, is_trained, true)?;
+            let b = self.hold(name("B"), matrices.b, is_trained, true)?;
+            adapter = Some(adapters.adapter(a, b));
+        }
+        self.adapters = Some(adapters);
+        Ok(adapter)
     }
 
     /// Marks a tensor that no layer takes as known: a tied head of `shape` stored again.
@@ -204,6 +249,9 @@ impl<'a> Builder<'a> {
                 self.problems.push(format!("weight {name}: unexpected"));
             }
         }
+        if let Some(adapters) = self.adapters.take() {
+            self.parameters.lora = Some(adapters.finish(&mut self.problems));
+        }
         if self.problems.is_empty() {
             Ok(self.parameters)
         } else {
@@ -212,5 +260,18 @@ impl<'a> Builder<'a> {
                 problems: self.problems,
             })
         }
+    }
+}
+
+/// The name that transformers 5 gives to the layer (or weight) that a checkpoint calls `path`.
+pub(crate) fn module_name(path: &str) -> String {
+    if path.starts_with("visual.") {
+        return format!("model.{path}");
+    }
+    match path.strip_prefix("model.") {
+        Some(rest) if !rest.starts_with("visual.") && !rest.starts_with("language_model.") => {
+            format!("model.language_model.{rest}")
+        }
+        _ => path.to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use models::{Parameter, Parameters};
+use models::Parameters;
 use tch::{Kind, Tensor, no_grad};
 use torch::{AdamWOptions, fused_adamw, take_grad};
 
@@ -180,7 +180,7 @@ impl Optimizer {
         gradients: &[Tensor],
         lr: f64,
     ) -> Result<(), TrainError> {
-        let weight = |state: &State| exact(&parameters.list[state.parameter]);
+        let weight = |state: &State| parameters.list[state.parameter].exact();
         let is_matrix = |index: usize| weight(&self.states[index]).dim() > 1;
         for (decayed, weight_decay) in [(true, self.options.weight_decay), (false, 0.0)] {
             let chosen: Vec<usize> = (0..active.len())
@@ -221,16 +221,14 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Everything that resuming needs, by parameter name: exact weights, frozen ones too, and the
-    /// moments of those that are trained.
+    /// Everything that resuming needs, by parameter name: exact weights and moments of what is
+    /// trained. What is frozen lies where the run began.
     pub fn state(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
-        let mut out: Vec<(String, Tensor)> = parameters
-            .list
-            .iter()
-            .map(|p| (format!("weight/{}", p.name), exact(p)))
-            .collect();
+        let mut out = Vec::new();
         for state in &self.states {
-            let name = &parameters.list[state.parameter].name;
+            let parameter = &parameters.list[state.parameter];
+            let name = &parameter.name;
+            out.push((format!("weight/{name}"), parameter.exact()));
             for (what, tensor) in state.moments() {
                 out.push((format!("{what}/{name}"), tensor.shallow_clone()));
             }
@@ -248,18 +246,13 @@ impl Optimizer {
         saved: &BTreeMap<String, Tensor>,
     ) -> Result<(), TrainError> {
         no_grad(|| {
-            for parameter in &parameters.list {
-                copy_saved(
-                    saved,
-                    &format!("weight/{}", parameter.name),
-                    &exact(parameter),
-                )?;
+            for state in &self.states {
+                let parameter = &parameters.list[state.parameter];
+                let name = &parameter.name;
+                copy_saved(saved, &format!("weight/{name}"), &parameter.exact())?;
                 if let Some(master) = &parameter.master {
                     parameter.value.detach().copy_(master);
                 }
-            }
-            for state in &self.states {
-                let name = &parameters.list[state.parameter].name;
                 for (what, tensor) in state.moments() {
                     copy_saved(saved, &format!("{what}/{name}"), tensor)?;
                 }
@@ -301,15 +294,6 @@ fn copy_saved(
     }
     into.detach().copy_(from);
     Ok(())
-}
-
-/// The f32 weight that is updated.
-fn exact(parameter: &Parameter) -> Tensor {
-    parameter
-        .master
-        .as_ref()
-        .unwrap_or(&parameter.value)
-        .detach()
 }
 
 fn global_norm(gradients: &[Tensor]) -> Result<f64, TrainError> {

@@ -153,11 +153,6 @@ impl<'a> Session<'a> {
             refuse_changes(config, &settings, &run, folder)?;
         }
         let model = load_model(model_dir, settings.load)?;
-        if settings.freeze_vision {
-            freeze(model.as_ref(), |name| {
-                name.starts_with("visual.") || name.contains(".visual.")
-            });
-        }
         let (ids, rows) = (
             dataset.processor.tokenizer().vocab_size(),
             model.text_shape().vocab_size,
@@ -414,17 +409,6 @@ impl<'a> Session<'a> {
     pub fn say(&mut self, message: &str) -> Result<(), TrainError> {
         self.observer.on_message(message);
         Ok(self.run.log_line(message)?)
-    }
-}
-
-fn freeze(model: &dyn VisionLanguageModel, is_frozen: impl Fn(&str) -> bool) {
-    for parameter in model
-        .parameters()
-        .list
-        .iter()
-        .filter(|p| is_frozen(&p.name))
-    {
-        let _ = parameter.value.set_requires_grad(false);
     }
 }
 

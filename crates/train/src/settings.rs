@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use base::config::{EvalStrategy, GrpoConfig, LrSchedulerType, SaveStrategy, SftConfig};
 use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
-use models::LoadOptions;
+use models::{LoadOptions, TrainedParts};
 use tch::Kind;
 use torch::parse_device;
 
@@ -21,7 +21,6 @@ const IMAGE_CACHE_BYTES: usize = 1 << 30;
 pub struct Settings {
     pub(crate) output_dir: PathBuf,
     pub(crate) load: LoadOptions,
-    pub(crate) freeze_vision: bool,
     pub(crate) recompute: bool,
     pub(crate) optimizer: OptimizerOptions,
     pub(crate) schedule_kind: ScheduleKind,
@@ -59,9 +58,12 @@ macro_rules! settings {
             load: LoadOptions {
                 kind: if c.bf16 { Kind::BFloat16 } else { Kind::Float },
                 device: parse_device(&c.device)?,
-                trainable: true,
+                trained: TrainedParts {
+                    vision: !c.freeze_vision_modules,
+                    merger: !c.freeze_vision_modules,
+                    language: true,
+                },
             },
-            freeze_vision: c.freeze_vision_modules,
             recompute: c.gradient_checkpointing,
             optimizer: OptimizerOptions {
                 beta1: c.adam_beta1,

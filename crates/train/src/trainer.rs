@@ -10,7 +10,7 @@ use base::{DrawKey, Sample};
 use data::image::ImageProcessorConfig;
 use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
-use models::{LoadOptions, VisionLanguageModel, load_model, read_family};
+use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model, read_family};
 use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 
@@ -121,7 +121,7 @@ pub fn train_grpo_with_rewards(
             load_model(
                 model_dir,
                 LoadOptions {
-                    trainable: false,
+                    trained: TrainedParts::NONE,
                     ..session.settings.load
                 },
             )

@@ -14,7 +14,7 @@ use base::run_folder::StopFlag;
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
 use eval::{RecEvaluation, RecEvaluator, RecOptions};
-use models::{LoadOptions, load_model};
+use models::{LoadOptions, TrainedParts, load_model};
 use serde_json::{Map, Value};
 use tch::Kind;
 use train::{Observer, Outcome, TrainError, train_grpo, train_sft};
@@ -170,7 +170,7 @@ impl Demo<'_> {
                 let options = LoadOptions {
                     kind: Kind::Float,
                     device,
-                    trainable: false,
+                    trained: TrainedParts::NONE,
                 };
                 let model = load_model(folder, options)?;
                 let processor = Processor::from_dir(folder, &processor_options())?;

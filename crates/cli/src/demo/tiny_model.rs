@@ -279,7 +279,7 @@ fn vision_weights(list: &mut Vec<Weight>, shape: &ModelShape) {
 
 #[cfg(test)]
 mod tests {
-    use models::{LoadOptions, VisionLanguageModel, load_model};
+    use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
     use tch::{Device, Kind};
 
     use super::*;
@@ -288,7 +288,7 @@ mod tests {
         let options = LoadOptions {
             kind: Kind::Float,
             device: Device::Cpu,
-            trainable: false,
+            trained: TrainedParts::NONE,
         };
         load_model(folder, options).unwrap()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base::{Completion, DrawKey, PreparedImage, Prompt};
 use engine::{EngineError, Generation, Request, Sampler, SamplingParams};
-use models::{LoadOptions, VisionLanguageModel, load_model};
+use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 
 pub fn golden() -> PathBuf {
@@ -19,7 +19,7 @@ pub fn tiny(checkpoint: &str, kind: Kind) -> Box<dyn VisionLanguageModel> {
         LoadOptions {
             kind,
             device: Device::Cpu,
-            trainable: false,
+            trained: TrainedParts::NONE,
         },
     )
     .unwrap()

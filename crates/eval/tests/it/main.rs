@@ -10,7 +10,7 @@ use base::Sample;
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
 use eval::{EvalError, RecEvaluation, RecEvaluator, RecOptions, shuffled_images};
-use models::{LoadOptions, VisionLanguageModel, load_model};
+use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 
 const IMAGES: [&str; 3] = ["scene.png", "small.png", "wide.png"];
@@ -59,7 +59,7 @@ impl Fixture {
         let options = LoadOptions {
             kind: Kind::Float,
             device: Device::Cpu,
-            trainable: false,
+            trained: TrainedParts::NONE,
         };
         let processor_options = ProcessorOptions {
             resize_backend: ResizeBackend::Torchvision,

@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use crate::ModelError;
+use crate::lora::Adapter;
 use crate::parameters::Builder;
 
 /// A linear layer with the names of a checkpoint: `weight` and, where there is one, `bias`.
@@ -10,10 +11,12 @@ use crate::parameters::Builder;
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
-    /// Takes `weight [out, in]` and, if `bias`, `bias [out]` below the builder's path.
+    /// Takes `weight [out, in]` and, if `bias`, `bias [out]` below the builder's path, and the adapter
+    /// over them where there is one.
     ///
     /// # Errors
     /// Only libtorch's own; misfits are collected by the builder.
@@ -29,7 +32,11 @@ impl Linear {
         } else {
             None
         };
-        Ok(Linear { weight, bias })
+        Ok(Linear {
+            weight,
+            bias,
+            adapter: builder.adapter([output, input])?,
+        })
     }
 
     /// A convolution over patches that do not overlap: `weight` of `kernel`
@@ -41,7 +48,21 @@ impl Linear {
         Ok(Linear {
             weight: builder.take_kernel("weight", kernel)?,
             bias: None,
+            adapter: None,
         })
+    }
+
+    /// The head, `weight [vocab, in]` without bias. It never has an adapter, as in PEFT's `all-linear`.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn load_head(
+        builder: &mut Builder<'_>,
+        input: i64,
+        vocab: i64,
+    ) -> Result<Self, ModelError> {
+        let weight = builder.take("weight", &[vocab, input])?;
+        Ok(Self::tied(&weight))
     }
 
     /// A layer that shares `weight` with another (a tied head).
@@ -49,11 +70,16 @@ impl Linear {
         Linear {
             weight: weight.shallow_clone(),
             bias: None,
+            adapter: None,
         }
     }
 
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        let y = x.linear(&self.weight, self.bias.as_ref());
+        match self.adapter.as_ref().and_then(|adapter| adapter.forward(x)) {
+            Some(update) => y + update,
+            None => y,
+        }
     }
 }

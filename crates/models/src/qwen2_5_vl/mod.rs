@@ -25,6 +25,7 @@ use crate::ModelError;
 use crate::layers::Linear;
 use crate::layers::attention::Attend;
 use crate::layers::rotary::Rotary;
+use crate::lora::{AdapterSource, Adapters};
 use crate::model::{LoadOptions, PromptPositions, TextShape, VisionLanguageModel};
 use crate::parameters::{Builder, Parameters};
 use crate::tape::Tape;
@@ -42,14 +43,18 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a Hugging Face folder.
+    /// Reads a Hugging Face folder, and lays adapters over it where asked to.
     ///
     /// # Errors
     /// A configuration that does not parse, or weights that do not fit it, all listed.
-    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
+    pub fn load(
+        folder: &Path,
+        options: LoadOptions,
+        adapters: Option<AdapterSource<'_>>,
+    ) -> Result<Self, ModelError> {
         let config = Config::read(folder)?;
         let files = WeightFiles::open(folder)?;
-        let mut b = Builder::new(&files, options.kind, options.device, options.trainable);
+        let mut b = Builder::new(&files, options, adapters.map(Adapters::new));
         let nested = b.contains("model.language_model.embed_tokens.weight");
         let (text_path, vision_path) = if nested {
             ("model.language_model", "model.visual")
@@ -69,7 +74,7 @@ impl Model {
             Linear::tied(&text.embed_tokens)
         } else {
             b.at("lm_head", |b| {
-                Linear::load(b, config.text.hidden_size, config.text.vocab_size, false)
+                Linear::load_head(b, config.text.hidden_size, config.text.vocab_size)
             })?
         };
         let parameters = b.finish(folder)?;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use base::{PreparedImage, Prompt};
 use models::model::forward;
 use models::{
-    BatchBuilder, LoadOptions, ModelError, PackedAttention, Tape, VisionLanguageModel, load_model,
+    BatchBuilder, LoadOptions, ModelError, PackedAttention, Tape, TrainedParts,
+    VisionLanguageModel, load_model,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -79,7 +80,7 @@ pub fn load_as(
     let options = LoadOptions {
         kind,
         device: Device::Cpu,
-        trainable,
+        trained: TrainedParts::all(trainable),
     };
     load_model(folder, options)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use data::Processor;
 use data::image::ResizeBackend;
 use data::processor::ProcessorOptions;
-use models::{LoadOptions, VisionLanguageModel, load_model};
+use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -30,7 +30,7 @@ pub fn model(name: &str, trainable: bool) -> Box<dyn VisionLanguageModel> {
     let options = LoadOptions {
         kind: Kind::Float,
         device: Device::Cpu,
-        trainable,
+        trained: TrainedParts::all(trainable),
     };
     load_model(&checkpoint(name), options).unwrap()
 }

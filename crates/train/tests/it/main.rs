@@ -1,11 +1,11 @@
 //! Integration tests of training: parity with the reference, exactness, resume.
 
 #![allow(clippy::unwrap_used)]
-
 mod bad_steps;
 mod chunks;
 mod golden;
 mod grpo_golden;
+mod lora;
 mod memory;
 mod optimizer_golden;
 mod parity;

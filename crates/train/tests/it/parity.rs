@@ -12,9 +12,9 @@ use train::batch::MicroBatch;
 
 use crate::golden;
 
-struct Case {
-    name: String,
-    value: Value,
+pub struct Case {
+    pub name: String,
+    pub value: Value,
 }
 
 impl Case {
@@ -28,7 +28,7 @@ impl Case {
         names.into_iter().map(Case::new).collect()
     }
 
-    fn new(name: impl Into<String>) -> Case {
+    pub fn new(name: impl Into<String>) -> Case {
         let name = name.into();
         let value = golden::json(&format!("parity/cases/{name}/case.json"));
         Case { name, value }
@@ -38,7 +38,7 @@ impl Case {
         self.value["checkpoint"].as_str().unwrap()
     }
 
-    fn prompt(&self) -> Prompt {
+    pub fn prompt(&self) -> Prompt {
         let processor = golden::processor(self.checkpoint());
         let images: Vec<_> = self.value["images"]
             .as_array()
@@ -52,7 +52,7 @@ impl Case {
             .unwrap()
     }
 
-    fn completion(&self) -> Vec<u32> {
+    pub fn completion(&self) -> Vec<u32> {
         golden::ids(&self.value["completion_ids"])
     }
 

@@ -1,0 +1,93 @@
+//! An adapter put into the weights it was trained over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use tch::{Kind, Tensor, no_grad};
+use torch::{WeightFiles, write_tensors_as};
+
+use super::files::SavedAdapter;
+use crate::ModelError;
+use crate::checkpoint::copy_other_files;
+use crate::parameters::module_name;
+
+/// Writes the weights of `base` with `adapter` added, under the names, files and types of `base`, into
+/// the existing folder `target`: `W + alpha / rank * B A`, in f32. One file's tensors are in memory at a time.
+///
+/// # Errors
+/// An adapter whose layers or shapes are not those of `base`, a file that cannot be read or written.
+pub fn merge_adapter(base: &Path, adapter: &SavedAdapter, target: &Path) -> Result<(), ModelError> {
+    let files = WeightFiles::open(base)?;
+    check(&files, base, adapter)?;
+    let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for name in files.names() {
+        by_file.entry(files.file_of(name)?).or_default().push(name);
+    }
+    for (file, names) in by_file {
+        let mut tensors = Vec::with_capacity(names.len());
+        for name in names {
+            let stored = files.tensor(name)?;
+            let merged = match matrices(adapter, name) {
+                Some((a, b)) => merged(&stored, a, b, adapter)?,
+                None => stored,
+            };
+            tensors.push((name.to_owned(), merged, files.kind(name)?));
+        }
+        write_tensors_as(&target.join(file), &tensors)?;
+    }
+    copy_other_files(base, target)
+}
+
+fn matrices<'a>(adapter: &'a SavedAdapter, weight: &str) -> Option<(&'a Tensor, &'a Tensor)> {
+    adapter.matrices(&module_name(weight.strip_suffix(".weight")?))
+}
+
+fn merged(
+    stored: &Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    adapter: &SavedAdapter,
+) -> Result<Tensor, ModelError> {
+    no_grad(|| {
+        let [a, b] = [a, b].map(|x| x.f_to_kind(Kind::Float));
+        let update = b?.f_matmul(&a?)?;
+        let scale = adapter.alpha / adapter.rank as f64;
+        Ok(stored.f_to_kind(Kind::Float)?.f_add(&(update * scale))?)
+    })
+}
+
+/// Refuses an adapter of another model before anything is written.
+fn check(files: &WeightFiles, base: &Path, adapter: &SavedAdapter) -> Result<(), ModelError> {
+    let mut left: BTreeSet<&str> = adapter.modules().collect();
+    let mut problems = Vec::new();
+    for name in files.names() {
+        let Some((a, b)) = matrices(adapter, name) else {
+            continue;
+        };
+        left.remove(module_name(name.trim_end_matches(".weight")).as_str());
+        let (expected, rank) = (files.shape(name)?, adapter.rank);
+        let fits = a.size().first() == Some(&rank)
+            && a.dim() == 2
+            && b.dim() == 2
+            && b.size()[1] == rank
+            && expected == [b.size()[0], a.size()[1]];
+        if !fits {
+            let (a, b) = (a.size(), b.size());
+            problems.push(format!(
+                "weight {name} {expected:?}: the adapter's A is {a:?} and its B {b:?}, of rank {rank}"
+            ));
+        }
+    }
+    let lost = left
+        .into_iter()
+        .map(|module| format!("adapter {module}: the model has no such layer"));
+    problems.extend(lost);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(ModelError::Adapter {
+        adapter: adapter.folder.clone(),
+        base: base.to_path_buf(),
+        problems,
+    })
+}

@@ -1,0 +1,246 @@
+//! Low-rank adapters (LoRA, arXiv 2106.09685), in PEFT's names and files.
+//!
+//! `y = x W^T + b + scale * dropout(x) A^T B^T` with `A [rank, in]`, `B [out, rank]` (0 at the start),
+//! `scale = alpha / rank`. The weights under an adapter are frozen; with the adapter switched off the
+//! model is the one that training started from, so that no second copy is needed as reference.
+
+mod files;
+mod merge;
+mod targets;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+pub use files::{SavedAdapter, is_adapter, save_adapter};
+pub use merge::merge_adapter;
+pub use targets::Targets;
+
+use crate::ModelError;
+
+/// A new adapter.
+#[derive(Clone, Debug)]
+pub struct LoraOptions {
+    /// Rank of the update.
+    pub rank: i64,
+    /// The update is multiplied by `alpha / rank`.
+    pub alpha: f64,
+    /// Share of an adapter's inputs set to 0 while training.
+    pub dropout: f64,
+    /// Which linear layers.
+    pub targets: Targets,
+    /// Of the random start of `A`.
+    pub seed: u64,
+}
+
+/// Where a model's adapters come from.
+#[derive(Debug)]
+pub enum AdapterSource<'a> {
+    /// New ones, that change nothing yet.
+    New(&'a LoraOptions),
+    /// Those of a PEFT folder.
+    Saved(&'a SavedAdapter),
+}
+
+/// What a model knows of its adapters.
+#[derive(Debug)]
+pub struct Lora {
+    /// Rank of the update.
+    pub rank: i64,
+    /// `alpha` of `alpha / rank`.
+    pub alpha: f64,
+    /// Share of inputs dropped while training.
+    pub dropout: f64,
+    /// The layers that have one, by their names in transformers, sorted.
+    pub modules: Vec<String>,
+    switch: Rc<Switch>,
+}
+
+/// Shared by all adapters of a model.
+#[derive(Debug, Default)]
+struct Switch {
+    is_off: Cell<bool>,
+    /// Set while training: what the dropout masks are drawn from.
+    dropout_key: Cell<Option<u64>>,
+}
+
+impl Lora {
+    fn new(rank: i64, alpha: f64, dropout: f64) -> Self {
+        Lora {
+            rank,
+            alpha,
+            dropout,
+            modules: Vec::new(),
+            switch: Rc::default(),
+        }
+    }
+
+    /// Runs `work` as if there were no adapter.
+    pub fn switched_off<R>(&self, work: impl FnOnce() -> R) -> R {
+        let before = self.switch.is_off.replace(true);
+        let result = work();
+        self.switch.is_off.set(before);
+        result
+    }
+
+    /// Runs `work` with dropout; equal keys drop equal inputs, so that a layer computed again for its
+    /// gradient computes the same.
+    pub fn with_dropout<R>(&self, key: u64, work: impl FnOnce() -> R) -> R {
+        let key = (self.dropout > 0.0).then_some(key);
+        let before = self.switch.dropout_key.replace(key);
+        let result = work();
+        self.switch.dropout_key.set(before);
+        result
+    }
+}
+
+/// The update of one linear layer.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    /// `[rank, in]`.
+    pub(crate) a: Tensor,
+    /// `[out, rank]`.
+    pub(crate) b: Tensor,
+    scale: f64,
+    dropout: f64,
+    /// Tells its dropout masks from those of other layers.
+    number: u64,
+    switch: Rc<Switch>,
+}
+
+impl Adapter {
+    /// What is added to the layer's output; `None` while switched off.
+    pub(crate) fn forward(&self, x: &Tensor) -> Option<Tensor> {
+        if self.switch.is_off.get() {
+            return None;
+        }
+        let dropped = self.switch.dropout_key.get().map(|key| {
+            tch::manual_seed(mixed(key, self.number) as i64);
+            let kept = no_grad(|| x.empty_like().bernoulli_float_(1.0 - self.dropout));
+            x * (kept / (1.0 - self.dropout))
+        });
+        let x = dropped.as_ref().unwrap_or(x);
+        let update = x
+            .linear(&self.a, None::<&Tensor>)
+            .linear(&self.b, None::<&Tensor>);
+        Some(update * self.scale)
+    }
+}
+
+/// One number of two, spread over all bits (the finalizer of SplitMix64).
+fn mixed(key: u64, number: u64) -> u64 {
+    let mut z = key ^ number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Makes the adapters of a model, layer by layer.
+pub(crate) struct Adapters<'a> {
+    source: AdapterSource<'a>,
+    pub(crate) lora: Lora,
+}
+
+/// `A` and `B` in f32 on the CPU.
+pub(crate) struct Matrices {
+    pub(crate) a: Tensor,
+    pub(crate) b: Tensor,
+}
+
+impl<'a> Adapters<'a> {
+    pub(crate) fn new(source: AdapterSource<'a>) -> Self {
+        let lora = match &source {
+            AdapterSource::New(o) => Lora::new(o.rank, o.alpha, o.dropout),
+            AdapterSource::Saved(s) => Lora::new(s.rank, s.alpha, s.dropout),
+        };
+        Adapters { source, lora }
+    }
+
+    /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A misfit goes to `problems`.
+    pub(crate) fn matrices(
+        &mut self,
+        module: &str,
+        [output, input]: [i64; 2],
+        problems: &mut Vec<String>,
+    ) -> Result<Option<Matrices>, ModelError> {
+        let rank = self.lora.rank;
+        let matrices = match &self.source {
+            AdapterSource::New(options) => {
+                if !options.targets.holds(module) {
+                    return Ok(None);
+                }
+                Matrices {
+                    a: start(options.seed, module, rank, input)?,
+                    b: Tensor::f_zeros([output, rank], (Kind::Float, Device::Cpu))?,
+                }
+            }
+            AdapterSource::Saved(saved) => {
+                let Some((a, b)) = saved.matrices(module) else {
+                    return Ok(None);
+                };
+                let before = problems.len();
+                for (what, got, expected) in [("A", a, [rank, input]), ("B", b, [output, rank])] {
+                    if got.size() != expected {
+                        let got = got.size();
+                        problems.push(format!(
+                            "adapter {module}.lora_{what}: expected {expected:?}, got {got:?}"
+                        ));
+                    }
+                }
+                if problems.len() > before {
+                    self.lora.modules.push(module.to_owned());
+                    return Ok(None);
+                }
+                Matrices {
+                    a: a.f_to_kind(Kind::Float)?,
+                    b: b.f_to_kind(Kind::Float)?,
+                }
+            }
+        };
+        self.lora.modules.push(module.to_owned());
+        Ok(Some(matrices))
+    }
+
+    /// The adapter of the layer that [`Adapters::matrices`] answered last, in the compute type.
+    pub(crate) fn adapter(&self, a: Tensor, b: Tensor) -> Adapter {
+        Adapter {
+            a,
+            b,
+            scale: self.lora.alpha / self.lora.rank as f64,
+            dropout: self.lora.dropout,
+            number: self.lora.modules.len() as u64,
+            switch: self.lora.switch.clone(),
+        }
+    }
+
+    /// Ends loading; adapters or targets that found no layer go to `problems`.
+    pub(crate) fn finish(mut self, problems: &mut Vec<String>) -> Lora {
+        let modules = &mut self.lora.modules;
+        modules.sort();
+        match &self.source {
+            AdapterSource::New(options) => problems.extend(options.targets.unmatched(modules)),
+            AdapterSource::Saved(saved) => {
+                let taken = |module: &&str| modules.iter().any(|m| m == module);
+                let left = saved.modules().filter(|module| !taken(module));
+                problems.extend(left.map(|module| {
+                    format!(
+                        "adapter {module}: the model has no such linear layer, or of another shape"
+                    )
+                }));
+            }
+        }
+        self.lora
+    }
+}
+
+/// `A` at the start as in PEFT: uniform within `1 / sqrt(in)`, by the layer's name, not its place.
+fn start(seed: u64, module: &str, rank: i64, input: i64) -> Result<Tensor, ModelError> {
+    let name = module
+        .bytes()
+        .fold(0u64, |hash, byte| mixed(hash, u64::from(byte)));
+    tch::manual_seed(mixed(seed, name) as i64);
+    let bound = 1.0 / (input as f64).sqrt();
+    let mut empty = Tensor::f_empty([rank, input], (Kind::Float, Device::Cpu))?;
+    Ok(empty.f_uniform_(-bound, bound)?)
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use base::config::{
     self, Config, DemoConfig, Field, Foreign, GenerateConfig, GrpoConfig, Kind, Layers,
-    LogprobsConfig, RewardConfig, SftConfig, VLM_R1,
+    LogprobsConfig, MergeConfig, RewardConfig, SftConfig, VLM_R1,
 };
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -36,7 +36,7 @@ const fn entry<T: Config>(
     }
 }
 
-static COMMANDS: [Entry; 6] = [
+static COMMANDS: [Entry; 7] = [
     entry::<DemoConfig>(
         "demo",
         "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
@@ -61,6 +61,11 @@ static COMMANDS: [Entry; 6] = [
     entry::<RewardConfig>(
         "reward",
         "Score given answers: try a reward before training with it",
+        &[],
+    ),
+    entry::<MergeConfig>(
+        "merge",
+        "Put a LoRA adapter into the weights that it was trained over",
         &[],
     ),
 ];

@@ -75,7 +75,7 @@ pub fn model_folder(name: &str) -> Result<PathBuf> {
 }
 
 /// `owner/model`; a path that does not exist is not one.
-fn hub_name(name: &str) -> Option<(&str, &str)> {
+pub fn hub_name(name: &str) -> Option<(&str, &str)> {
     let (owner, model) = name.split_once('/')?;
     let is_word = |word: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -44,6 +44,7 @@ fn run() -> Result<()> {
         "generate" => with_config(&invocation, |config| config.dry_run, commands::generate),
         "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
         "reward" => with_config(&invocation, |config| config.dry_run, commands::reward),
+        "merge" => with_config(&invocation, |config| config.dry_run, commands::merge),
         command => bail!("command `{command}` is not connected"),
     }
 }

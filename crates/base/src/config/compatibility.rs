@@ -37,7 +37,6 @@ const fn only(
 }
 
 const OFF: &[&str] = &["false", "no", "0", "none", "null", ""];
-const LORA: &str = "it belongs to `--use_peft true`";
 const VLLM: &str = "answers are sampled in this program";
 const TRACKERS: &str = "metrics.jsonl and TensorBoard files are always written";
 
@@ -91,17 +90,12 @@ pub const VLM_R1: &[Foreign] = &[
     none("vllm_gpu_memory_utilization", VLLM),
     none("vllm_max_model_len", VLLM),
     none("vllm_dtype", VLLM),
-    none("lora_r", LORA),
-    none("lora_alpha", LORA),
-    none("lora_dropout", LORA),
-    none("lora_task_type", LORA),
-    none("lora_target_modules", LORA),
+    none("lora_task_type", "an adapter is for answering"),
     only(
         "use_vllm",
         OFF,
         "leave it out: answers are sampled in this program",
     ),
-    only("use_peft", OFF, "LoRA; leave it out to train all weights"),
     only("load_in_4bit", OFF, "quantised weights; leave it out"),
     only("load_in_8bit", OFF, "quantised weights; leave it out"),
     only("fp16", OFF, "half precision here is `--bf16 true`"),

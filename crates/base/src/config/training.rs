@@ -94,8 +94,27 @@ macro_rules! with_training_fields {
                     model_name_or_path: String,
                     /// Whether weights and computation are bf16 (the optimizer keeps f32 copies).
                     bf16: bool = false,
-                    /// Leave the vision tower as it is.
+                    /// Leave the vision tower and its merger as they are.
                     freeze_vision_modules: bool = false,
+                    /// Leave the vision tower as it is, up to its merger.
+                    freeze_vision_tower: bool = false,
+                    /// Leave the merger between vision tower and language model as it is.
+                    freeze_merger: bool = false,
+                    /// Leave the language model as it is.
+                    freeze_language_model: bool = false,
+                    /// Train low-rank adapters (LoRA) over frozen weights.
+                    use_peft: bool = false,
+                    /// Rank of the adapters.
+                    lora_r: usize = 16,
+                    /// The adapters' update is multiplied by `lora_alpha / lora_r`.
+                    lora_alpha: f64 = 32.0,
+                    /// Share of an adapter's inputs set to 0 while training, 0 to 1.
+                    lora_dropout: f64 = 0.05,
+                    /// Linear layers with an adapter: names, ends of names or regular expressions; without it, all
+                    /// of the language model, as in VLM-R1.
+                    lora_target_modules: Vec<String> = Vec::new(),
+                    /// Whether targets may lie in the vision tower and its merger.
+                    lora_vision: bool = false,
                     /// Whether to recompute activations in the backward pass: less memory, more time.
                     gradient_checkpointing: bool = false,
                 }
@@ -323,6 +342,19 @@ macro_rules! validate_training_fields {
     ($config:ident) => {{
         let c = $config;
         let fraction = |value: f64| (0.0..1.0).contains(&value);
+        demand(c.lora_r > 0, "lora_r", 0, POSITIVE)?;
+        demand(
+            c.lora_alpha > 0.0,
+            "lora_alpha",
+            c.lora_alpha,
+            "above 0",
+        )?;
+        demand(
+            fraction(c.lora_dropout),
+            "lora_dropout",
+            c.lora_dropout,
+            FRACTION,
+        )?;
         demand(
             c.val_split_ratio >= 0.0 && c.val_split_ratio < 1.0,
             "val_split_ratio",

@@ -304,8 +304,6 @@ fn flags_of_vlm_r1_without_effect_are_taken_and_named() {
 #[test]
 fn flags_of_vlm_r1_that_ask_for_what_is_not_built_are_refused() {
     for line in [
-        "--use_peft true",
-        "--use_peft",
         "--use_vllm True",
         "--fp16",
         "--optim sgd",

@@ -2,10 +2,12 @@
 
 mod generate;
 mod logprobs;
+mod merge;
 mod reward;
 mod training;
 
 pub use generate::generate;
 pub use logprobs::logprobs;
+pub use merge::merge;
 pub use reward::reward;
 pub use training::{grpo, sft};

@@ -183,15 +183,14 @@ fn the_other_scripts_of_vlm_r1_differ_by_what_they_say() {
 }
 
 #[test]
-fn the_lora_script_of_vlm_r1_is_refused_until_it_is_built() {
+fn the_lora_script_of_vlm_r1_is_taken_as_it_is() {
     let lora = "--learning_rate 1e-5 --use_peft true --lora_r 64 --lora_alpha 128 --lora_dropout 0.05 \
                 --lora_task_type CAUSAL_LM --freeze_vision_modules true";
     let said = say(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
-    assert!(
-        refused(&said).contains("`use_peft: true` is not built yet"),
-        "{}",
-        said.stderr
-    );
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for line in ["use_peft: true", "lora_r: 64", "lora_alpha: 128.0", "lora_dropout: 0.05"] {
+        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+    }
 }
 
 /// VLM-R1's `multinode_training_args.yaml`.

@@ -1,0 +1,53 @@
+//! `merge`: an adapter put into the weights that it was trained over.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use base::config::MergeConfig;
+use models::{SavedAdapter, base_of, merge_adapter};
+
+use crate::hub;
+
+/// Writes the merged model beside its name, then renames it: it is whole or it is not there.
+///
+/// # Errors
+/// An adapter of another model, a folder that exists, a disk that is full.
+pub fn merge(config: &MergeConfig) -> Result<()> {
+    let target = Path::new(&config.output_dir);
+    if target.exists() {
+        bail!(
+            "`{}` exists\nhint: give the name of a new folder",
+            target.display()
+        );
+    }
+    let adapter = SavedAdapter::read(Path::new(&config.adapter))?;
+    let base = match (&config.base_model, &adapter.base) {
+        (Some(name), _) => hub::model_folder(name)?,
+        (None, Some(name)) if !Path::new(name).exists() && hub::hub_name(name).is_some() => {
+            hub::model_folder(name)?
+        }
+        (None, _) => base_of(&adapter)?,
+    };
+    let io = |path: &Path| format!("{}", path.display());
+    let name = target.file_name().context("`output_dir` has no name")?;
+    let beside = target.with_file_name(format!(".{}.part", name.to_string_lossy()));
+    if beside.exists() {
+        fs::remove_dir_all(&beside).with_context(|| io(&beside))?;
+    }
+    fs::create_dir_all(&beside).with_context(|| io(&beside))?;
+    if let Err(error) = merge_adapter(&base, &adapter, &beside) {
+        // The cause counts more than what is left behind.
+        let _ = fs::remove_dir_all(&beside);
+        return Err(error.into());
+    }
+    fs::rename(&beside, target).with_context(|| io(target))?;
+    eprintln!(
+        "{} layers of {} merged into {}",
+        adapter.modules().count(),
+        config.adapter,
+        base.display()
+    );
+    println!("{}", target.display());
+    Ok(())
+}

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClientSync, HFError};
 use indicatif::{ProgressBar, ProgressStyle};
+use models::{SavedAdapter, base_of};
 
 /// The files of a model folder that are read.
 const PATTERNS: [&str; 5] = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"];
@@ -74,8 +75,26 @@ pub fn model_folder(name: &str) -> Result<PathBuf> {
     }
 }
 
+/// The folder of the model that an adapter lies over: `given`, or the one that it names, a folder or a
+/// name on the hub.
+///
+/// # Errors
+/// As [`model_folder`], and where the adapter names none.
+pub fn base_folder(adapter: &SavedAdapter, given: Option<&str>) -> Result<PathBuf> {
+    if let Some(name) = given {
+        return model_folder(name);
+    }
+    match adapter.base.as_deref() {
+        Some(name) if !Path::new(name).exists() && hub_name(name).is_some() => {
+            // A folder beside the adapter goes before a name on the hub.
+            base_of(adapter).or_else(|_| model_folder(name))
+        }
+        _ => Ok(base_of(adapter)?),
+    }
+}
+
 /// `owner/model`; a path that does not exist is not one.
-pub fn hub_name(name: &str) -> Option<(&str, &str)> {
+fn hub_name(name: &str) -> Option<(&str, &str)> {
     let (owner, model) = name.split_once('/')?;
     let is_word = |word: &str| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

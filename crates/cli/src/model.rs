@@ -7,7 +7,10 @@ use anyhow::{Context, Result};
 use base::config::{DType, GenerateConfig, LogprobsConfig};
 use base::{PreparedImage, Prompt};
 use data::{Processor, ProcessorOptions};
-use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
+use models::{
+    AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, is_adapter,
+    load_model, load_with_adapter,
+};
 use tch::{Device, Kind};
 
 /// A model to ask.
@@ -65,16 +68,24 @@ impl Model {
         let choice: Choice<'_> = choice.into();
         let device = prepare_device(choice.device, choice.num_threads)?;
         let folder = crate::hub::model_folder(choice.model)?;
+        let adapter = is_adapter(&folder)
+            .then(|| SavedAdapter::read(&folder))
+            .transpose()?;
+        let folder = match &adapter {
+            Some(adapter) => crate::hub::base_folder(adapter, None)?,
+            None => folder,
+        };
         let processor = Processor::from_dir(&folder, &choice.processor)?;
         let options = LoadOptions {
             kind: kind(choice.dtype),
             device,
             trained: TrainedParts::NONE,
         };
-        Ok(Self {
-            weights: load_model(&folder, options)?,
-            processor,
-        })
+        let weights = match &adapter {
+            Some(saved) => load_with_adapter(&folder, options, AdapterSource::Saved(saved))?,
+            None => load_model(&folder, options)?,
+        };
+        Ok(Self { weights, processor })
     }
 
     /// The prompt of a question about images.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use base::config::MergeConfig;
-use models::{SavedAdapter, base_of, merge_adapter};
+use models::{SavedAdapter, merge_adapter};
 
 use crate::hub;
 
@@ -22,13 +22,7 @@ pub fn merge(config: &MergeConfig) -> Result<()> {
         );
     }
     let adapter = SavedAdapter::read(Path::new(&config.adapter))?;
-    let base = match (&config.base_model, &adapter.base) {
-        (Some(name), _) => hub::model_folder(name)?,
-        (None, Some(name)) if !Path::new(name).exists() && hub::hub_name(name).is_some() => {
-            hub::model_folder(name)?
-        }
-        (None, _) => base_of(&adapter)?,
-    };
+    let base = hub::base_folder(&adapter, config.base_model.as_deref())?;
     let io = |path: &Path| format!("{}", path.display());
     let name = target.file_name().context("`output_dir` has no name")?;
     let beside = target.with_file_name(format!(".{}.part", name.to_string_lossy()));

@@ -180,7 +180,26 @@ const OTHER_WEIGHTS: [&str; 8] = [
     "onnx",
 ];
 
+/// Copies what turns text and pictures into a model's input and back, such as the tokenizer, from one
+/// model folder into another.
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn copy_processor_files(source: &Path, target: &Path) -> Result<(), ModelError> {
+    copy_files(source, target, |name| {
+        name != "config.json" && !name.ends_with(".index.json")
+    })
+}
+
 pub(crate) fn copy_other_files(source: &Path, target: &Path) -> Result<(), ModelError> {
+    copy_files(source, target, |_| true)
+}
+
+fn copy_files(
+    source: &Path,
+    target: &Path,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<(), ModelError> {
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |source| ModelError::Io { path, source }
@@ -193,7 +212,7 @@ pub(crate) fn copy_other_files(source: &Path, target: &Path) -> Result<(), Model
         let weights = path
             .extension()
             .is_some_and(|e| OTHER_WEIGHTS.iter().any(|w| e == *w));
-        if path.is_file() && !weights {
+        if path.is_file() && !weights && is_wanted(&name.to_string_lossy()) {
             let to = target.join(name);
             fs::copy(&path, &to).map_err(io(&to))?;
             fs::File::open(&to)

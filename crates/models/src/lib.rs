@@ -13,7 +13,9 @@ pub mod qwen2_5_vl;
 pub mod tape;
 
 pub use batch::{BatchBuilder, PackedBatch};
-pub use checkpoint::{base_of, load_model, load_with_adapter, read_family, save_weights};
+pub use checkpoint::{
+    base_of, copy_processor_files, load_model, load_with_adapter, read_family, save_weights,
+};
 pub use layers::attention::{Attend, Layout, PackedAttention, Segment};
 pub use layers::rotary::Rotary;
 pub use lora::{

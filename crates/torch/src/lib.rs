@@ -8,6 +8,7 @@ mod cuda;
 mod flash;
 mod gradient;
 mod memory;
+mod random;
 mod weights;
 
 pub use adamw::{AdamWOptions, fused_adamw};
@@ -15,6 +16,7 @@ pub use cuda::{load_cuda, parse_device};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;
 pub use memory::{LiveBytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes};
+pub use random::{Distribution, fill_random};
 pub use weights::{WeightFiles, read_tensors, write_tensors, write_tensors_as};
 
 use std::path::PathBuf;

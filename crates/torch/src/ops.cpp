@@ -2,9 +2,11 @@
 // the C++ exception in `error` (cut to its capacity): no exception crosses into Rust.
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <cstring>
 #include <exception>
+#include <mutex>
 #include <vector>
 
 namespace {
@@ -75,6 +77,26 @@ int vlm_r1_flash_attention(at::Tensor **qkv, at::Tensor **cumulative, int64_t ma
         *qkv[0], *qkv[1], *qkv[2], *cumulative[0], *cumulative[1], max_queries, max_keys,
         /*dropout_p=*/0.0, causal != 0, /*return_debug_mask=*/false, scale);
     *output = new at::Tensor(std::get<0>(results));
+  });
+}
+
+// Fills a tensor from a generator of its own: with 1 by probability `first`, else 0 (distribution 0),
+// or evenly from `first` to `second` (distribution 1).
+int vlm_r1_fill_random(at::Tensor *tensor, uint64_t key, int distribution, double first,
+                       double second, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    const at::Generator &shared = at::globalContext().defaultGenerator(tensor->device());
+    at::Generator own = [&] {
+      std::lock_guard<std::mutex> lock(shared.mutex());
+      return shared.clone();
+    }();
+    own.set_current_seed(key);
+    if (distribution == 0) {
+      tensor->bernoulli_(first, own);
+    } else {
+      tensor->uniform_(first, second, own);
+    }
   });
 }
 

@@ -9,6 +9,7 @@ pub mod grpo;
 pub mod logprobs;
 mod micro_batches;
 pub mod optimizer;
+mod policy;
 mod policy_batch;
 mod rollout;
 pub mod schedule;

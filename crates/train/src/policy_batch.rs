@@ -267,7 +267,7 @@ mod tests {
     use std::sync::Arc;
 
     use base::{Completion, FinishReason, PreparedImage};
-    use models::{LoadOptions, load_model};
+    use models::{LoadOptions, TrainedParts, load_model};
 
     use super::*;
 
@@ -276,7 +276,7 @@ mod tests {
         let options = LoadOptions {
             kind: Kind::Float,
             device: Device::Cpu,
-            trainable: false,
+            trained: TrainedParts::NONE,
         };
         load_model(&golden.join("parity/checkpoints/nested"), options).unwrap()
     }

@@ -11,14 +11,15 @@ use base::config::OnBadRow;
 use base::config::{Config, changed_settings, to_yaml};
 use base::run_folder::{RunFolder, StopFlag, environment};
 use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, split};
-use models::{VisionLanguageModel, load_model, save_weights};
+use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Clock;
 use crate::optimizer::Optimizer;
+use crate::policy::Census;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
-use crate::{NonFinite, TrainError};
+use crate::{NonFinite, TrainError, policy};
 
 /// Hears of a run as it goes.
 pub trait Observer {
@@ -152,7 +153,7 @@ impl<'a> Session<'a> {
         if let Some((_, folder)) = &newest {
             refuse_changes(config, &settings, &run, folder)?;
         }
-        let model = load_model(model_dir, settings.load)?;
+        let model = policy::load(&settings, model_dir)?;
         let (ids, rows) = (
             dataset.processor.tokenizer().vocab_size(),
             model.text_shape().vocab_size,
@@ -182,28 +183,32 @@ impl<'a> Session<'a> {
             None => session.run.start_over()?,
         }
         session.run.write_config(&to_yaml(config)?)?;
-        session.run.write_env(&environment(versions()))?;
-        session.introduce(dataset)?;
+        let census = Census::of(session.model.parameters());
+        let mut facts = versions();
+        facts.insert("parameters".into(), census.json());
+        session.run.write_env(&environment(facts))?;
+        session.introduce(dataset, &census)?;
         Ok(session)
     }
 
-    fn introduce(&mut self, dataset: &Dataset) -> Result<(), TrainError> {
-        let all = self.model.parameters().num_elements();
-        let trained = self.optimizer.num_trainable(self.model.parameters());
-        if trained == 0 {
-            let cause = "nothing is left to train".to_string();
+    fn introduce(&mut self, dataset: &Dataset, census: &Census) -> Result<(), TrainError> {
+        if census.trained() == 0 {
+            let cause = "with --freeze_language_model: nothing is left to train".to_string();
             return Err(TrainError::Setting {
                 name: "freeze_vision_modules",
                 cause,
             });
         }
         self.say(&format!(
-            "{}: {all} parameters, {trained} trained; {} rows, {} held out; {} steps",
+            "{}: {} rows, {} held out; {} steps",
             self.model.family(),
             dataset.samples.len(),
             dataset.validation.len(),
             self.schedule.total_steps
         ))?;
+        for line in census.lines() {
+            self.say(&line)?;
+        }
         if !dataset.skipped.is_empty() {
             self.say(&format!("{} bad rows skipped:", dataset.skipped.len()))?;
             for row in &dataset.skipped {
@@ -354,7 +359,12 @@ impl<'a> Session<'a> {
 
     fn checkpoint(&mut self) -> Result<(), TrainError> {
         let pending = self.run.begin_checkpoint(self.step)?;
-        save_weights(self.model.as_ref(), &self.model_dir, pending.path())?;
+        policy::save(
+            self.model.as_ref(),
+            &self.settings.model_name,
+            &self.model_dir,
+            pending.path(),
+        )?;
         let folder = pending.path().join("trainer_state");
         let io = |path: &Path| {
             let path = path.to_path_buf();

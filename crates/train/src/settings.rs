@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use base::config::{EvalStrategy, GrpoConfig, LrSchedulerType, SaveStrategy, SftConfig};
 use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
-use models::{LoadOptions, TrainedParts};
+use models::{LoadOptions, LoraOptions, Targets, TrainedParts};
 use tch::Kind;
 use torch::parse_device;
 
@@ -20,7 +20,11 @@ const IMAGE_CACHE_BYTES: usize = 1 << 30;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub(crate) output_dir: PathBuf,
+    /// The model as the user calls it.
+    pub(crate) model_name: String,
     pub(crate) load: LoadOptions,
+    /// Adapters to train instead of the weights.
+    pub(crate) lora: Option<LoraOptions>,
     pub(crate) recompute: bool,
     pub(crate) optimizer: OptimizerOptions,
     pub(crate) schedule_kind: ScheduleKind,
@@ -49,19 +53,44 @@ pub struct Settings {
     pub(crate) template: PromptTemplate,
 }
 
+macro_rules! lora {
+    ($config:ident) => {{
+        let c = $config;
+        if c.lora_vision && c.freeze_vision_modules {
+            let cause = "adapters in the vision tower, and --freeze_vision_modules".to_owned();
+            return Err(TrainError::Setting {
+                name: "lora_vision",
+                cause,
+            });
+        }
+        let options = || -> Result<LoraOptions, TrainError> {
+            Ok(LoraOptions {
+                rank: c.lora_r as i64,
+                alpha: c.lora_alpha,
+                dropout: c.lora_dropout,
+                targets: Targets::new(&c.lora_target_modules, c.lora_vision)?,
+                seed: c.seed,
+            })
+        };
+        c.use_peft.then(options).transpose()?
+    }};
+}
+
 macro_rules! settings {
     ($config:expr, $template:expr, $max_prompt:expr, $method:expr, $expect_box:expr) => {{
         let c = $config;
         let steps = |strategy: bool, every: usize| (strategy && every > 0).then_some(every as u64);
         Ok(Settings {
             output_dir: PathBuf::from(&c.output_dir),
+            model_name: c.model_name_or_path.clone(),
+            lora: lora!(c),
             load: LoadOptions {
                 kind: if c.bf16 { Kind::BFloat16 } else { Kind::Float },
                 device: parse_device(&c.device)?,
                 trained: TrainedParts {
-                    vision: !c.freeze_vision_modules,
-                    merger: !c.freeze_vision_modules,
-                    language: true,
+                    vision: c.use_peft || !(c.freeze_vision_modules || c.freeze_vision_tower),
+                    merger: c.use_peft || !(c.freeze_vision_modules || c.freeze_merger),
+                    language: c.use_peft || !c.freeze_language_model,
                 },
             },
             recompute: c.gradient_checkpointing,

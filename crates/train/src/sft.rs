@@ -14,7 +14,9 @@ use tch::{Device, Kind};
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite};
 use crate::batch::MicroBatch;
+use crate::logprobs::TokenScores;
 use crate::micro_batches::{GroupLens, micro_batches};
+use crate::policy;
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
 use crate::trainer::bad_row;
@@ -213,24 +215,28 @@ impl Trainer<'_> {
             optimizer,
             clock,
             settings,
+            step,
             ..
         } = &mut self.session;
+        let key = [settings.seed, *step, index as u64];
         let (loss, entropy, logprobs) = clock.time("train", || -> Result<_, TrainError> {
             let items: Vec<_> = rows
                 .iter()
                 .map(|r| (&r.prompt, vec![r.answer.as_slice()]))
                 .collect();
             let batch = MicroBatch::pack(model.as_ref(), &items)?;
-            let (loss, entropy, logprobs) =
-                batch.backward(model.as_ref(), 1.0, settings.recompute, |scores| {
-                    let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
-                    let stats = (
-                        loss.detach(),
-                        scores.entropies.sum(Kind::Float) / tokens as f64,
-                        scores.logprobs.detach(),
-                    );
-                    (loss, stats)
-                });
+            let loss_of = |scores: &TokenScores| {
+                let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
+                let stats = (
+                    loss.detach(),
+                    scores.entropies.sum(Kind::Float) / tokens as f64,
+                    scores.logprobs.detach(),
+                );
+                (loss, stats)
+            };
+            let (loss, entropy, logprobs) = policy::with_dropout(model.as_ref(), &key, || {
+                batch.backward(model.as_ref(), 1.0, settings.recompute, loss_of)
+            });
             let logprobs = Vec::<f32>::try_from(logprobs.to_device(Device::Cpu))?;
             Ok((f64::try_from(loss)?, f64::try_from(entropy)?, logprobs))
         })?;

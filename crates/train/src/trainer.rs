@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite, number, numbers};
 use crate::grpo::{ClipRange, is_zero_spread};
+use crate::policy;
 use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::rollout::{self, Sampling, ScoredGroup};
 use crate::session::{Dataset, Observer, Outcome, Session};
@@ -116,7 +117,8 @@ pub fn train_grpo_with_rewards(
         observer,
         stop.clone(),
     )?;
-    let reference = (config.beta > 0.0)
+    let has_adapters = session.model.parameters().lora.is_some();
+    let reference = (config.beta > 0.0 && !has_adapters)
         .then(|| {
             load_model(
                 model_dir,
@@ -157,7 +159,8 @@ struct Trainer<'a> {
     order: Arc<EpochSampler>,
     prompts: PromptLoader,
     rewards: RewardSet,
-    /// The policy as it was at the start; none where beta is 0.
+    /// The policy as it was at the start; none where beta is 0, or where it is the policy without its
+    /// adapters.
     reference: Option<Box<dyn VisionLanguageModel>>,
     sampling: SamplingParams,
     clip: ClipRange,
@@ -199,7 +202,7 @@ impl Trainer<'_> {
         self.score_by_reference(batches)?;
         for _ in 0..self.config.num_iterations {
             for (index, batch) in batches.iter_mut().enumerate() {
-                stats.add(self.accumulate(batch, index + 1)?);
+                stats.add(self.accumulate(batch, index + 1, stats.updates())?);
             }
             stats.updated(self.session.update()?);
         }
@@ -304,37 +307,49 @@ impl Trainer<'_> {
     }
 
     fn score_by_reference(&self, batches: &mut [PolicyBatch<'_>]) -> Result<(), TrainError> {
-        let Some(reference) = &self.reference else {
-            return Ok(());
-        };
-        self.session.clock.time("reference", || {
-            batches.iter_mut().try_for_each(|batch| {
-                batch.score_by_reference(reference.as_ref(), self.config.temperature)
+        let score = |reference: &dyn VisionLanguageModel, batches: &mut [PolicyBatch<'_>]| {
+            self.session.clock.time("reference", || {
+                batches.iter_mut().try_for_each(|batch| {
+                    batch.score_by_reference(reference, self.config.temperature)
+                })
             })
-        })
+        };
+        let policy = self.session.model.as_ref();
+        match (&self.reference, &policy.parameters().lora) {
+            (Some(reference), _) => score(reference.as_ref(), batches),
+            (None, Some(lora)) if self.config.beta > 0.0 => {
+                lora.switched_off(|| score(policy, batches))
+            }
+            (None, _) => Ok(()),
+        }
     }
 
-    /// Adds the gradients of micro-batch `index`.
+    /// Adds the gradients of micro-batch `index`, after `updates` of the step.
     fn accumulate(
         &mut self,
         batch: &mut PolicyBatch<'_>,
         index: usize,
+        updates: usize,
     ) -> Result<PolicyStats, TrainError> {
         let Session {
             model,
             optimizer,
             clock,
             settings,
+            step,
             ..
         } = &mut self.session;
+        let key = [settings.seed, *step, index as u64, updates as u64];
         let stats = clock.time("train", || {
-            batch.accumulate(
-                model.as_ref(),
-                self.config.temperature,
-                self.clip,
-                self.config.beta,
-                settings.recompute,
-            )
+            policy::with_dropout(model.as_ref(), &key, || {
+                batch.accumulate(
+                    model.as_ref(),
+                    self.config.temperature,
+                    self.clip,
+                    self.config.beta,
+                    settings.recompute,
+                )
+            })
         })?;
         NonFinite::check_loss(stats.loss, index)?;
         optimizer.collect(model.parameters())?;

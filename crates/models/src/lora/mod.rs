@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor, no_grad};
+use torch::{Distribution, fill_random};
 
 pub use files::{SavedAdapter, is_adapter, save_adapter};
 pub use merge::merge_adapter;
@@ -86,7 +87,8 @@ impl Lora {
 
     /// Runs `work` with dropout; equal keys drop equal inputs, so that a layer computed again for its
     /// gradient computes the same.
-    pub fn with_dropout<R>(&self, key: u64, work: impl FnOnce() -> R) -> R {
+    pub fn with_dropout<R>(&self, key: &[u64], work: impl FnOnce() -> R) -> R {
+        let key = key.iter().fold(0, |all, &part| mixed(all, part));
         let key = (self.dropout > 0.0).then_some(key);
         let before = self.switch.dropout_key.replace(key);
         let result = work();
@@ -116,8 +118,9 @@ impl Adapter {
             return None;
         }
         let dropped = self.switch.dropout_key.get().map(|key| {
-            tch::manual_seed(mixed(key, self.number) as i64);
-            let kept = no_grad(|| x.empty_like().bernoulli_float_(1.0 - self.dropout));
+            let kept = no_grad(|| x.empty_like());
+            let share = Distribution::Bernoulli(1.0 - self.dropout);
+            fill_random(&kept, mixed(key, self.number), share).expect("a tensor of numbers");
             x * (kept / (1.0 - self.dropout))
         });
         let x = dropped.as_ref().unwrap_or(x);
@@ -239,8 +242,12 @@ fn start(seed: u64, module: &str, rank: i64, input: i64) -> Result<Tensor, Model
     let name = module
         .bytes()
         .fold(0u64, |hash, byte| mixed(hash, u64::from(byte)));
-    tch::manual_seed(mixed(seed, name) as i64);
     let bound = 1.0 / (input as f64).sqrt();
-    let mut empty = Tensor::f_empty([rank, input], (Kind::Float, Device::Cpu))?;
-    Ok(empty.f_uniform_(-bound, bound)?)
+    let matrix = Tensor::f_empty([rank, input], (Kind::Float, Device::Cpu))?;
+    fill_random(
+        &matrix,
+        mixed(seed, name),
+        Distribution::Uniform(-bound, bound),
+    )?;
+    Ok(matrix)
 }

@@ -211,7 +211,7 @@ fn dropout_is_keyed_and_recomputation_draws_it_again() {
         let (prompt, completion) = (case.prompt(), case.completion());
         let batch = MicroBatch::pack(model.as_ref(), &[(&prompt, vec![&completion])]).unwrap();
         let lora = model.parameters().lora.as_ref().unwrap();
-        lora.with_dropout(key, || {
+        lora.with_dropout(&[key], || {
             batch.backward(model.as_ref(), 1.0, recompute, |scores| {
                 (-scores.logprobs.mean(Kind::Float), ())
             });

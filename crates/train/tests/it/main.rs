@@ -6,6 +6,7 @@ mod chunks;
 mod golden;
 mod grpo_golden;
 mod lora;
+mod lora_runs;
 mod memory;
 mod optimizer_golden;
 mod parity;

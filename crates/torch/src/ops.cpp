@@ -86,7 +86,7 @@ int vlm_r1_fill_random(at::Tensor *tensor, uint64_t key, int distribution, doubl
                        double second, char *error, size_t capacity) {
   return guarded(error, capacity, [&] {
     at::NoGradGuard no_grad;
-    const at::Generator &shared = at::globalContext().defaultGenerator(tensor->device());
+    at::Generator shared = at::globalContext().defaultGenerator(tensor->device());
     at::Generator own = [&] {
       std::lock_guard<std::mutex> lock(shared.mutex());
       return shared.clone();

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use torch::WeightFiles;
 
 use crate::ModelError;
-use crate::lora::{Adapter, Adapters, Lora};
+use crate::lora::{Adapter, AdapterSource, Adapters, Lora};
 use crate::model::{LoadOptions, Part, TrainedParts};
 
 /// One weight.
@@ -68,15 +68,15 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// A builder over open weight files. Weights of the trained parts require gradients; under
     /// adapters, these alone do.
-    pub(crate) fn new(
+    pub fn new(
         files: &'a WeightFiles,
         options: LoadOptions,
-        adapters: Option<Adapters<'a>>,
+        adapters: Option<AdapterSource<'a>>,
     ) -> Self {
         Builder {
             files,
             options,
-            adapters,
+            adapters: adapters.map(Adapters::new),
             path: String::new(),
             problems: Vec::new(),
             taken: BTreeSet::new(),

@@ -25,7 +25,7 @@ use crate::ModelError;
 use crate::layers::Linear;
 use crate::layers::attention::Attend;
 use crate::layers::rotary::Rotary;
-use crate::lora::{AdapterSource, Adapters};
+use crate::lora::AdapterSource;
 use crate::model::{LoadOptions, PromptPositions, TextShape, VisionLanguageModel};
 use crate::parameters::{Builder, Parameters};
 use crate::tape::Tape;
@@ -54,7 +54,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let config = Config::read(folder)?;
         let files = WeightFiles::open(folder)?;
-        let mut b = Builder::new(&files, options, adapters.map(Adapters::new));
+        let mut b = Builder::new(&files, options, adapters);
         let nested = b.contains("model.language_model.embed_tokens.weight");
         let (text_path, vision_path) = if nested {
             ("model.language_model", "model.visual")

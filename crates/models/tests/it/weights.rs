@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use models::parameters::Builder;
+use models::{LoadOptions, TrainedParts};
 use tch::{Device, Kind, Tensor};
 use torch::WeightFiles;
 
@@ -69,7 +70,12 @@ fn all_misfits_are_listed_in_one_error() {
 fn a_weight_used_twice_is_named() {
     let folder = checkpoint("nested");
     let files = WeightFiles::open(&folder).unwrap();
-    let mut builder = Builder::new(&files, Kind::Float, Device::Cpu, false);
+    let options = LoadOptions {
+        kind: Kind::Float,
+        device: Device::Cpu,
+        trained: TrainedParts::NONE,
+    };
+    let mut builder = Builder::new(&files, options, None);
     for _ in 0..2 {
         let _ = builder
             .at("model.language_model", |b| {

@@ -27,6 +27,9 @@ const FAILURE: &str = "fuzz_failure.json";
 /// An input that runs longer than this never ends.
 const HANG: Duration = Duration::from_secs(60);
 
+/// Reasons are asked for at every so many inputs: they take as long as the score again.
+const EXPLAINED: u64 = 4;
+
 struct Options {
     inputs: u64,
     seed: u64,
@@ -83,7 +86,8 @@ fn worker(options: &Options, first: u64, at: &AtomicU64) -> Result<Slowest, Fail
         at.store(index, Ordering::Relaxed);
         let (completion, truth) = pair(&mut Draws::new(options.seed, index));
         for rule in &rules {
-            let took = timed(rule, &completion, &truth, options.bound);
+            let explain = index % EXPLAINED == 0;
+            let took = timed(rule, (&completion, &truth, explain), options.bound);
             let took = took.map_err(|wrong| Failure {
                 rule: rule.name.clone(),
                 index,
@@ -98,11 +102,15 @@ fn worker(options: &Options, first: u64, at: &AtomicU64) -> Result<Slowest, Fail
 }
 
 /// The time of the fastest of four runs where the first is over the bound: other programs run beside.
-fn timed(rule: &Rule, completion: &str, truth: &str, bound: Duration) -> Result<Duration, String> {
-    let mut took = rule.run(completion, truth, true)?;
+fn timed(
+    rule: &Rule,
+    (completion, truth, explain): (&str, &str, bool),
+    bound: Duration,
+) -> Result<Duration, String> {
+    let mut took = rule.run(completion, truth, explain)?;
     for _ in 0..3 {
         if took > bound {
-            took = took.min(rule.run(completion, truth, true)?);
+            took = took.min(rule.run(completion, truth, explain)?);
         }
     }
     if took > bound {

@@ -496,7 +496,9 @@ impl<'a> Reader<'a> {
             return self.word(inside);
         }
         let token = &self.text[start..self.at];
-        let token = token.trim_end_matches(['e', 'E', '-', '/', '+', ',']);
+        let token = token
+            .strip_suffix(['e', 'E', '-', '/', '+', ','])
+            .unwrap_or(token);
         self.at = start + token.len().max(1);
         let plain = token.trim_start_matches('+').replace('_', "");
         number(&plain).unwrap_or(Json::Text(Cow::Borrowed(token)))

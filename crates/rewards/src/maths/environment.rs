@@ -44,15 +44,18 @@ static JOINT: LazyLock<Regex> =
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        let closers = CLOSERS.map(|closer| {
-            let bytes = text.as_bytes();
-            let first = closer.as_bytes()[0];
-            let places = bytes.iter().enumerate().filter(|(_, b)| **b == first);
-            places
-                .map(|(at, _)| at)
-                .filter(|at| bytes[*at..].starts_with(closer.as_bytes()))
-                .collect()
-        });
+        let mut closers: [Vec<usize>; 5] = Default::default();
+        let bytes = text.as_bytes();
+        for (at, byte) in bytes.iter().enumerate() {
+            if !matches!(byte, b'$' | b'\\' | b'\n') {
+                continue;
+            }
+            for (places, closer) in closers.iter_mut().zip(CLOSERS) {
+                if bytes[at..].starts_with(closer.as_bytes()) {
+                    places.push(at);
+                }
+            }
+        }
         Self { text, closers }
     }
 

@@ -37,8 +37,10 @@ const WORDS: [&str; 21] = [
 
 /// A number of its own, with or without commas between thousands: not the 2 of `x2`.
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
-    let pattern = r"(?:^|[^\w.-])(-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?)\b";
-    Regex::new(pattern).expect("the pattern is valid")
+    let number = r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?";
+    // `\b` would be slow beside letters beyond ASCII.
+    let pattern = format!(r"(?:^|[^\w.-])({number})(?:\W|$)");
+    Regex::new(&pattern).expect("the pattern is valid")
 });
 
 /// The count that a text states.
@@ -71,9 +73,22 @@ fn in_words(text: &str) -> Option<f64> {
     if cleaned.contains(['[', '{']) {
         return None;
     }
-    let number = NUMBER.captures_iter(&cleaned).last()?.get(1)?;
-    let number: f64 = number.as_str().replace(',', "").parse().ok()?;
+    let number: f64 = last_number(&cleaned)?.replace(',', "").parse().ok()?;
     number.is_finite().then_some(number)
+}
+
+fn last_number(text: &str) -> Option<&str> {
+    let mut last = None;
+    let mut from = 0;
+    while let Some(found) = NUMBER
+        .captures_at(text, from)
+        .and_then(|found| found.get(1))
+    {
+        // What ends one number may stand before the next.
+        from = found.end();
+        last = Some(found.as_str());
+    }
+    last
 }
 
 /// 1 where answer and solution state the same count, else 0.

@@ -35,12 +35,13 @@ impl Repeats {
     }
 }
 
-fn block(open: &str) -> Regex {
-    Regex::new(&format!("(?s){open}(.*?)```")).expect("the pattern is valid")
+/// What stands between the first `open` and the end of its block.
+fn block<'a>(text: &'a str, open: &str) -> Option<&'a str> {
+    let (_, body) = text.split_once(open)?;
+    let (inside, _) = body.split_once("```")?;
+    Some(python_strip(inside))
 }
 
-static JSON_BLOCK: LazyLock<Regex> = LazyLock::new(|| block("```json"));
-static BLOCK: LazyLock<Regex> = LazyLock::new(|| block("```"));
 static LIST: LazyLock<Regex> = LazyLock::new(|| {
     let pattern = format!(r#"(?s)\[{SPACES}\{{.*?"bbox_2d".*?"label".*?\}}{SPACES}\]"#);
     Regex::new(&pattern).expect("the pattern is valid")
@@ -49,14 +50,10 @@ static LIST: LazyLock<Regex> = LazyLock::new(|| {
 /// What VLM-R1 takes for JSON: the first ```` ```json ```` block; without one, the first block of any kind
 /// that is not empty, else the first list that names boxes and labels.
 fn json_part(text: &str) -> Option<&str> {
-    let inside = |pattern: &Regex| {
-        let found = pattern.captures(text)?.get(1)?;
-        Some(python_strip(found.as_str()))
-    };
-    if let Some(json) = inside(&JSON_BLOCK) {
+    if let Some(json) = block(text, "```json") {
         return Some(json).filter(|json| !json.is_empty());
     }
-    inside(&BLOCK)
+    block(text, "```")
         .filter(|json| !json.is_empty())
         .or_else(|| LIST.find(text).map(|found| found.as_str()))
 }

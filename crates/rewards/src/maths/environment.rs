@@ -1,6 +1,7 @@
 //! LaTeX environments in running text: `$...$`, `$$...$$`, `\(...\)`, `\[...\]`, ` [...] `, and
 //! bare `\frac{1}{2}`.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -8,6 +9,9 @@ use regex::Regex;
 
 /// Environments that "and", "or" and commas join into one answer.
 const MAX_JOINED: usize = 6;
+
+/// Places that are looked at one by one before all are searched.
+const NEAR: usize = 8;
 
 /// One environment.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub(super) struct Scanner<'a> {
     text: &'a str,
     /// Where each of [`CLOSERS`] stands.
     closers: [Vec<usize>; 5],
+    /// Which of them was asked for last: texts are read from the left.
+    last: Cell<[usize; 5]>,
 }
 
 /// What ends an environment, or shows that it cannot.
@@ -56,7 +62,11 @@ impl<'a> Scanner<'a> {
                 }
             }
         }
-        Self { text, closers }
+        Self {
+            text,
+            closers,
+            last: Cell::default(),
+        }
     }
 
     /// The last `count` of the environments found from the left, without overlap; `boxed`: only those
@@ -170,9 +180,19 @@ impl<'a> Scanner<'a> {
     /// The first place from `from` on where this closer stands.
     fn closing(&self, closer: usize, from: usize) -> Option<usize> {
         let places = &self.closers[closer];
-        places
-            .get(places.partition_point(|place| *place < from))
-            .copied()
+        let mut last = self.last.get();
+        let is_before = |index: usize| places.get(index).is_some_and(|place| *place < from);
+        let mut index = last[closer];
+        if index > 0 && !is_before(index - 1) || (index..index + NEAR).all(is_before) {
+            index = places.partition_point(|place| *place < from);
+        } else {
+            index += (index..index + NEAR)
+                .take_while(|at| is_before(*at))
+                .count();
+        }
+        last[closer] = index;
+        self.last.set(last);
+        places.get(index).copied()
     }
 
     fn escaped(&self, at: usize) -> bool {
@@ -187,9 +207,10 @@ fn starts_environment(c: char) -> bool {
 const BOX: &str = r"\boxed{";
 
 fn holds_box(content: &str) -> bool {
-    content.find(BOX).is_some_and(|start| {
-        content[start + BOX.len()..]
-            .find('}')
-            .is_some_and(|end| end > 0)
-    })
+    content.len() > BOX.len()
+        && content.find(BOX).is_some_and(|start| {
+            content[start + BOX.len()..]
+                .find('}')
+                .is_some_and(|end| end > 0)
+        })
 }

@@ -80,15 +80,15 @@ fn in_words(text: &str) -> Option<f64> {
 fn last_number(text: &str) -> Option<&str> {
     let mut last = None;
     let mut from = 0;
-    while let Some(found) = NUMBER
-        .captures_at(text, from)
-        .and_then(|found| found.get(1))
-    {
+    while let Some(found) = NUMBER.find_at(text, from) {
+        last = Some(found.start());
         // What ends one number may stand before the next.
-        from = found.end();
-        last = Some(found.as_str());
+        let number = found
+            .as_str()
+            .trim_end_matches(|c: char| !c.is_ascii_digit());
+        from = found.start() + number.len();
     }
-    last
+    Some(NUMBER.captures_at(text, last?)?.get(1)?.as_str())
 }
 
 /// 1 where answer and solution state the same count, else 0.

@@ -79,6 +79,8 @@ class Ours:
     peak_bytes: int
     metrics: list[dict]
     rollouts: list[dict]
+    # Seconds from the start of the process to the beginning of its first step.
+    startup_secs: float
 
 
 def read_jsonl(path: Path) -> list[dict]:
@@ -127,7 +129,7 @@ def run_ours(
     seen = [own[0]] + [b - a for a, b in zip(watched.line_secs, watched.line_secs[1:])]
     measured = metrics[warmup:]
     phases = {key: median(line["secs"][key] for line in measured) for key in measured[0]["secs"] if key != "checkpoint"}
-    return Ours(seen[warmup:], phases, watched.peak_bytes, metrics, rollouts)
+    return Ours(seen[warmup:], phases, watched.peak_bytes, metrics, rollouts, watched.line_secs[0] - own[0])
 
 
 def machine() -> str:

@@ -205,6 +205,7 @@ def report(results: Results, differ: dict[str, float] | None, work: Work, thread
         for dtype in results.ours
         for name, runs in (("ours", [r.secs for r in results.ours[dtype]]), ("TRL", [r["secs"] for r in results.trl[dtype]]))
     ]
+    startup = median(run.startup_secs for runs in results.ours.values() for run in runs)
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     settings = "; ".join(f"{dtype}: {TRL_SETTINGS[dtype]}" for dtype in results.ours)
     replayed = "not compared in this run" if differ is None else ", ".join(f"{k} {v:.1e}" for k, v in differ.items())
@@ -219,6 +220,7 @@ def report(results: Results, differ: dict[str, float] | None, work: Work, thread
         f"Memory: the largest the process was. Floor: {flop / 1e12:.3f} TFLOP (`benchmarks/flop.py`) at the rate of libtorch's own matrix product in this run.", "",
         "Differences on the same completions, f32, two updates (grad_norm relative, the rest absolute): " + replayed + ".", "",
         "Where our step goes, medians in seconds:", "", *phases, "",
+        f"From the start of our program to the beginning of its first step: {startup:.2f} s.", "",
         "All steps, a process between semicolons:", "", *steps, "",
     ])  # fmt: skip
 

@@ -11,10 +11,10 @@ impl Reward for Brevity {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        let length = |row: &RewardInput<'_>| row.completion.chars().count().min(200);
+        let length = |row: &RewardInput<'_>| row.completion.chars().count().min(200) as f64;
         Ok(rows
             .iter()
-            .map(|row| Some(1.0 - length(row) as f64 / 200.0))
+            .map(|row| Some(1.0 - length(row) / 200.0))
             .collect())
     }
 }
@@ -23,19 +23,7 @@ fn main() -> Result<(), RewardError> {
     // Training takes such a set by `train::train_grpo_with_rewards`.
     let rewards = RewardSet::new(vec![Box::new(Brevity)], None)?;
     let columns = Map::new();
-    let row = RewardInput {
-        completion: "<answer>yes</answer>",
-        solution: "<answer> yes </answer>",
-        problem: None,
-        accu_reward_method: None,
-        images: &[],
-        image_sizes: &[],
-        image_grid_thw: &[],
-        columns: &columns,
-        sample: None,
-        step: None,
-        completion_tokens: None,
-    };
+    let row = RewardInput::new("<answer>yes</answer>", "<answer> yes </answer>", &columns);
     println!("{:?}", rewards.score(&[row])?.total);
     Ok(())
 }

@@ -61,17 +61,11 @@ impl Rule {
         let inputs: Vec<RewardInput<'_>> = rows
             .iter()
             .map(|row| RewardInput {
-                completion: &row.completion,
-                solution: &row.solution,
-                problem: None,
                 accu_reward_method: Some(&self.method),
-                images: &[],
                 image_sizes: row.image_size.as_slice(),
                 image_grid_thw: row.image_grid_thw.as_slice(),
-                columns,
-                sample: None,
-                step: None,
                 completion_tokens: row.tokens,
+                ..RewardInput::new(&row.completion, &row.solution, columns)
             })
             .collect();
         Ok(self.set.score(&inputs)?.total)

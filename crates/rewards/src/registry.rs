@@ -48,6 +48,25 @@ pub struct RewardInput<'a> {
     pub completion_tokens: Option<usize>,
 }
 
+impl<'a> RewardInput<'a> {
+    /// A row of which no more is known: other fields are empty.
+    pub fn new(completion: &'a str, solution: &'a str, columns: &'a Map<String, Value>) -> Self {
+        Self {
+            completion,
+            solution,
+            problem: None,
+            accu_reward_method: None,
+            images: &[],
+            image_sizes: &[],
+            image_grid_thw: &[],
+            columns,
+            sample: None,
+            step: None,
+            completion_tokens: None,
+        }
+    }
+}
+
 /// A rule that scores completions.
 pub trait Reward: Send + Sync {
     /// The name that `--reward_funcs` and the metrics use.

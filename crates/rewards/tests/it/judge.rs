@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rewards::{
     ApiKey, JudgeOptions, PluginOptions, RewardError, RewardInput, RewardOptions, RewardSet,
@@ -180,7 +180,12 @@ fn requests_at_a_time_are_bounded() {
     let (url, _requests) = serve(move |_, _| {
         let at_once = seen_now.fetch_add(1, Ordering::SeqCst) + 1;
         seen_most.fetch_max(at_once, Ordering::SeqCst);
-        thread::sleep(Duration::from_millis(100));
+        // The first three wait for each other; a fourth would come while they stay.
+        let end = Instant::now() + Duration::from_secs(60);
+        while seen_most.load(Ordering::SeqCst) < 3 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        thread::sleep(Duration::from_millis(20));
         seen_now.fetch_sub(1, Ordering::SeqCst);
         ok(&reply("1"))
     });

@@ -56,16 +56,9 @@ pub(crate) fn input<'a>(
     columns: &'a Map<String, Value>,
 ) -> RewardInput<'a> {
     RewardInput {
-        completion,
-        solution,
-        problem: None,
         accu_reward_method: Some("all_match"),
-        images: &[],
         image_sizes: &[[112, 112]],
         image_grid_thw: &[[1, 8, 8]],
-        columns,
-        sample: None,
-        step: None,
-        completion_tokens: None,
+        ..RewardInput::new(completion, solution, columns)
     }
 }

@@ -190,12 +190,7 @@ mod tests {
         let get = |name: &str| {
             let load = |_: &Path| {
                 loads.set(loads.get() + 1);
-                Ok(PreparedImage {
-                    pixel_values: vec![0.0; 10],
-                    grid_thw: [1, 2, 2],
-                    original_size: [4, 4],
-                    input_size: [4, 4],
-                })
+                Ok(PreparedImage::new(vec![0.0; 10], [1, 2, 2], [4, 4], [4, 4]))
             };
             cache.get_or_load(Path::new(name), load).expect("loads")
         };

@@ -1,6 +1,6 @@
 //! Model families over libtorch: packed tokens in, hidden states and logits out.
 //!
-//! Models know neither caches nor losses: where queries find their keys is an [`Attend`], so the same
+//! Models know neither key caches nor losses: where queries find their keys is an [`Attend`], so the same
 //! layers serve training (`layers::PackedAttention`) and sampling (`engine`).
 
 pub mod batch;

@@ -8,19 +8,19 @@ use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 
-/// Gives `policy` a cache, where its tower is frozen.
+/// Gives `policy` a cache, where its tower is frozen; whether it now has one.
 pub(crate) fn keep(
     policy: &mut dyn VisionLanguageModel,
     options: &FeatureCacheOptions,
-) -> Result<(), TrainError> {
+) -> Result<bool, TrainError> {
     if is_tower_frozen(policy.parameters()) {
         if !options.is_off() {
             policy.keep_features(Rc::new(FeatureCache::new(options)?))?;
         }
-        return Ok(());
+        return Ok(!options.is_off());
     }
     match options.folder {
-        None => Ok(()),
+        None => Ok(false),
         Some(_) => Err(TrainError::Setting {
             name: "feature_cache_dir",
             cause: "the vision tower or its merger is trained, so that features change every step"

@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
     /// Opens the run folder, loads model and data, and goes on where the newest checkpoint stands.
     pub fn open<C: Config>(
         config: &C,
-        settings: Settings,
+        mut settings: Settings,
         model_dir: &Path,
         dataset: &Dataset,
         total_steps: u64,
@@ -155,7 +155,7 @@ impl<'a> Session<'a> {
             refuse_changes(config, &settings, &run, folder)?;
         }
         let mut model = policy::load(&settings, model_dir)?;
-        features::keep(model.as_mut(), &settings.features)?;
+        settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) = (
             dataset.processor.tokenizer().vocab_size(),
             model.text_shape().vocab_size,

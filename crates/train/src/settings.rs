@@ -143,6 +143,7 @@ macro_rules! settings {
                 ahead: 4 * c.per_device_train_batch_size.max(8),
                 cache_bytes: IMAGE_CACHE_BYTES,
                 on_bad_row: c.on_bad_row,
+                digests: false,
             },
             processor: ProcessorOptions {
                 resize_backend: resize_backend(c.image_processor),

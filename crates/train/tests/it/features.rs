@@ -179,30 +179,38 @@ const NUM_IMAGES: u64 = 3;
 #[test]
 fn a_frozen_tower_runs_once_for_each_image() {
     let folder = tempfile::tempdir().unwrap();
-    let off = GrpoConfig {
-        feature_cache_bytes: 0,
-        ..frozen(folder.path(), "off")
+    let adapted = |out: &str| GrpoConfig {
+        use_peft: true,
+        ..grpo(folder.path(), out)
     };
-    let (expected, none) = run(&off, None);
-    assert!(none.iter().all(Map::is_empty));
-    let on = frozen(folder.path(), "on");
-    let (got, of_cache) = run(&on, None);
-    assert_eq!(got.len(), 6);
-    for (got, expected) in got.iter().zip(&expected) {
-        assert_eq!(got["reward"], expected["reward"]);
-        for key in ["loss", "grad_norm", "kl", "entropy"] {
-            let [a, b] = [got, expected].map(|line| line[key].as_f64().unwrap());
-            assert!((a - b).abs() < 1e-5 * b.abs().max(1e-2), "{key}: {a}, {b}");
+    for (on, off) in [
+        (frozen(folder.path(), "on"), frozen(folder.path(), "off")),
+        (adapted("adapted-on"), adapted("adapted-off")),
+    ] {
+        let off = GrpoConfig {
+            feature_cache_bytes: 0,
+            ..off
+        };
+        let (expected, none) = run(&off, None);
+        assert!(none.iter().all(Map::is_empty));
+        let (got, of_cache) = run(&on, None);
+        assert_eq!(got.len(), 6);
+        for (got, expected) in got.iter().zip(&expected) {
+            assert_eq!(got["reward"], expected["reward"]);
+            for key in ["loss", "grad_norm", "kl", "entropy"] {
+                let [a, b] = [got, expected].map(|line| line[key].as_f64().unwrap());
+                assert!((a - b).abs() < 1e-5 * b.abs().max(1e-2), "{key}: {a}, {b}");
+            }
         }
+        let last = of_cache.last().unwrap();
+        let [hits, loads, misses] = counts(last);
+        assert_eq!((loads, misses), (0, NUM_IMAGES));
+        // Sampling, reference and training ask for each image of each step.
+        assert_eq!((hits + misses) % 3, 0);
+        assert!(hits > 5 * misses, "{hits}");
+        assert!(last["feature_cache/saved_secs"].as_f64().unwrap() > 0.0);
+        assert!(last["feature_cache/bytes"].as_u64().unwrap() > 0);
     }
-    let last = of_cache.last().unwrap();
-    let [hits, loads, misses] = counts(last);
-    assert_eq!((loads, misses), (0, NUM_IMAGES));
-    // Sampling, reference and training ask for each image of each step.
-    assert_eq!((hits + misses) % 3, 0);
-    assert!(hits > 5 * misses, "{hits}");
-    assert!(last["feature_cache/saved_secs"].as_f64().unwrap() > 0.0);
-    assert!(last["feature_cache/bytes"].as_u64().unwrap() > 0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 CARGO ?= cargo
 DEMO_ARGS ?=
+TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 # A user's LIBTORCH only says where `setup` takes libtorch from: what is built sees `.libtorch`.
 unexport LIBTORCH
@@ -10,7 +11,7 @@ unexport LIBTORCH
 # The first call compiles `xtask`: let cargo show that it does.
 QUIET = $(if $(wildcard .libtorch/complete),--quiet)
 
-.PHONY: help setup check test build demo clean
+.PHONY: help setup check test build demo benchmark-smoke clean
 
 help:
 	@echo "make demo    the main job, end to end, into out/demo (DEMO_ARGS=... for more flags)"
@@ -18,6 +19,7 @@ help:
 	@echo "make check   machine paths, format, walls between crates, clippy"
 	@echo "make build   the binary vlm-r1"
 	@echo "make setup   libtorch into .libtorch (the others call it)"
+	@echo "make benchmark-smoke   two tiny steps of the benchmark (benchmarks/README.md)"
 	@echo "make clean   remove what was built; .libtorch stays"
 
 setup:
@@ -34,6 +36,10 @@ build: setup
 
 demo: build
 	$(CARGO) run --quiet --release --bin vlm-r1 -- demo --out out/demo $(DEMO_ARGS)
+
+benchmark-smoke: build
+	@python3 -m pip install --quiet --disable-pip-version-check --upgrade --target $(TARGET)/benchmark-python -r benchmarks/requirements-smoke.txt
+	PYTHONPATH=$(TARGET)/benchmark-python python3 benchmarks/grpo_step.py --smoke --binary $(TARGET)/release/vlm-r1
 
 clean:
 	$(CARGO) clean

@@ -167,22 +167,30 @@ fn from_captures(captures: &Captures<'_>) -> Option<BoundingBox> {
 
 /// Python's `int` and `float` read decimal digits of every script.
 pub(crate) fn ascii_digit(c: char) -> char {
-    if c.is_ascii() || !is_decimal_digit(c) {
+    if c.is_ascii() {
         return c;
     }
-    // Unicode assigns decimal digits in runs of ten that begin with the zero.
-    let before = (0..c as u32)
-        .rev()
-        .map_while(char::from_u32)
-        .take_while(|&b| is_decimal_digit(b))
-        .count();
-    char::from_digit((before % 10) as u32, 10).unwrap_or(c)
+    let runs = &*DIGIT_RUNS;
+    let after = runs.partition_point(|(first, _)| *first <= c);
+    match after.checked_sub(1).map(|at| runs[at]) {
+        // Unicode assigns decimal digits in runs of ten that begin with the zero.
+        Some((first, last)) if c <= last => {
+            let place = (c as u32 - first as u32) % 10;
+            char::from_digit(place, 10).unwrap_or(c)
+        }
+        _ => c,
+    }
 }
 
-fn is_decimal_digit(c: char) -> bool {
-    static DIGIT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d$"));
-    DIGIT.is_match(c.encode_utf8(&mut [0; 4]))
-}
+/// First and last of each stretch of decimal digits beyond ASCII, in order.
+static DIGIT_RUNS: LazyLock<Vec<(char, char)>> = LazyLock::new(|| {
+    let all: String = ('\u{80}'..=char::MAX).collect();
+    let runs = pattern(r"\d+");
+    let ends = |run: &str| run.chars().next().zip(run.chars().next_back());
+    runs.find_iter(&all)
+        .filter_map(|run| ends(run.as_str()))
+        .collect()
+});
 
 #[cfg(test)]
 mod tests {

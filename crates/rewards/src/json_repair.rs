@@ -362,10 +362,10 @@ impl<'a> Reader<'a> {
                     self.text[start..end].trim_end_matches(|c| c == ':' || is_python_space(c));
                 if c == Some(':') {
                     self.at = end;
-                } else if next == Some(close)
-                    && self.rest()[close.len_utf8()..]
-                        .trim_start()
-                        .starts_with(':')
+                } else if self
+                    .rest()
+                    .strip_prefix(close)
+                    .is_some_and(|rest| rest.trim_start().starts_with(':'))
                 {
                     self.skip();
                 }
@@ -496,7 +496,9 @@ impl<'a> Reader<'a> {
             return self.word(inside);
         }
         let token = &self.text[start..self.at];
-        let token = token.trim_end_matches(['e', 'E', '-', '/', '+', ',']);
+        let token = token
+            .strip_suffix(['e', 'E', '-', '/', '+', ','])
+            .unwrap_or(token);
         self.at = start + token.len().max(1);
         let plain = token.trim_start_matches('+').replace('_', "");
         number(&plain).unwrap_or(Json::Text(Cow::Borrowed(token)))
@@ -547,11 +549,11 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.skip_word(inside);
         let word = python_strip(&self.text[start..self.at]);
-        if self.peek().is_some_and(is_quote) && inside != Inside::Text {
-            let ends = self.ends_value(self.at + 1, inside);
-            if ends {
-                self.skip();
-            }
+        if let Some(quote) = self.peek().filter(|c| is_quote(*c))
+            && inside != Inside::Text
+            && self.ends_value(self.at + quote.len_utf8(), inside)
+        {
+            self.skip();
         }
         match word.to_ascii_lowercase().as_str() {
             "true" => Json::Bool(true),
@@ -663,6 +665,13 @@ mod tests {
             r#"[{"label": "a "big" cat"}]"#,
             r#"[{"label": "a \"big\" cat"}]"#,
         );
+    }
+
+    /// Places were once counted as if white space and quotes were one byte long.
+    #[test]
+    fn wide_space_and_quotes_are_stepped_over_whole() {
+        assert!(repair("[{\"a\"\u{3000}\": 1}]").is_some());
+        assert!(repair("[{\"a\": b“}, c“]").is_some());
     }
 
     #[test]

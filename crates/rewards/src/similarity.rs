@@ -25,15 +25,13 @@ pub fn ratio(a: &str, b: &str) -> f64 {
 /// lengths rises at character `i` of `short`.
 fn common_length(short: &[char], long: &[char]) -> usize {
     let words = short.len().div_ceil(64);
-    let mut positions: HashMap<char, Vec<u64>> = HashMap::new();
-    for (i, &c) in short.iter().enumerate() {
-        positions.entry(c).or_insert_with(|| vec![0; words])[i / 64] |= 1 << (i % 64);
-    }
+    let positions = Positions::new(short);
     let mut state = vec![u64::MAX; words];
-    for c in long {
-        let Some(matches) = positions.get(c) else {
+    for &c in long {
+        let matches = positions.of(c);
+        if matches.is_empty() {
             continue;
-        };
+        }
         let mut carry = false;
         for (word, &matching) in state.iter_mut().zip(matches) {
             let hit = *word & matching;
@@ -49,6 +47,55 @@ fn common_length(short: &[char], long: &[char]) -> usize {
         *last |= u64::MAX << (64 - beyond);
     }
     state.iter().map(|word| word.count_zeros() as usize).sum()
+}
+
+/// Where each character of a text stands, as bits; found without hashing for ASCII.
+struct Positions {
+    bits: Vec<u64>,
+    words: usize,
+    ascii: [Option<usize>; 128],
+    others: HashMap<char, usize>,
+}
+
+impl Positions {
+    fn new(text: &[char]) -> Self {
+        let mut positions = Self {
+            bits: Vec::new(),
+            words: text.len().div_ceil(64),
+            ascii: [None; 128],
+            others: HashMap::new(),
+        };
+        for (i, &c) in text.iter().enumerate() {
+            let start = positions.start(c).unwrap_or_else(|| positions.add(c));
+            positions.bits[start + i / 64] |= 1 << (i % 64);
+        }
+        positions
+    }
+
+    fn start(&self, c: char) -> Option<usize> {
+        match self.ascii.get(c as usize) {
+            Some(start) => *start,
+            None => self.others.get(&c).copied(),
+        }
+    }
+
+    fn add(&mut self, c: char) -> usize {
+        let start = self.bits.len();
+        self.bits.resize(start + self.words, 0);
+        match self.ascii.get_mut(c as usize) {
+            Some(known) => *known = Some(start),
+            None => {
+                self.others.insert(c, start);
+            }
+        }
+        start
+    }
+
+    /// Empty where the character stands nowhere.
+    fn of(&self, c: char) -> &[u64] {
+        self.start(c)
+            .map_or(&[], |start| &self.bits[start..start + self.words])
+    }
 }
 
 #[cfg(test)]

@@ -25,17 +25,17 @@ fn default_rule(answer: &str, truth: &str) -> Rule {
     if verify(answer, truth) {
         return Rule::SameMeaning;
     }
-    let likeness = || Rule::Likeness(ratio(&clean_text(answer), &clean_text(truth)));
-    if has_digit(truth) {
-        return equal_floats(answer, truth)
-            .map_or_else(likeness, |are_equal| Rule::Numbers { are_equal });
-    }
-    match extract_choice(truth) {
-        Some(letter) => Rule::Letters {
+    let is_number = has_digit(truth);
+    if let Some(letter) = extract_choice(truth).filter(|_| !is_number) {
+        return Rule::Letters {
             answer: extract_choice(answer),
             truth: Some(letter),
-        },
-        None => likeness(),
+        };
+    }
+    let (answer, truth) = (clean_text(answer), clean_text(truth));
+    match equal_floats(&answer, &truth).filter(|_| is_number) {
+        Some(are_equal) => Rule::Numbers { are_equal },
+        None => Rule::Likeness(ratio(&answer, &truth)),
     }
 }
 
@@ -73,13 +73,11 @@ pub(crate) fn all_match<'a>(completion: &'a str, solution: &'a str) -> Verdict<'
     }
 }
 
-/// Whether the cleaned texts are the same float; nothing where one is no float.
+/// Whether the texts are the same float; nothing where one is no float.
 fn equal_floats(answer: &str, truth: &str) -> Option<bool> {
-    let (a, b) = (
-        python_float(&clean_text(answer))?,
-        python_float(&clean_text(truth))?,
-    );
-    Some(a == b)
+    // The truth first: it is the shorter one.
+    let truth = python_float(truth)?;
+    Some(python_float(answer)? == truth)
 }
 
 /// `float(text)` of Python: white space around it, digits of every script, `_` between digits.

@@ -11,14 +11,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base::config::{
-    Config, DemoConfig, GenerateConfig, GrpoConfig, LogprobsConfig, RewardConfig, SftConfig, VLM_R1,
+    Config, DemoConfig, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, RewardConfig,
+    SftConfig, VLM_R1,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::run::{Said, golden, said, say};
 
-const COMMANDS: [&str; 6] = ["demo", "grpo", "sft", "generate", "logprobs", "reward"];
+const COMMANDS: [&str; 7] = [
+    "demo", "grpo", "sft", "generate", "logprobs", "merge", "reward",
+];
 
 const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-run --directory \"$REPOSITORY\" \"$@\"\n";
 
@@ -165,14 +168,9 @@ fn every_command_runs() {
         let lines = fs::read_to_string(dir.path().join(name)).unwrap();
         serde_json::from_str(lines.trim_end()).unwrap()
     };
-    for run in ["out/rec", "out/sft"] {
-        assert!(
-            dir.path()
-                .join(run)
-                .join("checkpoint-1/config.json")
-                .exists(),
-            "{run}"
-        );
+    for model in ["out/rec/checkpoint-1", "out/sft/checkpoint-1", "out/merged"] {
+        let file = dir.path().join(model).join("model.safetensors");
+        assert!(file.exists(), "{model}");
     }
     let logprobs = row("logprobs.jsonl");
     assert_eq!(
@@ -287,6 +285,7 @@ fn every_flag_exists() {
         SftConfig::FIELDS,
         GenerateConfig::FIELDS,
         LogprobsConfig::FIELDS,
+        MergeConfig::FIELDS,
         RewardConfig::FIELDS,
     ];
     let mut known: BTreeSet<&str> = fields

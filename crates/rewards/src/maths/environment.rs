@@ -44,49 +44,60 @@ static JOINT: LazyLock<Regex> =
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        let closers = CLOSERS.map(|closer| {
-            let bytes = text.as_bytes();
-            let first = closer.as_bytes()[0];
-            let places = bytes.iter().enumerate().filter(|(_, b)| **b == first);
-            places
-                .map(|(at, _)| at)
-                .filter(|at| bytes[*at..].starts_with(closer.as_bytes()))
-                .collect()
-        });
+        let mut closers: [Vec<usize>; 5] = Default::default();
+        let bytes = text.as_bytes();
+        for (at, byte) in bytes.iter().enumerate() {
+            if !matches!(byte, b'$' | b'\\' | b'\n') {
+                continue;
+            }
+            for (places, closer) in closers.iter_mut().zip(CLOSERS) {
+                if bytes[at..].starts_with(closer.as_bytes()) {
+                    places.push(at);
+                }
+            }
+        }
         Self { text, closers }
     }
 
-    /// All environments from the left, without overlap; `boxed`: only those that hold a box.
-    pub(super) fn all(&self, boxed: bool) -> Vec<Vec<Found>> {
-        let mut found = Vec::new();
+    /// The last `count` of the environments found from the left, without overlap; `boxed`: only those
+    /// that hold a box.
+    pub(super) fn last(&self, count: usize, boxed: bool) -> Vec<Vec<Found>> {
+        if boxed && !self.text.contains(BOX) {
+            return Vec::new();
+        }
+        let mut starts = Vec::new();
         let mut at = 0;
         while let Some(offset) = self.text[at..].find(starts_environment) {
             at += offset;
-            match self.at(at, boxed) {
-                Some(joined) => {
-                    at = joined[joined.len() - 1].end;
-                    found.push(joined);
+            match self.joined(at, boxed).last() {
+                Some(last) => {
+                    starts.push(at);
+                    at = last.end;
                 }
                 None => at += self.text[at..].chars().next().map_or(1, char::len_utf8),
             }
         }
-        found
+        let last = &starts[starts.len().saturating_sub(count)..];
+        last.iter()
+            .filter_map(|start| self.at(*start, boxed))
+            .collect()
     }
 
     /// The environment that begins here, with those joined to it.
     pub(super) fn at(&self, at: usize, boxed: bool) -> Option<Vec<Found>> {
-        let mut joined = vec![self.one(at, boxed)?];
-        while joined.len() < MAX_JOINED {
-            let end = joined[joined.len() - 1].end;
-            let Some(joint) = JOINT.find(&self.text[end..]) else {
-                break;
-            };
-            let Some(next) = self.one(end + joint.end(), boxed) else {
-                break;
-            };
-            joined.push(next);
-        }
-        Some(joined)
+        let joined: Vec<Found> = self.joined(at, boxed).collect();
+        (!joined.is_empty()).then_some(joined)
+    }
+
+    fn joined(&self, at: usize, boxed: bool) -> impl Iterator<Item = Found> {
+        let next = move |found: &Found| {
+            let end = found.end;
+            // Most texts go on otherwise, and a search has its price.
+            let may_join = matches!(self.text.as_bytes().get(end)?, b',' | b'a' | b'o');
+            let joint = may_join.then(|| JOINT.find(&self.text[end..]))??;
+            self.one(end + joint.end(), boxed)
+        };
+        std::iter::successors(self.one(at, boxed), next).take(MAX_JOINED)
     }
 
     fn one(&self, at: usize, boxed: bool) -> Option<Found> {
@@ -95,12 +106,15 @@ impl<'a> Scanner<'a> {
             .delimited(at, rest)
             .filter(|(content, _)| !boxed || holds_box(&self.text[content.clone()]))
             .or_else(|| {
-                let fraction = FRACTION.find(rest).filter(|_| !boxed)?;
+                let may_be = !boxed && rest.strip_prefix('-').unwrap_or(rest).starts_with(r"\frac");
+                let fraction = may_be.then(|| FRACTION.find(rest))??;
                 let range = at..at + fraction.end();
                 Some((range.clone(), range.end))
             })?;
         let after = self.text[end..].trim_start();
-        let percent = PERCENT.find(after).map(|sign| sign.end());
+        let may_be = after.starts_with(['\\', '%', 'P', 'p']);
+        let percent = may_be.then(|| PERCENT.find(after)).flatten();
+        let percent = percent.map(|sign| sign.end());
         Some(Found {
             start: at,
             end: self.text.len() - after.len() + percent.unwrap_or(0),
@@ -170,8 +184,12 @@ fn starts_environment(c: char) -> bool {
     matches!(c, '$' | '\\' | '-') || c.is_whitespace()
 }
 
+const BOX: &str = r"\boxed{";
+
 fn holds_box(content: &str) -> bool {
-    content
-        .find(r"\boxed{")
-        .is_some_and(|start| content[start + 7..].find('}').is_some_and(|end| end > 0))
+    content.find(BOX).is_some_and(|start| {
+        content[start + BOX.len()..]
+            .find('}')
+            .is_some_and(|end| end > 0)
+    })
 }

@@ -160,7 +160,7 @@ fn final_or_boxed(text: &str, scanner: &Scanner<'_>, anchors: &Anchors) -> Vec<C
     for &end in &anchors.finals {
         found.extend(after_is(text, scanner, end));
     }
-    found.extend(scanner.all(true).into_iter().map(latex));
+    found.extend(scanner.last(MAX_TRIES, true).into_iter().map(latex));
     if let Some(start) = text.find(r"\boxed{")
         && let Some(end) = text.rfind('}').filter(|end| *end > start + 7)
     {
@@ -254,18 +254,27 @@ fn near(text: &str, scanner: &Scanner<'_>, at: usize) -> Vec<Candidate> {
 
 /// Every LaTeX, every number.
 fn anywhere(text: &str, scanner: &Scanner<'_>, _anchors: &Anchors) -> Vec<Candidate> {
-    let mut found: Vec<Candidate> = scanner.all(false).into_iter().map(latex).collect();
+    let last = scanner.last(MAX_TRIES, false);
+    let mut found: Vec<Candidate> = last.into_iter().map(latex).collect();
     let mut from = text.len().saturating_sub(NUMBER_WINDOW);
     while !text.is_char_boundary(from) {
         from += 1;
     }
-    for captures in ARITHMETIC[0].captures_iter(&text[from..]) {
+    for captures in last_captures(&ARITHMETIC[0], &text[from..]) {
         found.extend(arithmetic(&captures, from));
     }
-    for captures in NUMBER[0].captures_iter(&text[from..]) {
+    for captures in last_captures(&NUMBER[0], &text[from..]) {
         found.extend(number(&captures, from));
     }
     found
+}
+
+/// Of the last matches that are read.
+fn last_captures<'a>(pattern: &Regex, text: &'a str) -> Vec<regex::Captures<'a>> {
+    let starts: Vec<usize> = pattern.find_iter(text).map(|found| found.start()).collect();
+    let last = &starts[starts.len().saturating_sub(MAX_TRIES)..];
+    let captures = last.iter().map(|start| pattern.captures_at(text, *start));
+    captures.flatten().collect()
 }
 
 fn plain_at(text: &str, at: usize) -> Option<Candidate> {

@@ -63,6 +63,8 @@ impl Value {
     }
 }
 
+type Operation<T> = fn(&T, &T) -> T;
+
 /// Values of the variables, the precision, and the work that is left.
 struct Point<'a> {
     variables: HashMap<String, Value>,
@@ -225,6 +227,7 @@ impl Point<'_> {
         let mut total = Some(Value::Exact(BigRational::from_integer(start.into())));
         let mut at = from;
         while at <= to && total.is_some() {
+            total = self.work.spend(300).and(total);
             let here = Value::Exact(BigRational::from_integer(at.into()));
             self.variables.insert(variable.to_owned(), here);
             total = total
@@ -393,8 +396,7 @@ impl Point<'_> {
 
     fn added(&self, a: Value, b: Value) -> Option<Value> {
         if let (Value::Exact(a), Value::Exact(b)) = (&a, &b) {
-            self.work.spend_on_fractions(a, b)?;
-            return self.fits(a + b);
+            return self.fits(self.exactly(a, b, (|a, b| a + b, |a, b| a + b))?);
         }
         self.work.spend_on_product(self.bits)?;
         finite(a.rounded(self.bits).add(&b.rounded(self.bits), self.bits))
@@ -402,11 +404,26 @@ impl Point<'_> {
 
     fn multiplied(&self, a: Value, b: Value) -> Option<Value> {
         if let (Value::Exact(a), Value::Exact(b)) = (&a, &b) {
-            self.work.spend_on_fractions(a, b)?;
-            return self.fits(a * b);
+            return self.fits(self.exactly(a, b, (|a, b| a * b, |a, b| a * b))?);
         }
         self.work.spend_on_product(self.bits)?;
         finite(a.rounded(self.bits).mul(&b.rounded(self.bits), self.bits))
+    }
+
+    /// A sum or product; integers have no common divisors to look for.
+    fn exactly(
+        &self,
+        a: &BigRational,
+        b: &BigRational,
+        (of_integers, of_fractions): (Operation<BigInt>, Operation<BigRational>),
+    ) -> Option<BigRational> {
+        if a.is_integer() && b.is_integer() {
+            self.work.spend_on_integers(a.numer(), b.numer())?;
+            let result = of_integers(a.numer(), b.numer());
+            return Some(BigRational::from_integer(result));
+        }
+        self.work.spend_on_fractions(a, b)?;
+        Some(of_fractions(a, b))
     }
 
     fn raised(&self, base: &Value, exponent: &Value) -> Option<Value> {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use num_bigint::BigInt;
 use num_rational::BigRational;
 
 /// About 5 ms on a core of 2024, in units of a nanosecond.
@@ -33,7 +34,13 @@ impl Work {
     pub(super) fn spend_on_fractions(&self, a: &BigRational, b: &BigRational) -> Option<()> {
         let bits = |x: &BigRational| x.numer().bits() + x.denom().bits();
         let bits = bits(a) + bits(b);
-        self.spend(100 + bits * bits / 50)
+        self.spend(400 + bits * bits / 20)
+    }
+
+    /// A sum or product of integers.
+    pub(super) fn spend_on_integers(&self, a: &BigInt, b: &BigInt) -> Option<()> {
+        let words = |x: &BigInt| x.bits() / 64 + 1;
+        self.spend(100 + words(a) * words(b))
     }
 
     /// A sum, product or quotient of complex numbers.

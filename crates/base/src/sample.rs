@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Where a row stands in the user's data, for messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,63 @@ pub struct PreparedImage {
     pub original_size: [u32; 2],
     /// Width and height that the model sees, px.
     pub input_size: [u32; 2],
+    digest: Memo,
 }
+
+/// A digest once it was asked for. It says nothing of its own: all are equal, and a copy begins
+/// without one, since what it was taken of may be changed there.
+#[derive(Debug, Default)]
+struct Memo(OnceLock<[u8; 32]>);
+
+impl Clone for Memo {
+    fn clone(&self) -> Self {
+        Memo::default()
+    }
+}
+
+impl PartialEq for Memo {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl PreparedImage {
+    /// An image of its patches, their grid, and its sizes in the file and before the model.
+    pub fn new(
+        pixel_values: Vec<f32>,
+        grid_thw: [usize; 3],
+        original_size: [u32; 2],
+        input_size: [u32; 2],
+    ) -> Self {
+        PreparedImage {
+            pixel_values,
+            grid_thw,
+            original_size,
+            input_size,
+            digest: Memo::default(),
+        }
+    }
+
+    /// SHA-256 of all that the vision tower sees: the grid and the patches. Taken once.
+    pub fn digest(&self) -> [u8; 32] {
+        *self.digest.0.get_or_init(|| {
+            let mut hash = Sha256::new();
+            for side in self.grid_thw {
+                hash.update((side as u64).to_le_bytes());
+            }
+            let mut bytes = Vec::with_capacity(4 * DIGEST_BLOCK);
+            for block in self.pixel_values.chunks(DIGEST_BLOCK) {
+                bytes.clear();
+                bytes.extend(block.iter().flat_map(|value| value.to_le_bytes()));
+                hash.update(&bytes);
+            }
+            hash.finalize().into()
+        })
+    }
+}
+
+/// Numbers that are hashed at a time.
+const DIGEST_BLOCK: usize = 4096;
 
 /// A prompt as the model takes it: ids with image placeholders already expanded.
 #[derive(Clone, Debug)]
@@ -96,4 +153,40 @@ pub struct RolloutGroup {
     pub rewards: Vec<f64>,
     /// `G` advantages.
     pub advantages: Vec<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(pixel_values: Vec<f32>, grid_thw: [usize; 3]) -> PreparedImage {
+        PreparedImage::new(pixel_values, grid_thw, [4, 4], [4, 4])
+    }
+
+    #[test]
+    fn the_digest_is_that_of_grid_and_pixels() {
+        // More than a block, and not a whole number of them.
+        let pixels: Vec<f32> = (0..2 * DIGEST_BLOCK + 3).map(|i| i as f32 * 0.5).collect();
+        let mut bytes: Vec<u8> = [1u64, 2, 6].iter().flat_map(|n| n.to_le_bytes()).collect();
+        bytes.extend(pixels.iter().flat_map(|p| p.to_le_bytes()));
+        let expected: [u8; 32] = Sha256::digest(&bytes).into();
+        let first = image(pixels.clone(), [1, 2, 6]);
+        assert_eq!(first.digest(), expected);
+        assert_eq!(first.digest(), expected);
+        assert_ne!(image(pixels.clone(), [1, 6, 2]).digest(), expected);
+        let mut other = pixels;
+        other[2 * DIGEST_BLOCK + 2] += 1.0;
+        assert_ne!(image(other, [1, 2, 6]).digest(), expected);
+    }
+
+    #[test]
+    fn a_changed_copy_has_a_digest_of_its_own() {
+        let first = image(vec![1.0, 2.0], [1, 1, 1]);
+        let before = first.digest();
+        let mut copy = first.clone();
+        assert_eq!(copy, first);
+        copy.pixel_values[1] = 3.0;
+        assert_ne!(copy.digest(), before);
+        assert_ne!(copy, first);
+    }
 }

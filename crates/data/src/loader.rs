@@ -25,6 +25,8 @@ pub struct LoaderOptions {
     pub cache_bytes: usize,
     /// What to do when a sample turns out bad only now (a truncated image, a prompt too long).
     pub on_bad_row: OnBadRow,
+    /// Whether digests of images are taken ahead of need too.
+    pub digests: bool,
 }
 
 /// A sample made ready, or skipped.
@@ -69,10 +71,18 @@ impl PromptLoader {
         let load = move |sample_index: usize| {
             let sample = &samples[sample_index];
             match load_prompt(sample, &processor, &template, &cache) {
-                Ok(prompt) => Ok(Loaded::Ready {
-                    sample_index,
-                    prompt,
-                }),
+                Ok(prompt) => {
+                    if options.digests {
+                        // Remembered by the image, like its pixels.
+                        prompt.images.iter().for_each(|image| {
+                            image.digest();
+                        });
+                    }
+                    Ok(Loaded::Ready {
+                        sample_index,
+                        prompt,
+                    })
+                }
                 Err(cause) => {
                     let row = RowError {
                         source_line: sample.source.clone(),
@@ -190,12 +200,7 @@ mod tests {
         let get = |name: &str| {
             let load = |_: &Path| {
                 loads.set(loads.get() + 1);
-                Ok(PreparedImage {
-                    pixel_values: vec![0.0; 10],
-                    grid_thw: [1, 2, 2],
-                    original_size: [4, 4],
-                    input_size: [4, 4],
-                })
+                Ok(PreparedImage::new(vec![0.0; 10], [1, 2, 2], [4, 4], [4, 4]))
             };
             cache.get_or_load(Path::new(name), load).expect("loads")
         };

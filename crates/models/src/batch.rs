@@ -25,14 +25,24 @@ pub struct PackedBatch {
 /// Images of a batch, each distinct one once.
 #[derive(Debug)]
 pub struct PackedImages {
-    /// `[patches, patch_dim]` in the compute type.
-    pub pixel_values: Tensor,
-    /// `image_grid_thw` of each distinct image.
-    pub grids: Vec<[usize; 3]>,
+    /// The images.
+    pub distinct: Vec<Arc<PreparedImage>>,
     /// Rows of the tower's output, one per placeholder token.
     pub sources: Tensor,
     /// Packed tokens that they replace.
     pub targets: Tensor,
+}
+
+impl PackedImages {
+    /// `[patches, patch_dim]` of all of them.
+    pub fn pixel_values(&self, kind: Kind, device: Device) -> Tensor {
+        pixel_values(&self.distinct, kind, device)
+    }
+
+    /// `image_grid_thw` of each.
+    pub fn grids(&self) -> Vec<[usize; 3]> {
+        self.distinct.iter().map(|i| i.grid_thw).collect()
+    }
 }
 
 /// Packs prompts and answers.
@@ -173,12 +183,11 @@ impl<'m> BatchBuilder<'m> {
 
     /// The batch on the model's device.
     pub fn build(self) -> PackedBatch {
-        let (kind, device) = self.model.compute();
+        let device = self.model.compute().1;
         let vector = |list: &[i64]| Tensor::from_slice(list).to_device(device);
         let positions: Vec<Tensor> = self.positions.iter().map(|list| vector(list)).collect();
         let images = (!self.images.is_empty()).then(|| PackedImages {
-            pixel_values: pixel_values(&self.images, kind, device),
-            grids: self.images.iter().map(|i| i.grid_thw).collect(),
+            distinct: self.images,
             sources: vector(&self.sources),
             targets: vector(&self.targets),
         });
@@ -209,7 +218,8 @@ fn placeholder_runs(ids: &[u32], image_token: u32, expected: &[usize]) -> Vec<us
     runs
 }
 
-fn pixel_values(images: &[Arc<PreparedImage>], kind: Kind, device: Device) -> Tensor {
+/// Patches of images, one after another.
+pub(crate) fn pixel_values(images: &[Arc<PreparedImage>], kind: Kind, device: Device) -> Tensor {
     let parts: Vec<Tensor> = images
         .iter()
         .map(|image| {

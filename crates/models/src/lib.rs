@@ -1,10 +1,11 @@
 //! Model families over libtorch: packed tokens in, hidden states and logits out.
 //!
-//! Models know neither caches nor losses: where queries find their keys is an [`Attend`], so the same
+//! Models know neither key caches nor losses: where queries find their keys is an [`Attend`], so the same
 //! layers serve training (`layers::PackedAttention`) and sampling (`engine`).
 
 pub mod batch;
 pub mod checkpoint;
+pub mod features;
 pub mod layers;
 pub mod lora;
 pub mod model;
@@ -16,6 +17,7 @@ pub use batch::{BatchBuilder, PackedBatch};
 pub use checkpoint::{
     base_of, copy_processor_files, load_model, load_with_adapter, read_family, save_weights,
 };
+pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
 pub use layers::attention::{Attend, Layout, PackedAttention, Segment};
 pub use layers::rotary::Rotary;
 pub use lora::{
@@ -96,6 +98,17 @@ pub enum ModelError {
         /// The cause.
         source: std::io::Error,
     },
+    /// Stored features of an image that cannot be taken.
+    #[error("{path}: {cause}")]
+    Features {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        cause: String,
+    },
+    /// Features were to be kept of a tower that is trained, or has adapters.
+    #[error("features of images change while the vision tower or its merger is trained")]
+    TrainedTower,
     /// A prompt without a token.
     #[error("a prompt without tokens cannot be answered")]
     EmptyPrompt,

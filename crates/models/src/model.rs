@@ -1,8 +1,12 @@
 //! What every family offers to training and sampling.
 
+use std::rc::Rc;
+
 use tch::{Device, Kind, Tensor};
 
+use crate::ModelError;
 use crate::batch::PackedBatch;
+use crate::features::{FeatureCache, TowerFeatures};
 use crate::layers::attention::{Attend, PackedAttention};
 use crate::layers::rotary::Rotary;
 use crate::parameters::Parameters;
@@ -141,6 +145,15 @@ pub trait VisionLanguageModel {
         grids: &[[usize; 3]],
     ) -> Tensor;
 
+    /// Keeps what the vision tower makes of images in `cache` from now on.
+    ///
+    /// # Errors
+    /// [`ModelError::TrainedTower`]; libtorch's own.
+    fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError>;
+
+    /// Where features of images are kept; `None`: nowhere, each pass computes them.
+    fn features(&self) -> Option<&TowerFeatures>;
+
     /// `input_ids [N] -> [N, hidden_size]`, images not yet in place.
     fn embed_tokens(&self, input_ids: &Tensor) -> Tensor;
 
@@ -172,7 +185,13 @@ pub fn embed_batch<'a>(
     let Some(images) = &batch.images else {
         return tape.run(&batch.input_ids, |ids| model.embed_tokens(ids));
     };
-    let features = model.vision_stages(tape, &images.pixel_values, &images.grids);
+    let features = match model.features() {
+        Some(features) => features.of(model, &images.distinct),
+        None => {
+            let (kind, device) = model.compute();
+            model.vision_stages(tape, &images.pixel_values(kind, device), &images.grids())
+        }
+    };
     tape.run(&features, |features| {
         // A picture may stand in several prompts: gradients of such rows are added in a fixed order.
         let placed = Tensor::embedding(features, &images.sources, -1, false, false);

@@ -5,6 +5,7 @@
 mod bad_step;
 pub mod batch;
 mod clock;
+mod features;
 pub mod grpo;
 pub mod logprobs;
 mod micro_batches;

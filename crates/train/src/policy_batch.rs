@@ -284,12 +284,12 @@ mod tests {
     /// A picture of one merged patch and three tokens around it; answers of 2, 3 and 1 tokens.
     fn group(model: &dyn VisionLanguageModel) -> RolloutGroup {
         let side = model.spatial_merge_size();
-        let image = PreparedImage {
-            pixel_values: vec![0.5; side * side * model.patch_dim()],
-            grid_thw: [1, side, side],
-            original_size: [28, 28],
-            input_size: [28, 28],
-        };
+        let image = PreparedImage::new(
+            vec![0.5; side * side * model.patch_dim()],
+            [1, side, side],
+            [28, 28],
+            [28, 28],
+        );
         let completion = |ids: &[u32]| Completion {
             ids: ids.to_vec(),
             sampled_logprobs: vec![-1.0; ids.len()],

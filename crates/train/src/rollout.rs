@@ -301,12 +301,7 @@ mod tests {
 
     #[test]
     fn unshared_prompts_are_requests_of_their_own_with_the_same_draws() {
-        let image = PreparedImage {
-            pixel_values: vec![0.0],
-            grid_thw: [1, 1, 1],
-            original_size: [1, 1],
-            input_size: [1, 1],
-        };
+        let image = PreparedImage::new(vec![0.0], [1, 1, 1], [1, 1], [1, 1]);
         let prompt = Prompt {
             ids: vec![1, 2],
             images: vec![Arc::new(image)],

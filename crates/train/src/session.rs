@@ -15,6 +15,7 @@ use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
 use crate::clock::Clock;
+use crate::features;
 use crate::optimizer::Optimizer;
 use crate::policy::Census;
 use crate::schedule::Schedule;
@@ -138,7 +139,7 @@ impl<'a> Session<'a> {
     /// Opens the run folder, loads model and data, and goes on where the newest checkpoint stands.
     pub fn open<C: Config>(
         config: &C,
-        settings: Settings,
+        mut settings: Settings,
         model_dir: &Path,
         dataset: &Dataset,
         total_steps: u64,
@@ -153,7 +154,8 @@ impl<'a> Session<'a> {
         if let Some((_, folder)) = &newest {
             refuse_changes(config, &settings, &run, folder)?;
         }
-        let model = policy::load(&settings, model_dir)?;
+        let mut model = policy::load(&settings, model_dir)?;
+        settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) = (
             dataset.processor.tokenizer().vocab_size(),
             model.text_shape().vocab_size,
@@ -320,6 +322,9 @@ impl<'a> Session<'a> {
         );
         metrics.insert("bad_steps".into(), json!(self.bad_steps));
         self.measure_memory(&mut metrics);
+        for problem in features::report(self.model.as_ref(), &mut metrics) {
+            self.say(&problem)?;
+        }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         if self.step.is_multiple_of(self.settings.logging_steps) || last {
             self.run.log_step(self.step, &metrics)?;

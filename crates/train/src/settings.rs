@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use base::config::{EvalStrategy, GrpoConfig, LrSchedulerType, SaveStrategy, SftConfig};
 use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
-use models::{LoadOptions, LoraOptions, Targets, TrainedParts};
+use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
 use tch::Kind;
 use torch::parse_device;
 
@@ -51,6 +51,7 @@ pub struct Settings {
     pub(crate) checks: RowChecks,
     pub(crate) files: DataFiles,
     pub(crate) template: PromptTemplate,
+    pub(crate) features: FeatureCacheOptions,
 }
 
 macro_rules! lora {
@@ -142,6 +143,7 @@ macro_rules! settings {
                 ahead: 4 * c.per_device_train_batch_size.max(8),
                 cache_bytes: IMAGE_CACHE_BYTES,
                 on_bad_row: c.on_bad_row,
+                digests: false,
             },
             processor: ProcessorOptions {
                 resize_backend: resize_backend(c.image_processor),
@@ -155,6 +157,10 @@ macro_rules! settings {
             },
             files: DataFiles::from_lists(&c.data_file_paths, c.image_folders.as_deref(), $method)?,
             template: $template,
+            features: FeatureCacheOptions {
+                max_bytes: c.feature_cache_bytes,
+                folder: c.feature_cache_dir.as_deref().map(PathBuf::from),
+            },
         })
     }};
 }

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite, number, numbers};
+use crate::features;
 use crate::grpo::{ClipRange, is_zero_spread};
 use crate::policy;
 use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
@@ -118,7 +119,7 @@ pub fn train_grpo_with_rewards(
         stop.clone(),
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
-    let reference = (config.beta > 0.0 && !has_adapters)
+    let mut reference = (config.beta > 0.0 && !has_adapters)
         .then(|| {
             load_model(
                 model_dir,
@@ -129,6 +130,9 @@ pub fn train_grpo_with_rewards(
             )
         })
         .transpose()?;
+    if let Some(reference) = &mut reference {
+        features::share(session.model.as_ref(), reference.as_mut())?;
+    }
     let prompts = dataset.prompts(
         &session.settings,
         &order,

@@ -197,6 +197,10 @@ macro_rules! with_training_fields {
                     /// Tokens of one forward and backward pass: a larger group is taken in parts, each with its prompt
                     /// and at least one completion; without it, a micro-batch.
                     max_tokens_per_microbatch: Option<usize> = None,
+                    /// Memory of the device for image features while vision tower and merger are frozen, bytes; 0: none.
+                    feature_cache_bytes: usize = 1 << 30,
+                    /// Folder of image features, for further runs with this tower; without it, memory alone.
+                    feature_cache_dir: Option<String> = None,
                 }
                 $($own)*
             }

@@ -116,22 +116,22 @@ impl ImageProcessor {
         let resized = self.resize(image)?;
         let (width, height) = (resized.width(), resized.height());
         let patch_size = self.config.patch_size;
-        Ok(PreparedImage {
-            pixel_values: patchify(
+        Ok(PreparedImage::new(
+            patchify(
                 &resized,
                 &self.table,
                 patch_size as usize,
                 self.config.merge_size as usize,
                 self.config.temporal_patch_size as usize,
             ),
-            grid_thw: [
+            [
                 1,
                 (height / patch_size) as usize,
                 (width / patch_size) as usize,
             ],
             original_size,
-            input_size: [width, height],
-        })
+            [width, height],
+        ))
     }
 
     fn resize(&self, image: &RgbImage) -> Result<RgbImage, ImageCause> {

@@ -18,6 +18,7 @@ const OPTIONS: LoaderOptions = LoaderOptions {
     ahead: 4,
     cache_bytes: 1 << 20,
     on_bad_row: OnBadRow::Stop,
+    digests: true,
 };
 
 /// Rows over the golden images; row 2 of them shows a truncated one.

@@ -61,12 +61,7 @@ fn processor() -> Processor {
 }
 
 fn image(grid_thw: [usize; 3]) -> Arc<PreparedImage> {
-    Arc::new(PreparedImage {
-        pixel_values: Vec::new(),
-        grid_thw,
-        original_size: [1, 1],
-        input_size: [1, 1],
-    })
+    Arc::new(PreparedImage::new(Vec::new(), grid_thw, [1, 1], [1, 1]))
 }
 
 #[test]

@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use base::{PreparedImage, Prompt};
 use engine::{Request, SamplingParams};
 use models::layers::attention::Attend;
 use models::model::{PromptPositions, TextShape};
-use models::{Parameters, Rotary, Tape, VisionLanguageModel};
+use models::{
+    FeatureCache, ModelError, Parameters, Rotary, Tape, TowerFeatures, VisionLanguageModel,
+};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -42,6 +45,12 @@ impl VisionLanguageModel for RecordedVision {
         Tensor::cat(&picked, 0)
     }
 
+    fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError> {
+        self.inner.keep_features(cache)
+    }
+    fn features(&self) -> Option<&TowerFeatures> {
+        self.inner.features()
+    }
     fn family(&self) -> &'static str {
         self.inner.family()
     }
@@ -123,12 +132,12 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
             let grid_thw: [usize; 3] = numbers(grid).try_into().unwrap();
             let patches = grid_thw.iter().product::<usize>();
             let all = &tensors["image_features"];
-            images.push(Arc::new(PreparedImage {
-                pixel_values: vec![features.len() as f32; patches],
+            images.push(Arc::new(PreparedImage::new(
+                vec![features.len() as f32; patches],
                 grid_thw,
-                original_size: [1, 1],
-                input_size: [1, 1],
-            }));
+                [1, 1],
+                [1, 1],
+            )));
             features.push(all.narrow(0, row, patches as i64 / 4));
             row += patches as i64 / 4;
         }

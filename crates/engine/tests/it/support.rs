@@ -51,12 +51,12 @@ pub fn picture(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
         .map(|i| noise[(i + i / PATCH_DIM) % noise.len()])
         .collect();
     let size = [14 * width as u32, 14 * height as u32];
-    Arc::new(PreparedImage {
+    Arc::new(PreparedImage::new(
         pixel_values,
-        grid_thw: [1, height, width],
-        original_size: size,
-        input_size: size,
-    })
+        [1, height, width],
+        size,
+        size,
+    ))
 }
 
 /// A prompt of keyed tokens with a picture after every few of them, as the chat template places it.

@@ -15,6 +15,7 @@ mod text;
 mod vision;
 
 use std::path::Path;
+use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 use torch::WeightFiles;
@@ -22,6 +23,7 @@ use torch::WeightFiles;
 pub use config::{Config, TextConfig, VisionConfig};
 
 use crate::ModelError;
+use crate::features::{FeatureCache, TowerFeatures};
 use crate::layers::Linear;
 use crate::layers::attention::Attend;
 use crate::layers::rotary::Rotary;
@@ -40,6 +42,7 @@ pub struct Model {
     parameters: Parameters,
     kind: Kind,
     device: Device,
+    features: Option<TowerFeatures>,
 }
 
 impl Model {
@@ -86,6 +89,7 @@ impl Model {
             parameters,
             kind: options.kind,
             device: options.device,
+            features: None,
         })
     }
 
@@ -152,6 +156,16 @@ impl VisionLanguageModel for Model {
         grids: &[[usize; 3]],
     ) -> Tensor {
         self.visual.stages(tape, pixel_values, grids)
+    }
+
+    fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError> {
+        let settings = format!("{:?}", self.config.vision);
+        self.features = Some(TowerFeatures::new(cache, self, &settings)?);
+        Ok(())
+    }
+
+    fn features(&self) -> Option<&TowerFeatures> {
+        self.features.as_ref()
     }
 
     fn embed_tokens(&self, input_ids: &Tensor) -> Tensor {

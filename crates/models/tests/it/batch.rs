@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base::{PreparedImage, Prompt};
 use models::{BatchBuilder, ModelError, VisionLanguageModel};
 use proptest::prelude::*;
+use tch::{Device, Kind};
 
 use crate::support::{
     PATCH_DIM, assert_names, checkpoint, load, logits, max_difference, picture, prompt,
@@ -78,8 +79,9 @@ fn an_image_used_twice_goes_through_the_tower_once() {
     assert_eq!(batch.input_ids.size(), [tokens]);
     assert_eq!(batch.position_ids.size(), [3, tokens]);
     let images = batch.images.unwrap();
-    assert_eq!(images.grids, [[1, 4, 6], [1, 4, 4]]);
-    assert_eq!(images.pixel_values.size(), [40, PATCH_DIM as i64]);
+    assert_eq!(images.grids(), [[1, 4, 6], [1, 4, 4]]);
+    let pixel_values = images.pixel_values(Kind::Float, Device::Cpu);
+    assert_eq!(pixel_values.size(), [40, PATCH_DIM as i64]);
     let sources = Vec::<i64>::try_from(&images.sources).unwrap();
     assert_eq!(
         sources,

@@ -109,12 +109,12 @@ pub fn picture(number: usize, height: usize, width: usize) -> Arc<PreparedImage>
         .map(|i| ((i + 1) as f32 * 0.37 + number as f32).sin())
         .collect();
     let size = [14 * width as u32, 14 * height as u32];
-    Arc::new(PreparedImage {
+    Arc::new(PreparedImage::new(
         pixel_values,
-        grid_thw: [1, height, width],
-        original_size: size,
-        input_size: size,
-    })
+        [1, height, width],
+        size,
+        size,
+    ))
 }
 
 /// `before`, the placeholders of each image with a token between them, `after`.

@@ -129,8 +129,10 @@ fn positions_features_and_logits() {
         let expected = case.tensors();
         no_grad(|| {
             if let Some(images) = &batch.images {
+                let (kind, device) = model.compute();
+                let pixel_values = images.pixel_values(kind, device);
                 let got =
-                    model.vision_stages(&mut Tape::new(false), &images.pixel_values, &images.grids);
+                    model.vision_stages(&mut Tape::new(false), &pixel_values, &images.grids());
                 let difference = golden::max_difference(&got, &expected["image_features"]);
                 assert!(
                     difference < 1e-4,

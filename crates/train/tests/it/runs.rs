@@ -154,6 +154,9 @@ pub(crate) fn metrics(folder: &str) -> Vec<Value> {
         ] {
             line.as_object_mut().unwrap().remove(key).unwrap();
         }
+        // Of the process, not of the run.
+        let all = line.as_object_mut().unwrap();
+        all.retain(|key, _| !key.starts_with("feature_cache/"));
     }
     lines
 }

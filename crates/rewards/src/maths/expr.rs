@@ -245,24 +245,23 @@ impl Expr {
 
 /// `a + b`, sums within it laid flat.
 pub(super) fn sum(a: Expr, b: Expr) -> Expr {
-    let mut parts = Vec::new();
-    for side in [a, b] {
-        match side {
-            Expr::Add(inner) => parts.extend(inner),
-            other => parts.push(other),
-        }
-    }
-    Expr::Add(parts)
+    Expr::Add(joined(a, b, |side| match side {
+        Expr::Add(parts) => Ok(parts),
+        other => Err(other),
+    }))
 }
 
 /// `a * b`, products within it laid flat.
 pub(super) fn product(a: Expr, b: Expr) -> Expr {
-    let mut parts = Vec::new();
-    for side in [a, b] {
-        match side {
-            Expr::Mul(inner) => parts.extend(inner),
-            other => parts.push(other),
-        }
-    }
-    Expr::Mul(parts)
+    Expr::Mul(joined(a, b, |side| match side {
+        Expr::Mul(parts) => Ok(parts),
+        other => Err(other),
+    }))
+}
+
+/// The parts of both in order; those of the first are not copied, as sums and products grow at the end.
+fn joined(a: Expr, b: Expr, parts: fn(Expr) -> Result<Vec<Expr>, Expr>) -> Vec<Expr> {
+    let [mut a, b] = [a, b].map(|side| parts(side).unwrap_or_else(|other| vec![other]));
+    a.extend(b);
+    a
 }

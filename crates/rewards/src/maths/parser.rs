@@ -246,11 +246,10 @@ impl Parser<'_> {
         while self.starts_operand() {
             factors.push(self.postfix()?);
         }
-        let mut result = factors.pop()?;
-        while let Some(factor) = factors.pop() {
-            result = juxtaposed(value(factor)?, value(result)?);
+        match factors.len() {
+            1 => factors.pop(),
+            _ => juxtaposed(factors),
         }
-        Some(result)
     }
 
     /// An operand with its powers, factorials and degree signs.
@@ -300,22 +299,37 @@ fn as_set(expr: Expr) -> Option<Expr> {
     }
 }
 
-/// Two operands side by side: a mixed number or a product.
-fn juxtaposed(left: Expr, right: Expr) -> Expr {
-    if let (Expr::Number(a), Expr::Number(b)) = (&left, &right)
-        && !a.decimal
-        && !b.decimal
-        && a.value.is_integer()
-        && b.value.is_positive()
-    {
+/// Operands side by side: a product, the last numbers of it a mixed number.
+fn juxtaposed(mut factors: Vec<Expr>) -> Option<Expr> {
+    let mut first = value(factors.pop()?)?;
+    // From the last one on.
+    let mut behind = Vec::new();
+    while let Some(factor) = factors.pop() {
+        let factor = value(factor)?;
+        first = match mixed_number(&factor, &first).filter(|_| behind.is_empty()) {
+            Some(number) => number,
+            None => {
+                behind.push(first);
+                factor
+            }
+        };
+    }
+    Some(behind.into_iter().rev().fold(first, product))
+}
+
+fn mixed_number(whole: &Expr, part: &Expr) -> Option<Expr> {
+    let (Expr::Number(a), Expr::Number(b)) = (whole, part) else {
+        return None;
+    };
+    let is_mixed = !a.decimal && !b.decimal && a.value.is_integer() && b.value.is_positive();
+    is_mixed.then(|| {
         let value = if a.value.is_negative() {
             &a.value - &b.value
         } else {
             &a.value + &b.value
         };
-        return Expr::Number(Number::exact(value));
-    }
-    product(left, right)
+        Expr::Number(Number::exact(value))
+    })
 }
 
 /// Sides and signs to a relation or a chain of relations.

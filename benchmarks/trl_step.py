@@ -2,6 +2,7 @@
 
     python benchmarks/trl_step.py DATA --dtype bfloat16 --warmup 1 --steps 3
     python benchmarks/trl_step.py DATA --replay completions.jsonl --num-iterations 2
+    python benchmarks/trl_step.py DATA --train lora
 
 With --replay TRL samples nothing: it trains on completions that `vlm-r1 generate` made and prints what it computes of
 them (ids of the prompts, log-probabilities, advantages, loss, gradient norm), for comparison with ours.
@@ -18,6 +19,7 @@ import json
 import resource
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -30,6 +32,8 @@ from trl import GRPOConfig, GRPOTrainer
 from vowels import vowel_share
 
 PINNED = {"trl": "1.16.0", "transformers": "5.17.0", "torch": "2.11.0"}
+# The linear layers of the language model, where ours has its adapters by default; not those of the vision tower.
+LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
 def check_versions() -> dict[str, str]:
@@ -111,9 +115,25 @@ def make_trainer(args, dataset: Dataset, clock: Clock, rollout=None) -> Watched:
         disable_tqdm=True,
         seed=args.seed,
     )
-    return Watched(
+    trainer = Watched(
         model=str(args.data / "model"), reward_funcs=vowel_share, args=config, train_dataset=dataset,
-        callbacks=[clock], rollout_func=rollout,
+        callbacks=[clock], rollout_func=rollout, peft_config=adapters(args),
+    )  # fmt: skip
+    if args.train == "frozen":
+        for name, parameter in trainer.model.named_parameters():
+            parameter.requires_grad_(".visual." not in f".{name}")
+    return trainer
+
+
+def adapters(args):
+    """PEFT's settings of `--train lora`; nothing otherwise, so that peft is needed for it alone."""
+    if args.train != "lora":
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
     )  # fmt: skip
 
 
@@ -139,6 +159,7 @@ def measure(args) -> dict:
     expect("distinct completions of a step", distinct, samples)
     expect("type of the weights", str(trainer.model.dtype), f"torch.{args.dtype}")
     return {
+        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "secs": clock.secs[args.warmup :],
         "warmup_secs": clock.secs[: args.warmup],
         # Of all threads: tells settings apart where other work shares the cores.
@@ -203,6 +224,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, help="completions of a forward and backward pass; without it, all")
     parser.add_argument("--autocast", action="store_true")
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--train", choices=("full", "frozen", "lora"), default="full", help="all weights, all but the vision tower's, or adapters")
+    parser.add_argument("--lora-r", type=int, default=64)
+    parser.add_argument("--lora-alpha", type=int, default=128)
+    parser.add_argument("--lora-dropout", type=float, default=0.05)
     parser.add_argument("--output", type=Path, help="where the JSON goes; without it, stdout")
     return parser.parse_args()
 
@@ -214,6 +239,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as args.output_dir:
         result = replay(args) if args.replay else measure(args)
+    if args.train == "lora":
+        versions |= {"peft": version("peft")}
     result |= {
         "versions": versions,
         "threads": torch.get_num_threads(),

@@ -8,6 +8,7 @@ mod cuda;
 mod flash;
 mod gradient;
 mod memory;
+mod out_of_memory;
 mod random;
 mod weights;
 
@@ -15,7 +16,10 @@ pub use adamw::{AdamWOptions, fused_adamw};
 pub use cuda::{load_cuda, parse_device};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;
-pub use memory::{LiveBytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes};
+pub use memory::{
+    LiveBytes, limit_live_bytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes,
+};
+pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use random::{Distribution, fill_random};
 pub use weights::{WeightFiles, read_tensors, write_tensors, write_tensors_as};
 

@@ -6,6 +6,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
+#include <c10/util/Exception.h>
 #include <cstdint>
 #include <malloc.h>
 
@@ -13,6 +14,8 @@ namespace {
 
 std::atomic<int64_t> live{0};
 std::atomic<int64_t> peak{0};
+// As if the machine had no more; below 0: no limit.
+std::atomic<int64_t> limit{-1};
 
 // The size of a block is asked of malloc on both ways: no header, alignment as it was.
 void release(void *data) {
@@ -23,6 +26,10 @@ void release(void *data) {
 
 struct CountingAllocator final : at::Allocator {
   at::DataPtr allocate(size_t bytes) override {
+    const int64_t most = limit.load(std::memory_order_relaxed);
+    TORCH_CHECK_WITH(OutOfMemoryError,
+                     most < 0 || live.load(std::memory_order_relaxed) + static_cast<int64_t>(bytes) <= most,
+                     "CPU out of memory. Tried to allocate ", bytes, " bytes over a limit of ", most);
     void *data = c10::alloc_cpu(bytes);
     if (data != nullptr) {
       const auto size = static_cast<int64_t>(malloc_usable_size(data));
@@ -73,6 +80,21 @@ int vlm_r1_live_bytes(int device, int64_t *now, int64_t *most) {
     const auto &all = stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
     *now = all.current;
     *most = all.peak;
+    return 0;
+  } catch (...) {
+    return -1;
+  }
+}
+
+// Makes allocations on the CPU fail that would bring living tensors over `bytes`; below 0: none fails.
+void vlm_r1_limit_live_bytes(int64_t bytes) { limit.store(bytes, std::memory_order_relaxed); }
+
+// Gives back what libtorch keeps on its GPUs for later; -1 where there is none.
+int vlm_r1_empty_device_cache() {
+  try {
+    c10::DeviceAllocator *allocator = device_allocator();
+    if (allocator == nullptr || !allocator->initialized()) return -1;
+    allocator->emptyCache();
     return 0;
   } catch (...) {
     return -1;

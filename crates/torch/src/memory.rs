@@ -8,6 +8,8 @@ use tch::Device;
 unsafe extern "C" {
     fn vlm_r1_live_bytes(device: c_int, now: *mut i64, most: *mut i64) -> c_int;
     fn vlm_r1_reset_peak_bytes(device: c_int) -> c_int;
+    fn vlm_r1_limit_live_bytes(bytes: i64);
+    fn vlm_r1_empty_device_cache() -> c_int;
 }
 
 /// Bytes that tensors hold on one device.
@@ -38,6 +40,23 @@ pub fn reset_peak_live_bytes(device: Device) {
         // SAFETY: takes an integer and throws nothing. A device that does not count resets nothing,
         // and `live_bytes` says so.
         let _ = unsafe { vlm_r1_reset_peak_bytes(index) };
+    }
+}
+
+/// Lets allocations on the CPU fail, as those of a full GPU do, that would bring living tensors of the
+/// whole process over `bytes`; `None` lifts the limit. For tests.
+pub fn limit_live_bytes(bytes: Option<u64>) {
+    let bytes = bytes.map_or(-1, |b| i64::try_from(b).unwrap_or(i64::MAX));
+    // SAFETY: stores an integer.
+    unsafe { vlm_r1_limit_live_bytes(bytes) };
+}
+
+/// Gives back what libtorch's caching allocator keeps of a GPU's memory. On the CPU nothing is kept.
+pub(crate) fn empty_device_cache(device: Device) {
+    if device.is_cuda() {
+        // SAFETY: takes nothing and throws nothing. Where it fails the next allocation does too, and
+        // says so.
+        let _ = unsafe { vlm_r1_empty_device_cache() };
     }
 }
 

@@ -10,6 +10,7 @@ pub mod grpo;
 pub mod logprobs;
 mod micro_batches;
 pub mod optimizer;
+mod out_of_memory;
 mod policy;
 mod policy_batch;
 mod rollout;
@@ -44,6 +45,26 @@ pub enum TrainError {
         cause: Box<NonFinite>,
         /// Where its batch lies.
         dump: PathBuf,
+    },
+    /// A single completion with its prompt that memory does not hold.
+    #[error(
+        "no memory for a single completion with its prompt, {tokens} tokens: {cause}\nhint: {hint}"
+    )]
+    TooLargeForMemory {
+        /// Tokens of both.
+        tokens: usize,
+        /// libtorch's words.
+        cause: torch::OutOfMemory,
+        /// Flags that need less.
+        hint: String,
+    },
+    /// Memory that ran out in sampling or in the update.
+    #[error(
+        "no memory for sampling or the update: {cause}\nhint: a lower --max_concurrent_completions needs less for sampling; --use_peft true or --freeze_vision_modules true for the update"
+    )]
+    OutOfMemory {
+        /// libtorch's words.
+        cause: torch::OutOfMemory,
     },
     /// An answer without a token.
     #[error("an answer without tokens cannot be trained on")]

@@ -56,6 +56,29 @@ pub(crate) fn micro_batches(groups: &[GroupLens], limits: Limits) -> Vec<Vec<Par
     batches
 }
 
+/// Tokens of a micro-batch.
+pub(crate) fn num_tokens(batch: &[GroupLens]) -> usize {
+    let of = |group: &GroupLens| group.prompt + group.completions.iter().sum::<usize>();
+    batch.iter().map(of).sum()
+}
+
+/// Tokens of the larger part where a micro-batch is cut in two as evenly as can be, its prompt being
+/// in both where a group is cut; `None` where there is a single completion.
+pub(crate) fn half(batch: &[GroupLens]) -> Option<usize> {
+    let all: Vec<(usize, usize)> = batch
+        .iter()
+        .enumerate()
+        .flat_map(|(group, lens)| lens.completions.iter().map(move |&len| (group, len)))
+        .collect();
+    let tokens = |part: &[(usize, usize)]| -> usize {
+        let groups = part.chunk_by(|a, b| a.0 == b.0);
+        let prompts: usize = groups.map(|group| batch[group[0].0].prompt).sum();
+        prompts + part.iter().map(|(_, len)| len).sum::<usize>()
+    };
+    let larger = |at: usize| tokens(&all[..at]).max(tokens(&all[at..]));
+    (1..all.len()).map(larger).min()
+}
+
 /// The whole group where it fits; else as few parts as fit, filled one after another.
 fn parts(lens: &GroupLens, limits: Limits) -> Vec<Range<usize>> {
     let mut parts: Vec<Range<usize>> = Vec::new();
@@ -142,6 +165,46 @@ mod tests {
         let groups = [group(10, &[4, 5])];
         let single = [vec![(0, 0, 1)], vec![(0, 1, 2)]];
         assert_eq!(cut(&groups, limits(8, Some(1), true)), single);
+    }
+
+    #[test]
+    fn a_micro_batch_is_halved_as_evenly_as_can_be() {
+        // 100 + 20 + 20 in both halves.
+        assert_eq!(half(&[group(100, &[20; 4])]), Some(140));
+        assert_eq!(num_tokens(&[group(100, &[20; 4])]), 180);
+        // Between the groups.
+        assert_eq!(half(&[group(10, &[4, 4]), group(5, &[3, 3])]), Some(18));
+        // A large first completion stands alone.
+        assert_eq!(half(&[group(9, &[50]), group(5, &[3, 3])]), Some(59));
+        assert_eq!(half(&[group(10, &[7])]), None);
+    }
+
+    proptest::proptest! {
+        /// Halving again and again ends at single completions, and loses none of them.
+        #[test]
+        fn halves_shrink_to_single_completions(
+            groups in proptest::collection::vec(
+                (1usize..50, proptest::collection::vec(1usize..20, 1..6)), 1..4)
+        ) {
+            let groups: Vec<GroupLens> =
+                groups.iter().map(|(prompt, lens)| group(*prompt, lens)).collect();
+            let (mut batch, mut rounds) = (groups.clone(), 0);
+            while let Some(tokens) = half(&batch) {
+                proptest::prop_assert!(tokens < num_tokens(&batch));
+                let parts = micro_batches(&batch, limits(64, Some(tokens), true));
+                proptest::prop_assert!(parts.len() > 1);
+                let count = |list: &[GroupLens]| list.iter().map(|g| g.completions.len()).sum::<usize>();
+                let cut: usize = parts.iter().flatten().map(|part| part.completions.len()).sum();
+                proptest::prop_assert_eq!(cut, count(&batch));
+                let first = parts[0].iter().map(|part| {
+                    let whole = &batch[part.group];
+                    group(whole.prompt, &whole.completions[part.completions.clone()])
+                });
+                batch = first.collect();
+                rounds += 1;
+            }
+            proptest::prop_assert!(rounds < 64);
+        }
     }
 
     #[test]

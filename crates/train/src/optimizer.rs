@@ -37,7 +37,7 @@ struct State {
     exp_avg_sq: Tensor,
     /// f32 scalar: updates this weight has had.
     step: Tensor,
-    /// Sum of gradients in f32, where the compute type is narrower.
+    /// Sum of gradients in f32 of the micro-batches so far.
     gradient: Option<Tensor>,
 }
 
@@ -73,17 +73,14 @@ impl Optimizer {
             .sum()
     }
 
-    /// Moves narrow gradients into f32 sums; called after each micro-batch, since bf16 sums drift.
+    /// Moves gradients into f32 sums; called after each micro-batch, since bf16 sums drift, and since a
+    /// micro-batch that fails half-way must leave the sums alone.
     ///
     /// # Errors
     /// libtorch's own.
     pub fn collect(&mut self, parameters: &Parameters) -> Result<(), TrainError> {
         for state in &mut self.states {
-            let value = &parameters.list[state.parameter].value;
-            if value.kind() == Kind::Float {
-                continue;
-            }
-            let Some(gradient) = take_grad(value)? else {
+            let Some(gradient) = take_grad(&parameters.list[state.parameter].value)? else {
                 continue;
             };
             match &mut state.gradient {
@@ -101,7 +98,8 @@ impl Optimizer {
     /// [`TrainError::NonFinite`] with a gradient that is not finite; nothing is applied then.
     pub fn step(&mut self, parameters: &Parameters, lr: f64) -> Result<f64, TrainError> {
         no_grad(|| {
-            let (active, gradients) = self.take_gradients(parameters)?;
+            self.collect(parameters)?;
+            let (active, gradients) = self.take_gradients();
             let norm = global_norm(&gradients)?;
             if !norm.is_finite() {
                 let cause = NonFinite {
@@ -138,6 +136,17 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Forgets the gradients of a pass that did not come to its end; the sums stay.
+    ///
+    /// # Errors
+    /// libtorch's own.
+    pub fn forget_pass(&self, parameters: &Parameters) -> Result<(), TrainError> {
+        for state in &self.states {
+            take_grad(&parameters.list[state.parameter].value)?;
+        }
+        Ok(())
+    }
+
     /// Names of the weights whose gradients are not finite.
     fn not_finite(
         &self,
@@ -154,23 +163,11 @@ impl Optimizer {
         Ok(names)
     }
 
-    fn take_gradients(
-        &mut self,
-        parameters: &Parameters,
-    ) -> Result<(Vec<usize>, Vec<Tensor>), TrainError> {
-        let (mut active, mut gradients) = (Vec::new(), Vec::new());
-        for (index, state) in self.states.iter_mut().enumerate() {
-            let value = &parameters.list[state.parameter].value;
-            let gradient = match state.gradient.take() {
-                None if value.kind() == Kind::Float => take_grad(value)?,
-                sum => sum,
-            };
-            if let Some(gradient) = gradient {
-                active.push(index);
-                gradients.push(gradient);
-            }
-        }
-        Ok((active, gradients))
+    fn take_gradients(&mut self) -> (Vec<usize>, Vec<Tensor>) {
+        let states = self.states.iter_mut().enumerate();
+        states
+            .filter_map(|(index, state)| Some((index, state.gradient.take()?)))
+            .unzip()
     }
 
     fn apply(

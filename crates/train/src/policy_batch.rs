@@ -95,6 +95,51 @@ impl<'g> PolicyBatch<'g> {
         }
     }
 
+    /// Tokens of its prompts and completions.
+    pub fn group_lens(&self) -> Vec<GroupLens> {
+        let lens = |(prompt, answers): &PromptWithAnswers<'_>| GroupLens {
+            prompt: prompt.ids.len(),
+            completions: answers.iter().map(|ids| ids.len()).collect(),
+        };
+        self.items.iter().map(lens).collect()
+    }
+
+    /// The same completions in micro-batches within `limits`, with all that is known of them.
+    pub fn cut(self, limits: Limits) -> Vec<Self> {
+        let parts = micro_batches(&self.group_lens(), limits);
+        if parts.len() == 1 {
+            return vec![self];
+        }
+        let (mut first, mut token) = (0, 0);
+        parts
+            .iter()
+            .map(|parts| {
+                let last = first + parts.iter().map(|p| p.completions.len()).sum::<usize>();
+                let lens = self.lens[first..last].to_vec();
+                let tokens = lens.iter().sum::<usize>() as i64;
+                // A copy, so that the whole is freed.
+                let of = |all: &Tensor| all.narrow(0, token, tokens).copy();
+                let item = |part: &Part| -> PromptWithAnswers<'g> {
+                    let (prompt, answers) = &self.items[part.group];
+                    (prompt, answers[part.completions.clone()].to_vec())
+                };
+                let batch = PolicyBatch {
+                    items: parts.iter().map(item).collect(),
+                    share_prompt: self.share_prompt,
+                    places: self.places[first..last].to_vec(),
+                    advantages: of(&self.advantages),
+                    weights: of(&self.weights),
+                    sampled_logprobs: of(&self.sampled_logprobs),
+                    ref_logprobs: self.ref_logprobs.as_ref().map(of),
+                    old_logprobs: self.old_logprobs.as_ref().map(of),
+                    lens,
+                };
+                (first, token) = (last, token + tokens);
+                batch
+            })
+            .collect()
+    }
+
     fn pack(&self, model: &dyn VisionLanguageModel) -> Result<MicroBatch, TrainError> {
         if self.share_prompt {
             return MicroBatch::pack(model, &self.items);
@@ -139,6 +184,7 @@ impl<'g> PolicyBatch<'g> {
     }
 
     /// Adds this batch's part of the loss to the gradients.
+    /// What is known of it is kept only where the pass comes to its end.
     pub fn accumulate(
         &mut self,
         model: &dyn VisionLanguageModel,
@@ -147,12 +193,13 @@ impl<'g> PolicyBatch<'g> {
         beta: f64,
         recompute: bool,
     ) -> Result<PolicyStats, TrainError> {
-        let stats = self
+        let (old, stats) = self
             .pack(model)?
             .backward(model, temperature, recompute, |scores| {
                 let current = &scores.logprobs;
-                let old = self.old_logprobs.get_or_insert_with(|| current.detach());
-                let mut loss = policy_loss(current, old, &self.advantages, clip);
+                let known = self.old_logprobs.as_ref().map(Tensor::shallow_clone);
+                let old = known.unwrap_or_else(|| current.detach());
+                let mut loss = policy_loss(current, &old, &self.advantages, clip);
                 let kl = self
                     .ref_logprobs
                     .as_ref()
@@ -168,7 +215,7 @@ impl<'g> PolicyBatch<'g> {
                         &[
                             loss.detach(),
                             kl.as_ref().map_or_else(|| loss.zeros_like(), mean),
-                            mean(&is_clipped(current, old, &self.advantages, clip)),
+                            mean(&is_clipped(current, &old, &self.advantages, clip)),
                             mean(&scores.entropies),
                             mean(&(difference.exp() - &difference - 1.0)),
                             difference.abs().max(),
@@ -176,8 +223,9 @@ impl<'g> PolicyBatch<'g> {
                         0,
                     )
                 });
-                (loss, stats)
+                (loss, (old, stats))
             });
+        self.old_logprobs = Some(old);
         let numbers = Vec::<f32>::try_from(stats.to_device(Device::Cpu))?;
         Ok(PolicyStats {
             loss: f64::from(numbers[0]),
@@ -336,6 +384,35 @@ mod tests {
         let cut = split(model.as_ref(), Some(9), true);
         let parts = vec![vec![(4, 0), (4, 1)], vec![(4, 2)]];
         assert_eq!(cut, (vec![4 + 5, 4 + 1], parts));
+    }
+
+    #[test]
+    fn a_cut_micro_batch_is_as_if_made_so() {
+        let model = model();
+        let group = group(model.as_ref());
+        let limits = |tokens| Limits {
+            completions: 8,
+            tokens,
+            share_prompt: true,
+        };
+        let split = |tokens| PolicyBatch::split(&[(4, &group)], 3, limits(tokens), Device::Cpu);
+        let mut whole = split(None).remove(0);
+        let reference: Vec<f32> = (0..6).map(|i| -(i as f32)).collect();
+        whole.ref_logprobs = Some(Tensor::from_slice(&reference));
+        let cut = whole.cut(limits(Some(9)));
+        let made = split(Some(9));
+        assert_eq!((cut.len(), made.len()), (2, 2));
+        for (cut, made) in cut.iter().zip(&made) {
+            assert_eq!((&cut.places, &cut.lens), (&made.places, &made.lens));
+            assert_eq!(cut.weights, made.weights);
+            assert_eq!(cut.advantages, made.advantages);
+            assert_eq!(cut.sampled_logprobs, made.sampled_logprobs);
+            let tokens = |b: &PolicyBatch<'_>| b.pack(model.as_ref()).unwrap().num_tokens;
+            assert_eq!(tokens(cut), tokens(made));
+        }
+        assert_eq!(cut[1].known(2).unwrap()[0].1.ref_logprobs, Some(vec![-5.0]));
+        let again = cut.into_iter().flat_map(|b| b.cut(limits(Some(9))));
+        assert_eq!(again.count(), 2);
     }
 
     #[test]

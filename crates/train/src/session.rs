@@ -133,6 +133,10 @@ pub(crate) struct Session<'a> {
     skipped: usize,
     /// Steps refused since the start of the run.
     bad_steps: u64,
+    /// Passes of this step that found no memory and were done again in parts.
+    pub oom_retries: u64,
+    /// The bound on a micro-batch's tokens that this led to.
+    pub lowered_max_tokens: Option<usize>,
 }
 
 impl<'a> Session<'a> {
@@ -179,6 +183,8 @@ impl<'a> Session<'a> {
             named: BTreeSet::new(),
             skipped: 0,
             bad_steps: 0,
+            oom_retries: 0,
+            lowered_max_tokens: None,
         };
         match newest {
             Some((step, folder)) => session.resume(step, &folder)?,
@@ -251,7 +257,8 @@ impl<'a> Session<'a> {
         self.run.cut_back_to(step)?;
         self.step = step;
         self.bad_steps = value["bad_steps"].as_u64().unwrap_or_default();
-        self.say(&format!("resuming after step {step}, {}", folder.display()))
+        self.say(&format!("resuming after step {step}, {}", folder.display()))?;
+        self.resume_max_tokens(value["lowered_max_tokens"].as_u64())
     }
 
     /// Whether another step is to be done.
@@ -321,6 +328,8 @@ impl<'a> Session<'a> {
             json!(std::mem::take(&mut self.skipped)),
         );
         metrics.insert("bad_steps".into(), json!(self.bad_steps));
+        let retries = std::mem::take(&mut self.oom_retries);
+        metrics.insert("oom_retries".into(), json!(retries));
         self.measure_memory(&mut metrics);
         for problem in features::report(self.model.as_ref(), &mut metrics) {
             self.say(&problem)?;
@@ -385,6 +394,7 @@ impl<'a> Session<'a> {
             "seed": self.settings.seed,
             "num_samples": self.num_samples,
             "bad_steps": self.bad_steps,
+            "lowered_max_tokens": self.lowered_max_tokens,
             "version": env!("CARGO_PKG_VERSION"),
         });
         let path = folder.join("state.json");

@@ -10,12 +10,14 @@ use base::{Prompt, Sample};
 use data::{EpochSampler, ImageCache, PromptLoader, load_prompt};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
+use torch::OutOfMemory;
 
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite};
 use crate::batch::MicroBatch;
 use crate::logprobs::TokenScores;
 use crate::micro_batches::{GroupLens, micro_batches};
+use crate::out_of_memory::{self, attempt};
 use crate::policy;
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
@@ -85,7 +87,8 @@ struct Row {
 impl Trainer<'_> {
     fn train(mut self) -> Result<Outcome, TrainError> {
         while self.session.goes_on() {
-            let mut metrics = self.step()?;
+            let device = self.session.model.compute().1;
+            let mut metrics = out_of_memory::step(device, || self.step())?;
             self.evaluate(&mut metrics)?;
             self.session.finish_step(metrics)?;
         }
@@ -127,10 +130,21 @@ impl Trainer<'_> {
         known: &mut Vec<Known>,
     ) -> Result<Map<String, Value>, TrainError> {
         let (mut loss, mut entropy) = (0.0, 0.0);
-        for (index, batch) in self.micro_batches(rows).into_iter().enumerate() {
-            let (l, e) = self.accumulate(&batch, tokens, (index + 1, known))?;
-            loss += l;
-            entropy += e;
+        let mut batches = self.micro_batches(&rows.iter().collect::<Vec<_>>());
+        let mut index = 0;
+        while index < batches.len() {
+            match self.accumulate(&batches[index], tokens, (index + 1, known))? {
+                Ok((l, e)) => {
+                    loss += l;
+                    entropy += e;
+                    index += 1;
+                }
+                Err(cause) => {
+                    self.session.shrink(&group_lens(&batches[index]), cause)?;
+                    let rest = batches.split_off(index).concat();
+                    batches.extend(self.micro_batches(&rest));
+                }
+            }
         }
         let (grad_norm, learning_rate) = self.session.update()?;
         let mut metrics = Map::new();
@@ -188,28 +202,22 @@ impl Trainer<'_> {
         }
     }
 
-    fn micro_batches<'r>(&self, rows: &'r [Row]) -> Vec<Vec<&'r Row>> {
-        let lens: Vec<GroupLens> = rows
+    fn micro_batches<'r>(&self, rows: &[&'r Row]) -> Vec<Vec<&'r Row>> {
+        micro_batches(&group_lens(rows), self.session.settings.limits(true))
             .iter()
-            .map(|row| GroupLens {
-                prompt: row.prompt.ids.len(),
-                completions: vec![row.answer.len()],
-            })
-            .collect();
-        micro_batches(&lens, self.session.settings.limits(true))
-            .iter()
-            .map(|parts| parts.iter().map(|part| &rows[part.group]).collect())
+            .map(|parts| parts.iter().map(|part| rows[part.group]).collect())
             .collect()
     }
 
     /// Adds a micro-batch's part of the mean over `tokens`; returns its part of loss and entropy.
-    /// What it says of each row joins `known`, under the number of the micro-batch.
+    /// What it says of each row joins `known`, under the number of the micro-batch. Where it finds no
+    /// memory nothing is added.
     fn accumulate(
         &mut self,
         rows: &[&Row],
         tokens: usize,
         (index, known): (usize, &mut Vec<Known>),
-    ) -> Result<(f64, f64), TrainError> {
+    ) -> Result<Result<(f64, f64), OutOfMemory>, TrainError> {
         let Session {
             model,
             optimizer,
@@ -219,7 +227,7 @@ impl Trainer<'_> {
             ..
         } = &mut self.session;
         let key = [settings.seed, *step, index as u64];
-        let (loss, entropy, logprobs) = clock.time("train", || -> Result<_, TrainError> {
+        let pass = || -> Result<_, TrainError> {
             let items: Vec<_> = rows
                 .iter()
                 .map(|r| (&r.prompt, vec![r.answer.as_slice()]))
@@ -234,12 +242,18 @@ impl Trainer<'_> {
                 );
                 (loss, stats)
             };
-            let (loss, entropy, logprobs) = policy::with_dropout(model.as_ref(), &key, || {
-                batch.backward(model.as_ref(), 1.0, settings.recompute, loss_of)
-            });
+            let (loss, entropy, logprobs) =
+                batch.backward(model.as_ref(), 1.0, settings.recompute, loss_of);
             let logprobs = Vec::<f32>::try_from(logprobs.to_device(Device::Cpu))?;
             Ok((f64::try_from(loss)?, f64::try_from(entropy)?, logprobs))
+        };
+        let passed = clock.time("train", || {
+            policy::with_dropout(model.as_ref(), &key, || attempt(model.compute().1, pass))
         })?;
+        let (loss, entropy, logprobs) = match passed {
+            Ok(numbers) => numbers,
+            Err(cause) => return Ok(Err(cause)),
+        };
         let mut rest = logprobs.as_slice();
         known.extend(rows.iter().map(|row| {
             let (own, others) = rest.split_at(row.answer.len());
@@ -252,7 +266,7 @@ impl Trainer<'_> {
         }));
         NonFinite::check_loss(loss, index)?;
         optimizer.collect(model.parameters())?;
-        Ok((loss, entropy))
+        Ok(Ok((loss, entropy)))
     }
 
     /// Loss on the held-out rows, where that is due.
@@ -279,6 +293,14 @@ impl Trainer<'_> {
         metrics.insert("eval/loss".into(), json!(sum / tokens as f64));
         Ok(())
     }
+}
+
+fn group_lens(rows: &[&Row]) -> Vec<GroupLens> {
+    let lens = |row: &&Row| GroupLens {
+        prompt: row.prompt.ids.len(),
+        completions: vec![row.answer.len()],
+    };
+    rows.iter().map(lens).collect()
 }
 
 /// What the model is to say: the row's answer as it stands there, its tags included.

@@ -13,11 +13,13 @@ use engine::SamplingParams;
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model, read_family};
 use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
+use torch::OutOfMemory;
 
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite, number, numbers};
 use crate::features;
 use crate::grpo::{ClipRange, is_zero_spread};
+use crate::out_of_memory::{self, attempt};
 use crate::policy;
 use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::rollout::{self, Sampling, ScoredGroup};
@@ -173,7 +175,8 @@ struct Trainer<'a> {
 impl Trainer<'_> {
     fn train(mut self) -> Result<Outcome, TrainError> {
         while self.session.goes_on() {
-            let mut metrics = self.step()?;
+            let device = self.session.model.compute().1;
+            let mut metrics = out_of_memory::step(device, || self.step())?;
             self.evaluate(&mut metrics)?;
             self.session.finish_step(metrics)?;
         }
@@ -200,16 +203,37 @@ impl Trainer<'_> {
     /// The step's updates, counted in `stats` as they are made.
     fn learn(
         &mut self,
-        batches: &mut [PolicyBatch<'_>],
+        batches: &mut Vec<PolicyBatch<'_>>,
         stats: &mut PolicyStats,
     ) -> Result<(), TrainError> {
         self.score_by_reference(batches)?;
         for _ in 0..self.config.num_iterations {
-            for (index, batch) in batches.iter_mut().enumerate() {
-                stats.add(self.accumulate(batch, index + 1, stats.updates())?);
+            let mut index = 0;
+            while index < batches.len() {
+                match self.accumulate(&mut batches[index], index + 1, stats.updates())? {
+                    Ok(part) => {
+                        stats.add(part);
+                        index += 1;
+                    }
+                    Err(cause) => self.shrink(batches, index, cause)?,
+                }
             }
             stats.updated(self.session.update()?);
         }
+        Ok(())
+    }
+
+    /// Cuts the micro-batches from `index` on, the first of which found no memory.
+    fn shrink(
+        &mut self,
+        batches: &mut Vec<PolicyBatch<'_>>,
+        index: usize,
+        cause: OutOfMemory,
+    ) -> Result<(), TrainError> {
+        self.session.shrink(&batches[index].group_lens(), cause)?;
+        let limits = self.session.settings.limits(self.config.share_prompt);
+        let rest = batches.split_off(index);
+        batches.extend(rest.into_iter().flat_map(|batch| batch.cut(limits)));
         Ok(())
     }
 
@@ -310,31 +334,44 @@ impl Trainer<'_> {
         )
     }
 
-    fn score_by_reference(&self, batches: &mut [PolicyBatch<'_>]) -> Result<(), TrainError> {
-        let score = |reference: &dyn VisionLanguageModel, batches: &mut [PolicyBatch<'_>]| {
-            self.session.clock.time("reference", || {
-                batches.iter_mut().try_for_each(|batch| {
-                    batch.score_by_reference(reference, self.config.temperature)
-                })
-            })
-        };
-        let policy = self.session.model.as_ref();
-        match (&self.reference, &policy.parameters().lora) {
-            (Some(reference), _) => score(reference.as_ref(), batches),
-            (None, Some(lora)) if self.config.beta > 0.0 => {
-                lora.switched_off(|| score(policy, batches))
+    fn score_by_reference(&mut self, batches: &mut Vec<PolicyBatch<'_>>) -> Result<(), TrainError> {
+        let mut index = 0;
+        while self.config.beta > 0.0 && index < batches.len() {
+            match self.reference_pass(&mut batches[index])? {
+                Ok(()) => index += 1,
+                Err(cause) => self.shrink(batches, index, cause)?,
             }
-            (None, _) => Ok(()),
         }
+        Ok(())
     }
 
-    /// Adds the gradients of micro-batch `index`, after `updates` of the step.
+    fn reference_pass(
+        &self,
+        batch: &mut PolicyBatch<'_>,
+    ) -> Result<Result<(), OutOfMemory>, TrainError> {
+        let policy = self.session.model.as_ref();
+        let mut score = |model: &dyn VisionLanguageModel| {
+            attempt(model.compute().1, || {
+                batch.score_by_reference(model, self.config.temperature)
+            })
+        };
+        self.session.clock.time("reference", || {
+            match (&self.reference, &policy.parameters().lora) {
+                (Some(reference), _) => score(reference.as_ref()),
+                (None, Some(lora)) => lora.switched_off(|| score(policy)),
+                (None, None) => Ok(Ok(())),
+            }
+        })
+    }
+
+    /// Adds the gradients of micro-batch `index`, after `updates` of the step; nothing where it finds
+    /// no memory.
     fn accumulate(
         &mut self,
         batch: &mut PolicyBatch<'_>,
         index: usize,
         updates: usize,
-    ) -> Result<PolicyStats, TrainError> {
+    ) -> Result<Result<PolicyStats, OutOfMemory>, TrainError> {
         let Session {
             model,
             optimizer,
@@ -346,17 +383,21 @@ impl Trainer<'_> {
         let key = [settings.seed, *step, index as u64, updates as u64];
         let stats = clock.time("train", || {
             policy::with_dropout(model.as_ref(), &key, || {
-                batch.accumulate(
-                    model.as_ref(),
-                    self.config.temperature,
-                    self.clip,
-                    self.config.beta,
-                    settings.recompute,
-                )
+                attempt(model.compute().1, || {
+                    batch.accumulate(
+                        model.as_ref(),
+                        self.config.temperature,
+                        self.clip,
+                        self.config.beta,
+                        settings.recompute,
+                    )
+                })
             })
         })?;
-        NonFinite::check_loss(stats.loss, index)?;
-        optimizer.collect(model.parameters())?;
+        if let Ok(stats) = &stats {
+            NonFinite::check_loss(stats.loss, index)?;
+            optimizer.collect(model.parameters())?;
+        }
         Ok(stats)
     }
 

@@ -10,6 +10,7 @@ mod lora;
 mod lora_runs;
 mod memory;
 mod optimizer_golden;
+mod out_of_memory;
 mod parity;
 mod parts;
 mod plugins;

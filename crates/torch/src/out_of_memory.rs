@@ -1,0 +1,141 @@
+//! Memory that ran out, told from all other failures: `tch` panics with libtorch's message.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{
+    AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook,
+};
+use std::sync::Once;
+
+use tch::{Device, TchError};
+
+use crate::memory::empty_device_cache;
+
+/// libtorch could not allocate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct OutOfMemory {
+    /// libtorch's words, their first line.
+    pub message: String,
+}
+
+impl OutOfMemory {
+    /// Whether libtorch's error is of this kind.
+    pub fn of(error: &TchError) -> Option<Self> {
+        Self::parse(&error.to_string())
+    }
+
+    /// CUDA's allocator says "out of memory", that of the CPU "can't allocate memory".
+    fn parse(text: &str) -> Option<Self> {
+        let line = text
+            .lines()
+            .find(|l| l.contains("out of memory") || l.contains("can't allocate memory"))?;
+        // A panic's text quotes the error and escapes its line ends.
+        let line = line.split("\\n").next().unwrap_or(line);
+        let start = line.rfind("Torch(\"").map_or(0, |at| at + "Torch(\"".len());
+        Some(OutOfMemory {
+            message: line[start..].trim().to_owned(),
+        })
+    }
+
+    fn of_panic(payload: &(dyn Any + Send)) -> Option<Self> {
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied());
+        Self::parse(text?)
+    }
+}
+
+thread_local! {
+    static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`; where it panics because libtorch could not allocate, what it held is dropped, the
+/// memory that libtorch keeps for later on a GPU is given back, and the panic is an error. All other
+/// panics go on.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn catch_out_of_memory<R>(device: Device, work: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
+    quiet_hook();
+    let gradients = grad_is_enabled();
+    let outer = IS_CATCHING.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    IS_CATCHING.set(outer);
+    result.map_err(|payload| match OutOfMemory::of_panic(payload.as_ref()) {
+        Some(error) => {
+            // `tch::no_grad` does not end on unwinding.
+            set_grad_enabled(gradients);
+            empty_device_cache(device);
+            error
+        }
+        None => resume_unwind(payload),
+    })
+}
+
+fn grad_is_enabled() -> bool {
+    let before = set_grad_enabled(false);
+    set_grad_enabled(before);
+    before
+}
+
+/// Returns what was.
+fn set_grad_enabled(enabled: bool) -> bool {
+    // SAFETY: takes and returns an integer, and sets a variable of this thread.
+    unsafe { torch_sys::at_grad_set_enabled(enabled.into()) != 0 }
+}
+
+/// Panics that are caught here are not printed.
+fn quiet_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = take_hook();
+        set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+            if !(IS_CATCHING.get() && OutOfMemory::of_panic(info.payload()).is_some()) {
+                others(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Kind, Tensor, no_grad};
+
+    /// More than any machine has.
+    fn allocate_too_much() -> Tensor {
+        Tensor::zeros([1 << 55], (Kind::Float, Device::Cpu))
+    }
+
+    #[test]
+    fn what_libtorch_cannot_allocate_is_an_error() {
+        let caught = catch_out_of_memory(Device::Cpu, || no_grad(allocate_too_much));
+        let message = caught.unwrap_err().message;
+        assert!(message.contains("can't allocate memory"), "{message}");
+        assert!(!message.contains("unwrap"), "{message}");
+        // `no_grad` was left by unwinding.
+        let leaf = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
+        assert!((&leaf * 2.0).requires_grad());
+        assert_eq!(catch_out_of_memory(Device::Cpu, || 3), Ok(3));
+        let error = Tensor::f_zeros([1 << 55], (Kind::Float, Device::Cpu)).unwrap_err();
+        assert!(OutOfMemory::of(&error).is_some());
+    }
+
+    #[test]
+    fn a_gpu_says_it_so() {
+        let text = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried \
+                    to allocate 2.00 GiB.\\nException raised from malloc at x.cpp:1\")";
+        let message = OutOfMemory::parse(text).unwrap().message;
+        assert_eq!(message, "CUDA out of memory. Tried to allocate 2.00 GiB.");
+    }
+
+    #[test]
+    fn other_panics_go_on() {
+        let wrong_shapes = || Tensor::zeros([2], (Kind::Float, Device::Cpu)).view([3]);
+        let outer = catch_unwind(|| catch_out_of_memory(Device::Cpu, wrong_shapes).is_err());
+        let text = outer.unwrap_err().downcast::<String>().unwrap();
+        assert!(text.contains("invalid for input of size 2"), "{text}");
+    }
+}

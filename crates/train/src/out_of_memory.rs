@@ -1,0 +1,101 @@
+//! A pass that finds no memory is done again in smaller parts, and so are all after it.
+
+use tch::Device;
+use torch::{OutOfMemory, catch_out_of_memory};
+
+use crate::TrainError;
+use crate::micro_batches::{GroupLens, half, num_tokens};
+use crate::session::Session;
+use crate::settings::Settings;
+
+/// Runs one pass over a micro-batch. Inside: what it tells, or that memory ran out.
+pub(crate) fn attempt<R>(
+    device: Device,
+    pass: impl FnOnce() -> Result<R, TrainError>,
+) -> Result<Result<R, OutOfMemory>, TrainError> {
+    match catch_out_of_memory(device, pass) {
+        Err(cause) => Ok(Err(cause)),
+        Ok(Err(TrainError::Tch(error))) => OutOfMemory::of(&error)
+            .map(Err)
+            .ok_or(TrainError::Tch(error)),
+        Ok(result) => result.map(Ok),
+    }
+}
+
+/// Runs a step, whose micro-batches are cut where memory ends; elsewhere that is an error.
+pub(crate) fn step<R>(
+    device: Device,
+    step: impl FnOnce() -> Result<R, TrainError>,
+) -> Result<R, TrainError> {
+    attempt(device, step)?.map_err(|cause| TrainError::OutOfMemory { cause })
+}
+
+impl Session<'_> {
+    /// Lowers the bound on a micro-batch's tokens after `batch` found no memory, for the rest of the
+    /// run, and tells the user. Gradients of the pass that failed are forgotten.
+    ///
+    /// # Errors
+    /// [`TrainError::TooLargeForMemory`] where the batch is a single completion.
+    pub fn shrink(&mut self, batch: &[GroupLens], cause: OutOfMemory) -> Result<(), TrainError> {
+        self.optimizer.forget_pass(self.model.parameters())?;
+        self.oom_retries += 1;
+        let tokens = num_tokens(batch);
+        let Some(half) = half(batch) else {
+            let hint = ways_out(&self.settings);
+            return Err(TrainError::TooLargeForMemory {
+                tokens,
+                cause,
+                hint,
+            });
+        };
+        if self.settings.max_tokens.is_some_and(|max| max <= half) {
+            return Ok(());
+        }
+        self.settings.max_tokens = Some(half);
+        self.lowered_max_tokens = Some(half);
+        let completions: usize = batch.iter().map(|group| group.completions.len()).sum();
+        self.say(&format!(
+            "no memory for a micro-batch of {completions} completions, {tokens} tokens ({cause}); from \
+             here on at most {half} tokens at a time, as --max_tokens_per_microbatch {half} has it from \
+             the start"
+        ))
+    }
+
+    /// Takes up the bound that was found before the run was interrupted.
+    pub fn resume_max_tokens(&mut self, lowered: Option<u64>) -> Result<(), TrainError> {
+        let Some(lowered) = lowered.map(|tokens| tokens as usize) else {
+            return Ok(());
+        };
+        if self.settings.allow_changed || self.settings.max_tokens.is_some_and(|max| max <= lowered)
+        {
+            return Ok(());
+        }
+        self.settings.max_tokens = Some(lowered);
+        self.lowered_max_tokens = Some(lowered);
+        self.say(&format!(
+            "at most {lowered} tokens at a time, as before: more found no memory"
+        ))
+    }
+}
+
+/// What takes less memory and is not yet set.
+fn ways_out(settings: &Settings) -> String {
+    let trained = settings.load.trained;
+    let ways = [
+        (!settings.recompute, "--gradient_checkpointing true"),
+        (settings.load.kind == tch::Kind::Float, "--bf16 true"),
+        (settings.lora.is_none(), "--use_peft true (LoRA)"),
+        (
+            settings.lora.is_none() && (trained.vision || trained.merger),
+            "--freeze_vision_modules true",
+        ),
+        (true, "a lower --max_pixels"),
+        (true, "shorter answers"),
+    ];
+    let open: Vec<&str> = ways
+        .iter()
+        .filter(|(is_open, _)| *is_open)
+        .map(|(_, way)| *way)
+        .collect();
+    open.join(", ")
+}

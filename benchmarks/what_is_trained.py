@@ -39,9 +39,10 @@ OURS = {
 }
 TRL = ("full", "frozen", "lora")
 SAME_IMAGES = "frozen, same images every step"
-# Warm-up and measured steps.
+# Warm-up and measured steps; the last where there is no time for more.
 OURS_STEPS = (1, 3)
 TRL_STEPS = (1, 2)
+TRL_STEPS_LATE = (1, 1)
 # Seconds of a process on two idle cores, for the plan.
 SECS = {("ours", "float32"): 19, ("ours", "bfloat16"): 11, ("trl", "float32"): 65, ("trl", "bfloat16"): 52}
 GIB = 2**30
@@ -115,21 +116,20 @@ def report(results: Results, args, work: Work, counts: dict[str, int], note: str
     done = list(results.ours)
     named = ", ".join(f"{name} {version}" for name, version in results.versions.items()) or "TRL was not run"
     settings = "; ".join(f"{dtype}: {TRL_SETTINGS[dtype]}" for dtype in args.dtypes)
-    # Files may change during the run: the commit is that of its start.
     lines = [
         "# What is trained: time and memory of a step", "",
         f"{date.today()}, commit {args.commit}. {common.machine()}; threads each: {args.threads}; {note}. {named}.",
-        f"Command: `python benchmarks/what_is_trained.py`. Shape {args.shape} of Qwen2.5-VL, random weights; a step: {work.prompts} prompts of "
+        f"Command: `{command(args)}`. Shape {args.shape} of Qwen2.5-VL, random weights; a step: {work.prompts} prompts of "
         f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} picture, G {work.generations}, exactly {work.completion_tokens} tokens "
         f"an answer ({work.tokens} a step), beta {BETA}.",
         *([f"**Not finished: {left} processes of the plan are missing.**"] if left else []), "",
         *table(HEADER, [results.row(*key) for key in done]), "",
-        f"Seconds of a step: median (smallest to largest) over {OURS_STEPS[1]} steps of ours and {TRL_STEPS[1]} of TRL after a warm-up of "
-        f"{OURS_STEPS[0]}. GiB: the largest the process was; live: the most that tensors of ours held. TRL's settings: {settings} "
+        "Seconds of a step: median (smallest to largest) over the steps after the warm-up, which stand below. "
+        f"GiB: the largest the process was; live: the most that tensors of ours held. TRL's settings: {settings} "
         "(`results/trl_settings.md`).", "",
         f"Trained parameters: {', '.join(f'{mode} {count:,}' for mode, count in counts.items())}; TRL's are counted and must be these. "
         "`frozen`: not the vision tower, merger included. `lora`: r 64, alpha 128, dropout 0.05 over the linear layers of the language model; "
-        "the reference is the model without adapters, on both sides. Otherwise the reference is a copy of the model for TRL.", "",
+        "the reference is the model without adapters, on both sides; over bf16 weights PEFT's adapters are f32.", "",
         "## Kept features", "",
         "A row is seen once, so every step has new images: a frozen tower runs once for each where it ran for sampling, reference and "
         f"training. `same images every step` has as many rows as a step has prompts: only the first step, the warm-up, runs the tower. Over "
@@ -142,6 +142,12 @@ def report(results: Results, args, work: Work, counts: dict[str, int], note: str
         *[f"- {dtype}, {mode}, TRL: " + each([run["secs"] for run in runs]) for (dtype, mode), runs in results.trl.items()], "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def command(args) -> str:
+    """What to type to see it again, without the paths of a machine."""
+    given = [*(["--smoke"] * args.smoke), *(["--only", args.only] if args.only else []), "--rounds", str(args.rounds)]
+    return " ".join(["python benchmarks/what_is_trained.py", *given, "--dtypes", *args.dtypes])
 
 
 def each(runs: list[list[float]]) -> str:
@@ -158,17 +164,16 @@ def measure_ours(binary: Path, args, work: Work, dtype: str, mode: str) -> Ours:
     run = run_ours(binary, args.data, work, dtype, args.threads, *OURS_STEPS, extra)
     distinct = len({row["completion"] for row in run.rollouts})
     expect("distinct completions of a step of ours", distinct, work.completions)
-    if mode in ("frozen", SAME_IMAGES):
+    if mode in ("frozen", SAME_IMAGES, "lora"):
         steps = 1 if mode == SAME_IMAGES else sum(OURS_STEPS)
         expect("images through the frozen tower", run.metrics[-1]["feature_cache/misses"], steps * work.prompts)
     return run
 
 
-def measure_trl(args, work: Work, dtype: str, mode: str, count: int) -> dict:
+def measure_trl(args, work: Work, dtype: str, mode: str, steps: tuple[int, int]) -> dict:
     lora = [part for name, value in LORA.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     settings = TRIED[TRL_SETTINGS[dtype]]
-    run = run_trl(args.data, work, dtype, args.threads, TRL_STEPS, *settings, "--train", mode, *lora)
-    expect(f"parameters that TRL trains ({mode})", run["trained_parameters"], count)
+    run = run_trl(args.data, work, dtype, args.threads, steps, *settings, "--train", mode, *lora)
     return run
 
 
@@ -187,24 +192,39 @@ def plan(args) -> list[tuple[str, str, str]]:
     return turns
 
 
+class Pace:
+    """How the run keeps to the plan."""
+
+    def __init__(self, turns: list[tuple[str, str, str]], minutes: float):
+        self.secs, self.minutes, self.start = [SECS[turn[:2]] for turn in turns], minutes, time.perf_counter()
+        say(f"plan: {len(turns)} processes, about {sum(self.secs) / 60:.0f} minutes on two idle cores")
+
+    def begin(self, index: int, name: str) -> tuple[int, int]:
+        """Says what begins and gives the steps of TRL that there is time for, should it go on as it did."""
+        elapsed, planned, left = time.perf_counter() - self.start, sum(self.secs[:index]), sum(self.secs[index:])
+        left *= max(1.0, elapsed / planned) if planned else 1.0
+        say(f"[{elapsed:5.0f} s] {name}; {left:.0f} s to go")
+        return TRL_STEPS if elapsed + left <= 60 * self.minutes else TRL_STEPS_LATE
+
+
 def measure(args) -> None:
     binary = common.find_binary(args.binary)
     work = Work(generations=4, prompt_tokens=64, completion_tokens=16, image_px=112) if args.smoke else Work()
+    # The checkout may change during the run.
     args.shape, args.commit = "tiny" if args.smoke else SHAPE, common.commit()
     note, turns = common.load_note(), plan(args)
     _, total = write_data(args.data, args.shape, work, ROWS)
     counts = {mode: trained_parameters(args.shape, total, mode) for mode in TRL}
-    results, start, text = Results(), time.perf_counter(), ""
-    say(f"plan: {len(turns)} processes, about {sum(SECS[turn[:2]] for turn in turns) / 60:.0f} minutes on two idle cores")
+    results, pace, text = Results(), Pace(turns, args.minutes), ""
     for index, (who, dtype, mode) in enumerate(turns):
-        left = sum(SECS[turn[:2]] for turn in turns[index:])
-        say(f"[{time.perf_counter() - start:5.0f} s] {who} {dtype} {mode}; {left} s to go by plan")
+        steps = pace.begin(index, f"{who} {dtype} {mode}")
         if who == "ours":
             run = measure_ours(binary, args, work, dtype, mode)
             results.ours[dtype, mode].append(run)
             say(f"    {spread(run.secs)} s a step, {run.peak_bytes / GIB:.2f} GiB")
         else:
-            run = measure_trl(args, work, dtype, mode, counts[mode])
+            run = measure_trl(args, work, dtype, mode, steps)
+            expect(f"parameters that TRL trains ({mode})", run["trained_parameters"], counts[mode])
             results.trl[dtype, mode].append(run)
             results.versions |= run["versions"]
             say(f"    {spread(run['secs'])} s a step, {run['peak_memory_bytes'] / GIB:.2f} GiB")
@@ -223,6 +243,7 @@ def parse(temporary: Path) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=1, help="turns of each program, type and line")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    parser.add_argument("--minutes", type=float, default=9.0, help="TRL measures one step, not two, where it would take longer")
     parser.add_argument("--data", type=Path, default=temporary / "data", help="folder for model, rows and runs; replaced")
     parser.add_argument("--results", type=Path, default=HERE / "results" / "what_is_trained.md")
     return parser.parse_args()

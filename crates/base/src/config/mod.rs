@@ -12,7 +12,9 @@ mod resolve;
 mod training;
 mod value;
 
-pub use commands::{DemoConfig, GenerateConfig, LogprobsConfig, MergeConfig, RewardConfig, RewardFamily};
+pub use commands::{
+    DemoConfig, GenerateConfig, LogprobsConfig, MergeConfig, RewardConfig, RewardFamily,
+};
 pub use compatibility::{Foreign, ForeignEffect, VLM_R1};
 pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};

@@ -347,12 +347,7 @@ macro_rules! validate_training_fields {
         let c = $config;
         let fraction = |value: f64| (0.0..1.0).contains(&value);
         demand(c.lora_r > 0, "lora_r", 0, POSITIVE)?;
-        demand(
-            c.lora_alpha > 0.0,
-            "lora_alpha",
-            c.lora_alpha,
-            "above 0",
-        )?;
+        demand(c.lora_alpha > 0.0, "lora_alpha", c.lora_alpha, "above 0")?;
         demand(
             fraction(c.lora_dropout),
             "lora_dropout",

@@ -303,11 +303,7 @@ fn flags_of_vlm_r1_without_effect_are_taken_and_named() {
 
 #[test]
 fn flags_of_vlm_r1_that_ask_for_what_is_not_built_are_refused() {
-    for line in [
-        "--use_vllm True",
-        "--fp16",
-        "--optim sgd",
-    ] {
+    for line in ["--use_vllm True", "--fp16", "--optim sgd"] {
         let error = grpo("", line, &[]).unwrap_err();
         assert!(
             matches!(error, ConfigError::NotBuilt { .. }),

@@ -188,7 +188,12 @@ fn the_lora_script_of_vlm_r1_is_taken_as_it_is() {
                 --lora_task_type CAUSAL_LM --freeze_vision_modules true";
     let said = say(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    for line in ["use_peft: true", "lora_r: 64", "lora_alpha: 128.0", "lora_dropout: 0.05"] {
+    for line in [
+        "use_peft: true",
+        "lora_r: 64",
+        "lora_alpha: 128.0",
+        "lora_dropout: 0.05",
+    ] {
         assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
     }
 }

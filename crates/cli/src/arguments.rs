@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use base::config::{
     self, Config, DemoConfig, Field, Foreign, GenerateConfig, GrpoConfig, Kind, Layers,
-    LogprobsConfig, MergeConfig, RewardConfig, SftConfig, VLM_R1,
+    LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, VLM_R1,
 };
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -36,7 +36,7 @@ const fn entry<T: Config>(
     }
 }
 
-static COMMANDS: [Entry; 7] = [
+static COMMANDS: [Entry; 8] = [
     entry::<DemoConfig>(
         "demo",
         "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
@@ -50,6 +50,11 @@ static COMMANDS: [Entry; 7] = [
     entry::<SftConfig>(
         "sft",
         "Train on the true answers; continues the run in --output_dir",
+        VLM_R1,
+    ),
+    entry::<PlanConfig>(
+        "plan",
+        "What a run of grpo would take: memory by component, the micro-batch that fits, time",
         VLM_R1,
     ),
     entry::<GenerateConfig>("generate", "Answer questions about images", &[]),

@@ -10,7 +10,7 @@ use hf_hub::{HFClientSync, HFError};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::{SavedAdapter, base_of};
 
-/// The files of a model folder that are read.
+/// The files of a model folder that are read: first the weights.
 const PATTERNS: [&str; 5] = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"];
 /// Copies of the weights in other forms.
 const OTHER_FORMS: [&str; 3] = ["onnx/**", "original/**", "openvino/**"];
@@ -20,6 +20,18 @@ const OTHER_FORMS: [&str; 3] = ["onnx/**", "original/**", "openvino/**"];
 /// # Errors
 /// Where `name` is neither, and where the hub cannot be reached and the cache does not hold it.
 pub fn model_folder(name: &str) -> Result<PathBuf> {
+    folder_with(name, &PATTERNS)
+}
+
+/// As [`model_folder`], but weights need not be there and are not fetched.
+///
+/// # Errors
+/// As [`model_folder`].
+pub fn description_folder(name: &str) -> Result<PathBuf> {
+    folder_with(name, &PATTERNS[1..])
+}
+
+fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
     let path = Path::new(name);
     if path.is_dir() {
         return Ok(path.to_owned());
@@ -40,7 +52,7 @@ pub fn model_folder(name: &str) -> Result<PathBuf> {
                 format!("model `{name}` is not in the cache and HF_HUB_OFFLINE forbids to fetch it")
             });
     }
-    let patterns = PATTERNS.map(str::to_owned).to_vec();
+    let patterns = patterns.iter().map(ToString::to_string).collect();
     let others = OTHER_FORMS.map(str::to_owned).to_vec();
     let download = repository
         .snapshot_download()

@@ -11,6 +11,7 @@ pub mod logprobs;
 mod micro_batches;
 pub mod optimizer;
 mod out_of_memory;
+pub mod plan;
 mod policy;
 mod policy_batch;
 mod rollout;

@@ -8,7 +8,7 @@ use crate::TrainError;
 use crate::batch::MicroBatch;
 
 /// Bytes of f32 logits that exist at a time; more answer tokens are scored in chunks.
-const CHUNK_BYTES: i64 = 512 << 20;
+pub(crate) const CHUNK_BYTES: i64 = 512 << 20;
 
 /// What the model thinks of given tokens, both `[N]` in f32.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ pub use error::{ConfigError, Origin};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
 pub use training::{
     BoxFormat, DType, EvalStrategy, GrpoConfig, ImageProcessor, LrSchedulerType, OnBadRow,
-    SaveStrategy, SftConfig,
+    PlanConfig, SaveStrategy, SftConfig,
 };
 
 /// The way `name` is spelled in a declaration: `--data-file-paths` is `--data_file_paths`.

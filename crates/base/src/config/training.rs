@@ -208,93 +208,161 @@ macro_rules! with_training_fields {
     };
 }
 
-with_training_fields! {
+/// The fields of `grpo`, and of what takes the same file.
+macro_rules! with_grpo_fields {
+    ($(#[$about:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        with_training_fields! {
+            $(#[$about])*
+            pub struct $name {
+                "optimisation" {
+                    /// Completions of one micro-batch, any number: whole groups are taken, at least one (VLM-R1: a
+                    /// multiple of `num_generations`).
+                    per_device_train_batch_size: usize = 8,
+                    /// Highest learning rate.
+                    learning_rate: f64 = 1e-6,
+                    /// How the learning rate goes after the warm-up.
+                    lr_scheduler_type: LrSchedulerType = LrSchedulerType::Linear,
+                    /// Part of the steps in which the learning rate rises from 0.
+                    warmup_ratio: f64 = 0.0,
+                }
+                "rewards" {
+                    /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`,
+                    /// `http://HOST/PATH`.
+                    reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
+                    /// Weights of the rewards, one for each; without it, 1.
+                    reward_weights: Option<Vec<f64>> = None,
+                    /// Processes (requests) of each reward of one's own among which a batch is split.
+                    reward_workers: usize = 1,
+                    /// Longest wait for a reward of one's own to score a batch, s.
+                    reward_timeout_secs: f64 = 60.0,
+                    /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
+                    reward_python: Option<String> = None,
+                    /// Model of the reward and accuracy method `llm`, at the endpoint of `OPENAI_API_BASE`.
+                    judge_model: Option<String> = None,
+                    /// File of the judge's prompt: `{answer}`, `{solution}`, `{question}`; without it, ours.
+                    judge_prompt: Option<String> = None,
+                    /// Show the judge the images of the row.
+                    judge_images: bool = false,
+                    /// Requests to the judge at a time.
+                    judge_concurrency: usize = 8,
+                    /// Folder of the judge's replies, which are not asked for again; without it,
+                    /// `judge_cache` in `output_dir`.
+                    judge_cache: Option<String> = None,
+                    /// How `accuracy` compares, joined by `:`, one for each training file; a row's own
+                    /// `accu_reward_method` comes first.
+                    reward_method: Option<ColonList> = None,
+                    /// Take the model family's own rewards for the task.
+                    is_reward_customized_from_vlm_module: bool = false,
+                    /// Units of the boxes that the model writes; without it, the family's own.
+                    box_format: Option<BoxFormat> = None,
+                    /// Units of the boxes in solutions; without it, `absolute` where boxes are converted.
+                    solution_box_format: Option<BoxFormat> = None,
+                    /// Tokens from which the reward `overlong` is -1; without it, `max_completion_length`.
+                    overlong_max_tokens: Option<usize> = None,
+                    /// Tokens before that over which it falls from 0; without it, a fifth of them.
+                    overlong_cache_tokens: Option<usize> = None,
+                }
+                "policy optimisation" {
+                    /// Completions of one prompt: the size of a group.
+                    num_generations: usize = 8,
+                    /// Optimiser steps on one batch of completions.
+                    num_iterations: usize = 1,
+                    /// How far the ratio to the old policy may fall before it is clipped.
+                    epsilon: f64 = 0.2,
+                    /// How far it may rise; without it, `epsilon`.
+                    epsilon_high: Option<f64> = None,
+                    /// Weight of the divergence from the reference model; 0 needs none.
+                    beta: f64 = 0.04,
+                }
+                "sampling" {
+                    /// Longest completion, tokens (VLM-R1's scripts; the Hugging Face trainer: 256).
+                    max_completion_length: usize = 2048,
+                    /// No end of answer before this many tokens.
+                    min_completion_length: usize = 0,
+                    /// Longest prompt, tokens: a longer one is an error, nothing is cut; without it, any.
+                    max_prompt_length: Option<usize> = None,
+                    /// Divides the logits; obeyed here, VLM-R1's trainer fixes it at 1.
+                    temperature: f64 = 1.0,
+                    /// Keep the likeliest tokens up to this sum.
+                    top_p: f64 = 1.0,
+                    /// Keep this many likeliest tokens; 0: all (VLM-R1 inherits 50 from transformers).
+                    top_k: usize = 0,
+                    /// Keep tokens at least this likely, relative to the likeliest; without it, all.
+                    min_p: Option<f64> = None,
+                    /// Divides the logits of tokens that are already there.
+                    repetition_penalty: f64 = 1.0,
+                }
+                "machine" {
+                    /// Completions sampled at the same time.
+                    max_concurrent_completions: usize = 256,
+                    /// Compute the prompt of a group once; if false, once for each completion: slower, the same results.
+                    share_prompt: bool = true,
+                }
+                $($own)*
+            }
+        }
+    };
+}
+
+with_grpo_fields! {
     /// Group relative policy optimisation.
-    pub struct GrpoConfig {
-        "optimisation" {
-            /// Completions of one micro-batch, any number: whole groups are taken, at least one (VLM-R1: a
-            /// multiple of `num_generations`).
-            per_device_train_batch_size: usize = 8,
-            /// Highest learning rate.
-            learning_rate: f64 = 1e-6,
-            /// How the learning rate goes after the warm-up.
-            lr_scheduler_type: LrSchedulerType = LrSchedulerType::Linear,
-            /// Part of the steps in which the learning rate rises from 0.
-            warmup_ratio: f64 = 0.0,
+    pub struct GrpoConfig {}
+}
+
+with_grpo_fields! {
+    /// A run of `grpo` as it would be, with the flags and files of that command.
+    pub struct PlanConfig {
+        "plan" {
+            /// Memory to fit into, as `24GB`, `80GiB` or bytes, several of them side by side; without it, that of
+            /// this machine (a GPU's must be given).
+            memory: Vec<String> = Vec::new(),
+            /// Price of the machine; the cost of the run is told in the same money.
+            cost_per_hour: Option<f64> = None,
         }
-        "rewards" {
-            /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`,
-            /// `http://HOST/PATH`.
-            reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
-            /// Weights of the rewards, one for each; without it, 1.
-            reward_weights: Option<Vec<f64>> = None,
-            /// Processes (requests) of each reward of one's own among which a batch is split.
-            reward_workers: usize = 1,
-            /// Longest wait for a reward of one's own to score a batch, s.
-            reward_timeout_secs: f64 = 60.0,
-            /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
-            reward_python: Option<String> = None,
-            /// Model of the reward and accuracy method `llm`, at the endpoint of `OPENAI_API_BASE`.
-            judge_model: Option<String> = None,
-            /// File of the judge's prompt: `{answer}`, `{solution}`, `{question}`; without it, ours.
-            judge_prompt: Option<String> = None,
-            /// Show the judge the images of the row.
-            judge_images: bool = false,
-            /// Requests to the judge at a time.
-            judge_concurrency: usize = 8,
-            /// Folder of the judge's replies, which are not asked for again; without it,
-            /// `judge_cache` in `output_dir`.
-            judge_cache: Option<String> = None,
-            /// How `accuracy` compares, joined by `:`, one for each training file; a row's own
-            /// `accu_reward_method` comes first.
-            reward_method: Option<ColonList> = None,
-            /// Take the model family's own rewards for the task.
-            is_reward_customized_from_vlm_module: bool = false,
-            /// Units of the boxes that the model writes; without it, the family's own.
-            box_format: Option<BoxFormat> = None,
-            /// Units of the boxes in solutions; without it, `absolute` where boxes are converted.
-            solution_box_format: Option<BoxFormat> = None,
-            /// Tokens from which the reward `overlong` is -1; without it, `max_completion_length`.
-            overlong_max_tokens: Option<usize> = None,
-            /// Tokens before that over which it falls from 0; without it, a fifth of them.
-            overlong_cache_tokens: Option<usize> = None,
+    }
+}
+
+impl PlanConfig {
+    /// The run's own settings.
+    ///
+    /// # Errors
+    /// None, unless a field cannot be written as JSON.
+    pub fn grpo(&self) -> Result<GrpoConfig, serde_json::Error> {
+        let mut value = serde_json::to_value(self)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("memory");
+            fields.remove("cost_per_hour");
         }
-        "policy optimisation" {
-            /// Completions of one prompt: the size of a group.
-            num_generations: usize = 8,
-            /// Optimiser steps on one batch of completions.
-            num_iterations: usize = 1,
-            /// How far the ratio to the old policy may fall before it is clipped.
-            epsilon: f64 = 0.2,
-            /// How far it may rise; without it, `epsilon`.
-            epsilon_high: Option<f64> = None,
-            /// Weight of the divergence from the reference model; 0 needs none.
-            beta: f64 = 0.04,
-        }
-        "sampling" {
-            /// Longest completion, tokens (VLM-R1's scripts; the Hugging Face trainer: 256).
-            max_completion_length: usize = 2048,
-            /// No end of answer before this many tokens.
-            min_completion_length: usize = 0,
-            /// Longest prompt, tokens: a longer one is an error, nothing is cut; without it, any.
-            max_prompt_length: Option<usize> = None,
-            /// Divides the logits; obeyed here, VLM-R1's trainer fixes it at 1.
-            temperature: f64 = 1.0,
-            /// Keep the likeliest tokens up to this sum.
-            top_p: f64 = 1.0,
-            /// Keep this many likeliest tokens; 0: all (VLM-R1 inherits 50 from transformers).
-            top_k: usize = 0,
-            /// Keep tokens at least this likely, relative to the likeliest; without it, all.
-            min_p: Option<f64> = None,
-            /// Divides the logits of tokens that are already there.
-            repetition_penalty: f64 = 1.0,
-        }
-        "machine" {
-            /// Completions sampled at the same time.
-            max_concurrent_completions: usize = 256,
-            /// Compute the prompt of a group once; if false, once for each completion: slower, the same results.
-            share_prompt: bool = true,
-        }
+        serde_json::from_value(value)
+    }
+
+    /// Bytes of each `memory`.
+    ///
+    /// # Errors
+    /// On anything but a number with or without a unit.
+    pub fn memory_bytes(&self) -> Result<Vec<u64>, ConfigError> {
+        self.memory.iter().map(|text| bytes(text)).collect()
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, ConfigError> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let factor = match unit.trim() {
+        "" | "B" => Some(1.0),
+        "MB" => Some(1e6),
+        "GB" => Some(1e9),
+        "MiB" => Some(f64::from(1 << 20)),
+        "GiB" => Some(f64::from(1 << 30)),
+        _ => None,
+    };
+    match (number.parse::<f64>(), factor) {
+        (Ok(number), Some(factor)) if number > 0.0 => Ok((number * factor) as u64),
+        _ => Err(ConfigError::OutOfRange {
+            key: "memory",
+            got: text.to_owned(),
+            expected: "a number above 0 with MB, GB, MiB, GiB or nothing behind it",
+        }),
     }
 }
 
@@ -444,6 +512,18 @@ macro_rules! validate_training_fields {
             POSITIVE,
         )
     }};
+}
+
+impl Validate for PlanConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.memory_bytes()?;
+        let cost = self.cost_per_hour.unwrap_or_default();
+        demand(cost >= 0.0, "cost_per_hour", cost, NOT_NEGATIVE)?;
+        match self.grpo() {
+            Ok(config) => config.validate(),
+            Err(error) => demand(false, "plan", error, "the settings of `grpo`"),
+        }
+    }
 }
 
 impl Validate for GrpoConfig {

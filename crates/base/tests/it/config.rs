@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base::config::{
     Config, ConfigError, DemoConfig, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig,
-    LrSchedulerType, Resolved, RewardConfig, SaveStrategy, SftConfig, VLM_R1, Validate,
+    LrSchedulerType, PlanConfig, Resolved, RewardConfig, SaveStrategy, SftConfig, VLM_R1, Validate,
     changed_settings, resolve, to_yaml,
 };
 
@@ -484,4 +484,29 @@ fn declarations_say_what_they_hold() {
         required,
         ["model_name_or_path", "data_file_paths", "output_dir"]
     );
+}
+
+#[test]
+fn a_plan_is_a_run_of_grpo_and_amounts_of_memory() {
+    let words = |memory: &[&str]| PlanConfig {
+        memory: memory.iter().map(ToString::to_string).collect(),
+        num_generations: 5,
+        cost_per_hour: Some(2.0),
+        ..PlanConfig::default()
+    };
+    let amounts = words(&["24GB", "1.5GiB", "3 MB", "2MiB", "17"]).memory_bytes();
+    assert_eq!(
+        amounts.unwrap(),
+        [24_000_000_000, 1_610_612_736, 3_000_000, 2_097_152, 17]
+    );
+    for bad in ["", "GB", "0", "-1GB", "24TB", "1.2.3GB"] {
+        let error = words(&[bad]).memory_bytes().unwrap_err();
+        assert!(error.to_string().contains("memory"), "{bad}: {error}");
+    }
+    let run = words(&[]).grpo().unwrap();
+    let expected = GrpoConfig {
+        num_generations: 5,
+        ..GrpoConfig::default()
+    };
+    assert_eq!(run, expected);
 }

@@ -3,11 +3,13 @@
 mod generate;
 mod logprobs;
 mod merge;
+mod plan;
 mod reward;
 mod training;
 
 pub use generate::generate;
 pub use logprobs::logprobs;
 pub use merge::merge;
+pub use plan::plan;
 pub use reward::reward;
 pub use training::{grpo, sft};

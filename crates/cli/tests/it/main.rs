@@ -7,6 +7,8 @@ mod asking;
 #[cfg(test)]
 mod hub;
 #[cfg(test)]
+mod plan;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod reference;

@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base::config::{
-    Config, DemoConfig, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, RewardConfig,
-    SftConfig, VLM_R1,
+    Config, DemoConfig, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig,
+    RewardConfig, SftConfig, VLM_R1,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::run::{Said, golden, said, say};
 
-const COMMANDS: [&str; 7] = [
-    "demo", "grpo", "sft", "generate", "logprobs", "merge", "reward",
+const COMMANDS: [&str; 8] = [
+    "demo", "grpo", "sft", "plan", "generate", "logprobs", "merge", "reward",
 ];
 
 const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-run --directory \"$REPOSITORY\" \"$@\"\n";
@@ -182,6 +182,7 @@ fn every_command_runs() {
     let accuracy = scored["rewards"]["accuracy"].as_f64().unwrap();
     assert!(accuracy > 0.0 && accuracy < 1.0, "{scored}");
     assert!(printed.contains("\"finish_reason\""), "{printed}");
+    assert!(printed.contains("80GB, recomputed"), "{printed}");
     assert!(printed.contains("seed: 7"), "{printed}");
 }
 
@@ -283,6 +284,7 @@ fn every_flag_exists() {
         DemoConfig::FIELDS,
         GrpoConfig::FIELDS,
         SftConfig::FIELDS,
+        PlanConfig::FIELDS,
         GenerateConfig::FIELDS,
         LogprobsConfig::FIELDS,
         MergeConfig::FIELDS,
@@ -301,6 +303,7 @@ fn every_flag_exists() {
         "docs/data.md",
         "docs/run-folder.md",
         "docs/architecture.md",
+        "docs/memory.md",
     ] {
         let text = text(page);
         for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))) {

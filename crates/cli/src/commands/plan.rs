@@ -1,0 +1,206 @@
+//! `plan`: memory by component, the micro-batch that fits, time and cost, before a run is begun.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use base::config::PlanConfig;
+use train::plan::{
+    Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained, plan_inputs,
+    probe, step_secs,
+};
+
+use crate::hub;
+
+/// Prints the table. Weights are neither read nor fetched.
+///
+/// # Errors
+/// A model folder, settings or rows that `grpo` would refuse; a GPU whose memory is not given.
+pub fn plan(config: &PlanConfig) -> Result<()> {
+    let run = config.grpo()?;
+    let folder = hub::description_folder(&run.model_name_or_path)?;
+    let inputs = plan_inputs(&run, &folder)?;
+    let mut available: Vec<(String, u64)> = config
+        .memory
+        .iter()
+        .cloned()
+        .zip(config.memory_bytes()?)
+        .collect();
+    if available.is_empty() {
+        if inputs.device.is_cuda() {
+            bail!("the memory of a GPU is not known\nhint: say it, as --memory 24GiB");
+        }
+        let bytes = host_memory()?;
+        available.push((format!("{} MiB", mebibytes(bytes)), bytes));
+    }
+    if let Some(threads) = run.num_threads {
+        tch::set_num_threads(threads as i32);
+    }
+    print_load(&inputs);
+    let choices = choices(&inputs);
+    print_memory(&inputs, &choices);
+    print_fits(&inputs, &choices, &available);
+    print_time(&inputs, &choices, config.cost_per_hour);
+    Ok(())
+}
+
+/// What is trained three ways, and for each the run's other settings.
+fn choices(inputs: &PlanInputs) -> [(&'static str, Choice); 3] {
+    let with = |trained| Choice {
+        trained,
+        ..inputs.choice
+    };
+    [
+        ("full", with(Trained::Full)),
+        ("frozen tower", with(Trained::FrozenVision)),
+        ("LoRA", with(inputs.lora)),
+    ]
+}
+
+fn print_load(inputs: &PlanInputs) {
+    let batch = &inputs.micro_batch;
+    println!(
+        "{} rows looked at: prompts of at most {} tokens and {} patches; answers of at most {} tokens",
+        inputs.rows, batch.prompt_tokens, batch.patches, batch.completion_tokens
+    );
+    println!(
+        "a step: {} prompts, {} answers; a micro-batch: {} answers, {} tokens",
+        inputs.step.prompts,
+        inputs.step.completions,
+        batch.completions,
+        batch.tokens()
+    );
+    let choice = inputs.choice;
+    let (kind, kept) = (
+        if choice.bf16 { "bf16" } else { "f32" },
+        if choice.recompute {
+            "recomputed"
+        } else {
+            "kept"
+        },
+    );
+    let trained = match choice.trained {
+        Trained::Full => "all weights",
+        Trained::FrozenVision => "all but the vision tower",
+        Trained::Lora { .. } => "LoRA adapters",
+    };
+    println!("{kind}, activations {kept}; these flags train {trained}\n");
+}
+
+fn print_row(name: &str, cells: &[String]) {
+    let cells: String = cells.iter().map(|cell| format!("{cell:>16}")).collect();
+    println!("{name:<28}{cells}");
+}
+
+type Component = (&'static str, fn(&Memory) -> u64);
+
+/// Not all parts are there at the same time: the peak is below their sum.
+fn print_memory(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3]) {
+    const COMPONENTS: [Component; 10] = [
+        ("weights", |m| m.weights),
+        ("adapters", |m| m.adapters),
+        ("f32 masters", |m| m.masters),
+        ("moments", |m| m.moments),
+        ("reference", |m| m.reference),
+        ("feature cache", |m| m.feature_cache),
+        ("gradients", |m| m.gradients),
+        ("activations", |m| m.activations),
+        ("logits, a chunk", |m| m.logits),
+        ("KV cache", |m| m.kv_cache),
+    ];
+    let batch = &inputs.micro_batch;
+    let plans = choices.map(|(_, choice)| memory(&inputs.shape, choice, batch, &inputs.sampled));
+    print_row("MiB", &choices.map(|(name, _)| name.to_owned()));
+    print_row(
+        "parameters trained",
+        &choices.map(|(_, choice)| num_trained(&inputs.shape, choice.trained).to_string()),
+    );
+    for (name, of) in COMPONENTS {
+        print_row(name, &plans.map(|plan| mebibytes(of(&plan))));
+    }
+    print_row("peak", &plans.map(|plan| mebibytes(plan.peak)));
+    let other = choices.map(|(_, choice)| Choice {
+        recompute: !choice.recompute,
+        ..choice
+    });
+    let peaks = other.map(|choice| memory(&inputs.shape, choice, batch, &inputs.sampled).peak);
+    let name = if inputs.choice.recompute {
+        "peak, activations kept"
+    } else {
+        "peak, recomputed"
+    };
+    print_row(name, &peaks.map(mebibytes));
+}
+
+fn print_fits(
+    inputs: &PlanInputs,
+    choices: &[(&'static str, Choice); 3],
+    available: &[(String, u64)],
+) {
+    println!("\nthe largest micro-batch that fits as one of several of a step, answers (tokens)");
+    for (name, bytes) in available {
+        for (how, recompute) in [("kept", false), ("recomputed", true)] {
+            let cells = choices.map(|(_, choice)| {
+                let choice = Choice {
+                    recompute,
+                    ..choice
+                };
+                fit(inputs, choice, *bytes)
+            });
+            print_row(&format!("{name}, {how}"), &cells);
+        }
+    }
+}
+
+fn fit(inputs: &PlanInputs, choice: Choice, bytes: u64) -> String {
+    let load = (&inputs.micro_batch, inputs.group);
+    match completions_that_fit(&inputs.shape, choice, load, &inputs.sampled, bytes) {
+        0 => "none".to_owned(),
+        fit => {
+            let batch = inputs.micro_batch.of_completions(fit, inputs.group);
+            format!("{fit} ({})", batch.tokens())
+        }
+    }
+}
+
+fn print_time(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3], per_hour: Option<f64>) {
+    let rows = inputs.sampled.completions;
+    let rates = probe(&inputs.shape, rows, inputs.kind, inputs.device);
+    println!(
+        "\nprobe: {:.1} GFLOP/s over many rows, {:.1} over {rows}",
+        rates.many_rows / 1e9,
+        rates.few_rows / 1e9
+    );
+    let secs = choices.map(|(_, choice)| {
+        let updates = (inputs.iterations, rates);
+        step_secs(&inputs.shape, choice, &inputs.mean_step, updates)
+    });
+    print_row("a step, s", &secs.map(|secs| format!("{secs:.3}")));
+    let hours = secs.map(|secs| secs * inputs.steps as f64 / 3600.0);
+    let name = format!("{} steps, h", inputs.steps);
+    print_row(&name, &hours.map(|hours| format!("{hours:.2}")));
+    if let Some(price) = per_hour {
+        print_row("cost", &hours.map(|hours| format!("{:.2}", hours * price)));
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}
+
+/// All memory of this machine.
+fn host_memory() -> Result<u64> {
+    let path = "/proc/meminfo";
+    let text = fs::read_to_string(path).context(path)?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
+        .with_context(|| format!("{path}: no `MemTotal`\nhint: say it, as --memory 24GiB"))?;
+    Ok(kib * 1024)
+}

@@ -1,0 +1,110 @@
+//! `plan` on a tiny checkpoint: its arithmetic shows in what it prints.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::run::{Said, golden, say};
+
+fn plan(dir: &Path, more: &str) -> Said {
+    let golden = golden();
+    let data = dir.join("train.jsonl");
+    let turns = json!([{"from": "human", "value": "<image>Where is it?"}, {"from": "gpt", "value": "[1, 2, 3, 4]"}]);
+    let row = |image: &str| format!("{}\n", json!({"image": image, "conversations": turns}));
+    fs::write(&data, row("scene.png") + &row("small.png")).unwrap();
+    say(&format!(
+        "plan --model_name_or_path {model} --data_file_paths {data} --image_folders {images} --output_dir {output} \
+         --num_generations 4 --per_device_train_batch_size 8 --max_completion_length 16 --max_steps 10 \
+         --device cpu --num_threads 1 {more}",
+        model = golden.join("parity/checkpoints/nested").display(),
+        data = data.display(),
+        images = golden.join("parity/images").display(),
+        output = dir.join("out").display(),
+    ))
+}
+
+/// The three cells of each line that has a name of words and then cells.
+fn cells(said: &Said) -> HashMap<String, [f64; 3]> {
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let rows = said.stdout.lines().filter_map(|line| {
+        let (name, cells) = line.split_at_checked(28)?;
+        let cells: Vec<f64> = cells
+            .split_whitespace()
+            .map(|cell| cell.parse().ok())
+            .collect::<Option<_>>()?;
+        Some((name.trim().to_owned(), cells.try_into().ok()?))
+    });
+    rows.collect()
+}
+
+#[test]
+fn memory_time_and_cost_of_three_ways() {
+    let dir = TempDir::new().unwrap();
+    let said = plan(dir.path(), "--memory 1GiB 1000B --cost_per_hour 3600000");
+    let rows = cells(&said);
+    let of = |name: &str| rows[name];
+    let [full, frozen, lora] = of("parameters trained");
+    assert!(full > frozen && frozen > lora && lora > 0.0, "{rows:?}");
+    let mebibyte = f64::from(1 << 20);
+    for (name, bytes) in [("moments", 8.0), ("gradients", 4.0)] {
+        for (cell, trained) in of(name).into_iter().zip([full, frozen, lora]) {
+            let expected = trained * bytes / mebibyte;
+            assert!(
+                (cell - expected).abs() <= 0.06,
+                "{name}: {cell}, {expected}"
+            );
+        }
+    }
+    let always = [
+        "weights",
+        "adapters",
+        "f32 masters",
+        "moments",
+        "reference",
+        "feature cache",
+    ];
+    for (way, peak) in of("peak").into_iter().enumerate() {
+        let held: f64 = always.iter().map(|name| of(name)[way]).sum();
+        let least = of("gradients")[way].max(of("activations")[way] + of("logits, a chunk")[way]);
+        assert!(peak + 0.5 > held + least, "{way}: {rows:?}");
+    }
+    assert!(of("peak")[0] > of("peak")[1], "{rows:?}");
+    assert_eq!(of("reference")[2], 0.0);
+    assert!(of("reference")[0] > 0.0, "{rows:?}");
+    // 1000 a second, ten steps.
+    for (secs, cost) in of("a step, s").into_iter().zip(of("cost")) {
+        assert!(
+            cost > 0.0 && (secs * 1e4 - cost).abs() < 5.1,
+            "{secs} {cost}"
+        );
+    }
+    let line = |name: &str| said.stdout.lines().find(|line| line.starts_with(name));
+    assert!(
+        line("1000B, kept").unwrap().ends_with("none"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        line("1GiB, kept").unwrap().ends_with(')'),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        !dir.path().join("out").exists(),
+        "a plan writes no run folder"
+    );
+}
+
+#[test]
+fn a_bad_amount_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let said = plan(dir.path(), "--memory 24TB");
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+    assert!(said.stderr.contains("24TB"), "{}", said.stderr);
+    let said = plan(dir.path(), "--use_peft true --lora_vision true");
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("lora_vision"), "{}", said.stderr);
+}

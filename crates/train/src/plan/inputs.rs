@@ -1,0 +1,262 @@
+//! What a configuration, a model's `config.json` and a sample of the rows say of a run.
+
+use std::path::Path;
+
+use base::config::{GrpoConfig, OnBadRow};
+use data::{EpochSampler, ImageCache, load_prompt};
+use models::qwen2_5_vl::Config;
+use tch::{Device, Kind};
+
+use super::{Choice, Load, Shape, Trained};
+use crate::TrainError;
+use crate::session::Dataset;
+use crate::settings::Settings;
+use crate::trainer::bad_row;
+
+/// Rows that are looked at.
+const SAMPLED_ROWS: usize = 32;
+
+/// A run in numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanInputs {
+    /// Sizes of the model.
+    pub shape: Shape,
+    /// As configured; of a partly frozen model, the nearest that needs no less.
+    pub choice: Choice,
+    /// Rank for comparison.
+    pub lora: Trained,
+    /// The longest prompt and most patches of the sample, with as many answers as a micro-batch takes.
+    pub micro_batch: Load,
+    /// The same for all of a step.
+    pub step: Load,
+    /// A step by the means of the sample.
+    pub mean_step: Load,
+    /// Answers sampled at once.
+    pub sampled: Load,
+    /// Answers to one copy of a prompt.
+    pub group: u64,
+    /// Updates a batch of answers.
+    pub iterations: u64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Type of computation.
+    pub kind: Kind,
+    /// Where.
+    pub device: Device,
+    /// Rows looked at.
+    pub rows: usize,
+}
+
+/// Reads settings, `config.json`, and up to 32 rows spread over the data, with their images.
+///
+/// # Errors
+/// Settings, a `config.json` or rows that `grpo` would refuse; adapters in the vision tower, which are
+/// not counted.
+pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, TrainError> {
+    let settings = Settings::try_from(config)?;
+    if config.use_peft && config.lora_vision {
+        return Err(TrainError::Setting {
+            name: "lora_vision",
+            cause: "adapters in the vision tower are not planned for".into(),
+        });
+    }
+    let shape = Shape::from(&Config::read(model_dir)?);
+    let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
+    let seen = Seen::of(&dataset, &settings)?;
+    let generations = config.num_generations as u64;
+    let group = if config.share_prompt { generations } else { 1 };
+    let prompts = (settings.micro_batch * settings.accumulation).div_ceil(config.num_generations);
+    let order = EpochSampler::new(dataset.samples.len(), prompts, config.seed);
+    let with_answers = |(prompt_tokens, patches): (u64, u64), completions: u64| {
+        let load = Load {
+            prompts: 1,
+            completions,
+            prompt_tokens,
+            completion_tokens: config.max_completion_length as u64,
+            patches,
+        };
+        load.of_completions(completions, group)
+    };
+    let in_step = prompts as u64 * generations;
+    let step = with_answers(seen.most, in_step);
+    let micro_batch = micro_batch(&step, (generations, group), &settings);
+    let at_once = in_step.min(config.max_concurrent_completions as u64);
+    let accumulates = micro_batch.completions < in_step;
+    Ok(PlanInputs {
+        choice: Choice {
+            accumulates,
+            feature_cache: feature_bytes(&shape, &seen, &dataset, config),
+            ..choice(config, &settings)
+        },
+        lora: lora(config),
+        shape,
+        micro_batch,
+        sampled: with_answers(seen.most, at_once),
+        step,
+        mean_step: with_answers(seen.mean, in_step),
+        group,
+        iterations: config.num_iterations as u64,
+        steps: settings.total_steps(order.steps_per_epoch()),
+        kind: settings.load.kind,
+        device: settings.load.device,
+        rows: seen.rows,
+    })
+}
+
+fn lora(config: &GrpoConfig) -> Trained {
+    Trained::Lora {
+        rank: config.lora_r as u64,
+        dropout: config.lora_dropout > 0.0,
+    }
+}
+
+fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
+    let trained = settings.load.trained;
+    Choice {
+        trained: match (config.use_peft, trained.vision || trained.merger) {
+            (true, _) => lora(config),
+            (false, true) => Trained::Full,
+            (false, false) => Trained::FrozenVision,
+        },
+        bf16: config.bf16,
+        recompute: config.gradient_checkpointing,
+        reference: config.beta > 0.0,
+        accumulates: false,
+        feature_cache: 0,
+    }
+}
+
+/// What the features of all pictures take, as far as they may.
+fn feature_bytes(shape: &Shape, seen: &Seen, dataset: &Dataset, config: &GrpoConfig) -> u64 {
+    let size = if config.bf16 { 2 } else { 4 };
+    let a_row = seen.mean.1 / shape.merged * shape.hidden * size;
+    let all = a_row * dataset.samples.len() as u64;
+    all.min(config.feature_cache_bytes as u64)
+}
+
+/// What the rows looked at are like: tokens and patches of a prompt.
+struct Seen {
+    most: (u64, u64),
+    mean: (u64, u64),
+    rows: usize,
+}
+
+impl Seen {
+    fn of(dataset: &Dataset, settings: &Settings) -> Result<Self, TrainError> {
+        let cache = ImageCache::new(0);
+        let stride = dataset.samples.len().div_ceil(SAMPLED_ROWS).max(1);
+        let (mut most, mut sum, mut rows, mut skipped) = ((0, 0), (0, 0), 0, 0);
+        for sample in dataset.samples.iter().step_by(stride) {
+            let prompt = match load_prompt(sample, &dataset.processor, &settings.template, &cache) {
+                Ok(prompt) => prompt,
+                Err(_) if settings.loader.on_bad_row == OnBadRow::Skip => {
+                    skipped += 1;
+                    continue;
+                }
+                Err(cause) => return Err(bad_row(sample, cause)),
+            };
+            let tokens = prompt.ids.len() as u64;
+            let grids = prompt.images.iter().map(|image| image.grid_thw);
+            let patches = grids
+                .map(|grid| grid.iter().product::<usize>() as u64)
+                .sum::<u64>();
+            most = (tokens.max(most.0), patches.max(most.1));
+            sum = (sum.0 + tokens, sum.1 + patches);
+            rows += 1;
+        }
+        if rows == 0 {
+            return Err(TrainError::NoRows { skipped });
+        }
+        let mean = |sum: u64| sum.div_ceil(rows as u64);
+        Ok(Seen {
+            most,
+            mean: (mean(sum.0), mean(sum.1)),
+            rows,
+        })
+    }
+}
+
+/// Whole groups up to `per_device_train_batch_size`, a larger group alone, cut only over the bound on
+/// tokens.
+fn micro_batch(step: &Load, (generations, group): (u64, u64), settings: &Settings) -> Load {
+    let whole = (settings.micro_batch as u64 / generations * generations).max(generations);
+    let mut batch = step.of_completions(whole.min(step.completions), group);
+    let most = settings.max_tokens.map_or(u64::MAX, |max| max as u64);
+    while batch.completions > 1 && batch.tokens() > most {
+        let fewer = if batch.completions > generations {
+            generations
+        } else {
+            1
+        };
+        batch = batch.of_completions(batch.completions - fewer, group);
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use base::config::ColonList;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn inputs(change: impl Fn(&mut GrpoConfig)) -> PlanInputs {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity");
+        let dir = TempDir::new().unwrap();
+        let rows = dir.path().join("rows.jsonl");
+        let row = |image: &str| {
+            let turns =
+                r#"[{"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": "a"}]"#;
+            format!("{{\"image\": \"{image}\", \"conversations\": {turns}}}\n")
+        };
+        fs::write(&rows, row("scene.png") + &row("small.png")).unwrap();
+        let mut config = GrpoConfig {
+            data_file_paths: ColonList(rows.display().to_string()),
+            image_folders: Some(ColonList(golden.join("images").display().to_string())),
+            num_generations: 4,
+            per_device_train_batch_size: 9,
+            gradient_accumulation_steps: 2,
+            max_completion_length: 16,
+            max_concurrent_completions: 6,
+            freeze_vision_modules: true,
+            device: "cpu".into(),
+            ..GrpoConfig::default()
+        };
+        change(&mut config);
+        plan_inputs(&config, &golden.join("checkpoints/nested")).unwrap()
+    }
+
+    #[test]
+    fn a_run_in_numbers() {
+        let plan = inputs(|_| ());
+        let sizes = |load: Load| (load.prompts, load.completions);
+        assert_eq!(sizes(plan.step), (5, 20));
+        assert_eq!(sizes(plan.micro_batch), (2, 8));
+        assert_eq!(sizes(plan.sampled), (2, 6));
+        assert_eq!((plan.group, plan.rows), (4, 2));
+        assert_eq!(plan.choice.trained, Trained::FrozenVision);
+        assert!(plan.choice.accumulates && plan.choice.reference);
+        assert!(plan.mean_step.patches > 0 && plan.mean_step.patches < plan.step.patches);
+        // Two rows, 32 channels, f32, four patches a token.
+        let features = plan.mean_step.patches / 4 * 32 * 4 * 2;
+        assert_eq!(plan.choice.feature_cache, features);
+        assert_eq!(
+            inputs(|c| c.feature_cache_bytes = 7).choice.feature_cache,
+            7
+        );
+        let one_batch = inputs(|c| c.gradient_accumulation_steps = 1);
+        assert_eq!(sizes(one_batch.step), (3, 12));
+    }
+
+    #[test]
+    fn prompts_that_are_not_shared_and_groups_that_are_cut() {
+        let plan = inputs(|c| c.share_prompt = false);
+        assert_eq!((plan.micro_batch.prompts, plan.sampled.prompts), (8, 6));
+        let prompt = plan.step.prompt_tokens as usize;
+        let plan = inputs(|c| c.max_tokens_per_microbatch = Some(prompt + 2 * 16));
+        assert_eq!(plan.micro_batch.completions, 2);
+        assert_eq!(plan.micro_batch.prompts, 1);
+    }
+}

@@ -1,0 +1,301 @@
+//! What a run takes of memory and time, computed from shapes alone: no weights, no tensors.
+//!
+//! Activations are what autograd keeps of each layer as `models` writes it: inputs of linear layers,
+//! of norms, of the attention kernel and of the activation functions. The tests hold the sums to the
+//! allocator's counts.
+
+mod inputs;
+mod shape;
+mod time;
+
+pub use inputs::{PlanInputs, plan_inputs};
+pub use shape::{Counts, Shape};
+pub use time::{Rates, probe, step_secs};
+
+use crate::logprobs::CHUNK_BYTES;
+
+const F32: u64 = 4;
+/// Rows of logits that exist beside one another: log-softmax, its exponential, their product.
+const LOGIT_COPIES: u64 = 3;
+/// Columns of the sampler's blocks at first, and the step of a prompt's width.
+const KV_COLUMNS: u64 = 32;
+const KV_PROMPT_STEP: u64 = 16;
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trained {
+    /// All weights.
+    Full,
+    /// The language model.
+    FrozenVision,
+    /// Adapters over the language model.
+    Lora {
+        /// Their rank.
+        rank: u64,
+        /// Whether inputs are dropped: masks are kept.
+        dropout: bool,
+    },
+}
+
+/// The settings that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// What is trained.
+    pub trained: Trained,
+    /// Weights and computation in bf16.
+    pub bf16: bool,
+    /// Whether activations are computed again on the way back.
+    pub recompute: bool,
+    /// Whether there is a divergence from a reference.
+    pub reference: bool,
+    /// Whether a step has several micro-batches: gradients of the earlier ones wait in f32.
+    pub accumulates: bool,
+    /// Bytes of image features that are kept where the tower is frozen; 0: none.
+    pub feature_cache: u64,
+}
+
+impl Choice {
+    fn size(&self) -> u64 {
+        if self.bf16 { 2 } else { F32 }
+    }
+
+    /// Whether features of images are found instead of computed again.
+    fn keeps_features(&self) -> bool {
+        self.feature_cache > 0 && self.trained != Trained::Full
+    }
+}
+
+/// What goes through the model at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Prompts.
+    pub prompts: u64,
+    /// Answers to all of them.
+    pub completions: u64,
+    /// Tokens of a prompt, those of its pictures included.
+    pub prompt_tokens: u64,
+    /// Tokens of an answer.
+    pub completion_tokens: u64,
+    /// Patches of a prompt's pictures.
+    pub patches: u64,
+}
+
+impl Load {
+    /// `completions` in groups of `group`, of which the last may be a part.
+    pub fn of_completions(self, completions: u64, group: u64) -> Self {
+        Load {
+            prompts: completions.div_ceil(group),
+            completions,
+            ..self
+        }
+    }
+
+    /// Packed tokens.
+    pub fn tokens(&self) -> u64 {
+        self.prompts * self.prompt_tokens + self.completions * self.completion_tokens
+    }
+}
+
+/// Bytes by component.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights of the model in the compute type.
+    pub weights: u64,
+    /// Those of adapters.
+    pub adapters: u64,
+    /// f32 copies of what is trained, where the compute type is narrower.
+    pub masters: u64,
+    /// AdamW's two moments.
+    pub moments: u64,
+    /// The reference model.
+    pub reference: u64,
+    /// Image features.
+    pub feature_cache: u64,
+    /// Gradients at the update, f32.
+    pub gradients: u64,
+    /// What a micro-batch keeps for its backward pass.
+    pub activations: u64,
+    /// A chunk of logits.
+    pub logits: u64,
+    /// Keys and values of the sampler.
+    pub kv_cache: u64,
+    /// The most at a time.
+    pub peak: u64,
+}
+
+impl Memory {
+    /// What is there all along.
+    pub fn fixed(&self) -> u64 {
+        let models = self.weights + self.adapters + self.reference;
+        models + self.masters + self.moments + self.feature_cache
+    }
+}
+
+/// Bytes that a run takes whose micro-batches are `batch` and which samples `sampled` at once.
+pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Memory {
+    let size = choice.size();
+    let (counts, trained) = (shape.counts(), num_trained(shape, choice.trained));
+    let is_lora = matches!(choice.trained, Trained::Lora { .. });
+    let only = |holds: bool, bytes: u64| if holds { bytes } else { 0 };
+    let stages = Stages::new(shape, choice, batch);
+    let gradients = trained * F32;
+    let mut plan = Memory {
+        weights: counts.all() * size,
+        adapters: only(is_lora, trained * size),
+        masters: only(choice.bf16, trained * F32),
+        moments: 2 * trained * F32,
+        reference: only(choice.reference && !is_lora, counts.all() * size),
+        feature_cache: only(choice.keeps_features(), choice.feature_cache),
+        gradients,
+        activations: stages.kept(choice.recompute),
+        logits: logits_bytes(shape, batch),
+        kv_cache: kv_bytes(shape, size, sampled),
+        peak: 0,
+    };
+    let sums = only(choice.accumulates, gradients);
+    let forward = sums + plan.activations + plan.logits;
+    let backward = sums + stages.backward(choice, trained, counts.language);
+    let sampling = plan.kv_cache + LOGIT_COPIES * F32 * shape.vocab * sampled.completions;
+    let most = forward.max(backward).max(gradients).max(sampling);
+    plan.peak = plan.fixed() + most;
+    plan
+}
+
+/// The most completions of a micro-batch, one of several of a step, that fit into `bytes`; whole groups
+/// first; 0 where none does.
+pub fn completions_that_fit(
+    shape: &Shape,
+    choice: Choice,
+    load: (&Load, u64),
+    sampled: &Load,
+    bytes: u64,
+) -> u64 {
+    let (one, group) = load;
+    let choice = Choice {
+        accumulates: true,
+        ..choice
+    };
+    let fits = |n: u64| {
+        let batch = one.of_completions(n, group);
+        memory(shape, choice, &batch, sampled).peak <= bytes
+    };
+    let (mut low, mut high) = (0u64, 1u64 << 16);
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    // Parts of a group stand alone; of several only whole ones are of use.
+    if low > group { low - low % group } else { low }
+}
+
+/// Scalars that are trained.
+pub fn num_trained(shape: &Shape, trained: Trained) -> u64 {
+    match trained {
+        Trained::Full => shape.counts().all(),
+        Trained::FrozenVision => shape.counts().language,
+        Trained::Lora { rank, .. } => shape.adapters(rank),
+    }
+}
+
+/// Bytes kept by one stage of each kind, and of the inputs that recomputation keeps instead.
+struct Stages {
+    layers: u64,
+    layer: u64,
+    blocks: u64,
+    block: u64,
+    merger: u64,
+    inputs: u64,
+}
+
+impl Stages {
+    fn new(shape: &Shape, choice: Choice, batch: &Load) -> Self {
+        let size = choice.size();
+        let has_tower = choice.trained == Trained::Full;
+        let tower = |bytes: u64| if has_tower { bytes } else { 0 };
+        let patches = batch.prompts * batch.patches;
+        let (v, merged) = (shape.vision_hidden, shape.merged_width());
+        // Queries and keys turned, the product that values are a view of, outputs and their copy.
+        let block = norms(size, v, true) + 7 * v * size + 4 * shape.vision_mlp * size;
+        let merger = patches * v * (F32 + size) + patches / shape.merged * 2 * merged * size;
+        let per_patch = shape.vision_depth * v * size;
+        Stages {
+            layers: shape.layers,
+            layer: layer_bytes(shape, choice.trained, size, batch),
+            blocks: shape.vision_depth,
+            block: tower(patches * block),
+            merger: tower(merger),
+            inputs: (shape.layers + 1) * batch.tokens() * shape.hidden * size
+                + tower(patches * per_patch),
+        }
+    }
+
+    fn kept(&self, recompute: bool) -> u64 {
+        if recompute {
+            self.inputs
+        } else {
+            self.layers * self.layer + self.blocks * self.block + self.merger
+        }
+    }
+
+    /// The most of the way back: gradients so far, and the activations of the stage that it is in.
+    fn backward(&self, choice: Choice, trained: u64, language: u64) -> u64 {
+        let size = choice.size();
+        if !choice.recompute {
+            return trained * size + self.layer.max(self.block);
+        }
+        let in_text = trained.min(language) * size + self.inputs + self.layer + self.layer / 2;
+        let in_vision = trained * size + self.block + self.block / 2;
+        in_text.max(in_vision)
+    }
+}
+
+/// Bytes a token that the two norms of a layer keep: the input in f32, and where the weight after it
+/// is trained the normed one and the output, which is the next layer's input.
+fn norms(size: u64, width: u64, weights_are_trained: bool) -> u64 {
+    2 * width * (F32 + if weights_are_trained { 2 * size } else { 0 })
+}
+
+/// What one text layer keeps of a micro-batch.
+fn layer_bytes(shape: &Shape, trained: Trained, size: u64, batch: &Load) -> u64 {
+    let tokens = batch.tokens();
+    let (h, q, kv, mlp) = (shape.hidden, shape.q_width, shape.kv_width, shape.mlp);
+    // Every answer has its prompt's keys and values before its own.
+    let seen = batch.prompts * batch.prompt_tokens
+        + batch.completions * (batch.prompt_tokens + batch.completion_tokens);
+    let attention = 2 * tokens * q + 2 * seen * kv;
+    let rest = match trained {
+        Trained::Full | Trained::FrozenVision => tokens * (q + 4 * mlp),
+        Trained::Lora { dropout, .. } => {
+            // Adapters keep their inputs, and what was dropped of them.
+            let inputs = 5 * h + q + mlp;
+            tokens * (3 * mlp + inputs * if dropout { 2 } else { 1 })
+        }
+    };
+    let is_lora = matches!(trained, Trained::Lora { .. });
+    tokens * norms(size, h, !is_lora) + (attention + rest) * size
+}
+
+fn logits_bytes(shape: &Shape, batch: &Load) -> u64 {
+    let rows = batch.completions * batch.completion_tokens;
+    let chunk = CHUNK_BYTES.unsigned_abs() / (F32 * shape.vocab);
+    LOGIT_COPIES * F32 * shape.vocab * rows.min(chunk.max(1))
+}
+
+fn kv_bytes(shape: &Shape, size: u64, sampled: &Load) -> u64 {
+    let prompts = sampled.prompts * sampled.prompt_tokens.next_multiple_of(KV_PROMPT_STEP);
+    let doubled = KV_COLUMNS
+        * sampled
+            .completion_tokens
+            .div_ceil(KV_COLUMNS)
+            .next_power_of_two();
+    let columns =
+        prompts + sampled.completions * doubled.min(sampled.completion_tokens.max(KV_COLUMNS));
+    2 * shape.layers * shape.kv_width * size * columns
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use super::*;
+
+/// The model of `benchmarks/make_model.py`.
+const SHAPE_39M: Shape = Shape {
+    hidden: 512,
+    layers: 8,
+    q_width: 512,
+    kv_width: 128,
+    mlp: 1408,
+    vocab: 8192,
+    tied: true,
+    vision_hidden: 320,
+    vision_depth: 8,
+    vision_mlp: 864,
+    patch: 1176,
+    merged: 4,
+};
+const SHAPE_3B: Shape = Shape {
+    hidden: 2048,
+    layers: 36,
+    q_width: 2048,
+    kv_width: 256,
+    mlp: 11008,
+    vocab: 151_936,
+    tied: true,
+    vision_hidden: 1280,
+    vision_depth: 32,
+    vision_mlp: 3420,
+    patch: 1176,
+    merged: 4,
+};
+const SHAPE_7B: Shape = Shape {
+    hidden: 3584,
+    layers: 28,
+    q_width: 3584,
+    kv_width: 512,
+    mlp: 18944,
+    vocab: 152_064,
+    tied: false,
+    ..SHAPE_3B
+};
+const FULL: Choice = Choice {
+    trained: Trained::Full,
+    bf16: false,
+    recompute: false,
+    reference: true,
+    accumulates: false,
+    feature_cache: 0,
+};
+/// Two prompts of 192 tokens with a picture of 336 x 336, eight answers of 64 tokens to each.
+const BATCH: Load = Load {
+    prompts: 2,
+    completions: 16,
+    prompt_tokens: 192,
+    completion_tokens: 64,
+    patches: 576,
+};
+
+#[test]
+fn parameters_are_those_of_the_models() {
+    let counts = SHAPE_39M.counts();
+    assert_eq!(
+        (counts.vision, counts.merger, counts.language),
+        (10_320_384, 2_295_872, 26_753_536)
+    );
+    // As their model cards count them.
+    assert_eq!(SHAPE_3B.counts().all(), 3_754_622_976);
+    assert_eq!(SHAPE_7B.counts().all(), 8_292_166_656);
+}
+
+#[test]
+fn what_stays_is_weights_moments_and_reference() {
+    let n = SHAPE_39M.counts().all();
+    let plain = memory(&SHAPE_39M, FULL, &BATCH, &BATCH);
+    assert_eq!((plain.weights, plain.reference), (4 * n, 4 * n));
+    assert_eq!((plain.moments, plain.masters), (8 * n, 0));
+    let narrow = Choice { bf16: true, ..FULL };
+    let narrow = memory(&SHAPE_39M, narrow, &BATCH, &BATCH);
+    assert_eq!((narrow.weights, narrow.masters), (2 * n, 4 * n));
+    let rank = 16;
+    let trained = Trained::Lora {
+        rank,
+        dropout: true,
+    };
+    let lora = memory(&SHAPE_39M, Choice { trained, ..FULL }, &BATCH, &BATCH);
+    let adapters = SHAPE_39M.adapters(rank);
+    // 8 layers, rank 16: q and o 1024 each, k and v 640, gate, up and down 1920.
+    assert_eq!(adapters, 8 * 16 * (2 * 1024 + 2 * 640 + 3 * 1920));
+    assert_eq!((lora.reference, lora.moments), (0, 8 * adapters));
+    assert_eq!((lora.weights, lora.adapters), (4 * n, 4 * adapters));
+}
+
+/// The most live bytes of a step as libtorch's allocator counted them on a CPU, in MB, on `BATCH` in one
+/// micro-batch: the model of `benchmarks/make_model.py`, beta 0.04, adapters of rank 16 with dropout.
+#[test]
+fn peaks_are_those_measured() {
+    let lora = Trained::Lora {
+        rank: 16,
+        dropout: true,
+    };
+    let measured = [
+        (Trained::Full, false, false, 1526),
+        (Trained::FrozenVision, false, false, 1147),
+        (lora, false, false, 1004),
+        (Trained::Full, true, false, 1166),
+        (Trained::FrozenVision, true, false, 862),
+        (lora, true, false, 585),
+        (Trained::Full, false, true, 846),
+        (Trained::FrozenVision, false, true, 731),
+    ];
+    for (trained, bf16, recompute, megabytes) in measured {
+        let choice = Choice {
+            trained,
+            bf16,
+            recompute,
+            ..FULL
+        };
+        let planned = memory(&SHAPE_39M, choice, &BATCH, &BATCH).peak as f64 / 1e6;
+        let ratio = planned / f64::from(megabytes);
+        assert!(
+            (ratio - 1.0).abs() < 0.05,
+            "{choice:?}: {planned} of {megabytes}"
+        );
+    }
+}
+
+#[test]
+fn features_count_where_the_tower_is_frozen() {
+    let peak = |trained, feature_cache| {
+        let choice = Choice {
+            trained,
+            feature_cache,
+            ..FULL
+        };
+        memory(&SHAPE_39M, choice, &BATCH, &BATCH).peak
+    };
+    let frozen = Trained::FrozenVision;
+    assert_eq!(peak(frozen, 1000), peak(frozen, 0) + 1000);
+    assert_eq!(peak(Trained::Full, 1000), peak(Trained::Full, 0));
+}
+
+#[test]
+fn keys_and_values_by_hand() {
+    // 8 layers, 128 channels, keys and values, 4 bytes; 192 columns a prompt, 64 an answer.
+    let plan = memory(&SHAPE_39M, FULL, &BATCH, &BATCH);
+    assert_eq!(plan.kv_cache, 8 * 128 * 2 * 4 * (2 * 192 + 16 * 64));
+    assert_eq!(plan.logits, 3 * 4 * 8192 * 16 * 64);
+}
+
+#[test]
+fn savings_save_and_batches_cost() {
+    let peak = |choice: Choice, batch: &Load| memory(&SHAPE_3B, choice, batch, batch).peak;
+    let frozen = Choice {
+        trained: Trained::FrozenVision,
+        ..FULL
+    };
+    let recomputing = Choice {
+        recompute: true,
+        ..FULL
+    };
+    let larger = BATCH.of_completions(32, 8);
+    assert!(peak(frozen, &BATCH) < peak(FULL, &BATCH));
+    assert!(peak(recomputing, &larger) < peak(FULL, &larger));
+    assert!(peak(FULL, &BATCH) < peak(FULL, &larger));
+}
+
+#[test]
+fn the_largest_batch_fits_and_one_more_group_does_not() {
+    let choice = Choice {
+        bf16: true,
+        recompute: true,
+        accumulates: true,
+        ..FULL
+    };
+    let bytes = 80 << 30;
+    let fit = completions_that_fit(&SHAPE_3B, choice, (&BATCH, 8), &BATCH, bytes);
+    let peak = |n| memory(&SHAPE_3B, choice, &BATCH.of_completions(n, 8), &BATCH).peak;
+    assert!(fit >= 8 && fit.is_multiple_of(8), "{fit}");
+    assert!(peak(fit) <= bytes && peak(fit + 8) > bytes);
+    assert_eq!(
+        completions_that_fit(&SHAPE_3B, choice, (&BATCH, 8), &BATCH, 1 << 30),
+        0
+    );
+}

@@ -37,7 +37,9 @@ build: setup
 demo: build
 	$(CARGO) run --quiet --release --bin vlm-r1 -- demo --out out/demo $(DEMO_ARGS)
 
-benchmark-smoke: build
+# The binary that `make build` or `make test` left, so that CI does not build it a second time.
+benchmark-smoke: setup
+	@test -x $(TARGET)/release/vlm-r1 || $(MAKE) build
 	@python3 -m pip install --quiet --disable-pip-version-check --upgrade --target $(TARGET)/benchmark-python -r benchmarks/requirements-smoke.txt
 	PYTHONPATH=$(TARGET)/benchmark-python python3 benchmarks/grpo_step.py --smoke --binary $(TARGET)/release/vlm-r1
 

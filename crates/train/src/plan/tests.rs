@@ -1,3 +1,5 @@
+//! Parameter counts, peaks and fits of the plan beside what was counted and measured.
+
 use super::*;
 
 /// The model of `benchmarks/make_model.py`.

@@ -19,7 +19,7 @@ help:
 	@echo "make check   machine paths, format, walls between crates, clippy"
 	@echo "make build   the binary vlm-r1"
 	@echo "make setup   libtorch into .libtorch (the others call it)"
-	@echo "make benchmark-smoke   two tiny steps of the benchmark (benchmarks/README.md)"
+	@echo "make benchmark-smoke   tiny steps of the benchmarks (benchmarks/README.md)"
 	@echo "make clean   remove what was built; .libtorch stays"
 
 setup:
@@ -42,6 +42,7 @@ benchmark-smoke: setup
 	@test -x $(TARGET)/release/vlm-r1 || $(MAKE) build
 	@python3 -m pip install --quiet --disable-pip-version-check --upgrade --target $(TARGET)/benchmark-python -r benchmarks/requirements-smoke.txt
 	PYTHONPATH=$(TARGET)/benchmark-python python3 benchmarks/grpo_step.py --smoke --binary $(TARGET)/release/vlm-r1
+	PYTHONPATH=$(TARGET)/benchmark-python benchmarks/gpu.sh --smoke --binary $(TARGET)/release/vlm-r1
 
 clean:
 	$(CARGO) clean

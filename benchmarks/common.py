@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -44,9 +45,21 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | dict.fromkeys(names, str(threads)) | {"GOMP_SPINCOUNT": "1000"} | quiet
 
 
-def watch(command: list[str], threads: int, log: Path, lines_of: Path | None = None) -> Watched:
+@dataclass(frozen=True)
+class Until:
+    """When a program is killed that has not ended by itself."""
+
+    # After so long; a failure, unless the watched file has `least` lines.
+    secs: float = float("inf")
+    least: int | None = None
+    # No failure: the watched file has so many lines.
+    lines: int | None = None
+
+
+def watch(command: list[str], threads: int, log: Path, lines_of: Path | None = None, until: Until = Until()) -> Watched:
     """Runs `command` to its end; its peak memory is that of its largest process."""
     line_secs: list[float] = []
+    enough = False
     with log.open("wb") as sink:
         start = time.perf_counter()
         process = subprocess.Popen(command, env=environment(threads), stdout=sink, stderr=subprocess.STDOUT)
@@ -57,10 +70,18 @@ def watch(command: list[str], threads: int, log: Path, lines_of: Path | None = N
                 line_secs += [now] * (lines_of.read_bytes().count(b"\n") - len(line_secs))
             if pid:
                 break
+            enough = until.lines is not None and len(line_secs) >= until.lines
+            if enough or now > until.secs:
+                # Not by `Popen`, which would take the exit status for itself.
+                os.kill(process.pid, signal.SIGKILL)
             time.sleep(0.01)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    if now > until.secs and not enough:
+        enough = until.least is not None and len(line_secs) >= until.least
+        if not enough:
+            raise Failure(f"took more than {until.secs:g} s: `{' '.join(command)}`:\n{tail}")
+    if process.returncode and not enough:
         raise Failure(f"`{' '.join(command)}` exited with {process.returncode}:\n{tail}")
     return Watched(now, usage.ru_maxrss * 1024, line_secs)
 
@@ -107,16 +128,22 @@ def ours_command(binary: Path, data: Path, out: Path, work: Work, dtype: str, st
 
 
 def run_ours(
-    binary: Path, data: Path, work: Work, dtype: str, threads: int, warmup: int, steps: int, extra: dict | None = None
-) -> Ours:
-    """Trains `warmup + steps` steps; fails where one did other work than `work` says."""
+    binary: Path, data: Path, work: Work, dtype: str, threads: int, warmup: int, steps: int,
+    extra: dict | None = None, limit_secs: float | None = None,
+) -> Ours:  # fmt: skip
+    """Trains `warmup + steps` steps; fails where one did other work than `work` says. With a limit of seconds the program is killed in
+    the step after, so that it writes no checkpoint, or at the limit, if a step after the warm-up was seen by then."""
     out = data / "run"
     shutil.rmtree(out, ignore_errors=True)
     options = {"num_threads": threads, **(extra or {})}
-    command = ours_command(binary, data, out, work, dtype, warmup + steps, options)
-    watched = watch(command, threads, data / "ours.log", out / "metrics.jsonl")
-    metrics = read_jsonl(out / "metrics.jsonl")
-    expect("steps of ours", (len(metrics), len(watched.line_secs)), (warmup + steps,) * 2)
+    asked = warmup + steps
+    until = Until() if limit_secs is None else Until(limit_secs, warmup + 1, asked)
+    command = ours_command(binary, data, out, work, dtype, asked + (limit_secs is not None), options)
+    watched = watch(command, threads, data / "ours.log", out / "metrics.jsonl", until)
+    metrics = read_jsonl(out / "metrics.jsonl")[:asked]
+    watched.line_secs[asked:] = []
+    if limit_secs is None:
+        expect("steps of ours", (len(metrics), len(watched.line_secs)), (asked,) * 2)
     rollouts = []
     for line in metrics:
         expect("tokens of a completion", line["completion_length"], float(work.completion_tokens))
@@ -132,7 +159,7 @@ def run_ours(
     return Ours(seen[warmup:], phases, watched.peak_bytes, metrics, rollouts, watched.line_secs[0] - own[0])
 
 
-def machine() -> str:
+def machine(gpu: str = "no GPU used") -> str:
     """Processor, its matrix instructions, cores, memory."""
     text = Path("/proc/cpuinfo").read_text()
     field = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in text.splitlines()) if v}
@@ -140,7 +167,7 @@ def machine() -> str:
     features = [name for name in known if name in field.get("flags", "").split()]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     name = field.get("model name", platform.machine())
-    return f"{name} ({', '.join(features)}), {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, no GPU used"
+    return f"{name} ({', '.join(features)}), {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, {gpu}"
 
 
 def commit() -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from make_model import MERGE, PATCH_PX, WINDOW_PX, Shape, linears
+from shapes import MERGE, PATCH_PX, TOKEN_PX, WINDOW_PX, Shape, linears
 
 FORWARDS_OF_SAMPLING = 1
 FORWARDS_OF_REFERENCE = 1
 FORWARDS_OF_TRAINING = 3
+# Forward, and the gradients of the inputs alone.
+FORWARDS_OF_FROZEN = 2
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,19 @@ class Work:
     prompt_tokens: int = 192
     completion_tokens: int = 64
     image_px: int = 336
+    # Width and height, px, of pictures that are not square; `image_px` is then not read.
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of a picture, its sides rounded as the image processor does."""
+        width, height = self.image_size or (self.image_px, self.image_px)
+        return round(height / TOKEN_PX) * MERGE, round(width / TOKEN_PX) * MERGE
+
+    @property
+    def image_tokens(self) -> int:
+        rows, columns = self.patch_grid
+        return rows * columns // MERGE**2
 
     @property
     def completions(self) -> int:
@@ -39,17 +54,23 @@ def weights_of(shape: Shape, prefix: str) -> int:
     return sum(out * fan_in for name, (out, fan_in, _) in linears(shape).items() if name.startswith(prefix))
 
 
-def vision_forward(shape: Shape, image_px: int) -> int:
-    """One picture through the vision tower; its side is a multiple of a window's."""
-    patches = (image_px // PATCH_PX) ** 2
-    in_window = min(patches, (WINDOW_PX // PATCH_PX) ** 2)
+def window_pairs(grid: tuple[int, int]) -> int:
+    """Pairs of patches that lie in one window; those at the edges are smaller."""
+    edge = WINDOW_PX // PATCH_PX
+    rows, columns = (sum(min(edge, side - start) ** 2 for start in range(0, side, edge)) for side in grid)
+    return rows * columns
+
+
+def vision_forward(shape: Shape, grid: tuple[int, int]) -> int:
+    """One picture of `grid` patches through the vision tower."""
+    patches = grid[0] * grid[1]
     blocks = 2 * patches * weights_of(shape, "visual.blocks.")
     merger = 2 * (patches // MERGE**2) * weights_of(shape, "visual.merger.")
     embedding = 2 * patches * shape.vision_hidden * 3 * 2 * PATCH_PX**2
     full = len(shape.full_attention)
-    keys = full * patches + (shape.vision_depth - full) * in_window
+    pairs = full * patches**2 + (shape.vision_depth - full) * window_pairs(grid)
     # Scores and weighted values: two products of `hidden` for every pair.
-    attention = 4 * shape.vision_hidden * patches * keys
+    attention = 4 * shape.vision_hidden * pairs
     return blocks + merger + embedding + attention
 
 
@@ -68,6 +89,19 @@ def step_flop(shape: Shape, work: Work, beta: float) -> int:
     """FLOP of one step."""
     forwards = FORWARDS_OF_SAMPLING + FORWARDS_OF_TRAINING + (FORWARDS_OF_REFERENCE if beta > 0 else 0)
     forward = text_forward(shape, work)
-    if work.image_px:
-        forward += vision_forward(shape, work.image_px)
+    if work.image_tokens:
+        forward += vision_forward(shape, work.patch_grid)
     return forwards * work.prompts * forward
+
+
+def train_flop(shape: Shape, work: Work, adapters: bool) -> int:
+    """FLOP of the policy's forward and backward pass. With adapters over a frozen text model no gradient of its weights is needed, and the
+    frozen tower's features are kept from the sampling."""
+    if adapters:
+        return FORWARDS_OF_FROZEN * work.prompts * text_forward(shape, work)
+    return FORWARDS_OF_TRAINING * work.prompts * (text_forward(shape, work) + vision_forward(shape, work.patch_grid))
+
+
+def decode_bytes(shape: Shape, bytes_a_number: int = 2) -> int:
+    """Bytes of weights that a decoding pass reads, however many answers it serves: the text layers and the head."""
+    return bytes_a_number * (weights_of(shape, "model.layers.") + shape.vocab * shape.hidden)

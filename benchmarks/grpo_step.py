@@ -28,7 +28,8 @@ from statistics import mean, median
 import common
 from common import BETA, HERE, LEARNING_RATE, SEED, Failure, Ours, expect, run_ours, spread
 from flop import Work, step_flop
-from make_model import SHAPES, write_model, write_rows
+from make_model import write_model, write_rows
+from shapes import SHAPES
 
 TOLERANCE = {"logprobs": 1e-3, "advantages": 1e-3, "loss": 1e-4, "kl": 1e-4, "entropy": 1e-3, "grad_norm": 1e-2, "reward": 1e-6}
 # The two updates of the comparison must move the policy far enough for loss and KL to be more than rounding.

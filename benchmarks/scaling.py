@@ -21,7 +21,8 @@ from statistics import median
 import common
 from common import BETA, HERE, Failure, run_ours
 from flop import Work, step_flop
-from make_model import SHAPES, TOKEN_PX, write_model, write_rows
+from make_model import write_model, write_rows
+from shapes import SHAPES, TOKEN_PX
 
 BASE = Work(prompts=1)
 # The pictures of the axis `image` stand in prompts that have as much text each.

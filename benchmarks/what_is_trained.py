@@ -24,7 +24,7 @@ import common
 from common import BETA, HERE, Failure, Ours, expect, run_ours, spread
 from flop import Work
 from grpo_step import SHAPE, TRIED, TRL_SETTINGS, run_trl, write_data
-from make_model import SHAPES, linears
+from shapes import SHAPES, linears
 
 ROWS = 32
 LORA = {"lora_r": 64, "lora_alpha": 128, "lora_dropout": 0.05}

@@ -3,10 +3,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use base::config::{
-    self, Config, DemoConfig, Field, Foreign, GenerateConfig, GrpoConfig, Kind, Layers,
-    LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, VLM_R1,
+    self, Config, DataCheckConfig, DemoConfig, Field, Foreign, ForeignEffect, GenerateConfig,
+    GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig,
+    VLM_R1,
 };
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -15,17 +17,18 @@ use serde_json::Value;
 
 /// A command of the binary.
 struct Entry {
+    /// One word, or one of [`GROUPS`] and a word.
     name: &'static str,
     about: &'static str,
     fields: &'static [Field],
     defaults: fn() -> Value,
-    foreign: &'static [Foreign],
+    foreign: fn() -> &'static [Foreign],
 }
 
 const fn entry<T: Config>(
     name: &'static str,
     about: &'static str,
-    foreign: &'static [Foreign],
+    foreign: fn() -> &'static [Foreign],
 ) -> Entry {
     Entry {
         name,
@@ -36,44 +39,78 @@ const fn entry<T: Config>(
     }
 }
 
-static COMMANDS: [Entry; 8] = [
+fn none() -> &'static [Foreign] {
+    &[]
+}
+
+fn vlm_r1() -> &'static [Foreign] {
+    VLM_R1
+}
+
+/// What a file of `grpo` holds beside the flags of `data check`.
+fn of_training() -> &'static [Foreign] {
+    static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| {
+        let own = |name: &str| {
+            DataCheckConfig::FIELDS
+                .iter()
+                .any(|field| field.name == name)
+        };
+        let of_grpo = GrpoConfig::FIELDS.iter().filter(|field| !own(field.name));
+        let of_grpo = of_grpo.map(|field| Foreign {
+            name: field.name,
+            effect: ForeignEffect::None("of training"),
+        });
+        VLM_R1.iter().copied().chain(of_grpo).collect()
+    });
+    &ALL
+}
+
+static COMMANDS: [Entry; 9] = [
     entry::<DemoConfig>(
         "demo",
         "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
-        &[],
+        none,
     ),
     entry::<GrpoConfig>(
         "grpo",
         "Train by group relative policy optimisation; continues the run in --output_dir",
-        VLM_R1,
+        vlm_r1,
     ),
     entry::<SftConfig>(
         "sft",
         "Train on the true answers; continues the run in --output_dir",
-        VLM_R1,
+        vlm_r1,
     ),
     entry::<PlanConfig>(
         "plan",
         "What a run of grpo would take: memory by component, the micro-batch that fits, time",
-        VLM_R1,
+        vlm_r1,
     ),
-    entry::<GenerateConfig>("generate", "Answer questions about images", &[]),
+    entry::<GenerateConfig>("generate", "Answer questions about images", none),
     entry::<LogprobsConfig>(
         "logprobs",
         "Log-probability of each token of given answers",
-        &[],
+        none,
     ),
     entry::<RewardConfig>(
         "reward",
         "Score given answers: try a reward before training with it",
-        &[],
+        none,
     ),
     entry::<MergeConfig>(
         "merge",
         "Put a LoRA adapter into the weights that it was trained over",
-        &[],
+        none,
+    ),
+    entry::<DataCheckConfig>(
+        "data check",
+        "Look at every row and image before a run: all that is wrong, in one pass",
+        of_training,
     ),
 ];
+
+/// Words before a command's own, and what is behind them.
+const GROUPS: [(&str, &str); 1] = [("data", "Check rows before a run")];
 
 const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can stand in the YAML \
                           file of --config; flags override the file, --set overrides flags.";
@@ -145,7 +182,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, Us
     let matches = command
         .try_get_matches_from_mut(&arguments)
         .map_err(|error| explain(error, &arguments))?;
-    let Some((name, matches)) = matches.subcommand() else {
+    let Some((name, matches)) = innermost(&matches) else {
         return Err(command
             .error(ErrorKind::MissingSubcommand, "no command")
             .into());
@@ -156,7 +193,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, Us
             .into());
     };
     let names = entry.fields.iter().map(|field| field.name);
-    let foreign = entry.foreign.iter().map(|foreign| foreign.name);
+    let foreign = (entry.foreign)().iter().map(|foreign| foreign.name);
     Ok(Invocation {
         command: entry.name,
         config: matches.get_one("config").cloned(),
@@ -169,8 +206,17 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, Us
             .unwrap_or_default()
             .cloned()
             .collect(),
-        foreign: entry.foreign,
+        foreign: (entry.foreign)(),
     })
+}
+
+/// The name of the command that was given, and what was given to it.
+fn innermost(matches: &ArgMatches) -> Option<(String, &ArgMatches)> {
+    let (name, matches) = matches.subcommand()?;
+    match innermost(matches) {
+        Some((inner, matches)) => Some((format!("{name} {inner}"), matches)),
+        None => Some((name.to_owned(), matches)),
+    }
 }
 
 /// The flag and the values behind it, where it was given.
@@ -198,20 +244,34 @@ fn command() -> Command {
             .fields
             .iter()
             .map(|field| argument(field, &defaults[field.name]));
-        let foreign = entry.foreign.iter().map(|foreign| {
+        let foreign = (entry.foreign)().iter().map(|foreign| {
             Arg::new(foreign.name)
                 .long(foreign.name)
                 .num_args(0..)
                 .action(ArgAction::Set)
                 .hide(true)
         });
-        Command::new(entry.name)
+        let (group, name) = match entry.name.split_once(' ') {
+            Some((group, name)) => (Some(group), name),
+            None => (None, entry.name),
+        };
+        let command = Command::new(name)
             .about(entry.about)
             .after_help(AFTER_HELP)
             .args_override_self(true)
             .args(layer_arguments())
             .args(fields)
-            .args(foreign)
+            .args(foreign);
+        (group, command)
+    });
+    let (grouped, alone): (Vec<_>, Vec<_>) = commands.partition(|(group, _)| group.is_some());
+    let groups = GROUPS.map(|(name, about)| {
+        let inside = grouped.iter().filter(|(group, _)| *group == Some(name));
+        Command::new(name)
+            .about(about)
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .subcommands(inside.map(|(_, command)| command.clone()))
     });
     Command::new("vlm-r1")
         .about("Trains vision-language models by reinforcement learning with rewards by rule")
@@ -219,7 +279,8 @@ fn command() -> Command {
         .styles(Styles::plain())
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands(commands)
+        .subcommands(alone.into_iter().map(|(_, command)| command))
+        .subcommands(groups)
 }
 
 fn layer_arguments() -> [Arg; 2] {
@@ -313,11 +374,7 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> UsageError {
     };
     match error.kind() {
         ErrorKind::UnknownArgument => {
-            let command = arguments
-                .get(1)
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let entry = COMMANDS.iter().find(|entry| entry.name == command);
+            let entry = entry_of(arguments);
             match (invalid(ContextKind::InvalidArg), entry) {
                 (Some(flag), Some(entry)) if flag.starts_with("--") => {
                     let names = entry
@@ -333,12 +390,40 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> UsageError {
         }
         ErrorKind::InvalidSubcommand => match invalid(ContextKind::InvalidSubcommand) {
             Some(command) => {
-                let nearest = config::nearest(&command, COMMANDS.iter().map(|entry| entry.name));
+                let nearest = config::nearest(&command, names_beside(arguments));
                 UsageError::UnknownCommand { nearest, command }
             }
             None => error.into(),
         },
         _ => error.into(),
+    }
+}
+
+/// The word at `index` of the command line, counted after the program's name.
+fn word(arguments: &[OsString], index: usize) -> &str {
+    let word = arguments.get(index + 1).and_then(|word| word.to_str());
+    word.unwrap_or_default()
+}
+
+/// The command that a command line begins with.
+fn entry_of(arguments: &[OsString]) -> Option<&'static Entry> {
+    let (first, second) = (word(arguments, 0), word(arguments, 1));
+    COMMANDS
+        .iter()
+        .find(|entry| entry.name == first || entry.name.split_once(' ') == Some((first, second)))
+}
+
+/// The words that could stand where an unknown command does.
+fn names_beside(arguments: &[OsString]) -> Vec<&'static str> {
+    let group = GROUPS.iter().find(|(name, _)| *name == word(arguments, 0));
+    let names = COMMANDS.iter().map(|entry| entry.name);
+    match group {
+        Some((group, _)) => names
+            .filter_map(|name| name.strip_prefix(group)?.strip_prefix(' '))
+            .collect(),
+        None => names
+            .map(|name| name.split(' ').next().unwrap_or(name))
+            .collect(),
     }
 }
 

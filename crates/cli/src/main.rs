@@ -4,10 +4,12 @@
 mod arguments;
 mod commands;
 mod demo;
+mod even;
 mod hub;
 mod model;
 mod openmp;
 mod output;
+mod pictures;
 mod progress;
 mod rows;
 mod signals;
@@ -45,6 +47,7 @@ fn run() -> Result<()> {
         "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
         "reward" => with_config(&invocation, |config| config.dry_run, commands::reward),
         "merge" => with_config(&invocation, |config| config.dry_run, commands::merge),
+        "data check" => with_config(&invocation, |config| config.dry_run, commands::data_check),
         "plan" => with_config(&invocation, |config| config.dry_run, commands::plan),
         command => bail!("command `{command}` is not connected"),
     }

@@ -3,9 +3,44 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tempfile::NamedTempFile;
+
+/// Finds out before the work whether the folder of `path` is there, which would else be found out after.
+///
+/// # Errors
+/// Where it is not.
+pub fn check_folder(path: &str) -> Result<()> {
+    let folder = folder_of(Path::new(path));
+    if !folder.is_dir() {
+        bail!("{path}: no folder `{}`", folder.display());
+    }
+    Ok(())
+}
+
+/// The folder that a file of this name lies in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Writes `bytes` beside `path`, then gives them its name.
+///
+/// # Errors
+/// Where they cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> Result<()> {
+        let mut file = NamedTempFile::new_in(folder_of(path))?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("{}", path.display()))
+}
 
 /// JSON lines on their way out.
 pub enum Output {
@@ -29,11 +64,8 @@ impl Output {
         let Some(path) = path.filter(|path| *path != "-").map(PathBuf::from) else {
             return Ok(Self::Stdout);
         };
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let file = NamedTempFile::new_in(folder).with_context(|| format!("{}", path.display()))?;
+        let file = NamedTempFile::new_in(folder_of(&path))
+            .with_context(|| format!("{}", path.display()))?;
         Ok(Self::File {
             path,
             file: BufWriter::new(file),

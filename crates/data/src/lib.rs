@@ -3,9 +3,10 @@
 //!
 //! The way of a row: [`rows`] reads and checks it, [`sampler`] says when its turn is, [`loader`]
 //! prepares it ahead of need with [`template`], [`chat`], [`tokenizer`] and [`image`], which
-//! [`processor`] joins.
+//! [`processor`] joins. [`check`] is the doctor of whole files.
 
 pub mod chat;
+pub mod check;
 pub mod error;
 pub mod image;
 pub mod loader;

@@ -48,6 +48,17 @@ impl Default for RowChecks {
     }
 }
 
+impl RowChecks {
+    /// Adds the texts that a model reserves.
+    pub fn reserve(&mut self, tokens: Vec<String>) {
+        for token in tokens {
+            if !self.reserved_tokens.contains(&token) {
+                self.reserved_tokens.push(token);
+            }
+        }
+    }
+}
+
 /// The folder that holds a file's images.
 #[derive(Clone, Debug)]
 pub struct ImageFolder {

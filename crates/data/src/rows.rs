@@ -218,33 +218,72 @@ fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Calls `visit` with each line that is not blank, without its end and a byte order mark, and its
-/// number from 1.
+/// Calls `visit` with each line that is not blank, and its number from 1.
 fn for_each_line(path: &Path, mut visit: impl FnMut(&[u8], usize)) -> Result<(), DataError> {
-    let mut reader = BufReader::new(File::open(path).map_err(io_error(path))?);
-    let mut buffer = Vec::new();
-    for number in 1.. {
-        buffer.clear();
-        if reader
-            .read_until(b'\n', &mut buffer)
-            .map_err(io_error(path))?
-            == 0
-        {
-            break;
-        }
-        let line = buffer.as_slice();
-        let line = if number == 1 {
-            line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line)
-        } else {
-            line
-        };
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if !line.trim_ascii().is_empty() {
-            visit(line, number);
-        }
+    for line in Lines::open(path)? {
+        let (number, line) = line?;
+        visit(&line, number);
     }
     Ok(())
+}
+
+/// The lines of a file that are not blank, with their numbers from 1, without their ends and a byte
+/// order mark. Nothing follows an error.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    number: usize,
+    is_over: bool,
+}
+
+impl Lines {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
+        Ok(Self {
+            reader: BufReader::new(File::open(path).map_err(io_error(path))?),
+            path: path.to_owned(),
+            number: 0,
+            is_over: false,
+        })
+    }
+
+    /// The next line as it stands in the file; none at the end.
+    fn read(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let length = self.reader.read_until(b'\n', &mut line)?;
+        Ok((length > 0).then_some(line))
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<(usize, Vec<u8>), DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_over {
+            let line = match self.read() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => {
+                    self.is_over = true;
+                    return Some(Err(io_error(&self.path)(error)));
+                }
+            };
+            self.number += 1;
+            let line = content(&line, self.number == 1);
+            if !line.trim_ascii().is_empty() {
+                return Some(Ok((self.number, line.to_vec())));
+            }
+        }
+        None
+    }
+}
+
+/// A line without its end and, where it is the first, without a byte order mark.
+fn content(line: &[u8], is_first: bool) -> &[u8] {
+    let mark = if is_first { BYTE_ORDER_MARK } else { b"" };
+    let line = line.strip_prefix(mark).unwrap_or(line);
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Holds out `ratio` of the samples (rounded up) for validation, drawn with `seed`; both parts keep

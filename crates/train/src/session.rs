@@ -58,11 +58,7 @@ impl Dataset {
     ) -> Result<Self, TrainError> {
         let processor = Processor::from_dir(model_dir, &settings.processor)?;
         let mut checks = settings.checks.clone();
-        for token in processor.tokenizer().reserved_tokens() {
-            if !checks.reserved_tokens.contains(&token) {
-                checks.reserved_tokens.push(token);
-            }
-        }
+        checks.reserve(processor.tokenizer().reserved_tokens());
         let on_bad_row = settings.loader.on_bad_row;
         let report = load_rows(&settings.files, &checks, on_bad_row)?;
         let mut skipped: Vec<String> = report.skipped.iter().map(ToString::to_string).collect();

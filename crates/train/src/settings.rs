@@ -230,7 +230,10 @@ impl Settings {
 }
 
 /// The template asked for, else that of the task: with thinking, or for plain answers.
-fn template(
+///
+/// # Errors
+/// One that is neither a name, nor a text with `{Question}`, nor a file with such a text.
+pub fn template(
     given: &Option<String>,
     task: Option<&str>,
     thinking: bool,

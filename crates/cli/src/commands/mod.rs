@@ -1,5 +1,6 @@
 //! The commands but `demo`: configuration to one call.
 
+mod data;
 mod generate;
 mod logprobs;
 mod merge;
@@ -7,6 +8,7 @@ mod plan;
 mod reward;
 mod training;
 
+pub use data::data_check;
 pub use generate::generate;
 pub use logprobs::logprobs;
 pub use merge::merge;

@@ -5,6 +5,8 @@ mod arguments;
 #[cfg(test)]
 mod asking;
 #[cfg(test)]
+mod data_check;
+#[cfg(test)]
 mod hub;
 #[cfg(test)]
 mod plan;

@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base::config::{
-    Config, DemoConfig, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig,
-    RewardConfig, SftConfig, VLM_R1,
+    Config, DataCheckConfig, DemoConfig, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig,
+    PlanConfig, RewardConfig, SftConfig, VLM_R1,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::run::{Said, golden, said, say};
 
-const COMMANDS: [&str; 8] = [
-    "demo", "grpo", "sft", "plan", "generate", "logprobs", "merge", "reward",
+const COMMANDS: [&str; 9] = [
+    "demo", "grpo", "sft", "plan", "generate", "logprobs", "merge", "reward", "data",
 ];
 
 const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-run --directory \"$REPOSITORY\" \"$@\"\n";
@@ -289,6 +289,7 @@ fn every_flag_exists() {
         LogprobsConfig::FIELDS,
         MergeConfig::FIELDS,
         RewardConfig::FIELDS,
+        DataCheckConfig::FIELDS,
     ];
     let mut known: BTreeSet<&str> = fields
         .into_iter()
@@ -304,6 +305,7 @@ fn every_flag_exists() {
         "docs/run-folder.md",
         "docs/architecture.md",
         "docs/memory.md",
+        "docs/data-tools.md",
     ] {
         let text = text(page);
         for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))) {

@@ -34,9 +34,16 @@ enum Format {
 /// [`ImageError::File`]: the file is missing, empty, truncated, corrupt, not an image, or declares
 /// more than `max_pixels` pixels.
 pub fn decode_file(path: &Path, max_pixels: u64) -> Result<RgbImage, ImageError> {
-    read_image_file(path)
-        .and_then(|bytes| decode(&bytes, max_pixels))
-        .map_err(|cause| ImageError::file(path, cause))
+    let bytes = read_file(path)?;
+    decode(&bytes, max_pixels).map_err(|cause| ImageError::file(path, cause))
+}
+
+/// Reads a file whole, but only if it starts like an image.
+///
+/// # Errors
+/// [`ImageError::File`]: the file is missing, empty, or does not start like an image.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
+    read_image_file(path).map_err(|cause| ImageError::file(path, cause))
 }
 
 /// Looks at the first bytes of a file: cheap, and enough to find what is no image at all.
@@ -49,7 +56,6 @@ pub fn check_magic(path: &Path) -> Result<(), ImageError> {
         .map_err(|cause| ImageError::file(path, cause))
 }
 
-/// Reads a file whole, but only if it starts like an image.
 fn read_image_file(path: &Path) -> Result<Vec<u8>, ImageCause> {
     let (mut bytes, mut file) = open_image_file(path)?;
     file.read_to_end(&mut bytes)

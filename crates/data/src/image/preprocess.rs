@@ -134,18 +134,49 @@ impl ImageProcessor {
         ))
     }
 
+    /// Patches in time, height and width of an image of this size, px: those that
+    /// [`ImageProcessor::prepare`] would cut it into.
+    ///
+    /// # Errors
+    /// As [`ImageProcessor::prepare`].
+    pub fn grid(&self, width: u32, height: u32) -> Result<[usize; 3], ImageCause> {
+        check_aspect_ratio(width, height)?;
+        let enlarged = match self.enlarge_tiny {
+            true => enlarged_size(width, height, self.config.factor()),
+            false => None,
+        };
+        let (width, height) = enlarged.unwrap_or((width, height));
+        let (width, height) = self.resized_size(width, height)?;
+        let patches = |side: u32| (side / self.config.patch_size) as usize;
+        Ok([1, patches(height), patches(width)])
+    }
+
     fn resize(&self, image: &RgbImage) -> Result<RgbImage, ImageCause> {
-        let (width, height) = (image.width(), image.height());
+        let (new_width, new_height) = self.resized_size(image.width(), image.height())?;
+        if !self.config.do_resize {
+            return Ok(image.clone());
+        }
+        Ok(resize(
+            image,
+            new_width,
+            new_height,
+            self.filter,
+            self.backend,
+        ))
+    }
+
+    /// Width and height after resizing.
+    fn resized_size(&self, width: u32, height: u32) -> Result<(u32, u32), ImageCause> {
         let factor = self.config.factor();
         if !self.config.do_resize {
-            if width % factor != 0 || height % factor != 0 {
+            if !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
                 return Err(ImageCause::NotDivisible {
                     width,
                     height,
                     factor,
                 });
             }
-            return Ok(image.clone());
+            return Ok((width, height));
         }
         let bounds = self.config.pixel_bounds();
         let (new_height, new_width) = smart_resize(
@@ -155,13 +186,7 @@ impl ImageProcessor {
             bounds.shortest_edge,
             bounds.longest_edge,
         )?;
-        Ok(resize(
-            image,
-            new_width,
-            new_height,
-            self.filter,
-            self.backend,
-        ))
+        Ok((new_width, new_height))
     }
 }
 
@@ -204,17 +229,7 @@ fn check_aspect_ratio(width: u32, height: u32) -> Result<(), ImageCause> {
 
 /// The image with its short side enlarged to `side` px, or nothing if it is long enough.
 fn enlarge_to(image: &RgbImage, side: u32) -> Option<RgbImage> {
-    let (width, height) = (image.width(), image.height());
-    if width >= side && height >= side {
-        return None;
-    }
-    let stretch =
-        |long: u32, short: u32| (f64::from(long) * (f64::from(side) / f64::from(short))) as u32;
-    let (new_width, new_height) = if width < height {
-        (side, stretch(height, width))
-    } else {
-        (stretch(width, height), side)
-    };
+    let (new_width, new_height) = enlarged_size(image.width(), image.height(), side)?;
     Some(resize(
         image,
         new_width,
@@ -222,6 +237,19 @@ fn enlarge_to(image: &RgbImage, side: u32) -> Option<RgbImage> {
         Filter::Lanczos,
         ResizeBackend::Pillow,
     ))
+}
+
+fn enlarged_size(width: u32, height: u32, side: u32) -> Option<(u32, u32)> {
+    if width >= side && height >= side {
+        return None;
+    }
+    let stretch =
+        |long: u32, short: u32| (f64::from(long) * (f64::from(side) / f64::from(short))) as u32;
+    Some(if width < height {
+        (side, stretch(height, width))
+    } else {
+        (stretch(width, height), side)
+    })
 }
 
 fn sample_table(config: &ImageProcessorConfig, backend: ResizeBackend) -> SampleTable {

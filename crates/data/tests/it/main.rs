@@ -1,5 +1,6 @@
 //! Integration tests of the crate `data`: one binary.
 
+mod check;
 mod image;
 mod image_decode;
 mod image_processor;

@@ -11,7 +11,7 @@ use super::page::PageRows;
 use super::scorer::{Failure, Scorer};
 use super::summary::summary;
 use super::tally::Tally;
-use crate::output::Output;
+use crate::output::{Output, check_folder};
 use crate::rows::{Reader, Row};
 use crate::signals;
 
@@ -69,18 +69,6 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer) -> Result<()> 
     eprint!("{}", summary(&tally));
     for (reward, counter, count) in scorer.rewards.counters() {
         eprintln!("{reward}: {counter} {count}");
-    }
-    Ok(())
-}
-
-/// Finds out before the rows are scored what would else be found out after.
-fn check_folder(path: &str) -> Result<()> {
-    let folder = match Path::new(path).parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() {
-        bail!("{path}: no folder `{}`", folder.display());
     }
     Ok(())
 }

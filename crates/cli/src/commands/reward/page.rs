@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use base::config::{BoxFormat, RewardConfig, RewardFamily};
-use data::image::{Filter, MAX_DECODED_PIXELS, ResizeBackend, decode_file, resize};
 use report::{
-    Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine,
-    ScoredPage, ScoredRow,
+    Colour, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine, ScoredPage,
+    ScoredRow,
 };
 use rewards::{Explanation, RewardInput, Scores};
 
@@ -16,21 +15,12 @@ use super::passages::passages;
 use super::scorer::Scorer;
 use super::summary;
 use super::tally::{Tally, moments};
+use crate::even::EvenChoice;
+use crate::pictures;
 use crate::rows::Row;
 
-/// Longest side of a picture on the page, px.
-const MAX_SIDE_PX: u32 = 640;
-/// Pixels up to which a picture is kept without loss.
-const MAX_PNG_PIXELS: u32 = 160 * 160;
-const JPEG_QUALITY: f32 = 85.0;
-
-/// The rows that the page will show: every `stride`th.
-pub struct PageRows {
-    limit: usize,
-    stride: usize,
-    seen: usize,
-    rows: Vec<KeptRow>,
-}
+/// The rows that the page will show.
+pub struct PageRows(EvenChoice<KeptRow>);
 
 struct KeptRow {
     row: Row,
@@ -41,34 +31,12 @@ struct KeptRow {
 impl PageRows {
     /// Will keep up to `limit` rows.
     pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            stride: 1,
-            seen: 0,
-            rows: Vec::new(),
-        }
+        Self(EvenChoice::new(limit))
     }
 
     /// Keeps row `index` of a batch, or not.
     pub fn keep(&mut self, row: &Row, index: usize, scores: &Scores) {
-        let is_chosen = self.limit > 0 && self.seen.is_multiple_of(self.stride);
-        self.seen += 1;
-        if !is_chosen {
-            return;
-        }
-        // How many are to come is unknown: at twice the limit every second one goes.
-        if self.rows.len() == 2 * self.limit {
-            let mut is_even = false;
-            self.rows.retain(|_| {
-                is_even = !is_even;
-                is_even
-            });
-            self.stride *= 2;
-            if !(self.seen - 1).is_multiple_of(self.stride) {
-                return;
-            }
-        }
-        self.rows.push(KeptRow {
+        self.0.offer(|| KeptRow {
             row: Row {
                 place: row.place.clone(),
                 columns: row.columns.clone(),
@@ -89,11 +57,9 @@ impl PageRows {
         scorer: &Scorer,
         tally: &Tally,
     ) -> Result<ScoredPage> {
-        let (seen, kept, limit) = (self.seen, self.rows.len(), self.limit);
-        let shown = kept.min(limit);
-        let chosen = (0..shown).map(|index| index * kept / shown);
-        let mut rows = self.rows.into_iter().map(Some).collect::<Vec<_>>();
-        let chosen: Vec<KeptRow> = chosen.filter_map(|index| rows[index].take()).collect();
+        let seen = self.0.num_offered();
+        let chosen = self.0.chosen();
+        let shown = chosen.len();
         let rows: Result<Vec<ScoredRow>> = chosen
             .iter()
             .map(|kept| scored_row(kept, config, scorer))
@@ -255,33 +221,11 @@ fn picture(
     explained: &[Option<Explanation>],
     extent: impl Fn([u32; 2]) -> [f64; 2],
 ) -> Result<Picture> {
-    let image = decode_file(path, MAX_DECODED_PIXELS)?;
-    let original = [image.width(), image.height()];
-    let longest = original[0].max(original[1]);
-    let image = if longest > MAX_SIDE_PX {
-        let side =
-            |side: u32| (f64::from(side) * f64::from(MAX_SIDE_PX) / f64::from(longest)).round();
-        let [width, height] = original.map(|length| side(length).max(1.0) as u32);
-        resize(
-            &image,
-            width,
-            height,
-            Filter::Bicubic,
-            ResizeBackend::Pillow,
-        )
-    } else {
-        image
-    };
-    let size = [image.width(), image.height()];
-    let encoded = if size[0] * size[1] <= MAX_PNG_PIXELS {
-        EncodedImage::from_rgb(size[0], size[1], image.pixels())?
-    } else {
-        EncodedImage::from_jpeg(size[0], size[1], jpeg(size, image.pixels())?)
-    };
+    let (image, original) = pictures::for_page(path)?;
     let extent = extent(original);
-    let scale = [0, 1].map(|axis| f64::from(size[axis]) / extent[axis]);
+    let scale = [0, 1].map(|axis| f64::from(image.size()[axis]) / extent[axis]);
     Ok(Picture {
-        image: encoded,
+        image,
         boxes: boxes(explained, scale),
         title: path.display().to_string(),
         lines: Vec::new(),
@@ -313,7 +257,7 @@ fn boxes(explained: &[Option<Explanation>], scale: [f64; 2]) -> Vec<LabelledBox>
         for found in &why.truths {
             let label = match found.label.as_str() {
                 "" => "true".to_owned(),
-                label => short_label(label),
+                label => pictures::short_label(label),
             };
             add(
                 &mut truths,
@@ -324,7 +268,7 @@ fn boxes(explained: &[Option<Explanation>], scale: [f64; 2]) -> Vec<LabelledBox>
             );
         }
         for (index, found) in why.predicted.iter().enumerate() {
-            let label = short_label(&found.label);
+            let label = pictures::short_label(&found.label);
             let pair = why.matches.iter().find(|pair| pair.predicted == index);
             let label = match pair {
                 Some(pair) => format!("{label} {:.2}", pair.iou),
@@ -365,69 +309,10 @@ fn add(
     }
 }
 
-/// What fits beside a box.
-fn short_label(label: &str) -> String {
-    match label.char_indices().nth(16) {
-        Some((end, _)) => format!("{}\u{2026}", &label[..end]),
-        None => label.to_owned(),
-    }
-}
-
-fn jpeg([width, height]: [u32; 2], pixels: &[u8]) -> Result<Vec<u8>> {
-    let mut jpeg = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
-    jpeg.set_size(width as usize, height as usize);
-    jpeg.set_quality(JPEG_QUALITY);
-    let mut jpeg = jpeg.start_compress(Vec::new())?;
-    jpeg.write_scanlines(pixels)?;
-    Ok(jpeg.finish()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use rewards::{BoundingBox, FoundBox, MatchedBoxes};
-    use serde_json::Map;
-
-    fn kept(limit: usize, rows: usize) -> PageRows {
-        let mut page = PageRows::new(limit);
-        let scores = Scores {
-            per_reward: vec![vec![None]],
-            total: vec![0.0],
-        };
-        for index in 0..rows {
-            let row = Row {
-                place: index.to_string(),
-                columns: Map::new(),
-            };
-            page.keep(&row, 0, &scores);
-        }
-        page
-    }
-
-    #[test]
-    fn rows_are_chosen_evenly_in_bounded_memory() {
-        let places = |limit, rows| -> Vec<usize> {
-            let kept = kept(limit, rows).rows;
-            kept.iter()
-                .map(|kept| kept.row.place.parse().unwrap())
-                .collect()
-        };
-        assert_eq!(places(4, 3), [0, 1, 2]);
-        assert_eq!(places(4, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(places(4, 9), [0, 2, 4, 6, 8]);
-        assert_eq!(places(4, 17), [0, 4, 8, 12, 16]);
-        for rows in 1..200 {
-            let chosen = places(4, rows);
-            assert!(
-                chosen.len() <= 8 && (chosen.len() >= 4 || rows < 4),
-                "{rows}"
-            );
-            let stride = chosen.get(1).copied().unwrap_or(1);
-            let even: Vec<usize> = (0..rows).step_by(stride).collect();
-            assert_eq!(chosen, even, "{rows}");
-        }
-        assert!(places(0, 5).is_empty());
-    }
 
     #[test]
     fn a_box_that_two_rewards_read_is_drawn_once() {
@@ -461,14 +346,5 @@ mod tests {
                 ("0.75", Colour::Orange, [0.0, 5.0, 40.0, 15.0]),
             ]
         );
-    }
-
-    #[test]
-    fn a_jpeg_keeps_its_size_and_colour() {
-        let bytes = jpeg([40, 20], &[200, 30, 30].repeat(800)).expect("a jpeg");
-        let image = data::image::decode(&bytes, 10_000).expect("an image");
-        assert_eq!((image.width(), image.height()), (40, 20));
-        let [red, green, blue] = [0, 1, 2].map(|channel| image.pixels()[channel]);
-        assert!(red > 190 && green < 45 && blue < 45, "{red} {green} {blue}");
     }
 }

@@ -1,0 +1,161 @@
+//! `data check`: flags to one pass over the data, and what is said of it.
+
+mod page;
+mod text;
+mod true_scores;
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use anyhow::{Context, Result, bail};
+use base::config::DataCheckConfig;
+use base::run_folder::StopFlag;
+use data::check::{CheckOptions, CheckReport, RowProbe, SeenRow, check};
+use data::image::ImageProcessorConfig;
+use data::{DataFiles, ImageProcessor, Processor, ProcessorOptions, RowChecks};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{hub, output, signals};
+use page::PageRows;
+use true_scores::TrueScores;
+
+const TEMPLATE: &str = "{pos} rows {spinner} {msg}";
+
+/// Reads all rows and images and says what is wrong with them.
+///
+/// # Errors
+/// Settings that mean nothing; data in which errors were found, or, with `strict`, warnings.
+pub fn data_check(config: &DataCheckConfig) -> Result<()> {
+    let stop = signals::stop_flag()?;
+    let train = DataFiles::from_lists(
+        &config.data_file_paths,
+        config.image_folders.as_deref(),
+        config.reward_method.as_deref(),
+    )?;
+    let test = config
+        .test_file_paths
+        .as_ref()
+        .map(|files| DataFiles::from_lists(files, config.test_image_folders.as_deref(), None));
+    let test = test.transpose()?;
+    for path in [&config.html, &config.json].into_iter().flatten() {
+        output::check_folder(path)?;
+    }
+    let (options, tried) = options(config)?;
+    let mut shown = PageRows::new(config);
+    let report = pass(&train, test.as_ref(), &options, &stop, &mut shown)?;
+    print(&text::text(&report, &tried))?;
+    if let Some(path) = &config.json {
+        let report = serde_json::to_value(&report)?;
+        output::write_whole(Path::new(path), format!("{report:#}\n").as_bytes())?;
+    }
+    if let Some(path) = &config.html {
+        shown.page(&report, &tried).write(Path::new(path))?;
+    }
+    verdict(&report, config.strict)
+}
+
+/// Fails where the data should not be trained on.
+fn verdict(report: &CheckReport, is_strict: bool) -> Result<()> {
+    let (errors, warnings) = (report.errors, report.warnings);
+    if report.stopped {
+        bail!("stopped: the rest of the rows was not looked at");
+    }
+    if errors > 0 || (is_strict && warnings > 0) {
+        bail!("{errors} errors and {warnings} warnings in the data");
+    }
+    Ok(())
+}
+
+/// The options, and the names of the rewards that true answers are scored by.
+fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
+    let folder = config.model_name_or_path.as_deref();
+    let folder = folder.map(hub::description_folder).transpose()?;
+    let processor = folder.as_deref().map(|folder| processor(config, folder));
+    let processor = processor.transpose()?;
+    let is_rec =
+        config.is_reward_customized_from_vlm_module && config.task_type.as_deref() == Some("rec");
+    let mut rows = RowChecks {
+        expect_box: is_rec,
+        ..RowChecks::default()
+    };
+    if let Some(processor) = &processor {
+        rows.reserve(processor.tokenizer().reserved_tokens());
+    }
+    let image_processor = match &processor {
+        Some(processor) => processor.image_processor().clone(),
+        None => image_processor(config)?,
+    };
+    let patch_size = image_processor.config().patch_size as usize;
+    let scores = TrueScores::new(config, folder.as_deref(), patch_size)?;
+    let tried = scores.names();
+    let template =
+        train::settings::template(&config.question_template, config.task_type.as_deref(), true)?;
+    let workers = config.dataloader_num_workers;
+    let options = CheckOptions {
+        rows,
+        box_format: config.solution_box_format,
+        image_processor: Arc::new(image_processor),
+        processor: processor.map(Arc::new),
+        template,
+        probe: (!tried.is_empty()).then(|| Arc::new(scores) as Arc<dyn RowProbe>),
+        workers: workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
+        examples: config.examples,
+    };
+    Ok((options, tried))
+}
+
+fn processor(config: &DataCheckConfig, folder: &Path) -> Result<Processor> {
+    let options = ProcessorOptions {
+        resize_backend: train::settings::resize_backend(config.image_processor),
+        min_pixels: Some(config.min_pixels as u64),
+        max_pixels: Some(config.max_pixels as u64),
+        max_prompt_length: config.max_prompt_length,
+    };
+    Ok(Processor::from_dir(folder, &options)?)
+}
+
+/// Qwen2.5-VL's, where no model folder says how images are resized.
+fn image_processor(config: &DataCheckConfig) -> Result<ImageProcessor> {
+    let backend = train::settings::resize_backend(config.image_processor);
+    let processor = ImageProcessor::new(ImageProcessorConfig::default(), backend)?;
+    let bounds = [config.min_pixels, config.max_pixels].map(|pixels| Some(pixels as u64));
+    Ok(processor.with_pixel_bounds(bounds[0], bounds[1])?)
+}
+
+fn pass(
+    train: &DataFiles,
+    test: Option<&DataFiles>,
+    options: &CheckOptions,
+    stop: &StopFlag,
+    shown: &mut PageRows,
+) -> Result<CheckReport> {
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style);
+    }
+    let mut visit = |row: &SeenRow| {
+        shown.keep(row);
+        bar.inc(1);
+        match stop.is_raised() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let report = check(train, test, options, &mut visit);
+    bar.finish_and_clear();
+    Ok(report?)
+}
+
+/// Prints the text; a reader that has seen enough is no failure of the data.
+fn print(text: &str) -> Result<()> {
+    let printed = std::io::stdout().lock().write_all(text.as_bytes());
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("stdout")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,255 @@
+//! The page of `--html`: what was found, how answers are spread, and rows with their boxes drawn.
+
+use std::path::PathBuf;
+
+use base::config::DataCheckConfig;
+use data::check::{AnswerBox, CheckReport, Level, SeenRow, TextCount};
+use report::{Body, CaptionLine, Colour, KeyFigure, LabelledBox, Picture, Report, Section, Table};
+
+use super::text::{self, AREAS, NUMBERS, PLACES};
+use crate::even::EvenChoice;
+use crate::pictures;
+
+/// Rows with findings that are shown.
+const BAD_ROWS: usize = 24;
+/// Characters of a question or an answer that are shown.
+const SHOWN_TEXT: usize = 400;
+
+/// The rows that the page will show: those first found bad, and an even choice of all.
+pub struct PageRows {
+    even: EvenChoice<KeptRow>,
+    bad: Vec<KeptRow>,
+    is_wanted: bool,
+}
+
+/// What of a row is needed to show it.
+struct KeptRow {
+    place: String,
+    image: Option<PathBuf>,
+    question: String,
+    answer: String,
+    boxes: Vec<AnswerBox>,
+    extent: Option<[f64; 2]>,
+    findings: Vec<String>,
+}
+
+impl PageRows {
+    /// Keeps rows where the configuration wants a page.
+    pub fn new(config: &DataCheckConfig) -> Self {
+        Self {
+            even: EvenChoice::new(config.html_rows),
+            bad: Vec::new(),
+            is_wanted: config.html.is_some(),
+        }
+    }
+
+    /// Keeps the row, or not.
+    pub fn keep(&mut self, row: &SeenRow) {
+        if !self.is_wanted {
+            return;
+        }
+        if !row.findings.is_empty() && self.bad.len() < BAD_ROWS {
+            self.bad.push(KeptRow::of(row));
+        } else if row.sample.is_some() {
+            self.even.offer(|| KeptRow::of(row));
+        }
+    }
+
+    /// The page.
+    pub fn page(self, report: &CheckReport, tried: &[String]) -> Report {
+        let pictures = |rows: Vec<KeptRow>| -> Vec<Picture> {
+            rows.iter().filter_map(KeptRow::picture).collect()
+        };
+        let of_all = self.even.num_offered();
+        let even = self.even.chosen();
+        let note = format!(
+            "{} of {of_all} rows, chosen evenly (--html_rows).",
+            even.len()
+        );
+        let mut sections = vec![findings(report)];
+        sections.extend(spread(report));
+        let bad = pictures(self.bad);
+        if !bad.is_empty() {
+            sections.push(Section {
+                heading: "Rows with findings".to_owned(),
+                note: "The first that have a picture.".to_owned(),
+                body: Body::Pictures(bad),
+            });
+        }
+        sections.push(Section {
+            heading: "Rows".to_owned(),
+            note,
+            body: Body::Pictures(pictures(even)),
+        });
+        Report {
+            title: "Data".to_owned(),
+            summary: summary(report, tried),
+            figures: figures(report),
+            sections,
+        }
+    }
+}
+
+fn summary(report: &CheckReport, tried: &[String]) -> String {
+    let files = report.files.iter().map(|file| file.path.as_str());
+    let files: Vec<&str> = files.collect();
+    let scored = match tried {
+        [] => String::new(),
+        names => format!(" True answers are scored by {}.", names.join(", ")),
+    };
+    format!("{}.{scored}", files.join(", "))
+}
+
+fn figures(report: &CheckReport) -> Vec<KeyFigure> {
+    let figure = |label: &str, value: u64, note: String| KeyFigure {
+        label: label.to_owned(),
+        value: value.to_string(),
+        note,
+    };
+    let rows = report.files.iter().map(|file| file.rows).sum();
+    let good: u64 = report.files.iter().map(|file| file.good).sum();
+    vec![
+        figure("rows", rows, format!("{good} without errors")),
+        figure("errors", report.errors, String::new()),
+        figure("warnings", report.warnings, String::new()),
+        figure("images", report.images as u64, text::images(report)),
+    ]
+}
+
+fn findings(report: &CheckReport) -> Section {
+    let rows = report.findings.iter().map(|finding| {
+        let level = match finding.level {
+            Level::Error => "error",
+            Level::Warning => "warning",
+        };
+        let first = finding.examples.first();
+        let first = first
+            .map(|e| format!("{}: {}", e.place, e.text))
+            .unwrap_or_default();
+        [
+            level,
+            finding.kind.name(),
+            &finding.count.to_string(),
+            finding.expected,
+            &first,
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    });
+    Section {
+        heading: "Findings".to_owned(),
+        note: match report.findings.is_empty() {
+            true => "Nothing was found.".to_owned(),
+            false => String::new(),
+        },
+        body: Body::Table(table(
+            &["", "kind", "count", "expected", "first"],
+            rows.collect(),
+        )),
+    }
+}
+
+/// How answers are spread.
+fn spread(report: &CheckReport) -> Vec<Section> {
+    let answers = &report.answers;
+    let bins = |names: &[&str], counts: &[u64]| -> Vec<[String; 2]> {
+        let each = names.iter().zip(counts);
+        each.map(|(name, count)| [(*name).to_owned(), count.to_string()])
+            .collect()
+    };
+    let texts = |top: &[TextCount]| -> Vec<[String; 2]> {
+        let each = top.iter();
+        each.map(|each| [each.text.clone(), each.count.to_string()])
+            .collect()
+    };
+    let all = [
+        ("Most frequent answers", texts(&answers.top)),
+        ("Boxes in a row", bins(&NUMBERS, &answers.boxes_per_row)),
+        (
+            "Boxes by share of the image",
+            bins(&AREAS, &answers.box_areas),
+        ),
+        ("Centres of boxes", bins(&PLACES, &answers.box_places)),
+        ("Most frequent labels", texts(&answers.labels)),
+    ];
+    all.into_iter()
+        .filter(|(_, rows)| !rows.is_empty())
+        .map(|(heading, rows)| Section {
+            heading: heading.to_owned(),
+            note: String::new(),
+            body: Body::Table(table(
+                &["", "count"],
+                rows.into_iter().map(Vec::from).collect(),
+            )),
+        })
+        .collect()
+}
+
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
+    Table {
+        header: header.iter().map(|name| (*name).to_owned()).collect(),
+        rows,
+        caption: String::new(),
+    }
+}
+
+impl KeptRow {
+    fn of(row: &SeenRow) -> Self {
+        let sample = row.sample.as_ref();
+        let text = |text: Option<&String>| -> String {
+            text.map(|text| text.chars().take(SHOWN_TEXT).collect())
+                .unwrap_or_default()
+        };
+        Self {
+            place: row.place.to_string(),
+            image: row.images.first().map(|image| image.facts.path.clone()),
+            question: text(sample.map(|sample| &sample.problem)),
+            answer: text(sample.map(|sample| &sample.answer)),
+            boxes: row.boxes.clone(),
+            extent: row.extent,
+            findings: row
+                .findings
+                .iter()
+                .map(|finding| format!("{}: {}", finding.kind.name(), finding.text))
+                .collect(),
+        }
+    }
+
+    /// The first picture with its boxes; none where there is no picture to show.
+    fn picture(&self) -> Option<Picture> {
+        let (image, _) = pictures::for_page(self.image.as_ref()?).ok()?;
+        let size = image.size();
+        let boxes = self.extent.map(|extent| {
+            let scale = [0, 1].map(|axis| f64::from(size[axis]) / extent[axis]);
+            let boxes = self.boxes.iter();
+            boxes.map(|found| drawn(found, scale)).collect()
+        });
+        let line = |label: &str, text: &str, colour| CaptionLine {
+            label: label.to_owned(),
+            colour,
+            text: text.to_owned(),
+            value: String::new(),
+        };
+        let mut lines = vec![
+            line("row", &self.place, None),
+            line("answer", &self.answer, Some(Colour::Green)),
+        ];
+        let findings = self.findings.iter();
+        lines.extend(findings.map(|finding| line("found", finding, Some(Colour::Orange))));
+        Some(Picture {
+            image,
+            boxes: boxes.unwrap_or_default(),
+            title: self.question.clone(),
+            lines,
+        })
+    }
+}
+
+fn drawn(found: &AnswerBox, scale: [f64; 2]) -> LabelledBox {
+    let label = found.label.as_deref().unwrap_or("true");
+    LabelledBox {
+        label: pictures::short_label(label),
+        colour: Colour::Green,
+        corners: [0, 1, 2, 3].map(|corner| found.corners[corner] * scale[corner % 2]),
+    }
+}

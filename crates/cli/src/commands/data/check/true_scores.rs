@@ -1,0 +1,218 @@
+//! True answers scored by the rewards of the run: one that does not earn full marks cannot be learned.
+//!
+//! A true answer is written as a model would write it: with thinking, and where a reward reads one box,
+//! in the units of the model's boxes, rounded to whole numbers. Rewards that ask a model or another
+//! program, and those that do not compare with the solution, are left out.
+
+use std::path::Path;
+
+use anyhow::Result;
+use base::Sample;
+use base::config::DataCheckConfig;
+use data::check::{Finding, Kind, RowProbe, SeenImage};
+use rewards::boxes::{input_size, parse_solution};
+use rewards::{
+    BoundingBox, BoxFormat, BoxUnits, Family, ImageSizes, OverlongOptions, PluginOptions,
+    RewardInput, RewardOptions, RewardSet,
+};
+
+/// The method that asks a language model.
+const JUDGE: &str = "llm";
+/// What a box rounded to whole pixels should still score.
+const FULL_BOX_SCORE: f64 = 0.75;
+const FULL_SCORE: f64 = 1.0 - 1e-6;
+
+/// How a true answer is written for a reward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// As the row has it.
+    AsGiven,
+    /// One box in the model's units.
+    Box,
+    /// A click on the middle of the box.
+    Click,
+}
+
+/// The rewards that are tried.
+pub struct TrueScores {
+    sets: Vec<(Form, RewardSet)>,
+    /// Of what the model writes and of solutions, for [`Form::Box`].
+    units: Option<[BoxFormat; 2]>,
+    patch_size: usize,
+    /// Whether boxes of lists would have to be converted, which is not tried.
+    lists_differ: bool,
+}
+
+impl TrueScores {
+    /// The rewards of the configuration that can be tried; `folder` is the model's.
+    ///
+    /// # Errors
+    /// Rewards that `grpo` would refuse.
+    pub fn new(config: &DataCheckConfig, folder: Option<&Path>, patch_size: usize) -> Result<Self> {
+        let family = match folder {
+            Some(folder) => models::read_family(folder)?.parse()?,
+            None => Family::Qwen2_5Vl,
+        };
+        let box_units = BoxUnits::from_flags(config.box_format, config.solution_box_format);
+        let is_customized = config.is_reward_customized_from_vlm_module;
+        let options = RewardOptions {
+            family,
+            task_type: config.task_type.clone(),
+            is_reward_customized_from_vlm_module: is_customized,
+            patch_size,
+            box_units,
+            plugins: PluginOptions::default(),
+            overlong: OverlongOptions::new(1, None),
+        };
+        let mut sets = Vec::new();
+        for form in [Form::AsGiven, Form::Box, Form::Click] {
+            let names = config.reward_funcs.iter();
+            let names: Vec<String> = names
+                .filter(|name| form_of(name, is_customized) == Some(form))
+                .cloned()
+                .collect();
+            if !names.is_empty() {
+                sets.push((form, RewardSet::build(&names, None, &options)?));
+            }
+        }
+        Ok(Self {
+            sets,
+            units: units(box_units, family),
+            patch_size,
+            lists_differ: box_units.answer != box_units.solution && box_units.answer.is_some(),
+        })
+    }
+
+    /// Names of the rewards that are tried.
+    pub fn names(&self) -> Vec<String> {
+        let names = self.sets.iter().flat_map(|(_, set)| set.names());
+        names.map(str::to_owned).collect()
+    }
+
+    fn score(&self, form: Form, set: &RewardSet, row: &Row<'_>) -> Result<Vec<f64>, String> {
+        let sample = row.sample;
+        let method = sample.accu_reward_method.as_deref();
+        set.check(0, &sample.solution, method)
+            .map_err(|error| error.to_string())?;
+        let answer = match form {
+            Form::AsGiven => sample.answer.clone(),
+            Form::Box | Form::Click => self.boxed(form, row)?,
+        };
+        let completion = format!("<think>It is known.</think><answer>{answer}</answer>");
+        let input = RewardInput {
+            problem: Some(&sample.problem),
+            accu_reward_method: method,
+            images: &sample.images,
+            image_sizes: &row.sizes,
+            image_grid_thw: &row.grids,
+            ..RewardInput::new(&completion, &sample.solution, &sample.columns)
+        };
+        let scores = set.score(&[input]).map_err(|error| error.to_string())?;
+        let each = scores.per_reward.into_iter();
+        // Where a reward does not apply to the row it has nothing against it.
+        Ok(each.map(|scores| scores[0].unwrap_or(1.0)).collect())
+    }
+
+    /// The true box as the model would write it.
+    fn boxed(&self, form: Form, row: &Row<'_>) -> Result<String, String> {
+        let truth = parse_solution(&row.sample.solution)?;
+        let found = match (self.units, row.box_sizes(self.patch_size)) {
+            (Some([answer, solution]), Some(sizes)) => solution.convert(truth, answer, sizes),
+            _ => truth,
+        };
+        let BoundingBox { x1, y1, x2, y2 } = found;
+        let is_share = self
+            .units
+            .is_some_and(|[answer, _]| answer == BoxFormat::Relative1);
+        let digits = if is_share { 4 } else { 0 };
+        let shown = |x: f64| format!("{x:.digits$}");
+        Ok(match form {
+            Form::Click => format!(
+                "click [{}, {}]",
+                shown((x1 + x2) / 2.0),
+                shown((y1 + y2) / 2.0)
+            ),
+            Form::AsGiven | Form::Box => {
+                format!(
+                    "{{\"bbox_2d\": [{}]}}",
+                    [x1, y1, x2, y2].map(shown).join(", ")
+                )
+            }
+        })
+    }
+
+    fn is_tried(&self, form: Form, sample: &Sample) -> bool {
+        let method = sample.accu_reward_method.as_deref();
+        form != Form::AsGiven || (method != Some(JUDGE) && !self.lists_differ)
+    }
+}
+
+/// How a true answer is written for the reward `name`; none where it is not tried.
+fn form_of(name: &str, is_customized: bool) -> Option<Form> {
+    match name {
+        "accuracy" if is_customized => Some(Form::Box),
+        "accuracy" | "count" | "json_valid" => Some(Form::AsGiven),
+        "giou" | "diou" | "point_in_box" => Some(Form::Box),
+        "click" => Some(Form::Click),
+        _ => None,
+    }
+}
+
+/// Units of one box, of answer and solution; none where both are those of the data.
+fn units(units: BoxUnits, family: Family) -> Option<[BoxFormat; 2]> {
+    let own = (family == Family::Qwen2_5Vl).then_some(BoxFormat::ModelInput);
+    let answer = units.answer.or(own)?;
+    Some([answer, units.solution.unwrap_or(BoxFormat::Absolute)])
+}
+
+/// A row with the sizes of its images.
+struct Row<'a> {
+    sample: &'a Sample,
+    sizes: Vec<[u32; 2]>,
+    grids: Vec<[usize; 3]>,
+}
+
+impl Row<'_> {
+    /// Sizes of the image that boxes are in.
+    fn box_sizes(&self, patch_size: usize) -> Option<ImageSizes> {
+        Some(ImageSizes {
+            original: *self.sizes.first()?,
+            input: input_size(*self.grids.first()?, patch_size)?,
+        })
+    }
+}
+
+impl RowProbe for TrueScores {
+    fn look(&self, sample: &Sample, images: &[SeenImage]) -> Vec<Finding> {
+        let row = Row {
+            sample,
+            sizes: images.iter().map(|image| image.facts.size).collect(),
+            grids: images.iter().map(|image| image.grid_thw).collect(),
+        };
+        let mut findings = Vec::new();
+        for (form, set) in &self.sets {
+            if !self.is_tried(*form, sample) {
+                continue;
+            }
+            let full = if *form == Form::Box {
+                FULL_BOX_SCORE
+            } else {
+                FULL_SCORE
+            };
+            match self.score(*form, set, &row) {
+                Err(reason) => findings.push(Finding::new(Kind::Unscorable, reason)),
+                Ok(scores) => {
+                    let low = set.names().zip(scores).filter(|(_, score)| *score < full);
+                    findings.extend(low.map(|(name, score)| low_score(name, score, sample)));
+                }
+            }
+        }
+        findings
+    }
+}
+
+fn low_score(name: &str, score: f64, sample: &Sample) -> Finding {
+    let answer: String = sample.answer.chars().take(80).collect();
+    let text = format!("`{name}` gives the true answer {score:.3}: `{answer}`");
+    Finding::new(Kind::LowTrueScore, text)
+}

@@ -1,0 +1,226 @@
+//! `data check`, as a user calls it: what it says, writes and ends with.
+
+use std::fs;
+use std::path::Path;
+
+use image::RgbImage;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::run::{Said, golden, say};
+
+fn write(dir: &Path, rows: &[Value]) {
+    fs::create_dir_all(dir.join("images")).unwrap();
+    let picture = RgbImage::from_fn(100, 100, |x, y| image::Rgb([x as u8, y as u8, 90]));
+    picture.save(dir.join("images/1.png")).unwrap();
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    fs::write(dir.join("train.jsonl"), lines.join("\n")).unwrap();
+}
+
+fn row(question: &str, answer: &str) -> Value {
+    let turns = json!([{"from": "human", "value": question}, {"from": "gpt", "value": answer}]);
+    json!({"image": "1.png", "conversations": turns})
+}
+
+fn check(dir: &Path, more: &str) -> Said {
+    say(&format!(
+        "data check --data_file_paths {data} --image_folders {images} {more}",
+        data = dir.join("train.jsonl").display(),
+        images = dir.join("images").display(),
+    ))
+}
+
+const REC: &str = "--task_type rec --is_reward_customized_from_vlm_module true";
+
+#[test]
+fn good_rows_pass_and_are_summed_up() {
+    let dir = TempDir::new().unwrap();
+    write(
+        dir.path(),
+        &[
+            row("Where?", "[10, 20, 60, 90]"),
+            row("And?", "[10, 20, 20, 30]"),
+        ],
+    );
+    let said = check(dir.path(), REC);
+    assert_eq!(
+        (said.code, said.stderr.as_str()),
+        (Some(0), ""),
+        "{}",
+        said.stdout
+    );
+    for line in [
+        "train.jsonl: 2 rows, 2 without errors\n",
+        "images: 1 different ones\n",
+        "true answers are scored by: accuracy\n",
+        "boxes in a row: 1: 2\n",
+        "share of the image: 1-10 %: 1, 10-50 %: 1\n",
+        "\n0 errors, 0 warnings\n",
+    ] {
+        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+    }
+}
+
+#[test]
+fn errors_fail_and_warnings_only_where_strict() {
+    let dir = TempDir::new().unwrap();
+    write(
+        dir.path(),
+        &[
+            row("Where?", "[10, 20, 60, 90]"),
+            row("Where?", "[10, 20, 60, 90]"),
+        ],
+    );
+    let said = check(dir.path(), REC);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stdout
+            .contains("duplicate_row: 1 - expected each row once\n"),
+        "{}",
+        said.stdout
+    );
+    let said = check(dir.path(), &format!("{REC} --strict true"));
+    assert_eq!(said.code, Some(1));
+    assert_eq!(said.stderr, "error: 0 errors and 1 warnings in the data\n");
+    write(
+        dir.path(),
+        &[
+            row("Where?", "[10, 20, 60, 90]"),
+            row("Where?", "[60, 20, 10, 90]"),
+        ],
+    );
+    let said = check(dir.path(), REC);
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    assert!(
+        said.stdout
+            .contains("train.jsonl:2: the answer holds no box"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn true_answers_that_earn_little_are_told() {
+    let dir = TempDir::new().unwrap();
+    // Rounded to whole pixels of the model's input, two pixels are not much.
+    write(
+        dir.path(),
+        &[
+            row("Where?", "[10, 20, 60, 90]"),
+            row("Small?", "[10, 10, 12, 12]"),
+        ],
+    );
+    let said = check(
+        dir.path(),
+        &format!("{REC} --reward_funcs accuracy point_in_box click giou"),
+    );
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let told = "train.jsonl:2: `accuracy` gives the true answer 0.";
+    assert!(said.stdout.contains(told), "{}", said.stdout);
+    assert!(!said.stdout.contains("train.jsonl:1:"), "{}", said.stdout);
+    assert!(
+        said.stdout
+            .contains("scored by: accuracy, point_in_box, giou, click\n")
+    );
+    // A solution that the method cannot read is an error, one that scores low a warning.
+    let boxes = "```json\n[{\"bbox_2d\": [1, 2, 30, 40], \"label\": \"a\"}]\n```";
+    write(
+        dir.path(),
+        &[
+            row("a?", boxes),
+            row("b?", "```json\n[{\"bbox\": 1}]\n```"),
+            row("c?", "None"),
+        ],
+    );
+    let said = check(dir.path(), "--reward_method odLength");
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    assert!(said.stdout.contains("unscorable: 1 - "), "{}", said.stdout);
+    assert!(!said.stdout.contains("low_true_score"), "{}", said.stdout);
+}
+
+#[test]
+fn prompts_are_counted_with_a_model() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]")]);
+    let model = golden().join("parity/checkpoints/nested");
+    let flags = format!(
+        "{REC} --model_name_or_path {} --max_prompt_length 8",
+        model.display()
+    );
+    let said = check(dir.path(), &flags);
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("prompt_too_long: 1 - "),
+        "{}",
+        said.stdout
+    );
+    assert!(said.stdout.contains("\nprompts: "), "{}", said.stdout);
+}
+
+#[test]
+fn the_file_and_the_page_hold_what_was_found() {
+    let dir = TempDir::new().unwrap();
+    let evil = "<script>alert(1)</script>";
+    write(
+        dir.path(),
+        &[
+            row(evil, "[10, 20, 60, 90]"),
+            row("Out?", "[10, 20, 160, 90]"),
+        ],
+    );
+    let (json, html) = (dir.path().join("found.json"), dir.path().join("data.html"));
+    let said = check(
+        dir.path(),
+        &format!("{REC} --json {} --html {}", json.display(), html.display()),
+    );
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let found: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(
+        (&found["errors"], &found["warnings"]),
+        (&json!(1), &json!(0))
+    );
+    let finding = &found["findings"][0];
+    assert_eq!(
+        (&finding["kind"], &finding["level"]),
+        (&json!("box_outside"), &json!("error"))
+    );
+    assert!(
+        finding["examples"][0]["place"]
+            .as_str()
+            .unwrap()
+            .ends_with("train.jsonl:2")
+    );
+    assert_eq!(found["answers"]["boxes_per_row"], json!([0, 2, 0, 0, 0, 0]));
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script>"));
+    // The box of row 1: 100 px are drawn 320 wide.
+    assert!(page.contains(r#"x="32.0" y="64.0" width="160.0" height="224.0""#));
+    assert!(page.contains("Rows with findings") && page.contains("box_outside"));
+}
+
+#[test]
+fn a_training_configuration_can_be_taken_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]")]);
+    let config = dir.path().join("run.yaml");
+    let text = format!(
+        "data_file_paths: {}\nimage_folders: {}\ntask_type: rec\nlearning_rate: 1e-5\nnum_generations: 4\noutput_dir: out\n",
+        dir.path().join("train.jsonl").display(),
+        dir.path().join("images").display()
+    );
+    fs::write(&config, text).unwrap();
+    let said = say(&format!("data check --config {}", config.display()));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stderr
+            .starts_with("warning: no effect here: `--learning_rate` (of training)")
+    );
+    let said = say("data check --data_file_path x");
+    let hint = "error: unknown flag `--data_file_path`\nhint: did you mean `--data_file_paths`?\n";
+    assert_eq!((said.code, said.stderr.as_str()), (Some(2), hint));
+    let said = say("data chek");
+    assert_eq!(
+        said.stderr,
+        "error: unknown command `chek`\nhint: did you mean `check`?\n"
+    );
+}

@@ -1,0 +1,349 @@
+//! The doctor of data: reads training files and, beside them, test files, decodes every image, and
+//! says all that it finds in one pass that stops at nothing.
+//!
+//! [`pass`] looks at one row, on worker threads; here the findings of rows are put together with
+//! what only shows over a file: [`boxes`] (conventions), [`answers`] (how they are spread) and
+//! [`overlap`] (images of train and test). A row costs some hundred bytes, an image as many.
+
+mod answers;
+mod boxes;
+mod finding;
+mod images;
+mod overlap;
+mod pass;
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::error::DataError;
+use crate::image::ImageProcessor;
+use crate::processor::Processor;
+use crate::row::RowChecks;
+use crate::rows::DataFiles;
+use crate::template::PromptTemplate;
+
+pub use answers::{AREA_BOUNDS, Answers, TextCount};
+pub use boxes::AnswerBox;
+pub use finding::{Example, Finding, FindingCount, Kind, Level};
+pub use images::ImageFacts;
+pub use pass::{RowProbe, SeenImage, SeenRow};
+
+use answers::AnswerCounts;
+use boxes::Convention;
+use finding::Findings;
+use overlap::Shown;
+
+/// What is checked, and against what.
+#[derive(Clone)]
+pub struct CheckOptions {
+    /// What is asked of a row.
+    pub rows: RowChecks,
+    /// Units of the boxes in answers; none: pixels of the image.
+    pub box_format: Option<base::config::BoxFormat>,
+    /// How images are resized for the model.
+    pub image_processor: Arc<ImageProcessor>,
+    /// A model folder's processor, which counts the tokens of prompts.
+    pub processor: Option<Arc<Processor>>,
+    /// What is put round a question.
+    pub template: PromptTemplate,
+    /// Further looks at each good row.
+    pub probe: Option<Arc<dyn RowProbe>>,
+    /// Threads that decode.
+    pub workers: usize,
+    /// Examples kept of each kind of finding.
+    pub examples: usize,
+}
+
+/// What was read from a file.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileSummary {
+    /// The file.
+    pub path: String,
+    /// Whether it is a test file.
+    pub is_test: bool,
+    /// Rows in it.
+    pub rows: u64,
+    /// Rows without an error.
+    pub good: u64,
+}
+
+/// Tokens of prompts.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PromptLengths {
+    /// Shortest.
+    pub min: u32,
+    /// Half are no longer.
+    pub median: u32,
+    /// Of twenty, nineteen are no longer.
+    pub p95: u32,
+    /// Longest.
+    pub max: u32,
+}
+
+/// All that was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckReport {
+    /// The files.
+    pub files: Vec<FileSummary>,
+    /// Whether the user stopped the pass: what follows is of the rows up to there.
+    pub stopped: bool,
+    /// Findings of level error.
+    pub errors: u64,
+    /// Findings of level warning.
+    pub warnings: u64,
+    /// What was found, errors first.
+    pub findings: Vec<FindingCount>,
+    /// Training images that differ in content.
+    pub images: usize,
+    /// Test images that differ in content.
+    pub test_images: usize,
+    /// Tokens of the prompts; none without a model folder.
+    pub prompt_tokens: Option<PromptLengths>,
+    /// How the answers of the training rows are spread.
+    pub answers: Answers,
+}
+
+/// Looks at all rows. `visit` is shown each, in order, and may end the pass.
+///
+/// # Errors
+/// A thread that cannot be started, or one that broke down. What is wrong with the data is in the
+/// report.
+pub fn check(
+    train: &DataFiles,
+    test: Option<&DataFiles>,
+    options: &CheckOptions,
+    visit: &mut dyn FnMut(&SeenRow) -> ControlFlow<()>,
+) -> Result<CheckReport, DataError> {
+    let mut checker = Checker::new(options.examples);
+    for (files, is_test) in [(Some(train), false), (test, true)] {
+        for file in files.into_iter().flat_map(|files| &files.files) {
+            if checker.stopped {
+                break;
+            }
+            checker.begin_file(&file.path, is_test);
+            let rows = match pass::rows_of(file, options, &checker.images) {
+                Ok(rows) => rows?,
+                Err(unreadable) => {
+                    checker.add_of_file(Finding::new(Kind::UnreadableFile, unreadable));
+                    continue;
+                }
+            };
+            for row in rows {
+                let row = row?;
+                checker.add(&row);
+                if visit(&row).is_break() {
+                    checker.stopped = true;
+                    break;
+                }
+            }
+            checker.end_file();
+        }
+    }
+    Ok(checker.report())
+}
+
+/// What is known so far.
+struct Checker {
+    images: Arc<images::Images>,
+    findings: Findings,
+    files: Vec<FileSummary>,
+    convention: Convention,
+    answers: AnswerCounts,
+    prompt_tokens: Vec<u32>,
+    /// Digests of rows, with the place of the first.
+    rows: HashMap<u64, String>,
+    /// Digests of pictures and question, with that of the answer and the place of the first.
+    questions: HashMap<u64, (u64, String)>,
+    train: Shown,
+    test: Shown,
+    stopped: bool,
+}
+
+impl Checker {
+    fn new(examples: usize) -> Self {
+        Self {
+            images: Arc::default(),
+            findings: Findings::new(examples),
+            files: Vec::new(),
+            convention: Convention::default(),
+            answers: AnswerCounts::default(),
+            prompt_tokens: Vec::new(),
+            rows: HashMap::new(),
+            questions: HashMap::new(),
+            train: Shown::default(),
+            test: Shown::default(),
+            stopped: false,
+        }
+    }
+
+    fn begin_file(&mut self, path: &Path, is_test: bool) {
+        self.convention = Convention::default();
+        // Rows may stand in train and test alike: that is told of their images.
+        if self
+            .files
+            .last()
+            .is_some_and(|file| file.is_test != is_test)
+        {
+            self.rows.clear();
+            self.questions.clear();
+        }
+        self.files.push(FileSummary {
+            path: path.display().to_string(),
+            is_test,
+            rows: 0,
+            good: 0,
+        });
+    }
+
+    fn add_of_file(&mut self, finding: Finding) {
+        let place = self.files.last().map(|file| file.path.clone());
+        self.findings.add(&place.unwrap_or_default(), finding);
+    }
+
+    fn end_file(&mut self) {
+        if self.files.last().is_some_and(|file| file.rows == 0) {
+            self.add_of_file(Finding::new(
+                Kind::UnreadableFile,
+                "no rows: the file is empty",
+            ));
+        }
+        let units = self.convention.suspected_units();
+        let sizes = self.convention.suspected_sizes();
+        for (kind, text) in [(Kind::BoxUnits, units), (Kind::BoxCorners, sizes)] {
+            if let Some(text) = text {
+                self.add_of_file(Finding::new(kind, text));
+            }
+        }
+    }
+
+    fn add(&mut self, row: &SeenRow) {
+        let place = row.place.to_string();
+        let mut is_good = true;
+        for finding in &row.findings {
+            is_good &= finding.kind.level() != Level::Error;
+            self.findings.add(&place, finding.clone());
+        }
+        let is_test = match self.files.last_mut() {
+            Some(file) => {
+                file.rows += 1;
+                file.good += u64::from(is_good);
+                file.is_test
+            }
+            None => false,
+        };
+        let shown = match is_test {
+            true => &mut self.test,
+            false => &mut self.train,
+        };
+        for image in &row.images {
+            shown.add(&image.facts, &place);
+        }
+        let Some(sample) = &row.sample else { return };
+        self.prompt_tokens.extend(row.prompt_tokens);
+        if let Some(image) = row.images.first().filter(|_| row.is_in_pixels) {
+            for found in &row.boxes {
+                self.convention.add(found.corners, image.facts.size);
+            }
+        }
+        if !is_test {
+            self.answers.add(&sample.answer, &row.boxes, row.extent);
+        }
+        self.add_to_known(row, sample, &place);
+    }
+
+    /// Looks for the row among those before it.
+    fn add_to_known(&mut self, row: &SeenRow, sample: &base::Sample, place: &str) {
+        let pictures: Vec<[u8; 16]> = row.images.iter().map(|image| image.facts.digest).collect();
+        if pictures.len() != sample.images.len() {
+            return;
+        }
+        let question = digest(&(&pictures, &sample.problem));
+        let answer = digest(&sample.answer);
+        let whole = digest(&(question, answer));
+        if let Some(first) = self.rows.get(&whole) {
+            let text = format!("pictures, question and answer are those of {first}");
+            self.findings
+                .add(place, Finding::new(Kind::DuplicateRow, text));
+            return;
+        }
+        self.rows.insert(whole, place.to_owned());
+        match self.questions.get(&question) {
+            Some((other, first)) if *other != answer => {
+                let text = format!(
+                    "answer `{}` to the pictures and question of {first}, which has another",
+                    answers::shortened(&sample.answer)
+                );
+                self.findings
+                    .add(place, Finding::new(Kind::Contradiction, text));
+            }
+            Some(_) => {}
+            None => {
+                self.questions.insert(question, (answer, place.to_owned()));
+            }
+        }
+    }
+
+    fn report(mut self) -> CheckReport {
+        if let Some(text) = self.answers.constant() {
+            let place = self.files.first().map(|file| file.path.clone());
+            self.findings.add(
+                &place.unwrap_or_default(),
+                Finding::new(Kind::ConstantAnswer, text),
+            );
+        }
+        for overlap in self.train.overlaps(&self.test) {
+            let (kind, text) = match overlap.is_equal {
+                true => (Kind::TestImage, "shows the same image file as"),
+                false => (
+                    Kind::TestLookalike,
+                    "shows an image that looks like that of",
+                ),
+            };
+            let finding = Finding::new(kind, format!("{text} {}", overlap.test));
+            self.findings.add(overlap.train, finding);
+        }
+        let findings = self.findings.counted();
+        let of = |level| {
+            findings
+                .iter()
+                .filter(|f| f.level == level)
+                .map(|f| f.count)
+                .sum()
+        };
+        CheckReport {
+            files: self.files,
+            stopped: self.stopped,
+            errors: of(Level::Error),
+            warnings: of(Level::Warning),
+            images: self.train.len(),
+            test_images: self.test.len(),
+            prompt_tokens: lengths(self.prompt_tokens),
+            answers: self.answers.spread(),
+            findings,
+        }
+    }
+}
+
+fn lengths(mut tokens: Vec<u32>) -> Option<PromptLengths> {
+    tokens.sort_unstable();
+    let last = tokens.len().checked_sub(1)?;
+    Some(PromptLengths {
+        min: tokens[0],
+        median: tokens[last / 2],
+        p95: tokens[(tokens.len() * 19).div_ceil(20) - 1],
+        max: tokens[last],
+    })
+}
+
+/// A digest that is the same in every run.
+fn digest(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}

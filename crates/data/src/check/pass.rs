@@ -1,0 +1,280 @@
+//! One row looked at by itself, on worker threads: what it says, its images decoded, its boxes beside
+//! them, its prompt's length.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::config::BoxFormat;
+use base::{PreparedImage, Sample, SourceLine};
+
+use super::boxes::{self, AnswerBox};
+use super::images::{ImageFacts, Images};
+use super::{CheckOptions, Finding, Kind};
+use crate::error::DataError;
+use crate::prefetch::Prefetcher;
+use crate::row::{ImageFolder, parse_row};
+use crate::rows::{DataFile, Lines};
+
+/// Rows looked at ahead of the one that is asked for.
+const AHEAD: usize = 256;
+/// Boxes of a row that are told, at most.
+const TOLD_BOXES: usize = 3;
+
+/// A further look at a good row, asked on worker threads.
+pub trait RowProbe: Send + Sync {
+    /// What is found in the row; `images` are all of the row's.
+    fn look(&self, sample: &Sample, images: &[SeenImage]) -> Vec<Finding>;
+}
+
+/// An image of a row.
+#[derive(Clone, Debug)]
+pub struct SeenImage {
+    /// What is kept of it.
+    pub facts: Arc<ImageFacts>,
+    /// Patches in time, height and width, as the model sees it.
+    pub grid_thw: [usize; 3],
+}
+
+/// A row with what was found in it.
+#[derive(Debug)]
+pub struct SeenRow {
+    /// Where it stands.
+    pub place: SourceLine,
+    /// The row; none where it is bad.
+    pub sample: Option<Sample>,
+    /// Its images, without those that cannot be decoded.
+    pub images: Vec<SeenImage>,
+    /// Boxes of its answer.
+    pub boxes: Vec<AnswerBox>,
+    /// Width and height of the first image in the units of the boxes.
+    pub extent: Option<[f64; 2]>,
+    /// Tokens of its prompt; none where no model folder says.
+    pub prompt_tokens: Option<u32>,
+    /// What is wrong with it.
+    pub findings: Vec<Finding>,
+    /// Whether its boxes are taken for pixels because nobody said what they are.
+    pub(super) is_in_pixels: bool,
+}
+
+type Rows = Prefetcher<SeenRow>;
+
+/// The rows of a file, in order.
+///
+/// # Errors
+/// Outside: the file cannot be read, in words. Inside: a thread cannot be started.
+pub(super) fn rows_of(
+    file: &DataFile,
+    options: &CheckOptions,
+    images: &Arc<Images>,
+) -> Result<Result<Rows, DataError>, String> {
+    let lines = Lines::open(&file.path).map_err(|error| error.to_string())?;
+    let look = Look {
+        path: file.path.clone(),
+        folder: ImageFolder::new(file.image_folder.as_deref()),
+        method: file.reward_method.clone(),
+        options: options.clone(),
+        images: Arc::clone(images),
+    };
+    let workers = options.workers;
+    Ok(Prefetcher::new(lines, workers, AHEAD, move |line| {
+        look.row(line)
+    }))
+}
+
+/// What looks at the rows of a file.
+struct Look {
+    path: PathBuf,
+    folder: ImageFolder,
+    method: Option<String>,
+    options: CheckOptions,
+    images: Arc<Images>,
+}
+
+impl Look {
+    fn row(&self, line: Result<(usize, Vec<u8>), DataError>) -> SeenRow {
+        let (number, line) = match line {
+            Ok(line) => line,
+            // The file broke off: told at line 0, since no line is at fault.
+            Err(error) => {
+                let finding = Finding::new(Kind::UnreadableFile, error.to_string());
+                return self.nothing(0, finding);
+            }
+        };
+        let place = self.place(number);
+        let checks = &self.options.rows;
+        match parse_row(&line, place, &self.folder, self.method.as_deref(), checks) {
+            Ok(sample) => self.sample(number, sample),
+            Err(cause) => {
+                let finding = Finding::new(Kind::of(&cause), cause.to_string());
+                self.nothing(number, finding)
+            }
+        }
+    }
+
+    fn place(&self, line: usize) -> SourceLine {
+        SourceLine {
+            file: self.path.clone(),
+            line,
+        }
+    }
+
+    fn nothing(&self, line: usize, finding: Finding) -> SeenRow {
+        SeenRow {
+            place: self.place(line),
+            sample: None,
+            images: Vec::new(),
+            boxes: Vec::new(),
+            extent: None,
+            prompt_tokens: None,
+            findings: vec![finding],
+            is_in_pixels: false,
+        }
+    }
+
+    fn sample(&self, number: usize, sample: Sample) -> SeenRow {
+        let mut findings = Vec::new();
+        let mut images = Vec::with_capacity(sample.images.len());
+        for path in &sample.images {
+            match self.image(path, &mut findings) {
+                Ok(image) => images.push(image),
+                Err(text) => findings.push(Finding::new(Kind::BrokenImage, text)),
+            }
+        }
+        let is_whole = images.len() == sample.images.len();
+        let boxes = boxes::boxes_of(&sample.answer);
+        // Boxes are those of the first image; without it there is nothing to hold them against.
+        let first = images.first().filter(|_| is_whole);
+        let extent = first.map(|image| self.extent(image));
+        if !sample.images.is_empty() {
+            self.check_boxes(&boxes, extent, &mut findings);
+        }
+        let mut prompt_tokens = None;
+        if is_whole {
+            prompt_tokens = self.prompt_tokens(&sample, &images, &mut findings);
+            if let Some(probe) = &self.options.probe {
+                findings.extend(probe.look(&sample, &images));
+            }
+        }
+        SeenRow {
+            place: self.place(number),
+            sample: Some(sample),
+            images,
+            boxes,
+            extent,
+            prompt_tokens,
+            findings,
+            is_in_pixels: self.options.box_format.is_none(),
+        }
+    }
+
+    /// The image at `path`, with what is odd about its size.
+    fn image(&self, path: &Path, findings: &mut Vec<Finding>) -> Result<SeenImage, String> {
+        let facts = self.images.get(path)?;
+        let [width, height] = facts.size;
+        let processor = &self.options.image_processor;
+        let grid_thw = processor
+            .grid(width, height)
+            .map_err(|cause| format!("{}: {cause}", path.display()))?;
+        let size = format!("{}: {width}x{height} px", path.display());
+        let token = processor.config().factor();
+        if width.min(height) < token {
+            let text = format!("{size}: a side under {token} px");
+            findings.push(Finding::new(Kind::TinyImage, text));
+        }
+        let max_pixels = processor.config().pixel_bounds().longest_edge;
+        if u64::from(width) * u64::from(height) > max_pixels {
+            let text = format!("{size}: more than {max_pixels} pixels");
+            findings.push(Finding::new(Kind::HugeImage, text));
+        }
+        Ok(SeenImage { facts, grid_thw })
+    }
+
+    /// Width and height of an image in the units of the boxes.
+    fn extent(&self, image: &SeenImage) -> [f64; 2] {
+        let patch = self.options.image_processor.config().patch_size;
+        match self.options.box_format {
+            None | Some(BoxFormat::Absolute) => image.facts.size.map(f64::from),
+            Some(BoxFormat::Relative1000) => [1000.0; 2],
+            Some(BoxFormat::Relative1) => [1.0; 2],
+            Some(BoxFormat::ModelInput) => {
+                let [_, rows, columns] = image.grid_thw;
+                [columns, rows].map(|patches| patches as f64 * f64::from(patch))
+            }
+        }
+    }
+
+    fn check_boxes(
+        &self,
+        boxes: &[AnswerBox],
+        extent: Option<[f64; 2]>,
+        findings: &mut Vec<Finding>,
+    ) {
+        let told = |boxes: &[&AnswerBox]| {
+            let some = boxes.iter().take(TOLD_BOXES);
+            let some: Vec<String> = some.map(|b| format!("{:?}", b.corners)).collect();
+            let dots = if boxes.len() > TOLD_BOXES {
+                ", ..."
+            } else {
+                ""
+            };
+            format!("{}{dots}", some.join(", "))
+        };
+        let empty: Vec<&AnswerBox> = boxes
+            .iter()
+            .filter(|b| !boxes::has_area(b.corners))
+            .collect();
+        if !empty.is_empty() {
+            findings.push(Finding::new(Kind::EmptyBox, told(&empty)));
+        }
+        let Some(extent) = extent else { return };
+        let edge = match self.options.box_format {
+            None | Some(BoxFormat::Absolute | BoxFormat::ModelInput) => [boxes::EDGE_PX; 2],
+            // Units that do not depend on the image: half a hundredth of it.
+            Some(_) => extent.map(|side| side / 200.0),
+        };
+        let outside: Vec<&AnswerBox> = boxes
+            .iter()
+            .filter(|b| boxes::leaves(b.corners, extent, edge))
+            .collect();
+        if !outside.is_empty() {
+            let [width, height] = extent;
+            let text = format!("{} in an image of {width} x {height}", told(&outside));
+            findings.push(Finding::new(Kind::BoxOutside, text));
+        }
+    }
+
+    /// Tokens of the prompt, where a model folder counts them.
+    fn prompt_tokens(
+        &self,
+        sample: &Sample,
+        images: &[SeenImage],
+        findings: &mut Vec<Finding>,
+    ) -> Option<u32> {
+        let processor = self.options.processor.as_ref()?;
+        let shapes: Vec<Arc<PreparedImage>> = images.iter().map(shape).collect();
+        let text = self.options.template.apply(&sample.problem);
+        match processor.prompt(&text, &shapes) {
+            Ok(prompt) => u32::try_from(prompt.ids.len()).ok(),
+            Err(DataError::PromptTooLong {
+                tokens,
+                image_tokens,
+                max,
+            }) => {
+                let text =
+                    format!("{tokens} tokens, {image_tokens} of them of images, more than {max}");
+                findings.push(Finding::new(Kind::PromptTooLong, text));
+                u32::try_from(tokens).ok()
+            }
+            Err(error) => {
+                findings.push(Finding::new(Kind::BadPrompt, error.to_string()));
+                None
+            }
+        }
+    }
+}
+
+/// An image without its pixels: enough to count tokens.
+fn shape(image: &SeenImage) -> Arc<PreparedImage> {
+    let size = image.facts.size;
+    Arc::new(PreparedImage::new(Vec::new(), image.grid_thw, size, size))
+}

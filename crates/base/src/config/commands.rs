@@ -1,7 +1,8 @@
 //! What the commands take that do not train: `generate`, `logprobs`, `reward`, `demo`.
 
 use super::declare::choices;
-use super::training::{demand, validate_filters, validate_overlong};
+use super::ranges::{demand, validate_filters, validate_overlong};
+use super::reward_fields::with_reward_fields;
 use super::{BoxFormat, ConfigError, DType, ImageProcessor, Validate};
 use crate::config;
 
@@ -104,7 +105,8 @@ with_model_fields! {
     }
 }
 
-config! {
+with_reward_fields! {
+    config;
     /// Trying rewards on given answers.
     pub struct RewardConfig {
         "rows" {
@@ -130,37 +132,12 @@ config! {
             serve: Option<String> = None,
         }
         "rewards" {
-            /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`,
-            /// `http://HOST/PATH`.
-            reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
-            /// Weights of the rewards, one for each; without it, 1.
-            reward_weights: Option<Vec<f64>> = None,
-            /// Processes (requests) of each reward of one's own among which a batch is split.
-            reward_workers: usize = 1,
-            /// Longest wait for a reward of one's own to score a batch, s.
-            reward_timeout_secs: f64 = 60.0,
-            /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
-            reward_python: Option<String> = None,
-            /// Model of the reward and accuracy method `llm`, at the endpoint of `OPENAI_API_BASE`.
-            judge_model: Option<String> = None,
-            /// File of the judge's prompt: `{answer}`, `{solution}`, `{question}`; without it, ours.
-            judge_prompt: Option<String> = None,
-            /// Show the judge the images of the row.
-            judge_images: bool = false,
-            /// Requests to the judge at a time.
-            judge_concurrency: usize = 8,
             /// Folder of the judge's replies, which are not asked for again; without it, none.
             judge_cache: Option<String> = None,
             /// How `accuracy` compares rows that have no `accu_reward_method` of their own.
             reward_method: Option<String> = None,
             /// Task whose own rewards are meant: `rec`.
             task_type: Option<String> = None,
-            /// Take the model family's own rewards for the task.
-            is_reward_customized_from_vlm_module: bool = false,
-            /// Units of the boxes that the model writes; without it, the family's own.
-            box_format: Option<BoxFormat> = None,
-            /// Units of the boxes in solutions; without it, `absolute` where boxes are converted.
-            solution_box_format: Option<BoxFormat> = None,
             /// Family whose rewards those are.
             family: RewardFamily = RewardFamily::Qwen2_5Vl,
             /// Edge of the model's image patches, px.
@@ -169,8 +146,6 @@ config! {
             model_name_or_path: Option<String> = None,
             /// Tokens from which the reward `overlong` is -1.
             overlong_max_tokens: usize = 2048,
-            /// Tokens before that over which it falls from 0; without it, a fifth of them.
-            overlong_cache_tokens: Option<usize> = None,
         }
         "machine" {
             /// Print the resolved configuration and stop.

@@ -116,9 +116,4 @@ pub const VLM_R1: &[Foreign] = &[
         &["grpo"],
         "the loss is the mean over answers of the mean over tokens",
     ),
-    only(
-        "optim",
-        &["adamw_torch", "adamw_torch_fused", "adamw_hf"],
-        "the optimizer is AdamW",
-    ),
 ];

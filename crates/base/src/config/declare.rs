@@ -103,6 +103,11 @@ pub trait Validate {
     fn validate(&self) -> Result<(), ConfigError> {
         Ok(())
     }
+
+    /// Fields that mean nothing beside the values of others, and why.
+    fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
+        Vec::new()
+    }
 }
 
 /// Declares a configuration: a struct with serde, `Default` and [`Config`].

@@ -9,9 +9,14 @@ mod compatibility;
 mod data;
 mod declare;
 mod error;
+mod plan;
+mod ranges;
 mod resolve;
+mod reward_fields;
 mod training;
+mod training_fields;
 mod value;
+mod words;
 
 pub use commands::{
     DemoConfig, GenerateConfig, LogprobsConfig, MergeConfig, RewardConfig, RewardFamily,
@@ -21,9 +26,9 @@ pub use data::DataCheckConfig;
 pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
-pub use training::{
-    BoxFormat, DType, EvalStrategy, GrpoConfig, ImageProcessor, LrSchedulerType, OnBadRow,
-    PlanConfig, SaveStrategy, SftConfig,
+pub use training::{GrpoConfig, PlanConfig, SftConfig};
+pub use words::{
+    BoxFormat, DType, EvalStrategy, ImageProcessor, LrSchedulerType, OnBadRow, Optim, SaveStrategy,
 };
 
 /// The way `name` is spelled in a declaration: `--data-file-paths` is `--data_file_paths`.

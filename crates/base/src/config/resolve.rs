@@ -62,9 +62,15 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
             cause: error.to_string(),
         })?;
     config.validate()?;
+    let mut without_effect = tree.without_effect;
+    let idle = config.idle_fields().into_iter();
+    without_effect.extend(
+        idle.filter(|(name, _)| tree.asked.iter().any(|asked| asked == name))
+            .map(|(name, why)| (name.to_owned(), why)),
+    );
     Ok(Resolved {
         config,
-        without_effect: tree.without_effect,
+        without_effect,
     })
 }
 
@@ -149,6 +155,8 @@ enum Meaning {
 struct Tree {
     values: Map<String, Value>,
     given: Vec<String>,
+    /// Those that a user meant: a file that a run wrote holds all, most of them as they are by default.
+    asked: Vec<String>,
     fields: &'static [Field],
     foreign: &'static [Foreign],
     without_effect: Vec<(String, &'static str)>,
@@ -164,6 +172,7 @@ impl Tree {
             Ok(Value::Object(values)) => Ok(Self {
                 values,
                 given: vec![],
+                asked: vec![],
                 fields,
                 foreign,
                 without_effect: vec![],
@@ -252,7 +261,7 @@ impl Tree {
             Meaning::Field(kind) => kind,
             Meaning::Foreign(foreign) => return self.put_foreign(foreign, &given, origin()),
         };
-        let value = match given {
+        let value = match &given {
             Given::Flag(texts) => kind.read_flag(texts),
             Given::Text(text) => kind.read_text(text),
             Given::Yaml(value) => kind.read_yaml(value),
@@ -276,7 +285,11 @@ impl Tree {
                 }
             }
         }
-        slot.insert(names[names.len() - 1].clone(), value);
+        let is_file = matches!(given, Given::Yaml(_));
+        let before = slot.insert(names[names.len() - 1].clone(), value.clone());
+        if !is_file || before != Some(value) {
+            self.asked.push(key.clone());
+        }
         self.given.push(key);
         Ok(())
     }

@@ -302,8 +302,43 @@ fn flags_of_vlm_r1_without_effect_are_taken_and_named() {
 }
 
 #[test]
+fn settings_of_lora_without_lora_are_named() {
+    let named = |yaml: &str, line: &str, sets: &[&str]| -> Vec<String> {
+        let resolved = grpo(yaml, line, sets).unwrap();
+        let (names, whys): (Vec<_>, Vec<_>) = resolved.without_effect.into_iter().unzip();
+        assert!(whys.iter().all(|why| why.contains("--use_peft true")));
+        names
+    };
+    let line = "--lora_r 16 --lora_alpha 64";
+    assert_eq!(
+        named("", line, &["lora_vision=true"]),
+        ["lora_r", "lora_alpha", "lora_vision"]
+    );
+    assert!(named("", &format!("{line} --use_peft true"), &[]).is_empty());
+    // A run's own config.yaml holds all settings; only what differs from the default was meant.
+    assert!(named("lora_r: 16\nlora_dropout: 0.05", "", &[]).is_empty());
+    assert_eq!(named("lora_r: 8\nlora_dropout: 0.05", "", &[]), ["lora_r"]);
+}
+
+#[test]
+fn the_optimizer_has_the_names_of_transformers() {
+    for (line, is_8bit) in [
+        ("", false),
+        ("--optim adamw_hf", false),
+        ("--optim adamw_bnb_8bit", true),
+    ] {
+        assert_eq!(config("", line, &[]).optim.is_8bit(), is_8bit, "{line}");
+    }
+    let said = message("", "--optim sgd", &[]);
+    assert!(
+        said.contains("`optim`") && said.contains("adamw_8bit"),
+        "{said}"
+    );
+}
+
+#[test]
 fn flags_of_vlm_r1_that_ask_for_what_is_not_built_are_refused() {
-    for line in ["--use_vllm True", "--fp16", "--optim sgd"] {
+    for line in ["--use_vllm True", "--fp16"] {
         let error = grpo("", line, &[]).unwrap_err();
         assert!(
             matches!(error, ConfigError::NotBuilt { .. }),

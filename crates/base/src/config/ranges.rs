@@ -1,0 +1,62 @@
+//! What several configurations demand of their values.
+
+use super::ConfigError;
+
+pub(super) const POSITIVE: &str = "at least 1";
+pub(super) const NOT_NEGATIVE: &str = "at least 0";
+pub(super) const FRACTION: &str = "at least 0 and below 1";
+
+/// One demand on one value.
+pub(super) fn demand(
+    holds: bool,
+    key: &'static str,
+    got: impl ToString,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(ConfigError::OutOfRange {
+            key,
+            got: got.to_string(),
+            expected,
+        })
+    }
+}
+
+/// The ranges of the reward `overlong`.
+pub(super) fn validate_overlong(
+    max_tokens: usize,
+    cache_tokens: Option<usize>,
+) -> Result<(), ConfigError> {
+    demand(max_tokens > 0, "overlong_max_tokens", 0, POSITIVE)?;
+    let cache_tokens = cache_tokens.unwrap_or_default();
+    demand(
+        cache_tokens <= max_tokens,
+        "overlong_cache_tokens",
+        cache_tokens,
+        "at most `overlong_max_tokens`",
+    )
+}
+
+/// The ranges of what narrows a distribution.
+pub(super) fn validate_filters(
+    top_p: f64,
+    min_p: Option<f64>,
+    repetition_penalty: f64,
+) -> Result<(), ConfigError> {
+    let min_p = min_p.unwrap_or_default();
+    demand(
+        top_p > 0.0 && top_p <= 1.0,
+        "top_p",
+        top_p,
+        "above 0 and at most 1",
+    )?;
+    demand((0.0..=1.0).contains(&min_p), "min_p", min_p, "0 to 1")?;
+    demand(
+        repetition_penalty > 0.0,
+        "repetition_penalty",
+        repetition_penalty,
+        "above 0",
+    )
+}

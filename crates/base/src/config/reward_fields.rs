@@ -1,0 +1,45 @@
+//! The fields of rewards, wherever they are taken.
+
+/// A configuration with the fields that say which rewards score, and how, before those of its own; made by
+/// `$outer`.
+macro_rules! with_reward_fields {
+    ($outer:ident; $(#[$about:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        $outer! {
+            $(#[$about])*
+            pub struct $name {
+                "rewards" {
+                    /// Rewards by name, or where one's own are: `FILE.py:FUNCTION`, `program:COMMAND`,
+                    /// `http://HOST/PATH`.
+                    reward_funcs: Vec<String> = vec!["accuracy".into(), "format".into()],
+                    /// Weights of the rewards, one for each; without it, 1.
+                    reward_weights: Option<Vec<f64>> = None,
+                    /// Processes (requests) of each reward of one's own among which a batch is split.
+                    reward_workers: usize = 1,
+                    /// Longest wait for a reward of one's own to score a batch, s.
+                    reward_timeout_secs: f64 = 60.0,
+                    /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
+                    reward_python: Option<String> = None,
+                    /// Model of the reward and accuracy method `llm`, at the endpoint of `OPENAI_API_BASE`.
+                    judge_model: Option<String> = None,
+                    /// File of the judge's prompt: `{answer}`, `{solution}`, `{question}`; without it, ours.
+                    judge_prompt: Option<String> = None,
+                    /// Show the judge the images of the row.
+                    judge_images: bool = false,
+                    /// Requests to the judge at a time.
+                    judge_concurrency: usize = 8,
+                    /// Take the model family's own rewards for the task.
+                    is_reward_customized_from_vlm_module: bool = false,
+                    /// Units of the boxes that the model writes; without it, the family's own.
+                    box_format: Option<BoxFormat> = None,
+                    /// Units of the boxes in solutions; without it, `absolute` where boxes are converted.
+                    solution_box_format: Option<BoxFormat> = None,
+                    /// Tokens before that over which it falls from 0; without it, a fifth of them.
+                    overlong_cache_tokens: Option<usize> = None,
+                }
+                $($own)*
+            }
+        }
+    };
+}
+
+pub(super) use with_reward_fields;

@@ -1,0 +1,255 @@
+//! The fields of training, and what is demanded of them.
+
+/// The fields that `grpo` and `sft` share, after those of their own.
+macro_rules! with_training_fields {
+    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        config! {
+            $(#[$meta])*
+            pub struct $name {
+                "model" {
+                    /// Model folder in Hugging Face format, or the name of a model on the hub.
+                    model_name_or_path: String,
+                    /// Whether weights and computation are bf16 (the optimizer keeps f32 copies).
+                    bf16: bool = false,
+                    /// Leave the vision tower and its merger as they are.
+                    freeze_vision_modules: bool = false,
+                    /// Leave the vision tower as it is, up to its merger.
+                    freeze_vision_tower: bool = false,
+                    /// Leave the merger between vision tower and language model as it is.
+                    freeze_merger: bool = false,
+                    /// Leave the language model as it is.
+                    freeze_language_model: bool = false,
+                    /// Train low-rank adapters (LoRA) over frozen weights.
+                    use_peft: bool = false,
+                    /// Rank of the adapters.
+                    lora_r: usize = 16,
+                    /// The adapters' update is multiplied by `lora_alpha / lora_r`.
+                    lora_alpha: f64 = 32.0,
+                    /// Share of an adapter's inputs set to 0 while training, 0 to 1.
+                    lora_dropout: f64 = 0.05,
+                    /// Linear layers with an adapter: names, ends of names or regular expressions; without it, all
+                    /// of the language model, as in VLM-R1.
+                    lora_target_modules: Vec<String> = Vec::new(),
+                    /// Whether targets may lie in the vision tower and its merger.
+                    lora_vision: bool = false,
+                    /// Whether to recompute activations in the backward pass: less memory, more time.
+                    gradient_checkpointing: bool = false,
+                }
+                "data" {
+                    /// Training files in VLM-R1's JSONL, joined by `:`.
+                    data_file_paths: ColonList,
+                    /// Folders of the images, joined by `:`, one for each training file.
+                    image_folders: Option<ColonList> = None,
+                    /// Chooses the question template: `rec`, `ic`, `odLength` or any other.
+                    task_type: Option<String> = None,
+                    /// Question template with `{Question}` in it; without it, that of the task.
+                    question_template: Option<String> = None,
+                    /// Part of the rows set aside for evaluation during training, 0 to 1.
+                    val_split_ratio: f64 = 0.0,
+                    /// Pixels above which an image is shrunk.
+                    max_pixels: usize = 12_845_056,
+                    /// Pixels below which an image is enlarged.
+                    min_pixels: usize = 3_136,
+                    /// Whose way of resizing images to follow (VLM-R1 ran `pillow`).
+                    image_processor: ImageProcessor = ImageProcessor::Torchvision,
+                    /// What to do with a bad row: `skip` counts and lists them.
+                    on_bad_row: OnBadRow = OnBadRow::Stop,
+                }
+                "optimisation" {
+                    /// Micro-batches that one step adds up.
+                    gradient_accumulation_steps: usize = 1,
+                    /// Passes over the data; ignored where `max_steps` is given.
+                    num_train_epochs: f64 = 1.0,
+                    /// Steps of the run; -1 takes as many as `num_train_epochs` needs.
+                    max_steps: i64 = -1,
+                    /// Steps in which the learning rate rises from 0; over `warmup_ratio` if above 0.
+                    warmup_steps: usize = 0,
+                    /// AdamW with moments in 32 bits, or in 8 (`adamw_8bit`, `adamw_bnb_8bit`).
+                    optim: Optim = Optim::AdamwTorch,
+                    /// AdamW's weight decay.
+                    weight_decay: f64 = 0.0,
+                    /// AdamW's decay of the first moment.
+                    adam_beta1: f64 = 0.9,
+                    /// AdamW's decay of the second moment.
+                    adam_beta2: f64 = 0.999,
+                    /// AdamW's guard against division by zero.
+                    adam_epsilon: f64 = 1e-8,
+                    /// Norm to which the gradient is clipped.
+                    max_grad_norm: f64 = 1.0,
+                    /// Seed of the order of the data and of all random draws.
+                    seed: u64 = 42,
+                }
+                "run" {
+                    /// Folder of the run; a run that it holds is continued.
+                    output_dir: String,
+                    /// Name of the run: shown, and kept in config.yaml.
+                    run_name: Option<String> = None,
+                    /// Steps between two lines of metrics (the Hugging Face trainers: 500).
+                    logging_steps: usize = 1,
+                    /// Whether checkpoints are written every `save_steps` steps or at the end only.
+                    save_strategy: SaveStrategy = SaveStrategy::Steps,
+                    /// Steps between two checkpoints; 0: at the end only (the Hugging Face trainers: 500).
+                    save_steps: usize = 100,
+                    /// Number of checkpoints to keep, the newest ones; without it, all.
+                    save_total_limit: Option<usize> = None,
+                    /// Whether the validation rows are scored every `eval_steps` steps.
+                    eval_strategy: EvalStrategy = EvalStrategy::No,
+                    /// Steps between two evaluations; without it, `logging_steps`.
+                    eval_steps: Option<usize> = None,
+                    /// Whether to continue the run that `output_dir` holds; if false, finding one is an error.
+                    resume_from_checkpoint: bool = true,
+                    /// Continue although settings that alter the run have changed.
+                    allow_changed: bool = false,
+                    /// Steps with a loss or gradient that is not finite to pass over, each refused and written to
+                    /// `bad_steps`; one more stops the run (0: the first, as it seldom comes alone).
+                    max_bad_steps: u64 = 0,
+                    /// Print the resolved configuration and stop.
+                    dry_run: bool = false,
+                }
+                "machine" {
+                    /// `auto`, `cpu` or `cuda:N`.
+                    device: String = "auto".into(),
+                    /// Threads that compute; without it, libtorch's choice.
+                    num_threads: Option<usize> = None,
+                    /// Threads that read and resize images ahead of need.
+                    dataloader_num_workers: usize = 2,
+                    /// Tokens of one forward and backward pass: a larger group is taken in parts, each with its prompt
+                    /// and at least one completion; without it, a micro-batch.
+                    max_tokens_per_microbatch: Option<usize> = None,
+                    /// Keep f32 weights, moments and summed gradients in host memory, and update there.
+                    offload_optimizer: bool = false,
+                    /// Memory of the device for image features while vision tower and merger are frozen, bytes; 0: none.
+                    feature_cache_bytes: usize = 1 << 30,
+                    /// Folder of image features, for further runs with this tower; without it, memory alone.
+                    feature_cache_dir: Option<String> = None,
+                }
+                $($own)*
+            }
+        }
+    };
+}
+
+macro_rules! validate_training_fields {
+    ($config:ident) => {{
+        let c = $config;
+        let fraction = |value: f64| (0.0..1.0).contains(&value);
+        demand(c.lora_r > 0, "lora_r", 0, POSITIVE)?;
+        demand(c.lora_alpha > 0.0, "lora_alpha", c.lora_alpha, "above 0")?;
+        demand(
+            fraction(c.lora_dropout),
+            "lora_dropout",
+            c.lora_dropout,
+            FRACTION,
+        )?;
+        demand(
+            c.val_split_ratio >= 0.0 && c.val_split_ratio < 1.0,
+            "val_split_ratio",
+            c.val_split_ratio,
+            FRACTION,
+        )?;
+        demand(
+            c.max_pixels >= c.min_pixels,
+            "max_pixels",
+            c.max_pixels,
+            "at least `min_pixels`",
+        )?;
+        demand(
+            c.gradient_accumulation_steps > 0,
+            "gradient_accumulation_steps",
+            0,
+            POSITIVE,
+        )?;
+        demand(
+            c.per_device_train_batch_size > 0,
+            "per_device_train_batch_size",
+            0,
+            POSITIVE,
+        )?;
+        demand(
+            c.num_train_epochs > 0.0,
+            "num_train_epochs",
+            c.num_train_epochs,
+            "above 0",
+        )?;
+        demand(
+            c.max_steps == -1 || c.max_steps > 0,
+            "max_steps",
+            c.max_steps,
+            "-1 or at least 1",
+        )?;
+        demand(
+            c.learning_rate >= 0.0,
+            "learning_rate",
+            c.learning_rate,
+            NOT_NEGATIVE,
+        )?;
+        demand(
+            (0.0..=1.0).contains(&c.warmup_ratio),
+            "warmup_ratio",
+            c.warmup_ratio,
+            "0 to 1",
+        )?;
+        demand(
+            c.weight_decay >= 0.0,
+            "weight_decay",
+            c.weight_decay,
+            NOT_NEGATIVE,
+        )?;
+        demand(fraction(c.adam_beta1), "adam_beta1", c.adam_beta1, FRACTION)?;
+        demand(fraction(c.adam_beta2), "adam_beta2", c.adam_beta2, FRACTION)?;
+        demand(
+            c.adam_epsilon >= 0.0,
+            "adam_epsilon",
+            c.adam_epsilon,
+            NOT_NEGATIVE,
+        )?;
+        demand(
+            c.max_grad_norm > 0.0,
+            "max_grad_norm",
+            c.max_grad_norm,
+            "above 0",
+        )?;
+        demand(c.logging_steps > 0, "logging_steps", 0, POSITIVE)?;
+        demand(
+            c.save_total_limit != Some(0),
+            "save_total_limit",
+            0,
+            POSITIVE,
+        )?;
+        demand(c.eval_steps != Some(0), "eval_steps", 0, POSITIVE)?;
+        demand(c.num_threads != Some(0), "num_threads", 0, POSITIVE)?;
+        demand(
+            c.dataloader_num_workers > 0,
+            "dataloader_num_workers",
+            0,
+            POSITIVE,
+        )?;
+        demand(
+            c.max_tokens_per_microbatch != Some(0),
+            "max_tokens_per_microbatch",
+            0,
+            POSITIVE,
+        )
+    }};
+}
+
+/// The settings of LoRA, where there is none.
+macro_rules! idle_training_fields {
+    ($config:ident) => {{
+        const LORA: [&str; 5] = [
+            "lora_r",
+            "lora_alpha",
+            "lora_dropout",
+            "lora_target_modules",
+            "lora_vision",
+        ];
+        let idle = LORA.map(|name| (name, "it counts with `--use_peft true`"));
+        if $config.use_peft {
+            Vec::new()
+        } else {
+            idle.to_vec()
+        }
+    }};
+}
+
+pub(super) use {idle_training_fields, validate_training_fields, with_training_fields};

@@ -46,7 +46,7 @@ impl Part {
     }
 }
 
-/// The parts whose weights are trained.
+/// The parts whose weights are trained, and where their exact values are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainedParts {
     /// [`Part::Vision`].
@@ -55,6 +55,8 @@ pub struct TrainedParts {
     pub merger: bool,
     /// [`Part::Language`].
     pub language: bool,
+    /// Whether f32 masters lie in host memory, whatever the compute type.
+    pub masters_on_host: bool,
 }
 
 impl TrainedParts {
@@ -69,6 +71,7 @@ impl TrainedParts {
             vision: trained,
             merger: trained,
             language: trained,
+            masters_on_host: false,
         }
     }
 

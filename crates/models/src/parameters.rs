@@ -21,8 +21,8 @@ pub struct Parameter {
     pub is_adapter: bool,
     /// What layers compute with: a leaf in the compute type, shared with the layer that holds it.
     pub value: Tensor,
-    /// The f32 weight that training updates where the compute type is narrower; `None` where `value`
-    /// itself is f32, or nothing is trained.
+    /// The f32 weight that training updates where the compute type is narrower, or where it is kept in host
+    /// memory; `None` where `value` itself is updated, or nothing is trained.
     pub master: Option<Tensor>,
 }
 
@@ -185,15 +185,22 @@ impl<'a> Builder<'a> {
         is_trained: bool,
         is_adapter: bool,
     ) -> Result<Tensor, ModelError> {
-        let LoadOptions { kind, device, .. } = self.options;
+        let LoadOptions {
+            kind,
+            device,
+            trained,
+        } = self.options;
         let value = stored
             .f_to_kind(kind)?
             .f_to_device(device)?
             .f_set_requires_grad(is_trained)?;
-        let master = if is_trained && kind != Kind::Float {
-            Some(stored.f_to_kind(Kind::Float)?.f_to_device(device)?)
-        } else {
-            None
+        let master = match (is_trained, trained.masters_on_host) {
+            // A copy: on a CPU nothing else keeps it apart from `value`.
+            (true, true) => Some(stored.f_to_device_(Device::Cpu, Kind::Float, false, true)?),
+            (true, false) if kind != Kind::Float => {
+                Some(stored.f_to_kind(Kind::Float)?.f_to_device(device)?)
+            }
+            _ => None,
         };
         self.parameters.list.push(Parameter {
             part: Part::of(&name),

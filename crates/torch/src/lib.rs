@@ -1,21 +1,25 @@
 //! The one crate that may say `unsafe`: what `tch` lacks. Weights from and to safetensors, the fused
-//! optimizer, CUDA by `dlopen`, memory statistics.
+//! optimizer, tensors in 8 bits, CUDA by `dlopen`, memory statistics.
 //!
 //! What models are and how they train is left to `models` and `train`.
 
 mod adamw;
+mod blockwise;
 mod cuda;
 mod flash;
 mod gradient;
+mod host;
 mod memory;
 mod out_of_memory;
 mod random;
 mod weights;
 
 pub use adamw::{AdamWOptions, fused_adamw};
+pub use blockwise::{BLOCK, Blockwise, Levels};
 pub use cuda::{load_cuda, parse_device};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;
+pub use host::{begin_copy, host_copy, wait_for_copies};
 pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes,
 };
@@ -61,7 +65,7 @@ pub enum TorchError {
         folder: PathBuf,
     },
     /// A type that is neither read nor written.
-    #[error("weight {name}: expected f32, f16, bf16, f64 or i64, got {got}")]
+    #[error("weight {name}: expected f32, f16, bf16, f64, i64 or u8, got {got}")]
     Dtype {
         /// The tensor.
         name: String,

@@ -199,6 +199,7 @@ fn kind_of(name: &str, dtype: Dtype) -> Result<Kind, TorchError> {
         Dtype::BF16 => Ok(Kind::BFloat16),
         Dtype::F64 => Ok(Kind::Double),
         Dtype::I64 => Ok(Kind::Int64),
+        Dtype::U8 => Ok(Kind::Uint8),
         other => Err(TorchError::Dtype {
             name: name.into(),
             got: format!("{other:?}"),
@@ -213,6 +214,7 @@ fn dtype_of(name: &str, kind: Kind) -> Result<Dtype, TorchError> {
         Kind::BFloat16 => Ok(Dtype::BF16),
         Kind::Double => Ok(Dtype::F64),
         Kind::Int64 => Ok(Dtype::I64),
+        Kind::Uint8 => Ok(Dtype::U8),
         other => Err(TorchError::Dtype {
             name: name.into(),
             got: format!("{other:?}"),

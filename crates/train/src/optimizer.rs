@@ -1,12 +1,20 @@
-//! AdamW over a model's weights: f32 moments and masters whatever the compute type.
+//! AdamW over a model's weights: f32 masters whatever the compute type, moments in f32 or 8 bits.
+//!
+//! Sums of gradients, moments and the update are where the exact weight is: beside the weight that layers
+//! compute with or, with masters in host memory, there. Copies between the two places are begun before
+//! they are waited for: weights updated go to the device while the next ones are updated.
 
 use std::collections::BTreeMap;
 
-use models::Parameters;
+use models::{Parameter, Parameters};
 use tch::{Kind, Tensor, no_grad};
-use torch::{AdamWOptions, fused_adamw, take_grad};
+use torch::{AdamWOptions, begin_copy, host_copy, take_grad, wait_for_copies};
 
+use crate::moments::{self, MomentLevels, Moments, Update};
 use crate::{NonFinite, TrainError};
+
+/// Weights that are updated before they go to the device: about those of a decoder layer.
+const TOGETHER: usize = 16;
 
 /// Settings that hold for the whole run.
 #[derive(Clone, Copy, Debug)]
@@ -22,19 +30,21 @@ pub struct OptimizerOptions {
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm; 0 leaves them.
     pub max_grad_norm: f64,
+    /// Moments in 8 bits, but for small weights.
+    pub in_8bit: bool,
 }
 
 /// Moments by parameter, and gradients summed over micro-batches.
 pub struct Optimizer {
     options: OptimizerOptions,
     states: Vec<State>,
+    levels: Option<MomentLevels>,
 }
 
 struct State {
     /// Index into the model's parameters.
     parameter: usize,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    moments: Moments,
     /// f32 scalar: updates this weight has had.
     step: Tensor,
     /// Sum of gradients in f32 of the micro-batches so far.
@@ -43,26 +53,30 @@ struct State {
 
 impl Optimizer {
     /// Zero moments for every weight that requires a gradient.
-    pub fn new(parameters: &Parameters, options: OptimizerOptions) -> Self {
-        let trainable = parameters
-            .list
-            .iter()
-            .enumerate()
-            .filter(|(_, p)| p.value.requires_grad());
-        let states = trainable
-            .map(|(parameter, p)| {
-                let zeros =
-                    || Tensor::zeros(p.value.size().as_slice(), (Kind::Float, p.value.device()));
-                State {
+    ///
+    /// # Errors
+    /// Where memory is not to be had.
+    pub fn new(parameters: &Parameters, options: OptimizerOptions) -> Result<Self, TrainError> {
+        let mut states = Vec::new();
+        let mut home = None;
+        for (parameter, p) in parameters.list.iter().enumerate() {
+            if p.value.requires_grad() {
+                let weight = p.exact();
+                states.push(State {
                     parameter,
-                    exp_avg: zeros(),
-                    exp_avg_sq: zeros(),
-                    step: Tensor::zeros([], (Kind::Float, p.value.device())),
+                    moments: Moments::new(&weight, options.in_8bit)?,
+                    step: Tensor::f_zeros([], (Kind::Float, weight.device()))?,
                     gradient: None,
-                }
-            })
-            .collect();
-        Optimizer { options, states }
+                });
+                home = Some(weight.device());
+            }
+        }
+        let levels = home.filter(|_| options.in_8bit).map(MomentLevels::new);
+        Ok(Optimizer {
+            options,
+            states,
+            levels: levels.transpose()?,
+        })
     }
 
     /// Number of scalars that are trained.
@@ -79,16 +93,37 @@ impl Optimizer {
     /// # Errors
     /// libtorch's own.
     pub fn collect(&mut self, parameters: &Parameters) -> Result<(), TrainError> {
-        for state in &mut self.states {
-            let Some(gradient) = take_grad(&parameters.list[state.parameter].value)? else {
-                continue;
-            };
-            match &mut state.gradient {
-                Some(sum) => drop(sum.g_add_(&gradient.to_kind(Kind::Float))),
-                None => state.gradient = Some(gradient.to_kind(Kind::Float)),
+        let mut arriving = Vec::new();
+        for (index, state) in self.states.iter().enumerate() {
+            let parameter = &parameters.list[state.parameter];
+            let home = state.step.device();
+            match take_grad(&parameter.value)? {
+                Some(gradient) if gradient.device() == home => arriving.push((index, gradient)),
+                Some(gradient) => arriving.push((index, begin_copy(&gradient, home)?)),
+                None => (),
+            }
+        }
+        self.wait_for(parameters);
+        for (index, gradient) in arriving {
+            match &mut self.states[index].gradient {
+                Some(sum) => drop(sum.f_add_(&gradient.f_to_kind(Kind::Float)?)?),
+                none => *none = Some(gradient.f_to_kind(Kind::Float)?),
             }
         }
         Ok(())
+    }
+
+    /// Waits for copies where weights and moments are in different places.
+    fn wait_for(&self, parameters: &Parameters) {
+        let places = self.states.first().map(|state| {
+            let device = parameters.list[state.parameter].value.device();
+            (state.step.device(), device)
+        });
+        if let Some((home, device)) = places
+            && home != device
+        {
+            wait_for_copies(device);
+        }
     }
 
     /// One update, and the gradient norm before clipping. Weights without a gradient keep value and
@@ -177,43 +212,30 @@ impl Optimizer {
         gradients: &[Tensor],
         lr: f64,
     ) -> Result<(), TrainError> {
-        let weight = |state: &State| parameters.list[state.parameter].exact();
-        let is_matrix = |index: usize| weight(&self.states[index]).dim() > 1;
-        for (decayed, weight_decay) in [(true, self.options.weight_decay), (false, 0.0)] {
-            let chosen: Vec<usize> = (0..active.len())
-                .filter(|&i| is_matrix(active[i]) == decayed)
-                .collect();
-            let pick = |of: &dyn Fn(&State) -> Tensor| -> Vec<Tensor> {
-                chosen
+        let parameter = |&index: &usize| &parameters.list[self.states[index].parameter];
+        let update = |(&index, gradient)| Update {
+            weight: parameter(&index).exact(),
+            gradient,
+            moments: &self.states[index].moments,
+            step: &self.states[index].step,
+        };
+        let updates: Vec<Update<'_>> = active.iter().zip(gradients).map(update).collect();
+        for (updates, indices) in updates.chunks(TOGETHER).zip(active.chunks(TOGETHER)) {
+            for (decayed, weight_decay) in [(true, self.options.weight_decay), (false, 0.0)] {
+                let chosen: Vec<&Update<'_>> = updates
                     .iter()
-                    .map(|&i| of(&self.states[active[i]]))
-                    .collect()
-            };
-            let gradients: Vec<Tensor> = chosen
-                .iter()
-                .map(|&i| gradients[i].shallow_clone())
-                .collect();
-            let options = AdamWOptions {
-                lr,
-                beta1: self.options.beta1,
-                beta2: self.options.beta2,
-                eps: self.options.eps,
-                weight_decay,
-            };
-            fused_adamw(
-                &pick(&weight),
-                &gradients,
-                &pick(&|s| s.exp_avg.shallow_clone()),
-                &pick(&|s| s.exp_avg_sq.shallow_clone()),
-                &pick(&|s| s.step.shallow_clone()),
-                options,
-            )?;
-        }
-        for &index in active {
-            let parameter = &parameters.list[self.states[index].parameter];
-            if let Some(master) = &parameter.master {
-                parameter.value.detach().copy_(master);
+                    .filter(|update| (update.weight.dim() > 1) == decayed)
+                    .collect();
+                let options = AdamWOptions {
+                    lr,
+                    beta1: self.options.beta1,
+                    beta2: self.options.beta2,
+                    eps: self.options.eps,
+                    weight_decay,
+                };
+                moments::apply(&chosen, self.levels.as_ref(), options)?;
             }
+            indices.iter().map(parameter).try_for_each(hand_over)?;
         }
         Ok(())
     }
@@ -226,7 +248,7 @@ impl Optimizer {
             let parameter = &parameters.list[state.parameter];
             let name = &parameter.name;
             out.push((format!("weight/{name}"), parameter.exact()));
-            for (what, tensor) in state.moments() {
+            for (what, tensor) in state.tensors() {
                 out.push((format!("{what}/{name}"), tensor.shallow_clone()));
             }
         }
@@ -247,10 +269,8 @@ impl Optimizer {
                 let parameter = &parameters.list[state.parameter];
                 let name = &parameter.name;
                 copy_saved(saved, &format!("weight/{name}"), &parameter.exact())?;
-                if let Some(master) = &parameter.master {
-                    parameter.value.detach().copy_(master);
-                }
-                for (what, tensor) in state.moments() {
+                hand_over(parameter)?;
+                for (what, tensor) in state.tensors() {
                     copy_saved(saved, &format!("{what}/{name}"), tensor)?;
                 }
             }
@@ -260,13 +280,27 @@ impl Optimizer {
 }
 
 impl State {
-    fn moments(&self) -> [(&'static str, &Tensor); 3] {
-        [
-            ("exp_avg", &self.exp_avg),
-            ("exp_avg_sq", &self.exp_avg_sq),
-            ("step", &self.step),
-        ]
+    /// What is kept between updates, by name.
+    fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
+        let mut tensors = self.moments.tensors();
+        tensors.push(("step", &self.step));
+        tensors
     }
+}
+
+/// Brings the exact weight, where there is one of its own, to the one that layers compute with.
+fn hand_over(parameter: &Parameter) -> Result<(), TrainError> {
+    let Some(master) = &parameter.master else {
+        return Ok(());
+    };
+    let (value, device) = (&parameter.value, parameter.value.device());
+    if master.device() == device {
+        value.detach().f_copy_(master)?;
+    } else {
+        let staged = host_copy(&master.f_to_kind(value.kind())?, device)?;
+        value.detach().f_copy_(&begin_copy(&staged, device)?)?;
+    }
+    Ok(())
 }
 
 fn copy_saved(
@@ -276,8 +310,8 @@ fn copy_saved(
 ) -> Result<(), TrainError> {
     let Some(from) = saved.get(name) else {
         let cause = format!(
-            "no `{name}`\nhint: a weight frozen so far has no moments; start another run with \
-             --model_name_or_path at the checkpoint"
+            "no `{name}`\nhint: a weight frozen so far has no moments, and those of another --optim do not fit; \
+             start another run with --model_name_or_path at the checkpoint"
         );
         return Err(TrainError::State { cause });
     };

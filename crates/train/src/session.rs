@@ -163,7 +163,7 @@ impl<'a> Session<'a> {
         if ids as i64 > rows {
             return Err(TrainError::Vocabulary { ids, rows });
         }
-        let optimizer = Optimizer::new(model.parameters(), settings.optimizer);
+        let optimizer = Optimizer::new(model.parameters(), settings.optimizer)?;
         let mut session = Session {
             schedule: settings.schedule(total_steps),
             model,

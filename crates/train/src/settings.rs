@@ -25,6 +25,8 @@ pub struct Settings {
     pub(crate) load: LoadOptions,
     /// Adapters to train instead of the weights.
     pub(crate) lora: Option<LoraOptions>,
+    /// Whether the reference model waits in host memory between its passes.
+    pub(crate) offload_reference: bool,
     pub(crate) recompute: bool,
     pub(crate) optimizer: OptimizerOptions,
     pub(crate) schedule_kind: ScheduleKind,
@@ -78,7 +80,7 @@ macro_rules! lora {
 }
 
 macro_rules! settings {
-    ($config:expr, $template:expr, $max_prompt:expr, $method:expr, $expect_box:expr) => {{
+    ($config:expr, $template:expr, $max_prompt:expr, $method:expr, $expect_box:expr, $offload_reference:expr) => {{
         let c = $config;
         let steps = |strategy: bool, every: usize| (strategy && every > 0).then_some(every as u64);
         Ok(Settings {
@@ -92,8 +94,10 @@ macro_rules! settings {
                     vision: c.use_peft || !(c.freeze_vision_modules || c.freeze_vision_tower),
                     merger: c.use_peft || !(c.freeze_vision_modules || c.freeze_merger),
                     language: c.use_peft || !c.freeze_language_model,
+                    masters_on_host: c.offload_optimizer,
                 },
             },
+            offload_reference: $offload_reference,
             recompute: c.gradient_checkpointing,
             optimizer: OptimizerOptions {
                 beta1: c.adam_beta1,
@@ -101,6 +105,7 @@ macro_rules! settings {
                 eps: c.adam_epsilon,
                 weight_decay: c.weight_decay,
                 max_grad_norm: c.max_grad_norm,
+                in_8bit: c.optim.is_8bit(),
             },
             schedule_kind: match c.lr_scheduler_type {
                 LrSchedulerType::Linear => ScheduleKind::Linear,
@@ -178,7 +183,8 @@ impl TryFrom<&GrpoConfig> for Settings {
             template,
             config.max_prompt_length,
             method,
-            expect_box
+            expect_box,
+            config.offload_reference
         )
     }
 }
@@ -192,7 +198,7 @@ impl TryFrom<&SftConfig> for Settings {
             config.task_type.as_deref(),
             config.with_thinking,
         )?;
-        settings!(config, template, None, None, false)
+        settings!(config, template, None, None, false, false)
     }
 }
 

@@ -10,18 +10,18 @@ use base::{DrawKey, Sample};
 use data::image::ImageProcessorConfig;
 use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
-use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model, read_family};
+use models::{VisionLanguageModel, read_family};
 use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 use torch::OutOfMemory;
 
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite, number, numbers};
-use crate::features;
 use crate::grpo::{ClipRange, is_zero_spread};
 use crate::out_of_memory::{self, attempt};
 use crate::policy;
 use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
+use crate::reference::Reference;
 use crate::rollout::{self, Sampling, ScoredGroup};
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
@@ -111,7 +111,7 @@ pub fn train_grpo_with_rewards(
         config.seed,
     ));
     let total = settings.total_steps(order.steps_per_epoch());
-    let session = Session::open(
+    let mut session = Session::open(
         config,
         settings,
         model_dir,
@@ -121,19 +121,14 @@ pub fn train_grpo_with_rewards(
         stop.clone(),
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
-    let mut reference = (config.beta > 0.0 && !has_adapters)
-        .then(|| {
-            load_model(
-                model_dir,
-                LoadOptions {
-                    trained: TrainedParts::NONE,
-                    ..session.settings.load
-                },
-            )
-        })
+    let reference = (config.beta > 0.0 && !has_adapters)
+        .then(|| Reference::load(model_dir, &session.settings, session.model.as_ref()))
         .transpose()?;
-    if let Some(reference) = &mut reference {
-        features::share(session.model.as_ref(), reference.as_mut())?;
+    if config.beta == 0.0 && session.step == 0 {
+        session.say(
+            "with --beta 0 the loss of the first update on a batch is 0 by construction: each ratio is 1 and a \
+             group's advantages sum to 0; the gradient is not 0",
+        )?;
     }
     let prompts = dataset.prompts(
         &session.settings,
@@ -167,7 +162,7 @@ struct Trainer<'a> {
     rewards: RewardSet,
     /// The policy as it was at the start; none where beta is 0, or where it is the policy without its
     /// adapters.
-    reference: Option<Box<dyn VisionLanguageModel>>,
+    reference: Option<Reference>,
     sampling: SamplingParams,
     clip: ClipRange,
 }
@@ -335,9 +330,28 @@ impl Trainer<'_> {
     }
 
     fn score_by_reference(&mut self, batches: &mut Vec<PolicyBatch<'_>>) -> Result<(), TrainError> {
+        if self.config.beta == 0.0 {
+            return Ok(());
+        }
+        match self.reference.take() {
+            Some(reference) => {
+                let scored = reference.with(|model| self.reference_passes(Some(model), batches));
+                self.reference = Some(reference);
+                scored
+            }
+            None => self.reference_passes(None, batches),
+        }
+    }
+
+    /// By `reference` or, where there is none, by the policy without its adapters.
+    fn reference_passes(
+        &mut self,
+        reference: Option<&dyn VisionLanguageModel>,
+        batches: &mut Vec<PolicyBatch<'_>>,
+    ) -> Result<(), TrainError> {
         let mut index = 0;
-        while self.config.beta > 0.0 && index < batches.len() {
-            match self.reference_pass(&mut batches[index])? {
+        while index < batches.len() {
+            match self.reference_pass(reference, &mut batches[index])? {
                 Ok(()) => index += 1,
                 Err(cause) => self.shrink(batches, index, cause)?,
             }
@@ -347,6 +361,7 @@ impl Trainer<'_> {
 
     fn reference_pass(
         &self,
+        reference: Option<&dyn VisionLanguageModel>,
         batch: &mut PolicyBatch<'_>,
     ) -> Result<Result<(), OutOfMemory>, TrainError> {
         let policy = self.session.model.as_ref();
@@ -356,8 +371,8 @@ impl Trainer<'_> {
             })
         };
         self.session.clock.time("reference", || {
-            match (&self.reference, &policy.parameters().lora) {
-                (Some(reference), _) => score(reference.as_ref()),
+            match (reference, &policy.parameters().lora) {
+                (Some(reference), _) => score(reference),
                 (None, Some(lora)) => lora.switched_off(|| score(policy)),
                 (None, None) => Ok(Ok(())),
             }

@@ -83,7 +83,28 @@ fn print_load(inputs: &PlanInputs) {
         Trained::FrozenVision => "all but the vision tower",
         Trained::Lora { .. } => "LoRA adapters",
     };
-    println!("{kind}, activations {kept}; these flags train {trained}\n");
+    let moments = if choice.in_8bit {
+        "moments in 8 bits, "
+    } else {
+        ""
+    };
+    let places = [
+        (
+            choice.offload_optimizer,
+            "masters, moments and gradient sums",
+        ),
+        (choice.offload_reference, "reference"),
+    ];
+    let away: Vec<&str> = places
+        .iter()
+        .filter(|(is, _)| *is)
+        .map(|(_, what)| *what)
+        .collect();
+    let away = match away.as_slice() {
+        [] => String::new(),
+        what => format!("; in host memory: {}", what.join(", ")),
+    };
+    println!("{kind}, {moments}activations {kept}; these flags train {trained}{away}\n");
 }
 
 fn print_row(name: &str, cells: &[String]) {
@@ -129,6 +150,13 @@ fn print_memory(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3]) {
         "peak, recomputed"
     };
     print_row(name, &peaks.map(mebibytes));
+    if plans.iter().any(|plan| plan.host > 0) {
+        // On a CPU both are one memory; a plan may be made for another machine.
+        print_row(
+            "in host memory besides",
+            &plans.map(|plan| mebibytes(plan.host)),
+        );
+    }
 }
 
 fn print_fits(

@@ -149,6 +149,7 @@ fn a_tower_that_changes_keeps_nothing() {
         vision,
         merger,
         language: true,
+        masters_on_host: false,
     };
     for (vision, merger) in [(true, true), (true, false), (false, true)] {
         let mut model = load_model(&checkpoint("nested"), options(part(vision, merger))).unwrap();
@@ -184,6 +185,7 @@ fn frozen_parts_hold_no_masters() {
             vision,
             merger,
             language,
+            masters_on_host: false,
         };
         let options = LoadOptions {
             kind: Kind::BFloat16,

@@ -123,6 +123,9 @@ fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
         reference: config.beta > 0.0,
         accumulates: false,
         feature_cache: 0,
+        in_8bit: config.optim.is_8bit(),
+        offload_optimizer: config.offload_optimizer,
+        offload_reference: config.offload_reference && config.beta > 0.0,
     }
 }
 

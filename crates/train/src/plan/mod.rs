@@ -13,6 +13,7 @@ pub use shape::{Counts, Shape};
 pub use time::{Rates, probe, step_secs};
 
 use crate::logprobs::CHUNK_BYTES;
+use crate::moments;
 
 const F32: u64 = 4;
 /// Rows of logits that exist beside one another: log-softmax, its exponential, their product.
@@ -20,6 +21,10 @@ const LOGIT_COPIES: u64 = 3;
 /// Columns of the sampler's blocks at first, and the step of a prompt's width.
 const KV_COLUMNS: u64 = 32;
 const KV_PROMPT_STEP: u64 = 16;
+/// Scalars whose moments are in f32 at a time, and the bytes that each takes meanwhile: two moments and what
+/// turns them into codes.
+const CHUNK_8BIT: u64 = moments::CHUNK.unsigned_abs();
+const BYTES_8BIT: u64 = 24;
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,12 @@ pub struct Choice {
     pub accumulates: bool,
     /// Bytes of image features that are kept where the tower is frozen; 0: none.
     pub feature_cache: u64,
+    /// Moments in 8 bits.
+    pub in_8bit: bool,
+    /// Masters, moments and sums of gradients in host memory.
+    pub offload_optimizer: bool,
+    /// The reference in host memory but for its passes.
+    pub offload_reference: bool,
 }
 
 impl Choice {
@@ -119,16 +130,10 @@ pub struct Memory {
     pub logits: u64,
     /// Keys and values of the sampler.
     pub kv_cache: u64,
-    /// The most at a time.
+    /// The most at a time, on the device.
     pub peak: u64,
-}
-
-impl Memory {
-    /// What is there all along.
-    pub fn fixed(&self) -> u64 {
-        let models = self.weights + self.adapters + self.reference;
-        models + self.masters + self.moments + self.feature_cache
-    }
+    /// The most in host memory, of what the settings keep there.
+    pub host: u64,
 }
 
 /// Bytes that a run takes whose micro-batches are `batch` and which samples `sampled` at once.
@@ -138,27 +143,52 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
     let is_lora = matches!(choice.trained, Trained::Lora { .. });
     let only = |holds: bool, bytes: u64| if holds { bytes } else { 0 };
     let stages = Stages::new(shape, choice, batch);
-    let gradients = trained * F32;
     let mut plan = Memory {
         weights: counts.all() * size,
         adapters: only(is_lora, trained * size),
-        masters: only(choice.bf16, trained * F32),
-        moments: 2 * trained * F32,
+        masters: only(choice.bf16 || choice.offload_optimizer, trained * F32),
+        moments: moments_bytes(trained, choice.in_8bit),
         reference: only(choice.reference && !is_lora, counts.all() * size),
         feature_cache: only(choice.keeps_features(), choice.feature_cache),
-        gradients,
+        gradients: trained * F32,
         activations: stages.kept(choice.recompute),
         logits: logits_bytes(shape, batch),
         kv_cache: kv_bytes(shape, size, sampled),
         peak: 0,
+        host: 0,
     };
-    let sums = only(choice.accumulates, gradients);
+    let on_device = |offloaded: bool, bytes: u64| only(!offloaded, bytes);
+    let optimizer = |bytes: u64| on_device(choice.offload_optimizer, bytes);
+    let sums = optimizer(only(choice.accumulates, plan.gradients));
     let forward = sums + plan.activations + plan.logits;
     let backward = sums + stages.backward(choice, trained, counts.language);
     let sampling = plan.kv_cache + LOGIT_COPIES * F32 * shape.vocab * sampled.completions;
-    let most = forward.max(backward).max(gradients).max(sampling);
-    plan.peak = plan.fixed() + most;
+    let in_8bit = only(choice.in_8bit, CHUNK_8BIT.min(trained) * BYTES_8BIT);
+    let update = optimizer(plan.gradients + in_8bit);
+    // Alone with the weights: its passes come before the first gradient.
+    let reference = only(choice.offload_reference, plan.reference + plan.logits);
+    let stays = plan.weights
+        + plan.adapters
+        + plan.feature_cache
+        + optimizer(plan.masters + plan.moments)
+        + on_device(choice.offload_reference, plan.reference);
+    let most = [forward, backward, update, sampling, reference];
+    plan.peak = stays + most.into_iter().fold(0, u64::max);
+    // Gradients arrive in the compute type, beside their sums.
+    let arriving = trained * size;
+    let optimizer = plan.masters + plan.moments + plan.gradients + arriving;
+    plan.host =
+        only(choice.offload_optimizer, optimizer) + only(choice.offload_reference, plan.reference);
     plan
+}
+
+/// Scales come to a number for each of 256; the few weights that keep f32 moments are passed over.
+fn moments_bytes(trained: u64, in_8bit: bool) -> u64 {
+    if in_8bit {
+        2 * (trained + trained.div_ceil(256) * F32)
+    } else {
+        2 * trained * F32
+    }
 }
 
 /// The most completions of a micro-batch, one of several of a step, that fit into `bytes`; whole groups

@@ -48,6 +48,9 @@ const FULL: Choice = Choice {
     reference: true,
     accumulates: false,
     feature_cache: 0,
+    in_8bit: false,
+    offload_optimizer: false,
+    offload_reference: false,
 };
 /// Two prompts of 192 tokens with a picture of 336 x 336, eight answers of 64 tokens to each.
 const BATCH: Load = Load {
@@ -124,6 +127,52 @@ fn peaks_are_those_measured() {
             "{choice:?}: {planned} of {megabytes}"
         );
     }
+}
+
+#[test]
+fn what_waits_in_host_memory_is_not_on_the_device() {
+    let n = SHAPE_7B.counts().all();
+    let plain = Choice {
+        bf16: true,
+        recompute: true,
+        ..FULL
+    };
+    let offloaded = Choice {
+        offload_optimizer: true,
+        offload_reference: true,
+        ..plain
+    };
+    let of = |choice| memory(&SHAPE_7B, choice, &BATCH, &BATCH);
+    let (plain, both) = (of(plain), of(offloaded));
+    assert_eq!(plain.host, 0);
+    // Masters, moments, sums of gradients, gradients as they arrive, reference.
+    assert_eq!(both.host, n * (4 + 8 + 4 + 2) + n * 2);
+    // Weights, and gradients of the backward pass beside them.
+    assert!(
+        both.peak > 4 * n && both.peak < 5 * n,
+        "{} of {n}",
+        both.peak
+    );
+    assert!(plain.peak > both.peak + n * 14, "{}", plain.peak);
+    let accumulates = Choice {
+        accumulates: true,
+        ..offloaded
+    };
+    assert_eq!(of(accumulates).peak, both.peak);
+    let reference = Choice {
+        offload_optimizer: false,
+        ..offloaded
+    };
+    assert_eq!(of(reference).peak, plain.peak - 2 * n);
+}
+
+#[test]
+fn moments_in_8_bits() {
+    let n = SHAPE_39M.counts().all();
+    let moments = |in_8bit| memory(&SHAPE_39M, Choice { in_8bit, ..FULL }, &BATCH, &BATCH).moments;
+    let (exact, eight) = (moments(false), moments(true));
+    assert_eq!(exact, 8 * n);
+    assert!(eight > 2 * n && eight < 2 * n + n / 16, "{eight} of {n}");
 }
 
 #[test]

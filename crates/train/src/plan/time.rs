@@ -149,6 +149,9 @@ mod tests {
             reference: false,
             accumulates: false,
             feature_cache: 0,
+            in_8bit: false,
+            offload_optimizer: false,
+            offload_reference: false,
         };
         let sampling = text * 0.6 + vision + (text * 0.4 + head) / 0.5;
         let policy = 3.0 * text + 3.0 * head + vision;

@@ -244,9 +244,10 @@ fn optimizer(model: &dyn VisionLanguageModel) -> Optimizer {
         beta2: 0.999,
         eps: 1e-8,
         weight_decay: 0.1,
+        in_8bit: false,
         max_grad_norm: 1.0,
     };
-    Optimizer::new(model.parameters(), options)
+    Optimizer::new(model.parameters(), options).unwrap()
 }
 
 #[test]

@@ -26,6 +26,7 @@ const FROZEN: LoadOptions = LoadOptions {
         vision: false,
         merger: false,
         language: true,
+        masters_on_host: false,
     },
 };
 

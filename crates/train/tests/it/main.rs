@@ -9,6 +9,7 @@ mod grpo_golden;
 mod lora;
 mod lora_runs;
 mod memory;
+mod offload;
 mod optimizer_golden;
 mod out_of_memory;
 mod parity;

@@ -54,9 +54,20 @@ impl Parameters {
     }
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Files(&'a WeightFiles),
+    /// Nowhere: every weight that is asked for is there, and all its numbers are [`BLANK`].
+    Blank,
+}
+
+/// Small enough for sums over channels to stay finite in 16 bits.
+const BLANK: f64 = 0.01;
+
 /// Hands tensors of a checkpoint to layers, each once, and collects what does not fit.
 pub struct Builder<'a> {
-    files: &'a WeightFiles,
+    source: Source<'a>,
     options: LoadOptions,
     adapters: Option<Adapters<'a>>,
     path: String,
@@ -73,8 +84,17 @@ impl<'a> Builder<'a> {
         options: LoadOptions,
         adapters: Option<AdapterSource<'a>>,
     ) -> Self {
+        Self::of(Source::Files(files), options, adapters)
+    }
+
+    /// A builder without files, for a model that is to be timed and not asked anything.
+    pub fn blank(options: LoadOptions, adapters: Option<AdapterSource<'a>>) -> Self {
+        Self::of(Source::Blank, options, adapters)
+    }
+
+    fn of(source: Source<'a>, options: LoadOptions, adapters: Option<AdapterSource<'a>>) -> Self {
         Builder {
-            files,
+            source,
             options,
             adapters: adapters.map(Adapters::new),
             path: String::new(),
@@ -86,7 +106,10 @@ impl<'a> Builder<'a> {
 
     /// Whether the checkpoint has a tensor of this full name.
     pub fn contains(&self, name: &str) -> bool {
-        self.files.contains(name)
+        match self.source {
+            Source::Files(files) => files.contains(name),
+            Source::Blank => false,
+        }
     }
 
     /// Runs `load` with `element` appended to the path.
@@ -148,11 +171,15 @@ impl<'a> Builder<'a> {
         if !self.taken.insert(name.to_string()) {
             self.problems.push(format!("weight {name}: used twice"));
         }
-        if !self.files.contains(name) {
+        let Source::Files(files) = self.source else {
+            let LoadOptions { kind, device, .. } = self.options;
+            return Ok(Some(Tensor::f_full(shapes[0], BLANK, (kind, device))?));
+        };
+        if !files.contains(name) {
             self.problems.push(format!("weight {name}: missing"));
             return Ok(None);
         }
-        let got = self.files.shape(name)?;
+        let got = files.shape(name)?;
         if !shapes.contains(&got.as_slice()) {
             let expected: Vec<String> = shapes.iter().map(|s| format!("{s:?}")).collect();
             let expected = expected.join(" or ");
@@ -160,7 +187,7 @@ impl<'a> Builder<'a> {
                 .push(format!("weight {name}: expected {expected}, got {got:?}"));
             return Ok(None);
         }
-        let value = self.files.tensor(name)?;
+        let value = files.tensor(name)?;
         if !value.is_floating_point() {
             let kind = value.kind();
             self.problems.push(format!(
@@ -239,7 +266,7 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`ModelError::Torch`]; a misfit is noted.
     pub fn pass_over(&mut self, name: &str, shape: &[i64]) -> Result<(), ModelError> {
-        if self.files.contains(name) {
+        if self.contains(name) {
             self.read(name, &[shape])?;
         }
         Ok(())
@@ -250,10 +277,12 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`ModelError::Weights`] with every missing, unexpected, twice used and mis-shaped tensor.
     pub fn finish(mut self, folder: &Path) -> Result<Parameters, ModelError> {
-        for name in self.files.names() {
-            // Old checkpoints carry this buffer; it is computed, not learnt.
-            if !self.taken.contains(name) && !name.ends_with("rotary_emb.inv_freq") {
-                self.problems.push(format!("weight {name}: unexpected"));
+        if let Source::Files(files) = self.source {
+            for name in files.names() {
+                // Old checkpoints carry this buffer; it is computed, not learnt.
+                if !self.taken.contains(name) && !name.ends_with("rotary_emb.inv_freq") {
+                    self.problems.push(format!("weight {name}: unexpected"));
+                }
             }
         }
         if let Some(adapters) = self.adapters.take() {

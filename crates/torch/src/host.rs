@@ -18,7 +18,7 @@ pub fn host_copy(tensor: &Tensor, device: Device) -> Result<Tensor, TorchError> 
 }
 
 /// A copy on `to`, begun but perhaps not done: what `to` computes comes after it; the host must
-/// [`wait_for_copies`] before it reads.
+/// [`wait_for`] the device before it reads.
 ///
 /// # Errors
 /// Where memory is not to be had.
@@ -26,8 +26,8 @@ pub fn begin_copy(tensor: &Tensor, to: Device) -> Result<Tensor, TorchError> {
     Ok(tensor.f_to_device_(to, tensor.kind(), true, true)?)
 }
 
-/// Waits until all copies from and to `device` are done.
-pub fn wait_for_copies(device: Device) {
+/// Waits until `device` has done all that it was told, copies from and to it included.
+pub fn wait_for(device: Device) {
     if let Device::Cuda(index) = device {
         Cuda::synchronize(index as i64);
     }

@@ -19,7 +19,7 @@ pub use blockwise::{BLOCK, Blockwise, Levels};
 pub use cuda::{load_cuda, parse_device};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;
-pub use host::{begin_copy, host_copy, wait_for_copies};
+pub use host::{begin_copy, host_copy, wait_for};
 pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes,
 };

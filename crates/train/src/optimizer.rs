@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use models::{Parameter, Parameters};
 use tch::{Kind, Tensor, no_grad};
-use torch::{AdamWOptions, begin_copy, host_copy, take_grad, wait_for_copies};
+use torch::{AdamWOptions, begin_copy, host_copy, take_grad, wait_for};
 
 use crate::moments::{self, MomentLevels, Moments, Update};
 use crate::{NonFinite, TrainError};
@@ -122,7 +122,7 @@ impl Optimizer {
         if let Some((home, device)) = places
             && home != device
         {
-            wait_for_copies(device);
+            wait_for(device);
         }
     }
 

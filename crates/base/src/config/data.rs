@@ -1,7 +1,7 @@
 //! What `data check` takes: the flags of `grpo` that say what is read and how it is rewarded.
 
 use super::declare::ColonList;
-use super::training::demand;
+use super::ranges::demand;
 use super::{BoxFormat, ConfigError, ImageProcessor, Validate};
 use crate::config;
 

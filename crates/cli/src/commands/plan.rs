@@ -1,12 +1,13 @@
 //! `plan`: memory by component, the micro-batch that fits, time and cost, before a run is begun.
 
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use base::config::PlanConfig;
 use train::plan::{
     Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained, plan_inputs,
-    probe, step_secs,
+    step_secs,
 };
 
 use crate::hub;
@@ -39,8 +40,7 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     let choices = choices(&inputs);
     print_memory(&inputs, &choices);
     print_fits(&inputs, &choices, &available);
-    print_time(&inputs, &choices, config.cost_per_hour);
-    Ok(())
+    print_time(&inputs, &choices, config.cost_per_hour)
 }
 
 /// What is trained three ways, and for each the run's other settings.
@@ -190,18 +190,28 @@ fn fit(inputs: &PlanInputs, choice: Choice, bytes: u64) -> String {
     }
 }
 
-fn print_time(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3], per_hour: Option<f64>) {
-    let rows = inputs.sampled.completions;
-    let rates = probe(&inputs.shape, rows, inputs.kind, inputs.device);
+fn print_time(
+    inputs: &PlanInputs,
+    choices: &[(&'static str, Choice); 3],
+    per_hour: Option<f64>,
+) -> Result<()> {
+    let (probe, start) = (inputs.probe(), Instant::now());
+    let [full, frozen, lora] = choices.map(|(_, choice)| choice);
+    let costs = probe.costs(full)?;
+    let costs = [
+        (full, costs),
+        (frozen, costs.with_frozen_tower()),
+        (lora, probe.costs(lora)?),
+    ];
+    let (tried, layers) = probe.layers();
     println!(
-        "\nprobe: {:.1} GFLOP/s over many rows, {:.1} over {rows}",
-        rates.many_rows / 1e9,
-        rates.few_rows / 1e9
+        "\nprobe: {:.1} s, with {tried} of {layers} text layers; a token of {} answers takes {:.1} ms",
+        start.elapsed().as_secs_f64(),
+        inputs.sampled.completions,
+        costs[0].1.decoded * 1e3
     );
-    let secs = choices.map(|(_, choice)| {
-        let updates = (inputs.iterations, rates);
-        step_secs(&inputs.shape, choice, &inputs.mean_step, updates)
-    });
+    let work = inputs.work();
+    let secs = costs.map(|(choice, of)| step_secs(&inputs.shape, choice, &work, &of, &costs[0].1));
     print_row("a step, s", &secs.map(|secs| format!("{secs:.3}")));
     let hours = secs.map(|secs| secs * inputs.steps as f64 / 3600.0);
     let name = format!("{} steps, h", inputs.steps);
@@ -209,6 +219,7 @@ fn print_time(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3], per_ho
     if let Some(price) = per_hour {
         print_row("cost", &hours.map(|hours| format!("{:.2}", hours * price)));
     }
+    Ok(())
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -57,7 +57,34 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let config = Config::read(folder)?;
         let files = WeightFiles::open(folder)?;
-        let mut b = Builder::new(&files, options, adapters);
+        Self::build(
+            config,
+            Builder::new(&files, options, adapters),
+            options,
+            folder,
+        )
+    }
+
+    /// A model of the sizes of `config` whose weights are all one number: it takes the memory and the time of
+    /// one that knows something.
+    ///
+    /// # Errors
+    /// libtorch's own, and targets of adapters that name no layer.
+    pub fn blank(
+        config: Config,
+        options: LoadOptions,
+        adapters: Option<AdapterSource<'_>>,
+    ) -> Result<Self, ModelError> {
+        let builder = Builder::blank(options, adapters);
+        Self::build(config, builder, options, Path::new("a blank model"))
+    }
+
+    fn build(
+        config: Config,
+        mut b: Builder<'_>,
+        options: LoadOptions,
+        folder: &Path,
+    ) -> Result<Self, ModelError> {
         let nested = b.contains("model.language_model.embed_tokens.weight");
         let (text_path, vision_path) = if nested {
             ("model.language_model", "model.visual")

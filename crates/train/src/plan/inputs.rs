@@ -5,9 +5,9 @@ use std::path::Path;
 use base::config::{GrpoConfig, OnBadRow};
 use data::{EpochSampler, ImageCache, load_prompt};
 use models::qwen2_5_vl::Config;
-use tch::{Device, Kind};
+use tch::Device;
 
-use super::{Choice, Load, Shape, Trained};
+use super::{Choice, Load, Probe, Shape, Trained, Work};
 use crate::TrainError;
 use crate::session::Dataset;
 use crate::settings::Settings;
@@ -17,8 +17,10 @@ use crate::trainer::bad_row;
 const SAMPLED_ROWS: usize = 32;
 
 /// A run in numbers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PlanInputs {
+    config: Config,
+    settings: Settings,
     /// Sizes of the model.
     pub shape: Shape,
     /// As configured; of a partly frozen model, the nearest that needs no less.
@@ -39,8 +41,6 @@ pub struct PlanInputs {
     pub iterations: u64,
     /// Steps of the run.
     pub steps: u64,
-    /// Type of computation.
-    pub kind: Kind,
     /// Where.
     pub device: Device,
     /// Rows looked at.
@@ -60,7 +60,8 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
             cause: "adapters in the vision tower are not planned for".into(),
         });
     }
-    let shape = Shape::from(&Config::read(model_dir)?);
+    let model = Config::read(model_dir)?;
+    let shape = Shape::from(&model);
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
     let seen = Seen::of(&dataset, &settings)?;
     let generations = config.num_generations as u64;
@@ -97,10 +98,28 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         group,
         iterations: config.num_iterations as u64,
         steps: settings.total_steps(order.steps_per_epoch()),
-        kind: settings.load.kind,
         device: settings.load.device,
         rows: seen.rows,
+        config: model,
+        settings,
     })
+}
+
+impl PlanInputs {
+    /// What times the parts of a step.
+    pub fn probe(&self) -> Probe<'_> {
+        Probe::new(&self.config, &self.settings, self.mean_step, self.sampled)
+    }
+
+    /// A step of the sample's means.
+    pub fn work(&self) -> Work {
+        Work {
+            step: self.mean_step,
+            micro_batch: self.micro_batch.completions,
+            sampled: self.sampled.completions,
+            iterations: self.iterations,
+        }
+    }
 }
 
 fn lora(config: &GrpoConfig) -> Trained {

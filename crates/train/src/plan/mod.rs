@@ -1,16 +1,19 @@
-//! What a run takes of memory and time, computed from shapes alone: no weights, no tensors.
+//! What a run takes of memory, computed from shapes alone: no weights, no tensors; and of time, by trying
+//! its parts on a blank model.
 //!
 //! Activations are what autograd keeps of each layer as `models` writes it: inputs of linear layers,
 //! of norms, of the attention kernel and of the activation functions. The tests hold the sums to the
 //! allocator's counts.
 
 mod inputs;
+mod probe;
 mod shape;
 mod time;
 
 pub use inputs::{PlanInputs, plan_inputs};
+pub use probe::{Costs, Line, Passes, Probe, Tower};
 pub use shape::{Counts, Shape};
-pub use time::{Rates, probe, step_secs};
+pub use time::{Work, step_secs};
 
 use crate::logprobs::CHUNK_BYTES;
 use crate::moments;

@@ -81,6 +81,13 @@ impl Shape {
         self.vision_hidden * (4 * self.vision_hidden + 3 * self.vision_mlp)
     }
 
+    /// Weights that a patch meets on its way through the tower.
+    pub(super) fn tower_weights(&self) -> u64 {
+        let merged = self.merged_width();
+        let blocks = self.vision_depth * self.block_weights();
+        self.vision_hidden * self.patch + blocks + merged * (merged + self.hidden) / self.merged
+    }
+
     /// Channels of a merged patch before it becomes a token.
     pub(super) fn merged_width(&self) -> u64 {
         self.merged * self.vision_hidden

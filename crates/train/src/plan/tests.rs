@@ -3,7 +3,7 @@
 use super::*;
 
 /// The model of `benchmarks/make_model.py`.
-const SHAPE_39M: Shape = Shape {
+pub(super) const SHAPE_39M: Shape = Shape {
     hidden: 512,
     layers: 8,
     q_width: 512,
@@ -41,7 +41,7 @@ const SHAPE_7B: Shape = Shape {
     tied: false,
     ..SHAPE_3B
 };
-const FULL: Choice = Choice {
+pub(super) const FULL: Choice = Choice {
     trained: Trained::Full,
     bf16: false,
     recompute: false,

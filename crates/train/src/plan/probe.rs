@@ -1,0 +1,515 @@
+//! How fast this machine does the work of a model's shapes: a blank model of the same sizes, with fewer
+//! layers where they are large, goes through the passes of a step.
+
+use std::time::Instant;
+
+use base::{DrawKey, Prompt};
+use engine::{Request, Sampler, SamplingParams};
+use models::qwen2_5_vl::{Config, Model};
+use models::{
+    AdapterSource, LoadOptions, LoraOptions, Tape, Targets, TrainedParts, VisionLanguageModel,
+};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::{Choice, Load, Shape, Trained};
+use crate::TrainError;
+use crate::batch::MicroBatch;
+use crate::logprobs::Predictions;
+use crate::optimizer::{Optimizer, OptimizerOptions};
+use crate::policy;
+use crate::settings::Settings;
+
+/// Weights of the layers that are tried: more than processors keep near them, so that they come from memory
+/// as those of the whole model do.
+const LEAST_BYTES: u64 = 64 << 20;
+/// Vision towers of up to this many blocks are tried whole; of larger ones two blocks.
+const MOST_BLOCKS: u64 = 8;
+/// Rows of the head that are tried; its time grows as their number does.
+const MOST_VOCAB: u64 = 1 << 15;
+/// Tokens of prompts before the answers that are decoded.
+const MOST_PREFILL: u64 = 2048;
+/// Tokens decoded, few and many: the difference is free of what comes before.
+const DECODED: [usize; 2] = [2, 10];
+/// A pass that takes longer is timed once.
+const LONG_SECS: f64 = 0.2;
+const REPEATS: usize = 3;
+
+/// Seconds of a pass over a micro-batch: some for the pass, more for each token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// However small.
+    pub pass: f64,
+    /// A token.
+    pub token: f64,
+}
+
+impl Line {
+    fn through((few, few_secs): (u64, f64), (many, many_secs): (u64, f64)) -> Self {
+        let token = ((many_secs - few_secs) / (many - few) as f64).max(0.0);
+        // Noise must not make a pass cost less than nothing.
+        let pass = (many_secs - token * many as f64).max(0.0);
+        Line { pass, token }
+    }
+
+    /// Seconds of `passes` over `tokens` together.
+    pub fn secs(self, passes: u64, tokens: u64) -> f64 {
+        self.pass * passes as f64 + self.token * tokens as f64
+    }
+
+    fn times(self, factor: f64) -> Self {
+        Line {
+            pass: self.pass * factor,
+            token: self.token * factor,
+        }
+    }
+}
+
+/// Forward alone, and forward and backward.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Passes {
+    /// Without gradient.
+    pub forward: Line,
+    /// With that of what is trained.
+    pub training: Line,
+}
+
+impl Passes {
+    fn times(self, factor: f64) -> Self {
+        Passes {
+            forward: self.forward.times(factor),
+            training: self.training.times(factor),
+        }
+    }
+}
+
+/// Seconds of the vision tower: forward, and as it is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tower {
+    /// Without gradient.
+    pub forward: f64,
+    /// With that of the tower, where it is trained.
+    pub training: f64,
+}
+
+/// Seconds of the parts of a step of the whole model, trained one way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costs {
+    /// Embedding, layers and norm, by packed tokens.
+    pub text: Passes,
+    /// Head, log-softmax and entropy, by answer tokens.
+    pub head: Passes,
+    /// The vision tower over the pictures of a prompt.
+    pub vision: Tower,
+    /// A token for each of the answers that are sampled at once.
+    pub decoded: f64,
+    /// An update, by trained scalar.
+    pub update: f64,
+}
+
+impl Costs {
+    /// The same with a frozen tower.
+    pub fn with_frozen_tower(self) -> Self {
+        let training = self.vision.forward;
+        Costs {
+            vision: Tower {
+                training,
+                ..self.vision
+            },
+            ..self
+        }
+    }
+}
+
+/// What is timed, and with how many layers.
+pub struct Probe<'a> {
+    config: &'a Config,
+    shape: Shape,
+    settings: &'a Settings,
+    load: Load,
+    sampled: Load,
+}
+
+impl<'a> Probe<'a> {
+    /// For steps like `load`, whose answers are sampled as in `sampled`.
+    pub fn new(config: &'a Config, settings: &'a Settings, load: Load, sampled: Load) -> Self {
+        Probe {
+            config,
+            shape: Shape::from(config),
+            settings,
+            load,
+            sampled,
+        }
+    }
+
+    /// Text layers that are tried, of all.
+    pub fn layers(&self) -> (u64, u64) {
+        let size = self.settings.load.kind.elt_size_in_bytes() as u64;
+        let enough = LEAST_BYTES.div_ceil(self.shape.layer_weights() * size);
+        (enough.min(self.shape.layers), self.shape.layers)
+    }
+
+    /// Times the parts of a step that trains as `choice` says.
+    ///
+    /// # Errors
+    /// Where memory is not to be had; what the sampler refuses.
+    pub fn costs(&self, choice: Choice) -> Result<Costs, TrainError> {
+        let (tried, all) = self.layers();
+        let model = self.model(tried, choice)?;
+        let of_all = all as f64 / tried as f64;
+        let vocab = self.shape.vocab as f64 / self.vocab() as f64;
+        let (text, head) = self.passes(&model, choice)?;
+        Ok(Costs {
+            text: text.times(of_all),
+            head: head.times(vocab),
+            vision: self.vision(&model, choice)?,
+            decoded: self.decoded(&model, choice)?,
+            update: self.update(&model)?,
+        })
+    }
+
+    fn vocab(&self) -> u64 {
+        self.shape.vocab.min(MOST_VOCAB)
+    }
+
+    /// A model of `layers` text layers whose weights are all one number.
+    fn model(&self, layers: u64, choice: Choice) -> Result<Model, TrainError> {
+        let mut config = self.config.clone();
+        config.text.num_hidden_layers = layers as usize;
+        config.text.vocab_size = self.vocab() as i64;
+        config.image_token_id = config.image_token_id.min(self.vocab() as u32 - 1);
+        if self.shape.vision_depth > MOST_BLOCKS {
+            config.vision.depth = 2;
+        }
+        let trained = TrainedParts {
+            vision: choice.trained != Trained::FrozenVision,
+            merger: choice.trained != Trained::FrozenVision,
+            ..TrainedParts::ALL
+        };
+        let options = LoadOptions {
+            trained: TrainedParts {
+                masters_on_host: choice.offload_optimizer,
+                ..trained
+            },
+            ..self.settings.load
+        };
+        let lora = match choice.trained {
+            Trained::Lora { rank, dropout } => Some(LoraOptions {
+                rank: rank as i64,
+                alpha: 1.0,
+                dropout: if dropout { 0.05 } else { 0.0 },
+                targets: Targets::new(&[], false)?,
+                seed: 0,
+            }),
+            Trained::Full | Trained::FrozenVision => None,
+        };
+        Ok(Model::blank(
+            config,
+            options,
+            lora.as_ref().map(AdapterSource::New),
+        )?)
+    }
+
+    /// A prompt of text, and `answers` to it.
+    fn pack(&self, model: &Model, answers: u64) -> Result<MicroBatch, TrainError> {
+        let answer = vec![1u32; self.load.completion_tokens as usize];
+        let answers = vec![answer.as_slice(); answers as usize];
+        MicroBatch::pack(model, &[(&self.prompt(), answers)])
+    }
+
+    fn prompt(&self) -> Prompt {
+        Prompt {
+            ids: vec![1; self.load.prompt_tokens as usize],
+            images: Vec::new(),
+        }
+    }
+
+    /// Passes over a prompt with one answer, and with a group of them; those of the head are timed apart and
+    /// taken off.
+    fn passes(&self, model: &Model, choice: Choice) -> Result<(Passes, Passes), TrainError> {
+        let group = self.load.completions.div_ceil(self.load.prompts).max(2);
+        let mut points = Vec::new();
+        let device = model.compute().1;
+        for answers in [1, group] {
+            let batch = self.pack(model, answers)?;
+            let rows = answers * self.load.completion_tokens;
+            let head = self.head(model, rows);
+            let forward = best_of(device, || drop(batch.scores(model, 1.0)));
+            let training = best_of(device, || {
+                policy::with_dropout(model, &[0], || {
+                    batch.backward(model, 1.0, choice.recompute, |scores| {
+                        (scores.logprobs.sum(Kind::Float), ())
+                    });
+                });
+            });
+            let tokens = batch.num_tokens as u64;
+            points.push((tokens, rows, [forward - head[0], training - head[1]], head));
+        }
+        let line = |tokens: fn(&Point) -> u64, secs: fn(&Point, usize) -> f64, way| {
+            let [few, many] = [&points[0], &points[1]];
+            Line::through(
+                (tokens(few), secs(few, way)),
+                (tokens(many), secs(many, way)),
+            )
+        };
+        let both = |tokens: fn(&Point) -> u64, secs: fn(&Point, usize) -> f64| Passes {
+            forward: line(tokens, secs, 0),
+            training: line(tokens, secs, 1),
+        };
+        Ok((
+            both(|p| p.0, |p, way| p.2[way]),
+            both(|p| p.1, |p, way| p.3[way]),
+        ))
+    }
+
+    /// Seconds of `rows` through the head: forward, and both ways.
+    fn head(&self, model: &Model, rows: u64) -> [f64; 2] {
+        let (kind, device) = model.compute();
+        let size = [rows as i64, self.shape.hidden as i64];
+        let hidden = Tensor::full(size, 0.01, (kind, device));
+        let targets = Tensor::ones([rows as i64], (Kind::Int64, device));
+        let forward = best_of(device, || {
+            drop(Predictions::new(model, &hidden, &targets, 1.0).scores())
+        });
+        let leaf = hidden.set_requires_grad(true);
+        let training = best_of(device, || {
+            let (loss, ()) = Predictions::new(model, &leaf, &targets, 1.0)
+                .differentiate(|scores| (scores.logprobs.sum(Kind::Float), ()));
+            loss.backward();
+        });
+        [forward, training]
+    }
+
+    /// Seconds of a prompt's pictures through the tower, as if they were one: forward, and as it is trained.
+    fn vision(&self, model: &Model, choice: Choice) -> Result<Tower, TrainError> {
+        if self.load.patches == 0 {
+            return Ok(Tower::default());
+        }
+        let side = model.spatial_merge_size() as u64;
+        // The most nearly square picture of about so many patches.
+        let height = ((self.load.patches as f64).sqrt() as u64 / side).max(1) * side;
+        let width = (self.load.patches / height / side).max(1) * side;
+        let grid = [1, height as usize, width as usize];
+        let (kind, device) = model.compute();
+        let size = [(height * width) as i64, self.shape.patch as i64];
+        let patches = Tensor::full(size, 0.01, (kind, device));
+        let forward = best_of(device, || {
+            no_grad(|| drop(model.vision_stages(&mut Tape::new(false), &patches, &[grid])));
+        });
+        let training = if choice.trained == Trained::Full {
+            best_of(device, || {
+                let mut tape = Tape::new(choice.recompute);
+                let features = model.vision_stages(&mut tape, &patches, &[grid]);
+                tape.backward(&features, |features| (features.sum(Kind::Float), ()));
+            })
+        } else {
+            forward
+        };
+        let tried = Shape::from(model.config());
+        let more = self.shape.tower_weights() as f64 / tried.tower_weights() as f64;
+        let more = more * self.load.patches as f64 / (height * width) as f64;
+        Ok(Tower {
+            forward: forward * more,
+            training: training * more,
+        })
+    }
+
+    /// Seconds of a token for each answer that is sampled at once.
+    fn decoded(&self, model: &Model, choice: Choice) -> Result<f64, TrainError> {
+        let (tried, all) = self.layers();
+        let one = self.sampling_secs(model)?;
+        if tried == all {
+            return Ok(one);
+        }
+        let two = self.sampling_secs(&self.model(2 * tried, choice)?)?;
+        let layer = ((two - one) / tried as f64).max(0.0);
+        let rest = (one - layer * tried as f64).max(0.0);
+        let vocab = self.shape.vocab as f64 / self.vocab() as f64;
+        Ok(rest * vocab + layer * all as f64)
+    }
+
+    fn sampling_secs(&self, model: &Model) -> Result<f64, TrainError> {
+        let most = (MOST_PREFILL / self.load.prompt_tokens.max(1)).max(1);
+        let prompts = self.sampled.prompts.min(most);
+        let answers = self.sampled.completions.div_ceil(prompts) as usize;
+        let requests: Vec<Request> = (0..prompts)
+            .map(|prompt| Request {
+                prompt: self.prompt(),
+                num_completions: answers,
+                key: DrawKey {
+                    seed: 0,
+                    step: 0,
+                    prompt,
+                    completion: 0,
+                },
+            })
+            .collect();
+        let mut secs = [f64::INFINITY; 2];
+        for _ in 0..REPEATS {
+            for (secs, tokens) in secs.iter_mut().zip(DECODED) {
+                let params = SamplingParams {
+                    max_new_tokens: tokens,
+                    ..SamplingParams::default()
+                };
+                let sampler = Sampler::new(model, params, answers * prompts as usize)?;
+                let start = Instant::now();
+                sampler.generate(&requests, &mut |_, _, _| (), &|| false)?;
+                *secs = secs.min(start.elapsed().as_secs_f64());
+            }
+        }
+        Ok((secs[1] - secs[0]).max(0.0) / (DECODED[1] - DECODED[0]) as f64)
+    }
+
+    /// Seconds of an update, by trained scalar.
+    fn update(&self, model: &Model) -> Result<f64, TrainError> {
+        let options = OptimizerOptions {
+            max_grad_norm: 1.0,
+            ..self.settings.optimizer
+        };
+        let parameters = model.parameters();
+        let device = model.compute().1;
+        let mut optimizer = Optimizer::new(parameters, options)?;
+        optimizer.discard(parameters)?;
+        let mut best = f64::INFINITY;
+        for _ in 0..2 {
+            for parameter in parameters.list.iter().filter(|p| p.value.requires_grad()) {
+                let zero = (&parameter.value * 0.0).sum(parameter.value.kind());
+                zero.backward();
+            }
+            let start = Instant::now();
+            optimizer.step(parameters, 0.0)?;
+            torch::wait_for(device);
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        Ok(best / optimizer.num_trainable(parameters) as f64)
+    }
+}
+
+/// Tokens, answer tokens, seconds of the text forward and in training, and those of the head.
+type Point = (u64, u64, [f64; 2], [f64; 2]);
+
+/// Seconds of the fastest of a few runs, after one that warms up; of a long one, that one alone.
+fn best_of(device: Device, mut run: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
+    for repeat in 0..=REPEATS {
+        let start = Instant::now();
+        run();
+        // A GPU is told what to do and does it later.
+        torch::wait_for(device);
+        let secs = start.elapsed().as_secs_f64();
+        best = best.min(secs);
+        if repeat > 0 && secs > LONG_SECS {
+            break;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use base::config::{ColonList, GrpoConfig};
+
+    use super::super::tests::FULL;
+    use super::*;
+
+    #[test]
+    fn a_line_goes_through_its_points() {
+        let line = Line::through((10, 2.0), (30, 4.0));
+        assert_eq!(
+            line,
+            Line {
+                pass: 1.0,
+                token: 0.1
+            }
+        );
+        assert!((line.secs(2, 50) - 7.0).abs() < 1e-12);
+        // Noise: the larger took no longer.
+        let line = Line::through((10, 2.0), (30, 1.5));
+        assert_eq!(
+            line,
+            Line {
+                pass: 1.5,
+                token: 0.0
+            }
+        );
+    }
+
+    #[test]
+    fn every_part_takes_some_time() {
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
+        let config = Config::read(&golden).unwrap();
+        let settings = Settings::try_from(&GrpoConfig {
+            data_file_paths: ColonList("rows.jsonl".into()),
+            device: "cpu".into(),
+            ..GrpoConfig::default()
+        })
+        .unwrap();
+        let load = Load {
+            prompts: 2,
+            completions: 8,
+            prompt_tokens: 20,
+            completion_tokens: 6,
+            patches: 22,
+        };
+        let probe = Probe::new(&config, &settings, load, load);
+        assert_eq!(probe.layers().0, probe.layers().1);
+        let lora = Trained::Lora {
+            rank: 2,
+            dropout: true,
+        };
+        for trained in [Trained::Full, lora] {
+            let choice = Choice {
+                trained,
+                recompute: true,
+                in_8bit: true,
+                ..FULL
+            };
+            let costs = probe.costs(choice).unwrap();
+            let text = [costs.text.forward, costs.text.training];
+            let head = [costs.head.forward, costs.head.training];
+            let passes = text.iter().zip(head);
+            let mut parts: Vec<f64> = passes
+                .map(|(text, head)| text.secs(1, 68) + head.secs(1, 48))
+                .collect();
+            parts.extend([
+                costs.vision.forward,
+                costs.vision.training,
+                costs.decoded,
+                costs.update,
+            ]);
+            assert!(
+                parts.iter().all(|secs| *secs > 0.0 && *secs < 1.0),
+                "{costs:?}"
+            );
+            let frozen = costs.with_frozen_tower().vision;
+            assert_eq!(frozen.training, frozen.forward);
+        }
+    }
+
+    /// Of large models few layers are tried, and their time is that of the layers of the whole.
+    #[test]
+    fn few_layers_of_large_models_are_tried() {
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
+        let mut config = Config::read(&golden).unwrap();
+        config.text.hidden_size = 2048;
+        config.text.intermediate_size = 11008;
+        config.text.num_hidden_layers = 36;
+        let settings = Settings::try_from(&GrpoConfig {
+            data_file_paths: ColonList("rows.jsonl".into()),
+            device: "cpu".into(),
+            ..GrpoConfig::default()
+        })
+        .unwrap();
+        let load = Load {
+            prompts: 1,
+            completions: 2,
+            prompt_tokens: 4,
+            completion_tokens: 2,
+            patches: 0,
+        };
+        assert_eq!(Probe::new(&config, &settings, load, load).layers(), (1, 36));
+    }
+}

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use base::config::{
-    self, Config, DataCheckConfig, DemoConfig, Field, Foreign, ForeignEffect, GenerateConfig,
-    GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig,
-    VLM_R1,
+    self, Config, DataCheckConfig, DataConvertConfig, DemoConfig, Field, Foreign, ForeignEffect,
+    GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig, PlanConfig,
+    RewardConfig, SftConfig, VLM_R1,
 };
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -65,7 +65,7 @@ fn of_training() -> &'static [Foreign] {
     &ALL
 }
 
-static COMMANDS: [Entry; 9] = [
+static COMMANDS: [Entry; 10] = [
     entry::<DemoConfig>(
         "demo",
         "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
@@ -107,10 +107,18 @@ static COMMANDS: [Entry; 9] = [
         "Look at every row and image before a run: all that is wrong, in one pass",
         of_training,
     ),
+    entry::<DataConvertConfig>(
+        "data convert",
+        "Rows of RefCOCO, COCO, D3, OVDEval, LLaMA-Factory, Parquet and VLM-R1's evaluation files",
+        none,
+    ),
 ];
 
 /// Words before a command's own, and what is behind them.
-const GROUPS: [(&str, &str); 1] = [("data", "Check rows before a run")];
+const GROUPS: [(&str, &str); 1] = [(
+    "data",
+    "Check rows before a run, and make them of other data",
+)];
 
 const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can stand in the YAML \
                           file of --config; flags override the file, --set overrides flags.";

@@ -47,6 +47,7 @@ fn run() -> Result<()> {
         "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
         "reward" => with_config(&invocation, |config| config.dry_run, commands::reward),
         "merge" => with_config(&invocation, |config| config.dry_run, commands::merge),
+        "data convert" => with_config(&invocation, |config| config.dry_run, commands::data_convert),
         "data check" => with_config(&invocation, |config| config.dry_run, commands::data_check),
         "plan" => with_config(&invocation, |config| config.dry_run, commands::plan),
         command => bail!("command `{command}` is not connected"),

@@ -3,10 +3,12 @@
 //!
 //! The way of a row: [`rows`] reads and checks it, [`sampler`] says when its turn is, [`loader`]
 //! prepares it ahead of need with [`template`], [`chat`], [`tokenizer`] and [`image`], which
-//! [`processor`] joins. [`check`] is the doctor of whole files.
+//! [`processor`] joins. [`check`] is the doctor of whole files,
+//! [`convert`] makes rows of other people's.
 
 pub mod chat;
 pub mod check;
+pub mod convert;
 pub mod error;
 pub mod image;
 pub mod loader;

@@ -143,6 +143,37 @@ fn dump_string(text: &str, ensure_ascii: bool, out: &mut String) {
     out.push('"');
 }
 
+/// `repr` of a list of texts.
+pub(crate) fn list_repr(texts: &[&str]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| text_repr(text)).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+/// `repr` of a text: in single quotes, unless it holds some and no double ones.
+fn text_repr(text: &str) -> String {
+    let quote = match text.contains('\'') && !text.contains('"') {
+        true => '"',
+        false => '\'',
+    };
+    let mut out = String::from(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c < ' ' || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +199,20 @@ mod tests {
         ] {
             assert_eq!(float_repr(x), text);
         }
+    }
+
+    #[test]
+    fn texts_print_as_in_python() {
+        // Left: input; right: what `python -c 'print(repr([x]))'` prints.
+        for (x, text) in [
+            ("a cup", "['a cup']"),
+            ("dog's", "[\"dog's\"]"),
+            ("a \"b\" 'c'", "['a \"b\" \\'c\\'']"),
+            ("a\\b\n\u{1}\u{7f}\u{e9}", "['a\\\\b\\n\\x01\\x7f\u{e9}']"),
+        ] {
+            assert_eq!(list_repr(&[x]), text);
+        }
+        assert_eq!(list_repr(&["a", "b"]), "['a', 'b']");
     }
 
     #[test]

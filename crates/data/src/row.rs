@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::error::RowCause;
 use crate::python::float_repr;
 
-const IMAGE_MARK: &str = "<image>";
+pub(crate) const IMAGE_MARK: &str = "<image>";
 const HUMAN: [&str; 2] = ["human", "user"];
 const MODEL: [&str; 2] = ["gpt", "assistant"];
 
@@ -116,7 +116,7 @@ impl ImageFolder {
 }
 
 /// Whether `..` leads above the start, whatever exists on disk.
-fn climbs_out(path: &Path) -> bool {
+pub(crate) fn climbs_out(path: &Path) -> bool {
     let mut depth = 0i64;
     path.components().any(|component| {
         match component {

@@ -1,9 +1,138 @@
-//! What `data check` takes: the flags of `grpo` that say what is read and how it is rewarded.
+//! What `data check` and `data convert` take. The first has the flags of `grpo` that say what is read and
+//! how it is rewarded.
 
-use super::declare::ColonList;
+use super::declare::{ColonList, choices};
 use super::ranges::demand;
 use super::{BoxFormat, ConfigError, ImageProcessor, Validate};
 use crate::config;
+
+choices! {
+    /// Forms of data that rows are made of.
+    pub enum DataFormat {
+        /// `refs(...).p` and `instances.json`.
+        RefCoco = "refcoco",
+        /// COCO's instances.
+        Coco = "coco",
+        /// D-cube's folder of pickles.
+        D3 = "d3",
+        /// OVDEval's files.
+        OvdEval = "ovdeval",
+        /// ShareGPT as LLaMA-Factory has it.
+        LlamaFactory = "llama-factory",
+        /// Tables with images inside.
+        Parquet = "parquet",
+        /// VLM-R1's evaluation files.
+        VlmR1Json = "vlm-r1-json",
+    }
+}
+
+impl Default for DataFormat {
+    /// A placeholder: the field is required.
+    fn default() -> Self {
+        Self::VlmR1Json
+    }
+}
+
+choices! {
+    /// What a row of RefCOCO is made of.
+    pub enum RowPer {
+        /// Each expression.
+        Sentence = "sentence",
+        /// Each object, with one of its expressions.
+        Object = "object",
+    }
+}
+
+config! {
+    /// Other people's data as rows.
+    pub struct DataConvertConfig {
+        "source" {
+            /// Form of the source.
+            from: DataFormat,
+            /// Its files in order: RefCOCO's `refs(...).p`, D3's folder, Parquet files or their folder, JSON.
+            input: Vec<String>,
+            /// RefCOCO's `instances.json`.
+            annotations: Option<String> = None,
+            /// The only split that is wanted: RefCOCO's `train`, `val`, ...; of other forms the name of the file.
+            split: Option<String> = None,
+            /// Folder of the images: rows whose image is not there are left out. Images in Parquet files go there.
+            image_folder: Option<String> = None,
+            /// Put before the name of each image.
+            image_prefix: String = String::new(),
+        }
+        "columns" {
+            /// Parquet: column of the images; without it, `image` or `images`.
+            image_column: Option<String> = None,
+            /// Parquet: column of the question; without it, `problem`, `question`, `prompt` or `query`.
+            question_column: Option<String> = None,
+            /// Parquet: column of the answer; without it, `solution`, `answer` or `label`.
+            answer_column: Option<String> = None,
+            /// Parquet: further columns that rows keep.
+            keep_columns: Vec<String> = Vec::new(),
+        }
+        "rows" {
+            /// Where rows go; `{split}` in the name makes a file for each split; without it, stdout.
+            output: Option<String> = None,
+            /// RefCOCO: a row for each `sentence`, or for each `object` with one sentence that is drawn.
+            row_per: RowPer = RowPer::Sentence,
+            /// COCO, D3: fewest absent categories asked for beside those that are there.
+            min_negatives: usize = 1,
+            /// COCO, D3: most of them.
+            max_negatives: usize = 3,
+            /// COCO, D3: share of images of which only absent categories are asked for; the answer is `None`.
+            none_share: f64 = 0.0,
+            /// OVDEval: ask for all categories of the file; without it, for `celebrity`, `logo` and `landmark`.
+            all_categories: Option<bool> = None,
+            /// Seed of the draws.
+            seed: u64 = 42,
+        }
+        "machine" {
+            /// Print the resolved configuration and stop.
+            dry_run: bool = false,
+        }
+    }
+}
+
+impl Validate for DataConvertConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        demand(
+            !self.input.is_empty(),
+            "input",
+            "nothing",
+            "at least one file",
+        )?;
+        demand(
+            self.max_negatives >= self.min_negatives,
+            "max_negatives",
+            self.max_negatives,
+            "at least `min_negatives`",
+        )?;
+        demand(
+            (0.0..=1.0).contains(&self.none_share),
+            "none_share",
+            self.none_share,
+            "0 to 1",
+        )?;
+        demand(
+            self.none_share == 0.0 || self.max_negatives > 0,
+            "none_share",
+            self.none_share,
+            "0 where `max_negatives` is 0",
+        )?;
+        demand(
+            self.from != DataFormat::RefCoco || self.annotations.is_some(),
+            "annotations",
+            "nothing",
+            "RefCOCO's `instances.json`",
+        )?;
+        demand(
+            self.from != DataFormat::Parquet || self.image_folder.is_some(),
+            "image_folder",
+            "nothing",
+            "the folder that images in Parquet files go to",
+        )
+    }
+}
 
 config! {
     /// A look at data before a run.

@@ -22,7 +22,7 @@ pub use commands::{
     DemoConfig, GenerateConfig, LogprobsConfig, MergeConfig, RewardConfig, RewardFamily,
 };
 pub use compatibility::{Foreign, ForeignEffect, VLM_R1};
-pub use data::DataCheckConfig;
+pub use data::{DataCheckConfig, DataConvertConfig, DataFormat, RowPer};
 pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};

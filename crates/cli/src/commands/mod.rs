@@ -8,7 +8,7 @@ mod plan;
 mod reward;
 mod training;
 
-pub use data::data_check;
+pub use data::{data_check, data_convert};
 pub use generate::generate;
 pub use logprobs::logprobs;
 pub use merge::merge;

@@ -7,6 +7,8 @@ mod asking;
 #[cfg(test)]
 mod data_check;
 #[cfg(test)]
+mod data_convert;
+#[cfg(test)]
 mod hub;
 #[cfg(test)]
 mod plan;

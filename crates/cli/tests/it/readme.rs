@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base::config::{
-    Config, DataCheckConfig, DemoConfig, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig,
-    PlanConfig, RewardConfig, SftConfig, VLM_R1,
+    Config, DataCheckConfig, DataConvertConfig, DemoConfig, GenerateConfig, GrpoConfig,
+    LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, VLM_R1,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -290,6 +290,7 @@ fn every_flag_exists() {
         MergeConfig::FIELDS,
         RewardConfig::FIELDS,
         DataCheckConfig::FIELDS,
+        DataConvertConfig::FIELDS,
     ];
     let mut known: BTreeSet<&str> = fields
         .into_iter()

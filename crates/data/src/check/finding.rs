@@ -94,7 +94,7 @@ kinds! {
 
 impl Kind {
     /// What kind of finding a bad row is.
-    pub(super) fn of(cause: &RowCause) -> Self {
+    pub(crate) fn of(cause: &RowCause) -> Self {
         match cause {
             RowCause::ImageMarks { .. } => Self::ImageMarks,
             RowCause::ReservedToken { .. } => Self::ReservedToken,

@@ -118,6 +118,20 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCause> {
     }
 }
 
+/// The end of a name for a file with these bytes, by how they start.
+///
+/// # Errors
+/// They do not start like an image.
+pub fn extension(bytes: &[u8]) -> Result<&'static str, ImageCause> {
+    Ok(match sniff(bytes)? {
+        Format::Png => "png",
+        Format::Jpeg => "jpg",
+        Format::WebP => "webp",
+        Format::Gif => "gif",
+        Format::Bmp => "bmp",
+    })
+}
+
 fn sniff(bytes: &[u8]) -> Result<Format, ImageCause> {
     match bytes {
         [] => Err(ImageCause::Empty),

@@ -15,7 +15,7 @@ pub mod preprocess;
 pub mod resize;
 
 pub use config::ImageProcessorConfig;
-pub use decode::{MAX_DECODED_PIXELS, check_magic, decode, decode_file, read_file};
+pub use decode::{MAX_DECODED_PIXELS, check_magic, decode, decode_file, extension, read_file};
 pub use error::{ImageCause, ImageError};
 pub use preprocess::{ImageProcessor, patchify, smart_resize};
 pub use resize::{Filter, ResizeBackend, resize};

@@ -1,6 +1,7 @@
 //! Integration tests of the crate `data`: one binary.
 
 mod check;
+mod convert;
 mod image;
 mod image_decode;
 mod image_processor;

@@ -1,6 +1,8 @@
-//! `data`: rows before a run. What is checked is `data::check`'s matter; here are the rewards of true
-//! answers, and the text, the file and the page.
+//! `data`: rows before a run. What is checked and converted is the matter of `data::check` and
+//! `data::convert`; here are the rewards of true answers, and what is written and said.
 
 mod check;
+mod convert;
 
 pub use check::data_check;
+pub use convert::data_convert;

@@ -1,0 +1,113 @@
+//! `data convert`, as a user calls it: files, counts, and what is refused.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::run::{golden, say};
+
+#[test]
+fn refcoco_becomes_a_file_for_each_split() {
+    let dir = TempDir::new().unwrap();
+    let sources = golden().join("sources");
+    let said = say(&format!(
+        "data convert --from refcoco --input {} --annotations {} --output {}/ref_{{split}}.jsonl",
+        sources.join("refs_protocol_2.p").display(),
+        sources.join("instances.json").display(),
+        dir.path().display()
+    ));
+    assert_eq!(
+        (said.code, said.stdout.as_str()),
+        (Some(0), ""),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        said.stderr
+            .starts_with("6 rows kept, 2 left out\nrows left out, bad_row: 2\n  ")
+    );
+    let lines = |name: &str| {
+        fs::read_to_string(dir.path().join(name))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    assert_eq!(
+        [
+            lines("ref_train.jsonl"),
+            lines("ref_val.jsonl"),
+            lines("ref_testA.jsonl")
+        ],
+        [2, 1, 3]
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn converted_tables_pass_the_check() {
+    let dir = TempDir::new().unwrap();
+    let (rows, images) = (dir.path().join("rows.jsonl"), dir.path().join("images"));
+    let said = say(&format!(
+        "data convert --from parquet --input {} --image_folder {} --output {}",
+        golden().join("sources/one_image.parquet").display(),
+        images.display(),
+        rows.display()
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(said.stderr, "3 rows kept, 0 left out, 2 images written\n");
+    let said = say(&format!(
+        "data check --data_file_paths {} --image_folders {}",
+        rows.display(),
+        images.display()
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stdout);
+    assert!(
+        said.stdout
+            .contains("3 rows, 3 without errors\nimages: 2 different ones\n"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn what_cannot_be_converted_leaves_no_file() {
+    let dir = TempDir::new().unwrap();
+    let hostile = dir.path().join("refs.p");
+    fs::write(&hostile, b"cos\nsystem\n(S'touch hacked'\ntR.").unwrap();
+    let said = say(&format!(
+        "data convert --from refcoco --input {} --annotations {} --output {}/rows.jsonl",
+        hostile.display(),
+        golden().join("sources/instances.json").display(),
+        dir.path().display()
+    ));
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("byte 0 of the pickle: `os.system`: only plain data"),
+        "{}",
+        said.stderr
+    );
+    assert!(said.stderr.contains("\nhint: "), "{}", said.stderr);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    let nothing = dir.path().join("none.json");
+    fs::write(&nothing, "[{\"problem\": 1}]").unwrap();
+    let said = say(&format!(
+        "data convert --from vlm-r1-json --input {}",
+        nothing.display()
+    ));
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .starts_with("error: no row was kept\n0 rows kept, 1 left out\n"),
+        "{}",
+        said.stderr
+    );
+    let said = say("data convert --from csv --input x");
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+    let said = say("data convert --from refcoco --input x");
+    assert!(
+        said.code == Some(2) && said.stderr.contains("annotations"),
+        "{}",
+        said.stderr
+    );
+}

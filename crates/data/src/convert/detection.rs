@@ -1,0 +1,266 @@
+//! What the detection formats share: COCO's boxes, the question for a list of things, the answer with
+//! the boxes of those that are there.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::sink::{Draft, Sink};
+use super::{ConvertError, ConvertOptions};
+use crate::python::list_repr;
+use crate::sampler::shuffled;
+
+/// Purposes of draws.
+const STREAMS: u64 = 4;
+const NEGATIVES: u64 = 0;
+const ORDER: u64 = 1;
+const COUNTS: u64 = 2;
+
+/// What VLM-R1 answers where nothing is found.
+const NONE: &str = "None";
+
+/// An image with its objects.
+#[derive(Debug, Default)]
+pub(super) struct Scene {
+    /// Where it comes from, for messages.
+    pub(super) place: String,
+    /// Its number in the source: draws depend on it.
+    pub(super) index: u64,
+    /// Its file.
+    pub(super) image: String,
+    /// Name of its split; empty where the source has none.
+    pub(super) split: String,
+    /// Width and height, px, where they are known.
+    pub(super) size: Option<[f64; 2]>,
+    /// What is there: label and `[x, y, width, height]`.
+    pub(super) objects: Vec<Object>,
+}
+
+/// An annotated thing.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    /// What it is called.
+    pub(super) label: String,
+    /// `[x, y, width, height]`, px; none where the source has no such box.
+    pub(super) bbox: Option<[f64; 4]>,
+    /// A crowd, which no single box describes.
+    pub(super) is_crowd: bool,
+}
+
+/// `[x, y, width, height]` to `[x1, y1, x2, y2]` in whole pixels inside the image; none without area.
+pub(super) fn corners([x, y, width, height]: [f64; 4], size: Option<[f64; 2]>) -> Option<[i64; 4]> {
+    let [max_x, max_y] = size.unwrap_or([f64::MAX; 2]);
+    let edges = [x, y, x + width, y + height];
+    let clipped = [0, 1, 2, 3].map(|edge| {
+        let max = if edge % 2 == 0 { max_x } else { max_y };
+        edges[edge].clamp(0.0, max).round()
+    });
+    let [x1, y1, x2, y2] = clipped;
+    let is_box = edges.iter().all(|edge| edge.is_finite()) && x1 < x2 && y1 < y2;
+    is_box.then(|| clipped.map(|edge| edge as i64))
+}
+
+impl Scene {
+    /// The boxes by label, those without area and crowds left out and counted.
+    fn boxes(&self, sink: &mut Sink<'_>) -> Vec<(&str, [i64; 4])> {
+        let mut boxes = Vec::new();
+        for object in &self.objects {
+            if object.is_crowd {
+                sink.leave_box("crowd", &self.place, &object.label);
+                continue;
+            }
+            match object.bbox.and_then(|bbox| corners(bbox, self.size)) {
+                Some(corners) => boxes.push((object.label.as_str(), corners)),
+                None => {
+                    let text = format!("{}: {:?}", object.label, object.bbox);
+                    sink.leave_box("no_area", &self.place, &text);
+                }
+            }
+        }
+        boxes
+    }
+
+    /// Hands on a row that asks for `asked`.
+    pub(super) fn ask(&self, asked: &[&str], sink: &mut Sink<'_>) -> Result<(), ConvertError> {
+        let boxes: Vec<_> = self
+            .boxes(sink)
+            .into_iter()
+            .filter(|(label, _)| asked.contains(label))
+            .collect();
+        let mut draft = Draft {
+            place: self.place.clone(),
+            split: self.split.clone(),
+            images: vec![self.image.clone()],
+            question: question(asked),
+            answer: Value::String(answer(&boxes)),
+            ..Draft::default()
+        };
+        if let Some([width, height]) = self.size {
+            draft
+                .columns
+                .insert("width".to_owned(), json!(width as u64));
+            draft
+                .columns
+                .insert("height".to_owned(), json!(height as u64));
+        }
+        sink.row(draft)
+    }
+
+    /// Hands on a row that asks for what is there and for drawn categories that are not. `absent`
+    /// are names to draw from, those of one list before those of the next; names that are there are
+    /// never drawn.
+    pub(super) fn ask_with_negatives(
+        &self,
+        absent: &[Vec<&str>],
+        options: &ConvertOptions,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ConvertError> {
+        let there: HashSet<&str> = self.objects.iter().map(|o| o.label.as_str()).collect();
+        // Without a box that can be shown a category can neither be asked for nor be absent.
+        let boxed = |object: &&Object| {
+            !object.is_crowd && object.bbox.is_some_and(|b| corners(b, self.size).is_some())
+        };
+        let mut asked: Vec<&str> = Vec::new();
+        for object in self.objects.iter().filter(boxed) {
+            if !asked.contains(&object.label.as_str()) {
+                asked.push(&object.label);
+            }
+        }
+        let [count, none] = self.draws(options.seed);
+        if none < options.none_share {
+            asked.clear();
+        }
+        let [low, high] = options.negatives;
+        let wanted = low + (count * (high - low + 1) as f64) as usize;
+        // A row has to ask for something.
+        let wanted = if asked.is_empty() && high > 0 {
+            wanted.max(1)
+        } else {
+            wanted
+        };
+        let negatives = self.negatives(absent, &there, wanted, options.seed);
+        asked.extend(negatives);
+        if asked.is_empty() {
+            sink.skip(
+                "nothing_to_ask",
+                &self.place,
+                "no object, and no negative is wanted",
+            );
+            return Ok(());
+        }
+        let order = shuffled(asked.len(), options.seed, self.stream(ORDER));
+        let asked: Vec<&str> = order
+            .into_iter()
+            .map(|index| asked[index as usize])
+            .collect();
+        self.ask(&asked, sink)
+    }
+
+    fn negatives<'n>(
+        &self,
+        absent: &[Vec<&'n str>],
+        there: &HashSet<&str>,
+        wanted: usize,
+        seed: u64,
+    ) -> Vec<&'n str> {
+        let mut drawn: Vec<&str> = Vec::new();
+        for (level, names) in absent.iter().enumerate() {
+            let stream = self.stream(NEGATIVES) ^ ((level as u64) << 56);
+            for index in shuffled(names.len(), seed, stream) {
+                let name = names[index as usize];
+                if drawn.len() == wanted {
+                    return drawn;
+                }
+                if !there.contains(name) && !drawn.contains(&name) {
+                    drawn.push(name);
+                }
+            }
+        }
+        drawn
+    }
+
+    fn stream(&self, purpose: u64) -> u64 {
+        self.index * STREAMS + purpose
+    }
+
+    /// Two numbers in `[0, 1)`.
+    fn draws(&self, seed: u64) -> [f64; 2] {
+        let key = base::DrawKey {
+            seed,
+            step: 0,
+            prompt: self.stream(COUNTS),
+            completion: 0,
+        };
+        [key.uniform(0), key.uniform(1)]
+    }
+}
+
+/// VLM-R1's question for a list of things.
+pub(super) fn question(asked: &[&str]) -> String {
+    format!(
+        "Please carefully check the image and detect the following objects: {}. Output the bbox coordinates of \
+         detected objects in JSON format in <answer></answer>. The bbox coordinate format should be: \n\
+         ```json\n[{{\"bbox_2d\": [x1, y1, x2, y2], \"label\": \"object name\"}}]\n```\n. If no targets are \
+         detected in the image, simply respond with \"None\".",
+        list_repr(asked)
+    )
+}
+
+fn answer(boxes: &[(&str, [i64; 4])]) -> String {
+    if boxes.is_empty() {
+        return NONE.to_owned();
+    }
+    let boxes: Vec<String> = boxes
+        .iter()
+        .map(|(label, corners)| {
+            let [x1, y1, x2, y2] = corners;
+            let label = Value::String((*label).to_owned());
+            format!("{{\"bbox_2d\": [{x1}, {y1}, {x2}, {y2}], \"label\": {label}}}")
+        })
+        .collect();
+    format!("```json\n[\n{}\n]\n```", boxes.join(",\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_become_corners_inside_the_image() {
+        let size = Some([100.0, 80.0]);
+        assert_eq!(
+            corners([10.4, 20.6, 30.2, 40.0], size),
+            Some([10, 21, 41, 61])
+        );
+        assert_eq!(
+            corners([-3.0, 70.0, 20.0, 20.0], size),
+            Some([0, 70, 17, 80])
+        );
+        for none in [
+            [10.0, 10.0, 0.2, 10.0],
+            [10.0, 10.0, -5.0, 10.0],
+            [200.0, 10.0, 5.0, 5.0],
+            [f64::NAN, 0.0, 1.0, 1.0],
+            [0.0, 0.0, f64::INFINITY, 5.0],
+        ] {
+            assert_eq!(corners(none, size), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn question_and_answer_read_as_vlm_r1_has_them() {
+        let text = question(&["cup", "dog's bowl"]);
+        assert!(
+            text.contains("objects: ['cup', \"dog's bowl\"]. Output the bbox"),
+            "{text}"
+        );
+        assert!(text.ends_with(
+            "\n```\n. If no targets are detected in the image, simply respond with \"None\"."
+        ));
+        assert_eq!(answer(&[]), "None");
+        assert_eq!(
+            answer(&[("a \"b\"", [1, 2, 3, 4])]),
+            "```json\n[\n{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"a \\\"b\\\"\"}\n]\n```"
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! OVDEval: COCO's form with the labels to ask for at each image (om-ai-lab/OVDEval at 2ba0aa9,
+//! `Evaluation.md`). One file is one subset, named after it.
+
+use std::path::Path;
+
+use super::coco::CocoFile;
+use super::sink::Sink;
+use super::{ConvertError, ConvertOptions, json, stem};
+
+/// Subsets of which the evaluation asks for all categories of the file.
+const OF_ALL_CATEGORIES: [&str; 3] = ["celebrity", "logo", "landmark"];
+
+/// One row for each image: what is there and the hard negatives, or all categories of the file.
+pub(super) fn convert(
+    path: &Path,
+    options: &ConvertOptions,
+    sink: &mut Sink<'_>,
+) -> Result<(), ConvertError> {
+    let file: CocoFile = json::read(path)?;
+    let subset = stem(path);
+    let all = options
+        .all_categories
+        .unwrap_or(OF_ALL_CATEGORIES.contains(&subset.as_str()));
+    let categories: Vec<&str> = file.categories.iter().map(|c| c.name.as_str()).collect();
+    let scenes = file.scenes(path, &subset, sink);
+    for (scene, image) in scenes.iter().zip(&file.images) {
+        let mut asked: Vec<&str> = Vec::new();
+        let own = image.text.iter().chain(&image.neg_text).map(String::as_str);
+        let labels: Vec<&str> = if all {
+            categories.clone()
+        } else {
+            own.collect()
+        };
+        for label in labels {
+            if !asked.contains(&label) {
+                asked.push(label);
+            }
+        }
+        if asked.is_empty() {
+            sink.skip(
+                "nothing_to_ask",
+                &scene.place,
+                "neither `text` nor `neg_text`",
+            );
+            continue;
+        }
+        scene.ask(&asked, sink)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Drafts to rows: each gets VLM-R1's form and is checked as training would check it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use base::SourceLine;
+use base::run_folder::StopFlag;
+use serde_json::{Map, Value, json};
+
+use super::image_store::ImageStore;
+use super::{ConvertError, ConvertOptions, ConvertReport, LeftOut, WriteRow};
+use crate::check::Kind;
+use crate::error::RowCause;
+use crate::row::{IMAGE_MARK, ImageFolder, RowChecks, climbs_out, parse_row};
+
+/// Examples that are told of each reason.
+const MAX_EXAMPLES: usize = 3;
+
+/// A row before it has its form.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// Where it comes from, for messages.
+    pub(super) place: String,
+    /// Name of its split; empty where the source has none.
+    pub(super) split: String,
+    /// Names of its images.
+    pub(super) images: Vec<String>,
+    /// The question, with or without `<image>` marks.
+    pub(super) question: String,
+    /// Text or number.
+    pub(super) answer: Value,
+    /// Further columns.
+    pub(super) columns: Map<String, Value>,
+}
+
+/// Takes drafts and counts what became of them.
+pub(super) struct Sink<'a> {
+    options: &'a ConvertOptions,
+    stop: &'a StopFlag,
+    write: WriteRow<'a>,
+    folder: ImageFolder,
+    checks: RowChecks,
+    store: Option<ImageStore>,
+    kept: u64,
+    skipped: Reasons,
+    boxes: Reasons,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(
+        options: &'a ConvertOptions,
+        stop: &'a StopFlag,
+        write: WriteRow<'a>,
+    ) -> Self {
+        let folder = options.image_folder.as_deref();
+        Self {
+            options,
+            stop,
+            write,
+            folder: ImageFolder::new(folder),
+            checks: RowChecks::default(),
+            store: None,
+            kept: 0,
+            skipped: Reasons::default(),
+            boxes: Reasons::default(),
+        }
+    }
+
+    /// Writes the row, or counts why training would not take it.
+    pub(super) fn row(&mut self, draft: Draft) -> Result<(), ConvertError> {
+        if self.stop.is_raised() {
+            return Err(ConvertError::Stopped);
+        }
+        let wanted = self.options.split.as_deref();
+        if wanted.is_some_and(|split| split != draft.split) {
+            self.skip("other_split", &draft.place, &draft.split);
+            return Ok(());
+        }
+        let names = draft.images.iter().map(|name| self.image_name(name));
+        let names: Vec<String> = names.collect();
+        if let Some(name) = names.iter().find(|name| self.leaves_folder(name)) {
+            self.skip(Kind::ImageOutside.name(), &draft.place, name);
+            return Ok(());
+        }
+        let row = form(self.kept, &draft, names);
+        if let Err(cause) = self.check(&row) {
+            self.skip(Kind::of(&cause).name(), &draft.place, &cause.to_string());
+            return Ok(());
+        }
+        (self.write)(&draft.split, &row).map_err(ConvertError::Write)?;
+        self.kept += 1;
+        Ok(())
+    }
+
+    /// Counts a row that has no draft.
+    pub(super) fn skip(&mut self, reason: &str, place: &str, text: &str) {
+        self.skipped.add(reason, place, text);
+    }
+
+    /// Counts a box that its row does without.
+    pub(super) fn leave_box(&mut self, reason: &str, place: &str, text: &str) {
+        self.boxes.add(reason, place, text);
+    }
+
+    /// Where images of the source go.
+    pub(super) fn store(&mut self) -> Result<&mut ImageStore, ConvertError> {
+        let folder = self.options.image_folder.as_deref();
+        let folder = folder.ok_or(ConvertError::Missing {
+            flag: "image_folder",
+            reason: "the images in the file go there",
+        })?;
+        if self.store.is_none() {
+            self.store = Some(ImageStore::open(folder)?);
+            // It may not have been there before.
+            self.folder = ImageFolder::new(Some(folder));
+        }
+        self.store.as_mut().ok_or(ConvertError::Stopped)
+    }
+
+    pub(super) fn report(self) -> ConvertReport {
+        ConvertReport {
+            kept: self.kept,
+            skipped: self.skipped.counted(),
+            boxes_left_out: self.boxes.counted(),
+            images_written: self.store.map_or(0, |store| store.num_written()),
+        }
+    }
+
+    /// The name with its prefix, relative to the image folder where it lies in it.
+    fn image_name(&self, name: &str) -> String {
+        let name = format!("{}{name}", self.options.image_prefix);
+        let folder = self.options.image_folder.as_deref();
+        let inside = folder.and_then(|folder| Path::new(&name).strip_prefix(folder).ok());
+        match inside.and_then(Path::to_str) {
+            Some(inside) => inside.to_owned(),
+            None => name,
+        }
+    }
+
+    /// Whether a name leads out of any folder, where none is given to hold it against.
+    fn leaves_folder(&self, name: &str) -> bool {
+        let path = Path::new(name);
+        climbs_out(path) || (path.is_absolute() && self.options.image_folder.is_none())
+    }
+
+    fn check(&self, row: &Value) -> Result<(), RowCause> {
+        let source = SourceLine {
+            file: Default::default(),
+            line: 0,
+        };
+        let line = row.to_string();
+        match parse_row(line.as_bytes(), source, &self.folder, None, &self.checks) {
+            // Images are looked at last: without a folder, all else is in order.
+            Err(RowCause::NoImageFolder) if self.options.image_folder.is_none() => Ok(()),
+            parsed => parsed.map(drop),
+        }
+    }
+}
+
+/// The row in VLM-R1's form.
+fn form(id: u64, draft: &Draft, names: Vec<String>) -> Value {
+    let marks = match draft.question.contains(IMAGE_MARK) {
+        true => String::new(),
+        false => IMAGE_MARK.repeat(names.len()),
+    };
+    let mut row = Map::new();
+    row.insert("id".to_owned(), json!(id));
+    match names.as_slice() {
+        [] => {}
+        [name] => drop(row.insert("image".to_owned(), json!(name))),
+        names => drop(row.insert("image".to_owned(), json!(names))),
+    }
+    let conversations = json!([
+        {"from": "human", "value": format!("{marks}{}", draft.question)},
+        {"from": "gpt", "value": draft.answer},
+    ]);
+    row.insert("conversations".to_owned(), conversations);
+    for (name, value) in &draft.columns {
+        row.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    Value::Object(row)
+}
+
+/// Reasons with how often and where first.
+#[derive(Debug, Default)]
+struct Reasons(BTreeMap<String, (u64, Vec<String>)>);
+
+impl Reasons {
+    fn add(&mut self, reason: &str, place: &str, text: &str) {
+        let (count, examples) = self.0.entry(reason.to_owned()).or_default();
+        *count += 1;
+        if examples.len() < MAX_EXAMPLES {
+            examples.push(format!("{place}: {text}"));
+        }
+    }
+
+    fn counted(self) -> Vec<LeftOut> {
+        let each = self.0.into_iter();
+        each.map(|(reason, (count, examples))| LeftOut {
+            reason,
+            count,
+            examples,
+        })
+        .collect()
+    }
+}

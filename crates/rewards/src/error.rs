@@ -257,6 +257,23 @@ impl RewardError {
             _ => None,
         }
     }
+
+    /// The same about a row that is `index` in a larger batch.
+    pub(crate) fn at_row(mut self, index: usize) -> Self {
+        if let Self::UnknownMethod { row, .. }
+        | Self::NotFinite { row, .. }
+        | Self::Solution { row, .. }
+        | Self::MethodSolution { row, .. }
+        | Self::NoCount { row, .. }
+        | Self::NoTokenCount { row, .. }
+        | Self::Plugin { row, .. }
+        | Self::NoSize { row, .. }
+        | Self::EmptySize { row, .. } = &mut self
+        {
+            *row = index;
+        }
+        self
+    }
 }
 
 fn quoted(text: &Option<String>) -> String {

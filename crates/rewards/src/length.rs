@@ -3,6 +3,8 @@
 
 use std::f64::consts::PI;
 
+use base::config::RewardBatch;
+
 use crate::answer::clean_text;
 use crate::detection;
 use crate::error::RewardError;
@@ -91,6 +93,10 @@ impl Reward for Length {
 
     fn is_by_row(&self) -> bool {
         self.accuracy.is_by_row()
+    }
+
+    fn batch(&self) -> RewardBatch {
+        self.accuracy.batch()
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {

@@ -29,9 +29,11 @@ mod rec;
 mod registry;
 pub mod repetition;
 pub mod similarity;
+mod stream;
 mod text;
 mod verdict;
 
+pub use base::config::RewardBatch;
 pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
 pub use boxes::BoundingBox;
 pub use error::RewardError;
@@ -41,3 +43,4 @@ pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
     Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods,
 };
+pub use stream::{Listeners, StepSize};

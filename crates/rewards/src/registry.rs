@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use base::config::RewardBatch;
 use serde_json::{Map, Value};
 
 use crate::box_format::{BoxUnits, Comparison};
@@ -87,6 +88,16 @@ pub trait Reward: Send + Sync {
     /// one. A reward that compares rows, or asks others for a batch at a time, says no.
     fn is_by_row(&self) -> bool {
         true
+    }
+
+    /// Which completions of a training step must be shown at once, as the scores depend on them or on the place in the batch:
+    /// what need not wait is scored while others are sampled. Unless said otherwise, [`Reward::is_by_row`] decides.
+    fn batch(&self) -> RewardBatch {
+        if self.is_by_row() {
+            RewardBatch::Completion
+        } else {
+            RewardBatch::Step
+        }
     }
 
     /// Why [`Reward::score`] says of a row what it says; none where there is nothing to tell.
@@ -323,8 +334,8 @@ impl RewardSet {
     /// # Errors
     /// Where a row lacks what a reward needs, and on a reward that is not finite.
     pub fn score(&self, rows: &[RewardInput<'_>]) -> Result<Scores, RewardError> {
-        let scores = self.each_reward(|reward| reward.score(rows))?;
-        self.summed(rows.len(), scores)
+        let scores = self.each_reward(|reward| asked(reward, rows))?;
+        Ok(self.summed(rows.len(), scores))
     }
 
     /// As [`RewardSet::score`], and how long each reward took, in the order of
@@ -338,35 +349,22 @@ impl RewardSet {
     ) -> Result<(Scores, Vec<ScoringTime>), RewardError> {
         let timed = self.each_reward(|reward| timed(reward, rows))?;
         let (scores, times) = timed.into_iter().unzip();
-        Ok((self.summed(rows.len(), scores)?, times))
+        Ok((self.summed(rows.len(), scores), times))
+    }
+
+    pub(crate) fn rewards(&self) -> impl Iterator<Item = &dyn Reward> {
+        self.rewards.iter().map(AsRef::as_ref)
     }
 
     /// The weighted sums of what the rewards said of `num_rows` rows.
-    fn summed(&self, num_rows: usize, all: Vec<Vec<Option<f64>>>) -> Result<Scores, RewardError> {
-        let mut per_reward = Vec::with_capacity(self.rewards.len());
+    pub(crate) fn summed(&self, num_rows: usize, per_reward: Vec<Vec<Option<f64>>>) -> Scores {
         let mut total = vec![0.0; num_rows];
-        for ((reward, weight), scores) in self.rewards.iter().zip(&self.weights).zip(all) {
-            if scores.len() != num_rows {
-                return Err(RewardError::ScoreCount {
-                    reward: reward.name().to_owned(),
-                    got: scores.len(),
-                    expected: num_rows,
-                });
+        for (weight, scores) in self.weights.iter().zip(&per_reward) {
+            for (score, total) in scores.iter().zip(&mut total) {
+                *total += score.map_or(0.0, |value| weight * value);
             }
-            for (row, (score, total)) in scores.iter().zip(&mut total).enumerate() {
-                let Some(value) = *score else { continue };
-                if !value.is_finite() {
-                    return Err(RewardError::NotFinite {
-                        reward: reward.name().to_owned(),
-                        row,
-                        value,
-                    });
-                }
-                *total += weight * value;
-            }
-            per_reward.push(scores);
         }
-        Ok(Scores { per_reward, total })
+        Scores { per_reward, total }
     }
 
     /// What `ask` hears of each reward, all at the same time: some wait for other programs.
@@ -389,6 +387,37 @@ impl RewardSet {
     }
 }
 
+/// The scores of one reward: one for each row, all of them finite.
+pub(crate) fn asked(
+    reward: &dyn Reward,
+    rows: &[RewardInput<'_>],
+) -> Result<Vec<Option<f64>>, RewardError> {
+    checked(reward, rows.len(), reward.score(rows)?)
+}
+
+fn checked(
+    reward: &dyn Reward,
+    num_rows: usize,
+    scores: Vec<Option<f64>>,
+) -> Result<Vec<Option<f64>>, RewardError> {
+    if scores.len() != num_rows {
+        return Err(RewardError::ScoreCount {
+            reward: reward.name().to_owned(),
+            got: scores.len(),
+            expected: num_rows,
+        });
+    }
+    let not_finite = |score: &Option<f64>| score.is_some_and(|value| !value.is_finite());
+    match scores.iter().position(not_finite) {
+        Some(row) => Err(RewardError::NotFinite {
+            reward: reward.name().to_owned(),
+            row,
+            value: scores[row].unwrap_or_default(),
+        }),
+        None => Ok(scores),
+    }
+}
+
 /// The scores of one reward, with the time that they took.
 fn timed(
     reward: &dyn Reward,
@@ -396,7 +425,7 @@ fn timed(
 ) -> Result<(Vec<Option<f64>>, ScoringTime), RewardError> {
     if !reward.is_by_row() {
         let start = Instant::now();
-        let scores = reward.score(rows)?;
+        let scores = asked(reward, rows)?;
         return Ok((scores, ScoringTime::Batch(start.elapsed())));
     }
     // Patterns are built where they are first used, which is no row's time.
@@ -413,6 +442,7 @@ fn timed(
         let score = score.or_else(|error| reward.score(&rows[..=index]).and(Err(error)));
         scores.extend(score?);
     }
+    let scores = checked(reward, rows.len(), scores)?;
     Ok((scores, ScoringTime::Rows(times)))
 }
 

@@ -18,6 +18,7 @@ mod policy_batch;
 mod reference;
 mod rollout;
 pub mod schedule;
+mod scoring;
 mod session;
 pub mod settings;
 mod sft;

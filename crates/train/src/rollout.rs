@@ -1,17 +1,19 @@
 //! Prompts to scored groups: sampling, decoding, rewards, advantages.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base::config::GrpoConfig;
-use base::{DrawKey, PreparedImage, Prompt, RolloutGroup, Sample};
+use base::{Completion, DrawKey, PreparedImage, Prompt, RolloutGroup, Sample};
 use data::Processor;
 use engine::{EngineError, Request, Sampler, SamplingParams};
 use models::VisionLanguageModel;
-use rewards::{RewardInput, RewardSet};
+use rewards::{Listeners, RewardError, RewardSet, Scores, StepSize};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 use crate::grpo;
+use crate::scoring::Board;
 
 /// A group with the texts and single rewards of its completions, as `rollouts/` shows it.
 pub(crate) struct ScoredGroup {
@@ -86,143 +88,145 @@ pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
     }
 }
 
-/// Samples a group of answers to every prompt.
-pub(crate) fn sample(
+/// What scores groups.
+pub(crate) struct Scoring<'a> {
+    pub rewards: &'a RewardSet,
+    /// What the prompts were made of.
+    pub samples: &'a [Sample],
+    pub processor: &'a Processor,
+    /// Told to the rewards.
+    pub step: u64,
+}
+
+/// Groups, and where the time went.
+pub(crate) struct Rollout {
+    pub groups: Vec<ScoredGroup>,
+    pub sampling: Duration,
+    /// For rewards, after the last answer.
+    pub waiting: Duration,
+}
+
+/// Samples a group of answers to every prompt and scores them. Rewards that need not see all answers of a
+/// step at once are asked while others are still being sampled.
+pub(crate) fn roll_out(
     model: &dyn VisionLanguageModel,
     sampling: &Sampling<'_>,
+    scoring: &Scoring<'_>,
     prompts: Vec<(usize, Prompt)>,
     cancel: &dyn Fn() -> bool,
-) -> Result<Vec<RolloutGroup>, TrainError> {
+) -> Result<Rollout, TrainError> {
+    let group = sampling.num_completions;
+    let board = Board::new(&prompts, scoring.samples, group, scoring.step);
+    let size = StepSize {
+        rows: board.num_answers(),
+        group,
+    };
+    let start = Instant::now();
+    let sample = |listeners: &Listeners<'_, '_>| {
+        let shown = |index: usize, completion: &Completion| {
+            board.show(index, completion, scoring.processor)?;
+            listeners.tell(index);
+            Ok(())
+        };
+        let cancel = || cancel() || listeners.have_failed();
+        let completions = sample(model, sampling, &prompts, &shown, &cancel)?;
+        Ok((completions, Instant::now()))
+    };
+    let scored = scoring
+        .rewards
+        .score_while(size, |index| board.row(index), sample);
+    let ((completions, sampled), scores) = scored.map_err(|failure| match failure {
+        Failure::Reward(error) => board.named(error),
+        Failure::Sampling(error) => *error,
+    })?;
+    let groups = grouped(prompts, completions, board.into_texts(), &scores);
+    Ok(Rollout {
+        groups,
+        sampling: sampled - start,
+        waiting: sampled.elapsed(),
+    })
+}
+
+/// What ends a rollout early.
+enum Failure {
+    Reward(RewardError),
+    Sampling(Box<TrainError>),
+}
+
+impl From<RewardError> for Failure {
+    fn from(error: RewardError) -> Self {
+        Failure::Reward(error)
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        Failure::Sampling(Box::new(error))
+    }
+}
+
+/// All completions in order. `shown` hears of each as it ends, with its place.
+fn sample(
+    model: &dyn VisionLanguageModel,
+    sampling: &Sampling<'_>,
+    prompts: &[(usize, Prompt)],
+    shown: &dyn Fn(usize, &Completion) -> Result<(), TrainError>,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Vec<Completion>, TrainError> {
     let sampler = Sampler::new(model, sampling.params.clone(), sampling.max_concurrent)?;
     let requests: Vec<Request> = prompts
         .iter()
         .enumerate()
         .flat_map(|(index, (_, prompt))| sampling.requests(index, prompt))
         .collect();
-    let generation = match sampler.generate(&requests, &mut |_, _, _| (), cancel) {
+    let of_request = requests.first().map_or(1, |first| first.num_completions);
+    let mut undecoded = None;
+    let mut on_finished = |request: usize, index: usize, completion: &Completion| {
+        if let Err(error) = shown(request * of_request + index, completion) {
+            undecoded.get_or_insert(error);
+        }
+    };
+    let generation = match sampler.generate(&requests, &mut on_finished, cancel) {
         Err(EngineError::Cancelled { .. }) => return Err(TrainError::Stopped),
         other => other?,
     };
-    let mut completions = generation.completions.into_iter().flatten();
-    let groups = prompts.into_iter().map(|prompt| {
-        let group: Vec<_> = completions
-            .by_ref()
-            .take(sampling.num_completions)
-            .collect();
-        (prompt, group)
-    });
-    Ok(groups
-        .map(|((sample_index, prompt), completions)| RolloutGroup {
-            sample_index,
-            prompt,
-            completions,
-            rewards: Vec::new(),
-            advantages: Vec::new(),
-        })
-        .collect())
-}
-
-/// What the rewards are told of the completions of one group.
-struct Decoded {
-    texts: Vec<String>,
-    num_tokens: Vec<usize>,
-    image_sizes: Vec<[u32; 2]>,
-    image_grid_thw: Vec<[usize; 3]>,
-    source: String,
-}
-
-impl Decoded {
-    fn read(
-        group: &RolloutGroup,
-        sample: &Sample,
-        processor: &Processor,
-    ) -> Result<Self, TrainError> {
-        let decode = |c: &base::Completion| processor.tokenizer().decode(&c.ids, true);
-        let images = &group.prompt.images;
-        Ok(Self {
-            texts: group
-                .completions
-                .iter()
-                .map(decode)
-                .collect::<Result<Vec<_>, _>>()?,
-            num_tokens: group.completions.iter().map(num_tokens).collect(),
-            image_sizes: images.iter().map(|i| i.original_size).collect(),
-            image_grid_thw: images.iter().map(|i| i.grid_thw).collect(),
-            source: sample.source.to_string(),
-        })
-    }
-
-    fn rows<'a>(&'a self, sample: &'a Sample, step: u64) -> impl Iterator<Item = RewardInput<'a>> {
-        let completions = self.texts.iter().zip(&self.num_tokens);
-        completions.map(move |(text, &num_tokens)| RewardInput {
-            completion: text,
-            solution: &sample.solution,
-            problem: Some(&sample.problem),
-            accu_reward_method: sample.accu_reward_method.as_deref(),
-            images: &sample.images,
-            image_sizes: &self.image_sizes,
-            image_grid_thw: &self.image_grid_thw,
-            columns: &sample.columns,
-            sample: Some(&self.source),
-            step: Some(step),
-            completion_tokens: Some(num_tokens),
-        })
+    match undecoded {
+        Some(error) => Err(error),
+        None => Ok(generation.completions.into_iter().flatten().collect()),
     }
 }
 
-/// Tokens without the one that ends the answer.
-fn num_tokens(completion: &base::Completion) -> usize {
-    let is_ended = completion.finish_reason == base::FinishReason::Stop;
-    completion.ids.len() - usize::from(is_ended)
-}
-
-/// Decodes and scores groups, all in one batch, so that a reward of the user's own is asked once a
-/// step; advantages are taken within each group.
-pub(crate) fn score(
-    groups: Vec<RolloutGroup>,
-    samples: &[Sample],
-    processor: &Processor,
-    rewards: &RewardSet,
-    step: u64,
-) -> Result<Vec<ScoredGroup>, TrainError> {
-    let sample_of = |group: &RolloutGroup| &samples[group.sample_index];
-    let decoded: Vec<Decoded> = groups
-        .iter()
-        .map(|group| Decoded::read(group, sample_of(group), processor))
-        .collect::<Result<_, _>>()?;
-    let rows: Vec<RewardInput<'_>> = groups
-        .iter()
-        .zip(&decoded)
-        .flat_map(|(group, decoded)| decoded.rows(sample_of(group), step))
-        .collect();
-    let scores = rewards.score(&rows).map_err(|source| {
-        match source.row().and_then(|row| rows.get(row)?.sample) {
-            Some(row) => TrainError::Scoring {
-                row: row.to_owned(),
-                source: Box::new(source),
-            },
-            None => source.into(),
-        }
-    })?;
-    drop(rows);
-    let mut scored = Vec::with_capacity(groups.len());
+/// Completions with their scores and, within each group, their advantages.
+fn grouped(
+    prompts: Vec<(usize, Prompt)>,
+    completions: Vec<Completion>,
+    texts: Vec<Vec<String>>,
+    scores: &Scores,
+) -> Vec<ScoredGroup> {
+    let mut completions = completions.into_iter();
     let mut start = 0;
-    for (mut group, decoded) in groups.into_iter().zip(decoded) {
-        let range = start..start + decoded.texts.len();
-        start = range.end;
-        group.rewards = scores.total[range.clone()].to_vec();
-        group.advantages = grpo::advantages(&group.rewards);
-        scored.push(ScoredGroup {
-            group,
-            texts: decoded.texts,
-            per_reward: scores
-                .per_reward
-                .iter()
-                .map(|each| each[range.clone()].to_vec())
-                .collect(),
-        });
-    }
-    Ok(scored)
+    let groups = prompts.into_iter().zip(texts);
+    groups
+        .map(|((sample_index, prompt), texts)| {
+            let range = start..start + texts.len();
+            start = range.end;
+            let rewards = scores.total[range.clone()].to_vec();
+            let per_reward = scores.per_reward.iter();
+            ScoredGroup {
+                per_reward: per_reward
+                    .map(|each| each[range.clone()].to_vec())
+                    .collect(),
+                group: RolloutGroup {
+                    sample_index,
+                    prompt,
+                    completions: completions.by_ref().take(texts.len()).collect(),
+                    advantages: grpo::advantages(&rewards),
+                    rewards,
+                },
+                texts,
+            }
+        })
+        .collect()
 }
 
 /// Mean reward, spread, each reward's own mean and what it counted since the start, as metrics.

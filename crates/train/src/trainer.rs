@@ -22,7 +22,7 @@ use crate::out_of_memory::{self, attempt};
 use crate::policy;
 use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::reference::Reference;
-use crate::rollout::{self, Sampling, ScoredGroup};
+use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
 
@@ -68,6 +68,7 @@ fn plugin_options(config: &GrpoConfig) -> PluginOptions {
     let cache = || Path::new(&config.output_dir).join("judge_cache");
     PluginOptions {
         workers: config.reward_workers,
+        batch: config.reward_batch,
         timeout_secs: config.reward_timeout_secs,
         python: config.reward_python.clone(),
         judge: JudgeOptions {
@@ -181,8 +182,7 @@ impl Trainer<'_> {
     /// One batch of prompts: sample a group of answers to each, score them, push the policy towards
     /// the better ones.
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
-        let groups = self.sample()?;
-        let groups = self.score(groups)?;
+        let groups = self.roll_out()?;
         let mut batches = self.batches(&groups);
         let mut stats = PolicyStats::default();
         match self.learn(&mut batches, &mut stats) {
@@ -260,51 +260,37 @@ impl Trainer<'_> {
         Ok(rows)
     }
 
-    /// Completions of the step's prompts, sampled by the policy.
-    fn sample(&mut self) -> Result<Vec<base::RolloutGroup>, TrainError> {
+    /// Completions of the step's prompts, sampled by the policy, with rewards and advantages.
+    fn roll_out(&mut self) -> Result<Vec<ScoredGroup>, TrainError> {
         let count = self.order.indices_of_step(self.session.step).len();
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
-        let key = DrawKey {
-            seed: self.config.seed,
-            step: self.session.step,
-            prompt: 0,
-            completion: 0,
-        };
         let (session, config) = (&self.session, self.config);
-        session.clock.time("rollout", || {
-            let sampling = Sampling {
-                params: &self.sampling,
-                max_concurrent: config.max_concurrent_completions,
-                num_completions: config.num_generations,
-                share_prompt: config.share_prompt,
-                key,
-            };
-            rollout::sample(session.model.as_ref(), &sampling, prompts, &|| {
-                session.stop.is_now()
-            })
-        })
-    }
-
-    /// Rewards and advantages.
-    fn score(&mut self, groups: Vec<base::RolloutGroup>) -> Result<Vec<ScoredGroup>, TrainError> {
-        let Trainer {
-            session,
-            dataset,
-            rewards,
-            ..
-        } = self;
-        let groups = session.clock.time("reward", || {
-            rollout::score(
-                groups,
-                &dataset.samples,
-                &dataset.processor,
-                rewards,
-                session.step + 1,
-            )
-        })?;
-        let rows = rollout::rollout_rows(&groups, &dataset.samples, rewards);
-        session.run.log_rollouts(session.step + 1, &rows)?;
-        Ok(groups)
+        let sampling = Sampling {
+            params: &self.sampling,
+            max_concurrent: config.max_concurrent_completions,
+            num_completions: config.num_generations,
+            share_prompt: config.share_prompt,
+            key: DrawKey {
+                seed: config.seed,
+                step: session.step,
+                prompt: 0,
+                completion: 0,
+            },
+        };
+        let scoring = Scoring {
+            rewards: &self.rewards,
+            samples: &self.dataset.samples,
+            processor: &self.dataset.processor,
+            step: session.step + 1,
+        };
+        let stop = || session.stop.is_now();
+        let rollout =
+            rollout::roll_out(session.model.as_ref(), &sampling, &scoring, prompts, &stop)?;
+        session.clock.book("rollout", rollout.sampling);
+        session.clock.book("reward", rollout.waiting);
+        let rows = rollout::rollout_rows(&rollout.groups, scoring.samples, scoring.rewards);
+        self.session.run.log_rollouts(scoring.step, &rows)?;
+        Ok(rollout.groups)
     }
 
     /// Groups in micro-batches. A group whose rewards are all equal has nothing to say when beta is 0,
@@ -502,14 +488,15 @@ impl Trainer<'_> {
                             .map_err(|cause| bad_row(sample, cause))?;
                         prompts.push((index, prompt));
                     }
-                    let sampled = rollout::sample(model, &sampling, prompts, &|| stop.is_now())?;
-                    groups.extend(rollout::score(
-                        sampled,
-                        samples,
-                        &dataset.processor,
+                    let scoring = Scoring {
                         rewards,
-                        session.step,
-                    )?);
+                        samples,
+                        processor: &dataset.processor,
+                        step: session.step,
+                    };
+                    let stop = || stop.is_now();
+                    let rollout = rollout::roll_out(model, &sampling, &scoring, prompts, &stop)?;
+                    groups.extend(rollout.groups);
                 }
                 Ok(groups)
             })?;

@@ -28,7 +28,8 @@ pub use error::{ConfigError, Origin};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
 pub use training::{GrpoConfig, PlanConfig, SftConfig};
 pub use words::{
-    BoxFormat, DType, EvalStrategy, ImageProcessor, LrSchedulerType, OnBadRow, Optim, SaveStrategy,
+    BoxFormat, DType, EvalStrategy, ImageProcessor, LrSchedulerType, OnBadRow, Optim, RewardBatch,
+    SaveStrategy,
 };
 
 /// The way `name` is spelled in a declaration: `--data-file-paths` is `--data_file_paths`.

@@ -10,7 +10,7 @@ use super::training_fields::{
 };
 use super::{
     BoxFormat, ColonList, ConfigError, EvalStrategy, ImageProcessor, LrSchedulerType, OnBadRow,
-    Optim, SaveStrategy, Validate,
+    Optim, RewardBatch, SaveStrategy, Validate,
 };
 use crate::config;
 
@@ -33,6 +33,9 @@ macro_rules! with_grpo_fields {
                     warmup_ratio: f64 = 0.0,
                 }
                 "rewards" {
+                    /// What a reward of one's own is asked for at once: the completions of a `step`, of a `group` when
+                    /// they have ended, or those `completion`s that have ended, while others are sampled.
+                    reward_batch: RewardBatch = RewardBatch::Step,
                     /// Folder of the judge's replies, which are not asked for again; without it,
                     /// `judge_cache` in `output_dir`.
                     judge_cache: Option<String> = None,

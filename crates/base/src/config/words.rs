@@ -37,6 +37,18 @@ choices! {
 }
 
 choices! {
+    /// Which completions a reward must be shown at once.
+    pub enum RewardBatch {
+        /// All of a step.
+        Step = "step",
+        /// All of one prompt.
+        Group = "group",
+        /// Any: each is scored by itself.
+        Completion = "completion",
+    }
+}
+
+choices! {
     /// Units of the corners of a box.
     pub enum BoxFormat {
         /// Pixels of the image file.

@@ -67,7 +67,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// Where the step has one already, and where it cannot be written.
-    pub fn begin_checkpoint(&self, step: u64) -> Result<PendingCheckpoint, RunError> {
+    pub fn begin_checkpoint(&mut self, step: u64) -> Result<PendingCheckpoint, RunError> {
         let name = self.dir.join(format!("{CHECKPOINT}{step}"));
         if name.exists() {
             return Err(RunError::CheckpointExists { path: name });

@@ -55,6 +55,22 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, RunError>
     Ok(entries)
 }
 
+/// Writes a file beside its name and renames it: whole for whoever reads it and after the death of this process, on the disk when
+/// the system pleases.
+pub(super) fn write_soon(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    let beside = unfinished(path);
+    fs::write(&beside, bytes).map_err(io(&beside))?;
+    fs::rename(&beside, path).map_err(io(path))
+}
+
+/// Puts a file on the disk, if it is there.
+pub(super) fn sync_file(path: &Path) -> Result<(), RunError> {
+    match File::open(path).and_then(|file| file.sync_all()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file beside its name, syncs it and renames it.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     let beside = unfinished(path);

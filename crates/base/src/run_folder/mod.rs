@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What stands under a final name is whole: files and checkpoints are written beside it, synced and
-//! renamed. Lines of `metrics.jsonl`, `log.txt` and records of event files are appended; a torn last
+//! renamed. Rollouts are synced no sooner than with the next checkpoint, as those after it are removed when a run goes on. Lines of `metrics.jsonl`, `log.txt` and records of event files are appended; a torn last
 //! one is what a killed process leaves, and [`RunFolder::cut_back_to`] removes it. What a checkpoint
 //! holds is left to `train`.
 
@@ -30,7 +30,7 @@ pub use error::RunError;
 pub use events::{EventFile, Scalar, read_scalars};
 pub use stop::StopFlag;
 
-use files::{append_to, io, sync_folder, write_whole};
+use files::{append_to, io, sync_file, sync_folder, write_soon, write_whole};
 
 const LOCK: &str = ".lock";
 const CONFIG: &str = "config.yaml";
@@ -52,6 +52,8 @@ pub struct RunFolder {
     log: File,
     metrics: Option<File>,
     events: Option<EventFile>,
+    /// Steps whose rollouts may not be on the disk.
+    unsynced: Vec<u64>,
 }
 
 impl RunFolder {
@@ -79,6 +81,7 @@ impl RunFolder {
             log,
             metrics: None,
             events: None,
+            unsynced: Vec::new(),
         })
     }
 
@@ -163,12 +166,15 @@ impl RunFolder {
         events.write(&scalars)
     }
 
-    /// Writes the completions of a step, one object a line, to `rollouts/step_000001.jsonl`.
+    /// Writes the completions of a step, one object a line, to `rollouts/step_000001.jsonl`. They are on the disk with
+    /// the next checkpoint.
     ///
     /// # Errors
     /// Where they cannot be written.
-    pub fn log_rollouts(&self, step: u64, completions: &[Value]) -> Result<(), RunError> {
-        write_step(&self.dir.join(ROLLOUTS), step, completions)?;
+    pub fn log_rollouts(&mut self, step: u64, completions: &[Value]) -> Result<(), RunError> {
+        let path = step_file(&self.dir.join(ROLLOUTS), step);
+        write_soon(&path, lines(completions).as_bytes())?;
+        self.unsynced.push(step);
         Ok(())
     }
 
@@ -176,34 +182,40 @@ impl RunFolder {
     ///
     /// # Errors
     /// Where they cannot be written.
-    pub fn log_bad_step(&self, step: u64, lines: &[Value]) -> Result<PathBuf, RunError> {
+    pub fn log_bad_step(&self, step: u64, batch: &[Value]) -> Result<PathBuf, RunError> {
         let folder = self.dir.join(BAD_STEPS);
         fs::create_dir_all(&folder).map_err(io(&folder))?;
-        write_step(&folder, step, lines)
+        let path = step_file(&folder, step);
+        write_whole(&path, lines(batch).as_bytes())?;
+        Ok(path)
     }
 
     /// Makes sure that what was logged is on the disk.
-    fn sync_logs(&self) -> Result<(), RunError> {
+    fn sync_logs(&mut self) -> Result<(), RunError> {
         if let Some(file) = &self.metrics {
             file.sync_all().map_err(io(&self.dir.join(METRICS)))?;
         }
         if let Some(events) = &self.events {
             events.sync()?;
         }
-        sync_folder(&self.dir.join(ROLLOUTS))
+        let rollouts = self.dir.join(ROLLOUTS);
+        for step in &self.unsynced {
+            sync_file(&step_file(&rollouts, *step))?;
+        }
+        sync_folder(&rollouts)?;
+        self.unsynced.clear();
+        Ok(())
     }
 }
 
-/// Writes one object a line to the file of a step.
-fn write_step(folder: &Path, step: u64, lines: &[Value]) -> Result<PathBuf, RunError> {
-    let mut text = String::new();
-    for line in lines {
-        text.push_str(&line.to_string());
-        text.push('\n');
-    }
-    let path = folder.join(format!("step_{step:06}.jsonl"));
-    write_whole(&path, text.as_bytes())?;
-    Ok(path)
+/// The file of a step.
+fn step_file(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step_{step:06}.jsonl"))
+}
+
+/// One object a line.
+fn lines(values: &[Value]) -> String {
+    values.iter().map(|value| format!("{value}\n")).collect()
 }
 
 fn lock(dir: &Path) -> Result<File, RunError> {

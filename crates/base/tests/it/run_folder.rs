@@ -222,7 +222,7 @@ fn damage_that_no_kill_explains_is_an_error() {
 #[test]
 fn a_checkpoint_is_whole_or_not_there() {
     let dir = TempDir::new().unwrap();
-    let run = RunFolder::open(dir.path()).unwrap();
+    let mut run = RunFolder::open(dir.path()).unwrap();
     assert_eq!(run.latest_checkpoint().unwrap(), None);
     for step in [2, 10, 9] {
         let pending = run.begin_checkpoint(step).unwrap();
@@ -261,10 +261,35 @@ fn a_checkpoint_is_whole_or_not_there() {
     assert_eq!(steps, [9, 10]);
 }
 
+/// Rollouts are whole as soon as they are written, and put on the disk by the next checkpoint alone: syncing the file of every
+/// step took up to a third of a short one.
+#[test]
+fn a_checkpoint_puts_the_rollouts_before_it_on_the_disk() {
+    let dir = TempDir::new().unwrap();
+    let mut run = folder_with_steps(dir.path(), 1..=3);
+    let file = |step: u64| dir.path().join(format!("rollouts/step_{step:06}.jsonl"));
+    // What a user removed is no loss of ours; what cannot be synced is, as here a device.
+    fs::remove_file(file(1)).unwrap();
+    drop(run.begin_checkpoint(3).unwrap());
+    for step in [2, 3] {
+        fs::remove_file(file(step)).unwrap();
+        std::os::unix::fs::symlink("/dev/null", file(step)).unwrap();
+    }
+    drop(run.begin_checkpoint(3).expect("those were synced before"));
+    run.log_rollouts(4, &[json!({"completion": "c"})]).unwrap();
+    fs::remove_file(file(4)).unwrap();
+    std::os::unix::fs::symlink("/dev/null", file(4)).unwrap();
+    let error = run.begin_checkpoint(4).unwrap_err();
+    assert!(
+        matches!(&error, RunError::Io { path, .. } if *path == file(4)),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_a_killed_process_left_unfinished_is_removed() {
     let dir = TempDir::new().unwrap();
-    let run = RunFolder::open(dir.path()).unwrap();
+    let mut run = RunFolder::open(dir.path()).unwrap();
     let pending = run.begin_checkpoint(4).unwrap();
     fs::write(pending.path().join("model.safetensors"), "half").unwrap();
     // A killed process runs no destructor.

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use base::config::RewardBatch;
+
 use super::PluginOptions;
 use super::protocol::{self, Refusal};
 use crate::error::RewardError;
@@ -114,6 +116,7 @@ pub(super) struct HttpReward {
     name: String,
     client: Client,
     requests: usize,
+    batch: RewardBatch,
     next_id: AtomicU64,
 }
 
@@ -136,6 +139,7 @@ impl HttpReward {
             name: format!("{host}{}", parsed.path()),
             client: Client::new(url.to_owned(), None, options.timeout()?),
             requests: options.workers()?,
+            batch: options.batch,
             next_id: AtomicU64::new(0),
         })
     }
@@ -161,6 +165,10 @@ impl Reward for HttpReward {
 
     fn is_by_row(&self) -> bool {
         false
+    }
+
+    fn batch(&self) -> RewardBatch {
+        self.batch
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {

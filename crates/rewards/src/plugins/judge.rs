@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
+use base::config::RewardBatch;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -352,6 +353,10 @@ impl Reward for JudgeReward {
         false
     }
 
+    fn batch(&self) -> RewardBatch {
+        RewardBatch::Completion
+    }
+
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         Ok(self.0.score(rows).into_iter().map(Some).collect())
     }
@@ -391,6 +396,10 @@ impl<R: Reward> Reward for JudgedAccuracy<R> {
 
     fn is_by_row(&self) -> bool {
         self.judge.is_none() && self.rules.is_by_row()
+    }
+
+    fn batch(&self) -> RewardBatch {
+        self.rules.batch()
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {

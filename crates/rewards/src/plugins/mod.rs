@@ -20,6 +20,7 @@ mod worker;
 use std::thread;
 use std::time::Duration;
 
+use base::config::RewardBatch;
 use http::HttpReward;
 use judge::JudgeReward;
 pub use judge::{ApiKey, JudgeOptions};
@@ -35,6 +36,8 @@ use crate::registry::{Reward, RewardInput, joined};
 pub struct PluginOptions {
     /// Processes of each reward; a batch is split among them.
     pub workers: usize,
+    /// What they are asked for at once.
+    pub batch: RewardBatch,
     /// Longest wait for the scores of one batch, s.
     pub timeout_secs: f64,
     /// The Python interpreter; without it `VLM_R1_PYTHON` of the environment, else `python3`.
@@ -47,6 +50,7 @@ impl Default for PluginOptions {
     fn default() -> Self {
         Self {
             workers: 1,
+            batch: RewardBatch::Step,
             timeout_secs: 60.0,
             python: None,
             judge: JudgeOptions::default(),

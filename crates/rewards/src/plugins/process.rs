@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use base::config::RewardBatch;
+
 use super::PluginOptions;
 use super::protocol::{self, Refusal};
 use super::worker::{Broken, CommandLine, Worker};
@@ -26,6 +28,7 @@ pub(super) struct ProcessReward {
     /// Whether the process says that it is ready before the first request.
     announces: bool,
     timeout: Duration,
+    batch: RewardBatch,
     workers: Vec<Mutex<Option<Worker>>>,
     next_id: AtomicU64,
 }
@@ -80,6 +83,7 @@ impl ProcessReward {
             command,
             announces,
             timeout: options.timeout()?,
+            batch: options.batch,
             workers: (0..options.workers()?).map(|_| Mutex::default()).collect(),
             next_id: AtomicU64::new(0),
         };
@@ -175,6 +179,10 @@ impl Reward for ProcessReward {
 
     fn is_by_row(&self) -> bool {
         false
+    }
+
+    fn batch(&self) -> RewardBatch {
+        self.batch
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {

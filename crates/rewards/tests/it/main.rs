@@ -13,6 +13,7 @@ mod judge;
 mod maths;
 mod plugins;
 mod registry;
+mod stream;
 mod units;
 mod vlm_r1;
 

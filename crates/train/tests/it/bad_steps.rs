@@ -6,7 +6,7 @@ use std::path::Path;
 
 use base::config::{GrpoConfig, LrSchedulerType, SftConfig};
 use models::VisionLanguageModel;
-use rewards::{Reward, RewardError, RewardInput, RewardSet};
+use rewards::{Reward, RewardBatch, RewardError, RewardInput, RewardSet};
 use serde_json::Value;
 use tch::Tensor;
 use train::optimizer::{Optimizer, OptimizerOptions};
@@ -22,6 +22,11 @@ struct Overflowing;
 impl Reward for Overflowing {
     fn name(&self) -> &str {
         "overflowing"
+    }
+
+    /// By its place in the step.
+    fn batch(&self) -> RewardBatch {
+        RewardBatch::Step
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use base::config::GrpoConfig;
+use base::config::{GrpoConfig, RewardBatch};
 use base::run_folder::StopFlag;
 use serde_json::{Map, Value, json};
 use train::{Observer, Outcome, train_grpo, train_grpo_with_rewards};
@@ -66,9 +66,10 @@ fn by_rust(folder: &Path) -> Trained {
     (observer.rewards, weights(&outcome.unwrap()))
 }
 
-fn by_name(folder: &Path, out: &str, reward: String) -> Trained {
+fn by_name(folder: &Path, out: &str, reward: String, batch: RewardBatch) -> Trained {
     let config = GrpoConfig {
         reward_funcs: vec![reward],
+        reward_batch: batch,
         ..grpo(folder, out)
     };
     let mut observer = Killer {
@@ -96,6 +97,7 @@ fn a_python_reward_trains_as_the_same_rule_in_rust_though_its_worker_is_killed()
         folder,
         "python",
         format!("{}:small_letters", file.display()),
+        RewardBatch::Step,
     );
     assert_eq!(fs::read_to_string(folder.join("starts")).unwrap(), "xx");
     let steps = fs::read_to_string(folder.join("steps")).unwrap();
@@ -111,10 +113,48 @@ fn a_python_reward_trains_as_the_same_rule_in_rust_though_its_worker_is_killed()
 }
 
 #[test]
+fn answers_scored_while_others_are_sampled_train_as_those_scored_after() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let folder = folder.path();
+    let rust = by_rust(folder);
+    for (out, batch) in [
+        ("group", RewardBatch::Group),
+        ("completion", RewardBatch::Completion),
+    ] {
+        let own = folder.join(out);
+        fs::create_dir(&own).unwrap();
+        let file = own.join("mine.py");
+        fs::write(&file, PYTHON).unwrap();
+        let reward = format!("{}:small_letters", file.display());
+        let early = by_name(folder, &format!("run_{out}"), reward, batch);
+        assert!(early == rust, "{:?} {:?}", early.0, rust.0);
+        let steps = fs::read_to_string(own.join("steps")).unwrap();
+        match batch {
+            RewardBatch::Group => assert_eq!(
+                steps, "1 4\n1 4\n2 4\n2 4\n3 4\n4 4\n4 4\n5 4\n5 4\n6 4\n",
+                "a batch a group"
+            ),
+            _ => assert_eq!(completions_by_step(&steps), [8, 8, 4, 8, 8, 4]),
+        }
+    }
+}
+
+/// Sums of what was asked for in the batches of each step.
+fn completions_by_step(lines: &str) -> [usize; 6] {
+    let mut sums = [0; 6];
+    for line in lines.lines() {
+        let (step, count) = line.split_once(' ').unwrap();
+        sums[step.parse::<usize>().unwrap() - 1] += count.parse::<usize>().unwrap();
+    }
+    sums
+}
+
+#[test]
 fn a_reward_over_http_trains_as_the_same_rule_in_rust_though_connections_break() {
     let folder = tempfile::TempDir::new().unwrap();
     let (address, requests) = serve();
-    let http = by_name(folder.path(), "http", format!("http://{address}/score"));
+    let reward = format!("http://{address}/score");
+    let http = by_name(folder.path(), "http", reward, RewardBatch::Step);
     assert_eq!(requests.load(Ordering::SeqCst), 6 + 2, "two were cut");
     let rust = by_rust(folder.path());
     assert!(http == rust, "{:?} {:?}", http.0, rust.0);

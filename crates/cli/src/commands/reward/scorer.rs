@@ -6,8 +6,8 @@ use anyhow::{Result, anyhow};
 use base::config::{RewardConfig, RewardFamily};
 use data::Tokenizer;
 use rewards::{
-    BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardInput,
-    RewardOptions, RewardSet, Scores, ScoringTime,
+    BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardBatch,
+    RewardInput, RewardOptions, RewardSet, Scores, ScoringTime,
 };
 use serde_json::{Map, Value, json};
 
@@ -147,6 +147,7 @@ fn options(config: &RewardConfig) -> RewardOptions {
         box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
         plugins: PluginOptions {
             workers: config.reward_workers,
+            batch: RewardBatch::Step,
             timeout_secs: config.reward_timeout_secs,
             python: config.reward_python.clone(),
             judge: JudgeOptions {

@@ -1,0 +1,151 @@
+//! Scoring the completions of a step while others are still being sampled, each reward on a thread of its own.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, ScopedJoinHandle};
+
+use base::config::RewardBatch;
+
+use crate::error::RewardError;
+use crate::registry::{Reward, RewardInput, RewardSet, Scores, asked, joined};
+
+/// How many rows a step has, groups one after another.
+#[derive(Clone, Copy, Debug)]
+pub struct StepSize {
+    /// All rows.
+    pub rows: usize,
+    /// Rows of one group; the last may have fewer.
+    pub group: usize,
+}
+
+/// A reward's thread, and in the end its scores.
+type Listening<'s> = ScopedJoinHandle<'s, Result<Vec<Option<f64>>, RewardError>>;
+
+/// Whom [`RewardSet::score_while`] lets know of rows.
+pub struct Listeners<'a, 's> {
+    senders: Vec<Sender<usize>>,
+    threads: &'a [Listening<'s>],
+}
+
+impl Listeners<'_, '_> {
+    /// The row at `index` is known from now on. Each row is told of once.
+    pub fn tell(&self, index: usize) {
+        for sender in &self.senders {
+            // Nobody listens where the reward has failed: its error comes at the end.
+            let _ = sender.send(index);
+        }
+    }
+
+    /// Whether a reward has failed, so that all further work is in vain.
+    pub fn have_failed(&self) -> bool {
+        // Until all rows are told, only a failure ends a thread.
+        self.threads.iter().any(ScopedJoinHandle::is_finished)
+    }
+}
+
+impl RewardSet {
+    /// Scores rows while `produce` makes them and tells of each. A reward is asked for what it needs at once
+    /// ([`Reward::batch`]) as soon as that is there, so that the scores are those of [`RewardSet::score`] over all rows in
+    /// order. Rows that were not told of have no score.
+    ///
+    /// # Errors
+    /// As [`RewardSet::score`], rows counted within the step; else those of `produce`.
+    pub fn score_while<'r, T, E: From<RewardError>>(
+        &self,
+        size: StepSize,
+        row: impl Fn(usize) -> RewardInput<'r> + Sync,
+        produce: impl FnOnce(&Listeners<'_, '_>) -> Result<T, E>,
+    ) -> Result<(T, Scores), E> {
+        let row = &row;
+        thread::scope(|scope| {
+            let (senders, threads): (Vec<_>, Vec<_>) = self
+                .rewards()
+                .map(|reward| {
+                    let (sender, told) = mpsc::channel();
+                    let listen = move || listen(reward, &told, size, row);
+                    (sender, scope.spawn(listen))
+                })
+                .unzip();
+            let listeners = Listeners {
+                senders,
+                threads: &threads,
+            };
+            let made = produce(&listeners);
+            drop(listeners);
+            let scores: Vec<Result<_, _>> = threads.into_iter().map(joined).collect();
+            let scores = scores.into_iter().collect::<Result<_, _>>()?;
+            Ok((made?, self.summed(size.rows, scores)))
+        })
+    }
+}
+
+/// The scores of one reward for the rows that it is told of, until nobody is left to tell.
+fn listen<'r>(
+    reward: &dyn Reward,
+    told: &Receiver<usize>,
+    size: StepSize,
+    row: &impl Fn(usize) -> RewardInput<'r>,
+) -> Result<Vec<Option<f64>>, RewardError> {
+    let mut scores = vec![None; size.rows];
+    let mut waiting = Vec::new();
+    while let Ok(first) = told.recv() {
+        waiting.push(first);
+        // What came while the reward was busy is asked for together.
+        waiting.extend(told.try_iter());
+        for batch in take_whole(&mut waiting, reward.batch(), size) {
+            let rows: Vec<RewardInput<'_>> = batch.iter().map(|&index| row(index)).collect();
+            let given = asked(reward, &rows).map_err(|error| match error.row() {
+                Some(row) => error.at_row(batch[row]),
+                None => error,
+            })?;
+            for (index, score) in batch.into_iter().zip(given) {
+                scores[index] = score;
+            }
+        }
+    }
+    Ok(scores)
+}
+
+/// Takes the rows that can be asked for, in batches, each in order.
+fn take_whole(waiting: &mut Vec<usize>, batch: RewardBatch, size: StepSize) -> Vec<Vec<usize>> {
+    waiting.sort_unstable();
+    let unit = match batch {
+        RewardBatch::Completion => return vec![std::mem::take(waiting)],
+        RewardBatch::Group => size.group.max(1),
+        RewardBatch::Step => size.rows,
+    };
+    let (mut whole, mut rest) = (Vec::new(), Vec::new());
+    for rows in waiting.chunk_by(|a, b| a / unit == b / unit) {
+        let start = rows[0] / unit * unit;
+        if rows.len() == unit.min(size.rows - start) {
+            whole.push(rows.to_vec());
+        } else {
+            rest.extend_from_slice(rows);
+        }
+    }
+    *waiting = rest;
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: StepSize = StepSize { rows: 8, group: 3 };
+
+    #[test]
+    fn batches_are_whole_and_in_order() {
+        let take = |waiting: &[usize], batch| {
+            let mut waiting = waiting.to_vec();
+            let whole = take_whole(&mut waiting, batch, SIZE);
+            (whole, waiting)
+        };
+        let each = take(&[4, 1], RewardBatch::Completion);
+        assert_eq!(each, (vec![vec![1, 4]], vec![]));
+        let groups = take(&[7, 5, 0, 2, 6, 1], RewardBatch::Group);
+        assert_eq!(groups, (vec![vec![0, 1, 2], vec![6, 7]], vec![5]));
+        let early = take(&[6, 5, 4, 3, 2, 1, 0], RewardBatch::Step);
+        assert_eq!(early, (vec![], vec![0, 1, 2, 3, 4, 5, 6]));
+        let all = take(&[6, 7, 5, 4, 3, 2, 1, 0], RewardBatch::Step);
+        assert_eq!(all, (vec![(0..8).collect()], vec![]));
+    }
+}

@@ -1,6 +1,7 @@
 //! `data convert`, as a user calls it: files, counts, and what is refused.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
 
@@ -41,6 +42,15 @@ fn refcoco_becomes_a_file_for_each_split() {
         [2, 1, 3]
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    // For all to read whom the user's mask lets, as any other file.
+    fs::write(dir.path().join("any"), "x").unwrap();
+    let mode = |name: &str| {
+        fs::metadata(dir.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+    };
+    assert_eq!(mode("ref_val.jsonl"), mode("any"));
 }
 
 #[test]

@@ -148,6 +148,9 @@ pub fn check(
     Ok(checker.report())
 }
 
+/// Index of a file, and a line in it.
+type Place = (u32, u32);
+
 /// What is known so far.
 struct Checker {
     images: Arc<images::Images>,
@@ -157,9 +160,9 @@ struct Checker {
     answers: AnswerCounts,
     prompt_tokens: Vec<u32>,
     /// Digests of rows, with the place of the first.
-    rows: HashMap<u64, String>,
+    rows: HashMap<u64, Place>,
     /// Digests of pictures and question, with that of the answer and the place of the first.
-    questions: HashMap<u64, (u64, String)>,
+    questions: HashMap<u64, (u64, Place)>,
     train: Shown,
     test: Shown,
     stopped: bool,
@@ -254,39 +257,47 @@ impl Checker {
         if !is_test {
             self.answers.add(&sample.answer, &row.boxes, row.extent);
         }
-        self.add_to_known(row, sample, &place);
+        if let Some(finding) = self.known(row, sample) {
+            self.findings.add(&place, finding);
+        }
     }
 
-    /// Looks for the row among those before it.
-    fn add_to_known(&mut self, row: &SeenRow, sample: &base::Sample, place: &str) {
+    /// Whether the row, or its pictures and question, stood before.
+    fn known(&mut self, row: &SeenRow, sample: &base::Sample) -> Option<Finding> {
         let pictures: Vec<[u8; 16]> = row.images.iter().map(|image| image.facts.digest).collect();
         if pictures.len() != sample.images.len() {
-            return;
+            return None;
         }
         let question = digest(&(&pictures, &sample.problem));
         let answer = digest(&sample.answer);
         let whole = digest(&(question, answer));
+        // Numbers instead of names: there may be millions of rows.
+        let place = ((self.files.len() - 1) as u32, row.place.line as u32);
         if let Some(first) = self.rows.get(&whole) {
+            let first = self.told(*first);
             let text = format!("pictures, question and answer are those of {first}");
-            self.findings
-                .add(place, Finding::new(Kind::DuplicateRow, text));
-            return;
+            return Some(Finding::new(Kind::DuplicateRow, text));
         }
-        self.rows.insert(whole, place.to_owned());
+        self.rows.insert(whole, place);
         match self.questions.get(&question) {
             Some((other, first)) if *other != answer => {
                 let text = format!(
-                    "answer `{}` to the pictures and question of {first}, which has another",
-                    answers::shortened(&sample.answer)
+                    "answer `{}` to the pictures and question of {}, which has another",
+                    answers::shortened(&sample.answer),
+                    self.told(*first)
                 );
-                self.findings
-                    .add(place, Finding::new(Kind::Contradiction, text));
+                Some(Finding::new(Kind::Contradiction, text))
             }
-            Some(_) => {}
+            Some(_) => None,
             None => {
-                self.questions.insert(question, (answer, place.to_owned()));
+                self.questions.insert(question, (answer, place));
+                None
             }
         }
+    }
+
+    fn told(&self, (file, line): Place) -> String {
+        format!("{}:{line}", self.files[file as usize].path)
     }
 
     fn report(mut self) -> CheckReport {

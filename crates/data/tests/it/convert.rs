@@ -1,6 +1,7 @@
 //! Other people's data as rows: golden files as their libraries write them, and sources made here.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base::config::{DataFormat, RowPer};
@@ -520,6 +521,8 @@ fn parquet_images_are_written_once_under_names_of_their_content() {
     let red = data::image::decode_file(&path, 10_000).expect("an image");
     assert_eq!(red.pixels()[..3], [200, 10, 10]);
     assert_eq!(fs::read_dir(&folder).expect("lists").count(), 2);
+    let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode();
+    assert_eq!(mode(&path), mode(&write(&dir, "any", "x")));
     // Again: the same rows, and nothing to write.
     let (again, report) = converted(&keeping);
     assert_eq!((again, report.images_written), (rows, 0));

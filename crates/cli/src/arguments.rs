@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use base::config::{
-    self, Config, DataCheckConfig, DataConvertConfig, DemoConfig, Field, Foreign, ForeignEffect,
-    GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig, PlanConfig,
-    RewardConfig, SftConfig, VLM_R1,
+    self, Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, Field, Foreign,
+    ForeignEffect, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig,
+    PlanConfig, RewardConfig, SftConfig, VLM_R1,
 };
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -85,6 +85,11 @@ static COMMANDS: [Entry; 10] = [
         "plan",
         "What a run of grpo would take: memory by component, the micro-batch that fits, time",
         vlm_r1,
+    ),
+    entry::<EvalConfig>(
+        "eval",
+        "Score a model on questions, or compare two scored models; continues what --output_dir holds",
+        none,
     ),
     entry::<GenerateConfig>("generate", "Answer questions about images", none),
     entry::<LogprobsConfig>(

@@ -9,6 +9,7 @@ mod hub;
 mod model;
 mod openmp;
 mod output;
+mod passages;
 mod pictures;
 mod progress;
 mod rows;
@@ -44,6 +45,7 @@ fn run() -> Result<()> {
         "grpo" => with_config(&invocation, |config| config.dry_run, commands::grpo),
         "sft" => with_config(&invocation, |config| config.dry_run, commands::sft),
         "generate" => with_config(&invocation, |config| config.dry_run, commands::generate),
+        "eval" => with_config(&invocation, |config| config.dry_run, commands::eval),
         "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
         "reward" => with_config(&invocation, |config| config.dry_run, commands::reward),
         "merge" => with_config(&invocation, |config| config.dry_run, commands::merge),

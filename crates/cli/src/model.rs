@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use base::config::{DType, GenerateConfig, LogprobsConfig};
+use base::config::{DType, EvalConfig, GenerateConfig, LogprobsConfig};
 use base::{PreparedImage, Prompt};
 use data::{Processor, ProcessorOptions};
 use models::{
     AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, is_adapter,
-    load_model, load_with_adapter,
+    load_model, load_with_adapter, read_family,
 };
+use rewards::Family;
 use tch::{Device, Kind};
 
 /// A model to ask.
@@ -32,8 +33,11 @@ pub struct Choice<'a> {
 
 macro_rules! choice_of {
     ($config:expr) => {
+        choice_of!($config, &$config.model)
+    };
+    ($config:expr, $model:expr) => {
         Choice {
-            model: &$config.model,
+            model: $model,
             dtype: $config.dtype,
             device: &$config.device,
             num_threads: $config.num_threads,
@@ -59,14 +63,26 @@ impl<'a> From<&'a LogprobsConfig> for Choice<'a> {
     }
 }
 
-impl Model {
-    /// Loads weights that are not trained.
+impl<'a> From<&'a EvalConfig> for Choice<'a> {
+    fn from(config: &'a EvalConfig) -> Self {
+        choice_of!(config, config.model.as_deref().unwrap_or_default())
+    }
+}
+
+/// A model that is found and not loaded yet.
+pub struct Located<'a> {
+    choice: Choice<'a>,
+    folder: PathBuf,
+    adapter: Option<SavedAdapter>,
+}
+
+impl<'a> Located<'a> {
+    /// Finds the folder, and that of the model under an adapter.
     ///
     /// # Errors
-    /// Where the folder is not there or does not hold such a model.
-    pub fn load<'a>(choice: impl Into<Choice<'a>>) -> Result<Self> {
+    /// Where there is none.
+    pub fn find(choice: impl Into<Choice<'a>>) -> Result<Self> {
         let choice: Choice<'_> = choice.into();
-        let device = prepare_device(choice.device, choice.num_threads)?;
         let folder = crate::hub::model_folder(choice.model)?;
         let adapter = is_adapter(&folder)
             .then(|| SavedAdapter::read(&folder))
@@ -75,16 +91,55 @@ impl Model {
             Some(adapter) => crate::hub::base_folder(adapter, None)?,
             None => folder,
         };
-        let processor = Processor::from_dir(&folder, &choice.processor)?;
+        Ok(Self {
+            choice,
+            folder,
+            adapter,
+        })
+    }
+
+    /// What turns questions into prompts.
+    ///
+    /// # Errors
+    /// Where the folder does not hold it.
+    pub fn processor(&self) -> Result<Processor> {
+        Ok(Processor::from_dir(&self.folder, &self.choice.processor)?)
+    }
+
+    /// Whose rewards are its own.
+    ///
+    /// # Errors
+    /// A family that there is not.
+    pub fn family(&self) -> Result<Family> {
+        Ok(read_family(&self.folder)?.parse()?)
+    }
+
+    /// Loads weights that are not trained.
+    ///
+    /// # Errors
+    /// Where the folder does not hold such a model, or there is no such device.
+    pub fn weights(&self) -> Result<Box<dyn VisionLanguageModel>> {
         let options = LoadOptions {
-            kind: kind(choice.dtype),
-            device,
+            kind: kind(self.choice.dtype),
+            device: prepare_device(self.choice.device, self.choice.num_threads)?,
             trained: TrainedParts::NONE,
         };
-        let weights = match &adapter {
-            Some(saved) => load_with_adapter(&folder, options, AdapterSource::Saved(saved))?,
-            None => load_model(&folder, options)?,
-        };
+        Ok(match &self.adapter {
+            Some(saved) => load_with_adapter(&self.folder, options, AdapterSource::Saved(saved))?,
+            None => load_model(&self.folder, options)?,
+        })
+    }
+}
+
+impl Model {
+    /// Loads weights that are not trained.
+    ///
+    /// # Errors
+    /// Where the folder is not there or does not hold such a model.
+    pub fn load<'a>(choice: impl Into<Choice<'a>>) -> Result<Self> {
+        let located = Located::find(choice)?;
+        let processor = located.processor()?;
+        let weights = located.weights()?;
         Ok(Self { weights, processor })
     }
 

@@ -78,7 +78,10 @@ impl ImageFolder {
     }
 
     /// Path of an existing file in this folder (links resolved, it must still lie in it).
-    fn resolve(&self, image: &str) -> Result<PathBuf, RowCause> {
+    ///
+    /// # Errors
+    /// A file that is not there, cannot be read, or lies elsewhere.
+    pub fn resolve(&self, image: &str) -> Result<PathBuf, RowCause> {
         let (given, real) = match (&self.given, &self.real) {
             (Some(given), Some(real)) => (given, real),
             (Some(folder), None) => {

@@ -193,7 +193,7 @@ fn load_file(
 
 /// Looks at the head of each image: a file that is no image is found before the run, a truncated
 /// one when it is decoded.
-fn check_images(sample: Sample) -> Result<Sample, RowCause> {
+pub(crate) fn check_images(sample: Sample) -> Result<Sample, RowCause> {
     for path in &sample.images {
         let refuse = |cause| ImageError::File {
             path: path.clone(),
@@ -219,7 +219,10 @@ fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// Calls `visit` with each line that is not blank, and its number from 1.
-fn for_each_line(path: &Path, mut visit: impl FnMut(&[u8], usize)) -> Result<(), DataError> {
+pub(crate) fn for_each_line(
+    path: &Path,
+    mut visit: impl FnMut(&[u8], usize),
+) -> Result<(), DataError> {
     for line in Lines::open(path)? {
         let (number, line) = line?;
         visit(&line, number);

@@ -1,14 +1,32 @@
 //! Benchmarks: a model answers held-out questions, rules score the answers.
 //!
+//! The way of an evaluation: [`questions`] reads the rows, [`runner`] asks them, [`answers`] keeps what
+//! was said line by line, [`scoring`] says what it is worth, [`results`] and [`summary`] hold the
+//! figures, and [`compare`] tells two of them apart. [`evaluation`] joins them.
+//!
 //! [`rec`] is referring-expression comprehension as VLM-R1 evaluates it; [`baselines`] are the scores
 //! that it must beat to mean anything. How text is sampled is `engine`'s duty, what an answer is
 //! worth `rewards`'.
 
+pub mod answers;
 pub mod baselines;
+pub mod coco_file;
+pub mod compare;
+pub mod detection;
+pub mod evaluation;
+pub mod questions;
 pub mod rec;
+pub mod results;
+pub mod runner;
+pub mod scoring;
+pub mod summary;
 
 pub use baselines::{best_constant_box, constant_box_ious, shuffled_images, true_boxes};
+pub use compare::{Comparison, compare};
+pub use evaluation::{Evaluation, Progress};
 pub use rec::{RecAnswer, RecEvaluation, RecEvaluator, RecOptions, RecSummary};
+pub use results::{Results, Scored, ShownBox};
+pub use summary::{Metric, Summary};
 
 use std::path::PathBuf;
 
@@ -29,6 +47,91 @@ pub enum EvalError {
         /// What is wrong with it.
         cause: String,
     },
+    /// A setting that does not go with the others.
+    #[error("`{name}`: {cause}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Settings that alter the answers are not those of the answers that the folder holds.
+    #[error(
+        "{}: settings differ from those of the answers there:\n  {}\nhint: take another `--output_dir`, or go on with `--allow_changed true`",
+        folder.display(),
+        changes.join("\n  ")
+    )]
+    Changed {
+        /// The folder.
+        folder: PathBuf,
+        /// The settings: before and now.
+        changes: Vec<String>,
+    },
+    /// A line that is no answer to the question of its row.
+    #[error(
+        "{}:{line}: {cause}\nhint: take another `--output_dir`, or remove that file to ask all questions again",
+        path.display()
+    )]
+    AnswerLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A file of detection that cannot be used.
+    #[error("{}: {cause}", path.display())]
+    Coco {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A reward failed.
+    #[error("{place}: {source}")]
+    Scoring {
+        /// The row.
+        place: String,
+        /// The cause.
+        source: Box<rewards::RewardError>,
+    },
+    /// A score that is no number.
+    #[error("{place}: `{figure}` is not finite")]
+    NotFinite {
+        /// The row.
+        place: String,
+        /// The score.
+        figure: String,
+    },
+    /// A figure that has no meaning for the rows.
+    #[error("{subset}: `{figure}` has no value: {cause}")]
+    Undefined {
+        /// The file.
+        subset: String,
+        /// The figure.
+        figure: &'static str,
+        /// Why.
+        cause: &'static str,
+    },
+    /// A folder without results.
+    #[error("{}: no results\nhint: an evaluation that was stopped has none: run it again to the end", path.display())]
+    NoResults {
+        /// The file that is missing.
+        path: PathBuf,
+    },
+    /// Two results that have nothing in common.
+    #[error("nothing to compare: {cause}")]
+    Unpaired {
+        /// Why.
+        cause: String,
+    },
+    /// The folder of results.
+    #[error(transparent)]
+    Run(#[from] base::run_folder::RunError),
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] base::config::ConfigError),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -7,22 +7,29 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use base::{DrawKey, Sample};
-use data::error::RowError;
-use data::loader::{ImageCache, load_prompt};
+use base::Sample;
+use base::config::Extractor;
 use data::processor::Processor;
 use data::template::PromptTemplate;
-use engine::{Request, Sampler, SamplingParams};
+use engine::SamplingParams;
 use models::VisionLanguageModel;
 use report::{Interval, mean_interval};
-use rewards::boxes::{BoundingBox, find_baseline, find_thinking, iou_vlm_r1};
-use rewards::{BoxFormat, BoxUnits, ImageSizes, RewardInput, RewardOptions, RewardSet};
+use rewards::boxes::{BoundingBox, find_baseline, find_thinking, iou_plain, iou_vlm_r1};
+use rewards::{BoxFormat, Family, ImageSizes, RewardInput, RewardSet};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::EvalError;
 use crate::baselines::true_boxes;
+use crate::runner::{Answer, AskOptions, Runner, Sink, Todo};
+use crate::scoring::rec_format;
+
+/// The reward that says whether an answer has the demanded form.
+pub(crate) const FORMAT: &str = "format";
+/// Threads that load images.
+const WORKERS: usize = 2;
 
 /// VLM-R1 calls a box correct above this IoU.
 const CORRECT_ABOVE: f64 = 0.5;
@@ -47,12 +54,81 @@ pub struct RecOptions {
 }
 
 /// Evaluates models of one family on one set of rows.
-pub struct RecEvaluator<'a> {
-    samples: &'a [Sample],
+pub struct RecEvaluator {
+    samples: Arc<[Sample]>,
     truths: Vec<BoundingBox>,
-    processor: &'a Processor,
-    format: RewardSet,
+    processor: Arc<Processor>,
+    reader: BoxReader,
     options: RecOptions,
+}
+
+/// Finds the box of an answer and compares it.
+pub struct BoxReader {
+    extractor: Extractor,
+    family: Family,
+    format: RewardSet,
+}
+
+/// What was read in an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BoxRead {
+    /// The box, px of the image.
+    pub found: Option<BoundingBox>,
+    /// Its IoU with the true one; 0 without a box.
+    pub iou: f64,
+    /// The same of the first box found anywhere, by VLM-R1's rule for base models: what the model
+    /// knows, whatever form it answers in.
+    pub iou_anywhere: f64,
+    /// Whether VLM-R1's format reward of REC is earned.
+    pub well_formed: bool,
+}
+
+impl BoxReader {
+    /// A reader of the answers of models of `family` with patches of `patch_size` px.
+    ///
+    /// # Errors
+    /// None that a family of [`Family`] causes.
+    pub fn new(extractor: Extractor, family: Family, patch_size: usize) -> Result<Self, EvalError> {
+        Ok(Self {
+            extractor,
+            family,
+            format: rec_format(family, patch_size)?,
+        })
+    }
+
+    /// Reads the box of an answer, given in `units`, and compares it with `truth`, px of the image.
+    ///
+    /// # Errors
+    /// None that an answer causes.
+    pub fn read(
+        &self,
+        answer: &str,
+        truth: BoundingBox,
+        units: BoxFormat,
+        sizes: ImageSizes,
+    ) -> Result<BoxRead, EvalError> {
+        let on_image = |b| units.convert(b, BoxFormat::Absolute, sizes);
+        let iou = match self.family {
+            Family::Glm4v => iou_plain,
+            Family::Qwen2_5Vl | Family::InternVl => iou_vlm_r1,
+        };
+        let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou(b, truth));
+        let anywhere = find_baseline(answer).map(on_image);
+        let found = match self.extractor {
+            Extractor::Thinking => find_thinking(answer).map(on_image),
+            Extractor::Baseline => anywhere,
+        };
+        let columns = Map::new();
+        let scores = self
+            .format
+            .score(&[RewardInput::new(answer, "", &columns)])?;
+        Ok(BoxRead {
+            found,
+            iou: iou_of(found),
+            iou_anywhere: iou_of(anywhere),
+            well_formed: scores.total[0] > 0.0,
+        })
+    }
 }
 
 /// One answer, with the fields of VLM-R1's result files and four more.
@@ -109,14 +185,14 @@ pub struct RecSummary {
     pub iou_anywhere: Interval,
 }
 
-impl<'a> RecEvaluator<'a> {
+impl RecEvaluator {
     /// An evaluator of `samples`, whose solutions are boxes; `processor` is the models' own.
     ///
     /// # Errors
     /// No rows, no answers asked for, a row that is not one image with a box.
     pub fn new(
-        samples: &'a [Sample],
-        processor: &'a Processor,
+        samples: &[Sample],
+        processor: Arc<Processor>,
         options: RecOptions,
     ) -> Result<Self, EvalError> {
         if samples.is_empty() {
@@ -132,21 +208,12 @@ impl<'a> RecEvaluator<'a> {
                 cause,
             });
         }
-        let reward_options = RewardOptions {
-            family: rewards::Family::Qwen2_5Vl,
-            task_type: Some("rec".to_owned()),
-            is_reward_customized_from_vlm_module: true,
-            patch_size: processor.image_processor().config().patch_size as usize,
-            box_units: BoxUnits::default(),
-            plugins: rewards::PluginOptions::default(),
-            overlong: rewards::OverlongOptions::default(),
-        };
-        let format = RewardSet::build(&["format".to_owned()], None, &reward_options)?;
+        let patch_size = processor.image_processor().config().patch_size as usize;
         Ok(Self {
-            samples,
             truths: true_boxes(samples)?,
+            samples: samples.into(),
             processor,
-            format,
+            reader: BoxReader::new(Extractor::Thinking, Family::Qwen2_5Vl, patch_size)?,
             options,
         })
     }
@@ -163,108 +230,46 @@ impl<'a> RecEvaluator<'a> {
         cancel: &dyn Fn() -> bool,
     ) -> Result<RecEvaluation, EvalError> {
         let per_question = self.options.answers_per_question;
-        let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?;
-        let total = self.samples.len() * per_question;
-        let mut answers = Vec::with_capacity(total);
-        // Prompts hold pixels: load a few batches' worth at a time.
-        let chunk = (4 * self.options.max_concurrent).div_ceil(per_question);
-        for first in (0..self.samples.len()).step_by(chunk) {
-            let rows = first..(first + chunk).min(self.samples.len());
-            let requests: Vec<Request> = rows
-                .map(|row| self.request(row))
-                .collect::<Result<_, _>>()?;
-            let done_before = answers.len();
-            let mut done = 0;
-            let mut on_finished = |_: usize, _: usize, _: &base::Completion| {
-                done += 1;
-                progress(done_before + done, total);
-            };
-            let generation = sampler.generate(&requests, &mut on_finished, cancel)?;
-            for (offset, (request, completions)) in
-                requests.iter().zip(&generation.completions).enumerate()
-            {
-                let image = &request.prompt.images[0];
-                let sizes = ImageSizes {
-                    original: image.original_size,
-                    input: image.input_size,
-                };
-                for completion in completions {
-                    let text = self.processor.tokenizer().decode(&completion.ids, true)?;
-                    answers.push(self.score(first + offset, text, sizes)?);
-                }
-            }
-        }
+        let todo = |row| Todo {
+            row,
+            place: row,
+            answers: vec![0..per_question],
+        };
+        let todo: Vec<Todo> = (0..self.samples.len()).map(todo).collect();
+        let mut answers = Answers {
+            evaluator: self,
+            answers: Vec::with_capacity(todo.len() * per_question),
+            progress,
+        };
+        let runner = Runner::new(Arc::clone(&self.processor), self.ask_options());
+        runner.run(model, &self.samples, &todo, &mut answers, cancel)?;
+        let mut answers = answers.answers;
+        answers.sort_by_key(|(at, _)| *at);
         Ok(RecEvaluation {
-            answers,
+            answers: answers.into_iter().map(|(_, answer)| answer).collect(),
             answers_per_question: per_question,
         })
     }
 
-    fn sampling(&self) -> SamplingParams {
-        let tokenizer = self.processor.tokenizer();
-        SamplingParams {
-            temperature: self.options.temperature,
-            max_new_tokens: self.options.max_new_tokens,
-            eos_ids: tokenizer.eos_ids().to_vec(),
-            forbidden_ids: tokenizer.placeholder_ids().to_vec(),
-            ..SamplingParams::default()
+    fn ask_options(&self) -> AskOptions {
+        AskOptions {
+            template: self.options.template.clone(),
+            sampling: SamplingParams {
+                temperature: self.options.temperature,
+                max_new_tokens: self.options.max_new_tokens,
+                ..SamplingParams::default()
+            },
+            max_concurrent: self.options.max_concurrent,
+            workers: WORKERS,
+            seed: self.options.seed,
         }
     }
 
-    fn request(&self, row: usize) -> Result<Request, EvalError> {
-        let sample = &self.samples[row];
-        // Every picture is looked at once.
-        let cache = ImageCache::new(0);
-        let prompt = load_prompt(sample, self.processor, &self.options.template, &cache).map_err(
-            |cause| {
-                let row = RowError {
-                    source_line: sample.source.clone(),
-                    cause,
-                };
-                EvalError::Row {
-                    line: sample.source.to_string(),
-                    cause: row.cause.to_string(),
-                }
-            },
-        )?;
-        let key = DrawKey {
-            seed: self.options.seed,
-            step: 0,
-            prompt: row as u64,
-            completion: 0,
-        };
-        Ok(Request {
-            prompt,
-            num_completions: self.options.answers_per_question,
-            key,
-        })
-    }
-
-    fn score(
-        &self,
-        row: usize,
-        model_output: String,
-        sizes: ImageSizes,
-    ) -> Result<RecAnswer, EvalError> {
-        let (sample, truth) = (&self.samples[row], self.truths[row]);
-        let input = RewardInput {
-            completion: &model_output,
-            solution: &sample.solution,
-            problem: Some(&sample.problem),
-            accu_reward_method: None,
-            images: &sample.images,
-            image_sizes: &[sizes.original],
-            image_grid_thw: &[],
-            columns: &sample.columns,
-            sample: None,
-            step: None,
-            completion_tokens: None,
-        };
-        let scores = self.format.score(&[input])?;
-        let on_image = |b| BoxFormat::ModelInput.convert(b, BoxFormat::Absolute, sizes);
-        let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou_vlm_r1(b, truth));
-        let found = find_thinking(&model_output).map(on_image);
-        let iou = iou_of(found);
+    fn score(&self, answer: Answer) -> Result<RecAnswer, EvalError> {
+        let row = answer.row;
+        let (sample, truth, sizes) = (&self.samples[row], self.truths[row], answer.sizes[0]);
+        let units = BoxFormat::ModelInput;
+        let read = self.reader.read(&answer.text, truth, units, sizes)?;
         let [width, height] = sizes.input;
         let [image_width, image_height] = sizes.original;
         Ok(RecAnswer {
@@ -273,13 +278,38 @@ impl<'a> RecEvaluator<'a> {
             ground_truth: truth.into(),
             input_size: [height, width],
             image_size: [image_height, image_width],
-            extracted_answer: found.map_or([0.0; 4], Into::into),
-            correct: u8::from(iou > CORRECT_ABOVE),
-            iou,
-            well_formed: scores.total[0] > 0.0,
-            iou_anywhere: iou_of(find_baseline(&model_output).map(on_image)),
+            extracted_answer: read.found.map_or([0.0; 4], Into::into),
+            correct: u8::from(read.iou > CORRECT_ABOVE),
+            iou: read.iou,
+            well_formed: read.well_formed,
+            iou_anywhere: read.iou_anywhere,
             row,
-            model_output,
+            model_output: answer.text,
+        })
+    }
+}
+
+/// The answers of a run, each with its place.
+struct Answers<'a> {
+    evaluator: &'a RecEvaluator,
+    answers: Vec<((usize, usize), RecAnswer)>,
+    progress: &'a mut dyn FnMut(usize, usize),
+}
+
+impl Sink for Answers<'_> {
+    fn answer(&mut self, answer: Answer) -> Result<(), EvalError> {
+        let place = (answer.row, answer.sample);
+        self.answers.push((place, self.evaluator.score(answer)?));
+        let evaluator = self.evaluator;
+        let total = evaluator.samples.len() * evaluator.options.answers_per_question;
+        (self.progress)(self.answers.len(), total);
+        Ok(())
+    }
+
+    fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError> {
+        Err(EvalError::Row {
+            line: self.evaluator.samples[row].source.to_string(),
+            cause,
         })
     }
 }

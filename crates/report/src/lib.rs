@@ -23,7 +23,7 @@ pub use html::{Body, KeyFigure, Report, Section, Table};
 pub use intervals::{IntervalChart, IntervalRow};
 pub use picture::{CaptionLine, EncodedImage, LabelledBox, Picture};
 pub use scored::{Passage, ScoreLine, ScoredPage, ScoredRow, Tone};
-pub use stats::{Interval, mean_interval, paired_difference_interval};
+pub use stats::{Interval, mean_interval, paired_difference_interval, resampled};
 pub use svg::{Colour, LineChart, Series, Target};
 pub use training::{read_metrics, reward_curve, training_charts};
 pub use write::write_svg;

@@ -7,7 +7,8 @@
   // A reward that does not apply to a row has no score there.
   const score = (row, key) => (key in row.dataset ? Number(row.dataset[key]) : NaN);
 
-  function fits(row, key, low, high, text) {
+  function fits(row, key, low, high, text, tag) {
+    if (tag !== "" && !(row.dataset.tags ?? "").split(" ").includes(tag)) return false;
     const value = score(row, key);
     const bounded = !Number.isNaN(low) || !Number.isNaN(high);
     if (bounded && (Number.isNaN(value) || value < low || value > high)) return false;
@@ -26,9 +27,10 @@
     const [key, order] = [by("key").value, by("order").value];
     const [low, high] = [parseFloat(by("low").value), parseFloat(by("high").value)];
     const text = by("text").value.toLowerCase();
+    const tag = by("tag")?.value ?? "";
     let shown = 0;
     for (const row of rows) {
-      row.hidden = !fits(row, key, low, high, text);
+      row.hidden = !fits(row, key, low, high, text, tag);
       shown += row.hidden ? 0 : 1;
     }
     list.append(...[...rows].sort((a, b) => compare(a, b, key, order)));

@@ -26,8 +26,14 @@ pub struct ScoredPage {
     pub figures: Vec<KeyFigure>,
     /// Histograms of each reward and of their sum.
     pub charts: Vec<HistogramChart>,
+    /// Name of the sum that [`ScoredRow::total`] is.
+    pub total: String,
     /// Names of the rewards.
     pub rewards: Vec<String>,
+    /// What rows can be chosen by, such as `wrong`; [`ScoredRow::tags`] are among them.
+    pub tags: Vec<String>,
+    /// What the colours of boxes mean.
+    pub legend: Vec<(Colour, String)>,
     /// Which rows are shown.
     pub note: String,
     /// The rows.
@@ -51,6 +57,8 @@ pub struct ScoredRow {
     pub solution: String,
     /// The weighted sum.
     pub total: f64,
+    /// Those of [`ScoredPage::tags`] that fit.
+    pub tags: Vec<String>,
     /// One for each of [`ScoredPage::rewards`].
     pub scores: Vec<ScoreLine>,
 }
@@ -67,6 +75,8 @@ pub struct Passage {
 /// How a passage is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
+    /// A heading: whose answer follows.
+    Speaker,
     /// Dimmed.
     Thinking,
     /// As it is.
@@ -130,7 +140,7 @@ impl ScoredPage {
     }
 
     fn write_controls(&self, html: &mut String) {
-        let mut options = "<option value=\"total\">reward (sum)</option>".to_owned();
+        let mut options = format!("<option value=\"total\">{}</option>", escaped(&self.total));
         for (index, name) in self.rewards.iter().enumerate() {
             let _ = write!(
                 options,
@@ -138,9 +148,18 @@ impl ScoredPage {
                 escaped(name)
             );
         }
+        let mut tags = String::new();
+        for (index, tag) in self.tags.iter().enumerate() {
+            let _ = write!(tags, "<option value=\"{index}\">{}</option>", escaped(tag));
+        }
+        if !tags.is_empty() {
+            tags = format!(
+                "<label>Show <select id=\"tag\"><option value=\"\">all</option>{tags}</select></label>"
+            );
+        }
         let _ = writeln!(
             html,
-            "<form class=\"controls card\" id=\"controls\">\
+            "<form class=\"controls card\" id=\"controls\">{tags}\
              <label>Text <input id=\"text\" type=\"search\" placeholder=\"any text of a row\"></label>\
              <label>Score <select id=\"key\">{options}</select></label>\
              <label>from <input id=\"low\" type=\"number\" step=\"any\"></label>\
@@ -164,8 +183,14 @@ impl ScoredPage {
                 let _ = write!(html, " data-r{reward}=\"{score}\"");
             }
         }
+        let tags = self.tags.iter().enumerate();
+        let tags = tags.filter(|(_, tag)| row.tags.contains(tag));
+        let tags: Vec<String> = tags.map(|(index, _)| index.to_string()).collect();
+        if !tags.is_empty() {
+            let _ = write!(html, " data-tags=\"{}\"", tags.join(" "));
+        }
         html.push_str(">\n<div class=\"seen\">");
-        row.write_pictures(html);
+        row.write_pictures(html, &self.legend);
         let _ = write!(
             html,
             "</div>\n<div class=\"said\"><header><span class=\"place\">{}</span>\
@@ -189,19 +214,21 @@ impl ScoredPage {
 }
 
 impl ScoredRow {
-    fn write_pictures(&self, html: &mut String) {
+    fn write_pictures(&self, html: &mut String, legend: &[(Colour, String)]) {
         for picture in &self.pictures {
             html.push_str(&picture.svg());
             if picture.boxes.is_empty() {
                 continue;
             }
             html.push_str("<div class=\"legend\">");
-            for (colour, name) in [(Colour::Green, "true"), (Colour::Orange, "predicted")] {
-                let count = picture.boxes.iter().filter(|b| b.colour == colour).count();
+            for (colour, name) in legend {
+                let count = picture.boxes.iter().filter(|b| b.colour == *colour);
                 let _ = write!(
                     html,
-                    "<span><i style=\"background:{}\"></i>{name}: {count}</span>",
-                    colour.css()
+                    "<span><i style=\"background:{}\"></i>{}: {}</span>",
+                    colour.css(),
+                    escaped(name),
+                    count.count()
                 );
             }
             html.push_str("</div>");
@@ -213,6 +240,7 @@ impl ScoredRow {
         html.push_str("<div class=\"completion\">");
         for passage in &self.completion {
             let class = match passage.tone {
+                Tone::Speaker => "speaker",
                 Tone::Thinking => "thinking",
                 Tone::Plain => "plain",
                 Tone::Answer => "answer",
@@ -289,16 +317,27 @@ mod tests {
                 histogram: Histogram::of(&[0.0, 1.0]),
                 colour: Colour::Blue,
             }],
+            total: EVIL.to_owned(),
             rewards: vec![EVIL.to_owned(), "b".to_owned()],
+            tags: vec!["right".to_owned(), EVIL.to_owned(), "wrong".to_owned()],
+            legend: vec![
+                (Colour::Green, "true".to_owned()),
+                (Colour::Orange, "predicted".to_owned()),
+            ],
             note: EVIL.to_owned(),
             rows: vec![ScoredRow {
                 place: EVIL.to_owned(),
                 pictures: vec![picture],
                 picture_note: EVIL.to_owned(),
                 question: EVIL.to_owned(),
-                completion: vec![passage(Tone::Thinking), passage(Tone::Answer)],
+                completion: vec![
+                    passage(Tone::Speaker),
+                    passage(Tone::Thinking),
+                    passage(Tone::Answer),
+                ],
                 solution: EVIL.to_owned(),
                 total: -0.25,
+                tags: vec!["wrong".to_owned(), EVIL.to_owned()],
                 scores: vec![
                     ScoreLine {
                         score: Some(0.75),
@@ -317,13 +356,17 @@ mod tests {
         assert_eq!(html.matches("</script>").count(), 1);
         assert!(!html.contains("<img") && !html.contains("onerror=\"a\""));
         let safe = "&lt;/script&gt;&lt;script&gt;alert(1)";
-        assert!(html.matches(safe).count() >= 14, "{html}");
+        assert!(html.matches(safe).count() >= 17, "{html}");
     }
 
     #[test]
     fn scores_stand_where_the_script_reads_them() {
         let html = page().html();
-        assert!(html.contains("data-index=\"0\" data-total=\"-0.25\" data-r0=\"0.75\">"));
+        assert!(
+            html.contains(
+                "data-index=\"0\" data-total=\"-0.25\" data-r0=\"0.75\" data-tags=\"1 2\">"
+            )
+        );
         assert!(
             !html.contains("data-r1"),
             "a reward that does not apply has no score"

@@ -24,6 +24,32 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// A statistic of `num_values` values with the 2.5th and 97.5th percentile of what
+    /// [`resampled`] says of it.
+    ///
+    /// # Errors
+    /// On no draws and on what is not finite.
+    pub fn of_draws(
+        statistic: f64,
+        mut draws: Vec<f64>,
+        num_values: usize,
+    ) -> Result<Self, ReportError> {
+        if draws.is_empty() {
+            return Err(ReportError::NoValues);
+        }
+        let all = std::iter::once(&statistic).chain(&draws).enumerate();
+        if let Some((index, &value)) = all.into_iter().find(|(_, value)| !value.is_finite()) {
+            return Err(ReportError::NotFinite { index, value });
+        }
+        draws.sort_by(f64::total_cmp);
+        Ok(Self {
+            mean: statistic,
+            low: quantile(&draws, 0.025),
+            high: quantile(&draws, 0.975),
+            num_values,
+        })
+    }
+
     /// Whether no value lies in both.
     pub fn is_apart_from(&self, other: &Self) -> bool {
         self.high < other.low || other.high < self.low
@@ -47,16 +73,12 @@ pub fn mean_interval(values: &[f64], seed: u64) -> Result<Interval, ReportError>
     if let Some((index, &value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
         return Err(ReportError::NotFinite { index, value });
     }
-    let count = values.len() as u64;
+    let count = values.len();
     let mean = |sum: f64| sum / count as f64;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut means: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let draws = (0..count).map(|_| {
-                // The upper half of the product is uniform on 0..count but for 1 in 2^64 / count.
-                let index = (u128::from(rng.next_u64()) * u128::from(count)) >> 64;
-                values[index as usize]
-            });
+            let draws = (0..count).map(|_| values[below(&mut rng, count)]);
             mean(draws.sum())
         })
         .collect();
@@ -67,6 +89,31 @@ pub fn mean_interval(values: &[f64], seed: u64) -> Result<Interval, ReportError>
         high: quantile(&means, 0.975),
         num_values: values.len(),
     })
+}
+
+/// What `statistic` says of `resamples` draws with replacement from `count` items; it is told how often
+/// each item was drawn.
+pub fn resampled<T>(
+    count: usize,
+    resamples: usize,
+    seed: u64,
+    mut statistic: impl FnMut(&[usize]) -> T,
+) -> Vec<T> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut times = vec![0; count];
+    let draw = |_| {
+        times.fill(0);
+        for _ in 0..count {
+            times[below(&mut rng, count)] += 1;
+        }
+        statistic(&times)
+    };
+    (0..resamples).map(draw).collect()
+}
+
+/// Uniform on `0..count` but for 1 in 2^64 / `count`: the upper half of a product.
+fn below(rng: &mut ChaCha8Rng, count: usize) -> usize {
+    ((u128::from(rng.next_u64()) * count as u128) >> 64) as usize
 }
 
 /// Mean of `after - before`, value by value, with its interval.
@@ -108,6 +155,26 @@ mod tests {
         assert_eq!(quantile(&sorted, 0.125), 0.5);
         assert_eq!(quantile(&sorted, 1.0), 4.0);
         assert_eq!(quantile(&[7.0], 0.975), 7.0);
+    }
+
+    #[test]
+    fn draws_by_their_counts_give_the_interval_of_the_mean() {
+        let values: Vec<f64> = (0..50).map(|i| f64::from(i * i)).collect();
+        let by_values = mean_interval(&values, 5).expect("values");
+        let draws = resampled(values.len(), RESAMPLES, 5, |times| {
+            assert_eq!(times.iter().sum::<usize>(), 50);
+            let sum: f64 = times.iter().zip(&values).map(|(n, v)| *n as f64 * v).sum();
+            sum / 50.0
+        });
+        let by_counts = Interval::of_draws(by_values.mean, draws, 50).expect("draws");
+        assert!((by_values.low - by_counts.low).abs() < 1e-9, "{by_counts}");
+        assert!(
+            (by_values.high - by_counts.high).abs() < 1e-9,
+            "{by_counts}"
+        );
+        assert!(Interval::of_draws(1.0, vec![f64::NAN], 1).is_err());
+        assert!(Interval::of_draws(f64::INFINITY, vec![1.0], 1).is_err());
+        assert!(Interval::of_draws(1.0, vec![], 1).is_err());
     }
 
     #[test]

@@ -300,6 +300,11 @@ impl RewardSet {
         })
     }
 
+    /// Whether each row is scored in this process and by itself ([`Reward::is_by_row`]).
+    pub fn is_by_row(&self) -> bool {
+        self.rewards.iter().all(|reward| reward.is_by_row())
+    }
+
     /// Weights of the rewards, in order.
     pub fn weights(&self) -> &[f64] {
         &self.weights

@@ -18,14 +18,20 @@ choices! {
     }
 }
 
+/// The fields of what loads a model to ask it; `model` itself is given by the caller, and so is the macro
+/// that makes the configuration, with its first words.
 macro_rules! with_model_fields {
-    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
-        config! {
+    (
+        [$outer:ident $($first:tt)*]
+        $(#[$meta:meta])*
+        pub struct $name:ident { model { $($model:tt)* } $($own:tt)* }
+    ) => {
+        $outer! {
+            $($first)*
             $(#[$meta])*
             pub struct $name {
                 "model" {
-                    /// Model folder in Hugging Face format, or the name of a model on the hub.
-                    model: String,
+                    $($model)*
                     /// Type of the weights and of the computation.
                     dtype: DType = DType::Float32,
                     /// Whose way of resizing images to follow.
@@ -48,10 +54,16 @@ macro_rules! with_model_fields {
         }
     };
 }
+pub(super) use with_model_fields;
 
 with_model_fields! {
+    [config]
     /// Sampling answers.
     pub struct GenerateConfig {
+        model {
+            /// Model folder in Hugging Face format, or the name of a model on the hub.
+            model: String,
+        }
         "question" {
             /// Images of the question, in order.
             image: Vec<String> = Vec::new(),
@@ -90,8 +102,13 @@ with_model_fields! {
 }
 
 with_model_fields! {
+    [config]
     /// Log-probabilities of given answers.
     pub struct LogprobsConfig {
+        model {
+            /// Model folder in Hugging Face format, or the name of a model on the hub.
+            model: String,
+        }
         "rows" {
             /// File of answers, one JSON object a line: `images`, `prompt`, `completion`.
             input: String,

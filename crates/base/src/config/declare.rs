@@ -104,6 +104,11 @@ pub trait Validate {
         Ok(())
     }
 
+    /// Groups whose fields say where and how fast a run happens, not what it computes.
+    fn free_groups() -> &'static [&'static str] {
+        &["run", "machine"]
+    }
+
     /// Fields that mean nothing beside the values of others, and why.
     fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
         Vec::new()

@@ -9,6 +9,7 @@ mod compatibility;
 mod data;
 mod declare;
 mod error;
+mod evaluation;
 mod plan;
 mod ranges;
 mod resolve;
@@ -25,6 +26,7 @@ pub use compatibility::{Foreign, ForeignEffect, VLM_R1};
 pub use data::{DataCheckConfig, DataConvertConfig, DataFormat, RowPer};
 pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};
+pub use evaluation::{EvalConfig, EvalTask, Extractor, LabelList};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
 pub use training::{GrpoConfig, PlanConfig, SftConfig};
 pub use words::{

@@ -95,9 +95,6 @@ pub struct Change {
     pub now: Value,
 }
 
-/// Groups whose fields say where and how fast a run happens, not what it computes.
-const FREE_GROUPS: [&str; 2] = ["run", "machine"];
-
 /// The settings of `now` that alter what the run of `yaml` (the text of `file`) computes.
 ///
 /// # Errors
@@ -115,7 +112,7 @@ pub fn changed_settings<T: Config>(
     let now = Tree::of(now, T::FIELDS, &[])?.values;
     let altering = T::FIELDS
         .iter()
-        .filter(|field| !FREE_GROUPS.contains(&field.group));
+        .filter(|field| !T::free_groups().contains(&field.group));
     Ok(altering
         .filter(|field| before[field.name] != now[field.name])
         .map(|field| Change {

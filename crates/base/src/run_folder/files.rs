@@ -86,6 +86,15 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), RunError> {
     to.parent().map_or(Ok(()), sync_folder)
 }
 
+/// The text of a file, if it is there.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, RunError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io(path)(error)),
+    }
+}
+
 /// Opens a file for lines to be added.
 pub(super) fn append_to(path: &Path) -> Result<File, RunError> {
     OpenOptions::new()

@@ -16,6 +16,7 @@ mod environment;
 mod error;
 mod events;
 mod files;
+mod result_folder;
 mod stop;
 
 use std::fs::{self, File, OpenOptions};
@@ -28,9 +29,10 @@ pub use checkpoint::PendingCheckpoint;
 pub use environment::{declare_commit, environment, utc_now};
 pub use error::RunError;
 pub use events::{EventFile, Scalar, read_scalars};
+pub use result_folder::{LineFile, ResultFolder};
 pub use stop::StopFlag;
 
-use files::{append_to, io, sync_file, sync_folder, write_soon, write_whole};
+use files::{append_to, io, read_if_there, sync_file, sync_folder, write_soon, write_whole};
 
 const LOCK: &str = ".lock";
 const CONFIG: &str = "config.yaml";
@@ -95,12 +97,7 @@ impl RunFolder {
     /// # Errors
     /// Where it is there and cannot be read.
     pub fn config(&self) -> Result<Option<String>, RunError> {
-        let path = self.dir.join(CONFIG);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io(&path)(error)),
-        }
+        read_if_there(&self.dir.join(CONFIG))
     }
 
     /// Where [`Self::write_config`] writes.

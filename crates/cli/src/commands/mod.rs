@@ -1,6 +1,7 @@
 //! The commands but `demo`: configuration to one call.
 
 mod data;
+mod eval;
 mod generate;
 mod logprobs;
 mod merge;
@@ -9,6 +10,7 @@ mod reward;
 mod training;
 
 pub use data::{data_check, data_convert};
+pub use eval::eval;
 pub use generate::generate;
 pub use logprobs::logprobs;
 pub use merge::merge;

@@ -176,7 +176,7 @@ impl Demo<'_> {
                 let processor = Processor::from_dir(folder, &processor_options())?;
                 let evaluator = RecEvaluator::new(
                     samples,
-                    &processor,
+                    processor.into(),
                     rec_options(plan, answers, config.seed)?,
                 )?;
                 Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)

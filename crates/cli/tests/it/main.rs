@@ -9,6 +9,8 @@ mod data_check;
 #[cfg(test)]
 mod data_convert;
 #[cfg(test)]
+mod evaluation;
+#[cfg(test)]
 mod hub;
 #[cfg(test)]
 mod plan;

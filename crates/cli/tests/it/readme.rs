@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base::config::{
-    Config, DataCheckConfig, DataConvertConfig, DemoConfig, GenerateConfig, GrpoConfig,
+    Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig, GrpoConfig,
     LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, VLM_R1,
 };
 use serde_json::Value;
@@ -19,8 +19,8 @@ use tempfile::TempDir;
 
 use crate::run::{Said, golden, said, say};
 
-const COMMANDS: [&str; 9] = [
-    "demo", "grpo", "sft", "plan", "generate", "logprobs", "merge", "reward", "data",
+const COMMANDS: [&str; 10] = [
+    "demo", "grpo", "sft", "plan", "eval", "generate", "logprobs", "merge", "reward", "data",
 ];
 
 const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-run --directory \"$REPOSITORY\" \"$@\"\n";
@@ -177,6 +177,12 @@ fn every_command_runs() {
         logprobs["logprobs"].as_array().unwrap().len(),
         logprobs["completion_ids"].as_array().unwrap().len()
     );
+    let compared: Value = serde_json::from_str(
+        &fs::read_to_string(dir.path().join("out/eval/summary.json")).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(compared["num_questions"], 1);
+    assert!(printed.contains("\"verdict\""), "{printed}");
     let scored = row("scored.jsonl");
     assert_eq!(scored["rewards"]["format"], 1.0);
     let accuracy = scored["rewards"]["accuracy"].as_f64().unwrap();
@@ -285,6 +291,7 @@ fn every_flag_exists() {
         GrpoConfig::FIELDS,
         SftConfig::FIELDS,
         PlanConfig::FIELDS,
+        EvalConfig::FIELDS,
         GenerateConfig::FIELDS,
         LogprobsConfig::FIELDS,
         MergeConfig::FIELDS,
@@ -307,6 +314,7 @@ fn every_flag_exists() {
         "docs/architecture.md",
         "docs/memory.md",
         "docs/data-tools.md",
+        "docs/evaluation.md",
     ] {
         let text = text(page);
         for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))) {

@@ -196,7 +196,7 @@ impl Scene {
 }
 
 /// VLM-R1's question for a list of things.
-pub(super) fn question(asked: &[&str]) -> String {
+pub fn question(asked: &[&str]) -> String {
     format!(
         "Please carefully check the image and detect the following objects: {}. Output the bbox coordinates of \
          detected objects in JSON format in <answer></answer>. The bbox coordinate format should be: \n\

@@ -25,6 +25,7 @@ use base::run_folder::StopFlag;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use detection::question as detection_question;
 pub use error::{ConvertError, WriteError};
 use sink::Sink;
 

@@ -3,8 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[cfg(test)]
+mod evaluation;
+#[cfg(test)]
+mod figures;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base::Sample;
 use data::template::PromptTemplate;
@@ -45,9 +51,28 @@ fn samples(folder: &Path) -> Vec<Sample> {
     load_rows(&files, &checks, OnBadRow::Stop).unwrap().rows
 }
 
+fn processor() -> Arc<Processor> {
+    let options = ProcessorOptions {
+        resize_backend: ResizeBackend::Torchvision,
+        min_pixels: None,
+        max_pixels: None,
+        max_prompt_length: None,
+    };
+    Arc::new(Processor::from_dir(&golden().join("checkpoints/nested"), &options).unwrap())
+}
+
+fn model() -> Box<dyn VisionLanguageModel> {
+    let options = LoadOptions {
+        kind: Kind::Float,
+        device: Device::Cpu,
+        trained: TrainedParts::NONE,
+    };
+    load_model(&golden().join("checkpoints/nested"), options).unwrap()
+}
+
 struct Fixture {
     model: Box<dyn VisionLanguageModel>,
-    processor: Processor,
+    processor: Arc<Processor>,
     samples: Vec<Sample>,
     _folder: tempfile::TempDir,
 }
@@ -55,31 +80,23 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = golden().join("checkpoints/nested");
-        let options = LoadOptions {
-            kind: Kind::Float,
-            device: Device::Cpu,
-            trained: TrainedParts::NONE,
-        };
-        let processor_options = ProcessorOptions {
-            resize_backend: ResizeBackend::Torchvision,
-            min_pixels: None,
-            max_pixels: None,
-            max_prompt_length: None,
-        };
         Self {
-            model: load_model(&checkpoint, options).unwrap(),
-            processor: Processor::from_dir(&checkpoint, &processor_options).unwrap(),
+            model: model(),
+            processor: processor(),
             samples: samples(folder.path()),
             _folder: folder,
         }
     }
 
     fn evaluate(&self, samples: &[Sample], max_concurrent: usize) -> RecEvaluation {
-        RecEvaluator::new(samples, &self.processor, options(3, max_concurrent))
-            .unwrap()
-            .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
-            .unwrap()
+        RecEvaluator::new(
+            samples,
+            Arc::clone(&self.processor),
+            options(3, max_concurrent),
+        )
+        .unwrap()
+        .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
+        .unwrap()
     }
 }
 
@@ -159,7 +176,7 @@ fn shuffled_pictures_change_sizes_and_answers_only() {
 fn what_cannot_be_evaluated_is_refused() {
     let fixture = Fixture::new();
     let refused = |samples: &[Sample], answers| {
-        RecEvaluator::new(samples, &fixture.processor, options(answers, 1))
+        RecEvaluator::new(samples, Arc::clone(&fixture.processor), options(answers, 1))
             .err()
             .unwrap()
     };
@@ -180,7 +197,12 @@ fn what_cannot_be_evaluated_is_refused() {
 #[test]
 fn a_cancelled_evaluation_is_no_evaluation() {
     let fixture = Fixture::new();
-    let evaluator = RecEvaluator::new(&fixture.samples, &fixture.processor, options(1, 1)).unwrap();
+    let evaluator = RecEvaluator::new(
+        &fixture.samples,
+        Arc::clone(&fixture.processor),
+        options(1, 1),
+    )
+    .unwrap();
     let error = evaluator
         .evaluate(fixture.model.as_ref(), &mut |_, _| (), &|| true)
         .unwrap_err();

@@ -1,7 +1,7 @@
 //! COCO's average precision for boxes: AP@[.50:.95] and AP50, area `all`, at most 100 detections of a
 //! category in an image.
 //!
-//! The rule is that of pycocotools 2.0.11 without crowds, its rounding and order of ties included;
+//! The rule is that of pycocotools 2.0.11, its rounding and order of ties included;
 //! `golden/rewards/detection_coco.jsonl` holds its numbers.
 
 use crate::boxes::BoundingBox;
@@ -58,14 +58,21 @@ impl CocoBox {
     }
 
     /// Intersection over union, 0 where the boxes do not overlap.
-    pub(crate) fn iou(&self, other: &Self) -> f64 {
+    pub fn iou(&self, other: &Self) -> f64 {
+        let intersection = self.intersection(other);
+        if intersection == 0.0 {
+            return 0.0;
+        }
+        intersection / (self.area() + other.area() - intersection)
+    }
+
+    fn intersection(&self, other: &Self) -> f64 {
         let width = (self.width + self.x).min(other.width + other.x) - self.x.max(other.x);
         let height = (self.height + self.y).min(other.height + other.y) - self.y.max(other.y);
         if width <= 0.0 || height <= 0.0 {
             return 0.0;
         }
-        let intersection = width * height;
-        intersection / (self.area() + other.area() - intersection)
+        width * height
     }
 }
 
@@ -78,6 +85,23 @@ pub struct Truth {
     pub category: u64,
     /// Where it is.
     pub bbox: CocoBox,
+    /// Whether it stands for many objects: it need not be found, and what lies in it is no mistake.
+    pub is_crowd: bool,
+}
+
+impl Truth {
+    fn is_counted(&self) -> bool {
+        !self.is_crowd && self.bbox.is_counted()
+    }
+
+    /// IoU with a detection; of a crowd, the share of the detection that lies in it.
+    fn overlap(&self, found: &CocoBox) -> f64 {
+        if self.is_crowd {
+            self.bbox.intersection(found) / found.area()
+        } else {
+            found.iou(&self.bbox)
+        }
+    }
 }
 
 /// A detected box.
@@ -118,28 +142,126 @@ pub(super) fn average_precision_of_matches(
     detections: &[Detection],
     on_match: &mut impl FnMut(&Detection, &Truth),
 ) -> Option<AveragePrecision> {
-    let mut truths: Vec<&Truth> = truths.iter().collect();
-    truths.sort_by_key(|truth| (truth.category, truth.image));
-    let mut detections: Vec<&Detection> = detections.iter().collect();
-    detections.sort_by_key(|detection| (detection.category, detection.image));
+    MatchedImages::matching(truths, detections, on_match).average_precision(|_| 1)
+}
 
-    let mut sums = [0.0; NUM_THRESHOLDS];
-    let mut num_categories = 0_usize;
-    for truths in truths.chunk_by(|a, b| a.category == b.category) {
-        let of_category = of_key(&detections, truths[0].category, |found| found.category);
-        if let Some(precisions) = category_precisions(truths, of_category, on_match) {
-            num_categories += 1;
-            for (sum, precision) in sums.iter_mut().zip(precisions) {
-                *sum += precision;
-            }
+/// Images whose detections are matched with their truths: the average precision of any choice of
+/// the images follows without matching again.
+#[derive(Clone, Debug)]
+pub struct MatchedImages {
+    categories: Vec<MatchedCategory>,
+}
+
+/// The images of one category.
+#[derive(Clone, Debug)]
+struct MatchedCategory {
+    /// Images with truths that count, and how many.
+    counted: Vec<(u64, usize)>,
+    /// Image and outcome of each detection, best scored first.
+    outcomes: Vec<(u64, Outcome)>,
+}
+
+impl MatchedImages {
+    /// Matches the detections of each image with its truths.
+    pub fn new(truths: &[Truth], detections: &[Detection]) -> Self {
+        Self::matching(truths, detections, &mut |_, _| {})
+    }
+
+    fn matching(
+        truths: &[Truth],
+        detections: &[Detection],
+        on_match: &mut impl FnMut(&Detection, &Truth),
+    ) -> Self {
+        let mut truths: Vec<&Truth> = truths.iter().collect();
+        truths.sort_by_key(|truth| (truth.category, truth.image));
+        let mut detections: Vec<&Detection> = detections.iter().collect();
+        detections.sort_by_key(|detection| (detection.category, detection.image));
+        let categories = truths
+            .chunk_by(|a, b| a.category == b.category)
+            .filter_map(|truths| {
+                let of_category = of_key(&detections, truths[0].category, |found| found.category);
+                MatchedCategory::new(truths, of_category, on_match)
+            });
+        Self {
+            categories: categories.collect(),
         }
     }
-    let categories = num_categories as f64;
-    (num_categories > 0).then(|| AveragePrecision {
-        ap: sums.iter().sum::<f64>() / (categories * NUM_THRESHOLDS as f64),
-        ap50: sums[0] / categories,
-        num_categories,
-    })
+
+    /// Average precision where each image stands in the set as often as `times` says; none where no
+    /// truth counts.
+    pub fn average_precision(&self, times: impl Fn(u64) -> usize) -> Option<AveragePrecision> {
+        let mut sums = [0.0; NUM_THRESHOLDS];
+        let mut num_categories = 0_usize;
+        for category in &self.categories {
+            if let Some(precisions) = category.precisions(&times) {
+                num_categories += 1;
+                for (sum, precision) in sums.iter_mut().zip(precisions) {
+                    *sum += precision;
+                }
+            }
+        }
+        let categories = num_categories as f64;
+        (num_categories > 0).then(|| AveragePrecision {
+            ap: sums.iter().sum::<f64>() / (categories * NUM_THRESHOLDS as f64),
+            ap50: sums[0] / categories,
+            num_categories,
+        })
+    }
+}
+
+impl MatchedCategory {
+    /// None where no truth counts.
+    fn new(
+        truths: &[&Truth],
+        detections: &[&Detection],
+        on_match: &mut impl FnMut(&Detection, &Truth),
+    ) -> Option<Self> {
+        let counted: Vec<(u64, usize)> = truths
+            .chunk_by(|a, b| a.image == b.image)
+            .map(|truths| {
+                let counted = truths.iter().filter(|truth| truth.is_counted());
+                (truths[0].image, counted.count())
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        if counted.is_empty() {
+            return None;
+        }
+        let mut outcomes = Vec::with_capacity(detections.len());
+        for detections in detections.chunk_by(|a, b| a.image == b.image) {
+            let image = detections[0].image;
+            let of_image = of_key(truths, image, |truth| truth.image);
+            match_image(of_image, detections, on_match, |outcome| {
+                outcomes.push((image, outcome));
+            });
+        }
+        outcomes.sort_by(|(_, a), (_, b)| by_score(a.score, b.score));
+        Some(Self { counted, outcomes })
+    }
+
+    /// Average precision at each threshold; none where no truth counts.
+    fn precisions(&self, times: impl Fn(u64) -> usize) -> Option<[f64; NUM_THRESHOLDS]> {
+        let counted = self.counted.iter();
+        let counted: usize = counted.map(|(image, count)| times(*image) * count).sum();
+        if counted == 0 {
+            return None;
+        }
+        let outcomes: Vec<Outcome> = self
+            .outcomes
+            .iter()
+            .flat_map(|(image, outcome)| std::iter::repeat_n(*outcome, times(*image)))
+            .collect();
+        let mut curve = Curve::default();
+        let mut precisions = [0.0; NUM_THRESHOLDS];
+        for threshold in 0..NUM_THRESHOLDS {
+            precisions[threshold] = if threshold > 0 && is_as_before(&outcomes, threshold) {
+                precisions[threshold - 1]
+            } else {
+                curve.mean_precision(&outcomes, threshold, counted)
+            };
+        }
+        Some(precisions)
+    }
 }
 
 /// The part of a sorted list that has `key`.
@@ -147,34 +269,6 @@ fn of_key<'a, T>(sorted: &'a [&'a T], key: u64, key_of: impl Fn(&T) -> u64) -> &
     let start = sorted.partition_point(|item| key_of(item) < key);
     let rest = &sorted[start..];
     &rest[..rest.partition_point(|item| key_of(item) == key)]
-}
-
-/// Average precision of one category at each threshold; none where no truth counts.
-fn category_precisions(
-    truths: &[&Truth],
-    detections: &[&Detection],
-    on_match: &mut impl FnMut(&Detection, &Truth),
-) -> Option<[f64; NUM_THRESHOLDS]> {
-    let counted = truths.iter().filter(|t| t.bbox.is_counted()).count();
-    if counted == 0 {
-        return None;
-    }
-    let mut outcomes = Vec::with_capacity(detections.len().min(MAX_DETECTIONS));
-    for detections in detections.chunk_by(|a, b| a.image == b.image) {
-        let of_image = of_key(truths, detections[0].image, |truth| truth.image);
-        match_image(of_image, detections, &mut outcomes, on_match);
-    }
-    outcomes.sort_by(|a, b| by_score(a.score, b.score));
-    let mut curve = Curve::default();
-    let mut precisions = [0.0; NUM_THRESHOLDS];
-    for threshold in 0..NUM_THRESHOLDS {
-        precisions[threshold] = if threshold > 0 && is_as_before(&outcomes, threshold) {
-            precisions[threshold - 1]
-        } else {
-            curve.mean_precision(&outcomes, threshold, counted)
-        };
-    }
-    Some(precisions)
 }
 
 /// Highest first, NaN last.
@@ -209,29 +303,30 @@ const fn linspace<const N: usize>(start: f64, stop: f64) -> [f64; N] {
     values
 }
 
-/// Matches the detections of a category in an image with its truths, at each threshold.
+/// Matches the detections of a category in an image with its truths, at each threshold, and tells of
+/// each outcome.
 ///
 /// Best scored first, each detection takes the free truth of highest IoU, the last of equals;
-/// truths that do not count only where no other is left.
+/// truths that do not count only where no other is left. A crowd stays free.
 fn match_image(
     truths: &[&Truth],
     detections: &[&Detection],
-    outcomes: &mut Vec<Outcome>,
     on_match: &mut impl FnMut(&Detection, &Truth),
+    mut on_outcome: impl FnMut(Outcome),
 ) {
     let mut detections = detections.to_vec();
     detections.sort_by(|a, b| by_score(a.score, b.score));
     detections.truncate(MAX_DETECTIONS);
     let mut truths = truths.to_vec();
-    truths.sort_by_key(|truth| !truth.bbox.is_counted());
-    let counted = truths.partition_point(|truth| truth.bbox.is_counted());
+    truths.sort_by_key(|truth| !truth.is_counted());
+    let counted = truths.partition_point(|truth| truth.is_counted());
 
     let mut taken = vec![0_u16; truths.len()];
     let mut overlaps = Vec::with_capacity(truths.len());
     for detection in detections {
         overlaps.clear();
         overlaps.extend(truths.iter().enumerate().filter_map(|(index, truth)| {
-            let iou = detection.bbox.iou(&truth.bbox);
+            let iou = truth.overlap(&detection.bbox);
             (iou >= THRESHOLDS[0]).then_some((index, iou))
         }));
         let mut outcome = Outcome {
@@ -245,7 +340,9 @@ fn match_image(
                     if threshold == 0 {
                         on_match(detection, truths[best]);
                     }
-                    taken[best] |= bit;
+                    if !truths[best].is_crowd {
+                        taken[best] |= bit;
+                    }
                     outcome.is_matched |= bit;
                     if best >= counted {
                         outcome.is_ignored |= bit;
@@ -255,7 +352,7 @@ fn match_image(
                 None => {}
             }
         }
-        outcomes.push(outcome);
+        on_outcome(outcome);
     }
 }
 
@@ -340,6 +437,7 @@ mod tests {
             image: 0,
             category,
             bbox: boxed(corners),
+            is_crowd: false,
         }
     }
 
@@ -409,6 +507,53 @@ mod tests {
             aps(&[truth(0, [5.0; 4])], &[found(0, 1.0, [5.0; 4])]),
             [0.0; 2],
         );
+    }
+
+    #[test]
+    fn a_crowd_need_not_be_found_and_hides_mistakes() {
+        let crowd = Truth {
+            is_crowd: true,
+            ..truth(0, [100.0, 0.0, 200.0, 100.0])
+        };
+        let inside = |x: f64| found(0, 1.0, [x, 0.0, x + 20.0, 20.0]);
+        // Two lie in the crowd and are ignored; a third lies half outside, ignored at 0.50 alone.
+        let detections = [
+            inside(100.0),
+            inside(140.0),
+            inside(190.0),
+            found(0, 1.0, A),
+        ];
+        assert_near(aps(&[truth(0, A), crowd], &detections), [0.55, 1.0]);
+        // Without it they are three mistakes before the hit.
+        assert_near(aps(&[truth(0, A)], &detections), [0.25; 2]);
+        assert_eq!(average_precision(&[crowd], &detections), None);
+    }
+
+    #[test]
+    fn images_may_stand_in_the_set_any_number_of_times() {
+        let at = |image, bbox: [f64; 4]| Truth {
+            image,
+            ..truth(0, bbox)
+        };
+        let truths = [at(0, A), at(1, A), at(2, B)];
+        let detections = [
+            found(0, 1.0, A),
+            Detection {
+                image: 1,
+                ..found(0, 1.0, NOWHERE)
+            },
+        ];
+        let matched = MatchedImages::new(&truths, &detections);
+        let ap50 = |times: [usize; 3]| {
+            let precision = matched.average_precision(|image| times[image as usize]);
+            precision.map(|precision| (precision.ap50 * 101.0).round() as u32)
+        };
+        assert_eq!(ap50([3, 0, 0]), Some(101));
+        // One of three truths found at once: precision 1 at the 34 recalls up to 1/3.
+        assert_eq!(ap50([1, 1, 1]), Some(34));
+        assert_eq!(ap50([1, 0, 2]), Some(34));
+        assert_eq!(ap50([0, 0, 2]), Some(0));
+        assert_eq!(ap50([0, 0, 0]), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod boxes_in_text;
 pub mod coco;
+mod found;
 mod lists;
 mod nms;
 mod weighted_sum;
@@ -24,6 +25,7 @@ use std::ptr;
 pub(crate) use self::boxes_in_text::last_block;
 use self::boxes_in_text::{Entry, Label, TrueBox, true_boxes};
 use self::coco::{AveragePrecision, CocoBox, Detection, Truth, average_precision_of_matches};
+pub use self::found::{Predictions, predictions};
 use self::lists::Lists;
 pub use self::nms::{nms_average_precision, suppress_by_truth};
 use crate::answer::{first_answer, last_answer, python_strip};
@@ -256,6 +258,7 @@ fn coco_truths(truths: &[TrueBox<'_>], categories: &HashMap<&Label<'_>, u64>) ->
         image: 0,
         category: categories[&truth.label],
         bbox: truth.corners.into(),
+        is_crowd: false,
     };
     truths.iter().map(truth).collect()
 }

@@ -75,6 +75,7 @@ mod tests {
             image: 0,
             category: 1,
             bbox: BoundingBox::from(a).into(),
+            is_crowd: false,
         }];
         let detections = [
             found(1, 0.5, a),
@@ -103,6 +104,7 @@ mod tests {
             image: 0,
             category: 0,
             bbox: BoundingBox::from(corners).into(),
+            is_crowd: false,
         };
         let truths = [truth([0.0, 0.0, 10.0, 10.0]), truth([0.0, 0.0, 10.0, 7.0])];
         // The first truth overlaps both and prefers the second, the other overlaps the first alone.

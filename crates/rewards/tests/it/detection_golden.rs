@@ -58,6 +58,7 @@ fn average_precision_equals_pycocotools() {
                 image,
                 category,
                 bbox: coco_box(x, y, width, height),
+                is_crowd: false,
             })
             .collect();
         let detections: Vec<Detection> = case

@@ -3,7 +3,6 @@
 mod answer;
 mod file;
 mod page;
-mod passages;
 mod scorer;
 mod serve;
 mod service;

@@ -11,11 +11,11 @@ use report::{
 use rewards::{Explanation, RewardInput, Scores};
 
 use super::answer::Answer;
-use super::passages::passages;
 use super::scorer::Scorer;
 use super::summary;
 use super::tally::{Tally, moments};
 use crate::even::EvenChoice;
+use crate::passages::passages;
 use crate::pictures;
 use crate::rows::Row;
 
@@ -74,7 +74,13 @@ impl PageRows {
             summary: weights(scorer),
             figures: figures(tally),
             charts: charts(tally),
+            total: "reward (sum)".into(),
             rewards: scorer.names(),
+            tags: Vec::new(),
+            legend: vec![
+                (Colour::Green, "true".into()),
+                (Colour::Orange, "predicted".into()),
+            ],
             note,
             rows: rows?,
         })
@@ -177,6 +183,7 @@ fn scored_row(kept: &KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<
         completion: passages(input.completion),
         solution: input.solution.to_owned(),
         total: kept.total,
+        tags: Vec::new(),
         scores: lines
             .map(|(score, why)| score_line(*score, why.as_ref()))
             .collect(),

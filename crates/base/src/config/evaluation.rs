@@ -1,0 +1,231 @@
+//! What `eval` takes: a model and questions, or two folders of results to compare.
+
+use super::commands::with_model_fields;
+use super::declare::{ColonList, choices};
+use super::ranges::{demand, validate_filters, validate_overlong};
+use super::reward_fields::with_reward_fields;
+use super::{BoxFormat, ConfigError, DType, ImageProcessor, Validate};
+use crate::config;
+
+choices! {
+    /// What is asked and how answers are scored.
+    pub enum EvalTask {
+        /// One box for an expression.
+        Rec = "rec",
+        /// Boxes of named objects, by COCO's average precision.
+        Ovd = "ovd",
+        /// The same by OVDEval's NMS-AP.
+        OvdEval = "ovdeval",
+        /// The letter of a choice.
+        Mcq = "mcq",
+        /// Yes or no.
+        YesNo = "yes_no",
+        /// Equal mathematics.
+        Math = "math",
+        /// Equal cleaned texts.
+        Match = "match",
+        /// The same under the name of its reward.
+        AllMatch = "all_match",
+        /// A point inside a box.
+        Gui = "gui",
+        /// Any rewards.
+        Reward = "reward",
+    }
+}
+
+choices! {
+    /// Which box of an answer counts.
+    pub enum Extractor {
+        /// The last of whole numbers, in braces in the first answer tag.
+        Thinking = "thinking",
+        /// The first of any numbers, anywhere.
+        Baseline = "baseline",
+    }
+}
+
+choices! {
+    /// Which labels a detection prompt names.
+    pub enum LabelList {
+        /// All categories of the file.
+        All = "all",
+        /// Those of the image: its `text` and `neg_text`, or its categories.
+        Image = "image",
+    }
+}
+
+with_model_fields! {
+    [with_reward_fields config;]
+    /// Questions to a model, its answers scored.
+    pub struct EvalConfig {
+        model {
+            /// Model folder in Hugging Face format, an adapter over one, or the name of a model on the hub.
+            model: Option<String> = None,
+        }
+        "machine" {
+            /// Threads that read and resize images ahead of need.
+            dataloader_num_workers: usize = 2,
+        }
+        "task" {
+            /// What is asked and how it is scored.
+            task: Option<EvalTask> = None,
+            /// Files of questions, joined by `:`: VLM-R1's JSONL, a JSON list of `problem` and `solution`, or
+            /// COCO's JSON for `ovd` and `ovdeval`.
+            data_file_paths: Option<ColonList> = None,
+            /// Folders of the images, joined by `:`, one for each file.
+            image_folders: Option<ColonList> = None,
+            /// Shuffle the rows of each file as Python's `random.seed` and `shuffle` do (VLM-R1: 42).
+            shuffle_seed: Option<u64> = None,
+            /// Rows of each file to take, after the shuffle (VLM-R1: 2000); without it, all.
+            limit: Option<usize> = None,
+            /// Question template: a name, a text with `{Question}`, or a file; without it, that of the task.
+            question_template: Option<String> = None,
+            /// Which box of an answer counts, and which template asks for it (`rec`).
+            extractor: Extractor = Extractor::Thinking,
+            /// Labels that a prompt names (`ovd`, `ovdeval`); without it, the rule of the task.
+            labels: Option<LabelList> = None,
+            /// Leave out categories with more true boxes than this in an image (`ovd`); without it, none.
+            max_boxes_per_category: Option<usize> = None,
+        }
+        "sampling" {
+            /// Answers to each question: pass@k and mean@k.
+            num_samples: usize = 1,
+            /// Longest answer, tokens; without it, 256 for `rec` and 2048 else.
+            max_new_tokens: Option<usize> = None,
+            /// Divides the logits; 0 takes the likeliest token.
+            temperature: f64 = 0.0,
+            /// Keep the likeliest tokens up to this sum.
+            top_p: f64 = 1.0,
+            /// Keep this many likeliest tokens; 0: all.
+            top_k: usize = 0,
+            /// Keep tokens at least this likely, relative to the likeliest; without it, all.
+            min_p: Option<f64> = None,
+            /// Divides the logits of tokens that are already there.
+            repetition_penalty: f64 = 1.0,
+            /// Seed of the random draws.
+            seed: u64 = 42,
+        }
+        "machine" {
+            /// Answers sampled at the same time.
+            max_concurrent_completions: usize = 256,
+        }
+        "scoring" {
+            /// An answer is right where its score is above this: its IoU (`rec`), or its first reward.
+            correct_above: f64 = 0.5,
+            /// Leave bad rows out of the denominators, where else they count as wrong.
+            exclude_bad: bool = false,
+        }
+        "rewards" {
+            /// How `accuracy` compares, joined by `:`, one for each file; a row's own
+            /// `accu_reward_method` comes first.
+            reward_method: Option<ColonList> = None,
+            /// Task whose own rewards are meant (task `reward`): `rec`.
+            task_type: Option<String> = None,
+            /// Folder of the judge's replies, which are not asked for again; without it, `judge_cache` in
+            /// `output_dir`.
+            judge_cache: Option<String> = None,
+            /// Tokens from which the reward `overlong` is -1.
+            overlong_max_tokens: usize = 2048,
+        }
+        "run" {
+            /// Folder of the results; an evaluation that it holds is continued.
+            output_dir: Option<String> = None,
+            /// Answers on the page `report.html`, chosen evenly.
+            html_rows: usize = 200,
+            /// Continue although settings that alter the answers have changed.
+            allow_changed: bool = false,
+            /// Two folders of results to compare instead: is the second better?
+            compare: Vec<String> = Vec::new(),
+            /// Page of the comparison.
+            html: Option<String> = None,
+        }
+    }
+}
+
+impl EvalConfig {
+    fn validate_compare(&self) -> Result<(), ConfigError> {
+        demand(
+            self.compare.len() == 2,
+            "compare",
+            format!("{} folders", self.compare.len()),
+            "two folders",
+        )?;
+        demand(
+            self.model.is_none() && self.output_dir.is_none(),
+            "compare",
+            "`model` or `output_dir` beside it",
+            "neither",
+        )
+    }
+
+    fn validate_run(&self) -> Result<(), ConfigError> {
+        let needs = |given: bool, key, expected| demand(given, key, "nothing", expected);
+        needs(
+            self.model.is_some(),
+            "model",
+            "a model, or `compare` with two folders",
+        )?;
+        needs(self.task.is_some(), "task", "a task")?;
+        needs(
+            self.data_file_paths.is_some(),
+            "data_file_paths",
+            "files of questions",
+        )?;
+        needs(self.output_dir.is_some(), "output_dir", "a folder")?;
+        demand(
+            self.html.is_none(),
+            "html",
+            "a page without `compare`",
+            "nothing: `report.html` is always written",
+        )?;
+        demand(self.num_samples > 0, "num_samples", 0, "at least 1")?;
+        demand(self.limit != Some(0), "limit", 0, "at least 1")?;
+        demand(
+            self.max_new_tokens != Some(0),
+            "max_new_tokens",
+            0,
+            "at least 1",
+        )?;
+        demand(
+            self.temperature >= 0.0,
+            "temperature",
+            self.temperature,
+            "at least 0",
+        )?;
+        demand(
+            self.num_samples == 1 || self.temperature > 0.0,
+            "num_samples",
+            self.num_samples,
+            "1 where `temperature` is 0: greedy answers are all the same",
+        )?;
+        validate_filters(self.top_p, self.min_p, self.repetition_penalty)
+    }
+}
+
+impl Validate for EvalConfig {
+    fn free_groups() -> &'static [&'static str] {
+        // Answers that are there are scored anew.
+        &["run", "machine", "scoring", "rewards"]
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.compare.is_empty() {
+            self.validate_run()?;
+        } else {
+            self.validate_compare()?;
+        }
+        for (key, value) in [
+            (
+                "max_concurrent_completions",
+                self.max_concurrent_completions,
+            ),
+            ("dataloader_num_workers", self.dataloader_num_workers),
+            ("html_rows", self.html_rows),
+            ("reward_workers", self.reward_workers),
+            ("judge_concurrency", self.judge_concurrency),
+        ] {
+            demand(value > 0, key, value, "at least 1")?;
+        }
+        demand(self.num_threads != Some(0), "num_threads", 0, "at least 1")?;
+        validate_overlong(self.overlong_max_tokens, self.overlong_cache_tokens)
+    }
+}

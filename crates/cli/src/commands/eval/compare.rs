@@ -1,0 +1,63 @@
+//! `--compare A B`: what changed from one evaluation to another, as JSON, in words, and as a page.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use eval::{Comparison, Results};
+
+use super::compare_page::{self, Side};
+use super::run::check_folder;
+
+/// Compares two folders of results.
+///
+/// # Errors
+/// Folders without results, and results that have no question in common.
+pub fn compare(before: &str, after: &str, html: Option<&str>, html_rows: usize) -> Result<()> {
+    if let Some(path) = html {
+        check_folder(path)?;
+    }
+    let read = |folder: &str| Results::read(Path::new(folder));
+    let [first, second] = [read(before)?, read(after)?];
+    let comparison =
+        eval::compare(&first, &second).with_context(|| format!("{before} and {after}"))?;
+    if let Some(path) = html {
+        let sides = [(before, &first), (after, &second)];
+        let sides = sides.map(|(name, results)| Side { name, results });
+        compare_page::write(Path::new(path), &comparison, &sides, html_rows)?;
+    }
+    eprint!("{}", told(&comparison, before, after));
+    println!("{:#}", comparison.to_json(&first));
+    Ok(())
+}
+
+fn told(comparison: &Comparison, before: &str, after: &str) -> String {
+    let mut text = format!("A: {before}\nB: {after}\n");
+    let names = comparison.differences.iter().map(|d| d.name.len());
+    let width = names.max().unwrap_or(0);
+    for difference in &comparison.differences {
+        let interval = difference.difference;
+        text.push_str(&format!(
+            "{:width$}  {:.4} to {:.4}: {:+.4} [{:+.4}, {:+.4}]\n",
+            difference.name,
+            difference.before,
+            difference.after,
+            interval.mean,
+            interval.low,
+            interval.high
+        ));
+    }
+    let [only_before, only_after] = comparison.unpaired;
+    if only_before + only_after > 0 {
+        text.push_str(&format!(
+            "left out: {only_before} questions of A alone, {only_after} of B alone\n"
+        ));
+    }
+    text.push_str(&format!(
+        "B better on {}, worse on {}, sign test p = {:.4}\n{}\n",
+        comparison.better,
+        comparison.worse,
+        comparison.p_value,
+        comparison.sentence()
+    ));
+    text
+}

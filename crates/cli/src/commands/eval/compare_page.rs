@@ -1,0 +1,176 @@
+//! The page of a comparison: both answers beside each picture, to be filtered by what turned.
+
+use std::path::Path;
+
+use anyhow::Result;
+use eval::compare::Pair;
+use eval::{Comparison, Results, Scored};
+use report::{Colour, KeyFigure, Passage, ScoreLine, ScoredPage, ScoredRow, Tone};
+
+use super::page::text;
+use super::pictures::{Layer, pictures};
+use crate::passages::passages;
+
+const FLIPPED: &str = "flipped";
+const TO_RIGHT: &str = "became right";
+const TO_WRONG: &str = "became wrong";
+const BOTH_RIGHT: &str = "both right";
+const BOTH_WRONG: &str = "both wrong";
+
+/// Results with the folder that they came from.
+pub struct Side<'a> {
+    /// The folder as given.
+    pub name: &'a str,
+    /// What it holds.
+    pub results: &'a Results,
+}
+
+/// Writes the page: all questions that flipped come first, then an even choice of the others.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn write(
+    path: &Path,
+    comparison: &Comparison,
+    sides: &[Side<'_>; 2],
+    limit: usize,
+) -> Result<()> {
+    let (flipped, others): (Vec<&Pair>, Vec<&Pair>) =
+        comparison.pairs.iter().partition(|pair| pair.is_flipped());
+    let chosen = even(&flipped, limit);
+    let rest = even(&others, limit - chosen.len());
+    let (num_flipped, num_shown) = (flipped.len(), chosen.len() + rest.len());
+    let note = format!(
+        "{num_shown} of {} questions: {} of {num_flipped} that flipped, then others, chosen evenly \
+         (--html_rows). Right is a score above one half.",
+        comparison.pairs.len(),
+        chosen.len()
+    );
+    let rows = chosen.into_iter().chain(rest);
+    let page = ScoredPage {
+        title: "Comparison of two evaluations".into(),
+        summary: format!(
+            "A: {}. B: {}. {}.",
+            sides[0].name,
+            sides[1].name,
+            comparison.sentence()
+        ),
+        figures: figures(comparison),
+        charts: Vec::new(),
+        total: "B less A".into(),
+        rewards: vec!["A".into(), "B".into()],
+        tags: [FLIPPED, TO_RIGHT, TO_WRONG, BOTH_RIGHT, BOTH_WRONG]
+            .map(str::to_owned)
+            .to_vec(),
+        legend: vec![
+            (Colour::Green, "true".into()),
+            (Colour::Blue, "A".into()),
+            (Colour::Orange, "B".into()),
+        ],
+        note,
+        rows: rows.map(|pair| row(pair, sides)).collect(),
+    };
+    Ok(page.write(path)?)
+}
+
+fn even<'a>(pairs: &[&'a Pair], limit: usize) -> Vec<&'a Pair> {
+    let shown = pairs.len().min(limit);
+    (0..shown)
+        .map(|index| pairs[index * pairs.len() / shown])
+        .collect()
+}
+
+fn figures(comparison: &Comparison) -> Vec<KeyFigure> {
+    let mut figures: Vec<KeyFigure> = comparison
+        .differences
+        .iter()
+        .map(|difference| KeyFigure {
+            label: difference.name.clone(),
+            value: format!("{:+.3}", difference.difference.mean),
+            note: format!(
+                "{:.3} to {:.3}; {:+.3} to {:+.3}",
+                difference.before,
+                difference.after,
+                difference.difference.low,
+                difference.difference.high
+            ),
+        })
+        .collect();
+    figures.push(KeyFigure {
+        label: "B better / worse".into(),
+        value: format!("{} / {}", comparison.better, comparison.worse),
+        note: format!("sign test p = {:.4}", comparison.p_value),
+    });
+    figures
+}
+
+fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
+    let before: Vec<&Scored> = pair
+        .before
+        .iter()
+        .map(|&i| &sides[0].results.results[i])
+        .collect();
+    let after: Vec<&Scored> = pair
+        .after
+        .iter()
+        .map(|&i| &sides[1].results.results[i])
+        .collect();
+    let (first, second) = (before[0], after[0]);
+    let layers = [
+        (Colour::Green, "true", &first.truths),
+        (Colour::Blue, "A", &first.predicted),
+        (Colour::Orange, "B", &second.predicted),
+    ];
+    let layers = layers.map(|(colour, name, boxes)| Layer {
+        colour,
+        name,
+        boxes,
+    });
+    let (pictures, picture_note) = pictures(&first.image_paths, &layers);
+    let mut completion = said("A", &before);
+    completion.extend(said("B", &after));
+    let line = |score: f64, scored: &Scored| ScoreLine {
+        score: Some(score),
+        reason: scored.reason.clone(),
+    };
+    ScoredRow {
+        place: first.place.clone(),
+        pictures,
+        picture_note,
+        question: first.question.clone(),
+        completion,
+        solution: text(&first.ground_truth),
+        total: pair.score_after - pair.score_before,
+        tags: tags(pair),
+        scores: vec![
+            line(pair.score_before, first),
+            line(pair.score_after, second),
+        ],
+    }
+}
+
+fn said(name: &str, answers: &[&Scored]) -> Vec<Passage> {
+    let mut all = Vec::new();
+    for (index, scored) in answers.iter().enumerate() {
+        let text = match answers.len() {
+            1 => name.to_owned(),
+            _ => format!("{name}, answer {}", index + 1),
+        };
+        all.push(Passage {
+            tone: Tone::Speaker,
+            text,
+        });
+        all.extend(passages(&scored.model_output));
+    }
+    all
+}
+
+fn tags(pair: &Pair) -> Vec<String> {
+    let tags: &[&str] = match (pair.score_before > 0.5, pair.score_after > 0.5) {
+        (false, true) => &[FLIPPED, TO_RIGHT],
+        (true, false) => &[FLIPPED, TO_WRONG],
+        (true, true) => &[BOTH_RIGHT],
+        (false, false) => &[BOTH_WRONG],
+    };
+    tags.iter().map(|tag| (*tag).to_owned()).collect()
+}

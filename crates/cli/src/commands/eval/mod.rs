@@ -1,0 +1,24 @@
+//! `eval`: a model answers questions, or two that have are compared.
+
+mod compare;
+mod compare_page;
+mod page;
+mod pictures;
+mod progress;
+mod run;
+
+use anyhow::Result;
+use base::config::EvalConfig;
+
+/// Evaluates, or compares two evaluations.
+///
+/// # Errors
+/// Where a model or a file cannot be used, and where the evaluation was asked to stop.
+pub fn eval(config: &EvalConfig) -> Result<()> {
+    match config.compare.as_slice() {
+        [before, after] => {
+            compare::compare(before, after, config.html.as_deref(), config.html_rows)
+        }
+        _ => run::run(config),
+    }
+}

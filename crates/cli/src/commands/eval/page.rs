@@ -1,0 +1,156 @@
+//! `report.html`: figures, and an even choice of the answers with pictures, boxes and scores.
+
+use std::path::Path;
+
+use anyhow::Result;
+use eval::{Metric, Results, Scored, Summary};
+use report::{Colour, Histogram, HistogramChart, KeyFigure, ScoreLine, ScoredPage, ScoredRow};
+use serde_json::Value;
+
+use super::pictures::{Layer, pictures};
+use crate::passages::passages;
+
+/// Name of the page.
+pub const REPORT: &str = "report.html";
+
+const RIGHT: &str = "right";
+const WRONG: &str = "wrong";
+const BAD: &str = "bad rows";
+
+/// Writes the page.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn write(path: &Path, results: &Results, summary: &Summary, limit: usize) -> Result<()> {
+    let names = value_names(&results.results);
+    let (all, shown) = (results.results.len(), results.results.len().min(limit));
+    let rows = (0..shown).map(|index| row(&results.results[index * all / shown], &names));
+    let note = match shown == all {
+        true => format!("All {all} answers."),
+        false => format!("{shown} of {all} answers, chosen evenly (--html_rows)."),
+    };
+    let task = serde_json::to_value(results.task)?;
+    let page = ScoredPage {
+        title: format!("{} of {}", task.as_str().unwrap_or_default(), results.model),
+        summary: format!(
+            "Figures with 95 % bootstrap intervals over {} questions of {}.",
+            summary.num_questions,
+            results.subsets.join(", ")
+        ),
+        figures: figures(summary),
+        charts: vec![scores(results)],
+        total: "score".into(),
+        rewards: std::iter::once(RIGHT.to_owned())
+            .chain(names.iter().cloned())
+            .collect(),
+        tags: [RIGHT, WRONG, BAD].map(str::to_owned).to_vec(),
+        legend: vec![
+            (Colour::Green, "true".into()),
+            (Colour::Orange, "predicted".into()),
+        ],
+        note,
+        rows: rows.collect(),
+    };
+    Ok(page.write(path)?)
+}
+
+/// Names of the figures beside the score, in order.
+fn value_names(results: &[Scored]) -> Vec<String> {
+    let most = results.iter().max_by_key(|scored| scored.values.len());
+    most.map(|scored| scored.values.keys().cloned().collect())
+        .unwrap_or_default()
+}
+
+fn figures(summary: &Summary) -> Vec<KeyFigure> {
+    let figure = |metric: &Metric, of: &str| KeyFigure {
+        label: format!("{of}{}", metric.name),
+        value: format!("{:.3}", metric.interval.mean),
+        note: format!("{:.3} to {:.3}", metric.interval.low, metric.interval.high),
+    };
+    let mut figures: Vec<KeyFigure> = summary.metrics.iter().map(|m| figure(m, "")).collect();
+    for (name, metrics) in &summary.subsets {
+        let main = metrics.first();
+        figures.extend(main.map(|metric| figure(metric, &format!("{name}: "))));
+    }
+    if summary.num_bad > 0 {
+        figures.push(KeyFigure {
+            label: BAD.into(),
+            value: summary.num_bad.to_string(),
+            note: "that cannot be asked".into(),
+        });
+    }
+    figures
+}
+
+fn scores(results: &Results) -> HistogramChart {
+    let scores: Vec<f64> = results.counted().map(|scored| scored.score).collect();
+    HistogramChart {
+        title: "score".into(),
+        note: format!("of {} answers", scores.len()),
+        histogram: Histogram::of(&scores),
+        colour: Colour::Purple,
+    }
+}
+
+fn row(scored: &Scored, names: &[String]) -> ScoredRow {
+    let layers = [
+        Layer {
+            colour: Colour::Green,
+            name: "true",
+            boxes: &scored.truths,
+        },
+        Layer {
+            colour: Colour::Orange,
+            name: "",
+            boxes: &scored.predicted,
+        },
+    ];
+    let (pictures, mut picture_note) = pictures(&scored.image_paths, &layers);
+    if let Some(cause) = &scored.bad {
+        picture_note = format!("bad row: {cause}");
+    }
+    let right = ScoreLine {
+        score: Some(f64::from(scored.correct)),
+        reason: scored.reason.clone(),
+    };
+    let values = names.iter().map(|name| ScoreLine {
+        score: scored.values.get(name).and_then(Value::as_f64),
+        reason: " ".to_owned(),
+    });
+    ScoredRow {
+        place: place(scored),
+        pictures,
+        picture_note,
+        question: scored.question.clone(),
+        completion: passages(&scored.model_output),
+        solution: text(&scored.ground_truth),
+        total: scored.score,
+        tags: tags(scored),
+        scores: std::iter::once(right).chain(values).collect(),
+    }
+}
+
+fn tags(scored: &Scored) -> Vec<String> {
+    let mut tags = vec![if scored.correct == 1 { RIGHT } else { WRONG }.to_owned()];
+    if scored.bad.is_some() {
+        tags.push(BAD.to_owned());
+    }
+    tags
+}
+
+/// `val.json:3, answer 2`
+fn place(scored: &Scored) -> String {
+    match scored.sample {
+        0 => scored.place.clone(),
+        sample => format!("{}, answer {}", scored.place, sample + 1),
+    }
+}
+
+/// A truth as a reader is shown it.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}

@@ -1,0 +1,61 @@
+//! The pictures of a scored answer with boxes drawn on the first.
+
+use std::path::PathBuf;
+
+use eval::ShownBox;
+use report::{Colour, LabelledBox, Picture};
+
+use crate::pictures::{for_page, short_label};
+
+/// Boxes of one colour.
+pub struct Layer<'a> {
+    /// Their colour.
+    pub colour: Colour,
+    /// What stands beside a box without a label.
+    pub name: &'a str,
+    /// The boxes, px of the image.
+    pub boxes: &'a [ShownBox],
+}
+
+/// The pictures, and why some are missing.
+pub fn pictures(paths: &[PathBuf], layers: &[Layer<'_>]) -> (Vec<Picture>, String) {
+    let (mut pictures, mut notes) = (Vec::new(), Vec::new());
+    for (index, path) in paths.iter().enumerate() {
+        match for_page(path) {
+            Ok((image, original)) => {
+                let size = image.size();
+                let scale = [0, 1].map(|axis| f64::from(size[axis]) / f64::from(original[axis]));
+                let layers = if index == 0 { layers } else { &[] };
+                pictures.push(Picture {
+                    image,
+                    boxes: layers.iter().flat_map(|layer| layer.drawn(scale)).collect(),
+                    title: path.display().to_string(),
+                    lines: Vec::new(),
+                });
+            }
+            Err(error) => notes.push(format!("no picture: {error:#}")),
+        }
+    }
+    (pictures, notes.join("; "))
+}
+
+impl Layer<'_> {
+    fn drawn(&self, scale: [f64; 2]) -> impl Iterator<Item = LabelledBox> {
+        self.boxes.iter().map(move |shown| {
+            let label = match (shown.label.as_str(), shown.is_crowd) {
+                ("", _) => self.name.to_owned(),
+                (label, false) => short_label(label),
+                (label, true) => format!("{} (crowd)", short_label(label)),
+            };
+            let iou = shown
+                .iou
+                .map(|iou| format!(" {iou:.2}"))
+                .unwrap_or_default();
+            LabelledBox {
+                label: format!("{label}{iou}").trim().to_owned(),
+                colour: self.colour,
+                corners: [0, 1, 2, 3].map(|corner| shown.bbox_2d[corner] * scale[corner % 2]),
+            }
+        })
+    }
+}

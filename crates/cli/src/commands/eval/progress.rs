@@ -1,0 +1,59 @@
+//! An evaluation as it goes: a bar on a terminal, else a line for each tenth.
+
+use std::time::Instant;
+
+use eval::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+const TEMPLATE: &str = "{pos}/{len} answers {bar:30} ETA {eta}";
+
+/// Shows answers on stderr.
+pub struct Answers {
+    bar: ProgressBar,
+    /// Answers that were there at the start.
+    before: usize,
+    start: Instant,
+    tenths: usize,
+}
+
+impl Answers {
+    /// Nothing is shown before the first answer.
+    pub fn new(before: usize) -> Self {
+        let bar = ProgressBar::no_length();
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style);
+        }
+        bar.set_position(before as u64);
+        bar.reset_eta();
+        Self {
+            bar,
+            before,
+            start: Instant::now(),
+            tenths: 0,
+        }
+    }
+
+    /// Takes the bar down.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for Answers {
+    fn on_answer(&mut self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        let tenths = 10 * done / total.max(1);
+        if self.bar.is_hidden() && (tenths > self.tenths || done == total) {
+            self.tenths = tenths;
+            let secs = self.start.elapsed().as_secs_f64();
+            let rate = (done - self.before) as f64 / secs.max(1e-9);
+            let left = (total - done) as f64 / rate;
+            eprintln!("{done}/{total} answers, {rate:.1} a second, {left:.0} s left");
+        }
+    }
+
+    fn on_bad(&mut self, place: &str, cause: &str) {
+        self.bar.suspend(|| eprintln!("bad row: {place}: {cause}"));
+    }
+}

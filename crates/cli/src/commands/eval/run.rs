@@ -1,0 +1,118 @@
+//! Questions to a model, from the settings to figures and a page.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use base::config::EvalConfig;
+use base::run_folder::ResultFolder;
+use engine::EngineError;
+use eval::answers::AnswerStore;
+use eval::evaluation::SUMMARY;
+use eval::{EvalError, Evaluation, Metric, Summary};
+
+use super::page;
+use super::progress::Answers;
+use crate::model::Located;
+use crate::signals;
+
+/// Bad rows that are named at the start.
+const MAX_NAMED: usize = 10;
+
+/// Evaluates a model, going on where an earlier call was stopped.
+///
+/// # Errors
+/// Where something cannot be used, and where it was asked to stop.
+pub fn run(config: &EvalConfig) -> Result<()> {
+    let stop = signals::stop_flag()?;
+    let model = Located::find(config)?;
+    let output = Path::new(config.output_dir.as_deref().unwrap_or_default());
+    let processor = Arc::new(model.processor()?);
+    let mut evaluation = Evaluation::new(config, output, processor, model.family()?)?;
+    name_odd_rows(&evaluation);
+    let folder = ResultFolder::open(output)?;
+    let mut store = evaluation.open(&folder)?;
+    if !evaluation.is_complete(&store) {
+        let weights = model.weights()?;
+        let mut progress = Answers::new(store.len());
+        let answered = evaluation.answer(
+            weights.as_ref(),
+            &folder,
+            &mut store,
+            &mut progress,
+            &|| stop.is_raised(),
+        );
+        progress.finish();
+        answered.map_err(|error| explained(error, &store))?;
+    }
+    let (results, summary) = evaluation.finish(&folder, &store)?;
+    page::write(
+        &folder.path().join(page::REPORT),
+        &results,
+        &summary,
+        config.html_rows,
+    )?;
+    eprint!("{}", told(&summary, config.exclude_bad));
+    println!("{}", folder.path().join(SUMMARY).display());
+    Ok(())
+}
+
+/// Names rows that cannot be asked, and what else is odd.
+fn name_odd_rows(evaluation: &Evaluation<'_>) {
+    let questions = evaluation.questions();
+    for note in &questions.notes {
+        eprintln!("{note}");
+    }
+    let bad: Vec<(&str, &str)> = questions.bad().collect();
+    for (place, cause) in bad.iter().take(MAX_NAMED) {
+        eprintln!("bad row: {place}: {cause}");
+    }
+    if bad.len() > MAX_NAMED {
+        eprintln!("bad row: ... and {} more", bad.len() - MAX_NAMED);
+    }
+}
+
+fn explained(error: EvalError, store: &AnswerStore) -> anyhow::Error {
+    match error {
+        EvalError::Engine(EngineError::Cancelled { .. }) => anyhow!(
+            "stopped with {} answers\nhint: the same command goes on from there",
+            store.len()
+        ),
+        error => error.into(),
+    }
+}
+
+/// The figures as lines.
+fn told(summary: &Summary, exclude_bad: bool) -> String {
+    let mut text = String::new();
+    for (name, metrics) in &summary.subsets {
+        text.push_str(&format!("{name}\n{}", lines(metrics, "  ")));
+    }
+    if !summary.subsets.is_empty() {
+        text.push_str("all\n");
+    }
+    let indent = if summary.subsets.is_empty() { "" } else { "  " };
+    text.push_str(&lines(&summary.metrics, indent));
+    let bad = match (summary.num_bad, exclude_bad) {
+        (0, _) => String::new(),
+        (count, true) => format!(", {count} bad rows left out"),
+        (count, false) => format!(", {count} of them bad rows that count as wrong"),
+    };
+    text.push_str(&format!("{} questions{bad}\n", summary.num_questions));
+    text
+}
+
+fn lines(metrics: &[Metric], indent: &str) -> String {
+    let width = metrics.iter().map(|m| m.name.len()).max().unwrap_or(0);
+    let line = |metric: &Metric| format!("{indent}{:width$}  {}\n", metric.name, metric.interval);
+    metrics.iter().map(line).collect()
+}
+
+/// Refuses to write a page where there is no folder for it.
+pub(super) fn check_folder(path: &str) -> Result<()> {
+    let parent = Path::new(path).parent().context("a page needs a name")?;
+    if parent != Path::new("") && !parent.is_dir() {
+        bail!("{path}: no folder `{}`", parent.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Answers on disk: a line for each as it ends, so that a killed evaluation goes on where it was.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use base::FinishReason;
+use base::run_folder::{LineFile, ResultFolder};
+use rewards::ImageSizes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::EvalError;
+use crate::questions::Questions;
+use crate::runner::{Answer, Todo};
+
+/// Name of the file.
+pub const ANSWERS: &str = "answers.jsonl";
+/// What sampling counted, a line for each batch.
+pub const SAMPLING: &str = "sampling.jsonl";
+
+/// A line of [`ANSWERS`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredAnswer {
+    /// Index of the row.
+    pub row: usize,
+    /// Which of its answers.
+    pub sample: usize,
+    /// Images, as the row names them.
+    pub image: Value,
+    /// The question, without its template.
+    pub question: String,
+    /// What the model said.
+    pub model_output: String,
+    /// Tokens of it, without the one that ends it.
+    pub tokens: usize,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Width and height of each image, px.
+    pub image_sizes: Vec<[u32; 2]>,
+    /// Width and height of each image as the model saw it, px.
+    pub input_sizes: Vec<[u32; 2]>,
+    /// Patches of each image in time, height and width.
+    pub image_grid_thw: Vec<[usize; 3]>,
+}
+
+/// All answers so far.
+pub struct AnswerStore {
+    file: LineFile,
+    answers: BTreeMap<(usize, usize), StoredAnswer>,
+}
+
+impl StoredAnswer {
+    /// Sizes of the first image.
+    pub fn sizes(&self) -> Option<ImageSizes> {
+        Some(ImageSizes {
+            original: *self.image_sizes.first()?,
+            input: *self.input_sizes.first()?,
+        })
+    }
+
+    fn new(answer: Answer, questions: &Questions) -> Self {
+        let (image, question) = named(questions, answer.row);
+        let each = |size: fn(&ImageSizes) -> [u32; 2]| answer.sizes.iter().map(size).collect();
+        Self {
+            row: answer.row,
+            sample: answer.sample,
+            image,
+            question,
+            image_sizes: each(|sizes| sizes.original),
+            input_sizes: each(|sizes| sizes.input),
+            image_grid_thw: answer.image_grid_thw,
+            model_output: answer.text,
+            tokens: answer.tokens,
+            finish_reason: answer.finish_reason,
+        }
+    }
+}
+
+/// Images and question of a row, as lines carry them.
+pub(crate) fn named(questions: &Questions, row: usize) -> (Value, String) {
+    match &questions.rows[row].sample {
+        Ok(sample) => {
+            let image = sample.columns.get("image").cloned();
+            (image.unwrap_or(Value::Null), sample.problem.clone())
+        }
+        Err(_) => (Value::Null, String::new()),
+    }
+}
+
+impl AnswerStore {
+    /// Reads the answers that a folder holds and opens it for more.
+    ///
+    /// # Errors
+    /// A line that is no answer, or one to another question.
+    pub fn open(
+        folder: &ResultFolder,
+        questions: &Questions,
+        num_samples: usize,
+    ) -> Result<Self, EvalError> {
+        let path = folder.path().join(ANSWERS);
+        let mut answers = BTreeMap::new();
+        for (index, line) in folder.lines(ANSWERS)?.iter().enumerate() {
+            let refuse = |cause: String| EvalError::AnswerLine {
+                path: path.clone(),
+                line: index + 1,
+                cause,
+            };
+            let stored: StoredAnswer =
+                serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
+            check(&stored, questions, num_samples).map_err(refuse)?;
+            if answers
+                .insert((stored.row, stored.sample), stored)
+                .is_some()
+            {
+                return Err(refuse("answers what an earlier line does".to_owned()));
+            }
+        }
+        Ok(Self {
+            file: folder.append(ANSWERS)?,
+            answers,
+        })
+    }
+
+    /// How many answers there are.
+    pub fn len(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
+    /// An answer.
+    pub fn get(&self, row: usize, sample: usize) -> Option<&StoredAnswer> {
+        self.answers.get(&(row, sample))
+    }
+
+    /// What is missing, in the order of the rows; places are those among the good rows.
+    pub fn todo(&self, questions: &Questions, num_samples: usize) -> Vec<Todo> {
+        let good = questions.rows.iter().enumerate();
+        let good = good.filter(|(_, question)| question.sample.is_ok());
+        let todo = good.enumerate().map(|(place, (row, _))| Todo {
+            row,
+            place,
+            answers: self.missing(row, num_samples),
+        });
+        todo.filter(|todo| !todo.answers.is_empty()).collect()
+    }
+
+    fn missing(&self, row: usize, num_samples: usize) -> Vec<std::ops::Range<usize>> {
+        let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+        for sample in 0..num_samples {
+            match ranges.last_mut() {
+                _ if self.get(row, sample).is_some() => {}
+                Some(last) if last.end == sample => last.end += 1,
+                _ => ranges.push(sample..sample + 1),
+            }
+        }
+        ranges
+    }
+
+    /// Adds an answer, on disk first.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn add(&mut self, answer: Answer, questions: &Questions) -> Result<(), EvalError> {
+        let stored = StoredAnswer::new(answer, questions);
+        self.file.write(&json!(stored))?;
+        self.answers.insert((stored.row, stored.sample), stored);
+        Ok(())
+    }
+}
+
+fn check(stored: &StoredAnswer, questions: &Questions, num_samples: usize) -> Result<(), String> {
+    let (row, sample) = (stored.row, stored.sample);
+    let Some(question) = questions.rows.get(row).filter(|_| sample < num_samples) else {
+        let rows = questions.rows.len();
+        return Err(format!(
+            "answer {sample} to row {row}, expected below {num_samples} and below {rows}"
+        ));
+    };
+    // What has become bad since is scored as bad.
+    if question.sample.is_err() {
+        return Ok(());
+    }
+    let (image, asked) = named(questions, row);
+    if image != stored.image || asked != stored.question {
+        return Err(format!(
+            "answers `{}` about {}, but row {row} ({}) asks `{asked}` about {image}",
+            stored.question, stored.image, question.place
+        ));
+    }
+    Ok(())
+}
+
+/// What sampling counted over all processes that worked on an evaluation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SamplingCounts {
+    /// Tokens sampled.
+    pub tokens: usize,
+    /// Draws and argmaxes that rounding alone could have changed.
+    pub boundary_draws: usize,
+    /// Seconds of sampling.
+    pub secs: f64,
+}
+
+impl SamplingCounts {
+    /// The sum of the lines of [`SAMPLING`].
+    ///
+    /// # Errors
+    /// A line that holds no counts.
+    pub fn read(folder: &ResultFolder) -> Result<Self, EvalError> {
+        let mut total = Self::default();
+        for (index, line) in folder.lines(SAMPLING)?.iter().enumerate() {
+            let counts: Self = serde_json::from_str(line).map_err(|error| {
+                let path: PathBuf = folder.path().join(SAMPLING);
+                EvalError::AnswerLine {
+                    path,
+                    line: index + 1,
+                    cause: error.to_string(),
+                }
+            })?;
+            total.tokens += counts.tokens;
+            total.boundary_draws += counts.boundary_draws;
+            total.secs += counts.secs;
+        }
+        Ok(total)
+    }
+}

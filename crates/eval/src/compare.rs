@@ -1,0 +1,544 @@
+//! Two evaluations of the same questions: is the second better, by how much, and which answers turned?
+//!
+//! Differences are paired: question by question, or for average precision image by image, the same
+//! draws for both. Whether more questions became better than worse by chance is the exact sign test,
+//! which for right and wrong answers is McNemar's.
+
+use std::collections::HashMap;
+
+use report::{Interval, paired_difference_interval, resampled};
+use serde_json::{Value, json};
+
+use crate::EvalError;
+use crate::results::{Results, Scored};
+use crate::summary::{
+    SEED, SET_DRAWS, corpora, image_metrics, is_binary, is_detection, joined_mean, mean_figures,
+    per_question, questions, value_names,
+};
+
+/// Two evaluations side by side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// Figures of both; the first is the one that the task is about.
+    pub differences: Vec<Difference>,
+    /// Questions that both answered, in the order of the first.
+    pub pairs: Vec<Pair>,
+    /// Questions that only one of them has.
+    pub unpaired: [usize; 2],
+    /// Whether pairs are compared by right and wrong, else by their scores.
+    pub is_binary: bool,
+    /// Pairs of which the second is better.
+    pub better: usize,
+    /// Pairs of which the second is worse.
+    pub worse: usize,
+    /// Two-sided exact probability of so uneven a count among those that differ.
+    pub p_value: f64,
+}
+
+/// A figure of both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// Its name.
+    pub name: String,
+    /// Its value in the first.
+    pub before: f64,
+    /// Its value in the second.
+    pub after: f64,
+    /// The second less the first.
+    pub difference: Interval,
+}
+
+/// A question that both answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// Indices of the answers in the first's results.
+    pub before: Vec<usize>,
+    /// Indices of the answers in the second's results.
+    pub after: Vec<usize>,
+    /// What the first's answers are worth, as compared.
+    pub score_before: f64,
+    /// What the second's answers are worth.
+    pub score_after: f64,
+}
+
+impl Pair {
+    /// Whether a right answer became a wrong one or the other way round, by the majority where there
+    /// are several.
+    pub fn is_flipped(&self) -> bool {
+        (self.score_before > 0.5) != (self.score_after > 0.5)
+    }
+}
+
+/// What a comparison says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The interval of the main figure's difference lies above 0.
+    Better,
+    /// It lies below 0.
+    Worse,
+    /// 0 lies in it.
+    CannotBeTold,
+}
+
+/// Compares two results.
+///
+/// # Errors
+/// Other tasks, no question in common, a figure that has no value.
+pub fn compare(before: &Results, after: &Results) -> Result<Comparison, EvalError> {
+    if before.task != after.task {
+        let name = |results: &Results| json!(results.task).to_string();
+        let cause = format!("tasks {} and {}", name(before), name(after));
+        return Err(EvalError::Unpaired { cause });
+    }
+    let paired = Paired::of(before, after)?;
+    let differences = if is_detection(before.task) {
+        set_differences(before, after, &paired)?
+    } else {
+        question_differences(&paired)?
+    };
+    let all: Vec<&Scored> = [&paired.before[..], &paired.after[..]].concat();
+    let is_binary = is_binary(&all) || !is_detection(before.task);
+    let worth = |scored: &Scored| match is_binary {
+        true => f64::from(scored.correct),
+        false => scored.score,
+    };
+    let scores = [&paired.before, &paired.after].map(|results| per_question(results, worth));
+    let mut pairs = paired.pairs;
+    for (index, pair) in pairs.iter_mut().enumerate() {
+        pair.score_before = scores[0][index];
+        pair.score_after = scores[1][index];
+    }
+    let better = pairs
+        .iter()
+        .filter(|p| p.score_after > p.score_before)
+        .count();
+    let worse = pairs
+        .iter()
+        .filter(|p| p.score_after < p.score_before)
+        .count();
+    Ok(Comparison {
+        differences,
+        pairs,
+        unpaired: paired.unpaired,
+        is_binary,
+        better,
+        worse,
+        p_value: sign_test(better, worse),
+    })
+}
+
+/// The exact two-sided sign test: the probability, were both signs equally likely, of counts at least
+/// as uneven as these. 1 where there are none.
+pub fn sign_test(better: usize, worse: usize) -> f64 {
+    let (all, fewer) = (better + worse, better.min(worse));
+    // Logarithms: 2^-all is 0 in an f64 from 1075 on.
+    let mut log_term = -(all as f64) * std::f64::consts::LN_2;
+    let mut log_terms = vec![log_term];
+    for i in 1..=fewer {
+        log_term += ((all - i + 1) as f64 / i as f64).ln();
+        log_terms.push(log_term);
+    }
+    // The last term is the largest, as it is nearest to the middle.
+    let tail: f64 = log_terms.iter().map(|term| (term - log_term).exp()).sum();
+    (2.0 * tail * log_term.exp()).min(1.0)
+}
+
+/// The questions that both have, in the order of the first.
+struct Paired<'a> {
+    pairs: Vec<Pair>,
+    before: Vec<&'a Scored>,
+    after: Vec<&'a Scored>,
+    unpaired: [usize; 2],
+}
+
+/// What makes two questions the same: file, images, text and truth.
+type Key<'a> = (&'a str, String, &'a str, String);
+
+fn key(scored: &Scored) -> Key<'_> {
+    // A row that cannot be read has only its place.
+    let image = match &scored.image {
+        Value::Null if scored.question.is_empty() => scored.place.clone(),
+        image => image.to_string(),
+    };
+    let id = scored.image_id.map(|id| id.to_string());
+    let truth = id.unwrap_or_else(|| scored.ground_truth.to_string());
+    (&scored.subset, image, &scored.question, truth)
+}
+
+/// Indices of the answers to each question that counts.
+fn groups(results: &Results) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (index, scored) in results.results.iter().enumerate() {
+        if results.exclude_bad && scored.bad.is_some() {
+            continue;
+        }
+        match groups.last_mut() {
+            Some(group) if results.results[group[0]].row == scored.row => group.push(index),
+            _ => groups.push(vec![index]),
+        }
+    }
+    groups
+}
+
+impl<'a> Paired<'a> {
+    fn of(before: &'a Results, after: &'a Results) -> Result<Self, EvalError> {
+        let [groups_before, groups_after] = [groups(before), groups(after)];
+        let mut of_key: HashMap<Key<'_>, Vec<Vec<usize>>> = HashMap::new();
+        // Taken from the end below, so that equal questions pair in their order.
+        for group in groups_after.iter().rev() {
+            let key = key(&after.results[group[0]]);
+            of_key.entry(key).or_default().push(group.clone());
+        }
+        let mut paired = Self {
+            pairs: Vec::new(),
+            before: Vec::new(),
+            after: Vec::new(),
+            unpaired: [0, groups_after.len()],
+        };
+        for group in groups_before {
+            let key = key(&before.results[group[0]]);
+            let Some(other) = of_key.get_mut(&key).and_then(Vec::pop) else {
+                paired.unpaired[0] += 1;
+                continue;
+            };
+            paired.unpaired[1] -= 1;
+            paired
+                .before
+                .extend(group.iter().map(|&i| &before.results[i]));
+            paired
+                .after
+                .extend(other.iter().map(|&i| &after.results[i]));
+            paired.pairs.push(Pair {
+                before: group,
+                after: other,
+                score_before: 0.0,
+                score_after: 0.0,
+            });
+        }
+        if paired.pairs.is_empty() {
+            let cause = "no question is in both".to_owned();
+            return Err(EvalError::Unpaired { cause });
+        }
+        Ok(paired)
+    }
+}
+
+fn question_differences(paired: &Paired<'_>) -> Result<Vec<Difference>, EvalError> {
+    let difference = |name: &str, value: &dyn Fn(&Scored) -> f64| {
+        let [before, after] =
+            [&paired.before, &paired.after].map(|results| per_question(results, value));
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        Ok::<_, EvalError>(Difference {
+            name: name.to_owned(),
+            before: mean(&before),
+            after: mean(&after),
+            difference: paired_difference_interval(&before, &after, SEED)?,
+        })
+    };
+    let mut differences = vec![difference("accuracy", &|s| f64::from(s.correct))?];
+    let all: Vec<&Scored> = [&paired.before[..], &paired.after[..]].concat();
+    let names = value_names(&all);
+    if !is_binary(&all) && !names.iter().any(|name| name == "iou") {
+        differences.push(difference("score", &|scored| scored.score)?);
+    }
+    for name in names {
+        differences.push(difference(&name, &|scored| scored.value(&name))?);
+    }
+    Ok(differences)
+}
+
+/// Differences of figures of whole sets, images drawn alike for both.
+fn set_differences(
+    before: &Results,
+    after: &Results,
+    paired: &Paired<'_>,
+) -> Result<Vec<Difference>, EvalError> {
+    let names = image_metrics(before.task);
+    // `[files][figures]`: values and draws of both.
+    let mut files: Vec<&str> = Vec::new();
+    let mut values: Vec<[Vec<f64>; 2]> = Vec::new();
+    let mut draws: Vec<Vec<[Vec<f64>; 2]>> = Vec::new();
+    for (index, subset) in before.subsets.iter().enumerate() {
+        let of = |results: &[&'_ Scored]| {
+            let of_subset = results.iter().filter(|scored| scored.subset == *subset);
+            of_subset
+                .map(|scored| (*scored).clone())
+                .collect::<Vec<Scored>>()
+        };
+        let both = [of(&paired.before), of(&paired.after)];
+        if both[0].is_empty() {
+            continue;
+        }
+        let counts = [before.num_samples, after.num_samples];
+        let sets = [0, 1].map(|side| {
+            // Both sides in one order of images: ranks are those of the first's.
+            let refs: Vec<&Scored> = both[side].iter().collect();
+            corpora(&refs, counts[side])
+        });
+        let images = questions(&both[0].iter().collect::<Vec<_>>()).count();
+        let figures = |times: &[usize]| {
+            sets.each_ref().map(|set| {
+                let figures = mean_figures(set, times);
+                names
+                    .iter()
+                    .map(|name| figures.get(name).copied().unwrap_or(f64::NAN))
+                    .collect::<Vec<f64>>()
+            })
+        };
+        let value = figures(&vec![1; images]);
+        if let Some(figure) = names.iter().zip(&value[0]).find(|(_, v)| !v.is_finite()) {
+            return Err(EvalError::Undefined {
+                subset: subset.clone(),
+                figure: figure.0,
+                cause: "no true box counts",
+            });
+        }
+        files.push(subset);
+        values.push(value);
+        draws.push(resampled(images, SET_DRAWS, SEED + index as u64, figures));
+    }
+    let joined = |of_file: &dyn Fn(usize) -> f64| {
+        let values: Vec<f64> = (0..files.len()).map(of_file).collect();
+        joined_mean(before.task, &files, &values)
+    };
+    let num_pairs = paired.pairs.len();
+    names
+        .iter()
+        .enumerate()
+        .map(|(metric, name)| {
+            let [first, second] = [0, 1].map(|side| joined(&|file| values[file][side][metric]));
+            let differences = (0..SET_DRAWS).map(|draw| {
+                let [first, second] =
+                    [0, 1].map(|side| joined(&|file| draws[file][draw][side][metric]));
+                second - first
+            });
+            // A draw without any true box says nothing.
+            let differences = differences
+                .filter(|difference| difference.is_finite())
+                .collect();
+            Ok(Difference {
+                name: (*name).to_owned(),
+                before: first,
+                after: second,
+                difference: Interval::of_draws(second - first, differences, num_pairs)?,
+            })
+        })
+        .collect()
+}
+
+impl Comparison {
+    /// What the main figure's interval says.
+    pub fn verdict(&self) -> Verdict {
+        match self.differences.first().map(|main| main.difference) {
+            Some(interval) if interval.low > 0.0 => Verdict::Better,
+            Some(interval) if interval.high < 0.0 => Verdict::Worse,
+            _ => Verdict::CannotBeTold,
+        }
+    }
+
+    /// In a sentence.
+    pub fn sentence(&self) -> String {
+        let Some(main) = self.differences.first() else {
+            return String::new();
+        };
+        let verdict = match self.verdict() {
+            Verdict::Better => "B is better",
+            Verdict::Worse => "B is worse",
+            Verdict::CannotBeTold => "which is better cannot be told",
+        };
+        let interval = main.difference;
+        format!(
+            "{verdict}: {} {:.4} to {:.4}, difference {:+.4} [{:+.4}, {:+.4}] over {} questions",
+            main.name,
+            main.before,
+            main.after,
+            interval.mean,
+            interval.low,
+            interval.high,
+            self.pairs.len()
+        )
+    }
+
+    /// All of it but the answers.
+    pub fn to_json(&self, before: &Results) -> Value {
+        let differences = self.differences.iter().map(|d| {
+            let interval = d.difference;
+            let json = json!({
+                "a": d.before, "b": d.after, "difference": interval.mean,
+                "low": interval.low, "high": interval.high,
+            });
+            (d.name.clone(), json)
+        });
+        let flipped = |to_right: bool| -> Vec<Value> {
+            let pairs = self.pairs.iter().filter(|pair| pair.is_flipped());
+            let pairs = pairs.filter(|pair| (pair.score_after > 0.5) == to_right);
+            let places = pairs.map(|pair| &before.results[pair.before[0]]);
+            places
+                .map(|scored| json!({"row": scored.row, "place": scored.place}))
+                .collect()
+        };
+        json!({
+            "verdict": match self.verdict() {
+                Verdict::Better => "b is better",
+                Verdict::Worse => "a is better",
+                Verdict::CannotBeTold => "cannot be told",
+            },
+            "num_questions": self.pairs.len(),
+            "only_in_a": self.unpaired[0],
+            "only_in_b": self.unpaired[1],
+            "metrics": Value::Object(differences.collect()),
+            "b_better_on": self.better,
+            "b_worse_on": self.worse,
+            "sign_test_p": self.p_value,
+            "became_right": flipped(true),
+            "became_wrong": flipped(false),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::config::EvalTask;
+    use serde_json::Map;
+
+    fn scored(row: usize, question: &str, score: f64) -> Scored {
+        Scored {
+            image: json!("a.png"),
+            question: question.to_owned(),
+            ground_truth: json!("yes"),
+            model_output: String::new(),
+            input_size: Value::Null,
+            image_size: Value::Null,
+            extracted_answer: Value::Null,
+            correct: u8::from(score > 0.5),
+            score,
+            values: Map::new(),
+            reason: String::new(),
+            truths: Vec::new(),
+            predicted: Vec::new(),
+            image_id: None,
+            image_paths: Vec::new(),
+            subset: "val".to_owned(),
+            place: format!("val.jsonl:{}", row + 1),
+            row,
+            sample: 0,
+            bad: None,
+        }
+    }
+
+    fn results(scores: &[f64]) -> Results {
+        let each = scores.iter().enumerate();
+        Results {
+            accuracy: 0.0,
+            task: EvalTask::YesNo,
+            model: "m".to_owned(),
+            num_samples: 1,
+            exclude_bad: false,
+            subsets: vec!["val".to_owned()],
+            results: each
+                .map(|(row, score)| scored(row, &format!("q{row}"), *score))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn the_sign_test_by_hand() {
+        let close = |p: f64, expected: f64| assert!((p - expected).abs() < 1e-12, "{p} {expected}");
+        close(sign_test(0, 0), 1.0);
+        close(sign_test(1, 0), 1.0);
+        close(sign_test(3, 3), 1.0);
+        // 2 * (1 + 8) / 2^8
+        close(sign_test(7, 1), 18.0 / 256.0);
+        close(sign_test(0, 6), 2.0 / 64.0);
+        // 2 * (1 + 10 + 45) / 2^10
+        close(sign_test(2, 8), 112.0 / 1024.0);
+        // Where 2^-n is 0: by the normal approximation with continuity (100 - 1) / sqrt(4000) = 1.5653.
+        let p = sign_test(2_050, 1_950);
+        assert!((p - 0.1175).abs() < 5e-4, "{p}");
+        assert!(sign_test(3_000, 1_000) > 0.0 && sign_test(3_000, 1_000) < 1e-200);
+    }
+
+    #[test]
+    fn ten_pairs_by_hand() {
+        let before = results(&[1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+        let after = results(&[1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0]);
+        let comparison = compare(&before, &after).unwrap();
+        assert_eq!((comparison.better, comparison.worse), (5, 1));
+        // 2 * (1 + 6) / 2^6
+        assert!((comparison.p_value - 14.0 / 64.0).abs() < 1e-12);
+        let main = &comparison.differences[0];
+        assert_eq!(
+            (main.name.as_str(), main.before, main.after),
+            ("accuracy", 0.4, 0.8)
+        );
+        assert!((main.difference.mean - 0.4).abs() < 1e-12);
+        // Deviation of the mean: sqrt((6/10 - 0.16) / 10) = 0.21; 0.4 -+ 0.41.
+        assert!(
+            (main.difference.low - 0.0).abs() <= 0.11,
+            "{:?}",
+            main.difference
+        );
+        assert!(
+            (main.difference.high - 0.8).abs() <= 0.11,
+            "{:?}",
+            main.difference
+        );
+        let json = comparison.to_json(&before);
+        let rows = |key: &str| -> Vec<u64> {
+            let flipped = json[key].as_array().unwrap().iter();
+            flipped.map(|flip| flip["row"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(rows("became_right"), [3, 4, 5, 6, 7]);
+        assert_eq!(rows("became_wrong"), [2]);
+        assert_eq!(
+            comparison.differences.len(),
+            1,
+            "0 and 1 alone: no score beside accuracy"
+        );
+    }
+
+    #[test]
+    fn what_is_always_better_is_said_to_be() {
+        let before = results(&[0.0; 40]);
+        let after = results(&[1.0; 40]);
+        let comparison = compare(&before, &after).unwrap();
+        assert_eq!(comparison.verdict(), Verdict::Better);
+        assert_eq!(compare(&after, &before).unwrap().verdict(), Verdict::Worse);
+        assert_eq!(
+            compare(&before, &before).unwrap().verdict(),
+            Verdict::CannotBeTold
+        );
+        assert_eq!(compare(&before, &before).unwrap().p_value, 1.0);
+        assert!(
+            comparison
+                .sentence()
+                .starts_with("B is better: accuracy 0.0000 to 1.0000")
+        );
+    }
+
+    #[test]
+    fn questions_pair_by_what_they_ask() {
+        let before = results(&[1.0, 0.0, 1.0]);
+        let mut after = results(&[1.0, 0.0, 1.0]);
+        after.results.reverse();
+        after.results[0].question = "another".to_owned();
+        for (row, scored) in after.results.iter_mut().enumerate() {
+            scored.row = row;
+        }
+        let comparison = compare(&before, &after).unwrap();
+        assert_eq!(comparison.unpaired, [1, 1]);
+        let pairs = comparison.pairs.iter();
+        let indices: Vec<(usize, usize)> = pairs.map(|p| (p.before[0], p.after[0])).collect();
+        assert_eq!(indices, [(0, 2), (1, 1)]);
+        assert_eq!((comparison.better, comparison.worse), (0, 0));
+        after
+            .results
+            .iter_mut()
+            .for_each(|scored| scored.question.push('!'));
+        assert!(compare(&before, &after).is_err());
+        after.task = EvalTask::Mcq;
+        let error = compare(&before, &after).unwrap_err().to_string();
+        assert!(error.contains("\"yes_no\" and \"mcq\""), "{error}");
+    }
+}

@@ -1,0 +1,292 @@
+//! An evaluation from its settings to its figures, in a folder that it can be continued from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::Sample;
+use base::config::{EvalConfig, EvalTask, Extractor, changed_settings, to_yaml};
+use base::run_folder::ResultFolder;
+use data::{Processor, PromptTemplate};
+use engine::{SampleStats, SamplingParams};
+use models::VisionLanguageModel;
+use rewards::Family;
+use serde_json::{Value, json};
+
+use crate::EvalError;
+use crate::answers::{AnswerStore, SAMPLING, SamplingCounts, StoredAnswer};
+use crate::questions::{Question, Questions};
+use crate::results::{Results, Scored};
+use crate::runner::{Answer, AskOptions, Runner, Sink};
+use crate::scoring::{self, Scorer, method_of};
+use crate::summary::Summary;
+
+/// Name of the file of figures.
+pub const SUMMARY: &str = "summary.json";
+/// Bad rows that the summary lists.
+const MAX_LISTED: usize = 20;
+
+/// Who hears how far an evaluation is.
+pub trait Progress {
+    /// So many answers of so many are there.
+    fn on_answer(&mut self, done: usize, total: usize);
+    /// A row cannot be asked.
+    fn on_bad(&mut self, place: &str, cause: &str);
+}
+
+/// An evaluation that is set up.
+pub struct Evaluation<'a> {
+    config: &'a EvalConfig,
+    task: EvalTask,
+    questions: Questions,
+    scorer: Scorer,
+    processor: Arc<Processor>,
+}
+
+impl<'a> Evaluation<'a> {
+    /// Reads the questions and starts the rewards. `folder` is where the results will be.
+    ///
+    /// # Errors
+    /// Settings that do not go together, files that cannot be read, rewards that do not start.
+    pub fn new(
+        config: &'a EvalConfig,
+        folder: &Path,
+        processor: Arc<Processor>,
+        family: Family,
+    ) -> Result<Self, EvalError> {
+        let task = config.task.ok_or_else(|| EvalError::Setting {
+            name: "task",
+            cause: "expected a task".to_owned(),
+        })?;
+        let patch_size = processor.image_processor().config().patch_size as usize;
+        let cache = folder.join("judge_cache");
+        let scorer = Scorer::new(config, family, patch_size, cache)?;
+        let check = |sample: &Sample| scorer.check(sample, method_of(task));
+        let questions = Questions::load(config, &processor, &check)?;
+        // Found out before a model is loaded.
+        template(config, task)?;
+        Ok(Self {
+            config,
+            task,
+            questions,
+            scorer,
+            processor,
+        })
+    }
+
+    /// The questions.
+    pub fn questions(&self) -> &Questions {
+        &self.questions
+    }
+
+    /// Opens the answers of a folder, and writes the settings to it where it is new.
+    ///
+    /// # Errors
+    /// Answers that were given under other settings or to other questions.
+    pub fn open(&self, folder: &ResultFolder) -> Result<AnswerStore, EvalError> {
+        if let Some(yaml) = folder.config()? {
+            let changes = changed_settings(&folder.config_path(), &yaml, self.config)?;
+            if !changes.is_empty() && !self.config.allow_changed {
+                let line = |c: &base::config::Change| {
+                    format!("`{}`: was {}, is {}", c.key, c.before, c.now)
+                };
+                return Err(EvalError::Changed {
+                    folder: folder.path().to_owned(),
+                    changes: changes.iter().map(line).collect(),
+                });
+            }
+        }
+        let store = AnswerStore::open(folder, &self.questions, self.config.num_samples)?;
+        folder.write_config(&to_yaml(self.config)?)?;
+        Ok(store)
+    }
+
+    /// Whether answers are missing.
+    pub fn is_complete(&self, store: &AnswerStore) -> bool {
+        let samples = self.config.num_samples;
+        store.todo(&self.questions, samples).is_empty()
+    }
+
+    /// Lets `model` give the answers that are missing; rows that turn out bad on the way are marked.
+    ///
+    /// # Errors
+    /// A failure of sampling or of the disk; [`engine::EngineError::Cancelled`].
+    pub fn answer(
+        &mut self,
+        model: &dyn VisionLanguageModel,
+        folder: &ResultFolder,
+        store: &mut AnswerStore,
+        progress: &mut dyn Progress,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<(), EvalError> {
+        let samples = self.config.num_samples;
+        let todo = store.todo(&self.questions, samples);
+        let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
+        let good = self.questions.rows.iter();
+        let good: Arc<[Sample]> = good
+            .filter_map(|q| q.sample.as_ref().ok().cloned())
+            .collect();
+        let runner = Runner::new(Arc::clone(&self.processor), self.ask_options()?);
+        let mut sink = FolderSink {
+            questions: &self.questions,
+            total: store.len() + missing,
+            log: folder,
+            store,
+            progress,
+            bad: Vec::new(),
+        };
+        let run = runner.run(model, &good, &todo, &mut sink, cancel);
+        let bad = sink.bad;
+        for (row, cause) in bad {
+            self.questions.rows[row].sample = Err(cause);
+        }
+        run
+    }
+
+    fn ask_options(&self) -> Result<AskOptions, EvalError> {
+        let config = self.config;
+        let longest = config.max_new_tokens.unwrap_or(match self.task {
+            EvalTask::Rec => 256,
+            _ => 2048,
+        });
+        Ok(AskOptions {
+            template: template(config, self.task)?,
+            sampling: SamplingParams {
+                temperature: config.temperature,
+                top_k: Some(config.top_k).filter(|top_k| *top_k > 0),
+                top_p: config.top_p,
+                min_p: config.min_p.unwrap_or_default(),
+                repetition_penalty: config.repetition_penalty,
+                max_new_tokens: longest,
+                ..SamplingParams::default()
+            },
+            max_concurrent: config.max_concurrent_completions,
+            workers: config.dataloader_num_workers,
+            seed: config.seed,
+        })
+    }
+
+    /// Scores all answers, sums them up and writes both.
+    ///
+    /// # Errors
+    /// A reward that fails, a figure that has no value, a file that cannot be written.
+    pub fn finish(
+        &self,
+        folder: &ResultFolder,
+        store: &AnswerStore,
+    ) -> Result<(Results, Summary), EvalError> {
+        let results = self.results(store)?;
+        let summary = Summary::of(&results)?;
+        let counts = SamplingCounts::read(folder)?;
+        results.write(folder)?;
+        let text = format!("{:#}\n", self.summary_json(&results, &summary, &counts));
+        folder.write(SUMMARY, text.as_bytes())?;
+        Ok((results, summary))
+    }
+
+    fn summary_json(&self, results: &Results, summary: &Summary, counts: &SamplingCounts) -> Value {
+        let listed = results.bad().take(MAX_LISTED);
+        let bad: Vec<Value> = listed
+            .map(|(place, cause)| json!({"row": place, "cause": cause}))
+            .collect();
+        let mut json = json!({
+            "task": self.task,
+            "model": self.config.model,
+            "num_samples": self.config.num_samples,
+            "exclude_bad": self.config.exclude_bad,
+        });
+        let own = [
+            ("bad", json!(bad)),
+            ("notes", json!(self.questions.notes)),
+            ("sampling", json!(counts)),
+        ];
+        if let (Value::Object(json), Value::Object(figures)) = (&mut json, summary.to_json()) {
+            json.extend(figures);
+            json.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        }
+        json
+    }
+
+    fn results(&self, store: &AnswerStore) -> Result<Results, EvalError> {
+        let num_samples = self.config.num_samples;
+        let mut results: Vec<Scored> = Vec::with_capacity(self.questions.rows.len() * num_samples);
+        let mut answered: Vec<(&Question, &StoredAnswer)> = Vec::new();
+        for (row, question) in self.questions.rows.iter().enumerate() {
+            for sample in 0..num_samples {
+                match (&question.sample, store.get(row, sample)) {
+                    (Ok(_), Some(answer)) => answered.push((question, answer)),
+                    (Err(cause), _) => results.push(scoring::bad(question, [row, sample], cause)),
+                    (Ok(_), None) => {
+                        results.push(scoring::bad(question, [row, sample], "not answered"));
+                    }
+                }
+            }
+        }
+        results.extend(self.scorer.score(&answered, method_of(self.task))?);
+        results.sort_by_key(|scored| (scored.row, scored.sample));
+        for scored in &mut results {
+            let subset = self.questions.rows[scored.row].subset;
+            scored.subset.clone_from(&self.questions.subsets[subset]);
+        }
+        let mut results = Results {
+            accuracy: 0.0,
+            task: self.task,
+            model: self.config.model.clone().unwrap_or_default(),
+            num_samples,
+            exclude_bad: self.config.exclude_bad,
+            subsets: self.questions.subsets.clone(),
+            results,
+        };
+        let all = results.counted().count();
+        if all == 0 {
+            return Err(EvalError::NoRows);
+        }
+        let right: u32 = results.counted().map(|s| u32::from(s.correct)).sum();
+        results.accuracy = 100.0 * f64::from(right) / all as f64;
+        Ok(results)
+    }
+}
+
+fn template(config: &EvalConfig, task: EvalTask) -> Result<PromptTemplate, EvalError> {
+    let own = match (task, config.extractor) {
+        (EvalTask::Rec, Extractor::Thinking) => "rec",
+        (EvalTask::Rec, Extractor::Baseline) => "sft_rec",
+        (EvalTask::Ovd | EvalTask::OvdEval, _) => "odLength",
+        _ => "default",
+    };
+    let given = config.question_template.as_deref().unwrap_or(own);
+    Ok(PromptTemplate::resolve(given)?)
+}
+
+/// Keeps answers in a folder.
+struct FolderSink<'a> {
+    questions: &'a Questions,
+    total: usize,
+    log: &'a ResultFolder,
+    store: &'a mut AnswerStore,
+    progress: &'a mut dyn Progress,
+    bad: Vec<(usize, String)>,
+}
+
+impl Sink for FolderSink<'_> {
+    fn answer(&mut self, answer: Answer) -> Result<(), EvalError> {
+        self.store.add(answer, self.questions)?;
+        self.progress.on_answer(self.store.len(), self.total);
+        Ok(())
+    }
+
+    fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError> {
+        self.progress
+            .on_bad(&self.questions.rows[row].place, &cause);
+        self.bad.push((row, cause));
+        Ok(())
+    }
+
+    fn sampled(&mut self, stats: &SampleStats, secs: f64) -> Result<(), EvalError> {
+        let counts = SamplingCounts {
+            tokens: stats.tokens,
+            boundary_draws: stats.boundary_draws,
+            secs,
+        };
+        Ok(self.log.append(SAMPLING)?.write(&json!(counts))?)
+    }
+}

@@ -1,0 +1,171 @@
+//! What is asked: the rows of the files, good and bad, in the order in which they are numbered.
+
+use base::config::{EvalConfig, EvalTask};
+use base::{Sample, SourceLine};
+use data::{DataFiles, Processor, RowChecks, load_items, python_shuffle};
+use rewards::boxes::{BoundingBox, parse_solution};
+
+use crate::EvalError;
+use crate::coco_file::{self, Objects};
+
+/// The questions of an evaluation.
+#[derive(Debug)]
+pub struct Questions {
+    /// Names of the files, which are the parts that are also summed up by themselves.
+    pub subsets: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Question>,
+    /// What was left out on purpose, and what is odd.
+    pub notes: Vec<String>,
+}
+
+/// One row.
+#[derive(Debug)]
+pub struct Question {
+    /// Index in [`Questions::subsets`].
+    pub subset: usize,
+    /// File and line, or file and image.
+    pub place: String,
+    /// The row, or what is wrong with it.
+    pub sample: Result<Sample, String>,
+    /// What is compared with.
+    pub truth: Truth,
+}
+
+/// The truth of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Truth {
+    /// Rewards read it in the solution; or the row is bad.
+    InSolution,
+    /// A box, px of the image.
+    Box(BoundingBox),
+    /// Labelled boxes.
+    Objects(Objects),
+}
+
+impl Questions {
+    /// Reads the files of a configuration. `check` looks at a row that can be read: it is bad where
+    /// no answer to it could be scored.
+    ///
+    /// # Errors
+    /// Files that cannot be read or hold nothing.
+    pub fn load(
+        config: &EvalConfig,
+        processor: &Processor,
+        check: &dyn Fn(&Sample) -> Result<(), String>,
+    ) -> Result<Self, EvalError> {
+        let of = |list: &Option<base::config::ColonList>| list.as_deref().map(str::to_owned);
+        let files = DataFiles::from_lists(
+            &of(&config.data_file_paths).unwrap_or_default(),
+            of(&config.image_folders).as_deref(),
+            of(&config.reward_method).as_deref(),
+        )?;
+        let mut questions = Self {
+            subsets: Vec::with_capacity(files.files.len()),
+            rows: Vec::new(),
+            notes: Vec::new(),
+        };
+        for file in &files.files {
+            let subset = questions.add_subset(&file.path);
+            let mut rows = match config.task {
+                Some(EvalTask::Ovd | EvalTask::OvdEval) => {
+                    let read = coco_file::read(file, config, &questions.subsets[subset])?;
+                    questions.notes.extend(read.notes);
+                    read.rows
+                }
+                _ => {
+                    let checks = row_checks(config, processor);
+                    let rows = load_items(file, &checks)?.into_iter();
+                    rows.map(|row| Question::new(row, config, check)).collect()
+                }
+            };
+            if let Some(seed) = config.shuffle_seed {
+                python_shuffle(&mut rows, seed);
+            }
+            rows.truncate(config.limit.unwrap_or(usize::MAX));
+            rows.iter_mut().for_each(|row| row.subset = subset);
+            questions.rows.append(&mut rows);
+        }
+        Ok(questions)
+    }
+
+    fn add_subset(&mut self, path: &std::path::Path) -> usize {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let taken = |name: &str| self.subsets.iter().any(|other| other == name);
+        let numbered = (2..).map(|n| format!("{stem}-{n}"));
+        let name = std::iter::once(stem.to_string())
+            .chain(numbered)
+            .find(|name| !taken(name));
+        self.subsets.extend(name);
+        self.subsets.len() - 1
+    }
+
+    /// Rows that cannot be asked: place and cause.
+    pub fn bad(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rows.iter().filter_map(|row| {
+            let cause = row.sample.as_ref().err()?;
+            Some((row.place.as_str(), cause.as_str()))
+        })
+    }
+}
+
+fn row_checks(config: &EvalConfig, processor: &Processor) -> RowChecks {
+    let mut checks = RowChecks {
+        expect_box: config.task == Some(EvalTask::Rec),
+        ..RowChecks::default()
+    };
+    let own = processor.tokenizer().reserved_tokens();
+    checks.reserved_tokens.extend(own);
+    checks
+}
+
+impl Question {
+    fn new(
+        row: Result<Sample, data::RowError>,
+        config: &EvalConfig,
+        check: &dyn Fn(&Sample) -> Result<(), String>,
+    ) -> Self {
+        let bad = |source: &SourceLine, cause: String| Self {
+            subset: 0,
+            place: source.to_string(),
+            sample: Err(cause),
+            truth: Truth::InSolution,
+        };
+        let sample = match row {
+            Ok(sample) => sample,
+            Err(row) => return bad(&row.source_line, row.cause.to_string()),
+        };
+        if let Err(cause) = check(&sample) {
+            return bad(&sample.source, cause);
+        }
+        let truth = match config.task {
+            Some(EvalTask::Rec) => match rec_truth(&sample) {
+                Ok(truth) => Truth::Box(truth),
+                Err(cause) => return bad(&sample.source, cause),
+            },
+            _ => Truth::InSolution,
+        };
+        Self {
+            subset: 0,
+            place: sample.source.to_string(),
+            sample: Ok(sample),
+            truth,
+        }
+    }
+}
+
+fn rec_truth(sample: &Sample) -> Result<BoundingBox, String> {
+    if sample.images.len() != 1 {
+        return Err(format!("expected one image, got {}", sample.images.len()));
+    }
+    parse_solution(&sample.solution)
+}
+
+impl Question {
+    pub(crate) fn image_id(&self) -> Option<u64> {
+        match &self.truth {
+            Truth::Objects(objects) => Some(objects.image_id),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Questions to answers: prompts are loaded ahead of need, answers sampled many at once, and each is
+//! handed over when it ends.
+//!
+//! Draws are keyed by row and answer, so neither the size of a batch nor what was answered before
+//! changes an answer; greedy ties that rounding could turn are counted ([`SampleStats`]).
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use base::{Completion, DrawKey, FinishReason, Sample};
+use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
+use engine::{Request, SampleStats, Sampler, SamplingParams};
+use models::VisionLanguageModel;
+use rewards::ImageSizes;
+
+use crate::EvalError;
+
+/// Pixels of prompts that are held for one call of the sampler, bytes.
+const CHUNK_BYTES: usize = 1 << 30;
+/// Prompts that are made ready before they are asked for.
+const AHEAD: usize = 64;
+
+/// How questions are put and answers drawn.
+#[derive(Clone, Debug)]
+pub struct AskOptions {
+    /// What stands round a question.
+    pub template: PromptTemplate,
+    /// How tokens are chosen; ids that end an answer or are forbidden are the tokenizer's.
+    pub sampling: SamplingParams,
+    /// Answers sampled at the same time.
+    pub max_concurrent: usize,
+    /// Threads that load images.
+    pub workers: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+/// Answers that a row still lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Todo {
+    /// Number of the row: draws are keyed by it.
+    pub row: usize,
+    /// Its place among the samples.
+    pub place: usize,
+    /// Which of its answers.
+    pub answers: Vec<Range<usize>>,
+}
+
+/// An answer as it was sampled.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Number of the row.
+    pub row: usize,
+    /// Which of its answers.
+    pub sample: usize,
+    /// Its text.
+    pub text: String,
+    /// Its tokens, without the one that ends it.
+    pub tokens: usize,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Sizes of the row's images.
+    pub sizes: Vec<ImageSizes>,
+    /// Patches of the row's images.
+    pub image_grid_thw: Vec<[usize; 3]>,
+}
+
+/// Who hears of answers.
+pub trait Sink {
+    /// An answer has ended.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn answer(&mut self, answer: Answer) -> Result<(), EvalError>;
+
+    /// A row cannot be asked.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError>;
+
+    /// A call of the sampler is over, after so many seconds.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn sampled(&mut self, _stats: &SampleStats, _secs: f64) -> Result<(), EvalError> {
+        Ok(())
+    }
+}
+
+/// Asks models questions.
+pub struct Runner {
+    processor: Arc<Processor>,
+    options: AskOptions,
+}
+
+/// A row that is ready to be asked.
+struct Ready {
+    row: usize,
+    first: usize,
+    request: Request,
+}
+
+impl Runner {
+    /// A runner for models that `processor` belongs to.
+    pub fn new(processor: Arc<Processor>, options: AskOptions) -> Self {
+        Self { processor, options }
+    }
+
+    /// Lets `model` give the answers of `todo` about `samples`. `cancel` is asked on the way.
+    ///
+    /// # Errors
+    /// A failure of sampling or of the sink; [`engine::EngineError::Cancelled`]. Answers handed over
+    /// before stand.
+    pub fn run(
+        &self,
+        model: &dyn VisionLanguageModel,
+        samples: &Arc<[Sample]>,
+        todo: &[Todo],
+        sink: &mut dyn Sink,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<(), EvalError> {
+        let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?;
+        let order: Vec<usize> = todo.iter().map(|todo| todo.place).collect();
+        let options = LoaderOptions {
+            workers: self.options.workers,
+            ahead: AHEAD,
+            cache_bytes: 0,
+            on_bad_row: OnBadRow::Skip,
+            digests: false,
+        };
+        let mut loader = PromptLoader::new(
+            Arc::clone(samples),
+            Arc::clone(&self.processor),
+            self.options.template.clone(),
+            order.into_iter(),
+            options,
+        )?;
+        let mut todo = todo.iter();
+        loop {
+            let ready = self.chunk(&mut loader, &mut todo, sink)?;
+            if ready.is_empty() {
+                return Ok(());
+            }
+            self.ask(&sampler, ready, sink, cancel)?;
+        }
+    }
+
+    fn sampling(&self) -> SamplingParams {
+        let tokenizer = self.processor.tokenizer();
+        SamplingParams {
+            eos_ids: tokenizer.eos_ids().to_vec(),
+            forbidden_ids: tokenizer.placeholder_ids().to_vec(),
+            ..self.options.sampling.clone()
+        }
+    }
+
+    /// Requests for a few batches, but for no more pictures than fit in memory.
+    fn chunk(
+        &self,
+        loader: &mut PromptLoader,
+        todo: &mut std::slice::Iter<'_, Todo>,
+        sink: &mut dyn Sink,
+    ) -> Result<Vec<Ready>, EvalError> {
+        let (mut ready, mut answers, mut bytes) = (Vec::new(), 0, 0);
+        while answers < 4 * self.options.max_concurrent && bytes < CHUNK_BYTES {
+            let (Some(todo), Some(loaded)) = (todo.next(), loader.next()) else {
+                break;
+            };
+            let prompt = match loaded? {
+                Loaded::Ready { prompt, .. } => prompt,
+                Loaded::Skipped { row, .. } => {
+                    sink.bad(todo.row, row.cause.to_string())?;
+                    continue;
+                }
+            };
+            let pixels = prompt.images.iter();
+            bytes += pixels
+                .map(|i| size_of_val(&i.pixel_values[..]))
+                .sum::<usize>();
+            for range in &todo.answers {
+                answers += range.len();
+                let request = Request {
+                    prompt: prompt.clone(),
+                    num_completions: range.len(),
+                    key: self.key(todo.row, range.start),
+                };
+                let (row, first) = (todo.row, range.start);
+                ready.push(Ready {
+                    row,
+                    first,
+                    request,
+                });
+            }
+        }
+        Ok(ready)
+    }
+
+    fn key(&self, row: usize, answer: usize) -> DrawKey {
+        DrawKey {
+            seed: self.options.seed,
+            step: 0,
+            prompt: row as u64,
+            completion: answer as u64,
+        }
+    }
+
+    fn ask(
+        &self,
+        sampler: &Sampler<'_>,
+        ready: Vec<Ready>,
+        sink: &mut dyn Sink,
+        cancel: &dyn Fn() -> bool,
+    ) -> Result<(), EvalError> {
+        let mut places = Vec::with_capacity(ready.len());
+        let mut requests = Vec::with_capacity(ready.len());
+        for Ready {
+            row,
+            first,
+            request,
+        } in ready
+        {
+            places.push((row, first));
+            requests.push(request);
+        }
+        let failed: RefCell<Option<EvalError>> = RefCell::new(None);
+        let mut on_finished = |request: usize, index: usize, completion: &Completion| {
+            let (row, first) = places[request];
+            let answer = self.answer(&requests[request], completion, [row, first + index]);
+            if let Err(error) = answer.and_then(|answer| sink.answer(answer)) {
+                failed.borrow_mut().get_or_insert(error);
+            }
+        };
+        let start = Instant::now();
+        let sampled = sampler.generate(&requests, &mut on_finished, &|| {
+            cancel() || failed.borrow().is_some()
+        });
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        sink.sampled(&sampled?.stats, start.elapsed().as_secs_f64())
+    }
+
+    fn answer(
+        &self,
+        request: &Request,
+        completion: &Completion,
+        [row, sample]: [usize; 2],
+    ) -> Result<Answer, EvalError> {
+        let images = &request.prompt.images;
+        let sizes = images.iter().map(|image| ImageSizes {
+            original: image.original_size,
+            input: image.input_size,
+        });
+        let ends = usize::from(completion.finish_reason == FinishReason::Stop);
+        Ok(Answer {
+            row,
+            sample,
+            text: self.processor.tokenizer().decode(&completion.ids, true)?,
+            tokens: completion.ids.len() - ends,
+            finish_reason: completion.finish_reason,
+            sizes: sizes.collect(),
+            image_grid_thw: images.iter().map(|image| image.grid_thw).collect(),
+        })
+    }
+}

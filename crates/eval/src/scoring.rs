@@ -1,0 +1,422 @@
+//! What answers are worth: one box, labelled boxes, or any rewards.
+
+use std::path::PathBuf;
+
+use base::Sample;
+use base::config::{BoxFormat as BoxFlag, EvalConfig, EvalTask};
+use rewards::{
+    BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, JudgeOptions, OverlongOptions,
+    PluginOptions, RewardInput, RewardOptions, RewardSet,
+};
+use serde_json::{Map, Value, json};
+
+use crate::EvalError;
+use crate::answers::StoredAnswer;
+use crate::detection;
+use crate::questions::{Question, Truth};
+use crate::rec::{self, BoxReader};
+use crate::results::{Scored, ShownBox};
+
+/// Answers that rewards score at a time.
+const BATCH: usize = 256;
+
+/// Scores answers by the rules of a task.
+pub struct Scorer {
+    rules: Rules,
+    correct_above: f64,
+    /// Units of the boxes that the model writes.
+    answer_units: BoxFormat,
+    /// Units of the boxes in solutions.
+    solution_units: BoxFormat,
+}
+
+enum Rules {
+    Box(BoxReader),
+    Objects,
+    Rewards(RewardSet),
+}
+
+impl Scorer {
+    /// The rules that a configuration asks for, for a model of `family` with patches of `patch_size`
+    /// px.
+    ///
+    /// # Errors
+    /// Rewards that do not exist or do not start.
+    pub fn new(
+        config: &EvalConfig,
+        family: Family,
+        patch_size: usize,
+        judge_cache: PathBuf,
+    ) -> Result<Self, EvalError> {
+        let options = reward_options(config, family, patch_size, judge_cache);
+        let of = |name: &str| RewardSet::build(&[name.to_owned()], None, &options);
+        let rules = match config.task {
+            Some(EvalTask::Rec) => {
+                Rules::Box(BoxReader::new(config.extractor, family, patch_size)?)
+            }
+            Some(EvalTask::Ovd | EvalTask::OvdEval) => Rules::Objects,
+            Some(EvalTask::Gui) => Rules::Rewards(of("point_in_box")?),
+            Some(EvalTask::Reward) => {
+                let weights = config.reward_weights.as_deref();
+                Rules::Rewards(RewardSet::build(&config.reward_funcs, weights, &options)?)
+            }
+            _ => Rules::Rewards(of("accuracy")?),
+        };
+        let own = match family {
+            Family::Qwen2_5Vl => BoxFormat::ModelInput,
+            Family::InternVl => BoxFormat::Relative1000,
+            Family::Glm4v => BoxFormat::Absolute,
+        };
+        let units = |flag: Option<BoxFlag>| flag.map(BoxFormat::from);
+        Ok(Self {
+            rules,
+            correct_above: config.correct_above,
+            answer_units: units(config.box_format).unwrap_or(own),
+            solution_units: units(config.solution_box_format).unwrap_or(BoxFormat::Absolute),
+        })
+    }
+
+    /// Looks at a row before it is asked.
+    ///
+    /// # Errors
+    /// Where no answer to it could be scored.
+    pub fn check(&self, sample: &Sample, method: Option<&str>) -> Result<(), String> {
+        let Rules::Rewards(rewards) = &self.rules else {
+            return Ok(());
+        };
+        let method = method.or(sample.accu_reward_method.as_deref());
+        // Rewards name the row by its number; here its place stands before the message.
+        rewards
+            .check(0, &sample.solution, method)
+            .map_err(|error| error.to_string().replace("row 0: ", ""))
+    }
+
+    /// Scores the answers to questions; those to one question side by side.
+    ///
+    /// # Errors
+    /// A reward that fails, or gives what is no number.
+    pub fn score(
+        &self,
+        answered: &[(&Question, &StoredAnswer)],
+        method: Option<&str>,
+    ) -> Result<Vec<Scored>, EvalError> {
+        let mut all = Vec::with_capacity(answered.len());
+        for batch in answered.chunks(BATCH) {
+            match &self.rules {
+                Rules::Rewards(rewards) => self.by_rewards(rewards, batch, method, &mut all)?,
+                Rules::Box(reader) => {
+                    for (question, answer) in batch {
+                        all.push(self.by_box(reader, question, answer)?);
+                    }
+                }
+                Rules::Objects => {
+                    for (question, answer) in batch {
+                        all.push(self.by_objects(question, answer));
+                    }
+                }
+            }
+        }
+        for scored in &all {
+            refuse_non_finite(scored)?;
+        }
+        Ok(all)
+    }
+
+    fn by_box(
+        &self,
+        reader: &BoxReader,
+        question: &Question,
+        answer: &StoredAnswer,
+    ) -> Result<Scored, EvalError> {
+        let mut scored = unscored(question, answer);
+        let (Truth::Box(truth), Some(sizes)) = (&question.truth, answer.sizes()) else {
+            return Ok(scored);
+        };
+        let truth = self
+            .solution_units
+            .convert(*truth, BoxFormat::Absolute, sizes);
+        let units = self.answer_units;
+        let read = reader.read(&answer.model_output, truth, units, sizes)?;
+        let shown = |corners, iou| ShownBox::new(corners, "", iou);
+        scored.ground_truth = json!(<[f64; 4]>::from(truth));
+        scored.extracted_answer = json!(read.found.map_or([0.0; 4], Into::into));
+        scored.correct = u8::from(read.iou > self.correct_above);
+        scored.score = read.iou;
+        scored.reason = match read.found {
+            Some(_) => format!("IoU {:.3}", read.iou),
+            None => "no box in the answer".to_owned(),
+        };
+        scored.truths = vec![shown(truth.into(), None)];
+        let found = read.found.map(|found| shown(found.into(), Some(read.iou)));
+        scored.predicted = found.into_iter().collect();
+        scored.values = named([
+            ("iou", read.iou),
+            ("well_formed", f64::from(u8::from(read.well_formed))),
+            ("iou_anywhere", read.iou_anywhere),
+        ]);
+        Ok(scored)
+    }
+
+    fn by_objects(&self, question: &Question, answer: &StoredAnswer) -> Scored {
+        let mut scored = unscored(question, answer);
+        let (Truth::Objects(objects), Some(sizes)) = (&question.truth, answer.sizes()) else {
+            return scored;
+        };
+        let on_image = |corners| {
+            self.answer_units
+                .convert(corners, BoxFormat::Absolute, sizes)
+        };
+        let image = detection::compare(objects, &answer.model_output, on_image);
+        scored.correct = u8::from(image.f1() >= 1.0);
+        scored.score = image.f1();
+        scored.reason = image.reason();
+        scored.extracted_answer = json!(image.predicted);
+        scored.ground_truth = json!(image.truths);
+        scored.values = image.values();
+        scored.truths = image.truths;
+        scored.predicted = image.predicted;
+        scored
+    }
+
+    fn by_rewards(
+        &self,
+        rewards: &RewardSet,
+        batch: &[(&Question, &StoredAnswer)],
+        method: Option<&str>,
+        all: &mut Vec<Scored>,
+    ) -> Result<(), EvalError> {
+        let inputs: Vec<RewardInput<'_>> = batch
+            .iter()
+            .filter_map(|(question, answer)| reward_input(question, answer, method))
+            .collect();
+        let scores = rewards.score(&inputs).map_err(|error| {
+            let at = error.row().and_then(|row| batch.get(row));
+            EvalError::Scoring {
+                place: at.map_or_else(|| "rewards".to_owned(), |(q, _)| q.place.clone()),
+                source: Box::new(error),
+            }
+        })?;
+        let names: Vec<&str> = rewards.names().collect();
+        for (index, ((question, answer), input)) in batch.iter().zip(&inputs).enumerate() {
+            let mut scored = unscored(question, answer);
+            scored.score = scores.total[index];
+            let first = scores.per_reward[0][index];
+            scored.correct = u8::from(first.is_some_and(|first| first > self.correct_above));
+            let each = names.iter().zip(&scores.per_reward);
+            let each = each.filter_map(|(name, scores)| Some((*name, scores[index]?)));
+            scored.values = match names.len() {
+                1 => Map::new(),
+                _ => named(each),
+            };
+            // A judge would be asked a second time.
+            if rewards.is_by_row() {
+                let why = rewards.explain(input).map_err(|error| EvalError::Scoring {
+                    place: question.place.clone(),
+                    source: Box::new(error),
+                })?;
+                self.explain(&mut scored, why, answer.sizes());
+            }
+            all.push(scored);
+        }
+        Ok(())
+    }
+
+    fn explain(
+        &self,
+        scored: &mut Scored,
+        why: Vec<Option<Explanation>>,
+        sizes: Option<ImageSizes>,
+    ) {
+        for why in why.into_iter().flatten() {
+            if scored.reason.is_empty() {
+                scored.reason = why.reason;
+                scored.extracted_answer = json!(why.answer);
+            }
+            let Some(sizes) = sizes else { continue };
+            // Boxes come in the units of the solution, but shares of the image in its pixels.
+            let units = match self.solution_units {
+                BoxFormat::Relative1 => BoxFormat::Absolute,
+                units => units,
+            };
+            let shown = |found: &FoundBox| {
+                let corners = units.convert(found.corners, BoxFormat::Absolute, sizes);
+                ShownBox::new(corners.into(), &found.label, None)
+            };
+            if scored.truths.is_empty() && scored.predicted.is_empty() {
+                scored.truths = why.truths.iter().map(shown).collect();
+                scored.predicted = why.predicted.iter().map(shown).collect();
+            }
+        }
+    }
+}
+
+/// The accuracy method that a task means; none where the rows say it.
+pub fn method_of(task: EvalTask) -> Option<&'static str> {
+    match task {
+        EvalTask::Mcq => Some("mcq"),
+        EvalTask::YesNo => Some("yes_no"),
+        EvalTask::Math => Some("math"),
+        EvalTask::Match | EvalTask::AllMatch => Some("all_match"),
+        _ => None,
+    }
+}
+
+fn named<'a>(values: impl IntoIterator<Item = (&'a str, f64)>) -> Map<String, Value> {
+    let values = values.into_iter();
+    values
+        .map(|(name, value)| (name.to_owned(), json!(value)))
+        .collect()
+}
+
+fn reward_input<'a>(
+    question: &'a Question,
+    answer: &'a StoredAnswer,
+    method: Option<&'a str>,
+) -> Option<RewardInput<'a>> {
+    let sample = question.sample.as_ref().ok()?;
+    Some(RewardInput {
+        completion: &answer.model_output,
+        solution: &sample.solution,
+        problem: Some(&sample.problem),
+        accu_reward_method: method.or(sample.accu_reward_method.as_deref()),
+        images: &sample.images,
+        image_sizes: &answer.image_sizes,
+        image_grid_thw: &answer.image_grid_thw,
+        columns: &sample.columns,
+        sample: Some(&question.place),
+        step: None,
+        completion_tokens: Some(answer.tokens),
+    })
+}
+
+/// The answer as it is, worth nothing.
+pub(crate) fn unscored(question: &Question, answer: &StoredAnswer) -> Scored {
+    let sample = question.sample.as_ref().ok();
+    Scored {
+        image: answer.image.clone(),
+        question: answer.question.clone(),
+        ground_truth: json!(sample.map(|sample| &sample.answer)),
+        model_output: answer.model_output.clone(),
+        input_size: heights_first(&answer.input_sizes),
+        image_size: heights_first(&answer.image_sizes),
+        extracted_answer: Value::Null,
+        correct: 0,
+        score: 0.0,
+        values: Map::new(),
+        reason: String::new(),
+        truths: Vec::new(),
+        predicted: Vec::new(),
+        image_id: question.image_id(),
+        image_paths: sample
+            .map(|sample| sample.images.clone())
+            .unwrap_or_default(),
+        subset: String::new(),
+        place: question.place.clone(),
+        row: answer.row,
+        sample: answer.sample,
+        bad: None,
+    }
+}
+
+/// A row that could not be asked.
+pub(crate) fn bad(question: &Question, [row, sample]: [usize; 2], cause: &str) -> Scored {
+    let known = question.sample.as_ref().ok();
+    let truths = match &question.truth {
+        Truth::Objects(objects) => detection::truths(objects),
+        _ => Vec::new(),
+    };
+    Scored {
+        image: known.map_or(Value::Null, |sample| json!(sample.columns.get("image"))),
+        question: known.map_or_else(String::new, |sample| sample.problem.clone()),
+        ground_truth: json!(known.map(|sample| &sample.answer)),
+        model_output: String::new(),
+        input_size: Value::Null,
+        image_size: Value::Null,
+        extracted_answer: Value::Null,
+        correct: 0,
+        score: 0.0,
+        values: Map::new(),
+        reason: String::new(),
+        truths,
+        predicted: Vec::new(),
+        image_id: question.image_id(),
+        image_paths: Vec::new(),
+        subset: String::new(),
+        place: question.place.clone(),
+        row,
+        sample,
+        bad: Some(cause.to_owned()),
+    }
+}
+
+fn heights_first(sizes: &[[u32; 2]]) -> Value {
+    let turned: Vec<[u32; 2]> = sizes
+        .iter()
+        .map(|[width, height]| [*height, *width])
+        .collect();
+    match turned.as_slice() {
+        [one] => json!(one),
+        all => json!(all),
+    }
+}
+
+fn refuse_non_finite(scored: &Scored) -> Result<(), EvalError> {
+    let figures = scored
+        .values
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_f64()));
+    let mut figures = std::iter::once(("score", Some(scored.score))).chain(figures);
+    // A number that JSON cannot hold has become null.
+    match figures.find(|(_, value)| !value.is_some_and(f64::is_finite)) {
+        Some((name, _)) => Err(EvalError::NotFinite {
+            place: scored.place.clone(),
+            figure: name.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn reward_options(
+    config: &EvalConfig,
+    family: Family,
+    patch_size: usize,
+    judge_cache: PathBuf,
+) -> RewardOptions {
+    let cache = config.judge_cache.clone().map(PathBuf::from);
+    RewardOptions {
+        family,
+        task_type: config.task_type.clone(),
+        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module
+            && config.task == Some(EvalTask::Reward),
+        patch_size,
+        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
+        plugins: PluginOptions {
+            workers: config.reward_workers,
+            timeout_secs: config.reward_timeout_secs,
+            python: config.reward_python.clone(),
+            judge: JudgeOptions {
+                model: config.judge_model.clone(),
+                prompt: config.judge_prompt.clone().map(PathBuf::from),
+                images: config.judge_images,
+                concurrency: config.judge_concurrency,
+                cache: Some(cache.unwrap_or(judge_cache)),
+                ..JudgeOptions::default()
+            },
+        },
+        overlong: OverlongOptions::new(config.overlong_max_tokens, config.overlong_cache_tokens),
+    }
+}
+
+/// Whether VLM-R1's format reward of REC is earned.
+pub(crate) fn rec_format(family: Family, patch_size: usize) -> Result<RewardSet, EvalError> {
+    let options = RewardOptions {
+        family,
+        task_type: Some("rec".to_owned()),
+        is_reward_customized_from_vlm_module: true,
+        patch_size,
+        box_units: BoxUnits::default(),
+        plugins: PluginOptions::default(),
+        overlong: OverlongOptions::default(),
+    };
+    Ok(RewardSet::build(&[rec::FORMAT.to_owned()], None, &options)?)
+}

@@ -1,0 +1,127 @@
+//! Figures of detection, from a COCO file and answers, equal pycocotools and an independent NMS-AP
+//! (`tools/golden/eval_detection.py`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base::FinishReason;
+use base::config::{BoxFormat, ColonList, EvalConfig, EvalTask, LabelList};
+use data::Processor;
+use eval::answers::StoredAnswer;
+use eval::questions::{Question, Questions, Truth};
+use eval::scoring::Scorer;
+use eval::{Metric, Results, Summary};
+use rewards::Family;
+use serde::Deserialize;
+use serde_json::Value;
+
+const TOLERANCE: f64 = 1e-9;
+
+#[derive(Debug, Deserialize)]
+struct Case {
+    coco: Value,
+    answers: BTreeMap<String, String>,
+    figures: BTreeMap<String, f64>,
+}
+
+/// The committed cases, or those of a larger run of the script.
+fn cases() -> Vec<Case> {
+    let folder = std::env::var_os("VLM_R1_EVAL_CASES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/eval"),
+        PathBuf::from,
+    );
+    let text = fs::read_to_string(folder.join("detection.jsonl")).unwrap();
+    let cases: Vec<Case> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(cases.len() >= 60, "{} cases", cases.len());
+    cases
+}
+
+fn answer(row: usize, question: &Question, case: &Case) -> StoredAnswer {
+    let Truth::Objects(objects) = &question.truth else {
+        panic!("no objects in {}", question.place);
+    };
+    StoredAnswer {
+        row,
+        sample: 0,
+        image: Value::Null,
+        question: String::new(),
+        model_output: case.answers[&objects.image_id.to_string()].clone(),
+        tokens: 1,
+        finish_reason: FinishReason::Stop,
+        image_sizes: vec![[200, 200]],
+        input_sizes: vec![[224, 224]],
+        image_grid_thw: vec![[1, 16, 16]],
+    }
+}
+
+fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Summary {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = super::golden().join("images/small.png");
+    for image in case.coco["images"].as_array().unwrap() {
+        let name = image["file_name"].as_str().unwrap();
+        fs::copy(&picture, folder.path().join(name)).unwrap();
+    }
+    let file = folder.path().join("val.json");
+    fs::write(&file, case.coco.to_string()).unwrap();
+    let config = EvalConfig {
+        task: Some(EvalTask::OvdEval),
+        data_file_paths: Some(ColonList(file.display().to_string())),
+        image_folders: Some(ColonList(folder.path().display().to_string())),
+        labels: Some(LabelList::All),
+        box_format: Some(BoxFormat::Absolute),
+        shuffle_seed,
+        ..EvalConfig::default()
+    };
+    let questions = Questions::load(&config, processor, &|_| Ok(())).unwrap();
+    assert_eq!(questions.bad().count(), 0);
+    let scorer = Scorer::new(&config, Family::Qwen2_5Vl, 14, folder.path().join("cache")).unwrap();
+    let rows = questions.rows.iter().enumerate();
+    let answers: Vec<StoredAnswer> = rows.map(|(row, q)| answer(row, q, case)).collect();
+    let answered: Vec<(&Question, &StoredAnswer)> = questions.rows.iter().zip(&answers).collect();
+    let mut results = scorer.score(&answered, None).unwrap();
+    results
+        .iter_mut()
+        .for_each(|scored| scored.subset = "val".to_owned());
+    let results = Results {
+        accuracy: 0.0,
+        task: EvalTask::OvdEval,
+        model: String::new(),
+        num_samples: 1,
+        exclude_bad: false,
+        subsets: questions.subsets,
+        results,
+    };
+    Summary::of(&results).unwrap()
+}
+
+#[test]
+fn figures_of_detection_equal_pycocotools() {
+    let processor = super::processor();
+    let mut worst: f64 = 0.0;
+    let mut with_interval = 0;
+    for case in cases() {
+        for shuffle_seed in [None, Some(3)] {
+            let summary = summary(&case, &processor, shuffle_seed);
+            assert_eq!(summary.metrics[0].name, "nms_ap");
+            for (name, expected) in &case.figures {
+                let metric = summary.metrics.iter().find(|metric| metric.name == *name);
+                let Metric { interval, .. } = metric.unwrap();
+                let difference = (interval.mean - expected).abs();
+                assert!(
+                    difference <= TOLERANCE,
+                    "{name}: {} expected {expected}: {case:#?}",
+                    interval.mean
+                );
+                assert!(interval.low <= interval.high);
+                with_interval += usize::from(interval.low < interval.high);
+                worst = worst.max(difference);
+            }
+        }
+    }
+    assert!(with_interval > 100, "{with_interval}");
+    println!("largest difference: {worst:e}");
+}

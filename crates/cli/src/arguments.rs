@@ -88,7 +88,7 @@ static COMMANDS: [Entry; 10] = [
     ),
     entry::<EvalConfig>(
         "eval",
-        "Score a model on questions, or compare two scored models; continues what --output_dir holds",
+        "Score a model on questions, or tell which of two is better; continues in --output_dir",
         none,
     ),
     entry::<GenerateConfig>("generate", "Answer questions about images", none),

@@ -359,6 +359,14 @@ impl Comparison {
         )
     }
 
+    /// The probability of the sign test in few digits.
+    pub fn p_shown(&self) -> String {
+        match self.p_value {
+            p if p < 1e-4 => format!("{p:.1e}"),
+            p => format!("{p:.4}"),
+        }
+    }
+
     /// All of it but the answers.
     pub fn to_json(&self, before: &Results) -> Value {
         let differences = self.differences.iter().map(|d| {

@@ -196,14 +196,16 @@ impl Scorer {
                 source: Box::new(error),
             }
         })?;
-        let names: Vec<&str> = rewards.names().collect();
+        // As in the metrics of training; `accuracy` alone is the share of right answers.
+        let names = rewards.names().map(|name| format!("rewards/{name}"));
+        let names: Vec<String> = names.collect();
         for (index, ((question, answer), input)) in batch.iter().zip(&inputs).enumerate() {
             let mut scored = unscored(question, answer);
             scored.score = scores.total[index];
             let first = scores.per_reward[0][index];
             scored.correct = u8::from(first.is_some_and(|first| first > self.correct_above));
             let each = names.iter().zip(&scores.per_reward);
-            let each = each.filter_map(|(name, scores)| Some((*name, scores[index]?)));
+            let each = each.filter_map(|(name, scores)| Some((name.as_str(), scores[index]?)));
             scored.values = match names.len() {
                 1 => Map::new(),
                 _ => named(each),

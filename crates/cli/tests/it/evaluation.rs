@@ -216,7 +216,10 @@ fn the_other_tasks_score_by_their_rules() {
         assert_eq!(summary["num_bad"], 0, "{task}: {summary}");
         assert!(summary["metrics"]["accuracy"]["mean"].is_number(), "{task}");
         assert_eq!(summary["metrics"]["pass@2"].is_object(), task == "reward");
-        assert_eq!(summary["metrics"]["format"].is_object(), task == "reward");
+        assert_eq!(
+            summary["metrics"]["rewards/format"].is_object(),
+            task == "reward"
+        );
     }
 }
 

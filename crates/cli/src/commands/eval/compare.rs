@@ -53,10 +53,10 @@ fn told(comparison: &Comparison, before: &str, after: &str) -> String {
         ));
     }
     text.push_str(&format!(
-        "B better on {}, worse on {}, sign test p = {:.4}\n{}\n",
+        "B better on {}, worse on {}, sign test p = {}\n{}\n",
         comparison.better,
         comparison.worse,
-        comparison.p_value,
+        comparison.p_shown(),
         comparison.sentence()
     ));
     text

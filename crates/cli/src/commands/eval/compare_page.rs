@@ -99,7 +99,7 @@ fn figures(comparison: &Comparison) -> Vec<KeyFigure> {
     figures.push(KeyFigure {
         label: "B better / worse".into(),
         value: format!("{} / {}", comparison.better, comparison.worse),
-        note: format!("sign test p = {:.4}", comparison.p_value),
+        note: format!("sign test p = {}", comparison.p_shown()),
     });
     figures
 }

@@ -246,7 +246,7 @@ impl Corpus {
     }
 
     /// Images in the set.
-    pub fn len(&self) -> usize {
+    pub fn num_images(&self) -> usize {
         self.counts.len()
     }
 }

@@ -233,7 +233,7 @@ impl RecEvaluator {
         let todo = |row| Todo {
             row,
             place: row,
-            answers: vec![0..per_question],
+            answers: std::iter::once(0..per_question).collect(),
         };
         let todo: Vec<Todo> = (0..self.samples.len()).map(todo).collect();
         let mut answers = Answers {

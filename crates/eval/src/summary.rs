@@ -201,7 +201,7 @@ fn of_images(results: &Results, parts: &[(String, Vec<&Scored>)]) -> Result<Part
     let mut of_parts = Vec::with_capacity(parts.len());
     for (index, (name, part)) in parts.iter().enumerate() {
         let corpora = corpora(part, results.num_samples);
-        let images = corpora.first().map_or(0, Corpus::len);
+        let images = corpora.first().map_or(0, Corpus::num_images);
         if images == 0 {
             return Err(EvalError::NoRows);
         }
@@ -353,7 +353,7 @@ pub(crate) fn joined_mean(task: EvalTask, files: &[&str], values: &[f64]) -> f64
         Some(values[index])
     };
     let group = |group: &&[&str]| {
-        let values: Option<Vec<f64>> = group.iter().map(|file| of_file(file)).collect();
+        let values: Option<Vec<f64>> = group.iter().map(&of_file).collect();
         values.map(|values| mean(&values))
     };
     let groups: Option<Vec<f64>> = OVDEVAL_GROUPS.iter().map(group).collect();

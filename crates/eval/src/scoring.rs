@@ -6,7 +6,7 @@ use base::Sample;
 use base::config::{BoxFormat as BoxFlag, EvalConfig, EvalTask};
 use rewards::{
     BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, JudgeOptions, OverlongOptions,
-    PluginOptions, RewardInput, RewardOptions, RewardSet,
+    PluginOptions, RewardBatch, RewardInput, RewardOptions, RewardSet,
 };
 use serde_json::{Map, Value, json};
 
@@ -394,6 +394,7 @@ fn reward_options(
         box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
         plugins: PluginOptions {
             workers: config.reward_workers,
+            batch: RewardBatch::Step,
             timeout_secs: config.reward_timeout_secs,
             python: config.reward_python.clone(),
             judge: JudgeOptions {

@@ -65,7 +65,7 @@ fn of_training() -> &'static [Foreign] {
     &ALL
 }
 
-static COMMANDS: [Entry; 10] = [
+static COMMANDS: [Entry; 11] = [
     entry::<DemoConfig>(
         "demo",
         "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",

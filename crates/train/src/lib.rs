@@ -16,6 +16,7 @@ pub mod plan;
 mod policy;
 mod policy_batch;
 mod reference;
+mod reward_set;
 mod rollout;
 pub mod schedule;
 mod scoring;

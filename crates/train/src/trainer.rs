@@ -1,17 +1,16 @@
 //! The GRPO loop. [`Trainer::train`] and [`Trainer::step`] are the algorithm; all else serves them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use base::config::GrpoConfig;
 use base::run_folder::StopFlag;
 use base::{DrawKey, Sample};
-use data::image::ImageProcessorConfig;
-use data::{DataError, EpochSampler, ImageCache, PromptLoader, load_prompt};
+use data::{EpochSampler, ImageCache, PromptLoader, load_prompt};
 use engine::SamplingParams;
-use models::{VisionLanguageModel, read_family};
-use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
+use models::VisionLanguageModel;
+use rewards::RewardSet;
 use serde_json::{Map, Value, json};
 use torch::OutOfMemory;
 
@@ -22,6 +21,7 @@ use crate::out_of_memory::{self, attempt};
 use crate::policy;
 use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::reference::Reference;
+use crate::reward_set;
 use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
 use crate::session::{Dataset, Observer, Outcome, Session};
 use crate::settings::Settings;
@@ -38,48 +38,8 @@ pub fn train_grpo(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
-    let family = read_family(model_dir)?;
-    let options = RewardOptions {
-        family: family.parse()?,
-        task_type: config.task_type.clone(),
-        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
-        patch_size: ImageProcessorConfig::from_dir(model_dir)
-            .map_err(DataError::from)?
-            .patch_size as usize,
-        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
-        plugins: plugin_options(config),
-        overlong: OverlongOptions::new(
-            config
-                .overlong_max_tokens
-                .unwrap_or(config.max_completion_length),
-            config.overlong_cache_tokens,
-        ),
-    };
-    let rewards = RewardSet::build(
-        &config.reward_funcs,
-        config.reward_weights.as_deref(),
-        &options,
-    )?;
+    let rewards = reward_set::build(config, model_dir)?;
     train_grpo_with_rewards(config, model_dir, rewards, observer, stop)
-}
-
-fn plugin_options(config: &GrpoConfig) -> PluginOptions {
-    let path = |text: &Option<String>| text.as_deref().map(PathBuf::from);
-    let cache = || Path::new(&config.output_dir).join("judge_cache");
-    PluginOptions {
-        workers: config.reward_workers,
-        batch: config.reward_batch,
-        timeout_secs: config.reward_timeout_secs,
-        python: config.reward_python.clone(),
-        judge: JudgeOptions {
-            model: config.judge_model.clone(),
-            prompt: path(&config.judge_prompt),
-            images: config.judge_images,
-            concurrency: config.judge_concurrency,
-            cache: Some(path(&config.judge_cache).unwrap_or_else(cache)),
-            ..JudgeOptions::default()
-        },
-    }
 }
 
 /// As [`train_grpo`], by rewards of one's own; `reward_funcs` and `reward_weights` are not read.

@@ -5,13 +5,15 @@
 //! of norms, of the attention kernel and of the activation functions. The tests hold the sums to the
 //! allocator's counts.
 
+mod costs;
 mod inputs;
 mod probe;
 mod shape;
 mod time;
 
+pub use costs::{Costs, Line, Passes, Tower};
 pub use inputs::{PlanInputs, plan_inputs};
-pub use probe::{Costs, Line, Passes, Probe, Tower};
+pub use probe::Probe;
 pub use shape::{Counts, Shape};
 pub use time::{Work, step_secs};
 

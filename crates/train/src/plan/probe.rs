@@ -11,7 +11,7 @@ use models::{
 };
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::{Choice, Load, Shape, Trained};
+use super::{Choice, Costs, Line, Load, Passes, Shape, Tower, Trained};
 use crate::TrainError;
 use crate::batch::MicroBatch;
 use crate::logprobs::Predictions;
@@ -33,92 +33,12 @@ const DECODED: [usize; 2] = [2, 10];
 /// A pass that takes longer is timed once.
 const LONG_SECS: f64 = 0.2;
 const REPEATS: usize = 3;
-
-/// Seconds of a pass over a micro-batch: some for the pass, more for each token.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
-    /// However small.
-    pub pass: f64,
-    /// A token.
-    pub token: f64,
-}
-
-impl Line {
-    fn through((few, few_secs): (u64, f64), (many, many_secs): (u64, f64)) -> Self {
-        let token = ((many_secs - few_secs) / (many - few) as f64).max(0.0);
-        // Noise must not make a pass cost less than nothing.
-        let pass = (many_secs - token * many as f64).max(0.0);
-        Line { pass, token }
-    }
-
-    /// Seconds of `passes` over `tokens` together.
-    pub fn secs(self, passes: u64, tokens: u64) -> f64 {
-        self.pass * passes as f64 + self.token * tokens as f64
-    }
-
-    fn times(self, factor: f64) -> Self {
-        Line {
-            pass: self.pass * factor,
-            token: self.token * factor,
-        }
-    }
-}
-
-/// Forward alone, and forward and backward.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Passes {
-    /// Without gradient.
-    pub forward: Line,
-    /// With that of what is trained.
-    pub training: Line,
-}
-
-impl Passes {
-    fn times(self, factor: f64) -> Self {
-        Passes {
-            forward: self.forward.times(factor),
-            training: self.training.times(factor),
-        }
-    }
-}
-
-/// Seconds of the vision tower: forward, and as it is trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Tower {
-    /// Without gradient.
-    pub forward: f64,
-    /// With that of the tower, where it is trained.
-    pub training: f64,
-}
-
-/// Seconds of the parts of a step of the whole model, trained one way.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Costs {
-    /// Embedding, layers and norm, by packed tokens.
-    pub text: Passes,
-    /// Head, log-softmax and entropy, by answer tokens.
-    pub head: Passes,
-    /// The vision tower over the pictures of a prompt.
-    pub vision: Tower,
-    /// A token for each of the answers that are sampled at once.
-    pub decoded: f64,
-    /// An update, by trained scalar.
-    pub update: f64,
-}
-
-impl Costs {
-    /// The same with a frozen tower.
-    pub fn with_frozen_tower(self) -> Self {
-        let training = self.vision.forward;
-        Costs {
-            vision: Tower {
-                training,
-                ..self.vision
-            },
-            ..self
-        }
-    }
-}
+/// No pass is to take much longer: what is too large is tried in the same proportions, but smaller.
+const MOST_SECS: f64 = 1.0;
+/// Tokens and patches of the first pass, which says how much there is time for.
+const FIRST: f64 = 64.0;
+/// The smaller of two sizes, as a part of the larger.
+const SMALLER: f64 = 0.3;
 
 /// What is timed, and with how many layers.
 pub struct Probe<'a> {
@@ -157,12 +77,13 @@ impl<'a> Probe<'a> {
         let model = self.model(tried, choice)?;
         let of_all = all as f64 / tried as f64;
         let vocab = self.shape.vocab as f64 / self.vocab() as f64;
-        let (text, head) = self.passes(&model, choice)?;
+        let part = self.affordable(&model, choice)?;
+        let (text, head) = self.passes(&model, choice, part)?;
         Ok(Costs {
             text: text.times(of_all),
             head: head.times(vocab),
             vision: self.vision(&model, choice)?,
-            decoded: self.decoded(&model, choice)?,
+            decoded: self.decoded(&model, choice, part)?,
             update: self.update(&model)?,
         })
     }
@@ -209,38 +130,55 @@ impl<'a> Probe<'a> {
         )?)
     }
 
-    /// A prompt of text, and `answers` to it.
-    fn pack(&self, model: &Model, answers: u64) -> Result<MicroBatch, TrainError> {
-        let answer = vec![1u32; self.load.completion_tokens as usize];
-        let answers = vec![answer.as_slice(); answers as usize];
-        MicroBatch::pack(model, &[(&self.prompt(), answers)])
+    /// `part` of a prompt of text and of the answers to it.
+    fn pack(&self, model: &Model, part: f64) -> Result<MicroBatch, TrainError> {
+        let group = self.load.completions.div_ceil(self.load.prompts);
+        let answer = vec![1u32; portion(self.load.completion_tokens, part)];
+        let answers = vec![answer.as_slice(); group as usize];
+        MicroBatch::pack(model, &[(&self.prompt(part), answers)])
     }
 
-    fn prompt(&self) -> Prompt {
+    fn prompt(&self, part: f64) -> Prompt {
         Prompt {
-            ids: vec![1; self.load.prompt_tokens as usize],
+            ids: vec![1; portion(self.load.prompt_tokens, part)],
             images: Vec::new(),
         }
     }
 
-    /// Passes over a prompt with one answer, and with a group of them; those of the head are timed apart and
-    /// taken off.
-    fn passes(&self, model: &Model, choice: Choice) -> Result<(Passes, Passes), TrainError> {
-        let group = self.load.completions.div_ceil(self.load.prompts).max(2);
-        let mut points = Vec::new();
-        let device = model.compute().1;
-        for answers in [1, group] {
-            let batch = self.pack(model, answers)?;
-            let rows = answers * self.load.completion_tokens;
-            let head = self.head(model, rows);
-            let forward = best_of(device, || drop(batch.scores(model, 1.0)));
-            let training = best_of(device, || {
-                policy::with_dropout(model, &[0], || {
-                    batch.backward(model, 1.0, choice.recompute, |scores| {
-                        (scores.logprobs.sum(Kind::Float), ())
-                    });
+    fn training_secs(&self, model: &Model, choice: Choice, batch: &MicroBatch) -> f64 {
+        best_of(model.compute().1, || {
+            policy::with_dropout(model, &[0], || {
+                batch.backward(model, 1.0, choice.recompute, |scores| {
+                    (scores.logprobs.sum(Kind::Float), ())
                 });
             });
+        })
+    }
+
+    /// The part of a group that a pass has time for.
+    fn affordable(&self, model: &Model, choice: Choice) -> Result<f64, TrainError> {
+        let group = self.load.completions.div_ceil(self.load.prompts);
+        let tokens = self.load.prompt_tokens + group * self.load.completion_tokens;
+        let batch = self.pack(model, FIRST / tokens as f64)?;
+        let secs = self.training_secs(model, choice, &batch);
+        let part = MOST_SECS / secs * batch.num_tokens as f64 / tokens as f64;
+        Ok(part.min(1.0))
+    }
+
+    /// Passes over `part` of a group, and over less of it; those of the head are timed apart and taken off.
+    fn passes(
+        &self,
+        model: &Model,
+        choice: Choice,
+        part: f64,
+    ) -> Result<(Passes, Passes), TrainError> {
+        let mut points = Vec::new();
+        for part in [SMALLER * part, part] {
+            let batch = self.pack(model, part)?;
+            let rows = batch.lens.iter().sum::<usize>() as u64;
+            let head = self.head(model, rows);
+            let forward = best_of(model.compute().1, || drop(batch.scores(model, 1.0)));
+            let training = self.training_secs(model, choice, &batch);
             let tokens = batch.num_tokens as u64;
             points.push((tokens, rows, [forward - head[0], training - head[1]], head));
         }
@@ -284,61 +222,70 @@ impl<'a> Probe<'a> {
         if self.load.patches == 0 {
             return Ok(Tower::default());
         }
-        let side = model.spatial_merge_size() as u64;
-        // The most nearly square picture of about so many patches.
-        let height = ((self.load.patches as f64).sqrt() as u64 / side).max(1) * side;
-        let width = (self.load.patches / height / side).max(1) * side;
-        let grid = [1, height as usize, width as usize];
-        let (kind, device) = model.compute();
-        let size = [(height * width) as i64, self.shape.patch as i64];
-        let patches = Tensor::full(size, 0.01, (kind, device));
-        let forward = best_of(device, || {
-            no_grad(|| drop(model.vision_stages(&mut Tape::new(false), &patches, &[grid])));
-        });
-        let training = if choice.trained == Trained::Full {
-            best_of(device, || {
-                let mut tape = Tape::new(choice.recompute);
-                let features = model.vision_stages(&mut tape, &patches, &[grid]);
-                tape.backward(&features, |features| (features.sum(Kind::Float), ()));
-            })
-        } else {
-            forward
-        };
+        let first = self.tower_secs(model, choice, FIRST);
+        let part = MOST_SECS / first.1.training * first.0 / self.load.patches as f64;
+        let (patches, tried_secs) =
+            self.tower_secs(model, choice, part.min(1.0) * self.load.patches as f64);
         let tried = Shape::from(model.config());
         let more = self.shape.tower_weights() as f64 / tried.tower_weights() as f64;
-        let more = more * self.load.patches as f64 / (height * width) as f64;
+        let more = more * self.load.patches as f64 / patches;
         Ok(Tower {
-            forward: forward * more,
-            training: training * more,
+            forward: tried_secs.forward * more,
+            training: tried_secs.training * more,
         })
     }
 
+    /// The patches of the most nearly square picture of about `patches`, and its way through the tower.
+    fn tower_secs(&self, model: &Model, choice: Choice, patches: f64) -> (f64, Tower) {
+        let side = model.spatial_merge_size();
+        let height = (patches.sqrt() as usize / side).max(1) * side;
+        let width = (patches as usize / height / side).max(1) * side;
+        let (kind, device) = model.compute();
+        let size = [(height * width) as i64, self.shape.patch as i64];
+        let pixels = Tensor::full(size, 0.01, (kind, device));
+        let grid = [[1, height, width]];
+        let forward = best_of(device, || {
+            no_grad(|| drop(model.vision_stages(&mut Tape::new(false), &pixels, &grid)));
+        });
+        let both_ways = || {
+            let mut tape = Tape::new(choice.recompute);
+            let features = model.vision_stages(&mut tape, &pixels, &grid);
+            tape.backward(&features, |features| (features.sum(Kind::Float), ()));
+        };
+        let training = match choice.trained {
+            Trained::Full => best_of(device, both_ways),
+            Trained::FrozenVision | Trained::Lora { .. } => forward,
+        };
+        ((height * width) as f64, Tower { forward, training })
+    }
+
     /// Seconds of a token for each answer that is sampled at once.
-    fn decoded(&self, model: &Model, choice: Choice) -> Result<f64, TrainError> {
+    fn decoded(&self, model: &Model, choice: Choice, part: f64) -> Result<f64, TrainError> {
         let (tried, all) = self.layers();
-        let one = self.sampling_secs(model)?;
+        let one = self.sampling_secs(model, part)?;
         if tried == all {
             return Ok(one);
         }
-        let two = self.sampling_secs(&self.model(2 * tried, choice)?)?;
+        let two = self.sampling_secs(&self.model(2 * tried, choice)?, part)?;
         let layer = ((two - one) / tried as f64).max(0.0);
         let rest = (one - layer * tried as f64).max(0.0);
         let vocab = self.shape.vocab as f64 / self.vocab() as f64;
         Ok(rest * vocab + layer * all as f64)
     }
 
-    fn sampling_secs(&self, model: &Model) -> Result<f64, TrainError> {
-        let most = (MOST_PREFILL / self.load.prompt_tokens.max(1)).max(1);
+    fn sampling_secs(&self, model: &Model, part: f64) -> Result<f64, TrainError> {
+        let prompt = self.prompt(part);
+        let most = (MOST_PREFILL / prompt.ids.len() as u64).max(1);
         let prompts = self.sampled.prompts.min(most);
         let answers = self.sampled.completions.div_ceil(prompts) as usize;
         let requests: Vec<Request> = (0..prompts)
-            .map(|prompt| Request {
-                prompt: self.prompt(),
+            .map(|index| Request {
+                prompt: prompt.clone(),
                 num_completions: answers,
                 key: DrawKey {
                     seed: 0,
                     step: 0,
-                    prompt,
+                    prompt: index,
                     completion: 0,
                 },
             })
@@ -354,6 +301,9 @@ impl<'a> Probe<'a> {
                 let start = Instant::now();
                 sampler.generate(&requests, &mut |_, _, _| (), &|| false)?;
                 *secs = secs.min(start.elapsed().as_secs_f64());
+            }
+            if secs[1] > MOST_SECS {
+                break;
             }
         }
         Ok((secs[1] - secs[0]).max(0.0) / (DECODED[1] - DECODED[0]) as f64)
@@ -384,6 +334,11 @@ impl<'a> Probe<'a> {
     }
 }
 
+/// A part of `whole`, at least one.
+fn portion(whole: u64, part: f64) -> usize {
+    ((whole as f64 * part).round() as usize).max(1)
+}
+
 /// Tokens, answer tokens, seconds of the text forward and in training, and those of the head.
 type Point = (u64, u64, [f64; 2], [f64; 2]);
 
@@ -412,28 +367,6 @@ mod tests {
 
     use super::super::tests::FULL;
     use super::*;
-
-    #[test]
-    fn a_line_goes_through_its_points() {
-        let line = Line::through((10, 2.0), (30, 4.0));
-        assert_eq!(
-            line,
-            Line {
-                pass: 1.0,
-                token: 0.1
-            }
-        );
-        assert!((line.secs(2, 50) - 7.0).abs() < 1e-12);
-        // Noise: the larger took no longer.
-        let line = Line::through((10, 2.0), (30, 1.5));
-        assert_eq!(
-            line,
-            Line {
-                pass: 1.5,
-                token: 0.0
-            }
-        );
-    }
 
     #[test]
     fn every_part_takes_some_time() {

@@ -53,9 +53,8 @@ pub fn step_secs(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Trained;
-    use super::super::probe::{Line, Passes, Tower};
     use super::super::tests::{FULL, SHAPE_39M};
+    use super::super::{Line, Passes, Tower, Trained};
     use super::*;
 
     fn passes(forward: (f64, f64), training: (f64, f64)) -> Passes {

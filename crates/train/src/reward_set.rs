@@ -1,0 +1,56 @@
+//! The rewards of a run, as its configuration names them.
+
+use std::path::{Path, PathBuf};
+
+use base::config::GrpoConfig;
+use data::DataError;
+use data::image::ImageProcessorConfig;
+use models::read_family;
+use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
+
+use crate::TrainError;
+
+/// Builds them for the model of `model_dir`.
+pub(crate) fn build(config: &GrpoConfig, model_dir: &Path) -> Result<RewardSet, TrainError> {
+    let family = read_family(model_dir)?;
+    let options = RewardOptions {
+        family: family.parse()?,
+        task_type: config.task_type.clone(),
+        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
+        patch_size: ImageProcessorConfig::from_dir(model_dir)
+            .map_err(DataError::from)?
+            .patch_size as usize,
+        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
+        plugins: plugin_options(config),
+        overlong: OverlongOptions::new(
+            config
+                .overlong_max_tokens
+                .unwrap_or(config.max_completion_length),
+            config.overlong_cache_tokens,
+        ),
+    };
+    Ok(RewardSet::build(
+        &config.reward_funcs,
+        config.reward_weights.as_deref(),
+        &options,
+    )?)
+}
+
+fn plugin_options(config: &GrpoConfig) -> PluginOptions {
+    let path = |text: &Option<String>| text.as_deref().map(PathBuf::from);
+    let cache = || Path::new(&config.output_dir).join("judge_cache");
+    PluginOptions {
+        workers: config.reward_workers,
+        batch: config.reward_batch,
+        timeout_secs: config.reward_timeout_secs,
+        python: config.reward_python.clone(),
+        judge: JudgeOptions {
+            model: config.judge_model.clone(),
+            prompt: path(&config.judge_prompt),
+            images: config.judge_images,
+            concurrency: config.judge_concurrency,
+            cache: Some(path(&config.judge_cache).unwrap_or_else(cache)),
+            ..JudgeOptions::default()
+        },
+    }
+}

@@ -1,6 +1,6 @@
 """What `vlm-r1 plan` foretells beside what a run takes: the most live bytes of tensors, and seconds of a step.
 
-    python benchmarks/plan_check.py                # about 2 minutes on two cores
+    python benchmarks/plan_check.py                # about 4 minutes on two cores
 
 The work of a step is that of grpo_step.py. Fails where memory is more than 15 % off, after writing the table; time is told, not judged:
 it depends on what else the machine does.

@@ -3,11 +3,39 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 2] = ["src/ops.cpp", "src/memory.cpp"];
+const SOURCES: [&str; 3] = ["src/ops.cpp", "src/memory.cpp", "src/cpu/fused.cpp"];
+const KERNELS: &str = "src/cpu/kernels.cpp";
+const HEADERS: [&str; 2] = ["src/guarded.h", "src/cpu/kernels.h"];
+/// The instruction sets that the kernels are compiled for, as `kernels.h` names them.
+const BASELINE: (&str, &[&str]) = ("kernels_baseline", &[]);
+const AVX512: [&str; 6] = [
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512vl",
+    "-mavx512dq",
+    "-mfma",
+    "-mprefer-vector-width=512",
+];
+const X86_SETS: [(&str, &[&str]); 3] = [
+    ("kernels_avx2", &["-mavx2", "-mfma"]),
+    ("kernels_avx512", &AVX512),
+    (
+        "kernels_avx512_bf16",
+        &[
+            AVX512[0],
+            AVX512[1],
+            AVX512[2],
+            AVX512[3],
+            AVX512[4],
+            AVX512[5],
+            "-mavx512bf16",
+        ],
+    ),
+];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    for source in SOURCES {
+    for source in SOURCES.into_iter().chain(HEADERS).chain([KERNELS]) {
         println!("cargo:rerun-if-changed={source}");
     }
     let root = env::var("LIBTORCH").map(PathBuf::from).unwrap_or_default();
@@ -24,15 +52,41 @@ fn main() {
 }
 
 fn compile(root: &Path) {
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .warnings(false)
-        .pic(true)
+    let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    let build = || {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").warnings(false).pic(true);
+        if x86 {
+            build.define("VLM_R1_X86", None);
+        }
+        build
+    };
+    build()
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
+        // Threads as libtorch has them.
+        .flag("-fopenmp")
         .files(SOURCES)
         .compile("vlm_r1_ops");
+    let sets: &[(&str, &[&str])] = if x86 { &X86_SETS } else { &[] };
+    for (name, flags) in [BASELINE].iter().chain(sets) {
+        let mut kernels = build();
+        kernels
+            .opt_level(3)
+            .define("VLM_R1_SET", *name)
+            // Vectors are passed within the file only.
+            .flag("-Wno-psabi")
+            .file(KERNELS);
+        for flag in *flags {
+            kernels.flag(flag);
+        }
+        kernels.compile(name);
+    }
+    println!(
+        "cargo:rustc-link-search=native={}",
+        root.join("lib").display()
+    );
+    println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }
 
 fn link_arguments(lib: &Path) {

@@ -4,10 +4,12 @@
 //! packed to the front ([`crate::schedule::compact`] says what moves). One product per row serves all
 //! answers of a prompt. Softmax runs over prompt and answer apart and is joined by their sums, which
 //! is exact: `softmax([a, b]) = [w softmax(a), (1 - w) softmax(b)]`, `w = sigmoid(lse(a) - lse(b))`.
+//! On the CPU one loop of our own does all of it, over both at once.
 
 use models::model::TextShape;
 use models::{Attend, Layout, PackedAttention};
 use tch::{Device, Kind, Tensor};
+use torch::{DecodeKeys, decode_attention};
 
 use crate::schedule::{Lanes, Moves};
 
@@ -16,23 +18,37 @@ const FIRST_COLUMNS: i64 = 32;
 /// Prompt blocks are a multiple of this many tokens wide.
 const PROMPT_STEP: usize = 16;
 
-/// Keys and values of all layers, `[rows, kv_heads, width, head_dim]` each.
+/// Keys and values of all layers, `[rows, kv_heads, width, head_dim]` each; `transposed` keys are
+/// `[rows, kv_heads, head_dim, width]`, as a product with many queries reads them.
 #[derive(Debug)]
 struct Blocks {
     layers: Vec<[Tensor; 2]>,
+    transposed: bool,
     rows: i64,
     width: i64,
 }
 
 impl Blocks {
-    fn new(shape: &TextShape, kind: Kind, device: Device) -> Self {
-        let empty = || Tensor::zeros([0, shape.num_kv_heads, 0, shape.head_dim], (kind, device));
-        let layers = (0..shape.num_layers).map(|_| [empty(), empty()]).collect();
+    fn new(shape: &TextShape, transposed: bool, kind: Kind, device: Device) -> Self {
+        let empty = |size: [i64; 4]| Tensor::zeros(size, (kind, device));
+        let (heads, dim) = (shape.num_kv_heads, shape.head_dim);
+        let keys = if transposed {
+            [0, heads, dim, 0]
+        } else {
+            [0, heads, 0, dim]
+        };
+        let layer = |_| [empty(keys), empty([0, heads, 0, dim])];
         Blocks {
-            layers,
+            layers: (0..shape.num_layers).map(layer).collect(),
+            transposed,
             rows: 0,
             width: 0,
         }
+    }
+
+    /// Where the width lies: of keys (0) or values (1).
+    fn width_dim(&self, side: usize) -> i64 {
+        if self.transposed && side == 0 { 3 } else { 2 }
     }
 
     /// Makes room, keeping what is there. New room holds zeros: what masks hide must be finite.
@@ -41,24 +57,34 @@ impl Blocks {
             return;
         }
         let (rows, width) = (rows.max(self.rows), width.max(self.width));
-        for tensor in self.layers.iter_mut().flatten() {
-            let [_, kv_heads, _, head_dim] = dims4(tensor);
-            let grown = Tensor::zeros(
-                [rows, kv_heads, width, head_dim],
-                (tensor.kind(), tensor.device()),
-            );
-            grown
-                .narrow(0, 0, self.rows)
-                .narrow(2, 0, self.width)
-                .copy_(tensor);
-            *tensor = grown;
+        let dims = [self.width_dim(0), self.width_dim(1)];
+        for layer in &mut self.layers {
+            for (tensor, dim) in layer.iter_mut().zip(dims) {
+                let mut size = tensor.size();
+                (size[0], size[dim as usize]) = (rows, width);
+                let grown = Tensor::zeros(size.as_slice(), (tensor.kind(), tensor.device()));
+                grown
+                    .narrow(0, 0, self.rows)
+                    .narrow(dim, 0, self.width)
+                    .copy_(tensor);
+                *tensor = grown;
+            }
         }
         (self.rows, self.width) = (rows, width);
     }
 
-    /// Keys and values of a layer, the first `rows` and `width`.
+    /// Keys and values of a layer, the first `rows` and `width`, `[rows, kv_heads, width, head_dim]`.
     fn front(&self, layer: usize, rows: i64, width: i64) -> [Tensor; 2] {
-        [0, 1].map(|i| self.layers[layer][i].narrow(0, 0, rows).narrow(2, 0, width))
+        [0, 1].map(|side| {
+            let dim = self.width_dim(side);
+            let front = self.layers[layer][side].narrow(0, 0, rows);
+            let front = front.narrow(dim, 0, width);
+            if dim == 3 {
+                front.transpose(2, 3)
+            } else {
+                front
+            }
+        })
     }
 
     fn apply(&mut self, moves: &Moves, width: i64) {
@@ -66,8 +92,10 @@ impl Blocks {
             return;
         }
         let width = width.min(self.width);
-        for tensor in self.layers.iter().flatten() {
-            move_rows(&tensor.narrow(2, 0, width), moves);
+        for layer in &self.layers {
+            for (side, tensor) in layer.iter().enumerate() {
+                move_rows(&tensor.narrow(self.width_dim(side), 0, width), moves);
+            }
         }
     }
 }
@@ -97,6 +125,8 @@ pub struct KvCache {
     /// `[slots, kv_heads]`: first line of each block of the answers, as lines of `head_dim`.
     first_lines: Tensor,
     seating: Seating,
+    /// Whether decoding attends by one loop of our own ([`decode_attention`]) or by libtorch's operations.
+    fused: bool,
 }
 
 /// What depends on who is in the batch, not on the step.
@@ -109,6 +139,8 @@ struct Seating {
     prompt_width: i64,
     /// `[rows, 1, 1, prompt_width]` in f32, `None` where all prompts are equally long.
     prompt_mask: Option<Tensor>,
+    /// `[slots]` each: row and length of the prompt; while fused.
+    prompt_of_slot: Option<[Tensor; 2]>,
 }
 
 /// What depends on the step.
@@ -117,6 +149,8 @@ struct Step {
     slots: i64,
     /// Columns seen, the new token's included.
     columns: i64,
+    /// `[slots]`: tokens of each answer before the new one.
+    places: Tensor,
     /// `[slots * kv_heads]`: lines that the new keys and values go to.
     lines: Tensor,
     /// `[slots, 1, 1, columns]` in f32, `None` where all answers are equally long.
@@ -130,11 +164,12 @@ impl KvCache {
             shape,
             kind,
             device,
-            prompts: Blocks::new(&shape, kind, device),
-            answers: Blocks::new(&shape, kind, device),
+            prompts: Blocks::new(&shape, true, kind, device),
+            answers: Blocks::new(&shape, false, kind, device),
             max_columns: max_new_tokens as i64,
             first_lines: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
             seating: Seating::default(),
+            fused: device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16),
         }
     }
 
@@ -203,27 +238,30 @@ impl KvCache {
         self.prompts.apply(moves, i64::MAX);
     }
 
-    /// Notes who is in the batch: prompt lengths by row and where their answers lie.
-    pub fn seat(&mut self, prompt_lens: &[usize], lanes: &Lanes) {
+    /// Notes who is in the batch: the length of each row's prompt, and the row of each slot.
+    pub fn seat(&mut self, prompt_lens: &[usize], rows_of_slots: &[usize]) {
         let device = self.device;
-        let index = |list: &Option<Vec<i64>>| {
-            list.as_ref()
-                .map(|l| Tensor::from_slice(l).to_device(device))
-        };
-        let width = prompt_lens.iter().copied().max().unwrap_or(0) as i64;
-        let ragged = prompt_lens.iter().any(|&len| (len as i64) < width);
-        let prompt_mask = ragged.then(|| {
-            let lens: Vec<i64> = prompt_lens.iter().map(|&len| len as i64).collect();
-            hide_from(&Tensor::from_slice(&lens).to_device(device), width)
-        });
-        self.seating = Seating {
-            rows: lanes.rows as i64,
-            lanes: lanes.width as i64,
-            slot_of_cell: index(&lanes.slot_of_cell),
-            cell_of_slot: index(&lanes.cell_of_slot),
+        let upload = |list: &[i64]| Tensor::from_slice(list).to_device(device);
+        let lens: Vec<i64> = prompt_lens.iter().map(|&len| len as i64).collect();
+        let width = lens.iter().copied().max().unwrap_or(0);
+        let mut seating = Seating {
+            rows: lens.len() as i64,
             prompt_width: width,
-            prompt_mask,
+            ..Seating::default()
         };
+        if self.fused {
+            let rows: Vec<i64> = rows_of_slots.iter().map(|&row| row as i64).collect();
+            let lens: Vec<i64> = rows_of_slots.iter().map(|&row| lens[row]).collect();
+            seating.prompt_of_slot = Some([upload(&rows), upload(&lens)]);
+        } else {
+            let lanes = Lanes::new(lens.len(), rows_of_slots);
+            let ragged = lens.iter().any(|&len| len < width);
+            seating.lanes = lanes.width as i64;
+            seating.slot_of_cell = lanes.slot_of_cell.as_deref().map(upload);
+            seating.cell_of_slot = lanes.cell_of_slot.as_deref().map(upload);
+            seating.prompt_mask = ragged.then(|| hide_from(&upload(&lens), width));
+        }
+        self.seating = seating;
     }
 
     /// Attention of one new token per slot. `columns [slots]` are the tokens' places in their answers,
@@ -239,6 +277,7 @@ impl KvCache {
             step: Step {
                 slots,
                 columns: seen,
+                places: columns.shallow_clone(),
                 lines,
                 mask,
             },
@@ -268,7 +307,8 @@ pub struct Prefill<'a> {
 impl Attend for Prefill<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let shape = &self.cache.shape;
-        for (block, x) in self.cache.prompts.layers[layer].iter().zip([k, v]) {
+        let [keys, values] = &self.cache.prompts.layers[layer];
+        for (block, x) in [(keys.transpose(2, 3), k), (values.shallow_clone(), v)] {
             // [rows, kv_heads, width, head_dim]
             let cells = x
                 .index_select(0, &self.tokens)
@@ -291,6 +331,20 @@ pub struct Decode<'a> {
 
 impl Attend for Decode<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+        if let Some([rows, prompt_lens]) = &self.cache.seating.prompt_of_slot {
+            let [prompt_keys, prompt_values] = &self.cache.prompts.layers[layer];
+            let [answer_keys, answer_values] = &self.cache.answers.layers[layer];
+            let keys = DecodeKeys {
+                prompt_keys,
+                prompt_values,
+                answer_keys,
+                answer_values,
+                rows,
+                prompt_lens,
+                places: &self.step.places,
+            };
+            return decode_attention([q, k, v], &keys).expect("a cache that fits the model");
+        }
         self.store(layer, k, v);
         let (seen, lse) = self.over_answers(layer, q);
         let (seen_prompt, lse_prompt) = self.over_prompts(layer, q);
@@ -388,7 +442,6 @@ fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> (Tens
     )
 }
 
-fn dims4(x: &Tensor) -> [i64; 4] {
-    let size = x.size();
-    [size[0], size[1], size[2], size[3]]
-}
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 
 use base::{Completion, DrawKey};
 use models::model::embed_batch;
-use models::{BatchBuilder, PackedAttention, Tape, VisionLanguageModel};
+use models::{BatchBuilder, PackedAttention, PackedWeights, Tape, VisionLanguageModel};
 use tch::{Kind, Tensor};
 
 use crate::EngineError;
@@ -10,7 +10,7 @@ use crate::cache::{KvCache, move_rows};
 use crate::choose::{Choice, Chooser, Rows};
 use crate::params::SamplingParams;
 use crate::request::{Generation, Request, SampleStats};
-use crate::schedule::{Lanes, Row, Slot, compact};
+use crate::schedule::{Row, Slot, compact};
 
 /// Prompt tokens computed in one pass; a longer prompt is a pass of its own.
 const PREFILL_TOKENS: usize = 8192;
@@ -64,6 +64,7 @@ impl<'m> Sampler<'m> {
         cancel: &dyn Fn() -> bool,
     ) -> Result<Generation, EngineError> {
         self.check(requests)?;
+        let _packed = PackedWeights::begin();
         tch::no_grad(|| {
             let mut run = Run::new(self, requests, on_finished);
             while run.finished < run.total {
@@ -411,8 +412,7 @@ impl<'r> Run<'r> {
         }
         let prompt_lens: Vec<usize> = self.rows.iter().map(|row| row.len).collect();
         let rows: Vec<usize> = self.slots.iter().map(|slot| slot.row).collect();
-        self.cache
-            .seat(&prompt_lens, &Lanes::new(self.rows.len(), &rows));
+        self.cache.seat(&prompt_lens, &rows);
         self.reseat = false;
     }
 

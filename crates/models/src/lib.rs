@@ -19,6 +19,7 @@ pub use checkpoint::{
 };
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
 pub use layers::attention::{Attend, Layout, PackedAttention, Segment};
+pub use layers::packed::PackedWeights;
 pub use layers::rotary::Rotary;
 pub use lora::{
     AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, is_adapter, merge_adapter,

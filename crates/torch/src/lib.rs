@@ -5,8 +5,10 @@
 
 mod adamw;
 mod blockwise;
+mod call;
 mod cuda;
 mod flash;
+mod fused;
 mod gradient;
 mod host;
 mod memory;
@@ -18,6 +20,10 @@ pub use adamw::{AdamWOptions, fused_adamw};
 pub use blockwise::{BLOCK, Blockwise, Levels};
 pub use cuda::{load_cuda, parse_device};
 pub use flash::{SequenceLens, variable_length_attention};
+pub use fused::{
+    DecodeKeys, PackedLinear, decode_attention, fuses, packed_linears, rms_norm, rotate, swiglu,
+    token_scores,
+};
 pub use gradient::take_grad;
 pub use host::{begin_copy, host_copy, wait_for};
 pub use memory::{

@@ -1,31 +1,14 @@
-// What libtorch has and `tch` does not bind. Every function returns 0, or -1 with the message of
-// the C++ exception in `error` (cut to its capacity): no exception crosses into Rust.
+// What libtorch has and `tch` does not bind.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
-#include <cstring>
-#include <exception>
 #include <mutex>
 #include <vector>
 
-namespace {
+#include "guarded.h"
 
-template <typename F>
-int guarded(char *error, size_t capacity, F &&body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception &e) {
-    std::strncpy(error, e.what(), capacity - 1);
-    error[capacity - 1] = '\0';
-    return -1;
-  } catch (...) {
-    std::strncpy(error, "an exception that is not a std::exception", capacity - 1);
-    error[capacity - 1] = '\0';
-    return -1;
-  }
-}
+namespace {
 
 std::vector<at::Tensor> gather(at::Tensor **tensors, size_t n) {
   std::vector<at::Tensor> out;

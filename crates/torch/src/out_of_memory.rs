@@ -30,9 +30,9 @@ impl OutOfMemory {
         let line = text
             .lines()
             .find(|l| l.contains("out of memory") || l.contains("can't allocate memory"))?;
-        // A panic's text quotes the error and escapes its line ends.
+        // A panic's text quotes the error (`Torch("..")`, ours `Libtorch("..")`) and escapes its line ends.
         let line = line.split("\\n").next().unwrap_or(line);
-        let start = line.rfind("Torch(\"").map_or(0, |at| at + "Torch(\"".len());
+        let start = line.rfind("orch(\"").map_or(0, |at| at + "orch(\"".len());
         Some(OutOfMemory {
             message: line[start..].trim().to_owned(),
         })

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::packed;
 use crate::ModelError;
 use crate::lora::Adapter;
 use crate::parameters::Builder;
@@ -76,10 +77,22 @@ impl Linear {
 
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.bias.as_ref());
-        match self.adapter.as_ref().and_then(|adapter| adapter.forward(x)) {
+        let [y] = forward_all(x, [self]);
+        y
+    }
+}
+
+/// Layers that read the same input `[.., in]`: `[.., out]` each.
+pub fn forward_all<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
+    let parts = layers.map(|layer| (&layer.weight, layer.bias.as_ref()));
+    let outputs = packed::forward(x, parts)
+        .unwrap_or_else(|| parts.map(|(weight, bias)| x.linear(weight, bias)));
+    let mut layers = layers.iter();
+    outputs.map(|y| {
+        let adapter = layers.next().and_then(|layer| layer.adapter.as_ref());
+        match adapter.and_then(|adapter| adapter.forward(x)) {
             Some(update) => y + update,
             None => y,
         }
-    }
+    })
 }

@@ -1,6 +1,7 @@
 //! Root-mean-square normalisation, computed in f32 whatever the type.
 
 use tch::{Kind, Tensor};
+use torch::{fuses, rms_norm};
 
 use crate::ModelError;
 use crate::parameters::Builder;
@@ -26,6 +27,9 @@ impl RmsNorm {
 
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        if fuses(x) {
+            return rms_norm(x, &self.weight, self.eps).expect("a weight as wide as its input");
+        }
         let kind = x.kind();
         let x32 = x.to_kind(Kind::Float);
         let mean_square = x32.square().mean_dim(-1i64, true, Kind::Float);

@@ -2,6 +2,7 @@
 //! families' affair.
 
 use tch::{Kind, Tensor};
+use torch::{fuses, rotate};
 
 /// Cosines and sines of every token, `[T, head_dim]` each, second half equal to the first.
 #[derive(Debug)]
@@ -24,6 +25,9 @@ impl Rotary {
 
     /// Turns `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
     pub fn apply(&self, x: &Tensor) -> Tensor {
+        if fuses(x) {
+            return rotate(x, &self.cos, &self.sin).expect("an angle for each token and channel");
+        }
         let kind = x.kind();
         let x = x.to_kind(self.cos.kind());
         let (cos, sin) = (self.cos.unsqueeze(1), self.sin.unsqueeze(1));

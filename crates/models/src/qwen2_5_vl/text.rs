@@ -8,7 +8,7 @@ use super::config::TextConfig;
 use crate::ModelError;
 use crate::layers::attention::Attend;
 use crate::layers::rotary::Rotary;
-use crate::layers::{Linear, RmsNorm};
+use crate::layers::{Linear, RmsNorm, forward_all, gated};
 use crate::parameters::Builder;
 
 /// `language_model` in the checkpoint.
@@ -95,16 +95,13 @@ impl DecoderLayer {
         let tokens = x.size()[0];
         let y = self.input_layernorm.forward(x);
         // [T, heads, head_dim]
-        let heads = |linear: &Linear| linear.forward(&y).view([tokens, -1, self.head_dim]);
-        let (q, k, v) = (
-            heads(&self.q_proj),
-            heads(&self.k_proj),
-            heads(&self.v_proj),
-        );
+        let [q, k, v] = forward_all(&y, [&self.q_proj, &self.k_proj, &self.v_proj])
+            .map(|x| x.view([tokens, -1, self.head_dim]));
         let seen = attend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.o_proj.forward(&seen.reshape([tokens, -1]));
         let y = self.post_attention_layernorm.forward(&x);
-        let inner = self.gate_proj.forward(&y).silu() * self.up_proj.forward(&y);
+        let [gate, up] = forward_all(&y, [&self.gate_proj, &self.up_proj]);
+        let inner = gated(&gate, &up);
         x + self.down_proj.forward(&inner)
     }
 }

@@ -12,7 +12,7 @@ use super::rope::{patch_order, vision_rotary};
 use crate::ModelError;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::rotary::Rotary;
-use crate::layers::{Linear, RmsNorm};
+use crate::layers::{Linear, RmsNorm, forward_all, gated};
 use crate::parameters::Builder;
 use crate::tape::Tape;
 
@@ -145,7 +145,8 @@ impl VisionBlock {
         let seen = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.proj.forward(&seen.reshape([patches, -1]));
         let y = self.norm2.forward(&x);
-        let inner = self.gate_proj.forward(&y).silu() * self.up_proj.forward(&y);
+        let [gate, up] = forward_all(&y, [&self.gate_proj, &self.up_proj]);
+        let inner = gated(&gate, &up);
         x + self.down_proj.forward(&inner)
     }
 }

@@ -1,0 +1,360 @@
+// The model's small operations on the CPU, each one pass over memory, with gradients: what `kernels.h` declares,
+// for tensors. f32 and bf16; the Rust side asks for nothing else.
+
+#include "kernels.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "../guarded.h"
+
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using vlm_r1::typed;
+
+// Numbers below which a second thread costs more than it does.
+constexpr int64_t GRAIN = at::internal::GRAIN_SIZE;
+// Rows of one partial sum of a weight's gradient: sums do not depend on the number of threads.
+constexpr int64_t ROWS_OF_A_SUM = 64;
+
+template <typename T>
+const T *read(const Tensor &x) {
+  return static_cast<const T *>(x.const_data_ptr());
+}
+template <typename T>
+T *write(Tensor &x) {
+  return static_cast<T *>(x.mutable_data_ptr());
+}
+
+// Calls `body` with a number of the type that `kind` is stored in.
+template <typename F>
+void by_type(at::ScalarType kind, F &&body) {
+  if (kind == at::kFloat) {
+    body(float{});
+  } else {
+    TORCH_CHECK(kind == at::kBFloat16, "expected float32 or bfloat16, got ", kind);
+    body(vlm_r1::bf16{});
+  }
+}
+
+int64_t rows_at_once(int64_t n) { return std::max<int64_t>(1, GRAIN / std::max<int64_t>(n, 1)); }
+
+std::tuple<Tensor, Tensor> rms_norm(const Tensor &x, const Tensor &w, double eps) {
+  Tensor y = at::empty_like(x);
+  const int64_t n = x.size(-1), rows = x.numel() / n;
+  Tensor rstd = at::empty({rows}, x.options().dtype(at::kFloat));
+  by_type(x.scalar_type(), [&](auto one) {
+    using T = decltype(one);
+    const T *from = read<T>(x), *scale = read<T>(w);
+    T *to = write<T>(y);
+    float *factors = write<float>(rstd);
+    at::parallel_for(0, rows, rows_at_once(n), [&](int64_t a, int64_t b) {
+      typed<T>().rms_norm(from + a * n, scale, to + a * n, factors + a, b - a, n, static_cast<float>(eps));
+    });
+  });
+  return {y, rstd};
+}
+
+std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor &grad, const Tensor &x, const Tensor &w, const Tensor &rstd) {
+  Tensor grad_x = at::empty_like(x);
+  const int64_t n = x.size(-1), rows = x.numel() / n, sums = (rows + ROWS_OF_A_SUM - 1) / ROWS_OF_A_SUM;
+  Tensor grad_w = at::zeros({sums, n}, x.options().dtype(at::kFloat));
+  by_type(x.scalar_type(), [&](auto one) {
+    using T = decltype(one);
+    const T *upstream = read<T>(grad), *from = read<T>(x), *scale = read<T>(w);
+    const float *factors = read<float>(rstd);
+    T *to = write<T>(grad_x);
+    float *sum = write<float>(grad_w);
+    at::parallel_for(0, sums, 1, [&](int64_t a, int64_t b) {
+      for (int64_t i = a; i < b; ++i) {
+        const int64_t row = i * ROWS_OF_A_SUM, len = std::min(ROWS_OF_A_SUM, rows - row);
+        typed<T>().rms_norm_backward(upstream + row * n, from + row * n, scale, factors + row, to + row * n,
+                                     sum + i * n, len, n);
+      }
+    });
+  });
+  return {grad_x, grad_w.sum(0).to(w.scalar_type())};
+}
+
+struct RmsNorm : torch::autograd::Function<RmsNorm> {
+  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &w, double eps) {
+    auto [y, rstd] = rms_norm(x, w, eps);
+    context->save_for_backward({x, w, rstd});
+    return y;
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    auto [grad_x, grad_w] = rms_norm_backward(grads[0].contiguous(), saved[0], saved[1], saved[2]);
+    return {grad_x, grad_w, Tensor()};
+  }
+};
+
+Tensor swiglu(const Tensor &gate, const Tensor &up) {
+  Tensor y = at::empty_like(gate);
+  by_type(gate.scalar_type(), [&](auto one) {
+    using T = decltype(one);
+    const T *g = read<T>(gate), *u = read<T>(up);
+    T *to = write<T>(y);
+    at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t a, int64_t b) { typed<T>().swiglu(g + a, u + a, to + a, b - a); });
+  });
+  return y;
+}
+
+struct SwiGlu : torch::autograd::Function<SwiGlu> {
+  static Tensor forward(AutogradContext *context, const Tensor &gate, const Tensor &up) {
+    context->save_for_backward({gate, up});
+    return swiglu(gate, up);
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor grad = grads[0].contiguous(), &gate = saved[0], &up = saved[1];
+    Tensor grad_gate = at::empty_like(gate), grad_up = at::empty_like(up);
+    by_type(gate.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      const T *upstream = read<T>(grad), *g = read<T>(gate), *u = read<T>(up);
+      T *to_gate = write<T>(grad_gate), *to_up = write<T>(grad_up);
+      at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t a, int64_t b) {
+        typed<T>().swiglu_backward(upstream + a, g + a, u + a, to_gate + a, to_up + a, b - a);
+      });
+    });
+    return {grad_gate, grad_up};
+  }
+};
+
+// `x [tokens, heads, head_dim]`, its channels in a row.
+Tensor rotate(const Tensor &x, const Tensor &cos, const Tensor &sin, float sign) {
+  const int64_t tokens = x.size(0), heads = x.size(1), head_dim = x.size(2);
+  Tensor y = at::empty({tokens, heads, head_dim}, x.options());
+  by_type(x.scalar_type(), [&](auto one) {
+    using T = decltype(one);
+    by_type(cos.scalar_type(), [&](auto other) {
+      using A = decltype(other);
+      const T *from = read<T>(x);
+      const A *c = read<A>(cos), *s = read<A>(sin);
+      T *to = write<T>(y);
+      const int64_t token_stride = x.stride(0), head_stride = x.stride(1);
+      at::parallel_for(0, tokens, rows_at_once(heads * head_dim), [&](int64_t a, int64_t b) {
+        const T *first = from + a * token_stride;
+        T *out = to + a * heads * head_dim;
+        if constexpr (std::is_same_v<T, A>) {
+          typed<T>().rotate(first, token_stride, head_stride, c + a * head_dim, s + a * head_dim, sign, out, b - a,
+                            heads, head_dim);
+        } else if constexpr (std::is_same_v<A, float>) {
+          typed<T>().rotate_by_f32(first, token_stride, head_stride, c + a * head_dim, s + a * head_dim, sign, out,
+                                   b - a, heads, head_dim);
+        } else {
+          TORCH_CHECK(false, "a table in bfloat16 for numbers in float32");
+        }
+      });
+    });
+  });
+  return y;
+}
+
+struct Rotate : torch::autograd::Function<Rotate> {
+  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &cos, const Tensor &sin) {
+    context->save_for_backward({cos, sin});
+    return rotate(x, cos, sin, 1);
+  }
+  // The inverse of a rotation is its transpose.
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    return {rotate(grads[0].contiguous(), saved[0], saved[1], -1), Tensor(), Tensor()};
+  }
+};
+
+// `logits [rows, vocabulary]`, `targets [rows]` -> log-probabilities and entropies `[rows]` in f32. Only the logits
+// themselves are kept for the way back, in their own type.
+struct TokenScores : torch::autograd::Function<TokenScores> {
+  static variable_list forward(AutogradContext *context, const Tensor &logits, const Tensor &targets, double scale) {
+    const int64_t rows = logits.size(0), n = logits.size(1);
+    Tensor lse = at::empty({rows}, logits.options().dtype(at::kFloat)), entropy = at::empty_like(lse);
+    by_type(logits.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      const T *from = read<T>(logits);
+      float *sums = write<float>(lse), *entropies = write<float>(entropy);
+      at::parallel_for(0, rows, rows_at_once(n), [&](int64_t a, int64_t b) {
+        typed<T>().log_sum_exp(from + a * n, static_cast<float>(scale), sums + a, entropies + a, b - a, n);
+      });
+    });
+    // Checks the targets too.
+    const Tensor chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1).to(at::kFloat) * scale - lse;
+    context->save_for_backward({logits, targets, lse});
+    context->saved_data["scale"] = scale;
+    context->mark_non_differentiable({entropy});
+    return {chosen, entropy};
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &logits = saved[0], &targets = saved[1], &lse = saved[2];
+    const Tensor upstream = grads[0].contiguous();
+    const float scale = static_cast<float>(context->saved_data["scale"].toDouble());
+    const int64_t rows = logits.size(0), n = logits.size(1);
+    Tensor grad = at::empty_like(logits);
+    by_type(logits.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      const T *from = read<T>(logits);
+      const float *sums = read<float>(lse), *factors = read<float>(upstream);
+      const int64_t *ids = read<int64_t>(targets);
+      T *to = write<T>(grad);
+      at::parallel_for(0, rows, rows_at_once(n), [&](int64_t a, int64_t b) {
+        typed<T>().log_prob_backward(from + a * n, scale, sums + a, factors + a, ids + a, to + a * n, b - a, n);
+      });
+    });
+    return {grad, Tensor(), Tensor()};
+  }
+};
+
+bool recorded(std::initializer_list<const Tensor *> inputs) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const Tensor *x : inputs) {
+    if (x->requires_grad()) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+extern "C" {
+
+int vlm_r1_rms_norm(Tensor *x, Tensor *w, double eps, Tensor **y, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    const Tensor from = x->contiguous();
+    const bool graph = recorded({x, w});
+    *y = new Tensor(graph ? RmsNorm::apply(from, *w, eps) : std::get<0>(rms_norm(from, *w, eps)));
+  });
+}
+
+int vlm_r1_swiglu(Tensor *gate, Tensor *up, Tensor **y, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    const Tensor g = gate->contiguous(), u = up->contiguous();
+    TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(), "gate and up differ");
+    *y = new Tensor(recorded({gate, up}) ? SwiGlu::apply(g, u) : swiglu(g, u));
+  });
+}
+
+int vlm_r1_rotate(Tensor *x, Tensor *cos, Tensor *sin, Tensor **y, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    TORCH_CHECK(x->dim() == 3 && cos->dim() == 2 && cos->size(0) == x->size(0) && cos->size(1) == x->size(2) &&
+                    cos->sizes() == sin->sizes() && x->size(2) % 2 == 0,
+                "angles ", cos->sizes(), " do not fit ", x->sizes());
+    const Tensor from = x->stride(2) == 1 ? *x : x->contiguous();
+    const Tensor c = cos->contiguous(), s = sin->contiguous();
+    *y = new Tensor(recorded({x}) ? Rotate::apply(from, c, s) : rotate(from, c, s, 1));
+  });
+}
+
+int vlm_r1_token_scores(Tensor *logits, Tensor *targets, double scale, Tensor **logprobs, Tensor **entropies,
+                        char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    auto results = TokenScores::apply(logits->contiguous(), targets->contiguous(), scale);
+    *logprobs = new Tensor(results[0]);
+    *entropies = new Tensor(results[1]);
+  });
+}
+
+// `tensors`: q, k, v, prompt keys, prompt values, answer keys, answer values, rows, prompt lengths, places.
+int vlm_r1_decode_attention(Tensor **tensors, double scale, Tensor **output, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    const Tensor q = tensors[0]->contiguous(), k = tensors[1]->contiguous(), v = tensors[2]->contiguous();
+    Tensor &prompt_keys = *tensors[3], &prompt_values = *tensors[4];
+    Tensor &answer_keys = *tensors[5], &answer_values = *tensors[6];
+    for (int i = 3; i < 10; ++i) TORCH_CHECK(tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
+    Tensor y = at::empty_like(q);
+    by_type(q.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      const vlm_r1::DecodeAttention<T> a{
+          read<T>(q),
+          read<T>(k),
+          read<T>(v),
+          read<T>(prompt_keys),
+          read<T>(prompt_values),
+          write<T>(answer_keys),
+          write<T>(answer_values),
+          read<int64_t>(*tensors[7]),
+          read<int64_t>(*tensors[8]),
+          read<int64_t>(*tensors[9]),
+          write<T>(y),
+          q.size(1),
+          k.size(1),
+          q.size(2),
+          prompt_values.size(2),
+          answer_keys.size(2),
+          static_cast<float>(scale),
+      };
+      const int64_t pairs = q.size(0) * a.kv_heads;
+      const int64_t work = (a.heads / a.kv_heads) * (a.prompt_width + a.answer_width) * a.head_dim;
+      at::parallel_for(0, pairs, std::max<int64_t>(1, 8 * GRAIN / std::max<int64_t>(work, 1)), [&](int64_t from, int64_t to) {
+        std::vector<float> scratch(vlm_r1::decode_scratch(a));
+        typed<T>().decode_attention(a, from, to, scratch.data());
+      });
+    });
+    *output = new Tensor(std::move(y));
+  });
+}
+
+// `weight [out, in]` in the order of `kernels.h`, `[panels * 16, in]` with an even `in`.
+int vlm_r1_pack_linear(Tensor *weight, Tensor **packed, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    const Tensor w = weight->contiguous();
+    const int64_t in = w.size(1), out = w.size(0), panel_size = vlm_r1::packed_size(in, 16);
+    Tensor result = at::empty({vlm_r1::panels(out) * 16, panel_size / 16}, w.options());
+    by_type(w.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      const T *from = read<T>(w);
+      T *to = write<T>(result);
+      at::parallel_for(0, vlm_r1::panels(out), rows_at_once(panel_size), [&](int64_t a, int64_t b) {
+        typed<T>().pack(from + a * 16 * in, in, std::min(out, b * 16) - a * 16, to + a * panel_size);
+      });
+    });
+    *packed = new Tensor(std::move(result));
+  });
+}
+
+// `x [rows, in]` by `n` packed layers of `outs` outputs, each with a bias or null: `n` handles into `y`.
+int vlm_r1_packed_linears(Tensor *x, size_t n, Tensor **packed, Tensor **biases, const int64_t *outs, Tensor **y,
+                          char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    const Tensor input = x->contiguous();
+    const int64_t rows = input.size(0), in = input.size(1);
+    const Tensor wide = input.scalar_type() == at::kFloat ? input : input.to(at::kFloat);
+    std::vector<Tensor> results;
+    std::vector<Tensor> shifts;
+    for (size_t i = 0; i < n; ++i) {
+      results.push_back(at::empty({rows, outs[i]}, input.options()));
+      shifts.push_back(biases[i] ? biases[i]->contiguous() : Tensor());
+    }
+    by_type(input.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      const T *from = read<T>(input);
+      const float *from32 = read<float>(wide);
+      std::vector<vlm_r1::PackedLinear<T>> layers;
+      std::vector<int64_t> ends;  // in panels
+      for (size_t i = 0; i < n; ++i) {
+        const T *bias = shifts[i].defined() ? read<T>(shifts[i]) : nullptr;
+        layers.push_back({read<T>(*packed[i]), bias, write<T>(results[i]), in, outs[i]});
+        ends.push_back((ends.empty() ? 0 : ends.back()) + vlm_r1::panels(outs[i]));
+      }
+      // Reading weights takes longer than arithmetic does.
+      const int64_t grain = std::max<int64_t>(1, GRAIN / (16 * std::max<int64_t>(in, 1)));
+      at::parallel_for(0, ends.back(), grain, [&](int64_t a, int64_t b) {
+        for (size_t i = 0; i < n; ++i) {
+          const int64_t start = i == 0 ? 0 : ends[i - 1];
+          const int64_t first = std::max(a, start) - start, last = std::min(b, ends[i]) - start;
+          if (first < last) typed<T>().packed_linear(layers[i], from, from32, rows, first, last);
+        }
+      });
+    });
+    for (size_t i = 0; i < n; ++i) y[i] = new Tensor(std::move(results[i]));
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,121 @@
+// Loops of the model's small operations on the CPU, over raw pointers. `kernels.cpp` is compiled once for each
+// instruction set; `kernels()` picks the best that the machine has.
+//
+// Numbers are read as f32, computed in f32 and rounded once, in the type they are stored in.
+
+#pragma once
+
+#include <stdint.h>
+
+namespace vlm_r1 {
+
+struct bf16 {
+  uint16_t bits;
+};
+
+// Keys and values that one new token of each slot sees: first its prompt's, then its answer's.
+template <typename T>
+struct DecodeAttention {
+  const T *q;  // [slots, heads, head_dim]
+  const T *k;  // [slots, kv_heads, head_dim], of the new token; stored at `places`
+  const T *v;
+  const T *prompt_keys;    // [rows, kv_heads, head_dim, prompt_width]
+  const T *prompt_values;  // [rows, kv_heads, prompt_width, head_dim]
+  T *answer_keys;          // [slots or more, kv_heads, answer_width, head_dim]
+  T *answer_values;
+  const int64_t *rows;         // [slots]: row of the prompt
+  const int64_t *prompt_lens;  // [slots]
+  const int64_t *places;       // [slots]: tokens of the answer before the new one
+  T *output;                   // [slots, heads, head_dim]
+  int64_t heads, kv_heads, head_dim, prompt_width, answer_width;
+  float scale;
+};
+
+// y [rows, out] = x [rows, in] W^T + bias.
+template <typename T>
+struct PackedLinear {
+  const T *packed;
+  const T *bias;  // or null
+  T *y;
+  int64_t in, out;
+};
+
+inline int64_t panels(int64_t out) { return (out + 15) / 16; }
+// Numbers of a packed weight: inputs are padded to pairs, outputs to panels.
+inline int64_t packed_size(int64_t in, int64_t out) { return panels(out) * 16 * ((in + 1) / 2 * 2); }
+
+// What an instruction set offers for numbers of type T.
+template <typename T>
+struct TypedKernels {
+  // y = w * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps), for `rows` rows of n.
+  void (*rms_norm)(const T *x, const T *w, T *y, float *rstd, int64_t rows, int64_t n, float eps);
+  // Gradients; those of w are added to `grad_w`, in order of the rows.
+  void (*rms_norm_backward)(const T *grad_y, const T *x, const T *w, const float *rstd, T *grad_x, float *grad_w,
+                            int64_t rows, int64_t n);
+  // silu(gate) * up, n numbers.
+  void (*swiglu)(const T *gate, const T *up, T *y, int64_t n);
+  void (*swiglu_backward)(const T *grad_y, const T *gate, const T *up, T *grad_gate, T *grad_up, int64_t n);
+  // Turns `heads` heads of each token by its angles; `sign` -1 turns back. Tables in T or f32, [tokens, head_dim].
+  void (*rotate)(const T *x, int64_t token_stride, int64_t head_stride, const T *cos, const T *sin, float sign, T *y,
+                 int64_t tokens, int64_t heads, int64_t head_dim);
+  void (*rotate_by_f32)(const T *x, int64_t token_stride, int64_t head_stride, const float *cos, const float *sin,
+                        float sign, T *y, int64_t tokens, int64_t heads, int64_t head_dim);
+  // Pairs of slot and key head, `from` to `to`, numbered slot by slot. `scratch` has `decode_scratch` floats.
+  void (*decode_attention)(const DecodeAttention<T> &a, int64_t from, int64_t to, float *scratch);
+  // A weight [out, in] as `packed_linear` reads it: 16 outputs side by side, inputs one after another (bf16: in pairs).
+  void (*pack)(const T *weight, int64_t in, int64_t out, T *packed);
+  // Panels of 16 outputs `from` to `to`. `x32` holds x in f32.
+  void (*packed_linear)(const PackedLinear<T> &layer, const T *x, const float *x32, int64_t rows, int64_t from,
+                        int64_t to);
+  // For rows of n logits: log of the sum of exponentials of logits * scale, and the entropy of their softmax.
+  void (*log_sum_exp)(const T *logits, float scale, float *lse, float *entropy, int64_t rows, int64_t n);
+  // grad_logits = upstream * scale * ([column == target] - exp(logits * scale - lse)).
+  void (*log_prob_backward)(const T *logits, float scale, const float *lse, const float *upstream,
+                            const int64_t *targets, T *grad_logits, int64_t rows, int64_t n);
+};
+
+struct Kernels {
+  TypedKernels<float> f32;
+  TypedKernels<bf16> bf16_;
+};
+
+template <typename T>
+inline int64_t decode_scratch(const DecodeAttention<T> &a) {
+  const int64_t padded = (a.prompt_width + a.answer_width + 31) / 16 * 16;
+  return 4 * (padded + a.head_dim);
+}
+
+extern const Kernels kernels_baseline;
+#ifdef VLM_R1_X86
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_bf16;
+#endif
+
+inline const Kernels &kernels() {
+#ifdef VLM_R1_X86
+  static const Kernels &best = [&]() -> const Kernels & {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq")) {
+      return __builtin_cpu_supports("avx512bf16") ? kernels_avx512_bf16 : kernels_avx512;
+    }
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? kernels_avx2 : kernels_baseline;
+  }();
+  return best;
+#else
+  return kernels_baseline;
+#endif
+}
+
+template <typename T>
+const TypedKernels<T> &typed();
+template <>
+inline const TypedKernels<float> &typed<float>() {
+  return kernels().f32;
+}
+template <>
+inline const TypedKernels<bf16> &typed<bf16>() {
+  return kernels().bf16_;
+}
+
+}  // namespace vlm_r1

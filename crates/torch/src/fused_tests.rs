@@ -1,0 +1,271 @@
+//! Each operation against the same in libtorch's, gradients included.
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::*;
+use crate::{Distribution, fill_random};
+
+fn draw(shape: &[i64], kind: Kind, key: u64) -> Tensor {
+    let numbers = Tensor::empty(shape, (Kind::Float, Device::Cpu));
+    fill_random(&numbers, key, Distribution::Uniform(-2.0, 2.0)).unwrap();
+    numbers.to_kind(kind)
+}
+
+/// Largest difference relative to the largest expected number.
+fn distance(got: &Tensor, expected: &Tensor) -> f64 {
+    let (got, expected) = (got.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    assert_eq!(got.size(), expected.size());
+    assert_eq!(got.isfinite().all().int64_value(&[]), 1, "{got}");
+    let scale = expected.abs().max().double_value(&[]).max(1e-12);
+    (got - expected).abs().max().double_value(&[]) / scale
+}
+
+fn tolerance(kind: Kind) -> f64 {
+    if kind == Kind::Float { 2e-6 } else { 1e-2 }
+}
+
+/// Outputs and gradients of `fused` in `kind` against those of `plain` in f64.
+fn compare(
+    inputs: &[Tensor],
+    kind: Kind,
+    fused: impl Fn(&[Tensor]) -> Tensor,
+    plain: impl Fn(&[Tensor]) -> Tensor,
+) {
+    let run = |kind: Kind, f: &dyn Fn(&[Tensor]) -> Tensor| {
+        let leaves: Vec<Tensor> = inputs
+            .iter()
+            .map(|x| x.to_kind(kind).copy().set_requires_grad(true))
+            .collect();
+        let y = f(&leaves);
+        let upstream = draw(&y.size(), Kind::Float, 77).to_kind(kind);
+        (&y * &upstream).sum(Kind::Double).backward();
+        let mut all = vec![y.detach()];
+        all.extend(leaves.iter().map(Tensor::grad));
+        all
+    };
+    let got = run(kind, &fused);
+    let expected = run(Kind::Double, &plain);
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        assert_eq!(got.kind(), kind);
+        let distance = distance(got, expected);
+        assert!(
+            distance < tolerance(kind),
+            "{kind:?}, result {i}: {distance}"
+        );
+    }
+    let without = no_grad(|| fused(inputs));
+    assert!(!without.requires_grad());
+    assert_eq!(without.to_kind(Kind::Double), got[0].to_kind(Kind::Double));
+}
+
+#[test]
+fn rms_norm_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        // 300 rows: several sums of the weight's gradient, the last one short.
+        for shape in [[1, 8], [3, 24], [300, 96], [5, 37]] {
+            let inputs = [draw(&shape, kind, 1), draw(&shape[1..], kind, 2)];
+            compare(
+                &inputs,
+                kind,
+                |x| rms_norm(&x[0], &x[1], 1e-6).unwrap(),
+                |x| {
+                    let mean = x[0].square().mean_dim(-1i64, true, Kind::Double);
+                    &x[0] * (mean + 1e-6).rsqrt() * &x[1]
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn swiglu_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for shape in [[1, 5], [7, 64], [40, 1408]] {
+            let inputs = [draw(&shape, kind, 3) * 3.0, draw(&shape, kind, 4)];
+            compare(
+                &inputs,
+                kind,
+                |x| swiglu(&x[0], &x[1]).unwrap(),
+                |x| x[0].silu() * &x[1],
+            );
+        }
+    }
+    let far = Tensor::from_slice(&[-1e4f32, -100.0, 0.0, 100.0, 1e4, f32::NAN]);
+    let got = Vec::<f32>::try_from(swiglu(&far, &far.ones_like()).unwrap()).unwrap();
+    assert!(got[..2].iter().all(|x| x.abs() < 1e-30), "{got:?}");
+    assert_eq!(got[2..5], [0.0, 100.0, 1e4]);
+    assert!(got[5].is_nan());
+}
+
+#[test]
+fn rotate_as_by_libtorch() {
+    for (kind, table) in [
+        (Kind::Float, Kind::Float),
+        (Kind::BFloat16, Kind::BFloat16),
+        (Kind::BFloat16, Kind::Float),
+    ] {
+        for [tokens, heads, dim] in [[1, 1, 2], [5, 3, 20], [70, 4, 64]] {
+            let half = draw(&[tokens, dim / 2], Kind::Float, 5);
+            let angles = Tensor::cat(&[&half, &half], 1);
+            let (cos, sin) = (angles.cos().to_kind(table), angles.sin().to_kind(table));
+            // Heads of a wider tensor, as those of fused projections are.
+            let wide = draw(&[tokens, 3, heads, dim], kind, 6);
+            compare(
+                &[wide],
+                kind,
+                |x| rotate(&x[0].select(1, 1), &cos, &sin).unwrap(),
+                |x| {
+                    let x = x[0].select(1, 1);
+                    let (cos, sin) = (
+                        cos.to_kind(Kind::Double).unsqueeze(1),
+                        sin.to_kind(Kind::Double).unsqueeze(1),
+                    );
+                    let turned = Tensor::cat(
+                        &[x.narrow(2, dim / 2, dim / 2).neg(), x.narrow(2, 0, dim / 2)],
+                        2,
+                    );
+                    x * cos + turned * sin
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn token_scores_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for [rows, vocabulary] in [[1, 3], [9, 100], [33, 1027]] {
+            let targets: Vec<i64> = (0..rows).map(|row| row * 7 % vocabulary).collect();
+            let targets = Tensor::from_slice(&targets);
+            let logits = draw(&[rows, vocabulary], kind, 7) * 4.0;
+            let plain = |x: &Tensor| (x / 0.7).log_softmax(-1, Kind::Double);
+            compare(
+                &[logits.shallow_clone()],
+                kind,
+                // In the type of the inputs for the comparison only.
+                |x| {
+                    token_scores(&x[0], &targets, 1.0 / 0.7)
+                        .unwrap()
+                        .0
+                        .to_kind(kind)
+                },
+                |x| {
+                    plain(&x[0])
+                        .gather(1, &targets.unsqueeze(1), false)
+                        .squeeze_dim(1)
+                },
+            );
+            let (_, entropies) = token_scores(&logits, &targets, 1.0 / 0.7).unwrap();
+            let all = plain(&logits.to_kind(Kind::Double));
+            let expected = -(all.exp() * all).sum_dim_intlist(-1i64, false, Kind::Double);
+            assert!(distance(&entropies, &expected) < 1e-5);
+        }
+    }
+    let logits = Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
+    assert!(token_scores(&logits, &Tensor::from_slice(&[0i64, 4]), 1.0).is_err());
+    let broken = logits.fill(f64::NAN);
+    let (logprobs, _) = token_scores(&broken, &Tensor::from_slice(&[0i64, 3]), 1.0).unwrap();
+    assert_eq!(logprobs.isnan().all().int64_value(&[]), 1);
+}
+
+#[test]
+fn decode_attention_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for [heads, kv_heads, dim] in [[8, 2, 64], [7, 1, 8], [4, 4, 20], [3, 1, 16]] {
+            decode_case(kind, heads, kv_heads, dim);
+        }
+    }
+}
+
+fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
+    let (width, room) = (48, 24);
+    // Slots of two prompts of 48 and 37 tokens, with answers of 0, 1, 17 and 23 tokens before the new one.
+    let (rows, lens, places) = ([1i64, 0, 1, 0], [37i64, 48, 37, 48], [0i64, 1, 17, 23]);
+    let count = rows.len() as i64;
+    let q = draw(&[count, heads, dim], kind, 8);
+    let [k, v] = [9, 10].map(|seed| draw(&[count, kv_heads, dim], kind, seed));
+    let prompt_keys = draw(&[2, kv_heads, dim, width], kind, 11);
+    let prompt_values = draw(&[2, kv_heads, width, dim], kind, 12);
+    let [answer_keys, answer_values] =
+        [13, 14].map(|seed| draw(&[count + 1, kv_heads, room, dim], kind, seed));
+    let got = decode_attention(
+        [&q, &k, &v],
+        &DecodeKeys {
+            prompt_keys: &prompt_keys,
+            prompt_values: &prompt_values,
+            answer_keys: &answer_keys,
+            answer_values: &answer_values,
+            rows: &Tensor::from_slice(&rows),
+            prompt_lens: &Tensor::from_slice(&lens),
+            places: &Tensor::from_slice(&places),
+        },
+    )
+    .unwrap();
+    for slot in 0..rows.len() {
+        let (row, len, place, at) = (rows[slot], lens[slot], places[slot], slot as i64);
+        let stored = answer_keys.get(at).select(1, place);
+        assert_eq!(stored, k.get(at), "the new key lies in its place");
+        let joined = |prompt: Tensor, answer: &Tensor| {
+            let answer = answer.get(at).narrow(1, 0, place + 1);
+            Tensor::cat(&[prompt.narrow(1, 0, len), answer], 1)
+                .to_kind(Kind::Double)
+                .repeat_interleave_self_int(heads / kv_heads, 0, None)
+        };
+        // [heads, keys, dim]
+        let keys = joined(prompt_keys.get(row).transpose(1, 2), &answer_keys);
+        let values = joined(prompt_values.get(row), &answer_values);
+        let query = q.get(at).to_kind(Kind::Double).unsqueeze(1);
+        let scores = query.matmul(&keys.transpose(1, 2)) / (dim as f64).sqrt();
+        let expected = scores
+            .softmax(-1, Kind::Double)
+            .matmul(&values)
+            .squeeze_dim(1);
+        let distance = distance(&got.get(at), &expected);
+        assert!(
+            distance < tolerance(kind),
+            "{kind:?} {heads}/{kv_heads} {dim}, slot {slot}: {distance}"
+        );
+    }
+}
+
+#[test]
+fn packed_layers_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        // 63 rows: blocks of 16, 8, 4, 2 and 1.
+        for (rows, input) in [(1, 1), (5, 32), (16, 47), (63, 8)] {
+            let x = draw(&[rows, input], kind, 15);
+            let weights = [24, 7, 40].map(|out| draw(&[out, input], kind, 16 + out as u64));
+            let bias = draw(&[7], kind, 17);
+            let packed = weights.each_ref().map(|w| PackedLinear::new(w).unwrap());
+            let biases = [None, Some(&bias), None];
+            let [a, b, c] = &packed;
+            let got = packed_linears(&x, [(a, None), (b, biases[1]), (c, None)]).unwrap();
+            for ((got, weight), bias) in got.iter().zip(&weights).zip(biases) {
+                let bias = bias.map(|b| b.to_kind(Kind::Double));
+                let weight = weight.to_kind(Kind::Double);
+                let expected = x.to_kind(Kind::Double).linear(&weight, bias.as_ref());
+                assert_eq!(got.kind(), kind);
+                let distance = distance(got, &expected);
+                assert!(
+                    distance < tolerance(kind),
+                    "{kind:?} {rows} {input}: {distance}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let x = draw(&[2, 8], Kind::Float, 1);
+    assert!(rms_norm(&x, &draw(&[4], Kind::Float, 1), 1e-6).is_err());
+    assert!(swiglu(&x, &draw(&[2, 4], Kind::Float, 1)).is_err());
+    let (heads, table) = (
+        draw(&[2, 2, 4], Kind::Float, 1),
+        draw(&[3, 4], Kind::Float, 1),
+    );
+    assert!(rotate(&heads, &table, &table).is_err());
+    let packed = PackedLinear::new(&draw(&[3, 4], Kind::Float, 1)).unwrap();
+    assert!(packed_linears(&x, [(&packed, None)]).is_err());
+    assert!(fuses(&x) && !fuses(&x.to_kind(Kind::Double)));
+}

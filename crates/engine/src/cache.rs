@@ -151,9 +151,9 @@ struct Step {
     columns: i64,
     /// `[slots]`: tokens of each answer before the new one.
     places: Tensor,
-    /// `[slots * kv_heads]`: lines that the new keys and values go to.
-    lines: Tensor,
-    /// `[slots, 1, 1, columns]` in f32, `None` where all answers are equally long.
+    /// `[slots * kv_heads]`: lines that the new keys and values go to; `None` while fused.
+    lines: Option<Tensor>,
+    /// `[slots, 1, 1, columns]` in f32, `None` where all answers are equally long, and while fused.
     mask: Option<Tensor>,
 }
 
@@ -269,9 +269,10 @@ impl KvCache {
     pub fn decode(&mut self, columns: &Tensor, longest: usize, ragged: bool) -> Decode<'_> {
         let slots = columns.size()[0];
         self.reserve_answers(slots as usize, longest + 1);
-        let lines = (self.first_lines.narrow(0, 0, slots) + columns.unsqueeze(1)).view([-1]);
+        let lines = (!self.fused)
+            .then(|| (self.first_lines.narrow(0, 0, slots) + columns.unsqueeze(1)).view([-1]));
         let seen = longest as i64 + 1;
-        let mask = ragged.then(|| hide_from(&(columns + 1), seen));
+        let mask = (ragged && !self.fused).then(|| hide_from(&(columns + 1), seen));
         Decode {
             cache: self,
             step: Step {
@@ -356,13 +357,12 @@ impl Attend for Decode<'_> {
 
 impl Decode<'_> {
     fn store(&mut self, layer: usize, k: &Tensor, v: &Tensor) {
+        let lines = self.step.lines.as_ref().expect("made where it is needed");
         let head_dim = self.cache.shape.head_dim;
         for (block, x) in self.cache.answers.layers[layer].iter().zip([k, v]) {
-            let _ = block.view([-1, head_dim]).index_copy_(
-                0,
-                &self.step.lines,
-                &x.reshape([-1, head_dim]),
-            );
+            let _ = block
+                .view([-1, head_dim])
+                .index_copy_(0, lines, &x.reshape([-1, head_dim]));
         }
     }
 

@@ -6,6 +6,7 @@
 
 use models::VisionLanguageModel;
 use tch::{Device, Kind, Tensor};
+use torch::{TokenChoice, choose_tokens, fuses};
 
 use crate::filters::{min_p, penalised, top_k, top_p};
 use crate::params::SamplingParams;
@@ -31,7 +32,7 @@ pub struct Choice {
 /// Rows to choose for.
 #[derive(Debug)]
 pub struct Rows<'a> {
-    /// `[n, vocab_size]` in f32.
+    /// `[n, vocab_size]`.
     pub logits: &'a Tensor,
     /// `[n]` uniform numbers in f64.
     pub draws: &'a Tensor,
@@ -49,6 +50,10 @@ pub struct Chooser {
     forbidden: Tensor,
     /// `[vocab_size]`.
     ends: Tensor,
+    /// `[vocab_size]`: either.
+    forbidden_or_ends: Tensor,
+    /// Whether rows on the CPU are chosen by one loop of our own ([`choose_tokens`]), where there is nothing to filter.
+    fused: bool,
 }
 
 impl Chooser {
@@ -75,10 +80,13 @@ impl Chooser {
             Tensor::from_slice(&marks).to_device(device)
         };
         let forbidden = marked(&[&params.forbidden_ids[..], &[image_token]].concat());
+        let ends = marked(&params.eos_ids);
         Chooser {
             params: params.clone(),
+            forbidden_or_ends: forbidden.logical_or(&ends),
             forbidden,
-            ends: marked(&params.eos_ids),
+            ends,
+            fused: true,
         }
     }
 
@@ -87,15 +95,42 @@ impl Chooser {
     /// # Panics
     /// Where shapes disagree.
     pub fn choose(&self, rows: &Rows<'_>) -> Vec<Choice> {
-        let logprobs = self.tempered(rows.logits).log_softmax(-1, Kind::Float);
+        let table = if self.fused && self.filters_nothing(rows) && fuses(rows.logits) {
+            choose_tokens(&TokenChoice {
+                logits: rows.logits,
+                banned: [&self.forbidden, &self.forbidden_or_ends],
+                unfinished: rows.unfinished.as_ref(),
+                draws: (!self.params.greedy()).then_some(rows.draws),
+                scale: 1.0 / self.temperature(),
+            })
+            .expect("masks as long as the vocabulary")
+        } else {
+            self.table(rows).to_device(Device::Cpu)
+        };
+        let mut values = vec![0f64; table.numel()];
+        table.copy_data(&mut values, table.numel());
+        values.chunks_exact(5).map(|row| self.read(row)).collect()
+    }
+
+    fn filters_nothing(&self, rows: &Rows<'_>) -> bool {
+        let params = &self.params;
+        let vocab_size = self.forbidden.size()[0];
+        let filters = params
+            .effective_top_k()
+            .is_some_and(|k| (k as i64) < vocab_size)
+            || params.top_p < 1.0
+            || params.min_p > 0.0;
+        rows.seen.is_none() && (params.greedy() || !filters)
+    }
+
+    /// `[n, 5]` in f64: id, log-probability, low, high, near a filter's cut.
+    fn table(&self, rows: &Rows<'_>) -> Tensor {
+        let logits = rows.logits.to_kind(Kind::Float);
+        let logprobs = self.tempered(&logits).log_softmax(-1, Kind::Float);
         let mut scores = match &rows.seen {
-            Some(seen) => self.tempered(&penalised(
-                rows.logits,
-                seen,
-                self.params.repetition_penalty,
-            )),
+            Some(seen) => self.tempered(&penalised(&logits, seen, self.params.repetition_penalty)),
             // Greedy compares the logits themselves: log-softmax may round two of them to one.
-            None if self.params.greedy() => rows.logits.shallow_clone(),
+            None if self.params.greedy() => logits.shallow_clone(),
             None => logprobs.shallow_clone(),
         };
         scores = scores.masked_fill(&self.forbidden, f64::NEG_INFINITY);
@@ -107,7 +142,6 @@ impl Chooser {
         } else {
             self.draw(scores, rows.draws)
         };
-        // [id, logprob, low, high, near a filter's cut], each [n]
         let logprob = logprobs.gather(1, &picked.ids, false);
         let columns = [
             &picked.ids,
@@ -117,10 +151,7 @@ impl Chooser {
             &picked.near_cut,
         ];
         let columns: Vec<Tensor> = columns.iter().map(|x| x.to_kind(Kind::Double)).collect();
-        let table = Tensor::cat(&columns, 1).to_device(Device::Cpu);
-        let mut values = vec![0f64; table.numel()];
-        table.copy_data(&mut values, table.numel());
-        values.chunks_exact(5).map(|row| self.read(row)).collect()
+        Tensor::cat(&columns, 1)
     }
 
     fn read(&self, row: &[f64]) -> Choice {
@@ -136,11 +167,19 @@ impl Chooser {
         }
     }
 
-    fn tempered(&self, logits: &Tensor) -> Tensor {
-        if self.params.greedy() || self.params.temperature == 1.0 {
-            logits.shallow_clone()
+    /// 1 for greedy choice, which has none.
+    fn temperature(&self) -> f64 {
+        if self.params.greedy() {
+            1.0
         } else {
-            logits / self.params.temperature
+            self.params.temperature
+        }
+    }
+
+    fn tempered(&self, logits: &Tensor) -> Tensor {
+        match self.temperature() {
+            1.0 => logits.shallow_clone(),
+            temperature => logits / temperature,
         }
     }
 
@@ -442,6 +481,58 @@ mod tests {
         ];
         assert!(choose(&filtered, &logits, 0.2).near_boundary);
         assert!(!choose(&filtered, &tenths(), 0.2).near_boundary);
+    }
+
+    /// The loop for the CPU against libtorch's operations, which serve a GPU and filters.
+    #[test]
+    fn one_loop_equals_libtorchs_operations() {
+        const VOCAB: i64 = 3000;
+        for (case, temperature) in [(0, 0.0), (1, 1.0), (2, 0.7), (3, 1.5)] {
+            let params = SamplingParams {
+                temperature,
+                min_new_tokens: 1,
+                eos_ids: vec![7, 9],
+                forbidden_ids: vec![2],
+                ..Default::default()
+            };
+            let number = |row: i64, i: i64| {
+                let key = DrawKey {
+                    seed: 5,
+                    step: case,
+                    prompt: row as u64,
+                    completion: 0,
+                };
+                key.uniform(i as usize)
+            };
+            let logits: Vec<f32> = (0..40 * VOCAB)
+                .map(|i| (16.0 * number(i / VOCAB, i % VOCAB) - 8.0) as f32)
+                .collect();
+            let draws: Vec<f64> = (0..40).map(|row| number(row, VOCAB)).collect();
+            let early: Vec<bool> = (0..40).map(|row| row % 3 == 0).collect();
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let logits = Tensor::from_slice(&logits).view([40, VOCAB]).to_kind(kind);
+                let rows = Rows {
+                    logits: &logits,
+                    draws: &Tensor::from_slice(&draws),
+                    unfinished: Some(Tensor::from_slice(&early).unsqueeze(1)),
+                    seen: None,
+                };
+                let mut chooser = chooser(&params, VOCAB);
+                let fused = chooser.choose(&rows);
+                chooser.fused = false;
+                let mut near = 0;
+                for (got, expected) in fused.iter().zip(chooser.choose(&rows)) {
+                    assert!((got.logprob - expected.logprob).abs() < 2e-6 || got.id != expected.id);
+                    assert_eq!(got.near_boundary, expected.near_boundary);
+                    assert!(
+                        got.id == expected.id || got.near_boundary,
+                        "{got:?} {expected:?}"
+                    );
+                    near += usize::from(got.near_boundary);
+                }
+                assert!(near < 20, "most draws are far from a boundary: {near}");
+            }
+        }
     }
 
     /// Random logits and parameters against the scalar rules of the naive sampler.

@@ -238,7 +238,7 @@ impl<'r> Run<'r> {
             .map(|s| (s.start + s.len - 1) as i64)
             .collect();
         let last = hidden.index_select(0, &Tensor::from_slice(&last).to_device(device));
-        let logits = model.logits(&model.final_norm(&last)).to_kind(Kind::Float);
+        let logits = model.logits(&model.final_norm(&last));
         for (i, &request) in new.iter().enumerate() {
             let Request {
                 prompt,
@@ -337,9 +337,7 @@ impl<'r> Run<'r> {
         for layer in 0..model.text_shape().num_layers {
             hidden = model.layer(layer, &hidden, &rotary, &mut attend);
         }
-        let logits = model
-            .logits(&model.final_norm(&hidden))
-            .to_kind(Kind::Float);
+        let logits = model.logits(&model.final_norm(&hidden));
         let seen = self.seen.as_ref().map(|seen| {
             let mut seen = seen.narrow(0, 0, slots as i64);
             seen.scatter_value_(1, &ids.unsqueeze(1), 1)

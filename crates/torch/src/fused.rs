@@ -68,6 +68,16 @@ unsafe extern "C" {
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn vlm_r1_choose(
+        logits: *mut C_tensor,
+        banned: *const *mut C_tensor,
+        unfinished: *mut C_tensor,
+        draws: *mut C_tensor,
+        scale: f64,
+        table: *mut *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
 }
 
 /// Whether the operations of this file take `x`.
@@ -293,6 +303,62 @@ pub fn packed_linears<const N: usize>(
     })?;
     // SAFETY: handles made by `new`, owned by nobody else.
     Ok(y.map(|handle| unsafe { Tensor::from_ptr(handle) }))
+}
+
+/// What tokens are chosen from, row by row.
+#[derive(Debug)]
+pub struct TokenChoice<'a> {
+    /// `[n, vocab_size]`.
+    pub logits: &'a Tensor,
+    /// `[vocab_size]` in bool each: tokens that no row may have, and those that an unfinished one may not have.
+    pub banned: [&'a Tensor; 2],
+    /// `[n, 1]` in bool: the unfinished rows; `None`: none is.
+    pub unfinished: Option<&'a Tensor>,
+    /// `[n]` in f64, from 0 to below 1: by the inverse of the distribution function in order of ids. `None`: the largest logit.
+    pub draws: Option<&'a Tensor>,
+    /// Logits are multiplied by it, 1 over the temperature.
+    pub scale: f64,
+}
+
+/// `[n, 5]` in f64: the token; its log-softmax over the whole vocabulary; drawn, the distances of the draw to both ends of the token's interval
+/// (1 where no token lies beyond), by the largest, the second largest and the largest logit; 0.
+///
+/// # Errors
+/// Tensors that do not fit.
+pub fn choose_tokens(choice: &TokenChoice<'_>) -> Result<Tensor, TorchError> {
+    let TokenChoice {
+        logits,
+        banned,
+        unfinished,
+        draws,
+        scale,
+    } = choice;
+    let [rows, vocabulary] = dims(logits);
+    let fits = logits.dim() == 2
+        && vocabulary > 0
+        && banned.iter().all(|mask| {
+            mask.size() == [vocabulary] && mask.kind() == Kind::Bool && mask.is_contiguous()
+        })
+        && unfinished
+            .is_none_or(|x| x.size() == [rows, 1] && x.kind() == Kind::Bool && x.is_contiguous())
+        && draws
+            .is_none_or(|x| x.size() == [rows] && x.kind() == Kind::Double && x.is_contiguous());
+    check("choose_tokens", fits, &[logits, banned[0], banned[1]])?;
+    let optional = |x: Option<&Tensor>| x.map_or(std::ptr::null_mut(), pointer);
+    let banned = banned.map(pointer);
+    // SAFETY: valid `at::Tensor*` (two may be null) of shapes and types that fit, borrowed for the call.
+    call_for_tensor(|table, error, capacity| unsafe {
+        vlm_r1_choose(
+            pointer(logits),
+            banned.as_ptr(),
+            optional(*unfinished),
+            optional(*draws),
+            *scale,
+            table,
+            error,
+            capacity,
+        )
+    })
 }
 
 fn dims<const N: usize>(x: &Tensor) -> [i64; N] {

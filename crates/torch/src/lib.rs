@@ -21,8 +21,8 @@ pub use blockwise::{BLOCK, Blockwise, Levels};
 pub use cuda::{load_cuda, parse_device};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use fused::{
-    DecodeKeys, PackedLinear, decode_attention, fuses, packed_linears, rms_norm, rotate, swiglu,
-    token_scores,
+    DecodeKeys, PackedLinear, TokenChoice, choose_tokens, decode_attention, fuses, packed_linears,
+    rms_norm, rotate, swiglu, token_scores,
 };
 pub use gradient::take_grad;
 pub use host::{begin_copy, host_copy, wait_for};

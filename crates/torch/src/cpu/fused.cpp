@@ -357,4 +357,32 @@ int vlm_r1_packed_linears(Tensor *x, size_t n, Tensor **packed, Tensor **biases,
   });
 }
 
+// `logits [rows, vocabulary]`, `banned` two masks `[vocabulary]`: for all rows, and for those that `unfinished`
+// (`[rows, 1]` or null) marks; `draws [rows]` in f64, null for the largest. Gives `[rows, 5]` in f64, see `kernels.h`.
+int vlm_r1_choose(Tensor *logits, Tensor **banned, Tensor *unfinished, Tensor *draws, double scale, Tensor **table,
+                  char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    const Tensor scores = logits->contiguous();
+    const int64_t rows = scores.size(0), n = scores.size(1);
+    Tensor result = at::empty({rows, 5}, scores.options().dtype(at::kDouble));
+    const bool *masks[2] = {read<bool>(*banned[0]), read<bool>(*banned[1])};
+    const bool *early = unfinished ? read<bool>(*unfinished) : nullptr;
+    const double *uniform = draws ? read<double>(*draws) : nullptr;
+    double *out = write<double>(result);
+    by_type(scores.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      const T *from = read<T>(scores);
+      at::parallel_for(0, rows, rows_at_once(4 * n), [&](int64_t a, int64_t b) {
+        std::vector<float> weights(n);
+        for (int64_t i = a; i < b; ++i) {
+          typed<T>().choose(from + i * n, n, static_cast<float>(scale), masks[early && early[i]],
+                            uniform ? uniform[i] : -1.0, weights.data(), out + 5 * i);
+        }
+      });
+    });
+    *table = new Tensor(std::move(result));
+  });
+}
+
 }  // extern "C"

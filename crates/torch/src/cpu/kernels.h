@@ -67,6 +67,10 @@ struct TypedKernels {
   // Panels of 16 outputs `from` to `to`. `x32` holds x in f32.
   void (*packed_linear)(const PackedLinear<T> &layer, const T *x, const float *x32, int64_t rows, int64_t from,
                         int64_t to);
+  // Chooses one of n tokens that `banned` does not mark; `weights` has room for n. Writes the token, its log-softmax
+  // of logits * scale over all n, and: drawn, the distances of the draw to both ends of the token's interval (1 where nothing
+  // lies beyond); greedy (`draw` below 0), the second largest and the largest logit.
+  void (*choose)(const T *logits, int64_t n, float scale, const bool *banned, double draw, float *weights, double *out);
   // For rows of n logits: log of the sum of exponentials of logits * scale, and the entropy of their softmax.
   void (*log_sum_exp)(const T *logits, float scale, float *lse, float *entropy, int64_t rows, int64_t n);
   // grad_logits = upstream * scale * ([column == target] - exp(logits * scale - lse)).

@@ -269,3 +269,32 @@ fn what_does_not_fit_is_an_error() {
     assert!(packed_linears(&x, [(&packed, None)]).is_err());
     assert!(fuses(&x) && !fuses(&x.to_kind(Kind::Double)));
 }
+
+/// The tests of this file run with the best instruction set; here with each that the processor has.
+#[test]
+fn every_instruction_set_as_by_libtorch() {
+    #[cfg(target_arch = "x86_64")]
+    let sets = [
+        ("baseline", true),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("avx512", is_x86_feature_detected!("avx512dq")),
+        ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
+        ("of no processor", true),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let sets = [("baseline", true), ("of no processor", true)];
+    for (set, _) in sets.into_iter().filter(|(_, there)| *there) {
+        let tests = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["fused::tests::", "--skip", "every_instruction_set"])
+            .env("VLM_R1_CPU_SET", set)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&tests.stdout);
+        assert_eq!(
+            tests.status.success(),
+            set != "of no processor",
+            "{set}: {said}"
+        );
+        assert!(said.contains("rms_norm_as_by_libtorch"), "{set}: {said}");
+    }
+}

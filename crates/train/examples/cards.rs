@@ -74,6 +74,7 @@ fn main() {
                     in_8bit,
                     offload_optimizer,
                     offload_reference,
+                    fused: false,
                 };
                 let of = |recompute| {
                     memory(

@@ -6,16 +6,47 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <cstdlib>
+#include <string>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "../guarded.h"
 
 namespace {
 
+using vlm_r1::Kernels;
+
+// The best that the processor has, or what `VLM_R1_CPU_SET` names: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
+const Kernels &pick() {
+  const char *variable = std::getenv("VLM_R1_CPU_SET");
+  const std::string asked = variable ? variable : "";
+#ifdef VLM_R1_X86
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+  const auto wanted = [&](bool has, const char *name) { return has && (asked.empty() || asked == name); };
+  if (wanted(has_bf16, "avx512_bf16")) return vlm_r1::kernels_avx512_bf16;
+  if (wanted(has_avx512, "avx512")) return vlm_r1::kernels_avx512;
+  if (wanted(has_avx2, "avx2")) return vlm_r1::kernels_avx2;
+#endif
+  TORCH_CHECK(asked.empty() || asked == "baseline", "VLM_R1_CPU_SET: this processor has no `", asked, "`");
+  return vlm_r1::kernels_baseline;
+}
+
+template <typename T>
+const vlm_r1::TypedKernels<T> &typed() {
+  static const Kernels &best = pick();
+  if constexpr (std::is_same_v<T, float>) {
+    return best.f32;
+  } else {
+    return best.bf16_;
+  }
+}
+
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using vlm_r1::typed;
 
 // Numbers below which a second thread costs more than it does.
 constexpr int64_t GRAIN = at::internal::GRAIN_SIZE;

@@ -1,5 +1,5 @@
 // Loops of the model's small operations on the CPU, over raw pointers. `kernels.cpp` is compiled once for each
-// instruction set; `kernels()` picks the best that the machine has.
+// instruction set; `fused.cpp` picks the best that the machine has.
 //
 // Numbers are read as f32, computed in f32 and rounded once, in the type they are stored in.
 
@@ -95,31 +95,5 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_bf16;
 #endif
-
-inline const Kernels &kernels() {
-#ifdef VLM_R1_X86
-  static const Kernels &best = [&]() -> const Kernels & {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq")) {
-      return __builtin_cpu_supports("avx512bf16") ? kernels_avx512_bf16 : kernels_avx512;
-    }
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? kernels_avx2 : kernels_baseline;
-  }();
-  return best;
-#else
-  return kernels_baseline;
-#endif
-}
-
-template <typename T>
-const TypedKernels<T> &typed();
-template <>
-inline const TypedKernels<float> &typed<float>() {
-  return kernels().f32;
-}
-template <>
-inline const TypedKernels<bf16> &typed<bf16>() {
-  return kernels().bf16_;
-}
 
 }  // namespace vlm_r1

@@ -145,6 +145,7 @@ fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
         in_8bit: config.optim.is_8bit(),
         offload_optimizer: config.offload_optimizer,
         offload_reference: config.offload_reference && config.beta > 0.0,
+        fused: settings.load.device == Device::Cpu,
     }
 }
 

@@ -21,8 +21,10 @@ use crate::logprobs::CHUNK_BYTES;
 use crate::moments;
 
 const F32: u64 = 4;
-/// Rows of logits that exist beside one another: log-softmax, its exponential, their product.
+/// Logits that exist beside one another: in f32, log-softmax, its exponential, their product; by one loop, in the
+/// compute type, they and their gradient.
 const LOGIT_COPIES: u64 = 3;
+const LOGIT_COPIES_FUSED: u64 = 2;
 /// Columns of the sampler's blocks at first, and the step of a prompt's width.
 const KV_COLUMNS: u64 = 32;
 const KV_PROMPT_STEP: u64 = 16;
@@ -68,11 +70,32 @@ pub struct Choice {
     pub offload_optimizer: bool,
     /// The reference in host memory but for its passes.
     pub offload_reference: bool,
+    /// Norms, activations and scores of tokens by loops of our own, as on a CPU: they keep their inputs alone.
+    pub fused: bool,
 }
 
 impl Choice {
     fn size(&self) -> u64 {
         if self.bf16 { 2 } else { F32 }
+    }
+
+    /// Bytes of one logit in all its copies.
+    fn logit_bytes(&self) -> u64 {
+        if self.fused {
+            LOGIT_COPIES_FUSED * self.size()
+        } else {
+            LOGIT_COPIES * F32
+        }
+    }
+
+    /// Tensors of the inner width that a gated activation keeps, its output included.
+    fn gated(&self) -> u64 {
+        if self.fused { 3 } else { 4 }
+    }
+
+    /// Bytes a number of what a norm keeps of its input.
+    fn norm_input(&self) -> u64 {
+        if self.fused { self.size() } else { F32 }
     }
 
     /// Whether features of images are found instead of computed again.
@@ -157,7 +180,7 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
         feature_cache: only(choice.keeps_features(), choice.feature_cache),
         gradients: trained * F32,
         activations: stages.kept(choice.recompute),
-        logits: logits_bytes(shape, batch),
+        logits: logits_bytes(shape, choice, batch),
         kv_cache: kv_bytes(shape, size, sampled),
         peak: 0,
         host: 0,
@@ -167,7 +190,10 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
     let sums = optimizer(only(choice.accumulates, plan.gradients));
     let forward = sums + plan.activations + plan.logits;
     let backward = sums + stages.backward(choice, trained, counts.language);
-    let sampling = plan.kv_cache + LOGIT_COPIES * F32 * shape.vocab * sampled.completions;
+    // Packed weights beside the weights.
+    let packed = only(choice.fused, counts.language * size);
+    let sampling =
+        plan.kv_cache + packed + choice.logit_bytes() * shape.vocab * sampled.completions;
     let in_8bit = only(choice.in_8bit, CHUNK_8BIT.min(trained) * BYTES_8BIT);
     let update = optimizer(plan.gradients + in_8bit);
     // Alone with the weights: its passes come before the first gradient.
@@ -254,12 +280,14 @@ impl Stages {
         let patches = batch.prompts * batch.patches;
         let (v, merged) = (shape.vision_hidden, shape.merged_width());
         // Queries and keys turned, the product that values are a view of, outputs and their copy.
-        let block = norms(size, v, true) + 7 * v * size + 4 * shape.vision_mlp * size;
-        let merger = patches * v * (F32 + size) + patches / shape.merged * 2 * merged * size;
+        let mlp = choice.gated() * shape.vision_mlp;
+        let block = norms(choice, v, true) + (7 * v + mlp) * size;
+        let merger =
+            patches * v * (choice.norm_input() + size) + patches / shape.merged * 2 * merged * size;
         let per_patch = shape.vision_depth * v * size;
         Stages {
             layers: shape.layers,
-            layer: layer_bytes(shape, choice.trained, size, batch),
+            layer: layer_bytes(shape, choice, batch),
             blocks: shape.vision_depth,
             block: tower(patches * block),
             merger: tower(merger),
@@ -288,14 +316,17 @@ impl Stages {
     }
 }
 
-/// Bytes a token that the two norms of a layer keep: the input in f32, and where the weight after it
-/// is trained the normed one and the output, which is the next layer's input.
-fn norms(size: u64, width: u64, weights_are_trained: bool) -> u64 {
-    2 * width * (F32 + if weights_are_trained { 2 * size } else { 0 })
+/// Bytes a token that the two norms of a layer keep: the input (by libtorch's operations in f32), and where the weight
+/// after it is trained the output, which is the next layer's input; by libtorch's operations the normed one too.
+fn norms(choice: Choice, width: u64, weights_are_trained: bool) -> u64 {
+    let outputs = if choice.fused { 1 } else { 2 };
+    let kept = if weights_are_trained { outputs } else { 0 };
+    2 * width * (choice.norm_input() + kept * choice.size())
 }
 
 /// What one text layer keeps of a micro-batch.
-fn layer_bytes(shape: &Shape, trained: Trained, size: u64, batch: &Load) -> u64 {
+fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
+    let (trained, size, gated) = (choice.trained, choice.size(), choice.gated());
     let tokens = batch.tokens();
     let (h, q, kv, mlp) = (shape.hidden, shape.q_width, shape.kv_width, shape.mlp);
     // Every answer has its prompt's keys and values before its own.
@@ -303,21 +334,21 @@ fn layer_bytes(shape: &Shape, trained: Trained, size: u64, batch: &Load) -> u64 
         + batch.completions * (batch.prompt_tokens + batch.completion_tokens);
     let attention = 2 * tokens * q + 2 * seen * kv;
     let rest = match trained {
-        Trained::Full | Trained::FrozenVision => tokens * (q + 4 * mlp),
+        Trained::Full | Trained::FrozenVision => tokens * (q + gated * mlp),
         Trained::Lora { dropout, .. } => {
             // Adapters keep their inputs, and what was dropped of them.
             let inputs = 5 * h + q + mlp;
-            tokens * (3 * mlp + inputs * if dropout { 2 } else { 1 })
+            tokens * ((gated - 1) * mlp + inputs * if dropout { 2 } else { 1 })
         }
     };
     let is_lora = matches!(trained, Trained::Lora { .. });
-    tokens * norms(size, h, !is_lora) + (attention + rest) * size
+    tokens * norms(choice, h, !is_lora) + (attention + rest) * size
 }
 
-fn logits_bytes(shape: &Shape, batch: &Load) -> u64 {
+fn logits_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
     let rows = batch.completions * batch.completion_tokens;
     let chunk = CHUNK_BYTES.unsigned_abs() / (F32 * shape.vocab);
-    LOGIT_COPIES * F32 * shape.vocab * rows.min(chunk.max(1))
+    choice.logit_bytes() * shape.vocab * rows.min(chunk.max(1))
 }
 
 fn kv_bytes(shape: &Shape, size: u64, sampled: &Load) -> u64 {

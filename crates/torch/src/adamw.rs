@@ -1,11 +1,12 @@
 //! AdamW over many tensors in one call of libtorch's fused kernel (CPU and CUDA).
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::call::{call, pointer};
 
 /// Settings of one step.
 #[derive(Clone, Copy, Debug)]
@@ -71,9 +72,7 @@ pub fn fused_adamw(
     for step in steps {
         let _ = step.shallow_clone().f_add_scalar_(1.0)?;
     }
-    let pointers = |list: &[Tensor]| -> Vec<*mut C_tensor> {
-        list.iter().map(|t| t.as_ptr() as *mut C_tensor).collect()
-    };
+    let pointers = |list: &[Tensor]| -> Vec<*mut C_tensor> { list.iter().map(pointer).collect() };
     let (p, g, m, v, s) = (
         pointers(params),
         pointers(grads),
@@ -81,10 +80,8 @@ pub fn fused_adamw(
         pointers(exp_avg_sqs),
         pointers(steps),
     );
-    let mut error = [0 as c_char; 1024];
-    // SAFETY: the lists hold n valid `at::Tensor*` each, borrowed for the call; the error buffer is
-    // written within its capacity and always terminated.
-    let code = unsafe {
+    // SAFETY: the lists hold n valid `at::Tensor*` each, borrowed for the call.
+    call(|error, capacity| unsafe {
         vlm_r1_fused_adamw(
             p.as_ptr(),
             g.as_ptr(),
@@ -97,16 +94,10 @@ pub fn fused_adamw(
             options.beta2,
             options.weight_decay,
             options.eps,
-            error.as_mut_ptr(),
-            error.len(),
+            error,
+            capacity,
         )
-    };
-    if code == 0 {
-        return Ok(());
-    }
-    // SAFETY: terminated above.
-    let message = unsafe { CStr::from_ptr(error.as_ptr()) };
-    Err(TorchError::Libtorch(message.to_string_lossy().into_owned()))
+    })
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Attention over sequences of different lengths that lie one behind another, without padding or masks.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::call::{call_for_tensor, pointer};
 
 unsafe extern "C" {
     fn vlm_r1_flash_attention(
@@ -90,15 +91,11 @@ fn flash(
     causal: bool,
     scale: f64,
 ) -> Result<Tensor, TorchError> {
-    let pointer = |tensor: &Tensor| tensor.as_ptr() as *mut C_tensor;
     let qkv_pointers = qkv.each_ref().map(pointer);
     let cumulative = lens.cumulative.each_ref().map(pointer);
     let longest = |lens: &[usize]| lens.iter().copied().max().unwrap_or(0) as i64;
-    let mut output = std::ptr::null_mut();
-    let mut error = [0 as c_char; 1024];
-    // SAFETY: three and two valid `at::Tensor*`, borrowed for the call; the error buffer is written
-    // within its capacity and always terminated.
-    let code = unsafe {
+    // SAFETY: three and two valid `at::Tensor*`, borrowed for the call.
+    call_for_tensor(|output, error, capacity| unsafe {
         vlm_r1_flash_attention(
             qkv_pointers.as_ptr(),
             cumulative.as_ptr(),
@@ -106,18 +103,11 @@ fn flash(
             longest(&lens.keys),
             c_int::from(causal),
             scale,
-            &mut output,
-            error.as_mut_ptr(),
-            error.len(),
+            output,
+            error,
+            capacity,
         )
-    };
-    if code != 0 {
-        // SAFETY: terminated above.
-        let message = unsafe { CStr::from_ptr(error.as_ptr()) };
-        return Err(TorchError::Libtorch(message.to_string_lossy().into_owned()));
-    }
-    // SAFETY: a handle made by `new`, owned by nobody else; `Tensor` deletes it.
-    Ok(unsafe { Tensor::from_ptr(output) })
+    })
 }
 
 fn one_by_one(

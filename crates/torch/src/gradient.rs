@@ -1,11 +1,12 @@
 //! Gradients that leave their leaf: what `tch` cannot do is set a gradient back to "none".
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::call::{call, pointer};
 
 unsafe extern "C" {
     fn vlm_r1_take_grad(
@@ -23,22 +24,10 @@ unsafe extern "C" {
 /// Whatever libtorch refuses, for instance a tensor that is not a leaf.
 pub fn take_grad(leaf: &Tensor) -> Result<Option<Tensor>, TorchError> {
     let mut gradient = std::ptr::null_mut();
-    let mut error = [0 as c_char; 1024];
-    // SAFETY: `leaf` is a valid `at::Tensor*`, borrowed for the call; the error buffer is written
-    // within its capacity and always terminated.
-    let code = unsafe {
-        vlm_r1_take_grad(
-            leaf.as_ptr() as *mut C_tensor,
-            &mut gradient,
-            error.as_mut_ptr(),
-            error.len(),
-        )
-    };
-    if code != 0 {
-        // SAFETY: terminated above.
-        let message = unsafe { CStr::from_ptr(error.as_ptr()) };
-        return Err(TorchError::Libtorch(message.to_string_lossy().into_owned()));
-    }
+    // SAFETY: `leaf` is a valid `at::Tensor*`, borrowed for the call.
+    call(|error, capacity| unsafe {
+        vlm_r1_take_grad(pointer(leaf), &mut gradient, error, capacity)
+    })?;
     // SAFETY: a handle made by `new`, owned by nobody else; `Tensor` deletes it.
     Ok((!gradient.is_null()).then(|| unsafe { Tensor::from_ptr(gradient) }))
 }

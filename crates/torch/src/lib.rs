@@ -1,5 +1,5 @@
-//! The one crate that may say `unsafe`: what `tch` lacks. Weights from and to safetensors, the fused
-//! optimizer, tensors in 8 bits, CUDA by `dlopen`, memory statistics.
+//! The one crate that may say `unsafe`: what `tch` lacks. Weights from and to safetensors, loops of our own for
+//! the CPU, the fused optimizer, tensors in 8 bits, CUDA by `dlopen`, memory statistics.
 //!
 //! What models are and how they train is left to `models` and `train`.
 

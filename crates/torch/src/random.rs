@@ -1,11 +1,12 @@
 //! Random numbers of a key: what is drawn elsewhere in the process changes nothing.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::call::{call, pointer};
 
 unsafe extern "C" {
     fn vlm_r1_fill_random(
@@ -41,26 +42,10 @@ pub fn fill_random(
         Distribution::Bernoulli(share) => (0, share, 0.0),
         Distribution::Uniform(low, high) => (1, low, high),
     };
-    let mut error = [0 as c_char; 1024];
-    // SAFETY: a valid `at::Tensor*`, borrowed for the call; the error buffer is written within its
-    // capacity and always terminated.
-    let code = unsafe {
-        vlm_r1_fill_random(
-            tensor.as_ptr() as *mut C_tensor,
-            key,
-            which,
-            first,
-            second,
-            error.as_mut_ptr(),
-            error.len(),
-        )
-    };
-    if code == 0 {
-        return Ok(());
-    }
-    // SAFETY: terminated above.
-    let message = unsafe { CStr::from_ptr(error.as_ptr()) };
-    Err(TorchError::Libtorch(message.to_string_lossy().into_owned()))
+    // SAFETY: a valid `at::Tensor*`, borrowed for the call.
+    call(|error, capacity| unsafe {
+        vlm_r1_fill_random(pointer(tensor), key, which, first, second, error, capacity)
+    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 CARGO ?= cargo
 DEMO_ARGS ?=
+EXPERIMENT_ARGS ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 # A user's LIBTORCH only says where `setup` takes libtorch from: what is built sees `.libtorch`.
@@ -11,7 +12,7 @@ unexport LIBTORCH
 # The first call compiles `xtask`: let cargo show that it does.
 QUIET = $(if $(wildcard .libtorch/complete),--quiet)
 
-.PHONY: help setup check test build demo benchmark-smoke clean
+.PHONY: help setup check test build demo experiments experiments-smoke benchmark-smoke clean
 
 help:
 	@echo "make demo    the main job, end to end, into out/demo (DEMO_ARGS=... for more flags)"
@@ -19,6 +20,8 @@ help:
 	@echo "make check   machine paths, format, walls between crates, clippy"
 	@echo "make build   the binary vlm-r1"
 	@echo "make setup   libtorch into .libtorch (the others call it)"
+	@echo "make experiments   the paper's studies in small, into out/experiments: two to four hours (EXPERIMENT_ARGS=... for one of them)"
+	@echo "make experiments-smoke   a few steps of one of them"
 	@echo "make benchmark-smoke   tiny steps of the benchmarks (benchmarks/README.md)"
 	@echo "make clean   remove what was built; .libtorch stays"
 
@@ -36,6 +39,15 @@ build: setup
 
 demo: build
 	$(CARGO) run --quiet --release --bin vlm-r1 -- demo --out out/demo $(DEMO_ARGS)
+
+experiments: build
+	$(CARGO) run --quiet --release --package experiments -- $(EXPERIMENT_ARGS)
+
+# A folder of its own each time: finished runs would not be done again.
+experiments-smoke: setup
+	@test -x $(TARGET)/release/vlm-r1 || $(MAKE) build
+	rm -rf $(TARGET)/experiments-smoke
+	$(CARGO) run --quiet --release --package experiments -- data-quality thinking --quick --seeds 1 --out $(TARGET)/experiments-smoke --binary $(TARGET)/release/vlm-r1
 
 # The binary that `make build` or `make test` left, so that CI does not build it a second time.
 benchmark-smoke: setup

@@ -12,12 +12,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("base", &[]),
     ("torch", &[]),
     ("data", &["base"]),
     ("rewards", &["base"]),
     ("report", &["base"]),
+    ("tiny", &[]),
     ("dashboard", &["base", "report"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
@@ -44,13 +45,24 @@ const MAY_USE: [(&str, &[&str]); 12] = [
             "engine",
             "train",
             "eval",
+            "tiny",
         ],
     ),
+    ("experiments", &["data", "report", "tiny"]),
     ("xtask", &[]),
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 6] = ["base", "data", "rewards", "report", "dashboard", "xtask"];
+const NO_LIBTORCH: [&str; 8] = [
+    "base",
+    "data",
+    "rewards",
+    "report",
+    "dashboard",
+    "tiny",
+    "experiments",
+    "xtask",
+];
 
 /// Reaching any of these is reaching libtorch.
 const LIBTORCH: [&str; 2] = ["tch", "torch-sys"];

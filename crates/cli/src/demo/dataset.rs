@@ -12,8 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
 use serde_json::{Value, json};
-
-use super::scenes::{Clue, Expression, Scene, Shape};
+use tiny::scenes::{Clue, Expression, Scene, Shape};
 
 /// VLM-R1's question about a region, before and after what it describes.
 pub const QUESTION: [&str; 2] = [

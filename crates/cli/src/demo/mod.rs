@@ -7,10 +7,8 @@ mod dataset;
 mod plan;
 mod report_page;
 mod results;
-mod scenes;
 mod stages;
-mod tiny_model;
-mod tokenizer;
+mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +23,7 @@ use dataset::Dataset;
 use plan::Plan;
 use results::Results;
 use stages::{Answers, Demo, Times};
+use words::words;
 
 /// Runs the demo and prints the path of its report.
 ///
@@ -76,7 +75,7 @@ fn prepare(out: &Path, config: &DemoConfig, plan: &Plan) -> Result<Dataset> {
     }
     eprintln!("drawing scenes into {}", data.display());
     let dataset = Dataset::write(&data, &plan.data, config.seed)?;
-    tiny_model::write(&out.join("model"), &plan.model, config.seed)?;
+    tiny::model::write(&out.join("model"), &plan.model, &words(), config.seed)?;
     fs::write(&marker, format!("{wanted:#}\n")).with_context(|| marker.display().to_string())?;
     Ok(dataset)
 }

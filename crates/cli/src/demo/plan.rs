@@ -2,10 +2,10 @@
 
 use base::config::{ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig};
 use serde::Serialize;
+use tiny::model::ModelShape;
+use tiny::tokenizer::{MERGE_SIZE, PATCH_SIZE};
 
 use super::dataset::{Dataset, DatasetSizes};
-use super::tiny_model::ModelShape;
-use super::tokenizer::{MERGE_SIZE, PATCH_SIZE};
 
 /// Sizes and settings of a demo.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -2,8 +2,7 @@
 //! model folder that belong to it.
 //!
 //! It differs from Qwen's in three ways, all of which make sequences short: a number is one token,
-//! so is a comma with its space between numbers, and so is each sentence that stands in every
-//! prompt.
+//! so is a comma with its space between numbers, and so is each sentence that is given as one.
 
 use std::fs;
 use std::path::Path;
@@ -17,8 +16,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, TokenizerBuilder};
 
-use super::dataset::QUESTION;
-use super::scenes::{PICTURE_PX, all_expressions};
+use crate::scenes::PICTURE_PX;
 
 /// Side of an image patch, px.
 pub const PATCH_SIZE: u32 = 8;
@@ -46,8 +44,15 @@ const SPECIAL: [&str; 14] = [
 ];
 
 const SYSTEM: &str = "You are a helpful assistant.";
-const DEMAND: &str = " First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags. Output the final answer in JSON format.";
-const PLAIN_DEMAND: &str = " Please provide the bounding box coordinate in JSON format.";
+
+/// What a tokenizer is made for.
+#[derive(Clone, Debug, Default)]
+pub struct Words {
+    /// Sentences that are one token each.
+    pub sentences: Vec<String>,
+    /// Texts whose every word becomes one token; those of a sentence only if they stand here too.
+    pub texts: Vec<String>,
+}
 
 /// Ids that `config.json` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +100,7 @@ const CHAT_TEMPLATE: &str = concat!(
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write(folder: &Path) -> Result<TokenIds> {
+pub fn write(folder: &Path, words: &Words) -> Result<TokenIds> {
     let mut bpe = TokenizerBuilder::new()
         .with_model(BPE::default())
         .with_normalizer(Some(NFC))
@@ -111,13 +116,18 @@ pub fn write(folder: &Path) -> Result<TokenIds> {
         .min_frequency(1)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    bpe.train(&mut trainer, corpus().iter())
+    bpe.train(&mut trainer, corpus(words).iter())
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
     let added = |text: &str, special| AddedToken::from(text, special).normalized(false);
     bpe.add_special_tokens(SPECIAL.map(|text| added(text, true)))
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
-    bpe.add_tokens([SYSTEM, QUESTION[0], DEMAND, PLAIN_DEMAND].map(|text| added(text, false)))
-        .map_err(|e| anyhow!("tokenizer: {e}"))?;
+    let sentences = words.sentences.iter().map(String::as_str);
+    bpe.add_tokens(
+        std::iter::once(SYSTEM)
+            .chain(sentences)
+            .map(|text| added(text, false)),
+    )
+    .map_err(|e| anyhow!("tokenizer: {e}"))?;
     let path = folder.join("tokenizer.json");
     bpe.save(&path, true)
         .map_err(|e| anyhow!("{}: {e}", path.display()))?;
@@ -149,25 +159,11 @@ fn pre_tokenizer() -> Result<Sequence> {
     ]))
 }
 
-/// All that prompts and answers of the demo are made of.
-fn corpus() -> Vec<String> {
-    let mut lines = vec![
-        SYSTEM.to_owned(),
-        format!("{}{}", QUESTION[0], QUESTION[1]),
-        DEMAND.to_owned(),
-        PLAIN_DEMAND.to_owned(),
-        "system\n".to_owned(),
-        "user\n".to_owned(),
-        "assistant\n".to_owned(),
-    ];
-    for expression in all_expressions() {
-        // As in a question, and as a thinking text begins.
-        lines.push(format!("{expression}."));
-        let name = expression.trim_start_matches("the ");
-        lines.push(format!(
-            "<think>{name}</think><answer>{{\"bbox\": [1, 2, 3, 4]}}</answer>"
-        ));
-    }
+fn corpus(words: &Words) -> Vec<String> {
+    let mut lines: Vec<String> = [SYSTEM, "system\n", "user\n", "assistant\n"]
+        .map(str::to_owned)
+        .into();
+    lines.extend(words.texts.iter().cloned());
     lines.extend((0..=PICTURE_PX).map(|number| format!("[{number}, {number}]")));
     lines
 }
@@ -225,62 +221,4 @@ fn write_settings(folder: &Path, ids: &TokenIds) -> Result<()> {
         fs::write(&path, format!("{value:#}\n")).with_context(|| path.display().to_string())?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use tokenizers::Tokenizer;
-
-    use super::*;
-
-    fn tokens(bpe: &Tokenizer, text: &str) -> Vec<String> {
-        let ids = bpe.encode(text, false).unwrap();
-        assert_eq!(bpe.decode(ids.get_ids(), false).unwrap(), text);
-        ids.get_ids()
-            .iter()
-            .map(|&id| bpe.decode(&[id], false).unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn numbers_words_and_prompt_sentences_are_one_token_each() {
-        let folder = tempfile::tempdir().unwrap();
-        let ids = write(folder.path()).unwrap();
-        let bpe = Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
-        assert!(ids.vocab_size < 1024, "{}", ids.vocab_size);
-        for number in 0..=PICTURE_PX {
-            assert_eq!(tokens(&bpe, &number.to_string()).len(), 1, "{number}");
-        }
-        let answer = "<think>red disc</think><answer>{\"bbox\": [8, 16, 24, 40]}</answer>";
-        let expected = "<think|>red| disc|</|think|><|answer|>{\"|bbox|\":| [|8|, |16|, |24|, |40|]}</|answer|>";
-        assert_eq!(tokens(&bpe, answer).join("|"), expected);
-        assert_eq!(
-            tokens(&bpe, "[8, 16, 24, 40]").join("|"),
-            "[|8|, |16|, |24|, |40|]"
-        );
-        let question = format!("{}the red disc.{DEMAND}", QUESTION[0]);
-        let expected = [QUESTION[0], "the", " red", " disc", ".", DEMAND];
-        assert_eq!(tokens(&bpe, &question), expected);
-        let turn = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n";
-        assert_eq!(tokens(&bpe, turn).len(), 9);
-        // Whatever is not in the corpus still goes in and out.
-        tokens(&bpe, "Größe 1234 ✓ <|im_end|>");
-    }
-
-    #[test]
-    fn the_same_files_every_time() {
-        let [a, b] = [0, 1].map(|_| tempfile::tempdir().unwrap());
-        assert_eq!(write(a.path()).unwrap(), write(b.path()).unwrap());
-        for name in [
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "generation_config.json",
-        ] {
-            assert_eq!(
-                fs::read(a.path().join(name)).unwrap(),
-                fs::read(b.path().join(name)).unwrap(),
-                "{name}"
-            );
-        }
-    }
 }

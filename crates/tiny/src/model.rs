@@ -3,6 +3,7 @@
 //! Matrices are drawn from N(0, 1/fan_in) by our own generator, so that a seed means the same
 //! weights whatever libtorch does; norms are one, biases zero.
 
+use std::collections::HashMap;
 use std::f64::consts::TAU;
 use std::fs;
 use std::path::Path;
@@ -11,11 +12,11 @@ use anyhow::{Context, Result};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tch::Tensor;
 
-use super::tokenizer::{self, MERGE_SIZE, PATCH_SIZE, TokenIds};
+use crate::tokenizer::{self, MERGE_SIZE, PATCH_SIZE, TokenIds, Words};
 
 /// Sizes of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,9 +68,9 @@ const ROPE_THETA: f64 = 100.0;
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write(folder: &Path, shape: &ModelShape, seed: u64) -> Result<()> {
+pub fn write(folder: &Path, shape: &ModelShape, words: &Words, seed: u64) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let ids = tokenizer::write(folder)?;
+    let ids = tokenizer::write(folder, words)?;
     let path = folder.join("config.json");
     let config = config(shape, &ids);
     fs::write(&path, format!("{config:#}\n")).with_context(|| path.display().to_string())?;
@@ -77,11 +78,21 @@ pub fn write(folder: &Path, shape: &ModelShape, seed: u64) -> Result<()> {
         rng: ChaCha8Rng::seed_from_u64(seed),
         spare: None,
     };
-    let weights: Vec<(String, Tensor)> = weight_list(shape, ids.vocab_size as i64)
+    let weights: Vec<(String, Vec<usize>, Vec<u8>)> = weight_list(shape, ids.vocab_size as i64)
         .into_iter()
-        .map(|(name, dims, init)| (name, init.tensor(&dims, &mut normals)))
+        .map(|(name, dims, init)| {
+            let bytes = init.bytes(&dims, &mut normals);
+            (name, dims.iter().map(|&d| d as usize).collect(), bytes)
+        })
         .collect();
-    torch::write_tensors(&folder.join("model.safetensors"), &weights)?;
+    let views = weights
+        .iter()
+        .map(|(name, dims, bytes)| Ok((name, TensorView::new(Dtype::F32, dims.clone(), bytes)?)));
+    let views: Vec<_> = views.collect::<Result<_>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let path = folder.join("model.safetensors");
+    safetensors::serialize_to_file(views, Some(metadata), &path)
+        .with_context(|| path.display().to_string())?;
     Ok(())
 }
 
@@ -146,7 +157,8 @@ enum Init {
 }
 
 impl Init {
-    fn tensor(self, dims: &[i64], normals: &mut Normals) -> Tensor {
+    /// The values, little-endian f32.
+    fn bytes(self, dims: &[i64], normals: &mut Normals) -> Vec<u8> {
         let (count, fan_in) = (
             dims.iter().product::<i64>(),
             dims[1..].iter().product::<i64>(),
@@ -159,7 +171,7 @@ impl Init {
             Self::Ones => vec![1.0; count as usize],
             Self::Zeros => vec![0.0; count as usize],
         };
-        Tensor::from_slice(&values).view(dims)
+        values.into_iter().flat_map(f32::to_le_bytes).collect()
     }
 }
 
@@ -275,64 +287,4 @@ fn vision_weights(list: &mut Vec<Weight>, shape: &ModelShape) {
     norm(list, "visual.merger.ln_q", width);
     linear(list, "visual.merger.mlp.0", merged, merged, true);
     linear(list, "visual.merger.mlp.2", shape.text_width, merged, true);
-}
-
-#[cfg(test)]
-mod tests {
-    use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
-    use tch::{Device, Kind};
-
-    use super::*;
-
-    fn load(folder: &Path) -> Box<dyn VisionLanguageModel> {
-        let options = LoadOptions {
-            kind: Kind::Float,
-            device: Device::Cpu,
-            trained: TrainedParts::NONE,
-        };
-        load_model(folder, options).unwrap()
-    }
-
-    #[test]
-    fn the_folder_loads_as_qwen2_5_vl() {
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &ModelShape::DEMO, 1).unwrap();
-        let model = load(folder.path());
-        assert_eq!(model.family(), "qwen2_5_vl");
-        assert_eq!(model.patch_size(), PATCH_SIZE as usize);
-        let parameters = model.parameters().num_elements();
-        assert!((500_000..800_000).contains(&parameters), "{parameters}");
-    }
-
-    #[test]
-    fn weights_follow_the_seed_and_the_fan_in() {
-        let folders = [1, 1, 2].map(|seed| {
-            let folder = tempfile::tempdir().unwrap();
-            write(folder.path(), &ModelShape::DEMO, seed).unwrap();
-            folder
-        });
-        let bytes =
-            [0, 1, 2].map(|i| fs::read(folders[i].path().join("model.safetensors")).unwrap());
-        assert!(bytes[0] == bytes[1] && bytes[0] != bytes[2]);
-        let model = load(folders[0].path());
-        let weight = |name: &str| model.parameters().get(name).unwrap().value.shallow_clone();
-        let down = weight("model.layers.0.mlp.down_proj.weight");
-        let std = down.std(true).double_value(&[]) * (ModelShape::DEMO.text_mlp as f64).sqrt();
-        // 49,152 draws: the standard error of their standard deviation is 0.003.
-        assert!((std - 1.0).abs() < 0.015, "{std}");
-        assert!(down.mean(Kind::Float).double_value(&[]).abs() < 0.001);
-        assert_eq!(
-            weight("visual.blocks.0.norm1.weight")
-                .mean(Kind::Float)
-                .double_value(&[]),
-            1.0
-        );
-        assert_eq!(
-            weight("visual.blocks.1.mlp.up_proj.bias")
-                .abs()
-                .max()
-                .double_value(&[]),
-            0.0
-        );
-    }
 }

@@ -1,7 +1,7 @@
 //! Scenes of simple shapes whose boxes are known exactly, and expressions that name one of them.
 //!
 //! Box edges lie on a grid of [`GRID_PX`], so that a coordinate is one of few numbers; shapes of a
-//! scene never touch and differ in colour or kind. How scenes become a dataset is `dataset`'s duty.
+//! scene never touch and differ in colour or kind. What is asked of them is their users' duty.
 
 use image::{Rgb, RgbImage};
 use rand::{Rng, RngExt};
@@ -126,12 +126,13 @@ impl Shape {
         }
     }
 
-    fn side(&self) -> u32 {
+    /// Length of a side, px.
+    pub fn side(&self) -> u32 {
         self.bbox[2] - self.bbox[0]
     }
 
     /// Twice the centre, so that it is whole: `[x, y]`.
-    fn centre(&self) -> [u32; 2] {
+    pub fn centre(&self) -> [u32; 2] {
         let [x1, y1, x2, y2] = self.bbox;
         [x1 + x2, y1 + y2]
     }

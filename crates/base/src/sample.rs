@@ -14,11 +14,26 @@ pub struct SourceLine {
     pub file: PathBuf,
     /// Line number, from 1.
     pub line: usize,
+    /// Number of the item, from 1, where the file is one list: several may stand in a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<usize>,
+}
+
+impl SourceLine {
+    /// A row that has a line to itself.
+    pub fn new(file: impl Into<PathBuf>, line: usize) -> Self {
+        Self {
+            file: file.into(),
+            line,
+            item: None,
+        }
+    }
 }
 
 impl fmt::Display for SourceLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        write!(f, "{}:{}", self.file.display(), self.line)?;
+        self.item.map_or(Ok(()), |item| write!(f, " (item {item})"))
     }
 }
 

@@ -14,6 +14,8 @@ use crate::rows::{DataFile, check_images, for_each_line};
 /// The text of one row.
 struct Item<'a> {
     line: usize,
+    /// Number in the list, from 1.
+    number: usize,
     text: &'a [u8],
 }
 
@@ -29,11 +31,7 @@ pub fn load_items(
     let folder = ImageFolder::new(file.image_folder.as_deref());
     let method = file.reward_method.as_deref();
     let mut rows = Vec::new();
-    let mut read = |item: &[u8], line: usize| {
-        let source = SourceLine {
-            file: path.clone(),
-            line,
-        };
+    let mut read = |item: &[u8], source: SourceLine| {
         let row = as_conversation(item)
             .and_then(|item| parse_row(&item, source.clone(), &folder, method, checks))
             .and_then(check_images);
@@ -44,9 +42,13 @@ pub fn load_items(
     };
     if is_list(path)? {
         let text = fs::read(path).map_err(io_error(path))?;
-        items(&text).for_each(|item| read(item.text, item.line));
+        for item in items(&text) {
+            let mut source = SourceLine::new(path, item.line);
+            source.item = Some(item.number);
+            read(item.text, source);
+        }
     } else {
-        for_each_line(path, &mut read)?;
+        for_each_line(path, |text, line| read(text, SourceLine::new(path, line)))?;
     }
     if rows.is_empty() {
         return Err(DataError::NoRows { path: path.clone() });
@@ -69,6 +71,7 @@ fn items(text: &[u8]) -> impl Iterator<Item = Item<'_>> {
     let start = text.iter().position(|byte| *byte == b'[');
     let mut at = start.map_or(text.len(), |start| start + 1);
     let mut line = 1 + count_lines(&text[..at]);
+    let mut number = 0;
     std::iter::from_fn(move || {
         loop {
             let rest = &text[at..];
@@ -80,8 +83,10 @@ fn items(text: &[u8]) -> impl Iterator<Item = Item<'_>> {
             line += count_lines(&rest[..end]);
             at = if is_last { text.len() } else { at + end + 1 };
             if !item.is_empty() {
+                number += 1;
                 return Some(Item {
                     line: first_line,
+                    number,
                     text: item,
                 });
             }
@@ -187,6 +192,9 @@ mod tests {
             assert!(text.contains(expected), "{text}, expected {expected}");
         }
         assert_eq!(said.len(), expected.len());
+        let broken = rows[1].as_ref().expect_err("a bad row");
+        let place = broken.source_line.to_string();
+        assert!(place.ends_with("val.json:3 (item 2)"), "{place}");
         let first = rows[0].as_ref().expect("a good row");
         assert_eq!(first.solution, "<answer> [1,2,3,4] </answer>");
         assert_eq!(first.columns["x"], 1);

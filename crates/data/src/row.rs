@@ -367,10 +367,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str, checks: &RowChecks) -> Result<Sample, RowCause> {
-        let source = SourceLine {
-            file: "train.jsonl".into(),
-            line: 7,
-        };
+        let source = SourceLine::new("train.jsonl", 7);
         parse_row(
             line.as_bytes(),
             source,

@@ -163,10 +163,7 @@ fn load_file(
     let (rows_before, bad_before) = (rows.len(), bad.count);
     let (num_listed, method) = (bad.listed.len(), file.reward_method.as_deref());
     for_each_line(&file.path, |line, number| {
-        let source = SourceLine {
-            file: file.path.clone(),
-            line: number,
-        };
+        let source = SourceLine::new(&file.path, number);
         match parse_row(line, source.clone(), &folder, method, checks).and_then(check_images) {
             Ok(sample) => rows.push(sample),
             Err(cause) => bad.push(RowError {

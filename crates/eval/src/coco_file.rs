@@ -294,10 +294,7 @@ impl Reader<'_> {
             return Err("no row".to_owned());
         };
         Ok(Sample {
-            source: SourceLine {
-                file: self.file.path.clone(),
-                line: 0,
-            },
+            source: SourceLine::new(&self.file.path, 0),
             images: vec![path.map_err(|cause| cause.to_string())?],
             problem: detection_question(&labels),
             solution: String::new(),

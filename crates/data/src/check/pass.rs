@@ -112,10 +112,7 @@ impl Look {
     }
 
     fn place(&self, line: usize) -> SourceLine {
-        SourceLine {
-            file: self.path.clone(),
-            line,
-        }
+        SourceLine::new(&self.path, line)
     }
 
     fn nothing(&self, line: usize, finding: Finding) -> SeenRow {

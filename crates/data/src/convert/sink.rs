@@ -144,10 +144,7 @@ impl<'a> Sink<'a> {
     }
 
     fn check(&self, row: &Value) -> Result<(), RowCause> {
-        let source = SourceLine {
-            file: Default::default(),
-            line: 0,
-        };
+        let source = SourceLine::new("", 0);
         let line = row.to_string();
         match parse_row(line.as_bytes(), source, &self.folder, None, &self.checks) {
             // Images are looked at last: without a folder, all else is in order.

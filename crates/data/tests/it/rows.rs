@@ -449,7 +449,7 @@ proptest! {
         cut in 0usize..150,
     ) {
         // Random bytes, and good rows with random bytes in the middle.
-        let source = || SourceLine { file: "f".into(), line: 1 };
+        let source = || SourceLine::new("f", 1);
         let checks = RowChecks { expect_box: true, ..RowChecks::default() };
         let folder = ImageFolder::new(Some(Path::new("/none")));
         let _ = parse_row(&bytes, source(), &folder, None, &checks);

@@ -11,6 +11,8 @@ mod data_convert;
 #[cfg(test)]
 mod evaluation;
 #[cfg(test)]
+mod evaluations;
+#[cfg(test)]
 mod hub;
 #[cfg(test)]
 mod plan;

@@ -5,6 +5,8 @@ mod arguments;
 #[cfg(test)]
 mod asking;
 #[cfg(test)]
+mod configs;
+#[cfg(test)]
 mod data_check;
 #[cfg(test)]
 mod data_convert;

@@ -42,8 +42,18 @@ fn run() -> Result<()> {
     arguments::check_world_size()?;
     match invocation.command {
         "demo" => with_config(&invocation, |config| config.dry_run, demo::run),
-        "grpo" => with_config(&invocation, |config| config.dry_run, commands::grpo),
-        "sft" => with_config(&invocation, |config| config.dry_run, commands::sft),
+        "grpo" => with_checked_config(
+            &invocation,
+            |config| config.dry_run,
+            commands::check_grpo,
+            commands::grpo,
+        ),
+        "sft" => with_checked_config(
+            &invocation,
+            |config| config.dry_run,
+            commands::check_sft,
+            commands::sft,
+        ),
         "generate" => with_config(&invocation, |config| config.dry_run, commands::generate),
         "eval" => with_config(&invocation, |config| config.dry_run, commands::eval),
         "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
@@ -60,6 +70,16 @@ fn run() -> Result<()> {
 fn with_config<T: Config>(
     invocation: &Invocation,
     dry_run: impl Fn(&T) -> bool,
+    act: impl Fn(&T) -> Result<()>,
+) -> Result<()> {
+    with_checked_config(invocation, dry_run, |_| Ok(()), act)
+}
+
+/// As [`with_config`]; `check` looks at what else the configuration names before it is printed.
+fn with_checked_config<T: Config>(
+    invocation: &Invocation,
+    dry_run: impl Fn(&T) -> bool,
+    check: impl Fn(&T) -> Result<()>,
     act: impl Fn(&T) -> Result<()>,
 ) -> Result<()> {
     let text = match &invocation.config {
@@ -80,6 +100,7 @@ fn with_config<T: Config>(
         );
     }
     if dry_run(&resolved.config) {
+        check(&resolved.config)?;
         print!("{}", to_yaml(&resolved.config)?);
         return Ok(());
     }

@@ -28,7 +28,8 @@ pub struct Choice<'a> {
     dtype: DType,
     device: &'a str,
     num_threads: Option<usize>,
-    processor: ProcessorOptions,
+    /// How its images are prepared.
+    pub processor: ProcessorOptions,
 }
 
 macro_rules! choice_of {

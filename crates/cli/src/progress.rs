@@ -39,6 +39,11 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
+    /// Runs what shows something of its own.
+    pub fn suspend<R>(&self, other: impl FnOnce() -> R) -> R {
+        self.bar.suspend(other)
+    }
+
     /// Time that the steps left will take at the rate so far.
     fn remaining(&self, step: u64, total_steps: u64) -> Duration {
         let done = step + 1 - self.first.unwrap_or(step);

@@ -47,6 +47,8 @@ pub struct StoredAnswer {
 pub struct AnswerStore {
     file: LineFile,
     answers: BTreeMap<(usize, usize), StoredAnswer>,
+    /// Rows that could not be asked, with why; another process tries them again.
+    bad: BTreeMap<usize, String>,
 }
 
 impl StoredAnswer {
@@ -118,6 +120,7 @@ impl AnswerStore {
         Ok(Self {
             file: folder.append(ANSWERS)?,
             answers,
+            bad: BTreeMap::new(),
         })
     }
 
@@ -134,6 +137,16 @@ impl AnswerStore {
     /// An answer.
     pub fn get(&self, row: usize, sample: usize) -> Option<&StoredAnswer> {
         self.answers.get(&(row, sample))
+    }
+
+    /// Notes that a row cannot be asked.
+    pub fn note_bad(&mut self, row: usize, cause: String) {
+        self.bad.insert(row, cause);
+    }
+
+    /// Why a row could not be asked.
+    pub fn bad(&self, row: usize) -> Option<&str> {
+        self.bad.get(&row).map(String::as_str)
     }
 
     /// What is missing, in the order of the rows; places are those among the good rows.

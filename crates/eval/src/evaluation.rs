@@ -34,21 +34,21 @@ pub trait Progress {
 }
 
 /// An evaluation that is set up.
-pub struct Evaluation<'a> {
-    config: &'a EvalConfig,
+pub struct Evaluation {
+    config: EvalConfig,
     task: EvalTask,
     questions: Questions,
     scorer: Scorer,
     processor: Arc<Processor>,
 }
 
-impl<'a> Evaluation<'a> {
+impl Evaluation {
     /// Reads the questions and starts the rewards. `folder` is where the results will be.
     ///
     /// # Errors
     /// Settings that do not go together, files that cannot be read, rewards that do not start.
     pub fn new(
-        config: &'a EvalConfig,
+        config: &EvalConfig,
         folder: &Path,
         processor: Arc<Processor>,
         family: Family,
@@ -65,12 +65,18 @@ impl<'a> Evaluation<'a> {
         // Found out before a model is loaded.
         template(config, task)?;
         Ok(Self {
-            config,
+            config: config.clone(),
             task,
             questions,
             scorer,
             processor,
         })
+    }
+
+    /// Says from now on that it is `model` which is asked, and that results go to `folder`.
+    pub fn label(&mut self, model: String, folder: &Path) {
+        self.config.model = Some(model);
+        self.config.output_dir = Some(folder.display().to_string());
     }
 
     /// The questions.
@@ -84,7 +90,7 @@ impl<'a> Evaluation<'a> {
     /// Answers that were given under other settings or to other questions.
     pub fn open(&self, folder: &ResultFolder) -> Result<AnswerStore, EvalError> {
         if let Some(yaml) = folder.config()? {
-            let changes = changed_settings(&folder.config_path(), &yaml, self.config)?;
+            let changes = changed_settings(&folder.config_path(), &yaml, &self.config)?;
             if !changes.is_empty() && !self.config.allow_changed {
                 let line = |c: &base::config::Change| {
                     format!("`{}`: was {}, is {}", c.key, c.before, c.now)
@@ -96,7 +102,7 @@ impl<'a> Evaluation<'a> {
             }
         }
         let store = AnswerStore::open(folder, &self.questions, self.config.num_samples)?;
-        folder.write_config(&to_yaml(self.config)?)?;
+        folder.write_config(&to_yaml(&self.config)?)?;
         Ok(store)
     }
 
@@ -106,12 +112,12 @@ impl<'a> Evaluation<'a> {
         store.todo(&self.questions, samples).is_empty()
     }
 
-    /// Lets `model` give the answers that are missing; rows that turn out bad on the way are marked.
+    /// Lets `model` give the answers that are missing; rows that turn out bad on the way are noted in `store`.
     ///
     /// # Errors
     /// A failure of sampling or of the disk; [`engine::EngineError::Cancelled`].
     pub fn answer(
-        &mut self,
+        &self,
         model: &dyn VisionLanguageModel,
         folder: &ResultFolder,
         store: &mut AnswerStore,
@@ -132,18 +138,12 @@ impl<'a> Evaluation<'a> {
             log: folder,
             store,
             progress,
-            bad: Vec::new(),
         };
-        let run = runner.run(model, &good, &todo, &mut sink, cancel);
-        let bad = sink.bad;
-        for (row, cause) in bad {
-            self.questions.rows[row].sample = Err(cause);
-        }
-        run
+        runner.run(model, &good, &todo, &mut sink, cancel)
     }
 
     fn ask_options(&self) -> Result<AskOptions, EvalError> {
-        let config = self.config;
+        let config = &self.config;
         let longest = config.max_new_tokens.unwrap_or(match self.task {
             EvalTask::Rec => 256,
             _ => 2048,
@@ -216,7 +216,8 @@ impl<'a> Evaluation<'a> {
                     (Ok(_), Some(answer)) => answered.push((question, answer)),
                     (Err(cause), _) => results.push(scoring::bad(question, [row, sample], cause)),
                     (Ok(_), None) => {
-                        results.push(scoring::bad(question, [row, sample], "not answered"));
+                        let cause = store.bad(row).unwrap_or("not answered");
+                        results.push(scoring::bad(question, [row, sample], cause));
                     }
                 }
             }
@@ -264,7 +265,6 @@ struct FolderSink<'a> {
     log: &'a ResultFolder,
     store: &'a mut AnswerStore,
     progress: &'a mut dyn Progress,
-    bad: Vec<(usize, String)>,
 }
 
 impl Sink for FolderSink<'_> {
@@ -277,7 +277,7 @@ impl Sink for FolderSink<'_> {
     fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError> {
         self.progress
             .on_bad(&self.questions.rows[row].place, &cause);
-        self.bad.push((row, cause));
+        self.store.note_bad(row, cause);
         Ok(())
     }
 

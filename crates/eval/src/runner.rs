@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use base::{Completion, DrawKey, FinishReason, Sample};
 use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
-use engine::{Request, SampleStats, Sampler, SamplingParams};
+use engine::{EngineError, Request, SampleStats, Sampler, SamplingParams};
 use models::VisionLanguageModel;
 use rewards::ImageSizes;
 
@@ -129,7 +129,7 @@ impl Runner {
             ahead: AHEAD,
             cache_bytes: 0,
             on_bad_row: OnBadRow::Skip,
-            digests: false,
+            digests: model.features().is_some(),
         };
         let mut loader = PromptLoader::new(
             Arc::clone(samples),
@@ -140,7 +140,7 @@ impl Runner {
         )?;
         let mut todo = todo.iter();
         loop {
-            let ready = self.chunk(&mut loader, &mut todo, sink)?;
+            let ready = self.chunk(&mut loader, &mut todo, sink, cancel)?;
             if ready.is_empty() {
                 return Ok(());
             }
@@ -163,9 +163,15 @@ impl Runner {
         loader: &mut PromptLoader,
         todo: &mut std::slice::Iter<'_, Todo>,
         sink: &mut dyn Sink,
+        cancel: &dyn Fn() -> bool,
     ) -> Result<Vec<Ready>, EvalError> {
         let (mut ready, mut answers, mut bytes) = (Vec::new(), 0, 0);
         while answers < 4 * self.options.max_concurrent && bytes < CHUNK_BYTES {
+            // Pictures may take long.
+            if cancel() {
+                let (finished, total) = (0, answers);
+                return Err(EngineError::Cancelled { finished, total }.into());
+            }
             let (Some(todo), Some(loaded)) = (todo.next(), loader.next()) else {
                 break;
             };

@@ -78,6 +78,21 @@ impl Summary {
         })
     }
 
+    /// The figures as points of curves: all of all files, the main one of each file, and the bad rows.
+    pub fn points(&self) -> Vec<(String, f64)> {
+        let point = |of: &str, metric: &Metric| {
+            let name = format!("{of}{}", metric.name);
+            (name, metric.interval.mean)
+        };
+        let all = self.metrics.iter().map(|metric| point("", metric));
+        let subsets = self.subsets.iter().filter_map(|(name, metrics)| {
+            let main = metrics.first()?;
+            Some(point(&format!("{name}/"), main))
+        });
+        let bad = ("bad_rows".to_owned(), self.num_bad as f64);
+        all.chain(subsets).chain([bad]).collect()
+    }
+
     /// The figures as JSON.
     pub fn to_json(&self) -> Value {
         let subsets = self.subsets.iter();

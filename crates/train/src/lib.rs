@@ -5,11 +5,14 @@
 mod bad_step;
 pub mod batch;
 mod clock;
+mod evaluation;
 mod features;
 pub mod grpo;
+mod held_out;
 pub mod logprobs;
 mod micro_batches;
 mod moments;
+mod observer;
 pub mod optimizer;
 mod out_of_memory;
 pub mod plan;
@@ -26,7 +29,8 @@ mod sft;
 mod trainer;
 
 pub use bad_step::NonFinite;
-pub use session::{Observer, Outcome};
+pub use observer::{EvaluationError, Figures, Observer, PolicyAt};
+pub use session::Outcome;
 pub use settings::Settings;
 pub use sft::train_sft;
 pub use trainer::{train_grpo, train_grpo_with_rewards};
@@ -95,6 +99,24 @@ pub enum TrainError {
         folder: PathBuf,
         /// One line a setting: `name: was .., is ..`.
         changes: Vec<String>,
+    },
+    /// An evaluation of the policy that failed.
+    #[error("evaluation after step {step}")]
+    Evaluation {
+        /// The step.
+        step: u64,
+        /// The cause.
+        source: EvaluationError,
+    },
+    /// A figure of an evaluation that is no number.
+    #[error("evaluation after step {step}: `{name}`: expected a finite number, got {value}")]
+    Figure {
+        /// The step.
+        step: u64,
+        /// The figure.
+        name: String,
+        /// Its value.
+        value: f64,
     },
     /// A second signal: stopped at once.
     #[error("stopped at once; the last checkpoint stands")]

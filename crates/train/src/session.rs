@@ -16,19 +16,12 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::Clock;
 use crate::features;
+use crate::observer::Observer;
 use crate::optimizer::Optimizer;
 use crate::policy::Census;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
 use crate::{NonFinite, TrainError, policy};
-
-/// Hears of a run as it goes.
-pub trait Observer {
-    /// The metrics of a finished step, `step` of `total_steps`.
-    fn on_step(&mut self, step: u64, total_steps: u64, metrics: &Map<String, Value>);
-    /// Something the user should read.
-    fn on_message(&mut self, message: &str);
-}
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -120,7 +113,11 @@ pub(crate) struct Session<'a> {
     /// Steps done.
     pub step: u64,
     pub run: RunFolder,
-    observer: &'a mut dyn Observer,
+    pub observer: &'a mut dyn Observer,
+    /// Metrics of the last step, where they wait for its evaluation.
+    pub waiting: Option<Map<String, Value>>,
+    /// The step of the newest checkpoint.
+    saved: Option<u64>,
     /// Rows the run is about, to notice other data on resume.
     num_samples: usize,
     /// Skipped samples, each named once.
@@ -175,6 +172,8 @@ impl<'a> Session<'a> {
             step: 0,
             run,
             observer,
+            waiting: None,
+            saved: None,
             num_samples: dataset.samples.len(),
             named: BTreeSet::new(),
             skipped: 0,
@@ -184,7 +183,10 @@ impl<'a> Session<'a> {
         };
         match newest {
             Some((step, folder)) => session.resume(step, &folder)?,
-            None => session.run.start_over()?,
+            None => {
+                session.run.start_over()?;
+                session.waiting = session.evaluation_is_due().then(Map::new);
+            }
         }
         session.run.write_config(&to_yaml(config)?)?;
         let census = Census::of(session.model.parameters());
@@ -250,8 +252,14 @@ impl<'a> Session<'a> {
         }
         let saved = torch::read_tensors(&state.join("optimizer.safetensors"))?;
         self.optimizer.restore(self.model.parameters(), &saved)?;
-        self.run.cut_back_to(step)?;
-        self.step = step;
+        (self.step, self.saved) = (step, Some(step));
+        match value["waiting"].as_object() {
+            Some(metrics) if !self.run.is_logged(step)? => {
+                self.run.cut_back_to_unlogged(step)?;
+                self.waiting = Some(metrics.clone());
+            }
+            _ => self.run.cut_back_to(step)?,
+        }
         self.bad_steps = value["bad_steps"].as_u64().unwrap_or_default();
         self.say(&format!("resuming after step {step}, {}", folder.display()))?;
         self.resume_max_tokens(value["lowered_max_tokens"].as_u64())
@@ -302,16 +310,7 @@ impl<'a> Session<'a> {
         ))
     }
 
-    /// Whether validation is due after the step under way.
-    pub fn evaluation_is_due(&self) -> bool {
-        let next = self.step + 1;
-        let last = next == self.schedule.total_steps;
-        self.settings
-            .eval_steps
-            .is_some_and(|every| next.is_multiple_of(every) || last)
-    }
-
-    /// Counts the step, logs it, and writes a checkpoint where one is due.
+    /// Counts the step, logs it unless it is to be evaluated first, and writes a checkpoint where one is due.
     pub fn finish_step(&mut self, mut metrics: Map<String, Value>) -> Result<(), TrainError> {
         self.step += 1;
         let last = self.step == self.schedule.total_steps;
@@ -331,11 +330,11 @@ impl<'a> Session<'a> {
             self.say(&problem)?;
         }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
-        if self.step.is_multiple_of(self.settings.logging_steps) || last {
-            self.run.log_step(self.step, &metrics)?;
+        if self.evaluation_is_due() {
+            self.waiting = Some(metrics);
+        } else {
+            self.publish(&metrics)?;
         }
-        self.observer
-            .on_step(self.step, self.schedule.total_steps, &metrics);
         if due || last || self.stop.is_raised() {
             let start = Instant::now();
             self.checkpoint()?;
@@ -343,6 +342,28 @@ impl<'a> Session<'a> {
             self.clock.restart();
         }
         Ok(())
+    }
+
+    /// Logs the metrics of a step and tells them.
+    pub fn publish(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
+        let (step, total) = (self.step, self.schedule.total_steps);
+        let has_figures = metrics.keys().any(|name| name.starts_with("eval/"));
+        if step.is_multiple_of(self.settings.logging_steps) || step == total || has_figures {
+            self.run.log_step(step, metrics)?;
+        }
+        // Before the first there is no step to tell of.
+        if step > 0 {
+            self.observer.on_step(step, total, metrics);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a run that ends here can go on from here.
+    pub fn keep(&mut self) -> Result<(), TrainError> {
+        if self.step == 0 || self.saved == Some(self.step) {
+            return Ok(());
+        }
+        self.checkpoint()
     }
 
     fn measure_memory(&self, metrics: &mut Map<String, Value>) {
@@ -362,7 +383,7 @@ impl<'a> Session<'a> {
     pub fn outcome(self) -> Result<Outcome, TrainError> {
         Ok(Outcome {
             steps: self.step,
-            finished: self.step >= self.schedule.total_steps,
+            finished: self.step >= self.schedule.total_steps && self.waiting.is_none(),
             checkpoint: self.run.latest_checkpoint()?.map(|(_, folder)| folder),
         })
     }
@@ -391,11 +412,13 @@ impl<'a> Session<'a> {
             "num_samples": self.num_samples,
             "bad_steps": self.bad_steps,
             "lowered_max_tokens": self.lowered_max_tokens,
+            "waiting": self.waiting,
             "version": env!("CARGO_PKG_VERSION"),
         });
         let path = folder.join("state.json");
         fs::write(&path, format!("{state:#}\n")).map_err(io(&path))?;
         pending.commit()?;
+        self.saved = Some(self.step);
         if let Some(keep) = self.settings.save_total_limit {
             self.run.prune_checkpoints(keep)?;
         }

@@ -44,6 +44,7 @@ pub struct Settings {
     pub(crate) save_steps: Option<u64>,
     pub(crate) save_total_limit: Option<usize>,
     pub(crate) eval_steps: Option<u64>,
+    pub(crate) eval_on_start: bool,
     pub(crate) val_split_ratio: f64,
     pub(crate) resume: bool,
     pub(crate) allow_changed: bool,
@@ -135,10 +136,9 @@ macro_rules! settings {
             logging_steps: c.logging_steps as u64,
             save_steps: steps(c.save_strategy == SaveStrategy::Steps, c.save_steps),
             save_total_limit: c.save_total_limit,
-            eval_steps: steps(
-                c.eval_strategy == EvalStrategy::Steps,
-                c.eval_steps.unwrap_or(c.logging_steps),
-            ),
+            eval_steps: EvalStrategy::interval(c.eval_strategy, c.eval_steps, c.logging_steps)
+                .map(|every| every as u64),
+            eval_on_start: c.eval_on_start,
             val_split_ratio: c.val_split_ratio,
             resume: c.resume_from_checkpoint,
             allow_changed: c.allow_changed,

@@ -17,9 +17,10 @@ use crate::bad_step::{Known, NonFinite};
 use crate::batch::MicroBatch;
 use crate::logprobs::TokenScores;
 use crate::micro_batches::{GroupLens, micro_batches};
+use crate::observer::Observer;
 use crate::out_of_memory::{self, attempt};
 use crate::policy;
-use crate::session::{Dataset, Observer, Outcome, Session};
+use crate::session::{Dataset, Outcome, Session};
 use crate::settings::Settings;
 use crate::trainer::bad_row;
 
@@ -86,11 +87,13 @@ struct Row {
 
 impl Trainer<'_> {
     fn train(mut self) -> Result<Outcome, TrainError> {
+        // Before the first step, or where the last process was broken off.
+        self.evaluate()?;
         while self.session.goes_on() {
             let device = self.session.model.compute().1;
-            let mut metrics = out_of_memory::step(device, || self.step())?;
-            self.evaluate(&mut metrics)?;
+            let metrics = out_of_memory::step(device, || self.step())?;
             self.session.finish_step(metrics)?;
+            self.evaluate()?;
         }
         self.session.outcome()
     }
@@ -181,25 +184,11 @@ impl Trainer<'_> {
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
         prompts
             .into_iter()
-            .map(|(index, prompt)| self.row(&self.dataset.samples[index], index, prompt))
+            .map(|(index, prompt)| {
+                let sample = &self.dataset.samples[index];
+                row(&self.dataset, self.config, index, sample, prompt)
+            })
             .collect()
-    }
-
-    fn row(&self, sample: &Sample, sample_index: usize, prompt: Prompt) -> Result<Row, TrainError> {
-        let answer = self.dataset.processor.answer_ids(&taught_text(sample))?;
-        let got = prompt.ids.len() + answer.len();
-        match self.config.max_seq_length {
-            Some(max) if got > max => Err(TrainError::RowTooLong {
-                row: sample.source.to_string(),
-                got,
-                max,
-            }),
-            _ => Ok(Row {
-                sample_index,
-                prompt,
-                answer,
-            }),
-        }
     }
 
     fn micro_batches<'r>(&self, rows: &[&'r Row]) -> Vec<Vec<&'r Row>> {
@@ -269,29 +258,68 @@ impl Trainer<'_> {
         Ok(Ok((loss, entropy)))
     }
 
-    /// Loss on the held-out rows, where that is due.
-    fn evaluate(&mut self, metrics: &mut Map<String, Value>) -> Result<(), TrainError> {
-        if !self.session.evaluation_is_due() || self.dataset.validation.is_empty() {
-            return Ok(());
+    /// Evaluates where that is due.
+    fn evaluate(&mut self) -> Result<(), TrainError> {
+        let Trainer {
+            session,
+            dataset,
+            config,
+            ..
+        } = self;
+        session.evaluate(|session| held_out_loss(session, dataset, config))
+    }
+}
+
+/// Loss on the held-out rows; nothing where there are none.
+fn held_out_loss(
+    session: &Session<'_>,
+    dataset: &Dataset,
+    config: &SftConfig,
+) -> Result<Map<String, Value>, TrainError> {
+    if dataset.validation.is_empty() {
+        return Ok(Map::new());
+    }
+    let cache = ImageCache::new(0);
+    let (mut sum, mut tokens) = (0.0, 0);
+    for (index, sample) in dataset.validation.iter().enumerate() {
+        if session.stop.is_raised() {
+            return Err(TrainError::Stopped);
         }
-        let cache = ImageCache::new(0);
-        let (mut sum, mut tokens) = (0.0, 0);
-        for (index, sample) in self.dataset.validation.iter().enumerate() {
-            let prompt = load_prompt(
-                sample,
-                &self.dataset.processor,
-                &self.session.settings.template,
-                &cache,
-            )
+        let template = &session.settings.template;
+        let prompt = load_prompt(sample, &dataset.processor, template, &cache)
             .map_err(|cause| bad_row(sample, cause))?;
-            let row = self.row(sample, index, prompt)?;
-            let model = self.session.model.as_ref();
-            let batch = MicroBatch::pack(model, &[(&row.prompt, vec![row.answer.as_slice()])])?;
-            sum -= f64::try_from(batch.scores(model, 1.0).logprobs.sum(Kind::Double))?;
-            tokens += row.answer.len();
-        }
-        metrics.insert("eval/loss".into(), json!(sum / tokens as f64));
-        Ok(())
+        let row = row(dataset, config, index, sample, prompt)?;
+        let model = session.model.as_ref();
+        let batch = MicroBatch::pack(model, &[(&row.prompt, vec![row.answer.as_slice()])])?;
+        sum -= f64::try_from(batch.scores(model, 1.0).logprobs.sum(Kind::Double))?;
+        tokens += row.answer.len();
+    }
+    let mut figures = Map::new();
+    figures.insert("eval/loss".into(), json!(sum / tokens as f64));
+    Ok(figures)
+}
+
+/// A row ready to be learnt, unless it is too long.
+fn row(
+    dataset: &Dataset,
+    config: &SftConfig,
+    sample_index: usize,
+    sample: &Sample,
+    prompt: Prompt,
+) -> Result<Row, TrainError> {
+    let answer = dataset.processor.answer_ids(&taught_text(sample))?;
+    let got = prompt.ids.len() + answer.len();
+    match config.max_seq_length {
+        Some(max) if got > max => Err(TrainError::RowTooLong {
+            row: sample.source.to_string(),
+            got,
+            max,
+        }),
+        _ => Ok(Row {
+            sample_index,
+            prompt,
+            answer,
+        }),
     }
 }
 

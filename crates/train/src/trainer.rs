@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base::config::GrpoConfig;
 use base::run_folder::StopFlag;
 use base::{DrawKey, Sample};
-use data::{EpochSampler, ImageCache, PromptLoader, load_prompt};
+use data::{EpochSampler, PromptLoader};
 use engine::SamplingParams;
 use models::VisionLanguageModel;
 use rewards::RewardSet;
@@ -17,13 +17,15 @@ use torch::OutOfMemory;
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite, number, numbers};
 use crate::grpo::{ClipRange, is_zero_spread};
+use crate::held_out;
+use crate::observer::Observer;
 use crate::out_of_memory::{self, attempt};
 use crate::policy;
 use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::reference::Reference;
 use crate::reward_set;
 use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
-use crate::session::{Dataset, Observer, Outcome, Session};
+use crate::session::{Dataset, Outcome, Session};
 use crate::settings::Settings;
 
 /// Trains the model of `model_dir` by GRPO, from the start or from the newest checkpoint of the run
@@ -130,11 +132,13 @@ struct Trainer<'a> {
 
 impl Trainer<'_> {
     fn train(mut self) -> Result<Outcome, TrainError> {
+        // Before the first step, or where the last process was broken off.
+        self.evaluate()?;
         while self.session.goes_on() {
             let device = self.session.model.compute().1;
-            let mut metrics = out_of_memory::step(device, || self.step())?;
-            self.evaluate(&mut metrics)?;
+            let metrics = out_of_memory::step(device, || self.step())?;
             self.session.finish_step(metrics)?;
+            self.evaluate()?;
         }
         self.session.outcome()
     }
@@ -402,11 +406,8 @@ impl Trainer<'_> {
         Ok(metrics)
     }
 
-    /// Greedy answers to the held-out rows, scored by the same rewards, where that is due.
-    fn evaluate(&mut self, metrics: &mut Map<String, Value>) -> Result<(), TrainError> {
-        if !self.session.evaluation_is_due() || self.dataset.validation.is_empty() {
-            return Ok(());
-        }
+    /// Evaluates where that is due.
+    fn evaluate(&mut self) -> Result<(), TrainError> {
         let Trainer {
             session,
             dataset,
@@ -415,59 +416,7 @@ impl Trainer<'_> {
             sampling,
             ..
         } = self;
-        let groups = session
-            .clock
-            .time("evaluation", || -> Result<_, TrainError> {
-                let cache = ImageCache::new(0);
-                let greedy = SamplingParams {
-                    temperature: 0.0,
-                    ..sampling.clone()
-                };
-                let key = DrawKey {
-                    seed: config.seed,
-                    step: 0,
-                    prompt: 0,
-                    completion: 0,
-                };
-                let (model, stop) = (session.model.as_ref(), &session.stop);
-                let concurrent = config.max_concurrent_completions;
-                let sampling = Sampling {
-                    params: &greedy,
-                    max_concurrent: concurrent,
-                    num_completions: 1,
-                    share_prompt: true,
-                    key,
-                };
-                let mut groups = Vec::with_capacity(dataset.validation.len());
-                // No more pictures in memory than answers in the batch.
-                for samples in dataset.validation.chunks(concurrent) {
-                    let mut prompts = Vec::with_capacity(samples.len());
-                    for (index, sample) in samples.iter().enumerate() {
-                        let template = &session.settings.template;
-                        let prompt = load_prompt(sample, &dataset.processor, template, &cache)
-                            .map_err(|cause| bad_row(sample, cause))?;
-                        prompts.push((index, prompt));
-                    }
-                    let scoring = Scoring {
-                        rewards,
-                        samples,
-                        processor: &dataset.processor,
-                        step: session.step,
-                    };
-                    let stop = || stop.is_now();
-                    let rollout = rollout::roll_out(model, &sampling, &scoring, prompts, &stop)?;
-                    groups.extend(rollout.groups);
-                }
-                Ok(groups)
-            })?;
-        let mut scores = rollout::reward_metrics(&groups, rewards);
-        scores.remove("reward_std");
-        metrics.extend(
-            scores
-                .into_iter()
-                .map(|(name, value)| (format!("eval/{name}"), value)),
-        );
-        Ok(())
+        session.evaluate(|session| held_out::score(session, dataset, rewards, config, sampling))
     }
 }
 

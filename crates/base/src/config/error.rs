@@ -71,6 +71,26 @@ pub enum ConfigError {
         /// What is missing, and what to do.
         reason: &'static str,
     },
+    /// A setting of an evaluation during training that is not its own.
+    #[error("{origin}: `{key}` has no place here: {reason}")]
+    OfTheRun {
+        /// Where it stands.
+        origin: Origin,
+        /// The key as given.
+        key: String,
+        /// Who decides it.
+        reason: &'static str,
+    },
+    /// Settings of an evaluation during training that do not go together.
+    #[error("{origin}: evaluation `{name}`: {cause}")]
+    Evaluation {
+        /// Where it stands.
+        origin: Origin,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        cause: Box<ConfigError>,
+    },
     /// Fields without a default were not given.
     #[error("missing {}", list(keys))]
     Missing {

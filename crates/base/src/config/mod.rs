@@ -10,6 +10,7 @@ mod data;
 mod declare;
 mod error;
 mod evaluation;
+mod evaluations;
 mod plan;
 mod ranges;
 mod resolve;
@@ -27,6 +28,7 @@ pub use data::{DataCheckConfig, DataConvertConfig, DataFormat, RowPer};
 pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};
 pub use evaluation::{EvalConfig, EvalTask, Extractor, LabelList};
+pub use evaluations::{NamedEvaluation, read_evaluations};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
 pub use training::{GrpoConfig, PlanConfig, SftConfig};
 pub use words::{

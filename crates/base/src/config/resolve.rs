@@ -57,11 +57,7 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
     if !keys.is_empty() {
         return Err(ConfigError::Missing { keys });
     }
-    let config: T =
-        serde_json::from_value(Value::Object(tree.values)).map_err(|error| ConfigError::Write {
-            cause: error.to_string(),
-        })?;
-    config.validate()?;
+    let config: T = config_of(tree.values)?;
     let mut without_effect = tree.without_effect;
     let idle = config.idle_fields().into_iter();
     without_effect.extend(
@@ -72,6 +68,55 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
         config,
         without_effect,
     })
+}
+
+/// Lays a mapping of a file, whose keys are looked for in `text`, over `base`.
+///
+/// # Errors
+/// As [`resolve`].
+pub(super) fn resolve_mapping<T: Config>(
+    base: &T,
+    path: &Path,
+    values: &Map<String, Value>,
+    text: &str,
+) -> Result<T, ConfigError> {
+    let mut tree = Tree::of(base, T::FIELDS, &[])?;
+    tree.apply_mapping(&mut Vec::new(), values, path, text)?;
+    config_of(tree.values)
+}
+
+/// The values as a configuration that makes sense.
+fn config_of<T: Config>(values: Map<String, Value>) -> Result<T, ConfigError> {
+    let config: T =
+        serde_json::from_value(Value::Object(values)).map_err(|error| ConfigError::Write {
+            cause: error.to_string(),
+        })?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// The keys and values of a YAML text; none where it holds nothing but comments.
+///
+/// # Errors
+/// On anything but a mapping.
+pub(super) fn parse_mapping(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
+    let yaml = |cause: String| ConfigError::Yaml {
+        file: path.into(),
+        cause,
+    };
+    let is_empty = |line: &str| line.trim().is_empty() || line.trim().starts_with('#');
+    if text.lines().all(is_empty) {
+        return Ok(Map::new());
+    }
+    // `y` is a name here as likely as a boolean; fields that are boolean read the words themselves.
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    match serde_saphyr::from_str_with_options(text, options) {
+        Ok(Value::Object(values)) => Ok(values),
+        Ok(_) => Err(yaml("expected `key: value` lines".into())),
+        Err(error) => Err(yaml(
+            error.to_string().trim_start_matches("error: ").to_owned(),
+        )),
+    }
 }
 
 /// The configuration as the YAML that [`resolve`] reads back.
@@ -184,23 +229,7 @@ impl Tree {
     }
 
     fn apply_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        let yaml = |cause: String| ConfigError::Yaml {
-            file: path.into(),
-            cause,
-        };
-        if text
-            .lines()
-            .all(|line| line.trim().is_empty() || line.trim().starts_with('#'))
-        {
-            return Ok(());
-        }
-        // `y` is a name here as likely as a boolean; fields that are boolean read the words themselves.
-        let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-        let values: Value = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| yaml(error.to_string().trim_start_matches("error: ").to_owned()))?;
-        let Value::Object(values) = values else {
-            return Err(yaml("expected `key: value` lines".into()));
-        };
+        let values = parse_mapping(path, text)?;
         self.apply_mapping(&mut Vec::new(), &values, path, text)
     }
 
@@ -350,7 +379,7 @@ fn unknown_key(path: &[&str], name: &str, fields: &[Field], origin: Origin) -> C
 }
 
 /// The line, from 1, where `key` stands as a key.
-fn line_of(text: &str, key: &str) -> Option<usize> {
+pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
     let is_key = |line: &str| {
         let line = line.trim_start().trim_start_matches(['"', '\'']);
         let rest = line

@@ -92,10 +92,15 @@ macro_rules! with_training_fields {
                     save_steps: usize = 100,
                     /// Number of checkpoints to keep, the newest ones; without it, all.
                     save_total_limit: Option<usize> = None,
-                    /// Whether the validation rows are scored every `eval_steps` steps.
-                    eval_strategy: EvalStrategy = EvalStrategy::No,
-                    /// Steps between two evaluations; without it, `logging_steps`.
+                    /// Whether the policy is evaluated every `eval_steps` steps and at the end, on held-out rows and by
+                    /// `eval_config`; without it, where `eval_steps` is given.
+                    eval_strategy: Option<EvalStrategy> = None,
+                    /// Steps between two evaluations; with `eval_strategy` alone, `logging_steps`.
                     eval_steps: Option<usize> = None,
+                    /// Evaluate before the first step too.
+                    eval_on_start: bool = false,
+                    /// YAML file of evaluations: names, and below each the settings of `vlm-r1 eval`.
+                    eval_config: Option<String> = None,
                     /// Whether to continue the run that `output_dir` holds; if false, finding one is an error.
                     resume_from_checkpoint: bool = true,
                     /// Continue although settings that alter the run have changed.
@@ -217,6 +222,24 @@ macro_rules! validate_training_fields {
             POSITIVE,
         )?;
         demand(c.eval_steps != Some(0), "eval_steps", 0, POSITIVE)?;
+        let interval = EvalStrategy::interval(c.eval_strategy, c.eval_steps, c.logging_steps);
+        let evaluates = interval.is_some() || c.eval_on_start;
+        demand(
+            !evaluates || c.eval_config.is_some() || c.val_split_ratio > 0.0,
+            if c.eval_steps.is_some() {
+                "eval_steps"
+            } else {
+                "eval_strategy"
+            },
+            "nothing to evaluate",
+            "`eval_config` or `val_split_ratio` beside it",
+        )?;
+        demand(
+            evaluates || c.eval_config.is_none() || c.eval_strategy == Some(EvalStrategy::No),
+            "eval_config",
+            "no step to evaluate at",
+            "`eval_steps` beside it",
+        )?;
         demand(c.num_threads != Some(0), "num_threads", 0, POSITIVE)?;
         demand(
             c.dataloader_num_workers > 0,
@@ -233,7 +256,7 @@ macro_rules! validate_training_fields {
     }};
 }
 
-/// The settings of LoRA, where there is none.
+/// The settings of LoRA where there is none, and of evaluations.
 macro_rules! idle_training_fields {
     ($config:ident) => {{
         const LORA: [&str; 5] = [
@@ -243,12 +266,17 @@ macro_rules! idle_training_fields {
             "lora_target_modules",
             "lora_vision",
         ];
-        let idle = LORA.map(|name| (name, "it counts with `--use_peft true`"));
-        if $config.use_peft {
-            Vec::new()
-        } else {
-            idle.to_vec()
+        let mut idle = Vec::new();
+        if !$config.use_peft {
+            idle.extend(LORA.map(|name| (name, "it counts with `--use_peft true`")));
         }
+        if $config.eval_strategy == Some(EvalStrategy::No) {
+            idle.push(("eval_steps", "there is `--eval_strategy no`"));
+            if !$config.eval_on_start {
+                idle.push(("eval_config", "there is `--eval_strategy no`"));
+            }
+        }
+        idle
     }};
 }
 

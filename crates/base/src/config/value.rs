@@ -120,7 +120,7 @@ fn is_none(text: &str) -> bool {
     matches!(text, "none" | "None" | "null")
 }
 
-fn described(value: &Value) -> String {
+pub(super) fn described(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
         Value::Bool(value) => format!("boolean `{value}`"),

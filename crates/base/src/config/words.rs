@@ -27,12 +27,27 @@ choices! {
 }
 
 choices! {
-    /// When the validation rows are scored.
+    /// When the policy is evaluated during training.
     pub enum EvalStrategy {
         /// Every `eval_steps` steps and at the end.
         Steps = "steps",
         /// Never.
         No = "no",
+    }
+}
+
+impl EvalStrategy {
+    /// Steps between two evaluations, none where there are none: `eval_steps` alone asks for them.
+    pub fn interval(
+        strategy: Option<Self>,
+        eval_steps: Option<usize>,
+        logging_steps: usize,
+    ) -> Option<usize> {
+        match strategy {
+            Some(Self::No) => None,
+            Some(Self::Steps) => Some(eval_steps.unwrap_or(logging_steps)),
+            None => eval_steps,
+        }
     }
 }
 

@@ -1,44 +1,12 @@
 //! Checkpoints: made beside their name, synced, renamed.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::files::{entries, io, remove, rename, sync_tree, unfinished};
+use super::files::entries;
+use super::pending::{PendingFolder, take_down};
 use super::{RunError, RunFolder};
 
 const CHECKPOINT: &str = "checkpoint-";
-
-/// A checkpoint that is being written. Dropped, it is gone.
-#[derive(Debug)]
-#[must_use = "a checkpoint that is not committed is removed"]
-pub struct PendingCheckpoint {
-    beside: PathBuf,
-    name: PathBuf,
-}
-
-impl PendingCheckpoint {
-    /// The folder to write into.
-    pub fn path(&self) -> &Path {
-        &self.beside
-    }
-
-    /// Syncs all files and gives the folder its name, which is returned.
-    ///
-    /// # Errors
-    /// Where a file cannot be synced or the folder not renamed.
-    pub fn commit(self) -> Result<PathBuf, RunError> {
-        sync_tree(&self.beside)?;
-        rename(&self.beside, &self.name)?;
-        Ok(self.name.clone())
-    }
-}
-
-impl Drop for PendingCheckpoint {
-    fn drop(&mut self) {
-        // After a commit nothing is there; what cannot be removed now goes when the run is opened.
-        let _ = fs::remove_dir_all(&self.beside);
-    }
-}
 
 impl RunFolder {
     /// The newest checkpoint: its step and folder. All checkpoints under their final name are whole.
@@ -67,16 +35,10 @@ impl RunFolder {
     ///
     /// # Errors
     /// Where the step has one already, and where it cannot be written.
-    pub fn begin_checkpoint(&mut self, step: u64) -> Result<PendingCheckpoint, RunError> {
-        let name = self.dir.join(format!("{CHECKPOINT}{step}"));
-        if name.exists() {
-            return Err(RunError::CheckpointExists { path: name });
-        }
+    pub fn begin_checkpoint(&mut self, step: u64) -> Result<PendingFolder, RunError> {
+        let pending = PendingFolder::begin(self.dir.join(format!("{CHECKPOINT}{step}")))?;
         self.sync_logs()?;
-        let beside = unfinished(&name);
-        remove(&beside)?;
-        fs::create_dir(&beside).map_err(io(&beside))?;
-        Ok(PendingCheckpoint { beside, name })
+        Ok(pending)
     }
 
     /// Removes all but the `keep` newest checkpoints.
@@ -87,11 +49,7 @@ impl RunFolder {
         let checkpoints = self.checkpoints()?;
         let num_old = checkpoints.len().saturating_sub(keep);
         for (_, path) in &checkpoints[..num_old] {
-            // Under its name a checkpoint must be whole, also while it is taken down.
-            let beside = unfinished(path);
-            remove(&beside)?;
-            rename(path, &beside)?;
-            remove(&beside)?;
+            take_down(path)?;
         }
         Ok(())
     }

@@ -6,35 +6,65 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::events::{Record, encode, records};
-use super::files::{entries, io, remove, write_whole};
-use super::{BAD_STEPS, METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
+use super::files::{entries, io, remove, step_of_name, write_whole};
+use super::pending::take_down;
+use super::{BAD_STEPS, EVALUATIONS, METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
 
 impl RunFolder {
-    /// Removes metrics, rollouts, bad steps and events of later steps than `step`, and a torn last line.
+    /// Removes metrics, rollouts, bad steps, evaluations and events of later steps than `step`, and a torn last line.
     ///
     /// # Errors
     /// On a broken line or record that is not the last one, and where files cannot be written.
     pub fn cut_back_to(&mut self, step: u64) -> Result<(), RunError> {
-        self.cut_back(Some(step))
+        self.cut_back(Some(step), Some(step))
     }
 
-    /// Removes all metrics, rollouts, bad steps and events: the run starts from nothing.
+    /// As [`Self::cut_back_to`], for a step that is done, but not evaluated and logged: metrics, events and evaluations
+    /// of that step go too.
+    ///
+    /// # Errors
+    /// As [`Self::cut_back_to`].
+    pub fn cut_back_to_unlogged(&mut self, step: u64) -> Result<(), RunError> {
+        self.cut_back(Some(step), step.checked_sub(1))
+    }
+
+    /// Whether `metrics.jsonl` has a whole line of `step`.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn is_logged(&self, step: u64) -> Result<bool, RunError> {
+        let path = self.dir.join(METRICS);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let bytes = fs::read(&path).map_err(io(&path))?;
+        let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        Ok(lines.any(|line| line.ends_with(b"\n") && step_of(line) == Ok(step)))
+    }
+
+    /// Removes all metrics, rollouts, bad steps, evaluations and events: the run starts from nothing.
     ///
     /// # Errors
     /// As [`Self::cut_back_to`].
     pub fn start_over(&mut self) -> Result<(), RunError> {
-        self.cut_back(None)
+        self.cut_back(None, None)
     }
 
-    fn cut_back(&mut self, last: Option<u64>) -> Result<(), RunError> {
+    /// Keeps what was done up to `done`, and what was logged up to `logged`.
+    fn cut_back(&mut self, done: Option<u64>, logged: Option<u64>) -> Result<(), RunError> {
         self.metrics = None;
         self.events = None;
-        let keeps = |step: u64| last.is_some_and(|last| step <= last);
+        let was_done = |step: u64| done.is_some_and(|last| step <= last);
+        let keeps = |step: u64| logged.is_some_and(|last| step <= last);
         cut_metrics(&self.dir.join(METRICS), keeps)?;
-        cut_steps(&self.dir.join(ROLLOUTS), keeps)?;
-        let bad_steps = self.dir.join(BAD_STEPS);
-        if bad_steps.exists() {
-            cut_steps(&bad_steps, keeps)?;
+        for folder in [ROLLOUTS, BAD_STEPS].map(|name| self.dir.join(name)) {
+            if folder.exists() {
+                cut_steps(&folder, was_done)?;
+            }
+        }
+        let evaluations = self.dir.join(EVALUATIONS);
+        if evaluations.exists() {
+            cut_evaluations(&evaluations, keeps)?;
         }
         for (name, path) in entries(&self.dir.join(TENSORBOARD))? {
             if name.contains(".tfevents.") {
@@ -47,14 +77,18 @@ impl RunFolder {
 
 fn cut_steps(folder: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), RunError> {
     for (name, path) in entries(folder)? {
-        let step = name
-            .strip_prefix("step_")
-            .and_then(|name| name.strip_suffix(".jsonl"));
-        if step
-            .and_then(|step| step.parse().ok())
-            .is_some_and(|step| !keeps(step))
-        {
+        let step = name.strip_suffix(".jsonl").and_then(step_of_name);
+        if step.is_some_and(|step| !keeps(step)) {
             remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn cut_evaluations(folder: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), RunError> {
+    for (name, path) in entries(folder)? {
+        if step_of_name(&name).is_some_and(|step| !keeps(step)) {
+            take_down(&path)?;
         }
     }
     Ok(())

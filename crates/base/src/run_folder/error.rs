@@ -40,10 +40,10 @@ pub enum RunError {
         /// Where the record starts.
         offset: usize,
     },
-    /// The step has a checkpoint already.
+    /// The step has such a folder already.
     #[error("{}: is already there", path.display())]
-    CheckpointExists {
-        /// The checkpoint.
+    AlreadyThere {
+        /// The folder.
         path: PathBuf,
     },
 }

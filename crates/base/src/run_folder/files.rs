@@ -6,6 +6,16 @@ use std::path::{Path, PathBuf};
 
 use super::{RunError, UNFINISHED};
 
+/// The name of what belongs to a step.
+pub(super) fn step_name(step: u64) -> String {
+    format!("step_{step:06}")
+}
+
+/// The step that [`step_name`] names.
+pub(super) fn step_of_name(name: &str) -> Option<u64> {
+    name.strip_prefix("step_")?.parse().ok()
+}
+
 /// Says which path an error is about.
 pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
     let path = path.to_owned();

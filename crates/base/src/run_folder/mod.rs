@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.yaml  env.json  log.txt  metrics.jsonl  rollouts/step_000001.jsonl  tensorboard/
-//! bad_steps/step_000123.jsonl  checkpoint-100/
+//! bad_steps/step_000123.jsonl  eval/step_000100/  checkpoint-100/
 //! ```
 //!
 //! What stands under a final name is whole: files and checkpoints are written beside it, synced and
@@ -16,6 +16,7 @@ mod environment;
 mod error;
 mod events;
 mod files;
+mod pending;
 mod result_folder;
 mod stop;
 
@@ -25,10 +26,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-pub use checkpoint::PendingCheckpoint;
 pub use environment::{declare_commit, environment, utc_now};
 pub use error::RunError;
 pub use events::{EventFile, Scalar, read_scalars};
+pub use pending::PendingFolder;
 pub use result_folder::{LineFile, ResultFolder};
 pub use stop::StopFlag;
 
@@ -41,6 +42,7 @@ const LOG: &str = "log.txt";
 const METRICS: &str = "metrics.jsonl";
 const ROLLOUTS: &str = "rollouts";
 const BAD_STEPS: &str = "bad_steps";
+const EVALUATIONS: &str = "eval";
 const TENSORBOARD: &str = "tensorboard";
 /// Starts the name of what is not finished yet, or no longer wanted.
 const UNFINISHED: &str = ".tmp-";
@@ -72,9 +74,10 @@ impl RunFolder {
             fs::create_dir_all(&folder).map_err(io(&folder))?;
             files::remove_unfinished(&folder)?;
         }
-        let bad_steps = dir.join(BAD_STEPS);
-        if bad_steps.exists() {
-            files::remove_unfinished(&bad_steps)?;
+        for folder in [BAD_STEPS, EVALUATIONS].map(|name| dir.join(name)) {
+            if folder.exists() {
+                files::remove_unfinished(&folder)?;
+            }
         }
         let log = append_to(&dir.join(LOG))?;
         Ok(Self {
@@ -207,7 +210,7 @@ impl RunFolder {
 
 /// The file of a step.
 fn step_file(folder: &Path, step: u64) -> PathBuf {
-    folder.join(format!("step_{step:06}.jsonl"))
+    folder.join(format!("{}.jsonl", files::step_name(step)))
 }
 
 /// One object a line.

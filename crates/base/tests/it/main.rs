@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod evaluations;
+#[cfg(test)]
 mod run_folder;

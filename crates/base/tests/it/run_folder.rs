@@ -247,10 +247,7 @@ fn a_checkpoint_is_whole_or_not_there() {
         "10"
     );
     let error = run.begin_checkpoint(10).unwrap_err();
-    assert!(
-        matches!(error, RunError::CheckpointExists { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, RunError::AlreadyThere { .. }), "{error}");
     run.prune_checkpoints(2).unwrap();
     let steps: Vec<u64> = run
         .checkpoints()
@@ -373,4 +370,40 @@ fn a_stop_is_asked_for_once_or_twice() {
     stop.raise();
     stop.raise();
     assert!(seen.is_raised() && seen.is_now());
+}
+
+#[test]
+fn evaluations_are_whole_and_go_with_the_lines_of_their_steps() {
+    let dir = TempDir::new().unwrap();
+    let run = folder_with_steps(dir.path(), 1..=4);
+    let folder = |step: u64| dir.path().join(format!("eval/step_{step:06}"));
+    for step in [0, 2, 4] {
+        let pending = run.begin_evaluation(step).unwrap();
+        assert_eq!(pending.name(), folder(step));
+        fs::create_dir(pending.path().join("val")).unwrap();
+        fs::write(pending.path().join("val/summary.json"), "{}").unwrap();
+        assert!(!folder(step).exists());
+        pending.commit().unwrap();
+    }
+    let error = run.begin_evaluation(4).unwrap_err();
+    assert!(matches!(error, RunError::AlreadyThere { .. }), "{error}");
+    std::mem::forget(run.begin_evaluation(5).unwrap());
+    drop(run);
+    let mut run = RunFolder::open(dir.path()).unwrap();
+    assert!(!dir.path().join("eval/.tmp-step_000005").exists());
+    run.cut_back_to(3).unwrap();
+    assert!(folder(2).join("val/summary.json").exists() && !folder(4).exists());
+    // The checkpoint of a step that was not evaluated to the end: its rollouts stand.
+    append(&dir.path().join("metrics.jsonl"), b"{\"step\":7,\"re\xff");
+    assert_eq!(
+        [2, 3, 7].map(|step| run.is_logged(step).unwrap()),
+        [true, true, false]
+    );
+    run.cut_back_to_unlogged(2).unwrap();
+    assert_eq!(metric_steps(dir.path()), [1]);
+    assert_eq!(rollouts(dir.path()).len(), 2);
+    assert!(points(dir.path()).iter().all(|(_, step, _)| *step == 1));
+    assert!(folder(0).exists() && !folder(2).exists());
+    run.start_over().unwrap();
+    assert!(!folder(0).exists());
 }

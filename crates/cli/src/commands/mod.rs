@@ -16,4 +16,4 @@ pub use logprobs::logprobs;
 pub use merge::merge;
 pub use plan::plan;
 pub use reward::reward;
-pub use training::{grpo, sft};
+pub use training::{check_grpo, check_sft, grpo, sft};

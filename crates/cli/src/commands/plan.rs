@@ -40,7 +40,11 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     let choices = choices(&inputs);
     print_memory(&inputs, &choices);
     print_fits(&inputs, &choices, &available);
-    print_time(&inputs, &choices, config.cost_per_hour)
+    print_time(&inputs, &choices, config.cost_per_hour)?;
+    if run.eval_config.is_some() {
+        println!("evaluations take time and memory of their own, which is not counted");
+    }
+    Ok(())
 }
 
 /// What is trained three ways, and for each the run's other settings.

@@ -5,11 +5,15 @@ mod arguments;
 #[cfg(test)]
 mod asking;
 #[cfg(test)]
+mod configs;
+#[cfg(test)]
 mod data_check;
 #[cfg(test)]
 mod data_convert;
 #[cfg(test)]
 mod evaluation;
+#[cfg(test)]
+mod evaluations;
 #[cfg(test)]
 mod hub;
 #[cfg(test)]

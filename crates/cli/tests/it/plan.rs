@@ -43,7 +43,15 @@ fn cells(said: &Said) -> HashMap<String, [f64; 3]> {
 #[test]
 fn memory_time_and_cost_of_three_ways() {
     let dir = TempDir::new().unwrap();
-    let said = plan(dir.path(), "--memory 1GiB 1000B --cost_per_hour 3600000");
+    let said = plan(
+        dir.path(),
+        "--memory 1GiB 1000B --cost_per_hour 3600000 --eval_steps 5 --eval_config evals.yaml",
+    );
+    assert!(
+        said.stdout.contains("\nevaluations take time"),
+        "{}",
+        said.stdout
+    );
     let rows = cells(&said);
     let of = |name: &str| rows[name];
     let [full, frozen, lora] = of("parameters trained");

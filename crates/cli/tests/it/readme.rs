@@ -34,7 +34,7 @@ demo) exec \"$BINARY\" \"$@\" --dry_run ;;
 esac
 ";
 
-fn repository() -> PathBuf {
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
@@ -232,9 +232,11 @@ fn the_table_lists_the_commands_of_the_binary() {
     assert_eq!(known, BTreeSet::from(COMMANDS), "{help}");
 }
 
-/// README.md and the pages under docs/.
+/// README.md, the pages under docs/ and that of the recipes.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![repository().join("README.md")];
+    let mut pages = ["README.md", "configs/README.md"]
+        .map(|page| repository().join(page))
+        .to_vec();
     let docs = fs::read_dir(repository().join("docs")).unwrap();
     pages.extend(
         docs.map(|entry| entry.unwrap().path())
@@ -315,6 +317,7 @@ fn every_flag_exists() {
         "docs/memory.md",
         "docs/data-tools.md",
         "docs/evaluation.md",
+        "configs/README.md",
     ] {
         let text = text(page);
         for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || "-_".contains(c))) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::evaluations::evaluation_file;
 use crate::run::{Said, command, golden, said, say};
 
 /// Rows about the pictures of the parity tests.
@@ -31,7 +32,7 @@ fn data(dir: &Path) -> String {
 }
 
 /// A short run that can be told from every other.
-fn line(method: &str, dir: &Path, run: &str, more: &str) -> String {
+pub fn line(method: &str, dir: &Path, run: &str, more: &str) -> String {
     let golden = golden();
     let own = match method {
         "grpo" => {
@@ -49,13 +50,13 @@ fn line(method: &str, dir: &Path, run: &str, more: &str) -> String {
     )
 }
 
-fn done(line: &str) -> Said {
+pub fn done(line: &str) -> Said {
     let said = say(line);
     assert_eq!(said.code, Some(0), "{line}\n{}", said.stderr);
     said
 }
 
-fn spawn(line: &str) -> Child {
+pub fn spawn(line: &str) -> Child {
     command()
         .args(line.split_whitespace())
         .stdout(Stdio::null())
@@ -64,7 +65,7 @@ fn spawn(line: &str) -> Child {
         .unwrap()
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
         .args([name, &child.id().to_string()])
         .status()
@@ -72,7 +73,7 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.success());
 }
 
-fn checkpoints(folder: &Path) -> Vec<String> {
+pub fn checkpoints(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -83,7 +84,7 @@ fn checkpoints(folder: &Path) -> Vec<String> {
     names
 }
 
-fn metrics(folder: &Path) -> Vec<Value> {
+pub fn metrics(folder: &Path) -> Vec<Value> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -130,12 +131,32 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
+/// A trainer's state without the metrics that wait for an evaluation: they measure the machine.
+fn state(bytes: &[u8]) -> Value {
+    let mut state: Value = serde_json::from_slice(bytes).unwrap();
+    let waiting = state.as_object_mut().unwrap().remove("waiting");
+    state["is_waiting"] = json!(waiting.is_some_and(|waiting| waiting.is_object()));
+    state
+}
+
+/// The answers of all evaluations of a run.
+fn answers(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = folder.join("eval");
+    if !folder.exists() {
+        return Vec::new();
+    }
+    let mut files = files(&folder);
+    files.retain(|(name, _)| name.ends_with("answers.jsonl"));
+    files
+}
+
 fn assert_same_run(folder: &Path, whole: &Path) {
     assert_eq!(computed(folder), computed(whole));
     assert_eq!(
         files(&folder.join("rollouts")),
         files(&whole.join("rollouts"))
     );
+    assert_eq!(answers(folder), answers(whole));
     assert_eq!(checkpoints(folder), checkpoints(whole));
     for name in checkpoints(whole) {
         let (found, expected) = (files(&folder.join(&name)), files(&whole.join(&name)));
@@ -147,7 +168,11 @@ fn assert_same_run(folder: &Path, whole: &Path) {
         };
         assert_eq!(names(&found), names(&expected));
         for ((file, found), (_, expected)) in found.iter().zip(&expected) {
-            assert!(found == expected, "{name}/{} differs", file.display());
+            if file.ends_with("state.json") {
+                assert_eq!(state(found), state(expected), "{name}");
+            } else {
+                assert!(found == expected, "{name}/{} differs", file.display());
+            }
         }
     }
 }
@@ -195,9 +220,11 @@ fn a_run_leaves_what_the_contract_says() {
 #[test]
 fn killed_again_and_again_a_run_ends_as_if_it_had_not_been() {
     let dir = TempDir::new().unwrap();
-    let more = "--max_steps 12 --save_steps 1";
-    done(&line("grpo", dir.path(), "whole", more));
-    let killed = line("grpo", dir.path(), "killed", more);
+    let evaluations = evaluation_file(dir.path(), "limit: 3\n  max_new_tokens: 6\n");
+    let more = format!("--max_steps 12 --save_steps 1 --eval_steps 5 --eval_config {evaluations}");
+    done(&line("grpo", dir.path(), "whole", &more));
+    assert_eq!(answers(&dir.path().join("whole")).len(), 3);
+    let killed = line("grpo", dir.path(), "killed", &more);
     let folder = dir.path().join("killed");
     let (mut kills, mut wait) = (0, Duration::from_millis(300));
     loop {

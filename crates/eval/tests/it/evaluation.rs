@@ -83,7 +83,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn set_up(&self) -> (Evaluation<'a>, AnswerStore) {
+    fn set_up(&self) -> (Evaluation, AnswerStore) {
         let path = self.folder.path();
         let family = Family::Qwen2_5Vl;
         let evaluation = Evaluation::new(self.config, path, super::processor(), family).unwrap();
@@ -93,7 +93,7 @@ impl<'a> Run<'a> {
 
     /// Goes on for `limit` answers at most.
     fn go(&self, limit: usize) -> (Result<(Results, Summary), EvalError>, Watcher) {
-        let (mut evaluation, mut store) = self.set_up();
+        let (evaluation, mut store) = self.set_up();
         let mut watcher = Watcher {
             heard: 0,
             bad: Vec::new(),

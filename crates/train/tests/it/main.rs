@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 mod bad_steps;
 mod chunks;
+mod evaluations;
 mod features;
 mod golden;
 mod grpo_golden;

@@ -459,7 +459,7 @@ fn held_out_rows_are_scored() {
     let folder = tempfile::tempdir().unwrap();
     let config = GrpoConfig {
         val_split_ratio: 0.4,
-        eval_strategy: EvalStrategy::Steps,
+        eval_strategy: Some(EvalStrategy::Steps),
         eval_steps: Some(2),
         max_steps: 3,
         ..grpo(folder.path(), "held")

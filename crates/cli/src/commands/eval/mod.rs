@@ -2,13 +2,16 @@
 
 mod compare;
 mod compare_page;
-mod page;
+pub mod page;
 mod pictures;
 mod progress;
 mod run;
 
 use anyhow::Result;
 use base::config::EvalConfig;
+
+pub use progress::Answers;
+pub use run::name_odd_rows;
 
 /// Evaluates, or compares two evaluations.
 ///

@@ -1,11 +1,11 @@
 //! An evaluation as it goes: a bar on a terminal, else a line for each tenth.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eval::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-const TEMPLATE: &str = "{pos}/{len} answers {bar:30} ETA {eta}";
+const TEMPLATE: &str = "{prefix}{pos}/{len} answers {bar:30} ETA {eta}";
 
 /// Shows answers on stderr.
 pub struct Answers {
@@ -14,15 +14,21 @@ pub struct Answers {
     before: usize,
     start: Instant,
     tenths: usize,
+    /// What stands before each line.
+    label: String,
+    /// The least time between two lines, and when the last was shown.
+    pause: Duration,
+    shown: Instant,
 }
 
 impl Answers {
-    /// Nothing is shown before the first answer.
-    pub fn new(before: usize) -> Self {
+    /// Nothing is shown before the first answer; without a terminal, no line before `pause` is over.
+    pub fn new(before: usize, label: String, pause: Duration) -> Self {
         let bar = ProgressBar::no_length();
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style);
         }
+        bar.set_prefix(label.clone());
         bar.set_position(before as u64);
         bar.reset_eta();
         Self {
@@ -30,6 +36,9 @@ impl Answers {
             before,
             start: Instant::now(),
             tenths: 0,
+            label,
+            pause,
+            shown: Instant::now(),
         }
     }
 
@@ -44,12 +53,16 @@ impl Progress for Answers {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         let tenths = 10 * done / total.max(1);
-        if self.bar.is_hidden() && (tenths > self.tenths || done == total) {
-            self.tenths = tenths;
+        let is_new = tenths > self.tenths || done == total;
+        if self.bar.is_hidden() && is_new && self.shown.elapsed() >= self.pause {
+            (self.tenths, self.shown) = (tenths, Instant::now());
             let secs = self.start.elapsed().as_secs_f64();
             let rate = (done - self.before) as f64 / secs.max(1e-9);
             let left = (total - done) as f64 / rate;
-            eprintln!("{done}/{total} answers, {rate:.1} a second, {left:.0} s left");
+            eprintln!(
+                "{}{done}/{total} answers, {rate:.1} a second, {left:.0} s left",
+                self.label
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use base::config::EvalConfig;
@@ -9,6 +10,7 @@ use base::run_folder::ResultFolder;
 use engine::EngineError;
 use eval::answers::AnswerStore;
 use eval::evaluation::SUMMARY;
+use eval::questions::Questions;
 use eval::{EvalError, Evaluation, Metric, Summary};
 
 use super::page;
@@ -28,13 +30,13 @@ pub fn run(config: &EvalConfig) -> Result<()> {
     let model = Located::find(config)?;
     let output = Path::new(config.output_dir.as_deref().unwrap_or_default());
     let processor = Arc::new(model.processor()?);
-    let mut evaluation = Evaluation::new(config, output, processor, model.family()?)?;
-    name_odd_rows(&evaluation);
+    let evaluation = Evaluation::new(config, output, processor, model.family()?)?;
+    name_odd_rows(evaluation.questions());
     let folder = ResultFolder::open(output)?;
     let mut store = evaluation.open(&folder)?;
     if !evaluation.is_complete(&store) {
         let weights = model.weights()?;
-        let mut progress = Answers::new(store.len());
+        let mut progress = Answers::new(store.len(), String::new(), Duration::ZERO);
         let answered = evaluation.answer(
             weights.as_ref(),
             &folder,
@@ -58,8 +60,7 @@ pub fn run(config: &EvalConfig) -> Result<()> {
 }
 
 /// Names rows that cannot be asked, and what else is odd.
-fn name_odd_rows(evaluation: &Evaluation<'_>) {
-    let questions = evaluation.questions();
+pub fn name_odd_rows(questions: &Questions) {
     for note in &questions.notes {
         eprintln!("{note}");
     }

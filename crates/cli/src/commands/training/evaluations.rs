@@ -1,0 +1,170 @@
+//! `--eval_config`: evaluations of the policy as `eval` makes them, one folder and some figures each.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base::config::{DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, read_evaluations};
+use base::run_folder::ResultFolder;
+use data::Processor;
+use engine::EngineError;
+use eval::{EvalError, Evaluation, Summary};
+use models::read_family;
+use train::{Figures, PolicyAt};
+
+use crate::commands::eval::{Answers, name_odd_rows, page};
+use crate::model::Choice;
+
+/// Between two lines on how far an evaluation is, where there is no terminal.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What the commands that train have in common.
+pub struct Run<'a> {
+    /// Name of the run.
+    pub name: Option<&'a str>,
+    /// The model that it starts from.
+    pub model: &'a str,
+    output_dir: &'a str,
+    eval_config: Option<&'a str>,
+    /// What an evaluation has from the run.
+    settings: EvalConfig,
+}
+
+macro_rules! run_of {
+    ($config:ident) => {
+        Run {
+            name: $config.run_name.as_deref(),
+            model: &$config.model_name_or_path,
+            output_dir: &$config.output_dir,
+            eval_config: $config.eval_config.as_deref(),
+            settings: EvalConfig {
+                model: Some($config.model_name_or_path.clone()),
+                output_dir: Some($config.output_dir.clone()),
+                dtype: match $config.bf16 {
+                    true => DType::BFloat16,
+                    false => DType::Float32,
+                },
+                image_processor: $config.image_processor,
+                max_pixels: Some($config.max_pixels),
+                min_pixels: Some($config.min_pixels),
+                device: $config.device.clone(),
+                num_threads: $config.num_threads,
+                ..EvalConfig::default()
+            },
+        }
+    };
+}
+
+impl<'a> From<&'a GrpoConfig> for Run<'a> {
+    fn from(config: &'a GrpoConfig) -> Self {
+        run_of!(config)
+    }
+}
+
+impl<'a> From<&'a SftConfig> for Run<'a> {
+    fn from(config: &'a SftConfig) -> Self {
+        run_of!(config)
+    }
+}
+
+impl Run<'_> {
+    /// The evaluations that the run asks for.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that asks for what makes no sense.
+    pub fn read_evaluations(&self) -> Result<Vec<NamedEvaluation>> {
+        let Some(path) = self.eval_config.map(Path::new) else {
+            return Ok(Vec::new());
+        };
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("{}", path.display()))?;
+        Ok(read_evaluations(path, &text, &self.settings)?)
+    }
+}
+
+/// Evaluations that are set up: their questions are read, their rewards started.
+pub struct Evaluations {
+    list: Vec<(NamedEvaluation, Evaluation)>,
+    output_dir: String,
+}
+
+impl Evaluations {
+    /// Sets them up for the model of `folder`.
+    ///
+    /// # Errors
+    /// Settings and files that cannot be used.
+    pub fn open(run: &Run<'_>, folder: &Path) -> Result<Self> {
+        let set_up = |named: NamedEvaluation| -> Result<_> {
+            let place = || format!("evaluation `{}`", named.name);
+            let evaluation = Self::set_up(run, folder, &named.config).with_context(place)?;
+            let questions = evaluation.questions();
+            eprintln!("{}: {} questions", place(), questions.rows.len());
+            name_odd_rows(questions);
+            Ok((named, evaluation))
+        };
+        let list = run.read_evaluations()?.into_iter().map(set_up);
+        Ok(Self {
+            list: list.collect::<Result<_>>()?,
+            output_dir: run.output_dir.to_owned(),
+        })
+    }
+
+    fn set_up(run: &Run<'_>, folder: &Path, config: &EvalConfig) -> Result<Evaluation> {
+        let processor = Processor::from_dir(folder, &Choice::from(config).processor)?;
+        let family = read_family(folder)?.parse()?;
+        // Where `grpo` keeps the replies of its own judge.
+        let output_dir = Path::new(run.output_dir);
+        Ok(Evaluation::new(
+            config,
+            output_dir,
+            Arc::new(processor),
+            family,
+        )?)
+    }
+
+    /// Evaluates the policy; `None` where the run is to end.
+    ///
+    /// # Errors
+    /// A reward that fails, a figure without a value, a full disk.
+    pub fn run(&mut self, policy: &PolicyAt<'_>) -> Result<Option<Figures>> {
+        let mut figures = Figures::new();
+        let model = format!("{} after step {}", self.output_dir, policy.step);
+        for (named, evaluation) in &mut self.list {
+            evaluation.label(model.clone(), &policy.name.join(&named.name));
+            let summary = run_one(named, evaluation, policy);
+            match summary.with_context(|| format!("evaluation `{}`", named.name))? {
+                Some(summary) => figures.extend(
+                    summary
+                        .points()
+                        .into_iter()
+                        .map(|(figure, value)| (format!("{}/{figure}", named.name), value)),
+                ),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(figures))
+    }
+}
+
+fn run_one(
+    named: &NamedEvaluation,
+    evaluation: &Evaluation,
+    policy: &PolicyAt<'_>,
+) -> Result<Option<Summary>> {
+    let folder = ResultFolder::open(policy.folder.join(&named.name))?;
+    let mut store = evaluation.open(&folder)?;
+    let label = format!("step {}, {}: ", policy.step, named.name);
+    let mut progress = Answers::new(store.len(), label, PAUSE);
+    let stop = || policy.stop.is_raised();
+    let answered = evaluation.answer(policy.model, &folder, &mut store, &mut progress, &stop);
+    progress.finish();
+    match answered {
+        Err(EvalError::Engine(EngineError::Cancelled { .. })) => return Ok(None),
+        answered => answered?,
+    }
+    let (results, summary) = evaluation.finish(&folder, &store)?;
+    let page = folder.path().join(page::REPORT);
+    page::write(&page, &results, &summary, named.config.html_rows)?;
+    Ok(Some(summary))
+}

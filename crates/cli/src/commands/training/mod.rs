@@ -1,0 +1,105 @@
+//! `grpo` and `sft`: a model by name, a bar, evaluations on the way, a flag that signals raise, and the trainer.
+
+mod evaluations;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use base::config::{GrpoConfig, SftConfig};
+use base::run_folder::StopFlag;
+use serde_json::{Map, Value};
+use train::{
+    EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, train_grpo, train_sft,
+};
+
+use crate::progress::Progress;
+use crate::{hub, signals};
+use evaluations::{Evaluations, Run};
+
+/// Trains by GRPO.
+///
+/// # Errors
+/// What the trainer refuses; a run that was asked to stop early.
+pub fn grpo(config: &GrpoConfig) -> Result<()> {
+    run(&config.into(), |folder, observer, stop| {
+        train_grpo(config, folder, observer, stop)
+    })
+}
+
+/// Trains on the true answers.
+///
+/// # Errors
+/// As [`grpo`].
+pub fn sft(config: &SftConfig) -> Result<()> {
+    run(&config.into(), |folder, observer, stop| {
+        train_sft(config, folder, observer, stop)
+    })
+}
+
+/// Reads what a run of `grpo` reads beside its own settings.
+///
+/// # Errors
+/// A file of evaluations that cannot be used.
+pub fn check_grpo(config: &GrpoConfig) -> Result<()> {
+    Run::from(config).read_evaluations().map(|_| ())
+}
+
+/// As [`check_grpo`], for `sft`.
+///
+/// # Errors
+/// As [`check_grpo`].
+pub fn check_sft(config: &SftConfig) -> Result<()> {
+    Run::from(config).read_evaluations().map(|_| ())
+}
+
+type Outcomes = Result<Outcome, TrainError>;
+
+fn run(
+    run: &Run<'_>,
+    train: impl FnOnce(&Path, &mut dyn Observer, &StopFlag) -> Outcomes,
+) -> Result<()> {
+    if let Some(name) = run.name {
+        eprintln!("run `{name}`");
+    }
+    let stop = signals::stop_flag()?;
+    let folder = hub::model_folder(run.model)?;
+    let mut watcher = Watcher {
+        evaluations: Evaluations::open(run, &folder)?,
+        progress: Progress::new(),
+    };
+    let outcome = train(&folder, &mut watcher, &stop);
+    watcher.progress.finish();
+    let outcome = outcome?;
+    let checkpoint = outcome.checkpoint.map(|path| path.display().to_string());
+    if !outcome.finished {
+        bail!(
+            "stopped after step {}\nhint: the same command goes on from there",
+            outcome.steps
+        );
+    }
+    if let Some(checkpoint) = checkpoint {
+        println!("{checkpoint}");
+    }
+    Ok(())
+}
+
+/// Shows a run, and evaluates its policy.
+struct Watcher {
+    progress: Progress,
+    evaluations: Evaluations,
+}
+
+impl Observer for Watcher {
+    fn on_step(&mut self, step: u64, total_steps: u64, metrics: &Map<String, Value>) {
+        self.progress.on_step(step, total_steps, metrics);
+    }
+
+    fn on_message(&mut self, message: &str) {
+        self.progress.on_message(message);
+    }
+
+    fn evaluate(&mut self, policy: &PolicyAt<'_>) -> Result<Option<Figures>, EvaluationError> {
+        let evaluations = &mut self.evaluations;
+        Ok(self.progress.suspend(|| evaluations.run(policy))?)
+    }
+}

@@ -1,0 +1,139 @@
+//! Evaluations during a run: held-out rows, and whatever the observer measures.
+//!
+//! A step that is to be evaluated is logged once its figures are there. Until then its metrics wait, in a checkpoint too:
+//! an evaluation that was broken off is made up for before the next step.
+
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::observer::PolicyAt;
+use crate::session::Session;
+use crate::{TrainError, out_of_memory};
+
+/// Figures that are named in a message.
+const MAX_SAID: usize = 8;
+
+impl Session<'_> {
+    /// Whether an evaluation is due after the steps that are done.
+    pub fn evaluation_is_due(&self) -> bool {
+        let last = self.step == self.schedule.total_steps;
+        match self.step {
+            0 => self.settings.eval_on_start,
+            step => self
+                .settings
+                .eval_steps
+                .is_some_and(|every| step.is_multiple_of(every) || last),
+        }
+    }
+
+    /// Evaluates where that is due, and logs the step that waits for it. `held_out` scores the rows that were held out.
+    ///
+    /// # Errors
+    /// What `held_out` and the observer say, and a figure that is not finite: with a checkpoint, so that nothing is lost.
+    pub fn evaluate(
+        &mut self,
+        held_out: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
+    ) -> Result<(), TrainError> {
+        let Some(mut metrics) = self.waiting.take() else {
+            return Ok(());
+        };
+        // Another process may have begun the step with other settings.
+        if !self.evaluation_is_due() {
+            return self.publish(&metrics);
+        }
+        let start = Instant::now();
+        let failed = match self.figures(held_out) {
+            Ok(figures) => {
+                self.tell_figures(&figures)?;
+                metrics.extend(figures);
+                book(&mut metrics, start.elapsed().as_secs_f64());
+                // The next step is not to answer for the time and memory of this.
+                self.clock.restart();
+                torch::reset_peak_live_bytes(self.model.compute().1);
+                self.publish(&metrics)?;
+                // A signal that came too late to break it off.
+                return if self.stop.is_raised() {
+                    self.keep()
+                } else {
+                    Ok(())
+                };
+            }
+            Err(TrainError::Stopped) => None,
+            Err(error) => Some(error),
+        };
+        self.waiting = Some(metrics);
+        match (failed, self.keep()) {
+            (None, kept) => kept,
+            (Some(error), Ok(())) => Err(error),
+            (Some(error), Err(other)) => {
+                self.say(&format!("no checkpoint: {other}"))?;
+                Err(error)
+            }
+        }
+    }
+
+    fn figures(
+        &mut self,
+        held_out: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
+    ) -> Result<Map<String, Value>, TrainError> {
+        if self.stop.is_raised() {
+            return Err(TrainError::Stopped);
+        }
+        let device = self.model.compute().1;
+        let mut figures = out_of_memory::step(device, || held_out(self))?;
+        let pending = self.run.begin_evaluation(self.step)?;
+        let policy = PolicyAt {
+            model: self.model.as_ref(),
+            step: self.step,
+            folder: pending.path(),
+            name: pending.name(),
+            stop: &self.stop,
+        };
+        let (step, observer) = (self.step, &mut self.observer);
+        let measured = out_of_memory::step(device, || {
+            observer
+                .evaluate(&policy)
+                .map_err(|source| TrainError::Evaluation { step, source })
+        })?;
+        let measured = measured.ok_or(TrainError::Stopped)?;
+        for (name, value) in &measured {
+            if !value.is_finite() {
+                let (name, value) = (name.clone(), *value);
+                return Err(TrainError::Figure { step, name, value });
+            }
+            figures.insert(format!("eval/{name}"), json!(value));
+        }
+        if !measured.is_empty() {
+            pending.commit()?;
+        }
+        Ok(figures)
+    }
+
+    fn tell_figures(&mut self, figures: &Map<String, Value>) -> Result<(), TrainError> {
+        if figures.is_empty() {
+            return Ok(());
+        }
+        let said = figures.iter().take(MAX_SAID).filter_map(|(name, value)| {
+            let name = name.strip_prefix("eval/").unwrap_or(name);
+            Some(format!("{name} {:.4}", value.as_f64()?))
+        });
+        let said = said.collect::<Vec<_>>().join(", ");
+        let more = figures.len().saturating_sub(MAX_SAID);
+        let more = match more {
+            0 => String::new(),
+            more => format!(", and {more} more in metrics.jsonl"),
+        };
+        self.say(&format!("evaluated after step {}: {said}{more}", self.step))
+    }
+}
+
+/// Adds the time of the evaluation to that of the step.
+fn book(metrics: &mut Map<String, Value>, secs: f64) {
+    let all = metrics.entry("secs").or_insert_with(|| json!({}));
+    if let Value::Object(all) = all {
+        let total = all.get("total").and_then(Value::as_f64).unwrap_or_default();
+        all.insert("evaluation".into(), json!(secs));
+        all.insert("total".into(), json!(total + secs));
+    }
+}

@@ -1,0 +1,73 @@
+//! Rows that were held out, scored by the rewards of the run.
+
+use base::DrawKey;
+use base::config::GrpoConfig;
+use data::{ImageCache, load_prompt};
+use engine::SamplingParams;
+use rewards::RewardSet;
+use serde_json::{Map, Value};
+
+use crate::TrainError;
+use crate::rollout::{self, Sampling, Scoring};
+use crate::session::{Dataset, Session};
+use crate::trainer::bad_row;
+
+/// Greedy answers to the held-out rows, scored; nothing where there are none.
+///
+/// # Errors
+/// [`TrainError::Stopped`] where the run is to end.
+pub(crate) fn score(
+    session: &Session<'_>,
+    dataset: &Dataset,
+    rewards: &RewardSet,
+    config: &GrpoConfig,
+    sampling: &SamplingParams,
+) -> Result<Map<String, Value>, TrainError> {
+    if dataset.validation.is_empty() {
+        return Ok(Map::new());
+    }
+    let cache = ImageCache::new(0);
+    let greedy = SamplingParams {
+        temperature: 0.0,
+        ..sampling.clone()
+    };
+    let sampling = Sampling {
+        params: &greedy,
+        max_concurrent: config.max_concurrent_completions,
+        num_completions: 1,
+        share_prompt: true,
+        key: DrawKey {
+            seed: config.seed,
+            step: 0,
+            prompt: 0,
+            completion: 0,
+        },
+    };
+    let stop = || session.stop.is_raised();
+    let mut groups = Vec::with_capacity(dataset.validation.len());
+    // No more pictures in memory than answers in the batch.
+    for samples in dataset.validation.chunks(sampling.max_concurrent) {
+        let mut prompts = Vec::with_capacity(samples.len());
+        for (index, sample) in samples.iter().enumerate() {
+            let template = &session.settings.template;
+            let prompt = load_prompt(sample, &dataset.processor, template, &cache)
+                .map_err(|cause| bad_row(sample, cause))?;
+            prompts.push((index, prompt));
+        }
+        let scoring = Scoring {
+            rewards,
+            samples,
+            processor: &dataset.processor,
+            step: session.step,
+        };
+        let model = session.model.as_ref();
+        let rollout = rollout::roll_out(model, &sampling, &scoring, prompts, &stop)?;
+        groups.extend(rollout.groups);
+    }
+    let mut scores = rollout::reward_metrics(&groups, rewards);
+    scores.remove("reward_std");
+    let named = scores.into_iter();
+    Ok(named
+        .map(|(name, value)| (format!("eval/{name}"), value))
+        .collect())
+}

@@ -4,12 +4,24 @@
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 
 #include "../guarded.h"
 
 namespace {
+
+// One for each device: what libtorch keeps for a stream it keeps for good.
+c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
+  static std::mutex mutex;
+  static std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto known = streams.find(device);
+  if (known != streams.end()) return known->second;
+  return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
+}
 
 // The memory that captures share, and the stream that they are taken on.
 struct Pool {
@@ -28,9 +40,8 @@ void wait(c10::DeviceIndex device) {
 int make_pool(int device, Pool **pool, char *error, size_t capacity) {
   *pool = nullptr;
   return guarded(error, capacity, [&] {
-    const auto index = static_cast<c10::DeviceIndex>(device);
-    *pool = new Pool{c10::cuda::getStreamFromPool(/*isHighPriority=*/false, index),
-                     at::cuda::graph_pool_handle(), std::nullopt};
+    *pool = new Pool{side_stream(static_cast<c10::DeviceIndex>(device)), at::cuda::graph_pool_handle(),
+                     std::nullopt};
   });
 }
 

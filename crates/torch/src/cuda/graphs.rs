@@ -102,8 +102,9 @@ fn file_in_memory(content: &[u8]) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// A side stream of one GPU to record on, and memory that the graphs recorded there share: their results must be read, or copied
-/// elsewhere by the work itself, before another of them is replayed. One thread's affair.
+/// The side stream of one GPU to record on, and memory that the graphs of this pool share: their results must be read, or copied
+/// elsewhere by the work itself, before another of them is replayed. Once the last of them is gone the memory is libtorch's again, and
+/// further ones need a new pool. One thread's affair.
 #[derive(Debug)]
 pub struct GraphPool {
     inner: Rc<Inner>,
@@ -113,6 +114,7 @@ pub struct GraphPool {
 struct Inner {
     functions: &'static Functions,
     pool: *mut c_void,
+    index: c_int,
 }
 
 /// Recorded work.
@@ -141,8 +143,16 @@ impl GraphPool {
         let mut pool = null_mut();
         // SAFETY: a place for the handle, and for the message.
         call(|error, capacity| unsafe { (functions.pool)(index, &mut pool, error, capacity) })?;
-        let inner = Rc::new(Inner { functions, pool });
+        let inner = Rc::new(Inner { functions, pool, index });
         Ok(GraphPool { inner })
+    }
+
+    /// A new one on the same GPU.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub fn renew(&self) -> Result<Self, TorchError> {
+        Self::of_index(self.inner.index)
     }
 
     /// Does `work` on the side stream. What libtorch keeps for each stream is there afterwards, so that a recording need not make it.

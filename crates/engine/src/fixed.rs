@@ -3,7 +3,7 @@
 
 use models::VisionLanguageModel;
 use tch::{Device, Kind, Tensor};
-use torch::{GraphPool, Reading};
+use torch::{GraphPool, Reading, check_graphs};
 
 use crate::EngineError;
 use crate::cache::{KvCache, StepShape, move_rows};
@@ -22,6 +22,20 @@ pub enum Decoding {
     Fixed,
     /// As `Fixed`; each size is recorded once and replayed. GPUs only.
     Graphs,
+}
+
+impl Decoding {
+    /// With graphs or without, as a user asks for it.
+    ///
+    /// # Errors
+    /// Graphs where `device` is no GPU or CUDA's libraries do not fit.
+    pub fn new(cuda_graphs: bool, device: Device) -> Result<Self, EngineError> {
+        if !cuda_graphs {
+            return Ok(Decoding::Flexible);
+        }
+        check_graphs(device)?;
+        Ok(Decoding::Graphs)
+    }
 }
 
 /// What a step works on.

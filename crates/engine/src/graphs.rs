@@ -6,6 +6,9 @@ use torch::{Graph, GraphPool, TorchError};
 
 use crate::cache::StepShape;
 
+/// Recordings that are kept at most: each takes some megabytes of the device.
+const MOST: usize = 64;
+
 /// What does work at once, records it, and does what was recorded.
 pub(crate) trait Recorder: Sized {
     /// Recorded work.
@@ -41,7 +44,7 @@ impl Recorder for GraphPool {
 }
 
 /// Recordings of steps. A shape is done plainly once, recorded when it comes again, and replayed from then on; all recordings go
-/// when the buffers of the steps went elsewhere.
+/// when the buffers of the steps went elsewhere, and when they are too many.
 #[derive(Debug)]
 pub(crate) struct Recordings<R: Recorder> {
     recorder: R,
@@ -68,13 +71,14 @@ impl<R: Recorder> Recordings<R> {
         relocations: u64,
         work: &mut dyn FnMut(),
     ) -> Result<(), TorchError> {
-        if relocations != self.relocations {
-            if self.known.values().any(Option::is_some) {
-                self.known.clear();
-                self.recorder = self.recorder.renew()?;
-            }
-            self.relocations = relocations;
+        let recorded = self.known.values().flatten().count();
+        let moved = relocations != self.relocations;
+        let is_full = recorded == MOST && matches!(self.known.get(&shape), Some(None));
+        if (moved && recorded > 0) || is_full {
+            self.known.clear();
+            self.recorder = self.recorder.renew()?;
         }
+        self.relocations = relocations;
         match self.known.get(&shape) {
             None => {
                 self.recorder.warm_up(work)?;
@@ -139,15 +143,31 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_shape_is_done_then_recorded_then_replayed_until_buffers_move() {
-        let shape = |columns| StepShape {
+    fn shape(columns: i64) -> StepShape {
+        StepShape {
             slots: 4,
             rows: 1,
             lanes: 4,
             prompt_width: 64,
             columns,
-        };
+        }
+    }
+
+    #[test]
+    fn recordings_do_not_pile_up() {
+        let scribe = Scribe::default();
+        let mut recordings = Recordings::new(scribe.clone());
+        for columns in 0..10 * MOST as i64 {
+            for _ in 0..3 {
+                recordings.run(shape(columns), 1, &mut || ()).unwrap();
+            }
+            assert!(recordings.known.values().flatten().count() <= MOST);
+        }
+        assert_eq!(recordings.recorder.pool, 9);
+    }
+
+    #[test]
+    fn a_shape_is_done_then_recorded_then_replayed_until_buffers_move() {
         let scribe = Scribe::default();
         let mut recordings = Recordings::new(scribe.clone());
         let mut done = 0;

@@ -83,7 +83,7 @@ pub enum TorchError {
     #[error("libtorch: {0}")]
     Libtorch(String),
     /// CUDA graphs that cannot be had here.
-    #[error("CUDA graphs: {0}")]
+    #[error("CUDA graphs: {0}\nhint: --cuda_graphs false decodes without them")]
     Graphs(String),
     /// An unknown or absent device.
     #[error("device `{got}`: {cause}")]

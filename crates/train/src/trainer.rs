@@ -228,6 +228,7 @@ impl Trainer<'_> {
         let sampling = Sampling {
             params: &self.sampling,
             max_concurrent: config.max_concurrent_completions,
+            decoding: session.settings.decoding,
             num_completions: config.num_generations,
             share_prompt: config.share_prompt,
             key: DrawKey {
@@ -434,6 +435,7 @@ impl Trainer<'_> {
                 let sampling = Sampling {
                     params: &greedy,
                     max_concurrent: concurrent,
+                    decoding: session.settings.decoding,
                     num_completions: 1,
                     share_prompt: true,
                     key,

@@ -143,7 +143,11 @@ impl GraphPool {
         let mut pool = null_mut();
         // SAFETY: a place for the handle, and for the message.
         call(|error, capacity| unsafe { (functions.pool)(index, &mut pool, error, capacity) })?;
-        let inner = Rc::new(Inner { functions, pool, index });
+        let inner = Rc::new(Inner {
+            functions,
+            pool,
+            index,
+        });
         Ok(GraphPool { inner })
     }
 
@@ -281,7 +285,10 @@ mod tests {
     #[test]
     fn without_a_gpu_graphs_are_refused_with_what_was_looked_for() {
         let error = check_graphs(Device::Cpu).unwrap_err().to_string();
-        assert_eq!(error, "CUDA graphs: expected a GPU, got Cpu");
+        assert_eq!(
+            error,
+            "CUDA graphs: expected a GPU, got Cpu\nhint: --cuda_graphs false decodes without them"
+        );
         if !is_loaded("libtorch_cuda.so") {
             let error = check_graphs(Device::Cuda(0)).unwrap_err().to_string();
             assert!(error.starts_with("CUDA graphs: `"), "{error}");

@@ -1,10 +1,10 @@
 """GRPO steps of Qwen2.5-VL-3B and -7B shapes on a GPU, against what the card can do. Called by benchmarks/gpu.sh.
 
-    benchmarks/gpu.sh [--binary vlm-r1] [--case 3b-640 3b-1280 7b-640 7b-1280] [--peer] [--results FOLDER]
+    benchmarks/gpu.sh [--binary vlm-r1] [--case 3b-640 3b-640-graphs 3b-1280 7b-640 7b-640-graphs 7b-1280] [--peer] [--results FOLDER]
     benchmarks/gpu.sh --smoke        # all of it on the CPU with a tiny model
 
 Random weights in bf16, 8 prompts with a picture each, G 8, exactly 256 tokens an answer. The 3B model is trained whole, with a reference; the 7B model by
-adapters, as its moments do not fit one card. Each case has a time limit of its own, and its record is in FOLDER/gpu.json as soon as it ended; FOLDER/gpu.md
+adapters, as its moments do not fit one card; cases named graphs decode with --cuda_graphs true. Each case has a time limit of its own, and its record is in FOLDER/gpu.json as soon as it ended; FOLDER/gpu.md
 shows all records there, so cases may come from several calls.
 """
 
@@ -71,6 +71,8 @@ class Case:
     image_size: tuple[int, int]
     # Adapters over the text model, the tower frozen; else all weights, with a reference.
     adapters: bool = False
+    # Decoding steps are recorded by the card and replayed.
+    graphs: bool = False
     prompts: int = 8
     generations: int = 8
     completion_tokens: int = 256
@@ -83,23 +85,28 @@ class Case:
         return Work(self.prompts, self.generations, size.image_tokens + TEXT_TOKENS, self.completion_tokens, image_size=self.image_size)
 
     def options(self, device: str) -> dict:
+        graphs = {"cuda_graphs": True} if self.graphs else {}
         lora = {"use_peft": True, "lora_r": LORA_R, "lora_alpha": 2 * LORA_R} if self.adapters else {}
         return {
             "device": device, "per_device_train_batch_size": self.groups_per_pass * self.generations,
             "gradient_accumulation_steps": self.prompts // self.groups_per_pass, "max_concurrent_completions": self.work.completions,
-            "dataloader_num_workers": 4, **lora,
+            "dataloader_num_workers": 4, **lora, **graphs,
         }  # fmt: skip
 
 
 CASES = {
     "3b-640": Case("3b", (640, 480)),
+    "3b-640-graphs": Case("3b", (640, 480), graphs=True),
     "3b-1280": Case("3b", (1280, 960)),
     "7b-640": Case("7b", (640, 480), adapters=True),
+    "7b-640-graphs": Case("7b", (640, 480), adapters=True, graphs=True),
     "7b-1280": Case("7b", (1280, 960), adapters=True),
 }
 SMOKE = {
     "tiny-112": Case("tiny", (112, 84), prompts=2, generations=4, completion_tokens=16),
     "tiny-112-adapters": Case("tiny", (112, 84), adapters=True, prompts=2, generations=4, completion_tokens=16),
+    # Not on the CPU.
+    "tiny-112-graphs": Case("tiny", (112, 84), graphs=True, prompts=2, generations=4, completion_tokens=16),
 }
 
 
@@ -138,6 +145,8 @@ def prepare(args, case: Case) -> None:
 def run_peer(args, case: Case) -> dict:
     """A step by transformers on the same prompts, or why there is none."""
     needed = ["torch", "transformers", "PIL", "torchvision"] + ["peft"] * case.adapters
+    if case.graphs:
+        return {"not_run": "beside the case without graphs"}
     missing = [package for package in needed if not has(package)]
     if not args.peer or missing:
         return {"not_run": f"no {', '.join(missing)}" if args.peer else "without --peer"}
@@ -295,7 +304,7 @@ def check_smoke(records: dict) -> None:
 def run(args) -> None:
     args.binary = common.find_binary(args.binary)
     known = SMOKE if args.smoke else CASES
-    names = args.case or list(known)
+    names = args.case or [name for name in known if not known[name].graphs or args.device.startswith("cuda")]
     if unknown := [name for name in names if name not in known]:
         raise Failure(f"--case: got {', '.join(unknown)}, expected some of {', '.join(known)}")
     args.data.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 const SOURCES: [&str; 3] = ["src/ops.cpp", "src/memory.cpp", "src/cpu/fused.cpp"];
 const KERNELS: &str = "src/cpu/kernels.cpp";
+const GRAPHS: &str = "src/cuda/graphs.cpp";
+/// What libtorch's headers need of CUDA's.
+const CUDA_HEADERS: &str = "src/cuda/include";
 const HEADERS: [&str; 2] = ["src/guarded.h", "src/cpu/kernels.h"];
 /// The instruction sets that the kernels are compiled for, as `kernels.h` names them.
 const BASELINE: (&str, &[&str]) = ("kernels_baseline", &[]);
@@ -35,7 +38,11 @@ const X86_SETS: [(&str, &[&str]); 3] = [
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    for source in SOURCES.into_iter().chain(HEADERS).chain([KERNELS]) {
+    for source in SOURCES
+        .into_iter()
+        .chain(HEADERS)
+        .chain([KERNELS, GRAPHS, CUDA_HEADERS])
+    {
         println!("cargo:rerun-if-changed={source}");
     }
     let root = env::var("LIBTORCH").map(PathBuf::from).unwrap_or_default();
@@ -46,6 +53,7 @@ fn main() {
         root.display()
     );
     compile(&root);
+    build_graphs(&root);
     // `DEP_VLM_R1_TORCH_LIB` in the build scripts of direct dependents.
     println!("cargo:lib={}", root.join("lib").display());
     link_arguments(&root.join("lib"));
@@ -87,6 +95,30 @@ fn compile(root: &Path) {
         root.join("lib").display()
     );
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
+}
+
+/// A library of its own with names that only `libtorch_cuda.so` has; the crate carries it in itself.
+fn build_graphs(root: &Path) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
+    let library = out.join("libvlm_r1_graphs.so");
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").warnings(false).pic(true);
+    for folder in [
+        Path::new(CUDA_HEADERS),
+        &root.join("include"),
+        &root.join("include/torch/csrc/api/include"),
+    ] {
+        build.include(folder);
+    }
+    let status = build
+        .get_compiler()
+        .to_command()
+        .args(["-shared", "-s", GRAPHS, "-o"])
+        .arg(&library)
+        .status()
+        .expect("the C++ compiler starts");
+    assert!(status.success(), "cannot compile `{GRAPHS}`");
+    println!("cargo:rustc-env=VLM_R1_GRAPHS={}", library.display());
 }
 
 fn link_arguments(lib: &Path) {

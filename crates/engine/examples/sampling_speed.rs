@@ -1,5 +1,5 @@
 //! Tokens a second of the sampler on a model folder, text prompts:
-//! `cargo run --release -p engine --example sampling_speed -- DIR [prompts] [group_size] [prompt_tokens] [new_tokens] [max_concurrent] [float32|bfloat16]`.
+//! `cargo run --release -p engine --example sampling_speed -- DIR [prompts] [group_size] [prompt_tokens] [new_tokens] [max_concurrent] [float32|bfloat16] [flexible|fixed|graphs]`.
 //!
 //! Every answer has `new_tokens` tokens, so that the work is the same whatever the weights.
 
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use base::{DrawKey, Prompt};
-use engine::{Request, Sampler, SamplingParams};
+use engine::{Decoding, Request, Sampler, SamplingParams};
 use models::checkpoint::parse_kind;
 use models::{LoadOptions, TrainedParts, load_model};
 use tch::{Device, Kind};
@@ -27,6 +27,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .get(6)
         .and_then(|name| parse_kind(name))
         .unwrap_or(Kind::Float);
+    let decoding = match arguments.get(7).map(String::as_str) {
+        None | Some("flexible") => Decoding::Flexible,
+        Some("fixed") => Decoding::Fixed,
+        Some("graphs") => Decoding::Graphs,
+        Some(other) => {
+            return Err(format!("expected flexible, fixed or graphs, got {other}").into());
+        }
+    };
+    torch::load_cuda();
     let options = LoadOptions {
         kind,
         device: Device::cuda_if_available(),
@@ -58,7 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         max_new_tokens: new_tokens,
         ..Default::default()
     };
-    let sampler = Sampler::new(model.as_ref(), params, max_concurrent)?;
+    let sampler = Sampler::new(model.as_ref(), params, max_concurrent)?.with_decoding(decoding)?;
     for _ in 0..3 {
         let start = Instant::now();
         let got = sampler.generate(&requests, &mut |_, _, _| {}, &|| false)?;

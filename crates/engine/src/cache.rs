@@ -6,10 +6,15 @@
 //! is exact: `softmax([a, b]) = [w softmax(a), (1 - w) softmax(b)]`, `w = sigmoid(lse(a) - lse(b))`.
 //! On the CPU one loop of our own does all of it, over both at once.
 
+mod fixed;
+
 use models::model::TextShape;
 use models::{Attend, Layout, PackedAttention};
 use tch::{Device, Kind, Tensor};
 use torch::{DecodeKeys, decode_attention};
+
+use fixed::Seats;
+pub use fixed::StepShape;
 
 use crate::schedule::{Lanes, Moves};
 
@@ -51,10 +56,10 @@ impl Blocks {
         if self.transposed && side == 0 { 3 } else { 2 }
     }
 
-    /// Makes room, keeping what is there. New room holds zeros: what masks hide must be finite.
-    fn reserve(&mut self, rows: i64, width: i64) {
+    /// Makes room, keeping what is there, and says whether that took new buffers. New room holds zeros: what masks hide must be finite.
+    fn reserve(&mut self, rows: i64, width: i64) -> bool {
         if rows <= self.rows && width <= self.width {
-            return;
+            return false;
         }
         let (rows, width) = (rows.max(self.rows), width.max(self.width));
         let dims = [self.width_dim(0), self.width_dim(1)];
@@ -71,6 +76,7 @@ impl Blocks {
             }
         }
         (self.rows, self.width) = (rows, width);
+        true
     }
 
     /// Keys and values of a layer, the first `rows` and `width`, `[rows, kv_heads, width, head_dim]`.
@@ -127,6 +133,10 @@ pub struct KvCache {
     seating: Seating,
     /// Whether decoding attends by one loop of our own ([`decode_attention`]) or by libtorch's operations.
     fused: bool,
+    /// For steps of fixed shapes.
+    seats: Option<Seats>,
+    /// How often buffers were replaced.
+    relocations: u64,
 }
 
 /// What depends on who is in the batch, not on the step.
@@ -170,7 +180,14 @@ impl KvCache {
             first_lines: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
             seating: Seating::default(),
             fused: device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16),
+            seats: None,
+            relocations: 0,
         }
+    }
+
+    /// How often keys, values or seats went to new buffers: what remembers their places is void after a change.
+    pub fn relocations(&self) -> u64 {
+        self.relocations
     }
 
     /// What stores the prompts of `layout` in the rows from `first_row` on while they are computed.
@@ -182,7 +199,6 @@ impl KvCache {
     ) -> Prefill<'a> {
         let rows = layout.segments.len();
         let width = layout.segments.iter().map(|s| s.len).max().unwrap_or(0);
-        let room_width = width.next_multiple_of(PROMPT_STEP) as i64;
         let mut tokens = vec![0i64; rows * width];
         for (row, segment) in layout.segments.iter().enumerate() {
             for column in 0..segment.len {
@@ -196,7 +212,7 @@ impl KvCache {
         } else {
             needed
         };
-        self.prompts.reserve(room, room_width);
+        self.reserve_prompts(room, width as i64);
         let tokens = Tensor::from_slice(&tokens).to_device(self.device);
         Prefill {
             cache: self,
@@ -206,6 +222,12 @@ impl KvCache {
             rows: rows as i64,
             width: width as i64,
         }
+    }
+
+    /// Makes room for `rows` prompts of `width` tokens.
+    pub fn reserve_prompts(&mut self, rows: i64, width: i64) {
+        let width = (width as usize).next_multiple_of(PROMPT_STEP) as i64;
+        self.relocations += u64::from(self.prompts.reserve(rows, width));
     }
 
     /// Makes room for `slots` answers of `columns` tokens.
@@ -222,7 +244,7 @@ impl KvCache {
         } else {
             self.answers.width
         };
-        self.answers.reserve(slots, width);
+        self.relocations += u64::from(self.answers.reserve(slots, width));
         let blocks = self.answers.rows * self.shape.num_kv_heads;
         let lines = Tensor::arange(blocks, (Kind::Int64, self.device)) * self.answers.width;
         self.first_lines = lines.view([self.answers.rows, self.shape.num_kv_heads]);
@@ -282,6 +304,7 @@ impl KvCache {
                 lines,
                 mask,
             },
+            own_seating: None,
         }
     }
 }
@@ -328,11 +351,13 @@ impl Attend for Prefill<'_> {
 pub struct Decode<'a> {
     cache: &'a mut KvCache,
     step: Step,
+    /// In place of the cache's.
+    own_seating: Option<Seating>,
 }
 
 impl Attend for Decode<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-        if let Some([rows, prompt_lens]) = &self.cache.seating.prompt_of_slot {
+        if let Some([rows, prompt_lens]) = &self.seating().prompt_of_slot {
             let [prompt_keys, prompt_values] = &self.cache.prompts.layers[layer];
             let [answer_keys, answer_values] = &self.cache.answers.layers[layer];
             let keys = DecodeKeys {
@@ -356,6 +381,10 @@ impl Attend for Decode<'_> {
 }
 
 impl Decode<'_> {
+    fn seating(&self) -> &Seating {
+        self.own_seating.as_ref().unwrap_or(&self.cache.seating)
+    }
+
     fn store(&mut self, layer: usize, k: &Tensor, v: &Tensor) {
         let lines = self.step.lines.as_ref().expect("made where it is needed");
         let head_dim = self.cache.shape.head_dim;
@@ -397,7 +426,7 @@ impl Decode<'_> {
             head_dim,
             ..
         } = self.cache.shape;
-        let seating = &self.cache.seating;
+        let seating = self.seating();
         let (rows, lanes, repeats) = (seating.rows, seating.lanes, num_heads / num_kv_heads);
         let [k, v] = self.cache.prompts.front(layer, rows, seating.prompt_width);
         let cells = pick(q, seating.slot_of_cell.as_ref());

@@ -95,18 +95,29 @@ impl Chooser {
     /// # Panics
     /// Where shapes disagree.
     pub fn choose(&self, rows: &Rows<'_>) -> Vec<Choice> {
-        let table = if self.fused && self.filters_nothing(rows) && fuses(rows.logits) {
-            choose_tokens(&TokenChoice {
-                logits: rows.logits,
-                banned: [&self.forbidden, &self.forbidden_or_ends],
-                unfinished: rows.unfinished.as_ref(),
-                draws: (!self.params.greedy()).then_some(rows.draws),
-                scale: 1.0 / self.temperature(),
-            })
-            .expect("masks as long as the vocabulary")
-        } else {
-            self.table(rows).to_device(Device::Cpu)
-        };
+        self.choices(&self.table(rows).to_device(Device::Cpu))
+    }
+
+    /// What [`Chooser::choices`] reads, left on the device: `[n, 5]` in f64, the ids first. It waits for nothing and brings nothing from the host.
+    ///
+    /// # Panics
+    /// Where shapes disagree.
+    pub fn table(&self, rows: &Rows<'_>) -> Tensor {
+        if !(self.fused && self.filters_nothing(rows) && fuses(rows.logits)) {
+            return self.table_by_libtorch(rows);
+        }
+        choose_tokens(&TokenChoice {
+            logits: rows.logits,
+            banned: [&self.forbidden, &self.forbidden_or_ends],
+            unfinished: rows.unfinished.as_ref(),
+            draws: (!self.params.greedy()).then_some(rows.draws),
+            scale: 1.0 / self.temperature(),
+        })
+        .expect("masks as long as the vocabulary")
+    }
+
+    /// The choices of a table on the host.
+    pub fn choices(&self, table: &Tensor) -> Vec<Choice> {
         let mut values = vec![0f64; table.numel()];
         table.copy_data(&mut values, table.numel());
         values.chunks_exact(5).map(|row| self.read(row)).collect()
@@ -124,7 +135,7 @@ impl Chooser {
     }
 
     /// `[n, 5]` in f64: id, log-probability, low, high, near a filter's cut.
-    fn table(&self, rows: &Rows<'_>) -> Tensor {
+    fn table_by_libtorch(&self, rows: &Rows<'_>) -> Tensor {
         let logits = rows.logits.to_kind(Kind::Float);
         let logprobs = self.tempered(&logits).log_softmax(-1, Kind::Float);
         let mut scores = match &rows.seen {

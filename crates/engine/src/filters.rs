@@ -30,7 +30,8 @@ pub fn top_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
     note_close(
         near_cut,
         &cumulative,
-        &(Tensor::from(1.0 - p).to_device(scores.device())),
+        // A number of the host goes along with the operation.
+        &Tensor::from(1.0 - p),
         &probabilities,
     );
     let dropped = cumulative.le(1.0 - p);

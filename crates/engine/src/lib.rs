@@ -11,12 +11,16 @@
 pub mod cache;
 pub mod choose;
 mod filters;
+mod fixed;
+mod graphs;
 pub mod naive;
 pub mod params;
 pub mod request;
+mod run;
 pub mod sampler;
 pub mod schedule;
 
+pub use fixed::Decoding;
 pub use naive::naive_completion;
 pub use params::SamplingParams;
 pub use request::{Generation, Request, SampleStats};
@@ -104,4 +108,7 @@ pub enum EngineError {
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),
+    /// Graphs that cannot be recorded here, and what the device failed in.
+    #[error(transparent)]
+    Torch(#[from] torch::TorchError),
 }

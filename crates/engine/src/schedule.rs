@@ -100,6 +100,16 @@ pub fn compact<T>(items: &mut Vec<T>, leaves: impl Fn(&T) -> bool) -> (Vec<T>, M
     )
 }
 
+/// The lane of each slot: how many slots before it are of the same row.
+pub fn lanes_of(rows: usize, rows_of_slots: &[usize]) -> Vec<usize> {
+    let mut filled = vec![0usize; rows];
+    let lane = |&row: &usize| {
+        filled[row] += 1;
+        filled[row] - 1
+    };
+    rows_of_slots.iter().map(lane).collect()
+}
+
 /// Where the answers of each row lie: a rectangle of rows by lanes, for one product per row.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lanes {
@@ -116,15 +126,8 @@ pub struct Lanes {
 impl Lanes {
     /// For `rows_of_slots[i]`, the row of slot `i`.
     pub fn new(rows: usize, rows_of_slots: &[usize]) -> Self {
-        let mut filled = vec![0usize; rows];
-        let lane: Vec<usize> = rows_of_slots
-            .iter()
-            .map(|&row| {
-                filled[row] += 1;
-                filled[row] - 1
-            })
-            .collect();
-        let width = filled.iter().copied().max().unwrap_or(0);
+        let lane = lanes_of(rows, rows_of_slots);
+        let width = lane.iter().max().map_or(0, |lane| lane + 1);
         let cell_of_slot: Vec<i64> = rows_of_slots
             .iter()
             .zip(&lane)

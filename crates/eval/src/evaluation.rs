@@ -7,7 +7,7 @@ use base::Sample;
 use base::config::{EvalConfig, EvalTask, Extractor, changed_settings, to_yaml};
 use base::run_folder::ResultFolder;
 use data::{Processor, PromptTemplate};
-use engine::{SampleStats, SamplingParams};
+use engine::{Decoding, EngineError, SampleStats, SamplingParams};
 use models::VisionLanguageModel;
 use rewards::Family;
 use serde_json::{Value, json};
@@ -64,6 +64,7 @@ impl Evaluation {
         let questions = Questions::load(config, &processor, &check)?;
         // Found out before a model is loaded.
         template(config, task)?;
+        decoding(config)?;
         Ok(Self {
             config: config.clone(),
             task,
@@ -160,6 +161,7 @@ impl Evaluation {
                 ..SamplingParams::default()
             },
             max_concurrent: config.max_concurrent_completions,
+            decoding: decoding(config)?,
             workers: config.dataloader_num_workers,
             seed: config.seed,
         })
@@ -245,6 +247,11 @@ impl Evaluation {
         results.accuracy = 100.0 * f64::from(right) / all as f64;
         Ok(results)
     }
+}
+
+fn decoding(config: &EvalConfig) -> Result<Decoding, EvalError> {
+    let device = torch::parse_device(&config.device).map_err(EngineError::from)?;
+    Ok(Decoding::new(config.cuda_graphs, device)?)
 }
 
 fn template(config: &EvalConfig, task: EvalTask) -> Result<PromptTemplate, EvalError> {

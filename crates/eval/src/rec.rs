@@ -13,7 +13,7 @@ use base::Sample;
 use base::config::Extractor;
 use data::processor::Processor;
 use data::template::PromptTemplate;
-use engine::SamplingParams;
+use engine::{Decoding, SamplingParams};
 use models::VisionLanguageModel;
 use report::{Interval, mean_interval};
 use rewards::boxes::{BoundingBox, find_baseline, find_thinking, iou_plain, iou_vlm_r1};
@@ -260,6 +260,7 @@ impl RecEvaluator {
                 ..SamplingParams::default()
             },
             max_concurrent: self.options.max_concurrent,
+            decoding: Decoding::default(),
             workers: WORKERS,
             seed: self.options.seed,
         }

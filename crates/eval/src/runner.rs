@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use base::{Completion, DrawKey, FinishReason, Sample};
 use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
-use engine::{EngineError, Request, SampleStats, Sampler, SamplingParams};
+use engine::{Decoding, EngineError, Request, SampleStats, Sampler, SamplingParams};
 use models::VisionLanguageModel;
 use rewards::ImageSizes;
 
@@ -31,6 +31,8 @@ pub struct AskOptions {
     pub sampling: SamplingParams,
     /// Answers sampled at the same time.
     pub max_concurrent: usize,
+    /// How they are decoded.
+    pub decoding: Decoding,
     /// Threads that load images.
     pub workers: usize,
     /// Seed of the draws.
@@ -122,7 +124,8 @@ impl Runner {
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
     ) -> Result<(), EvalError> {
-        let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?;
+        let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?
+            .with_decoding(self.options.decoding)?;
         let order: Vec<usize> = todo.iter().map(|todo| todo.place).collect();
         let options = LoaderOptions {
             workers: self.options.workers,

@@ -9,12 +9,15 @@ use tch::{Cuda, Device};
 
 use crate::TorchError;
 
+pub mod graphs;
+
 const RTLD_NOW: c_int = 2;
 const RTLD_GLOBAL: c_int = 0x100;
 
 unsafe extern "C" {
     fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void;
     fn dlerror() -> *const c_char;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 
 /// Why the CUDA library that lies there could not be loaded; [`parse_device`] says it.
@@ -24,11 +27,11 @@ static FAILURE: OnceLock<String> = OnceLock::new();
 /// register themselves. Must be the first act of `main`: libtorch remembers "no CUDA" for good. A
 /// library that does not load is no failure yet: [`parse_device`] refuses where a GPU is wanted.
 pub fn load_cuda() -> bool {
-    let Some(library) = cuda_library() else {
+    let Some(library) = cuda_place().filter(|place| place.exists()) else {
         return false;
     };
     match open(&library) {
-        Ok(()) => true,
+        Ok(_) => true,
         Err(cause) => {
             let _ = FAILURE.set(format!("{}: {cause}", library.display()));
             false
@@ -36,12 +39,12 @@ pub fn load_cuda() -> bool {
     }
 }
 
-fn open(library: &Path) -> Result<(), String> {
+fn open(library: &Path) -> Result<*mut c_void, String> {
     let path = CString::new(library.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
     // SAFETY: a terminated path; the handle is kept for the life of the process.
     let handle = unsafe { dlopen(path.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
     if !handle.is_null() {
-        return Ok(());
+        return Ok(handle);
     }
     // SAFETY: after a failed `dlopen` it is a terminated string that stays until the next call.
     let message = unsafe { dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
@@ -51,14 +54,14 @@ fn open(library: &Path) -> Result<(), String> {
     ))
 }
 
-fn cuda_library() -> Option<PathBuf> {
+/// Beside the `libtorch_cpu.so` of this process, whether it lies there or not.
+fn cuda_place() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps
         .lines()
         .find(|line| line.ends_with("/libtorch_cpu.so"))?;
     let cpu = PathBuf::from(&line[line.find('/')?..]);
-    let cuda = cpu.with_file_name("libtorch_cuda.so");
-    cuda.exists().then_some(cuda)
+    Some(cpu.with_file_name("libtorch_cuda.so"))
 }
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU that libtorch sees, else the CPU.

@@ -18,6 +18,7 @@ mod weights;
 
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use blockwise::{BLOCK, Blockwise, Levels};
+pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 pub use cuda::{load_cuda, parse_device};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use fused::{
@@ -25,7 +26,7 @@ pub use fused::{
     rms_norm, rotate, swiglu, token_scores,
 };
 pub use gradient::take_grad;
-pub use host::{begin_copy, host_copy, wait_for};
+pub use host::{Reading, begin_copy, host_copy, wait_for};
 pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes,
 };
@@ -81,6 +82,9 @@ pub enum TorchError {
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Libtorch(String),
+    /// CUDA graphs that cannot be had here.
+    #[error("CUDA graphs: {0}\nhint: --cuda_graphs false decodes without them")]
+    Graphs(String),
     /// An unknown or absent device.
     #[error("device `{got}`: {cause}")]
     Device {

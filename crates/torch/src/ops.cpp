@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -82,5 +85,23 @@ int vlm_r1_fill_random(at::Tensor *tensor, uint64_t key, int distribution, doubl
     }
   });
 }
+
+// Marks the place in what a GPU was told so far. libtorch's own interface to devices: nothing of CUDA is linked for it.
+int vlm_r1_event_record(int device, c10::Event **event, char *error, size_t capacity) {
+  *event = nullptr;
+  return guarded(error, capacity, [&] {
+    const c10::Device gpu(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
+    const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+    auto made = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    made->record(guard.getStream(gpu));
+    *event = made.release();
+  });
+}
+
+int vlm_r1_event_wait(c10::Event *event, char *error, size_t capacity) {
+  return guarded(error, capacity, [&] { event->synchronize(); });
+}
+
+void vlm_r1_event_delete(c10::Event *event) { delete event; }
 
 }  // extern "C"

@@ -34,6 +34,7 @@ pub(crate) fn score(
     let sampling = Sampling {
         params: &greedy,
         max_concurrent: config.max_concurrent_completions,
+        decoding: session.settings.decoding,
         num_completions: 1,
         share_prompt: true,
         key: DrawKey {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base::config::GrpoConfig;
 use base::{Completion, DrawKey, PreparedImage, Prompt, RolloutGroup, Sample};
 use data::Processor;
-use engine::{EngineError, Request, Sampler, SamplingParams};
+use engine::{Decoding, EngineError, Request, Sampler, SamplingParams};
 use models::VisionLanguageModel;
 use rewards::{Listeners, RewardError, RewardSet, Scores, StepSize};
 use serde_json::{Map, Value, json};
@@ -44,6 +44,7 @@ pub(crate) fn sampling_params(config: &GrpoConfig, processor: &Processor) -> Sam
 pub(crate) struct Sampling<'a> {
     pub params: &'a SamplingParams,
     pub max_concurrent: usize,
+    pub decoding: Decoding,
     /// Size of a group.
     pub num_completions: usize,
     pub share_prompt: bool,
@@ -173,7 +174,8 @@ fn sample(
     shown: &dyn Fn(usize, &Completion) -> Result<(), TrainError>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Vec<Completion>, TrainError> {
-    let sampler = Sampler::new(model, sampling.params.clone(), sampling.max_concurrent)?;
+    let sampler = Sampler::new(model, sampling.params.clone(), sampling.max_concurrent)?
+        .with_decoding(sampling.decoding)?;
     let requests: Vec<Request> = prompts
         .iter()
         .enumerate()
@@ -314,6 +316,7 @@ mod tests {
         let sampling = |share_prompt| Sampling {
             params: &params,
             max_concurrent: 8,
+            decoding: Decoding::Flexible,
             num_completions: 3,
             share_prompt,
             key: DrawKey {

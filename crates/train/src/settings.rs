@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use base::config::{EvalStrategy, GrpoConfig, LrSchedulerType, SaveStrategy, SftConfig};
 use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
+use engine::Decoding;
 use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
 use tch::Kind;
 use torch::parse_device;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub(crate) load: LoadOptions,
     /// Adapters to train instead of the weights.
     pub(crate) lora: Option<LoraOptions>,
+    /// How completions are sampled.
+    pub(crate) decoding: Decoding,
     /// Whether the reference model waits in host memory between its passes.
     pub(crate) offload_reference: bool,
     pub(crate) recompute: bool,
@@ -81,8 +84,9 @@ macro_rules! lora {
 }
 
 macro_rules! settings {
-    ($config:expr, $template:expr, $max_prompt:expr, $method:expr, $expect_box:expr, $offload_reference:expr) => {{
+    ($config:expr, $template:expr, $max_prompt:expr, $method:expr, $expect_box:expr, $offload_reference:expr, $cuda_graphs:expr) => {{
         let c = $config;
+        let device = parse_device(&c.device)?;
         let steps = |strategy: bool, every: usize| (strategy && every > 0).then_some(every as u64);
         Ok(Settings {
             output_dir: PathBuf::from(&c.output_dir),
@@ -90,7 +94,7 @@ macro_rules! settings {
             lora: lora!(c),
             load: LoadOptions {
                 kind: if c.bf16 { Kind::BFloat16 } else { Kind::Float },
-                device: parse_device(&c.device)?,
+                device,
                 trained: TrainedParts {
                     vision: c.use_peft || !(c.freeze_vision_modules || c.freeze_vision_tower),
                     merger: c.use_peft || !(c.freeze_vision_modules || c.freeze_merger),
@@ -98,6 +102,7 @@ macro_rules! settings {
                     masters_on_host: c.offload_optimizer,
                 },
             },
+            decoding: Decoding::new($cuda_graphs, device)?,
             offload_reference: $offload_reference,
             recompute: c.gradient_checkpointing,
             optimizer: OptimizerOptions {
@@ -184,7 +189,8 @@ impl TryFrom<&GrpoConfig> for Settings {
             config.max_prompt_length,
             method,
             expect_box,
-            config.offload_reference
+            config.offload_reference,
+            config.cuda_graphs
         )
     }
 }
@@ -198,7 +204,7 @@ impl TryFrom<&SftConfig> for Settings {
             config.task_type.as_deref(),
             config.with_thinking,
         )?;
-        settings!(config, template, None, None, false, false)
+        settings!(config, template, None, None, false, false, false)
     }
 }
 

@@ -232,6 +232,7 @@ impl Trainer<'_> {
         let sampling = Sampling {
             params: &self.sampling,
             max_concurrent: config.max_concurrent_completions,
+            decoding: session.settings.decoding,
             num_completions: config.num_generations,
             share_prompt: config.share_prompt,
             key: DrawKey {

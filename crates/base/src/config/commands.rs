@@ -97,6 +97,8 @@ with_model_fields! {
             seed: u64 = 42,
             /// Answers sampled at the same time.
             max_concurrent_completions: usize = 256,
+            /// Decode in steps of fixed shape that a GPU records and replays (untested on a GPU).
+            cuda_graphs: bool = false,
         }
     }
 }

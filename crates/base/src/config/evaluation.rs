@@ -107,6 +107,8 @@ with_model_fields! {
         "machine" {
             /// Answers sampled at the same time.
             max_concurrent_completions: usize = 256,
+            /// Decode in steps of fixed shape that a GPU records and replays (untested on a GPU).
+            cuda_graphs: bool = false,
         }
         "scoring" {
             /// An answer is right where its score is above this: its IoU (`rec`), or its first reward.

@@ -78,6 +78,8 @@ macro_rules! with_grpo_fields {
                 "machine" {
                     /// Completions sampled at the same time.
                     max_concurrent_completions: usize = 256,
+                    /// Decode in steps of fixed shape that a GPU records and replays (untested on a GPU).
+                    cuda_graphs: bool = false,
                     /// Compute the prompt of a group once; if false, once for each completion: slower, the same results.
                     share_prompt: bool = true,
                     /// Keep the reference model in host memory; a step brings it to the device for its passes.

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use base::config::GenerateConfig;
 use base::{Completion, DrawKey, FinishReason};
-use engine::{Request, Sampler, SamplingParams};
+use engine::{Decoding, Request, Sampler, SamplingParams};
 use serde_json::{Map, Value, json};
+use torch::parse_device;
 
 use crate::model::Model;
 use crate::output::Output;
@@ -24,12 +25,14 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
     let questions = questions(config)?;
     let mut output = Output::open(config.output.as_deref())?;
     let stop = signals::stop_flag()?;
+    let decoding = Decoding::new(config.cuda_graphs, parse_device(&config.device)?)?;
     let model = Model::load(config)?;
     let sampler = Sampler::new(
         model.weights.as_ref(),
         sampling_params(config, &model),
         config.max_concurrent_completions,
-    )?;
+    )?
+    .with_decoding(decoding)?;
     for (chunk, questions) in questions.chunks(CHUNK_ROWS).enumerate() {
         let mut requests = Vec::with_capacity(questions.len());
         for (index, question) in questions.iter().enumerate() {

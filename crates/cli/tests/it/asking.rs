@@ -43,6 +43,22 @@ fn input(dir: &TempDir, rows: &[Value]) -> String {
 }
 
 #[test]
+fn graphs_without_a_gpu_are_refused() {
+    let line = format!(
+        "generate --model {} --prompt x --device cpu --cuda_graphs true",
+        model()
+    );
+    let said = say(&line);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+    assert!(
+        said.stderr
+            .contains("CUDA graphs: expected a GPU, got Cpu\nhint: --cuda_graphs false"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
 fn sampled_and_given_answers_have_the_same_logprobs() {
     let dir = TempDir::new().unwrap();
     let image = fs::read_dir(images())

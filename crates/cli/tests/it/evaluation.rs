@@ -309,6 +309,11 @@ fn what_cannot_be_evaluated_is_refused() {
         &line("reward", &file, &out, "--reward_funcs acuracy"),
         &["did you mean `accuracy`"],
     );
+    refuse(
+        1,
+        &line("rec", &file, &out, "--cuda_graphs true"),
+        &["CUDA graphs: expected a GPU", "hint: --cuda_graphs false"],
+    );
     assert!(!out.exists(), "nothing was begun");
     done(&line("rec", &file, &out, ""));
     refuse(

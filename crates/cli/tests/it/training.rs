@@ -297,6 +297,20 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
 }
 
 #[test]
+fn graphs_without_a_gpu_are_refused_before_anything_is_begun() {
+    let dir = TempDir::new().unwrap();
+    let said = say(&line("grpo", dir.path(), "run", "--cuda_graphs true"));
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(
+        said.stderr
+            .contains("CUDA graphs: expected a GPU, got Cpu\nhint: --cuda_graphs false"),
+        "{}",
+        said.stderr
+    );
+    assert!(!dir.path().join("run/metrics.jsonl").exists());
+}
+
+#[test]
 fn settings_that_alter_the_run_are_refused_when_it_goes_on() {
     let dir = TempDir::new().unwrap();
     done(&line("sft", dir.path(), "run", "--max_steps 2"));

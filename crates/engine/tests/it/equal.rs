@@ -1,11 +1,11 @@
-//! The sampler equals the naive one: tokens, log-probabilities, reasons, whatever is decoded at once.
+//! The sampler equals the naive one: tokens, log-probabilities, reasons, whatever is decoded at once and however.
 
-use base::DrawKey;
-use engine::{Request, SamplingParams, naive_completion};
-use models::VisionLanguageModel;
-use tch::Kind;
+use base::{Completion, DrawKey};
+use engine::{Decoding, EngineError, Generation, Request, SamplingParams, naive_completion};
+use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
+use tch::{Device, Kind};
 
-use crate::support::{generate, ids, mixed_prompts, prompt, requests, tiny};
+use crate::support::{generate, generate_by, golden, ids, mixed_prompts, prompt, requests, tiny};
 
 /// Every twelfth token ends an answer, so that lengths differ and slots are refilled.
 fn many_ends() -> Vec<u32> {
@@ -24,28 +24,36 @@ fn assert_equal(model: &dyn VisionLanguageModel, params: &SamplingParams) {
                 .collect()
         })
         .collect();
-    for num_completions in [1, 3, 8] {
-        for max_concurrent in [1, 4, 64] {
-            let requests = requests(&prompts, num_completions);
-            let got = generate(model, params, max_concurrent, &requests).unwrap();
-            let case = format!("{num_completions} completions, {max_concurrent} at once");
-            for (group, expected) in got.completions.iter().zip(&naive) {
-                assert_eq!(ids(group), ids(&expected[..num_completions]), "{case}");
-                for (a, b) in group.iter().zip(expected) {
-                    assert_eq!(a.finish_reason, b.finish_reason, "{case}");
-                    let pairs = a.sampled_logprobs.iter().zip(&b.sampled_logprobs);
-                    let worst = pairs.map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
-                    assert!(worst < 1e-4, "{case}: log-probabilities differ by {worst}");
+    for decoding in [Decoding::Flexible, Decoding::Fixed] {
+        for num_completions in [1, 3, 8] {
+            for max_concurrent in [1, 4, 6, 64] {
+                let requests = requests(&prompts, num_completions);
+                let got = generate_by(decoding, model, params, max_concurrent, &requests).unwrap();
+                let case = format!(
+                    "{decoding:?}, {num_completions} completions, {max_concurrent} at once"
+                );
+                for (group, expected) in got.completions.iter().zip(&naive) {
+                    assert_same(group, &expected[..num_completions], &case);
                 }
+                let tokens: usize = got.completions.iter().flatten().map(|c| c.ids.len()).sum();
+                assert_eq!(got.stats.tokens, tokens);
+                assert_eq!(
+                    got.stats.prompts,
+                    prompts.len(),
+                    "{case}: each prompt is computed once"
+                );
             }
-            let tokens: usize = got.completions.iter().flatten().map(|c| c.ids.len()).sum();
-            assert_eq!(got.stats.tokens, tokens);
-            assert_eq!(
-                got.stats.prompts,
-                prompts.len(),
-                "{case}: each prompt is computed once"
-            );
         }
+    }
+}
+
+fn assert_same(got: &[Completion], expected: &[Completion], case: &str) {
+    assert_eq!(ids(got), ids(expected), "{case}");
+    for (a, b) in got.iter().zip(expected) {
+        assert_eq!(a.finish_reason, b.finish_reason, "{case}");
+        let pairs = a.sampled_logprobs.iter().zip(&b.sampled_logprobs);
+        let worst = pairs.map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{case}: log-probabilities differ by {worst}");
     }
 }
 
@@ -107,22 +115,122 @@ fn long_answers() {
         ..Default::default()
     };
     let prompt = prompt(7, 5, &[], model.image_token_id());
-    let got = generate(
-        model.as_ref(),
-        &params,
-        2,
-        &requests(std::slice::from_ref(&prompt), 3),
-    )
-    .unwrap();
-    let key = requests(std::slice::from_ref(&prompt), 3)[0].key;
-    for (completion, answer) in got.completions[0].iter().enumerate() {
-        let key = DrawKey {
-            completion: completion as u64,
-            ..key
+    let requests = requests(std::slice::from_ref(&prompt), 3);
+    let naive: Vec<Completion> = (0..3)
+        .map(|completion| {
+            let key = DrawKey {
+                completion,
+                ..requests[0].key
+            };
+            naive_completion(model.as_ref(), &params, &prompt, key).unwrap()
+        })
+        .collect();
+    for decoding in [Decoding::Flexible, Decoding::Fixed] {
+        let got = generate_by(decoding, model.as_ref(), &params, 2, &requests).unwrap();
+        assert_same(&got.completions[0], &naive, &format!("{decoding:?}"));
+        assert!(got.completions[0].iter().all(|c| c.ids.len() == 80));
+    }
+}
+
+/// Many answers of uneven lengths over many prompts: steps of fixed shape against those of the batch's own sizes.
+#[test]
+fn fixed_steps_equal_flexible_ones() {
+    let model = tiny("flat", Kind::Float);
+    // Few tokens to choose from: a draw that rounding moves to another token is then rare among hundreds.
+    let params = SamplingParams {
+        max_new_tokens: 200,
+        min_new_tokens: 2,
+        eos_ids: vec![0],
+        forbidden_ids: (0..model.text_shape().vocab_size as u32)
+            .filter(|id| id % 12 != 0)
+            .collect(),
+        ..Default::default()
+    };
+    let mut requests = requests(&mixed_prompts(model.image_token_id()), 9);
+    for (i, request) in requests.iter_mut().enumerate() {
+        request.num_completions = [9, 1, 0, 4, 2][i];
+    }
+    for max_concurrent in [3, 16] {
+        let by = |decoding| -> Generation {
+            generate_by(decoding, model.as_ref(), &params, max_concurrent, &requests).unwrap()
         };
-        let expected = naive_completion(model.as_ref(), &params, &prompt, key).unwrap();
-        assert_eq!(answer.ids, expected.ids);
-        assert_eq!(answer.ids.len(), 80);
+        let (fixed, flexible) = (by(Decoding::Fixed), by(Decoding::Flexible));
+        for (got, expected) in fixed.completions.iter().zip(&flexible.completions) {
+            assert_same(got, expected, &format!("{max_concurrent} at once"));
+        }
+        assert_eq!(fixed.stats.tokens, flexible.stats.tokens);
+        assert_eq!(fixed.stats.boundary_draws, flexible.stats.boundary_draws);
+        let lens: Vec<usize> = fixed
+            .completions
+            .iter()
+            .flatten()
+            .map(|c| c.ids.len())
+            .collect();
+        assert!(
+            lens.iter().max() > Some(&64) && lens.iter().min() < Some(&20),
+            "{lens:?}"
+        );
+        // A step that was begun when somebody ended does the work of one more for the others.
+        let passes = [fixed.stats.decode_passes, flexible.stats.decode_passes];
+        assert!(passes[0] <= passes[1] + lens.len(), "{passes:?}");
+    }
+}
+
+#[test]
+fn graphs_are_refused_without_a_gpu() {
+    let model = tiny("nested", Kind::Float);
+    let requests = requests(&mixed_prompts(model.image_token_id()), 1);
+    let refused = generate_by(
+        Decoding::Graphs,
+        model.as_ref(),
+        &SamplingParams::default(),
+        1,
+        &requests,
+    );
+    match refused {
+        Err(error @ EngineError::Torch(_)) => {
+            let text = error.to_string();
+            assert!(
+                text.starts_with("CUDA graphs: expected a GPU, got Cpu\nhint: "),
+                "{text}"
+            );
+        }
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+/// `LD_LIBRARY_PATH=.../torch/lib cargo test --release -p engine -- --ignored graphs`, on a machine with a GPU and PyTorch 2.11.
+#[test]
+#[ignore = "needs a GPU"]
+fn graphs_equal_flexible_steps() {
+    assert!(
+        torch::load_cuda(),
+        "no libtorch_cuda.so beside libtorch_cpu.so"
+    );
+    let options = LoadOptions {
+        kind: Kind::Float,
+        device: Device::Cuda(0),
+        trained: TrainedParts::NONE,
+    };
+    let model = load_model(&golden().join("checkpoints/flat"), options).unwrap();
+    for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)] {
+        let params = SamplingParams {
+            temperature,
+            top_p,
+            max_new_tokens: 200,
+            eos_ids: (0..500).step_by(50).collect(),
+            ..Default::default()
+        };
+        let requests = requests(&mixed_prompts(model.image_token_id()), 8);
+        let by = |decoding| -> Generation {
+            generate_by(decoding, model.as_ref(), &params, 16, &requests).unwrap()
+        };
+        let (graphs, fixed) = (by(Decoding::Graphs), by(Decoding::Fixed));
+        let flexible = by(Decoding::Flexible);
+        for (i, got) in graphs.completions.iter().enumerate() {
+            assert_same(got, &fixed.completions[i], "fixed");
+            assert_same(got, &flexible.completions[i], "flexible");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::{Completion, DrawKey, PreparedImage, Prompt};
-use engine::{EngineError, Generation, Request, Sampler, SamplingParams};
+use engine::{Decoding, EngineError, Generation, Request, Sampler, SamplingParams};
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 
@@ -118,11 +118,19 @@ pub fn generate(
     max_concurrent: usize,
     requests: &[Request],
 ) -> Result<Generation, EngineError> {
-    Sampler::new(model, params.clone(), max_concurrent)?.generate(
-        requests,
-        &mut |_, _, _| {},
-        &|| false,
-    )
+    generate_by(Decoding::Flexible, model, params, max_concurrent, requests)
+}
+
+pub fn generate_by(
+    decoding: Decoding,
+    model: &dyn VisionLanguageModel,
+    params: &SamplingParams,
+    max_concurrent: usize,
+    requests: &[Request],
+) -> Result<Generation, EngineError> {
+    Sampler::new(model, params.clone(), max_concurrent)?
+        .with_decoding(decoding)?
+        .generate(requests, &mut |_, _, _| {}, &|| false)
 }
 
 pub fn ids(group: &[Completion]) -> Vec<&[u32]> {

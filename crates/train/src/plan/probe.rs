@@ -297,7 +297,8 @@ impl<'a> Probe<'a> {
                     max_new_tokens: tokens,
                     ..SamplingParams::default()
                 };
-                let sampler = Sampler::new(model, params, answers * prompts as usize)?;
+                let sampler = Sampler::new(model, params, answers * prompts as usize)?
+                    .with_decoding(self.settings.decoding)?;
                 let start = Instant::now();
                 sampler.generate(&requests, &mut |_, _, _| (), &|| false)?;
                 *secs = secs.min(start.elapsed().as_secs_f64());

@@ -1,0 +1,399 @@
+//! CUDA graphs: what a thread tells its GPU, recorded once and replayed by one launch.
+//!
+//! libtorch has them in `libtorch_cuda.so`, which the program does not link. `graphs.cpp` is therefore a library of its own that
+//! the program carries in itself and loads, through a file in memory, only where graphs are asked for.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
+use std::ptr::null_mut;
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use tch::Device;
+
+use super::{FAILURE, cuda_place, dlsym, open};
+use crate::TorchError;
+use crate::call::call;
+
+const LIBRARY: &[u8] = include_bytes!(env!("VLM_R1_GRAPHS"));
+
+unsafe extern "C" {
+    fn memfd_create(name: *const c_char, flags: u32) -> c_int;
+}
+
+type OfPool = unsafe extern "C" fn(*mut c_void, *mut c_char, usize) -> c_int;
+type Delete = unsafe extern "C" fn(*mut c_void);
+
+/// The table of functions at the end of `graphs.cpp`.
+#[derive(Debug)]
+#[repr(C)]
+struct Functions {
+    pool: unsafe extern "C" fn(c_int, *mut *mut c_void, *mut c_char, usize) -> c_int,
+    pool_delete: Delete,
+    enter: OfPool,
+    leave: OfPool,
+    begin: unsafe extern "C" fn(*mut c_void, *mut *mut c_void, *mut c_char, usize) -> c_int,
+    end: OfPool,
+    replay: OfPool,
+    delete: Delete,
+}
+
+static FUNCTIONS: OnceLock<Result<&'static Functions, String>> = OnceLock::new();
+
+/// Whether graphs can be recorded for `device`, found out before anything is.
+///
+/// # Errors
+/// A device that is no GPU; libtorch's CUDA library that is not there or did not load, and names that it lacks.
+pub fn check_graphs(device: Device) -> Result<(), TorchError> {
+    if !device.is_cuda() {
+        let cause = format!("expected a GPU, got {device:?}");
+        return Err(TorchError::Graphs(cause));
+    }
+    functions().map(|_| ())
+}
+
+fn functions() -> Result<&'static Functions, TorchError> {
+    let loaded = FUNCTIONS.get_or_init(load);
+    loaded.clone().map_err(TorchError::Graphs)
+}
+
+fn load() -> Result<&'static Functions, String> {
+    if !is_loaded("libtorch_cuda.so") {
+        let why = match (FAILURE.get(), cuda_place()) {
+            (Some(cause), _) => format!("`libtorch_cuda.so` did not load: {cause}"),
+            (None, Some(place)) => format!("`{}` is not loaded", place.display()),
+            (None, None) => {
+                "no `libtorch_cpu.so` beside which to look for `libtorch_cuda.so`".to_owned()
+            }
+        };
+        return Err(why);
+    }
+    let file = file_in_memory(LIBRARY).map_err(|e| format!("cannot make a file in memory: {e}"))?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let library = open(Path::new(&path))
+        .map_err(|cause| format!("their library does not fit this `libtorch_cuda.so`: {cause}"))?;
+    // SAFETY: an open library and a terminated name.
+    let table = unsafe { dlsym(library, c"vlm_r1_graphs".as_ptr()) };
+    // SAFETY: `graphs.cpp` declares the table with this type, and the library is never closed.
+    unsafe { table.cast::<Functions>().as_ref() }
+        .ok_or_else(|| "their library lacks its table of functions".to_owned())
+}
+
+fn is_loaded(library: &str) -> bool {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let suffix = format!("/{library}");
+    maps.lines().any(|line| line.ends_with(&suffix))
+}
+
+fn file_in_memory(content: &[u8]) -> std::io::Result<File> {
+    const CLOSE_ON_EXEC: u32 = 1;
+    // SAFETY: a terminated name; the descriptor is owned by the file alone.
+    let mut file = unsafe {
+        let descriptor = memfd_create(c"vlm-r1-graphs".as_ptr(), CLOSE_ON_EXEC);
+        if descriptor < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        File::from_raw_fd(descriptor)
+    };
+    file.write_all(content)?;
+    Ok(file)
+}
+
+/// The side stream of one GPU to record on, and memory that the graphs of this pool share: their results must be read, or copied
+/// elsewhere by the work itself, before another of them is replayed. Once the last of them is gone the memory is libtorch's again, and
+/// further ones need a new pool. One thread's affair.
+#[derive(Debug)]
+pub struct GraphPool {
+    inner: Rc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    functions: &'static Functions,
+    pool: *mut c_void,
+    index: c_int,
+}
+
+/// Recorded work.
+#[derive(Debug)]
+pub struct Graph {
+    graph: *mut c_void,
+    /// Its memory.
+    pool: Rc<Inner>,
+}
+
+impl GraphPool {
+    /// On a GPU.
+    ///
+    /// # Errors
+    /// As [`check_graphs`]; CUDA's own.
+    pub fn new(device: Device) -> Result<Self, TorchError> {
+        check_graphs(device)?;
+        let Device::Cuda(index) = device else {
+            unreachable!("checked above");
+        };
+        Self::of_index(index as c_int)
+    }
+
+    fn of_index(index: c_int) -> Result<Self, TorchError> {
+        let functions = functions()?;
+        let mut pool = null_mut();
+        // SAFETY: a place for the handle, and for the message.
+        call(|error, capacity| unsafe { (functions.pool)(index, &mut pool, error, capacity) })?;
+        let inner = Rc::new(Inner {
+            functions,
+            pool,
+            index,
+        });
+        Ok(GraphPool { inner })
+    }
+
+    /// A new one on the same GPU.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub fn renew(&self) -> Result<Self, TorchError> {
+        Self::of_index(self.inner.index)
+    }
+
+    /// Does `work` on the side stream. What libtorch keeps for each stream is there afterwards, so that a recording need not make it.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub fn warm_up(&self, work: &mut dyn FnMut()) -> Result<(), TorchError> {
+        let aside = Aside::enter(&self.inner)?;
+        work();
+        aside.leave()
+    }
+
+    /// Records `work` without doing it. It must wait for nothing and make no tensor that outlives it.
+    ///
+    /// # Errors
+    /// CUDA's own, which name what cannot be recorded.
+    pub fn capture(&self, work: &mut dyn FnMut()) -> Result<Graph, TorchError> {
+        let aside = Aside::enter(&self.inner)?;
+        let mut recording = Recording::begin(&self.inner)?;
+        work();
+        let graph = recording.end()?;
+        aside.leave()?;
+        Ok(graph)
+    }
+}
+
+impl Graph {
+    /// Does the recorded work, after what the current stream was told before; the host does not wait.
+    ///
+    /// # Errors
+    /// CUDA's own.
+    pub fn replay(&self) -> Result<(), TorchError> {
+        // SAFETY: a graph that lives.
+        call(|error, capacity| unsafe { (self.pool.functions.replay)(self.graph, error, capacity) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by `begin`, deleted once.
+        unsafe { (self.pool.functions.delete)(self.graph) }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: made by `pool`, deleted once.
+        unsafe { (self.functions.pool_delete)(self.pool) }
+    }
+}
+
+/// While the side stream is the current one. A panic on it (libtorch's errors are such) leaves it too.
+struct Aside<'a> {
+    inner: &'a Inner,
+}
+
+impl<'a> Aside<'a> {
+    fn enter(inner: &'a Inner) -> Result<Self, TorchError> {
+        let aside = Aside { inner };
+        // SAFETY: a pool that lives.
+        call(|error, capacity| unsafe { (inner.functions.enter)(inner.pool, error, capacity) })?;
+        Ok(aside)
+    }
+
+    fn leave(self) -> Result<(), TorchError> {
+        // SAFETY: a pool that lives. Leaving a second time, on drop, does nothing.
+        call(|error, capacity| unsafe {
+            (self.inner.functions.leave)(self.inner.pool, error, capacity)
+        })
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        // SAFETY: a pool that lives. Where it fails, the panic or error under way says why.
+        let _ = call(|error, capacity| unsafe {
+            (self.inner.functions.leave)(self.inner.pool, error, capacity)
+        });
+    }
+}
+
+/// A capture under way; dropped before its end, it is broken off.
+struct Recording<'a> {
+    inner: &'a Rc<Inner>,
+    graph: Option<Graph>,
+}
+
+impl<'a> Recording<'a> {
+    fn begin(inner: &'a Rc<Inner>) -> Result<Self, TorchError> {
+        let mut graph = null_mut();
+        // SAFETY: a pool that lives, a place for the handle, and for the message.
+        call(|error, capacity| unsafe {
+            (inner.functions.begin)(inner.pool, &mut graph, error, capacity)
+        })?;
+        let pool = Rc::clone(inner);
+        Ok(Recording {
+            inner,
+            graph: Some(Graph { graph, pool }),
+        })
+    }
+
+    fn end(&mut self) -> Result<Graph, TorchError> {
+        let graph = self.graph.take().expect("ended once");
+        // SAFETY: a graph whose capture has begun.
+        call(|error, capacity| unsafe {
+            (self.inner.functions.end)(graph.graph, error, capacity)
+        })?;
+        Ok(graph)
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        if self.graph.is_some() {
+            let _ = self.end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn without_a_gpu_graphs_are_refused_with_what_was_looked_for() {
+        let error = check_graphs(Device::Cpu).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "CUDA graphs: expected a GPU, got Cpu\nhint: --cuda_graphs false decodes without them"
+        );
+        if !is_loaded("libtorch_cuda.so") {
+            let error = check_graphs(Device::Cuda(0)).unwrap_err().to_string();
+            assert!(error.starts_with("CUDA graphs: `"), "{error}");
+            assert!(
+                error.contains("/libtorch_cuda.so` is not loaded"),
+                "{error}"
+            );
+            assert!(GraphPool::new(Device::Cuda(0)).is_err());
+        }
+    }
+
+    /// The open names of a shared library or, with `defined`, those that it offers.
+    fn names(library: &Path, defined: bool) -> BTreeSet<String> {
+        let which = if defined {
+            "--defined-only"
+        } else {
+            "--undefined-only"
+        };
+        let output = std::process::Command::new("nm")
+            .args(["-D", "--format=posix", which])
+            .arg(library)
+            .output()
+            .expect("nm, which comes with the C++ compiler");
+        assert!(output.status.success(), "nm {}", library.display());
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines()
+            .filter_map(|line| line.split([' ', '@']).next())
+            .map(String::from)
+            .collect()
+    }
+
+    /// What CUDA's side must offer: a change here is a change of what a libtorch is asked for.
+    const OPEN: [&str; 11] = [
+        "_ZN2at4cuda17graph_pool_handleEv",
+        "_ZN2at4cuda9CUDAGraph11capture_endEv",
+        "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode",
+        "_ZN2at4cuda9CUDAGraph6replayEv",
+        "_ZN2at4cuda9CUDAGraphC1Eb",
+        "_ZN2at4cuda9CUDAGraphD1Ev",
+        "_ZN3c104cuda14ExchangeDeviceEa",
+        "_ZN3c104cuda17getStreamFromPoolEba",
+        "_ZN3c104cuda18device_synchronizeEv",
+        "_ZN3c104cuda20getCurrentCUDAStreamEa",
+        "_ZN3c104cuda20setCurrentCUDAStreamENS0_10CUDAStreamE",
+    ];
+
+    #[test]
+    fn the_library_is_open_to_these_names_of_libtorch() {
+        let open: Vec<String> = names(Path::new(env!("VLM_R1_GRAPHS")), false)
+            .into_iter()
+            .filter(|name| name.starts_with("_ZN2at") || name.starts_with("_ZN3c10"))
+            .collect();
+        assert_eq!(open, OPEN);
+    }
+
+    /// `LD_LIBRARY_PATH=.../torch/lib cargo test --release -p torch -- --ignored beside_libtorch_cuda`, with the `lib` of a PyTorch 2.11 for CUDA; no GPU is needed.
+    #[test]
+    #[ignore = "needs the CUDA libraries of PyTorch 2.11"]
+    fn the_library_loads_beside_libtorch_cuda() {
+        let place = cuda_place().unwrap();
+        assert!(place.exists(), "no {}", place.display());
+        let mut offered = names(&place, true);
+        offered.extend(names(&place.with_file_name("libc10_cuda.so"), true));
+        for name in OPEN {
+            assert!(
+                offered.contains(name),
+                "{name} is not in {}",
+                place.display()
+            );
+        }
+        assert!(crate::load_cuda(), "{:?}", FAILURE.get());
+        functions().unwrap();
+        if tch::Cuda::device_count() == 0 {
+            let error = GraphPool::of_index(0).unwrap_err().to_string();
+            assert!(error.contains("CUDA"), "{error}");
+        }
+    }
+
+    /// On a GPU only: what is recorded is done when it is replayed, each time, on the numbers of that time.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn a_graph_does_its_work_again() {
+        use tch::{Kind, Tensor};
+
+        assert!(crate::load_cuda(), "{:?}", FAILURE.get());
+        let device = Device::Cuda(0);
+        let pool = GraphPool::new(device).unwrap();
+        let x = Tensor::arange(4, (Kind::Float, device));
+        let y = Tensor::zeros([4], (Kind::Float, device));
+        let mut work = || {
+            let twice = &x * 2.0 + &y;
+            y.shallow_clone().copy_(&twice);
+        };
+        pool.warm_up(&mut work).unwrap();
+        let graph = pool.capture(&mut work).unwrap();
+        let read = || Vec::<f32>::try_from(&y).unwrap();
+        assert_eq!(read(), [0.0, 2.0, 4.0, 6.0]);
+        graph.replay().unwrap();
+        assert_eq!(read(), [0.0, 4.0, 8.0, 12.0]);
+        let _ = x.shallow_clone().fill_(1.0);
+        graph.replay().unwrap();
+        assert_eq!(read(), [2.0, 6.0, 10.0, 14.0]);
+        // What waits for the device cannot be recorded; afterwards all is as before.
+        let broken = pool.capture(&mut || drop(Tensor::from_slice(&[1.0f32]).to_device(device)));
+        drop(broken);
+        assert_eq!(read(), [2.0, 6.0, 10.0, 14.0]);
+    }
+}

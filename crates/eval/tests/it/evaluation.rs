@@ -163,11 +163,11 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     let (evaluation, _) = run.set_up();
     let bad: Vec<(&str, &str)> = evaluation.questions().bad().collect();
     assert_eq!(bad.len(), 1);
-    assert!(bad[0].0.ends_with("val.json:62"), "{bad:?}");
+    assert!(bad[0].0.ends_with("val.json:62 (item 7)"), "{bad:?}");
     assert!(bad[0].1.contains("x1 < x2"), "{bad:?}");
     let (finished, watcher) = run.go(usize::MAX);
     assert!(
-        watcher.bad[0].contains("val.json:12: "),
+        watcher.bad[0].contains("val.json:12 (item 2): "),
         "{:?}",
         watcher.bad
     );

@@ -191,7 +191,9 @@ fn write_test(folder: &Path, drawer: &mut Drawer, num: usize) -> Result<()> {
         let mut misses = near_misses(&scene);
         misses.shuffle(&mut drawer.rng);
         misses.truncate(drawer.rng.random_range(1..=NEAR_MISSES));
-        let text: Vec<String> = scene.shapes.iter().map(Shape::name).collect();
+        // All in one list: `text` before `neg_text` would tell which of them are there.
+        let mut text: Vec<String> = scene.shapes.iter().map(Shape::name).chain(misses).collect();
+        text.shuffle(&mut drawer.rng);
         for shape in &scene.shapes {
             let [x1, y1, x2, y2] = shape.bbox;
             let category = names.iter().position(|name| *name == shape.name());
@@ -206,7 +208,7 @@ fn write_test(folder: &Path, drawer: &mut Drawer, num: usize) -> Result<()> {
         }
         images.push(json!({
             "id": index + 1, "file_name": file_name, "width": PICTURE_PX, "height": PICTURE_PX,
-            "text": text, "neg_text": misses,
+            "text": text, "neg_text": [],
         }));
     }
     let categories: Vec<Value> = names
@@ -271,6 +273,42 @@ mod tests {
             assert!(absent.count() >= 1, "{question} {answer}");
         }
         assert!(hard.iter().any(|(_, answer)| answer == NOTHING));
+    }
+
+    #[test]
+    fn the_order_of_a_held_out_question_does_not_tell_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &SIZES, 4).unwrap();
+        let text = fs::read_to_string(folder.path().join("test.json")).unwrap();
+        let file: Value = serde_json::from_str(&text).unwrap();
+        let names = all_names();
+        let true_ones = |image: &Value| {
+            let all = file["annotations"].as_array().unwrap().iter();
+            let here = all.filter(|a| a["image_id"] == image["id"]);
+            here.map(|a| names[a["category_id"].as_u64().unwrap() as usize - 1].clone())
+                .collect::<Vec<_>>()
+        };
+        let images = file["images"].as_array().unwrap();
+        let first_is_there = images.iter().filter(|image| {
+            true_ones(image).contains(&image["text"][0].as_str().unwrap().to_owned())
+        });
+        let num = first_is_there.count();
+        // Of two or three things there and one to three near misses, half to three quarters.
+        assert!(num < SIZES.test, "{num} of {}", SIZES.test);
+        for image in images {
+            let asked: Vec<&str> = image["text"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|n| n.as_str().unwrap())
+                .collect();
+            assert!(
+                true_ones(image)
+                    .iter()
+                    .all(|name| asked.contains(&name.as_str()))
+            );
+            assert!(asked.len() > true_ones(image).len());
+        }
     }
 
     #[test]

@@ -76,17 +76,15 @@ pub fn chart(title: &str, x_label: &str, y_label: &str, lines: Vec<(String, Curv
     }
 }
 
-/// Mean and, where there are several seeds, each of them: `0.51 (0.49, 0.52, 0.52)`.
+/// Mean and, where there are several seeds, the lowest and the highest: `0.51 (0.49 to 0.52)`.
 pub fn cell(values: &[f64], decimals: usize) -> String {
-    let each: Vec<String> = values
-        .iter()
-        .map(|value| format!("{value:.decimals$}"))
-        .collect();
     let mean = mean(values);
     if values.len() < 2 {
         return format!("{mean:.decimals$}");
     }
-    format!("{mean:.decimals$} ({})", each.join(", "))
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{mean:.decimals$} ({low:.decimals$} to {high:.decimals$})")
 }
 
 impl Study {
@@ -154,7 +152,7 @@ impl Study {
         for (heading, table) in &self.tables {
             sections.push(section(
                 heading,
-                "Mean, and each seed in brackets.",
+                "Mean; in brackets the lowest and the highest seed.",
                 Body::Table(table.clone()),
             ));
         }
@@ -218,7 +216,7 @@ mod tests {
                 "Scores".into(),
                 Table {
                     header: vec!["arm".into(), "AP".into()],
-                    rows: vec![vec!["x".into(), cell(&[0.5, 0.6], 2)]],
+                    rows: vec![vec!["x".into(), cell(&[0.6, 0.5], 2)]],
                     caption: String::new(),
                 },
             )],
@@ -228,7 +226,7 @@ mod tests {
         let page = study.write(folder.path()).unwrap();
         assert!(fs::read_to_string(page).unwrap().contains("a &gt; b"));
         let text = fs::read_to_string(folder.path().join("s.md")).unwrap();
-        assert!(text.contains("| x | 0.55 (0.50, 0.60) |"), "{text}");
+        assert!(text.contains("| x | 0.55 (0.50 to 0.60) |"), "{text}");
         assert!(text.contains("| holds |"), "{text}");
     }
 }

@@ -93,14 +93,14 @@ const SMALL: ModelShape = ModelShape {
 
 const LARGE: ModelShape = ModelShape {
     text_width: 192,
-    text_mlp: 576,
+    text_mlp: 512,
     text_layers: 2,
     text_heads: 6,
-    text_kv_heads: 3,
-    vision_width: 96,
-    vision_mlp: 240,
+    text_kv_heads: 2,
+    vision_width: 80,
+    vision_mlp: 200,
     vision_blocks: 2,
-    vision_heads: 6,
+    vision_heads: 5,
 };
 
 impl Plan {
@@ -113,18 +113,18 @@ impl Plan {
             test: 300,
         },
         detection: DetectionSizes {
-            base: 20_000,
+            base: 30_000,
             base_questions: 2,
             train: 100 * 16,
             test: 300,
         },
         grounding_base: Sft {
-            steps: 1_400,
+            steps: 2_400,
             batch: 32,
             lr: 2e-3,
         },
         detection_base: Sft {
-            steps: 1_200,
+            steps: 2_000,
             batch: 32,
             lr: 2e-3,
         },
@@ -135,7 +135,7 @@ impl Plan {
             max_completion_length: 40,
         },
         detection_grpo: Grpo {
-            steps: 100,
+            steps: 150,
             prompts: 16,
             lr: 2e-4,
             max_completion_length: 224,

@@ -4,14 +4,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use report::Table;
 use serde_json::json;
 
-use super::reward_hacking::{MIDDLE, base_figures, figures, run_name};
-use super::{Kind, less, per_seed};
-use crate::claims::Claim;
-use crate::page::{Study, cell, chart};
-use crate::rollouts::{by_step, mean_of, thinned};
+use super::reward_hacking::{MIDDLE, base_figures, figures, run_name, steps};
+use super::{Arms, Kind, line};
+use crate::page::{Study, chart};
+use crate::rollouts::{by_step, mean_of};
 use crate::runs::{Figures, Runs, Task};
 
 pub const KIND: Kind = Kind {
@@ -25,7 +23,6 @@ pub const KIND: Kind = Kind {
 };
 
 const PLAIN: &str = "detection/odLength-plain";
-const WINDOW: usize = 8;
 
 fn plain(runs: &Runs<'_>) -> Result<PathBuf> {
     let base = runs.detection_base(MIDDLE)?;
@@ -48,64 +45,29 @@ fn plain_figures(runs: &Runs<'_>) -> Result<Figures> {
 }
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
-    let of = |arm: &str, metric: &str| {
-        per_seed(runs, |seed| match arm {
-            "base" => base_figures(seed)?.get(metric),
-            "hard" => figures(seed, "odLength", 0.0)?.get(metric),
-            _ => plain_figures(seed)?.get(metric),
+    const BASE: &str = "base";
+    const EASY: &str = "plain categories, all there";
+    const HARD: &str = "hard descriptions, near misses";
+    let arms = Arms::gather(
+        runs,
+        [BASE, EASY, HARD].map(|title| (title.to_owned(), title)),
+        |seed, arm| match arm {
+            HARD => figures(seed, "odLength", 0.0),
+            EASY => plain_figures(seed),
+            _ => base_figures(seed),
+        },
+    )?;
+    let steps = steps(runs);
+    let boxes = |title: &str, run: &str| {
+        line(runs, title, |seed| {
+            by_step(&seed.at(run), steps, |step| {
+                mean_of(step, |c| c.num_boxes() as f64)
+            })
         })
     };
-    let metrics = ["ap", "ap50", "precision", "recall", "boxes"];
-    let mut rows = Vec::new();
-    for (arm, title) in [
-        ("base", "base"),
-        ("plain", "plain categories, all there"),
-        ("hard", "hard descriptions, near misses"),
-    ] {
-        let mut row = vec![title.to_owned()];
-        for metric in metrics {
-            row.push(cell(&of(arm, metric)?, 3));
-        }
-        rows.push(row);
-    }
-    let steps = runs
-        .first()
-        .map_or(0, |seed| seed.lab.plan.detection_grpo.steps);
-    let lines = [
-        ("hard", run_name("odLength", 0.0)),
-        ("plain", PLAIN.to_owned()),
-    ]
-    .map(|(name, run)| {
-        let curves = runs.iter().map(|seed| {
-            let points = by_step(&seed.at(&run), steps, |step| {
-                mean_of(step, |c| c.num_boxes() as f64)
-            })?;
-            Ok(thinned(&points, WINDOW))
-        });
-        Ok((name.to_owned(), curves.collect::<Result<_>>()?))
-    });
-    let lines = lines.into_iter().collect::<Result<_>>()?;
-    let claims = vec![
-        Claim::new(
-            "hard data ends above plain data, AP",
-            less(&of("hard", "ap")?, &of("plain", "ap")?),
-        ),
-        Claim::new(
-            "hard data ends above plain data, precision",
-            less(&of("hard", "precision")?, &of("plain", "precision")?),
-        ),
-        Claim::new(
-            "plain data ends below the base (base less plain), AP",
-            less(&of("base", "ap")?, &of("plain", "ap")?),
-        ),
-    ];
-    let header = [
-        "training data",
-        "AP",
-        "AP50",
-        "precision",
-        "recall",
-        "boxes",
+    let lines = vec![
+        boxes("hard", &run_name("odLength", 0.0))?,
+        boxes("plain", PLAIN)?,
     ];
     Ok(Study {
         name: KIND.name,
@@ -117,15 +79,17 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         ),
         paper: "Training on D3 (hard descriptions, negatives) reaches 21.1 mAP and 31.01 NMS-AP; on plain COCO data \
                 12.6 and 24.48, below the base's 14.2 and 25.46 (table 6).",
-        claims,
-        tables: vec![(
-            "Held-out pictures".into(),
-            Table {
-                header: header.map(str::to_owned).into(),
-                rows,
-                caption: String::new(),
-            },
-        )],
+        claims: vec![
+            arms.claim("hard data ends above plain data, AP", "ap", HARD, EASY)?,
+            arms.claim(
+                "hard data ends above plain data, precision",
+                "precision",
+                HARD,
+                EASY,
+            )?,
+            arms.claim("plain data ends below the base, AP", "ap", BASE, EASY)?,
+        ],
+        tables: vec![arms.detection_table("training data")?],
         charts: vec![chart(
             "Boxes of an answer in training",
             "step",

@@ -6,10 +6,16 @@ mod reward_hacking;
 mod rl_against_sft;
 mod thinking;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use report::Table;
 
-use crate::page::Study;
-use crate::runs::Runs;
+use crate::claims::Claim;
+use crate::page::{Curves, Study, cell};
+use crate::rollouts::thinned;
+use crate::runs::{Figures, Runs};
+
+/// Steps that a point of a curve of training is the mean of.
+const WINDOW: usize = 8;
 
 /// A study.
 pub struct Kind {
@@ -30,9 +36,68 @@ pub const STUDIES: [Kind; 5] = [
     thinking::KIND,
 ];
 
-/// One value a seed.
-fn per_seed(runs: &[Runs<'_>], value: impl Fn(&Runs<'_>) -> Result<f64>) -> Result<Vec<f64>> {
-    runs.iter().map(value).collect()
+/// Figures of several models, each of every seed.
+struct Arms(Vec<(String, Vec<Figures>)>);
+
+impl Arms {
+    /// Gathers them, `figures` being asked for each arm and seed.
+    fn gather<A: Copy>(
+        runs: &[Runs<'_>],
+        arms: impl IntoIterator<Item = (String, A)>,
+        figures: impl Fn(&Runs<'_>, A) -> Result<Figures>,
+    ) -> Result<Self> {
+        let of = |(title, arm): (String, A)| {
+            let each = runs.iter().map(|seed| figures(seed, arm));
+            Ok((title, each.collect::<Result<_>>()?))
+        };
+        arms.into_iter().map(of).collect::<Result<_>>().map(Self)
+    }
+
+    /// A figure of an arm, one a seed.
+    fn of(&self, title: &str, metric: &str) -> Result<Vec<f64>> {
+        let found = self.0.iter().find(|(other, _)| other == title);
+        let (_, figures) = found.with_context(|| format!("no arm `{title}`"))?;
+        figures.iter().map(|figures| figures.get(metric)).collect()
+    }
+
+    /// The claim that a figure of `above` is above that of `below`, seed by seed.
+    fn claim(&self, text: &str, metric: &str, above: &str, below: &str) -> Result<Claim> {
+        let differences = less(&self.of(above, metric)?, &self.of(below, metric)?);
+        Ok(Claim::new(text, differences))
+    }
+
+    /// All figures of detection.
+    fn detection_table(&self, first: &str) -> Result<(String, Table)> {
+        const METRICS: [(&str, &str); 5] = [
+            ("ap", "AP"),
+            ("ap50", "AP50"),
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("boxes", "boxes"),
+        ];
+        let row = |(title, _): &(String, Vec<Figures>)| {
+            let cells = METRICS.map(|(metric, _)| Ok(cell(&self.of(title, metric)?, 3)));
+            let cells: Result<Vec<String>> = cells.into_iter().collect();
+            Ok(std::iter::once(title.clone()).chain(cells?).collect())
+        };
+        let header = std::iter::once(first).chain(METRICS.map(|(_, title)| title));
+        let table = Table {
+            header: header.map(str::to_owned).collect(),
+            rows: self.0.iter().map(row).collect::<Result<_>>()?,
+            caption: String::new(),
+        };
+        Ok(("Held-out pictures".to_owned(), table))
+    }
+}
+
+/// A line of a chart of training, thinned to means over [`WINDOW`] steps.
+fn line(
+    runs: &[Runs<'_>],
+    name: &str,
+    curve: impl Fn(&Runs<'_>) -> Result<Vec<[f64; 2]>>,
+) -> Result<(String, Curves)> {
+    let curves = runs.iter().map(|seed| Ok(thinned(&curve(seed)?, WINDOW)));
+    Ok((name.to_owned(), curves.collect::<Result<_>>()?))
 }
 
 /// `a - b`, seed by seed.

@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use report::Table;
 use serde_json::json;
 
 use super::reward_hacking::{MIDDLE, run_name, train};
-use super::{Kind, less, per_seed};
-use crate::claims::Claim;
-use crate::page::{Study, cell, chart};
-use crate::rollouts::thinned;
+use super::{Arms, Kind, line};
+use crate::page::{Study, chart};
 use crate::runs::{Figures, Runs, Task};
 
 pub const KIND: Kind = Kind {
@@ -18,8 +15,6 @@ pub const KIND: Kind = Kind {
     work,
     page,
 };
-
-const WINDOW: usize = 8;
 
 fn name_of(runs: &Runs<'_>, size: usize) -> &'static str {
     runs.lab.plan.shapes[size].0
@@ -67,74 +62,54 @@ fn work(runs: &Runs<'_>) -> Result<()> {
 }
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
-    let of = |size: usize, after: usize, metric: &str| {
-        per_seed(runs, |seed| figures(seed, size)?[after].get(metric))
-    };
-    let shapes = runs.first().map(|seed| seed.lab.plan.shapes);
-    let names = shapes
-        .map(|shapes| shapes.map(|(name, _)| name))
-        .unwrap_or_default();
-    let metrics = ["ap", "ap50", "precision", "recall", "boxes"];
-    let mut rows = Vec::new();
-    for (size, name) in names.iter().enumerate() {
-        for (after, when) in ["base", "RL"].into_iter().enumerate() {
-            let mut row = vec![format!("{name}, {when}")];
-            for metric in metrics {
-                row.push(cell(&of(size, after, metric)?, 3));
-            }
-            rows.push(row);
-        }
-    }
-    let lines = names.iter().enumerate().map(|(size, name)| {
-        let curves = runs.iter().map(|seed| {
-            let metrics =
-                report::read_metrics(&seed.at(&run_of(seed, size)).join("metrics.jsonl"))?;
-            let points: Vec<[f64; 2]> = metrics
-                .iter()
-                .filter_map(|row| {
-                    Some([
-                        row.get("step")?.as_f64()?,
-                        row.get("rewards/accuracy")?.as_f64()?,
-                    ])
-                })
-                .collect();
-            Ok(thinned(&points, WINDOW))
-        });
-        Ok(((*name).to_owned(), curves.collect::<Result<_>>()?))
-    });
-    let lines = lines.collect::<Result<_>>()?;
+    let names = runs
+        .first()
+        .map(|seed| seed.lab.plan.shapes.map(|(name, _)| name));
+    let names = names.unwrap_or_default();
+    let title = |size: usize, after: usize| format!("{}, {}", names[size], ["base", "RL"][after]);
+    let both = (0..names.len()).flat_map(|size| [(size, 0), (size, 1)]);
+    let arms = Arms::gather(
+        runs,
+        both.map(|(size, after)| (title(size, after), (size, after))),
+        |seed, (size, after)| Ok(figures(seed, size)?[after].clone()),
+    )?;
     let mut claims = Vec::new();
     for (size, name) in names.iter().enumerate() {
-        claims.push(Claim::new(
-            &format!("{name}: RL ends above its base, AP"),
-            less(&of(size, 1, "ap")?, &of(size, 0, "ap")?),
-        ));
+        let text = format!("{name}: RL ends above its base, AP");
+        claims.push(arms.claim(&text, "ap", &title(size, 1), &title(size, 0))?);
     }
     for (size, pair) in names.windows(2).enumerate() {
         let text = format!("after RL {} ends above {}, AP", pair[1], pair[0]);
-        claims.push(Claim::new(
-            &text,
-            less(&of(size + 1, 1, "ap")?, &of(size, 1, "ap")?),
-        ));
+        claims.push(arms.claim(&text, "ap", &title(size + 1, 1), &title(size, 1))?);
     }
-    let header = ["model", "AP", "AP50", "precision", "recall", "boxes"];
+    let lines = names
+        .iter()
+        .enumerate()
+        .map(|(size, name)| line(runs, name, |seed| rewards(seed, size)));
+    let lines = lines.collect::<Result<_>>()?;
     Ok(Study {
         name: KIND.name,
         title: "Size of the model",
-        what: "Three sizes (about 0.2, 0.6 and 1.8 million parameters), each with the same steps of supervised \
+        what: "Three sizes (SIZES million parameters), each with the same steps of supervised \
                training as its base and the same steps of GRPO by odLength."
             .into(),
         paper: "On COCO_filtered RL lifts 3B from 14.2 to 21.1 mAP, 7B from 14.4 to 21.9 and 32B from 18.6 to 23.0; \
                 on OVDEval from 25.46 to 31.01, 29.08 to 32.42 and 32.79 to 36.79 (table 7).",
         claims,
-        tables: vec![(
-            "Held-out pictures".into(),
-            Table {
-                header: header.map(str::to_owned).into(),
-                rows,
-                caption: String::new(),
-            },
+        tables: vec![arms.detection_table("model")?],
+        charts: vec![chart(
+            "Reward by odLength in training",
+            "step",
+            "reward",
+            lines,
         )],
-        charts: vec![chart("Reward by odLength in training", "step", "reward", lines)],
     })
+}
+
+/// Reward by odLength at each step.
+fn rewards(runs: &Runs<'_>, size: usize) -> Result<Vec<[f64; 2]>> {
+    let rows = report::read_metrics(&runs.at(&run_of(runs, size)).join("metrics.jsonl"))?;
+    let value = |row: &report::training::MetricsRow, key: &str| row.get(key)?.as_f64();
+    let point = |row| Some([value(row, "step")?, value(row, "rewards/accuracy")?]);
+    Ok(rows.iter().filter_map(point).collect())
 }

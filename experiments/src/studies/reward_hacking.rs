@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use report::Table;
+use report::LineChart;
 use serde_json::json;
 
-use super::{Kind, less, per_seed};
+use super::{Arms, Kind, line};
 use crate::claims::Claim;
-use crate::page::{Study, cell, chart};
-use crate::rollouts::{by_step, mean_of, thinned};
+use crate::page::{Study, chart};
+use crate::rollouts::{Completion, by_step, mean_of};
 use crate::runs::{Figures, Runs, Task};
 
 pub const KIND: Kind = Kind {
@@ -25,8 +25,6 @@ const METHODS: [&str; 4] = ["od_ap50", "od_ap", "odLength", "map_strict"];
 const BETAS: [f64; 2] = [0.0, 0.04];
 /// Size of the model: that of all studies but one.
 pub const MIDDLE: usize = 1;
-/// Steps that a point of a curve is the mean of.
-const WINDOW: usize = 8;
 
 /// One arm.
 #[derive(Clone, Copy)]
@@ -97,120 +95,14 @@ fn work(runs: &Runs<'_>) -> Result<()> {
 }
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
-    let of = |arm: Arm, metric: &str| {
-        per_seed(runs, |seed| {
-            figures(seed, arm.method, arm.beta)?.get(metric)
-        })
+    let of_arm = |seed: &Runs<'_>, arm: Option<Arm>| match arm {
+        None => base_figures(seed),
+        Some(arm) => figures(seed, arm.method, arm.beta),
     };
-    let base = |metric: &str| per_seed(runs, |seed| base_figures(seed)?.get(metric));
-    let metrics = ["ap", "ap50", "precision", "recall", "boxes"];
-    let mut rows = vec![vec!["base".to_owned()]];
-    for metric in metrics {
-        rows[0].push(cell(&base(metric)?, 3));
-    }
-    for arm in Arm::all() {
-        let mut row = vec![arm.title()];
-        for metric in metrics {
-            row.push(cell(&of(arm, metric)?, 3));
-        }
-        rows.push(row);
-    }
-    let steps = runs
-        .first()
-        .map_or(0, |seed| seed.lab.plan.detection_grpo.steps);
-    let mut charts = Vec::new();
-    for beta in BETAS {
-        for (title, label, measure) in [
-            (
-                "Boxes of an answer",
-                "boxes",
-                (|c| c.num_boxes() as f64) as fn(&crate::rollouts::Completion) -> f64,
-            ),
-            ("Length of an answer", "tokens", |c| c.tokens as f64),
-        ] {
-            let lines = METHODS.map(|method| {
-                let curves = runs.iter().map(|seed| {
-                    let run = seed.at(&run_name(method, beta));
-                    let points = by_step(&run, steps, |step| mean_of(step, measure))?;
-                    Ok(thinned(&points, WINDOW))
-                });
-                Ok((method.to_owned(), curves.collect::<Result<_>>()?))
-            });
-            let lines = lines.into_iter().collect::<Result<_>>()?;
-            charts.push(chart(
-                &format!("{title}, beta {beta}"),
-                "step",
-                label,
-                lines,
-            ));
-        }
-    }
-    let free = |method| Arm { method, beta: 0.0 };
-    let claims = vec![
-        Claim::new(
-            "AP50 as the reward: more boxes than the base",
-            less(&of(free("od_ap50"), "boxes")?, &base("boxes")?),
-        ),
-        Claim::new(
-            "AP as the reward: more boxes than the base",
-            less(&of(free("od_ap"), "boxes")?, &base("boxes")?),
-        ),
-        Claim::new(
-            "AP50 as the reward ends below the base (base less AP50), precision",
-            less(&base("precision")?, &of(free("od_ap50"), "precision")?),
-        ),
-        Claim::new(
-            "AP as the reward ends below the base (base less AP), precision",
-            less(&base("precision")?, &of(free("od_ap"), "precision")?),
-        ),
-        Claim::new(
-            "AP as the reward ends below the base (base less AP), AP",
-            less(&base("ap")?, &of(free("od_ap"), "ap")?),
-        ),
-        Claim::new(
-            "odLength lists fewer boxes than AP (AP less odLength)",
-            less(
-                &of(free("od_ap"), "boxes")?,
-                &of(free("odLength"), "boxes")?,
-            ),
-        ),
-        Claim::new(
-            "odLength ends above AP, precision",
-            less(
-                &of(free("odLength"), "precision")?,
-                &of(free("od_ap"), "precision")?,
-            ),
-        ),
-        Claim::new(
-            "odLength ends above AP, AP",
-            less(&of(free("odLength"), "ap")?, &of(free("od_ap"), "ap")?),
-        ),
-        Claim::new(
-            "odLength ends above the base, AP",
-            less(&of(free("odLength"), "ap")?, &base("ap")?),
-        ),
-        Claim::new(
-            "map_strict lists fewer boxes than AP (AP less map_strict)",
-            less(
-                &of(free("od_ap"), "boxes")?,
-                &of(free("map_strict"), "boxes")?,
-            ),
-        ),
-        Claim::new(
-            "with AP, a KL of 0.04 lists fewer boxes than none",
-            less(
-                &of(free("od_ap"), "boxes")?,
-                &of(
-                    Arm {
-                        method: "od_ap",
-                        beta: 0.04,
-                    },
-                    "boxes",
-                )?,
-            ),
-        ),
-    ];
-    let header = ["reward", "AP", "AP50", "precision", "recall", "boxes"];
+    let all = std::iter::once(("base".to_owned(), None))
+        .chain(Arm::all().map(|arm| (arm.title(), Some(arm))));
+    let arms = Arms::gather(runs, all, of_arm)?;
+    let steps = steps(runs);
     Ok(Study {
         name: KIND.name,
         title: "Reward hacking in detection",
@@ -221,15 +113,117 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         paper: "With AP50 or mAP as the reward, answers grow from 150 to about 1,060 tokens, because categories \
                 that the truth lacks do not count; COCO mAP ends at 11.4 and 11.8, below the base's 14.2. odLength \
                 stops it (190 down to 115 tokens) and ends at 21.1 (figure 6, table 5).",
-        claims,
-        tables: vec![(
-            "Held-out pictures".into(),
-            Table {
-                header: header.map(str::to_owned).into(),
-                rows,
-                caption: String::new(),
-            },
-        )],
-        charts,
+        claims: claims(&arms)?,
+        tables: vec![arms.detection_table("reward")?],
+        charts: charts(runs)?,
     })
+}
+
+/// Steps of the training.
+pub fn steps(runs: &[Runs<'_>]) -> usize {
+    runs.first()
+        .map_or(0, |seed| seed.lab.plan.detection_grpo.steps)
+}
+
+fn claims(arms: &Arms) -> Result<Vec<Claim>> {
+    let free = |method| Arm { method, beta: 0.0 }.title();
+    let held = |method| Arm { method, beta: 0.04 }.title();
+    let [ap50, ap, od_length, strict] = METHODS.map(free);
+    let (base, with_kl) = ("base", held("od_ap"));
+    [
+        (
+            "AP50 as the reward lists more boxes than the base",
+            "boxes",
+            &*ap50,
+            base,
+        ),
+        (
+            "AP as the reward lists more boxes than the base",
+            "boxes",
+            &ap,
+            base,
+        ),
+        (
+            "AP50 as the reward ends below the base, precision",
+            "precision",
+            base,
+            &ap50,
+        ),
+        (
+            "AP as the reward ends below the base, precision",
+            "precision",
+            base,
+            &ap,
+        ),
+        (
+            "AP50 as the reward ends below the base, AP",
+            "ap",
+            base,
+            &ap50,
+        ),
+        ("AP as the reward ends below the base, AP", "ap", base, &ap),
+        (
+            "odLength lists fewer boxes than AP",
+            "boxes",
+            &ap,
+            &od_length,
+        ),
+        (
+            "odLength ends above AP, precision",
+            "precision",
+            &od_length,
+            &ap,
+        ),
+        ("odLength ends above AP, AP", "ap", &od_length, &ap),
+        (
+            "odLength ends above the base, precision",
+            "precision",
+            &od_length,
+            base,
+        ),
+        ("odLength ends above the base, AP", "ap", &od_length, base),
+        (
+            "map_strict lists fewer boxes than AP",
+            "boxes",
+            &ap,
+            &strict,
+        ),
+        (
+            "with AP, KL at 0.04 lists fewer boxes than none",
+            "boxes",
+            &ap,
+            &with_kl,
+        ),
+    ]
+    .into_iter()
+    .map(|(text, metric, above, below)| arms.claim(text, metric, above, below))
+    .collect()
+}
+
+type Measure = fn(&Completion) -> f64;
+
+fn charts(runs: &[Runs<'_>]) -> Result<Vec<LineChart>> {
+    let measures: [(&str, &str, Measure); 2] = [
+        ("Boxes of an answer", "boxes", |c| c.num_boxes() as f64),
+        ("Length of an answer", "tokens", |c| c.tokens as f64),
+    ];
+    let mut charts = Vec::new();
+    for beta in BETAS {
+        for (title, label, measure) in measures {
+            let lines = METHODS.map(|method| {
+                line(runs, method, |seed| {
+                    let run = seed.at(&run_name(method, beta));
+                    by_step(&run, steps(runs), |step| mean_of(step, measure))
+                })
+            });
+            let lines = lines.into_iter().collect::<Result<_>>()?;
+            charts.push(chart(
+                &format!("{title}, beta {beta}"),
+                "step",
+                label,
+                lines,
+            ));
+        }
+    }
+    Ok(charts)
 }

@@ -1,14 +1,14 @@
 //! Reinforcement learning against supervised fine-tuning from one base model, on the same rows, for
 //! as many of them: in the domain and outside it, along the way (figure 5 and table 2 in small).
 
-use anyhow::Result;
-use report::Table;
+use anyhow::{Context, Result};
+use report::{LineChart, Table};
 use serde_json::json;
 
-use super::{Kind, less, per_seed};
+use super::{Kind, less};
 use crate::claims::{Claim, mean};
 use crate::grounding::TEST_PARTS;
-use crate::page::{Study, cell, chart};
+use crate::page::{Curves, Study, cell, chart};
 use crate::plan::Sft;
 use crate::runs::{Figures, Runs, Task};
 
@@ -44,10 +44,10 @@ impl Arm {
 
     fn title(self) -> &'static str {
         match self {
-            Self::Rl => "RL (GRPO)",
-            Self::Sft => "SFT, as the paper's",
-            Self::TunedSft => "SFT, tuned learning rate",
-            Self::ThinkingSft => "SFT with thinking",
+            Self::Rl => "RL",
+            Self::Sft => "SFT",
+            Self::TunedSft => "SFT, tuned",
+            Self::ThinkingSft => "SFT, thinking",
         }
     }
 
@@ -122,144 +122,145 @@ impl Points {
     }
 }
 
-/// Share of right answers; `outside` is the mean of all parts but the first.
+/// Share of right answers; [`OUTSIDE`] is the mean of all parts but the first.
 fn accuracy(figures: &Figures, part: &str) -> Result<f64> {
-    if part != "outside" {
+    if part != OUTSIDE {
         return figures.part(part, "accuracy");
     }
-    let parts: Result<Vec<f64>> = TEST_PARTS[1..]
-        .iter()
-        .map(|part| figures.part(part, "accuracy"))
-        .collect();
+    let outside = TEST_PARTS[1..].iter();
+    let parts: Result<Vec<f64>> = outside.map(|part| figures.part(part, "accuracy")).collect();
     Ok(mean(&parts?))
 }
 
-fn page(runs: &[Runs<'_>]) -> Result<Study> {
-    let seeds: Vec<_> = runs.iter().map(work).collect::<Result<_>>()?;
-    let points = |seed: &'_ Vec<(Arm, Points)>, arm: Arm, part: &str| -> Result<Vec<[f64; 2]>> {
-        let found = seed.iter().find(|(other, _)| *other == arm);
-        found.map_or_else(|| Ok(Vec::new()), |(_, points)| points.curve(part))
-    };
-    let first = |arm, part: &str| -> Result<Vec<f64>> {
-        seeds
-            .iter()
-            .map(|seed| Ok(points(seed, arm, part)?[0][1]))
-            .collect()
-    };
-    let last = |arm, part: &str| -> Result<Vec<f64>> {
-        seeds
-            .iter()
-            .map(|seed| {
-                Ok(points(seed, arm, part)?
-                    .last()
-                    .map_or(f64::NAN, |point| point[1]))
-            })
-            .collect()
-    };
-    let shown = [
-        "in_domain",
-        "outside",
-        "relation",
-        "new_relation",
-        "new_pair",
-    ];
-    let mut rows = Vec::new();
-    for arm in Arm::ALL {
-        for (when, values) in [
-            ("base", &first as &dyn Fn(Arm, &str) -> Result<Vec<f64>>),
-            ("end", &last),
-        ] {
-            let mut row = vec![format!("{}, {when}", arm.title())];
-            for part in shown {
-                row.push(cell(&values(arm, part)?, 3));
+/// All parts outside the domain.
+const OUTSIDE: &str = "outside";
+const INSIDE: &str = TEST_PARTS[0];
+/// What is shown, each with its title.
+const SHOWN: [(&str, &str); 5] = [
+    (INSIDE, "in domain"),
+    (OUTSIDE, "outside, mean"),
+    ("relation", "relations"),
+    ("new_relation", "new relations"),
+    ("new_pair", "new names"),
+];
+
+/// The finished arms of all seeds.
+struct Seeds(Vec<Vec<(Arm, Points)>>);
+
+impl Seeds {
+    /// Accuracy along the way, a curve a seed.
+    fn curves(&self, arm: Arm, part: &str) -> Result<Curves> {
+        let of = |seed: &Vec<(Arm, Points)>| {
+            let found = seed.iter().find(|(other, _)| *other == arm);
+            found.context("an arm is missing")?.1.curve(part)
+        };
+        self.0.iter().map(of).collect()
+    }
+
+    /// Accuracy before the first and after the last step.
+    fn ends(&self, arm: Arm, part: &str) -> Result<[Vec<f64>; 2]> {
+        let curves = self.curves(arm, part)?;
+        let first = curves.iter().filter_map(|curve| curve.first());
+        let last = curves.iter().filter_map(|curve| curve.last());
+        Ok([
+            first.map(|point| point[1]).collect(),
+            last.map(|point| point[1]).collect(),
+        ])
+    }
+
+    fn table(&self) -> Result<(String, Table)> {
+        let mut rows = Vec::new();
+        for arm in Arm::ALL {
+            for (end, when) in ["base", "end"].into_iter().enumerate() {
+                let mut row = vec![format!("{}, {when}", arm.title())];
+                for (part, _) in SHOWN {
+                    row.push(cell(&self.ends(arm, part)?[end], 3));
+                }
+                rows.push(row);
             }
-            rows.push(row);
         }
+        let header = std::iter::once("model").chain(SHOWN.map(|(_, title)| title));
+        let table = Table {
+            header: header.map(str::to_owned).collect(),
+            rows,
+            caption: String::new(),
+        };
+        Ok(("Share of answers with an IoU above 0.5".to_owned(), table))
     }
-    let header = [
-        "model",
-        "in the domain",
-        "outside, mean",
-        "relations",
-        "new relations",
-        "new pairs",
-    ];
-    let mut charts = Vec::new();
-    for (part, title) in shown.into_iter().zip([
-        "In the domain",
-        "Outside, mean of three",
-        "Relations",
-        "Relations unlike any seen",
-        "Names that no training had",
-    ]) {
-        let lines = Arm::ALL.into_iter().map(|arm| {
-            let curves = seeds
-                .iter()
-                .map(|seed| points(seed, arm, part))
-                .collect::<Result<_>>()?;
-            Ok((arm.title().to_owned(), curves))
-        });
-        charts.push(chart(
-            title,
-            "step",
-            "share of IoU above 0.5",
-            lines.collect::<Result<_>>()?,
-        ));
+
+    fn charts(&self) -> Result<Vec<LineChart>> {
+        let chart_of = |(part, title): (&str, &str)| {
+            let lines = Arm::ALL.map(|arm| Ok((arm.title().to_owned(), self.curves(arm, part)?)));
+            let lines = lines.into_iter().collect::<Result<_>>()?;
+            Ok(chart(title, "step", "share of IoU above 0.5", lines))
+        };
+        SHOWN.into_iter().map(chart_of).collect()
     }
-    let claims = vec![
-        Claim::new(
-            "in the domain RL rises above the base",
-            less(&last(Arm::Rl, "in_domain")?, &first(Arm::Rl, "in_domain")?),
-        ),
-        Claim::new(
-            "in the domain RL ends above the paper's SFT",
-            less(&last(Arm::Rl, "in_domain")?, &last(Arm::Sft, "in_domain")?),
-        ),
-        Claim::new(
-            "outside it RL rises above the base",
-            less(&last(Arm::Rl, "outside")?, &first(Arm::Rl, "outside")?),
-        ),
-        Claim::new(
-            "outside it SFT does not rise (base less SFT)",
-            less(&first(Arm::Sft, "outside")?, &last(Arm::Sft, "outside")?),
-        ),
-        Claim::new(
-            "outside it RL ends above the paper's SFT",
-            less(&last(Arm::Rl, "outside")?, &last(Arm::Sft, "outside")?),
-        ),
-        Claim::new(
-            "outside it RL ends above tuned SFT",
-            less(&last(Arm::Rl, "outside")?, &last(Arm::TunedSft, "outside")?),
-        ),
-        Claim::new(
-            "outside it RL ends above SFT with thinking",
-            less(
-                &last(Arm::Rl, "outside")?,
-                &last(Arm::ThinkingSft, "outside")?,
+
+    fn claims(&self) -> Result<Vec<Claim>> {
+        let end = |arm, part: &str| Ok::<_, anyhow::Error>(self.ends(arm, part)?[1].clone());
+        let rise = |arm, part: &str| {
+            let [first, last] = self.ends(arm, part)?;
+            Ok::<_, anyhow::Error>(less(&last, &first))
+        };
+        let above = |part: &str, other| {
+            Ok::<_, anyhow::Error>(less(&end(Arm::Rl, part)?, &end(other, part)?))
+        };
+        let fall = |arm, part: &str| {
+            let [first, last] = self.ends(arm, part)?;
+            Ok::<_, anyhow::Error>(less(&first, &last))
+        };
+        Ok(vec![
+            Claim::new(
+                "in the domain RL rises above the base",
+                rise(Arm::Rl, INSIDE)?,
             ),
-        ),
-    ];
-    let responses = per_seed(runs, |runs| Ok(runs.lab.plan.grounding_grpo.steps as f64))?;
+            Claim::new(
+                "in the domain RL ends above the paper's SFT",
+                above(INSIDE, Arm::Sft)?,
+            ),
+            Claim::new(
+                "outside it RL rises above the base",
+                rise(Arm::Rl, OUTSIDE)?,
+            ),
+            Claim::new(
+                "outside it the paper's SFT falls below the base",
+                fall(Arm::Sft, OUTSIDE)?,
+            ),
+            Claim::new(
+                "outside it RL ends above the paper's SFT",
+                above(OUTSIDE, Arm::Sft)?,
+            ),
+            Claim::new(
+                "outside it RL ends above tuned SFT",
+                above(OUTSIDE, Arm::TunedSft)?,
+            ),
+            Claim::new(
+                "outside it RL ends above SFT with thinking",
+                above(OUTSIDE, Arm::ThinkingSft)?,
+            ),
+        ])
+    }
+}
+
+fn page(runs: &[Runs<'_>]) -> Result<Study> {
+    let seeds = Seeds(runs.iter().map(work).collect::<Result<_>>()?);
+    let steps = runs
+        .first()
+        .map_or(0, |seed| seed.lab.plan.grounding_grpo.steps);
     Ok(Study {
         name: KIND.name,
         title: "RL against SFT: in the domain and outside it",
         what: format!(
-            "From one base model, {} steps on the same rows: expressions by look, place and size. Outside the \
-             domain: relations that only the base model met, relations with anchors that it never met them with, \
-             and names that no training had.",
-            mean(&responses)
+            "From one base model, {steps} steps on the same rows: expressions by look, place and size. SFT is as the \
+             paper's: a box alone, at the learning rate of RL; tuned at its own; with thinking in its answers. \
+             Outside the domain: relations, which only the base model met; new relations, with anchors that it \
+             never met them with; new names, which no training had."
         ),
-        paper: "On RefCOCO both stay near the base for SFT and rise for RL (88.7 to 90.55 against 88.7); on \
-                LISA-Grounding, out of the domain, RL rises from 56.51 to 63.14 while SFT falls to 54.82 (figure 5).",
-        claims,
-        tables: vec![(
-            "Share of answers with an IoU above 0.5".into(),
-            Table {
-                header: header.map(str::to_owned).into(),
-                rows,
-                caption: String::new(),
-            },
-        )],
-        charts,
+        paper: "On RefCOCO SFT stays near the base and RL rises (88.7 to 90.55); on LISA-Grounding, out of the \
+                domain, RL rises from 56.51 to 63.14 while SFT falls to 54.82 (figure 5).",
+        claims: seeds.claims()?,
+        tables: vec![seeds.table()?],
+        charts: seeds.charts()?,
     })
 }

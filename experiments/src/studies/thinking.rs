@@ -5,10 +5,10 @@ use anyhow::Result;
 use report::Table;
 
 use super::reward_hacking::{figures, run_name};
-use super::{Kind, less};
+use super::{Kind, less, line};
 use crate::claims::Claim;
 use crate::page::{Study, cell, chart};
-use crate::rollouts::{Completion, by_step, thinned};
+use crate::rollouts::{Completion, by_step};
 use crate::runs::Runs;
 
 pub const KIND: Kind = Kind {
@@ -24,7 +24,6 @@ pub const KIND: Kind = Kind {
 
 /// The reward of the paper's observation, and one that is hacked beside it.
 const METHODS: [&str; 2] = ["odLength", "od_ap"];
-const WINDOW: usize = 8;
 /// Steps at the start and at the end that are compared.
 const ENDS: usize = 16;
 
@@ -84,13 +83,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
                 &format!("{method}: {title}, more at the end than at the start"),
                 less(&last, &first),
             ));
-            lines.push((
-                method.to_owned(),
-                curves
-                    .iter()
-                    .map(|points| thinned(points, WINDOW))
-                    .collect(),
-            ));
+            lines.push(line(runs, method, |seed| curve(seed, method, measure))?);
         }
         charts.push(chart(title, "step", "share of answers", lines));
     }

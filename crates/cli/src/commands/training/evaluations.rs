@@ -32,7 +32,7 @@ pub struct Run<'a> {
 }
 
 macro_rules! run_of {
-    ($config:ident) => {
+    ($config:ident, $cuda_graphs:expr) => {
         Run {
             name: $config.run_name.as_deref(),
             model: &$config.model_name_or_path,
@@ -50,6 +50,7 @@ macro_rules! run_of {
                 min_pixels: Some($config.min_pixels),
                 device: $config.device.clone(),
                 num_threads: $config.num_threads,
+                cuda_graphs: $cuda_graphs,
                 ..EvalConfig::default()
             },
         }
@@ -58,13 +59,13 @@ macro_rules! run_of {
 
 impl<'a> From<&'a GrpoConfig> for Run<'a> {
     fn from(config: &'a GrpoConfig) -> Self {
-        run_of!(config)
+        run_of!(config, config.cuda_graphs)
     }
 }
 
 impl<'a> From<&'a SftConfig> for Run<'a> {
     fn from(config: &'a SftConfig) -> Self {
-        run_of!(config)
+        run_of!(config, false)
     }
 }
 

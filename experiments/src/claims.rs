@@ -60,6 +60,12 @@ impl Claim {
         }
     }
 
+    /// How many seeds have a difference above zero: `3 of 3`.
+    pub fn seeds_above_zero(&self) -> String {
+        let above = self.differences.iter().filter(|value| **value > 0.0);
+        format!("{} of {}", above.count(), self.differences.len())
+    }
+
     /// Mean and interval, in words.
     pub fn measured(&self) -> String {
         let mean = mean(&self.differences);
@@ -96,6 +102,8 @@ mod tests {
         assert_eq!(verdict(&[-0.10, -0.12, -0.11]), Verdict::DoesNot);
         // Mean 0.1, standard error 0.0577, times 4.303: from below zero.
         assert_eq!(verdict(&[0.0, 0.1, 0.2]), Verdict::CannotTell);
+        let claim = Claim::new("a", vec![0.0, 0.1, 0.2]);
+        assert_eq!(claim.seeds_above_zero(), "2 of 3");
         assert_eq!(verdict(&[0.5]), Verdict::CannotTell);
         assert_eq!(verdict(&[0.0, 0.0, 0.0]), Verdict::CannotTell);
     }

@@ -119,13 +119,18 @@ impl Study {
             vec![
                 claim.text.clone(),
                 claim.measured(),
+                claim.seeds_above_zero(),
                 claim.verdict().word().to_owned(),
             ]
         });
+        let header = [
+            "claim",
+            "difference, 95 % t-interval",
+            "seeds above 0",
+            "here",
+        ];
         Table {
-            header: ["claim", "difference, 95 % t-interval over seeds", "here"]
-                .map(str::to_owned)
-                .into(),
+            header: header.map(str::to_owned).into(),
             rows: rows.collect(),
             caption: String::new(),
         }

@@ -90,7 +90,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
     Ok(Study {
         name: KIND.name,
         title: "Size of the model",
-        what: "Three sizes (SIZES million parameters), each with the same steps of supervised \
+        what: "Three sizes (0.2, 0.7 and 1.3 million parameters), each with the same steps of supervised \
                training as its base and the same steps of GRPO by odLength."
             .into(),
         paper: "On COCO_filtered RL lifts 3B from 14.2 to 21.1 mAP, 7B from 14.4 to 21.9 and 32B from 18.6 to 23.0; \

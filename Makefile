@@ -20,7 +20,7 @@ help:
 	@echo "make check   machine paths, format, walls between crates, clippy"
 	@echo "make build   the binary vlm-r1"
 	@echo "make setup   libtorch into .libtorch (the others call it)"
-	@echo "make experiments   the paper's studies in small, into out/experiments: two to four hours (EXPERIMENT_ARGS=... for one of them)"
+	@echo "make experiments   the paper's studies in small, into out/experiments: one to two hours on two cores (EXPERIMENT_ARGS=... for one of them)"
 	@echo "make experiments-smoke   a few steps of one of them"
 	@echo "make benchmark-smoke   tiny steps of the benchmarks (benchmarks/README.md)"
 	@echo "make clean   remove what was built; .libtorch stays"

@@ -165,6 +165,32 @@ impl Runs<'_> {
         Ok(run.join(format!("checkpoint-{}", grpo.steps)))
     }
 
+    /// Reinforcement learning of detection from the base model of `size`, on the file `rows` of the
+    /// dataset; the folder of its last checkpoint.
+    ///
+    /// # Errors
+    /// A run that fails.
+    pub fn detection_grpo(
+        &self,
+        name: &str,
+        size: usize,
+        rows: &str,
+        method: &str,
+        beta: f64,
+    ) -> Result<PathBuf> {
+        let task = Task {
+            name,
+            model: &self.detection_base(size)?,
+            rows: self.detection()?.join(rows),
+            template: "odLength",
+        };
+        self.grpo(
+            &task,
+            &self.lab.plan.detection_grpo,
+            json!({"reward_method": method, "beta": beta, "save_total_limit": 1}),
+        )
+    }
+
     /// Evaluates the model in `model` on all held-out parts of grounding.
     ///
     /// # Errors

@@ -1,16 +1,13 @@
 //! Hard descriptions with near misses as training data, against plain categories that are all there
 //! (table 6 in small).
 
-use std::path::PathBuf;
-
 use anyhow::Result;
-use serde_json::json;
 
 use super::reward_hacking::{MIDDLE, base_figures, figures, run_name, steps};
 use super::{Arms, Kind, line};
 use crate::page::{Study, chart};
 use crate::rollouts::{by_step, mean_of};
-use crate::runs::{Figures, Runs, Task};
+use crate::runs::{Figures, Runs};
 
 pub const KIND: Kind = Kind {
     name: "data-quality",
@@ -24,23 +21,8 @@ pub const KIND: Kind = Kind {
 
 const PLAIN: &str = "detection/odLength-plain";
 
-fn plain(runs: &Runs<'_>) -> Result<PathBuf> {
-    let base = runs.detection_base(MIDDLE)?;
-    let task = Task {
-        name: PLAIN,
-        model: &base,
-        rows: runs.detection()?.join("train_plain.jsonl"),
-        template: "odLength",
-    };
-    runs.grpo(
-        &task,
-        &runs.lab.plan.detection_grpo,
-        json!({"reward_method": "odLength", "beta": 0.0, "save_total_limit": 1}),
-    )
-}
-
 fn plain_figures(runs: &Runs<'_>) -> Result<Figures> {
-    let model = plain(runs)?;
+    let model = runs.detection_grpo(PLAIN, MIDDLE, "train_plain.jsonl", "odLength", 0.0)?;
     runs.eval_detection("odLength-plain", &model)
 }
 

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::json;
 
 use super::reward_hacking::{MIDDLE, run_name, train};
 use super::{Arms, Kind, line};
 use crate::page::{Study, chart};
-use crate::runs::{Figures, Runs, Task};
+use crate::runs::{Figures, Runs};
 
 pub const KIND: Kind = Kind {
     name: "model-size",
@@ -32,18 +31,8 @@ fn trained(runs: &Runs<'_>, size: usize) -> Result<PathBuf> {
     if size == MIDDLE {
         return train(runs, "odLength", 0.0);
     }
-    let base = runs.detection_base(size)?;
-    let task = Task {
-        name: &run_of(runs, size),
-        model: &base,
-        rows: runs.detection()?.join("train_hard.jsonl"),
-        template: "odLength",
-    };
-    runs.grpo(
-        &task,
-        &runs.lab.plan.detection_grpo,
-        json!({"reward_method": "odLength", "beta": 0.0, "save_total_limit": 1}),
-    )
+    let name = run_of(runs, size);
+    runs.detection_grpo(&name, size, "train_hard.jsonl", "odLength", 0.0)
 }
 
 /// Figures of a size before and after.

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use report::LineChart;
-use serde_json::json;
 
 use super::{Arms, Kind, line};
 use crate::claims::Claim;
 use crate::page::{Study, chart};
 use crate::rollouts::{Completion, by_step, mean_of};
-use crate::runs::{Figures, Runs, Task};
+use crate::runs::{Figures, Runs};
 
 pub const KIND: Kind = Kind {
     name: "reward-hacking",
@@ -55,18 +54,8 @@ pub fn run_name(method: &str, beta: f64) -> String {
 /// # Errors
 /// A run that fails.
 pub fn train(runs: &Runs<'_>, method: &str, beta: f64) -> Result<PathBuf> {
-    let base = runs.detection_base(MIDDLE)?;
-    let task = Task {
-        name: &run_name(method, beta),
-        model: &base,
-        rows: runs.detection()?.join("train_hard.jsonl"),
-        template: "odLength",
-    };
-    runs.grpo(
-        &task,
-        &runs.lab.plan.detection_grpo,
-        json!({"reward_method": method, "beta": beta, "save_total_limit": 1}),
-    )
+    let name = run_name(method, beta);
+    runs.detection_grpo(&name, MIDDLE, "train_hard.jsonl", method, beta)
 }
 
 /// Figures of the base model.

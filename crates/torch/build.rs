@@ -8,7 +8,9 @@ const KERNELS: &str = "src/cpu/kernels.cpp";
 const GRAPHS: &str = "src/cuda/graphs.cpp";
 /// What libtorch's headers need of CUDA's.
 const CUDA_HEADERS: &str = "src/cuda/include";
-const HEADERS: [&str; 2] = ["src/guarded.h", "src/cpu/kernels.h"];
+const GUARDED: &str = "src/guarded.h";
+/// The kernels and the operations made of them.
+const CPU: &str = "src/cpu";
 /// The instruction sets that the kernels are compiled for, as `kernels.h` names them.
 const BASELINE: (&str, &[&str]) = ("kernels_baseline", &[]);
 const AVX512: [&str; 6] = [
@@ -40,8 +42,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     for source in SOURCES
         .into_iter()
-        .chain(HEADERS)
-        .chain([KERNELS, GRAPHS, CUDA_HEADERS])
+        .chain([GUARDED, CPU, GRAPHS, CUDA_HEADERS])
     {
         println!("cargo:rerun-if-changed={source}");
     }

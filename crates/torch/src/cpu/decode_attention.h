@@ -1,0 +1,133 @@
+// Attention of one new token of each slot over its prompt and its answer.
+
+#pragma once
+
+#include "lanes.h"
+
+namespace vlm_r1 {
+namespace {
+
+// Scores of Q queries with `keys` keys that lie as columns of [head_dim, width]; 16 columns are read at a time.
+template <int Q, typename T>
+inline void scores_of_columns(const float *q, const T *columns, int64_t width, int64_t keys, int64_t head_dim,
+                              float *scores, int64_t stride) {
+  int64_t j = 0;
+  for (; j + 2 * LANES <= keys; j += 2 * LANES) {
+    Lanes low[Q] = {}, high[Q] = {};
+    for (int64_t d = 0; d < head_dim; ++d) {
+      const Lanes a = load(columns + d * width + j), b = load(columns + d * width + j + LANES);
+      for (int i = 0; i < Q; ++i) {
+        low[i] += a * q[i * head_dim + d];
+        high[i] += b * q[i * head_dim + d];
+      }
+    }
+    for (int i = 0; i < Q; ++i) {
+      store(scores + i * stride + j, low[i]);
+      store(scores + i * stride + j + LANES, high[i]);
+    }
+  }
+  for (; j < keys; j += LANES) {
+    const int64_t len = width - j < LANES ? width - j : LANES;
+    Lanes sums[Q] = {};
+    for (int64_t d = 0; d < head_dim; ++d) {
+      const Lanes a = get(columns + d * width + j, len);
+      for (int i = 0; i < Q; ++i) sums[i] += a * q[i * head_dim + d];
+    }
+    for (int i = 0; i < Q; ++i) store(scores + i * stride + j, sums[i]);
+  }
+}
+
+// The same with keys that lie as rows of [keys, head_dim].
+template <int Q, typename T>
+inline void scores_of_rows(const float *q, const T *rows, int64_t keys, int64_t head_dim, float *scores,
+                           int64_t stride) {
+  for (int64_t j = 0; j < keys; ++j, rows += head_dim) {
+    Lanes sums[Q] = {};
+    in_lanes(head_dim, [&](int64_t d, int64_t len) {
+      const Lanes key = get(rows + d, len);
+      for (int i = 0; i < Q; ++i) sums[i] += key * get(q + i * head_dim + d, len);
+    });
+    for (int i = 0; i < Q; ++i) scores[i * stride + j] = sum(sums[i]);
+  }
+}
+
+// output[i] += sum over j of weights[i][j] * values[j].
+template <int Q, typename T>
+inline void add_weighted(const float *weights, int64_t stride, const T *values, int64_t keys, int64_t head_dim,
+                         float *output) {
+  in_lanes(head_dim, [&](int64_t d, int64_t len) {
+    Lanes sums[Q];
+    for (int i = 0; i < Q; ++i) sums[i] = get(output + i * head_dim + d, len);
+    if (len == LANES) {
+      for (int64_t j = 0; j < keys; ++j) {
+        const Lanes value = load(values + j * head_dim + d);
+        for (int i = 0; i < Q; ++i) sums[i] += value * weights[i * stride + j];
+      }
+    } else {
+      for (int64_t j = 0; j < keys; ++j) {
+        const Lanes value = load_some(values + j * head_dim + d, len);
+        for (int i = 0; i < Q; ++i) sums[i] += value * weights[i * stride + j];
+      }
+    }
+    for (int i = 0; i < Q; ++i) put(output + i * head_dim + d, sums[i], len);
+  });
+}
+
+// Scores to exponentials of their distance from the largest; returns one over their sum. Up to 15 numbers behind the
+// last are overwritten; the least exponential is too small to count.
+inline float soften(float *scores, int64_t n, float scale) {
+  for (int64_t i = n; i % LANES != 0; ++i) scores[i] = -INFINITY;
+  Lanes most = all(-INFINITY);
+  for (int64_t i = 0; i < n; i += LANES) most = greater(load(scores + i), most);
+  const float top = largest(most);
+  Lanes total = {};
+  for (int64_t i = 0; i < n; i += LANES) {
+    const Lanes weight = exponential((load(scores + i) - top) * scale);
+    store(scores + i, weight);
+    total += weight;
+  }
+  return 1.0f / sum(total);
+}
+
+// Q queries of one slot over one key head.
+template <int Q, typename T>
+inline void attend(const DecodeAttention<T> &a, int64_t slot, int64_t kv_head, int64_t first_head, float *scratch) {
+  const int64_t dim = a.head_dim, prompt = a.prompt_lens[slot], answer = a.places[slot] + 1;
+  const int64_t row = a.rows[slot] * a.kv_heads + kv_head, own = slot * a.kv_heads + kv_head;
+  // Scores of the prompt are written 16 at a time: those behind its end are overwritten by the answer's.
+  const int64_t stride = (a.prompt_width + a.answer_width + 31) / 16 * 16;
+  float *scores = scratch, *q = scratch + Q * stride;
+  const T *from = a.q + (slot * a.heads + first_head) * dim;
+  for (int64_t i = 0; i < Q * dim; ++i) q[i] = read(from + i);
+  scores_of_columns<Q>(q, a.prompt_keys + row * dim * a.prompt_width, a.prompt_width, prompt, dim, scores, stride);
+  scores_of_rows<Q>(q, a.answer_keys + own * a.answer_width * dim, answer, dim, scores + prompt, stride);
+  float inverse[Q];
+  for (int i = 0; i < Q; ++i) inverse[i] = soften(scores + i * stride, prompt + answer, a.scale);
+  float *sums = q;
+  for (int64_t i = 0; i < Q * dim; ++i) sums[i] = 0;
+  add_weighted<Q>(scores, stride, a.prompt_values + row * a.prompt_width * dim, prompt, dim, sums);
+  add_weighted<Q>(scores + prompt, stride, a.answer_values + own * a.answer_width * dim, answer, dim, sums);
+  T *to = a.output + (slot * a.heads + first_head) * dim;
+  for (int i = 0; i < Q; ++i) {
+    for (int64_t d = 0; d < dim; ++d) write(to + i * dim + d, sums[i * dim + d] * inverse[i]);
+  }
+}
+
+template <typename T>
+void decode_attention(const DecodeAttention<T> &a, int64_t from, int64_t to, float *scratch) {
+  const int64_t repeats = a.heads / a.kv_heads;
+  for (int64_t pair = from; pair < to; ++pair) {
+    const int64_t slot = pair / a.kv_heads, kv_head = pair % a.kv_heads;
+    const int64_t line = (pair * a.answer_width + a.places[slot]) * a.head_dim;
+    memcpy(a.answer_keys + line, a.k + pair * a.head_dim, a.head_dim * sizeof(T));
+    memcpy(a.answer_values + line, a.v + pair * a.head_dim, a.head_dim * sizeof(T));
+    int64_t head = kv_head * repeats;
+    const int64_t end = head + repeats;
+    for (; head + 4 <= end; head += 4) attend<4>(a, slot, kv_head, head, scratch);
+    for (; head + 2 <= end; head += 2) attend<2>(a, slot, kv_head, head, scratch);
+    for (; head < end; ++head) attend<1>(a, slot, kv_head, head, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace vlm_r1

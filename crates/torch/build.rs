@@ -3,7 +3,13 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 3] = ["src/ops.cpp", "src/memory.cpp", "src/cpu/fused.cpp"];
+const SOURCES: [&str; 5] = [
+    "src/ops.cpp",
+    "src/memory.cpp",
+    "src/cpu/pick.cpp",
+    "src/cpu/fused.cpp",
+    "src/cpu/decoding.cpp",
+];
 const KERNELS: &str = "src/cpu/kernels.cpp";
 const GRAPHS: &str = "src/cuda/graphs.cpp";
 /// What libtorch's headers need of CUDA's.

@@ -1,0 +1,50 @@
+// What the operations made of `kernels.h` share. For the C++ files that know tensors; `kernels.cpp` does not include it.
+
+#pragma once
+
+#include "kernels.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <type_traits>
+
+namespace vlm_r1 {
+
+// The best that the processor has, or what the environment asks for.
+const Kernels &best_kernels();
+
+template <typename T>
+const TypedKernels<T> &typed() {
+  if constexpr (std::is_same_v<T, float>) {
+    return best_kernels().f32;
+  } else {
+    return best_kernels().bf16_;
+  }
+}
+
+// Numbers below which a second thread costs more than it does.
+constexpr int64_t GRAIN = at::internal::GRAIN_SIZE;
+
+inline int64_t rows_at_once(int64_t n) { return std::max<int64_t>(1, GRAIN / std::max<int64_t>(n, 1)); }
+
+template <typename T>
+const T *read(const at::Tensor &x) {
+  return static_cast<const T *>(x.const_data_ptr());
+}
+template <typename T>
+T *write(at::Tensor &x) {
+  return static_cast<T *>(x.mutable_data_ptr());
+}
+
+// Calls `body` with a number of the type that `kind` is stored in.
+template <typename F>
+void by_type(at::ScalarType kind, F &&body) {
+  if (kind == at::kFloat) {
+    body(float{});
+  } else {
+    TORCH_CHECK(kind == at::kBFloat16, "expected float32 or bfloat16, got ", kind);
+    body(bf16{});
+  }
+}
+
+}  // namespace vlm_r1

@@ -357,18 +357,7 @@ pub struct Decode<'a> {
 
 impl Attend for Decode<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-        if let Some([rows, prompt_lens]) = &self.seating().prompt_of_slot {
-            let [prompt_keys, prompt_values] = &self.cache.prompts.layers[layer];
-            let [answer_keys, answer_values] = &self.cache.answers.layers[layer];
-            let keys = DecodeKeys {
-                prompt_keys,
-                prompt_values,
-                answer_keys,
-                answer_values,
-                rows,
-                prompt_lens,
-                places: &self.step.places,
-            };
+        if let Some(keys) = self.decode_keys(layer) {
             return decode_attention([q, k, v], &keys).expect("a cache that fits the model");
         }
         self.store(layer, k, v);
@@ -377,6 +366,21 @@ impl Attend for Decode<'_> {
         let weight = (lse_prompt - lse).sigmoid();
         let joined = seen.lerp_tensor(&seen_prompt, &weight);
         joined.to_kind(self.cache.kind)
+    }
+
+    fn decode_keys(&mut self, layer: usize) -> Option<DecodeKeys<'_>> {
+        let [rows, prompt_lens] = self.seating().prompt_of_slot.as_ref()?;
+        let [prompt_keys, prompt_values] = &self.cache.prompts.layers[layer];
+        let [answer_keys, answer_values] = &self.cache.answers.layers[layer];
+        Some(DecodeKeys {
+            prompt_keys,
+            prompt_values,
+            answer_keys,
+            answer_values,
+            rows,
+            prompt_lens,
+            places: &self.step.places,
+        })
     }
 }
 

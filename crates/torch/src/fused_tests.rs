@@ -5,14 +5,14 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::*;
 use crate::{Distribution, fill_random};
 
-fn draw(shape: &[i64], kind: Kind, key: u64) -> Tensor {
+pub(crate) fn draw(shape: &[i64], kind: Kind, key: u64) -> Tensor {
     let numbers = Tensor::empty(shape, (Kind::Float, Device::Cpu));
     fill_random(&numbers, key, Distribution::Uniform(-2.0, 2.0)).unwrap();
     numbers.to_kind(kind)
 }
 
 /// Largest difference relative to the largest expected number.
-fn distance(got: &Tensor, expected: &Tensor) -> f64 {
+pub(crate) fn distance(got: &Tensor, expected: &Tensor) -> f64 {
     let (got, expected) = (got.to_kind(Kind::Double), expected.to_kind(Kind::Double));
     assert_eq!(got.size(), expected.size());
     assert_eq!(got.isfinite().all().int64_value(&[]), 1, "{got}");
@@ -20,7 +20,7 @@ fn distance(got: &Tensor, expected: &Tensor) -> f64 {
     (got - expected).abs().max().double_value(&[]) / scale
 }
 
-fn tolerance(kind: Kind) -> f64 {
+pub(crate) fn tolerance(kind: Kind) -> f64 {
     if kind == Kind::Float { 2e-6 } else { 1e-2 }
 }
 
@@ -169,93 +169,6 @@ fn token_scores_as_by_libtorch() {
 }
 
 #[test]
-fn decode_attention_as_by_libtorch() {
-    for kind in [Kind::Float, Kind::BFloat16] {
-        for [heads, kv_heads, dim] in [[8, 2, 64], [7, 1, 8], [4, 4, 20], [3, 1, 16]] {
-            decode_case(kind, heads, kv_heads, dim);
-        }
-    }
-}
-
-fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
-    let (width, room) = (48, 24);
-    // Slots of two prompts of 48 and 37 tokens, with answers of 0, 1, 17 and 23 tokens before the new one.
-    let (rows, lens, places) = ([1i64, 0, 1, 0], [37i64, 48, 37, 48], [0i64, 1, 17, 23]);
-    let count = rows.len() as i64;
-    let q = draw(&[count, heads, dim], kind, 8);
-    let [k, v] = [9, 10].map(|seed| draw(&[count, kv_heads, dim], kind, seed));
-    let prompt_keys = draw(&[2, kv_heads, dim, width], kind, 11);
-    let prompt_values = draw(&[2, kv_heads, width, dim], kind, 12);
-    let [answer_keys, answer_values] =
-        [13, 14].map(|seed| draw(&[count + 1, kv_heads, room, dim], kind, seed));
-    let got = decode_attention(
-        [&q, &k, &v],
-        &DecodeKeys {
-            prompt_keys: &prompt_keys,
-            prompt_values: &prompt_values,
-            answer_keys: &answer_keys,
-            answer_values: &answer_values,
-            rows: &Tensor::from_slice(&rows),
-            prompt_lens: &Tensor::from_slice(&lens),
-            places: &Tensor::from_slice(&places),
-        },
-    )
-    .unwrap();
-    for slot in 0..rows.len() {
-        let (row, len, place, at) = (rows[slot], lens[slot], places[slot], slot as i64);
-        let stored = answer_keys.get(at).select(1, place);
-        assert_eq!(stored, k.get(at), "the new key lies in its place");
-        let joined = |prompt: Tensor, answer: &Tensor| {
-            let answer = answer.get(at).narrow(1, 0, place + 1);
-            Tensor::cat(&[prompt.narrow(1, 0, len), answer], 1)
-                .to_kind(Kind::Double)
-                .repeat_interleave_self_int(heads / kv_heads, 0, None)
-        };
-        // [heads, keys, dim]
-        let keys = joined(prompt_keys.get(row).transpose(1, 2), &answer_keys);
-        let values = joined(prompt_values.get(row), &answer_values);
-        let query = q.get(at).to_kind(Kind::Double).unsqueeze(1);
-        let scores = query.matmul(&keys.transpose(1, 2)) / (dim as f64).sqrt();
-        let expected = scores
-            .softmax(-1, Kind::Double)
-            .matmul(&values)
-            .squeeze_dim(1);
-        let distance = distance(&got.get(at), &expected);
-        assert!(
-            distance < tolerance(kind),
-            "{kind:?} {heads}/{kv_heads} {dim}, slot {slot}: {distance}"
-        );
-    }
-}
-
-#[test]
-fn packed_layers_as_by_libtorch() {
-    for kind in [Kind::Float, Kind::BFloat16] {
-        // 63 rows: blocks of 16, 8, 4, 2 and 1.
-        for (rows, input) in [(1, 1), (5, 32), (16, 47), (63, 8)] {
-            let x = draw(&[rows, input], kind, 15);
-            let weights = [24, 7, 40].map(|out| draw(&[out, input], kind, 16 + out as u64));
-            let bias = draw(&[7], kind, 17);
-            let packed = weights.each_ref().map(|w| PackedLinear::new(w).unwrap());
-            let biases = [None, Some(&bias), None];
-            let [a, b, c] = &packed;
-            let got = packed_linears(&x, [(a, None), (b, biases[1]), (c, None)]).unwrap();
-            for ((got, weight), bias) in got.iter().zip(&weights).zip(biases) {
-                let bias = bias.map(|b| b.to_kind(Kind::Double));
-                let weight = weight.to_kind(Kind::Double);
-                let expected = x.to_kind(Kind::Double).linear(&weight, bias.as_ref());
-                assert_eq!(got.kind(), kind);
-                let distance = distance(got, &expected);
-                assert!(
-                    distance < tolerance(kind),
-                    "{kind:?} {rows} {input}: {distance}"
-                );
-            }
-        }
-    }
-}
-
-#[test]
 fn what_does_not_fit_is_an_error() {
     let x = draw(&[2, 8], Kind::Float, 1);
     assert!(rms_norm(&x, &draw(&[4], Kind::Float, 1), 1e-6).is_err());
@@ -265,12 +178,10 @@ fn what_does_not_fit_is_an_error() {
         draw(&[3, 4], Kind::Float, 1),
     );
     assert!(rotate(&heads, &table, &table).is_err());
-    let packed = PackedLinear::new(&draw(&[3, 4], Kind::Float, 1)).unwrap();
-    assert!(packed_linears(&x, [(&packed, None)]).is_err());
     assert!(fuses(&x) && !fuses(&x.to_kind(Kind::Double)));
 }
 
-/// The tests of this file run with the best instruction set; here with each that the processor has.
+/// The tests of the loops run with the best instruction set; here with each that the processor has.
 #[test]
 fn every_instruction_set_as_by_libtorch() {
     #[cfg(target_arch = "x86_64")]
@@ -285,7 +196,12 @@ fn every_instruction_set_as_by_libtorch() {
     let sets = [("baseline", true), ("of no processor", true)];
     for (set, _) in sets.into_iter().filter(|(_, there)| *there) {
         let tests = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["fused::tests::", "--skip", "every_instruction_set"])
+            .args([
+                "fused::tests::",
+                "decoding::tests::",
+                "--skip",
+                "every_instruction_set",
+            ])
             .env("VLM_R1_CPU_SET", set)
             .output()
             .unwrap();
@@ -295,6 +211,8 @@ fn every_instruction_set_as_by_libtorch() {
             set != "of no processor",
             "{set}: {said}"
         );
-        assert!(said.contains("rms_norm_as_by_libtorch"), "{set}: {said}");
+        for test in ["rms_norm_as_by_libtorch", "packed_layers_as_by_libtorch"] {
+            assert!(said.contains(test), "{set}: {said}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod adamw;
 mod blockwise;
 mod call;
 mod cuda;
+mod decoding;
 mod flash;
 mod fused;
 mod gradient;
@@ -20,11 +21,12 @@ pub use adamw::{AdamWOptions, fused_adamw};
 pub use blockwise::{BLOCK, Blockwise, Levels};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 pub use cuda::{load_cuda, parse_device};
-pub use flash::{SequenceLens, variable_length_attention};
-pub use fused::{
-    DecodeKeys, PackedLinear, TokenChoice, choose_tokens, decode_attention, fuses, packed_linears,
-    rms_norm, rotate, swiglu, token_scores,
+pub use decoding::{
+    DecodeKeys, DecodeLayer, PackedLinear, PackedPart, TokenChoice, choose_tokens,
+    decode_attention, decode_layer, packed_linears,
 };
+pub use flash::{SequenceLens, variable_length_attention};
+pub use fused::{fuses, rms_norm, rotate, swiglu, token_scores};
 pub use gradient::take_grad;
 pub use host::{Reading, begin_copy, host_copy, wait_for};
 pub use memory::{

@@ -5,6 +5,7 @@
 //! Answers over a shared prompt read its keys; gradients flow into the prompt from all of them.
 
 use tch::{Device, Kind, Tensor};
+use torch::DecodeKeys;
 
 use super::varlen::VariableLength;
 
@@ -12,6 +13,11 @@ use super::varlen::VariableLength;
 pub trait Attend {
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim]`, rotated, -> `[T, heads, head_dim]`.
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor;
+
+    /// What [`torch::decode_layer`] reads, where that does the same for `layer` as [`Attend::attend`].
+    fn decode_keys(&mut self, _layer: usize) -> Option<DecodeKeys<'_>> {
+        None
+    }
 }
 
 /// A run of tokens that see one another, and before them those of `prefix`.

@@ -75,6 +75,11 @@ impl Linear {
         }
     }
 
+    /// Weight and bias, where no adapter lies over them.
+    pub(super) fn plain(&self) -> Option<(&Tensor, Option<&Tensor>)> {
+        (self.adapter.is_none()).then_some((&self.weight, self.bias.as_ref()))
+    }
+
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let [y] = forward_all(x, [self]);

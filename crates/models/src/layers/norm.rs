@@ -25,6 +25,16 @@ impl RmsNorm {
         })
     }
 
+    /// `[size]`.
+    pub(super) fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// What is added to the mean square.
+    pub(super) fn eps(&self) -> f64 {
+        self.eps
+    }
+
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if fuses(x) {

@@ -6,7 +6,10 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 
 use tch::Tensor;
-use torch::{PackedLinear, fuses, packed_linears};
+use torch::{DecodeKeys, DecodeLayer, PackedLinear, decode_layer, fuses, packed_linears};
+
+use super::rotary::Rotary;
+use super::{Linear, RmsNorm};
 
 /// With more rows than these the order of the weight matters little.
 const MOST_ROWS: i64 = 128;
@@ -40,23 +43,77 @@ impl Drop for PackedWeights {
     }
 }
 
+/// Whether `x` goes by packed weights, where they are kept.
+fn applies(x: &Tensor) -> bool {
+    x.dim() == 2 && x.size()[0] <= MOST_ROWS && fuses(x)
+}
+
+fn address(weight: &Tensor) -> usize {
+    weight.data_ptr() as usize
+}
+
+fn pack<'a>(
+    packed: &mut HashMap<usize, PackedLinear>,
+    weights: impl IntoIterator<Item = &'a Tensor>,
+) {
+    for weight in weights {
+        packed
+            .entry(address(weight))
+            .or_insert_with(|| PackedLinear::new(weight).expect("a matrix"));
+    }
+}
+
 /// `x W^T + b` for each weight and bias, by packed weights where they are kept.
 pub(super) fn forward<const N: usize>(
     x: &Tensor,
     layers: [(&Tensor, Option<&Tensor>); N],
 ) -> Option<[Tensor; N]> {
     PACKED.with_borrow_mut(|packed| {
-        let packed = packed.as_mut()?;
-        if x.dim() != 2 || x.size()[0] > MOST_ROWS || !fuses(x) {
-            return None;
-        }
-        let address = |weight: &Tensor| weight.data_ptr() as usize;
-        for (weight, _) in layers {
-            packed
-                .entry(address(weight))
-                .or_insert_with(|| PackedLinear::new(weight).expect("a matrix"));
-        }
+        let packed = packed.as_mut().filter(|_| applies(x))?;
+        pack(packed, layers.map(|(weight, _)| weight));
         let layers = layers.map(|(weight, bias)| (&packed[&address(weight)], bias));
         Some(packed_linears(x, layers).expect("an input as wide as the weights"))
+    })
+}
+
+/// A decoder layer's weights, as [`torch::DecodeLayer`] names them.
+pub struct DecoderWeights<'a> {
+    /// Before attention, and before the activation.
+    pub norms: [&'a RmsNorm; 2],
+    /// Queries, keys, values, output, gate, up, down.
+    pub linears: [&'a Linear; 7],
+    /// Channels of a head.
+    pub head_dim: i64,
+}
+
+/// New tokens `x [slots, hidden]` through a decoder layer in one operation, where packed weights are kept and no adapter lies over
+/// them.
+pub fn decode(
+    x: &Tensor,
+    weights: &DecoderWeights<'_>,
+    rotary: &Rotary,
+    keys: &DecodeKeys<'_>,
+) -> Option<Tensor> {
+    let parts: [_; 7] = weights.linears.map(Linear::plain);
+    let eps = weights.norms[0].eps();
+    if parts.iter().any(Option::is_none)
+        || weights.norms[1].eps() != eps
+        || rotary.cos.kind() != x.kind()
+    {
+        return None;
+    }
+    let parts = parts.map(|part| part.expect("looked at above"));
+    PACKED.with_borrow_mut(|packed| {
+        let packed = packed.as_mut().filter(|_| applies(x))?;
+        pack(packed, parts.map(|(weight, _)| weight));
+        let layer = DecodeLayer {
+            input_norm: weights.norms[0].weight(),
+            post_attention_norm: weights.norms[1].weight(),
+            eps,
+            linears: parts.map(|(weight, bias)| (&packed[&address(weight)], bias)),
+            head_dim: weights.head_dim,
+        };
+        let y = decode_layer(x, &layer, [&rotary.cos, &rotary.sin], keys);
+        Some(y.expect("a cache that fits the model"))
     })
 }

@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::config::TextConfig;
 use crate::ModelError;
 use crate::layers::attention::Attend;
+use crate::layers::packed::{DecoderWeights, decode};
 use crate::layers::rotary::Rotary;
 use crate::layers::{Linear, RmsNorm, forward_all, gated};
 use crate::parameters::Builder;
@@ -92,6 +93,11 @@ impl DecoderLayer {
         rotary: &Rotary,
         attend: &mut dyn Attend,
     ) -> Tensor {
+        if let Some(keys) = attend.decode_keys(index)
+            && let Some(y) = decode(x, &self.weights(), rotary, &keys)
+        {
+            return y;
+        }
         let tokens = x.size()[0];
         let y = self.input_layernorm.forward(x);
         // [T, heads, head_dim]
@@ -103,5 +109,21 @@ impl DecoderLayer {
         let [gate, up] = forward_all(&y, [&self.gate_proj, &self.up_proj]);
         let inner = gated(&gate, &up);
         x + self.down_proj.forward(&inner)
+    }
+
+    fn weights(&self) -> DecoderWeights<'_> {
+        DecoderWeights {
+            norms: [&self.input_layernorm, &self.post_attention_layernorm],
+            linears: [
+                &self.q_proj,
+                &self.k_proj,
+                &self.v_proj,
+                &self.o_proj,
+                &self.gate_proj,
+                &self.up_proj,
+                &self.down_proj,
+            ],
+            head_dim: self.head_dim,
+        }
     }
 }

@@ -1,8 +1,10 @@
 // What sampling does on the CPU, without gradients: attention of new tokens, linear layers of packed weights, the choice of tokens.
 
 #include "operation.h"
+#include "team.h"
 
 #include <ATen/core/grad_mode.h>
+#include <memory>
 #include <vector>
 
 #include "../guarded.h"
@@ -11,6 +13,143 @@ namespace {
 
 using namespace vlm_r1;
 using at::Tensor;
+
+struct Heads {
+  int64_t queries, keys, dim;
+};
+
+// `cache`: prompt keys, prompt values, answer keys, answer values, rows, prompt lengths, places.
+template <typename T>
+DecodeAttention<T> attention(const T *q, const T *k, const T *v, T *output, Tensor **cache, Heads heads, double scale) {
+  return {
+      q,
+      k,
+      v,
+      read<T>(*cache[0]),
+      read<T>(*cache[1]),
+      write<T>(*cache[2]),
+      write<T>(*cache[3]),
+      read<int64_t>(*cache[4]),
+      read<int64_t>(*cache[5]),
+      read<int64_t>(*cache[6]),
+      output,
+      heads.queries,
+      heads.keys,
+      heads.dim,
+      cache[1]->size(2),
+      cache[2]->size(2),
+      static_cast<float>(scale),
+  };
+}
+
+template <typename T>
+PackedLinear<T> linear(Tensor *packed, Tensor *bias, T *y, int64_t in, int64_t out) {
+  return {read<T>(*packed), bias ? read<T>(*bias) : nullptr, y, in, out};
+}
+
+// See `vlm_r1_decode_layer`.
+template <typename T>
+class DecodeLayer {
+ public:
+  DecodeLayer(Tensor **tensors, const int64_t *outs, int64_t head_dim, float eps, float scale, T *y)
+      : x(read<T>(*tensors[0])), norm(read<T>(*tensors[1])), post_norm(read<T>(*tensors[2])),
+        cos(read<T>(*tensors[17])), sin(read<T>(*tensors[18])), rows(tensors[0]->size(0)),
+        hidden(tensors[0]->size(1)), wide(outs[0]), inner(outs[4]), head_dim(head_dim), eps(eps), y(y) {
+    const int64_t keys = outs[1];
+    weights = hidden * (wide + 2 * keys) + wide * hidden + 3 * hidden * inner;
+    const int64_t most = std::max(std::max(hidden, wide), inner);
+    arranged.reset(new float[rows * even(most)]);
+    rstd.reset(new float[rows]);
+    numbers.reset(new T[rows * (2 * hidden + 2 * wide + 2 * keys + 2 * inner)]);
+    normed = numbers.get();
+    between = normed + rows * hidden;
+    q = between + rows * hidden;
+    k = q + rows * wide;
+    v = k + rows * keys;
+    seen = v + rows * keys;
+    gate = seen + rows * wide;
+    up = gate + rows * inner;
+    const auto part = [&](int i, T *to, int64_t in) { return linear<T>(tensors[3 + i], tensors[10 + i], to, in, outs[i]); };
+    qkv[0] = part(0, q, hidden);
+    qkv[1] = part(1, k, hidden);
+    qkv[2] = part(2, v, hidden);
+    o = part(3, between, wide);
+    gate_up[0] = part(4, gate, hidden);
+    gate_up[1] = part(5, up, hidden);
+    down = part(6, y, inner);
+    attend = attention<T>(q, k, v, seen, tensors + 19, {wide / head_dim, keys / head_dim, head_dim}, scale);
+    scratch.reset(new float[at::get_num_threads() * decode_scratch(attend)]);
+  }
+
+  void run() {
+    together(rows * weights, [&](Team &team) {
+      normalise(team, x, norm);
+      team.linears(qkv, 3, arranged.get(), rows);
+      team.wait();
+      over_keys(team);
+      team.wait();
+      team.arrange(seen, rows, wide, arranged.get());
+      add_to(team, o, x);
+      team.wait();
+      normalise(team, between, post_norm);
+      // A thread activates what it multiplied itself.
+      const auto [from, to] = team.share(panels(inner));
+      for (const auto &layer : gate_up) typed<T>().packed_linear(layer, arranged.get(), rows, from, to);
+      activate(from * 16, std::min(inner, to * 16));
+      team.wait();
+      team.arrange(gate, rows, inner, arranged.get());
+      add_to(team, down, between);
+    });
+  }
+
+ private:
+  void normalise(Team &team, const T *from, const T *weight) {
+    const auto [a, b] = team.share(rows);
+    typed<T>().rms_norm(from + a * hidden, weight, normed + a * hidden, rstd.get() + a, b - a, hidden, eps);
+    team.wait();
+    team.arrange(normed, rows, hidden, arranged.get());
+  }
+
+  // Rotation and attention of pairs of slot and key head.
+  void over_keys(Team &team) {
+    const auto [from, to] = team.share(rows * attend.kv_heads);
+    float *own = scratch.get() + team.thread() * decode_scratch(attend);
+    const int64_t repeats = attend.heads / attend.kv_heads;
+    for (int64_t pair = from; pair < to; ++pair) {
+      const int64_t slot = pair / attend.kv_heads;
+      const auto turn = [&](T *heads, int64_t n) {
+        typed<T>().rotate(heads, 0, head_dim, cos + slot * head_dim, sin + slot * head_dim, 1, heads, 1, n, head_dim);
+      };
+      turn(q + pair * repeats * head_dim, repeats);
+      turn(k + pair * head_dim, 1);
+      typed<T>().decode_attention(attend, pair, pair + 1, own);
+    }
+  }
+
+  // Into the layer's output, on top of `residual`; the sum is rounded after the product is.
+  void add_to(Team &team, const PackedLinear<T> &layer, const T *residual) {
+    const auto [from, to] = team.share(panels(hidden));
+    typed<T>().packed_linear(layer, arranged.get(), rows, from, to);
+    typed<T>().add(residual, layer.y, rows, hidden, from * 16, std::min(hidden, to * 16));
+  }
+
+  void activate(int64_t from, int64_t to) {
+    for (int64_t row = 0; row < rows && from < to; ++row) {
+      T *g = gate + row * inner + from;
+      typed<T>().swiglu(g, up + row * inner + from, g, to - from);
+    }
+  }
+
+  const T *x, *norm, *post_norm, *cos, *sin;
+  int64_t rows, hidden, wide, inner, head_dim, weights;
+  float eps;
+  T *y;
+  std::unique_ptr<float[]> arranged, rstd, scratch;
+  std::unique_ptr<T[]> numbers;
+  T *normed, *between, *q, *k, *v, *seen, *gate, *up;
+  PackedLinear<T> qkv[3], o, gate_up[2], down;
+  DecodeAttention<T> attend;
+};
 
 }  // namespace
 
@@ -21,31 +160,11 @@ int vlm_r1_decode_attention(Tensor **tensors, double scale, Tensor **output, cha
   return guarded(error, capacity, [&] {
     at::NoGradGuard no_grad;
     const Tensor q = tensors[0]->contiguous(), k = tensors[1]->contiguous(), v = tensors[2]->contiguous();
-    Tensor &prompt_keys = *tensors[3], &prompt_values = *tensors[4];
-    Tensor &answer_keys = *tensors[5], &answer_values = *tensors[6];
     for (int i = 3; i < 10; ++i) TORCH_CHECK(tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
     Tensor y = at::empty_like(q);
     by_type(q.scalar_type(), [&](auto one) {
       using T = decltype(one);
-      const DecodeAttention<T> a{
-          read<T>(q),
-          read<T>(k),
-          read<T>(v),
-          read<T>(prompt_keys),
-          read<T>(prompt_values),
-          write<T>(answer_keys),
-          write<T>(answer_values),
-          read<int64_t>(*tensors[7]),
-          read<int64_t>(*tensors[8]),
-          read<int64_t>(*tensors[9]),
-          write<T>(y),
-          q.size(1),
-          k.size(1),
-          q.size(2),
-          prompt_values.size(2),
-          answer_keys.size(2),
-          static_cast<float>(scale),
-      };
+      const auto a = attention<T>(read<T>(q), read<T>(k), read<T>(v), write<T>(y), tensors + 3, {q.size(1), k.size(1), q.size(2)}, scale);
       const int64_t pairs = q.size(0) * a.kv_heads;
       const int64_t work = (a.heads / a.kv_heads) * (a.prompt_width + a.answer_width) * a.head_dim;
       at::parallel_for(0, pairs, std::max<int64_t>(1, 8 * GRAIN / std::max<int64_t>(work, 1)), [&](int64_t from, int64_t to) {
@@ -83,35 +202,41 @@ int vlm_r1_packed_linears(Tensor *x, size_t n, Tensor **packed, Tensor **biases,
     at::NoGradGuard no_grad;
     const Tensor input = x->contiguous();
     const int64_t rows = input.size(0), in = input.size(1);
-    const Tensor wide = input.scalar_type() == at::kFloat ? input : input.to(at::kFloat);
     std::vector<Tensor> results;
-    std::vector<Tensor> shifts;
-    for (size_t i = 0; i < n; ++i) {
-      results.push_back(at::empty({rows, outs[i]}, input.options()));
-      shifts.push_back(biases[i] ? biases[i]->contiguous() : Tensor());
-    }
+    for (size_t i = 0; i < n; ++i) results.push_back(at::empty({rows, outs[i]}, input.options()));
     by_type(input.scalar_type(), [&](auto one) {
       using T = decltype(one);
-      const T *from = read<T>(input);
-      const float *from32 = read<float>(wide);
       std::vector<PackedLinear<T>> layers;
-      std::vector<int64_t> ends;  // in panels
-      for (size_t i = 0; i < n; ++i) {
-        const T *bias = shifts[i].defined() ? read<T>(shifts[i]) : nullptr;
-        layers.push_back({read<T>(*packed[i]), bias, write<T>(results[i]), in, outs[i]});
-        ends.push_back((ends.empty() ? 0 : ends.back()) + panels(outs[i]));
-      }
-      // Reading weights takes longer than arithmetic does.
-      const int64_t grain = std::max<int64_t>(1, GRAIN / (16 * std::max<int64_t>(in, 1)));
-      at::parallel_for(0, ends.back(), grain, [&](int64_t a, int64_t b) {
-        for (size_t i = 0; i < n; ++i) {
-          const int64_t start = i == 0 ? 0 : ends[i - 1];
-          const int64_t first = std::max(a, start) - start, last = std::min(b, ends[i]) - start;
-          if (first < last) typed<T>().packed_linear(layers[i], from, from32, rows, first, last);
-        }
+      for (size_t i = 0; i < n; ++i) layers.push_back(linear<T>(packed[i], biases[i], write<T>(results[i]), in, outs[i]));
+      int64_t weights = 0;
+      for (size_t i = 0; i < n; ++i) weights += in * outs[i];
+      std::unique_ptr<float[]> arranged(new float[rows * even(in)]);
+      together(rows * weights, [&](Team &team) {
+        team.arrange(read<T>(input), rows, in, arranged.get());
+        team.linears(layers.data(), n, arranged.get(), rows);
       });
     });
     for (size_t i = 0; i < n; ++i) y[i] = new Tensor(std::move(results[i]));
+  });
+}
+
+// A decoder layer for one new token of each slot: `x [slots, hidden]` to the same. `tensors`: x; both norms' weights; the packed
+// weights of q, k, v, o, gate, up and down, then their biases, null where there is none; cosines and sines `[slots, head_dim]`; prompt
+// keys, prompt values, answer keys, answer values, rows, prompt lengths, places. `outs`: outputs of the seven.
+// The same numbers as by the operations one after another, without waking threads for each.
+int vlm_r1_decode_layer(Tensor **tensors, const int64_t *outs, int64_t head_dim, double eps, double scale, Tensor **y,
+                        char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    for (int i : {0, 1, 2, 17, 18, 19, 20, 21, 22, 23, 24, 25}) {
+      TORCH_CHECK(tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
+    }
+    Tensor result = at::empty_like(*tensors[0]);
+    by_type(result.scalar_type(), [&](auto one) {
+      using T = decltype(one);
+      DecodeLayer<T>(tensors, outs, head_dim, static_cast<float>(eps), static_cast<float>(scale), write<T>(result)).run();
+    });
+    *y = new Tensor(std::move(result));
   });
 }
 

@@ -13,9 +13,9 @@ namespace {
 
 template <typename T>
 constexpr TypedKernels<T> table() {
-  return {rms_norm<T>,         rms_norm_backward<T>, swiglu<T>,        swiglu_backward<T>, rotate<T, T>,
-          rotate<T, float>,    decode_attention<T>,  pack<T>,          packed_linear<T>,   choose<T>,
-          log_sum_exp<T>,      log_prob_backward<T>};
+  return {rms_norm<T>,       rms_norm_backward<T>, swiglu<T>, swiglu_backward<T>, rotate<T, T>, rotate<T, float>,
+          decode_attention<T>, pack<T>,            arrange<T>, packed_linear<T>,  add<T>,       choose<T>,
+          log_sum_exp<T>,    log_prob_backward<T>};
 }
 
 }  // namespace

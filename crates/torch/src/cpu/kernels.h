@@ -41,8 +41,9 @@ struct PackedLinear {
 };
 
 inline int64_t panels(int64_t out) { return (out + 15) / 16; }
-// Numbers of a packed weight: inputs are padded to pairs, outputs to panels.
-inline int64_t packed_size(int64_t in, int64_t out) { return panels(out) * 16 * ((in + 1) / 2 * 2); }
+inline int64_t even(int64_t n) { return (n + 1) / 2 * 2; }
+// Numbers of a packed weight: inputs are padded to pairs, outputs to panels, with zeros.
+inline int64_t packed_size(int64_t in, int64_t out) { return panels(out) * 16 * even(in); }
 
 // What an instruction set offers for numbers of type T.
 template <typename T>
@@ -64,9 +65,13 @@ struct TypedKernels {
   void (*decode_attention)(const DecodeAttention<T> &a, int64_t from, int64_t to, float *scratch);
   // A weight [out, in] as `packed_linear` reads it: 16 outputs side by side, inputs one after another (bf16: in pairs).
   void (*pack)(const T *weight, int64_t in, int64_t out, T *packed);
-  // Panels of 16 outputs `from` to `to`. `x32` holds x in f32.
-  void (*packed_linear)(const PackedLinear<T> &layer, const T *x, const float *x32, int64_t rows, int64_t from,
-                        int64_t to);
+  // Pairs of inputs `from` to `to` of `rows` rows of x, in the order in which `packed_linear` needs them; `arranged` has room for
+  // rows * even(in) floats.
+  void (*arrange)(const T *x, int64_t rows, int64_t in, int64_t from, int64_t to, float *arranged);
+  // Panels of 16 outputs `from` to `to`, of the arranged x.
+  void (*packed_linear)(const PackedLinear<T> &layer, const float *arranged, int64_t rows, int64_t from, int64_t to);
+  // sum += x over columns `from` to `to` of `rows` rows of n.
+  void (*add)(const T *x, T *sum, int64_t rows, int64_t n, int64_t from, int64_t to);
   // Chooses one of n tokens that `banned` does not mark; `weights` has room for n. Writes the token, its log-softmax
   // of logits * scale over all n, and: drawn, the distances of the draw to both ends of the token's interval (1 where nothing
   // lies beyond); greedy (`draw` below 0), the second largest and the largest logit.

@@ -1,0 +1,277 @@
+//! Sampling's operations against libtorch's, and a whole layer against its parts.
+
+use tch::{Device, Kind, Tensor};
+
+use super::*;
+use crate::fused::tests::{distance, draw, tolerance};
+use crate::{rms_norm, rotate, swiglu};
+
+#[test]
+fn decode_attention_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for [heads, kv_heads, dim] in [[8, 2, 64], [7, 1, 8], [4, 4, 20], [3, 1, 16]] {
+            decode_case(kind, heads, kv_heads, dim);
+        }
+    }
+}
+
+fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
+    let (width, room) = (48, 24);
+    // Slots of two prompts of 48 and 37 tokens, with answers of 0, 1, 17 and 23 tokens before the new one.
+    let (rows, lens, places) = ([1i64, 0, 1, 0], [37i64, 48, 37, 48], [0i64, 1, 17, 23]);
+    let count = rows.len() as i64;
+    let q = draw(&[count, heads, dim], kind, 8);
+    let [k, v] = [9, 10].map(|seed| draw(&[count, kv_heads, dim], kind, seed));
+    let prompt_keys = draw(&[2, kv_heads, dim, width], kind, 11);
+    let prompt_values = draw(&[2, kv_heads, width, dim], kind, 12);
+    let [answer_keys, answer_values] =
+        [13, 14].map(|seed| draw(&[count + 1, kv_heads, room, dim], kind, seed));
+    let got = decode_attention(
+        [&q, &k, &v],
+        &DecodeKeys {
+            prompt_keys: &prompt_keys,
+            prompt_values: &prompt_values,
+            answer_keys: &answer_keys,
+            answer_values: &answer_values,
+            rows: &Tensor::from_slice(&rows),
+            prompt_lens: &Tensor::from_slice(&lens),
+            places: &Tensor::from_slice(&places),
+        },
+    )
+    .unwrap();
+    for slot in 0..rows.len() {
+        let (row, len, place, at) = (rows[slot], lens[slot], places[slot], slot as i64);
+        let stored = answer_keys.get(at).select(1, place);
+        assert_eq!(stored, k.get(at), "the new key lies in its place");
+        let joined = |prompt: Tensor, answer: &Tensor| {
+            let answer = answer.get(at).narrow(1, 0, place + 1);
+            Tensor::cat(&[prompt.narrow(1, 0, len), answer], 1)
+                .to_kind(Kind::Double)
+                .repeat_interleave_self_int(heads / kv_heads, 0, None)
+        };
+        // [heads, keys, dim]
+        let keys = joined(prompt_keys.get(row).transpose(1, 2), &answer_keys);
+        let values = joined(prompt_values.get(row), &answer_values);
+        let query = q.get(at).to_kind(Kind::Double).unsqueeze(1);
+        let scores = query.matmul(&keys.transpose(1, 2)) / (dim as f64).sqrt();
+        let expected = scores
+            .softmax(-1, Kind::Double)
+            .matmul(&values)
+            .squeeze_dim(1);
+        let distance = distance(&got.get(at), &expected);
+        assert!(
+            distance < tolerance(kind),
+            "{kind:?} {heads}/{kv_heads} {dim}, slot {slot}: {distance}"
+        );
+    }
+}
+
+#[test]
+fn packed_layers_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        // 63 rows: blocks of 16, 8, 4, 2 and 1.
+        for (rows, input) in [(1, 1), (5, 32), (16, 47), (63, 8)] {
+            let x = draw(&[rows, input], kind, 15);
+            let weights = [24, 7, 40].map(|out| draw(&[out, input], kind, 16 + out as u64));
+            let bias = draw(&[7], kind, 17);
+            let packed = weights.each_ref().map(|w| PackedLinear::new(w).unwrap());
+            let biases = [None, Some(&bias), None];
+            let [a, b, c] = &packed;
+            let got = packed_linears(&x, [(a, None), (b, biases[1]), (c, None)]).unwrap();
+            for ((got, weight), bias) in got.iter().zip(&weights).zip(biases) {
+                let bias = bias.map(|b| b.to_kind(Kind::Double));
+                let weight = weight.to_kind(Kind::Double);
+                let expected = x.to_kind(Kind::Double).linear(&weight, bias.as_ref());
+                assert_eq!(got.kind(), kind);
+                let distance = distance(got, &expected);
+                assert!(
+                    distance < tolerance(kind),
+                    "{kind:?} {rows} {input}: {distance}"
+                );
+            }
+        }
+    }
+}
+
+struct Layer {
+    norms: [Tensor; 2],
+    linears: Vec<(PackedLinear, Option<Tensor>)>,
+    head_dim: i64,
+}
+
+impl Layer {
+    /// Queries, keys and values with a bias, as Qwen2 has them.
+    fn new([hidden, heads, kv_heads, head_dim, inner]: [i64; 5], kind: Kind) -> Self {
+        let (wide, keys) = (heads * head_dim, kv_heads * head_dim);
+        let linear = |(i, [input, output]): (usize, [i64; 2])| {
+            let weight = draw(&[output, input], Kind::Float, 30 + i as u64) / (input as f64).sqrt();
+            let bias = (i < 3).then(|| draw(&[output], kind, 40 + i as u64));
+            (PackedLinear::new(&weight.to_kind(kind)).unwrap(), bias)
+        };
+        let shapes = [
+            [hidden, wide],
+            [hidden, keys],
+            [hidden, keys],
+            [wide, hidden],
+            [hidden, inner],
+            [hidden, inner],
+            [inner, hidden],
+        ];
+        Layer {
+            norms: [50, 51].map(|key| draw(&[hidden], kind, key)),
+            linears: shapes.into_iter().enumerate().map(linear).collect(),
+            head_dim,
+        }
+    }
+
+    fn parts(&self) -> DecodeLayer<'_> {
+        DecodeLayer {
+            input_norm: &self.norms[0],
+            post_attention_norm: &self.norms[1],
+            eps: 1e-6,
+            linears: std::array::from_fn(|i| (&self.linears[i].0, self.linears[i].1.as_ref())),
+            head_dim: self.head_dim,
+        }
+    }
+
+    fn one_by_one(&self, x: &Tensor, tables: [&Tensor; 2], keys: &DecodeKeys<'_>) -> Tensor {
+        let slots = x.size()[0];
+        let [q, k, v, o, gate, up, down] = self.parts().linears;
+        let y = rms_norm(x, &self.norms[0], 1e-6).unwrap();
+        let [q, k, v] = packed_linears(&y, [q, k, v])
+            .unwrap()
+            .map(|x| x.view([slots, -1, self.head_dim]));
+        let turn = |x: &Tensor| rotate(x, tables[0], tables[1]).unwrap();
+        let seen = decode_attention([&turn(&q), &turn(&k), &v], keys).unwrap();
+        let [o] = packed_linears(&seen.view([slots, -1]), [o]).unwrap();
+        let x = x + o;
+        let y = rms_norm(&x, &self.norms[1], 1e-6).unwrap();
+        let [gate, up] = packed_linears(&y, [gate, up]).unwrap();
+        let [down] = packed_linears(&swiglu(&gate, &up).unwrap(), [down]).unwrap();
+        x + down
+    }
+}
+
+/// The last two are large enough for several threads.
+#[test]
+fn a_layer_is_its_parts_bit_for_bit() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for (slots, shape) in [
+            (1, [8, 2, 1, 4, 12]),
+            (5, [37, 6, 2, 10, 41]),
+            (16, [256, 8, 2, 32, 700]),
+            (23, [200, 6, 3, 64, 333]),
+        ] {
+            let layer = Layer::new(shape, kind);
+            let [hidden, _, kv_heads, dim, _] = shape;
+            let x = draw(&[slots, hidden], kind, 60);
+            let [cos, sin] = [61, 62].map(|key| draw(&[slots, dim], kind, key));
+            let prompt_keys = draw(&[2, kv_heads, dim, 48], kind, 63);
+            let prompt_values = draw(&[2, kv_heads, 48, dim], kind, 64);
+            let room = |key| draw(&[slots + 1, kv_heads, 24, dim], kind, key);
+            let list = |f: &dyn Fn(i64) -> i64| {
+                Tensor::from_slice(&(0..slots).map(f).collect::<Vec<i64>>())
+            };
+            let (rows, lens, places) = (
+                list(&|slot| slot % 2),
+                list(&|slot| 30 + slot % 18),
+                list(&|slot| slot * 7 % 24),
+            );
+            let run = |whole: bool| {
+                let (answer_keys, answer_values) = (room(65), room(66));
+                let keys = DecodeKeys {
+                    prompt_keys: &prompt_keys,
+                    prompt_values: &prompt_values,
+                    answer_keys: &answer_keys,
+                    answer_values: &answer_values,
+                    rows: &rows,
+                    prompt_lens: &lens,
+                    places: &places,
+                };
+                let y = if whole {
+                    decode_layer(&x, &layer.parts(), [&cos, &sin], &keys).unwrap()
+                } else {
+                    layer.one_by_one(&x, [&cos, &sin], &keys)
+                };
+                [y, answer_keys, answer_values]
+            };
+            let whole = run(true);
+            assert_eq!(whole[0].isfinite().all().int64_value(&[]), 1);
+            for (i, (whole, parts)) in whole.iter().zip(run(false)).enumerate() {
+                assert_eq!(*whole, parts, "{kind:?} {shape:?}, result {i}");
+            }
+            for threads in [1, 2] {
+                let before = tch::get_num_threads();
+                tch::set_num_threads(threads);
+                let again = run(true);
+                tch::set_num_threads(before);
+                assert_eq!(again[0], whole[0], "{threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let kind = Kind::Float;
+    let packed = PackedLinear::new(&draw(&[3, 4], kind, 1)).unwrap();
+    assert!(packed_linears(&draw(&[2, 8], kind, 1), [(&packed, None)]).is_err());
+
+    let layer = Layer::new([8, 2, 1, 4, 12], kind);
+    let list = |n: i64| Tensor::zeros([n], (Kind::Int64, Device::Cpu));
+    let (prompt_keys, prompt_values) = (draw(&[1, 1, 4, 6], kind, 2), draw(&[1, 1, 6, 4], kind, 2));
+    let answers = draw(&[2, 1, 5, 4], kind, 2);
+    let ids = list(2);
+    let keys = DecodeKeys {
+        prompt_keys: &prompt_keys,
+        prompt_values: &prompt_values,
+        answer_keys: &answers,
+        answer_values: &answers,
+        rows: &ids,
+        prompt_lens: &ids,
+        places: &ids,
+    };
+    let table = draw(&[2, 4], kind, 3);
+    let try_it = |x: &Tensor, parts: &DecodeLayer<'_>, table: &Tensor, keys: &DecodeKeys<'_>| {
+        decode_layer(x, parts, [table, table], keys).is_ok()
+    };
+    let x = draw(&[2, 8], kind, 4);
+    assert!(try_it(&x, &layer.parts(), &table, &keys));
+    assert!(!try_it(
+        &draw(&[2, 7], kind, 4),
+        &layer.parts(),
+        &table,
+        &keys
+    ));
+    assert!(!try_it(
+        &draw(&[3, 8], kind, 4),
+        &layer.parts(),
+        &table,
+        &keys
+    ));
+    assert!(!try_it(
+        &x.to_kind(Kind::BFloat16),
+        &layer.parts(),
+        &table,
+        &keys
+    ));
+    assert!(!try_it(&x, &layer.parts(), &draw(&[2, 6], kind, 3), &keys));
+    let few = list(1);
+    assert!(!try_it(
+        &x,
+        &layer.parts(),
+        &table,
+        &DecodeKeys {
+            places: &few,
+            ..keys
+        }
+    ));
+    let mut swapped = layer.parts();
+    swapped.linears.swap(4, 6);
+    assert!(!try_it(&x, &swapped, &table, &keys));
+    let odd = DecodeLayer {
+        head_dim: 3,
+        ..layer.parts()
+    };
+    assert!(!try_it(&x, &odd, &table, &keys));
+}

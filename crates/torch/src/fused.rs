@@ -28,6 +28,25 @@ unsafe extern "C" {
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn vlm_r1_normed_linears(
+        x: *mut C_tensor,
+        w: *mut C_tensor,
+        eps: f64,
+        n: usize,
+        layers: *const *mut C_tensor,
+        y: *mut *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn vlm_r1_gated_linear(
+        gate: *mut C_tensor,
+        up: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        y: *mut *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn vlm_r1_rotate(
         x: *mut C_tensor,
         cos: *mut C_tensor,
@@ -76,6 +95,64 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
         vlm_r1_swiglu(pointer(gate), pointer(up), y, error, capacity)
+    })
+}
+
+/// Linear layers, each a weight `[out, in]` and a bias `[out]`, over [`rms_norm`] of `x [T, in]`: `[T, out]` each. The normed `x` is not
+/// kept for the way back, but computed again.
+///
+/// # Errors
+/// Tensors that do not fit.
+pub fn normed_linears<const N: usize>(
+    x: &Tensor,
+    (w, eps): (&Tensor, f64),
+    layers: [(&Tensor, Option<&Tensor>); N],
+) -> Result<[Tensor; N], TorchError> {
+    let fits = x.dim() == 2 && x.kind() == w.kind() && x.size()[1..] == w.size();
+    check("normed_linears", fits && fuses(x), &[x, w])?;
+    let mut pointers = layers.map(|(weight, _)| pointer(weight)).to_vec();
+    pointers.extend(layers.map(|(_, bias)| bias.map_or(std::ptr::null_mut(), pointer)));
+    let mut y = [std::ptr::null_mut(); N];
+    // SAFETY: valid `at::Tensor*` (a bias may be null), borrowed for the call; `layers` holds 2 N, `y` N.
+    call(|error, capacity| unsafe {
+        vlm_r1_normed_linears(
+            pointer(x),
+            pointer(w),
+            eps,
+            N,
+            pointers.as_ptr(),
+            y.as_mut_ptr(),
+            error,
+            capacity,
+        )
+    })?;
+    // SAFETY: handles made by `new`, owned by nobody else.
+    Ok(y.map(|handle| unsafe { Tensor::from_ptr(handle) }))
+}
+
+/// A linear layer of `weight [out, in]` and `bias [out]` over [`swiglu`] of `gate`, `up [T, in]`: `[T, out]`. The activation is not kept for
+/// the way back, but computed again.
+///
+/// # Errors
+/// Tensors that do not fit.
+pub fn gated_linear(
+    gate: &Tensor,
+    up: &Tensor,
+    (weight, bias): (&Tensor, Option<&Tensor>),
+) -> Result<Tensor, TorchError> {
+    check("gated_linear", gate.dim() == 2 && fuses(gate), &[gate, up])?;
+    let bias = bias.map_or(std::ptr::null_mut(), pointer);
+    // SAFETY: valid `at::Tensor*` (the bias may be null), borrowed for the call.
+    call_for_tensor(|y, error, capacity| unsafe {
+        vlm_r1_gated_linear(
+            pointer(gate),
+            pointer(up),
+            pointer(weight),
+            bias,
+            y,
+            error,
+            capacity,
+        )
     })
 }
 

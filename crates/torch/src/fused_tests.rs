@@ -168,6 +168,79 @@ fn token_scores_as_by_libtorch() {
     assert_eq!(logprobs.isnan().all().int64_value(&[]), 1);
 }
 
+/// With and without a bias, and with an output that nobody uses.
+#[test]
+fn layers_over_a_norm_or_an_activation_as_by_libtorch() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let inputs = [
+            draw(&[70, 24], kind, 20),
+            draw(&[24], kind, 21),
+            draw(&[40, 24], kind, 22),
+            draw(&[24, 24], kind, 23),
+            draw(&[9, 24], kind, 24),
+            draw(&[24], kind, 25),
+        ];
+        let joined = |y: [Tensor; 3]| Tensor::cat(&[&y[0], &y[1]], 1);
+        compare(
+            &inputs[..5],
+            kind,
+            |x| {
+                let layers = [(&x[2], None), (&x[3], None), (&x[4], None)];
+                let [a, b, c] = normed_linears(&x[0], (&x[1], 1e-6), layers).unwrap();
+                Tensor::cat(&[a, b, c], 1)
+            },
+            |x| {
+                let mean = x[0].square().mean_dim(-1i64, true, Kind::Double);
+                let normed = &x[0] * (mean + 1e-6).rsqrt() * &x[1];
+                let each = [2, 3, 4].map(|i| normed.linear(&x[i], None::<&Tensor>));
+                Tensor::cat(&each, 1)
+            },
+        );
+        let with_bias = [0, 1, 2, 3, 5].map(|i| inputs[i].shallow_clone());
+        compare(
+            &with_bias,
+            kind,
+            |x| {
+                let layers = [(&x[2], None), (&x[3], Some(&x[4])), (&x[3], None)];
+                joined(normed_linears(&x[0], (&x[1], 1e-6), layers).unwrap())
+            },
+            |x| {
+                let mean = x[0].square().mean_dim(-1i64, true, Kind::Double);
+                let normed = &x[0] * (mean + 1e-6).rsqrt() * &x[1];
+                let first = normed.linear(&x[2], None::<&Tensor>);
+                joined([
+                    first,
+                    normed.linear(&x[3], Some(&x[4])),
+                    normed.shallow_clone(),
+                ])
+            },
+        );
+        let gated = [26, 27].map(|key| draw(&[70, 24], kind, key));
+        let [gate, up] = gated;
+        let inputs = [gate, up, inputs[4].shallow_clone(), draw(&[9], kind, 28)];
+        compare(
+            &inputs,
+            kind,
+            |x| gated_linear(&x[0], &x[1], (&x[2], Some(&x[3]))).unwrap(),
+            |x| (x[0].silu() * &x[1]).linear(&x[2], Some(&x[3])),
+        );
+        compare(
+            &inputs[..3],
+            kind,
+            |x| gated_linear(&x[0], &x[1], (&x[2], None)).unwrap(),
+            |x| (x[0].silu() * &x[1]).linear(&x[2], None::<&Tensor>),
+        );
+        // Frozen weights: what is trained has its gradient all the same.
+        let x = inputs[0].copy().set_requires_grad(true);
+        let [y] = normed_linears(&x, (&inputs[1].get(0), 1e-6), [(&inputs[2], None)]).unwrap();
+        let z = gated_linear(&x, &inputs[1], (&inputs[2], None)).unwrap();
+        (y.sum(kind) + z.sum(kind)).backward();
+        assert_eq!(x.grad().isfinite().all().int64_value(&[]), 1);
+        assert!(normed_linears(&x, (&inputs[3], 1e-6), [(&inputs[2], None)]).is_err());
+        assert!(gated_linear(&x, &inputs[2], (&inputs[2], None)).is_err());
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_an_error() {
     let x = draw(&[2, 8], Kind::Float, 1);

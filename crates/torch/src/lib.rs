@@ -26,7 +26,7 @@ pub use decoding::{
     decode_attention, decode_layer, packed_linears,
 };
 pub use flash::{SequenceLens, variable_length_attention};
-pub use fused::{fuses, rms_norm, rotate, swiglu, token_scores};
+pub use fused::{fuses, gated_linear, normed_linears, rms_norm, rotate, swiglu, token_scores};
 pub use gradient::take_grad;
 pub use host::{Reading, begin_copy, host_copy, wait_for};
 pub use memory::{

@@ -1,8 +1,9 @@
 //! `y = x W^T + b`.
 
 use tch::Tensor;
+use torch::{fuses, normed_linears};
 
-use super::packed;
+use super::{RmsNorm, packed};
 use crate::ModelError;
 use crate::lora::Adapter;
 use crate::parameters::Builder;
@@ -100,4 +101,15 @@ pub fn forward_all<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor;
             None => y,
         }
     })
+}
+
+/// Layers that read `norm(x)` of `x [T, in]`: `[T, out]` each. Where the CPU's loops do it, the norm is computed again on the way back
+/// instead of being kept.
+pub fn normed_all<const N: usize>(norm: &RmsNorm, x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
+    let parts = layers.map(Linear::plain);
+    if parts.iter().any(Option::is_none) || !fuses(x) || packed::is_packed(x) {
+        return forward_all(&norm.forward(x), layers);
+    }
+    let parts = parts.map(|part| part.expect("looked at above"));
+    normed_linears(x, (norm.weight(), norm.eps()), parts).expect("weights as wide as their input")
 }

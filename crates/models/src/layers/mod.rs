@@ -1,13 +1,13 @@
 //! Layers that all families share.
 
 pub mod attention;
-mod gated;
 pub mod linear;
+mod mlp;
 pub mod norm;
 pub mod packed;
 pub mod rotary;
 mod varlen;
 
-pub use gated::gated;
-pub use linear::{Linear, forward_all};
+pub use linear::{Linear, forward_all, normed_all};
+pub use mlp::GatedMlp;
 pub use norm::RmsNorm;

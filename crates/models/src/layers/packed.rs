@@ -48,6 +48,11 @@ fn applies(x: &Tensor) -> bool {
     x.dim() == 2 && x.size()[0] <= MOST_ROWS && fuses(x)
 }
 
+/// Whether linear layers over `x` go by packed weights on this thread.
+pub(super) fn is_packed(x: &Tensor) -> bool {
+    PACKED.with_borrow(Option::is_some) && applies(x)
+}
+
 fn address(weight: &Tensor) -> usize {
     weight.data_ptr() as usize
 }

@@ -9,7 +9,7 @@ use crate::ModelError;
 use crate::layers::attention::Attend;
 use crate::layers::packed::{DecoderWeights, decode};
 use crate::layers::rotary::Rotary;
-use crate::layers::{Linear, RmsNorm, forward_all, gated};
+use crate::layers::{GatedMlp, Linear, RmsNorm, normed_all};
 use crate::parameters::Builder;
 
 /// `language_model` in the checkpoint.
@@ -46,14 +46,12 @@ impl TextModel {
 #[derive(Debug)]
 pub struct DecoderLayer {
     input_layernorm: RmsNorm,
-    post_attention_layernorm: RmsNorm,
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+    /// Its norm is `post_attention_layernorm`.
+    mlp: GatedMlp,
     head_dim: i64,
 }
 
@@ -69,18 +67,17 @@ impl DecoderLayer {
             config.num_attention_heads * head_dim,
             config.num_kv_heads() * head_dim,
         );
+        let input_layernorm = b.at("input_layernorm", |b| RmsNorm::load(b, hidden, eps))?;
+        let norm = b.at("post_attention_layernorm", |b| {
+            RmsNorm::load(b, hidden, eps)
+        })?;
         Ok(DecoderLayer {
-            input_layernorm: b.at("input_layernorm", |b| RmsNorm::load(b, hidden, eps))?,
-            post_attention_layernorm: b.at("post_attention_layernorm", |b| {
-                RmsNorm::load(b, hidden, eps)
-            })?,
+            input_layernorm,
             q_proj: b.at("self_attn.q_proj", |b| Linear::load(b, hidden, q, true))?,
             k_proj: b.at("self_attn.k_proj", |b| Linear::load(b, hidden, kv, true))?,
             v_proj: b.at("self_attn.v_proj", |b| Linear::load(b, hidden, kv, true))?,
             o_proj: b.at("self_attn.o_proj", |b| Linear::load(b, q, hidden, false))?,
-            gate_proj: b.at("mlp.gate_proj", |b| Linear::load(b, hidden, inner, false))?,
-            up_proj: b.at("mlp.up_proj", |b| Linear::load(b, hidden, inner, false))?,
-            down_proj: b.at("mlp.down_proj", |b| Linear::load(b, inner, hidden, false))?,
+            mlp: GatedMlp::load(b, norm, [hidden, inner], false)?,
             head_dim,
         })
     }
@@ -99,29 +96,29 @@ impl DecoderLayer {
             return y;
         }
         let tokens = x.size()[0];
-        let y = self.input_layernorm.forward(x);
         // [T, heads, head_dim]
-        let [q, k, v] = forward_all(&y, [&self.q_proj, &self.k_proj, &self.v_proj])
-            .map(|x| x.view([tokens, -1, self.head_dim]));
+        let [q, k, v] = normed_all(
+            &self.input_layernorm,
+            x,
+            [&self.q_proj, &self.k_proj, &self.v_proj],
+        )
+        .map(|x| x.view([tokens, -1, self.head_dim]));
         let seen = attend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.o_proj.forward(&seen.reshape([tokens, -1]));
-        let y = self.post_attention_layernorm.forward(&x);
-        let [gate, up] = forward_all(&y, [&self.gate_proj, &self.up_proj]);
-        let inner = gated(&gate, &up);
-        x + self.down_proj.forward(&inner)
+        self.mlp.forward(&x)
     }
 
     fn weights(&self) -> DecoderWeights<'_> {
         DecoderWeights {
-            norms: [&self.input_layernorm, &self.post_attention_layernorm],
+            norms: [&self.input_layernorm, &self.mlp.norm],
             linears: [
                 &self.q_proj,
                 &self.k_proj,
                 &self.v_proj,
                 &self.o_proj,
-                &self.gate_proj,
-                &self.up_proj,
-                &self.down_proj,
+                &self.mlp.gate_proj,
+                &self.mlp.up_proj,
+                &self.mlp.down_proj,
             ],
             head_dim: self.head_dim,
         }

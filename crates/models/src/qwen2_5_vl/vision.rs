@@ -12,7 +12,7 @@ use super::rope::{patch_order, vision_rotary};
 use crate::ModelError;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::rotary::Rotary;
-use crate::layers::{Linear, RmsNorm, forward_all, gated};
+use crate::layers::{GatedMlp, Linear, RmsNorm, normed_all};
 use crate::parameters::Builder;
 use crate::tape::Tape;
 
@@ -110,26 +110,23 @@ fn permute(x: &Tensor, index: &Tensor, merge: i64) -> Tensor {
 #[derive(Debug)]
 struct VisionBlock {
     norm1: RmsNorm,
-    norm2: RmsNorm,
     qkv: Linear,
     proj: Linear,
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+    /// Its norm is `norm2`.
+    mlp: GatedMlp,
     num_heads: i64,
 }
 
 impl VisionBlock {
     fn load(b: &mut Builder<'_>, config: &VisionConfig) -> Result<Self, ModelError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let norm1 = b.at("norm1", |b| RmsNorm::load(b, hidden, EPS))?;
+        let norm = b.at("norm2", |b| RmsNorm::load(b, hidden, EPS))?;
         Ok(VisionBlock {
-            norm1: b.at("norm1", |b| RmsNorm::load(b, hidden, EPS))?,
-            norm2: b.at("norm2", |b| RmsNorm::load(b, hidden, EPS))?,
+            norm1,
             qkv: b.at("attn.qkv", |b| Linear::load(b, hidden, 3 * hidden, true))?,
             proj: b.at("attn.proj", |b| Linear::load(b, hidden, hidden, true))?,
-            gate_proj: b.at("mlp.gate_proj", |b| Linear::load(b, hidden, inner, true))?,
-            up_proj: b.at("mlp.up_proj", |b| Linear::load(b, hidden, inner, true))?,
-            down_proj: b.at("mlp.down_proj", |b| Linear::load(b, inner, hidden, true))?,
+            mlp: GatedMlp::load(b, norm, [hidden, inner], true)?,
             num_heads: config.num_heads,
         })
     }
@@ -137,17 +134,12 @@ impl VisionBlock {
     fn forward(&self, x: &Tensor, rotary: &Rotary, attention: &PackedAttention) -> Tensor {
         let patches = x.size()[0];
         // [patches, 3, heads, head_dim]
-        let qkv = self
-            .qkv
-            .forward(&self.norm1.forward(x))
-            .view([patches, 3, self.num_heads, -1]);
+        let [qkv] = normed_all(&self.norm1, x, [&self.qkv]);
+        let qkv = qkv.view([patches, 3, self.num_heads, -1]);
         let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
         let seen = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.proj.forward(&seen.reshape([patches, -1]));
-        let y = self.norm2.forward(&x);
-        let [gate, up] = forward_all(&y, [&self.gate_proj, &self.up_proj]);
-        let inner = gated(&gate, &up);
-        x + self.down_proj.forward(&inner)
+        self.mlp.forward(&x)
     }
 }
 

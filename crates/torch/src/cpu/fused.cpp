@@ -79,6 +79,19 @@ Tensor swiglu(const Tensor &gate, const Tensor &up) {
   return y;
 }
 
+std::tuple<Tensor, Tensor> swiglu_backward(const Tensor &grad, const Tensor &gate, const Tensor &up) {
+  Tensor grad_gate = at::empty_like(gate), grad_up = at::empty_like(up);
+  by_type(gate.scalar_type(), [&](auto one) {
+    using T = decltype(one);
+    const T *upstream = read<T>(grad), *g = read<T>(gate), *u = read<T>(up);
+    T *to_gate = write<T>(grad_gate), *to_up = write<T>(grad_up);
+    at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t a, int64_t b) {
+      typed<T>().swiglu_backward(upstream + a, g + a, u + a, to_gate + a, to_up + a, b - a);
+    });
+  });
+  return {grad_gate, grad_up};
+}
+
 struct SwiGlu : torch::autograd::Function<SwiGlu> {
   static Tensor forward(AutogradContext *context, const Tensor &gate, const Tensor &up) {
     context->save_for_backward({gate, up});
@@ -86,17 +99,82 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
   }
   static variable_list backward(AutogradContext *context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor grad = grads[0].contiguous(), &gate = saved[0], &up = saved[1];
-    Tensor grad_gate = at::empty_like(gate), grad_up = at::empty_like(up);
-    by_type(gate.scalar_type(), [&](auto one) {
-      using T = decltype(one);
-      const T *upstream = read<T>(grad), *g = read<T>(gate), *u = read<T>(up);
-      T *to_gate = write<T>(grad_gate), *to_up = write<T>(grad_up);
-      at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t a, int64_t b) {
-        typed<T>().swiglu_backward(upstream + a, g + a, u + a, to_gate + a, to_up + a, b - a);
-      });
-    });
+    auto [grad_gate, grad_up] = swiglu_backward(grads[0].contiguous(), saved[0], saved[1]);
     return {grad_gate, grad_up};
+  }
+};
+
+// Gradient of a weight [out, in] by those of y [rows, out]; undefined where nobody asks.
+Tensor weight_gradient(const Tensor &weight, const Tensor &grad, const Tensor &x) {
+  return weight.requires_grad() ? grad.t().mm(x) : Tensor();
+}
+Tensor bias_gradient(const Tensor &bias, const Tensor &grad) {
+  return bias.defined() && bias.requires_grad() ? grad.sum(0) : Tensor();
+}
+
+// Linear layers over a norm. Of what lies between nothing is kept: the way back computes it again, one pass over memory.
+struct NormedLinears : torch::autograd::Function<NormedLinears> {
+  // `layers`: n weights, then the biases that there are; bit i of `biased` says whether layer i has one.
+  static variable_list forward(AutogradContext *context, const Tensor &x, const Tensor &w, at::TensorList layers,
+                               int64_t n, int64_t biased, double eps) {
+    const Tensor normed = std::get<0>(rms_norm(x, w, eps));
+    variable_list kept = {x, w}, outputs;
+    kept.insert(kept.end(), layers.begin(), layers.end());
+    context->save_for_backward(std::move(kept));
+    context->saved_data["n"] = n;
+    context->saved_data["biased"] = biased;
+    context->saved_data["eps"] = eps;
+    context->set_materialize_grads(false);
+    int64_t bias = n;
+    for (int64_t i = 0; i < n; ++i) {
+      outputs.push_back(at::linear(normed, layers[i], biased >> i & 1 ? layers[bias++] : Tensor()));
+    }
+    return outputs;
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &w = saved[1];
+    const int64_t n = context->saved_data["n"].toInt(), biased = context->saved_data["biased"].toInt();
+    auto [normed, rstd] = rms_norm(x, w, context->saved_data["eps"].toDouble());
+    variable_list result(saved.size() + 3);
+    Tensor upstream;
+    int64_t bias = 2 + n;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t own_bias = biased >> i & 1 ? bias++ : 0;
+      if (!grads[i].defined()) continue;
+      const Tensor grad = grads[i].contiguous(), &weight = saved[2 + i];
+      result[2 + i] = weight_gradient(weight, grad, normed);
+      if (own_bias > 0) result[own_bias] = bias_gradient(saved[own_bias], grad);
+      if (!x.requires_grad() && !w.requires_grad()) continue;
+      if (upstream.defined()) {
+        upstream.addmm_(grad, weight);
+      } else {
+        upstream = grad.mm(weight);
+      }
+    }
+    normed.reset();
+    if (upstream.defined()) std::tie(result[0], result[1]) = rms_norm_backward(upstream, x, w, rstd);
+    return result;
+  }
+};
+
+// A linear layer over a gated activation, which is computed again on the way back.
+struct GatedLinear : torch::autograd::Function<GatedLinear> {
+  static Tensor forward(AutogradContext *context, const Tensor &gate, const Tensor &up, const Tensor &weight,
+                        const std::optional<Tensor> &bias) {
+    context->save_for_backward({gate, up, weight, bias.value_or(Tensor())});
+    return at::linear(swiglu(gate, up), weight, bias);
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor grad = grads[0].contiguous(), &gate = saved[0], &up = saved[1], &weight = saved[2];
+    variable_list result(4);
+    result[2] = weight_gradient(weight, grad, swiglu(gate, up));
+    result[3] = bias_gradient(saved[3], grad);
+    if (gate.requires_grad() || up.requires_grad()) {
+      std::tie(result[0], result[1]) = swiglu_backward(grad.mm(weight), gate, up);
+    }
+    return result;
   }
 };
 
@@ -209,6 +287,31 @@ int vlm_r1_swiglu(Tensor *gate, Tensor *up, Tensor **y, char *error, size_t capa
     const Tensor g = gate->contiguous(), u = up->contiguous();
     TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(), "gate and up differ");
     *y = new Tensor(recorded({gate, up}) ? SwiGlu::apply(g, u) : swiglu(g, u));
+  });
+}
+
+// `layers`: n weights, then n biases or null.
+int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, size_t n, Tensor **layers, Tensor **y, char *error,
+                          size_t capacity) {
+  return guarded(error, capacity, [&] {
+    variable_list all;
+    int64_t biased = 0;
+    for (size_t i = 0; i < 2 * n; ++i) {
+      if (!layers[i]) continue;
+      all.push_back(*layers[i]);
+      if (i >= n) biased |= int64_t{1} << (i - n);
+    }
+    auto results = NormedLinears::apply(x->contiguous(), *w, at::TensorList(all), static_cast<int64_t>(n), biased, eps);
+    for (size_t i = 0; i < n; ++i) y[i] = new Tensor(std::move(results[i]));
+  });
+}
+
+int vlm_r1_gated_linear(Tensor *gate, Tensor *up, Tensor *weight, Tensor *bias, Tensor **y, char *error,
+                        size_t capacity) {
+  return guarded(error, capacity, [&] {
+    const Tensor g = gate->contiguous(), u = up->contiguous();
+    TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(), "gate and up differ");
+    *y = new Tensor(GatedLinear::apply(g, u, *weight, bias ? std::optional<Tensor>(*bias) : std::nullopt));
   });
 }
 

@@ -1,0 +1,62 @@
+//! The gated multi-layer perceptron.
+
+use tch::Tensor;
+use torch::{fuses, gated_linear, swiglu};
+
+use super::packed::is_packed;
+use super::{Linear, RmsNorm, normed_all};
+use crate::ModelError;
+use crate::parameters::Builder;
+
+/// `x + down(silu(gate(y)) * up(y))` of `y = norm(x)`.
+#[derive(Debug)]
+pub struct GatedMlp {
+    /// The norm before it, which checkpoints keep beside it.
+    pub norm: RmsNorm,
+    /// `[inner, hidden]`.
+    pub gate_proj: Linear,
+    /// `[inner, hidden]`.
+    pub up_proj: Linear,
+    /// `[hidden, inner]`.
+    pub down_proj: Linear,
+}
+
+impl GatedMlp {
+    /// Takes the layers below `mlp`, with biases if `bias`.
+    ///
+    /// # Errors
+    /// Only libtorch's own; misfits are collected by the builder.
+    pub fn load(
+        b: &mut Builder<'_>,
+        norm: RmsNorm,
+        [hidden, inner]: [i64; 2],
+        bias: bool,
+    ) -> Result<Self, ModelError> {
+        Ok(GatedMlp {
+            norm,
+            gate_proj: b.at("mlp.gate_proj", |b| Linear::load(b, hidden, inner, bias))?,
+            up_proj: b.at("mlp.up_proj", |b| Linear::load(b, hidden, inner, bias))?,
+            down_proj: b.at("mlp.down_proj", |b| Linear::load(b, inner, hidden, bias))?,
+        })
+    }
+
+    /// `[T, hidden] -> [T, hidden]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj]);
+        if fuses(&gate)
+            && let Some(down) = self.down_proj.plain()
+            && !is_packed(&gate)
+        {
+            return x + gated_linear(&gate, &up, down).expect("a weight as wide as its input");
+        }
+        x + self.down_proj.forward(&gated(&gate, &up))
+    }
+}
+
+/// `silu(gate) * up`, two tensors of one shape.
+fn gated(gate: &Tensor, up: &Tensor) -> Tensor {
+    if fuses(gate) {
+        return swiglu(gate, up).expect("two tensors of one shape");
+    }
+    gate.silu() * up
+}

@@ -137,10 +137,15 @@ pub fn save_weights(
         for name in names {
             absent.remove(name);
             let tensor = match parameters.get(name).copied().or_else(|| tied(model, name)) {
-                Some(parameter) => parameter.exact().f_view(files.shape(name)?.as_slice())?,
+                // Rounded already where the file's type is the layers'.
+                Some(parameter) if parameter.value.kind() == files.kind(name)? => {
+                    parameter.value.detach()
+                }
+                Some(parameter) => parameter.exact()?,
                 // A buffer that no layer takes stays as it is.
                 None => files.tensor(name)?,
             };
+            let tensor = tensor.f_view(files.shape(name)?.as_slice())?;
             tensors.push((name.to_string(), tensor, files.kind(name)?));
         }
         write_tensors_as(&target.join(file), &tensors)?;

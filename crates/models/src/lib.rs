@@ -26,7 +26,7 @@ pub use lora::{
     save_adapter,
 };
 pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
-pub use parameters::{Parameter, Parameters};
+pub use parameters::{Master, Parameter, Parameters};
 pub use tape::Tape;
 
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
-use torch::WeightFiles;
+use torch::{TorchError, WeightFiles};
 
 use crate::ModelError;
 use crate::lora::{Adapter, AdapterSource, Adapters, Lora};
@@ -21,15 +21,52 @@ pub struct Parameter {
     pub is_adapter: bool,
     /// What layers compute with: a leaf in the compute type, shared with the layer that holds it.
     pub value: Tensor,
-    /// The f32 weight that training updates where the compute type is narrower, or where it is kept in host
-    /// memory; `None` where `value` itself is updated, or nothing is trained.
-    pub master: Option<Tensor>,
+    /// Where the f32 weight is that training updates.
+    pub master: Master,
+}
+
+/// The f32 weight that training updates.
+#[derive(Debug)]
+pub enum Master {
+    /// The value itself; where nothing is trained, whatever its type.
+    Value,
+    /// A tensor of its own.
+    Whole(Tensor),
+    /// The value in bf16 together with what it lacks, see [`torch::split()`].
+    Split {
+        /// In int16.
+        rest: Tensor,
+        /// A copy of the value in host memory, where `rest` is there too.
+        host: Option<Tensor>,
+    },
 }
 
 impl Parameter {
-    /// The f32 weight that is updated; where nothing is trained, the weight in the compute type.
-    pub fn exact(&self) -> Tensor {
-        self.master.as_ref().unwrap_or(&self.value).detach()
+    /// The f32 weight that is updated; where nothing is trained, the weight in the compute type. It is the weight itself but for
+    /// [`Master::Split`], where it is put together anew.
+    ///
+    /// # Errors
+    /// Where memory is not to be had.
+    pub fn exact(&self) -> Result<Tensor, TorchError> {
+        match &self.master {
+            Master::Value => Ok(self.value.detach()),
+            Master::Whole(master) => Ok(master.detach()),
+            Master::Split { rest, host } => torch::join(host.as_ref().unwrap_or(&self.value), rest),
+        }
+    }
+
+    /// Whether an f32 weight other than the value is kept.
+    pub fn has_master(&self) -> bool {
+        !matches!(self.master, Master::Value)
+    }
+
+    /// Where the f32 weight lies.
+    pub fn home(&self) -> Device {
+        match &self.master {
+            Master::Value => self.value.device(),
+            Master::Whole(master) => master.device(),
+            Master::Split { rest, .. } => rest.device(),
+        }
     }
 }
 
@@ -217,17 +254,36 @@ impl<'a> Builder<'a> {
             device,
             trained,
         } = self.options;
-        let value = stored
-            .f_to_kind(kind)?
+        let rounded = if is_trained {
+            torch::round_to(&stored, kind)?
+        } else {
+            stored.f_to_kind(kind)?
+        };
+        let value = rounded
             .f_to_device(device)?
             .f_set_requires_grad(is_trained)?;
-        let master = match (is_trained, trained.masters_on_host) {
-            // A copy: on a CPU nothing else keeps it apart from `value`.
-            (true, true) => Some(stored.f_to_device_(Device::Cpu, Kind::Float, false, true)?),
-            (true, false) if kind != Kind::Float => {
-                Some(stored.f_to_kind(Kind::Float)?.f_to_device(device)?)
+        let home = if trained.masters_on_host {
+            Device::Cpu
+        } else {
+            device
+        };
+        let master = match kind {
+            _ if !is_trained => Master::Value,
+            Kind::Float if !trained.masters_on_host => Master::Value,
+            Kind::BFloat16 => {
+                let exact = stored.f_to_device(home)?.f_to_kind(Kind::Float)?;
+                let rest = Tensor::f_zeros(exact.size().as_slice(), (Kind::Int16, home))?;
+                // A copy: on a CPU nothing else keeps it apart from `value`.
+                let copy = || value.detach().f_to_device_(home, kind, false, true);
+                let host = trained.masters_on_host.then(copy).transpose()?;
+                torch::split(
+                    &exact.f_contiguous()?,
+                    host.as_ref().unwrap_or(&value),
+                    &rest,
+                )?;
+                Master::Split { rest, host }
             }
-            _ => None,
+            _ => Master::Whole(stored.f_to_device_(home, Kind::Float, false, true)?),
         };
         self.parameters.list.push(Parameter {
             part: Part::of(&name),

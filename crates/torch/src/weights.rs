@@ -199,6 +199,7 @@ fn kind_of(name: &str, dtype: Dtype) -> Result<Kind, TorchError> {
         Dtype::BF16 => Ok(Kind::BFloat16),
         Dtype::F64 => Ok(Kind::Double),
         Dtype::I64 => Ok(Kind::Int64),
+        Dtype::I16 => Ok(Kind::Int16),
         Dtype::U8 => Ok(Kind::Uint8),
         other => Err(TorchError::Dtype {
             name: name.into(),
@@ -214,6 +215,7 @@ fn dtype_of(name: &str, kind: Kind) -> Result<Dtype, TorchError> {
         Kind::BFloat16 => Ok(Dtype::BF16),
         Kind::Double => Ok(Dtype::F64),
         Kind::Int64 => Ok(Dtype::I64),
+        Kind::Int16 => Ok(Dtype::I16),
         Kind::Uint8 => Ok(Dtype::U8),
         other => Err(TorchError::Dtype {
             name: name.into(),

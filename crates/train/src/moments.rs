@@ -6,7 +6,7 @@ use torch::{AdamWOptions, BLOCK, Blockwise, Levels, fused_adamw};
 use crate::TrainError;
 
 /// Weights of fewer scalars keep f32 moments: biases and norms, as in arXiv 2110.02861.
-const LEAST_8BIT: usize = 4096;
+const LEAST_8BIT: i64 = 4096;
 /// Scalars whose moments are in f32 at a time during an update; whole blocks.
 pub(crate) const CHUNK: i64 = 1 << 22;
 
@@ -40,17 +40,17 @@ pub(crate) enum Moments {
 }
 
 impl Moments {
-    /// Zeros beside `weight`, in 8 bits where that is asked for and the weight is large enough.
-    pub fn new(weight: &Tensor, in_8bit: bool) -> Result<Self, TrainError> {
-        if in_8bit && weight.numel() >= LEAST_8BIT {
-            let zeros = || Blockwise::zeros(weight.numel() as i64, weight.device());
+    /// Zeros for a weight of `size` at its `home`, in 8 bits where that is asked for and the weight is large enough.
+    pub fn new(size: &[i64], home: Device, in_8bit: bool) -> Result<Self, TrainError> {
+        let numbers: i64 = size.iter().product();
+        if in_8bit && numbers >= LEAST_8BIT {
+            let zeros = || Blockwise::zeros(numbers, home);
             return Ok(Moments::EightBit {
                 exp_avg: zeros()?,
                 exp_avg_sq: zeros()?,
             });
         }
-        let options = (Kind::Float, weight.device());
-        let zeros = || Tensor::f_zeros(weight.size().as_slice(), options);
+        let zeros = || Tensor::f_zeros(size, (Kind::Float, home));
         Ok(Moments::Exact {
             exp_avg: zeros()?,
             exp_avg_sq: zeros()?,
@@ -196,7 +196,7 @@ mod tests {
         let weight = Tensor::zeros([WIDTH, WIDTH], options);
         // Inputs of unequal size, so that gradients span orders of it.
         let scales = (Tensor::arange(WIDTH, options) * (-4.0 / WIDTH as f64)).exp();
-        let moments = Moments::new(&weight, in_8bit).unwrap();
+        let moments = Moments::new(&weight.size(), Device::Cpu, in_8bit).unwrap();
         assert_eq!(matches!(moments, Moments::EightBit { .. }), in_8bit);
         let levels = MomentLevels::new(Device::Cpu).unwrap();
         let step = Tensor::zeros([], options);
@@ -237,13 +237,8 @@ mod tests {
 
     #[test]
     fn small_weights_keep_exact_moments() {
-        let zeros = |len| Tensor::zeros([len], (Kind::Float, Device::Cpu));
-        let is_exact = |len| {
-            matches!(
-                Moments::new(&zeros(len), true).unwrap(),
-                Moments::Exact { .. }
-            )
-        };
+        let moments = |len, in_8bit| Moments::new(&[len], Device::Cpu, in_8bit).unwrap();
+        let is_exact = |len| matches!(moments(len, true), Moments::Exact { .. });
         assert!(is_exact(4095) && !is_exact(4096));
         let bytes = |moments: Moments| {
             let size = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
@@ -253,10 +248,7 @@ mod tests {
                 .map(|(_, tensor)| size(tensor))
                 .sum::<usize>()
         };
-        assert_eq!(bytes(Moments::new(&zeros(8192), false).unwrap()), 8 * 8192);
-        assert_eq!(
-            bytes(Moments::new(&zeros(8192), true).unwrap()),
-            2 * (8192 + 4 * 32)
-        );
+        assert_eq!(bytes(moments(8192, false)), 8 * 8192);
+        assert_eq!(bytes(moments(8192, true)), 2 * (8192 + 4 * 32));
     }
 }

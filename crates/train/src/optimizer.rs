@@ -1,4 +1,4 @@
-//! AdamW over a model's weights: f32 masters whatever the compute type, moments in f32 or 8 bits.
+//! AdamW over a model's weights: exact in f32 whatever the compute type, moments in f32 or 8 bits.
 //!
 //! Sums of gradients, moments and the update are where the exact weight is: beside the weight that layers
 //! compute with or, with masters in host memory, there. Copies between the two places are begun before
@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use models::{Parameter, Parameters};
+use models::{Master, Parameter, Parameters};
 use tch::{Kind, Tensor, no_grad};
 use torch::{AdamWOptions, begin_copy, host_copy, take_grad, wait_for};
 
@@ -61,14 +61,13 @@ impl Optimizer {
         let mut home = None;
         for (parameter, p) in parameters.list.iter().enumerate() {
             if p.value.requires_grad() {
-                let weight = p.exact();
                 states.push(State {
                     parameter,
-                    moments: Moments::new(&weight, options.in_8bit)?,
-                    step: Tensor::f_zeros([], (Kind::Float, weight.device()))?,
+                    moments: Moments::new(&p.value.size(), p.home(), options.in_8bit)?,
+                    step: Tensor::f_zeros([], (Kind::Float, p.home()))?,
                     gradient: None,
                 });
-                home = Some(weight.device());
+                home = Some(p.home());
             }
         }
         let levels = home.filter(|_| options.in_8bit).map(MomentLevels::new);
@@ -212,15 +211,18 @@ impl Optimizer {
         gradients: &[Tensor],
         lr: f64,
     ) -> Result<(), TrainError> {
-        let parameter = |&index: &usize| &parameters.list[self.states[index].parameter];
-        let update = |(&index, gradient)| Update {
-            weight: parameter(&index).exact(),
-            gradient,
-            moments: &self.states[index].moments,
-            step: &self.states[index].step,
-        };
-        let updates: Vec<Update<'_>> = active.iter().zip(gradients).map(update).collect();
-        for (updates, indices) in updates.chunks(TOGETHER).zip(active.chunks(TOGETHER)) {
+        let parameter = |index: usize| &parameters.list[self.states[index].parameter];
+        for (indices, gradients) in active.chunks(TOGETHER).zip(gradients.chunks(TOGETHER)) {
+            let update = |(&index, gradient)| -> Result<Update<'_>, TrainError> {
+                Ok(Update {
+                    weight: parameter(index).exact()?,
+                    gradient,
+                    moments: &self.states[index].moments,
+                    step: &self.states[index].step,
+                })
+            };
+            let updates = indices.iter().zip(gradients).map(update);
+            let updates = updates.collect::<Result<Vec<_>, _>>()?;
             for (decayed, weight_decay) in [(true, self.options.weight_decay), (false, 0.0)] {
                 let chosen: Vec<&Update<'_>> = updates
                     .iter()
@@ -235,19 +237,29 @@ impl Optimizer {
                 };
                 moments::apply(&chosen, self.levels.as_ref(), options)?;
             }
-            indices.iter().map(parameter).try_for_each(hand_over)?;
+            for (&index, update) in indices.iter().zip(&updates) {
+                hand_over(parameter(index), &update.weight)?;
+            }
         }
         Ok(())
     }
 
     /// Everything that resuming needs, by parameter name: exact weights and moments of what is
-    /// trained. What is frozen lies where the run began.
+    /// trained, in the form in which they are kept. What is frozen lies where the run began.
     pub fn state(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
         let mut out = Vec::new();
         for state in &self.states {
             let parameter = &parameters.list[state.parameter];
             let name = &parameter.name;
-            out.push((format!("weight/{name}"), parameter.exact()));
+            let (weight, rest) = match &parameter.master {
+                Master::Value => (&parameter.value, None),
+                Master::Whole(master) => (master, None),
+                Master::Split { rest, host } => {
+                    (host.as_ref().unwrap_or(&parameter.value), Some(rest))
+                }
+            };
+            out.push((format!("weight/{name}"), weight.detach()));
+            out.extend(rest.map(|rest| (format!("rest/{name}"), rest.shallow_clone())));
             for (what, tensor) in state.tensors() {
                 out.push((format!("{what}/{name}"), tensor.shallow_clone()));
             }
@@ -268,8 +280,13 @@ impl Optimizer {
             for state in &self.states {
                 let parameter = &parameters.list[state.parameter];
                 let name = &parameter.name;
-                copy_saved(saved, &format!("weight/{name}"), &parameter.exact())?;
-                hand_over(parameter)?;
+                let weight = parameter.exact()?;
+                copy_saved(saved, &format!("weight/{name}"), &weight)?;
+                if let Some(rest) = saved.get(&format!("rest/{name}")) {
+                    let exact = torch::join(&saved[&format!("weight/{name}")], rest)?;
+                    weight.shallow_clone().f_copy_(&exact)?;
+                }
+                hand_over(parameter, &weight)?;
                 for (what, tensor) in state.tensors() {
                     copy_saved(saved, &format!("{what}/{name}"), tensor)?;
                 }
@@ -288,16 +305,25 @@ impl State {
     }
 }
 
-/// Brings the exact weight, where there is one of its own, to the one that layers compute with.
-fn hand_over(parameter: &Parameter) -> Result<(), TrainError> {
-    let Some(master) = &parameter.master else {
-        return Ok(());
-    };
+/// Brings the exact weight to where it is kept and to what layers compute with.
+fn hand_over(parameter: &Parameter, exact: &Tensor) -> Result<(), TrainError> {
     let (value, device) = (&parameter.value, parameter.value.device());
-    if master.device() == device {
-        value.detach().f_copy_(master)?;
+    let rounded = match &parameter.master {
+        Master::Value => return Ok(()),
+        Master::Whole(master) => master.f_to_kind(value.kind())?,
+        Master::Split { rest, host: None } => return Ok(torch::split(exact, value, rest)?),
+        Master::Split {
+            rest,
+            host: Some(host),
+        } => {
+            torch::split(exact, host, rest)?;
+            host.shallow_clone()
+        }
+    };
+    if rounded.device() == device {
+        value.detach().f_copy_(&rounded)?;
     } else {
-        let staged = host_copy(&master.f_to_kind(value.kind())?, device)?;
+        let staged = host_copy(&rounded, device)?;
         value.detach().f_copy_(&begin_copy(&staged, device)?)?;
     }
     Ok(())

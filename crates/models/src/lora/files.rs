@@ -201,8 +201,8 @@ pub fn save_adapter(
         .list
         .iter()
         .filter(|p| p.is_adapter)
-        .map(|p| (format!("{WRAPPER}{}", p.name), p.exact()))
-        .collect();
+        .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.exact()?)))
+        .collect::<Result<_, torch::TorchError>>()?;
     write_tensors(&folder.join(WEIGHTS), &tensors)?;
     let config = json!({
         "peft_type": "LORA",

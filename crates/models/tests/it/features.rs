@@ -197,7 +197,7 @@ fn frozen_parts_hold_no_masters() {
             let is_trained = trained.holds(parameter.part);
             let name = &parameter.name;
             assert_eq!(parameter.value.requires_grad(), is_trained, "{name}");
-            assert_eq!(parameter.master.is_some(), is_trained, "{name}");
+            assert_eq!(parameter.has_master(), is_trained, "{name}");
             assert_eq!(parameter.part == Part::Language, !name.contains("visual"));
         }
     }

@@ -21,6 +21,7 @@ use crate::logprobs::CHUNK_BYTES;
 use crate::moments;
 
 const F32: u64 = 4;
+const BF16: u64 = 2;
 /// Logits that exist beside one another: in f32, log-softmax, its exponential, their product; by one loop, in the
 /// compute type, they and their gradient.
 const LOGIT_COPIES: u64 = 3;
@@ -76,7 +77,7 @@ pub struct Choice {
 
 impl Choice {
     fn size(&self) -> u64 {
-        if self.bf16 { 2 } else { F32 }
+        if self.bf16 { BF16 } else { F32 }
     }
 
     /// Bytes of one logit in all its copies.
@@ -142,7 +143,7 @@ pub struct Memory {
     pub weights: u64,
     /// Those of adapters.
     pub adapters: u64,
-    /// f32 copies of what is trained, where the compute type is narrower.
+    /// What f32 weights take beside those in the compute type.
     pub masters: u64,
     /// AdamW's two moments.
     pub moments: u64,
@@ -174,7 +175,12 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
     let mut plan = Memory {
         weights: counts.all() * size,
         adapters: only(is_lora, trained * size),
-        masters: only(choice.bf16 || choice.offload_optimizer, trained * F32),
+        // On the device what a value in bf16 lacks, in host memory the whole.
+        masters: if choice.offload_optimizer {
+            trained * F32
+        } else {
+            only(choice.bf16, trained * BF16)
+        },
         moments: moments_bytes(trained, choice.in_8bit),
         reference: only(choice.reference && !is_lora, counts.all() * size),
         feature_cache: only(choice.keeps_features(), choice.feature_cache),
@@ -195,7 +201,10 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
     let sampling =
         plan.kv_cache + packed + choice.logit_bytes() * shape.vocab * sampled.completions;
     let in_8bit = only(choice.in_8bit, CHUNK_8BIT.min(trained) * BYTES_8BIT);
-    let update = optimizer(plan.gradients + in_8bit);
+    // Weights are in f32 a few at a time, one of them the embedding.
+    let joined = (shape.vocab * shape.hidden + counts.language / shape.layers).min(trained);
+    let joined = only(choice.bf16, joined * F32);
+    let update = optimizer(plan.gradients + in_8bit + joined);
     // Alone with the weights: its passes come before the first gradient.
     let reference = only(choice.offload_reference, plan.reference + plan.logits);
     let stays = plan.weights

@@ -82,7 +82,7 @@ fn what_stays_is_weights_moments_and_reference() {
     assert_eq!((plain.moments, plain.masters), (8 * n, 0));
     let narrow = Choice { bf16: true, ..FULL };
     let narrow = memory(&SHAPE_39M, narrow, &BATCH, &BATCH);
-    assert_eq!((narrow.weights, narrow.masters), (2 * n, 4 * n));
+    assert_eq!((narrow.weights, narrow.masters), (2 * n, 2 * n));
     let rank = 16;
     let trained = Trained::Lora {
         rank,

@@ -184,7 +184,7 @@ fn a_new_adapter_changes_nothing_and_covers_the_language_model() {
             .map(|p| {
                 (
                     p.name.clone(),
-                    Vec::try_from(p.exact().flatten(0, -1)).unwrap(),
+                    Vec::try_from(p.exact().unwrap().flatten(0, -1)).unwrap(),
                 )
             })
             .collect()

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use base::config::{GrpoConfig, Optim, SftConfig};
-use torch::read_tensors;
+use torch::{read_tensors, write_tensors};
 use train::{Outcome, train_grpo_with_rewards, train_sft};
 
 use crate::golden;
@@ -82,6 +82,34 @@ fn where_weights_wait_changes_nothing() {
         let changed = run(&settings("both", false), None);
         is_same_checkpoint(&expected, &changed, weights);
     }
+}
+
+/// As checkpoints held them before weights were kept in two halves.
+#[test]
+fn whole_f32_weights_of_a_checkpoint_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = |out: &str| GrpoConfig {
+        bf16: true,
+        ..short(folder.path(), out)
+    };
+    let expected = run(&settings("expected"), None);
+    let stopped = run(&settings("whole"), Some(2));
+    let path = stopped
+        .checkpoint
+        .unwrap()
+        .join("trainer_state/optimizer.safetensors");
+    let state = read_tensors(&path).unwrap();
+    let whole = state.iter().filter_map(|(name, tensor)| {
+        let kept = match name.split_once('/')? {
+            ("rest", _) => return None,
+            ("weight", of) => torch::join(tensor, &state[&format!("rest/{of}")]).unwrap(),
+            _ => tensor.shallow_clone(),
+        };
+        Some((name.clone(), kept))
+    });
+    write_tensors(&path, &whole.collect::<Vec<_>>()).unwrap();
+    let got = run(&settings("whole"), None);
+    is_same_checkpoint(&expected, &got, "model.safetensors");
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "src/ops.cpp",
     "src/memory.cpp",
     "src/cpu/pick.cpp",
     "src/cpu/fused.cpp",
     "src/cpu/decoding.cpp",
     "src/cpu/split.cpp",
+    "src/cpu/segment_attention.cpp",
 ];
 const KERNELS: &str = "src/cpu/kernels.cpp";
 const GRAPHS: &str = "src/cuda/graphs.cpp";

@@ -272,6 +272,7 @@ fn every_instruction_set_as_by_libtorch() {
             .args([
                 "fused::tests::",
                 "decoding::tests::",
+                "segment_attention::tests::",
                 "--skip",
                 "every_instruction_set",
             ])
@@ -284,7 +285,11 @@ fn every_instruction_set_as_by_libtorch() {
             set != "of no processor",
             "{set}: {said}"
         );
-        for test in ["rms_norm_as_by_libtorch", "packed_layers_as_by_libtorch"] {
+        for test in [
+            "rms_norm_as_by_libtorch",
+            "packed_layers_as_by_libtorch",
+            "any_segments_as_by_libtorch",
+        ] {
             assert!(said.contains(test), "{set}: {said}");
         }
     }

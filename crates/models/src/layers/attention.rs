@@ -1,11 +1,11 @@
 //! Attention over packed tokens: many sequences in one `[T, ..]` tensor, told apart by a [`Layout`].
 //!
-//! Padding exists only inside this file, and on CUDA in 16 bits not at all: segments are gathered into `[segments, longest]` blocks for
-//! the fused kernel and picked out again, so no other layer sees a token twice or a token of nothing.
+//! On a CPU (f32 and bf16) and on CUDA in 16 bits kernels take segments as they are. For everything else they are padded, inside this file only: gathered
+//! into `[segments, longest]` blocks for libtorch's kernel and picked out again, so no other layer sees a token twice or a token of nothing.
 //! Answers over a shared prompt read its keys; gradients flow into the prompt from all of them.
 
 use tch::{Device, Kind, Tensor};
-use torch::DecodeKeys;
+use torch::{DecodeKeys, SegmentTable, segment_attention};
 
 use super::varlen::VariableLength;
 
@@ -80,8 +80,15 @@ pub struct PackedAttention {
 }
 
 enum Path {
+    Segments(Segments),
     Blocks(Blocks),
     Varlen(VariableLength),
+}
+
+/// Segments for the CPU's loops.
+struct Segments {
+    table: SegmentTable,
+    causal: bool,
 }
 
 /// Padded blocks for libtorch's kernel of equal lengths.
@@ -168,14 +175,30 @@ impl Block {
 
 impl PackedAttention {
     /// For `layout`, answers always after their prompt. `causal` says whether a token sees only earlier ones of its own segment.
-    /// Where libtorch has a kernel for sequences of different lengths, that one.
+    /// By the loops of the CPU in f32 and bf16; where libtorch has a kernel for sequences of different lengths, by that one.
     ///
     /// # Panics
     /// On an empty layout, or a prefix without `causal`.
     pub fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
-        if device.is_cuda() && matches!(kind, Kind::BFloat16 | Kind::Half) {
-            return Self::without_padding(layout, causal, device);
+        match (device, kind) {
+            (Device::Cpu, Kind::Float | Kind::BFloat16) => {
+                check(layout, causal);
+                PackedAttention {
+                    path: Path::Segments(Segments::new(layout, causal)),
+                }
+            }
+            (Device::Cuda(_), Kind::BFloat16 | Kind::Half) => {
+                Self::without_padding(layout, causal, device)
+            }
+            _ => Self::in_blocks(layout, causal, kind, device),
         }
+    }
+
+    /// As [`PackedAttention::new`], by libtorch's kernel for sequences of equal lengths.
+    ///
+    /// # Panics
+    /// As [`PackedAttention::new`].
+    pub fn in_blocks(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
         check(layout, causal);
         PackedAttention {
             path: Path::Blocks(Blocks::new(layout, causal, kind, device)),
@@ -197,6 +220,9 @@ impl PackedAttention {
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim] -> [T, heads, head_dim]`.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         match &self.path {
+            Path::Segments(Segments { table, causal }) => {
+                segment_attention([q, k, v], table, *causal).expect("shapes that the layout gives")
+            }
             Path::Blocks(blocks) => blocks.forward(q, k, v),
             Path::Varlen(varlen) => varlen.forward(q, k, v),
         }
@@ -209,6 +235,14 @@ fn check(layout: &Layout, causal: bool) {
         causal || layout.segments.iter().all(|s| s.prefix.is_none()),
         "answers over prompts are causal"
     );
+}
+
+impl Segments {
+    fn new(layout: &Layout, causal: bool) -> Self {
+        let segments: Vec<_> = layout.segments.iter().map(|s| (s.len, s.prefix)).collect();
+        let table = SegmentTable::new(&segments).expect("a layout is a table of segments");
+        Segments { table, causal }
+    }
 }
 
 impl Blocks {

@@ -47,14 +47,18 @@ fn naive(q: &Tensor, k: &Tensor, v: &Tensor, seen: &Tensor) -> Tensor {
     hidden.softmax(-1, Kind::Double).matmul(&v).transpose(0, 1)
 }
 
-/// Output and the gradients of q, k and v under a loss that weighs every number differently.
+/// Output and the gradients of q, k and v, numbers of `kind`, under a loss that weighs every number differently.
 fn with_gradients(
     layout: &Layout,
     heads: [i64; 2],
+    kind: Kind,
     attend: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor,
 ) -> [Tensor; 4] {
     let tokens = layout.num_tokens();
-    let leaf = |seed, heads| noise(seed, tokens, heads).set_requires_grad(true);
+    let leaf = |seed, heads| {
+        let numbers = noise(seed, tokens, heads).to_kind(kind).copy();
+        numbers.set_requires_grad(true)
+    };
     let (q, k, v) = (leaf(1, heads[0]), leaf(2, heads[1]), leaf(3, heads[1]));
     let out = attend(&q, &k, &v);
     (&out * noise(4, tokens, heads[0]))
@@ -65,18 +69,41 @@ fn with_gradients(
 
 fn check(layout: &Layout, causal: bool, heads: [i64; 2]) -> Result<(), TestCaseError> {
     let seen = visible(layout, causal);
-    let dense = with_gradients(layout, heads, |q, k, v| naive(q, k, v, &seen));
-    for attention in [
-        PackedAttention::new(layout, causal, Kind::Double, Device::Cpu),
-        PackedAttention::without_padding(layout, causal, Device::Cpu),
+    let double = with_gradients(layout, heads, Kind::Double, |q, k, v| naive(q, k, v, &seen));
+    for (kind, tolerance, attention) in [
+        (
+            Kind::Double,
+            1e-12,
+            PackedAttention::in_blocks(layout, causal, Kind::Double, Device::Cpu),
+        ),
+        (
+            Kind::Double,
+            1e-12,
+            PackedAttention::without_padding(layout, causal, Device::Cpu),
+        ),
+        (
+            Kind::Float,
+            1e-5,
+            PackedAttention::new(layout, causal, Kind::Float, Device::Cpu),
+        ),
+        (
+            Kind::Float,
+            1e-5,
+            PackedAttention::in_blocks(layout, causal, Kind::Float, Device::Cpu),
+        ),
     ] {
-        let packed = with_gradients(layout, heads, |q, k, v| attention.forward(q, k, v));
-        compare(layout, &packed, &dense)?;
+        let packed = with_gradients(layout, heads, kind, |q, k, v| attention.forward(q, k, v));
+        compare(layout, &packed, &double, tolerance)?;
     }
     Ok(())
 }
 
-fn compare(layout: &Layout, packed: &[Tensor], dense: &[Tensor]) -> Result<(), TestCaseError> {
+fn compare(
+    layout: &Layout,
+    packed: &[Tensor],
+    dense: &[Tensor],
+    tolerance: f64,
+) -> Result<(), TestCaseError> {
     for (what, (got, expected)) in ["output", "dq", "dk", "dv"]
         .iter()
         .zip(packed.iter().zip(dense))
@@ -84,7 +111,7 @@ fn compare(layout: &Layout, packed: &[Tensor], dense: &[Tensor]) -> Result<(), T
         prop_assert_eq!(got.size(), expected.size());
         let difference = f64::try_from((got - expected).abs().max()).unwrap();
         prop_assert!(
-            difference < 1e-12,
+            difference < tolerance,
             "{}: {} in {:?}",
             what,
             difference,

@@ -3,7 +3,6 @@
 
 #include "operation.h"
 
-#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "../guarded.h"
@@ -261,14 +260,6 @@ struct TokenScores : torch::autograd::Function<TokenScores> {
     return {grad, Tensor(), Tensor()};
   }
 };
-
-bool recorded(std::initializer_list<const Tensor *> inputs) {
-  if (!at::GradMode::is_enabled()) return false;
-  for (const Tensor *x : inputs) {
-    if (x->requires_grad()) return true;
-  }
-  return false;
-}
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include "kernels.h"
 #include "packed_linear.h"
 #include "pointwise.h"
+#include "segment_attention.h"
 #include "tokens.h"
 
 namespace vlm_r1 {
@@ -13,9 +14,23 @@ namespace {
 
 template <typename T>
 constexpr TypedKernels<T> table() {
-  return {rms_norm<T>,       rms_norm_backward<T>, swiglu<T>, swiglu_backward<T>, rotate<T, T>, rotate<T, float>,
-          decode_attention<T>, pack<T>,            arrange<T>, packed_linear<T>,  add<T>,       choose<T>,
-          log_sum_exp<T>,    log_prob_backward<T>};
+  return {rms_norm<T>,
+          rms_norm_backward<T>,
+          swiglu<T>,
+          swiglu_backward<T>,
+          rotate<T, T>,
+          rotate<T, float>,
+          decode_attention<T>,
+          segment_attention<T>,
+          segment_attention_rows<T>,
+          segment_attention_keys<T>,
+          pack<T>,
+          arrange<T>,
+          packed_linear<T>,
+          add<T>,
+          choose<T>,
+          log_sum_exp<T>,
+          log_prob_backward<T>};
 }
 
 }  // namespace

@@ -40,6 +40,51 @@ struct PackedLinear {
   int64_t in, out;
 };
 
+// A run of tokens that see one another, and before them all of another segment.
+struct Segment {
+  int64_t start, len, prefix;  // prefix: index of that segment, or -1
+};
+
+// Numbers of `x [tokens, heads, head_dim]`, each head's in a row.
+template <typename T>
+struct Strided {
+  T *data;
+  int64_t token, head;
+};
+
+template <typename T>
+struct SegmentAttention {
+  Strided<const T> q;     // [tokens, heads, head_dim]
+  Strided<const T> k, v;  // [tokens, kv_heads, head_dim]
+  const Segment *segments;
+  int64_t tokens, heads, kv_heads, head_dim;
+  bool causal;
+  float scale;
+  T *output;   // as q
+  float *lse;  // [kv_heads, tokens, heads / kv_heads], base 2: log of the sum of exponentials of a row's scores; null: not wanted
+  // On the way back; `dots` as `lse`, written with the gradients of rows and read for those of keys.
+  const T *grad_output;
+  float *dots;
+  T *grad_q, *grad_k, *grad_v;
+  // Segments that have segment i as their prefix: `viewers` from `viewers_from[i]` to `viewers_from[i + 1]`.
+  const int64_t *viewers_from, *viewers;
+};
+
+// Rows (queries of all heads over one key head, token by token) or keys of a segment; `from` is a multiple of 16.
+struct AttentionTask {
+  int64_t segment, kv_head, from, end;
+};
+// Most rows of a task, most keys of one, and how many of the other side are packed at a time.
+constexpr int64_t ATTENTION_ROWS = 256;
+constexpr int64_t ATTENTION_OWN_KEYS = 128;
+constexpr int64_t ATTENTION_KEYS = 128;
+
+// Floats of scratch of a task, the largest of the three.
+inline int64_t attention_scratch(int64_t head_dim) {
+  const int64_t padded = (head_dim + 15) / 16 * 16;
+  return padded * (3 * ATTENTION_ROWS + 4 * ATTENTION_OWN_KEYS + 4 * ATTENTION_KEYS) + 96 * ATTENTION_KEYS;
+}
+
 inline int64_t panels(int64_t out) { return (out + 15) / 16; }
 inline int64_t even(int64_t n) { return (n + 1) / 2 * 2; }
 // Numbers of a packed weight: inputs are padded to pairs, outputs to panels, with zeros.
@@ -63,6 +108,11 @@ struct TypedKernels {
                         float sign, T *y, int64_t tokens, int64_t heads, int64_t head_dim);
   // Pairs of slot and key head, `from` to `to`, numbered slot by slot. `scratch` has `decode_scratch` floats.
   void (*decode_attention)(const DecodeAttention<T> &a, int64_t from, int64_t to, float *scratch);
+  // One task each: outputs; gradients of rows; gradients of keys and values, after those of all rows. `scratch` has
+  // `attention_scratch` floats.
+  void (*segment_attention)(const SegmentAttention<T> &a, const AttentionTask &task, float *scratch);
+  void (*segment_attention_rows)(const SegmentAttention<T> &a, const AttentionTask &task, float *scratch);
+  void (*segment_attention_keys)(const SegmentAttention<T> &a, const AttentionTask &task, float *scratch);
   // A weight [out, in] as `packed_linear` reads it: 16 outputs side by side, inputs one after another (bf16: in pairs).
   void (*pack)(const T *weight, int64_t in, int64_t out, T *packed);
   // Pairs of inputs `from` to `to` of `rows` rows of x, in the order in which `packed_linear` needs them; `arranged` has room for

@@ -61,6 +61,20 @@ inline void write(bf16 *p, float x) {
 }
 
 // The first `n` < 16 numbers; zeros behind them.
+#ifdef __AVX512BF16__
+inline __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
+inline Lanes load_some(const float *p, int64_t n) { return (Lanes)_mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline Lanes load_some(const bf16 *p, int64_t n) {
+  const __m256i half = _mm256_maskz_loadu_epi16(first_lanes(n), p);
+  return (Lanes)(__builtin_convertvector((HalfLanes)half, WideLanes) << 16);
+}
+inline void store_some(float *p, Lanes x, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), (__m512)x); }
+inline void store_some(bf16 *p, Lanes x, int64_t n) {
+  __m256i half;
+  store((bf16 *)&half, x);
+  _mm256_mask_storeu_epi16(p, first_lanes(n), half);
+}
+#else
 template <typename T>
 inline Lanes load_some(const T *p, int64_t n) {
   Lanes x = {};
@@ -71,6 +85,7 @@ template <typename T>
 inline void store_some(T *p, Lanes x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) write(p + i, x[i]);
 }
+#endif
 
 typedef float Eight __attribute__((vector_size(32)));
 typedef float Four __attribute__((vector_size(16)));

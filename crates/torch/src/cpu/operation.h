@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <type_traits>
 
 namespace vlm_r1 {
@@ -45,6 +46,14 @@ void by_type(at::ScalarType kind, F &&body) {
     TORCH_CHECK(kind == at::kBFloat16, "expected float32 or bfloat16, got ", kind);
     body(bf16{});
   }
+}
+
+inline bool recorded(std::initializer_list<const at::Tensor *> inputs) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const at::Tensor *x : inputs) {
+    if (x->requires_grad()) return true;
+  }
+  return false;
 }
 
 }  // namespace vlm_r1

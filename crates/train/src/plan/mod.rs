@@ -71,7 +71,8 @@ pub struct Choice {
     pub offload_optimizer: bool,
     /// The reference in host memory but for its passes.
     pub offload_reference: bool,
-    /// Norms, activations and scores of tokens by loops of our own, as on a CPU: they keep their inputs alone.
+    /// Norms, activations, attention and scores of tokens by loops of our own, as on a CPU: they keep their inputs alone, attention
+    /// its output too.
     pub fused: bool,
 }
 
@@ -288,9 +289,10 @@ impl Stages {
         let tower = |bytes: u64| if has_tower { bytes } else { 0 };
         let patches = batch.prompts * batch.patches;
         let (v, merged) = (shape.vision_hidden, shape.merged_width());
-        // Queries and keys turned, the product that values are a view of, outputs and their copy.
+        // Queries and keys turned, the product that values are a view of, outputs, and their copy where they are picked out of blocks.
+        let attention = if choice.fused { 6 } else { 7 };
         let mlp = choice.gated() * shape.vision_mlp;
-        let block = norms(choice, v, true) + (7 * v + mlp) * size;
+        let block = norms(choice, v, true) + (attention * v + mlp) * size;
         let merger =
             patches * v * (choice.norm_input() + size) + patches / shape.merged * 2 * merged * size;
         let per_patch = shape.vision_depth * v * size;
@@ -338,10 +340,16 @@ fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
     let (trained, size, gated) = (choice.trained, choice.size(), choice.gated());
     let tokens = batch.tokens();
     let (h, q, kv, mlp) = (shape.hidden, shape.q_width, shape.kv_width, shape.mlp);
-    // Every answer has its prompt's keys and values before its own.
-    let seen = batch.prompts * batch.prompt_tokens
-        + batch.completions * (batch.prompt_tokens + batch.completion_tokens);
-    let attention = 2 * tokens * q + 2 * seen * kv;
+    let attention = if choice.fused {
+        // The output is also the input of the layer behind it, counted there, but where an adapter keeps what it dropped of it.
+        let output = matches!(trained, Trained::Lora { dropout: true, .. });
+        tokens * (q * (1 + u64::from(output)) + 2 * kv)
+    } else {
+        // Every answer has its prompt's keys and values before its own.
+        let seen = batch.prompts * batch.prompt_tokens
+            + batch.completions * (batch.prompt_tokens + batch.completion_tokens);
+        2 * tokens * q + 2 * seen * kv
+    };
     let rest = match trained {
         Trained::Full | Trained::FrozenVision => tokens * (q + gated * mlp),
         Trained::Lora { dropout, .. } => {

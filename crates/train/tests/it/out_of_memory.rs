@@ -162,7 +162,7 @@ fn sft_under_a_limit() {
     }
     let (most, _) = bytes(&whole.output_dir);
     let (least, held) = bytes(&single.output_dir);
-    assert!(least + (1 << 20) < most, "{least} {most}");
+    assert!(least + (1 << 19) < most, "{least} {most}");
     let limited = config("limited", None);
     let heard = under(Some(most - (most - least) / 3), &limited, sft_run).unwrap();
     let lowered = heard.lowered();

@@ -91,6 +91,8 @@ fn compile(root: &Path) {
         kernels
             .opt_level(3)
             .define("VLM_R1_SET", *name)
+            // Roots without a look at `errno` are a vector's.
+            .flag("-fno-math-errno")
             // Vectors are passed within the file only.
             .flag("-Wno-psabi")
             .file(KERNELS);

@@ -24,6 +24,10 @@ use arguments::{Invocation, UsageError};
 
 const WRONG_USE: u8 = 2;
 
+/// For libtorch's tensors on the CPU too: between steps less memory lies idle than with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     openmp::let_idle_threads_sleep();
     // libtorch must know of the GPU before anything asks it.

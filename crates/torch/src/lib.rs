@@ -37,7 +37,7 @@ pub use memory::{
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use random::{Distribution, fill_random};
 pub use segment_attention::{SegmentTable, segment_attention};
-pub use split::{join, round_to, split};
+pub use split::{SplitWeight, adamw_split, join, round_to, split};
 pub use weights::{WeightFiles, read_tensors, write_tensors, write_tensors_as};
 
 use std::path::PathBuf;

@@ -8,14 +8,25 @@ use std::ffi::{c_char, c_int};
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use crate::TorchError;
 use crate::call::{call, call_for_tensor, pointer};
+use crate::{AdamWOptions, TorchError};
 
 unsafe extern "C" {
     fn vlm_r1_split(
         exact: *mut C_tensor,
         value: *mut C_tensor,
         rest: *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn vlm_r1_adamw_split(
+        tensors: *const *mut C_tensor,
+        step: f64,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -26,6 +37,60 @@ unsafe extern "C" {
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
+}
+
+/// A weight that was [`split`], with what AdamW needs; all on the CPU and of one shape.
+#[derive(Debug)]
+pub struct SplitWeight<'a> {
+    /// bf16.
+    pub value: &'a Tensor,
+    /// int16.
+    pub rest: &'a Tensor,
+    /// f32.
+    pub gradient: &'a Tensor,
+    /// f32.
+    pub exp_avg: &'a Tensor,
+    /// f32.
+    pub exp_avg_sq: &'a Tensor,
+}
+
+/// As [`crate::fused_adamw`] over one weight that is split, on the CPU, in one pass over memory; `step` becomes 1 larger.
+///
+/// # Errors
+/// Tensors that do not fit.
+pub fn adamw_split(
+    weight: &SplitWeight<'_>,
+    step: &Tensor,
+    options: AdamWOptions,
+) -> Result<(), TorchError> {
+    let _ = step.shallow_clone().f_add_scalar_(1.0)?;
+    let count = step.f_double_value(&[])?;
+    let tensors = [
+        weight.value,
+        weight.rest,
+        weight.gradient,
+        weight.exp_avg,
+        weight.exp_avg_sq,
+    ];
+    if let Some(elsewhere) = tensors.iter().find(|x| x.device() != Device::Cpu) {
+        let cause = format!("adamw_split: a tensor on {:?}", elsewhere.device());
+        return Err(TorchError::Libtorch(cause));
+    }
+    let pointers = tensors.map(pointer);
+    // SAFETY: five valid `at::Tensor*` on the CPU, borrowed for the call.
+    call(|error, capacity| unsafe {
+        vlm_r1_adamw_split(
+            pointers.as_ptr(),
+            count,
+            options.lr,
+            options.beta1,
+            options.beta2,
+            options.weight_decay,
+            options.eps,
+            error,
+            capacity,
+        )
+    })
 }
 
 const NAN_BITS: i64 = 0x7fc0_0000;
@@ -100,6 +165,7 @@ fn join_by_operations(value: &Tensor, rest: &Tensor) -> Result<Tensor, TorchErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Distribution, fill_random, fused_adamw};
 
     /// Every bf16 with all that may follow it near the borders, ties, zeros, the largest, infinities.
     fn numbers() -> Tensor {
@@ -145,6 +211,53 @@ mod tests {
                 .int64_value(&[])
                 == 1
         );
+    }
+
+    /// Thirty updates by both, from the same weights with the same gradients.
+    #[test]
+    fn updates_are_those_of_the_fused_kernel() {
+        let options = AdamWOptions {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+        };
+        let draw = |key, scale: f64| {
+            let x = Tensor::empty([5000], (Kind::Float, Device::Cpu));
+            fill_random(&x, key, Distribution::Uniform(-scale, scale)).unwrap();
+            x
+        };
+        let exact = draw(1, 0.1);
+        let (value, rest) = places(&exact);
+        split(&exact, &value, &rest).unwrap();
+        let zeros = || exact.zeros_like();
+        let (m, v, own_m, own_v) = (zeros(), zeros(), zeros(), zeros());
+        let count = || Tensor::zeros([], (Kind::Float, Device::Cpu));
+        let (step, own_step) = (count(), count());
+        for update in 0..30 {
+            let gradient = draw(2 + update, 0.01);
+            let lists = [&exact, &gradient, &m, &v, &step].map(std::slice::from_ref);
+            let [p, g, m, v, s] = lists;
+            fused_adamw(p, g, m, v, s, options).unwrap();
+            let weight = SplitWeight {
+                value: &value,
+                rest: &rest,
+                gradient: &gradient,
+                exp_avg: &own_m,
+                exp_avg_sq: &own_v,
+            };
+            adamw_split(&weight, &own_step, options).unwrap();
+        }
+        let own = join(&value, &rest).unwrap();
+        let apart =
+            |a: &Tensor, b: &Tensor| ((a - b).abs().max() / b.abs().max()).double_value(&[]);
+        assert!(apart(&own, &exact) < 2e-6, "{}", apart(&own, &exact));
+        assert!(apart(&own_m, &m) < 1e-6 && apart(&own_v, &v) < 1e-6);
+        assert_eq!(own_step.double_value(&[]), 30.0);
+        let moved = (&exact - draw(1, 0.1)).abs();
+        let moved = moved.mean(Kind::Float).double_value(&[]);
+        assert!(moved > 1e-3, "{moved}");
     }
 
     #[test]

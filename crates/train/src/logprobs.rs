@@ -8,8 +8,8 @@ use torch::{fuses, token_scores};
 use crate::TrainError;
 use crate::batch::MicroBatch;
 
-/// Bytes of f32 logits that exist at a time; more answer tokens are scored in chunks.
-pub(crate) const CHUNK_BYTES: i64 = 512 << 20;
+/// Rows of logits that exist at a time: enough for a product of matrices to be fast.
+pub(crate) const CHUNK_ROWS: i64 = 512;
 
 /// What the model thinks of given tokens, both `[N]` in f32.
 #[derive(Debug)]
@@ -35,20 +35,19 @@ pub struct Predictions<'a> {
 }
 
 impl<'a> Predictions<'a> {
-    /// With as many rows of logits at a time as fit 512 MiB.
+    /// With the usual number of rows at a time.
     pub fn new(
         model: &'a dyn VisionLanguageModel,
         hidden: &'a Tensor,
         targets: &'a Tensor,
         temperature: f64,
     ) -> Self {
-        let row_bytes = 4 * model.text_shape().vocab_size;
         Predictions {
             model,
             hidden,
             targets,
             temperature,
-            chunk_rows: (CHUNK_BYTES / row_bytes).max(1),
+            chunk_rows: CHUNK_ROWS,
         }
     }
 

@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 
 use models::{Master, Parameter, Parameters};
-use tch::{Kind, Tensor, no_grad};
-use torch::{AdamWOptions, begin_copy, host_copy, take_grad, wait_for};
+use tch::{Device, Kind, Tensor, no_grad};
+use torch::{AdamWOptions, SplitWeight, adamw_split, begin_copy, host_copy, take_grad, wait_for};
 
 use crate::moments::{self, MomentLevels, Moments, Update};
 use crate::{NonFinite, TrainError};
 
-/// Weights that are updated before they go to the device: about those of a decoder layer.
-const TOGETHER: usize = 16;
+/// Weights that are updated, in f32, before they go where layers find them: about half of a decoder layer.
+const TOGETHER: usize = 6;
 
 /// Settings that hold for the whole run.
 #[derive(Clone, Copy, Debug)]
@@ -212,8 +212,14 @@ impl Optimizer {
         lr: f64,
     ) -> Result<(), TrainError> {
         let parameter = |index: usize| &parameters.list[self.states[index].parameter];
-        for (indices, gradients) in active.chunks(TOGETHER).zip(gradients.chunks(TOGETHER)) {
-            let update = |(&index, gradient)| -> Result<Update<'_>, TrainError> {
+        let mut waiting = Vec::new();
+        for (&index, gradient) in active.iter().zip(gradients) {
+            if !self.update_split(parameter(index), index, gradient, lr)? {
+                waiting.push((index, gradient));
+            }
+        }
+        for chunk in waiting.chunks(TOGETHER) {
+            let update = |&(index, gradient): &(usize, _)| -> Result<Update<'_>, TrainError> {
                 Ok(Update {
                     weight: parameter(index).exact()?,
                     gradient,
@@ -221,27 +227,70 @@ impl Optimizer {
                     step: &self.states[index].step,
                 })
             };
-            let updates = indices.iter().zip(gradients).map(update);
-            let updates = updates.collect::<Result<Vec<_>, _>>()?;
-            for (decayed, weight_decay) in [(true, self.options.weight_decay), (false, 0.0)] {
+            let updates = chunk.iter().map(update).collect::<Result<Vec<_>, _>>()?;
+            for decayed in [true, false] {
                 let chosen: Vec<&Update<'_>> = updates
                     .iter()
-                    .filter(|update| (update.weight.dim() > 1) == decayed)
+                    .filter(|update| is_decayed(&update.weight) == decayed)
                     .collect();
-                let options = AdamWOptions {
-                    lr,
-                    beta1: self.options.beta1,
-                    beta2: self.options.beta2,
-                    eps: self.options.eps,
-                    weight_decay,
-                };
-                moments::apply(&chosen, self.levels.as_ref(), options)?;
+                moments::apply(&chosen, self.levels.as_ref(), self.adamw(lr, decayed))?;
             }
-            for (&index, update) in indices.iter().zip(&updates) {
+            for (&(index, _), update) in chunk.iter().zip(&updates) {
                 hand_over(parameter(index), &update.weight)?;
             }
         }
         Ok(())
+    }
+
+    fn adamw(&self, lr: f64, decayed: bool) -> AdamWOptions {
+        AdamWOptions {
+            lr,
+            beta1: self.options.beta1,
+            beta2: self.options.beta2,
+            eps: self.options.eps,
+            weight_decay: if decayed {
+                self.options.weight_decay
+            } else {
+                0.0
+            },
+        }
+    }
+
+    /// The update of a weight that is kept in two halves on the CPU, where its moments are exact: no copy in f32 is made. Whether it is one.
+    fn update_split(
+        &self,
+        parameter: &Parameter,
+        index: usize,
+        gradient: &Tensor,
+        lr: f64,
+    ) -> Result<bool, TrainError> {
+        let state = &self.states[index];
+        let (
+            Master::Split { rest, host },
+            Moments::Exact {
+                exp_avg,
+                exp_avg_sq,
+            },
+        ) = (&parameter.master, &state.moments)
+        else {
+            return Ok(false);
+        };
+        if rest.device() != Device::Cpu {
+            return Ok(false);
+        }
+        let weight = SplitWeight {
+            value: host.as_ref().unwrap_or(&parameter.value),
+            rest,
+            gradient,
+            exp_avg,
+            exp_avg_sq,
+        };
+        let options = self.adamw(lr, is_decayed(&parameter.value));
+        adamw_split(&weight, &state.step, options)?;
+        if let Some(host) = host {
+            send(host, &parameter.value)?;
+        }
+        Ok(true)
     }
 
     /// Everything that resuming needs, by parameter name: exact weights and moments of what is
@@ -307,7 +356,7 @@ impl State {
 
 /// Brings the exact weight to where it is kept and to what layers compute with.
 fn hand_over(parameter: &Parameter, exact: &Tensor) -> Result<(), TrainError> {
-    let (value, device) = (&parameter.value, parameter.value.device());
+    let value = &parameter.value;
     let rounded = match &parameter.master {
         Master::Value => return Ok(()),
         Master::Whole(master) => master.f_to_kind(value.kind())?,
@@ -320,13 +369,24 @@ fn hand_over(parameter: &Parameter, exact: &Tensor) -> Result<(), TrainError> {
             host.shallow_clone()
         }
     };
-    if rounded.device() == device {
-        value.detach().f_copy_(&rounded)?;
+    send(&rounded, value)
+}
+
+/// Copies a weight to the one that layers compute with, perhaps on another device; not waited for.
+fn send(from: &Tensor, value: &Tensor) -> Result<(), TrainError> {
+    let device = value.device();
+    if from.device() == device {
+        value.detach().f_copy_(from)?;
     } else {
-        let staged = host_copy(&rounded, device)?;
+        let staged = host_copy(from, device)?;
         value.detach().f_copy_(&begin_copy(&staged, device)?)?;
     }
     Ok(())
+}
+
+/// Matrices are, biases and norms are not.
+fn is_decayed(weight: &Tensor) -> bool {
+    weight.dim() > 1
 }
 
 fn copy_saved(

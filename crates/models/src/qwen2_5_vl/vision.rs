@@ -137,6 +137,9 @@ impl VisionBlock {
         let [qkv] = normed_all(&self.norm1, x, [&self.qkv]);
         let qkv = qkv.view([patches, 3, self.num_heads, -1]);
         let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
+        // A view that is kept for the way back would keep all three.
+        let v = v.contiguous();
+        drop(qkv);
         let seen = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.proj.forward(&seen.reshape([patches, -1]));
         self.mlp.forward(&x)

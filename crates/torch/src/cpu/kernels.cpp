@@ -2,6 +2,7 @@
 // of this folder may be used here: an inline function of a library, compiled for AVX-512, could be the copy that the
 // linker keeps for everybody.
 
+#include "adamw.h"
 #include "decode_attention.h"
 #include "kernels.h"
 #include "packed_linear.h"
@@ -35,6 +36,6 @@ constexpr TypedKernels<T> table() {
 
 }  // namespace
 
-extern const Kernels VLM_R1_SET = {table<float>(), table<bf16>()};
+extern const Kernels VLM_R1_SET = {table<float>(), table<bf16>(), adamw_split};
 
 }  // namespace vlm_r1

@@ -133,9 +133,20 @@ struct TypedKernels {
                             const int64_t *targets, T *grad_logits, int64_t rows, int64_t n);
 };
 
+// An update by AdamW. `value` and `rest` as in `split.rs`; numbers that are the same for all: 1 - lr * weight decay, 1 - beta1, beta2,
+// 1 - beta2, lr over the first bias correction, the root of the second, eps.
+struct AdamWSplit {
+  uint16_t *value;
+  int16_t *rest;
+  const float *grad;
+  float *exp_avg, *exp_avg_sq;
+  float decay, rest1, beta2, rest2, step_size, root_of_correction2, eps;
+};
+
 struct Kernels {
   TypedKernels<float> f32;
   TypedKernels<bf16> bf16_;
+  void (*adamw_split)(const AdamWSplit &a, int64_t from, int64_t to);
 };
 
 template <typename T>

@@ -3,6 +3,7 @@
 #include "operation.h"
 
 #include <ATen/core/grad_mode.h>
+#include <cmath>
 #include <cstring>
 
 #include "../guarded.h"
@@ -56,6 +57,31 @@ int vlm_r1_join(Tensor *value, Tensor *rest, Tensor **exact, char *error, size_t
       }
     });
     *exact = new Tensor(std::move(result));
+  });
+}
+
+// `tensors`: value, rest, gradient, both moments. `step`: which update it is, from 1.
+int vlm_r1_adamw_split(Tensor **tensors, double step, double lr, double beta1, double beta2, double weight_decay, double eps,
+                       char *error, size_t capacity) {
+  return guarded(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    Tensor &value = *tensors[0], &rest = *tensors[1], &exp_avg = *tensors[3], &exp_avg_sq = *tensors[4];
+    for (int i : {2, 3, 4}) check(*tensors[i], value, rest);
+    const AdamWSplit a{
+        write<uint16_t>(value),
+        write<int16_t>(rest),
+        read<float>(*tensors[2]),
+        write<float>(exp_avg),
+        write<float>(exp_avg_sq),
+        static_cast<float>(1 - lr * weight_decay),
+        static_cast<float>(1 - beta1),
+        static_cast<float>(beta2),
+        static_cast<float>(1 - beta2),
+        static_cast<float>(lr / (1 - std::pow(beta1, step))),
+        static_cast<float>(std::sqrt(1 - std::pow(beta2, step))),
+        static_cast<float>(eps),
+    };
+    at::parallel_for(0, value.numel(), GRAIN, [&](int64_t from, int64_t to) { best_kernels().adamw_split(a, from, to); });
   });
 }
 

@@ -17,7 +17,7 @@ pub use probe::Probe;
 pub use shape::{Counts, Shape};
 pub use time::{Work, step_secs};
 
-use crate::logprobs::CHUNK_BYTES;
+use crate::logprobs::CHUNK_ROWS;
 use crate::moments;
 
 const F32: u64 = 4;
@@ -203,7 +203,7 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
         plan.kv_cache + packed + choice.logit_bytes() * shape.vocab * sampled.completions;
     let in_8bit = only(choice.in_8bit, CHUNK_8BIT.min(trained) * BYTES_8BIT);
     // Weights are in f32 a few at a time, one of them the embedding.
-    let joined = (shape.vocab * shape.hidden + counts.language / shape.layers).min(trained);
+    let joined = (shape.vocab * shape.hidden + counts.language / shape.layers / 2).min(trained);
     let joined = only(choice.bf16, joined * F32);
     let update = optimizer(plan.gradients + in_8bit + joined);
     // Alone with the weights: its passes come before the first gradient.
@@ -364,7 +364,7 @@ fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
 
 fn logits_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
     let rows = batch.completions * batch.completion_tokens;
-    let chunk = CHUNK_BYTES.unsigned_abs() / (F32 * shape.vocab);
+    let chunk = CHUNK_ROWS.unsigned_abs();
     choice.logit_bytes() * shape.vocab * rows.min(chunk.max(1))
 }
 

@@ -90,9 +90,14 @@ impl Choice {
         }
     }
 
-    /// Tensors of the inner width that a gated activation keeps, its output included.
+    /// Tensors of the inner width that a gated activation keeps, its output included, which loops under a plain linear layer compute
+    /// again.
     fn gated(&self) -> u64 {
-        if self.fused { 3 } else { 4 }
+        match self.trained {
+            _ if !self.fused => 4,
+            Trained::Lora { .. } => 3,
+            _ => 2,
+        }
     }
 
     /// Bytes a number of what a norm keeps of its input.
@@ -289,8 +294,9 @@ impl Stages {
         let tower = |bytes: u64| if has_tower { bytes } else { 0 };
         let patches = batch.prompts * batch.patches;
         let (v, merged) = (shape.vision_hidden, shape.merged_width());
-        // Queries and keys turned, the product that values are a view of, outputs, and their copy where they are picked out of blocks.
-        let attention = if choice.fused { 6 } else { 7 };
+        // Queries and keys turned, values, outputs; by libtorch's operations the product that values are a view of, and the outputs
+        // picked out of blocks.
+        let attention = if choice.fused { 4 } else { 7 };
         let mlp = choice.gated() * shape.vision_mlp;
         let block = norms(choice, v, true) + (attention * v + mlp) * size;
         let merger =
@@ -321,17 +327,22 @@ impl Stages {
         if !choice.recompute {
             return trained * size + self.layer.max(self.block);
         }
-        let in_text = trained.min(language) * size + self.inputs + self.layer + self.layer / 2;
-        let in_vision = trained * size + self.block + self.block / 2;
+        let upstream = if choice.fused { 4 } else { 2 };
+        let in_text =
+            trained.min(language) * size + self.inputs + self.layer + self.layer / upstream;
+        let in_vision = trained * size + self.block + self.block / upstream;
         in_text.max(in_vision)
     }
 }
 
-/// Bytes a token that the two norms of a layer keep: the input (by libtorch's operations in f32), and where the weight
-/// after it is trained the output, which is the next layer's input; by libtorch's operations the normed one too.
+/// Bytes a token that the two norms of a layer keep: the input (by libtorch's operations in f32), and by libtorch's operations, where the
+/// weight after it is trained, the normed one and the output, which is the next layer's input. Loops compute these again.
 fn norms(choice: Choice, width: u64, weights_are_trained: bool) -> u64 {
-    let outputs = if choice.fused { 1 } else { 2 };
-    let kept = if weights_are_trained { outputs } else { 0 };
+    let kept = if weights_are_trained && !choice.fused {
+        2
+    } else {
+        0
+    };
     2 * width * (choice.norm_input() + kept * choice.size())
 }
 
@@ -365,7 +376,7 @@ fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
 fn logits_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
     let rows = batch.completions * batch.completion_tokens;
     let chunk = CHUNK_ROWS.unsigned_abs();
-    choice.logit_bytes() * shape.vocab * rows.min(chunk.max(1))
+    choice.logit_bytes() * shape.vocab * rows.min(chunk)
 }
 
 fn kv_bytes(shape: &Shape, size: u64, sampled: &Load) -> u64 {

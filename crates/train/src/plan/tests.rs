@@ -98,7 +98,8 @@ fn what_stays_is_weights_moments_and_reference() {
 
 /// The most live bytes of a step as libtorch's allocator counted them on a CPU, in MB, on `BATCH` in one
 /// micro-batch: the model of `benchmarks/make_model.py`, beta 0.04, adapters of rank 16 with dropout. By
-/// libtorch's operations, as a GPU has them, and by loops of our own.
+/// libtorch's operations, as a GPU has them, and by loops of our own. The former were counted when a step had all logits at once and f32
+/// masters beside bf16: what 512 rows of logits and weights in two halves save is taken off by arithmetic.
 #[test]
 fn peaks_are_those_measured() {
     let lora = Trained::Lora {
@@ -106,23 +107,23 @@ fn peaks_are_those_measured() {
         dropout: true,
     };
     let measured = [
-        (Trained::Full, false, false, false, 1526),
-        (Trained::FrozenVision, false, false, false, 1147),
-        (lora, false, false, false, 1004),
-        (Trained::Full, true, false, false, 1166),
-        (Trained::FrozenVision, true, false, false, 862),
-        (lora, true, false, false, 585),
+        (Trained::Full, false, false, false, 1526 - 50),
+        (Trained::FrozenVision, false, false, false, 1147 - 50),
+        (lora, false, false, false, 1004 - 50),
+        (Trained::Full, true, false, false, 1166 - 50 - 79),
+        (Trained::FrozenVision, true, false, false, 862 - 50 - 53),
+        (lora, true, false, false, 585 - 50),
         (Trained::Full, false, true, false, 846),
         (Trained::FrozenVision, false, true, false, 731),
-        (Trained::Full, false, false, true, 1273),
-        (Trained::FrozenVision, false, false, true, 947),
-        (lora, false, false, true, 875),
-        (Trained::Full, true, false, true, 953),
-        (Trained::FrozenVision, true, false, true, 688),
-        (lora, true, false, true, 447),
-        (Trained::Full, false, true, true, 836),
-        (Trained::FrozenVision, false, true, true, 706),
-        (lora, false, true, true, 308),
+        (Trained::Full, false, false, true, 1069),
+        (Trained::FrozenVision, false, false, true, 822),
+        (lora, false, false, true, 844),
+        (Trained::Full, true, false, true, 772),
+        (Trained::FrozenVision, true, false, true, 572),
+        (lora, true, false, true, 429),
+        (Trained::Full, false, true, true, 830),
+        (Trained::FrozenVision, false, true, true, 700),
+        (lora, false, true, true, 303),
     ];
     for (trained, bf16, recompute, fused, megabytes) in measured {
         let choice = Choice {
@@ -207,7 +208,7 @@ fn keys_and_values_by_hand() {
     // 8 layers, 128 channels, keys and values, 4 bytes; 192 columns a prompt, 64 an answer.
     let plan = memory(&SHAPE_39M, FULL, &BATCH, &BATCH);
     assert_eq!(plan.kv_cache, 8 * 128 * 2 * 4 * (2 * 192 + 16 * 64));
-    assert_eq!(plan.logits, 3 * 4 * 8192 * 16 * 64);
+    assert_eq!(plan.logits, 3 * 4 * 8192 * 512);
 }
 
 #[test]

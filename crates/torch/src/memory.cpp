@@ -65,6 +65,10 @@ c10::DeviceAllocator *device_allocator() {
 
 extern "C" {
 
+// How jemalloc is to work, in a program that has it: what a step frees the next one takes again, so nothing is given back, large blocks
+// least of all.
+const char *malloc_conf = "oversize_threshold:0,dirty_decay_ms:-1";
+
 // Bytes of living tensors now and at most since the last reset, on the CPU (`device` below 0) or a
 // GPU; -1 where libtorch does not tell.
 int vlm_r1_live_bytes(int device, int64_t *now, int64_t *most) {

@@ -19,7 +19,7 @@ pub struct LoadOptions {
     pub kind: Kind,
     /// Where.
     pub device: Device,
-    /// Whose weights require gradients (and keep f32 masters when computing in bf16). Adapters are
+    /// Whose weights require gradients (and stay exact in f32 when computing in bf16). Adapters are
     /// trained wherever anything is.
     pub trained: TrainedParts,
 }
@@ -55,7 +55,7 @@ pub struct TrainedParts {
     pub merger: bool,
     /// [`Part::Language`].
     pub language: bool,
-    /// Whether f32 masters lie in host memory, whatever the compute type.
+    /// Whether exact weights lie in host memory, whatever the compute type.
     pub masters_on_host: bool,
 }
 

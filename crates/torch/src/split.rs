@@ -1,5 +1,5 @@
 //! An f32 number as a bf16 and what that lacks in 16 bits: 4 bytes for an exact weight and the rounded one that layers compute with,
-//! instead of 6.
+//! instead of 6. AdamW over such weights on the CPU is here too.
 //!
 //! The bf16 is the nearest, of two equally near the one farther from zero; `rest` is how many steps of f32 lie between, at most 2^15.
 

@@ -1,7 +1,7 @@
 //! AdamW over a model's weights: exact in f32 whatever the compute type, moments in f32 or 8 bits.
 //!
 //! Sums of gradients, moments and the update are where the exact weight is: beside the weight that layers
-//! compute with or, with masters in host memory, there. Copies between the two places are begun before
+//! compute with or, with exact weights in host memory, there. Copies between the two places are begun before
 //! they are waited for: weights updated go to the device while the next ones are updated.
 
 use std::collections::BTreeMap;

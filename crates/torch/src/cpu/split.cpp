@@ -1,4 +1,4 @@
-// An f32 number as a bf16 and what that lacks, see `split.rs`.
+// An f32 number as a bf16 and what that lacks, and AdamW over such weights: see `split.rs`.
 
 #include "operation.h"
 

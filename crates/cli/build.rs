@@ -1,5 +1,6 @@
 //! Lets this crate's binaries and tests find libtorch without any environment variable, and tells
 //! the binary which commit it is of.
+#![allow(clippy::print_stdout, reason = "cargo listens to it")]
 
 use std::path::Path;
 use std::process::Command;

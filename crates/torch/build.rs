@@ -1,4 +1,5 @@
 //! Compiles the C++ that reaches what `tch` does not bind, and tells dependents where libtorch lies.
+#![allow(clippy::print_stdout, reason = "cargo listens to it")]
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,9 @@
 //! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | walls | check`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a chore ends where nobody reads it"
+)]
 
 mod check;
 mod libtorch;

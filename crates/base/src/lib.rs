@@ -7,6 +7,7 @@
 //! `patches` image patches before the spatial merge.
 
 pub mod config;
+pub mod console;
 pub mod draw;
 pub mod run_folder;
 pub mod sample;

@@ -73,7 +73,7 @@ fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
                      hint: give the path of a downloaded model folder"
                     )
                 })?;
-            eprintln!(
+            base::say!(
                 "warning: the hub cannot be reached: `{name}` is taken from the cache as it is"
             );
             Ok(folder)
@@ -160,7 +160,7 @@ impl ProgressHandler for Download {
                 self.bar.set_length(*total_bytes);
                 if self.bar.is_hidden() && *total_bytes > 0 {
                     let megabytes = total_bytes.div_ceil(1_000_000);
-                    eprintln!(
+                    base::say!(
                         "fetching `{}`: {total_files} files, {megabytes} MB",
                         self.name
                     );

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use base::config::{Config, ConfigError, resolve, to_yaml};
+use base::console::{self, describe};
 
 use arguments::{Invocation, UsageError};
 
@@ -98,14 +99,14 @@ fn with_checked_config<T: Config>(
             .without_effect
             .iter()
             .map(|(name, why)| format!("`--{name}` ({why})"));
-        eprintln!(
+        base::say!(
             "warning: no effect here: {}",
             flags.collect::<Vec<_>>().join(", ")
         );
     }
     if dry_run(&resolved.config) {
         check(&resolved.config)?;
-        print!("{}", to_yaml(&resolved.config)?);
+        console::print(to_yaml(&resolved.config)?.trim_end());
         return Ok(());
     }
     act(&resolved.config)
@@ -121,29 +122,14 @@ fn report(error: &anyhow::Error) -> ExitCode {
             ExitCode::SUCCESS
         };
     }
-    eprintln!("error: {}", message(error));
+    base::say!("error: {}", message(error));
     if error.is::<UsageError>() || error.is::<ConfigError>() {
         return ExitCode::from(WRONG_USE);
     }
     ExitCode::FAILURE
 }
 
-/// The error and its causes, without those that it quotes itself; hints come last.
+/// The error and its causes, as [`describe`] tells them.
 pub(crate) fn message(error: &anyhow::Error) -> String {
-    let (mut text, mut hints) = (String::new(), String::new());
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        let (cause, hint) = cause.split_once("\nhint: ").unwrap_or((&cause, ""));
-        if text.ends_with(cause) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(cause);
-        if !hint.is_empty() && !hints.contains(hint) {
-            hints.push_str(&format!("\nhint: {hint}"));
-        }
-    }
-    text + &hints
+    describe(error.as_ref())
 }

@@ -29,5 +29,5 @@ pub fn let_idle_threads_sleep() {
         .args(arguments)
         .env("GOMP_SPINCOUNT", SPIN_COUNT)
         .exec();
-    eprintln!("warning: cannot set GOMP_SPINCOUNT: {error}");
+    base::say!("warning: cannot set GOMP_SPINCOUNT: {error}");
 }

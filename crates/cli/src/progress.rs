@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use base::console::{self, AroundGuard};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 use train::Observer;
@@ -16,9 +17,16 @@ const SHOWN: [(&str, &str); 4] = [
     ("completion_length", "tokens"),
 ];
 
+/// Has all that is said go around `bar`.
+pub fn around_bar(bar: &ProgressBar) -> AroundGuard {
+    let bar = bar.clone();
+    console::around(move |speak| bar.suspend(speak))
+}
+
 /// Shows a run on stderr.
 pub struct Progress {
     bar: ProgressBar,
+    _around: AroundGuard,
     start: Instant,
     /// The first step that this process did: those before cost it no time.
     first: Option<u64>,
@@ -27,8 +35,10 @@ pub struct Progress {
 impl Progress {
     /// Nothing is shown before the first step.
     pub fn new() -> Self {
+        let bar = ProgressBar::no_length();
         Self {
-            bar: ProgressBar::no_length(),
+            _around: around_bar(&bar),
+            bar,
             start: Instant::now(),
             first: None,
         }
@@ -41,7 +51,11 @@ impl Progress {
 
     /// Runs what shows something of its own.
     pub fn suspend<R>(&self, other: impl FnOnce() -> R) -> R {
-        self.bar.suspend(other)
+        // A bar that is suspended cannot be suspended again by what is said meanwhile.
+        self.bar.suspend(|| {
+            let _around = console::around(|speak| speak());
+            other()
+        })
     }
 
     /// Time that the steps left will take at the rate so far.
@@ -67,7 +81,7 @@ impl Observer for Progress {
             clock(self.remaining(step, total_steps))
         );
         if self.bar.is_hidden() {
-            eprintln!("step {step}/{total_steps} {message}");
+            console::show(&format!("step {step}/{total_steps} {message}"));
         } else {
             self.bar.set_message(message);
             self.bar.set_position(step);
@@ -75,7 +89,7 @@ impl Observer for Progress {
     }
 
     fn on_message(&mut self, message: &str) {
-        self.bar.suspend(|| eprintln!("{message}"));
+        console::show(message);
     }
 }
 

@@ -22,7 +22,7 @@ pub fn stop_flag() -> Result<StopFlag> {
                 // destructors of a library in the middle of a kernel must not run.
                 signal_hook::low_level::exit(1);
             }
-            eprintln!("stopping as soon as nothing is lost; once more stops at once");
+            base::say!("stopping as soon as nothing is lost; once more stops at once");
         }
     });
     Ok(stop)

@@ -2,6 +2,11 @@
 //! `cargo run --release -p engine --example sampling_speed -- DIR [prompts] [group_size] [prompt_tokens] [new_tokens] [max_concurrent] [float32|bfloat16] [flexible|fixed|graphs]`.
 //!
 //! Every answer has `new_tokens` tokens, so that the work is the same whatever the weights.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measurement, not the program"
+)]
 
 use std::path::Path;
 use std::time::Instant;

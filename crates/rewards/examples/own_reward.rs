@@ -1,4 +1,9 @@
 //! A reward of one's own in Rust: the shorter the answer, the better, from 1 down to 0 at 200 characters.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measurement, not the program"
+)]
 
 use rewards::{Reward, RewardError, RewardInput, RewardSet};
 use serde_json::Map;

@@ -45,7 +45,7 @@ impl Session<'_> {
         let start = Instant::now();
         let failed = match self.figures(held_out) {
             Ok(figures) => {
-                self.tell_figures(&figures)?;
+                self.tell_figures(&figures);
                 metrics.extend(figures);
                 book(&mut metrics, start.elapsed().as_secs_f64());
                 // The next step is not to answer for the time and memory of this.
@@ -67,7 +67,7 @@ impl Session<'_> {
             (None, kept) => kept,
             (Some(error), Ok(())) => Err(error),
             (Some(error), Err(other)) => {
-                self.say(&format!("no checkpoint: {other}"))?;
+                self.say(&format!("no checkpoint: {other}"));
                 Err(error)
             }
         }
@@ -110,9 +110,9 @@ impl Session<'_> {
         Ok(figures)
     }
 
-    fn tell_figures(&mut self, figures: &Map<String, Value>) -> Result<(), TrainError> {
+    fn tell_figures(&mut self, figures: &Map<String, Value>) {
         if figures.is_empty() {
-            return Ok(());
+            return;
         }
         let said = figures.iter().take(MAX_SAID).filter_map(|(name, value)| {
             let name = name.strip_prefix("eval/").unwrap_or(name);
@@ -124,7 +124,7 @@ impl Session<'_> {
             0 => String::new(),
             more => format!(", and {more} more in metrics.jsonl"),
         };
-        self.say(&format!("evaluated after step {}: {said}{more}", self.step))
+        self.say(&format!("evaluated after step {}: {said}{more}", self.step));
     }
 }
 

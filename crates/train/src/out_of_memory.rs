@@ -58,23 +58,24 @@ impl Session<'_> {
             "no memory for a micro-batch of {completions} completions, {tokens} tokens ({cause}); from \
              here on at most {half} tokens at a time, as --max_tokens_per_microbatch {half} has it from \
              the start"
-        ))
+        ));
+        Ok(())
     }
 
     /// Takes up the bound that was found before the run was interrupted.
-    pub fn resume_max_tokens(&mut self, lowered: Option<u64>) -> Result<(), TrainError> {
+    pub fn resume_max_tokens(&mut self, lowered: Option<u64>) {
         let Some(lowered) = lowered.map(|tokens| tokens as usize) else {
-            return Ok(());
+            return;
         };
         if self.settings.allow_changed || self.settings.max_tokens.is_some_and(|max| max <= lowered)
         {
-            return Ok(());
+            return;
         }
         self.settings.max_tokens = Some(lowered);
         self.lowered_max_tokens = Some(lowered);
         self.say(&format!(
             "at most {lowered} tokens at a time, as before: more found no memory"
-        ))
+        ));
     }
 }
 

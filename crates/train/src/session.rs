@@ -211,14 +211,14 @@ impl<'a> Session<'a> {
             dataset.samples.len(),
             dataset.validation.len(),
             self.schedule.total_steps
-        ))?;
+        ));
         for line in census.lines() {
-            self.say(&line)?;
+            self.say(&line);
         }
         if !dataset.skipped.is_empty() {
-            self.say(&format!("{} bad rows skipped:", dataset.skipped.len()))?;
+            self.say(&format!("{} bad rows skipped:", dataset.skipped.len()));
             for row in &dataset.skipped {
-                self.say(row)?;
+                self.say(row);
             }
         }
         Ok(())
@@ -261,8 +261,9 @@ impl<'a> Session<'a> {
             _ => self.run.cut_back_to(step)?,
         }
         self.bad_steps = value["bad_steps"].as_u64().unwrap_or_default();
-        self.say(&format!("resuming after step {step}, {}", folder.display()))?;
-        self.resume_max_tokens(value["lowered_max_tokens"].as_u64())
+        self.say(&format!("resuming after step {step}, {}", folder.display()));
+        self.resume_max_tokens(value["lowered_max_tokens"].as_u64());
+        Ok(())
     }
 
     /// Whether another step is to be done.
@@ -307,7 +308,8 @@ impl<'a> Session<'a> {
             "step {step} refused, {} of at most {limit}: {cause}; its batch is in {}",
             self.bad_steps,
             dump.display()
-        ))
+        ));
+        Ok(())
     }
 
     /// Counts the step, logs it unless it is to be evaluated first, and writes a checkpoint where one is due.
@@ -327,7 +329,7 @@ impl<'a> Session<'a> {
         metrics.insert("oom_retries".into(), json!(retries));
         self.measure_memory(&mut metrics);
         for problem in features::report(self.model.as_ref(), &mut metrics) {
-            self.say(&problem)?;
+            self.say(&problem);
         }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         if self.evaluation_is_due() {
@@ -441,7 +443,7 @@ impl<'a> Session<'a> {
                 Loaded::Skipped { sample_index, row } => {
                     self.skipped += 1;
                     if self.named.insert(sample_index) {
-                        self.say(&format!("skipped: {row}"))?;
+                        self.say(&format!("skipped: {row}"));
                     }
                 }
             }
@@ -450,9 +452,9 @@ impl<'a> Session<'a> {
     }
 
     /// Tells the user and the log.
-    pub fn say(&mut self, message: &str) -> Result<(), TrainError> {
+    pub fn say(&mut self, message: &str) {
         self.observer.on_message(message);
-        Ok(self.run.log_line(message)?)
+        self.run.log_line(message);
     }
 }
 

@@ -91,7 +91,7 @@ pub fn train_grpo_with_rewards(
         session.say(
             "with --beta 0 the loss of the first update on a batch is 0 by construction: each ratio is 1 and a \
              group's advantages sum to 0; the gradient is not 0",
-        )?;
+        );
     }
     let prompts = dataset.prompts(
         &session.settings,

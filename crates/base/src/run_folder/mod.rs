@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::console::Log;
+
 pub use environment::{declare_commit, environment, utc_now};
 pub use error::RunError;
 pub use events::{EventFile, Scalar, read_scalars};
@@ -53,7 +55,7 @@ pub struct RunFolder {
     dir: PathBuf,
     /// Locked as long as it is open.
     _lock: File,
-    log: File,
+    log: Log,
     metrics: Option<File>,
     events: Option<EventFile>,
     /// Steps whose rollouts may not be on the disk.
@@ -79,7 +81,8 @@ impl RunFolder {
                 files::remove_unfinished(&folder)?;
             }
         }
-        let log = append_to(&dir.join(LOG))?;
+        let log = dir.join(LOG);
+        let log = Log::open(&log, append_to(&log)?);
         Ok(Self {
             dir,
             _lock: lock,
@@ -125,16 +128,9 @@ impl RunFolder {
         write_whole(&self.dir.join(ENVIRONMENT), text.as_bytes())
     }
 
-    /// Appends a line to `log.txt`, with the time.
-    ///
-    /// # Errors
-    /// Where it cannot be written.
-    pub fn log_line(&mut self, line: &str) -> Result<(), RunError> {
-        let text = format!("{} {line}\n", utc_now());
-        let path = || self.dir.join(LOG);
-        self.log
-            .write_all(text.as_bytes())
-            .map_err(|error| io(&path())(error))
+    /// Appends a line to `log.txt`, with the time. What is said by [`crate::console::say`] stands there anyway.
+    pub fn log_line(&self, line: &str) {
+        self.log.line(line);
     }
 
     /// Appends the metrics of a step to `metrics.jsonl` and, numbers only, to the event file; nested

@@ -329,12 +329,9 @@ fn config_environment_and_log_are_written() {
     assert_eq!(read["version"], "1");
     assert!(read["commit"].is_null());
     assert!(read["cores"].as_u64().unwrap() > 0);
-    run.log_line("one").unwrap();
+    run.log_line("one");
     drop(run);
-    RunFolder::open(dir.path())
-        .unwrap()
-        .log_line("two")
-        .unwrap();
+    RunFolder::open(dir.path()).unwrap().log_line("two");
     let log = fs::read_to_string(dir.path().join("log.txt")).unwrap();
     let words: Vec<&str> = log
         .lines()

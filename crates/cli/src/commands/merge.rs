@@ -36,12 +36,12 @@ pub fn merge(config: &MergeConfig) -> Result<()> {
         return Err(error.into());
     }
     fs::rename(&beside, target).with_context(|| io(target))?;
-    eprintln!(
+    base::say!(
         "{} layers of {} merged into {}",
         adapter.modules().count(),
         config.adapter,
         base.display()
     );
-    println!("{}", target.display());
+    base::print_data!("{}", target.display());
     Ok(())
 }

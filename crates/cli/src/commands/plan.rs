@@ -42,7 +42,7 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     print_fits(&inputs, &choices, &available);
     print_time(&inputs, &choices, config.cost_per_hour)?;
     if run.eval_config.is_some() {
-        println!("evaluations take time and memory of their own, which is not counted");
+        base::print_data!("evaluations take time and memory of their own, which is not counted");
     }
     Ok(())
 }
@@ -62,11 +62,14 @@ fn choices(inputs: &PlanInputs) -> [(&'static str, Choice); 3] {
 
 fn print_load(inputs: &PlanInputs) {
     let batch = &inputs.micro_batch;
-    println!(
+    base::print_data!(
         "{} rows looked at: prompts of at most {} tokens and {} patches; answers of at most {} tokens",
-        inputs.rows, batch.prompt_tokens, batch.patches, batch.completion_tokens
+        inputs.rows,
+        batch.prompt_tokens,
+        batch.patches,
+        batch.completion_tokens
     );
-    println!(
+    base::print_data!(
         "a step: {} prompts, {} answers; a micro-batch: {} answers, {} tokens",
         inputs.step.prompts,
         inputs.step.completions,
@@ -108,12 +111,12 @@ fn print_load(inputs: &PlanInputs) {
         [] => String::new(),
         what => format!("; in host memory: {}", what.join(", ")),
     };
-    println!("{kind}, {moments}activations {kept}; these flags train {trained}{away}\n");
+    base::print_data!("{kind}, {moments}activations {kept}; these flags train {trained}{away}\n");
 }
 
 fn print_row(name: &str, cells: &[String]) {
     let cells: String = cells.iter().map(|cell| format!("{cell:>16}")).collect();
-    println!("{name:<28}{cells}");
+    base::print_data!("{name:<28}{cells}");
 }
 
 type Component = (&'static str, fn(&Memory) -> u64);
@@ -168,7 +171,9 @@ fn print_fits(
     choices: &[(&'static str, Choice); 3],
     available: &[(String, u64)],
 ) {
-    println!("\nthe largest micro-batch that fits as one of several of a step, answers (tokens)");
+    base::print_data!(
+        "\nthe largest micro-batch that fits as one of several of a step, answers (tokens)"
+    );
     for (name, bytes) in available {
         for (how, recompute) in [("kept", false), ("recomputed", true)] {
             let cells = choices.map(|(_, choice)| {
@@ -208,7 +213,7 @@ fn print_time(
         (lora, probe.costs(lora)?),
     ];
     let (tried, layers) = probe.layers();
-    println!(
+    base::print_data!(
         "\nprobe: {:.1} s, with {tried} of {layers} text layers; a token of {} answers takes {:.1} ms",
         start.elapsed().as_secs_f64(),
         inputs.sampled.completions,

@@ -31,8 +31,8 @@ use words::words;
 /// A folder that holds another demo, a file that cannot be written, a demo that was asked to stop.
 pub fn run(config: &DemoConfig) -> Result<()> {
     let results = run_plan(config, &Plan::FULL, signals::stop_flag()?)?;
-    eprintln!("{}", results.headline());
-    println!("{}", Path::new(&config.out).join("report.html").display());
+    base::say!("{}", results.headline());
+    base::print_data!("{}", Path::new(&config.out).join("report.html").display());
     Ok(())
 }
 
@@ -73,7 +73,7 @@ fn prepare(out: &Path, config: &DemoConfig, plan: &Plan) -> Result<Dataset> {
         }
         return Ok(Dataset::at(&data));
     }
-    eprintln!("drawing scenes into {}", data.display());
+    base::say!("drawing scenes into {}", data.display());
     let dataset = Dataset::write(&data, &plan.data, config.seed)?;
     tiny::model::write(&out.join("model"), &plan.model, &words(), config.seed)?;
     fs::write(&marker, format!("{wanted:#}\n")).with_context(|| marker.display().to_string())?;
@@ -85,19 +85,19 @@ fn work(demo: &mut Demo<'_>) -> Result<Results> {
     let held_out = demo.held_out()?;
     let shuffled = eval::shuffled_images(&held_out);
 
-    eprintln!("cold start by SFT, {} steps", demo.plan.cold_start_steps);
+    base::say!("cold start by SFT, {} steps", demo.plan.cold_start_steps);
     let start = demo.cold_start()?;
     let start_greedy = demo.evaluate("start-greedy", &start, &held_out, Answers::Greedy)?;
     let start_sampled = demo.evaluate("start-sampled", &start, &held_out, Answers::Sampled)?;
     let start_shuffled = demo.evaluate("start-shuffled", &start, &shuffled, Answers::Greedy)?;
 
-    eprintln!("GRPO, {} steps", demo.plan.grpo_steps);
+    base::say!("GRPO, {} steps", demo.plan.grpo_steps);
     let end = demo.grpo(&start)?;
     let end_greedy = demo.evaluate("end-greedy", &end, &held_out, Answers::Greedy)?;
     let end_sampled = demo.evaluate("end-sampled", &end, &held_out, Answers::Sampled)?;
     let end_shuffled = demo.evaluate("end-shuffled", &end, &shuffled, Answers::Greedy)?;
 
-    eprintln!("for comparison: as many steps of SFT");
+    base::say!("for comparison: as many steps of SFT");
     let more = demo.more_cold_start(&start)?;
     let more_greedy = demo.evaluate("more-sft-greedy", &more, &held_out, Answers::Greedy)?;
     let more_sampled = demo.evaluate("more-sft-sampled", &more, &held_out, Answers::Sampled)?;

@@ -184,9 +184,10 @@ impl Demo<'_> {
         let evaluation = evaluation.with_context(|| format!("evaluation `{name}`"))?;
         evaluation.write(&file)?;
         let summary = evaluation.summary()?;
-        eprintln!(
+        base::say!(
             "  {name}: IoU {}, well-formed {}",
-            summary.iou, summary.well_formed
+            summary.iou,
+            summary.well_formed
         );
         Ok(evaluation)
     }
@@ -248,7 +249,7 @@ impl Observer for StageObserver {
             let shown = ["reward", "rewards/accuracy", "rewards/format", "loss"]
                 .into_iter()
                 .filter_map(|key| value(key).map(|value| format!(" {key} {value:.3}")));
-            eprintln!(
+            base::say!(
                 "  {} {step}/{total_steps}{}",
                 self.name,
                 shown.collect::<String>()
@@ -259,7 +260,7 @@ impl Observer for StageObserver {
     fn on_message(&mut self, message: &str) {
         match &mut self.progress {
             Some(progress) => progress.on_message(message),
-            None => eprintln!("  {message}"),
+            None => base::say!("  {message}"),
         }
     }
 }

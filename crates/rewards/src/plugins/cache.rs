@@ -26,7 +26,7 @@ impl Cache {
             Ok(reply) => Some(reply),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                eprintln!("{}: {error}; asked again", path.display());
+                base::say!("{}: {error}; asked again", path.display());
                 None
             }
         }
@@ -36,7 +36,7 @@ impl Cache {
     pub(super) fn put(&self, parts: &[&str], reply: &str) {
         let path = self.path(parts);
         if let Err(error) = self.write(&path, reply) {
-            eprintln!("{}: {error}; the reply is not kept", path.display());
+            base::say!("{}: {error}; the reply is not kept", path.display());
         }
     }
 

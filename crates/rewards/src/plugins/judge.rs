@@ -180,7 +180,7 @@ impl Judge {
     fn without_judge(&self, row: &RewardInput<'_>, reason: &str) -> f64 {
         self.failed.fetch_add(1, Ordering::Relaxed);
         let sample = row.sample.unwrap_or("a row");
-        eprintln!("reward `{NAME}`, {sample}: {reason}; scored by equality of the texts");
+        base::say!("reward `{NAME}`, {sample}: {reason}; scored by equality of the texts");
         let (answer, solution) = texts(row);
         f64::from(answer == solution)
     }

@@ -157,7 +157,9 @@ impl ProcessReward {
             }
             restarts += 1;
             let name = &self.name;
-            eprintln!("reward `{name}`, {samples}: {reason}; restart {restarts} of {MAX_RESTARTS}");
+            base::say!(
+                "reward `{name}`, {samples}: {reason}; restart {restarts} of {MAX_RESTARTS}"
+            );
         }
     }
 

@@ -194,9 +194,9 @@ impl Stderr {
         let mut state = self.lock();
         state.shown += 1;
         if state.shown <= STDERR_LINES {
-            eprintln!("reward `{}`, {}: {line}", self.reward, state.samples);
+            base::say!("reward `{}`, {}: {line}", self.reward, state.samples);
         } else if state.shown == STDERR_LINES + 1 {
-            eprintln!("reward `{}`, {}: (more)", self.reward, state.samples);
+            base::say!("reward `{}`, {}: (more)", self.reward, state.samples);
         }
         if state.last.len() == STDERR_LINES {
             state.last.pop_front();

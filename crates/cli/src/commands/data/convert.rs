@@ -43,7 +43,7 @@ pub fn data_convert(config: &DataConvertConfig) -> Result<()> {
         bail!("no row was kept\n{said}");
     }
     files.finish()?;
-    eprint!("{said}");
+    base::console::say(said.trim_end());
     Ok(())
 }
 

@@ -25,8 +25,8 @@ pub fn compare(before: &str, after: &str, html: Option<&str>, html_rows: usize) 
         let sides = sides.map(|(name, results)| Side { name, results });
         compare_page::write(Path::new(path), &comparison, &sides, html_rows)?;
     }
-    eprint!("{}", told(&comparison, before, after));
-    println!("{:#}", comparison.to_json(&first));
+    base::console::say(told(&comparison, before, after).trim_end());
+    base::print_data!("{:#}", comparison.to_json(&first));
     Ok(())
 }
 

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use base::console::AroundGuard;
 use eval::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::progress::around_bar;
 
 const TEMPLATE: &str = "{prefix}{pos}/{len} answers {bar:30} ETA {eta}";
 
 /// Shows answers on stderr.
 pub struct Answers {
     bar: ProgressBar,
+    _around: AroundGuard,
     /// Answers that were there at the start.
     before: usize,
     start: Instant,
@@ -32,6 +36,7 @@ impl Answers {
         bar.set_position(before as u64);
         bar.reset_eta();
         Self {
+            _around: around_bar(&bar),
             bar,
             before,
             start: Instant::now(),
@@ -59,7 +64,7 @@ impl Progress for Answers {
             let secs = self.start.elapsed().as_secs_f64();
             let rate = (done - self.before) as f64 / secs.max(1e-9);
             let left = (total - done) as f64 / rate;
-            eprintln!(
+            base::say!(
                 "{}{done}/{total} answers, {rate:.1} a second, {left:.0} s left",
                 self.label
             );
@@ -67,6 +72,6 @@ impl Progress for Answers {
     }
 
     fn on_bad(&mut self, place: &str, cause: &str) {
-        self.bar.suspend(|| eprintln!("bad row: {place}: {cause}"));
+        base::say!("bad row: {place}: {cause}");
     }
 }

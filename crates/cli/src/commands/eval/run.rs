@@ -54,22 +54,22 @@ pub fn run(config: &EvalConfig) -> Result<()> {
         &summary,
         config.html_rows,
     )?;
-    eprint!("{}", told(&summary, config.exclude_bad));
-    println!("{}", folder.path().join(SUMMARY).display());
+    base::console::say(told(&summary, config.exclude_bad).trim_end());
+    base::print_data!("{}", folder.path().join(SUMMARY).display());
     Ok(())
 }
 
 /// Names rows that cannot be asked, and what else is odd.
 pub fn name_odd_rows(questions: &Questions) {
     for note in &questions.notes {
-        eprintln!("{note}");
+        base::say!("{note}");
     }
     let bad: Vec<(&str, &str)> = questions.bad().collect();
     for (place, cause) in bad.iter().take(MAX_NAMED) {
-        eprintln!("bad row: {place}: {cause}");
+        base::say!("bad row: {place}: {cause}");
     }
     if bad.len() > MAX_NAMED {
-        eprintln!("bad row: ... and {} more", bad.len() - MAX_NAMED);
+        base::say!("bad row: ... and {} more", bad.len() - MAX_NAMED);
     }
 }
 

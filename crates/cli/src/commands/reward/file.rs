@@ -66,9 +66,9 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer) -> Result<()> 
             .page(config, input, scorer, &tally)?
             .write(Path::new(path))?;
     }
-    eprint!("{}", summary(&tally));
+    base::console::say(summary(&tally).trim_end());
     for (reward, counter, count) in scorer.rewards.counters() {
-        eprintln!("{reward}: {counter} {count}");
+        base::say!("{reward}: {counter} {count}");
     }
     Ok(())
 }

@@ -71,7 +71,7 @@ impl Server {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("--serve {address}: expected a free HOST:PORT"))?;
-        eprintln!("serving on http://{}", listener.local_addr()?);
+        base::say!("serving on http://{}", listener.local_addr()?);
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut running = JoinSet::new();
         while !stop.is_raised() {
@@ -86,7 +86,7 @@ impl Server {
                 }
                 // No more files, or the caller has gone: the next may fare better.
                 Err(error) => {
-                    eprintln!("a connection failed: {error}");
+                    base::say!("a connection failed: {error}");
                     sleep(STOP_INTERVAL).await;
                 }
             }

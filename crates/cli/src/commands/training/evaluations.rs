@@ -100,7 +100,7 @@ impl Evaluations {
             let place = || format!("evaluation `{}`", named.name);
             let evaluation = Self::set_up(run, folder, &named.config).with_context(place)?;
             let questions = evaluation.questions();
-            eprintln!("{}: {} questions", place(), questions.rows.len());
+            base::say!("{}: {} questions", place(), questions.rows.len());
             name_odd_rows(questions);
             Ok((named, evaluation))
         };

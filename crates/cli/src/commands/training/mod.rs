@@ -59,7 +59,7 @@ fn run(
     train: impl FnOnce(&Path, &mut dyn Observer, &StopFlag) -> Outcomes,
 ) -> Result<()> {
     if let Some(name) = run.name {
-        eprintln!("run `{name}`");
+        base::say!("run `{name}`");
     }
     let stop = signals::stop_flag()?;
     let folder = hub::model_folder(run.model)?;
@@ -78,7 +78,7 @@ fn run(
         );
     }
     if let Some(checkpoint) = checkpoint {
-        println!("{checkpoint}");
+        base::print_data!("{checkpoint}");
     }
     Ok(())
 }

@@ -1,0 +1,247 @@
+//! What a person reads: the one way to speak on stderr and stdout. It cannot fail, as a reader that has gone away
+//! (`2>&1 | head`, a full disk behind a log) must not end a run.
+//!
+//! Control characters of a text are shown, never sent: rewards, templates and files may hold any.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::run_folder::utc_now;
+
+/// [`say`](fn@say) with a format.
+#[macro_export]
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::console::say(&format!($($arg)*)) };
+}
+
+/// [`print`](fn@print) with a format.
+#[macro_export]
+macro_rules! print_data {
+    ($($arg:tt)*) => { $crate::console::print(&format!($($arg)*)) };
+}
+
+/// Takes a bar down, does what it is given, puts the bar up again.
+type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
+
+static LOGS: Mutex<Vec<Weak<LogFile>>> = Mutex::new(Vec::new());
+static AROUND: Mutex<Option<Arc<Around>>> = Mutex::new(None);
+
+/// Tells the user: a line on stderr, and in the log of every run that this process writes.
+pub fn say(text: &str) {
+    show(text);
+    for log in open_logs() {
+        log.line(text);
+    }
+}
+
+/// A line on stderr alone: of bars, and of what stands in the log already.
+pub fn show(text: &str) {
+    let line = format!("{}\n", printable(text));
+    let mut write = || {
+        // Nobody reads: there is nobody to tell either.
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+    };
+    // Not called under the lock: a bar may speak itself.
+    let around = lock(&AROUND).clone();
+    match around {
+        Some(around) => around(&mut write),
+        None => write(),
+    }
+}
+
+/// A line of data on stdout, as it is. Where nobody reads, nothing happens.
+pub fn print(text: &str) {
+    // A closed pipe is no error of ours; a full disk behind it shows in what is missing.
+    let _ = write_data(text);
+}
+
+/// As [`print`], for those who stop where nobody reads.
+///
+/// # Errors
+/// Where it cannot be written; [`is_closed`] tells a reader that has gone from a full disk.
+pub fn write_data(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(format!("{text}\n").as_bytes())?;
+    stdout.flush()
+}
+
+/// Whether the reader has gone away.
+pub fn is_closed(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::BrokenPipe
+}
+
+/// Has all that is said go around a bar until the guard is dropped.
+pub fn around(suspend: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> AroundGuard {
+    AroundGuard(lock(&AROUND).replace(Arc::new(suspend)))
+}
+
+/// Ends [`around`]; what went around before does so again.
+#[must_use = "dropped, nothing goes around the bar"]
+pub struct AroundGuard(Option<Arc<Around>>);
+
+impl Drop for AroundGuard {
+    fn drop(&mut self) {
+        *lock(&AROUND) = self.0.take();
+    }
+}
+
+/// An error with its causes, without those that it quotes itself; hints come last.
+pub fn describe(error: &(dyn Error + 'static)) -> String {
+    let (mut text, mut hints) = (String::new(), String::new());
+    let mut next = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        let cause = error.to_string();
+        let (cause, hint) = cause.split_once("\nhint: ").unwrap_or((&cause, ""));
+        if text.ends_with(cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause);
+        if !hint.is_empty() && !hints.contains(hint) {
+            let _ = write!(hints, "\nhint: {hint}");
+        }
+    }
+    text + &hints
+}
+
+/// The text without a character that a terminal obeys: `ESC` is shown as `\x1b`, an override of the direction of
+/// writing as `\u{202e}`. Line breaks and tabs stay.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if !is_obeyed(c) {
+            shown.push(c);
+        } else if (c as u32) < 0x100 {
+            let _ = write!(shown, "\\x{:02x}", c as u32);
+        } else {
+            let _ = write!(shown, "\\u{{{:x}}}", c as u32);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+fn is_obeyed(c: char) -> bool {
+    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (c.is_control() && c != '\n' && c != '\t') || turns
+}
+
+/// The log of a run: while it is open, all that is said goes there too.
+#[derive(Debug)]
+pub struct Log(Arc<LogFile>);
+
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    /// Whether a line could not be written, which is said once.
+    failed: AtomicBool,
+}
+
+impl Log {
+    /// Takes a file that lines are added to.
+    pub fn open(path: &Path, file: File) -> Self {
+        let log = Arc::new(LogFile {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+            failed: AtomicBool::new(false),
+        });
+        lock(&LOGS).push(Arc::downgrade(&log));
+        Self(log)
+    }
+
+    /// Adds a line, with the time, to this log alone.
+    pub fn line(&self, text: &str) {
+        self.0.line(text);
+    }
+}
+
+impl LogFile {
+    fn line(&self, text: &str) {
+        let line = format!("{} {}\n", utc_now(), printable(text));
+        let written = lock(&self.file).write_all(line.as_bytes());
+        if let Err(error) = written
+            && !self.failed.swap(true, Ordering::Relaxed)
+        {
+            show(&format!(
+                "warning: {}: {error}; lines are missing there",
+                self.path.display()
+            ));
+        }
+    }
+}
+
+fn open_logs() -> Vec<Arc<LogFile>> {
+    let mut logs = lock(&LOGS);
+    logs.retain(|log| log.strong_count() > 0);
+    logs.iter().filter_map(Weak::upgrade).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_shown() {
+        let title = "a\u{1b}]0;owned\u{7}b";
+        assert_eq!(printable(title), "a\\x1b]0;owned\\x07b");
+        assert_eq!(printable("50 %\r100 %"), "50 %\\x0d100 %");
+        assert_eq!(printable("\u{9b}2J \u{202e}cba"), "\\x9b2J \\u{202e}cba");
+        assert_eq!(
+            printable("line\n\tIoU ≥ 0.5 é 红"),
+            "line\n\tIoU ≥ 0.5 é 红"
+        );
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_no_error() {
+        let path = Path::new("/dev/full");
+        let file = std::fs::OpenOptions::new().append(true).open(path);
+        let log = Log::open(path, file.unwrap());
+        log.line("one");
+        log.line("two");
+        assert!(log.0.failed.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn what_is_said_stands_in_every_open_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let path = dir.path().join(name);
+            Log::open(&path, File::create(&path).unwrap())
+        };
+        let (a, b) = (open("a"), open("b"));
+        say("console test: both");
+        drop(a);
+        say("console test: one");
+        drop(b);
+        say("console test: none");
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        let lines = |name| read(name).matches("console test").count();
+        assert_eq!((lines("a"), lines("b")), (1, 2));
+    }
+
+    #[test]
+    fn causes_are_told_once_and_hints_last() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer\nhint: do this")]
+        struct Outer(#[source] io::Error);
+        let error = Outer(io::Error::other("inner"));
+        assert_eq!(describe(&error), "outer: inner\nhint: do this");
+    }
+}

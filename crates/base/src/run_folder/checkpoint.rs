@@ -1,8 +1,8 @@
 //! Checkpoints: made beside their name, synced, renamed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::files::entries;
+use super::files::{entries, set_aside};
 use super::pending::{PendingFolder, take_down};
 use super::{RunError, RunFolder};
 
@@ -39,6 +39,15 @@ impl RunFolder {
         let pending = PendingFolder::begin(self.dir.join(format!("{CHECKPOINT}{step}")))?;
         self.sync_logs()?;
         Ok(pending)
+    }
+
+    /// Renames a checkpoint that cannot be used to `checkpoint-100.damaged-1`, where none looks for one; returns the
+    /// new name.
+    ///
+    /// # Errors
+    /// Where it cannot be renamed.
+    pub fn set_aside(&self, checkpoint: &Path) -> Result<PathBuf, RunError> {
+        set_aside(checkpoint, "damaged")
     }
 
     /// Removes all but the `keep` newest checkpoints.

@@ -90,6 +90,21 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     rename(&beside, path)
 }
 
+/// Renames a file or folder to the first free name of `NAME.word-1`, `NAME.word-2`, ...; returns that.
+pub(super) fn set_aside(path: &Path, word: &str) -> Result<PathBuf, RunError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut number = 1;
+    loop {
+        let aside = path.with_file_name(format!("{name}.{word}-{number}"));
+        // A link that leads nowhere takes the name too.
+        if aside.symlink_metadata().is_err() {
+            rename(path, &aside)?;
+            return Ok(aside);
+        }
+        number += 1;
+    }
+}
+
 /// Renames and syncs the folder.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), RunError> {
     fs::rename(from, to).map_err(io(to))?;

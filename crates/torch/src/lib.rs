@@ -18,6 +18,7 @@ mod random;
 mod segment_attention;
 mod split;
 mod weights;
+mod write;
 
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use blockwise::{BLOCK, Blockwise, Levels};
@@ -38,7 +39,8 @@ pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use random::{Distribution, fill_random};
 pub use segment_attention::{SegmentTable, segment_attention};
 pub use split::{SplitWeight, adamw_split, join, round_to, split};
-pub use weights::{WeightFiles, read_tensors, write_tensors, write_tensors_as};
+pub use weights::{WeightFiles, read_tensors};
+pub use write::{Written, write_tensors, write_tensors_as};
 
 use std::path::PathBuf;
 

@@ -1,16 +1,13 @@
-//! Weights in safetensors files: read through a memory map, one tensor at a time, and written as
-//! transformers writes them.
+//! Weights in safetensors files, read through a memory map, one tensor at a time.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use safetensors::{SafeTensorError, SafeTensors, View, serialize_to_file};
-use tch::{Kind, Tensor, no_grad};
+use safetensors::SafeTensors;
+use tch::{Kind, Tensor};
 
 use crate::TorchError;
 
@@ -208,22 +205,6 @@ fn kind_of(name: &str, dtype: Dtype) -> Result<Kind, TorchError> {
     }
 }
 
-fn dtype_of(name: &str, kind: Kind) -> Result<Dtype, TorchError> {
-    match kind {
-        Kind::Float => Ok(Dtype::F32),
-        Kind::Half => Ok(Dtype::F16),
-        Kind::BFloat16 => Ok(Dtype::BF16),
-        Kind::Double => Ok(Dtype::F64),
-        Kind::Int64 => Ok(Dtype::I64),
-        Kind::Int16 => Ok(Dtype::I16),
-        Kind::Uint8 => Ok(Dtype::U8),
-        other => Err(TorchError::Dtype {
-            name: name.into(),
-            got: format!("{other:?}"),
-        }),
-    }
-}
-
 fn dims(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&d| d as i64).collect()
 }
@@ -247,98 +228,10 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TorchError>
         .collect()
 }
 
-/// Writes tensors to one safetensors file with the metadata that transformers asks for, and syncs it.
-///
-/// # Errors
-/// The file cannot be written, or a tensor has a type safetensors lacks.
-pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), TorchError> {
-    let typed: Vec<(String, Tensor, Kind)> = tensors
-        .iter()
-        .map(|(name, tensor)| (name.clone(), tensor.shallow_clone(), tensor.kind()))
-        .collect();
-    write_tensors_as(path, &typed)
-}
-
-/// As [`write_tensors`], each tensor in the type given with it. One tensor at a time is converted and
-/// copied, so that a checkpoint of any size takes the memory of its largest tensor.
-///
-/// # Errors
-/// As [`write_tensors`].
-pub fn write_tensors_as(path: &Path, tensors: &[(String, Tensor, Kind)]) -> Result<(), TorchError> {
-    let failure = RefCell::new(None);
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, tensor, kind) in tensors {
-        let view = Outgoing {
-            tensor,
-            kind: *kind,
-            dtype: dtype_of(name, *kind)?,
-            shape: tensor.size().iter().map(|&d| d as usize).collect(),
-            failure: &failure,
-        };
-        views.push((name.as_str(), view));
-    }
-    let metadata = [("format".to_string(), "pt".to_string())]
-        .into_iter()
-        .collect();
-    let written = serialize_to_file(views, Some(metadata), path);
-    if let Some(error) = failure.into_inner() {
-        return Err(error);
-    }
-    let io = |source| TorchError::Io {
-        path: path.into(),
-        source,
-    };
-    written.map_err(|error| match error {
-        SafeTensorError::IoError(source) => io(source),
-        other => TorchError::Format {
-            path: path.into(),
-            cause: other.to_string(),
-        },
-    })?;
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(io)
-}
-
-/// A tensor on its way into a file. [`View`] cannot fail, so a failure is left in `failure`.
-struct Outgoing<'a> {
-    tensor: &'a Tensor,
-    kind: Kind,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    failure: &'a RefCell<Option<TorchError>>,
-}
-
-impl View for Outgoing<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let mut data = vec![0u8; self.data_len()];
-        let copied = no_grad(|| {
-            let tensor = self.tensor.detach().f_to_kind(self.kind)?;
-            let tensor = tensor.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
-            tensor.f_copy_data_u8(&mut data, tensor.numel())
-        });
-        if let Err(error) = copied {
-            *self.failure.borrow_mut() = Some(error.into());
-        }
-        Cow::Owned(data)
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.kind.elt_size_in_bytes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{write_tensors, write_tensors_as};
     use tch::Device;
 
     #[test]

@@ -40,6 +40,14 @@ pub enum RunError {
         /// Where the record starts.
         offset: usize,
     },
+    /// A file of a checkpoint that is not what was written.
+    #[error("{}: damaged: {cause}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and what is there.
+        cause: String,
+    },
     /// The step has such a folder already.
     #[error("{}: is already there", path.display())]
     AlreadyThere {

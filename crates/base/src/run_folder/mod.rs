@@ -19,6 +19,7 @@ mod files;
 mod pending;
 mod result_folder;
 mod stop;
+mod sums;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -34,6 +35,7 @@ pub use events::{EventFile, Scalar, read_scalars};
 pub use pending::PendingFolder;
 pub use result_folder::{LineFile, ResultFolder};
 pub use stop::StopFlag;
+pub use sums::{FileSum, SUMS, Sums, verify_sums, write_sums};
 
 use files::{append_to, io, read_if_there, sync_file, sync_folder, write_soon, write_whole};
 
@@ -46,6 +48,8 @@ const ROLLOUTS: &str = "rollouts";
 const BAD_STEPS: &str = "bad_steps";
 const EVALUATIONS: &str = "eval";
 const TENSORBOARD: &str = "tensorboard";
+/// In a checkpoint: what resuming needs beside the weights.
+pub const TRAINER_STATE: &str = "trainer_state";
 /// Starts the name of what is not finished yet, or no longer wanted.
 const UNFINISHED: &str = ".tmp-";
 

@@ -113,6 +113,17 @@ pub fn describe(error: &(dyn Error + 'static)) -> String {
     text + &hints
 }
 
+/// `9.5 GB`: bytes as disks and cards are sold.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(f64, &str); 3] = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    let bytes = bytes as f64;
+    let unit = UNITS.into_iter().find(|(size, _)| bytes >= *size);
+    match unit {
+        Some((size, name)) => format!("{:.1} {name}", bytes / size),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 /// The text without a character that a terminal obeys: `ESC` is shown as `\x1b`, an override of the direction of
 /// writing as `\u{202e}`. Line breaks and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -138,7 +149,7 @@ fn is_obeyed(c: char) -> bool {
 }
 
 /// The log of a run: while it is open, all that is said goes there too.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log(Arc<LogFile>);
 
 #[derive(Debug)]

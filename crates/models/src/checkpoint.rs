@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tch::Kind;
-use torch::{WeightFiles, write_tensors_as};
+use torch::{WeightFiles, Written, write_tensors_as};
 
 use crate::ModelError;
 use crate::lora::{AdapterSource, SavedAdapter, is_adapter};
@@ -110,7 +110,7 @@ pub fn base_of(adapter: &SavedAdapter) -> Result<PathBuf, ModelError> {
 
 /// Writes the weights of `model` into `target` under the names, files, types and shapes of `source`,
 /// the folder it was loaded from, and copies every other file of `source` as it is; subfolders and
-/// weights in other formats are left out.
+/// weights in other formats are left out. Returns the weight files.
 ///
 /// # Errors
 /// A file that cannot be read or written, or weights of `source` that are not those of `model`.
@@ -118,7 +118,7 @@ pub fn save_weights(
     model: &dyn VisionLanguageModel,
     source: &Path,
     target: &Path,
-) -> Result<(), ModelError> {
+) -> Result<Vec<Written>, ModelError> {
     let files = WeightFiles::open(source)?;
     let parameters: BTreeMap<&str, &Parameter> = model
         .parameters()
@@ -131,6 +131,7 @@ pub fn save_weights(
     for name in files.names() {
         by_file.entry(files.file_of(name)?).or_default().push(name);
     }
+    let mut written = Vec::new();
     let mut absent: BTreeSet<&str> = parameters.keys().copied().collect();
     for (file, names) in by_file {
         let mut tensors = Vec::with_capacity(names.len());
@@ -148,7 +149,7 @@ pub fn save_weights(
             let tensor = tensor.f_view(files.shape(name)?.as_slice())?;
             tensors.push((name.to_string(), tensor, files.kind(name)?));
         }
-        write_tensors_as(&target.join(file), &tensors)?;
+        written.push(write_tensors_as(&target.join(file), &tensors)?);
     }
     if !absent.is_empty() {
         return Err(ModelError::Weights {
@@ -159,7 +160,8 @@ pub fn save_weights(
                 .collect(),
         });
     }
-    copy_other_files(source, target)
+    copy_other_files(source, target)?;
+    Ok(written)
 }
 
 /// A tied head stored again follows its embedding.

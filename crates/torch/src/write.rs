@@ -223,7 +223,11 @@ mod tests {
             ("z".to_owned(), large, Kind::BFloat16),
             ("turned".to_owned(), turned, Kind::Half),
             ("one".to_owned(), Tensor::from(2.5f32), Kind::Float),
-            ("none".to_owned(), Tensor::zeros([0, 4], options), Kind::Float),
+            (
+                "none".to_owned(),
+                Tensor::zeros([0, 4], options),
+                Kind::Float,
+            ),
         ];
         let written = write_tensors_as(&path, &list).unwrap();
         let views = list.iter().map(|(name, tensor, kind)| {

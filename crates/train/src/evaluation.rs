@@ -43,7 +43,7 @@ impl Session<'_> {
             return self.publish(&metrics);
         }
         let start = Instant::now();
-        let failed = match self.figures(held_out) {
+        match self.figures(held_out) {
             Ok(figures) => {
                 self.tell_figures(&figures);
                 metrics.extend(figures);
@@ -53,21 +53,18 @@ impl Session<'_> {
                 torch::reset_peak_live_bytes(self.model.compute().1);
                 self.publish(&metrics)?;
                 // A signal that came too late to break it off.
-                return if self.stop.is_raised() {
-                    self.keep()
-                } else {
-                    Ok(())
-                };
+                if self.stop.is_raised() {
+                    self.keep()?;
+                }
+                Ok(())
             }
-            Err(TrainError::Stopped) => None,
-            Err(error) => Some(error),
-        };
-        self.waiting = Some(metrics);
-        match (failed, self.keep()) {
-            (None, kept) => kept,
-            (Some(error), Ok(())) => Err(error),
-            (Some(error), Err(other)) => {
-                self.say(&format!("no checkpoint: {other}"));
+            Err(TrainError::Stopped) => {
+                self.waiting = Some(metrics);
+                self.keep()
+            }
+            Err(error) => {
+                // It is made up for by the next process.
+                self.waiting = Some(metrics);
                 Err(error)
             }
         }

@@ -4,6 +4,7 @@
 
 mod bad_step;
 pub mod batch;
+mod checkpoint;
 mod clock;
 mod evaluation;
 mod features;
@@ -29,6 +30,7 @@ mod sft;
 mod trainer;
 
 pub use bad_step::NonFinite;
+pub use checkpoint::CheckpointSize;
 pub use observer::{EvaluationError, Figures, Observer, PolicyAt};
 pub use session::Outcome;
 pub use settings::Settings;
@@ -91,6 +93,65 @@ pub enum TrainError {
     State {
         /// What is wrong.
         cause: String,
+    },
+    /// A file of a checkpoint that is not as it was written.
+    #[error("{}: damaged: {cause}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Checkpoints, none of which can be gone on from.
+    #[error(
+        "{}: damaged: {cause}, and there is no other checkpoint to go on from\nhint: bring the file back from a copy; or train \
+         from an older checkpoint's model by --model_name_or_path in another --output_dir; --verify_checkpoint false goes \
+         on without looking at sums", path.display()
+    )]
+    NoWholeCheckpoint {
+        /// The file, of the newest.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Checkpoints that hold the model alone.
+    #[error(
+        "{}: holds the model alone, the run cannot go on from it\nhint: start another run from it by \
+         --model_name_or_path in another --output_dir", folder.display()
+    )]
+    ModelAlone {
+        /// The newest.
+        folder: PathBuf,
+    },
+    /// A run folder with checkpoints whose settings are lost.
+    #[error(
+        "{}: missing, so that changed settings would not be seen\nhint: --allow_changed true goes on with those given now",
+        path.display()
+    )]
+    NoConfig {
+        /// Where they should stand.
+        path: PathBuf,
+    },
+    /// A checkpoint that could not be written.
+    #[error("checkpoint of step {step}")]
+    Checkpoint {
+        /// The step.
+        step: u64,
+        /// The cause.
+        source: Box<TrainError>,
+    },
+    /// Weights that are of no use any more.
+    #[error(
+        "the run has diverged: after the update of step {step} {what} is not finite; no checkpoint was written, {way}\nhint: a \
+         lower --learning_rate, a lower --max_grad_norm or more --warmup_ratio, in another --output_dir"
+    )]
+    Diverged {
+        /// The last step that moved the weights.
+        step: u64,
+        /// What is not finite.
+        what: String,
+        /// What to go back to.
+        way: String,
     },
     /// Settings that changed since the checkpoint and alter the run.
     #[error("{folder}: the run was started with other settings:\n{}\nhint: use another --output_dir, or --allow_changed true to go on with the new ones", changes.join("\n"))]

@@ -7,6 +7,7 @@ use models::{
     load_model, load_with_adapter, save_adapter, save_weights,
 };
 use serde_json::{Map, Value, json};
+use torch::Written;
 
 use crate::TrainError;
 use crate::settings::Settings;
@@ -45,21 +46,22 @@ pub(crate) fn with_dropout<R>(
 }
 
 /// Writes what is trained: a whole model folder as it came, or an adapter beside the processor's files.
-/// `name` is what the user calls the model of `source`.
+/// `name` is what the user calls the model of `source`. Returns the weight files.
 pub(crate) fn save(
     model: &dyn VisionLanguageModel,
     name: &str,
     source: &Path,
     target: &Path,
-) -> Result<(), TrainError> {
+) -> Result<Vec<Written>, TrainError> {
     if model.parameters().lora.is_none() {
         return Ok(save_weights(model, source, target)?);
     }
     // A folder by its whole path, so that the adapter is found from anywhere; else a name on the hub.
     let path = Path::new(name);
     let base = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    save_adapter(model, &base, target)?;
-    Ok(copy_processor_files(source, target)?)
+    let written = save_adapter(model, &base, target)?;
+    copy_processor_files(source, target)?;
+    Ok(vec![written])
 }
 
 /// Parameters of a part of the model.

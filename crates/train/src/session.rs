@@ -1,19 +1,19 @@
 //! What both trainers share around their steps: model, optimizer, run folder, resume, checkpoints.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use base::Sample;
-use base::config::OnBadRow;
-use base::config::{Config, changed_settings, to_yaml};
-use base::run_folder::{RunFolder, StopFlag, environment};
+use base::config::{Config, OnBadRow, to_yaml};
+use base::console::{describe, size};
+use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
+use base::{Prompt, Sample};
 use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, split};
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint::{refuse_changes, saved_config};
 use crate::clock::Clock;
 use crate::features;
 use crate::observer::Observer;
@@ -101,6 +101,16 @@ impl Dataset {
     }
 }
 
+/// What a run starts with.
+pub(crate) struct Start<'s, 'a> {
+    pub settings: Settings,
+    pub model_dir: &'s Path,
+    pub dataset: &'s Dataset,
+    pub total_steps: u64,
+    pub observer: &'a mut dyn Observer,
+    pub stop: StopFlag,
+}
+
 /// A run in progress.
 pub(crate) struct Session<'a> {
     pub model: Box<dyn VisionLanguageModel>,
@@ -117,15 +127,23 @@ pub(crate) struct Session<'a> {
     /// Metrics of the last step, where they wait for its evaluation.
     pub waiting: Option<Map<String, Value>>,
     /// The step of the newest checkpoint.
-    saved: Option<u64>,
+    pub(crate) saved: Option<u64>,
+    /// The settings as `config.yaml` has them.
+    pub(crate) config: String,
     /// Rows the run is about, to notice other data on resume.
-    num_samples: usize,
+    pub(crate) num_samples: usize,
+    /// Whether an update was begun in a step that is not finished: weights are those of no step.
+    pub(crate) is_torn: bool,
+    /// The last step that moved the weights.
+    pub(crate) updated: u64,
+    /// A prompt and an answer of the last step, see [`Session::try_on`].
+    pub(crate) tried_on: Option<(Prompt, Vec<u32>)>,
     /// Skipped samples, each named once.
     named: BTreeSet<usize>,
     /// Samples skipped in this step.
     skipped: usize,
     /// Steps refused since the start of the run.
-    bad_steps: u64,
+    pub(crate) bad_steps: u64,
     /// Passes of this step that found no memory and were done again in parts.
     pub oom_retries: u64,
     /// The bound on a micro-batch's tokens that this led to.
@@ -133,28 +151,28 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Opens the run folder, loads model and data, and goes on where the newest checkpoint stands.
-    pub fn open<C: Config>(
+    /// Opens the run folder, loads the model, and goes on where the newest whole checkpoint stands.
+    pub fn open<C: Config>(config: &C, start: Start<'_, 'a>) -> Result<Self, TrainError> {
+        let run = RunFolder::open(&start.settings.output_dir)?;
+        let log = run.log();
+        Self::open_in(run, config, start)
+            .inspect_err(|error| log.line(&format!("error: {}", describe(error))))
+    }
+
+    fn open_in<C: Config>(
+        run: RunFolder,
         config: &C,
-        mut settings: Settings,
-        model_dir: &Path,
-        dataset: &Dataset,
-        total_steps: u64,
-        observer: &'a mut dyn Observer,
-        stop: StopFlag,
+        start: Start<'_, 'a>,
     ) -> Result<Self, TrainError> {
+        let mut settings = start.settings;
         if let Some(threads) = settings.num_threads {
             tch::set_num_threads(threads as i32);
         }
-        let run = RunFolder::open(&settings.output_dir)?;
-        let newest = run.latest_checkpoint()?;
-        if let Some((_, folder)) = &newest {
-            refuse_changes(config, &settings, &run, folder)?;
-        }
-        let mut model = policy::load(&settings, model_dir)?;
+        let checkpoints = checkpoints_to_go_on_from(config, &settings, &run)?;
+        let mut model = policy::load(&settings, start.model_dir)?;
         settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) = (
-            dataset.processor.tokenizer().vocab_size(),
+            start.dataset.processor.tokenizer().vocab_size(),
             model.text_shape().vocab_size,
         );
         if ids as i64 > rows {
@@ -162,39 +180,50 @@ impl<'a> Session<'a> {
         }
         let optimizer = Optimizer::new(model.parameters(), settings.optimizer)?;
         let mut session = Session {
-            schedule: settings.schedule(total_steps),
+            schedule: settings.schedule(start.total_steps),
             model,
-            model_dir: model_dir.to_path_buf(),
+            model_dir: start.model_dir.to_path_buf(),
             settings,
             optimizer,
             clock: Clock::new(),
-            stop,
+            stop: start.stop,
             step: 0,
             run,
-            observer,
+            observer: start.observer,
             waiting: None,
             saved: None,
-            num_samples: dataset.samples.len(),
+            config: to_yaml(config)?,
+            num_samples: start.dataset.samples.len(),
+            is_torn: false,
+            updated: 0,
+            tried_on: None,
             named: BTreeSet::new(),
             skipped: 0,
             bad_steps: 0,
             oom_retries: 0,
             lowered_max_tokens: None,
         };
-        match newest {
-            Some((step, folder)) => session.resume(step, &folder)?,
-            None => {
-                session.run.start_over()?;
-                session.waiting = session.evaluation_is_due().then(Map::new);
-            }
+        session.begin(checkpoints, start.dataset)?;
+        Ok(session)
+    }
+
+    fn begin(
+        &mut self,
+        checkpoints: Vec<(u64, PathBuf)>,
+        dataset: &Dataset,
+    ) -> Result<(), TrainError> {
+        if checkpoints.is_empty() {
+            self.run.start_over()?;
+            self.waiting = self.evaluation_is_due().then(Map::new);
+        } else {
+            self.resume(checkpoints)?;
         }
-        session.run.write_config(&to_yaml(config)?)?;
-        let census = Census::of(session.model.parameters());
+        self.run.write_config(&self.config)?;
+        let census = Census::of(self.model.parameters());
         let mut facts = versions();
         facts.insert("parameters".into(), census.json());
-        session.run.write_env(&environment(facts))?;
-        session.introduce(dataset, &census)?;
-        Ok(session)
+        self.run.write_env(&environment(facts))?;
+        self.introduce(dataset, &census)
     }
 
     fn introduce(&mut self, dataset: &Dataset, census: &Census) -> Result<(), TrainError> {
@@ -215,6 +244,7 @@ impl<'a> Session<'a> {
         for line in census.lines() {
             self.say(&line);
         }
+        self.introduce_checkpoints();
         if !dataset.skipped.is_empty() {
             self.say(&format!("{} bad rows skipped:", dataset.skipped.len()));
             for row in &dataset.skipped {
@@ -224,46 +254,34 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn resume(&mut self, step: u64, folder: &Path) -> Result<(), TrainError> {
-        let state = folder.join("trainer_state");
-        let path = state.join("state.json");
-        let text = fs::read_to_string(&path).map_err(|source| TrainError::Io { path, source })?;
-        let value: Value = serde_json::from_str(&text).map_err(|e| TrainError::State {
-            cause: e.to_string(),
-        })?;
-        let rows = value["num_samples"].as_u64();
-        if rows != Some(self.num_samples as u64) && !self.settings.allow_changed {
-            let change = format!(
-                "rows of the data: was {}, is {}",
-                value["num_samples"], self.num_samples
-            );
-            return Err(TrainError::Changed {
-                folder: folder.into(),
-                changes: vec![change],
-            });
+    /// What checkpoints will take, and whether there is room.
+    fn introduce_checkpoints(&mut self) {
+        let (size_of, left) = (
+            self.checkpoint_size(),
+            self.schedule.total_steps - self.step,
+        );
+        if left == 0 {
+            return;
         }
-        if value["step"].as_u64() != Some(step) {
-            let cause = format!(
-                "{}: expected `step` {step}, got {}",
-                folder.display(),
-                value["step"]
-            );
-            return Err(TrainError::State { cause });
+        let by_steps = self.settings.save_steps.map_or(0, |every| left / every);
+        let kept =
+            (by_steps.max(1) as usize).min(self.settings.save_total_limit.unwrap_or(usize::MAX));
+        let whole = kept.min(self.settings.save_optimizer_limit) as u64;
+        let all = kept as u64 * size_of.model + whole * size_of.state;
+        let free = free_bytes(self.run.path());
+        let room = free.map_or_else(String::new, |free| format!("; {} free", size(free)));
+        self.say(&format!(
+            "a checkpoint: {} of weights and {} to go on from; in the end {} for {kept} of them{room}",
+            size(size_of.model),
+            size(size_of.state),
+            size(all),
+        ));
+        if self.settings.save_only_model {
+            self.say("checkpoints hold the model alone: a run that is stopped cannot go on");
         }
-        let saved = torch::read_tensors(&state.join("optimizer.safetensors"))?;
-        self.optimizer.restore(self.model.parameters(), &saved)?;
-        (self.step, self.saved) = (step, Some(step));
-        match value["waiting"].as_object() {
-            Some(metrics) if !self.run.is_logged(step)? => {
-                self.run.cut_back_to_unlogged(step)?;
-                self.waiting = Some(metrics.clone());
-            }
-            _ => self.run.cut_back_to(step)?,
+        if free.is_some_and(|free| free < size_of.total()) {
+            self.look_at_the_disk("by and by");
         }
-        self.bad_steps = value["bad_steps"].as_u64().unwrap_or_default();
-        self.say(&format!("resuming after step {step}, {}", folder.display()));
-        self.resume_max_tokens(value["lowered_max_tokens"].as_u64());
-        Ok(())
     }
 
     /// Whether another step is to be done.
@@ -275,10 +293,13 @@ impl<'a> Session<'a> {
     pub fn update(&mut self) -> Result<(f64, f64), TrainError> {
         let lr = self.schedule.learning_rate(self.step);
         let (optimizer, model) = (&mut self.optimizer, &self.model);
-        let norm = self
+        let stepped = self
             .clock
-            .time("optimizer", || optimizer.step(model.parameters(), lr))?;
-        Ok((norm, lr))
+            .time("optimizer", || optimizer.step(model.parameters(), lr));
+        if !matches!(stepped, Err(TrainError::NonFinite(_))) {
+            (self.is_torn, self.updated) = (true, self.step + 1);
+        }
+        Ok((stepped?, lr))
     }
 
     /// Refuses the step under way: weights and moments stay as they are after the `updates` that it
@@ -315,11 +336,8 @@ impl<'a> Session<'a> {
     /// Counts the step, logs it unless it is to be evaluated first, and writes a checkpoint where one is due.
     pub fn finish_step(&mut self, mut metrics: Map<String, Value>) -> Result<(), TrainError> {
         self.step += 1;
-        let last = self.step == self.schedule.total_steps;
-        let due = self
-            .settings
-            .save_steps
-            .is_some_and(|every| self.step.is_multiple_of(every));
+        self.is_torn = false;
+        let due = self.checkpoint_is_due(self.step);
         metrics.insert(
             "skipped_rows".into(),
             json!(std::mem::take(&mut self.skipped)),
@@ -337,13 +355,22 @@ impl<'a> Session<'a> {
         } else {
             self.publish(&metrics)?;
         }
-        if due || last || self.stop.is_raised() {
+        if !due && self.checkpoint_is_due(self.step + 1) {
+            self.look_at_the_disk("after the next step");
+        }
+        if due || self.stop.is_raised() {
             let start = Instant::now();
             self.checkpoint()?;
             self.clock.book("checkpoint", start.elapsed());
             self.clock.restart();
         }
         Ok(())
+    }
+
+    /// Whether a checkpoint is due after `step`.
+    fn checkpoint_is_due(&self, step: u64) -> bool {
+        let every = self.settings.save_steps;
+        step == self.schedule.total_steps || every.is_some_and(|every| step.is_multiple_of(every))
     }
 
     /// Logs the metrics of a step and tells them.
@@ -358,14 +385,6 @@ impl<'a> Session<'a> {
             self.observer.on_step(step, total, metrics);
         }
         Ok(())
-    }
-
-    /// Makes sure that a run that ends here can go on from here.
-    pub fn keep(&mut self) -> Result<(), TrainError> {
-        if self.step == 0 || self.saved == Some(self.step) {
-            return Ok(());
-        }
-        self.checkpoint()
     }
 
     fn measure_memory(&self, metrics: &mut Map<String, Value>) {
@@ -388,43 +407,6 @@ impl<'a> Session<'a> {
             finished: self.step >= self.schedule.total_steps && self.waiting.is_none(),
             checkpoint: self.run.latest_checkpoint()?.map(|(_, folder)| folder),
         })
-    }
-
-    fn checkpoint(&mut self) -> Result<(), TrainError> {
-        let pending = self.run.begin_checkpoint(self.step)?;
-        policy::save(
-            self.model.as_ref(),
-            &self.settings.model_name,
-            &self.model_dir,
-            pending.path(),
-        )?;
-        let folder = pending.path().join("trainer_state");
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| TrainError::Io { path, source }
-        };
-        fs::create_dir(&folder).map_err(io(&folder))?;
-        torch::write_tensors(
-            &folder.join("optimizer.safetensors"),
-            &self.optimizer.state(self.model.parameters()),
-        )?;
-        let state = json!({
-            "step": self.step,
-            "seed": self.settings.seed,
-            "num_samples": self.num_samples,
-            "bad_steps": self.bad_steps,
-            "lowered_max_tokens": self.lowered_max_tokens,
-            "waiting": self.waiting,
-            "version": env!("CARGO_PKG_VERSION"),
-        });
-        let path = folder.join("state.json");
-        fs::write(&path, format!("{state:#}\n")).map_err(io(&path))?;
-        pending.commit()?;
-        self.saved = Some(self.step);
-        if let Some(keep) = self.settings.save_total_limit {
-            self.run.prune_checkpoints(keep)?;
-        }
-        Ok(())
     }
 
     /// Takes the next `count` prompts; those skipped are named once.
@@ -458,12 +440,16 @@ impl<'a> Session<'a> {
     }
 }
 
-fn refuse_changes<C: Config>(
+/// Checkpoints of the run that `config` is about, oldest first.
+fn checkpoints_to_go_on_from<C: Config>(
     config: &C,
     settings: &Settings,
     run: &RunFolder,
-    folder: &Path,
-) -> Result<(), TrainError> {
+) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+    let checkpoints = run.resumable_checkpoints()?;
+    let Some((_, newest)) = run.latest_checkpoint()? else {
+        return Ok(checkpoints);
+    };
     if !settings.resume {
         let cause = format!("is false, but {} holds a checkpoint", run.path().display());
         return Err(TrainError::Setting {
@@ -471,23 +457,30 @@ fn refuse_changes<C: Config>(
             cause,
         });
     }
-    let Some(yaml) = run.config()? else {
-        let cause = format!(
-            "{} is missing beside {}",
-            run.config_path().display(),
-            folder.display()
-        );
-        return Err(TrainError::State { cause });
+    let Some((_, newest)) = checkpoints.last() else {
+        return Err(TrainError::ModelAlone { folder: newest });
     };
-    let changes = changed_settings(&run.config_path(), &yaml, config)?;
-    if changes.is_empty() || settings.allow_changed {
-        return Ok(());
+    if settings.allow_changed {
+        return Ok(checkpoints);
     }
-    let line = |c: &base::config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
-    Err(TrainError::Changed {
-        folder: folder.into(),
-        changes: changes.iter().map(line).collect(),
-    })
+    let path = run.config_path();
+    // The file may be lost or damaged: the checkpoint has its own.
+    let compared = match run.config() {
+        Ok(Some(yaml)) => refuse_changes(config, (&path, &yaml), newest),
+        Ok(None) => Err(TrainError::NoConfig { path: path.clone() }),
+        Err(error) => Err(error.into()),
+    };
+    match (compared, saved_config(newest)) {
+        (Ok(()), _) => {}
+        (Err(error @ TrainError::Changed { .. }), _) => return Err(error),
+        (Err(error), Some(yaml)) => {
+            refuse_changes(config, (&path, &yaml), newest)?;
+            let way = format!("the settings of {} are compared instead", newest.display());
+            base::say!("warning: {}; {way}", describe(&error));
+        }
+        (Err(error), None) => return Err(error),
+    }
+    Ok(checkpoints)
 }
 
 fn versions() -> Map<String, Value> {

@@ -20,7 +20,7 @@ use crate::micro_batches::{GroupLens, micro_batches};
 use crate::observer::Observer;
 use crate::out_of_memory::{self, attempt};
 use crate::policy;
-use crate::session::{Dataset, Outcome, Session};
+use crate::session::{Dataset, Outcome, Session, Start};
 use crate::settings::Settings;
 use crate::trainer::bad_row;
 
@@ -47,12 +47,14 @@ pub fn train_sft(
     let total = settings.total_steps(order.steps_per_epoch());
     let session = Session::open(
         config,
-        settings,
-        model_dir,
-        &dataset,
-        total,
-        observer,
-        stop.clone(),
+        Start {
+            settings,
+            model_dir,
+            dataset: &dataset,
+            total_steps: total,
+            observer,
+            stop: stop.clone(),
+        },
     )?;
     let prompts = dataset.prompts(
         &session.settings,
@@ -87,6 +89,13 @@ struct Row {
 
 impl Trainer<'_> {
     fn train(mut self) -> Result<Outcome, TrainError> {
+        match self.steps() {
+            Ok(()) => self.session.outcome(),
+            Err(error) => Err(self.session.fail(error)),
+        }
+    }
+
+    fn steps(&mut self) -> Result<(), TrainError> {
         // Before the first step, or where the last process was broken off.
         self.evaluate()?;
         while self.session.goes_on() {
@@ -95,11 +104,13 @@ impl Trainer<'_> {
             self.session.finish_step(metrics)?;
             self.evaluate()?;
         }
-        self.session.outcome()
+        Ok(())
     }
 
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
         let rows = self.rows()?;
+        let taught = rows.iter().map(|row| (&row.prompt, row.answer.as_slice()));
+        self.session.try_on(taught);
         let tokens: usize = rows.iter().map(|r| r.answer.len()).sum();
         let mut metrics = Map::new();
         metrics.insert(

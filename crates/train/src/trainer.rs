@@ -25,7 +25,7 @@ use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::reference::Reference;
 use crate::reward_set;
 use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
-use crate::session::{Dataset, Outcome, Session};
+use crate::session::{Dataset, Outcome, Session, Start};
 use crate::settings::Settings;
 
 /// Trains the model of `model_dir` by GRPO, from the start or from the newest checkpoint of the run
@@ -76,12 +76,14 @@ pub fn train_grpo_with_rewards(
     let total = settings.total_steps(order.steps_per_epoch());
     let mut session = Session::open(
         config,
-        settings,
-        model_dir,
-        &dataset,
-        total,
-        observer,
-        stop.clone(),
+        Start {
+            settings,
+            model_dir,
+            dataset: &dataset,
+            total_steps: total,
+            observer,
+            stop: stop.clone(),
+        },
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
     let reference = (config.beta > 0.0 && !has_adapters)
@@ -132,6 +134,13 @@ struct Trainer<'a> {
 
 impl Trainer<'_> {
     fn train(mut self) -> Result<Outcome, TrainError> {
+        match self.steps() {
+            Ok(()) => self.session.outcome(),
+            Err(error) => Err(self.session.fail(error)),
+        }
+    }
+
+    fn steps(&mut self) -> Result<(), TrainError> {
         // Before the first step, or where the last process was broken off.
         self.evaluate()?;
         while self.session.goes_on() {
@@ -140,7 +149,7 @@ impl Trainer<'_> {
             self.session.finish_step(metrics)?;
             self.evaluate()?;
         }
-        self.session.outcome()
+        Ok(())
     }
 
     /// One batch of prompts: sample a group of answers to each, score them, push the policy towards
@@ -255,6 +264,11 @@ impl Trainer<'_> {
         session.clock.book("reward", rollout.waiting);
         let rows = rollout::rollout_rows(&rollout.groups, scoring.samples, scoring.rewards);
         self.session.run.log_rollouts(scoring.step, &rows)?;
+        let completions = rollout.groups.iter().map(|scored| &scored.group);
+        self.session.try_on(completions.flat_map(|group| {
+            let ids = group.completions.iter().map(|c| c.ids.as_slice());
+            ids.map(|ids| (&group.prompt, ids))
+        }));
         Ok(rollout.groups)
     }
 

@@ -61,10 +61,6 @@ pub const VLM_R1: &[Foreign] = &[
     none("torch_dtype", "the precision follows `--bf16`"),
     none("trust_remote_code", "no code is taken from a model folder"),
     none("remove_unused_columns", "rows are kept whole"),
-    none(
-        "save_only_model",
-        "a checkpoint always holds the trainer state",
-    ),
     none("save_safetensors", "weights are always safetensors"),
     none(
         "overwrite_output_dir",

@@ -92,6 +92,13 @@ macro_rules! with_training_fields {
                     save_steps: usize = 100,
                     /// Number of checkpoints to keep, the newest ones; without it, all.
                     save_total_limit: Option<usize> = None,
+                    /// Number of checkpoints that keep what going on needs, the newest ones; older ones keep the model
+                    /// alone, which is a fraction of it.
+                    save_optimizer_limit: usize = 1,
+                    /// Write the model alone: a run that is stopped cannot go on.
+                    save_only_model: bool = false,
+                    /// Whether the files of a checkpoint are compared with their sums before a run goes on from it.
+                    verify_checkpoint: bool = true,
                     /// Whether the policy is evaluated every `eval_steps` steps and at the end, on held-out rows and by
                     /// `eval_config`; without it, where `eval_steps` is given.
                     eval_strategy: Option<EvalStrategy> = None,
@@ -221,6 +228,12 @@ macro_rules! validate_training_fields {
             0,
             POSITIVE,
         )?;
+        demand(
+            c.save_optimizer_limit > 0,
+            "save_optimizer_limit",
+            0,
+            "at least 1; `save_only_model` keeps none",
+        )?;
         demand(c.eval_steps != Some(0), "eval_steps", 0, POSITIVE)?;
         let interval = EvalStrategy::interval(c.eval_strategy, c.eval_steps, c.logging_steps);
         let evaluates = interval.is_some() || c.eval_on_start;
@@ -269,6 +282,9 @@ macro_rules! idle_training_fields {
         let mut idle = Vec::new();
         if !$config.use_peft {
             idle.extend(LORA.map(|name| (name, "it counts with `--use_peft true`")));
+        }
+        if $config.save_only_model {
+            idle.push(("save_optimizer_limit", "there is `--save_only_model true`"));
         }
         if $config.eval_strategy == Some(EvalStrategy::No) {
             idle.push(("eval_steps", "there is `--eval_strategy no`"));

@@ -12,6 +12,7 @@
 
 mod checkpoint;
 mod cut_back;
+mod disk;
 mod environment;
 mod error;
 mod events;
@@ -20,6 +21,7 @@ mod pending;
 mod result_folder;
 mod stop;
 mod sums;
+mod trainer_state;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -29,6 +31,7 @@ use serde_json::{Map, Value};
 
 use crate::console::Log;
 
+pub use disk::free_bytes;
 pub use environment::{declare_commit, environment, utc_now};
 pub use error::RunError;
 pub use events::{EventFile, Scalar, read_scalars};
@@ -130,6 +133,11 @@ impl RunFolder {
     pub fn write_env(&self, environment: &Value) -> Result<(), RunError> {
         let text = format!("{environment:#}\n");
         write_whole(&self.dir.join(ENVIRONMENT), text.as_bytes())
+    }
+
+    /// `log.txt`, for what is to be written there after the folder is closed.
+    pub fn log(&self) -> Log {
+        self.log.clone()
     }
 
     /// Appends a line to `log.txt`, with the time. What is said by [`crate::console::say`] stands there anyway.

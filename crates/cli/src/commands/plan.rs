@@ -1,10 +1,12 @@
 //! `plan`: memory by component, the micro-batch that fits, time and cost, before a run is begun.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use base::config::PlanConfig;
+use models::read_config;
 use train::plan::{
     Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained, plan_inputs,
     step_secs,
@@ -39,6 +41,7 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     print_load(&inputs);
     let choices = choices(&inputs);
     print_memory(&inputs, &choices);
+    print_disk(&inputs, &choices, bytes_of_weight(&folder)?);
     print_fits(&inputs, &choices, &available);
     print_time(&inputs, &choices, config.cost_per_hour)?;
     if run.eval_config.is_some() {
@@ -164,6 +167,36 @@ fn print_memory(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3]) {
             &plans.map(|plan| mebibytes(plan.host)),
         );
     }
+}
+
+/// What a checkpoint takes; `size` is that of a weight in the model's files.
+fn print_disk(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3], size: u64) {
+    let shape = &inputs.shape;
+    let all = num_trained(shape, Trained::Full);
+    let model = choices.map(|(_, choice)| match choice.trained {
+        // Adapters are written in f32.
+        trained @ Trained::Lora { .. } => 4 * num_trained(shape, trained),
+        Trained::Full | Trained::FrozenVision => size * all,
+    });
+    let state = choices.map(|(_, choice)| {
+        let moments = memory(shape, choice, &inputs.micro_batch, &inputs.sampled).moments;
+        4 * num_trained(shape, choice.trained) + moments
+    });
+    base::print_data!("\na checkpoint on disk, MiB");
+    print_row("the model", &model.map(mebibytes));
+    print_row("what going on needs", &state.map(mebibytes));
+}
+
+/// Bytes of a weight in the files of the model, as its description says.
+fn bytes_of_weight(folder: &Path) -> Result<u64> {
+    let config = read_config(folder)?;
+    let text = &config["text_config"];
+    let kind = [&config["dtype"], &config["torch_dtype"], &text["dtype"]];
+    let kind = kind.into_iter().find_map(|kind| kind.as_str());
+    Ok(match kind {
+        Some("float32") | None => 4,
+        Some(_) => 2,
+    })
 }
 
 fn print_fits(

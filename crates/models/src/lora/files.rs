@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tch::Tensor;
-use torch::{read_tensors, write_tensors};
+use torch::{Written, read_tensors, write_tensors};
 
 use crate::ModelError;
 use crate::model::VisionLanguageModel;
@@ -184,7 +184,7 @@ fn layer_and_half(name: &str) -> Option<(String, usize)> {
     Some((crate::parameters::module_name(module), half))
 }
 
-/// Writes the adapter of `model`, trained over `base`, into `folder`; it loads in PEFT.
+/// Writes the adapter of `model`, trained over `base`, into `folder`; it loads in PEFT. Returns the weight file.
 ///
 /// # Errors
 /// A model without adapters, or a file that cannot be written.
@@ -192,7 +192,7 @@ pub fn save_adapter(
     model: &dyn VisionLanguageModel,
     base: &Path,
     folder: &Path,
-) -> Result<(), ModelError> {
+) -> Result<Written, ModelError> {
     let parameters = model.parameters();
     let Some(lora) = &parameters.lora else {
         return Err(ModelError::NoAdapter);
@@ -203,7 +203,7 @@ pub fn save_adapter(
         .filter(|p| p.is_adapter)
         .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.exact()?)))
         .collect::<Result<_, torch::TorchError>>()?;
-    write_tensors(&folder.join(WEIGHTS), &tensors)?;
+    let written = write_tensors(&folder.join(WEIGHTS), &tensors)?;
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -223,5 +223,6 @@ pub fn save_adapter(
         fs::write(&path, format!("{config:#}\n"))?;
         fs::File::open(&path)?.sync_all()
     };
-    write().map_err(|source| ModelError::Io { path, source })
+    write().map_err(|source| ModelError::Io { path, source })?;
+    Ok(written)
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 mod bad_steps;
+mod checkpoints;
 mod chunks;
 mod evaluations;
 mod features;

@@ -16,6 +16,7 @@ pub(crate) struct Watch {
     stop_after: Option<u64>,
     pub(crate) stop: StopFlag,
     pub(crate) rewards: Vec<f64>,
+    pub(crate) said: Vec<String>,
 }
 
 impl Observer for Watch {
@@ -27,7 +28,9 @@ impl Observer for Watch {
         }
     }
 
-    fn on_message(&mut self, _message: &str) {}
+    fn on_message(&mut self, message: &str) {
+        self.said.push(message.to_owned());
+    }
 }
 
 pub(crate) fn watch(stop_after: Option<u64>) -> Watch {
@@ -35,6 +38,7 @@ pub(crate) fn watch(stop_after: Option<u64>) -> Watch {
         stop_after,
         stop: StopFlag::new(),
         rewards: Vec::new(),
+        said: Vec::new(),
     }
 }
 
@@ -102,6 +106,8 @@ pub(crate) fn grpo(folder: &Path, out: &str) -> GrpoConfig {
         learning_rate: 3e-3,
         max_steps: 6,
         save_steps: 0,
+        // Checkpoints are compared with one another.
+        save_optimizer_limit: 99,
         min_pixels: 3136,
         max_pixels: 31360,
         device: "cpu".into(),
@@ -413,6 +419,7 @@ pub(crate) fn sft(folder: &Path, out: &str) -> SftConfig {
         learning_rate: 1e-2,
         max_steps: 40,
         save_steps: 0,
+        save_optimizer_limit: 99,
         min_pixels: 3136,
         max_pixels: 31360,
         device: "cpu".into(),

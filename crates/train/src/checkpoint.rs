@@ -1,0 +1,471 @@
+//! Checkpoints of a run: what they hold, what is looked at before one is written, and going on from one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base::Prompt;
+use base::config::Config;
+use base::run_folder::{
+    FileSum, PendingFolder, RunError, SUMS, Sums, TRAINER_STATE, free_bytes, verify_sums,
+    write_sums,
+};
+use base::{config, console};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tch::Tensor;
+use torch::{TorchError, Written};
+
+use crate::batch::MicroBatch;
+use crate::out_of_memory::attempt;
+use crate::session::Session;
+use crate::{TrainError, policy};
+
+const STATE: &str = "state.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+/// The settings that the checkpoint was made under, for a run whose `config.yaml` is lost.
+const CONFIG: &str = "config.yaml";
+
+/// Scalars that are looked at together.
+const LOOKED_AT: i64 = 1 << 24;
+
+/// `trainer_state/state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    step: u64,
+    seed: u64,
+    num_samples: u64,
+    #[serde(default)]
+    bad_steps: u64,
+    #[serde(default)]
+    lowered_max_tokens: Option<u64>,
+    /// Metrics of the step, where they wait for its evaluation.
+    #[serde(default)]
+    waiting: Option<Map<String, Value>>,
+    version: String,
+}
+
+/// Bytes of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointSize {
+    /// Of the model, or of the adapter.
+    pub model: u64,
+    /// Of what going on needs: exact weights and moments.
+    pub state: u64,
+}
+
+impl CheckpointSize {
+    /// Of both.
+    pub fn total(self) -> u64 {
+        self.model + self.state
+    }
+}
+
+impl Session<'_> {
+    /// Makes sure that a run that ends here can go on from here.
+    pub fn keep(&mut self) -> Result<(), TrainError> {
+        if self.step == 0 || self.saved == Some(self.step) {
+            return Ok(());
+        }
+        self.checkpoint()
+    }
+
+    /// Ends a run that failed: a checkpoint of the last whole step where there is one to write, the log, and the way on.
+    /// Returns the error to end with.
+    pub fn fail(&mut self, error: TrainError) -> TrainError {
+        let (error, kept) = match (&error, self.is_torn) {
+            (
+                TrainError::Stopped | TrainError::Checkpoint { .. } | TrainError::Diverged { .. },
+                _,
+            ) => (error, self.newest()),
+            (_, true) => (error, self.newest()),
+            (_, false) => match self.keep() {
+                Ok(()) => (error, self.newest()),
+                Err(diverged @ TrainError::Diverged { .. }) => {
+                    self.say(&format!("error: {}", console::describe(&error)));
+                    (diverged, self.newest())
+                }
+                Err(other) => {
+                    self.say(&format!(
+                        "error: no checkpoint of step {}: {}",
+                        self.step,
+                        console::describe(&other)
+                    ));
+                    (error, self.newest())
+                }
+            },
+        };
+        let way = match kept {
+            _ if self.settings.save_only_model => {
+                "the run cannot be continued: --save_only_model true".to_owned()
+            }
+            Some((step, folder)) if step == self.step && !self.is_torn => format!(
+                "{} holds step {step}, the last whole one; the same command goes on from it",
+                folder.display()
+            ),
+            Some((step, folder)) => format!(
+                "what came after step {step} is lost; the same command goes on from {}",
+                folder.display()
+            ),
+            None => "no checkpoint was written; the same command starts over".to_owned(),
+        };
+        self.say(&way);
+        self.run
+            .log_line(&format!("error: {}", console::describe(&error)));
+        error
+    }
+
+    /// The newest checkpoint to go on from.
+    fn newest(&self) -> Option<(u64, PathBuf)> {
+        self.run.resumable_checkpoints().ok()?.pop()
+    }
+
+    /// What a checkpoint takes on the disk: of the model about as much as where it came from.
+    pub fn checkpoint_size(&self) -> CheckpointSize {
+        let bytes = |t: &Tensor| (t.numel() * t.kind().elt_size_in_bytes()) as u64;
+        let parameters = self.model.parameters();
+        let model = match &parameters.lora {
+            Some(_) => {
+                let adapters = parameters.list.iter().filter(|p| p.is_adapter);
+                adapters.map(|p| 4 * p.value.numel() as u64).sum()
+            }
+            None => bytes_of_weights(&self.model_dir),
+        };
+        let state = self.optimizer.state(parameters);
+        let state = if self.settings.save_only_model {
+            0
+        } else {
+            state.iter().map(|(_, tensor)| bytes(tensor)).sum()
+        };
+        CheckpointSize { model, state }
+    }
+
+    /// Warns where the disk has no room for a checkpoint that is due after `when`.
+    pub fn look_at_the_disk(&mut self, when: &str) {
+        let needed = self.checkpoint_size().total();
+        match free_bytes(self.run.path()) {
+            Some(free) if free < needed => {
+                let folder = self.run.path().display().to_string();
+                self.say(&format!(
+                    "warning: a checkpoint is due {when} and takes about {}, but {folder} has {} free\nhint: make room, \
+                     or lower --save_total_limit",
+                    console::size(needed),
+                    console::size(free)
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes the checkpoint of this step.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] where the weights are of no use, [`TrainError::Checkpoint`] where it cannot be written;
+    /// older ones stand.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), TrainError> {
+        self.refuse_diverged()?;
+        let device = self.model.compute().1;
+        // The second time there is what a device's cache held.
+        let written = match attempt(device, || self.write()).map(|written| written.map_err(|_| ()))
+        {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(())) => attempt(device, || self.write())
+                .and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause })),
+            Err(error) => Err(error),
+        };
+        written.map_err(|source| TrainError::Checkpoint {
+            step: self.step,
+            source: Box::new(source),
+        })?;
+        self.saved = Some(self.step);
+        if let Some(keep) = self.settings.save_total_limit {
+            self.run.prune_checkpoints(keep)?;
+        }
+        let keep = self.settings.save_optimizer_limit;
+        Ok(self.run.keep_trainer_states(keep)?)
+    }
+
+    fn write(&mut self) -> Result<(), TrainError> {
+        let pending = self.run.begin_checkpoint(self.step)?;
+        let written = policy::save(
+            self.model.as_ref(),
+            &self.settings.model_name,
+            &self.model_dir,
+            pending.path(),
+        )?;
+        if !self.settings.save_only_model {
+            self.write_state(&pending, written)?;
+        }
+        pending.commit()?;
+        Ok(())
+    }
+
+    fn write_state(
+        &self,
+        pending: &PendingFolder,
+        mut written: Vec<Written>,
+    ) -> Result<(), TrainError> {
+        let folder = pending.path().join(TRAINER_STATE);
+        fs::create_dir(&folder).map_err(io(&folder))?;
+        let tensors = self.optimizer.state(self.model.parameters());
+        written.push(torch::write_tensors(&folder.join(OPTIMIZER), &tensors)?);
+        let state = State {
+            step: self.step,
+            seed: self.settings.seed,
+            num_samples: self.num_samples as u64,
+            bad_steps: self.bad_steps,
+            lowered_max_tokens: self.lowered_max_tokens.map(|tokens| tokens as u64),
+            waiting: self.waiting.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let path = folder.join(STATE);
+        let text = serde_json::to_string_pretty(&state).map_err(|error| TrainError::State {
+            cause: error.to_string(),
+        })?;
+        fs::write(&path, format!("{text}\n")).map_err(io(&path))?;
+        let path = folder.join(CONFIG);
+        fs::write(&path, &self.config).map_err(io(&path))?;
+        let known = |written: &Written| {
+            let name = written.path.strip_prefix(pending.path()).ok()?;
+            let (bytes, crc32c) = (written.bytes, written.crc32c);
+            Some((name.to_str()?.to_owned(), FileSum { bytes, crc32c }))
+        };
+        let sums: Sums = written.iter().filter_map(known).collect();
+        write_sums(pending.path(), sums)?;
+        Ok(())
+    }
+
+    /// Refuses weights that no run could go on from: they or their moments are not finite, or the model makes of them
+    /// numbers that are not.
+    fn refuse_diverged(&self) -> Result<(), TrainError> {
+        let Some(what) = self.not_finite()? else {
+            return Ok(());
+        };
+        let newest = self.newest().map(|(_, folder)| folder);
+        let way = match newest {
+            Some(folder) => format!("{} is from before", folder.display()),
+            None => "there is no checkpoint from before".to_owned(),
+        };
+        Err(TrainError::Diverged {
+            step: self.updated,
+            what,
+            way,
+        })
+    }
+
+    fn not_finite(&self) -> Result<Option<String>, TrainError> {
+        for (name, tensor) in self.optimizer.state(self.model.parameters()) {
+            if !is_finite(&tensor)? {
+                return Ok(Some(format!("`{name}`")));
+            }
+        }
+        let Some((prompt, answer)) = &self.tried_on else {
+            return Ok(None);
+        };
+        let model = self.model.as_ref();
+        let pass = || -> Result<Tensor, TrainError> {
+            let batch = MicroBatch::pack(model, &[(prompt, vec![answer.as_slice()])])?;
+            Ok(batch.scores(model, 1.0).logprobs)
+        };
+        // A single completion was in the step just done; where others took the memory since, the weights must do.
+        match attempt(model.compute().1, pass)? {
+            Ok(logprobs) if !is_finite(&logprobs)? => {
+                Ok(Some("the log-probability of an answer".to_owned()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A completion of this step, to try weights on before they are saved.
+    pub fn try_on<'p>(&mut self, completions: impl Iterator<Item = (&'p Prompt, &'p [u32])>) {
+        let found = completions
+            .filter(|(_, ids)| !ids.is_empty())
+            .min_by_key(|(prompt, ids)| {
+                // One with images, so that the tower is tried too; the shortest of them.
+                (prompt.images.is_empty(), prompt.ids.len() + ids.len())
+            });
+        if let Some((prompt, ids)) = found {
+            self.tried_on = Some((prompt.clone(), ids.to_vec()));
+        }
+    }
+
+    /// Goes on from the newest of `checkpoints` that is whole; damaged ones after it are set aside.
+    ///
+    /// # Errors
+    /// Where none is whole, and where the run was another one.
+    pub(crate) fn resume(&mut self, checkpoints: Vec<(u64, PathBuf)>) -> Result<(), TrainError> {
+        let mut damaged = Vec::new();
+        for (step, folder) in checkpoints.into_iter().rev() {
+            match self.resume_from(step, &folder) {
+                Err(TrainError::Damaged { path, cause }) => damaged.push((folder, path, cause)),
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    for (folder, path, cause) in damaged {
+                        let aside = self.run.set_aside(&folder)?;
+                        self.say(&format!(
+                            "warning: {}: damaged: {cause}; {} is now {}",
+                            path.display(),
+                            folder.display(),
+                            aside.display()
+                        ));
+                    }
+                    self.say(&format!("resuming after step {step}, {}", folder.display()));
+                    return Ok(());
+                }
+            }
+        }
+        match damaged.into_iter().next() {
+            Some((_, path, cause)) => Err(TrainError::NoWholeCheckpoint { path, cause }),
+            None => Ok(()),
+        }
+    }
+
+    fn resume_from(&mut self, step: u64, folder: &Path) -> Result<(), TrainError> {
+        self.verify(folder)?;
+        let state = read_state(folder, step)?;
+        self.compare(&state, folder)?;
+        let path = folder.join(TRAINER_STATE).join(OPTIMIZER);
+        let saved = torch::read_tensors(&path).map_err(|error| match error {
+            TorchError::Io { path, source } => damage(&path, source),
+            TorchError::Format { path, cause } => damage(&path, cause),
+            other => other.into(),
+        })?;
+        for (name, tensor) in &saved {
+            if !is_finite(tensor)? {
+                return Err(damage(&path, format!("`{name}` is not finite")));
+            }
+        }
+        self.optimizer.restore(self.model.parameters(), &saved)?;
+        (self.step, self.saved, self.updated) = (step, Some(step), step);
+        match state.waiting {
+            Some(metrics) if !self.run.is_logged(step)? => {
+                self.run.cut_back_to_unlogged(step)?;
+                self.waiting = Some(metrics);
+            }
+            _ => self.run.cut_back_to(step)?,
+        }
+        self.bad_steps = state.bad_steps;
+        self.resume_max_tokens(state.lowered_max_tokens);
+        Ok(())
+    }
+
+    fn verify(&mut self, folder: &Path) -> Result<(), TrainError> {
+        if !self.settings.verify_checkpoint {
+            return Ok(());
+        }
+        match verify_sums(folder) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.say(&format!(
+                    "{}: no `{TRAINER_STATE}/{SUMS}`: taken as it is, damage of its files would not be seen",
+                    folder.display()
+                ));
+                Ok(())
+            }
+            Err(RunError::Damaged { path, cause }) => Err(TrainError::Damaged { path, cause }),
+            Err(RunError::Io { path, source }) => Err(damage(&path, source)),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Whether the run is the one of the checkpoint.
+    fn compare(&self, state: &State, folder: &Path) -> Result<(), TrainError> {
+        let facts = [
+            (
+                "rows of the data",
+                state.num_samples,
+                self.num_samples as u64,
+            ),
+            ("`seed`", state.seed, self.settings.seed),
+        ];
+        let changes: Vec<String> = facts
+            .iter()
+            .filter(|(_, was, is)| was != is)
+            .map(|(what, was, is)| format!("{what}: was {was}, is {is}"))
+            .collect();
+        if changes.is_empty() || self.settings.allow_changed {
+            return Ok(());
+        }
+        Err(TrainError::Changed {
+            folder: folder.into(),
+            changes,
+        })
+    }
+}
+
+/// The settings that a checkpoint was made under, where it holds them.
+pub(crate) fn saved_config(folder: &Path) -> Option<String> {
+    fs::read_to_string(folder.join(TRAINER_STATE).join(CONFIG)).ok()
+}
+
+/// Refuses to go on from `folder` where `yaml`, the settings of the run, are others than `config`.
+pub(crate) fn refuse_changes<C: Config>(
+    config: &C,
+    (path, yaml): (&Path, &str),
+    folder: &Path,
+) -> Result<(), TrainError> {
+    let changes = config::changed_settings(path, yaml, config)?;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let line = |c: &config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
+    Err(TrainError::Changed {
+        folder: folder.into(),
+        changes: changes.iter().map(line).collect(),
+    })
+}
+
+fn read_state(folder: &Path, step: u64) -> Result<State, TrainError> {
+    let path = folder.join(TRAINER_STATE).join(STATE);
+    let text = fs::read(&path).map_err(|error| damage(&path, error))?;
+    let state: State = serde_json::from_slice(&text).map_err(|error| damage(&path, error))?;
+    if state.step != step {
+        let cause = format!("expected `step` {step}, got {}", state.step);
+        return Err(damage(&path, cause));
+    }
+    Ok(state)
+}
+
+fn damage(path: &Path, cause: impl ToString) -> TrainError {
+    TrainError::Damaged {
+        path: path.into(),
+        cause: cause.to_string(),
+    }
+}
+
+/// Whether all numbers are; codes of 8 bits and residuals always are.
+fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
+    if !tensor.is_floating_point() {
+        return Ok(true);
+    }
+    let flat = tensor.detach().f_contiguous()?.f_view([-1])?;
+    let len = flat.size()[0];
+    let mut start = 0;
+    // In parts: what tells of each scalar takes memory too.
+    while start < len {
+        let count = LOOKED_AT.min(len - start);
+        let part = flat.f_narrow(0, start, count)?.f_isfinite()?;
+        if !bool::try_from(part.f_all()?)? {
+            return Ok(false);
+        }
+        start += count;
+    }
+    Ok(true)
+}
+
+/// Size of the weight files of a model folder.
+fn bytes_of_weights(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    let sizes = entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let is_weights = path.extension().is_some_and(|e| e == "safetensors");
+        is_weights.then(|| fs::metadata(&path).ok().map(|data| data.len()))?
+    });
+    sizes.sum()
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+    let path = path.to_path_buf();
+    move |source| TrainError::Io { path, source }
+}

@@ -218,6 +218,7 @@ impl<'a> Session<'a> {
         } else {
             self.resume(checkpoints)?;
         }
+        self.run.make_way(self.step, self.schedule.total_steps)?;
         self.run.write_config(&self.config)?;
         let census = Census::of(self.model.parameters());
         let mut facts = versions();

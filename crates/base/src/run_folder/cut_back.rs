@@ -1,22 +1,23 @@
-//! Forgetting what was logged after the checkpoint that a run continues from.
+//! Forgetting what was logged after the checkpoint that a run continues from. What is damaged of it is said and kept
+//! beside; it never keeps a run from going on.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::events::{Record, encode, records};
-use super::files::{entries, io, remove, step_of_name, write_whole};
+use super::events::{encode, first_message, is_first, records};
+use super::files::{entries, free_name, read_by_product, remove, step_of_name, write_whole};
 use super::pending::take_down;
-use super::{BAD_STEPS, EVALUATIONS, METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
+use super::{ALERTS, BAD_STEPS, EVALUATIONS, METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
 
 impl RunFolder {
-    /// Removes metrics, rollouts, bad steps, evaluations and events of later steps than `step`, and a torn last line.
+    /// Removes metrics, alerts, rollouts, bad steps, evaluations and events of later steps than `step`, and a torn last
+    /// line. Of a damaged file what is whole is kept, and the file as it was as `metrics.jsonl.damaged-1`.
     ///
     /// # Errors
-    /// On a broken line or record that is not the last one, and where files cannot be written.
+    /// Where files cannot be written.
     pub fn cut_back_to(&mut self, step: u64) -> Result<(), RunError> {
-        self.cut_back(Some(step), Some(step))
+        self.cut_back(step, Some(step))
     }
 
     /// As [`Self::cut_back_to`], for a step that is done, but not evaluated and logged: metrics, events and evaluations
@@ -25,38 +26,29 @@ impl RunFolder {
     /// # Errors
     /// As [`Self::cut_back_to`].
     pub fn cut_back_to_unlogged(&mut self, step: u64) -> Result<(), RunError> {
-        self.cut_back(Some(step), step.checked_sub(1))
+        self.cut_back(step, step.checked_sub(1))
     }
 
     /// Whether `metrics.jsonl` has a whole line of `step`.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Where it cannot be read, and not be set aside either.
     pub fn is_logged(&self, step: u64) -> Result<bool, RunError> {
-        let path = self.dir.join(METRICS);
-        if !path.exists() {
-            return Ok(false);
-        }
-        let bytes = fs::read(&path).map_err(io(&path))?;
+        let bytes = read_by_product(&self.dir.join(METRICS))?.unwrap_or_default();
         let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
-        Ok(lines.any(|line| line.ends_with(b"\n") && step_of(line) == Ok(step)))
-    }
-
-    /// Removes all metrics, rollouts, bad steps, evaluations and events: the run starts from nothing.
-    ///
-    /// # Errors
-    /// As [`Self::cut_back_to`].
-    pub fn start_over(&mut self) -> Result<(), RunError> {
-        self.cut_back(None, None)
+        Ok(lines.any(|line| line.ends_with(b"\n") && step_of_metrics(line) == Ok(step)))
     }
 
     /// Keeps what was done up to `done`, and what was logged up to `logged`.
-    fn cut_back(&mut self, done: Option<u64>, logged: Option<u64>) -> Result<(), RunError> {
+    fn cut_back(&mut self, done: u64, logged: Option<u64>) -> Result<(), RunError> {
         self.metrics = None;
         self.events = None;
-        let was_done = |step: u64| done.is_some_and(|last| step <= last);
+        let was_done = |step: u64| step <= done;
         let keeps = |step: u64| logged.is_some_and(|last| step <= last);
-        cut_metrics(&self.dir.join(METRICS), keeps)?;
+        let of_metrics = |line: &[u8]| step_of_metrics(line).map(keeps);
+        cut_lines(&self.dir.join(METRICS), "metrics", of_metrics)?;
+        let of_alerts = |line: &[u8]| step_of(line).map(|step| step.is_none_or(keeps));
+        cut_lines(&self.dir.join(ALERTS), "alerts", of_alerts)?;
         for folder in [ROLLOUTS, BAD_STEPS].map(|name| self.dir.join(name)) {
             if folder.exists() {
                 cut_steps(&folder, was_done)?;
@@ -67,7 +59,7 @@ impl RunFolder {
             cut_evaluations(&evaluations, keeps)?;
         }
         for (name, path) in entries(&self.dir.join(TENSORBOARD))? {
-            if name.contains(".tfevents.") {
+            if name.contains(".tfevents.") && !path.is_dir() {
                 cut_events(&path, keeps)?;
             }
         }
@@ -94,59 +86,90 @@ fn cut_evaluations(folder: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), Run
     Ok(())
 }
 
-fn cut_metrics(path: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), RunError> {
-    if !path.exists() {
+/// Keeps the whole lines of which `keeps` says so; it fails on those that are not `what`.
+fn cut_lines(
+    path: &Path,
+    what: &str,
+    keeps: impl Fn(&[u8]) -> Result<bool, String>,
+) -> Result<(), RunError> {
+    let Some(bytes) = read_by_product(path)? else {
         return Ok(());
-    }
-    let bytes = fs::read(path).map_err(io(path))?;
-    let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    };
     let mut kept = Vec::with_capacity(bytes.len());
-    for (index, line) in lines.iter().enumerate() {
-        match step_of(line) {
-            Ok(step) if line.ends_with(b"\n") => {
-                if keeps(step) {
-                    kept.extend_from_slice(line);
-                }
-            }
-            // A last line without its end was being written when the process was killed.
-            _ if index + 1 == lines.len() => {}
-            Ok(_) => {}
-            Err(cause) => {
-                let (path, line) = (path.to_owned(), index + 1);
-                return Err(RunError::Metrics { path, line, cause });
+    let mut damaged = Vec::new();
+    for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        // A last line without its end was being written when the process was killed.
+        if line.ends_with(b"\n") {
+            match keeps(line) {
+                Ok(true) => kept.extend_from_slice(line),
+                Ok(false) => {}
+                Err(cause) => damaged.push((index + 1, cause)),
             }
         }
     }
-    if kept.len() == bytes.len() {
-        Ok(())
-    } else {
-        write_whole(path, &kept)
+    if let Some((line, cause)) = damaged.first() {
+        let file = path.display();
+        let more = match damaged.len() {
+            1 => String::new(),
+            n => format!(" (and {} more lines)", n - 1),
+        };
+        let aside = keep_as_it_was(path, &bytes)?;
+        crate::say!(
+            "warning: {file}:{line}: not a line of {what}: {cause}{more}; the other lines are kept, the file as it was is `{}`",
+            aside.display()
+        );
     }
+    if kept.len() == bytes.len() {
+        return Ok(());
+    }
+    write_whole(path, &kept)
 }
 
-fn step_of(line: &[u8]) -> Result<u64, String> {
+/// Writes a damaged file beside itself; returns where.
+fn keep_as_it_was(path: &Path, bytes: &[u8]) -> Result<PathBuf, RunError> {
+    let aside = free_name(path, "damaged");
+    write_whole(&aside, bytes)?;
+    Ok(aside)
+}
+
+fn step_of(line: &[u8]) -> Result<Option<u64>, String> {
     let line: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    line["step"].as_u64().ok_or_else(|| "no `step`".to_owned())
+    Ok(line["step"].as_u64())
+}
+
+fn step_of_metrics(line: &[u8]) -> Result<u64, String> {
+    step_of(line)?.ok_or_else(|| "no `step`".to_owned())
 }
 
 fn cut_events(path: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), RunError> {
-    let bytes = fs::read(path).map_err(io(path))?;
-    let records = records(path, &bytes)?;
-    let (first, rest) = match records.split_first() {
-        Some((Record { payload, .. }, rest)) => (*payload, rest),
-        None => return remove(path),
+    let Some(bytes) = read_by_product(path)? else {
+        return Ok(());
     };
-    let mut kept = encode(first);
-    let mut num_kept = 0;
-    for Record { payload, step } in rest {
-        if keeps(*step) {
-            kept.extend(encode(payload));
-            num_kept += 1;
+    let (records, broken) = records(&bytes);
+    if let Some(offset) = broken.first() {
+        let aside = keep_as_it_was(path, &bytes)?;
+        crate::say!(
+            "warning: {}: broken at byte {offset}; the records that are whole are kept, the file as it was is `{}`",
+            path.display(),
+            aside.display()
+        );
+    }
+    let first = records.iter().find(|record| is_first(record.payload));
+    let mut kept = match first {
+        Some(first) => encode(first.payload),
+        None => encode(&first_message()),
+    };
+    let empty = kept.len();
+    for record in records.iter().filter(|record| !is_first(record.payload)) {
+        if keeps(record.step) {
+            kept.extend(encode(record.payload));
         }
     }
-    match num_kept {
-        0 => remove(path),
-        _ if kept.len() == bytes.len() => Ok(()),
-        _ => write_whole(path, &kept),
+    if kept.len() == empty {
+        remove(path)
+    } else if kept == bytes {
+        Ok(())
+    } else {
+        write_whole(path, &kept)
     }
 }

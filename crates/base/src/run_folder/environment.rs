@@ -14,13 +14,17 @@ pub fn declare_commit(commit: &'static str) {
     let _ = COMMIT.set(commit);
 }
 
-/// Time, commit, command line, system and hardware, with the versions and whatever else the caller knows.
+/// Time, commit, command line, working folder, system and hardware, with the versions and whatever else the caller knows.
 pub fn environment(more: Map<String, Value>) -> Value {
     let mut environment = Map::new();
     let command: Vec<String> = std::env::args().collect();
     environment.insert("time".into(), utc_now().into());
     environment.insert("commit".into(), COMMIT.get().copied().into());
     environment.insert("command".into(), command.into());
+    // What paths of settings and of rollouts begin at.
+    let cwd = std::env::current_dir().map(|dir| dir.display().to_string());
+    environment.insert("cwd".into(), cwd.ok().into());
+    environment.insert("host".into(), host().into());
     environment.insert("os".into(), std::env::consts::OS.into());
     environment.insert("arch".into(), std::env::consts::ARCH.into());
     environment.insert("kernel".into(), file_line("/proc/sys/kernel/osrelease"));
@@ -30,6 +34,12 @@ pub fn environment(more: Map<String, Value>) -> Value {
     environment.insert("memory".into(), after("/proc/meminfo", "MemTotal"));
     environment.extend(more);
     Value::Object(environment)
+}
+
+/// The name of this machine.
+pub(super) fn host() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
 }
 
 fn file_line(path: &str) -> Value {

@@ -63,11 +63,7 @@ impl EventFile {
             match OpenOptions::new().append(true).create_new(true).open(&path) {
                 Ok(file) => {
                     let mut events = Self { file, path };
-                    let mut first = Vec::new();
-                    put_key(&mut first, WALL_TIME, FIXED64);
-                    first.extend(secs.to_le_bytes());
-                    put_bytes(&mut first, FILE_VERSION, VERSION.as_bytes());
-                    events.append(&encode(&first))?;
+                    events.append(&encode(&first_message()))?;
                     return Ok(events);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
@@ -144,7 +140,12 @@ fn flatten(prefix: &str, metrics: &Map<String, Value>, put: &mut impl FnMut(Stri
 pub fn read_scalars(path: &Path) -> Result<Vec<Scalar>, RunError> {
     let bytes = std::fs::read(path).map_err(io(path))?;
     let mut scalars = Vec::new();
-    for Record { payload, step } in records(path, &bytes)? {
+    let (records, broken) = records(&bytes);
+    if let Some(&offset) = broken.first() {
+        let path = path.to_owned();
+        return Err(RunError::Events { path, offset });
+    }
+    for Record { payload, step } in records {
         for (_, summary) in fields(payload).filter(|(number, _)| *number == SUMMARY) {
             for (_, point) in fields(summary.bytes()).filter(|(number, _)| *number == VALUE) {
                 let mut scalar = Scalar {
@@ -174,46 +175,80 @@ pub(super) struct Record<'a> {
     pub step: u64,
 }
 
-/// The messages of an event file; a torn last one is left out.
-pub(super) fn records<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<Record<'a>>, RunError> {
-    let mut records = Vec::new();
+/// The whole messages of an event file, and where it is broken; a torn last message is neither.
+pub(super) fn records(bytes: &[u8]) -> (Vec<Record<'_>>, Vec<usize>) {
+    let (mut records, mut broken) = (Vec::new(), Vec::new());
     let mut offset = 0;
     while offset < bytes.len() {
-        let broken = || RunError::Events {
-            path: path.to_owned(),
-            offset,
-        };
-        let rest = &bytes[offset..];
-        let Some((length, after)) = rest.split_first_chunk::<8>() else {
-            break;
-        };
-        let Some((length_checksum, after)) = after.split_first_chunk::<4>() else {
-            break;
-        };
-        if masked_checksum(length) != u32::from_le_bytes(*length_checksum) {
-            return Err(broken());
+        match read_record(&bytes[offset..]) {
+            Read::Whole(payload) => {
+                let step = fields(payload).find_map(|(number, value)| match (number, value) {
+                    (STEP, Wire::Varint(step)) => Some(step),
+                    _ => None,
+                });
+                let step = step.unwrap_or(0);
+                records.push(Record { payload, step });
+                offset += payload.len() + FRAME;
+            }
+            Read::Torn => break,
+            Read::Broken => {
+                broken.push(offset);
+                // Two checksums that both hold mark where the next whole one begins.
+                let whole = |at: &usize| matches!(read_record(&bytes[*at..]), Read::Whole(_));
+                match (offset + 1..bytes.len()).find(whole) {
+                    Some(next) => offset = next,
+                    None => break,
+                }
+            }
         }
-        let length = u64::from_le_bytes(*length) as usize;
-        let Some((payload, after)) = after.split_at_checked(length) else {
-            break;
-        };
-        let Some((checksum, after)) = after.split_first_chunk::<4>() else {
-            break;
-        };
-        if masked_checksum(payload) != u32::from_le_bytes(*checksum) {
-            return Err(broken());
-        }
-        let step = fields(payload).find_map(|(number, value)| match (number, value) {
-            (STEP, Wire::Varint(step)) => Some(step),
-            _ => None,
-        });
-        records.push(Record {
-            payload,
-            step: step.unwrap_or(0),
-        });
-        offset = bytes.len() - after.len();
     }
-    Ok(records)
+    (records, broken)
+}
+
+/// Bytes of a record beside its message.
+const FRAME: usize = 8 + 4 + 4;
+
+enum Read<'a> {
+    Whole(&'a [u8]),
+    Torn,
+    Broken,
+}
+
+fn read_record(bytes: &[u8]) -> Read<'_> {
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        return Read::Torn;
+    };
+    let Some((checksum, rest)) = rest.split_first_chunk::<4>() else {
+        return Read::Torn;
+    };
+    if masked_checksum(length) != u32::from_le_bytes(*checksum) {
+        return Read::Broken;
+    }
+    let length = u64::from_le_bytes(*length) as usize;
+    let Some((payload, rest)) = rest.split_at_checked(length) else {
+        return Read::Torn;
+    };
+    let Some((checksum, _)) = rest.split_first_chunk::<4>() else {
+        return Read::Torn;
+    };
+    if masked_checksum(payload) != u32::from_le_bytes(*checksum) {
+        return Read::Broken;
+    }
+    Read::Whole(payload)
+}
+
+/// Whether a message is the first of a file, which says the version.
+pub(super) fn is_first(payload: &[u8]) -> bool {
+    fields(payload).any(|(number, _)| number == FILE_VERSION)
+}
+
+/// The first message of a file.
+pub(super) fn first_message() -> Vec<u8> {
+    let mut first = Vec::new();
+    put_key(&mut first, WALL_TIME, FIXED64);
+    first.extend(wall_time().to_le_bytes());
+    put_bytes(&mut first, FILE_VERSION, VERSION.as_bytes());
+    first
 }
 
 /// A message as it stands in the file.

@@ -28,11 +28,17 @@ pub(super) fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(format!("{UNFINISHED}{name}"))
 }
 
-/// Removes what was being made or taken down in `folder` when a process was killed.
-pub(super) fn remove_unfinished(folder: &Path) -> Result<(), RunError> {
+/// Removes what was being made or taken down in `folder` when a process was killed, of the names that `is_ours` knows.
+/// What stays, as a network's disk holds what another process reads, is in nobody's way.
+pub(super) fn remove_unfinished(
+    folder: &Path,
+    is_ours: impl Fn(&str) -> bool,
+) -> Result<(), RunError> {
     for (name, path) in entries(folder)? {
-        if name.starts_with(UNFINISHED) {
-            remove(&path)?;
+        if name.strip_prefix(UNFINISHED).is_some_and(&is_ours)
+            && let Err(error) = remove(&path)
+        {
+            crate::say!("warning: an unfinished file stays: {error}");
         }
     }
     Ok(())
@@ -83,6 +89,9 @@ pub(super) fn sync_file(path: &Path) -> Result<(), RunError> {
 
 /// Writes a file beside its name, syncs it and renames it.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    if path.is_dir() {
+        clear_away(path, "a folder, not a file")?;
+    }
     let beside = unfinished(path);
     let mut file = File::create(&beside).map_err(io(&beside))?;
     file.write_all(bytes).map_err(io(&beside))?;
@@ -92,17 +101,53 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
 
 /// Renames a file or folder to the first free name of `NAME.word-1`, `NAME.word-2`, ...; returns that.
 pub(super) fn set_aside(path: &Path, word: &str) -> Result<PathBuf, RunError> {
+    let aside = free_name(path, word);
+    rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// The first free name of `NAME.word-1`, `NAME.word-2`, ...
+pub(super) fn free_name(path: &Path, word: &str) -> PathBuf {
+    // TensorBoard reads every file with this word in its name.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.replace(".tfevents.", ".");
     let mut number = 1;
     loop {
-        let aside = path.with_file_name(format!("{name}.{word}-{number}"));
+        let free = path.with_file_name(format!("{name}.{word}-{number}"));
         // A link that leads nowhere takes the name too.
-        if aside.symlink_metadata().is_err() {
-            rename(path, &aside)?;
-            return Ok(aside);
+        if free.symlink_metadata().is_err() {
+            return free;
         }
         number += 1;
     }
+}
+
+/// Sets aside what cannot be used where a file or folder of ours belongs, and says so.
+pub(super) fn clear_away(path: &Path, cause: &str) -> Result<(), RunError> {
+    let aside = set_aside(path, "damaged")?;
+    crate::say!(
+        "warning: {}: {cause}; it is `{}` now, and begun anew",
+        path.display(),
+        aside.display()
+    );
+    Ok(())
+}
+
+/// The bytes of a file that no run depends on. One that cannot be read is set aside.
+pub(super) fn read_by_product(path: &Path) -> Result<Option<Vec<u8>>, RunError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(_) if path.symlink_metadata().is_err() => Ok(None),
+        Err(error) => clear_away(path, &error.to_string()).map(|()| None),
+    }
+}
+
+/// Creates a folder of by-products; what is there and no folder is set aside.
+pub(super) fn make_folder(path: &Path) -> Result<(), RunError> {
+    if path.symlink_metadata().is_ok() && !path.is_dir() {
+        clear_away(path, "not a folder")?;
+    }
+    fs::create_dir_all(path).map_err(io(path))
 }
 
 /// Renames and syncs the folder.

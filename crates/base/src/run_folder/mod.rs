@@ -17,14 +17,16 @@ mod environment;
 mod error;
 mod events;
 mod files;
+mod lock;
+mod old;
 mod pending;
 mod result_folder;
 mod stop;
 mod sums;
 mod trainer_state;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -33,20 +35,24 @@ use crate::console::Log;
 
 pub use disk::free_bytes;
 pub use environment::{declare_commit, environment, utc_now};
-pub use error::RunError;
+pub use error::{RunError, hint};
 pub use events::{EventFile, Scalar, read_scalars};
 pub use pending::PendingFolder;
 pub use result_folder::{LineFile, ResultFolder};
 pub use stop::StopFlag;
 pub use sums::{FileSum, SUMS, Sums, verify_sums, write_sums};
 
-use files::{append_to, io, read_if_there, sync_file, sync_folder, write_soon, write_whole};
+use files::{
+    append_to, clear_away, io, make_folder, read_if_there, set_aside, step_of_name, sync_file,
+    sync_folder, write_soon, write_whole,
+};
+use lock::{Lock, lock};
 
-const LOCK: &str = ".lock";
 const CONFIG: &str = "config.yaml";
 const ENVIRONMENT: &str = "env.json";
 const LOG: &str = "log.txt";
 const METRICS: &str = "metrics.jsonl";
+const ALERTS: &str = "alerts.jsonl";
 const ROLLOUTS: &str = "rollouts";
 const BAD_STEPS: &str = "bad_steps";
 const EVALUATIONS: &str = "eval";
@@ -60,9 +66,10 @@ const UNFINISHED: &str = ".tmp-";
 #[derive(Debug)]
 pub struct RunFolder {
     dir: PathBuf,
-    /// Locked as long as it is open.
-    _lock: File,
+    _lock: Lock,
     log: Log,
+    /// Bytes of earlier processes in the log.
+    log_start: u64,
     metrics: Option<File>,
     events: Option<EventFile>,
     /// Steps whose rollouts may not be on the disk.
@@ -71,7 +78,7 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// Creates the folder where it is missing, locks it, and removes what a killed process left
-    /// unfinished.
+    /// unfinished. What is in the place of by-products and cannot be used is set aside.
     ///
     /// # Errors
     /// Where another process holds the folder, and where it cannot be written.
@@ -79,25 +86,26 @@ impl RunFolder {
         let dir = dir.into();
         fs::create_dir_all(&dir).map_err(io(&dir))?;
         let lock = lock(&dir)?;
-        for folder in [dir.clone(), dir.join(ROLLOUTS), dir.join(TENSORBOARD)] {
-            fs::create_dir_all(&folder).map_err(io(&folder))?;
-            files::remove_unfinished(&folder)?;
-        }
-        for folder in [BAD_STEPS, EVALUATIONS].map(|name| dir.join(name)) {
-            if folder.exists() {
-                files::remove_unfinished(&folder)?;
+        files::remove_unfinished(&dir, is_unfinished)?;
+        for name in [ROLLOUTS, TENSORBOARD, BAD_STEPS, EVALUATIONS] {
+            let (folder, always) = (dir.join(name), [ROLLOUTS, TENSORBOARD].contains(&name));
+            if always || folder.symlink_metadata().is_ok() {
+                make_folder(&folder)?;
+                files::remove_unfinished(&folder, is_unfinished)?;
             }
         }
-        let log = dir.join(LOG);
-        let log = Log::open(&log, append_to(&log)?);
-        Ok(Self {
+        let (log, log_start) = open_log(&dir.join(LOG))?;
+        let run = Self {
             dir,
             _lock: lock,
             log,
+            log_start,
             metrics: None,
             events: None,
             unsynced: Vec::new(),
-        })
+        };
+        run.tell_of_false_checkpoints()?;
+        Ok(run)
     }
 
     /// The folder.
@@ -118,12 +126,22 @@ impl RunFolder {
         self.dir.join(CONFIG)
     }
 
-    /// Writes the resolved configuration.
+    /// Writes the resolved configuration. One that no run wrote, as in a user's working folder, is set aside.
     ///
     /// # Errors
     /// Where it cannot be written.
     pub fn write_config(&self, yaml: &str) -> Result<(), RunError> {
-        write_whole(&self.dir.join(CONFIG), yaml.as_bytes())
+        let path = self.config_path();
+        let is_of_a_run = self.dir.join(ENVIRONMENT).exists();
+        if !is_of_a_run && fs::read(&path).is_ok_and(|there| there != yaml.as_bytes()) {
+            let aside = set_aside(&path, "old")?;
+            crate::say!(
+                "note: {}: settings that no run here wrote are `{}` now",
+                path.display(),
+                aside.display()
+            );
+        }
+        write_whole(&path, yaml.as_bytes())
     }
 
     /// Writes what the run runs on, see [`environment`].
@@ -226,29 +244,24 @@ fn lines(values: &[Value]) -> String {
     values.iter().map(|value| format!("{value}\n")).collect()
 }
 
-fn lock(dir: &Path) -> Result<File, RunError> {
-    let path = dir.join(LOCK);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io(&path))?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0).map_err(io(&path))?;
-            write!(file, "{}", std::process::id()).map_err(io(&path))?;
-            Ok(file)
+/// The log, and the bytes that are in it already.
+fn open_log(path: &Path) -> Result<(Log, u64), RunError> {
+    let file = match append_to(path) {
+        Err(RunError::Io { source, .. }) if path.symlink_metadata().is_ok() => {
+            clear_away(path, &source.to_string())?;
+            append_to(path)?
         }
-        Err(fs::TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).map_err(io(&path))?;
-            Err(RunError::Locked {
-                dir: dir.into(),
-                pid: holder.trim().parse().ok(),
-            })
-        }
-        Err(fs::TryLockError::Error(error)) => Err(io(&path)(error)),
-    }
+        file => file?,
+    };
+    let length = file.metadata().map_err(io(path))?.len();
+    Ok((Log::open(path, file), length))
+}
+
+/// Whether a name is one that a run writes beside it.
+fn is_unfinished(name: &str) -> bool {
+    let files = [CONFIG, ENVIRONMENT, METRICS, ALERTS, LOG];
+    files.iter().any(|file| name.starts_with(file))
+        || checkpoint::is_name_of_checkpoint(name)
+        || step_of_name(name.trim_end_matches(".jsonl")).is_some()
+        || name.contains(".vlm-r1.")
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::files::{io, remove, rename, step_name, sync_tree, unfinished};
+use super::files::{io, remove, rename, set_aside, step_name, sync_tree, unfinished};
 use super::{EVALUATIONS, RunError, RunFolder};
 
 /// A folder that is being written. Dropped, it is gone.
@@ -18,11 +18,8 @@ impl PendingFolder {
     /// Starts the folder of a final name.
     ///
     /// # Errors
-    /// Where it is there already, and where it cannot be written.
+    /// Where it cannot be written.
     pub(super) fn begin(name: PathBuf) -> Result<Self, RunError> {
-        if name.exists() {
-            return Err(RunError::AlreadyThere { path: name });
-        }
         let beside = unfinished(&name);
         remove(&beside)?;
         fs::create_dir(&beside).map_err(io(&beside))?;
@@ -39,12 +36,13 @@ impl PendingFolder {
         &self.name
     }
 
-    /// Syncs all files and gives the folder its name, which is returned.
+    /// Syncs all files and gives the folder its name, which is returned. What has the name is set aside.
     ///
     /// # Errors
     /// Where a file cannot be synced or the folder not renamed.
     pub fn commit(self) -> Result<PathBuf, RunError> {
         sync_tree(&self.beside)?;
+        make_way(&self.name)?;
         rename(&self.beside, &self.name)?;
         Ok(self.name.clone())
     }
@@ -55,6 +53,20 @@ impl Drop for PendingFolder {
         // After a commit nothing is there; what cannot be removed now goes when the run is opened.
         let _ = fs::remove_dir_all(&self.beside);
     }
+}
+
+/// Renames what has the name of something to come, and says so.
+pub(super) fn make_way(name: &Path) -> Result<(), RunError> {
+    // A link that leads nowhere takes the name too.
+    if name.symlink_metadata().is_ok() {
+        let aside = set_aside(name, "old")?;
+        crate::say!(
+            "warning: {}: was in the way, and is `{}` now",
+            name.display(),
+            aside.display()
+        );
+    }
+    Ok(())
 }
 
 /// Removes a folder that must be whole under its name, also while it is taken down.
@@ -69,7 +81,7 @@ impl RunFolder {
     /// Starts the results of the evaluation after `step`, `eval/step_000100`.
     ///
     /// # Errors
-    /// Where the step has some already, and where they cannot be written.
+    /// Where they cannot be written.
     pub fn begin_evaluation(&self, step: u64) -> Result<PendingFolder, RunError> {
         let folder = self.dir.join(EVALUATIONS);
         fs::create_dir_all(&folder).map_err(io(&folder))?;

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::files::{append_to, io, read_if_there, remove_unfinished, write_whole};
-use super::{CONFIG, RunError, lock};
+use super::lock::{Lock, lock};
+use super::{CONFIG, RunError};
 
 /// A folder that one process at a time writes results to.
 #[derive(Debug)]
 pub struct ResultFolder {
     dir: PathBuf,
-    /// Locked as long as it is open.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// A file that lines are added to.
@@ -34,7 +34,7 @@ impl ResultFolder {
         let dir = dir.into();
         fs::create_dir_all(&dir).map_err(io(&dir))?;
         let lock = lock(&dir)?;
-        remove_unfinished(&dir)?;
+        remove_unfinished(&dir, |_| true)?;
         Ok(Self { dir, _lock: lock })
     }
 

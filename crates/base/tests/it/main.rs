@@ -6,3 +6,5 @@ mod config;
 mod evaluations;
 #[cfg(test)]
 mod run_folder;
+#[cfg(test)]
+mod run_folder_damage;

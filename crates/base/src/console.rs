@@ -4,6 +4,7 @@
 //! Control characters of a text are shown, never sent: rewards, templates and files may hold any.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -30,6 +31,7 @@ macro_rules! print_data {
 type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 static LOGS: Mutex<Vec<Weak<LogFile>>> = Mutex::new(Vec::new());
+static SAID_ONCE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 static AROUND: Mutex<Option<Arc<Around>>> = Mutex::new(None);
 
 /// Tells the user: a line on stderr, and in the log of every run that this process writes.
@@ -37,6 +39,13 @@ pub fn say(text: &str) {
     show(text);
     for log in open_logs() {
         log.line(text);
+    }
+}
+
+/// As [`say`](fn@say), once in the life of this process: policy, reference model and evaluation read one folder.
+pub fn say_once(text: &str) {
+    if lock(&SAID_ONCE).insert(text.to_owned()) {
+        say(text);
     }
 }
 

@@ -11,8 +11,10 @@ pub mod console;
 pub mod draw;
 pub mod run_folder;
 pub mod sample;
+mod temporary;
 
 pub use draw::DrawKey;
 pub use sample::{
     Completion, FinishReason, PreparedImage, Prompt, RolloutGroup, Sample, SourceLine,
 };
+pub use temporary::temporary_file;

@@ -1,13 +1,12 @@
 //! Where rows go: stdout line by line, or a file that appears when it is whole.
 
-use std::fs::Permissions;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use base::temporary_file;
 use serde_json::Value;
-use tempfile::{Builder, NamedTempFile};
+use tempfile::NamedTempFile;
 
 /// Finds out before the work whether the folder of `path` is there, which would else be found out after.
 ///
@@ -29,21 +28,13 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// A file without its final name, for all to read whom the user's mask lets: by default it would be
-/// for the user alone, under its final name too.
-fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
-    Builder::new()
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-}
-
 /// Writes `bytes` beside `path`, then gives them its name.
 ///
 /// # Errors
 /// Where they cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> Result<()> {
-        let mut file = temporary(folder_of(path))?;
+        let mut file = temporary_file(folder_of(path))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -74,7 +65,8 @@ impl Output {
         let Some(path) = path.filter(|path| *path != "-").map(PathBuf::from) else {
             return Ok(Self::Stdout);
         };
-        let file = temporary(folder_of(&path)).with_context(|| format!("{}", path.display()))?;
+        let file =
+            temporary_file(folder_of(&path)).with_context(|| format!("{}", path.display()))?;
         Ok(Self::File {
             path,
             file: BufWriter::new(file),

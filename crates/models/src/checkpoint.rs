@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use tch::Kind;
 use torch::{WeightFiles, Written, write_tensors_as};
 
-use crate::ModelError;
 use crate::lora::{AdapterSource, SavedAdapter, is_adapter};
 use crate::model::{LoadOptions, VisionLanguageModel};
 use crate::parameters::Parameter;
 use crate::qwen2_5_vl;
+use crate::{ModelError, contradictions};
 
 /// `model_type` of `config.json`.
 ///
@@ -80,6 +81,9 @@ fn load(
     options: LoadOptions,
     adapters: Option<AdapterSource<'_>>,
 ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
+    if let Some(AdapterSource::Saved(saved)) = &adapters {
+        contradictions::say_of_adapter(&saved.folder, folder);
+    }
     match read_family(folder)?.as_str() {
         "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(
             folder, options, adapters,
@@ -160,19 +164,88 @@ pub fn save_weights(
                 .collect(),
         });
     }
-    copy_other_files(source, target)?;
+    let has_head = parameters.contains_key(HEAD);
+    finish_folder(&files, source, target, has_head)?;
     Ok(written)
 }
 
 /// A tied head stored again follows its embedding.
 fn tied<'m>(model: &'m dyn VisionLanguageModel, name: &str) -> Option<&'m Parameter> {
     let list = &model.parameters().list;
-    (name == "lm_head.weight")
+    (name == HEAD)
         .then(|| {
             list.iter()
                 .find(|p| p.name.ends_with("embed_tokens.weight"))
         })
         .flatten()
+}
+
+/// The head's name in every family that is built.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// Copies what is no weight of the model in `source`, whose weights are `files`, and makes what it says of the weights true.
+pub(crate) fn finish_folder(
+    files: &WeightFiles,
+    source: &Path,
+    target: &Path,
+    has_head: bool,
+) -> Result<(), ModelError> {
+    let own_index = files
+        .index_name()
+        .filter(|_| files.index_faults().is_empty());
+    copy_files(source, target, |name| {
+        // Other indexes name files that are not written.
+        !name.ends_with(".index.json") || Some(name) == own_index
+    })?;
+    if let Some(name) = files.index_name().filter(|_| own_index.is_none()) {
+        write_json(&target.join(name), &index_of(files)?)?;
+    }
+    if has_head {
+        say_untied(target)?;
+    }
+    Ok(())
+}
+
+/// An index of what the files hold.
+fn index_of(files: &WeightFiles) -> Result<Value, ModelError> {
+    let (mut map, mut total) = (Map::new(), 0);
+    for name in files.names() {
+        map.insert(name.to_owned(), files.file_of(name)?.into());
+        let numbers: i64 = files.shape(name)?.iter().product();
+        total += numbers as usize * files.kind(name)?.elt_size_in_bytes();
+    }
+    Ok(json!({"metadata": {"total_size": total}, "weight_map": map}))
+}
+
+/// Has `config.json` say that the head is no embedding, where it says otherwise: whoever loads the folder would else compare the two.
+fn say_untied(folder: &Path) -> Result<(), ModelError> {
+    let mut config = read_config(folder)?;
+    let mut changed = false;
+    let mut untie = |object: Option<&mut Value>| {
+        let key = object.and_then(|object| object.get_mut("tie_word_embeddings"));
+        if let Some(tied) = key.filter(|tied| **tied == json!(true)) {
+            *tied = json!(false);
+            changed = true;
+        }
+    };
+    untie(config.get_mut("text_config"));
+    untie(Some(&mut config));
+    match changed {
+        true => write_json(&folder.join("config.json"), &config),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+    let write = || {
+        let mut file = fs::File::create(path)?;
+        file.write_all(format!("{value:#}\n").as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|source| ModelError::Io {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 /// Endings of weights in formats that would contradict the safetensors files written here.
@@ -198,10 +271,6 @@ pub fn copy_processor_files(source: &Path, target: &Path) -> Result<(), ModelErr
     })
 }
 
-pub(crate) fn copy_other_files(source: &Path, target: &Path) -> Result<(), ModelError> {
-    copy_files(source, target, |_| true)
-}
-
 fn copy_files(
     source: &Path,
     target: &Path,
@@ -221,13 +290,17 @@ fn copy_files(
             .is_some_and(|e| OTHER_WEIGHTS.iter().any(|w| e == *w));
         if path.is_file() && !weights && is_wanted(&name.to_string_lossy()) {
             let to = target.join(name);
-            fs::copy(&path, &to).map_err(io(&to))?;
-            fs::File::open(&to)
-                .and_then(|f| f.sync_all())
-                .map_err(io(&to))?;
+            copy_file(&path, &to).map_err(io(&to))?;
         }
     }
     Ok(())
+}
+
+/// The content alone: `fs::copy` hands on that a file may not be written, or not be read by others.
+fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut file = fs::File::create(to)?;
+    std::io::copy(&mut fs::File::open(from)?, &mut file)?;
+    file.sync_all()
 }
 
 /// `float32`, `bfloat16` or `float16`, also as `f32`, `bf16`, `f16`.

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+mod contradictions;
 pub mod features;
 pub mod layers;
 pub mod lora;

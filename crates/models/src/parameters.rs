@@ -317,15 +317,9 @@ impl<'a> Builder<'a> {
         Ok(adapter)
     }
 
-    /// Marks a tensor that no layer takes as known: a tied head of `shape` stored again.
-    ///
-    /// # Errors
-    /// [`ModelError::Torch`]; a misfit is noted.
-    pub fn pass_over(&mut self, name: &str, shape: &[i64]) -> Result<(), ModelError> {
-        if self.contains(name) {
-            self.read(name, &[shape])?;
-        }
-        Ok(())
+    /// Marks a tensor that no layer takes as known: a tied head stored again.
+    pub fn pass_over(&mut self, name: &str) {
+        self.taken.insert(name.to_owned());
     }
 
     /// Ends loading.

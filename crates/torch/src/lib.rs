@@ -17,6 +17,7 @@ mod out_of_memory;
 mod random;
 mod segment_attention;
 mod split;
+mod weight_index;
 mod weights;
 mod write;
 
@@ -39,6 +40,7 @@ pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use random::{Distribution, fill_random};
 pub use segment_attention::{SegmentTable, segment_attention};
 pub use split::{SplitWeight, adamw_split, join, round_to, split};
+pub use weight_index::first_of;
 pub use weights::{WeightFiles, read_tensors};
 pub use write::{Written, write_tensors, write_tensors_as};
 
@@ -62,6 +64,17 @@ pub enum TorchError {
         path: PathBuf,
         /// The cause.
         cause: String,
+    },
+    /// A folder without weights that are read.
+    #[error(
+        "{path}: no such file, and no `model.safetensors.index.json` beside it{}\nhint: load the model with transformers and save it with `save_pretrained`, which writes this file",
+        other_weights(others)
+    )]
+    NoWeights {
+        /// The file that is looked for first.
+        path: PathBuf,
+        /// Weights under other names or in other formats.
+        others: Vec<String>,
     },
     /// The shard index is broken.
     #[error("{path}: {cause}")]
@@ -101,6 +114,13 @@ pub enum TorchError {
         /// Why it cannot be.
         cause: String,
     },
+}
+
+fn other_weights(others: &[String]) -> String {
+    match others {
+        [] => String::new(),
+        others => format!("; not read: {}", first_of(others)),
+    }
 }
 
 impl From<tch::TchError> for TorchError {

@@ -1,5 +1,6 @@
 //! Weights in safetensors files, read through a memory map, one tensor at a time.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,10 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use tch::{Kind, Tensor};
 
 use crate::TorchError;
+use crate::weight_index::{INDEX, choose, faults, passed_over};
+
+/// Numbers that are compared at once.
+const PIECE: usize = 1 << 22;
 
 /// The weight files of a model folder: one `model.safetensors`, or shards with an index.
 pub struct WeightFiles {
@@ -17,6 +22,9 @@ pub struct WeightFiles {
     files: Vec<StoredFile>,
     /// Tensor name -> index into `files`.
     index: BTreeMap<String, usize>,
+    is_sharded: bool,
+    index_faults: Vec<String>,
+    passed_over: Vec<String>,
 }
 
 /// A mapped file and its header, read once.
@@ -34,12 +42,7 @@ impl WeightFiles {
     /// # Errors
     /// No weight file, a broken index, a shard that is missing or cut off, a tensor in two shards.
     pub fn open(folder: &Path) -> Result<Self, TorchError> {
-        let index_path = folder.join("model.safetensors.index.json");
-        let names = if index_path.exists() {
-            shard_names(&index_path)?
-        } else {
-            vec!["model.safetensors".to_string()]
-        };
+        let (names, listed) = choose(folder)?;
         let mut files: Vec<StoredFile> = Vec::new();
         let mut index = BTreeMap::new();
         for name in names {
@@ -52,7 +55,7 @@ impl WeightFiles {
                         other.name, file.name
                     );
                     return Err(TorchError::Index {
-                        path: index_path,
+                        path: folder.join(INDEX),
                         cause,
                     });
                 }
@@ -60,11 +63,69 @@ impl WeightFiles {
             }
             files.push(file);
         }
+        let read: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        let held = index.iter().map(|(tensor, &i)| (tensor.as_str(), read[i]));
+        let index_faults = listed
+            .as_ref()
+            .map(|listed| faults(listed, &held.collect()))
+            .unwrap_or_default();
         Ok(WeightFiles {
             folder: folder.to_path_buf(),
+            passed_over: passed_over(folder, &read, listed.is_some()),
+            is_sharded: listed.is_some(),
+            index_faults,
             files,
             index,
         })
+    }
+
+    /// The index that names the shards; `None` where one file holds all.
+    pub fn index_name(&self) -> Option<&'static str> {
+        self.is_sharded.then_some(INDEX)
+    }
+
+    /// Where the index and the shards differ, a line for each tensor. All tensors of the shards are read nevertheless.
+    pub fn index_faults(&self) -> &[String] {
+        &self.index_faults
+    }
+
+    /// Safetensors files and indexes of the folder that are not read, sorted.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
+    }
+
+    /// Whether two tensors of one shape hold the same numbers, to the precision of the coarser type.
+    ///
+    /// # Errors
+    /// [`TorchError::Missing`], or a type that is not read.
+    pub fn same_numbers(&self, a: &str, b: &str) -> Result<bool, TorchError> {
+        if self.shape(a)? != self.shape(b)? {
+            return Ok(false);
+        }
+        let kinds = [self.kind(a)?, self.kind(b)?];
+        let bytes = [self.bytes(a)?, self.bytes(b)?];
+        if kinds[0] == kinds[1] && bytes[0] == bytes[1] {
+            return Ok(true);
+        }
+        let sizes = kinds.map(|kind| kind.elt_size_in_bytes());
+        let common = match sizes[0].cmp(&sizes[1]) {
+            _ if kinds[0] == kinds[1] => kinds[0],
+            Ordering::Less => kinds[0],
+            Ordering::Greater => kinds[1],
+            Ordering::Equal => Kind::Float,
+        };
+        // In pieces: an embedding of a large model takes gigabytes.
+        let pieces = |i: usize| bytes[i].chunks(sizes[i] * PIECE);
+        for (x, y) in pieces(0).zip(pieces(1)) {
+            let piece = |bytes: &[u8], i: usize| {
+                let size = (bytes.len() / sizes[i]) as i64;
+                Tensor::f_from_data_size(bytes, &[size], kinds[i])?.f_to_kind(common)
+            };
+            if !piece(x, 0)?.f_equal(&piece(y, 1)?)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Names of all tensors, sorted.
@@ -106,11 +167,14 @@ impl WeightFiles {
     /// # Errors
     /// [`TorchError::Missing`], or a type that is not read.
     pub fn tensor(&self, name: &str) -> Result<Tensor, TorchError> {
+        let (bytes, kind) = (self.bytes(name)?, self.kind(name)?);
+        Ok(Tensor::f_from_data_size(bytes, &self.shape(name)?, kind)?)
+    }
+
+    fn bytes(&self, name: &str) -> Result<&[u8], TorchError> {
         let (file, info) = self.find(name)?;
         let (from, to) = info.data_offsets;
-        let bytes = &file.map[file.data + from..file.data + to];
-        let kind = kind_of(name, info.dtype)?;
-        Ok(Tensor::f_from_data_size(bytes, &dims(&info.shape), kind)?)
+        Ok(&file.map[file.data + from..file.data + to])
     }
 
     fn find(&self, name: &str) -> Result<(&StoredFile, &TensorInfo), TorchError> {
@@ -143,39 +207,6 @@ impl StoredFile {
             data,
         })
     }
-}
-
-fn shard_names(index: &Path) -> Result<Vec<String>, TorchError> {
-    let text = std::fs::read_to_string(index).map_err(|source| TorchError::Io {
-        path: index.into(),
-        source,
-    })?;
-    let broken = |cause: String| TorchError::Index {
-        path: index.into(),
-        cause,
-    };
-    let value: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| broken(format!("not JSON: {e}")))?;
-    let map = value
-        .get("weight_map")
-        .and_then(|m| m.as_object())
-        .ok_or_else(|| broken("no object `weight_map`".into()))?;
-    let mut names = Vec::new();
-    for (tensor, file) in map {
-        let file = file
-            .as_str()
-            .filter(|f| !f.contains('/') && !f.contains(".."))
-            .ok_or_else(|| {
-                broken(format!(
-                    "`weight_map.{tensor}`: expected a file name, got {file}"
-                ))
-            })?;
-        if !names.iter().any(|n| n == file) {
-            names.push(file.to_string());
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn map_file(path: &Path) -> Result<Mmap, TorchError> {

@@ -1,13 +1,11 @@
 //! Images out of a file into a folder, each once, under the name of its content.
 
 use std::collections::HashSet;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use tempfile::Builder;
 
 use super::ConvertError;
 use crate::image::{ImageCause, extension};
@@ -60,10 +58,7 @@ impl ImageStore {
 
     /// Beside its name, then renamed: a file under its name is whole.
     fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-        // For all to read whom the user's mask lets, as any other file.
-        let mut file = Builder::new()
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(&self.folder)?;
+        let mut file = base::temporary_file(&self.folder)?;
         file.write_all(bytes)?;
         file.persist(path)?;
         Ok(())

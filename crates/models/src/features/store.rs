@@ -4,8 +4,7 @@
 //! files only; two that compute the same image write the same. A checksum finds what the disk damaged.
 
 use std::cell::Cell;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -99,11 +98,7 @@ impl Store {
             path: path.to_path_buf(),
             source,
         };
-        let file = tempfile::Builder::new()
-            .prefix(".writing-")
-            // Of a temporary file, but others are to read this one.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(&self.folder)
+        let file = base::temporary_file(&self.folder)
             .map_err(io)?
             .into_temp_path();
         let tensors = [

@@ -9,6 +9,7 @@ use tch::Tensor;
 use torch::{Written, read_tensors, write_tensors};
 
 use crate::ModelError;
+use crate::checkpoint::write_json;
 use crate::model::VisionLanguageModel;
 
 const CONFIG: &str = "adapter_config.json";
@@ -218,11 +219,6 @@ pub fn save_adapter(
         "init_lora_weights": true,
         "modules_to_save": null,
     });
-    let path = folder.join(CONFIG);
-    let write = || {
-        fs::write(&path, format!("{config:#}\n"))?;
-        fs::File::open(&path)?.sync_all()
-    };
-    write().map_err(|source| ModelError::Io { path, source })?;
+    write_json(&folder.join(CONFIG), &config)?;
     Ok(written)
 }

@@ -7,9 +7,10 @@ use tch::{Kind, Tensor, no_grad};
 use torch::{WeightFiles, write_tensors_as};
 
 use super::files::SavedAdapter;
-use crate::ModelError;
-use crate::checkpoint::copy_other_files;
+use crate::checkpoint::{HEAD, finish_folder};
+use crate::contradictions::head_is_embedding;
 use crate::parameters::module_name;
+use crate::{ModelError, contradictions};
 
 /// Writes the weights of `base` with `adapter` added, under the names, files and types of `base`, into
 /// the existing folder `target`: `W + alpha / rank * B A`, in f32. One file's tensors are in memory at a time.
@@ -18,6 +19,8 @@ use crate::parameters::module_name;
 /// An adapter whose layers or shapes are not those of `base`, a file that cannot be read or written.
 pub fn merge_adapter(base: &Path, adapter: &SavedAdapter, target: &Path) -> Result<(), ModelError> {
     let files = WeightFiles::open(base)?;
+    contradictions::say_of_adapter(&adapter.folder, base);
+    contradictions::say_of_files(&files, base);
     check(&files, base, adapter)?;
     let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for name in files.names() {
@@ -35,7 +38,8 @@ pub fn merge_adapter(base: &Path, adapter: &SavedAdapter, target: &Path) -> Resu
         }
         write_tensors_as(&target.join(file), &tensors)?;
     }
-    copy_other_files(base, target)
+    let has_head = files.contains(HEAD) && !head_is_embedding(&files)?;
+    finish_folder(&files, base, target, has_head)
 }
 
 fn matrices<'a>(adapter: &'a SavedAdapter, weight: &str) -> Option<(&'a Tensor, &'a Tensor)> {

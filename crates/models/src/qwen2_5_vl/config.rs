@@ -1,12 +1,16 @@
 //! `config.json` of Qwen2.5-VL: the hub's flat form and the nested one of transformers 5.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
+use torch::{TorchError, WeightFiles};
 
+use super::twice::{check_weights_key, contradictions, tied};
 use crate::ModelError;
 use crate::checkpoint::read_config;
+use crate::contradictions::stays_tied;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -69,6 +73,15 @@ pub struct RopeParameters {
     /// The older name of `rope_type`; some checkpoints hold both.
     #[serde(rename = "type")]
     pub old_rope_type: Option<String>,
+}
+
+impl RopeParameters {
+    fn is_empty(&self) -> bool {
+        self.mrope_section.is_none()
+            && self.rope_theta.is_none()
+            && self.rope_type.is_none()
+            && self.old_rope_type.is_none()
+    }
 }
 
 /// Vision tower, key for key.
@@ -151,18 +164,22 @@ impl TextConfig {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
+    /// Rotary settings: where both forms are there, the older counts, as in transformers.
+    fn rope(&self) -> Option<&RopeParameters> {
+        let older = self.rope_scaling.as_ref().filter(|rope| !rope.is_empty());
+        older.or(self.rope_parameters.as_ref())
+    }
+
     /// Base of the rotary frequencies.
     pub fn rope_theta(&self) -> f64 {
-        let nested = self.rope_parameters.as_ref().and_then(|r| r.rope_theta);
+        let nested = self.rope().and_then(|rope| rope.rope_theta);
         nested.or(self.rope_theta).unwrap_or(1_000_000.0)
     }
 
     /// M-RoPE sections.
     pub fn mrope_section(&self) -> Vec<i64> {
-        let of = |r: &Option<RopeParameters>| r.as_ref().and_then(|r| r.mrope_section.clone());
-        of(&self.rope_parameters)
-            .or_else(|| of(&self.rope_scaling))
-            .unwrap_or_else(|| vec![16, 24, 24])
+        let given = self.rope().and_then(|rope| rope.mrope_section.clone());
+        given.unwrap_or_else(|| vec![16, 24, 24])
     }
 }
 
@@ -198,16 +215,41 @@ impl Config {
         let vision = value
             .get("vision_config")
             .ok_or_else(|| error("no object `vision_config`".into()))?;
-        let tied = |v: &Value| v.get("tie_word_embeddings").and_then(Value::as_bool);
+        check_weights_key(&value).map_err(error)?;
+        let tie_word_embeddings = tied(&value).map_err(error)?;
         let config = Config {
             text: TextConfig::deserialize(text).map_err(|e| error(format!("{place}{e}")))?,
             vision: VisionConfig::deserialize(vision)
                 .map_err(|e| error(format!("`vision_config`: {e}")))?,
             image_token_id: image_token_id(&value)
                 .ok_or_else(|| error("no number `image_token_id`".into()))?,
-            tie_word_embeddings: tied(&value).or_else(|| tied(text)).unwrap_or(false),
+            tie_word_embeddings,
         };
         config.check().map_err(error)?;
+        for said in contradictions(&value) {
+            base::console::say_once(&format!(
+                "warning: {}: {said}",
+                folder.join("config.json").display()
+            ));
+        }
+        Ok(config)
+    }
+
+    /// As [`Config::read`], with what the weights of the folder say against it; where they are not there, without.
+    ///
+    /// # Errors
+    /// As [`Config::read`], and weight files that cannot be read.
+    pub fn read_with_weights(folder: &Path) -> Result<Self, ModelError> {
+        let mut config = Self::read(folder)?;
+        match WeightFiles::open(folder) {
+            Ok(files) if config.tie_word_embeddings => {
+                config.tie_word_embeddings = stays_tied(&files, folder)?;
+            }
+            Ok(_) => {}
+            Err(TorchError::NoWeights { .. }) => {}
+            Err(TorchError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(config)
     }
 

@@ -7,11 +7,12 @@
 //! |---|---|---|
 //! | text | `model.embed_tokens`, `model.layers.*`, `model.norm` | `model.language_model.*` |
 //! | vision | `visual.*` | `model.visual.*` |
-//! | head | `lm_head.weight`, absent when tied | the same |
+//! | head | `lm_head.weight`, absent or equal to the embedding when tied | the same |
 
 mod config;
 mod rope;
 mod text;
+mod twice;
 mod vision;
 
 use std::path::Path;
@@ -22,7 +23,7 @@ use torch::WeightFiles;
 
 pub use config::{Config, TextConfig, VisionConfig};
 
-use crate::ModelError;
+use crate::checkpoint::HEAD;
 use crate::features::{FeatureCache, TowerFeatures};
 use crate::layers::Linear;
 use crate::layers::attention::Attend;
@@ -31,6 +32,7 @@ use crate::lora::AdapterSource;
 use crate::model::{LoadOptions, PromptPositions, TextShape, VisionLanguageModel};
 use crate::parameters::{Builder, Parameters};
 use crate::tape::Tape;
+use crate::{ModelError, contradictions};
 
 /// Qwen2.5-VL with its weights.
 #[derive(Debug)]
@@ -55,8 +57,11 @@ impl Model {
         options: LoadOptions,
         adapters: Option<AdapterSource<'_>>,
     ) -> Result<Self, ModelError> {
-        let config = Config::read(folder)?;
+        let mut config = Config::read(folder)?;
         let files = WeightFiles::open(folder)?;
+        contradictions::say_of_files(&files, folder);
+        config.tie_word_embeddings =
+            config.tie_word_embeddings && contradictions::stays_tied(&files, folder)?;
         Self::build(
             config,
             Builder::new(&files, options, adapters),
@@ -96,11 +101,7 @@ impl Model {
             vision::VisionTower::load(b, &config.vision)
         })?;
         let lm_head = if config.tie_word_embeddings {
-            // Some checkpoints store the tied head again; transformers ignores it as we do.
-            b.pass_over(
-                "lm_head.weight",
-                &[config.text.vocab_size, config.text.hidden_size],
-            )?;
+            b.pass_over(HEAD);
             Linear::tied(&text.embed_tokens)
         } else {
             b.at("lm_head", |b| {

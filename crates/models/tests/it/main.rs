@@ -8,6 +8,7 @@
 mod attention;
 mod batch;
 mod config;
+mod contradictions;
 mod features;
 mod files;
 mod save;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use models::save_weights;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::support::{
     CHECKPOINTS, all_tensors, assert_names, checkpoint, copy, edit_weights, load, load_as,
@@ -149,7 +149,7 @@ fn a_tied_head_stored_again_follows_the_embedding() {
     let source = copy("flat");
     edit_weights(source.path(), |tensors| {
         if tensors.contains_key("model.embed_tokens.weight") {
-            let head = Tensor::ones([568, 32], (Kind::BFloat16, Device::Cpu));
+            let head = tensors["model.embed_tokens.weight"].to_kind(Kind::BFloat16);
             tensors.insert("lm_head.weight".into(), head);
             let buffer = Tensor::from_slice(&[0.5f32, 0.25]);
             tensors.insert(
@@ -160,6 +160,11 @@ fn a_tied_head_stored_again_follows_the_embedding() {
     });
     let target = tempfile::tempdir().unwrap();
     let model = load(source.path());
+    assert!(model.parameters().get("lm_head.weight").is_none());
+    no_grad(|| {
+        let embedding = model.parameters().get("model.embed_tokens.weight").unwrap();
+        let _ = embedding.value.shallow_clone().g_add_scalar_(0.01);
+    });
     save_weights(model.as_ref(), source.path(), target.path()).unwrap();
     let saved = all_tensors(target.path());
     let embedding = saved["model.embed_tokens.weight"].to_kind(Kind::BFloat16);

@@ -9,7 +9,7 @@ use torch::WeightFiles;
 
 use crate::support::{
     CHECKPOINTS, all_tensors, assert_names, checkpoint, copy, edit_config, edit_weights, load,
-    load_as, max_difference, refusal, sample_logits,
+    load_as, refusal, sample_logits,
 };
 
 #[test]
@@ -120,9 +120,8 @@ fn only_the_patch_kernel_may_be_whole_or_flat() {
 }
 
 #[test]
-fn a_tied_head_stored_again_is_passed_over() {
+fn a_tied_head_stored_again_must_fit() {
     let folder = copy("flat");
-    let expected = sample_logits(load(folder.path()).as_ref());
     let store = |head: Tensor| {
         edit_weights(folder.path(), move |tensors| {
             if tensors.contains_key("model.embed_tokens.weight") {
@@ -130,11 +129,6 @@ fn a_tied_head_stored_again_is_passed_over() {
             }
         });
     };
-    // Other numbers than the embedding's: a tied head is the embedding, as in transformers.
-    store(Tensor::ones([568, 32], (Kind::BFloat16, Device::Cpu)));
-    let model = load(folder.path());
-    assert!(model.parameters().get("lm_head.weight").is_none());
-    assert!(sample_logits(model.as_ref()).equal(&expected));
     store(Tensor::ones([567, 32], (Kind::BFloat16, Device::Cpu)));
     let message = "weight lm_head.weight: expected [568, 32], got [567, 32]";
     assert_names(&refusal(folder.path()), &[message]);
@@ -142,12 +136,6 @@ fn a_tied_head_stored_again_is_passed_over() {
 
 #[test]
 fn an_untied_head_is_a_weight_of_its_own() {
-    let folder = copy("nested");
-    edit_config(folder.path(), |c| c["tie_word_embeddings"] = true.into());
-    let tied = sample_logits(load(folder.path()).as_ref());
-    let untied = sample_logits(load(&checkpoint("nested")).as_ref());
-    assert!(max_difference(&tied, &untied) > 1e-3);
-
     let folder = copy("flat");
     edit_config(folder.path(), |c| c["tie_word_embeddings"] = false.into());
     assert_names(&refusal(folder.path()), &["weight lm_head.weight: missing"]);

@@ -43,7 +43,7 @@ impl Cache {
     /// Whole or not at all, also with other processes at the same folder.
     fn write(&self, path: &Path, reply: &str) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        let mut file = base::temporary_file(&self.folder)?;
         file.write_all(reply.as_bytes())?;
         file.persist(path)?;
         Ok(())

@@ -60,7 +60,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
             cause: "adapters in the vision tower are not planned for".into(),
         });
     }
-    let model = Config::read(model_dir)?;
+    let model = Config::read_with_weights(model_dir)?;
     let shape = Shape::from(&model);
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
     let seen = Seen::of(&dataset, &settings)?;

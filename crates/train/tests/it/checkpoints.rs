@@ -111,8 +111,15 @@ fn a_damaged_checkpoint_without_another_is_refused_with_ways_out() {
     flip(&in_run(&config, &format!("checkpoint-2/{OPTIMIZER}")));
     let error = run(&config, &mut watch(None)).unwrap_err();
     let said = error.to_string();
-    assert!(matches!(error, TrainError::NoWholeCheckpoint { .. }), "{said}");
-    for part in [OPTIMIZER, "--model_name_or_path", "--verify_checkpoint false"] {
+    assert!(
+        matches!(error, TrainError::NoWholeCheckpoint { .. }),
+        "{said}"
+    );
+    for part in [
+        OPTIMIZER,
+        "--model_name_or_path",
+        "--verify_checkpoint false",
+    ] {
         assert!(said.contains(part), "{said}");
     }
     assert!(log(&config).contains("damaged"));
@@ -145,7 +152,10 @@ fn numbers_of_a_checkpoint_without_sums_are_looked_at() {
             .collect();
         torch::write_tensors(&at(OPTIMIZER), &list).unwrap();
         let error = run(&config, &mut watch(None)).unwrap_err().to_string();
-        assert!(error.contains(wrong) && error.contains("not finite"), "{error}");
+        assert!(
+            error.contains(wrong) && error.contains("not finite"),
+            "{error}"
+        );
     }
     let list: Vec<(String, tch::Tensor)> = tensors.into_iter().collect();
     torch::write_tensors(&at(OPTIMIZER), &list).unwrap();
@@ -156,7 +166,11 @@ fn numbers_of_a_checkpoint_without_sums_are_looked_at() {
     fs::write(at(STATE), state).unwrap();
     let mut heard = watch(None);
     assert!(run(&config, &mut heard).unwrap().finished);
-    assert!(heard.said.join("\n").contains("sums.json"), "{:?}", heard.said);
+    assert!(
+        heard.said.join("\n").contains("sums.json"),
+        "{:?}",
+        heard.said
+    );
 }
 
 #[test]
@@ -232,7 +246,11 @@ fn an_error_between_steps_costs_no_step() {
     let said = heard.said.join("\n");
     assert!(said.contains("checkpoint-2 holds step 2"), "{said}");
     // The log tells it all: how it went, what ended it.
-    assert!(log(&parts).contains("the scorer is gone"), "{}", log(&parts));
+    assert!(
+        log(&parts).contains("the scorer is gone"),
+        "{}",
+        log(&parts)
+    );
     // At once again, before any step: the checkpoint stands.
     let mut heard = watch(None);
     run_with(&parts, raising(1), &mut heard).unwrap_err();
@@ -268,7 +286,10 @@ fn a_diverged_run_writes_nothing_that_cannot_be_gone_on_from() {
         let error = run(&diverging, &mut watch(None)).unwrap_err();
         let said = error.to_string();
         if iterations == 1 {
-            assert!(matches!(error, TrainError::Diverged { step: 1, .. }), "{said}");
+            assert!(
+                matches!(error, TrainError::Diverged { step: 1, .. }),
+                "{said}"
+            );
             assert!(said.contains("--learning_rate"), "{said}");
         }
         let names = fs::read_dir(&diverging.output_dir).unwrap();
@@ -286,7 +307,10 @@ fn a_diverged_run_writes_nothing_that_cannot_be_gone_on_from() {
     let stop = watch.stop.clone();
     let model = golden::checkpoint("nested");
     let error = train_sft(&diverging, &model, &mut watch, &stop).unwrap_err();
-    assert!(matches!(error, TrainError::Diverged { step: 1, .. }), "{error}");
+    assert!(
+        matches!(error, TrainError::Diverged { step: 1, .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -303,7 +327,10 @@ fn the_model_alone_is_enough_where_asked_for() {
         assert!(!checkpoint.join("trainer_state").exists());
     }
     let error = run(&config, &mut watch(None)).unwrap_err().to_string();
-    assert!(error.contains("checkpoint-2") && error.contains("model alone"), "{error}");
+    assert!(
+        error.contains("checkpoint-2") && error.contains("model alone"),
+        "{error}"
+    );
     // It is refused before anything of the run is touched.
     assert!(in_run(&config, "metrics.jsonl").is_file());
 }

@@ -1,0 +1,101 @@
+//! A model folder that contradicts itself: what is taken is what transformers 5.17 takes, and what is not is said.
+
+use std::path::Path;
+
+use torch::{WeightFiles, first_of};
+
+use crate::ModelError;
+use crate::checkpoint::HEAD;
+use crate::lora::is_adapter;
+
+/// Names of the embedding that a head may be tied to, as the families that are built store it.
+const EMBEDDINGS: [&str; 2] = [
+    "model.language_model.embed_tokens.weight",
+    "model.embed_tokens.weight",
+];
+
+/// Says which weights of the folder are not read, and where its index is wrong.
+pub(crate) fn say_of_files(files: &WeightFiles, path: &Path) {
+    let folder = path.display();
+    let left: Vec<String> = files
+        .passed_over()
+        .iter()
+        // An adapter that is whole is read, or told of, by itself.
+        .filter(|name| !name.starts_with("adapter_model.") || !is_adapter(path))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    if !left.is_empty() {
+        let read = files.index_name().map_or_else(
+            || "`model.safetensors`".to_owned(),
+            |index| format!("the shards of `{index}`"),
+        );
+        base::console::say_once(&format!(
+            "warning: {folder}: weights are read from {read}, as in transformers; not read: {}\nhint: remove what is stale",
+            first_of(&left)
+        ));
+    }
+    if let Some(index) = files
+        .index_name()
+        .filter(|_| !files.index_faults().is_empty())
+    {
+        base::console::say_once(&format!(
+            "warning: {folder}/{index}: does not fit the shards, whose weights are read as they lie: {}",
+            first_of(files.index_faults())
+        ));
+    }
+}
+
+/// Says where a folder with an adapter has weights of a whole model that are not read, as the adapter lies over `base`; and
+/// where that has an adapter of its own.
+pub(crate) fn say_of_adapter(adapter: &Path, base: &Path) {
+    let same = match (adapter.canonicalize(), base.canonicalize()) {
+        (Ok(adapter), Ok(base)) => adapter == base,
+        _ => adapter == base,
+    };
+    if same {
+        return;
+    }
+    if is_adapter(base) {
+        base::console::say_once(&format!(
+            "warning: {}: the adapter of this folder is not read, only the weights under it: {} lies over them",
+            base.display(),
+            adapter.display()
+        ));
+    }
+    let whole = ["model.safetensors", "model.safetensors.index.json"];
+    let whole = whole.into_iter().find(|name| adapter.join(name).is_file());
+    if let Some(name) = whole {
+        base::console::say_once(&format!(
+            "warning: {}: an adapter and the weights of a whole model: the adapter is read, over {}; not read: `{name}`",
+            adapter.display(),
+            base.display()
+        ));
+    }
+}
+
+/// Whether a head that the configuration ties to the embedding stays so: where another one is stored, that counts, as in transformers.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn stays_tied(files: &WeightFiles, folder: &Path) -> Result<bool, ModelError> {
+    if !files.contains(HEAD) || head_is_embedding(files)? {
+        return Ok(true);
+    }
+    base::console::say_once(&format!(
+        "warning: {}: config.json has `tie_word_embeddings` true, but `{HEAD}` differs from the embedding: the two are not tied\nhint: write `\"tie_word_embeddings\": false` into config.json; to tie them, remove `{HEAD}` from the weights",
+        folder.display()
+    ));
+    Ok(false)
+}
+
+/// Whether the stored head holds the embedding's numbers; true where the embedding is missing, which loading refuses.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn head_is_embedding(files: &WeightFiles) -> Result<bool, ModelError> {
+    let embedding = EMBEDDINGS.into_iter().find(|name| files.contains(name));
+    Ok(match embedding {
+        Some(embedding) => files.same_numbers(embedding, HEAD)?,
+        None => true,
+    })
+}

@@ -29,7 +29,7 @@ impl RunFolder {
         }
         // What was being taken down when a process was killed.
         for (_, path) in self.checkpoints()? {
-            remove_unfinished(&path)?;
+            remove_unfinished(&path, |name| name == TRAINER_STATE)?;
         }
         Ok(())
     }

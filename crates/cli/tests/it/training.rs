@@ -393,7 +393,7 @@ fn rollouts_score_again_as_they_did() {
             _ => "",
         };
         for step in [1, 2] {
-            let file = dir.path().join(format!("{run}/rollouts/step_{step}.jsonl"));
+            let file = dir.path().join(format!("{run}/rollouts/step_{step:06}.jsonl"));
             let said = done(&format!("reward --input {} {rewards} {more}", file.display()));
             let rows = |text: &str| -> Vec<Value> {
                 text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -1,6 +1,7 @@
 //! What the server answers, request by request; how requests come is [`super::serve`]'s.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use base::console::printable;
 use rewards::RewardError;
@@ -166,7 +167,10 @@ fn escaped(json: &str) -> Cow<'_, str> {
         match printable(c.encode_utf8(&mut buffer)) {
             Cow::Borrowed(same) => escaped.push_str(same),
             // Such characters stand in texts only, and none is beyond 16 bits.
-            Cow::Owned(_) => escaped.push_str(&format!("\\u{:04x}", c as u32)),
+            Cow::Owned(_) => {
+                // A text takes all that is written to it.
+                let _ = write!(escaped, "\\u{:04x}", c as u32);
+            }
         }
     }
     Cow::Owned(escaped)

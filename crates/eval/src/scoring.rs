@@ -396,15 +396,18 @@ fn reward_options(
             workers: config.reward_workers,
             batch: RewardBatch::Step,
             timeout_secs: config.reward_timeout_secs,
+            retry_secs: config.reward_retry_secs,
             python: config.reward_python.clone(),
             judge: JudgeOptions {
                 model: config.judge_model.clone(),
                 prompt: config.judge_prompt.clone().map(PathBuf::from),
                 images: config.judge_images,
                 concurrency: config.judge_concurrency,
+                max_failed: config.judge_max_failed,
                 cache: Some(cache.unwrap_or(judge_cache)),
                 ..JudgeOptions::default()
             },
+            ..PluginOptions::default()
         },
         overlong: OverlongOptions::new(config.overlong_max_tokens, config.overlong_cache_tokens),
     }

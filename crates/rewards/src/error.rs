@@ -185,6 +185,19 @@ pub enum RewardError {
         /// Why.
         reason: String,
     },
+    /// The judge gave too few verdicts, or none.
+    #[error(
+        "reward `llm`: {failures}\nhint: `{model}` was asked at `{url}`: see OPENAI_API_BASE, OPENAI_API_KEY and \
+         --judge_model; --judge_max_failed 1 goes on and scores such rows by equality of the texts"
+    )]
+    JudgeFailed {
+        /// How many, and why.
+        failures: String,
+        /// The model as it was asked for.
+        model: String,
+        /// Where it was asked for.
+        url: String,
+    },
     /// A reward of the user's own does not start.
     #[error("reward `{reward}`: `{program}` does not start: {reason}{}", said(.stderr))]
     PluginStart {

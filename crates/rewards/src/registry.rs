@@ -79,6 +79,14 @@ pub trait Reward: Send + Sync {
     /// Where a row lacks what the reward needs. A bad completion is never an error: it scores low.
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError>;
 
+    /// Hears that a step, or what was asked for at once, has been scored whole.
+    ///
+    /// # Errors
+    /// Where only the whole shows that the scores are worth nothing.
+    fn conclude(&self) -> Result<(), RewardError> {
+        Ok(())
+    }
+
     /// What happened so far beside the scores, as names and counts: metrics show them.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
@@ -339,7 +347,7 @@ impl RewardSet {
     /// # Errors
     /// Where a row lacks what a reward needs, and on a reward that is not finite.
     pub fn score(&self, rows: &[RewardInput<'_>]) -> Result<Scores, RewardError> {
-        let scores = self.each_reward(|reward| asked(reward, rows))?;
+        let scores = self.each_reward(|reward| concluded(reward, asked(reward, rows)?))?;
         Ok(self.summed(rows.len(), scores))
     }
 
@@ -352,7 +360,7 @@ impl RewardSet {
         &self,
         rows: &[RewardInput<'_>],
     ) -> Result<(Scores, Vec<ScoringTime>), RewardError> {
-        let timed = self.each_reward(|reward| timed(reward, rows))?;
+        let timed = self.each_reward(|reward| concluded(reward, timed(reward, rows)?))?;
         let (scores, times) = timed.into_iter().unzip();
         Ok((self.summed(rows.len(), scores), times))
     }
@@ -390,6 +398,12 @@ impl RewardSet {
             threads.into_iter().map(joined).collect()
         })
     }
+}
+
+/// What a reward said of the whole of a step.
+pub(crate) fn concluded<T>(reward: &dyn Reward, said: T) -> Result<T, RewardError> {
+    reward.conclude()?;
+    Ok(said)
 }
 
 /// The scores of one reward: one for each row, all of them finite.

@@ -6,7 +6,7 @@ use std::thread::{self, ScopedJoinHandle};
 use base::config::RewardBatch;
 
 use crate::error::RewardError;
-use crate::registry::{Reward, RewardInput, RewardSet, Scores, asked, joined};
+use crate::registry::{Reward, RewardInput, RewardSet, Scores, asked, concluded, joined};
 
 /// How many rows a step has, groups one after another.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ fn listen<'r>(
             }
         }
     }
-    Ok(scores)
+    concluded(reward, scores)
 }
 
 /// Takes the rows that can be asked for, in batches, each in order.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use base::config::GrpoConfig;
+use base::run_folder::StopFlag;
 use data::DataError;
 use data::image::ImageProcessorConfig;
 use models::read_family;
@@ -10,8 +11,12 @@ use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOpti
 
 use crate::TrainError;
 
-/// Builds them for the model of `model_dir`.
-pub(crate) fn build(config: &GrpoConfig, model_dir: &Path) -> Result<RewardSet, TrainError> {
+/// Builds them for the model of `model_dir`; none waits long once `stop` is raised.
+pub(crate) fn build(
+    config: &GrpoConfig,
+    model_dir: &Path,
+    stop: &StopFlag,
+) -> Result<RewardSet, TrainError> {
     let family = read_family(model_dir)?;
     let options = RewardOptions {
         family: family.parse()?,
@@ -21,7 +26,7 @@ pub(crate) fn build(config: &GrpoConfig, model_dir: &Path) -> Result<RewardSet, 
             .map_err(DataError::from)?
             .patch_size as usize,
         box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
-        plugins: plugin_options(config),
+        plugins: plugin_options(config, stop),
         overlong: OverlongOptions::new(
             config
                 .overlong_max_tokens
@@ -36,19 +41,22 @@ pub(crate) fn build(config: &GrpoConfig, model_dir: &Path) -> Result<RewardSet, 
     )?)
 }
 
-fn plugin_options(config: &GrpoConfig) -> PluginOptions {
+fn plugin_options(config: &GrpoConfig, stop: &StopFlag) -> PluginOptions {
     let path = |text: &Option<String>| text.as_deref().map(PathBuf::from);
     let cache = || Path::new(&config.output_dir).join("judge_cache");
     PluginOptions {
         workers: config.reward_workers,
         batch: config.reward_batch,
         timeout_secs: config.reward_timeout_secs,
+        retry_secs: config.reward_retry_secs,
+        stop: stop.clone(),
         python: config.reward_python.clone(),
         judge: JudgeOptions {
             model: config.judge_model.clone(),
             prompt: path(&config.judge_prompt),
             images: config.judge_images,
             concurrency: config.judge_concurrency,
+            max_failed: config.judge_max_failed,
             cache: Some(path(&config.judge_cache).unwrap_or_else(cache)),
             ..JudgeOptions::default()
         },

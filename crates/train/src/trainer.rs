@@ -40,7 +40,7 @@ pub fn train_grpo(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
-    let rewards = reward_set::build(config, model_dir)?;
+    let rewards = reward_set::build(config, model_dir, stop)?;
     train_grpo_with_rewards(config, model_dir, rewards, observer, stop)
 }
 
@@ -215,7 +215,8 @@ impl Trainer<'_> {
         for (index, batch) in batches.iter().enumerate() {
             known.extend(batch.known(index + 1)?);
         }
-        let mut rows = rollout::rollout_rows(groups, &self.dataset.samples, &self.rewards);
+        let (samples, step) = (&self.dataset.samples, self.session.step + 1);
+        let mut rows = rollout::rollout_rows(groups, samples, &self.rewards, step);
         let places = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
         });
@@ -262,7 +263,13 @@ impl Trainer<'_> {
             rollout::roll_out(session.model.as_ref(), &sampling, &scoring, prompts, &stop)?;
         session.clock.book("rollout", rollout.sampling);
         session.clock.book("reward", rollout.waiting);
-        let rows = rollout::rollout_rows(&rollout.groups, scoring.samples, scoring.rewards);
+        let Scoring {
+            rewards,
+            samples,
+            step,
+            ..
+        } = scoring;
+        let rows = rollout::rollout_rows(&rollout.groups, samples, rewards, step);
         self.session.run.log_rollouts(scoring.step, &rows)?;
         let completions = rollout.groups.iter().map(|scored| &scored.group);
         self.session.try_on(completions.flat_map(|group| {

@@ -17,6 +17,8 @@ macro_rules! with_reward_fields {
                     reward_workers: usize = 1,
                     /// Longest wait for a reward of one's own to score a batch, s.
                     reward_timeout_secs: f64 = 60.0,
+                    /// Longest wait for a scorer over HTTP or a judge that has answered before and does so no more, s.
+                    reward_retry_secs: f64 = 300.0,
                     /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
                     reward_python: Option<String> = None,
                     /// Model of the reward and accuracy method `llm`, at the endpoint of `OPENAI_API_BASE`.
@@ -27,6 +29,8 @@ macro_rules! with_reward_fields {
                     judge_images: bool = false,
                     /// Requests to the judge at a time.
                     judge_concurrency: usize = 8,
+                    /// Share of a step's verdicts that may fail; 1: all, scored by equality of the texts.
+                    judge_max_failed: f64 = 0.1,
                     /// Take the model family's own rewards for the task.
                     is_reward_customized_from_vlm_module: bool = false,
                     /// Units of the boxes that the model writes; without it, the family's own.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use base::config::GenerateConfig;
-use base::{Completion, DrawKey, FinishReason};
+use base::{Completion, DrawKey, FinishReason, Prompt};
 use engine::{Decoding, Request, Sampler, SamplingParams};
 use serde_json::{Map, Value, json};
 use torch::parse_device;
@@ -55,7 +55,7 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
             questions.iter().zip(&requests).zip(&generation.completions)
         {
             for completion in completions {
-                output.write(&answer(question, &request.prompt.ids, completion, &model)?)?;
+                output.write(&answer(question, &request.prompt, completion, &model)?)?;
             }
         }
     }
@@ -113,12 +113,17 @@ fn sampling_params(config: &GenerateConfig, model: &Model) -> SamplingParams {
 /// The row as it came, with the answer.
 fn answer(
     question: &Question,
-    prompt_ids: &[u32],
+    prompt: &Prompt,
     completion: &Completion,
     model: &Model,
 ) -> Result<Value> {
     let mut row = question.columns.clone();
-    row.insert("prompt_ids".into(), json!(prompt_ids));
+    row.insert("prompt_ids".into(), json!(prompt.ids));
+    // What rewards of boxes need.
+    let sizes: Vec<_> = prompt.images.iter().map(|i| i.original_size).collect();
+    let grids: Vec<_> = prompt.images.iter().map(|i| i.grid_thw).collect();
+    row.insert("image_size".into(), json!(sizes));
+    row.insert("image_grid_thw".into(), json!(grids));
     row.insert("completion_ids".into(), json!(completion.ids));
     row.insert("logprobs".into(), json!(completion.sampled_logprobs));
     let text = model.processor.tokenizer().decode(&completion.ids, true)?;

@@ -158,6 +158,43 @@ fn greedy_answers_do_not_depend_on_the_seed() {
     );
 }
 
+/// What `generate` writes is what `reward` reads, boxes in pixels of the model's input included.
+#[test]
+fn answers_can_be_scored() {
+    let dir = TempDir::new().unwrap();
+    let (input, output) = (dir.path().join("in.jsonl"), dir.path().join("out.jsonl"));
+    let question = json!({
+        "images": ["small.png"], "prompt": "Where is it?", "solution": "<answer> [1, 2, 30, 40] </answer>"
+    });
+    fs::write(&input, question.to_string()).unwrap();
+    let images = crate::run::golden().join("parity/images");
+    let said = say(&format!(
+        "generate --model {} --input {} --image_folder {} --output {} --max_new_tokens 6 --device cpu",
+        model(),
+        input.display(),
+        images.display(),
+        output.display()
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let mut row: Value = serde_json::from_str(&fs::read_to_string(&output).unwrap()).unwrap();
+    // The small model names no box.
+    row["completion"] = json!("<think></think><answer>{\"bbox\": [1, 2, 30, 40]}</answer>");
+    fs::write(&output, row.to_string()).unwrap();
+    let said = say(&format!(
+        "reward --input {} --image_folder {} --reward_funcs accuracy overlong --task_type rec \
+         --is_reward_customized_from_vlm_module true",
+        output.display(),
+        images.display()
+    ));
+    let scored = rows(&said);
+    assert!(
+        scored[0]["rewards"]["accuracy"].as_f64() > Some(0.5),
+        "{}",
+        scored[0]
+    );
+    assert_eq!(scored[0]["rewards"]["overlong"], 0.0);
+}
+
 #[test]
 fn bad_questions_are_named() {
     let dir = TempDir::new().unwrap();

@@ -402,3 +402,135 @@ fn an_interrupted_run_leaves_no_file() {
         "something is left over"
     );
 }
+
+/// A reward that prints and raises what a terminal obeys: lines of its stderr, its traceback, the error.
+#[test]
+fn nothing_that_a_terminal_obeys_is_said() {
+    let dir = TempDir::new().unwrap();
+    let input = write(&dir, &[answer("\u{1b}[31mred", "<answer>a</answer>")]);
+    let python = dir.path().join("r.py");
+    let shell = dir.path().join("r.sh");
+    fs::write(
+        &python,
+        "import sys\nprint('\\x1b[2J loading', file=sys.stderr)\ndef r(completions):\n    print('\\x9b2J')\n    \
+         raise ValueError('\\x1b]0;title\\x07 \\u202e' + completions[0])\n",
+    )
+    .unwrap();
+    fs::write(
+        &shell,
+        "read -r line; printf '\\033[2Jsaid\\n' >&2; printf '\\033]0;title\\007\\n'\n",
+    )
+    .unwrap();
+    let page = dir.path().join("page.html");
+    for reward in [
+        format!("{}:r", python.display()),
+        format!("program:sh,{}", shell.display()),
+    ] {
+        let mut call = crate::run::command();
+        call.args(["reward", "--input", &input, "--reward_funcs"]);
+        let said = crate::run::said(call.arg(reward.replace(',', " ")).output().unwrap());
+        assert_eq!(said.code, Some(1), "{}", said.stderr);
+        assert!(
+            said.stderr.contains("\\x1b") && said.stderr.contains("title\\x07"),
+            "{}",
+            said.stderr
+        );
+        let raw = |c: char| (c.is_control() && c != '\n' && c != '\t') || c == '\u{202e}';
+        assert!(!said.stderr.contains(raw), "{:?}", said.stderr);
+    }
+    let said = say(&format!(
+        "reward --input {input} --reward_funcs format --html {} --output {}/o.jsonl",
+        page.display(),
+        dir.path().display()
+    ));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let html = fs::read_to_string(page).unwrap();
+    assert!(!html.contains(|c: char| c.is_control() && c != '\n' && c != '\t'));
+}
+
+/// A row as a run writes it to `rollouts/`.
+fn rollout_row() -> Value {
+    json!({
+        "step": 3, "group": 0, "completion_index": 0, "sample": "train.jsonl:1", "images": ["pictures/1.png"],
+        "image_sizes": [[100, 100]], "input_sizes": [[56, 112]], "image_grid_thw": [[1, 8, 4]], "prompt": "Where?",
+        "solution": "<answer> [0, 0, 50, 50] </answer>",
+        "completion": "<think></think><answer>{\"bbox\": [0, 0, 28, 56]}</answer>", "tokens": 9, "finish_reason": "stop",
+        "rewards": {"accuracy": 1.0, "format": 1.0}, "reward": 2.0, "advantage": 0.0, "accu_reward_method": "all_match",
+        "columns": {"mine": 7, "image": "1.png"}
+    })
+}
+
+/// Rewards see of a row of `rollouts/` what they saw in the run.
+#[test]
+fn rows_of_rollouts_are_read_as_the_run_showed_them() {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("run/rollouts");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(
+        dir.path().join("run/env.json"),
+        "{\"cwd\": \"/work/there\"}",
+    )
+    .unwrap();
+    let reward = dir.path().join("told.py");
+    let file = folder.join("step_3.jsonl");
+    let told = |row: &Value, wanted: &Value, flags: &str| {
+        fs::write(&file, format!("{row}\n")).unwrap();
+        let check = format!(
+            "import json\ndef told(**kwargs):\n    wanted = json.loads({:?})\n    for key, value in wanted.items():\n        \
+             got = kwargs.get(key)\n        got = got[0] if isinstance(got, list) else got\n        \
+             assert got == value, (key, got, value)\n    return [1.0]\n",
+            wanted.to_string()
+        );
+        fs::write(&reward, check).unwrap();
+        say(&format!(
+            "reward --input {} --reward_funcs {}:told {flags}",
+            file.display(),
+            reward.display()
+        ))
+    };
+    let wanted = json!({
+        "problem": "Where?", "sample": "train.jsonl:1", "step": 3, "mine": 7, "image": "1.png",
+        "image_path": ["/work/there/pictures/1.png"], "image_size": [[100, 100]], "image_grid_thw": [[1, 8, 4]],
+        "accu_reward_method": "all_match", "advantage": null,
+    });
+    let row = rollout_row();
+    let said = told(&row, &wanted, "");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    // An older run: the grid follows from the size, the names from where we are.
+    let mut old = row;
+    for key in ["step", "image_grid_thw", "accu_reward_method", "columns"] {
+        old.as_object_mut().unwrap().remove(key);
+    }
+    fs::write(dir.path().join("run/env.json"), "{}").unwrap();
+    let wanted = json!({
+        "image_path": ["pictures/1.png"], "image_grid_thw": [[1, 8, 4]], "problem": "Where?", "step": null,
+    });
+    let said = told(&old, &wanted, "");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let said = told(&old, &wanted, "--patch_size 16");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("56 x 112 px are no whole patches of 16 px"),
+        "{}",
+        said.stderr
+    );
+    let rec = "--task_type rec --is_reward_customized_from_vlm_module true";
+    let rescore = |flags: &str| say(&format!("reward --input {} {flags}", file.display()));
+    let said = rescore(&format!("--reward_funcs accuracy format {rec}"));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let scored = &lines(&said.stdout)[0]["rewards"];
+    assert_eq!(*scored, json!({"accuracy": 1.0, "format": 1.0}));
+    let said = rescore("--reward_funcs accuracy");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("step_3.jsonl:1: missing key `accu_reward_method`"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(
+        rescore("--reward_funcs accuracy --reward_method default").code,
+        Some(0)
+    );
+}

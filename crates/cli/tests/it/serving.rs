@@ -307,3 +307,33 @@ fn file_and_server_exclude_each_other() {
         said.stderr
     );
 }
+
+/// What a terminal obeys, from a completion and from a reward's traceback.
+#[test]
+fn replies_carry_no_control_characters() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("r.py");
+    let python =
+        "def r(completions):\n    raise ValueError('\\x1b]0;t\\x07 \\x9b2J ' + completions[0])\n";
+    fs::write(&file, python).unwrap();
+    let server = Server::start(&format!("--reward_funcs {}:r", file.display()));
+    let bad = "\u{1b}[31m \u{7f} \u{9b}31m \u{202e}abc\u{2066}";
+    let body = json!({"rows": [row(bad)]}).to_string();
+    let (status, text) = server.ask("POST /rows", body.as_bytes());
+    assert_eq!(status, 500, "{text}");
+    let obeyed = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{2069}').contains(&c);
+    assert!(!text.contains(obeyed), "{text:?}");
+    let error: Value = serde_json::from_str(&text).unwrap();
+    let error = error["error"].as_str().unwrap();
+    assert!(
+        error.contains("\u{9b}2J") && error.contains(bad),
+        "nothing is lost: {error}"
+    );
+
+    let server = Server::start("--reward_funcs format");
+    let (status, text) = server.ask("POST /rows", body.as_bytes());
+    assert_eq!(status, 200, "{text}");
+    assert!(!text.contains(obeyed), "{text:?}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["rows"][0]["completion"], bad);
+}

@@ -372,3 +372,38 @@ fn bad_data_stops_a_run_before_anything_is_written() {
         skipped.stderr
     );
 }
+
+/// What a run wrote can be scored again, and scores the same.
+#[test]
+fn rollouts_score_again_as_they_did() {
+    let dir = TempDir::new().unwrap();
+    let reward = dir.path().join("mine.py");
+    // Of everything that a reward may look at.
+    let text = "import hashlib, json\ndef mine(**kwargs):\n    rows = len(kwargs['completions'])\n    \
+                seen = lambda i: json.dumps({k: v[i] if isinstance(v, list) else v for k, v in kwargs.items()}, sort_keys=True)\n    \
+                return [int(hashlib.sha256(seen(i).encode()).hexdigest()[:12], 16) / 7.0 for i in range(rows)]\n";
+    fs::write(&reward, text).unwrap();
+    for (run, rewards) in [
+        ("rec", "--reward_funcs accuracy format --task_type rec --is_reward_customized_from_vlm_module true".to_owned()),
+        ("own", format!("--reward_funcs accuracy length overlong repetition {}:mine", reward.display())),
+    ] {
+        done(&line("grpo", dir.path(), run, &format!("--max_steps 2 {rewards}")));
+        let more = match run {
+            "own" => "--overlong_max_tokens 6",
+            _ => "",
+        };
+        for step in [1, 2] {
+            let file = dir.path().join(format!("{run}/rollouts/step_{step:06}.jsonl"));
+            let said = done(&format!("reward --input {} {rewards} {more}", file.display()));
+            let rows = |text: &str| -> Vec<Value> {
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            };
+            let (was, now) = (rows(&fs::read_to_string(&file).unwrap()), rows(&said.stdout));
+            assert_eq!(was.len(), 6);
+            for (was, now) in was.iter().zip(&now) {
+                assert_eq!(was["rewards"], now["rewards"], "{was}");
+                assert_eq!(was["reward"], now["reward"]);
+            }
+        }
+    }
+}

@@ -139,8 +139,13 @@ fn right_side(expr: Expr) -> Expr {
     }
 }
 
-/// A word against a word, or against the product of its letters.
+/// A word against a word, against the product of its letters, or against the number that it spells:
+/// `\text{13}`.
 fn is_called(expr: &Expr, name: &str) -> bool {
+    if let Expr::Number(number) = expr {
+        // As the reference prints it: a decimal is never spelled so.
+        return !number.decimal && number.value.to_string() == name;
+    }
     let letters: Option<String> = match expr {
         Expr::Symbol(other) => Some(other.clone()),
         Expr::Constant(Constant::E) => Some("e".to_owned()),

@@ -127,6 +127,10 @@ pub(super) fn sort_key(expr: &Expr, work: &Work) -> Vec<f64> {
             key.extend(sort_key(&ends.1, work));
             key
         }
+        // `\text{13}` equals 13: it has its place.
+        Expr::Symbol(name) if name.parse::<i64>().is_ok() => {
+            vec![name.parse().unwrap_or(f64::INFINITY), 0.0]
+        }
         _ => {
             let names = names_of(&[expr]);
             let value = evaluate(expr, point(&names, 0), LOW_BITS, work);

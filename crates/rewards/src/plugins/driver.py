@@ -3,13 +3,18 @@
 Arguments: the file, the function, the form of completions (`auto`, `text` or `chat`).
 """
 
+import asyncio
+import decimal
 import importlib.util
 import inspect
+import itertools
 import json
 import math
+import numbers
 import os
 import sys
 import traceback
+from collections import abc
 
 
 def own_streams():
@@ -66,27 +71,71 @@ def accepted(function, columns):
     return {key: value for key, value in columns.items() if key in parameters}
 
 
-def checked(scores, expected):
-    """The scores as JSON can hold them, or the index at fault and why."""
-    scores = scores.tolist() if hasattr(scores, "tolist") else list(scores)
-    if len(scores) != expected:
-        return None, None, f"returned {len(scores)} scores for {expected} completions"
-    numbers = []
-    for row, score in enumerate(scores):
+def shown(value):
+    """What a value is and how it reads, for a message."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = "it has no text"
+    text = text if len(text) <= 200 else text[:200] + "..."
+    return f"{text} ({type(value).__name__})"
+
+
+def listed(scores, expected):
+    """The scores in order, one more than expected at most; none where that is not what was returned."""
+    if hasattr(scores, "tolist"):
+        scores = scores.tolist()  # numpy, torch, pandas
+        return scores if isinstance(scores, list) else None
+    # Keys are no scores, a set has no order, and the letters of a text are neither.
+    if isinstance(scores, (str, bytes, bytearray, abc.Mapping, abc.Set)) or hasattr(scores, "keys"):
+        return None
+    if not isinstance(scores, abc.Iterable):
+        return None
+    return scores if isinstance(scores, list) else list(itertools.islice(scores, expected + 1))
+
+
+def number_of(score):
+    """The score as a float, None where it is no number: the text of one is none."""
+    if hasattr(score, "item") and getattr(score, "ndim", 0) == 0:
+        score = score.item()  # a scalar of numpy or torch
+    if isinstance(score, (numbers.Real, decimal.Decimal)):
         try:
-            number = None if score is None else float(score)
-        except (TypeError, ValueError):
-            return None, row, f"returned {score!r}, expected a number or None"
+            return float(score)
+        except OverflowError:
+            return math.inf
+    return None
+
+
+def checked(returned, expected):
+    """The scores as JSON can hold them, or the index at fault and why."""
+    scores = listed(returned, expected)
+    if scores is None:
+        want = f"expected a list of {expected} numbers, one for each completion, or None where it does not apply"
+        return None, None, f"returned {shown(returned)}, {want}"
+    if len(scores) != expected:
+        count = f"over {expected}" if len(scores) > expected and scores is not returned else len(scores)
+        return None, None, f"returned {count} scores for {expected} completions"
+    checked_scores = []
+    for row, score in enumerate(scores):
+        number = None if score is None else number_of(score)
+        if score is not None and number is None:
+            return None, row, f"returned {shown(score)} as a score, expected a number or None"
         if number is not None and not math.isfinite(number):
             return None, row, f"returned {number}, expected a finite number"
-        numbers.append(number)
-    return numbers, None, None
+        checked_scores.append(number)
+    return checked_scores, None, None
+
+
+async def awaited(scores):
+    return await scores
 
 
 def answer(function, request, chat):
     try:
         columns = arguments(request, chat)
         scores = function(**accepted(function, columns))
+        if inspect.isawaitable(scores):
+            scores = asyncio.run(awaited(scores))
         scores, row, error = checked(scores, len(request["rows"]))
     except Exception as cause:
         scores, row, error = None, None, traceback.format_exc().strip()

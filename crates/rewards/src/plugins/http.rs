@@ -1,22 +1,16 @@
 //! Rewards that a server computes, and the client that the judge shares.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use base::config::RewardBatch;
 
 use super::PluginOptions;
+use super::patience::Patience;
 use super::protocol::{self, Refusal};
 use crate::error::RewardError;
 use crate::registry::{Reward, RewardInput};
 
-/// Requests after the first that failed.
-const MAX_RETRIES: u32 = 4;
-/// Pause before the first of them; each further one waits twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Longest pause that a server may ask for by `Retry-After`.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Longest answer that is read, bytes.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
@@ -25,48 +19,68 @@ pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
     authorization: Option<String>,
+    patience: Patience,
 }
 
 /// Why one request failed.
-struct Failure {
-    reason: String,
+pub(super) struct Failure {
+    pub(super) reason: String,
     /// Whether and when another try may help.
-    retry: Option<Duration>,
+    pub(super) retry: Option<Duration>,
+    /// The body of an answer that refuses.
+    pub(super) body: Option<String>,
 }
 
 impl Client {
-    /// `key` is sent as a bearer token; no message shows it.
-    pub(super) fn new(url: String, key: Option<&str>, timeout: Duration) -> Self {
+    /// `reward` asks; `key` is sent as a bearer token; no message shows it.
+    ///
+    /// # Errors
+    /// Where an option is out of range.
+    pub(super) fn new(
+        reward: &str,
+        url: String,
+        key: Option<&str>,
+        options: &PluginOptions,
+    ) -> Result<Self, RewardError> {
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(timeout))
+            .timeout_global(Some(options.timeout()?))
             // The text of a refusal is worth showing.
             .http_status_as_error(false)
             .build();
-        Self {
+        Ok(Self {
             agent: config.into(),
             url,
             authorization: key.map(|key| format!("Bearer {key}")),
-        }
+            patience: Patience::new(reward, options)?,
+        })
     }
 
-    /// The body of the answer; else what went wrong last.
-    pub(super) fn post(&self, body: &str) -> Result<String, String> {
-        let mut pause = FIRST_PAUSE;
-        let mut tries = 1;
+    /// What `read` makes of the body of the answer; else what went wrong last. From the first answer that `read`
+    /// takes, failures that may pass are waited for longer.
+    pub(super) fn post<T>(
+        &self,
+        body: &str,
+        read: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let mut tries = self.patience.tries();
         loop {
             let failure = match self.post_once(body) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    let read = read(&answer)?;
+                    self.patience.note_answer();
+                    return Ok(read);
+                }
                 Err(failure) => failure,
             };
-            let Some(asked) = failure.retry else {
-                return Err(failure.reason);
-            };
-            if tries > MAX_RETRIES {
-                return Err(format!("{}, {tries} times", failure.reason));
+            if let Some(refusal) = failure.body.as_deref().and_then(protocol::refusal) {
+                return Err(refusal);
             }
-            thread::sleep(asked.clamp(pause, LONGEST_PAUSE));
-            pause *= 2;
-            tries += 1;
+            let Some(asked) = failure.retry else {
+                return Err(Refusal::whole(failure.reason));
+            };
+            if let Err(given_up) = tries.wait(asked, &failure.reason) {
+                return Err(Refusal::whole(format!("{}, {given_up}", failure.reason)));
+            }
         }
     }
 
@@ -74,6 +88,7 @@ impl Client {
         let passing = |error: ureq::Error| Failure {
             retry: may_pass(&error).then_some(Duration::ZERO),
             reason: error.to_string(),
+            body: None,
         };
         let mut request = self
             .agent
@@ -87,7 +102,7 @@ impl Client {
         let asked = response
             .headers()
             .get("retry-after")
-            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
             .map_or(Duration::ZERO, Duration::from_secs);
         let body = response.body_mut().with_config().limit(MAX_ANSWER_BYTES);
         let text = body.read_to_string().map_err(passing)?;
@@ -98,6 +113,7 @@ impl Client {
         Err(Failure {
             reason: format!("status {status}: `{}`", protocol::shortened(text.trim())),
             retry: busy.then_some(asked),
+            body: Some(text),
         })
     }
 }
@@ -135,9 +151,10 @@ impl HttpReward {
                 None => Ok(authority.as_str()),
             })
             .ok_or_else(|| invalid("no host"))??;
+        let name = format!("{host}{}", parsed.path());
         Ok(Self {
-            name: format!("{host}{}", parsed.path()),
-            client: Client::new(url.to_owned(), None, options.timeout()?),
+            client: Client::new(&name, url.to_owned(), None, options)?,
+            name,
             requests: options.workers()?,
             batch: options.batch,
             next_id: AtomicU64::new(0),
@@ -150,11 +167,15 @@ impl HttpReward {
         rows: &[RewardInput<'_>],
     ) -> Result<Vec<Option<f64>>, RewardError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.client
-            .post(&protocol::request(id, rows).to_string())
-            .map_err(Refusal::whole)
-            .and_then(|answer| protocol::scores(&answer, id, rows.len()))
-            .map_err(|refusal| super::failed(&self.name, first, rows, refusal, ""))
+        let request = protocol::request(id, rows).to_string();
+        let scored = self
+            .client
+            .post(&request, |answer| protocol::scores(answer, id, rows.len()));
+        scored.map_err(|refusal| {
+            // What a server says of a row that it was not sent is said of the batch.
+            let row = refusal.row.filter(|&row| row < rows.len());
+            super::failed(&self.name, first, rows, Refusal { row, ..refusal }, "")
+        })
     }
 }
 

@@ -2,14 +2,14 @@
 //! method of the same name.
 //!
 //! As in VLM-R1, the judge is asked for 1.0 or 0.0, and where it fails the texts are compared; here
-//! each such row is counted and logged.
+//! each such row is counted and logged, and too many of them are an error ([`Tally`]).
 
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use base::config::RewardBatch;
@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use super::PluginOptions;
 use super::cache::Cache;
 use super::http::Client;
-use super::protocol::shortened;
+use super::protocol::{Refusal, shortened};
+use super::tally::Tally;
 use crate::answer::{first_answer, last_answer, python_strip};
 use crate::error::RewardError;
 use crate::explain::Explanation;
@@ -54,6 +55,8 @@ pub struct JudgeOptions {
     pub images: bool,
     /// Requests at a time.
     pub concurrency: usize,
+    /// Share of a step's requests that may fail; at 1 every failure is scored by equality.
+    pub max_failed: f64,
     /// Folder of the replies so far; without it, each is asked for again.
     pub cache: Option<PathBuf>,
     /// Address up to `/chat/completions`; without it `OPENAI_API_BASE`, else that of OpenAI.
@@ -79,6 +82,7 @@ impl Default for JudgeOptions {
             prompt: None,
             images: false,
             concurrency: 8,
+            max_failed: 0.1,
             cache: None,
             api_base: None,
             api_key: None,
@@ -95,6 +99,7 @@ struct Judge {
     images: bool,
     concurrency: usize,
     cache: Option<Cache>,
+    tally: Mutex<Tally>,
     asked: AtomicU64,
     cached: AtomicU64,
     failed: AtomicU64,
@@ -116,14 +121,22 @@ impl Judge {
                 expected: "at least 1",
             });
         }
+        if !(0.0..=1.0).contains(&judge.max_failed) {
+            return Err(RewardError::PluginOption {
+                option: "judge_max_failed",
+                got: judge.max_failed.to_string(),
+                expected: "0 to 1",
+            });
+        }
         Ok(Self {
-            client: Client::new(url.clone(), key.as_deref(), options.timeout()?),
+            client: Client::new(NAME, url.clone(), key.as_deref(), options)?,
             url,
             model: model.to_owned(),
             template: template(judge.prompt.as_deref())?,
             images: judge.images,
             concurrency: judge.concurrency,
             cache: judge.cache.as_deref().map(Cache::new),
+            tally: Mutex::new(Tally::new(judge.max_failed)),
             asked: AtomicU64::new(0),
             cached: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -131,12 +144,35 @@ impl Judge {
     }
 
     /// 0 to 1 for each row, by the judge or, where it fails, by equality.
-    fn score(&self, rows: &[RewardInput<'_>]) -> Vec<f64> {
-        let verdicts = self.verdicts(rows).into_iter();
+    fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<f64>, RewardError> {
+        let verdicts = self.verdicts(rows);
+        self.with_tally(|tally| verdicts.iter().for_each(|verdict| tally.note(verdict)));
         let scores = rows.iter().zip(verdicts).map(|(row, verdict)| {
             verdict.unwrap_or_else(|reason| self.without_judge(row, &reason))
         });
-        scores.collect()
+        let scores = scores.collect();
+        // A judge that cannot be had is not waited for until the step ends.
+        self.with_tally(|tally| tally.check_first())
+            .map_err(|failures| self.failed(failures))?;
+        Ok(scores)
+    }
+
+    /// Looks at what failed in a step.
+    fn conclude(&self) -> Result<(), RewardError> {
+        self.with_tally(Tally::check)
+            .map_err(|failures| self.failed(failures))
+    }
+
+    fn with_tally<T>(&self, act: impl FnOnce(&mut Tally) -> T) -> T {
+        act(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn failed(&self, failures: String) -> RewardError {
+        RewardError::JudgeFailed {
+            failures,
+            model: self.model.clone(),
+            url: self.url.clone(),
+        }
     }
 
     /// Asks again, unless the reply is in the cache.
@@ -241,14 +277,17 @@ impl Judge {
             return Ok(score);
         }
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let body = self.client.post(request)?;
-        let value: Value = serde_json::from_str(&body)
-            .map_err(|_| format!("the judge's answer is not JSON: `{}`", shortened(&body)))?;
-        let reply = value["choices"][0]["message"]["content"].as_str();
-        let reply = reply.ok_or_else(|| format!("no reply in `{}`", shortened(&body)))?;
-        let score = score_of(reply)?;
+        let read = |body: &str| {
+            self.with_tally(Tally::note_reply);
+            verdict(body).map_err(Refusal::whole)
+        };
+        let (score, reply) = self
+            .client
+            .post(request, read)
+            .map_err(|refusal| refusal.reason)?;
+        self.with_tally(Tally::note_answer);
         if let Some(cache) = &self.cache {
-            cache.put(&key, reply);
+            cache.put(&key, &reply);
         }
         Ok(score)
     }
@@ -269,6 +308,15 @@ fn texts<'a>(row: &RewardInput<'a>) -> (&'a str, &'a str) {
     let answer = last_answer(row.completion).unwrap_or(row.completion);
     let solution = first_answer(row.solution).unwrap_or(row.solution);
     (python_strip(answer), python_strip(solution))
+}
+
+/// The score of a response, and the reply that it came from.
+fn verdict(body: &str) -> Result<(f64, String), String> {
+    let value: Value = serde_json::from_str(body)
+        .map_err(|_| format!("the judge's answer is not JSON: `{}`", shortened(body)))?;
+    let reply = value["choices"][0]["message"]["content"].as_str();
+    let reply = reply.ok_or_else(|| format!("no reply in `{}`", shortened(body)))?;
+    Ok((score_of(reply)?, reply.to_owned()))
 }
 
 /// The number that a reply is, its thinking left out.
@@ -358,7 +406,11 @@ impl Reward for JudgeReward {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        Ok(self.0.score(rows).into_iter().map(Some).collect())
+        Ok(self.0.score(rows)?.into_iter().map(Some).collect())
+    }
+
+    fn conclude(&self) -> Result<(), RewardError> {
+        self.0.conclude()
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
@@ -420,7 +472,7 @@ impl<R: Reward> Reward for JudgedAccuracy<R> {
             .collect();
         let mut scores = self.rules.score(&by_rule)?;
         let judged: Vec<_> = rows.iter().copied().filter(is_judged).collect();
-        let mut judged = self.judge()?.score(&judged).into_iter();
+        let mut judged = self.judge()?.score(&judged)?.into_iter();
         for (row, score) in rows.iter().zip(&mut scores) {
             if is_judged(row) {
                 *score = judged.next();
@@ -446,6 +498,10 @@ impl<R: Reward> Reward for JudgedAccuracy<R> {
             Some(NAME) => self.judge().map(drop),
             _ => self.rules.check(row, solution, accu_reward_method),
         }
+    }
+
+    fn conclude(&self) -> Result<(), RewardError> {
+        self.judge.as_ref().map_or(Ok(()), Judge::conclude)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

@@ -13,14 +13,17 @@
 mod cache;
 mod http;
 mod judge;
+mod patience;
 mod process;
 mod protocol;
+mod tally;
 mod worker;
 
 use std::thread;
 use std::time::Duration;
 
 use base::config::RewardBatch;
+use base::run_folder::StopFlag;
 use http::HttpReward;
 use judge::JudgeReward;
 pub use judge::{ApiKey, JudgeOptions};
@@ -32,7 +35,7 @@ use crate::error::RewardError;
 use crate::registry::{Reward, RewardInput, joined};
 
 /// How rewards of the user's own are run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct PluginOptions {
     /// Processes of each reward; a batch is split among them.
     pub workers: usize,
@@ -40,6 +43,10 @@ pub struct PluginOptions {
     pub batch: RewardBatch,
     /// Longest wait for the scores of one batch, s.
     pub timeout_secs: f64,
+    /// Longest wait for a server that has answered before and does so no more, s.
+    pub retry_secs: f64,
+    /// Ends such waits early.
+    pub stop: StopFlag,
     /// The Python interpreter; without it `VLM_R1_PYTHON` of the environment, else `python3`.
     pub python: Option<String>,
     /// The language model that judges.
@@ -52,6 +59,8 @@ impl Default for PluginOptions {
             workers: 1,
             batch: RewardBatch::Step,
             timeout_secs: 60.0,
+            retry_secs: 300.0,
+            stop: StopFlag::new(),
             python: None,
             judge: JudgeOptions::default(),
         }
@@ -79,6 +88,14 @@ impl PluginOptions {
                 got: self.timeout_secs.to_string(),
                 expected: "more than 0",
             })
+    }
+
+    fn retry(&self) -> Result<Duration, RewardError> {
+        Duration::try_from_secs_f64(self.retry_secs).map_err(|_| RewardError::PluginOption {
+            option: "reward_retry_secs",
+            got: self.retry_secs.to_string(),
+            expected: "at least 0",
+        })
     }
 }
 

@@ -77,8 +77,13 @@ pub(super) fn scores(answer: &str, id: u64, rows: usize) -> Result<Vec<Option<f6
         Some(got) if got.as_u64() == Some(id) => {}
         Some(got) => return Err(malformed(format!("the answer is to request {got}"))),
     }
-    let Some(list) = value.get("scores").and_then(Value::as_array) else {
-        return Err(malformed("the answer has no list `scores`".to_owned()));
+    let list = match value.get("scores") {
+        Some(Value::Array(list)) => list,
+        None => return Err(malformed("the answer has no list `scores`".to_owned())),
+        Some(other) => {
+            let what = kind_of(other);
+            return Err(malformed(format!("`scores` is {what}, no list")));
+        }
     };
     if list.len() != rows {
         let got = list.len();
@@ -93,10 +98,35 @@ pub(super) fn scores(answer: &str, id: u64, rows: usize) -> Result<Vec<Option<f6
             Value::Bool(score) => Ok(Some(f64::from(*score))),
             score => score.as_f64().map(Some).ok_or_else(|| Refusal {
                 row: Some(row),
-                reason: format!("got score `{score}`, expected a number or `null`"),
+                reason: format!(
+                    "got score `{}`, expected a number or `null`",
+                    shortened(&score.to_string())
+                ),
             }),
         })
         .collect()
+}
+
+/// What a server's refusal says of a row, where it is one of a reward: `{"error": "why", "row": 1}`. Others may pass.
+pub(super) fn refusal(answer: &str) -> Option<Refusal> {
+    let value: Value = serde_json::from_str(answer).ok()?;
+    let row = value.get("row")?.as_u64()?;
+    Some(Refusal {
+        row: usize::try_from(row).ok(),
+        reason: value.get("error")?.as_str()?.to_owned(),
+    })
+}
+
+/// What a value is, for a message.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "`null`",
+        Value::Bool(_) => "`true` or `false`",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 /// The samples of a request for a message: `a.jsonl:3`, or the first and the last.

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base::run_folder::StopFlag;
 use rewards::{PluginOptions, RewardError, RewardInput, RewardOptions, RewardSet};
 use serde_json::{Map, Value, json};
 
@@ -210,6 +211,176 @@ fn failures_that_stay_name_reward_sample_and_cause() {
         text.ends_with("got 2 scores, expected 1, one for each row"),
         "{text}"
     );
+}
+
+/// A server that fails from the second request on, up to request `until`, as `fails` says.
+fn breaking(
+    until: usize,
+    fails: impl Fn() -> Reply + Send + Sync + 'static,
+) -> (String, Receiver<Request>) {
+    serve(move |index, request| match index {
+        i if i > 0 && i < until => fails(),
+        _ => ok(&numbers(request)),
+    })
+}
+
+fn twice(url: &str, plugins: PluginOptions) -> Result<Vec<Option<f64>>, RewardError> {
+    let set = set(url, plugins).expect("a good address");
+    let columns = Map::new();
+    let row = [input("1", "s", &columns)];
+    set.score(&row).expect("the first answers");
+    set.score(&row)
+        .map(|mut scores| scores.per_reward.remove(0))
+}
+
+/// Five failures are one more than a server is given that never answered.
+#[test]
+fn a_server_that_has_answered_is_waited_for() {
+    let ways: [fn() -> Reply; 3] = [
+        || None,
+        || Some(("429 Too Many Requests", "retry-after: 1\r\n", String::new())),
+        || Some(("502 Bad Gateway", "", "<html>".to_owned())),
+    ];
+    let waits = ways.map(|fails| {
+        thread::spawn(move || {
+            let (url, requests) = breaking(6, fails);
+            assert_eq!(twice(&url, PluginOptions::default()), Ok(vec![Some(1.0)]));
+            assert_eq!(requests.try_iter().count(), 7);
+        })
+    });
+    for wait in waits {
+        wait.join().expect("it was waited for");
+    }
+}
+
+#[test]
+fn what_will_not_pass_is_not_waited_for() {
+    let says = |fails: fn() -> Reply, plugins| {
+        let (url, requests) = breaking(1_000, fails);
+        let start = Instant::now();
+        let error = twice(&url, plugins).expect_err("it fails");
+        (error, requests.try_iter().count() - 1, start.elapsed())
+    };
+    for (status, fails) in [
+        (
+            "401",
+            (|| Some(("401 Unauthorized", "", String::new()))) as fn() -> Reply,
+        ),
+        ("403", || Some(("403 Forbidden", "", String::new()))),
+        ("404", || {
+            Some(("404 Not Found", "retry-after: 1\r\n", String::new()))
+        }),
+    ] {
+        let (error, tries, _) = says(fails, PluginOptions::default());
+        assert!(error.to_string().contains(status), "{error}");
+        assert_eq!(tries, 1, "{status}");
+    }
+    // The reward itself failed on a row, whatever the status.
+    let raised = || {
+        let body = json!({"error": "division by zero", "row": 0}).to_string();
+        Some(("500 Internal Server Error", "", body))
+    };
+    let (error, tries, _) = says(raised, PluginOptions::default());
+    assert!(
+        error.to_string().ends_with("rows: division by zero"),
+        "{error}"
+    );
+    assert_eq!((error.row(), tries), (Some(0), 1));
+    // The time is up; a pause that the server asks for is kept within it.
+    let busy = || Some(("503 Busy", "retry-after: 600\r\n", String::new()));
+    let plugins = PluginOptions {
+        retry_secs: 1.0,
+        ..PluginOptions::default()
+    };
+    let (error, tries, took) = says(busy, plugins);
+    let text = error.to_string();
+    assert!(
+        text.contains("in an outage of 1 s\nhint: --reward_retry_secs"),
+        "{text}"
+    );
+    assert_eq!(tries, 5);
+    assert!(took < Duration::from_secs(30), "{took:?}");
+}
+
+#[test]
+fn a_stop_ends_the_wait() {
+    let stop = StopFlag::new();
+    let (url, _requests) = breaking(1_000, || {
+        Some(("503 Busy", "retry-after: 200\r\n", String::new()))
+    });
+    let plugins = PluginOptions {
+        stop: stop.clone(),
+        ..PluginOptions::default()
+    };
+    let start = Instant::now();
+    let stopper = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        stop.raise();
+    });
+    let text = twice(&url, plugins)
+        .expect_err("it was stopped")
+        .to_string();
+    assert!(text.contains("then a stop was asked for"), "{text}");
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
+    stopper.join().expect("it stops");
+}
+
+#[test]
+fn answers_of_another_form_say_what_came_and_what_should() {
+    let says = |answer: fn() -> String| {
+        let (url, _requests) = serve(move |_, _| Some(("200 OK", "", answer())));
+        let error = score(&url, PluginOptions::default(), 2);
+        error.expect_err("no scores").to_string()
+    };
+    for (answer, wanted) in [
+        (
+            (|| r#"{"scores": {"a": 1, "b": 2}}"#.to_owned()) as fn() -> String,
+            "`scores` is an object, no list",
+        ),
+        (
+            || r#"{"scores": "01"}"#.to_owned(),
+            "`scores` is text, no list",
+        ),
+        (
+            || r#"{"scores": null}"#.to_owned(),
+            "`scores` is `null`, no list",
+        ),
+        (
+            || r#"{"scores": 0.5}"#.to_owned(),
+            "`scores` is a number, no list",
+        ),
+        (
+            || r#"[0.5, 1]"#.to_owned(),
+            "no list `scores`: got `[0.5, 1]`, expected `{\"id\": ",
+        ),
+        (|| r#"{"rewards": [0.5, 1]}"#.to_owned(), "no list `scores`"),
+        (
+            || r#"{"scores": [[1], [2]]}"#.to_owned(),
+            "got score `[1]`, expected a number or `null`",
+        ),
+        (
+            || r#"{"scores": [1, "2"]}"#.to_owned(),
+            "got score `\"2\"`, expected a number or `null`",
+        ),
+        (
+            || r#"{"scores": [1, {"score": 2}]}"#.to_owned(),
+            "expected a number or `null`",
+        ),
+        (|| r#"{"scores": [1, NaN]}"#.to_owned(), "not JSON"),
+        (|| r#"{"scores": [1, 1e999]}"#.to_owned(), "not JSON"),
+        (String::new, "not JSON"),
+        (
+            || r#"{"scores": [1, 2, 3]}"#.to_owned(),
+            "got 3 scores, expected 2",
+        ),
+    ] {
+        let text = says(answer);
+        assert!(text.contains(wanted), "{text}");
+    }
 }
 
 #[test]

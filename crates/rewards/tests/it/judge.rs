@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rewards::{
     ApiKey, JudgeOptions, PluginOptions, RewardError, RewardInput, RewardOptions, RewardSet,
+    StepSize,
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -55,6 +56,10 @@ fn by_word(_: usize, request: &Request) -> crate::http::Reply {
 }
 
 fn score(set: &RewardSet, texts: &[&str]) -> Vec<Option<f64>> {
+    try_score(set, texts).expect("scores")
+}
+
+fn try_score(set: &RewardSet, texts: &[&str]) -> Result<Vec<Option<f64>>, RewardError> {
     let columns = Map::new();
     let rows: Vec<RewardInput<'_>> = texts
         .iter()
@@ -64,7 +69,7 @@ fn score(set: &RewardSet, texts: &[&str]) -> Vec<Option<f64>> {
             ..input(text, "<answer> young cat </answer>", &columns)
         })
         .collect();
-    set.score(&rows).expect("scores").per_reward.remove(0)
+    Ok(set.score(&rows)?.per_reward.remove(0))
 }
 
 fn counts(set: &RewardSet) -> Vec<u64> {
@@ -163,6 +168,7 @@ fn failures_are_counted_scored_by_equality_and_not_kept() {
     });
     let options = JudgeOptions {
         cache: Some(folder.path().to_owned()),
+        max_failed: 1.0,
         ..judge(&url)
     };
     let set = set("llm", options).expect("a judge");
@@ -293,5 +299,118 @@ fn an_explanation_says_what_the_judge_said_or_why_it_said_nothing() {
         let expected = "the judge said `perhaps`, expected a number from 0 to 1; scored by equality of the texts";
         assert_eq!(silent.reason, expected);
         assert_eq!(silent.score, Some(1.0), "the texts are equal");
+    }
+}
+
+#[test]
+fn a_judge_that_never_answers_ends_the_run_with_the_cause() {
+    let replies: [fn() -> crate::http::Reply; 6] = [
+        || Some(("401 Unauthorized", "", "who are you".to_owned())),
+        || Some(("403 Forbidden", "", String::new())),
+        || Some(("404 Not Found", "", "no such model".to_owned())),
+        || ok(&json!({"message": "a web page"})),
+        || ok(&reply("Certainly! It is right.")),
+        || Some(("200 OK", "", "<html>".to_owned())),
+    ];
+    for bad in replies {
+        for name in ["llm", "accuracy"] {
+            let (url, requests) = serve(move |_, _| bad());
+            let set = set(name, judge(&url)).expect("a judge");
+            let error = try_score(&set, &["a", "b"]).expect_err("no verdict");
+            let text = error.to_string();
+            assert!(
+                text.starts_with("reward `llm`: no verdict yet, 2 of 2 failed: "),
+                "{text}"
+            );
+            assert!(
+                text.contains("OPENAI_API_BASE") && text.contains(&url),
+                "{text}"
+            );
+            assert!(!text.contains("secret"), "{text}");
+            assert_eq!(requests.try_iter().count(), 2, "not tried again: {text}");
+        }
+    }
+    // Nobody listens there.
+    let set = set("llm", judge("http://127.0.0.1:9")).expect("a judge");
+    let text = try_score(&set, &["a"]).expect_err("no judge").to_string();
+    assert!(text.contains("no verdict yet"), "{text}");
+}
+
+/// Each batch is one answer, as in training where others are still sampled.
+#[test]
+fn in_a_stream_a_refusal_ends_at_once_and_a_bad_reply_waits_for_the_others() {
+    let stream = |url: &str| {
+        let set = set("llm", judge(url)).expect("a judge");
+        let columns = Map::new();
+        let texts = ["chatty", "kitten", "dog"];
+        let size = StepSize { rows: 3, group: 3 };
+        let row = |index: usize| input(texts[index], "young cat", &columns);
+        let scored = set.score_while(size, row, |listeners| {
+            for index in 0..3 {
+                listeners.tell(index);
+                let end = Instant::now() + Duration::from_secs(60);
+                while counts(&set)[0] <= index as u64
+                    && !listeners.have_failed()
+                    && Instant::now() < end
+                {
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+            Ok::<_, RewardError>(())
+        });
+        scored.map(|(_, scores)| scores.total)
+    };
+    let (url, _requests) = serve(|index, request| match index {
+        0 => ok(&reply("Certainly!")),
+        _ => by_word(index, request),
+    });
+    assert_eq!(stream(&url), Ok(vec![0.0, 1.0, 0.0]));
+    let (url, requests) = serve(|_, _| Some(("401 Unauthorized", "", String::new())));
+    assert!(matches!(stream(&url), Err(RewardError::JudgeFailed { .. })));
+    assert_eq!(requests.try_iter().count(), 1, "the first is enough");
+}
+
+#[test]
+fn too_many_failures_are_an_error_also_later() {
+    let texts: Vec<String> = (0..20).map(|i| format!("{i}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let run = |max_failed, bad: usize| {
+        let (url, _requests) = serve(move |_, request| {
+            let text = prompt(request);
+            let is_bad = (0..bad).any(|i| text.contains(&format!("Answer: {i}\n")));
+            match is_bad {
+                true => Some(("400 Bad Request", "", "too long".to_owned())),
+                false => by_word(0, request),
+            }
+        });
+        let options = JudgeOptions {
+            max_failed,
+            ..judge(&url)
+        };
+        let set = set("llm", options).expect("a judge");
+        score(&set, &["kitten"]);
+        try_score(&set, &texts).map(drop)
+    };
+    assert_eq!(run(0.1, 2), Ok(()));
+    let text = run(0.1, 3).expect_err("3 of 21").to_string();
+    assert!(
+        text.contains(
+            "3 of 21 verdicts failed, more than --judge_max_failed 0.1; the last: status 400"
+        ),
+        "{text}"
+    );
+    assert_eq!(run(0.5, 3), Ok(()));
+    assert!(run(0.0, 1).is_err());
+    assert_eq!(run(1.0, 20), Ok(()));
+    let options = |max_failed| JudgeOptions {
+        max_failed,
+        ..judge("http://x")
+    };
+    for bad in [-0.1, 1.5, f64::NAN] {
+        let error = set("llm", options(bad)).err();
+        assert!(
+            matches!(error, Some(RewardError::PluginOption { .. })),
+            "{error:?}"
+        );
     }
 }

@@ -218,7 +218,7 @@ fn scores_that_are_none_are_named_by_their_sample() {
     let text = says(&["'x'", "1"]);
     assert_eq!(
         text.to_string(),
-        "reward `score`, rows.jsonl:1: returned 'x', expected a number or None"
+        "reward `score`, rows.jsonl:1: returned 'x' (str) as a score, expected a number or None"
     );
     let name = folder.python("def score(completions, **kwargs):\n    return [1.0]\n");
     let short = self::set(&name, quick()).expect("it loads");
@@ -229,6 +229,86 @@ fn scores_that_are_none_are_named_by_their_sample() {
             .contains("returned 1 scores for 2 completions"),
         "{error}"
     );
+}
+
+/// What a function may return, as `numpy` and `torch` have it too, and what it may not.
+#[test]
+fn scores_come_in_order_or_are_refused() {
+    let folder = Folder::new();
+    let name = folder.python(
+        r#"
+import collections, decimal, fractions
+class Array:
+    def __init__(self, value): self.value = value
+    def tolist(self): return self.value
+    def __repr__(self): return f"array({self.value})"
+class Scalar:
+    ndim = 0
+    def __init__(self, value): self.value = value
+    def item(self): return self.value
+async def later(): return [1, 2]
+def score(completions, **kwargs):
+    return eval(completions[0])
+"#,
+    );
+    let set = set(&name, quick()).expect("it loads");
+    for good in [
+        "[1, 2]",
+        "(1, 2)",
+        "range(1, 3)",
+        "(x for x in [1, 2])",
+        "map(float, '12')",
+        "{'a': 1, 'b': 2}.values()",
+        "collections.deque([True, 2])",
+        "Array([1.0, 2])",
+        "[Scalar(True), Scalar(2.0)]",
+        "[fractions.Fraction(1), decimal.Decimal(2)]",
+        "later()",
+    ] {
+        let scores = score(&set, &[good, ""]);
+        assert_eq!(scores, Ok(vec![Some(1.0), Some(2.0)]), "{good}");
+    }
+    for (bad, got) in [
+        (
+            "{'a': 1, 'b': 2}",
+            "{'a': 1, 'b': 2} (dict), expected a list of 2 numbers",
+        ),
+        (
+            "collections.Counter('ab')",
+            "(Counter), expected a list of 2 numbers",
+        ),
+        (
+            "{'a': 1, 'b': 2}.keys()",
+            "(dict_keys), expected a list of 2 numbers",
+        ),
+        ("{1, 2}", "{1, 2} (set), expected a list of 2 numbers"),
+        ("'12'", "'12' (str), expected a list of 2 numbers"),
+        ("b'12'", "b'12' (bytes), expected a list of 2 numbers"),
+        ("None", "None (NoneType), expected a list of 2 numbers"),
+        ("True", "True (bool), expected a list of 2 numbers"),
+        ("0.5", "0.5 (float), expected a list of 2 numbers"),
+        (
+            "Array(0.5)",
+            "array(0.5) (Array), expected a list of 2 numbers",
+        ),
+        ("Array([[1], [2]])", "returned [1] (list) as a score"),
+        ("[[1], [2]]", "returned [1] (list) as a score"),
+        ("['1', '2']", "returned '1' (str) as a score"),
+        (
+            "[{'score': 1}, 2]",
+            "returned {'score': 1} (dict) as a score",
+        ),
+        ("[Array([1]), 2]", "returned array([1]) (Array) as a score"),
+        ("[1j, 2]", "returned 1j (complex) as a score"),
+        ("[10 ** 400, 2]", "returned inf, expected a finite number"),
+        ("iter(int, 1)", "returned over 2 scores for 2 completions"),
+        ("'x' * 10000", "... (str), expected a list of 2 numbers"),
+    ] {
+        let text = score(&set, &[bad, ""]).expect_err(bad).to_string();
+        assert!(text.starts_with("reward `score`, rows.jsonl:1"), "{text}");
+        assert!(text.contains(got), "{bad}: {text}");
+        assert!(text.len() < 500, "{text}");
+    }
 }
 
 #[test]

@@ -125,6 +125,7 @@ impl Rules {
         let judge = JudgeOptions {
             model: Some("wise".to_owned()),
             api_base: Some(url),
+            max_failed: 1.0,
             ..JudgeOptions::default()
         };
         let options = RewardOptions {

@@ -1,4 +1,5 @@
-//! What a row says of an answer, in the form that rewards take.
+//! What a row says of an answer, in the form that rewards take. Rows of `rollouts/` and of `generate` name
+//! some of it otherwise ([`super::origin`]).
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use data::Tokenizer;
 use data::image::{MAX_DECODED_PIXELS, decode_file};
 use rewards::RewardInput;
 
+use super::origin::Origin;
 use crate::rows::{self, Row};
 
 /// What is known beside the rows.
@@ -14,8 +16,14 @@ pub struct Reading {
     /// Folder that image names are relative to and may not leave; without one, images are never
     /// opened and their names not passed on.
     pub image_folder: Option<PathBuf>,
+    /// Folder that image names of `rollouts/` are relative to, where no image folder was named.
+    pub run_folder: Option<PathBuf>,
     /// Accuracy method of rows that name none.
     pub reward_method: Option<String>,
+    /// Whether rewards go by the accuracy method of a row.
+    pub needs_method: bool,
+    /// Edge of the model's image patches, px.
+    pub patch_size: usize,
     /// Counts the tokens of rows that do not say how many they are.
     pub tokenizer: Option<Tokenizer>,
 }
@@ -23,9 +31,9 @@ pub struct Reading {
 /// What a row says of an answer.
 pub struct Answer<'a> {
     row: &'a Row,
+    origin: Origin<'a>,
     completion: &'a str,
     solution: &'a str,
-    problem: Option<&'a str>,
     accu_reward_method: Option<&'a str>,
     images: Vec<PathBuf>,
     image_sizes: Vec<[u32; 2]>,
@@ -39,32 +47,18 @@ impl<'a> Answer<'a> {
     /// # Errors
     /// Where something is missing or of another type, and on an image outside its folder.
     pub fn read(row: &'a Row, reading: &'a Reading) -> Result<Self> {
-        let images = match &reading.image_folder {
-            Some(folder) => images(row, folder)?,
-            None => Vec::new(),
-        };
-        let image_sizes = match row.tuples::<2>("image_size")? {
-            Some(sizes) => sizes
-                .into_iter()
-                .map(|[width, height]| Ok([u32::try_from(width)?, u32::try_from(height)?]))
-                .collect::<Result<_>>()
-                .with_context(|| format!("{}: `image_size`", row.place))?,
-            None => images
-                .iter()
-                .map(|path| size_of(path, row))
-                .collect::<Result<_>>()?,
-        };
-        let method = row.optional_text("accu_reward_method")?;
+        let origin = Origin::of(row)?;
+        let images = images(row, &origin, reading)?;
         Ok(Self {
             row,
             completion: row.text("completion")?,
             solution: row.text("solution")?,
-            problem: row.optional_text("problem")?,
-            accu_reward_method: method.or(reading.reward_method.as_deref()),
+            accu_reward_method: origin.method(row, reading)?,
+            image_sizes: image_sizes(row, &images)?,
+            image_grid_thw: origin.grids(row, reading.patch_size)?,
+            completion_tokens: completion_tokens(row, &origin, reading.tokenizer.as_ref())?,
             images,
-            image_sizes,
-            image_grid_thw: row.tuples("image_grid_thw")?.unwrap_or_default(),
-            completion_tokens: completion_tokens(row, reading.tokenizer.as_ref())?,
+            origin,
         })
     }
 
@@ -73,35 +67,65 @@ impl<'a> Answer<'a> {
         RewardInput {
             completion: self.completion,
             solution: self.solution,
-            problem: self.problem,
+            problem: self.origin.problem,
             accu_reward_method: self.accu_reward_method,
             images: &self.images,
             image_sizes: &self.image_sizes,
             image_grid_thw: &self.image_grid_thw,
-            columns: &self.row.columns,
-            sample: Some(&self.row.place),
-            step: None,
+            columns: self.origin.columns,
+            sample: Some(self.origin.sample.unwrap_or(&self.row.place)),
+            step: self.origin.step,
             completion_tokens: self.completion_tokens,
         }
     }
 }
 
-fn images(row: &Row, folder: &Path) -> Result<Vec<PathBuf>> {
-    let names = row.texts("image_path")?;
+fn images(row: &Row, origin: &Origin<'_>, reading: &Reading) -> Result<Vec<PathBuf>> {
+    let Some(folder) = &reading.image_folder else {
+        return Ok(Vec::new());
+    };
+    let names = origin.image_names(row)?;
+    if origin.is_rollout
+        && let Some(folder) = &reading.run_folder
+    {
+        // As the run wrote them, wherever that is.
+        return Ok(names.iter().map(|name| folder.join(name)).collect());
+    }
     let paths = names
         .iter()
         .map(|name| rows::image_path(folder, name, &row.place));
     paths.collect()
 }
 
-fn completion_tokens(row: &Row, tokenizer: Option<&Tokenizer>) -> Result<Option<usize>> {
-    match (row.optional_count("completion_tokens")?, tokenizer) {
-        (None, Some(tokenizer)) => {
-            let ids = tokenizer.encode(row.text("completion")?);
-            Ok(Some(ids.with_context(|| row.place.clone())?.len()))
+fn image_sizes(row: &Row, images: &[PathBuf]) -> Result<Vec<[u32; 2]>> {
+    for key in ["image_size", "image_sizes"] {
+        if let Some(sizes) = row.tuples::<2>(key)? {
+            return sizes
+                .into_iter()
+                .map(|[width, height]| Ok([u32::try_from(width)?, u32::try_from(height)?]))
+                .collect::<Result<_>>()
+                .with_context(|| format!("{}: `{key}`", row.place));
         }
-        (count, _) => Ok(count),
     }
+    images.iter().map(|path| size_of(path, row)).collect()
+}
+
+fn completion_tokens(
+    row: &Row,
+    origin: &Origin<'_>,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Option<usize>> {
+    if let Some(count) = row.optional_count("completion_tokens")? {
+        return Ok(Some(count));
+    }
+    if let Some(count) = origin.completion_tokens {
+        return Ok(Some(count));
+    }
+    let Some(tokenizer) = tokenizer else {
+        return Ok(None);
+    };
+    let ids = tokenizer.encode(row.text("completion")?);
+    Ok(Some(ids.with_context(|| row.place.clone())?.len()))
 }
 
 /// Width and height of an image file, px.

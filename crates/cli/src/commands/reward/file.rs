@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use base::config::RewardConfig;
+use base::run_folder::StopFlag;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::page::PageRows;
@@ -13,7 +14,6 @@ use super::summary::summary;
 use super::tally::Tally;
 use crate::output::{Output, check_folder};
 use crate::rows::{Reader, Row};
-use crate::signals;
 
 const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
 
@@ -21,8 +21,7 @@ const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
 ///
 /// # Errors
 /// Where a row cannot be read or scored, or something cannot be written.
-pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer) -> Result<()> {
-    let stop = signals::stop_flag()?;
+pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFlag) -> Result<()> {
     if let Some(path) = &config.html {
         check_folder(path)?;
     }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod file;
+mod origin;
 mod page;
 mod scorer;
 mod serve;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use base::config::RewardConfig;
 
-use crate::rows;
+use crate::{rows, signals};
 use scorer::Scorer;
 
 /// Scores the rows of a file, writes them with their rewards and sums up on stderr; or serves.
@@ -22,15 +23,18 @@ use scorer::Scorer;
 /// # Errors
 /// Where a row cannot be read or scored, and where nothing can be written or served.
 pub fn reward(config: &RewardConfig) -> Result<()> {
+    let stop = signals::stop_flag()?;
     let given = config.image_folder.as_deref();
     match (&config.input, &config.serve) {
         (Some(input), _) => {
             let folder = rows::image_folder(given, input);
-            file::score(config, input, &Scorer::new(config, Some(folder))?)
+            let scorer = Scorer::new(config, Some(folder), &stop)?;
+            file::score(config, input, &scorer, &stop)
         }
         (None, Some(address)) => {
             let folder = given.map(PathBuf::from);
-            serve::serve(address, Scorer::new(config, folder)?, config.explain)
+            let scorer = Scorer::new(config, folder, &stop)?;
+            serve::serve(address, scorer, config.explain, &stop)
         }
         // Such a configuration is refused when it is read.
         (None, None) => Ok(()),

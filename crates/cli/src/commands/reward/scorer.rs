@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use base::config::{RewardConfig, RewardFamily};
+use base::run_folder::StopFlag;
 use data::Tokenizer;
 use rewards::{
     BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardBatch,
@@ -12,6 +13,7 @@ use rewards::{
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Reading};
+use super::origin;
 use crate::rows::Row;
 
 /// The rewards with what they need beside the rows.
@@ -42,12 +44,16 @@ pub struct Failure {
 }
 
 impl Scorer {
-    /// The rewards that the configuration names.
+    /// The rewards that the configuration names; none waits long once `stop` is raised.
     ///
     /// # Errors
     /// Where one does not exist or does not start.
-    pub fn new(config: &RewardConfig, image_folder: Option<PathBuf>) -> Result<Self> {
-        let options = options(config);
+    pub fn new(
+        config: &RewardConfig,
+        image_folder: Option<PathBuf>,
+        stop: &StopFlag,
+    ) -> Result<Self> {
+        let options = options(config, stop);
         let model = config.model_name_or_path.as_deref();
         let tokenizer = model.map(|dir| Tokenizer::from_dir(Path::new(dir)));
         let weights = config.reward_weights.as_deref();
@@ -55,7 +61,13 @@ impl Scorer {
             rewards: RewardSet::build(&config.reward_funcs, weights, &options)?,
             reading: Reading {
                 image_folder,
+                run_folder: match (&config.image_folder, &config.input) {
+                    (None, Some(input)) => Some(origin::run_folder(input)),
+                    _ => None,
+                },
                 reward_method: config.reward_method.clone(),
+                needs_method: needs_method(config),
+                patch_size: config.patch_size,
                 tokenizer: tokenizer.transpose()?,
             },
         })
@@ -134,7 +146,13 @@ fn placed(error: anyhow::Error, row: Option<&Row>) -> anyhow::Error {
     }
 }
 
-fn options(config: &RewardConfig) -> RewardOptions {
+/// Whether a reward goes by the accuracy method of a row.
+fn needs_method(config: &RewardConfig) -> bool {
+    let by_method = |name: &String| ["accuracy", "length"].contains(&name.as_str());
+    !config.is_reward_customized_from_vlm_module && config.reward_funcs.iter().any(by_method)
+}
+
+fn options(config: &RewardConfig, stop: &StopFlag) -> RewardOptions {
     RewardOptions {
         family: match config.family {
             RewardFamily::Qwen2_5Vl => Family::Qwen2_5Vl,
@@ -149,12 +167,15 @@ fn options(config: &RewardConfig) -> RewardOptions {
             workers: config.reward_workers,
             batch: RewardBatch::Step,
             timeout_secs: config.reward_timeout_secs,
+            retry_secs: config.reward_retry_secs,
+            stop: stop.clone(),
             python: config.reward_python.clone(),
             judge: JudgeOptions {
                 model: config.judge_model.clone(),
                 prompt: config.judge_prompt.clone().map(PathBuf::from),
                 images: config.judge_images,
                 concurrency: config.judge_concurrency,
+                max_failed: config.judge_max_failed,
                 cache: config.judge_cache.clone().map(PathBuf::from),
                 ..JudgeOptions::default()
             },

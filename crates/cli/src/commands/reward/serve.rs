@@ -21,7 +21,6 @@ use tokio::time::{sleep, timeout};
 
 use super::scorer::Scorer;
 use super::service::{Reply, Service};
-use crate::signals;
 
 /// Longest body, bytes: some thousand long answers.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -44,8 +43,7 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Where the address cannot be had.
-pub fn serve(address: &str, scorer: Scorer, explain: bool) -> Result<()> {
-    let stop = signals::stop_flag()?;
+pub fn serve(address: &str, scorer: Scorer, explain: bool, stop: &StopFlag) -> Result<()> {
     let server = Arc::new(Server {
         service: Service::new(scorer, explain),
         scoring: Arc::new(Semaphore::new(MAX_SCORING)),
@@ -56,7 +54,7 @@ pub fn serve(address: &str, scorer: Scorer, explain: bool) -> Result<()> {
         .enable_time()
         .build()
         .context("cannot start the server's threads")?;
-    let served = runtime.block_on(server.accept(address, &stop));
+    let served = runtime.block_on(server.accept(address, stop));
     runtime.shutdown_background();
     served
 }

@@ -1,5 +1,9 @@
 //! What the server answers, request by request; how requests come is [`super::serve`]'s.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use base::console::printable;
 use rewards::RewardError;
 use serde_json::{Map, Value, json};
 
@@ -31,7 +35,7 @@ impl Reply {
         Self {
             status,
             content_type: "application/json",
-            body: format!("{value}\n"),
+            body: format!("{}\n", escaped(&value.to_string())),
         }
     }
 
@@ -70,7 +74,7 @@ impl Service {
         Reply {
             status: 200,
             content_type: "text/plain; charset=utf-8",
-            body: USAGE.replace("{rewards}", &names),
+            body: USAGE.replace("{rewards}", &printable(&names)),
         }
     }
 
@@ -137,7 +141,10 @@ impl Service {
     fn scored(&self, rows: &[Row], explain: bool) -> Result<Scored, Reply> {
         let failed = |Failure { row, error }: Failure| {
             // A reward of the user's own that does not answer is no fault of the row.
-            let is_ours = matches!(error.downcast_ref(), Some(RewardError::Plugin { .. }));
+            let is_ours = matches!(
+                error.downcast_ref(),
+                Some(RewardError::Plugin { .. } | RewardError::JudgeFailed { .. })
+            );
             let mut why = json!({"error": crate::message(&error)});
             if let Some(row) = row {
                 why["row"] = json!(row);
@@ -146,6 +153,27 @@ impl Service {
         };
         self.scorer.score(rows, explain).map_err(failed)
     }
+}
+
+/// JSON of the same meaning without a character that a terminal obeys: who asks by `curl` sees texts of
+/// completions and tracebacks.
+fn escaped(json: &str) -> Cow<'_, str> {
+    if let Cow::Borrowed(same) = printable(json) {
+        return Cow::Borrowed(same);
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    let mut buffer = [0; 4];
+    for c in json.chars() {
+        match printable(c.encode_utf8(&mut buffer)) {
+            Cow::Borrowed(same) => escaped.push_str(same),
+            // Such characters stand in texts only, and none is beyond 16 bits.
+            Cow::Owned(_) => {
+                // A text takes all that is written to it.
+                let _ = write!(escaped, "\\u{:04x}", c as u32);
+            }
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// The weighted sum; none where no reward applies.

@@ -14,6 +14,7 @@ use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_ro
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
+use crate::alerts::Alerts;
 use crate::clock::Clock;
 use crate::features;
 use crate::observer::Observer;
@@ -116,6 +117,7 @@ pub(crate) struct Session<'a> {
     pub observer: &'a mut dyn Observer,
     /// Metrics of the last step, where they wait for its evaluation.
     pub waiting: Option<Map<String, Value>>,
+    pub alerts: Alerts,
     /// The step of the newest checkpoint.
     saved: Option<u64>,
     /// Rows the run is about, to notice other data on resume.
@@ -173,6 +175,7 @@ impl<'a> Session<'a> {
             run,
             observer,
             waiting: None,
+            alerts: Alerts::default(),
             saved: None,
             num_samples: dataset.samples.len(),
             named: BTreeSet::new(),
@@ -188,6 +191,7 @@ impl<'a> Session<'a> {
                 session.waiting = session.evaluation_is_due().then(Map::new);
             }
         }
+        session.alerts = Alerts::of_run(&session.run)?;
         session.run.write_config(&to_yaml(config)?)?;
         let census = Census::of(session.model.parameters());
         let mut facts = versions();
@@ -355,7 +359,7 @@ impl<'a> Session<'a> {
         }
         // Before the first there is no step to tell of.
         if step > 0 {
-            self.observer.on_step(step, total, metrics);
+            self.tell_step(metrics)?;
         }
         Ok(())
     }
@@ -382,10 +386,12 @@ impl<'a> Session<'a> {
     }
 
     /// The end of the run.
-    pub fn outcome(self) -> Result<Outcome, TrainError> {
+    pub fn outcome(mut self) -> Result<Outcome, TrainError> {
+        let finished = self.step >= self.schedule.total_steps && self.waiting.is_none();
+        self.tell_end(finished)?;
         Ok(Outcome {
             steps: self.step,
-            finished: self.step >= self.schedule.total_steps && self.waiting.is_none(),
+            finished,
             checkpoint: self.run.latest_checkpoint()?.map(|(_, folder)| folder),
         })
     }

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::alerts::ALERTS;
 use super::events::{Record, encode, records};
 use super::files::{entries, io, remove, step_of_name, write_whole};
 use super::pending::take_down;
 use super::{BAD_STEPS, EVALUATIONS, METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
 
 impl RunFolder {
-    /// Removes metrics, rollouts, bad steps, evaluations and events of later steps than `step`, and a torn last line.
+    /// Removes metrics, alerts, rollouts, bad steps, evaluations and events of later steps than `step`, and a torn last line.
     ///
     /// # Errors
     /// On a broken line or record that is not the last one, and where files cannot be written.
@@ -57,6 +58,7 @@ impl RunFolder {
         let was_done = |step: u64| done.is_some_and(|last| step <= last);
         let keeps = |step: u64| logged.is_some_and(|last| step <= last);
         cut_metrics(&self.dir.join(METRICS), keeps)?;
+        cut_metrics(&self.dir.join(ALERTS), keeps)?;
         for folder in [ROLLOUTS, BAD_STEPS].map(|name| self.dir.join(name)) {
             if folder.exists() {
                 cut_steps(&folder, was_done)?;

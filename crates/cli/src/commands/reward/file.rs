@@ -13,7 +13,7 @@ use super::summary::summary;
 use super::tally::Tally;
 use crate::output::{Output, check_folder};
 use crate::rows::{Reader, Row};
-use crate::signals;
+use crate::signals::{self, Stopped};
 
 const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
 
@@ -22,7 +22,7 @@ const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
 /// # Errors
 /// Where a row cannot be read or scored, or something cannot be written.
 pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer) -> Result<()> {
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag("stopping after this batch; no file is written")?;
     if let Some(path) = &config.html {
         check_folder(path)?;
     }
@@ -51,7 +51,10 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer) -> Result<()> 
             output.write(&scorer.output(row, index, &scored))?;
         }
         if stop.is_raised() {
-            bail!("{input}: stopped after {} rows", tally.num_rows());
+            bail!(Stopped(format!(
+                "{input}: stopped after {} rows",
+                tally.num_rows()
+            )));
         }
         bar.set_position(reader.bytes_read());
         bar.set_message(format!("{} rows", tally.num_rows()));

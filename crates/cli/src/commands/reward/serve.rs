@@ -45,7 +45,7 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// Where the address cannot be had.
 pub fn serve(address: &str, scorer: Scorer, explain: bool) -> Result<()> {
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag("stopping; what was asked is answered first")?;
     let server = Arc::new(Server {
         service: Service::new(scorer, explain),
         scoring: Arc::new(Semaphore::new(MAX_SCORING)),

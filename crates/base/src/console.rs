@@ -32,6 +32,7 @@ type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 static LOGS: Mutex<Vec<Weak<LogFile>>> = Mutex::new(Vec::new());
 static SAID_ONCE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 static AROUND: Mutex<Option<Arc<Around>>> = Mutex::new(None);
 
 /// Tells the user: a line on stderr, and in the log of every run that this process writes.
@@ -64,10 +65,18 @@ pub fn show(text: &str) {
     }
 }
 
-/// A line of data on stdout, as it is. Where nobody reads, nothing happens.
+/// A line of data on stdout, as it is. Where nobody reads, nothing happens; other failures are kept for [`lost`].
 pub fn print(text: &str) {
-    // A closed pipe is no error of ours; a full disk behind it shows in what is missing.
-    let _ = write_data(text);
+    if let Err(error) = write_data(text)
+        && !is_closed(&error)
+    {
+        lock(&LOST).get_or_insert(error);
+    }
+}
+
+/// Why something that was to be printed is missing on stdout: the first failure, told once.
+pub fn lost() -> Option<io::Error> {
+    lock(&LOST).take()
 }
 
 /// As [`print`], for those who stop where nobody reads.

@@ -1,5 +1,5 @@
 //! The binary: arguments to a configuration to one call. Data goes to stdout, messages to stderr;
-//! exit 0 is done, 1 failed, 2 wrong use.
+//! exit 0 is done, 1 failed, 2 wrong use, 128 + a signal's number stopped by it.
 
 mod arguments;
 mod commands;
@@ -15,6 +15,8 @@ mod progress;
 mod rows;
 mod signals;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -31,13 +33,21 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     openmp::let_idle_threads_sleep();
+    panic::set_hook(Box::new(say_panic));
     // libtorch must know of the GPU before anything asks it.
     torch::load_cuda();
     if let Some(commit) = option_env!("VLM_R1_COMMIT") {
         base::run_folder::declare_commit(commit);
     }
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => match console::lost() {
+            Some(error) => {
+                base::say!("error: stdout: {error}");
+                ExitCode::FAILURE
+            }
+            None => ExitCode::SUCCESS,
+        },
+        Err(_) if output::reader_is_gone() => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
 }
@@ -114,13 +124,19 @@ fn with_checked_config<T: Config>(
 
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(UsageError::Clap(error)) = error.downcast_ref::<UsageError>() {
-        // Nothing more can be done where stderr is closed.
-        let _ = error.print();
-        return if error.use_stderr() {
-            ExitCode::from(WRONG_USE)
-        } else {
-            ExitCode::SUCCESS
+        let printed = error.print();
+        return match (error.use_stderr(), printed) {
+            (true, _) => ExitCode::from(WRONG_USE),
+            (false, Err(error)) if !console::is_closed(&error) => {
+                base::say!("error: stdout: {error}");
+                ExitCode::FAILURE
+            }
+            (false, _) => ExitCode::SUCCESS,
         };
+    }
+    if let Some(signal) = signals::cause(error) {
+        base::console::say(&message(error));
+        return ExitCode::from(128 + signal as u8);
     }
     base::say!("error: {}", message(error));
     if error.is::<UsageError>() || error.is::<ConfigError>() {
@@ -129,7 +145,50 @@ fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// As the default does, to where all is said: the log of a run too.
+fn say_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let place = panic.location().map(|place| format!(" at {place}"));
+    let what = panic.payload_as_str().unwrap_or("no text");
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => "\nhint: this is a fault of the program; RUST_BACKTRACE=1 says where it came from"
+            .to_owned(),
+    };
+    let place = place.unwrap_or_default();
+    base::say!("error: thread `{name}` panicked{place}: {what}{backtrace}");
+}
+
 /// The error and its causes, as [`describe`] tells them.
 pub(crate) fn message(error: &anyhow::Error) -> String {
     describe(error.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_stands_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.txt");
+        let log = console::Log::open(&path, std::fs::File::create(&path).unwrap());
+        panic::set_hook(Box::new(say_panic));
+        let thread = std::thread::Builder::new().name("worker 7".into());
+        let panicked = thread.spawn(|| panic!("broken {}", 3)).unwrap().join();
+        drop(panic::take_hook());
+        drop(log);
+        assert!(panicked.is_err());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains("error: thread `worker 7` panicked at "),
+            "{text}"
+        );
+        assert!(
+            text.contains("main.rs:") && text.contains(": broken 3\n"),
+            "{text}"
+        );
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
-use base::temporary_file;
+use base::{console, temporary_file};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
@@ -41,6 +42,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         Ok(())
     };
     write().with_context(|| format!("{}", path.display()))
+}
+
+static READER_IS_GONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether rows found nobody to read them any more (`| head`): the work ends, and nothing is wrong.
+pub fn reader_is_gone() -> bool {
+    READER_IS_GONE.load(Ordering::Relaxed)
 }
 
 /// JSON lines on their way out.
@@ -80,10 +88,11 @@ impl Output {
     pub fn write(&mut self, row: &Value) -> Result<()> {
         match self {
             Self::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                writeln!(stdout, "{row}")
-                    .and_then(|()| stdout.flush())
-                    .context("stdout")
+                let written = console::write_data(&row.to_string());
+                if written.as_ref().is_err_and(console::is_closed) {
+                    READER_IS_GONE.store(true, Ordering::Relaxed);
+                }
+                written.context("stdout")
             }
             Self::File { path, file } => {
                 writeln!(file, "{row}").with_context(|| format!("{}", path.display()))

@@ -5,17 +5,9 @@ use std::time::{Duration, Instant};
 use base::console::{self, AroundGuard};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use train::Observer;
+use train::{Observer, step_figures, step_line};
 
 const TEMPLATE: &str = "step {pos}/{len} {bar:30} {msg}";
-
-/// Metrics that are shown, with how.
-const SHOWN: [(&str, &str); 4] = [
-    ("reward", "reward"),
-    ("loss", "loss"),
-    ("kl", "kl"),
-    ("completion_length", "tokens"),
-];
 
 /// Has all that is said go around `bar`.
 pub fn around_bar(bar: &ProgressBar) -> AroundGuard {
@@ -75,15 +67,13 @@ impl Observer for Progress {
             }
             self.bar.set_length(total_steps);
         }
-        let message = format!(
-            "{}ETA {}",
-            shown(metrics),
-            clock(self.remaining(step, total_steps))
-        );
+        let eta = clock(self.remaining(step, total_steps));
         if self.bar.is_hidden() {
-            console::show(&format!("step {step}/{total_steps} {message}"));
+            let line = step_line(step, total_steps, metrics);
+            console::show(&format!("{line} ETA {eta}"));
         } else {
-            self.bar.set_message(message);
+            let figures = step_figures(metrics);
+            self.bar.set_message(format!("{figures} ETA {eta}"));
             self.bar.set_position(step);
         }
     }
@@ -91,24 +81,6 @@ impl Observer for Progress {
     fn on_message(&mut self, message: &str) {
         console::show(message);
     }
-}
-
-/// `reward 0.5312 loss 0.0012 `
-fn shown(metrics: &Map<String, Value>) -> String {
-    let mut text = String::new();
-    for (key, name) in SHOWN {
-        if let Some(value) = metrics.get(key).and_then(Value::as_f64) {
-            text.push_str(&format!("{name} {value:.4} "));
-        }
-    }
-    if let Some(secs) = metrics
-        .get("secs")
-        .and_then(|secs| secs.get("total"))
-        .and_then(Value::as_f64)
-    {
-        text.push_str(&format!("{secs:.1} s "));
-    }
-    text
 }
 
 /// `1:02:03`
@@ -120,17 +92,9 @@ fn clock(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn a_step_is_a_short_line() {
-        let metrics =
-            json!({"loss": 0.00123, "reward": 0.53125, "other": 1, "secs": {"total": 2.55}});
-        assert_eq!(
-            shown(metrics.as_object().unwrap()),
-            "reward 0.5312 loss 0.0012 2.5 s "
-        );
-        assert_eq!(shown(&Map::new()), "");
+    fn time_left_is_told_in_hours() {
         assert_eq!(clock(Duration::from_secs(3_723)), "1:02:03");
     }
 }

@@ -1,29 +1,158 @@
-//! Ctrl-C and SIGTERM: the first asks for a good end (training: of the step, with a checkpoint), the
-//! second ends at once.
+//! SIGINT, SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (a scheduler's warning that the time is nearly up): the
+//! first asks for a good end (training: of the step, with a checkpoint), the second ends at once. Either way the exit
+//! code is 128 + the signal's number, as a shell tells of one.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use base::run_folder::StopFlag;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use data::convert::ConvertError;
+use engine::EngineError;
+use eval::EvalError;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
+use train::TrainError;
 
-/// A flag that the signals raise from now on.
+/// The same signal within this time is the same request: a shell passes on what the terminal has sent already, and so
+/// do launchers.
+const SAME_REQUEST: Duration = Duration::from_millis(250);
+
+/// How long a process that ends at once waits for its last line to be read.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The end of a process that was asked to stop, and lost nothing.
+#[derive(Debug)]
+pub struct Stopped(pub String);
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// The signal that the first flag of this process was raised by, where `error` says that this is why it ends. An error
+/// of another kind after a signal is a failure like any other.
+pub fn cause(error: &anyhow::Error) -> Option<i32> {
+    let is_stop = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<Stopped>()
+            || matches!(cause.downcast_ref(), Some(TrainError::Stopped))
+            || matches!(cause.downcast_ref(), Some(ConvertError::Stopped))
+            || matches!(cause.downcast_ref(), Some(EngineError::Cancelled { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(EvalError::Engine(EngineError::Cancelled { .. }))
+            )
+    };
+    let stop = STOP.get()?;
+    error.chain().any(is_stop).then(|| stop.signal()).flatten()
+}
+
+/// The flag of this process.
+static STOP: OnceLock<StopFlag> = OnceLock::new();
+
+/// A flag that the signals raise from now on; `next` says what happens then.
 ///
 /// # Errors
 /// Where the system refuses.
-pub fn stop_flag() -> Result<StopFlag> {
-    let stop = StopFlag::new();
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen to signals")?;
+pub fn stop_flag(next: &'static str) -> Result<StopFlag> {
+    let stop = stop_flag_of_work(next)?;
+    stop.begin();
+    Ok(stop)
+}
+
+/// As [`stop_flag`], where there is nothing to lose before [`StopFlag::begin`]: until then the first signal ends the
+/// process. A model that is being fetched or loaded is not waited for.
+///
+/// # Errors
+/// As [`stop_flag`].
+pub fn stop_flag_of_work(next: &'static str) -> Result<StopFlag> {
+    let stop = STOP.get_or_init(StopFlag::new).clone();
+    let mut heard = vec![SIGINT, SIGTERM, SIGUSR1];
+    if !is_ignored(SIGHUP) {
+        heard.push(SIGHUP);
+    }
+    let mut signals = Signals::new(heard).context("cannot listen to signals")?;
     let raised = stop.clone();
     std::thread::spawn(move || {
-        for _ in signals.forever() {
-            raised.raise();
-            if raised.is_now() {
-                // Nothing under a final name is half-written, so there is nothing to tidy up; the
-                // destructors of a library in the middle of a kernel must not run.
-                signal_hook::low_level::exit(1);
+        let mut first: Option<(i32, Instant)> = None;
+        for signal in signals.forever() {
+            let name = signal_name(signal).unwrap_or("a signal");
+            match first {
+                Some((before, at)) if before == signal && at.elapsed() < SAME_REQUEST => continue,
+                // A warning was heeded already; what it warned of is no impatience.
+                Some((before, _)) if is_warning(before) && before != signal => {
+                    say_aside(format!("{name}: stopping already; once more stops at once"));
+                }
+                Some(_) => end(signal, format!("{name}: stops at once")),
+                None if !raised.has_begun() => {
+                    end(signal, format!("{name}: stops; nothing was begun yet"));
+                }
+                None => {
+                    raised.raise_by(signal);
+                    say_aside(format!("{name}: {next}; once more stops at once"));
+                }
             }
-            base::say!("stopping as soon as nothing is lost; once more stops at once");
+            first = Some((signal, Instant::now()));
         }
     });
     Ok(stop)
+}
+
+/// Whether a signal says what will happen, rather than what is wanted.
+fn is_warning(signal: i32) -> bool {
+    [SIGUSR1, SIGHUP].contains(&signal)
+}
+
+/// Nothing under a final name is half-written, so there is nothing to tidy up; the destructors of a library in the
+/// middle of a kernel must not run.
+fn end(signal: i32, why: String) -> ! {
+    // An error says that it was said.
+    let _ = say_aside(why).recv_timeout(LAST_WORDS);
+    signal_hook::low_level::exit(128 + signal)
+}
+
+/// Says it on a thread of its own: where nobody reads stderr, a pipe that is full must not keep signals from being heard.
+/// What it gives hangs up when it was said.
+fn say_aside(text: String) -> Receiver<()> {
+    let (said, done) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        base::console::say(&text);
+        drop(said);
+    });
+    done
+}
+
+/// Whether whoever started this program had it ignore a signal (`nohup`). Where the system does not say, no.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores(&status, signal)
+}
+
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_says_what_is_ignored() {
+        // SIGHUP is signal 1; Rust's programs ignore SIGPIPE, 13.
+        let status = "Name:\tvlm-r1\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert!(ignores(status, SIGHUP));
+        let pipe_alone = status.replace("1001", "1000");
+        assert!(!ignores(&pipe_alone, SIGHUP) && ignores(&pipe_alone, 13));
+        assert!(!ignores("", SIGHUP));
+        // On this system the file is there and says something.
+        assert!(is_ignored(13));
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Read first: `trainer.rs` (the loop), then `grpo.rs` (the maths).
 
+mod alerts;
 mod bad_step;
 pub mod batch;
 mod checkpoint;
@@ -29,9 +30,10 @@ pub mod settings;
 mod sft;
 mod trainer;
 
+pub use alerts::{Alert, Alerts};
 pub use bad_step::NonFinite;
 pub use checkpoint::CheckpointSize;
-pub use observer::{EvaluationError, Figures, Observer, PolicyAt};
+pub use observer::{EvaluationError, Figures, Observer, PolicyAt, step_figures, step_line};
 pub use session::Outcome;
 pub use settings::Settings;
 pub use sft::train_sft;

@@ -24,6 +24,49 @@ pub trait Observer {
     }
 }
 
+/// Where the metrics that are shown name the alerts that are on.
+pub(crate) const MARKS: &str = "alerts";
+
+/// Metrics that are shown, with how.
+const SHOWN: [(&str, &str); 4] = [
+    ("reward", "reward"),
+    ("loss", "loss"),
+    ("kl", "kl"),
+    ("completion_length", "tokens"),
+];
+
+/// A step as a line: `step 3/40 reward 0.5312 loss 0.0012 2.5 s`, and the alerts that are on.
+pub fn step_line(step: u64, total_steps: u64, metrics: &Map<String, Value>) -> String {
+    let figures = step_figures(metrics);
+    format!("step {step}/{total_steps} {figures}")
+        .trim_end()
+        .to_owned()
+}
+
+/// [`step_line`] without the step: `reward 0.5312 loss 0.0012 2.5 s [no signal]`.
+pub fn step_figures(metrics: &Map<String, Value>) -> String {
+    let mut figures = Vec::new();
+    for (key, name) in SHOWN {
+        if let Some(value) = metrics.get(key).and_then(Value::as_f64) {
+            figures.push(format!("{name} {value:.4}"));
+        }
+    }
+    let secs = metrics.get("secs").and_then(|secs| secs.get("total"));
+    if let Some(secs) = secs.and_then(Value::as_f64) {
+        figures.push(format!("{secs:.1} s"));
+    }
+    let marks = metrics.get(MARKS).and_then(Value::as_array);
+    let marks: Vec<&str> = marks
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    if !marks.is_empty() {
+        figures.push(format!("[{}]", marks.join(", ").replace('_', " ")));
+    }
+    figures.join(" ")
+}
+
 /// The policy after a step at which an evaluation is due.
 pub struct PolicyAt<'a> {
     /// The weights in memory, adapters included.
@@ -43,3 +86,22 @@ pub type Figures = Vec<(String, f64)>;
 
 /// Why it could not be measured.
 pub type EvaluationError = Box<dyn Error + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_step_is_a_short_line() {
+        let mut metrics = json!({"loss": 0.00123, "reward": 0.53125, "other": 1, "secs": {"total": 2.55}, "alerts": []});
+        let line = |metrics: &Value| step_line(3, 40, metrics.as_object().unwrap());
+        assert_eq!(line(&metrics), "step 3/40 reward 0.5312 loss 0.0012 2.5 s");
+        metrics[MARKS] = json!(["no_signal", "all_cut_off"]);
+        assert_eq!(
+            line(&metrics),
+            "step 3/40 reward 0.5312 loss 0.0012 2.5 s [no signal, all cut off]"
+        );
+        assert_eq!(line(&json!({})), "step 3/40");
+    }
+}

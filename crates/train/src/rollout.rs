@@ -198,6 +198,21 @@ fn sample(
     }
 }
 
+impl ScoredGroup {
+    /// Completions that no reward gave anything but 0.
+    pub fn num_zero(&self) -> usize {
+        let all_zero = |index: usize| {
+            self.per_reward
+                .iter()
+                .all(|of| of[index].is_none_or(|reward| reward == 0.0))
+        };
+        let totals = self.group.rewards.iter().enumerate();
+        totals
+            .filter(|(index, total)| **total == 0.0 && all_zero(*index))
+            .count()
+    }
+}
+
 /// Completions with their scores and, within each group, their advantages.
 fn grouped(
     prompts: Vec<(usize, Prompt)>,

@@ -13,6 +13,7 @@ use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_ro
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
+use crate::alerts::Alerts;
 use crate::checkpoint::{refuse_changes, saved_config};
 use crate::clock::Clock;
 use crate::features;
@@ -126,6 +127,7 @@ pub(crate) struct Session<'a> {
     pub observer: &'a mut dyn Observer,
     /// Metrics of the last step, where they wait for its evaluation.
     pub waiting: Option<Map<String, Value>>,
+    pub alerts: Alerts,
     /// The step of the newest checkpoint.
     pub(crate) saved: Option<u64>,
     /// The settings as `config.yaml` has them.
@@ -191,6 +193,7 @@ impl<'a> Session<'a> {
             run,
             observer: start.observer,
             waiting: None,
+            alerts: Alerts::default(),
             saved: None,
             config: to_yaml(config)?,
             num_samples: start.dataset.samples.len(),
@@ -218,6 +221,7 @@ impl<'a> Session<'a> {
         } else {
             self.resume(checkpoints)?;
         }
+        self.alerts = Alerts::of_run(&self.run)?;
         self.run.make_way(self.step, self.schedule.total_steps)?;
         self.run.write_config(&self.config)?;
         let census = Census::of(self.model.parameters());
@@ -383,7 +387,7 @@ impl<'a> Session<'a> {
         }
         // Before the first there is no step to tell of.
         if step > 0 {
-            self.observer.on_step(step, total, metrics);
+            self.tell_step(metrics)?;
         }
         Ok(())
     }
@@ -402,10 +406,12 @@ impl<'a> Session<'a> {
     }
 
     /// The end of the run.
-    pub fn outcome(self) -> Result<Outcome, TrainError> {
+    pub fn outcome(mut self) -> Result<Outcome, TrainError> {
+        let finished = self.step >= self.schedule.total_steps && self.waiting.is_none();
+        self.tell_end(finished)?;
         Ok(Outcome {
             steps: self.step,
-            finished: self.step >= self.schedule.total_steps && self.waiting.is_none(),
+            finished,
             checkpoint: self.run.latest_checkpoint()?.map(|(_, folder)| folder),
         })
     }

@@ -62,6 +62,7 @@ pub fn train_sft(
         session.step..total,
         2 * rows_per_step,
     )?;
+    stop.begin();
     Trainer {
         config,
         session,

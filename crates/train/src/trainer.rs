@@ -115,6 +115,7 @@ pub fn train_grpo_with_rewards(
         rewards,
         reference,
     };
+    stop.begin();
     trainer.train()
 }
 
@@ -407,6 +408,7 @@ impl Trainer<'_> {
             .iter()
             .filter(|g| is_zero_spread(&g.group.rewards))
             .count();
+        let without_reward: usize = groups.iter().map(ScoredGroup::num_zero).sum();
         let tokens: f64 = lens.iter().sum();
         metrics.insert(
             "completion_length".into(),
@@ -414,6 +416,9 @@ impl Trainer<'_> {
         );
         metrics.insert("cut_off_completions".into(), json!(cut));
         metrics.insert("zero_spread_groups".into(), json!(silent));
+        metrics.insert("zero_reward_completions".into(), json!(without_reward));
+        metrics.insert("groups".into(), json!(groups.len()));
+        metrics.insert("completions".into(), json!(lens.len()));
         if let Some(stats) = stats {
             stats.write(&mut metrics, self.config.num_iterations);
         }

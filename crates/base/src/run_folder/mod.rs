@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config.yaml  env.json  log.txt  metrics.jsonl  rollouts/step_000001.jsonl  tensorboard/
-//! bad_steps/step_000123.jsonl  eval/step_000100/  checkpoint-100/
+//! alerts.jsonl  bad_steps/step_000123.jsonl  eval/step_000100/  checkpoint-100/
 //! ```
 //!
 //! What stands under a final name is whole: files and checkpoints are written beside it, synced and
@@ -10,6 +10,7 @@
 //! one is what a killed process leaves, and [`RunFolder::cut_back_to`] removes it. What a checkpoint
 //! holds is left to `train`.
 
+mod alerts;
 mod checkpoint;
 mod cut_back;
 mod disk;

@@ -1,7 +1,7 @@
 //! Being asked to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 const RUNNING: u8 = 0;
 const FINISH_STEP: u8 = 1;
@@ -9,7 +9,16 @@ const NOW: u8 = 2;
 
 /// Says whether a run should end; all clones are one flag.
 #[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicU8>);
+pub struct StopFlag(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    asked: AtomicU8,
+    /// The signal that asked first; 0 where none did.
+    signal: AtomicI32,
+    /// Whether there is work that a stop may lose.
+    begun: AtomicBool,
+}
 
 impl StopFlag {
     /// A flag that says nothing yet.
@@ -23,21 +32,47 @@ impl StopFlag {
         // The closure always gives a state, so the update cannot fail.
         let _ = self
             .0
+            .asked
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+    }
+
+    /// As [`Self::raise`], because of a signal; the first one is remembered.
+    pub fn raise_by(&self, signal: i32) {
+        // Not the first: its signal stands.
+        let _ = self
+            .0
+            .signal
+            .compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+        self.raise();
+    }
+
+    /// The signal that asked first for the end.
+    pub fn signal(&self) -> Option<i32> {
+        Some(self.0.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+
+    /// Says that there is work now: a stop before could end the process on the spot.
+    pub fn begin(&self) {
+        self.0.begun.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether [`Self::begin`] was called.
+    pub fn has_begun(&self) -> bool {
+        self.0.begun.load(Ordering::SeqCst)
     }
 
     /// Whether the run should end after this step.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst) >= FINISH_STEP
+        self.0.asked.load(Ordering::SeqCst) >= FINISH_STEP
     }
 
     /// Whether the run should end without finishing anything.
     pub fn is_now(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == NOW
+        self.0.asked.load(Ordering::SeqCst) == NOW
     }
 
     /// Whether nobody has asked for the end.
     pub fn is_running(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == RUNNING
+        self.0.asked.load(Ordering::SeqCst) == RUNNING
     }
 }

@@ -308,9 +308,13 @@ fn a_stop_is_asked_for_once_or_twice() {
     let stop = StopFlag::new();
     let seen = stop.clone();
     assert!(seen.is_running());
-    stop.raise();
-    assert!(seen.is_raised() && !seen.is_now() && !seen.is_running());
-    stop.raise();
+    assert!(!seen.has_begun() && seen.signal().is_none());
+    stop.begin();
+    stop.raise_by(15);
+    assert!(seen.is_raised() && !seen.is_now() && !seen.is_running() && seen.has_begun());
+    assert_eq!(seen.signal(), Some(15));
+    stop.raise_by(2);
+    assert_eq!(seen.signal(), Some(15));
     stop.raise();
     assert!(seen.is_raised() && seen.is_now());
 }

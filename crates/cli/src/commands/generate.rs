@@ -24,7 +24,7 @@ const CHUNK_ROWS: usize = 64;
 pub fn generate(config: &GenerateConfig) -> Result<()> {
     let questions = questions(config)?;
     let mut output = Output::open(config.output.as_deref())?;
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag("stopping")?;
     let decoding = Decoding::new(config.cuda_graphs, parse_device(&config.device)?)?;
     let model = Model::load(config)?;
     let sampler = Sampler::new(

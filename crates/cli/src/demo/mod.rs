@@ -30,7 +30,11 @@ use words::words;
 /// # Errors
 /// A folder that holds another demo, a file that cannot be written, a demo that was asked to stop.
 pub fn run(config: &DemoConfig) -> Result<()> {
-    let results = run_plan(config, &Plan::FULL, signals::stop_flag()?)?;
+    let results = run_plan(
+        config,
+        &Plan::FULL,
+        signals::stop_flag("what is under way is finished and saved")?,
+    )?;
     base::say!("{}", results.headline());
     base::print_data!("{}", Path::new(&config.out).join("report.html").display());
     Ok(())

@@ -23,6 +23,7 @@ use super::dataset::Dataset;
 use super::plan::{Plan, Stage};
 use crate::model::prepare_device;
 use crate::progress::Progress;
+use crate::signals::Stopped;
 
 /// Lines that a run prints where there is no terminal.
 const LINES_OF_A_RUN: u64 = 8;
@@ -134,10 +135,10 @@ impl Demo<'_> {
         }
         let outcome = outcome?;
         if !outcome.finished {
-            bail!(
+            bail!(Stopped(format!(
                 "stopped during {name}, step {}\nhint: the same command goes on from there",
                 outcome.steps
-            );
+            )));
         }
         outcome
             .checkpoint
@@ -160,7 +161,9 @@ impl Demo<'_> {
             return Ok(RecEvaluation::read(&file)?);
         }
         if self.stop.is_raised() {
-            bail!("stopped before evaluation `{name}`\nhint: the same command goes on from there");
+            bail!(Stopped(format!(
+                "stopped before evaluation `{name}`\nhint: the same command goes on from there"
+            )));
         }
         let (config, plan, stop) = (self.config, self.plan, self.stop.clone());
         let evaluation = self

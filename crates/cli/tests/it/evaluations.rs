@@ -178,9 +178,9 @@ fn a_signal_breaks_off_an_evaluation_and_the_same_command_makes_up_for_it() {
     }
     signal(&child, "-TERM");
     let ended = said(child.wait_with_output().unwrap());
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(143), "{}", ended.stderr);
     assert!(
-        ended.stderr.contains("stopped after step 2\nhint: "),
+        ended.stderr.contains("\nstopped after step 2, saved in "),
         "{}",
         ended.stderr
     );

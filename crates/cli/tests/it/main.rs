@@ -1,6 +1,8 @@
 //! The binary, as a user calls it.
 
 #[cfg(test)]
+mod alerts;
+#[cfg(test)]
 mod arguments;
 #[cfg(test)]
 mod asking;
@@ -28,5 +30,9 @@ mod reward;
 mod run;
 #[cfg(test)]
 mod serving;
+#[cfg(test)]
+mod signals;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod training;

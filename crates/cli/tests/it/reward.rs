@@ -384,13 +384,13 @@ fn an_interrupted_run_leaves_no_file() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let kill = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args(["-USR1", &child.id().to_string()])
         .status()
         .unwrap();
     assert!(kill.success());
     let stderr = BufReader::new(child.stderr.take().unwrap());
     let said: Vec<String> = stderr.lines().map(|line| line.unwrap()).collect();
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(child.wait().unwrap().code(), Some(138));
     let last = said.last().unwrap();
     assert!(
         last.contains("stopped after ") && last.ends_with(" rows"),

@@ -279,7 +279,7 @@ fn one_program_is_the_reward_of_another_and_a_signal_ends_it() {
     );
 
     let mut kill = Command::new("kill");
-    kill.args(["-INT", &server.child.id().to_string()]);
+    kill.args(["-USR1", &server.child.id().to_string()]);
     assert!(kill.status().unwrap().success());
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }

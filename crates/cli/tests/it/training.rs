@@ -276,9 +276,11 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
     }
     signal(&child, "-TERM");
     let ended = said(child.wait_with_output().unwrap());
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(143), "{}", ended.stderr);
     assert!(
-        ended.stderr.contains("stopping as soon as nothing is lost"),
+        ended
+            .stderr
+            .contains("SIGTERM: the step under way is finished and saved, then the run ends"),
         "{}",
         ended.stderr
     );

@@ -12,6 +12,7 @@ import json
 import math
 import numbers
 import os
+import signal
 import sys
 import traceback
 from collections import abc
@@ -28,6 +29,24 @@ def own_streams():
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
     return requests, answers
+
+
+def leave_signals_to_the_trainer():
+    """A scheduler sends its signals to every process of a job. The trainer finishes its step, which this has to score.
+
+    A function that does nothing, as what is ignored would be ignored by the programs that a reward starts too.
+    """
+    trainer = os.getppid()
+
+    def heed(number, _frame):
+        # The trainer is gone, or this is a copy that the reward made of this process.
+        if os.getppid() != trainer:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, heed)
 
 
 def load(path, name):
@@ -149,6 +168,7 @@ def answer(function, request, chat):
 def main():
     path, name, form = sys.argv[1:4]
     requests, answers = own_streams()
+    leave_signals_to_the_trainer()
 
     def say(value):
         sys.stdout.flush()

@@ -22,7 +22,7 @@ const TEMPLATE: &str = "{pos} rows {spinner}";
 /// # Errors
 /// A source that cannot be read, rows that cannot be written, and a source without a row to keep.
 pub fn data_convert(config: &DataConvertConfig) -> Result<()> {
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag("stopping; no file is written")?;
     if let Some(path) = &config.output {
         output::check_folder(path)?;
     }

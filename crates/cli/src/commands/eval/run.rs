@@ -16,7 +16,7 @@ use eval::{EvalError, Evaluation, Metric, Summary};
 use super::page;
 use super::progress::Answers;
 use crate::model::Located;
-use crate::signals;
+use crate::signals::{self, Stopped};
 
 /// Bad rows that are named at the start.
 const MAX_NAMED: usize = 10;
@@ -26,7 +26,7 @@ const MAX_NAMED: usize = 10;
 /// # Errors
 /// Where something cannot be used, and where it was asked to stop.
 pub fn run(config: &EvalConfig) -> Result<()> {
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag_of_work("stopping; answers so far are kept")?;
     let model = Located::find(config)?;
     let output = Path::new(config.output_dir.as_deref().unwrap_or_default());
     let processor = Arc::new(model.processor()?);
@@ -37,6 +37,7 @@ pub fn run(config: &EvalConfig) -> Result<()> {
     if !evaluation.is_complete(&store) {
         let weights = model.weights()?;
         let mut progress = Answers::new(store.len(), String::new(), Duration::ZERO);
+        stop.begin();
         let answered = evaluation.answer(
             weights.as_ref(),
             &folder,
@@ -75,10 +76,10 @@ pub fn name_odd_rows(questions: &Questions) {
 
 fn explained(error: EvalError, store: &AnswerStore) -> anyhow::Error {
     match error {
-        EvalError::Engine(EngineError::Cancelled { .. }) => anyhow!(
+        EvalError::Engine(EngineError::Cancelled { .. }) => anyhow!(Stopped(format!(
             "stopped with {} answers\nhint: the same command goes on from there",
             store.len()
-        ),
+        ))),
         error => error.into(),
     }
 }

@@ -14,6 +14,7 @@ use super::summary::summary;
 use super::tally::Tally;
 use crate::output::{Output, check_folder};
 use crate::rows::{Reader, Row};
+use crate::signals::Stopped;
 
 const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
 
@@ -50,7 +51,10 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
             output.write(&scorer.output(row, index, &scored))?;
         }
         if stop.is_raised() {
-            bail!("{input}: stopped after {} rows", tally.num_rows());
+            bail!(Stopped(format!(
+                "{input}: stopped after {} rows",
+                tally.num_rows()
+            )));
         }
         bar.set_position(reader.bytes_read());
         bar.set_message(format!("{} rows", tally.num_rows()));

@@ -23,7 +23,11 @@ use scorer::Scorer;
 /// # Errors
 /// Where a row cannot be read or scored, and where nothing can be written or served.
 pub fn reward(config: &RewardConfig) -> Result<()> {
-    let stop = signals::stop_flag()?;
+    let next = match &config.serve {
+        Some(_) => "stopping; what was asked is answered first",
+        None => "stopping after this batch; no file is written",
+    };
+    let stop = signals::stop_flag(next)?;
     let given = config.image_folder.as_deref();
     match (&config.input, &config.serve) {
         (Some(input), _) => {

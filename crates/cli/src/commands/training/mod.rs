@@ -12,8 +12,9 @@ use train::{
     EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, train_grpo, train_sft,
 };
 
+use crate::hub;
 use crate::progress::Progress;
-use crate::{hub, signals};
+use crate::signals::{self, Stopped};
 use evaluations::{Evaluations, Run};
 
 /// Trains by GRPO.
@@ -52,6 +53,9 @@ pub fn check_sft(config: &SftConfig) -> Result<()> {
     Run::from(config).read_evaluations().map(|_| ())
 }
 
+/// What happens after a signal.
+const NEXT: &str = "the step under way is finished and saved, then the run ends";
+
 type Outcomes = Result<Outcome, TrainError>;
 
 fn run(
@@ -61,7 +65,7 @@ fn run(
     if let Some(name) = run.name {
         base::say!("run `{name}`");
     }
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag_of_work(NEXT)?;
     let folder = hub::model_folder(run.model)?;
     let mut watcher = Watcher {
         evaluations: Evaluations::open(run, &folder)?,
@@ -72,15 +76,23 @@ fn run(
     let outcome = outcome?;
     let checkpoint = outcome.checkpoint.map(|path| path.display().to_string());
     if !outcome.finished {
-        bail!(
-            "stopped after step {}\nhint: the same command goes on from there",
-            outcome.steps
-        );
+        bail!(Stopped(stopped(&outcome)));
     }
     if let Some(checkpoint) = checkpoint {
         base::print_data!("{checkpoint}");
     }
     Ok(())
+}
+
+fn stopped(outcome: &Outcome) -> String {
+    let Some(checkpoint) = &outcome.checkpoint else {
+        return "stopped before the first step".into();
+    };
+    format!(
+        "stopped after step {}, saved in {}\nhint: the same command goes on from there",
+        outcome.steps,
+        checkpoint.display()
+    )
 }
 
 /// Shows a run, and evaluates its policy.

@@ -18,7 +18,8 @@ use data::image::ImageProcessorConfig;
 use data::{DataFiles, ImageProcessor, Processor, ProcessorOptions, RowChecks};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{hub, output, signals};
+use crate::signals::{self, Stopped};
+use crate::{hub, output};
 use page::PageRows;
 use true_scores::TrueScores;
 
@@ -29,7 +30,7 @@ const TEMPLATE: &str = "{pos} rows {spinner} {msg}";
 /// # Errors
 /// Settings that mean nothing; data in which errors were found, or, with `strict`, warnings.
 pub fn data_check(config: &DataCheckConfig) -> Result<()> {
-    let stop = signals::stop_flag()?;
+    let stop = signals::stop_flag("stopping; what was found so far is told")?;
     let train = DataFiles::from_lists(
         &config.data_file_paths,
         config.image_folders.as_deref(),
@@ -61,7 +62,9 @@ pub fn data_check(config: &DataCheckConfig) -> Result<()> {
 fn verdict(report: &CheckReport, is_strict: bool) -> Result<()> {
     let (errors, warnings) = (report.errors, report.warnings);
     if report.stopped {
-        bail!("stopped: the rest of the rows was not looked at");
+        bail!(Stopped(
+            "stopped: the rest of the rows was not looked at".into()
+        ));
     }
     if errors > 0 || (is_strict && warnings > 0) {
         bail!("{errors} errors and {warnings} warnings in the data");

@@ -1,0 +1,61 @@
+//! `alerts.jsonl`, one object an alert, and what a run that goes on makes its alerts from again.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::files::{append_to, io};
+use super::{METRICS, RunError, RunFolder};
+
+pub(super) const ALERTS: &str = "alerts.jsonl";
+
+impl RunFolder {
+    /// Appends a line to `alerts.jsonl`; it is on the disk at once, as alerts are few.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn log_alert(&self, alert: &Value) -> Result<(), RunError> {
+        let path = self.path().join(ALERTS);
+        let mut file = append_to(&path)?;
+        file.write_all(format!("{alert}\n").as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(io(&path))
+    }
+
+    /// Shows `visit` the lines of `alerts.jsonl`, oldest first; none where there is no such file.
+    ///
+    /// # Errors
+    /// Where it cannot be read, and on a line that is no object.
+    pub fn each_alert(&self, visit: impl FnMut(Map<String, Value>)) -> Result<(), RunError> {
+        each_line(&self.path().join(ALERTS), visit)
+    }
+
+    /// As [`Self::each_alert`], for the steps of `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// As [`Self::each_alert`].
+    pub fn each_step(&self, visit: impl FnMut(Map<String, Value>)) -> Result<(), RunError> {
+        each_line(&self.path().join(METRICS), visit)
+    }
+}
+
+/// One line is in memory at a time.
+fn each_line(path: &Path, mut visit: impl FnMut(Map<String, Value>)) -> Result<(), RunError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(path)(error)),
+    };
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(io(path))?;
+        let line = serde_json::from_str(&line).map_err(|error| RunError::Metrics {
+            path: path.to_owned(),
+            line: index + 1,
+            cause: error.to_string(),
+        })?;
+        visit(line);
+    }
+    Ok(())
+}

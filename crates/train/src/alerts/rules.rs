@@ -1,0 +1,229 @@
+//! The rules: a table of thresholds, and for each rule what it counts and what it says.
+
+use serde_json::{Map, Value};
+
+/// Steps that a rule looks back on, and the fewest that it speaks about before the run ends.
+pub(super) const WINDOW: usize = 20;
+
+/// A share of what a rule counts, over the steps that it looks at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub hits: u64,
+    pub of: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.of += other.of;
+    }
+
+    /// None where there was nothing to count.
+    pub fn share(self) -> Option<f64> {
+        (self.of > 0).then(|| self.hits as f64 / self.of as f64)
+    }
+}
+
+/// What rules read of a step.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    /// Steps done.
+    pub step: u64,
+    /// Mean of the weighted sum.
+    pub reward: Option<f64>,
+    /// Mean of each reward.
+    pub rewards: Vec<(String, f64)>,
+    /// What each rule counts, in the order of [`RULES`]; none where the metrics do not say.
+    pub tallies: [Option<Tally>; RULES.len()],
+}
+
+impl Step {
+    /// Reads the metrics of a step.
+    pub fn read(step: u64, metrics: &Map<String, Value>) -> Self {
+        let mean = |(name, value): (&String, &Value)| {
+            let name = name.strip_prefix("rewards/")?;
+            // Counters of a reward have a further `/`.
+            let mean = value.as_f64().filter(|_| !name.contains('/'))?;
+            Some((name.to_owned(), mean))
+        };
+        let count = |name: &str| metrics.get(name).and_then(Value::as_u64);
+        Self {
+            step,
+            reward: metrics.get("reward").and_then(Value::as_f64),
+            rewards: metrics.iter().filter_map(mean).collect(),
+            tallies: RULES.map(|rule| {
+                let (hits, of) = (count(rule.hits)?, count(rule.of)?);
+                Some(Tally { hits, of })
+            }),
+        }
+    }
+}
+
+/// What a rule found in the steps that it looked at.
+pub(super) struct Found<'a> {
+    pub tally: Tally,
+    /// The newest of these steps, at most [`WINDOW`].
+    pub steps: &'a [Step],
+    /// How many there are.
+    pub num_steps: u64,
+}
+
+impl Found<'_> {
+    /// Mean of the weighted sum over the newest steps.
+    pub fn reward(&self) -> Option<f64> {
+        mean(self.steps.iter().filter_map(|step| step.reward))
+    }
+
+    /// Mean of each reward over the newest steps, in the order of the metrics.
+    fn rewards(&self) -> Vec<(&str, f64)> {
+        let last = self.steps.last().map_or(&[][..], |step| &step.rewards);
+        let of = |name: &str| {
+            let all = self.steps.iter().flat_map(|step| &step.rewards);
+            mean(
+                all.filter(|(other, _)| other == name)
+                    .map(|(_, mean)| *mean),
+            )
+        };
+        last.iter()
+            .filter_map(|(name, _)| Some((name.as_str(), of(name)?)))
+            .collect()
+    }
+
+    /// `77 of 80 (96.2 %) over 20 steps`
+    pub fn counted(&self) -> String {
+        let Tally { hits, of } = self.tally;
+        let percent = 100.0 * self.tally.share().unwrap_or_default();
+        let steps = if self.num_steps == 1 { "step" } else { "steps" };
+        format!(
+            "{hits} of {of} ({percent:.1} %) over {} {steps}",
+            self.num_steps
+        )
+    }
+
+    /// A rollouts file to look at.
+    fn rollouts(&self) -> String {
+        let step = self.steps.last().map_or(0, |step| step.step);
+        format!(
+            "`vlm-r1 reward --input rollouts/step_{step:06}.jsonl --explain true` with the run's rewards"
+        )
+    }
+}
+
+/// When an alert is on, and how it is told.
+#[derive(Clone, Copy)]
+pub(super) struct Rule {
+    /// Its name in `alerts.jsonl`, and in the line of a step with spaces.
+    pub name: &'static str,
+    /// The metric that is counted.
+    hits: &'static str,
+    /// The metric that says of how many.
+    of: &'static str,
+    /// The share at which the alert begins.
+    pub from: f64,
+    /// The share below which it is over: a margin, so that a share about the limit is told once.
+    pub over_below: f64,
+    /// The share from which a stronger alert speaks instead.
+    pub until: f64,
+    /// Whether all steps since the start count, not the last [`WINDOW`] alone.
+    pub since_start: bool,
+    /// What was found, why, and what to try.
+    pub says: fn(&Found<'_>) -> String,
+}
+
+/// All thresholds.
+pub(super) const RULES: [Rule; 4] = [
+    Rule {
+        name: "no_signal",
+        hits: "zero_spread_groups",
+        of: "groups",
+        from: 0.9,
+        over_below: 0.85,
+        until: f64::INFINITY,
+        since_start: false,
+        says: no_signal,
+    },
+    Rule {
+        name: "all_cut_off",
+        hits: "cut_off_completions",
+        of: "completions",
+        from: 0.9,
+        over_below: 0.85,
+        until: f64::INFINITY,
+        since_start: false,
+        says: cut_off,
+    },
+    Rule {
+        name: "many_cut_off",
+        hits: "cut_off_completions",
+        of: "completions",
+        from: 0.5,
+        over_below: 0.45,
+        until: 0.9,
+        since_start: false,
+        says: cut_off,
+    },
+    Rule {
+        name: "reward_zero",
+        hits: "zero_reward_completions",
+        of: "completions",
+        from: 1.0,
+        over_below: 1.0,
+        until: f64::INFINITY,
+        since_start: true,
+        says: reward_zero,
+    },
+];
+
+/// How far a mean reward may be from 0 or 1 for all answers to be called wrong or right.
+const ALIKE: f64 = 0.1;
+
+fn no_signal(found: &Found<'_>) -> String {
+    let mut means = found.rewards();
+    if means.is_empty() {
+        means.extend(found.reward().map(|mean| ("reward", mean)));
+    }
+    let every = |of: &dyn Fn(f64) -> bool| !means.is_empty() && means.iter().all(|(_, m)| of(*m));
+    let (which, hint) = if every(&|mean| mean <= ALIKE) {
+        let hint = "easier data, a higher --temperature, more --num_generations or a cold start by `vlm-r1 sft`; what the rewards read of the answers says ";
+        ("all wrong", format!("{hint}{}", found.rollouts()))
+    } else if every(&|mean| mean >= 1.0 - ALIKE) {
+        let hint = "harder data, or end here: the model knows these answers; a higher --temperature makes them differ";
+        ("all right", hint.to_owned())
+    } else {
+        let hint = "a higher --temperature, more --num_generations, or --reward_funcs that tell answers apart; what they read says ";
+        ("all alike", format!("{hint}{}", found.rollouts()))
+    };
+    let means: Vec<String> = means
+        .iter()
+        .map(|(name, mean)| format!("{name} {mean:.4}"))
+        .collect();
+    format!(
+        "groups whose rewards are all equal: {}; they have no advantages, so nothing is learnt from them: {which}, mean {}\nhint: {hint}",
+        found.counted(),
+        means.join(", "),
+    )
+}
+
+fn cut_off(found: &Found<'_>) -> String {
+    format!(
+        "completions cut off at --max_completion_length: {}; what is cut off has no answer yet and is scored without one\nhint: a higher --max_completion_length, a --question_template that asks for less, a lower --temperature, or a cold start by `vlm-r1 sft` where the model never ends its answer",
+        found.counted(),
+    )
+}
+
+fn reward_zero(found: &Found<'_>) -> String {
+    format!(
+        "every reward of every completion is 0 since the start: {}; either no answer is right or the rewards do not fit the data\nhint: what the rewards read of the answers says {}; compare --reward_funcs, --task_type and --is_reward_customized_from_vlm_module with the form of the solutions, or take easier data",
+        found.counted(),
+        found.rollouts(),
+    )
+}
+
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0_u64);
+    for value in values {
+        sum += value;
+        count += 1;
+    }
+    (count > 0).then(|| sum / count as f64)
+}

@@ -1,0 +1,38 @@
+//! A session's steps and its end, told with their alerts.
+
+use serde_json::{Map, Value, json};
+
+use crate::TrainError;
+use crate::observer::{MARKS, step_line};
+use crate::session::Session;
+
+impl Session<'_> {
+    /// Tells of the step that was done, and of the alerts that begin or end with it.
+    pub(crate) fn tell_step(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
+        let (step, total) = (self.step, self.schedule.total_steps);
+        let alerts = self.alerts.observe(step, metrics);
+        let mut shown = metrics.clone();
+        shown.insert(MARKS.into(), json!(self.alerts.marks()));
+        self.run.log_line(&step_line(step, total, &shown));
+        self.observer.on_step(step, total, &shown);
+        for alert in alerts {
+            self.run.log_alert(&alert.line())?;
+            self.say(&alert.text());
+        }
+        Ok(())
+    }
+
+    /// Tells at the end of the process what was learnt, and which alerts are on.
+    pub(crate) fn tell_end(&mut self, is_finished: bool) -> Result<(), TrainError> {
+        if is_finished {
+            // The summary names those that begin only now.
+            for alert in self.alerts.conclude(self.step) {
+                self.run.log_alert(&alert.line())?;
+            }
+        }
+        for line in self.alerts.summary() {
+            self.say(&line);
+        }
+        Ok(())
+    }
+}

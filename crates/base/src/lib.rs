@@ -11,6 +11,7 @@ pub mod console;
 pub mod draw;
 pub mod run_folder;
 pub mod sample;
+pub mod unfinished;
 
 pub use draw::DrawKey;
 pub use sample::{

@@ -1,40 +1,26 @@
 //! Where rows go: stdout line by line, or a file that appears when it is whole.
 
-use std::fs::Permissions;
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use base::unfinished::{self, Unfinished};
 use serde_json::Value;
-use tempfile::{Builder, NamedTempFile};
 
 /// Finds out before the work whether the folder of `path` is there, which would else be found out after.
 ///
 /// # Errors
 /// Where it is not.
 pub fn check_folder(path: &str) -> Result<()> {
-    let folder = folder_of(Path::new(path));
+    let folder = match Path::new(path).parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
     if !folder.is_dir() {
         bail!("{path}: no folder `{}`", folder.display());
     }
     Ok(())
-}
-
-/// The folder that a file of this name lies in.
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// A file without its final name, for all to read whom the user's mask lets: by default it would be
-/// for the user alone, under its final name too.
-fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
-    Builder::new()
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
 }
 
 /// Writes `bytes` beside `path`, then gives them its name.
@@ -42,26 +28,26 @@ fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
 /// # Errors
 /// Where they cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> Result<()> {
-        let mut file = temporary(folder_of(path))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("{}", path.display()))
+    unfinished::write_whole(path, bytes).with_context(|| format!("{}", path.display()))
 }
 
 /// JSON lines on their way out.
 pub enum Output {
     /// Each line at once.
     Stdout,
+    /// Each line as it comes, to what is no file: a device, a pipe.
+    Device {
+        /// Its name.
+        path: PathBuf,
+        /// Where lines go.
+        file: BufWriter<File>,
+    },
     /// All lines under the final name at the end.
     File {
         /// The final name.
         path: PathBuf,
         /// What is written so far, beside it.
-        file: BufWriter<NamedTempFile>,
+        file: BufWriter<Unfinished>,
     },
 }
 
@@ -74,11 +60,14 @@ impl Output {
         let Some(path) = path.filter(|path| *path != "-").map(PathBuf::from) else {
             return Ok(Self::Stdout);
         };
-        let file = temporary(folder_of(&path)).with_context(|| format!("{}", path.display()))?;
-        Ok(Self::File {
-            path,
-            file: BufWriter::new(file),
-        })
+        let named = || format!("{}", path.display());
+        if let Some(device) = unfinished::device(&path) {
+            let file = BufWriter::new(device.with_context(named)?);
+            return Ok(Self::Device { path, file });
+        }
+        unfinished::sweep(&path);
+        let file = BufWriter::new(Unfinished::create(&path).with_context(named)?);
+        Ok(Self::File { path, file })
     }
 
     /// Writes a line.
@@ -93,6 +82,9 @@ impl Output {
                     .and_then(|()| stdout.flush())
                     .context("stdout")
             }
+            Self::Device { path, file } => writeln!(file, "{row}")
+                .and_then(|()| file.flush())
+                .with_context(|| format!("{}", path.display())),
             Self::File { path, file } => {
                 writeln!(file, "{row}").with_context(|| format!("{}", path.display()))
             }
@@ -107,12 +99,8 @@ impl Output {
         let Self::File { path, file } = self else {
             return Ok(());
         };
-        let save = || -> Result<()> {
-            let file = file.into_inner().map_err(|error| error.into_error())?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        save().with_context(|| format!("{}", path.display()))
+        let file = file.into_inner().map_err(|error| error.into_error());
+        let finished = file.and_then(Unfinished::finish);
+        finished.with_context(|| format!("{}", path.display()))
     }
 }

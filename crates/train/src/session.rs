@@ -10,7 +10,9 @@ use base::Sample;
 use base::config::OnBadRow;
 use base::config::{Config, changed_settings, to_yaml};
 use base::run_folder::{RunFolder, StopFlag, environment};
-use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, split};
+use data::{
+    EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, notices_of, split,
+};
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
@@ -40,6 +42,8 @@ pub(crate) struct Dataset {
     pub validation: Vec<Sample>,
     pub processor: Arc<Processor>,
     skipped: Vec<String>,
+    /// What is odd about the rows, in lines.
+    notices: Vec<String>,
 }
 
 impl Dataset {
@@ -68,12 +72,14 @@ impl Dataset {
                 skipped: skipped.len(),
             });
         }
+        let notices = notices_of(&rows, settings.processor.apply_exif);
         let (samples, validation) = split(rows, settings.val_split_ratio, settings.seed)?;
         Ok(Dataset {
             samples: samples.into(),
             validation,
             processor: Arc::new(processor),
             skipped,
+            notices,
         })
     }
 
@@ -212,6 +218,9 @@ impl<'a> Session<'a> {
             dataset.validation.len(),
             self.schedule.total_steps
         ));
+        for notice in &dataset.notices {
+            self.say(notice);
+        }
         for line in census.lines() {
             self.say(&line);
         }

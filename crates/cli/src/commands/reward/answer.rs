@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use data::Tokenizer;
-use data::image::{MAX_DECODED_PIXELS, decode_file};
+use data::image::{MAX_DECODED_PIXELS, decode_upright};
 use rewards::RewardInput;
 
 use crate::rows::{self, Row};
@@ -16,8 +16,23 @@ pub struct Reading {
     pub image_folder: Option<PathBuf>,
     /// Accuracy method of rows that name none.
     pub reward_method: Option<String>,
+    /// Whether images are turned as their EXIF orientation says.
+    pub apply_exif: bool,
     /// Counts the tokens of rows that do not say how many they are.
     pub tokenizer: Option<Tokenizer>,
+}
+
+impl Reading {
+    /// Image files of a row.
+    ///
+    /// # Errors
+    /// On a name that is none, and on an image outside its folder.
+    pub fn images(&self, row: &Row) -> Result<Vec<PathBuf>> {
+        match &self.image_folder {
+            Some(folder) => images(row, folder),
+            None => Ok(Vec::new()),
+        }
+    }
 }
 
 /// What a row says of an answer.
@@ -39,10 +54,7 @@ impl<'a> Answer<'a> {
     /// # Errors
     /// Where something is missing or of another type, and on an image outside its folder.
     pub fn read(row: &'a Row, reading: &'a Reading) -> Result<Self> {
-        let images = match &reading.image_folder {
-            Some(folder) => images(row, folder)?,
-            None => Vec::new(),
-        };
+        let images = reading.images(row)?;
         let image_sizes = match row.tuples::<2>("image_size")? {
             Some(sizes) => sizes
                 .into_iter()
@@ -51,7 +63,7 @@ impl<'a> Answer<'a> {
                 .with_context(|| format!("{}: `image_size`", row.place))?,
             None => images
                 .iter()
-                .map(|path| size_of(path, row))
+                .map(|path| size_of(path, row, reading.apply_exif))
                 .collect::<Result<_>>()?,
         };
         let method = row.optional_text("accu_reward_method")?;
@@ -105,8 +117,8 @@ fn completion_tokens(row: &Row, tokenizer: Option<&Tokenizer>) -> Result<Option<
 }
 
 /// Width and height of an image file, px.
-fn size_of(path: &Path, row: &Row) -> Result<[u32; 2]> {
-    let image = decode_file(path, MAX_DECODED_PIXELS)
+fn size_of(path: &Path, row: &Row, apply_exif: bool) -> Result<[u32; 2]> {
+    let image = decode_upright(path, MAX_DECODED_PIXELS, apply_exif)
         .with_context(|| format!("{}\nhint: give its `image_size` in the row", row.place))?;
     Ok([image.width(), image.height()])
 }

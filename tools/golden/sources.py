@@ -144,6 +144,19 @@ def tables() -> None:
         }
     )
     pq.write_table(broken, OUT / "odd_rows.parquet", compression="gzip", store_schema=False)
+    file = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    whole, empty = {"bytes": red, "path": None}, {"bytes": None, "path": None}
+    ones = [None, whole, empty, {"bytes": None, "path": ""}, {"bytes": b"", "path": None}, whole]
+    lists = [None, [], [whole, None], [empty], [None], [whole]]
+    for name, column in [("absent_image", pyarrow.array(ones, file)), ("absent_images", pyarrow.array(lists, pyarrow.list_(file)))]:
+        numbers = list(range(1, 7))
+        questions = [f"Number {number}?" for number in numbers]
+        table = pyarrow.table({"image": column, "question": questions, "answer": numbers})
+        pq.write_table(table, OUT / f"{name}.parquet", store_schema=False)
+    text = pyarrow.table({"image": pyarrow.array([None, None], file), "question": ["a?", "b?"], "answer": [1, 2]})
+    pq.write_table(text, OUT / "text_alone.parquet", store_schema=False)
+    others = pyarrow.table({"image_1": pyarrow.array([whole], file), "question": ["a?"], "answer": [1]})
+    pq.write_table(others, OUT / "image_1.parquet", store_schema=False)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ pub mod draw;
 pub mod run_folder;
 pub mod sample;
 mod temporary;
+pub mod unfinished;
 
 pub use draw::DrawKey;
 pub use sample::{

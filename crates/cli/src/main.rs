@@ -53,6 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    signals::listen()?;
     let invocation = arguments::parse(std::env::args_os())?;
     arguments::check_world_size()?;
     match invocation.command {

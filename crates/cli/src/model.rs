@@ -46,6 +46,7 @@ macro_rules! choice_of {
                 resize_backend: train::settings::resize_backend($config.image_processor),
                 min_pixels: $config.min_pixels.map(|pixels| pixels as u64),
                 max_pixels: $config.max_pixels.map(|pixels| pixels as u64),
+                apply_exif: $config.apply_exif,
                 max_prompt_length: None,
             },
         }

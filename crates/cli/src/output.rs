@@ -1,32 +1,28 @@
 //! Where rows go: stdout line by line, or a file that appears when it is whole.
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
-use base::{console, temporary_file};
+use base::console;
+use base::unfinished::{self, Unfinished};
 use serde_json::Value;
-use tempfile::NamedTempFile;
 
 /// Finds out before the work whether the folder of `path` is there, which would else be found out after.
 ///
 /// # Errors
 /// Where it is not.
 pub fn check_folder(path: &str) -> Result<()> {
-    let folder = folder_of(Path::new(path));
+    let folder = match Path::new(path).parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
     if !folder.is_dir() {
         bail!("{path}: no folder `{}`", folder.display());
     }
     Ok(())
-}
-
-/// The folder that a file of this name lies in.
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// Writes `bytes` beside `path`, then gives them its name.
@@ -34,14 +30,7 @@ fn folder_of(path: &Path) -> &Path {
 /// # Errors
 /// Where they cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> Result<()> {
-        let mut file = temporary_file(folder_of(path))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("{}", path.display()))
+    unfinished::write_whole(path, bytes).with_context(|| format!("{}", path.display()))
 }
 
 static READER_IS_GONE: AtomicBool = AtomicBool::new(false);
@@ -55,12 +44,19 @@ pub fn reader_is_gone() -> bool {
 pub enum Output {
     /// Each line at once.
     Stdout,
+    /// Each line as it comes, to what is no file: a device, a pipe.
+    Device {
+        /// Its name.
+        path: PathBuf,
+        /// Where lines go.
+        file: BufWriter<File>,
+    },
     /// All lines under the final name at the end.
     File {
         /// The final name.
         path: PathBuf,
         /// What is written so far, beside it.
-        file: BufWriter<NamedTempFile>,
+        file: BufWriter<Unfinished>,
     },
 }
 
@@ -73,12 +69,14 @@ impl Output {
         let Some(path) = path.filter(|path| *path != "-").map(PathBuf::from) else {
             return Ok(Self::Stdout);
         };
-        let file =
-            temporary_file(folder_of(&path)).with_context(|| format!("{}", path.display()))?;
-        Ok(Self::File {
-            path,
-            file: BufWriter::new(file),
-        })
+        let named = || format!("{}", path.display());
+        if let Some(device) = unfinished::device(&path) {
+            let file = BufWriter::new(device.with_context(named)?);
+            return Ok(Self::Device { path, file });
+        }
+        unfinished::sweep(&path);
+        let file = BufWriter::new(Unfinished::create(&path).with_context(named)?);
+        Ok(Self::File { path, file })
     }
 
     /// Writes a line.
@@ -94,6 +92,9 @@ impl Output {
                 }
                 written.context("stdout")
             }
+            Self::Device { path, file } => writeln!(file, "{row}")
+                .and_then(|()| file.flush())
+                .with_context(|| format!("{}", path.display())),
             Self::File { path, file } => {
                 writeln!(file, "{row}").with_context(|| format!("{}", path.display()))
             }
@@ -108,12 +109,8 @@ impl Output {
         let Self::File { path, file } = self else {
             return Ok(());
         };
-        let save = || -> Result<()> {
-            let file = file.into_inner().map_err(|error| error.into_error())?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        save().with_context(|| format!("{}", path.display()))
+        let file = file.into_inner().map_err(|error| error.into_error());
+        let finished = file.and_then(Unfinished::finish);
+        finished.with_context(|| format!("{}", path.display()))
     }
 }

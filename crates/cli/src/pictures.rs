@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use data::image::{Filter, MAX_DECODED_PIXELS, ResizeBackend, decode_file, resize};
+use data::image::{Filter, MAX_DECODED_PIXELS, ResizeBackend, decode_upright, resize};
 use report::EncodedImage;
 
 /// Longest side of a picture on a page, px.
@@ -14,12 +14,13 @@ const JPEG_QUALITY: f32 = 85.0;
 /// Characters that fit beside a box.
 const MAX_LABEL: usize = 16;
 
-/// The picture of a file, in a size for a page, and the size of the file's own, px.
+/// The picture of a file, in a size for a page, and the size of the file's own, px; with `apply_exif` turned as its orientation
+/// says.
 ///
 /// # Errors
 /// Where the file cannot be decoded.
-pub fn for_page(path: &Path) -> Result<(EncodedImage, [u32; 2])> {
-    let image = decode_file(path, MAX_DECODED_PIXELS)?;
+pub fn for_page(path: &Path, apply_exif: bool) -> Result<(EncodedImage, [u32; 2])> {
+    let image = decode_upright(path, MAX_DECODED_PIXELS, apply_exif)?;
     let original = [image.width(), image.height()];
     let longest = original[0].max(original[1]);
     let image = if longest > MAX_SIDE_PX {

@@ -5,7 +5,36 @@ use std::io::{BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use data::{ReadKeys, hidden_media, meant};
 use serde_json::{Map, Value};
+
+/// What rows to be answered hold.
+pub const ASKED: ReadKeys = ReadKeys {
+    image: "images",
+    others: &["prompt"],
+    is_asked: true,
+};
+/// What rows with answers whose log-probabilities are wanted hold.
+pub const ANSWERED: ReadKeys = ReadKeys {
+    image: "images",
+    others: &["prompt", "completion"],
+    is_asked: true,
+};
+/// What rows with answers to be scored hold.
+pub const SCORED: ReadKeys = ReadKeys {
+    image: "image_path",
+    others: &[
+        "completion",
+        "solution",
+        "problem",
+        "accu_reward_method",
+        "image_size",
+        "image_grid_thw",
+        "group_id",
+        "completion_tokens",
+    ],
+    is_asked: false,
+};
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -109,8 +138,31 @@ impl Row {
     /// # Errors
     /// Where there is none.
     pub fn text(&self, key: &str) -> Result<&str> {
-        self.optional_text(key)?
-            .ok_or_else(|| anyhow!("{}: missing key `{key}`", self.place))
+        self.optional_text(key)?.ok_or_else(|| {
+            let place = &self.place;
+            match meant(key, &self.columns) {
+                Some(other) => anyhow!(
+                    "{place}: missing key `{key}`; `{other}` is not read\nhint: rename it to `{key}`"
+                ),
+                None => anyhow!("{place}: missing key `{key}`"),
+            }
+        })
+    }
+
+    /// Refuses a row that shows pictures under a key that is not read, and nothing else: it would be answered blind.
+    ///
+    /// # Errors
+    /// The key, and what is read.
+    pub fn refuse_hidden_media(&self, read: &ReadKeys) -> Result<()> {
+        match hidden_media(&self.columns, read) {
+            None => Ok(()),
+            Some(found) => bail!(
+                "{}: {}\nhint: {}",
+                self.place,
+                found.text_of_blind_row(read.image),
+                found.hint(read)
+            ),
+        }
     }
 
     /// The text under `key`, if there is one.

@@ -3,12 +3,13 @@
 //! code is 128 + the signal's number, as a shell tells of one.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use base::run_folder::StopFlag;
+use base::unfinished;
 use data::convert::ConvertError;
 use engine::EngineError;
 use eval::EvalError;
@@ -55,6 +56,8 @@ pub fn cause(error: &anyhow::Error) -> Option<i32> {
 
 /// The flag of this process.
 static STOP: OnceLock<StopFlag> = OnceLock::new();
+/// What it does when it is raised; nothing in a command that has no good end to offer.
+static NEXT: OnceLock<&str> = OnceLock::new();
 
 /// A flag that the signals raise from now on; `next` says what happens then.
 ///
@@ -72,13 +75,30 @@ pub fn stop_flag(next: &'static str) -> Result<StopFlag> {
 /// # Errors
 /// As [`stop_flag`].
 pub fn stop_flag_of_work(next: &'static str) -> Result<StopFlag> {
-    let stop = STOP.get_or_init(StopFlag::new).clone();
+    // The first word counts: `demo` runs commands within it.
+    NEXT.get_or_init(|| next);
+    listen()?;
+    Ok(STOP.get_or_init(StopFlag::new).clone())
+}
+
+/// Lets the signals end the program without leaving files behind that have no final name yet.
+///
+/// # Errors
+/// As [`stop_flag`].
+pub fn listen() -> Result<()> {
+    static LISTENS: Once = Once::new();
+    let mut listening = Ok(());
+    LISTENS.call_once(|| listening = start_to_listen());
+    listening
+}
+
+fn start_to_listen() -> Result<()> {
     let mut heard = vec![SIGINT, SIGTERM, SIGUSR1];
     if !is_ignored(SIGHUP) {
         heard.push(SIGHUP);
     }
     let mut signals = Signals::new(heard).context("cannot listen to signals")?;
-    let raised = stop.clone();
+    let raised = STOP.get_or_init(StopFlag::new).clone();
     std::thread::spawn(move || {
         let mut first: Option<(i32, Instant)> = None;
         for signal in signals.forever() {
@@ -90,18 +110,21 @@ pub fn stop_flag_of_work(next: &'static str) -> Result<StopFlag> {
                     say_aside(format!("{name}: stopping already; once more stops at once"));
                 }
                 Some(_) => end(signal, format!("{name}: stops at once")),
-                None if !raised.has_begun() => {
-                    end(signal, format!("{name}: stops; nothing was begun yet"));
-                }
-                None => {
-                    raised.raise_by(signal);
-                    say_aside(format!("{name}: {next}; once more stops at once"));
-                }
+                None => match NEXT.get() {
+                    None => end(signal, format!("{name}: stops")),
+                    Some(_) if !raised.has_begun() => {
+                        end(signal, format!("{name}: stops; nothing was begun yet"));
+                    }
+                    Some(next) => {
+                        raised.raise_by(signal);
+                        say_aside(format!("{name}: {next}; once more stops at once"));
+                    }
+                },
             }
             first = Some((signal, Instant::now()));
         }
     });
-    Ok(stop)
+    Ok(())
 }
 
 /// Whether a signal says what will happen, rather than what is wanted.
@@ -109,9 +132,10 @@ fn is_warning(signal: i32) -> bool {
     [SIGUSR1, SIGHUP].contains(&signal)
 }
 
-/// Nothing under a final name is half-written, so there is nothing to tidy up; the destructors of a library in the
-/// middle of a kernel must not run.
+/// Nothing under a final name is half-written; what has none yet goes. The destructors of a library in the middle of a
+/// kernel must not run.
 fn end(signal: i32, why: String) -> ! {
+    unfinished::remove_all();
     // An error says that it was said.
     let _ = say_aside(why).recv_timeout(LAST_WORDS);
     signal_hook::low_level::exit(128 + signal)

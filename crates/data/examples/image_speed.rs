@@ -28,6 +28,7 @@ fn main() -> Result<(), Error> {
         resize_backend: ResizeBackend::Torchvision,
         min_pixels: None,
         max_pixels: None,
+        apply_exif: false,
         max_prompt_length: None,
     };
     let processor = Processor::from_dir(Path::new(&folder), &options)?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use base::SourceLine;
 
 use crate::image::ImageError;
+use crate::unread::{ReadKeys, UnreadKey};
 
 /// Bad rows listed after the first one when loading stops.
 pub(crate) const MAX_LISTED_ROWS: usize = 10;
@@ -189,6 +190,25 @@ pub enum RowCause {
     MissingKey {
         /// The key, as a path.
         key: &'static str,
+    },
+    /// A key that must be there, and stands there under another name.
+    #[error(
+        "missing key `{key}`; `{found}` is not read\n\
+         hint: rename it, or let `vlm-r1 data convert` make rows of other forms"
+    )]
+    OtherKey {
+        /// The key, as a path.
+        key: &'static str,
+        /// The key that was probably meant for it.
+        found: String,
+    },
+    /// Pictures, films or sounds that are not read, in a row that shows nothing else.
+    #[error("{}\nhint: {}", found.text_of_blind_row(read.image), found.hint(read))]
+    HiddenMedia {
+        /// Where they stand.
+        found: UnreadKey,
+        /// What is read instead.
+        read: ReadKeys,
     },
     /// A value of the wrong type.
     #[error("`{key}`: expected {expected}, got {got}")]

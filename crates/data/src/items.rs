@@ -8,7 +8,7 @@ use base::{Sample, SourceLine};
 use serde_json::{Map, Value, json};
 
 use crate::error::{DataError, RowCause, RowError, io_error};
-use crate::row::{ImageFolder, RowChecks, parse_row};
+use crate::row::{ImageFolder, RowChecks, missing, parse_row};
 use crate::rows::{DataFile, check_images, for_each_line};
 
 /// The text of one row.
@@ -129,7 +129,7 @@ fn as_conversation(item: &[u8]) -> Result<Vec<u8>, RowCause> {
         return Ok(item.to_vec());
     }
     let Some(solution) = columns.get("solution") else {
-        return Err(RowCause::MissingKey { key: "solution" });
+        return Err(missing(&columns, "solution"));
     };
     let answer = match solution {
         Value::Array(_) | Value::Object(_) => json!(solution.to_string()),

@@ -20,6 +20,8 @@ pub struct ProcessorOptions {
     pub min_pixels: Option<u64>,
     /// Most pixels after resizing, in place of the folder's.
     pub max_pixels: Option<u64>,
+    /// Whether images are turned as their EXIF orientation says.
+    pub apply_exif: bool,
     /// Most tokens a prompt may have, images counted. Longer ones are errors, never cut.
     pub max_prompt_length: Option<usize>,
 }
@@ -42,7 +44,8 @@ impl Processor {
     /// A missing or broken file; settings that cannot be obeyed.
     pub fn from_dir(dir: &Path, options: &ProcessorOptions) -> Result<Self, DataError> {
         let image_processor = ImageProcessor::from_dir(dir, options.resize_backend)?
-            .with_pixel_bounds(options.min_pixels, options.max_pixels)?;
+            .with_pixel_bounds(options.min_pixels, options.max_pixels)?
+            .with_apply_exif(options.apply_exif);
         let merge_size = image_processor.config().merge_size as usize;
         Ok(Self {
             tokenizer: Tokenizer::from_dir(dir)?,

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::error::RowCause;
 use crate::python::float_repr;
+use crate::unread::{ReadKeys, hidden_media, meant};
 
 pub(crate) const IMAGE_MARK: &str = "<image>";
 const HUMAN: [&str; 2] = ["human", "user"];
@@ -145,6 +146,10 @@ pub fn parse_row(
     let columns = parse_object(line)?;
     let [question, answer] = conversation(&columns)?;
     let names = image_names(&columns)?;
+    if let Some(found) = hidden_media(&columns, &ReadKeys::TRAINING) {
+        let read = ReadKeys::TRAINING;
+        return Err(RowCause::HiddenMedia { found, read });
+    }
     let problem = problem_text(question, names.len())?;
     let answer = answer_text(answer)?;
     check_reserved("question", &problem, &checks.reserved_tokens)?;
@@ -202,11 +207,7 @@ fn parse_object(line: &[u8]) -> Result<Map<String, Value>, RowCause> {
 /// The values of the human's and the model's turn.
 fn conversation(columns: &Map<String, Value>) -> Result<[&Value; 2], RowCause> {
     let turns = match columns.get("conversations") {
-        None => {
-            return Err(RowCause::MissingKey {
-                key: "conversations",
-            });
-        }
+        None => return Err(missing(columns, "conversations")),
         Some(Value::Array(turns)) => turns,
         Some(other) => return Err(wrong_type("conversations", "a list", other)),
     };
@@ -219,6 +220,14 @@ fn conversation(columns: &Map<String, Value>) -> Result<[&Value; 2], RowCause> {
     ])
 }
 
+/// That a key is missing, and which one was probably meant for it.
+pub(crate) fn missing(columns: &Map<String, Value>, key: &'static str) -> RowCause {
+    match meant(key, columns) {
+        Some(found) => RowCause::OtherKey { key, found },
+        None => RowCause::MissingKey { key },
+    }
+}
+
 fn turn_value<'a>(
     turn: &'a Value,
     number: usize,
@@ -228,6 +237,12 @@ fn turn_value<'a>(
         return Err(wrong_type("conversations[]", "an object", turn));
     };
     match turn.get("from") {
+        None if turn.contains_key("role") => {
+            return Err(RowCause::OtherKey {
+                key: "conversations[].from",
+                found: "role".to_owned(),
+            });
+        }
         None => {
             return Err(RowCause::MissingKey {
                 key: "conversations[].from",

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::path::Path;
 
 use base::config::{EvalConfig, EvalTask, LabelList};
 use base::{Sample, SourceLine};
 use data::convert::detection_question;
-use data::{DataFile, ImageFolder};
+use data::{DataFile, ImageFolder, Repeat, once};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -56,7 +57,7 @@ struct File {
     categories: Vec<Category>,
 }
 
-#[derive(Deserialize)]
+#[derive(PartialEq, Deserialize)]
 struct Image {
     id: u64,
     file_name: String,
@@ -66,8 +67,10 @@ struct Image {
     neg_text: Option<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(PartialEq, Deserialize)]
 struct Annotation {
+    #[serde(default)]
+    id: Option<Value>,
     image_id: u64,
     category_id: u64,
     bbox: Vec<f64>,
@@ -75,10 +78,53 @@ struct Annotation {
     iscrowd: u8,
 }
 
-#[derive(Deserialize)]
+#[derive(PartialEq, Deserialize)]
 struct Category {
     id: u64,
     name: String,
+}
+
+impl File {
+    /// Each id once, as pycocotools' index has images and categories. An annotation that is listed twice counts once too, where
+    /// pycocotools counts it as two objects.
+    fn once(self, path: &Path, notes: &mut Vec<String>) -> Self {
+        let (images, of_images) = once(self.images, |image| Some(image.id));
+        let annotation_id = |annotation: &Annotation| annotation.id.as_ref().map(Value::to_string);
+        let (annotations, of_annotations) = once(self.annotations, annotation_id);
+        let (categories, of_categories) = once(self.categories, |category| Some(category.id));
+        let mut note = |what: &str, repeats: &[(String, bool)]| {
+            let Some((first, _)) = repeats.first() else {
+                return;
+            };
+            let differing = repeats.iter().find(|(_, differs)| *differs);
+            let differing = differing.map_or(String::new(), |(id, _)| {
+                format!(
+                    "; entries of one id differ, the first of them those of {id}: the last counts"
+                )
+            });
+            notes.push(format!(
+                "warning: {}: {} {what} under an id that stood there before are taken once, the first of them {first}{differing}",
+                path.display(),
+                repeats.len()
+            ));
+        };
+        note("images", &told(&of_images));
+        note("annotations", &told(&of_annotations));
+        note("categories", &told(&of_categories));
+        Self {
+            images,
+            annotations,
+            categories,
+        }
+    }
+}
+
+/// Repeated ids in words, and whether their items differ.
+fn told<I: std::fmt::Display>(repeats: &[Repeat<I>]) -> Vec<(String, bool)> {
+    let repeats = repeats.iter();
+    repeats
+        .map(|repeat| (repeat.id.to_string(), repeat.differs))
+        .collect()
 }
 
 /// Reads a file.
@@ -105,6 +151,7 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
         });
     }
     let mut notes = Vec::new();
+    let parsed = parsed.once(path, &mut notes);
     let truths = Truths::of(&parsed, file, &mut notes);
     let folder = ImageFolder::new(file.image_folder.as_deref());
     let labels = config.labels.unwrap_or(match config.task {
@@ -341,5 +388,63 @@ impl Objects {
             self.categories.iter().find(|name| normal(name) == wanted)
         };
         exact.or_else(same).map_or(predicted, String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_file(file: &Value) -> Read {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("val.json");
+        fs::write(&path, file.to_string()).expect("writes");
+        let file = DataFile {
+            path,
+            image_folder: None,
+            reward_method: None,
+        };
+        let config = EvalConfig {
+            task: Some(EvalTask::Ovd),
+            ..EvalConfig::default()
+        };
+        read(&file, &config, "val").expect("a file of COCO's form")
+    }
+
+    /// The second copy of a picture had no truths left, and all that was found in it counted as false.
+    #[test]
+    fn what_is_listed_twice_counts_once_and_is_said() {
+        let image = |id: u32, name: &str| json!({"id": id, "file_name": name});
+        let boxed = |id: Value, image: u32, x: u32| json!({"id": id, "image_id": image, "category_id": 1, "bbox": [x, 0, 5, 5]});
+        let read = read_file(&json!({
+            "images": [image(1, "a.png"), image(2, "b.png"), image(1, "a.png"), image(2, "c.png")],
+            "annotations": [
+                boxed(json!(1), 1, 10), boxed(json!(1), 1, 10), boxed(json!("x"), 2, 10),
+                boxed(json!("x"), 2, 30), boxed(Value::Null, 2, 10), boxed(Value::Null, 2, 10),
+            ],
+            "categories": [{"id": 1, "name": "cup"}, {"id": 1, "name": "cup"}],
+        }));
+        let truths: Vec<(u64, Vec<f64>)> = read
+            .rows
+            .iter()
+            .map(|row| match &row.truth {
+                Truth::Objects(objects) => {
+                    let lefts = objects.truths.iter().map(|object| object.corners[0]);
+                    (objects.image_id, lefts.collect())
+                }
+                _ => panic!("boxes"),
+            })
+            .collect();
+        assert_eq!(truths, [(1, vec![10.0]), (2, vec![30.0, 10.0, 10.0])]);
+        assert!(read.rows[1].place.ends_with("image 2 (c.png)"));
+        let notes = read.notes.join("\n");
+        for note in [
+            "val.json: 2 images under an id that stood there before are taken once, the first of them 1; entries of one id differ, the first of them those of 2: the last counts",
+            "val.json: 2 annotations under an id that stood there before are taken once, the first of them 1; entries of one id differ, the first of them those of \"x\": the last counts",
+            "val.json: 1 categories under an id that stood there before are taken once, the first of them 1",
+        ] {
+            assert!(notes.contains(note), "{note}\n{notes}");
+        }
+        assert_eq!(read.notes.len(), 3);
     }
 }

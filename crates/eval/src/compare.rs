@@ -443,6 +443,7 @@ mod tests {
             model: "m".to_owned(),
             num_samples: 1,
             exclude_bad: false,
+            apply_exif: false,
             subsets: vec!["val".to_owned()],
             results: each
                 .map(|(row, score)| scored(row, &format!("q{row}"), *score))

@@ -236,6 +236,7 @@ impl Evaluation {
             model: self.config.model.clone().unwrap_or_default(),
             num_samples,
             exclude_bad: self.config.exclude_bad,
+            apply_exif: self.config.apply_exif,
             subsets: self.questions.subsets.clone(),
             results,
         };

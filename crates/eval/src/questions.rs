@@ -2,7 +2,7 @@
 
 use base::config::{EvalConfig, EvalTask};
 use base::{Sample, SourceLine};
-use data::{DataFiles, Processor, RowChecks, load_items, python_shuffle};
+use data::{DataFiles, Processor, RowChecks, load_items, notices_of, python_shuffle};
 use rewards::boxes::{BoundingBox, parse_solution};
 
 use crate::EvalError;
@@ -84,6 +84,10 @@ impl Questions {
             }
             rows.truncate(config.limit.unwrap_or(usize::MAX));
             rows.iter_mut().for_each(|row| row.subset = subset);
+            let samples = rows.iter().filter_map(|row| row.sample.as_ref().ok());
+            questions
+                .notes
+                .extend(notices_of(samples, config.apply_exif));
             questions.rows.append(&mut rows);
         }
         Ok(questions)

@@ -108,6 +108,9 @@ pub struct Results {
     pub num_samples: usize,
     /// Whether bad rows are left out of the denominators.
     pub exclude_bad: bool,
+    /// Whether images were turned as their EXIF orientation says, as they are on pages too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apply_exif: bool,
     /// Names of the files.
     pub subsets: Vec<String>,
     /// Rows in order, the answers to each side by side; a bad row stands once for each answer.

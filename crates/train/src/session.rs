@@ -9,7 +9,9 @@ use base::config::{Config, OnBadRow, to_yaml};
 use base::console::{describe, size};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
 use base::{Prompt, Sample};
-use data::{EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, split};
+use data::{
+    EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, notices_of, split,
+};
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
@@ -41,6 +43,8 @@ pub(crate) struct Dataset {
     pub validation: Vec<Sample>,
     pub processor: Arc<Processor>,
     skipped: Vec<String>,
+    /// What is odd about the rows, in lines.
+    notices: Vec<String>,
 }
 
 impl Dataset {
@@ -69,12 +73,14 @@ impl Dataset {
                 skipped: skipped.len(),
             });
         }
+        let notices = notices_of(&rows, settings.processor.apply_exif);
         let (samples, validation) = split(rows, settings.val_split_ratio, settings.seed)?;
         Ok(Dataset {
             samples: samples.into(),
             validation,
             processor: Arc::new(processor),
             skipped,
+            notices,
         })
     }
 
@@ -246,6 +252,9 @@ impl<'a> Session<'a> {
             dataset.validation.len(),
             self.schedule.total_steps
         ));
+        for notice in &dataset.notices {
+            self.say(notice);
+        }
         for line in census.lines() {
             self.say(&line);
         }

@@ -165,6 +165,7 @@ macro_rules! settings {
                 resize_backend: resize_backend(c.image_processor),
                 min_pixels: Some(c.min_pixels as u64),
                 max_pixels: Some(c.max_pixels as u64),
+                apply_exif: c.apply_exif,
                 max_prompt_length: $max_prompt,
             },
             checks: RowChecks {

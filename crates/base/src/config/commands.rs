@@ -36,6 +36,8 @@ macro_rules! with_model_fields {
                     dtype: DType = DType::Float32,
                     /// Whose way of resizing images to follow.
                     image_processor: ImageProcessor = ImageProcessor::Torchvision,
+                    /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
+                    apply_exif: bool = false,
                     /// Pixels above which an image is shrunk; without it, what the model's folder says.
                     max_pixels: Option<usize> = None,
                     /// Pixels below which an image is enlarged; without it, what the model's folder says.
@@ -135,6 +137,8 @@ with_reward_fields! {
             output: Option<String> = None,
             /// Folder of the images that rows name in `image_path`; without it, the folder of `input`.
             image_folder: Option<String> = None,
+            /// Turn images whose size is asked as their EXIF orientation says.
+            apply_exif: bool = false,
             /// Rows that are scored together.
             batch_size: usize = 256,
             /// Column that says which rows answer one question; without it, `group_id` or `group`.

@@ -156,6 +156,8 @@ config! {
             min_pixels: usize = 3_136,
             /// Whose way of resizing images to follow (VLM-R1 ran `pillow`).
             image_processor: ImageProcessor = ImageProcessor::Torchvision,
+            /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
+            apply_exif: bool = false,
         }
         "model" {
             /// Model folder or name on the hub, whose tokenizer counts the tokens of prompts; without it, nobody does.

@@ -52,6 +52,8 @@ macro_rules! with_training_fields {
                     min_pixels: usize = 3_136,
                     /// Whose way of resizing images to follow (VLM-R1 ran `pillow`).
                     image_processor: ImageProcessor = ImageProcessor::Torchvision,
+                    /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
+                    apply_exif: bool = false,
                     /// What to do with a bad row: `skip` counts and lists them.
                     on_bad_row: OnBadRow = OnBadRow::Stop,
                 }

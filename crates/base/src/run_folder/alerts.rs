@@ -7,9 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::files::{append_to, io};
-use super::{METRICS, RunError, RunFolder};
-
-pub(super) const ALERTS: &str = "alerts.jsonl";
+use super::{ALERTS, METRICS, RunError, RunFolder};
 
 impl RunFolder {
     /// Appends a line to `alerts.jsonl`; it is on the disk at once, as alerts are few.

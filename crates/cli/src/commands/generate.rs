@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use base::config::GenerateConfig;
 use base::{Completion, DrawKey, FinishReason, Prompt};
+use data::Notices;
 use engine::{Decoding, Request, Sampler, SamplingParams};
 use serde_json::{Map, Value, json};
 use torch::parse_device;
@@ -71,28 +72,41 @@ struct Question {
 
 fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
     if let Some(prompt) = &config.prompt {
+        let images: Vec<PathBuf> = config.image.iter().map(PathBuf::from).collect();
+        let place = "command line".to_owned();
+        let mut notices = Notices::new(rows::ASKED, config.apply_exif);
+        notices.look(&place, &Map::new(), &[("prompt", prompt)], &images);
+        notices.say();
         return Ok(vec![Question {
-            place: "command line".into(),
+            place,
             text: prompt.clone(),
-            images: config.image.iter().map(PathBuf::from).collect(),
+            images,
             columns: Map::new(),
         }]);
     }
     let input = config.input.as_deref().unwrap_or_default();
     let folder = rows::image_folder(config.image_folder.as_deref(), input);
-    let question = |row: Row| -> Result<Question> {
+    let mut notices = Notices::new(rows::ASKED, config.apply_exif);
+    let mut question = |row: Row| -> Result<Question> {
+        row.refuse_hidden_media(&rows::ASKED)?;
         let images = row.texts("images")?;
         let images = images
             .iter()
             .map(|name| rows::image_path(&folder, name, &row.place));
+        let images: Vec<PathBuf> = images.collect::<Result<_>>()?;
+        let text = row.text("prompt")?.to_owned();
+        notices.look(&row.place, &row.columns, &[("prompt", &text)], &images);
         Ok(Question {
-            images: images.collect::<Result<_>>()?,
-            text: row.text("prompt")?.to_owned(),
+            images,
+            text,
             place: row.place,
             columns: row.columns,
         })
     };
-    rows::read(input)?.into_iter().map(question).collect()
+    let questions = rows::read(input)?.into_iter().map(&mut question);
+    let questions = questions.collect::<Result<_>>()?;
+    notices.say();
+    Ok(questions)
 }
 
 fn sampling_params(config: &GenerateConfig, model: &Model) -> SamplingParams {

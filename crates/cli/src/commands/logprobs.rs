@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use base::Prompt;
 use base::config::LogprobsConfig;
+use data::Notices;
 use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use train::logprobs::completion_logprobs;
 
 use crate::model::Model;
@@ -13,6 +15,29 @@ use crate::rows::{self, Row};
 /// Rows whose prompts are in memory at a time.
 const CHUNK_ROWS: usize = 64;
 
+/// What is odd about the rows; a row that would be asked blind is refused.
+fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Path) -> Result<Notices> {
+    let mut notices = Notices::new(rows::ANSWERED, config.apply_exif);
+    for row in rows {
+        row.refuse_hidden_media(&rows::ANSWERED)?;
+        let images = images(row, folder)?;
+        let texts = [
+            ("prompt", row.text("prompt")?),
+            ("completion", row.text("completion")?),
+        ];
+        notices.look(&row.place, &row.columns, &texts, &images);
+    }
+    Ok(notices)
+}
+
+fn images(row: &Row, folder: &Path) -> Result<Vec<PathBuf>> {
+    let names = row.texts("images")?;
+    let paths = names
+        .iter()
+        .map(|name| rows::image_path(folder, name, &row.place));
+    paths.collect()
+}
+
 /// Writes each row with the log-probabilities of its answer.
 ///
 /// # Errors
@@ -20,14 +45,11 @@ const CHUNK_ROWS: usize = 64;
 pub fn logprobs(config: &LogprobsConfig) -> Result<()> {
     let rows = rows::read(&config.input)?;
     let folder = rows::image_folder(config.image_folder.as_deref(), &config.input);
+    notices(config, &rows, &folder)?.say();
     let mut output = Output::open(config.output.as_deref())?;
     let model = Model::load(config)?;
     let prepare = |row: &Row| -> Result<(Prompt, Vec<u32>)> {
-        let images = row.texts("images")?;
-        let images = images
-            .iter()
-            .map(|name| rows::image_path(&folder, name, &row.place));
-        let images = images.collect::<Result<Vec<_>>>()?;
+        let images = images(row, &folder)?;
         let prompt = model.prompt(row.text("prompt")?, &images, &row.place)?;
         let completion = model.processor.answer_ids(row.text("completion")?);
         Ok((prompt, completion.with_context(|| row.place.clone())?))

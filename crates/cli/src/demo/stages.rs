@@ -217,6 +217,7 @@ fn processor_options() -> ProcessorOptions {
         resize_backend: ResizeBackend::Torchvision,
         min_pixels: None,
         max_pixels: None,
+        apply_exif: false,
         max_prompt_length: None,
     }
 }

@@ -237,3 +237,57 @@ fn bad_questions_are_named() {
         assert!(said.stderr.contains(cause), "{cause}: {}", said.stderr);
     }
 }
+
+/// They were answered without their pictures.
+#[test]
+fn rows_that_would_be_answered_blind_are_refused() {
+    let dir = TempDir::new().unwrap();
+    for (row, cause) in [
+        (
+            json!({"image": "a.png", "prompt": "a"}),
+            "`image` holds pictures but is not read, and there is no `images`",
+        ),
+        (
+            json!({"image_path": ["a.png"], "prompt": "a"}),
+            "`image_path` holds pictures but is not read",
+        ),
+        (
+            json!({"messages": [{"content": [{"type": "image"}]}], "prompt": "a"}),
+            "`messages` holds pictures",
+        ),
+        (
+            json!({"video": "a.mp4", "prompt": "a"}),
+            "`video` is not read: rows show pictures only",
+        ),
+        (
+            json!({"question": "a"}),
+            "missing key `prompt`; `question` is not read\nhint: rename it to `prompt`",
+        ),
+    ] {
+        let input = input(&dir, &[json!({"prompt": "a", "id": 1}), row]);
+        let said = say(&format!("generate --model {} --input {input}", model()));
+        assert_eq!(
+            (said.code, said.stdout.as_str()),
+            (Some(1), ""),
+            "{}",
+            said.stderr
+        );
+        let expected = format!("error: {input}:2: {cause}");
+        assert!(
+            said.stderr.starts_with(&expected),
+            "{expected}\n{}",
+            said.stderr
+        );
+    }
+    let input = input(
+        &dir,
+        &[json!({"img": "a.png", "prompt": "a", "completion": "b"})],
+    );
+    let said = say(&format!("logprobs --model {} --input {input}", model()));
+    assert!(
+        said.stderr
+            .starts_with(&format!("error: {input}:1: `img` holds pictures")),
+        "{}",
+        said.stderr
+    );
+}

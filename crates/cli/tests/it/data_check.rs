@@ -224,3 +224,25 @@ fn a_training_configuration_can_be_taken_as_it_is() {
         "error: unknown command `chek`\nhint: did you mean `check`?\n"
     );
 }
+
+#[test]
+fn boxes_that_no_reward_compares_are_told() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]")]);
+    let told = "no_box_reward: 1 - expected a reward that compares boxes";
+    let said = check(dir.path(), "--task_type rec");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stdout.contains(told) && said.stdout.contains("0.75"),
+        "{}",
+        said.stdout
+    );
+    for more in [REC, "--task_type rec --reward_funcs giou", "--task_type ic"] {
+        let said = check(dir.path(), more);
+        assert!(
+            !said.stdout.contains("no_box_reward"),
+            "{more}\n{}",
+            said.stdout
+        );
+    }
+}

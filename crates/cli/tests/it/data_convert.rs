@@ -121,3 +121,87 @@ fn what_cannot_be_converted_leaves_no_file() {
         said.stderr
     );
 }
+
+fn names(dir: &TempDir) -> Vec<String> {
+    let entries = fs::read_dir(dir.path()).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What a killed run left stayed for good, and a full disk was told without its name.
+#[test]
+fn what_a_killed_run_left_goes_and_a_full_disk_is_told() {
+    let dir = TempDir::new().unwrap();
+    let output = dir.path().join("rows.jsonl");
+    for name in [
+        ".tmp-rows.jsonl-4194999-0",
+        ".tmp-00112233445566778899aabbccddeeff.png-4194999-3",
+    ] {
+        fs::write(dir.path().join(name), "half").unwrap();
+    }
+    let convert = |output: &str| {
+        say(&format!(
+            "data convert --from parquet --input {} --image_folder {} --output {output}",
+            golden().join("sources/one_image.parquet").display(),
+            dir.path().display(),
+        ))
+    };
+    let said = convert(&output.display().to_string());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let left = names(&dir);
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(
+        left.iter().all(|name| !name.starts_with(".tmp")),
+        "{left:?}"
+    );
+    let said = convert("/dev/full");
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+    assert!(
+        said.stderr
+            .starts_with("error: /dev/full: No space left on device"),
+        "{}",
+        said.stderr
+    );
+    let device = fs::metadata("/dev/full").unwrap();
+    assert!(!device.is_file(), "the device is still there");
+    assert_eq!(names(&dir), left);
+}
+
+/// A signal while the source is still read, which nothing asks after, ends the run at the second one.
+#[test]
+fn signals_leave_no_file() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("source.json");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let mut command = crate::run::command();
+    command.args(["data", "convert", "--from", "llama-factory"]);
+    command
+        .arg("--input")
+        .arg(&pipe)
+        .arg("--output")
+        .arg(dir.path().join("rows.jsonl"));
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let wait = |count: usize| {
+        let reached = (0..3000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            names(&dir).len() == count
+        });
+        assert!(reached, "{:?}", names(&dir));
+    };
+    wait(2);
+    for signal in ["-TERM", "-INT"] {
+        let id = child.id().to_string();
+        let kill = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        assert!(kill.unwrap().success());
+        // Two that come at once may count as one.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    wait(1);
+}

@@ -52,6 +52,8 @@ kinds! {
     ImageMarks = "image_marks", Error, "no `<image>` mark, or one for each image";
     /// A control token of the model written out.
     ReservedToken = "reserved_token", Error, "no control token of the model in question or answer";
+    /// Pictures that nobody reads, in a row that shows nothing else.
+    HiddenMedia = "hidden_media", Error, "file names of all pictures in `image`";
     /// An image that is not there.
     ImageMissing = "image_missing", Error, "a file inside the image folder";
     /// An image path that leaves its folder, or has none.
@@ -70,6 +72,14 @@ kinds! {
     BadPrompt = "bad_prompt", Error, "a question that the chat template takes";
     /// A solution that no completion could be scored against.
     Unscorable = "unscorable", Error, "a solution that the configured rewards can read";
+    /// A key that nobody reads although it looks meant.
+    UnreadKey = "unread_key", Warning, "`image`, `conversations` and `accu_reward_method` under these names; other keys mean nothing here";
+    /// A mark that other trainers fill.
+    Placeholder = "placeholder", Warning, "text as the model is to read and to write it";
+    /// An image that its metadata turn.
+    OrientedImage = "oriented_image", Warning, "files that are stored upright, or `--apply_exif true` and boxes of the turned images";
+    /// A search for boxes that no reward of boxes scores.
+    NoBoxReward = "no_box_reward", Warning, "a reward that compares boxes: `--is_reward_customized_from_vlm_module true`, or `giou` or `diou` in `--reward_funcs`";
     /// A true answer that does not earn the full reward.
     LowTrueScore = "low_true_score", Warning, "the true answer earns the full reward";
     /// Boxes that look like shares or thousandths of the image.
@@ -107,12 +117,14 @@ impl Kind {
                 ImageCause::Missing => Self::ImageMissing,
                 _ => Self::BrokenImage,
             },
+            RowCause::HiddenMedia { .. } => Self::HiddenMedia,
             RowCause::NotABox { .. } => Self::NoBox,
             RowCause::Prompt(_) | RowCause::Image(_) => Self::BadPrompt,
             RowCause::Utf8 { .. }
             | RowCause::Json { .. }
             | RowCause::NotAnObject { .. }
             | RowCause::MissingKey { .. }
+            | RowCause::OtherKey { .. }
             | RowCause::WrongType { .. }
             | RowCause::Turns { .. }
             | RowCause::Speaker { .. }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use crate::image::{ImageError, MAX_DECODED_PIXELS, RgbImage, decode, read_file};
+use crate::image::{ImageError, MAX_DECODED_PIXELS, Orientation, RgbImage, decode, read_file};
 
 /// Cells of a thumbnail along a side.
 const GRID: usize = 8;
@@ -26,6 +26,8 @@ pub struct ImageFacts {
     pub path: PathBuf,
     /// Width and height, px.
     pub size: [u32; 2],
+    /// How its metadata turn it, where that is not obeyed.
+    pub orientation: Option<Orientation>,
     /// The first half of SHA-256 of the file.
     pub(super) digest: [u8; 16],
     /// Mean colours of a grid of cells.
@@ -33,18 +35,24 @@ pub struct ImageFacts {
 }
 
 impl ImageFacts {
-    fn read(path: &Path) -> Result<Self, ImageError> {
+    fn read(path: &Path, apply_exif: bool) -> Result<Self, ImageError> {
         let bytes = read_file(path)?;
         let image = decode(&bytes, MAX_DECODED_PIXELS).map_err(|cause| ImageError::File {
             path: path.to_owned(),
             cause,
         })?;
+        let orientation = Orientation::of_bytes(&bytes);
+        let (image, orientation) = match orientation.filter(|_| apply_exif) {
+            Some(orientation) => (orientation.turn(&image), None),
+            None => (image, orientation),
+        };
         let hash = Sha256::digest(&bytes);
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash[..16]);
         Ok(Self {
             path: path.to_owned(),
             size: [image.width(), image.height()],
+            orientation,
             digest,
             thumbnail: thumbnail(&image),
         })
@@ -118,7 +126,7 @@ impl Images {
     ///
     /// # Errors
     /// Why it cannot be decoded, in words.
-    pub(super) fn get(&self, path: &Path) -> Decoded {
+    pub(super) fn get(&self, path: &Path, apply_exif: bool) -> Decoded {
         let slot = {
             let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match slots.get(path) {
@@ -127,7 +135,7 @@ impl Images {
             }
         };
         slot.get_or_init(|| {
-            ImageFacts::read(path)
+            ImageFacts::read(path, apply_exif)
                 .map(Arc::new)
                 .map_err(|error| error.to_string())
         })
@@ -145,6 +153,7 @@ mod tests {
         ImageFacts {
             path: PathBuf::new(),
             size: [width, height],
+            orientation: None,
             digest: [0; 16],
             thumbnail: thumbnail(&RgbImage::new(width, height, pixels)),
         }

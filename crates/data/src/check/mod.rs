@@ -12,11 +12,11 @@ mod images;
 mod overlap;
 mod pass;
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -52,6 +52,7 @@ pub struct CheckOptions {
     pub processor: Option<Arc<Processor>>,
     /// What is put round a question.
     pub template: PromptTemplate,
+    /// Further looks at each good row.
     /// Further looks at each good row.
     pub probe: Option<Arc<dyn RowProbe>>,
     /// Threads that decode.
@@ -165,6 +166,8 @@ struct Checker {
     questions: HashMap<u64, (u64, Place)>,
     train: Shown,
     test: Shown,
+    /// Images whose orientation was told.
+    oriented: HashSet<PathBuf>,
     stopped: bool,
 }
 
@@ -181,6 +184,7 @@ impl Checker {
             questions: HashMap::new(),
             train: Shown::default(),
             test: Shown::default(),
+            oriented: HashSet::new(),
             stopped: false,
         }
     }
@@ -247,9 +251,13 @@ impl Checker {
         for image in &row.images {
             shown.add(&image.facts, &place);
         }
+        self.note_orientations(row, &place);
         let Some(sample) = &row.sample else { return };
         self.prompt_tokens.extend(row.prompt_tokens);
-        if let Some(image) = row.images.first().filter(|_| row.is_in_pixels) {
+        let is_upright = |image: &&SeenImage| image.facts.orientation.is_none();
+        // Boxes of a picture that is shown otherwise than it is stored say nothing of units.
+        let first = row.images.first().filter(is_upright);
+        if let Some(image) = first.filter(|_| row.is_in_pixels) {
             for found in &row.boxes {
                 self.convention.add(found.corners, image.facts.size);
             }
@@ -259,6 +267,26 @@ impl Checker {
         }
         if let Some(finding) = self.known(row, sample) {
             self.findings.add(&place, finding);
+        }
+    }
+
+    /// Tells of each image once that its metadata turn it.
+    fn note_orientations(&mut self, row: &SeenRow, place: &str) {
+        for image in &row.images {
+            let Some(orientation) = image.facts.orientation else {
+                continue;
+            };
+            if self.oriented.insert(image.facts.path.clone()) {
+                let [width, height] = image.facts.size;
+                let [new_width, new_height] = orientation.turned_size([width, height]);
+                let text = format!(
+                    "{}: stored {width} x {height}, orientation {}: viewers and annotation tools show it {new_width} x {new_height}",
+                    image.facts.path.display(),
+                    orientation.number()
+                );
+                self.findings
+                    .add(place, Finding::new(Kind::OrientedImage, text));
+            }
         }
     }
 

@@ -11,9 +11,11 @@ use super::boxes::{self, AnswerBox};
 use super::images::{ImageFacts, Images};
 use super::{CheckOptions, Finding, Kind};
 use crate::error::DataError;
+use crate::notices::{Oddity, oddities};
 use crate::prefetch::Prefetcher;
 use crate::row::{ImageFolder, parse_row};
 use crate::rows::{DataFile, Lines};
+use crate::unread::ReadKeys;
 
 /// Rows looked at ahead of the one that is asked for.
 const AHEAD: usize = 256;
@@ -129,7 +131,7 @@ impl Look {
     }
 
     fn sample(&self, number: usize, sample: Sample) -> SeenRow {
-        let mut findings = Vec::new();
+        let mut findings = odd(&sample);
         let mut images = Vec::with_capacity(sample.images.len());
         for path in &sample.images {
             match self.image(path, &mut findings) {
@@ -142,8 +144,9 @@ impl Look {
         // Boxes are those of the first image; without it there is nothing to hold them against.
         let first = images.first().filter(|_| is_whole);
         let extent = first.map(|image| self.extent(image));
+        let turned = first.and_then(turned);
         if !sample.images.is_empty() {
-            self.check_boxes(&boxes, extent, &mut findings);
+            self.check_boxes(&boxes, extent, &turned.unwrap_or_default(), &mut findings);
         }
         let mut prompt_tokens = None;
         if is_whole {
@@ -166,7 +169,8 @@ impl Look {
 
     /// The image at `path`, with what is odd about its size.
     fn image(&self, path: &Path, findings: &mut Vec<Finding>) -> Result<SeenImage, String> {
-        let facts = self.images.get(path)?;
+        let applies_exif = self.options.image_processor.applies_exif();
+        let facts = self.images.get(path, applies_exif)?;
         let [width, height] = facts.size;
         let processor = &self.options.image_processor;
         let grid_thw = processor
@@ -204,6 +208,7 @@ impl Look {
         &self,
         boxes: &[AnswerBox],
         extent: Option<[f64; 2]>,
+        turned: &str,
         findings: &mut Vec<Finding>,
     ) {
         let told = |boxes: &[&AnswerBox]| {
@@ -235,7 +240,10 @@ impl Look {
             .collect();
         if !outside.is_empty() {
             let [width, height] = extent;
-            let text = format!("{} in an image of {width} x {height}", told(&outside));
+            let text = format!(
+                "{} in an image of {width} x {height}{turned}",
+                told(&outside)
+            );
             findings.push(Finding::new(Kind::BoxOutside, text));
         }
     }
@@ -268,6 +276,33 @@ impl Look {
             }
         }
     }
+}
+
+/// What is odd about a row that is read all the same.
+fn odd(sample: &Sample) -> Vec<Finding> {
+    let texts = [
+        ("question", sample.problem.as_str()),
+        ("answer", &sample.answer),
+    ];
+    let oddities = oddities(&sample.columns, &texts, &ReadKeys::TRAINING).into_iter();
+    let finding = |oddity: Oddity| {
+        let kind = match oddity.is_key {
+            true => Kind::UnreadKey,
+            false => Kind::Placeholder,
+        };
+        Finding::new(kind, oddity.text)
+    };
+    oddities.map(finding).collect()
+}
+
+/// What an image's metadata make of it, for messages about boxes.
+fn turned(image: &SeenImage) -> Option<String> {
+    let orientation = image.facts.orientation?;
+    let [width, height] = orientation.turned_size(image.facts.size);
+    let number = orientation.number();
+    Some(format!(
+        " ({width} x {height} as its orientation {number} turns it, which is not applied)"
+    ))
 }
 
 /// An image without its pixels: enough to count tokens.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::detection::{Object, Scene};
 use super::sink::Sink;
 use super::{ConvertError, ConvertOptions, json, stem};
+use crate::once::{Repeat, once};
 
 /// What names an image, a category or an annotation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -28,7 +29,7 @@ pub(super) struct CocoFile {
     pub(super) categories: Vec<CocoCategory>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub(super) struct CocoImage {
     pub(super) id: Id,
     pub(super) file_name: String,
@@ -42,7 +43,7 @@ pub(super) struct CocoImage {
     pub(super) neg_text: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 pub(super) struct CocoAnnotation {
     pub(super) id: Option<Id>,
     pub(super) image_id: Id,
@@ -73,6 +74,32 @@ impl CocoAnnotation {
 }
 
 impl CocoFile {
+    /// Reads a file, each image and each annotation once.
+    pub(super) fn read(path: &Path, sink: &mut Sink<'_>) -> Result<Self, ConvertError> {
+        let file: Self = json::read(path)?;
+        let (images, of_images) = once(file.images, |image| Some(image.id.clone()));
+        let (annotations, of_annotations) = once(file.annotations, |found| found.id.clone());
+        let place = path.display().to_string();
+        let text = |what: &str, repeat: &Repeat<Id>| {
+            let other = match repeat.differs {
+                true => ", otherwise: this one counts",
+                false => "",
+            };
+            format!("{what} {:?} stands there again{other}", repeat.id)
+        };
+        for repeat in &of_images {
+            sink.skip("repeated_image", &place, &text("image", repeat));
+        }
+        for repeat in &of_annotations {
+            sink.leave_box("repeated_annotation", &place, &text("annotation", repeat));
+        }
+        Ok(Self {
+            images,
+            annotations,
+            categories: file.categories,
+        })
+    }
+
     /// The scenes of the file, in the order of its images.
     pub(super) fn scenes(&self, path: &Path, split: &str, sink: &mut Sink<'_>) -> Vec<Scene> {
         let names: HashMap<&Id, &str> = self
@@ -127,7 +154,7 @@ pub(super) fn convert(
     options: &ConvertOptions,
     sink: &mut Sink<'_>,
 ) -> Result<(), ConvertError> {
-    let file: CocoFile = json::read(path)?;
+    let file = CocoFile::read(path, sink)?;
     let absent = [file.categories.iter().map(|c| c.name.as_str()).collect()];
     for scene in file.scenes(path, &stem(path), sink) {
         scene.ask_with_negatives(&absent, options, sink)?;

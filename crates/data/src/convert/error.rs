@@ -64,7 +64,7 @@ pub enum ConvertError {
         reason: &'static str,
     },
     /// A row that could not be written.
-    #[error("{0}")]
+    #[error(transparent)]
     Write(WriteError),
     /// The user asked for the end.
     #[error("stopped: nothing was written")]

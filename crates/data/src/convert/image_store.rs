@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use base::unfinished::{Unfinished, sweep_folder};
 use sha2::{Digest, Sha256};
 
 use super::ConvertError;
@@ -25,6 +26,11 @@ impl ImageStore {
     /// Makes the folder where it is not there.
     pub(super) fn open(folder: &Path) -> Result<Self, ConvertError> {
         fs::create_dir_all(folder).map_err(io(folder))?;
+        // What a killed run left of images.
+        sweep_folder(folder, |name| {
+            let digits = name.bytes().take_while(u8::is_ascii_hexdigit);
+            digits.count() == 2 * NAME_BYTES
+        });
         Ok(Self {
             folder: folder.to_owned(),
             known: HashSet::new(),
@@ -58,10 +64,9 @@ impl ImageStore {
 
     /// Beside its name, then renamed: a file under its name is whole.
     fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-        let mut file = base::temporary_file(&self.folder)?;
+        let mut file = Unfinished::create(path)?;
         file.write_all(bytes)?;
-        file.persist(path)?;
-        Ok(())
+        file.name()
     }
 
     pub(super) fn num_written(&self) -> u64 {

@@ -1,5 +1,6 @@
-//! LLaMA-Factory's ShareGPT: `messages` of `role` and `content`, or `conversations` of `from` and
-//! `value`, with `images` beside them; a list, or one object a line.
+//! LLaMA-Factory's ShareGPT and ms-swift's messages: `messages` of `role` and `content`, or `conversations` of `from` and
+//! `value`, with `images` beside them; a list, or one object a line. `<ref-object>` and `<bbox>` of ms-swift are filled from
+//! `objects`. What a row of ours has no place for leaves its row out, counted.
 
 use std::path::Path;
 
@@ -8,6 +9,10 @@ use serde_json::{Map, Value};
 use super::json;
 use super::sink::{Draft, Sink};
 use super::{ConvertError, stem};
+use crate::placeholders::placeholders;
+use crate::python::{DumpStyle, json_dumps};
+use crate::row::{IMAGE_MARK, RESERVED_TOKENS};
+use crate::unread::{ReadKeys, Why, changes_meaning, has_content, hidden_media};
 
 /// Keys of the turns, of who speaks, and of what is said.
 const FORMS: [(&str, &str, &str); 2] = [
@@ -20,6 +25,41 @@ const MODEL: [&str; 2] = ["assistant", "gpt"];
 const IMAGES: [&str; 2] = ["images", "image"];
 /// What rows of ours cannot show.
 const OTHER_MEDIA: [&str; 4] = ["videos", "audios", "video", "audio"];
+/// Keys of a row that change what is asked or taught, and why their row is left out.
+const MEANINGS: [(&str, &str); 17] = [
+    ("system", "system_turn"),
+    ("tools", "tools"),
+    ("functions", "tools"),
+    ("history", "history"),
+    ("chosen", "preference"),
+    ("rejected", "preference"),
+    ("rejected_response", "preference"),
+    ("rejected_messages", "preference"),
+    ("rejected_images", "preference"),
+    ("positive_messages", "preference"),
+    ("negative_messages", "preference"),
+    ("kto_tag", "unwanted_answer"),
+    ("loss", "loss"),
+    ("loss_scale", "loss"),
+    ("mask_history", "loss"),
+    ("reasoning_content", "reasoning"),
+    ("weight", "loss"),
+];
+/// The same of a turn.
+const TURN_MEANINGS: [(&str, &str); 9] = [
+    ("reasoning_content", "reasoning"),
+    ("reasoning", "reasoning"),
+    ("thinking", "reasoning"),
+    ("tool_calls", "tools"),
+    ("function_call", "tools"),
+    ("loss", "loss"),
+    ("loss_scale", "loss"),
+    ("weight", "loss"),
+    ("train", "loss"),
+];
+/// What `objects` fills.
+const REF_OBJECT: &str = "<ref-object>";
+const BBOX: &str = "<bbox>";
 
 /// One row for each conversation of one question and one answer.
 pub(super) fn convert(path: &Path, sink: &mut Sink<'_>) -> Result<(), ConvertError> {
@@ -44,9 +84,14 @@ pub(super) fn convert(path: &Path, sink: &mut Sink<'_>) -> Result<(), ConvertErr
 type Refusal = (&'static str, String);
 
 fn draft(object: &Map<String, Value>) -> Result<Draft, Refusal> {
-    let is_there = |key: &str| object.get(key).is_some_and(|value| !is_empty(value));
+    let is_there = |key: &str| object.get(key).is_some_and(has_content);
     if let Some(key) = OTHER_MEDIA.iter().find(|key| is_there(key)) {
         return Err(("other_media", format!("`{key}`")));
+    }
+    refuse_meanings(object, &MEANINGS)?;
+    // A label that is a truth value is ms-swift's of a wanted answer, else anything.
+    if object.get("label") == Some(&Value::Bool(false)) {
+        return Err(("unwanted_answer", "`label` is false".to_owned()));
     }
     let [(question_by, question), (answer_by, answer)] = turns(object)?;
     if !HUMAN.contains(&question_by) || !MODEL.contains(&answer_by) {
@@ -55,19 +100,102 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, Refusal> {
             format!("turns of `{question_by}` and `{answer_by}`"),
         ));
     }
+    let images = images(object)?;
+    let [question, answer] = filled([question, answer], object.get("objects"))?;
+    let marks = placeholders(&question).into_iter();
+    let marks = marks.filter(|mark| *mark != IMAGE_MARK);
+    if let Some(mark) = marks.chain(placeholders(&answer)).next() {
+        let text = format!("nothing says what `{mark}` stands for");
+        // Of these the check of rows speaks.
+        if !RESERVED_TOKENS.contains(&mark) {
+            return Err(("placeholder", text));
+        }
+    }
     Ok(Draft {
-        images: images(object)?,
-        question: question.to_owned(),
-        answer: Value::String(answer.to_owned()),
+        images,
+        question,
+        answer: Value::String(answer),
         ..Draft::default()
     })
 }
 
-fn is_empty(value: &Value) -> bool {
+/// Refuses what would be dropped although it changes the meaning.
+fn refuse_meanings(
+    object: &Map<String, Value>,
+    meanings: &[(&str, &'static str)],
+) -> Result<(), Refusal> {
+    let is_said = |key: &str| {
+        let value = object.get(key).filter(|value| has_content(value));
+        value.is_some_and(changes_meaning)
+    };
+    match meanings.iter().find(|(key, _)| is_said(key)) {
+        Some((key, reason)) => Err((
+            reason,
+            format!(
+                "`{key}`, for which rows have no place: {}",
+                shortened(&object[*key])
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}\u{2026}", &text[..end]),
+        None => text,
+    }
+}
+
+/// The texts with `<ref-object>` and `<bbox>` filled in their order, boxes as lists of their numbers.
+fn filled(texts: [&str; 2], objects: Option<&Value>) -> Result<[String; 2], Refusal> {
+    let mut texts = texts.map(str::to_owned);
+    for (mark, key) in [(REF_OBJECT, "ref"), (BBOX, "bbox")] {
+        let count: usize = texts.iter().map(|text| text.matches(mark).count()).sum();
+        if count == 0 {
+            continue;
+        }
+        let values = objects.and_then(|objects| objects.get(key));
+        let values = values
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        if values.len() != count {
+            let text = format!("{count} `{mark}` but {} in `objects.{key}`", values.len());
+            return Err(("placeholder", text));
+        }
+        let mut values = values.iter();
+        for text in &mut texts {
+            let mut parts = text.split(mark);
+            let mut whole = parts.next().unwrap_or_default().to_owned();
+            for part in parts {
+                whole.push_str(&value_of(key, values.next(), objects)?);
+                whole.push_str(part);
+            }
+            *text = whole;
+        }
+    }
+    Ok(texts)
+}
+
+/// What stands for a mark: a name, or a box in pixels of the image.
+fn value_of(key: &str, value: Option<&Value>, objects: Option<&Value>) -> Result<String, Refusal> {
+    let refused = |what: &str| Err(("placeholder", format!("`objects.{key}`: {what}")));
+    let units = objects.and_then(|objects| objects.get("bbox_type")?.as_str());
     match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        _ => false,
+        Some(Value::String(name)) if key == "ref" => Ok(name.clone()),
+        Some(Value::Array(numbers)) if key == "bbox" => {
+            let is_box = matches!(numbers.len(), 2 | 4) && numbers.iter().all(Value::is_number);
+            match units {
+                _ if !is_box => refused("expected two or four numbers"),
+                None | Some("real") => Ok(json_dumps(
+                    &Value::Array(numbers.clone()),
+                    &DumpStyle::default(),
+                )),
+                Some(units) => refused(&format!("boxes in `{units}`, expected pixels (`real`)")),
+            }
+        }
+        _ => refused("expected a name for each `ref` and a list for each `bbox`"),
     }
 }
 
@@ -83,11 +211,14 @@ fn turns(object: &Map<String, Value>) -> Result<[(&str, &str); 2], Refusal> {
     let wrong = |what: String| ("bad_row", what);
     let turns = object[*key].as_array();
     let turns = turns.ok_or_else(|| wrong(format!("`{key}` is no list")))?;
-    if is_text(object.get("system")) || turns.iter().any(|turn| turn[*by] == "system") {
+    if turns.iter().any(|turn| turn[*by] == "system") {
         return Err((
             "system_turn",
             "rows have no place for a system's turn".to_owned(),
         ));
+    }
+    for turn in turns.iter().filter_map(Value::as_object) {
+        refuse_meanings(turn, &TURN_MEANINGS)?;
     }
     let [question, answer] = turns.as_slice() else {
         return Err((
@@ -106,19 +237,35 @@ fn turns(object: &Map<String, Value>) -> Result<[(&str, &str); 2], Refusal> {
     Ok(texts)
 }
 
-fn is_text(value: Option<&Value>) -> bool {
-    value
-        .and_then(Value::as_str)
-        .is_some_and(|text| !text.is_empty())
+fn images(object: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
+    let given = IMAGES.iter().filter_map(|key| object.get(*key));
+    let mut lists = Vec::new();
+    for value in given.filter(|value| has_content(value)) {
+        lists.push(names(value)?);
+    }
+    if lists.windows(2).any(|lists| lists[0] != lists[1]) {
+        return Err(("bad_row", "`images` and `image` differ".to_owned()));
+    }
+    if let Some(names) = lists.into_iter().next() {
+        return Ok(names);
+    }
+    let read = ReadKeys {
+        image: "images",
+        others: &["messages", "conversations", "objects"],
+        is_asked: false,
+    };
+    match hidden_media(object, &read) {
+        Some(found) if found.why == Why::OtherMedia => {
+            Err(("other_media", format!("`{}`", found.key)))
+        }
+        Some(found) => Err(("hidden_media", found.text_of_blind_row("images"))),
+        None => Ok(Vec::new()),
+    }
 }
 
-fn images(object: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
+fn names(value: &Value) -> Result<Vec<String>, Refusal> {
     let wrong = || ("bad_row", "images that are no file names".to_owned());
-    let Some(value) = IMAGES.iter().find_map(|key| object.get(*key)) else {
-        return Ok(Vec::new());
-    };
     match value {
-        Value::Null => Ok(Vec::new()),
         Value::String(name) => Ok(vec![name.clone()]),
         Value::Array(names) => names
             .iter()

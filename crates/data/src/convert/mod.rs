@@ -93,6 +93,8 @@ pub struct ConvertReport {
     pub boxes_left_out: Vec<LeftOut>,
     /// Image files written.
     pub images_written: u64,
+    /// What else is odd, in lines.
+    pub notes: Vec<String>,
 }
 
 /// Where rows go: the name of their split, and the row.

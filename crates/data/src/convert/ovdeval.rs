@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::coco::CocoFile;
 use super::sink::Sink;
-use super::{ConvertError, ConvertOptions, json, stem};
+use super::{ConvertError, ConvertOptions, stem};
 
 /// Subsets of which the evaluation asks for all categories of the file.
 const OF_ALL_CATEGORIES: [&str; 3] = ["celebrity", "logo", "landmark"];
@@ -16,7 +16,7 @@ pub(super) fn convert(
     options: &ConvertOptions,
     sink: &mut Sink<'_>,
 ) -> Result<(), ConvertError> {
-    let file: CocoFile = json::read(path)?;
+    let file = CocoFile::read(path, sink)?;
     let subset = stem(path);
     let all = options
         .all_categories

@@ -16,11 +16,15 @@ use serde_json::{Map, Number, Value};
 use super::sink::{Draft, Sink};
 use super::{Columns, ConvertError, ConvertOptions, stem};
 use crate::python::{DumpStyle, json_dumps};
+use crate::unread::{Why, named_media};
 
 /// Names that columns go by where none is given.
 const IMAGES: [&str; 2] = ["image", "images"];
 const QUESTIONS: [&str; 4] = ["problem", "question", "prompt", "query"];
 const ANSWERS: [&str; 3] = ["solution", "answer", "label"];
+/// Why a row is left out that lacks an image.
+const NO_IMAGE: &str = "no_image";
+const BROKEN_IMAGE: &str = "broken_image";
 
 /// One row for each row of a file, or of all `.parquet` files of a folder in the order of their names.
 pub(super) fn convert(
@@ -28,25 +32,57 @@ pub(super) fn convert(
     options: &ConvertOptions,
     sink: &mut Sink<'_>,
 ) -> Result<(), ConvertError> {
+    // Rows without an image, where none had one so far.
+    let (mut without, mut has_images) = (Vec::new(), false);
     for file in files(path)? {
         let table = Table::open(&file, &options.columns)?;
         let split = stem(&file);
+        for column in &table.unread_images {
+            sink.note(format!(
+                "warning: {}: column `{column}` holds images too, and is not read",
+                file.display()
+            ));
+        }
         table.rows(|number, row| {
             let place = format!("{}: row {number}", file.display());
             match table.draft(row, sink)? {
-                Ok(draft) => sink.row(Draft {
-                    place,
-                    split: split.clone(),
-                    ..draft
-                }),
+                Ok(draft) => {
+                    let draft = Draft {
+                        place,
+                        split: split.clone(),
+                        ..draft
+                    };
+                    if table.image.is_none() || !draft.images.is_empty() {
+                        has_images |= !draft.images.is_empty();
+                        return sink.row(draft);
+                    }
+                    match has_images {
+                        true => skip_without_image(&draft, sink),
+                        false => without.push(draft),
+                    }
+                    Ok(())
+                }
                 Err((reason, text)) => {
+                    has_images |= reason == BROKEN_IMAGE;
                     sink.skip(reason, &place, &text);
                     Ok(())
                 }
             }
         })?;
     }
+    for draft in without {
+        match has_images {
+            true => skip_without_image(&draft, sink),
+            // A table of text: nothing is missing.
+            false => sink.row(draft)?,
+        }
+    }
     Ok(())
+}
+
+fn skip_without_image(draft: &Draft, sink: &mut Sink<'_>) {
+    let text = "no image in a column that has images in other rows";
+    sink.skip(NO_IMAGE, &draft.place, text);
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, ConvertError> {
@@ -82,6 +118,8 @@ struct Table {
     question: String,
     answer: String,
     kept: Vec<String>,
+    /// Columns of images beside that one.
+    unread_images: Vec<String>,
 }
 
 impl Table {
@@ -127,6 +165,17 @@ impl Table {
         {
             return Err(missing(&format!("kept column `{name}`"), "keep_columns"));
         }
+        let is_unread = |field: &&TypePtr| {
+            let name = field.name();
+            let is_read = image.as_deref() == Some(name) || question == name || answer == name;
+            !is_read && (named_media(name) == Some(Why::Image) || holds_bytes_of_files(field))
+        };
+        let unread_images = fields.iter().filter(is_unread);
+        let unread_images: Vec<String> =
+            unread_images.map(|field| field.name().to_owned()).collect();
+        if image.is_none() && !unread_images.is_empty() {
+            return Err(missing("images", "image_column"));
+        }
         let is_wanted = |field: &&TypePtr| {
             let name = field.name();
             image.as_deref() == Some(name)
@@ -148,6 +197,7 @@ impl Table {
             question,
             answer,
             kept: columns.kept.clone(),
+            unread_images,
             reader,
         })
     }
@@ -236,12 +286,26 @@ fn images(
         Field::ListInternal(list) => list.elements().iter().collect(),
         one => vec![one],
     };
-    let mut names = Vec::with_capacity(fields.len());
+    let is_absent = |field: &Field| match field {
+        Field::Null => true,
+        Field::Group(_) | Field::Str(_) => {
+            bytes_of(field).is_none() && path_of(field).is_none_or(str::is_empty)
+        }
+        _ => false,
+    };
+    let count = fields.len();
+    if let Some(place) = fields.iter().position(|field| is_absent(field)) {
+        return Ok(match count {
+            1 => Ok(Vec::new()),
+            _ => Err((NO_IMAGE, format!("image {} of {count} is null", place + 1))),
+        });
+    }
+    let mut names = Vec::with_capacity(count);
     for field in fields {
         let name = match (bytes_of(field), path_of(field)) {
             (Some(bytes), _) => match sink.store()?.add(bytes)? {
                 Ok(name) => name,
-                Err(cause) => return Ok(Err(("broken_image", cause.to_string()))),
+                Err(cause) => return Ok(Err((BROKEN_IMAGE, cause.to_string()))),
             },
             (None, Some(path)) => path.to_owned(),
             (None, None) => {
@@ -254,6 +318,23 @@ fn images(
         names.push(name);
     }
     Ok(Ok(names))
+}
+
+/// Whether a column, or the items of its lists, have `bytes` and `path`.
+fn holds_bytes_of_files(field: &Type) -> bool {
+    if field.is_primitive() {
+        return false;
+    }
+    let names: Vec<&str> = field
+        .get_fields()
+        .iter()
+        .map(|field| field.name())
+        .collect();
+    (names.contains(&"bytes") && names.contains(&"path"))
+        || field
+            .get_fields()
+            .iter()
+            .any(|field| holds_bytes_of_files(field))
 }
 
 fn bytes_of(field: &Field) -> Option<&[u8]> {

@@ -1,7 +1,7 @@
 //! Drafts to rows: each gets VLM-R1's form and is checked as training would check it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::SourceLine;
 use base::run_folder::StopFlag;
@@ -11,7 +11,9 @@ use super::image_store::ImageStore;
 use super::{ConvertError, ConvertOptions, ConvertReport, LeftOut, WriteRow};
 use crate::check::Kind;
 use crate::error::RowCause;
+use crate::notices::Notices;
 use crate::row::{IMAGE_MARK, ImageFolder, RowChecks, climbs_out, parse_row};
+use crate::unread::ReadKeys;
 
 /// Examples that are told of each reason.
 const MAX_EXAMPLES: usize = 3;
@@ -44,6 +46,8 @@ pub(super) struct Sink<'a> {
     kept: u64,
     skipped: Reasons,
     boxes: Reasons,
+    notes: Vec<String>,
+    odd: Notices,
 }
 
 impl<'a> Sink<'a> {
@@ -63,6 +67,8 @@ impl<'a> Sink<'a> {
             kept: 0,
             skipped: Reasons::default(),
             boxes: Reasons::default(),
+            notes: Vec::new(),
+            odd: Notices::new(ReadKeys::TRAINING, false),
         }
     }
 
@@ -83,13 +89,32 @@ impl<'a> Sink<'a> {
             return Ok(());
         }
         let row = form(self.kept, &draft, names);
-        if let Err(cause) = self.check(&row) {
-            self.skip(Kind::of(&cause).name(), &draft.place, &cause.to_string());
-            return Ok(());
+        match self.check(&row) {
+            Ok(images) => self.note_oddities(&draft, &row, &images),
+            Err(cause) => {
+                self.skip(Kind::of(&cause).name(), &draft.place, &cause.to_string());
+                return Ok(());
+            }
         }
         (self.write)(&draft.split, &row).map_err(ConvertError::Write)?;
         self.kept += 1;
         Ok(())
+    }
+
+    /// Tells what is odd about a row that is kept.
+    fn note_oddities(&mut self, draft: &Draft, row: &Value, images: &[PathBuf]) {
+        let Some(columns) = row.as_object() else {
+            return;
+        };
+        let question = draft.question.replace(IMAGE_MARK, "");
+        let answer = draft.answer.as_str().unwrap_or_default();
+        let texts = [("question", question.as_str()), ("answer", answer)];
+        self.odd.look(&draft.place, columns, &texts, images);
+    }
+
+    /// Tells something of the source as a whole.
+    pub(super) fn note(&mut self, text: String) {
+        self.notes.push(text);
     }
 
     /// Counts a row that has no draft.
@@ -123,6 +148,7 @@ impl<'a> Sink<'a> {
             skipped: self.skipped.counted(),
             boxes_left_out: self.boxes.counted(),
             images_written: self.store.map_or(0, |store| store.num_written()),
+            notes: self.notes.into_iter().chain(self.odd.lines()).collect(),
         }
     }
 
@@ -143,13 +169,14 @@ impl<'a> Sink<'a> {
         climbs_out(path) || (path.is_absolute() && self.options.image_folder.is_none())
     }
 
-    fn check(&self, row: &Value) -> Result<(), RowCause> {
+    /// The images of a row that training would take; none where they are not looked at.
+    fn check(&self, row: &Value) -> Result<Vec<PathBuf>, RowCause> {
         let source = SourceLine::new("", 0);
         let line = row.to_string();
         match parse_row(line.as_bytes(), source, &self.folder, None, &self.checks) {
             // Images are looked at last: without a folder, all else is in order.
-            Err(RowCause::NoImageFolder) if self.options.image_folder.is_none() => Ok(()),
-            parsed => parsed.map(drop),
+            Err(RowCause::NoImageFolder) if self.options.image_folder.is_none() => Ok(Vec::new()),
+            parsed => parsed.map(|sample| sample.images),
         }
     }
 }

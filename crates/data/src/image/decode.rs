@@ -2,7 +2,7 @@
 //!
 //! The format is read from the content, never from the extension. Declared sizes are checked before
 //! anything is decoded. As in Pillow, alpha and transparency are dropped (not blended), 16-bit grey
-//! is clipped at 255, other 16-bit samples keep their high byte, and EXIF rotation is not applied.
+//! is clipped at 255, other 16-bit samples keep their high byte, and EXIF rotation is not applied here ([`super::Orientation`] does).
 
 use std::fs::File;
 use std::io::{Cursor, Read};

@@ -11,12 +11,14 @@ pub mod decode;
 mod error;
 mod gif;
 mod jpeg;
+mod orientation;
 pub mod preprocess;
 pub mod resize;
 
 pub use config::ImageProcessorConfig;
 pub use decode::{MAX_DECODED_PIXELS, check_magic, decode, decode_file, extension, read_file};
 pub use error::{ImageCause, ImageError};
+pub use orientation::{Orientation, decode_upright};
 pub use preprocess::{ImageProcessor, patchify, smart_resize};
 pub use resize::{Filter, ResizeBackend, resize};
 

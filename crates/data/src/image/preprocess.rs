@@ -9,7 +9,7 @@ use base::PreparedImage;
 
 use super::resize::{Filter, ResizeBackend, resize};
 use super::{
-    ImageCause, ImageError, ImageProcessorConfig, MAX_DECODED_PIXELS, RgbImage, decode_file,
+    ImageCause, ImageError, ImageProcessorConfig, MAX_DECODED_PIXELS, RgbImage, decode_upright,
 };
 
 /// The long side may be this many times the short one.
@@ -26,6 +26,7 @@ pub struct ImageProcessor {
     filter: Filter,
     table: Box<SampleTable>,
     enlarge_tiny: bool,
+    apply_exif: bool,
     max_decoded_pixels: u64,
 }
 
@@ -51,6 +52,7 @@ impl ImageProcessor {
             backend,
             filter,
             enlarge_tiny: true,
+            apply_exif: false,
             max_decoded_pixels: MAX_DECODED_PIXELS,
         })
     }
@@ -77,6 +79,17 @@ impl ImageProcessor {
         self
     }
 
+    /// Whether a file is turned as its orientation says, as transformers' `load_image` does; VLM-R1 does not.
+    pub fn with_apply_exif(mut self, apply_exif: bool) -> Self {
+        self.apply_exif = apply_exif;
+        self
+    }
+
+    /// Whether files are turned as their orientation says.
+    pub fn applies_exif(&self) -> bool {
+        self.apply_exif
+    }
+
     /// Overrides the most pixels that a file may declare.
     pub fn with_max_decoded_pixels(mut self, max_decoded_pixels: u64) -> Self {
         self.max_decoded_pixels = max_decoded_pixels;
@@ -93,7 +106,7 @@ impl ImageProcessor {
     /// # Errors
     /// [`ImageError::File`], with the path and the cause.
     pub fn load(&self, path: &Path) -> Result<PreparedImage, ImageError> {
-        let image = decode_file(path, self.max_decoded_pixels)?;
+        let image = decode_upright(path, self.max_decoded_pixels, self.apply_exif)?;
         self.prepare(&image)
             .map_err(|cause| ImageError::file(path, cause))
     }

@@ -287,6 +287,7 @@ fn prompts_are_counted_as_training_counts_them() {
         resize_backend: ResizeBackend::Torchvision,
         min_pixels: Some(3_136),
         max_pixels: Some(100_000),
+        apply_exif: false,
         max_prompt_length: Some(110),
     };
     let processor = Arc::new(Processor::from_dir(&model, &bounds).expect("a processor"));
@@ -391,4 +392,82 @@ fn crc32(bytes: &[u8]) -> u32 {
             (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
         })
     })
+}
+
+#[test]
+fn what_is_read_otherwise_than_meant_is_found() {
+    let dir = tempfile::tempdir().expect("a folder");
+    save(dir.path(), "a.png", &picture(100, 80, 1));
+    let odd = |key: &str, value: Value| {
+        let mut row: Value =
+            serde_json::from_str(&row("a.png", key, json!("[10, 10, 50, 60]"))).expect("a row");
+        row[key] = value;
+        row.to_string()
+    };
+    let turns = json!([{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]);
+    let rows = [
+        json!({"images": ["a.png"], "conversations": turns}).to_string(),
+        json!({"image_path": "a.png", "conversations": turns}).to_string(),
+        odd("image_2", json!("b.png")),
+        odd("accu_reward_methods", json!("math")),
+        odd("system", json!("Be brief.")),
+        odd("id", json!(7)),
+        row("a.png", "<ref-object>?", json!("<bbox>")),
+    ];
+    let train = write(dir.path(), "train.jsonl", &rows);
+    let report = report(&train, None, &options());
+    let kinds: Vec<(Kind, u64)> = report.findings.iter().map(|f| (f.kind, f.count)).collect();
+    let expected = [
+        (Kind::HiddenMedia, 2),
+        (Kind::UnreadKey, 3),
+        (Kind::Placeholder, 2),
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!((report.errors, report.warnings), (2, 5));
+    let told = examples(&report, Kind::UnreadKey, &dir);
+    assert_eq!(
+        told[0],
+        "train.jsonl:3: `image_2` holds other pictures than `image`, and is not read"
+    );
+}
+
+#[test]
+fn pictures_that_their_metadata_turn_are_told_once_and_not_taken_for_other_units() {
+    let dir = tempfile::tempdir().expect("a folder");
+    save(dir.path(), "a.png", &picture(100, 80, 1));
+    let path = dir.path().join("img/a.png");
+    // `eXIf` of orientation 6, before the picture.
+    let chunk = b"\0\0\0\x1aeXIfMM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0\xd6\x67\x4b\x69";
+    let mut bytes = fs::read(&path).expect("reads");
+    bytes.splice(33..33, chunk.iter().copied());
+    fs::write(&path, bytes).expect("writes");
+    let rows = [
+        row("a.png", "Where?", json!("[10, 10, 50, 95]")),
+        row("a.png", "And?", json!("[20, 20, 70, 99]")),
+    ];
+    let train = write(dir.path(), "train.jsonl", &rows);
+    let stored = report(&train, None, &options());
+    let kinds: Vec<(Kind, u64)> = stored.findings.iter().map(|f| (f.kind, f.count)).collect();
+    assert_eq!(kinds, [(Kind::BoxOutside, 2), (Kind::OrientedImage, 1)]);
+    let told = examples(&stored, Kind::OrientedImage, &dir);
+    assert_eq!(
+        told,
+        [
+            "train.jsonl:1: img/a.png: stored 100 x 80, orientation 6: viewers and annotation tools show it 80 x 100"
+        ]
+    );
+    let outside = &examples(&stored, Kind::BoxOutside, &dir)[0];
+    assert!(
+        outside.ends_with(
+            "in an image of 100 x 80 (80 x 100 as its orientation 6 turns it, which is not applied)"
+        ),
+        "{outside}"
+    );
+    let images = ImageProcessor::clone(&options().image_processor).with_apply_exif(true);
+    let turning = CheckOptions {
+        image_processor: Arc::new(images),
+        ..options()
+    };
+    let turned = report(&train, None, &turning);
+    assert!(turned.findings.is_empty(), "{:?}", turned.findings);
 }

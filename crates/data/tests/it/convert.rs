@@ -428,6 +428,111 @@ fn llama_factory_takes_one_question_and_one_answer() {
     );
 }
 
+/// `<bbox>` was taught as text, and what a row has no place for was dropped without a word.
+#[test]
+fn marks_of_ms_swift_are_filled_and_what_changes_the_meaning_is_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let turns = |question: &str, answer: &str| json!([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]);
+    let objects = json!({"ref": ["the cup"], "bbox": [[10, 20, 60, 80]]});
+    let with = |key: &str, value: Value| json!({"messages": turns("a", "b"), key: value});
+    let in_turn = |key: &str, value: Value| {
+        let mut turns = turns("a", "b");
+        turns[1][key] = value;
+        json!({ "messages": turns })
+    };
+    let items = json!([
+        {"messages": turns("<image>Find <ref-object>", "<bbox>"), "images": ["a.png"], "objects": objects},
+        {"messages": turns("<bbox> or <bbox>?", "<ref-object>"), "objects": {"ref": ["b"], "bbox": [[1.5, 2], [3, 4]], "bbox_type": "real"}},
+        {"messages": turns("a", "b"), "objects": objects, "kto_tag": true, "tools": "[]", "history": [], "label": 3},
+        {"messages": turns("<image>a", "b"), "images": ["a.png"], "image": "a.png"},
+        // All that follow are left out.
+        {"messages": turns("<bbox>", "<bbox>"), "objects": objects},
+        {"messages": turns("<ref-object>", "b")},
+        {"messages": turns("a", "<bbox>"), "objects": {"bbox": [[0.1, 0.2, 0.3, 0.4]], "bbox_type": "norm1"}},
+        {"messages": turns("a", "<bbox>"), "objects": {"bbox": [["x", 2]]}},
+        {"messages": turns("<video>a", "b")},
+        {"messages": turns("<image>a", "see <image>"), "images": ["a.png"]},
+        {"messages": turns("<img>a.png</img>a", "b")},
+        in_turn("reasoning_content", json!("I look.")),
+        in_turn("loss", json!(false)),
+        in_turn("weight", json!(0.5)),
+        in_turn("tool_calls", json!([{"name": "f"}])),
+        with("tools", json!([{"name": "f"}])),
+        with("system", json!("Be brief.")),
+        with("history", json!([["q", "a"]])),
+        with("rejected_response", json!("c")),
+        with("chosen", json!({"value": "c"})),
+        with("kto_tag", json!(false)),
+        with("label", json!(false)),
+        with("image_path", json!("a.png")),
+        with("Images", json!(["a.png"])),
+        {"messages": turns("a", "b"), "images": ["a.png"], "image": "b.png"},
+    ]);
+    let input = write(&dir, "swift.json", items.to_string());
+    let (rows, report) = converted(&options(DataFormat::LlamaFactory, input));
+    let said: Vec<(&str, &Value)> = rows
+        .iter()
+        .map(|(_, row)| (question(row), answer(row)))
+        .collect();
+    let [first, second] = [json!("[10, 20, 60, 80]"), json!("b")];
+    assert_eq!(said[0], ("<image>Find the cup", &first));
+    assert_eq!(said[1], ("[1.5, 2] or [3, 4]?", &second));
+    assert_eq!(rows.len(), 4);
+    let expected = [
+        ("bad_row", 1),
+        ("hidden_media", 2),
+        ("history", 1),
+        ("loss", 2),
+        ("placeholder", 7),
+        ("preference", 2),
+        ("reasoning", 1),
+        ("system_turn", 1),
+        ("tools", 2),
+        ("unwanted_answer", 2),
+    ];
+    assert_eq!(reasons(&report), expected);
+}
+
+/// The copies of a picture that is listed twice asked for what is there as if it were absent.
+#[test]
+fn pictures_and_boxes_that_are_listed_twice_count_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let image =
+        |id: u32, name: &str| json!({"id": id, "file_name": name, "width": 100, "height": 100});
+    let boxed = |id: u32, image: u32, x: u32| json!({"id": id, "image_id": image, "category_id": 1, "bbox": [x, 10, 20, 20]});
+    let file = json!({
+        "images": [image(1, "a.png"), image(2, "b.png"), image(1, "a.png"), image(2, "c.png")],
+        "annotations": [boxed(1, 1, 10), boxed(1, 1, 10), boxed(2, 2, 10), boxed(2, 2, 30)],
+        "categories": [{"id": 1, "name": "cup"}],
+    });
+    let coco = ConvertOptions {
+        negatives: [0, 0],
+        ..options(
+            DataFormat::Coco,
+            write(&dir, "twice.json", file.to_string()),
+        )
+    };
+    let (rows, report) = converted(&coco);
+    let images: Vec<&Value> = rows.iter().map(|(_, row)| &row["image"]).collect();
+    assert_eq!(images, ["a.png", "c.png"]);
+    assert!(
+        answer(&rows[1].1)
+            .as_str()
+            .is_some_and(|text| text.contains("[30, 10, 50, 30]"))
+    );
+    assert_eq!(reasons(&report), [("repeated_image", 2)]);
+    let left: Vec<(&str, u64)> = report
+        .boxes_left_out
+        .iter()
+        .map(|left| (left.reason.as_str(), left.count))
+        .collect();
+    assert_eq!(left, [("repeated_annotation", 2)]);
+    assert!(
+        report.skipped[0].examples[1]
+            .ends_with("image Number(2) stands there again, otherwise: this one counts")
+    );
+}
+
 #[test]
 fn rows_whose_image_is_not_in_the_folder_are_left_out() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -8,6 +8,8 @@ mod image_processor;
 mod image_resize;
 mod loading;
 mod model_folder;
+mod odd_rows;
+mod orientation;
 mod prompts;
 mod rows;
 

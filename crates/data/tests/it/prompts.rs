@@ -52,6 +52,7 @@ pub fn options() -> ProcessorOptions {
         resize_backend: ResizeBackend::Torchvision,
         min_pixels: None,
         max_pixels: None,
+        apply_exif: false,
         max_prompt_length: None,
     }
 }

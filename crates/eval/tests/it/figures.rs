@@ -92,6 +92,7 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
         model: String::new(),
         num_samples: 1,
         exclude_bad: false,
+        apply_exif: false,
         subsets: questions.subsets,
         results,
     };

@@ -56,6 +56,7 @@ fn processor() -> Arc<Processor> {
         resize_backend: ResizeBackend::Torchvision,
         min_pixels: None,
         max_pixels: None,
+        apply_exif: false,
         max_prompt_length: None,
     };
     Arc::new(Processor::from_dir(&golden().join("checkpoints/nested"), &options).unwrap())

@@ -44,6 +44,7 @@ fn looker(event: Option<(u64, Event)>) -> Looker {
         resize_backend: ResizeBackend::Torchvision,
         min_pixels: Some(3136),
         max_pixels: Some(31360),
+        apply_exif: false,
         max_prompt_length: None,
     };
     let processor = Processor::from_dir(&golden::checkpoint("nested"), &options).unwrap();

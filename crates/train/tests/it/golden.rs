@@ -40,6 +40,7 @@ pub fn processor(name: &str) -> Processor {
         resize_backend: ResizeBackend::Torchvision,
         min_pixels: None,
         max_pixels: None,
+        apply_exif: false,
         max_prompt_length: None,
     };
     Processor::from_dir(&checkpoint(name), &options).unwrap()

@@ -131,6 +131,9 @@ fn text(report: &ConvertReport) -> String {
     text.push('\n');
     reasons(&mut text, "rows left out", &report.skipped);
     reasons(&mut text, "boxes left out", &report.boxes_left_out);
+    for note in &report.notes {
+        let _ = writeln!(text, "{note}");
+    }
     text
 }
 

@@ -126,7 +126,8 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
         name,
         boxes,
     });
-    let (pictures, picture_note) = pictures(&first.image_paths, &layers);
+    let (pictures, picture_note) =
+        pictures(&first.image_paths, &layers, sides[0].results.apply_exif);
     let mut completion = said("A", &before);
     completion.extend(said("B", &after));
     let line = |score: f64, scored: &Scored| ScoreLine {

@@ -24,7 +24,10 @@ const BAD: &str = "bad rows";
 pub fn write(path: &Path, results: &Results, summary: &Summary, limit: usize) -> Result<()> {
     let names = value_names(&results.results);
     let (all, shown) = (results.results.len(), results.results.len().min(limit));
-    let rows = (0..shown).map(|index| row(&results.results[index * all / shown], &names));
+    let rows = (0..shown).map(|index| {
+        let scored = &results.results[index * all / shown];
+        row(scored, &names, results.apply_exif)
+    });
     let note = match shown == all {
         true => format!("All {all} answers."),
         false => format!("{shown} of {all} answers, chosen evenly (--html_rows)."),
@@ -92,7 +95,7 @@ fn scores(results: &Results) -> HistogramChart {
     }
 }
 
-fn row(scored: &Scored, names: &[String]) -> ScoredRow {
+fn row(scored: &Scored, names: &[String], apply_exif: bool) -> ScoredRow {
     let layers = [
         Layer {
             colour: Colour::Green,
@@ -105,7 +108,7 @@ fn row(scored: &Scored, names: &[String]) -> ScoredRow {
             boxes: &scored.predicted,
         },
     ];
-    let (pictures, mut picture_note) = pictures(&scored.image_paths, &layers);
+    let (pictures, mut picture_note) = pictures(&scored.image_paths, &layers, apply_exif);
     if let Some(cause) = &scored.bad {
         picture_note = format!("bad row: {cause}");
     }

@@ -18,10 +18,14 @@ pub struct Layer<'a> {
 }
 
 /// The pictures, and why some are missing.
-pub fn pictures(paths: &[PathBuf], layers: &[Layer<'_>]) -> (Vec<Picture>, String) {
+pub fn pictures(
+    paths: &[PathBuf],
+    layers: &[Layer<'_>],
+    apply_exif: bool,
+) -> (Vec<Picture>, String) {
     let (mut pictures, mut notes) = (Vec::new(), Vec::new());
     for (index, path) in paths.iter().enumerate() {
-        match for_page(path) {
+        match for_page(path, apply_exif) {
             Ok((image, original)) => {
                 let size = image.size();
                 let scale = [0, 1].map(|axis| f64::from(size[axis]) / f64::from(original[axis]));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use data::Tokenizer;
-use data::image::{MAX_DECODED_PIXELS, decode_file};
+use data::image::{MAX_DECODED_PIXELS, decode_upright};
 use rewards::RewardInput;
 
 use super::origin::Origin;
@@ -24,8 +24,20 @@ pub struct Reading {
     pub needs_method: bool,
     /// Edge of the model's image patches, px.
     pub patch_size: usize,
+    /// Whether images are turned as their EXIF orientation says.
+    pub apply_exif: bool,
     /// Counts the tokens of rows that do not say how many they are.
     pub tokenizer: Option<Tokenizer>,
+}
+
+impl Reading {
+    /// Image files of a row.
+    ///
+    /// # Errors
+    /// On a name that is none, and on an image outside its folder.
+    pub fn images(&self, row: &Row) -> Result<Vec<PathBuf>> {
+        images(row, &Origin::of(row)?, self)
+    }
 }
 
 /// What a row says of an answer.
@@ -54,7 +66,7 @@ impl<'a> Answer<'a> {
             completion: row.text("completion")?,
             solution: row.text("solution")?,
             accu_reward_method: origin.method(row, reading)?,
-            image_sizes: image_sizes(row, &images)?,
+            image_sizes: image_sizes(row, &images, reading.apply_exif)?,
             image_grid_thw: origin.grids(row, reading.patch_size)?,
             completion_tokens: completion_tokens(row, &origin, reading.tokenizer.as_ref())?,
             images,
@@ -97,7 +109,7 @@ fn images(row: &Row, origin: &Origin<'_>, reading: &Reading) -> Result<Vec<PathB
     paths.collect()
 }
 
-fn image_sizes(row: &Row, images: &[PathBuf]) -> Result<Vec<[u32; 2]>> {
+fn image_sizes(row: &Row, images: &[PathBuf], apply_exif: bool) -> Result<Vec<[u32; 2]>> {
     for key in ["image_size", "image_sizes"] {
         if let Some(sizes) = row.tuples::<2>(key)? {
             return sizes
@@ -107,7 +119,8 @@ fn image_sizes(row: &Row, images: &[PathBuf]) -> Result<Vec<[u32; 2]>> {
                 .with_context(|| format!("{}: `{key}`", row.place));
         }
     }
-    images.iter().map(|path| size_of(path, row)).collect()
+    let sizes = images.iter().map(|path| size_of(path, row, apply_exif));
+    sizes.collect()
 }
 
 fn completion_tokens(
@@ -129,8 +142,8 @@ fn completion_tokens(
 }
 
 /// Width and height of an image file, px.
-fn size_of(path: &Path, row: &Row) -> Result<[u32; 2]> {
-    let image = decode_file(path, MAX_DECODED_PIXELS)
+fn size_of(path: &Path, row: &Row, apply_exif: bool) -> Result<[u32; 2]> {
+    let image = decode_upright(path, MAX_DECODED_PIXELS, apply_exif)
         .with_context(|| format!("{}\nhint: give its `image_size` in the row", row.place))?;
     Ok([image.width(), image.height()])
 }

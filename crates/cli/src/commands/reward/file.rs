@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use base::config::RewardConfig;
 use base::run_folder::StopFlag;
+use data::Notices;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::page::PageRows;
@@ -13,7 +14,7 @@ use super::scorer::{Failure, Scorer};
 use super::summary::summary;
 use super::tally::Tally;
 use crate::output::{Output, check_folder};
-use crate::rows::{Reader, Row};
+use crate::rows::{Reader, Row, SCORED};
 use crate::signals::Stopped;
 
 const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
@@ -29,6 +30,7 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
     let mut reader = Reader::open(input)?;
     let mut output = Output::open(config.output.as_deref())?;
     let mut tally = Tally::new(scorer.names(), config.group_column.clone());
+    let mut notices = Notices::new(SCORED, config.apply_exif);
     let mut shown = PageRows::new(if config.html.is_some() {
         config.html_rows
     } else {
@@ -46,6 +48,7 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
         let scored = scorer.score(&rows, config.explain);
         let scored = scored.map_err(|Failure { error, .. }| error)?;
         tally.add(&rows, &scored)?;
+        rows.iter().for_each(|row| scorer.look(row, &mut notices));
         for (index, row) in rows.into_iter().enumerate() {
             shown.keep(&row, index, &scored.scores);
             output.write(&scorer.output(row, index, &scored))?;
@@ -64,6 +67,7 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
         bail!("{input}: no rows");
     }
     output.finish()?;
+    notices.say();
     if let Some(path) = &config.html {
         shown
             .page(config, input, scorer, &tally)?

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use base::config::{BoxFormat, RewardConfig, RewardFamily};
 use report::{
-    Colour, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine, ScoredPage,
-    ScoredRow,
+    Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine,
+    ScoredPage, ScoredRow,
 };
 use rewards::{Explanation, RewardInput, Scores};
 
@@ -166,7 +166,10 @@ fn scored_row(kept: &KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<
         } else {
             &[]
         };
-        match picture(path, boxes, |size| extent(config, &input, size)) {
+        let image = pictures::for_page(path, config.apply_exif);
+        let picture = image
+            .map(|(image, original)| picture(path, image, boxes, extent(config, &input, original)));
+        match picture {
             Ok(picture) => pictures.push(picture),
             Err(error) => notes.push(format!("no picture: {error:#}")),
         }
@@ -225,18 +228,17 @@ fn score_line(score: Option<f64>, why: Option<&Explanation>) -> ScoreLine {
 /// A picture in a size for the page, with the boxes of the explanations.
 fn picture(
     path: &Path,
+    image: EncodedImage,
     explained: &[Option<Explanation>],
-    extent: impl Fn([u32; 2]) -> [f64; 2],
-) -> Result<Picture> {
-    let (image, original) = pictures::for_page(path)?;
-    let extent = extent(original);
+    extent: [f64; 2],
+) -> Picture {
     let scale = [0, 1].map(|axis| f64::from(image.size()[axis]) / extent[axis]);
-    Ok(Picture {
+    Picture {
         image,
         boxes: boxes(explained, scale),
         title: path.display().to_string(),
         lines: Vec::new(),
-    })
+    }
 }
 
 /// Width and height of the whole image in the units in which rewards compare boxes: those of the

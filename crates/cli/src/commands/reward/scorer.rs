@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use base::config::{RewardConfig, RewardFamily};
 use base::run_folder::StopFlag;
-use data::Tokenizer;
+use data::{Notices, Tokenizer};
 use rewards::{
     BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardBatch,
     RewardInput, RewardOptions, RewardSet, Scores, ScoringTime,
@@ -68,6 +68,7 @@ impl Scorer {
                 reward_method: config.reward_method.clone(),
                 needs_method: needs_method(config),
                 patch_size: config.patch_size,
+                apply_exif: config.apply_exif,
                 tokenizer: tokenizer.transpose()?,
             },
         })
@@ -76,6 +77,18 @@ impl Scorer {
     /// Names of the rewards.
     pub fn names(&self) -> Vec<String> {
         self.rewards.names().map(str::to_owned).collect()
+    }
+
+    /// What is odd about a row that can be scored.
+    pub fn look(&self, row: &Row, notices: &mut Notices) {
+        // What cannot be read was refused before.
+        let images = self.reading.images(row).unwrap_or_default();
+        // A size that the row gives is not that of the file.
+        let opened = match row.columns.get("image_size") {
+            None => images.as_slice(),
+            Some(_) => &[],
+        };
+        notices.look(&row.place, &row.columns, &[], opened);
     }
 
     /// Scores rows as one batch.

@@ -46,6 +46,7 @@ macro_rules! run_of {
                     false => DType::Float32,
                 },
                 image_processor: $config.image_processor,
+                apply_exif: $config.apply_exif,
                 max_pixels: Some($config.max_pixels),
                 min_pixels: Some($config.min_pixels),
                 device: $config.device.clone(),

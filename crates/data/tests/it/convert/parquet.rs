@@ -53,19 +53,40 @@ fn parquet_images_are_written_once_under_names_of_their_content() {
     // Again: the same rows, and nothing to write.
     let (again, report) = converted(&keeping);
     assert_eq!((again, report.images_written), (rows, 0));
-    let (rows, _) = converted(&parquet("many_images", &folder));
+    let (rows, report) = converted(&parquet("many_images", &folder));
     assert_eq!(rows[0].1["image"].as_array().map(Vec::len), Some(2));
-    assert_eq!(
-        (answer(&rows[0].1), answer(&rows[1].1)),
-        (&json!("[1.0, 2.0, 3.5, 4.0]"), &json!("[7.0]"))
-    );
-    assert!(rows[1].1.get("image").is_none());
+    assert_eq!(answer(&rows[0].1), "[1.0, 2.0, 3.5, 4.0]");
+    assert_eq!((rows.len(), reasons(&report)), (1, vec![("no_image", 1)]));
     let (rows, report) = converted(&parquet("odd_rows", &folder));
     assert_eq!(
         (rows.len(), reasons(&report)),
-        (1, vec![("bad_row", 1), ("broken_image", 1)])
+        (0, vec![("broken_image", 1), ("no_image", 2)])
     );
-    assert_eq!(answer(&rows[0].1), 3);
+}
+
+/// They became rows without a picture, trained blind.
+#[test]
+fn rows_whose_picture_is_null_are_left_out_and_a_table_of_text_is_kept() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let answers = |rows: &[(String, serde_json::Value)]| -> Vec<i64> {
+        let rows = rows.iter();
+        rows.map(|(_, row)| answer(row).as_i64().expect("a number"))
+            .collect()
+    };
+    let (rows, report) = converted(&parquet("absent_image", dir.path()));
+    assert_eq!(answers(&rows), [2, 6]);
+    assert_eq!(reasons(&report), [("broken_image", 1), ("no_image", 3)]);
+    assert!(
+        report.skipped[1].examples[0]
+            .ends_with(": no image in a column that has images in other rows")
+    );
+    let (rows, report) = converted(&parquet("absent_images", dir.path()));
+    assert_eq!(answers(&rows), [6]);
+    assert_eq!(reasons(&report), [("no_image", 5)]);
+    let (rows, report) = converted(&parquet("text_alone", dir.path()));
+    assert_eq!((answers(&rows), reasons(&report)), (vec![1, 2], vec![]));
+    let unnamed = failure(&parquet("image_1", dir.path()));
+    assert!(unnamed.contains("no column for the images among image_1, question, answer\nhint: name it, `--image_column`"), "{unnamed}");
 }
 
 #[test]
@@ -124,7 +145,7 @@ fn a_folder_of_parquet_files_is_read_in_the_order_of_names() {
         &dir.path().join("images"),
     ));
     let splits: Vec<&str> = rows.iter().map(|(split, _)| split.as_str()).collect();
-    assert_eq!(splits, ["a", "a", "b", "b", "b"]);
+    assert_eq!(splits, ["a", "b", "b", "b"]);
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
         image_processor: Arc::new(image_processor),
         processor: processor.map(Arc::new),
         template,
-        probe: (!tried.is_empty()).then(|| Arc::new(scores) as Arc<dyn RowProbe>),
+        probe: (!scores.is_idle()).then(|| Arc::new(scores) as Arc<dyn RowProbe>),
         workers: workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
         examples: config.examples,
     };
@@ -115,6 +115,7 @@ fn processor(config: &DataCheckConfig, folder: &Path) -> Result<Processor> {
         resize_backend: train::settings::resize_backend(config.image_processor),
         min_pixels: Some(config.min_pixels as u64),
         max_pixels: Some(config.max_pixels as u64),
+        apply_exif: config.apply_exif,
         max_prompt_length: config.max_prompt_length,
     };
     Ok(Processor::from_dir(folder, &options)?)
@@ -125,7 +126,9 @@ fn image_processor(config: &DataCheckConfig) -> Result<ImageProcessor> {
     let backend = train::settings::resize_backend(config.image_processor);
     let processor = ImageProcessor::new(ImageProcessorConfig::default(), backend)?;
     let bounds = [config.min_pixels, config.max_pixels].map(|pixels| Some(pixels as u64));
-    Ok(processor.with_pixel_bounds(bounds[0], bounds[1])?)
+    Ok(processor
+        .with_pixel_bounds(bounds[0], bounds[1])?
+        .with_apply_exif(config.apply_exif))
 }
 
 fn pass(

@@ -20,6 +20,7 @@ pub struct PageRows {
     even: EvenChoice<KeptRow>,
     bad: Vec<KeptRow>,
     is_wanted: bool,
+    apply_exif: bool,
 }
 
 /// What of a row is needed to show it.
@@ -40,6 +41,7 @@ impl PageRows {
             even: EvenChoice::new(config.html_rows),
             bad: Vec::new(),
             is_wanted: config.html.is_some(),
+            apply_exif: config.apply_exif,
         }
     }
 
@@ -58,7 +60,9 @@ impl PageRows {
     /// The page.
     pub fn page(self, report: &CheckReport, tried: &[String]) -> Report {
         let pictures = |rows: Vec<KeptRow>| -> Vec<Picture> {
-            rows.iter().filter_map(KeptRow::picture).collect()
+            let rows = rows.iter();
+            rows.filter_map(|row| row.picture(self.apply_exif))
+                .collect()
         };
         let of_all = self.even.num_offered();
         let even = self.even.chosen();
@@ -216,8 +220,8 @@ impl KeptRow {
     }
 
     /// The first picture with its boxes; none where there is no picture to show.
-    fn picture(&self) -> Option<Picture> {
-        let (image, _) = pictures::for_page(self.image.as_ref()?).ok()?;
+    fn picture(&self, apply_exif: bool) -> Option<Picture> {
+        let (image, _) = pictures::for_page(self.image.as_ref()?, apply_exif).ok()?;
         let size = image.size();
         let boxes = self.extent.map(|extent| {
             let scale = [0, 1].map(|axis| f64::from(size[axis]) / extent[axis]);

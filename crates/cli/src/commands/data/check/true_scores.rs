@@ -13,7 +13,7 @@ use data::check::{Finding, Kind, RowProbe, SeenImage};
 use rewards::boxes::{input_size, parse_solution};
 use rewards::{
     BoundingBox, BoxFormat, BoxUnits, Family, ImageSizes, OverlongOptions, PluginOptions,
-    RewardInput, RewardOptions, RewardSet,
+    RewardInput, RewardOptions, RewardSet, compares_boxes, missing_box_reward,
 };
 
 /// The method that asks a language model.
@@ -41,6 +41,8 @@ pub struct TrueScores {
     patch_size: usize,
     /// Whether boxes of lists would have to be converted, which is not tried.
     lists_differ: bool,
+    /// That no reward compares boxes though the task is to find one.
+    no_box_reward: Option<String>,
 }
 
 impl TrueScores {
@@ -80,6 +82,11 @@ impl TrueScores {
             units: units(box_units, family),
             patch_size,
             lists_differ: box_units.answer != box_units.solution && box_units.answer.is_some(),
+            no_box_reward: missing_box_reward(
+                config.task_type.as_deref(),
+                &config.reward_funcs,
+                is_customized,
+            ),
         })
     }
 
@@ -87,6 +94,20 @@ impl TrueScores {
     pub fn names(&self) -> Vec<String> {
         let names = self.sets.iter().flat_map(|(_, set)| set.names());
         names.map(str::to_owned).collect()
+    }
+
+    /// Whether rows are looked at in vain.
+    pub fn is_idle(&self) -> bool {
+        self.sets.is_empty() && self.no_box_reward.is_none()
+    }
+
+    /// That the boxes of a row are not compared as boxes.
+    fn uncompared(&self, sample: &Sample) -> Option<Finding> {
+        let method = sample.accu_reward_method.as_deref();
+        let warning = self.no_box_reward.as_deref()?;
+        // The way out is what is expected of this kind.
+        let text = warning.lines().next().unwrap_or_default();
+        (!method.is_some_and(compares_boxes)).then(|| Finding::new(Kind::NoBoxReward, text))
     }
 
     fn score(&self, form: Form, set: &RewardSet, row: &Row<'_>) -> Result<Vec<f64>, String> {
@@ -189,7 +210,7 @@ impl RowProbe for TrueScores {
             sizes: images.iter().map(|image| image.facts.size).collect(),
             grids: images.iter().map(|image| image.grid_thw).collect(),
         };
-        let mut findings = Vec::new();
+        let mut findings: Vec<Finding> = self.uncompared(sample).into_iter().collect();
         for (form, set) in &self.sets {
             if !self.is_tried(*form, sample) {
                 continue;

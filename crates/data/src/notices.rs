@@ -1,0 +1,175 @@
+//! What is odd about rows that are read all the same: counted over all of them, and told in a few lines.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use base::Sample;
+use serde_json::{Map, Value};
+
+use crate::image::Orientation;
+use crate::placeholders::placeholders;
+use crate::row::RESERVED_TOKENS;
+use crate::unread::{ReadKeys, unread_keys};
+
+/// Places that are told of each oddity.
+const MAX_PLACES: usize = 3;
+
+/// Something odd about one row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Oddity {
+    /// Whether it is about a key that nobody reads, else about a mark in the text.
+    pub is_key: bool,
+    /// What.
+    pub text: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// What is odd about a row: keys that `read` does not name, marks in its `texts`, each with what it is.
+pub fn oddities(
+    columns: &Map<String, Value>,
+    texts: &[(&str, &str)],
+    read: &ReadKeys,
+) -> Vec<Oddity> {
+    let of_key = |found: crate::unread::UnreadKey| Oddity {
+        is_key: true,
+        text: found.text(read),
+        hint: found.hint(read),
+    };
+    let keys = unread_keys(columns, read).into_iter().map(of_key);
+    let marks = texts.iter().flat_map(|(what, text)| {
+        let marks = placeholders(text).into_iter();
+        // A tokenizer reads these as they are meant: they are refused, or wanted.
+        let marks = marks.filter(|mark| !RESERVED_TOKENS.contains(mark));
+        marks.map(move |mark| Oddity {
+            is_key: false,
+            text: format!("the {what} holds `{mark}`, which is read as text"),
+            hint: "fill such marks, or leave such rows out".to_owned(),
+        })
+    });
+    keys.chain(marks).collect()
+}
+
+/// Oddities of rows, counted.
+#[derive(Debug)]
+pub struct Notices {
+    read: ReadKeys,
+    /// Whether images are turned as their orientation says, and none need be told.
+    apply_exif: bool,
+    found: BTreeMap<Oddity, Places>,
+    images: HashSet<PathBuf>,
+    oriented: Places,
+}
+
+/// How often, and where first.
+#[derive(Debug, Default)]
+struct Places {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Places {
+    fn add(&mut self, place: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < MAX_PLACES {
+            self.first.push(place());
+        }
+    }
+
+    fn told(&self) -> String {
+        let dots = if self.count > self.first.len() {
+            ", ..."
+        } else {
+            ""
+        };
+        format!("{}{dots}", self.first.join(", "))
+    }
+}
+
+impl Notices {
+    /// Nothing seen yet.
+    pub fn new(read: ReadKeys, apply_exif: bool) -> Self {
+        Self {
+            read,
+            apply_exif,
+            found: BTreeMap::new(),
+            images: HashSet::new(),
+            oriented: Places::default(),
+        }
+    }
+
+    /// Looks at a row and at the heads of its images.
+    pub fn look(
+        &mut self,
+        place: &dyn std::fmt::Display,
+        columns: &Map<String, Value>,
+        texts: &[(&str, &str)],
+        images: &[PathBuf],
+    ) {
+        for oddity in oddities(columns, texts, &self.read) {
+            self.found
+                .entry(oddity)
+                .or_default()
+                .add(|| place.to_string());
+        }
+        images.iter().for_each(|path| self.look_at_image(path));
+    }
+
+    fn look_at_image(&mut self, path: &Path) {
+        if self.apply_exif || !self.images.insert(path.to_owned()) {
+            return;
+        }
+        if let Some(orientation) = Orientation::of_file(path) {
+            self.oriented
+                .add(|| format!("{} (orientation {})", path.display(), orientation.number()));
+        }
+    }
+
+    /// Says what was seen.
+    pub fn say(&self) {
+        self.lines()
+            .iter()
+            .for_each(|line| base::console::say(line));
+    }
+
+    /// What was seen: a warning for each kind.
+    pub fn lines(&self) -> Vec<String> {
+        let rows = |count: usize| if count == 1 { "row" } else { "rows" };
+        let lines = self.found.iter().map(|(oddity, places)| {
+            let (count, told) = (places.count, places.told());
+            let Oddity { text, hint, .. } = oddity;
+            format!(
+                "warning: {text}: {count} {}: {told}\nhint: {hint}",
+                rows(count)
+            )
+        });
+        let mut lines: Vec<String> = lines.collect();
+        if self.oriented.count > 0 {
+            lines.push(format!(
+                "warning: {} of {} images have an orientation in their metadata, by which viewers and annotation tools turn them; \
+                 here they are read as they are stored: {}\n\
+                 hint: `--apply_exif true` turns them; boxes must then be those of the turned images",
+                self.oriented.count,
+                self.images.len(),
+                self.oriented.told()
+            ));
+        }
+        lines
+    }
+}
+
+/// What is odd about rows to be trained on or evaluated, in lines.
+pub fn notices_of<'a>(
+    samples: impl IntoIterator<Item = &'a Sample>,
+    apply_exif: bool,
+) -> Vec<String> {
+    let mut notices = Notices::new(ReadKeys::TRAINING, apply_exif);
+    for sample in samples {
+        let texts = [
+            ("question", sample.problem.as_str()),
+            ("answer", &sample.answer),
+        ];
+        notices.look(&sample.source, &sample.columns, &texts, &sample.images);
+    }
+    notices.lines()
+}

@@ -7,6 +7,7 @@
 
 pub mod answer;
 mod box_format;
+mod box_warning;
 pub mod boxes;
 mod choice;
 mod count;
@@ -35,6 +36,7 @@ mod verdict;
 
 pub use base::config::RewardBatch;
 pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
+pub use box_warning::{compares_boxes, missing_box_reward};
 pub use boxes::BoundingBox;
 pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};

@@ -28,7 +28,7 @@ use serde_json::{Map, Value};
 
 use crate::console::Log;
 
-pub use environment::{declare_commit, environment, utc_now};
+pub use environment::{commit, declare_commit, environment, utc_now};
 pub use error::RunError;
 pub use events::{EventFile, Scalar, read_scalars};
 pub use pending::PendingFolder;

@@ -11,6 +11,8 @@ mod data_check;
 #[cfg(test)]
 mod data_convert;
 #[cfg(test)]
+mod doubts;
+#[cfg(test)]
 mod evaluation;
 #[cfg(test)]
 mod evaluations;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use base::config::{DType, EvalConfig, GenerateConfig, LogprobsConfig};
+use base::config::{DType, EvalConfig, GenerateConfig, ImageProcessor, LogprobsConfig};
 use base::{PreparedImage, Prompt};
 use data::{Processor, ProcessorOptions};
 use models::{
@@ -34,16 +34,16 @@ pub struct Choice<'a> {
 
 macro_rules! choice_of {
     ($config:expr) => {
-        choice_of!($config, &$config.model)
+        choice_of!($config, &$config.model, $config.image_processor)
     };
-    ($config:expr, $model:expr) => {
+    ($config:expr, $model:expr, $image_processor:expr) => {
         Choice {
             model: $model,
             dtype: $config.dtype,
             device: &$config.device,
             num_threads: $config.num_threads,
             processor: ProcessorOptions {
-                resize_backend: train::settings::resize_backend($config.image_processor),
+                resize_backend: train::settings::resize_backend($image_processor),
                 min_pixels: $config.min_pixels.map(|pixels| pixels as u64),
                 max_pixels: $config.max_pixels.map(|pixels| pixels as u64),
                 apply_exif: $config.apply_exif,
@@ -67,7 +67,13 @@ impl<'a> From<&'a LogprobsConfig> for Choice<'a> {
 
 impl<'a> From<&'a EvalConfig> for Choice<'a> {
     fn from(config: &'a EvalConfig) -> Self {
-        choice_of!(config, config.model.as_deref().unwrap_or_default())
+        choice_of!(
+            config,
+            config.model.as_deref().unwrap_or_default(),
+            config
+                .image_processor
+                .unwrap_or(ImageProcessor::Torchvision)
+        )
     }
 }
 

@@ -10,6 +10,7 @@ use report::{Interval, paired_difference_interval, resampled};
 use serde_json::{Value, json};
 
 use crate::EvalError;
+use crate::differences::Differences;
 use crate::results::{Results, Scored};
 use crate::summary::{
     SEED, SET_DRAWS, corpora, image_metrics, is_binary, is_detection, joined_mean, mean_figures,
@@ -25,6 +26,8 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// Questions that only one of them has.
     pub unpaired: [usize; 2],
+    /// Settings that they do not share.
+    pub different: Differences,
     /// Whether pairs are compared by right and wrong, else by their scores.
     pub is_binary: bool,
     /// Pairs of which the second is better.
@@ -78,6 +81,8 @@ pub enum Verdict {
     Worse,
     /// 0 lies in it.
     CannotBeTold,
+    /// The questions differ, or the yardstick does: no interval would say which model is better.
+    NotCalled,
 }
 
 /// Compares two results.
@@ -120,6 +125,7 @@ pub fn compare(before: &Results, after: &Results) -> Result<Comparison, EvalErro
         differences,
         pairs,
         unpaired: paired.unpaired,
+        different: Differences::of(before, after),
         is_binary,
         better,
         worse,
@@ -327,13 +333,31 @@ fn set_differences(
 }
 
 impl Comparison {
-    /// What the main figure's interval says.
+    /// What the main figure's interval says, where it may speak.
     pub fn verdict(&self) -> Verdict {
+        if self.why_not_called().is_some() {
+            return Verdict::NotCalled;
+        }
         match self.differences.first().map(|main| main.difference) {
             Some(interval) if interval.low > 0.0 => Verdict::Better,
             Some(interval) if interval.high < 0.0 => Verdict::Worse,
             _ => Verdict::CannotBeTold,
         }
+    }
+
+    /// Why no winner is called, whatever the figures are.
+    pub fn why_not_called(&self) -> Option<String> {
+        let [only_before, only_after] = self.unpaired;
+        if only_before + only_after > 0 {
+            return Some(format!(
+                "the questions differ: {only_before} are in A alone, {only_after} in B alone"
+            ));
+        }
+        let yardstick: Vec<&str> = self.different.of_yardstick().collect();
+        (!yardstick.is_empty()).then(|| {
+            let names = yardstick.join("`, `");
+            format!("they are scored or asked by other rules: `{names}`")
+        })
     }
 
     /// In a sentence.
@@ -345,10 +369,13 @@ impl Comparison {
             Verdict::Better => "B is better",
             Verdict::Worse => "B is worse",
             Verdict::CannotBeTold => "which is better cannot be told",
+            Verdict::NotCalled => "which is better is not said",
         };
+        let why = self.why_not_called();
+        let why = why.map(|why| format!(", as {why}")).unwrap_or_default();
         let interval = main.difference;
         format!(
-            "{verdict}: {} {:.4} to {:.4}, difference {:+.4} [{:+.4}, {:+.4}] over {} questions",
+            "{verdict}{why}: {} {:.4} to {:.4}, difference {:+.4} [{:+.4}, {:+.4}] over {} questions",
             main.name,
             main.before,
             main.after,
@@ -368,7 +395,7 @@ impl Comparison {
     }
 
     /// All of it but the answers.
-    pub fn to_json(&self, before: &Results) -> Value {
+    pub fn to_json(&self, before: &Results, after: &Results) -> Value {
         let differences = self.differences.iter().map(|d| {
             let interval = d.difference;
             let json = json!({
@@ -390,7 +417,13 @@ impl Comparison {
                 Verdict::Better => "b is better",
                 Verdict::Worse => "a is better",
                 Verdict::CannotBeTold => "cannot be told",
+                Verdict::NotCalled => "not called",
             },
+            "not_called_as": self.why_not_called(),
+            "settings_differ": self.different.to_json(),
+            "settings_known": {"a": self.different.are_known[0], "b": self.different.are_known[1]},
+            "a": side(before),
+            "b": side(after),
             "num_questions": self.pairs.len(),
             "only_in_a": self.unpaired[0],
             "only_in_b": self.unpaired[1],
@@ -402,6 +435,15 @@ impl Comparison {
             "became_wrong": flipped(false),
         })
     }
+}
+
+/// Whose answers a side holds, and by which settings they came about.
+fn side(results: &Results) -> Value {
+    json!({
+        "model": results.model,
+        "trained_as": results.trained_as,
+        "settings": results.settings,
+    })
 }
 
 #[cfg(test)]
@@ -423,6 +465,8 @@ mod tests {
             score,
             values: Map::new(),
             reason: String::new(),
+            unread: None,
+            finish_reason: None,
             truths: Vec::new(),
             predicted: Vec::new(),
             image_id: None,
@@ -445,6 +489,8 @@ mod tests {
             exclude_bad: false,
             apply_exif: false,
             subsets: vec!["val".to_owned()],
+            settings: Map::from_iter([("temperature".to_owned(), json!(0.0))]),
+            trained_as: Value::Null,
             results: each
                 .map(|(row, score)| scored(row, &format!("q{row}"), *score))
                 .collect(),
@@ -493,7 +539,7 @@ mod tests {
             "{:?}",
             main.difference
         );
-        let json = comparison.to_json(&before);
+        let json = comparison.to_json(&before, &after);
         let rows = |key: &str| -> Vec<u64> {
             let flipped = json[key].as_array().unwrap().iter();
             flipped.map(|flip| flip["row"].as_u64().unwrap()).collect()
@@ -527,6 +573,49 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_differ_are_named_and_other_yardsticks_call_no_winner() {
+        let before = results(&[0.0; 40]);
+        let with = |name: &str, value: Value| {
+            let mut after = results(&[1.0; 40]);
+            after.settings.insert(name.to_owned(), value);
+            compare(&before, &after).unwrap()
+        };
+        for (name, value) in [
+            ("temperature", json!(1.0)),
+            ("question_template", json!("sft_rec")),
+            ("extractor", json!("baseline")),
+            ("max_new_tokens", json!(16)),
+            ("image_processor", json!("pillow")),
+            ("data_file_paths", json!("other.json")),
+            ("commit", json!("0123abc")),
+        ] {
+            let comparison = with(name, value.clone());
+            assert_eq!(comparison.verdict(), Verdict::Better, "{name}");
+            let said = comparison.different.sentence().unwrap();
+            assert!(
+                said.starts_with(&format!("settings differ: `{name}` ")),
+                "{said}"
+            );
+            let json = comparison.to_json(&before, &before);
+            assert_eq!(json["settings_differ"][name]["b"], value);
+        }
+        for name in ["correct_above", "reward_funcs", "exclude_bad", "labels"] {
+            let comparison = with(name, json!("other"));
+            assert_eq!(comparison.verdict(), Verdict::NotCalled, "{name}");
+            let json = comparison.to_json(&before, &before);
+            assert_eq!(json["verdict"], "not called");
+            assert!(json["not_called_as"].as_str().unwrap().contains(name));
+        }
+        let mut old = results(&[1.0; 40]);
+        old.settings = Map::new();
+        let comparison = compare(&before, &old).unwrap();
+        let said = comparison.different.sentence().unwrap();
+        assert!(said.contains("settings of B are not recorded"), "{said}");
+        let same = compare(&before, &results(&[1.0; 40])).unwrap();
+        assert_eq!(same.different.sentence(), None);
+    }
+
+    #[test]
     fn questions_pair_by_what_they_ask() {
         let before = results(&[1.0, 0.0, 1.0]);
         let mut after = results(&[1.0, 0.0, 1.0]);
@@ -541,6 +630,12 @@ mod tests {
         let indices: Vec<(usize, usize)> = pairs.map(|p| (p.before[0], p.after[0])).collect();
         assert_eq!(indices, [(0, 2), (1, 1)]);
         assert_eq!((comparison.better, comparison.worse), (0, 0));
+        assert_eq!(comparison.verdict(), Verdict::NotCalled);
+        let sentence = comparison.sentence();
+        assert!(
+            sentence.contains("1 are in A alone, 1 in B alone"),
+            "{sentence}"
+        );
         after
             .results
             .iter_mut()

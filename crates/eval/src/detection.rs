@@ -116,6 +116,11 @@ impl ImageScore {
         2.0 * self.num_found as f64 / all as f64
     }
 
+    /// Whether there is a list, or the word that says that there is nothing.
+    pub fn is_readable(&self) -> bool {
+        self.read.is_readable
+    }
+
     /// What was found, in words.
     pub fn reason(&self) -> String {
         let read = match self.read.is_readable {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::Sample;
-use base::config::{EvalConfig, EvalTask, Extractor, changed_settings, to_yaml};
+use base::config::{EvalConfig, EvalTask, changed_settings, to_yaml};
 use base::run_folder::ResultFolder;
 use data::{Processor, PromptTemplate};
 use engine::{Decoding, EngineError, SampleStats, SamplingParams};
@@ -14,10 +14,12 @@ use serde_json::{Value, json};
 
 use crate::EvalError;
 use crate::answers::{AnswerStore, SAMPLING, SamplingCounts, StoredAnswer};
-use crate::questions::{Question, Questions};
+use crate::findings::{Doubt, Findings, Warning};
+use crate::questions::{Question, Questions, Truth};
 use crate::results::{Results, Scored};
 use crate::runner::{Answer, AskOptions, Runner, Sink};
 use crate::scoring::{self, Scorer, method_of};
+use crate::settled::{recorded, settled};
 use crate::summary::Summary;
 
 /// Name of the file of figures.
@@ -40,6 +42,21 @@ pub struct Evaluation {
     questions: Questions,
     scorer: Scorer,
     processor: Arc<Processor>,
+    /// How the model was trained, where that is known.
+    trained_as: Value,
+}
+
+/// All that came of an evaluation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Every answer with its score.
+    pub results: Results,
+    /// The figures.
+    pub summary: Summary,
+    /// What was counted of the answers.
+    pub findings: Findings,
+    /// What makes the figures doubtful.
+    pub warnings: Vec<Warning>,
 }
 
 impl Evaluation {
@@ -57,20 +74,80 @@ impl Evaluation {
             name: "task",
             cause: "expected a task".to_owned(),
         })?;
+        let config = &settled(config, task, &processor);
         let patch_size = processor.image_processor().config().patch_size as usize;
         let cache = folder.join("judge_cache");
         let scorer = Scorer::new(config, family, patch_size, cache)?;
         let check = |sample: &Sample| scorer.check(sample, method_of(task));
         let questions = Questions::load(config, &processor, &check)?;
         // Found out before a model is loaded.
-        template(config, task)?;
+        template(config)?;
         decoding(config)?;
+        refuse_all_bad(&questions)?;
         Ok(Self {
             config: config.clone(),
             task,
             questions,
             scorer,
             processor,
+            trained_as: Value::Null,
+        })
+    }
+
+    /// Records how the model was trained.
+    pub fn note_training(&mut self, trained_as: Value) {
+        self.trained_as = trained_as;
+    }
+
+    /// The settings, with a value for each that was left open.
+    pub fn config(&self) -> &EvalConfig {
+        &self.config
+    }
+
+    /// What makes all answers doubtful before they are there.
+    pub fn doubts(&self) -> Vec<Warning> {
+        let doubts = [
+            (Doubt::Rewards, self.missing_box_reward()),
+            (Doubt::Truths, self.truths_in_shares()),
+        ];
+        let doubts = doubts.into_iter();
+        doubts
+            .filter_map(|(doubt, text)| Some(Warning { doubt, text: text? }))
+            .collect()
+    }
+
+    fn missing_box_reward(&self) -> Option<String> {
+        let config = &self.config;
+        // A method of comparison was chosen.
+        if self.task != EvalTask::Reward || config.reward_method.is_some() {
+            return None;
+        }
+        rewards::missing_box_reward(
+            config.task_type.as_deref(),
+            &config.reward_funcs,
+            config.is_reward_customized_from_vlm_module,
+        )
+    }
+
+    fn truths_in_shares(&self) -> Option<String> {
+        let truths = self
+            .questions
+            .rows
+            .iter()
+            .filter_map(|row| match row.truth {
+                Truth::Box(truth) => Some(<[f64; 4]>::from(truth)),
+                _ => None,
+            });
+        let truths: Vec<[f64; 4]> = truths.collect();
+        let is_share = |corner: &f64| (0.0..=1.0).contains(corner);
+        let all = !truths.is_empty() && truths.iter().flatten().all(is_share);
+        let is_default = self.scorer.units().solution == rewards::BoxFormat::Absolute;
+        (all && is_default).then(|| {
+            format!(
+                "the true boxes of all {} rows lie within 0 and 1, and are taken for pixels of the image\n\
+                 hint: --solution_box_format relative_1",
+                truths.len()
+            )
         })
     }
 
@@ -145,19 +222,15 @@ impl Evaluation {
 
     fn ask_options(&self) -> Result<AskOptions, EvalError> {
         let config = &self.config;
-        let longest = config.max_new_tokens.unwrap_or(match self.task {
-            EvalTask::Rec => 256,
-            _ => 2048,
-        });
         Ok(AskOptions {
-            template: template(config, self.task)?,
+            template: template(config)?,
             sampling: SamplingParams {
                 temperature: config.temperature,
                 top_k: Some(config.top_k).filter(|top_k| *top_k > 0),
                 top_p: config.top_p,
                 min_p: config.min_p.unwrap_or_default(),
                 repetition_penalty: config.repetition_penalty,
-                max_new_tokens: longest,
+                max_new_tokens: config.max_new_tokens.unwrap_or_default(),
                 ..SamplingParams::default()
             },
             max_concurrent: config.max_concurrent_completions,
@@ -171,21 +244,30 @@ impl Evaluation {
     ///
     /// # Errors
     /// A reward that fails, a figure that has no value, a file that cannot be written.
-    pub fn finish(
-        &self,
-        folder: &ResultFolder,
-        store: &AnswerStore,
-    ) -> Result<(Results, Summary), EvalError> {
+    pub fn finish(&self, folder: &ResultFolder, store: &AnswerStore) -> Result<Outcome, EvalError> {
         let results = self.results(store)?;
         let summary = Summary::of(&results)?;
+        let findings = Findings::of(&results, &self.config, self.scorer.units());
+        let mut warnings = self.doubts();
+        warnings.extend(findings.warnings());
+        let outcome = Outcome {
+            results,
+            summary,
+            findings,
+            warnings,
+        };
         let counts = SamplingCounts::read(folder)?;
-        results.write(folder)?;
-        let text = format!("{:#}\n", self.summary_json(&results, &summary, &counts));
+        outcome.results.write(folder)?;
+        let text = format!("{:#}\n", self.summary_json(&outcome, &counts));
         folder.write(SUMMARY, text.as_bytes())?;
-        Ok((results, summary))
+        Ok(outcome)
     }
 
-    fn summary_json(&self, results: &Results, summary: &Summary, counts: &SamplingCounts) -> Value {
+    fn summary_json(&self, outcome: &Outcome, counts: &SamplingCounts) -> Value {
+        let Outcome {
+            results, summary, ..
+        } = outcome;
+        let warnings: Vec<&str> = outcome.warnings.iter().map(|w| w.text.as_str()).collect();
         let listed = results.bad().take(MAX_LISTED);
         let bad: Vec<Value> = listed
             .map(|(place, cause)| json!({"row": place, "cause": cause}))
@@ -197,6 +279,10 @@ impl Evaluation {
             "exclude_bad": self.config.exclude_bad,
         });
         let own = [
+            ("answers", outcome.findings.to_json()),
+            ("warnings", json!(warnings)),
+            ("settings", json!(results.settings)),
+            ("trained_as", results.trained_as.clone()),
             ("bad", json!(bad)),
             ("notes", json!(self.questions.notes)),
             ("sampling", json!(counts)),
@@ -238,6 +324,8 @@ impl Evaluation {
             exclude_bad: self.config.exclude_bad,
             apply_exif: self.config.apply_exif,
             subsets: self.questions.subsets.clone(),
+            settings: recorded(&self.config),
+            trained_as: self.trained_as.clone(),
             results,
         };
         let all = results.counted().count();
@@ -255,15 +343,22 @@ fn decoding(config: &EvalConfig) -> Result<Decoding, EvalError> {
     Ok(Decoding::new(config.cuda_graphs, device)?)
 }
 
-fn template(config: &EvalConfig, task: EvalTask) -> Result<PromptTemplate, EvalError> {
-    let own = match (task, config.extractor) {
-        (EvalTask::Rec, Extractor::Thinking) => "rec",
-        (EvalTask::Rec, Extractor::Baseline) => "sft_rec",
-        (EvalTask::Ovd | EvalTask::OvdEval, _) => "odLength",
-        _ => "default",
-    };
-    let given = config.question_template.as_deref().unwrap_or(own);
-    Ok(PromptTemplate::resolve(given)?)
+/// Of settings that are settled.
+fn template(config: &EvalConfig) -> Result<PromptTemplate, EvalError> {
+    let given = config.question_template.as_deref();
+    Ok(PromptTemplate::resolve(given.unwrap_or_default())?)
+}
+
+fn refuse_all_bad(questions: &Questions) -> Result<(), EvalError> {
+    let rows = questions.rows.len();
+    match questions.bad().next() {
+        Some((place, cause)) if questions.bad().count() == rows => Err(EvalError::AllBad {
+            rows,
+            place: place.to_owned(),
+            cause: cause.to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Keeps answers in a folder.

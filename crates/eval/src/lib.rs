@@ -2,7 +2,7 @@
 //!
 //! The way of an evaluation: [`questions`] reads the rows, [`runner`] asks them, [`answers`] keeps what
 //! was said line by line, [`scoring`] says what it is worth, [`results`] and [`summary`] hold the
-//! figures, and [`compare`] tells two of them apart. [`evaluation`] joins them.
+//! figures, [`findings`] what makes these doubtful, and [`compare`] tells two of them apart. [`evaluation`] joins them.
 //!
 //! [`rec`] is referring-expression comprehension as VLM-R1 evaluates it; [`baselines`] are the scores
 //! that it must beat to mean anything. How text is sampled is `engine`'s duty, what an answer is
@@ -13,20 +13,29 @@ pub mod baselines;
 pub mod coco_file;
 pub mod compare;
 pub mod detection;
+pub mod differences;
 pub mod evaluation;
+pub mod findings;
+mod form;
 pub mod questions;
 pub mod rec;
 pub mod results;
 pub mod runner;
 pub mod scoring;
+pub mod settled;
 pub mod summary;
+mod units;
 
 pub use baselines::{best_constant_box, constant_box_ious, shuffled_images, true_boxes};
 pub use compare::{Comparison, compare};
-pub use evaluation::{Evaluation, Progress};
+pub use differences::{Differences, SettingPair};
+pub use evaluation::{Evaluation, Outcome, Progress};
+pub use findings::{Doubt, Findings, Warning};
 pub use rec::{RecAnswer, RecEvaluation, RecEvaluator, RecOptions, RecSummary};
 pub use results::{Results, Scored, ShownBox};
+pub use settled::own_template;
 pub use summary::{Metric, Summary};
+pub use units::Reading;
 
 use std::path::PathBuf;
 
@@ -36,6 +45,16 @@ pub enum EvalError {
     /// Nothing to evaluate.
     #[error("nothing to evaluate: no rows")]
     NoRows,
+    /// No row that can be asked.
+    #[error("no row can be asked: {rows} rows, all bad; the first: {place}: {cause}")]
+    AllBad {
+        /// How many there are.
+        rows: usize,
+        /// File and line of the first.
+        place: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// No answers asked for.
     #[error("`answers_per_question`: got 0, expected 1 or more")]
     NoAnswers,

@@ -16,13 +16,16 @@ use data::template::PromptTemplate;
 use engine::{Decoding, SamplingParams};
 use models::VisionLanguageModel;
 use report::{Interval, mean_interval};
-use rewards::boxes::{BoundingBox, find_baseline, find_thinking, iou_plain, iou_vlm_r1};
+use rewards::boxes::{
+    BoundingBox, find_baseline, find_decimals_in_answer, find_thinking, iou_plain, iou_vlm_r1,
+};
 use rewards::{BoxFormat, Family, ImageSizes, RewardInput, RewardSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::EvalError;
 use crate::baselines::true_boxes;
+use crate::form;
 use crate::runner::{Answer, AskOptions, Runner, Sink, Todo};
 use crate::scoring::rec_format;
 
@@ -74,6 +77,8 @@ pub struct BoxReader {
 pub struct BoxRead {
     /// The box, px of the image.
     pub found: Option<BoundingBox>,
+    /// Why there is none.
+    pub unread: Option<&'static str>,
     /// Its IoU with the true one; 0 without a box.
     pub iou: f64,
     /// The same of the first box found anywhere, by VLM-R1's rule for base models: what the model
@@ -115,6 +120,10 @@ impl BoxReader {
         let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou(b, truth));
         let anywhere = find_baseline(answer).map(on_image);
         let found = match self.extractor {
+            // Whole numbers cannot say shares of the image.
+            Extractor::Thinking if units == BoxFormat::Relative1 => {
+                find_decimals_in_answer(answer).map(on_image)
+            }
             Extractor::Thinking => find_thinking(answer).map(on_image),
             Extractor::Baseline => anywhere,
         };
@@ -124,6 +133,9 @@ impl BoxReader {
             .score(&[RewardInput::new(answer, "", &columns)])?;
         Ok(BoxRead {
             found,
+            unread: found
+                .is_none()
+                .then(|| form::why_unread(answer, self.extractor)),
             iou: iou_of(found),
             iou_anywhere: iou_of(anywhere),
             well_formed: scores.total[0] > 0.0,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base::FinishReason;
 use base::config::EvalTask;
 use base::run_folder::ResultFolder;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,12 @@ pub struct Scored {
     /// Why it scored so; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Why nothing of the demanded form was found in the answer; none where something was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
+    /// Why the answer ended; none where the row could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
     /// True boxes, px of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub truths: Vec<ShownBox>,
@@ -113,6 +120,12 @@ pub struct Results {
     pub apply_exif: bool,
     /// Names of the files.
     pub subsets: Vec<String>,
+    /// The settings that may change figures, as they were obeyed; empty where an older program wrote this.
+    #[serde(default)]
+    pub settings: Map<String, Value>,
+    /// How the model was trained, where its run says it.
+    #[serde(default)]
+    pub trained_as: Value,
     /// Rows in order, the answers to each side by side; a bad row stands once for each answer.
     pub results: Vec<Scored>,
 }

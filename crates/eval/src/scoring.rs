@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use base::Sample;
-use base::config::{BoxFormat as BoxFlag, EvalConfig, EvalTask};
+use base::config::{BoxFormat as BoxFlag, EvalConfig, EvalTask, Extractor};
 use rewards::{
     BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, JudgeOptions, OverlongOptions,
     PluginOptions, RewardBatch, RewardInput, RewardOptions, RewardSet,
@@ -13,9 +13,11 @@ use serde_json::{Map, Value, json};
 use crate::EvalError;
 use crate::answers::StoredAnswer;
 use crate::detection;
+use crate::form;
 use crate::questions::{Question, Truth};
 use crate::rec::{self, BoxReader};
 use crate::results::{Scored, ShownBox};
+use crate::units::Units;
 
 /// Answers that rewards score at a time.
 const BATCH: usize = 256;
@@ -52,7 +54,8 @@ impl Scorer {
         let of = |name: &str| RewardSet::build(&[name.to_owned()], None, &options);
         let rules = match config.task {
             Some(EvalTask::Rec) => {
-                Rules::Box(BoxReader::new(config.extractor, family, patch_size)?)
+                let extractor = config.extractor.unwrap_or(Extractor::Thinking);
+                Rules::Box(BoxReader::new(extractor, family, patch_size)?)
             }
             Some(EvalTask::Ovd | EvalTask::OvdEval) => Rules::Objects,
             Some(EvalTask::Gui) => Rules::Rewards(of("point_in_box")?),
@@ -74,6 +77,14 @@ impl Scorer {
             answer_units: units(config.box_format).unwrap_or(own),
             solution_units: units(config.solution_box_format).unwrap_or(BoxFormat::Absolute),
         })
+    }
+
+    /// In which units boxes are taken to be.
+    pub(crate) fn units(&self) -> Units {
+        Units {
+            answer: self.answer_units,
+            solution: self.solution_units,
+        }
     }
 
     /// Looks at a row before it is asked.
@@ -142,9 +153,10 @@ impl Scorer {
         scored.extracted_answer = json!(read.found.map_or([0.0; 4], Into::into));
         scored.correct = u8::from(read.iou > self.correct_above);
         scored.score = read.iou;
-        scored.reason = match read.found {
-            Some(_) => format!("IoU {:.3}", read.iou),
-            None => "no box in the answer".to_owned(),
+        scored.unread = read.unread.map(str::to_owned);
+        scored.reason = match read.unread {
+            None => format!("IoU {:.3}", read.iou),
+            Some(reason) => reason.to_owned(),
         };
         scored.truths = vec![shown(truth.into(), None)];
         let found = read.found.map(|found| shown(found.into(), Some(read.iou)));
@@ -170,6 +182,10 @@ impl Scorer {
         scored.correct = u8::from(image.f1() >= 1.0);
         scored.score = image.f1();
         scored.reason = image.reason();
+        scored.unread = (!image.is_readable()).then(|| match answer.model_output.trim() {
+            "" => "the answer is empty".to_owned(),
+            _ => "no list of boxes".to_owned(),
+        });
         scored.extracted_answer = json!(image.predicted);
         scored.ground_truth = json!(image.truths);
         scored.values = image.values();
@@ -231,6 +247,7 @@ impl Scorer {
     ) {
         for why in why.into_iter().flatten() {
             if scored.reason.is_empty() {
+                scored.unread = form::is_unread(&why.reason).then(|| why.reason.clone());
                 scored.reason = why.reason;
                 scored.extracted_answer = json!(why.answer);
             }
@@ -306,6 +323,8 @@ pub(crate) fn unscored(question: &Question, answer: &StoredAnswer) -> Scored {
         score: 0.0,
         values: Map::new(),
         reason: String::new(),
+        unread: None,
+        finish_reason: Some(answer.finish_reason),
         truths: Vec::new(),
         predicted: Vec::new(),
         image_id: question.image_id(),
@@ -339,6 +358,8 @@ pub(crate) fn bad(question: &Question, [row, sample]: [usize; 2], cause: &str) -
         score: 0.0,
         values: Map::new(),
         reason: String::new(),
+        unread: None,
+        finish_reason: None,
         truths,
         predicted: Vec::new(),
         image_id: question.image_id(),

@@ -69,7 +69,7 @@ impl BoxFormat {
     }
 
     /// The units in words.
-    pub(crate) fn described(self) -> &'static str {
+    pub fn described(self) -> &'static str {
         match self {
             Self::Absolute => "pixels of the image",
             Self::ModelInput => "pixels of the model's input",

@@ -257,14 +257,22 @@ pub fn template(
     task: Option<&str>,
     thinking: bool,
 ) -> Result<PromptTemplate, TrainError> {
-    let name = match (given, task, thinking) {
-        (Some(given), _, _) => given.as_str(),
+    Ok(PromptTemplate::resolve(template_name(
+        given.as_deref(),
+        task,
+        thinking,
+    ))?)
+}
+
+/// What [`template`] resolves.
+pub fn template_name<'a>(given: Option<&'a str>, task: Option<&'a str>, thinking: bool) -> &'a str {
+    match (given, task, thinking) {
+        (Some(given), _, _) => given,
         (None, Some("rec"), false) => "sft_rec",
         (None, _, false) => "none",
         (None, Some(task @ ("rec" | "ic" | "odLength")), true) => task,
         (None, _, true) => "default",
-    };
-    Ok(PromptTemplate::resolve(name)?)
+    }
 }
 
 /// The data crate's word for the flag.

@@ -34,13 +34,12 @@ macro_rules! with_model_fields {
                     $($model)*
                     /// Type of the weights and of the computation.
                     dtype: DType = DType::Float32,
-                    /// Whose way of resizing images to follow.
-                    image_processor: ImageProcessor = ImageProcessor::Torchvision,
                     /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
                     apply_exif: bool = false,
-                    /// Pixels above which an image is shrunk; without it, what the model's folder says.
+                    /// Pixels above which an image is shrunk; without it, what the model's folder says, and in
+                    /// `eval` first of all the run that trained it.
                     max_pixels: Option<usize> = None,
-                    /// Pixels below which an image is enlarged; without it, what the model's folder says.
+                    /// Pixels below which an image is enlarged; without it, as `max_pixels`.
                     min_pixels: Option<usize> = None,
                 }
                 "machine" {
@@ -65,6 +64,8 @@ with_model_fields! {
         model {
             /// Model folder in Hugging Face format, or the name of a model on the hub.
             model: String,
+            /// Whose way of resizing images to follow.
+            image_processor: ImageProcessor = ImageProcessor::Torchvision,
         }
         "question" {
             /// Images of the question, in order.
@@ -112,6 +113,8 @@ with_model_fields! {
         model {
             /// Model folder in Hugging Face format, or the name of a model on the hub.
             model: String,
+            /// Whose way of resizing images to follow.
+            image_processor: ImageProcessor = ImageProcessor::Torchvision,
         }
         "rows" {
             /// File of answers, one JSON object a line: `images`, `prompt`, `completion`.

@@ -60,6 +60,8 @@ with_model_fields! {
         model {
             /// Model folder in Hugging Face format, an adapter over one, or the name of a model on the hub.
             model: Option<String> = None,
+            /// Whose way of resizing images to follow; without it, as the model was trained, else `torchvision`.
+            image_processor: Option<ImageProcessor> = None,
         }
         "machine" {
             /// Threads that read and resize images ahead of need.
@@ -77,10 +79,9 @@ with_model_fields! {
             shuffle_seed: Option<u64> = None,
             /// Rows of each file to take, after the shuffle (VLM-R1: 2000); without it, all.
             limit: Option<usize> = None,
-            /// Question template: a name, a text with `{Question}`, or a file; without it, that of the task.
+            /// Question template: a name, a text with `{Question}`, or a file; without it, that of `extractor` where
+            /// this is given, else as the model was trained, else that of the task.
             question_template: Option<String> = None,
-            /// Which box of an answer counts, and which template asks for it (`rec`).
-            extractor: Extractor = Extractor::Thinking,
             /// Labels that a prompt names (`ovd`, `ovdeval`); without it, the rule of the task.
             labels: Option<LabelList> = None,
             /// Leave out categories with more true boxes than this in an image (`ovd`); without it, none.
@@ -89,7 +90,8 @@ with_model_fields! {
         "sampling" {
             /// Answers to each question: pass@k and mean@k.
             num_samples: usize = 1,
-            /// Longest answer, tokens; without it, 256 for `rec` and 2048 else.
+            /// Longest answer, tokens; without it, the `max_completion_length` that the model was trained with, else
+            /// 256 for a box alone (`rec` without thinking) and 2048 for all others.
             max_new_tokens: Option<usize> = None,
             /// Divides the logits; 0 takes the likeliest token.
             temperature: f64 = 0.0,
@@ -111,6 +113,9 @@ with_model_fields! {
             cuda_graphs: bool = false,
         }
         "scoring" {
+            /// Which box of an answer counts, and which template asks for it (`rec`); without it, as the model was
+            /// trained, else `thinking`.
+            extractor: Option<Extractor> = None,
             /// An answer is right where its score is above this: its IoU (`rec`), or its first reward.
             correct_above: f64 = 0.5,
             /// Leave bad rows out of the denominators, where else they count as wrong.

@@ -29,7 +29,7 @@ pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};
 pub use evaluation::{EvalConfig, EvalTask, Extractor, LabelList};
 pub use evaluations::{NamedEvaluation, read_evaluations};
-pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
+pub use resolve::{Change, Layers, Resolved, changed_settings, parse_mapping, resolve, to_yaml};
 pub use training::{GrpoConfig, PlanConfig, SftConfig};
 pub use words::{
     BoxFormat, DType, EvalStrategy, ImageProcessor, LrSchedulerType, OnBadRow, Optim, RewardBatch,

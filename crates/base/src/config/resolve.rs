@@ -99,7 +99,7 @@ fn config_of<T: Config>(values: Map<String, Value>) -> Result<T, ConfigError> {
 ///
 /// # Errors
 /// On anything but a mapping.
-pub(super) fn parse_mapping(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
+pub fn parse_mapping(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
     let yaml = |cause: String| ConfigError::Yaml {
         file: path.into(),
         cause,

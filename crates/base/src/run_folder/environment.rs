@@ -14,12 +14,17 @@ pub fn declare_commit(commit: &'static str) {
     let _ = COMMIT.set(commit);
 }
 
+/// The commit that [`declare_commit`] named.
+pub fn commit() -> Option<&'static str> {
+    COMMIT.get().copied()
+}
+
 /// Time, commit, command line, working folder, system and hardware, with the versions and whatever else the caller knows.
 pub fn environment(more: Map<String, Value>) -> Value {
     let mut environment = Map::new();
     let command: Vec<String> = std::env::args().collect();
     environment.insert("time".into(), utc_now().into());
-    environment.insert("commit".into(), COMMIT.get().copied().into());
+    environment.insert("commit".into(), commit().into());
     environment.insert("command".into(), command.into());
     // What paths of settings and of rollouts begin at.
     let cwd = std::env::current_dir().map(|dir| dir.display().to_string());

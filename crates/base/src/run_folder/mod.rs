@@ -35,7 +35,7 @@ use serde_json::{Map, Value};
 use crate::console::Log;
 
 pub use disk::free_bytes;
-pub use environment::{declare_commit, environment, utc_now};
+pub use environment::{commit, declare_commit, environment, utc_now};
 pub use error::{RunError, hint};
 pub use events::{EventFile, Scalar, read_scalars};
 pub use pending::PendingFolder;

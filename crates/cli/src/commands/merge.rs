@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use base::config::MergeConfig;
 use models::{SavedAdapter, merge_adapter};
 
+use super::eval::{TRAINED_AS, file_of};
 use crate::hub;
 
 /// Writes the merged model beside its name, then renames it: it is whole or it is not there.
@@ -30,10 +31,11 @@ pub fn merge(config: &MergeConfig) -> Result<()> {
         fs::remove_dir_all(&beside).with_context(|| io(&beside))?;
     }
     fs::create_dir_all(&beside).with_context(|| io(&beside))?;
-    if let Err(error) = merge_adapter(&base, &adapter, &beside) {
+    let merged = merge_adapter(&base, &adapter, &beside).map_err(anyhow::Error::from);
+    if let Err(error) = merged.and_then(|()| keep_training(Path::new(&config.adapter), &beside)) {
         // The cause counts more than what is left behind.
         let _ = fs::remove_dir_all(&beside);
-        return Err(error.into());
+        return Err(error);
     }
     fs::rename(&beside, target).with_context(|| io(target))?;
     base::say!(
@@ -43,5 +45,14 @@ pub fn merge(config: &MergeConfig) -> Result<()> {
         base.display()
     );
     base::print_data!("{}", target.display());
+    Ok(())
+}
+
+/// Keeps the settings of the run that trained the adapter, where they lie beside it: an evaluation asks by them.
+fn keep_training(adapter: &Path, merged: &Path) -> Result<()> {
+    if let Some(file) = file_of(adapter) {
+        let target = merged.join(TRAINED_AS);
+        fs::copy(&file, &target).with_context(|| format!("{}", target.display()))?;
+    }
     Ok(())
 }

@@ -17,3 +17,16 @@ pub use merge::merge;
 pub use plan::plan;
 pub use reward::reward;
 pub use training::{check_grpo, check_sft, grpo, sft};
+
+/// Says where a run is to find boxes and no reward looks at them.
+fn warn_of_missing_box_reward(config: &base::config::GrpoConfig) {
+    let missing = rewards::missing_box_reward(
+        config.task_type.as_deref(),
+        &config.reward_funcs,
+        config.is_reward_customized_from_vlm_module,
+    );
+    // A method of comparison that was chosen is not that of texts by chance.
+    if let Some(text) = missing.filter(|_| config.reward_method.is_none()) {
+        base::say!("warning: {text}");
+    }
+}

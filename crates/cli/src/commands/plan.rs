@@ -20,6 +20,7 @@ use crate::hub;
 /// A model folder, settings or rows that `grpo` would refuse; a GPU whose memory is not given.
 pub fn plan(config: &PlanConfig) -> Result<()> {
     let run = config.grpo()?;
+    super::warn_of_missing_box_reward(&run);
     let folder = hub::description_folder(&run.model_name_or_path)?;
     let inputs = plan_inputs(&run, &folder)?;
     let mut available: Vec<(String, u64)> = config

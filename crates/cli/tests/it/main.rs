@@ -13,6 +13,8 @@ mod data_check;
 #[cfg(test)]
 mod data_convert;
 #[cfg(test)]
+mod doubts;
+#[cfg(test)]
 mod evaluation;
 #[cfg(test)]
 mod evaluations;

@@ -152,6 +152,12 @@ fn every_command_runs() {
             said.stdout,
             said.stderr
         );
+        for mislead in [
+            "without a reward of boxes",
+            "otherwise than the model was trained",
+        ] {
+            assert!(!said.stderr.contains(mislead), "{block}\n{}", said.stderr);
+        }
         printed.push_str(&said.stdout);
     }
     let all = scripts.concat();
@@ -177,6 +183,14 @@ fn every_command_runs() {
         logprobs["logprobs"].as_array().unwrap().len(),
         logprobs["completion_ids"].as_array().unwrap().len()
     );
+    // Each is asked as it was trained.
+    for (folder, extractor) in [("out/eval", "thinking"), ("out/eval-sft", "baseline")] {
+        let config = fs::read_to_string(dir.path().join(folder).join("config.yaml")).unwrap();
+        assert!(
+            config.contains(&format!("extractor: {extractor}\n")),
+            "{config}"
+        );
+    }
     let compared: Value = serde_json::from_str(
         &fs::read_to_string(dir.path().join("out/eval/summary.json")).unwrap(),
     )

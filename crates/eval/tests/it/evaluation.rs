@@ -107,6 +107,7 @@ impl<'a> Run<'a> {
                 lines() >= before.saturating_add(limit)
             });
         let finished = answered.and_then(|()| evaluation.finish(&self.folder, &store));
+        let finished = finished.map(|outcome| (outcome.results, outcome.summary));
         (finished, watcher)
     }
 }

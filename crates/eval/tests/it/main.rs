@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[cfg(test)]
+mod doubts;
+#[cfg(test)]
 mod evaluation;
 #[cfg(test)]
 mod figures;

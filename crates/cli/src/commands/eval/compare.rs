@@ -26,7 +26,10 @@ pub fn compare(before: &str, after: &str, html: Option<&str>, html_rows: usize) 
         compare_page::write(Path::new(path), &comparison, &sides, html_rows)?;
     }
     base::console::say(told(&comparison, before, after).trim_end());
-    base::print_data!("{:#}", comparison.to_json(&first));
+    if let Some(different) = comparison.different.sentence() {
+        base::say!("warning: {different}");
+    }
+    base::print_data!("{:#}", comparison.to_json(&first, &second));
     Ok(())
 }
 

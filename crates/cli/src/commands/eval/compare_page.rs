@@ -50,10 +50,11 @@ pub fn write(
     let page = ScoredPage {
         title: "Comparison of two evaluations".into(),
         summary: format!(
-            "A: {}. B: {}. {}.",
+            "A: {}. B: {}. {}.{}",
             sides[0].name,
             sides[1].name,
-            comparison.sentence()
+            comparison.sentence(),
+            different(comparison)
         ),
         figures: figures(comparison),
         charts: Vec::new(),
@@ -71,6 +72,14 @@ pub fn write(
         rows: rows.map(|pair| row(pair, sides)).collect(),
     };
     Ok(page.write(path)?)
+}
+
+/// Settings that differ, as a further sentence.
+fn different(comparison: &Comparison) -> String {
+    let sentence = comparison.different.sentence();
+    sentence
+        .map(|text| format!(" Warning: {text}."))
+        .unwrap_or_default()
 }
 
 fn even<'a>(pairs: &[&'a Pair], limit: usize) -> Vec<&'a Pair> {

@@ -6,12 +6,16 @@ pub mod page;
 mod pictures;
 mod progress;
 mod run;
+mod trained_as;
+mod warnings;
 
 use anyhow::Result;
 use base::config::EvalConfig;
 
 pub use progress::Answers;
 pub use run::name_odd_rows;
+pub use trained_as::{TRAINED_AS, TrainedAs, file_of};
+pub use warnings::Warned;
 
 /// Evaluates, or compares two evaluations.
 ///

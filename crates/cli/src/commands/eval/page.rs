@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use eval::{Metric, Results, Scored, Summary};
+use base::FinishReason;
+use eval::{Findings, Metric, Outcome, Results, Scored, Summary};
 use report::{Colour, Histogram, HistogramChart, KeyFigure, ScoreLine, ScoredPage, ScoredRow};
 use serde_json::Value;
 
@@ -16,12 +17,17 @@ pub const REPORT: &str = "report.html";
 const RIGHT: &str = "right";
 const WRONG: &str = "wrong";
 const BAD: &str = "bad rows";
+const CUT_OFF: &str = "cut off";
+const UNREAD: &str = "not read";
 
 /// Writes the page.
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn write(path: &Path, results: &Results, summary: &Summary, limit: usize) -> Result<()> {
+pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<()> {
+    let Outcome {
+        results, summary, ..
+    } = outcome;
     let names = value_names(&results.results);
     let (all, shown) = (results.results.len(), results.results.len().min(limit));
     let rows = (0..shown).map(|index| {
@@ -36,17 +42,20 @@ pub fn write(path: &Path, results: &Results, summary: &Summary, limit: usize) ->
     let page = ScoredPage {
         title: format!("{} of {}", task.as_str().unwrap_or_default(), results.model),
         summary: format!(
-            "Figures with 95 % bootstrap intervals over {} questions of {}.",
+            "Figures with 95 % bootstrap intervals over {} questions of {}.{}",
             summary.num_questions,
-            results.subsets.join(", ")
+            results.subsets.join(", "),
+            warnings(outcome)
         ),
-        figures: figures(summary),
+        figures: figures(summary, &outcome.findings),
         charts: vec![scores(results)],
         total: "score".into(),
         rewards: std::iter::once(RIGHT.to_owned())
             .chain(names.iter().cloned())
             .collect(),
-        tags: [RIGHT, WRONG, BAD].map(str::to_owned).to_vec(),
+        tags: [RIGHT, WRONG, BAD, CUT_OFF, UNREAD]
+            .map(str::to_owned)
+            .to_vec(),
         legend: vec![
             (Colour::Green, "true".into()),
             (Colour::Orange, "predicted".into()),
@@ -57,6 +66,19 @@ pub fn write(path: &Path, results: &Results, summary: &Summary, limit: usize) ->
     Ok(page.write(path)?)
 }
 
+/// As further sentences; a hint is one too.
+fn warnings(outcome: &Outcome) -> String {
+    let warnings = outcome.warnings.iter();
+    warnings
+        .map(|warning| {
+            format!(
+                " Warning: {}.",
+                warning.text.replace("\nhint: ", ". Hint: ")
+            )
+        })
+        .collect()
+}
+
 /// Names of the figures beside the score, in order.
 fn value_names(results: &[Scored]) -> Vec<String> {
     let most = results.iter().max_by_key(|scored| scored.values.len());
@@ -64,7 +86,7 @@ fn value_names(results: &[Scored]) -> Vec<String> {
         .unwrap_or_default()
 }
 
-fn figures(summary: &Summary) -> Vec<KeyFigure> {
+fn figures(summary: &Summary, findings: &Findings) -> Vec<KeyFigure> {
     let figure = |metric: &Metric, of: &str| KeyFigure {
         label: format!("{of}{}", metric.name),
         value: format!("{:.3}", metric.interval.mean),
@@ -82,7 +104,29 @@ fn figures(summary: &Summary) -> Vec<KeyFigure> {
             note: "that cannot be asked".into(),
         });
     }
+    figures.extend(counts(findings));
     figures
+}
+
+/// How many answers were cut off, and how many nobody could read, and why.
+fn counts(findings: &Findings) -> Vec<KeyFigure> {
+    let count = |label: &str, count: usize, note: String| {
+        (count > 0).then(|| KeyFigure {
+            label: label.into(),
+            value: format!("{count} of {}", findings.num_answers),
+            note,
+        })
+    };
+    let reasons = findings.unread.iter();
+    let reasons: Vec<String> = reasons
+        .map(|(reason, count)| format!("{reason}: {count}"))
+        .collect();
+    let limit = format!("at --max_new_tokens {}", findings.max_new_tokens);
+    let counts = [
+        count(CUT_OFF, findings.cut_off, limit),
+        count(UNREAD, findings.num_unread(), reasons.join("; ")),
+    ];
+    counts.into_iter().flatten().collect()
 }
 
 fn scores(results: &Results) -> HistogramChart {
@@ -137,6 +181,12 @@ fn tags(scored: &Scored) -> Vec<String> {
     let mut tags = vec![if scored.correct == 1 { RIGHT } else { WRONG }.to_owned()];
     if scored.bad.is_some() {
         tags.push(BAD.to_owned());
+    }
+    if scored.finish_reason == Some(FinishReason::Length) {
+        tags.push(CUT_OFF.to_owned());
+    }
+    if scored.unread.is_some() {
+        tags.push(UNREAD.to_owned());
     }
     tags
 }

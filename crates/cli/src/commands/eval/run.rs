@@ -15,6 +15,8 @@ use eval::{EvalError, Evaluation, Metric, Summary};
 
 use super::page;
 use super::progress::Answers;
+use super::trained_as::TrainedAs;
+use super::warnings::Warned;
 use crate::model::Located;
 use crate::signals::{self, Stopped};
 
@@ -27,11 +29,22 @@ const MAX_NAMED: usize = 10;
 /// Where something cannot be used, and where it was asked to stop.
 pub fn run(config: &EvalConfig) -> Result<()> {
     let stop = signals::stop_flag_of_work("stopping; answers so far are kept")?;
+    let mut config = config.clone();
+    let name = config.model.clone().unwrap_or_default();
+    let trained_as = TrainedAs::of_model(Path::new(&name));
+    let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
+    let config = &config;
     let model = Located::find(config)?;
     let output = Path::new(config.output_dir.as_deref().unwrap_or_default());
     let processor = Arc::new(model.processor()?);
-    let evaluation = Evaluation::new(config, output, processor, model.family()?)?;
+    let mut evaluation = Evaluation::new(config, output, processor, model.family()?)?;
+    if let Some(following) = &following {
+        following.say("");
+        evaluation.note_training(following.to_json());
+    }
     name_odd_rows(evaluation.questions());
+    let mut warned = Warned::default();
+    warned.say(&evaluation.doubts(), "");
     let folder = ResultFolder::open(output)?;
     let mut store = evaluation.open(&folder)?;
     if !evaluation.is_complete(&store) {
@@ -48,14 +61,11 @@ pub fn run(config: &EvalConfig) -> Result<()> {
         progress.finish();
         answered.map_err(|error| explained(error, &store))?;
     }
-    let (results, summary) = evaluation.finish(&folder, &store)?;
-    page::write(
-        &folder.path().join(page::REPORT),
-        &results,
-        &summary,
-        config.html_rows,
-    )?;
-    base::console::say(told(&summary, config.exclude_bad).trim_end());
+    let outcome = evaluation.finish(&folder, &store)?;
+    let page = folder.path().join(page::REPORT);
+    page::write(&page, &outcome, config.html_rows)?;
+    base::console::say(told(&outcome.summary, config.exclude_bad).trim_end());
+    warned.say(&outcome.warnings, "");
     base::print_data!("{}", folder.path().join(SUMMARY).display());
     Ok(())
 }

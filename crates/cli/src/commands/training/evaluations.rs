@@ -9,11 +9,11 @@ use base::config::{DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, re
 use base::run_folder::ResultFolder;
 use data::Processor;
 use engine::EngineError;
-use eval::{EvalError, Evaluation, Summary};
+use eval::{EvalError, Evaluation, Outcome};
 use models::read_family;
 use train::{Figures, PolicyAt};
 
-use crate::commands::eval::{Answers, name_odd_rows, page};
+use crate::commands::eval::{Answers, TrainedAs, Warned, name_odd_rows, page};
 use crate::model::Choice;
 
 /// Between two lines on how far an evaluation is, where there is no terminal.
@@ -29,11 +29,14 @@ pub struct Run<'a> {
     eval_config: Option<&'a str>,
     /// What an evaluation has from the run.
     settings: EvalConfig,
+    /// How the run asks: an evaluation that does not say otherwise asks the same.
+    trained_as: Option<TrainedAs>,
 }
 
 macro_rules! run_of {
-    ($config:ident, $cuda_graphs:expr) => {
+    ($config:ident, $cuda_graphs:expr, $trained_as:expr) => {
         Run {
+            trained_as: $trained_as,
             name: $config.run_name.as_deref(),
             model: &$config.model_name_or_path,
             output_dir: &$config.output_dir,
@@ -45,7 +48,7 @@ macro_rules! run_of {
                     true => DType::BFloat16,
                     false => DType::Float32,
                 },
-                image_processor: $config.image_processor,
+                image_processor: Some($config.image_processor),
                 apply_exif: $config.apply_exif,
                 max_pixels: Some($config.max_pixels),
                 min_pixels: Some($config.min_pixels),
@@ -60,13 +63,13 @@ macro_rules! run_of {
 
 impl<'a> From<&'a GrpoConfig> for Run<'a> {
     fn from(config: &'a GrpoConfig) -> Self {
-        run_of!(config, config.cuda_graphs)
+        run_of!(config, config.cuda_graphs, TrainedAs::grpo(config))
     }
 }
 
 impl<'a> From<&'a SftConfig> for Run<'a> {
     fn from(config: &'a SftConfig) -> Self {
-        run_of!(config, false)
+        run_of!(config, false, TrainedAs::sft(config))
     }
 }
 
@@ -85,9 +88,16 @@ impl Run<'_> {
     }
 }
 
+/// One of them.
+struct Named {
+    named: NamedEvaluation,
+    evaluation: Evaluation,
+    warned: Warned,
+}
+
 /// Evaluations that are set up: their questions are read, their rewards started.
 pub struct Evaluations {
-    list: Vec<(NamedEvaluation, Evaluation)>,
+    list: Vec<Named>,
     output_dir: String,
 }
 
@@ -99,11 +109,17 @@ impl Evaluations {
     pub fn open(run: &Run<'_>, folder: &Path) -> Result<Self> {
         let set_up = |named: NamedEvaluation| -> Result<_> {
             let place = || format!("evaluation `{}`", named.name);
-            let evaluation = Self::set_up(run, folder, &named.config).with_context(place)?;
+            let evaluation = Self::set_up(run, folder, &named).with_context(place)?;
             let questions = evaluation.questions();
             base::say!("{}: {} questions", place(), questions.rows.len());
             name_odd_rows(questions);
-            Ok((named, evaluation))
+            let mut warned = Warned::default();
+            warned.say(&evaluation.doubts(), &format!("{}: ", place()));
+            Ok(Named {
+                named,
+                evaluation,
+                warned,
+            })
         };
         let list = run.read_evaluations()?.into_iter().map(set_up);
         Ok(Self {
@@ -112,17 +128,21 @@ impl Evaluations {
         })
     }
 
-    fn set_up(run: &Run<'_>, folder: &Path, config: &EvalConfig) -> Result<Evaluation> {
+    fn set_up(run: &Run<'_>, folder: &Path, named: &NamedEvaluation) -> Result<Evaluation> {
+        let mut config = named.config.clone();
+        let trained_as = run.trained_as.as_ref();
+        let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
+        let config = &config;
         let processor = Processor::from_dir(folder, &Choice::from(config).processor)?;
         let family = read_family(folder)?.parse()?;
         // Where `grpo` keeps the replies of its own judge.
         let output_dir = Path::new(run.output_dir);
-        Ok(Evaluation::new(
-            config,
-            output_dir,
-            Arc::new(processor),
-            family,
-        )?)
+        let mut evaluation = Evaluation::new(config, output_dir, Arc::new(processor), family)?;
+        if let Some(following) = following {
+            following.say(&format!("evaluation `{}`: ", named.name));
+            evaluation.note_training(following.to_json());
+        }
+        Ok(evaluation)
     }
 
     /// Evaluates the policy; `None` where the run is to end.
@@ -132,18 +152,17 @@ impl Evaluations {
     pub fn run(&mut self, policy: &PolicyAt<'_>) -> Result<Option<Figures>> {
         let mut figures = Figures::new();
         let model = format!("{} after step {}", self.output_dir, policy.step);
-        for (named, evaluation) in &mut self.list {
-            evaluation.label(model.clone(), &policy.name.join(&named.name));
-            let summary = run_one(named, evaluation, policy);
-            match summary.with_context(|| format!("evaluation `{}`", named.name))? {
-                Some(summary) => figures.extend(
-                    summary
-                        .points()
-                        .into_iter()
-                        .map(|(figure, value)| (format!("{}/{figure}", named.name), value)),
-                ),
-                None => return Ok(None),
-            }
+        for one in &mut self.list {
+            let name = &one.named.name;
+            one.evaluation.label(model.clone(), &policy.name.join(name));
+            let outcome = run_one(&one.named, &one.evaluation, policy);
+            let Some(outcome) = outcome.with_context(|| format!("evaluation `{name}`"))? else {
+                return Ok(None);
+            };
+            let label = format!("evaluation `{name}`, step {}: ", policy.step);
+            one.warned.say(&outcome.warnings, &label);
+            let points = outcome.summary.points().into_iter();
+            figures.extend(points.map(|(figure, value)| (format!("{name}/{figure}"), value)));
         }
         Ok(Some(figures))
     }
@@ -153,7 +172,7 @@ fn run_one(
     named: &NamedEvaluation,
     evaluation: &Evaluation,
     policy: &PolicyAt<'_>,
-) -> Result<Option<Summary>> {
+) -> Result<Option<Outcome>> {
     let folder = ResultFolder::open(policy.folder.join(&named.name))?;
     let mut store = evaluation.open(&folder)?;
     let label = format!("step {}, {}: ", policy.step, named.name);
@@ -165,8 +184,8 @@ fn run_one(
         Err(EvalError::Engine(EngineError::Cancelled { .. })) => return Ok(None),
         answered => answered?,
     }
-    let (results, summary) = evaluation.finish(&folder, &store)?;
+    let outcome = evaluation.finish(&folder, &store)?;
     let page = folder.path().join(page::REPORT);
-    page::write(&page, &results, &summary, named.config.html_rows)?;
-    Ok(Some(summary))
+    page::write(&page, &outcome, named.config.html_rows)?;
+    Ok(Some(outcome))
 }

@@ -22,6 +22,7 @@ use evaluations::{Evaluations, Run};
 /// # Errors
 /// What the trainer refuses; a run that was asked to stop early.
 pub fn grpo(config: &GrpoConfig) -> Result<()> {
+    super::warn_of_missing_box_reward(config);
     run(&config.into(), |folder, observer, stop| {
         train_grpo(config, folder, observer, stop)
     })

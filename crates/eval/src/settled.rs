@@ -1,0 +1,80 @@
+//! The settings that an evaluation obeys: what was given, and for the rest what it is then, so that the
+//! folder of the results says all of it.
+
+use base::config::{EvalConfig, EvalTask, Extractor, ImageProcessor};
+use data::Processor;
+use serde_json::{Map, Value, json};
+
+/// Longest answer that is a box alone, tokens: VLM-R1's for `rec`.
+const LONGEST_BOX: usize = 256;
+/// Longest answer that thinks first, tokens: that of training.
+const LONGEST: usize = 2048;
+
+/// Settings that change no figure, and those that name what is compared.
+const NO_MATTER: [&str; 18] = [
+    "model",
+    "output_dir",
+    "task",
+    "device",
+    "num_threads",
+    "dataloader_num_workers",
+    "max_concurrent_completions",
+    "cuda_graphs",
+    "dry_run",
+    "html_rows",
+    "html",
+    "allow_changed",
+    "compare",
+    "reward_workers",
+    "reward_timeout_secs",
+    "reward_python",
+    "judge_concurrency",
+    "judge_cache",
+];
+
+/// `config` with a value for each setting that it leaves open.
+pub(crate) fn settled(config: &EvalConfig, task: EvalTask, processor: &Processor) -> EvalConfig {
+    let mut config = config.clone();
+    if task == EvalTask::Rec {
+        config.extractor.get_or_insert(Extractor::Thinking);
+    }
+    let own = own_template(task, config.extractor);
+    config.question_template.get_or_insert(own.to_owned());
+    let longest = match (task, config.extractor) {
+        (EvalTask::Rec, Some(Extractor::Baseline)) => LONGEST_BOX,
+        _ => LONGEST,
+    };
+    config.max_new_tokens.get_or_insert(longest);
+    config
+        .image_processor
+        .get_or_insert(ImageProcessor::Torchvision);
+    let bounds = processor.image_processor().config().pixel_bounds();
+    config.min_pixels = Some(bounds.shortest_edge as usize);
+    config.max_pixels = Some(bounds.longest_edge as usize);
+    config
+}
+
+/// The template of a task; that of `rec` asks for what the extractor reads.
+pub fn own_template(task: EvalTask, extractor: Option<Extractor>) -> &'static str {
+    match (task, extractor) {
+        (EvalTask::Rec, Some(Extractor::Baseline)) => "sft_rec",
+        (EvalTask::Rec, _) => "rec",
+        (EvalTask::Ovd | EvalTask::OvdEval, _) => "odLength",
+        _ => "default",
+    }
+}
+
+/// What of `config` may change figures, and the program that made them.
+pub(crate) fn recorded(config: &EvalConfig) -> Map<String, Value> {
+    let mut settings = match json!(config) {
+        Value::Object(settings) => settings,
+        _ => Map::new(),
+    };
+    settings.retain(|name, _| !NO_MATTER.contains(&name.as_str()));
+    if config.temperature == 0.0 {
+        settings.remove("seed");
+    }
+    settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    settings.insert("commit".into(), base::run_folder::commit().into());
+    settings
+}

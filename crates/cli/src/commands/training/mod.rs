@@ -75,12 +75,11 @@ fn run(
     let outcome = train(&folder, &mut watcher, &stop);
     watcher.progress.finish();
     let outcome = outcome?;
-    let checkpoint = outcome.checkpoint.map(|path| path.display().to_string());
     if !outcome.finished {
         bail!(Stopped(stopped(&outcome)));
     }
-    if let Some(checkpoint) = checkpoint {
-        base::print_data!("{checkpoint}");
+    if let Some(checkpoint) = outcome.checkpoint {
+        base::print_data!("{}", checkpoint.display());
     }
     Ok(())
 }

@@ -93,6 +93,8 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
         num_samples: 1,
         exclude_bad: false,
         subsets: questions.subsets,
+        settings: serde_json::Map::new(),
+        trained_as: Value::Null,
         results,
     };
     Summary::of(&results).unwrap()

@@ -573,49 +573,6 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_differ_are_named_and_other_yardsticks_call_no_winner() {
-        let before = results(&[0.0; 40]);
-        let with = |name: &str, value: Value| {
-            let mut after = results(&[1.0; 40]);
-            after.settings.insert(name.to_owned(), value);
-            compare(&before, &after).unwrap()
-        };
-        for (name, value) in [
-            ("temperature", json!(1.0)),
-            ("question_template", json!("sft_rec")),
-            ("extractor", json!("baseline")),
-            ("max_new_tokens", json!(16)),
-            ("image_processor", json!("pillow")),
-            ("data_file_paths", json!("other.json")),
-            ("commit", json!("0123abc")),
-        ] {
-            let comparison = with(name, value.clone());
-            assert_eq!(comparison.verdict(), Verdict::Better, "{name}");
-            let said = comparison.different.sentence().unwrap();
-            assert!(
-                said.starts_with(&format!("settings differ: `{name}` ")),
-                "{said}"
-            );
-            let json = comparison.to_json(&before, &before);
-            assert_eq!(json["settings_differ"][name]["b"], value);
-        }
-        for name in ["correct_above", "reward_funcs", "exclude_bad", "labels"] {
-            let comparison = with(name, json!("other"));
-            assert_eq!(comparison.verdict(), Verdict::NotCalled, "{name}");
-            let json = comparison.to_json(&before, &before);
-            assert_eq!(json["verdict"], "not called");
-            assert!(json["not_called_as"].as_str().unwrap().contains(name));
-        }
-        let mut old = results(&[1.0; 40]);
-        old.settings = Map::new();
-        let comparison = compare(&before, &old).unwrap();
-        let said = comparison.different.sentence().unwrap();
-        assert!(said.contains("settings of B are not recorded"), "{said}");
-        let same = compare(&before, &results(&[1.0; 40])).unwrap();
-        assert_eq!(same.different.sentence(), None);
-    }
-
-    #[test]
     fn questions_pair_by_what_they_ask() {
         let before = results(&[1.0, 0.0, 1.0]);
         let mut after = results(&[1.0, 0.0, 1.0]);

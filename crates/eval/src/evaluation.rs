@@ -74,7 +74,7 @@ impl Evaluation {
             name: "task",
             cause: "expected a task".to_owned(),
         })?;
-        let config = &settled(config, task, &processor);
+        let config = &settled(config, task, &processor, family);
         let patch_size = processor.image_processor().config().patch_size as usize;
         let cache = folder.join("judge_cache");
         let scorer = Scorer::new(config, family, patch_size, cache)?;

@@ -17,6 +17,7 @@ use crate::form;
 use crate::questions::{Question, Truth};
 use crate::rec::{self, BoxReader};
 use crate::results::{Scored, ShownBox};
+use crate::settled::own_units;
 use crate::units::Units;
 
 /// Answers that rewards score at a time.
@@ -65,11 +66,7 @@ impl Scorer {
             }
             _ => Rules::Rewards(of("accuracy")?),
         };
-        let own = match family {
-            Family::Qwen2_5Vl => BoxFormat::ModelInput,
-            Family::InternVl => BoxFormat::Relative1000,
-            Family::Glm4v => BoxFormat::Absolute,
-        };
+        let own = own_units(family).into();
         let units = |flag: Option<BoxFlag>| flag.map(BoxFormat::from);
         Ok(Self {
             rules,

@@ -1,14 +1,18 @@
 //! The settings that an evaluation obeys: what was given, and for the rest what it is then, so that the
 //! folder of the results says all of it.
 
-use base::config::{EvalConfig, EvalTask, Extractor, ImageProcessor};
+use base::config::{BoxFormat, EvalConfig, EvalTask, Extractor, ImageProcessor};
 use data::Processor;
+use rewards::Family;
 use serde_json::{Map, Value, json};
 
 /// Longest answer that is a box alone, tokens: VLM-R1's for `rec`.
 const LONGEST_BOX: usize = 256;
 /// Longest answer that thinks first, tokens: that of training.
 const LONGEST: usize = 2048;
+
+/// The template that asks for a box alone.
+const PLAIN_BOX: &str = "sft_rec";
 
 /// Settings that change no figure, and those that name what is compared.
 const NO_MATTER: [&str; 18] = [
@@ -33,15 +37,24 @@ const NO_MATTER: [&str; 18] = [
 ];
 
 /// `config` with a value for each setting that it leaves open.
-pub(crate) fn settled(config: &EvalConfig, task: EvalTask, processor: &Processor) -> EvalConfig {
+pub(crate) fn settled(
+    config: &EvalConfig,
+    task: EvalTask,
+    processor: &Processor,
+    family: Family,
+) -> EvalConfig {
     let mut config = config.clone();
+    if matches!(task, EvalTask::Rec | EvalTask::Ovd | EvalTask::OvdEval) {
+        config.box_format.get_or_insert(own_units(family));
+    }
     if task == EvalTask::Rec {
         config.extractor.get_or_insert(Extractor::Thinking);
     }
     let own = own_template(task, config.extractor);
     config.question_template.get_or_insert(own.to_owned());
-    let longest = match (task, config.extractor) {
-        (EvalTask::Rec, Some(Extractor::Baseline)) => LONGEST_BOX,
+    // By the template, not the extractor: other eyes on the answers that are there do not make them longer.
+    let longest = match config.question_template.as_deref() {
+        Some(PLAIN_BOX) => LONGEST_BOX,
         _ => LONGEST,
     };
     config.max_new_tokens.get_or_insert(longest);
@@ -54,10 +67,19 @@ pub(crate) fn settled(config: &EvalConfig, task: EvalTask, processor: &Processor
     config
 }
 
+/// The units in which a family writes boxes.
+pub(crate) fn own_units(family: Family) -> BoxFormat {
+    match family {
+        Family::Qwen2_5Vl => BoxFormat::ModelInput,
+        Family::InternVl => BoxFormat::Relative1000,
+        Family::Glm4v => BoxFormat::Absolute,
+    }
+}
+
 /// The template of a task; that of `rec` asks for what the extractor reads.
 pub fn own_template(task: EvalTask, extractor: Option<Extractor>) -> &'static str {
     match (task, extractor) {
-        (EvalTask::Rec, Some(Extractor::Baseline)) => "sft_rec",
+        (EvalTask::Rec, Some(Extractor::Baseline)) => PLAIN_BOX,
         (EvalTask::Rec, _) => "rec",
         (EvalTask::Ovd | EvalTask::OvdEval, _) => "odLength",
         _ => "default",

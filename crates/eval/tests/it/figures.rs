@@ -94,6 +94,8 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
         exclude_bad: false,
         apply_exif: false,
         subsets: questions.subsets,
+        settings: serde_json::Map::new(),
+        trained_as: Value::Null,
         results,
     };
     Summary::of(&results).unwrap()

@@ -3,7 +3,6 @@
 //! transformers' settings: `trim_blocks`, `lstrip_blocks`, loop controls, its own `tojson`,
 //! `raise_exception`, `strftime_now`, and `{% generation %}` blocks, which do not change the text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -11,8 +10,9 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
 use serde::Serialize;
 
-use crate::error::{DataError, io_error};
-use crate::model_files::{read_json, read_optional_json};
+use crate::chat_files;
+use crate::error::DataError;
+use crate::model_files::read_optional_json;
 use crate::python::{DumpStyle, json_dumps};
 
 const TEMPLATE: &str = "chat_template";
@@ -65,36 +65,20 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else
-    /// `chat_template` of `tokenizer_config.json` (of several named ones, `default`).
+    /// The template of a model folder, where transformers' `AutoProcessor` finds it: `chat_template` of `processor_config.json`,
+    /// else `chat_template.json`, else `chat_template.jinja`; else, what only its tokenizers read, `chat_template` of
+    /// `tokenizer_config.json`. Of several named ones it is `default`. Others that differ are named in a warning.
     ///
     /// # Errors
-    /// No template, broken JSON, a template that does not compile.
+    /// No template, broken JSON, files that transformers refuses beside one another, a template that does not compile.
     pub fn from_dir(dir: &Path) -> Result<Self, DataError> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config = read_optional_json(&config_path)?.unwrap_or_default();
+        let config = read_optional_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let special_tokens = TOKEN_KEYS
             .iter()
             .filter_map(|key| Some((*key, token_text(config.get(key)?)?)))
             .collect();
-        let jinja = dir.join("chat_template.jinja");
-        let json = dir.join("chat_template.json");
-        let (path, source) = if jinja.is_file() {
-            let source = fs::read_to_string(&jinja).map_err(io_error(&jinja))?;
-            (jinja, Some(source))
-        } else if json.is_file() {
-            let source = template_text(&read_json(&json)?);
-            (json, source)
-        } else {
-            let source = template_text(&config);
-            (config_path, source)
-        };
-        match source {
-            Some(source) => Self::new(&source, &path, special_tokens),
-            None => Err(DataError::NoChatTemplate {
-                dir: dir.to_owned(),
-            }),
-        }
+        let (path, source) = chat_files::choose(dir)?;
+        Self::new(&source, &path, special_tokens)
     }
 
     /// Compiles a template. `path` is named in messages; `special_tokens` are variables of the
@@ -158,7 +142,21 @@ impl ChatTemplate {
             .and_then(|template| template.render(Value::from_pairs(context)))
             .map_err(|error| template_error(&self.path, &error))
     }
+
+    /// What follows an answer at the end of a chat; `None` of a template that takes no such chat.
+    pub(crate) fn after_answer(&self) -> Option<String> {
+        let text = ANSWER.to_owned();
+        let answer = Message {
+            role: "assistant".to_owned(),
+            content: vec![Content::Text { text }],
+        };
+        let chat = self.render(&[Message::user(0, "?"), answer], false).ok()?;
+        Some(chat.rsplit_once(ANSWER)?.1.to_owned())
+    }
 }
+
+/// A text that no template writes of itself.
+const ANSWER: &str = "vlm-r1-answer";
 
 /// A special token of `tokenizer_config.json`: a text, or an object with `content`.
 pub(crate) fn token_text(token: &serde_json::Value) -> Option<String> {
@@ -166,19 +164,6 @@ pub(crate) fn token_text(token: &serde_json::Value) -> Option<String> {
         .as_str()
         .or_else(|| token.get("content")?.as_str())
         .map(str::to_owned)
-}
-
-/// `chat_template` of a JSON file: a text, or a list of named ones.
-fn template_text(file: &serde_json::Value) -> Option<String> {
-    let template = file.get("chat_template")?;
-    let named = || {
-        let default = template
-            .as_array()?
-            .iter()
-            .find(|t| t["name"] == "default")?;
-        default["template"].as_str()
-    };
-    template.as_str().or_else(named).map(str::to_owned)
 }
 
 /// `{% generation %}` marks the assistant's text for masks and renders what it holds; `{% if true %}`

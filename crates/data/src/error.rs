@@ -94,7 +94,7 @@ pub enum DataError {
     },
     /// No chat template in the model folder.
     #[error(
-        "{}: no chat template: looked for `chat_template.jinja`, `chat_template.json` and `chat_template` in `tokenizer_config.json`",
+        "{}: no chat template: looked for `chat_template.jinja`, `chat_template.json` and `chat_template` in `processor_config.json` and `tokenizer_config.json`",
         dir.display()
     )]
     NoChatTemplate {

@@ -7,6 +7,7 @@
 //! [`convert`] makes rows of other people's.
 
 pub mod chat;
+mod chat_files;
 pub mod check;
 pub mod convert;
 pub mod error;
@@ -24,8 +25,10 @@ mod python_random;
 pub mod row;
 pub mod rows;
 pub mod sampler;
+mod special_ids;
 pub mod template;
 pub mod tokenizer;
+mod tokenizer_files;
 mod unread;
 
 pub use chat::{ChatTemplate, Content, Message};

@@ -47,9 +47,17 @@ impl Processor {
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?
             .with_apply_exif(options.apply_exif);
         let merge_size = image_processor.config().merge_size as usize;
+        let chat_template = ChatTemplate::from_dir(dir)?;
+        let tokenizer = Tokenizer::read(dir, Some(&chat_template))?;
+        if let Some(ends) = tokenizer.ends_differ() {
+            base::console::say_once(&format!(
+                "note: {}: its files differ on where an answer ends; it ends at {ends}",
+                dir.display()
+            ));
+        }
         Ok(Self {
-            tokenizer: Tokenizer::from_dir(dir)?,
-            chat_template: ChatTemplate::from_dir(dir)?,
+            tokenizer,
+            chat_template,
             image_processor,
             patches_per_token: merge_size * merge_size,
             max_prompt_length: options.max_prompt_length,

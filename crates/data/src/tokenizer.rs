@@ -2,36 +2,12 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
-use crate::chat::token_text;
+use crate::chat::ChatTemplate;
 use crate::error::DataError;
-use crate::model_files::read_optional_json;
+use crate::special_ids::SpecialIds;
+use crate::tokenizer_files;
 
-/// Keys of `config.json` (or of its `text_config`) that name image and video tokens.
-const PLACEHOLDER_KEYS: [&str; 10] = [
-    "image_token_id",
-    "video_token_id",
-    "vision_start_token_id",
-    "vision_end_token_id",
-    "vision_token_id",
-    "image_start_token_id",
-    "image_end_token_id",
-    "video_start_token_id",
-    "video_end_token_id",
-    "img_context_token_id",
-];
-/// Tokens of Qwen's form that stand for images or frames where `config.json` does not say so.
-const PLACEHOLDER_TEXTS: [&str; 5] = [
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-];
-const IMAGE_PAD: &str = "<|image_pad|>";
 const TURN_START: &str = "<|im_start|>";
-const TURN_END: &str = "<|im_end|>";
 
 /// Text to ids and back.
 #[derive(Clone, Debug)]
@@ -42,15 +18,20 @@ pub struct Tokenizer {
     end_of_turn_id: u32,
     image_token_id: Option<u32>,
     placeholder_ids: Vec<u32>,
+    ends_differ: Option<String>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and the special ids from `generation_config.json`,
-    /// `tokenizer_config.json` and `config.json`.
+    /// Reads `tokenizer.json`, and the special ids from `generation_config.json`, `config.json`, `tokenizer_config.json`,
+    /// `special_tokens_map.json` and the chat template, where the folder has one that can be read.
     ///
     /// # Errors
-    /// A missing or broken file, no end-of-sequence token, an id outside the vocabulary.
+    /// A missing or broken file, nothing that ends an answer, an id outside the vocabulary.
     pub fn from_dir(dir: &Path) -> Result<Self, DataError> {
+        Self::read(dir, ChatTemplate::from_dir(dir).ok().as_ref())
+    }
+
+    pub(crate) fn read(dir: &Path, template: Option<&ChatTemplate>) -> Result<Self, DataError> {
         let path = dir.join("tokenizer.json");
         let refuse = |reason: String| DataError::ModelFile {
             path: path.clone(),
@@ -69,25 +50,15 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|error| refuse(error.to_string()))?;
         inner.with_padding(None);
-        let ids = SpecialIds::read(dir, &inner)?;
-        let known = |id: &u32| inner.id_to_token(*id).is_some();
-        if let Some(id) = ids
-            .eos
-            .iter()
-            .chain(&ids.placeholders)
-            .find(|id| !known(id))
-        {
-            return Err(refuse(format!(
-                "special token id {id} is outside the vocabulary of {} tokens",
-                inner.get_vocab_size(true)
-            )));
-        }
+        tokenizer_files::compare(dir, &inner)?;
+        let ids = SpecialIds::read(dir, &inner, template)?;
         Ok(Self {
             end_of_turn_id: ids.end_of_turn,
             eos_ids: ids.eos,
             pad_id: ids.pad,
             image_token_id: ids.image,
             placeholder_ids: ids.placeholders,
+            ends_differ: ids.ends_differ,
             inner,
         })
     }
@@ -127,7 +98,7 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Ids that end an answer, at least one.
+    /// Ids that end an answer, at least one: all that any file names, and those that the chat template writes after an answer.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
@@ -137,7 +108,12 @@ impl Tokenizer {
         self.pad_id
     }
 
-    /// The token that ends a turn in training: `<|im_end|>`, else the end of sequence.
+    /// Where answers end and who says so, if more ends are obeyed than transformers' `generate` would.
+    pub fn ends_differ(&self) -> Option<&str> {
+        self.ends_differ.as_deref()
+    }
+
+    /// The token that ends an answer in training: what the chat template writes there, else `<|im_end|>`, else the end of sequence.
     pub fn end_of_turn_id(&self) -> u32 {
         self.end_of_turn_id
     }
@@ -176,97 +152,5 @@ impl Tokenizer {
 fn library_error(error: tokenizers::Error) -> DataError {
     DataError::Tokenizer {
         reason: error.to_string(),
-    }
-}
-
-struct SpecialIds {
-    eos: Vec<u32>,
-    pad: Option<u32>,
-    end_of_turn: u32,
-    image: Option<u32>,
-    placeholders: Vec<u32>,
-}
-
-impl SpecialIds {
-    fn read(dir: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Self, DataError> {
-        let read = |name: &str| read_optional_json(&dir.join(name));
-        let generation = read("generation_config.json")?.unwrap_or_default();
-        let settings = read("tokenizer_config.json")?.unwrap_or_default();
-        let config = read("config.json")?.unwrap_or_default();
-        let named = |key: &str| tokenizer.token_to_id(&token_text(settings.get(key)?)?);
-
-        let eos_token = named("eos_token");
-        let eos = first_that_has_ids([
-            ids_of(&generation, "eos_token_id"),
-            eos_token.into_iter().collect(),
-            config_ids(&config, "eos_token_id"),
-        ]);
-        let Some(&first_eos) = eos.first() else {
-            return Err(DataError::ModelFile {
-                path: dir.join("generation_config.json"),
-                reason: "no end-of-sequence token: looked for `eos_token_id` here, `eos_token` in \
-                         `tokenizer_config.json` and `eos_token_id` in `config.json`"
-                    .to_owned(),
-            });
-        };
-        let pad = first_that_has_ids([
-            ids_of(&generation, "pad_token_id"),
-            named("pad_token").into_iter().collect(),
-            config_ids(&config, "pad_token_id"),
-        ]);
-        let image = first_that_has_ids([
-            config_ids(&config, "image_token_id"),
-            tokenizer.token_to_id(IMAGE_PAD).into_iter().collect(),
-        ]);
-        let mut placeholders: Vec<u32> = PLACEHOLDER_KEYS
-            .iter()
-            .flat_map(|key| config_ids(&config, key))
-            .collect();
-        placeholders.extend(
-            PLACEHOLDER_TEXTS
-                .iter()
-                .filter_map(|t| tokenizer.token_to_id(t)),
-        );
-        placeholders.sort_unstable();
-        placeholders.dedup();
-        Ok(Self {
-            end_of_turn: tokenizer
-                .token_to_id(TURN_END)
-                .or(eos_token)
-                .unwrap_or(first_eos),
-            pad: pad.first().copied(),
-            image: image.first().copied(),
-            placeholders,
-            eos,
-        })
-    }
-}
-
-fn first_that_has_ids<const N: usize>(places: [Vec<u32>; N]) -> Vec<u32> {
-    places
-        .into_iter()
-        .find(|ids| !ids.is_empty())
-        .unwrap_or_default()
-}
-
-/// An id or a list of ids.
-fn ids_of(object: &Value, key: &str) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match object.get(key) {
-        Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-        Some(value) => id(value).into_iter().collect(),
-        None => Vec::new(),
-    }
-}
-
-/// As [`ids_of`], at the top of `config.json` or, as transformers 5 nests it, under `text_config`.
-fn config_ids(config: &Value, key: &str) -> Vec<u32> {
-    let top = ids_of(config, key);
-    if top.is_empty() {
-        config
-            .get("text_config")
-            .map_or(top, |text| ids_of(text, key))
-    } else {
-        top
     }
 }

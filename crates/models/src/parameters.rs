@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use torch::{TorchError, WeightFiles};
 
 use crate::ModelError;
+use crate::checkpoint::HEAD;
 use crate::lora::{Adapter, AdapterSource, Adapters, Lora};
 use crate::model::{LoadOptions, Part, TrainedParts};
 
@@ -337,6 +338,11 @@ impl<'a> Builder<'a> {
         }
         if let Some(adapters) = self.adapters.take() {
             self.parameters.lora = Some(adapters.finish(&mut self.problems));
+        }
+        if self.problems == [format!("weight {HEAD}: missing")] {
+            self.problems.push(
+                "hint: where the head is the embedding, `tie_word_embeddings` of config.json is true".into(),
+            );
         }
         if self.problems.is_empty() {
             Ok(self.parameters)

@@ -99,13 +99,27 @@ impl ImageProcessorConfig {
     /// Neither file has settings, or they are no JSON of the expected shape.
     pub fn from_dir(dir: &Path) -> Result<Self, ImageError> {
         let nested_in = dir.join("processor_config.json");
+        let flat_in = dir.join("preprocessor_config.json");
+        let flat = read_json(&flat_in)?;
         if let Some(Value::Object(mut settings)) = read_json(&nested_in)?
             && let Some(nested) = settings.remove("image_processor")
+            && !nested.is_null()
         {
-            return Self::from_json(nested, &nested_in);
+            let taken = Self::from_json(nested, &nested_in)?;
+            // What cannot be read does not count.
+            let other = flat.and_then(|flat| Self::from_json(flat, &flat_in).ok());
+            let keys = other.map(|other| taken.differences(&other));
+            if let Some(keys) = keys.filter(|keys| !keys.is_empty()) {
+                base::console::say_once(&format!(
+                    "warning: {}: `image_processor` of `processor_config.json` is taken, as in transformers; `preprocessor_config.json` \
+                     differs in `{}`",
+                    dir.display(),
+                    keys.join("`, `")
+                ));
+            }
+            return Ok(taken);
         }
-        let flat_in = dir.join("preprocessor_config.json");
-        match read_json(&flat_in)? {
+        match flat {
             Some(settings) => Self::from_json(settings, &flat_in),
             None => Err(ImageError::NoConfig {
                 dir: dir.to_owned(),
@@ -113,14 +127,59 @@ impl ImageProcessorConfig {
         }
     }
 
+    /// Keys that another has other values of.
+    fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let (bounds, others) = (self.pixel_bounds(), other.pixel_bounds());
+        let same = [
+            ("patch_size", self.patch_size == other.patch_size),
+            (
+                "temporal_patch_size",
+                self.temporal_patch_size == other.temporal_patch_size,
+            ),
+            ("merge_size", self.merge_size == other.merge_size),
+            ("min_pixels", bounds.shortest_edge == others.shortest_edge),
+            ("max_pixels", bounds.longest_edge == others.longest_edge),
+            ("image_mean", self.image_mean == other.image_mean),
+            ("image_std", self.image_std == other.image_std),
+            (
+                "rescale_factor",
+                self.rescale_factor == other.rescale_factor,
+            ),
+            ("do_resize", self.do_resize == other.do_resize),
+            ("do_rescale", self.do_rescale == other.do_rescale),
+            ("do_normalize", self.do_normalize == other.do_normalize),
+            (
+                "do_convert_rgb",
+                self.do_convert_rgb == other.do_convert_rgb,
+            ),
+            ("resample", self.resample == other.resample),
+        ];
+        let differing = same.into_iter().filter(|(_, same)| !same);
+        differing.map(|(key, _)| key).collect()
+    }
+
     fn from_json(mut settings: Value, path: &Path) -> Result<Self, ImageError> {
         if let Value::Object(keys) = &mut settings {
             keys.retain(|_, value| !value.is_null());
         }
-        serde_json::from_value(settings).map_err(|source| ImageError::BrokenConfig {
-            path: path.to_owned(),
-            source,
-        })
+        let has_size = settings.get("size").is_some();
+        let read: Self =
+            serde_json::from_value(settings).map_err(|source| ImageError::BrokenConfig {
+                path: path.to_owned(),
+                source,
+            })?;
+        for (key, given, of_size) in [
+            ("min_pixels", read.min_pixels, read.size.shortest_edge),
+            ("max_pixels", read.max_pixels, read.size.longest_edge),
+        ] {
+            if let Some(given) = given.filter(|given| has_size && *given != of_size) {
+                base::console::say_once(&format!(
+                    "warning: {}: `{key}` {given} is taken, as in transformers; `size` has {of_size}",
+                    path.display()
+                ));
+            }
+        }
+        Ok(read)
     }
 
     /// Bounds on the number of pixels after resizing.

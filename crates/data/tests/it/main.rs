@@ -1,6 +1,7 @@
 //! Integration tests of the crate `data`: one binary.
 
 mod check;
+mod contradictions;
 mod convert;
 mod image;
 mod image_decode;

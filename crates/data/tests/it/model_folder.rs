@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::golden;
 
 /// A copy of the golden folder that a test may change.
-fn folder() -> TempDir {
+pub fn folder() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     for entry in fs::read_dir(golden("text/tokenizer")).expect("golden folder") {
         let path = entry.expect("an entry").path();
@@ -20,14 +20,14 @@ fn folder() -> TempDir {
     dir
 }
 
-fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
+pub fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
     let path = dir.join(name);
     let mut value = serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
     change(&mut value);
     fs::write(path, value.to_string()).expect("writes");
 }
 
-fn render(dir: &Path) -> Result<String, DataError> {
+pub fn render(dir: &Path) -> Result<String, DataError> {
     ChatTemplate::from_dir(dir)?.render(&[Message::user(1, "Q")], true)
 }
 
@@ -86,7 +86,7 @@ fn template_errors_name_file_and_line() {
     );
 }
 
-fn id(tokenizer: &Tokenizer, token: &str) -> u32 {
+pub fn id(tokenizer: &Tokenizer, token: &str) -> u32 {
     tokenizer.token_to_id(token).expect("a known token")
 }
 
@@ -122,7 +122,7 @@ fn special_ids_are_read() {
 }
 
 #[test]
-fn end_of_sequence_falls_back() {
+fn end_of_sequence_stands_in_many_places() {
     let dir = folder();
     let dir = dir.path();
     let eos = || Tokenizer::from_dir(dir).map(|t| t.eos_ids().to_vec());
@@ -132,7 +132,7 @@ fn end_of_sequence_falls_back() {
     edit(dir, "generation_config.json", |c| {
         c["eos_token_id"] = json!(text_end)
     });
-    assert_eq!(eos().expect("an integer"), [text_end]);
+    assert_eq!(eos().expect("an integer"), [text_end, end]);
 
     fs::remove_file(dir.join("generation_config.json")).expect("removes");
     edit(dir, "tokenizer_config.json", |c| {
@@ -149,6 +149,11 @@ fn end_of_sequence_falls_back() {
     assert_eq!(eos().expect("nested config.json"), [end]);
 
     edit(dir, "config.json", |c| c["text_config"] = Value::Null);
+    assert_eq!(eos().expect("the chat template"), [end]);
+    fs::remove_file(dir.join("chat_template.json")).expect("removes");
+    edit(dir, "tokenizer_config.json", |c| {
+        c["chat_template"] = Value::Null
+    });
     let error = eos().expect_err("nothing names it").to_string();
     assert!(error.contains("no end-of-sequence token"), "{error}");
 }

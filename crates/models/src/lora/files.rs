@@ -153,7 +153,12 @@ fn read_matrices(folder: &Path) -> Result<BTreeMap<String, (Tensor, Tensor)>, Mo
             problems.push(format!("adapter weight {name}: no half of a LoRA layer"));
             continue;
         };
-        halves.entry(module).or_default()[half] = Some(tensor);
+        let other = halves.entry(module).or_default()[half].replace(tensor);
+        if other.is_some() {
+            problems.push(format!(
+                "adapter weight {name}: the same half of a layer under two names"
+            ));
+        }
     }
     let mut matrices = BTreeMap::new();
     for (module, halves) in halves {

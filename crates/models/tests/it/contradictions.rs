@@ -12,7 +12,7 @@ use models::{
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
-use torch::write_tensors;
+use torch::{read_tensors, write_tensors};
 
 use crate::support::{
     all_tensors, assert_names, checkpoint, copy, edit_config, edit_weights, load, max_difference,
@@ -265,6 +265,14 @@ fn a_merged_model_keeps_a_head_of_its_own() {
     });
     assert_names(&said, &["warning: ", "not read: `model.safetensors`"]);
     let saved = SavedAdapter::read(adapter.path()).unwrap();
+    let weights = adapter.path().join("adapter_model.safetensors");
+    let mut twice = list(read_tensors(&weights).unwrap());
+    let (name, tensor) = &twice[0];
+    let other = (name.replace("lora_A.", "lora_A.default."), tensor.copy());
+    twice.push(other);
+    write_tensors(&weights, &twice).unwrap();
+    let error = SavedAdapter::read(adapter.path()).unwrap_err().to_string();
+    assert_names(&error, &["the same half of a layer under two names"]);
     merge_adapter(base.path(), &saved, merged.path()).unwrap();
     let (again, said) = said_of(merged.path(), || load(merged.path()));
     assert_eq!(said, "");

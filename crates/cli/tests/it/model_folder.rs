@@ -1,0 +1,167 @@
+//! Model folders that contradict themselves, and who may read what is written.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use torch::{read_tensors, write_tensors};
+
+use crate::run::{Said, golden, said, say};
+use crate::training::line;
+
+const WHOLE: &str = "model.safetensors";
+const HEAD: &str = "lm_head.weight";
+
+fn nested() -> PathBuf {
+    golden().join("parity/checkpoints/nested")
+}
+
+/// A copy of the tiny model, every file for its owner alone.
+fn copy(dir: &Path) -> PathBuf {
+    let to = dir.join("model");
+    fs::create_dir(&to).unwrap();
+    for entry in fs::read_dir(nested()).unwrap() {
+        let path = entry.unwrap().path();
+        let copy = to.join(path.file_name().unwrap());
+        fs::copy(path, &copy).unwrap();
+        fs::set_permissions(copy, Permissions::from_mode(0o600)).unwrap();
+    }
+    to
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// A step of `method` from `model` into `run`.
+fn a_step(method: &str, dir: &Path, model: &Path, more: &str) -> String {
+    let more = format!("--max_steps 1 {more}");
+    let from = nested().display().to_string();
+    line(method, dir, "run", &more).replace(&from, &model.display().to_string())
+}
+
+fn done(said: Said) -> Said {
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    said
+}
+
+/// Permissions of all that lies in a folder, by path.
+fn modes(folder: &Path, into: &mut Vec<(PathBuf, u32, bool)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let found = fs::symlink_metadata(&path).unwrap();
+        if found.is_symlink() {
+            continue;
+        }
+        into.push((
+            path.clone(),
+            found.permissions().mode() & 0o777,
+            found.is_dir(),
+        ));
+        if found.is_dir() {
+            modes(&path, into);
+        }
+    }
+}
+
+#[test]
+fn all_that_is_written_follows_the_users_mask() {
+    for mask in [0o022, 0o027] {
+        let dir = TempDir::new().unwrap();
+        let model = copy(dir.path());
+        let cache = dir.path().join("features");
+        let whole = a_step(
+            "sft",
+            dir.path(),
+            &model,
+            &format!(
+                "--freeze_vision_modules true --feature_cache_dir {}",
+                cache.display()
+            ),
+        );
+        let lora = a_step("sft", dir.path(), &model, "--use_peft true").replace("/run ", "/lora ");
+        let merged = dir.path().join("merged");
+        let merge = format!(
+            "merge --adapter {}/lora/checkpoint-1 --output_dir {}",
+            dir.path().display(),
+            merged.display()
+        );
+        for line in [whole, lora, merge] {
+            let command = format!("umask {mask:03o}; exec \"$0\" \"$@\"");
+            let output = Command::new("sh")
+                .args(["-c", &command, env!("CARGO_BIN_EXE_vlm-r1")])
+                .args(line.split_whitespace())
+                .output();
+            done(said(output.unwrap()));
+        }
+        let mut found = Vec::new();
+        for folder in [
+            dir.path().join("run"),
+            dir.path().join("lora"),
+            merged,
+            cache,
+        ] {
+            modes(&folder, &mut found);
+        }
+        let weights = found.iter().filter(|(path, ..)| {
+            path.extension()
+                .is_some_and(|extension| extension == "safetensors")
+        });
+        assert!(weights.count() >= 6, "{found:?}");
+        for (path, mode, is_dir) in found {
+            let all = if is_dir { 0o777 } else { 0o666 };
+            assert_eq!(mode, all & !mask, "{}: {mode:o}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_stored_head_that_differs_survives_a_run() {
+    let dir = TempDir::new().unwrap();
+    let model = copy(dir.path());
+    edit(&model.join("config.json"), |c| {
+        c["tie_word_embeddings"] = json!(true)
+    });
+    let said = done(say(
+        &a_step("sft", dir.path(), &model, "").replace("1e-3", "1e-9")
+    ));
+    let warning = "`lm_head.weight` differs from the embedding";
+    assert_eq!(said.stderr.matches(warning).count(), 1, "{}", said.stderr);
+    let checkpoint = dir.path().join("run/checkpoint-1");
+    let [before, after] =
+        [&model, &checkpoint].map(|folder| read_tensors(&folder.join(WHOLE)).unwrap());
+    let moved = (&before[HEAD] - &after[HEAD]).abs().max();
+    assert!(f64::try_from(moved).unwrap() < 1e-6);
+    let config = fs::read_to_string(checkpoint.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["tie_word_embeddings"], json!(false));
+}
+
+#[test]
+fn what_a_folder_contradicts_is_said_once_by_a_run() {
+    let dir = TempDir::new().unwrap();
+    let model = copy(dir.path());
+    let stale = "model-00001-of-00002.safetensors";
+    write_tensors(
+        &model.join(stale),
+        &[("lm_head.weight".to_owned(), tch::Tensor::from(0.0f32))],
+    )
+    .unwrap();
+    // `<|endoftext|>` alone; the chat template writes `<|im_end|>`.
+    edit(&model.join("generation_config.json"), |c| {
+        c["eos_token_id"] = json!(536)
+    });
+    // Policy and reference model read the same folder.
+    let said = done(say(&a_step("grpo", dir.path(), &model, "--beta 0.04")));
+    for text in [
+        format!("not read: `{stale}`"),
+        "files differ on where an answer ends; it ends at".to_owned(),
+    ] {
+        assert_eq!(said.stderr.matches(&text).count(), 1, "{}", said.stderr);
+    }
+}

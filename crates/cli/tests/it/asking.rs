@@ -177,8 +177,9 @@ fn answers_can_be_scored() {
     ));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let mut row: Value = serde_json::from_str(&fs::read_to_string(&output).unwrap()).unwrap();
-    // The small model names no box.
-    row["completion"] = json!("<think></think><answer>{\"bbox\": [1, 2, 30, 40]}</answer>");
+    // The small model names no box: this is the true one in pixels of its input, 84 x 56 for 31 x 29.
+    assert_eq!(row["image_grid_thw"], json!([[1, 4, 6]]));
+    row["completion"] = json!("<think></think><answer>{\"bbox\": [3, 4, 81, 77]}</answer>");
     fs::write(&output, row.to_string()).unwrap();
     let said = say(&format!(
         "reward --input {} --image_folder {} --reward_funcs accuracy overlong --task_type rec \

@@ -75,7 +75,7 @@ fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
         let images: Vec<PathBuf> = config.image.iter().map(PathBuf::from).collect();
         let place = "command line".to_owned();
         let mut notices = Notices::new(rows::ASKED, config.apply_exif);
-        notices.look(&place, &Map::new(), &[("prompt", prompt)], &images);
+        notices.look(&place, &Map::new(), &[("prompt", prompt.as_str())], &images);
         notices.say();
         return Ok(vec![Question {
             place,
@@ -95,7 +95,12 @@ fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
             .map(|name| rows::image_path(&folder, name, &row.place));
         let images: Vec<PathBuf> = images.collect::<Result<_>>()?;
         let text = row.text("prompt")?.to_owned();
-        notices.look(&row.place, &row.columns, &[("prompt", &text)], &images);
+        notices.look(
+            &row.place,
+            &row.columns,
+            &[("prompt", text.as_str())],
+            &images,
+        );
         Ok(Question {
             images,
             text,

@@ -1,11 +1,12 @@
 //! `logprobs`: what a model thinks of given answers, token by token.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use base::Prompt;
 use base::config::LogprobsConfig;
 use data::Notices;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
 use train::logprobs::completion_logprobs;
 
 use crate::model::Model;

@@ -4,6 +4,7 @@
 CARGO ?= cargo
 DEMO_ARGS ?=
 EXPERIMENT_ARGS ?=
+TORTURE_ARGS ?= --minutes 60
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 # A user's LIBTORCH only says where `setup` takes libtorch from: what is built sees `.libtorch`.
@@ -12,7 +13,7 @@ unexport LIBTORCH
 # The first call compiles `xtask`: let cargo show that it does.
 QUIET = $(if $(wildcard .libtorch/complete),--quiet)
 
-.PHONY: help setup check test build demo experiments experiments-smoke benchmark-smoke clean
+.PHONY: help setup check test test-long torture-smoke build demo experiments experiments-smoke benchmark-smoke clean
 
 help:
 	@echo "make demo    the main job, end to end, into out/demo (DEMO_ARGS=... for more flags)"
@@ -23,6 +24,8 @@ help:
 	@echo "make experiments   the paper's studies in small, into out/experiments: one to two hours on two cores (EXPERIMENT_ARGS=... for one of them)"
 	@echo "make experiments-smoke   a few steps of one of them"
 	@echo "make benchmark-smoke   tiny steps of the benchmarks (benchmarks/README.md)"
+	@echo "make torture-smoke   kills, faults and fuzz for a minute (docs/reliability.md)"
+	@echo "make test-long   the same for an hour (TORTURE_ARGS=... for another time or seed)"
 	@echo "make clean   remove what was built; .libtorch stays"
 
 setup:
@@ -55,6 +58,14 @@ benchmark-smoke: setup
 	@python3 -m pip install --quiet --disable-pip-version-check --upgrade --target $(TARGET)/benchmark-python -r benchmarks/requirements-smoke.txt
 	PYTHONPATH=$(TARGET)/benchmark-python python3 benchmarks/grpo_step.py --smoke --binary $(TARGET)/release/vlm-r1
 	PYTHONPATH=$(TARGET)/benchmark-python benchmarks/gpu.sh --smoke --binary $(TARGET)/release/vlm-r1
+
+# The binary that `make build` or `make test` left.
+torture-smoke: setup
+	@test -x $(TARGET)/release/vlm-r1 || $(MAKE) build
+	$(CARGO) run --quiet --release --package xtask -- torture --minutes 1
+
+test-long: build
+	$(CARGO) run --quiet --release --package xtask -- torture $(TORTURE_ARGS)
 
 clean:
 	$(CARGO) clean

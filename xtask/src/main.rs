@@ -1,4 +1,4 @@
-//! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | walls | check`.
+//! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | walls | check | torture`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,6 +8,7 @@
 mod check;
 mod libtorch;
 mod paths;
+mod torture;
 mod walls;
 
 use std::path::{Path, PathBuf};
@@ -17,21 +18,28 @@ use anyhow::Result;
 
 const USAGE: &str = "\
 usage: cargo xtask <command> [--root DIR]
+       cargo xtask torture --minutes N [--seed S] [--jobs J] [--part PART [--trial I]]
 
   libtorch   provide `.libtorch/`: from `LIBTORCH`, else the active Python's torch, else a download
   walls      fail on a dependency between our crates that the architecture does not allow
   check      machine paths, format, walls, clippy; warnings are errors
+  torture    kill, damage and fuzz the built binary for N minutes, and count what survives; parts:
+             kills, faults, oddities, surroundings, data, rewards
 
   --root DIR   workspace to work on (default: this one)
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let Some((command, root)) = parse(&args) else {
+    let Some(asked) = parse(&args) else {
         eprint!("{USAGE}");
         return ExitCode::from(2);
     };
-    match run(command, &root) {
+    let done = match &asked {
+        Asked::Torture(options) => torture::run(&workspace_root(), options),
+        Asked::Chore(command, root) => run(command, root),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -48,14 +56,23 @@ fn run(command: &str, root: &Path) -> Result<()> {
     }
 }
 
-fn parse(args: &[String]) -> Option<(&str, PathBuf)> {
+#[derive(Debug, PartialEq)]
+enum Asked<'a> {
+    Chore(&'a str, PathBuf),
+    Torture(torture::Options),
+}
+
+fn parse(args: &[String]) -> Option<Asked<'_>> {
     let (command, rest) = args.split_first()?;
+    if command == "torture" {
+        return torture::Options::parse(rest).map(Asked::Torture);
+    }
     if !["libtorch", "walls", "check"].contains(&command.as_str()) {
         return None;
     }
     match rest {
-        [] => Some((command, workspace_root())),
-        [flag, dir] if flag == "--root" => Some((command, PathBuf::from(dir))),
+        [] => Some(Asked::Chore(command, workspace_root())),
+        [flag, dir] if flag == "--root" => Some(Asked::Chore(command, PathBuf::from(dir))),
         _ => None,
     }
 }
@@ -87,10 +104,12 @@ mod tests {
     #[test]
     fn root_defaults_to_the_workspace() {
         let args = words("walls");
-        let (command, root) = parse(&args).expect("valid");
-        assert_eq!(command, "walls");
+        let Some(Asked::Chore("walls", root)) = parse(&args) else {
+            panic!("expected `walls`");
+        };
         assert!(root.join("crates/base/Cargo.toml").exists());
         let args = words("libtorch --root /x");
-        assert_eq!(parse(&args), Some(("libtorch", PathBuf::from("/x"))));
+        let expected = Asked::Chore("libtorch", PathBuf::from("/x"));
+        assert_eq!(parse(&args), Some(expected));
     }
 }

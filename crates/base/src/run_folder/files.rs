@@ -1,7 +1,8 @@
 //! Files that are whole or not there.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{Error, ErrorKind, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::{RunError, UNFINISHED};
@@ -133,10 +134,16 @@ pub(super) fn clear_away(path: &Path, cause: &str) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The bytes of a file that no run depends on. One that cannot be read is set aside.
+/// The bytes of a file that no run depends on. One that cannot be read is set aside; of a device, which may never end,
+/// nothing is read.
 pub(super) fn read_by_product(path: &Path) -> Result<Option<Vec<u8>>, RunError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    let read = fs::metadata(path).and_then(|file| match file.file_type() {
+        kind if kind.is_char_device() => Ok(None),
+        kind if kind.is_file() => fs::read(path).map(Some),
+        _ => Err(Error::other("not a regular file")),
+    });
+    match read {
+        Ok(bytes) => Ok(bytes),
         Err(_) if path.symlink_metadata().is_err() => Ok(None),
         Err(error) => clear_away(path, &error.to_string()).map(|()| None),
     }
@@ -158,6 +165,10 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), RunError> {
 
 /// The text of a file, if it is there.
 pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, RunError> {
+    // Of a device or a pipe the reading might never end.
+    if fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        return Err(io(path)(Error::other("not a regular file")));
+    }
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

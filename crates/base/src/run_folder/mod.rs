@@ -27,7 +27,8 @@ mod sums;
 mod trainer_state;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -134,7 +135,8 @@ impl RunFolder {
     pub fn write_config(&self, yaml: &str) -> Result<(), RunError> {
         let path = self.config_path();
         let is_of_a_run = self.dir.join(ENVIRONMENT).exists();
-        if !is_of_a_run && fs::read(&path).is_ok_and(|there| there != yaml.as_bytes()) {
+        let is_other = |path: &Path| path.is_file() && fs::read(path).ok() != Some(yaml.into());
+        if !is_of_a_run && is_other(&path) {
             let aside = set_aside(&path, "old")?;
             crate::say!(
                 "note: {}: settings that no run here wrote are `{}` now",
@@ -220,7 +222,11 @@ impl RunFolder {
     /// Makes sure that what was logged is on the disk.
     fn sync_logs(&mut self) -> Result<(), RunError> {
         if let Some(file) = &self.metrics {
-            file.sync_all().map_err(io(&self.dir.join(METRICS)))?;
+            match file.sync_all() {
+                // A device, as where a user wants no metrics: it has no disk.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {}
+                synced => synced.map_err(io(&self.dir.join(METRICS)))?,
+            }
         }
         if let Some(events) = &self.events {
             events.sync()?;
@@ -247,6 +253,10 @@ fn lines(values: &[Value]) -> String {
 
 /// The log, and the bytes that are in it already.
 fn open_log(path: &Path) -> Result<(Log, u64), RunError> {
+    // Whoever opens a pipe waits for its reader.
+    if fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo()) {
+        clear_away(path, "a pipe, not a file")?;
+    }
     let file = match append_to(path) {
         Err(RunError::Io { source, .. }) if path.symlink_metadata().is_ok() => {
             clear_away(path, &source.to_string())?;

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{holds_checkpoint, is_name_of_checkpoint};
-use super::files::{append_to, entries, io, rename, step_of_name, sync_folder, write_whole};
+use super::files::{
+    append_to, entries, io, read_by_product, rename, step_of_name, sync_folder, write_whole,
+};
 use super::{
     ALERTS, BAD_STEPS, CONFIG, ENVIRONMENT, EVALUATIONS, LOG, METRICS, ROLLOUTS, RunError,
     RunFolder, TENSORBOARD,
@@ -86,7 +88,7 @@ impl RunFolder {
     /// Leaves the log of earlier processes at `old`, and goes on with the lines of this one.
     fn begin_log(&mut self, old: &Path) -> Result<(), RunError> {
         let path = self.dir.join(LOG);
-        let Ok(bytes) = fs::read(&path) else {
+        let Ok(Some(bytes)) = read_by_product(&path) else {
             return Ok(());
         };
         let earlier = usize::try_from(self.log_start).unwrap_or(usize::MAX);

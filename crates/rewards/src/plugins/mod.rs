@@ -104,7 +104,6 @@ pub(crate) fn is_of_the_user(name: &str) -> bool {
     name == JUDGE || name.contains('/') || name.starts_with("program:") || name.contains(".py")
 }
 
-
 /// The reward that `name` points at, or none where `name` is not of these forms.
 pub(crate) fn by_name(
     name: &str,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use base::config::{GrpoConfig, SftConfig};
-use base::run_folder::StopFlag;
+use base::run_folder::{StopFlag, TRAINER_STATE};
 use serde_json::{Map, Value};
 use train::{
     EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, train_grpo, train_sft,

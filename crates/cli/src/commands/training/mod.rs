@@ -88,8 +88,12 @@ fn stopped(outcome: &Outcome) -> String {
     let Some(checkpoint) = &outcome.checkpoint else {
         return "stopped before the first step".into();
     };
+    let way = match checkpoint.join(TRAINER_STATE).is_dir() {
+        true => "the same command goes on from there",
+        false => "it holds the model alone, and the run cannot go on",
+    };
     format!(
-        "stopped after step {}, saved in {}\nhint: the same command goes on from there",
+        "stopped after step {}, saved in {}\nhint: {way}",
         outcome.steps,
         checkpoint.display()
     )

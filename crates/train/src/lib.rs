@@ -135,7 +135,7 @@ pub enum TrainError {
         path: PathBuf,
     },
     /// A checkpoint that could not be written.
-    #[error("checkpoint of step {step}")]
+    #[error("checkpoint of step {step}{}", disk_hint(source))]
     Checkpoint {
         /// The step.
         step: u64,
@@ -185,7 +185,7 @@ pub enum TrainError {
     #[error("stopped at once; the last checkpoint stands")]
     Stopped,
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", base::run_folder::hint(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -253,6 +253,18 @@ pub enum TrainError {
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),
+}
+
+/// What to do about the disk, where that is what stands behind an error.
+fn disk_hint(error: &TrainError) -> &'static str {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return base::run_folder::hint(error);
+        }
+        next = error.source();
+    }
+    ""
 }
 
 impl From<rewards::RewardError> for TrainError {

@@ -32,6 +32,7 @@ fn processor(dir: &Path) -> Result<Processor, DataError> {
         min_pixels: None,
         max_pixels: None,
         max_prompt_length: None,
+        apply_exif: false,
     };
     Processor::from_dir(dir, &options)
 }

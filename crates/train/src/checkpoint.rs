@@ -162,19 +162,24 @@ impl Session<'_> {
     /// [`TrainError::Diverged`] where the weights are of no use, [`TrainError::Checkpoint`] where it cannot be written;
     /// older ones stand.
     pub(crate) fn checkpoint(&mut self) -> Result<(), TrainError> {
-        self.refuse_diverged()?;
         let device = self.model.compute().1;
-        // The second time there is what a device's cache held.
-        let written = match attempt(device, || self.write()).map(|written| written.map_err(|_| ()))
-        {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(())) => attempt(device, || self.write())
-                .and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause })),
-            Err(error) => Err(error),
-        };
-        written.map_err(|source| TrainError::Checkpoint {
-            step: self.step,
-            source: Box::new(source),
+        let mut written = attempt(device, || self.write());
+        if let Ok(Err(cause)) = &written {
+            // A device's cache was given back meanwhile.
+            self.say(&format!(
+                "no memory while the checkpoint of step {} was written ({cause}); once more",
+                self.step
+            ));
+            written = attempt(device, || self.write());
+        }
+        let written =
+            written.and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause }));
+        written.map_err(|error| match error {
+            TrainError::Diverged { .. } => error,
+            error => TrainError::Checkpoint {
+                step: self.step,
+                source: Box::new(error),
+            },
         })?;
         self.saved = Some(self.step);
         if let Some(keep) = self.settings.save_total_limit {
@@ -185,6 +190,7 @@ impl Session<'_> {
     }
 
     fn write(&mut self) -> Result<(), TrainError> {
+        self.refuse_diverged()?;
         let pending = self.run.begin_checkpoint(self.step)?;
         let written = policy::save(
             self.model.as_ref(),

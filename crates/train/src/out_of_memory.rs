@@ -1,6 +1,8 @@
 //! A pass that finds no memory is done again in smaller parts, and so are all after it.
 
-use tch::Device;
+use std::io::ErrorKind;
+
+use tch::{Device, TchError};
 use torch::{OutOfMemory, catch_out_of_memory};
 
 use crate::TrainError;
@@ -15,11 +17,28 @@ pub(crate) fn attempt<R>(
 ) -> Result<Result<R, OutOfMemory>, TrainError> {
     match catch_out_of_memory(device, pass) {
         Err(cause) => Ok(Err(cause)),
-        Ok(Err(TrainError::Tch(error))) => OutOfMemory::of(&error)
-            .map(Err)
-            .ok_or(TrainError::Tch(error)),
-        Ok(result) => result.map(Ok),
+        Ok(Err(error)) => match behind(&error) {
+            Some(cause) => Ok(Err(cause)),
+            None => Err(error),
+        },
+        Ok(Ok(result)) => Ok(Ok(result)),
     }
+}
+
+/// The lack of memory that stands behind an error, libtorch's or this program's own.
+fn behind(error: &TrainError) -> Option<OutOfMemory> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<TchError>() {
+            return OutOfMemory::of(error);
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            let message = error.to_string();
+            return (error.kind() == ErrorKind::OutOfMemory).then_some(OutOfMemory { message });
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Runs a step, whose micro-batches are cut where memory ends; elsewhere that is an error.

@@ -101,8 +101,12 @@ fn strike(
     let Some(status) = wait(&mut child, GRACE)? else {
         return Ok(Strike::Failed(what, "does not end".into()));
     };
-    // By a signal, in an orderly way, or, where it came late, done.
-    if status.code().is_none_or(|code| code <= 1) {
+    // By a signal, in an orderly way with 128 and its number, or, where it came late, done.
+    let orderly = 128 + signal.as_raw();
+    if status
+        .code()
+        .is_none_or(|code| code == 0 || code == orderly)
+    {
         Ok(Strike::Done(what))
     } else {
         Ok(Strike::Failed(what, format!("ends with {status}")))

@@ -27,7 +27,12 @@ fn alerts(folder: &Path) -> Vec<String> {
 #[test]
 fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
     let dir = TempDir::new().unwrap();
-    let command = line("grpo", dir.path(), "run", "--max_steps 22 --save_steps 10");
+    let command = line(
+        "grpo",
+        dir.path(),
+        "run",
+        "--max_steps 22 --save_steps 10 --save_optimizer_limit 3",
+    );
     let folder = dir.path().join("run");
     let said = done(&command);
     let lines: Vec<&str> = said.stderr.lines().collect();

@@ -202,6 +202,8 @@ fn signals_leave_no_file() {
         // Two that come at once may count as one.
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    // By the first that it heeded.
+    let code = child.wait().unwrap().code();
+    assert!([Some(143), Some(130)].contains(&code), "{code:?}");
     wait(1);
 }

@@ -283,7 +283,7 @@ fn during_training_a_warning_is_said_once() {
     once(
         "warning: evaluation `val`, step 0: 4 of 4 answers (100 %) cut off at `--max_new_tokens 4`",
     );
-    once("cut off at");
+    once("cut off at `--max_new_tokens");
     once("no `<answer>` tag in 4 of 4");
     once("evaluation `val`: as the model was trained");
     for step in 0..3 {

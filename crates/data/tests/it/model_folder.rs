@@ -71,6 +71,8 @@ fn the_chat_template_is_found_in_each_of_its_places() {
 #[test]
 fn template_errors_name_file_and_line() {
     let dir = folder();
+    // The one of this name goes before.
+    fs::remove_file(dir.path().join("chat_template.json")).expect("removes");
     let path = dir.path().join("chat_template.jinja");
     fs::write(&path, "{{ messages }}\n{% for %}").expect("writes");
     let error = render(dir.path()).expect_err("broken").to_string();

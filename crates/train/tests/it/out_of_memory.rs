@@ -190,6 +190,67 @@ fn sft_under_a_limit() {
     );
 }
 
+/// Has no byte to spare from the last step on, until the user is told.
+#[derive(Default)]
+struct Tight {
+    said: Vec<String>,
+    forever: bool,
+}
+
+impl Observer for Tight {
+    fn on_step(&mut self, step: u64, total: u64, _metrics: &Map<String, Value>) {
+        if step == total {
+            limit_live_bytes(torch::live_bytes(tch::Device::Cpu).map(|bytes| bytes.now));
+        }
+    }
+
+    fn on_message(&mut self, message: &str) {
+        if message.contains("no memory while the checkpoint") && !self.forever {
+            limit_live_bytes(None);
+        }
+        self.said.push(message.to_owned());
+    }
+}
+
+#[test]
+fn a_checkpoint_that_finds_no_memory_is_written_once_more() {
+    in_a_process("out_of_memory::saving_under_a_limit");
+}
+
+#[test]
+#[ignore = "run by a_checkpoint_that_finds_no_memory_is_written_once_more in a process of its own"]
+fn saving_under_a_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    // Weights in files of another type than the layers': writing them takes copies.
+    let config = |out: &str| SftConfig {
+        bf16: true,
+        ..sft(folder.path(), out, None)
+    };
+    let run = |config: &SftConfig, mut tight: Tight| {
+        let model = golden::checkpoint("nested");
+        let result = train_sft(config, &model, &mut tight, &StopFlag::new());
+        limit_live_bytes(None);
+        (result, tight.said.join("\n"))
+    };
+    let once = config("once");
+    let (result, said) = run(&once, Tight::default());
+    assert!(
+        said.contains("no memory while the checkpoint of step 3"),
+        "{said}"
+    );
+    assert!(result.unwrap().finished);
+    let free = config("free");
+    under(None, &free, sft_run).unwrap();
+    same(&once.output_dir, &free.output_dir, 3);
+    let forever = Tight {
+        forever: true,
+        ..Tight::default()
+    };
+    let (result, _) = run(&config("never"), forever);
+    let error = base::console::describe(&result.unwrap_err());
+    assert!(error.contains("checkpoint of step 3"), "{error}");
+}
+
 /// What was found is kept over an interruption: the run is over, and opened once more.
 fn resumed(config: &SftConfig, tokens: usize) {
     let heard = under(None, config, sft_run).unwrap();

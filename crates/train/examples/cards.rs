@@ -1,11 +1,6 @@
 //! The tables of docs/memory.md: what Qwen2.5-VL 3B and 7B take, by the plan's count.
 //!
 //!     cargo run --release -p train --example cards
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a measurement, not the program"
-)]
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use train::plan::{Choice, Load, Shape, Trained, completions_that_fit, memory};

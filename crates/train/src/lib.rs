@@ -214,7 +214,7 @@ pub enum TrainError {
     },
     /// A row that turned out bad.
     #[error(transparent)]
-    Row(data::RowError),
+    Row(Box<data::RowError>),
     /// A tokenizer that knows more tokens than the model.
     #[error("the tokenizer has {ids} tokens, the model only {rows}")]
     Vocabulary {

@@ -449,8 +449,8 @@ impl Trainer<'_> {
 
 /// The error of a row that turned out bad only now.
 pub(crate) fn bad_row(sample: &Sample, cause: data::RowCause) -> TrainError {
-    TrainError::Row(data::RowError {
+    TrainError::Row(Box::new(data::RowError {
         source_line: sample.source.clone(),
         cause,
-    })
+    }))
 }

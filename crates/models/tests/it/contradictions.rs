@@ -183,7 +183,7 @@ fn a_stored_head_that_differs_counts() {
 
         let target = tempfile::tempdir().unwrap();
         save_weights(model.as_ref(), folder.path(), target.path()).unwrap();
-        let [before, after] = [folder.path(), target.path()].map(|at| all_tensors(at));
+        let [before, after] = [folder.path(), target.path()].map(all_tensors);
         assert!(after[HEAD].equal(&before[HEAD]));
         let (again, said) = said_of(target.path(), || load(target.path()));
         assert_eq!(said, "", "the checkpoint says what it holds");

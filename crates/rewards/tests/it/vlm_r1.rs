@@ -225,6 +225,7 @@ impl Tally {
         }
     }
 
+    #[allow(clippy::print_stdout, reason = "a table for the docs, on request")]
     fn print(&self) {
         println!("largest difference where none is meant: {:e}", self.worst);
         println!("| rule | cases | meant to differ |\n|---|---|---|");

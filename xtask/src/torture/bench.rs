@@ -33,7 +33,7 @@ pub struct Tiny {
 pub const RUNS: [Tiny; 4] = [
     Tiny {
         name: "grpo",
-        flags: "grpo --num_generations 3 --per_device_train_batch_size 6 --max_completion_length 6 --reward_funcs accuracy --save_steps 2",
+        flags: "grpo --num_generations 3 --per_device_train_batch_size 6 --max_completion_length 6 --reward_funcs accuracy --save_steps 2 --save_optimizer_limit 3",
     },
     Tiny {
         name: "sft",
@@ -45,7 +45,7 @@ pub const RUNS: [Tiny; 4] = [
     },
     Tiny {
         name: "sft-lora",
-        flags: "sft --use_peft true --per_device_train_batch_size 1 --save_steps 3",
+        flags: "sft --use_peft true --per_device_train_batch_size 1 --save_steps 3 --save_optimizer_limit 2",
     },
 ];
 

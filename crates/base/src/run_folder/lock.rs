@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::RunError;
 use super::environment::host;
@@ -12,6 +13,9 @@ use super::files::{io, remove};
 const LOCK: &str = ".lock";
 /// Made where the system cannot lock [`LOCK`].
 const HOLDER: &str = ".lock.holder";
+
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// A folder that this process holds, until it is dropped.
 #[derive(Debug)]
@@ -52,7 +56,7 @@ fn lock_by(
         .open(&path)
         .map_err(io(&path))?;
     let holder = dir.join(HOLDER);
-    let holder = match try_lock(&file) {
+    let holder = match patiently(|| try_lock(&file)) {
         Ok(()) => {
             file.set_len(0).map_err(io(&path))?;
             write!(file, "{}", std::process::id()).map_err(io(&path))?;
@@ -83,6 +87,17 @@ fn lock_by(
         _file: file,
         holder,
     })
+}
+
+/// Tries for half a second: a program that this process has just started holds its locks until it is another.
+fn patiently(try_lock: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
+    for _ in 0..TRIES {
+        match try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    try_lock()
 }
 
 /// Creates the file that names this process.

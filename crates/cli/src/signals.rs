@@ -104,9 +104,15 @@ fn start_to_listen() -> Result<()> {
         for signal in signals.forever() {
             let name = signal_name(signal).unwrap_or("a signal");
             match first {
-                Some((before, at)) if before == signal && at.elapsed() < SAME_REQUEST => continue,
-                // A warning was heeded already; what it warned of is no impatience.
-                Some((before, _)) if is_warning(before) && before != signal => {
+                // Of signals that come together the system does not keep the order.
+                Some((before, at))
+                    if at.elapsed() < SAME_REQUEST
+                        && (before == signal || is_warning(before) || is_warning(signal)) =>
+                {
+                    continue;
+                }
+                // A warning was heeded already, and what it warned of is no impatience; nor is a warning that comes late.
+                Some((before, _)) if is_warning(before) != is_warning(signal) => {
                     say_aside(format!("{name}: stopping already; once more stops at once"));
                 }
                 Some(_) => end(signal, format!("{name}: stops at once")),

@@ -72,29 +72,41 @@ impl Session<'_> {
     /// Ends a run that failed: a checkpoint of the last whole step where there is one to write, the log, and the way on.
     /// Returns the error to end with.
     pub fn fail(&mut self, error: TrainError) -> TrainError {
-        let (error, kept) = match (&error, self.is_torn) {
-            (
-                TrainError::Stopped | TrainError::Checkpoint { .. } | TrainError::Diverged { .. },
-                _,
-            ) => (error, self.newest()),
-            (_, true) => (error, self.newest()),
-            (_, false) => match self.keep() {
-                Ok(()) => (error, self.newest()),
-                Err(diverged @ TrainError::Diverged { .. }) => {
-                    self.say(&format!("error: {}", console::describe(&error)));
-                    (diverged, self.newest())
-                }
-                Err(other) => {
-                    self.say(&format!(
-                        "error: no checkpoint of step {}: {}",
-                        self.step,
-                        console::describe(&other)
-                    ));
-                    (error, self.newest())
-                }
-            },
-        };
-        let way = match kept {
+        let is_final = matches!(
+            error,
+            TrainError::Stopped | TrainError::Checkpoint { .. } | TrainError::Diverged { .. }
+        );
+        let mut error = error;
+        if !is_final
+            && !self.is_torn
+            && let Err(other) = self.keep()
+        {
+            let (first, second) = match other {
+                // What failed first came of it.
+                TrainError::Diverged { .. } => (std::mem::replace(&mut error, other), None),
+                other => (other, Some("no checkpoint: ")),
+            };
+            let first = console::describe(&first);
+            let first = first.split("\nhint: ").next().unwrap_or_default();
+            self.say(&format!("error: {}{first}", second.unwrap_or_default()));
+        }
+        if !matches!(error, TrainError::Diverged { .. }) {
+            let way = self.way_on();
+            self.say(&way);
+        }
+        if self.stop.is_raised() && error.is_of_a_reward() {
+            // It did not wait for a scorer, as it was to end.
+            self.say(&console::describe(&error));
+            error = TrainError::Stopped;
+        }
+        self.run
+            .log_line(&format!("error: {}", console::describe(&error)));
+        error
+    }
+
+    /// From where a run that ends here goes on.
+    fn way_on(&self) -> String {
+        match self.newest() {
             _ if self.settings.save_only_model => {
                 "the run cannot be continued: --save_only_model true".to_owned()
             }
@@ -107,11 +119,7 @@ impl Session<'_> {
                 folder.display()
             ),
             None => "no checkpoint was written; the same command starts over".to_owned(),
-        };
-        self.say(&way);
-        self.run
-            .log_line(&format!("error: {}", console::describe(&error)));
-        error
+        }
     }
 
     /// The newest checkpoint to go on from.
@@ -400,29 +408,42 @@ impl Session<'_> {
 
 /// The settings that a checkpoint was made under, where it holds them.
 pub(crate) fn saved_config(folder: &Path) -> Option<String> {
-    fs::read_to_string(folder.join(TRAINER_STATE).join(CONFIG)).ok()
+    let text = read_file(&folder.join(TRAINER_STATE).join(CONFIG)).ok()?;
+    String::from_utf8(text).ok()
 }
 
-/// Refuses to go on from `folder` where `yaml`, the settings of the run, are others than `config`.
-pub(crate) fn refuse_changes<C: Config>(
+/// A line for each setting of the run in `folder`, which `yaml` says, that `config` has otherwise.
+pub(crate) fn changes<C: Config>(
     config: &C,
     (path, yaml): (&Path, &str),
     folder: &Path,
-) -> Result<(), TrainError> {
-    let changes = config::changed_settings(path, yaml, config)?;
-    if changes.is_empty() {
-        return Ok(());
+) -> Result<Vec<String>, TrainError> {
+    // A field that only one of the two commands has.
+    for (command, field) in [("grpo", "num_generations"), ("sft", "with_thinking")] {
+        let is_of_it = yaml.lines().any(|line| line.starts_with(&format!("{field}:")));
+        if is_of_it && !C::FIELDS.iter().any(|known| known.name == field) {
+            return Err(TrainError::OtherCommand {
+                folder: folder.into(),
+                command,
+            });
+        }
     }
+    let changes = config::changed_settings(path, yaml, config)?;
     let line = |c: &config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
-    Err(TrainError::Changed {
-        folder: folder.into(),
-        changes: changes.iter().map(line).collect(),
-    })
+    Ok(changes.iter().map(line).collect())
+}
+
+/// The bytes of a file; of a pipe or a device the reading might never end.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    fs::read(path)
 }
 
 fn read_state(folder: &Path, step: u64) -> Result<State, TrainError> {
     let path = folder.join(TRAINER_STATE).join(STATE);
-    let text = fs::read(&path).map_err(|error| damage(&path, error))?;
+    let text = read_file(&path).map_err(|error| damage(&path, error))?;
     let state: State = serde_json::from_slice(&text).map_err(|error| damage(&path, error))?;
     if state.step != step {
         let cause = format!("expected `step` {step}, got {}", state.step);

@@ -134,6 +134,14 @@ pub enum TrainError {
         /// Where they should stand.
         path: PathBuf,
     },
+    /// A run folder of the other command.
+    #[error("{}: holds a run of `{command}`\nhint: choose another --output_dir", folder.display())]
+    OtherCommand {
+        /// The run folder.
+        folder: PathBuf,
+        /// Whose run it is.
+        command: &'static str,
+    },
     /// A checkpoint that could not be written.
     #[error("checkpoint of step {step}{}", disk_hint(source))]
     Checkpoint {
@@ -253,6 +261,13 @@ pub enum TrainError {
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),
+}
+
+impl TrainError {
+    /// Whether a reward ended the run.
+    pub(crate) fn is_of_a_reward(&self) -> bool {
+        matches!(self, TrainError::Scoring { .. } | TrainError::Reward(_))
+    }
 }
 
 /// What to do about the disk, where that is what stands behind an error.

@@ -16,7 +16,7 @@ use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
 use crate::alerts::Alerts;
-use crate::checkpoint::{refuse_changes, saved_config};
+use crate::checkpoint::{changes, saved_config};
 use crate::clock::Clock;
 use crate::features;
 use crate::observer::Observer;
@@ -272,9 +272,13 @@ impl<'a> Session<'a> {
     fn introduce_checkpoints(&mut self) {
         let (size_of, left) = (
             self.checkpoint_size(),
-            self.schedule.total_steps - self.step,
+            self.schedule.total_steps.saturating_sub(self.step),
         );
         if left == 0 {
+            self.say(&format!(
+                "{} steps are done, of {}: nothing is left to do",
+                self.step, self.schedule.total_steps
+            ));
             return;
         }
         let by_steps = self.settings.save_steps.map_or(0, |every| left / every);
@@ -294,7 +298,7 @@ impl<'a> Session<'a> {
             self.say("checkpoints hold the model alone: a run that is stopped cannot go on");
         }
         if free.is_some_and(|free| free < size_of.total()) {
-            self.look_at_the_disk("by and by");
+            self.look_at_the_disk("in this run");
         }
     }
 
@@ -476,25 +480,33 @@ fn checkpoints_to_go_on_from<C: Config>(
     let Some((_, newest)) = checkpoints.last() else {
         return Err(TrainError::ModelAlone { folder: newest });
     };
-    if settings.allow_changed {
-        return Ok(checkpoints);
-    }
     let path = run.config_path();
-    // The file may be lost or damaged: the checkpoint has its own.
-    let compared = match run.config() {
-        Ok(Some(yaml)) => refuse_changes(config, (&path, &yaml), newest),
-        Ok(None) => Err(TrainError::NoConfig { path: path.clone() }),
+    // That of the checkpoint is covered by its sums; older programs wrote none.
+    let yaml = saved_config(newest).map_or_else(|| run.config(), |yaml| Ok(Some(yaml)));
+    let compared = match yaml {
+        Ok(Some(yaml)) => changes(config, (&path, &yaml), run.path()),
+        Ok(None) => Err(TrainError::NoConfig { path }),
         Err(error) => Err(error.into()),
     };
-    match (compared, saved_config(newest)) {
-        (Ok(()), _) => {}
-        (Err(error @ TrainError::Changed { .. }), _) => return Err(error),
-        (Err(error), Some(yaml)) => {
-            refuse_changes(config, (&path, &yaml), newest)?;
-            let way = format!("the settings of {} are compared instead", newest.display());
-            base::say!("warning: {}; {way}", describe(&error));
+    match compared {
+        Ok(changes) if changes.is_empty() => {}
+        Ok(changes) if settings.allow_changed => {
+            let changes = changes.join("\n");
+            base::say!("going on with other settings, as --allow_changed true:\n{changes}");
         }
-        (Err(error), None) => return Err(error),
+        Ok(changes) => {
+            return Err(TrainError::Changed {
+                folder: newest.clone(),
+                changes,
+            });
+        }
+        Err(error @ TrainError::OtherCommand { .. }) => return Err(error),
+        Err(error) if settings.allow_changed => {
+            let cause = describe(&error);
+            let cause = cause.split("\nhint: ").next().unwrap_or_default();
+            base::say!("warning: what the settings were is not known: {cause}");
+        }
+        Err(error) => return Err(error),
     }
     Ok(checkpoints)
 }

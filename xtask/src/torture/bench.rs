@@ -104,12 +104,14 @@ impl Bench {
             let last = out.join(format!("checkpoint-{STEPS}"));
             let weights = weights(&last)?;
             // Else no weights could come out wrong.
-            if checkpoints(&out)
-                .first()
-                .map(|(_, first)| self::weights(first))
-                .transpose()?
-                == Some(weights.clone())
-            {
+            let first = checkpoints(&out).into_iter().next();
+            let first = first.map(|(_, first)| sums(&first)).transpose()?;
+            // Older checkpoints may hold the model alone.
+            if first.is_none_or(|first| {
+                first
+                    .iter()
+                    .all(|(name, sum)| weights.get(name) == Some(sum))
+            }) {
                 bail!("`{}` does not learn", run.name);
             }
             bench.undisturbed.push(Undisturbed {
@@ -306,6 +308,15 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 fn weights(checkpoint: &Path) -> Result<BTreeMap<PathBuf, String>> {
+    let weights = sums(checkpoint)?;
+    if weights.len() < 2 {
+        bail!("{}: no weights and moments", checkpoint.display());
+    }
+    Ok(weights)
+}
+
+/// SHA-256 of each file of tensors.
+fn sums(checkpoint: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut weights = BTreeMap::new();
     for path in files(checkpoint) {
         if path.extension().is_some_and(|end| end == "safetensors") {
@@ -316,9 +327,6 @@ fn weights(checkpoint: &Path) -> Result<BTreeMap<PathBuf, String>> {
                 .collect();
             weights.insert(path.strip_prefix(checkpoint)?.to_owned(), hash);
         }
-    }
-    if weights.len() < 2 {
-        bail!("{}: no weights and moments", checkpoint.display());
     }
     Ok(weights)
 }

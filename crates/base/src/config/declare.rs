@@ -109,6 +109,19 @@ pub trait Validate {
         &["run", "machine"]
     }
 
+    /// Fields of other groups of which the same is true: how rewards are asked, not what they say.
+    fn free_fields() -> &'static [&'static str] {
+        &[
+            "reward_workers",
+            "reward_timeout_secs",
+            "reward_retry_secs",
+            "reward_python",
+            "judge_concurrency",
+            "judge_max_failed",
+            "judge_cache",
+        ]
+    }
+
     /// Fields that mean nothing beside the values of others, and why.
     fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
         Vec::new()

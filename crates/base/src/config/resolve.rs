@@ -157,7 +157,8 @@ pub fn changed_settings<T: Config>(
     let now = Tree::of(now, T::FIELDS, &[])?.values;
     let altering = T::FIELDS
         .iter()
-        .filter(|field| !T::free_groups().contains(&field.group));
+        .filter(|field| !T::free_groups().contains(&field.group))
+        .filter(|field| !T::free_fields().contains(&field.name));
     Ok(altering
         .filter(|field| before[field.name] != now[field.name])
         .map(|field| Change {

@@ -41,6 +41,10 @@ impl RunFolder {
 
 /// One line is in memory at a time. What is damaged was told when the run was cut back, and ends none.
 fn each_line(path: &Path, mut visit: impl FnMut(Map<String, Value>)) -> Result<(), RunError> {
+    // Of a pipe or a device the reading might never end.
+    if std::fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        return Ok(());
+    }
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

@@ -47,7 +47,7 @@ pub fn write_sums(folder: &Path, mut sums: Sums) -> Result<u64, RunError> {
 /// [`RunError::Damaged`] at the first file that is missing or another one; sums that cannot be read.
 pub fn verify_sums(folder: &Path) -> Result<bool, RunError> {
     let path = folder.join(TRAINER_STATE).join(SUMS);
-    let text = match fs::read(&path) {
+    let text = match only_files(&path).and_then(|()| fs::read(&path)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io(&path)(error)),
@@ -89,7 +89,16 @@ fn add(folder: &Path, prefix: &str, own: &str, sums: &mut Sums) -> Result<(), Ru
     Ok(())
 }
 
+/// Refuses a pipe or a device, of which the reading might never end.
+fn only_files(path: &Path) -> std::io::Result<()> {
+    match fs::metadata(path)?.is_file() {
+        true => Ok(()),
+        false => Err(std::io::Error::other("not a regular file")),
+    }
+}
+
 fn sum_of(path: &Path) -> std::io::Result<FileSum> {
+    only_files(path)?;
     let mut file = File::open(path)?;
     let mut buffer = vec![0; BUFFER];
     let mut sum = FileSum {

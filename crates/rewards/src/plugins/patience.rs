@@ -54,7 +54,7 @@ impl fmt::Display for GivenUp {
             Self::After(tries) => write!(f, "{tries} times"),
             Self::AfterTime(tries, waited) => write!(
                 f,
-                "{tries} times in an outage of {} s\nhint: --reward_retry_secs",
+                "{tries} times in an outage of {} s\nhint: a higher --reward_retry_secs",
                 waited.as_secs()
             ),
             Self::Stopped(tries) => write!(f, "{tries} times, then a stop was asked for"),

@@ -201,7 +201,7 @@ fn lock(slot: &Mutex<Option<Worker>>) -> std::sync::MutexGuard<'_, Option<Worker
 fn describe(broken: &Broken, timeout: Duration) -> String {
     match broken {
         Broken::TimedOut => format!(
-            "no answer in {} s, the process was killed\nhint: --reward_timeout_secs",
+            "no answer in {} s, the process was killed\nhint: a higher --reward_timeout_secs",
             timeout.as_secs_f64()
         ),
         Broken::Ended(Some(status)) => format!("the process ended ({status})"),

@@ -79,7 +79,8 @@ fn run(
         bail!(Stopped(stopped(&outcome)));
     }
     if let Some(checkpoint) = outcome.checkpoint {
-        base::print_data!("{}", checkpoint.display());
+        // All is done and saved: a full disk behind stdout does not make it a failure.
+        let _ = base::console::write_data(&checkpoint.display().to_string());
     }
     Ok(())
 }

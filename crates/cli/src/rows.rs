@@ -35,6 +35,25 @@ pub const SCORED: ReadKeys = ReadKeys {
     ],
     is_asked: false,
 };
+/// What lines of `rollouts/` and of `generate` hold, which are scored too.
+pub const SCORED_OWN: ReadKeys = ReadKeys {
+    image: "images",
+    others: &[
+        "completion",
+        "solution",
+        "problem",
+        "prompt",
+        "accu_reward_method",
+        "image_size",
+        "image_sizes",
+        "input_sizes",
+        "image_grid_thw",
+        "group_id",
+        "completion_tokens",
+        "columns",
+    ],
+    is_asked: false,
+};
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 

@@ -98,6 +98,11 @@ impl Notices {
         }
     }
 
+    /// Takes the rows from here on as those of another reader.
+    pub fn read_as(&mut self, read: ReadKeys) {
+        self.read = read;
+    }
+
     /// Looks at a row and at the heads of its images.
     pub fn look(
         &mut self,

@@ -167,7 +167,10 @@ impl Findings {
             true => "no answer ended by itself: does `eos_token_id` of the model's generation_config.json name the token that \
                      ends a turn?"
                 .to_owned(),
-            false => format!("--max_new_tokens {}", 2048.max(2 * longest)),
+            false => format!(
+                "--max_new_tokens {} in another --output_dir: answers that are there are not asked again",
+                2048.max(2 * longest)
+            ),
         };
         Some(format!(
             "{share} cut off at `--max_new_tokens {longest}`: what comes after is not scored\nhint: {hint}"

@@ -420,7 +420,9 @@ pub(crate) fn changes<C: Config>(
 ) -> Result<Vec<String>, TrainError> {
     // A field that only one of the two commands has.
     for (command, field) in [("grpo", "num_generations"), ("sft", "with_thinking")] {
-        let is_of_it = yaml.lines().any(|line| line.starts_with(&format!("{field}:")));
+        let is_of_it = yaml
+            .lines()
+            .any(|line| line.starts_with(&format!("{field}:")));
         if is_of_it && !C::FIELDS.iter().any(|known| known.name == field) {
             return Err(TrainError::OtherCommand {
                 folder: folder.into(),

@@ -96,7 +96,7 @@ fn a_model_is_asked_as_it_was_trained() {
         "image_processor pillow",
         "4 of 4 answers (100 %) cut off at `--max_new_tokens 7`",
         "no `<answer>` tag in 4 of 4 answers",
-        "\nhint: --max_new_tokens 2048",
+        "\nhint: --max_new_tokens 2048 in another --output_dir",
     ];
     holds(&followed.said.stderr, &said);
     assert!(

@@ -4,6 +4,7 @@
 //! As in VLM-R1, the judge is asked for 1.0 or 0.0, and where it fails the texts are compared; here
 //! each such row is counted and logged, and too many of them are an error ([`Tally`]).
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
@@ -27,6 +28,8 @@ use crate::error::RewardError;
 use crate::explain::Explanation;
 use crate::registry::{Reward, RewardInput};
 
+/// Failures of a run that are named.
+const MAX_NAMED: u64 = 20;
 /// Name of the reward and of the accuracy method.
 pub(crate) const NAME: &str = "llm";
 
@@ -145,16 +148,31 @@ impl Judge {
 
     /// 0 to 1 for each row, by the judge or, where it fails, by equality.
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<f64>, RewardError> {
+        let mut scores = Vec::with_capacity(rows.len());
+        let mut rest = rows;
+        while !rest.is_empty() {
+            // One that cannot be had is not asked for every row before that is known.
+            let count = match self.with_tally(|tally| tally.has_answered()) {
+                true => rest.len(),
+                false => self.concurrency.min(rest.len()),
+            };
+            let (now, later) = rest.split_at(count);
+            scores.extend(self.score_part(now)?);
+            rest = later;
+        }
+        Ok(scores)
+    }
+
+    fn score_part(&self, rows: &[RewardInput<'_>]) -> Result<Vec<f64>, RewardError> {
         let verdicts = self.verdicts(rows);
         self.with_tally(|tally| verdicts.iter().for_each(|verdict| tally.note(verdict)));
-        let scores = rows.iter().zip(verdicts).map(|(row, verdict)| {
-            verdict.unwrap_or_else(|reason| self.without_judge(row, &reason))
-        });
-        let scores = scores.collect();
         // A judge that cannot be had is not waited for until the step ends.
         self.with_tally(|tally| tally.check_first())
             .map_err(|failures| self.failed(failures))?;
-        Ok(scores)
+        let scores = rows.iter().zip(verdicts).map(|(row, verdict)| {
+            verdict.unwrap_or_else(|reason| self.without_judge(row, &reason))
+        });
+        Ok(scores.collect())
     }
 
     /// Looks at what failed in a step.
@@ -214,9 +232,15 @@ impl Judge {
     }
 
     fn without_judge(&self, row: &RewardInput<'_>, reason: &str) -> f64 {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        let before = self.failed.fetch_add(1, Ordering::Relaxed);
         let sample = row.sample.unwrap_or("a row");
-        base::say!("reward `{NAME}`, {sample}: {reason}; scored by equality of the texts");
+        match before.cmp(&MAX_NAMED) {
+            Less => {
+                base::say!("reward `{NAME}`, {sample}: {reason}; scored by equality of the texts")
+            }
+            Equal => base::say!("reward `{NAME}`: further failures are counted, and not named"),
+            Greater => {}
+        }
         let (answer, solution) = texts(row);
         f64::from(answer == solution)
     }

@@ -47,6 +47,11 @@ impl Tally {
         }
     }
 
+    /// Whether there was a verdict in this run.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered
+    }
+
     /// Looks at a batch of the first step.
     ///
     /// # Errors

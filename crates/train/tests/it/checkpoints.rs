@@ -195,6 +195,74 @@ fn lost_settings_are_those_of_the_checkpoint() {
     assert!(error.contains("--allow_changed"), "{error}");
 }
 
+#[test]
+fn settings_are_those_of_the_checkpoint_whatever_became_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = GrpoConfig {
+        beta: 0.5,
+        ..config(folder.path(), "cut")
+    };
+    run(&config, &mut watch(Some(1))).unwrap();
+    let path = in_run(&config, "config.yaml");
+    // A file that lost a line is still one.
+    let yaml = fs::read_to_string(&path).unwrap();
+    let cut = yaml.lines().filter(|line| !line.starts_with("beta:"));
+    fs::write(&path, cut.collect::<Vec<_>>().join("\n")).unwrap();
+    let other = GrpoConfig {
+        beta: 0.0,
+        ..config.clone()
+    };
+    let error = run(&other, &mut watch(None)).unwrap_err().to_string();
+    assert!(error.contains("`beta`: was 0.5, is 0"), "{error}");
+    // How rewards are asked may change; what was changed on request is said.
+    let asked = GrpoConfig {
+        reward_timeout_secs: 99.0,
+        ..config.clone()
+    };
+    assert!(!run(&asked, &mut watch(Some(2))).unwrap().finished);
+    let fewer = GrpoConfig {
+        max_steps: 1,
+        allow_changed: true,
+        ..config.clone()
+    };
+    let mut heard = watch(None);
+    assert!(run(&fewer, &mut heard).unwrap().finished);
+    let said = heard.said.join("\n");
+    assert!(said.contains("2 steps are done, of 1"), "{said}");
+    let changed = log(&config);
+    assert!(changed.contains("`max_steps`: was 3, is 1"), "{changed}");
+    // Never on the run of another command.
+    let taught = SftConfig {
+        output_dir: config.output_dir.clone(),
+        allow_changed: true,
+        ..sft(folder.path(), "cut")
+    };
+    let mut watch = watch(None);
+    let stop = watch.stop.clone();
+    let error = train_sft(&taught, &golden::checkpoint("nested"), &mut watch, &stop).unwrap_err();
+    assert!(
+        error.to_string().contains("holds a run of `grpo`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_damage_and_no_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "pipe");
+    run(&config, &mut watch(Some(2))).unwrap();
+    for file in [SUMS, STATE, "trainer_state/config.yaml"] {
+        let path = in_run(&config, &format!("checkpoint-2/{file}"));
+        fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let mut heard = watch(Some(2));
+        run(&config, &mut heard).unwrap();
+        assert!(heard.said.join("\n").contains("damaged-1"), "{file}");
+        fs::remove_dir_all(in_run(&config, "checkpoint-2.damaged-1")).unwrap();
+    }
+}
+
 /// Raises at its call number `at`, once.
 struct Raising {
     inner: RewardSet,

@@ -61,6 +61,11 @@ impl<'a> Origin<'a> {
         })
     }
 
+    /// Whether another command of ours wrote it.
+    pub fn is_own(&self) -> bool {
+        self.is_rollout || self.is_generated
+    }
+
     /// How `accuracy` compares the row.
     ///
     /// # Errors
@@ -89,8 +94,7 @@ impl<'a> Origin<'a> {
     pub fn image_names(&self, row: &'a Row) -> Result<Vec<&'a str>> {
         let named = row.columns.contains_key("image_path");
         // In other rows `images` may be anything.
-        let ours = self.is_rollout || self.is_generated;
-        row.texts(if ours && !named {
+        row.texts(if self.is_own() && !named {
             "images"
         } else {
             "image_path"

@@ -13,8 +13,8 @@ use rewards::{
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Reading};
-use super::origin;
-use crate::rows::Row;
+use super::origin::{self, Origin};
+use crate::rows::{Row, SCORED, SCORED_OWN};
 
 /// The rewards with what they need beside the rows.
 pub struct Scorer {
@@ -81,6 +81,8 @@ impl Scorer {
 
     /// What is odd about a row that can be scored.
     pub fn look(&self, row: &Row, notices: &mut Notices) {
+        let is_own = Origin::of(row).is_ok_and(|origin| origin.is_own());
+        notices.read_as(if is_own { SCORED_OWN } else { SCORED });
         // What cannot be read was refused before.
         let images = self.reading.images(row).unwrap_or_default();
         // A size that the row gives is not that of the file.

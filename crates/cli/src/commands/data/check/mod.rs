@@ -47,7 +47,8 @@ pub fn data_check(config: &DataCheckConfig) -> Result<()> {
     let (options, tried) = options(config)?;
     let mut shown = PageRows::new(config);
     let report = pass(&train, test.as_ref(), &options, &stop, &mut shown)?;
-    print(&text::text(&report, &tried))?;
+    // Rows may hold what a terminal obeys.
+    print(&base::console::printable(&text::text(&report, &tried)))?;
     if let Some(path) = &config.json {
         let report = serde_json::to_value(&report)?;
         output::write_whole(Path::new(path), format!("{report:#}\n").as_bytes())?;

@@ -144,6 +144,8 @@ fn a_second_signal_ends_at_once_but_not_one_that_was_announced() {
     // A scheduler's warning, and what it warned of.
     signal(&child, "-USR1");
     heard("SIGUSR1: the step under way");
+    // Else both would be one request.
+    std::thread::sleep(Duration::from_millis(300));
     signal(&child, "-TERM");
     heard("SIGTERM: stopping already");
     std::thread::sleep(Duration::from_millis(300));
@@ -153,6 +155,27 @@ fn a_second_signal_ends_at_once_but_not_one_that_was_announced() {
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert!(begun.elapsed() < Duration::from_secs(30));
     assert!(checkpoints(&dir.path().join("run")).is_empty());
+}
+
+/// The system does not keep their order, so neither may cost the checkpoint.
+#[test]
+fn signals_that_come_together_are_one_request() {
+    let dir = TempDir::new().unwrap();
+    for (number, pair) in [["-USR1", "-TERM"], ["-TERM", "-USR1"], ["-TERM", "-HUP"]]
+        .into_iter()
+        .enumerate()
+    {
+        let run = format!("run-{number}");
+        let line = line("sft", dir.path(), &run, "--max_steps 100000 --save_steps 0");
+        let child = start(&PLAIN, &line);
+        let folder = dir.path().join(&run);
+        wait_for("a step", || folder.join("metrics.jsonl").exists());
+        pair.iter().for_each(|name| signal(&child, name));
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code().is_some_and(|code| code > 128), "{said}");
+        assert_eq!(checkpoints(&folder).len(), 1, "{pair:?}: {said}");
+    }
 }
 
 #[test]

@@ -295,7 +295,7 @@ fn what_will_not_pass_is_not_waited_for() {
     let (error, tries, took) = says(busy, plugins);
     let text = error.to_string();
     assert!(
-        text.contains("in an outage of 1 s\nhint: --reward_retry_secs"),
+        text.contains("in an outage of 1 s\nhint: a higher --reward_retry_secs"),
         "{text}"
     );
     assert_eq!(tries, 5);

@@ -468,7 +468,7 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     fs::create_dir_all(&folder).unwrap();
     fs::write(
         dir.path().join("run/env.json"),
-        "{\"cwd\": \"/work/there\"}",
+        "{\"cwd\": \"/runs/there\"}",
     )
     .unwrap();
     let reward = dir.path().join("told.py");
@@ -490,7 +490,7 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     };
     let wanted = json!({
         "problem": "Where?", "sample": "train.jsonl:1", "step": 3, "mine": 7, "image": "1.png",
-        "image_path": ["/work/there/pictures/1.png"], "image_size": [[100, 100]], "image_grid_thw": [[1, 8, 4]],
+        "image_path": ["/runs/there/pictures/1.png"], "image_size": [[100, 100]], "image_grid_thw": [[1, 8, 4]],
         "accu_reward_method": "all_match", "advantage": null,
     });
     let row = rollout_row();

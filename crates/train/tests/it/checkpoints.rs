@@ -388,7 +388,15 @@ fn the_model_alone_is_enough_where_asked_for() {
         save_only_model: true,
         ..config(folder.path(), "alone")
     };
-    run(&config, &mut watch(Some(2))).unwrap();
+    let mut heard = watch(Some(2));
+    run(&config, &mut heard).unwrap();
+    let said = heard.said.join("\n");
+    // What checkpoints will take is said before the first step.
+    assert!(
+        said.contains("a checkpoint: ") && said.contains(" free"),
+        "{said}"
+    );
+    assert!(said.contains("0 bytes to go on from"), "{said}");
     for step in [1, 2] {
         let checkpoint = in_run(&config, &format!("checkpoint-{step}"));
         assert!(checkpoint.join("model.safetensors").is_file());

@@ -22,7 +22,7 @@ use crate::{TrainError, policy};
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// The settings that the checkpoint was made under, for a run whose `config.yaml` is lost.
+/// The settings that the checkpoint was made under: a run that goes on is compared with them.
 const CONFIG: &str = "config.yaml";
 
 /// Scalars that are looked at together.
@@ -46,7 +46,7 @@ struct State {
 
 /// Bytes of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckpointSize {
+pub(crate) struct CheckpointSize {
     /// Of the model, or of the adapter.
     pub model: u64,
     /// Of what going on needs: exact weights and moments.

@@ -32,7 +32,6 @@ mod trainer;
 
 pub use alerts::{Alert, Alerts};
 pub use bad_step::NonFinite;
-pub use checkpoint::CheckpointSize;
 pub use observer::{EvaluationError, Figures, Observer, PolicyAt, step_figures, step_line};
 pub use session::Outcome;
 pub use settings::Settings;

@@ -1,26 +1,29 @@
 //! Models by name: a folder, or a model on the Hugging Face hub, kept in its cache.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
-use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
-use hf_hub::{HFClientSync, HFError};
-use indicatif::{ProgressBar, ProgressStyle};
+use hf_hub::{HFClient, HFError};
 use models::{SavedAdapter, base_of};
 
-/// The files of a model folder that are read: first the weights.
-const PATTERNS: [&str; 5] = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"];
+use download::Error;
+use progress::Bar;
+
+mod download;
+mod progress;
+
+const WEIGHTS: &str = ".safetensors";
+/// Ends of the names of files of a model folder that are read: first the weights.
+const ENDS: [&str; 5] = [WEIGHTS, ".json", ".jinja", ".txt", ".model"];
 /// Copies of the weights in other forms.
-const OTHER_FORMS: [&str; 3] = ["onnx/**", "original/**", "openvino/**"];
+const OTHER_FORMS: [&str; 3] = ["onnx/", "original/", "openvino/"];
 
 /// The folder of a model: `name` itself, or where the hub's model of that name lies in the cache.
 ///
 /// # Errors
 /// Where `name` is neither, and where the hub cannot be reached and the cache does not hold it.
 pub fn model_folder(name: &str) -> Result<PathBuf> {
-    folder_with(name, &PATTERNS)
+    folder_with(name, &ENDS)
 }
 
 /// As [`model_folder`], but weights need not be there and are not fetched.
@@ -28,10 +31,10 @@ pub fn model_folder(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// As [`model_folder`].
 pub fn description_folder(name: &str) -> Result<PathBuf> {
-    folder_with(name, &PATTERNS[1..])
+    folder_with(name, &ENDS[1..])
 }
 
-fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
+fn folder_with(name: &str, ends: &[&'static str]) -> Result<PathBuf> {
     let path = Path::new(name);
     if path.is_dir() {
         return Ok(path.to_owned());
@@ -41,50 +44,94 @@ fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
             "model folder `{name}` does not exist\nhint: give a folder, or a name like `Qwen/Qwen2.5-VL-3B-Instruct`"
         );
     };
-    let client = HFClientSync::new().context("hub")?;
-    let repository = client.model(owner, model);
-    if is_offline() {
-        return repository
-            .snapshot_download()
-            .local_files_only(true)
-            .send()
-            .with_context(|| {
-                format!("model `{name}` is not in the cache and HF_HUB_OFFLINE forbids to fetch it")
-            });
+    let model = download::Model {
+        client: HFClient::new().context("hub")?,
+        owner: owner.to_owned(),
+        name: model.to_owned(),
+        revision: None,
+        ends: ends.to_vec(),
+        other_forms: OTHER_FORMS.to_vec(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(fetched(name, &model))
+}
+
+async fn fetched(name: &str, model: &download::Model) -> Result<PathBuf> {
+    if let Some(variable) = offline_by() {
+        let hint = format!("{variable} forbids to fetch it");
+        return in_cache(name, model, &hint).await;
     }
-    let patterns = patterns.iter().map(ToString::to_string).collect();
-    let others = OTHER_FORMS.map(str::to_owned).to_vec();
-    let download = repository
-        .snapshot_download()
-        .allow_patterns(patterns)
-        .ignore_patterns(others)
-        .progress(Progress::new(Download::new(name)))
-        .send();
-    match download {
+    match model.fetch(&Bar::new(name)).await {
         Ok(folder) => Ok(folder),
-        Err(HFError::Request { source, .. }) => {
-            // Without a network the model may still lie in the cache.
-            let cached = repository.snapshot_download().local_files_only(true).send();
-            let folder = cached
-                .map_err(|_| anyhow::Error::from(source))
-                .with_context(|| {
-                    format!(
-                        "model `{name}` is no folder here, and the hub cannot be reached\n\
-                     hint: give the path of a downloaded model folder"
-                    )
-                })?;
-            base::say!(
-                "warning: the hub cannot be reached: `{name}` is taken from the cache as it is"
-            );
+        Err(Error::Hub(HFError::Request { source, .. })) if source.is_connect() => {
+            let why = format!("the hub cannot be reached ({})", cause(&source));
+            let folder = in_cache(name, model, &why).await?;
+            base::say!("warning: {why}: `{name}` is taken from the cache as it is");
             Ok(folder)
         }
-        Err(error) => Err(error).with_context(|| {
-            format!(
-                "model `{name}` is no folder here and could not be fetched from the hub\n\
-                 hint: check the name; for a gated model set HF_TOKEN"
-            )
-        }),
+        Err(error) => Err(explained(name, model, error)),
     }
+}
+
+/// The folder in the cache, if all of it is there.
+async fn in_cache(name: &str, model: &download::Model, why: &str) -> Result<PathBuf> {
+    const HINT: &str = "hint: give the path of a downloaded model folder, or fetch it once where the hub can be reached";
+    let Ok(folder) = model.cached().await else {
+        bail!("model `{name}` is no folder here and not in the cache, and {why}\n{HINT}");
+    };
+    let missing = torch::missing_weights(&folder);
+    if model.ends.contains(&WEIGHTS) && !missing.is_empty() {
+        let files = missing.join("`, `");
+        bail!("model `{name}` lies in the cache without `{files}`, and {why}\n{HINT}");
+    }
+    Ok(folder)
+}
+
+/// What went wrong, and what to do.
+fn explained(name: &str, model: &download::Model, error: Error) -> anyhow::Error {
+    let endpoint = model.client.endpoint().trim_end_matches('/');
+    let revision = model.revision.as_deref().unwrap_or("main");
+    let (what, hint) = match &error {
+        Error::Hub(HFError::AuthRequired { context } | HFError::Forbidden { context }) => {
+            let said = context.server_message.as_deref().unwrap_or("without a reason");
+            let status = context.status.as_u16();
+            (
+                format!("{endpoint} refuses model `{name}` ({status}: {said})"),
+                format!(
+                    "a gated model: accept its terms at {endpoint}/{name}, then set HF_TOKEN to a token that may read it; \
+                     a wrong name is answered in the same way"
+                ),
+            )
+        }
+        Error::Hub(HFError::RevisionNotFound { .. } | HFError::RepoNotFound { .. }) => (
+            format!("model `{name}` is no folder here, and {endpoint} has none of that name with a revision `{revision}`"),
+            "check the name and the revision (branch, tag or commit); a private model needs a token in HF_TOKEN".into(),
+        ),
+        Error::Hub(HFError::RateLimited { .. }) => (
+            format!("{endpoint} allows no more requests for now"),
+            "wait a few minutes; with a token in HF_TOKEN it allows more".into(),
+        ),
+        Error::Cut { .. } | Error::Size { .. } => {
+            (error.to_string(), "what came is kept: the same command goes on there".into())
+        }
+        Error::Hub(_) => (
+            format!("model `{name}` could not be fetched from {endpoint}: {}", cause(&error)),
+            "check the name, the network and HF_ENDPOINT; a downloaded folder may be given instead".into(),
+        ),
+        Error::Room { .. } | Error::Io { .. } => return error.into(),
+    };
+    anyhow::anyhow!("{what}\nhint: {hint}")
+}
+
+/// The innermost cause of an error, which says most.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
 }
 
 /// The folder of the model that an adapter lies over: `given`, or the one that it names, a folder or a
@@ -115,74 +162,15 @@ fn hub_name(name: &str) -> Option<(&str, &str)> {
     (is_word(owner) && is_word(model)).then_some((owner, model))
 }
 
-fn is_offline() -> bool {
-    let value = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
-    ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
-}
-
-/// A bar over the bytes of all files; without a terminal one line.
-struct Download {
-    name: String,
-    bar: ProgressBar,
-    bytes_of_files: Mutex<HashMap<String, u64>>,
-}
-
-impl Download {
-    fn new(name: &str) -> Self {
-        let bar = ProgressBar::new(0);
-        let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.set_message(name.to_owned());
-        Self {
-            name: name.to_owned(),
-            bar,
-            bytes_of_files: Mutex::default(),
-        }
-    }
-}
-
-impl ProgressHandler for Download {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else {
-            return;
-        };
-        match event {
-            DownloadEvent::Start {
-                total_files,
-                total_bytes,
-            } => {
-                // The first start speaks of all files, later ones of one each.
-                if self.bar.length().unwrap_or(0) > 0 {
-                    return;
-                }
-                self.bar.set_length(*total_bytes);
-                if self.bar.is_hidden() && *total_bytes > 0 {
-                    let megabytes = total_bytes.div_ceil(1_000_000);
-                    base::say!(
-                        "fetching `{}`: {total_files} files, {megabytes} MB",
-                        self.name
-                    );
-                }
-            }
-            DownloadEvent::Progress { files } => {
-                let Ok(mut bytes) = self.bytes_of_files.lock() else {
-                    return;
-                };
-                for file in files {
-                    bytes.insert(file.filename.clone(), file.bytes_completed);
-                }
-                self.bar.set_position(bytes.values().sum());
-            }
-            DownloadEvent::AggregateProgress {
-                bytes_completed, ..
-            } => {
-                self.bar.set_position(*bytes_completed);
-            }
-            DownloadEvent::Complete => self.bar.finish_and_clear(),
-        }
-    }
+/// The variable that forbids to ask the hub.
+fn offline_by() -> Option<&'static str> {
+    let is_on = |variable: &&str| {
+        let value = std::env::var(variable).unwrap_or_default();
+        ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
+    };
+    ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
+        .into_iter()
+        .find(is_on)
 }
 
 #[cfg(test)]

@@ -137,10 +137,18 @@ fn write_body(html: &mut String, body: &Body) {
         }
         Body::Table(table) => write_table(html, table),
         Body::Charts(charts) => {
-            write_charts(html, charts.iter().map(|chart| chart.svg(Target::Inline)));
+            write_charts(
+                html,
+                "card",
+                charts.iter().map(|chart| chart.svg(Target::Inline)),
+            );
         }
         Body::Intervals(charts) => {
-            write_charts(html, charts.iter().map(|chart| chart.svg(Target::Inline)));
+            write_charts(
+                html,
+                "card wide",
+                charts.iter().map(|chart| chart.svg(Target::Inline)),
+            );
         }
         Body::Pictures(pictures) => {
             html.push_str("<div class=\"pictures\">\n");
@@ -150,20 +158,23 @@ fn write_body(html: &mut String, body: &Body) {
     }
 }
 
-fn write_charts(html: &mut String, charts: impl ExactSizeIterator<Item = String>) {
+fn write_charts(html: &mut String, class: &str, charts: impl ExactSizeIterator<Item = String>) {
     let single = if charts.len() == 1 { " single" } else { "" };
     let _ = writeln!(html, "<div class=\"charts{single}\">");
     for chart in charts {
-        let _ = writeln!(html, "<div class=\"card\">{chart}</div>");
+        let _ = writeln!(html, "<div class=\"{class}\">{chart}</div>");
     }
     html.push_str("</div>\n");
 }
 
 fn write_table(html: &mut String, table: &Table) {
+    if table.rows.is_empty() {
+        return;
+    }
     let classes: Vec<&str> = (0..table.header.len())
         .map(|column| {
             let mut cells = table.rows.iter().filter_map(|row| row.get(column));
-            if !table.rows.is_empty() && cells.all(|cell| is_numeric(cell)) {
+            if cells.all(|cell| is_numeric(cell)) {
                 " class=\"number\""
             } else {
                 ""
@@ -183,11 +194,28 @@ fn write_table(html: &mut String, table: &Table) {
     for row in &table.rows {
         html.push_str("<tr>");
         for (column, cell) in row.iter().enumerate() {
-            let _ = write!(html, "<td{}>{}</td>", class(column), escaped(cell));
+            let name = escaped(table.header.get(column).map_or("", String::as_str));
+            let class = class(column);
+            let _ = write!(
+                html,
+                "<td{class} data-name=\"{name}\">{}</td>",
+                cell_html(cell)
+            );
         }
         html.push_str("</tr>\n");
     }
     html.push_str("</tbody></table></div>\n");
+}
+
+/// A cell; the interval of a number stands below it, so that columns are narrow.
+fn cell_html(cell: &str) -> String {
+    match cell.split_once(" [") {
+        Some((number, interval)) if is_numeric(cell) && interval.ends_with(']') => {
+            let (number, interval) = (escaped(number), escaped(interval));
+            format!("{number} <span class=\"interval\">[{interval}</span>")
+        }
+        _ => escaped(cell).to_string(),
+    }
 }
 
 /// Whether a cell is a number, perhaps signed, with a unit or an interval after it, or left empty.
@@ -250,6 +278,29 @@ mod tests {
     }
 
     #[test]
+    fn a_table_without_rows_is_not_shown() {
+        let mut html = String::new();
+        let header = vec!["level".to_owned()];
+        write_table(
+            &mut html,
+            &Table {
+                header,
+                ..Table::default()
+            },
+        );
+        assert_eq!(html, "");
+    }
+
+    #[test]
+    fn an_interval_stands_below_its_number() {
+        let parted = "0.5 <span class=\"interval\">[0.4, 0.6]</span>";
+        assert_eq!(cell_html("0.5 [0.4, 0.6]"), parted);
+        for whole in ["[1, 2]", "a [b]", "0.5 [of 3", ""] {
+            assert_eq!(cell_html(whole), whole);
+        }
+    }
+
+    #[test]
     fn a_column_of_numbers_is_flush_right() {
         let mut html = String::new();
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
@@ -260,7 +311,9 @@ mod tests {
         };
         write_table(&mut html, &table);
         assert!(
-            html.contains("<td>&lt;start&gt;</td><td class=\"number\">0.3</td>"),
+            html.contains(
+                "<td data-name=\"who\">&lt;start&gt;</td><td class=\"number\" data-name=\"IoU\">0.3</td>"
+            ),
             "{html}"
         );
         assert!(html.contains("<th>who</th><th class=\"number\">IoU</th>"));

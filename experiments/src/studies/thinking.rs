@@ -101,7 +101,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         tables: vec![(
             "Share of answers".into(),
             Table {
-                header: ["", "start", "end"].map(str::to_owned).into(),
+                header: ["habit", "start", "end"].map(str::to_owned).into(),
                 rows,
                 caption: String::new(),
             },

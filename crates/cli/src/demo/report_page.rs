@@ -206,7 +206,7 @@ fn gains(results: &Results) -> Table {
         vec![what.to_owned(), text(greedy), text(sampled)]
     };
     Table {
-        header: ["", "greedy", "sampled"].map(str::to_owned).to_vec(),
+        header: ["metric", "greedy", "sampled"].map(str::to_owned).to_vec(),
         rows: vec![
             row("IoU", Some(&results.gain), Some(&results.gain_sampled)),
             row(

@@ -196,6 +196,7 @@ fn the_file_and_the_page_hold_what_was_found() {
     // The box of row 1: 100 px are drawn 320 wide.
     assert!(page.contains(r#"x="32.0" y="64.0" width="160.0" height="224.0""#));
     assert!(page.contains("Rows with findings") && page.contains("box_outside"));
+    assert!(!page.contains("<th></th>") && !page.contains("<th class=\"number\"></th>"));
 }
 
 #[test]

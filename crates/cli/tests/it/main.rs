@@ -20,6 +20,7 @@ mod evaluation;
 mod evaluations;
 #[cfg(test)]
 mod hub;
+mod hub_stand_in;
 #[cfg(test)]
 mod model_folder;
 #[cfg(test)]

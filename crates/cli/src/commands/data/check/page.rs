@@ -147,7 +147,7 @@ fn findings(report: &CheckReport) -> Section {
             false => String::new(),
         },
         body: Body::Table(table(
-            &["", "kind", "count", "expected", "first"],
+            &["level", "kind", "count", "expected", "first"],
             rows.collect(),
         )),
     }
@@ -167,22 +167,31 @@ fn spread(report: &CheckReport) -> Vec<Section> {
             .collect()
     };
     let all = [
-        ("Most frequent answers", texts(&answers.top)),
-        ("Boxes in a row", bins(&NUMBERS, &answers.boxes_per_row)),
+        ("Most frequent answers", "answer", texts(&answers.top)),
+        (
+            "Boxes in a row",
+            "boxes",
+            bins(&NUMBERS, &answers.boxes_per_row),
+        ),
         (
             "Boxes by share of the image",
+            "share",
             bins(&AREAS, &answers.box_areas),
         ),
-        ("Centres of boxes", bins(&PLACES, &answers.box_places)),
-        ("Most frequent labels", texts(&answers.labels)),
+        (
+            "Centres of boxes",
+            "place",
+            bins(&PLACES, &answers.box_places),
+        ),
+        ("Most frequent labels", "label", texts(&answers.labels)),
     ];
     all.into_iter()
-        .filter(|(_, rows)| !rows.is_empty())
-        .map(|(heading, rows)| Section {
+        .filter(|(_, _, rows)| !rows.is_empty())
+        .map(|(heading, column, rows)| Section {
             heading: heading.to_owned(),
             note: String::new(),
             body: Body::Table(table(
-                &["", "count"],
+                &[column, "count"],
                 rows.into_iter().map(Vec::from).collect(),
             )),
         })

@@ -11,6 +11,9 @@ use crate::write::write_whole;
 
 pub(crate) const PAGE_CSS: &str = include_str!("page.css");
 
+/// Columns of a table that fit a telephone.
+const NARROW_COLUMNS: usize = 3;
+
 /// A page about a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
@@ -182,7 +185,10 @@ fn write_table(html: &mut String, table: &Table) {
         })
         .collect();
     let class = |column: usize| classes.get(column).copied().unwrap_or_default();
-    html.push_str("<div class=\"table card\"><table>\n");
+    // On a narrow screen the rows of a wide table become blocks of lines.
+    let is_wide = table.header.len() > NARROW_COLUMNS;
+    let rows = if is_wide { " rows" } else { "" };
+    let _ = writeln!(html, "<div class=\"table card{rows}\"><table>");
     if !table.caption.is_empty() {
         let _ = writeln!(html, "<caption>{}</caption>", escaped(&table.caption));
     }

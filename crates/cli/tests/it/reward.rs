@@ -496,6 +496,20 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     let row = rollout_row();
     let said = told(&row, &wanted, "");
     assert_eq!(said.code, Some(0), "{}", said.stderr);
+    // Patches of another side would scale every box, in silence.
+    let said = told(&row, &wanted, "--patch_size 16");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("56 px in 4 patches, of 14 px each, and `patch_size` is 16"),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        said.stderr.contains("hint: --patch_size 14"),
+        "{}",
+        said.stderr
+    );
     // An older run: the grid follows from the size, the names from where we are.
     let mut old = row;
     for key in ["step", "image_grid_thw", "accu_reward_method", "columns"] {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use super::answer::Reading;
@@ -104,29 +104,39 @@ impl<'a> Origin<'a> {
     /// Patches of each image in time, height and width: as they stand, else by the sizes that the model saw.
     ///
     /// # Errors
-    /// Where the sizes are not whole patches.
+    /// Where the sizes are not whole patches, and where a run's patches have another side.
     pub fn grids(&self, row: &Row, patch_size: usize) -> Result<Vec<[usize; 3]>> {
-        if let Some(grids) = row.tuples("image_grid_thw")? {
-            return Ok(grids);
-        }
+        let grids = row.tuples("image_grid_thw")?;
         let sizes = match self.is_rollout {
             true => row.tuples::<2>("input_sizes")?.unwrap_or_default(),
             false => Vec::new(),
         };
-        let grid = |[width, height]: [usize; 2]| {
-            let is_whole = width % patch_size == 0 && height % patch_size == 0;
-            is_whole
-                .then_some([1, height / patch_size, width / patch_size])
-                .ok_or_else(|| {
-                    anyhow!(
-                        "{}: `input_sizes`: {width} x {height} px are no whole patches of {patch_size} px\n\
-                         hint: --patch_size",
-                        row.place
-                    )
-                })
+        let Some(grids) = grids else {
+            let grid = |size| whole_patches(size, patch_size).with_context(|| row.place.clone());
+            return sizes.into_iter().map(grid).collect();
         };
-        sizes.into_iter().map(grid).collect()
+        if let (Some([_, _, columns]), Some([width, _])) = (grids.first(), sizes.first())
+            && columns * patch_size != *width
+        {
+            let side = width / columns.max(&1);
+            bail!(
+                "{}: the model saw {width} px in {columns} patches, of {side} px each, and `patch_size` is {patch_size}\n\
+                 hint: --patch_size {side}",
+                row.place
+            );
+        }
+        Ok(grids)
     }
+}
+
+fn whole_patches([width, height]: [usize; 2], patch_size: usize) -> Result<[usize; 3]> {
+    if width % patch_size != 0 || height % patch_size != 0 {
+        bail!(
+            "`input_sizes`: {width} x {height} px are no whole patches of {patch_size} px\n\
+             hint: --patch_size"
+        );
+    }
+    Ok([1, height / patch_size, width / patch_size])
 }
 
 /// The folder that image names in a file of `rollouts/` are relative to: where the run was started, as its

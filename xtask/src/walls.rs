@@ -12,14 +12,15 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("base", &[]),
     ("torch", &[]),
     ("data", &["base"]),
     ("rewards", &["base"]),
     ("report", &["base"]),
     ("tiny", &[]),
-    ("dashboard", &["base", "report"]),
+    ("web", &["base"]),
+    ("dashboard", &["base", "report", "web"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     (
@@ -46,6 +47,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
             "train",
             "eval",
             "tiny",
+            "web",
         ],
     ),
     ("experiments", &["data", "report", "tiny"]),
@@ -53,13 +55,14 @@ const MAY_USE: [(&str, &[&str]); 14] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 8] = [
+const NO_LIBTORCH: [&str; 9] = [
     "base",
     "data",
     "rewards",
     "report",
     "dashboard",
     "tiny",
+    "web",
     "experiments",
     "xtask",
 ];

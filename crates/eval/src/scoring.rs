@@ -416,6 +416,7 @@ fn reward_options(
             timeout_secs: config.reward_timeout_secs,
             retry_secs: config.reward_retry_secs,
             python: config.reward_python.clone(),
+            api_key_file: config.reward_api_key_file.clone().map(PathBuf::from),
             judge: JudgeOptions {
                 model: config.judge_model.clone(),
                 prompt: config.judge_prompt.clone().map(PathBuf::from),

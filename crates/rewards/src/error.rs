@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+/// Largest size of a reward, and of a weight: sums of a thousand squares of their products are finite.
+pub(crate) const MAX_SIZE: f64 = 1e50;
+
 /// An error of the rewards. Rows are counted from 0 within the batch that was given.
 #[derive(Debug, Error, PartialEq)]
 #[non_exhaustive]
@@ -81,8 +84,10 @@ pub enum RewardError {
         /// Number of rewards.
         rewards: usize,
     },
-    /// A weight is NaN or infinite.
-    #[error("weight of reward `{reward}`: got {weight}, expected a finite number")]
+    /// A weight is NaN, infinite or larger than can be reckoned with.
+    #[error(
+        "weight of reward `{reward}`: got {weight:e}, expected a number of at most {MAX_SIZE:e} in size"
+    )]
     Weight {
         /// Name of the reward.
         reward: String,
@@ -92,6 +97,18 @@ pub enum RewardError {
     /// A reward is NaN or infinite.
     #[error("reward `{reward}`, row {row}: got {value}, expected a finite number")]
     NotFinite {
+        /// Name of the reward.
+        reward: String,
+        /// Index of the row.
+        row: usize,
+        /// What it returned.
+        value: f64,
+    },
+    /// A reward is so large that no advantage can be computed of it.
+    #[error(
+        "reward `{reward}`, row {row}: got {value:e}, expected at most {MAX_SIZE:e} in size, as the advantages square it"
+    )]
+    TooLarge {
         /// Name of the reward.
         reward: String,
         /// Index of the row.
@@ -173,6 +190,24 @@ pub enum RewardError {
         got: String,
         /// What it may be.
         expected: &'static str,
+    },
+    /// The key of rewards over HTTP cannot be used.
+    #[error("key of rewards over HTTP, `{place}`: {reason}")]
+    KeyFile {
+        /// The file, or the variable of the environment.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The judge's address cannot be used.
+    #[error(
+        "reward `llm`: `{url}`: {reason}\nhint: see OPENAI_API_BASE; a key goes to OPENAI_API_KEY"
+    )]
+    JudgeAddress {
+        /// The address, secrets left out.
+        url: String,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// Something is to be judged, and no judge was named.
     #[error("reward `llm`: no model\nhint: --judge_model, at the endpoint of OPENAI_API_BASE")]
@@ -260,6 +295,7 @@ impl RewardError {
         match self {
             Self::UnknownMethod { row, .. }
             | Self::NotFinite { row, .. }
+            | Self::TooLarge { row, .. }
             | Self::Solution { row, .. }
             | Self::MethodSolution { row, .. }
             | Self::NoCount { row, .. }
@@ -275,6 +311,7 @@ impl RewardError {
     pub(crate) fn at_row(mut self, index: usize) -> Self {
         if let Self::UnknownMethod { row, .. }
         | Self::NotFinite { row, .. }
+        | Self::TooLarge { row, .. }
         | Self::Solution { row, .. }
         | Self::MethodSolution { row, .. }
         | Self::NoCount { row, .. }

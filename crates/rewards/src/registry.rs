@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::box_format::{BoxUnits, Comparison};
 use crate::count::Count;
-use crate::error::{RewardError, known, nearest_and_known};
+use crate::error::{MAX_SIZE, RewardError, known, nearest_and_known};
 use crate::explain::Explanation;
 use crate::generic::{Accuracy, Format, METHODS};
 use crate::grounding::Grounding;
@@ -285,7 +285,7 @@ impl RewardSet {
             });
         }
         for (reward, &weight) in rewards.iter().zip(&weights) {
-            if !weight.is_finite() {
+            if !weight.is_finite() || weight.abs() > MAX_SIZE {
                 return Err(RewardError::Weight {
                     reward: reward.name().to_owned(),
                     weight,
@@ -426,15 +426,17 @@ fn checked(
             expected: num_rows,
         });
     }
-    let not_finite = |score: &Option<f64>| score.is_some_and(|value| !value.is_finite());
-    match scores.iter().position(not_finite) {
-        Some(row) => Err(RewardError::NotFinite {
-            reward: reward.name().to_owned(),
-            row,
-            value: scores[row].unwrap_or_default(),
-        }),
-        None => Ok(scores),
-    }
+    // Not a number is not within either.
+    let is_within = |value: f64| value.abs() <= MAX_SIZE;
+    let bad = |score: &Option<f64>| score.is_some_and(|value| !is_within(value));
+    let Some(row) = scores.iter().position(bad) else {
+        return Ok(scores);
+    };
+    let (reward, value) = (reward.name().to_owned(), scores[row].unwrap_or_default());
+    Err(match value.is_finite() {
+        true => RewardError::TooLarge { reward, row, value },
+        false => RewardError::NotFinite { reward, row, value },
+    })
 }
 
 /// The scores of one reward, with the time that they took.

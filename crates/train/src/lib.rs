@@ -23,6 +23,7 @@ mod policy_batch;
 mod reference;
 mod reward_set;
 mod rollout;
+mod rollout_rows;
 pub mod schedule;
 mod scoring;
 mod session;

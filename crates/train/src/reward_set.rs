@@ -51,6 +51,7 @@ fn plugin_options(config: &GrpoConfig, stop: &StopFlag) -> PluginOptions {
         retry_secs: config.reward_retry_secs,
         stop: stop.clone(),
         python: config.reward_python.clone(),
+        api_key_file: path(&config.reward_api_key_file),
         judge: JudgeOptions {
             model: config.judge_model.clone(),
             prompt: path(&config.judge_prompt),

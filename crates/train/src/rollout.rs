@@ -280,47 +280,6 @@ pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map
     metrics
 }
 
-/// One line per completion for `rollouts/`, with all that the rewards were told of it, so that it can be scored again.
-pub(crate) fn rollout_rows(
-    groups: &[ScoredGroup],
-    samples: &[Sample],
-    rewards: &RewardSet,
-    step: u64,
-) -> Vec<Value> {
-    let mut rows = Vec::new();
-    for (index, scored) in groups.iter().enumerate() {
-        let sample = &samples[scored.group.sample_index];
-        for (i, completion) in scored.group.completions.iter().enumerate() {
-            let single: Map<String, Value> = rewards
-                .names()
-                .zip(&scored.per_reward)
-                .map(|(name, list)| (name.into(), json!(list[i])))
-                .collect();
-            rows.push(json!({
-                "step": step,
-                "group": index,
-                "completion_index": i,
-                "sample": sample.source.to_string(),
-                "images": sample.images,
-                "image_sizes": scored.group.prompt.images.iter().map(|i| i.original_size).collect::<Vec<_>>(),
-                "input_sizes": scored.group.prompt.images.iter().map(|i| i.input_size).collect::<Vec<_>>(),
-                "image_grid_thw": scored.group.prompt.images.iter().map(|i| i.grid_thw).collect::<Vec<_>>(),
-                "prompt": sample.problem,
-                "solution": sample.solution,
-                "completion": scored.texts[i],
-                "tokens": completion.ids.len(),
-                "finish_reason": completion.finish_reason,
-                "rewards": single,
-                "reward": scored.group.rewards[i],
-                "advantage": scored.group.advantages[i],
-                "accu_reward_method": sample.accu_reward_method,
-                "columns": sample.columns,
-            }));
-        }
-    }
-    rows
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

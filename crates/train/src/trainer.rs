@@ -16,7 +16,7 @@ use torch::OutOfMemory;
 
 use crate::TrainError;
 use crate::bad_step::{Known, NonFinite, number, numbers};
-use crate::grpo::{ClipRange, is_zero_spread};
+use crate::grpo::{ClipRange, STD_EPSILON, is_zero_spread, mean_and_std};
 use crate::held_out;
 use crate::observer::Observer;
 use crate::out_of_memory::{self, attempt};
@@ -25,6 +25,7 @@ use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::reference::Reference;
 use crate::reward_set;
 use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
+use crate::rollout_rows::logged_groups;
 use crate::session::{Dataset, Outcome, Session, Start};
 use crate::settings::Settings;
 
@@ -114,6 +115,7 @@ pub fn train_grpo_with_rewards(
         prompts,
         rewards,
         reference,
+        has_told_small_spread: false,
     };
     stop.begin();
     trainer.train()
@@ -131,6 +133,7 @@ struct Trainer<'a> {
     reference: Option<Reference>,
     sampling: SamplingParams,
     clip: ClipRange,
+    has_told_small_spread: bool,
 }
 
 impl Trainer<'_> {
@@ -217,7 +220,8 @@ impl Trainer<'_> {
             known.extend(batch.known(index + 1)?);
         }
         let (samples, step) = (&self.dataset.samples, self.session.step + 1);
-        let mut rows = rollout::rollout_rows(groups, samples, &self.rewards, step);
+        let logged = logged_groups(groups, samples, &self.rewards, step);
+        let mut rows: Vec<Value> = logged.into_iter().flat_map(|g| g.completions).collect();
         let places = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
         });
@@ -270,14 +274,33 @@ impl Trainer<'_> {
             step,
             ..
         } = scoring;
-        let rows = rollout::rollout_rows(&rollout.groups, samples, rewards, step);
-        self.session.run.log_rollouts(scoring.step, &rows)?;
+        let logged = logged_groups(&rollout.groups, samples, rewards, step);
+        let keep = self.config.rollouts_keep;
+        self.session.run.log_rollouts(step, &logged, keep)?;
+        self.tell_small_spread(&rollout.groups);
         let completions = rollout.groups.iter().map(|scored| &scored.group);
         self.session.try_on(completions.flat_map(|group| {
             let ids = group.completions.iter().map(|c| c.ids.as_slice());
             ids.map(|ids| (&group.prompt, ids))
         }));
         Ok(rollout.groups)
+    }
+
+    /// Rewards that differ by next to nothing are told once: nothing else shows how little they teach.
+    fn tell_small_spread(&mut self, groups: &[ScoredGroup]) {
+        let stds = groups.iter().map(|g| mean_and_std(&g.group.rewards).1);
+        let small = stds.filter(|std| *std > 0.0 && *std < STD_EPSILON);
+        let Some(std) = small.reduce(f64::max) else {
+            return;
+        };
+        if std::mem::replace(&mut self.has_told_small_spread, true) {
+            return;
+        }
+        let step = self.session.step + 1;
+        self.session.say(&format!(
+            "warning: step {step}: the rewards of a group differ by {std:.1e} (their deviation); advantages are divided by \
+             it plus {STD_EPSILON}, so they are near 0 and teach next to nothing\nhint: larger --reward_weights"
+        ));
     }
 
     /// Groups in micro-batches. A group whose rewards are all equal has nothing to say when beta is 0,

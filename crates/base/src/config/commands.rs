@@ -154,8 +154,17 @@ with_reward_fields! {
             html: Option<String> = None,
             /// Rows on that page, chosen evenly.
             html_rows: usize = 200,
+        }
+        "server" {
             /// Score what is posted to this address, `HOST:PORT`, instead of a file.
             serve: Option<String> = None,
+            /// File of the key that callers must send (`Authorization: Bearer KEY`); without it `VLM_R1_API_KEY`,
+            /// else none is needed on this machine.
+            api_key_file: Option<String> = None,
+            /// Let other machines ask without a key.
+            allow_no_key: bool = false,
+            /// Names by which this server may be asked, beside those of this machine and IP addresses; `*`: any.
+            allowed_hosts: Vec<String> = Vec::new(),
         }
         "rewards" {
             /// Folder of the judge's replies, which are not asked for again; without it, none.
@@ -296,6 +305,19 @@ impl Validate for RewardConfig {
             "`output` or `html` beside it",
             "neither",
         )?;
+        let only_of_servers = [
+            ("api_key_file", self.api_key_file.is_some()),
+            ("allow_no_key", self.allow_no_key),
+            ("allowed_hosts", !self.allowed_hosts.is_empty()),
+        ];
+        for (name, is_given) in only_of_servers {
+            demand(
+                self.serve.is_some() || !is_given,
+                name,
+                "no `serve`",
+                "an address to `serve` at beside it",
+            )?;
+        }
         demand(
             self.serve.is_none() || self.image_folder.is_some() || !self.judge_images,
             "judge_images",

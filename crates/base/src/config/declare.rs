@@ -115,6 +115,7 @@ pub trait Validate {
             "reward_workers",
             "reward_timeout_secs",
             "reward_retry_secs",
+            "reward_api_key_file",
             "reward_python",
             "judge_concurrency",
             "judge_max_failed",

@@ -19,6 +19,9 @@ macro_rules! with_reward_fields {
                     reward_timeout_secs: f64 = 60.0,
                     /// Longest wait for a scorer over HTTP or a judge that has answered before and does so no more, s.
                     reward_retry_secs: f64 = 300.0,
+                    /// File of the key that scorers over HTTP are sent (a bearer token); without it
+                    /// `VLM_R1_REWARD_API_KEY`, else none.
+                    reward_api_key_file: Option<String> = None,
                     /// Interpreter of rewards in Python; without it `VLM_R1_PYTHON`, else `python3`.
                     reward_python: Option<String> = None,
                     /// Model of the reward and accuracy method `llm`, at the endpoint of `OPENAI_API_BASE`.

@@ -75,6 +75,10 @@ macro_rules! with_grpo_fields {
                     /// Divides the logits of tokens that are already there.
                     repetition_penalty: f64 = 1.0,
                 }
+                "run" {
+                    /// Steps whose completions stay in full in `rollouts/`, the newest; without it, all.
+                    rollouts_keep: Option<u64> = None,
+                }
                 "machine" {
                     /// Completions sampled at the same time.
                     max_concurrent_completions: usize = 256,
@@ -182,6 +186,7 @@ impl Validate for GrpoConfig {
             0,
             POSITIVE,
         )?;
+        demand(self.rollouts_keep != Some(0), "rollouts_keep", 0, POSITIVE)?;
         validate_filters(self.top_p, self.min_p, self.repetition_penalty)
     }
 }

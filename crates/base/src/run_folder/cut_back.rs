@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::events::{encode, first_message, is_first, records};
 use super::files::{entries, free_name, read_by_product, remove, step_of_name, write_whole};
 use super::pending::take_down;
+use super::rollouts::{INDEX, Rollouts, step_of_file};
 use super::{ALERTS, BAD_STEPS, EVALUATIONS, METRICS, ROLLOUTS, RunError, RunFolder, TENSORBOARD};
 
 impl RunFolder {
@@ -43,6 +44,7 @@ impl RunFolder {
     fn cut_back(&mut self, done: u64, logged: Option<u64>) -> Result<(), RunError> {
         self.metrics = None;
         self.events = None;
+        self.rollouts = Rollouts::default();
         let was_done = |step: u64| step <= done;
         let keeps = |step: u64| logged.is_some_and(|last| step <= last);
         let of_metrics = |line: &[u8]| step_of_metrics(line).map(keeps);
@@ -54,6 +56,9 @@ impl RunFolder {
                 cut_steps(&folder, was_done)?;
             }
         }
+        let of_rollouts = |line: &[u8]| step_of_metrics(line).map(was_done);
+        let index = self.dir.join(ROLLOUTS).join(INDEX);
+        cut_lines(&index, "rollouts", of_rollouts)?;
         let evaluations = self.dir.join(EVALUATIONS);
         if evaluations.exists() {
             cut_evaluations(&evaluations, keeps)?;
@@ -69,8 +74,7 @@ impl RunFolder {
 
 fn cut_steps(folder: &Path, keeps: impl Fn(u64) -> bool) -> Result<(), RunError> {
     for (name, path) in entries(folder)? {
-        let step = name.strip_suffix(".jsonl").and_then(step_of_name);
-        if step.is_some_and(|step| !keeps(step)) {
+        if step_of_file(&name).is_some_and(|step| !keeps(step)) {
             remove(&path)?;
         }
     }

@@ -1,7 +1,7 @@
 //! The run folder: lock, log, metrics, rollouts, event files, checkpoints.
 //!
 //! ```text
-//! config.yaml  env.json  log.txt  metrics.jsonl  rollouts/step_000001.jsonl  tensorboard/
+//! config.yaml  env.json  log.txt  metrics.jsonl  rollouts/step_000001.jsonl  rollouts/index.jsonl  tensorboard/
 //! alerts.jsonl  bad_steps/step_000123.jsonl  eval/step_000100/  checkpoint-100/
 //! ```
 //!
@@ -22,6 +22,7 @@ mod lock;
 mod old;
 mod pending;
 mod result_folder;
+mod rollouts;
 mod stop;
 mod sums;
 mod trainer_state;
@@ -41,14 +42,15 @@ pub use error::{RunError, hint};
 pub use events::{EventFile, Scalar, read_scalars};
 pub use pending::PendingFolder;
 pub use result_folder::{LineFile, ResultFolder};
+pub use rollouts::LoggedGroup;
 pub use stop::StopFlag;
 pub use sums::{FileSum, SUMS, Sums, verify_sums, write_sums};
 
 use files::{
-    append_to, clear_away, io, make_folder, read_if_there, set_aside, step_of_name, sync_file,
-    sync_folder, write_soon, write_whole,
+    append_to, clear_away, io, make_folder, read_if_there, set_aside, step_of_name, write_whole,
 };
 use lock::{Lock, lock};
+use rollouts::{INDEX, Rollouts};
 
 const CONFIG: &str = "config.yaml";
 const ENVIRONMENT: &str = "env.json";
@@ -74,8 +76,7 @@ pub struct RunFolder {
     log_start: u64,
     metrics: Option<File>,
     events: Option<EventFile>,
-    /// Steps whose rollouts may not be on the disk.
-    unsynced: Vec<u64>,
+    rollouts: Rollouts,
 }
 
 impl RunFolder {
@@ -104,7 +105,7 @@ impl RunFolder {
             log_start,
             metrics: None,
             events: None,
-            unsynced: Vec::new(),
+            rollouts: Rollouts::default(),
         };
         run.tell_of_false_checkpoints()?;
         Ok(run)
@@ -195,18 +196,6 @@ impl RunFolder {
         events.write(&scalars)
     }
 
-    /// Writes the completions of a step, one object a line, to `rollouts/step_000001.jsonl`. They are on the disk with
-    /// the next checkpoint.
-    ///
-    /// # Errors
-    /// Where they cannot be written.
-    pub fn log_rollouts(&mut self, step: u64, completions: &[Value]) -> Result<(), RunError> {
-        let path = step_file(&self.dir.join(ROLLOUTS), step);
-        write_soon(&path, lines(completions).as_bytes())?;
-        self.unsynced.push(step);
-        Ok(())
-    }
-
     /// Writes why a step was refused, then its batch, to `bad_steps/step_000001.jsonl`; returns the file.
     ///
     /// # Errors
@@ -231,13 +220,7 @@ impl RunFolder {
         if let Some(events) = &self.events {
             events.sync()?;
         }
-        let rollouts = self.dir.join(ROLLOUTS);
-        for step in &self.unsynced {
-            sync_file(&step_file(&rollouts, *step))?;
-        }
-        sync_folder(&rollouts)?;
-        self.unsynced.clear();
-        Ok(())
+        self.sync_rollouts()
     }
 }
 
@@ -270,7 +253,7 @@ fn open_log(path: &Path) -> Result<(Log, u64), RunError> {
 
 /// Whether a name is one that a run writes beside it.
 fn is_unfinished(name: &str) -> bool {
-    let files = [CONFIG, ENVIRONMENT, METRICS, ALERTS, LOG];
+    let files = [CONFIG, ENVIRONMENT, METRICS, ALERTS, LOG, INDEX];
     files.iter().any(|file| name.starts_with(file))
         || checkpoint::is_name_of_checkpoint(name)
         || step_of_name(name.trim_end_matches(".jsonl")).is_some()

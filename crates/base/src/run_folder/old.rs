@@ -8,6 +8,7 @@ use super::checkpoint::{holds_checkpoint, is_name_of_checkpoint};
 use super::files::{
     append_to, entries, io, read_by_product, rename, step_of_name, sync_folder, write_whole,
 };
+use super::rollouts::{INDEX, Rollouts};
 use super::{
     ALERTS, BAD_STEPS, CONFIG, ENVIRONMENT, EVALUATIONS, LOG, METRICS, ROLLOUTS, RunError,
     RunFolder, TENSORBOARD,
@@ -26,6 +27,7 @@ impl RunFolder {
     pub fn start_over(&mut self) -> Result<(), RunError> {
         self.metrics = None;
         self.events = None;
+        self.rollouts = Rollouts::default();
         let written = self.written()?;
         if written.iter().all(|(_, names)| names.is_empty()) {
             // Settings alone: nothing is lost where they are written anew.
@@ -62,22 +64,27 @@ impl RunFolder {
         };
         let is_checkpoint =
             |name: &str| is_name_of_checkpoint(name) && holds_checkpoint(&self.dir.join(name));
-        let is_lines = |name: &str| {
+        let is_lines = |folder: &str, files: &[&str], name: &str| {
             let ours = |file: &&str| {
                 let more = name.strip_prefix(*file);
                 more.is_some_and(|more| more.is_empty() || more.starts_with(".damaged-"))
             };
-            [METRICS, ALERTS].iter().any(ours)
-                && fs::metadata(self.dir.join(name)).is_ok_and(|file| file.len() > 0)
+            let path = self.dir.join(folder).join(name);
+            files.iter().any(ours) && fs::metadata(path).is_ok_and(|file| file.len() > 0)
         };
         let mut written = vec![(
             "",
-            names("", &|name| is_lines(name) || is_checkpoint(name))?,
+            names("", &|name| {
+                is_lines("", &[METRICS, ALERTS], name) || is_checkpoint(name)
+            })?,
         )];
         let is_of_step = |name: &str| step_of_name(name.trim_end_matches(".jsonl")).is_some();
         for folder in [ROLLOUTS, BAD_STEPS, EVALUATIONS] {
             if self.dir.join(folder).is_dir() {
-                written.push((folder, names(folder, &is_of_step)?));
+                let ours = |name: &str| {
+                    is_of_step(name) || (folder == ROLLOUTS && is_lines(folder, &[INDEX], name))
+                };
+                written.push((folder, names(folder, &ours)?));
             }
         }
         let is_events = |name: &str| name.contains(".vlm-r1.");

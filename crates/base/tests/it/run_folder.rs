@@ -4,7 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use base::run_folder::{EventFile, RunError, RunFolder, Scalar, StopFlag, read_scalars};
+use base::run_folder::{
+    EventFile, LoggedGroup, RunError, RunFolder, Scalar, StopFlag, read_scalars,
+};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -12,16 +14,20 @@ pub(crate) fn metrics(value: Value) -> Map<String, Value> {
     value.as_object().unwrap().clone()
 }
 
+pub(crate) fn group(completions: &[&str]) -> LoggedGroup {
+    let object = |text: &&str| json!({"completion": text});
+    LoggedGroup {
+        completions: completions.iter().map(object).collect(),
+        summary: metrics(json!({"n": completions.len()})),
+    }
+}
+
 pub(crate) fn folder_with_steps(dir: &Path, steps: std::ops::RangeInclusive<u64>) -> RunFolder {
     let mut run = RunFolder::open(dir).unwrap();
     for step in steps {
         let values = json!({"reward": step as f64 / 2.0, "secs": {"total": 1.5}, "note": "x"});
         run.log_step(step, &metrics(values)).unwrap();
-        run.log_rollouts(
-            step,
-            &[json!({"completion": "a"}), json!({"completion": "b"})],
-        )
-        .unwrap();
+        run.log_rollouts(step, &[group(&["a", "b"])], None).unwrap();
     }
     run
 }
@@ -58,9 +64,20 @@ fn rollouts(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir.join("rollouts")).unwrap();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "index.jsonl")
         .collect();
     names.sort();
     names
+}
+
+/// Step, group and offset of each line of the index.
+pub(crate) fn index(dir: &Path) -> Vec<[u64; 3]> {
+    let text = fs::read_to_string(dir.join("rollouts/index.jsonl")).unwrap();
+    let line = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        ["step", "group", "offset"].map(|key| line[key].as_u64().unwrap())
+    };
+    text.lines().map(line).collect()
 }
 
 pub(crate) fn append(path: &Path, bytes: &[u8]) {
@@ -232,7 +249,7 @@ fn a_checkpoint_puts_the_rollouts_before_it_on_the_disk() {
         std::os::unix::fs::symlink("/dev/null", file(step)).unwrap();
     }
     drop(run.begin_checkpoint(3).expect("those were synced before"));
-    run.log_rollouts(4, &[json!({"completion": "c"})]).unwrap();
+    run.log_rollouts(4, &[group(&["c"])], None).unwrap();
     fs::remove_file(file(4)).unwrap();
     std::os::unix::fs::symlink("/dev/null", file(4)).unwrap();
     let error = run.begin_checkpoint(4).unwrap_err();
@@ -349,4 +366,89 @@ fn evaluations_are_whole_and_go_with_the_lines_of_their_steps() {
     assert_eq!(rollouts(dir.path()).len(), 2);
     assert!(points(dir.path()).iter().all(|(_, step, _)| *step == 1));
     assert!(folder(0).exists() && !folder(2).exists());
+}
+
+#[test]
+fn the_index_has_a_line_for_each_group_and_leads_to_its_completions() {
+    let dir = TempDir::new().unwrap();
+    let mut run = RunFolder::open(dir.path()).unwrap();
+    let groups = [group(&["a", "b"]), group(&[]), group(&["cc"])];
+    run.log_rollouts(1, &groups, None).unwrap();
+    run.log_rollouts(2, &[], None).unwrap();
+    run.log_rollouts(3, &groups[..1], None).unwrap();
+    let lines = fs::read_to_string(dir.path().join("rollouts/index.jsonl")).unwrap();
+    assert!(
+        lines.starts_with("{\"step\":1,\"group\":0,\"offset\":0,\"n\":2}\n"),
+        "{lines}"
+    );
+    let index = index(dir.path());
+    assert_eq!(index, [[1, 0, 0], [1, 1, 38], [1, 2, 38], [3, 0, 0]]);
+    let file = fs::read_to_string(dir.path().join("rollouts/step_000001.jsonl")).unwrap();
+    assert_eq!(&file[38..], "{\"completion\":\"cc\"}\n");
+}
+
+/// Neither a line of a step that is done again, nor two of one, nor a part of one.
+#[test]
+fn the_index_goes_back_with_the_run() {
+    for (torn, done) in [
+        ("", 2),
+        ("{\"step\":4,\"gro", 2),
+        ("", 0),
+        ("{\"step\":4}\n", 3),
+    ] {
+        let dir = TempDir::new().unwrap();
+        drop(folder_with_steps(dir.path(), 1..=3));
+        append(&dir.path().join("rollouts/index.jsonl"), torn.as_bytes());
+        let mut run = RunFolder::open(dir.path()).unwrap();
+        run.cut_back_to(done).unwrap();
+        let steps = |dir: &Path| index(dir).iter().map(|line| line[0]).collect::<Vec<_>>();
+        assert_eq!(steps(dir.path()), (1..=done).collect::<Vec<_>>(), "{torn}");
+        for step in done + 1..=4 {
+            run.log_rollouts(step, &[group(&["x"])], None).unwrap();
+        }
+        assert_eq!(steps(dir.path()), [1, 2, 3, 4], "{torn}");
+        // The step is done, and not logged: its rollouts stay.
+        run.cut_back_to_unlogged(4).unwrap();
+        assert_eq!(steps(dir.path()), [1, 2, 3, 4]);
+        drop(run.begin_checkpoint(4).unwrap());
+    }
+    // A run that begins anew has an index of its own.
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("run");
+    let mut run = folder_with_steps(&folder, 1..=3);
+    run.start_over().unwrap();
+    run.log_rollouts(1, &[group(&["x"])], None).unwrap();
+    assert_eq!(index(&folder), [[1, 0, 0]]);
+    assert_eq!(index(&dir.path().join("run.old-1")).len(), 3);
+}
+
+#[test]
+fn few_files_of_rollouts_are_kept_and_all_of_the_index() {
+    let dir = TempDir::new().unwrap();
+    let mut run = folder_with_steps(dir.path(), 1..=5);
+    let log = |run: &mut RunFolder, step, keep| {
+        run.log_rollouts(step, &[group(&["x"])], Some(keep))
+            .unwrap();
+    };
+    let steps = |dir: &Path| -> Vec<u64> {
+        let names = rollouts(dir).into_iter();
+        names.map(|name| name[5..11].parse().unwrap()).collect()
+    };
+    log(&mut run, 6, 100);
+    assert_eq!(steps(dir.path()), [1, 2, 3, 4, 5, 6]);
+    log(&mut run, 7, 3);
+    assert_eq!(steps(dir.path()), [5, 6, 7]);
+    log(&mut run, 8, 3);
+    assert_eq!(steps(dir.path()), [6, 7, 8]);
+    assert_eq!(index(dir.path()).len(), 8);
+    drop(run.begin_checkpoint(8).expect("what is gone is not synced"));
+    // One that goes on with another number, from an earlier step.
+    run.cut_back_to(6).unwrap();
+    assert_eq!(steps(dir.path()), [6]);
+    log(&mut run, 7, 1);
+    assert_eq!(steps(dir.path()), [7]);
+    // A file of another name is nobody's.
+    fs::write(dir.path().join("rollouts/step_1.txt"), "mine").unwrap();
+    log(&mut run, 8, 1);
+    assert_eq!(rollouts(dir.path()), ["step_000008.jsonl", "step_1.txt"]);
 }

@@ -8,7 +8,9 @@ use base::run_folder::RunFolder;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::run_folder::{append, event_files, folder_with_steps, metric_steps, metrics, points};
+use crate::run_folder::{
+    append, event_files, folder_with_steps, group, metric_steps, metrics, points,
+};
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
@@ -98,7 +100,12 @@ fn a_broken_event_costs_no_other() {
 
 #[test]
 fn nothing_in_the_place_of_a_by_product_blocks() {
-    let by_products = ["metrics.jsonl", "alerts.jsonl", "log.txt"];
+    let by_products = [
+        "metrics.jsonl",
+        "alerts.jsonl",
+        "log.txt",
+        "rollouts/index.jsonl",
+    ];
     let folders = ["rollouts", "tensorboard", "bad_steps", "eval"];
     type Put = fn(&Path);
     let kinds: [Put; 5] = [
@@ -116,12 +123,14 @@ fn nothing_in_the_place_of_a_by_product_blocks() {
     for name in by_products.into_iter().chain(folders) {
         for put in kinds {
             let dir = TempDir::new().unwrap();
-            put(&dir.path().join(name));
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            put(&path);
             let mut run = RunFolder::open(dir.path()).unwrap();
             run.is_logged(2).unwrap();
             run.cut_back_to(2).unwrap();
             run.log_step(3, &metrics(json!({"loss": 1.0}))).unwrap();
-            run.log_rollouts(3, &[json!({"completion": "a"})]).unwrap();
+            run.log_rollouts(3, &[group(&["a"])], None).unwrap();
             run.log_bad_step(4, &[json!({"step": 4})]).unwrap();
             run.begin_evaluation(3).unwrap().commit().unwrap();
             run.begin_checkpoint(3).unwrap().commit().unwrap();
@@ -141,7 +150,7 @@ fn nothing_in_the_place_of_a_by_product_blocks() {
     fs::create_dir(dir.path().join("env.json")).unwrap();
     let mut run = RunFolder::open(dir.path()).unwrap();
     run.cut_back_to(3).unwrap();
-    run.log_rollouts(4, &[]).unwrap();
+    run.log_rollouts(4, &[], None).unwrap();
     run.write_env(&json!({})).unwrap();
     assert_eq!(metric_steps(dir.path()), [1, 2, 3]);
 }
@@ -180,7 +189,8 @@ fn a_run_without_a_checkpoint_is_moved_and_not_lost() {
         let old = dir.path().join(format!("out.old-{round}"));
         assert_eq!(metric_steps(&old), [1, 2, 3]);
         assert_eq!(points(&old).len(), 6);
-        assert_eq!(names(&old.join("rollouts")).len(), 3);
+        // And their index.
+        assert_eq!(names(&old.join("rollouts")).len(), 4);
         assert_eq!(read(old.join("config.yaml")), format!("seed: {round}\n"));
         for there in [
             "bad_steps/step_000002.jsonl",

@@ -186,6 +186,24 @@ fn print_disk(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3], size: 
     base::print_data!("\na checkpoint on disk, MiB");
     print_row("the model", &model.map(mebibytes));
     print_row("what going on needs", &state.map(mebibytes));
+    print_rollouts(inputs);
+}
+
+/// What answers take, where all are as long as they may be.
+fn print_rollouts(inputs: &PlanInputs) {
+    let rollouts = inputs.rollouts;
+    let which = match rollouts.steps_kept == inputs.steps {
+        true => format!("all {} steps", inputs.steps),
+        false => format!(
+            "the newest {} of {} steps",
+            rollouts.steps_kept, inputs.steps
+        ),
+    };
+    base::print_data!(
+        "rollouts on disk: at most {} MiB for {which} (4 bytes a token), and {} MiB for their index",
+        mebibytes(rollouts.step * rollouts.steps_kept),
+        mebibytes(rollouts.index)
+    );
 }
 
 /// Bytes of a weight in the files of the model, as its description says.

@@ -31,7 +31,7 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
         "grpo",
         dir.path(),
         "run",
-        "--max_steps 22 --save_steps 10 --save_optimizer_limit 3",
+        "--max_steps 22 --save_steps 10 --save_optimizer_limit 3 --rollouts_keep 3",
     );
     let folder = dir.path().join("run");
     let said = done(&command);
@@ -91,8 +91,38 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
             again.stderr
         );
     }
+    // The files of three steps, and a line of each group of all of them.
+    let mut kept: Vec<String> = fs::read_dir(folder.join("rollouts"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    kept.sort();
+    let files = [20, 21, 22].map(|step| format!("step_{step:06}.jsonl"));
+    assert_eq!(kept[0], "index.jsonl");
+    assert_eq!(kept[1..], files);
+    let index = fs::read_to_string(folder.join("rollouts/index.jsonl")).unwrap();
+    let groups: Vec<(u64, u64)> = index
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let number = |key: &str| line[key].as_u64().unwrap();
+            (number("step"), number("group"))
+        })
+        .collect();
+    let mut expected = groups.clone();
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!(groups, expected, "each once, in order");
+    let mut steps: Vec<u64> = groups.iter().map(|(step, _)| *step).collect();
+    steps.dedup();
+    assert_eq!(steps, (1..=22).collect::<Vec<_>>());
     // The command that the message names says what the rewards read.
     let rollouts = folder.join("rollouts/step_000020.jsonl");
+    let named = format!(
+        "`vlm-r1 reward --input {} --explain true`",
+        rollouts.display()
+    );
+    assert!(said.stderr.contains(&named), "{}", said.stderr);
     let explained = done(&format!(
         "reward --input {} --explain true --reward_method all_match",
         rollouts.display()

@@ -52,6 +52,14 @@ fn memory_time_and_cost_of_three_ways() {
         "{}",
         said.stdout
     );
+    assert!(
+        said.stdout.contains("\nrollouts on disk: at most ")
+            && said
+                .stdout
+                .contains(" MiB for all 10 steps (4 bytes a token), and "),
+        "{}",
+        said.stdout
+    );
     let rows = cells(&said);
     let of = |name: &str| rows[name];
     let [full, frozen, lora] = of("parameters trained");

@@ -48,7 +48,8 @@ impl Server {
     fn ask(&self, head: &str, body: &[u8]) -> (u16, String) {
         let mut stream = self.connect();
         let length = body.len();
-        let head = format!("{head} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        let host = &self.address;
+        let head = format!("{head} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(body).unwrap();
         response(&mut stream)
@@ -191,7 +192,7 @@ fn a_silent_caller_keeps_nobody_waiting() {
     let server = Server::start("--reward_method all_match");
     let mut silent = server.connect();
     silent
-        .write_all(b"POST /score HTTP/1.1\r\ncontent-length: 9\r\n\r\n{")
+        .write_all(b"POST /score HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{")
         .unwrap();
     let speechless = server.connect();
     let request = json!({"rows": [row(GOOD)]});
@@ -199,6 +200,132 @@ fn a_silent_caller_keeps_nobody_waiting() {
     // The one that said nothing at all is sent away.
     let mut stream = speechless;
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+/// The bounds themselves are tested where they are, in the crate `web`.
+#[test]
+fn callers_who_never_end_starve_nobody() {
+    let server = Server::start("--reward_method all_match");
+    let half: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(b"POST /score HTTP/1.1\r\n").unwrap();
+            stream
+        })
+        .collect();
+    // Their answers are longer than what the system keeps for them.
+    let long = row(&"x".repeat(12 << 20)).to_string();
+    let deaf: Vec<TcpStream> = (0..32)
+        .map(|_| {
+            let mut stream = server.connect();
+            let length = long.len();
+            let head = format!(
+                "POST /rows HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(long.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let request = json!({"rows": [row(GOOD)]});
+    assert_eq!(
+        server.post("/score", &request),
+        (200, json!({"scores": [2.0]}))
+    );
+    drop((half, deaf));
+}
+
+#[test]
+fn names_and_keys_are_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let key = dir.path().join("key");
+    fs::write(&key, "correct-horse-battery\n").unwrap();
+    let server = Server::start(&format!(
+        "--reward_method all_match --allowed_hosts scorer --api_key_file {}",
+        key.display()
+    ));
+    let said = |host: &str, more: &str| {
+        let mut stream = server.connect();
+        let head = format!("GET / HTTP/1.1\r\nhost: {host}\r\n{more}\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        response(&mut stream)
+    };
+    let with_key = "authorization: Bearer correct-horse-battery\r\n";
+    assert_eq!(said("scorer:1", with_key).0, 200);
+    let (status, text) = said("evil.example", with_key);
+    assert_eq!(status, 403, "{text}");
+    assert!(text.contains("--allowed_hosts evil.example"), "{text}");
+    assert_eq!(said("scorer", "").0, 401);
+    assert_eq!(server.ask("POST /score", b"{\"rows\": []}").0, 401);
+
+    // The other side sends it.
+    let input = dir.path().join("rows.jsonl");
+    fs::write(&input, format!("{}\n", row(GOOD))).unwrap();
+    let asking = format!(
+        "reward --input {} --reward_funcs http://{}/score",
+        input.display(),
+        server.address
+    );
+    let refused = say(&asking);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("status 401"), "{}", refused.stderr);
+    let scored = say(&format!("{asking} --reward_api_key_file {}", key.display()));
+    assert_eq!(scored.code, Some(0), "{}", scored.stderr);
+    for text in [&refused.stderr, &scored.stderr, &scored.stdout] {
+        assert!(!text.contains("correct-horse"), "{text}");
+    }
+}
+
+#[test]
+fn other_machines_are_served_with_a_key_or_on_purpose() {
+    let said = say("reward --serve 0.0.0.0:0 --reward_funcs format");
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(
+        said.stderr
+            .contains("is open to other machines, and there is no key\nhint: --api_key_file FILE"),
+        "{}",
+        said.stderr
+    );
+    let mut child = command()
+        .args(["reward", "--serve", "0.0.0.0:0", "--reward_funcs", "format"])
+        .args(["--allow_no_key", "true"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let second = lines.next().unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(first.starts_with("serving on http://0.0.0.0:"), "{first}");
+    assert_eq!(second, "warning: other machines may ask, without a key");
+}
+
+#[test]
+fn a_proxy_is_named_without_its_password() {
+    let dir = TempDir::new().unwrap();
+    let input = dir.path().join("rows.jsonl");
+    fs::write(&input, format!("{}\n", row(GOOD))).unwrap();
+    let ask = |url: &str| {
+        let output = command()
+            .args(["reward", "--reward_timeout_secs", "0.2", "--input"])
+            .arg(&input)
+            .args(["--reward_funcs", url])
+            .env("HTTP_PROXY", "http://user:secret@127.0.0.1:9")
+            .env_remove("NO_PROXY")
+            .env_remove("no_proxy")
+            .output()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = ask("http://scorer.invalid/score");
+    assert!(
+        text.contains("asked by the proxy `127.0.0.1:9` of the environment"),
+        "{text}"
+    );
+    assert!(!text.contains("secret"), "{text}");
+    let text = ask("http://127.0.0.1:9/score");
+    assert!(!text.contains("proxy"), "{text}");
 }
 
 #[test]
@@ -290,6 +417,18 @@ fn file_and_server_exclude_each_other() {
         ("", "`input`: got nothing"),
         ("--input a --serve b", "both `input` and `serve`"),
         (
+            "--input a --allow_no_key true",
+            "`allow_no_key`: got no `serve`",
+        ),
+        (
+            "--input a --api_key_file b",
+            "`api_key_file`: got no `serve`",
+        ),
+        (
+            "--input a --allowed_hosts b",
+            "`allowed_hosts`: got no `serve`",
+        ),
+        (
             "--serve 127.0.0.1:0 --output a",
             "`output` or `html` beside it",
         ),
@@ -298,6 +437,14 @@ fn file_and_server_exclude_each_other() {
         assert_eq!(said.code, Some(2), "{}", said.stderr);
         assert!(said.stderr.contains(cause), "{}", said.stderr);
     }
+    let said = say("reward --serve 127.0.0.1:0 --allowed_hosts http://a");
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr
+            .contains("allowed hosts: got `http://a`, expected a name"),
+        "{}",
+        said.stderr
+    );
     let said = say("reward --serve nowhere");
     assert_eq!(said.code, Some(1));
     assert!(

@@ -421,5 +421,97 @@ fn rollouts_score_again_as_they_did() {
                 assert_eq!(was["reward"], now["reward"]);
             }
         }
+        holds_index(&dir.path().join(run));
     }
+}
+
+/// Each line leads to the completions of its group, and says of them what they say.
+fn holds_index(run: &Path) {
+    let text = fs::read_to_string(run.join("rollouts/index.jsonl")).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2 * 2, "two groups of three a step");
+    for (number, line) in lines.iter().enumerate() {
+        let (step, group) = (number / 2 + 1, number % 2);
+        assert_eq!(line["step"], step, "{line}");
+        assert_eq!(line["group"], group, "{line}");
+        let file = fs::read_to_string(run.join(format!("rollouts/step_{step:06}.jsonl"))).unwrap();
+        let offset = line["offset"].as_u64().unwrap() as usize;
+        let rows: Vec<Value> = file[offset..]
+            .lines()
+            .take(3)
+            .map(|row| serde_json::from_str(row).unwrap())
+            .collect();
+        let of =
+            |key: &str| -> Vec<f64> { rows.iter().map(|row| row[key].as_f64().unwrap()).collect() };
+        assert!(
+            rows.iter()
+                .all(|row| row["group"] == group && row["sample"] == line["sample"])
+        );
+        assert_eq!(rows[0]["completion_index"], 0);
+        let (rewards, tokens) = (of("reward"), of("tokens"));
+        let near = |key: &str, expected: f64| {
+            let got = line[key].as_f64().unwrap();
+            assert!(
+                (got - expected).abs() <= 1e-12 * expected.abs().max(1.0),
+                "{key}: {line}"
+            );
+        };
+        near("n", 3.0);
+        near("reward_mean", rewards.iter().sum::<f64>() / 3.0);
+        near("min", rewards.iter().copied().fold(f64::INFINITY, f64::min));
+        near(
+            "max",
+            rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        );
+        near("tokens_mean", tokens.iter().sum::<f64>() / 3.0);
+        let cut_off = rows.iter().filter(|row| row["finish_reason"] == "length");
+        near("cut_off", cut_off.count() as f64);
+        assert_eq!(
+            line["zero_spread"],
+            rewards.iter().all(|reward| *reward == rewards[0])
+        );
+        assert!(line["reward_std"].as_f64().unwrap() >= 0.0);
+    }
+}
+
+#[test]
+fn a_password_in_an_address_reaches_no_file() {
+    let dir = TempDir::new().unwrap();
+    let more = "--reward_funcs http://user:hunter2@127.0.0.1:9/score?key=hunter2";
+    let said = say(&line("grpo", dir.path(), "run", more));
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let expected = "reward `http://127.0.0.1:9/score`: passwords in an address are not sent";
+    assert!(said.stderr.contains(expected), "{}", said.stderr);
+    assert!(!said.stderr.contains("hunter2"), "{}", said.stderr);
+    assert!(!dir.path().join("run/config.yaml").exists());
+}
+
+/// Neither fails in a step; both would teach nothing.
+#[test]
+fn rewards_far_too_small_or_too_large_are_said() {
+    let dir = TempDir::new().unwrap();
+    let python = dir.path().join("mine.py");
+    let text = "def small(completions):\n    return [i * 1e-7 for i, _ in enumerate(completions)]\n\
+                def large(completions):\n    return [i * 1e308 for i, _ in enumerate(completions)][:1] + [1e308] * (len(completions) - 1)\n";
+    fs::write(&python, text).unwrap();
+    let run = |name: &str| {
+        let more = format!("--max_steps 2 --reward_funcs {}:{name}", python.display());
+        say(&line("grpo", dir.path(), name, &more))
+    };
+    let said = run("small");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let warning = "warning: step 1: the rewards of a group differ by 1.0e-7 (their deviation)";
+    assert_eq!(said.stderr.matches(warning).count(), 1, "{}", said.stderr);
+    assert_eq!(said.stderr.matches("teach next to nothing").count(), 1);
+    let said = run("large");
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(
+        said.stderr
+            .contains("got 1e308, expected at most 1e50 in size"),
+        "{}",
+        said.stderr
+    );
 }

@@ -10,24 +10,27 @@
 //! All are asked in batches, by the messages of [`protocol`]; `docs/rewards.md` shows each from the
 //! user's side.
 
-mod cache;
+mod client;
 mod http;
 mod judge;
+mod keys;
 mod patience;
 mod process;
 mod protocol;
-mod tally;
+mod watchdog;
 mod worker;
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use base::config::RewardBatch;
 use base::run_folder::StopFlag;
 use http::HttpReward;
+pub use judge::JudgeOptions;
 use judge::JudgeReward;
-pub use judge::{ApiKey, JudgeOptions};
 pub(crate) use judge::{JudgedAccuracy, NAME as JUDGE};
+pub use keys::ApiKey;
 use process::ProcessReward;
 use protocol::Refusal;
 
@@ -49,6 +52,8 @@ pub struct PluginOptions {
     pub stop: StopFlag,
     /// The Python interpreter; without it `VLM_R1_PYTHON` of the environment, else `python3`.
     pub python: Option<String>,
+    /// File of the key that rewards over HTTP are sent; without it `VLM_R1_REWARD_API_KEY` of the environment, else none.
+    pub api_key_file: Option<PathBuf>,
     /// The language model that judges.
     pub judge: JudgeOptions,
 }
@@ -62,6 +67,7 @@ impl Default for PluginOptions {
             retry_secs: 300.0,
             stop: StopFlag::new(),
             python: None,
+            api_key_file: None,
             judge: JudgeOptions::default(),
         }
     }

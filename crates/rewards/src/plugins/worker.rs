@@ -10,6 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::watchdog;
+
 /// Longest answer that is read, bytes.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 /// Lines of stderr that are shown for one request, and kept for messages.
@@ -35,10 +39,10 @@ pub(super) enum Broken {
     Unreadable(io::Error),
 }
 
-/// A process with its pipes. Dropping it kills it and what it started.
+/// A process with its pipes. Dropping it kills it and what it started; so does the end of this process, however it comes.
 pub(super) struct Worker {
     child: Child,
-    ended: bool,
+    is_gone: bool,
     requests: Sender<Vec<u8>>,
     answers: Receiver<io::Result<String>>,
     stderr: Arc<Stderr>,
@@ -68,9 +72,9 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut builder, 0);
         let mut child = builder.spawn()?;
+        watchdog::watch(Pid::from_child(&child));
         let missing = || io::Error::other("the process has no pipe");
         let stdin = child.stdin.take().ok_or_else(missing)?;
         let stdout = child.stdout.take().ok_or_else(missing)?;
@@ -88,7 +92,7 @@ impl Worker {
         thread::spawn(move || shared.read(pipe));
         Ok(Self {
             child,
-            ended: false,
+            is_gone: false,
             requests,
             answers,
             stderr,
@@ -130,7 +134,8 @@ impl Worker {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
-                    self.ended = true;
+                    // What it started is of no use without it.
+                    self.kill();
                     return Broken::Ended(Some(status));
                 }
                 Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
@@ -152,19 +157,17 @@ impl Worker {
     }
 
     fn kill(&mut self) {
-        if self.ended {
+        if self.is_gone {
             return;
         }
-        self.ended = true;
-        #[cfg(unix)]
-        {
-            // What a shell started would hold the pipes open. An error means that it is gone.
-            let group = rustix::process::Pid::from_child(&self.child);
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
+        self.is_gone = true;
+        let group = Pid::from_child(&self.child);
+        // What a shell started would hold the pipes open. An error means that all are gone.
+        let _ = kill_process_group(group, Signal::KILL);
         // Both fail only where the process has ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        watchdog::forget(group);
     }
 }
 

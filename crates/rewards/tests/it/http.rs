@@ -395,7 +395,8 @@ fn a_server_that_does_not_answer_times_out() {
     };
     let text = score(&url, plugins, 1).expect_err("no answer").to_string();
     assert!(
-        text.contains("timeout") && text.ends_with("5 times"),
+        text.contains("no whole answer in 0.2 s (--reward_timeout_secs)")
+            && text.ends_with("5 times"),
         "{text}"
     );
 }
@@ -409,5 +410,13 @@ fn addresses_that_are_none_are_errors_at_once() {
             .to_string()
     };
     assert_eq!(says("http://"), "reward `http://`: not an address");
-    assert!(says("http://user:word@host/x").contains("passwords in an address"));
+    for url in [
+        "http://user:word@host/x?key=word",
+        "http://word@host",
+        "https://a:word@b:word@host/x",
+    ] {
+        let text = says(url);
+        assert!(text.contains("passwords in an address"), "{text}");
+        assert!(!text.contains("word@") && !text.contains("key="), "{text}");
+    }
 }

@@ -11,10 +11,12 @@ mod hostile;
 mod http;
 mod judge;
 mod maths;
+mod orphans;
 mod plugins;
 mod registry;
 mod stream;
 mod units;
+mod untrusted;
 mod vlm_r1;
 
 use rewards::{

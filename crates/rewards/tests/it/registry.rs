@@ -245,6 +245,22 @@ fn rewards_not_finite_or_too_few_are_errors() {
         error.to_string(),
         "reward `fixed`, row 1: got inf, expected a finite number"
     );
+    for large in [1e308, -1e308, f64::MAX, 1.1e50] {
+        let error = fixed(&[Some(1.0), Some(large)], 2).expect_err("too large");
+        let expected = format!(
+            "reward `fixed`, row 1: got {large:e}, expected at most 1e50 in size, as the advantages square it"
+        );
+        assert_eq!((error.to_string(), error.row()), (expected, Some(1)));
+        let rewards: Vec<Box<dyn Reward>> = vec![Box::new(Fixed("mine", Vec::new()))];
+        let error = RewardSet::new(rewards, Some(&[large]))
+            .err()
+            .expect("too large");
+        assert!(
+            error.to_string().contains("at most 1e50 in size"),
+            "{error}"
+        );
+    }
+    assert_eq!(fixed(&[Some(1e50), Some(-1e50)], 2), Ok(vec![1e50, -1e50]));
     assert!(matches!(
         fixed(&[Some(1.0)], 2),
         Err(RewardError::ScoreCount {

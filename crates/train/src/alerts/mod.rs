@@ -8,6 +8,7 @@ mod rules;
 mod telling;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use base::run_folder::{RunError, RunFolder};
 use serde_json::{Map, Value, json};
@@ -70,6 +71,8 @@ pub struct Alerts {
     since_start: [(Tally, u64); RULES.len()],
     active: [Option<Active>; RULES.len()],
     learnt: Learnt,
+    /// The run's folder.
+    run: PathBuf,
 }
 
 impl Alerts {
@@ -78,7 +81,10 @@ impl Alerts {
     /// # Errors
     /// Where the run's files cannot be read.
     pub fn of_run(run: &RunFolder) -> Result<Self, RunError> {
-        let mut alerts = Self::default();
+        let mut alerts = Self {
+            run: run.path().to_owned(),
+            ..Self::default()
+        };
         run.each_step(|metrics| {
             let step = metrics.get("step").and_then(Value::as_u64);
             alerts.count(step.unwrap_or_default(), &metrics);
@@ -158,7 +164,13 @@ impl Alerts {
         let steps: &[Step] = self.window.make_contiguous();
         let mut alerts = Vec::new();
         for (index, rule) in RULES.iter().enumerate() {
-            let found = find(rule, index, steps, self.since_start[index]);
+            let (tally, num_steps) = find(rule, index, steps, self.since_start[index]);
+            let found = Found {
+                tally,
+                steps,
+                num_steps,
+                run: &self.run,
+            };
             let Some(share) = found.tally.share() else {
                 continue;
             };
@@ -182,21 +194,17 @@ impl Alerts {
     }
 }
 
-/// What a rule counts in the steps that it looks at.
-fn find<'a>(rule: &Rule, index: usize, steps: &'a [Step], all: (Tally, u64)) -> Found<'a> {
+/// What a rule counts in the steps that it looks at, and how many these are.
+fn find(rule: &Rule, index: usize, steps: &[Step], all: (Tally, u64)) -> (Tally, u64) {
+    if rule.since_start {
+        return all;
+    }
     let (mut tally, mut num_steps) = (Tally::default(), 0);
     for new in steps.iter().filter_map(|step| step.tallies[index]) {
         tally.add(new);
         num_steps += 1;
     }
-    if rule.since_start {
-        (tally, num_steps) = all;
-    }
-    Found {
-        tally,
-        steps,
-        num_steps,
-    }
+    (tally, num_steps)
 }
 
 fn tell(rule: &Rule, step: u64, found: &Found<'_>, share: f64, is_on: bool) -> Alert {

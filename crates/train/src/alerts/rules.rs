@@ -1,5 +1,7 @@
 //! The rules: a table of thresholds, and for each rule what it counts and what it says.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 /// Steps that a rule looks back on, and the fewest that it speaks about before the run ends.
@@ -31,8 +33,8 @@ pub(super) struct Step {
     pub step: u64,
     /// Mean of the weighted sum.
     pub reward: Option<f64>,
-    /// Mean of each reward.
-    pub rewards: Vec<(String, f64)>,
+    /// Mean of each reward; none where it gave no completion a score.
+    pub rewards: Vec<(String, Option<f64>)>,
     /// What each rule counts, in the order of [`RULES`]; none where the metrics do not say.
     pub tallies: [Option<Tally>; RULES.len()],
 }
@@ -43,8 +45,8 @@ impl Step {
         let mean = |(name, value): (&String, &Value)| {
             let name = name.strip_prefix("rewards/")?;
             // Counters of a reward have a further `/`.
-            let mean = value.as_f64().filter(|_| !name.contains('/'))?;
-            Some((name.to_owned(), mean))
+            let is_mean = !name.contains('/') && (value.is_number() || value.is_null());
+            is_mean.then(|| (name.to_owned(), value.as_f64()))
         };
         let count = |name: &str| metrics.get(name).and_then(Value::as_u64);
         Self {
@@ -66,6 +68,8 @@ pub(super) struct Found<'a> {
     pub steps: &'a [Step],
     /// How many there are.
     pub num_steps: u64,
+    /// The run's folder, as the user named it.
+    pub run: &'a Path,
 }
 
 impl Found<'_> {
@@ -74,18 +78,34 @@ impl Found<'_> {
         mean(self.steps.iter().filter_map(|step| step.reward))
     }
 
-    /// Mean of each reward over the newest steps, in the order of the metrics.
-    fn rewards(&self) -> Vec<(&str, f64)> {
+    /// The rewards by name, in the order of the metrics.
+    fn names(&self) -> impl Iterator<Item = &str> {
         let last = self.steps.last().map_or(&[][..], |step| &step.rewards);
+        last.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Mean of each reward over the newest steps, of those that gave any score.
+    fn rewards(&self) -> Vec<(&str, f64)> {
         let of = |name: &str| {
             let all = self.steps.iter().flat_map(|step| &step.rewards);
             mean(
                 all.filter(|(other, _)| other == name)
-                    .map(|(_, mean)| *mean),
+                    .filter_map(|(_, mean)| *mean),
             )
         };
-        last.iter()
-            .filter_map(|(name, _)| Some((name.as_str(), of(name)?)))
+        self.names()
+            .filter_map(|name| Some((name, of(name)?)))
+            .collect()
+    }
+
+    /// The rewards that said of every completion that they do not apply; none where nothing was sampled.
+    fn silent(&self) -> Vec<&str> {
+        if self.reward().is_none() {
+            return Vec::new();
+        }
+        let heard = self.rewards();
+        self.names()
+            .filter(|name| heard.iter().all(|(other, _)| other != name))
             .collect()
     }
 
@@ -103,9 +123,14 @@ impl Found<'_> {
     /// A rollouts file to look at.
     fn rollouts(&self) -> String {
         let step = self.steps.last().map_or(0, |step| step.step);
-        format!(
-            "`vlm-r1 reward --input rollouts/step_{step:06}.jsonl --explain true` with the run's rewards"
-        )
+        let file = self.run.join(format!("rollouts/step_{step:06}.jsonl"));
+        let file = file.display().to_string();
+        let file = match file.contains(|c: char| !c.is_ascii_alphanumeric() && !"/._-+".contains(c))
+        {
+            true => format!("'{}'", file.replace('\'', r"'\''")),
+            false => file,
+        };
+        format!("`vlm-r1 reward --input {file} --explain true` with the run's rewards")
     }
 }
 
@@ -177,7 +202,19 @@ pub(super) const RULES: [Rule; 4] = [
 /// How far a mean reward may be from 0 or 1 for all answers to be called wrong or right.
 const ALIKE: f64 = 0.1;
 
+/// What rewards that give no score mean, and what to do about them.
+const SILENT: &str = "None says that a reward does not apply to a row, and counts as 0";
+
 fn no_signal(found: &Found<'_>) -> String {
+    let silent = found.silent();
+    if !silent.is_empty() && silent.len() == found.names().count() {
+        return format!(
+            "groups whose rewards are all equal: {}; no reward gave a score, {} returned None for every completion: {SILENT}, so nothing is learnt\nhint: {}",
+            found.counted(),
+            silent.join(", "),
+            unasked(found),
+        );
+    }
     let mut means = found.rewards();
     if means.is_empty() {
         means.extend(found.reward().map(|mean| ("reward", mean)));
@@ -196,6 +233,11 @@ fn no_signal(found: &Found<'_>) -> String {
     let means: Vec<String> = means
         .iter()
         .map(|(name, mean)| format!("{name} {mean:.4}"))
+        .chain(
+            silent
+                .iter()
+                .map(|name| format!("{name} None for every completion")),
+        )
         .collect();
     format!(
         "groups whose rewards are all equal: {}; they have no advantages, so nothing is learnt from them: {which}, mean {}\nhint: {hint}",
@@ -211,7 +253,23 @@ fn cut_off(found: &Found<'_>) -> String {
     )
 }
 
+fn unasked(found: &Found<'_>) -> String {
+    format!(
+        "what it asks of a row before it scores (a column, an accuracy method, a form of the solution); {}, and see the columns of its rows",
+        found.rollouts()
+    )
+}
+
 fn reward_zero(found: &Found<'_>) -> String {
+    let silent = found.silent();
+    if !silent.is_empty() && silent.len() == found.names().count() {
+        return format!(
+            "no reward gave any completion a score: {}; {} returned None for each: {SILENT}\nhint: {}",
+            found.counted(),
+            silent.join(", "),
+            unasked(found),
+        );
+    }
     format!(
         "every reward of every completion is 0 since the start: {}; either no answer is right or the rewards do not fit the data\nhint: what the rewards read of the answers says {}; compare --reward_funcs, --task_type and --is_reward_customized_from_vlm_module with the form of the solutions, or take easier data",
         found.counted(),

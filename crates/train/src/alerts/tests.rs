@@ -156,11 +156,14 @@ fn a_run_that_goes_on_has_the_alerts_of_one_that_was_not_stopped() {
         30..60 => step(0, 0, 3, 0.5),
         _ => step(4, 0, 0, 1.0),
     };
-    let mut whole = Alerts::default();
-    let all: Vec<Alert> = (1..=90).flat_map(|n| whole.observe(n, &of(n))).collect();
-    assert_eq!(all.len(), 9, "{:?}", told(&all));
     for stop in [1, 19, 20, 25, 30, 40, 70, 89] {
         let folder = dir.path().join(stop.to_string());
+        let mut whole = Alerts {
+            run: folder.clone(),
+            ..Alerts::default()
+        };
+        let all: Vec<Alert> = (1..=90).flat_map(|n| whole.observe(n, &of(n))).collect();
+        assert_eq!(all.len(), 9, "{:?}", told(&all));
         let mut run = RunFolder::open(&folder).unwrap();
         let mut alerts = Alerts::of_run(&run).unwrap();
         for n in 1..=stop + 3 {
@@ -209,4 +212,69 @@ fn the_end_says_what_was_learnt() {
     );
     assert_eq!(text(1, "reward"), "reward 0.0100 in step 1");
     assert_eq!(text(0, "reward"), "");
+}
+
+/// None is no wrong answer.
+#[test]
+fn a_reward_that_gives_no_score_is_not_called_wrong() {
+    let silent = |zero_spread, zero| {
+        let mut step = step(zero_spread, 0, zero, 0.0);
+        step.insert("rewards/accuracy".into(), Value::Null);
+        step
+    };
+    let alerts = run(20, &silent(4, 16));
+    assert_eq!(told(&alerts), ["+no_signal 20", "+reward_zero 20"]);
+    for alert in &alerts {
+        let text = &alert.message;
+        assert!(text.contains("accuracy returned None for"), "{text}");
+        assert!(
+            !text.contains("wrong") && !text.contains("easier data"),
+            "{text}"
+        );
+    }
+    // One of two: the other is what is all wrong.
+    let mut half = silent(4, 16);
+    half.insert("rewards/format".into(), json!(0.0));
+    let text = &run(20, &half)[0].message;
+    assert!(
+        text.contains("all wrong, mean format 0.0000, accuracy None for every completion"),
+        "{text}"
+    );
+    // One that gave a score once in the window is heard.
+    let mut alerts = Alerts::default();
+    feed(&mut alerts, 1..=1, &step(4, 0, 16, 0.0));
+    let told = feed(&mut alerts, 2..=20, &silent(4, 16));
+    assert!(
+        told[0].message.contains("all wrong, mean accuracy 0.0000"),
+        "{}",
+        told[0].message
+    );
+}
+
+#[test]
+fn a_message_names_the_file_to_look_at_as_a_shell_takes_it() {
+    for (folder, named) in [
+        (
+            "out/run-1",
+            "--input out/run-1/rollouts/step_000020.jsonl --explain",
+        ),
+        (
+            "out/my run",
+            "--input 'out/my run/rollouts/step_000020.jsonl' --explain",
+        ),
+        (
+            "it's",
+            "--input 'it'\\''s/rollouts/step_000020.jsonl' --explain",
+        ),
+    ] {
+        let mut alerts = Alerts {
+            run: folder.into(),
+            ..Alerts::default()
+        };
+        let told = feed(&mut alerts, 1..=20, &step(4, 0, 16, 0.0));
+        assert_eq!(told.len(), 2);
+        for alert in told {
+            assert!(alert.message.contains(named), "{}", alert.message);
+        }
+    }
 }

@@ -9,12 +9,17 @@ use tch::Device;
 
 use super::{Choice, Load, Probe, Shape, Trained, Work};
 use crate::TrainError;
+use crate::rollout_rows::empty_row_bytes;
 use crate::session::Dataset;
 use crate::settings::Settings;
 use crate::trainer::bad_row;
 
 /// Rows that are looked at.
 const SAMPLED_ROWS: usize = 32;
+/// Of a token in a text, on the whole.
+const TOKEN_BYTES: u64 = 4;
+/// Of a line of the rollouts' index.
+const INDEX_LINE_BYTES: u64 = 250;
 
 /// A run in numbers.
 #[derive(Clone, Debug)]
@@ -41,10 +46,23 @@ pub struct PlanInputs {
     pub iterations: u64,
     /// Steps of the run.
     pub steps: u64,
+    /// What `rollouts/` takes.
+    pub rollouts: RolloutBytes,
     /// Where.
     pub device: Device,
     /// Rows looked at.
     pub rows: usize,
+}
+
+/// The size of rollouts on disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RolloutBytes {
+    /// Files of a step whose answers are all as long as they may be.
+    pub step: u64,
+    /// Steps whose files stay.
+    pub steps_kept: u64,
+    /// The index of the whole run.
+    pub index: u64,
 }
 
 /// Reads settings, `config.json`, and up to 32 rows spread over the data, with their images.
@@ -63,7 +81,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let model = Config::read_with_weights(model_dir)?;
     let shape = Shape::from(&model);
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
-    let seen = Seen::of(&dataset, &settings)?;
+    let seen = Seen::of(&dataset, &settings, &config.reward_funcs)?;
     let generations = config.num_generations as u64;
     let group = if config.share_prompt { generations } else { 1 };
     let prompts = (settings.micro_batch * settings.accumulation).div_ceil(config.num_generations);
@@ -83,6 +101,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let micro_batch = micro_batch(&step, (generations, group), &settings);
     let at_once = in_step.min(config.max_concurrent_completions as u64);
     let accumulates = micro_batch.completions < in_step;
+    let steps = settings.total_steps(order.steps_per_epoch());
     Ok(PlanInputs {
         choice: Choice {
             accumulates,
@@ -97,7 +116,8 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         mean_step: with_answers(seen.mean, in_step),
         group,
         iterations: config.num_iterations as u64,
-        steps: settings.total_steps(order.steps_per_epoch()),
+        rollouts: rollout_bytes(config, &seen, steps, prompts as u64),
+        steps,
         device: settings.load.device,
         rows: seen.rows,
         config: model,
@@ -157,18 +177,30 @@ fn feature_bytes(shape: &Shape, seen: &Seen, dataset: &Dataset, config: &GrpoCon
     all.min(config.feature_cache_bytes as u64)
 }
 
+fn rollout_bytes(config: &GrpoConfig, seen: &Seen, steps: u64, prompts: u64) -> RolloutBytes {
+    let text = config.max_completion_length as u64 * TOKEN_BYTES;
+    RolloutBytes {
+        step: prompts * config.num_generations as u64 * (seen.row_bytes + text),
+        steps_kept: config.rollouts_keep.map_or(steps, |keep| keep.min(steps)),
+        index: steps * prompts * INDEX_LINE_BYTES,
+    }
+}
+
 /// What the rows looked at are like: tokens and patches of a prompt.
 struct Seen {
+    /// Of a completion in `rollouts/` without its text, by the mean.
+    row_bytes: u64,
     most: (u64, u64),
     mean: (u64, u64),
     rows: usize,
 }
 
 impl Seen {
-    fn of(dataset: &Dataset, settings: &Settings) -> Result<Self, TrainError> {
+    fn of(dataset: &Dataset, settings: &Settings, rewards: &[String]) -> Result<Self, TrainError> {
         let cache = ImageCache::new(0);
         let stride = dataset.samples.len().div_ceil(SAMPLED_ROWS).max(1);
         let (mut most, mut sum, mut rows, mut skipped) = ((0, 0), (0, 0), 0, 0);
+        let mut bytes = 0;
         for sample in dataset.samples.iter().step_by(stride) {
             let prompt = match load_prompt(sample, &dataset.processor, &settings.template, &cache) {
                 Ok(prompt) => prompt,
@@ -185,6 +217,7 @@ impl Seen {
                 .sum::<u64>();
             most = (tokens.max(most.0), patches.max(most.1));
             sum = (sum.0 + tokens, sum.1 + patches);
+            bytes += empty_row_bytes(sample, &prompt.images, rewards) as u64;
             rows += 1;
         }
         if rows == 0 {
@@ -192,6 +225,7 @@ impl Seen {
         }
         let mean = |sum: u64| sum.div_ceil(rows as u64);
         Ok(Seen {
+            row_bytes: mean(bytes),
             most,
             mean: (mean(sum.0), mean(sum.1)),
             rows,
@@ -268,6 +302,16 @@ mod tests {
         assert_eq!(
             inputs(|c| c.feature_cache_bytes = 7).choice.feature_cache,
             7
+        );
+        // 20 answers of 16 tokens, each in a row with its question, picture and columns.
+        let rollouts = plan.rollouts;
+        assert_eq!(rollouts.steps_kept, plan.steps);
+        let row = rollouts.step / 20 - 16 * 4;
+        assert!((500..1500).contains(&row), "{row}");
+        let few = inputs(|c| c.rollouts_keep = Some(1)).rollouts;
+        assert_eq!(
+            (few.step, few.steps_kept, few.index),
+            (rollouts.step, 1, rollouts.index)
         );
         let one_batch = inputs(|c| c.gradient_accumulation_steps = 1);
         assert_eq!(sizes(one_batch.step), (3, 12));

@@ -12,7 +12,7 @@ mod shape;
 mod time;
 
 pub use costs::{Costs, Line, Passes, Tower};
-pub use inputs::{PlanInputs, plan_inputs};
+pub use inputs::{PlanInputs, RolloutBytes, plan_inputs};
 pub use probe::Probe;
 pub use shape::{Counts, Shape};
 pub use time::{Work, step_secs};

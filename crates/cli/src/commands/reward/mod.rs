@@ -38,7 +38,7 @@ pub fn reward(config: &RewardConfig) -> Result<()> {
         (None, Some(address)) => {
             let folder = given.map(PathBuf::from);
             let scorer = Scorer::new(config, folder, &stop)?;
-            serve::serve(address, scorer, config.explain, &stop)
+            serve::serve(config, address, scorer, &stop)
         }
         // Such a configuration is refused when it is read.
         (None, None) => Ok(()),

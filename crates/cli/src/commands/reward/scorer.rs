@@ -185,6 +185,7 @@ fn options(config: &RewardConfig, stop: &StopFlag) -> RewardOptions {
             retry_secs: config.reward_retry_secs,
             stop: stop.clone(),
             python: config.reward_python.clone(),
+            api_key_file: config.reward_api_key_file.clone().map(PathBuf::from),
             judge: JudgeOptions {
                 model: config.judge_model.clone(),
                 prompt: config.judge_prompt.clone().map(PathBuf::from),

@@ -1,11 +1,9 @@
 //! What the server answers, request by request; how requests come is [`super::serve`]'s.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
-
 use base::console::printable;
 use rewards::RewardError;
 use serde_json::{Map, Value, json};
+use web::Reply;
 
 use super::scorer::{Failure, Scored, Scorer};
 use crate::rows::{Row, kind_of};
@@ -19,57 +17,14 @@ pub struct Service {
     explain: bool,
 }
 
-/// A response.
-#[derive(Debug, PartialEq)]
-pub struct Reply {
-    /// HTTP's number.
-    pub status: u16,
-    /// Type of the body.
-    pub content_type: &'static str,
-    /// The body.
-    pub body: String,
-}
-
-impl Reply {
-    fn json(status: u16, value: &Value) -> Self {
-        Self {
-            status,
-            content_type: "application/json",
-            body: format!("{}\n", escaped(&value.to_string())),
-        }
-    }
-
-    /// A refusal that says why.
-    pub fn refusal(status: u16, why: &str) -> Self {
-        Self::json(status, &json!({"error": why}))
-    }
-}
-
 impl Service {
     /// Scores by `scorer`.
     pub fn new(scorer: Scorer, explain: bool) -> Self {
         Self { scorer, explain }
     }
 
-    /// The answer to a request.
-    pub fn answer(&self, method: &str, path: &str, query: Option<&str>, body: &[u8]) -> Reply {
-        let answered = match (method, path) {
-            ("GET" | "HEAD", "/") => Ok(self.usage()),
-            ("POST", "/score") => self.score(body),
-            ("POST", "/rows") => self.rows(query, body),
-            (_, "/" | "/score" | "/rows") => {
-                let why = format!("{method} {path}: got {method}, see GET /");
-                Err(Reply::refusal(405, &why))
-            }
-            _ => {
-                let why = format!("no `{path}` here: GET /, POST /score, POST /rows");
-                Err(Reply::refusal(404, &why))
-            }
-        };
-        answered.unwrap_or_else(|refusal| refusal)
-    }
-
-    fn usage(&self) -> Reply {
+    /// What can be asked.
+    pub fn usage(&self) -> Reply {
         let names = self.scorer.names().join(", ");
         Reply {
             status: 200,
@@ -79,7 +34,17 @@ impl Service {
     }
 
     /// The protocol of rewards over HTTP.
-    fn score(&self, body: &[u8]) -> Result<Reply, Reply> {
+    pub fn score(&self, body: &[u8]) -> Reply {
+        self.scores(body).unwrap_or_else(|refusal| refusal)
+    }
+
+    /// Rows as the command writes them: one, a list, or `{"rows": [...]}`, each answered in kind.
+    pub fn rows(&self, query: Option<&str>, body: &[u8]) -> Reply {
+        self.scored_rows(query, body)
+            .unwrap_or_else(|refusal| refusal)
+    }
+
+    fn scores(&self, body: &[u8]) -> Result<Reply, Reply> {
         let mut request = match parsed(body)? {
             Value::Object(request) => request,
             other => return Err(unexpected(&other)),
@@ -99,8 +64,7 @@ impl Service {
         Ok(Reply::json(200, &Value::Object(answer)))
     }
 
-    /// Rows as the command writes them: one, a list, or `{"rows": [...]}`, each answered in kind.
-    fn rows(&self, query: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
+    fn scored_rows(&self, query: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
         let explain = self.is_explained(query)?;
         let answer = match parsed(body)? {
             Value::Array(rows) => Value::Array(self.written(rows, explain)?),
@@ -153,27 +117,6 @@ impl Service {
         };
         self.scorer.score(rows, explain).map_err(failed)
     }
-}
-
-/// JSON of the same meaning without a character that a terminal obeys: who asks by `curl` sees texts of
-/// completions and tracebacks.
-fn escaped(json: &str) -> Cow<'_, str> {
-    if let Cow::Borrowed(same) = printable(json) {
-        return Cow::Borrowed(same);
-    }
-    let mut escaped = String::with_capacity(json.len() + 16);
-    let mut buffer = [0; 4];
-    for c in json.chars() {
-        match printable(c.encode_utf8(&mut buffer)) {
-            Cow::Borrowed(same) => escaped.push_str(same),
-            // Such characters stand in texts only, and none is beyond 16 bits.
-            Cow::Owned(_) => {
-                // A text takes all that is written to it.
-                let _ = write!(escaped, "\\u{:04x}", c as u32);
-            }
-        }
-    }
-    Cow::Owned(escaped)
 }
 
 /// The weighted sum; none where no reward applies.

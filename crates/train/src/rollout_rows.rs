@@ -1,0 +1,147 @@
+//! What `rollouts/` holds: a row for each completion, with all that the rewards were told of it, so that it can be scored
+//! again; and for each group a line of the index.
+
+use std::sync::Arc;
+
+use base::run_folder::LoggedGroup;
+use base::{Completion, FinishReason, PreparedImage, Sample};
+use rewards::RewardSet;
+use serde_json::{Map, Value, json};
+
+use crate::grpo;
+use crate::rollout::ScoredGroup;
+
+/// The groups of a step.
+pub(crate) fn logged_groups(
+    groups: &[ScoredGroup],
+    samples: &[Sample],
+    rewards: &RewardSet,
+    step: u64,
+) -> Vec<LoggedGroup> {
+    let groups = groups.iter().enumerate();
+    let logged = groups.map(|(index, scored)| {
+        let sample = &samples[scored.group.sample_index];
+        LoggedGroup {
+            completions: rows(scored, sample, rewards, (step, index)),
+            summary: summary(scored, sample),
+        }
+    });
+    logged.collect()
+}
+
+/// A row of each completion; `place` is step and group.
+fn rows(
+    scored: &ScoredGroup,
+    sample: &Sample,
+    rewards: &RewardSet,
+    place: (u64, usize),
+) -> Vec<Value> {
+    let group = &scored.group;
+    let completions = group.completions.iter().enumerate();
+    let rows = completions.map(|(i, completion)| {
+        let each = rewards.names().zip(&scored.per_reward);
+        let said = Said {
+            index: i,
+            text: &scored.texts[i],
+            completion,
+            rewards: each
+                .map(|(name, list)| (name.into(), json!(list[i])))
+                .collect(),
+            reward: group.rewards[i],
+            advantage: group.advantages[i],
+        };
+        row(place, sample, &group.prompt.images, said)
+    });
+    rows.collect()
+}
+
+/// A completion and what was said of it.
+struct Said<'a> {
+    index: usize,
+    text: &'a str,
+    completion: &'a Completion,
+    rewards: Map<String, Value>,
+    reward: f64,
+    advantage: f64,
+}
+
+/// One row.
+fn row(
+    (step, group): (u64, usize),
+    sample: &Sample,
+    images: &[Arc<PreparedImage>],
+    said: Said<'_>,
+) -> Value {
+    json!({
+        "step": step,
+        "group": group,
+        "completion_index": said.index,
+        "sample": sample.source.to_string(),
+        "images": sample.images,
+        "image_sizes": images.iter().map(|i| i.original_size).collect::<Vec<_>>(),
+        "input_sizes": images.iter().map(|i| i.input_size).collect::<Vec<_>>(),
+        "image_grid_thw": images.iter().map(|i| i.grid_thw).collect::<Vec<_>>(),
+        "prompt": sample.problem,
+        "solution": sample.solution,
+        "completion": said.text,
+        "tokens": said.completion.ids.len(),
+        "finish_reason": said.completion.finish_reason,
+        "rewards": said.rewards,
+        "reward": said.reward,
+        "advantage": said.advantage,
+        "accu_reward_method": sample.accu_reward_method,
+        "columns": sample.columns,
+    })
+}
+
+/// Bytes of a row but for the completion's text, with one number a reward.
+pub(crate) fn empty_row_bytes(
+    sample: &Sample,
+    images: &[Arc<PreparedImage>],
+    rewards: &[String],
+) -> usize {
+    let completion = Completion {
+        ids: Vec::new(),
+        sampled_logprobs: Vec::new(),
+        finish_reason: FinishReason::Length,
+    };
+    // Numbers of most rows are that long.
+    let number = std::f64::consts::FRAC_1_SQRT_2;
+    let said = Said {
+        index: 0,
+        text: "",
+        completion: &completion,
+        rewards: rewards
+            .iter()
+            .map(|name| (name.clone(), json!(number)))
+            .collect(),
+        reward: number,
+        advantage: number,
+    };
+    row((0, 0), sample, images, said).to_string().len()
+}
+
+/// What the index says of a group.
+fn summary(scored: &ScoredGroup, sample: &Sample) -> Map<String, Value> {
+    let group = &scored.group;
+    let rewards = &group.rewards;
+    let (mean, std) = grpo::mean_and_std(rewards);
+    let least = rewards.iter().copied().reduce(f64::min);
+    let most = rewards.iter().copied().reduce(f64::max);
+    let count = group.completions.len();
+    let tokens: usize = group.completions.iter().map(|c| c.ids.len()).sum();
+    let cut_off = group.completions.iter();
+    let cut_off = cut_off.filter(|c| c.finish_reason == FinishReason::Length);
+    let mut line = Map::new();
+    let mut set = |key: &str, value: Value| line.insert(key.to_owned(), value);
+    set("sample", json!(sample.source.to_string()));
+    set("n", json!(count));
+    set("reward_mean", json!(mean));
+    set("reward_std", json!(std));
+    set("min", json!(least));
+    set("max", json!(most));
+    set("zero_spread", json!(grpo::is_zero_spread(rewards)));
+    set("cut_off", json!(cut_off.count()));
+    set("tokens_mean", json!(tokens as f64 / count.max(1) as f64));
+    line
+}

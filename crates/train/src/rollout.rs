@@ -92,7 +92,7 @@ pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
 /// What scores groups.
 pub(crate) struct Scoring<'a> {
     pub rewards: &'a RewardSet,
-    /// What the prompts were made of.
+    /// What the prompts were made of, one for each.
     pub samples: &'a [Sample],
     pub processor: &'a Processor,
     /// Told to the rewards.
@@ -280,7 +280,8 @@ pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map
     metrics
 }
 
-/// One line per completion for `rollouts/`, with all that the rewards were told of it, so that it can be scored again.
+/// One line per completion for `rollouts/`, with all that the rewards were told of it, so that it can be scored again;
+/// `samples` are those of the groups, one for each.
 pub(crate) fn rollout_rows(
     groups: &[ScoredGroup],
     samples: &[Sample],
@@ -288,8 +289,7 @@ pub(crate) fn rollout_rows(
     step: u64,
 ) -> Vec<Value> {
     let mut rows = Vec::new();
-    for (index, scored) in groups.iter().enumerate() {
-        let sample = &samples[scored.group.sample_index];
+    for (index, (scored, sample)) in groups.iter().zip(samples).enumerate() {
         for (i, completion) in scored.group.completions.iter().enumerate() {
             let single: Map<String, Value> = rewards
                 .names()

@@ -216,8 +216,10 @@ impl Trainer<'_> {
         for (index, batch) in batches.iter().enumerate() {
             known.extend(batch.known(index + 1)?);
         }
-        let (samples, step) = (&self.dataset.samples, self.session.step + 1);
-        let mut rows = rollout::rollout_rows(groups, samples, &self.rewards, step);
+        let indices = groups.iter().map(|scored| scored.group.sample_index);
+        let samples = self.dataset.read(indices)?;
+        let step = self.session.step + 1;
+        let mut rows = rollout::rollout_rows(groups, &samples, &self.rewards, step);
         let places = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
         });
@@ -239,6 +241,7 @@ impl Trainer<'_> {
     fn roll_out(&mut self) -> Result<Vec<ScoredGroup>, TrainError> {
         let count = self.order.indices_of_step(self.session.step).len();
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
+        let samples = self.dataset.read(prompts.iter().map(|(index, _)| *index))?;
         let (session, config) = (&self.session, self.config);
         let sampling = Sampling {
             params: &self.sampling,
@@ -255,7 +258,7 @@ impl Trainer<'_> {
         };
         let scoring = Scoring {
             rewards: &self.rewards,
-            samples: &self.dataset.samples,
+            samples: &samples,
             processor: &self.dataset.processor,
             step: session.step + 1,
         };
@@ -264,13 +267,7 @@ impl Trainer<'_> {
             rollout::roll_out(session.model.as_ref(), &sampling, &scoring, prompts, &stop)?;
         session.clock.book("rollout", rollout.sampling);
         session.clock.book("reward", rollout.waiting);
-        let Scoring {
-            rewards,
-            samples,
-            step,
-            ..
-        } = scoring;
-        let rows = rollout::rollout_rows(&rollout.groups, samples, rewards, step);
+        let rows = rollout::rollout_rows(&rollout.groups, &samples, scoring.rewards, scoring.step);
         self.session.run.log_rollouts(scoring.step, &rows)?;
         let completions = rollout.groups.iter().map(|scored| &scored.group);
         self.session.try_on(completions.flat_map(|group| {

@@ -143,7 +143,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// The text without a character that a terminal obeys: `ESC` is shown as `\x1b`, an override of the direction of
-/// writing as `\u{202e}`. Line breaks and tabs stay.
+/// writing as `\u{202e}`, and so are characters that nobody sees. Line breaks and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_obeyed) {
         return Cow::Borrowed(text);
@@ -162,8 +162,12 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 }
 
 fn is_obeyed(c: char) -> bool {
-    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    (c.is_control() && c != '\n' && c != '\t') || turns
+    // Marks and overrides of direction, line ends of Unicode, and what has no width.
+    let is_unseen = matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    (c.is_control() && c != '\n' && c != '\t') || is_unseen
 }
 
 /// The log of a run: while it is open, all that is said goes there too.
@@ -231,6 +235,13 @@ mod tests {
         assert_eq!(printable(title), "a\\x1b]0;owned\\x07b");
         assert_eq!(printable("50 %\r100 %"), "50 %\\x0d100 %");
         assert_eq!(printable("\u{9b}2J \u{202e}cba"), "\\x9b2J \\u{202e}cba");
+        assert_eq!(
+            printable("\u{feff}a\u{2028}b\u{200b}c\u{200f}d\u{2060}e\u{ad}f\u{61c}"),
+            "\\u{feff}a\\u{2028}b\\u{200b}c\\u{200f}d\\u{2060}e\\xadf\\u{61c}"
+        );
+        // Joiners belong to how emoji and Persian are written.
+        let family = "\u{1f468}\u{200d}\u{1f469} \u{646}\u{200c}\u{627}";
+        assert_eq!(printable(family), family);
         assert_eq!(
             printable("line\n\tIoU ≥ 0.5 é 红"),
             "line\n\tIoU ≥ 0.5 é 红"

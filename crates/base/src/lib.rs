@@ -9,6 +9,8 @@
 pub mod config;
 pub mod console;
 pub mod draw;
+pub mod python_json;
+pub mod python_text;
 pub mod run_folder;
 pub mod sample;
 mod temporary;

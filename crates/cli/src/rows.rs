@@ -1,11 +1,13 @@
-//! Rows of `--input`: one JSON object a line, with errors that name file, line and cause.
+//! Rows of `--input`: JSON objects, with errors that name file, line and cause.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::borrow::Cow;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
-use data::{ReadKeys, hidden_media, meant};
+use anyhow::{Result, anyhow, bail};
+use base::python_json::Lost;
+use base::python_text::str_of;
+use data::{ReadKeys, RowTexts, hidden_media, meant, parse_columns, refuse_lost, wrapped};
 use serde_json::{Map, Value};
 
 /// What rows to be answered hold.
@@ -55,61 +57,43 @@ pub const SCORED_OWN: ReadKeys = ReadKeys {
     is_asked: false,
 };
 
-const BYTE_ORDER_MARK: char = '\u{feff}';
-
 /// A line of the file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Row {
     /// `file:line`.
     pub place: String,
     /// What stands there.
     pub columns: Map<String, Value>,
+    /// What of it JSON does not have.
+    pub lost: Vec<Lost>,
 }
 
 /// Rows of a file, one at a time; blank lines are none.
 pub struct Reader {
-    path: String,
-    lines: BufReader<File>,
-    num_bytes: u64,
-    bytes_read: u64,
-    /// Number of the line that was read last, from 1.
-    line: usize,
+    path: PathBuf,
+    texts: RowTexts,
 }
 
 impl Reader {
     /// Opens a file.
     ///
     /// # Errors
-    /// Where it cannot be opened.
+    /// Where it cannot be opened, or is no file of rows.
     pub fn open(path: &str) -> Result<Self> {
-        let file = File::open(path).with_context(|| path.to_owned())?;
-        let num_bytes = file.metadata().with_context(|| path.to_owned())?.len();
         Ok(Self {
-            path: path.to_owned(),
-            lines: BufReader::new(file),
-            num_bytes,
-            bytes_read: 0,
-            line: 0,
+            texts: RowTexts::open(Path::new(path))?,
+            path: path.into(),
         })
     }
 
     /// Bytes of the file; 0 for a pipe.
     pub fn num_bytes(&self) -> u64 {
-        self.num_bytes
+        self.texts.num_bytes()
     }
 
     /// How many of them were read.
     pub fn bytes_read(&self) -> u64 {
-        self.bytes_read
-    }
-
-    fn row(&self, line: &str) -> Result<Row> {
-        let place = format!("{}:{}", self.path, self.line);
-        match serde_json::from_str(line) {
-            Ok(Value::Object(columns)) => Ok(Row { place, columns }),
-            Ok(other) => bail!("{place}: got {}, expected a JSON object", kind_of(&other)),
-            Err(error) => bail!("{place}: broken JSON at column {}: {error}", error.column()),
-        }
+        self.texts.bytes_read()
     }
 }
 
@@ -117,25 +101,20 @@ impl Iterator for Reader {
     type Item = Result<Row>;
 
     fn next(&mut self) -> Option<Result<Row>> {
-        loop {
-            let mut line = String::new();
-            self.line += 1;
-            match self.lines.read_line(&mut line) {
-                Ok(0) => return None,
-                Ok(bytes) => self.bytes_read += bytes as u64,
-                Err(error) => {
-                    let place = format!("{}:{}", self.path, self.line);
-                    return Some(Err(anyhow!(error).context(place)));
-                }
-            }
-            let line = match self.line {
-                1 => line.trim_start_matches(BYTE_ORDER_MARK),
-                _ => line.as_str(),
-            };
-            if !line.trim().is_empty() {
-                return Some(self.row(line.trim_end()));
-            }
-        }
+        let text = match self.texts.next()? {
+            Ok(text) => text,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let place = text.source(&self.path).to_string();
+        let row = text.text.and_then(|text| parse_columns(&text));
+        Some(match row {
+            Ok((columns, lost)) => Ok(Row {
+                place,
+                columns,
+                lost,
+            }),
+            Err(cause) => Err(anyhow!("{place}: {cause}")),
+        })
     }
 }
 
@@ -159,6 +138,9 @@ impl Row {
     pub fn text(&self, key: &str) -> Result<&str> {
         self.optional_text(key)?.ok_or_else(|| {
             let place = &self.place;
+            if let Some(cause) = wrapped(&self.columns) {
+                return anyhow!("{place}: {cause}");
+            }
             match meant(key, &self.columns) {
                 Some(other) => anyhow!(
                     "{place}: missing key `{key}`; `{other}` is not read\nhint: rename it to `{key}`"
@@ -189,11 +171,29 @@ impl Row {
     /// # Errors
     /// Where something else stands there.
     pub fn optional_text(&self, key: &str) -> Result<Option<&str>> {
-        match self.columns.get(key) {
+        match self.read(key)? {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(self.wrong(key, other, "text")),
         }
+    }
+
+    /// The text under `key`, or what VLM-R1 makes of another value: Python's `str` of it.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn answer(&self, key: &str) -> Result<Cow<'_, str>> {
+        match self.read(key)? {
+            None | Some(Value::Null | Value::String(_)) => self.text(key).map(Cow::Borrowed),
+            Some(other) => Ok(Cow::Owned(str_of(other))),
+        }
+    }
+
+    /// What stands under `key`.
+    fn read(&self, key: &str) -> Result<Option<&Value>> {
+        refuse_lost(&self.lost, |path| path.first() == Some(&key))
+            .map_err(|cause| anyhow!("{}: {cause}", self.place))?;
+        Ok(self.columns.get(key))
     }
 
     /// The whole number under `key`, if there is one.
@@ -201,7 +201,7 @@ impl Row {
     /// # Errors
     /// Where something else stands there.
     pub fn optional_count(&self, key: &str) -> Result<Option<usize>> {
-        match self.columns.get(key) {
+        match self.read(key)? {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_u64() {
                 Some(count) => Ok(Some(count.try_into()?)),
@@ -215,7 +215,7 @@ impl Row {
     /// # Errors
     /// Where something else stands there.
     pub fn texts(&self, key: &str) -> Result<Vec<&str>> {
-        match self.columns.get(key) {
+        match self.read(key)? {
             None | Some(Value::Null) => Ok(vec![]),
             Some(Value::String(text)) => Ok(vec![text]),
             Some(Value::Array(values)) => values
@@ -235,7 +235,7 @@ impl Row {
     /// # Errors
     /// Where something else stands there.
     pub fn tuples<const N: usize>(&self, key: &str) -> Result<Option<Vec<[usize; N]>>> {
-        let value = match self.columns.get(key) {
+        let value = match self.read(key)? {
             None | Some(Value::Null) => return Ok(None),
             Some(value) => value,
         };

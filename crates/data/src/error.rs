@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use base::SourceLine;
+use base::python_json::LostKind;
 
 use crate::image::ImageError;
 use crate::unread::{ReadKeys, UnreadKey};
@@ -51,6 +52,25 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that is no file of rows.
+    #[error("{}: {what}\nhint: {hint}", path.display())]
+    NotRows {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+        /// The way out.
+        hint: &'static str,
+    },
+    /// A row that is another one than when the run began.
+    #[error(
+        "{row}: the file was changed since the run began\n\
+         hint: start again, or write new rows into a file of their own"
+    )]
+    Changed {
+        /// The row.
+        row: SourceLine,
+    },
     /// Every row of a file was skipped.
     #[error("{}: no usable row: all {num_skipped} are bad, the first: {first}", path.display())]
     AllRowsBad {
@@ -61,6 +81,9 @@ pub enum DataError {
         /// What was wrong with the first.
         first: Box<RowError>,
     },
+    /// A row that was good when the run began.
+    #[error(transparent)]
+    Row(Box<RowError>),
     /// Bad rows, where bad rows stop the run.
     #[error("{0}")]
     BadRows(Box<BadRows>),
@@ -179,8 +202,29 @@ pub enum RowCause {
         /// The parser's reason.
         reason: String,
     },
+    /// A list whose end is missing.
+    #[error(
+        "the list has no end: the file breaks off, rows are missing\nhint: fetch or write it again"
+    )]
+    TornList,
+    /// A row whose rows stand inside it.
+    #[error("{}", wrapped(key, *is_coco))]
+    Wrapped {
+        /// Where they stand.
+        key: String,
+        /// Whether it is COCO's form.
+        is_coco: bool,
+    },
+    /// Something that JSON does not have, where it is read.
+    #[error("`{key}` holds {}", told_of(what))]
+    Lost {
+        /// The key, as a path.
+        key: String,
+        /// What.
+        what: LostKind,
+    },
     /// JSON that is not an object.
-    #[error("expected one JSON object per line, got {got}")]
+    #[error("expected a JSON object, got {got}")]
     NotAnObject {
         /// What the line holds.
         got: &'static str,
@@ -242,9 +286,6 @@ pub enum RowCause {
         /// `question` or `answer`.
         what: &'static str,
     },
-    /// A number that 64 bits do not hold exactly.
-    #[error("the answer is a number that 64 bits cannot hold\nhint: write it as a string")]
-    BigNumber,
     /// `<image>` marks that do not fit the images.
     #[error("{marks} <image> {} but {images} {}", plural(*marks, "mark"), plural(*images, "image"))]
     ImageMarks {
@@ -347,6 +388,55 @@ impl fmt::Display for BadRows {
             f,
             "\nhint: `--on_bad_row skip` leaves bad rows out, counted and listed"
         )
+    }
+}
+
+fn wrapped(key: &str, is_coco: bool) -> String {
+    if is_coco {
+        return "this is a file of COCO's form\n\
+                hint: `vlm-r1 data convert --from coco` makes rows of it; `eval --task ovd` reads it"
+            .to_owned();
+    }
+    let filter = match key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        true => format!(".{key}[]"),
+        false => format!(".[\"{key}\"][]"),
+    };
+    format!(
+        "the rows stand in `{key}` of one object\nhint: `jq -c '{filter}' FILE > rows.jsonl` writes them one a line"
+    )
+}
+
+fn told_of(what: &LostKind) -> String {
+    match what {
+        LostKind::NotFinite(number) => {
+            format!("{}, expected a finite number or a text", shown(number))
+        }
+        LostKind::Surrogate => {
+            "half of a surrogate pair (`\\ud83d` alone), which is no character\n\
+                                hint: a text was cut within a character: write it again"
+                .to_owned()
+        }
+        LostKind::BigInteger => {
+            "a whole number that 64 bits cannot hold\nhint: write it as a string".to_owned()
+        }
+    }
+}
+
+fn shown(number: &str) -> String {
+    match number.contains(' ') {
+        true => number.to_owned(),
+        false => format!("`{number}`"),
+    }
+}
+
+/// What became of a value that nobody of ours reads.
+pub(crate) fn read_as(what: &LostKind) -> String {
+    match what {
+        LostKind::NotFinite(number) => format!("holds {}, read as null", shown(number)),
+        LostKind::Surrogate => "holds half of a surrogate pair, read as U+FFFD".to_owned(),
+        LostKind::BigInteger => {
+            "holds whole numbers of more than 64 bits, read as the nearest floats".to_owned()
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Samples to prompts, ahead of need: images are decoded and prepared on worker threads while the
 //! device trains.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use crate::error::{BadRows, DataError, RowCause, RowError};
 use crate::image::ImageError;
 use crate::prefetch::Prefetcher;
 use crate::processor::Processor;
+use crate::row_index::Rows;
 use crate::rows::OnBadRow;
 use crate::template::PromptTemplate;
 
@@ -27,6 +29,27 @@ pub struct LoaderOptions {
     pub on_bad_row: OnBadRow,
     /// Whether digests of images are taken ahead of need too.
     pub digests: bool,
+}
+
+/// Samples by their index.
+pub trait Samples: Send + Sync + 'static {
+    /// The sample at an index.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    fn sample(&self, index: usize) -> Result<Cow<'_, Sample>, DataError>;
+}
+
+impl Samples for Rows {
+    fn sample(&self, index: usize) -> Result<Cow<'_, Sample>, DataError> {
+        self.get(index).map(Cow::Owned)
+    }
+}
+
+impl Samples for Arc<[Sample]> {
+    fn sample(&self, index: usize) -> Result<Cow<'_, Sample>, DataError> {
+        Ok(Cow::Borrowed(&self[index]))
+    }
 }
 
 /// A sample made ready, or skipped.
@@ -61,7 +84,7 @@ impl PromptLoader {
     /// # Errors
     /// A thread cannot be started.
     pub fn new(
-        samples: Arc<[Sample]>,
+        samples: impl Samples,
         processor: Arc<Processor>,
         template: PromptTemplate,
         order: impl Iterator<Item = usize> + Send + 'static,
@@ -69,8 +92,8 @@ impl PromptLoader {
     ) -> Result<Self, DataError> {
         let cache = ImageCache::new(options.cache_bytes);
         let load = move |sample_index: usize| {
-            let sample = &samples[sample_index];
-            match load_prompt(sample, &processor, &template, &cache) {
+            let sample = samples.sample(sample_index)?;
+            match load_prompt(&sample, &processor, &template, &cache) {
                 Ok(prompt) => {
                     if options.digests {
                         // Remembered by the image, like its pixels.

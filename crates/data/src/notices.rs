@@ -4,21 +4,35 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use base::Sample;
+use base::python_json::Lost;
 use serde_json::{Map, Value};
 
+use crate::check::digest;
+use crate::error::read_as;
 use crate::image::Orientation;
 use crate::placeholders::placeholders;
-use crate::row::RESERVED_TOKENS;
+use crate::row::{RESERVED_TOKENS, key_of};
 use crate::unread::{ReadKeys, unread_keys};
 
 /// Places that are told of each oddity.
 const MAX_PLACES: usize = 3;
 
+/// What of a row is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// A mark in its text.
+    Mark,
+    /// A key that nobody reads.
+    Key,
+    /// A value that JSON does not have, or that is hardly meant.
+    Value,
+}
+
 /// Something odd about one row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Oddity {
-    /// Whether it is about a key that nobody reads, else about a mark in the text.
-    pub is_key: bool,
+    /// What it is about.
+    pub about: About,
     /// What.
     pub text: String,
     /// What to do about it.
@@ -32,7 +46,7 @@ pub fn oddities(
     read: &ReadKeys,
 ) -> Vec<Oddity> {
     let of_key = |found: crate::unread::UnreadKey| Oddity {
-        is_key: true,
+        about: About::Key,
         text: found.text(read),
         hint: found.hint(read),
     };
@@ -42,12 +56,38 @@ pub fn oddities(
         // A tokenizer reads these as they are meant: they are refused, or wanted.
         let marks = marks.filter(|mark| !RESERVED_TOKENS.contains(mark));
         marks.map(move |mark| Oddity {
-            is_key: false,
+            about: About::Mark,
             text: format!("the {what} holds `{mark}`, which is read as text"),
             hint: "fill such marks, or leave such rows out".to_owned(),
         })
     });
-    keys.chain(marks).collect()
+    keys.chain(marks).chain(null_answer(columns)).collect()
+}
+
+/// That an answer is null, which Python's `str` makes a word of.
+fn null_answer(columns: &Map<String, Value>) -> Option<Oddity> {
+    let turns = columns.get("conversations")?.as_array()?;
+    let answer = turns.get(1)?.get("value")?;
+    answer.is_null().then(|| Oddity {
+        about: About::Value,
+        text: "the answer is null, taken for the text `None`".to_owned(),
+        hint: "write the answer as text, or leave such rows out".to_owned(),
+    })
+}
+
+/// What of a row JSON does not have, in columns that nobody of ours reads.
+pub fn lost_values(lost: &[Lost]) -> Vec<Oddity> {
+    let oddity = |lost: &Lost| Oddity {
+        about: About::Value,
+        text: match lost.path.is_empty() {
+            true => format!("a key {}", read_as(&lost.what)),
+            false => format!("`{}` {}", key_of(&lost.path), read_as(&lost.what)),
+        },
+        hint: "rewards of your own and what is written of the rows see it so".to_owned(),
+    };
+    let mut oddities: Vec<Oddity> = lost.iter().map(oddity).collect();
+    oddities.dedup();
+    oddities
 }
 
 /// Oddities of rows, counted.
@@ -57,7 +97,8 @@ pub struct Notices {
     /// Whether images are turned as their orientation says, and none need be told.
     apply_exif: bool,
     found: BTreeMap<Oddity, Places>,
-    images: HashSet<PathBuf>,
+    /// Digests of the paths that were looked at.
+    images: HashSet<u64>,
     oriented: Places,
 }
 
@@ -121,13 +162,31 @@ impl Notices {
     }
 
     fn look_at_image(&mut self, path: &Path) {
-        if self.apply_exif || !self.images.insert(path.to_owned()) {
+        if self.apply_exif || !self.images.insert(digest(path)) {
             return;
         }
         if let Some(orientation) = Orientation::of_file(path) {
             self.oriented
                 .add(|| format!("{} (orientation {})", path.display(), orientation.number()));
         }
+    }
+
+    /// Looks at what of a row JSON does not have.
+    pub fn look_at_lost(&mut self, place: &dyn std::fmt::Display, lost: &[Lost]) {
+        for oddity in lost_values(lost) {
+            let places = self.found.entry(oddity).or_default();
+            places.add(|| place.to_string());
+        }
+    }
+
+    /// Looks at a row to be trained on or evaluated.
+    pub fn look_at_sample(&mut self, sample: &Sample, lost: &[Lost]) {
+        let texts = [
+            ("question", sample.problem.as_str()),
+            ("answer", &sample.answer),
+        ];
+        self.look(&sample.source, &sample.columns, &texts, &sample.images);
+        self.look_at_lost(&sample.source, lost);
     }
 
     /// Says what was seen.
@@ -170,11 +229,7 @@ pub fn notices_of<'a>(
 ) -> Vec<String> {
     let mut notices = Notices::new(ReadKeys::TRAINING, apply_exif);
     for sample in samples {
-        let texts = [
-            ("question", sample.problem.as_str()),
-            ("answer", &sample.answer),
-        ];
-        notices.look(&sample.source, &sample.columns, &texts, &sample.images);
+        notices.look_at_sample(sample, &[]);
     }
     notices.lines()
 }

@@ -1,31 +1,8 @@
-//! Values printed as Python prints them: `str(3.0)`, `json.dumps(x)`. Rewards and chat templates
-//! compare and show such texts, so they must agree to the character.
+//! Values printed as Python's `json.dumps(x)` prints them. Chat templates
+//! show such texts, so they must agree to the character.
 
+use base::python_text::float_repr;
 use serde_json::Value;
-
-/// `repr` of a Python float.
-pub(crate) fn float_repr(x: f64) -> String {
-    if x.is_nan() {
-        return "nan".to_owned();
-    }
-    if x.is_infinite() {
-        return if x > 0.0 { "inf" } else { "-inf" }.to_owned();
-    }
-    // Shortest digits that read back as `x`, in Rust as in Python; the layout differs.
-    let scientific = format!("{x:e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..16).contains(&exponent) {
-        let plain = format!("{x}");
-        return if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        };
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.abs())
-}
 
 /// Layout of `json.dumps`.
 #[derive(Clone, Debug)]
@@ -143,77 +120,9 @@ fn dump_string(text: &str, ensure_ascii: bool, out: &mut String) {
     out.push('"');
 }
 
-/// `repr` of a list of texts.
-pub(crate) fn list_repr(texts: &[&str]) -> String {
-    let texts: Vec<String> = texts.iter().map(|text| text_repr(text)).collect();
-    format!("[{}]", texts.join(", "))
-}
-
-/// `repr` of a text: in single quotes, unless it holds some and no double ones.
-fn text_repr(text: &str) -> String {
-    let quote = match text.contains('\'') && !text.contains('"') {
-        true => '"',
-        false => '\'',
-    };
-    let mut out = String::from(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c == quote => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if c < ' ' || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn floats_print_as_in_python() {
-        // Left: input; right: what `python -c 'print(repr(x))'` prints.
-        for (x, text) in [
-            (0.5, "0.5"),
-            (3.0, "3.0"),
-            (-0.0, "-0.0"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e16, "1.5e+16"),
-            (1e22, "1e+22"),
-            (0.0001, "0.0001"),
-            (0.00001, "1e-05"),
-            (1.25e-7, "1.25e-07"),
-            (1e-300, "1e-300"),
-            (0.1 + 0.2, "0.30000000000000004"),
-            (123456789.125, "123456789.125"),
-            (f64::INFINITY, "inf"),
-        ] {
-            assert_eq!(float_repr(x), text);
-        }
-    }
-
-    #[test]
-    fn texts_print_as_in_python() {
-        // Left: input; right: what `python -c 'print(repr([x]))'` prints.
-        for (x, text) in [
-            ("a cup", "['a cup']"),
-            ("dog's", "[\"dog's\"]"),
-            ("a \"b\" 'c'", "['a \"b\" \\'c\\'']"),
-            ("a\\b\n\u{1}\u{7f}\u{e9}", "['a\\\\b\\n\\x01\\x7f\u{e9}']"),
-        ] {
-            assert_eq!(list_repr(&[x]), text);
-        }
-        assert_eq!(list_repr(&["a", "b"]), "['a', 'b']");
-    }
 
     #[test]
     fn json_prints_as_in_python() {

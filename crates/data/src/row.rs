@@ -4,17 +4,36 @@
 //! "<image>question"}, {"from": "gpt", "value": "answer" | number}], "accu_reward_method": ...}`;
 //! a row without `image` is text only. The images' content is [`crate::image`]'s matter.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use base::python_json::{self, Lost};
+use base::python_text::str_of;
 use base::{Sample, SourceLine};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::RowCause;
-use crate::python::float_repr;
 use crate::unread::{ReadKeys, hidden_media, meant};
 
 pub(crate) const IMAGE_MARK: &str = "<image>";
+/// Keys by which an item of a list is known as a row.
+const ROW_KEYS: [&str; 9] = [
+    "conversations",
+    "messages",
+    "problem",
+    "question",
+    "query",
+    "prompt",
+    "instruction",
+    "image",
+    "images",
+];
+/// Lists of a row whose items are no rows.
+const TURN_LISTS: [&str; 5] = ["conversations", "messages", "prompt", "images", "image"];
+/// Names of images that are remembered as found.
+pub(crate) const MAX_KNOWN: usize = 1 << 16;
 const HUMAN: [&str; 2] = ["human", "user"];
 const MODEL: [&str; 2] = ["gpt", "assistant"];
 
@@ -66,6 +85,10 @@ pub struct ImageFolder {
     given: Option<PathBuf>,
     /// Absolute, links resolved; `None` where the folder does not exist.
     real: Option<PathBuf>,
+    /// Names that were found in it.
+    known: Arc<Mutex<HashSet<String>>>,
+    /// Whether names were looked at before, all of them.
+    is_known: bool,
 }
 
 impl ImageFolder {
@@ -75,7 +98,15 @@ impl ImageFolder {
         Self {
             given: folder.map(Path::to_owned),
             real: real.filter(|real| real.is_dir()),
+            known: Arc::default(),
+            is_known: false,
         }
+    }
+
+    /// The folder of rows that were resolved before: names are not looked at again.
+    pub(crate) fn known(mut self) -> Self {
+        self.is_known = true;
+        self
     }
 
     /// Path of an existing file in this folder (links resolved, it must still lie in it).
@@ -92,6 +123,10 @@ impl ImageFolder {
             }
             (None, _) => return Err(RowCause::NoImageFolder),
         };
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_known || known().contains(image) {
+            return Ok(given.join(image));
+        }
         let outside = || RowCause::ImageOutside {
             image: image.to_owned(),
             folder: given.clone(),
@@ -107,7 +142,13 @@ impl ImageFolder {
         match fs::canonicalize(&path) {
             Ok(target) if !target.starts_with(real) => Err(outside()),
             Ok(target) if !target.is_file() => Err(unreadable("not a file".to_owned())),
-            Ok(_) => Ok(path),
+            Ok(_) => {
+                let mut known = known();
+                if known.len() < MAX_KNOWN {
+                    known.insert(image.to_owned());
+                }
+                Ok(path)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(RowCause::ImageMissing {
                     image: image.to_owned(),
@@ -143,65 +184,157 @@ pub fn parse_row(
     file_method: Option<&str>,
     checks: &RowChecks,
 ) -> Result<Sample, RowCause> {
-    let columns = parse_object(line)?;
-    let [question, answer] = conversation(&columns)?;
-    let names = image_names(&columns)?;
-    if let Some(found) = hidden_media(&columns, &ReadKeys::TRAINING) {
-        let read = ReadKeys::TRAINING;
-        return Err(RowCause::HiddenMedia { found, read });
-    }
-    let problem = problem_text(question, names.len())?;
-    let answer = answer_text(answer)?;
-    check_reserved("question", &problem, &checks.reserved_tokens)?;
-    check_reserved("answer", &answer, &checks.reserved_tokens)?;
-    if checks.expect_box && !holds_box(&answer) {
-        return Err(RowCause::NotABox {
-            answer: answer.chars().take(80).collect(),
-        });
-    }
-    let accu_reward_method = match columns.get("accu_reward_method") {
-        None | Some(Value::Null) => file_method.map(str::to_owned),
-        Some(Value::String(method)) => Some(method.clone()),
-        Some(other) => return Err(wrong_type("accu_reward_method", "a string", other)),
+    let reader = RowReader {
+        folder,
+        method: file_method,
+        checks,
+        takes_problems: false,
     };
-    let images = names
-        .iter()
-        .map(|name| folder.resolve(name))
-        .collect::<Result<_, _>>()?;
-    Ok(Sample {
-        source,
-        images,
-        problem,
-        solution: format!("<answer> {answer} </answer>"),
-        answer,
-        accu_reward_method,
-        columns,
-    })
+    reader.read(line, source).map(|row| row.sample)
 }
 
-fn parse_object(line: &[u8]) -> Result<Map<String, Value>, RowCause> {
-    let text = std::str::from_utf8(line).map_err(|e| RowCause::Utf8 {
+/// A row, and what of it a [`Value`] does not hold.
+#[derive(Debug)]
+pub(crate) struct ReadRow {
+    pub(crate) sample: Sample,
+    pub(crate) lost: Vec<Lost>,
+}
+
+/// How the rows of a file are read.
+#[derive(Clone, Copy)]
+pub(crate) struct RowReader<'a> {
+    pub(crate) folder: &'a ImageFolder,
+    /// Accuracy method of rows that name none.
+    pub(crate) method: Option<&'a str>,
+    pub(crate) checks: &'a RowChecks,
+    /// Whether `problem` and `solution` are read as a conversation, as in VLM-R1's evaluation files.
+    pub(crate) takes_problems: bool,
+}
+
+impl RowReader<'_> {
+    pub(crate) fn read(&self, text: &[u8], source: SourceLine) -> Result<ReadRow, RowCause> {
+        let (mut columns, lost) = parse_columns(text)?;
+        let has_problem = !columns.contains_key("conversations") && columns.contains_key("problem");
+        if self.takes_problems && has_problem {
+            refuse_lost(&lost, |path| {
+                matches!(path, ["problem" | "solution" | "image", ..])
+            })?;
+            add_conversation(&mut columns)?;
+        } else {
+            refuse_lost(&lost, is_read)?;
+        }
+        let sample = self.sample(columns, source)?;
+        Ok(ReadRow { sample, lost })
+    }
+
+    fn sample(&self, columns: Map<String, Value>, source: SourceLine) -> Result<Sample, RowCause> {
+        let [question, answer] = conversation(&columns)?;
+        let names = image_names(&columns)?;
+        if let Some(found) = hidden_media(&columns, &ReadKeys::TRAINING) {
+            let read = ReadKeys::TRAINING;
+            return Err(RowCause::HiddenMedia { found, read });
+        }
+        let problem = problem_text(question, names.len())?;
+        let answer = answer_text(answer)?;
+        check_reserved("question", &problem, &self.checks.reserved_tokens)?;
+        check_reserved("answer", &answer, &self.checks.reserved_tokens)?;
+        if self.checks.expect_box && !holds_box(&answer) {
+            return Err(RowCause::NotABox {
+                answer: answer.chars().take(80).collect(),
+            });
+        }
+        let accu_reward_method = match columns.get("accu_reward_method") {
+            None | Some(Value::Null) => self.method.map(str::to_owned),
+            Some(Value::String(method)) => Some(method.clone()),
+            Some(other) => return Err(wrong_type("accu_reward_method", "a string", other)),
+        };
+        let images = names
+            .iter()
+            .map(|name| self.folder.resolve(name))
+            .collect::<Result<_, _>>()?;
+        Ok(Sample {
+            source,
+            images,
+            problem,
+            solution: format!("<answer> {answer} </answer>"),
+            answer,
+            accu_reward_method,
+            columns,
+        })
+    }
+}
+
+/// A row's object, as Python's `json` reads it, and what of it a [`Value`] does not hold.
+///
+/// # Errors
+/// Text that is no JSON object.
+pub fn parse_columns(text: &[u8]) -> Result<(Map<String, Value>, Vec<Lost>), RowCause> {
+    let text = std::str::from_utf8(text).map_err(|e| RowCause::Utf8 {
         byte: e.valid_up_to(),
     })?;
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(other) => Err(RowCause::NotAnObject {
+    let parsed = python_json::parse(text).map_err(|error| RowCause::Json {
+        column: error.at + 1,
+        reason: error.reason.to_owned(),
+    })?;
+    match parsed.value {
+        Value::Object(columns) => Ok((columns, parsed.lost)),
+        other => Err(RowCause::NotAnObject {
             got: type_name(&other),
         }),
-        Err(error) => {
-            // The parser counts lines too, but there is only one: keep its words, drop its place.
-            let reason = error.to_string();
-            let reason = reason
-                .split(" at line ")
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            Err(RowCause::Json {
-                column: error.column(),
-                reason,
-            })
+    }
+}
+
+/// Refuses what a [`Value`] does not hold where it is read.
+///
+/// # Errors
+/// The first of it under a path that `is_read` names.
+pub fn refuse_lost(lost: &[Lost], is_read: impl Fn(&[&str]) -> bool) -> Result<(), RowCause> {
+    for lost in lost {
+        let path: Vec<&str> = lost.path.iter().map(String::as_str).collect();
+        if is_read(&path) {
+            return Err(RowCause::Lost {
+                key: key_of(&lost.path),
+                what: lost.what.clone(),
+            });
         }
     }
+    Ok(())
+}
+
+/// A path in words: `conversations[1].value`.
+pub(crate) fn key_of(path: &[String]) -> String {
+    let mut key = String::new();
+    for step in path {
+        if !key.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit()) {
+            key.push_str(&format!("[{step}]"));
+        } else {
+            key.push_str(if key.is_empty() { "" } else { "." });
+            key.push_str(step);
+        }
+    }
+    key
+}
+
+/// Whether a row to be trained on is read there.
+fn is_read(path: &[&str]) -> bool {
+    match path {
+        ["conversations", _, key, ..] => matches!(*key, "from" | "value"),
+        ["image" | "accu_reward_method", ..] => true,
+        _ => false,
+    }
+}
+
+/// `problem` and `solution` as a conversation.
+fn add_conversation(columns: &mut Map<String, Value>) -> Result<(), RowCause> {
+    let Some(solution) = columns.get("solution") else {
+        return Err(missing(columns, "solution"));
+    };
+    let turns = json!([
+        {"from": "human", "value": columns["problem"]},
+        {"from": "gpt", "value": solution},
+    ]);
+    columns.insert("conversations".into(), turns);
+    Ok(())
 }
 
 /// The values of the human's and the model's turn.
@@ -222,10 +355,41 @@ fn conversation(columns: &Map<String, Value>) -> Result<[&Value; 2], RowCause> {
 
 /// That a key is missing, and which one was probably meant for it.
 pub(crate) fn missing(columns: &Map<String, Value>, key: &'static str) -> RowCause {
+    if let Some(wrapped) = wrapped(columns) {
+        return wrapped;
+    }
     match meant(key, columns) {
         Some(found) => RowCause::OtherKey { key, found },
         None => RowCause::MissingKey { key },
     }
+}
+
+/// That an object is no row, but holds rows: `{"data": [{...}, ...]}`, or COCO's file.
+pub fn wrapped(columns: &Map<String, Value>) -> Option<RowCause> {
+    let is_list = |key: &str| columns.get(key).is_some_and(Value::is_array);
+    if is_list("annotations") && is_list("images") {
+        let key = "annotations".to_owned();
+        return Some(RowCause::Wrapped { key, is_coco: true });
+    }
+    let is_row = |value: &Value| {
+        let keys = value.as_object().into_iter().flatten();
+        keys.into_iter()
+            .any(|(key, _)| ROW_KEYS.contains(&key.as_str()))
+    };
+    let holds_rows = |value: &&Value| {
+        value
+            .as_array()
+            .and_then(|list| list.first())
+            .is_some_and(is_row)
+    };
+    let (key, _) = columns
+        .iter()
+        .filter(|(key, _)| !TURN_LISTS.contains(&key.as_str()))
+        .find(|(_, value)| holds_rows(value))?;
+    Some(RowCause::Wrapped {
+        key: key.clone(),
+        is_coco: false,
+    })
 }
 
 fn turn_value<'a>(
@@ -302,7 +466,7 @@ fn problem_text(question: &Value, num_images: usize) -> Result<String, RowCause>
     Ok(problem)
 }
 
-/// The answer without answer tags; numbers as Python's `str` prints them.
+/// The answer without answer tags; what is no text as VLM-R1 takes it, by Python's `str`.
 fn answer_text(answer: &Value) -> Result<String, RowCause> {
     let text = match answer {
         Value::String(text) => text
@@ -310,19 +474,7 @@ fn answer_text(answer: &Value) -> Result<String, RowCause> {
             .replace("</answer>", "")
             .trim()
             .to_owned(),
-        Value::Number(number) if !number.is_f64() => number.to_string(),
-        Value::Number(number) => match number.as_f64() {
-            // An integer too long for 64 bits arrives here as a float and would print otherwise.
-            Some(x) if x.abs() < i64::MAX as f64 => float_repr(x),
-            _ => return Err(RowCause::BigNumber),
-        },
-        other => {
-            return Err(wrong_type(
-                "conversations[].value",
-                "a string or a number",
-                other,
-            ));
-        }
+        other => str_of(other),
     };
     if text.is_empty() {
         return Err(RowCause::Empty { what: "answer" });
@@ -414,14 +566,22 @@ mod tests {
             ("1e-7", "1e-07"),
             ("18446744073709551615", "18446744073709551615"),
             (r#"" <answer> [1, 2, 3, 4] </answer> ""#, "[1, 2, 3, 4]"),
+            ("-0", "0"),
+            ("[10, 20.0, 60,80]", "[10, 20.0, 60, 80]"),
+            ("[[1,2],[3,4]]", "[[1, 2], [3, 4]]"),
+            (
+                r#"{"a": "it's", "b": [null, true]}"#,
+                r#"{'a': "it's", 'b': [None, True]}"#,
+            ),
+            ("true", "True"),
+            ("false", "False"),
+            ("null", "None"),
+            ("[]", "[]"),
             (r#""<answer>a</answer> and <answer>b</answer>""#, "a and b"),
         ] {
             assert_eq!(answer(json).as_deref(), Ok(text));
         }
         assert!(answer("123456789012345678901234567890").is_err_and(|e| e.contains("64 bits")));
-        for bad in ["null", "true", "[1]", "{}"] {
-            assert!(answer(bad).is_err_and(|e| e.contains("expected a string or a number")));
-        }
         assert_eq!(
             answer("\"<answer> </answer>\""),
             Err("the answer is empty".to_owned())

@@ -1,21 +1,24 @@
 //! Training files: `:`-separated lists of JSONL files and image folders, read and checked row by
 //! row before anything is trained. One row's own checks are in [`crate::row`].
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use base::Sample;
 pub use base::config::OnBadRow;
-use base::{Sample, SourceLine};
+use base::python_json::Lost;
 
-use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError, io_error};
+use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError};
 use crate::image::{self, ImageCause, ImageError};
-use crate::row::{ImageFolder, RowChecks, parse_row};
+use crate::row::{ImageFolder, MAX_KNOWN, ReadRow, RowChecks, RowReader};
+use crate::row_index::{RowIndex, Rows};
+use crate::row_texts::{RowText, RowTexts};
 use crate::sampler::shuffled;
 
 /// Enough to tell image formats apart.
 const NUM_HEAD_BYTES: u64 = 16;
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One training file with what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,14 +99,14 @@ fn entries(flag: &'static str, list: &str) -> Result<Vec<String>, DataError> {
 
 /// What was read.
 #[derive(Debug)]
-pub struct LoadReport {
+pub struct LoadReport<R = Vec<Sample>> {
     /// Good rows, in the order of the files.
-    pub rows: Vec<Sample>,
+    pub rows: R,
     /// Bad rows that were left out ([`OnBadRow::Skip`]).
     pub skipped: Vec<RowError>,
 }
 
-/// Reads and checks all rows of all files.
+/// Reads and checks all rows of all files, and keeps them.
 ///
 /// # Errors
 /// A file that cannot be read or has no (good) row; with [`OnBadRow::Stop`], bad rows: the first
@@ -114,19 +117,55 @@ pub fn load_rows(
     on_bad_row: OnBadRow,
 ) -> Result<LoadReport, DataError> {
     let mut rows = Vec::new();
+    let skipped = read_rows(data, checks, on_bad_row, &mut |_, _, row| {
+        rows.push(row.sample);
+        Ok(())
+    })?;
+    Ok(LoadReport { rows, skipped })
+}
+
+/// Reads and checks all rows of all files, and keeps where they stand. `keep` is shown each good one, with what of it JSON does
+/// not have, and says whether it is wanted.
+///
+/// # Errors
+/// As [`load_rows`].
+pub fn index_rows(
+    data: &DataFiles,
+    checks: &RowChecks,
+    on_bad_row: OnBadRow,
+    keep: &mut dyn FnMut(&Sample, &[Lost]) -> bool,
+) -> Result<LoadReport<Rows>, DataError> {
+    let mut rows = RowIndex::new(checks);
+    let skipped = read_rows(data, checks, on_bad_row, &mut |file, text, row| match keep(
+        &row.sample,
+        &row.lost,
+    ) {
+        true => rows.add(file, text),
+        false => Ok(()),
+    })?;
+    let rows = rows.finished();
+    Ok(LoadReport { rows, skipped })
+}
+
+type Visit<'a> = &'a mut dyn FnMut(&DataFile, &RowText, ReadRow) -> Result<(), DataError>;
+
+/// Shows `visit` each good row; returns the bad ones.
+fn read_rows(
+    data: &DataFiles,
+    checks: &RowChecks,
+    on_bad_row: OnBadRow,
+    visit: Visit<'_>,
+) -> Result<Vec<RowError>, DataError> {
     let mut bad = BadRowList {
         keep_all: on_bad_row == OnBadRow::Skip,
         listed: Vec::new(),
         count: 0,
     };
     for file in &data.files {
-        load_file(file, checks, &mut rows, &mut bad)?;
+        read_file(file, checks, visit, &mut bad)?;
     }
     if on_bad_row == OnBadRow::Skip || bad.listed.is_empty() {
-        return Ok(LoadReport {
-            rows,
-            skipped: bad.listed,
-        });
+        return Ok(bad.listed);
     }
     let first = bad.listed.remove(0);
     let rows = BadRows {
@@ -153,28 +192,44 @@ impl BadRowList {
     }
 }
 
-fn load_file(
+fn read_file(
     file: &DataFile,
     checks: &RowChecks,
-    rows: &mut Vec<Sample>,
+    visit: Visit<'_>,
     bad: &mut BadRowList,
 ) -> Result<(), DataError> {
     let folder = ImageFolder::new(file.image_folder.as_deref());
-    let (rows_before, bad_before) = (rows.len(), bad.count);
-    let (num_listed, method) = (bad.listed.len(), file.reward_method.as_deref());
-    for_each_line(&file.path, |line, number| {
-        let source = SourceLine::new(&file.path, number);
-        match parse_row(line, source.clone(), &folder, method, checks).and_then(check_images) {
-            Ok(sample) => rows.push(sample),
+    let reader = RowReader {
+        folder: &folder,
+        method: file.reward_method.as_deref(),
+        checks,
+        takes_problems: false,
+    };
+    let (mut num_good, bad_before, num_listed) = (0, bad.count, bad.listed.len());
+    let mut images = CheckedImages::default();
+    for text in RowTexts::open(&file.path)? {
+        let mut text = text?;
+        let source = text.source(&file.path);
+        let row = std::mem::replace(&mut text.text, Ok(Vec::new()));
+        let row = row.and_then(|row| {
+            let read = reader.read(&row, source.clone())?;
+            images.check(&read.sample)?;
+            text.text = Ok(row);
+            Ok(read)
+        });
+        match row {
+            Ok(row) => {
+                num_good += 1;
+                visit(file, &text, row)?;
+            }
             Err(cause) => bad.push(RowError {
                 source_line: source,
                 cause,
             }),
         }
-    })?;
-    let num_bad = bad.count - bad_before;
+    }
     let path = file.path.clone();
-    match (rows.len() - rows_before, num_bad) {
+    match (num_good, bad.count - bad_before) {
         (0, 0) => Err(DataError::NoRows { path }),
         (0, num_skipped) if bad.keep_all => {
             let first = Box::new(bad.listed.swap_remove(num_listed));
@@ -188,23 +243,38 @@ fn load_file(
     }
 }
 
-/// Looks at the head of each image: a file that is no image is found before the run, a truncated
-/// one when it is decoded.
-pub(crate) fn check_images(sample: Sample) -> Result<Sample, RowCause> {
-    for path in &sample.images {
-        let refuse = |cause| ImageError::File {
-            path: path.clone(),
-            cause,
-        };
-        let head = read_head(path).map_err(|error| refuse(ImageCause::Unreadable(error)))?;
-        // Of so few bytes only the magic can be judged; that they end early says nothing.
-        if let Err(cause @ (ImageCause::Empty | ImageCause::NotAnImage { .. })) =
-            image::decode(&head, u64::MAX)
-        {
-            return Err(refuse(cause).into());
+/// Images whose heads were looked at.
+#[derive(Default)]
+pub(crate) struct CheckedImages(HashSet<PathBuf>);
+
+impl CheckedImages {
+    /// Looks at the head of each image: a file that is no image is found before the run, a truncated
+    /// one when it is decoded.
+    pub(crate) fn check(&mut self, sample: &Sample) -> Result<(), RowCause> {
+        for path in &sample.images {
+            if self.0.contains(path) {
+                continue;
+            }
+            check_image(path)?;
+            if self.0.len() < MAX_KNOWN {
+                self.0.insert(path.clone());
+            }
         }
+        Ok(())
     }
-    Ok(sample)
+}
+
+fn check_image(path: &Path) -> Result<(), ImageError> {
+    let refuse = |cause| ImageError::File {
+        path: path.to_owned(),
+        cause,
+    };
+    let head = read_head(path).map_err(|error| refuse(ImageCause::Unreadable(error)))?;
+    // Of so few bytes only the magic can be judged; that they end early says nothing.
+    match image::decode(&head, u64::MAX) {
+        Err(cause @ (ImageCause::Empty | ImageCause::NotAnImage { .. })) => Err(refuse(cause)),
+        _ => Ok(()),
+    }
 }
 
 fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -215,87 +285,12 @@ fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Calls `visit` with each line that is not blank, and its number from 1.
-pub(crate) fn for_each_line(
-    path: &Path,
-    mut visit: impl FnMut(&[u8], usize),
-) -> Result<(), DataError> {
-    for line in Lines::open(path)? {
-        let (number, line) = line?;
-        visit(&line, number);
-    }
-    Ok(())
-}
-
-/// The lines of a file that are not blank, with their numbers from 1, without their ends and a byte
-/// order mark. Nothing follows an error.
-#[derive(Debug)]
-pub(crate) struct Lines {
-    path: PathBuf,
-    reader: BufReader<File>,
-    number: usize,
-    is_over: bool,
-}
-
-impl Lines {
-    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
-        Ok(Self {
-            reader: BufReader::new(File::open(path).map_err(io_error(path))?),
-            path: path.to_owned(),
-            number: 0,
-            is_over: false,
-        })
-    }
-
-    /// The next line as it stands in the file; none at the end.
-    fn read(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        let mut line = Vec::new();
-        let length = self.reader.read_until(b'\n', &mut line)?;
-        Ok((length > 0).then_some(line))
-    }
-}
-
-impl Iterator for Lines {
-    type Item = Result<(usize, Vec<u8>), DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while !self.is_over {
-            let line = match self.read() {
-                Ok(Some(line)) => line,
-                Ok(None) => break,
-                Err(error) => {
-                    self.is_over = true;
-                    return Some(Err(io_error(&self.path)(error)));
-                }
-            };
-            self.number += 1;
-            let line = content(&line, self.number == 1);
-            if !line.trim_ascii().is_empty() {
-                return Some(Ok((self.number, line.to_vec())));
-            }
-        }
-        None
-    }
-}
-
-/// A line without its end and, where it is the first, without a byte order mark.
-fn content(line: &[u8], is_first: bool) -> &[u8] {
-    let mark = if is_first { BYTE_ORDER_MARK } else { b"" };
-    let line = line.strip_prefix(mark).unwrap_or(line);
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.strip_suffix(b"\r").unwrap_or(line)
-}
-
 /// Holds out `ratio` of the samples (rounded up) for validation, drawn with `seed`; both parts keep
 /// the order of the data. Returns `(training, validation)`.
 ///
 /// # Errors
 /// A ratio outside `[0, 1)`, or one that leaves nothing to train on.
-pub fn split(
-    samples: Vec<Sample>,
-    ratio: f64,
-    seed: u64,
-) -> Result<(Vec<Sample>, Vec<Sample>), DataError> {
+pub fn split(samples: Rows, ratio: f64, seed: u64) -> Result<(Rows, Rows), DataError> {
     let num_samples = samples.len();
     let refuse = |reason| {
         Err(DataError::Split {
@@ -315,10 +310,5 @@ pub fn split(
     for index in &shuffled(num_samples, seed, crate::sampler::SPLIT_STREAM)[..num_held_out] {
         held_out[*index as usize] = true;
     }
-    let (validation, training): (Vec<_>, Vec<_>) = samples
-        .into_iter()
-        .zip(held_out)
-        .partition(|(_, held_out)| *held_out);
-    let samples = |part: Vec<(Sample, bool)>| part.into_iter().map(|(sample, _)| sample).collect();
-    Ok((samples(training), samples(validation)))
+    Ok(samples.parted(&held_out))
 }

@@ -2,14 +2,15 @@
 //! image.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use base::config::{EvalConfig, EvalTask, LabelList};
 use base::{Sample, SourceLine};
+use data::coco::{CocoAnnotation, CocoFile, CocoImage, Id, Unplaced};
 use data::convert::detection_question;
-use data::{DataFile, ImageFolder, Repeat, once};
-use serde::Deserialize;
+use data::image::other_size;
+use data::{DataFile, ImageFolder, Repeat};
 use serde_json::{Value, json};
 
 use crate::EvalError;
@@ -18,17 +19,20 @@ use crate::questions::{Question, Truth};
 /// Files of OVDEval whose prompts name all categories.
 const NAMED_BY_ALL: [&str; 4] = ["coco", "celebrity", "logo", "landmark"];
 
+/// Pictures of another size that are named.
+const MAX_SHOWN: usize = 3;
+
 /// The labelled boxes of an image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
-    /// COCO's id of the image: average precision takes images in its order.
-    pub image_id: u64,
+    /// COCO's id of the image: average precision takes images in its order. Rows have none.
+    pub image_id: Option<Id>,
     /// The true boxes.
     pub truths: Vec<Object>,
     /// Categories that were left out here: what is predicted of them does not count.
     pub left_out: Vec<String>,
     /// Categories of the file: a predicted label means the one that it equals but for case and space.
-    pub categories: std::sync::Arc<Vec<String>>,
+    pub categories: Arc<Vec<String>>,
 }
 
 /// A true box.
@@ -50,108 +54,21 @@ pub struct Read {
     pub notes: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct File {
-    images: Vec<Image>,
-    annotations: Vec<Annotation>,
-    categories: Vec<Category>,
-}
-
-#[derive(PartialEq, Deserialize)]
-struct Image {
-    id: u64,
-    file_name: String,
-    #[serde(default)]
-    text: Option<Value>,
-    #[serde(default)]
-    neg_text: Option<Value>,
-}
-
-#[derive(PartialEq, Deserialize)]
-struct Annotation {
-    #[serde(default)]
-    id: Option<Value>,
-    image_id: u64,
-    category_id: u64,
-    bbox: Vec<f64>,
-    #[serde(default)]
-    iscrowd: u8,
-}
-
-#[derive(PartialEq, Deserialize)]
-struct Category {
-    id: u64,
-    name: String,
-}
-
-impl File {
-    /// Each id once, as pycocotools' index has images and categories. An annotation that is listed twice counts once too, where
-    /// pycocotools counts it as two objects.
-    fn once(self, path: &Path, notes: &mut Vec<String>) -> Self {
-        let (images, of_images) = once(self.images, |image| Some(image.id));
-        let annotation_id = |annotation: &Annotation| annotation.id.as_ref().map(Value::to_string);
-        let (annotations, of_annotations) = once(self.annotations, annotation_id);
-        let (categories, of_categories) = once(self.categories, |category| Some(category.id));
-        let mut note = |what: &str, repeats: &[(String, bool)]| {
-            let Some((first, _)) = repeats.first() else {
-                return;
-            };
-            let differing = repeats.iter().find(|(_, differs)| *differs);
-            let differing = differing.map_or(String::new(), |(id, _)| {
-                format!(
-                    "; entries of one id differ, the first of them those of {id}: the last counts"
-                )
-            });
-            notes.push(format!(
-                "warning: {}: {} {what} under an id that stood there before are taken once, the first of them {first}{differing}",
-                path.display(),
-                repeats.len()
-            ));
-        };
-        note("images", &told(&of_images));
-        note("annotations", &told(&of_annotations));
-        note("categories", &told(&of_categories));
-        Self {
-            images,
-            annotations,
-            categories,
-        }
-    }
-}
-
-/// Repeated ids in words, and whether their items differ.
-fn told<I: std::fmt::Display>(repeats: &[Repeat<I>]) -> Vec<(String, bool)> {
-    let repeats = repeats.iter();
-    repeats
-        .map(|repeat| (repeat.id.to_string(), repeat.differs))
-        .collect()
-}
-
 /// Reads a file.
 ///
 /// # Errors
 /// A file that cannot be read, or has no images.
 pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, EvalError> {
     let path = &file.path;
-    let io = |source| EvalError::Io {
+    let refuse = |cause: String| EvalError::Coco {
         path: path.clone(),
-        source,
+        cause,
     };
-    let parsed: File =
-        serde_json::from_str(&fs::read_to_string(path).map_err(io)?).map_err(|e| {
-            EvalError::Json {
-                path: path.clone(),
-                source: e,
-            }
-        })?;
-    if parsed.images.is_empty() {
-        return Err(EvalError::Coco {
-            path: path.clone(),
-            cause: "no images".to_owned(),
-        });
+    let parsed = CocoFile::read(path)?;
+    if parsed.images.is_empty() && parsed.bad_images.is_empty() {
+        return Err(refuse("no images".to_owned()));
     }
-    let mut notes = Vec::new();
-    let parsed = parsed.once(path, &mut notes);
+    let mut notes = notes_of(&parsed, path);
     let truths = Truths::of(&parsed, file, &mut notes);
     let folder = ImageFolder::new(file.image_folder.as_deref());
     let labels = config.labels.unwrap_or(match config.task {
@@ -165,11 +82,11 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
         truths,
         limit: config.max_boxes_per_category,
         empty: 0,
+        other_sizes: Vec::new(),
     };
-    let rows: Vec<Question> = parsed
-        .images
-        .iter()
-        .filter_map(|image| reader.question(image))
+    let images = parsed.images.iter().enumerate();
+    let mut rows: Vec<Question> = images
+        .filter_map(|(index, image)| reader.question(index, image))
         .collect();
     if reader.empty > 0 {
         notes.push(format!(
@@ -179,83 +96,108 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
             parsed.images.len()
         ));
     }
+    notes.extend(reader.size_note());
+    let bad = parsed.bad_images.iter();
+    rows.extend(bad.map(|cause| Question {
+        subset: 0,
+        place: path.display().to_string(),
+        sample: Err(cause.clone()),
+        truth: Truth::InSolution,
+    }));
     if rows.is_empty() {
-        return Err(EvalError::Coco {
-            path: path.clone(),
-            cause: "no image is left to ask about".to_owned(),
-        });
+        return Err(refuse("no image is left to ask about".to_owned()));
     }
     Ok(Read { rows, notes })
 }
 
+/// What is odd about a file, in lines.
+fn notes_of(file: &CocoFile, path: &Path) -> Vec<String> {
+    let path = path.display();
+    let note = |what: &str, repeats: &[Repeat<Id>]| {
+        let first = &repeats.first()?.id;
+        let differing = repeats.iter().find(|repeat| repeat.differs);
+        let differing = differing.map_or(String::new(), |repeat| {
+            format!(
+                "; entries of one id differ, the first of them those of {}: the last counts",
+                repeat.id
+            )
+        });
+        Some(format!(
+            "warning: {path}: {} {what} under an id that stood there before are taken once, the first of them {first}{differing}",
+            repeats.len()
+        ))
+    };
+    let repeated = &file.repeated;
+    let repeated = [
+        note("images", &repeated.images),
+        note("annotations", &repeated.annotations),
+        note("categories", &repeated.categories),
+    ];
+    let odd = file.notes.iter();
+    let odd = odd.map(|note| format!("warning: {path}: {note}"));
+    repeated.into_iter().flatten().chain(odd).collect()
+}
+
 /// True boxes by image, with what is wrong with some.
 struct Truths {
-    categories: std::sync::Arc<Vec<String>>,
-    of_image: HashMap<u64, Vec<Object>>,
-    bad: HashMap<u64, String>,
+    categories: Arc<Vec<String>>,
+    /// Of each image, by its number in the file.
+    of_image: Vec<Vec<Object>>,
+    bad: HashMap<usize, String>,
 }
 
 impl Truths {
-    fn of(parsed: &File, file: &DataFile, notes: &mut Vec<String>) -> Self {
-        let names: HashMap<u64, &str> = parsed
-            .categories
-            .iter()
-            .map(|category| (category.id, category.name.as_str()))
-            .collect();
-        let mut of_image: HashMap<u64, Vec<Object>> = parsed
-            .images
-            .iter()
-            .map(|image| (image.id, Vec::new()))
-            .collect();
+    fn of(parsed: &CocoFile, file: &DataFile, notes: &mut Vec<String>) -> Self {
+        let mut of_image = vec![Vec::new(); parsed.images.len()];
         let mut bad = HashMap::new();
-        let mut homeless = 0;
+        let mut homeless = Vec::new();
+        let index = parsed.index();
         for annotation in &parsed.annotations {
-            let Some(objects) = of_image.get_mut(&annotation.image_id) else {
-                homeless += 1;
-                continue;
-            };
-            match object(annotation, &names) {
-                Ok(object) => objects.push(object),
-                Err(cause) => {
-                    bad.entry(annotation.image_id).or_insert(cause);
+            let placed = index.place(annotation);
+            match placed.and_then(|(image, name)| Ok((image, object(annotation, image, name)?))) {
+                Ok((image, object)) => of_image[image].push(object),
+                Err(Unplaced::NoImage(cause)) => homeless.push(cause),
+                Err(Unplaced::Bad(image, cause)) => {
+                    bad.entry(image).or_insert(cause);
                 }
             }
         }
-        if homeless > 0 {
+        if let Some(first) = homeless.first() {
             notes.push(format!(
-                "{}: {homeless} annotations of images that the file does not list",
-                file.path.display()
+                "{}: {} annotations of images that the file does not list: {first}",
+                file.path.display(),
+                homeless.len()
             ));
         }
-        let categories = parsed.categories.iter().map(|c| c.name.clone()).collect();
+        let mut categories: Vec<String> = Vec::new();
+        for category in &parsed.categories {
+            if !categories.contains(&category.name) {
+                categories.push(category.name.clone());
+            }
+        }
         Self {
-            categories: std::sync::Arc::new(categories),
+            categories: Arc::new(categories),
             of_image,
             bad,
         }
     }
 }
 
-fn object(annotation: &Annotation, names: &HashMap<u64, &str>) -> Result<Object, String> {
-    let name = names.get(&annotation.category_id);
-    let Some(name) = name else {
-        return Err(format!(
-            "an annotation of category {}, which the file does not list",
-            annotation.category_id
-        ));
-    };
-    let is_box = |b: &[f64]| b.iter().all(|x| x.is_finite()) && b[2] >= 0.0 && b[3] >= 0.0;
-    match annotation.bbox[..] {
-        [x, y, width, height] if is_box(&annotation.bbox) => Ok(Object {
-            label: (*name).to_owned(),
-            corners: [x, y, x + width, y + height],
-            is_crowd: annotation.iscrowd != 0,
-        }),
-        _ => Err(format!(
-            "`bbox` is {:?}, expected [x, y, width, height]",
-            annotation.bbox
-        )),
+fn object(annotation: &CocoAnnotation, image: usize, name: &str) -> Result<Object, Unplaced> {
+    let bad = |cause: String| Unplaced::Bad(image, format!("{}: {cause}", annotation.name()));
+    let [x, y, width, height] = annotation.bbox.clone().map_err(bad)?;
+    let is_crowd = annotation.is_crowd.clone().map_err(bad)?;
+    if width < 0.0 || height < 0.0 {
+        let shown = format!("[{x}, {y}, {width}, {height}]");
+        return Err(bad(format!(
+            "`bbox` is {shown}, expected [x, y, width, height]"
+        )));
     }
+    Ok(Object {
+        label: name.to_owned(),
+        corners: [x, y, x + width, y + height],
+        is_crowd,
+    })
 }
 
 struct Reader<'a> {
@@ -265,16 +207,18 @@ struct Reader<'a> {
     truths: Truths,
     limit: Option<usize>,
     empty: usize,
+    /// Images of another size than the file says.
+    other_sizes: Vec<String>,
 }
 
 impl Reader<'_> {
     /// The question about an image; none where it is left out on purpose.
-    fn question(&mut self, image: &Image) -> Option<Question> {
+    fn question(&mut self, index: usize, image: &CocoImage) -> Option<Question> {
         let mut objects = Objects {
-            image_id: image.id,
-            truths: self.truths.of_image.remove(&image.id).unwrap_or_default(),
+            image_id: Some(image.id.clone()),
+            truths: std::mem::take(&mut self.truths.of_image[index]),
             left_out: Vec::new(),
-            categories: std::sync::Arc::clone(&self.truths.categories),
+            categories: Arc::clone(&self.truths.categories),
         };
         if let Some(limit) = self.limit {
             leave_out(&mut objects, limit);
@@ -283,7 +227,7 @@ impl Reader<'_> {
                 return None;
             }
         }
-        let bad = self.truths.bad.get(&image.id).cloned();
+        let bad = self.truths.bad.get(&index).cloned();
         let labels = self.labels_of(image, &objects);
         let sample = match (bad, labels) {
             (Some(cause), _) | (None, Err(cause)) => Err(cause),
@@ -301,12 +245,26 @@ impl Reader<'_> {
         })
     }
 
-    fn place(&self, image: &Image) -> String {
+    fn size_note(&self) -> Option<String> {
+        let shown = self.other_sizes.iter().take(MAX_SHOWN);
+        let shown: Vec<&str> = shown.map(String::as_str).collect();
+        (!shown.is_empty()).then(|| {
+            format!(
+                "warning: {}: {} of the pictures have another size than the file says: {}\n\
+                 hint: true boxes fit pictures of the stated size: give the pictures that were annotated",
+                self.file.path.display(),
+                self.other_sizes.len(),
+                shown.join(", ")
+            )
+        })
+    }
+
+    fn place(&self, image: &CocoImage) -> String {
         let (path, name) = (self.file.path.display(), &image.file_name);
         format!("{path}: image {} ({name})", image.id)
     }
 
-    fn labels_of(&self, image: &Image, objects: &Objects) -> Result<Vec<String>, String> {
+    fn labels_of(&self, image: &CocoImage, objects: &Objects) -> Result<Vec<String>, String> {
         let is_left = |label: &String| !objects.left_out.contains(label);
         let mut labels: Vec<String> = match self.labels {
             LabelList::All => self.truths.categories.to_vec(),
@@ -321,8 +279,10 @@ impl Reader<'_> {
                         .collect()
                 }
                 (text, negative) => {
-                    let mut labels = texts("text", text.as_ref())?;
-                    labels.extend(texts("neg_text", negative.as_ref())?);
+                    let mut labels = Vec::new();
+                    for named in [text, negative].into_iter().flatten() {
+                        labels.extend(named.clone()?);
+                    }
                     labels
                 }
             },
@@ -333,9 +293,15 @@ impl Reader<'_> {
         Ok(labels)
     }
 
-    fn sample(&self, image: &Image, labels: &[String]) -> Result<Sample, String> {
+    fn sample(&mut self, image: &CocoImage, labels: &[String]) -> Result<Sample, String> {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let path = self.folder.resolve(&image.file_name);
+        if let (Ok(path), Some(stated)) = (&path, image.size)
+            && let Some(text) = other_size(path, stated)
+        {
+            self.other_sizes
+                .push(format!("{} ({text})", image.file_name));
+        }
         let columns = json!({"image": image.file_name, "image_id": image.id});
         let Value::Object(columns) = columns else {
             return Err("no row".to_owned());
@@ -349,19 +315,6 @@ impl Reader<'_> {
             accu_reward_method: None,
             columns,
         })
-    }
-}
-
-fn texts(key: &str, value: Option<&Value>) -> Result<Vec<String>, String> {
-    let wrong = || format!("`{key}` is no list of texts");
-    match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![text.clone()]),
-        Some(Value::Array(items)) => items
-            .iter()
-            .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
-            .collect(),
-        Some(_) => Err(wrong()),
     }
 }
 
@@ -393,6 +346,8 @@ impl Objects {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn read_file(file: &Value) -> Read {
@@ -424,18 +379,19 @@ mod tests {
             ],
             "categories": [{"id": 1, "name": "cup"}, {"id": 1, "name": "cup"}],
         }));
-        let truths: Vec<(u64, Vec<f64>)> = read
+        let truths: Vec<(Option<Id>, Vec<f64>)> = read
             .rows
             .iter()
             .map(|row| match &row.truth {
                 Truth::Objects(objects) => {
                     let lefts = objects.truths.iter().map(|object| object.corners[0]);
-                    (objects.image_id, lefts.collect())
+                    (objects.image_id.clone(), lefts.collect())
                 }
                 _ => panic!("boxes"),
             })
             .collect();
-        assert_eq!(truths, [(1, vec![10.0]), (2, vec![30.0, 10.0, 10.0])]);
+        let of = |id, lefts| (Some(Id::Whole(id)), lefts);
+        assert_eq!(truths, [of(1, vec![10.0]), of(2, vec![30.0, 10.0, 10.0])]);
         assert!(read.rows[1].place.ends_with("image 2 (c.png)"));
         let notes = read.notes.join("\n");
         for note in [

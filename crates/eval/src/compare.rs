@@ -166,7 +166,7 @@ fn key(scored: &Scored) -> Key<'_> {
         Value::Null if scored.question.is_empty() => scored.place.clone(),
         image => image.to_string(),
     };
-    let id = scored.image_id.map(|id| id.to_string());
+    let id = scored.image_id.as_ref().map(|id| id.to_string());
     let truth = id.unwrap_or_else(|| scored.ground_truth.to_string());
     (&scored.subset, image, &scored.question, truth)
 }

@@ -171,7 +171,7 @@ impl Corpus {
     pub fn new(results: &[&Scored]) -> Self {
         let mut order: Vec<usize> = (0..results.len()).collect();
         // Of detections with equal scores COCO takes first those of the lowest id.
-        order.sort_by_key(|&index| results[index].image_id);
+        order.sort_by_key(|&index| &results[index].image_id);
         let mut rank = vec![0; results.len()];
         for (place, &index) in order.iter().enumerate() {
             rank[index] = place as u64;

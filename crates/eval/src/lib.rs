@@ -170,6 +170,9 @@ pub enum EvalError {
     /// The data.
     #[error(transparent)]
     Data(#[from] data::DataError),
+    /// A file of COCO's form.
+    #[error(transparent)]
+    Source(#[from] data::convert::ConvertError),
     /// The rewards.
     #[error(transparent)]
     Reward(#[from] rewards::RewardError),

@@ -2,7 +2,7 @@
 
 use base::config::{EvalConfig, EvalTask};
 use base::{Sample, SourceLine};
-use data::{DataFiles, Processor, RowChecks, load_items, notices_of, python_shuffle};
+use data::{DataFiles, Notices, Processor, ReadKeys, RowChecks, load_items, python_shuffle};
 use rewards::boxes::{BoundingBox, parse_solution};
 
 use crate::EvalError;
@@ -67,6 +67,7 @@ impl Questions {
         };
         for file in &files.files {
             let subset = questions.add_subset(&file.path);
+            let mut notices = Notices::new(ReadKeys::TRAINING, config.apply_exif);
             let mut rows = match config.task {
                 Some(EvalTask::Ovd | EvalTask::OvdEval) => {
                     let read = coco_file::read(file, config, &questions.subsets[subset])?;
@@ -75,7 +76,10 @@ impl Questions {
                 }
                 _ => {
                     let checks = row_checks(config, processor);
-                    let rows = load_items(file, &checks)?.into_iter();
+                    let mut look = |sample: &Sample, lost: &[_]| {
+                        notices.look_at_lost(&sample.source, lost);
+                    };
+                    let rows = load_items(file, &checks, &mut look)?.into_iter();
                     rows.map(|row| Question::new(row, config, check)).collect()
                 }
             };
@@ -84,10 +88,10 @@ impl Questions {
             }
             rows.truncate(config.limit.unwrap_or(usize::MAX));
             rows.iter_mut().for_each(|row| row.subset = subset);
-            let samples = rows.iter().filter_map(|row| row.sample.as_ref().ok());
-            questions
-                .notes
-                .extend(notices_of(samples, config.apply_exif));
+            for sample in rows.iter().filter_map(|row| row.sample.as_ref().ok()) {
+                notices.look_at_sample(sample, &[]);
+            }
+            questions.notes.extend(notices.lines());
             questions.rows.append(&mut rows);
         }
         Ok(questions)
@@ -166,9 +170,9 @@ fn rec_truth(sample: &Sample) -> Result<BoundingBox, String> {
 }
 
 impl Question {
-    pub(crate) fn image_id(&self) -> Option<u64> {
+    pub(crate) fn image_id(&self) -> Option<data::coco::Id> {
         match &self.truth {
-            Truth::Objects(objects) => Some(objects.image_id),
+            Truth::Objects(objects) => objects.image_id.clone(),
             _ => None,
         }
     }

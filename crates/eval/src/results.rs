@@ -54,7 +54,7 @@ pub struct Scored {
     pub predicted: Vec<ShownBox>,
     /// COCO's id of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_id: Option<u64>,
+    pub image_id: Option<data::coco::Id>,
     /// Image files.
     pub image_paths: Vec<PathBuf>,
     /// The file that the row stands in.

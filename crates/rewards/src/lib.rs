@@ -24,8 +24,6 @@ pub mod length;
 pub mod maths;
 mod overlong;
 mod plugins;
-mod python_json;
-mod python_text;
 mod rec;
 mod registry;
 pub mod repetition;
@@ -35,6 +33,7 @@ mod text;
 mod verdict;
 
 pub use base::config::RewardBatch;
+use base::{python_json, python_text};
 pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
 pub use box_warning::{compares_boxes, missing_box_reward};
 pub use boxes::BoundingBox;

@@ -1,7 +1,7 @@
 //! Rows that were held out, scored by the rewards of the run.
 
-use base::DrawKey;
 use base::config::GrpoConfig;
+use base::{DrawKey, Sample};
 use data::{ImageCache, load_prompt};
 use engine::SamplingParams;
 use rewards::RewardSet;
@@ -47,7 +47,11 @@ pub(crate) fn score(
     let stop = || session.stop.is_raised();
     let mut groups = Vec::with_capacity(dataset.validation.len());
     // No more pictures in memory than answers in the batch.
-    for samples in dataset.validation.chunks(sampling.max_concurrent) {
+    let held_out = &dataset.validation;
+    for start in (0..held_out.len()).step_by(sampling.max_concurrent.max(1)) {
+        let end = held_out.len().min(start + sampling.max_concurrent.max(1));
+        let samples = (start..end).map(|index| held_out.get(index));
+        let samples: Vec<Sample> = samples.collect::<Result<_, _>>()?;
         let mut prompts = Vec::with_capacity(samples.len());
         for (index, sample) in samples.iter().enumerate() {
             let template = &session.settings.template;
@@ -57,7 +61,7 @@ pub(crate) fn score(
         }
         let scoring = Scoring {
             rewards,
-            samples,
+            samples: &samples,
             processor: &dataset.processor,
             step: session.step,
         };

@@ -92,7 +92,7 @@ pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
 /// What scores groups.
 pub(crate) struct Scoring<'a> {
     pub rewards: &'a RewardSet,
-    /// What the prompts were made of.
+    /// What the prompts were made of, one for each.
     pub samples: &'a [Sample],
     pub processor: &'a Processor,
     /// Told to the rewards.

@@ -18,13 +18,10 @@ pub(crate) fn logged_groups(
     rewards: &RewardSet,
     step: u64,
 ) -> Vec<LoggedGroup> {
-    let groups = groups.iter().enumerate();
-    let logged = groups.map(|(index, scored)| {
-        let sample = &samples[scored.group.sample_index];
-        LoggedGroup {
-            completions: rows(scored, sample, rewards, (step, index)),
-            summary: summary(scored, sample),
-        }
+    let groups = groups.iter().zip(samples).enumerate();
+    let logged = groups.map(|(index, (scored, sample))| LoggedGroup {
+        completions: rows(scored, sample, rewards, (step, index)),
+        summary: summary(scored, sample),
     });
     logged.collect()
 }

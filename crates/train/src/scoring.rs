@@ -38,15 +38,15 @@ impl<'a> Board<'a> {
         group_size: usize,
         step: u64,
     ) -> Self {
-        let known = prompts.iter().map(|(sample_index, prompt)| {
-            let sample = &samples[*sample_index];
-            Known {
+        let known = prompts
+            .iter()
+            .zip(samples)
+            .map(|((_, prompt), sample)| Known {
                 sample,
                 source: sample.source.to_string(),
                 image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
                 image_grid_thw: prompt.images.iter().map(|i| i.grid_thw).collect(),
-            }
-        });
+            });
         let num_answers = prompts.len() * group_size;
         Board {
             prompts: known.collect(),

@@ -10,7 +10,8 @@ use base::console::{describe, size};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
 use base::{Prompt, Sample};
 use data::{
-    EpochSampler, Loaded, LoaderOptions, Processor, PromptLoader, load_rows, notices_of, split,
+    EpochSampler, Loaded, LoaderOptions, Notices, Processor, PromptLoader, ReadKeys, Rows,
+    index_rows, split,
 };
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
@@ -39,8 +40,8 @@ pub struct Outcome {
 
 /// Rows, split, and what turns them into prompts.
 pub(crate) struct Dataset {
-    pub samples: Arc<[Sample]>,
-    pub validation: Vec<Sample>,
+    pub samples: Rows,
+    pub validation: Rows,
     pub processor: Arc<Processor>,
     skipped: Vec<String>,
     /// What is odd about the rows, in lines.
@@ -58,30 +59,47 @@ impl Dataset {
         let mut checks = settings.checks.clone();
         checks.reserve(processor.tokenizer().reserved_tokens());
         let on_bad_row = settings.loader.on_bad_row;
-        let report = load_rows(&settings.files, &checks, on_bad_row)?;
-        let mut skipped: Vec<String> = report.skipped.iter().map(ToString::to_string).collect();
-        let mut rows = Vec::with_capacity(report.rows.len());
-        for row in report.rows {
-            match check(&row) {
-                Ok(()) => rows.push(row),
-                Err(error) if on_bad_row == OnBadRow::Skip => skipped.push(error.to_string()),
-                Err(error) => return Err(error),
+        let mut notices = Notices::new(ReadKeys::TRAINING, settings.processor.apply_exif);
+        let mut refused = Vec::new();
+        let report = index_rows(&settings.files, &checks, on_bad_row, &mut |sample, lost| {
+            match check(sample) {
+                Ok(()) => {
+                    notices.look_at_sample(sample, lost);
+                    return true;
+                }
+                // All are told where they are skipped, else the first.
+                Err(error) if on_bad_row == OnBadRow::Skip || refused.is_empty() => {
+                    refused.push(error);
+                }
+                Err(_) => {}
             }
+            false
+        })?;
+        if on_bad_row == OnBadRow::Stop && !refused.is_empty() {
+            return Err(refused.remove(0));
         }
+        let rows = report.rows;
+        let mut skipped: Vec<String> = report.skipped.iter().map(ToString::to_string).collect();
+        skipped.extend(refused.iter().map(ToString::to_string));
         if rows.is_empty() {
             return Err(TrainError::NoRows {
                 skipped: skipped.len(),
             });
         }
-        let notices = notices_of(&rows, settings.processor.apply_exif);
         let (samples, validation) = split(rows, settings.val_split_ratio, settings.seed)?;
         Ok(Dataset {
-            samples: samples.into(),
+            samples,
             validation,
             processor: Arc::new(processor),
             skipped,
-            notices,
+            notices: notices.lines(),
         })
+    }
+
+    /// Reads the training rows of a step.
+    pub fn read(&self, indices: impl Iterator<Item = usize>) -> Result<Vec<Sample>, TrainError> {
+        let rows = indices.map(|index| self.samples.get(index));
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Prompts of all steps from `step` on, prepared ahead of need.

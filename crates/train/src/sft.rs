@@ -125,7 +125,7 @@ impl Trainer<'_> {
         let mut known = Vec::with_capacity(rows.len());
         match self.learn(&rows, tokens, &mut known) {
             Err(TrainError::NonFinite(cause)) => {
-                let dump = self.dump(&rows, known);
+                let dump = self.dump(&rows, known)?;
                 self.session.refuse(*cause, 0, dump)?;
             }
             learnt => metrics.extend(learnt?),
@@ -171,19 +171,19 @@ impl Trainer<'_> {
     }
 
     /// Every row of a refused step, with what is known of its answer's tokens.
-    fn dump(&self, rows: &[Row], known: Vec<Known>) -> Vec<Value> {
+    fn dump(&self, rows: &[Row], known: Vec<Known>) -> Result<Vec<Value>, TrainError> {
         let unseen = std::iter::repeat_with(Known::default);
         let line = |(row, known): (&Row, Known)| {
-            let sample = &self.dataset.samples[row.sample_index];
+            let sample = self.dataset.samples.get(row.sample_index)?;
             let mut line = Map::new();
             line.insert("sample".into(), json!(sample.source.to_string()));
             line.insert("images".into(), json!(sample.images));
             line.insert("prompt".into(), json!(sample.problem));
-            line.insert("completion".into(), json!(taught_text(sample)));
+            line.insert("completion".into(), json!(taught_text(&sample)));
             line.insert("prompt_ids".into(), json!(row.prompt.ids));
             line.insert("ids".into(), json!(row.answer));
             known.write(&mut line);
-            Value::Object(line)
+            Ok(Value::Object(line))
         };
         rows.iter()
             .zip(known.into_iter().chain(unseen))
@@ -197,8 +197,8 @@ impl Trainer<'_> {
         prompts
             .into_iter()
             .map(|(index, prompt)| {
-                let sample = &self.dataset.samples[index];
-                row(&self.dataset, self.config, index, sample, prompt)
+                let sample = self.dataset.samples.get(index)?;
+                row(&self.dataset, self.config, index, &sample, prompt)
             })
             .collect()
     }
@@ -294,6 +294,7 @@ fn held_out_loss(
     let cache = ImageCache::new(0);
     let (mut sum, mut tokens) = (0.0, 0);
     for (index, sample) in dataset.validation.iter().enumerate() {
+        let sample = &sample?;
         if session.stop.is_raised() {
             return Err(TrainError::Stopped);
         }

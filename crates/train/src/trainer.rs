@@ -219,8 +219,10 @@ impl Trainer<'_> {
         for (index, batch) in batches.iter().enumerate() {
             known.extend(batch.known(index + 1)?);
         }
-        let (samples, step) = (&self.dataset.samples, self.session.step + 1);
-        let logged = logged_groups(groups, samples, &self.rewards, step);
+        let indices = groups.iter().map(|scored| scored.group.sample_index);
+        let samples = self.dataset.read(indices)?;
+        let step = self.session.step + 1;
+        let logged = logged_groups(groups, &samples, &self.rewards, step);
         let mut rows: Vec<Value> = logged.into_iter().flat_map(|g| g.completions).collect();
         let places = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
@@ -243,6 +245,7 @@ impl Trainer<'_> {
     fn roll_out(&mut self) -> Result<Vec<ScoredGroup>, TrainError> {
         let count = self.order.indices_of_step(self.session.step).len();
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
+        let samples = self.dataset.read(prompts.iter().map(|(index, _)| *index))?;
         let (session, config) = (&self.session, self.config);
         let sampling = Sampling {
             params: &self.sampling,
@@ -259,7 +262,7 @@ impl Trainer<'_> {
         };
         let scoring = Scoring {
             rewards: &self.rewards,
-            samples: &self.dataset.samples,
+            samples: &samples,
             processor: &self.dataset.processor,
             step: session.step + 1,
         };

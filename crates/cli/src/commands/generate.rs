@@ -88,6 +88,7 @@ fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
     let folder = rows::image_folder(config.image_folder.as_deref(), input);
     let mut notices = Notices::new(rows::ASKED, config.apply_exif);
     let mut question = |row: Row| -> Result<Question> {
+        notices.look_at_lost(&row.place, &row.lost);
         row.refuse_hidden_media(&rows::ASKED)?;
         let images = row.texts("images")?;
         let images = images

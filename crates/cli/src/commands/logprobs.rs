@@ -20,6 +20,7 @@ const CHUNK_ROWS: usize = 64;
 fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Path) -> Result<Notices> {
     let mut notices = Notices::new(rows::ANSWERED, config.apply_exif);
     for row in rows {
+        notices.look_at_lost(&row.place, &row.lost);
         row.refuse_hidden_media(&rows::ANSWERED)?;
         let images = images(row, folder)?;
         let texts = [

@@ -74,6 +74,8 @@ kinds! {
     Unscorable = "unscorable", Error, "a solution that the configured rewards can read";
     /// A key that nobody reads although it looks meant.
     UnreadKey = "unread_key", Warning, "`image`, `conversations` and `accu_reward_method` under these names; other keys mean nothing here";
+    /// What Python's JSON has and JSON has not, in a key that nobody reads.
+    OddValue = "odd_value", Warning, "finite numbers, whole numbers of 64 bits and whole characters, in all columns; an answer that is not null";
     /// A mark that other trainers fill.
     Placeholder = "placeholder", Warning, "text as the model is to read and to write it";
     /// An image that its metadata turn.
@@ -129,7 +131,9 @@ impl Kind {
             | RowCause::Turns { .. }
             | RowCause::Speaker { .. }
             | RowCause::Empty { .. }
-            | RowCause::BigNumber => Self::BadRow,
+            | RowCause::TornList
+            | RowCause::Wrapped { .. }
+            | RowCause::Lost { .. } => Self::BadRow,
         }
     }
 }

@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base::SourceLine;
 use serde::Serialize;
 
 use crate::error::DataError;
@@ -149,8 +150,8 @@ pub fn check(
     Ok(checker.report())
 }
 
-/// Index of a file, and a line in it.
-type Place = (u32, u32);
+/// Index of a file, a line in it, and the number of an item or 0.
+type Place = (u32, u32, u32);
 
 /// What is known so far.
 struct Checker {
@@ -300,7 +301,12 @@ impl Checker {
         let answer = digest(&sample.answer);
         let whole = digest(&(question, answer));
         // Numbers instead of names: there may be millions of rows.
-        let place = ((self.files.len() - 1) as u32, row.place.line as u32);
+        let item = row.place.item.unwrap_or(0);
+        let place = (
+            (self.files.len() - 1) as u32,
+            row.place.line as u32,
+            item as u32,
+        );
         if let Some(first) = self.rows.get(&whole) {
             let first = self.told(*first);
             let text = format!("pictures, question and answer are those of {first}");
@@ -324,8 +330,12 @@ impl Checker {
         }
     }
 
-    fn told(&self, (file, line): Place) -> String {
-        format!("{}:{line}", self.files[file as usize].path)
+    fn told(&self, (file, line, item): Place) -> String {
+        let place = SourceLine {
+            item: (item > 0).then_some(item as usize),
+            ..SourceLine::new(&self.files[file as usize].path, line as usize)
+        };
+        place.to_string()
     }
 
     fn report(mut self) -> CheckReport {
@@ -381,7 +391,7 @@ fn lengths(mut tokens: Vec<u32>) -> Option<PromptLengths> {
 }
 
 /// A digest that is the same in every run.
-fn digest(value: &impl Hash) -> u64 {
+pub(crate) fn digest(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

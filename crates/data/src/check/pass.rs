@@ -11,10 +11,11 @@ use super::boxes::{self, AnswerBox};
 use super::images::{ImageFacts, Images};
 use super::{CheckOptions, Finding, Kind};
 use crate::error::DataError;
-use crate::notices::{Oddity, oddities};
+use crate::notices::{About, Oddity, lost_values, oddities};
 use crate::prefetch::Prefetcher;
-use crate::row::{ImageFolder, parse_row};
-use crate::rows::{DataFile, Lines};
+use crate::row::{ImageFolder, ReadRow, RowReader};
+use crate::row_texts::{RowText, RowTexts};
+use crate::rows::DataFile;
 use crate::unread::ReadKeys;
 
 /// Rows looked at ahead of the one that is asked for.
@@ -69,7 +70,7 @@ pub(super) fn rows_of(
     options: &CheckOptions,
     images: &Arc<Images>,
 ) -> Result<Result<Rows, DataError>, String> {
-    let lines = Lines::open(&file.path).map_err(|error| error.to_string())?;
+    let texts = RowTexts::open(&file.path).map_err(|error| error.to_string())?;
     let look = Look {
         path: file.path.clone(),
         folder: ImageFolder::new(file.image_folder.as_deref()),
@@ -78,8 +79,8 @@ pub(super) fn rows_of(
         images: Arc::clone(images),
     };
     let workers = options.workers;
-    Ok(Prefetcher::new(lines, workers, AHEAD, move |line| {
-        look.row(line)
+    Ok(Prefetcher::new(texts, workers, AHEAD, move |text| {
+        look.row(text)
     }))
 }
 
@@ -93,45 +94,35 @@ struct Look {
 }
 
 impl Look {
-    fn row(&self, line: Result<(usize, Vec<u8>), DataError>) -> SeenRow {
-        let (number, line) = match line {
-            Ok(line) => line,
+    fn row(&self, text: Result<RowText, DataError>) -> SeenRow {
+        let text = match text {
+            Ok(text) => text,
             // The file broke off: told at line 0, since no line is at fault.
             Err(error) => {
                 let finding = Finding::new(Kind::UnreadableFile, error.to_string());
-                return self.nothing(0, finding);
+                return nothing(SourceLine::new(&self.path, 0), finding);
             }
         };
-        let place = self.place(number);
-        let checks = &self.options.rows;
-        match parse_row(&line, place, &self.folder, self.method.as_deref(), checks) {
-            Ok(sample) => self.sample(number, sample),
+        let place = text.source(&self.path);
+        let reader = RowReader {
+            folder: &self.folder,
+            method: self.method.as_deref(),
+            checks: &self.options.rows,
+            takes_problems: false,
+        };
+        let row = text.text.and_then(|text| reader.read(&text, place.clone()));
+        match row {
+            Ok(row) => self.sample(row),
             Err(cause) => {
                 let finding = Finding::new(Kind::of(&cause), cause.to_string());
-                self.nothing(number, finding)
+                nothing(place, finding)
             }
         }
     }
 
-    fn place(&self, line: usize) -> SourceLine {
-        SourceLine::new(&self.path, line)
-    }
-
-    fn nothing(&self, line: usize, finding: Finding) -> SeenRow {
-        SeenRow {
-            place: self.place(line),
-            sample: None,
-            images: Vec::new(),
-            boxes: Vec::new(),
-            extent: None,
-            prompt_tokens: None,
-            findings: vec![finding],
-            is_in_pixels: false,
-        }
-    }
-
-    fn sample(&self, number: usize, sample: Sample) -> SeenRow {
-        let mut findings = odd(&sample);
+    fn sample(&self, row: ReadRow) -> SeenRow {
+        let mut findings = odd(&row);
+        let sample = row.sample;
         let mut images = Vec::with_capacity(sample.images.len());
         for path in &sample.images {
             match self.image(path, &mut findings) {
@@ -156,7 +147,7 @@ impl Look {
             }
         }
         SeenRow {
-            place: self.place(number),
+            place: sample.source.clone(),
             sample: Some(sample),
             images,
             boxes,
@@ -213,7 +204,7 @@ impl Look {
     ) {
         let told = |boxes: &[&AnswerBox]| {
             let some = boxes.iter().take(TOLD_BOXES);
-            let some: Vec<String> = some.map(|b| format!("{:?}", b.corners)).collect();
+            let some: Vec<String> = some.map(|b| shown(b.corners)).collect();
             let dots = if boxes.len() > TOLD_BOXES {
                 ", ..."
             } else {
@@ -278,21 +269,37 @@ impl Look {
     }
 }
 
+fn nothing(place: SourceLine, finding: Finding) -> SeenRow {
+    SeenRow {
+        place,
+        sample: None,
+        images: Vec::new(),
+        boxes: Vec::new(),
+        extent: None,
+        prompt_tokens: None,
+        findings: vec![finding],
+        is_in_pixels: false,
+    }
+}
+
 /// What is odd about a row that is read all the same.
-fn odd(sample: &Sample) -> Vec<Finding> {
+fn odd(row: &ReadRow) -> Vec<Finding> {
+    let sample = &row.sample;
     let texts = [
         ("question", sample.problem.as_str()),
         ("answer", &sample.answer),
     ];
-    let oddities = oddities(&sample.columns, &texts, &ReadKeys::TRAINING).into_iter();
+    let mut found = oddities(&sample.columns, &texts, &ReadKeys::TRAINING);
+    found.extend(lost_values(&row.lost));
     let finding = |oddity: Oddity| {
-        let kind = match oddity.is_key {
-            true => Kind::UnreadKey,
-            false => Kind::Placeholder,
+        let kind = match oddity.about {
+            About::Key => Kind::UnreadKey,
+            About::Mark => Kind::Placeholder,
+            About::Value => Kind::OddValue,
         };
         Finding::new(kind, oddity.text)
     };
-    oddities.map(finding).collect()
+    found.into_iter().map(finding).collect()
 }
 
 /// What an image's metadata make of it, for messages about boxes.
@@ -303,6 +310,13 @@ fn turned(image: &SeenImage) -> Option<String> {
     Some(format!(
         " ({width} x {height} as its orientation {number} turns it, which is not applied)"
     ))
+}
+
+/// A box as answers write it.
+fn shown(corners: [f64; 4]) -> String {
+    // Nobody writes -0.
+    let [x1, y1, x2, y2] = corners.map(|edge| edge + 0.0);
+    format!("[{x1}, {y1}, {x2}, {y2}]")
 }
 
 /// An image without its pixels: enough to count tokens.

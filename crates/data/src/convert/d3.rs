@@ -99,7 +99,10 @@ fn objects(
             if let Some(name) = names.get(sentence.as_str()) {
                 objects.push(Object {
                     label: (*name).to_owned(),
-                    bbox: annotation.get("bbox").and_then(bbox),
+                    bbox: annotation
+                        .get("bbox")
+                        .and_then(bbox)
+                        .ok_or_else(|| "no `bbox` of four numbers".to_owned()),
                     is_crowd,
                 });
             }

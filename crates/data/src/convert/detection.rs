@@ -3,11 +3,11 @@
 
 use std::collections::HashSet;
 
+use base::python_text::list_repr;
 use serde_json::{Value, json};
 
 use super::sink::{Draft, Sink};
 use super::{ConvertError, ConvertOptions};
-use crate::python::list_repr;
 use crate::sampler::shuffled;
 
 /// Purposes of draws.
@@ -41,8 +41,8 @@ pub(super) struct Scene {
 pub(super) struct Object {
     /// What it is called.
     pub(super) label: String,
-    /// `[x, y, width, height]`, px; none where the source has no such box.
-    pub(super) bbox: Option<[f64; 4]>,
+    /// `[x, y, width, height]`, px, or why there is no such box.
+    pub(super) bbox: Result<[f64; 4], String>,
     /// A crowd, which no single box describes.
     pub(super) is_crowd: bool,
 }
@@ -60,6 +60,37 @@ pub(super) fn corners([x, y, width, height]: [f64; 4], size: Option<[f64; 2]>) -
     is_box.then(|| clipped.map(|edge| edge as i64))
 }
 
+/// Whether a box reaches over the edge of its image by half a pixel or more.
+fn is_cut([x, y, width, height]: [f64; 4], size: Option<[f64; 2]>) -> bool {
+    let Some(size) = size else {
+        return x <= -0.5 || y <= -0.5;
+    };
+    x <= -0.5 || y <= -0.5 || x + width >= size[0] + 0.5 || y + height >= size[1] + 0.5
+}
+
+/// A box in words.
+pub(super) fn shown([x, y, width, height]: [f64; 4]) -> String {
+    // Nobody writes -0.
+    let [x, y, width, height] = [x, y, width, height].map(|edge| edge + 0.0);
+    format!("[{x}, {y}, {width}, {height}]")
+}
+
+/// The corners of a box, counted where it is cut; what is wrong with one without area.
+pub(super) fn cut_corners(
+    bbox: [f64; 4],
+    size: Option<[f64; 2]>,
+    place: &str,
+    sink: &mut Sink<'_>,
+) -> Result<[i64; 4], String> {
+    let Some(corners) = corners(bbox, size) else {
+        return Err(format!("a box without area: {}", shown(bbox)));
+    };
+    if is_cut(bbox, size) {
+        sink.cut_box(place, &shown(bbox));
+    }
+    Ok(corners)
+}
+
 impl Scene {
     /// The boxes by label, those without area and crowds left out and counted.
     fn boxes(&self, sink: &mut Sink<'_>) -> Vec<(&str, [i64; 4])> {
@@ -69,10 +100,11 @@ impl Scene {
                 sink.leave_box("crowd", &self.place, &object.label);
                 continue;
             }
-            match object.bbox.and_then(|bbox| corners(bbox, self.size)) {
-                Some(corners) => boxes.push((object.label.as_str(), corners)),
-                None => {
-                    let text = format!("{}: {:?}", object.label, object.bbox);
+            let bbox = object.bbox.clone();
+            match bbox.and_then(|bbox| cut_corners(bbox, self.size, &self.place, sink)) {
+                Ok(corners) => boxes.push((object.label.as_str(), corners)),
+                Err(cause) => {
+                    let text = format!("{}: {cause}", object.label);
                     sink.leave_box("no_area", &self.place, &text);
                 }
             }
@@ -93,6 +125,7 @@ impl Scene {
             images: vec![self.image.clone()],
             question: question(asked),
             answer: Value::String(answer(&boxes)),
+            stated_size: self.size,
             ..Draft::default()
         };
         if let Some([width, height]) = self.size {
@@ -118,7 +151,8 @@ impl Scene {
         let there: HashSet<&str> = self.objects.iter().map(|o| o.label.as_str()).collect();
         // Without a box that can be shown a category can neither be asked for nor be absent.
         let boxed = |object: &&Object| {
-            !object.is_crowd && object.bbox.is_some_and(|b| corners(b, self.size).is_some())
+            let bbox = object.bbox.as_ref().ok();
+            !object.is_crowd && bbox.is_some_and(|b| corners(*b, self.size).is_some())
         };
         let mut asked: Vec<&str> = Vec::new();
         for object in self.objects.iter().filter(boxed) {

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use base::python_json::parse;
 use serde_json::{Map, Value};
 
 use super::json;
@@ -19,6 +20,8 @@ const FORMS: [(&str, &str, &str); 2] = [
     ("messages", "role", "content"),
     ("conversations", "from", "value"),
 ];
+/// The keys that become a part of rows.
+const READ: &[&str] = &["messages", "conversations", "images", "image", "objects"];
 const HUMAN: [&str; 2] = ["user", "human"];
 const MODEL: [&str; 2] = ["assistant", "gpt"];
 /// Keys of the images.
@@ -64,10 +67,14 @@ const BBOX: &str = "<bbox>";
 /// One row for each conversation of one question and one answer.
 pub(super) fn convert(path: &Path, sink: &mut Sink<'_>) -> Result<(), ConvertError> {
     let split = stem(path);
-    for item in json::items(path)? {
-        let Some(object) = item.object else {
-            sink.skip("bad_row", &item.place, "no JSON object");
-            continue;
+    for item in json::items(path, READ)? {
+        let item = item?;
+        let object = match item.object {
+            Ok(object) => object,
+            Err(reason) => {
+                sink.skip("bad_row", &item.place, &reason);
+                continue;
+            }
         };
         match draft(&object) {
             Ok(draft) => sink.row(Draft {
@@ -101,7 +108,8 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, Refusal> {
         ));
     }
     let images = images(object)?;
-    let [question, answer] = filled([question, answer], object.get("objects"))?;
+    let objects = objects(object.get("objects"))?;
+    let [question, answer] = filled([question, answer], objects.as_ref())?;
     let marks = placeholders(&question).into_iter();
     let marks = marks.filter(|mark| *mark != IMAGE_MARK);
     if let Some(mark) = marks.chain(placeholders(&answer)).next() {
@@ -145,6 +153,24 @@ fn shortened(value: &Value) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}\u{2026}", &text[..end]),
         None => text,
+    }
+}
+
+/// `objects`, which tables keep as JSON text.
+fn objects(given: Option<&Value>) -> Result<Option<Value>, Refusal> {
+    match given {
+        Some(Value::String(text)) if !text.trim().is_empty() => match parse(text) {
+            Ok(parsed) => Ok(Some(parsed.value)),
+            Err(error) => {
+                let text = format!(
+                    "`objects`: broken JSON at column {}: {}",
+                    error.at + 1,
+                    error.reason
+                );
+                Err(("bad_row", text))
+            }
+        },
+        given => Ok(given.cloned()),
     }
 }
 

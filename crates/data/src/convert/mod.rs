@@ -27,6 +27,7 @@ use serde_json::Value;
 
 pub use detection::question as detection_question;
 pub use error::{ConvertError, WriteError};
+pub(crate) use json::{json_error, text_of};
 use sink::Sink;
 
 /// What is converted, and how.

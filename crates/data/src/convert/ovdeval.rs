@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::coco::CocoFile;
+use super::coco;
 use super::sink::Sink;
 use super::{ConvertError, ConvertOptions, stem};
 
@@ -16,16 +16,27 @@ pub(super) fn convert(
     options: &ConvertOptions,
     sink: &mut Sink<'_>,
 ) -> Result<(), ConvertError> {
-    let file = CocoFile::read(path, sink)?;
+    let file = coco::read(path, sink)?;
     let subset = stem(path);
     let all = options
         .all_categories
         .unwrap_or(OF_ALL_CATEGORIES.contains(&subset.as_str()));
     let categories: Vec<&str> = file.categories.iter().map(|c| c.name.as_str()).collect();
-    let scenes = file.scenes(path, &subset, sink);
+    let scenes = coco::scenes(&file, path, &subset, sink);
     for (scene, image) in scenes.iter().zip(&file.images) {
         let mut asked: Vec<&str> = Vec::new();
-        let own = image.text.iter().chain(&image.neg_text).map(String::as_str);
+        let own: Result<Vec<&Vec<String>>, &String> = [&image.text, &image.neg_text]
+            .into_iter()
+            .flatten()
+            .map(Result::as_ref)
+            .collect();
+        let own = match own {
+            Ok(own) => own.into_iter().flatten().map(String::as_str),
+            Err(cause) => {
+                sink.skip("bad_row", &scene.place, cause);
+                continue;
+            }
+        };
         let labels: Vec<&str> = if all {
             categories.clone()
         } else {

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base::python_text::str_of;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
@@ -15,7 +16,6 @@ use serde_json::{Map, Number, Value};
 
 use super::sink::{Draft, Sink};
 use super::{Columns, ConvertError, ConvertOptions, stem};
-use crate::python::{DumpStyle, json_dumps};
 use crate::unread::{Why, named_media};
 
 /// Names that columns go by where none is given.
@@ -242,7 +242,7 @@ impl Table {
         };
         let answer = match field(&self.answer).map(value) {
             Some(answer @ (Value::String(_) | Value::Number(_))) => answer,
-            Some(list @ Value::Array(_)) => Value::String(json_dumps(&list, &DumpStyle::default())),
+            Some(list @ Value::Array(_)) => Value::String(str_of(&list)),
             _ => {
                 let expected = "a text, a number or a list";
                 return Ok(Err(wrong(&self.answer, expected, field(&self.answer))));

@@ -8,11 +8,12 @@ use base::DrawKey;
 use base::config::RowPer;
 use serde_json::{Value, json};
 
-use super::coco::{CocoAnnotation, CocoFile, CocoImage, Id};
-use super::detection::corners;
+use super::coco;
+use super::detection::cut_corners;
 use super::pickle::read_pickle;
 use super::sink::{Draft, Sink};
 use super::{ConvertError, ConvertOptions, json as json_file};
+use crate::coco::{CocoAnnotation, CocoImage, Id};
 
 /// One row for each expression, or for each object with an expression that is drawn.
 pub(super) fn convert(
@@ -27,7 +28,7 @@ pub(super) fn convert(
             flag: "annotations",
             reason: "RefCOCO's boxes are in `instances.json` beside the expressions",
         })?;
-    let file: CocoFile = json_file::read(annotations)?;
+    let file = coco::read(annotations, sink)?;
     let instances = Instances {
         boxes: file
             .annotations
@@ -50,7 +51,7 @@ pub(super) fn convert(
     };
     for (index, reference) in refs.iter().enumerate() {
         let place = format!("{}: ref {}", path.display(), index + 1);
-        match instances.target(reference) {
+        match instances.target(reference, &place, sink) {
             Err(reason) => sink.skip("bad_row", &place, &reason),
             Ok(target) => {
                 for sentence in sentences(reference, index, options) {
@@ -75,24 +76,26 @@ struct Target<'a> {
 }
 
 impl Instances<'_> {
-    fn target(&self, reference: &Value) -> Result<Target<'_>, String> {
+    fn target(
+        &self,
+        reference: &Value,
+        place: &str,
+        sink: &mut Sink<'_>,
+    ) -> Result<Target<'_>, String> {
         let id = |key: &str| {
-            let number = reference.get(key).and_then(Value::as_i64);
-            number
-                .map(Id::Number)
-                .ok_or_else(|| format!("no number `{key}`"))
+            let id = reference.get(key).cloned();
+            let id = id.and_then(|id| serde_json::from_value::<Id>(id).ok());
+            id.ok_or_else(|| format!("no id `{key}`"))
         };
         let (box_id, image_id) = (id("ann_id")?, id("image_id")?);
         let image = self.images.get(&image_id);
-        let image = image.ok_or_else(|| format!("no image {image_id:?} in the annotations"))?;
+        let image = image.ok_or_else(|| format!("no image {image_id} in the annotations"))?;
         let found = self.boxes.get(&box_id);
-        let found = found.ok_or_else(|| format!("no annotation {box_id:?}"))?;
-        let bbox = found.bbox().ok_or("an annotation without a box")?;
-        let corners = corners(bbox, image.size());
-        Ok(Target {
-            image,
-            corners: corners.ok_or_else(|| format!("a box without area: {bbox:?}"))?,
-        })
+        let found = found.ok_or_else(|| format!("no annotation {box_id}"))?;
+        let bbox = found.bbox.as_ref();
+        let bbox = bbox.map_err(|cause| format!("{}: {cause}", found.name()))?;
+        let corners = cut_corners(*bbox, image.size, place, sink)?;
+        Ok(Target { image, corners })
     }
 }
 
@@ -123,7 +126,7 @@ fn draft(place: &str, reference: &Value, target: &Target<'_>, sentence: &Value) 
         .trim();
     let [x1, y1, x2, y2] = target.corners;
     let mut columns = serde_json::Map::new();
-    if let Some([width, height]) = target.image.size() {
+    if let Some([width, height]) = target.image.size {
         columns.insert("width".to_owned(), json!(width as u64));
         columns.insert("height".to_owned(), json!(height as u64));
     }
@@ -146,5 +149,6 @@ fn draft(place: &str, reference: &Value, target: &Target<'_>, sentence: &Value) 
         question,
         answer: json!(format!("[{x1}, {y1}, {x2}, {y2}]")),
         columns,
+        stated_size: target.image.size,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base::SourceLine;
+use base::python_json::Lost;
 use base::run_folder::StopFlag;
 use serde_json::{Map, Value, json};
 
@@ -11,6 +12,7 @@ use super::image_store::ImageStore;
 use super::{ConvertError, ConvertOptions, ConvertReport, LeftOut, WriteRow};
 use crate::check::Kind;
 use crate::error::RowCause;
+use crate::image::other_size;
 use crate::notices::Notices;
 use crate::row::{IMAGE_MARK, ImageFolder, RowChecks, climbs_out, parse_row};
 use crate::unread::ReadKeys;
@@ -33,6 +35,8 @@ pub(super) struct Draft {
     pub(super) answer: Value,
     /// Further columns.
     pub(super) columns: Map<String, Value>,
+    /// Width and height of the image as the source says them, px.
+    pub(super) stated_size: Option<[f64; 2]>,
 }
 
 /// Takes drafts and counts what became of them.
@@ -48,6 +52,9 @@ pub(super) struct Sink<'a> {
     boxes: Reasons,
     notes: Vec<String>,
     odd: Notices,
+    cut: Reasons,
+    /// Images of another size than the source says.
+    sizes: Reasons,
 }
 
 impl<'a> Sink<'a> {
@@ -69,6 +76,8 @@ impl<'a> Sink<'a> {
             boxes: Reasons::default(),
             notes: Vec::new(),
             odd: Notices::new(ReadKeys::TRAINING, false),
+            cut: Reasons::default(),
+            sizes: Reasons::default(),
         }
     }
 
@@ -82,6 +91,10 @@ impl<'a> Sink<'a> {
             self.skip("other_split", &draft.place, &draft.split);
             return Ok(());
         }
+        if draft.answer.is_null() {
+            self.skip(Kind::BadRow.name(), &draft.place, "no answer");
+            return Ok(());
+        }
         let names = draft.images.iter().map(|name| self.image_name(name));
         let names: Vec<String> = names.collect();
         if let Some(name) = names.iter().find(|name| self.leaves_folder(name)) {
@@ -90,7 +103,10 @@ impl<'a> Sink<'a> {
         }
         let row = form(self.kept, &draft, names);
         match self.check(&row) {
-            Ok(images) => self.note_oddities(&draft, &row, &images),
+            Ok(images) => {
+                self.note_oddities(&draft, &row, &images);
+                self.look_at_size(&draft, &images);
+            }
             Err(cause) => {
                 self.skip(Kind::of(&cause).name(), &draft.place, &cause.to_string());
                 return Ok(());
@@ -112,6 +128,11 @@ impl<'a> Sink<'a> {
         self.odd.look(&draft.place, columns, &texts, images);
     }
 
+    /// Tells what of an item JSON does not have.
+    pub(super) fn note_lost(&mut self, place: &str, lost: &[Lost]) {
+        self.odd.look_at_lost(&place, lost);
+    }
+
     /// Tells something of the source as a whole.
     pub(super) fn note(&mut self, text: String) {
         self.notes.push(text);
@@ -125,6 +146,21 @@ impl<'a> Sink<'a> {
     /// Counts a box that its row does without.
     pub(super) fn leave_box(&mut self, reason: &str, place: &str, text: &str) {
         self.boxes.add(reason, place, text);
+    }
+
+    /// Counts a box that is cut at the edge of its image.
+    pub(super) fn cut_box(&mut self, place: &str, text: &str) {
+        self.cut.add("cut", place, text);
+    }
+
+    /// Counts an image of another size than the source says.
+    fn look_at_size(&mut self, draft: &Draft, images: &[PathBuf]) {
+        let ([path], Some(stated)) = (images, draft.stated_size) else {
+            return;
+        };
+        if let Some(text) = other_size(path, stated) {
+            self.sizes.add("size", &draft.place, &text);
+        }
     }
 
     /// Where images of the source go.
@@ -143,12 +179,24 @@ impl<'a> Sink<'a> {
     }
 
     pub(super) fn report(self) -> ConvertReport {
+        let cut = told(
+            &self.cut,
+            "boxes reach over the edge of their image, and are cut there",
+            "",
+        );
+        let sizes = told(
+            &self.sizes,
+            "images have another size than the source says",
+            "\nhint: boxes fit pictures of the stated size: give the pictures that were annotated",
+        );
+        let own = self.notes.into_iter().chain(cut).chain(sizes);
+        let notes = own.chain(self.odd.lines()).collect();
         ConvertReport {
             kept: self.kept,
             skipped: self.skipped.counted(),
             boxes_left_out: self.boxes.counted(),
             images_written: self.store.map_or(0, |store| store.num_written()),
-            notes: self.notes.into_iter().chain(self.odd.lines()).collect(),
+            notes,
         }
     }
 
@@ -203,6 +251,15 @@ fn form(id: u64, draft: &Draft, names: Vec<String>) -> Value {
         row.entry(name.clone()).or_insert_with(|| value.clone());
     }
     Value::Object(row)
+}
+
+/// How often something was counted, in a line.
+fn told(reasons: &Reasons, what: &str, hint: &str) -> Option<String> {
+    let (count, examples) = reasons.0.values().next()?;
+    Some(format!(
+        "warning: {count} {what}: {}{hint}",
+        examples.join("; ")
+    ))
 }
 
 /// Reasons with how often and where first.

@@ -2,23 +2,34 @@
 
 use std::path::Path;
 
+use base::python_text::str_of;
 use serde_json::{Map, Value};
 
 use super::json;
 use super::sink::{Draft, Sink};
 use super::{ConvertError, stem};
 
-/// One row for each item; a solution that is a list becomes the text of the list.
+/// The keys that are read.
+const READ: &[&str] = &["image", "problem", "solution"];
+
+/// One row for each item; a solution that is no text becomes the text that Python's `str` makes of it.
 pub(super) fn convert(path: &Path, sink: &mut Sink<'_>) -> Result<(), ConvertError> {
     let split = stem(path);
-    for item in json::items(path)? {
-        match item.object.as_ref().ok_or("no JSON object").and_then(draft) {
-            Ok(draft) => sink.row(Draft {
-                place: item.place,
-                split: split.clone(),
-                ..draft
-            })?,
-            Err(reason) => sink.skip("bad_row", &item.place, reason),
+    for item in json::items(path, READ)? {
+        let item = item?;
+        let drafted = item
+            .object
+            .and_then(|object| draft(&object).map_err(str::to_owned));
+        match drafted {
+            Ok(draft) => {
+                sink.note_lost(&item.place, &item.lost);
+                sink.row(Draft {
+                    place: item.place,
+                    split: split.clone(),
+                    ..draft
+                })?;
+            }
+            Err(reason) => sink.skip("bad_row", &item.place, &reason),
         }
     }
     Ok(())
@@ -28,8 +39,8 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, &'static str> {
     let problem = object.get("problem").and_then(Value::as_str);
     let answer = match object.get("solution") {
         Some(answer @ (Value::String(_) | Value::Number(_))) => answer.clone(),
-        Some(list @ Value::Array(_)) => Value::String(spaced(list)),
-        _ => return Err("`solution`: expected a list, a text or a number"),
+        None | Some(Value::Null) => return Err("no `solution`"),
+        Some(other) => Value::String(str_of(other)),
     };
     let images = match object.get("image") {
         None | Some(Value::Null) => Vec::new(),
@@ -42,8 +53,7 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, &'static str> {
         Some(_) => return Err("`image`: expected file names"),
     };
     let others = object.iter();
-    let others =
-        others.filter(|(key, _)| !["image", "problem", "solution"].contains(&key.as_str()));
+    let others = others.filter(|(key, _)| !READ.contains(&key.as_str()));
     Ok(Draft {
         images,
         question: problem.ok_or("`problem`: expected a text")?.to_owned(),
@@ -53,9 +63,4 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, &'static str> {
             .collect(),
         ..Draft::default()
     })
-}
-
-/// A list as Python prints it.
-fn spaced(list: &Value) -> String {
-    crate::python::json_dumps(list, &crate::python::DumpStyle::default())
 }

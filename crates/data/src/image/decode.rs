@@ -118,6 +118,36 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCause> {
     }
 }
 
+/// Bytes of a file that usually hold its header.
+const HEADER_BYTES: u64 = 1 << 16;
+
+/// Width and height of an image file by its header, px; none where it does not say.
+pub fn size_of_file(path: &Path) -> Option<[u32; 2]> {
+    let (mut bytes, mut file) = open_image_file(path).ok()?;
+    let of = |bytes: &[u8]| match decode(bytes, 0) {
+        // No picture is that small, so nothing is decoded.
+        Err(ImageCause::TooLarge { width, height, .. }) => {
+            Some([u32::try_from(width).ok()?, u32::try_from(height).ok()?])
+        }
+        _ => None,
+    };
+    file.by_ref()
+        .take(HEADER_BYTES)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    of(&bytes).or_else(|| {
+        file.read_to_end(&mut bytes).ok()?;
+        of(&bytes)
+    })
+}
+
+/// That an image has another size than is said of it, in words.
+pub fn other_size(path: &Path, stated: [f64; 2]) -> Option<String> {
+    let [width, height] = size_of_file(path)?;
+    let is_same = [width, height].map(f64::from) == stated;
+    (!is_same).then(|| format!("{width} x {height}, stated {} x {}", stated[0], stated[1]))
+}
+
 /// The end of a name for a file with these bytes, by how they start.
 ///
 /// # Errors

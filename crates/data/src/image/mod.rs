@@ -16,7 +16,10 @@ pub mod preprocess;
 pub mod resize;
 
 pub use config::ImageProcessorConfig;
-pub use decode::{MAX_DECODED_PIXELS, check_magic, decode, decode_file, extension, read_file};
+pub use decode::{
+    MAX_DECODED_PIXELS, check_magic, decode, decode_file, extension, other_size, read_file,
+    size_of_file,
+};
 pub use error::{ImageCause, ImageError};
 pub use orientation::{Orientation, decode_upright};
 pub use preprocess::{ImageProcessor, patchify, smart_resize};

@@ -143,7 +143,7 @@ fn everything_wrong_is_named_in_one_pass() {
         broken[1].contains("train.jsonl:4: img/not.png: not an image"),
         "{broken:?}"
     );
-    let outside = "train.jsonl:10: [10.0, 10.0, 104.0, 60.0] in an image of 100 x 80";
+    let outside = "train.jsonl:10: [10, 10, 104, 60] in an image of 100 x 80";
     assert_eq!(told(Kind::BoxOutside), [outside]);
     assert_eq!(
         told(Kind::TinyImage),

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use data::{
-    DataFile, DataFiles, LoadReport, OnBadRow, RowChecks, load_items, load_rows, notices_of,
+    DataFile, DataFiles, LoadReport, Notices, OnBadRow, ReadKeys, RowChecks, index_rows,
+    load_items, load_rows, notices_of,
 };
 use serde_json::{Value, json};
 
@@ -86,7 +87,7 @@ fn a_key_that_is_missing_is_told_by_the_name_it_has() {
             json!({"problem": "q", "solution": "a", "images": ["a.png"]}),
         ],
     );
-    let rows = load_items(&items, &RowChecks::default()).expect("items");
+    let rows = load_items(&items, &RowChecks::default(), &mut |_, _| {}).expect("items");
     let causes: Vec<String> = rows
         .into_iter()
         .map(|row| row.expect_err("bad").to_string())
@@ -142,4 +143,143 @@ fn what_is_odd_about_rows_is_told_once_with_its_number() {
                 .into_iter()
                 .all(|line| line.contains("train.jsonl:3, ..."))
     );
+}
+
+/// Python's `json`, by which VLM-R1 and TRL read rows, takes all of these.
+#[test]
+fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
+    let deep = "[".repeat(500) + &"]".repeat(500);
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |text: &str| {
+        let path = dir.path().join("train.jsonl");
+        fs::write(&path, text).expect("writes");
+        DataFile {
+            path,
+            image_folder: None,
+            reward_method: None,
+        }
+    };
+    let turns = |answer: &str| {
+        format!(
+            r#""conversations": [{{"from": "human", "value": "q"}}, {{"from": "gpt", "value": {answer}}}]"#
+        )
+    };
+    for (value, told, refused) in [
+        (
+            "NaN",
+            "`score.a[1]` holds `NaN`, read as null",
+            "`NaN`, expected",
+        ),
+        ("Infinity", "holds `Infinity`", "`Infinity`, expected"),
+        ("-Infinity", "holds `-Infinity`", "`-Infinity`, expected"),
+        (
+            "1e400",
+            "holds `Infinity`, read as null",
+            "`Infinity`, expected",
+        ),
+        (
+            "\"a \\ud83d\"",
+            "holds half of a surrogate pair, read as U+FFFD",
+            "half of a surrogate pair",
+        ),
+        (
+            "123456789012345678901234567890",
+            "holds whole numbers of more than 64 bits",
+            "64 bits cannot hold",
+        ),
+        (deep.as_str(), "", ""),
+    ] {
+        let good = write(&format!(
+            "{{\"score\": {{\"a\": [0, {value}]}}, {}}}\n",
+            turns("\"a\"")
+        ));
+        let mut seen = Vec::new();
+        let files = || DataFiles {
+            files: vec![good.clone()],
+        };
+        let checks = RowChecks::default();
+        let mut notices = Notices::new(ReadKeys::TRAINING, false);
+        let rows = index_rows(&files(), &checks, OnBadRow::Stop, &mut |sample, lost| {
+            seen.push(sample.columns["score"]["a"].clone());
+            notices.look_at_sample(sample, lost);
+            true
+        });
+        let again = rows.expect(value).rows.get(0).expect("the row");
+        assert_eq!(again.columns["score"]["a"], seen[0]);
+        assert_eq!(
+            load_items(&good, &checks, &mut |_, _| {})
+                .expect("items")
+                .len(),
+            1
+        );
+        let lines = notices.lines();
+        assert_eq!(
+            lines.len(),
+            usize::from(!told.is_empty()),
+            "{value}: {lines:?}"
+        );
+        assert!(lines.iter().all(|line| line.contains(told)), "{lines:?}");
+        for place in ["[1, 2, VALUE]", "VALUE"] {
+            let bad = write(&format!("{{{}}}\n", turns(&place.replace("VALUE", value))));
+            let loaded = load_rows(
+                &DataFiles {
+                    files: vec![bad.clone()],
+                },
+                &checks,
+                OnBadRow::Stop,
+            );
+            let item = load_items(&bad, &checks, &mut |_, _| {})
+                .expect("items")
+                .remove(0);
+            if refused.is_empty() {
+                assert!(loaded.is_ok() && item.is_ok(), "{place}");
+                continue;
+            }
+            for error in [
+                loaded.expect_err(value).to_string(),
+                item.expect_err(value).to_string(),
+            ] {
+                let expected = error.contains("train.jsonl:1: `conversations[1].value");
+                assert!(expected && error.contains(refused), "{error}");
+            }
+        }
+    }
+    let null = write(&format!("{{{}}}", turns("null")));
+    let row = load_rows(
+        &DataFiles { files: vec![null] },
+        &RowChecks::default(),
+        OnBadRow::Stop,
+    );
+    let rows = row.expect("as VLM-R1 takes it").rows;
+    assert_eq!(rows[0].solution, "<answer> None </answer>");
+    let lines = notices_of(&rows, false);
+    assert!(
+        lines[0].starts_with("warning: the answer is null, taken for the text `None`: 1 row: "),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn rows_that_stand_inside_another_are_told_with_the_way_out() {
+    let row = json!({"conversations": turns("q", "a")});
+    for (file, cause) in [
+        (
+            json!({"data": [row]}),
+            "the rows stand in `data` of one object\nhint: `jq -c '.data[]' FILE > rows.jsonl`",
+        ),
+        (
+            json!({"my rows": [{"problem": "q", "solution": "a"}], "version": 1}),
+            "`jq -c '.[\"my rows\"][]' FILE",
+        ),
+        (
+            json!({"images": [], "annotations": [{"bbox": [1]}]}),
+            "COCO's form\nhint: `vlm-r1 data convert --from coco`",
+        ),
+    ] {
+        let error = load(&[file]).expect_err(cause);
+        assert!(
+            error.contains("train.jsonl:1: ") && error.contains(cause),
+            "{error}"
+        );
+    }
 }

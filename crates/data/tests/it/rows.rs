@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use base::SourceLine;
+use base::python_json::Lost;
+use base::{Sample, SourceLine};
 use data::{
-    DataError, DataFile, DataFiles, ImageFolder, LoadReport, OnBadRow, RowChecks, load_rows,
-    parse_row, split,
+    DataError, DataFile, DataFiles, ImageFolder, LoadReport, OnBadRow, RowChecks, Rows, index_rows,
+    load_rows, parse_row, split,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -165,13 +166,10 @@ fn each_bad_row_is_named() {
     fs::write(path.join("img/empty.png"), "").expect("writes");
     let ok = r#""x""#;
     for (bad, text) in [
-        (
-            "{",
-            "1: broken JSON at column 1: EOF while parsing an object",
-        ),
+        ("{", "1: broken JSON at column 2: it ends too early"),
         (
             "\n\n[1]",
-            "3: expected one JSON object per line, got a list",
+            "3 (item 1): expected a JSON object, got a number",
         ),
         ("{}", "1: missing key `conversations`"),
         (
@@ -220,8 +218,8 @@ fn each_bad_row_is_named() {
             "1: the answer holds the literal token `<|im_end|>`",
         ),
         (
-            &row("", "q", "[1]"),
-            "1: `conversations[].value`: expected a string or a number, got a list",
+            &row("", "q", "[1, NaN]"),
+            "1: `conversations[1].value[1]` holds `NaN`, expected a finite number or a text",
         ),
         (
             &row(r#""none.png""#, "q", ok),
@@ -411,19 +409,13 @@ fn a_split_is_exact_and_repeatable() {
     let bytes: String = (0..10)
         .map(|i| row("", &format!("q{i}"), "1") + "\n")
         .collect();
-    let load = || {
-        load(
-            dir.path(),
-            bytes.as_bytes(),
-            &RowChecks::default(),
-            OnBadRow::Stop,
-        )
-        .expect("rows")
-        .rows
-    };
+    let load = || index(dir.path(), bytes.as_bytes(), &mut |_, _| true);
     let (train, validation) = split(load(), 0.25, 42).expect("splits");
     assert_eq!((train.len(), validation.len()), (7, 3));
-    let lines = |part: &[base::Sample]| part.iter().map(|s| s.source.line).collect::<Vec<_>>();
+    let lines = |part: &Rows| {
+        let lines = part.iter().map(|row| row.expect("a row").source.line);
+        lines.collect::<Vec<_>>()
+    };
     assert!(lines(&train).is_sorted() && lines(&validation).is_sorted());
     let mut all = [lines(&train), lines(&validation)].concat();
     all.sort_unstable();
@@ -436,6 +428,74 @@ fn a_split_is_exact_and_repeatable() {
     for bad in [1.0, -0.1, f64::NAN, 0.95] {
         assert!(split(load(), bad, 42).is_err(), "{bad}");
     }
+}
+
+/// The rows of a file with this content, without those that are not kept.
+fn index(dir: &Path, bytes: &[u8], keep: &mut dyn FnMut(&Sample, &[Lost]) -> bool) -> Rows {
+    let path = dir.join("train.jsonl");
+    fs::write(&path, bytes).expect("writes");
+    let file = DataFile {
+        path,
+        image_folder: Some(dir.join("img")),
+        reward_method: Some("math".to_owned()),
+    };
+    let files = DataFiles { files: vec![file] };
+    let report = index_rows(&files, &RowChecks::default(), OnBadRow::Stop, keep);
+    report.expect("good rows").rows
+}
+
+#[test]
+fn indexed_rows_are_those_that_were_read() {
+    let dir = data_folder();
+    let rows = [
+        row(r#""a.png""#, "<image>Where?", "[1, 2, 3, 4]"),
+        row(r#"["sub/b.png", "a.png"]"#, "no", "3"),
+        row("", "Text only, \\u00e9?", "0.5"),
+    ];
+    let list = format!("[{},\n{}, {}]", rows[0], rows[1], rows[2]);
+    let pretty = rows
+        .concat()
+        .replace(", \"conversations", ",\n\n\"conversations");
+    for bytes in [rows.join("\r\n\n"), list, pretty] {
+        let mut seen = Vec::new();
+        let indexed = index(dir.path(), bytes.as_bytes(), &mut |sample, _| {
+            seen.push(serde_json::to_value(sample).expect("JSON"));
+            sample.problem != "no"
+        });
+        // Pictures may go; they are missed when they are decoded.
+        fs::remove_file(dir.path().join("img/a.png")).expect("removes");
+        let read: Vec<_> = indexed
+            .iter()
+            .map(|sample| serde_json::to_value(sample.expect("a row")).expect("JSON"))
+            .collect();
+        assert_eq!(read, [seen[0].clone(), seen[2].clone()], "{bytes}");
+        assert_eq!(read[0]["accu_reward_method"], "math");
+        fs::copy(golden("text/images/one.png"), dir.path().join("img/a.png")).expect("copies");
+    }
+}
+
+#[test]
+fn a_file_that_changes_under_a_run_is_noticed() {
+    let dir = data_folder();
+    let line = |question: &str| row("", question, "1") + "\n";
+    let before = line("one") + &line("two");
+    let rows = index(dir.path(), before.as_bytes(), &mut |_, _| true);
+    let path = dir.path().join("train.jsonl");
+    let changed = |rows: &Rows, index: usize| rows.get(index).map_err(|error| error.to_string());
+    // Written anew under its name: the run goes on with what it began with.
+    fs::write(dir.path().join("new"), line("three")).expect("writes");
+    fs::rename(dir.path().join("new"), &path).expect("renames");
+    assert_eq!(changed(&rows, 1).expect("the old row").problem, "two");
+    let rows = index(dir.path(), before.as_bytes(), &mut |_, _| true);
+    fs::write(&path, line("one") + &line("owt")).expect("writes");
+    assert_eq!(changed(&rows, 0).expect("unchanged").problem, "one");
+    let error = changed(&rows, 1).expect_err("another row");
+    assert!(
+        error.contains("train.jsonl:2: the file was changed since the run began\nhint: "),
+        "{error}"
+    );
+    fs::write(&path, line("one")).expect("writes");
+    assert!(changed(&rows, 1).is_err_and(|error| error.contains("was changed")));
 }
 
 proptest! {

@@ -49,7 +49,7 @@ fn answer(row: usize, question: &Question, case: &Case) -> StoredAnswer {
         sample: 0,
         image: Value::Null,
         question: String::new(),
-        model_output: case.answers[&objects.image_id.to_string()].clone(),
+        model_output: case.answers[&objects.image_id.as_ref().unwrap().to_string()].clone(),
         tokens: 1,
         finish_reason: FinishReason::Stop,
         image_sizes: vec![[200, 200]],

@@ -201,7 +201,8 @@ impl Seen {
         let stride = dataset.samples.len().div_ceil(SAMPLED_ROWS).max(1);
         let (mut most, mut sum, mut rows, mut skipped) = ((0, 0), (0, 0), 0, 0);
         let mut bytes = 0;
-        for sample in dataset.samples.iter().step_by(stride) {
+        for index in (0..dataset.samples.len()).step_by(stride) {
+            let sample = &dataset.samples.get(index)?;
             let prompt = match load_prompt(sample, &dataset.processor, &settings.template, &cache) {
                 Ok(prompt) => prompt,
                 Err(_) if settings.loader.on_bad_row == OnBadRow::Skip => {

@@ -1,6 +1,7 @@
 //! What a row says of an answer, in the form that rewards take. Rows of `rollouts/` and of `generate` name
 //! some of it otherwise ([`super::origin`]).
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -45,7 +46,7 @@ pub struct Answer<'a> {
     row: &'a Row,
     origin: Origin<'a>,
     completion: &'a str,
-    solution: &'a str,
+    solution: Cow<'a, str>,
     accu_reward_method: Option<&'a str>,
     images: Vec<PathBuf>,
     image_sizes: Vec<[u32; 2]>,
@@ -64,7 +65,7 @@ impl<'a> Answer<'a> {
         Ok(Self {
             row,
             completion: row.text("completion")?,
-            solution: row.text("solution")?,
+            solution: row.answer("solution")?,
             accu_reward_method: origin.method(row, reading)?,
             image_sizes: image_sizes(row, &images, reading.apply_exif)?,
             image_grid_thw: origin.grids(row, reading.patch_size)?,
@@ -78,7 +79,7 @@ impl<'a> Answer<'a> {
     pub fn input(&'a self) -> RewardInput<'a> {
         RewardInput {
             completion: self.completion,
-            solution: self.solution,
+            solution: &self.solution,
             problem: self.origin.problem,
             accu_reward_method: self.accu_reward_method,
             images: &self.images,

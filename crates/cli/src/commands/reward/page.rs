@@ -40,6 +40,7 @@ impl PageRows {
             row: Row {
                 place: row.place.clone(),
                 columns: row.columns.clone(),
+                lost: row.lost.clone(),
             },
             scores: scores.per_reward.iter().map(|each| each[index]).collect(),
             total: scores.total[index],

@@ -91,6 +91,7 @@ impl Scorer {
             Some(_) => &[],
         };
         notices.look(&row.place, &row.columns, &[], opened);
+        notices.look_at_lost(&row.place, &row.lost);
     }
 
     /// Scores rows as one batch.

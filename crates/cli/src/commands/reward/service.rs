@@ -1,6 +1,7 @@
 //! What the server answers, request by request; how requests come is [`super::serve`]'s.
 
 use base::console::printable;
+use base::python_json::{Lost, Parsed, parse};
 use rewards::RewardError;
 use serde_json::{Map, Value, json};
 use web::Reply;
@@ -45,12 +46,13 @@ impl Service {
     }
 
     fn scores(&self, body: &[u8]) -> Result<Reply, Reply> {
-        let mut request = match parsed(body)? {
+        let body = parsed(body)?;
+        let mut request = match body.value {
             Value::Object(request) => request,
             other => return Err(unexpected(&other)),
         };
         let rows = match request.remove("rows") {
-            Some(Value::Array(rows)) => rows_of(rows)?,
+            Some(Value::Array(rows)) => rows_of(rows, &body.lost, &["rows"])?,
             Some(other) => return Err(unexpected(&other)),
             None => return Err(Reply::refusal(400, "missing key `rows`")),
         };
@@ -66,13 +68,23 @@ impl Service {
 
     fn scored_rows(&self, query: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
         let explain = self.is_explained(query)?;
-        let answer = match parsed(body)? {
-            Value::Array(rows) => Value::Array(self.written(rows, explain)?),
+        let Parsed { value, mut lost } = parsed(body)?;
+        let answer = match value {
+            Value::Array(rows) => {
+                let rows = rows_of(rows, &lost, &[])?;
+                Value::Array(self.written(rows, explain)?)
+            }
             Value::Object(mut request) => match request.remove("rows") {
-                Some(Value::Array(rows)) => json!({"rows": self.written(rows, explain)?}),
+                Some(Value::Array(rows)) => {
+                    let rows = rows_of(rows, &lost, &["rows"])?;
+                    json!({"rows": self.written(rows, explain)?})
+                }
                 Some(other) => return Err(unexpected(&other)),
                 None => {
-                    let mut rows = self.written(vec![Value::Object(request)], explain)?;
+                    let only = |lost: &mut Lost| lost.path.insert(0, "0".to_owned());
+                    lost.iter_mut().for_each(only);
+                    let rows = rows_of(vec![Value::Object(request)], &lost, &[])?;
+                    let mut rows = self.written(rows, explain)?;
                     rows.pop().unwrap_or_default()
                 }
             },
@@ -93,8 +105,7 @@ impl Service {
         }
     }
 
-    fn written(&self, rows: Vec<Value>, explain: bool) -> Result<Vec<Value>, Reply> {
-        let rows = rows_of(rows)?;
+    fn written(&self, rows: Vec<Row>, explain: bool) -> Result<Vec<Value>, Reply> {
         let scored = self.scored(&rows, explain)?;
         let rows = rows.into_iter().enumerate();
         Ok(rows
@@ -128,15 +139,43 @@ fn total(scored: &Scored, row: usize) -> Value {
     }
 }
 
-fn parsed(body: &[u8]) -> Result<Value, Reply> {
-    serde_json::from_slice(body).map_err(|error| {
+/// A body, as Python's `json` reads it.
+fn parsed(body: &[u8]) -> Result<Parsed, Reply> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        let why = format!("broken JSON: no UTF-8 at byte {}", error.valid_up_to());
+        Reply::refusal(400, &why)
+    })?;
+    parse(text).map_err(|error| {
+        let before = &body[..error.at];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column = before
+            .iter()
+            .rev()
+            .take_while(|byte| **byte != b'\n')
+            .count()
+            + 1;
         let why = format!(
-            "broken JSON at line {}, column {}: {error}",
-            error.line(),
-            error.column()
+            "broken JSON at line {line}, column {column}: {}",
+            error.reason
         );
         Reply::refusal(400, &why)
     })
+}
+
+/// Of what JSON does not have that of the row `index` of a list under `under`.
+fn lost_in(lost: &[Lost], under: &[&str], index: usize) -> Vec<Lost> {
+    let index = index.to_string();
+    let inside = |lost: &Lost| {
+        let path = lost.path.iter().map(String::as_str);
+        let mut start = under.iter().copied().chain([index.as_str()]);
+        let depth = under.len() + 1;
+        let is_inside = path.take(depth).eq(start.by_ref());
+        is_inside.then(|| Lost {
+            path: lost.path[depth..].to_vec(),
+            what: lost.what.clone(),
+        })
+    };
+    lost.iter().filter_map(inside).collect()
 }
 
 fn unexpected(got: &Value) -> Reply {
@@ -144,12 +183,13 @@ fn unexpected(got: &Value) -> Reply {
     Reply::refusal(400, &why)
 }
 
-fn rows_of(values: Vec<Value>) -> Result<Vec<Row>, Reply> {
+fn rows_of(values: Vec<Value>, lost: &[Lost], under: &[&str]) -> Result<Vec<Row>, Reply> {
     let rows = values.into_iter().enumerate();
     let rows = rows.map(|(index, value)| match value {
         Value::Object(columns) => Ok(Row {
             place: format!("row {index}"),
             columns,
+            lost: lost_in(lost, under, index),
         }),
         other => {
             let why = format!(

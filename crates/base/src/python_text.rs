@@ -1,13 +1,54 @@
-//! What Python's `str()` makes of a JSON value: items that VLM-R1 compares are compared by it.
+//! What Python's `str()` makes of a JSON value: what VLM-R1 compares and teaches is written by it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use serde_json::Value;
+
 use crate::python_json::Json;
 
+/// `str(value)` of a value without what [`Value`] does not hold.
+pub fn str_of(value: &Value) -> String {
+    str(&borrowed(value))
+}
+
+fn borrowed(value: &Value) -> Json<'_> {
+    match value {
+        Value::Null => Json::Null,
+        Value::Bool(truth) => Json::Bool(*truth),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) => Json::Number(float),
+            None => Json::Integer(number.to_string().into()),
+        },
+        Value::String(text) => Json::Text(text.into()),
+        Value::Array(items) => Json::List(items.iter().map(borrowed).collect()),
+        Value::Object(map) => {
+            let pairs = map.iter();
+            Json::Object(
+                pairs
+                    .map(|(key, value)| (key.into(), borrowed(value)))
+                    .collect(),
+            )
+        }
+    }
+}
+
+/// `repr` of a list of texts.
+pub fn list_repr(texts: &[&str]) -> String {
+    let texts = texts.iter().map(|text| Json::Text((*text).into()));
+    str(&Json::List(texts.collect()))
+}
+
+/// `repr` of a float.
+pub fn float_repr(number: f64) -> String {
+    let mut out = String::new();
+    float(number, &mut out);
+    out
+}
+
 /// `str(value)`.
-pub(crate) fn str(value: &Json<'_>) -> String {
+pub fn str(value: &Json<'_>) -> String {
     match value {
         Json::Text(text) => text.clone().into_owned(),
         _ => {
@@ -94,13 +135,26 @@ fn quoted(text: &str, out: &mut String) {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
-            '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {
-                let _ = write!(out, "\\x{:02x}", u32::from(c));
+            c if is_escaped(c) => {
+                let _ = match u32::from(c) {
+                    code @ ..=0xff => write!(out, "\\x{code:02x}"),
+                    code @ ..=0xffff => write!(out, "\\u{code:04x}"),
+                    code => write!(out, "\\U{code:08x}"),
+                };
             }
             c => out.push(c),
         }
     }
     out.push(quote);
+}
+
+/// Whether `repr` writes a character by its number: controls, formats, spaces other than U+0020, private ones.
+fn is_escaped(c: char) -> bool {
+    matches!(c,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{a0}' | '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}'
+        | '\u{70f}' | '\u{1680}' | '\u{180e}' | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}'
+        | '\u{205f}'..='\u{206f}' | '\u{3000}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e007f}' | '\u{f0000}'..)
 }
 
 #[cfg(test)]
@@ -126,6 +180,10 @@ mod tests {
                 r#"['a', "it's", '\'"', '\n\\\x01']"#,
             ),
             ("{\"a\": 1, \"b\": [], \"a\": {}}", "{'a': {}, 'b': []}"),
+            (
+                "[\"\\u00a0\\u200b\\u3000\\ufeff\", \"\u{e9}\u{7ea2}\"]",
+                "['\\xa0\\u200b\\u3000\\ufeff', '\u{e9}\u{7ea2}']",
+            ),
             ("12345678901234567890", "12345678901234567890"),
         ] {
             let value = loads(json).expect("readable");

@@ -35,11 +35,11 @@ enum Phase {
 struct Entry {
     peer: IpAddr,
     phase: Phase,
-    /// Begin of the phase.
+    /// Begin of the phase; of an answer, when the caller last took a part of it.
     since: Instant,
-    /// Since when what was written is not taken.
+    /// Since when what was written is not taken whole.
     unread_since: Option<Instant>,
-    /// Bytes of the body.
+    /// Bytes of the body, then of the answer.
     bytes: usize,
     is_sent_away: bool,
     sent_away: Arc<Notify>,
@@ -53,7 +53,7 @@ impl Entry {
         }
         match self.phase {
             Phase::Idle | Phase::Head => Some((0, self.since)),
-            Phase::Answer { .. } => self.unread_since.map(|since| (1, since)),
+            Phase::Answer { .. } => self.unread_since.map(|_| (1, self.since)),
             Phase::Body => Some((2, self.since)),
             Phase::Busy => None,
         }
@@ -82,14 +82,14 @@ impl Entry {
 struct State {
     next: u64,
     entries: HashMap<u64, Entry>,
-    /// Bytes of all bodies.
+    /// Bytes of all bodies and answers.
     bytes: usize,
 }
 
 /// What was found for one who needs room.
 enum Room {
-    /// One was sent away.
-    Made,
+    /// One was sent away, with bytes that are free soon.
+    Made(usize),
     /// Some wait, none long enough.
     Soon,
     /// The server works for all.
@@ -110,7 +110,7 @@ impl State {
         });
         if let Some((_, entry)) = late.min_by_key(|(waits, _)| *waits) {
             entry.send_away();
-            room = Room::Made;
+            room = Room::Made(entry.bytes);
         }
         room
     }
@@ -157,13 +157,13 @@ impl Connections {
         let mut state = self.lock();
         if state.count(|entry| entry.peer == peer) >= self.limits.connections_of_peer {
             match state.make_room(|_, entry| entry.peer == peer) {
-                Room::Made => {}
+                Room::Made(_) => {}
                 Room::Soon => return Admission::Full,
                 Room::None => return Admission::TooMany,
             }
         }
         let is_full = state.count(|_| true) >= self.limits.connections;
-        if is_full && !matches!(state.make_room(|_, _| true), Room::Made) {
+        if is_full && !matches!(state.make_room(|_, _| true), Room::Made(_)) {
             return Admission::Full;
         }
         let id = state.next;
@@ -235,10 +235,28 @@ impl Place {
         self.begin(Phase::Busy);
     }
 
-    /// The answer is known; the body of the request is gone.
-    pub(crate) fn begins_answer(&self) {
+    /// The answer is known, of `count` bytes; the body of the request is gone. Others that leave theirs unread may go for it.
+    pub(crate) fn begins_answer(&self, count: usize) {
         self.begin(Phase::Answer { is_whole: false });
         self.free_bytes();
+        self.with(|state, id| {
+            state.bytes += count;
+            if let Some(entry) = state.entries.get_mut(&id) {
+                entry.bytes = count;
+            }
+            // Those that were sent away before take theirs along.
+            let going = state.entries.values().filter(|entry| entry.is_sent_away);
+            let mut left = state.bytes - going.map(|entry| entry.bytes).sum::<usize>();
+            while left > self.connections.limits.bodies_bytes {
+                let is_unread = |entry: &Entry| matches!(entry.phase, Phase::Answer { .. });
+                let room = state
+                    .make_room(|other, entry| other != id && entry.bytes > 0 && is_unread(entry));
+                match room {
+                    Room::Made(bytes) => left = left.saturating_sub(bytes),
+                    Room::Soon | Room::None => break,
+                }
+            }
+        });
     }
 
     /// All of the answer is with hyper.
@@ -267,16 +285,31 @@ impl Place {
         });
     }
 
+    /// The system took a part of what was written.
+    pub(crate) fn has_written_some(&self) {
+        self.update(|entry| {
+            if matches!(entry.phase, Phase::Answer { .. }) {
+                entry.since = Instant::now();
+            }
+        });
+    }
+
+    /// The system took all that was written.
     pub(crate) fn has_written(&self) {
+        let mut is_done = false;
         self.update(|entry| {
             if let Phase::Answer { is_whole } = entry.phase {
                 entry.unread_since = None;
                 if is_whole {
                     entry.phase = Phase::Idle;
                     entry.since = Instant::now();
+                    is_done = true;
                 }
             }
         });
+        if is_done {
+            self.free_bytes();
+        }
     }
 
     /// Whether the caller takes too long.

@@ -15,7 +15,7 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Longest body of a request, bytes.
     pub body_bytes: usize,
-    /// Bytes of all bodies that are being read or answered.
+    /// Bytes of all bodies that are being read or answered, and of all answers that are not taken yet.
     pub bodies_bytes: usize,
     /// From one request to the first byte of the next.
     pub idle: Duration,

@@ -150,7 +150,8 @@ impl Server {
         drop(listener);
         shared.is_stopping.store(true, Ordering::Relaxed);
         // Those that take longer are cut off with the program.
-        let _ = timeout(connections.limits.stop, running.join_all()).await;
+        let all = async { while running.join_next().await.is_some() {} };
+        let _ = timeout(connections.limits.stop, all).await;
         Ok(())
     }
 }
@@ -243,7 +244,8 @@ impl Shared {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
-        place.begins_answer();
+        let length = hyper::body::Body::size_hint(response.body()).lower();
+        place.begins_answer(usize::try_from(length).unwrap_or(usize::MAX));
         response.map(|body| Noted { body, place })
     }
 

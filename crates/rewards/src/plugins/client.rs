@@ -15,6 +15,16 @@ use crate::error::RewardError;
 /// Longest head of an answer, bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
+/// Where an environment names a proxy, in the order of the library.
+const PROXIES: [&str; 6] = [
+    "ALL_PROXY",
+    "all_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+];
+
 /// Posts JSON, again where a failure may pass.
 pub(super) struct Client {
     agent: Agent,
@@ -232,8 +242,19 @@ fn proxy(reward: &str, url: &str) -> Option<Proxy> {
     let host = uri.host()?.trim_matches(['[', ']']);
     let is_local = host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback());
-    let proxy = Proxy::try_from_env()?;
-    if is_local || proxy.is_no_proxy(&uri) {
+    if is_local {
+        return None;
+    }
+    let Some(proxy) = Proxy::try_from_env() else {
+        let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if let Some(name) = PROXIES.iter().find(is_set) {
+            base::say!(
+                "warning: reward `{reward}`: {name} holds no address of a proxy; none is used"
+            );
+        }
+        return None;
+    };
+    if proxy.is_no_proxy(&uri) {
         return None;
     }
     base::say!(

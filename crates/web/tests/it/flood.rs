@@ -31,7 +31,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Within the default bounds, and with places for a fraction of them: the oldest then go.
 #[test]
 fn half_open_heads_keep_nobody_waiting() {
-    for places in [512, 256, 20] {
+    for places in [512, 20] {
         let server = serve(Limits {
             connections: places,
             connections_of_peer: places,
@@ -192,6 +192,29 @@ fn half_sent_bodies_make_room() {
     let gone = open.iter_mut().map(is_closed).filter(|is| *is).count();
     assert!((8..12).contains(&gone), "{gone} of 12 went");
     server.is_well();
+}
+
+/// Answers that are not taken lie in memory.
+#[test]
+fn unread_answers_make_room() {
+    let server = serve(Limits {
+        bodies_bytes: 4 * BIG_BYTES,
+        ..Limits::default()
+    });
+    let ask = "GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut deaf = Vec::new();
+    for _ in 0..10 {
+        deaf.push(server.sent(ask));
+        thread::sleep(Duration::from_millis(60));
+    }
+    thread::sleep(Duration::from_millis(300));
+    // One more needs room, and so does a body.
+    let _one_more = server.sent(ask);
+    let said = server.ask("POST /length", &vec![b'x'; 1 << 20]);
+    assert!(said.ends_with("1048576"), "{said}");
+    let whole = deaf.iter_mut().map(|stream| all_of(stream).len());
+    let kept = whole.filter(|length| *length > BIG_BYTES).count();
+    assert!((1..=4).contains(&kept), "{kept} of 10 stay");
 }
 
 /// A connection that is being answered is sent away for nobody.

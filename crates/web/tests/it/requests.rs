@@ -160,7 +160,7 @@ fn old_callers_are_answered() {
         ("OPTIONS *", "404"),
         ("CONNECT localhost:80", "404"),
         ("CONNECT evil.example:80", "403"),
-        ("GET localhost", "400"),
+        ("GET localhost", "404"),
     ] {
         let said = server.said(format!(
             "{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"

@@ -1,5 +1,6 @@
 //! Models by name: a folder, or a model on the Hugging Face hub, kept in its cache.
 
+use base::console::count;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -8,54 +9,74 @@ use anyhow::{Context, Result, bail};
 use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClientSync, HFError};
 use indicatif::{ProgressBar, ProgressStyle};
-use models::{SavedAdapter, base_of};
+use models::{SavedAdapter, base_of, is_adapter};
+
+use crate::which_model::{Chosen, choose, hub_name};
 
 /// The files of a model folder that are read: first the weights.
 const PATTERNS: [&str; 5] = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"];
 /// Copies of the weights in other forms.
 const OTHER_FORMS: [&str; 3] = ["onnx/**", "original/**", "openvino/**"];
 
-/// The folder of a model: `name` itself, or where the hub's model of that name lies in the cache.
+/// The folder of a model that [`choose`] finds; one of the hub is fetched, or lies in the cache.
 ///
 /// # Errors
-/// Where `name` is neither, and where the hub cannot be reached and the cache does not hold it.
-pub fn model_folder(name: &str) -> Result<PathBuf> {
-    folder_with(name, &PATTERNS)
+/// As [`choose`], and where the hub cannot be reached and the cache does not hold the model.
+pub fn model_folder(name: &str, revision: Option<&str>) -> Result<PathBuf> {
+    folder_with(name, revision, &PATTERNS)
 }
 
 /// As [`model_folder`], but weights need not be there and are not fetched.
 ///
 /// # Errors
 /// As [`model_folder`].
-pub fn description_folder(name: &str) -> Result<PathBuf> {
-    folder_with(name, &PATTERNS[1..])
+pub fn description_folder(name: &str, revision: Option<&str>) -> Result<PathBuf> {
+    folder_with(name, revision, &PATTERNS[1..])
 }
 
-fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
-    let path = Path::new(name);
-    if path.is_dir() {
-        return Ok(path.to_owned());
+fn folder_with(name: &str, revision: Option<&str>, patterns: &[&str]) -> Result<PathBuf> {
+    match choose(name, revision)? {
+        Chosen::Hub { name, revision } => fetched(&name, revision, patterns),
+        Chosen::Folder(folder) => {
+            // Of an adapter it may be meant for the model under it.
+            let given = revision.filter(|revision| !["", "main"].contains(revision));
+            if let Some(revision) = given.filter(|_| !is_adapter(&folder)) {
+                base::say!(
+                    "warning: no effect here: `--model_revision {revision}` (`{name}` is a folder, not a name on the hub)"
+                );
+            }
+            Ok(folder)
+        }
     }
+}
+
+fn fetched(name: &str, revision: Option<String>, patterns: &[&str]) -> Result<PathBuf> {
     let Some((owner, model)) = hub_name(name) else {
-        bail!(
-            "model folder `{name}` does not exist\nhint: give a folder, or a name like `Qwen/Qwen2.5-VL-3B-Instruct`"
-        );
+        bail!("model `{name}`: expected a name like `Qwen/Qwen2.5-VL-3B-Instruct`");
     };
+    let at = revision
+        .as_ref()
+        .map(|revision| format!(" at `{revision}`"))
+        .unwrap_or_default();
     let client = HFClientSync::new().context("hub")?;
     let repository = client.model(owner, model);
     if is_offline() {
         return repository
             .snapshot_download()
+            .maybe_revision(revision)
             .local_files_only(true)
             .send()
             .with_context(|| {
-                format!("model `{name}` is not in the cache and HF_HUB_OFFLINE forbids to fetch it")
+                format!(
+                    "model `{name}`{at} is not in the cache and HF_HUB_OFFLINE forbids to fetch it"
+                )
             });
     }
     let patterns = patterns.iter().map(ToString::to_string).collect();
     let others = OTHER_FORMS.map(str::to_owned).to_vec();
     let download = repository
         .snapshot_download()
+        .maybe_revision(revision.clone())
         .allow_patterns(patterns)
         .ignore_patterns(others)
         .progress(Progress::new(Download::new(name)))
@@ -64,12 +85,16 @@ fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
         Ok(folder) => Ok(folder),
         Err(HFError::Request { source, .. }) => {
             // Without a network the model may still lie in the cache.
-            let cached = repository.snapshot_download().local_files_only(true).send();
+            let cached = repository
+                .snapshot_download()
+                .maybe_revision(revision)
+                .local_files_only(true)
+                .send();
             let folder = cached
                 .map_err(|_| anyhow::Error::from(source))
                 .with_context(|| {
                     format!(
-                        "model `{name}` is no folder here, and the hub cannot be reached\n\
+                        "model `{name}`{at} is no folder here, and the hub cannot be reached\n\
                      hint: give the path of a downloaded model folder"
                     )
                 })?;
@@ -80,8 +105,8 @@ fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
         }
         Err(error) => Err(error).with_context(|| {
             format!(
-                "model `{name}` is no folder here and could not be fetched from the hub\n\
-                 hint: check the name; for a gated model set HF_TOKEN"
+                "model `{name}`{at} is no folder here and could not be fetched from the hub\n\
+                 hint: check the name and the revision; for a gated model set HF_TOKEN"
             )
         }),
     }
@@ -92,27 +117,21 @@ fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
 ///
 /// # Errors
 /// As [`model_folder`], and where the adapter names none.
-pub fn base_folder(adapter: &SavedAdapter, given: Option<&str>) -> Result<PathBuf> {
+pub fn base_folder(
+    adapter: &SavedAdapter,
+    given: Option<&str>,
+    revision: Option<&str>,
+) -> Result<PathBuf> {
     if let Some(name) = given {
-        return model_folder(name);
+        return model_folder(name, revision);
     }
     match adapter.base.as_deref() {
         Some(name) if !Path::new(name).exists() && hub_name(name).is_some() => {
             // A folder beside the adapter goes before a name on the hub.
-            base_of(adapter).or_else(|_| model_folder(name))
+            base_of(adapter).or_else(|_| model_folder(name, revision))
         }
         _ => Ok(base_of(adapter)?),
     }
-}
-
-/// `owner/model`; a path that does not exist is not one.
-fn hub_name(name: &str) -> Option<(&str, &str)> {
-    let (owner, model) = name.split_once('/')?;
-    let is_word = |word: &str| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !word.is_empty() && !word.starts_with('.') && word.chars().all(allowed)
-    };
-    (is_word(owner) && is_word(model)).then_some((owner, model))
 }
 
 fn is_offline() -> bool {
@@ -161,8 +180,9 @@ impl ProgressHandler for Download {
                 if self.bar.is_hidden() && *total_bytes > 0 {
                     let megabytes = total_bytes.div_ceil(1_000_000);
                     base::say!(
-                        "fetching `{}`: {total_files} files, {megabytes} MB",
-                        self.name
+                        "fetching `{}`: {}, {megabytes} MB",
+                        self.name,
+                        count(*total_files as u64, "file")
                     );
                 }
             }
@@ -181,24 +201,6 @@ impl ProgressHandler for Download {
                 self.bar.set_position(*bytes_completed);
             }
             DownloadEvent::Complete => self.bar.finish_and_clear(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_on_the_hub_are_told_from_paths() {
-        assert_eq!(
-            hub_name("Qwen/Qwen2.5-VL-3B-Instruct"),
-            Some(("Qwen", "Qwen2.5-VL-3B-Instruct"))
-        );
-        for path in [
-            "model", "./a/b", "../a", "/a/b", "a/b/c", "a/", "/a", "a/.b", "a b/c", "",
-        ] {
-            assert_eq!(hub_name(path), None, "{path}");
         }
     }
 }

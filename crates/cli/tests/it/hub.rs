@@ -107,7 +107,13 @@ fn ask(model: &str, cache: &Path, settings: &[(&str, &str)]) -> Said {
     command
         .args(["--max_new_tokens", "4", "--device", "cpu"])
         .env("HF_HOME", cache);
-    command.envs(settings.iter().copied());
+    for (name, value) in settings {
+        match *name {
+            "REVISION" if value.is_empty() => &mut command,
+            "REVISION" => command.args(["--model_revision", value]),
+            name => command.env(name, value),
+        };
+    }
     said(command.output().unwrap())
 }
 
@@ -141,13 +147,43 @@ fn a_model_is_fetched_once_and_then_taken_from_the_cache() {
     }
     let local = ask(&checkpoint().display().to_string(), cache.path(), &[]);
     assert_eq!(fetched.stdout, local.stdout);
+    let offline_answer = local.stdout.clone();
     let offline = ask("owner/tiny", cache.path(), &[("HF_HUB_OFFLINE", "1")]);
     assert_eq!(
         (offline.code, offline.stdout),
-        (Some(0), local.stdout),
+        (Some(0), local.stdout.clone()),
         "{}",
         offline.stderr
     );
+
+    // Another branch, tag or commit: by its flag, or behind the name.
+    for (model, more) in [("owner/tiny@v1", ""), ("owner/tiny", "v1")] {
+        let cache = tempfile::tempdir().unwrap();
+        let settings = [("HF_ENDPOINT", endpoint.as_str()), ("REVISION", more)];
+        let fetched = ask(model, cache.path(), &settings);
+        assert_eq!(
+            (fetched.code, &fetched.stdout),
+            (Some(0), &offline_answer),
+            "{}",
+            fetched.stderr
+        );
+        let reference = cache.path().join("hub/models--owner--tiny/refs/v1");
+        assert_eq!(fs::read_to_string(reference).unwrap(), COMMIT);
+        let offline = ask(
+            model,
+            cache.path(),
+            &[("HF_HUB_OFFLINE", "1"), ("REVISION", more)],
+        );
+        assert_eq!(offline.code, Some(0), "{}", offline.stderr);
+        let other = ask("owner/tiny@v2", cache.path(), &[("HF_HUB_OFFLINE", "1")]);
+        assert!(
+            other
+                .stderr
+                .contains("`owner/tiny` at `v2` is not in the cache"),
+            "{}",
+            other.stderr
+        );
+    }
 
     let absent = ask("owner/absent", cache.path(), &[("HF_ENDPOINT", &endpoint)]);
     assert_eq!(absent.code, Some(1));

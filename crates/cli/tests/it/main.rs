@@ -40,3 +40,5 @@ mod signals;
 mod streams;
 #[cfg(test)]
 mod training;
+#[cfg(test)]
+mod which_model;

@@ -20,6 +20,7 @@ pub(super) struct Client {
     url: String,
     authorization: Option<String>,
     patience: Patience,
+    timeout: Duration,
 }
 
 /// Why one request failed.
@@ -52,6 +53,7 @@ impl Client {
             url,
             authorization: key.map(|key| format!("Bearer {key}")),
             patience: Patience::new(reward, options)?,
+            timeout: options.timeout()?,
         })
     }
 
@@ -87,7 +89,13 @@ impl Client {
     fn post_once(&self, body: &str) -> Result<String, Failure> {
         let passing = |error: ureq::Error| Failure {
             retry: may_pass(&error).then_some(Duration::ZERO),
-            reason: error.to_string(),
+            reason: match error {
+                ureq::Error::Timeout(_) => {
+                    let secs = self.timeout.as_secs_f64();
+                    format!("no answer in {secs} s (--reward_timeout_secs)")
+                }
+                error => error.to_string(),
+            },
             body: None,
         };
         let mut request = self

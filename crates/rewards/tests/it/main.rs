@@ -11,6 +11,7 @@ mod hostile;
 mod http;
 mod judge;
 mod maths;
+mod plugin_words;
 mod plugins;
 mod registry;
 mod stream;

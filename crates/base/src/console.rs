@@ -142,6 +142,17 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// `1 row`, `2 rows`, `0 rows`: a number of things.
+pub fn count(number: u64, thing: &str) -> String {
+    let ends_in = |ends: &[&str]| ends.iter().any(|end| thing.ends_with(end));
+    match thing.strip_suffix('y') {
+        _ if number == 1 => format!("1 {thing}"),
+        Some(stem) if !ends_in(&["ay", "ey", "oy"]) => format!("{number} {stem}ies"),
+        _ if ends_in(&["s", "x", "ch", "sh"]) => format!("{number} {thing}es"),
+        _ => format!("{number} {thing}s"),
+    }
+}
+
 /// The text without a character that a terminal obeys: `ESC` is shown as `\x1b`, an override of the direction of
 /// writing as `\u{202e}`, and so are characters that nobody sees. Line breaks and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -228,6 +239,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_not_several() {
+        for (number, thing, expected) in [
+            (1, "row", "1 row"),
+            (0, "row", "0 rows"),
+            (2, "reply", "2 replies"),
+            (3, "day", "3 days"),
+            (1, "batch", "1 batch"),
+            (2, "batch", "2 batches"),
+            (2, "micro-batch", "2 micro-batches"),
+        ] {
+            assert_eq!(count(number, thing), expected);
+        }
+    }
 
     #[test]
     fn what_a_terminal_obeys_is_shown() {

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use base::config::{
     self, Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, Field, Foreign,
     ForeignEffect, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig,
-    PlanConfig, RewardConfig, SftConfig, VLM_R1,
+    PlanConfig, RewardConfig, SftConfig, foreign_to_grpo, foreign_to_sft,
 };
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -43,10 +43,6 @@ fn none() -> &'static [Foreign] {
     &[]
 }
 
-fn vlm_r1() -> &'static [Foreign] {
-    VLM_R1
-}
-
 /// What a file of `grpo` holds beside the flags of `data check`.
 fn of_training() -> &'static [Foreign] {
     static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| {
@@ -60,7 +56,8 @@ fn of_training() -> &'static [Foreign] {
             name: field.name,
             effect: ForeignEffect::None("of training"),
         });
-        VLM_R1.iter().copied().chain(of_grpo).collect()
+        let foreign = foreign_to_grpo().iter().copied();
+        foreign.chain(of_grpo).collect()
     });
     &ALL
 }
@@ -74,17 +71,17 @@ static COMMANDS: [Entry; 11] = [
     entry::<GrpoConfig>(
         "grpo",
         "Train by group relative policy optimisation; continues the run in --output_dir",
-        vlm_r1,
+        foreign_to_grpo,
     ),
     entry::<SftConfig>(
         "sft",
         "Train on the true answers; continues the run in --output_dir",
-        vlm_r1,
+        foreign_to_sft,
     ),
     entry::<PlanConfig>(
         "plan",
         "What a run of grpo would take: memory by component, the micro-batch that fits, time",
-        vlm_r1,
+        foreign_to_grpo,
     ),
     entry::<EvalConfig>(
         "eval",
@@ -156,20 +153,33 @@ impl Invocation {
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
     /// A flag that the command does not have.
-    #[error("unknown flag `{flag}`\nhint: did you mean `--{nearest}`?")]
+    #[error("unknown flag `{flag}`\nhint: {}", hint_of(command, *nearest))]
     UnknownFlag {
         /// The flag as given.
         flag: String,
-        /// The most similar flag of the command.
-        nearest: String,
+        /// The command.
+        command: &'static str,
+        /// The flag of the command that may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// A flag of a program that starts several processes.
+    #[error(
+        "`{flag}` is a flag of a launcher: several processes are not built yet\n\
+         hint: start the program without a launcher"
+    )]
+    Launcher {
+        /// The flag as given.
+        flag: String,
     },
     /// A command that does not exist.
-    #[error("unknown command `{command}`\nhint: did you mean `{nearest}`?")]
+    #[error("unknown command `{command}`\nhint: {}", hint_of_command(*nearest, beside))]
     UnknownCommand {
         /// The word as given.
         command: String,
-        /// The most similar command.
-        nearest: &'static str,
+        /// The command that may have been meant.
+        nearest: Option<&'static str>,
+        /// All that could stand there.
+        beside: Vec<&'static str>,
     },
     /// Anything else, in clap's words; help and version are no errors.
     #[error("{0}")]
@@ -183,6 +193,20 @@ pub enum UsageError {
         /// The value of the variable.
         got: String,
     },
+}
+
+fn hint_of(command: &str, nearest: Option<&str>) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean `--{nearest}`?"),
+        None => format!("`vlm-r1 {command} --help` lists the flags"),
+    }
+}
+
+fn hint_of_command(nearest: Option<&str>, beside: &[&str]) -> String {
+    match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("commands are `{}`", beside.join("`, `")),
+    }
 }
 
 /// Reads a command line, the program's name first.
@@ -325,7 +349,7 @@ fn argument(field: &Field, default: &Value) -> Arg {
         .help_heading(heading(field.group))
         .value_name(value_name(&kind));
     match kind {
-        Kind::Bool => arg.num_args(0..=1),
+        Kind::Bool | Kind::BoolOrText => arg.num_args(0..=1),
         Kind::List(_) => arg.num_args(1..).allow_negative_numbers(true),
         Kind::Int | Kind::UnsignedInt | Kind::Float => arg.allow_negative_numbers(true),
         _ => arg,
@@ -369,6 +393,8 @@ fn heading(group: &str) -> String {
 fn value_name(kind: &Kind) -> String {
     match kind {
         Kind::Bool => "BOOL".into(),
+        Kind::BoolOrText => "BOOL|PATH".into(),
+        Kind::Numbers(_) => "JSON".into(),
         Kind::UnsignedInt | Kind::Int => "N".into(),
         Kind::Float => "X".into(),
         Kind::Text => "TEXT".into(),
@@ -395,16 +421,27 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> UsageError {
                         .iter()
                         .map(|field| field.name)
                         .chain(["config", "set", "help"]);
-                    let nearest = config::nearest(flag.trim_start_matches('-'), names).to_owned();
-                    UsageError::UnknownFlag { flag, nearest }
+                    let name = flag.trim_start_matches('-');
+                    if config::is_of_launcher(name) {
+                        return UsageError::Launcher { flag };
+                    }
+                    UsageError::UnknownFlag {
+                        nearest: config::nearest(name, names),
+                        command: entry.name,
+                        flag,
+                    }
                 }
                 _ => error.into(),
             }
         }
         ErrorKind::InvalidSubcommand => match invalid(ContextKind::InvalidSubcommand) {
             Some(command) => {
-                let nearest = config::nearest(&command, names_beside(arguments));
-                UsageError::UnknownCommand { nearest, command }
+                let beside = names_beside(arguments);
+                UsageError::UnknownCommand {
+                    nearest: config::nearest(&command, beside.iter().copied()),
+                    command,
+                    beside,
+                }
             }
             None => error.into(),
         },
@@ -434,9 +471,13 @@ fn names_beside(arguments: &[OsString]) -> Vec<&'static str> {
         Some((group, _)) => names
             .filter_map(|name| name.strip_prefix(group)?.strip_prefix(' '))
             .collect(),
-        None => names
-            .map(|name| name.split(' ').next().unwrap_or(name))
-            .collect(),
+        None => {
+            let mut words: Vec<&str> = names
+                .map(|name| name.split(' ').next().unwrap_or(name))
+                .collect();
+            words.dedup();
+            words
+        }
     }
 }
 

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use hf_hub::{HFClient, HFError};
-use models::{SavedAdapter, base_of};
+use models::{SavedAdapter, base_of, is_adapter};
 
 use download::Error;
 use progress::Bar;
+
+use crate::which_model::{Chosen, choose, hub_name};
 
 mod download;
 mod progress;
@@ -18,37 +20,47 @@ const ENDS: [&str; 5] = [WEIGHTS, ".json", ".jinja", ".txt", ".model"];
 /// Copies of the weights in other forms.
 const OTHER_FORMS: [&str; 3] = ["onnx/", "original/", "openvino/"];
 
-/// The folder of a model: `name` itself, or where the hub's model of that name lies in the cache.
+/// The folder of a model that [`choose`] finds; one of the hub is fetched, or lies in the cache.
 ///
 /// # Errors
-/// Where `name` is neither, and where the hub cannot be reached and the cache does not hold it.
-pub fn model_folder(name: &str) -> Result<PathBuf> {
-    folder_with(name, &ENDS)
+/// As [`choose`], and where the hub cannot be reached and the cache does not hold the model.
+pub fn model_folder(name: &str, revision: Option<&str>) -> Result<PathBuf> {
+    folder_with(name, revision, &ENDS)
 }
 
 /// As [`model_folder`], but weights need not be there and are not fetched.
 ///
 /// # Errors
 /// As [`model_folder`].
-pub fn description_folder(name: &str) -> Result<PathBuf> {
-    folder_with(name, &ENDS[1..])
+pub fn description_folder(name: &str, revision: Option<&str>) -> Result<PathBuf> {
+    folder_with(name, revision, &ENDS[1..])
 }
 
-fn folder_with(name: &str, ends: &[&'static str]) -> Result<PathBuf> {
-    let path = Path::new(name);
-    if path.is_dir() {
-        return Ok(path.to_owned());
+fn folder_with(name: &str, revision: Option<&str>, ends: &[&'static str]) -> Result<PathBuf> {
+    match choose(name, revision)? {
+        Chosen::Hub { name, revision } => of_hub(&name, revision, ends),
+        Chosen::Folder(folder) => {
+            // Of an adapter it may be meant for the model under it.
+            let given = revision.filter(|revision| !["", "main"].contains(revision));
+            if let Some(revision) = given.filter(|_| !is_adapter(&folder)) {
+                base::say!(
+                    "warning: no effect here: `--model_revision {revision}` (`{name}` is a folder, not a name on the hub)"
+                );
+            }
+            Ok(folder)
+        }
     }
+}
+
+fn of_hub(name: &str, revision: Option<String>, ends: &[&'static str]) -> Result<PathBuf> {
     let Some((owner, model)) = hub_name(name) else {
-        bail!(
-            "model folder `{name}` does not exist\nhint: give a folder, or a name like `Qwen/Qwen2.5-VL-3B-Instruct`"
-        );
+        bail!("model `{name}`: expected a name like `Qwen/Qwen2.5-VL-3B-Instruct`");
     };
     let model = download::Model {
         client: HFClient::new().context("hub")?,
         owner: owner.to_owned(),
         name: model.to_owned(),
-        revision: None,
+        revision,
         ends: ends.to_vec(),
         other_forms: OTHER_FORMS.to_vec(),
     };
@@ -78,8 +90,12 @@ async fn fetched(name: &str, model: &download::Model) -> Result<PathBuf> {
 /// The folder in the cache, if all of it is there.
 async fn in_cache(name: &str, model: &download::Model, why: &str) -> Result<PathBuf> {
     const HINT: &str = "hint: give the path of a downloaded model folder, or fetch it once where the hub can be reached";
+    let at = model
+        .revision
+        .as_ref()
+        .map_or_else(String::new, |revision| format!(" at `{revision}`"));
     let Ok(folder) = model.cached().await else {
-        bail!("model `{name}` is no folder here and not in the cache, and {why}\n{HINT}");
+        bail!("model `{name}`{at} is not in the cache, and {why}\n{HINT}");
     };
     let missing = torch::missing_weights(&folder);
     if model.ends.contains(&WEIGHTS) && !missing.is_empty() {
@@ -139,27 +155,21 @@ fn cause(error: &dyn std::error::Error) -> String {
 ///
 /// # Errors
 /// As [`model_folder`], and where the adapter names none.
-pub fn base_folder(adapter: &SavedAdapter, given: Option<&str>) -> Result<PathBuf> {
+pub fn base_folder(
+    adapter: &SavedAdapter,
+    given: Option<&str>,
+    revision: Option<&str>,
+) -> Result<PathBuf> {
     if let Some(name) = given {
-        return model_folder(name);
+        return model_folder(name, revision);
     }
     match adapter.base.as_deref() {
         Some(name) if !Path::new(name).exists() && hub_name(name).is_some() => {
             // A folder beside the adapter goes before a name on the hub.
-            base_of(adapter).or_else(|_| model_folder(name))
+            base_of(adapter).or_else(|_| model_folder(name, revision))
         }
         _ => Ok(base_of(adapter)?),
     }
-}
-
-/// `owner/model`; a path that does not exist is not one.
-fn hub_name(name: &str) -> Option<(&str, &str)> {
-    let (owner, model) = name.split_once('/')?;
-    let is_word = |word: &str| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !word.is_empty() && !word.starts_with('.') && word.chars().all(allowed)
-    };
-    (is_word(owner) && is_word(model)).then_some((owner, model))
 }
 
 /// The variable that forbids to ask the hub.
@@ -171,22 +181,4 @@ fn offline_by() -> Option<&'static str> {
     ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
         .into_iter()
         .find(is_on)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_on_the_hub_are_told_from_paths() {
-        assert_eq!(
-            hub_name("Qwen/Qwen2.5-VL-3B-Instruct"),
-            Some(("Qwen", "Qwen2.5-VL-3B-Instruct"))
-        );
-        for path in [
-            "model", "./a/b", "../a", "/a/b", "a/b/c", "a/", "/a", "a/.b", "a b/c", "",
-        ] {
-            assert_eq!(hub_name(path), None, "{path}");
-        }
-    }
 }

@@ -2,7 +2,9 @@
 //! exit 0 is done, 1 failed, 2 wrong use, 128 + a signal's number stopped by it.
 
 mod arguments;
+mod best;
 mod commands;
+mod deepspeed;
 mod demo;
 mod even;
 mod hub;
@@ -14,6 +16,7 @@ mod pictures;
 mod progress;
 mod rows;
 mod signals;
+mod which_model;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
@@ -71,13 +74,23 @@ fn run() -> Result<()> {
             commands::sft,
         ),
         "generate" => with_config(&invocation, |config| config.dry_run, commands::generate),
-        "eval" => with_config(&invocation, |config| config.dry_run, commands::eval),
+        "eval" => with_checked_config(
+            &invocation,
+            |config| config.dry_run,
+            commands::check_eval,
+            commands::eval,
+        ),
         "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
         "reward" => with_config(&invocation, |config| config.dry_run, commands::reward),
         "merge" => with_config(&invocation, |config| config.dry_run, commands::merge),
         "data convert" => with_config(&invocation, |config| config.dry_run, commands::data_convert),
         "data check" => with_config(&invocation, |config| config.dry_run, commands::data_check),
-        "plan" => with_config(&invocation, |config| config.dry_run, commands::plan),
+        "plan" => with_checked_config(
+            &invocation,
+            |config| config.dry_run,
+            commands::check_plan,
+            commands::plan,
+        ),
         command => bail!("command `{command}` is not connected"),
     }
 }
@@ -91,7 +104,7 @@ fn with_config<T: Config>(
     with_checked_config(invocation, dry_run, |_| Ok(()), act)
 }
 
-/// As [`with_config`]; `check` looks at what else the configuration names before it is printed.
+/// As [`with_config`]; `check` looks at what else the configuration names once it is printed.
 fn with_checked_config<T: Config>(
     invocation: &Invocation,
     dry_run: impl Fn(&T) -> bool,
@@ -115,10 +128,20 @@ fn with_checked_config<T: Config>(
             flags.collect::<Vec<_>>().join(", ")
         );
     }
+    let deepspeed = resolved
+        .foreign
+        .iter()
+        .find(|(name, _)| name == "deepspeed");
+    let deepspeed = deepspeed.map_or(Ok(()), |(_, given)| deepspeed::look(given));
     if dry_run(&resolved.config) {
-        check(&resolved.config)?;
         console::print(to_yaml(&resolved.config)?.trim_end());
-        return Ok(());
+        return match (check(&resolved.config), deepspeed) {
+            (Err(first), Err(second)) => bail!("{}\n{}", message(&first), message(&second)),
+            (first, second) => first.and(second),
+        };
+    }
+    if let Err(error) = deepspeed {
+        base::say!("warning: {}", message(&error));
     }
     act(&resolved.config)
 }

@@ -14,6 +14,8 @@ use models::{
 use rewards::Family;
 use tch::{Device, Kind};
 
+use crate::hub;
+
 /// A model to ask.
 pub struct Model {
     /// The weights.
@@ -25,6 +27,8 @@ pub struct Model {
 /// Which model, and how it is run.
 pub struct Choice<'a> {
     model: &'a str,
+    revision: Option<&'a str>,
+    base_model: Option<&'a str>,
     dtype: DType,
     device: &'a str,
     num_threads: Option<usize>,
@@ -39,6 +43,8 @@ macro_rules! choice_of {
     ($config:expr, $model:expr, $image_processor:expr) => {
         Choice {
             model: $model,
+            revision: $config.model_revision.as_deref(),
+            base_model: $config.base_model.as_deref(),
             dtype: $config.dtype,
             device: &$config.device,
             num_threads: $config.num_threads,
@@ -91,13 +97,21 @@ impl<'a> Located<'a> {
     /// Where there is none.
     pub fn find(choice: impl Into<Choice<'a>>) -> Result<Self> {
         let choice: Choice<'_> = choice.into();
-        let folder = crate::hub::model_folder(choice.model)?;
+        let folder = hub::model_folder(choice.model, choice.revision)?;
         let adapter = is_adapter(&folder)
             .then(|| SavedAdapter::read(&folder))
             .transpose()?;
         let folder = match &adapter {
-            Some(adapter) => crate::hub::base_folder(adapter, None)?,
-            None => folder,
+            Some(adapter) => hub::base_folder(adapter, choice.base_model, choice.revision)?,
+            None => {
+                if let Some(base) = choice.base_model {
+                    base::say!(
+                        "warning: no effect here: `--base_model {base}` (`{}` is a whole model, not an adapter)",
+                        choice.model
+                    );
+                }
+                folder
+            }
         };
         Ok(Self {
             choice,

@@ -40,6 +40,18 @@ pub fn reader_is_gone() -> bool {
     READER_IS_GONE.load(Ordering::Relaxed)
 }
 
+/// Writes lines to stdout, now.
+///
+/// # Errors
+/// Where they cannot be written.
+pub fn write_text(text: &str) -> Result<()> {
+    let written = console::write_data(text);
+    if written.as_ref().is_err_and(console::is_closed) {
+        READER_IS_GONE.store(true, Ordering::Relaxed);
+    }
+    written.context("stdout")
+}
+
 /// JSON lines on their way out.
 pub enum Output {
     /// Each line at once.
@@ -85,13 +97,7 @@ impl Output {
     /// Where it cannot be written.
     pub fn write(&mut self, row: &Value) -> Result<()> {
         match self {
-            Self::Stdout => {
-                let written = console::write_data(&row.to_string());
-                if written.as_ref().is_err_and(console::is_closed) {
-                    READER_IS_GONE.store(true, Ordering::Relaxed);
-                }
-                written.context("stdout")
-            }
+            Self::Stdout => write_text(&row.to_string()),
             Self::Device { path, file } => writeln!(file, "{row}")
                 .and_then(|()| file.flush())
                 .with_context(|| format!("{}", path.display())),

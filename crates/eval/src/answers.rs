@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use base::FinishReason;
+use base::console::count;
 use base::run_folder::{LineFile, ResultFolder};
 use rewards::ImageSizes;
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,16 @@ pub(crate) fn named(questions: &Questions, row: usize) -> (Value, String) {
 }
 
 impl AnswerStore {
-    /// Reads the answers that a folder holds and opens it for more.
+    /// Tokens of all answers, with those that end them.
+    pub fn sampled_tokens(&self) -> usize {
+        let of = |answer: &StoredAnswer| {
+            answer.tokens + usize::from(answer.finish_reason == FinishReason::Stop)
+        };
+        self.answers.values().map(of).sum()
+    }
+
+    /// Reads the answers that a folder holds and opens it for more. Those that were cut off before `longest` tokens, by
+    /// a limit that was lower then, are taken out, which is said: they are asked for again.
     ///
     /// # Errors
     /// A line that is no answer, or one to another question.
@@ -98,9 +108,11 @@ impl AnswerStore {
         folder: &ResultFolder,
         questions: &Questions,
         num_samples: usize,
+        longest: usize,
     ) -> Result<Self, EvalError> {
         let path = folder.path().join(ANSWERS);
         let mut answers = BTreeMap::new();
+        let (mut kept, mut num_cut) = (String::new(), 0);
         for (index, line) in folder.lines(ANSWERS)?.iter().enumerate() {
             let refuse = |cause: String| EvalError::AnswerLine {
                 path: path.clone(),
@@ -110,12 +122,26 @@ impl AnswerStore {
             let stored: StoredAnswer =
                 serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
             check(&stored, questions, num_samples).map_err(refuse)?;
+            if stored.finish_reason == FinishReason::Length && stored.tokens < longest {
+                num_cut += 1;
+                continue;
+            }
+            kept.push_str(line);
+            kept.push('\n');
             if answers
                 .insert((stored.row, stored.sample), stored)
                 .is_some()
             {
                 return Err(refuse("answers what an earlier line does".to_owned()));
             }
+        }
+        if num_cut > 0 {
+            base::say!(
+                "{} of {} cut off by a lower --max_new_tokens than {longest}: asked again",
+                num_cut,
+                count(num_cut + answers.len() as u64, "answer")
+            );
+            folder.write(ANSWERS, kept.as_bytes())?;
         }
         Ok(Self {
             file: folder.append(ANSWERS)?,

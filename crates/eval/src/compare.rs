@@ -4,18 +4,17 @@
 //! draws for both. Whether more questions became better than worse by chance is the exact sign test,
 //! which for right and wrong answers is McNemar's.
 
-use std::collections::HashMap;
-
-use report::{Interval, paired_difference_interval, resampled};
+use base::FinishReason;
+use base::console::count;
+use report::Interval;
 use serde_json::{Value, json};
 
 use crate::EvalError;
 use crate::differences::Differences;
+use crate::paired::Paired;
+use crate::paired_figures::{question_differences, set_differences};
 use crate::results::{Results, Scored};
-use crate::summary::{
-    SEED, SET_DRAWS, corpora, image_metrics, is_binary, is_detection, joined_mean, mean_figures,
-    per_question, questions, value_names,
-};
+use crate::summary::{is_binary, is_detection, per_question};
 
 /// Two evaluations side by side.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +25,8 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// Questions that only one of them has.
     pub unpaired: [usize; 2],
+    /// Answers of each, and how many of them met the limit of tokens.
+    pub cut_off: [CutOff; 2],
     /// Settings that they do not share.
     pub different: Differences,
     /// Whether pairs are compared by right and wrong, else by their scores.
@@ -36,6 +37,32 @@ pub struct Comparison {
     pub worse: usize,
     /// Two-sided exact probability of so uneven a count among those that differ.
     pub p_value: f64,
+}
+
+/// How many answers of a side met the limit of tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CutOff {
+    /// Answers that were asked for.
+    pub answers: usize,
+    /// Those of them that were cut off.
+    pub cut: usize,
+}
+
+impl CutOff {
+    fn of(results: &[&Scored]) -> Self {
+        let asked = results
+            .iter()
+            .filter(|scored| scored.finish_reason.is_some());
+        let is_cut = |scored: &&&Scored| scored.finish_reason == Some(FinishReason::Length);
+        Self {
+            answers: asked.clone().count(),
+            cut: asked.filter(is_cut).count(),
+        }
+    }
+
+    fn is_all(self) -> bool {
+        self.answers > 0 && self.cut == self.answers
+    }
 }
 
 /// A figure of both.
@@ -125,6 +152,7 @@ pub fn compare(before: &Results, after: &Results) -> Result<Comparison, EvalErro
         differences,
         pairs,
         unpaired: paired.unpaired,
+        cut_off: [&paired.before, &paired.after].map(|results| CutOff::of(results)),
         different: Differences::of(before, after),
         is_binary,
         better,
@@ -149,189 +177,6 @@ pub fn sign_test(better: usize, worse: usize) -> f64 {
     (2.0 * tail * log_term.exp()).min(1.0)
 }
 
-/// The questions that both have, in the order of the first.
-struct Paired<'a> {
-    pairs: Vec<Pair>,
-    before: Vec<&'a Scored>,
-    after: Vec<&'a Scored>,
-    unpaired: [usize; 2],
-}
-
-/// What makes two questions the same: file, images, text and truth.
-type Key<'a> = (&'a str, String, &'a str, String);
-
-fn key(scored: &Scored) -> Key<'_> {
-    // A row that cannot be read has only its place.
-    let image = match &scored.image {
-        Value::Null if scored.question.is_empty() => scored.place.clone(),
-        image => image.to_string(),
-    };
-    let id = scored.image_id.as_ref().map(|id| id.to_string());
-    let truth = id.unwrap_or_else(|| scored.ground_truth.to_string());
-    (&scored.subset, image, &scored.question, truth)
-}
-
-/// Indices of the answers to each question that counts.
-fn groups(results: &Results) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (index, scored) in results.results.iter().enumerate() {
-        if results.exclude_bad && scored.bad.is_some() {
-            continue;
-        }
-        match groups.last_mut() {
-            Some(group) if results.results[group[0]].row == scored.row => group.push(index),
-            _ => groups.push(vec![index]),
-        }
-    }
-    groups
-}
-
-impl<'a> Paired<'a> {
-    fn of(before: &'a Results, after: &'a Results) -> Result<Self, EvalError> {
-        let [groups_before, groups_after] = [groups(before), groups(after)];
-        let mut of_key: HashMap<Key<'_>, Vec<Vec<usize>>> = HashMap::new();
-        // Taken from the end below, so that equal questions pair in their order.
-        for group in groups_after.iter().rev() {
-            let key = key(&after.results[group[0]]);
-            of_key.entry(key).or_default().push(group.clone());
-        }
-        let mut paired = Self {
-            pairs: Vec::new(),
-            before: Vec::new(),
-            after: Vec::new(),
-            unpaired: [0, groups_after.len()],
-        };
-        for group in groups_before {
-            let key = key(&before.results[group[0]]);
-            let Some(other) = of_key.get_mut(&key).and_then(Vec::pop) else {
-                paired.unpaired[0] += 1;
-                continue;
-            };
-            paired.unpaired[1] -= 1;
-            paired
-                .before
-                .extend(group.iter().map(|&i| &before.results[i]));
-            paired
-                .after
-                .extend(other.iter().map(|&i| &after.results[i]));
-            paired.pairs.push(Pair {
-                before: group,
-                after: other,
-                score_before: 0.0,
-                score_after: 0.0,
-            });
-        }
-        if paired.pairs.is_empty() {
-            let cause = "no question is in both".to_owned();
-            return Err(EvalError::Unpaired { cause });
-        }
-        Ok(paired)
-    }
-}
-
-fn question_differences(paired: &Paired<'_>) -> Result<Vec<Difference>, EvalError> {
-    let difference = |name: &str, value: &dyn Fn(&Scored) -> f64| {
-        let [before, after] =
-            [&paired.before, &paired.after].map(|results| per_question(results, value));
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        Ok::<_, EvalError>(Difference {
-            name: name.to_owned(),
-            before: mean(&before),
-            after: mean(&after),
-            difference: paired_difference_interval(&before, &after, SEED)?,
-        })
-    };
-    let mut differences = vec![difference("accuracy", &|s| f64::from(s.correct))?];
-    let all: Vec<&Scored> = [&paired.before[..], &paired.after[..]].concat();
-    let names = value_names(&all);
-    if !is_binary(&all) && !names.iter().any(|name| name == "iou") {
-        differences.push(difference("score", &|scored| scored.score)?);
-    }
-    for name in names {
-        differences.push(difference(&name, &|scored| scored.value(&name))?);
-    }
-    Ok(differences)
-}
-
-/// Differences of figures of whole sets, images drawn alike for both.
-fn set_differences(
-    before: &Results,
-    after: &Results,
-    paired: &Paired<'_>,
-) -> Result<Vec<Difference>, EvalError> {
-    let names = image_metrics(before.task);
-    // `[files][figures]`: values and draws of both.
-    let mut files: Vec<&str> = Vec::new();
-    let mut values: Vec<[Vec<f64>; 2]> = Vec::new();
-    let mut draws: Vec<Vec<[Vec<f64>; 2]>> = Vec::new();
-    for (index, subset) in before.subsets.iter().enumerate() {
-        let of = |results: &[&'_ Scored]| {
-            let of_subset = results.iter().filter(|scored| scored.subset == *subset);
-            of_subset
-                .map(|scored| (*scored).clone())
-                .collect::<Vec<Scored>>()
-        };
-        let both = [of(&paired.before), of(&paired.after)];
-        if both[0].is_empty() {
-            continue;
-        }
-        let counts = [before.num_samples, after.num_samples];
-        let sets = [0, 1].map(|side| {
-            // Both sides in one order of images: ranks are those of the first's.
-            let refs: Vec<&Scored> = both[side].iter().collect();
-            corpora(&refs, counts[side])
-        });
-        let images = questions(&both[0].iter().collect::<Vec<_>>()).count();
-        let figures = |times: &[usize]| {
-            sets.each_ref().map(|set| {
-                let figures = mean_figures(set, times);
-                names
-                    .iter()
-                    .map(|name| figures.get(name).copied().unwrap_or(f64::NAN))
-                    .collect::<Vec<f64>>()
-            })
-        };
-        let value = figures(&vec![1; images]);
-        if let Some(figure) = names.iter().zip(&value[0]).find(|(_, v)| !v.is_finite()) {
-            return Err(EvalError::Undefined {
-                subset: subset.clone(),
-                figure: figure.0,
-                cause: "no true box counts",
-            });
-        }
-        files.push(subset);
-        values.push(value);
-        draws.push(resampled(images, SET_DRAWS, SEED + index as u64, figures));
-    }
-    let joined = |of_file: &dyn Fn(usize) -> f64| {
-        let values: Vec<f64> = (0..files.len()).map(of_file).collect();
-        joined_mean(before.task, &files, &values)
-    };
-    let num_pairs = paired.pairs.len();
-    names
-        .iter()
-        .enumerate()
-        .map(|(metric, name)| {
-            let [first, second] = [0, 1].map(|side| joined(&|file| values[file][side][metric]));
-            let differences = (0..SET_DRAWS).map(|draw| {
-                let [first, second] =
-                    [0, 1].map(|side| joined(&|file| draws[file][draw][side][metric]));
-                second - first
-            });
-            // A draw without any true box says nothing.
-            let differences = differences
-                .filter(|difference| difference.is_finite())
-                .collect();
-            Ok(Difference {
-                name: (*name).to_owned(),
-                before: first,
-                after: second,
-                difference: Interval::of_draws(second - first, differences, num_pairs)?,
-            })
-        })
-        .collect()
-}
-
 impl Comparison {
     /// What the main figure's interval says, where it may speak.
     pub fn verdict(&self) -> Verdict {
@@ -353,10 +198,34 @@ impl Comparison {
                 "the questions differ: {only_before} are in A alone, {only_after} in B alone"
             ));
         }
+        if let Some((side, _)) = self.sides().find(|(_, cut_off)| cut_off.is_all()) {
+            return Some(format!("every answer of {side} was cut off"));
+        }
         let yardstick: Vec<&str> = self.different.of_yardstick().collect();
         (!yardstick.is_empty()).then(|| {
             let names = yardstick.join("`, `");
             format!("they are scored or asked by other rules: `{names}`")
+        })
+    }
+
+    fn sides(&self) -> impl Iterator<Item = (&'static str, CutOff)> {
+        ["A", "B"].into_iter().zip(self.cut_off)
+    }
+
+    /// How many answers of each side were cut off, where one has some.
+    pub fn cut_off_sentence(&self) -> Option<String> {
+        let told = self.sides().filter(|(_, cut_off)| cut_off.cut > 0);
+        let told: Vec<String> = told
+            .map(|(side, cut_off)| {
+                let answers = count(cut_off.answers as u64, "answer");
+                format!("{} of {answers} of {side}", cut_off.cut)
+            })
+            .collect();
+        (!told.is_empty()).then(|| {
+            format!(
+                "cut off at --max_new_tokens, and not scored beyond: {}",
+                told.join(", ")
+            )
         })
     }
 
@@ -424,6 +293,7 @@ impl Comparison {
             "settings_known": {"a": self.different.are_known[0], "b": self.different.are_known[1]},
             "a": side(before),
             "b": side(after),
+            "cut_off": {"a": self.cut_off[0].cut, "b": self.cut_off[1].cut},
             "num_questions": self.pairs.len(),
             "only_in_a": self.unpaired[0],
             "only_in_b": self.unpaired[1],
@@ -570,6 +440,72 @@ mod tests {
                 .sentence()
                 .starts_with("B is better: accuracy 0.0000 to 1.0000")
         );
+    }
+
+    #[test]
+    fn a_side_that_was_cut_off_is_told() {
+        let with_cut = |scores: &[f64], cut: usize| {
+            let mut results = results(scores);
+            for (index, scored) in results.results.iter_mut().enumerate() {
+                scored.finish_reason = Some(match index < cut {
+                    true => FinishReason::Length,
+                    false => FinishReason::Stop,
+                });
+            }
+            results
+        };
+        let before = with_cut(&[0.0; 40], 40);
+        for (cut, verdict) in [(0, Verdict::NotCalled), (3, Verdict::NotCalled)] {
+            let after = with_cut(&[1.0; 40], cut);
+            let comparison = compare(&before, &after).unwrap();
+            assert_eq!(comparison.verdict(), verdict);
+            let why = comparison.why_not_called().unwrap();
+            assert_eq!(why, "every answer of A was cut off");
+            let told = comparison.cut_off_sentence().unwrap();
+            assert!(told.contains("40 of 40 answers of A"), "{told}");
+            assert_eq!(told.contains("3 of 40 answers of B"), cut == 3, "{told}");
+        }
+        let some = compare(&with_cut(&[0.0; 40], 39), &with_cut(&[1.0; 40], 0)).unwrap();
+        assert_eq!(some.verdict(), Verdict::Better);
+        assert!(some.cut_off_sentence().is_some());
+        let none = compare(&results(&[0.0; 40]), &results(&[1.0; 40])).unwrap();
+        assert_eq!(none.cut_off_sentence(), None);
+    }
+
+    #[test]
+    fn what_keeps_questions_apart_is_said() {
+        let before = results(&[1.0; 4]);
+        let apart = |change: fn(&mut Scored)| {
+            let mut after = results(&[1.0; 4]);
+            after.results.iter_mut().for_each(change);
+            compare(&before, &after).unwrap_err().to_string()
+        };
+        for (change, parts) in [
+            (
+                (|scored| scored.subset = "val2".to_owned()) as fn(&mut Scored),
+                [
+                    "the names of their files differ: `val` and `val2`",
+                    "hint: ",
+                ],
+            ),
+            (
+                |scored| scored.ground_truth = json!([1, 2, 3, 4]),
+                ["their true answers differ", "--solution_box_format"],
+            ),
+            (
+                |scored| scored.image = json!("b.png"),
+                ["their images differ: `\"a.png\"` and `\"b.png\"`", "hint: "],
+            ),
+            (
+                |scored| scored.question.push('?'),
+                ["no question is in both", "no question is in both"],
+            ),
+        ] {
+            let said = apart(change);
+            for part in parts {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 use crate::results::Results;
 
 /// Settings of scoring, and of what is asked about an image.
-const YARDSTICK: [&str; 15] = [
+const YARDSTICK: [&str; 17] = [
+    "extractor",
+    "box_format",
     "correct_above",
     "exclude_bad",
     "reward_funcs",
@@ -150,7 +152,6 @@ mod tests {
         for (name, value) in [
             ("temperature", json!(1.0)),
             ("question_template", json!("sft_rec")),
-            ("extractor", json!("baseline")),
             ("max_new_tokens", json!(16)),
             ("image_processor", json!("pillow")),
             ("data_file_paths", json!("other.json")),
@@ -166,7 +167,14 @@ mod tests {
             let json = comparison.to_json(&before, &before);
             assert_eq!(json["settings_differ"][name]["b"], value);
         }
-        for name in ["correct_above", "reward_funcs", "exclude_bad", "labels"] {
+        for name in [
+            "correct_above",
+            "reward_funcs",
+            "exclude_bad",
+            "labels",
+            "extractor",
+            "box_format",
+        ] {
             let comparison = with(name, json!("other"));
             assert_eq!(comparison.verdict(), Verdict::NotCalled, "{name}");
             let json = comparison.to_json(&before, &before);

@@ -179,7 +179,9 @@ impl Evaluation {
                 });
             }
         }
-        let store = AnswerStore::open(folder, &self.questions, self.config.num_samples)?;
+        let longest = self.config.max_new_tokens.unwrap_or_default();
+        let samples = self.config.num_samples;
+        let store = AnswerStore::open(folder, &self.questions, samples, longest)?;
         folder.write_config(&to_yaml(&self.config)?)?;
         Ok(store)
     }
@@ -235,7 +237,7 @@ impl Evaluation {
             },
             max_concurrent: config.max_concurrent_completions,
             decoding: decoding(config)?,
-            workers: config.dataloader_num_workers,
+            workers: config.dataloader_num_workers.max(1),
             seed: config.seed,
         })
     }
@@ -256,7 +258,9 @@ impl Evaluation {
             findings,
             warnings,
         };
-        let counts = SamplingCounts::read(folder)?;
+        let mut counts = SamplingCounts::read(folder)?;
+        // A process that was killed has kept its answers, and not counted them.
+        counts.tokens = counts.tokens.max(store.sampled_tokens());
         outcome.results.write(folder)?;
         let text = format!("{:#}\n", self.summary_json(&outcome, &counts));
         folder.write(SUMMARY, text.as_bytes())?;

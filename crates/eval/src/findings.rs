@@ -168,7 +168,7 @@ impl Findings {
                      ends a turn?"
                 .to_owned(),
             false => format!(
-                "--max_new_tokens {} in another --output_dir: answers that are there are not asked again",
+                "--max_new_tokens {} --allow_changed true asks those again",
                 2048.max(2 * longest)
             ),
         };

@@ -17,6 +17,8 @@ pub mod differences;
 pub mod evaluation;
 pub mod findings;
 mod form;
+mod paired;
+mod paired_figures;
 pub mod questions;
 pub mod rec;
 pub mod results;

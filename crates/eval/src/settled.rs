@@ -15,8 +15,10 @@ const LONGEST: usize = 2048;
 const PLAIN_BOX: &str = "sft_rec";
 
 /// Settings that change no figure, and those that name what is compared.
-const NO_MATTER: [&str; 18] = [
+const NO_MATTER: [&str; 20] = [
     "model",
+    "model_revision",
+    "base_model",
     "output_dir",
     "task",
     "device",

@@ -245,6 +245,16 @@ pub enum RewardError {
         /// The last lines that it wrote to stderr.
         stderr: String,
     },
+    /// The file of a reward in Python cannot be loaded, or lacks the function.
+    #[error("reward `{reward}` cannot be loaded: {reason}{}", said(.stderr))]
+    PluginLoad {
+        /// Name of the reward.
+        reward: String,
+        /// Why.
+        reason: String,
+        /// The last lines that it wrote to stderr.
+        stderr: String,
+    },
     /// A reward of the user's own gave no scores.
     #[error("reward `{reward}`, {samples}: {reason}{}", said(.stderr))]
     Plugin {

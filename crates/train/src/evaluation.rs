@@ -22,7 +22,8 @@ impl Session<'_> {
             0 => self.settings.eval_on_start,
             step => self
                 .settings
-                .eval_steps
+                .eval_every
+                .map(|every| every.steps(self.steps_per_epoch))
                 .is_some_and(|every| step.is_multiple_of(every) || last),
         }
     }

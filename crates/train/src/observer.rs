@@ -48,7 +48,13 @@ pub fn step_figures(metrics: &Map<String, Value>) -> String {
     let mut figures = Vec::new();
     for (key, name) in SHOWN {
         if let Some(value) = metrics.get(key).and_then(Value::as_f64) {
-            figures.push(format!("{name} {value:.4}"));
+            figures.push(match key {
+                "completion_length" => format!("{name} {value:.1}"),
+                _ => format!("{name} {value:.4}"),
+            });
+        }
+        if key == "reward" {
+            figures.extend(rewards_by_name(metrics));
         }
     }
     let secs = metrics.get("secs").and_then(|secs| secs.get("total"));
@@ -65,6 +71,16 @@ pub fn step_figures(metrics: &Map<String, Value>) -> String {
         figures.push(format!("[{}]", marks.join(", ").replace('_', " ")));
     }
     figures.join(" ")
+}
+
+/// `(accuracy 0.3125, format 0.9375)`, where the reward is the sum of several.
+fn rewards_by_name(metrics: &Map<String, Value>) -> Option<String> {
+    let each = metrics.iter().filter_map(|(key, value)| {
+        let name = key.strip_prefix("rewards/")?;
+        Some(format!("{name} {:.4}", value.as_f64()?))
+    });
+    let each: Vec<String> = each.collect();
+    (each.len() > 1).then(|| format!("({})", each.join(", ")))
 }
 
 /// The policy after a step at which an evaluation is due.
@@ -103,5 +119,16 @@ mod tests {
             "step 3/40 reward 0.5312 loss 0.0012 2.5 s [no signal, all cut off]"
         );
         assert_eq!(line(&json!({})), "step 3/40");
+        let metrics = json!({
+            "reward": 1.25, "rewards/accuracy": 0.3125, "rewards/format": 0.9375, "completion_length": 64.0,
+        });
+        assert_eq!(
+            line(&metrics),
+            "step 3/40 reward 1.2500 (accuracy 0.3125, format 0.9375) tokens 64.0"
+        );
+        assert_eq!(
+            line(&json!({"reward": 0.5, "rewards/accuracy": 0.5})),
+            "step 3/40 reward 0.5000"
+        );
     }
 }

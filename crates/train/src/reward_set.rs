@@ -7,7 +7,10 @@ use base::run_folder::StopFlag;
 use data::DataError;
 use data::image::ImageProcessorConfig;
 use models::read_family;
-use rewards::{BoxUnits, JudgeOptions, OverlongOptions, PluginOptions, RewardOptions, RewardSet};
+use rewards::{
+    BoxUnits, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardError, RewardOptions,
+    RewardSet,
+};
 
 use crate::TrainError;
 
@@ -62,4 +65,45 @@ fn plugin_options(config: &GrpoConfig, stop: &StopFlag) -> PluginOptions {
             ..JudgeOptions::default()
         },
     }
+}
+
+/// What is wrong with the rewards that the configuration names, before there is a model: names, weights, and where
+/// `starts` those of one's own, each of which is started and ended.
+pub fn reward_problems(config: &GrpoConfig, starts: bool) -> Vec<RewardError> {
+    let mut options = RewardOptions {
+        // The only family that is trained, and its patches.
+        family: Family::Qwen2_5Vl,
+        task_type: config.task_type.clone(),
+        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
+        patch_size: 14,
+        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
+        plugins: plugin_options(config, &StopFlag::new()),
+        overlong: OverlongOptions::new(
+            config
+                .overlong_max_tokens
+                .unwrap_or(config.max_completion_length),
+            config.overlong_cache_tokens,
+        ),
+    };
+    // Nothing is written before the run begins.
+    options.plugins.judge.cache = None;
+    let names = &config.reward_funcs;
+    let built_in = |name: &&String| !name.contains([':', '/']) && *name != "llm";
+    let tried = names.iter().filter(|name| starts || built_in(name));
+    let build = |name: &String| RewardSet::build(std::slice::from_ref(name), None, &options);
+    let mut problems: Vec<RewardError> = tried.filter_map(|name| build(name).err()).collect();
+    let repeated = names
+        .iter()
+        .enumerate()
+        .find(|(index, name)| names[..*index].contains(name));
+    problems.extend(repeated.map(|(_, name)| RewardError::RepeatedReward { name: name.clone() }));
+    let weights = config.reward_weights.as_ref().map(Vec::len);
+    if let Some(weights) = weights.filter(|weights| *weights != names.len()) {
+        let rewards = names.len();
+        problems.push(RewardError::WeightCount { weights, rewards });
+    }
+    if names.is_empty() {
+        problems.extend(RewardSet::build(&[], None, &options).err());
+    }
+    problems
 }

@@ -24,6 +24,8 @@ pub struct Schedule {
     pub warmup_steps: u64,
     /// Steps in all.
     pub total_steps: u64,
+    /// The part of `peak` that half a cosine ends at.
+    pub least: f64,
 }
 
 impl Schedule {
@@ -42,7 +44,8 @@ impl Schedule {
             ScheduleKind::Linear => self.total_steps.saturating_sub(done) as f64 / left,
             ScheduleKind::Cosine => {
                 let progress = (done - self.warmup_steps) as f64 / left;
-                (0.5 * (1.0 + (PI * progress).cos())).max(0.0)
+                let factor = 0.5 * (1.0 + (PI * progress).cos());
+                (factor * (1.0 - self.least) + self.least).max(0.0)
             }
         }
     }
@@ -58,6 +61,7 @@ mod tests {
             peak: 2.0,
             warmup_steps: 2,
             total_steps: 6,
+            least: 0.0,
         };
         (0..7).map(|done| schedule.learning_rate(done)).collect()
     }
@@ -72,6 +76,17 @@ mod tests {
             rates(ScheduleKind::Constant),
             [0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
         );
+        let half_way = Schedule {
+            kind: ScheduleKind::Cosine,
+            peak: 2.0,
+            warmup_steps: 2,
+            total_steps: 6,
+            least: 0.1,
+        };
+        let rates_to_a_tenth = [4, 6].map(|done| half_way.learning_rate(done));
+        // (1 - 0.1) / 2 + 0.1, and 0.1.
+        assert!((rates_to_a_tenth[0] - 2.0 * 0.55).abs() < 1e-12);
+        assert!((rates_to_a_tenth[1] - 2.0 * 0.1).abs() < 1e-12);
         let cosine = rates(ScheduleKind::Cosine);
         let expected = [
             0.0,

@@ -103,6 +103,10 @@ impl<'a> Board<'a> {
 
     /// The error of a reward, with the sample that it is about.
     pub fn named(&self, source: RewardError) -> TrainError {
+        if let RewardError::Plugin { .. } = source {
+            // It names its samples itself: one, or all of a batch.
+            return source.into();
+        }
         match source
             .row()
             .and_then(|row| self.prompts.get(row / self.group_size))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use base::config::{Config, OnBadRow, to_yaml};
-use base::console::{describe, size};
+use base::console::{count, describe, size};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
 use base::{Prompt, Sample};
 use data::{
@@ -17,7 +17,6 @@ use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
 use crate::alerts::Alerts;
-use crate::checkpoint::{changes, saved_config};
 use crate::clock::Clock;
 use crate::features;
 use crate::observer::Observer;
@@ -25,7 +24,7 @@ use crate::optimizer::Optimizer;
 use crate::policy::Census;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
-use crate::{NonFinite, TrainError, policy};
+use crate::{NonFinite, TrainError, going_on, policy};
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -132,6 +131,7 @@ pub(crate) struct Start<'s, 'a> {
     pub model_dir: &'s Path,
     pub dataset: &'s Dataset,
     pub total_steps: u64,
+    pub steps_per_epoch: u64,
     pub observer: &'a mut dyn Observer,
     pub stop: StopFlag,
 }
@@ -147,6 +147,8 @@ pub(crate) struct Session<'a> {
     pub stop: StopFlag,
     /// Steps done.
     pub step: u64,
+    /// Steps of a pass over the data.
+    pub(crate) steps_per_epoch: u64,
     pub run: RunFolder,
     pub observer: &'a mut dyn Observer,
     /// Metrics of the last step, where they wait for its evaluation.
@@ -194,7 +196,7 @@ impl<'a> Session<'a> {
         if let Some(threads) = settings.num_threads {
             tch::set_num_threads(threads as i32);
         }
-        let checkpoints = checkpoints_to_go_on_from(config, &settings, &run)?;
+        let checkpoints = going_on::checkpoints(config, &settings, &run)?;
         let mut model = policy::load(&settings, start.model_dir)?;
         settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) = (
@@ -214,6 +216,7 @@ impl<'a> Session<'a> {
             clock: Clock::new(),
             stop: start.stop,
             step: 0,
+            steps_per_epoch: start.steps_per_epoch,
             run,
             observer: start.observer,
             waiting: None,
@@ -239,8 +242,13 @@ impl<'a> Session<'a> {
         checkpoints: Vec<(u64, PathBuf)>,
         dataset: &Dataset,
     ) -> Result<(), TrainError> {
-        if checkpoints.is_empty() {
+        let is_of_another = checkpoints
+            .iter()
+            .any(|(_, folder)| !going_on::is_own(folder, &self.run));
+        if checkpoints.is_empty() || is_of_another {
             self.run.start_over()?;
+        }
+        if checkpoints.is_empty() {
             self.waiting = self.evaluation_is_due().then(Map::new);
         } else {
             self.resume(checkpoints)?;
@@ -264,11 +272,11 @@ impl<'a> Session<'a> {
             });
         }
         self.say(&format!(
-            "{}: {} rows, {} held out; {} steps",
+            "{}: {}, {} held out; {}",
             self.model.family(),
-            dataset.samples.len(),
+            count(dataset.samples.len() as u64, "row"),
             dataset.validation.len(),
-            self.schedule.total_steps
+            count(self.schedule.total_steps, "step")
         ));
         for notice in &dataset.notices {
             self.say(notice);
@@ -278,7 +286,10 @@ impl<'a> Session<'a> {
         }
         self.introduce_checkpoints();
         if !dataset.skipped.is_empty() {
-            self.say(&format!("{} bad rows skipped:", dataset.skipped.len()));
+            self.say(&format!(
+                "{} skipped:",
+                count(dataset.skipped.len() as u64, "bad row")
+            ));
             for row in &dataset.skipped {
                 self.say(row);
             }
@@ -294,16 +305,18 @@ impl<'a> Session<'a> {
         );
         if left == 0 {
             self.say(&format!(
-                "{} steps are done, of {}: nothing is left to do",
-                self.step, self.schedule.total_steps
+                "{} of {} done: nothing is left to do",
+                self.step,
+                count(self.schedule.total_steps, "step")
             ));
             return;
         }
-        let by_steps = self.settings.save_steps.map_or(0, |every| left / every);
+        let by_steps = self.save_steps().map_or(0, |every| left / every);
         let kept =
             (by_steps.max(1) as usize).min(self.settings.save_total_limit.unwrap_or(usize::MAX));
         let whole = kept.min(self.settings.save_optimizer_limit) as u64;
-        let all = kept as u64 * size_of.model + whole * size_of.state;
+        let all = (kept as u64).saturating_mul(size_of.model);
+        let all = all.saturating_add(whole.saturating_mul(size_of.state));
         let free = free_bytes(self.run.path());
         let room = free.map_or_else(String::new, |free| format!("; {} free", size(free)));
         self.say(&format!(
@@ -403,9 +416,15 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Steps between two checkpoints.
+    fn save_steps(&self) -> Option<u64> {
+        let every = self.settings.save_every;
+        every.map(|every| every.steps(self.steps_per_epoch))
+    }
+
     /// Whether a checkpoint is due after `step`.
     fn checkpoint_is_due(&self, step: u64) -> bool {
-        let every = self.settings.save_steps;
+        let every = self.save_steps();
         step == self.schedule.total_steps || every.is_some_and(|every| step.is_multiple_of(every))
     }
 
@@ -413,7 +432,9 @@ impl<'a> Session<'a> {
     pub fn publish(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
         let (step, total) = (self.step, self.schedule.total_steps);
         let has_figures = metrics.keys().any(|name| name.starts_with("eval/"));
-        if step.is_multiple_of(self.settings.logging_steps) || step == total || has_figures {
+        let is_first = step == 1 && self.settings.logging_first_step;
+        let is_due = step.is_multiple_of(self.settings.logging_steps) || step == total;
+        if is_first || is_due || has_figures {
             self.run.log_step(step, metrics)?;
         }
         // Before the first there is no step to tell of.
@@ -476,57 +497,6 @@ impl<'a> Session<'a> {
         self.observer.on_message(message);
         self.run.log_line(message);
     }
-}
-
-/// Checkpoints of the run that `config` is about, oldest first.
-fn checkpoints_to_go_on_from<C: Config>(
-    config: &C,
-    settings: &Settings,
-    run: &RunFolder,
-) -> Result<Vec<(u64, PathBuf)>, TrainError> {
-    let checkpoints = run.resumable_checkpoints()?;
-    let Some((_, newest)) = run.latest_checkpoint()? else {
-        return Ok(checkpoints);
-    };
-    if !settings.resume {
-        let cause = format!("is false, but {} holds a checkpoint", run.path().display());
-        return Err(TrainError::Setting {
-            name: "resume_from_checkpoint",
-            cause,
-        });
-    }
-    let Some((_, newest)) = checkpoints.last() else {
-        return Err(TrainError::ModelAlone { folder: newest });
-    };
-    let path = run.config_path();
-    // That of the checkpoint is covered by its sums; older programs wrote none.
-    let yaml = saved_config(newest).map_or_else(|| run.config(), |yaml| Ok(Some(yaml)));
-    let compared = match yaml {
-        Ok(Some(yaml)) => changes(config, (&path, &yaml), run.path()),
-        Ok(None) => Err(TrainError::NoConfig { path }),
-        Err(error) => Err(error.into()),
-    };
-    match compared {
-        Ok(changes) if changes.is_empty() => {}
-        Ok(changes) if settings.allow_changed => {
-            let changes = changes.join("\n");
-            base::say!("going on with other settings, as --allow_changed true:\n{changes}");
-        }
-        Ok(changes) => {
-            return Err(TrainError::Changed {
-                folder: newest.clone(),
-                changes,
-            });
-        }
-        Err(error @ TrainError::OtherCommand { .. }) => return Err(error),
-        Err(error) if settings.allow_changed => {
-            let cause = describe(&error);
-            let cause = cause.split("\nhint: ").next().unwrap_or_default();
-            base::say!("warning: what the settings were is not known: {cause}");
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(checkpoints)
 }
 
 fn versions() -> Map<String, Value> {

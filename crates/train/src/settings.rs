@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use base::config::{EvalStrategy, GrpoConfig, LrSchedulerType, SaveStrategy, SftConfig};
+use base::config::{EvalStrategy, GrpoConfig, Interval, LrSchedulerType, Resume, SftConfig};
 use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
 use engine::Decoding;
 use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
@@ -34,7 +34,10 @@ pub struct Settings {
     pub(crate) optimizer: OptimizerOptions,
     pub(crate) schedule_kind: ScheduleKind,
     pub(crate) learning_rate: f64,
-    pub(crate) warmup_steps: u64,
+    /// The part of it that a schedule ends at.
+    pub(crate) least_rate: f64,
+    /// Below 1 a part of the steps.
+    pub(crate) warmup_steps: f64,
     pub(crate) warmup_ratio: f64,
     pub(crate) epochs: f64,
     pub(crate) max_steps: Option<u64>,
@@ -44,15 +47,16 @@ pub struct Settings {
     pub(crate) max_bad_steps: u64,
     pub(crate) seed: u64,
     pub(crate) logging_steps: u64,
-    pub(crate) save_steps: Option<u64>,
+    pub(crate) logging_first_step: bool,
+    pub(crate) save_every: Option<Interval>,
     pub(crate) save_total_limit: Option<usize>,
     pub(crate) save_optimizer_limit: usize,
     pub(crate) save_only_model: bool,
     pub(crate) verify_checkpoint: bool,
-    pub(crate) eval_steps: Option<u64>,
+    pub(crate) eval_every: Option<Interval>,
     pub(crate) eval_on_start: bool,
     pub(crate) val_split_ratio: f64,
-    pub(crate) resume: bool,
+    pub(crate) resume: Resume,
     pub(crate) allow_changed: bool,
     pub(crate) num_threads: Option<usize>,
     pub(crate) loader: LoaderOptions,
@@ -90,7 +94,6 @@ macro_rules! settings {
     ($config:expr, $template:expr, $max_prompt:expr, $method:expr, $expect_box:expr, $offload_reference:expr, $cuda_graphs:expr) => {{
         let c = $config;
         let device = parse_device(&c.device)?;
-        let steps = |strategy: bool, every: usize| (strategy && every > 0).then_some(every as u64);
         Ok(Settings {
             output_dir: PathBuf::from(&c.output_dir),
             model_name: c.model_name_or_path.clone(),
@@ -118,16 +121,19 @@ macro_rules! settings {
             },
             schedule_kind: match c.lr_scheduler_type {
                 LrSchedulerType::Linear => ScheduleKind::Linear,
-                LrSchedulerType::Cosine => ScheduleKind::Cosine,
+                LrSchedulerType::Cosine | LrSchedulerType::CosineWithMinLr => ScheduleKind::Cosine,
                 LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => {
                     ScheduleKind::Constant
                 }
             },
             learning_rate: c.learning_rate,
+            least_rate: (c.lr_scheduler_kwargs.as_ref())
+                .and_then(|kwargs| kwargs.rate(c.learning_rate))
+                .unwrap_or(0.0),
             warmup_steps: if c.lr_scheduler_type == LrSchedulerType::Constant {
-                0
+                0.0
             } else {
-                c.warmup_steps as u64
+                c.warmup_steps
             },
             warmup_ratio: if c.lr_scheduler_type == LrSchedulerType::Constant {
                 0.0
@@ -142,20 +148,20 @@ macro_rules! settings {
             max_bad_steps: c.max_bad_steps,
             seed: c.seed,
             logging_steps: c.logging_steps as u64,
-            save_steps: steps(c.save_strategy == SaveStrategy::Steps, c.save_steps),
+            logging_first_step: c.logging_first_step,
+            save_every: c.save_strategy.interval(c.save_steps),
             save_total_limit: c.save_total_limit,
             save_optimizer_limit: c.save_optimizer_limit,
             save_only_model: c.save_only_model,
             verify_checkpoint: c.verify_checkpoint,
-            eval_steps: EvalStrategy::interval(c.eval_strategy, c.eval_steps, c.logging_steps)
-                .map(|every| every as u64),
+            eval_every: EvalStrategy::interval(c.eval_strategy, c.eval_steps, c.logging_steps),
             eval_on_start: c.eval_on_start,
             val_split_ratio: c.val_split_ratio,
-            resume: c.resume_from_checkpoint,
+            resume: c.resume_from_checkpoint.clone(),
             allow_changed: c.allow_changed,
             num_threads: c.num_threads,
             loader: LoaderOptions {
-                workers: c.dataloader_num_workers,
+                workers: c.dataloader_num_workers.max(1),
                 ahead: 4 * c.per_device_train_batch_size.max(8),
                 cache_bytes: IMAGE_CACHE_BYTES,
                 on_bad_row: c.on_bad_row,
@@ -219,16 +225,17 @@ impl Settings {
     /// The learning rate over `total_steps`.
     pub(crate) fn schedule(&self, total_steps: u64) -> Schedule {
         // As transformers: a ratio rounds up, and gives way to a number of steps.
-        let ratio = (self.warmup_ratio * total_steps as f64).ceil() as u64;
+        let part = |ratio: f64| (ratio * total_steps as f64).ceil() as u64;
         Schedule {
             kind: self.schedule_kind,
             peak: self.learning_rate,
-            warmup_steps: if self.warmup_steps > 0 {
-                self.warmup_steps
-            } else {
-                ratio
+            warmup_steps: match self.warmup_steps {
+                steps if steps >= 1.0 => steps as u64,
+                ratio if ratio > 0.0 => part(ratio),
+                _ => part(self.warmup_ratio),
             },
             total_steps,
+            least: self.least_rate,
         }
     }
 

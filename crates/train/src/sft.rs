@@ -52,6 +52,7 @@ pub fn train_sft(
             model_dir,
             dataset: &dataset,
             total_steps: total,
+            steps_per_epoch: order.steps_per_epoch(),
             observer,
             stop: stop.clone(),
         },

@@ -82,6 +82,7 @@ pub fn train_grpo_with_rewards(
             model_dir,
             dataset: &dataset,
             total_steps: total,
+            steps_per_epoch: order.steps_per_epoch(),
             observer,
             stop: stop.clone(),
         },

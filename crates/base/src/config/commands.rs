@@ -32,6 +32,11 @@ macro_rules! with_model_fields {
             pub struct $name {
                 "model" {
                     $($model)*
+                    /// Branch, tag or commit of a model on the hub; without it, `main`.
+                    model_revision: Option<String> = None,
+                    /// Model under an adapter: a folder, a run or a name on the hub; without it, the one that the adapter
+                    /// names.
+                    base_model: Option<String> = None,
                     /// Type of the weights and of the computation.
                     dtype: DType = DType::Float32,
                     /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
@@ -62,7 +67,8 @@ with_model_fields! {
     /// Sampling answers.
     pub struct GenerateConfig {
         model {
-            /// Model folder in Hugging Face format, or the name of a model on the hub.
+            /// Model folder in Hugging Face format, an adapter over one, a run's folder (its newest checkpoint; `RUN@100`,
+            /// `RUN@best`), or the name of a model on the hub.
             model: String,
             /// Whose way of resizing images to follow.
             image_processor: ImageProcessor = ImageProcessor::Torchvision,
@@ -74,8 +80,10 @@ with_model_fields! {
             prompt: Option<String> = None,
             /// File of questions, one JSON object a line: `images`, `prompt`.
             input: Option<String> = None,
-            /// Where the answers go; without it, stdout.
+            /// Where the answers go, one JSON object a line; without it, their texts go to stdout.
             output: Option<String> = None,
+            /// Write these objects, with token ids and log-probabilities, to stdout too.
+            json: bool = false,
             /// Folder of the images of `input`; without it, the folder of `input`.
             image_folder: Option<String> = None,
         }
@@ -111,7 +119,8 @@ with_model_fields! {
     /// Log-probabilities of given answers.
     pub struct LogprobsConfig {
         model {
-            /// Model folder in Hugging Face format, or the name of a model on the hub.
+            /// Model folder in Hugging Face format, an adapter over one, a run's folder (its newest checkpoint; `RUN@100`,
+            /// `RUN@best`), or the name of a model on the hub.
             model: String,
             /// Whose way of resizing images to follow.
             image_processor: ImageProcessor = ImageProcessor::Torchvision,
@@ -177,7 +186,8 @@ with_reward_fields! {
             family: RewardFamily = RewardFamily::Qwen2_5Vl,
             /// Edge of the model's image patches, px.
             patch_size: usize = 14,
-            /// Model folder whose tokenizer counts the tokens of rows without `completion_tokens`.
+            /// Model (a folder, a run or a name on the hub) whose tokenizer counts the tokens of rows without
+            /// `completion_tokens`.
             model_name_or_path: Option<String> = None,
             /// Tokens from which the reward `overlong` is -1.
             overlong_max_tokens: usize = 2048,
@@ -213,10 +223,13 @@ config! {
     /// An adapter put into the weights that it was trained over.
     pub struct MergeConfig {
         "merge" {
-            /// Folder of the adapter, as PEFT or a run with `--use_peft true` writes it.
+            /// Folder of the adapter, as PEFT or a run with `--use_peft true` writes it; a run's folder is its newest
+            /// checkpoint, or `RUN@100`, `RUN@best`.
             adapter: String,
             /// Folder of the model under it, or its name on the hub; without it, the one that the adapter names.
             base_model: Option<String> = None,
+            /// Branch, tag or commit of a model on the hub; without it, `main`.
+            model_revision: Option<String> = None,
             /// Folder of the merged model; it must not exist.
             output_dir: String,
             /// Print the resolved configuration and stop.

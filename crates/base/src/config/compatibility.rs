@@ -1,4 +1,8 @@
-//! Flags of VLM-R1's run scripts (and of the trainers under them) that have no field here.
+//! Flags of VLM-R1's run scripts, of the trainers under them and of launchers, that have no field here.
+
+use std::sync::LazyLock;
+
+use super::foreign_flags::{LAUNCHERS, OF_GRPO, OF_SFT, VLM_R1};
 
 /// A flag of another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,18 +18,42 @@ pub struct Foreign {
 pub enum ForeignEffect {
     /// Nothing, whatever its value, and why.
     None(&'static str),
-    /// Nothing with these values (lower case); any other asks for what is not built, and what to do.
+    /// Nothing with these values (lower case; numbers by their value); any other asks for what is not built, and what
+    /// to do.
     Only(&'static [&'static str], &'static str),
 }
 
-const fn none(name: &'static str, why: &'static str) -> Foreign {
+impl Foreign {
+    /// Why `value` changes nothing.
+    ///
+    /// # Errors
+    /// Where it asks for what is not built: what to do instead.
+    pub(super) fn why_idle(&self, value: &str) -> Result<&'static str, &'static str> {
+        match self.effect {
+            ForeignEffect::None(why) => Ok(why),
+            ForeignEffect::Only(accepted, reason) => {
+                let value = value.trim().to_ascii_lowercase();
+                let number = value.parse::<f64>().ok();
+                let is_same = |word: &&str| {
+                    **word == value || number.is_some() && word.parse::<f64>().ok() == number
+                };
+                match accepted.iter().any(|word| is_same(&word)) {
+                    true => Ok("this is what happens anyway"),
+                    false => Err(reason),
+                }
+            }
+        }
+    }
+}
+
+pub(super) const fn none(name: &'static str, why: &'static str) -> Foreign {
     Foreign {
         name,
         effect: ForeignEffect::None(why),
     }
 }
 
-const fn only(
+pub(super) const fn only(
     name: &'static str,
     accepted: &'static [&'static str],
     reason: &'static str,
@@ -36,80 +64,19 @@ const fn only(
     }
 }
 
-const OFF: &[&str] = &["false", "no", "0", "none", "null", ""];
-const VLLM: &str = "answers are sampled in this program";
-const TRACKERS: &str = "metrics.jsonl and TensorBoard files are always written";
+/// Flags that `grpo` takes for the sake of other programs' scripts.
+pub fn foreign_to_grpo() -> &'static [Foreign] {
+    static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| [VLM_R1, OF_GRPO].concat());
+    &ALL
+}
 
-/// Flags that `grpo` and `sft` take for the sake of VLM-R1's scripts.
-pub const VLM_R1: &[Foreign] = &[
-    none("deepspeed", "memory is not sharded over processes"),
-    none("attn_implementation", "there is one attention"),
-    none("report_to", TRACKERS),
-    none("logging_dir", TRACKERS),
-    none("log_level", "messages go to stderr and log.txt"),
-    none(
-        "disable_tqdm",
-        "without a terminal the progress is plain lines",
-    ),
-    none("log_completions", "all completions are in rollouts/"),
-    none("dataset_name", "data comes from `--data_file_paths`"),
-    none("dataset_config", "data comes from `--data_file_paths`"),
-    none("dataset_train_split", "data comes from `--data_file_paths`"),
-    none("dataset_test_split", "data comes from `--data_file_paths`"),
-    none("arrow_cache_dir", "rows are read as they are"),
-    none("data_seed", "the order of the data follows `--seed`"),
-    none("torch_dtype", "the precision follows `--bf16`"),
-    none("trust_remote_code", "no code is taken from a model folder"),
-    none("remove_unused_columns", "rows are kept whole"),
-    none("save_safetensors", "weights are always safetensors"),
-    none(
-        "overwrite_output_dir",
-        "a run is continued, never overwritten",
-    ),
-    none("do_train", "`grpo` and `sft` train"),
-    none("ddp_timeout", "there is one process"),
-    none("ddp_find_unused_parameters", "there is one process"),
-    none("local_rank", "there is one process"),
-    none("ds3_gather_for_generation", "weights are not sharded"),
-    none(
-        "gradient_checkpointing_kwargs",
-        "there is one way to checkpoint",
-    ),
-    none("tf32", "f32 is computed as f32"),
-    none(
-        "per_device_eval_batch_size",
-        "evaluation fills its own batches",
-    ),
-    none("max_anyres_num", "it belongs to InternVL"),
-    none("dataloader_pin_memory", "rows are handed over without it"),
-    none("vllm_device", VLLM),
-    none("vllm_gpu_memory_utilization", VLLM),
-    none("vllm_max_model_len", VLLM),
-    none("vllm_dtype", VLLM),
-    none("lora_task_type", "an adapter is for answering"),
-    only(
-        "use_vllm",
-        OFF,
-        "leave it out: answers are sampled in this program",
-    ),
-    only("load_in_4bit", OFF, "quantised weights; leave it out"),
-    only("load_in_8bit", OFF, "quantised weights; leave it out"),
-    only("fp16", OFF, "half precision here is `--bf16 true`"),
-    only("push_to_hub", OFF, "upload the checkpoint folder by hand"),
-    only(
-        "sync_ref_model",
-        OFF,
-        "the reference stays the start of the run",
-    ),
-    only("mask_truncated_completions", OFF, "truncated answers count"),
-    only(
-        "scale_rewards",
-        &["true", "yes", "1"],
-        "advantages are divided by the deviation",
-    ),
-    only(
-        "loss_type",
-        &["grpo"],
-        "the loss is the mean over answers of the mean over tokens",
-    ),
-];
+/// Flags that `sft` takes for the sake of other programs' scripts.
+pub fn foreign_to_sft() -> &'static [Foreign] {
+    static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| [VLM_R1, OF_SFT].concat());
+    &ALL
+}
+
+/// Whether a flag is one of a launcher, which starts several processes.
+pub fn is_of_launcher(name: &str) -> bool {
+    LAUNCHERS.contains(&name)
+}

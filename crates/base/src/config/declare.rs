@@ -12,6 +12,8 @@ use super::ConfigError;
 pub enum Kind {
     /// `true` or `false`; a flag without a value is `true`.
     Bool,
+    /// The same, or a text.
+    BoolOrText,
     /// A whole number from 0.
     UnsignedInt,
     /// A whole number.
@@ -22,6 +24,8 @@ pub enum Kind {
     Text,
     /// Texts joined by `:`; in YAML also a list.
     ColonList,
+    /// Numbers by these names: a mapping, or JSON.
+    Numbers(&'static [&'static str]),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Several values.

@@ -30,22 +30,24 @@ impl fmt::Display for Origin {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file is not YAML, or not a mapping.
-    #[error("{}: not a YAML mapping: {cause}", file.display())]
+    #[error("{}{}: {cause}", file.display(), at_line(*line))]
     Yaml {
         /// The file.
         file: PathBuf,
-        /// What the parser says.
+        /// Where.
+        line: Option<u64>,
+        /// What is wrong.
         cause: String,
     },
     /// No field has this name.
-    #[error("{origin}: unknown key `{key}`\nhint: did you mean `{nearest}`?")]
+    #[error("{origin}: unknown key `{key}`{}", hint_of(nearest.as_deref()))]
     UnknownKey {
         /// Where it stands.
         origin: Origin,
         /// The name as given.
         key: String,
-        /// The most similar valid name.
-        nearest: String,
+        /// The valid name that may have been meant.
+        nearest: Option<String>,
     },
     /// A value that the field does not take.
     #[error("{origin}: `{key}`: got {got}, expected {expected}")]
@@ -113,12 +115,34 @@ pub enum ConfigError {
         /// The range.
         expected: &'static str,
     },
+    /// A number beyond its bound.
+    #[error("`{key}`: got {got}, expected {expected}: {why}")]
+    BeyondBound {
+        /// The field.
+        key: &'static str,
+        /// Its value.
+        got: String,
+        /// The bound.
+        expected: String,
+        /// Why there is one.
+        why: &'static str,
+    },
     /// The configuration could not be written as YAML.
     #[error("cannot write the configuration as YAML: {cause}")]
     Write {
         /// What the writer says.
         cause: String,
     },
+}
+
+fn at_line(line: Option<u64>) -> String {
+    line.map_or_else(String::new, |line| format!(":{line}"))
+}
+
+fn hint_of(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| {
+        format!("\nhint: did you mean `{nearest}`?")
+    })
 }
 
 fn list(keys: &[String]) -> String {

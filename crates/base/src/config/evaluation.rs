@@ -58,13 +58,14 @@ with_model_fields! {
     /// Questions to a model, its answers scored.
     pub struct EvalConfig {
         model {
-            /// Model folder in Hugging Face format, an adapter over one, or the name of a model on the hub.
+            /// Model folder in Hugging Face format, an adapter over one, a run's folder (its newest checkpoint; `RUN@100`,
+            /// `RUN@best`), or the name of a model on the hub.
             model: Option<String> = None,
             /// Whose way of resizing images to follow; without it, as the model was trained, else `torchvision`.
             image_processor: Option<ImageProcessor> = None,
         }
         "machine" {
-            /// Threads that read and resize images ahead of need.
+            /// Threads that read and resize images ahead of need; 0 is 1.
             dataloader_num_workers: usize = 2,
         }
         "task" {
@@ -148,6 +149,9 @@ with_model_fields! {
     }
 }
 
+/// What `task` may be; held to the words of [`EvalTask`] by a test.
+const TASKS: &str = "a task: `rec`, `ovd`, `ovdeval`, `mcq`, `yes_no`, `math`, `match`, `all_match`, `gui` or `reward`";
+
 impl EvalConfig {
     fn validate_compare(&self) -> Result<(), ConfigError> {
         demand(
@@ -171,7 +175,7 @@ impl EvalConfig {
             "model",
             "a model, or `compare` with two folders",
         )?;
-        needs(self.task.is_some(), "task", "a task")?;
+        needs(self.task.is_some(), "task", TASKS)?;
         needs(
             self.data_file_paths.is_some(),
             "data_file_paths",
@@ -225,7 +229,6 @@ impl Validate for EvalConfig {
                 "max_concurrent_completions",
                 self.max_concurrent_completions,
             ),
-            ("dataloader_num_workers", self.dataloader_num_workers),
             ("html_rows", self.html_rows),
             ("reward_workers", self.reward_workers),
             ("judge_concurrency", self.judge_concurrency),

@@ -4,13 +4,16 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::resolve::{parse_mapping, resolve_mapping};
+use super::resolve::resolve_mapping;
 use super::value::described;
+use super::yaml::parse_mapping;
 use super::{ConfigError, EvalConfig, Origin, canonical};
 
 /// Settings of `eval` that the run itself decides, and how.
-const OF_THE_RUN: [(&str, &str); 9] = [
+const OF_THE_RUN: [(&str, &str); 11] = [
     ("model", "the policy of the run is asked"),
+    ("model_revision", "the policy of the run is asked"),
+    ("base_model", "the policy of the run is asked"),
     (
         "output_dir",
         "results go to the folder `eval` of the run's own",
@@ -50,6 +53,7 @@ pub fn read_evaluations(
     if evaluations.is_empty() {
         return Err(ConfigError::Yaml {
             file: file.into(),
+            line: None,
             cause: "expected a name for each evaluation, and its settings below it".into(),
         });
     }
@@ -96,11 +100,13 @@ fn read_one(
     }
     resolve_mapping(run, file, settings, &below).map_err(|cause| match cause {
         // Others say where they stand.
-        ConfigError::OutOfRange { .. } => ConfigError::Evaluation {
-            origin: Origin::File(file.into(), line),
-            name: name.to_owned(),
-            cause: Box::new(cause),
-        },
+        ConfigError::OutOfRange { .. } | ConfigError::BeyondBound { .. } => {
+            ConfigError::Evaluation {
+                origin: Origin::File(file.into(), line),
+                name: name.to_owned(),
+                cause: Box::new(cause),
+            }
+        }
         cause => cause,
     })
 }

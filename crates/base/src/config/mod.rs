@@ -4,6 +4,7 @@
 //! over each other, and [`VLM_R1`] lists the flags of VLM-R1's run scripts that mean nothing here.
 //! Reading the command line is left to the binary.
 
+mod bounds;
 mod commands;
 mod compatibility;
 mod data;
@@ -11,6 +12,7 @@ mod declare;
 mod error;
 mod evaluation;
 mod evaluations;
+mod foreign_flags;
 mod plan;
 mod ranges;
 mod resolve;
@@ -19,32 +21,50 @@ mod training;
 mod training_fields;
 mod value;
 mod words;
+mod yaml;
 
 pub use commands::{
     DemoConfig, GenerateConfig, LogprobsConfig, MergeConfig, RewardConfig, RewardFamily,
 };
-pub use compatibility::{Foreign, ForeignEffect, VLM_R1};
+pub use compatibility::{Foreign, ForeignEffect, foreign_to_grpo, foreign_to_sft, is_of_launcher};
 pub use data::{DataCheckConfig, DataConvertConfig, DataFormat, RowPer};
 pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
 pub use error::{ConfigError, Origin};
 pub use evaluation::{EvalConfig, EvalTask, Extractor, LabelList};
 pub use evaluations::{NamedEvaluation, read_evaluations};
-pub use resolve::{Change, Layers, Resolved, changed_settings, parse_mapping, resolve, to_yaml};
+pub use foreign_flags::VLM_R1;
+pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
 pub use training::{GrpoConfig, PlanConfig, SftConfig};
 pub use words::{
-    BoxFormat, DType, EvalStrategy, ImageProcessor, LrSchedulerType, OnBadRow, Optim, RewardBatch,
-    SaveStrategy,
+    BoxFormat, DType, EvalStrategy, ImageProcessor, Interval, LrSchedulerType, OnBadRow, Optim,
+    Resume, RewardBatch, SaveStrategy, SchedulerKwargs,
 };
+pub use yaml::parse_mapping;
 
 /// The way `name` is spelled in a declaration: `--data-file-paths` is `--data_file_paths`.
 pub fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// The name of `valid` that is most like `name`.
-pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> &'a str {
-    valid
-        .into_iter()
-        .min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate))
-        .unwrap_or_default()
+/// The name of `valid` that is most like `name`, where one is near enough to have been meant: few letters differ, or the
+/// one is the other with further words.
+pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let valid: Vec<&str> = valid.into_iter().collect();
+    let by_distance = valid.iter().map(|candidate| {
+        let distance = strsim::damerau_levenshtein(name, candidate);
+        (distance, *candidate)
+    });
+    let (distance, closest) = by_distance.min_by_key(|(distance, _)| *distance)?;
+    let letters = name.chars().count().min(closest.chars().count());
+    if 4 * distance <= letters.max(4) {
+        return Some(closest);
+    }
+    let words: Vec<&str> = name.split('_').collect();
+    let is_longer = |candidate: &&&str| {
+        let of_candidate: Vec<&str> = candidate.split('_').collect();
+        of_candidate.windows(words.len()).any(|part| part == words)
+    };
+    let mut longer = valid.iter().filter(is_longer);
+    // Two that fit are no hint.
+    longer.next().filter(|_| longer.next().is_none()).copied()
 }

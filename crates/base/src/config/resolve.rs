@@ -1,12 +1,14 @@
 //! Defaults, YAML file, flags and `--set`, each over the one before.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::compatibility::{Foreign, ForeignEffect};
+use super::compatibility::Foreign;
 use super::value::Misfit;
-use super::{Config, ConfigError, Field, Kind, Origin, canonical, nearest};
+use super::yaml::parse_mapping;
+use super::{Config, ConfigError, Field, Kind, Origin, bounds, canonical, nearest};
 
 /// Where the values of a configuration come from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +30,8 @@ pub struct Resolved<T> {
     pub config: T,
     /// Flags that were given and change nothing, each with why.
     pub without_effect: Vec<(String, &'static str)>,
+    /// Those of other programs among them, with their values.
+    pub foreign: Vec<(String, String)>,
 }
 
 /// Lays the layers over the defaults of `T`.
@@ -57,8 +61,8 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
     if !keys.is_empty() {
         return Err(ConfigError::Missing { keys });
     }
-    let config: T = config_of(tree.values)?;
-    let mut without_effect = tree.without_effect;
+    let config: T = config_of(std::mem::take(&mut tree.values))?;
+    let mut without_effect = std::mem::take(&mut tree.without_effect);
     let idle = config.idle_fields().into_iter();
     without_effect.extend(
         idle.filter(|(name, _)| tree.asked.iter().any(|asked| asked == name))
@@ -67,6 +71,7 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
     Ok(Resolved {
         config,
         without_effect,
+        foreign: tree.foreign_values,
     })
 }
 
@@ -87,36 +92,13 @@ pub(super) fn resolve_mapping<T: Config>(
 
 /// The values as a configuration that makes sense.
 fn config_of<T: Config>(values: Map<String, Value>) -> Result<T, ConfigError> {
+    bounds::check(T::FIELDS, &values)?;
     let config: T =
         serde_json::from_value(Value::Object(values)).map_err(|error| ConfigError::Write {
             cause: error.to_string(),
         })?;
     config.validate()?;
     Ok(config)
-}
-
-/// The keys and values of a YAML text; none where it holds nothing but comments.
-///
-/// # Errors
-/// On anything but a mapping.
-pub fn parse_mapping(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
-    let yaml = |cause: String| ConfigError::Yaml {
-        file: path.into(),
-        cause,
-    };
-    let is_empty = |line: &str| line.trim().is_empty() || line.trim().starts_with('#');
-    if text.lines().all(is_empty) {
-        return Ok(Map::new());
-    }
-    // `y` is a name here as likely as a boolean; fields that are boolean read the words themselves.
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    match serde_saphyr::from_str_with_options(text, options) {
-        Ok(Value::Object(values)) => Ok(values),
-        Ok(_) => Err(yaml("expected `key: value` lines".into())),
-        Err(error) => Err(yaml(
-            error.to_string().trim_start_matches("error: ").to_owned(),
-        )),
-    }
 }
 
 /// The configuration as the YAML that [`resolve`] reads back.
@@ -203,6 +185,7 @@ struct Tree {
     fields: &'static [Field],
     foreign: &'static [Foreign],
     without_effect: Vec<(String, &'static str)>,
+    foreign_values: Vec<(String, String)>,
 }
 
 impl Tree {
@@ -219,6 +202,7 @@ impl Tree {
                 fields,
                 foreign,
                 without_effect: vec![],
+                foreign_values: vec![],
             }),
             Ok(_) => Err(ConfigError::Write {
                 cause: "not a mapping".into(),
@@ -241,9 +225,18 @@ impl Tree {
         path: &Path,
         text: &str,
     ) -> Result<(), ConfigError> {
+        let mut names = BTreeMap::new();
         for (key, value) in values {
             prefix.push(key);
             let origin = || Origin::File(path.into(), line_of(text, key));
+            if let Some(other) = names.insert(canonical(key), key) {
+                return Err(ConfigError::WrongType {
+                    origin: origin(),
+                    key: key.clone(),
+                    got: format!("`{other}` too, which is the same"),
+                    expected: "one of them".into(),
+                });
+            }
             let kind = self.kind(prefix, origin)?;
             match (kind, value) {
                 (Meaning::Field(Kind::Section(_)), Value::Object(inner)) => {
@@ -328,22 +321,17 @@ impl Tree {
         origin: Origin,
     ) -> Result<(), ConfigError> {
         let value = given.shown();
-        let why = match foreign.effect {
-            ForeignEffect::None(why) => why,
-            ForeignEffect::Only(accepted, why) => {
-                let lower = value.to_ascii_lowercase();
-                if !accepted.contains(&lower.as_str()) {
-                    let (key, reason) = (foreign.name.to_owned(), why);
-                    return Err(ConfigError::NotBuilt {
-                        origin,
-                        key,
-                        value,
-                        reason,
-                    });
-                }
-                "this is what happens anyway"
-            }
-        };
+        self.foreign_values.retain(|(name, _)| name != foreign.name);
+        self.foreign_values
+            .push((foreign.name.to_owned(), value.clone()));
+        let why = foreign
+            .why_idle(&value)
+            .map_err(|reason| ConfigError::NotBuilt {
+                origin,
+                key: foreign.name.to_owned(),
+                value,
+                reason,
+            })?;
         if !self
             .without_effect
             .iter()
@@ -371,7 +359,7 @@ impl Tree {
 fn unknown_key(path: &[&str], name: &str, fields: &[Field], origin: Origin) -> ConfigError {
     let nearest = nearest(name, fields.iter().map(|field| field.name));
     let (_, parents) = path.split_last().unwrap_or((&"", &[]));
-    let nearest = [parents, &[nearest]].concat().join(".");
+    let nearest = nearest.map(|nearest| [parents, &[nearest]].concat().join("."));
     ConfigError::UnknownKey {
         origin,
         key: path.join("."),

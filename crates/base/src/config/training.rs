@@ -6,11 +6,12 @@ use super::ranges::{
 };
 use super::reward_fields::with_reward_fields;
 use super::training_fields::{
-    idle_training_fields, validate_training_fields, with_training_fields,
+    MOST_OF_A_STEP, idle_training_fields, validate_scheduler, validate_training_fields,
+    with_training_fields,
 };
 use super::{
     BoxFormat, ColonList, ConfigError, EvalStrategy, ImageProcessor, LrSchedulerType, OnBadRow,
-    Optim, RewardBatch, SaveStrategy, Validate,
+    Optim, Resume, RewardBatch, SaveStrategy, SchedulerKwargs, Validate,
 };
 use crate::config;
 

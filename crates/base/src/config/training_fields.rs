@@ -1,5 +1,8 @@
 //! The fields of training, and what is demanded of them.
 
+use super::ranges::demand;
+use super::{ConfigError, LrSchedulerType, SchedulerKwargs};
+
 /// The fields that `grpo` and `sft` share, after those of their own.
 macro_rules! with_training_fields {
     ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
@@ -7,8 +10,11 @@ macro_rules! with_training_fields {
             $(#[$meta])*
             pub struct $name {
                 "model" {
-                    /// Model folder in Hugging Face format, or the name of a model on the hub.
+                    /// Model folder in Hugging Face format, a run's folder (its newest checkpoint; `RUN@100`, `RUN@best`),
+                    /// or the name of a model on the hub.
                     model_name_or_path: String,
+                    /// Branch, tag or commit of a model on the hub; without it, `main`.
+                    model_revision: Option<String> = None,
                     /// Whether weights and computation are bf16 (the optimizer keeps f32 copies).
                     bf16: bool = false,
                     /// Leave the vision tower and its merger as they are.
@@ -64,8 +70,11 @@ macro_rules! with_training_fields {
                     num_train_epochs: f64 = 1.0,
                     /// Steps of the run; -1 takes as many as `num_train_epochs` needs.
                     max_steps: i64 = -1,
-                    /// Steps in which the learning rate rises from 0; over `warmup_ratio` if above 0.
-                    warmup_steps: usize = 0,
+                    /// Steps in which the learning rate rises from 0; below 1, part of the steps; over `warmup_ratio` if
+                    /// above 0.
+                    warmup_steps: f64 = 0.0,
+                    /// What `cosine_with_min_lr` ends at: `{"min_lr": 1e-7}` or `{"min_lr_rate": 0.1}`.
+                    lr_scheduler_kwargs: Option<SchedulerKwargs> = None,
                     /// AdamW with moments in 32 bits, or in 8 (`adamw_8bit`, `adamw_bnb_8bit`).
                     optim: Optim = Optim::AdamwTorch,
                     /// AdamW's weight decay.
@@ -76,7 +85,7 @@ macro_rules! with_training_fields {
                     adam_beta2: f64 = 0.999,
                     /// AdamW's guard against division by zero.
                     adam_epsilon: f64 = 1e-8,
-                    /// Norm to which the gradient is clipped.
+                    /// Norm to which the gradient is clipped; 0: not at all.
                     max_grad_norm: f64 = 1.0,
                     /// Seed of the order of the data and of all random draws.
                     seed: u64 = 42,
@@ -88,7 +97,9 @@ macro_rules! with_training_fields {
                     run_name: Option<String> = None,
                     /// Steps between two lines of metrics (the Hugging Face trainers: 500).
                     logging_steps: usize = 1,
-                    /// Whether checkpoints are written every `save_steps` steps or at the end only.
+                    /// Write the metrics of the first step too.
+                    logging_first_step: bool = false,
+                    /// Whether checkpoints are written every `save_steps` steps, after every epoch, or at the end only.
                     save_strategy: SaveStrategy = SaveStrategy::Steps,
                     /// Steps between two checkpoints; 0: at the end only (the Hugging Face trainers: 500).
                     save_steps: usize = 100,
@@ -101,8 +112,8 @@ macro_rules! with_training_fields {
                     save_only_model: bool = false,
                     /// Whether the files of a checkpoint are compared with their sums before a run goes on from it.
                     verify_checkpoint: bool = true,
-                    /// Whether the policy is evaluated every `eval_steps` steps and at the end, on held-out rows and by
-                    /// `eval_config`; without it, where `eval_steps` is given.
+                    /// Whether the policy is evaluated every `eval_steps` steps (or after every epoch) and at the end, on
+                    /// held-out rows and by `eval_config`; without it, where `eval_steps` is given.
                     eval_strategy: Option<EvalStrategy> = None,
                     /// Steps between two evaluations; with `eval_strategy` alone, `logging_steps`.
                     eval_steps: Option<usize> = None,
@@ -110,8 +121,9 @@ macro_rules! with_training_fields {
                     eval_on_start: bool = false,
                     /// YAML file of evaluations: names, and below each the settings of `vlm-r1 eval`.
                     eval_config: Option<String> = None,
-                    /// Whether to continue the run that `output_dir` holds; if false, finding one is an error.
-                    resume_from_checkpoint: bool = true,
+                    /// Whether to continue the run that `output_dir` holds; if false, finding one is an error. The folder
+                    /// of a checkpoint: go on from that one.
+                    resume_from_checkpoint: Resume = Resume::Newest(true),
                     /// Continue although settings that alter the run have changed.
                     allow_changed: bool = false,
                     /// Steps with a loss or gradient that is not finite to pass over, each refused and written to
@@ -125,7 +137,7 @@ macro_rules! with_training_fields {
                     device: String = "auto".into(),
                     /// Threads that compute; without it, libtorch's choice.
                     num_threads: Option<usize> = None,
-                    /// Threads that read and resize images ahead of need.
+                    /// Threads that read and resize images ahead of need; 0 is 1.
                     dataloader_num_workers: usize = 2,
                     /// Tokens of one forward and backward pass: a larger group is taken in parts, each with its prompt
                     /// and at least one completion; without it, a micro-batch.
@@ -218,10 +230,10 @@ macro_rules! validate_training_fields {
             NOT_NEGATIVE,
         )?;
         demand(
-            c.max_grad_norm > 0.0,
+            c.max_grad_norm >= 0.0,
             "max_grad_norm",
             c.max_grad_norm,
-            "above 0",
+            NOT_NEGATIVE,
         )?;
         demand(c.logging_steps > 0, "logging_steps", 0, POSITIVE)?;
         demand(
@@ -257,10 +269,38 @@ macro_rules! validate_training_fields {
         )?;
         demand(c.num_threads != Some(0), "num_threads", 0, POSITIVE)?;
         demand(
-            c.dataloader_num_workers > 0,
-            "dataloader_num_workers",
-            0,
-            POSITIVE,
+            c.warmup_steps >= 0.0 && (c.warmup_steps < 1.0 || c.warmup_steps.fract() == 0.0),
+            "warmup_steps",
+            c.warmup_steps,
+            "a whole number from 0, or a part of the steps below 1",
+        )?;
+        validate_scheduler(
+            c.lr_scheduler_type,
+            c.lr_scheduler_kwargs.as_ref(),
+            c.learning_rate,
+        )?;
+        demand(
+            c.per_device_train_batch_size
+                .saturating_mul(c.gradient_accumulation_steps)
+                <= MOST_OF_A_STEP,
+            "gradient_accumulation_steps",
+            format!(
+                "{} beside `per_device_train_batch_size: {}`",
+                c.gradient_accumulation_steps, c.per_device_train_batch_size
+            ),
+            "at most 1048576 rows in a step: they are in memory together",
+        )?;
+        demand(
+            !c.output_dir.trim().is_empty(),
+            "output_dir",
+            "nothing",
+            "a folder",
+        )?;
+        demand(
+            !c.model_name_or_path.trim().is_empty(),
+            "model_name_or_path",
+            "nothing",
+            "a model",
         )?;
         demand(
             c.max_tokens_per_microbatch != Some(0),
@@ -269,6 +309,36 @@ macro_rules! validate_training_fields {
             POSITIVE,
         )
     }};
+}
+
+/// Rows of one step.
+pub(super) const MOST_OF_A_STEP: usize = 1 << 20;
+
+/// What a schedule is told beside its name.
+pub(super) fn validate_scheduler(
+    kind: LrSchedulerType,
+    kwargs: Option<&SchedulerKwargs>,
+    learning_rate: f64,
+) -> Result<(), ConfigError> {
+    const KEY: &str = "lr_scheduler_kwargs";
+    let given = kwargs.filter(|kwargs| **kwargs != SchedulerKwargs::default());
+    if kind != LrSchedulerType::CosineWithMinLr {
+        let got = "`min_lr` or `min_lr_rate`";
+        let expected = "nothing: they belong to `--lr_scheduler_type cosine_with_min_lr`";
+        return demand(given.is_none(), KEY, got, expected);
+    }
+    let rate = given.and_then(|kwargs| kwargs.rate(learning_rate));
+    let got = match (given, rate) {
+        (None, _) => "nothing".to_owned(),
+        (Some(_), None) => "both `min_lr` and `min_lr_rate`".to_owned(),
+        (Some(_), Some(rate)) => format!("{rate} of the highest rate"),
+    };
+    demand(
+        rate.is_some_and(|rate| (0.0..=1.0).contains(&rate)),
+        KEY,
+        got,
+        "`min_lr`, at most `learning_rate`, or `min_lr_rate`, 0 to 1",
+    )
 }
 
 /// The settings of LoRA where there is none, and of evaluations.
@@ -284,6 +354,12 @@ macro_rules! idle_training_fields {
         let mut idle = Vec::new();
         if !$config.use_peft {
             idle.extend(LORA.map(|name| (name, "it counts with `--use_peft true`")));
+        }
+        if $config.eval_strategy == Some(EvalStrategy::Epoch) {
+            idle.push(("eval_steps", "there is `--eval_strategy epoch`"));
+        }
+        if $config.save_strategy != SaveStrategy::Steps {
+            idle.push(("save_steps", "it counts with `--save_strategy steps`"));
         }
         if $config.save_only_model {
             idle.push(("save_optimizer_limit", "there is `--save_only_model true`"));

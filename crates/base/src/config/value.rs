@@ -15,6 +15,15 @@ impl Kind {
     pub fn expected(&self) -> String {
         match self {
             Kind::Bool => "`true` or `false`".into(),
+            Kind::BoolOrText => "`true`, `false` or text".into(),
+            Kind::Numbers(names) => {
+                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                format!(
+                    "numbers by name, as `{{\"{}\": 0.1}}`: {}",
+                    names[0].trim_matches('`'),
+                    names.join(", ")
+                )
+            }
             Kind::UnsignedInt => "a whole number from 0".into(),
             Kind::Int => "a whole number".into(),
             Kind::Float => "a finite number".into(),
@@ -47,7 +56,7 @@ impl Kind {
                 .map(|text| item.read_text(text))
                 .collect::<Result<_, _>>()
                 .map(Value::Array),
-            (Kind::Bool, []) => Ok(Value::Bool(true)),
+            (Kind::Bool | Kind::BoolOrText, []) => Ok(Value::Bool(true)),
             (_, [one]) => self.read_text(one),
             (_, []) => Err(self.misfit("nothing")),
             _ => Err(self.misfit(format!("{} values", texts.len()))),
@@ -71,7 +80,17 @@ impl Kind {
                 .and_then(Number::from_f64)
                 .map(Value::Number)
                 .ok_or_else(misfit),
+            Kind::BoolOrText => Ok(Kind::Bool
+                .read_text(text)
+                .unwrap_or_else(|_| Value::from(text))),
             Kind::Text | Kind::ColonList => Ok(Value::from(text)),
+            Kind::Numbers(_) => {
+                let value: Value = serde_json::from_str(text).map_err(|_| misfit())?;
+                match value {
+                    Value::Object(_) => self.read_yaml(&value),
+                    _ => Err(misfit()),
+                }
+            }
             Kind::Choice(words) if words.contains(&text) => Ok(Value::from(text)),
             Kind::List(item) => {
                 let items = text.split(',').map(|part| item.read_text(part.trim()));
@@ -104,7 +123,18 @@ impl Kind {
                     .ok_or_else(misfit)
             }
             (_, Value::String(text)) => self.read_text(text),
-            (Kind::Bool, Value::Bool(_)) => Ok(value.clone()),
+            (Kind::Bool | Kind::BoolOrText, Value::Bool(_)) => Ok(value.clone()),
+            (Kind::Numbers(names), Value::Object(values)) => {
+                let read = |(name, value): (&String, &Value)| {
+                    let is_known = names.contains(&name.as_str());
+                    let known = is_known
+                        .then_some(())
+                        .ok_or_else(|| self.misfit(format!("`{name}`")));
+                    known.and_then(|()| Ok((name.clone(), Kind::Float.read_yaml(value)?)))
+                };
+                let numbers: Result<_, Misfit> = values.iter().map(read).collect();
+                numbers.map(Value::Object)
+            }
             (Kind::UnsignedInt, Value::Number(number)) if number.is_u64() => Ok(value.clone()),
             (Kind::Int, Value::Number(number)) if number.is_i64() => Ok(value.clone()),
             (Kind::Float, Value::Number(number)) => {
@@ -116,6 +146,7 @@ impl Kind {
     }
 }
 
+/// The words that unset a field.
 fn is_none(text: &str) -> bool {
     matches!(text, "none" | "None" | "null")
 }

@@ -1,6 +1,8 @@
 //! Fields that hold one of a few words.
 
-use super::declare::choices;
+use std::path::PathBuf;
+
+use super::declare::{Kind, Setting, choices};
 
 choices! {
     /// How the learning rate goes after the warm-up.
@@ -9,6 +11,8 @@ choices! {
         Linear = "linear",
         /// Half a cosine to 0 at the last step.
         Cosine = "cosine",
+        /// Half a cosine to the `min_lr` or `min_lr_rate` of `lr_scheduler_kwargs`.
+        CosineWithMinLr = "cosine_with_min_lr",
         /// Not at all, and no warm-up either.
         Constant = "constant",
         /// Not at all.
@@ -21,6 +25,8 @@ choices! {
     pub enum SaveStrategy {
         /// Every `save_steps` steps and at the end.
         Steps = "steps",
+        /// After every pass over the data and at the end.
+        Epoch = "epoch",
         /// At the end only.
         No = "no",
     }
@@ -31,22 +37,96 @@ choices! {
     pub enum EvalStrategy {
         /// Every `eval_steps` steps and at the end.
         Steps = "steps",
+        /// After every pass over the data and at the end.
+        Epoch = "epoch",
         /// Never.
         No = "no",
     }
 }
 
 impl EvalStrategy {
-    /// Steps between two evaluations, none where there are none: `eval_steps` alone asks for them.
+    /// What lies between two evaluations, none where there are none: `eval_steps` alone asks for them.
     pub fn interval(
         strategy: Option<Self>,
         eval_steps: Option<usize>,
         logging_steps: usize,
-    ) -> Option<usize> {
+    ) -> Option<Interval> {
         match strategy {
             Some(Self::No) => None,
-            Some(Self::Steps) => Some(eval_steps.unwrap_or(logging_steps)),
-            None => eval_steps,
+            Some(Self::Epoch) => Some(Interval::Epoch),
+            Some(Self::Steps) => Some(Interval::Steps(eval_steps.unwrap_or(logging_steps))),
+            None => eval_steps.map(Interval::Steps),
+        }
+    }
+}
+
+impl SaveStrategy {
+    /// What lies between two checkpoints, none where only the end has one.
+    pub fn interval(self, save_steps: usize) -> Option<Interval> {
+        match self {
+            Self::No => None,
+            Self::Epoch => Some(Interval::Epoch),
+            Self::Steps => (save_steps > 0).then_some(Interval::Steps(save_steps)),
+        }
+    }
+}
+
+/// What lies between two events of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interval {
+    /// This many steps.
+    Steps(usize),
+    /// A pass over the data.
+    Epoch,
+}
+
+impl Interval {
+    /// In steps.
+    pub fn steps(self, steps_per_epoch: u64) -> u64 {
+        match self {
+            Self::Steps(steps) => steps as u64,
+            Self::Epoch => steps_per_epoch,
+        }
+    }
+}
+
+/// Where a run begins.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+pub enum Resume {
+    /// At the newest checkpoint of its folder; if false, there must be none.
+    Newest(bool),
+    /// At the checkpoint in this folder.
+    From(PathBuf),
+}
+
+impl Setting for Resume {
+    const KIND: Kind = Kind::BoolOrText;
+}
+
+/// What a schedule of the learning rate is told besides.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerKwargs {
+    /// The learning rate at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_lr: Option<f64>,
+    /// The same as a part of the highest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_lr_rate: Option<f64>,
+}
+
+impl Setting for SchedulerKwargs {
+    const KIND: Kind = Kind::Numbers(&["min_lr", "min_lr_rate"]);
+}
+
+impl SchedulerKwargs {
+    /// The part of the highest learning rate that is left at the end.
+    pub fn rate(&self, learning_rate: f64) -> Option<f64> {
+        match (self.min_lr, self.min_lr_rate) {
+            (Some(least), None) => Some(least / learning_rate),
+            (None, Some(rate)) => Some(rate),
+            _ => None,
         }
     }
 }

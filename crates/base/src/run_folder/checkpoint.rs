@@ -23,19 +23,7 @@ impl RunFolder {
     /// # Errors
     /// Where the folder cannot be read.
     pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>, RunError> {
-        let mut checkpoints = self.named_checkpoint()?;
-        checkpoints.retain(|(_, path)| holds_checkpoint(path));
-        Ok(checkpoints)
-    }
-
-    /// All that has the name of a checkpoint, whatever it is.
-    fn named_checkpoint(&self) -> Result<Vec<(u64, PathBuf)>, RunError> {
-        let mut named: Vec<(u64, PathBuf)> = entries(&self.dir)?
-            .into_iter()
-            .filter_map(|(name, path)| Some((step_of_checkpoint(&name)?, path)))
-            .collect();
-        named.sort();
-        Ok(named)
+        checkpoints_in(&self.dir)
     }
 
     /// Sets aside all that has the name of a checkpoint to come, of the steps after `done` up to `last`: found after
@@ -44,7 +32,7 @@ impl RunFolder {
     /// # Errors
     /// Where it cannot be renamed.
     pub fn make_way(&self, done: u64, last: u64) -> Result<(), RunError> {
-        for (step, path) in self.named_checkpoint()? {
+        for (step, path) in named_checkpoints(&self.dir)? {
             if done < step && step <= last {
                 make_way(&path)?;
             }
@@ -110,8 +98,28 @@ impl RunFolder {
     }
 }
 
+/// The checkpoints that the folder of a run holds, oldest first; nobody is kept from writing to it.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn checkpoints_in(run: &Path) -> Result<Vec<(u64, PathBuf)>, RunError> {
+    let mut checkpoints = named_checkpoints(run)?;
+    checkpoints.retain(|(_, path)| holds_checkpoint(path));
+    Ok(checkpoints)
+}
+
+/// All that has the name of a checkpoint, whatever it is.
+fn named_checkpoints(run: &Path) -> Result<Vec<(u64, PathBuf)>, RunError> {
+    let mut named: Vec<(u64, PathBuf)> = entries(run)?
+        .into_iter()
+        .filter_map(|(name, path)| Some((step_of_checkpoint(&name)?, path)))
+        .collect();
+    named.sort();
+    Ok(named)
+}
+
 /// The step of `checkpoint-7`; none of `checkpoint-007`, which no run writes.
-fn step_of_checkpoint(name: &str) -> Option<u64> {
+pub fn step_of_checkpoint(name: &str) -> Option<u64> {
     let step = name.strip_prefix(CHECKPOINT)?.parse().ok()?;
     (name == format!("{CHECKPOINT}{step}")).then_some(step)
 }

@@ -70,7 +70,10 @@ fn what_is_wrong_is_named_with_its_line() {
         ("b: 3\n", "evals.yaml:4: `b`: got number `3`"),
         ("../b:\n  task: rec\n", "evals.yaml:4: `../b`: got the name"),
         ("rewards:\n  task: rec\n", "`rewards`: got the name"),
-        ("a:\n  task: gui\n", "evals.yaml: not a YAML mapping"),
+        (
+            "a:\n  task: gui\n",
+            "evals.yaml:4: `a` is there twice, first in line 1",
+        ),
     ] {
         let error = read(&format!("{good}{text}")).unwrap_err();
         assert!(error.contains(expected), "{text}\n{error}");
@@ -92,7 +95,11 @@ fn grpo(more: &str) -> Result<Resolved<GrpoConfig>, ConfigError> {
 
 #[test]
 fn steps_alone_ask_for_evaluations() {
-    let steps = |strategy, steps| EvalStrategy::interval(strategy, steps, 10);
+    let steps = |strategy, steps| {
+        let interval = EvalStrategy::interval(strategy, steps, 10);
+        interval.map(|interval| interval.steps(30))
+    };
+    assert_eq!(steps(Some(EvalStrategy::Epoch), Some(100)), Some(30));
     assert_eq!(steps(None, None), None);
     assert_eq!(steps(None, Some(100)), Some(100));
     assert_eq!(steps(Some(EvalStrategy::Steps), None), Some(10));

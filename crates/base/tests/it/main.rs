@@ -4,6 +4,7 @@
 mod config;
 #[cfg(test)]
 mod evaluations;
+mod flags;
 #[cfg(test)]
 mod run_folder;
 #[cfg(test)]

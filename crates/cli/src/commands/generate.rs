@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use base::config::GenerateConfig;
+use base::console;
 use base::{Completion, DrawKey, FinishReason, Prompt};
 use data::Notices;
 use engine::{Decoding, Request, Sampler, SamplingParams};
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 use torch::parse_device;
 
 use crate::model::Model;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::rows::{self, Row};
 use crate::signals;
 
@@ -24,7 +25,12 @@ const CHUNK_ROWS: usize = 64;
 /// Where a row, an image or the model cannot be used.
 pub fn generate(config: &GenerateConfig) -> Result<()> {
     let questions = questions(config)?;
-    let mut output = Output::open(config.output.as_deref())?;
+    let mut shown = match config.output.is_none() && !config.json {
+        true => Shown::Texts {
+            is_one: questions.len() * config.num_generations == 1,
+        },
+        false => Shown::Rows(Output::open(config.output.as_deref())?),
+    };
     let stop = signals::stop_flag("stopping")?;
     let decoding = Decoding::new(config.cuda_graphs, parse_device(&config.device)?)?;
     let model = Model::load(config)?;
@@ -55,12 +61,55 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
         for ((question, request), completions) in
             questions.iter().zip(&requests).zip(&generation.completions)
         {
-            for completion in completions {
-                output.write(&answer(question, &request.prompt, completion, &model)?)?;
+            for (index, completion) in completions.iter().enumerate() {
+                let row = answer(question, &request.prompt, completion, &model)?;
+                let of = (index + 1, completions.len());
+                shown.write(&question.place, of, &row)?;
             }
         }
     }
-    output.finish()
+    shown.finish()
+}
+
+/// Where answers go, and as what.
+enum Shown {
+    /// With all that is known of them, for programs.
+    Rows(Output),
+    /// Their texts alone, for people.
+    Texts {
+        /// Whether there is one answer, which needs no heading.
+        is_one: bool,
+    },
+}
+
+impl Shown {
+    /// Writes answer `index` of `all`, from 1, to the question at `place`.
+    fn write(&mut self, place: &str, (index, all): (usize, usize), row: &Value) -> Result<()> {
+        let is_one = match self {
+            Self::Rows(output) => return output.write(row),
+            Self::Texts { is_one } => *is_one,
+        };
+        let of = match all {
+            1 => String::new(),
+            _ => format!(", answer {index} of {all}"),
+        };
+        if !is_one {
+            output::write_text(&format!("{place}{of}:"))?;
+        }
+        let text = row["completion"].as_str().unwrap_or_default();
+        output::write_text(&console::printable(text))?;
+        if row["finish_reason"] == "length" {
+            base::say!("note: {place}{of}: cut off at --max_new_tokens");
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Rows(output) => output.finish(),
+            Self::Texts { .. } => Ok(()),
+        }
+    }
 }
 
 struct Question {

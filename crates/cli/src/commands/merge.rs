@@ -1,5 +1,6 @@
 //! `merge`: an adapter put into the weights that it was trained over.
 
+use base::console::count;
 use std::fs;
 use std::path::Path;
 
@@ -22,8 +23,13 @@ pub fn merge(config: &MergeConfig) -> Result<()> {
             target.display()
         );
     }
-    let adapter = SavedAdapter::read(Path::new(&config.adapter))?;
-    let base = hub::base_folder(&adapter, config.base_model.as_deref())?;
+    let folder = hub::model_folder(&config.adapter, config.model_revision.as_deref())?;
+    let adapter = SavedAdapter::read(&folder)?;
+    let base = hub::base_folder(
+        &adapter,
+        config.base_model.as_deref(),
+        config.model_revision.as_deref(),
+    )?;
     let io = |path: &Path| format!("{}", path.display());
     let name = target.file_name().context("`output_dir` has no name")?;
     let beside = target.with_file_name(format!(".{}.part", name.to_string_lossy()));
@@ -32,15 +38,15 @@ pub fn merge(config: &MergeConfig) -> Result<()> {
     }
     fs::create_dir_all(&beside).with_context(|| io(&beside))?;
     let merged = merge_adapter(&base, &adapter, &beside).map_err(anyhow::Error::from);
-    if let Err(error) = merged.and_then(|()| keep_training(Path::new(&config.adapter), &beside)) {
+    if let Err(error) = merged.and_then(|()| keep_training(&folder, &beside)) {
         // The cause counts more than what is left behind.
         let _ = fs::remove_dir_all(&beside);
         return Err(error);
     }
     fs::rename(&beside, target).with_context(|| io(target))?;
     base::say!(
-        "{} layers of {} merged into {}",
-        adapter.modules().count(),
+        "{} of {} merged into {}",
+        count(adapter.modules().count() as u64, "layer"),
         config.adapter,
         base.display()
     );

@@ -2,6 +2,7 @@
 
 mod data;
 mod eval;
+mod findings;
 mod generate;
 mod logprobs;
 mod merge;
@@ -11,12 +12,13 @@ mod training;
 
 pub use data::{data_check, data_convert};
 pub use eval::eval;
+pub use findings::{check_eval, check_grpo, check_plan, check_sft};
 pub use generate::generate;
 pub use logprobs::logprobs;
 pub use merge::merge;
 pub use plan::plan;
 pub use reward::reward;
-pub use training::{check_grpo, check_sft, grpo, sft};
+pub use training::{grpo, sft};
 
 /// Says where a run is to find boxes and no reward looks at them.
 fn warn_of_missing_box_reward(config: &base::config::GrpoConfig) {

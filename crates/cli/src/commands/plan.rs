@@ -1,5 +1,6 @@
 //! `plan`: memory by component, the micro-batch that fits, time and cost, before a run is begun.
 
+use base::console::count;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -13,15 +14,17 @@ use train::plan::{
 };
 
 use crate::hub;
+use crate::which_model::folder_or_name;
 
 /// Prints the table. Weights are neither read nor fetched.
 ///
 /// # Errors
 /// A model folder, settings or rows that `grpo` would refuse; a GPU whose memory is not given.
 pub fn plan(config: &PlanConfig) -> Result<()> {
-    let run = config.grpo()?;
+    let mut run = config.grpo()?;
     super::warn_of_missing_box_reward(&run);
-    let folder = hub::description_folder(&run.model_name_or_path)?;
+    run.model_name_or_path = folder_or_name(&run.model_name_or_path)?;
+    let folder = hub::description_folder(&run.model_name_or_path, run.model_revision.as_deref())?;
     let inputs = plan_inputs(&run, &folder)?;
     let mut available: Vec<(String, u64)> = config
         .memory
@@ -67,17 +70,17 @@ fn choices(inputs: &PlanInputs) -> [(&'static str, Choice); 3] {
 fn print_load(inputs: &PlanInputs) {
     let batch = &inputs.micro_batch;
     base::print_data!(
-        "{} rows looked at: prompts of at most {} tokens and {} patches; answers of at most {} tokens",
-        inputs.rows,
+        "{} looked at: prompts of at most {} tokens and {} patches; answers of at most {} tokens",
+        count(inputs.rows as u64, "row"),
         batch.prompt_tokens,
         batch.patches,
         batch.completion_tokens
     );
     base::print_data!(
-        "a step: {} prompts, {} answers; a micro-batch: {} answers, {} tokens",
-        inputs.step.prompts,
-        inputs.step.completions,
-        batch.completions,
+        "a step: {}, {}; a micro-batch: {}, {} tokens",
+        count(inputs.step.prompts, "prompt"),
+        count(inputs.step.completions, "answer"),
+        count(batch.completions, "answer"),
         batch.tokens()
     );
     let choice = inputs.choice;
@@ -119,7 +122,8 @@ fn print_load(inputs: &PlanInputs) {
 }
 
 fn print_row(name: &str, cells: &[String]) {
-    let cells: String = cells.iter().map(|cell| format!("{cell:>16}")).collect();
+    // What is wider than its column still stands apart.
+    let cells: String = cells.iter().map(|cell| format!("  {cell:>14}")).collect();
     base::print_data!("{name:<28}{cells}");
 }
 
@@ -266,16 +270,16 @@ fn print_time(
     ];
     let (tried, layers) = probe.layers();
     base::print_data!(
-        "\nprobe: {:.1} s, with {tried} of {layers} text layers; a token of {} answers takes {:.1} ms",
+        "\nprobe: {:.1} s, with {tried} of {layers} text layers; a token of {} takes {:.1} ms",
         start.elapsed().as_secs_f64(),
-        inputs.sampled.completions,
+        count(inputs.sampled.completions, "answer"),
         costs[0].1.decoded * 1e3
     );
     let work = inputs.work();
     let secs = costs.map(|(choice, of)| step_secs(&inputs.shape, choice, &work, &of, &costs[0].1));
     print_row("a step, s", &secs.map(|secs| format!("{secs:.3}")));
     let hours = secs.map(|secs| secs * inputs.steps as f64 / 3600.0);
-    let name = format!("{} steps, h", inputs.steps);
+    let name = format!("{}, h", count(inputs.steps, "step"));
     print_row(&name, &hours.map(|hours| format!("{hours:.2}")));
     if let Some(price) = per_hour {
         print_row("cost", &hours.map(|hours| format!("{:.2}", hours * price)));

@@ -124,7 +124,7 @@ impl Plan {
             per_device_train_batch_size: self.cold_start_batch,
             learning_rate: self.cold_start_lr,
             lr_scheduler_type: LrSchedulerType::Linear,
-            warmup_steps: 50,
+            warmup_steps: 50.0,
             max_steps: self.cold_start_steps as i64,
         })
     }
@@ -135,7 +135,7 @@ impl Plan {
             per_device_train_batch_size: batch,
             learning_rate: self.further_lr,
             max_steps: self.grpo_steps as i64,
-            warmup_steps: 10,
+            warmup_steps: 10.0,
             seed: stage.demo.seed.wrapping_add(1),
             ..self.cold_start(stage)
         }
@@ -147,7 +147,7 @@ impl Plan {
             per_device_train_batch_size: self.grpo_prompts * self.group_size,
             num_generations: self.group_size,
             learning_rate: self.grpo_lr,
-            warmup_steps: 10,
+            warmup_steps: 10.0,
             max_steps: self.grpo_steps as i64,
             reward_funcs: vec!["accuracy".into(), "format".into()],
             is_reward_customized_from_vlm_module: true,

@@ -1,5 +1,6 @@
 //! `report.html` of the demo.
 
+use base::console::count;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -115,7 +116,7 @@ fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
         figure(
             "Time",
             minutes(demo.times.total()),
-            format!("{} threads", tch::get_num_threads()),
+            count(tch::get_num_threads().max(0) as u64, "thread"),
         ),
     ]
 }

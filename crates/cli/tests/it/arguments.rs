@@ -1,16 +1,46 @@
 //! Flags, files, help: what is taken, what is refused, and how it is said.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
-use crate::run::{Said, command, said, say};
+use crate::run::{Said, command, golden, said, say};
 
 const REQUIRED: &str = "--model_name_or_path m --data_file_paths a.jsonl --output_dir o";
 
+/// A folder in which all is there that the lines below name.
+static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
+    let place = TempDir::new().unwrap();
+    let path = |name: &str| place.path().join(name);
+    fs::create_dir(path("models")).unwrap();
+    for model in ["m", "models/Qwen2.5-VL-3B-Instruct"] {
+        let nested = golden().join("parity/checkpoints/nested");
+        symlink(nested.canonicalize().unwrap(), path(model)).unwrap();
+    }
+    let files = ["a", "refcoco_train", "refcocop_train", "refcocog_train"];
+    for file in files {
+        fs::write(path(&format!("{file}.jsonl")), "").unwrap();
+    }
+    fs::create_dir(path("coco")).unwrap();
+    fs::write(
+        path("coco/zero3.json"),
+        "{\"zero_optimization\": {\"stage\": 3}}",
+    )
+    .unwrap();
+    place
+});
+
+fn say_there(line: &str) -> Said {
+    let mut command = command();
+    command.current_dir(PLACE.path());
+    said(command.args(line.split_whitespace()).output().unwrap())
+}
+
 /// A training script's line, resolved.
 fn dry(line: &str) -> Said {
-    say(&format!("grpo --dry_run {REQUIRED} {line}"))
+    say_there(&format!("grpo --dry_run {REQUIRED} {line}"))
 }
 
 fn dry_yaml(line: &str) -> String {
@@ -60,7 +90,7 @@ fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
         "--num_generations <N> Completions of one prompt: the size of a group [default: 8]",
         "[default: accuracy format]",
         "--learning_rate <X> Highest learning rate [default: 1e-6]",
-        "--lr_scheduler_type <linear|cosine|constant|constant_with_warmup>",
+        "--lr_scheduler_type <linear|cosine|cosine_with_min_lr|constant|constant_with_warmup>",
         "[required]",
     ] {
         assert!(help.contains(part), "{part}\n{help}");
@@ -78,6 +108,8 @@ fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
 fn wrong_words_are_refused_with_the_nearest() {
     let error = "error: unknown flag `--lerning_rate`\nhint: did you mean `--learning_rate`?\n";
     assert_eq!(refused(&dry("--lerning-rate 1")), error);
+    let error = "error: unknown flag `--wandb_name`\nhint: `vlm-r1 grpo --help` lists the flags\n";
+    assert_eq!(refused(&dry("--wandb_name 1")), error);
     let error = "error: unknown command `grop`\nhint: did you mean `grpo`?\n";
     assert_eq!(refused(&say("grop --beta 0")), error);
     refused(&say(""));
@@ -86,7 +118,7 @@ fn wrong_words_are_refused_with_the_nearest() {
     refused(&dry("--beta"));
     let foreign = say("generate --model m --prompt p --deepspeed x");
     assert!(
-        refused(&foreign).contains("unknown flag `--deepspeed`"),
+        refused(&foreign).contains("`--deepspeed` is a flag of a launcher: several processes"),
         "{}",
         foreign.stderr
     );
@@ -94,8 +126,8 @@ fn wrong_words_are_refused_with_the_nearest() {
 
 #[test]
 fn both_spellings_and_the_equals_sign_mean_the_same() {
-    let expected = dry_yaml("--num_train_epochs 2 --max_steps -1 --bf16 true --image_folders a:b");
-    let dashes = dry_yaml("--num-train-epochs 2 --max-steps=-1 --bf16 --image-folders=a:b");
+    let expected = dry_yaml("--num_train_epochs 2 --max_steps -1 --bf16 true --image_folders coco");
+    let dashes = dry_yaml("--num-train-epochs 2 --max-steps=-1 --bf16 --image-folders=coco");
     assert_eq!(dashes, expected);
     assert!(expected.contains("num_train_epochs: 2"), "{expected}");
     assert!(expected.contains("bf16: true"), "{expected}");
@@ -120,11 +152,11 @@ const RUN_GRPO_REC: &str = "--use_vllm False --output_dir checkpoints/rl/rec --r
     --logging_steps 1 --num_train_epochs 2 --bf16 --attn_implementation flash_attention_2 \
     --run_name rec --data_seed 42 --save_steps 100 --num_generations 8 --max_completion_length 2048 \
     --reward_funcs accuracy format --beta 0.04 --report_to wandb --dataset-name this_is_not_used \
-    --deepspeed local_scripts/zero3.json";
+    --deepspeed coco/zero3.json";
 
 #[test]
 fn the_rec_script_of_vlm_r1_is_taken_as_it_is() {
-    let said = say(&format!("grpo --dry_run {RUN_GRPO_REC}"));
+    let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC}"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     for line in [
         "output_dir: checkpoints/rl/rec",
@@ -172,7 +204,7 @@ fn the_other_scripts_of_vlm_r1_differ_by_what_they_say() {
             "max_steps: 1200",
         ),
     ] {
-        let said = say(&format!("grpo --dry_run {RUN_GRPO_REC} {more}"));
+        let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC} {more}"));
         assert_eq!(said.code, Some(0), "{}", said.stderr);
         assert!(
             said.stdout.contains(expected),
@@ -186,7 +218,7 @@ fn the_other_scripts_of_vlm_r1_differ_by_what_they_say() {
 fn the_lora_script_of_vlm_r1_is_taken_as_it_is() {
     let lora = "--learning_rate 1e-5 --use_peft true --lora_r 64 --lora_alpha 128 --lora_dropout 0.05 \
                 --lora_task_type CAUSAL_LM --freeze_vision_modules true";
-    let said = say(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
+    let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     for line in [
         "use_peft: true",
@@ -232,7 +264,8 @@ fn a_file_is_overridden_by_flags_and_these_by_set() {
     let said = say(&format!(
         "grpo --config {file} --max_steps 7 --save_steps 8 --set save_steps=9 --set reward_funcs=format --dry_run"
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    // Nothing of it is there.
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
     for line in [
         "max_pixels: 401408",
         "max_steps: 7",
@@ -274,6 +307,10 @@ fn bad_values_name_their_place() {
     assert_eq!(refused(&dry("--num_generations 1")), expected);
     let expected = "error: missing `--data_file_paths`, `--output_dir`\n";
     assert_eq!(refused(&say("grpo --model_name_or_path m")), expected);
+    let expected = "error: `output_dir`: got nothing, expected a folder\n";
+    assert_eq!(refused(&dry("--output_dir=")), expected);
+    let said = dry("--lora_r 1000000");
+    assert!(refused(&said).starts_with("error: `lora_r`: got 1000000, expected at most 4096: "));
     let missing = dry("--config nowhere.yaml");
     assert_eq!(missing.code, Some(1));
     assert!(
@@ -284,12 +321,97 @@ fn bad_values_name_their_place() {
 }
 
 #[test]
+fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("file"), "").unwrap();
+    fs::create_dir_all(path("locked/.lock")).unwrap();
+    fs::create_dir(path("folder.jsonl")).unwrap();
+    fs::write(
+        path("evals.yaml"),
+        "val:\n  task: rec\n  data_file_paths: none.json\n  image_folders: nowhere\n",
+    )
+    .unwrap();
+    let (file, evals) = (path("file"), path("evals.yaml"));
+    let said = dry(&format!(
+        "--model_name_or_path nowhere --data_file_paths none.jsonl:{} --image_folders here:coco \
+         --reward_funcs acuracy format --reward_weights 1 2 3 --output_dir {file}/out --eval_steps 1 \
+         --eval_config {evals} --resume_from_checkpoint old/checkpoint-3 --device gpu",
+        path("folder.jsonl")
+    ));
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stdout.contains("model_name_or_path: nowhere"));
+    for part in [
+        "error: 11 problems keep the work from beginning\n",
+        "`acuracy`",
+        "reward weights: got 3, expected 2",
+        "model folder `nowhere` does not exist",
+        "`data_file_paths`: `none.jsonl`: No such file",
+        "folder.jsonl` is a folder, expected a file",
+        "`image_folders`: no folder `here`",
+        &format!("`output_dir`: `{file}` is not a folder"),
+        "`old/checkpoint-3` is no checkpoint",
+        "evaluation `val`: `data_file_paths`: `none.json`",
+        "evaluation `val`: `image_folders`: no folder `nowhere`",
+        "gpu",
+    ] {
+        assert!(said.stderr.contains(part), "{part}\n{}", said.stderr);
+    }
+    for (flags, part) in [
+        (
+            format!("--output_dir {}", path("locked")),
+            ".lock: a folder, expected",
+        ),
+        (
+            format!("--eval_steps 1 --eval_config {}", path("none.yaml")),
+            "none.yaml",
+        ),
+        (format!("--feature_cache_dir {file}"), "`feature_cache_dir`"),
+        ("--model_name_or_path coco".to_owned(), "coco/config.json"),
+        ("--deepspeed none.json".to_owned(), "none.json"),
+        (
+            format!("--deepspeed {}", path("folder.jsonl")),
+            "folder.jsonl",
+        ),
+        (format!("--deepspeed {evals}"), "evals.yaml"),
+    ] {
+        let said = dry(&flags);
+        assert_eq!(said.code, Some(1), "{flags}: {}", said.stderr);
+        assert!(said.stderr.contains(part), "{flags}: {}", said.stderr);
+    }
+    // A name is looked at before the model is.
+    let line = REQUIRED.replace("path m", "path somebody/something");
+    let said = say_there(&format!("grpo {line} --reward_funcs acuracy"));
+    assert!(
+        said.stderr.starts_with("error: unknown reward `acuracy`"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn what_deepspeed_is_told_and_would_alter_the_run_is_named() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("zero.json");
+    let text = r#"{"zero_optimization": {"stage": 3}, "gradient_clipping": 0.5, "fp16": {"enabled": true},
+        "train_micro_batch_size_per_gpu": "auto", "optimizer": {"type": "SGD"}}"#;
+    fs::write(&file, text).unwrap();
+    let said = dry(&format!("--deepspeed {}", file.display()));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for part in ["`gradient_clipping`", "`fp16`", "`optimizer`", "zero.json"] {
+        assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+    }
+    assert!(!said.stderr.contains("train_micro"), "{}", said.stderr);
+}
+
+#[test]
 fn several_processes_are_refused() {
     let with_world_size = |size: &str| {
         let line = format!("grpo --dry_run {REQUIRED}");
         said(
             command()
                 .args(line.split_whitespace())
+                .current_dir(PLACE.path())
                 .env("WORLD_SIZE", size)
                 .output()
                 .unwrap(),

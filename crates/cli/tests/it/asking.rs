@@ -81,7 +81,7 @@ fn sampled_and_given_answers_have_the_same_logprobs() {
         images()
     );
     let line = format!(
-        "generate {common} --input {questions} --num_generations 8 --max_new_tokens 1 --seed 3 --temperature 0.7"
+        "generate {common} --json --input {questions} --num_generations 8 --max_new_tokens 1 --seed 3 --temperature 0.7"
     );
     let answers = rows(&say(&line));
     assert_eq!(answers.len(), 16);
@@ -141,14 +141,28 @@ fn greedy_answers_do_not_depend_on_the_seed() {
         command.args(["--max_new_tokens", "8", "--device", "cpu"]);
         crate::run::said(command.args(more.split_whitespace()).output().unwrap())
     };
-    let first = rows(&ask("--seed 1"));
-    assert_eq!(first, rows(&ask("--seed 2")));
+    let first = rows(&ask("--json --seed 1"));
+    assert_eq!(first, rows(&ask("--json --seed 2")));
+    // People read the text alone.
+    let text = ask("--seed 1");
+    let answer = first[0]["completion"].as_str().unwrap();
+    assert_eq!(
+        text.stdout,
+        format!("{}\n", base::console::printable(answer))
+    );
+    let several = ask("--seed 1 --num_generations 2");
+    for heading in [
+        "command line, answer 1 of 2:\n",
+        "command line, answer 2 of 2:\n",
+    ] {
+        assert!(several.stdout.contains(heading), "{}", several.stdout);
+    }
     assert_eq!(first.len(), 1);
     let said = ask(&format!("--output {}", output.display()));
     assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""));
     let written: Value = serde_json::from_str(&fs::read_to_string(&output).unwrap()).unwrap();
     assert_eq!(written, first[0]);
-    let long = rows(&ask("--min_completion_length 8"));
+    let long = rows(&ask("--json --min_completion_length 8"));
     assert_eq!(
         (
             numbers(&long[0]["completion_ids"]).len(),

@@ -51,7 +51,7 @@ fn good_rows_pass_and_are_summed_up() {
     );
     for line in [
         "train.jsonl: 2 rows, 2 without errors\n",
-        "images: 1 different ones\n",
+        "images: 1 different one\n",
         "true answers are scored by: accuracy\n",
         "boxes in a row: 1: 2\n",
         "share of the image: 1-10 %: 1, 10-50 %: 1\n",
@@ -81,7 +81,7 @@ fn errors_fail_and_warnings_only_where_strict() {
     );
     let said = check(dir.path(), &format!("{REC} --strict true"));
     assert_eq!(said.code, Some(1));
-    assert_eq!(said.stderr, "error: 0 errors and 1 warnings in the data\n");
+    assert_eq!(said.stderr, "error: 0 errors and 1 warning in the data\n");
     write(
         dir.path(),
         &[

@@ -31,10 +31,12 @@ fn trained(dir: &Path, run: &str, flags: &str) -> PathBuf {
         symlink(target, checkpoint.join(file.file_name())).unwrap();
     }
     let (method, flags) = flags.split_once(' ').unwrap();
-    let said = done(&format!(
+    // Neither model nor data are there.
+    let said = say(&format!(
         "{method} --model_name_or_path m --data_file_paths d --output_dir {} {flags} --dry_run",
         folder.display()
     ));
+    assert!(said.stdout.contains("output_dir: "), "{}", said.stderr);
     fs::write(folder.join("config.yaml"), said.stdout).unwrap();
     checkpoint
 }

@@ -153,7 +153,15 @@ fn a_comparison_says_what_flipped() {
     let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
     done(&line("rec", &file, &a, ""));
     done(&line("rec", &file, &b, "--seed 5 --temperature 1"));
-    // A random model is never right: two answers of B are made so.
+    // A random model is never right: two answers of B are made so; nor does it end: those of both are made to.
+    for folder in [&a, &b] {
+        let path = folder.join("results.json");
+        let mut results = read(path.clone());
+        for row in results["results"].as_array_mut().unwrap() {
+            row["finish_reason"] = json!("stop");
+        }
+        fs::write(path, results.to_string()).unwrap();
+    }
     let mut results = read(b.join("results.json"));
     for row in [2, 5] {
         results["results"][row]["correct"] = json!(1);
@@ -282,6 +290,69 @@ fn detection_reads_coco_files() {
 }
 
 #[test]
+fn answers_that_a_lower_limit_cut_off_are_asked_again() {
+    let dir = TempDir::new().unwrap();
+    let file = rec_file(dir.path(), 3);
+    let out = dir.path().join("out");
+    let answers = || -> Vec<Value> {
+        let text = fs::read_to_string(out.join("answers.jsonl")).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    done(&line("rec", &file, &out, "--max_new_tokens 2"));
+    let cut = answers()
+        .iter()
+        .filter(|row| row["finish_reason"] == "length")
+        .count();
+    assert!(cut > 0, "{:?}", answers());
+    let longer = line(
+        "rec",
+        &file,
+        &out,
+        "--max_new_tokens 9 --allow_changed true",
+    );
+    let said = done(&longer);
+    assert!(
+        said.stderr.contains(&format!(
+            "{cut} of 3 answers cut off by a lower --max_new_tokens than 9: asked again"
+        )),
+        "{}",
+        said.stderr
+    );
+    let again = answers();
+    assert_eq!(again.len(), 3);
+    // Those that are cut off now are so by the new limit.
+    for row in again.iter().filter(|row| row["finish_reason"] == "length") {
+        assert_eq!(row["tokens"], 9, "{row}");
+    }
+    // A process that was killed has not counted what its answers took.
+    let tokens = || {
+        read(out.join("summary.json"))["sampling"]["tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    assert!(tokens() > 0);
+    fs::remove_file(out.join("sampling.jsonl")).unwrap();
+    done(&longer);
+    let told: u64 = again
+        .iter()
+        .map(|row| row["tokens"].as_u64().unwrap() + u64::from(row["finish_reason"] == "stop"))
+        .sum();
+    assert_eq!(tokens(), told);
+    // With the limit as it was asked there is nothing to do, nor with a lower one.
+    assert!(!done(&longer).stderr.contains(": asked again"));
+    assert_eq!(answers(), again);
+    done(&line(
+        "rec",
+        &file,
+        &out,
+        "--max_new_tokens 4 --allow_changed true",
+    ));
+    assert_eq!(answers(), again);
+}
+
+#[test]
 fn what_cannot_be_evaluated_is_refused() {
     let dir = TempDir::new().unwrap();
     let file = rec_file(dir.path(), 2);
@@ -302,6 +373,22 @@ fn what_cannot_be_evaluated_is_refused() {
         &["temperature"],
     );
     refuse(1, "eval --compare a b", &["no results", "hint:"]);
+    let dry = line(
+        "rec",
+        "none.json",
+        &out,
+        "--model nowhere --image_folders no/folder --dry_run",
+    );
+    refuse(
+        1,
+        &dry,
+        &[
+            "3 problems",
+            "`nowhere` does not exist",
+            "`none.json`",
+            "no folder `no/folder`",
+        ],
+    );
     refuse(1, &line("rec", "none.json", &out, ""), &["none.json"]);
     refuse(1, &line("ovd", &file, &out, ""), &["val.json"]);
     refuse(

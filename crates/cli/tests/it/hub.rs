@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::hub_stand_in::{COMMIT, Fault, Hub, MODEL, wait_until};
+use crate::hub_stand_in::{COMMIT, Fault, Hub, MODEL, OLD_COMMIT, wait_until};
 use crate::run::{Said, command, golden, said};
 
 /// Two shards with an index.
@@ -136,6 +136,47 @@ fn a_model_is_fetched_once_and_then_taken_from_the_cache() {
 }
 
 #[test]
+fn another_revision_is_named_by_its_flag_or_behind_the_name() {
+    let hub = Hub::start(&checkpoint(), Fault::None, None);
+    let endpoint = ("HF_ENDPOINT", hub.endpoint.as_str());
+    for (model, flags) in [
+        ("owner/tiny@v1", &[][..]),
+        (MODEL, &["--model_revision", "v1"]),
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let ask = |model: &str, flags: &[&str], setting| {
+            said(
+                asking(model, cache.path(), &[setting])
+                    .args(flags)
+                    .output()
+                    .unwrap(),
+            )
+        };
+        let fetched = ask(model, flags, endpoint);
+        assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
+        let reference = cache.path().join("hub/models--owner--tiny/refs/v1");
+        assert_eq!(fs::read_to_string(reference).unwrap(), OLD_COMMIT);
+        let offline = ("HF_HUB_OFFLINE", "1");
+        assert_eq!(ask(model, flags, offline).code, Some(0));
+        let other = ask("owner/tiny@v2", &[], offline);
+        assert!(
+            other
+                .stderr
+                .contains("`owner/tiny` at `v2` is not in the cache"),
+            "{}",
+            other.stderr
+        );
+        let absent = ask("owner/tiny@v2", &[], endpoint);
+        assert_eq!(absent.code, Some(1));
+        assert!(
+            absent.stderr.contains("with a revision `v2`"),
+            "{}",
+            absent.stderr
+        );
+    }
+}
+
+#[test]
 fn a_download_that_is_cut_goes_on_where_it_stopped() {
     let hub = Hub::start(
         &checkpoint(),
@@ -180,7 +221,7 @@ fn a_download_that_was_killed_goes_on_in_the_next_call() {
     let offline = ask(MODEL, cache.path(), &[("HF_HUB_OFFLINE", "1")]);
     assert_eq!(offline.code, Some(1));
     assert!(
-        offline.stderr.contains("not in the cache"),
+        offline.stderr.contains("is not in the cache"),
         "{}",
         offline.stderr
     );

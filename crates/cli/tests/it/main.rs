@@ -41,3 +41,5 @@ mod signals;
 mod streams;
 #[cfg(test)]
 mod training;
+#[cfg(test)]
+mod which_model;

@@ -49,6 +49,15 @@ def leave_signals_to_the_trainer():
             signal.signal(number, heed)
 
 
+class NoFunction(Exception):
+    """The file can be run, and does not hold what was asked for."""
+
+
+def utf8(text):
+    """The text with surrogates that stand alone written out: no JSON can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def load(path, name):
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     spec = importlib.util.spec_from_file_location("user_reward", path)
@@ -58,7 +67,7 @@ def load(path, name):
     function = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise AttributeError(f"no function `{name}`; defined: {', '.join(known) or 'none'}")
+        raise NoFunction(f"no function `{name}`; defined: {', '.join(known) or 'none'}")
     return function
 
 
@@ -162,7 +171,7 @@ def answer(function, request, chat):
             error += "\nhint: for completions as chat messages name it `FILE.py:FUNCTION:chat`"
     if error is None:
         return {"id": request["id"], "scores": scores}
-    return {"id": request["id"], "error": error, "row": row}
+    return {"id": request["id"], "error": utf8(error), "row": row}
 
 
 def main():
@@ -178,8 +187,11 @@ def main():
     try:
         function = load(path, name)
         chat = form == "chat" or (form == "auto" and wants_chat(function))
+    except NoFunction as cause:
+        say({"error": utf8(str(cause))})
+        return
     except Exception:
-        say({"error": traceback.format_exc().strip()})
+        say({"error": utf8(traceback.format_exc().strip())})
         return
     say({"ready": True})
     for line in requests:

@@ -1,5 +1,6 @@
 //! How long a server is waited for that does not answer.
 
+use base::console::count;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -51,10 +52,11 @@ pub(super) enum GivenUp {
 impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::After(tries) => write!(f, "{tries} times"),
+            Self::After(tries) => write!(f, "{}", count(u64::from(*tries), "time")),
             Self::AfterTime(tries, waited) => write!(
                 f,
-                "{tries} times in an outage of {} s\nhint: a higher --reward_retry_secs",
+                "{} in an outage of {} s\nhint: a higher --reward_retry_secs",
+                count(u64::from(*tries), "time"),
                 waited.as_secs()
             ),
             Self::Stopped(tries) => write!(f, "{tries} times, then a stop was asked for"),

@@ -108,7 +108,14 @@ impl ProcessReward {
         let reason = match worker.answer(LOADING) {
             Ok(line) => match serde_json::from_str::<serde_json::Value>(&line) {
                 Ok(value) if value["ready"] == true => return Ok(worker),
-                Ok(value) => value["error"].as_str().unwrap_or(&line).to_owned(),
+                Ok(value) => {
+                    // Its interpreter does start.
+                    return Err(RewardError::PluginLoad {
+                        reward: self.name.clone(),
+                        reason: value["error"].as_str().unwrap_or(&line).to_owned(),
+                        stderr: worker.last_words(),
+                    });
+                }
                 Err(error) => error.to_string(),
             },
             Err(broken) => describe(&broken, LOADING),

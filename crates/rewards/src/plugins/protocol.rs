@@ -135,7 +135,7 @@ pub(super) fn samples(rows: &[RewardInput<'_>]) -> String {
         rows.first().and_then(|row| row.sample),
         rows.last().and_then(|row| row.sample),
     ) else {
-        return format!("{} rows", rows.len());
+        return base::console::count(rows.len() as u64, "row");
     };
     if first == last {
         first.to_owned()

@@ -12,6 +12,7 @@ mod http;
 mod judge;
 mod maths;
 mod orphans;
+mod plugin_words;
 mod plugins;
 mod registry;
 mod stream;

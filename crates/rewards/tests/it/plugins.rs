@@ -11,10 +11,10 @@ use tempfile::TempDir;
 use crate::{generic_options, input};
 
 /// A folder of reward files, made for one test.
-struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(TempDir::new().expect("a folder"))
     }
 
@@ -24,7 +24,7 @@ impl Folder {
         path
     }
 
-    fn python(&self, text: &str) -> String {
+    pub(crate) fn python(&self, text: &str) -> String {
         format!("{}:score", self.file("mine.py", text).display())
     }
 
@@ -41,18 +41,21 @@ fn with_plugins(plugins: PluginOptions) -> RewardOptions {
     }
 }
 
-fn set(name: &str, plugins: PluginOptions) -> Result<RewardSet, RewardError> {
+pub(crate) fn set(name: &str, plugins: PluginOptions) -> Result<RewardSet, RewardError> {
     RewardSet::build(&[name.to_owned()], None, &with_plugins(plugins))
 }
 
-fn quick() -> PluginOptions {
+pub(crate) fn quick() -> PluginOptions {
     PluginOptions {
         timeout_secs: 120.0,
         ..PluginOptions::default()
     }
 }
 
-fn score(set: &RewardSet, completions: &[&str]) -> Result<Vec<Option<f64>>, RewardError> {
+pub(crate) fn score(
+    set: &RewardSet,
+    completions: &[&str],
+) -> Result<Vec<Option<f64>>, RewardError> {
     let columns = Map::new();
     let samples: Vec<String> = (0..completions.len())
         .map(|i| format!("rows.jsonl:{}", i + 1))

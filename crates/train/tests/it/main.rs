@@ -6,6 +6,7 @@ mod checkpoints;
 mod chunks;
 mod evaluations;
 mod features;
+mod going_on;
 mod golden;
 mod grpo_golden;
 mod lora;

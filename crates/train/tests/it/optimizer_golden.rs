@@ -73,6 +73,7 @@ fn schedules() {
             peak: 1.0,
             warmup_steps,
             total_steps,
+            least: 0.0,
         };
         for (done, factor) in golden::floats(&case["factors"]).into_iter().enumerate() {
             assert!(

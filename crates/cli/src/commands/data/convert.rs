@@ -1,5 +1,6 @@
 //! `data convert`: flags to one pass over a source, rows to files that appear when all is done.
 
+use base::console::count;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -124,9 +125,9 @@ impl Files {
 /// What became of the source, whole lines.
 fn text(report: &ConvertReport) -> String {
     let skipped: u64 = report.skipped.iter().map(|left| left.count).sum();
-    let mut text = format!("{} rows kept, {skipped} left out", report.kept);
+    let mut text = format!("{} kept, {skipped} left out", count(report.kept, "row"));
     if report.images_written > 0 {
-        let _ = write!(text, ", {} images written", report.images_written);
+        let _ = write!(text, ", {} written", count(report.images_written, "image"));
     }
     text.push('\n');
     reasons(&mut text, "rows left out", &report.skipped);

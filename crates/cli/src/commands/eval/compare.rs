@@ -1,5 +1,6 @@
 //! `--compare A B`: what changed from one evaluation to another, as JSON, in words, and as a page.
 
+use base::console::count;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,9 @@ pub fn compare(before: &str, after: &str, html: Option<&str>, html_rows: usize) 
         compare_page::write(Path::new(path), &comparison, &sides, html_rows)?;
     }
     base::console::say(told(&comparison, before, after).trim_end());
+    if let Some(cut_off) = comparison.cut_off_sentence() {
+        base::say!("warning: {cut_off}");
+    }
     if let Some(different) = comparison.different.sentence() {
         base::say!("warning: {different}");
     }
@@ -52,7 +56,8 @@ fn told(comparison: &Comparison, before: &str, after: &str) -> String {
     let [only_before, only_after] = comparison.unpaired;
     if only_before + only_after > 0 {
         text.push_str(&format!(
-            "left out: {only_before} questions of A alone, {only_after} of B alone\n"
+            "left out: {} of A alone, {only_after} of B alone\n",
+            count(only_before as u64, "question")
         ));
     }
     text.push_str(&format!(

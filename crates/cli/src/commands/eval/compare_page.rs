@@ -74,12 +74,14 @@ pub fn write(
     Ok(page.write(path)?)
 }
 
-/// Settings that differ, as a further sentence.
+/// Answers that were cut off and settings that differ, as further sentences.
 fn different(comparison: &Comparison) -> String {
-    let sentence = comparison.different.sentence();
-    sentence
-        .map(|text| format!(" Warning: {text}."))
-        .unwrap_or_default()
+    let sentences = [
+        comparison.cut_off_sentence(),
+        comparison.different.sentence(),
+    ];
+    let sentences = sentences.into_iter().flatten();
+    sentences.map(|text| format!(" Warning: {text}.")).collect()
 }
 
 fn even<'a>(pairs: &[&'a Pair], limit: usize) -> Vec<&'a Pair> {

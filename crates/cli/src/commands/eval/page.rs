@@ -1,5 +1,6 @@
 //! `report.html`: figures, and an even choice of the answers with pictures, boxes and scores.
 
+use base::console::count;
 use std::path::Path;
 
 use anyhow::Result;
@@ -35,6 +36,7 @@ pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<()> {
         row(scored, &names, results.apply_exif)
     });
     let note = match shown == all {
+        true if all == 1 => "The one answer.".to_owned(),
         true => format!("All {all} answers."),
         false => format!("{shown} of {all} answers, chosen evenly (--html_rows)."),
     };
@@ -42,8 +44,8 @@ pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<()> {
     let page = ScoredPage {
         title: format!("{} of {}", task.as_str().unwrap_or_default(), results.model),
         summary: format!(
-            "Figures with 95 % bootstrap intervals over {} questions of {}.{}",
-            summary.num_questions,
+            "Figures with 95 % bootstrap intervals over {} of {}.{}",
+            count(summary.num_questions as u64, "question"),
             results.subsets.join(", "),
             warnings(outcome)
         ),
@@ -133,7 +135,7 @@ fn scores(results: &Results) -> HistogramChart {
     let scores: Vec<f64> = results.counted().map(|scored| scored.score).collect();
     HistogramChart {
         title: "score".into(),
-        note: format!("of {} answers", scores.len()),
+        note: format!("of {}", count(scores.len() as u64, "answer")),
         histogram: Histogram::of(&scores),
         colour: Colour::Purple,
     }

@@ -1,5 +1,6 @@
 //! Questions to a model, from the settings to figures and a page.
 
+use base::console::count;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::trained_as::TrainedAs;
 use super::warnings::Warned;
 use crate::model::Located;
 use crate::signals::{self, Stopped};
+use crate::which_model::folder_or_name;
 
 /// Bad rows that are named at the start.
 const MAX_NAMED: usize = 10;
@@ -30,7 +32,8 @@ const MAX_NAMED: usize = 10;
 pub fn run(config: &EvalConfig) -> Result<()> {
     let stop = signals::stop_flag_of_work("stopping; answers so far are kept")?;
     let mut config = config.clone();
-    let name = config.model.clone().unwrap_or_default();
+    let name = folder_or_name(config.model.as_deref().unwrap_or_default())?;
+    config.model = Some(name.clone());
     let trained_as = TrainedAs::of_model(Path::new(&name));
     let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
     let config = &config;
@@ -87,8 +90,8 @@ pub fn name_odd_rows(questions: &Questions) {
 fn explained(error: EvalError, store: &AnswerStore) -> anyhow::Error {
     match error {
         EvalError::Engine(EngineError::Cancelled { .. }) => anyhow!(Stopped(format!(
-            "stopped with {} answers\nhint: the same command goes on from there",
-            store.len()
+            "stopped with {}\nhint: the same command goes on from there",
+            count(store.len() as u64, "answer")
         ))),
         error => error.into(),
     }
@@ -107,10 +110,14 @@ fn told(summary: &Summary, exclude_bad: bool) -> String {
     text.push_str(&lines(&summary.metrics, indent));
     let bad = match (summary.num_bad, exclude_bad) {
         (0, _) => String::new(),
-        (count, true) => format!(", {count} bad rows left out"),
-        (count, false) => format!(", {count} of them bad rows that count as wrong"),
+        (bad, true) => format!(", {} left out", count(bad as u64, "bad row")),
+        (1, false) => ", 1 of them a bad row that counts as wrong".to_owned(),
+        (bad, false) => format!(", {bad} of them bad rows that count as wrong"),
     };
-    text.push_str(&format!("{} questions{bad}\n", summary.num_questions));
+    text.push_str(&format!(
+        "{}{bad}\n",
+        count(summary.num_questions as u64, "question")
+    ));
     text
 }
 

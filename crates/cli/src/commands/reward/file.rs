@@ -1,6 +1,7 @@
 //! A file of rows, scored batch by batch: only one batch is in memory at a time, beside the rows that
 //! the page shows and a few numbers of each row.
 
+use base::console::count;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -55,12 +56,12 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
         }
         if stop.is_raised() {
             bail!(Stopped(format!(
-                "{input}: stopped after {} rows",
-                tally.num_rows()
+                "{input}: stopped after {}",
+                count(tally.num_rows() as u64, "row")
             )));
         }
         bar.set_position(reader.bytes_read());
-        bar.set_message(format!("{} rows", tally.num_rows()));
+        bar.set_message(count(tally.num_rows() as u64, "row"));
     }
     bar.finish_and_clear();
     if tally.num_rows() == 0 {

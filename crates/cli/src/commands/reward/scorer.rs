@@ -1,6 +1,6 @@
 //! Rows to scores: the same for a file and for a request.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use base::config::{RewardConfig, RewardFamily};
@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Reading};
 use super::origin::{self, Origin};
+use crate::hub;
 use crate::rows::{Row, SCORED, SCORED_OWN};
 
 /// The rewards with what they need beside the rows.
@@ -55,7 +56,8 @@ impl Scorer {
     ) -> Result<Self> {
         let options = options(config, stop);
         let model = config.model_name_or_path.as_deref();
-        let tokenizer = model.map(|dir| Tokenizer::from_dir(Path::new(dir)));
+        let model = model.map(|name| hub::description_folder(name, None));
+        let tokenizer = model.transpose()?.map(|dir| Tokenizer::from_dir(&dir));
         let weights = config.reward_weights.as_deref();
         Ok(Self {
             rewards: RewardSet::build(&config.reward_funcs, weights, &options)?,
@@ -113,8 +115,11 @@ impl Scorer {
         let scored = self.rewards.score_timed(&inputs);
         let (scores, times) = scored.map_err(|error| {
             let row = error.row();
+            // One of the user's own names its rows itself.
+            let is_named = matches!(error, rewards::RewardError::Plugin { .. });
+            let place = row.filter(|_| !is_named).and_then(|row| rows.get(row));
             Failure {
-                error: placed(error.into(), row.and_then(|row| rows.get(row))),
+                error: placed(error.into(), place),
                 row,
             }
         })?;

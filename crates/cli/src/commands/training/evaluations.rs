@@ -1,5 +1,6 @@
 //! `--eval_config`: evaluations of the policy as `eval` makes them, one folder and some figures each.
 
+use base::console::count;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct Run<'a> {
     pub name: Option<&'a str>,
     /// The model that it starts from.
     pub model: &'a str,
+    /// Of it, on the hub.
+    pub revision: Option<&'a str>,
     output_dir: &'a str,
     eval_config: Option<&'a str>,
     /// What an evaluation has from the run.
@@ -39,6 +42,7 @@ macro_rules! run_of {
             trained_as: $trained_as,
             name: $config.run_name.as_deref(),
             model: &$config.model_name_or_path,
+            revision: $config.model_revision.as_deref(),
             output_dir: &$config.output_dir,
             eval_config: $config.eval_config.as_deref(),
             settings: EvalConfig {
@@ -111,7 +115,8 @@ impl Evaluations {
             let place = || format!("evaluation `{}`", named.name);
             let evaluation = Self::set_up(run, folder, &named).with_context(place)?;
             let questions = evaluation.questions();
-            base::say!("{}: {} questions", place(), questions.rows.len());
+            let asked = count(questions.rows.len() as u64, "question");
+            base::say!("{}: {asked}", place());
             name_odd_rows(questions);
             let mut warned = Warned::default();
             warned.say(&evaluation.doubts(), &format!("{}: ", place()));

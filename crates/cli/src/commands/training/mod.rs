@@ -9,13 +9,17 @@ use base::config::{GrpoConfig, SftConfig};
 use base::run_folder::{StopFlag, TRAINER_STATE};
 use serde_json::{Map, Value};
 use train::{
-    EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, train_grpo, train_sft,
+    EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, reward_problems, train_grpo,
+    train_sft,
 };
 
 use crate::hub;
 use crate::progress::Progress;
 use crate::signals::{self, Stopped};
-use evaluations::{Evaluations, Run};
+use crate::which_model::folder_or_name;
+use evaluations::Evaluations;
+
+pub use evaluations::Run;
 
 /// Trains by GRPO.
 ///
@@ -23,6 +27,15 @@ use evaluations::{Evaluations, Run};
 /// What the trainer refuses; a run that was asked to stop early.
 pub fn grpo(config: &GrpoConfig) -> Result<()> {
     super::warn_of_missing_box_reward(config);
+    // A word that is misspelt costs no download.
+    if let Some(problem) = reward_problems(config, false).into_iter().next() {
+        return Err(problem.into());
+    }
+    let model = folder_or_name(&config.model_name_or_path)?;
+    let config = &GrpoConfig {
+        model_name_or_path: model,
+        ..config.clone()
+    };
     run(&config.into(), |folder, observer, stop| {
         train_grpo(config, folder, observer, stop)
     })
@@ -33,25 +46,14 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
 /// # Errors
 /// As [`grpo`].
 pub fn sft(config: &SftConfig) -> Result<()> {
+    let model = folder_or_name(&config.model_name_or_path)?;
+    let config = &SftConfig {
+        model_name_or_path: model,
+        ..config.clone()
+    };
     run(&config.into(), |folder, observer, stop| {
         train_sft(config, folder, observer, stop)
     })
-}
-
-/// Reads what a run of `grpo` reads beside its own settings.
-///
-/// # Errors
-/// A file of evaluations that cannot be used.
-pub fn check_grpo(config: &GrpoConfig) -> Result<()> {
-    Run::from(config).read_evaluations().map(|_| ())
-}
-
-/// As [`check_grpo`], for `sft`.
-///
-/// # Errors
-/// As [`check_grpo`].
-pub fn check_sft(config: &SftConfig) -> Result<()> {
-    Run::from(config).read_evaluations().map(|_| ())
 }
 
 /// What happens after a signal.
@@ -67,7 +69,7 @@ fn run(
         base::say!("run `{name}`");
     }
     let stop = signals::stop_flag_of_work(NEXT)?;
-    let folder = hub::model_folder(run.model)?;
+    let folder = hub::model_folder(run.model, run.revision)?;
     let mut watcher = Watcher {
         evaluations: Evaluations::open(run, &folder)?,
         progress: Progress::new(),

@@ -4,6 +4,7 @@ mod page;
 mod text;
 mod true_scores;
 
+use base::console::count;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -68,7 +69,11 @@ fn verdict(report: &CheckReport, is_strict: bool) -> Result<()> {
         ));
     }
     if errors > 0 || (is_strict && warnings > 0) {
-        bail!("{errors} errors and {warnings} warnings in the data");
+        bail!(
+            "{} and {} in the data",
+            count(errors, "error"),
+            count(warnings, "warning")
+        );
     }
     Ok(())
 }
@@ -76,7 +81,9 @@ fn verdict(report: &CheckReport, is_strict: bool) -> Result<()> {
 /// The options, and the names of the rewards that true answers are scored by.
 fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
     let folder = config.model_name_or_path.as_deref();
-    let folder = folder.map(hub::description_folder).transpose()?;
+    let folder = folder
+        .map(|name| hub::description_folder(name, None))
+        .transpose()?;
     let processor = folder.as_deref().map(|folder| processor(config, folder));
     let processor = processor.transpose()?;
     let is_rec =
@@ -97,7 +104,7 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
     let tried = scores.names();
     let template =
         train::settings::template(&config.question_template, config.task_type.as_deref(), true)?;
-    let workers = config.dataloader_num_workers;
+    let workers = config.dataloader_num_workers.map(|workers| workers.max(1));
     let options = CheckOptions {
         rows,
         box_format: config.solution_box_format,

@@ -1,5 +1,6 @@
 //! What was found, as text for a terminal.
 
+use base::console::count;
 use std::fmt::Write;
 
 use data::check::{Answers, CheckReport, FindingCount, Level, TextCount};
@@ -28,8 +29,10 @@ pub fn text(report: &CheckReport, tried: &[String]) -> String {
         let kind = if file.is_test { " (test)" } else { "" };
         let _ = writeln!(
             text,
-            "{}{kind}: {} rows, {} without errors",
-            file.path, file.rows, file.good
+            "{}{kind}: {}, {} without errors",
+            file.path,
+            count(file.rows, "row"),
+            file.good
         );
     }
     let _ = writeln!(text, "{}", images(report));
@@ -58,15 +61,23 @@ pub fn text(report: &CheckReport, tried: &[String]) -> String {
     };
     let _ = writeln!(
         text,
-        "\n{} errors, {} warnings{stopped}",
-        report.errors, report.warnings
+        "\n{}, {}{stopped}",
+        count(report.errors, "error"),
+        count(report.warnings, "warning")
     );
     text
 }
 
+fn different(number: u64) -> String {
+    format!(
+        "{number} different {}",
+        if number == 1 { "one" } else { "ones" }
+    )
+}
+
 /// `12 images in training rows, 3 in test rows`
 pub fn images(report: &CheckReport) -> String {
-    let mut text = format!("images: {} different ones", report.images);
+    let mut text = format!("images: {}", different(report.images as u64));
     if report.files.iter().any(|file| file.is_test) {
         let _ = write!(text, ", {} in test rows", report.test_images);
     }
@@ -84,9 +95,9 @@ fn answers(text: &mut String, answers: &Answers) {
     };
     let _ = writeln!(
         text,
-        "answers: {least}{} different ones in {} rows{}",
-        answers.distinct,
-        answers.rows,
+        "answers: {least}{} in {}{}",
+        different(answers.distinct as u64),
+        count(answers.rows as u64, "row"),
         frequent(&answers.top, answers.rows)
     );
     if !answers.boxes_per_row.is_empty() {

@@ -1,0 +1,258 @@
+//! `--dry_run`: what keeps the work from beginning, found all at once before a model is read: rewards, model, data,
+//! folders, evaluations.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail};
+use base::config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig};
+use base::console::{count, describe};
+use base::run_folder::TRAINER_STATE;
+use data::DataFiles;
+use models::{is_adapter, read_family};
+use torch::parse_device;
+use train::reward_problems;
+use train::settings::template;
+
+use super::training::Run;
+use crate::which_model::{Chosen, choose};
+
+/// What is wrong.
+#[derive(Default)]
+struct Findings(Vec<anyhow::Error>);
+
+impl Findings {
+    fn note<T>(&mut self, result: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.0.push(error.into());
+                None
+            }
+        }
+    }
+
+    fn say(&mut self, problem: String) {
+        self.0.push(anyhow!(problem));
+    }
+
+    fn done(mut self) -> Result<()> {
+        if self.0.len() < 2 {
+            return self.0.pop().map_or(Ok(()), Err);
+        }
+        let told = self.0.iter().map(|error| describe(error.as_ref()));
+        let told: Vec<String> = told.collect();
+        let problems = count(told.len() as u64, "problem");
+        bail!(
+            "{problems} keep the work from beginning\n{}",
+            told.join("\n")
+        )
+    }
+}
+
+macro_rules! check_common {
+    ($findings:ident, $config:ident, $thinks:expr, $methods:expr) => {{
+        let c = $config;
+        $findings.note(template(
+            &c.question_template,
+            c.task_type.as_deref(),
+            $thinks,
+        ));
+        $findings.note(parse_device(&c.device));
+        check_model(
+            &mut $findings,
+            &c.model_name_or_path,
+            c.model_revision.as_deref(),
+        );
+        let folders = c.image_folders.as_deref();
+        check_files(&mut $findings, "", &c.data_file_paths, folders, $methods);
+        check_output(&mut $findings, Path::new(&c.output_dir));
+        if let Resume::From(folder) = &c.resume_from_checkpoint
+            && !folder.join(TRAINER_STATE).is_dir()
+        {
+            $findings.say(format!(
+                "`resume_from_checkpoint`: `{}` is no checkpoint with a `{TRAINER_STATE}`",
+                folder.display()
+            ));
+        }
+        if let Some(folder) = c.feature_cache_dir.as_deref().map(Path::new)
+            && folder.exists()
+            && !folder.is_dir()
+        {
+            $findings.say(format!(
+                "`feature_cache_dir`: `{}` is not a folder",
+                folder.display()
+            ));
+        }
+        check_evaluations(&mut $findings, &Run::from(c));
+    }};
+}
+
+/// Looks at all that a run of `grpo` names.
+///
+/// # Errors
+/// All that is wrong, in one message.
+pub fn check_grpo(config: &GrpoConfig) -> Result<()> {
+    let mut findings = Findings::default();
+    for problem in reward_problems(config, true) {
+        findings.note::<()>(Err(problem));
+    }
+    if let Some(path) = config.judge_prompt.as_deref().map(Path::new)
+        && !path.is_file()
+    {
+        findings.say(format!("`judge_prompt`: no file `{}`", path.display()));
+    }
+    let methods = config.reward_method.as_deref();
+    check_common!(findings, config, true, methods);
+    findings.done()
+}
+
+/// As [`check_grpo`], for `sft`.
+///
+/// # Errors
+/// As [`check_grpo`].
+pub fn check_sft(config: &SftConfig) -> Result<()> {
+    let mut findings = Findings::default();
+    check_common!(findings, config, config.with_thinking, None);
+    findings.done()
+}
+
+/// As [`check_grpo`], for `plan`.
+///
+/// # Errors
+/// As [`check_grpo`].
+pub fn check_plan(config: &PlanConfig) -> Result<()> {
+    check_grpo(&config.grpo()?)
+}
+
+/// As [`check_grpo`], for `eval`: the model, adapter or not, its questions, the folder of the results.
+///
+/// # Errors
+/// As [`check_grpo`].
+pub fn check_eval(config: &EvalConfig) -> Result<()> {
+    let mut findings = Findings::default();
+    if !config.compare.is_empty() {
+        for folder in config
+            .compare
+            .iter()
+            .filter(|folder| !Path::new(folder).is_dir())
+        {
+            findings.say(format!("`compare`: no folder `{folder}`"));
+        }
+        return findings.done();
+    }
+    let model = config.model.as_deref().unwrap_or_default();
+    let chosen = findings.note(choose(model, config.model_revision.as_deref()));
+    if let Some(Chosen::Folder(folder)) = chosen.filter(|chosen| !chosen.is_adapter()) {
+        findings.note(read_family(&folder));
+    }
+    findings.note(parse_device(&config.device));
+    let questions = config.data_file_paths.as_deref().unwrap_or_default();
+    let folders = config.image_folders.as_deref();
+    check_files(
+        &mut findings,
+        "",
+        questions,
+        folders,
+        config.reward_method.as_deref(),
+    );
+    check_output(
+        &mut findings,
+        Path::new(config.output_dir.as_deref().unwrap_or_default()),
+    );
+    findings.done()
+}
+
+/// A model on the hub is looked for when the run begins.
+fn check_model(findings: &mut Findings, name: &str, revision: Option<&str>) {
+    let Some(Chosen::Folder(folder)) = findings.note(choose(name, revision)) else {
+        return;
+    };
+    if is_adapter(&folder) {
+        findings.say(format!(
+            "model `{name}` is an adapter: training starts from whole models\nhint: `vlm-r1 merge` makes one of it"
+        ));
+        return;
+    }
+    findings.note(read_family(&folder));
+    let is_weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
+    let mut files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    if !files.any(|file| is_weights(&file.path())) {
+        findings.say(format!(
+            "model `{name}`: no `*.safetensors` in {}",
+            folder.display()
+        ));
+    }
+}
+
+fn check_files(
+    findings: &mut Findings,
+    of: &str,
+    files: &str,
+    folders: Option<&str>,
+    methods: Option<&str>,
+) {
+    let Some(files) = findings.note(DataFiles::from_lists(files, folders, methods)) else {
+        return;
+    };
+    for file in files.files {
+        let path = file.path.display();
+        match std::fs::File::open(&file.path) {
+            Err(error) => findings.say(format!("{of}`data_file_paths`: `{path}`: {error}")),
+            Ok(_) if file.path.is_dir() => {
+                findings.say(format!(
+                    "{of}`data_file_paths`: `{path}` is a folder, expected a file"
+                ));
+            }
+            Ok(_) => {}
+        }
+        if let Some(folder) = file.image_folder.filter(|folder| !folder.is_dir()) {
+            findings.say(format!(
+                "{of}`image_folders`: no folder `{}`",
+                folder.display()
+            ));
+        }
+    }
+}
+
+/// Whether a run could be written there.
+fn check_output(findings: &mut Findings, folder: &Path) {
+    // The nearest that is there: a folder is made below a folder alone.
+    let mut place = Some(folder);
+    while let Some(path) = place.filter(|path| path.symlink_metadata().is_err()) {
+        place = path.parent();
+    }
+    let place = place.filter(|path| *path != Path::new(""));
+    if let Some(path) = place.filter(|path| !path.is_dir()) {
+        findings.say(format!(
+            "`output_dir`: `{}` is not a folder",
+            path.display()
+        ));
+        return;
+    }
+    let lock = folder.join(".lock");
+    if lock.is_dir() {
+        findings.say(format!(
+            "{}: a folder, expected the file that keeps others out\nhint: remove it, or give another --output_dir",
+            lock.display()
+        ));
+    }
+}
+
+fn check_evaluations(findings: &mut Findings, run: &Run<'_>) {
+    let evaluations = findings.note(run.read_evaluations()).unwrap_or_default();
+    for named in evaluations {
+        let EvalConfig {
+            data_file_paths,
+            image_folders,
+            reward_method,
+            ..
+        } = &named.config;
+        check_files(
+            findings,
+            &format!("evaluation `{}`: ", named.name),
+            data_file_paths.as_deref().unwrap_or_default(),
+            image_folders.as_deref(),
+            reward_method.as_deref(),
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! Which checkpoints a run may go on from, and whether its settings are theirs.
+
+use std::path::{Path, PathBuf};
+
+use base::config::{Config, Resume};
+use base::console::describe;
+use base::run_folder::{RunFolder, TRAINER_STATE, step_of_checkpoint};
+
+use crate::TrainError;
+use crate::checkpoint::{changes, saved_config};
+use crate::settings::Settings;
+
+/// Checkpoints of the run that `config` is about, oldest first; the one alone that `--resume_from_checkpoint` names.
+pub(crate) fn checkpoints<C: Config>(
+    config: &C,
+    settings: &Settings,
+    run: &RunFolder,
+) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+    let checkpoints = match &settings.resume {
+        Resume::From(folder) => vec![named(folder, run)?],
+        Resume::Newest(_) => run.resumable_checkpoints()?,
+    };
+    let Some((_, newest)) = run
+        .latest_checkpoint()?
+        .or_else(|| checkpoints.last().cloned())
+    else {
+        return Ok(checkpoints);
+    };
+    if settings.resume == Resume::Newest(false) {
+        let cause = format!("is false, but {} holds a checkpoint", run.path().display());
+        return Err(setting(cause));
+    }
+    let Some((_, newest)) = checkpoints.last() else {
+        return Err(TrainError::ModelAlone { folder: newest });
+    };
+    compare(config, settings, run, newest)?;
+    Ok(checkpoints)
+}
+
+/// The checkpoint in `folder`: one of the run, or one of another where the run has none.
+fn named(folder: &Path, run: &RunFolder) -> Result<(u64, PathBuf), TrainError> {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    let step = name.and_then(step_of_checkpoint);
+    let Some(step) = step.filter(|_| folder.join(TRAINER_STATE).is_dir()) else {
+        let cause = format!(
+            "`{}` is no `checkpoint-N` with a `{TRAINER_STATE}` to go on from\nhint: `true` goes on from the newest \
+             checkpoint of the run; a model alone is a start: --model_name_or_path",
+            folder.display()
+        );
+        return Err(setting(cause));
+    };
+    match run.latest_checkpoint()? {
+        Some((_, own)) if !is_own(folder, run) => Err(setting(format!(
+            "`{}` is of another run, and {} is there already\nhint: leave the flag out to go on from that, or give \
+             another --output_dir",
+            folder.display(),
+            own.display()
+        ))),
+        _ => Ok((step, folder.to_path_buf())),
+    }
+}
+
+/// Whether a checkpoint lies in the folder of the run, be it a link to another place.
+pub(crate) fn is_own(checkpoint: &Path, run: &RunFolder) -> bool {
+    let parent = checkpoint.parent().map(Path::to_path_buf);
+    let parent = parent.filter(|parent| *parent != Path::new(""));
+    let parent = parent.unwrap_or_else(|| PathBuf::from("."));
+    matches!(
+        (parent.canonicalize(), run.path().canonicalize()),
+        (Ok(parent), Ok(own)) if parent == own
+    )
+}
+
+fn setting(cause: String) -> TrainError {
+    TrainError::Setting {
+        name: "resume_from_checkpoint",
+        cause,
+    }
+}
+
+/// Whether the settings are those of the checkpoint, or may differ.
+fn compare<C: Config>(
+    config: &C,
+    settings: &Settings,
+    run: &RunFolder,
+    newest: &Path,
+) -> Result<(), TrainError> {
+    let path = run.config_path();
+    // That of the checkpoint is covered by its sums; older programs wrote none.
+    let yaml = saved_config(newest).map_or_else(|| run.config(), |yaml| Ok(Some(yaml)));
+    let compared = match yaml {
+        Ok(Some(yaml)) => changes(config, (&path, &yaml), run.path()),
+        Ok(None) => Err(TrainError::NoConfig { path }),
+        Err(error) => Err(error.into()),
+    };
+    match compared {
+        Ok(changes) if changes.is_empty() => {}
+        Ok(changes) if settings.allow_changed => {
+            let changes = changes.join("\n");
+            base::say!("going on with other settings, as --allow_changed true:\n{changes}");
+        }
+        Ok(changes) => {
+            return Err(TrainError::Changed {
+                folder: newest.to_path_buf(),
+                changes,
+            });
+        }
+        Err(error @ TrainError::OtherCommand { .. }) => return Err(error),
+        Err(error) if settings.allow_changed => {
+            let cause = describe(&error);
+            let cause = cause.split("\nhint: ").next().unwrap_or_default();
+            base::say!("warning: what the settings were is not known: {cause}");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}

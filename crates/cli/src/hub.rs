@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClientSync, HFError};
 use indicatif::{ProgressBar, ProgressStyle};
-use models::{SavedAdapter, base_of};
+use models::{SavedAdapter, base_of, check_model_folder};
 
 /// The files of a model folder that are read: first the weights.
 const PATTERNS: [&str; 5] = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"];
@@ -34,7 +34,18 @@ pub fn description_folder(name: &str) -> Result<PathBuf> {
 fn folder_with(name: &str, patterns: &[&str]) -> Result<PathBuf> {
     let path = Path::new(name);
     if path.is_dir() {
+        if patterns == PATTERNS {
+            check_model_folder(path)?;
+        }
         return Ok(path.to_owned());
+    }
+    if path.is_file() {
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = folder.unwrap_or(Path::new("."));
+        bail!(
+            "`{name}` is a file, not a model folder\nhint: give its folder, `{}`",
+            folder.display()
+        );
     }
     let Some((owner, model)) = hub_name(name) else {
         bail!(

@@ -8,7 +8,8 @@ use base::{Sample, SourceLine};
 use serde_json::{Map, Value, json};
 
 use crate::error::{DataError, RowCause, RowError, io_error};
-use crate::row::{ImageFolder, RowChecks, missing, parse_row};
+use crate::image_folder::ImageFolder;
+use crate::row::{RowChecks, missing, parse_row};
 use crate::rows::{DataFile, check_images, for_each_line};
 
 /// The text of one row.

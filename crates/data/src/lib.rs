@@ -7,11 +7,13 @@
 //! [`convert`] makes rows of other people's.
 
 pub mod chat;
+mod chat_bounds;
 mod chat_files;
 pub mod check;
 pub mod convert;
 pub mod error;
 pub mod image;
+mod image_folder;
 mod items;
 pub mod loader;
 mod model_files;
@@ -34,6 +36,7 @@ mod unread;
 pub use chat::{ChatTemplate, Content, Message};
 pub use error::{BadRows, DataError, RowCause, RowError};
 pub use image::{ImageError, ImageProcessor, ResizeBackend};
+pub use image_folder::{ImageFolder, Link};
 pub use items::load_items;
 pub use loader::{ImageCache, Loaded, LoaderOptions, PromptLoader, load_prompt};
 pub use notices::{Notices, Oddity, notices_of, oddities};
@@ -42,7 +45,7 @@ pub use placeholders::placeholders;
 pub use prefetch::Prefetcher;
 pub use processor::{Processor, ProcessorOptions};
 pub use python_random::python_shuffle;
-pub use row::{ImageFolder, RESERVED_TOKENS, RowChecks, parse_row};
+pub use row::{RESERVED_TOKENS, RowChecks, parse_row};
 pub use rows::{DataFile, DataFiles, LoadReport, OnBadRow, load_rows, split};
 pub use sampler::EpochSampler;
 pub use template::{PromptTemplate, TASK_TEMPLATES};

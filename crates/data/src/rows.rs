@@ -10,7 +10,8 @@ use base::{Sample, SourceLine};
 
 use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError, io_error};
 use crate::image::{self, ImageCause, ImageError};
-use crate::row::{ImageFolder, RowChecks, parse_row};
+use crate::image_folder::ImageFolder;
+use crate::row::{RowChecks, parse_row};
 use crate::sampler::shuffled;
 
 /// Enough to tell image formats apart.

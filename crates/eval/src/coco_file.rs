@@ -161,6 +161,7 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
     let mut reader = Reader {
         file,
         folder,
+        follow_links: config.follow_links,
         labels,
         truths,
         limit: config.max_boxes_per_category,
@@ -261,6 +262,7 @@ fn object(annotation: &Annotation, names: &HashMap<u64, &str>) -> Result<Object,
 struct Reader<'a> {
     file: &'a DataFile,
     folder: ImageFolder,
+    follow_links: bool,
     labels: LabelList,
     truths: Truths,
     limit: Option<usize>,
@@ -335,7 +337,7 @@ impl Reader<'_> {
 
     fn sample(&self, image: &Image, labels: &[String]) -> Result<Sample, String> {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        let path = self.folder.resolve(&image.file_name);
+        let path = self.folder.resolve(&image.file_name, self.follow_links);
         let columns = json!({"image": image.file_name, "image_id": image.id});
         let Value::Object(columns) = columns else {
             return Err("no row".to_owned());

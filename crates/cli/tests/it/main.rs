@@ -21,6 +21,8 @@ mod evaluations;
 #[cfg(test)]
 mod hub;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod model_folder;
 #[cfg(test)]
 mod plan;

@@ -11,9 +11,10 @@ use super::boxes::{self, AnswerBox};
 use super::images::{ImageFacts, Images};
 use super::{CheckOptions, Finding, Kind};
 use crate::error::DataError;
+use crate::image_folder::ImageFolder;
 use crate::notices::{Oddity, oddities};
 use crate::prefetch::Prefetcher;
-use crate::row::{ImageFolder, parse_row};
+use crate::row::parse_row;
 use crate::rows::{DataFile, Lines};
 use crate::unread::ReadKeys;
 
@@ -268,6 +269,10 @@ impl Look {
                 let text =
                     format!("{tokens} tokens, {image_tokens} of them of images, more than {max}");
                 findings.push(Finding::new(Kind::PromptTooLong, text));
+                u32::try_from(tokens).ok()
+            }
+            Err(error @ DataError::BeyondPositions { tokens, .. }) => {
+                findings.push(Finding::new(Kind::PromptTooLong, error.to_string()));
                 u32::try_from(tokens).ok()
             }
             Err(error) => {

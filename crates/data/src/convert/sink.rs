@@ -11,8 +11,9 @@ use super::image_store::ImageStore;
 use super::{ConvertError, ConvertOptions, ConvertReport, LeftOut, WriteRow};
 use crate::check::Kind;
 use crate::error::RowCause;
+use crate::image_folder::{ImageFolder, climbs_out};
 use crate::notices::Notices;
-use crate::row::{IMAGE_MARK, ImageFolder, RowChecks, climbs_out, parse_row};
+use crate::row::{IMAGE_MARK, RowChecks, parse_row};
 use crate::unread::ReadKeys;
 
 /// Examples that are told of each reason.
@@ -62,7 +63,10 @@ impl<'a> Sink<'a> {
             stop,
             write,
             folder: ImageFolder::new(folder),
-            checks: RowChecks::default(),
+            checks: RowChecks {
+                follow_links: options.follow_links,
+                ..RowChecks::default()
+            },
             store: None,
             kept: 0,
             skipped: Reasons::default(),

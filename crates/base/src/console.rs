@@ -32,6 +32,9 @@ type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 static LOGS: Mutex<Vec<Weak<LogFile>>> = Mutex::new(Vec::new());
 static SAID_ONCE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+static EARLY: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Lines that are kept for a log.
+const MAX_EARLY: usize = 200;
 static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
 static AROUND: Mutex<Option<Arc<Around>>> = Mutex::new(None);
 
@@ -46,8 +49,18 @@ pub fn say(text: &str) {
 /// As [`say`](fn@say), once in the life of this process: policy, reference model and evaluation read one folder.
 pub fn say_once(text: &str) {
     if lock(&SAID_ONCE).insert(text.to_owned()) {
+        let mut early = lock(&EARLY);
+        if open_logs().is_empty() && early.len() < MAX_EARLY {
+            early.push(text.to_owned());
+        }
+        drop(early);
         say(text);
     }
+}
+
+/// What [`say_once`] said while no log was open, for the log of the run that it was about. It is handed out once.
+pub fn take_early() -> Vec<String> {
+    std::mem::take(&mut *lock(&EARLY))
 }
 
 /// A line on stderr alone: of bars, and of what stands in the log already.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use hf_hub::{HFClient, HFError};
-use models::{SavedAdapter, base_of, is_adapter};
+use models::{SavedAdapter, base_of, check_model_folder, is_adapter};
 
 use download::Error;
 use progress::Bar;
@@ -46,6 +46,9 @@ fn folder_with(name: &str, revision: Option<&str>, ends: &[&'static str]) -> Res
                 base::say!(
                     "warning: no effect here: `--model_revision {revision}` (`{name}` is a folder, not a name on the hub)"
                 );
+            }
+            if ends == ENDS {
+                check_model_folder(&folder)?;
             }
             Ok(folder)
         }

@@ -1,11 +1,11 @@
 //! A model folder with all that answers questions: weights and processor.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use base::Prompt;
 use base::config::{DType, EvalConfig, GenerateConfig, ImageProcessor, LogprobsConfig};
-use base::{PreparedImage, Prompt};
 use data::{Processor, ProcessorOptions};
 use models::{
     AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, is_adapter,
@@ -170,14 +170,10 @@ impl Model {
     /// # Errors
     /// Where an image cannot be read, and what the chat template refuses.
     pub fn prompt(&self, question: &str, images: &[PathBuf], place: &str) -> Result<Prompt> {
-        let load = |path: &PathBuf| -> Result<Arc<PreparedImage>> {
-            Ok(Arc::new(self.processor.load_image(path)?))
-        };
-        let prompt = || -> Result<Prompt> {
-            let images: Vec<_> = images.iter().map(load).collect::<Result<_>>()?;
-            Ok(self.processor.prompt(question, &images)?)
-        };
-        prompt().with_context(|| place.to_owned())
+        let load = |path: &Path| self.processor.load_image(path).map(Arc::new);
+        let images = self.processor.load_images(images, load);
+        let prompt = images.and_then(|images| self.processor.prompt(question, &images));
+        prompt.with_context(|| place.to_owned())
     }
 }
 

@@ -1,13 +1,15 @@
 //! Rows of `--input`: JSON objects, with errors that name file, line and cause.
 
 use std::borrow::Cow;
-use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use base::python_json::Lost;
 use base::python_text::str_of;
-use data::{ReadKeys, RowTexts, hidden_media, meant, parse_columns, refuse_lost, wrapped};
+use data::{
+    ImageFolder, ReadKeys, RowCause, RowTexts, hidden_media, meant, parse_columns, refuse_lost,
+    wrapped,
+};
 use serde_json::{Map, Value};
 
 /// What rows to be answered hold.
@@ -269,38 +271,54 @@ impl Row {
     }
 }
 
-/// The folder that image names of `input` are relative to.
-pub fn image_folder(given: Option<&str>, input: &str) -> PathBuf {
-    match given {
-        Some(folder) => folder.into(),
-        None => match Path::new(input).parent() {
-            Some(folder) if folder != Path::new("") => folder.to_owned(),
-            _ => ".".into(),
-        },
-    }
+/// Where the images lie that rows name.
+#[derive(Debug)]
+pub struct Images {
+    /// The folder that names are relative to.
+    path: PathBuf,
+    folder: ImageFolder,
+    follow_links: bool,
 }
 
-/// The path of an image that a row names.
-///
-/// # Errors
-/// Where it leads out of the folder.
-pub fn image_path(folder: &Path, name: &str, place: &str) -> Result<PathBuf> {
-    let path = folder.join(name);
-    let climbs = Path::new(name)
-        .components()
-        .any(|part| part == Component::ParentDir);
-    let inside = match (fs::canonicalize(folder), fs::canonicalize(&path)) {
-        (Ok(folder), Ok(path)) => path.starts_with(folder),
-        // What does not exist is reported by whoever opens it.
-        _ => !climbs && !Path::new(name).is_absolute(),
-    };
-    if !inside {
-        bail!(
-            "{place}: image `{name}` leads out of the image folder `{}`",
-            folder.display()
-        );
+impl Images {
+    /// Those of a folder; with `follow_links` also what its links lead to.
+    pub fn new(path: PathBuf, follow_links: bool) -> Self {
+        let folder = ImageFolder::new(Some(&path));
+        Self {
+            path,
+            folder,
+            follow_links,
+        }
     }
-    Ok(path)
+
+    /// Those that rows of `input` name: in the given folder, else beside the input.
+    pub fn of(given: Option<&str>, input: &str, follow_links: bool) -> Self {
+        let path = match given {
+            Some(folder) => folder.into(),
+            None => match Path::new(input).parent() {
+                Some(folder) if folder != Path::new("") => folder.to_owned(),
+                _ => ".".into(),
+            },
+        };
+        Self::new(path, follow_links)
+    }
+
+    /// The path of an image that a row names.
+    ///
+    /// # Errors
+    /// Where it leads out of the folder, or is no file.
+    pub fn path(&self, name: &str, place: &str) -> Result<PathBuf> {
+        match self.folder.resolve(name, self.follow_links) {
+            Ok(path) => Ok(path),
+            // Named by whoever opens it: not every row needs its images.
+            Err(RowCause::ImageMissing { .. } | RowCause::MissingImageFolder { .. })
+                if Path::new(name).is_relative() =>
+            {
+                Ok(self.path.join(name))
+            }
+            Err(cause) => bail!("{place}: {cause}"),
+        }
+    }
 }
 
 /// What a value is, for a message.

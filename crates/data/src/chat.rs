@@ -10,12 +10,12 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
 use serde::Serialize;
 
+use crate::chat_bounds;
 use crate::chat_files;
 use crate::error::DataError;
 use crate::model_files::read_optional_json;
 use crate::python::{DumpStyle, json_dumps};
 
-const TEMPLATE: &str = "chat_template";
 /// Special tokens that transformers hands to the template by name.
 const TOKEN_KEYS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
@@ -59,6 +59,8 @@ impl Message {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
+    syntax: SyntaxConfig,
     /// The file it came from.
     path: PathBuf,
     special_tokens: Vec<(&'static str, String)>,
@@ -92,26 +94,19 @@ impl ChatTemplate {
         special_tokens: Vec<(&'static str, String)>,
     ) -> Result<Self, DataError> {
         let refuse = |error: Error| template_error(path, &error);
-        let mut environment = Environment::new();
         let mut syntax = SyntaxConfig::builder();
-        environment.set_syntax(
-            syntax
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()
-                .map_err(refuse)?,
-        );
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let syntax = syntax.trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = syntax.map_err(refuse)?;
+        let source = without_generation_tags(source);
+        let mut environment = Environment::new();
+        chat_bounds::bound(&mut environment, &source, syntax.clone()).map_err(refuse)?;
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(TEMPLATE, without_generation_tags(source))
-            .map_err(refuse)?;
         Ok(Self {
             environment,
+            source,
+            syntax,
             path: path.to_owned(),
             special_tokens,
         })
@@ -137,10 +132,14 @@ impl ChatTemplate {
                 .iter()
                 .map(|(key, text)| (*key, text.as_str().into())),
         );
-        self.environment
-            .get_template(TEMPLATE)
-            .and_then(|template| template.render(Value::from_pairs(context)))
-            .map_err(|error| template_error(&self.path, &error))
+        let context = Value::from_pairs(context);
+        chat_bounds::render(
+            &self.environment,
+            &self.source,
+            self.syntax.clone(),
+            context,
+        )
+        .map_err(|error| template_error(&self.path, &error))
     }
 
     /// What follows an answer at the end of a chat; `None` of a template that takes no such chat.
@@ -195,6 +194,10 @@ fn template_error(path: &Path, error: &Error) -> DataError {
         .map(str::to_owned)
         .unwrap_or_else(|| error.kind().to_string());
     let reason = match error.kind() {
+        ErrorKind::OutOfFuel => {
+            "the template takes too many steps\nhint: does it loop over more than the messages?"
+                .to_owned()
+        }
         ErrorKind::InvalidOperation | ErrorKind::SyntaxError => detail,
         kind => format!("{kind}: {detail}"),
     };
@@ -207,6 +210,8 @@ fn template_error(path: &Path, error: &Error) -> DataError {
 
 /// transformers' `tojson`: `json.dumps` with `ensure_ascii=False`, and nothing escaped for HTML.
 fn tojson(value: Value, options: Kwargs) -> Result<String, Error> {
+    const MAX_INDENT: usize = 64;
+    chat_bounds::walk(&value, 0)?;
     let mut style = DumpStyle::default();
     let indent = options
         .get::<Option<Value>>("indent")?
@@ -215,7 +220,7 @@ fn tojson(value: Value, options: Kwargs) -> Result<String, Error> {
         // As in Python, lines that end at their separator carry no space after it.
         style.item_separator = ",".to_owned();
         style.indent = Some(match usize::try_from(indent.clone()) {
-            Ok(width) => " ".repeat(width),
+            Ok(width) => " ".repeat(width.min(MAX_INDENT)),
             Err(_) => indent.as_str().unwrap_or_default().to_owned(),
         });
     }

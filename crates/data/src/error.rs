@@ -7,6 +7,7 @@ use base::SourceLine;
 use base::python_json::LostKind;
 
 use crate::image::ImageError;
+use crate::image_folder::Link;
 use crate::unread::{ReadKeys, UnreadKey};
 
 /// Bad rows listed after the first one when loading stops.
@@ -164,6 +165,46 @@ pub enum DataError {
         /// The limit.
         max: usize,
     },
+    /// A prompt that reaches beyond what the model has positions for.
+    #[error(
+        "the prompt has {tokens} tokens, {image_tokens} of them of images, more than `max_position_embeddings` {max} of config.json\n\
+         hint: fewer images, or lower `max_pixels`"
+    )]
+    BeyondPositions {
+        /// Tokens of the prompt, or as many as were counted.
+        tokens: usize,
+        /// How many of them stand for images.
+        image_tokens: usize,
+        /// The model's positions.
+        max: usize,
+    },
+    /// Images that alone are more than a prompt may be: those after them were not read.
+    #[error(
+        "{read} of {images} images take {tokens} tokens, more than the {max} that a prompt may have ({limit})\n\
+         hint: fewer images, or lower `max_pixels`"
+    )]
+    TooManyImages {
+        /// Images that were read.
+        read: usize,
+        /// Images of the row.
+        images: usize,
+        /// Tokens of those that were read.
+        tokens: usize,
+        /// The limit.
+        max: usize,
+        /// Where it stands.
+        limit: &'static str,
+    },
+    /// A text that cannot fit, whatever its tokens are.
+    #[error("a prompt of {bytes} bytes is more than the {max} tokens that it may have ({limit})")]
+    TooMuchText {
+        /// Bytes of the prompt's text.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+        /// Where it stands.
+        limit: &'static str,
+    },
     /// The image processor of a model folder.
     #[error(transparent)]
     ImageProcessor(#[from] ImageError),
@@ -312,23 +353,27 @@ pub enum RowCause {
     #[error("the row names an image but no image folder is given\nhint: `--image_folders`")]
     NoImageFolder,
     /// An image that is not there.
-    #[error("image `{image}` is not in `{}`", folder.display())]
+    #[error("image `{image}` is not in `{}`{}", folder.display(), linked(link.as_ref()))]
     ImageMissing {
         /// As the row names it.
         image: String,
         /// The image folder.
         folder: PathBuf,
+        /// A link on the way to it.
+        link: Option<Link>,
     },
     /// An image path that leads out of its folder.
     #[error(
-        "image `{image}` leaves its image folder `{}`\n\
-         hint: name the folder that really holds it as image folder", folder.display()
+        "image `{image}` leaves its image folder `{}`{}\nhint: {}name the folder that really holds it as image folder",
+        folder.display(), linked(link.as_ref()), follow(link.as_ref())
     )]
     ImageOutside {
         /// As the row names it.
         image: String,
         /// The image folder.
         folder: PathBuf,
+        /// The link that leads there, where links could be followed.
+        link: Option<Link>,
     },
     /// An image that cannot be opened.
     #[error("image `{image}`: {reason}")]
@@ -350,6 +395,21 @@ pub enum RowCause {
     /// A prompt that could not be built.
     #[error(transparent)]
     Prompt(Box<DataError>),
+}
+
+/// What a link has to do with it.
+fn linked(link: Option<&Link>) -> String {
+    link.map_or(String::new(), |link| {
+        let (path, target) = (link.path.display(), link.target.display());
+        format!(": `{path}` is a link to `{target}`")
+    })
+}
+
+fn follow(link: Option<&Link>) -> &'static str {
+    match link {
+        Some(_) => "`--follow_links true` reads what links in the image folder lead to; or ",
+        None => "",
+    }
 }
 
 /// The first bad row, and those that follow.

@@ -5,7 +5,8 @@ use base::Sample;
 use base::python_json::Lost;
 
 use crate::error::{DataError, RowError};
-use crate::row::{ImageFolder, RowChecks, RowReader};
+use crate::image_folder::ImageFolder;
+use crate::row::{RowChecks, RowReader};
 use crate::row_texts::RowTexts;
 use crate::rows::{CheckedImages, DataFile};
 

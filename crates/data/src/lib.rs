@@ -7,6 +7,7 @@
 //! [`convert`] makes rows of other people's.
 
 pub mod chat;
+mod chat_bounds;
 mod chat_files;
 pub mod check;
 pub mod coco;
@@ -14,6 +15,7 @@ mod coco_id;
 pub mod convert;
 pub mod error;
 pub mod image;
+mod image_folder;
 mod items;
 pub mod loader;
 mod model_files;
@@ -39,6 +41,7 @@ mod unread;
 pub use chat::{ChatTemplate, Content, Message};
 pub use error::{BadRows, DataError, RowCause, RowError};
 pub use image::{ImageError, ImageProcessor, ResizeBackend};
+pub use image_folder::{ImageFolder, Link};
 pub use items::load_items;
 pub use loader::{ImageCache, Loaded, LoaderOptions, PromptLoader, Samples, load_prompt};
 pub use notices::{About, Notices, Oddity, lost_values, notices_of, oddities};
@@ -47,9 +50,7 @@ pub use placeholders::placeholders;
 pub use prefetch::Prefetcher;
 pub use processor::{Processor, ProcessorOptions};
 pub use python_random::python_shuffle;
-pub use row::{
-    ImageFolder, RESERVED_TOKENS, RowChecks, parse_columns, parse_row, refuse_lost, wrapped,
-};
+pub use row::{RESERVED_TOKENS, RowChecks, parse_columns, parse_row, refuse_lost, wrapped};
 pub use row_index::Rows;
 pub use row_texts::{RowText, RowTexts};
 pub use rows::{DataFile, DataFiles, LoadReport, OnBadRow, index_rows, load_rows, split};

@@ -145,18 +145,14 @@ pub fn load_prompt(
     template: &PromptTemplate,
     cache: &ImageCache,
 ) -> Result<Prompt, RowCause> {
-    let mut images: Vec<Arc<PreparedImage>> = Vec::with_capacity(sample.images.len());
-    for (i, path) in sample.images.iter().enumerate() {
-        // A row may name a picture twice: one copy, whatever the cache holds.
-        let earlier = sample.images[..i].iter().position(|other| other == path);
-        images.push(match earlier {
-            Some(earlier) => Arc::clone(&images[earlier]),
-            None => cache.get_or_load(path, |path| processor.load_image(path))?,
-        });
-    }
-    processor
-        .prompt(&template.apply(&sample.problem), &images)
-        .map_err(|error| RowCause::Prompt(Box::new(error)))
+    let load = |path: &Path| cache.get_or_load(path, |path| processor.load_image(path));
+    let images = processor.load_images(&sample.images, load);
+    let prompt =
+        images.and_then(|images| processor.prompt(&template.apply(&sample.problem), &images));
+    prompt.map_err(|error| match error {
+        DataError::ImageProcessor(image) => RowCause::Image(image),
+        error => RowCause::Prompt(Box::new(error)),
+    })
 }
 
 /// Prepared images by path, kept until the bound is reached and then no longer added to: every epoch

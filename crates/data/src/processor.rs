@@ -3,12 +3,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::{PreparedImage, Prompt};
+use serde_json::Value;
 
 use crate::chat::{ChatTemplate, Message};
 use crate::error::DataError;
-use crate::image::{ImageError, ImageProcessor, ResizeBackend};
+use crate::image::{ImageError, ImageProcessor, ImageProcessorConfig, ResizeBackend};
+use crate::model_files::read_optional_json;
 use crate::tokenizer::Tokenizer;
 
 /// How a [`Processor`] departs from the model folder's own settings.
@@ -35,7 +38,14 @@ pub struct Processor {
     /// Patches that become one token.
     patches_per_token: usize,
     max_prompt_length: Option<usize>,
+    /// `max_position_embeddings` of `config.json`.
+    max_positions: Option<usize>,
+    /// Longest answer that is to follow a prompt, tokens; 0 once a prompt was told of that leaves no room for it.
+    answer_tokens: AtomicUsize,
 }
+
+/// Bytes of text beyond which no token goes.
+const MAX_TOKEN_BYTES: usize = 1024;
 
 impl Processor {
     /// Reads a model folder.
@@ -47,6 +57,8 @@ impl Processor {
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?
             .with_apply_exif(options.apply_exif);
         let merge_size = image_processor.config().merge_size as usize;
+        let config = read_optional_json(&dir.join("config.json"))?.unwrap_or_default();
+        check_patches(dir, &config, image_processor.config())?;
         let chat_template = ChatTemplate::from_dir(dir)?;
         let tokenizer = Tokenizer::read(dir, Some(&chat_template))?;
         if let Some(ends) = tokenizer.ends_differ() {
@@ -61,7 +73,14 @@ impl Processor {
             image_processor,
             patches_per_token: merge_size * merge_size,
             max_prompt_length: options.max_prompt_length,
+            max_positions: max_positions(&config),
+            answer_tokens: AtomicUsize::new(0),
         })
+    }
+
+    /// Says once where a prompt leaves no room for an answer of so many tokens.
+    pub fn expect_answers(&self, tokens: usize) {
+        self.answer_tokens.store(tokens, Ordering::Relaxed);
     }
 
     /// The tokenizer.
@@ -87,6 +106,55 @@ impl Processor {
         self.image_processor.load(path)
     }
 
+    /// Images of a prompt, each path once, until they alone are more than a prompt may hold.
+    ///
+    /// # Errors
+    /// Those of `load`, and images that are too many.
+    pub fn load_images<P: AsRef<Path> + PartialEq>(
+        &self,
+        paths: &[P],
+        mut load: impl FnMut(&Path) -> Result<Arc<PreparedImage>, ImageError>,
+    ) -> Result<Vec<Arc<PreparedImage>>, DataError> {
+        let mut images: Vec<Arc<PreparedImage>> = Vec::new();
+        let mut tokens = 0;
+        for (index, path) in paths.iter().enumerate() {
+            let too_many = |tokens: usize, (max, limit)| DataError::TooManyImages {
+                read: index,
+                images: paths.len(),
+                tokens,
+                max,
+                limit,
+            };
+            // An image takes a token at least.
+            let left = paths.len() - index;
+            if let Some(limit) = self
+                .limit()
+                .filter(|limit| tokens > limit.0 || left > limit.0)
+            {
+                return Err(too_many(tokens, limit));
+            }
+            // A row may name a picture twice: one copy, whatever the cache holds.
+            let earlier = paths[..index].iter().position(|other| other == path);
+            let image = match earlier {
+                Some(earlier) => Arc::clone(&images[earlier]),
+                None => load(path.as_ref())?,
+            };
+            tokens += self.num_image_tokens(&image);
+            images.push(image);
+        }
+        Ok(images)
+    }
+
+    /// Most tokens of a prompt, and what says so.
+    fn limit(&self) -> Option<(usize, &'static str)> {
+        let own = self
+            .max_prompt_length
+            .map(|max| (max, "`max_prompt_length`"));
+        let positions = "`max_position_embeddings` of config.json";
+        let models = self.max_positions.map(|max| (max, positions));
+        own.into_iter().chain(models).min_by_key(|(max, _)| *max)
+    }
+
     /// The prompt of one user turn, images first, up to where the model's answer begins. `text` is
     /// the question with its task template applied.
     ///
@@ -97,20 +165,54 @@ impl Processor {
         let rendered = self
             .chat_template
             .render(&[Message::user(images.len(), text)], true)?;
-        let ids = self.expand_placeholders(&self.tokenizer.encode(&rendered)?, images)?;
-        match self.max_prompt_length {
-            Some(max) if ids.len() > max => Err(DataError::PromptTooLong {
-                tokens: ids.len(),
-                image_tokens: images
-                    .iter()
-                    .map(|image| self.num_image_tokens(image))
-                    .sum(),
+        let bytes = rendered.len();
+        if let Some((max, limit)) = self
+            .limit()
+            .filter(|limit| bytes / MAX_TOKEN_BYTES > limit.0)
+        {
+            return Err(DataError::TooMuchText { bytes, max, limit });
+        }
+        let encoded = self.tokenizer.encode(&rendered)?;
+        let images_of = images.iter().map(|image| self.num_image_tokens(image));
+        let image_tokens: usize = images_of.sum();
+        // Counted before they stand there.
+        let tokens = (encoded.len() + image_tokens).saturating_sub(images.len());
+        match (self.max_prompt_length, self.max_positions) {
+            (Some(max), _) if tokens > max => Err(DataError::PromptTooLong {
+                tokens,
+                image_tokens,
                 max,
             }),
-            _ => Ok(Prompt {
-                ids,
-                images: images.to_vec(),
+            (_, Some(max)) if tokens > max => Err(DataError::BeyondPositions {
+                tokens,
+                image_tokens,
+                max,
             }),
+            _ => {
+                let ids = self.expand_placeholders(&encoded, images)?;
+                self.say_if_no_room(ids.len());
+                Ok(Prompt {
+                    ids,
+                    images: images.to_vec(),
+                })
+            }
+        }
+    }
+
+    fn say_if_no_room(&self, tokens: usize) {
+        let answer = self.answer_tokens.load(Ordering::Relaxed);
+        let Some(max) = self
+            .max_positions
+            .filter(|max| answer > 0 && tokens + answer > *max)
+        else {
+            return;
+        };
+        // Whoever comes first says it.
+        if self.answer_tokens.swap(0, Ordering::Relaxed) > 0 {
+            base::say!(
+                "warning: a prompt of {tokens} tokens and an answer of up to {answer} are more than `max_position_embeddings` {max} of \
+                 config.json: the model was not made for such lengths (said once)"
+            );
         }
     }
 
@@ -157,4 +259,49 @@ impl Processor {
         }
         Ok(expanded)
     }
+}
+
+/// Positions of the model, as its configuration or that of its class has them; none of a folder without a model.
+fn max_positions(config: &Value) -> Option<usize> {
+    /// Of `Qwen2_5_VLTextConfig` in transformers 5.17.
+    const DEFAULT: u64 = 32768;
+    const KEY: &str = "max_position_embeddings";
+    config.get("vision_config")?;
+    let nested = config.get("text_config").and_then(|text| text.get(KEY));
+    let given = nested.or(config.get(KEY)).and_then(Value::as_u64);
+    usize::try_from(given.unwrap_or(DEFAULT)).ok()
+}
+
+/// Refuses images that are cut into other patches than the model takes.
+fn check_patches(
+    dir: &Path,
+    config: &Value,
+    images: &ImageProcessorConfig,
+) -> Result<(), DataError> {
+    for (key, of_model, of_images) in [
+        ("merge_size", "spatial_merge_size", images.merge_size),
+        ("patch_size", "patch_size", images.patch_size),
+        (
+            "temporal_patch_size",
+            "temporal_patch_size",
+            images.temporal_patch_size,
+        ),
+    ] {
+        let given = config
+            .get("vision_config")
+            .and_then(|vision| vision.get(of_model));
+        if let Some(given) = given
+            .and_then(Value::as_u64)
+            .filter(|given| *given != u64::from(of_images))
+        {
+            return Err(DataError::ModelFile {
+                path: dir.join("config.json"),
+                reason: format!(
+                    "`vision_config.{of_model}` is {given}, but `{key}` of the image processor is {of_images}\n\
+                     hint: config.json and preprocessor_config.json are of different models"
+                ),
+            });
+        }
+    }
+    Ok(())
 }

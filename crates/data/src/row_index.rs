@@ -10,7 +10,8 @@ use std::sync::Arc;
 use base::{Sample, SourceLine};
 
 use crate::error::{DataError, RowError, io_error};
-use crate::row::{ImageFolder, RowChecks, RowReader};
+use crate::image_folder::ImageFolder;
+use crate::row::{RowChecks, RowReader};
 use crate::row_texts::RowText;
 use crate::rows::DataFile;
 

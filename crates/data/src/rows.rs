@@ -12,7 +12,8 @@ use base::python_json::Lost;
 
 use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError};
 use crate::image::{self, ImageCause, ImageError};
-use crate::row::{ImageFolder, MAX_KNOWN, ReadRow, RowChecks, RowReader};
+use crate::image_folder::ImageFolder;
+use crate::row::{MAX_KNOWN, ReadRow, RowChecks, RowReader};
 use crate::row_index::{RowIndex, Rows};
 use crate::row_texts::{RowText, RowTexts};
 use crate::sampler::shuffled;

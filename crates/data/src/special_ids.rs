@@ -78,6 +78,17 @@ impl SpecialIds {
         placeholders.sort_unstable();
         placeholders.dedup();
         let image = files.config_ids("image_token_id")?.first().copied();
+        if let (Some(id), Some(own)) = (image, tokenizer.token_to_id(IMAGE_PAD))
+            && id != own
+        {
+            return Err(DataError::ModelFile {
+                path: dir.join("config.json"),
+                reason: format!(
+                    "`image_token_id` is {id}, but `{IMAGE_PAD}` has the id {own} in tokenizer.json\n\
+                     hint: config.json and the tokenizer are of different models"
+                ),
+            });
+        }
         Ok(Self {
             end_of_turn: ends.of_turn.unwrap_or(first),
             pad: files.pad(),

@@ -78,6 +78,7 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
     let mut reader = Reader {
         file,
         folder,
+        follow_links: config.follow_links,
         labels,
         truths,
         limit: config.max_boxes_per_category,
@@ -203,6 +204,7 @@ fn object(annotation: &CocoAnnotation, image: usize, name: &str) -> Result<Objec
 struct Reader<'a> {
     file: &'a DataFile,
     folder: ImageFolder,
+    follow_links: bool,
     labels: LabelList,
     truths: Truths,
     limit: Option<usize>,
@@ -295,7 +297,7 @@ impl Reader<'_> {
 
     fn sample(&mut self, image: &CocoImage, labels: &[String]) -> Result<Sample, String> {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        let path = self.folder.resolve(&image.file_name);
+        let path = self.folder.resolve(&image.file_name, self.follow_links);
         if let (Ok(path), Some(stated)) = (&path, image.size)
             && let Some(text) = other_size(path, stated)
         {

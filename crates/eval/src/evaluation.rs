@@ -80,6 +80,7 @@ impl Evaluation {
         let scorer = Scorer::new(config, family, patch_size, cache)?;
         let check = |sample: &Sample| scorer.check(sample, method_of(task));
         let questions = Questions::load(config, &processor, &check)?;
+        processor.expect_answers(config.max_new_tokens.unwrap_or_default());
         // Found out before a model is loaded.
         template(config)?;
         decoding(config)?;

@@ -120,6 +120,7 @@ impl Questions {
 fn row_checks(config: &EvalConfig, processor: &Processor) -> RowChecks {
     let mut checks = RowChecks {
         expect_box: config.task == Some(EvalTask::Rec),
+        follow_links: config.follow_links,
         ..RowChecks::default()
     };
     let own = processor.tokenizer().reserved_tokens();

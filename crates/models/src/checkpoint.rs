@@ -13,6 +13,7 @@ use crate::lora::{AdapterSource, SavedAdapter, is_adapter};
 use crate::model::{LoadOptions, VisionLanguageModel};
 use crate::parameters::Parameter;
 use crate::qwen2_5_vl;
+use crate::whereabouts::check_model_folder;
 use crate::{ModelError, contradictions};
 
 /// `model_type` of `config.json`.
@@ -37,6 +38,7 @@ pub fn read_family(folder: &Path) -> Result<String, ModelError> {
 /// # Errors
 /// A missing file or broken JSON.
 pub fn read_config(folder: &Path) -> Result<Value, ModelError> {
+    check_model_folder(folder)?;
     let path = folder.join("config.json");
     let text = fs::read_to_string(&path).map_err(|source| ModelError::Io {
         path: path.clone(),
@@ -113,8 +115,8 @@ pub fn base_of(adapter: &SavedAdapter) -> Result<PathBuf, ModelError> {
 }
 
 /// Writes the weights of `model` into `target` under the names, files, types and shapes of `source`,
-/// the folder it was loaded from, and copies every other file of `source` as it is; subfolders and
-/// weights in other formats are left out. Returns the weight files.
+/// the folder it was loaded from, and copies every other file of `source` as it is; subfolders but that of chat
+/// templates and weights in other formats are left out. Returns the weight files.
 ///
 /// # Errors
 /// A file that cannot be read or written, or weights of `source` that are not those of `model`.
@@ -292,6 +294,22 @@ fn copy_files(
             let to = target.join(name);
             copy_file(&path, &to).map_err(io(&to))?;
         }
+    }
+    copy_templates(source, target)
+}
+
+/// Chat templates by name, which lie in a folder of their own.
+fn copy_templates(source: &Path, target: &Path) -> Result<(), ModelError> {
+    const TEMPLATES: &str = "additional_chat_templates";
+    let [source, target] = [source, target].map(|folder| folder.join(TEMPLATES));
+    let entries = fs::read_dir(&source).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path());
+    for path in
+        files.filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "jinja"))
+    {
+        let to = target.join(path.file_name().unwrap_or_default());
+        let copied = fs::create_dir_all(&target).and_then(|()| copy_file(&path, &to));
+        copied.map_err(|source| ModelError::Io { path: to, source })?;
     }
     Ok(())
 }

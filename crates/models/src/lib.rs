@@ -9,10 +9,12 @@ mod contradictions;
 pub mod features;
 pub mod layers;
 pub mod lora;
+mod misfits;
 pub mod model;
 pub mod parameters;
 pub mod qwen2_5_vl;
 pub mod tape;
+mod whereabouts;
 
 pub use batch::{BatchBuilder, PackedBatch};
 pub use checkpoint::{
@@ -29,6 +31,7 @@ pub use lora::{
 pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
 pub use parameters::{Master, Parameter, Parameters};
 pub use tape::Tape;
+pub use whereabouts::check_model_folder;
 
 use std::path::PathBuf;
 
@@ -42,6 +45,16 @@ pub enum ModelError {
         path: PathBuf,
         /// The cause.
         cause: String,
+    },
+    /// A folder that holds no model.
+    #[error("{}: No such file{beside}\nhint: {hint}", folder.join("config.json").display())]
+    NoModel {
+        /// The folder.
+        folder: PathBuf,
+        /// What lies there instead.
+        beside: String,
+        /// Where a model may be.
+        hint: String,
     },
     /// A family that is not built.
     #[error("{path}: `model_type` is `{got}`, expected one of: {known}")]
@@ -73,7 +86,7 @@ pub enum ModelError {
     },
     /// An adapter whose model is not to be found.
     #[error(
-        "{adapter}: its base model `{base}` is no folder with a config.json\nhint: write the folder into `base_model_name_or_path` of adapter_config.json"
+        "{adapter}: its base model `{base}` is no folder with a config.json\nhint: write the folder into `base_model_name_or_path` of adapter_config.json; `merge` takes `--base_model`"
     )]
     Base {
         /// The adapter's folder.

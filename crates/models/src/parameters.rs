@@ -1,14 +1,14 @@
 //! A model's weights by checkpoint name, and the builder that hands them to layers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 use torch::{TorchError, WeightFiles};
 
 use crate::ModelError;
-use crate::checkpoint::HEAD;
 use crate::lora::{Adapter, AdapterSource, Adapters, Lora};
+use crate::misfits::Misfits;
 use crate::model::{LoadOptions, Part, TrainedParts};
 
 /// One weight.
@@ -109,8 +109,10 @@ pub struct Builder<'a> {
     options: LoadOptions,
     adapters: Option<Adapters<'a>>,
     path: String,
-    problems: Vec<String>,
+    misfits: Misfits,
     taken: BTreeSet<String>,
+    /// Names of the files by those of transformers 5, where the two differ.
+    stored: BTreeMap<String, String>,
     parameters: Parameters,
 }
 
@@ -136,13 +138,17 @@ impl<'a> Builder<'a> {
             options,
             adapters: adapters.map(Adapters::new),
             path: String::new(),
-            problems: Vec::new(),
+            misfits: Misfits::default(),
             taken: BTreeSet::new(),
+            stored: match source {
+                Source::Files(files) => by_module(files.names()),
+                Source::Blank => BTreeMap::new(),
+            },
             parameters: Parameters::default(),
         }
     }
 
-    /// Whether the checkpoint has a tensor of this full name.
+    /// Whether the checkpoint has a tensor of this full name, under it alone.
     pub fn contains(&self, name: &str) -> bool {
         match self.source {
             Source::Files(files) => files.contains(name),
@@ -196,39 +202,46 @@ impl<'a> Builder<'a> {
         self.keep(name, value)
     }
 
+    /// The name in the files: each tensor may have that of the hub or that of transformers 5.
     fn full_name(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_string()
-        } else {
-            format!("{}.{name}", self.path)
+        let name = match self.path.as_str() {
+            "" => name.to_string(),
+            path => format!("{path}.{name}"),
+        };
+        match self.stored.get(&module_name(&name)) {
+            Some(stored) if !self.contains(&name) => stored.clone(),
+            _ => name,
         }
     }
 
     /// The stored tensor, if it has one of `shapes`; else the misfit is noted.
     fn read(&mut self, name: &str, shapes: &[&[i64]]) -> Result<Option<Tensor>, ModelError> {
         if !self.taken.insert(name.to_string()) {
-            self.problems.push(format!("weight {name}: used twice"));
+            self.misfits
+                .others
+                .push(format!("weight {name}: used twice"));
         }
         let Source::Files(files) = self.source else {
             let LoadOptions { kind, device, .. } = self.options;
             return Ok(Some(Tensor::f_full(shapes[0], BLANK, (kind, device))?));
         };
         if !files.contains(name) {
-            self.problems.push(format!("weight {name}: missing"));
+            self.misfits.missing.push(name.to_owned());
             return Ok(None);
         }
         let got = files.shape(name)?;
         if !shapes.contains(&got.as_slice()) {
             let expected: Vec<String> = shapes.iter().map(|s| format!("{s:?}")).collect();
             let expected = expected.join(" or ");
-            self.problems
+            self.misfits
+                .others
                 .push(format!("weight {name}: expected {expected}, got {got:?}"));
             return Ok(None);
         }
         let value = files.tensor(name)?;
         if !value.is_floating_point() {
             let kind = value.kind();
-            self.problems.push(format!(
+            self.misfits.others.push(format!(
                 "weight {name}: expected a floating type, got {kind:?}"
             ));
             return Ok(None);
@@ -305,7 +318,7 @@ impl<'a> Builder<'a> {
             return Ok(None);
         };
         let module = module_name(&self.path);
-        let matrices = adapters.matrices(&module, shape, &mut self.problems)?;
+        let matrices = adapters.matrices(&module, shape, &mut self.misfits.others)?;
         let mut adapter = None;
         if let Some(matrices) = matrices {
             let is_trained = self.options.trained != TrainedParts::NONE;
@@ -323,36 +336,40 @@ impl<'a> Builder<'a> {
         self.taken.insert(name.to_owned());
     }
 
-    /// Ends loading.
+    /// Ends loading. Tensors that no layer takes are named in a warning, as in transformers.
     ///
     /// # Errors
-    /// [`ModelError::Weights`] with every missing, unexpected, twice used and mis-shaped tensor.
+    /// [`ModelError::Weights`] with missing, twice used and mis-shaped tensors, and beside them those that no layer takes.
     pub fn finish(mut self, folder: &Path) -> Result<Parameters, ModelError> {
         if let Source::Files(files) = self.source {
-            for name in files.names() {
-                // Old checkpoints carry this buffer; it is computed, not learnt.
-                if !self.taken.contains(name) && !name.ends_with("rotary_emb.inv_freq") {
-                    self.problems.push(format!("weight {name}: unexpected"));
+            let taken = by_module(self.taken.iter().map(String::as_str));
+            for name in files.names().filter(|name| !self.taken.contains(*name)) {
+                match taken.get(&module_name(name)) {
+                    Some(other) => self.misfits.others.push(format!(
+                        "weight {name}: the same weight as {other}, under another name"
+                    )),
+                    None => self.misfits.unexpected.push(name.to_owned()),
                 }
             }
         }
         if let Some(adapters) = self.adapters.take() {
-            self.parameters.lora = Some(adapters.finish(&mut self.problems));
+            self.parameters.lora = Some(adapters.finish(&mut self.misfits.others));
         }
-        if self.problems == [format!("weight {HEAD}: missing")] {
-            self.problems.push(
-                "hint: where the head is the embedding, `tie_word_embeddings` of config.json is true".into(),
-            );
-        }
-        if self.problems.is_empty() {
-            Ok(self.parameters)
-        } else {
-            Err(ModelError::Weights {
-                folder: folder.to_path_buf(),
-                problems: self.problems,
-            })
+        self.misfits.judge(folder)?;
+        Ok(self.parameters)
+    }
+}
+
+/// Stored names by the names of transformers 5; of two names for one weight the latter's own.
+fn by_module<'n>(names: impl Iterator<Item = &'n str>) -> BTreeMap<String, String> {
+    let mut stored = BTreeMap::new();
+    for name in names {
+        let module = module_name(name);
+        if module == name || !stored.contains_key(&module) {
+            stored.insert(module, name.to_owned());
         }
     }
+    stored
 }
 
 /// The name that transformers 5 gives to the layer (or weight) that a checkpoint calls `path`.

@@ -67,8 +67,9 @@ pub enum TorchError {
     },
     /// A folder without weights that are read.
     #[error(
-        "{path}: no such file, and no `model.safetensors.index.json` beside it{}\nhint: load the model with transformers and save it with `save_pretrained`, which writes this file",
-        other_weights(others)
+        "{path}: no such file, and no `model.safetensors.index.json` beside it{}\nhint: {}",
+        other_weights(others),
+        way_to_weights(others)
     )]
     NoWeights {
         /// The file that is looked for first.
@@ -120,6 +121,28 @@ fn other_weights(others: &[String]) -> String {
     match others {
         [] => String::new(),
         others => format!("; not read: {}", first_of(others)),
+    }
+}
+
+/// How the file that is lacking is come by.
+fn way_to_weights(others: &[String]) -> &'static str {
+    let has = |what: &str| others.iter().any(|name| name.contains(what));
+    match () {
+        () if has("pytorch_model") || has(".pth") || has(".pt") => {
+            "load the model with transformers and save it with `save_pretrained`, which writes this file"
+        }
+        () if has(".gguf") => {
+            "GGUF is not read; take the weights that it was made of, in safetensors"
+        }
+        () if has("adapter_model") => {
+            "an adapter needs its adapter_config.json, which names the model under it"
+        }
+        () if has("consolidated") => {
+            "weights in their authors' own form are not read; take the folder in the form of transformers"
+        }
+        () => {
+            "load the model with transformers and save it with `save_pretrained`, which writes this file"
+        }
     }
 }
 

@@ -183,6 +183,9 @@ impl<'a> Session<'a> {
     pub fn open<C: Config>(config: &C, start: Start<'_, 'a>) -> Result<Self, TrainError> {
         let run = RunFolder::open(&start.settings.output_dir)?;
         let log = run.log();
+        for line in base::console::take_early() {
+            log.line(&line);
+        }
         Self::open_in(run, config, start)
             .inspect_err(|error| log.line(&format!("error: {}", describe(error))))
     }

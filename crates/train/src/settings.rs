@@ -176,6 +176,7 @@ macro_rules! settings {
             },
             checks: RowChecks {
                 expect_box: $expect_box,
+                follow_links: c.follow_links,
                 ..RowChecks::default()
             },
             files: DataFiles::from_lists(&c.data_file_paths, c.image_folders.as_deref(), $method)?,

@@ -67,6 +67,9 @@ pub fn train_grpo_with_rewards(
             })
     };
     let dataset = Dataset::load(&settings, model_dir, check)?;
+    dataset
+        .processor
+        .expect_answers(config.max_completion_length);
     let completions = settings.micro_batch * settings.accumulation;
     let prompts_per_step = completions.div_ceil(config.num_generations);
     let order = Arc::new(EpochSampler::new(

@@ -41,6 +41,8 @@ macro_rules! with_model_fields {
                     dtype: DType = DType::Float32,
                     /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
                     apply_exif: bool = false,
+                    /// Read images where links in an image folder lead to, outside of it.
+                    follow_links: bool = false,
                     /// Pixels above which an image is shrunk; without it, what the model's folder says, and in
                     /// `eval` first of all the run that trained it.
                     max_pixels: Option<usize> = None,
@@ -151,6 +153,8 @@ with_reward_fields! {
             image_folder: Option<String> = None,
             /// Turn images whose size is asked as their EXIF orientation says.
             apply_exif: bool = false,
+            /// Read images where links in an image folder lead to, outside of it.
+            follow_links: bool = false,
             /// Rows that are scored together.
             batch_size: usize = 256,
             /// Column that says which rows answer one question; without it, `group_id` or `group`.

@@ -57,6 +57,8 @@ config! {
             split: Option<String> = None,
             /// Folder of the images: rows whose image is not there are left out. Images in Parquet files go there.
             image_folder: Option<String> = None,
+            /// Keep rows whose images lie where links in the image folder lead to, outside of it.
+            follow_links: bool = false,
             /// Put before the name of each image.
             image_prefix: String = String::new(),
         }
@@ -158,6 +160,8 @@ config! {
             image_processor: ImageProcessor = ImageProcessor::Torchvision,
             /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
             apply_exif: bool = false,
+            /// Read images where links in an image folder lead to, outside of it.
+            follow_links: bool = false,
         }
         "model" {
             /// Model folder or name on the hub, whose tokenizer counts the tokens of prompts; without it, nobody does.

@@ -60,6 +60,8 @@ macro_rules! with_training_fields {
                     image_processor: ImageProcessor = ImageProcessor::Torchvision,
                     /// Turn images as their EXIF orientation says, as transformers' `load_image` does; VLM-R1 does not.
                     apply_exif: bool = false,
+                    /// Read images where links in an image folder lead to, outside of it.
+                    follow_links: bool = false,
                     /// What to do with a bad row: `skip` counts and lists them.
                     on_bad_row: OnBadRow = OnBadRow::Stop,
                 }

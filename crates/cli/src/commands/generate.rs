@@ -13,7 +13,7 @@ use torch::parse_device;
 
 use crate::model::Model;
 use crate::output::{self, Output};
-use crate::rows::{self, Row};
+use crate::rows::{self, Images, Row};
 use crate::signals;
 
 /// Questions whose prompts are in memory at a time.
@@ -34,6 +34,7 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
     let stop = signals::stop_flag("stopping")?;
     let decoding = Decoding::new(config.cuda_graphs, parse_device(&config.device)?)?;
     let model = Model::load(config)?;
+    model.processor.expect_answers(config.max_new_tokens);
     let sampler = Sampler::new(
         model.weights.as_ref(),
         sampling_params(config, &model),
@@ -134,15 +135,13 @@ fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
         }]);
     }
     let input = config.input.as_deref().unwrap_or_default();
-    let folder = rows::image_folder(config.image_folder.as_deref(), input);
+    let folder = Images::of(config.image_folder.as_deref(), input, config.follow_links);
     let mut notices = Notices::new(rows::ASKED, config.apply_exif);
     let mut question = |row: Row| -> Result<Question> {
         notices.look_at_lost(&row.place, &row.lost);
         row.refuse_hidden_media(&rows::ASKED)?;
         let images = row.texts("images")?;
-        let images = images
-            .iter()
-            .map(|name| rows::image_path(&folder, name, &row.place));
+        let images = images.iter().map(|name| folder.path(name, &row.place));
         let images: Vec<PathBuf> = images.collect::<Result<_>>()?;
         let text = row.text("prompt")?.to_owned();
         notices.look(

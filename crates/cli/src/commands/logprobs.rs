@@ -1,6 +1,6 @@
 //! `logprobs`: what a model thinks of given answers, token by token.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use base::Prompt;
@@ -11,13 +11,13 @@ use train::logprobs::completion_logprobs;
 
 use crate::model::Model;
 use crate::output::Output;
-use crate::rows::{self, Row};
+use crate::rows::{self, Images, Row};
 
 /// Rows whose prompts are in memory at a time.
 const CHUNK_ROWS: usize = 64;
 
 /// What is odd about the rows; a row that would be asked blind is refused.
-fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Path) -> Result<Notices> {
+fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Images) -> Result<Notices> {
     let mut notices = Notices::new(rows::ANSWERED, config.apply_exif);
     for row in rows {
         notices.look_at_lost(&row.place, &row.lost);
@@ -32,11 +32,9 @@ fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Path) -> Result<Notic
     Ok(notices)
 }
 
-fn images(row: &Row, folder: &Path) -> Result<Vec<PathBuf>> {
+fn images(row: &Row, folder: &Images) -> Result<Vec<PathBuf>> {
     let names = row.texts("images")?;
-    let paths = names
-        .iter()
-        .map(|name| rows::image_path(folder, name, &row.place));
+    let paths = names.iter().map(|name| folder.path(name, &row.place));
     paths.collect()
 }
 
@@ -46,7 +44,11 @@ fn images(row: &Row, folder: &Path) -> Result<Vec<PathBuf>> {
 /// Where a row, an image or the model cannot be used.
 pub fn logprobs(config: &LogprobsConfig) -> Result<()> {
     let rows = rows::read(&config.input)?;
-    let folder = rows::image_folder(config.image_folder.as_deref(), &config.input);
+    let folder = Images::of(
+        config.image_folder.as_deref(),
+        &config.input,
+        config.follow_links,
+    );
     notices(config, &rows, &folder)?.say();
     let mut output = Output::open(config.output.as_deref())?;
     let model = Model::load(config)?;

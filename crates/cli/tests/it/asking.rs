@@ -220,7 +220,7 @@ fn bad_questions_are_named() {
         ),
         (
             json!({"images": ["../manifest.json"], "prompt": "a"}),
-            "leads out of the image folder",
+            "leaves its image folder",
         ),
         (
             json!({"images": [1], "prompt": "a"}),

@@ -22,6 +22,8 @@ mod evaluations;
 mod hub;
 mod hub_stand_in;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod model_folder;
 #[cfg(test)]
 mod plan;

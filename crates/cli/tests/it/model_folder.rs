@@ -165,3 +165,57 @@ fn what_a_folder_contradicts_is_said_once_by_a_run() {
         assert_eq!(said.stderr.matches(&text).count(), 1, "{}", said.stderr);
     }
 }
+
+#[test]
+fn what_is_said_of_a_model_folder_stands_in_the_log_of_the_run() {
+    let dir = TempDir::new().unwrap();
+    let model = copy(dir.path());
+    let file = model.join(WHOLE);
+    let mut tensors: Vec<_> = read_tensors(&file).unwrap().into_iter().collect();
+    tensors.push(("score.weight".to_owned(), tensors[0].1.shallow_clone()));
+    write_tensors(&file, &tensors).unwrap();
+    edit(&model.join("tokenizer_config.json"), |config| {
+        config["chat_template"] = json!("another");
+    });
+    let said = done(say(&a_step("sft", dir.path(), &model, "")));
+    let log = fs::read_to_string(dir.path().join("run/log.txt")).unwrap();
+    for text in [
+        "chat templates differ",
+        "passed over, as in transformers: `score.weight`",
+    ] {
+        assert!(said.stderr.contains(text), "{}", said.stderr);
+        assert_eq!(log.matches(text).count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_model_is_named_with_one_that_is() {
+    let dir = TempDir::new().unwrap();
+    let inner = copy(dir.path());
+    let packed = dir.path().join("packed");
+    fs::create_dir(&packed).unwrap();
+    fs::write(packed.join("model-q4.gguf"), "GGUF").unwrap();
+    for (given, hint) in [
+        (
+            dir.path().to_owned(),
+            format!("hint: there is one in `{}`", inner.display()),
+        ),
+        (
+            inner.join(WHOLE),
+            format!("hint: give its folder, `{}`", inner.display()),
+        ),
+        (packed, "hint: GGUF is not read".to_owned()),
+    ] {
+        for line in [
+            format!(
+                "generate --model {} --prompt x --device cpu",
+                given.display()
+            ),
+            a_step("sft", dir.path(), &given, ""),
+        ] {
+            let said = say(&line);
+            assert_eq!(said.code, Some(1), "{}", said.stderr);
+            assert!(said.stderr.contains(&hint), "{line}\n{}", said.stderr);
+        }
+    }
+}

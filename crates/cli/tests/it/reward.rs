@@ -147,7 +147,7 @@ fn bad_rows_are_named_and_nothing_is_written() {
         ),
         (
             json!({"completion": "a", "solution": "a", "image_path": "../a.png"}),
-            "leads out of the image folder",
+            "leaves its image folder",
         ),
         (
             json!({"completion": "a", "solution": "a", "image_path": "none.png"}),

@@ -356,7 +356,7 @@ fn images_stay_in_their_folder() {
         let (status, answer) = server.post("/rows", &request(name));
         assert_eq!(status, 422, "{answer}");
         let why = answer["error"].as_str().unwrap();
-        assert!(why.contains("leads out of the image folder"), "{why}");
+        assert!(why.contains("leaves its image folder"), "{why}");
     }
     // Without a folder no image is opened: sizes must be in the row.
     let server = Server::start(rec);

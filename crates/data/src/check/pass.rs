@@ -11,9 +11,10 @@ use super::boxes::{self, AnswerBox};
 use super::images::{ImageFacts, Images};
 use super::{CheckOptions, Finding, Kind};
 use crate::error::DataError;
+use crate::image_folder::ImageFolder;
 use crate::notices::{About, Oddity, lost_values, oddities};
 use crate::prefetch::Prefetcher;
-use crate::row::{ImageFolder, ReadRow, RowReader};
+use crate::row::{ReadRow, RowReader};
 use crate::row_texts::{RowText, RowTexts};
 use crate::rows::DataFile;
 use crate::unread::ReadKeys;
@@ -259,6 +260,10 @@ impl Look {
                 let text =
                     format!("{tokens} tokens, {image_tokens} of them of images, more than {max}");
                 findings.push(Finding::new(Kind::PromptTooLong, text));
+                u32::try_from(tokens).ok()
+            }
+            Err(error @ DataError::BeyondPositions { tokens, .. }) => {
+                findings.push(Finding::new(Kind::PromptTooLong, error.to_string()));
                 u32::try_from(tokens).ok()
             }
             Err(error) => {

@@ -43,6 +43,8 @@ pub struct ConvertOptions {
     pub split: Option<String>,
     /// Where images are, or go to.
     pub image_folder: Option<PathBuf>,
+    /// Whether images may lie where links in that folder lead.
+    pub follow_links: bool,
     /// What is put before the name of each image.
     pub image_prefix: String,
     /// What of RefCOCO a row is made of.

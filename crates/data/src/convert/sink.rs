@@ -13,8 +13,9 @@ use super::{ConvertError, ConvertOptions, ConvertReport, LeftOut, WriteRow};
 use crate::check::Kind;
 use crate::error::RowCause;
 use crate::image::other_size;
+use crate::image_folder::{ImageFolder, climbs_out};
 use crate::notices::Notices;
-use crate::row::{IMAGE_MARK, ImageFolder, RowChecks, climbs_out, parse_row};
+use crate::row::{IMAGE_MARK, RowChecks, parse_row};
 use crate::unread::ReadKeys;
 
 /// Examples that are told of each reason.
@@ -69,7 +70,10 @@ impl<'a> Sink<'a> {
             stop,
             write,
             folder: ImageFolder::new(folder),
-            checks: RowChecks::default(),
+            checks: RowChecks {
+                follow_links: options.follow_links,
+                ..RowChecks::default()
+            },
             store: None,
             kept: 0,
             skipped: Reasons::default(),

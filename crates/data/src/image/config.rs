@@ -55,14 +55,43 @@ pub struct ImageProcessorConfig {
 
 /// `size` of an image processor: numbers of pixels, whatever the names say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "SizeKeys")]
 pub struct PixelBounds {
     /// Least pixels after resizing.
-    #[serde(alias = "min_pixels")]
     pub shortest_edge: u64,
     /// Most pixels after resizing.
-    #[serde(alias = "max_pixels")]
     pub longest_edge: u64,
+}
+
+/// `size` as files have it: in part, and under older names.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SizeKeys {
+    shortest_edge: Option<u64>,
+    longest_edge: Option<u64>,
+    min_pixels: Option<u64>,
+    max_pixels: Option<u64>,
+}
+
+impl From<SizeKeys> for PixelBounds {
+    fn from(keys: SizeKeys) -> Self {
+        let or =
+            |value: Option<u64>, older: Option<u64>, default| value.or(older).unwrap_or(default);
+        let default = Self::default();
+        Self {
+            shortest_edge: or(keys.shortest_edge, keys.min_pixels, default.shortest_edge),
+            longest_edge: or(keys.longest_edge, keys.max_pixels, default.longest_edge),
+        }
+    }
+}
+
+impl Default for PixelBounds {
+    fn default() -> Self {
+        Self {
+            shortest_edge: 56 * 56,
+            longest_edge: 28 * 28 * 1280,
+        }
+    }
 }
 
 impl Default for ImageProcessorConfig {
@@ -74,10 +103,7 @@ impl Default for ImageProcessorConfig {
             merge_size: 2,
             min_pixels: None,
             max_pixels: None,
-            size: PixelBounds {
-                shortest_edge: 56 * 56,
-                longest_edge: 28 * 28 * 1280,
-            },
+            size: PixelBounds::default(),
             // CLIP's.
             image_mean: [0.48145466, 0.4578275, 0.40821073],
             image_std: [0.26862954, 0.26130258, 0.27577711],
@@ -162,21 +188,44 @@ impl ImageProcessorConfig {
         if let Value::Object(keys) = &mut settings {
             keys.retain(|_, value| !value.is_null());
         }
-        let has_size = settings.get("size").is_some();
+        let size = settings.get("size").cloned();
         let read: Self =
             serde_json::from_value(settings).map_err(|source| ImageError::BrokenConfig {
                 path: path.to_owned(),
                 source,
             })?;
-        for (key, given, of_size) in [
-            ("min_pixels", read.min_pixels, read.size.shortest_edge),
-            ("max_pixels", read.max_pixels, read.size.longest_edge),
+        let Some(size) = size else {
+            return Ok(read);
+        };
+        let say =
+            |text: String| base::console::say_once(&format!("warning: {}: {text}", path.display()));
+        for (key, edge, given, of_size) in [
+            (
+                "min_pixels",
+                "shortest_edge",
+                read.min_pixels,
+                read.size.shortest_edge,
+            ),
+            (
+                "max_pixels",
+                "longest_edge",
+                read.max_pixels,
+                read.size.longest_edge,
+            ),
         ] {
-            if let Some(given) = given.filter(|given| has_size && *given != of_size) {
-                base::console::say_once(&format!(
-                    "warning: {}: `{key}` {given} is taken, as in transformers; `size` has {of_size}",
-                    path.display()
-                ));
+            let in_size = [edge, key].map(|key| size.get(key).and_then(Value::as_u64));
+            match (in_size, given) {
+                ([None, None], None) => say(format!(
+                    "`size` has no `{edge}`: {of_size} is taken, the default; transformers resizes no image by it"
+                )),
+                ([Some(edges), Some(pixels)], None) if edges != pixels => say(format!(
+                    "`{edge}` {edges} of `size` is taken; its `{key}` is {pixels}"
+                )),
+                ([None, None], Some(_)) => {}
+                (_, Some(given)) if given != of_size => say(format!(
+                    "`{key}` {given} is taken, as in transformers; `size` has {of_size}"
+                )),
+                _ => {}
             }
         }
         Ok(read)

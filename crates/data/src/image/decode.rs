@@ -8,10 +8,10 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::codecs::{bmp::BmpDecoder, webp::WebPDecoder};
 use image::{ColorType, ImageDecoder};
 
-use super::{ImageCause, ImageError, RgbImage, gif, jpeg};
+use super::{ImageCause, ImageError, RgbImage, gif, jpeg, png};
 
 /// Pillow's limit: an image of more pixels is taken for a decompression bomb.
 pub const MAX_DECODED_PIXELS: u64 = 178_956_970;
@@ -89,25 +89,17 @@ fn open_image_file(path: &Path) -> Result<(Vec<u8>, File), ImageCause> {
 /// The bytes are empty, truncated, corrupt, not an image, or declare more than `max_pixels` pixels.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCause> {
     match sniff(bytes)? {
-        Format::Png => {
-            let decoder =
-                PngDecoder::new(Cursor::new(bytes)).map_err(|error| cause("PNG", &error))?;
-            // Bit depth and colour type of the header chunk: the decoder hides whether an alpha
-            // channel was in the file or made from a transparent colour.
-            let is_grey_16bit = bytes.get(24..26) == Some(&[16, 0]);
-            let narrow = if is_grey_16bit { clip_to_u8 } else { high_byte };
-            to_rgb("PNG", decoder, max_pixels, narrow)
-        }
+        Format::Png => png::decode(bytes, max_pixels),
         Format::WebP => {
             check_webp_length(bytes)?;
             let decoder =
                 WebPDecoder::new(Cursor::new(bytes)).map_err(|error| cause("WebP", &error))?;
-            to_rgb("WebP", decoder, max_pixels, high_byte)
+            to_rgb("WebP", decoder, max_pixels)
         }
         Format::Bmp => {
             let decoder =
                 BmpDecoder::new(Cursor::new(bytes)).map_err(|error| cause("BMP", &error))?;
-            let mut image = to_rgb("BMP", decoder, max_pixels, high_byte)?;
+            let mut image = to_rgb("BMP", decoder, max_pixels)?;
             if let Some(levels) = bmp_16bit_levels(bytes) {
                 truncate_levels(&mut image.pixels, levels);
             }
@@ -237,7 +229,6 @@ fn to_rgb(
     format: &'static str,
     decoder: impl ImageDecoder,
     max_pixels: u64,
-    narrow: fn(u16) -> u8,
 ) -> Result<RgbImage, ImageCause> {
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height), max_pixels)?;
@@ -246,7 +237,7 @@ fn to_rgb(
     decoder
         .read_image(&mut samples)
         .map_err(|error| cause(format, &error))?;
-    match rgb_samples(color, samples, narrow) {
+    match rgb_samples(color, samples) {
         Some(pixels) => Ok(RgbImage::new(width, height, pixels)),
         None => Err(ImageCause::Unsupported {
             format,
@@ -255,22 +246,15 @@ fn to_rgb(
     }
 }
 
-/// Drops alpha, repeats grey and narrows 16-bit samples; nothing for float samples.
-fn rgb_samples(color: ColorType, samples: Vec<u8>, narrow: fn(u16) -> u8) -> Option<Vec<u8>> {
-    let samples = match color {
-        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => samples,
-        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
-            narrow_samples(&samples, narrow)
-        }
+/// Drops alpha and repeats grey; nothing for samples that are no bytes.
+fn rgb_samples(color: ColorType, samples: Vec<u8>) -> Option<Vec<u8>> {
+    Some(match color {
+        ColorType::L8 => samples.iter().flat_map(|&grey| [grey; 3]).collect(),
+        ColorType::La8 => samples.chunks_exact(2).flat_map(grey).collect(),
+        ColorType::Rgb8 => samples,
+        ColorType::Rgba8 => samples.chunks_exact(4).flat_map(rgb).collect(),
         _ => return None,
-    };
-    let pixels = match color.channel_count() {
-        1 => samples.iter().flat_map(|&grey| [grey; 3]).collect(),
-        2 => samples.chunks_exact(2).flat_map(grey).collect(),
-        3 => samples,
-        _ => samples.chunks_exact(4).flat_map(rgb).collect(),
-    };
-    Some(pixels)
+    })
 }
 
 fn rgb(pixel: &[u8]) -> [u8; 3] {
@@ -279,23 +263,6 @@ fn rgb(pixel: &[u8]) -> [u8; 3] {
 
 fn grey(pixel: &[u8]) -> [u8; 3] {
     [pixel[0]; 3]
-}
-
-fn narrow_samples(samples: &[u8], narrow: fn(u16) -> u8) -> Vec<u8> {
-    samples
-        .chunks_exact(2)
-        .map(|bytes| narrow(u16::from_ne_bytes([bytes[0], bytes[1]])))
-        .collect()
-}
-
-/// Pillow's mode `I;16` to 8 bits.
-fn clip_to_u8(sample: u16) -> u8 {
-    sample.min(255) as u8
-}
-
-/// What Pillow keeps of 16-bit colour and of 16-bit grey with alpha.
-fn high_byte(sample: u16) -> u8 {
-    (sample >> 8) as u8
 }
 
 /// The decoder forgives a few missing bytes at the end; Pillow does not.
@@ -382,11 +349,5 @@ mod tests {
         let bytes = decode(&[0, 1, 254], 10).unwrap_err().to_string();
         assert!(bytes.contains("the bytes `00 01 fe`"), "{bytes}");
         assert!(matches!(decode(&[], 10), Err(ImageCause::Empty)));
-    }
-
-    #[test]
-    fn sixteen_bit_grey_is_clipped_and_colour_keeps_its_high_byte() {
-        assert_eq!([0, 255, 256, 65535].map(clip_to_u8), [0, 255, 255, 255]);
-        assert_eq!([0, 255, 256, 65535].map(high_byte), [0, 0, 1, 255]);
     }
 }

@@ -97,7 +97,7 @@ pub enum ImageCause {
         detail: String,
     },
     /// A valid file of a kind that is not read.
-    #[error("{format}: {detail} is not supported")]
+    #[error("unsupported {format}: {detail}\nhint: convert it, to PNG or to baseline JPEG")]
     Unsupported {
         /// The file's format.
         format: &'static str,

@@ -20,7 +20,8 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCau
         ran_out: &ran_out,
     };
     // libjpeg reports fatal errors by unwinding to here.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode_from(reader, max_pixels)));
+    let decode = || decode_from(reader, bytes, max_pixels);
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
     let detail = match decoded {
         Ok(Ok(image)) => return Ok(image),
         Ok(Err(Failure::Cause(cause))) => return Err(cause),
@@ -34,10 +35,93 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCau
             detail,
         });
     }
-    Err(ImageCause::Corrupt {
-        format: FORMAT,
-        detail,
+    Err(match unsupported(&detail) {
+        Some(detail) => ImageCause::Unsupported {
+            format: FORMAT,
+            detail,
+        },
+        None => ImageCause::Corrupt {
+            format: FORMAT,
+            detail,
+        },
     })
+}
+
+/// What a valid file asks of libjpeg that it is not built for, by its messages (`jerror.h`).
+fn unsupported(message: &str) -> Option<String> {
+    const PROCESS: &str = "Unsupported JPEG process: SOF type ";
+    const PRECISION: &str = "Unsupported JPEG data precision ";
+    if let Some(kind) = message.strip_prefix(PROCESS) {
+        let name = match kind {
+            "0xc3" => "lossless coding",
+            "0xc5" | "0xc6" | "0xc7" => "hierarchical coding",
+            "0xcb" => "lossless arithmetic coding",
+            "0xcd" | "0xce" | "0xcf" => "hierarchical arithmetic coding",
+            _ => "coding",
+        };
+        return Some(format!("{name} (SOF {kind})"));
+    }
+    if let Some(bits) = message.strip_prefix(PRECISION) {
+        return Some(format!("{bits} bits a sample"));
+    }
+    let known = [
+        ("arithmetic coding", "arithmetic coding"),
+        ("color conversion", "its colour conversion"),
+        ("CCIR601", "CCIR601 sampling"),
+        ("Fractional sampling", "fractional sampling"),
+        ("omitted at compile time", "a feature that is not built"),
+        ("Not implemented", "a feature that is not built"),
+        ("Too many color components", "so many components"),
+        (
+            "Maximum supported image dimension",
+            "a side of more than 65500 px",
+        ),
+    ];
+    let found = known.iter().find(|(words, _)| message.contains(words));
+    found.map(|(_, detail)| (*detail).to_owned())
+}
+
+/// Refuses pictures whose scans are many and large: a few bytes can ask for a pass over all coefficients.
+fn check_scans(bytes: &[u8], pixels: u64) -> Result<(), ImageCause> {
+    /// What encoders write at most is about half of it.
+    const MANY: u64 = 32;
+    /// Scans times pixels: some seconds of work.
+    const MAX_WORK: u64 = 1 << 30;
+    let scans = num_scans(bytes);
+    match scans > MANY && scans.saturating_mul(pixels) > MAX_WORK {
+        true => Err(ImageCause::Corrupt {
+            format: FORMAT,
+            detail: format!("{scans} scans over {pixels} px"),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Scans of a file: its SOS markers, wherever they stand between segments.
+fn num_scans(bytes: &[u8]) -> u64 {
+    let (mut scans, mut at) = (0, 2);
+    while let Some(found) = bytes
+        .get(at..)
+        .and_then(|rest| rest.iter().position(|byte| *byte == 0xff))
+    {
+        at += found + 1;
+        let Some(marker) = bytes.get(at) else {
+            break;
+        };
+        match marker {
+            // A byte of data, a restart, a byte that fills.
+            0x00 | 0x01 | 0xd0..=0xd8 | 0xff => {}
+            0xd9 => break,
+            _ => {
+                scans += u64::from(*marker == 0xda);
+                let length = bytes
+                    .get(at + 1..at + 3)
+                    .map_or(0, |l| usize::from(l[0]) << 8 | usize::from(l[1]));
+                at += 1 + length;
+            }
+        }
+    }
+    scans
 }
 
 enum Failure {
@@ -51,10 +135,16 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn decode_from(reader: StrictReader<'_>, max_pixels: u64) -> Result<RgbImage, Failure> {
+fn decode_from(
+    reader: StrictReader<'_>,
+    bytes: &[u8],
+    max_pixels: u64,
+) -> Result<RgbImage, Failure> {
     let decoder = Decompress::new_reader(reader)?;
     let (width, height) = (decoder.width() as u64, decoder.height() as u64);
-    check_size(width, height, max_pixels).map_err(Failure::Cause)?;
+    check_size(width, height, max_pixels)
+        .and_then(|()| check_scans(bytes, width * height))
+        .map_err(Failure::Cause)?;
     let components = decoder.components().len();
     let color_space = match components {
         1 => ColorSpace::JCS_GRAYSCALE,
@@ -63,7 +153,7 @@ fn decode_from(reader: StrictReader<'_>, max_pixels: u64) -> Result<RgbImage, Fa
         _ => {
             return Err(Failure::Cause(ImageCause::Unsupported {
                 format: FORMAT,
-                detail: format!("an image of {components} components"),
+                detail: format!("{components} components"),
             }));
         }
     };

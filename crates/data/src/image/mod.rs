@@ -10,8 +10,10 @@ pub mod config;
 pub mod decode;
 mod error;
 mod gif;
+mod inflate;
 mod jpeg;
 mod orientation;
+mod png;
 pub mod preprocess;
 pub mod resize;
 

@@ -376,3 +376,36 @@ fn other_files_of_the_tokenizer_are_compared() {
         "`added_tokens_decoder`: `<|im_end|>` has the id 577, in tokenizer.json it has the id 580";
     assert!(error.contains(expected), "{error}");
 }
+
+#[test]
+fn files_of_different_models_are_refused_by_what_differs() {
+    type Edit = fn(&mut Value);
+    let cases: [(Edit, &str); 4] = [
+        (
+            |config| config["image_token_id"] = json!(3),
+            "`image_token_id` is 3, but `<|image_pad|>` has the id",
+        ),
+        (
+            |config| config["vision_config"] = json!({"spatial_merge_size": 4}),
+            "`vision_config.spatial_merge_size` is 4, but `merge_size` of the image processor is 2",
+        ),
+        (
+            |config| config["vision_config"] = json!({"patch_size": 16}),
+            "`vision_config.patch_size` is 16, but `patch_size`",
+        ),
+        (
+            |config| config["vision_config"] = json!({"temporal_patch_size": 1}),
+            "`vision_config.temporal_patch_size` is 1",
+        ),
+    ];
+    for (change, cause) in cases {
+        let dir = folder();
+        edit(dir.path(), "config.json", change);
+        let error = processor(dir.path()).expect_err(cause).to_string();
+        assert!(
+            error.contains(cause) && error.contains("\nhint: "),
+            "{error}"
+        );
+        assert!(error.contains("config.json: "), "{error}");
+    }
+}

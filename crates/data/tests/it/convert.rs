@@ -20,6 +20,7 @@ fn options(format: DataFormat, input: PathBuf) -> ConvertOptions {
         annotations: None,
         split: None,
         image_folder: None,
+        follow_links: false,
         image_prefix: String::new(),
         row_per: RowPer::Sentence,
         negatives: [1, 3],

@@ -298,3 +298,46 @@ impl Iterator for Indices {
         (rest == 0).then_some(index)
     }
 }
+
+#[test]
+fn a_size_in_part_takes_the_other_bound_from_the_default() {
+    let bounds = |settings: serde_json::Value| {
+        let processor = processor_of(&[("preprocessor_config.json", &settings)]).unwrap();
+        let bounds = processor.config().pixel_bounds();
+        [bounds.shortest_edge, bounds.longest_edge]
+    };
+    for (settings, expected) in [
+        (json!({"size": {"longest_edge": 50_000}}), [3136, 50_000]),
+        (json!({"size": {"shortest_edge": 1000}}), [1000, 1_003_520]),
+        (json!({"size": {}}), [3136, 1_003_520]),
+        (
+            json!({"size": {"longest_edge": 50_000}, "min_pixels": 784}),
+            [784, 50_000],
+        ),
+        (
+            json!({"size": {"min_pixels": 784, "longest_edge": 50_000}}),
+            [784, 50_000],
+        ),
+        (
+            json!({"size": {"min_pixels": 784, "shortest_edge": 1000, "max_pixels": 9000}}),
+            [1000, 9000],
+        ),
+        (
+            json!({"size": {"shortest_edge": null, "longest_edge": 9000}}),
+            [3136, 9000],
+        ),
+    ] {
+        assert_eq!(bounds(settings.clone()), expected, "{settings}");
+    }
+    for settings in [
+        json!({"size": {"height": 3, "width": 3}}),
+        json!({"size": 3}),
+        json!({"size": [3, 3]}),
+    ] {
+        let error = processor_of(&[("preprocessor_config.json", &settings)]).unwrap_err();
+        assert!(
+            error.to_string().contains("preprocessor_config.json"),
+            "{error}"
+        );
+    }
+}

@@ -168,3 +168,121 @@ fn a_resumed_order_goes_on_where_it_was() {
     assert_eq!(whole[whole.len() - rest.len()..], rest);
     assert_eq!(whole.len(), 21);
 }
+
+/// A model folder with so many positions.
+fn model(max_positions: usize) -> tempfile::TempDir {
+    let dir = crate::model_folder::folder();
+    crate::model_folder::edit(dir.path(), "config.json", |config| {
+        config["vision_config"] = serde_json::json!({"patch_size": 14, "spatial_merge_size": 2});
+        config["max_position_embeddings"] = max_positions.into();
+    });
+    dir
+}
+
+#[test]
+fn rows_beyond_the_positions_of_the_model_are_bad_at_their_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["one.png", "wide.png"] {
+        fs::copy(golden("text/images").join(name), dir.path().join(name)).expect("copies");
+    }
+    let row = |images: usize, text: &str| {
+        let images = vec![r#""one.png""#; images].join(", ");
+        format!(
+            "{{\"image\": [{images}], \"conversations\": [{{\"from\": \"human\", \"value\": \"{text}\"}}, {{\"from\": \"gpt\", \"value\": \"a\"}}]}}\n"
+        )
+    };
+    let long = "Where is it? ".repeat(8000);
+    let longer = "x".repeat(5 << 20);
+    let rows = [
+        row(1, "Where?"),
+        row(400, "Where?"),
+        row(10_000, "Where?"),
+        row(1, &long),
+        row(0, &longer),
+        row(2, "Where?"),
+    ];
+    let path = dir.path().join("train.jsonl");
+    fs::write(&path, rows.concat()).expect("writes");
+    let files = vec![DataFile {
+        path,
+        image_folder: Some(dir.path().to_owned()),
+        reward_method: None,
+    }];
+    let report = load_rows(&DataFiles { files }, &RowChecks::default(), OnBadRow::Stop);
+    let samples: Arc<[Sample]> = report.expect("rows").rows.into();
+    let folder = model(2048);
+    let load = |on_bad_row| {
+        let processor = Processor::from_dir(folder.path(), &options()).expect("a folder");
+        let template = PromptTemplate::resolve("none").expect("a template");
+        let loading = LoaderOptions {
+            on_bad_row,
+            ..OPTIONS
+        };
+        PromptLoader::new(
+            Arc::clone(&samples),
+            Arc::new(processor),
+            template,
+            0..6,
+            loading,
+        )
+        .expect("threads")
+    };
+    let skipped: Vec<String> = load(OnBadRow::Skip)
+        .map(|loaded| match loaded.expect("goes on") {
+            Loaded::Ready { .. } => String::new(),
+            Loaded::Skipped { row, .. } => row.to_string(),
+        })
+        .collect();
+    for (index, cause) in [
+        (0, None),
+        (1, Some("of 400 images take ")),
+        (
+            2,
+            Some(
+                "0 of 10000 images take 0 tokens, more than the 2048 that a prompt may have (`max_position_embeddings`",
+            ),
+        ),
+        (
+            3,
+            Some("more than `max_position_embeddings` 2048 of config.json"),
+        ),
+        (4, Some("a prompt of 5242")),
+        (5, None),
+    ] {
+        let text = &skipped[index];
+        match cause {
+            None => assert_eq!(text, ""),
+            Some(cause) => {
+                let place = format!("train.jsonl:{}: ", index + 1);
+                assert!(text.contains(&place) && text.contains(cause), "{text}");
+            }
+        }
+    }
+    let error = load(OnBadRow::Stop)
+        .nth(1)
+        .expect("a row")
+        .expect_err("stops");
+    assert!(error.to_string().contains("train.jsonl:2: "), "{error}");
+}
+
+#[test]
+fn a_prompt_that_leaves_no_room_for_its_answer_is_told_once() {
+    let folder = model(100);
+    let processor = Processor::from_dir(folder.path(), &options()).expect("a folder");
+    let place = tempfile::tempdir().expect("a folder");
+    let path = place.path().join("log");
+    let log = base::console::Log::open(&path, fs::File::create(&path).expect("a log"));
+    processor.expect_answers(10);
+    processor.prompt("Where?", &[]).expect("there is room");
+    processor.expect_answers(99);
+    for _ in 0..3 {
+        processor.prompt("Where?", &[]).expect("said, not refused");
+    }
+    drop(log);
+    let said = fs::read_to_string(&path).expect("reads");
+    let told = said
+        .matches("an answer of up to 99 are more than `max_position_embeddings` 100")
+        .count();
+    assert_eq!(told, 1, "{said}");
+    assert!(!said.contains("an answer of up to 10 "), "{said}");
+}

@@ -1,10 +1,14 @@
 //! Integration tests of the crate `data`: one binary.
 
+mod chat_bounds;
 mod check;
 mod contradictions;
 mod convert;
 mod image;
+mod image_bombs;
+mod image_damaged;
 mod image_decode;
+mod image_folder;
 mod image_processor;
 mod image_resize;
 mod loading;

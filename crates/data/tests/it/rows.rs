@@ -225,7 +225,10 @@ fn each_bad_row_is_named() {
             &row(r#""none.png""#, "q", ok),
             "1: image `none.png` is not in `img`",
         ),
-        (&row(r#""sub""#, "q", ok), "1: image `sub`: not a file"),
+        (
+            &row(r#""sub""#, "q", ok),
+            "1: image `sub`: not a regular file",
+        ),
         (
             &row(r#""../secret.png""#, "q", ok),
             "1: image `../secret.png` leaves its image folder `img`",

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tch::Tensor;
 use torch::{Written, read_tensors, write_tensors};
 
+use super::patterns::Patterns;
 use crate::ModelError;
 use crate::checkpoint::write_json;
 use crate::model::VisionLanguageModel;
@@ -36,6 +37,8 @@ pub struct SavedAdapter {
     pub alpha: f64,
     /// `lora_dropout`.
     pub dropout: f64,
+    /// Ranks and alphas of single layers.
+    patterns: Patterns,
     /// `A` and `B` by layer, named as in transformers 5.
     matrices: BTreeMap<String, (Tensor, Tensor)>,
 }
@@ -59,21 +62,24 @@ impl SavedAdapter {
         let rank = config["r"].as_i64().filter(|rank| *rank > 0);
         let rank =
             rank.ok_or_else(|| refuse(format!("`r`: expected a rank, got {}", config["r"])))?;
-        let alpha = number("lora_alpha")?;
+        let patterns = Patterns::read(&config, number("lora_alpha")?).map_err(refuse)?;
         Ok(SavedAdapter {
             folder: folder.to_path_buf(),
             base: config["base_model_name_or_path"]
                 .as_str()
                 .map(str::to_owned),
             rank,
-            // Rank-stabilised adapters divide by the root of the rank.
-            alpha: match config["use_rslora"] == json!(true) {
-                true => alpha * (rank as f64).sqrt(),
-                false => alpha,
-            },
+            alpha: patterns.alpha_of(None, rank),
             dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
+            patterns,
             matrices: read_matrices(folder)?,
         })
+    }
+
+    /// Rank of a layer's update, and its alpha, such that the update is multiplied by `alpha / rank`.
+    pub fn rank_and_alpha(&self, module: &str) -> (i64, f64) {
+        let rank = self.patterns.rank_of(module).unwrap_or(self.rank);
+        (rank, self.patterns.alpha_of(Some(module), rank))
     }
 
     /// `A` and `B` of a layer.
@@ -117,8 +123,6 @@ fn check_kind(config: &Value) -> Result<(), String> {
         "bias",
         "lora_bias",
         "fan_in_fan_out",
-        "rank_pattern",
-        "alpha_pattern",
         "modules_to_save",
         "trainable_token_indices",
         "target_parameters",
@@ -210,12 +214,20 @@ pub fn save_adapter(
         .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.exact()?)))
         .collect::<Result<_, torch::TorchError>>()?;
     let written = write_tensors(&folder.join(WEIGHTS), &tensors)?;
+    let differing = |value: fn(&(i64, f64)) -> Value| -> Map<String, Value> {
+        let layers = lora.scales.iter();
+        layers
+            .map(|(module, scale)| (module.clone(), value(scale)))
+            .collect()
+    };
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base.to_string_lossy(),
         "r": lora.rank,
         "lora_alpha": lora.alpha,
+        "rank_pattern": differing(|(rank, _)| json!(rank)),
+        "alpha_pattern": differing(|(_, alpha)| json!(alpha)),
         "lora_dropout": lora.dropout,
         "target_modules": lora.modules,
         "bias": "none",

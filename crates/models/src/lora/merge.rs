@@ -31,7 +31,7 @@ pub fn merge_adapter(base: &Path, adapter: &SavedAdapter, target: &Path) -> Resu
         for name in names {
             let stored = files.tensor(name)?;
             let merged = match matrices(adapter, name) {
-                Some((a, b)) => merged(&stored, a, b, adapter)?,
+                Some((a, b)) => merged(&stored, a, b, scale_of(adapter, name))?,
                 None => stored,
             };
             tensors.push((name.to_owned(), merged, files.kind(name)?));
@@ -46,16 +46,15 @@ fn matrices<'a>(adapter: &'a SavedAdapter, weight: &str) -> Option<(&'a Tensor, 
     adapter.matrices(&module_name(weight.strip_suffix(".weight")?))
 }
 
-fn merged(
-    stored: &Tensor,
-    a: &Tensor,
-    b: &Tensor,
-    adapter: &SavedAdapter,
-) -> Result<Tensor, ModelError> {
+fn scale_of(adapter: &SavedAdapter, weight: &str) -> f64 {
+    let (rank, alpha) = adapter.rank_and_alpha(&module_name(weight.trim_end_matches(".weight")));
+    alpha / rank as f64
+}
+
+fn merged(stored: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor, ModelError> {
     no_grad(|| {
         let [a, b] = [a, b].map(|x| x.f_to_kind(Kind::Float));
         let update = b?.f_matmul(&a?)?;
-        let scale = adapter.alpha / adapter.rank as f64;
         Ok(stored.f_to_kind(Kind::Float)?.f_add(&(update * scale))?)
     })
 }
@@ -69,7 +68,8 @@ fn check(files: &WeightFiles, base: &Path, adapter: &SavedAdapter) -> Result<(),
             continue;
         };
         left.remove(module_name(name.trim_end_matches(".weight")).as_str());
-        let (expected, rank) = (files.shape(name)?, adapter.rank);
+        let (rank, _) = adapter.rank_and_alpha(&module_name(name.trim_end_matches(".weight")));
+        let expected = files.shape(name)?;
         let fits = a.size().first() == Some(&rank)
             && a.dim() == 2
             && b.dim() == 2

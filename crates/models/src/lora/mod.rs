@@ -6,9 +6,11 @@
 
 mod files;
 mod merge;
+mod patterns;
 mod targets;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor, no_grad};
@@ -55,6 +57,8 @@ pub struct Lora {
     pub dropout: f64,
     /// The layers that have one, by their names in transformers, sorted.
     pub modules: Vec<String>,
+    /// Rank and alpha of those layers that have others.
+    pub scales: BTreeMap<String, (i64, f64)>,
     switch: Rc<Switch>,
 }
 
@@ -73,6 +77,7 @@ impl Lora {
             alpha,
             dropout,
             modules: Vec::new(),
+            scales: BTreeMap::new(),
             switch: Rc::default(),
         }
     }
@@ -142,6 +147,8 @@ fn mixed(key: u64, number: u64) -> u64 {
 /// Makes the adapters of a model, layer by layer.
 pub(crate) struct Adapters<'a> {
     source: AdapterSource<'a>,
+    /// `alpha / rank` of the layer that was answered last.
+    scale: f64,
     pub(crate) lora: Lora,
 }
 
@@ -157,7 +164,12 @@ impl<'a> Adapters<'a> {
             AdapterSource::New(o) => Lora::new(o.rank, o.alpha, o.dropout),
             AdapterSource::Saved(s) => Lora::new(s.rank, s.alpha, s.dropout),
         };
-        Adapters { source, lora }
+        let scale = lora.alpha / lora.rank as f64;
+        Adapters {
+            source,
+            scale,
+            lora,
+        }
     }
 
     /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A misfit goes to `problems`.
@@ -167,7 +179,10 @@ impl<'a> Adapters<'a> {
         [output, input]: [i64; 2],
         problems: &mut Vec<String>,
     ) -> Result<Option<Matrices>, ModelError> {
-        let rank = self.lora.rank;
+        let (rank, alpha) = match &self.source {
+            AdapterSource::New(options) => (options.rank, options.alpha),
+            AdapterSource::Saved(saved) => saved.rank_and_alpha(module),
+        };
         let matrices = match &self.source {
             AdapterSource::New(options) => {
                 if !options.targets.holds(module) {
@@ -202,6 +217,10 @@ impl<'a> Adapters<'a> {
             }
         };
         self.lora.modules.push(module.to_owned());
+        if (rank, alpha) != (self.lora.rank, self.lora.alpha) {
+            self.lora.scales.insert(module.to_owned(), (rank, alpha));
+        }
+        self.scale = alpha / rank as f64;
         Ok(Some(matrices))
     }
 
@@ -210,7 +229,7 @@ impl<'a> Adapters<'a> {
         Adapter {
             a,
             b,
-            scale: self.lora.alpha / self.lora.rank as f64,
+            scale: self.scale,
             dropout: self.lora.dropout,
             number: self.lora.modules.len() as u64,
             switch: self.lora.switch.clone(),

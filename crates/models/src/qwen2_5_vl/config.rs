@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use torch::{TorchError, WeightFiles};
 
-use super::twice::{check_weights_key, contradictions, tied};
+use super::twice::{check_quantization, check_weights_key, contradictions, tied};
 use crate::ModelError;
 use crate::checkpoint::read_config;
 use crate::contradictions::stays_tied;
@@ -59,6 +59,13 @@ pub struct TextConfig {
     /// Whether layers look at a window only.
     #[serde(default)]
     pub use_sliding_window: bool,
+    /// The window, tokens; null: none.
+    #[serde(default = "sliding_window")]
+    pub sliding_window: Option<i64>,
+    /// Layers before those that look at a window only.
+    pub max_window_layers: Option<usize>,
+    /// What each layer looks at; without it, what the three keys above say.
+    pub layer_types: Option<Vec<String>>,
 }
 
 /// Rotary settings.
@@ -148,6 +155,9 @@ fn fourteen() -> usize {
 fn window() -> usize {
     112
 }
+fn sliding_window() -> Option<i64> {
+    Some(4096)
+}
 fn full_blocks() -> Vec<usize> {
     vec![7, 15, 23, 31]
 }
@@ -216,6 +226,7 @@ impl Config {
             .get("vision_config")
             .ok_or_else(|| error("no object `vision_config`".into()))?;
         check_weights_key(&value).map_err(error)?;
+        check_quantization(&value).map_err(error)?;
         let tie_word_embeddings = tied(&value).map_err(error)?;
         let config = Config {
             text: TextConfig::deserialize(text).map_err(|e| error(format!("{place}{e}")))?,
@@ -378,9 +389,7 @@ impl Config {
                 return Err(format!("`{what}`: expected `silu`, got `{act}`"));
             }
         }
-        if text.use_sliding_window {
-            return Err("`use_sliding_window`: expected false, got true".into());
-        }
+        check_windows(text)?;
         if text.attention_dropout != 0.0 {
             return Err(format!(
                 "`attention_dropout`: expected 0, got {}",
@@ -409,6 +418,36 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+/// Refuses layers that look at a window only; which those are is said by a list, or by three keys.
+fn check_windows(text: &TextConfig) -> Result<(), String> {
+    const FULL: &str = "full_attention";
+    let Some(types) = &text.layer_types else {
+        // The defaults are those of `Qwen2_5_VLTextConfig` in transformers 5.17.
+        let first = text.max_window_layers.unwrap_or(80);
+        let has_window = text.use_sliding_window && text.sliding_window.is_some();
+        return match has_window && first < text.num_hidden_layers {
+            true => Err(format!(
+                "`use_sliding_window`: expected false, or `max_window_layers` of {}, got true and {first}: layers that look at a window only are not built",
+                text.num_hidden_layers
+            )),
+            false => Ok(()),
+        };
+    };
+    if types.len() != text.num_hidden_layers {
+        return Err(format!(
+            "`layer_types`: expected one for each of {} layers, got {}",
+            text.num_hidden_layers,
+            types.len()
+        ));
+    }
+    match types.iter().enumerate().find(|(_, kind)| *kind != FULL) {
+        Some((layer, kind)) => Err(format!(
+            "`layer_types`: layer {layer}: expected `{FULL}`, got `{kind}`"
+        )),
+        None => Ok(()),
     }
 }
 

@@ -90,11 +90,14 @@ impl Model {
         options: LoadOptions,
         folder: &Path,
     ) -> Result<Self, ModelError> {
-        let nested = b.contains("model.language_model.embed_tokens.weight");
-        let (text_path, vision_path) = if nested {
-            ("model.language_model", "model.visual")
-        } else {
-            ("model", "visual")
+        // Each tensor is found under either name; these are what a missing one is called.
+        let text_path = match b.contains("model.language_model.embed_tokens.weight") {
+            true => "model.language_model",
+            false => "model",
+        };
+        let vision_path = match b.contains("model.visual.patch_embed.proj.weight") {
+            true => "model.visual",
+            false => "visual",
         };
         let text = b.at(text_path, |b| text::TextModel::load(b, &config.text))?;
         let visual = b.at(vision_path, |b| {

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 /// Keys of the text model, which stand at the top in the hub's flat form.
-const TEXT_KEYS: [&str; 14] = [
+const TEXT_KEYS: [&str; 17] = [
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -20,6 +20,9 @@ const TEXT_KEYS: [&str; 14] = [
     "rope_parameters",
     "attention_dropout",
     "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+    "layer_types",
 ];
 /// What is computed with of rotary settings.
 const ROPE_KEYS: [&str; 2] = ["mrope_section", "rope_theta"];
@@ -44,6 +47,26 @@ pub(super) fn check_weights_key(config: &Value) -> Result<(), String> {
             "`transformers_weights`: expected `model.safetensors` or none, got {other}\nhint: give the weights that name and remove the key"
         )),
     }
+}
+
+/// Refuses weights that are packed into fewer bits.
+pub(super) fn check_quantization(config: &Value) -> Result<(), String> {
+    let places = [Some(config), config.get("text_config")];
+    let keys = ["quantization_config", "compression_config"];
+    let found = places.into_iter().flatten().find_map(|object| {
+        keys.iter()
+            .find_map(|key| Some((*key, given(object, key)?)))
+    });
+    let Some((key, settings)) = found else {
+        return Ok(());
+    };
+    let method = settings
+        .get("quant_method")
+        .and_then(Value::as_str)
+        .unwrap_or("unknown");
+    Err(format!(
+        "`{key}`: weights quantised by `{method}` are not read\nhint: take the model that was quantised, in float32, bfloat16 or float16"
+    ))
 }
 
 /// Keys that have two values, with the one that counts.

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use models::qwen2_5_vl::Config;
 use serde_json::{Value, json};
 
 use crate::support::{assert_names, checkpoint, copy, edit_config, load, refusal, sample_logits};
@@ -63,10 +64,31 @@ fn what_is_not_computed_is_refused() {
             &["`model_type`", "`qwen9_vl`", "qwen2_5_vl"][..],
         ),
         (
+            "flat",
+            "quantization_config",
+            json!({"quant_method": "awq", "bits": 4}),
+            &[
+                "`quantization_config`: weights quantised by `awq`",
+                "hint: ",
+            ],
+        ),
+        (
             "nested",
-            "text_config/use_sliding_window",
-            json!(true),
-            &["`use_sliding_window`: expected false, got true"],
+            "text_config/quantization_config",
+            json!({"load_in_4bit": true, "quant_method": "bitsandbytes"}),
+            &["`quantization_config`", "`bitsandbytes`"],
+        ),
+        (
+            "nested",
+            "text_config/layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            &["`layer_types`: layer 1: expected `full_attention`, got `sliding_attention`"],
+        ),
+        (
+            "nested",
+            "text_config/layer_types",
+            json!(["full_attention"]),
+            &["`layer_types`: expected one for each of 2 layers, got 1"],
         ),
         (
             "flat",
@@ -250,4 +272,43 @@ fn the_bases_of_the_rotations_are_read() {
             "{path}"
         );
     }
+}
+
+#[test]
+fn windows_are_refused_where_a_layer_has_one() {
+    let window = |edit: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let folder = copy("nested");
+        edit_config(folder.path(), |config| {
+            edit(config["text_config"].as_object_mut().unwrap())
+        });
+        Config::read(folder.path())
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    // As transformers has it: no window, none of these layers, all layers named.
+    for keys in [
+        json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0}),
+        json!({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 2}),
+        json!({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 28}),
+        json!({"use_sliding_window": false, "sliding_window": 9, "max_window_layers": 0}),
+        json!({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 0, "layer_types": ["full_attention", "full_attention"]}),
+    ] {
+        let read = window(&|text| text.extend(keys.as_object().unwrap().clone()));
+        assert_eq!(read, Ok(()), "{keys}");
+    }
+    for first in [0, 1] {
+        let keys = json!({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": first, "layer_types": null});
+        let refused = window(&|text| text.extend(keys.as_object().unwrap().clone())).unwrap_err();
+        assert_names(
+            &refused,
+            &["`use_sliding_window`: expected false, or `max_window_layers` of 2"],
+        );
+    }
+    let absent = window(&|text| {
+        text.remove("layer_types");
+        text.remove("sliding_window");
+        text.insert("use_sliding_window".into(), true.into());
+        text.insert("max_window_layers".into(), 1.into());
+    });
+    assert!(absent.is_err(), "the window is 4096 by default");
 }

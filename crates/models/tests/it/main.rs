@@ -11,6 +11,7 @@ mod config;
 mod contradictions;
 mod features;
 mod files;
+mod patterns;
 mod save;
 mod support;
 mod tape;

@@ -196,3 +196,136 @@ fn bf16_training_keeps_the_exact_weights() {
     // Eight bits of mantissa, a few roundings.
     assert!(relative > 0.0 && relative < 0.03, "{relative}");
 }
+
+/// The names of some tensors changed, in either direction.
+fn renamed(name: &str, change: impl Fn(&str) -> Option<String>) -> tempfile::TempDir {
+    let folder = copy(name);
+    let index = folder.path().join("model.safetensors.index.json");
+    edit_weights(folder.path(), |tensors| {
+        let old: Vec<String> = tensors.keys().cloned().collect();
+        for name in old {
+            if let Some(new) = change(&name) {
+                let tensor = tensors.remove(&name).unwrap();
+                tensors.insert(new, tensor);
+            }
+        }
+    });
+    // Shards without their index would not be found; that it lists other names is only told.
+    assert_eq!(index.exists(), name == "flat");
+    folder
+}
+
+#[test]
+fn each_weight_may_have_either_name() {
+    let older = |name: &str| {
+        let name = name.strip_prefix("model.")?;
+        let text = name
+            .strip_prefix("language_model.")
+            .map(|rest| format!("model.{rest}"));
+        Some(text.unwrap_or_else(|| name.to_owned()))
+    };
+    for name in CHECKPOINTS {
+        let expected = sample_logits(load(&checkpoint(name)).as_ref());
+        type Change = Box<dyn Fn(&str) -> Option<String>>;
+        let changes: [Change; 4] = match name {
+            "nested" => [
+                Box::new(move |n| older(n).filter(|_| n.contains("visual"))),
+                Box::new(move |n| older(n).filter(|_| n.contains("language_model"))),
+                Box::new(move |n| older(n).filter(|_| n.contains("layers.1."))),
+                Box::new(move |n| {
+                    older(n).filter(|_| n.contains("embed_tokens") || n.contains("patch_embed"))
+                }),
+            ],
+            _ => {
+                let newer = |n: &str| match n.strip_prefix("model.") {
+                    Some(rest) => Some(format!("model.language_model.{rest}")),
+                    None => n.starts_with("visual.").then(|| format!("model.{n}")),
+                };
+                [
+                    Box::new(move |n| newer(n).filter(|_| n.contains("visual"))),
+                    Box::new(move |n| newer(n).filter(|_| !n.contains("visual"))),
+                    Box::new(move |n| newer(n).filter(|_| n.contains("layers.1."))),
+                    Box::new(newer),
+                ]
+            }
+        };
+        for change in changes {
+            let folder = renamed(name, change);
+            let stored: Vec<String> = all_tensors(folder.path()).into_keys().collect();
+            let model = load(folder.path());
+            assert!(sample_logits(model.as_ref()).equal(&expected), "{name}");
+            let mut names: Vec<String> = model
+                .parameters()
+                .list
+                .iter()
+                .map(|p| p.name.clone())
+                .collect();
+            names.sort();
+            assert_eq!(names, stored);
+            let target = tempfile::tempdir().unwrap();
+            models::save_weights(model.as_ref(), folder.path(), target.path()).unwrap();
+            assert_eq!(
+                all_tensors(target.path()).into_keys().collect::<Vec<_>>(),
+                stored
+            );
+        }
+    }
+}
+
+#[test]
+fn tensors_without_a_layer_are_passed_over_and_kept() {
+    let folder = copy("nested");
+    edit_weights(folder.path(), |tensors| {
+        for name in [
+            "score.weight",
+            "visual.rotary_pos_emb.inv_freq",
+            "model.visual.spare.bias",
+            "v_head.summary.weight",
+        ] {
+            tensors.insert(name.into(), Tensor::from_slice(&[1.0f32]));
+        }
+    });
+    let expected = sample_logits(load(&checkpoint("nested")).as_ref());
+    let model = load(folder.path());
+    assert!(sample_logits(model.as_ref()).equal(&expected));
+    let target = tempfile::tempdir().unwrap();
+    models::save_weights(model.as_ref(), folder.path(), target.path()).unwrap();
+    assert!(all_tensors(target.path()).contains_key("score.weight"));
+    // One weight under both names is no stray.
+    edit_weights(folder.path(), |tensors| {
+        let name = "model.language_model.norm.weight";
+        let other = tensors[name].shallow_clone() + 1.0;
+        tensors.insert("model.norm.weight".into(), other);
+    });
+    assert_names(
+        &refusal(folder.path()),
+        &["the same weight as", "model.norm.weight"],
+    );
+}
+
+#[test]
+fn many_missing_weights_are_counted() {
+    let folder = copy("nested");
+    edit_weights(folder.path(), |tensors| {
+        tensors.retain(|name, _| name.contains("embed_tokens"));
+        for layer in 0..20 {
+            tensors.insert(
+                format!("layers.{layer}.q.qweight"),
+                Tensor::from_slice(&[1.0f32]),
+            );
+        }
+    });
+    let message = refusal(folder.path());
+    assert_names(
+        &message,
+        &[
+            "weight ",
+            ": missing",
+            "more: missing",
+            ": unexpected",
+            "more: unexpected",
+            "quantised",
+        ],
+    );
+    assert!(message.lines().count() < 25, "{message}");
+}

@@ -56,6 +56,7 @@ fn options(config: &DataConvertConfig) -> ConvertOptions {
         annotations: path(&config.annotations),
         split: config.split.clone(),
         image_folder: path(&config.image_folder),
+        follow_links: config.follow_links,
         image_prefix: config.image_prefix.clone(),
         row_per: config.row_per,
         negatives: [config.min_negatives, config.max_negatives],

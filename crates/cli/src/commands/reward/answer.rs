@@ -10,13 +10,13 @@ use data::image::{MAX_DECODED_PIXELS, decode_upright};
 use rewards::RewardInput;
 
 use super::origin::Origin;
-use crate::rows::{self, Row};
+use crate::rows::{Images, Row};
 
 /// What is known beside the rows.
 pub struct Reading {
     /// Folder that image names are relative to and may not leave; without one, images are never
     /// opened and their names not passed on.
-    pub image_folder: Option<PathBuf>,
+    pub image_folder: Option<Images>,
     /// Folder that image names of `rollouts/` are relative to, where no image folder was named.
     pub run_folder: Option<PathBuf>,
     /// Accuracy method of rows that name none.
@@ -104,9 +104,7 @@ fn images(row: &Row, origin: &Origin<'_>, reading: &Reading) -> Result<Vec<PathB
         // As the run wrote them, wherever that is.
         return Ok(names.iter().map(|name| folder.join(name)).collect());
     }
-    let paths = names
-        .iter()
-        .map(|name| rows::image_path(folder, name, &row.place));
+    let paths = names.iter().map(|name| folder.path(name, &row.place));
     paths.collect()
 }
 

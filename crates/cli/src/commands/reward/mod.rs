@@ -10,8 +10,6 @@ mod service;
 mod summary;
 mod tally;
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use base::config::RewardConfig;
 
@@ -31,12 +29,12 @@ pub fn reward(config: &RewardConfig) -> Result<()> {
     let given = config.image_folder.as_deref();
     match (&config.input, &config.serve) {
         (Some(input), _) => {
-            let folder = rows::image_folder(given, input);
+            let folder = rows::Images::of(given, input, config.follow_links);
             let scorer = Scorer::new(config, Some(folder), &stop)?;
             file::score(config, input, &scorer, &stop)
         }
         (None, Some(address)) => {
-            let folder = given.map(PathBuf::from);
+            let folder = given.map(|folder| rows::Images::new(folder.into(), config.follow_links));
             let scorer = Scorer::new(config, folder, &stop)?;
             serve::serve(config, address, scorer, &stop)
         }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Reading};
 use super::origin::{self, Origin};
 use crate::hub;
-use crate::rows::{Row, SCORED, SCORED_OWN};
+use crate::rows::{Images, Row, SCORED, SCORED_OWN};
 
 /// The rewards with what they need beside the rows.
 pub struct Scorer {
@@ -51,7 +51,7 @@ impl Scorer {
     /// Where one does not exist or does not start.
     pub fn new(
         config: &RewardConfig,
-        image_folder: Option<PathBuf>,
+        image_folder: Option<Images>,
         stop: &StopFlag,
     ) -> Result<Self> {
         let options = options(config, stop);

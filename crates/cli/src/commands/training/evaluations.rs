@@ -54,6 +54,7 @@ macro_rules! run_of {
                 },
                 image_processor: Some($config.image_processor),
                 apply_exif: $config.apply_exif,
+                follow_links: $config.follow_links,
                 max_pixels: Some($config.max_pixels),
                 min_pixels: Some($config.min_pixels),
                 device: $config.device.clone(),

@@ -90,6 +90,7 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
         config.is_reward_customized_from_vlm_module && config.task_type.as_deref() == Some("rec");
     let mut rows = RowChecks {
         expect_box: is_rec,
+        follow_links: config.follow_links,
         ..RowChecks::default()
     };
     if let Some(processor) = &processor {

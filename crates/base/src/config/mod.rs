@@ -64,7 +64,14 @@ pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Opti
         let of_candidate: Vec<&str> = candidate.split('_').collect();
         of_candidate.windows(words.len()).any(|part| part == words)
     };
-    let mut longer = valid.iter().filter(is_longer);
-    // Two that fit are no hint.
-    longer.next().filter(|_| longer.next().is_none()).copied()
+    let longer: Vec<&str> = valid.iter().filter(is_longer).copied().collect();
+    match longer.as_slice() {
+        [one] => Some(one),
+        // Of several the first that begins so, where that much is said.
+        several if name.len() > 4 => several
+            .iter()
+            .find(|candidate| candidate.starts_with(name))
+            .copied(),
+        _ => None,
+    }
 }

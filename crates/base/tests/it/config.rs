@@ -4,8 +4,9 @@ use std::path::Path;
 
 use base::config::{
     Config, ConfigError, DemoConfig, EvalConfig, EvalTask, GenerateConfig, GrpoConfig, Kind,
-    Layers, LogprobsConfig, LrSchedulerType, PlanConfig, Resolved, RewardConfig, SaveStrategy,
-    SftConfig, Validate, changed_settings, foreign_to_grpo, resolve, to_yaml,
+    Layers, LogprobsConfig, LrSchedulerType, PlanConfig, Resolved, Resume, RewardConfig,
+    SaveStrategy, SchedulerKwargs, SftConfig, Validate, changed_settings, foreign_to_grpo, resolve,
+    to_yaml,
 };
 
 fn flags(line: &str) -> Vec<(String, Vec<String>)> {
@@ -364,6 +365,13 @@ fn every_configuration_survives_its_own_yaml() {
     grpo.run_name = Some("1e-6".into());
     grpo.task_type = Some("none".into());
     grpo.save_strategy = SaveStrategy::No;
+    grpo.lr_scheduler_type = LrSchedulerType::CosineWithMinLr;
+    grpo.lr_scheduler_kwargs = Some(SchedulerKwargs {
+        min_lr: Some(1e-9),
+        ..SchedulerKwargs::default()
+    });
+    grpo.resume_from_checkpoint = Resume::From("out/checkpoint-3".into());
+    grpo.warmup_steps = 0.25;
     grpo.learning_rate = 3.123e-7;
     survives(&grpo);
     survives(&SftConfig {

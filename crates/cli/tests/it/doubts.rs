@@ -98,7 +98,7 @@ fn a_model_is_asked_as_it_was_trained() {
         "image_processor pillow",
         "4 of 4 answers (100 %) cut off at `--max_new_tokens 7`",
         "no `<answer>` tag in 4 of 4 answers",
-        "\nhint: --max_new_tokens 2048 in another --output_dir",
+        "\nhint: --max_new_tokens 2048 --allow_changed true asks those again",
     ];
     holds(&followed.said.stderr, &said);
     assert!(

@@ -45,3 +45,5 @@ mod streams;
 mod training;
 #[cfg(test)]
 mod which_model;
+#[cfg(test)]
+mod words;

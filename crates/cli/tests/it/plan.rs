@@ -45,7 +45,7 @@ fn memory_time_and_cost_of_three_ways() {
     let dir = TempDir::new().unwrap();
     let said = plan(
         dir.path(),
-        "--memory 1GiB 1000B --cost_per_hour 3600000 --eval_steps 5 --eval_config evals.yaml",
+        "--memory 1GiB 1000B 1000000000000000000B --cost_per_hour 3600000 --eval_steps 5 --eval_config evals.yaml",
     );
     assert!(
         said.stdout.contains("\nevaluations take time"),
@@ -111,6 +111,10 @@ fn memory_time_and_cost_of_three_ways() {
         "{}",
         said.stdout
     );
+    // However wide a name or a number is, columns stand apart.
+    let wide = line("1000000000000000000B, recomputed").unwrap();
+    let columns = wide.split("  ").filter(|cell| !cell.trim().is_empty());
+    assert_eq!(columns.count(), 4, "{wide}");
     assert!(
         !dir.path().join("out").exists(),
         "a plan writes no run folder"

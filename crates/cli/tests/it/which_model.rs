@@ -230,6 +230,19 @@ fn training_and_others_read_runs_too() {
         "{}",
         evaluated.stderr
     );
+    // The model under an adapter may be one of a run too.
+    let adapter = golden().join("lora/language").display().to_string();
+    let over = |base: &str| ask(&format!("{adapter} --base_model {base}"));
+    let said = over(&run.display().to_string());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("its newest checkpoint"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(said.stdout, over(&format!("{}@5", run.display())).stdout);
+    assert_eq!(said.stdout, ask(&adapter).stdout);
+    assert_eq!(over("nowhere").code, Some(1));
     // A whole model has no model under it, and a folder no revision.
     let said = ask(&format!(
         "{}@5 --base_model x --model_revision v1",

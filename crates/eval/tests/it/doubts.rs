@@ -45,10 +45,11 @@ fn evaluation(config: &EvalConfig, folder: &Path) -> Result<Evaluation, EvalErro
 /// Scores `answers`, each a text and whether it was cut off.
 fn scored(config: &EvalConfig, folder: &Path, answers: &[(String, bool)]) -> (Outcome, Value) {
     let folder = folder.join("out");
+    let longest = config.max_new_tokens.unwrap_or(2048);
     let lines = answers.iter().enumerate().map(|(row, (text, is_cut))| {
         let line = json!({
             "row": row, "sample": 0, "image": "small.png", "question": format!("Where is thing {row}?"),
-            "model_output": text, "tokens": 5, "finish_reason": if *is_cut { "length" } else { "stop" },
+            "model_output": text, "tokens": if *is_cut { longest } else { 5 }, "finish_reason": if *is_cut { "length" } else { "stop" },
             "image_sizes": [SIZE], "input_sizes": [INPUT], "image_grid_thw": [[1, 8, 8]],
         });
         format!("{line}\n")

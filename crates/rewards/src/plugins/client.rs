@@ -246,8 +246,8 @@ fn proxy(reward: &str, url: &str) -> Option<Proxy> {
         return None;
     }
     let Some(proxy) = Proxy::try_from_env() else {
-        let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if let Some(name) = PROXIES.into_iter().find(is_set) {
+        let is_set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if let Some(name) = PROXIES.iter().find(is_set) {
             base::say!(
                 "warning: reward `{reward}`: {name} holds no address of a proxy; none is used"
             );

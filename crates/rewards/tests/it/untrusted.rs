@@ -95,6 +95,8 @@ fn redirects_are_named_and_not_followed() {
     assert_eq!(others_asked.load(Ordering::SeqCst), 0);
 }
 
+type Talk = Box<dyn Fn(&mut TcpStream) + Send + Sync>;
+
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
 
 fn until_gone(stream: &mut TcpStream, bytes: &[u8], pause: Duration) {
@@ -110,7 +112,7 @@ fn what_is_too_much_is_refused_at_once() {
         vec![b'0'; 1 << 16],
         format!("x-{}: y\r\n", "a".repeat(4000)),
     );
-    let cases: Vec<(Box<dyn Fn(&mut TcpStream) + Send + Sync>, &str)> = vec![
+    let cases: Vec<(Talk, &str)> = vec![
         (
             Box::new(|stream| {
                 let _ = stream.write_all(OK);

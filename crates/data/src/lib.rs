@@ -14,6 +14,7 @@ mod coco_id;
 pub mod convert;
 pub mod error;
 pub mod image;
+mod image_folder;
 mod items;
 pub mod loader;
 mod model_files;
@@ -51,7 +52,7 @@ pub use row::{
     ImageFolder, RESERVED_TOKENS, RowChecks, parse_columns, parse_row, refuse_lost, wrapped,
 };
 pub use row_index::Rows;
-pub use row_texts::{RowText, RowTexts};
+pub use row_texts::{RowText, RowTexts, is_rows};
 pub use rows::{DataFile, DataFiles, LoadReport, OnBadRow, index_rows, load_rows, split};
 pub use sampler::EpochSampler;
 pub use template::{PromptTemplate, TASK_TEMPLATES};

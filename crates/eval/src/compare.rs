@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use base::console::plain_zero;
 use report::{Interval, paired_difference_interval, resampled};
 use serde_json::{Value, json};
 
@@ -373,15 +374,14 @@ impl Comparison {
         };
         let why = self.why_not_called();
         let why = why.map(|why| format!(", as {why}")).unwrap_or_default();
-        let interval = main.difference;
+        let Interval {
+            mean, low, high, ..
+        } = main.difference;
+        let shown = [main.before, main.after, mean, low, high];
+        let [before, after, mean, low, high] = shown.map(|value| plain_zero(value, 4));
         format!(
-            "{verdict}{why}: {} {:.4} to {:.4}, difference {:+.4} [{:+.4}, {:+.4}] over {} questions",
+            "{verdict}{why}: {} {before:.4} to {after:.4}, difference {mean:+.4} [{low:+.4}, {high:+.4}] over {} questions",
             main.name,
-            main.before,
-            main.after,
-            interval.mean,
-            interval.low,
-            interval.high,
             self.pairs.len()
         )
     }

@@ -433,7 +433,11 @@ fn checked(
             row,
             value: scores[row].unwrap_or_default(),
         }),
-        None => Ok(scores),
+        // Of zeros only the one without a sign.
+        None => Ok(scores
+            .into_iter()
+            .map(|score| score.map(|value| value + 0.0))
+            .collect()),
     }
 }
 

@@ -113,9 +113,11 @@ pub fn parse_mapping(path: &Path, text: &str) -> Result<Map<String, Value>, Conf
     match serde_saphyr::from_str_with_options(text, options) {
         Ok(Value::Object(values)) => Ok(values),
         Ok(_) => Err(yaml("expected `key: value` lines".into())),
-        Err(error) => Err(yaml(
-            error.to_string().trim_start_matches("error: ").to_owned(),
-        )),
+        Err(error) => {
+            // The other words are for those who write programs.
+            let said = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+            Err(yaml(said.trim_start_matches("error: ").to_owned()))
+        }
     }
 }
 

@@ -166,6 +166,12 @@ pub fn count(number: u64, thing: &str) -> String {
     }
 }
 
+/// A number to be printed with so many decimals; one that would print as `-0.000` is 0.
+pub fn plain_zero(value: f64, decimals: i32) -> f64 {
+    let is_zero = (value * 10f64.powi(decimals)).round() == 0.0;
+    if is_zero { 0.0 } else { value }
+}
+
 /// The text without a character that a terminal obeys: `ESC` is shown as `\x1b`, an override of the direction of
 /// writing as `\u{202e}`, and so are characters that nobody sees. Line breaks and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -285,6 +291,16 @@ mod tests {
             printable("line\n\tIoU ≥ 0.5 é 红"),
             "line\n\tIoU ≥ 0.5 é 红"
         );
+    }
+
+    #[test]
+    fn no_zero_has_a_sign() {
+        let shown = |value| format!("{:.3}", plain_zero(value, 3));
+        assert_eq!(
+            [-0.0, -1e-9, -0.0004, -0.0006, 0.0, 2.5].map(shown),
+            ["0.000", "0.000", "0.000", "-0.001", "0.000", "2.500"]
+        );
+        assert_eq!(format!("{:.3}", plain_zero(f64::NAN, 3)), "NaN");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::RowCause;
-use crate::row::MAX_KNOWN;
 
+/// Names of images that are remembered as found.
+pub(crate) const MAX_KNOWN: usize = 1 << 16;
 /// Folders of the system whose files are no files: they tell of processes and devices.
 const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 

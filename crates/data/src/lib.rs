@@ -52,7 +52,7 @@ pub use processor::{Processor, ProcessorOptions};
 pub use python_random::python_shuffle;
 pub use row::{RESERVED_TOKENS, RowChecks, parse_columns, parse_row, refuse_lost, wrapped};
 pub use row_index::Rows;
-pub use row_texts::{RowText, RowTexts};
+pub use row_texts::{RowText, RowTexts, is_rows};
 pub use rows::{DataFile, DataFiles, LoadReport, OnBadRow, index_rows, load_rows, split};
 pub use sampler::EpochSampler;
 pub use template::{PromptTemplate, TASK_TEMPLATES};

@@ -11,7 +11,7 @@ use crate::check::digest;
 use crate::error::read_as;
 use crate::image::Orientation;
 use crate::placeholders::placeholders;
-use crate::row::{RESERVED_TOKENS, key_of};
+use crate::row::RESERVED_TOKENS;
 use crate::unread::{ReadKeys, unread_keys};
 
 /// Places that are told of each oddity.
@@ -79,13 +79,15 @@ fn null_answer(columns: &Map<String, Value>) -> Option<Oddity> {
 pub fn lost_values(lost: &[Lost]) -> Vec<Oddity> {
     let oddity = |lost: &Lost| Oddity {
         about: About::Value,
-        text: match lost.path.is_empty() {
-            true => format!("a key {}", read_as(&lost.what)),
-            false => format!("`{}` {}", key_of(&lost.path), read_as(&lost.what)),
+        // The column alone: what stands inside may differ from row to row.
+        text: match lost.path.first() {
+            None => format!("a key {}", read_as(&lost.what)),
+            Some(column) => format!("`{column}` {}", read_as(&lost.what)),
         },
         hint: "rewards of your own and what is written of the rows see it so".to_owned(),
     };
     let mut oddities: Vec<Oddity> = lost.iter().map(oddity).collect();
+    oddities.sort();
     oddities.dedup();
     oddities
 }

@@ -28,8 +28,6 @@ const ROW_KEYS: [&str; 9] = [
 ];
 /// Lists of a row whose items are no rows.
 const TURN_LISTS: [&str; 5] = ["conversations", "messages", "prompt", "images", "image"];
-/// Names of images that are remembered as found.
-pub(crate) const MAX_KNOWN: usize = 1 << 16;
 const HUMAN: [&str; 2] = ["human", "user"];
 const MODEL: [&str; 2] = ["gpt", "assistant"];
 

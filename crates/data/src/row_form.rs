@@ -128,6 +128,27 @@ impl Value {
     }
 }
 
+/// Whether what a file begins with is a row, or a list of such.
+pub(crate) fn starts_with_rows(head: &[u8]) -> bool {
+    const ROW: [&[u8]; 3] = [b"\"conversations\"", b"\"problem\"", b"\"messages\""];
+    let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
+    let text = text.trim_ascii_start();
+    if text.starts_with(b"[") {
+        return true;
+    }
+    let mut brackets = Brackets::default();
+    for (at, byte) in text.iter().enumerate() {
+        let is_key = brackets.is_between();
+        if is_key && *byte == b'"' && ROW.iter().any(|key| text[at..].starts_with(key)) {
+            return true;
+        }
+        if brackets.step(*byte) {
+            return false;
+        }
+    }
+    false
+}
+
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii_start)
@@ -175,7 +196,7 @@ fn no_json(text: &[u8], is_whole: bool) -> NoRows {
     } else if is_table && (first.contains(',') || first.contains('\t')) {
         ("CSV, as it seems", ROWS)
     } else {
-        ("no JSON", ROWS)
+        ("no JSON objects", ROWS)
     };
     NoRows {
         what: format!("{what}: it begins with `{shown}`"),
@@ -207,6 +228,11 @@ impl Brackets {
             _ => {}
         }
         false
+    }
+
+    /// Whether one bracket is open, and no text.
+    fn is_between(&self) -> bool {
+        self.depth == 1 && !self.in_text
     }
 
     /// Whether no bracket and no text is open.

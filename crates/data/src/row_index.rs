@@ -115,14 +115,16 @@ impl Rows {
 
 impl RowFile {
     fn open(file: &DataFile, checks: &RowChecks) -> Result<Self, DataError> {
-        let open = File::open(&file.path).map_err(io_error(&file.path))?;
-        let metadata = open.metadata().map_err(io_error(&file.path))?;
+        let io = io_error(&file.path);
+        // Asked before opening: to open a pipe again would wait for its other end.
+        let is_file = std::fs::metadata(&file.path).map(|metadata| metadata.is_file());
+        let store = is_file.and_then(|is_file| match is_file {
+            true => File::open(&file.path).map(Store::File),
+            false => Ok(Store::Memory(Vec::new())),
+        });
         Ok(Self {
             path: file.path.clone(),
-            store: match metadata.is_file() {
-                true => Store::File(open),
-                false => Store::Memory(Vec::new()),
-            },
+            store: store.map_err(io)?,
             folder: ImageFolder::new(file.image_folder.as_deref()).known(),
             method: file.reward_method.clone(),
             checks: checks.clone(),

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use base::SourceLine;
 
 use crate::error::{DataError, RowCause, io_error};
-use crate::row_form::{BYTE_ORDER_MARK, Brackets, HEAD_BYTES, RowForm, has_two_lines};
+use crate::row_form::{
+    BYTE_ORDER_MARK, Brackets, HEAD_BYTES, RowForm, has_two_lines, starts_with_rows,
+};
 
 /// The text of one row.
 #[derive(Debug)]
@@ -253,6 +255,22 @@ impl RowTexts {
             }
         }
     }
+}
+
+/// Whether a file holds rows, where it may also be of COCO's form: by the keys that its first object begins with.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn is_rows(path: &Path) -> Result<bool, DataError> {
+    // What comes through a pipe cannot be looked at twice.
+    if !std::fs::metadata(path).map_err(io_error(path))?.is_file() {
+        return Ok(false);
+    }
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(io_error(path))?;
+    let read = file.take(HEAD_BYTES as u64).read_to_end(&mut head);
+    read.map_err(io_error(path))?;
+    Ok(starts_with_rows(&head))
 }
 
 /// The start of a file, as far as it takes to see what it is, and whether that is all of it. A pipe is not waited for.

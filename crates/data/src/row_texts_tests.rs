@@ -133,7 +133,7 @@ fn what_is_no_file_of_rows_is_named_once() {
         (b"image\tanswer\na.png\t1\n".to_vec(), "CSV", "data convert"),
         (
             b"datasets:\n  - a\n".to_vec(),
-            "no JSON: it begins with `datasets:`",
+            "no JSON objects: it begins with `datasets:`",
             "data convert",
         ),
         (

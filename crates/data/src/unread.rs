@@ -130,6 +130,8 @@ fn why(
 ) -> Option<Why> {
     match media_of(key, value) {
         Some(Why::Image) if are_shown(value, shown) => return None,
+        // Where on the web the pictures came from that are shown.
+        Some(Why::Image) if !shown.is_empty() && are_addresses(value) => return None,
         Some(why) => return Some(why),
         None if shown.is_empty() && is_picture_file(key, value) => return Some(Why::Image),
         None => {}
@@ -344,9 +346,22 @@ fn is_synonym(key: &str, name: &str) -> bool {
         .any(|(other, own)| *other == key && *own == name)
 }
 
-/// Whether a column of files, `path` or `file_name`, names pictures.
+/// Whether all texts of a value are addresses on the web.
+fn are_addresses(value: &Value) -> bool {
+    let names = names_in(value);
+    let is_address = |name: &String| name.starts_with("http://") || name.starts_with("https://");
+    !names.is_empty() && names.iter().all(is_address)
+}
+
+/// Whether a column of files, `path` or `file_name`, names pictures. An address under `url` may be of anything.
 fn is_picture_file(key: &str, value: &Value) -> bool {
     let words = words(key);
+    let is_link = words
+        .iter()
+        .all(|word| is_among("url urls uri uris src", word));
+    if is_link && are_addresses(value) {
+        return false;
+    }
     let ends_like_one = |name: &String| {
         let name = name.to_lowercase();
         EXTENSIONS.split(' ').any(|end| name.ends_with(end))

@@ -177,3 +177,28 @@ fn what_was_meant_by_a_missing_key_is_found() {
     let row = Map::from_iter([("resolution".to_owned(), json!("x"))]);
     assert_eq!(meant("solution", &row), None);
 }
+
+/// The page or file that a picture came from says nothing against the row.
+#[test]
+fn addresses_on_the_web_are_let_be() {
+    let address = "https://farm4.example.com/1234_b.jpg";
+    for shown in [
+        json!({"image": "a.png", "url": address}),
+        json!({"image": "a.png", "image_url": address, "urls": [address]}),
+        json!({"url": address, "src": "http://example.com/page.png"}),
+    ] {
+        assert_eq!(whys(shown.clone()), [], "{shown}");
+    }
+    for hidden in [
+        json!({ "image_url": address }),
+        json!({"url": "pictures/a.png"}),
+        json!({ "path": address }),
+    ] {
+        assert!(
+            hidden_media(&row(hidden.clone()), &ReadKeys::TRAINING).is_some(),
+            "{hidden}"
+        );
+    }
+    let beside = whys(json!({"image": "a.png", "image_path": "b.png"}));
+    assert_eq!(beside, [("image_path".to_owned(), Why::Image)]);
+}

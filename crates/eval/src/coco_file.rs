@@ -33,6 +33,8 @@ pub struct Objects {
     pub left_out: Vec<String>,
     /// Categories of the file: a predicted label means the one that it equals but for case and space.
     pub categories: Arc<Vec<String>>,
+    /// Whether the boxes are a row's, in the units of solutions.
+    pub is_of_row: bool,
 }
 
 /// A true box.
@@ -221,6 +223,7 @@ impl Reader<'_> {
             truths: std::mem::take(&mut self.truths.of_image[index]),
             left_out: Vec::new(),
             categories: Arc::clone(&self.truths.categories),
+            is_of_row: false,
         };
         if let Some(limit) = self.limit {
             leave_out(&mut objects, limit);

@@ -5,7 +5,7 @@
 //! which for right and wrong answers is McNemar's.
 
 use base::FinishReason;
-use base::console::count;
+use base::console::{count, plain_zero};
 use report::Interval;
 use serde_json::{Value, json};
 
@@ -242,15 +242,14 @@ impl Comparison {
         };
         let why = self.why_not_called();
         let why = why.map(|why| format!(", as {why}")).unwrap_or_default();
-        let interval = main.difference;
+        let Interval {
+            mean, low, high, ..
+        } = main.difference;
+        let shown = [main.before, main.after, mean, low, high];
+        let [before, after, mean, low, high] = shown.map(|value| plain_zero(value, 4));
         format!(
-            "{verdict}{why}: {} {:.4} to {:.4}, difference {:+.4} [{:+.4}, {:+.4}] over {} questions",
+            "{verdict}{why}: {} {before:.4} to {after:.4}, difference {mean:+.4} [{low:+.4}, {high:+.4}] over {} questions",
             main.name,
-            main.before,
-            main.after,
-            interval.mean,
-            interval.low,
-            interval.high,
             self.pairs.len()
         )
     }

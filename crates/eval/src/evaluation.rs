@@ -123,11 +123,16 @@ impl Evaluation {
         if self.task != EvalTask::Reward || config.reward_method.is_some() {
             return None;
         }
-        rewards::missing_box_reward(
-            config.task_type.as_deref(),
-            &config.reward_funcs,
-            config.is_reward_customized_from_vlm_module,
-        )
+        let (task, funcs) = (config.task_type.as_deref(), &config.reward_funcs);
+        let is_customized = config.is_reward_customized_from_vlm_module;
+        rewards::missing_box_reward(task, funcs, is_customized).or_else(|| {
+            let boxes = rewards::BoxAnswers::new(task, funcs, is_customized);
+            let rows = self.questions.rows.iter();
+            for sample in rows.filter_map(|row| row.sample.as_ref().ok()) {
+                boxes.add(&sample.solution, sample.accu_reward_method.as_deref());
+            }
+            boxes.warning()
+        })
     }
 
     fn truths_in_shares(&self) -> Option<String> {

@@ -13,6 +13,7 @@ pub mod baselines;
 pub mod coco_file;
 pub mod compare;
 pub mod detection;
+mod detection_rows;
 pub mod differences;
 pub mod evaluation;
 pub mod findings;

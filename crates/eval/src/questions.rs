@@ -2,11 +2,14 @@
 
 use base::config::{EvalConfig, EvalTask};
 use base::{Sample, SourceLine};
-use data::{DataFiles, Notices, Processor, ReadKeys, RowChecks, load_items, python_shuffle};
+use data::{
+    DataFiles, Notices, Processor, ReadKeys, RowChecks, is_rows, load_items, python_shuffle,
+};
 use rewards::boxes::{BoundingBox, parse_solution};
 
 use crate::EvalError;
 use crate::coco_file::{self, Objects};
+use crate::detection_rows;
 
 /// The questions of an evaluation.
 #[derive(Debug)]
@@ -69,7 +72,7 @@ impl Questions {
             let subset = questions.add_subset(&file.path);
             let mut notices = Notices::new(ReadKeys::TRAINING, config.apply_exif);
             let mut rows = match config.task {
-                Some(EvalTask::Ovd | EvalTask::OvdEval) => {
+                Some(EvalTask::Ovd | EvalTask::OvdEval) if !is_rows(&file.path)? => {
                     let read = coco_file::read(file, config, &questions.subsets[subset])?;
                     questions.notes.extend(read.notes);
                     read.rows
@@ -80,7 +83,12 @@ impl Questions {
                         notices.look_at_lost(&sample.source, lost);
                     };
                     let rows = load_items(file, &checks, &mut look)?.into_iter();
-                    rows.map(|row| Question::new(row, config, check)).collect()
+                    let rows = rows.map(|row| Question::new(row, config, check));
+                    let mut rows: Vec<Question> = rows.collect();
+                    if let Some(EvalTask::Ovd | EvalTask::OvdEval) = config.task {
+                        detection_rows::take(&mut rows, config)?;
+                    }
+                    rows
                 }
             };
             if let Some(seed) = config.shuffle_seed {

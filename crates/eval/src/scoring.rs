@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::EvalError;
 use crate::answers::StoredAnswer;
+use crate::coco_file::Objects;
 use crate::detection;
 use crate::form;
 use crate::questions::{Question, Truth};
@@ -175,6 +176,7 @@ impl Scorer {
             self.answer_units
                 .convert(corners, BoxFormat::Absolute, sizes)
         };
+        let objects = &self.in_pixels(objects, sizes);
         let image = detection::compare(objects, &answer.model_output, on_image);
         scored.correct = u8::from(image.f1() >= 1.0);
         scored.score = image.f1();
@@ -189,6 +191,18 @@ impl Scorer {
         scored.truths = image.truths;
         scored.predicted = image.predicted;
         scored
+    }
+
+    /// The true boxes in pixels of the image: those of rows may be in other units.
+    fn in_pixels(&self, objects: &Objects, sizes: ImageSizes) -> Objects {
+        let mut objects = objects.clone();
+        let is_of_row = objects.is_of_row;
+        for truth in objects.truths.iter_mut().filter(|_| is_of_row) {
+            let corners = truth.corners.into();
+            let units = self.solution_units;
+            truth.corners = units.convert(corners, BoxFormat::Absolute, sizes).into();
+        }
+        objects
     }
 
     fn by_rewards(

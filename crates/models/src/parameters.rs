@@ -242,7 +242,8 @@ impl<'a> Builder<'a> {
         if !value.is_floating_point() {
             let kind = value.kind();
             self.misfits.others.push(format!(
-                "weight {name}: expected a floating type, got {kind:?}"
+                "weight {name}: expected a floating type, got {}",
+                torch::kind_name(kind)
             ));
             return Ok(None);
         }

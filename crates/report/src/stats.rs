@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use base::console::plain_zero;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -58,7 +59,8 @@ impl Interval {
 
 impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.3} [{:.3}, {:.3}]", self.mean, self.low, self.high)
+        let [mean, low, high] = [self.mean, self.low, self.high].map(|value| plain_zero(value, 3));
+        write!(f, "{mean:.3} [{low:.3}, {high:.3}]")
     }
 }
 

@@ -35,7 +35,7 @@ mod verdict;
 pub use base::config::RewardBatch;
 use base::{python_json, python_text};
 pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
-pub use box_warning::{compares_boxes, missing_box_reward};
+pub use box_warning::{BoxAnswers, compares_boxes, missing_box_reward};
 pub use boxes::BoundingBox;
 pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};

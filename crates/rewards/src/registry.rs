@@ -430,7 +430,9 @@ fn checked(
     let is_within = |value: f64| value.abs() <= MAX_SIZE;
     let bad = |score: &Option<f64>| score.is_some_and(|value| !is_within(value));
     let Some(row) = scores.iter().position(bad) else {
-        return Ok(scores);
+        // Of zeros only the one without a sign.
+        let positive = |score: Option<f64>| score.map(|value| value + 0.0);
+        return Ok(scores.into_iter().map(positive).collect());
     };
     let (reward, value) = (reward.name().to_owned(), scores[row].unwrap_or_default());
     Err(match value.is_finite() {

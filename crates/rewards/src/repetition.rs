@@ -30,7 +30,7 @@ impl Repeats {
     fn score(self) -> f64 {
         match self.total {
             0 => 0.0,
-            total => -(1.0 - self.distinct as f64 / total as f64),
+            total => self.distinct as f64 / total as f64 - 1.0,
         }
     }
 }

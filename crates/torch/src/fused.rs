@@ -208,7 +208,7 @@ pub(crate) fn check(what: &str, fits: bool, tensors: &[&Tensor]) -> Result<(), T
     }
     let shapes: Vec<String> = tensors
         .iter()
-        .map(|x| format!("{:?} {:?}", x.kind(), x.size()))
+        .map(|x| format!("{} {:?}", crate::kind_name(x.kind()), x.size()))
         .collect();
     Err(TorchError::Libtorch(format!(
         "{what}: tensors that do not fit: {}",

@@ -151,3 +151,8 @@ impl From<tch::TchError> for TorchError {
         TorchError::Libtorch(error.to_string())
     }
 }
+
+/// A type as torch calls it: `float`, `bfloat16`, `int64`.
+pub fn kind_name(kind: tch::Kind) -> String {
+    format!("{kind:?}").to_lowercase()
+}

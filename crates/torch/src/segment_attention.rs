@@ -84,7 +84,7 @@ pub fn segment_attention(
     causal: bool,
 ) -> Result<Tensor, TorchError> {
     if !fits([q, k, v], table) {
-        let shapes = [q, k, v].map(|x| format!("{:?} {:?}", x.kind(), x.size()));
+        let shapes = [q, k, v].map(|x| format!("{} {:?}", crate::kind_name(x.kind()), x.size()));
         return Err(TorchError::Libtorch(format!(
             "segment attention: tensors that do not fit {} tokens: {}",
             table.tokens,

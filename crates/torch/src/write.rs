@@ -182,7 +182,7 @@ fn dtype_of(name: &str, kind: Kind) -> Result<Dtype, TorchError> {
         Kind::Uint8 => Ok(Dtype::U8),
         other => Err(TorchError::Dtype {
             name: name.into(),
-            got: format!("{other:?}"),
+            got: crate::kind_name(other),
         }),
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Dataset {
     pub processor: Arc<Processor>,
     skipped: Vec<String>,
     /// What is odd about the rows, in lines.
-    notices: Vec<String>,
+    pub(crate) notices: Vec<String>,
 }
 
 impl Dataset {

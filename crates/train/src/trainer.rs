@@ -10,7 +10,7 @@ use base::{DrawKey, Sample};
 use data::{EpochSampler, PromptLoader};
 use engine::SamplingParams;
 use models::VisionLanguageModel;
-use rewards::RewardSet;
+use rewards::{BoxAnswers, RewardSet};
 use serde_json::{Map, Value, json};
 use torch::OutOfMemory;
 
@@ -57,8 +57,14 @@ pub fn train_grpo_with_rewards(
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
     let settings = Settings::try_from(config)?;
+    let boxes = BoxAnswers::new(
+        config.task_type.as_deref(),
+        &config.reward_funcs,
+        config.is_reward_customized_from_vlm_module,
+    );
     let check = |sample: &Sample| {
         let method = sample.accu_reward_method.as_deref();
+        boxes.add(&sample.solution, method);
         rewards
             .check(sample.source.line, &sample.solution, method)
             .map_err(|source| TrainError::Scoring {
@@ -66,7 +72,10 @@ pub fn train_grpo_with_rewards(
                 source: Box::new(source),
             })
     };
-    let dataset = Dataset::load(&settings, model_dir, check)?;
+    let mut dataset = Dataset::load(&settings, model_dir, check)?;
+    dataset
+        .notices
+        .extend(boxes.warning().map(|text| format!("warning: {text}")));
     dataset
         .processor
         .expect_answers(config.max_completion_length);

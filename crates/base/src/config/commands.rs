@@ -1,7 +1,7 @@
 //! What the commands take that do not train: `generate`, `logprobs`, `reward`, `demo`.
 
 use super::declare::choices;
-use super::ranges::{demand, validate_filters, validate_overlong};
+use super::ranges::{demand, validate_filters, validate_overlong, validate_task_type};
 use super::reward_fields::with_reward_fields;
 use super::{BoxFormat, ConfigError, DType, ImageProcessor, Validate};
 use crate::config;
@@ -315,6 +315,7 @@ impl Validate for RewardConfig {
             },
             "either `input` or `serve`",
         )?;
+        validate_task_type(self.task_type.as_deref())?;
         let only_of_files = self.output.is_some() || self.html.is_some();
         demand(
             self.serve.is_none() || !only_of_files,

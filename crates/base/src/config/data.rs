@@ -2,7 +2,7 @@
 //! how it is rewarded.
 
 use super::declare::{ColonList, choices};
-use super::ranges::demand;
+use super::ranges::{demand, validate_task_type};
 use super::{BoxFormat, ConfigError, ImageProcessor, Validate};
 use crate::config;
 
@@ -205,6 +205,7 @@ config! {
 
 impl Validate for DataCheckConfig {
     fn validate(&self) -> Result<(), ConfigError> {
+        validate_task_type(self.task_type.as_deref())?;
         demand(self.examples > 0, "examples", 0, "at least 1")?;
         demand(self.html_rows > 0, "html_rows", 0, "at least 1")?;
         demand(

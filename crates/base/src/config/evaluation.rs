@@ -2,7 +2,7 @@
 
 use super::commands::with_model_fields;
 use super::declare::{ColonList, choices};
-use super::ranges::{demand, validate_filters, validate_overlong};
+use super::ranges::{demand, validate_filters, validate_overlong, validate_task_type};
 use super::reward_fields::with_reward_fields;
 use super::{BoxFormat, ConfigError, DType, ImageProcessor, Validate};
 use crate::config;
@@ -219,6 +219,7 @@ impl Validate for EvalConfig {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
+        validate_task_type(self.task_type.as_deref())?;
         if self.compare.is_empty() {
             self.validate_run()?;
         } else {

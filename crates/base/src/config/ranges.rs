@@ -24,6 +24,28 @@ pub(super) fn demand(
     }
 }
 
+/// Tasks that mean something by their name; any other is the user's own.
+const TASKS: [&str; 6] = ["default", "rec", "ic", "odLength", "sft_rec", "none"];
+
+/// A task that is one of ours but for case, marks or a slip would be taken for another, without a word.
+pub(super) fn validate_task_type(task: Option<&str>) -> Result<(), ConfigError> {
+    let Some(task) = task else { return Ok(()) };
+    let plain = |text: &str| -> String {
+        let letters = text.chars().filter(|c| c.is_alphanumeric());
+        letters.flat_map(char::to_lowercase).collect()
+    };
+    let given = plain(task);
+    let is_meant = |name: &&&str| {
+        // Of short names a slip is as likely a name of one's own.
+        let is_slip = name.len() > 4 && strsim::osa_distance(&given, &plain(name)) == 1;
+        plain(name) == given || is_slip
+    };
+    match TASKS.iter().find(is_meant) {
+        Some(name) if *name != task => demand(false, "task_type", task, name),
+        _ => Ok(()),
+    }
+}
+
 /// The ranges of the reward `overlong`.
 pub(super) fn validate_overlong(
     max_tokens: usize,

@@ -3,6 +3,7 @@
 
 use super::ranges::{
     FRACTION, NOT_NEGATIVE, POSITIVE, demand, validate_filters, validate_overlong,
+    validate_task_type,
 };
 use super::reward_fields::with_reward_fields;
 use super::training_fields::{

@@ -161,6 +161,7 @@ macro_rules! validate_training_fields {
     ($config:ident) => {{
         let c = $config;
         let fraction = |value: f64| (0.0..1.0).contains(&value);
+        validate_task_type(c.task_type.as_deref())?;
         demand(c.lora_r > 0, "lora_r", 0, POSITIVE)?;
         demand(c.lora_alpha > 0.0, "lora_alpha", c.lora_alpha, "above 0")?;
         demand(

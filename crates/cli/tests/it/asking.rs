@@ -52,7 +52,7 @@ fn graphs_without_a_gpu_are_refused() {
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
     assert!(
         said.stderr
-            .contains("CUDA graphs: expected a GPU, got Cpu\nhint: --cuda_graphs false"),
+            .contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
         "{}",
         said.stderr
     );

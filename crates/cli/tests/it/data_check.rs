@@ -229,21 +229,111 @@ fn a_training_configuration_can_be_taken_as_it_is() {
 #[test]
 fn boxes_that_no_reward_compares_are_told() {
     let dir = TempDir::new().unwrap();
-    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]")]);
+    let boxes = ["[10, 20, 60, 90]", "[10, 20, 50, 70]"];
+    write(dir.path(), &boxes.map(|answer| row("Where?", answer)));
     let told = "no_box_reward: 1 - expected a reward that compares boxes";
-    let said = check(dir.path(), "--task_type rec");
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(
-        said.stdout.contains(told) && said.stdout.contains("0.75"),
-        "{}",
-        said.stdout
-    );
-    for more in [REC, "--task_type rec --reward_funcs giou", "--task_type ic"] {
+    for (more, rows) in [("--task_type rec", "2 rows: "), ("", "of 2 of 2 rows")] {
+        let said = check(dir.path(), more);
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        for text in [told, rows, "0.75"] {
+            assert!(
+                said.stdout.contains(text),
+                "{more}: {text}\n{}",
+                said.stdout
+            );
+        }
+    }
+    for more in [
+        REC,
+        "--task_type rec --reward_funcs giou",
+        "--reward_funcs format",
+    ] {
         let said = check(dir.path(), more);
         assert!(
             !said.stdout.contains("no_box_reward"),
             "{more}\n{}",
             said.stdout
         );
+    }
+}
+
+/// A list, objects over several lines, and lists for answers are what people come with.
+#[test]
+fn rows_in_any_form_are_read_and_other_files_told_once() {
+    let dir = TempDir::new().unwrap();
+    let list = |answer: Value| {
+        let mut row = row("Where?", "");
+        row["conversations"][1]["value"] = answer;
+        row
+    };
+    let rows = [list(json!([10, 20, 60, 90])), list(json!([10, 20, 20, 30]))];
+    write(dir.path(), &rows);
+    let pretty: Vec<String> = rows.iter().map(|row| format!("{row:#}")).collect();
+    let path = dir.path().join("train.jsonl");
+    let train = "train.jsonl: 2 rows, 2 without errors\n";
+    for text in [
+        json!(rows).to_string(),
+        format!("{:#}", json!(rows)),
+        pretty.join("\n"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let said = check(dir.path(), REC);
+        assert!(
+            said.stdout.contains(train) && said.code == Some(0),
+            "{}",
+            said.stdout
+        );
+    }
+    for (bytes, told) in [
+        (b"\x1f\x8b\x08\x00\x00".to_vec(), "train.jsonl: gzip\n"),
+        (
+            b"image,question\na.png,q\n".to_vec(),
+            "CSV, as it seems: it begins with `image,question`",
+        ),
+        (
+            json!({"data": rows}).to_string().into_bytes(),
+            "train.jsonl:1: the rows stand in `data` of one object",
+        ),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let said = check(dir.path(), REC);
+        assert!(
+            said.stdout.contains(told) && said.stdout.contains("hint: "),
+            "{}",
+            said.stdout
+        );
+        assert!(
+            said.stdout.contains("\n1 errors, 0 warnings\n"),
+            "{}",
+            said.stdout
+        );
+    }
+}
+
+/// `REC` was any other task once, without a word.
+#[test]
+fn a_task_that_is_nearly_one_of_ours_is_refused_everywhere() {
+    for (given, meant) in [
+        ("REC", "rec"),
+        ("odlength", "odLength"),
+        ("od-length", "odLength"),
+        ("sft-rec", "sft_rec"),
+        ("odLenght", "odLength"),
+    ] {
+        for command in [
+            "data check --data_file_paths a",
+            "grpo --model_name_or_path m --data_file_paths a --output_dir o",
+            "sft --model_name_or_path m --data_file_paths a --output_dir o",
+            "reward --input a",
+            "eval --model m --task reward --data_file_paths a --output_dir o",
+        ] {
+            let said = say(&format!("{command} --task_type {given}"));
+            let told = format!("`task_type`: got {given}, expected {meant}");
+            assert!(
+                said.code == Some(2) && said.stderr.contains(&told),
+                "{command}: {}",
+                said.stderr
+            );
+        }
     }
 }

@@ -289,6 +289,48 @@ fn detection_reads_coco_files() {
     assert_eq!(read(all.join("summary.json"))["num_questions"], 2);
 }
 
+/// The rows that were trained on are evaluated too.
+#[test]
+fn detection_reads_the_rows_of_training() {
+    let dir = TempDir::new().unwrap();
+    let row = |image: &str, answer: Value| {
+        let question = "Detect the following objects: ['red cup', 'dog'].";
+        json!({"image": image, "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]})
+    };
+    let boxed = json!([{"bbox_2d": [1, 2, 11, 12], "label": "red cup"}]);
+    let fenced = format!("```json\n{boxed}\n```");
+    let rows = [
+        row("scene.png", json!(fenced)),
+        row("small.png", boxed),
+        row("grey.png", json!("None")),
+        row("scene.png", json!("a red cup")),
+    ];
+    let lines: Vec<String> = rows.iter().map(|row| format!("{row}\n")).collect();
+    let file = write(dir.path(), "train.jsonl", lines.concat());
+    let out = dir.path().join("out");
+    let said = done(&line("ovd", &file, &out, ""));
+    assert!(
+        said.stderr.contains("the answer is no list of boxes"),
+        "{}",
+        said.stderr
+    );
+    let summary = read(out.join("summary.json"));
+    let counts = (&summary["num_questions"], &summary["num_bad"]);
+    assert_eq!(counts, (&json!(4), &json!(1)));
+    assert_eq!(summary["metrics"]["ap"]["mean"], 0.0);
+    let results = read(out.join("results.json"));
+    let truth = &results["results"][1]["truths"][0];
+    assert_eq!(truth["bbox_2d"], json!([1.0, 2.0, 11.0, 12.0]));
+    assert_eq!(truth["label"], "red cup");
+    let said = say(&line("ovd", &file, &dir.path().join("x"), "--labels all"));
+    assert!(
+        said.stderr
+            .contains("`labels`: is for files of COCO's form"),
+        "{}",
+        said.stderr
+    );
+}
+
 #[test]
 fn answers_that_a_lower_limit_cut_off_are_asked_again() {
     let dir = TempDir::new().unwrap();

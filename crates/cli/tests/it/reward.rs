@@ -548,3 +548,60 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
         Some(0)
     );
 }
+
+/// VLM-R1's solutions may be lists; Python's JSON may hold what RFC 8259 does not.
+#[test]
+fn rows_of_any_form_and_answers_of_any_type_are_scored() {
+    let dir = TempDir::new().unwrap();
+    let input = dir.path().join("rows.json");
+    let rows = r#"[{"completion": "<think>a</think><answer>{\"b\": [1, 2, 3, 4]}</answer>", "solution": [1, 2, 3, 4], "x": NaN},
+        {"completion": "<answer>7</answer>", "solution": 7, "x": "\ud83d"}]"#;
+    fs::write(&input, rows).unwrap();
+    let scored = |more: &str| {
+        say(&format!(
+            "reward --input {} --patch_size 14 {more}",
+            input.display()
+        ))
+    };
+    let said = scored(
+        "--reward_funcs accuracy --family internvl --task_type rec --is_reward_customized_from_vlm_module true",
+    );
+    assert!(
+        said.stderr.contains("item 2"),
+        "a number is no box: {}",
+        said.stderr
+    );
+    let said = scored("--reward_funcs accuracy");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let rewards: Vec<Value> = said
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&rewards[1]["reward"], &rewards[0]["x"]),
+        (&json!(1.0), &Value::Null)
+    );
+    for told in [
+        "`x` holds `NaN`, read as null: 1 row: ",
+        "`x` holds half of a surrogate pair",
+        "the answers of 1 of 2 rows are boxes",
+    ] {
+        assert!(said.stderr.contains(told), "{told}\n{}", said.stderr);
+    }
+    fs::write(&input, "{\"completion\": \"a\", \"solution\": Infinity}").unwrap();
+    let said = scored("");
+    assert!(
+        said.stderr
+            .contains("rows.json:1: `solution` holds `Infinity`"),
+        "{}",
+        said.stderr
+    );
+    fs::write(&input, "{\"completion\": \"a b\", \"solution\": \"a\"}").unwrap();
+    let said = scored("--reward_funcs repetition");
+    assert!(
+        said.stdout.contains("\"reward\":0.0") && !said.stdout.contains("-0.0"),
+        "{}",
+        said.stdout
+    );
+}

@@ -319,7 +319,7 @@ fn graphs_without_a_gpu_are_refused_before_anything_is_begun() {
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert!(
         said.stderr
-            .contains("CUDA graphs: expected a GPU, got Cpu\nhint: --cuda_graphs false"),
+            .contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
         "{}",
         said.stderr
     );

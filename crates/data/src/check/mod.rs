@@ -147,6 +147,9 @@ pub fn check(
             checker.end_file();
         }
     }
+    if let Some(probe) = &options.probe {
+        checker.add_of_all(probe.look_at_all());
+    }
     Ok(checker.report())
 }
 
@@ -212,6 +215,14 @@ impl Checker {
     fn add_of_file(&mut self, finding: Finding) {
         let place = self.files.last().map(|file| file.path.clone());
         self.findings.add(&place.unwrap_or_default(), finding);
+    }
+
+    fn add_of_all(&mut self, findings: Vec<Finding>) {
+        let place = self.files.first().map(|file| file.path.clone());
+        for finding in findings {
+            self.findings
+                .add(place.as_deref().unwrap_or_default(), finding);
+        }
     }
 
     fn end_file(&mut self) {

@@ -28,6 +28,11 @@ const TOLD_BOXES: usize = 3;
 pub trait RowProbe: Send + Sync {
     /// What is found in the row; `images` are all of the row's.
     fn look(&self, sample: &Sample, images: &[SeenImage]) -> Vec<Finding>;
+
+    /// What is found in all rows together, once each was looked at.
+    fn look_at_all(&self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// An image of a row.

@@ -240,6 +240,30 @@ pub fn question(asked: &[&str]) -> String {
     )
 }
 
+/// The labels that such a question names; none of another.
+pub fn asked_labels(question: &str) -> Vec<String> {
+    let list = question
+        .split_once("objects: [")
+        .map_or("", |(_, list)| list);
+    let mut labels = Vec::new();
+    let mut rest = list.chars();
+    // Python's `repr` of a list of texts.
+    while let Some(quote) = rest.next() {
+        match quote {
+            '\'' | '"' => {
+                let mut label = String::new();
+                while let Some(c) = rest.next().filter(|c| *c != quote) {
+                    label.extend(if c == '\\' { rest.next() } else { Some(c) });
+                }
+                labels.push(label);
+            }
+            ',' | ' ' => {}
+            _ => break,
+        }
+    }
+    labels
+}
+
 fn answer(boxes: &[(&str, [i64; 4])]) -> String {
     if boxes.is_empty() {
         return NONE.to_owned();
@@ -284,6 +308,10 @@ mod tests {
     #[test]
     fn question_and_answer_read_as_vlm_r1_has_them() {
         let text = question(&["cup", "dog's bowl"]);
+        assert_eq!(asked_labels(&text), ["cup", "dog's bowl"]);
+        let quotes = ["a \"b\" 'c'", "d\\e"];
+        assert_eq!(asked_labels(&question(&quotes)), quotes);
+        assert!(asked_labels("Where is the cup?").is_empty());
         assert!(
             text.contains("objects: ['cup', \"dog's bowl\"]. Output the bbox"),
             "{text}"

@@ -25,7 +25,7 @@ use base::run_folder::StopFlag;
 use serde::Serialize;
 use serde_json::Value;
 
-pub use detection::question as detection_question;
+pub use detection::{asked_labels, question as detection_question};
 pub use error::{ConvertError, WriteError};
 pub(crate) use json::{json_error, text_of};
 use sink::Sink;

@@ -185,12 +185,12 @@ impl<'a> Sink<'a> {
     pub(super) fn report(self) -> ConvertReport {
         let cut = told(
             &self.cut,
-            "boxes reach over the edge of their image, and are cut there",
+            "boxes that reach over the edge of their image are cut there",
             "",
         );
         let sizes = told(
             &self.sizes,
-            "images have another size than the source says",
+            "images of another size than the source says",
             "\nhint: boxes fit pictures of the stated size: give the pictures that were annotated",
         );
         let own = self.notes.into_iter().chain(cut).chain(sizes);
@@ -261,7 +261,7 @@ fn form(id: u64, draft: &Draft, names: Vec<String>) -> Value {
 fn told(reasons: &Reasons, what: &str, hint: &str) -> Option<String> {
     let (count, examples) = reasons.0.values().next()?;
     Some(format!(
-        "warning: {count} {what}: {}{hint}",
+        "warning: {what}: {count}: {}{hint}",
         examples.join("; ")
     ))
 }

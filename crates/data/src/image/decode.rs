@@ -241,7 +241,11 @@ fn to_rgb(
         Some(pixels) => Ok(RgbImage::new(width, height, pixels)),
         None => Err(ImageCause::Unsupported {
             format,
-            detail: format!("colour type `{color:?}`"),
+            detail: format!(
+                "{} channels of {} bits",
+                color.channel_count(),
+                color.bits_per_pixel() / u16::from(color.channel_count())
+            ),
         }),
     }
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::golden;
 
+mod odd;
 mod parquet;
 
 fn options(format: DataFormat, input: PathBuf) -> ConvertOptions {

@@ -167,7 +167,7 @@ fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
     for (value, told, refused) in [
         (
             "NaN",
-            "`score.a[1]` holds `NaN`, read as null",
+            "`score` holds `NaN`, read as null",
             "`NaN`, expected",
         ),
         ("Infinity", "holds `Infinity`", "`Infinity`, expected"),

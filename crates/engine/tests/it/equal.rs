@@ -191,7 +191,7 @@ fn graphs_are_refused_without_a_gpu() {
         Err(error @ EngineError::Torch(_)) => {
             let text = error.to_string();
             assert!(
-                text.starts_with("CUDA graphs: expected a GPU, got Cpu\nhint: "),
+                text.starts_with("CUDA graphs: expected a GPU, got cpu\nhint: "),
                 "{text}"
             );
         }

@@ -67,8 +67,12 @@ impl Store {
         };
         let (features, sum, secs) = (take("features")?, take("sha256")?, take("secs")?);
         if (features.size(), features.kind()) != (shape.dims.to_vec(), shape.kind) {
-            let expected = format!("{:?} {:?}", shape.kind, shape.dims);
-            let got = format!("{:?} {:?}", features.kind(), features.size());
+            let expected = format!("{} {:?}", torch::kind_name(shape.kind), shape.dims);
+            let got = format!(
+                "{} {:?}",
+                torch::kind_name(features.kind()),
+                features.size()
+            );
             return Err(refuse(format!("features: expected {expected}, got {got}")));
         }
         let expected = checksum(&features)?;

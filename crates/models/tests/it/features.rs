@@ -274,7 +274,7 @@ fn damaged_files_are_named_computed_again_and_replaced() {
         ),
         (
             &|| edit(|t| drop(t.insert("features".into(), t["features"].narrow(0, 0, 5)))),
-            "features: expected Float [6, 32], got Float [5, 32]",
+            "features: expected float [6, 32], got float [5, 32]",
         ),
         (
             &|| {

@@ -60,7 +60,7 @@ fn all_misfits_are_listed_in_one_error() {
             "weight model.visual.merger.mlp.2.bias: missing",
             "weight model.extra: unexpected",
             "weight model.language_model.layers.0.self_attn.q_proj.weight: expected [32, 32], got [7, 32]",
-            "weight model.visual.blocks.0.attn.qkv.bias: expected a floating type, got Int64",
+            "weight model.visual.blocks.0.attn.qkv.bias: expected a floating type, got int64",
         ],
     );
     assert_eq!(message.lines().count(), 6, "{message}");

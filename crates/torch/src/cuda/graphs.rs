@@ -49,7 +49,10 @@ static FUNCTIONS: OnceLock<Result<&'static Functions, String>> = OnceLock::new()
 /// A device that is no GPU; libtorch's CUDA library that is not there or did not load, and names that it lacks.
 pub fn check_graphs(device: Device) -> Result<(), TorchError> {
     if !device.is_cuda() {
-        let cause = format!("expected a GPU, got {device:?}");
+        let cause = format!(
+            "expected a GPU, got {}",
+            format!("{device:?}").to_lowercase()
+        );
         return Err(TorchError::Graphs(cause));
     }
     functions().map(|_| ())

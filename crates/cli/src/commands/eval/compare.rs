@@ -43,14 +43,18 @@ fn told(comparison: &Comparison, before: &str, after: &str) -> String {
     let width = names.max().unwrap_or(0);
     for difference in &comparison.differences {
         let interval = difference.difference;
-        text.push_str(&format!(
-            "{:width$}  {:.4} to {:.4}: {:+.4} [{:+.4}, {:+.4}]\n",
-            difference.name,
+        let shown = [
             difference.before,
             difference.after,
             interval.mean,
             interval.low,
-            interval.high
+            interval.high,
+        ];
+        let [before, after, mean, low, high] =
+            shown.map(|value| base::console::plain_zero(value, 4));
+        text.push_str(&format!(
+            "{:width$}  {before:.4} to {after:.4}: {mean:+.4} [{low:+.4}, {high:+.4}]\n",
+            difference.name,
         ));
     }
     let [only_before, only_after] = comparison.unpaired;

@@ -69,6 +69,9 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
     }
     output.finish()?;
     notices.say();
+    if let Some(text) = box_warning(config).or_else(|| scorer.box_warning()) {
+        base::say!("warning: {text}");
+    }
     if let Some(path) = &config.html {
         shown
             .page(config, input, scorer, &tally)?
@@ -79,6 +82,19 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
         base::say!("{reward}: {counter} {count}");
     }
     Ok(())
+}
+
+/// That no reward compares boxes though the task is to find one.
+fn box_warning(config: &RewardConfig) -> Option<String> {
+    // A method of comparison was chosen.
+    if config.reward_method.is_some() {
+        return None;
+    }
+    rewards::missing_box_reward(
+        config.task_type.as_deref(),
+        &config.reward_funcs,
+        config.is_reward_customized_from_vlm_module,
+    )
 }
 
 /// A bar on a terminal, nothing elsewhere.

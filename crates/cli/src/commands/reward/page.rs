@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use base::config::{BoxFormat, RewardConfig, RewardFamily};
+use base::console::plain_zero;
 use report::{
     Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine,
     ScoredPage, ScoredRow,
@@ -106,7 +107,7 @@ fn figures(tally: &Tally) -> Vec<KeyFigure> {
         },
         KeyFigure {
             label: "mean reward".into(),
-            value: format!("{mean:.3}"),
+            value: format!("{:.3}", plain_zero(mean, 3)),
             note: "weighted sum of the rewards".into(),
         },
     ];
@@ -131,7 +132,7 @@ fn figures(tally: &Tally) -> Vec<KeyFigure> {
 fn charts(tally: &Tally) -> Vec<HistogramChart> {
     let chart = |title: &str, values: &[f64], colour| HistogramChart {
         title: title.to_owned(),
-        note: match moments(values) {
+        note: match moments(values).map(|(mean, spread)| (plain_zero(mean, 4), spread)) {
             Some((mean, Some(deviation))) => format!("mean {mean:.4}, std {deviation:.4}"),
             Some((mean, None)) => format!("mean {mean:.4}"),
             None => "applies to no row".to_owned(),

@@ -7,8 +7,8 @@ use base::config::{RewardConfig, RewardFamily};
 use base::run_folder::StopFlag;
 use data::{Notices, Tokenizer};
 use rewards::{
-    BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardBatch,
-    RewardInput, RewardOptions, RewardSet, Scores, ScoringTime,
+    BoxAnswers, BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions,
+    RewardBatch, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime,
 };
 use serde_json::{Map, Value, json};
 
@@ -23,6 +23,8 @@ pub struct Scorer {
     pub rewards: RewardSet,
     /// How rows are read.
     pub reading: Reading,
+    /// Rows whose answers are boxes although texts are compared.
+    boxes: BoxAnswers,
 }
 
 /// What was said of some rows.
@@ -60,6 +62,11 @@ impl Scorer {
         let tokenizer = model.transpose()?.map(|dir| Tokenizer::from_dir(&dir));
         let weights = config.reward_weights.as_deref();
         Ok(Self {
+            boxes: BoxAnswers::new(
+                config.task_type.as_deref(),
+                &config.reward_funcs,
+                config.is_reward_customized_from_vlm_module,
+            ),
             rewards: RewardSet::build(&config.reward_funcs, weights, &options)?,
             reading: Reading {
                 image_folder,
@@ -96,6 +103,11 @@ impl Scorer {
         notices.look_at_lost(&row.place, &row.lost);
     }
 
+    /// That most answers so far are boxes, and their texts are compared.
+    pub fn box_warning(&self) -> Option<String> {
+        self.boxes.warning()
+    }
+
     /// Scores rows as one batch.
     ///
     /// # Errors
@@ -112,6 +124,9 @@ impl Scorer {
             })
             .collect::<Result<_, _>>()?;
         let inputs: Vec<RewardInput<'_>> = answers.iter().map(Answer::input).collect();
+        for input in &inputs {
+            self.boxes.add(input.solution, input.accu_reward_method);
+        }
         let scored = self.rewards.score_timed(&inputs);
         let (scores, times) = scored.map_err(|error| {
             let row = error.row();

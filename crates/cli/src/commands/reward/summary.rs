@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use base::console::plain_zero;
 use report::histogram::{Histogram, short_count};
 
 use super::tally::{Batches, RewardTally, Tally, moments};
@@ -140,7 +141,7 @@ fn times(batches: &Batches) -> String {
 /// Four decimals, or an exponent where the number is large.
 fn number(value: f64) -> String {
     if value.abs() < 1e4 {
-        format!("{value:.4}")
+        format!("{:.4}", plain_zero(value, 4))
     } else {
         format!("{value:.3e}")
     }

@@ -5,6 +5,7 @@
 //! program, and those that do not compare with the solution, are left out.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use base::Sample;
@@ -12,8 +13,8 @@ use base::config::DataCheckConfig;
 use data::check::{Finding, Kind, RowProbe, SeenImage};
 use rewards::boxes::{input_size, parse_solution};
 use rewards::{
-    BoundingBox, BoxFormat, BoxUnits, Family, ImageSizes, OverlongOptions, PluginOptions,
-    RewardInput, RewardOptions, RewardSet, compares_boxes, missing_box_reward,
+    BoundingBox, BoxAnswers, BoxFormat, BoxUnits, Family, ImageSizes, OverlongOptions,
+    PluginOptions, RewardInput, RewardOptions, RewardSet, compares_boxes, missing_box_reward,
 };
 
 /// The method that asks a language model.
@@ -43,6 +44,10 @@ pub struct TrueScores {
     lists_differ: bool,
     /// That no reward compares boxes though the task is to find one.
     no_box_reward: Option<String>,
+    /// Rows of which that holds.
+    uncompared: AtomicU64,
+    /// Rows whose answers are boxes although texts are compared.
+    boxes: BoxAnswers,
 }
 
 impl TrueScores {
@@ -82,6 +87,12 @@ impl TrueScores {
             units: units(box_units, family),
             patch_size,
             lists_differ: box_units.answer != box_units.solution && box_units.answer.is_some(),
+            uncompared: AtomicU64::new(0),
+            boxes: BoxAnswers::new(
+                config.task_type.as_deref(),
+                &config.reward_funcs,
+                is_customized,
+            ),
             no_box_reward: missing_box_reward(
                 config.task_type.as_deref(),
                 &config.reward_funcs,
@@ -101,13 +112,13 @@ impl TrueScores {
         self.sets.is_empty() && self.no_box_reward.is_none()
     }
 
-    /// That the boxes of a row are not compared as boxes.
-    fn uncompared(&self, sample: &Sample) -> Option<Finding> {
+    /// Counts a row whose boxes are not compared as boxes.
+    fn count_boxes(&self, sample: &Sample) {
         let method = sample.accu_reward_method.as_deref();
-        let warning = self.no_box_reward.as_deref()?;
-        // The way out is what is expected of this kind.
-        let text = warning.lines().next().unwrap_or_default();
-        (!method.is_some_and(compares_boxes)).then(|| Finding::new(Kind::NoBoxReward, text))
+        self.boxes.add(&sample.solution, method);
+        if self.no_box_reward.is_some() && !method.is_some_and(compares_boxes) {
+            self.uncompared.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn score(&self, form: Form, set: &RewardSet, row: &Row<'_>) -> Result<Vec<f64>, String> {
@@ -210,7 +221,8 @@ impl RowProbe for TrueScores {
             sizes: images.iter().map(|image| image.facts.size).collect(),
             grids: images.iter().map(|image| image.grid_thw).collect(),
         };
-        let mut findings: Vec<Finding> = self.uncompared(sample).into_iter().collect();
+        let mut findings = Vec::new();
+        self.count_boxes(sample);
         for (form, set) in &self.sets {
             if !self.is_tried(*form, sample) {
                 continue;
@@ -229,6 +241,20 @@ impl RowProbe for TrueScores {
             }
         }
         findings
+    }
+
+    fn look_at_all(&self) -> Vec<Finding> {
+        let rows = self.uncompared.load(Ordering::Relaxed);
+        let of_task = self.no_box_reward.as_ref().filter(|_| rows > 0);
+        let of_task = of_task.map(|text| match rows {
+            1 => format!("1 row: {text}"),
+            rows => format!("{rows} rows: {text}"),
+        });
+        let warning = of_task.or_else(|| self.boxes.warning());
+        // The way out is what is expected of this kind.
+        let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
+        let finding = warning.map(|text| Finding::new(Kind::NoBoxReward, first(text)));
+        finding.into_iter().collect()
     }
 }
 

@@ -31,6 +31,8 @@ const LENGTHS_ORDER: [usize; 19] = [
     16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
 ];
 
+const TOO_FAR: &str = "invalid distance too far back";
+
 /// Why a stream cannot be unpacked further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -101,8 +103,11 @@ impl<'a> Inflate<'a> {
 
     /// Whether the stream ends where the last piece did. Its checksum is compared where it does.
     pub(super) fn is_over(&mut self) -> Result<bool, Stop> {
-        self.fill(1)?;
-        Ok(self.taken == self.out.len())
+        match self.fill(1) {
+            // zlib looks at a distance only where there is room for what lies there.
+            Err(Stop::Broken(TOO_FAR)) => Ok(false),
+            filled => filled.map(|()| self.taken == self.out.len()),
+        }
     }
 
     /// Unpacks until `length` bytes are there to be taken, or the stream is over.
@@ -313,7 +318,7 @@ impl<'a> Bits<'a> {
             };
             let distance = usize::from(*base) + self.take(DISTANCE_EXTRA[symbol].into())? as usize;
             let Some(start) = out.len().checked_sub(distance) else {
-                return Err(Stop::Broken("invalid distance too far back"));
+                return Err(Stop::Broken(TOO_FAR));
             };
             if distance >= length {
                 out.extend_from_within(start..start + length);
@@ -461,9 +466,9 @@ pub(super) enum Measured {
     Broken,
 }
 
-/// Unpacks a stream to nowhere, `limit` bytes of it at most.
+/// Unpacks a stream to nowhere, `limit` bytes of it at most, whole KiB.
 pub(super) fn measure(input: &[u8], limit: usize) -> Measured {
-    const PIECE: usize = 1 << 12;
+    const PIECE: usize = 1 << 10;
     let mut length = 0;
     let mut stream = match Inflate::new(input) {
         Ok(stream) => stream,
@@ -476,8 +481,12 @@ pub(super) fn measure(input: &[u8], limit: usize) -> Measured {
             Ok(piece) => length += piece.len(),
             Err(Stop::Broken(_)) => return Measured::Broken,
         }
-        if length > limit {
-            return Measured::TooLong;
+        if length >= limit {
+            return match stream.is_over() {
+                Ok(false) => Measured::TooLong,
+                Ok(true) | Err(Stop::Input) => Measured::Length(length),
+                Err(Stop::Broken(_)) => Measured::Broken,
+            };
         }
     }
 }

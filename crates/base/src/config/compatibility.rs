@@ -37,7 +37,7 @@ impl Foreign {
                 let is_same = |word: &&str| {
                     **word == value || number.is_some() && word.parse::<f64>().ok() == number
                 };
-                match accepted.iter().any(|word| is_same(&word)) {
+                match accepted.iter().any(is_same) {
                     true => Ok("this is what happens anyway"),
                     false => Err(reason),
                 }

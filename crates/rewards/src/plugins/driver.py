@@ -109,6 +109,11 @@ def shown(value):
     return f"{text} ({type(value).__name__})"
 
 
+def counted(number, thing):
+    """`1 score`, `2 scores`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def listed(scores, expected):
     """The scores in order, one more than expected at most; none where that is not what was returned."""
     if hasattr(scores, "tolist"):
@@ -138,11 +143,11 @@ def checked(returned, expected):
     """The scores as JSON can hold them, or the index at fault and why."""
     scores = listed(returned, expected)
     if scores is None:
-        want = f"expected a list of {expected} numbers, one for each completion, or None where it does not apply"
+        want = f"expected a list of {counted(expected, 'number')}, one for each completion, or None where it does not apply"
         return None, None, f"returned {shown(returned)}, {want}"
     if len(scores) != expected:
         count = f"over {expected}" if len(scores) > expected and scores is not returned else len(scores)
-        return None, None, f"returned {count} scores for {expected} completions"
+        return None, None, f"returned {counted(count, 'score')} for {counted(expected, 'completion')}"
     checked_scores = []
     for row, score in enumerate(scores):
         number = None if score is None else number_of(score)

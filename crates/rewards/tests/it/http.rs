@@ -282,7 +282,7 @@ fn what_will_not_pass_is_not_waited_for() {
     };
     let (error, tries, _) = says(raised, PluginOptions::default());
     assert!(
-        error.to_string().ends_with("rows: division by zero"),
+        error.to_string().ends_with(", 1 row: division by zero"),
         "{error}"
     );
     assert_eq!((error.row(), tries), (Some(0), 1));

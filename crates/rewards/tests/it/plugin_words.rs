@@ -40,7 +40,7 @@ fn half_a_character_in_an_exception_is_shown() {
         "class Half(Exception):\n    def __str__(self):\n        return 'half \\ud83d here'\n\ndef score(completions, **rest):\n    raise Half()",
     ] {
         let set = set(&folder.python(text), quick()).expect("it loads");
-        let said = score(&set, &["a", "b"]).expect_err("it fails").to_string();
+        let said = score(&set, &["a"]).expect_err("it fails").to_string();
         assert!(said.contains("half \\ud83d here"), "{said}");
         assert!(said.starts_with("reward `score`, rows.jsonl:1"), "{said}");
     }

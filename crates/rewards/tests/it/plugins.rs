@@ -229,7 +229,7 @@ fn scores_that_are_none_are_named_by_their_sample() {
     assert!(
         error
             .to_string()
-            .contains("returned 1 scores for 2 completions"),
+            .contains("returned 1 score for 2 completions"),
         "{error}"
     );
 }

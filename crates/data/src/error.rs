@@ -168,7 +168,7 @@ pub enum DataError {
     /// A prompt that reaches beyond what the model has positions for.
     #[error(
         "the prompt has {tokens} tokens, {image_tokens} of them of images, more than `max_position_embeddings` {max} of config.json\n\
-         hint: fewer images, or lower `max_pixels`"
+         hint: a shorter text, fewer images, or lower `max_pixels`"
     )]
     BeyondPositions {
         /// Tokens of the prompt, or as many as were counted.

@@ -126,8 +126,12 @@ impl<'a> Chunks<'a> {
             match &chunk.name {
                 b"IEND" => break,
                 b"fcTL" if self.animation.is_animated() => break,
-                b"IHDR" => drop(read_header(chunk.whole()?)?),
-                b"IDAT" | b"PLTE" => drop(chunk.whole()?),
+                b"IHDR" => {
+                    read_header(chunk.whole()?)?;
+                }
+                b"IDAT" | b"PLTE" => {
+                    chunk.whole()?;
+                }
                 b"tRNS" => check_transparency(&chunk, self.color)?,
                 _ => self.read_other(&chunk)?,
             }

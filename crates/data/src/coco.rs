@@ -2,6 +2,7 @@
 //! pycocotools 2.0.11 takes is taken, and an entry that is broken keeps no other from being read.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use base::python_json::{Json, Part, parts};
@@ -13,7 +14,7 @@ use crate::once::{Repeat, once};
 /// Characters of a value that are shown.
 const SHOWN: usize = 60;
 /// Areas outside of which pycocotools does not count a true box.
-const AREAS: [f64; 2] = [0.0, 1e10];
+const AREAS: RangeInclusive<f64> = 0.0..=1e10;
 
 /// A file of annotations; what is not needed is not read.
 #[derive(Debug, Default)]
@@ -283,7 +284,7 @@ impl Lists {
                 self.num_annotations += 1;
                 let (annotation, area) = annotation(item, self.num_annotations);
                 file.annotations.push(annotation);
-                let is_odd = area.is_some_and(|area| area < AREAS[0] || area > AREAS[1]);
+                let is_odd = area.is_some_and(|area| !area.is_nan() && !AREAS.contains(&area));
                 self.odd_areas += usize::from(is_odd);
             }
             ("categories", Part::Item(mut item)) => {

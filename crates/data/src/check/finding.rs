@@ -45,7 +45,7 @@ macro_rules! kinds {
 
 kinds! {
     /// A file that cannot be read, or has no rows.
-    UnreadableFile = "unreadable_file", Error, "a JSONL file with one row a line";
+    UnreadableFile = "unreadable_file", Error, "rows in JSON: one a line, in one list, or one after another";
     /// A row that is none.
     BadRow = "bad_row", Error, "one question and one answer, as docs/data.md has it";
     /// `<image>` marks that do not fit the images.

@@ -98,7 +98,7 @@ async fn in_cache(name: &str, model: &download::Model, why: &str) -> Result<Path
         .as_ref()
         .map_or_else(String::new, |revision| format!(" at `{revision}`"));
     let Ok(folder) = model.cached().await else {
-        bail!("model `{name}`{at} is not in the cache, and {why}\n{HINT}");
+        bail!("model `{name}`{at} is no folder here and not in the cache, and {why}\n{HINT}");
     };
     let missing = torch::missing_weights(&folder);
     if model.ends.contains(&WEIGHTS) && !missing.is_empty() {

@@ -43,7 +43,9 @@ pub fn choose(name: &str, revision: Option<&str>) -> Result<Chosen> {
         return in_folder(path).map(Chosen::Folder);
     }
     if path.exists() {
-        bail!("model `{name}`: a file, expected a folder\nhint: give the folder that it lies in");
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = folder.unwrap_or(Path::new(".")).display();
+        bail!("model `{name}`: a file, expected a folder\nhint: give its folder, `{folder}`");
     }
     if let Some((left, right)) = name.rsplit_once('@') {
         let run = Path::new(left);

@@ -92,6 +92,11 @@ pub trait Reward: Send + Sync {
         Vec::new()
     }
 
+    /// How large a score may be; a larger one ends the run. Advantages square scores.
+    fn max_size(&self) -> f64 {
+        MAX_SIZE
+    }
+
     /// Whether each row is scored in this process and by itself, so that rows can be timed one by
     /// one. A reward that compares rows, or asks others for a batch at a time, says no.
     fn is_by_row(&self) -> bool {
@@ -427,7 +432,7 @@ fn checked(
         });
     }
     // Not a number is not within either.
-    let is_within = |value: f64| value.abs() <= MAX_SIZE;
+    let is_within = |value: f64| value.abs() <= reward.max_size();
     let bad = |score: &Option<f64>| score.is_some_and(|value| !is_within(value));
     let Some(row) = scores.iter().position(bad) else {
         // Of zeros only the one without a sign.

@@ -308,9 +308,9 @@ impl<'a> Session<'a> {
         );
         if left == 0 {
             self.say(&format!(
-                "{} of {} done: nothing is left to do",
-                self.step,
-                count(self.schedule.total_steps, "step")
+                "{} done, of {}: nothing is left to do",
+                count(self.step, "step"),
+                self.schedule.total_steps
             ));
             return;
         }

@@ -451,7 +451,7 @@ fn a_model_that_is_nowhere_is_named() {
     );
     let hub = ask("somebody/something");
     assert_eq!(hub.code, Some(1));
-    let expected = "error: model `somebody/something` is not in the cache and HF_HUB_OFFLINE forbids to fetch it";
+    let expected = "error: model `somebody/something` is no folder here and not in the cache, and HF_HUB_OFFLINE forbids to fetch it";
     assert!(hub.stderr.starts_with(expected), "{}", hub.stderr);
 }
 

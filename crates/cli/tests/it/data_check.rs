@@ -303,7 +303,7 @@ fn rows_in_any_form_are_read_and_other_files_told_once() {
             said.stdout
         );
         assert!(
-            said.stdout.contains("\n1 errors, 0 warnings\n"),
+            said.stdout.contains("\n1 error, 0 warnings\n"),
             "{}",
             said.stdout
         );

@@ -162,7 +162,7 @@ fn another_revision_is_named_by_its_flag_or_behind_the_name() {
         assert!(
             other
                 .stderr
-                .contains("`owner/tiny` at `v2` is not in the cache"),
+                .contains("`owner/tiny` at `v2` is no folder here and not in the cache"),
             "{}",
             other.stderr
         );
@@ -221,7 +221,7 @@ fn a_download_that_was_killed_goes_on_in_the_next_call() {
     let offline = ask(MODEL, cache.path(), &[("HF_HUB_OFFLINE", "1")]);
     assert_eq!(offline.code, Some(1));
     assert!(
-        offline.stderr.contains("is not in the cache"),
+        offline.stderr.contains("not in the cache"),
         "{}",
         offline.stderr
     );

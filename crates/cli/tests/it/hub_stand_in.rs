@@ -1,6 +1,8 @@
 //! A hub on the loopback that answers as Hugging Face's does: large files by a redirect to another host, ETags in the first answer alone,
 //! ranges, tokens; and that misbehaves when told to.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -131,7 +131,7 @@ fn bad_rows_are_named_and_nothing_is_written() {
     let output = dir.path().join("out.jsonl");
     let good = json!({"completion": "a", "solution": "<answer> a </answer>", "accu_reward_method": "all_match"});
     for (row, cause) in [
-        (json!([1]), "got a list of 1, expected a JSON object"),
+        (json!([1]), "expected a JSON object, got a list"),
         (json!({"solution": "a"}), "missing key `completion`"),
         (
             json!({"completion": "a", "solution": 5}),

@@ -129,7 +129,7 @@ fn what_is_wrong_is_said_and_harms_nobody_else() {
             "POST /score",
             &b"{\"rows\": "[..],
             400,
-            "broken JSON at line 1, column 9",
+            "broken JSON at line 1, column 10",
         ),
         ("POST /score", b"\xff\xfe", 400, "broken JSON"),
         ("POST /score", deep.as_bytes(), 400, "broken JSON"),

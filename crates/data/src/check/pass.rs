@@ -76,7 +76,7 @@ pub(super) fn rows_of(
     options: &CheckOptions,
     images: &Arc<Images>,
 ) -> Result<Result<Rows, DataError>, String> {
-    let texts = RowTexts::open(&file.path).map_err(|error| error.to_string())?;
+    let texts = RowTexts::open(&file.path).map_err(|error| without_place(&error, &file.path))?;
     let look = Look {
         path: file.path.clone(),
         folder: ImageFolder::new(file.image_folder.as_deref()),
@@ -88,6 +88,13 @@ pub(super) fn rows_of(
     Ok(Prefetcher::new(texts, workers, AHEAD, move |text| {
         look.row(text)
     }))
+}
+
+/// What is wrong with a file, which the finding's place names already.
+fn without_place(error: &DataError, path: &Path) -> String {
+    let text = error.to_string();
+    let place = format!("{}: ", path.display());
+    text.strip_prefix(&place).unwrap_or(&text).to_owned()
 }
 
 /// What looks at the rows of a file.
@@ -105,7 +112,7 @@ impl Look {
             Ok(text) => text,
             // The file broke off: told at line 0, since no line is at fault.
             Err(error) => {
-                let finding = Finding::new(Kind::UnreadableFile, error.to_string());
+                let finding = Finding::new(Kind::UnreadableFile, without_place(&error, &self.path));
                 return nothing(SourceLine::new(&self.path, 0), finding);
             }
         };

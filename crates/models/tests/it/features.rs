@@ -283,7 +283,7 @@ fn damaged_files_are_named_computed_again_and_replaced() {
                     t.insert("features".into(), half);
                 })
             },
-            "features: expected Float [6, 32], got BFloat16 [6, 32]",
+            "features: expected float [6, 32], got bfloat16 [6, 32]",
         ),
         (&|| edit(|t| drop(t.remove("secs"))), "no tensor `secs`"),
         (

@@ -290,7 +290,7 @@ mod tests {
         let error = check_graphs(Device::Cpu).unwrap_err().to_string();
         assert_eq!(
             error,
-            "CUDA graphs: expected a GPU, got Cpu\nhint: --cuda_graphs false decodes without them"
+            "CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false decodes without them"
         );
         if !is_loaded("libtorch_cuda.so") {
             let error = check_graphs(Device::Cuda(0)).unwrap_err().to_string();

@@ -24,6 +24,11 @@ impl Reward for Overflowing {
         "overflowing"
     }
 
+    /// As if nothing looked at scores before the step does.
+    fn max_size(&self) -> f64 {
+        f64::MAX
+    }
+
     /// By its place in the step.
     fn batch(&self) -> RewardBatch {
         RewardBatch::Step

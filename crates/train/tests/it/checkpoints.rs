@@ -228,7 +228,10 @@ fn settings_are_those_of_the_checkpoint_whatever_became_of_the_file() {
     let mut heard = watch(None);
     assert!(run(&fewer, &mut heard).unwrap().finished);
     let said = heard.said.join("\n");
-    assert!(said.contains("2 steps are done, of 1"), "{said}");
+    assert!(
+        said.contains("2 steps done, of 1: nothing is left to do"),
+        "{said}"
+    );
     let changed = log(&config);
     assert!(changed.contains("`max_steps`: was 3, is 1"), "{changed}");
     // Never on the run of another command.

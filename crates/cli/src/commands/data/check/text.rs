@@ -97,7 +97,7 @@ fn answers(text: &mut String, answers: &Answers) {
         text,
         "answers: {least}{} in {}{}",
         different(answers.distinct as u64),
-        count(answers.rows as u64, "row"),
+        count(answers.rows, "row"),
         frequent(&answers.top, answers.rows)
     );
     if !answers.boxes_per_row.is_empty() {

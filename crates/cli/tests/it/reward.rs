@@ -134,8 +134,8 @@ fn bad_rows_are_named_and_nothing_is_written() {
         (json!([1]), "expected a JSON object, got a list"),
         (json!({"solution": "a"}), "missing key `completion`"),
         (
-            json!({"completion": "a", "solution": 5}),
-            "`solution`: got number `5`, expected text",
+            json!({"completion": 5, "solution": "a"}),
+            "`completion`: got number `5`, expected text",
         ),
         (
             json!({"completion": "a", "solution": "a", "image_size": [1, -2]}),

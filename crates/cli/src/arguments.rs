@@ -425,8 +425,15 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> UsageError {
                     if config::is_of_launcher(name) {
                         return UsageError::Launcher { flag };
                     }
+                    // Two names for the same, as trainers and the other commands have it.
+                    let other = match name {
+                        "model_name_or_path" => "model",
+                        "model" => "model_name_or_path",
+                        name => name,
+                    };
+                    let nearest = names.clone().find(|known| *known == other);
                     UsageError::UnknownFlag {
-                        nearest: config::nearest(name, names),
+                        nearest: nearest.or_else(|| config::nearest(name, names)),
                         command: entry.name,
                         flag,
                     }

@@ -32,7 +32,10 @@ impl Findings {
     }
 
     fn say(&mut self, problem: String) {
-        self.0.push(anyhow!(problem));
+        // Several rewards may have the same fault.
+        if self.0.iter().all(|known| known.to_string() != problem) {
+            self.0.push(anyhow!(problem));
+        }
     }
 
     fn done(mut self) -> Result<()> {

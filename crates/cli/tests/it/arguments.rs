@@ -484,3 +484,29 @@ fn a_hub_that_cannot_be_reached_is_an_error_with_a_way_out() {
         said.stderr
     );
 }
+
+#[test]
+fn the_other_name_of_the_model_is_suggested() {
+    for (line, meant) in [
+        ("eval --model_name_or_path out", "`--model`"),
+        ("generate --model_name_or_path out", "`--model`"),
+        ("grpo --model out", "`--model_name_or_path`"),
+    ] {
+        let said = crate::run::say(line);
+        assert_eq!(said.code, Some(2), "{line}: {}", said.stderr);
+        assert!(
+            said.stderr.contains(&format!("did you mean {meant}")),
+            "{line}: {}",
+            said.stderr
+        );
+    }
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("a.json");
+    std::fs::write(&file, "{}").unwrap();
+    let said = crate::run::say(&format!("eval --compare {0} {0}", file.display()));
+    assert!(
+        said.stderr.contains("a file, expected a folder"),
+        "{}",
+        said.stderr
+    );
+}

@@ -38,7 +38,15 @@ pub(super) fn read(path: &Path, sink: &mut Sink<'_>) -> Result<CocoFile, Convert
 }
 
 /// The scenes of a file, in the order of its images.
-pub(super) fn scenes(file: &CocoFile, path: &Path, split: &str, sink: &mut Sink<'_>) -> Vec<Scene> {
+///
+/// # Errors
+/// Where no annotation belongs to any of them.
+pub(super) fn scenes(
+    file: &CocoFile,
+    path: &Path,
+    split: &str,
+    sink: &mut Sink<'_>,
+) -> Result<Vec<Scene>, ConvertError> {
     let images = file.images.iter().enumerate();
     let mut scenes: Vec<Scene> = images
         .map(|(index, image)| Scene {
@@ -48,9 +56,11 @@ pub(super) fn scenes(file: &CocoFile, path: &Path, split: &str, sink: &mut Sink<
             split: split.to_owned(),
             size: image.size,
             objects: Vec::new(),
+            doubt: None,
         })
         .collect();
     let index = file.index();
+    let mut homeless = 0;
     for annotation in &file.annotations {
         match index.place(annotation) {
             Ok((image, label)) => {
@@ -66,12 +76,24 @@ pub(super) fn scenes(file: &CocoFile, path: &Path, split: &str, sink: &mut Sink<
                     is_crowd: is_crowd.is_ok_and(|is_crowd| *is_crowd),
                 });
             }
-            Err(Unplaced::NoImage(cause) | Unplaced::Bad(_, cause)) => {
+            Err(Unplaced::NoImage(cause)) => {
+                homeless += 1;
+                if homeless == file.annotations.len() {
+                    return Err(ConvertError::Form {
+                        path: path.to_owned(),
+                        reason: format!(
+                            "no annotation belongs to an image of the file; the last: {cause}"
+                        ),
+                    });
+                }
                 sink.leave_box("unknown", &path.display().to_string(), &cause);
+            }
+            Err(Unplaced::Bad(image, cause)) => {
+                scenes[image].doubt.get_or_insert(cause);
             }
         }
     }
-    scenes
+    Ok(scenes)
 }
 
 /// One row for each image, in the order of the file.
@@ -82,7 +104,7 @@ pub(super) fn convert(
 ) -> Result<(), ConvertError> {
     let file = read(path, sink)?;
     let absent = [file.categories.iter().map(|c| c.name.as_str()).collect()];
-    for scene in scenes(&file, path, &stem(path), sink) {
+    for scene in scenes(&file, path, &stem(path), sink)? {
         scene.ask_with_negatives(&absent, options, sink)?;
     }
     Ok(())

@@ -34,6 +34,8 @@ pub(super) struct Scene {
     pub(super) size: Option<[f64; 2]>,
     /// What is there: label and `[x, y, width, height]`.
     pub(super) objects: Vec<Object>,
+    /// Why nothing can be asked of it: what an object of it is, is not known, so it may be any of those said to be absent.
+    pub(super) doubt: Option<String>,
 }
 
 /// An annotated thing.
@@ -148,6 +150,10 @@ impl Scene {
         options: &ConvertOptions,
         sink: &mut Sink<'_>,
     ) -> Result<(), ConvertError> {
+        if let Some(cause) = &self.doubt {
+            sink.skip("bad_row", &self.place, cause);
+            return Ok(());
+        }
         let there: HashSet<&str> = self.objects.iter().map(|o| o.label.as_str()).collect();
         // Without a box that can be shown a category can neither be asked for nor be absent.
         let boxed = |object: &&Object| {

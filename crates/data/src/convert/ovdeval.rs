@@ -22,8 +22,12 @@ pub(super) fn convert(
         .all_categories
         .unwrap_or(OF_ALL_CATEGORIES.contains(&subset.as_str()));
     let categories: Vec<&str> = file.categories.iter().map(|c| c.name.as_str()).collect();
-    let scenes = coco::scenes(&file, path, &subset, sink);
+    let scenes = coco::scenes(&file, path, &subset, sink)?;
     for (scene, image) in scenes.iter().zip(&file.images) {
+        if let Some(cause) = &scene.doubt {
+            sink.skip("bad_row", &scene.place, cause);
+            continue;
+        }
         let mut asked: Vec<&str> = Vec::new();
         let own: Result<Vec<&Vec<String>>, &String> = [&image.text, &image.neg_text]
             .into_iter()

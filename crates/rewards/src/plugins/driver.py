@@ -163,6 +163,13 @@ async def awaited(scores):
     return await scores
 
 
+def shortened(text, most=8000):
+    """Begin and end of a long message: the cause stands at the end, where it is not the message that is long."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}\n... {len(text) - most} characters left out ...\n{text[-most // 2 :]}"
+
+
 def answer(function, request, chat):
     try:
         columns = arguments(request, chat)
@@ -171,7 +178,7 @@ def answer(function, request, chat):
             scores = asyncio.run(awaited(scores))
         scores, row, error = checked(scores, len(request["rows"]))
     except Exception as cause:
-        scores, row, error = None, None, traceback.format_exc().strip()
+        scores, row, error = None, None, shortened(traceback.format_exc().strip())
         if not chat and isinstance(cause, TypeError) and "string ind" in str(cause):
             error += "\nhint: for completions as chat messages name it `FILE.py:FUNCTION:chat`"
     if error is None:

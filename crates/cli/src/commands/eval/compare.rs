@@ -3,7 +3,7 @@
 use base::console::count;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use eval::{Comparison, Results};
 
 use super::compare_page::{self, Side};
@@ -17,7 +17,14 @@ pub fn compare(before: &str, after: &str, html: Option<&str>, html_rows: usize) 
     if let Some(path) = html {
         check_folder(path)?;
     }
-    let read = |folder: &str| Results::read(Path::new(folder));
+    let read = |folder: &str| -> Result<Results> {
+        if Path::new(folder).is_file() {
+            bail!(
+                "--compare {folder}: a file, expected a folder that `vlm-r1 eval --output_dir` wrote"
+            );
+        }
+        Ok(Results::read(Path::new(folder))?)
+    };
     let [first, second] = [read(before)?, read(after)?];
     let comparison =
         eval::compare(&first, &second).with_context(|| format!("{before} and {after}"))?;

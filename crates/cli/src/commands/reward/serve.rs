@@ -11,7 +11,7 @@ use axum::http::{Method, Uri};
 use axum::routing::{get, post};
 use base::config::RewardConfig;
 use base::run_folder::StopFlag;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 use web::{Access, Key, Limits, Reply, Server, WebError};
 
 use super::scorer::Scorer;
@@ -19,6 +19,8 @@ use super::service::Service;
 
 /// Requests scored at a time: some rewards only wait for other programs.
 const MAX_SCORING: usize = 8;
+/// Bytes from which a body is scored alone among its like: read, it takes up to some hundred times as many.
+const LARGE_BYTES: usize = 1 << 20;
 /// Names the key where no file does.
 const KEY_VARIABLE: &str = "VLM_R1_API_KEY";
 
@@ -44,6 +46,7 @@ pub fn serve(config: &RewardConfig, address: &str, scorer: Scorer, stop: &StopFl
     let asked = Asked {
         service: Service::new(scorer, config.explain),
         turns: Semaphore::new(MAX_SCORING),
+        large: Semaphore::new(1),
     };
     Ok(server.run(router(Arc::new(asked)), stop)?)
 }
@@ -52,6 +55,8 @@ pub fn serve(config: &RewardConfig, address: &str, scorer: Scorer, stop: &StopFl
 struct Asked {
     service: Service,
     turns: Semaphore,
+    /// Large bodies are few at a time, so that memory is bounded and small ones find a turn.
+    large: Semaphore,
 }
 
 type Shared = State<Arc<Asked>>;
@@ -71,12 +76,14 @@ async fn usage(State(asked): Shared) -> Reply {
 }
 
 async fn score(State(asked): Shared, body: Bytes) -> Reply {
-    asked.work(move |service| service.score(&body)).await
+    let size = body.len();
+    asked.work(size, move |service| service.score(&body)).await
 }
 
 async fn rows(State(asked): Shared, RawQuery(query): RawQuery, body: Bytes) -> Reply {
+    let size = body.len();
     asked
-        .work(move |service| service.rows(query.as_deref(), &body))
+        .work(size, move |service| service.rows(query.as_deref(), &body))
         .await
 }
 
@@ -92,9 +99,20 @@ async fn no_path(uri: Uri) -> Reply {
 }
 
 impl Asked {
-    /// Scores when it is this request's turn.
-    async fn work(self: Arc<Self>, act: impl FnOnce(&Service) -> Reply + Send + 'static) -> Reply {
-        let Ok(_turn) = self.turns.acquire().await else {
+    /// Scores a body of `size` bytes when it is this request's turn.
+    async fn work(
+        self: Arc<Self>,
+        size: usize,
+        act: impl FnOnce(&Service) -> Reply + Send + 'static,
+    ) -> Reply {
+        let turn = async {
+            let large = match size >= LARGE_BYTES {
+                true => Some(self.large.acquire().await?),
+                false => None,
+            };
+            Ok::<_, AcquireError>((large, self.turns.acquire().await?))
+        };
+        let Ok(_turn) = turn.await else {
             return Reply::refusal(503, "the server is stopping");
         };
         let asked = Arc::clone(&self);

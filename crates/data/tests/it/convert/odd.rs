@@ -6,7 +6,7 @@ use base::config::DataFormat;
 use data::convert::ConvertOptions;
 use serde_json::{Value, json};
 
-use super::{answer, converted, options, question, reasons, write};
+use super::{answer, converted, failure, options, question, reasons, write};
 use crate::golden;
 
 /// Whatever a message says of a broken entry, it says in the file's words.
@@ -21,7 +21,7 @@ fn odd_coco_files_are_read_entry_by_entry_and_told_in_plain_words() {
             {"id": 1, "image_id": "a", "category_id": true, "bbox": [600, 400, 100, 100.5], "iscrowd": 0.0},
             {"id": "n", "image_id": "a", "category_id": 1, "bbox": null},
             {"id": 3, "image_id": "a", "category_id": 1, "bbox": [60, 80, -50, -0.0]},
-            {"id": 4, "image_id": "a", "category_id": "1", "bbox": [1, 2, 3, 4]},
+            {"id": 4, "image_id": "b", "category_id": "1", "bbox": [1, 2, 3, 4]},
             {"id": 5, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}],
         "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}, {"id": 1, "name": "cup"}]}"#;
     let input = write(&dir, "odd.json", format!("\u{feff}{text}"));
@@ -36,7 +36,7 @@ fn odd_coco_files_are_read_entry_by_entry_and_told_in_plain_words() {
         boxes.contains("[10, 20, 40, 60]") && boxes.contains("[600, 400, 640, 480]"),
         "{boxes}"
     );
-    assert_eq!(reasons(&report), [("bad_row", 1), ("image_missing", 1)]);
+    assert_eq!(reasons(&report), [("bad_row", 2)]);
     let left = report.boxes_left_out.iter().chain(&report.skipped);
     let told: Vec<&str> = left
         .flat_map(|left| &left.examples)
@@ -123,5 +123,37 @@ fn a_broken_item_leaves_the_others() {
             .notes
             .join("\n")
             .contains("`score` holds `NaN`, read as null")
+    );
+}
+
+/// An image with an object of no known category would be asked as if nothing of any category were there.
+#[test]
+fn images_whose_objects_are_not_known_are_not_asked_as_empty() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::copy(golden("text/images/one.png"), dir.path().join("a.png")).expect("copies");
+    let with = |annotation: &str| {
+        let text = format!(
+            r#"{{"images": [{{"id": 1, "file_name": "a.png"}}], "annotations": [{annotation}],
+            "categories": [{{"id": 1, "name": "cup"}}, {{"id": 2, "name": "dog"}}]}}"#
+        );
+        let input = write(&dir, "doubt.json", text);
+        ConvertOptions {
+            image_folder: Some(dir.path().to_owned()),
+            ..options(DataFormat::Coco, input)
+        }
+    };
+    for category in ["\"cat\"", "7", "null"] {
+        let annotation = format!(
+            r#"{{"id": 1, "image_id": 1, "category_id": {category}, "bbox": [1, 2, 3, 4]}}"#
+        );
+        let (rows, report) = converted(&with(&annotation));
+        assert!(rows.is_empty(), "{category}: {rows:?}");
+        assert_eq!(reasons(&report), [("bad_row", 1)], "{category}");
+    }
+    let elsewhere = r#"{"id": 1, "image_id": "1", "category_id": 1, "bbox": [1, 2, 3, 4]}"#;
+    let error = failure(&with(elsewhere));
+    assert!(
+        error.contains("no annotation belongs to an image of the file"),
+        "{error}"
     );
 }

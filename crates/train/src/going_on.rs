@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use base::config::{Config, Resume};
+use base::config::{Config, Resume, parse_mapping};
 use base::console::describe;
 use base::run_folder::{RunFolder, TRAINER_STATE, step_of_checkpoint};
 
@@ -86,8 +86,10 @@ fn compare<C: Config>(
     newest: &Path,
 ) -> Result<(), TrainError> {
     let path = run.config_path();
-    // That of the checkpoint is covered by its sums; older programs wrote none.
-    let yaml = saved_config(newest).map_or_else(|| run.config(), |yaml| Ok(Some(yaml)));
+    // That of the checkpoint is covered by its sums; older programs wrote none. One that is broken is told when the
+    // checkpoint is looked at.
+    let saved = saved_config(newest).filter(|yaml| parse_mapping(&path, yaml).is_ok());
+    let yaml = saved.map_or_else(|| run.config(), |yaml| Ok(Some(yaml)));
     let compared = match yaml {
         Ok(Some(yaml)) => changes(config, (&path, &yaml), run.path()),
         Ok(None) => Err(TrainError::NoConfig { path }),

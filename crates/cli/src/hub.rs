@@ -75,8 +75,8 @@ fn of_hub(name: &str, revision: Option<String>, ends: &[&'static str]) -> Result
 
 async fn fetched(name: &str, model: &download::Model) -> Result<PathBuf> {
     if let Some(variable) = offline_by() {
-        let hint = format!("{variable} forbids to fetch it");
-        return in_cache(name, model, &hint).await;
+        let why = format!("{variable} forbids to fetch it");
+        return in_cache(name, model, &why).await;
     }
     match model.fetch(&Bar::new(name)).await {
         Ok(folder) => Ok(folder),

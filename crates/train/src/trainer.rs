@@ -284,13 +284,8 @@ impl Trainer<'_> {
             rollout::roll_out(session.model.as_ref(), &sampling, &scoring, prompts, &stop)?;
         session.clock.book("rollout", rollout.sampling);
         session.clock.book("reward", rollout.waiting);
-        let Scoring {
-            rewards,
-            samples,
-            step,
-            ..
-        } = scoring;
-        let logged = logged_groups(&rollout.groups, samples, rewards, step);
+        let step = scoring.step;
+        let logged = logged_groups(&rollout.groups, scoring.samples, scoring.rewards, step);
         let keep = self.config.rollouts_keep;
         self.session.run.log_rollouts(step, &logged, keep)?;
         self.tell_small_spread(&rollout.groups);

@@ -33,6 +33,7 @@ mod readme;
 mod reference;
 #[cfg(test)]
 mod reward;
+mod reward_rows;
 #[cfg(test)]
 mod run;
 #[cfg(test)]

@@ -22,37 +22,20 @@ const GUARDED: &str = "src/guarded.h";
 const CPU: &str = "src/cpu";
 /// The instruction sets that the kernels are compiled for, as `kernels.h` names them.
 const BASELINE: (&str, &[&str]) = ("kernels_baseline", &[]);
-const AVX512: [&str; 6] = [
-    "-mavx512f",
-    "-mavx512bw",
-    "-mavx512vl",
-    "-mavx512dq",
-    "-mfma",
-    "-mprefer-vector-width=512",
-];
+const AVX512: [&str; 6] =
+    ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"];
 const X86_SETS: [(&str, &[&str]); 3] = [
     ("kernels_avx2", &["-mavx2", "-mfma"]),
     ("kernels_avx512", &AVX512),
     (
         "kernels_avx512_bf16",
-        &[
-            AVX512[0],
-            AVX512[1],
-            AVX512[2],
-            AVX512[3],
-            AVX512[4],
-            AVX512[5],
-            "-mavx512bf16",
-        ],
+        &[AVX512[0], AVX512[1], AVX512[2], AVX512[3], AVX512[4], AVX512[5], "-mavx512bf16"],
     ),
 ];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    for source in SOURCES
-        .into_iter()
-        .chain([GUARDED, CPU, GRAPHS, CUDA_HEADERS])
-    {
+    for source in SOURCES.into_iter().chain([GUARDED, CPU, GRAPHS, CUDA_HEADERS]) {
         println!("cargo:rerun-if-changed={source}");
     }
     let root = env::var("LIBTORCH").map(PathBuf::from).unwrap_or_default();
@@ -102,10 +85,7 @@ fn compile(root: &Path) {
         }
         kernels.compile(name);
     }
-    println!(
-        "cargo:rustc-link-search=native={}",
-        root.join("lib").display()
-    );
+    println!("cargo:rustc-link-search=native={}", root.join("lib").display());
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }
 

@@ -5,9 +5,7 @@
 //! told where zero is inside.
 
 /// Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
-const T_95: [f64; 9] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262,
-];
+const T_95: [f64; 9] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
 /// The normal's, for more.
 const NORMAL_95: f64 = 1.96;
 
@@ -45,10 +43,7 @@ pub struct Claim {
 impl Claim {
     /// A claim.
     pub fn new(text: &str, differences: Vec<f64>) -> Self {
-        Self {
-            text: text.to_owned(),
-            differences,
-        }
+        Self { text: text.to_owned(), differences }
     }
 
     /// What came of it.

@@ -53,28 +53,17 @@ fn hard(scene: &Scene, rng: &mut impl Rng) -> Asked {
     let found: Vec<_> = if rng.random_bool(ABSENT) {
         Vec::new()
     } else {
-        scene
-            .shapes
-            .iter()
-            .map(|shape| (shape.name(), shape.bbox))
-            .collect()
+        scene.shapes.iter().map(|shape| (shape.name(), shape.bbox)).collect()
     };
-    let mut names: Vec<String> = found
-        .iter()
-        .map(|(name, _)| name.clone())
-        .chain(misses)
-        .collect();
+    let mut names: Vec<String> = found.iter().map(|(name, _)| name.clone()).chain(misses).collect();
     names.shuffle(rng);
     Asked { names, found }
 }
 
 /// The kinds that are there.
 fn plain(scene: &Scene, rng: &mut impl Rng) -> Asked {
-    let found: Vec<_> = scene
-        .shapes
-        .iter()
-        .map(|shape| (shape.kind.word().to_owned(), shape.bbox))
-        .collect();
+    let found: Vec<_> =
+        scene.shapes.iter().map(|shape| (shape.kind.word().to_owned(), shape.bbox)).collect();
     let mut names: Vec<String> = found.iter().map(|(name, _)| name.clone()).collect();
     names.sort();
     names.dedup();
@@ -91,10 +80,7 @@ fn near_misses(scene: &Scene) -> Vec<String> {
         };
         scene.shapes.iter().any(words)
     };
-    all_names()
-        .into_iter()
-        .filter(|name| !is_there(name) && is_near(name))
-        .collect()
+    all_names().into_iter().filter(|name| !is_there(name) && is_near(name)).collect()
 }
 
 impl Asked {
@@ -225,23 +211,14 @@ fn write_test(folder: &Path, drawer: &mut Drawer, num: usize) -> Result<()> {
 mod tests {
     use super::*;
 
-    const SIZES: DetectionSizes = DetectionSizes {
-        base: 60,
-        base_questions: 2,
-        train: 60,
-        test: 20,
-    };
+    const SIZES: DetectionSizes =
+        DetectionSizes { base: 60, base_questions: 2, train: 60, test: 20 };
 
     fn answers(folder: &Path, file: &str) -> Vec<(String, String)> {
         let text = fs::read_to_string(folder.join(file)).unwrap();
-        let rows = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let value = |row: &Value, turn: usize| {
-            row["conversations"][turn]["value"]
-                .as_str()
-                .unwrap()
-                .to_owned()
+            row["conversations"][turn]["value"].as_str().unwrap().to_owned()
         };
         rows.map(|row| (value(&row, 0), value(&row, 1))).collect()
     }
@@ -253,23 +230,18 @@ mod tests {
         let list = |question: &str| {
             let inner = question.split_once("objects: [").unwrap().1;
             let names = inner.split_once(']').unwrap().0.split(", ");
-            names
-                .map(|name| name.trim_matches('\'').to_owned())
-                .collect::<Vec<_>>()
+            names.map(|name| name.trim_matches('\'').to_owned()).collect::<Vec<_>>()
         };
         for (question, answer) in answers(folder.path(), "train_plain.jsonl") {
             assert!(
-                list(&question)
-                    .iter()
-                    .all(|name| answer.contains(&format!("\"{name}\""))),
+                list(&question).iter().all(|name| answer.contains(&format!("\"{name}\""))),
                 "{question}"
             );
         }
         let hard = answers(folder.path(), "train_hard.jsonl");
         for (question, answer) in &hard {
-            let absent = list(question)
-                .into_iter()
-                .filter(|name| !answer.contains(&format!("\"{name}\"")));
+            let absent =
+                list(question).into_iter().filter(|name| !answer.contains(&format!("\"{name}\"")));
             assert!(absent.count() >= 1, "{question} {answer}");
         }
         assert!(hard.iter().any(|(_, answer)| answer == NOTHING));
@@ -296,17 +268,9 @@ mod tests {
         // Of two or three things there and one to three near misses, half to three quarters.
         assert!(num < SIZES.test, "{num} of {}", SIZES.test);
         for image in images {
-            let asked: Vec<&str> = image["text"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|n| n.as_str().unwrap())
-                .collect();
-            assert!(
-                true_ones(image)
-                    .iter()
-                    .all(|name| asked.contains(&name.as_str()))
-            );
+            let asked: Vec<&str> =
+                image["text"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+            assert!(true_ones(image).iter().all(|name| asked.contains(&name.as_str())));
             assert!(asked.len() > true_ones(image).len());
         }
     }
@@ -317,34 +281,17 @@ mod tests {
         write(folder.path(), &SIZES, 2).unwrap();
         let mut thinking_of_all = 0;
         for (_, answer) in answers(folder.path(), "base.jsonl") {
-            let inner = answer
-                .split_once(ANSWER)
-                .unwrap()
-                .1
-                .strip_suffix(END)
-                .unwrap();
+            let inner = answer.split_once(ANSWER).unwrap().1.strip_suffix(END).unwrap();
             if inner == NOTHING {
                 continue;
             }
-            let json = inner
-                .strip_prefix("```json\n")
-                .unwrap()
-                .strip_suffix("\n```")
-                .unwrap();
+            let json = inner.strip_prefix("```json\n").unwrap().strip_suffix("\n```").unwrap();
             let boxes: Vec<Value> = serde_json::from_str(json).unwrap();
-            assert!(
-                boxes
-                    .iter()
-                    .all(|b| b["bbox_2d"].as_array().unwrap().len() == 4),
-                "{json}"
-            );
+            assert!(boxes.iter().all(|b| b["bbox_2d"].as_array().unwrap().len() == 4), "{json}");
             let said = answer.split_once(ANSWER).unwrap().0;
             let named = |b: &Value| said.contains(b["label"].as_str().unwrap());
             thinking_of_all += usize::from(boxes.iter().all(named));
         }
-        assert!(
-            (60..110).contains(&thinking_of_all),
-            "{thinking_of_all} of 120"
-        );
+        assert!((60..110).contains(&thinking_of_all), "{thinking_of_all} of 120");
     }
 }

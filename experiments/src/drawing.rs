@@ -22,11 +22,7 @@ pub struct Drawer {
 impl Drawer {
     /// For pictures below `images`.
     pub fn new(images: PathBuf, seed: u64) -> Self {
-        Self {
-            images,
-            seen: HashSet::new(),
-            rng: ChaCha8Rng::seed_from_u64(seed),
-        }
+        Self { images, seen: HashSet::new(), rng: ChaCha8Rng::seed_from_u64(seed) }
     }
 
     /// A scene that was not drawn before.
@@ -50,10 +46,7 @@ impl Drawer {
             let folder = self.images.join(part);
             fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
-        scene
-            .render()
-            .save(&path)
-            .with_context(|| path.display().to_string())?;
+        scene.render().save(&path).with_context(|| path.display().to_string())?;
         Ok(name)
     }
 }

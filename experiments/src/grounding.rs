@@ -18,10 +18,8 @@ use crate::plan::GroundingSizes;
 use crate::words::{ANSWER, END, THINK};
 
 /// VLM-R1's question about a region, before and after what it describes.
-pub const QUESTION: [&str; 2] = [
-    "Please provide the bounding box coordinate of the region this sentence describes: ",
-    ".",
-];
+pub const QUESTION: [&str; 2] =
+    ["Please provide the bounding box coordinate of the region this sentence describes: ", "."];
 /// How a shape may lie to another.
 pub const DIRECTIONS: [&str; 4] = ["left of", "right of", "above", "below"];
 /// Files of held-out questions.
@@ -87,19 +85,12 @@ pub fn expressions(scene: &Scene) -> Vec<Asked> {
             // It would teach the model where such a shape is.
             (true, false) => continue,
         };
-        all.push(Asked {
-            text: expression.text,
-            step,
-            target,
-        });
+        all.push(Asked { text: expression.text, step, target });
     }
     let known = scene.shapes.iter().filter(|shape| !is_held_out(shape));
     for anchor in known {
         for (index, direction) in DIRECTIONS.into_iter().enumerate() {
-            let mut there = scene
-                .shapes
-                .iter()
-                .filter(|shape| lies(shape, index, anchor));
+            let mut there = scene.shapes.iter().filter(|shape| lies(shape, index, anchor));
             let (Some(target), None) = (there.next(), there.next()) else {
                 continue;
             };
@@ -109,11 +100,7 @@ pub fn expressions(scene: &Scene) -> Vec<Asked> {
             let is_new = index >= 2 && matches!(anchor.kind, Kind::Triangle | Kind::Cross);
             all.push(Asked {
                 text: format!("the shape {direction} the {}", anchor.name()),
-                step: if is_new {
-                    Step::NewRelation
-                } else {
-                    Step::Relation
-                },
+                step: if is_new { Step::NewRelation } else { Step::Relation },
                 target: *target,
             });
         }
@@ -133,19 +120,12 @@ fn lies(shape: &Shape, index: usize, anchor: &Shape) -> bool {
 /// A file that cannot be written.
 pub fn write(folder: &Path, sizes: &GroundingSizes, seed: u64) -> Result<()> {
     let mut drawer = Drawer::new(folder.join("images"), seed);
-    let steps = [
-        Step::Simple,
-        Step::Relation,
-        Step::NewRelation,
-        Step::NewPair,
-    ];
+    let steps = [Step::Simple, Step::Relation, Step::NewRelation, Step::NewPair];
     // Held-out scenes first: they stay when the training parts change in size.
     for (part, step) in TEST_PARTS.into_iter().zip(steps) {
-        let rows = questions(&mut drawer, part, sizes.test, 1, |_| step)?
-            .into_iter()
-            .map(|(id, image, asked)| {
-                row(&id, &image, &question(&asked), &corners(asked.target.bbox))
-            });
+        let rows = questions(&mut drawer, part, sizes.test, 1, |_| step)?.into_iter().map(
+            |(id, image, asked)| row(&id, &image, &question(&asked), &corners(asked.target.bbox)),
+        );
         let file = folder.join(format!("{part}.jsonl"));
         write_rows(&file, rows)?;
     }
@@ -155,24 +135,11 @@ pub fn write(folder: &Path, sizes: &GroundingSizes, seed: u64) -> Result<()> {
             .iter()
             .map(move |(id, image, asked)| row(id, image, &question(asked), &answer(&asked.target)))
     };
-    write_rows(
-        &folder.join("train.jsonl"),
-        rows(|shape| corners(shape.bbox)),
-    )?;
+    write_rows(&folder.join("train.jsonl"), rows(|shape| corners(shape.bbox)))?;
     write_rows(&folder.join("train_thinking.jsonl"), rows(thought))?;
-    let base = questions(
-        &mut drawer,
-        "base",
-        sizes.base,
-        sizes.base_questions,
-        |rng| {
-            if rng.random_bool(RELATIONS) {
-                Step::Relation
-            } else {
-                Step::Simple
-            }
-        },
-    )?;
+    let base = questions(&mut drawer, "base", sizes.base, sizes.base_questions, |rng| {
+        if rng.random_bool(RELATIONS) { Step::Relation } else { Step::Simple }
+    })?;
     let rows: Vec<Value> = base
         .into_iter()
         .map(|(id, image, asked)| base_row(&id, &image, &asked, &mut drawer.rng))
@@ -224,11 +191,7 @@ fn question(asked: &Asked) -> String {
 
 /// A thinking text that names the shape, and its box.
 fn thought(shape: &Shape) -> String {
-    format!(
-        "{THINK}{}{ANSWER}{{\"bbox\": {}}}{END}",
-        shape.name(),
-        corners(shape.bbox)
-    )
+    format!("{THINK}{}{ANSWER}{{\"bbox\": {}}}{END}", shape.name(), corners(shape.bbox))
 }
 
 /// A row of the base model's training: the demand stands in it, since it has two.
@@ -251,18 +214,12 @@ mod tests {
 
     use super::*;
 
-    const SIZES: GroundingSizes = GroundingSizes {
-        base: 200,
-        base_questions: 3,
-        train: 80,
-        test: 40,
-    };
+    const SIZES: GroundingSizes =
+        GroundingSizes { base: 200, base_questions: 3, train: 80, test: 40 };
 
     fn rows(folder: &Path, part: &str) -> Vec<Value> {
         let text = fs::read_to_string(folder.join(format!("{part}.jsonl"))).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn asked(row: &Value) -> String {
@@ -275,9 +232,8 @@ mod tests {
     fn parts_ask_what_they_are_named_for() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &SIZES, 3).unwrap();
-        let held_out: Vec<String> = HELD_OUT
-            .map(|(colour, kind)| format!("{} {}", colour.word(), kind.word()))
-            .into();
+        let held_out: Vec<String> =
+            HELD_OUT.map(|(colour, kind)| format!("{} {}", colour.word(), kind.word())).into();
         let is_relation = |text: &str| DIRECTIONS.iter().any(|d| text.contains(d));
         let is_new = |text: &str| {
             (text.contains("above") || text.contains("below"))
@@ -286,32 +242,19 @@ mod tests {
         for part in ["train", "in_domain", "base"] {
             for row in rows(folder.path(), part) {
                 let text = asked(&row);
-                assert!(
-                    !held_out.iter().any(|name| row.to_string().contains(name)),
-                    "{row}"
-                );
+                assert!(!held_out.iter().any(|name| row.to_string().contains(name)), "{row}");
                 assert!(part == "base" || !is_relation(&text), "{text}");
                 assert!(!is_new(&text), "{text}");
             }
         }
-        assert!(
-            rows(folder.path(), "base")
-                .iter()
-                .any(|row| is_relation(&asked(row)))
-        );
+        assert!(rows(folder.path(), "base").iter().any(|row| is_relation(&asked(row))));
         for row in rows(folder.path(), "relation") {
             assert!(is_relation(&asked(&row)) && !is_new(&asked(&row)));
         }
-        assert!(
-            rows(folder.path(), "new_relation")
-                .iter()
-                .all(|row| is_new(&asked(row)))
-        );
+        assert!(rows(folder.path(), "new_relation").iter().all(|row| is_new(&asked(row))));
         let new_pairs = rows(folder.path(), "new_pair");
         assert!(
-            new_pairs
-                .iter()
-                .all(|row| held_out.iter().any(|n| asked(row) == format!("the {n}")))
+            new_pairs.iter().all(|row| held_out.iter().any(|n| asked(row) == format!("the {n}")))
         );
     }
 
@@ -347,24 +290,14 @@ mod tests {
             ],
         };
         let of = |step| {
-            let all = expressions(&scene)
-                .into_iter()
-                .filter(move |asked| asked.step == step);
-            all.map(|asked| (asked.text, asked.target.name()))
-                .collect::<Vec<_>>()
+            let all = expressions(&scene).into_iter().filter(move |asked| asked.step == step);
+            all.map(|asked| (asked.text, asked.target.name())).collect::<Vec<_>>()
         };
         let relations = of(Step::Relation);
         assert!(relations.contains(&("the shape left of the blue disc".into(), "red disc".into())));
         // Both others lie right of it.
-        assert!(
-            !relations
-                .iter()
-                .any(|(text, _)| text == "the shape right of the red disc")
-        );
+        assert!(!relations.iter().any(|(text, _)| text == "the shape right of the red disc"));
         assert!(of(Step::NewPair).is_empty());
-        assert!(
-            of(Step::NewRelation).is_empty(),
-            "two shapes lie above the triangle"
-        );
+        assert!(of(Step::NewRelation).is_empty(), "two shapes lie above the triangle");
     }
 }

@@ -49,12 +49,7 @@ impl Lab {
             Ok(_) => {}
             Err(_) => fs::write(&path, wanted).with_context(|| path.display().to_string())?,
         }
-        Ok(Self {
-            out,
-            plan,
-            binary,
-            stages: Mutex::default(),
-        })
+        Ok(Self { out, plan, binary, stages: Mutex::default() })
     }
 
     /// Does `work` unless `marker` is there; two studies that need the same wait for one another.
@@ -88,12 +83,8 @@ impl Lab {
             fs::write(&config, format!("{:#}\n", with_output(settings, &output)))
                 .with_context(|| config.display().to_string())?;
             let start = Instant::now();
-            self.call(
-                verb,
-                &config,
-                &self.out.join("logs").join(format!("{name}.txt")),
-            )
-            .with_context(|| format!("{verb} {folder}"))?;
+            self.call(verb, &config, &self.out.join("logs").join(format!("{name}.txt")))
+                .with_context(|| format!("{verb} {folder}"))?;
             eprintln!("  {verb} {folder}: {:.0} s", start.elapsed().as_secs_f64());
             fs::write(&marker, "").with_context(|| marker.display().to_string())
         })?;
@@ -153,10 +144,7 @@ mod tests {
         let out = folder.path().join("out");
         let lab = Lab::open(out.clone(), Plan::QUICK, "false".into()).unwrap();
         let error = lab.run("sft", "a/b", json!({})).unwrap_err();
-        assert!(
-            format!("{error:#}").contains("sft a/b: exit status: 1"),
-            "{error:#}"
-        );
+        assert!(format!("{error:#}").contains("sft a/b: exit status: 1"), "{error:#}");
         assert!(out.join("settings/a-b.yaml").exists());
         let error = Lab::open(out, Plan::FULL, "false".into()).err().unwrap();
         assert!(error.to_string().contains("another plan"), "{error}");

@@ -90,22 +90,11 @@ fn command() -> Command {
 impl Arguments {
     fn parse() -> Self {
         let given = command().get_matches();
-        let many = |name| {
-            given
-                .get_many::<String>(name)
-                .into_iter()
-                .flatten()
-                .cloned()
-        };
+        let many = |name| given.get_many::<String>(name).into_iter().flatten().cloned();
         Self {
             studies: many("studies").collect(),
             out: given.get_one("out").cloned().unwrap_or_default(),
-            seeds: given
-                .get_many("seeds")
-                .into_iter()
-                .flatten()
-                .copied()
-                .collect(),
+            seeds: given.get_many("seeds").into_iter().flatten().copied().collect(),
             jobs: given.get_one::<u64>("jobs").map(|&jobs| jobs as usize),
             quick: given.get_flag("quick"),
             binary: given.get_one("binary").cloned(),
@@ -130,17 +119,10 @@ fn run(arguments: &Arguments) -> Result<()> {
             arguments.studies.is_empty() || arguments.studies.iter().any(|name| name == study.name)
         })
         .collect();
-    let plan = if arguments.quick {
-        Plan::QUICK
-    } else {
-        Plan::FULL
-    };
+    let plan = if arguments.quick { Plan::QUICK } else { Plan::FULL };
     // Runs get absolute paths, whatever folder they are started in.
     std::fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
-    let out = arguments
-        .out
-        .canonicalize()
-        .with_context(|| arguments.out.display().to_string())?;
+    let out = arguments.out.canonicalize().with_context(|| arguments.out.display().to_string())?;
     let lab = Lab::open(out, plan, binary(arguments)?)?;
     let jobs = match arguments.jobs {
         Some(jobs) => jobs,
@@ -151,11 +133,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let pairs: Vec<_> = arguments.seeds.iter().flat_map(of_seed).collect();
     do_all(&pairs, jobs)?;
     for study in chosen {
-        let runs: Vec<Runs<'_>> = arguments
-            .seeds
-            .iter()
-            .map(|&seed| Runs { lab, seed })
-            .collect();
+        let runs: Vec<Runs<'_>> = arguments.seeds.iter().map(|&seed| Runs { lab, seed }).collect();
         let page = (study.page)(&runs)?.write(&lab.out)?;
         #[expect(clippy::print_stdout, reason = "the pages are what this program makes")]
         {

@@ -52,17 +52,11 @@ pub fn chart(title: &str, x_label: &str, y_label: &str, lines: Vec<(String, Curv
         let mut line = Series::new(
             name,
             *colour,
-            (0..points)
-                .map(|i| [x(i), mean(&at(i).collect::<Vec<_>>())])
-                .collect(),
+            (0..points).map(|i| [x(i), mean(&at(i).collect::<Vec<_>>())]).collect(),
         );
         line.band = (0..points)
             .map(|i| {
-                [
-                    x(i),
-                    at(i).fold(f64::INFINITY, f64::min),
-                    at(i).fold(f64::NEG_INFINITY, f64::max),
-                ]
+                [x(i), at(i).fold(f64::INFINITY, f64::min), at(i).fold(f64::NEG_INFINITY, f64::max)]
             })
             .collect();
         line
@@ -123,12 +117,7 @@ impl Study {
                 claim.verdict().word().to_owned(),
             ]
         });
-        let header = [
-            "claim",
-            "difference, 95 % t-interval",
-            "seeds above 0",
-            "here",
-        ];
+        let header = ["claim", "difference, 95 % t-interval", "seeds above 0", "here"];
         Table {
             header: header.map(str::to_owned).into(),
             rows: rows.collect(),
@@ -143,11 +132,7 @@ impl Study {
             body,
         };
         let mut sections = vec![
-            section(
-                "What the paper found",
-                "",
-                Body::Text(vec![self.paper.to_owned()]),
-            ),
+            section("What the paper found", "", Body::Text(vec![self.paper.to_owned()])),
             section(
                 "What came of it here",
                 "A claim holds where the interval lies above zero, and does not where it lies below.",
@@ -175,10 +160,8 @@ impl Study {
     }
 
     fn markdown(&self) -> String {
-        let mut text = format!(
-            "## {}\n\n{}\n\nThe paper: {}\n\n",
-            self.title, self.what, self.paper
-        );
+        let mut text =
+            format!("## {}\n\n{}\n\nThe paper: {}\n\n", self.title, self.what, self.paper);
         let claims = (String::from("Claims"), self.claims_table());
         for (heading, table) in std::iter::once(&claims).chain(&self.tables) {
             let _ = writeln!(text, "{heading}:\n");

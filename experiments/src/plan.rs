@@ -106,77 +106,25 @@ const LARGE: ModelShape = ModelShape {
 impl Plan {
     /// What `docs/experiments.md` reports.
     pub const FULL: Self = Self {
-        grounding: GroundingSizes {
-            base: 15_000,
-            base_questions: 3,
-            train: 300 * 32,
-            test: 300,
-        },
-        detection: DetectionSizes {
-            base: 30_000,
-            base_questions: 2,
-            train: 100 * 16,
-            test: 300,
-        },
-        grounding_base: Sft {
-            steps: 2_400,
-            batch: 32,
-            lr: 2e-3,
-        },
-        detection_base: Sft {
-            steps: 2_000,
-            batch: 32,
-            lr: 2e-3,
-        },
-        grounding_grpo: Grpo {
-            steps: 300,
-            prompts: 32,
-            lr: 2e-4,
-            max_completion_length: 40,
-        },
-        detection_grpo: Grpo {
-            steps: 150,
-            prompts: 16,
-            lr: 2e-4,
-            max_completion_length: 224,
-        },
+        grounding: GroundingSizes { base: 15_000, base_questions: 3, train: 300 * 32, test: 300 },
+        detection: DetectionSizes { base: 30_000, base_questions: 2, train: 100 * 16, test: 300 },
+        grounding_base: Sft { steps: 2_400, batch: 32, lr: 2e-3 },
+        detection_base: Sft { steps: 2_000, batch: 32, lr: 2e-3 },
+        grounding_grpo: Grpo { steps: 300, prompts: 32, lr: 2e-4, max_completion_length: 40 },
+        detection_grpo: Grpo { steps: 150, prompts: 16, lr: 2e-4, max_completion_length: 224 },
         tuned_sft_lr: 5e-4,
         group_size: 8,
         eval_every: 100,
-        shapes: [
-            ("small", SMALL),
-            ("middle", ModelShape::DEMO),
-            ("large", LARGE),
-        ],
+        shapes: [("small", SMALL), ("middle", ModelShape::DEMO), ("large", LARGE)],
     };
 
     /// The same way, walked in a minute or two: for trying the program, not for findings.
     pub const QUICK: Self = Self {
-        grounding: GroundingSizes {
-            base: 200,
-            base_questions: 3,
-            train: 32,
-            test: 16,
-        },
-        detection: DetectionSizes {
-            base: 200,
-            base_questions: 2,
-            train: 16,
-            test: 16,
-        },
-        grounding_base: Sft {
-            steps: 10,
-            ..Self::FULL.grounding_base
-        },
-        detection_base: Sft {
-            steps: 10,
-            ..Self::FULL.detection_base
-        },
-        grounding_grpo: Grpo {
-            steps: 4,
-            prompts: 4,
-            ..Self::FULL.grounding_grpo
-        },
+        grounding: GroundingSizes { base: 200, base_questions: 3, train: 32, test: 16 },
+        detection: DetectionSizes { base: 200, base_questions: 2, train: 16, test: 16 },
+        grounding_base: Sft { steps: 10, ..Self::FULL.grounding_base },
+        detection_base: Sft { steps: 10, ..Self::FULL.detection_base },
+        grounding_grpo: Grpo { steps: 4, prompts: 4, ..Self::FULL.grounding_grpo },
         detection_grpo: Grpo {
             steps: 4,
             prompts: 4,

@@ -78,9 +78,7 @@ impl Completion {
     /// Names in its thinking, and labels in its answer; nothing where it has not both parts.
     fn parts(&self) -> Option<[BTreeSet<String>; 2]> {
         let (thinking, answer) = self.completion.strip_prefix(THINK)?.split_once(ANSWER)?;
-        let named = all_names()
-            .into_iter()
-            .filter(|name| thinking.contains(name.as_str()));
+        let named = all_names().into_iter().filter(|name| thinking.contains(name.as_str()));
         Some([named.collect(), Self::labels(answer)])
     }
 
@@ -91,8 +89,7 @@ impl Completion {
 
     /// Whether its thinking names all that is there and nothing that is not.
     pub fn names_what_is_there(&self) -> bool {
-        self.parts()
-            .is_some_and(|[named, _]| named == Self::labels(&self.solution))
+        self.parts().is_some_and(|[named, _]| named == Self::labels(&self.solution))
     }
 
     /// Whether its thinking names anything.
@@ -102,8 +99,7 @@ impl Completion {
 
     /// Whether its answer has the labels that its thinking names.
     pub fn answer_follows_thinking(&self) -> bool {
-        self.parts()
-            .is_some_and(|[named, labels]| !named.is_empty() && named == labels)
+        self.parts().is_some_and(|[named, labels]| !named.is_empty() && named == labels)
     }
 }
 
@@ -113,9 +109,7 @@ mod tests {
 
     fn completion(thinking: &str, answered: &[&str]) -> Completion {
         let list = |labels: &[&str]| {
-            let boxes = labels
-                .iter()
-                .map(|label| format!("{BOX}0, 0, 8, 8{LABEL}{label}\"}}"));
+            let boxes = labels.iter().map(|label| format!("{BOX}0, 0, 8, 8{LABEL}{label}\"}}"));
             boxes.collect::<Vec<_>>().join(", ")
         };
         Completion {
@@ -133,16 +127,10 @@ mod tests {
 
     #[test]
     fn thinking_and_answer_are_told_apart() {
-        let right = completion(
-            "red disc, blue cross",
-            &["red disc", "red disc", "blue cross"],
-        );
+        let right = completion("red disc, blue cross", &["red disc", "red disc", "blue cross"]);
         assert!(right.names_what_is_there() && right.answer_follows_thinking());
         assert_eq!(right.num_boxes(), 3);
-        let all = completion(
-            "red disc, green square, blue cross",
-            &["red disc", "blue cross"],
-        );
+        let all = completion("red disc, green square, blue cross", &["red disc", "blue cross"]);
         assert!(
             !all.names_what_is_there() && !all.answer_follows_thinking() && all.names_something()
         );

@@ -41,16 +41,11 @@ pub fn words() -> Words {
     let [detection_demand, rest] = around(&template("odLength"), MARK);
     debug_assert!(rest.is_empty());
     let fixed = [THINK, ANSWER, END, LIST, LIST_END, BOX, LABEL, BOX_END];
-    let sentences: Vec<String> = [
-        QUESTION[0].to_owned(),
-        demand,
-        direct_demand,
-        detection_demand,
-    ]
-    .into_iter()
-    .chain([question, question_end])
-    .chain(fixed.map(str::to_owned))
-    .collect();
+    let sentences: Vec<String> = [QUESTION[0].to_owned(), demand, direct_demand, detection_demand]
+        .into_iter()
+        .chain([question, question_end])
+        .chain(fixed.map(str::to_owned))
+        .collect();
     let mut texts = sentences.clone();
     texts.push(format!("{LOOK} {NOTHING}"));
     texts.extend([NOTHING, "{\"bbox\": [1, 2]}"].map(str::to_owned));
@@ -80,11 +75,6 @@ mod tests {
         let words = words();
         assert!(words.sentences.iter().all(|s| !s.is_empty()));
         assert!(words.sentences.iter().any(|s| s.ends_with("objects: ['")));
-        assert!(
-            words
-                .sentences
-                .iter()
-                .any(|s| s.starts_with("First thinks") && s.ends_with('\n'))
-        );
+        assert!(words.sentences.iter().any(|s| s.starts_with("First thinks") && s.ends_with('\n')));
     }
 }

@@ -10,15 +10,8 @@ use crate::{paths, walls};
 
 const FORMAT: &[&str] = &["fmt", "--all", "--check"];
 // In the profile of the tests, so that what its build scripts compile serves them too.
-const CLIPPY: &[&str] = &[
-    "clippy",
-    "--release",
-    "--workspace",
-    "--all-targets",
-    "--",
-    "-D",
-    "warnings",
-];
+const CLIPPY: &[&str] =
+    &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
 
 /// Stops at the first check that fails.
 pub fn run(root: &Path) -> Result<()> {
@@ -32,10 +25,7 @@ fn step(name: &str, check: impl FnOnce() -> Result<()>) -> Result<()> {
     eprintln!("check: {name}");
     let start = Instant::now();
     check()?;
-    eprintln!(
-        "check: {name} passed in {:.1} s",
-        start.elapsed().as_secs_f64()
-    );
+    eprintln!("check: {name} passed in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -1,9 +1,5 @@
 //! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | walls | check | torture`.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a chore ends where nobody reads it"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore ends where nobody reads it")]
 
 mod check;
 mod libtorch;

@@ -48,10 +48,7 @@ fn tracked(root: &Path) -> Result<Vec<String>> {
         .output()
         .context("cannot run `git`")?;
     if !output.status.success() {
-        bail!(
-            "`git ls-files` failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("`git ls-files` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let names = String::from_utf8(output.stdout).context("a file name that is not UTF-8")?;
     Ok(names.split_terminator('\0').map(String::from).collect())
@@ -60,9 +57,7 @@ fn tracked(root: &Path) -> Result<Vec<String>> {
 /// Numbers of the lines that hold a machine path, from 1.
 fn machine_paths(text: &str) -> impl Iterator<Item = usize> + '_ {
     let lines = text.lines().enumerate();
-    lines
-        .filter(|(_, line)| holds_machine_path(line))
-        .map(|(index, _)| index + 1)
+    lines.filter(|(_, line)| holds_machine_path(line)).map(|(index, _)| index + 1)
 }
 
 fn holds_machine_path(line: &str) -> bool {
@@ -71,9 +66,7 @@ fn holds_machine_path(line: &str) -> bool {
         let before = line[..at].chars().next_back();
         before.is_none_or(|c| !(c.is_alphanumeric() || "._-/".contains(c)))
     };
-    MARKS
-        .iter()
-        .any(|mark| line.match_indices(mark).any(|(at, _)| begins(at)))
+    MARKS.iter().any(|mark| line.match_indices(mark).any(|(at, _)| begins(at)))
 }
 
 #[cfg(test)]
@@ -86,9 +79,7 @@ mod tests {
         assert!(holds_machine_path(&format!("cd {home}me/x")));
         assert!(holds_machine_path(&format!("\"{home}me\"")));
         assert!(holds_machine_path(&format!("root: file=\"{}x\"", MARKS[2])));
-        assert!(!holds_machine_path(&format!(
-            "https://example.org{home}page"
-        )));
+        assert!(!holds_machine_path(&format!("https://example.org{home}page")));
         assert!(!holds_machine_path("out/demo, ~/.cache, /usr/lib"));
         let text = format!("a\nb {home}c\n\n{home}\n");
         assert_eq!(machine_paths(&text).collect::<Vec<_>>(), [2, 4]);

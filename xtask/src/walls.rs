@@ -23,16 +23,8 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("dashboard", &["base", "report", "web"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
-    (
-        "train",
-        &["base", "data", "rewards", "torch", "models", "engine"],
-    ),
-    (
-        "eval",
-        &[
-            "base", "data", "rewards", "report", "torch", "models", "engine",
-        ],
-    ),
+    ("train", &["base", "data", "rewards", "torch", "models", "engine"]),
+    ("eval", &["base", "data", "rewards", "report", "torch", "models", "engine"]),
     (
         "cli",
         &[
@@ -55,17 +47,8 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 9] = [
-    "base",
-    "data",
-    "rewards",
-    "report",
-    "dashboard",
-    "tiny",
-    "web",
-    "experiments",
-    "xtask",
-];
+const NO_LIBTORCH: [&str; 9] =
+    ["base", "data", "rewards", "report", "dashboard", "tiny", "web", "experiments", "xtask"];
 
 /// Reaching any of these is reaching libtorch.
 const LIBTORCH: [&str; 2] = ["tch", "torch-sys"];
@@ -86,10 +69,7 @@ pub fn run(root: &Path) -> Result<()> {
         return Ok(());
     }
     let list = breaches.join("\n  ");
-    bail!(
-        "{} breach(es) of the walls between crates\n  {list}",
-        breaches.len()
-    )
+    bail!("{} breach(es) of the walls between crates\n  {list}", breaches.len())
 }
 
 /// What `cargo metadata` says of one workspace.
@@ -112,21 +92,12 @@ impl Metadata {
     fn read(root: &Path) -> Result<Self> {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             // The host's packages alone: others would be downloaded for nothing.
-            .args([
-                "metadata",
-                "--format-version",
-                "1",
-                "--filter-platform",
-                &host()?,
-            ])
+            .args(["metadata", "--format-version", "1", "--filter-platform", &host()?])
             .current_dir(root)
             .output()
             .context("cannot run `cargo metadata`")?;
         if !output.status.success() {
-            bail!(
-                "`cargo metadata` failed: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Self::parse(&serde_json::from_slice(&output.stdout)?)
             .context("`cargo metadata` is not as expected")
@@ -142,39 +113,20 @@ impl Metadata {
             }
             let name = text(&package["name"])?;
             let manifest = PathBuf::from(text(&package["manifest_path"])?);
-            packages.insert(
-                text(&package["id"])?,
-                Package {
-                    name,
-                    manifest,
-                    dependencies,
-                },
-            );
+            packages.insert(text(&package["id"])?, Package { name, manifest, dependencies });
         }
         let mut resolved = BTreeMap::new();
         for node in list(&json["resolve"]["nodes"])? {
-            let uses = list(&node["dependencies"])?
-                .iter()
-                .map(text)
-                .collect::<Result<_>>()?;
+            let uses = list(&node["dependencies"])?.iter().map(text).collect::<Result<_>>()?;
             resolved.insert(text(&node["id"])?, uses);
         }
-        let members = list(&json["workspace_members"])?
-            .iter()
-            .map(text)
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            packages,
-            resolved,
-            members,
-        })
+        let members = list(&json["workspace_members"])?.iter().map(text).collect::<Result<_>>()?;
+        Ok(Self { packages, resolved, members })
     }
 
     /// Our packages, by name.
     fn ours(&self) -> impl Iterator<Item = (&String, &Package)> {
-        self.packages
-            .iter()
-            .filter(|(id, _)| self.members.contains(*id))
+        self.packages.iter().filter(|(id, _)| self.members.contains(*id))
     }
 
     fn forbidden_edges(&self) -> Vec<String> {
@@ -242,9 +194,7 @@ impl Metadata {
     }
 
     fn package(&self, id: &str) -> Result<&Package> {
-        self.packages
-            .get(id)
-            .with_context(|| format!("no package `{id}`"))
+        self.packages.get(id).with_context(|| format!("no package `{id}`"))
     }
 }
 
@@ -253,19 +203,11 @@ fn unsafe_outside_its_crate(root: &Path, metadata: &Metadata) -> Result<Vec<Stri
     let mut breaches = Vec::new();
     let lint = format!("{UNSAFE_LINT} = \"deny\"");
     if !has_line(&root.join("Cargo.toml"), "[workspace.lints.rust]", &lint)? {
-        breaches.push(format!(
-            "`Cargo.toml`: expected `{lint}` in `[workspace.lints.rust]`"
-        ));
+        breaches.push(format!("`Cargo.toml`: expected `{lint}` in `[workspace.lints.rust]`"));
     }
-    for (_, package) in metadata
-        .ours()
-        .filter(|(_, package)| package.name != MAY_BE_UNSAFE)
-    {
+    for (_, package) in metadata.ours().filter(|(_, package)| package.name != MAY_BE_UNSAFE) {
         if !has_line(&package.manifest, "[lints]", "workspace = true")? {
-            breaches.push(format!(
-                "`{}` lacks `workspace = true` in `[lints]`",
-                package.name
-            ));
+            breaches.push(format!("`{}` lacks `workspace = true` in `[lints]`", package.name));
         }
         let folder = package.manifest.parent().unwrap_or(root);
         for file in rust_files(folder)? {
@@ -284,10 +226,7 @@ fn unsafe_outside_its_crate(root: &Path, metadata: &Metadata) -> Result<Vec<Stri
 fn has_line(manifest: &Path, header: &str, line: &str) -> Result<bool> {
     let toml = fs::read_to_string(manifest)
         .with_context(|| format!("cannot read `{}`", manifest.display()))?;
-    let mut section = toml
-        .lines()
-        .skip_while(|found| found.trim() != header)
-        .skip(1);
+    let mut section = toml.lines().skip_while(|found| found.trim() != header).skip(1);
     let squeeze = |text: &str| text.replace(' ', "");
     Ok(section
         .by_ref()
@@ -311,10 +250,7 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn host() -> Result<String> {
-    let output = Command::new("rustc")
-        .arg("-vV")
-        .output()
-        .context("cannot run `rustc`")?;
+    let output = Command::new("rustc").arg("-vV").output().context("cannot run `rustc`")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("host: "));
     line.map(String::from).context("`rustc -vV` names no host")
@@ -325,10 +261,7 @@ fn list(value: &Value) -> Result<&Vec<Value>> {
 }
 
 fn text(value: &Value) -> Result<String> {
-    value
-        .as_str()
-        .map(String::from)
-        .context("expected a string")
+    value.as_str().map(String::from).context("expected a string")
 }
 
 #[cfg(test)]
@@ -356,9 +289,7 @@ mod tests {
     }
 
     fn breaches(crates: &[(&str, &str, &str)]) -> String {
-        run(workspace(crates).path())
-            .expect_err("a breach")
-            .to_string()
+        run(workspace(crates).path()).expect_err("a breach").to_string()
     }
 
     const LINTS: &str = "[lints]\nworkspace = true\n";
@@ -374,17 +305,12 @@ mod tests {
         let page = fs::read_to_string(root.join("docs/dependencies.md")).expect("page");
         let metadata = Metadata::read(&root).expect("metadata");
         let names: BTreeSet<&str> = metadata.ours().map(|(_, package)| &*package.name).collect();
-        let used = metadata
-            .ours()
-            .flat_map(|(_, package)| &package.dependencies);
+        let used = metadata.ours().flat_map(|(_, package)| &package.dependencies);
         let missing: BTreeSet<&str> = used
             .map(|(name, _)| &**name)
             .filter(|name| !names.contains(name) && !page.contains(&format!("`{name}`")))
             .collect();
-        assert!(
-            missing.is_empty(),
-            "not in docs/dependencies.md: {missing:?}"
-        );
+        assert!(missing.is_empty(), "not in docs/dependencies.md: {missing:?}");
     }
 
     #[test]
@@ -436,10 +362,7 @@ mod tests {
             }
             run(root.path()).expect_err("a breach").to_string()
         };
-        assert!(
-            said.contains("`data` must not need libtorch: data -> helper -> tch"),
-            "{said}"
-        );
+        assert!(said.contains("`data` must not need libtorch: data -> helper -> tch"), "{said}");
     }
 
     #[test]

@@ -237,10 +237,7 @@ impl LogFile {
         if let Err(error) = written
             && !self.failed.swap(true, Ordering::Relaxed)
         {
-            show(&format!(
-                "warning: {}: {error}; lines are missing there",
-                self.path.display()
-            ));
+            show(&format!("warning: {}: {error}; lines are missing there", self.path.display()));
         }
     }
 }
@@ -287,10 +284,7 @@ mod tests {
         // Joiners belong to how emoji and Persian are written.
         let family = "\u{1f468}\u{200d}\u{1f469} \u{646}\u{200c}\u{627}";
         assert_eq!(printable(family), family);
-        assert_eq!(
-            printable("line\n\tIoU ≥ 0.5 é 红"),
-            "line\n\tIoU ≥ 0.5 é 红"
-        );
+        assert_eq!(printable("line\n\tIoU ≥ 0.5 é 红"), "line\n\tIoU ≥ 0.5 é 红");
     }
 
     #[test]

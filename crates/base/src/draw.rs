@@ -22,8 +22,7 @@ impl DrawKey {
     pub fn uniform(&self, token: usize) -> f64 {
         let mut key = [0u8; 32];
         for (slot, word) in
-            key.chunks_exact_mut(8)
-                .zip([self.seed, self.step, self.prompt, self.completion])
+            key.chunks_exact_mut(8).zip([self.seed, self.step, self.prompt, self.completion])
         {
             slot.copy_from_slice(&word.to_le_bytes());
         }
@@ -38,12 +37,7 @@ impl DrawKey {
 mod tests {
     use super::*;
 
-    const KEY: DrawKey = DrawKey {
-        seed: 42,
-        step: 3,
-        prompt: 1,
-        completion: 7,
-    };
+    const KEY: DrawKey = DrawKey { seed: 42, step: 3, prompt: 1, completion: 7 };
 
     #[test]
     fn a_draw_depends_on_its_key_alone() {
@@ -54,10 +48,7 @@ mod tests {
             DrawKey { seed: 43, ..KEY },
             DrawKey { step: 4, ..KEY },
             DrawKey { prompt: 2, ..KEY },
-            DrawKey {
-                completion: 6,
-                ..KEY
-            },
+            DrawKey { completion: 6, ..KEY },
         ] {
             assert_ne!(other.uniform(0), KEY.uniform(0));
         }

@@ -105,12 +105,8 @@ pub fn parse(text: &str) -> Result<Parsed, JsonError> {
     let mut reader = Reader::new(text);
     match reader.whole() {
         Some(json) => {
-            let mut owner = Owner {
-                torn: &reader.torn,
-                strings: 0,
-                path: Vec::new(),
-                lost: Vec::new(),
-            };
+            let mut owner =
+                Owner { torn: &reader.torn, strings: 0, path: Vec::new(), lost: Vec::new() };
             let value = owner.value(json);
             let lost = owner.lost;
             Ok(Parsed { value, lost })
@@ -150,11 +146,9 @@ impl std::fmt::Display for Json<'_> {
             Self::Bool(truth) => write!(f, "{truth}"),
             Self::Integer(digits) => f.write_str(digits),
             Self::Number(number) if number.is_nan() => f.write_str("NaN"),
-            Self::Number(number) if number.is_infinite() => f.write_str(if *number > 0.0 {
-                "Infinity"
-            } else {
-                "-Infinity"
-            }),
+            Self::Number(number) if number.is_infinite() => {
+                f.write_str(if *number > 0.0 { "Infinity" } else { "-Infinity" })
+            }
             // Nobody writes -0.
             Self::Number(number) => write!(f, "{}", number + 0.0),
             Self::Text(text) => f.write_str(&quoted(text)),
@@ -189,10 +183,7 @@ struct Owner<'t> {
 
 impl Owner<'_> {
     fn lose(&mut self, what: LostKind) {
-        self.lost.push(Lost {
-            path: self.path.clone(),
-            what,
-        });
+        self.lost.push(Lost { path: self.path.clone(), what });
     }
 
     fn text(&mut self, text: Cow<'_, str>) -> String {
@@ -281,14 +272,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(text: &'a str) -> Self {
-        Reader {
-            text,
-            at: 0,
-            strings: 0,
-            torn: Vec::new(),
-            is_torn: false,
-            failed: None,
-        }
+        Reader { text, at: 0, strings: 0, torn: Vec::new(), is_torn: false, failed: None }
     }
 
     fn whole(&mut self) -> Option<Json<'a>> {
@@ -302,10 +286,7 @@ impl<'a> Reader<'a> {
     }
 
     fn error(&self) -> JsonError {
-        JsonError {
-            at: self.at.min(self.text.len()),
-            reason: self.reason(),
-        }
+        JsonError { at: self.at.min(self.text.len()), reason: self.reason() }
     }
 
     fn parts(&mut self, visit: &mut dyn FnMut(&str, Part<'a>)) -> Option<()> {
@@ -421,9 +402,7 @@ impl<'a> Reader<'a> {
             b'f' => self.word("false", Json::Bool(false)),
             b'N' => self.word("NaN", Json::Number(f64::NAN)),
             b'I' => self.word("Infinity", Json::Number(f64::INFINITY)),
-            _ => self
-                .word("-Infinity", Json::Number(f64::NEG_INFINITY))
-                .or_else(|| self.number()),
+            _ => self.word("-Infinity", Json::Number(f64::NEG_INFINITY)).or_else(|| self.number()),
         }
     }
 
@@ -509,9 +488,7 @@ impl<'a> Reader<'a> {
         self.is_torn = false;
         loop {
             let rest = &self.text.as_bytes()[self.at..];
-            let end = rest
-                .iter()
-                .position(|b| matches!(b, b'"' | b'\\' | 0..0x20));
+            let end = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20));
             self.at += end.unwrap_or(rest.len());
             match self.peek()? {
                 b'"' => break,
@@ -571,9 +548,9 @@ impl<'a> Reader<'a> {
     fn hex(&mut self) -> Option<u32> {
         let digits = self.text.as_bytes().get(self.at..self.at + 4)?;
         self.at += 4;
-        digits.iter().try_fold(0, |value, &digit| {
-            Some(value * 16 + char::from(digit).to_digit(16)?)
-        })
+        digits
+            .iter()
+            .try_fold(0, |value, &digit| Some(value * 16 + char::from(digit).to_digit(16)?))
     }
 }
 

@@ -38,11 +38,8 @@ fn a_value_says_what_it_does_not_hold() {
     });
     assert_eq!(parsed.value, expected);
     assert_eq!(parsed.value["b"].to_string(), "0");
-    let lost: Vec<(String, LostKind)> = parsed
-        .lost
-        .into_iter()
-        .map(|lost| (lost.path.join("."), lost.what))
-        .collect();
+    let lost: Vec<(String, LostKind)> =
+        parsed.lost.into_iter().map(|lost| (lost.path.join("."), lost.what)).collect();
     let not_finite = LostKind::NotFinite;
     assert_eq!(
         lost,
@@ -57,10 +54,7 @@ fn a_value_says_what_it_does_not_hold() {
     );
     let plain = r#"{"a": [1, 2.5, -3, 1e2, true, null, "x"], "b": {"c": 18446744073709551615}}"#;
     let parsed = parse(plain).expect("JSON");
-    assert_eq!(
-        parsed.value,
-        serde_json::from_str::<Value>(plain).expect("JSON")
-    );
+    assert_eq!(parsed.value, serde_json::from_str::<Value>(plain).expect("JSON"));
     assert!(parsed.lost.is_empty());
 }
 
@@ -76,14 +70,8 @@ fn lists_of_an_object_are_read_item_by_item() {
         });
     };
     parts(text, &mut visit).expect("an object");
-    let expected = [
-        "a:",
-        "a - 1",
-        "a - \"x\"",
-        "a - {\"b\": [NaN, 0, null]}",
-        "c {\"d\": []}",
-        "a:",
-    ];
+    let expected =
+        ["a:", "a - 1", "a - \"x\"", "a - {\"b\": [NaN, 0, null]}", "c {\"d\": []}", "a:"];
     assert_eq!(seen, expected);
     for (bad, at, reason) in [
         ("[]", 0, "expected an object"),
@@ -111,10 +99,7 @@ fn a_mistake_has_a_place_and_a_reason() {
         assert_eq!(parse(text), Err(JsonError { at, reason }), "{text}");
     }
     let deep = "[".repeat(1000) + &"]".repeat(1000);
-    assert_eq!(
-        parse(&deep).map_err(|error| error.reason),
-        Err("nested more than 900 deep")
-    );
+    assert_eq!(parse(&deep).map_err(|error| error.reason), Err("nested more than 900 deep"));
     let nested = "[".repeat(500) + &"]".repeat(500);
     assert!(parse(&nested).is_ok());
 }

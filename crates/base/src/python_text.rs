@@ -25,11 +25,7 @@ fn borrowed(value: &Value) -> Json<'_> {
         Value::Array(items) => Json::List(items.iter().map(borrowed).collect()),
         Value::Object(map) => {
             let pairs = map.iter();
-            Json::Object(
-                pairs
-                    .map(|(key, value)| (key.into(), borrowed(value)))
-                    .collect(),
-            )
+            Json::Object(pairs.map(|(key, value)| (key.into(), borrowed(value))).collect())
         }
     }
 }
@@ -122,11 +118,7 @@ fn float(number: f64, out: &mut String) {
 
 /// In single quotes, in double ones where that saves escapes.
 fn quoted(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -166,10 +158,7 @@ mod tests {
     fn values_read_as_python_prints_them() {
         for (json, text) in [
             ("\"a 'b'\"", "a 'b'"),
-            (
-                "[1, -0, 1.0, 1e3, true, null]",
-                "[1, 0, 1.0, 1000.0, True, None]",
-            ),
+            ("[1, -0, 1.0, 1e3, true, null]", "[1, 0, 1.0, 1000.0, True, None]"),
             (
                 "[1e16, 1.5e-5, 1e15, 0.0001, -0.0]",
                 "[1e+16, 1.5e-05, 1000000000000000.0, 0.0001, -0.0]",

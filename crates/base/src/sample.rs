@@ -22,11 +22,7 @@ pub struct SourceLine {
 impl SourceLine {
     /// A row that has a line to itself.
     pub fn new(file: impl Into<PathBuf>, line: usize) -> Self {
-        Self {
-            file: file.into(),
-            line,
-            item: None,
-        }
+        Self { file: file.into(), line, item: None }
     }
 }
 
@@ -95,13 +91,7 @@ impl PreparedImage {
         original_size: [u32; 2],
         input_size: [u32; 2],
     ) -> Self {
-        PreparedImage {
-            pixel_values,
-            grid_thw,
-            original_size,
-            input_size,
-            digest: Memo::default(),
-        }
+        PreparedImage { pixel_values, grid_thw, original_size, input_size, digest: Memo::default() }
     }
 
     /// SHA-256 of all that the vision tower sees: the grid and the patches. Taken once.

@@ -45,12 +45,7 @@ impl Unfinished {
             let opened = OpenOptions::new().write(true).create_new(true).open(&path);
             match opened.map(|file| locked(file, &path)) {
                 Ok(Some(file)) => {
-                    return Ok(Self {
-                        target: target.to_owned(),
-                        path,
-                        file,
-                        is_finished: false,
-                    });
+                    return Ok(Self { target: target.to_owned(), path, file, is_finished: false });
                 }
                 // Taken for left behind in the moment before it was locked.
                 Ok(None) => drop(known().remove(&path)),
@@ -188,9 +183,8 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -228,11 +222,7 @@ mod tests {
         }
         let alive = Unfinished::create(&target).unwrap();
         sweep(&target);
-        let others = [
-            ".tmp-other.jsonl-4194999-0",
-            ".tmp-rows.jsonl",
-            ".tmp-rows.jsonl-x-0",
-        ];
+        let others = [".tmp-other.jsonl-4194999-0", ".tmp-rows.jsonl", ".tmp-rows.jsonl-x-0"];
         let own = alive.path.file_name().unwrap().to_str().unwrap();
         let mut left = vec![own];
         left.extend(others);
@@ -240,10 +230,7 @@ mod tests {
         assert_eq!(names(dir.path()), left);
         alive.finish().unwrap();
         sweep_folder(dir.path(), |name| name.starts_with("other"));
-        assert_eq!(
-            names(dir.path()),
-            [".tmp-rows.jsonl", ".tmp-rows.jsonl-x-0", "rows.jsonl"]
-        );
+        assert_eq!(names(dir.path()), [".tmp-rows.jsonl", ".tmp-rows.jsonl-x-0", "rows.jsonl"]);
     }
 
     #[test]

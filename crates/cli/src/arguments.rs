@@ -46,16 +46,10 @@ fn none() -> &'static [Foreign] {
 /// What a file of `grpo` holds beside the flags of `data check`.
 fn of_training() -> &'static [Foreign] {
     static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| {
-        let own = |name: &str| {
-            DataCheckConfig::FIELDS
-                .iter()
-                .any(|field| field.name == name)
-        };
+        let own = |name: &str| DataCheckConfig::FIELDS.iter().any(|field| field.name == name);
         let of_grpo = GrpoConfig::FIELDS.iter().filter(|field| !own(field.name));
-        let of_grpo = of_grpo.map(|field| Foreign {
-            name: field.name,
-            effect: ForeignEffect::None("of training"),
-        });
+        let of_grpo = of_grpo
+            .map(|field| Foreign { name: field.name, effect: ForeignEffect::None("of training") });
         let foreign = foreign_to_grpo().iter().copied();
         foreign.chain(of_grpo).collect()
     });
@@ -89,11 +83,7 @@ static COMMANDS: [Entry; 11] = [
         none,
     ),
     entry::<GenerateConfig>("generate", "Answer questions about images", none),
-    entry::<LogprobsConfig>(
-        "logprobs",
-        "Log-probability of each token of given answers",
-        none,
-    ),
+    entry::<LogprobsConfig>("logprobs", "Log-probability of each token of given answers", none),
     entry::<RewardConfig>(
         "reward",
         "Score given answers: try a reward before training with it",
@@ -117,10 +107,8 @@ static COMMANDS: [Entry; 11] = [
 ];
 
 /// Words before a command's own, and what is behind them.
-const GROUPS: [(&str, &str); 1] = [(
-    "data",
-    "Check rows before a run, and make them of other data",
-)];
+const GROUPS: [(&str, &str); 1] =
+    [("data", "Check rows before a run, and make them of other data")];
 
 const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can stand in the YAML \
                           file of --config; flags override the file, --set overrides flags.";
@@ -216,33 +204,21 @@ fn hint_of_command(nearest: Option<&str>, beside: &[&str]) -> String {
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let arguments: Vec<OsString> = arguments.map(with_canonical_name).collect();
     let mut command = command();
-    let matches = command
-        .try_get_matches_from_mut(&arguments)
-        .map_err(|error| explain(error, &arguments))?;
+    let matches =
+        command.try_get_matches_from_mut(&arguments).map_err(|error| explain(error, &arguments))?;
     let Some((name, matches)) = innermost(&matches) else {
-        return Err(command
-            .error(ErrorKind::MissingSubcommand, "no command")
-            .into());
+        return Err(command.error(ErrorKind::MissingSubcommand, "no command").into());
     };
     let Some(entry) = COMMANDS.iter().find(|entry| entry.name == name) else {
-        return Err(command
-            .error(ErrorKind::InvalidSubcommand, "no such command")
-            .into());
+        return Err(command.error(ErrorKind::InvalidSubcommand, "no such command").into());
     };
     let names = entry.fields.iter().map(|field| field.name);
     let foreign = (entry.foreign)().iter().map(|foreign| foreign.name);
     Ok(Invocation {
         command: entry.name,
         config: matches.get_one("config").cloned(),
-        flags: names
-            .chain(foreign)
-            .filter_map(|name| flag(matches, name))
-            .collect(),
-        sets: matches
-            .get_many("set")
-            .unwrap_or_default()
-            .cloned()
-            .collect(),
+        flags: names.chain(foreign).filter_map(|name| flag(matches, name)).collect(),
+        sets: matches.get_many("set").unwrap_or_default().cloned().collect(),
         foreign: (entry.foreign)(),
     })
 }
@@ -277,10 +253,7 @@ fn with_canonical_name(argument: OsString) -> OsString {
 fn command() -> Command {
     let commands = COMMANDS.iter().map(|entry| {
         let defaults = (entry.defaults)();
-        let fields = entry
-            .fields
-            .iter()
-            .map(|field| argument(field, &defaults[field.name]));
+        let fields = entry.fields.iter().map(|field| argument(field, &defaults[field.name]));
         let foreign = (entry.foreign)().iter().map(|foreign| {
             Arg::new(foreign.name)
                 .long(foreign.name)
@@ -372,22 +345,14 @@ fn shown(default: &Value) -> Option<String> {
         Value::String(text) if text.is_empty() => None,
         Value::String(text) => Some(text.clone()),
         Value::Array(values) if values.is_empty() => None,
-        Value::Array(values) => Some(
-            values
-                .iter()
-                .filter_map(shown)
-                .collect::<Vec<_>>()
-                .join(" "),
-        ),
+        Value::Array(values) => Some(values.iter().filter_map(shown).collect::<Vec<_>>().join(" ")),
         value => Some(value.to_string()),
     }
 }
 
 fn heading(group: &str) -> String {
     let mut letters = group.chars();
-    letters.next().map_or(String::new(), |first| {
-        first.to_uppercase().chain(letters).collect()
-    })
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn value_name(kind: &Kind) -> String {
@@ -475,13 +440,12 @@ fn names_beside(arguments: &[OsString]) -> Vec<&'static str> {
     let group = GROUPS.iter().find(|(name, _)| *name == word(arguments, 0));
     let names = COMMANDS.iter().map(|entry| entry.name);
     match group {
-        Some((group, _)) => names
-            .filter_map(|name| name.strip_prefix(group)?.strip_prefix(' '))
-            .collect(),
+        Some((group, _)) => {
+            names.filter_map(|name| name.strip_prefix(group)?.strip_prefix(' ')).collect()
+        }
         None => {
-            let mut words: Vec<&str> = names
-                .map(|name| name.split(' ').next().unwrap_or(name))
-                .collect();
+            let mut words: Vec<&str> =
+                names.map(|name| name.split(' ').next().unwrap_or(name)).collect();
             words.dedup();
             words
         }

@@ -38,12 +38,10 @@ impl Curve {
     fn best(&self, counts: impl Fn(u64) -> bool) -> Option<(u64, f64)> {
         let points = self.points.iter().filter(|(step, _)| counts(*step));
         let sign = if self.less_is_better() { -1.0 } else { 1.0 };
-        points
-            .copied()
-            .reduce(|best, point| match sign * point.1 > sign * best.1 {
-                true => point,
-                false => best,
-            })
+        points.copied().reduce(|best, point| match sign * point.1 > sign * best.1 {
+            true => point,
+            false => best,
+        })
     }
 }
 
@@ -80,19 +78,13 @@ pub fn checkpoint(
         );
     };
     let found = checkpoints.iter().find(|(of, _)| *of == step);
-    let folder = found
-        .map(|(_, folder)| folder.clone())
-        .context("a checkpoint that is gone")?;
+    let folder = found.map(|(_, folder)| folder.clone()).context("a checkpoint that is gone")?;
     look_at(&folder)?;
     let count = curve.points.len();
     base::say!(
         "model `{shown}@best`: {}, by `{figure}` {value:.4}, the {} of {}{}",
         folder.display(),
-        if curve.less_is_better() {
-            "least"
-        } else {
-            "highest"
-        },
+        if curve.less_is_better() { "least" } else { "highest" },
         base::console::count(count as u64, "evaluation"),
         others(&curves, curve, asked)
     );
@@ -117,10 +109,7 @@ fn others(curves: &[Curve], chosen: &Curve, asked: Option<&str>) -> String {
 }
 
 fn names(curves: &[Curve]) -> Vec<String> {
-    curves
-        .iter()
-        .map(|curve| format!("`{}`", curve.figure))
-        .collect()
+    curves.iter().map(|curve| format!("`{}`", curve.figure)).collect()
 }
 
 /// `val` of `val/accuracy`.
@@ -135,11 +124,7 @@ fn choose<'a>(curves: &'a [Curve], asked: Option<&str>) -> Option<&'a Curve> {
         Some(name) => curves
             .iter()
             .find(|curve| curve.figure == name)
-            .or_else(|| {
-                curves
-                    .iter()
-                    .find(|curve| evaluation(&curve.figure) == name)
-            }),
+            .or_else(|| curves.iter().find(|curve| evaluation(&curve.figure) == name)),
         None => {
             let named = curves.iter().find(|curve| curve.is_of_an_evaluation());
             named.or_else(|| curves.iter().find(|curve| curve.is_of_held_out_rows()))
@@ -157,9 +142,7 @@ fn curves(run: &Path) -> Result<Vec<Curve>> {
     };
     let mut curves: Vec<Curve> = Vec::new();
     // A line that is torn or broken is told where the run goes on.
-    let lines = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     for line in lines {
         let (Some(step), Some(figures)) = (line["step"].as_u64(), line.as_object()) else {
             continue;
@@ -170,10 +153,9 @@ fn curves(run: &Path) -> Result<Vec<Curve>> {
         for (figure, value) in of_evaluations {
             match curves.iter_mut().find(|curve| curve.figure == figure) {
                 Some(curve) => curve.points.push((step, value)),
-                None => curves.push(Curve {
-                    figure: figure.to_owned(),
-                    points: vec![(step, value)],
-                }),
+                None => {
+                    curves.push(Curve { figure: figure.to_owned(), points: vec![(step, value)] })
+                }
             }
         }
     }

@@ -9,22 +9,10 @@ use serde_json::Value;
 /// Keys that would alter what a run computes, with what does so here.
 const ALTERING: [(&str, &str); 8] = [
     ("gradient_clipping", "`--max_grad_norm`"),
-    (
-        "train_micro_batch_size_per_gpu",
-        "`--per_device_train_batch_size`",
-    ),
-    (
-        "gradient_accumulation_steps",
-        "`--gradient_accumulation_steps`",
-    ),
-    (
-        "train_batch_size",
-        "`--per_device_train_batch_size` and `--gradient_accumulation_steps`",
-    ),
-    (
-        "optimizer",
-        "`--optim`, `--learning_rate`, `--weight_decay`",
-    ),
+    ("train_micro_batch_size_per_gpu", "`--per_device_train_batch_size`"),
+    ("gradient_accumulation_steps", "`--gradient_accumulation_steps`"),
+    ("train_batch_size", "`--per_device_train_batch_size` and `--gradient_accumulation_steps`"),
+    ("optimizer", "`--optim`, `--learning_rate`, `--weight_decay`"),
     ("scheduler", "`--lr_scheduler_type`, `--warmup_steps`"),
     ("fp16", "half precision is `--bf16 true`"),
     ("bf16", "`--bf16`"),
@@ -43,10 +31,7 @@ pub fn look(given: &str) -> Result<()> {
         true => ("`deepspeed`".to_owned(), given.to_owned()),
         false => {
             let text = fs::read_to_string(given);
-            (
-                given.to_owned(),
-                text.with_context(|| format!("`deepspeed`: {given}"))?,
-            )
+            (given.to_owned(), text.with_context(|| format!("`deepspeed`: {given}"))?)
         }
     };
     let config: Value =

@@ -11,12 +11,7 @@ pub struct EvenChoice<T> {
 impl<T> EvenChoice<T> {
     /// Will choose up to `limit`.
     pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            stride: 1,
-            offered: 0,
-            kept: Vec::new(),
-        }
+        Self { limit, stride: 1, offered: 0, kept: Vec::new() }
     }
 
     /// Keeps the next one, or does not ask for it.

@@ -67,9 +67,7 @@ fn of_hub(name: &str, revision: Option<String>, ends: &[&'static str]) -> Result
         ends: ends.to_vec(),
         other_forms: OTHER_FORMS.to_vec(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(fetched(name, &model))
 }
 
@@ -93,10 +91,8 @@ async fn fetched(name: &str, model: &download::Model) -> Result<PathBuf> {
 /// The folder in the cache, if all of it is there.
 async fn in_cache(name: &str, model: &download::Model, why: &str) -> Result<PathBuf> {
     const HINT: &str = "hint: give the path of a downloaded model folder, or fetch it once where the hub can be reached";
-    let at = model
-        .revision
-        .as_ref()
-        .map_or_else(String::new, |revision| format!(" at `{revision}`"));
+    let at =
+        model.revision.as_ref().map_or_else(String::new, |revision| format!(" at `{revision}`"));
     let Ok(folder) = model.cached().await else {
         bail!("model `{name}`{at} is no folder here and not in the cache, and {why}\n{HINT}");
     };
@@ -181,7 +177,5 @@ fn offline_by() -> Option<&'static str> {
         let value = std::env::var(variable).unwrap_or_default();
         ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
     };
-    ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
-        .into_iter()
-        .find(is_on)
+    ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(is_on)
 }

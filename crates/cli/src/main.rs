@@ -119,19 +119,10 @@ fn with_checked_config<T: Config>(
     };
     let resolved = resolve::<T>(&invocation.layers(text.as_deref()))?;
     if !resolved.without_effect.is_empty() {
-        let flags = resolved
-            .without_effect
-            .iter()
-            .map(|(name, why)| format!("`--{name}` ({why})"));
-        base::say!(
-            "warning: no effect here: {}",
-            flags.collect::<Vec<_>>().join(", ")
-        );
+        let flags = resolved.without_effect.iter().map(|(name, why)| format!("`--{name}` ({why})"));
+        base::say!("warning: no effect here: {}", flags.collect::<Vec<_>>().join(", "));
     }
-    let deepspeed = resolved
-        .foreign
-        .iter()
-        .find(|(name, _)| name == "deepspeed");
+    let deepspeed = resolved.foreign.iter().find(|(name, _)| name == "deepspeed");
     let deepspeed = deepspeed.map_or(Ok(()), |(_, given)| deepspeed::look(given));
     if dry_run(&resolved.config) {
         console::print(to_yaml(&resolved.config)?.trim_end());
@@ -206,13 +197,7 @@ mod tests {
         drop(log);
         assert!(panicked.is_err());
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(
-            text.contains("error: thread `worker 7` panicked at "),
-            "{text}"
-        );
-        assert!(
-            text.contains("main.rs:") && text.contains(": broken 3\n"),
-            "{text}"
-        );
+        assert!(text.contains("error: thread `worker 7` panicked at "), "{text}");
+        assert!(text.contains("main.rs:") && text.contains(": broken 3\n"), "{text}");
     }
 }

@@ -76,9 +76,7 @@ impl<'a> From<&'a EvalConfig> for Choice<'a> {
         choice_of!(
             config,
             config.model.as_deref().unwrap_or_default(),
-            config
-                .image_processor
-                .unwrap_or(ImageProcessor::Torchvision)
+            config.image_processor.unwrap_or(ImageProcessor::Torchvision)
         )
     }
 }
@@ -98,9 +96,7 @@ impl<'a> Located<'a> {
     pub fn find(choice: impl Into<Choice<'a>>) -> Result<Self> {
         let choice: Choice<'_> = choice.into();
         let folder = hub::model_folder(choice.model, choice.revision)?;
-        let adapter = is_adapter(&folder)
-            .then(|| SavedAdapter::read(&folder))
-            .transpose()?;
+        let adapter = is_adapter(&folder).then(|| SavedAdapter::read(&folder)).transpose()?;
         let folder = match &adapter {
             Some(adapter) => hub::base_folder(adapter, choice.base_model, choice.revision)?,
             None => {
@@ -113,11 +109,7 @@ impl<'a> Located<'a> {
                 folder
             }
         };
-        Ok(Self {
-            choice,
-            folder,
-            adapter,
-        })
+        Ok(Self { choice, folder, adapter })
     }
 
     /// What turns questions into prompts.

@@ -11,10 +11,7 @@ const SPIN_COUNT: &str = "1000";
 /// libgomp reads its settings before `main`: where the user has made none, the program starts itself
 /// again, once, with ours. Returns where it cannot; the program then runs with libgomp's choice.
 pub fn let_idle_threads_sleep() {
-    if ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"]
-        .iter()
-        .any(|name| env::var_os(name).is_some())
-    {
+    if ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"].iter().any(|name| env::var_os(name).is_some()) {
         return;
     }
     let Ok(program) = env::current_exe() else {
@@ -25,9 +22,6 @@ pub fn let_idle_threads_sleep() {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    let error = command
-        .args(arguments)
-        .env("GOMP_SPINCOUNT", SPIN_COUNT)
-        .exec();
+    let error = command.args(arguments).env("GOMP_SPINCOUNT", SPIN_COUNT).exec();
     base::say!("warning: cannot set GOMP_SPINCOUNT: {error}");
 }

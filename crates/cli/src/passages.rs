@@ -18,9 +18,8 @@ pub fn passages(completion: &str) -> Vec<Passage> {
     let (thinking, mut rest) = completion.split_at(end_of_thinking(completion));
     push(Tone::Thinking, thinking);
     while let Some(start) = rest.find(ANSWER[0]) {
-        let end = rest[start..]
-            .find(ANSWER[1])
-            .map_or(rest.len(), |at| start + at + ANSWER[1].len());
+        let end =
+            rest[start..].find(ANSWER[1]).map_or(rest.len(), |at| start + at + ANSWER[1].len());
         push(Tone::Plain, &rest[..start]);
         push(Tone::Answer, &rest[start..end]);
         rest = &rest[end..];
@@ -60,10 +59,7 @@ mod tests {
         );
         assert_eq!(
             parts("<think>ä<answer>ö</answer>"),
-            [
-                part(Tone::Thinking, "<think>ä"),
-                part(Tone::Answer, "<answer>ö</answer>"),
-            ]
+            [part(Tone::Thinking, "<think>ä"), part(Tone::Answer, "<answer>ö</answer>"),]
         );
         assert_eq!(parts("cat"), [part(Tone::Plain, "cat")]);
         assert_eq!(parts("<think>cat"), [part(Tone::Thinking, "<think>cat")]);

@@ -27,13 +27,7 @@ pub fn for_page(path: &Path, apply_exif: bool) -> Result<(EncodedImage, [u32; 2]
         let side =
             |side: u32| (f64::from(side) * f64::from(MAX_SIDE_PX) / f64::from(longest)).round();
         let [width, height] = original.map(|length| side(length).max(1.0) as u32);
-        resize(
-            &image,
-            width,
-            height,
-            Filter::Bicubic,
-            ResizeBackend::Pillow,
-        )
+        resize(&image, width, height, Filter::Bicubic, ResizeBackend::Pillow)
     } else {
         image
     };

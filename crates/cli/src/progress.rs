@@ -28,12 +28,7 @@ impl Progress {
     /// Nothing is shown before the first step.
     pub fn new() -> Self {
         let bar = ProgressBar::no_length();
-        Self {
-            _around: around_bar(&bar),
-            bar,
-            start: Instant::now(),
-            first: None,
-        }
+        Self { _around: around_bar(&bar), bar, start: Instant::now(), first: None }
     }
 
     /// Takes the bar down.

@@ -13,17 +13,10 @@ use data::{
 use serde_json::{Map, Value};
 
 /// What rows to be answered hold.
-pub const ASKED: ReadKeys = ReadKeys {
-    image: "images",
-    others: &["prompt"],
-    is_asked: true,
-};
+pub const ASKED: ReadKeys = ReadKeys { image: "images", others: &["prompt"], is_asked: true };
 /// What rows with answers whose log-probabilities are wanted hold.
-pub const ANSWERED: ReadKeys = ReadKeys {
-    image: "images",
-    others: &["prompt", "completion"],
-    is_asked: true,
-};
+pub const ANSWERED: ReadKeys =
+    ReadKeys { image: "images", others: &["prompt", "completion"], is_asked: true };
 /// What rows with answers to be scored hold.
 pub const SCORED: ReadKeys = ReadKeys {
     image: "image_path",
@@ -82,10 +75,7 @@ impl Reader {
     /// # Errors
     /// Where it cannot be opened, or is no file of rows.
     pub fn open(path: &str) -> Result<Self> {
-        Ok(Self {
-            texts: RowTexts::open(Path::new(path))?,
-            path: path.into(),
-        })
+        Ok(Self { texts: RowTexts::open(Path::new(path))?, path: path.into() })
     }
 
     /// Bytes of the file; 0 for a pipe.
@@ -110,11 +100,7 @@ impl Iterator for Reader {
         let place = text.source(&self.path).to_string();
         let row = text.text.and_then(|text| parse_columns(&text));
         Some(match row {
-            Ok((columns, lost)) => Ok(Row {
-                place,
-                columns,
-                lost,
-            }),
+            Ok((columns, lost)) => Ok(Row { place, columns, lost }),
             Err(cause) => Err(anyhow!("{place}: {cause}")),
         })
     }
@@ -223,9 +209,7 @@ impl Row {
             Some(Value::Array(values)) => values
                 .iter()
                 .map(|value| {
-                    value
-                        .as_str()
-                        .ok_or_else(|| self.wrong(key, value, "a list of texts"))
+                    value.as_str().ok_or_else(|| self.wrong(key, value, "a list of texts"))
                 })
                 .collect(),
             Some(other) => Err(self.wrong(key, other, "a list of texts")),
@@ -250,24 +234,14 @@ impl Row {
             numbers.try_into().ok()
         };
         let one = tuple(value).map(|one| vec![one]);
-        let all = || {
-            value
-                .as_array()?
-                .iter()
-                .map(tuple)
-                .collect::<Option<Vec<_>>>()
-        };
+        let all = || value.as_array()?.iter().map(tuple).collect::<Option<Vec<_>>>();
         one.or_else(all)
             .map(Some)
             .ok_or_else(|| self.wrong(key, value, &format!("{N} whole numbers, or a list of such")))
     }
 
     fn wrong(&self, key: &str, got: &Value, expected: &str) -> anyhow::Error {
-        anyhow!(
-            "{}: `{key}`: got {}, expected {expected}",
-            self.place,
-            kind_of(got)
-        )
+        anyhow!("{}: `{key}`: got {}, expected {expected}", self.place, kind_of(got))
     }
 }
 
@@ -284,11 +258,7 @@ impl Images {
     /// Those of a folder; with `follow_links` also what its links lead to.
     pub fn new(path: PathBuf, follow_links: bool) -> Self {
         let folder = ImageFolder::new(Some(&path));
-        Self {
-            path,
-            folder,
-            follow_links,
-        }
+        Self { path, folder, follow_links }
     }
 
     /// Those that rows of `input` name: in the given folder, else beside the input.

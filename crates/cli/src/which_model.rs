@@ -56,20 +56,14 @@ pub fn choose(name: &str, revision: Option<&str>) -> Result<Chosen> {
             if revision.is_some_and(|revision| revision != right) {
                 bail!("model `{name}`: the revision is given twice, `--model_revision` too");
             }
-            return Ok(Chosen::Hub {
-                name: left.to_owned(),
-                revision: Some(right.to_owned()),
-            });
+            return Ok(Chosen::Hub { name: left.to_owned(), revision: Some(right.to_owned()) });
         }
         if right == "best" || right.bytes().all(|byte| byte.is_ascii_digit()) {
             bail!("model `{name}`: there is no run folder `{left}`");
         }
     }
     match hub_name(name) {
-        Some(_) => Ok(Chosen::Hub {
-            name: name.to_owned(),
-            revision: revision.map(str::to_owned),
-        }),
+        Some(_) => Ok(Chosen::Hub { name: name.to_owned(), revision: revision.map(str::to_owned) }),
         None => bail!(
             "model folder `{name}` does not exist\nhint: give a folder, or a name like `Qwen/Qwen2.5-VL-3B-Instruct`"
         ),
@@ -136,10 +130,7 @@ fn of_run(run: &Path, which: &str) -> Result<PathBuf> {
         }
     }
     let digits = which.strip_prefix("checkpoint-").unwrap_or(which);
-    let steps: Vec<String> = checkpoints
-        .iter()
-        .map(|(step, _)| step.to_string())
-        .collect();
+    let steps: Vec<String> = checkpoints.iter().map(|(step, _)| step.to_string()).collect();
     let Ok(step) = digits.parse::<u64>() else {
         bail!(
             "model `{shown}@{which}`: expected a step behind `@`, `best` or `best:NAME`\n\
@@ -161,10 +152,7 @@ fn of_run(run: &Path, which: &str) -> Result<PathBuf> {
 /// Whether the model of a checkpoint is there and as it was written.
 pub fn look_at(checkpoint: &Path) -> Result<()> {
     if !checkpoint.join("config.json").is_file() && !is_adapter(checkpoint) {
-        bail!(
-            "{}: neither `config.json` nor an adapter is in it",
-            checkpoint.display()
-        );
+        bail!("{}: neither `config.json` nor an adapter is in it", checkpoint.display());
     }
     verify_model(checkpoint)?;
     Ok(())
@@ -190,9 +178,7 @@ mod tests {
             hub_name("Qwen/Qwen2.5-VL-3B-Instruct"),
             Some(("Qwen", "Qwen2.5-VL-3B-Instruct"))
         );
-        for path in [
-            "model", "./a/b", "../a", "/a/b", "a/b/c", "a/", "/a", "a/.b", "a b/c", "",
-        ] {
+        for path in ["model", "./a/b", "../a", "/a/b", "a/b/c", "a/", "/a", "a/.b", "a b/c", ""] {
             assert_eq!(hub_name(path), None, "{path}");
         }
     }
@@ -206,10 +192,7 @@ mod tests {
         assert_eq!(choose("a/b", None).unwrap(), hub("a/b", None));
         assert_eq!(choose("a/b@v1", None).unwrap(), hub("a/b", Some("v1")));
         assert_eq!(choose("a/b", Some("v1")).unwrap(), hub("a/b", Some("v1")));
-        assert_eq!(
-            choose("a/b@v1", Some("v1")).unwrap(),
-            hub("a/b", Some("v1"))
-        );
+        assert_eq!(choose("a/b@v1", Some("v1")).unwrap(), hub("a/b", Some("v1")));
         let refused = |name: &str, revision| choose(name, revision).unwrap_err().to_string();
         assert!(refused("a/b@v1", Some("v2")).contains("given twice"));
         assert!(refused("nowhere", None).contains("does not exist"));

@@ -1,11 +1,7 @@
 //! Time from image files to patches, as `benchmarks/images.py` asks for it.
 //!
 //! `image_speed MODEL_DIR THREADS ROUNDS FILE...` prints the seconds of each round, one a line.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a measurement, not the program"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a measurement, not the program")]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

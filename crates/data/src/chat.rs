@@ -45,13 +45,8 @@ impl Message {
     /// A user's turn as VLM-R1 builds it: the images first, then the text.
     pub fn user(num_images: usize, text: &str) -> Self {
         let mut content = vec![Content::Image; num_images];
-        content.push(Content::Text {
-            text: text.to_owned(),
-        });
-        Self {
-            role: "user".to_owned(),
-            content,
-        }
+        content.push(Content::Text { text: text.to_owned() });
+        Self { role: "user".to_owned(), content }
     }
 }
 
@@ -103,13 +98,7 @@ impl ChatTemplate {
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        Ok(Self {
-            environment,
-            source,
-            syntax,
-            path: path.to_owned(),
-            special_tokens,
-        })
+        Ok(Self { environment, source, syntax, path: path.to_owned(), special_tokens })
     }
 
     /// The text of a chat; with `add_generation_prompt` it ends where the model's answer begins.
@@ -127,28 +116,17 @@ impl ChatTemplate {
             ("tools", ().into()),
             ("documents", ().into()),
         ];
-        context.extend(
-            self.special_tokens
-                .iter()
-                .map(|(key, text)| (*key, text.as_str().into())),
-        );
+        context.extend(self.special_tokens.iter().map(|(key, text)| (*key, text.as_str().into())));
         let context = Value::from_pairs(context);
-        chat_bounds::render(
-            &self.environment,
-            &self.source,
-            self.syntax.clone(),
-            context,
-        )
-        .map_err(|error| template_error(&self.path, &error))
+        chat_bounds::render(&self.environment, &self.source, self.syntax.clone(), context)
+            .map_err(|error| template_error(&self.path, &error))
     }
 
     /// What follows an answer at the end of a chat; `None` of a template that takes no such chat.
     pub(crate) fn after_answer(&self) -> Option<String> {
         let text = ANSWER.to_owned();
-        let answer = Message {
-            role: "assistant".to_owned(),
-            content: vec![Content::Text { text }],
-        };
+        let answer =
+            Message { role: "assistant".to_owned(), content: vec![Content::Text { text }] };
         let chat = self.render(&[Message::user(0, "?"), answer], false).ok()?;
         Some(chat.rsplit_once(ANSWER)?.1.to_owned())
     }
@@ -159,10 +137,7 @@ const ANSWER: &str = "vlm-r1-answer";
 
 /// A special token of `tokenizer_config.json`: a text, or an object with `content`.
 pub(crate) fn token_text(token: &serde_json::Value) -> Option<String> {
-    token
-        .as_str()
-        .or_else(|| token.get("content")?.as_str())
-        .map(str::to_owned)
+    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
 }
 
 /// `{% generation %}` marks the assistant's text for masks and renders what it holds; `{% if true %}`
@@ -189,10 +164,7 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 fn template_error(path: &Path, error: &Error) -> DataError {
-    let detail = error
-        .detail()
-        .map(str::to_owned)
-        .unwrap_or_else(|| error.kind().to_string());
+    let detail = error.detail().map(str::to_owned).unwrap_or_else(|| error.kind().to_string());
     let reason = match error.kind() {
         ErrorKind::OutOfFuel => {
             "the template takes too many steps\nhint: does it loop over more than the messages?"
@@ -201,11 +173,7 @@ fn template_error(path: &Path, error: &Error) -> DataError {
         ErrorKind::InvalidOperation | ErrorKind::SyntaxError => detail,
         kind => format!("{kind}: {detail}"),
     };
-    DataError::ChatTemplate {
-        path: path.to_owned(),
-        line: error.line().unwrap_or(0),
-        reason,
-    }
+    DataError::ChatTemplate { path: path.to_owned(), line: error.line().unwrap_or(0), reason }
 }
 
 /// transformers' `tojson`: `json.dumps` with `ensure_ascii=False`, and nothing escaped for HTML.
@@ -213,9 +181,7 @@ fn tojson(value: Value, options: Kwargs) -> Result<String, Error> {
     const MAX_INDENT: usize = 64;
     chat_bounds::walk(&value, 0)?;
     let mut style = DumpStyle::default();
-    let indent = options
-        .get::<Option<Value>>("indent")?
-        .filter(|indent| !indent.is_none());
+    let indent = options.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none());
     if let Some(indent) = indent {
         // As in Python, lines that end at their separator carry no space after it.
         style.item_separator = ",".to_owned();
@@ -226,16 +192,11 @@ fn tojson(value: Value, options: Kwargs) -> Result<String, Error> {
     }
     if let Some(separators) = options.get::<Option<Vec<String>>>("separators")? {
         let [item, key] = <[String; 2]>::try_from(separators).map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidOperation,
-                "`separators`: expected two texts",
-            )
+            Error::new(ErrorKind::InvalidOperation, "`separators`: expected two texts")
         })?;
         (style.item_separator, style.key_separator) = (item, key);
     }
-    style.ensure_ascii = options
-        .get::<Option<bool>>("ensure_ascii")?
-        .unwrap_or(false);
+    style.ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     style.sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
     let value = serde_json::to_value(&value)
@@ -265,41 +226,25 @@ mod tests {
     use super::*;
 
     fn render(source: &str) -> Result<String, String> {
-        ChatTemplate::new(
-            source,
-            Path::new("t.jinja"),
-            vec![("bos_token", "<s>".to_owned())],
-        )
-        .and_then(|t| t.render(&[Message::user(1, "hé <b>")], true))
-        .map_err(|e| e.to_string())
+        ChatTemplate::new(source, Path::new("t.jinja"), vec![("bos_token", "<s>".to_owned())])
+            .and_then(|t| t.render(&[Message::user(1, "hé <b>")], true))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn templates_render_as_in_transformers() {
         for (source, text) in [
-            (
-                "{{ bos_token }}{{ messages[0].content[1]['text'] }}",
-                "<s>hé <b>",
-            ),
+            ("{{ bos_token }}{{ messages[0].content[1]['text'] }}", "<s>hé <b>"),
             (
                 "{{ messages | tojson }}",
                 r#"[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hé <b>"}]}]"#,
             ),
-            (
-                "{{ {'a': [1.0, none]} | tojson(indent=1) }}",
-                "{\n \"a\": [\n  1.0,\n  null\n ]\n}",
-            ),
+            ("{{ {'a': [1.0, none]} | tojson(indent=1) }}", "{\n \"a\": [\n  1.0,\n  null\n ]\n}"),
             ("a\n  {% if true %}\n  b\n  {% endif %}\nc", "a\n  b\nc"),
-            (
-                "a\n  {% generation %}\n b\n{%- endgeneration -%} c",
-                "a\n bc",
-            ),
+            ("a\n  {% generation %}\n b\n{%- endgeneration -%} c", "a\n bc"),
             ("{% if tools %}x{% endif %}{{ undefined_name }}.", "."),
             ("{{ messages[::-1][0]['role'].upper() }}", "USER"),
-            (
-                "{% for x in [1,2,3] %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}",
-                "1",
-            ),
+            ("{% for x in [1,2,3] %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}", "1"),
         ] {
             assert_eq!(render(source).as_deref(), Ok(text), "{source}");
         }

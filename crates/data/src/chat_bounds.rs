@@ -44,14 +44,9 @@ pub(crate) fn bound(
     syntax: SyntaxConfig,
 ) -> Result<(), Error> {
     let (instructions, blocks) = compile(source, syntax)?;
-    let longest = std::iter::once(&instructions)
-        .chain(blocks.values())
-        .map(longest_raw)
-        .max();
+    let longest = std::iter::once(&instructions).chain(blocks.values()).map(longest_raw).max();
     // Each step may write the longest piece of text that stands in the template.
-    environment.set_fuel(Some(
-        MAX_STEPS.min(MAX_RAW_BYTES / longest.unwrap_or(0).max(1)),
-    ));
+    environment.set_fuel(Some(MAX_STEPS.min(MAX_RAW_BYTES / longest.unwrap_or(0).max(1))));
     environment.set_formatter(|out, _, value| match value.as_str() {
         Some(text) => charge(text.len() as u64).and_then(|()| Ok(out.write_str(text)?)),
         None => Ok(out.write_str(&text_of(value)?)?),
@@ -109,14 +104,7 @@ pub(crate) fn render(
     let mut text = String::new();
     let mut out = make_string_output(&mut text);
     let escape = AutoEscape::None;
-    eval(
-        environment,
-        &instructions,
-        context,
-        &blocks,
-        &mut out,
-        escape,
-    )?;
+    eval(environment, &instructions, context, &blocks, &mut out, escape)?;
     Ok(text)
 }
 
@@ -129,10 +117,7 @@ fn longest_raw(instructions: &Instructions<'_>) -> u64 {
     raw.max().unwrap_or(0)
 }
 
-type Compiled<'s> = (
-    Instructions<'s>,
-    std::collections::BTreeMap<&'s str, Instructions<'s>>,
-);
+type Compiled<'s> = (Instructions<'s>, std::collections::BTreeMap<&'s str, Instructions<'s>>);
 
 fn compile(source: &str, syntax: SyntaxConfig) -> Result<Compiled<'_>, Error> {
     let tokens = tokenize(source, false, syntax.clone());
@@ -197,9 +182,7 @@ pub(crate) fn walk(value: &Value, depth: usize) -> Result<(), Error> {
     }
     charge(VALUE_BYTES + value.as_str().map_or(0, |text| text.len() as u64))?;
     match value.kind() {
-        ValueKind::Seq => value
-            .try_iter()?
-            .try_for_each(|item| walk(&item, depth + 1)),
+        ValueKind::Seq => value.try_iter()?.try_for_each(|item| walk(&item, depth + 1)),
         ValueKind::Map => value.try_iter()?.try_for_each(|key| {
             walk(&key, depth + 1)?;
             walk(&value.get_item(&key)?, depth + 1)
@@ -251,10 +234,7 @@ fn add(state: &mut State, left: Value, right: Value) -> Result<Value, Error> {
         return Ok(Value::from([left, right].concat()));
     }
     // The engine's own sum of lists is a chain that grows deeper with each.
-    if [&left, &right]
-        .iter()
-        .all(|value| value.kind() == ValueKind::Seq)
-    {
+    if [&left, &right].iter().all(|value| value.kind() == ValueKind::Seq) {
         let items = left.try_iter()?.chain(right.try_iter()?);
         let counted = items.map(|item| walk(&item, 1).map(|()| item));
         return Ok(Value::from(counted.collect::<Result<Vec<Value>, Error>>()?));
@@ -326,10 +306,7 @@ fn largest(value: &Value) -> u64 {
         ValueKind::Map => {
             let values = value.try_iter().into_iter().flatten();
             let values = values.filter_map(|key| value.get_item(&key).ok());
-            values
-                .map(|value| u64::try_from(value).unwrap_or(0))
-                .max()
-                .unwrap_or(0)
+            values.map(|value| u64::try_from(value).unwrap_or(0)).max().unwrap_or(0)
         }
         _ => u64::try_from(value.clone()).unwrap_or(0),
     }
@@ -338,9 +315,7 @@ fn largest(value: &Value) -> u64 {
 /// The sum of the numbers that are written in a text.
 fn numbers_in(text: &str) -> u64 {
     let runs = text.split(|c: char| !c.is_ascii_digit());
-    let numbers = runs
-        .filter(|run| !run.is_empty())
-        .map(|run| run.parse().unwrap_or(u64::MAX));
+    let numbers = runs.filter(|run| !run.is_empty()).map(|run| run.parse().unwrap_or(u64::MAX));
     numbers.fold(0, u64::saturating_add)
 }
 

@@ -18,9 +18,7 @@ const NAMED: &str = "additional_chat_templates";
 pub(crate) fn choose(dir: &Path) -> Result<(PathBuf, String), DataError> {
     let found = templates(dir)?;
     let Some((path, text)) = found.first().cloned() else {
-        return Err(DataError::NoChatTemplate {
-            dir: dir.to_owned(),
-        });
+        return Err(DataError::NoChatTemplate { dir: dir.to_owned() });
     };
     let different: Vec<String> = found
         .iter()
@@ -40,12 +38,9 @@ pub(crate) fn choose(dir: &Path) -> Result<(PathBuf, String), DataError> {
 
 /// All templates of the folder, that which counts first.
 fn templates(dir: &Path) -> Result<Vec<(PathBuf, String)>, DataError> {
-    let [processor, legacy, tokenizer] = [
-        "processor_config.json",
-        "chat_template.json",
-        "tokenizer_config.json",
-    ]
-    .map(|name| dir.join(name));
+    let [processor, legacy, tokenizer] =
+        ["processor_config.json", "chat_template.json", "tokenizer_config.json"]
+            .map(|name| dir.join(name));
     let mut found = Vec::new();
     found.extend(in_json(&processor)?);
     let in_legacy = in_json(&legacy)?;
@@ -62,10 +57,7 @@ fn templates(dir: &Path) -> Result<Vec<(PathBuf, String)>, DataError> {
     found.extend(in_legacy);
     let jinja = dir.join("chat_template.jinja");
     let default = named.iter().find(|path| path.ends_with("default.jinja"));
-    for path in [Some(&jinja).filter(|path| path.is_file()), default]
-        .into_iter()
-        .flatten()
-    {
+    for path in [Some(&jinja).filter(|path| path.is_file()), default].into_iter().flatten() {
         let text = fs::read_to_string(path).map_err(io_error(path))?;
         found.push((path.clone(), text));
     }
@@ -89,10 +81,7 @@ fn named(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut files: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "jinja")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jinja"))
         .collect();
     files.sort();
     Ok(files)
@@ -102,10 +91,7 @@ fn named(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
 fn in_json(path: &Path) -> Result<Option<(PathBuf, String)>, DataError> {
     let file = read_optional_json(path)?.unwrap_or_default();
     let refuse = |reason: String| {
-        Err(DataError::ModelFile {
-            path: path.to_owned(),
-            reason: format!("`{KEY}`: {reason}"),
-        })
+        Err(DataError::ModelFile { path: path.to_owned(), reason: format!("`{KEY}`: {reason}") })
     };
     let default = match file.get(KEY) {
         None | Some(Value::Null) => return Ok(None),

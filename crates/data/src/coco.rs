@@ -155,11 +155,7 @@ fn missing<'i>(what: &str, id: &Id, known: impl Iterator<Item = &'i &'i Id>) -> 
     match alike.find(|other| plain(other) == plain(id)) {
         None => format!("no {what} {id}"),
         Some(other) => {
-            let [text, number] = if id.is_text() {
-                [id, *other]
-            } else {
-                [*other, id]
-            };
+            let [text, number] = if id.is_text() { [id, *other] } else { [*other, id] };
             format!(
                 "no {what} {id}, but {other}: {text} is a text, {number} a number, and the two are not equal"
             )
@@ -217,11 +213,8 @@ impl CocoFile {
         let categories = std::mem::take(&mut self.categories);
         let (categories, of_categories) = once(categories, |found| Some(found.id.clone()));
         (self.images, self.annotations, self.categories) = (images, annotations, categories);
-        self.repeated = Repeated {
-            images: of_images,
-            annotations: of_annotations,
-            categories: of_categories,
-        };
+        self.repeated =
+            Repeated { images: of_images, annotations: of_annotations, categories: of_categories };
     }
 
     fn note_alike_categories(&mut self) {
@@ -309,10 +302,7 @@ fn image(mut item: Json<'_>) -> Result<CocoImage, String> {
     let file_name = match item.take("file_name") {
         Some(Json::Text(name)) if !name.is_empty() => name.into_owned(),
         other => {
-            return Err(format!(
-                "image {id}: {}",
-                wrong("file_name", other.as_ref(), "a name")
-            ));
+            return Err(format!("image {id}: {}", wrong("file_name", other.as_ref(), "a name")));
         }
     };
     let [width, height] = ["width", "height"].map(|key| item.take(key)?.number());

@@ -142,13 +142,7 @@ mod tests {
 
     #[test]
     fn ids_are_equal_as_in_python() {
-        for (a, b) in [
-            ("7", "7.0"),
-            ("-0", "0"),
-            ("1", "true"),
-            ("-3", "-3.0"),
-            ("1e3", "1000"),
-        ] {
+        for (a, b) in [("7", "7.0"), ("-0", "0"), ("1", "true"), ("-3", "-3.0"), ("1e3", "1000")] {
             assert_eq!(id(a), id(b));
             assert!(HashSet::from([id(a)]).contains(&id(b)));
         }

@@ -76,30 +76,15 @@ fn what_pycocotools_takes_is_taken() {
 #[test]
 fn a_broken_annotation_is_told_by_its_id_and_keeps_the_others() {
     for (fields, cause) in [
-        (
-            "\"bbox\": null",
-            "`bbox` is null, expected [x, y, width, height]",
-        ),
+        ("\"bbox\": null", "`bbox` is null, expected [x, y, width, height]"),
         ("\"area\": 1", "no `bbox`, expected [x, y, width, height]"),
         ("\"bbox\": []", "`bbox` is [], expected"),
         ("\"bbox\": [1, 2, 3]", "`bbox` is [1, 2, 3], expected"),
-        (
-            "\"bbox\": [1, 2, \"3\", null]",
-            "`bbox` is [1, 2, \"3\", null], expected",
-        ),
-        (
-            "\"bbox\": [NaN, 2, 3, 1e999]",
-            "`bbox` is [NaN, 2, 3, Infinity], expected",
-        ),
+        ("\"bbox\": [1, 2, \"3\", null]", "`bbox` is [1, 2, \"3\", null], expected"),
+        ("\"bbox\": [NaN, 2, 3, 1e999]", "`bbox` is [NaN, 2, 3, Infinity], expected"),
         ("\"bbox\": \"1, 2\"", "`bbox` is \"1, 2\", expected"),
-        (
-            "\"bbox\": [1, 2, 3, 4], \"iscrowd\": \"no\"",
-            "`iscrowd` is \"no\", expected 0 or 1",
-        ),
-        (
-            "\"bbox\": [1, 2, 3, 4], \"iscrowd\": 0.5",
-            "`iscrowd` is 0.5, expected 0 or 1",
-        ),
+        ("\"bbox\": [1, 2, 3, 4], \"iscrowd\": \"no\"", "`iscrowd` is \"no\", expected 0 or 1"),
+        ("\"bbox\": [1, 2, 3, 4], \"iscrowd\": 0.5", "`iscrowd` is 0.5, expected 0 or 1"),
     ] {
         let annotations = format!(
             "{{\"id\": \"x\", \"image_id\": 7, \"category_id\": 1, {fields}}}, {{\"id\": 3, \"image_id\": 8, \"category_id\": 1, \"bbox\": [1, 2, 3, 4]}}"
@@ -109,17 +94,10 @@ fn a_broken_annotation_is_told_by_its_id_and_keeps_the_others() {
         assert_eq!(told[1], "1 cup [1.0, 2.0, 3.0, 4.0] false");
     }
     let place = |fields: &str| {
-        told(&file(
-            ["7", "\"8\""],
-            &format!("{{{fields}, \"bbox\": [1, 2, 3, 4]}}"),
-        ))
-        .concat()
+        told(&file(["7", "\"8\""], &format!("{{{fields}, \"bbox\": [1, 2, 3, 4]}}"))).concat()
     };
     for (fields, cause) in [
-        (
-            "\"id\": 5, \"image_id\": 9, \"category_id\": 1",
-            "nowhere: annotation 5: no image 9",
-        ),
+        ("\"id\": 5, \"image_id\": 9, \"category_id\": 1", "nowhere: annotation 5: no image 9"),
         (
             "\"id\": \"x\", \"image_id\": null, \"category_id\": 1",
             "nowhere: annotation \"x\": `image_id` is null, expected a number or a text",
@@ -128,10 +106,7 @@ fn a_broken_annotation_is_told_by_its_id_and_keeps_the_others() {
             "\"image_id\": 7, \"category_id\": 9",
             "0: annotation without an id, the 1. of the list: no category 9",
         ),
-        (
-            "\"id\": 5, \"image_id\": 7",
-            "0: annotation 5: no `category_id`",
-        ),
+        ("\"id\": 5, \"image_id\": 7", "0: annotation 5: no `category_id`"),
         (
             "\"id\": 5, \"image_id\": \"7\", \"category_id\": 1",
             "nowhere: annotation 5: no image \"7\", but 7: \"7\" is a text, 7 a number, and the two are not equal",
@@ -155,11 +130,7 @@ fn images_and_categories_that_are_none_are_told() {
         {"id": 4, "file_name": "d.png", "width": "64", "text": ["a", 7], "neg_text": "b"}], "annotations": [],
         "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}, {"id": 1, "name": "mug"}, {"id": 3}]}"#;
     let file = read(text).expect("COCO's form");
-    let images: Vec<&str> = file
-        .images
-        .iter()
-        .map(|image| image.file_name.as_str())
-        .collect();
+    let images: Vec<&str> = file.images.iter().map(|image| image.file_name.as_str()).collect();
     assert_eq!(images, ["a.png", "d.png"]);
     assert_eq!(
         file.bad_images,
@@ -171,35 +142,20 @@ fn images_and_categories_that_are_none_are_told() {
     );
     assert!(file.images[1].text.as_ref().is_some_and(Result::is_err));
     assert_eq!(file.images[1].neg_text, Some(Ok(vec!["b".to_owned()])));
-    assert_eq!(
-        (file.categories.len(), file.repeated.categories.len()),
-        (2, 1)
-    );
+    assert_eq!((file.categories.len(), file.repeated.categories.len()), (2, 1));
     let alike = r#"{"images": [], "annotations": [{"area": -1}, {"area": 2e10}, {"area": NaN}], "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}]}"#;
     let notes = read(alike).expect("COCO's form").notes.join("\n");
-    assert!(
-        notes.contains("categories 1 and 2 are both called `cup`"),
-        "{notes}"
-    );
+    assert!(notes.contains("categories 1 and 2 are both called `cup`"), "{notes}");
     assert!(notes.contains("2 annotations have an `area`"), "{notes}");
 }
 
 #[test]
 fn what_is_not_of_this_form_is_refused_with_its_place() {
     for (text, cause) in [
-        (
-            "{\"images\": []}",
-            "val.json: no list `annotations`: COCO's form is",
-        ),
-        (
-            "{\"images\": {}, \"annotations\": []}",
-            "val.json: no list `images`",
-        ),
+        ("{\"images\": []}", "val.json: no list `annotations`: COCO's form is"),
+        ("{\"images\": {}, \"annotations\": []}", "val.json: no list `images`"),
         ("[]", "val.json:1:1: expected an object"),
-        (
-            "{\"images\": [],\n \"annotations\": [oops]}",
-            "val.json:2:18: expected a value",
-        ),
+        ("{\"images\": [],\n \"annotations\": [oops]}", "val.json:2:18: expected a value"),
         ("{\"images\": [", "val.json:1:13: it ends too early"),
         ("PAR1....", "val.json: Parquet"),
     ] {

@@ -427,27 +427,15 @@ impl fmt::Display for BadRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.first)?;
         if self.num_further > 0 {
-            write!(
-                f,
-                "\n{} more bad {}:",
-                self.num_further,
-                plural(self.num_further, "row")
-            )?;
+            write!(f, "\n{} more bad {}:", self.num_further, plural(self.num_further, "row"))?;
             for row in &self.further {
                 write!(f, "\n  {}", row.to_string().replace('\n', "\n  "))?;
             }
             if self.num_further > self.further.len() {
-                write!(
-                    f,
-                    "\n  ... and {} more",
-                    self.num_further - self.further.len()
-                )?;
+                write!(f, "\n  ... and {} more", self.num_further - self.further.len())?;
             }
         }
-        write!(
-            f,
-            "\nhint: `--on_bad_row skip` leaves bad rows out, counted and listed"
-        )
+        write!(f, "\nhint: `--on_bad_row skip` leaves bad rows out, counted and listed")
     }
 }
 
@@ -501,16 +489,9 @@ pub(crate) fn read_as(what: &LostKind) -> String {
 }
 
 pub(crate) fn plural(count: usize, noun: &str) -> String {
-    if count == 1 {
-        noun.to_owned()
-    } else {
-        format!("{noun}s")
-    }
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 
 pub(crate) fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> DataError + '_ {
-    move |source| DataError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    move |source| DataError::Io { path: path.to_owned(), source }
 }

@@ -68,9 +68,7 @@ impl ImageFolder {
         let (given, real) = match (&self.given, &self.real) {
             (Some(given), Some(real)) => (given, real),
             (Some(folder), None) => {
-                return Err(RowCause::MissingImageFolder {
-                    folder: folder.clone(),
-                });
+                return Err(RowCause::MissingImageFolder { folder: folder.clone() });
             }
             (None, _) => return Err(RowCause::NoImageFolder),
         };
@@ -79,19 +77,14 @@ impl ImageFolder {
             return Ok(given.join(image));
         }
         let name = Path::new(image);
-        let outside = |link| RowCause::ImageOutside {
-            image: image.to_owned(),
-            folder: given.clone(),
-            link,
-        };
+        let outside =
+            |link| RowCause::ImageOutside { image: image.to_owned(), folder: given.clone(), link };
         if climbs_out(name) {
             return Err(outside(None));
         }
         let path = given.join(name);
-        let unreadable = |reason: String| RowCause::ImageUnreadable {
-            image: image.to_owned(),
-            reason,
-        };
+        let unreadable =
+            |reason: String| RowCause::ImageUnreadable { image: image.to_owned(), reason };
         let target = match fs::canonicalize(&path) {
             Ok(target) => target,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -107,9 +100,7 @@ impl ImageFolder {
             let link = self.link_of(name, &target);
             let may_follow = follow_links && !climbs(name) && !is_of_system(&target);
             if link.is_none() || !may_follow {
-                return Err(outside(
-                    link.filter(|_| !climbs(name) && !is_of_system(&target)),
-                ));
+                return Err(outside(link.filter(|_| !climbs(name) && !is_of_system(&target))));
             }
         }
         if !target.is_file() {
@@ -133,11 +124,8 @@ impl ImageFolder {
         let Some(inner) = inner else {
             // By its absolute name: in what a link leads to.
             let links = self.links.get_or_init(|| links_in(given, real));
-            let holds = |link: &&Link| {
-                [name, target]
-                    .iter()
-                    .any(|path| path.starts_with(&link.target))
-            };
+            let holds =
+                |link: &&Link| [name, target].iter().any(|path| path.starts_with(&link.target));
             return links.iter().find(holds).cloned();
         };
         let mut path = given.clone();
@@ -165,20 +153,14 @@ fn leading_out(path: &Path, real: &Path) -> Option<Link> {
         return None;
     }
     let target = fs::canonicalize(path).ok()?;
-    (!target.starts_with(real)).then(|| Link {
-        path: path.to_owned(),
-        target,
-    })
+    (!target.starts_with(real)).then(|| Link { path: path.to_owned(), target })
 }
 
 /// The link on the way to a path whose end is not there.
 fn dangling(path: &Path) -> Option<Link> {
     let link = path.ancestors().find(|part| part.is_symlink())?;
     let target = fs::read_link(link).ok()?;
-    Some(Link {
-        path: link.to_owned(),
-        target: link.parent()?.join(target),
-    })
+    Some(Link { path: link.to_owned(), target: link.parent()?.join(target) })
 }
 
 fn is_of_system(target: &Path) -> bool {

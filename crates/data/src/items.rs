@@ -62,15 +62,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(name);
         fs::write(&path, text).expect("a file");
-        let file = DataFile {
-            path,
-            image_folder: None,
-            reward_method: None,
-        };
-        let checks = RowChecks {
-            expect_box: true,
-            ..RowChecks::default()
-        };
+        let file = DataFile { path, image_folder: None, reward_method: None };
+        let checks = RowChecks { expect_box: true, ..RowChecks::default() };
         load_items(&file, &checks, &mut |_, _| {})
     }
 
@@ -129,10 +122,7 @@ mod tests {
             let error = load("val.json", empty).expect_err("no rows");
             assert!(error.to_string().contains("no rows"), "{empty:?}: {error}");
         }
-        let rows = load(
-            "val.json",
-            "[{\"problem\": \"a\", \"solution\": [1,2,3,4]}, {\"pro",
-        );
+        let rows = load("val.json", "[{\"problem\": \"a\", \"solution\": [1,2,3,4]}, {\"pro");
         let rows = rows.expect("a torn list");
         assert_eq!(rows.iter().filter(|row| row.is_ok()).count(), 1);
         assert_eq!(rows.len(), 2);

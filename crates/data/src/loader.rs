@@ -101,16 +101,10 @@ impl PromptLoader {
                             image.digest();
                         });
                     }
-                    Ok(Loaded::Ready {
-                        sample_index,
-                        prompt,
-                    })
+                    Ok(Loaded::Ready { sample_index, prompt })
                 }
                 Err(cause) => {
-                    let row = RowError {
-                        source_line: sample.source.clone(),
-                        cause,
-                    };
+                    let row = RowError { source_line: sample.source.clone(), cause };
                     match options.on_bad_row {
                         OnBadRow::Skip => Ok(Loaded::Skipped { sample_index, row }),
                         OnBadRow::Stop => Err(DataError::BadRows(Box::new(BadRows {
@@ -173,10 +167,7 @@ struct CacheState {
 impl ImageCache {
     /// A cache of at most `max_bytes` of pixel values; 0 keeps nothing.
     pub fn new(max_bytes: usize) -> Self {
-        Self {
-            max_bytes,
-            state: Mutex::default(),
-        }
+        Self { max_bytes, state: Mutex::default() }
     }
 
     /// The image at a path, from the cache or from `load`. Threads that ask for the same image at

@@ -18,9 +18,5 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, DataError> {
 
 /// A JSON file that may be missing.
 pub(crate) fn read_optional_json(path: &Path) -> Result<Option<Value>, DataError> {
-    if path.exists() {
-        read_json(path).map(Some)
-    } else {
-        Ok(None)
-    }
+    if path.exists() { read_json(path).map(Some) } else { Ok(None) }
 }

@@ -120,11 +120,7 @@ impl Places {
     }
 
     fn told(&self) -> String {
-        let dots = if self.count > self.first.len() {
-            ", ..."
-        } else {
-            ""
-        };
+        let dots = if self.count > self.first.len() { ", ..." } else { "" };
         format!("{}{dots}", self.first.join(", "))
     }
 }
@@ -155,10 +151,7 @@ impl Notices {
         images: &[PathBuf],
     ) {
         for oddity in oddities(columns, texts, &self.read) {
-            self.found
-                .entry(oddity)
-                .or_default()
-                .add(|| place.to_string());
+            self.found.entry(oddity).or_default().add(|| place.to_string());
         }
         images.iter().for_each(|path| self.look_at_image(path));
     }
@@ -183,19 +176,14 @@ impl Notices {
 
     /// Looks at a row to be trained on or evaluated.
     pub fn look_at_sample(&mut self, sample: &Sample, lost: &[Lost]) {
-        let texts = [
-            ("question", sample.problem.as_str()),
-            ("answer", &sample.answer),
-        ];
+        let texts = [("question", sample.problem.as_str()), ("answer", &sample.answer)];
         self.look(&sample.source, &sample.columns, &texts, &sample.images);
         self.look_at_lost(&sample.source, lost);
     }
 
     /// Says what was seen.
     pub fn say(&self) {
-        self.lines()
-            .iter()
-            .for_each(|line| base::console::say(line));
+        self.lines().iter().for_each(|line| base::console::say(line));
     }
 
     /// What was seen: a warning for each kind.
@@ -204,10 +192,7 @@ impl Notices {
         let lines = self.found.iter().map(|(oddity, places)| {
             let (count, told) = (places.count, places.told());
             let Oddity { text, hint, .. } = oddity;
-            format!(
-                "warning: {text}: {count} {}: {told}\nhint: {hint}",
-                rows(count)
-            )
+            format!("warning: {text}: {count} {}: {told}\nhint: {hint}", rows(count))
         });
         let mut lines: Vec<String> = lines.collect();
         if self.oriented.count > 0 {

@@ -55,10 +55,7 @@ mod tests {
             (Some(2), 'b'),
         ];
         let (kept, repeats) = once(items, |item| item.0);
-        assert_eq!(
-            kept,
-            [(Some(1), 'd'), (Some(2), 'b'), (None, 'c'), (None, 'c')]
-        );
+        assert_eq!(kept, [(Some(1), 'd'), (Some(2), 'b'), (None, 'c'), (None, 'c')]);
         let [first, second] = [(1, true), (2, false)].map(|(id, differs)| Repeat { id, differs });
         assert_eq!(repeats, [first, second]);
     }

@@ -25,10 +25,7 @@ const MAX_BYTES: usize = 40;
 pub fn placeholders(text: &str) -> Vec<&str> {
     let mut found: Vec<&str> = Vec::new();
     for (start, _) in text.match_indices('<') {
-        let mark = text[start..]
-            .split_inclusive('>')
-            .next()
-            .unwrap_or_default();
+        let mark = text[start..].split_inclusive('>').next().unwrap_or_default();
         let is_mark = mark.len() <= MAX_BYTES && mark.ends_with('>') && is_placeholder(mark);
         if is_mark && !found.contains(&mark) {
             found.push(mark);
@@ -39,9 +36,7 @@ pub fn placeholders(text: &str) -> Vec<&str> {
 
 fn is_placeholder(mark: &str) -> bool {
     let inner = &mark[1..mark.len() - 1];
-    let token = inner
-        .strip_prefix('|')
-        .and_then(|rest| rest.strip_suffix('|'));
+    let token = inner.strip_prefix('|').and_then(|rest| rest.strip_suffix('|'));
     if let Some(token) = token {
         let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
         return !token.is_empty() && token.chars().all(is_letter);

@@ -68,18 +68,13 @@ impl<R: Send + 'static> Prefetcher<R> {
         });
         let jobs = Arc::new(Mutex::new(jobs));
         let work = Arc::new(work);
-        let mut prefetcher = Self {
-            queue: Arc::clone(&queue),
-            threads: Vec::new(),
-        };
+        let mut prefetcher = Self { queue: Arc::clone(&queue), threads: Vec::new() };
         for index in 0..workers.max(1) {
             let (queue, jobs, work) = (Arc::clone(&queue), Arc::clone(&jobs), Arc::clone(&work));
             let thread = Builder::new()
                 .name(format!("data-{index}"))
                 .spawn(move || run_worker(&queue, &jobs, &*work))
-                .map_err(|error| DataError::Worker {
-                    reason: error.to_string(),
-                })?;
+                .map_err(|error| DataError::Worker { reason: error.to_string() })?;
             prefetcher.threads.push(thread);
         }
         Ok(prefetcher)
@@ -101,11 +96,7 @@ impl<R> Iterator for Prefetcher<R> {
             if state.exhausted && state.next_result == state.next_job {
                 return None;
             }
-            state = self
-                .queue
-                .filled
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.queue.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -143,10 +134,7 @@ fn take_job<J, R>(
     let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
     let mut state = queue.lock();
     while !state.exhausted && state.next_job >= state.next_result + queue.ahead {
-        state = queue
-            .drained
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner);
+        state = queue.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
     if state.exhausted {
         return None;
@@ -168,10 +156,7 @@ fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, DataError> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        let reason = format!(
-            "panicked: {}",
-            text.unwrap_or_else(|| "no message".to_owned())
-        );
+        let reason = format!("panicked: {}", text.unwrap_or_else(|| "no message".to_owned()));
         DataError::Worker { reason }
     })
 }
@@ -183,9 +168,7 @@ mod tests {
     use std::time::Duration;
 
     fn values<R>(prefetcher: Prefetcher<R>) -> Vec<Result<R, String>> {
-        prefetcher
-            .map(|result| result.map_err(|e| e.to_string()))
-            .collect()
+        prefetcher.map(|result| result.map_err(|e| e.to_string())).collect()
     }
 
     #[test]
@@ -197,10 +180,7 @@ mod tests {
         for (workers, ahead) in [(1, 1), (4, 1), (4, 3), (3, 100), (0, 0)] {
             let all = Prefetcher::new(0..100, workers, ahead, work).expect("threads");
             let all: Vec<u64> = all.map(|r| r.expect("no panic")).collect();
-            assert!(
-                all.into_iter().eq((0..100).map(|n| n * n)),
-                "{workers} {ahead}"
-            );
+            assert!(all.into_iter().eq((0..100).map(|n| n * n)), "{workers} {ahead}");
         }
     }
 
@@ -221,14 +201,7 @@ mod tests {
     fn a_panic_of_the_jobs_ends_them() {
         let jobs = (0..5).inspect(|n| assert!(*n != 2, "no job {n}"));
         let all = values(Prefetcher::new(jobs, 3, 2, |n| n).expect("threads"));
-        assert_eq!(
-            all,
-            [
-                Ok(0),
-                Ok(1),
-                Err("data worker: panicked: no job 2".to_owned())
-            ]
-        );
+        assert_eq!(all, [Ok(0), Ok(1), Err("data worker: panicked: no job 2".to_owned())]);
     }
 
     #[test]

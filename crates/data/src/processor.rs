@@ -127,10 +127,7 @@ impl Processor {
             };
             // An image takes a token at least.
             let left = paths.len() - index;
-            if let Some(limit) = self
-                .limit()
-                .filter(|limit| tokens > limit.0 || left > limit.0)
-            {
+            if let Some(limit) = self.limit().filter(|limit| tokens > limit.0 || left > limit.0) {
                 return Err(too_many(tokens, limit));
             }
             // A row may name a picture twice: one copy, whatever the cache holds.
@@ -147,9 +144,7 @@ impl Processor {
 
     /// Most tokens of a prompt, and what says so.
     fn limit(&self) -> Option<(usize, &'static str)> {
-        let own = self
-            .max_prompt_length
-            .map(|max| (max, "`max_prompt_length`"));
+        let own = self.max_prompt_length.map(|max| (max, "`max_prompt_length`"));
         let positions = "`max_position_embeddings` of config.json";
         let models = self.max_positions.map(|max| (max, positions));
         own.into_iter().chain(models).min_by_key(|(max, _)| *max)
@@ -162,14 +157,9 @@ impl Processor {
     /// What the chat template raises; placeholders in the rendered text that are not the images; a
     /// prompt over the limit.
     pub fn prompt(&self, text: &str, images: &[Arc<PreparedImage>]) -> Result<Prompt, DataError> {
-        let rendered = self
-            .chat_template
-            .render(&[Message::user(images.len(), text)], true)?;
+        let rendered = self.chat_template.render(&[Message::user(images.len(), text)], true)?;
         let bytes = rendered.len();
-        if let Some((max, limit)) = self
-            .limit()
-            .filter(|limit| bytes / MAX_TOKEN_BYTES > limit.0)
-        {
+        if let Some((max, limit)) = self.limit().filter(|limit| bytes / MAX_TOKEN_BYTES > limit.0) {
             return Err(DataError::TooMuchText { bytes, max, limit });
         }
         let encoded = self.tokenizer.encode(&rendered)?;
@@ -178,32 +168,23 @@ impl Processor {
         // Counted before they stand there.
         let tokens = (encoded.len() + image_tokens).saturating_sub(images.len());
         match (self.max_prompt_length, self.max_positions) {
-            (Some(max), _) if tokens > max => Err(DataError::PromptTooLong {
-                tokens,
-                image_tokens,
-                max,
-            }),
-            (_, Some(max)) if tokens > max => Err(DataError::BeyondPositions {
-                tokens,
-                image_tokens,
-                max,
-            }),
+            (Some(max), _) if tokens > max => {
+                Err(DataError::PromptTooLong { tokens, image_tokens, max })
+            }
+            (_, Some(max)) if tokens > max => {
+                Err(DataError::BeyondPositions { tokens, image_tokens, max })
+            }
             _ => {
                 let ids = self.expand_placeholders(&encoded, images)?;
                 self.say_if_no_room(ids.len());
-                Ok(Prompt {
-                    ids,
-                    images: images.to_vec(),
-                })
+                Ok(Prompt { ids, images: images.to_vec() })
             }
         }
     }
 
     fn say_if_no_room(&self, tokens: usize) {
         let answer = self.answer_tokens.load(Ordering::Relaxed);
-        let Some(max) = self
-            .max_positions
-            .filter(|max| answer > 0 && tokens + answer > *max)
+        let Some(max) = self.max_positions.filter(|max| answer > 0 && tokens + answer > *max)
         else {
             return;
         };
@@ -241,19 +222,12 @@ impl Processor {
         let is_placeholder = |id: &&u32| Some(**id) == self.tokenizer.image_token_id();
         let placeholders = ids.iter().filter(is_placeholder).count();
         if placeholders != images.len() {
-            return Err(DataError::Placeholders {
-                placeholders,
-                images: images.len(),
-            });
+            return Err(DataError::Placeholders { placeholders, images: images.len() });
         }
         let mut images = images.iter();
         let mut expanded = Vec::with_capacity(ids.len());
         for id in ids {
-            let image = if is_placeholder(&id) {
-                images.next()
-            } else {
-                None
-            };
+            let image = if is_placeholder(&id) { images.next() } else { None };
             let count = image.map_or(1, |image| self.num_image_tokens(image));
             expanded.extend(std::iter::repeat_n(*id, count));
         }
@@ -281,18 +255,11 @@ fn check_patches(
     for (key, of_model, of_images) in [
         ("merge_size", "spatial_merge_size", images.merge_size),
         ("patch_size", "patch_size", images.patch_size),
-        (
-            "temporal_patch_size",
-            "temporal_patch_size",
-            images.temporal_patch_size,
-        ),
+        ("temporal_patch_size", "temporal_patch_size", images.temporal_patch_size),
     ] {
-        let given = config
-            .get("vision_config")
-            .and_then(|vision| vision.get(of_model));
-        if let Some(given) = given
-            .and_then(Value::as_u64)
-            .filter(|given| *given != u64::from(of_images))
+        let given = config.get("vision_config").and_then(|vision| vision.get(of_model));
+        if let Some(given) =
+            given.and_then(Value::as_u64).filter(|given| *given != u64::from(of_images))
         {
             return Err(DataError::ModelFile {
                 path: dir.join("config.json"),

@@ -52,18 +52,11 @@ fn dump(value: &Value, style: &DumpStyle, depth: usize, out: &mut String) {
             if style.sort_keys {
                 entries.sort_by_key(|(key, _)| *key);
             }
-            dump_items(
-                entries.into_iter(),
-                ('{', '}'),
-                style,
-                depth,
-                out,
-                |(key, v), out| {
-                    dump_string(key, style.ensure_ascii, out);
-                    out.push_str(&style.key_separator);
-                    dump(v, style, depth + 1, out);
-                },
-            );
+            dump_items(entries.into_iter(), ('{', '}'), style, depth, out, |(key, v), out| {
+                dump_string(key, style.ensure_ascii, out);
+                out.push_str(&style.key_separator);
+                dump(v, style, depth + 1, out);
+            });
         }
     }
 }

@@ -24,9 +24,7 @@ impl MersenneTwister {
         let mut state = [word; N];
         for i in 1..N {
             let before = state[i - 1];
-            state[i] = 1_812_433_253u32
-                .wrapping_mul(before ^ before >> 30)
-                .wrapping_add(i as u32);
+            state[i] = 1_812_433_253u32.wrapping_mul(before ^ before >> 30).wrapping_add(i as u32);
         }
         Self { state, next: N }
     }
@@ -41,9 +39,7 @@ impl MersenneTwister {
             place = twister.put(place, word);
         }
         for _ in 0..N - 1 {
-            let word = twister
-                .mixed(place, 1_566_083_941)
-                .wrapping_sub(place as u32);
+            let word = twister.mixed(place, 1_566_083_941).wrapping_sub(place as u32);
             place = twister.put(place, word);
         }
         twister.state[0] = 1 << 31;

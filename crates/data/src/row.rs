@@ -87,12 +87,7 @@ pub fn parse_row(
     file_method: Option<&str>,
     checks: &RowChecks,
 ) -> Result<Sample, RowCause> {
-    let reader = RowReader {
-        folder,
-        method: file_method,
-        checks,
-        takes_problems: false,
-    };
+    let reader = RowReader { folder, method: file_method, checks, takes_problems: false };
     reader.read(line, source).map(|row| row.sample)
 }
 
@@ -119,9 +114,7 @@ impl RowReader<'_> {
         let (mut columns, lost) = parse_columns(text)?;
         let has_problem = !columns.contains_key("conversations") && columns.contains_key("problem");
         if self.takes_problems && has_problem {
-            refuse_lost(&lost, |path| {
-                matches!(path, ["problem" | "solution" | "image", ..])
-            })?;
+            refuse_lost(&lost, |path| matches!(path, ["problem" | "solution" | "image", ..]))?;
             add_conversation(&mut columns)?;
         } else {
             refuse_lost(&lost, is_read)?;
@@ -142,9 +135,7 @@ impl RowReader<'_> {
         check_reserved("question", &problem, &self.checks.reserved_tokens)?;
         check_reserved("answer", &answer, &self.checks.reserved_tokens)?;
         if self.checks.expect_box && !holds_box(&answer) {
-            return Err(RowCause::NotABox {
-                answer: answer.chars().take(80).collect(),
-            });
+            return Err(RowCause::NotABox { answer: answer.chars().take(80).collect() });
         }
         let accu_reward_method = match columns.get("accu_reward_method") {
             None | Some(Value::Null) => self.method.map(str::to_owned),
@@ -172,18 +163,14 @@ impl RowReader<'_> {
 /// # Errors
 /// Text that is no JSON object.
 pub fn parse_columns(text: &[u8]) -> Result<(Map<String, Value>, Vec<Lost>), RowCause> {
-    let text = std::str::from_utf8(text).map_err(|e| RowCause::Utf8 {
-        byte: e.valid_up_to(),
-    })?;
+    let text = std::str::from_utf8(text).map_err(|e| RowCause::Utf8 { byte: e.valid_up_to() })?;
     let parsed = python_json::parse(text).map_err(|error| RowCause::Json {
         column: error.at + 1,
         reason: error.reason.to_owned(),
     })?;
     match parsed.value {
         Value::Object(columns) => Ok((columns, parsed.lost)),
-        other => Err(RowCause::NotAnObject {
-            got: type_name(&other),
-        }),
+        other => Err(RowCause::NotAnObject { got: type_name(&other) }),
     }
 }
 
@@ -195,10 +182,7 @@ pub fn refuse_lost(lost: &[Lost], is_read: impl Fn(&[&str]) -> bool) -> Result<(
     for lost in lost {
         let path: Vec<&str> = lost.path.iter().map(String::as_str).collect();
         if is_read(&path) {
-            return Err(RowCause::Lost {
-                key: key_of(&lost.path),
-                what: lost.what.clone(),
-            });
+            return Err(RowCause::Lost { key: key_of(&lost.path), what: lost.what.clone() });
         }
     }
     Ok(())
@@ -250,10 +234,7 @@ fn conversation(columns: &Map<String, Value>) -> Result<[&Value; 2], RowCause> {
     let [question, answer] = turns.as_slice() else {
         return Err(RowCause::Turns { got: turns.len() });
     };
-    Ok([
-        turn_value(question, 1, &HUMAN)?,
-        turn_value(answer, 2, &MODEL)?,
-    ])
+    Ok([turn_value(question, 1, &HUMAN)?, turn_value(answer, 2, &MODEL)?])
 }
 
 /// That a key is missing, and which one was probably meant for it.
@@ -276,23 +257,15 @@ pub fn wrapped(columns: &Map<String, Value>) -> Option<RowCause> {
     }
     let is_row = |value: &Value| {
         let keys = value.as_object().into_iter().flatten();
-        keys.into_iter()
-            .any(|(key, _)| ROW_KEYS.contains(&key.as_str()))
+        keys.into_iter().any(|(key, _)| ROW_KEYS.contains(&key.as_str()))
     };
-    let holds_rows = |value: &&Value| {
-        value
-            .as_array()
-            .and_then(|list| list.first())
-            .is_some_and(is_row)
-    };
+    let holds_rows =
+        |value: &&Value| value.as_array().and_then(|list| list.first()).is_some_and(is_row);
     let (key, _) = columns
         .iter()
         .filter(|(key, _)| !TURN_LISTS.contains(&key.as_str()))
         .find(|(_, value)| holds_rows(value))?;
-    Some(RowCause::Wrapped {
-        key: key.clone(),
-        is_coco: false,
-    })
+    Some(RowCause::Wrapped { key: key.clone(), is_coco: false })
 }
 
 fn turn_value<'a>(
@@ -311,9 +284,7 @@ fn turn_value<'a>(
             });
         }
         None => {
-            return Err(RowCause::MissingKey {
-                key: "conversations[].from",
-            });
+            return Err(RowCause::MissingKey { key: "conversations[].from" });
         }
         Some(Value::String(from)) if speakers.contains(&from.as_str()) => {}
         Some(Value::String(from)) => {
@@ -325,9 +296,7 @@ fn turn_value<'a>(
         }
         Some(other) => return Err(wrong_type("conversations[].from", "a string", other)),
     }
-    turn.get("value").ok_or(RowCause::MissingKey {
-        key: "conversations[].value",
-    })
+    turn.get("value").ok_or(RowCause::MissingKey { key: "conversations[].value" })
 }
 
 fn image_names(columns: &Map<String, Value>) -> Result<Vec<&str>, RowCause> {
@@ -342,11 +311,7 @@ fn image_name(value: &Value) -> Result<&str, RowCause> {
     match value {
         Value::String(name) if name.is_empty() => Err(RowCause::Empty { what: "image name" }),
         Value::String(name) => Ok(name),
-        other => Err(wrong_type(
-            "image",
-            "a file name or a list of file names",
-            other,
-        )),
+        other => Err(wrong_type("image", "a file name or a list of file names", other)),
     }
 }
 
@@ -357,10 +322,7 @@ fn problem_text(question: &Value, num_images: usize) -> Result<String, RowCause>
     };
     let marks = question.matches(IMAGE_MARK).count();
     if marks != 0 && marks != num_images {
-        return Err(RowCause::ImageMarks {
-            marks,
-            images: num_images,
-        });
+        return Err(RowCause::ImageMarks { marks, images: num_images });
     }
     let problem = question.replace(IMAGE_MARK, "");
     if problem.trim().is_empty() {
@@ -372,11 +334,9 @@ fn problem_text(question: &Value, num_images: usize) -> Result<String, RowCause>
 /// The answer without answer tags; what is no text as VLM-R1 takes it, by Python's `str`.
 fn answer_text(answer: &Value) -> Result<String, RowCause> {
     let text = match answer {
-        Value::String(text) => text
-            .replace("<answer>", "")
-            .replace("</answer>", "")
-            .trim()
-            .to_owned(),
+        Value::String(text) => {
+            text.replace("<answer>", "").replace("</answer>", "").trim().to_owned()
+        }
         other => str_of(other),
     };
     if text.is_empty() {
@@ -387,10 +347,7 @@ fn answer_text(answer: &Value) -> Result<String, RowCause> {
 
 fn check_reserved(what: &'static str, text: &str, reserved: &[String]) -> Result<(), RowCause> {
     match reserved.iter().find(|token| text.contains(token.as_str())) {
-        Some(token) => Err(RowCause::ReservedToken {
-            what,
-            token: token.clone(),
-        }),
+        Some(token) => Err(RowCause::ReservedToken { what, token: token.clone() }),
         None => Ok(()),
     }
 }
@@ -402,10 +359,8 @@ fn holds_box(answer: &str) -> bool {
         .find_map(|(start, _)| {
             let inner = &answer[start + 1..];
             let inner = &inner[..inner.find(']')?];
-            let numbers: Vec<f64> = inner
-                .split(',')
-                .map(|n| n.trim().parse().ok())
-                .collect::<Option<_>>()?;
+            let numbers: Vec<f64> =
+                inner.split(',').map(|n| n.trim().parse().ok()).collect::<Option<_>>()?;
             <[f64; 4]>::try_from(numbers).ok()
         })
         .is_some_and(|[x1, y1, x2, y2]| {
@@ -414,11 +369,7 @@ fn holds_box(answer: &str) -> bool {
 }
 
 fn wrong_type(key: &'static str, expected: &'static str, got: &Value) -> RowCause {
-    RowCause::WrongType {
-        key,
-        expected,
-        got: type_name(got),
-    }
+    RowCause::WrongType { key, expected, got: type_name(got) }
 }
 
 fn type_name(value: &Value) -> &'static str {
@@ -438,13 +389,7 @@ mod tests {
 
     fn parse(line: &str, checks: &RowChecks) -> Result<Sample, RowCause> {
         let source = SourceLine::new("train.jsonl", 7);
-        parse_row(
-            line.as_bytes(),
-            source,
-            &ImageFolder::new(None),
-            Some("math"),
-            checks,
-        )
+        parse_row(line.as_bytes(), source, &ImageFolder::new(None), Some("math"), checks)
     }
 
     fn row(question: &str, answer: &str) -> String {
@@ -472,10 +417,7 @@ mod tests {
             ("-0", "0"),
             ("[10, 20.0, 60,80]", "[10, 20.0, 60, 80]"),
             ("[[1,2],[3,4]]", "[[1, 2], [3, 4]]"),
-            (
-                r#"{"a": "it's", "b": [null, true]}"#,
-                r#"{'a': "it's", 'b': [None, True]}"#,
-            ),
+            (r#"{"a": "it's", "b": [null, true]}"#, r#"{'a': "it's", 'b': [None, True]}"#),
             ("true", "True"),
             ("false", "False"),
             ("null", "None"),
@@ -485,10 +427,7 @@ mod tests {
             assert_eq!(answer(json).as_deref(), Ok(text));
         }
         assert!(answer("123456789012345678901234567890").is_err_and(|e| e.contains("64 bits")));
-        assert_eq!(
-            answer("\"<answer> </answer>\""),
-            Err("the answer is empty".to_owned())
-        );
+        assert_eq!(answer("\"<answer> </answer>\""), Err("the answer is empty".to_owned()));
     }
 
     #[test]
@@ -523,10 +462,7 @@ mod tests {
         ] {
             assert!(!holds_box(bad), "{bad}");
         }
-        let checks = RowChecks {
-            expect_box: true,
-            ..RowChecks::default()
-        };
+        let checks = RowChecks { expect_box: true, ..RowChecks::default() };
         assert!(
             parse(&row("\"q\"", "\"left\""), &checks)
                 .is_err_and(|e| e.to_string().contains("no box"))

@@ -29,33 +29,17 @@ pub(crate) struct NoRows {
 /// Starts of files that are no text, what they are, and the way out.
 const MAGIC: [(&[u8], &str, &str); 13] = [
     (b"\x1f\x8b", "gzip", UNPACK_GZIP),
-    (
-        b"\x28\xb5\x2f\xfd",
-        "Zstandard",
-        "unpack it first: `unzstd FILE`",
-    ),
+    (b"\x28\xb5\x2f\xfd", "Zstandard", "unpack it first: `unzstd FILE`"),
     (b"BZh", "bzip2", "unpack it first: `bunzip2 -k FILE`"),
     (b"\xfd7zXZ\0", "xz", "unpack it first: `unxz -k FILE`"),
-    (
-        b"PK\x03\x04",
-        "a ZIP archive",
-        "unpack it first: `unzip FILE`",
-    ),
+    (b"PK\x03\x04", "a ZIP archive", "unpack it first: `unzip FILE`"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
-    (
-        b"PAR1",
-        "Parquet",
-        "`vlm-r1 data convert --from parquet` makes rows of it",
-    ),
+    (b"PAR1", "Parquet", "`vlm-r1 data convert --from parquet` makes rows of it"),
     (b"ARROW1", "Arrow", ARROW),
     (b"\xff\xff\xff\xff", "Arrow", ARROW),
     (b"\x89PNG", "a picture", PICTURE),
     (b"\xff\xd8\xff", "a picture", PICTURE),
-    (
-        b"SQLite format",
-        "an SQLite data base",
-        "write its rows one JSON object a line",
-    ),
+    (b"SQLite format", "an SQLite data base", "write its rows one JSON object a line"),
     (
         b"version https://git-lfs",
         "a Git LFS pointer, not the file itself",
@@ -150,8 +134,7 @@ pub(crate) fn starts_with_rows(head: &[u8]) -> bool {
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii_start)
+    text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_start)
 }
 
 /// Whether a second line has begun.
@@ -176,10 +159,7 @@ pub(crate) fn no_text(head: &[u8]) -> Option<NoRows> {
     }
     let is_json = matches!(head.trim_ascii_start().first(), Some(b'{' | b'['));
     let has_zeros = head[..head.len().min(1024)].contains(&0);
-    (has_zeros && !is_json).then(|| NoRows {
-        what: "no text".to_owned(),
-        hint: ROWS,
-    })
+    (has_zeros && !is_json).then(|| NoRows { what: "no text".to_owned(), hint: ROWS })
 }
 
 fn no_json(text: &[u8], is_whole: bool) -> NoRows {
@@ -189,19 +169,13 @@ fn no_json(text: &[u8], is_whole: bool) -> NoRows {
     let lower = first.to_ascii_lowercase();
     let is_table = !is_whole || lines(text).nth(1).is_some_and(|line| !line.is_empty());
     let (what, hint) = if lower.starts_with("<!doctype") || lower.starts_with("<html") {
-        (
-            "a web page",
-            "fetch the file itself, not the page that shows it",
-        )
+        ("a web page", "fetch the file itself, not the page that shows it")
     } else if is_table && (first.contains(',') || first.contains('\t')) {
         ("CSV, as it seems", ROWS)
     } else {
         ("no JSON objects", ROWS)
     };
-    NoRows {
-        what: format!("{what}: it begins with `{shown}`"),
-        hint,
-    }
+    NoRows { what: format!("{what}: it begins with `{shown}`"), hint }
 }
 
 /// Where in a JSON value a byte stands.

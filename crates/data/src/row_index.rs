@@ -86,12 +86,8 @@ impl Rows {
             takes_problems: false,
         };
         let row = reader.read(&text, source.clone());
-        row.map(|row| row.sample).map_err(|cause| {
-            DataError::Row(Box::new(RowError {
-                source_line: source,
-                cause,
-            }))
-        })
+        row.map(|row| row.sample)
+            .map_err(|cause| DataError::Row(Box::new(RowError { source_line: source, cause })))
     }
 
     /// Reads the rows of a range, one after another.
@@ -171,12 +167,7 @@ pub(crate) struct RowIndex<'a> {
 
 impl<'a> RowIndex<'a> {
     pub(crate) fn new(checks: &'a RowChecks) -> Self {
-        Self {
-            checks,
-            files: Vec::new(),
-            places: Vec::new(),
-            now: None,
-        }
+        Self { checks, files: Vec::new(), places: Vec::new(), now: None }
     }
 
     /// Takes a row of `file`, whose rows come one after another.
@@ -209,10 +200,7 @@ impl<'a> RowIndex<'a> {
 
     pub(crate) fn finished(mut self) -> Rows {
         self.places.shrink_to_fit();
-        Rows {
-            files: self.files.into(),
-            places: self.places,
-        }
+        Rows { files: self.files.into(), places: self.places }
     }
 }
 

@@ -28,10 +28,7 @@ pub struct RowText {
 impl RowText {
     /// Where the row stands in `path`.
     pub fn source(&self, path: &Path) -> SourceLine {
-        SourceLine {
-            item: self.item,
-            ..SourceLine::new(path, self.line)
-        }
+        SourceLine { item: self.item, ..SourceLine::new(path, self.line) }
     }
 }
 
@@ -151,12 +148,7 @@ impl RowTexts {
             let length = end.strip_suffix(b"\r").unwrap_or(end).len();
             text.truncate(length);
             if !text.trim_ascii().is_empty() {
-                return Ok(Some(RowText {
-                    line,
-                    item: None,
-                    offset,
-                    text: Ok(text),
-                }));
+                return Ok(Some(RowText { line, item: None, offset, text: Ok(text) }));
             }
         }
     }
@@ -207,12 +199,7 @@ impl RowTexts {
 
     fn item(&mut self, line: usize, offset: u64, text: Result<Vec<u8>, RowCause>) -> RowText {
         self.items += 1;
-        RowText {
-            line,
-            item: Some(self.items),
-            offset,
-            text,
-        }
+        RowText { line, item: Some(self.items), offset, text }
     }
 
     fn next_value(&mut self) -> std::io::Result<Option<RowText>> {

@@ -17,18 +17,10 @@ fn read(bytes: &[u8]) -> Result<Vec<(usize, Option<usize>, String)>, String> {
         let text = match row.text {
             Ok(text) => {
                 let start = row.offset as usize;
-                assert_eq!(
-                    &whole[start..start + text.len()],
-                    text,
-                    "found where it stands"
-                );
+                assert_eq!(&whole[start..start + text.len()], text, "found where it stands");
                 String::from_utf8_lossy(&text).into_owned()
             }
-            Err(cause) => format!("! {cause}")
-                .split('\n')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            Err(cause) => format!("! {cause}").split('\n').next().unwrap_or_default().to_owned(),
         };
         (row.line, row.item, text)
     };
@@ -56,11 +48,7 @@ fn rows_are_lines_items_or_objects() {
         ),
         (
             "\u{feff}[{\"a\": \"x, ]\\\"\"},\n\n {\"b\":\n [1, {}]} ,\n7]\n",
-            vec![
-                "1/1 {\"a\": \"x, ]\\\"\"}",
-                "3/2 {\"b\":\n [1, {}]}",
-                "5/3 7",
-            ],
+            vec!["1/1 {\"a\": \"x, ]\\\"\"}", "3/2 {\"b\":\n [1, {}]}", "5/3 7"],
         ),
         (
             "{\n  \"a\": 1\n}\n{\n  \"b\": [\n1]}\n",
@@ -70,20 +58,11 @@ fn rows_are_lines_items_or_objects() {
             "{\"a\": 1} {\"a\": 2}\n{\"a\": 3}",
             vec!["1/1 {\"a\": 1}", "1/2 {\"a\": 2}", "2/3 {\"a\": 3}"],
         ),
-        (
-            "{\"a\": 1}\r{\"a\": 2}",
-            vec!["1/1 {\"a\": 1}", "1/2 {\"a\": 2}"],
-        ),
+        ("{\"a\": 1}\r{\"a\": 2}", vec!["1/1 {\"a\": 1}", "1/2 {\"a\": 2}"]),
         // Lines, of which one is broken.
         ("{\n{\"a\": 1}\n", vec!["1 {", "2 {\"a\": 1}"]),
-        (
-            "{\"a\": [{\"b\"\n{\"a\": 1}]}\n{}",
-            vec!["1 {\"a\": [{\"b\"", "2 {\"a\": 1}]}", "3 {}"],
-        ),
-        (
-            "{\"a\": 1},\n{\"a\": 2}\n",
-            vec!["1 {\"a\": 1},", "2 {\"a\": 2}"],
-        ),
+        ("{\"a\": [{\"b\"\n{\"a\": 1}]}\n{}", vec!["1 {\"a\": [{\"b\"", "2 {\"a\": 1}]}", "3 {}"]),
+        ("{\"a\": 1},\n{\"a\": 2}\n", vec!["1 {\"a\": 1},", "2 {\"a\": 2}"]),
         ("[1]\n{\"a\": 1}", vec!["1 [1]", "2 {\"a\": 1}"]),
         ("oops\n{\"a\": 1}", vec!["1 oops", "2 {\"a\": 1}"]),
         ("", vec![]),
@@ -136,11 +115,7 @@ fn what_is_no_file_of_rows_is_named_once() {
             "no JSON objects: it begins with `datasets:`",
             "data convert",
         ),
-        (
-            b"<!DOCTYPE html>\n<html>".to_vec(),
-            "a web page",
-            "the file itself",
-        ),
+        (b"<!DOCTYPE html>\n<html>".to_vec(), "a web page", "the file itself"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid x\n".to_vec(),
             "a Git LFS",

@@ -62,12 +62,7 @@ impl DataFiles {
                 return Ok(list.into_iter().map(Some).collect());
             }
             let (num_first, num_second) = (paths.len(), list.len());
-            Err(DataError::ListLengths {
-                first: FILES,
-                num_first,
-                second,
-                num_second,
-            })
+            Err(DataError::ListLengths { first: FILES, num_first, second, num_second })
         };
         let folders = paired("image_folders", image_folders)?;
         let methods = paired("reward_method", reward_methods)?;
@@ -86,15 +81,9 @@ impl DataFiles {
 }
 
 fn entries(flag: &'static str, list: &str) -> Result<Vec<String>, DataError> {
-    let entries: Vec<String> = list
-        .split(':')
-        .map(|entry| entry.trim().to_owned())
-        .collect();
+    let entries: Vec<String> = list.split(':').map(|entry| entry.trim().to_owned()).collect();
     match entries.iter().position(String::is_empty) {
-        Some(i) => Err(DataError::EmptyEntry {
-            flag,
-            position: i + 1,
-        }),
+        Some(i) => Err(DataError::EmptyEntry { flag, position: i + 1 }),
         None => Ok(entries),
     }
 }
@@ -158,11 +147,8 @@ fn read_rows(
     on_bad_row: OnBadRow,
     visit: Visit<'_>,
 ) -> Result<Vec<RowError>, DataError> {
-    let mut bad = BadRowList {
-        keep_all: on_bad_row == OnBadRow::Skip,
-        listed: Vec::new(),
-        count: 0,
-    };
+    let mut bad =
+        BadRowList { keep_all: on_bad_row == OnBadRow::Skip, listed: Vec::new(), count: 0 };
     for file in &data.files {
         read_file(file, checks, visit, &mut bad)?;
     }
@@ -170,11 +156,7 @@ fn read_rows(
         return Ok(bad.listed);
     }
     let first = bad.listed.remove(0);
-    let rows = BadRows {
-        first,
-        further: bad.listed,
-        num_further: bad.count - 1,
-    };
+    let rows = BadRows { first, further: bad.listed, num_further: bad.count - 1 };
     Err(DataError::BadRows(Box::new(rows)))
 }
 
@@ -224,10 +206,7 @@ fn read_file(
                 num_good += 1;
                 visit(file, &text, row)?;
             }
-            Err(cause) => bad.push(RowError {
-                source_line: source,
-                cause,
-            }),
+            Err(cause) => bad.push(RowError { source_line: source, cause }),
         }
     }
     let path = file.path.clone();
@@ -235,11 +214,7 @@ fn read_file(
         (0, 0) => Err(DataError::NoRows { path }),
         (0, num_skipped) if bad.keep_all => {
             let first = Box::new(bad.listed.swap_remove(num_listed));
-            Err(DataError::AllRowsBad {
-                path,
-                num_skipped,
-                first,
-            })
+            Err(DataError::AllRowsBad { path, num_skipped, first })
         }
         _ => Ok(()),
     }
@@ -267,10 +242,7 @@ impl CheckedImages {
 }
 
 fn check_image(path: &Path) -> Result<(), ImageError> {
-    let refuse = |cause| ImageError::File {
-        path: path.to_owned(),
-        cause,
-    };
+    let refuse = |cause| ImageError::File { path: path.to_owned(), cause };
     let head = read_head(path).map_err(|error| refuse(ImageCause::Unreadable(error)))?;
     // Of so few bytes only the magic can be judged; that they end early says nothing.
     match image::decode(&head, u64::MAX) {
@@ -281,9 +253,7 @@ fn check_image(path: &Path) -> Result<(), ImageError> {
 
 fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(NUM_HEAD_BYTES as usize);
-    File::open(path)?
-        .take(NUM_HEAD_BYTES)
-        .read_to_end(&mut head)?;
+    File::open(path)?.take(NUM_HEAD_BYTES).read_to_end(&mut head)?;
     Ok(head)
 }
 
@@ -294,13 +264,7 @@ fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
 /// A ratio outside `[0, 1)`, or one that leaves nothing to train on.
 pub fn split(samples: Rows, ratio: f64, seed: u64) -> Result<(Rows, Rows), DataError> {
     let num_samples = samples.len();
-    let refuse = |reason| {
-        Err(DataError::Split {
-            ratio,
-            num_samples,
-            reason,
-        })
-    };
+    let refuse = |reason| Err(DataError::Split { ratio, num_samples, reason });
     if !(0.0..1.0).contains(&ratio) {
         return refuse("the share must be at least 0 and below 1");
     }

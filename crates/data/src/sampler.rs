@@ -56,12 +56,7 @@ impl EpochSampler {
     pub fn new(num_samples: usize, prompts_per_step: usize, seed: u64) -> Self {
         assert!(num_samples > 0 && prompts_per_step > 0, "nothing to sample");
         assert!(u32::try_from(num_samples).is_ok(), "more than 2^32 samples");
-        Self {
-            num_samples,
-            prompts_per_step,
-            seed,
-            cached: Mutex::new(None),
-        }
+        Self { num_samples, prompts_per_step, seed, cached: Mutex::new(None) }
     }
 
     /// Steps of one epoch, a short last one counted.
@@ -79,9 +74,7 @@ impl EpochSampler {
 
     /// Indices of the samples of a step, from 0.
     pub fn indices_of_step(&self, step: u64) -> Vec<usize> {
-        self.positions_of_step(step)
-            .map(|position| self.index_at(position))
-            .collect()
+        self.positions_of_step(step).map(|position| self.index_at(position)).collect()
     }
 
     /// Index of the sample at a position of the stream of all epochs.
@@ -127,10 +120,7 @@ mod tests {
             }
         }
         // 2000 expected, standard deviation 39.
-        assert!(
-            counts.as_flattened().iter().all(|n| n.abs_diff(2000) < 200),
-            "{counts:?}"
-        );
+        assert!(counts.as_flattened().iter().all(|n| n.abs_diff(2000) < 200), "{counts:?}");
     }
 
     #[test]

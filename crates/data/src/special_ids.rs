@@ -22,13 +22,8 @@ const PLACEHOLDER_KEYS: [&str; 10] = [
     "img_context_token_id",
 ];
 /// Tokens of Qwen's form that stand for images or frames where `config.json` does not say so.
-const PLACEHOLDER_TEXTS: [&str; 5] = [
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-];
+const PLACEHOLDER_TEXTS: [&str; 5] =
+    ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"];
 const IMAGE_PAD: &str = "<|image_pad|>";
 const TURN_END: &str = "<|im_end|>";
 const EOS_ID: &str = "eos_token_id";
@@ -68,10 +63,8 @@ impl SpecialIds {
                     .to_owned(),
             });
         };
-        let mut placeholders: Vec<u32> = PLACEHOLDER_TEXTS
-            .iter()
-            .filter_map(|text| tokenizer.token_to_id(text))
-            .collect();
+        let mut placeholders: Vec<u32> =
+            PLACEHOLDER_TEXTS.iter().filter_map(|text| tokenizer.token_to_id(text)).collect();
         for key in PLACEHOLDER_KEYS {
             placeholders.extend(files.config_ids(key)?);
         }
@@ -149,10 +142,7 @@ impl Ends {
                 // `sft` teaches what the template writes.
                 Some(_) if place == "`sft`" => {}
                 Some(end) => end.places.push(place.to_owned()),
-                None => self.list.push(End {
-                    id: *id,
-                    places: vec![place.to_owned()],
-                }),
+                None => self.list.push(End { id: *id, places: vec![place.to_owned()] }),
             }
         }
     }
@@ -285,9 +275,6 @@ impl<'a> Files<'a> {
     }
 
     fn refuse(&self, file: &str, reason: String) -> DataError {
-        DataError::ModelFile {
-            path: self.dir.join(file),
-            reason,
-        }
+        DataError::ModelFile { path: self.dir.join(file), reason }
     }
 }

@@ -34,10 +34,7 @@ pub const TASK_TEMPLATES: [(&str, &str); 6] = [
          <answer> </answer> tags, respectively, i.e., <think> reasoning process here \
          </think><answer> answer here </answer>\n{Question}",
     ),
-    (
-        "sft_rec",
-        "{Question} Please provide the bounding box coordinate in JSON format.",
-    ),
+    ("sft_rec", "{Question} Please provide the bounding box coordinate in JSON format."),
     ("none", "{Question}"),
 ];
 
@@ -55,22 +52,15 @@ impl PromptTemplate {
     /// None of the three; a file that cannot be read or lacks `{Question}`.
     pub fn resolve(given: &str) -> Result<Self, DataError> {
         if let Some((_, text)) = TASK_TEMPLATES.iter().find(|(name, _)| *name == given) {
-            return Ok(Self {
-                text: (*text).to_owned(),
-            });
+            return Ok(Self { text: (*text).to_owned() });
         }
         if given.contains(QUESTION) {
-            return Ok(Self {
-                text: given.to_owned(),
-            });
+            return Ok(Self { text: given.to_owned() });
         }
         let path = Path::new(given);
         if !path.is_file() {
             let known = TASK_TEMPLATES.map(|(name, _)| name).join(", ");
-            return Err(DataError::PromptTemplate {
-                given: given.to_owned(),
-                known,
-            });
+            return Err(DataError::PromptTemplate { given: given.to_owned(), known });
         }
         let text = fs::read_to_string(path).map_err(io_error(path))?;
         let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -79,10 +69,7 @@ impl PromptTemplate {
             return Ok(Self { text });
         }
         let reason = format!("expected a prompt template with `{QUESTION}` in it");
-        Err(DataError::ModelFile {
-            path: path.to_owned(),
-            reason,
-        })
+        Err(DataError::ModelFile { path: path.to_owned(), reason })
     }
 
     /// The text of the user's turn for one question.
@@ -104,16 +91,9 @@ mod tests {
              output the final answer in <answer> </answer> tags. Output the final answer in JSON \
              format."
         );
-        let od = PromptTemplate::resolve("odLength")
-            .expect("a known task")
-            .apply("Q");
+        let od = PromptTemplate::resolve("odLength").expect("a known task").apply("Q");
         assert!(od.starts_with("First thinks") && od.ends_with("</answer>\nQ"));
-        assert_eq!(
-            PromptTemplate::resolve("none")
-                .expect("a known task")
-                .apply("Q"),
-            "Q"
-        );
+        assert_eq!(PromptTemplate::resolve("none").expect("a known task").apply("Q"), "Q");
         for (name, text) in TASK_TEMPLATES {
             assert!(text.contains(QUESTION) && !text.contains("  "), "{name}");
         }
@@ -122,19 +102,14 @@ mod tests {
     #[test]
     fn a_text_or_a_file_will_do() {
         assert_eq!(
-            PromptTemplate::resolve("Q: {Question}\nA:")
-                .expect("a text")
-                .apply("x"),
+            PromptTemplate::resolve("Q: {Question}\nA:").expect("a text").apply("x"),
             "Q: x\nA:"
         );
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("mine.txt");
         fs::write(&path, "File: {Question}\n").expect("write");
         let given = path.to_str().expect("UTF-8");
-        assert_eq!(
-            PromptTemplate::resolve(given).expect("a file").apply("x"),
-            "File: x"
-        );
+        assert_eq!(PromptTemplate::resolve(given).expect("a file").apply("x"), "File: x");
         fs::write(&path, "no mark").expect("write");
         assert!(PromptTemplate::resolve(given).is_err_and(|e| e.to_string().contains("mine.txt")));
         assert!(PromptTemplate::resolve("rce").is_err_and(|e| e.to_string().contains("odLength")));

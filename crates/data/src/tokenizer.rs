@@ -33,10 +33,7 @@ impl Tokenizer {
 
     pub(crate) fn read(dir: &Path, template: Option<&ChatTemplate>) -> Result<Self, DataError> {
         let path = dir.join("tokenizer.json");
-        let refuse = |reason: String| DataError::ModelFile {
-            path: path.clone(),
-            reason,
-        };
+        let refuse = |reason: String| DataError::ModelFile { path: path.clone(), reason };
         if !path.is_file() {
             return Err(refuse(
                 "no such file\nhint: save the tokenizer with transformers once; it writes this file"
@@ -46,9 +43,7 @@ impl Tokenizer {
         let mut inner =
             tokenizers::Tokenizer::from_file(&path).map_err(|error| refuse(error.to_string()))?;
         // Some training tools save these with the tokenizer; prompts must be neither cut nor filled.
-        inner
-            .with_truncation(None)
-            .map_err(|error| refuse(error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| refuse(error.to_string()))?;
         inner.with_padding(None);
         tokenizer_files::compare(dir, &inner)?;
         let ids = SpecialIds::read(dir, &inner, template)?;
@@ -78,9 +73,7 @@ impl Tokenizer {
     /// # Errors
     /// What the tokenizer library reports.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, DataError> {
-        self.inner
-            .decode(ids, skip_special_tokens)
-            .map_err(library_error)
+        self.inner.decode(ids, skip_special_tokens).map_err(library_error)
     }
 
     /// The id of a token given by its text.
@@ -131,26 +124,14 @@ impl Tokenizer {
     /// Texts that questions and answers must not hold: placeholders and turn marks, written out.
     pub fn reserved_tokens(&self) -> Vec<String> {
         let turn_start = self.token_to_id(TURN_START);
-        let mut ids: Vec<u32> = [self.end_of_turn_id]
-            .into_iter()
-            .chain(turn_start)
-            .collect();
-        ids.extend(
-            self.eos_ids
-                .iter()
-                .chain(&self.pad_id)
-                .chain(&self.placeholder_ids),
-        );
+        let mut ids: Vec<u32> = [self.end_of_turn_id].into_iter().chain(turn_start).collect();
+        ids.extend(self.eos_ids.iter().chain(&self.pad_id).chain(&self.placeholder_ids));
         ids.sort_unstable();
         ids.dedup();
-        ids.into_iter()
-            .filter_map(|id| self.id_to_token(id))
-            .collect()
+        ids.into_iter().filter_map(|id| self.id_to_token(id)).collect()
     }
 }
 
 fn library_error(error: tokenizers::Error) -> DataError {
-    DataError::Tokenizer {
-        reason: error.to_string(),
-    }
+    DataError::Tokenizer { reason: error.to_string() }
 }

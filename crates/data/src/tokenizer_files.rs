@@ -17,10 +17,7 @@ use crate::model_files::read_optional_json;
 pub(crate) fn compare(dir: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<(), DataError> {
     let settings = dir.join("tokenizer_config.json");
     let decoder = read_optional_json(&settings)?.unwrap_or_default();
-    if let Some(decoder) = decoder
-        .get("added_tokens_decoder")
-        .and_then(Value::as_object)
-    {
+    if let Some(decoder) = decoder.get("added_tokens_decoder").and_then(Value::as_object) {
         for (id, token) in decoder {
             let text = token.get("content").and_then(Value::as_str);
             let got = text.and_then(|text| tokenizer.token_to_id(text));

@@ -17,11 +17,8 @@ pub struct ReadKeys {
 
 impl ReadKeys {
     /// Of rows to train on and to evaluate.
-    pub const TRAINING: Self = Self {
-        image: "image",
-        others: &["conversations", "accu_reward_method"],
-        is_asked: true,
-    };
+    pub const TRAINING: Self =
+        Self { image: "image", others: &["conversations", "accu_reward_method"], is_asked: true };
 }
 
 /// Why an unread key is worth a word.
@@ -91,10 +88,7 @@ pub fn unread_keys(columns: &Map<String, Value>, read: &ReadKeys) -> Vec<UnreadK
             continue;
         }
         if let Some(why) = why(key, value, &shown, columns, read) {
-            unread.push(UnreadKey {
-                key: key.clone(),
-                why,
-            });
+            unread.push(UnreadKey { key: key.clone(), why });
         }
     }
     unread
@@ -200,9 +194,7 @@ fn is_slip(word: &str) -> bool {
     word.len() >= 4
         && word != "mage"
         && word != "imagen"
-        && ["image", "images"]
-            .iter()
-            .any(|name| osa_distance(word, name) == 1)
+        && ["image", "images"].iter().any(|name| osa_distance(word, name) == 1)
 }
 
 /// Whether `word` is one of the `words`.
@@ -341,9 +333,7 @@ fn is_near(key: &str, name: &str) -> bool {
 
 fn is_synonym(key: &str, name: &str) -> bool {
     let key = key.to_lowercase();
-    SYNONYMS
-        .iter()
-        .any(|(other, own)| *other == key && *own == name)
+    SYNONYMS.iter().any(|(other, own)| *other == key && *own == name)
 }
 
 /// Whether all texts of a value are addresses on the web.
@@ -356,9 +346,7 @@ fn are_addresses(value: &Value) -> bool {
 /// Whether a column of files, `path` or `file_name`, names pictures. An address under `url` may be of anything.
 fn is_picture_file(key: &str, value: &Value) -> bool {
     let words = words(key);
-    let is_link = words
-        .iter()
-        .all(|word| is_among("url urls uri uris src", word));
+    let is_link = words.iter().all(|word| is_among("url urls uri uris src", word));
     if is_link && are_addresses(value) {
         return false;
     }

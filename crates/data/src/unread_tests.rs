@@ -6,9 +6,7 @@ use serde_json::json;
 const TURNS: &str = r#"[{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]"#;
 
 fn row(others: Value) -> Map<String, Value> {
-    let Value::Object(mut row) = others else {
-        panic!("an object")
-    };
+    let Value::Object(mut row) = others else { panic!("an object") };
     let turns: Value = serde_json::from_str(TURNS).expect("turns");
     row.entry("conversations").or_insert(turns);
     row
@@ -54,38 +52,20 @@ fn pictures_under_other_names_are_found() {
         assert_eq!(hidden.map(|found| found.why), Some(Why::Image), "{key}");
     }
     for (key, value, why) in [
-        (
-            "images",
-            json!([{"bytes": null, "path": "a.png"}]),
-            Why::Image,
-        ),
+        ("images", json!([{"bytes": null, "path": "a.png"}]), Why::Image),
         ("videos", json!(["a.mp4"]), Why::OtherMedia),
         ("video_path", json!("a.mp4"), Why::OtherMedia),
         ("audio", json!({"path": "a.wav"}), Why::OtherMedia),
-        (
-            "parts",
-            json!([{"type": "text"}, {"type": "image"}]),
-            Why::Image,
-        ),
-        (
-            "messages",
-            json!([{"content": [{"type": "image_url"}]}]),
-            Why::Image,
-        ),
+        ("parts", json!([{"type": "text"}, {"type": "image"}]), Why::Image),
+        ("messages", json!([{"content": [{"type": "image_url"}]}]), Why::Image),
         ("scan", json!("data:image/png;base64,AAAA"), Why::Image),
     ] {
-        let hidden = hidden_media(
-            &row(json!({ key: value, "image": null })),
-            &ReadKeys::TRAINING,
-        );
+        let hidden = hidden_media(&row(json!({ key: value, "image": null })), &ReadKeys::TRAINING);
         assert_eq!(hidden.map(|found| found.why), Some(why), "{key}");
     }
     let in_turn =
         json!([{"from": "human", "value": "q", "image": "a.png"}, {"from": "gpt", "value": "a"}]);
-    let hidden = hidden_media(
-        &row(json!({ "conversations": in_turn })),
-        &ReadKeys::TRAINING,
-    );
+    let hidden = hidden_media(&row(json!({ "conversations": in_turn })), &ReadKeys::TRAINING);
     assert_eq!(hidden.expect("found").key, "conversations[].image");
 }
 
@@ -109,14 +89,8 @@ fn beside_pictures_only_others_are_told() {
         json!({"image": "a.png", "image_2": "b.png", "img": ["a.png", "c.png"], "video": "a.mp4"});
     let told = ["image_2", "img"].map(|key| (key.to_owned(), Why::Image));
     let [first, second] = told;
-    assert_eq!(
-        whys(other),
-        [first, second, ("video".to_owned(), Why::OtherMedia)]
-    );
-    let hidden = hidden_media(
-        &row(json!({"image": "a.png", "img": "b.png"})),
-        &ReadKeys::TRAINING,
-    );
+    assert_eq!(whys(other), [first, second, ("video".to_owned(), Why::OtherMedia)]);
+    let hidden = hidden_media(&row(json!({"image": "a.png", "img": "b.png"})), &ReadKeys::TRAINING);
     assert_eq!(hidden, None);
 }
 
@@ -130,11 +104,7 @@ fn slips_and_what_changes_the_meaning_are_told() {
         "reward_method",
     ] {
         let near = Why::Near("accu_reward_method");
-        assert_eq!(
-            whys(json!({ key: "math" })),
-            [(key.to_owned(), near)],
-            "{key}"
-        );
+        assert_eq!(whys(json!({ key: "math" })), [(key.to_owned(), near)], "{key}");
     }
     for (key, value) in [
         ("system", json!("Be brief.")),
@@ -145,18 +115,11 @@ fn slips_and_what_changes_the_meaning_are_told() {
         ("loss", json!(false)),
         ("messages", json!([{"role": "user", "content": "q"}])),
     ] {
-        assert_eq!(
-            whys(json!({ key: value })),
-            [(key.to_owned(), Why::Meaning)],
-            "{key}"
-        );
+        assert_eq!(whys(json!({ key: value })), [(key.to_owned(), Why::Meaning)], "{key}");
     }
     let turns = json!([{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "reasoning_content": "hm"}]);
     let told = whys(json!({ "conversations": turns }));
-    assert_eq!(
-        told,
-        [("conversations[].reasoning_content".to_owned(), Why::Meaning)]
-    );
+    assert_eq!(told, [("conversations[].reasoning_content".to_owned(), Why::Meaning)]);
 }
 
 #[test]
@@ -194,10 +157,7 @@ fn addresses_on_the_web_are_let_be() {
         json!({"url": "pictures/a.png"}),
         json!({ "path": address }),
     ] {
-        assert!(
-            hidden_media(&row(hidden.clone()), &ReadKeys::TRAINING).is_some(),
-            "{hidden}"
-        );
+        assert!(hidden_media(&row(hidden.clone()), &ReadKeys::TRAINING).is_some(), "{hidden}");
     }
     let beside = whys(json!({"image": "a.png", "image_path": "b.png"}));
     assert_eq!(beside, [("image_path".to_owned(), Why::Image)]);

@@ -37,18 +37,9 @@ impl Blocks {
     fn new(shape: &TextShape, transposed: bool, kind: Kind, device: Device) -> Self {
         let empty = |size: [i64; 4]| Tensor::zeros(size, (kind, device));
         let (heads, dim) = (shape.num_kv_heads, shape.head_dim);
-        let keys = if transposed {
-            [0, heads, dim, 0]
-        } else {
-            [0, heads, 0, dim]
-        };
+        let keys = if transposed { [0, heads, dim, 0] } else { [0, heads, 0, dim] };
         let layer = |_| [empty(keys), empty([0, heads, 0, dim])];
-        Blocks {
-            layers: (0..shape.num_layers).map(layer).collect(),
-            transposed,
-            rows: 0,
-            width: 0,
-        }
+        Blocks { layers: (0..shape.num_layers).map(layer).collect(), transposed, rows: 0, width: 0 }
     }
 
     /// Where the width lies: of keys (0) or values (1).
@@ -68,10 +59,7 @@ impl Blocks {
                 let mut size = tensor.size();
                 (size[0], size[dim as usize]) = (rows, width);
                 let grown = Tensor::zeros(size.as_slice(), (tensor.kind(), tensor.device()));
-                grown
-                    .narrow(0, 0, self.rows)
-                    .narrow(dim, 0, self.width)
-                    .copy_(tensor);
+                grown.narrow(0, 0, self.rows).narrow(dim, 0, self.width).copy_(tensor);
                 *tensor = grown;
             }
         }
@@ -85,11 +73,7 @@ impl Blocks {
             let dim = self.width_dim(side);
             let front = self.layers[layer][side].narrow(0, 0, rows);
             let front = front.narrow(dim, 0, width);
-            if dim == 3 {
-                front.transpose(2, 3)
-            } else {
-                front
-            }
+            if dim == 3 { front.transpose(2, 3) } else { front }
         })
     }
 
@@ -113,9 +97,7 @@ pub fn move_rows(tensor: &Tensor, moves: &Moves) {
     }
     let index = |list: &[i64]| Tensor::from_slice(list).to_device(tensor.device());
     let moved = tensor.index_select(0, &index(&moves.from));
-    let _ = tensor
-        .shallow_clone()
-        .index_copy_(0, &index(&moves.to), &moved);
+    let _ = tensor.shallow_clone().index_copy_(0, &index(&moves.to), &moved);
 }
 
 /// Keys and values of everything in the batch.
@@ -207,11 +189,8 @@ impl KvCache {
         }
         let (needed, first_row) = ((first_row + rows) as i64, first_row as i64);
         // Rows come a few at a time: doubling keeps copies rare.
-        let room = if needed > self.prompts.rows {
-            needed.max(2 * self.prompts.rows)
-        } else {
-            needed
-        };
+        let room =
+            if needed > self.prompts.rows { needed.max(2 * self.prompts.rows) } else { needed };
         self.reserve_prompts(room, width as i64);
         let tokens = Tensor::from_slice(&tokens).to_device(self.device);
         Prefill {
@@ -266,11 +245,8 @@ impl KvCache {
         let upload = |list: &[i64]| Tensor::from_slice(list).to_device(device);
         let lens: Vec<i64> = prompt_lens.iter().map(|&len| len as i64).collect();
         let width = lens.iter().copied().max().unwrap_or(0);
-        let mut seating = Seating {
-            rows: lens.len() as i64,
-            prompt_width: width,
-            ..Seating::default()
-        };
+        let mut seating =
+            Seating { rows: lens.len() as i64, prompt_width: width, ..Seating::default() };
         if self.fused {
             let rows: Vec<i64> = rows_of_slots.iter().map(|&row| row as i64).collect();
             let lens: Vec<i64> = rows_of_slots.iter().map(|&row| lens[row]).collect();
@@ -297,13 +273,7 @@ impl KvCache {
         let mask = (ragged && !self.fused).then(|| hide_from(&(columns + 1), seen));
         Decode {
             cache: self,
-            step: Step {
-                slots,
-                columns: seen,
-                places: columns.shallow_clone(),
-                lines,
-                mask,
-            },
+            step: Step { slots, columns: seen, places: columns.shallow_clone(), lines, mask },
             own_seating: None,
         }
     }
@@ -338,10 +308,7 @@ impl Attend for Prefill<'_> {
                 .index_select(0, &self.tokens)
                 .view([self.rows, self.width, shape.num_kv_heads, shape.head_dim])
                 .transpose(1, 2);
-            block
-                .narrow(0, self.first_row, self.rows)
-                .narrow(2, 0, self.width)
-                .copy_(&cells);
+            block.narrow(0, self.first_row, self.rows).narrow(2, 0, self.width).copy_(&cells);
         }
         self.attention.forward(q, k, v)
     }
@@ -393,21 +360,14 @@ impl Decode<'_> {
         let lines = self.step.lines.as_ref().expect("made where it is needed");
         let head_dim = self.cache.shape.head_dim;
         for (block, x) in self.cache.answers.layers[layer].iter().zip([k, v]) {
-            let _ = block
-                .view([-1, head_dim])
-                .index_copy_(0, lines, &x.reshape([-1, head_dim]));
+            let _ = block.view([-1, head_dim]).index_copy_(0, lines, &x.reshape([-1, head_dim]));
         }
     }
 
     /// `q [slots, heads, head_dim]` over each slot's own answer: values of that shape in f32 and
     /// log-sums `[slots, heads, 1]`.
     fn over_answers(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
-        let TextShape {
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            ..
-        } = self.cache.shape;
+        let TextShape { num_heads, num_kv_heads, head_dim, .. } = self.cache.shape;
         let slots = self.step.slots;
         let [k, v] = self.cache.answers.front(layer, slots, self.step.columns);
         let (seen, lse) = attention(
@@ -416,20 +376,12 @@ impl Decode<'_> {
             &v,
             self.step.mask.as_ref(),
         );
-        (
-            seen.view([slots, num_heads, head_dim]),
-            lse.view([slots, num_heads, 1]),
-        )
+        (seen.view([slots, num_heads, head_dim]), lse.view([slots, num_heads, 1]))
     }
 
     /// The same over the slots' prompts, each row's answers in one product.
     fn over_prompts(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
-        let TextShape {
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            ..
-        } = self.cache.shape;
+        let TextShape { num_heads, num_kv_heads, head_dim, .. } = self.cache.shape;
         let seating = self.seating();
         let (rows, lanes, repeats) = (seating.rows, seating.lanes, num_heads / num_kv_heads);
         let [k, v] = self.cache.prompts.front(layer, rows, seating.prompt_width);
@@ -441,13 +393,8 @@ impl Decode<'_> {
             .reshape([rows, num_kv_heads, lanes * repeats, head_dim]);
         let (seen, lse) = attention(&queries, &k, &v, seating.prompt_mask.as_ref());
         let to_slots = |x: Tensor, width: i64| {
-            let cells = x
-                .view([rows, num_kv_heads, lanes, repeats, width])
-                .transpose(1, 2);
-            pick(
-                &cells.reshape([rows * lanes, num_heads, width]),
-                seating.cell_of_slot.as_ref(),
-            )
+            let cells = x.view([rows, num_kv_heads, lanes, repeats, width]).transpose(1, 2);
+            pick(&cells.reshape([rows * lanes, num_heads, width]), seating.cell_of_slot.as_ref())
         };
         (to_slots(seen, head_dim), to_slots(lse, 1))
     }
@@ -469,10 +416,7 @@ fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> (Tens
     let weights = scores.softmax(-1, Kind::Float);
     // The largest weight is exp(max) / sum: gives the sum without exponentials of its own.
     let lse = scores.amax([-1i64], true) - weights.amax([-1i64], true).log();
-    (
-        weights.to_kind(v.kind()).matmul(v).to_kind(Kind::Float),
-        lse,
-    )
+    (weights.to_kind(v.kind()).matmul(v).to_kind(Kind::Float), lse)
 }
 
 #[cfg(test)]

@@ -17,18 +17,9 @@ const SHAPE: TextShape = TextShape {
 
 fn draw(shape: [i64; 3], kind: Kind, key: u64) -> Tensor {
     let numbers = Tensor::empty(shape, (Kind::Float, Device::Cpu));
-    let key = DrawKey {
-        seed: 7,
-        step: 0,
-        prompt: 0,
-        completion: key,
-    };
-    fill_random(
-        &numbers,
-        (key.uniform(0) * 1e15) as u64,
-        Distribution::Uniform(-2.0, 2.0),
-    )
-    .unwrap();
+    let key = DrawKey { seed: 7, step: 0, prompt: 0, completion: key };
+    fill_random(&numbers, (key.uniform(0) * 1e15) as u64, Distribution::Uniform(-2.0, 2.0))
+        .unwrap();
     numbers.to_kind(kind)
 }
 
@@ -94,26 +85,15 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
         decode(&mut cache, shape, &[step; 5], 200 + 2 * step as u64);
     }
     // The first two slots leave, others take their places; then a longer prompt comes.
-    let moves = Moves {
-        from: vec![3, 4],
-        to: vec![0, 1],
-    };
+    let moves = Moves { from: vec![3, 4], to: vec![0, 1] };
     cache.move_slots(&moves, 40);
     prefill(&mut cache, &[33], 2, 400);
     let shape = seat(&mut cache, way, &[21, 5, 33], &[1, 1, 1, 2]);
     for step in 0..20 {
-        decode(
-            &mut cache,
-            shape,
-            &[40 + step, 40 + step, 40 + step, step],
-            500 + 2 * step as u64,
-        );
+        decode(&mut cache, shape, &[40 + step, 40 + step, 40 + step, step], 500 + 2 * step as u64);
     }
     // The first prompt's row is given to the last.
-    cache.move_rows(&Moves {
-        from: vec![2],
-        to: vec![0],
-    });
+    cache.move_rows(&Moves { from: vec![2], to: vec![0] });
     let shape = seat(&mut cache, way, &[33, 5], &[1, 1, 1, 0]);
     decode(&mut cache, shape, &[60, 60, 60, 20], 700);
     outputs

@@ -126,9 +126,7 @@ impl Chooser {
     fn filters_nothing(&self, rows: &Rows<'_>) -> bool {
         let params = &self.params;
         let vocab_size = self.forbidden.size()[0];
-        let filters = params
-            .effective_top_k()
-            .is_some_and(|k| (k as i64) < vocab_size)
+        let filters = params.effective_top_k().is_some_and(|k| (k as i64) < vocab_size)
             || params.top_p < 1.0
             || params.min_p > 0.0;
         rows.seen.is_none() && (params.greedy() || !filters)
@@ -148,19 +146,10 @@ impl Chooser {
         if let Some(unfinished) = &rows.unfinished {
             scores = scores.masked_fill(&unfinished.logical_and(&self.ends), f64::NEG_INFINITY);
         }
-        let picked = if self.params.greedy() {
-            largest(&scores)
-        } else {
-            self.draw(scores, rows.draws)
-        };
+        let picked =
+            if self.params.greedy() { largest(&scores) } else { self.draw(scores, rows.draws) };
         let logprob = logprobs.gather(1, &picked.ids, false);
-        let columns = [
-            &picked.ids,
-            &logprob,
-            &picked.low,
-            &picked.high,
-            &picked.near_cut,
-        ];
+        let columns = [&picked.ids, &logprob, &picked.low, &picked.high, &picked.near_cut];
         let columns: Vec<Tensor> = columns.iter().map(|x| x.to_kind(Kind::Double)).collect();
         Tensor::cat(&columns, 1)
     }
@@ -171,20 +160,12 @@ impl Chooser {
         } else {
             row[2] < BOUNDARY || row[3] < BOUNDARY || row[4] > 0.0
         };
-        Choice {
-            id: row[0] as u32,
-            logprob: row[1] as f32,
-            near_boundary: near,
-        }
+        Choice { id: row[0] as u32, logprob: row[1] as f32, near_boundary: near }
     }
 
     /// 1 for greedy choice, which has none.
     fn temperature(&self) -> f64 {
-        if self.params.greedy() {
-            1.0
-        } else {
-            self.params.temperature
-        }
+        if self.params.greedy() { 1.0 } else { self.params.temperature }
     }
 
     fn tempered(&self, logits: &Tensor) -> Tensor {
@@ -199,11 +180,7 @@ impl Chooser {
         let vocab_size = scores.size()[1];
         let mut near_cut = Tensor::zeros([scores.size()[0], 1], (Kind::Bool, scores.device()));
         let mut scores = scores;
-        if let Some(k) = self
-            .params
-            .effective_top_k()
-            .filter(|&k| (k as i64) < vocab_size)
-        {
+        if let Some(k) = self.params.effective_top_k().filter(|&k| (k as i64) < vocab_size) {
             scores = top_k(&scores, k as i64, &mut near_cut);
         }
         if self.params.top_p < 1.0 {
@@ -230,12 +207,7 @@ impl Chooser {
             ((&target - &start).to_kind(Kind::Double) / &total_f64).masked_fill(&start.le(0), 1.0);
         let high = ((&end - &target).to_kind(Kind::Double) / &total_f64)
             .masked_fill(&end.ge_tensor(&total), 1.0);
-        Picked {
-            ids,
-            low,
-            high,
-            near_cut,
-        }
+        Picked { ids, low, high, near_cut }
     }
 }
 
@@ -251,16 +223,9 @@ struct Picked {
 fn largest(scores: &Tensor) -> Picked {
     let ids = scores.argmax(1, true);
     let high = scores.gather(1, &ids, false);
-    let low = scores
-        .scatter_value(1, &ids, f64::NEG_INFINITY)
-        .amax([1i64], true);
+    let low = scores.scatter_value(1, &ids, f64::NEG_INFINITY).amax([1i64], true);
     let near_cut = ids.zeros_like();
-    Picked {
-        ids,
-        low,
-        high,
-        near_cut,
-    }
+    Picked { ids, low, high, near_cut }
 }
 
 #[cfg(test)]
@@ -308,10 +273,7 @@ mod tests {
     #[test]
     fn temperature_divides_logits_and_shows_in_logprobs() {
         // logits 2, 0 at temperature 2: probabilities e / (e + 1) = 0.7311 and 0.2689.
-        let params = SamplingParams {
-            temperature: 2.0,
-            ..Default::default()
-        };
+        let params = SamplingParams { temperature: 2.0, ..Default::default() };
         let logits = [2.0, 0.0, -1e4, -1e4, -1e4];
         assert_eq!(choose(&params, &logits, 0.731).id, 0);
         let second = choose(&params, &logits, 0.7312);
@@ -322,25 +284,16 @@ mod tests {
     #[test]
     fn top_k_keeps_the_largest_and_leaves_logprobs() {
         // 0.4 and 0.3 remain: 4/7 = 0.5714.
-        let params = SamplingParams {
-            top_k: Some(2),
-            ..Default::default()
-        };
+        let params = SamplingParams { top_k: Some(2), ..Default::default() };
         assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
         assert!((choose(&params, &tenths(), 0.9).logprob - 0.3f32.ln()).abs() < 1e-6);
-        let off = SamplingParams {
-            top_k: Some(0),
-            ..Default::default()
-        };
+        let off = SamplingParams { top_k: Some(0), ..Default::default() };
         assert_eq!(drawn(&off, LAST), 3);
     }
 
     #[test]
     fn top_k_keeps_ties() {
-        let params = SamplingParams {
-            top_k: Some(1),
-            ..Default::default()
-        };
+        let params = SamplingParams { top_k: Some(1), ..Default::default() };
         let logits = [1.0, 1.0, 0.0, 0.0, -1000.0];
         assert_eq!([0.4, 0.6].map(|u| choose(&params, &logits, u).id), [0, 1]);
     }
@@ -348,30 +301,18 @@ mod tests {
     #[test]
     fn top_p_keeps_the_smallest_set_that_reaches_it() {
         // 0.4 + 0.3 reaches 0.6; 0.4 alone reaches 0.35.
-        let params = SamplingParams {
-            top_p: 0.6,
-            ..Default::default()
-        };
+        let params = SamplingParams { top_p: 0.6, ..Default::default() };
         assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
-        let params = SamplingParams {
-            top_p: 0.35,
-            ..Default::default()
-        };
+        let params = SamplingParams { top_p: 0.35, ..Default::default() };
         assert_eq!(drawn(&params, LAST), 0);
     }
 
     #[test]
     fn min_p_is_relative_to_the_most_probable() {
         // Cut at 0.6 * 0.4 = 0.24.
-        let params = SamplingParams {
-            min_p: 0.6,
-            ..Default::default()
-        };
+        let params = SamplingParams { min_p: 0.6, ..Default::default() };
         assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
-        let params = SamplingParams {
-            min_p: 1.0,
-            ..Default::default()
-        };
+        let params = SamplingParams { min_p: 1.0, ..Default::default() };
         assert_eq!(drawn(&params, LAST), 0);
     }
 
@@ -379,15 +320,8 @@ mod tests {
     fn top_p_counts_what_top_k_left() {
         // After top-k 3: 0.444, 0.333, 0.222; dropping at most 0.25 drops the third. Without top-k the
         // third stays, for 0.1 + 0.2 is more than 0.25.
-        let both = SamplingParams {
-            top_k: Some(3),
-            top_p: 0.75,
-            ..Default::default()
-        };
-        let alone = SamplingParams {
-            top_p: 0.75,
-            ..Default::default()
-        };
+        let both = SamplingParams { top_k: Some(3), top_p: 0.75, ..Default::default() };
+        let alone = SamplingParams { top_p: 0.75, ..Default::default() };
         assert_eq!([drawn(&both, LAST), drawn(&alone, LAST)], [1, 2]);
     }
 
@@ -415,57 +349,34 @@ mod tests {
         assert_eq!(greedy(1.5, [-8.0, -1.0, -1.4, -9.0, -9.0]).id, 2);
         assert_eq!(greedy(1.3, [-8.0, -1.0, -1.4, -9.0, -9.0]).id, 1);
         // 1 - ln(e^2 + e^-1 + e + 2 e^-9): the penalty does not show.
-        assert!(
-            (other.logprob - -1.348_995).abs() < 1e-4,
-            "{}",
-            other.logprob
-        );
+        assert!((other.logprob - -1.348_995).abs() < 1e-4, "{}", other.logprob);
     }
 
     #[test]
     fn a_loved_placeholder_is_never_sampled_and_nothing_of_probability_zero() {
-        let params = SamplingParams {
-            forbidden_ids: vec![0, 3],
-            ..Default::default()
-        };
+        let params = SamplingParams { forbidden_ids: vec![0, 3], ..Default::default() };
         let logits = [5.0, 1.0, 1.0, 5.0, 100.0];
-        assert_eq!(
-            [0.0, 0.49, 0.51, LAST].map(|u| choose(&params, &logits, u).id),
-            [1, 1, 2, 2]
-        );
-        let greedy = SamplingParams {
-            temperature: 0.0,
-            ..params
-        };
+        assert_eq!([0.0, 0.49, 0.51, LAST].map(|u| choose(&params, &logits, u).id), [1, 1, 2, 2]);
+        let greedy = SamplingParams { temperature: 0.0, ..params };
         assert_eq!(choose(&greedy, &logits, 0.0).id, 1);
     }
 
     #[test]
     fn no_end_before_the_shortest_answer() {
-        let params = SamplingParams {
-            eos_ids: vec![0],
-            ..Default::default()
-        };
+        let params = SamplingParams { eos_ids: vec![0], ..Default::default() };
         let rows = Rows {
             logits: &Tensor::from_slice(&[9.0f32, 1.0, 0.0, 0.0, 0.0]).expand([2, 5], false),
             draws: &Tensor::from_slice(&[0.0, 0.0]),
             unfinished: Some(Tensor::from_slice(&[true, false]).unsqueeze(1)),
             seen: None,
         };
-        let ids: Vec<u32> = chooser(&params, 5)
-            .choose(&rows)
-            .iter()
-            .map(|c| c.id)
-            .collect();
+        let ids: Vec<u32> = chooser(&params, 5).choose(&rows).iter().map(|c| c.id).collect();
         assert_eq!(ids, [1, 0]);
     }
 
     #[test]
     fn greedy_takes_the_lowest_of_equals_and_says_so() {
-        let params = SamplingParams {
-            temperature: 0.0,
-            ..Default::default()
-        };
+        let params = SamplingParams { temperature: 0.0, ..Default::default() };
         let tied = choose(&params, &[0.0, 3.0, 3.0, 1.0, 9.0], 0.0);
         assert_eq!((tied.id, tied.near_boundary), (1, true));
         let clear = choose(&params, &[0.0, 3.0, 2.9, 1.0, 9.0], 0.0);
@@ -479,17 +390,8 @@ mod tests {
             .map(|u| choose(&params, &tenths(), u).near_boundary);
         assert_eq!(near, [false, true, true, false, false]);
         // Two tokens of 0.3 at the edge of the set: rounding decides which of them stays.
-        let filtered = SamplingParams {
-            top_k: Some(2),
-            ..Default::default()
-        };
-        let logits = [
-            0.4f32.ln(),
-            0.3f32.ln(),
-            0.3f32.ln() - 1e-5,
-            -1000.0,
-            -1000.0,
-        ];
+        let filtered = SamplingParams { top_k: Some(2), ..Default::default() };
+        let logits = [0.4f32.ln(), 0.3f32.ln(), 0.3f32.ln() - 1e-5, -1000.0, -1000.0];
         assert!(choose(&filtered, &logits, 0.2).near_boundary);
         assert!(!choose(&filtered, &tenths(), 0.2).near_boundary);
     }
@@ -507,12 +409,7 @@ mod tests {
                 ..Default::default()
             };
             let number = |row: i64, i: i64| {
-                let key = DrawKey {
-                    seed: 5,
-                    step: case,
-                    prompt: row as u64,
-                    completion: 0,
-                };
+                let key = DrawKey { seed: 5, step: case, prompt: row as u64, completion: 0 };
                 key.uniform(i as usize)
             };
             let logits: Vec<f32> = (0..40 * VOCAB)
@@ -535,10 +432,7 @@ mod tests {
                 for (got, expected) in fused.iter().zip(chooser.choose(&rows)) {
                     assert!((got.logprob - expected.logprob).abs() < 2e-6 || got.id != expected.id);
                     assert_eq!(got.near_boundary, expected.near_boundary);
-                    assert!(
-                        got.id == expected.id || got.near_boundary,
-                        "{got:?} {expected:?}"
-                    );
+                    assert!(got.id == expected.id || got.near_boundary, "{got:?} {expected:?}");
                     near += usize::from(got.near_boundary);
                 }
                 assert!(near < 20, "most draws are far from a boundary: {near}");
@@ -551,12 +445,7 @@ mod tests {
     fn equals_the_naive_rules() {
         const VOCAB: usize = 50;
         for case in 0..400u64 {
-            let key = DrawKey {
-                seed: 1,
-                step: case,
-                prompt: 0,
-                completion: 0,
-            };
+            let key = DrawKey { seed: 1, step: case, prompt: 0, completion: 0 };
             let number = |i: usize| key.uniform(i);
             let option = |i: usize, off: f64, on: f64| if number(i) < 0.5 { off } else { on };
             let params = SamplingParams {
@@ -570,12 +459,10 @@ mod tests {
                 forbidden_ids: vec![2],
                 ..Default::default()
             };
-            let logits: Vec<f32> = (0..VOCAB)
-                .map(|i| (6.0 * number(100 + i) - 3.0) as f32)
-                .collect();
-            let held: Vec<u32> = (0..VOCAB as u32)
-                .filter(|i| number(200 + *i as usize) < 0.4)
-                .collect();
+            let logits: Vec<f32> =
+                (0..VOCAB).map(|i| (6.0 * number(100 + i) - 3.0) as f32).collect();
+            let held: Vec<u32> =
+                (0..VOCAB as u32).filter(|i| number(200 + *i as usize) < 0.4).collect();
             let marks: Vec<bool> = (0..VOCAB as u32).map(|i| held.contains(&i)).collect();
             let generated = usize::from(number(10) < 0.5);
             let rows = Rows {

@@ -36,10 +36,7 @@ pub fn top_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
     );
     let dropped = cumulative.le(1.0 - p);
     let _ = dropped.narrow(1, vocab_size - 1, 1).fill_(0);
-    scores.masked_fill(
-        &dropped.zeros_like().scatter(1, &order, &dropped),
-        f64::NEG_INFINITY,
-    )
+    scores.masked_fill(&dropped.zeros_like().scatter(1, &order, &dropped), f64::NEG_INFINITY)
 }
 
 /// Drops tokens less probable than `p` times the most probable.
@@ -52,9 +49,6 @@ pub fn min_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
 
 /// Marks rows where a token of some weight lies at the cut: rounding could keep or drop it.
 fn note_close(near_cut: &mut Tensor, keys: &Tensor, cut: &Tensor, probabilities: &Tensor) {
-    let close = (keys - cut)
-        .abs()
-        .lt(BOUNDARY)
-        .logical_and(&probabilities.gt(BOUNDARY));
+    let close = (keys - cut).abs().lt(BOUNDARY).logical_and(&probabilities.gt(BOUNDARY));
     *near_cut = near_cut.logical_or(&close.any_dim(1, true));
 }

@@ -85,11 +85,7 @@ impl FixedStep {
         let device = model.compute().1;
         let drawn = !params.greedy();
         let slots = slots as i64;
-        let draws = if drawn {
-            params.max_new_tokens as i64
-        } else {
-            1
-        };
+        let draws = if drawn { params.max_new_tokens as i64 } else { 1 };
         let zeros = |size: &[i64], kind| Tensor::zeros(size, (kind, device));
         let recordings = graphs.then(|| GraphPool::new(device)).transpose()?;
         Ok(FixedStep {
@@ -101,11 +97,7 @@ impl FixedStep {
                 table: zeros(&[slots, 5], Kind::Double),
                 drawn,
                 max_new_tokens: params.max_new_tokens,
-                min_new_tokens: if params.eos_ids.is_empty() {
-                    0
-                } else {
-                    params.min_new_tokens
-                },
+                min_new_tokens: if params.eos_ids.is_empty() { 0 } else { params.min_new_tokens },
                 vocab_size: model.text_shape().vocab_size,
                 device,
             },
@@ -121,16 +113,11 @@ impl FixedStep {
             return;
         }
         let tokens = self.buffers.max_new_tokens;
-        let numbers: Vec<f64> = new
-            .iter()
-            .flat_map(|slot| (0..tokens).map(|token| slot.key.uniform(token)))
-            .collect();
-        let numbers = Tensor::from_slice(&numbers)
-            .view([new.len() as i64, tokens as i64])
-            .to_device(*device);
-        draws
-            .narrow(0, first_slot as i64, new.len() as i64)
-            .copy_(&numbers);
+        let numbers: Vec<f64> =
+            new.iter().flat_map(|slot| (0..tokens).map(|token| slot.key.uniform(token))).collect();
+        let numbers =
+            Tensor::from_slice(&numbers).view([new.len() as i64, tokens as i64]).to_device(*device);
+        draws.narrow(0, first_slot as i64, new.len() as i64).copy_(&numbers);
     }
 
     /// Follows a compaction of slots.
@@ -149,15 +136,9 @@ impl FixedStep {
             numbers[width + i] = slot.ids.len() as i64 - 1;
             numbers[2 * width + i] = slot.first_position;
         }
-        let numbers = Tensor::from_slice(&numbers)
-            .view([3, width as i64])
-            .to_device(self.buffers.device);
-        let Buffers {
-            ids,
-            columns,
-            first_positions,
-            ..
-        } = &self.buffers;
+        let numbers =
+            Tensor::from_slice(&numbers).view([3, width as i64]).to_device(self.buffers.device);
+        let Buffers { ids, columns, first_positions, .. } = &self.buffers;
         for (buffer, row) in [ids, columns, first_positions].into_iter().zip(0..) {
             buffer.narrow(0, 0, width as i64).copy_(&numbers.get(row));
         }
@@ -196,9 +177,7 @@ impl Buffers {
             hidden = model.layer(layer, &hidden, &rotary, &mut attend);
         }
         let logits = model.logits(&model.final_norm(&hidden));
-        let seen = batch
-            .seen
-            .map(|seen| front(seen).scatter_value_(1, &ids.unsqueeze(1), 1));
+        let seen = batch.seen.map(|seen| front(seen).scatter_value_(1, &ids.unsqueeze(1), 1));
         let generated = &columns + 1;
         let early = || generated.lt(self.min_new_tokens as i64).unsqueeze(1);
         let table = batch.chooser.table(&Rows {
@@ -235,14 +214,7 @@ impl FixedStep {
 
     /// Where all that it reads and writes lies, besides what is the cache's.
     pub fn places(&self) -> Vec<usize> {
-        let Buffers {
-            ids,
-            columns,
-            first_positions,
-            draws,
-            table,
-            ..
-        } = &self.buffers;
+        let Buffers { ids, columns, first_positions, draws, table, .. } = &self.buffers;
         [ids, columns, first_positions, draws, table]
             .map(|tensor| tensor.data_ptr() as usize)
             .to_vec()

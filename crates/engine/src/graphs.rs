@@ -57,11 +57,7 @@ pub(crate) struct Recordings<R: Recorder> {
 impl<R: Recorder> Recordings<R> {
     /// None yet.
     pub fn new(recorder: R) -> Self {
-        Recordings {
-            recorder,
-            known: HashMap::new(),
-            relocations: 0,
-        }
+        Recordings { recorder, known: HashMap::new(), relocations: 0 }
     }
 
     /// Does the step that is `work`, one way or another. Equal shapes at equal `relocations` are equal work.
@@ -136,21 +132,12 @@ mod tests {
         }
 
         fn renew(&self) -> Result<Self, TorchError> {
-            Ok(Scribe {
-                said: Rc::clone(&self.said),
-                pool: self.pool + 1,
-            })
+            Ok(Scribe { said: Rc::clone(&self.said), pool: self.pool + 1 })
         }
     }
 
     fn shape(columns: i64) -> StepShape {
-        StepShape {
-            slots: 4,
-            rows: 1,
-            lanes: 4,
-            prompt_width: 64,
-            columns,
-        }
+        StepShape { slots: 4, rows: 1, lanes: 4, prompt_width: 64, columns }
     }
 
     #[test]
@@ -182,9 +169,7 @@ mod tests {
             (64, 3),
             (96, 3),
         ] {
-            recordings
-                .run(shape(columns), relocations, &mut || done += 1)
-                .unwrap();
+            recordings.run(shape(columns), relocations, &mut || done += 1).unwrap();
         }
         let said = scribe.said.borrow().join(", ");
         assert_eq!(

@@ -43,11 +43,7 @@ pub fn naive_completion(
         } else {
             continue;
         };
-        return Ok(Completion {
-            ids,
-            sampled_logprobs,
-            finish_reason,
-        });
+        return Ok(Completion { ids, sampled_logprobs, finish_reason });
     }
 }
 
@@ -59,9 +55,8 @@ fn next_logits(
 ) -> Result<Vec<f32>, EngineError> {
     let (kind, device) = model.compute();
     let mut builder = BatchBuilder::new(model);
-    let segment = builder
-        .push_prompt(prompt)
-        .map_err(|source| EngineError::Prompt { request: 0, source })?;
+    let segment =
+        builder.push_prompt(prompt).map_err(|source| EngineError::Prompt { request: 0, source })?;
     if !ids.is_empty() {
         builder.push_answer(segment, ids);
     }
@@ -75,11 +70,7 @@ fn next_logits(
 }
 
 fn log_softmax(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
-    let temperature = if params.greedy() {
-        1.0
-    } else {
-        params.temperature
-    };
+    let temperature = if params.greedy() { 1.0 } else { params.temperature };
     let scaled: Vec<f64> = logits.iter().map(|&x| f64::from(x) / temperature).collect();
     let log_sum = log_sum_exp(&scaled);
     scaled.iter().map(|x| x - log_sum).collect()
@@ -117,12 +108,7 @@ pub(crate) fn scores(
     }
     let early = num_generated < params.min_new_tokens;
     let ends = params.eos_ids.iter().filter(|_| early);
-    for &id in params
-        .forbidden_ids
-        .iter()
-        .chain([&image_token])
-        .chain(ends)
-    {
+    for &id in params.forbidden_ids.iter().chain([&image_token]).chain(ends) {
         scores[id as usize] = f64::NEG_INFINITY;
     }
     if !params.greedy() {
@@ -136,10 +122,7 @@ pub(crate) fn filtered(mut scores: Vec<f64>, params: &SamplingParams) -> Vec<f64
     if let Some(k) = params.effective_top_k().filter(|&k| k < scores.len()) {
         let mut sorted = scores.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
-        scores
-            .iter_mut()
-            .filter(|x| **x < sorted[k - 1])
-            .for_each(|x| *x = f64::NEG_INFINITY);
+        scores.iter_mut().filter(|x| **x < sorted[k - 1]).for_each(|x| *x = f64::NEG_INFINITY);
     }
     if params.top_p < 1.0 {
         let probabilities = softmax(&scores);
@@ -167,10 +150,7 @@ pub(crate) fn filtered(mut scores: Vec<f64>, params: &SamplingParams) -> Vec<f64
 
 /// The lowest id of the largest score.
 fn argmax(scores: &[f64]) -> usize {
-    (1..scores.len()).fold(
-        0,
-        |best, id| if scores[id] > scores[best] { id } else { best },
-    )
+    (1..scores.len()).fold(0, |best, id| if scores[id] > scores[best] { id } else { best })
 }
 
 /// The first id whose cumulative probability exceeds `uniform`.

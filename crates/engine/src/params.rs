@@ -63,36 +63,13 @@ impl SamplingParams {
     pub fn validate(&self, vocab_size: i64, image_token: u32) -> Result<(), EngineError> {
         let in_range = |name, value: f64, ok: bool, expected| {
             let got = value.to_string();
-            if ok {
-                Ok(())
-            } else {
-                Err(EngineError::Parameter {
-                    name,
-                    got,
-                    expected,
-                })
-            }
+            if ok { Ok(()) } else { Err(EngineError::Parameter { name, got, expected }) }
         };
-        let (t, p, m, r) = (
-            self.temperature,
-            self.top_p,
-            self.min_p,
-            self.repetition_penalty,
-        );
-        in_range(
-            "temperature",
-            t,
-            t.is_finite() && t >= 0.0,
-            "a finite number, 0 or more",
-        )?;
+        let (t, p, m, r) = (self.temperature, self.top_p, self.min_p, self.repetition_penalty);
+        in_range("temperature", t, t.is_finite() && t >= 0.0, "a finite number, 0 or more")?;
         in_range("top_p", p, p > 0.0 && p <= 1.0, "above 0 and at most 1")?;
         in_range("min_p", m, (0.0..=1.0).contains(&m), "between 0 and 1")?;
-        in_range(
-            "repetition_penalty",
-            r,
-            r.is_finite() && r > 0.0,
-            "a finite number above 0",
-        )?;
+        in_range("repetition_penalty", r, r.is_finite() && r > 0.0, "a finite number above 0")?;
         let (longest, shortest) = (self.max_new_tokens, self.min_new_tokens);
         in_range("max_new_tokens", longest as f64, longest >= 1, "1 or more")?;
         in_range(
@@ -105,17 +82,10 @@ impl SamplingParams {
     }
 
     fn validate_ids(&self, vocab_size: i64, image_token: u32) -> Result<(), EngineError> {
-        let lists = [
-            ("eos_ids", &self.eos_ids),
-            ("forbidden_ids", &self.forbidden_ids),
-        ];
+        let lists = [("eos_ids", &self.eos_ids), ("forbidden_ids", &self.forbidden_ids)];
         for (name, ids) in lists {
             if let Some(&id) = ids.iter().find(|&&id| i64::from(id) >= vocab_size) {
-                return Err(EngineError::TokenId {
-                    name,
-                    id,
-                    vocab_size,
-                });
+                return Err(EngineError::TokenId { name, id, vocab_size });
             }
         }
         let mut barred: Vec<u32> =

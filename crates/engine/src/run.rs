@@ -57,12 +57,7 @@ impl<'r> Run<'r> {
                 // What grows later takes new places, and recordings with it.
                 reserve_prompts(&mut cache, requests, slots);
                 let graphs = decoding == Decoding::Graphs;
-                Some(FixedStep::new(
-                    sampler.model,
-                    &sampler.params,
-                    slots,
-                    graphs,
-                )?)
+                Some(FixedStep::new(sampler.model, &sampler.params, slots, graphs)?)
             }
         };
         let seen = || Tensor::zeros([slots as i64, shape.vocab_size], (Kind::Bool, device));
@@ -77,10 +72,7 @@ impl<'r> Run<'r> {
             fixed,
             reseat: false,
             next_request: 0,
-            results: requests
-                .iter()
-                .map(|r| vec![None; r.num_completions])
-                .collect(),
+            results: requests.iter().map(|r| vec![None; r.num_completions]).collect(),
             finished: 0,
             total,
             stats: SampleStats::default(),
@@ -93,11 +85,7 @@ impl<'r> Run<'r> {
 
     fn heed(&self, cancel: &dyn Fn() -> bool) -> Result<(), EngineError> {
         let (finished, total) = (self.finished, self.total);
-        if cancel() {
-            Err(EngineError::Cancelled { finished, total })
-        } else {
-            Ok(())
-        }
+        if cancel() { Err(EngineError::Cancelled { finished, total }) } else { Ok(()) }
     }
 
     /// Fills free slots. Few free slots wait for more, so that prompts are computed several at a time.
@@ -114,11 +102,8 @@ impl<'r> Run<'r> {
                 return Ok(());
             }
             self.heed(cancel)?;
-            let here: usize = self
-                .rows
-                .iter()
-                .map(|row| row.num_completions - row.next_completion)
-                .sum();
+            let here: usize =
+                self.rows.iter().map(|row| row.num_completions - row.next_completion).sum();
             let new = self.next_prompts(free.saturating_sub(here));
             if !new.is_empty() {
                 self.prefill(&new)?;
@@ -159,26 +144,16 @@ impl<'r> Run<'r> {
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
         let rotary = model.rotary(&batch.position_ids);
         let mut hidden = embed_batch(model, &mut Tape::new(false), &batch);
-        let mut attend = self
-            .cache
-            .prefill(&attention, &batch.layout, self.rows.len());
+        let mut attend = self.cache.prefill(&attention, &batch.layout, self.rows.len());
         for layer in 0..model.text_shape().num_layers {
             hidden = model.layer(layer, &hidden, &rotary, &mut attend);
         }
-        let last: Vec<i64> = batch
-            .layout
-            .segments
-            .iter()
-            .map(|s| (s.start + s.len - 1) as i64)
-            .collect();
+        let last: Vec<i64> =
+            batch.layout.segments.iter().map(|s| (s.start + s.len - 1) as i64).collect();
         let last = hidden.index_select(0, &Tensor::from_slice(&last).to_device(device));
         let logits = model.logits(&model.final_norm(&last));
         for (i, &request) in new.iter().enumerate() {
-            let Request {
-                prompt,
-                num_completions,
-                ..
-            } = &self.requests[request];
+            let Request { prompt, num_completions, .. } = &self.requests[request];
             let grids: Vec<[usize; 3]> = prompt.images.iter().map(|image| image.grid_thw).collect();
             self.rows.push(Row {
                 request,
@@ -213,10 +188,7 @@ impl<'r> Run<'r> {
                     completion,
                     row: index,
                     first_position: row.next_position,
-                    key: DrawKey {
-                        completion: key.completion + completion as u64,
-                        ..key
-                    },
+                    key: DrawKey { completion: key.completion + completion as u64, ..key },
                     ids: Vec::new(),
                     sampled_logprobs: Vec::new(),
                     finish_reason: None,
@@ -224,11 +196,7 @@ impl<'r> Run<'r> {
             }
             row.next_completion += count;
             row.live += count;
-            logits.extend(
-                row.first
-                    .as_ref()
-                    .map(|x| x.expand([count as i64, -1], false)),
-            );
+            logits.extend(row.first.as_ref().map(|x| x.expand([count as i64, -1], false)));
             if row.next_completion == row.num_completions {
                 row.first = None;
             }
@@ -241,18 +209,13 @@ impl<'r> Run<'r> {
             fixed.enter(first_slot, &self.slots[first_slot..]);
         }
         let device = self.sampler.model.compute().1;
-        let draws: Vec<f64> = self.slots[first_slot..]
-            .iter()
-            .map(|slot| slot.key.uniform(0))
-            .collect();
+        let draws: Vec<f64> =
+            self.slots[first_slot..].iter().map(|slot| slot.key.uniform(0)).collect();
         let choices = self.sampler.chooser.choose(&Rows {
             logits: &Tensor::cat(&logits, 0),
             draws: &Tensor::from_slice(&draws).to_device(device),
             unfinished: self.unfinished(&vec![0; new]),
-            seen: self
-                .seen
-                .as_ref()
-                .map(|seen| seen.narrow(0, first_slot as i64, new as i64)),
+            seen: self.seen.as_ref().map(|seen| seen.narrow(0, first_slot as i64, new as i64)),
         });
         self.reseat = true;
         self.append(first_slot, &choices)?;
@@ -281,11 +244,7 @@ impl<'r> Run<'r> {
         let columns = self.seat_fixed();
         let mut reading = self.launch(cancel)?;
         loop {
-            let ahead = if self.may_run_ahead(columns) {
-                Some(self.launch(cancel)?)
-            } else {
-                None
-            };
+            let ahead = if self.may_run_ahead(columns) { Some(self.launch(cancel)?) } else { None };
             let choices = self.sampler.chooser.choices(&reading.wait()?);
             self.append(0, &choices)?;
             match ahead {
@@ -350,12 +309,8 @@ impl<'r> Run<'r> {
             let mut seen = seen.narrow(0, 0, slots as i64);
             seen.scatter_value_(1, &ids.unsqueeze(1), 1)
         });
-        let rows = Rows {
-            logits: &logits,
-            draws: &draws,
-            unfinished: self.unfinished(&generated),
-            seen,
-        };
+        let rows =
+            Rows { logits: &logits, draws: &draws, unfinished: self.unfinished(&generated), seen };
         let choices = self.sampler.chooser.choose(&rows);
         self.stats.decode_passes += 1;
         self.append(0, &choices)
@@ -366,49 +321,34 @@ impl<'r> Run<'r> {
     fn upload(&self) -> [Tensor; 4] {
         let slots = self.slots.len();
         let mut table = Vec::with_capacity(4 * slots);
-        table.extend(
-            self.slots
-                .iter()
-                .map(|slot| slot.ids.last().map_or(0.0, |&id| f64::from(id))),
-        );
+        table
+            .extend(self.slots.iter().map(|slot| slot.ids.last().map_or(0.0, |&id| f64::from(id))));
         table.extend(self.slots.iter().map(|slot| (slot.ids.len() - 1) as f64));
         table.extend(
-            self.slots
-                .iter()
-                .map(|slot| (slot.first_position + slot.ids.len() as i64 - 1) as f64),
+            self.slots.iter().map(|slot| (slot.first_position + slot.ids.len() as i64 - 1) as f64),
         );
         let drawn = !self.sampler.params.greedy();
-        table.extend(self.slots.iter().map(|slot| {
-            if drawn {
-                slot.key.uniform(slot.ids.len())
-            } else {
-                0.0
-            }
-        }));
+        table.extend(
+            self.slots.iter().map(
+                |slot| {
+                    if drawn { slot.key.uniform(slot.ids.len()) } else { 0.0 }
+                },
+            ),
+        );
         let table = Tensor::from_slice(&table)
             .view([4, slots as i64])
             .to_device(self.sampler.model.compute().1);
         let integers = table.narrow(0, 0, 3).to_kind(Kind::Int64);
-        [
-            integers.get(0),
-            integers.get(1),
-            integers.get(2),
-            table.get(3),
-        ]
+        [integers.get(0), integers.get(1), integers.get(2), table.get(3)]
     }
 
     /// `[n, 1]`: which of the rows, of `generated` tokens each, may not end yet; `None` where all may.
     fn unfinished(&self, generated: &[usize]) -> Option<Tensor> {
         let params = &self.sampler.params;
-        let early: Vec<bool> = generated
-            .iter()
-            .map(|&n| n < params.min_new_tokens)
-            .collect();
+        let early: Vec<bool> = generated.iter().map(|&n| n < params.min_new_tokens).collect();
         let any = early.contains(&true) && !params.eos_ids.is_empty();
         any.then(|| {
-            Tensor::from_slice(&early)
-                .to_device(self.sampler.model.compute().1)
-                .unsqueeze(1)
+            Tensor::from_slice(&early).to_device(self.sampler.model.compute().1).unsqueeze(1)
         })
     }
 
@@ -438,12 +378,7 @@ impl<'r> Run<'r> {
                     got: choice.logprob,
                 });
             }
-            slot.push(
-                choice.id,
-                choice.logprob,
-                &params.eos_ids,
-                params.max_new_tokens,
-            );
+            slot.push(choice.id, choice.logprob, &params.eos_ids, params.max_new_tokens);
             self.stats.boundary_draws += usize::from(choice.near_boundary);
             self.stats.tokens += 1;
         }
@@ -455,12 +390,7 @@ impl<'r> Run<'r> {
         if self.slots.iter().all(|slot| slot.finish_reason.is_none()) {
             return;
         }
-        let columns = self
-            .slots
-            .iter()
-            .map(|slot| slot.ids.len())
-            .max()
-            .unwrap_or(0);
+        let columns = self.slots.iter().map(|slot| slot.ids.len()).max().unwrap_or(0);
         let (mut gone, moves) = compact(&mut self.slots, |slot| slot.finish_reason.is_some());
         self.cache.move_slots(&moves, columns);
         if let Some(seen) = &self.seen {
@@ -492,15 +422,9 @@ impl<'r> Run<'r> {
     }
 
     pub fn into_generation(self) -> Generation {
-        let completions = self
-            .results
-            .into_iter()
-            .map(|group| group.into_iter().flatten().collect())
-            .collect();
-        Generation {
-            completions,
-            stats: self.stats,
-        }
+        let completions =
+            self.results.into_iter().map(|group| group.into_iter().flatten().collect()).collect();
+        Generation { completions, stats: self.stats }
     }
 }
 
@@ -524,8 +448,7 @@ fn mark_prompts(seen: &Tensor, slots: &[Slot], first_slot: usize, requests: &[Re
         }
         let marks = Tensor::from_slice(&marks).to_device(seen.device());
         let len = group.len() as i64;
-        seen.narrow(0, start, len)
-            .copy_(&marks.expand([len, -1], false));
+        seen.narrow(0, start, len).copy_(&marks.expand([len, -1], false));
         start += len;
     }
 }

@@ -14,34 +14,21 @@ use crate::params::SamplingParams;
 fn places_stay_as_long_as_no_relocation_is_counted() {
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
-    let options = LoadOptions {
-        kind: Kind::Float,
-        device: Device::Cpu,
-        trained: TrainedParts::NONE,
-    };
+    let options =
+        LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
     let model = load_model(&folder, options).unwrap();
     let params = SamplingParams {
         max_new_tokens: 150,
         eos_ids: (0..500).step_by(60).collect(),
         ..Default::default()
     };
-    let sampler = Sampler::new(model.as_ref(), params, 8)
-        .unwrap()
-        .with_decoding(Decoding::Fixed)
-        .unwrap();
+    let sampler =
+        Sampler::new(model.as_ref(), params, 8).unwrap().with_decoding(Decoding::Fixed).unwrap();
     let requests: Vec<Request> = (0..10u32)
         .map(|i| Request {
-            prompt: Prompt {
-                ids: (0..5 + 7 * i).collect(),
-                images: Vec::new(),
-            },
+            prompt: Prompt { ids: (0..5 + 7 * i).collect(), images: Vec::new() },
             num_completions: 1 + i as usize % 4,
-            key: DrawKey {
-                seed: 1,
-                step: 0,
-                prompt: u64::from(i),
-                completion: 0,
-            },
+            key: DrawKey { seed: 1, step: 0, prompt: u64::from(i), completion: 0 },
         })
         .collect();
     let mut on_finished = |_: usize, _: usize, _: &Completion| {};
@@ -54,9 +41,7 @@ fn places_stay_as_long_as_no_relocation_is_counted() {
             run.decode(&|| false).unwrap();
             let fixed = run.fixed.as_ref().unwrap();
             let now = [run.cache.places(), fixed.places()].concat();
-            let before = places
-                .entry(run.cache.relocations())
-                .or_insert_with(|| now.clone());
+            let before = places.entry(run.cache.relocations()).or_insert_with(|| now.clone());
             assert_eq!(*before, now);
             calls += 1;
             shapes.push(fixed.shape());

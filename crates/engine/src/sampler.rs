@@ -40,13 +40,7 @@ impl<'m> Sampler<'m> {
             });
         }
         let chooser = Chooser::new(model, &params);
-        Ok(Sampler {
-            model,
-            params,
-            max_concurrent,
-            chooser,
-            decoding: Decoding::default(),
-        })
+        Ok(Sampler { model, params, max_concurrent, chooser, decoding: Decoding::default() })
     }
 
     /// The same, decoding in another way; the tokens are the same but for rounding.
@@ -90,11 +84,7 @@ impl<'m> Sampler<'m> {
             if prompt.ids.is_empty() {
                 return Err(EngineError::EmptyPrompt { request });
             }
-            if let Some(position) = prompt
-                .ids
-                .iter()
-                .position(|&id| i64::from(id) >= vocab_size)
-            {
+            if let Some(position) = prompt.ids.iter().position(|&id| i64::from(id) >= vocab_size) {
                 return Err(EngineError::PromptToken {
                     request,
                     position,

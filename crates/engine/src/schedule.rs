@@ -38,17 +38,8 @@ impl Slot {
 
     /// The completion, once ended.
     pub fn into_completion(self) -> Option<Completion> {
-        let Slot {
-            ids,
-            sampled_logprobs,
-            finish_reason,
-            ..
-        } = self;
-        finish_reason.map(|finish_reason| Completion {
-            ids,
-            sampled_logprobs,
-            finish_reason,
-        })
+        let Slot { ids, sampled_logprobs, finish_reason, .. } = self;
+        finish_reason.map(|finish_reason| Completion { ids, sampled_logprobs, finish_reason })
     }
 }
 
@@ -91,13 +82,7 @@ pub fn compact<T>(items: &mut Vec<T>, leaves: impl Fn(&T) -> bool) -> (Vec<T>, M
     }
     let gone = items.split_off(kept);
     let cast = |list: Vec<usize>| list.into_iter().map(|i| i as i64).collect();
-    (
-        gone,
-        Moves {
-            from: cast(from),
-            to: cast(to),
-        },
-    )
+    (gone, Moves { from: cast(from), to: cast(to) })
 }
 
 /// The lane of each slot: how many slots before it are of the same row.
@@ -134,28 +119,15 @@ impl Lanes {
             .map(|(row, lane)| (row * width + lane) as i64)
             .collect();
         if rows_of_slots.len() == rows * width
-            && cell_of_slot
-                .iter()
-                .enumerate()
-                .all(|(slot, &cell)| slot as i64 == cell)
+            && cell_of_slot.iter().enumerate().all(|(slot, &cell)| slot as i64 == cell)
         {
-            return Lanes {
-                rows,
-                width,
-                slot_of_cell: None,
-                cell_of_slot: None,
-            };
+            return Lanes { rows, width, slot_of_cell: None, cell_of_slot: None };
         }
         let mut slot_of_cell = vec![0i64; rows * width];
         for (slot, &cell) in cell_of_slot.iter().enumerate() {
             slot_of_cell[cell as usize] = slot as i64;
         }
-        Lanes {
-            rows,
-            width,
-            slot_of_cell: Some(slot_of_cell),
-            cell_of_slot: Some(cell_of_slot),
-        }
+        Lanes { rows, width, slot_of_cell: Some(slot_of_cell), cell_of_slot: Some(cell_of_slot) }
     }
 }
 
@@ -168,13 +140,7 @@ mod tests {
         let mut items = vec!['a', 'B', 'c', 'D', 'e', 'F', 'g'];
         let (gone, moves) = compact(&mut items, |c| c.is_uppercase());
         assert_eq!(items, ['a', 'e', 'c', 'g']);
-        assert_eq!(
-            moves,
-            Moves {
-                from: vec![4, 6],
-                to: vec![1, 3]
-            }
-        );
+        assert_eq!(moves, Moves { from: vec![4, 6], to: vec![1, 3] });
         let mut gone = gone;
         gone.sort_unstable();
         assert_eq!(gone, ['B', 'D', 'F']);
@@ -191,15 +157,7 @@ mod tests {
     #[test]
     fn whole_groups_in_order_need_no_index() {
         let lanes = Lanes::new(2, &[0, 0, 0, 1, 1, 1]);
-        assert_eq!(
-            lanes,
-            Lanes {
-                rows: 2,
-                width: 3,
-                slot_of_cell: None,
-                cell_of_slot: None
-            }
-        );
+        assert_eq!(lanes, Lanes { rows: 2, width: 3, slot_of_cell: None, cell_of_slot: None });
     }
 
     #[test]
@@ -217,12 +175,7 @@ mod tests {
             completion: 0,
             row: 0,
             first_position: 0,
-            key: DrawKey {
-                seed: 0,
-                step: 0,
-                prompt: 0,
-                completion: 0,
-            },
+            key: DrawKey { seed: 0, step: 0, prompt: 0, completion: 0 },
             ids: Vec::new(),
             sampled_logprobs: Vec::new(),
             finish_reason: None,

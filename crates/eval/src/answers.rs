@@ -55,10 +55,7 @@ pub struct AnswerStore {
 impl StoredAnswer {
     /// Sizes of the first image.
     pub fn sizes(&self) -> Option<ImageSizes> {
-        Some(ImageSizes {
-            original: *self.image_sizes.first()?,
-            input: *self.input_sizes.first()?,
-        })
+        Some(ImageSizes { original: *self.image_sizes.first()?, input: *self.input_sizes.first()? })
     }
 
     fn new(answer: Answer, questions: &Questions) -> Self {
@@ -128,10 +125,7 @@ impl AnswerStore {
             }
             kept.push_str(line);
             kept.push('\n');
-            if answers
-                .insert((stored.row, stored.sample), stored)
-                .is_some()
-            {
+            if answers.insert((stored.row, stored.sample), stored).is_some() {
                 return Err(refuse("answers what an earlier line does".to_owned()));
             }
         }
@@ -143,11 +137,7 @@ impl AnswerStore {
             );
             folder.write(ANSWERS, kept.as_bytes())?;
         }
-        Ok(Self {
-            file: folder.append(ANSWERS)?,
-            answers,
-            bad: BTreeMap::new(),
-        })
+        Ok(Self { file: folder.append(ANSWERS)?, answers, bad: BTreeMap::new() })
     }
 
     /// How many answers there are.
@@ -254,11 +244,7 @@ impl SamplingCounts {
         for (index, line) in folder.lines(SAMPLING)?.iter().enumerate() {
             let counts: Self = serde_json::from_str(line).map_err(|error| {
                 let path: PathBuf = folder.path().join(SAMPLING);
-                EvalError::AnswerLine {
-                    path,
-                    line: index + 1,
-                    cause: error.to_string(),
-                }
+                EvalError::AnswerLine { path, line: index + 1, cause: error.to_string() }
             })?;
             total.tokens += counts.tokens;
             total.boundary_draws += counts.boundary_draws;

@@ -16,10 +16,8 @@ pub fn true_boxes(samples: &[Sample]) -> Result<Vec<BoundingBox>, EvalError> {
     samples
         .iter()
         .map(|sample| {
-            parse_solution(&sample.solution).map_err(|cause| EvalError::Row {
-                line: sample.source.to_string(),
-                cause,
-            })
+            parse_solution(&sample.solution)
+                .map_err(|cause| EvalError::Row { line: sample.source.to_string(), cause })
         })
         .collect()
 }
@@ -44,10 +42,7 @@ pub fn best_constant_box(truths: &[BoundingBox]) -> Option<BoundingBox> {
 
 /// IoU of one box with each of `truths`, by VLM-R1's rule.
 pub fn constant_box_ious(answer: BoundingBox, truths: &[BoundingBox]) -> Vec<f64> {
-    truths
-        .iter()
-        .map(|&truth| iou_vlm_r1(answer, truth))
-        .collect()
+    truths.iter().map(|&truth| iou_vlm_r1(answer, truth)).collect()
 }
 
 /// The rows with each other's pictures: row `i` gets those of row `i + n / 2`, questions and truths
@@ -78,9 +73,7 @@ fn edges(values: impl Iterator<Item = f64>) -> Vec<f64> {
     if count <= MAX_EDGES {
         return all;
     }
-    (0..MAX_EDGES)
-        .map(|i| all[i * (count - 1) / (MAX_EDGES - 1)])
-        .collect()
+    (0..MAX_EDGES).map(|i| all[i * (count - 1) / (MAX_EDGES - 1)]).collect()
 }
 
 fn pairs(edges: &[f64]) -> impl Iterator<Item = (f64, f64)> + '_ {
@@ -96,12 +89,8 @@ mod tests {
 
     #[test]
     fn the_best_constant_box_by_hand() {
-        let truths = [
-            [0.0, 0.0, 8.0, 8.0],
-            [0.0, 0.0, 16.0, 8.0],
-            [0.0, 0.0, 16.0, 16.0],
-        ]
-        .map(BoundingBox::from);
+        let truths = [[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 16.0, 8.0], [0.0, 0.0, 16.0, 16.0]]
+            .map(BoundingBox::from);
         // IoUs of the middle box: 64/128, 1, 128/256; of the large one: 1/4, 1/2, 1; of the small: 1, 1/2, 1/4.
         let best = best_constant_box(&truths).unwrap();
         assert_eq!(best, truths[1]);

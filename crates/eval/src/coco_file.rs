@@ -62,10 +62,7 @@ pub struct Read {
 /// A file that cannot be read, or has no images.
 pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, EvalError> {
     let path = &file.path;
-    let refuse = |cause: String| EvalError::Coco {
-        path: path.clone(),
-        cause,
-    };
+    let refuse = |cause: String| EvalError::Coco { path: path.clone(), cause };
     let parsed = CocoFile::read(path)?;
     if parsed.images.is_empty() && parsed.bad_images.is_empty() {
         return Err(refuse("no images".to_owned()));
@@ -88,9 +85,8 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
         other_sizes: Vec::new(),
     };
     let images = parsed.images.iter().enumerate();
-    let mut rows: Vec<Question> = images
-        .filter_map(|(index, image)| reader.question(index, image))
-        .collect();
+    let mut rows: Vec<Question> =
+        images.filter_map(|(index, image)| reader.question(index, image)).collect();
     if reader.empty > 0 {
         notes.push(format!(
             "{}: {} of {} images left out: no label to ask for, or no true box left",
@@ -178,11 +174,7 @@ impl Truths {
                 categories.push(category.name.clone());
             }
         }
-        Self {
-            categories: Arc::new(categories),
-            of_image,
-            bad,
-        }
+        Self { categories: Arc::new(categories), of_image, bad }
     }
 }
 
@@ -192,15 +184,9 @@ fn object(annotation: &CocoAnnotation, image: usize, name: &str) -> Result<Objec
     let is_crowd = annotation.is_crowd.clone().map_err(bad)?;
     if width < 0.0 || height < 0.0 {
         let shown = format!("[{x}, {y}, {width}, {height}]");
-        return Err(bad(format!(
-            "`bbox` is {shown}, expected [x, y, width, height]"
-        )));
+        return Err(bad(format!("`bbox` is {shown}, expected [x, y, width, height]")));
     }
-    Ok(Object {
-        label: name.to_owned(),
-        corners: [x, y, x + width, y + height],
-        is_crowd,
-    })
+    Ok(Object { label: name.to_owned(), corners: [x, y, x + width, y + height], is_crowd })
 }
 
 struct Reader<'a> {
@@ -276,12 +262,7 @@ impl Reader<'_> {
             LabelList::Image => match (&image.text, &image.neg_text) {
                 (None, None) => {
                     let present = |name: &&String| objects.truths.iter().any(|o| o.label == **name);
-                    self.truths
-                        .categories
-                        .iter()
-                        .filter(present)
-                        .cloned()
-                        .collect()
+                    self.truths.categories.iter().filter(present).cloned().collect()
                 }
                 (text, negative) => {
                     let mut labels = Vec::new();
@@ -304,8 +285,7 @@ impl Reader<'_> {
         if let (Ok(path), Some(stated)) = (&path, image.size)
             && let Some(text) = other_size(path, stated)
         {
-            self.other_sizes
-                .push(format!("{} ({text})", image.file_name));
+            self.other_sizes.push(format!("{} ({text})", image.file_name));
         }
         let columns = json!({"image": image.file_name, "image_id": image.id});
         let Value::Object(columns) = columns else {
@@ -331,9 +311,7 @@ fn leave_out(objects: &mut Objects, limit: usize) {
     }
     let over = counts.into_iter().filter(|(_, count)| *count > limit);
     objects.left_out = over.map(|(label, _)| label).collect();
-    objects
-        .truths
-        .retain(|object| !objects.left_out.contains(&object.label));
+    objects.truths.retain(|object| !objects.left_out.contains(&object.label));
 }
 
 impl Objects {
@@ -359,15 +337,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("val.json");
         fs::write(&path, file.to_string()).expect("writes");
-        let file = DataFile {
-            path,
-            image_folder: None,
-            reward_method: None,
-        };
-        let config = EvalConfig {
-            task: Some(EvalTask::Ovd),
-            ..EvalConfig::default()
-        };
+        let file = DataFile { path, image_folder: None, reward_method: None };
+        let config = EvalConfig { task: Some(EvalTask::Ovd), ..EvalConfig::default() };
         read(&file, &config, "val").expect("a file of COCO's form")
     }
 

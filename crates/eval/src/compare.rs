@@ -50,14 +50,9 @@ pub struct CutOff {
 
 impl CutOff {
     fn of(results: &[&Scored]) -> Self {
-        let asked = results
-            .iter()
-            .filter(|scored| scored.finish_reason.is_some());
+        let asked = results.iter().filter(|scored| scored.finish_reason.is_some());
         let is_cut = |scored: &&&Scored| scored.finish_reason == Some(FinishReason::Length);
-        Self {
-            answers: asked.clone().count(),
-            cut: asked.filter(is_cut).count(),
-        }
+        Self { answers: asked.clone().count(), cut: asked.filter(is_cut).count() }
     }
 
     fn is_all(self) -> bool {
@@ -140,14 +135,8 @@ pub fn compare(before: &Results, after: &Results) -> Result<Comparison, EvalErro
         pair.score_before = scores[0][index];
         pair.score_after = scores[1][index];
     }
-    let better = pairs
-        .iter()
-        .filter(|p| p.score_after > p.score_before)
-        .count();
-    let worse = pairs
-        .iter()
-        .filter(|p| p.score_after < p.score_before)
-        .count();
+    let better = pairs.iter().filter(|p| p.score_after > p.score_before).count();
+    let worse = pairs.iter().filter(|p| p.score_after < p.score_before).count();
     Ok(Comparison {
         differences,
         pairs,
@@ -222,10 +211,7 @@ impl Comparison {
             })
             .collect();
         (!told.is_empty()).then(|| {
-            format!(
-                "cut off at --max_new_tokens, and not scored beyond: {}",
-                told.join(", ")
-            )
+            format!("cut off at --max_new_tokens, and not scored beyond: {}", told.join(", "))
         })
     }
 
@@ -242,9 +228,7 @@ impl Comparison {
         };
         let why = self.why_not_called();
         let why = why.map(|why| format!(", as {why}")).unwrap_or_default();
-        let Interval {
-            mean, low, high, ..
-        } = main.difference;
+        let Interval { mean, low, high, .. } = main.difference;
         let shown = [main.before, main.after, mean, low, high];
         let [before, after, mean, low, high] = shown.map(|value| plain_zero(value, 4));
         format!(
@@ -276,9 +260,7 @@ impl Comparison {
             let pairs = self.pairs.iter().filter(|pair| pair.is_flipped());
             let pairs = pairs.filter(|pair| (pair.score_after > 0.5) == to_right);
             let places = pairs.map(|pair| &before.results[pair.before[0]]);
-            places
-                .map(|scored| json!({"row": scored.row, "place": scored.place}))
-                .collect()
+            places.map(|scored| json!({"row": scored.row, "place": scored.place})).collect()
         };
         json!({
             "verdict": match self.verdict() {
@@ -360,9 +342,7 @@ mod tests {
             subsets: vec!["val".to_owned()],
             settings: Map::from_iter([("temperature".to_owned(), json!(0.0))]),
             trained_as: Value::Null,
-            results: each
-                .map(|(row, score)| scored(row, &format!("q{row}"), *score))
-                .collect(),
+            results: each.map(|(row, score)| scored(row, &format!("q{row}"), *score)).collect(),
         }
     }
 
@@ -392,22 +372,11 @@ mod tests {
         // 2 * (1 + 6) / 2^6
         assert!((comparison.p_value - 14.0 / 64.0).abs() < 1e-12);
         let main = &comparison.differences[0];
-        assert_eq!(
-            (main.name.as_str(), main.before, main.after),
-            ("accuracy", 0.4, 0.8)
-        );
+        assert_eq!((main.name.as_str(), main.before, main.after), ("accuracy", 0.4, 0.8));
         assert!((main.difference.mean - 0.4).abs() < 1e-12);
         // Deviation of the mean: sqrt((6/10 - 0.16) / 10) = 0.21; 0.4 -+ 0.41.
-        assert!(
-            (main.difference.low - 0.0).abs() <= 0.11,
-            "{:?}",
-            main.difference
-        );
-        assert!(
-            (main.difference.high - 0.8).abs() <= 0.11,
-            "{:?}",
-            main.difference
-        );
+        assert!((main.difference.low - 0.0).abs() <= 0.11, "{:?}", main.difference);
+        assert!((main.difference.high - 0.8).abs() <= 0.11, "{:?}", main.difference);
         let json = comparison.to_json(&before, &after);
         let rows = |key: &str| -> Vec<u64> {
             let flipped = json[key].as_array().unwrap().iter();
@@ -415,11 +384,7 @@ mod tests {
         };
         assert_eq!(rows("became_right"), [3, 4, 5, 6, 7]);
         assert_eq!(rows("became_wrong"), [2]);
-        assert_eq!(
-            comparison.differences.len(),
-            1,
-            "0 and 1 alone: no score beside accuracy"
-        );
+        assert_eq!(comparison.differences.len(), 1, "0 and 1 alone: no score beside accuracy");
     }
 
     #[test]
@@ -429,16 +394,9 @@ mod tests {
         let comparison = compare(&before, &after).unwrap();
         assert_eq!(comparison.verdict(), Verdict::Better);
         assert_eq!(compare(&after, &before).unwrap().verdict(), Verdict::Worse);
-        assert_eq!(
-            compare(&before, &before).unwrap().verdict(),
-            Verdict::CannotBeTold
-        );
+        assert_eq!(compare(&before, &before).unwrap().verdict(), Verdict::CannotBeTold);
         assert_eq!(compare(&before, &before).unwrap().p_value, 1.0);
-        assert!(
-            comparison
-                .sentence()
-                .starts_with("B is better: accuracy 0.0000 to 1.0000")
-        );
+        assert!(comparison.sentence().starts_with("B is better: accuracy 0.0000 to 1.0000"));
     }
 
     #[test]
@@ -482,10 +440,7 @@ mod tests {
         for (change, parts) in [
             (
                 (|scored| scored.subset = "val2".to_owned()) as fn(&mut Scored),
-                [
-                    "the names of their files differ: `val` and `val2`",
-                    "hint: ",
-                ],
+                ["the names of their files differ: `val` and `val2`", "hint: "],
             ),
             (
                 |scored| scored.ground_truth = json!([1, 2, 3, 4]),
@@ -524,14 +479,8 @@ mod tests {
         assert_eq!((comparison.better, comparison.worse), (0, 0));
         assert_eq!(comparison.verdict(), Verdict::NotCalled);
         let sentence = comparison.sentence();
-        assert!(
-            sentence.contains("1 are in A alone, 1 in B alone"),
-            "{sentence}"
-        );
-        after
-            .results
-            .iter_mut()
-            .for_each(|scored| scored.question.push('!'));
+        assert!(sentence.contains("1 are in A alone, 1 in B alone"), "{sentence}");
+        after.results.iter_mut().for_each(|scored| scored.question.push('!'));
         assert!(compare(&before, &after).is_err());
         after.task = EvalTask::Mcq;
         let error = compare(&before, &after).unwrap_err().to_string();

@@ -62,10 +62,7 @@ pub fn compare(
     ImageScore {
         num_truths: truths.iter().filter(|truth| !truth.is_crowd).count(),
         num_found: matches.len(),
-        num_other: predicted
-            .iter()
-            .filter(|found| found.is_other_label)
-            .count(),
+        num_other: predicted.iter().filter(|found| found.is_other_label).count(),
         read,
         truths,
         predicted,
@@ -143,15 +140,10 @@ impl ImageScore {
             ("found", count(self.num_found)),
             ("other_labels", count(self.num_other)),
             ("unread_boxes", count(self.read.num_unread)),
-            (
-                "unreadable",
-                json!(f64::from(u8::from(!self.read.is_readable))),
-            ),
+            ("unreadable", json!(f64::from(u8::from(!self.read.is_readable)))),
         ];
         let entries = entries.into_iter();
-        entries
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect()
+        entries.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -191,10 +183,7 @@ impl Corpus {
                 is_crowd: truth.is_crowd,
             }));
             // OVDEval's program takes no other labels; COCO's drops them.
-            let predicted = result
-                .predicted
-                .iter()
-                .filter(|found| !found.is_other_label);
+            let predicted = result.predicted.iter().filter(|found| !found.is_other_label);
             detections.extend(predicted.map(|found| Detection {
                 image,
                 category: category(found.label.as_str()),
@@ -231,14 +220,7 @@ impl Corpus {
         }
         let [found, predicted, truths] = sums.map(|sum| sum as f64);
         // Who predicts nothing makes no mistake, and finds nothing.
-        figures.insert(
-            "precision",
-            if predicted > 0.0 {
-                found / predicted
-            } else {
-                0.0
-            },
-        );
+        figures.insert("precision", if predicted > 0.0 { found / predicted } else { 0.0 });
         if truths > 0.0 {
             figures.insert("recall", found / truths);
         }

@@ -20,10 +20,7 @@ use crate::questions::{Question, Truth};
 pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), EvalError> {
     let unused = [
         ("labels", config.labels.is_some()),
-        (
-            "max_boxes_per_category",
-            config.max_boxes_per_category.is_some(),
-        ),
+        ("max_boxes_per_category", config.max_boxes_per_category.is_some()),
     ];
     if let Some((name, _)) = unused.into_iter().find(|(_, is_given)| *is_given) {
         let cause = "is for files of COCO's form: rows ask their own questions".to_owned();
@@ -32,10 +29,8 @@ pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), Eva
     let mut categories: Vec<String> = Vec::new();
     let mut all: Vec<Option<Vec<Object>>> = Vec::with_capacity(rows.len());
     for row in rows.iter_mut() {
-        let read = row
-            .sample
-            .as_ref()
-            .map(|sample| (truths(sample), asked_labels(&sample.problem)));
+        let read =
+            row.sample.as_ref().map(|sample| (truths(sample), asked_labels(&sample.problem)));
         let Ok((truths, asked)) = read else {
             all.push(None);
             continue;
@@ -85,7 +80,7 @@ fn truths(sample: &Sample) -> Result<Vec<Object>, String> {
     };
     if !read.is_readable || read.num_unread > 0 {
         return Err(
-            "the answer is no list of boxes with `bbox_2d` and `label`, and not `None`".to_owned(),
+            "the answer is no list of boxes with `bbox_2d` and `label`, and not `None`".to_owned()
         );
     }
     let objects = read.boxes.into_iter().map(|found| Object {

@@ -50,10 +50,7 @@ impl Differences {
     pub(crate) fn of(before: &Results, after: &Results) -> Self {
         let are_known = [before, after].map(|results| !results.settings.is_empty());
         if are_known.contains(&false) {
-            return Self {
-                settings: Vec::new(),
-                are_known,
-            };
+            return Self { settings: Vec::new(), are_known };
         }
         let [first, second] = [&before.settings, &after.settings];
         let mut names: Vec<&String> = first.keys().chain(second.keys()).collect();
@@ -62,16 +59,9 @@ impl Differences {
         let pair = |name: &String| {
             let [before, after] =
                 [first, second].map(|s| s.get(name).cloned().unwrap_or(Value::Null));
-            (before != after).then(|| SettingPair {
-                name: name.clone(),
-                before,
-                after,
-            })
+            (before != after).then(|| SettingPair { name: name.clone(), before, after })
         };
-        Self {
-            settings: names.into_iter().filter_map(pair).collect(),
-            are_known,
-        }
+        Self { settings: names.into_iter().filter_map(pair).collect(), are_known }
     }
 
     /// Settings by which the figures are not of one kind.
@@ -160,21 +150,13 @@ mod tests {
             let comparison = with(name, value.clone());
             assert_eq!(comparison.verdict(), Verdict::Better, "{name}");
             let said = comparison.different.sentence().unwrap();
-            assert!(
-                said.starts_with(&format!("settings differ: `{name}` ")),
-                "{said}"
-            );
+            assert!(said.starts_with(&format!("settings differ: `{name}` ")), "{said}");
             let json = comparison.to_json(&before, &before);
             assert_eq!(json["settings_differ"][name]["b"], value);
         }
-        for name in [
-            "correct_above",
-            "reward_funcs",
-            "exclude_bad",
-            "labels",
-            "extractor",
-            "box_format",
-        ] {
+        for name in
+            ["correct_above", "reward_funcs", "exclude_bad", "labels", "extractor", "box_format"]
+        {
             let comparison = with(name, json!("other"));
             assert_eq!(comparison.verdict(), Verdict::NotCalled, "{name}");
             let json = comparison.to_json(&before, &before);

@@ -107,14 +107,10 @@ impl Evaluation {
 
     /// What makes all answers doubtful before they are there.
     pub fn doubts(&self) -> Vec<Warning> {
-        let doubts = [
-            (Doubt::Rewards, self.missing_box_reward()),
-            (Doubt::Truths, self.truths_in_shares()),
-        ];
+        let doubts =
+            [(Doubt::Rewards, self.missing_box_reward()), (Doubt::Truths, self.truths_in_shares())];
         let doubts = doubts.into_iter();
-        doubts
-            .filter_map(|(doubt, text)| Some(Warning { doubt, text: text? }))
-            .collect()
+        doubts.filter_map(|(doubt, text)| Some(Warning { doubt, text: text? })).collect()
     }
 
     fn missing_box_reward(&self) -> Option<String> {
@@ -136,14 +132,10 @@ impl Evaluation {
     }
 
     fn truths_in_shares(&self) -> Option<String> {
-        let truths = self
-            .questions
-            .rows
-            .iter()
-            .filter_map(|row| match row.truth {
-                Truth::Box(truth) => Some(<[f64; 4]>::from(truth)),
-                _ => None,
-            });
+        let truths = self.questions.rows.iter().filter_map(|row| match row.truth {
+            Truth::Box(truth) => Some(<[f64; 4]>::from(truth)),
+            _ => None,
+        });
         let truths: Vec<[f64; 4]> = truths.collect();
         let is_share = |corner: &f64| (0.0..=1.0).contains(corner);
         let all = !truths.is_empty() && truths.iter().flatten().all(is_share);
@@ -214,9 +206,7 @@ impl Evaluation {
         let todo = store.todo(&self.questions, samples);
         let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
         let good = self.questions.rows.iter();
-        let good: Arc<[Sample]> = good
-            .filter_map(|q| q.sample.as_ref().ok().cloned())
-            .collect();
+        let good: Arc<[Sample]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
         let runner = Runner::new(Arc::clone(&self.processor), self.ask_options()?);
         let mut sink = FolderSink {
             questions: &self.questions,
@@ -258,12 +248,7 @@ impl Evaluation {
         let findings = Findings::of(&results, &self.config, self.scorer.units());
         let mut warnings = self.doubts();
         warnings.extend(findings.warnings());
-        let outcome = Outcome {
-            results,
-            summary,
-            findings,
-            warnings,
-        };
+        let outcome = Outcome { results, summary, findings, warnings };
         let mut counts = SamplingCounts::read(folder)?;
         // A process that was killed has kept its answers, and not counted them.
         counts.tokens = counts.tokens.max(store.sampled_tokens());
@@ -274,14 +259,11 @@ impl Evaluation {
     }
 
     fn summary_json(&self, outcome: &Outcome, counts: &SamplingCounts) -> Value {
-        let Outcome {
-            results, summary, ..
-        } = outcome;
+        let Outcome { results, summary, .. } = outcome;
         let warnings: Vec<&str> = outcome.warnings.iter().map(|w| w.text.as_str()).collect();
         let listed = results.bad().take(MAX_LISTED);
-        let bad: Vec<Value> = listed
-            .map(|(place, cause)| json!({"row": place, "cause": cause}))
-            .collect();
+        let bad: Vec<Value> =
+            listed.map(|(place, cause)| json!({"row": place, "cause": cause})).collect();
         let mut json = json!({
             "task": self.task,
             "model": self.config.model,
@@ -362,11 +344,9 @@ fn template(config: &EvalConfig) -> Result<PromptTemplate, EvalError> {
 fn refuse_all_bad(questions: &Questions) -> Result<(), EvalError> {
     let rows = questions.rows.len();
     match questions.bad().next() {
-        Some((place, cause)) if questions.bad().count() == rows => Err(EvalError::AllBad {
-            rows,
-            place: place.to_owned(),
-            cause: cause.to_owned(),
-        }),
+        Some((place, cause)) if questions.bad().count() == rows => {
+            Err(EvalError::AllBad { rows, place: place.to_owned(), cause: cause.to_owned() })
+        }
         _ => Ok(()),
     }
 }
@@ -388,18 +368,14 @@ impl Sink for FolderSink<'_> {
     }
 
     fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError> {
-        self.progress
-            .on_bad(&self.questions.rows[row].place, &cause);
+        self.progress.on_bad(&self.questions.rows[row].place, &cause);
         self.store.note_bad(row, cause);
         Ok(())
     }
 
     fn sampled(&mut self, stats: &SampleStats, secs: f64) -> Result<(), EvalError> {
-        let counts = SamplingCounts {
-            tokens: stats.tokens,
-            boundary_draws: stats.boundary_draws,
-            secs,
-        };
+        let counts =
+            SamplingCounts { tokens: stats.tokens, boundary_draws: stats.boundary_draws, secs };
         Ok(self.log.append(SAMPLING)?.write(&json!(counts))?)
     }
 }

@@ -149,8 +149,7 @@ impl Findings {
             (Doubt::Units, self.units_text()),
         ];
         let said = texts.into_iter();
-        said.filter_map(|(doubt, text)| Some(Warning { doubt, text: text? }))
-            .collect()
+        said.filter_map(|(doubt, text)| Some(Warning { doubt, text: text? })).collect()
     }
 
     fn share(&self, count: usize) -> String {
@@ -188,10 +187,7 @@ impl Findings {
             Some(extractor) => format!("`--extractor {}`", word(extractor)),
             None => "the task".to_owned(),
         };
-        text.push_str(&format!(
-            ": {reader} reads {} of {all}",
-            all - self.num_unread()
-        ));
+        text.push_str(&format!(": {reader} reads {} of {all}", all - self.num_unread()));
         if 2 * self.num_unread() > all {
             text.push_str(&self.other_reader().unwrap_or_default());
         }
@@ -223,9 +219,7 @@ impl Findings {
     fn alike_text(&self) -> Option<String> {
         let (text, count) = self.alike.as_ref()?;
         let share = self.share(*count);
-        Some(format!(
-            "{share} one and the same text, whatever is asked: `{text}`"
-        ))
+        Some(format!("{share} one and the same text, whatever is asked: `{text}`"))
     }
 
     fn units_text(&self) -> Option<String> {
@@ -261,10 +255,8 @@ fn unread(answers: &[&Scored]) -> Vec<(String, usize)> {
     for reason in answers.iter().filter_map(|scored| scored.unread.as_deref()) {
         *counts.entry(reason).or_default() += 1;
     }
-    let mut counts: Vec<(String, usize)> = counts
-        .into_iter()
-        .map(|(reason, count)| (reason.to_owned(), count))
-        .collect();
+    let mut counts: Vec<(String, usize)> =
+        counts.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect();
     counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     counts
 }
@@ -299,10 +291,8 @@ fn boxes(scored: &Scored, units: Units) -> Option<Boxes> {
         let [height, width]: [u32; 2] = serde_json::from_value(value.clone()).ok()?;
         Some([width, height])
     };
-    let sizes = ImageSizes {
-        original: size(&scored.image_size)?,
-        input: size(&scored.input_size)?,
-    };
+    let sizes =
+        ImageSizes { original: size(&scored.image_size)?, input: size(&scored.input_size)? };
     let is_labelled = scored.truths.iter().any(|truth| !truth.label.is_empty());
     let found: Vec<BoundingBox> = match is_labelled {
         true => {
@@ -320,9 +310,5 @@ fn boxes(scored: &Scored, units: Units) -> Option<Boxes> {
         rewards::BoxFormat::Absolute.convert(on_image, units.solution, sizes)
     });
     let truths: Vec<BoundingBox> = truths.collect();
-    (!found.is_empty() && !truths.is_empty()).then_some(Boxes {
-        found,
-        truths,
-        sizes,
-    })
+    (!found.is_empty() && !truths.is_empty()).then_some(Boxes { found, truths, sizes })
 }

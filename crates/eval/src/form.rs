@@ -56,26 +56,14 @@ mod tests {
         for (answer, reason) in [
             (" \n", "the answer is empty"),
             ("[1, 2, 3, 4]", "no `<answer>` tag"),
-            (
-                "<think>a</think><answer>{\"bbox\": [1, 2",
-                "`<answer>` without `</answer>`",
-            ),
-            (
-                "<answer> </answer>",
-                "nothing between `<answer>` and `</answer>`",
-            ),
-            (
-                "<answer>[1, 2, 3, 4]</answer>",
-                "no braces `{...}` round the box",
-            ),
+            ("<think>a</think><answer>{\"bbox\": [1, 2", "`<answer>` without `</answer>`"),
+            ("<answer> </answer>", "nothing between `<answer>` and `</answer>`"),
+            ("<answer>[1, 2, 3, 4]</answer>", "no braces `{...}` round the box"),
             (
                 "<answer>{\"b\": [0.1, 0.2, 0.3, 0.4]}</answer>",
                 "a box of decimals or signs, not of whole numbers",
             ),
-            (
-                "<answer>{(1, 2), (3, 4)}</answer>",
-                "numbers, but no `[x1, y1, x2, y2]`",
-            ),
+            ("<answer>{(1, 2), (3, 4)}</answer>", "numbers, but no `[x1, y1, x2, y2]`"),
             ("<answer>left</answer>", "no box"),
         ] {
             assert_eq!(thinking(answer), reason, "{answer}");
@@ -83,10 +71,7 @@ mod tests {
         let baseline = |text| why_unread(text, Extractor::Baseline);
         assert_eq!(baseline(""), "the answer is empty");
         assert_eq!(baseline("on the left"), "no box");
-        assert_eq!(
-            baseline("<|box_start|>(1,2),(3,4)"),
-            "numbers, but no `[x1, y1, x2, y2]`"
-        );
+        assert_eq!(baseline("<|box_start|>(1,2),(3,4)"), "numbers, but no `[x1, y1, x2, y2]`");
     }
 
     #[test]

@@ -71,12 +71,8 @@ impl<'a> Paired<'a> {
                 continue;
             };
             paired.unpaired[1] -= 1;
-            paired
-                .before
-                .extend(group.iter().map(|&i| &before.results[i]));
-            paired
-                .after
-                .extend(other.iter().map(|&i| &after.results[i]));
+            paired.before.extend(group.iter().map(|&i| &before.results[i]));
+            paired.after.extend(other.iter().map(|&i| &after.results[i]));
             paired.pairs.push(Pair {
                 before: group,
                 after: other,
@@ -96,9 +92,7 @@ impl<'a> Paired<'a> {
 fn why_unpaired(before: &Results, after: &Results) -> String {
     let first = |results: &Results, part: usize| {
         let scored = results.results.first();
-        scored
-            .map(|scored| parts(scored)[part].clone())
-            .unwrap_or_default()
+        scored.map(|scored| parts(scored)[part].clone()).unwrap_or_default()
     };
     let same_but = |left_out: usize| {
         let keys = |results: &Results| -> HashSet<Vec<String>> {
@@ -116,10 +110,7 @@ fn why_unpaired(before: &Results, after: &Results) -> String {
             "the names of their files differ",
             "questions pair by the file that they are from: give both the same name, and ask in another --output_dir",
         ),
-        (
-            "their images differ",
-            "give images in both files the same names",
-        ),
+        ("their images differ", "give images in both files the same names"),
         (
             "their true answers differ",
             "the files differ, or --solution_box_format does: ask both by the same",

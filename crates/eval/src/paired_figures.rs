@@ -56,9 +56,7 @@ pub(crate) fn set_differences(
     for (index, subset) in before.subsets.iter().enumerate() {
         let of = |results: &[&'_ Scored]| {
             let of_subset = results.iter().filter(|scored| scored.subset == *subset);
-            of_subset
-                .map(|scored| (*scored).clone())
-                .collect::<Vec<Scored>>()
+            of_subset.map(|scored| (*scored).clone()).collect::<Vec<Scored>>()
         };
         let both = [of(&paired.before), of(&paired.after)];
         if both[0].is_empty() {
@@ -108,9 +106,7 @@ pub(crate) fn set_differences(
                 second - first
             });
             // A draw without any true box says nothing.
-            let differences = differences
-                .filter(|difference| difference.is_finite())
-                .collect();
+            let differences = differences.filter(|difference| difference.is_finite()).collect();
             Ok(Difference {
                 name: (*name).to_owned(),
                 before: first,

@@ -109,9 +109,7 @@ impl Questions {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let taken = |name: &str| self.subsets.iter().any(|other| other == name);
         let numbered = (2..).map(|n| format!("{stem}-{n}"));
-        let name = std::iter::once(stem.to_string())
-            .chain(numbered)
-            .find(|name| !taken(name));
+        let name = std::iter::once(stem.to_string()).chain(numbered).find(|name| !taken(name));
         self.subsets.extend(name);
         self.subsets.len() - 1
     }
@@ -162,12 +160,7 @@ impl Question {
             },
             _ => Truth::InSolution,
         };
-        Self {
-            subset: 0,
-            place: sample.source.to_string(),
-            sample: Ok(sample),
-            truth,
-        }
+        Self { subset: 0, place: sample.source.to_string(), sample: Ok(sample), truth }
     }
 }
 

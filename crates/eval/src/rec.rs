@@ -94,11 +94,7 @@ impl BoxReader {
     /// # Errors
     /// None that a family of [`Family`] causes.
     pub fn new(extractor: Extractor, family: Family, patch_size: usize) -> Result<Self, EvalError> {
-        Ok(Self {
-            extractor,
-            family,
-            format: rec_format(family, patch_size)?,
-        })
+        Ok(Self { extractor, family, format: rec_format(family, patch_size)? })
     }
 
     /// Reads the box of an answer, given in `units`, and compares it with `truth`, px of the image.
@@ -128,14 +124,10 @@ impl BoxReader {
             Extractor::Baseline => anywhere,
         };
         let columns = Map::new();
-        let scores = self
-            .format
-            .score(&[RewardInput::new(answer, "", &columns)])?;
+        let scores = self.format.score(&[RewardInput::new(answer, "", &columns)])?;
         Ok(BoxRead {
             found,
-            unread: found
-                .is_none()
-                .then(|| form::why_unread(answer, self.extractor)),
+            unread: found.is_none().then(|| form::why_unread(answer, self.extractor)),
             iou: iou_of(found),
             iou_anywhere: iou_of(anywhere),
             well_formed: scores.total[0] > 0.0,
@@ -215,10 +207,7 @@ impl RecEvaluator {
         }
         if let Some(sample) = samples.iter().find(|sample| sample.images.len() != 1) {
             let cause = format!("expected one image, got {}", sample.images.len());
-            return Err(EvalError::Row {
-                line: sample.source.to_string(),
-                cause,
-            });
+            return Err(EvalError::Row { line: sample.source.to_string(), cause });
         }
         let patch_size = processor.image_processor().config().patch_size as usize;
         Ok(Self {
@@ -242,11 +231,8 @@ impl RecEvaluator {
         cancel: &dyn Fn() -> bool,
     ) -> Result<RecEvaluation, EvalError> {
         let per_question = self.options.answers_per_question;
-        let todo = |row| Todo {
-            row,
-            place: row,
-            answers: std::iter::once(0..per_question).collect(),
-        };
+        let todo =
+            |row| Todo { row, place: row, answers: std::iter::once(0..per_question).collect() };
         let todo: Vec<Todo> = (0..self.samples.len()).map(todo).collect();
         let mut answers = Answers {
             evaluator: self,
@@ -320,10 +306,7 @@ impl Sink for Answers<'_> {
     }
 
     fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError> {
-        Err(EvalError::Row {
-            line: self.evaluator.samples[row].source.to_string(),
-            cause,
-        })
+        Err(EvalError::Row { line: self.evaluator.samples[row].source.to_string(), cause })
     }
 }
 
@@ -338,10 +321,7 @@ impl RecEvaluation {
     /// Mean over the answers of each question.
     pub fn per_question(&self, value: impl Fn(&RecAnswer) -> f64) -> Vec<f64> {
         let mean = |group: &[RecAnswer]| group.iter().map(&value).sum::<f64>() / group.len() as f64;
-        self.answers
-            .chunks(self.answers_per_question)
-            .map(mean)
-            .collect()
+        self.answers.chunks(self.answers_per_question).map(mean).collect()
     }
 
     /// IoU of the well-formed answers of each question that has any: `(row, mean)`.
@@ -349,11 +329,8 @@ impl RecEvaluation {
         self.answers
             .chunks(self.answers_per_question)
             .filter_map(|group| {
-                let ious: Vec<f64> = group
-                    .iter()
-                    .filter(|a| a.well_formed)
-                    .map(|a| a.iou)
-                    .collect();
+                let ious: Vec<f64> =
+                    group.iter().filter(|a| a.well_formed).map(|a| a.iou).collect();
                 let mean = ious.iter().sum::<f64>() / ious.len() as f64;
                 (!ious.is_empty()).then_some((group[0].row, mean))
             })
@@ -366,11 +343,8 @@ impl RecEvaluation {
     /// No answers.
     pub fn summary(&self) -> Result<RecSummary, EvalError> {
         let interval = |values: &[f64]| mean_interval(values, BOOTSTRAP_SEED);
-        let well_formed: Vec<f64> = self
-            .iou_well_formed()
-            .into_iter()
-            .map(|(_, iou)| iou)
-            .collect();
+        let well_formed: Vec<f64> =
+            self.iou_well_formed().into_iter().map(|(_, iou)| iou).collect();
         Ok(RecSummary {
             iou: interval(&self.per_question(|a| a.iou))?,
             accuracy: interval(&self.per_question(|a| f64::from(a.correct)))?,
@@ -396,19 +370,12 @@ impl RecEvaluation {
             "summary": summary.to_json(),
             "results": self.answers,
         });
-        let text = serde_json::to_string_pretty(&value).map_err(|source| EvalError::Json {
-            path: path.to_owned(),
-            source,
-        })?;
-        let io = |source| EvalError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let text = serde_json::to_string_pretty(&value)
+            .map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
+        let io = |source| EvalError::Io { path: path.to_owned(), source };
         // Under its own name the file is whole or not there.
         let beside = path.with_extension("json.part");
-        fs::write(&beside, text + "\n")
-            .and_then(|()| fs::rename(&beside, path))
-            .map_err(io)
+        fs::write(&beside, text + "\n").and_then(|()| fs::rename(&beside, path)).map_err(io)
     }
 
     /// Reads what [`RecEvaluation::write`] wrote.
@@ -421,29 +388,16 @@ impl RecEvaluation {
             answers_per_question: usize,
             results: Vec<RecAnswer>,
         }
-        let text = fs::read_to_string(path).map_err(|source| EvalError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        let File {
-            answers_per_question,
-            results,
-        } = serde_json::from_str(&text).map_err(|source| EvalError::Json {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| EvalError::Io { path: path.to_owned(), source })?;
+        let File { answers_per_question, results } = serde_json::from_str(&text)
+            .map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
         if answers_per_question == 0 || !results.len().is_multiple_of(answers_per_question) {
             let source =
                 serde::de::Error::custom("`results` are not `answers_per_question` to a question");
-            return Err(EvalError::Json {
-                path: path.to_owned(),
-                source,
-            });
+            return Err(EvalError::Json { path: path.to_owned(), source });
         }
-        Ok(Self {
-            answers: results,
-            answers_per_question,
-        })
+        Ok(Self { answers: results, answers_per_question })
     }
 }
 
@@ -511,10 +465,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rec.json");
         let answers = vec![answer(0, 0.9, true), answer(0, 1.0 / 3.0, false)];
-        let evaluation = RecEvaluation {
-            answers: answers.clone(),
-            answers_per_question: 2,
-        };
+        let evaluation = RecEvaluation { answers: answers.clone(), answers_per_question: 2 };
         evaluation.write(&path).unwrap();
         assert_eq!(RecEvaluation::read(&path).unwrap().answers, answers);
         let text = fs::read_to_string(&path).unwrap();
@@ -524,20 +475,13 @@ mod tests {
             text.replace("\"answers_per_question\": 2", "\"answers_per_question\": 3"),
         )
         .unwrap();
-        assert!(
-            RecEvaluation::read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("to a question")
-        );
+        assert!(RecEvaluation::read(&path).unwrap_err().to_string().contains("to a question"));
     }
 
     #[test]
     fn no_well_formed_answer_is_no_figure() {
-        let evaluation = RecEvaluation {
-            answers: vec![answer(0, 0.0, false)],
-            answers_per_question: 1,
-        };
+        let evaluation =
+            RecEvaluation { answers: vec![answer(0, 0.0, false)], answers_per_question: 1 };
         let summary = evaluation.summary().unwrap();
         assert_eq!(summary.iou_well_formed, None);
         assert_eq!(summary.to_json()["iou_well_formed"], Value::Null);

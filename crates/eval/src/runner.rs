@@ -186,9 +186,7 @@ impl Runner {
                 }
             };
             let pixels = prompt.images.iter();
-            bytes += pixels
-                .map(|i| size_of_val(&i.pixel_values[..]))
-                .sum::<usize>();
+            bytes += pixels.map(|i| size_of_val(&i.pixel_values[..])).sum::<usize>();
             for range in &todo.answers {
                 answers += range.len();
                 let request = Request {
@@ -197,23 +195,14 @@ impl Runner {
                     key: self.key(todo.row, range.start),
                 };
                 let (row, first) = (todo.row, range.start);
-                ready.push(Ready {
-                    row,
-                    first,
-                    request,
-                });
+                ready.push(Ready { row, first, request });
             }
         }
         Ok(ready)
     }
 
     fn key(&self, row: usize, answer: usize) -> DrawKey {
-        DrawKey {
-            seed: self.options.seed,
-            step: 0,
-            prompt: row as u64,
-            completion: answer as u64,
-        }
+        DrawKey { seed: self.options.seed, step: 0, prompt: row as u64, completion: answer as u64 }
     }
 
     fn ask(
@@ -225,12 +214,7 @@ impl Runner {
     ) -> Result<(), EvalError> {
         let mut places = Vec::with_capacity(ready.len());
         let mut requests = Vec::with_capacity(ready.len());
-        for Ready {
-            row,
-            first,
-            request,
-        } in ready
-        {
+        for Ready { row, first, request } in ready {
             places.push((row, first));
             requests.push(request);
         }
@@ -243,9 +227,8 @@ impl Runner {
             }
         };
         let start = Instant::now();
-        let sampled = sampler.generate(&requests, &mut on_finished, &|| {
-            cancel() || failed.borrow().is_some()
-        });
+        let sampled = sampler
+            .generate(&requests, &mut on_finished, &|| cancel() || failed.borrow().is_some());
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
@@ -259,10 +242,9 @@ impl Runner {
         [row, sample]: [usize; 2],
     ) -> Result<Answer, EvalError> {
         let images = &request.prompt.images;
-        let sizes = images.iter().map(|image| ImageSizes {
-            original: image.original_size,
-            input: image.input_size,
-        });
+        let sizes = images
+            .iter()
+            .map(|image| ImageSizes { original: image.original_size, input: image.input_size });
         let ends = usize::from(completion.finish_reason == FinishReason::Stop);
         Ok(Answer {
             row,

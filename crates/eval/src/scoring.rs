@@ -79,10 +79,7 @@ impl Scorer {
 
     /// In which units boxes are taken to be.
     pub(crate) fn units(&self) -> Units {
-        Units {
-            answer: self.answer_units,
-            solution: self.solution_units,
-        }
+        Units { answer: self.answer_units, solution: self.solution_units }
     }
 
     /// Looks at a row before it is asked.
@@ -141,9 +138,7 @@ impl Scorer {
         let (Truth::Box(truth), Some(sizes)) = (&question.truth, answer.sizes()) else {
             return Ok(scored);
         };
-        let truth = self
-            .solution_units
-            .convert(*truth, BoxFormat::Absolute, sizes);
+        let truth = self.solution_units.convert(*truth, BoxFormat::Absolute, sizes);
         let units = self.answer_units;
         let read = reader.read(&answer.model_output, truth, units, sizes)?;
         let shown = |corners, iou| ShownBox::new(corners, "", iou);
@@ -172,10 +167,7 @@ impl Scorer {
         let (Truth::Objects(objects), Some(sizes)) = (&question.truth, answer.sizes()) else {
             return scored;
         };
-        let on_image = |corners| {
-            self.answer_units
-                .convert(corners, BoxFormat::Absolute, sizes)
-        };
+        let on_image = |corners| self.answer_units.convert(corners, BoxFormat::Absolute, sizes);
         let objects = &self.in_pixels(objects, sizes);
         let image = detection::compare(objects, &answer.model_output, on_image);
         scored.correct = u8::from(image.f1() >= 1.0);
@@ -293,9 +285,7 @@ pub fn method_of(task: EvalTask) -> Option<&'static str> {
 
 fn named<'a>(values: impl IntoIterator<Item = (&'a str, f64)>) -> Map<String, Value> {
     let values = values.into_iter();
-    values
-        .map(|(name, value)| (name.to_owned(), json!(value)))
-        .collect()
+    values.map(|(name, value)| (name.to_owned(), json!(value))).collect()
 }
 
 fn reward_input<'a>(
@@ -339,9 +329,7 @@ pub(crate) fn unscored(question: &Question, answer: &StoredAnswer) -> Scored {
         truths: Vec::new(),
         predicted: Vec::new(),
         image_id: question.image_id(),
-        image_paths: sample
-            .map(|sample| sample.images.clone())
-            .unwrap_or_default(),
+        image_paths: sample.map(|sample| sample.images.clone()).unwrap_or_default(),
         subset: String::new(),
         place: question.place.clone(),
         row: answer.row,
@@ -384,10 +372,7 @@ pub(crate) fn bad(question: &Question, [row, sample]: [usize; 2], cause: &str) -
 }
 
 fn heights_first(sizes: &[[u32; 2]]) -> Value {
-    let turned: Vec<[u32; 2]> = sizes
-        .iter()
-        .map(|[width, height]| [*height, *width])
-        .collect();
+    let turned: Vec<[u32; 2]> = sizes.iter().map(|[width, height]| [*height, *width]).collect();
     match turned.as_slice() {
         [one] => json!(one),
         all => json!(all),
@@ -395,17 +380,13 @@ fn heights_first(sizes: &[[u32; 2]]) -> Value {
 }
 
 fn refuse_non_finite(scored: &Scored) -> Result<(), EvalError> {
-    let figures = scored
-        .values
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_f64()));
+    let figures = scored.values.iter().map(|(name, value)| (name.as_str(), value.as_f64()));
     let mut figures = std::iter::once(("score", Some(scored.score))).chain(figures);
     // A number that JSON cannot hold has become null.
     match figures.find(|(_, value)| !value.is_some_and(f64::is_finite)) {
-        Some((name, _)) => Err(EvalError::NotFinite {
-            place: scored.place.clone(),
-            figure: name.to_owned(),
-        }),
+        Some((name, _)) => {
+            Err(EvalError::NotFinite { place: scored.place.clone(), figure: name.to_owned() })
+        }
         None => Ok(()),
     }
 }

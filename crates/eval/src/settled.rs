@@ -60,9 +60,7 @@ pub(crate) fn settled(
         _ => LONGEST,
     };
     config.max_new_tokens.get_or_insert(longest);
-    config
-        .image_processor
-        .get_or_insert(ImageProcessor::Torchvision);
+    config.image_processor.get_or_insert(ImageProcessor::Torchvision);
     let bounds = processor.image_processor().config().pixel_bounds();
     config.min_pixels = Some(bounds.shortest_edge as usize);
     config.max_pixels = Some(bounds.longest_edge as usize);

@@ -68,11 +68,7 @@ impl Summary {
         let questions = results.counted().filter(|scored| scored.sample == 0);
         Ok(Self {
             metrics,
-            subsets: if subsets.len() > 1 {
-                subsets
-            } else {
-                Vec::new()
-            },
+            subsets: if subsets.len() > 1 { subsets } else { Vec::new() },
             num_questions: questions.count(),
             num_bad: results.bad().count(),
         })
@@ -108,9 +104,7 @@ impl Summary {
 
 fn metrics_json(metrics: &[Metric]) -> Value {
     let each = metrics.iter().map(|metric| {
-        let Interval {
-            mean, low, high, ..
-        } = metric.interval;
+        let Interval { mean, low, high, .. } = metric.interval;
         let json = json!({"mean": mean, "low": low, "high": high});
         (metric.name.clone(), json)
     });
@@ -156,19 +150,13 @@ fn of_questions(results: &[&Scored], num_samples: usize) -> Result<Vec<Metric>, 
         return Err(EvalError::NoRows);
     }
     let metric = |name: &str, values: Vec<f64>| -> Result<Metric, EvalError> {
-        Ok(Metric {
-            name: name.to_owned(),
-            interval: mean_interval(&values, SEED)?,
-        })
+        Ok(Metric { name: name.to_owned(), interval: mean_interval(&values, SEED)? })
     };
     let correct = |scored: &Scored| f64::from(scored.correct);
     let mut metrics = vec![metric("accuracy", per_question(results, correct))?];
     let names = value_names(results);
     if !is_binary(results) && !names.iter().any(|name| name == "iou") {
-        metrics.push(metric(
-            "score",
-            per_question(results, |scored| scored.score),
-        )?);
+        metrics.push(metric("score", per_question(results, |scored| scored.score))?);
     }
     for k in sample_counts(num_samples) {
         let values = questions(results).map(|answers| {
@@ -186,9 +174,8 @@ fn of_questions(results: &[&Scored], num_samples: usize) -> Result<Vec<Metric>, 
 
 /// 2, 4, 8, ... and the number itself; none for 1, where it is the accuracy.
 fn sample_counts(num_samples: usize) -> Vec<usize> {
-    let mut counts: Vec<usize> = std::iter::successors(Some(2), |k| Some(k * 2))
-        .take_while(|k| *k < num_samples)
-        .collect();
+    let mut counts: Vec<usize> =
+        std::iter::successors(Some(2), |k| Some(k * 2)).take_while(|k| *k < num_samples).collect();
     if num_samples > 1 {
         counts.push(num_samples);
     }
@@ -202,9 +189,7 @@ pub fn pass_at(k: usize, all: usize, right: usize) -> f64 {
     if wrong < k {
         return 1.0;
     }
-    let none_right: f64 = (0..k)
-        .map(|i| (wrong - i) as f64 / (all - i) as f64)
-        .product();
+    let none_right: f64 = (0..k).map(|i| (wrong - i) as f64 / (all - i) as f64).product();
     1.0 - none_right
 }
 
@@ -222,9 +207,7 @@ fn of_images(results: &Results, parts: &[(String, Vec<&Scored>)]) -> Result<Part
         }
         let value = mean_figures(&corpora, &vec![1; images]);
         let seed = SEED + index as u64;
-        let draws = resampled(images, SET_DRAWS, seed, |times| {
-            mean_figures(&corpora, times)
-        });
+        let draws = resampled(images, SET_DRAWS, seed, |times| mean_figures(&corpora, times));
         for metric in names {
             if !value.contains_key(metric) {
                 return Err(EvalError::Undefined {
@@ -234,21 +217,13 @@ fn of_images(results: &Results, parts: &[(String, Vec<&Scored>)]) -> Result<Part
                 });
             }
         }
-        of_parts.push(SetFigures {
-            name: name.clone(),
-            value,
-            draws,
-            images,
-        });
+        of_parts.push(SetFigures { name: name.clone(), value, draws, images });
     }
     let mut subsets = Vec::with_capacity(parts.len());
     for part in &of_parts {
-        let metrics = names.iter().map(|name| {
-            Ok(Metric {
-                name: (*name).to_owned(),
-                interval: part.interval(name)?,
-            })
-        });
+        let metrics = names
+            .iter()
+            .map(|name| Ok(Metric { name: (*name).to_owned(), interval: part.interval(name)? }));
         let mut metrics = metrics.collect::<Result<Vec<_>, EvalError>>()?;
         metrics.extend(counts_of(part, parts)?);
         subsets.push((part.name.clone(), metrics));
@@ -271,10 +246,7 @@ fn counts_of(
     names
         .map(|name| {
             let values = per_question(results, |scored| scored.value(name));
-            Ok(Metric {
-                name: name.to_owned(),
-                interval: mean_interval(&values, SEED)?,
-            })
+            Ok(Metric { name: name.to_owned(), interval: mean_interval(&values, SEED)? })
         })
         .collect()
 }
@@ -413,9 +385,6 @@ mod tests {
         assert!((overall - 31.01).abs() < 0.01, "{overall}");
         let plain = joined_mean(EvalTask::Ovd, &files, &values);
         assert!((plain - values.iter().sum::<f64>() / 8.0).abs() < 1e-12);
-        assert_eq!(
-            joined_mean(EvalTask::OvdEval, &files[..2], &[1.0, 3.0]),
-            2.0
-        );
+        assert_eq!(joined_mean(EvalTask::OvdEval, &files[..2], &[1.0, 3.0]), 2.0);
     }
 }

@@ -38,12 +38,8 @@ enum Order {
     CentreAndSize,
 }
 
-const ORDERS: [Order; 4] = [
-    Order::Corners,
-    Order::RowsFirst,
-    Order::CornerAndSize,
-    Order::CentreAndSize,
-];
+const ORDERS: [Order; 4] =
+    [Order::Corners, Order::RowsFirst, Order::CornerAndSize, Order::CentreAndSize];
 
 /// How boxes were meant, as it seems.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,9 +109,8 @@ fn candidates(units: Units) -> Vec<(Units, Order)> {
     let formats = BoxFormat::NAMES.map(|(_, format)| format);
     let answers = formats.map(|answer| Units { answer, ..units });
     let solutions = formats.map(|solution| Units { solution, ..units });
-    let both = formats
-        .iter()
-        .flat_map(|&solution| formats.map(|answer| Units { answer, solution }));
+    let both =
+        formats.iter().flat_map(|&solution| formats.map(|answer| Units { answer, solution }));
     let units = answers.into_iter().chain(solutions).chain(both);
     let mut all: Vec<(Units, Order)> = units.map(|units| (units, Order::Corners)).collect();
     for order in &ORDERS[1..] {
@@ -162,9 +157,7 @@ fn flags(read: Units, now: Units, order: Order) -> String {
     }
     let name = |format| {
         let mut names = BoxFormat::NAMES.iter();
-        names
-            .find(|(_, f)| *f == format)
-            .map_or("", |(name, _)| name)
+        names.find(|(_, f)| *f == format).map_or("", |(name, _)| name)
     };
     let mut flags = Vec::new();
     if read.answer != now.answer {
@@ -180,14 +173,8 @@ fn flags(read: Units, now: Units, order: Order) -> String {
 mod tests {
     use super::*;
 
-    const SIZES: ImageSizes = ImageSizes {
-        original: [640, 480],
-        input: [336, 252],
-    };
-    const NOW: Units = Units {
-        answer: BoxFormat::ModelInput,
-        solution: BoxFormat::Absolute,
-    };
+    const SIZES: ImageSizes = ImageSizes { original: [640, 480], input: [336, 252] };
+    const NOW: Units = Units { answer: BoxFormat::ModelInput, solution: BoxFormat::Absolute };
 
     /// True boxes in `solution`, and answers that mean them in `answer` and `order`.
     fn boxes(
@@ -195,11 +182,8 @@ mod tests {
         solution: BoxFormat,
         write: fn([f64; 4]) -> [f64; 4],
     ) -> Vec<Boxes> {
-        let truths = [
-            [64.0, 48.0, 320.0, 96.0],
-            [320.0, 240.0, 640.0, 300.0],
-            [10.0, 200.0, 60.0, 470.0],
-        ];
+        let truths =
+            [[64.0, 48.0, 320.0, 96.0], [320.0, 240.0, 640.0, 300.0], [10.0, 200.0, 60.0, 470.0]];
         let one = |truth: &[f64; 4]| {
             let on = |to| BoxFormat::Absolute.convert((*truth).into(), to, SIZES);
             Boxes {
@@ -218,20 +202,13 @@ mod tests {
     #[test]
     fn units_are_found_by_what_they_would_meet() {
         use BoxFormat::{Absolute, ModelInput, Relative1, Relative1000};
-        assert_eq!(
-            better_reading(&boxes(ModelInput, Absolute, same), NOW),
-            None
-        );
+        assert_eq!(better_reading(&boxes(ModelInput, Absolute, same), NOW), None);
         for (answer, solution, flags) in [
             (Absolute, Absolute, "--box_format absolute"),
             (Relative1000, Absolute, "--box_format relative_1000"),
             (Relative1, Absolute, "--box_format relative_1"),
             (ModelInput, Relative1, "--solution_box_format relative_1"),
-            (
-                Relative1,
-                Relative1,
-                "--box_format relative_1 --solution_box_format relative_1",
-            ),
+            (Relative1, Relative1, "--box_format relative_1 --solution_box_format relative_1"),
         ] {
             let reading = better_reading(&boxes(answer, solution, same), NOW).unwrap();
             assert!((reading.iou - 1.0).abs() < 1e-9, "{reading:?}");
@@ -243,19 +220,12 @@ mod tests {
     #[test]
     fn orders_are_named() {
         let turned = |write| {
-            let reading = better_reading(
-                &boxes(BoxFormat::Relative1000, BoxFormat::Absolute, write),
-                NOW,
-            );
+            let reading =
+                better_reading(&boxes(BoxFormat::Relative1000, BoxFormat::Absolute, write), NOW);
             reading.unwrap()
         };
         let rows_first = turned(|[x1, y1, x2, y2]| [y1, x1, y2, x2]);
-        assert!(
-            rows_first
-                .what
-                .contains("`[y1, x1, y2, x2]` in thousandths"),
-            "{rows_first:?}"
-        );
+        assert!(rows_first.what.contains("`[y1, x1, y2, x2]` in thousandths"), "{rows_first:?}");
         assert_eq!(rows_first.flags, "");
         let sized = turned(|[x1, y1, x2, y2]| [x1, y1, x2 - x1, y2 - y1]);
         assert!(sized.what.contains("`[x, y, width, height]`"), "{sized:?}");

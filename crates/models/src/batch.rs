@@ -99,11 +99,7 @@ impl<'m> BatchBuilder<'m> {
         let merge = self.model.spatial_merge_size().pow(2);
         let grids: Vec<[usize; 3]> = prompt.images.iter().map(|i| i.grid_thw).collect();
         let start = self.ids.len() as i64;
-        let places = prompt
-            .ids
-            .iter()
-            .enumerate()
-            .filter(|&(_, &id)| id == image_token);
+        let places = prompt.ids.iter().enumerate().filter(|&(_, &id)| id == image_token);
         self.targets.extend(places.map(|(i, _)| start + i as i64));
         for image in &prompt.images {
             let first = self.distinct(image);
@@ -166,11 +162,7 @@ impl<'m> BatchBuilder<'m> {
     }
 
     fn distinct(&mut self, image: &Arc<PreparedImage>) -> i64 {
-        if let Some(i) = self
-            .images
-            .iter()
-            .position(|known| Arc::ptr_eq(known, image))
-        {
+        if let Some(i) = self.images.iter().position(|known| Arc::ptr_eq(known, image)) {
             return self.first_row[i];
         }
         let first = self.rows;
@@ -224,9 +216,7 @@ pub(crate) fn pixel_values(images: &[Arc<PreparedImage>], kind: Kind, device: De
         .iter()
         .map(|image| {
             let patches = image.grid_thw.iter().product::<usize>() as i64;
-            Tensor::from_slice(&image.pixel_values)
-                .view([patches, -1])
-                .to_kind(kind)
+            Tensor::from_slice(&image.pixel_values).view([patches, -1]).to_kind(kind)
         })
         .collect();
     Tensor::cat(&parts, 0).to_device(device)

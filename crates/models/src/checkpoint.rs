@@ -27,10 +27,7 @@ pub fn read_family(folder: &Path) -> Result<String, ModelError> {
         .get("model_type")
         .and_then(Value::as_str)
         .map(str::to_string)
-        .ok_or(ModelError::Config {
-            path,
-            cause: "no string `model_type`".into(),
-        })
+        .ok_or(ModelError::Config { path, cause: "no string `model_type`".into() })
 }
 
 /// `config.json` as it came.
@@ -40,14 +37,10 @@ pub fn read_family(folder: &Path) -> Result<String, ModelError> {
 pub fn read_config(folder: &Path) -> Result<Value, ModelError> {
     check_model_folder(folder)?;
     let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).map_err(|source| ModelError::Io {
-        path: path.clone(),
-        source,
-    })?;
-    serde_json::from_str(&text).map_err(|e| ModelError::Config {
-        path,
-        cause: format!("not JSON: {e}"),
-    })
+    let text = fs::read_to_string(&path)
+        .map_err(|source| ModelError::Io { path: path.clone(), source })?;
+    serde_json::from_str(&text)
+        .map_err(|e| ModelError::Config { path, cause: format!("not JSON: {e}") })
 }
 
 /// Loads the model of `folder`, whatever its family; of a PEFT folder, the model that it names as its
@@ -87,9 +80,7 @@ fn load(
         contradictions::say_of_adapter(&saved.folder, folder);
     }
     match read_family(folder)?.as_str() {
-        "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(
-            folder, options, adapters,
-        )?)),
+        "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(folder, options, adapters)?)),
         got => Err(ModelError::Family {
             path: folder.join("config.json"),
             got: got.into(),
@@ -108,10 +99,7 @@ pub fn base_of(adapter: &SavedAdapter) -> Result<PathBuf, ModelError> {
     [PathBuf::from(base), beside]
         .into_iter()
         .find(|folder| !base.is_empty() && folder.join("config.json").is_file())
-        .ok_or_else(|| ModelError::Base {
-            adapter: adapter.folder.clone(),
-            base: base.to_owned(),
-        })
+        .ok_or_else(|| ModelError::Base { adapter: adapter.folder.clone(), base: base.to_owned() })
 }
 
 /// Writes the weights of `model` into `target` under the names, files, types and shapes of `source`,
@@ -174,12 +162,7 @@ pub fn save_weights(
 /// A tied head stored again follows its embedding.
 fn tied<'m>(model: &'m dyn VisionLanguageModel, name: &str) -> Option<&'m Parameter> {
     let list = &model.parameters().list;
-    (name == HEAD)
-        .then(|| {
-            list.iter()
-                .find(|p| p.name.ends_with("embed_tokens.weight"))
-        })
-        .flatten()
+    (name == HEAD).then(|| list.iter().find(|p| p.name.ends_with("embed_tokens.weight"))).flatten()
 }
 
 /// The head's name in every family that is built.
@@ -192,9 +175,7 @@ pub(crate) fn finish_folder(
     target: &Path,
     has_head: bool,
 ) -> Result<(), ModelError> {
-    let own_index = files
-        .index_name()
-        .filter(|_| files.index_faults().is_empty());
+    let own_index = files.index_name().filter(|_| files.index_faults().is_empty());
     copy_files(source, target, |name| {
         // Other indexes name files that are not written.
         !name.ends_with(".index.json") || Some(name) == own_index
@@ -244,23 +225,12 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
         file.write_all(format!("{value:#}\n").as_bytes())?;
         file.sync_all()
     };
-    write().map_err(|source| ModelError::Io {
-        path: path.to_path_buf(),
-        source,
-    })
+    write().map_err(|source| ModelError::Io { path: path.to_path_buf(), source })
 }
 
 /// Endings of weights in formats that would contradict the safetensors files written here.
-const OTHER_WEIGHTS: [&str; 8] = [
-    "safetensors",
-    "bin",
-    "pt",
-    "pth",
-    "gguf",
-    "h5",
-    "msgpack",
-    "onnx",
-];
+const OTHER_WEIGHTS: [&str; 8] =
+    ["safetensors", "bin", "pt", "pth", "gguf", "h5", "msgpack", "onnx"];
 
 /// Copies what turns text and pictures into a model's input and back, such as the tokenizer, from one
 /// model folder into another.
@@ -268,9 +238,7 @@ const OTHER_WEIGHTS: [&str; 8] = [
 /// # Errors
 /// A file that cannot be read or written.
 pub fn copy_processor_files(source: &Path, target: &Path) -> Result<(), ModelError> {
-    copy_files(source, target, |name| {
-        name != "config.json" && !name.ends_with(".index.json")
-    })
+    copy_files(source, target, |name| name != "config.json" && !name.ends_with(".index.json"))
 }
 
 fn copy_files(
@@ -287,9 +255,7 @@ fn copy_files(
         let Some(name) = path.file_name() else {
             continue;
         };
-        let weights = path
-            .extension()
-            .is_some_and(|e| OTHER_WEIGHTS.iter().any(|w| e == *w));
+        let weights = path.extension().is_some_and(|e| OTHER_WEIGHTS.iter().any(|w| e == *w));
         if path.is_file() && !weights && is_wanted(&name.to_string_lossy()) {
             let to = target.join(name);
             copy_file(&path, &to).map_err(io(&to))?;

@@ -9,10 +9,8 @@ use crate::checkpoint::HEAD;
 use crate::lora::is_adapter;
 
 /// Names of the embedding that a head may be tied to, as the families that are built store it.
-const EMBEDDINGS: [&str; 2] = [
-    "model.language_model.embed_tokens.weight",
-    "model.embed_tokens.weight",
-];
+const EMBEDDINGS: [&str; 2] =
+    ["model.language_model.embed_tokens.weight", "model.embed_tokens.weight"];
 
 /// Says which weights of the folder are not read, and where its index is wrong.
 pub(crate) fn say_of_files(files: &WeightFiles, path: &Path) {
@@ -34,10 +32,7 @@ pub(crate) fn say_of_files(files: &WeightFiles, path: &Path) {
             first_of(&left)
         ));
     }
-    if let Some(index) = files
-        .index_name()
-        .filter(|_| !files.index_faults().is_empty())
-    {
+    if let Some(index) = files.index_name().filter(|_| !files.index_faults().is_empty()) {
         base::console::say_once(&format!(
             "warning: {folder}/{index}: does not fit the shards, whose weights are read as they lie: {}",
             first_of(files.index_faults())

@@ -28,8 +28,7 @@ impl Misfits {
     /// [`ModelError::Weights`].
     pub(crate) fn judge(mut self, folder: &Path) -> Result<(), ModelError> {
         // Old checkpoints carry these buffers; they are computed, not learnt.
-        self.unexpected
-            .retain(|name| !name.ends_with("rotary_emb.inv_freq"));
+        self.unexpected.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
         if self.missing.is_empty() && self.others.is_empty() {
             self.say_unexpected(folder);
             return Ok(());
@@ -48,18 +47,11 @@ impl Misfits {
         problems.append(&mut self.others);
         problems.extend(lines(&self.unexpected, "unexpected"));
         problems.extend(hint);
-        Err(ModelError::Weights {
-            folder: folder.to_path_buf(),
-            problems,
-        })
+        Err(ModelError::Weights { folder: folder.to_path_buf(), problems })
     }
 
     fn say_unexpected(&self, folder: &Path) {
-        let names: Vec<String> = self
-            .unexpected
-            .iter()
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let names: Vec<String> = self.unexpected.iter().map(|name| format!("`{name}`")).collect();
         if names.is_empty() {
             return;
         }
@@ -72,14 +64,7 @@ impl Misfits {
 
     fn hint(&self) -> Option<String> {
         let is_packed = |name: &String| {
-            let ends = [
-                ".qweight",
-                ".qzeros",
-                ".scales",
-                ".absmax",
-                ".weight_scale",
-                ".quant_map",
-            ];
+            let ends = [".qweight", ".qzeros", ".scales", ".absmax", ".weight_scale", ".quant_map"];
             ends.iter().any(|end| name.ends_with(end))
         };
         if self.missing == [HEAD] && self.others.is_empty() {

@@ -67,12 +67,7 @@ impl TrainedParts {
 
     /// All parts or none.
     pub const fn all(trained: bool) -> Self {
-        TrainedParts {
-            vision: trained,
-            merger: trained,
-            language: trained,
-            masters_on_host: false,
-        }
+        TrainedParts { vision: trained, merger: trained, language: trained, masters_on_host: false }
     }
 
     /// Whether a part is among them.
@@ -198,9 +193,7 @@ pub fn embed_batch<'a>(
     tape.run(&features, |features| {
         // A picture may stand in several prompts: gradients of such rows are added in a fixed order.
         let placed = Tensor::embedding(features, &images.sources, -1, false, false);
-        model
-            .embed_tokens(&batch.input_ids)
-            .index_copy(0, &images.targets, &placed)
+        model.embed_tokens(&batch.input_ids).index_copy(0, &images.targets, &placed)
     })
 }
 
@@ -214,9 +207,7 @@ pub fn forward<'a>(
 ) -> Tensor {
     let mut hidden = embed_batch(model, tape, batch);
     for index in 0..model.text_shape().num_layers {
-        hidden = tape.run(&hidden, move |x| {
-            model.layer(index, x, rotary, &mut &*attention)
-        });
+        hidden = tape.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
     }
     tape.run(&hidden, |x| model.final_norm(x))
 }

@@ -166,11 +166,8 @@ impl<'a> Builder<'a> {
         load: impl FnOnce(&mut Self) -> Result<R, ModelError>,
     ) -> Result<R, ModelError> {
         let outer = self.path.clone();
-        self.path = if outer.is_empty() {
-            element.to_string()
-        } else {
-            format!("{outer}.{element}")
-        };
+        self.path =
+            if outer.is_empty() { element.to_string() } else { format!("{outer}.{element}") };
         let result = load(self);
         self.path = outer;
         result
@@ -217,9 +214,7 @@ impl<'a> Builder<'a> {
     /// The stored tensor, if it has one of `shapes`; else the misfit is noted.
     fn read(&mut self, name: &str, shapes: &[&[i64]]) -> Result<Option<Tensor>, ModelError> {
         if !self.taken.insert(name.to_string()) {
-            self.misfits
-                .others
-                .push(format!("weight {name}: used twice"));
+            self.misfits.others.push(format!("weight {name}: used twice"));
         }
         let Source::Files(files) = self.source else {
             let LoadOptions { kind, device, .. } = self.options;
@@ -233,9 +228,7 @@ impl<'a> Builder<'a> {
         if !shapes.contains(&got.as_slice()) {
             let expected: Vec<String> = shapes.iter().map(|s| format!("{s:?}")).collect();
             let expected = expected.join(" or ");
-            self.misfits
-                .others
-                .push(format!("weight {name}: expected {expected}, got {got:?}"));
+            self.misfits.others.push(format!("weight {name}: expected {expected}, got {got:?}"));
             return Ok(None);
         }
         let value = files.tensor(name)?;
@@ -264,24 +257,11 @@ impl<'a> Builder<'a> {
         is_trained: bool,
         is_adapter: bool,
     ) -> Result<Tensor, ModelError> {
-        let LoadOptions {
-            kind,
-            device,
-            trained,
-        } = self.options;
-        let rounded = if is_trained {
-            torch::round_to(&stored, kind)?
-        } else {
-            stored.f_to_kind(kind)?
-        };
-        let value = rounded
-            .f_to_device(device)?
-            .f_set_requires_grad(is_trained)?;
-        let home = if trained.masters_on_host {
-            Device::Cpu
-        } else {
-            device
-        };
+        let LoadOptions { kind, device, trained } = self.options;
+        let rounded =
+            if is_trained { torch::round_to(&stored, kind)? } else { stored.f_to_kind(kind)? };
+        let value = rounded.f_to_device(device)?.f_set_requires_grad(is_trained)?;
+        let home = if trained.masters_on_host { Device::Cpu } else { device };
         let master = match kind {
             _ if !is_trained => Master::Value,
             Kind::Float if !trained.masters_on_host => Master::Value,
@@ -291,11 +271,7 @@ impl<'a> Builder<'a> {
                 // A copy: on a CPU nothing else keeps it apart from `value`.
                 let copy = || value.detach().f_to_device_(home, kind, false, true);
                 let host = trained.masters_on_host.then(copy).transpose()?;
-                torch::split(
-                    &exact.f_contiguous()?,
-                    host.as_ref().unwrap_or(&value),
-                    &rest,
-                )?;
+                torch::split(&exact.f_contiguous()?, host.as_ref().unwrap_or(&value), &rest)?;
                 Master::Split { rest, host }
             }
             _ => Master::Whole(stored.f_to_device_(home, Kind::Float, false, true)?),

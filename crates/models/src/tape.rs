@@ -20,9 +20,7 @@ pub struct Tape<'a> {
 impl<'a> Tape<'a> {
     /// A tape that recomputes, or one that keeps the graph.
     pub fn new(recompute: bool) -> Self {
-        Tape {
-            stages: recompute.then(Vec::new),
-        }
+        Tape { stages: recompute.then(Vec::new) }
     }
 
     /// Runs a stage on the output of the one before.
@@ -43,11 +41,7 @@ impl<'a> Tape<'a> {
             }
             output.detach()
         };
-        stages.push(Stage {
-            input,
-            passes_on,
-            run: Box::new(stage),
-        });
+        stages.push(Stage { input, passes_on, run: Box::new(stage) });
         output
     }
 

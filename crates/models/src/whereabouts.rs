@@ -25,25 +25,15 @@ pub fn check_model_folder(folder: &Path) -> Result<(), ModelError> {
     let names = names_in(folder);
     let weights = |ends: &[&str]| -> Vec<String> {
         let is_meant = |name: &&String| ends.iter().any(|end| name.ends_with(end));
-        names
-            .iter()
-            .filter(is_meant)
-            .map(|name| format!("`{name}`"))
-            .collect()
+        names.iter().filter(is_meant).map(|name| format!("`{name}`")).collect()
     };
     let packed = weights(&[".gguf", ".ggml"]);
     let adapter = weights(&["adapter_model.safetensors", "adapter_model.bin"]);
-    let original = weights(&[
-        "consolidated.safetensors",
-        "consolidated.00.pth",
-        "params.json",
-    ]);
+    let original = weights(&["consolidated.safetensors", "consolidated.00.pth", "params.json"]);
     let nested = models_below(folder, MAX_DEPTH);
     let (beside, hint) = if !nested.is_empty() {
-        let shown: Vec<String> = nested
-            .iter()
-            .map(|path| format!("`{}`", path.display()))
-            .collect();
+        let shown: Vec<String> =
+            nested.iter().map(|path| format!("`{}`", path.display())).collect();
         (Vec::new(), format!("there is one in {}", first_of(&shown)))
     } else if !packed.is_empty() {
         let hint = "GGUF is not read; take the folder that it was made of, in safetensors";
@@ -58,10 +48,7 @@ pub fn check_model_folder(folder: &Path) -> Result<(), ModelError> {
         (Vec::new(), format!("there is one in `{}`", above.display()))
     } else {
         let hint = "a model folder is what `save_pretrained` of model and processor writes";
-        (
-            weights(&[".safetensors", ".bin", ".pt", ".pth"]),
-            hint.to_owned(),
-        )
+        (weights(&[".safetensors", ".bin", ".pt", ".pth"]), hint.to_owned())
     };
     Err(ModelError::NoModel {
         folder: folder.to_owned(),
@@ -85,15 +72,8 @@ fn models_below(folder: &Path, depth: usize) -> Vec<PathBuf> {
         }
     }
     let number = |path: &PathBuf| -> u64 {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        name.rsplit('-')
-            .next()
-            .and_then(|end| end.parse().ok())
-            .unwrap_or(0)
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.rsplit('-').next().and_then(|end| end.parse().ok()).unwrap_or(0)
     };
     found.sort_by_key(|path| std::cmp::Reverse(number(path)));
     found
@@ -107,14 +87,9 @@ fn model_above(folder: &Path) -> Option<PathBuf> {
 
 /// Names in a folder, sorted.
 fn names_in(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .take(MAX_ENTRIES);
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().take(MAX_ENTRIES);
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

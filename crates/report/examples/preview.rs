@@ -47,18 +47,11 @@ fn metrics(noise: &mut Noise) -> Vec<MetricsRow> {
 }
 
 fn picture(noise: &mut Noise, index: usize) -> Result<Picture, Box<dyn Error>> {
-    let (side, colours) = (
-        64usize,
-        [[214, 64, 60], [52, 120, 210], [240, 200, 70], [70, 160, 90]],
-    );
+    let (side, colours) = (64usize, [[214, 64, 60], [52, 120, 210], [240, 200, 70], [70, 160, 90]]);
     let mut pixels = vec![235u8; side * side * 3];
     let truth = [noise.below(5), noise.below(5)].map(|cell| f64::from(cell * 8));
-    let truth = [
-        truth[0],
-        truth[1],
-        truth[0] + 16.0 + f64::from(noise.below(2) * 8),
-        truth[1] + 16.0,
-    ];
+    let truth =
+        [truth[0], truth[1], truth[0] + 16.0 + f64::from(noise.below(2) * 8), truth[1] + 16.0];
     for y in truth[1] as usize..truth[3] as usize {
         for x in truth[0] as usize..truth[2] as usize {
             pixels[(y * side + x) * 3..][..3].copy_from_slice(&colours[index % 4]);
@@ -67,11 +60,7 @@ fn picture(noise: &mut Noise, index: usize) -> Result<Picture, Box<dyn Error>> {
     let mut near =
         |reach: f64| truth.map(|c| (c + reach * noise.next()).round().clamp(0.0, 64.0).abs());
     let sft = near(12.0);
-    let grpo = if index.is_multiple_of(3) {
-        truth
-    } else {
-        near(5.0)
-    };
+    let grpo = if index.is_multiple_of(3) { truth } else { near(5.0) };
     let line = |label: &str, colour, corners: [f64; 4], value: &str| CaptionLine {
         label: label.to_owned(),
         colour: Some(colour),
@@ -114,9 +103,7 @@ fn scores(noise: &mut Noise) -> Result<(Table, IntervalChart), Box<dyn Error>> {
         rows: Vec::new(),
     };
     let mut table = Table {
-        header: ["model", "IoU, greedy", "well-formed", "scenes"]
-            .map(str::to_owned)
-            .to_vec(),
+        header: ["model", "IoU, greedy", "well-formed", "scenes"].map(str::to_owned).to_vec(),
         rows: Vec::new(),
         caption: "Made-up numbers.".to_owned(),
     };
@@ -135,21 +122,13 @@ fn scores(noise: &mut Noise) -> Result<(Table, IntervalChart), Box<dyn Error>> {
             "0.31".to_owned(),
             "200".to_owned(),
         ]);
-        chart.rows.push(IntervalRow {
-            label: label.to_owned(),
-            interval,
-            colour,
-        });
+        chart.rows.push(IntervalRow { label: label.to_owned(), interval, colour });
     }
     Ok((table, chart))
 }
 
 fn section(heading: &str, note: &str, body: Body) -> Section {
-    Section {
-        heading: heading.to_owned(),
-        note: note.to_owned(),
-        body,
-    }
+    Section { heading: heading.to_owned(), note: note.to_owned(), body }
 }
 
 fn three_seeds(noise: &mut Noise) -> LineChart {
@@ -157,10 +136,7 @@ fn three_seeds(noise: &mut Noise) -> LineChart {
         let points: Vec<[f64; 2]> = (0..240)
             .map(|step| {
                 let step = f64::from(step);
-                [
-                    step,
-                    0.3 + 0.2 * (1.0 - (-step / rate).exp()) + 0.04 * noise.next(),
-                ]
+                [step, 0.3 + 0.2 * (1.0 - (-step / rate).exp()) + 0.04 * noise.next()]
             })
             .collect();
         Series::new(name, colour, points).smoothed(17)
@@ -171,10 +147,7 @@ fn three_seeds(noise: &mut Noise) -> LineChart {
         seed("seed 3", Colour::Green, 120.0),
     ];
     let centre = &series[0].points;
-    series[0].band = centre
-        .iter()
-        .map(|&[x, y]| [x, y - 0.02, y + 0.02])
-        .collect();
+    series[0].band = centre.iter().map(|&[x, y]| [x, y - 0.02, y + 0.02]).collect();
     LineChart {
         title: "IoU of three seeds".to_owned(),
         x_label: "step".to_owned(),
@@ -189,9 +162,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut noise = Noise(ChaCha8Rng::seed_from_u64(7));
     let rows = metrics(&mut noise);
     let (table, intervals) = scores(&mut noise)?;
-    let pictures = (0..12)
-        .map(|index| picture(&mut noise, index))
-        .collect::<Result<_, _>>()?;
+    let pictures = (0..12).map(|index| picture(&mut noise, index)).collect::<Result<_, _>>()?;
     let figure = |label: &str, value: &str, note: &str| KeyFigure {
         label: label.to_owned(),
         value: value.to_owned(),

@@ -74,10 +74,8 @@ fn spread(low: f64, high: f64) -> (f64, f64) {
 fn round_step(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
     let fraction = step / power;
-    let round = [1.0, 2.0, 2.5, 5.0]
-        .into_iter()
-        .find(|&r| fraction <= r * (1.0 + 1e-9))
-        .unwrap_or(10.0);
+    let round =
+        [1.0, 2.0, 2.5, 5.0].into_iter().find(|&r| fraction <= r * (1.0 + 1e-9)).unwrap_or(10.0);
     round * power
 }
 
@@ -106,11 +104,7 @@ pub(crate) fn short_number(value: f64) -> String {
         _ if size < 100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
     };
-    if text.contains('e') {
-        text
-    } else {
-        grouped(&text)
-    }
+    if text.contains('e') { text } else { grouped(&text) }
 }
 
 #[cfg(test)]
@@ -154,17 +148,6 @@ mod tests {
     #[test]
     fn end_labels_have_three_digits() {
         let texts = [0.0, 0.5, 2.71499, -27.1499, 271.499, 27149.9, 3.1e-5].map(short_number);
-        assert_eq!(
-            texts,
-            [
-                "0",
-                "0.500",
-                "2.71",
-                "\u{2212}27.1",
-                "271",
-                "27,150",
-                "3.1e-5"
-            ]
-        );
+        assert_eq!(texts, ["0", "0.500", "2.71", "\u{2212}27.1", "271", "27,150", "3.1e-5"]);
     }
 }

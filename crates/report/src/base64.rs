@@ -12,11 +12,7 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
         for place in 0..4 {
             let sextet = (bits >> (18 - 6 * place)) as usize & 63;
             let padding = place > chunk.len();
-            text.push(if padding {
-                '='
-            } else {
-                ALPHABET[sextet] as char
-            });
+            text.push(if padding { '=' } else { ALPHABET[sextet] as char });
         }
     }
     text

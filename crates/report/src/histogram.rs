@@ -146,14 +146,8 @@ mod tests {
             colour: Colour::Blue,
         };
         let svg = chart.svg(Target::Inline);
-        assert!(
-            svg.contains(r#"y="74.0" width="28.4" height="88.0""#),
-            "{svg}"
-        );
-        assert!(
-            svg.contains(r#"y="118.0" width="28.4" height="44.0""#),
-            "{svg}"
-        );
+        assert!(svg.contains(r#"y="74.0" width="28.4" height="88.0""#), "{svg}");
+        assert!(svg.contains(r#"y="118.0" width="28.4" height="44.0""#), "{svg}");
         assert!(svg.contains("&lt;b&gt;") && !svg.contains("<b>"), "{svg}");
     }
 

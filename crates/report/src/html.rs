@@ -140,18 +140,10 @@ fn write_body(html: &mut String, body: &Body) {
         }
         Body::Table(table) => write_table(html, table),
         Body::Charts(charts) => {
-            write_charts(
-                html,
-                "card",
-                charts.iter().map(|chart| chart.svg(Target::Inline)),
-            );
+            write_charts(html, "card", charts.iter().map(|chart| chart.svg(Target::Inline)));
         }
         Body::Intervals(charts) => {
-            write_charts(
-                html,
-                "card wide",
-                charts.iter().map(|chart| chart.svg(Target::Inline)),
-            );
+            write_charts(html, "card wide", charts.iter().map(|chart| chart.svg(Target::Inline)));
         }
         Body::Pictures(pictures) => {
             html.push_str("<div class=\"pictures\">\n");
@@ -177,11 +169,7 @@ fn write_table(html: &mut String, table: &Table) {
     let classes: Vec<&str> = (0..table.header.len())
         .map(|column| {
             let mut cells = table.rows.iter().filter_map(|row| row.get(column));
-            if cells.all(|cell| is_numeric(cell)) {
-                " class=\"number\""
-            } else {
-                ""
-            }
+            if cells.all(|cell| is_numeric(cell)) { " class=\"number\"" } else { "" }
         })
         .collect();
     let class = |column: usize| classes.get(column).copied().unwrap_or_default();
@@ -202,11 +190,7 @@ fn write_table(html: &mut String, table: &Table) {
         for (column, cell) in row.iter().enumerate() {
             let name = escaped(table.header.get(column).map_or("", String::as_str));
             let class = class(column);
-            let _ = write!(
-                html,
-                "<td{class} data-name=\"{name}\">{}</td>",
-                cell_html(cell)
-            );
+            let _ = write!(html, "<td{class} data-name=\"{name}\">{}</td>", cell_html(cell));
         }
         html.push_str("</tr>\n");
     }
@@ -244,9 +228,9 @@ fn write_picture(html: &mut String, picture: &Picture) {
 }
 
 fn write_caption_line(html: &mut String, line: &CaptionLine) {
-    let mark = line.colour.map_or_else(String::new, |colour| {
-        format!(" style=\"background:{}\"", colour.css())
-    });
+    let mark = line
+        .colour
+        .map_or_else(String::new, |colour| format!(" style=\"background:{}\"", colour.css()));
     let text = match line.text.as_str() {
         "" => String::new(),
         text => format!("<code>{}</code>", escaped(text)),
@@ -266,16 +250,8 @@ mod tests {
 
     #[test]
     fn numbers_are_known_from_words() {
-        for number in [
-            "",
-            "0.5",
-            "-3",
-            "+0.10",
-            "\u{2212}1",
-            "12 s",
-            "0.5 [0.4, 0.6]",
-            "\u{2013}",
-        ] {
+        for number in ["", "0.5", "-3", "+0.10", "\u{2212}1", "12 s", "0.5 [0.4, 0.6]", "\u{2013}"]
+        {
             assert!(is_numeric(number), "{number}");
         }
         for word in ["a", "[1, 2]", "-", "seed 1"] {
@@ -287,13 +263,7 @@ mod tests {
     fn a_table_without_rows_is_not_shown() {
         let mut html = String::new();
         let header = vec!["level".to_owned()];
-        write_table(
-            &mut html,
-            &Table {
-                header,
-                ..Table::default()
-            },
-        );
+        write_table(&mut html, &Table { header, ..Table::default() });
         assert_eq!(html, "");
     }
 

@@ -80,12 +80,7 @@ mod tests {
             x_label: "IoU".to_owned(),
             rows: vec![IntervalRow {
                 label: "a".to_owned(),
-                interval: Interval {
-                    mean: 0.5,
-                    low: 0.25,
-                    high: 1.0,
-                    num_values: 4,
-                },
+                interval: Interval { mean: 0.5, low: 0.25, high: 1.0, num_values: 4 },
                 colour: Colour::Blue,
             }],
         };

@@ -28,11 +28,7 @@ impl EncodedImage {
         let (width, height) = ImageReader::with_format(Cursor::new(&bytes), format)
             .into_dimensions()
             .map_err(wrong)?;
-        Ok(Self {
-            mime: format.to_mime_type(),
-            size: [width, height],
-            bytes,
-        })
+        Ok(Self { mime: format.to_mime_type(), size: [width, height], bytes })
     }
 
     /// RGB pixels, `[height, width, 3]`, stored as PNG.
@@ -42,11 +38,7 @@ impl EncodedImage {
     pub fn from_rgb(width: u32, height: u32, pixels: &[u8]) -> Result<Self, ReportError> {
         let image = RgbImage::from_raw(width, height, pixels.to_vec())
             .filter(|_| pixels.len() == width as usize * height as usize * 3)
-            .ok_or(ReportError::PixelCount {
-                width,
-                height,
-                got: pixels.len(),
-            })?;
+            .ok_or(ReportError::PixelCount { width, height, got: pixels.len() })?;
         let mut bytes = Vec::new();
         image
             .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
@@ -56,11 +48,7 @@ impl EncodedImage {
 
     /// A JPEG file, whose size the caller knows.
     pub fn from_jpeg(width: u32, height: u32, bytes: Vec<u8>) -> Self {
-        Self {
-            bytes,
-            mime: "image/jpeg",
-            size: [width, height],
-        }
+        Self { bytes, mime: "image/jpeg", size: [width, height] }
     }
 
     /// Width and height, px.
@@ -230,9 +218,7 @@ mod tests {
     fn pixels_become_a_png_of_their_size() {
         let image = EncodedImage::from_rgb(4, 2, &[7; 24]).expect("pixels");
         assert_eq!((image.size(), image.mime), ([4, 2], "image/png"));
-        let decoded = image::load_from_memory(&image.bytes)
-            .expect("a png")
-            .to_rgb8();
+        let decoded = image::load_from_memory(&image.bytes).expect("a png").to_rgb8();
         assert_eq!(decoded.as_raw(), &[7; 24]);
         for length in [23, 27] {
             assert!(matches!(

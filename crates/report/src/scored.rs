@@ -111,11 +111,7 @@ impl ScoredPage {
         write_figures(&mut html, &self.figures);
         html.push_str("<div class=\"spreads\">\n");
         for chart in &self.charts {
-            let _ = writeln!(
-                html,
-                "<div class=\"card\">{}</div>",
-                chart.svg(Target::Inline)
-            );
+            let _ = writeln!(html, "<div class=\"card\">{}</div>", chart.svg(Target::Inline));
         }
         html.push_str("</div>\n<h2>Rows</h2>\n");
         paragraph(&mut html, "note", &self.note);
@@ -124,10 +120,7 @@ impl ScoredPage {
         for (index, row) in self.rows.iter().enumerate() {
             self.write_row(&mut html, index, row);
         }
-        let _ = write!(
-            html,
-            "</div>\n</main>\n<script>\n{SCORED_JS}</script>\n</body>\n</html>\n"
-        );
+        let _ = write!(html, "</div>\n</main>\n<script>\n{SCORED_JS}</script>\n</body>\n</html>\n");
         html
     }
 
@@ -142,11 +135,7 @@ impl ScoredPage {
     fn write_controls(&self, html: &mut String) {
         let mut options = format!("<option value=\"total\">{}</option>", escaped(&self.total));
         for (index, name) in self.rewards.iter().enumerate() {
-            let _ = write!(
-                options,
-                "<option value=\"r{index}\">{}</option>",
-                escaped(name)
-            );
+            let _ = write!(options, "<option value=\"r{index}\">{}</option>", escaped(name));
         }
         let mut tags = String::new();
         for (index, tag) in self.tags.iter().enumerate() {
@@ -303,10 +292,7 @@ mod tests {
             title: EVIL.to_owned(),
             lines: Vec::new(),
         };
-        let passage = |tone| Passage {
-            tone,
-            text: EVIL.to_owned(),
-        };
+        let passage = |tone| Passage { tone, text: EVIL.to_owned() };
         ScoredPage {
             title: EVIL.to_owned(),
             summary: EVIL.to_owned(),
@@ -339,10 +325,7 @@ mod tests {
                 total: -0.25,
                 tags: vec!["wrong".to_owned(), EVIL.to_owned()],
                 scores: vec![
-                    ScoreLine {
-                        score: Some(0.75),
-                        reason: EVIL.to_owned(),
-                    },
+                    ScoreLine { score: Some(0.75), reason: EVIL.to_owned() },
                     ScoreLine::default(),
                 ],
             }],
@@ -367,10 +350,7 @@ mod tests {
                 "data-index=\"0\" data-total=\"-0.25\" data-r0=\"0.75\" data-tags=\"1 2\">"
             )
         );
-        assert!(
-            !html.contains("data-r1"),
-            "a reward that does not apply has no score"
-        );
+        assert!(!html.contains("data-r1"), "a reward that does not apply has no score");
         assert!(
             html.contains("<td class=\"number\">\u{2013}</td>") && html.contains("does not apply")
         );

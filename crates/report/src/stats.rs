@@ -128,10 +128,7 @@ pub fn paired_difference_interval(
     seed: u64,
 ) -> Result<Interval, ReportError> {
     if before.len() != after.len() {
-        return Err(ReportError::Unpaired {
-            before: before.len(),
-            after: after.len(),
-        });
+        return Err(ReportError::Unpaired { before: before.len(), after: after.len() });
     }
     let differences: Vec<f64> = before.iter().zip(after).map(|(b, a)| a - b).collect();
     mean_interval(&differences, seed)
@@ -170,10 +167,7 @@ mod tests {
         });
         let by_counts = Interval::of_draws(by_values.mean, draws, 50).expect("draws");
         assert!((by_values.low - by_counts.low).abs() < 1e-9, "{by_counts}");
-        assert!(
-            (by_values.high - by_counts.high).abs() < 1e-9,
-            "{by_counts}"
-        );
+        assert!((by_values.high - by_counts.high).abs() < 1e-9, "{by_counts}");
         assert!(Interval::of_draws(1.0, vec![f64::NAN], 1).is_err());
         assert!(Interval::of_draws(f64::INFINITY, vec![1.0], 1).is_err());
         assert!(Interval::of_draws(1.0, vec![], 1).is_err());
@@ -182,12 +176,7 @@ mod tests {
     #[test]
     fn equal_values_have_no_spread() {
         let interval = mean_interval(&[0.25; 40], 1).expect("values");
-        let expected = Interval {
-            mean: 0.25,
-            low: 0.25,
-            high: 0.25,
-            num_values: 40,
-        };
+        let expected = Interval { mean: 0.25, low: 0.25, high: 0.25, num_values: 40 };
         assert_eq!(interval, expected);
     }
 
@@ -227,10 +216,7 @@ mod tests {
         assert_eq!([paired.mean, paired.low, paired.high], [0.5; 3]);
         assert!(matches!(
             paired_difference_interval(&before, &after[1..], 3),
-            Err(ReportError::Unpaired {
-                before: 50,
-                after: 49
-            })
+            Err(ReportError::Unpaired { before: 50, after: 49 })
         ));
     }
 
@@ -245,12 +231,7 @@ mod tests {
 
     #[test]
     fn apart_means_no_common_value() {
-        let at = |low: f64, high: f64| Interval {
-            mean: low,
-            low,
-            high,
-            num_values: 2,
-        };
+        let at = |low: f64, high: f64| Interval { mean: low, low, high, num_values: 2 };
         assert!(at(0.0, 1.0).is_apart_from(&at(1.1, 2.0)));
         assert!(at(1.1, 2.0).is_apart_from(&at(0.0, 1.0)));
         assert!(!at(0.0, 1.0).is_apart_from(&at(1.0, 2.0)));

@@ -64,14 +64,7 @@ pub struct Series {
 impl Series {
     /// A plain line.
     pub fn new(name: impl Into<String>, colour: Colour, points: Vec<[f64; 2]>) -> Self {
-        Self {
-            name: name.into(),
-            colour,
-            points,
-            raw: Vec::new(),
-            band: Vec::new(),
-            dashed: false,
-        }
+        Self { name: name.into(), colour, points, raw: Vec::new(), band: Vec::new(), dashed: false }
     }
 
     /// The same line as a mean over `window` neighbours (fewer at the ends), the old one faint.
@@ -162,10 +155,7 @@ impl LineChart {
             .series
             .iter()
             .flat_map(|s| {
-                let band = s
-                    .band
-                    .iter()
-                    .flat_map(|&[x, low, high]| [[x, low], [x, high]]);
+                let band = s.band.iter().flat_map(|&[x, low, high]| [[x, low], [x, high]]);
                 s.points.iter().chain(&s.raw).copied().chain(band)
             })
             .filter(|point| is_drawable(point));
@@ -220,10 +210,8 @@ impl LineChart {
         let mut previous = f64::NEG_INFINITY;
         for (y, [x, value], colour) in ends {
             let colour = colour.css();
-            let _ = write!(
-                svg,
-                r#"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" style="fill:{colour}"/>"#
-            );
+            let _ =
+                write!(svg, r#"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" style="fill:{colour}"/>"#);
             let label_y = (y + 4.0).max(previous + 14.0);
             previous = label_y;
             let _ = write!(
@@ -244,10 +232,7 @@ struct Range {
 
 impl Default for Range {
     fn default() -> Self {
-        Self {
-            low: f64::INFINITY,
-            high: f64::NEG_INFINITY,
-        }
+        Self { low: f64::INFINITY, high: f64::NEG_INFINITY }
     }
 }
 
@@ -292,11 +277,7 @@ impl Frame {
             text(svg, "", [x, self.bottom + 18.0], "middle", &label);
         }
         let right = WIDTH - RIGHT;
-        let _ = write!(
-            svg,
-            r#"<path class="axis" d="M{LEFT} {}H{right}"/>"#,
-            self.bottom
-        );
+        let _ = write!(svg, r#"<path class="axis" d="M{LEFT} {}H{right}"/>"#, self.bottom);
         text(svg, "", [right, self.bottom + 35.0], "end", x_label);
     }
 
@@ -304,19 +285,14 @@ impl Frame {
         let colour = series.colour.css();
         let band = self.band_path(&series.band);
         if !band.is_empty() {
-            let _ = write!(
-                svg,
-                r#"<path class="band" style="fill:{colour}" d="{band}"/>"#
-            );
+            let _ = write!(svg, r#"<path class="band" style="fill:{colour}" d="{band}"/>"#);
         }
         let dashed = if series.dashed { "line dashed" } else { "line" };
         for (class, points) in [("raw", &series.raw), (dashed, &series.points)] {
             let path = self.line_path(points);
             if !path.is_empty() {
-                let _ = write!(
-                    svg,
-                    r#"<path class="{class}" style="stroke:{colour}" d="{path}"/>"#
-                );
+                let _ =
+                    write!(svg, r#"<path class="{class}" style="stroke:{colour}" d="{path}"/>"#);
             }
         }
     }
@@ -369,19 +345,9 @@ fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     points
         .chunks(run)
         .flat_map(|chunk| {
-            let lowest = *chunk
-                .iter()
-                .min_by(|a, b| a[1].total_cmp(&b[1]))
-                .unwrap_or(&chunk[0]);
-            let highest = *chunk
-                .iter()
-                .max_by(|a, b| a[1].total_cmp(&b[1]))
-                .unwrap_or(&chunk[0]);
-            if lowest[0] <= highest[0] {
-                [lowest, highest]
-            } else {
-                [highest, lowest]
-            }
+            let lowest = *chunk.iter().min_by(|a, b| a[1].total_cmp(&b[1])).unwrap_or(&chunk[0]);
+            let highest = *chunk.iter().max_by(|a, b| a[1].total_cmp(&b[1])).unwrap_or(&chunk[0]);
+            if lowest[0] <= highest[0] { [lowest, highest] } else { [highest, lowest] }
         })
         .collect()
 }
@@ -450,26 +416,13 @@ mod tests {
         let frame = chart.frame().expect("data");
         assert_eq!(frame.place([0.0, 0.0]), [LEFT, HEIGHT - BOTTOM]);
         assert_eq!(frame.place([10.0, 1.0]), [WIDTH - RIGHT, TOP]);
-        assert!(
-            chart
-                .svg(Target::Inline)
-                .contains("d=\"M58.0 246.0L518.0 66.0\"")
-        );
+        assert!(chart.svg(Target::Inline).contains("d=\"M58.0 246.0L518.0 66.0\""));
     }
 
     #[test]
     fn values_that_are_not_finite_leave_a_gap() {
-        let chart = line(&[
-            [0.0, 0.0],
-            [1.0, 1.0],
-            [2.0, f64::NAN],
-            [3.0, 1.0],
-            [4.0, 0.0],
-        ]);
-        let path = chart
-            .frame()
-            .expect("data")
-            .line_path(&chart.series[0].points);
+        let chart = line(&[[0.0, 0.0], [1.0, 1.0], [2.0, f64::NAN], [3.0, 1.0], [4.0, 0.0]]);
+        let path = chart.frame().expect("data").line_path(&chart.series[0].points);
         assert_eq!(path.matches('M').count(), 2);
         assert!(!chart.svg(Target::Inline).contains("NaN"));
     }
@@ -483,13 +436,7 @@ mod tests {
 
     #[test]
     fn smoothing_by_hand() {
-        let points = [
-            [0.0, 1.0],
-            [1.0, 3.0],
-            [2.0, 0.0],
-            [3.0, f64::NAN],
-            [4.0, 8.0],
-        ];
+        let points = [[0.0, 1.0], [1.0, 3.0], [2.0, 0.0], [3.0, f64::NAN], [4.0, 8.0]];
         let series = Series::new("a", Colour::Blue, points.to_vec()).smoothed(3);
         let ys: Vec<f64> = series.points.iter().map(|p| p[1]).collect();
         // The ends have one neighbour; at 2 one is missing and left out.
@@ -512,11 +459,7 @@ mod tests {
     #[test]
     fn end_labels_do_not_overlap() {
         let mut chart = line(&[[0.0, 0.0], [1.0, 0.5]]);
-        chart.series.push(Series::new(
-            "b",
-            Colour::Red,
-            vec![[0.0, 0.0], [1.0, 0.501]],
-        ));
+        chart.series.push(Series::new("b", Colour::Red, vec![[0.0, 0.0], [1.0, 0.501]]));
         let mut svg = String::new();
         chart.end_labels(&mut svg, &chart.frame().expect("data"));
         let ys: Vec<f64> = svg
@@ -531,9 +474,6 @@ mod tests {
 
     #[test]
     fn text_is_escaped() {
-        assert_eq!(
-            escaped("<a href=\"x\">&'\u{1}"),
-            "&lt;a href=&quot;x&quot;&gt;&amp;&#39;"
-        );
+        assert_eq!(escaped("<a href=\"x\">&'\u{1}"), "&lt;a href=&quot;x&quot;&gt;&amp;&#39;");
     }
 }

@@ -16,10 +16,8 @@ pub type MetricsRow = Map<String, Value>;
 /// # Errors
 /// Where the file cannot be read, and on a line that is no JSON object.
 pub fn read_metrics(path: &Path) -> Result<Vec<MetricsRow>, ReportError> {
-    let text = fs::read_to_string(path).map_err(|source| ReportError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = fs::read_to_string(path)
+        .map_err(|source| ReportError::Io { path: path.to_owned(), source })?;
     text.lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
@@ -49,60 +47,18 @@ const fn shown(
     colour: Colour,
     from_zero: bool,
 ) -> Shown {
-    Shown {
-        key,
-        title,
-        unit,
-        colour,
-        from_zero,
-    }
+    Shown { key, title, unit, colour, from_zero }
 }
 
 /// Metrics with a chart of their own, in the order of the page.
 const SHOWN: [Shown; 8] = [
-    shown(
-        "reward",
-        "Reward",
-        "mean sum of rewards",
-        Colour::Blue,
-        true,
-    ),
-    shown(
-        "rewards/accuracy",
-        "Accuracy reward",
-        "mean",
-        Colour::Green,
-        true,
-    ),
-    shown(
-        "rewards/format",
-        "Format reward",
-        "mean",
-        Colour::Purple,
-        true,
-    ),
-    shown(
-        "kl",
-        "KL to the reference",
-        "nats per token",
-        Colour::Orange,
-        true,
-    ),
-    shown(
-        "completion_length",
-        "Completion length",
-        "mean tokens",
-        Colour::Teal,
-        true,
-    ),
+    shown("reward", "Reward", "mean sum of rewards", Colour::Blue, true),
+    shown("rewards/accuracy", "Accuracy reward", "mean", Colour::Green, true),
+    shown("rewards/format", "Format reward", "mean", Colour::Purple, true),
+    shown("kl", "KL to the reference", "nats per token", Colour::Orange, true),
+    shown("completion_length", "Completion length", "mean tokens", Colour::Teal, true),
     shown("loss", "Loss", "", Colour::Red, false),
-    shown(
-        "grad_norm",
-        "Gradient norm",
-        "before clipping",
-        Colour::Grey,
-        true,
-    ),
+    shown("grad_norm", "Gradient norm", "before clipping", Colour::Grey, true),
     shown("entropy", "Entropy", "nats per token", Colour::Orange, true),
 ];
 
@@ -196,10 +152,7 @@ mod tests {
     use super::*;
 
     fn rows(values: &[Value]) -> Vec<MetricsRow> {
-        values
-            .iter()
-            .map(|value| value.as_object().expect("an object").clone())
-            .collect()
+        values.iter().map(|value| value.as_object().expect("an object").clone()).collect()
     }
 
     #[test]
@@ -215,10 +168,7 @@ mod tests {
         let reward = &charts[0].series[0].points;
         assert_eq!((reward[0], reward[2]), ([1.0, 0.5], [3.0, 1.5]));
         assert!(reward[1][1].is_nan());
-        assert_eq!(
-            reward_curve(&rows).map(|c| c.title),
-            Some("Reward".to_owned())
-        );
+        assert_eq!(reward_curve(&rows).map(|c| c.title), Some("Reward".to_owned()));
         assert!(reward_curve(&[]).is_none());
     }
 
@@ -231,11 +181,7 @@ mod tests {
             })
             .collect();
         let chart = reward_curve(&rows).expect("a reward");
-        assert!(
-            chart.y_label.contains("mean of 21 steps"),
-            "{}",
-            chart.y_label
-        );
+        assert!(chart.y_label.contains("mean of 21 steps"), "{}", chart.y_label);
         let middle = chart.series[0].points[150][1];
         assert!((middle - 0.5).abs() < 0.03, "{middle}");
         assert_eq!(chart.series[0].raw[150], [151.0, 1.0]);

@@ -15,8 +15,6 @@ pub fn write_svg(path: &Path, chart: &LineChart) -> Result<(), ReportError> {
 
 /// Writes beside the final name, syncs, renames.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
-    base::unfinished::write_whole(path, bytes).map_err(|source| ReportError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    base::unfinished::write_whole(path, bytes)
+        .map_err(|source| ReportError::Io { path: path.to_owned(), source })
 }

@@ -287,22 +287,12 @@ fn speed() -> Result<ExitCode, Box<dyn Error>> {
                 }
             }
         }
-        writeln!(
-            out,
-            "{:24} {:8.3} ms  {}",
-            rule.name,
-            worst.0.as_secs_f64() * 1e3,
-            worst.1
-        )?;
+        writeln!(out, "{:24} {:8.3} ms  {}", rule.name, worst.0.as_secs_f64() * 1e3, worst.1)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let options = options()?;
-    if options.speed {
-        speed()
-    } else {
-        fuzz(&options)
-    }
+    if options.speed { speed() } else { fuzz(&options) }
 }

@@ -3,11 +3,7 @@
 //! `cargo run --release -p rewards --example reward_speed ROWS.jsonl RULE PASSES`: a rule is a reward, a method of
 //! `accuracy`, `FAMILY/accuracy` or `FAMILY/format`; `A+B` is both, one after the other. Prints one line of JSON:
 //! the milliseconds of each pass and the scores. `benchmarks/rewards.py` runs it beside VLM-R1's functions.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a measurement, not the program"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a measurement, not the program")]
 
 use std::error::Error;
 use std::time::Instant;

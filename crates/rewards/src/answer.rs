@@ -68,10 +68,7 @@ mod tests {
 
     #[test]
     fn cleaning_by_hand() {
-        assert_eq!(
-            clean_text("<answer>No</answer><answer> Yes... </answer>"),
-            "yes"
-        );
+        assert_eq!(clean_text("<answer>No</answer><answer> Yes... </answer>"), "yes");
         assert_eq!(clean_text("a\nb"), "a b");
         assert_eq!(clean_text("a \nb"), "a b");
         assert_eq!(clean_text("a\n\n\nb"), "a b");

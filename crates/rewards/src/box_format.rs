@@ -87,11 +87,7 @@ impl FromStr for BoxFormat {
             return Ok(*format);
         }
         let (nearest, known) = nearest_and_known(name, &Self::NAMES.map(|(name, _)| name));
-        Err(RewardError::UnknownBoxFormat {
-            name: name.to_owned(),
-            nearest,
-            known,
-        })
+        Err(RewardError::UnknownBoxFormat { name: name.to_owned(), nearest, known })
     }
 }
 
@@ -113,10 +109,7 @@ impl BoxUnits {
         answer: Option<base::config::BoxFormat>,
         solution: Option<base::config::BoxFormat>,
     ) -> Self {
-        Self {
-            answer: answer.map(Into::into),
-            solution: solution.map(Into::into),
-        }
+        Self { answer: answer.map(Into::into), solution: solution.map(Into::into) }
     }
 }
 
@@ -210,12 +203,7 @@ impl Comparison {
         let Some([answer, solution]) = self.units else {
             return Ok(Conversions::default());
         };
-        let sizes = RowSizes {
-            reward,
-            row,
-            input,
-            patch_size: self.patch_size,
-        };
+        let sizes = RowSizes { reward, row, input, patch_size: self.patch_size };
         let conversion = |from: BoxFormat| -> Result<Conversion, RewardError> {
             let to = compared(solution);
             if from == to {
@@ -223,10 +211,7 @@ impl Comparison {
             }
             Ok(Conversion(Some([sizes.extent(from)?, sizes.extent(to)?])))
         };
-        Ok(Conversions {
-            answer: conversion(answer)?,
-            solution: conversion(solution)?,
-        })
+        Ok(Conversions { answer: conversion(answer)?, solution: conversion(solution)? })
     }
 }
 
@@ -276,11 +261,7 @@ impl RowSizes<'_> {
     }
 
     fn missing(&self, what: &'static str) -> RewardError {
-        RewardError::NoSize {
-            reward: self.reward.to_owned(),
-            row: self.row,
-            what,
-        }
+        RewardError::NoSize { reward: self.reward.to_owned(), row: self.row, what }
     }
 
     fn empty(&self, what: &'static str, [width, height]: [u64; 2]) -> RewardError {
@@ -298,10 +279,7 @@ impl RowSizes<'_> {
 mod tests {
     use super::*;
 
-    const SIZES: ImageSizes = ImageSizes {
-        original: [400, 200],
-        input: [112, 56],
-    };
+    const SIZES: ImageSizes = ImageSizes { original: [400, 200], input: [112, 56] };
 
     #[test]
     fn the_same_box_in_all_units() {
@@ -321,10 +299,7 @@ mod tests {
 
     #[test]
     fn width_and_height_are_taken_apart() {
-        let sizes = ImageSizes {
-            original: [448, 112],
-            input: [112, 56],
-        };
+        let sizes = ImageSizes { original: [448, 112], input: [112, 56] };
         let b = BoundingBox::from([28.0, 28.0, 56.0, 56.0]);
         let got = BoxFormat::ModelInput.convert(b, BoxFormat::Absolute, sizes);
         assert_eq!(<[f64; 4]>::from(got), [112.0, 56.0, 224.0, 112.0]);

@@ -36,11 +36,7 @@ pub fn missing_box_reward(
         true => "`--is_reward_customized_from_vlm_module true`",
         false => "`accuracy` with `--is_reward_customized_from_vlm_module true`",
     };
-    let task_too = if task == "rec" {
-        ""
-    } else {
-        " and `--task_type rec`"
-    };
+    let task_too = if task == "rec" { "" } else { " and `--task_type rec`" };
     Some(format!(
         "`--task_type {task}` without a reward of boxes: {what}\nhint: {customized}{task_too} takes the IoU; `giou` and `diou` in `--reward_funcs` are rewards of boxes too"
     ))
@@ -104,9 +100,7 @@ fn is_box(solution: &str) -> bool {
 
 /// Whether the method of `accuracy` called `name` compares boxes, not texts.
 pub fn compares_boxes(name: &str) -> bool {
-    let method = crate::generic::METHODS
-        .iter()
-        .find(|(known, _)| *known == name);
+    let method = crate::generic::METHODS.iter().find(|(known, _)| *known == name);
     method.is_some_and(|(_, method)| matches!(method, crate::generic::Method::Boxes(_)))
 }
 
@@ -134,8 +128,7 @@ mod tests {
             |task: Option<&str>, names: &[&str], customized, rows: &[(&str, Option<&str>)]| {
                 let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
                 let answers = BoxAnswers::new(task, &names, customized);
-                rows.iter()
-                    .for_each(|(solution, method)| answers.add(solution, *method));
+                rows.iter().for_each(|(solution, method)| answers.add(solution, *method));
                 answers.warning()
             };
         let boxed = ("<answer> [1, 2, 30, 40] </answer>", None);
@@ -145,30 +138,18 @@ mod tests {
         );
         let text = ("<answer> left </answer>", None);
         let warning = told(None, &["accuracy"], false, &[boxed, text]).expect("half of them");
-        assert!(
-            warning.contains("1 of 2 rows") && warning.contains("0.75"),
-            "{warning}"
-        );
+        assert!(warning.contains("1 of 2 rows") && warning.contains("0.75"), "{warning}");
         assert!(told(Some("default"), &["accuracy", "format"], false, &[list]).is_some());
         for (task, names, customized, rows) in [
             (None, &["accuracy"][..], false, &[boxed, text, text][..]),
-            (
-                None,
-                &["accuracy"],
-                false,
-                &[("<answer> [4, 3, 2, 1] </answer>", None)],
-            ),
+            (None, &["accuracy"], false, &[("<answer> [4, 3, 2, 1] </answer>", None)]),
             (None, &["accuracy"], false, &[(boxed.0, Some("map"))]),
             (None, &["accuracy", "giou"], false, &[boxed]),
             (None, &["format"], false, &[boxed]),
             (Some("rec"), &["accuracy"], false, &[boxed]),
             (None, &["accuracy"], false, &[]),
         ] {
-            assert_eq!(
-                told(task, names, customized, rows),
-                None,
-                "{names:?} {rows:?}"
-            );
+            assert_eq!(told(task, names, customized, rows), None, "{names:?} {rows:?}");
         }
     }
 
@@ -186,18 +167,13 @@ mod tests {
             "http://a/b",
             "./iou",
         ] {
-            assert_eq!(
-                warned(Some("rec"), &[name, "format"], false),
-                None,
-                "{name}"
-            );
+            assert_eq!(warned(Some("rec"), &[name, "format"], false), None, "{name}");
         }
         for task in [None, Some("default"), Some("odLength")] {
             assert_eq!(warned(task, &["accuracy"], false), None, "{task:?}");
         }
-        let methods: Vec<bool> = ["map", "od_ap", "weighted_sum", "math", "none of them"]
-            .map(compares_boxes)
-            .into();
+        let methods: Vec<bool> =
+            ["map", "od_ap", "weighted_sum", "math", "none of them"].map(compares_boxes).into();
         assert_eq!(methods, [true, true, true, false, false]);
     }
 }

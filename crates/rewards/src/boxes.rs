@@ -56,11 +56,7 @@ pub fn iou_vlm_r1(a: BoundingBox, b: BoundingBox) -> f64 {
     let y1 = a.y1.max(b.y1);
     let x2 = (a.x2 - 1.0).min(b.x2 - 1.0);
     let y2 = (a.y2 - 1.0).min(b.y2 - 1.0);
-    let intersection = if x1 < x2 && y1 < y2 {
-        (x2 - x1 + 1.0) * (y2 - y1 + 1.0)
-    } else {
-        0.0
-    };
+    let intersection = if x1 < x2 && y1 < y2 { (x2 - x1 + 1.0) * (y2 - y1 + 1.0) } else { 0.0 };
     over_union(intersection, a, b)
 }
 
@@ -70,11 +66,7 @@ pub fn iou_plain(a: BoundingBox, b: BoundingBox) -> f64 {
     let y1 = a.y1.max(b.y1);
     let x2 = a.x2.min(b.x2);
     let y2 = a.y2.min(b.y2);
-    let intersection = if x1 < x2 && y1 < y2 {
-        (x2 - x1) * (y2 - y1)
-    } else {
-        0.0
-    };
+    let intersection = if x1 < x2 && y1 < y2 { (x2 - x1) * (y2 - y1) } else { 0.0 };
     over_union(intersection, a, b)
 }
 
@@ -101,16 +93,12 @@ static LAST_IN_BRACES: LazyLock<Regex> =
 
 static NUMBERS: LazyLock<Regex> = LazyLock::new(|| {
     let number = r"(SPACES-?\d*\.?\d+SPACES)";
-    pattern(&format!(
-        r"\[{number},SPACES{number},SPACES{number},SPACES{number}\]"
-    ))
+    pattern(&format!(r"\[{number},SPACES{number},SPACES{number},SPACES{number}\]"))
 });
 
 /// The box that VLM-R1's REC reward reads: in the first answer, the first `[int, int, int, int]`.
 pub fn find_in_answer(completion: &str) -> Option<BoundingBox> {
-    INTEGERS
-        .captures(first_answer(completion)?)
-        .and_then(|captures| from_captures(&captures))
+    INTEGERS.captures(first_answer(completion)?).and_then(|captures| from_captures(&captures))
 }
 
 /// The same of decimals: in the first answer, the first bracket of four numbers.
@@ -121,17 +109,13 @@ pub fn find_decimals_in_answer(completion: &str) -> Option<BoundingBox> {
 /// The box that VLM-R1's evaluation of thinking models reads: in the first answer, the last
 /// `[int, int, int, int]` between the first `{` and the last `}`.
 pub fn find_thinking(completion: &str) -> Option<BoundingBox> {
-    LAST_IN_BRACES
-        .captures(first_answer(completion)?)
-        .and_then(|captures| from_captures(&captures))
+    LAST_IN_BRACES.captures(first_answer(completion)?).and_then(|captures| from_captures(&captures))
 }
 
 /// The box that VLM-R1's evaluation of baselines reads: the first bracket of four numbers
 /// anywhere, floats and signs allowed.
 pub fn find_baseline(completion: &str) -> Option<BoundingBox> {
-    NUMBERS
-        .captures(completion)
-        .and_then(|captures| from_captures(&captures))
+    NUMBERS.captures(completion).and_then(|captures| from_captures(&captures))
 }
 
 /// The true box of a REC row: the last answer (the whole text where no tag is) as a JSON list.
@@ -156,10 +140,7 @@ pub(crate) fn solution_text(solution: &str) -> &str {
 fn from_captures(captures: &Captures<'_>) -> Option<BoundingBox> {
     let mut corners = [0.0; 4];
     for (corner, number) in corners.iter_mut().zip(captures.iter().skip(1).flatten()) {
-        let text: String = python_strip(number.as_str())
-            .chars()
-            .map(ascii_digit)
-            .collect();
+        let text: String = python_strip(number.as_str()).chars().map(ascii_digit).collect();
         *corner = text.parse().ok().filter(|x: &f64| x.is_finite())?;
     }
     Some(corners.into())
@@ -187,9 +168,7 @@ static DIGIT_RUNS: LazyLock<Vec<(char, char)>> = LazyLock::new(|| {
     let all: String = ('\u{80}'..=char::MAX).collect();
     let runs = pattern(r"\d+");
     let ends = |run: &str| run.chars().next().zip(run.chars().next_back());
-    runs.find_iter(&all)
-        .filter_map(|run| ends(run.as_str()))
-        .collect()
+    runs.find_iter(&all).filter_map(|run| ends(run.as_str())).collect()
 });
 
 #[cfg(test)]
@@ -278,19 +257,10 @@ mod tests {
     #[test]
     fn solutions_are_lists_of_four_numbers() {
         let expected = Ok(boxed([1.0, 2.0, 3.5, 4.0]));
-        assert_eq!(
-            parse_solution("<answer> [1, 2, 3.5, 4] </answer>"),
-            expected
-        );
+        assert_eq!(parse_solution("<answer> [1, 2, 3.5, 4] </answer>"), expected);
         assert_eq!(parse_solution("[1, 2, 3.5, 4]"), expected);
         assert_eq!(parse_solution("[1, 2, 3]"), Err("a list of 3".to_owned()));
-        for bad in [
-            "",
-            "a box",
-            "{\"bbox\": [1, 2, 3, 4]}",
-            "[1, 2, 3, \"4\"]",
-            "[1, 2, 3, NaN]",
-        ] {
+        for bad in ["", "a box", "{\"bbox\": [1, 2, 3, 4]}", "[1, 2, 3, \"4\"]", "[1, 2, 3, NaN]"] {
             assert!(parse_solution(bad).is_err(), "{bad}");
         }
     }

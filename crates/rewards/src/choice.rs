@@ -14,10 +14,7 @@ pub(crate) fn mcq<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
     Verdict {
         answer: answer.into(),
         truth: truth.into(),
-        rule: Rule::Letters {
-            answer: extract_choice(answer),
-            truth: extract_choice(truth),
-        },
+        rule: Rule::Letters { answer: extract_choice(answer), truth: extract_choice(truth) },
     }
 }
 
@@ -27,10 +24,7 @@ pub(crate) fn yes_no<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> 
     let answer = first_answer(&completion).unwrap_or(&completion);
     let truth = true_answer(&solution);
     Verdict {
-        rule: Rule::Words {
-            answer: yes_or_no(answer),
-            truth: yes_or_no(truth),
-        },
+        rule: Rule::Words { answer: yes_or_no(answer), truth: yes_or_no(truth) },
         answer: answer.to_owned().into(),
         truth: truth.to_owned().into(),
     }
@@ -95,9 +89,8 @@ fn points(text: &[char], letter: char) -> u64 {
     let Some(at) = text.iter().position(|c| *c == letter) else {
         return 0;
     };
-    let nearby: String = text[at.saturating_sub(NEARBY)..text.len().min(at + NEARBY)]
-        .iter()
-        .collect();
+    let nearby: String =
+        text[at.saturating_sub(NEARBY)..text.len().min(at + NEARBY)].iter().collect();
     let keywords = KEYWORDS.iter().filter(|word| nearby.contains(**word));
     let late = at as f64 > text.len() as f64 * 0.7;
     let closed = text.get(at + 1).is_some_and(|c| "。.!！,，".contains(*c));

@@ -83,9 +83,7 @@ fn last_number(text: &str) -> Option<&str> {
     while let Some(found) = NUMBER.find_at(text, from) {
         last = Some(found.start());
         // What ends one number may stand before the next.
-        let number = found
-            .as_str()
-            .trim_end_matches(|c: char| !c.is_ascii_digit());
+        let number = found.as_str().trim_end_matches(|c: char| !c.is_ascii_digit());
         from = found.start() + number.len();
     }
     Some(NUMBER.captures_at(text, last?)?.get(1)?.as_str())
@@ -97,10 +95,7 @@ pub(crate) struct Count;
 const NAME: &str = "count";
 
 fn truth(row: usize, solution: &str) -> Result<f64, RewardError> {
-    read_count(solution).ok_or_else(|| RewardError::NoCount {
-        row,
-        solution: shortened(solution),
-    })
+    read_count(solution).ok_or_else(|| RewardError::NoCount { row, solution: shortened(solution) })
 }
 
 impl Reward for Count {
@@ -156,10 +151,7 @@ mod tests {
             ("<answer>None.</answer>", Some(0.0)),
             ("\"4\"", Some(4.0)),
             ("-1", Some(-1.0)),
-            (
-                "```json\n[{\"label\": \"a\"}, {\"label\": \"b\"}]\n```",
-                Some(2.0),
-            ),
+            ("```json\n[{\"label\": \"a\"}, {\"label\": \"b\"}]\n```", Some(2.0)),
             ("[]", Some(0.0)),
             ("```json [1] ``` ```json [1, 2] ```", Some(2.0)),
             ("three of them", None),

@@ -23,10 +23,7 @@ impl Form {
                 (compiled(&pattern), *missing)
             })
             .collect();
-        Self {
-            whole: compiled(&pattern),
-            prefixes,
-        }
+        Self { whole: compiled(&pattern), prefixes }
     }
 
     /// 1 for a completion of this form, else 0.
@@ -35,10 +32,7 @@ impl Form {
     }
 
     pub(crate) fn explained(&self, completion: &str) -> Explanation {
-        let broken = self
-            .prefixes
-            .iter()
-            .find(|(prefix, _)| !prefix.is_match(completion));
+        let broken = self.prefixes.iter().find(|(prefix, _)| !prefix.is_match(completion));
         let reason = broken.map_or("well-formed", |(_, missing)| missing);
         Explanation {
             score: Some(self.score(completion)),

@@ -42,10 +42,7 @@ pub(crate) const METHODS: &[(&str, Method)] = &[
     ("od_ap", Method::Boxes(detection::Method::OdAp)),
     ("od_ap50", Method::Boxes(detection::Method::OdAp50)),
     ("odLength", Method::Boxes(detection::Method::OdLength)),
-    (
-        "weighted_sum",
-        Method::Boxes(detection::Method::WeightedSum),
-    ),
+    ("weighted_sum", Method::Boxes(detection::Method::WeightedSum)),
 ];
 
 /// The method of rows that name none, as in VLM-R1.
@@ -78,12 +75,7 @@ fn method(row: usize, name: &str) -> Result<Method, RewardError> {
     }
     let names: Vec<&str> = accuracy_methods().collect();
     let (nearest, known) = nearest_and_known(name, &names);
-    Err(RewardError::UnknownMethod {
-        row,
-        name: name.to_owned(),
-        nearest,
-        known,
-    })
+    Err(RewardError::UnknownMethod { row, name: name.to_owned(), nearest, known })
 }
 
 fn bad_solution(row: usize, method: &str, solution: &str, reason: String) -> RewardError {

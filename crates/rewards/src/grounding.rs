@@ -51,11 +51,8 @@ impl Grounding {
         units: Comparison,
     ) -> Option<Result<Box<dyn Reward>, RewardError>> {
         let index = NAMES.iter().position(|known| *known == name)?;
-        let reward = units.checked().map(|units| Self {
-            name: NAMES[index],
-            rule: RULES[index],
-            units,
-        });
+        let reward =
+            units.checked().map(|units| Self { name: NAMES[index], rule: RULES[index], units });
         Some(reward.map(|reward| Box::new(reward) as Box<dyn Reward>))
     }
 
@@ -117,10 +114,7 @@ impl Reward for Grounding {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        rows.iter()
-            .enumerate()
-            .map(|(row, input)| Ok(Some(self.compare(row, input)?.1)))
-            .collect()
+        rows.iter().enumerate().map(|(row, input)| Ok(Some(self.compare(row, input)?.1))).collect()
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
@@ -151,12 +145,7 @@ pub fn contains(b: BoundingBox, [x, y]: [f64; 2]) -> bool {
 
 /// The smallest box around both.
 fn enclosing(a: BoundingBox, b: BoundingBox) -> BoundingBox {
-    BoundingBox {
-        x1: a.x1.min(b.x1),
-        y1: a.y1.min(b.y1),
-        x2: a.x2.max(b.x2),
-        y2: a.y2.max(b.y2),
-    }
+    BoundingBox { x1: a.x1.min(b.x1), y1: a.y1.min(b.y1), x2: a.x2.max(b.x2), y2: a.y2.max(b.y2) }
 }
 
 fn is_inverted(b: BoundingBox) -> bool {

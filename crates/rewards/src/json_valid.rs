@@ -31,10 +31,7 @@ impl Reward for JsonValid {
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         let is_valid = |row: &RewardInput<'_>| fault(candidate(row.completion)).is_none();
-        Ok(rows
-            .iter()
-            .map(|row| Some(f64::from(is_valid(row))))
-            .collect())
+        Ok(rows.iter().map(|row| Some(f64::from(is_valid(row)))).collect())
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
@@ -60,14 +57,10 @@ mod tests {
     #[test]
     fn the_last_block_of_the_last_answer_counts() {
         assert!(is_valid("<answer>```json\n[1]\n```</answer>"));
-        assert!(is_valid(
-            "<answer>{</answer><answer>{\"a\": [null]}</answer>"
-        ));
+        assert!(is_valid("<answer>{</answer><answer>{\"a\": [null]}</answer>"));
         assert!(is_valid("```json [1,] ``` then ```json [1] ```"));
         assert!(is_valid(" [1, 2.5e3, \"\\u00e9\"]\n"));
-        assert!(!is_valid(
-            "<answer>```json [1] ``` ```json [1,] ```</answer>"
-        ));
+        assert!(!is_valid("<answer>```json [1] ``` ```json [1,] ```</answer>"));
         // A block that is cut off is none, and its marks are no JSON.
         assert!(!is_valid("<answer>```json\n[1]</answer>"));
         assert!(!is_valid("<answer>the box is [1]</answer>"));
@@ -75,9 +68,7 @@ mod tests {
 
     #[test]
     fn what_only_python_takes_is_not_valid() {
-        for bad in [
-            "", "NaN", "[1,]", "{'a': 1}", "[1] [2]", "True", "01", "\"a\nb\"",
-        ] {
+        for bad in ["", "NaN", "[1,]", "{'a': 1}", "[1] [2]", "True", "01", "\"a\nb\""] {
             assert!(!is_valid(bad), "{bad}");
         }
         assert!(!is_valid(&"[".repeat(1_000_000)));

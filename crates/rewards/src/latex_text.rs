@@ -69,10 +69,7 @@ fn normalized(text: &str) -> Option<String> {
     if around_unit.count() > 1 {
         return None;
     }
-    let mut text = before
-        .replace("\\%", "")
-        .replace(" .", " 0.")
-        .replace("{.", "{0.");
+    let mut text = before.replace("\\%", "").replace(" .", " 0.").replace("{.", "{0.");
     if text.is_empty() {
         return Some(text);
     }
@@ -156,10 +153,7 @@ fn is_python_integer(text: &str) -> bool {
     let count = digits.chars().filter(|c| *c != '_').count();
     count <= 4300
         && digits.split('_').all(|part| {
-            !part.is_empty()
-                && part
-                    .chars()
-                    .all(|c| crate::boxes::ascii_digit(c).is_ascii_digit())
+            !part.is_empty() && part.chars().all(|c| crate::boxes::ascii_digit(c).is_ascii_digit())
         })
 }
 
@@ -188,12 +182,8 @@ mod tests {
         ] {
             assert!(same_box(a, b), "{a} {b}");
         }
-        for (a, b) in [
-            ("1/2", "2/4"),
-            ("a/b", "a / b"),
-            ("\\fbox{7}", "7"),
-            ("\\frac", "\\frac "),
-        ] {
+        for (a, b) in [("1/2", "2/4"), ("a/b", "a / b"), ("\\fbox{7}", "7"), ("\\frac", "\\frac ")]
+        {
             assert!(!same_box(a, b), "{a} {b}");
         }
         assert!(same_box("\\frac", "\\frac"));

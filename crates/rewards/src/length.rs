@@ -47,18 +47,11 @@ fn method<'a>(solution: &str, own: Option<&'a str>) -> Option<&'a str> {
             && (cleaned.contains("bbox_2d")
                 || detection::Method::WeightedSum.check(solution).is_ok())
         || METHODS.iter().any(compares_boxes);
-    if is_about_boxes {
-        Some(BOXES_METHOD)
-    } else {
-        own
-    }
+    if is_about_boxes { Some(BOXES_METHOD) } else { own }
 }
 
 fn by_method<'a>(row: &RewardInput<'a>) -> RewardInput<'a> {
-    RewardInput {
-        accu_reward_method: method(row.solution, row.accu_reward_method),
-        ..*row
-    }
+    RewardInput { accu_reward_method: method(row.solution, row.accu_reward_method), ..*row }
 }
 
 /// [`cosine`] of the completion's tokens; right is an accuracy of 0.7 or more.
@@ -76,9 +69,8 @@ impl Reward for Length {
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         let counts = rows.iter().enumerate();
-        let counts: Vec<usize> = counts
-            .map(|(row, input)| num_tokens(NAME, row, input))
-            .collect::<Result<_, _>>()?;
+        let counts: Vec<usize> =
+            counts.map(|(row, input)| num_tokens(NAME, row, input)).collect::<Result<_, _>>()?;
         let by_method: Vec<RewardInput<'_>> = rows.iter().map(by_method).collect();
         let accuracies = self.accuracy.score(&by_method)?;
         let value = |(count, accuracy): (usize, Option<f64>)| {
@@ -112,11 +104,7 @@ impl Reward for Length {
              {MAX_TOKENS}"
         );
         let inner = self.accuracy.explain(&row)?.unwrap_or_default();
-        Ok(Some(Explanation {
-            score: Some(cosine(count, accuracy >= RIGHT)),
-            reason,
-            ..inner
-        }))
+        Ok(Some(Explanation { score: Some(cosine(count, accuracy >= RIGHT)), reason, ..inner }))
     }
 
     fn check(

@@ -16,10 +16,7 @@ pub struct OverlongOptions {
 impl OverlongOptions {
     /// Without `cache_tokens`, a fifth of `max_tokens`: DAPO has 4,096 of 20,480.
     pub fn new(max_tokens: usize, cache_tokens: Option<usize>) -> Self {
-        Self {
-            max_tokens,
-            cache_tokens: cache_tokens.unwrap_or(max_tokens / 5),
-        }
+        Self { max_tokens, cache_tokens: cache_tokens.unwrap_or(max_tokens / 5) }
     }
 }
 
@@ -47,9 +44,7 @@ pub(crate) fn num_tokens(
     row: usize,
     input: &RewardInput<'_>,
 ) -> Result<usize, RewardError> {
-    input
-        .completion_tokens
-        .ok_or(RewardError::NoTokenCount { reward, row })
+    input.completion_tokens.ok_or(RewardError::NoTokenCount { reward, row })
 }
 
 /// [`overlong`] of the row's completion.
@@ -70,10 +65,7 @@ impl Reward for Overlong {
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
-        let OverlongOptions {
-            max_tokens,
-            cache_tokens,
-        } = self.0;
+        let OverlongOptions { max_tokens, cache_tokens } = self.0;
         let count = num_tokens(NAME, 0, row)?;
         let free = max_tokens.saturating_sub(cache_tokens);
         Ok(Some(Explanation {

@@ -41,10 +41,7 @@ impl BoxPair {
         score: f64,
         reason: String,
     ) -> Explanation {
-        let boxed = |corners| FoundBox {
-            corners,
-            label: String::new(),
-        };
+        let boxed = |corners| FoundBox { corners, label: String::new() };
         let answer = first_answer(input.completion);
         Explanation {
             score: Some(score),
@@ -101,10 +98,7 @@ impl Reward for RecAccuracy {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        rows.iter()
-            .enumerate()
-            .map(|(row, input)| Ok(Some(self.compare(row, input)?.1)))
-            .collect()
+        rows.iter().enumerate().map(|(row, input)| Ok(Some(self.compare(row, input)?.1))).collect()
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
@@ -114,15 +108,8 @@ impl Reward for RecAccuracy {
             None => "no box in the answer".to_owned(),
         };
         let mut explanation = pair.explained(row, iou, reason);
-        explanation.matches = pair
-            .found
-            .map(|_| MatchedBoxes {
-                predicted: 0,
-                truth: 0,
-                iou,
-            })
-            .into_iter()
-            .collect();
+        explanation.matches =
+            pair.found.map(|_| MatchedBoxes { predicted: 0, truth: 0, iou }).into_iter().collect();
         Ok(Some(explanation))
     }
 
@@ -149,10 +136,7 @@ const THOUGHT: [(&str, &str); 3] = [
     ("SPACES<answer>", "no `<answer>` right after `</think>`"),
 ];
 const IN_BRACES: [(&str, &str); 1] = [(r".*?\{", "no `{` in the answer")];
-const BOX: [(&str, &str); 1] = [(
-    ".*INTEGERS",
-    "no box of four whole numbers where it belongs",
-)];
+const BOX: [(&str, &str); 1] = [(".*INTEGERS", "no box of four whole numbers where it belongs")];
 const DECIMAL_BOX: [(&str, &str); 1] = [(".*NUMBERS", "no box of four numbers where it belongs")];
 const LAZY_BOX: [(&str, &str); 1] = [(".*?INTEGERS", BOX[0].1)];
 const LAZY_DECIMAL_BOX: [(&str, &str); 1] = [(".*?NUMBERS", DECIMAL_BOX[0].1)];

@@ -106,11 +106,7 @@ pub trait Reward: Send + Sync {
     /// Which completions of a training step must be shown at once, as the scores depend on them or on the place in the batch:
     /// what need not wait is scored while others are sampled. Unless said otherwise, [`Reward::is_by_row`] decides.
     fn batch(&self) -> RewardBatch {
-        if self.is_by_row() {
-            RewardBatch::Completion
-        } else {
-            RewardBatch::Step
-        }
+        if self.is_by_row() { RewardBatch::Completion } else { RewardBatch::Step }
     }
 
     /// Why [`Reward::score`] says of a row what it says; none where there is nothing to tell.
@@ -147,11 +143,8 @@ pub enum Family {
 }
 
 impl Family {
-    const NAMES: [(&'static str, Self); 3] = [
-        ("qwen2_5_vl", Self::Qwen2_5Vl),
-        ("internvl", Self::InternVl),
-        ("glm4v", Self::Glm4v),
-    ];
+    const NAMES: [(&'static str, Self); 3] =
+        [("qwen2_5_vl", Self::Qwen2_5Vl), ("internvl", Self::InternVl), ("glm4v", Self::Glm4v)];
 }
 
 impl FromStr for Family {
@@ -162,11 +155,7 @@ impl FromStr for Family {
             return Ok(*family);
         }
         let (nearest, known) = nearest_and_known(name, &Self::NAMES.map(|(name, _)| name));
-        Err(RewardError::UnknownFamily {
-            name: name.to_owned(),
-            nearest,
-            known,
-        })
+        Err(RewardError::UnknownFamily { name: name.to_owned(), nearest, known })
     }
 }
 
@@ -231,10 +220,7 @@ const REWARDS: [&str; 12] = [
 
 /// Names that `accu_reward_method` may hold.
 pub fn accuracy_methods() -> impl Iterator<Item = &'static str> {
-    METHODS
-        .iter()
-        .map(|(name, _)| *name)
-        .chain([plugins::JUDGE])
+    METHODS.iter().map(|(name, _)| *name).chain([plugins::JUDGE])
 }
 
 impl RewardSet {
@@ -249,9 +235,7 @@ impl RewardSet {
         options: &RewardOptions,
     ) -> Result<Self, RewardError> {
         if names.is_empty() {
-            return Err(RewardError::NoReward {
-                known: known(&REWARDS),
-            });
+            return Err(RewardError::NoReward { known: known(&REWARDS) });
         }
         let rewards = names
             .iter()
@@ -277,9 +261,7 @@ impl RewardSet {
         for (index, reward) in rewards.iter().enumerate() {
             // Metrics and rows are keyed by name.
             if rewards[..index].iter().any(|r| r.name() == reward.name()) {
-                return Err(RewardError::RepeatedReward {
-                    name: reward.name().to_owned(),
-                });
+                return Err(RewardError::RepeatedReward { name: reward.name().to_owned() });
             }
         }
         let weights = weights.map_or_else(|| vec![1.0; rewards.len()], <[f64]>::to_vec);
@@ -291,10 +273,7 @@ impl RewardSet {
         }
         for (reward, &weight) in rewards.iter().zip(&weights) {
             if !weight.is_finite() || weight.abs() > MAX_SIZE {
-                return Err(RewardError::Weight {
-                    reward: reward.name().to_owned(),
-                    weight,
-                });
+                return Err(RewardError::Weight { reward: reward.name().to_owned(), weight });
             }
         }
         Ok(Self { rewards, weights })
@@ -342,9 +321,7 @@ impl RewardSet {
         solution: &str,
         accu_reward_method: Option<&str>,
     ) -> Result<(), RewardError> {
-        self.rewards
-            .iter()
-            .try_for_each(|reward| reward.check(row, solution, accu_reward_method))
+        self.rewards.iter().try_for_each(|reward| reward.check(row, solution, accu_reward_method))
     }
 
     /// Scores every row by every reward.
@@ -483,12 +460,7 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     if let Some(reward) = plugins::by_name(name, &options.plugins) {
         return reward;
     }
-    let RewardOptions {
-        family,
-        patch_size,
-        box_units,
-        ..
-    } = *options;
+    let RewardOptions { family, patch_size, box_units, .. } = *options;
     let units = Comparison::of_one_box(box_units, family, patch_size);
     if let Some(reward) = Grounding::by_name(name, units) {
         return reward;
@@ -506,20 +478,12 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     }
     let customised = options.is_reward_customized_from_vlm_module;
     if customised && options.task_type.as_deref() != Some("rec") {
-        return Err(RewardError::TaskType {
-            task_type: options.task_type.clone(),
-        });
+        return Err(RewardError::TaskType { task_type: options.task_type.clone() });
     }
     match (name, customised) {
         ("accuracy", true) if patch_size == 0 => Err(RewardError::PatchSize),
-        ("accuracy", true) => Ok(Box::new(RecAccuracy {
-            family,
-            units: units.checked()?,
-        })),
-        ("format", true) => Ok(Box::new(RecFormat {
-            family,
-            has_decimals: units.has_decimals(),
-        })),
+        ("accuracy", true) => Ok(Box::new(RecAccuracy { family, units: units.checked()? })),
+        ("format", true) => Ok(Box::new(RecFormat { family, has_decimals: units.has_decimals() })),
         ("accuracy", false) => {
             let units = Comparison::of_lists(box_units, patch_size).checked()?;
             let accuracy = JudgedAccuracy::new(Accuracy { units }, &options.plugins)?;
@@ -528,11 +492,7 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
         ("format", false) => Ok(Box::new(Format)),
         _ => {
             let (nearest, known) = nearest_and_known(name, &REWARDS);
-            Err(RewardError::UnknownReward {
-                name: name.to_owned(),
-                nearest,
-                known,
-            })
+            Err(RewardError::UnknownReward { name: name.to_owned(), nearest, known })
         }
     }
 }

@@ -76,31 +76,18 @@ fn items(json: &str) -> Option<Repeats> {
             total += 1;
         }
     }
-    Some(Repeats {
-        what: "boxes with labels",
-        distinct: distinct.len(),
-        total,
-    })
+    Some(Repeats { what: "boxes with labels", distinct: distinct.len(), total })
 }
 
 fn ngrams(text: &str) -> Repeats {
     let lower: Cow<'_, str> = text.to_lowercase().into();
-    let words: Vec<&str> = lower
-        .split(is_python_space)
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words: Vec<&str> = lower.split(is_python_space).filter(|word| !word.is_empty()).collect();
     let ngrams = words.windows(WORDS);
-    Repeats {
-        what: "6-grams",
-        total: ngrams.len(),
-        distinct: ngrams.collect::<HashSet<_>>().len(),
-    }
+    Repeats { what: "6-grams", total: ngrams.len(), distinct: ngrams.collect::<HashSet<_>>().len() }
 }
 
 fn repeats(completion: &str) -> Repeats {
-    json_part(completion)
-        .and_then(items)
-        .unwrap_or_else(|| ngrams(completion))
+    json_part(completion).and_then(items).unwrap_or_else(|| ngrams(completion))
 }
 
 /// Distinct parts / parts - 1, from 0 (nothing twice) down to -1: of a JSON list the boxes with their
@@ -118,19 +105,12 @@ impl Reward for Repetition {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        Ok(rows
-            .iter()
-            .map(|row| Some(repetition(row.completion)))
-            .collect())
+        Ok(rows.iter().map(|row| Some(repetition(row.completion))).collect())
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
         let repeats = repeats(row.completion);
-        let Repeats {
-            what,
-            distinct,
-            total,
-        } = repeats;
+        let Repeats { what, distinct, total } = repeats;
         let verb = if distinct == 1 { "is" } else { "are" };
         Ok(Some(Explanation {
             score: Some(repeats.score()),
@@ -162,10 +142,7 @@ mod tests {
         assert_eq!(repetition(&format!("```json [{A}, {float}] ```")), 0.0);
         // Items that lack one of the two do not count; where none is left the score is 0.
         let bare = "{\"bbox_2d\": [1, 2, 3, 4]}";
-        assert_eq!(
-            repetition(&format!("```json [{A}, {bare}, {A}, 7] ```")),
-            -0.5
-        );
+        assert_eq!(repetition(&format!("```json [{A}, {bare}, {A}, 7] ```")), -0.5);
         let words = "a b c d e f a b c d e f a b c d e f";
         assert_eq!(repetition(&format!("```json [{bare}] ``` {words}")), 0.0);
     }
@@ -179,12 +156,7 @@ mod tests {
         assert_eq!(repetition("a b c d e"), 0.0);
         assert_eq!(repetition(""), 0.0);
         // An empty list, an object and an empty block are read as text.
-        for json in [
-            "```json [] ```",
-            "```json {} ```",
-            "```json ```",
-            "```json x ```",
-        ] {
+        for json in ["```json [] ```", "```json {} ```", "```json ```", "```json x ```"] {
             let text = format!("{json} {text}");
             assert!(repetition(&text) < 0.0, "{text}");
         }

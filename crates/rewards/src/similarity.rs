@@ -93,8 +93,7 @@ impl Positions {
 
     /// Empty where the character stands nowhere.
     fn of(&self, c: char) -> &[u64] {
-        self.start(c)
-            .map_or(&[], |start| &self.bits[start..start + self.words])
+        self.start(c).map_or(&[], |start| &self.bits[start..start + self.words])
     }
 }
 

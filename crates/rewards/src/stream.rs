@@ -65,10 +65,7 @@ impl RewardSet {
                     (sender, scope.spawn(listen))
                 })
                 .unzip();
-            let listeners = Listeners {
-                senders,
-                threads: &threads,
-            };
+            let listeners = Listeners { senders, threads: &threads };
             let made = produce(&listeners);
             drop(listeners);
             let scores: Vec<Result<_, _>> = threads.into_iter().map(joined).collect();

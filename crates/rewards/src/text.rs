@@ -14,11 +14,7 @@ use crate::verdict::{Rule, Verdict};
 pub(crate) fn default<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
     let truth = true_answer(solution);
     let answer = python_strip(last_answer(completion).unwrap_or(completion));
-    Verdict {
-        rule: default_rule(answer, truth),
-        answer: answer.into(),
-        truth: truth.into(),
-    }
+    Verdict { rule: default_rule(answer, truth), answer: answer.into(), truth: truth.into() }
 }
 
 fn default_rule(answer: &str, truth: &str) -> Rule {
@@ -27,10 +23,7 @@ fn default_rule(answer: &str, truth: &str) -> Rule {
     }
     let is_number = has_digit(truth);
     if let Some(letter) = extract_choice(truth).filter(|_| !is_number) {
-        return Rule::Letters {
-            answer: extract_choice(answer),
-            truth: Some(letter),
-        };
+        return Rule::Letters { answer: extract_choice(answer), truth: Some(letter) };
     }
     let (answer, truth) = (clean_text(answer), clean_text(truth));
     match equal_floats(&answer, &truth).filter(|_| is_number) {
@@ -52,11 +45,7 @@ pub(crate) fn math<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
     } else {
         Rule::NothingSame
     };
-    Verdict {
-        answer: answer.into(),
-        truth: truth.into(),
-        rule,
-    }
+    Verdict { answer: answer.into(), truth: truth.into(), rule }
 }
 
 /// 1 where the cleaned texts are equal, else 0.
@@ -66,11 +55,7 @@ pub(crate) fn all_match<'a>(completion: &'a str, solution: &'a str) -> Verdict<'
         true => Rule::SameText,
         false => Rule::OtherText,
     };
-    Verdict {
-        answer: answer.into(),
-        truth: truth.into(),
-        rule,
-    }
+    Verdict { answer: answer.into(), truth: truth.into(), rule }
 }
 
 /// Whether the texts are the same float; nothing where one is no float.
@@ -85,10 +70,8 @@ fn python_float(text: &str) -> Option<f64> {
     let text: String = python_strip(text).chars().map(ascii_digit).collect();
     let bytes = text.as_bytes();
     let between_digits = |at: usize| {
-        let digit = |at: Option<usize>| {
-            at.and_then(|at| bytes.get(at))
-                .is_some_and(u8::is_ascii_digit)
-        };
+        let digit =
+            |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_digit);
         digit(at.checked_sub(1)) && digit(Some(at + 1))
     };
     let underscores = text.match_indices('_');

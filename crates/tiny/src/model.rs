@@ -74,10 +74,7 @@ pub fn write(folder: &Path, shape: &ModelShape, words: &Words, seed: u64) -> Res
     let path = folder.join("config.json");
     let config = config(shape, &ids);
     fs::write(&path, format!("{config:#}\n")).with_context(|| path.display().to_string())?;
-    let mut normals = Normals {
-        rng: ChaCha8Rng::seed_from_u64(seed),
-        spare: None,
-    };
+    let mut normals = Normals { rng: ChaCha8Rng::seed_from_u64(seed), spare: None };
     let weights: Vec<(String, Vec<usize>, Vec<u8>)> = weight_list(shape, ids.vocab_size as i64)
         .into_iter()
         .map(|(name, dims, init)| {
@@ -159,10 +156,7 @@ enum Init {
 impl Init {
     /// The values, little-endian f32.
     fn bytes(self, dims: &[i64], normals: &mut Normals) -> Vec<u8> {
-        let (count, fan_in) = (
-            dims.iter().product::<i64>(),
-            dims[1..].iter().product::<i64>(),
-        );
+        let (count, fan_in) = (dims.iter().product::<i64>(), dims[1..].iter().product::<i64>());
         let values: Vec<f32> = match self {
             Self::Normal => {
                 let std = (fan_in as f64).sqrt().recip();
@@ -212,55 +206,17 @@ fn weight_list(shape: &ModelShape, vocab_size: i64) -> Vec<Weight> {
     vision_weights(&mut list, shape);
     let (width, mlp) = (shape.text_width, shape.text_mlp);
     let kv = width / shape.text_heads * shape.text_kv_heads;
-    list.push((
-        "model.embed_tokens.weight".to_owned(),
-        vec![vocab_size, width],
-        Init::Normal,
-    ));
+    list.push(("model.embed_tokens.weight".to_owned(), vec![vocab_size, width], Init::Normal));
     for layer in (0..shape.text_layers).map(|index| format!("model.layers.{index}")) {
         norm(&mut list, &format!("{layer}.input_layernorm"), width);
         for (name, out) in [("q_proj", width), ("k_proj", kv), ("v_proj", kv)] {
-            linear(
-                &mut list,
-                &format!("{layer}.self_attn.{name}"),
-                out,
-                width,
-                true,
-            );
+            linear(&mut list, &format!("{layer}.self_attn.{name}"), out, width, true);
         }
-        linear(
-            &mut list,
-            &format!("{layer}.self_attn.o_proj"),
-            width,
-            width,
-            false,
-        );
-        norm(
-            &mut list,
-            &format!("{layer}.post_attention_layernorm"),
-            width,
-        );
-        linear(
-            &mut list,
-            &format!("{layer}.mlp.gate_proj"),
-            mlp,
-            width,
-            false,
-        );
-        linear(
-            &mut list,
-            &format!("{layer}.mlp.up_proj"),
-            mlp,
-            width,
-            false,
-        );
-        linear(
-            &mut list,
-            &format!("{layer}.mlp.down_proj"),
-            width,
-            mlp,
-            false,
-        );
+        linear(&mut list, &format!("{layer}.self_attn.o_proj"), width, width, false);
+        norm(&mut list, &format!("{layer}.post_attention_layernorm"), width);
+        linear(&mut list, &format!("{layer}.mlp.gate_proj"), mlp, width, false);
+        linear(&mut list, &format!("{layer}.mlp.up_proj"), mlp, width, false);
+        linear(&mut list, &format!("{layer}.mlp.down_proj"), width, mlp, false);
     }
     norm(&mut list, "model.norm", width);
     list

@@ -72,13 +72,7 @@ pub enum Colour {
 
 impl Colour {
     /// All colours.
-    pub const ALL: [Self; 5] = [
-        Self::Red,
-        Self::Green,
-        Self::Blue,
-        Self::Yellow,
-        Self::Black,
-    ];
+    pub const ALL: [Self; 5] = [Self::Red, Self::Green, Self::Blue, Self::Yellow, Self::Black];
 
     /// The word for it.
     pub fn word(self) -> &'static str {
@@ -208,9 +202,7 @@ impl Scene {
     fn is_sound(&self) -> bool {
         self.shapes.iter().enumerate().all(|(i, a)| {
             let later = &self.shapes[i + 1..];
-            later
-                .iter()
-                .all(|b| !a.overlaps(b) && (a.colour, a.kind) != (b.colour, b.kind))
+            later.iter().all(|b| !a.overlaps(b) && (a.colour, a.kind) != (b.colour, b.kind))
         })
     }
 
@@ -300,12 +292,7 @@ mod tests {
         for scene in scenes(200) {
             let picture = scene.render();
             for shape in &scene.shapes {
-                assert!(
-                    shape
-                        .bbox
-                        .iter()
-                        .all(|edge| edge % GRID_PX == 0 && *edge <= PICTURE_PX)
-                );
+                assert!(shape.bbox.iter().all(|edge| edge % GRID_PX == 0 && *edge <= PICTURE_PX));
                 let inside: Vec<(u32, u32)> = picture
                     .enumerate_pixels()
                     .filter(|&(x, y, p)| {
@@ -338,36 +325,18 @@ mod tests {
     fn an_expression_fits_one_shape_only() {
         let scene = Scene {
             shapes: vec![
-                Shape {
-                    bbox: [0, 16, 16, 32],
-                    kind: Kind::Disc,
-                    colour: Colour::Red,
-                },
-                Shape {
-                    bbox: [32, 0, 64, 32],
-                    kind: Kind::Disc,
-                    colour: Colour::Blue,
-                },
-                Shape {
-                    bbox: [40, 40, 56, 56],
-                    kind: Kind::Cross,
-                    colour: Colour::Blue,
-                },
+                Shape { bbox: [0, 16, 16, 32], kind: Kind::Disc, colour: Colour::Red },
+                Shape { bbox: [32, 0, 64, 32], kind: Kind::Disc, colour: Colour::Blue },
+                Shape { bbox: [40, 40, 56, 56], kind: Kind::Cross, colour: Colour::Blue },
             ],
         };
         let of = |shape| {
-            let all = scene
-                .expressions()
-                .into_iter()
-                .filter(move |e| e.shape == shape);
+            let all = scene.expressions().into_iter().filter(move |e| e.shape == shape);
             all.map(|e| e.text).collect::<Vec<_>>()
         };
         assert_eq!(of(0), ["the red disc", "the red shape", "the left shape"]);
         // Its centre (48, 16) shares x with the cross: neither is the right shape.
-        assert_eq!(
-            of(1),
-            ["the blue disc", "the top shape", "the largest shape"]
-        );
+        assert_eq!(of(1), ["the blue disc", "the top shape", "the largest shape"]);
         assert_eq!(of(2), ["the blue cross", "the cross", "the bottom shape"]);
     }
 

@@ -116,25 +116,16 @@ pub fn write(folder: &Path, words: &Words) -> Result<TokenIds> {
         .min_frequency(1)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    bpe.train(&mut trainer, corpus(words).iter())
-        .map_err(|e| anyhow!("tokenizer: {e}"))?;
+    bpe.train(&mut trainer, corpus(words).iter()).map_err(|e| anyhow!("tokenizer: {e}"))?;
     let added = |text: &str, special| AddedToken::from(text, special).normalized(false);
     bpe.add_special_tokens(SPECIAL.map(|text| added(text, true)))
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
     let sentences = words.sentences.iter().map(String::as_str);
-    bpe.add_tokens(
-        std::iter::once(SYSTEM)
-            .chain(sentences)
-            .map(|text| added(text, false)),
-    )
-    .map_err(|e| anyhow!("tokenizer: {e}"))?;
+    bpe.add_tokens(std::iter::once(SYSTEM).chain(sentences).map(|text| added(text, false)))
+        .map_err(|e| anyhow!("tokenizer: {e}"))?;
     let path = folder.join("tokenizer.json");
-    bpe.save(&path, true)
-        .map_err(|e| anyhow!("{}: {e}", path.display()))?;
-    let id = |text: &str| {
-        bpe.token_to_id(text)
-            .with_context(|| format!("tokenizer: no `{text}`"))
-    };
+    bpe.save(&path, true).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    let id = |text: &str| bpe.token_to_id(text).with_context(|| format!("tokenizer: no `{text}`"));
     let ids = TokenIds {
         vocab_size: bpe.get_vocab_size(true),
         end_of_text: id("<|endoftext|>")?,
@@ -153,16 +144,12 @@ fn pre_tokenizer() -> Result<Sequence> {
     let pattern = SplitPattern::Regex(SPLIT.to_owned());
     let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
         .map_err(|e| anyhow!("tokenizer: {e}"))?;
-    Ok(Sequence::new(vec![
-        split.into(),
-        ByteLevel::new(false, false, false).into(),
-    ]))
+    Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]))
 }
 
 fn corpus(words: &Words) -> Vec<String> {
-    let mut lines: Vec<String> = [SYSTEM, "system\n", "user\n", "assistant\n"]
-        .map(str::to_owned)
-        .into();
+    let mut lines: Vec<String> =
+        [SYSTEM, "system\n", "user\n", "assistant\n"].map(str::to_owned).into();
     lines.extend(words.texts.iter().cloned());
     lines.extend((0..=PICTURE_PX).map(|number| format!("[{number}, {number}]")));
     lines
@@ -172,10 +159,7 @@ fn write_settings(folder: &Path, ids: &TokenIds) -> Result<()> {
     let pixels = u64::from(PICTURE_PX).pow(2);
     let files: [(&str, Value); 4] = [
         // Where processors of transformers look, as in the hub's folders.
-        (
-            "chat_template.json",
-            json!({"chat_template": CHAT_TEMPLATE}),
-        ),
+        ("chat_template.json", json!({"chat_template": CHAT_TEMPLATE})),
         (
             "tokenizer_config.json",
             json!({

@@ -60,11 +60,7 @@ pub fn fused_adamw(
     options: AdamWOptions,
 ) -> Result<(), TorchError> {
     let n = params.len();
-    assert!(
-        [grads, exp_avgs, exp_avg_sqs, steps]
-            .iter()
-            .all(|list| list.len() == n)
-    );
+    assert!([grads, exp_avgs, exp_avg_sqs, steps].iter().all(|list| list.len() == n));
     if n == 0 {
         return Ok(());
     }
@@ -107,13 +103,8 @@ mod tests {
 
     #[test]
     fn one_step_by_hand() {
-        let options = AdamWOptions {
-            lr: 0.1,
-            beta1: 0.9,
-            beta2: 0.99,
-            eps: 1e-8,
-            weight_decay: 0.5,
-        };
+        let options =
+            AdamWOptions { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5 };
         let p = [Tensor::from_slice(&[1.0f32, -2.0])];
         let g = [Tensor::from_slice(&[0.5f32, 0.25])];
         let m = [p[0].zeros_like()];
@@ -129,13 +120,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_an_error() {
-        let options = AdamWOptions {
-            lr: 0.1,
-            beta1: 0.9,
-            beta2: 0.99,
-            eps: 1e-8,
-            weight_decay: 0.0,
-        };
+        let options =
+            AdamWOptions { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
         let p = [Tensor::zeros([2], (Kind::Float, Device::Cpu))];
         let g = [Tensor::zeros([2], (Kind::BFloat16, Device::Cpu))];
         let s = [Tensor::zeros([], (Kind::Float, Device::Cpu))];

@@ -104,12 +104,8 @@ impl Blockwise {
         let blocks = (len + BLOCK - 1) / BLOCK;
         let codes = self.codes.f_narrow(0, start, blocks * BLOCK)?;
         let scales = self.scales.f_narrow(0, start / BLOCK, blocks)?;
-        let values = levels
-            .values
-            .f_index_select(0, &codes.f_to_kind(Kind::Int)?)?;
-        let values = values
-            .f_view([blocks, BLOCK])?
-            .f_mul(&scales.f_unsqueeze(1)?)?;
+        let values = levels.values.f_index_select(0, &codes.f_to_kind(Kind::Int)?)?;
+        let values = values.f_view([blocks, BLOCK])?.f_mul(&scales.f_unsqueeze(1)?)?;
         Ok(values.f_view([-1])?.f_narrow(0, 0, len)?)
     }
 
@@ -130,13 +126,9 @@ impl Blockwise {
             .f_bitwise_right_shift_tensor_scalar(i64::from(DROPPED_BITS))?
             .f_bitwise_and(i64::from((1u32 << INDEX_BITS) - 1))?;
         let codes = levels.codes.f_index_select(0, &index.f_view([-1])?)?;
-        self.codes
-            .f_narrow(0, start, blocks * BLOCK)?
-            .f_copy_(&codes)?;
+        self.codes.f_narrow(0, start, blocks * BLOCK)?.f_copy_(&codes)?;
         let scales = scales.f_view([-1])?;
-        self.scales
-            .f_narrow(0, start / BLOCK, blocks)?
-            .f_copy_(&scales)?;
+        self.scales.f_narrow(0, start / BLOCK, blocks)?.f_copy_(&scales)?;
         Ok(())
     }
 }
@@ -185,10 +177,7 @@ mod tests {
             let got = Vec::<f32>::try_from(through(&values, is_signed)).unwrap();
             let values = Vec::<f32>::try_from(values).unwrap();
             let mut largest = 0f64;
-            for (block, got) in values
-                .chunks(BLOCK as usize)
-                .zip(got.chunks(BLOCK as usize))
-            {
+            for (block, got) in values.chunks(BLOCK as usize).zip(got.chunks(BLOCK as usize)) {
                 let most = block.iter().fold(0f32, |most, v| most.max(v.abs()));
                 for (value, got) in block.iter().zip(got) {
                     let size = f64::from(value.abs() / most);
@@ -197,17 +186,11 @@ mod tests {
                     // Half a part of this decade or of the coarser start of the next, and what the dropped bits blur.
                     let half = 0.45 / parts * 10f64.powi(decade) + size / 2048.0;
                     let error = f64::from((value - got).abs() / most);
-                    assert!(
-                        error <= half * 1.2,
-                        "{value} became {got} of {most}: {error}, {half}"
-                    );
+                    assert!(error <= half * 1.2, "{value} became {got} of {most}: {error}, {half}");
                     largest = largest.max(error);
                 }
             }
-            assert!(
-                largest > 1e-4 && largest < if is_signed { 9e-3 } else { 5e-3 },
-                "{largest}"
-            );
+            assert!(largest > 1e-4 && largest < if is_signed { 9e-3 } else { 5e-3 }, "{largest}");
         }
     }
 
@@ -232,9 +215,7 @@ mod tests {
         let values = Tensor::randn([len], (Kind::Float, Device::Cpu));
         let stored = Blockwise::zeros(len, Device::Cpu).unwrap();
         for (start, len) in [(0, 2 * BLOCK), (2 * BLOCK, BLOCK + 9)] {
-            stored
-                .write(&levels, start, &values.narrow(0, start, len))
-                .unwrap();
+            stored.write(&levels, start, &values.narrow(0, start, len)).unwrap();
         }
         let whole = stored.read(&levels, 0, len).unwrap();
         assert_eq!(whole, through(&values, true));

@@ -57,9 +57,7 @@ fn open(library: &Path) -> Result<*mut c_void, String> {
 /// Beside the `libtorch_cpu.so` of this process, whether it lies there or not.
 fn cuda_place() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps
-        .lines()
-        .find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
     let cpu = PathBuf::from(&line[line.find('/')?..]);
     Some(cpu.with_file_name("libtorch_cuda.so"))
 }
@@ -70,10 +68,7 @@ fn cuda_place() -> Option<PathBuf> {
 /// An unknown name, a GPU that is not there, or one that `auto` would pass over only because
 /// libtorch's CUDA library does not load.
 pub fn parse_device(name: &str) -> Result<Device, TorchError> {
-    let error = |cause: String| TorchError::Device {
-        got: name.to_string(),
-        cause,
-    };
+    let error = |cause: String| TorchError::Device { got: name.to_string(), cause };
     let failure = FAILURE.get().map(String::as_str);
     let index = match name {
         "auto" => {

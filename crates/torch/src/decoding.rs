@@ -86,9 +86,8 @@ pub fn decode_attention(
 ) -> Result<Tensor, TorchError> {
     let [slots, heads, head_dim] = dims(q);
     let [_, kv_heads, _] = dims(k);
-    let fits = [k, v]
-        .iter()
-        .all(|x| x.size() == [slots, kv_heads, head_dim] && x.kind() == q.kind());
+    let fits =
+        [k, v].iter().all(|x| x.size() == [slots, kv_heads, head_dim] && x.kind() == q.kind());
     check("decode_attention", fits && fuses(q), &[q, k, v])?;
     keys.check([slots, heads, kv_heads, head_dim], q.kind())?;
     let [a, b, c, d, e, f, g] = keys.tensors();
@@ -127,22 +126,13 @@ impl DecodeKeys<'_> {
             && self.answer_keys.size() == [room, kv_heads, answer_width, head_dim]
             && self.answer_values.size() == self.answer_keys.size()
             && room >= slots
-            && [
-                self.prompt_keys,
-                self.prompt_values,
-                self.answer_keys,
-                self.answer_values,
-            ]
-            .iter()
-            .all(|x| x.kind() == kind)
+            && [self.prompt_keys, self.prompt_values, self.answer_keys, self.answer_values]
+                .iter()
+                .all(|x| x.kind() == kind)
             && [self.rows, self.prompt_lens, self.places]
                 .iter()
                 .all(|x| x.size() == [slots] && x.kind() == Kind::Int64);
-        check(
-            "decode_attention",
-            fits,
-            &[self.prompt_keys, self.answer_keys, self.rows],
-        )
+        check("decode_attention", fits, &[self.prompt_keys, self.answer_keys, self.rows])
     }
 }
 
@@ -160,21 +150,13 @@ impl PackedLinear {
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn new(weight: &Tensor) -> Result<Self, TorchError> {
-        check(
-            "packed linear",
-            weight.dim() == 2 && fuses(weight),
-            &[weight],
-        )?;
+        check("packed linear", weight.dim() == 2 && fuses(weight), &[weight])?;
         let [output, input] = dims(weight);
         // SAFETY: a valid `at::Tensor*`, borrowed for the call.
         let packed = call_for_tensor(|packed, error, capacity| unsafe {
             vlm_r1_pack_linear(pointer(weight), packed, error, capacity)
         })?;
-        Ok(PackedLinear {
-            packed,
-            input,
-            output,
-        })
+        Ok(PackedLinear { packed, input, output })
     }
 }
 
@@ -238,13 +220,7 @@ pub struct TokenChoice<'a> {
 /// # Errors
 /// Tensors that do not fit.
 pub fn choose_tokens(choice: &TokenChoice<'_>) -> Result<Tensor, TorchError> {
-    let TokenChoice {
-        logits,
-        banned,
-        unfinished,
-        draws,
-        scale,
-    } = choice;
+    let TokenChoice { logits, banned, unfinished, draws, scale } = choice;
     let [rows, vocabulary] = dims(logits);
     let fits = logits.dim() == 2
         && vocabulary > 0
@@ -297,9 +273,7 @@ impl DecodeLayer<'_> {
         let [q, k, v, o, gate, up, down] =
             self.linears.map(|(layer, _)| [layer.input, layer.output]);
         let dim = self.head_dim.max(1);
-        let layers_fit = [q, k, v, gate, up]
-            .iter()
-            .all(|[input, _]| *input == hidden)
+        let layers_fit = [q, k, v, gate, up].iter().all(|[input, _]| *input == hidden)
             && k == v
             && [q[1], k[1]].iter().all(|out| *out > 0 && out % dim == 0)
             && dim % 2 == 0
@@ -315,9 +289,8 @@ impl DecodeLayer<'_> {
         let norms_fit = [self.input_norm, self.post_attention_norm]
             .iter()
             .all(|w| w.size() == [hidden] && w.kind() == x.kind());
-        let angles_fit = [cos, sin]
-            .iter()
-            .all(|table| table.size() == [slots, dim] && table.kind() == x.kind());
+        let angles_fit =
+            [cos, sin].iter().all(|table| table.size() == [slots, dim] && table.kind() == x.kind());
         let fits = x.dim() == 2 && fuses(x) && layers_fit && norms_fit && angles_fit;
         check("decode_layer", fits, &[x, self.input_norm, cos])?;
         Ok([slots, q[1] / dim, k[1] / dim, dim])

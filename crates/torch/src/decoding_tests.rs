@@ -54,10 +54,7 @@ fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
         let values = joined(prompt_values.get(row), &answer_values);
         let query = q.get(at).to_kind(Kind::Double).unsqueeze(1);
         let scores = query.matmul(&keys.transpose(1, 2)) / (dim as f64).sqrt();
-        let expected = scores
-            .softmax(-1, Kind::Double)
-            .matmul(&values)
-            .squeeze_dim(1);
+        let expected = scores.softmax(-1, Kind::Double).matmul(&values).squeeze_dim(1);
         let distance = distance(&got.get(at), &expected);
         assert!(
             distance < tolerance(kind),
@@ -84,10 +81,7 @@ fn packed_layers_as_by_libtorch() {
                 let expected = x.to_kind(Kind::Double).linear(&weight, bias.as_ref());
                 assert_eq!(got.kind(), kind);
                 let distance = distance(got, &expected);
-                assert!(
-                    distance < tolerance(kind),
-                    "{kind:?} {rows} {input}: {distance}"
-                );
+                assert!(distance < tolerance(kind), "{kind:?} {rows} {input}: {distance}");
             }
         }
     }
@@ -138,9 +132,8 @@ impl Layer {
         let slots = x.size()[0];
         let [q, k, v, o, gate, up, down] = self.parts().linears;
         let y = rms_norm(x, &self.norms[0], 1e-6).unwrap();
-        let [q, k, v] = packed_linears(&y, [q, k, v])
-            .unwrap()
-            .map(|x| x.view([slots, -1, self.head_dim]));
+        let [q, k, v] =
+            packed_linears(&y, [q, k, v]).unwrap().map(|x| x.view([slots, -1, self.head_dim]));
         let turn = |x: &Tensor| rotate(x, tables[0], tables[1]).unwrap();
         let seen = decode_attention([&turn(&q), &turn(&k), &v], keys).unwrap();
         let [o] = packed_linears(&seen.view([slots, -1]), [o]).unwrap();
@@ -172,11 +165,8 @@ fn a_layer_is_its_parts_bit_for_bit() {
             let list = |f: &dyn Fn(i64) -> i64| {
                 Tensor::from_slice(&(0..slots).map(f).collect::<Vec<i64>>())
             };
-            let (rows, lens, places) = (
-                list(&|slot| slot % 2),
-                list(&|slot| 30 + slot % 18),
-                list(&|slot| slot * 7 % 24),
-            );
+            let (rows, lens, places) =
+                (list(&|slot| slot % 2), list(&|slot| 30 + slot % 18), list(&|slot| slot * 7 % 24));
             let run = |whole: bool| {
                 let (answer_keys, answer_values) = (room(65), room(66));
                 let keys = DecodeKeys {
@@ -237,41 +227,15 @@ fn what_does_not_fit_is_an_error() {
     };
     let x = draw(&[2, 8], kind, 4);
     assert!(try_it(&x, &layer.parts(), &table, &keys));
-    assert!(!try_it(
-        &draw(&[2, 7], kind, 4),
-        &layer.parts(),
-        &table,
-        &keys
-    ));
-    assert!(!try_it(
-        &draw(&[3, 8], kind, 4),
-        &layer.parts(),
-        &table,
-        &keys
-    ));
-    assert!(!try_it(
-        &x.to_kind(Kind::BFloat16),
-        &layer.parts(),
-        &table,
-        &keys
-    ));
+    assert!(!try_it(&draw(&[2, 7], kind, 4), &layer.parts(), &table, &keys));
+    assert!(!try_it(&draw(&[3, 8], kind, 4), &layer.parts(), &table, &keys));
+    assert!(!try_it(&x.to_kind(Kind::BFloat16), &layer.parts(), &table, &keys));
     assert!(!try_it(&x, &layer.parts(), &draw(&[2, 6], kind, 3), &keys));
     let few = list(1);
-    assert!(!try_it(
-        &x,
-        &layer.parts(),
-        &table,
-        &DecodeKeys {
-            places: &few,
-            ..keys
-        }
-    ));
+    assert!(!try_it(&x, &layer.parts(), &table, &DecodeKeys { places: &few, ..keys }));
     let mut swapped = layer.parts();
     swapped.linears.swap(4, 6);
     assert!(!try_it(&x, &swapped, &table, &keys));
-    let odd = DecodeLayer {
-        head_dim: 3,
-        ..layer.parts()
-    };
+    let odd = DecodeLayer { head_dim: 3, ..layer.parts() };
     assert!(!try_it(&x, &odd, &table, &keys));
 }

@@ -46,11 +46,7 @@ impl SequenceLens {
             }));
             Tensor::from_slice(&ends).to_device(device)
         });
-        SequenceLens {
-            queries,
-            keys,
-            cumulative,
-        }
+        SequenceLens { queries, keys, cumulative }
     }
 }
 
@@ -123,15 +119,10 @@ fn one_by_one(
         let (queries, keys) = (queries as i64, keys as i64);
         // [1, heads, len, head_dim]
         let part = |x: &Tensor, from, len| -> Result<Tensor, TorchError> {
-            Ok(x.f_narrow(0, from, len)?
-                .f_transpose(0, 1)?
-                .f_unsqueeze(0)?)
+            Ok(x.f_narrow(0, from, len)?.f_transpose(0, 1)?.f_unsqueeze(0)?)
         };
-        let (q, k, v) = (
-            part(q, from_query, queries)?,
-            part(k, from_key, keys)?,
-            part(v, from_key, keys)?,
-        );
+        let (q, k, v) =
+            (part(q, from_query, queries)?, part(k, from_key, keys)?, part(v, from_key, keys)?);
         let mask = causal
             .then(|| -> Result<Tensor, TorchError> {
                 let all = Tensor::f_ones([queries, keys], (Kind::Bool, q.device()))?;

@@ -76,11 +76,7 @@ pub fn fuses(x: &Tensor) -> bool {
 /// # Errors
 /// Tensors that do not fit.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor, TorchError> {
-    check(
-        "rms_norm",
-        x.kind() == w.kind() && x.size().last() == w.size().last(),
-        &[x, w],
-    )?;
+    check("rms_norm", x.kind() == w.kind() && x.size().last() == w.size().last(), &[x, w])?;
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
         vlm_r1_rms_norm(pointer(x), pointer(w), eps, y, error, capacity)
@@ -144,15 +140,7 @@ pub fn gated_linear(
     let bias = bias.map_or(std::ptr::null_mut(), pointer);
     // SAFETY: valid `at::Tensor*` (the bias may be null), borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
-        vlm_r1_gated_linear(
-            pointer(gate),
-            pointer(up),
-            pointer(weight),
-            bias,
-            y,
-            error,
-            capacity,
-        )
+        vlm_r1_gated_linear(pointer(gate), pointer(up), pointer(weight), bias, y, error, capacity)
     })
 }
 
@@ -206,14 +194,9 @@ pub(crate) fn check(what: &str, fits: bool, tensors: &[&Tensor]) -> Result<(), T
     if fits {
         return Ok(());
     }
-    let shapes: Vec<String> = tensors
-        .iter()
-        .map(|x| format!("{} {:?}", crate::kind_name(x.kind()), x.size()))
-        .collect();
-    Err(TorchError::Libtorch(format!(
-        "{what}: tensors that do not fit: {}",
-        shapes.join(", ")
-    )))
+    let shapes: Vec<String> =
+        tensors.iter().map(|x| format!("{} {:?}", crate::kind_name(x.kind()), x.size())).collect();
+    Err(TorchError::Libtorch(format!("{what}: tensors that do not fit: {}", shapes.join(", "))))
 }
 
 #[cfg(test)]

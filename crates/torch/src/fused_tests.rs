@@ -32,10 +32,8 @@ fn compare(
     plain: impl Fn(&[Tensor]) -> Tensor,
 ) {
     let run = |kind: Kind, f: &dyn Fn(&[Tensor]) -> Tensor| {
-        let leaves: Vec<Tensor> = inputs
-            .iter()
-            .map(|x| x.to_kind(kind).copy().set_requires_grad(true))
-            .collect();
+        let leaves: Vec<Tensor> =
+            inputs.iter().map(|x| x.to_kind(kind).copy().set_requires_grad(true)).collect();
         let y = f(&leaves);
         let upstream = draw(&y.size(), Kind::Float, 77).to_kind(kind);
         (&y * &upstream).sum(Kind::Double).backward();
@@ -48,10 +46,7 @@ fn compare(
     for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
         assert_eq!(got.kind(), kind);
         let distance = distance(got, expected);
-        assert!(
-            distance < tolerance(kind),
-            "{kind:?}, result {i}: {distance}"
-        );
+        assert!(distance < tolerance(kind), "{kind:?}, result {i}: {distance}");
     }
     let without = no_grad(|| fused(inputs));
     assert!(!without.requires_grad());
@@ -82,12 +77,7 @@ fn swiglu_as_by_libtorch() {
     for kind in [Kind::Float, Kind::BFloat16] {
         for shape in [[1, 5], [7, 64], [40, 1408]] {
             let inputs = [draw(&shape, kind, 3) * 3.0, draw(&shape, kind, 4)];
-            compare(
-                &inputs,
-                kind,
-                |x| swiglu(&x[0], &x[1]).unwrap(),
-                |x| x[0].silu() * &x[1],
-            );
+            compare(&inputs, kind, |x| swiglu(&x[0], &x[1]).unwrap(), |x| x[0].silu() * &x[1]);
         }
     }
     let far = Tensor::from_slice(&[-1e4f32, -100.0, 0.0, 100.0, 1e4, f32::NAN]);
@@ -143,17 +133,8 @@ fn token_scores_as_by_libtorch() {
                 &[logits.shallow_clone()],
                 kind,
                 // In the type of the inputs for the comparison only.
-                |x| {
-                    token_scores(&x[0], &targets, 1.0 / 0.7)
-                        .unwrap()
-                        .0
-                        .to_kind(kind)
-                },
-                |x| {
-                    plain(&x[0])
-                        .gather(1, &targets.unsqueeze(1), false)
-                        .squeeze_dim(1)
-                },
+                |x| token_scores(&x[0], &targets, 1.0 / 0.7).unwrap().0.to_kind(kind),
+                |x| plain(&x[0]).gather(1, &targets.unsqueeze(1), false).squeeze_dim(1),
             );
             let (_, entropies) = token_scores(&logits, &targets, 1.0 / 0.7).unwrap();
             let all = plain(&logits.to_kind(Kind::Double));
@@ -208,11 +189,7 @@ fn layers_over_a_norm_or_an_activation_as_by_libtorch() {
                 let mean = x[0].square().mean_dim(-1i64, true, Kind::Double);
                 let normed = &x[0] * (mean + 1e-6).rsqrt() * &x[1];
                 let first = normed.linear(&x[2], None::<&Tensor>);
-                joined([
-                    first,
-                    normed.linear(&x[3], Some(&x[4])),
-                    normed.shallow_clone(),
-                ])
+                joined([first, normed.linear(&x[3], Some(&x[4])), normed.shallow_clone()])
             },
         );
         let gated = [26, 27].map(|key| draw(&[70, 24], kind, key));
@@ -246,10 +223,7 @@ fn what_does_not_fit_is_an_error() {
     let x = draw(&[2, 8], Kind::Float, 1);
     assert!(rms_norm(&x, &draw(&[4], Kind::Float, 1), 1e-6).is_err());
     assert!(swiglu(&x, &draw(&[2, 4], Kind::Float, 1)).is_err());
-    let (heads, table) = (
-        draw(&[2, 2, 4], Kind::Float, 1),
-        draw(&[3, 4], Kind::Float, 1),
-    );
+    let (heads, table) = (draw(&[2, 2, 4], Kind::Float, 1), draw(&[3, 4], Kind::Float, 1));
     assert!(rotate(&heads, &table, &table).is_err());
     assert!(fuses(&x) && !fuses(&x.to_kind(Kind::Double)));
 }
@@ -280,11 +254,7 @@ fn every_instruction_set_as_by_libtorch() {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&tests.stdout);
-        assert_eq!(
-            tests.status.success(),
-            set != "of no processor",
-            "{set}: {said}"
-        );
+        assert_eq!(tests.status.success(), set != "of no processor", "{set}: {said}");
         for test in [
             "rms_norm_as_by_libtorch",
             "packed_layers_as_by_libtorch",

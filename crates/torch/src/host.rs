@@ -25,11 +25,7 @@ unsafe extern "C" {
 /// Where memory is not to be had.
 pub fn host_copy(tensor: &Tensor, device: Device) -> Result<Tensor, TorchError> {
     let copy = tensor.f_to_device_(Device::Cpu, tensor.kind(), false, true)?;
-    Ok(if device.is_cuda() {
-        copy.f_pin_memory(device)?
-    } else {
-        copy
-    })
+    Ok(if device.is_cuda() { copy.f_pin_memory(device)? } else { copy })
 }
 
 /// A copy on `to`, begun but perhaps not done: what `to` computes comes after it; the host must
@@ -104,9 +100,6 @@ mod tests {
         let tensor = Tensor::from_slice(&[1.0f64, 2.0]);
         let reading = Reading::begin(&tensor).unwrap();
         let _ = tensor.shallow_clone().fill_(9.0);
-        assert_eq!(
-            Vec::<f64>::try_from(reading.wait().unwrap()).unwrap(),
-            [1.0, 2.0]
-        );
+        assert_eq!(Vec::<f64>::try_from(reading.wait().unwrap()).unwrap(), [1.0, 2.0]);
     }
 }

@@ -28,10 +28,7 @@ pub fn live_bytes(device: Device) -> Option<LiveBytes> {
     // SAFETY: two integers to write to; the function throws nothing.
     let code = unsafe { vlm_r1_live_bytes(index(device)?, &mut now, &mut peak) };
     let bytes = |count: i64| u64::try_from(count).ok();
-    (code == 0).then_some(LiveBytes {
-        now: bytes(now)?,
-        peak: bytes(peak)?,
-    })
+    (code == 0).then_some(LiveBytes { now: bytes(now)?, peak: bytes(peak)? })
 }
 
 /// Starts [`LiveBytes::peak`] of `device` anew.
@@ -76,13 +73,7 @@ pub fn peak_memory_bytes() -> u64 {
     status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| {
-            rest.trim()
-                .trim_end_matches("kB")
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
         .map_or(0, |kib| kib * 1024)
 }
 
@@ -106,16 +97,8 @@ mod tests {
         let tensor = Tensor::zeros([BYTES as i64 / 4], (Kind::Float, Device::Cpu));
         let view = tensor.view([2, -1]);
         drop(tensor);
-        assert!(
-            count().now >= before + BYTES - (8 << 20),
-            "{before} {:?}",
-            count()
-        );
-        assert!(
-            count().now <= before + BYTES + (8 << 20),
-            "{before} {:?}",
-            count()
-        );
+        assert!(count().now >= before + BYTES - (8 << 20), "{before} {:?}", count());
+        assert!(count().now <= before + BYTES + (8 << 20), "{before} {:?}", count());
         drop(view);
         let after = count();
         assert!(after.now < before + (8 << 20), "{before} {after:?}");

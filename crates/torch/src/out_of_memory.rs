@@ -33,9 +33,7 @@ impl OutOfMemory {
         // A panic's text quotes the error (`Torch("..")`, ours `Libtorch("..")`) and escapes its line ends.
         let line = line.split("\\n").next().unwrap_or(line);
         let start = line.rfind("orch(\"").map_or(0, |at| at + "orch(\"".len());
-        Some(OutOfMemory {
-            message: line[start..].trim().to_owned(),
-        })
+        Some(OutOfMemory { message: line[start..].trim().to_owned() })
     }
 
     fn of_panic(payload: &(dyn Any + Send)) -> Option<Self> {

@@ -62,10 +62,7 @@ impl SegmentTable {
         if segments.is_empty() {
             return refuse(0, "expected at least one");
         }
-        Ok(SegmentTable {
-            segments: Tensor::from_slice(&table).view([-1, 3]),
-            tokens: start,
-        })
+        Ok(SegmentTable { segments: Tensor::from_slice(&table).view([-1, 3]), tokens: start })
     }
 }
 

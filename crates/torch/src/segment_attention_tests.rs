@@ -35,9 +35,7 @@ impl Case<'_> {
 
     /// Output, and the gradients of the leaves, in the type of `attend`'s result.
     fn run(&self, kind: Kind, attend: impl Fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> Vec<Tensor> {
-        let leaves = self
-            .leaves()
-            .map(|x| x.detach().to_kind(kind).copy().set_requires_grad(true));
+        let leaves = self.leaves().map(|x| x.detach().to_kind(kind).copy().set_requires_grad(true));
         let [q, k, v] = &leaves;
         let output = attend(&q.select(1, 1), k, &v.transpose(0, 1));
         assert_eq!(output.kind(), kind);
@@ -76,10 +74,7 @@ impl Case<'_> {
 
     fn dense(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let repeats = self.heads[0] / self.heads[1];
-        let expand = |x: &Tensor| {
-            x.repeat_interleave_self_int(repeats, 1, None)
-                .transpose(0, 1)
-        };
+        let expand = |x: &Tensor| x.repeat_interleave_self_int(repeats, 1, None).transpose(0, 1);
         let scores = q.transpose(0, 1).matmul(&expand(k).transpose(1, 2));
         (scores / (self.head_dim as f64).sqrt())
             .masked_fill(&self.visible().logical_not(), f64::NEG_INFINITY)
@@ -92,11 +87,7 @@ impl Case<'_> {
     fn check(&self) -> Result<(), TestCaseError> {
         let got = self.run(self.kind, |q, k, v| self.fused(q, k, v));
         let expected = self.run(Kind::Double, |q, k, v| self.dense(q, k, v));
-        let tolerance = if self.kind == Kind::Float {
-            4e-6
-        } else {
-            1.5e-2
-        };
+        let tolerance = if self.kind == Kind::Float { 4e-6 } else { 1.5e-2 };
         for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let got = got.to_kind(Kind::Double);
             prop_assert_eq!(got.size(), expected.size());
@@ -129,13 +120,7 @@ fn segment_attention_as_by_libtorch() {
     for kind in [Kind::Float, Kind::BFloat16] {
         for head_dim in [1, 8, 20, 32, 33, 64, 80, 128] {
             for (heads, causal) in [([4, 2], true), ([3, 3], false), ([7, 1], true)] {
-                let case = Case {
-                    segments: PROMPTS,
-                    causal,
-                    heads,
-                    head_dim,
-                    kind,
-                };
+                let case = Case { segments: PROMPTS, causal, heads, head_dim, kind };
                 case.check().unwrap();
             }
         }
@@ -151,13 +136,7 @@ fn long_segments_as_by_libtorch() {
             (&[(300, None), (64, None), (129, None)], false),
             (&[(530, None)], true),
         ] {
-            let case = Case {
-                segments,
-                causal,
-                heads: [6, 2],
-                head_dim: 24,
-                kind,
-            };
+            let case = Case { segments, causal, heads: [6, 2], head_dim: 24, kind };
             case.check().unwrap();
         }
     }
@@ -199,13 +178,7 @@ proptest! {
 fn threads_do_not_change_a_bit() {
     let segments = [(150, None), (70, Some(0)), (65, Some(0)), (90, None)];
     for kind in [Kind::Float, Kind::BFloat16] {
-        let case = Case {
-            segments: &segments,
-            causal: true,
-            heads: [8, 2],
-            head_dim: 64,
-            kind,
-        };
+        let case = Case { segments: &segments, causal: true, heads: [8, 2], head_dim: 64, kind };
         let of = |threads| {
             tch::set_num_threads(threads);
             case.run(kind, |q, k, v| case.fused(q, k, v))
@@ -229,19 +202,14 @@ fn a_nan_stays_where_it_is_seen() {
         let _ = broken.get(21).get(1).fill_(f64::NAN);
         let rows = |x: Tensor| {
             let nan = x.isnan().any_dim(2, false).any_dim(1, false);
-            (0..27)
-                .filter(|&i| nan.int64_value(&[i]) == 1)
-                .collect::<Vec<_>>()
+            (0..27).filter(|&i| nan.int64_value(&[i]) == 1).collect::<Vec<_>>()
         };
         let with_key = segment_attention([&x, &broken, &x], &table, true).unwrap();
         assert_eq!(rows(with_key), [21, 22, 23]);
         let with_query = segment_attention([&broken, &x, &x], &table, true).unwrap();
         assert_eq!(rows(with_query), [21]);
         let leaf = x.copy().set_requires_grad(true);
-        segment_attention([&leaf, &broken, &x], &table, true)
-            .unwrap()
-            .sum(kind)
-            .backward();
+        segment_attention([&leaf, &broken, &x], &table, true).unwrap().sum(kind).backward();
         // Token 20 has a weight of 0 for the key behind it, which a NaN does not respect.
         let rows = rows(leaf.grad());
         assert!(rows.ends_with(&[21, 22, 23]) && rows[0] >= 20, "{rows:?}");
@@ -295,8 +263,5 @@ fn what_does_not_fit_is_an_error() {
         assert!(refused(&broken, &q, &q).is_err(), "{broken:?}");
     }
     let said = refused(&of(&[6, 4, 8]), &k, &k).unwrap_err().to_string();
-    assert!(
-        said.contains("[6, 4, 8]") && said.contains("5 tokens"),
-        "{said}"
-    );
+    assert!(said.contains("[6, 4, 8]") && said.contains("5 tokens"), "{said}");
 }

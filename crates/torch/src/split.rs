@@ -65,13 +65,7 @@ pub fn adamw_split(
 ) -> Result<(), TorchError> {
     let _ = step.shallow_clone().f_add_scalar_(1.0)?;
     let count = step.f_double_value(&[])?;
-    let tensors = [
-        weight.value,
-        weight.rest,
-        weight.gradient,
-        weight.exp_avg,
-        weight.exp_avg_sq,
-    ];
+    let tensors = [weight.value, weight.rest, weight.gradient, weight.exp_avg, weight.exp_avg_sq];
     if let Some(elsewhere) = tensors.iter().find(|x| x.device() != Device::Cpu) {
         let cause = format!("adamw_split: a tensor on {:?}", elsewhere.device());
         return Err(TorchError::Libtorch(cause));
@@ -105,13 +99,7 @@ pub fn split(exact: &Tensor, value: &Tensor, rest: &Tensor) -> Result<(), TorchE
     }
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call(|error, capacity| unsafe {
-        vlm_r1_split(
-            pointer(exact),
-            pointer(value),
-            pointer(rest),
-            error,
-            capacity,
-        )
+        vlm_r1_split(pointer(exact), pointer(value), pointer(rest), error, capacity)
     })
 }
 
@@ -144,9 +132,7 @@ pub fn round_to(exact: &Tensor, kind: Kind) -> Result<Tensor, TorchError> {
 }
 
 fn split_by_operations(exact: &Tensor, value: &Tensor, rest: &Tensor) -> Result<(), TorchError> {
-    let bits = exact
-        .f_view_dtype(Kind::Int)?
-        .f_masked_fill(&exact.f_isnan()?, NAN_BITS)?;
+    let bits = exact.f_view_dtype(Kind::Int)?.f_masked_fill(&exact.f_isnan()?, NAN_BITS)?;
     // Sums wrap and the shift is arithmetic, as with bits without a sign.
     let high = (bits.f_add_scalar(0x8000)?).f_bitwise_right_shift_tensor_scalar(16)?;
     let low = bits.f_sub(&high.f_mul_scalar(1 << 16)?)?;
@@ -186,16 +172,10 @@ mod tests {
         split(&exact, &value, &rest).unwrap();
         let bits = |x: &Tensor| x.view_dtype(Kind::Int);
         assert_eq!(bits(&join(&value, &rest).unwrap()), bits(&exact));
-        assert_eq!(
-            bits(&join_by_operations(&value, &rest).unwrap()),
-            bits(&exact)
-        );
+        assert_eq!(bits(&join_by_operations(&value, &rest).unwrap()), bits(&exact));
         let (other_value, other_rest) = places(&exact);
         split_by_operations(&exact, &other_value, &other_rest).unwrap();
-        assert_eq!(
-            other_value.view_dtype(Kind::Int16),
-            value.view_dtype(Kind::Int16)
-        );
+        assert_eq!(other_value.view_dtype(Kind::Int16), value.view_dtype(Kind::Int16));
         assert_eq!(other_rest, rest);
         // As libtorch rounds, but for ties.
         let ties = bits(&exact).bitwise_and(0xffff).eq(0x8000);
@@ -216,13 +196,8 @@ mod tests {
     /// Thirty updates by both, from the same weights with the same gradients.
     #[test]
     fn updates_are_those_of_the_fused_kernel() {
-        let options = AdamWOptions {
-            lr: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.1,
-        };
+        let options =
+            AdamWOptions { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
         let draw = |key, scale: f64| {
             let x = Tensor::empty([5000], (Kind::Float, Device::Cpu));
             fill_random(&x, key, Distribution::Uniform(-scale, scale)).unwrap();
@@ -268,10 +243,7 @@ mod tests {
         for split in [split, split_by_operations] {
             split(&broken, &value, &rest).unwrap();
             assert_eq!(value.isnan().all().int64_value(&[]), 1);
-            assert_eq!(
-                join(&value, &rest).unwrap().isnan().all().int64_value(&[]),
-                1
-            );
+            assert_eq!(join(&value, &rest).unwrap().isnan().all().int64_value(&[]), 1);
         }
         let (few, _) = places(&Tensor::from_slice(&[1f32]));
         assert!(super::split(&broken, &few, &rest).is_err());

@@ -38,14 +38,9 @@ pub(crate) fn choose(folder: &Path) -> Result<(Vec<String>, Option<Listed>), Tor
 }
 
 fn read_index(index: &Path) -> Result<Listed, TorchError> {
-    let text = fs::read_to_string(index).map_err(|source| TorchError::Io {
-        path: index.into(),
-        source,
-    })?;
-    let broken = |cause: String| TorchError::Index {
-        path: index.into(),
-        cause,
-    };
+    let text = fs::read_to_string(index)
+        .map_err(|source| TorchError::Io { path: index.into(), source })?;
+    let broken = |cause: String| TorchError::Index { path: index.into(), cause };
     let value: serde_json::Value =
         serde_json::from_str(&text).map_err(|e| broken(format!("not JSON: {e}")))?;
     let map = value
@@ -56,14 +51,10 @@ fn read_index(index: &Path) -> Result<Listed, TorchError> {
         return Err(broken("`weight_map` names no file".into()));
     }
     let file_of = |(tensor, file): (&String, &serde_json::Value)| {
-        let name = file
-            .as_str()
-            .filter(|f| !f.contains('/') && !f.contains(".."));
+        let name = file.as_str().filter(|f| !f.contains('/') && !f.contains(".."));
         match name {
             Some(name) => Ok((tensor.clone(), name.to_owned())),
-            None => Err(broken(format!(
-                "`weight_map.{tensor}`: expected a file name, got {file}"
-            ))),
+            None => Err(broken(format!("`weight_map.{tensor}`: expected a file name, got {file}"))),
         }
     };
     map.iter().map(file_of).collect()
@@ -93,9 +84,7 @@ pub fn missing_weights(folder: &Path) -> Vec<String> {
 
 fn weights_of_other_formats(folder: &Path) -> Vec<String> {
     let mut names = names_with(folder, |name| {
-        [".safetensors", ".bin", ".pt", ".pth", ".gguf"]
-            .iter()
-            .any(|end| name.ends_with(end))
+        [".safetensors", ".bin", ".pt", ".pth", ".gguf"].iter().any(|end| name.ends_with(end))
     });
     names.sort();
     names
@@ -116,15 +105,13 @@ pub(crate) fn faults(listed: &Listed, held: &BTreeMap<&str, &str>) -> Vec<String
     for (tensor, file) in listed {
         match held.get(tensor.as_str()) {
             Some(holder) if holder == file => {}
-            Some(holder) => faults.push(format!(
-                "{tensor} is listed in `{file}`, lies in `{holder}`"
-            )),
+            Some(holder) => {
+                faults.push(format!("{tensor} is listed in `{file}`, lies in `{holder}`"))
+            }
             None => faults.push(format!("{tensor} is listed in `{file}`, lies nowhere")),
         }
     }
-    let unlisted = held
-        .iter()
-        .filter(|(tensor, _)| !listed.contains_key(**tensor));
+    let unlisted = held.iter().filter(|(tensor, _)| !listed.contains_key(**tensor));
     faults
         .extend(unlisted.map(|(tensor, file)| format!("{tensor} is not listed, lies in `{file}`")));
     faults

@@ -50,14 +50,9 @@ impl WeightFiles {
             for tensor in file.header.tensors().into_keys() {
                 if let Some(&other) = index.get(&tensor) {
                     let other: &StoredFile = &files[other];
-                    let cause = format!(
-                        "weight {tensor} is in `{}` and in `{}`",
-                        other.name, file.name
-                    );
-                    return Err(TorchError::Index {
-                        path: folder.join(INDEX),
-                        cause,
-                    });
+                    let cause =
+                        format!("weight {tensor} is in `{}` and in `{}`", other.name, file.name);
+                    return Err(TorchError::Index { path: folder.join(INDEX), cause });
                 }
                 index.insert(tensor, files.len());
             }
@@ -65,10 +60,8 @@ impl WeightFiles {
         }
         let read: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
         let held = index.iter().map(|(tensor, &i)| (tensor.as_str(), read[i]));
-        let index_faults = listed
-            .as_ref()
-            .map(|listed| faults(listed, &held.collect()))
-            .unwrap_or_default();
+        let index_faults =
+            listed.as_ref().map(|listed| faults(listed, &held.collect())).unwrap_or_default();
         Ok(WeightFiles {
             folder: folder.to_path_buf(),
             passed_over: passed_over(folder, &read, listed.is_some()),
@@ -182,10 +175,7 @@ impl WeightFiles {
             let file = &self.files[i];
             Some((file, file.header.info(name)?))
         });
-        found.ok_or_else(|| TorchError::Missing {
-            name: name.into(),
-            folder: self.folder.clone(),
-        })
+        found.ok_or_else(|| TorchError::Missing { name: name.into(), folder: self.folder.clone() })
     }
 }
 
@@ -193,27 +183,16 @@ impl StoredFile {
     fn open(folder: &Path, name: String) -> Result<Self, TorchError> {
         let path = folder.join(&name);
         let map = map_file(&path)?;
-        let (header_len, header) =
-            SafeTensors::read_metadata(&map).map_err(|e| TorchError::Format {
-                path,
-                cause: e.to_string(),
-            })?;
+        let (header_len, header) = SafeTensors::read_metadata(&map)
+            .map_err(|e| TorchError::Format { path, cause: e.to_string() })?;
         // Eight bytes of length stand before the header.
         let data = 8 + header_len;
-        Ok(StoredFile {
-            name,
-            map,
-            header,
-            data,
-        })
+        Ok(StoredFile { name, map, header, data })
     }
 }
 
 fn map_file(path: &Path) -> Result<Mmap, TorchError> {
-    let io = |source| TorchError::Io {
-        path: path.into(),
-        source,
-    };
+    let io = |source| TorchError::Io { path: path.into(), source };
     let file = File::open(path).map_err(io)?;
     // SAFETY: the map is read-only; a file changed by others while mapped is outside our contract,
     // as for every reader of safetensors.
@@ -229,10 +208,7 @@ fn kind_of(name: &str, dtype: Dtype) -> Result<Kind, TorchError> {
         Dtype::I64 => Ok(Kind::Int64),
         Dtype::I16 => Ok(Kind::Int16),
         Dtype::U8 => Ok(Kind::Uint8),
-        other => Err(TorchError::Dtype {
-            name: name.into(),
-            got: format!("{other:?}"),
-        }),
+        other => Err(TorchError::Dtype { name: name.into(), got: format!("{other:?}") }),
     }
 }
 
@@ -246,10 +222,8 @@ fn dims(shape: &[usize]) -> Vec<i64> {
 /// As [`WeightFiles::open`].
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, TorchError> {
     let map = map_file(path)?;
-    let file = SafeTensors::deserialize(&map).map_err(|e| TorchError::Format {
-        path: path.into(),
-        cause: e.to_string(),
-    })?;
+    let file = SafeTensors::deserialize(&map)
+        .map_err(|e| TorchError::Format { path: path.into(), cause: e.to_string() })?;
     file.iter()
         .map(|(name, view)| {
             let kind = kind_of(name, view.dtype())?;
@@ -271,10 +245,7 @@ mod tests {
         let path = folder.path().join("model.safetensors");
         let a = Tensor::randn([3, 5], (Kind::Float, Device::Cpu));
         let b = Tensor::randn([4], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
-        let list = [
-            ("a".to_string(), a.shallow_clone()),
-            ("b".to_string(), b.shallow_clone()),
-        ];
+        let list = [("a".to_string(), a.shallow_clone()), ("b".to_string(), b.shallow_clone())];
         write_tensors(&path, &list).unwrap();
         let files = WeightFiles::open(folder.path()).unwrap();
         assert_eq!(files.names().collect::<Vec<_>>(), ["a", "b"]);
@@ -297,10 +268,7 @@ mod tests {
         assert!(files.tensor("a").unwrap().equal(&expected));
         assert!(read_tensors(&path).unwrap()["a"].equal(&expected));
         let bools = [("b".to_string(), a.gt(0.0))];
-        assert!(matches!(
-            write_tensors(&path, &bools),
-            Err(TorchError::Dtype { .. })
-        ));
+        assert!(matches!(write_tensors(&path, &bools), Err(TorchError::Dtype { .. })));
         let nowhere = folder.path().join("absent/model.safetensors");
         let error = write_tensors_as(&nowhere, &list).unwrap_err();
         assert!(error.to_string().contains("absent/model.safetensors"));

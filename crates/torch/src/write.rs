@@ -55,10 +55,8 @@ pub fn write_tensors_as(
     // Types of large scalars first, so that all are aligned.
     sorted.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     let mut out = Out::create(path)?;
-    let header = header(&sorted).map_err(|cause| TorchError::Format {
-        path: path.into(),
-        cause,
-    })?;
+    let header =
+        header(&sorted).map_err(|cause| TorchError::Format { path: path.into(), cause })?;
     out.write(&header)?;
     for (_, _, tensor, kind) in &sorted {
         out.tensor(tensor, *kind)?;
@@ -106,11 +104,7 @@ impl Out {
             }
             OpenOptions::new().write(true).create_new(true).open(path)
         };
-        let written = Written {
-            path: path.into(),
-            bytes: 0,
-            crc32c: 0,
-        };
+        let written = Written { path: path.into(), bytes: 0, crc32c: 0 };
         Ok(Self {
             file: create().map_err(|source| failed(path, source))?,
             written,
@@ -121,9 +115,7 @@ impl Out {
     fn write(&mut self, bytes: &[u8]) -> Result<(), TorchError> {
         self.written.bytes += bytes.len() as u64;
         self.written.crc32c = crc32c_append(self.written.crc32c, bytes);
-        self.file
-            .write_all(bytes)
-            .map_err(|source| failed(&self.written.path, source))
+        self.file.write_all(bytes).map_err(|source| failed(&self.written.path, source))
     }
 
     fn tensor(&mut self, tensor: &Tensor, kind: Kind) -> Result<(), TorchError> {
@@ -165,10 +157,7 @@ impl Out {
 }
 
 fn failed(path: &Path, source: io::Error) -> TorchError {
-    TorchError::Io {
-        path: path.into(),
-        source,
-    }
+    TorchError::Io { path: path.into(), source }
 }
 
 fn dtype_of(name: &str, kind: Kind) -> Result<Dtype, TorchError> {
@@ -180,10 +169,7 @@ fn dtype_of(name: &str, kind: Kind) -> Result<Dtype, TorchError> {
         Kind::Int64 => Ok(Dtype::I64),
         Kind::Int16 => Ok(Dtype::I16),
         Kind::Uint8 => Ok(Dtype::U8),
-        other => Err(TorchError::Dtype {
-            name: name.into(),
-            got: crate::kind_name(other),
-        }),
+        other => Err(TorchError::Dtype { name: name.into(), got: crate::kind_name(other) }),
     }
 }
 
@@ -223,11 +209,7 @@ mod tests {
             ("z".to_owned(), large, Kind::BFloat16),
             ("turned".to_owned(), turned, Kind::Half),
             ("one".to_owned(), Tensor::from(2.5f32), Kind::Float),
-            (
-                "none".to_owned(),
-                Tensor::zeros([0, 4], options),
-                Kind::Float,
-            ),
+            ("none".to_owned(), Tensor::zeros([0, 4], options), Kind::Float),
         ];
         let written = write_tensors_as(&path, &list).unwrap();
         let views = list.iter().map(|(name, tensor, kind)| {

@@ -41,19 +41,14 @@ const LOAD: Load = Load {
 const CARDS: [u64; 5] = [16, 24, 48, 80, 141];
 
 fn main() {
-    let lora = Trained::Lora {
-        rank: 64,
-        dropout: true,
-    };
+    let lora = Trained::Lora { rank: 64, dropout: true };
     println!(
         "| model | trained | moments | in host memory | peak, kept | peak, recomputed | host | largest micro-batch, recomputed: {CARDS:?} GB |"
     );
     for (name, shape) in [("3B", SHAPE_3B), ("7B", SHAPE_7B)] {
-        for (what, trained) in [
-            ("all", Trained::Full),
-            ("frozen tower", Trained::FrozenVision),
-            ("LoRA", lora),
-        ] {
+        for (what, trained) in
+            [("all", Trained::Full), ("frozen tower", Trained::FrozenVision), ("LoRA", lora)]
+        {
             for (in_8bit, offload_optimizer, offload_reference) in [
                 (false, false, false),
                 (true, false, false),
@@ -75,17 +70,7 @@ fn main() {
                     offload_reference,
                     fused: false,
                 };
-                let of = |recompute| {
-                    memory(
-                        &shape,
-                        Choice {
-                            recompute,
-                            ..choice
-                        },
-                        &LOAD,
-                        &LOAD,
-                    )
-                };
+                let of = |recompute| memory(&shape, Choice { recompute, ..choice }, &LOAD, &LOAD);
                 let gigabytes = |bytes: u64| bytes as f64 / 1e9;
                 let fits: Vec<u64> = CARDS
                     .iter()

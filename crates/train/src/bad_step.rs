@@ -63,11 +63,7 @@ impl NonFinite {
 
 /// A number as JSON can hold it: `"NaN"`, `"inf"` and `"-inf"` are texts.
 pub(crate) fn number(value: f64) -> Value {
-    if value.is_finite() {
-        json!(value)
-    } else {
-        json!(value.to_string())
-    }
+    if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
 /// As [`number`], a list of them.
@@ -112,10 +108,7 @@ mod tests {
             micro_batch: Some(2),
             weights: Vec::new(),
         };
-        assert_eq!(
-            loss.to_string(),
-            "loss of micro-batch 2 is not finite (NaN)"
-        );
+        assert_eq!(loss.to_string(), "loss of micro-batch 2 is not finite (NaN)");
         let norm = NonFinite {
             quantity: "gradient norm",
             value: f64::INFINITY,

@@ -72,13 +72,8 @@ impl MicroBatch {
     /// Scores of every answer token, without gradient.
     pub fn scores(&self, model: &dyn VisionLanguageModel, temperature: f64) -> TokenScores {
         no_grad(|| {
-            let hidden = forward(
-                model,
-                &mut Tape::new(false),
-                &self.packed,
-                &self.attention,
-                &self.rotary,
-            );
+            let hidden =
+                forward(model, &mut Tape::new(false), &self.packed, &self.attention, &self.rotary);
             let predicting = self.predicting(&hidden);
             Predictions::new(model, &predicting, &self.targets, temperature).scores()
         })
@@ -94,13 +89,7 @@ impl MicroBatch {
         loss: impl FnOnce(&TokenScores) -> (Tensor, R),
     ) -> R {
         let mut tape = Tape::new(recompute);
-        let hidden = forward(
-            model,
-            &mut tape,
-            &self.packed,
-            &self.attention,
-            &self.rotary,
-        );
+        let hidden = forward(model, &mut tape, &self.packed, &self.attention, &self.rotary);
         tape.backward(&hidden, |hidden| {
             let predicting = self.predicting(hidden);
             Predictions::new(model, &predicting, &self.targets, temperature).differentiate(loss)

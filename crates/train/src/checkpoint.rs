@@ -99,8 +99,7 @@ impl Session<'_> {
             self.say(&console::describe(&error));
             error = TrainError::Stopped;
         }
-        self.run
-            .log_line(&format!("error: {}", console::describe(&error)));
+        self.run.log_line(&format!("error: {}", console::describe(&error)));
         error
     }
 
@@ -184,10 +183,7 @@ impl Session<'_> {
             written.and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause }));
         written.map_err(|error| match error {
             TrainError::Diverged { .. } => error,
-            error => TrainError::Checkpoint {
-                step: self.step,
-                source: Box::new(error),
-            },
+            error => TrainError::Checkpoint { step: self.step, source: Box::new(error) },
         })?;
         self.saved = Some(self.step);
         if let Some(keep) = self.settings.save_total_limit {
@@ -232,9 +228,8 @@ impl Session<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let path = folder.join(STATE);
-        let text = serde_json::to_string_pretty(&state).map_err(|error| TrainError::State {
-            cause: error.to_string(),
-        })?;
+        let text = serde_json::to_string_pretty(&state)
+            .map_err(|error| TrainError::State { cause: error.to_string() })?;
         fs::write(&path, format!("{text}\n")).map_err(io(&path))?;
         let path = folder.join(CONFIG);
         fs::write(&path, &self.config).map_err(io(&path))?;
@@ -259,11 +254,7 @@ impl Session<'_> {
             Some(folder) => format!("{} is from before", folder.display()),
             None => "there is no checkpoint from before".to_owned(),
         };
-        Err(TrainError::Diverged {
-            step: self.updated,
-            what,
-            way,
-        })
+        Err(TrainError::Diverged { step: self.updated, what, way })
     }
 
     fn not_finite(&self) -> Result<Option<String>, TrainError> {
@@ -291,12 +282,10 @@ impl Session<'_> {
 
     /// A completion of this step, to try weights on before they are saved.
     pub fn try_on<'p>(&mut self, completions: impl Iterator<Item = (&'p Prompt, &'p [u32])>) {
-        let found = completions
-            .filter(|(_, ids)| !ids.is_empty())
-            .min_by_key(|(prompt, ids)| {
-                // One with images, so that the tower is tried too; the shortest of them.
-                (prompt.images.is_empty(), prompt.ids.len() + ids.len())
-            });
+        let found = completions.filter(|(_, ids)| !ids.is_empty()).min_by_key(|(prompt, ids)| {
+            // One with images, so that the tower is tried too; the shortest of them.
+            (prompt.images.is_empty(), prompt.ids.len() + ids.len())
+        });
         if let Some((prompt, ids)) = found {
             self.tried_on = Some((prompt.clone(), ids.to_vec()));
         }
@@ -384,11 +373,7 @@ impl Session<'_> {
     /// Whether the run is the one of the checkpoint.
     fn compare(&self, state: &State, folder: &Path) -> Result<(), TrainError> {
         let facts = [
-            (
-                "rows of the data",
-                state.num_samples,
-                self.num_samples as u64,
-            ),
+            ("rows of the data", state.num_samples, self.num_samples as u64),
             ("`seed`", state.seed, self.settings.seed),
         ];
         let changes: Vec<String> = facts
@@ -399,10 +384,7 @@ impl Session<'_> {
         if changes.is_empty() || self.settings.allow_changed {
             return Ok(());
         }
-        Err(TrainError::Changed {
-            folder: folder.into(),
-            changes,
-        })
+        Err(TrainError::Changed { folder: folder.into(), changes })
     }
 }
 
@@ -420,14 +402,9 @@ pub(crate) fn changes<C: Config>(
 ) -> Result<Vec<String>, TrainError> {
     // A field that only one of the two commands has.
     for (command, field) in [("grpo", "num_generations"), ("sft", "with_thinking")] {
-        let is_of_it = yaml
-            .lines()
-            .any(|line| line.starts_with(&format!("{field}:")));
+        let is_of_it = yaml.lines().any(|line| line.starts_with(&format!("{field}:")));
         if is_of_it && !C::FIELDS.iter().any(|known| known.name == field) {
-            return Err(TrainError::OtherCommand {
-                folder: folder.into(),
-                command,
-            });
+            return Err(TrainError::OtherCommand { folder: folder.into(), command });
         }
     }
     let changes = config::changed_settings(path, yaml, config)?;
@@ -455,10 +432,7 @@ fn read_state(folder: &Path, step: u64) -> Result<State, TrainError> {
 }
 
 fn damage(path: &Path, cause: impl ToString) -> TrainError {
-    TrainError::Damaged {
-        path: path.into(),
-        cause: cause.to_string(),
-    }
+    TrainError::Damaged { path: path.into(), cause: cause.to_string() }
 }
 
 /// Whether all numbers are; codes of 8 bits and residuals always are.

@@ -15,10 +15,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub fn new() -> Self {
-        Clock {
-            start: Instant::now(),
-            phases: RefCell::default(),
-        }
+        Clock { start: Instant::now(), phases: RefCell::default() }
     }
 
     /// Runs `work` and books its time on `phase`.

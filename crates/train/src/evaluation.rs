@@ -90,9 +90,7 @@ impl Session<'_> {
         };
         let (step, observer) = (self.step, &mut self.observer);
         let measured = out_of_memory::step(device, || {
-            observer
-                .evaluate(&policy)
-                .map_err(|source| TrainError::Evaluation { step, source })
+            observer.evaluate(&policy).map_err(|source| TrainError::Evaluation { step, source })
         })?;
         let measured = measured.ok_or(TrainError::Stopped)?;
         for (name, value) in &measured {

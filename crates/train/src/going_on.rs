@@ -20,10 +20,7 @@ pub(crate) fn checkpoints<C: Config>(
         Resume::From(folder) => vec![named(folder, run)?],
         Resume::Newest(_) => run.resumable_checkpoints()?,
     };
-    let Some((_, newest)) = run
-        .latest_checkpoint()?
-        .or_else(|| checkpoints.last().cloned())
-    else {
+    let Some((_, newest)) = run.latest_checkpoint()?.or_else(|| checkpoints.last().cloned()) else {
         return Ok(checkpoints);
     };
     if settings.resume == Resume::Newest(false) {
@@ -72,10 +69,7 @@ pub(crate) fn is_own(checkpoint: &Path, run: &RunFolder) -> bool {
 }
 
 fn setting(cause: String) -> TrainError {
-    TrainError::Setting {
-        name: "resume_from_checkpoint",
-        cause,
-    }
+    TrainError::Setting { name: "resume_from_checkpoint", cause }
 }
 
 /// Whether the settings are those of the checkpoint, or may differ.
@@ -102,10 +96,7 @@ fn compare<C: Config>(
             base::say!("going on with other settings, as --allow_changed true:\n{changes}");
         }
         Ok(changes) => {
-            return Err(TrainError::Changed {
-                folder: newest.to_path_buf(),
-                changes,
-            });
+            return Err(TrainError::Changed { folder: newest.to_path_buf(), changes });
         }
         Err(error @ TrainError::OtherCommand { .. }) => return Err(error),
         Err(error) if settings.allow_changed => {

@@ -15,10 +15,7 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
         return vec![0.0; rewards.len()];
     }
     let (mean, std) = mean_and_std(rewards);
-    rewards
-        .iter()
-        .map(|r| (r - mean) / (std + STD_EPSILON))
-        .collect()
+    rewards.iter().map(|r| (r - mean) / (std + STD_EPSILON)).collect()
 }
 
 /// Whether a group teaches nothing: all rewards equal (or only one).
@@ -93,27 +90,18 @@ pub fn token_weights(lens: &[usize], completions: usize) -> Vec<f32> {
 
 /// A value per completion, repeated over its tokens.
 pub fn repeat_over_tokens(values: &[f64], lens: &[usize]) -> Vec<f32> {
-    values
-        .iter()
-        .zip(lens)
-        .flat_map(|(&v, &len)| std::iter::repeat_n(v as f32, len))
-        .collect()
+    values.iter().zip(lens).flat_map(|(&v, &len)| std::iter::repeat_n(v as f32, len)).collect()
 }
 
 fn spread(lens: &[usize], value: impl Fn(usize) -> f32) -> Vec<f32> {
-    lens.iter()
-        .flat_map(|&len| std::iter::repeat_n(value(len), len))
-        .collect()
+    lens.iter().flat_map(|&len| std::iter::repeat_n(value(len), len)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CLIP: ClipRange = ClipRange {
-        low: 0.2,
-        high: 0.3,
-    };
+    const CLIP: ClipRange = ClipRange { low: 0.2, high: 0.3 };
 
     fn floats(tensor: &Tensor) -> Vec<f64> {
         Vec::try_from(tensor.to_kind(Kind::Double)).unwrap()
@@ -129,16 +117,10 @@ mod tests {
     #[test]
     fn advantages_by_hand() {
         // mean 1, deviations -1, 0, 1: std 1
-        close(
-            &advantages(&[0.0, 1.0, 2.0]),
-            &[-1.0 / 1.0001, 0.0, 1.0 / 1.0001],
-        );
+        close(&advantages(&[0.0, 1.0, 2.0]), &[-1.0 / 1.0001, 0.0, 1.0 / 1.0001]);
         // mean 0.5, std sqrt(2 * 0.25 / 1)
         let std = 0.5f64.sqrt();
-        close(
-            &advantages(&[0.0, 1.0]),
-            &[-0.5 / (std + 1e-4), 0.5 / (std + 1e-4)],
-        );
+        close(&advantages(&[0.0, 1.0]), &[-0.5 / (std + 1e-4), 0.5 / (std + 1e-4)]);
     }
 
     #[test]
@@ -157,10 +139,7 @@ mod tests {
         let adv = Tensor::from_slice(&[2.0f32, 2.0, -2.0, 2.0, -2.0, 1.0]);
         let loss = policy_loss(&logprobs, &old, &adv, CLIP);
         close(&floats(&loss), &[-2.0, -2.6, 3.0, -1.0, 1.6, -1.25]);
-        close(
-            &floats(&is_clipped(&logprobs, &old, &adv, CLIP)),
-            &[0.0, 1.0, 0.0, 0.0, 1.0, 0.0],
-        );
+        close(&floats(&is_clipped(&logprobs, &old, &adv, CLIP)), &[0.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
     }
 
     #[test]

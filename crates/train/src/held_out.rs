@@ -27,22 +27,14 @@ pub(crate) fn score(
         return Ok(Map::new());
     }
     let cache = ImageCache::new(0);
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        ..sampling.clone()
-    };
+    let greedy = SamplingParams { temperature: 0.0, ..sampling.clone() };
     let sampling = Sampling {
         params: &greedy,
         max_concurrent: config.max_concurrent_completions,
         decoding: session.settings.decoding,
         num_completions: 1,
         share_prompt: true,
-        key: DrawKey {
-            seed: config.seed,
-            step: 0,
-            prompt: 0,
-            completion: 0,
-        },
+        key: DrawKey { seed: config.seed, step: 0, prompt: 0, completion: 0 },
     };
     let stop = || session.stop.is_raised();
     let mut groups = Vec::with_capacity(dataset.validation.len());
@@ -72,7 +64,5 @@ pub(crate) fn score(
     let mut scores = rollout::reward_metrics(&groups, rewards);
     scores.remove("reward_std");
     let named = scores.into_iter();
-    Ok(named
-        .map(|(name, value)| (format!("eval/{name}"), value))
-        .collect())
+    Ok(named.map(|(name, value)| (format!("eval/{name}"), value)).collect())
 }

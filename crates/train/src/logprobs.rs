@@ -42,13 +42,7 @@ impl<'a> Predictions<'a> {
         targets: &'a Tensor,
         temperature: f64,
     ) -> Self {
-        Predictions {
-            model,
-            hidden,
-            targets,
-            temperature,
-            chunk_rows: CHUNK_ROWS,
-        }
+        Predictions { model, hidden, targets, temperature, chunk_rows: CHUNK_ROWS }
     }
 
     /// Scores of every token, without gradient.
@@ -61,10 +55,7 @@ impl<'a> Predictions<'a> {
             let join = |of: fn(&TokenScores) -> &Tensor| {
                 Tensor::cat(&chunks.iter().map(of).collect::<Vec<_>>(), 0)
             };
-            TokenScores {
-                logprobs: join(|c| &c.logprobs),
-                entropies: join(|c| &c.entropies),
-            }
+            TokenScores { logprobs: join(|c| &c.logprobs), entropies: join(|c| &c.entropies) }
         })
     }
 
@@ -99,9 +90,7 @@ impl<'a> Predictions<'a> {
     /// Start and length of each chunk.
     fn chunks(&self) -> impl Iterator<Item = (i64, i64)> {
         let (rows, step) = (self.hidden.size()[0], self.chunk_rows);
-        (0..rows)
-            .step_by(step as usize)
-            .map(move |start| (start, step.min(rows - start)))
+        (0..rows).step_by(step as usize).map(move |start| (start, step.min(rows - start)))
     }
 
     /// Scores of the tokens from `start` on, of `hidden [n, hidden_size]`.
@@ -112,17 +101,10 @@ impl<'a> Predictions<'a> {
         if fuses(&logits) {
             let (logprobs, entropies) = token_scores(&logits, &targets, 1.0 / self.temperature)
                 .expect("a target for each row of logits");
-            return TokenScores {
-                logprobs,
-                entropies,
-            };
+            return TokenScores { logprobs, entropies };
         }
         let logits = logits.to_kind(Kind::Float);
-        let logits = if self.temperature == 1.0 {
-            logits
-        } else {
-            logits / self.temperature
-        };
+        let logits = if self.temperature == 1.0 { logits } else { logits / self.temperature };
         // [n, V]
         let all = logits.log_softmax(-1, Kind::Float);
         drop(logits);

@@ -40,10 +40,7 @@ pub(crate) fn micro_batches(groups: &[GroupLens], limits: Limits) -> Vec<Vec<Par
             tokens += part_tokens;
             let is_full =
                 completions > limits.completions || limits.tokens.is_some_and(|max| tokens > max);
-            let part = Part {
-                group,
-                completions: range,
-            };
+            let part = Part { group, completions: range };
             match batches.last_mut() {
                 Some(batch) if !is_full => batch.push(part),
                 _ => {
@@ -102,10 +99,7 @@ mod tests {
     use super::*;
 
     fn group(prompt: usize, completions: &[usize]) -> GroupLens {
-        GroupLens {
-            prompt,
-            completions: completions.to_vec(),
-        }
+        GroupLens { prompt, completions: completions.to_vec() }
     }
 
     /// `(group, first, end)` of each part, by micro-batch.
@@ -118,26 +112,16 @@ mod tests {
     }
 
     fn limits(completions: usize, tokens: Option<usize>, share_prompt: bool) -> Limits {
-        Limits {
-            completions,
-            tokens,
-            share_prompt,
-        }
+        Limits { completions, tokens, share_prompt }
     }
 
     #[test]
     fn whole_groups_fill_a_micro_batch() {
         let groups = [group(10, &[1; 4]), group(20, &[2; 4]), group(30, &[3; 4])];
         let one = vec![(0, 0, 4), (1, 0, 4)];
-        assert_eq!(
-            cut(&groups, limits(8, None, true)),
-            [one.clone(), vec![(2, 0, 4)]]
-        );
+        assert_eq!(cut(&groups, limits(8, None, true)), [one.clone(), vec![(2, 0, 4)]]);
         // 14 + 28 tokens.
-        assert_eq!(
-            cut(&groups, limits(16, Some(42), true)),
-            [one, vec![(2, 0, 4)]]
-        );
+        assert_eq!(cut(&groups, limits(16, Some(42), true)), [one, vec![(2, 0, 4)]]);
         // A bound on completions cuts no group.
         assert_eq!(cut(&groups, limits(3, None, true)).len(), 3);
         assert!(cut(&[], limits(3, None, true)).is_empty());

@@ -19,24 +19,15 @@ pub(crate) struct MomentLevels {
 
 impl MomentLevels {
     pub fn new(device: Device) -> Result<Self, TrainError> {
-        Ok(MomentLevels {
-            first: Levels::new(true, device)?,
-            second: Levels::new(false, device)?,
-        })
+        Ok(MomentLevels { first: Levels::new(true, device)?, second: Levels::new(false, device)? })
     }
 }
 
 /// The moments of one weight.
 #[derive(Debug)]
 pub(crate) enum Moments {
-    Exact {
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-    },
-    EightBit {
-        exp_avg: Blockwise,
-        exp_avg_sq: Blockwise,
-    },
+    Exact { exp_avg: Tensor, exp_avg_sq: Tensor },
+    EightBit { exp_avg: Blockwise, exp_avg_sq: Blockwise },
 }
 
 impl Moments {
@@ -45,29 +36,19 @@ impl Moments {
         let numbers: i64 = size.iter().product();
         if in_8bit && numbers >= LEAST_8BIT {
             let zeros = || Blockwise::zeros(numbers, home);
-            return Ok(Moments::EightBit {
-                exp_avg: zeros()?,
-                exp_avg_sq: zeros()?,
-            });
+            return Ok(Moments::EightBit { exp_avg: zeros()?, exp_avg_sq: zeros()? });
         }
         let zeros = || Tensor::f_zeros(size, (Kind::Float, home));
-        Ok(Moments::Exact {
-            exp_avg: zeros()?,
-            exp_avg_sq: zeros()?,
-        })
+        Ok(Moments::Exact { exp_avg: zeros()?, exp_avg_sq: zeros()? })
     }
 
     /// The tensors, by name.
     pub fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
         match self {
-            Moments::Exact {
-                exp_avg,
-                exp_avg_sq,
-            } => vec![("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)],
-            Moments::EightBit {
-                exp_avg,
-                exp_avg_sq,
-            } => vec![
+            Moments::Exact { exp_avg, exp_avg_sq } => {
+                vec![("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)]
+            }
+            Moments::EightBit { exp_avg, exp_avg_sq } => vec![
                 ("exp_avg.codes", &exp_avg.codes),
                 ("exp_avg.scales", &exp_avg.scales),
                 ("exp_avg_sq.codes", &exp_avg_sq.codes),
@@ -97,31 +78,15 @@ pub(crate) fn apply(
     let mut exact: [Vec<Tensor>; 5] = Default::default();
     for update in updates {
         match (update.moments, levels) {
-            (
-                Moments::Exact {
-                    exp_avg,
-                    exp_avg_sq,
-                },
-                _,
-            ) => {
-                let tensors = [
-                    &update.weight,
-                    update.gradient,
-                    exp_avg,
-                    exp_avg_sq,
-                    update.step,
-                ];
+            (Moments::Exact { exp_avg, exp_avg_sq }, _) => {
+                let tensors = [&update.weight, update.gradient, exp_avg, exp_avg_sq, update.step];
                 for (list, tensor) in exact.iter_mut().zip(tensors) {
                     list.push(tensor.shallow_clone());
                 }
             }
-            (
-                Moments::EightBit {
-                    exp_avg,
-                    exp_avg_sq,
-                },
-                Some(levels),
-            ) => apply_in_8bit(update, (exp_avg, exp_avg_sq), levels, options)?,
+            (Moments::EightBit { exp_avg, exp_avg_sq }, Some(levels)) => {
+                apply_in_8bit(update, (exp_avg, exp_avg_sq), levels, options)?
+            }
             (Moments::EightBit { .. }, None) => {
                 let cause = "8-bit moments without their levels".into();
                 return Err(TrainError::State { cause });
@@ -129,14 +94,7 @@ pub(crate) fn apply(
         }
     }
     let [weights, gradients, exp_avgs, exp_avg_sqs, steps] = &exact;
-    Ok(fused_adamw(
-        weights,
-        gradients,
-        exp_avgs,
-        exp_avg_sqs,
-        steps,
-        options,
-    )?)
+    Ok(fused_adamw(weights, gradients, exp_avgs, exp_avg_sqs, steps, options)?)
 }
 
 /// The moments come to f32, a part at a time, and go back.
@@ -157,13 +115,7 @@ fn apply_in_8bit(
         let first = exp_avg.read(&levels.first, start, part)?;
         let second = exp_avg_sq.read(&levels.second, start, part)?;
         step = update.step.copy();
-        let lists = [
-            of(&weight)?,
-            of(&gradient)?,
-            first,
-            second,
-            step.shallow_clone(),
-        ];
+        let lists = [of(&weight)?, of(&gradient)?, first, second, step.shallow_clone()];
         let [w, g, m, v, s] = lists.each_ref().map(std::slice::from_ref);
         fused_adamw(w, g, m, v, s, options)?;
         exp_avg.write(&levels.first, start, &m[0])?;
@@ -179,13 +131,8 @@ mod tests {
 
     use super::*;
 
-    const OPTIONS: AdamWOptions = AdamWOptions {
-        lr: 3e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.0,
-    };
+    const OPTIONS: AdamWOptions =
+        AdamWOptions { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
     const WIDTH: i64 = 96;
 
     /// Teaches `y = x W` a matrix by its products, `steps` times, and gives the loss of each.
@@ -226,12 +173,7 @@ mod tests {
         assert!(end < 0.05 * start, "{start} to {end}");
         for (exact, eight) in exact.chunks(50).zip(eight.chunks(50)) {
             let ratio = mean(eight) / mean(exact);
-            assert!(
-                (ratio - 1.0).abs() < 0.1,
-                "{} and {}",
-                mean(exact),
-                mean(eight)
-            );
+            assert!((ratio - 1.0).abs() < 0.1, "{} and {}", mean(exact), mean(eight));
         }
     }
 
@@ -242,11 +184,7 @@ mod tests {
         assert!(is_exact(4095) && !is_exact(4096));
         let bytes = |moments: Moments| {
             let size = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
-            moments
-                .tensors()
-                .iter()
-                .map(|(_, tensor)| size(tensor))
-                .sum::<usize>()
+            moments.tensors().iter().map(|(_, tensor)| size(tensor)).sum::<usize>()
         };
         assert_eq!(bytes(moments(8192, false)), 8 * 8192);
         assert_eq!(bytes(moments(8192, true)), 2 * (8192 + 4 * 32));

@@ -28,19 +28,13 @@ pub trait Observer {
 pub(crate) const MARKS: &str = "alerts";
 
 /// Metrics that are shown, with how.
-const SHOWN: [(&str, &str); 4] = [
-    ("reward", "reward"),
-    ("loss", "loss"),
-    ("kl", "kl"),
-    ("completion_length", "tokens"),
-];
+const SHOWN: [(&str, &str); 4] =
+    [("reward", "reward"), ("loss", "loss"), ("kl", "kl"), ("completion_length", "tokens")];
 
 /// A step as a line: `step 3/40 reward 0.5312 loss 0.0012 2.5 s`, and the alerts that are on.
 pub fn step_line(step: u64, total_steps: u64, metrics: &Map<String, Value>) -> String {
     let figures = step_figures(metrics);
-    format!("step {step}/{total_steps} {figures}")
-        .trim_end()
-        .to_owned()
+    format!("step {step}/{total_steps} {figures}").trim_end().to_owned()
 }
 
 /// [`step_line`] without the step: `reward 0.5312 loss 0.0012 2.5 s [no signal]`.
@@ -62,11 +56,7 @@ pub fn step_figures(metrics: &Map<String, Value>) -> String {
         figures.push(format!("{secs:.1} s"));
     }
     let marks = metrics.get(MARKS).and_then(Value::as_array);
-    let marks: Vec<&str> = marks
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+    let marks: Vec<&str> = marks.into_iter().flatten().filter_map(Value::as_str).collect();
     if !marks.is_empty() {
         figures.push(format!("[{}]", marks.join(", ").replace('_', " ")));
     }

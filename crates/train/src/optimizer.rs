@@ -71,19 +71,12 @@ impl Optimizer {
             }
         }
         let levels = home.filter(|_| options.in_8bit).map(MomentLevels::new);
-        Ok(Optimizer {
-            options,
-            states,
-            levels: levels.transpose()?,
-        })
+        Ok(Optimizer { options, states, levels: levels.transpose()? })
     }
 
     /// Number of scalars that are trained.
     pub fn num_trainable(&self, parameters: &Parameters) -> usize {
-        self.states
-            .iter()
-            .map(|s| parameters.list[s.parameter].value.numel())
-            .sum()
+        self.states.iter().map(|s| parameters.list[s.parameter].value.numel()).sum()
     }
 
     /// Moves gradients into f32 sums; called after each micro-batch, since bf16 sums drift, and since a
@@ -199,9 +192,7 @@ impl Optimizer {
 
     fn take_gradients(&mut self) -> (Vec<usize>, Vec<Tensor>) {
         let states = self.states.iter_mut().enumerate();
-        states
-            .filter_map(|(index, state)| Some((index, state.gradient.take()?)))
-            .unzip()
+        states.filter_map(|(index, state)| Some((index, state.gradient.take()?))).unzip()
     }
 
     fn apply(
@@ -229,10 +220,8 @@ impl Optimizer {
             };
             let updates = chunk.iter().map(update).collect::<Result<Vec<_>, _>>()?;
             for decayed in [true, false] {
-                let chosen: Vec<&Update<'_>> = updates
-                    .iter()
-                    .filter(|update| is_decayed(&update.weight) == decayed)
-                    .collect();
+                let chosen: Vec<&Update<'_>> =
+                    updates.iter().filter(|update| is_decayed(&update.weight) == decayed).collect();
                 moments::apply(&chosen, self.levels.as_ref(), self.adamw(lr, decayed))?;
             }
             for (&(index, _), update) in chunk.iter().zip(&updates) {
@@ -248,11 +237,7 @@ impl Optimizer {
             beta1: self.options.beta1,
             beta2: self.options.beta2,
             eps: self.options.eps,
-            weight_decay: if decayed {
-                self.options.weight_decay
-            } else {
-                0.0
-            },
+            weight_decay: if decayed { self.options.weight_decay } else { 0.0 },
         }
     }
 
@@ -265,13 +250,8 @@ impl Optimizer {
         lr: f64,
     ) -> Result<bool, TrainError> {
         let state = &self.states[index];
-        let (
-            Master::Split { rest, host },
-            Moments::Exact {
-                exp_avg,
-                exp_avg_sq,
-            },
-        ) = (&parameter.master, &state.moments)
+        let (Master::Split { rest, host }, Moments::Exact { exp_avg, exp_avg_sq }) =
+            (&parameter.master, &state.moments)
         else {
             return Ok(false);
         };
@@ -361,10 +341,7 @@ fn hand_over(parameter: &Parameter, exact: &Tensor) -> Result<(), TrainError> {
         Master::Value => return Ok(()),
         Master::Whole(master) => master.f_to_kind(value.kind())?,
         Master::Split { rest, host: None } => return Ok(torch::split(exact, value, rest)?),
-        Master::Split {
-            rest,
-            host: Some(host),
-        } => {
+        Master::Split { rest, host: Some(host) } => {
             torch::split(exact, host, rest)?;
             host.shallow_clone()
         }
@@ -402,11 +379,7 @@ fn copy_saved(
         return Err(TrainError::State { cause });
     };
     if from.size() != into.size() {
-        let cause = format!(
-            "`{name}`: expected {:?}, got {:?}",
-            into.size(),
-            from.size()
-        );
+        let cause = format!("`{name}`: expected {:?}, got {:?}", into.size(), from.size());
         return Err(TrainError::State { cause });
     }
     into.detach().copy_(from);

@@ -61,11 +61,7 @@ impl Session<'_> {
         let tokens = num_tokens(batch);
         let Some(half) = half(batch) else {
             let hint = ways_out(&self.settings);
-            return Err(TrainError::TooLargeForMemory {
-                tokens,
-                cause,
-                hint,
-            });
+            return Err(TrainError::TooLargeForMemory { tokens, cause, hint });
         };
         if self.settings.max_tokens.is_some_and(|max| max <= half) {
             return Ok(());
@@ -92,9 +88,7 @@ impl Session<'_> {
         }
         self.settings.max_tokens = Some(lowered);
         self.lowered_max_tokens = Some(lowered);
-        self.say(&format!(
-            "at most {lowered} tokens at a time, as before: more found no memory"
-        ));
+        self.say(&format!("at most {lowered} tokens at a time, as before: more found no memory"));
     }
 }
 
@@ -112,10 +106,7 @@ fn ways_out(settings: &Settings) -> String {
         (true, "a lower --max_pixels"),
         (true, "shorter answers"),
     ];
-    let open: Vec<&str> = ways
-        .iter()
-        .filter(|(is_open, _)| *is_open)
-        .map(|(_, way)| *way)
-        .collect();
+    let open: Vec<&str> =
+        ways.iter().filter(|(is_open, _)| *is_open).map(|(_, way)| *way).collect();
     open.join(", ")
 }

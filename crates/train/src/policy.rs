@@ -22,10 +22,7 @@ pub(crate) fn load(
             "{} is an adapter: training starts from whole models\nhint: `vlm-r1 merge` makes one of it",
             folder.display()
         );
-        return Err(TrainError::Setting {
-            name: "model_name_or_path",
-            cause,
-        });
+        return Err(TrainError::Setting { name: "model_name_or_path", cause });
     }
     Ok(match &settings.lora {
         Some(options) => load_with_adapter(folder, settings.load, AdapterSource::New(options))?,
@@ -139,10 +136,7 @@ fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let first = digits.len() % 3;
     let (head, tail) = digits.split_at(first);
-    let groups = tail
-        .as_bytes()
-        .chunks(3)
-        .map(|g| String::from_utf8_lossy(g).into_owned());
+    let groups = tail.as_bytes().chunks(3).map(|g| String::from_utf8_lossy(g).into_owned());
     let head = (!head.is_empty()).then(|| head.to_owned());
     head.into_iter().chain(groups).collect::<Vec<_>>().join(",")
 }
@@ -153,12 +147,8 @@ mod tests {
 
     #[test]
     fn thousands_are_parted() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (38_912_345, "38,912,345"),
-        ] {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (38_912_345, "38,912,345")]
+        {
             assert_eq!(grouped(number), text);
         }
     }

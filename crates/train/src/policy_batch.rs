@@ -64,10 +64,7 @@ impl<'g> PolicyBatch<'g> {
                 part.completions.clone().map(move |i| (index, group, i))
             })
             .collect();
-        let lens: Vec<usize> = all
-            .iter()
-            .map(|(_, g, i)| g.completions[*i].ids.len())
-            .collect();
+        let lens: Vec<usize> = all.iter().map(|(_, g, i)| g.completions[*i].ids.len()).collect();
         let advantages: Vec<f64> = all.iter().map(|(_, g, i)| g.advantages[*i]).collect();
         let sampled: Vec<f32> = all
             .iter()
@@ -76,10 +73,7 @@ impl<'g> PolicyBatch<'g> {
         let item = |part: &Part| -> PromptWithAnswers<'g> {
             let group = groups[part.group].1;
             let answers = &group.completions[part.completions.clone()];
-            (
-                &group.prompt,
-                answers.iter().map(|c| c.ids.as_slice()).collect(),
-            )
+            (&group.prompt, answers.iter().map(|c| c.ids.as_slice()).collect())
         };
         let vector = |values: &[f32]| Tensor::from_slice(values).to_device(device);
         PolicyBatch {
@@ -193,38 +187,33 @@ impl<'g> PolicyBatch<'g> {
         beta: f64,
         recompute: bool,
     ) -> Result<PolicyStats, TrainError> {
-        let (old, stats) = self
-            .pack(model)?
-            .backward(model, temperature, recompute, |scores| {
-                let current = &scores.logprobs;
-                let known = self.old_logprobs.as_ref().map(Tensor::shallow_clone);
-                let old = known.unwrap_or_else(|| current.detach());
-                let mut loss = policy_loss(current, &old, &self.advantages, clip);
-                let kl = self
-                    .ref_logprobs
-                    .as_ref()
-                    .map(|reference| kl_k3(current, reference));
-                if let Some(kl) = &kl {
-                    loss += kl * beta;
-                }
-                let mean = |values: &Tensor| (values * &self.weights).sum(Kind::Float);
-                let loss = mean(&loss);
-                let stats = no_grad(|| {
-                    let difference = current - &self.sampled_logprobs;
-                    Tensor::stack(
-                        &[
-                            loss.detach(),
-                            kl.as_ref().map_or_else(|| loss.zeros_like(), mean),
-                            mean(&is_clipped(current, &old, &self.advantages, clip)),
-                            mean(&scores.entropies),
-                            mean(&(difference.exp() - &difference - 1.0)),
-                            difference.abs().max(),
-                        ],
-                        0,
-                    )
-                });
-                (loss, (old, stats))
+        let (old, stats) = self.pack(model)?.backward(model, temperature, recompute, |scores| {
+            let current = &scores.logprobs;
+            let known = self.old_logprobs.as_ref().map(Tensor::shallow_clone);
+            let old = known.unwrap_or_else(|| current.detach());
+            let mut loss = policy_loss(current, &old, &self.advantages, clip);
+            let kl = self.ref_logprobs.as_ref().map(|reference| kl_k3(current, reference));
+            if let Some(kl) = &kl {
+                loss += kl * beta;
+            }
+            let mean = |values: &Tensor| (values * &self.weights).sum(Kind::Float);
+            let loss = mean(&loss);
+            let stats = no_grad(|| {
+                let difference = current - &self.sampled_logprobs;
+                Tensor::stack(
+                    &[
+                        loss.detach(),
+                        kl.as_ref().map_or_else(|| loss.zeros_like(), mean),
+                        mean(&is_clipped(current, &old, &self.advantages, clip)),
+                        mean(&scores.entropies),
+                        mean(&(difference.exp() - &difference - 1.0)),
+                        difference.abs().max(),
+                    ],
+                    0,
+                )
             });
+            (loss, (old, stats))
+        });
         self.old_logprobs = Some(old);
         let numbers = Vec::<f32>::try_from(stats.to_device(Device::Cpu))?;
         Ok(PolicyStats {
@@ -271,9 +260,8 @@ impl PolicyStats {
         self.entropy += other.entropy;
         if self.updates == 0 {
             self.sampled_vs_trained_kl += other.sampled_vs_trained_kl;
-            self.sampled_vs_trained_max = self
-                .sampled_vs_trained_max
-                .max(other.sampled_vs_trained_max);
+            self.sampled_vs_trained_max =
+                self.sampled_vs_trained_max.max(other.sampled_vs_trained_max);
         }
     }
 
@@ -298,14 +286,8 @@ impl PolicyStats {
         metrics.insert("loss".into(), mean(self.loss));
         metrics.insert("grad_norm".into(), mean(self.grad_norm));
         metrics.insert("learning_rate".into(), json!(self.learning_rate));
-        metrics.insert(
-            "sampled_vs_trained_kl".into(),
-            json!(self.sampled_vs_trained_kl),
-        );
-        metrics.insert(
-            "sampled_vs_trained_max".into(),
-            json!(self.sampled_vs_trained_max),
-        );
+        metrics.insert("sampled_vs_trained_kl".into(), json!(self.sampled_vs_trained_kl));
+        metrics.insert("sampled_vs_trained_max".into(), json!(self.sampled_vs_trained_max));
     }
 }
 
@@ -321,11 +303,8 @@ mod tests {
 
     fn model() -> Box<dyn VisionLanguageModel> {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
-        let options = LoadOptions {
-            kind: Kind::Float,
-            device: Device::Cpu,
-            trained: TrainedParts::NONE,
-        };
+        let options =
+            LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
         load_model(&golden.join("parity/checkpoints/nested"), options).unwrap()
     }
 
@@ -361,11 +340,7 @@ mod tests {
         share_prompt: bool,
     ) -> (Vec<usize>, Vec<Vec<Place>>) {
         let group = group(model);
-        let limits = Limits {
-            completions: 8,
-            tokens,
-            share_prompt,
-        };
+        let limits = Limits { completions: 8, tokens, share_prompt };
         let batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
         let num_tokens = |batch: &PolicyBatch<'_>| batch.pack(model).unwrap().num_tokens;
         let places = batches.iter().map(|batch| batch.places.clone()).collect();
@@ -390,11 +365,7 @@ mod tests {
     fn a_cut_micro_batch_is_as_if_made_so() {
         let model = model();
         let group = group(model.as_ref());
-        let limits = |tokens| Limits {
-            completions: 8,
-            tokens,
-            share_prompt: true,
-        };
+        let limits = |tokens| Limits { completions: 8, tokens, share_prompt: true };
         let split = |tokens| PolicyBatch::split(&[(4, &group)], 3, limits(tokens), Device::Cpu);
         let mut whole = split(None).remove(0);
         let reference: Vec<f32> = (0..6).map(|i| -(i as f32)).collect();
@@ -419,11 +390,7 @@ mod tests {
     fn what_is_known_goes_to_its_completion() {
         let model = model();
         let group = group(model.as_ref());
-        let limits = Limits {
-            completions: 8,
-            tokens: Some(9),
-            share_prompt: true,
-        };
+        let limits = Limits { completions: 8, tokens: Some(9), share_prompt: true };
         let mut batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
         batches[0].old_logprobs = Some(Tensor::from_slice(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
         let known = batches[0].known(1).unwrap();

@@ -23,16 +23,10 @@ impl Reference {
         settings: &Settings,
         policy: &dyn VisionLanguageModel,
     ) -> Result<Self, TrainError> {
-        let options = LoadOptions {
-            trained: TrainedParts::NONE,
-            ..settings.load
-        };
+        let options = LoadOptions { trained: TrainedParts::NONE, ..settings.load };
         let mut model = load_model(folder, options)?;
         features::share(policy, model.as_mut())?;
-        let mut reference = Reference {
-            model,
-            waiting: None,
-        };
+        let mut reference = Reference { model, waiting: None };
         if settings.offload_reference {
             let device = settings.load.device;
             let list = reference.model.parameters().list.iter();
@@ -94,12 +88,7 @@ mod tests {
         let reference = Reference::load(&folder, &settings, policy.as_ref()).unwrap();
         let waiting = reference.waiting.as_ref().unwrap();
         let data = |model: &dyn VisionLanguageModel| -> Vec<_> {
-            model
-                .parameters()
-                .list
-                .iter()
-                .map(|p| p.value.data_ptr())
-                .collect()
+            model.parameters().list.iter().map(|p| p.value.data_ptr()).collect()
         };
         let at_home: Vec<_> = waiting.iter().map(Tensor::data_ptr).collect();
         assert_eq!(data(reference.model.as_ref()), at_home);
@@ -107,12 +96,7 @@ mod tests {
         let expected = policy.embed_tokens(&ids).detach();
         for _ in 0..2 {
             let embedded = reference.with(|model| {
-                assert!(
-                    data(model)
-                        .iter()
-                        .zip(&at_home)
-                        .all(|(there, home)| there != home)
-                );
+                assert!(data(model).iter().zip(&at_home).all(|(there, home)| there != home));
                 // The layers see what the parameters see.
                 Ok(model.embed_tokens(&ids))
             });

@@ -25,23 +25,16 @@ pub(crate) fn build(
         family: family.parse()?,
         task_type: config.task_type.clone(),
         is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
-        patch_size: ImageProcessorConfig::from_dir(model_dir)
-            .map_err(DataError::from)?
-            .patch_size as usize,
+        patch_size: ImageProcessorConfig::from_dir(model_dir).map_err(DataError::from)?.patch_size
+            as usize,
         box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
         plugins: plugin_options(config, stop),
         overlong: OverlongOptions::new(
-            config
-                .overlong_max_tokens
-                .unwrap_or(config.max_completion_length),
+            config.overlong_max_tokens.unwrap_or(config.max_completion_length),
             config.overlong_cache_tokens,
         ),
     };
-    Ok(RewardSet::build(
-        &config.reward_funcs,
-        config.reward_weights.as_deref(),
-        &options,
-    )?)
+    Ok(RewardSet::build(&config.reward_funcs, config.reward_weights.as_deref(), &options)?)
 }
 
 fn plugin_options(config: &GrpoConfig, stop: &StopFlag) -> PluginOptions {
@@ -79,9 +72,7 @@ pub fn reward_problems(config: &GrpoConfig, starts: bool) -> Vec<RewardError> {
         box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
         plugins: plugin_options(config, &StopFlag::new()),
         overlong: OverlongOptions::new(
-            config
-                .overlong_max_tokens
-                .unwrap_or(config.max_completion_length),
+            config.overlong_max_tokens.unwrap_or(config.max_completion_length),
             config.overlong_cache_tokens,
         ),
     };
@@ -92,10 +83,7 @@ pub fn reward_problems(config: &GrpoConfig, starts: bool) -> Vec<RewardError> {
     let tried = names.iter().filter(|name| starts || built_in(name));
     let build = |name: &String| RewardSet::build(std::slice::from_ref(name), None, &options);
     let mut problems: Vec<RewardError> = tried.filter_map(|name| build(name).err()).collect();
-    let repeated = names
-        .iter()
-        .enumerate()
-        .find(|(index, name)| names[..*index].contains(name));
+    let repeated = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
     problems.extend(repeated.map(|(_, name)| RewardError::RepeatedReward { name: name.clone() }));
     let weights = config.reward_weights.as_ref().map(Vec::len);
     if let Some(weights) = weights.filter(|weights| *weights != names.len()) {

@@ -55,25 +55,15 @@ impl Sampling<'_> {
     /// One request for a group or, where prompts are not shared, for each of its completions. The
     /// draws are the same.
     fn requests(&self, index: usize, prompt: &Prompt) -> Vec<Request> {
-        let key = DrawKey {
-            prompt: index as u64,
-            ..self.key
-        };
+        let key = DrawKey { prompt: index as u64, ..self.key };
         let one = |completion: usize| Request {
             prompt: unshared(prompt),
             num_completions: 1,
-            key: DrawKey {
-                completion: key.completion + completion as u64,
-                ..key
-            },
+            key: DrawKey { completion: key.completion + completion as u64, ..key },
         };
         if self.share_prompt {
             let (prompt, num_completions) = (prompt.clone(), self.num_completions);
-            vec![Request {
-                prompt,
-                num_completions,
-                key,
-            }]
+            vec![Request { prompt, num_completions, key }]
         } else {
             (0..self.num_completions).map(one).collect()
         }
@@ -83,10 +73,7 @@ impl Sampling<'_> {
 /// A copy whose pictures are its own, so that nothing is computed once for it and another.
 pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
     let own = |image: &Arc<PreparedImage>| Arc::new(PreparedImage::clone(image));
-    Prompt {
-        ids: prompt.ids.clone(),
-        images: prompt.images.iter().map(own).collect(),
-    }
+    Prompt { ids: prompt.ids.clone(), images: prompt.images.iter().map(own).collect() }
 }
 
 /// What scores groups.
@@ -118,10 +105,7 @@ pub(crate) fn roll_out(
 ) -> Result<Rollout, TrainError> {
     let group = sampling.num_completions;
     let board = Board::new(&prompts, scoring.samples, group, scoring.step);
-    let size = StepSize {
-        rows: board.num_answers(),
-        group,
-    };
+    let size = StepSize { rows: board.num_answers(), group };
     let start = Instant::now();
     let sample = |listeners: &Listeners<'_, '_>| {
         let shown = |index: usize, completion: &Completion| {
@@ -133,19 +117,13 @@ pub(crate) fn roll_out(
         let completions = sample(model, sampling, &prompts, &shown, &cancel)?;
         Ok((completions, Instant::now()))
     };
-    let scored = scoring
-        .rewards
-        .score_while(size, |index| board.row(index), sample);
+    let scored = scoring.rewards.score_while(size, |index| board.row(index), sample);
     let ((completions, sampled), scores) = scored.map_err(|failure| match failure {
         Failure::Reward(error) => board.named(error),
         Failure::Sampling(error) => *error,
     })?;
     let groups = grouped(prompts, completions, board.into_texts(), &scores);
-    Ok(Rollout {
-        groups,
-        sampling: sampled - start,
-        waiting: sampled.elapsed(),
-    })
+    Ok(Rollout { groups, sampling: sampled - start, waiting: sampled.elapsed() })
 }
 
 /// What ends a rollout early.
@@ -202,14 +180,10 @@ impl ScoredGroup {
     /// Completions that no reward gave anything but 0.
     pub fn num_zero(&self) -> usize {
         let all_zero = |index: usize| {
-            self.per_reward
-                .iter()
-                .all(|of| of[index].is_none_or(|reward| reward == 0.0))
+            self.per_reward.iter().all(|of| of[index].is_none_or(|reward| reward == 0.0))
         };
         let totals = self.group.rewards.iter().enumerate();
-        totals
-            .filter(|(index, total)| **total == 0.0 && all_zero(*index))
-            .count()
+        totals.filter(|(index, total)| **total == 0.0 && all_zero(*index)).count()
     }
 }
 
@@ -230,9 +204,7 @@ fn grouped(
             let rewards = scores.total[range.clone()].to_vec();
             let per_reward = scores.per_reward.iter();
             ScoredGroup {
-                per_reward: per_reward
-                    .map(|each| each[range.clone()].to_vec())
-                    .collect(),
+                per_reward: per_reward.map(|each| each[range.clone()].to_vec()).collect(),
                 group: RolloutGroup {
                     sample_index,
                     prompt,
@@ -248,30 +220,18 @@ fn grouped(
 
 /// Mean reward, spread, each reward's own mean and what it counted since the start, as metrics.
 pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map<String, Value> {
-    let all: Vec<f64> = groups
-        .iter()
-        .flat_map(|g| g.group.rewards.clone())
-        .collect();
-    let spreads: Vec<f64> = groups
-        .iter()
-        .map(|g| grpo::mean_and_std(&g.group.rewards).1)
-        .collect();
+    let all: Vec<f64> = groups.iter().flat_map(|g| g.group.rewards.clone()).collect();
+    let spreads: Vec<f64> = groups.iter().map(|g| grpo::mean_and_std(&g.group.rewards).1).collect();
     let mut metrics = Map::new();
     // Of a step whose rows were all skipped there is no mean.
     let mean = |values: &[f64]| {
-        if values.is_empty() {
-            Value::Null
-        } else {
-            json!(grpo::mean_and_std(values).0)
-        }
+        if values.is_empty() { Value::Null } else { json!(grpo::mean_and_std(values).0) }
     };
     metrics.insert("reward".into(), mean(&all));
     metrics.insert("reward_std".into(), mean(&spreads));
     for (index, name) in rewards.names().enumerate() {
-        let values: Vec<f64> = groups
-            .iter()
-            .flat_map(|g| g.per_reward[index].iter().flatten().copied())
-            .collect();
+        let values: Vec<f64> =
+            groups.iter().flat_map(|g| g.per_reward[index].iter().flatten().copied()).collect();
         metrics.insert(format!("rewards/{name}"), mean(&values));
     }
     for (reward, counter, count) in rewards.counters() {
@@ -287,10 +247,7 @@ mod tests {
     #[test]
     fn unshared_prompts_are_requests_of_their_own_with_the_same_draws() {
         let image = PreparedImage::new(vec![0.0], [1, 1, 1], [1, 1], [1, 1]);
-        let prompt = Prompt {
-            ids: vec![1, 2],
-            images: vec![Arc::new(image)],
-        };
+        let prompt = Prompt { ids: vec![1, 2], images: vec![Arc::new(image)] };
         let params = SamplingParams::default();
         let sampling = |share_prompt| Sampling {
             params: &params,
@@ -298,27 +255,16 @@ mod tests {
             decoding: Decoding::Flexible,
             num_completions: 3,
             share_prompt,
-            key: DrawKey {
-                seed: 1,
-                step: 2,
-                prompt: 0,
-                completion: 0,
-            },
+            key: DrawKey { seed: 1, step: 2, prompt: 0, completion: 0 },
         };
         let shared = sampling(true).requests(5, &prompt);
         assert_eq!((shared.len(), shared[0].num_completions), (1, 3));
         let own = sampling(false).requests(5, &prompt);
         assert_eq!(own.len(), 3);
         for (index, request) in own.iter().enumerate() {
-            let expected = DrawKey {
-                completion: index as u64,
-                ..shared[0].key
-            };
+            let expected = DrawKey { completion: index as u64, ..shared[0].key };
             assert_eq!(request.key, expected);
-            assert_eq!(
-                (request.num_completions, &request.prompt.ids),
-                (1, &prompt.ids)
-            );
+            assert_eq!((request.num_completions, &request.prompt.ids), (1, &prompt.ids));
             assert!(!Arc::ptr_eq(&request.prompt.images[0], &prompt.images[0]));
         }
     }

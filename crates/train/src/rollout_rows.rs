@@ -41,9 +41,7 @@ fn rows(
             index: i,
             text: &scored.texts[i],
             completion,
-            rewards: each
-                .map(|(name, list)| (name.into(), json!(list[i])))
-                .collect(),
+            rewards: each.map(|(name, list)| (name.into(), json!(list[i]))).collect(),
             reward: group.rewards[i],
             advantage: group.advantages[i],
         };
@@ -108,10 +106,7 @@ pub(crate) fn empty_row_bytes(
         index: 0,
         text: "",
         completion: &completion,
-        rewards: rewards
-            .iter()
-            .map(|name| (name.clone(), json!(number)))
-            .collect(),
+        rewards: rewards.iter().map(|name| (name.clone(), json!(number))).collect(),
         reward: number,
         advantage: number,
     };

@@ -56,26 +56,14 @@ mod tests {
     use super::*;
 
     fn rates(kind: ScheduleKind) -> Vec<f64> {
-        let schedule = Schedule {
-            kind,
-            peak: 2.0,
-            warmup_steps: 2,
-            total_steps: 6,
-            least: 0.0,
-        };
+        let schedule = Schedule { kind, peak: 2.0, warmup_steps: 2, total_steps: 6, least: 0.0 };
         (0..7).map(|done| schedule.learning_rate(done)).collect()
     }
 
     #[test]
     fn rates_by_hand() {
-        assert_eq!(
-            rates(ScheduleKind::Linear),
-            [0.0, 1.0, 2.0, 1.5, 1.0, 0.5, 0.0]
-        );
-        assert_eq!(
-            rates(ScheduleKind::Constant),
-            [0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
-        );
+        assert_eq!(rates(ScheduleKind::Linear), [0.0, 1.0, 2.0, 1.5, 1.0, 0.5, 0.0]);
+        assert_eq!(rates(ScheduleKind::Constant), [0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]);
         let half_way = Schedule {
             kind: ScheduleKind::Cosine,
             peak: 2.0,
@@ -88,21 +76,7 @@ mod tests {
         assert!((rates_to_a_tenth[0] - 2.0 * 0.55).abs() < 1e-12);
         assert!((rates_to_a_tenth[1] - 2.0 * 0.1).abs() < 1e-12);
         let cosine = rates(ScheduleKind::Cosine);
-        let expected = [
-            0.0,
-            1.0,
-            2.0,
-            1.0 + 0.5f64.sqrt(),
-            1.0,
-            1.0 - 0.5f64.sqrt(),
-            0.0,
-        ];
-        assert!(
-            cosine
-                .iter()
-                .zip(expected)
-                .all(|(a, b)| (a - b).abs() < 1e-12),
-            "{cosine:?}"
-        );
+        let expected = [0.0, 1.0, 2.0, 1.0 + 0.5f64.sqrt(), 1.0, 1.0 - 0.5f64.sqrt(), 0.0];
+        assert!(cosine.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{cosine:?}");
     }
 }

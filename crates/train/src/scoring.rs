@@ -38,15 +38,12 @@ impl<'a> Board<'a> {
         group_size: usize,
         step: u64,
     ) -> Self {
-        let known = prompts
-            .iter()
-            .zip(samples)
-            .map(|((_, prompt), sample)| Known {
-                sample,
-                source: sample.source.to_string(),
-                image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
-                image_grid_thw: prompt.images.iter().map(|i| i.grid_thw).collect(),
-            });
+        let known = prompts.iter().zip(samples).map(|((_, prompt), sample)| Known {
+            sample,
+            source: sample.source.to_string(),
+            image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
+            image_grid_thw: prompt.images.iter().map(|i| i.grid_thw).collect(),
+        });
         let num_answers = prompts.len() * group_size;
         Board {
             prompts: known.collect(),
@@ -72,10 +69,7 @@ impl<'a> Board<'a> {
             text: processor.tokenizer().decode(&completion.ids, true)?,
             num_tokens: completion.ids.len() - usize::from(is_ended),
         };
-        assert!(
-            self.answers[index].set(answer).is_ok(),
-            "answer {index} ended twice"
-        );
+        assert!(self.answers[index].set(answer).is_ok(), "answer {index} ended twice");
         Ok(())
     }
 
@@ -107,14 +101,10 @@ impl<'a> Board<'a> {
             // It names its samples itself: one, or all of a batch.
             return source.into();
         }
-        match source
-            .row()
-            .and_then(|row| self.prompts.get(row / self.group_size))
-        {
-            Some(known) => TrainError::Scoring {
-                row: known.source.clone(),
-                source: Box::new(source),
-            },
+        match source.row().and_then(|row| self.prompts.get(row / self.group_size)) {
+            Some(known) => {
+                TrainError::Scoring { row: known.source.clone(), source: Box::new(source) }
+            }
             None => source.into(),
         }
     }
@@ -122,13 +112,8 @@ impl<'a> Board<'a> {
     /// The texts of all answers, by group.
     pub fn into_texts(self) -> Vec<Vec<String>> {
         let text = |answer: OnceLock<Answer>| answer.into_inner().map(|answer| answer.text);
-        let mut texts = self
-            .answers
-            .into_iter()
-            .map(|a| text(a).unwrap_or_default());
+        let mut texts = self.answers.into_iter().map(|a| text(a).unwrap_or_default());
         let groups = 0..self.prompts.len();
-        groups
-            .map(|_| texts.by_ref().take(self.group_size).collect())
-            .collect()
+        groups.map(|_| texts.by_ref().take(self.group_size).collect()).collect()
     }
 }

@@ -81,9 +81,7 @@ impl Dataset {
         let mut skipped: Vec<String> = report.skipped.iter().map(ToString::to_string).collect();
         skipped.extend(refused.iter().map(ToString::to_string));
         if rows.is_empty() {
-            return Err(TrainError::NoRows {
-                skipped: skipped.len(),
-            });
+            return Err(TrainError::NoRows { skipped: skipped.len() });
         }
         let (samples, validation) = split(rows, settings.val_split_ratio, settings.seed)?;
         Ok(Dataset {
@@ -110,10 +108,7 @@ impl Dataset {
         ahead: usize,
     ) -> Result<PromptLoader, TrainError> {
         let order = order.clone();
-        let options = LoaderOptions {
-            ahead: ahead.max(settings.loader.ahead),
-            ..settings.loader
-        };
+        let options = LoaderOptions { ahead: ahead.max(settings.loader.ahead), ..settings.loader };
         let indices = steps.flat_map(move |step| order.indices_of_step(step));
         Ok(PromptLoader::new(
             self.samples.clone(),
@@ -202,10 +197,8 @@ impl<'a> Session<'a> {
         let checkpoints = going_on::checkpoints(config, &settings, &run)?;
         let mut model = policy::load(&settings, start.model_dir)?;
         settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
-        let (ids, rows) = (
-            start.dataset.processor.tokenizer().vocab_size(),
-            model.text_shape().vocab_size,
-        );
+        let (ids, rows) =
+            (start.dataset.processor.tokenizer().vocab_size(), model.text_shape().vocab_size);
         if ids as i64 > rows {
             return Err(TrainError::Vocabulary { ids, rows });
         }
@@ -245,9 +238,8 @@ impl<'a> Session<'a> {
         checkpoints: Vec<(u64, PathBuf)>,
         dataset: &Dataset,
     ) -> Result<(), TrainError> {
-        let is_of_another = checkpoints
-            .iter()
-            .any(|(_, folder)| !going_on::is_own(folder, &self.run));
+        let is_of_another =
+            checkpoints.iter().any(|(_, folder)| !going_on::is_own(folder, &self.run));
         if checkpoints.is_empty() || is_of_another {
             self.run.start_over()?;
         }
@@ -269,10 +261,7 @@ impl<'a> Session<'a> {
     fn introduce(&mut self, dataset: &Dataset, census: &Census) -> Result<(), TrainError> {
         if census.trained() == 0 {
             let cause = "with --freeze_language_model: nothing is left to train".to_string();
-            return Err(TrainError::Setting {
-                name: "freeze_vision_modules",
-                cause,
-            });
+            return Err(TrainError::Setting { name: "freeze_vision_modules", cause });
         }
         self.say(&format!(
             "{}: {}, {} held out; {}",
@@ -289,10 +278,7 @@ impl<'a> Session<'a> {
         }
         self.introduce_checkpoints();
         if !dataset.skipped.is_empty() {
-            self.say(&format!(
-                "{} skipped:",
-                count(dataset.skipped.len() as u64, "bad row")
-            ));
+            self.say(&format!("{} skipped:", count(dataset.skipped.len() as u64, "bad row")));
             for row in &dataset.skipped {
                 self.say(row);
             }
@@ -302,10 +288,8 @@ impl<'a> Session<'a> {
 
     /// What checkpoints will take, and whether there is room.
     fn introduce_checkpoints(&mut self) {
-        let (size_of, left) = (
-            self.checkpoint_size(),
-            self.schedule.total_steps.saturating_sub(self.step),
-        );
+        let (size_of, left) =
+            (self.checkpoint_size(), self.schedule.total_steps.saturating_sub(self.step));
         if left == 0 {
             self.say(&format!(
                 "{} done, of {}: nothing is left to do",
@@ -345,9 +329,7 @@ impl<'a> Session<'a> {
     pub fn update(&mut self) -> Result<(f64, f64), TrainError> {
         let lr = self.schedule.learning_rate(self.step);
         let (optimizer, model) = (&mut self.optimizer, &self.model);
-        let stepped = self
-            .clock
-            .time("optimizer", || optimizer.step(model.parameters(), lr));
+        let stepped = self.clock.time("optimizer", || optimizer.step(model.parameters(), lr));
         if !matches!(stepped, Err(TrainError::NonFinite(_))) {
             (self.is_torn, self.updated) = (true, self.step + 1);
         }
@@ -367,9 +349,7 @@ impl<'a> Session<'a> {
     ) -> Result<(), TrainError> {
         self.optimizer.discard(self.model.parameters())?;
         let step = self.step + 1;
-        let lines: Vec<Value> = std::iter::once(cause.head(step, updates))
-            .chain(rows)
-            .collect();
+        let lines: Vec<Value> = std::iter::once(cause.head(step, updates)).chain(rows).collect();
         let dump = self.run.log_bad_step(step, &lines)?;
         self.bad_steps += 1;
         let limit = self.settings.max_bad_steps;
@@ -390,10 +370,7 @@ impl<'a> Session<'a> {
         self.step += 1;
         self.is_torn = false;
         let due = self.checkpoint_is_due(self.step);
-        metrics.insert(
-            "skipped_rows".into(),
-            json!(std::mem::take(&mut self.skipped)),
-        );
+        metrics.insert("skipped_rows".into(), json!(std::mem::take(&mut self.skipped)));
         metrics.insert("bad_steps".into(), json!(self.bad_steps));
         let retries = std::mem::take(&mut self.oom_retries);
         metrics.insert("oom_retries".into(), json!(retries));
@@ -454,10 +431,7 @@ impl<'a> Session<'a> {
             metrics.insert("peak_live_bytes".into(), json!(bytes.peak));
         }
         torch::reset_peak_live_bytes(device);
-        metrics.insert(
-            "peak_memory_bytes".into(),
-            json!(torch::peak_memory_bytes()),
-        );
+        metrics.insert("peak_memory_bytes".into(), json!(torch::peak_memory_bytes()));
     }
 
     /// The end of the run.
@@ -480,10 +454,7 @@ impl<'a> Session<'a> {
         let mut ready = Vec::with_capacity(count);
         for loaded in loader.by_ref().take(count) {
             match loaded? {
-                Loaded::Ready {
-                    sample_index,
-                    prompt,
-                } => ready.push((sample_index, prompt)),
+                Loaded::Ready { sample_index, prompt } => ready.push((sample_index, prompt)),
                 Loaded::Skipped { sample_index, row } => {
                     self.skipped += 1;
                     if self.named.insert(sample_index) {

@@ -72,10 +72,7 @@ macro_rules! lora {
         let c = $config;
         if c.lora_vision && c.freeze_vision_modules {
             let cause = "adapters in the vision tower, and --freeze_vision_modules".to_owned();
-            return Err(TrainError::Setting {
-                name: "lora_vision",
-                cause,
-            });
+            return Err(TrainError::Setting { name: "lora_vision", cause });
         }
         let options = || -> Result<LoraOptions, TrainError> {
             Ok(LoraOptions {
@@ -213,11 +210,8 @@ impl TryFrom<&SftConfig> for Settings {
     type Error = TrainError;
 
     fn try_from(config: &SftConfig) -> Result<Self, TrainError> {
-        let template = template(
-            &config.question_template,
-            config.task_type.as_deref(),
-            config.with_thinking,
-        )?;
+        let template =
+            template(&config.question_template, config.task_type.as_deref(), config.with_thinking)?;
         settings!(config, template, None, None, false, false, false)
     }
 }
@@ -242,11 +236,7 @@ impl Settings {
 
     /// What bounds a micro-batch.
     pub(crate) fn limits(&self, share_prompt: bool) -> Limits {
-        Limits {
-            completions: self.micro_batch,
-            tokens: self.max_tokens,
-            share_prompt,
-        }
+        Limits { completions: self.micro_batch, tokens: self.max_tokens, share_prompt }
     }
 
     /// Steps of the run, given those of an epoch.
@@ -265,11 +255,7 @@ pub fn template(
     task: Option<&str>,
     thinking: bool,
 ) -> Result<PromptTemplate, TrainError> {
-    Ok(PromptTemplate::resolve(template_name(
-        given.as_deref(),
-        task,
-        thinking,
-    ))?)
+    Ok(PromptTemplate::resolve(template_name(given.as_deref(), task, thinking))?)
 }
 
 /// What [`template`] resolves.

@@ -39,11 +39,7 @@ pub fn train_sft(
     let settings = Settings::try_from(config)?;
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
     let rows_per_step = settings.micro_batch * settings.accumulation;
-    let order = Arc::new(EpochSampler::new(
-        dataset.samples.len(),
-        rows_per_step,
-        config.seed,
-    ));
+    let order = Arc::new(EpochSampler::new(dataset.samples.len(), rows_per_step, config.seed));
     let total = settings.total_steps(order.steps_per_epoch());
     let session = Session::open(
         config,
@@ -57,21 +53,10 @@ pub fn train_sft(
             stop: stop.clone(),
         },
     )?;
-    let prompts = dataset.prompts(
-        &session.settings,
-        &order,
-        session.step..total,
-        2 * rows_per_step,
-    )?;
+    let prompts =
+        dataset.prompts(&session.settings, &order, session.step..total, 2 * rows_per_step)?;
     stop.begin();
-    Trainer {
-        config,
-        session,
-        dataset,
-        order,
-        prompts,
-    }
-    .train()
+    Trainer { config, session, dataset, order, prompts }.train()
 }
 
 struct Trainer<'a> {
@@ -115,10 +100,7 @@ impl Trainer<'_> {
         self.session.try_on(taught);
         let tokens: usize = rows.iter().map(|r| r.answer.len()).sum();
         let mut metrics = Map::new();
-        metrics.insert(
-            "completion_length".into(),
-            json!(tokens as f64 / rows.len().max(1) as f64),
-        );
+        metrics.insert("completion_length".into(), json!(tokens as f64 / rows.len().max(1) as f64));
         metrics.insert(
             "epoch".into(),
             json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
@@ -131,10 +113,8 @@ impl Trainer<'_> {
             }
             learnt => metrics.extend(learnt?),
         }
-        metrics.insert(
-            "tokens_per_sec".into(),
-            json!(tokens as f64 / self.session.clock.elapsed()),
-        );
+        metrics
+            .insert("tokens_per_sec".into(), json!(tokens as f64 / self.session.clock.elapsed()));
         Ok(metrics)
     }
 
@@ -186,10 +166,7 @@ impl Trainer<'_> {
             known.write(&mut line);
             Ok(Value::Object(line))
         };
-        rows.iter()
-            .zip(known.into_iter().chain(unseen))
-            .map(line)
-            .collect()
+        rows.iter().zip(known.into_iter().chain(unseen)).map(line).collect()
     }
 
     fn rows(&mut self) -> Result<Vec<Row>, TrainError> {
@@ -220,20 +197,11 @@ impl Trainer<'_> {
         tokens: usize,
         (index, known): (usize, &mut Vec<Known>),
     ) -> Result<Result<(f64, f64), OutOfMemory>, TrainError> {
-        let Session {
-            model,
-            optimizer,
-            clock,
-            settings,
-            step,
-            ..
-        } = &mut self.session;
+        let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
         let key = [settings.seed, *step, index as u64];
         let pass = || -> Result<_, TrainError> {
-            let items: Vec<_> = rows
-                .iter()
-                .map(|r| (&r.prompt, vec![r.answer.as_slice()]))
-                .collect();
+            let items: Vec<_> =
+                rows.iter().map(|r| (&r.prompt, vec![r.answer.as_slice()])).collect();
             let batch = MicroBatch::pack(model.as_ref(), &items)?;
             let loss_of = |scores: &TokenScores| {
                 let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
@@ -260,11 +228,7 @@ impl Trainer<'_> {
         known.extend(rows.iter().map(|row| {
             let (own, others) = rest.split_at(row.answer.len());
             rest = others;
-            Known {
-                micro_batch: Some(index),
-                old_logprobs: Some(own.to_vec()),
-                ref_logprobs: None,
-            }
+            Known { micro_batch: Some(index), old_logprobs: Some(own.to_vec()), ref_logprobs: None }
         }));
         NonFinite::check_loss(loss, index)?;
         optimizer.collect(model.parameters())?;
@@ -273,12 +237,7 @@ impl Trainer<'_> {
 
     /// Evaluates where that is due.
     fn evaluate(&mut self) -> Result<(), TrainError> {
-        let Trainer {
-            session,
-            dataset,
-            config,
-            ..
-        } = self;
+        let Trainer { session, dataset, config, .. } = self;
         session.evaluate(|session| held_out_loss(session, dataset, config))
     }
 }
@@ -324,16 +283,10 @@ fn row(
     let answer = dataset.processor.answer_ids(&taught_text(sample))?;
     let got = prompt.ids.len() + answer.len();
     match config.max_seq_length {
-        Some(max) if got > max => Err(TrainError::RowTooLong {
-            row: sample.source.to_string(),
-            got,
-            max,
-        }),
-        _ => Ok(Row {
-            sample_index,
-            prompt,
-            answer,
-        }),
+        Some(max) if got > max => {
+            Err(TrainError::RowTooLong { row: sample.source.to_string(), got, max })
+        }
+        _ => Ok(Row { sample_index, prompt, answer }),
     }
 }
 

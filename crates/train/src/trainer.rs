@@ -65,27 +65,16 @@ pub fn train_grpo_with_rewards(
     let check = |sample: &Sample| {
         let method = sample.accu_reward_method.as_deref();
         boxes.add(&sample.solution, method);
-        rewards
-            .check(sample.source.line, &sample.solution, method)
-            .map_err(|source| TrainError::Scoring {
-                row: sample.source.to_string(),
-                source: Box::new(source),
-            })
+        rewards.check(sample.source.line, &sample.solution, method).map_err(|source| {
+            TrainError::Scoring { row: sample.source.to_string(), source: Box::new(source) }
+        })
     };
     let mut dataset = Dataset::load(&settings, model_dir, check)?;
-    dataset
-        .notices
-        .extend(boxes.warning().map(|text| format!("warning: {text}")));
-    dataset
-        .processor
-        .expect_answers(config.max_completion_length);
+    dataset.notices.extend(boxes.warning().map(|text| format!("warning: {text}")));
+    dataset.processor.expect_answers(config.max_completion_length);
     let completions = settings.micro_batch * settings.accumulation;
     let prompts_per_step = completions.div_ceil(config.num_generations);
-    let order = Arc::new(EpochSampler::new(
-        dataset.samples.len(),
-        prompts_per_step,
-        config.seed,
-    ));
+    let order = Arc::new(EpochSampler::new(dataset.samples.len(), prompts_per_step, config.seed));
     let total = settings.total_steps(order.steps_per_epoch());
     let mut session = Session::open(
         config,
@@ -109,12 +98,8 @@ pub fn train_grpo_with_rewards(
              group's advantages sum to 0; the gradient is not 0",
         );
     }
-    let prompts = dataset.prompts(
-        &session.settings,
-        &order,
-        session.step..total,
-        2 * prompts_per_step,
-    )?;
+    let prompts =
+        dataset.prompts(&session.settings, &order, session.step..total, 2 * prompts_per_step)?;
     let trainer = Trainer {
         sampling: rollout::sampling_params(config, &dataset.processor),
         clip: ClipRange {
@@ -266,12 +251,7 @@ impl Trainer<'_> {
             decoding: session.settings.decoding,
             num_completions: config.num_generations,
             share_prompt: config.share_prompt,
-            key: DrawKey {
-                seed: config.seed,
-                step: session.step,
-                prompt: 0,
-                completion: 0,
-            },
+            key: DrawKey { seed: config.seed, step: session.step, prompt: 0, completion: 0 },
         };
         let scoring = Scoring {
             rewards: &self.rewards,
@@ -325,9 +305,7 @@ impl Trainer<'_> {
             .filter(|(_, g)| speaks(g))
             .map(|(index, g)| (index, &g.group))
             .collect();
-        let Session {
-            settings, model, ..
-        } = &self.session;
+        let Session { settings, model, .. } = &self.session;
         PolicyBatch::split(
             &speaking,
             completions,
@@ -373,16 +351,12 @@ impl Trainer<'_> {
     ) -> Result<Result<(), OutOfMemory>, TrainError> {
         let policy = self.session.model.as_ref();
         let mut score = |model: &dyn VisionLanguageModel| {
-            attempt(model.compute().1, || {
-                batch.score_by_reference(model, self.config.temperature)
-            })
+            attempt(model.compute().1, || batch.score_by_reference(model, self.config.temperature))
         };
-        self.session.clock.time("reference", || {
-            match (reference, &policy.parameters().lora) {
-                (Some(reference), _) => score(reference),
-                (None, Some(lora)) => lora.switched_off(|| score(policy)),
-                (None, None) => Ok(Ok(())),
-            }
+        self.session.clock.time("reference", || match (reference, &policy.parameters().lora) {
+            (Some(reference), _) => score(reference),
+            (None, Some(lora)) => lora.switched_off(|| score(policy)),
+            (None, None) => Ok(Ok(())),
         })
     }
 
@@ -394,14 +368,7 @@ impl Trainer<'_> {
         index: usize,
         updates: usize,
     ) -> Result<Result<PolicyStats, OutOfMemory>, TrainError> {
-        let Session {
-            model,
-            optimizer,
-            clock,
-            settings,
-            step,
-            ..
-        } = &mut self.session;
+        let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
         let key = [settings.seed, *step, index as u64, updates as u64];
         let stats = clock.time("train", || {
             policy::with_dropout(model.as_ref(), &key, || {
@@ -438,16 +405,10 @@ impl Trainer<'_> {
             .flat_map(|g| &g.group.completions)
             .filter(|c| c.finish_reason == base::FinishReason::Length)
             .count();
-        let silent = groups
-            .iter()
-            .filter(|g| is_zero_spread(&g.group.rewards))
-            .count();
+        let silent = groups.iter().filter(|g| is_zero_spread(&g.group.rewards)).count();
         let without_reward: usize = groups.iter().map(ScoredGroup::num_zero).sum();
         let tokens: f64 = lens.iter().sum();
-        metrics.insert(
-            "completion_length".into(),
-            json!(tokens / lens.len().max(1) as f64),
-        );
+        metrics.insert("completion_length".into(), json!(tokens / lens.len().max(1) as f64));
         metrics.insert("cut_off_completions".into(), json!(cut));
         metrics.insert("zero_spread_groups".into(), json!(silent));
         metrics.insert("zero_reward_completions".into(), json!(without_reward));
@@ -456,10 +417,7 @@ impl Trainer<'_> {
         if let Some(stats) = stats {
             stats.write(&mut metrics, self.config.num_iterations);
         }
-        metrics.insert(
-            "tokens_per_sec".into(),
-            json!(tokens / self.session.clock.elapsed()),
-        );
+        metrics.insert("tokens_per_sec".into(), json!(tokens / self.session.clock.elapsed()));
         metrics.insert(
             "epoch".into(),
             json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
@@ -469,22 +427,12 @@ impl Trainer<'_> {
 
     /// Evaluates where that is due.
     fn evaluate(&mut self) -> Result<(), TrainError> {
-        let Trainer {
-            session,
-            dataset,
-            rewards,
-            config,
-            sampling,
-            ..
-        } = self;
+        let Trainer { session, dataset, rewards, config, sampling, .. } = self;
         session.evaluate(|session| held_out::score(session, dataset, rewards, config, sampling))
     }
 }
 
 /// The error of a row that turned out bad only now.
 pub(crate) fn bad_row(sample: &Sample, cause: data::RowCause) -> TrainError {
-    TrainError::Row(Box::new(data::RowError {
-        source_line: sample.source.clone(),
-        cause,
-    }))
+    TrainError::Row(Box::new(data::RowError { source_line: sample.source.clone(), cause }))
 }

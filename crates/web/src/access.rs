@@ -109,10 +109,7 @@ impl Access {
                 Ok(())
             }
             Some(_) => Err(Reply::refusal(401, "wrong key")),
-            None => Err(Reply::refusal(
-                401,
-                "no key: expected `authorization: Bearer KEY`",
-            )),
+            None => Err(Reply::refusal(401, "no key: expected `authorization: Bearer KEY`")),
         }
     }
 }
@@ -125,8 +122,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
         return Err(Reply::refusal(400, &format!("`{name}` stands twice")));
     }
     let text = first.map(|value| value.to_str());
-    text.transpose()
-        .map_err(|_| Reply::refusal(400, &format!("`{name}` is not readable")))
+    text.transpose().map_err(|_| Reply::refusal(400, &format!("`{name}` is not readable")))
 }
 
 /// A browser says which page asks; pages of this server alone may.
@@ -180,9 +176,7 @@ fn decoded(path: &str) -> Option<String> {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// The host without its port.
@@ -242,22 +236,11 @@ mod tests {
         ] {
             assert_eq!(status(bad), 403, "{bad}");
         }
-        for broken in [
-            "",
-            ":80",
-            "a b",
-            "scorer:80:80",
-            "user@scorer",
-            "[::1",
-            "scorer/x",
-        ] {
+        for broken in ["", ":80", "a b", "scorer:80:80", "user@scorer", "[::1", "scorer/x"] {
             assert_eq!(status(broken), 400, "{broken}");
         }
         for bad in ["http://a", "a:80", "", "a/b"] {
-            assert!(
-                Access::new(None, &[bad.to_owned()], false).is_err(),
-                "{bad}"
-            );
+            assert!(Access::new(None, &[bad.to_owned()], false).is_err(), "{bad}");
         }
     }
 

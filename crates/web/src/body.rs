@@ -30,9 +30,7 @@ pub(crate) async fn read(body: Incoming, place: &Place, limits: &Limits) -> Resu
         return Err(too_long(limits));
     }
     let secs = limits.body;
-    timeout(secs, collected(body, place, limits))
-        .await
-        .unwrap_or_else(|_| Err(too_slow(secs)))
+    timeout(secs, collected(body, place, limits)).await.unwrap_or_else(|_| Err(too_slow(secs)))
 }
 
 fn too_long(limits: &Limits) -> Reply {

@@ -66,9 +66,9 @@ impl Entry {
             Phase::Head => since(self.since) > limits.head,
             // A body that is late is answered by who reads it.
             Phase::Body | Phase::Busy => false,
-            Phase::Answer { .. } => self
-                .unread_since
-                .is_some_and(|unread| since(unread) > limits.answer),
+            Phase::Answer { .. } => {
+                self.unread_since.is_some_and(|unread| since(unread) > limits.answer)
+            }
         }
     }
 
@@ -140,11 +140,7 @@ pub(crate) enum Admission {
 
 impl Connections {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self {
-            limits,
-            state: Mutex::default(),
-            changed: Notify::new(),
-        })
+        Arc::new(Self { limits, state: Mutex::default(), changed: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -37,8 +37,7 @@ impl Key {
         };
         let key = text.map_err(|error| error.to_string());
         let key = key.and_then(|text| Self::new(text.trim()));
-        key.map(Some)
-            .map_err(|reason| WebError::Key { place, reason })
+        key.map(Some).map_err(|reason| WebError::Key { place, reason })
     }
 
     /// The key of this text.
@@ -50,10 +49,7 @@ impl Key {
             return Err("expected letters, digits and signs, and nothing else".to_owned());
         }
         if text.len() < MIN_LENGTH {
-            return Err(format!(
-                "got {} characters, expected at least {MIN_LENGTH}",
-                text.len()
-            ));
+            return Err(format!("got {} characters, expected at least {MIN_LENGTH}", text.len()));
         }
         Ok(Self(digest(text)))
     }
@@ -78,12 +74,7 @@ mod tests {
     fn keys_by_hand() {
         let key = Key::new("0123456789abcdef").expect("a key");
         assert!(key.is("0123456789abcdef"));
-        for other in [
-            "",
-            "0123456789abcdeF",
-            "0123456789abcdef ",
-            "0123456789abcde",
-        ] {
+        for other in ["", "0123456789abcdeF", "0123456789abcdef ", "0123456789abcde"] {
             assert!(!key.is(other), "{other}");
         }
         assert!(Key::new("short").unwrap_err().contains("at least 16"));

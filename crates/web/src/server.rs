@@ -43,14 +43,8 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (X_FRAME_OPTIONS, "DENY"),
     (REFERRER_POLICY, "no-referrer"),
     (CACHE_CONTROL, "no-store"),
-    (
-        CONTENT_SECURITY_POLICY,
-        "default-src 'none'; frame-ancestors 'none'",
-    ),
-    (
-        HeaderName::from_static("cross-origin-resource-policy"),
-        "same-origin",
-    ),
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
 /// A server that has its address.
@@ -68,22 +62,14 @@ impl Server {
     /// # Errors
     /// Where the address cannot be had, and where other machines reach it and there is no key.
     pub fn bind(address: &str, access: Access, limits: Limits) -> Result<Self, WebError> {
-        let failed = |source| WebError::Bind {
-            address: address.to_owned(),
-            source,
-        };
+        let failed = |source| WebError::Bind { address: address.to_owned(), source };
         let listener = std::net::TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         if !is_this_machine(address.ip()) && !access.has_key() && !access.needs_no_key {
             return Err(WebError::NoKey(address));
         }
-        Ok(Self {
-            listener,
-            address,
-            access,
-            limits,
-        })
+        Ok(Self { listener, address, access, limits })
     }
 
     /// Where it is.
@@ -109,10 +95,7 @@ impl Server {
 
     async fn accept(self, router: Router, stop: &StopFlag) -> Result<(), WebError> {
         let address = self.address;
-        let failed = |source| WebError::Bind {
-            address: address.to_string(),
-            source,
-        };
+        let failed = |source| WebError::Bind { address: address.to_string(), source };
         let listener = TcpListener::from_std(self.listener).map_err(failed)?;
         base::say!("serving on http://{address}");
         if !is_this_machine(address.ip()) && !self.access.has_key() {
@@ -190,10 +173,7 @@ impl Shared {
     async fn converse(self: Arc<Self>, stream: TcpStream, place: Arc<Place>) {
         // Answers are written in one go.
         let _ = stream.set_nodelay(true);
-        let stream = Watched {
-            stream,
-            place: Arc::clone(&place),
-        };
+        let stream = Watched { stream, place: Arc::clone(&place) };
         let answer = service_fn(|request| {
             let (shared, place) = (Arc::clone(&self), Arc::clone(&place));
             async move { Ok::<_, Infallible>(shared.answer(request, place).await) }
@@ -268,9 +248,7 @@ impl Shared {
 
 fn complete(headers: &mut HeaderMap) {
     for (name, value) in HEADERS {
-        headers
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
 }
 

@@ -42,15 +42,10 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
     let steps = steps(runs);
     let boxes = |title: &str, run: &str| {
         line(runs, title, |seed| {
-            by_step(&seed.at(run), steps, |step| {
-                mean_of(step, |c| c.num_boxes() as f64)
-            })
+            by_step(&seed.at(run), steps, |step| mean_of(step, |c| c.num_boxes() as f64))
         })
     };
-    let lines = vec![
-        boxes("hard", &run_name("odLength", 0.0))?,
-        boxes("plain", PLAIN)?,
-    ];
+    let lines = vec![boxes("hard", &run_name("odLength", 0.0))?, boxes("plain", PLAIN)?];
     Ok(Study {
         name: KIND.name,
         title: "Quality of the training data",
@@ -63,20 +58,10 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
                 12.6 and 24.48, below the base's 14.2 and 25.46 (table 6).",
         claims: vec![
             arms.claim("hard data ends above plain data, AP", "ap", HARD, EASY)?,
-            arms.claim(
-                "hard data ends above plain data, precision",
-                "precision",
-                HARD,
-                EASY,
-            )?,
+            arms.claim("hard data ends above plain data, precision", "precision", HARD, EASY)?,
             arms.claim("plain data ends below the base, AP", "ap", BASE, EASY)?,
         ],
         tables: vec![arms.detection_table("training data")?],
-        charts: vec![chart(
-            "Boxes of an answer in training",
-            "step",
-            "boxes",
-            lines,
-        )],
+        charts: vec![chart("Boxes of an answer in training", "step", "boxes", lines)],
     })
 }

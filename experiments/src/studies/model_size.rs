@@ -9,11 +9,7 @@ use super::{Arms, Kind, line};
 use crate::page::{Study, chart};
 use crate::runs::{Figures, Runs};
 
-pub const KIND: Kind = Kind {
-    name: "model-size",
-    work,
-    page,
-};
+pub const KIND: Kind = Kind { name: "model-size", work, page };
 
 fn name_of(runs: &Runs<'_>, size: usize) -> &'static str {
     runs.lab.plan.shapes[size].0
@@ -51,9 +47,7 @@ fn work(runs: &Runs<'_>) -> Result<()> {
 }
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
-    let names = runs
-        .first()
-        .map(|seed| seed.lab.plan.shapes.map(|(name, _)| name));
+    let names = runs.first().map(|seed| seed.lab.plan.shapes.map(|(name, _)| name));
     let names = names.unwrap_or_default();
     let title = |size: usize, after: usize| format!("{}, {}", names[size], ["base", "RL"][after]);
     let both = (0..names.len()).flat_map(|size| [(size, 0), (size, 1)]);
@@ -71,10 +65,8 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         let text = format!("after RL {} ends above {}, AP", pair[1], pair[0]);
         claims.push(arms.claim(&text, "ap", &title(size + 1, 1), &title(size, 1))?);
     }
-    let lines = names
-        .iter()
-        .enumerate()
-        .map(|(size, name)| line(runs, name, |seed| rewards(seed, size)));
+    let lines =
+        names.iter().enumerate().map(|(size, name)| line(runs, name, |seed| rewards(seed, size)));
     let lines = lines.collect::<Result<_>>()?;
     Ok(Study {
         name: KIND.name,

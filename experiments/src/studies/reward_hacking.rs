@@ -12,11 +12,7 @@ use crate::page::{Study, chart};
 use crate::rollouts::{Completion, by_step, mean_of};
 use crate::runs::{Figures, Runs};
 
-pub const KIND: Kind = Kind {
-    name: "reward-hacking",
-    work,
-    page,
-};
+pub const KIND: Kind = Kind { name: "reward-hacking", work, page };
 
 /// Accuracy methods of detection.
 const METHODS: [&str; 4] = ["od_ap50", "od_ap", "odLength", "map_strict"];
@@ -34,9 +30,7 @@ struct Arm {
 
 impl Arm {
     fn all() -> impl Iterator<Item = Self> {
-        BETAS
-            .into_iter()
-            .flat_map(|beta| METHODS.map(|method| Self { method, beta }))
+        BETAS.into_iter().flat_map(|beta| METHODS.map(|method| Self { method, beta }))
     }
 
     fn title(self) -> String {
@@ -110,8 +104,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
 
 /// Steps of the training.
 pub fn steps(runs: &[Runs<'_>]) -> usize {
-    runs.first()
-        .map_or(0, |seed| seed.lab.plan.detection_grpo.steps)
+    runs.first().map_or(0, |seed| seed.lab.plan.detection_grpo.steps)
 }
 
 fn claims(arms: &Arms) -> Result<Vec<Claim>> {
@@ -120,69 +113,19 @@ fn claims(arms: &Arms) -> Result<Vec<Claim>> {
     let [ap50, ap, od_length, strict] = METHODS.map(free);
     let (base, with_kl) = ("base", held("od_ap"));
     [
-        (
-            "AP50 as the reward lists more boxes than the base",
-            "boxes",
-            &*ap50,
-            base,
-        ),
-        (
-            "AP as the reward lists more boxes than the base",
-            "boxes",
-            &ap,
-            base,
-        ),
-        (
-            "AP50 as the reward ends below the base, precision",
-            "precision",
-            base,
-            &ap50,
-        ),
-        (
-            "AP as the reward ends below the base, precision",
-            "precision",
-            base,
-            &ap,
-        ),
-        (
-            "AP50 as the reward ends below the base, AP",
-            "ap",
-            base,
-            &ap50,
-        ),
+        ("AP50 as the reward lists more boxes than the base", "boxes", &*ap50, base),
+        ("AP as the reward lists more boxes than the base", "boxes", &ap, base),
+        ("AP50 as the reward ends below the base, precision", "precision", base, &ap50),
+        ("AP as the reward ends below the base, precision", "precision", base, &ap),
+        ("AP50 as the reward ends below the base, AP", "ap", base, &ap50),
         ("AP as the reward ends below the base, AP", "ap", base, &ap),
-        (
-            "odLength lists fewer boxes than AP",
-            "boxes",
-            &ap,
-            &od_length,
-        ),
-        (
-            "odLength ends above AP, precision",
-            "precision",
-            &od_length,
-            &ap,
-        ),
+        ("odLength lists fewer boxes than AP", "boxes", &ap, &od_length),
+        ("odLength ends above AP, precision", "precision", &od_length, &ap),
         ("odLength ends above AP, AP", "ap", &od_length, &ap),
-        (
-            "odLength ends above the base, precision",
-            "precision",
-            &od_length,
-            base,
-        ),
+        ("odLength ends above the base, precision", "precision", &od_length, base),
         ("odLength ends above the base, AP", "ap", &od_length, base),
-        (
-            "map_strict lists fewer boxes than AP",
-            "boxes",
-            &ap,
-            &strict,
-        ),
-        (
-            "with AP, KL at 0.04 lists fewer boxes than none",
-            "boxes",
-            &ap,
-            &with_kl,
-        ),
+        ("map_strict lists fewer boxes than AP", "boxes", &ap, &strict),
+        ("with AP, KL at 0.04 lists fewer boxes than none", "boxes", &ap, &with_kl),
     ]
     .into_iter()
     .map(|(text, metric, above, below)| arms.claim(text, metric, above, below))
@@ -206,12 +149,7 @@ fn charts(runs: &[Runs<'_>]) -> Result<Vec<LineChart>> {
                 })
             });
             let lines = lines.into_iter().collect::<Result<_>>()?;
-            charts.push(chart(
-                &format!("{title}, beta {beta}"),
-                "step",
-                label,
-                lines,
-            ));
+            charts.push(chart(&format!("{title}, beta {beta}"), "step", label, lines));
         }
     }
     Ok(charts)

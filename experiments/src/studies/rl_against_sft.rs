@@ -12,11 +12,7 @@ use crate::page::{Curves, Study, cell, chart};
 use crate::plan::Sft;
 use crate::runs::{Figures, Runs, Task};
 
-pub const KIND: Kind = Kind {
-    name: "rl-against-sft",
-    work: |runs| work(runs).map(|_| ()),
-    page,
-};
+pub const KIND: Kind = Kind { name: "rl-against-sft", work: |runs| work(runs).map(|_| ()), page };
 
 /// How a model went on from the base.
 #[derive(Clone, Copy, PartialEq)]
@@ -80,11 +76,7 @@ fn work(runs: &Runs<'_>) -> Result<Vec<(Arm, Points)>> {
             rows: data.join(rows),
             template,
         };
-        let sft = |lr| Sft {
-            steps: grpo.steps,
-            batch: grpo.prompts,
-            lr,
-        };
+        let sft = |lr| Sft { steps: grpo.steps, batch: grpo.prompts, lr };
         let end = match arm {
             Arm::Rl => runs.grpo(
                 &task("train.jsonl", "rec"),
@@ -101,12 +93,7 @@ fn work(runs: &Runs<'_>) -> Result<Vec<(Arm, Points)>> {
         let mut points = vec![(0, eval(runs, "base", &base, arm.thinks())?)];
         for step in (plan.eval_every..=grpo.steps).step_by(plan.eval_every) {
             let model = end.with_file_name(format!("checkpoint-{step}"));
-            let figures = eval(
-                runs,
-                &format!("{}-{step}", arm.name()),
-                &model,
-                arm.thinks(),
-            )?;
+            let figures = eval(runs, &format!("{}-{step}", arm.name()), &model, arm.thinks())?;
             points.push((step, figures));
         }
         arms.push((arm, Points(points)));
@@ -162,10 +149,7 @@ impl Seeds {
         let curves = self.curves(arm, part)?;
         let first = curves.iter().filter_map(|curve| curve.first());
         let last = curves.iter().filter_map(|curve| curve.last());
-        Ok([
-            first.map(|point| point[1]).collect(),
-            last.map(|point| point[1]).collect(),
-        ])
+        Ok([first.map(|point| point[1]).collect(), last.map(|point| point[1]).collect()])
     }
 
     fn table(&self) -> Result<(String, Table)> {
@@ -180,11 +164,8 @@ impl Seeds {
             }
         }
         let header = std::iter::once("model").chain(SHOWN.map(|(_, title)| title));
-        let table = Table {
-            header: header.map(str::to_owned).collect(),
-            rows,
-            caption: String::new(),
-        };
+        let table =
+            Table { header: header.map(str::to_owned).collect(), rows, caption: String::new() };
         Ok(("Share of answers with an IoU above 0.5".to_owned(), table))
     }
 
@@ -211,30 +192,12 @@ impl Seeds {
             Ok::<_, anyhow::Error>(less(&first, &last))
         };
         Ok(vec![
-            Claim::new(
-                "in the domain RL rises above the base",
-                rise(Arm::Rl, INSIDE)?,
-            ),
-            Claim::new(
-                "in the domain RL ends above the paper's SFT",
-                above(INSIDE, Arm::Sft)?,
-            ),
-            Claim::new(
-                "outside it RL rises above the base",
-                rise(Arm::Rl, OUTSIDE)?,
-            ),
-            Claim::new(
-                "outside it the paper's SFT falls below the base",
-                fall(Arm::Sft, OUTSIDE)?,
-            ),
-            Claim::new(
-                "outside it RL ends above the paper's SFT",
-                above(OUTSIDE, Arm::Sft)?,
-            ),
-            Claim::new(
-                "outside it RL ends above tuned SFT",
-                above(OUTSIDE, Arm::TunedSft)?,
-            ),
+            Claim::new("in the domain RL rises above the base", rise(Arm::Rl, INSIDE)?),
+            Claim::new("in the domain RL ends above the paper's SFT", above(INSIDE, Arm::Sft)?),
+            Claim::new("outside it RL rises above the base", rise(Arm::Rl, OUTSIDE)?),
+            Claim::new("outside it the paper's SFT falls below the base", fall(Arm::Sft, OUTSIDE)?),
+            Claim::new("outside it RL ends above the paper's SFT", above(OUTSIDE, Arm::Sft)?),
+            Claim::new("outside it RL ends above tuned SFT", above(OUTSIDE, Arm::TunedSft)?),
             Claim::new(
                 "outside it RL ends above SFT with thinking",
                 above(OUTSIDE, Arm::ThinkingSft)?,
@@ -245,9 +208,7 @@ impl Seeds {
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
     let seeds = Seeds(runs.iter().map(work).collect::<Result<_>>()?);
-    let steps = runs
-        .first()
-        .map_or(0, |seed| seed.lab.plan.grounding_grpo.steps);
+    let steps = runs.first().map_or(0, |seed| seed.lab.plan.grounding_grpo.steps);
     Ok(Study {
         name: KIND.name,
         title: "RL against SFT: in the domain and outside it",

@@ -31,15 +31,9 @@ type Measure = fn(&Completion) -> bool;
 
 /// What is followed over training.
 const MEASURES: [(&str, Measure); 3] = [
-    (
-        "thinking names just what is there",
-        Completion::names_what_is_there,
-    ),
+    ("thinking names just what is there", Completion::names_what_is_there),
     ("thinking names something", Completion::names_something),
-    (
-        "the answer has the labels of the thinking",
-        Completion::answer_follows_thinking,
-    ),
+    ("the answer has the labels of the thinking", Completion::answer_follows_thinking),
 ];
 
 /// Share of the completions to questions of which something is there.
@@ -50,9 +44,7 @@ fn share(step: &[Completion], measure: Measure) -> f64 {
 
 fn curve(runs: &Runs<'_>, method: &str, measure: Measure) -> Result<Vec<[f64; 2]>> {
     let steps = runs.lab.plan.detection_grpo.steps;
-    by_step(&runs.at(&run_name(method, 0.0)), steps, |step| {
-        share(step, measure)
-    })
+    by_step(&runs.at(&run_name(method, 0.0)), steps, |step| share(step, measure))
 }
 
 /// Means of the first and the last steps.
@@ -67,18 +59,12 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
     for (title, measure) in MEASURES {
         let mut lines = Vec::new();
         for method in METHODS {
-            let curves: Vec<Vec<[f64; 2]>> = runs
-                .iter()
-                .map(|seed| curve(seed, method, measure))
-                .collect::<Result<_>>()?;
+            let curves: Vec<Vec<[f64; 2]>> =
+                runs.iter().map(|seed| curve(seed, method, measure)).collect::<Result<_>>()?;
             let both: Vec<[f64; 2]> = curves.iter().map(|points| ends(points)).collect();
             let [first, last] =
                 [0, 1].map(|end| both.iter().map(|pair| pair[end]).collect::<Vec<f64>>());
-            rows.push(vec![
-                format!("{method}: {title}"),
-                cell(&first, 3),
-                cell(&last, 3),
-            ]);
+            rows.push(vec![format!("{method}: {title}"), cell(&first, 3), cell(&last, 3)]);
             claims.push(Claim::new(
                 &format!("{method}: {title}, more at the end than at the start"),
                 less(&last, &first),

@@ -29,9 +29,7 @@ fn read(path: &Path) -> Result<Vec<String>> {
     let Some(dynamic) = sections.iter().find(|s| u32_at(s, 4) == SECTION_DYNAMIC) else {
         return Ok(Vec::new());
     };
-    let strings = sections
-        .get(u32_at(dynamic, 40) as usize)
-        .context("no string table")?;
+    let strings = sections.get(u32_at(dynamic, 40) as usize).context("no string table")?;
     let entries = section(&mut file, dynamic)?;
     let strings = section(&mut file, strings)?;
     entries
@@ -42,11 +40,7 @@ fn read(path: &Path) -> Result<Vec<String>> {
 }
 
 fn section(file: &mut File, header: &[u8]) -> Result<Vec<u8>> {
-    bytes(
-        file,
-        u64_at(header, 24),
-        usize::try_from(u64_at(header, 32))?,
-    )
+    bytes(file, u64_at(header, 24), usize::try_from(u64_at(header, 32))?)
 }
 
 fn bytes(file: &mut File, offset: u64, len: usize) -> Result<Vec<u8>> {
@@ -60,13 +54,8 @@ fn bytes(file: &mut File, offset: u64, len: usize) -> Result<Vec<u8>> {
 }
 
 fn name(strings: &[u8], offset: u64) -> Result<String> {
-    let rest = strings
-        .get(usize::try_from(offset)?..)
-        .context("a name outside its table")?;
-    let end = rest
-        .iter()
-        .position(|byte| *byte == 0)
-        .context("a name without end")?;
+    let rest = strings.get(usize::try_from(offset)?..).context("a name outside its table")?;
+    let end = rest.iter().position(|byte| *byte == 0).context("a name without end")?;
     Ok(String::from_utf8(rest[..end].to_vec())?)
 }
 

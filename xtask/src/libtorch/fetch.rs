@@ -187,20 +187,14 @@ fn verify(path: &Path, bytes: u64, sha256: &str) -> Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let mut got_bytes = 0;
     loop {
-        let n = file
-            .read(&mut buffer)
-            .with_context(|| format!("cannot read `{name}`"))?;
+        let n = file.read(&mut buffer).with_context(|| format!("cannot read `{name}`"))?;
         if n == 0 {
             break;
         }
         got_bytes += n as u64;
         hasher.update(&buffer[..n]);
     }
-    let got: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if got != sha256 {
         bail!(
             "`{name}`: sha256 {got} ({got_bytes} bytes), expected {sha256} ({bytes} bytes)\n\
@@ -219,10 +213,7 @@ fn explain(said: &str) -> String {
             "install it (`apt install python3-pip`, or `python3 -m ensurepip`)",
         )
     } else if any(&["No space left"]) {
-        (
-            "the disk is full",
-            "2 GB are needed while unpacking, 0.6 GB afterwards",
-        )
+        ("the disk is full", "2 GB are needed while unpacking, 0.6 GB afterwards")
     } else if any(&[
         "connection broken",
         "Connection",
@@ -243,15 +234,9 @@ fn explain(said: &str) -> String {
             "`pip config list` shows the index; it must carry torch 2.11.0 for manylinux_2_28 x86_64, and pip must be 20.3 or newer",
         )
     } else {
-        (
-            "pip failed",
-            "run the command again; pip's message is above",
-        )
+        ("pip failed", "run the command again; pip's message is above")
     };
-    let lines: Vec<&str> = said
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
     let tail = lines[lines.len().saturating_sub(4)..].join("\n  ");
     format!("cannot fetch libtorch: {cause}\n  {tail}\nhint: {hint}")
 }

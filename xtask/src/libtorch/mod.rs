@@ -21,9 +21,7 @@ pub const VERSION: &str = "2.11.0";
 /// Makes `root/.libtorch` usable, doing nothing when it already is.
 pub fn provide(root: &Path) -> Result<()> {
     supported_platform()?;
-    let root = root
-        .canonicalize()
-        .with_context(|| format!("no folder `{}`", root.display()))?;
+    let root = root.canonicalize().with_context(|| format!("no folder `{}`", root.display()))?;
     let place = root.join(".libtorch");
     let wanted = source::from_environment(&place)?;
     if is_settled(&place, wanted.as_ref())? {
@@ -96,11 +94,7 @@ fn remove(path: &Path) -> Result<()> {
     let Ok(kind) = path.symlink_metadata() else {
         return Ok(());
     };
-    let removed = if kind.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
+    let removed = if kind.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     removed.with_context(|| format!("cannot remove `{}`", path.display()))
 }
 
@@ -116,9 +110,7 @@ fn lock(root: &Path) -> Result<File> {
             return Err(error).with_context(|| format!("cannot lock `{}`", root.display()));
         }
     }
-    folder
-        .lock()
-        .with_context(|| format!("cannot lock `{}`", root.display()))?;
+    folder.lock().with_context(|| format!("cannot lock `{}`", root.display()))?;
     Ok(folder)
 }
 
@@ -137,8 +129,5 @@ fn supported_platform() -> Result<()> {
 
 /// The folder that `LIBTORCH` names when nobody but this workspace's own configuration set it.
 fn own_place(place: &Path) -> [PathBuf; 2] {
-    [
-        place.to_path_buf(),
-        crate::workspace_root().join(".libtorch"),
-    ]
+    [place.to_path_buf(), crate::workspace_root().join(".libtorch")]
 }

@@ -62,9 +62,7 @@ fn named_by_user(value: &Path, place: &Path) -> Result<Option<Source>> {
         found => bail!(
             "`LIBTORCH` is `{}`: {}, expected libtorch {VERSION}\nhint: unset `LIBTORCH` to have it fetched",
             value.display(),
-            found.map_or("no libtorch there".to_owned(), |found| format!(
-                "got libtorch {found}"
-            ))
+            found.map_or("no libtorch there".to_owned(), |found| format!("got libtorch {found}"))
         ),
     }
 }
@@ -89,10 +87,7 @@ pub fn from_python(root: &Path) -> Result<Option<Source>> {
 }
 
 fn torch_package(root: &Path) -> Result<Option<PathBuf>> {
-    let output = Command::new("python3")
-        .args(["-c", FIND_TORCH])
-        .current_dir(root)
-        .output();
+    let output = Command::new("python3").args(["-c", FIND_TORCH]).current_dir(root).output();
     let output = match output {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
@@ -101,10 +96,7 @@ fn torch_package(root: &Path) -> Result<Option<PathBuf>> {
         Err(error) => return Err(error).context("cannot run `python3`"),
     };
     if !output.status.success() {
-        bail!(
-            "`python3` failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("`python3` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let printed = String::from_utf8_lossy(&output.stdout);
     let folder = printed.trim();
@@ -119,12 +111,7 @@ pub fn version(folder: &Path) -> Option<String> {
         let line = header.lines().find_map(|line| line.strip_prefix(&define))?;
         line.trim().parse::<u32>().ok()
     };
-    Some(format!(
-        "{}.{}.{}",
-        part("MAJOR")?,
-        part("MINOR")?,
-        part("PATCH")?
-    ))
+    Some(format!("{}.{}.{}", part("MAJOR")?, part("MINOR")?, part("PATCH")?))
 }
 
 #[cfg(test)]
@@ -154,21 +141,13 @@ mod tests {
         let root = tempfile::tempdir().expect("folder");
         let place = root.path().join(".libtorch");
         let user = root.path().join("mine");
-        let missing = named_by_user(&user, &place)
-            .expect_err("missing")
-            .to_string();
+        let missing = named_by_user(&user, &place).expect_err("missing").to_string();
         assert!(missing.contains("no such folder"), "{missing}");
         libtorch(&user, 10);
         let old = named_by_user(&user, &place).expect_err("old").to_string();
-        assert!(
-            old.contains("got libtorch 2.10.0, expected libtorch 2.11.0"),
-            "{old}"
-        );
+        assert!(old.contains("got libtorch 2.10.0, expected libtorch 2.11.0"), "{old}");
         libtorch(&user, 11);
         let right = named_by_user(&user, &place).expect("right");
-        assert_eq!(
-            right,
-            Some(Source::Environment(user.canonicalize().expect("path")))
-        );
+        assert_eq!(right, Some(Source::Environment(user.canonicalize().expect("path"))));
     }
 }

@@ -35,9 +35,7 @@ pub enum State {
 /// Looks at `place` without changing it.
 pub fn state(place: &Path) -> State {
     let Ok(marker) = fs::read_to_string(place.join(MARKER)) else {
-        let linkable = LINKED
-            .iter()
-            .all(|name| place.join("lib").join(name).exists());
+        let linkable = LINKED.iter().all(|name| place.join("lib").join(name).exists());
         return match source::version(place) {
             Some(version) if linkable => State::HandMade { version },
             _ => State::Broken,
@@ -49,9 +47,7 @@ pub fn state(place: &Path) -> State {
         Some(source)
             if field("version ") == Some(VERSION) && files.all(|f| place.join(f).exists()) =>
         {
-            State::Whole {
-                source: source.to_owned(),
-            }
+            State::Whole { source: source.to_owned() }
         }
         _ => State::Broken,
     }
@@ -59,9 +55,8 @@ pub fn state(place: &Path) -> State {
 
 /// Fills `staging` with links into an installed libtorch or Python package at `folder`.
 pub fn link(folder: &Path, staging: &Path) -> Result<()> {
-    let folder = folder
-        .canonicalize()
-        .with_context(|| format!("no folder `{}`", folder.display()))?;
+    let folder =
+        folder.canonicalize().with_context(|| format!("no folder `{}`", folder.display()))?;
     let lib = staging.join("lib");
     fs::create_dir(&lib).with_context(|| format!("cannot create `{}`", lib.display()))?;
     make_link(&folder.join("include"), &staging.join("include"))?;
@@ -72,11 +67,7 @@ pub fn link(folder: &Path, staging: &Path) -> Result<()> {
             continue;
         }
         // Not beside libtorch: one of the system's own. `finish` refuses what is really missing.
-        let Some(target) = from
-            .iter()
-            .map(|dir| dir.join(&name))
-            .find(|path| path.exists())
-        else {
+        let Some(target) = from.iter().map(|dir| dir.join(&name)).find(|path| path.exists()) else {
             continue;
         };
         waiting.extend(elf::needed(&target)?);
@@ -132,15 +123,8 @@ fn library_folders(folder: &Path) -> Vec<PathBuf> {
     let Some(packages) = folder.parent() else {
         return folders;
     };
-    let nvidia = fs::read_dir(packages.join("nvidia"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    folders.extend(
-        nvidia
-            .map(|entry| entry.path().join("lib"))
-            .filter(|path| path.is_dir()),
-    );
+    let nvidia = fs::read_dir(packages.join("nvidia")).into_iter().flatten().flatten();
+    folders.extend(nvidia.map(|entry| entry.path().join("lib")).filter(|path| path.is_dir()));
     folders[1..].sort();
     folders
 }

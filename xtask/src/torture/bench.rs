@@ -14,13 +14,8 @@ use sha2::{Digest, Sha256};
 const LIMIT: Duration = Duration::from_secs(180);
 const STEPS: u64 = 8;
 /// Metrics that measure the machine.
-const MEASURED: [&str; 5] = [
-    "secs",
-    "tokens_per_sec",
-    "peak_memory_bytes",
-    "live_bytes",
-    "peak_live_bytes",
-];
+const MEASURED: [&str; 5] =
+    ["secs", "tokens_per_sec", "peak_memory_bytes", "live_bytes", "peak_live_bytes"];
 
 /// A tiny run: its name and its flags.
 pub struct Tiny {
@@ -107,11 +102,9 @@ impl Bench {
             let first = checkpoints(&out).into_iter().next();
             let first = first.map(|(_, first)| sums(&first)).transpose()?;
             // Older checkpoints may hold the model alone.
-            if first.is_none_or(|first| {
-                first
-                    .iter()
-                    .all(|(name, sum)| weights.get(name) == Some(sum))
-            }) {
+            if first
+                .is_none_or(|first| first.iter().all(|(name, sum)| weights.get(name) == Some(sum)))
+            {
                 bail!("`{}` does not learn", run.name);
             }
             bench.undisturbed.push(Undisturbed {
@@ -180,11 +173,7 @@ impl Bench {
             let steps = rows.iter().map(|row| row["step"].to_string());
             steps.collect::<Vec<_>>().join(" ")
         };
-        Err(format!(
-            "other metrics: expected steps {}, got {}",
-            steps(expected),
-            steps(&found)
-        ))
+        Err(format!("other metrics: expected steps {}, got {}", steps(expected), steps(&found)))
     }
 
     /// What differs in the weights and moments of the last checkpoint.
@@ -195,14 +184,9 @@ impl Bench {
         if found == *expected {
             return Ok(());
         }
-        let names = expected
-            .iter()
-            .filter(|(name, hash)| found.get(*name) != Some(hash));
+        let names = expected.iter().filter(|(name, hash)| found.get(*name) != Some(hash));
         let names: Vec<String> = names.map(|(name, _)| name.display().to_string()).collect();
-        Err(format!(
-            "other weights than undisturbed: {}",
-            names.join(", ")
-        ))
+        Err(format!("other weights than undisturbed: {}", names.join(", ")))
     }
 }
 
@@ -251,12 +235,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
 pub fn checkpoints(out: &Path) -> Vec<(u64, PathBuf)> {
     let mut found: Vec<(u64, PathBuf)> = names(out)
         .into_iter()
-        .filter_map(|name| {
-            Some((
-                name.strip_prefix("checkpoint-")?.parse().ok()?,
-                out.join(&name),
-            ))
-        })
+        .filter_map(|name| Some((name.strip_prefix("checkpoint-")?.parse().ok()?, out.join(&name))))
         .collect();
     found.sort();
     found
@@ -265,9 +244,8 @@ pub fn checkpoints(out: &Path) -> Vec<(u64, PathBuf)> {
 /// Names in a folder, sorted; none where there is no folder.
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -287,13 +265,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// Rows about the pictures of the parity tests.
 pub fn rows() -> Vec<String> {
-    let images = [
-        "scene.png",
-        "small.png",
-        "grey.png",
-        "rgba.png",
-        "small.png",
-    ];
+    let images = ["scene.png", "small.png", "grey.png", "rgba.png", "small.png"];
     let row = |(index, image): (usize, &str)| {
         let question = format!("<image>Where is thing {index}?");
         let answer = format!("[1, 2, 3, {}]", 4 + index);
@@ -321,10 +293,7 @@ fn sums(checkpoint: &Path) -> Result<BTreeMap<PathBuf, String>> {
     for path in files(checkpoint) {
         if path.extension().is_some_and(|end| end == "safetensors") {
             let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-            let hash = Sha256::digest(&bytes)
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect();
+            let hash = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
             weights.insert(path.strip_prefix(checkpoint)?.to_owned(), hash);
         }
     }

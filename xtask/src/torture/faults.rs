@@ -46,14 +46,8 @@ pub fn trial(bench: &Bench, random: &mut Random, folder: &Path) -> Result<Vec<Tr
     for target in &targets {
         hurt(target, hurt_kind, random).with_context(|| target.display().to_string())?;
     }
-    let shown: Vec<String> = targets
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    fs::write(
-        folder.join("damage.txt"),
-        format!("{hurt_kind}:\n{}\n", shown.join("\n")),
-    )?;
+    let shown: Vec<String> = targets.iter().map(|path| path.display().to_string()).collect();
+    fs::write(folder.join("damage.txt"), format!("{hurt_kind}:\n{}\n", shown.join("\n")))?;
     let newest = checkpoints(&out).last().map(|(step, _)| *step);
     let ended = bench.go_on(run, folder)?;
     let how = if ended.is_done() {
@@ -124,10 +118,7 @@ fn targets(out: &Path, class: &str, all: bool, random: &mut Random) -> Vec<PathB
         "an event file" => vec![out.join("tensorboard")],
         "a rollouts file" => vec![out.join("rollouts")],
         _ => {
-            return [out.join(class)]
-                .into_iter()
-                .filter(|path| path.exists())
-                .collect();
+            return [out.join(class)].into_iter().filter(|path| path.exists()).collect();
         }
     };
     let mut targets = Vec::new();
@@ -147,11 +138,7 @@ fn hurt(path: &Path, kind: &str, random: &mut Random) -> Result<()> {
         "a bit flipped" if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
         "cut off" => bytes.truncate(at),
         "emptied" => bytes.clear(),
-        "64 bytes zeroed" => bytes
-            .iter_mut()
-            .skip(at)
-            .take(64)
-            .for_each(|byte| *byte = 0),
+        "64 bytes zeroed" => bytes.iter_mut().skip(at).take(64).for_each(|byte| *byte = 0),
         "more at its end" => bytes.extend((0..=at % 200).map(|n| n as u8)),
         "deleted" => return Ok(fs::remove_file(path)?),
         "a folder in its place" => {
@@ -165,13 +152,10 @@ fn hurt(path: &Path, kind: &str, random: &mut Random) -> Result<()> {
 
 /// How a run went on.
 fn way(ended: &Ended, newest: Option<u64>) -> String {
-    let step = ended
-        .said
-        .split_once("resuming after step ")
-        .and_then(|(_, rest)| {
-            let number = rest.split(|c: char| !c.is_ascii_digit()).next();
-            number?.parse::<u64>().ok()
-        });
+    let step = ended.said.split_once("resuming after step ").and_then(|(_, rest)| {
+        let number = rest.split(|c: char| !c.is_ascii_digit()).next();
+        number?.parse::<u64>().ok()
+    });
     let way = match step {
         None => "began anew",
         Some(_) if step == newest => "went on from the newest checkpoint",
@@ -186,10 +170,8 @@ fn refused(ended: &Ended, targets: &[PathBuf], may_refuse: bool) -> Result<Strin
     if !may_refuse {
         return Err(format!("a by-product blocks: {}", tail(error)));
     }
-    let name = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|n| error.contains(&*n.to_string_lossy()))
-    };
+    let name =
+        |path: &PathBuf| path.file_name().is_some_and(|n| error.contains(&*n.to_string_lossy()));
     let of_checkpoint = |path: &PathBuf| {
         let mut above = path.ancestors().filter_map(|path| path.file_name());
         above.any(|n| {

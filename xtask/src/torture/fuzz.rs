@@ -27,15 +27,7 @@ pub fn rewards(
     tally: &mut Tally,
 ) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--quiet",
-        "--release",
-        "-p",
-        "rewards",
-        "--example",
-        "fuzz",
-    ]);
+    cargo.args(["build", "--quiet", "--release", "-p", "rewards", "--example", "fuzz"]);
     // Set by the cargo that runs this program; inherited, it would count as changed.
     cargo.current_dir(root).env_remove("LIBTORCH");
     if !cargo.status().context("cannot run `cargo`")?.success() {
@@ -54,17 +46,10 @@ pub fn rewards(
 
 fn call(target: &Path, seed: u64, answers: u64, folder: &Path, tally: &mut Tally) -> Result<u64> {
     let mut fuzz = Command::new(target.join("release/examples/fuzz"));
-    fuzz.args([
-        "--answers",
-        &answers.to_string(),
-        "--seed",
-        &seed.to_string(),
-    ]);
+    fuzz.args(["--answers", &answers.to_string(), "--seed", &seed.to_string()]);
     // The machine does other things too: only what hangs is too slow here.
     fuzz.args(["--max-ms", "5000"]);
-    let output = fuzz
-        .output()
-        .context("cannot run the fuzzer of the rewards")?;
+    let output = fuzz.output().context("cannot run the fuzzer of the rewards")?;
     let said = folder.join(format!("rewards-{seed}.json"));
     fs::write(&said, &output.stdout)?;
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -74,11 +59,7 @@ fn call(target: &Path, seed: u64, answers: u64, folder: &Path, tally: &mut Tally
         (true, 1.., 0) => Ok("scored".to_owned()),
         _ => {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            Err(format!(
-                "{findings} findings, {}: {}",
-                output.status,
-                tail(&stderr)
-            ))
+            Err(format!("{findings} findings, {}: {}", output.status, tail(&stderr)))
         }
     };
     tally.count("rewards", "generated answers", done.max(1), &how, &said);
@@ -120,9 +101,7 @@ pub fn data_trial(bench: &Bench, random: &mut Random, folder: &Path) -> Result<V
     let data = folder.join(*random.pick(&["train.jsonl", "train.json", "train.parquet"]));
     fs::write(&data, bytes)?;
     let mut command = Command::new(&bench.binary);
-    command
-        .args(["data", "check", "--data_file_paths"])
-        .arg(&data);
+    command.args(["data", "check", "--data_file_paths"]).arg(&data);
     command.arg("--image_folders").arg(&images);
     if random.below(2) == 0 {
         command.arg("--model_name_or_path").arg(&bench.model);
@@ -135,9 +114,7 @@ pub fn data_trial(bench: &Bench, random: &mut Random, folder: &Path) -> Result<V
     let ended = Ended { status, said };
     let how = match ended.is_done() {
         true => Ok("found good".to_owned()),
-        false => ended
-            .refused()
-            .map(|_| "found bad, in an orderly way".to_owned()),
+        false => ended.refused().map(|_| "found bad, in an orderly way".to_owned()),
     };
     Ok(vec![Tried::new(format!("data check: {what}"), how)])
 }

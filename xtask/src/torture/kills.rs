@@ -45,10 +45,7 @@ pub fn trial(bench: &Bench, random: &mut Random, folder: &Path) -> Result<Vec<Tr
         Err(format!("the last call fails: {}", tail(&ended.said)))
     };
     let how = how.map(|()| "went on to equal weights and metrics".to_owned());
-    Ok(struck
-        .into_iter()
-        .map(|what| Tried::new(what, how.clone()))
-        .collect())
+    Ok(struck.into_iter().map(|what| Tried::new(what, how.clone())).collect())
 }
 
 enum Strike {
@@ -79,11 +76,7 @@ fn strike(
     if begun.is_none() {
         return Ok(Strike::Over);
     }
-    let times = if twice && signal != Signal::KILL {
-        2
-    } else {
-        1
-    };
+    let times = if twice && signal != Signal::KILL { 2 } else { 1 };
     for _ in 0..times {
         let pid = Pid::from_child(&child);
         if child.try_wait()?.is_none() && kill_process(pid, signal).is_err() {
@@ -91,11 +84,7 @@ fn strike(
         }
         std::thread::sleep(Duration::from_micros(random.below(40_000) as u64));
     }
-    let when = if at_saving {
-        "while it saves"
-    } else {
-        "at any time"
-    };
+    let when = if at_saving { "while it saves" } else { "at any time" };
     let again = if times == 2 { " twice" } else { "" };
     let what = format!("{name}{again} {when}");
     let Some(status) = wait(&mut child, GRACE)? else {
@@ -103,10 +92,7 @@ fn strike(
     };
     // By a signal, in an orderly way with 128 and its number, or, where it came late, done.
     let orderly = 128 + signal.as_raw();
-    if status
-        .code()
-        .is_none_or(|code| code == 0 || code == orderly)
-    {
+    if status.code().is_none_or(|code| code == 0 || code == orderly) {
         Ok(Strike::Done(what))
     } else {
         Ok(Strike::Failed(what, format!("ends with {status}")))

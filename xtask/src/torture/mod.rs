@@ -50,13 +50,7 @@ impl Options {
     /// From the arguments behind the command.
     pub fn parse(args: &[String]) -> Option<Self> {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut options = Self {
-            minutes: 0.0,
-            seed: 1,
-            jobs,
-            part: None,
-            trial: None,
-        };
+        let mut options = Self { minutes: 0.0, seed: 1, jobs, part: None, trial: None };
         for pair in args.chunks(2) {
             let [flag, value] = pair else { return None };
             match flag.as_str() {
@@ -82,9 +76,7 @@ impl Options {
             Some(_) => 100,
             None => PARTS.iter().find(|(name, _)| *name == part)?.1,
         };
-        Some(Duration::from_secs_f64(
-            self.minutes * 60.0 * f64::from(share) / 100.0,
-        ))
+        Some(Duration::from_secs_f64(self.minutes * 60.0 * f64::from(share) / 100.0))
     }
 }
 
@@ -95,9 +87,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     if !binary.exists() {
         bail!("{} is missing\nhint: make build", binary.display());
     }
-    let folder = target
-        .join("torture")
-        .join(format!("seed-{}", options.seed));
+    let folder = target.join("torture").join(format!("seed-{}", options.seed));
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
@@ -110,10 +100,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         tally: Mutex::new(Tally::default()),
     };
     torture.all(root, &target)?;
-    let tally = torture
-        .tally
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let tally = torture.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     report(root, options, &tally, &target.join("torture/report.json"))
 }
 
@@ -143,24 +130,16 @@ struct Torture<'a> {
 impl Torture<'_> {
     fn all(&self, root: &Path, target: &Path) -> Result<()> {
         let bench = &self.bench;
-        self.part("kills", |_, random, folder| {
-            kills::trial(bench, random, folder)
-        })?;
-        self.part("faults", |_, random, folder| {
-            faults::trial(bench, random, folder)
-        })?;
-        self.part("oddities", |_, random, folder| {
-            faults::odd_trial(bench, random, folder)
-        })?;
+        self.part("kills", |_, random, folder| kills::trial(bench, random, folder))?;
+        self.part("faults", |_, random, folder| faults::trial(bench, random, folder))?;
+        self.part("oddities", |_, random, folder| faults::odd_trial(bench, random, folder))?;
         if self.options.time_of("surroundings").is_some() {
             let disks = self.own_disks();
             self.part("surroundings", |number, random, folder| {
                 surroundings::trial(bench, disks, number, random, folder)
             })?;
         }
-        self.part("data", |_, random, folder| {
-            fuzz::data_trial(bench, random, folder)
-        })?;
+        self.part("data", |_, random, folder| fuzz::data_trial(bench, random, folder))?;
         if let Some(time) = self.options.time_of("rewards") {
             eprintln!("torture: rewards");
             let (seed, mut tally) = (self.options.seed, self.tally());
@@ -182,8 +161,7 @@ impl Torture<'_> {
             let tried = vec![Tried::new(WHAT, why)];
             self.tally().add("surroundings", &self.folder, tried);
         } else if disks.is_none() {
-            self.tally()
-                .skip(&format!("{WHAT}: need root, or name spaces of a user"));
+            self.tally().skip(&format!("{WHAT}: need root, or name spaces of a user"));
         }
         disks
     }
@@ -213,8 +191,7 @@ impl Torture<'_> {
             };
             let jobs: Vec<_> = (0..self.options.jobs).map(|_| scope.spawn(job)).collect();
             for job in jobs {
-                job.join()
-                    .map_err(|_| anyhow::anyhow!("a job panicked"))??;
+                job.join().map_err(|_| anyhow::anyhow!("a job panicked"))??;
             }
             Ok(())
         })
@@ -259,14 +236,9 @@ mod tests {
 
     #[test]
     fn time_or_a_trial_must_be_asked_for() {
-        for wrong in [
-            "",
-            "--minutes",
-            "--minutes 0",
-            "--minutes x",
-            "--trial 3",
-            "--part x --minutes 1",
-        ] {
+        for wrong in
+            ["", "--minutes", "--minutes 0", "--minutes x", "--trial 3", "--part x --minutes 1"]
+        {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         let options = parse("--minutes 10 --seed 7").unwrap();

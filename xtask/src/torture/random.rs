@@ -48,11 +48,7 @@ mod tests {
             [random.next(), random.next()]
         };
         assert_eq!(draws(1, "kills", 2), draws(1, "kills", 2));
-        let others = [
-            draws(2, "kills", 2),
-            draws(1, "faults", 2),
-            draws(1, "kills", 3),
-        ];
+        let others = [draws(2, "kills", 2), draws(1, "faults", 2), draws(1, "kills", 3)];
         assert!(!others.contains(&draws(1, "kills", 2)));
         let mut random = Random::of_trial(0, "", 0);
         assert!((0..1000).all(|_| random.below(3) < 3 && random.share() < 1.0));

@@ -48,11 +48,7 @@ pub fn trial(
     random: &mut Random,
     folder: &Path,
 ) -> Result<Vec<Tried>> {
-    let kinds = if disks.is_some() {
-        &KINDS[..]
-    } else {
-        &KINDS[2..]
-    };
+    let kinds = if disks.is_some() { &KINDS[..] } else { &KINDS[2..] };
     let kind = kinds[(number % kinds.len() as u64) as usize];
     let run = random.below(RUNS.len());
     let how = match (kind, disks) {
@@ -93,10 +89,7 @@ fn listeners(
     drop(child.stdout.take());
     if let Some(stderr) = child.stderr.take() {
         let lines = random.below(6);
-        let read = BufReader::new(stderr.take(1 << 16))
-            .lines()
-            .take(lines)
-            .count();
+        let read = BufReader::new(stderr.take(1 << 16)).lines().take(lines).count();
         fs::write(folder.join("said.txt"), format!("{read} lines were read\n"))?;
     }
     let status = wait(&mut child, LIMIT)?;
@@ -135,14 +128,7 @@ fn full_disk(
          \"$0\" \"$@\" > second.txt 2>&1; echo $? > second.code
          cp -r out/. kept"
     );
-    in_own_disks(
-        bench,
-        way,
-        run,
-        &script,
-        folder,
-        &["o space left", "free", "full"],
-    )
+    in_own_disks(bench, way, run, &script, folder, &["o space left", "free", "full"])
 }
 
 /// A folder on a disk that is mounted read-only, then not.
@@ -198,14 +184,9 @@ fn in_own_disks(
     let is_told = code.trim() == "1" && causes.iter().any(|cause| error.contains(cause));
     if said.contains("panicked at") || !is_told || !names_it || !error.contains("hint: ") {
         let code = code.trim();
-        return Ok(Err(format!(
-            "the first call ends with {code}: {}",
-            tail(&said)
-        )));
+        return Ok(Err(format!("the first call ends with {code}: {}", tail(&said))));
     }
-    Ok(Ok(
-        "refused with file, cause and hint, then went on".to_owned()
-    ))
+    Ok(Ok("refused with file, cause and hint, then went on".to_owned()))
 }
 
 /// The metrics on a full disk: refused, then gone on.
@@ -219,10 +200,7 @@ fn full_metrics(bench: &Bench, run: usize, folder: &Path) -> Result<Result<Strin
     }
     let error = ended.refused().unwrap_or_default();
     if !error.contains("metrics.jsonl: No space left") || !error.contains("hint: ") {
-        return Ok(Err(format!(
-            "without file, cause and hint: {}",
-            tail(error)
-        )));
+        return Ok(Err(format!("without file, cause and hint: {}", tail(error))));
     }
     if fs::symlink_metadata(&metrics).is_ok() {
         fs::remove_file(&metrics)?;

@@ -65,8 +65,7 @@ impl Tally {
             Err(why) => {
                 let kept = folder.display().to_string();
                 eprintln!("torture: NOT SURVIVED: {part}: {what}: {why}\n  kept: {kept}");
-                self.failures
-                    .push([part.into(), what.into(), why.clone(), kept]);
+                self.failures.push([part.into(), what.into(), why.clone(), kept]);
             }
         }
     }
@@ -88,16 +87,9 @@ impl Tally {
             String::from("| part | what | tried | survived | how |\n|---|---|---|---|---|\n");
         let (mut tried, mut survived) = (0, 0);
         for ((part, what), row) in &self.rows {
-            let how: Vec<String> = row
-                .how
-                .iter()
-                .map(|(how, n)| format!("{how}: {n}"))
-                .collect();
+            let how: Vec<String> = row.how.iter().map(|(how, n)| format!("{how}: {n}")).collect();
             let how = how.join("; ");
-            table += &format!(
-                "| {part} | {what} | {} | {} | {how} |\n",
-                row.tried, row.survived
-            );
+            table += &format!("| {part} | {what} | {} | {} | {how} |\n", row.tried, row.survived);
             (tried, survived) = (tried + row.tried, survived + row.survived);
         }
         table + &format!("| all | | {tried} | {survived} | |\n")
@@ -138,10 +130,7 @@ mod tests {
         ];
         tally.add("kills", Path::new("x"), tried);
         let table = tally.table();
-        assert!(
-            table.contains("| kills | SIGKILL | 3 | 2 | went on: 2 |"),
-            "{table}"
-        );
+        assert!(table.contains("| kills | SIGKILL | 3 | 2 | went on: 2 |"), "{table}");
         assert!(table.ends_with("| all | | 3 | 2 | |\n"), "{table}");
         assert_eq!(tally.num_failures(), 1);
         let json = tally.json(json!({"seed": 1}));

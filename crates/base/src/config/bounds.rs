@@ -14,17 +14,11 @@ struct Bound {
 
 /// 2^53: from here on not every whole number is one of JSON.
 const EXACT: f64 = 9_007_199_254_740_992.0;
-const THREADS: (f64, &str) = (
-    1024.0,
-    "more threads than a machine has only wait for one another",
-);
+const THREADS: (f64, &str) = (1024.0, "more threads than a machine has only wait for one another");
 const TOKENS: (f64, &str) = (1_048_576.0, "no model has that many positions");
 const ANSWERS: (f64, &str) = (65_536.0, "answers to a question are in memory together");
 const SIDE_BY_SIDE: (f64, &str) = (65_536.0, "each of them takes memory at the same time");
-const PIXELS: (f64, &str) = (
-    67_108_864.0,
-    "every image would be enlarged to that size in memory",
-);
+const PIXELS: (f64, &str) = (67_108_864.0, "every image would be enlarged to that size in memory");
 const STEPS: (f64, &str) = (1e9, "no run ends after that many steps");
 const SECS: (f64, &str) = (1e8, "three years are as good as no limit");
 const BATCH: (f64, &str) = (65_536.0, "the rows of a batch are in memory together");
@@ -47,25 +41,13 @@ const COUNTS: [(&str, (f64, &str)); 28] = [
     ("max_steps", STEPS),
     ("warmup_steps", STEPS),
     ("per_device_train_batch_size", BATCH),
-    (
-        "gradient_accumulation_steps",
-        (65_536.0, "a step of that many micro-batches does not end"),
-    ),
+    ("gradient_accumulation_steps", (65_536.0, "a step of that many micro-batches does not end")),
     ("batch_size", BATCH),
     (
         "num_iterations",
-        (
-            1024.0,
-            "so many updates by one batch leave nothing of the policy that sampled it",
-        ),
+        (1024.0, "so many updates by one batch leave nothing of the policy that sampled it"),
     ),
-    (
-        "lora_r",
-        (
-            4096.0,
-            "an adapter of a higher rank is as large as the weights under it",
-        ),
-    ),
+    ("lora_r", (4096.0, "an adapter of a higher rank is as large as the weights under it")),
     ("patch_size", (4096.0, "no model has such patches")),
     ("html_rows", (100_000.0, "no browser shows more")),
     ("max_boxes_per_category", (1e9, "no image holds more")),
@@ -88,12 +70,7 @@ const AMOUNTS: [(&str, f64, f64, &str); 16] = [
     ("learning_rate", 0.0, 100.0, "no weights outlive it"),
     ("weight_decay", 0.0, 1e6, "no weights outlive it"),
     ("adam_epsilon", 0.0, 1e6, "the update is divided by it"),
-    (
-        "lora_alpha",
-        0.0,
-        1e9,
-        "the adapters' update is multiplied by it",
-    ),
+    ("lora_alpha", 0.0, 1e9, "the adapters' update is multiplied by it"),
     ("beta", 0.0, 1e6, "the loss is multiplied by it"),
     ("epsilon", 0.0, 1e9, "nothing is clipped any more"),
     ("epsilon_high", 0.0, 1e9, "nothing is clipped any more"),

@@ -253,11 +253,7 @@ impl Validate for GenerateConfig {
         demand(
             self.prompt.is_some() != self.input.is_some(),
             "prompt",
-            if self.prompt.is_some() {
-                "both `prompt` and `input`"
-            } else {
-                "nothing"
-            },
+            if self.prompt.is_some() { "both `prompt` and `input`" } else { "nothing" },
             "either `prompt` or `input`",
         )?;
         demand(
@@ -274,18 +270,8 @@ impl Validate for GenerateConfig {
             self.min_completion_length,
             "at most `max_new_tokens`",
         )?;
-        demand(
-            self.temperature >= 0.0,
-            "temperature",
-            self.temperature,
-            "at least 0",
-        )?;
-        demand(
-            self.max_concurrent_completions > 0,
-            "max_concurrent_completions",
-            0,
-            "at least 1",
-        )?;
+        demand(self.temperature >= 0.0, "temperature", self.temperature, "at least 0")?;
+        demand(self.max_concurrent_completions > 0, "max_concurrent_completions", 0, "at least 1")?;
         demand(self.num_threads != Some(0), "num_threads", 0, "at least 1")?;
         validate_filters(self.top_p, self.min_p, self.repetition_penalty)
     }
@@ -294,12 +280,7 @@ impl Validate for GenerateConfig {
 impl Validate for LogprobsConfig {
     fn validate(&self) -> Result<(), ConfigError> {
         demand(self.num_threads != Some(0), "num_threads", 0, "at least 1")?;
-        demand(
-            self.temperature > 0.0,
-            "temperature",
-            self.temperature,
-            "above 0",
-        )
+        demand(self.temperature > 0.0, "temperature", self.temperature, "above 0")
     }
 }
 
@@ -308,11 +289,7 @@ impl Validate for RewardConfig {
         demand(
             self.input.is_some() != self.serve.is_some(),
             "input",
-            if self.input.is_some() {
-                "both `input` and `serve`"
-            } else {
-                "nothing"
-            },
+            if self.input.is_some() { "both `input` and `serve`" } else { "nothing" },
             "either `input` or `serve`",
         )?;
         validate_task_type(self.task_type.as_deref())?;

@@ -47,10 +47,7 @@ impl Foreign {
 }
 
 pub(super) const fn none(name: &'static str, why: &'static str) -> Foreign {
-    Foreign {
-        name,
-        effect: ForeignEffect::None(why),
-    }
+    Foreign { name, effect: ForeignEffect::None(why) }
 }
 
 pub(super) const fn only(
@@ -58,10 +55,7 @@ pub(super) const fn only(
     accepted: &'static [&'static str],
     reason: &'static str,
 ) -> Foreign {
-    Foreign {
-        name,
-        effect: ForeignEffect::Only(accepted, reason),
-    }
+    Foreign { name, effect: ForeignEffect::Only(accepted, reason) }
 }
 
 /// Flags that `grpo` takes for the sake of other programs' scripts.

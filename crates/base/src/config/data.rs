@@ -97,24 +97,14 @@ config! {
 
 impl Validate for DataConvertConfig {
     fn validate(&self) -> Result<(), ConfigError> {
-        demand(
-            !self.input.is_empty(),
-            "input",
-            "nothing",
-            "at least one file",
-        )?;
+        demand(!self.input.is_empty(), "input", "nothing", "at least one file")?;
         demand(
             self.max_negatives >= self.min_negatives,
             "max_negatives",
             self.max_negatives,
             "at least `min_negatives`",
         )?;
-        demand(
-            (0.0..=1.0).contains(&self.none_share),
-            "none_share",
-            self.none_share,
-            "0 to 1",
-        )?;
+        demand((0.0..=1.0).contains(&self.none_share), "none_share", self.none_share, "0 to 1")?;
         demand(
             self.none_share == 0.0 || self.max_negatives > 0,
             "none_share",
@@ -214,12 +204,7 @@ impl Validate for DataCheckConfig {
             self.max_pixels,
             "at least `min_pixels`",
         )?;
-        demand(
-            self.dataloader_num_workers != Some(0),
-            "dataloader_num_workers",
-            0,
-            "at least 1",
-        )?;
+        demand(self.dataloader_num_workers != Some(0), "dataloader_num_workers", 0, "at least 1")?;
         demand(
             self.test_image_folders.is_none() || self.test_file_paths.is_some(),
             "test_image_folders",

@@ -140,9 +140,7 @@ fn at_line(line: Option<u64>) -> String {
 }
 
 fn hint_of(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |nearest| {
-        format!("\nhint: did you mean `{nearest}`?")
-    })
+    nearest.map_or_else(String::new, |nearest| format!("\nhint: did you mean `{nearest}`?"))
 }
 
 fn list(keys: &[String]) -> String {

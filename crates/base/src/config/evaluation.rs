@@ -170,17 +170,9 @@ impl EvalConfig {
 
     fn validate_run(&self) -> Result<(), ConfigError> {
         let needs = |given: bool, key, expected| demand(given, key, "nothing", expected);
-        needs(
-            self.model.is_some(),
-            "model",
-            "a model, or `compare` with two folders",
-        )?;
+        needs(self.model.is_some(), "model", "a model, or `compare` with two folders")?;
         needs(self.task.is_some(), "task", TASKS)?;
-        needs(
-            self.data_file_paths.is_some(),
-            "data_file_paths",
-            "files of questions",
-        )?;
+        needs(self.data_file_paths.is_some(), "data_file_paths", "files of questions")?;
         needs(self.output_dir.is_some(), "output_dir", "a folder")?;
         demand(
             self.html.is_none(),
@@ -190,18 +182,8 @@ impl EvalConfig {
         )?;
         demand(self.num_samples > 0, "num_samples", 0, "at least 1")?;
         demand(self.limit != Some(0), "limit", 0, "at least 1")?;
-        demand(
-            self.max_new_tokens != Some(0),
-            "max_new_tokens",
-            0,
-            "at least 1",
-        )?;
-        demand(
-            self.temperature >= 0.0,
-            "temperature",
-            self.temperature,
-            "at least 0",
-        )?;
+        demand(self.max_new_tokens != Some(0), "max_new_tokens", 0, "at least 1")?;
+        demand(self.temperature >= 0.0, "temperature", self.temperature, "at least 0")?;
         demand(
             self.num_samples == 1 || self.temperature > 0.0,
             "num_samples",
@@ -226,10 +208,7 @@ impl Validate for EvalConfig {
             self.validate_compare()?;
         }
         for (key, value) in [
-            (
-                "max_concurrent_completions",
-                self.max_concurrent_completions,
-            ),
+            ("max_concurrent_completions", self.max_concurrent_completions),
             ("html_rows", self.html_rows),
             ("reward_workers", self.reward_workers),
             ("judge_concurrency", self.judge_concurrency),

@@ -14,10 +14,7 @@ const OF_THE_RUN: [(&str, &str); 11] = [
     ("model", "the policy of the run is asked"),
     ("model_revision", "the policy of the run is asked"),
     ("base_model", "the policy of the run is asked"),
-    (
-        "output_dir",
-        "results go to the folder `eval` of the run's own",
-    ),
+    ("output_dir", "results go to the folder `eval` of the run's own"),
     ("dtype", "it is that of the run, see `--bf16`"),
     ("device", "it is that of the run"),
     ("num_threads", "they are those of the run"),

@@ -53,15 +53,8 @@ pub const VLM_R1: &[Foreign] = &[
     none("datasets", DATA),
     none("streaming", DATA),
     none("ignore_bias_buffers", ONE_PROCESS),
-    none(
-        "gradient_checkpointing_use_reentrant",
-        "there is one way to checkpoint",
-    ),
-    only(
-        "test_split_size",
-        OFF,
-        "rows are held out by `--val_split_ratio`",
-    ),
+    none("gradient_checkpointing_use_reentrant", "there is one way to checkpoint"),
+    only("test_split_size", OFF, "rows are held out by `--val_split_ratio`"),
     // Of TRL's ModelConfig.
     none("attn_implementation", "there is one attention"),
     none("torch_dtype", "the precision follows `--bf16`"),
@@ -78,16 +71,8 @@ pub const VLM_R1: &[Foreign] = &[
         "an update is scaled by `lora_alpha / lora_r`; give the `--lora_alpha` that it would have",
     ),
     only("use_dora", OFF, "adapters are those of plain LoRA"),
-    only(
-        "lora_target_parameters",
-        OFF,
-        "adapters lie over linear layers: `--lora_target_modules`",
-    ),
-    only(
-        "lora_modules_to_save",
-        OFF,
-        "adapters alone are trained; without `--use_peft` all is",
-    ),
+    only("lora_target_parameters", OFF, "adapters lie over linear layers: `--lora_target_modules`"),
+    only("lora_modules_to_save", OFF, "adapters alone are trained; without `--use_peft` all is"),
     // Of the configurations of TRL, those that several have.
     none("trust_remote_code", "no code is taken from a model folder"),
     none("router_aux_loss_coef", "there is no mixture of experts"),
@@ -95,32 +80,15 @@ pub const VLM_R1: &[Foreign] = &[
     none("use_liger_kernel", KERNELS),
     none("use_liger_loss", KERNELS),
     none("liger_kernel_config", KERNELS),
-    none(
-        "torch_empty_cache_steps",
-        "memory is given back where it is short",
-    ),
-    only(
-        "model_init_kwargs",
-        OFF,
-        "give a model folder that is as it should be",
-    ),
-    only(
-        "disable_dropout",
-        OFF,
-        "give `--lora_dropout 0`; there is no other dropout",
-    ),
+    none("torch_empty_cache_steps", "memory is given back where it is short"),
+    only("model_init_kwargs", OFF, "give a model folder that is as it should be"),
+    only("disable_dropout", OFF, "give `--lora_dropout 0`; there is no other dropout"),
     // Of transformers: where and how fast a run happens.
     none("deepspeed", "memory is not sharded over processes"),
     none("fsdp", "memory is not sharded over processes"),
     none("fsdp_config", "memory is not sharded over processes"),
-    none(
-        "fsdp_min_num_params",
-        "memory is not sharded over processes",
-    ),
-    none(
-        "fsdp_transformer_layer_cls_to_wrap",
-        "memory is not sharded over processes",
-    ),
+    none("fsdp_min_num_params", "memory is not sharded over processes"),
+    none("fsdp_transformer_layer_cls_to_wrap", "memory is not sharded over processes"),
     none("sharded_ddp", "memory is not sharded over processes"),
     none("ds3_gather_for_generation", "weights are not sharded"),
     none("accelerator_config", ONE_PROCESS),
@@ -148,31 +116,15 @@ pub const VLM_R1: &[Foreign] = &[
     none("use_ipex", KERNELS),
     none("use_cache", "the sampler always has its cache"),
     none("tf32", "f32 is computed as f32"),
-    none(
-        "full_determinism",
-        "draws are keyed by step, prompt and token",
-    ),
-    none(
-        "auto_find_batch_size",
-        "a micro-batch that finds no memory is halved anyway",
-    ),
-    none(
-        "gradient_checkpointing_kwargs",
-        "there is one way to checkpoint",
-    ),
-    none(
-        "half_precision_backend",
-        "half precision here is `--bf16 true`",
-    ),
+    none("full_determinism", "draws are keyed by step, prompt and token"),
+    none("auto_find_batch_size", "a micro-batch that finds no memory is halved anyway"),
+    none("gradient_checkpointing_kwargs", "there is one way to checkpoint"),
+    none("half_precision_backend", "half precision here is `--bf16 true`"),
     none("fp16_opt_level", "half precision here is `--bf16 true`"),
     none("fp16_backend", "half precision here is `--bf16 true`"),
     only("use_cpu", OFF, "it is `--device cpu`"),
     only("no_cuda", OFF, "it is `--device cpu`"),
-    only(
-        "use_mps_device",
-        OFF,
-        "devices are `--device cpu` and `cuda:N`",
-    ),
+    only("use_mps_device", OFF, "devices are `--device cpu` and `cuda:N`"),
     // Rows and batches.
     none("data_seed", "the order of the data follows `--seed`"),
     none("remove_unused_columns", "rows are kept whole"),
@@ -182,74 +134,30 @@ pub const VLM_R1: &[Foreign] = &[
     none("dataloader_persistent_workers", READERS),
     none("dataloader_prefetch_factor", READERS),
     none("dataloader_multiprocessing_context", READERS),
-    only(
-        "dataloader_in_order",
-        ON,
-        "rows come in the order of `--seed`",
-    ),
-    only(
-        "dataloader_drop_last",
-        OFF,
-        "every row of an epoch is trained on",
-    ),
+    only("dataloader_in_order", ON, "rows come in the order of `--seed`"),
+    only("dataloader_drop_last", OFF, "every row of an epoch is trained on"),
     only(
         "group_by_length",
         OFF,
         "rows come in a random order; there is no padding that it could save",
     ),
-    only(
-        "train_sampling_strategy",
-        &["random"],
-        "rows come in a random order",
-    ),
-    only(
-        "ignore_data_skip",
-        OFF,
-        "a run goes on with the rows that come next",
-    ),
+    only("train_sampling_strategy", &["random"], "rows come in a random order"),
+    only("ignore_data_skip", OFF, "a run goes on with the rows that come next"),
     // Loss and optimizer.
     only("fp16", OFF, "half precision here is `--bf16 true`"),
-    only(
-        "fp16_full_eval",
-        OFF,
-        "evaluation computes as training does: `--bf16`",
-    ),
-    only(
-        "bf16_full_eval",
-        OFF,
-        "evaluation computes as training does: `--bf16`",
-    ),
+    only("fp16_full_eval", OFF, "evaluation computes as training does: `--bf16`"),
+    only("bf16_full_eval", OFF, "evaluation computes as training does: `--bf16`"),
     only(
         "optim_args",
         OFF,
         "AdamW has `--adam_beta1`, `--adam_beta2`, `--adam_epsilon`, `--weight_decay`",
     ),
-    only(
-        "optim_target_modules",
-        OFF,
-        "all that is trained has the same optimizer",
-    ),
+    only("optim_target_modules", OFF, "all that is trained has the same optimizer"),
     only("adafactor", OFF, "the optimizer is AdamW, see `--optim`"),
-    only(
-        "label_smoothing_factor",
-        &["0"],
-        "the loss is that of the answers as they are",
-    ),
-    only(
-        "neftune_noise_alpha",
-        OFF,
-        "embeddings are trained without noise",
-    ),
-    only(
-        "cast_lm_head_to_fp32",
-        OFF,
-        "logits are computed as the model is: `--bf16`",
-    ),
-    only(
-        "past_index",
-        &["-1"],
-        "there are no past states between batches",
-    ),
+    only("label_smoothing_factor", &["0"], "the loss is that of the answers as they are"),
+    only("neftune_noise_alpha", OFF, "embeddings are trained without noise"),
+    only("cast_lm_head_to_fp32", OFF, "logits are computed as the model is: `--bf16`"),
+    only("past_index", &["-1"], "there are no past states between batches"),
     // What is said and written down.
     none("report_to", TRACKERS),
     none("logging_dir", TRACKERS),
@@ -257,17 +165,11 @@ pub const VLM_R1: &[Foreign] = &[
     none("trackio_space_id", TRACKERS),
     none("trackio_bucket_id", TRACKERS),
     none("trackio_static_space_id", TRACKERS),
-    none(
-        "logging_strategy",
-        "metrics are written every `--logging_steps` steps",
-    ),
+    none("logging_strategy", "metrics are written every `--logging_steps` steps"),
     none("logging_nan_inf_filter", "figures are written as they are"),
     none("log_level", "messages go to stderr and log.txt"),
     none("log_level_replica", "messages go to stderr and log.txt"),
-    none(
-        "disable_tqdm",
-        "without a terminal the progress is plain lines",
-    ),
+    none("disable_tqdm", "without a terminal the progress is plain lines"),
     none("include_num_input_tokens_seen", "tokens are counted anyway"),
     none("include_tokens_per_second", "it is measured anyway"),
     none("skip_memory_metrics", "memory is measured anyway"),
@@ -285,24 +187,11 @@ pub const VLM_R1: &[Foreign] = &[
     none("include_inputs_for_metrics", EVALUATION),
     none("prediction_loss_only", EVALUATION),
     none("use_legacy_prediction_loop", EVALUATION),
-    only(
-        "eval_delay",
-        &["0"],
-        "evaluations come every `--eval_steps` steps from the start",
-    ),
+    only("eval_delay", &["0"], "evaluations come every `--eval_steps` steps from the start"),
     none("save_safetensors", "weights are always safetensors"),
-    none(
-        "overwrite_output_dir",
-        "a run is continued, never overwritten",
-    ),
-    none(
-        "enable_jit_checkpoint",
-        "a signal ends a run with a checkpoint anyway",
-    ),
-    none(
-        "restore_callback_states_from_checkpoint",
-        "there are no callbacks",
-    ),
+    none("overwrite_output_dir", "a run is continued, never overwritten"),
+    none("enable_jit_checkpoint", "a signal ends a run with a checkpoint anyway"),
+    none("restore_callback_states_from_checkpoint", "there are no callbacks"),
     only(
         "load_best_model_at_end",
         OFF,
@@ -321,11 +210,7 @@ pub const VLM_R1: &[Foreign] = &[
     none("push_to_hub_organization", HUB),
     none("push_to_hub_token", HUB),
     // Names of old that meant something.
-    only(
-        "per_gpu_train_batch_size",
-        OFF,
-        "it is `--per_device_train_batch_size`",
-    ),
+    only("per_gpu_train_batch_size", OFF, "it is `--per_device_train_batch_size`"),
     only("per_gpu_eval_batch_size", OFF, EVALUATION),
     only("evaluation_strategy", &["no"], "it is `--eval_strategy`"),
     // Of launchers, which would start several processes.
@@ -375,11 +260,7 @@ pub(super) const OF_GRPO: &[Foreign] = &[
     ),
     only("chat_template_kwargs", OFF, TEMPLATE),
     none("cache_implementation", "the sampler has its own cache"),
-    only(
-        "use_vllm",
-        OFF,
-        "leave it out: answers are sampled in this program",
-    ),
+    only("use_vllm", OFF, "leave it out: answers are sampled in this program"),
     none("vllm_mode", VLLM),
     none("vllm_model_impl", VLLM),
     none("vllm_enable_sleep_mode", VLLM),
@@ -407,22 +288,14 @@ pub(super) const OF_GRPO: &[Foreign] = &[
     none("transformers_continuous_batching_config", VLLM),
     none("max_tool_calling_iterations", "there are no tools"),
     only("delta", OFF, "the ratio has no further bound; leave it out"),
-    only(
-        "loss_type",
-        &["grpo"],
-        "the loss is the mean over answers of the mean over tokens",
-    ),
+    only("loss_type", &["grpo"], "the loss is the mean over answers of the mean over tokens"),
     none("sapo_temperature_neg", OTHER_LOSS),
     none("sapo_temperature_pos", OTHER_LOSS),
     none("vespo_k_pos", OTHER_LOSS),
     none("vespo_lambda_pos", OTHER_LOSS),
     none("vespo_k_neg", OTHER_LOSS),
     none("vespo_lambda_neg", OTHER_LOSS),
-    only(
-        "importance_sampling_level",
-        &["token"],
-        "ratios are those of tokens",
-    ),
+    only("importance_sampling_level", &["token"], "ratios are those of tokens"),
     only(
         "multi_objective_aggregation",
         &["sum_then_normalize"],
@@ -434,11 +307,7 @@ pub(super) const OF_GRPO: &[Foreign] = &[
         "advantages are divided by the deviation within the group",
     ),
     only("mask_truncated_completions", OFF, "truncated answers count"),
-    only(
-        "sync_ref_model",
-        OFF,
-        "the reference stays the start of the run",
-    ),
+    only("sync_ref_model", OFF, "the reference stays the start of the run"),
     none("ref_model_mixup_alpha", "it belongs to `sync_ref_model`"),
     none("ref_model_sync_steps", "it belongs to `sync_ref_model`"),
     only("top_entropy_quantile", &["1"], "all tokens count"),
@@ -449,28 +318,18 @@ pub(super) const OF_GRPO: &[Foreign] = &[
     none("entropy_coef_delta", "it belongs to `use_adaptive_entropy`"),
     none("entropy_target", "it belongs to `use_adaptive_entropy`"),
     only("off_policy_mask_threshold", OFF, "all answers count"),
-    only(
-        "use_bias_correction_kl",
-        OFF,
-        "the divergence is not multiplied by the ratio",
-    ),
+    only("use_bias_correction_kl", OFF, "the divergence is not multiplied by the ratio"),
     none("log_completions", "all completions are in rollouts/"),
     none("log_multimodal", "rollouts/ name the images"),
     none("log_unique_prompts", "all completions are in rollouts/"),
-    none(
-        "num_completions_to_print",
-        "all completions are in rollouts/",
-    ),
+    none("num_completions_to_print", "all completions are in rollouts/"),
     none("log_completions_hub_repo", HUB),
 ];
 
 /// Those of `sft` alone, of TRL's `SFTConfig`.
 pub(super) const OF_SFT: &[Foreign] = &[
     none("shuffle_dataset", "rows come in a random order anyway"),
-    none(
-        "dataset_text_field",
-        "rows are `image`, `problem` and `solution`",
-    ),
+    none("dataset_text_field", "rows are `image`, `problem` and `solution`"),
     none("dataset_kwargs", DATA),
     none("dataset_num_proc", READERS),
     none("dataset_batch_size", READERS),
@@ -480,38 +339,15 @@ pub(super) const OF_SFT: &[Foreign] = &[
     only("eos_token", OFF, "it is that of the model's tokenizer"),
     none("pad_token", NO_PADDING),
     none("padding_free", NO_PADDING),
-    only(
-        "max_length",
-        OFF,
-        "no row is cut; `--max_seq_length` refuses longer ones",
-    ),
+    only("max_length", OFF, "no row is cut; `--max_seq_length` refuses longer ones"),
     none("truncation_mode", "no row is cut"),
-    only(
-        "packing",
-        OFF,
-        "a row stays a row: it counts as one of a step",
-    ),
+    only("packing", OFF, "a row stays a row: it counts as one of a step"),
     only("eval_packing", OFF, "a row stays a row"),
     none("packing_strategy", "it belongs to `packing`"),
-    only(
-        "completion_only_loss",
-        ON,
-        "the loss is that of the answers",
-    ),
-    none(
-        "assistant_only_loss",
-        "the loss is that of the answers anyway",
-    ),
-    only(
-        "loss_type",
-        &["nll", "chunked_nll"],
-        "the loss is -log p of the answers' tokens",
-    ),
-    only(
-        "activation_offloading",
-        OFF,
-        "to save memory there is `--gradient_checkpointing true`",
-    ),
+    only("completion_only_loss", ON, "the loss is that of the answers"),
+    none("assistant_only_loss", "the loss is that of the answers anyway"),
+    only("loss_type", &["nll", "chunked_nll"], "the loss is -log p of the answers' tokens"),
+    only("activation_offloading", OFF, "to save memory there is `--gradient_checkpointing true`"),
 ];
 
 /// Flags of launchers, with what each would mean in the place of this program.

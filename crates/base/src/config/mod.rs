@@ -68,10 +68,9 @@ pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Opti
     match longer.as_slice() {
         [one] => Some(one),
         // Of several the first that begins so, where that much is said.
-        several if name.len() > 4 => several
-            .iter()
-            .find(|candidate| candidate.starts_with(name))
-            .copied(),
+        several if name.len() > 4 => {
+            several.iter().find(|candidate| candidate.starts_with(name)).copied()
+        }
         _ => None,
     }
 }

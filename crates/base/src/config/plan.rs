@@ -49,9 +49,7 @@ fn bytes(text: &str) -> Result<u64, ConfigError> {
 
 impl Validate for PlanConfig {
     fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
-        self.grpo()
-            .map(|config| config.idle_fields())
-            .unwrap_or_default()
+        self.grpo().map(|config| config.idle_fields()).unwrap_or_default()
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

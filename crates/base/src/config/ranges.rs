@@ -16,11 +16,7 @@ pub(super) fn demand(
     if holds {
         Ok(())
     } else {
-        Err(ConfigError::OutOfRange {
-            key,
-            got: got.to_string(),
-            expected,
-        })
+        Err(ConfigError::OutOfRange { key, got: got.to_string(), expected })
     }
 }
 
@@ -68,17 +64,7 @@ pub(super) fn validate_filters(
     repetition_penalty: f64,
 ) -> Result<(), ConfigError> {
     let min_p = min_p.unwrap_or_default();
-    demand(
-        top_p > 0.0 && top_p <= 1.0,
-        "top_p",
-        top_p,
-        "above 0 and at most 1",
-    )?;
+    demand(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, "above 0 and at most 1")?;
     demand((0.0..=1.0).contains(&min_p), "min_p", min_p, "0 to 1")?;
-    demand(
-        repetition_penalty > 0.0,
-        "repetition_penalty",
-        repetition_penalty,
-        "above 0",
-    )
+    demand(repetition_penalty > 0.0, "repetition_penalty", repetition_penalty, "above 0")
 }

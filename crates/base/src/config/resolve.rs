@@ -49,9 +49,8 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
         tree.put(&[name], kind, Given::Flag(texts), || Origin::Flag)?;
     }
     for text in layers.sets {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| ConfigError::SetSyntax { text: text.clone() })?;
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| ConfigError::SetSyntax { text: text.clone() })?;
         let path: Vec<&str> = key.trim().split('.').collect();
         let origin = || Origin::Set(text.clone());
         let kind = tree.kind(&path, origin)?;
@@ -68,11 +67,7 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
         idle.filter(|(name, _)| tree.asked.iter().any(|asked| asked == name))
             .map(|(name, why)| (name.to_owned(), why)),
     );
-    Ok(Resolved {
-        config,
-        without_effect,
-        foreign: tree.foreign_values,
-    })
+    Ok(Resolved { config, without_effect, foreign: tree.foreign_values })
 }
 
 /// Lays a mapping of a file, whose keys are looked for in `text`, over `base`.
@@ -93,10 +88,8 @@ pub(super) fn resolve_mapping<T: Config>(
 /// The values as a configuration that makes sense.
 fn config_of<T: Config>(values: Map<String, Value>) -> Result<T, ConfigError> {
     bounds::check(T::FIELDS, &values)?;
-    let config: T =
-        serde_json::from_value(Value::Object(values)).map_err(|error| ConfigError::Write {
-            cause: error.to_string(),
-        })?;
+    let config: T = serde_json::from_value(Value::Object(values))
+        .map_err(|error| ConfigError::Write { cause: error.to_string() })?;
     config.validate()?;
     Ok(config)
 }
@@ -106,9 +99,7 @@ fn config_of<T: Config>(values: Map<String, Value>) -> Result<T, ConfigError> {
 /// # Errors
 /// Where the writer fails.
 pub fn to_yaml<T: Config>(config: &T) -> Result<String, ConfigError> {
-    serde_saphyr::to_string(config).map_err(|error| ConfigError::Write {
-        cause: error.to_string(),
-    })
+    serde_saphyr::to_string(config).map_err(|error| ConfigError::Write { cause: error.to_string() })
 }
 
 /// A setting that differs between a run and its continuation.
@@ -131,10 +122,7 @@ pub fn changed_settings<T: Config>(
     yaml: &str,
     now: &T,
 ) -> Result<Vec<Change>, ConfigError> {
-    let layers = Layers {
-        file: Some((file, yaml)),
-        ..Layers::default()
-    };
+    let layers = Layers { file: Some((file, yaml)), ..Layers::default() };
     let before = Tree::of(&resolve::<T>(&layers)?.config, T::FIELDS, &[])?.values;
     let now = Tree::of(now, T::FIELDS, &[])?.values;
     let altering = T::FIELDS
@@ -204,12 +192,8 @@ impl Tree {
                 without_effect: vec![],
                 foreign_values: vec![],
             }),
-            Ok(_) => Err(ConfigError::Write {
-                cause: "not a mapping".into(),
-            }),
-            Err(error) => Err(ConfigError::Write {
-                cause: error.to_string(),
-            }),
+            Ok(_) => Err(ConfigError::Write { cause: "not a mapping".into() }),
+            Err(error) => Err(ConfigError::Write { cause: error.to_string() }),
         }
     }
 
@@ -299,9 +283,7 @@ impl Tree {
             match slot.get_mut(name) {
                 Some(Value::Object(inner)) => slot = inner,
                 _ => {
-                    return Err(ConfigError::Write {
-                        cause: format!("`{name}` is no section"),
-                    });
+                    return Err(ConfigError::Write { cause: format!("`{name}` is no section") });
                 }
             }
         }
@@ -322,21 +304,14 @@ impl Tree {
     ) -> Result<(), ConfigError> {
         let value = given.shown();
         self.foreign_values.retain(|(name, _)| name != foreign.name);
-        self.foreign_values
-            .push((foreign.name.to_owned(), value.clone()));
-        let why = foreign
-            .why_idle(&value)
-            .map_err(|reason| ConfigError::NotBuilt {
-                origin,
-                key: foreign.name.to_owned(),
-                value,
-                reason,
-            })?;
-        if !self
-            .without_effect
-            .iter()
-            .any(|(name, _)| name == foreign.name)
-        {
+        self.foreign_values.push((foreign.name.to_owned(), value.clone()));
+        let why = foreign.why_idle(&value).map_err(|reason| ConfigError::NotBuilt {
+            origin,
+            key: foreign.name.to_owned(),
+            value,
+            reason,
+        })?;
+        if !self.without_effect.iter().any(|(name, _)| name == foreign.name) {
             self.without_effect.push((foreign.name.to_owned(), why));
         }
         Ok(())
@@ -360,20 +335,14 @@ fn unknown_key(path: &[&str], name: &str, fields: &[Field], origin: Origin) -> C
     let nearest = nearest(name, fields.iter().map(|field| field.name));
     let (_, parents) = path.split_last().unwrap_or((&"", &[]));
     let nearest = nearest.map(|nearest| [parents, &[nearest]].concat().join("."));
-    ConfigError::UnknownKey {
-        origin,
-        key: path.join("."),
-        nearest,
-    }
+    ConfigError::UnknownKey { origin, key: path.join("."), nearest }
 }
 
 /// The line, from 1, where `key` stands as a key.
 pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
     let is_key = |line: &str| {
         let line = line.trim_start().trim_start_matches(['"', '\'']);
-        let rest = line
-            .strip_prefix(key)
-            .map(|rest| rest.trim_start_matches(['"', '\'']));
+        let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']));
         rest.is_some_and(|rest| rest.trim_start().starts_with(':'))
     };
     text.lines().position(is_key).map(|index| index + 1)

@@ -144,50 +144,23 @@ impl Validate for GrpoConfig {
 
     fn validate(&self) -> Result<(), ConfigError> {
         validate_training_fields!(self)?;
-        demand(
-            self.num_generations > 1,
-            "num_generations",
-            self.num_generations,
-            "at least 2",
-        )?;
+        demand(self.num_generations > 1, "num_generations", self.num_generations, "at least 2")?;
         demand(self.num_iterations > 0, "num_iterations", 0, POSITIVE)?;
         demand(self.epsilon >= 0.0, "epsilon", self.epsilon, NOT_NEGATIVE)?;
         let epsilon_high = self.epsilon_high.unwrap_or_default();
-        demand(
-            epsilon_high >= 0.0,
-            "epsilon_high",
-            epsilon_high,
-            NOT_NEGATIVE,
-        )?;
+        demand(epsilon_high >= 0.0, "epsilon_high", epsilon_high, NOT_NEGATIVE)?;
         demand(self.beta >= 0.0, "beta", self.beta, NOT_NEGATIVE)?;
-        demand(
-            self.max_completion_length > 0,
-            "max_completion_length",
-            0,
-            POSITIVE,
-        )?;
+        demand(self.max_completion_length > 0, "max_completion_length", 0, POSITIVE)?;
         demand(
             self.min_completion_length <= self.max_completion_length,
             "min_completion_length",
             self.min_completion_length,
             "at most `max_completion_length`",
         )?;
-        let overlong_max = self
-            .overlong_max_tokens
-            .unwrap_or(self.max_completion_length);
+        let overlong_max = self.overlong_max_tokens.unwrap_or(self.max_completion_length);
         validate_overlong(overlong_max, self.overlong_cache_tokens)?;
-        demand(
-            self.temperature > 0.0,
-            "temperature",
-            self.temperature,
-            "above 0",
-        )?;
-        demand(
-            self.max_concurrent_completions > 0,
-            "max_concurrent_completions",
-            0,
-            POSITIVE,
-        )?;
+        demand(self.temperature > 0.0, "temperature", self.temperature, "above 0")?;
+        demand(self.max_concurrent_completions > 0, "max_concurrent_completions", 0, POSITIVE)?;
         demand(self.rollouts_keep != Some(0), "rollouts_keep", 0, POSITIVE)?;
         validate_filters(self.top_p, self.min_p, self.repetition_penalty)
     }

@@ -164,87 +164,27 @@ macro_rules! validate_training_fields {
         validate_task_type(c.task_type.as_deref())?;
         demand(c.lora_r > 0, "lora_r", 0, POSITIVE)?;
         demand(c.lora_alpha > 0.0, "lora_alpha", c.lora_alpha, "above 0")?;
-        demand(
-            fraction(c.lora_dropout),
-            "lora_dropout",
-            c.lora_dropout,
-            FRACTION,
-        )?;
+        demand(fraction(c.lora_dropout), "lora_dropout", c.lora_dropout, FRACTION)?;
         demand(
             c.val_split_ratio >= 0.0 && c.val_split_ratio < 1.0,
             "val_split_ratio",
             c.val_split_ratio,
             FRACTION,
         )?;
-        demand(
-            c.max_pixels >= c.min_pixels,
-            "max_pixels",
-            c.max_pixels,
-            "at least `min_pixels`",
-        )?;
-        demand(
-            c.gradient_accumulation_steps > 0,
-            "gradient_accumulation_steps",
-            0,
-            POSITIVE,
-        )?;
-        demand(
-            c.per_device_train_batch_size > 0,
-            "per_device_train_batch_size",
-            0,
-            POSITIVE,
-        )?;
-        demand(
-            c.num_train_epochs > 0.0,
-            "num_train_epochs",
-            c.num_train_epochs,
-            "above 0",
-        )?;
-        demand(
-            c.max_steps == -1 || c.max_steps > 0,
-            "max_steps",
-            c.max_steps,
-            "-1 or at least 1",
-        )?;
-        demand(
-            c.learning_rate >= 0.0,
-            "learning_rate",
-            c.learning_rate,
-            NOT_NEGATIVE,
-        )?;
-        demand(
-            (0.0..=1.0).contains(&c.warmup_ratio),
-            "warmup_ratio",
-            c.warmup_ratio,
-            "0 to 1",
-        )?;
-        demand(
-            c.weight_decay >= 0.0,
-            "weight_decay",
-            c.weight_decay,
-            NOT_NEGATIVE,
-        )?;
+        demand(c.max_pixels >= c.min_pixels, "max_pixels", c.max_pixels, "at least `min_pixels`")?;
+        demand(c.gradient_accumulation_steps > 0, "gradient_accumulation_steps", 0, POSITIVE)?;
+        demand(c.per_device_train_batch_size > 0, "per_device_train_batch_size", 0, POSITIVE)?;
+        demand(c.num_train_epochs > 0.0, "num_train_epochs", c.num_train_epochs, "above 0")?;
+        demand(c.max_steps == -1 || c.max_steps > 0, "max_steps", c.max_steps, "-1 or at least 1")?;
+        demand(c.learning_rate >= 0.0, "learning_rate", c.learning_rate, NOT_NEGATIVE)?;
+        demand((0.0..=1.0).contains(&c.warmup_ratio), "warmup_ratio", c.warmup_ratio, "0 to 1")?;
+        demand(c.weight_decay >= 0.0, "weight_decay", c.weight_decay, NOT_NEGATIVE)?;
         demand(fraction(c.adam_beta1), "adam_beta1", c.adam_beta1, FRACTION)?;
         demand(fraction(c.adam_beta2), "adam_beta2", c.adam_beta2, FRACTION)?;
-        demand(
-            c.adam_epsilon >= 0.0,
-            "adam_epsilon",
-            c.adam_epsilon,
-            NOT_NEGATIVE,
-        )?;
-        demand(
-            c.max_grad_norm >= 0.0,
-            "max_grad_norm",
-            c.max_grad_norm,
-            NOT_NEGATIVE,
-        )?;
+        demand(c.adam_epsilon >= 0.0, "adam_epsilon", c.adam_epsilon, NOT_NEGATIVE)?;
+        demand(c.max_grad_norm >= 0.0, "max_grad_norm", c.max_grad_norm, NOT_NEGATIVE)?;
         demand(c.logging_steps > 0, "logging_steps", 0, POSITIVE)?;
-        demand(
-            c.save_total_limit != Some(0),
-            "save_total_limit",
-            0,
-            POSITIVE,
-        )?;
+        demand(c.save_total_limit != Some(0), "save_total_limit", 0, POSITIVE)?;
         demand(
             c.save_optimizer_limit > 0,
             "save_optimizer_limit",
@@ -256,11 +196,7 @@ macro_rules! validate_training_fields {
         let evaluates = interval.is_some() || c.eval_on_start;
         demand(
             !evaluates || c.eval_config.is_some() || c.val_split_ratio > 0.0,
-            if c.eval_steps.is_some() {
-                "eval_steps"
-            } else {
-                "eval_strategy"
-            },
+            if c.eval_steps.is_some() { "eval_steps" } else { "eval_strategy" },
             "nothing to evaluate",
             "`eval_config` or `val_split_ratio` beside it",
         )?;
@@ -277,14 +213,9 @@ macro_rules! validate_training_fields {
             c.warmup_steps,
             "a whole number from 0, or a part of the steps below 1",
         )?;
-        validate_scheduler(
-            c.lr_scheduler_type,
-            c.lr_scheduler_kwargs.as_ref(),
-            c.learning_rate,
-        )?;
+        validate_scheduler(c.lr_scheduler_type, c.lr_scheduler_kwargs.as_ref(), c.learning_rate)?;
         demand(
-            c.per_device_train_batch_size
-                .saturating_mul(c.gradient_accumulation_steps)
+            c.per_device_train_batch_size.saturating_mul(c.gradient_accumulation_steps)
                 <= MOST_OF_A_STEP,
             "gradient_accumulation_steps",
             format!(
@@ -293,24 +224,14 @@ macro_rules! validate_training_fields {
             ),
             "at most 1048576 rows in a step: they are in memory together",
         )?;
-        demand(
-            !c.output_dir.trim().is_empty(),
-            "output_dir",
-            "nothing",
-            "a folder",
-        )?;
+        demand(!c.output_dir.trim().is_empty(), "output_dir", "nothing", "a folder")?;
         demand(
             !c.model_name_or_path.trim().is_empty(),
             "model_name_or_path",
             "nothing",
             "a model",
         )?;
-        demand(
-            c.max_tokens_per_microbatch != Some(0),
-            "max_tokens_per_microbatch",
-            0,
-            POSITIVE,
-        )
+        demand(c.max_tokens_per_microbatch != Some(0), "max_tokens_per_microbatch", 0, POSITIVE)
     }};
 }
 
@@ -347,13 +268,8 @@ pub(super) fn validate_scheduler(
 /// The settings of LoRA where there is none, and of evaluations.
 macro_rules! idle_training_fields {
     ($config:ident) => {{
-        const LORA: [&str; 5] = [
-            "lora_r",
-            "lora_alpha",
-            "lora_dropout",
-            "lora_target_modules",
-            "lora_vision",
-        ];
+        const LORA: [&str; 5] =
+            ["lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_vision"];
         let mut idle = Vec::new();
         if !$config.use_peft {
             idle.extend(LORA.map(|name| (name, "it counts with `--use_peft true`")));

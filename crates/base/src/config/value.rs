@@ -40,10 +40,7 @@ impl Kind {
     }
 
     fn misfit(&self, got: impl Into<String>) -> Misfit {
-        Misfit {
-            got: got.into(),
-            expected: self.expected(),
-        }
+        Misfit { got: got.into(), expected: self.expected() }
     }
 
     /// The value of a flag that was followed by `texts`.
@@ -80,9 +77,9 @@ impl Kind {
                 .and_then(Number::from_f64)
                 .map(Value::Number)
                 .ok_or_else(misfit),
-            Kind::BoolOrText => Ok(Kind::Bool
-                .read_text(text)
-                .unwrap_or_else(|_| Value::from(text))),
+            Kind::BoolOrText => {
+                Ok(Kind::Bool.read_text(text).unwrap_or_else(|_| Value::from(text)))
+            }
             Kind::Text | Kind::ColonList => Ok(Value::from(text)),
             Kind::Numbers(_) => {
                 let value: Value = serde_json::from_str(text).map_err(|_| misfit())?;
@@ -118,18 +115,15 @@ impl Kind {
             (Kind::List(item), _) => Ok(Value::Array(vec![item.read_yaml(value)?])),
             (Kind::ColonList, Value::Array(values)) => {
                 let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
-                texts
-                    .map(|texts| Value::from(texts.join(":")))
-                    .ok_or_else(misfit)
+                texts.map(|texts| Value::from(texts.join(":"))).ok_or_else(misfit)
             }
             (_, Value::String(text)) => self.read_text(text),
             (Kind::Bool | Kind::BoolOrText, Value::Bool(_)) => Ok(value.clone()),
             (Kind::Numbers(names), Value::Object(values)) => {
                 let read = |(name, value): (&String, &Value)| {
                     let is_known = names.contains(&name.as_str());
-                    let known = is_known
-                        .then_some(())
-                        .ok_or_else(|| self.misfit(format!("`{name}`")));
+                    let known =
+                        is_known.then_some(()).ok_or_else(|| self.misfit(format!("`{name}`")));
                     known.and_then(|()| Ok((name.clone(), Kind::Float.read_yaml(value)?)))
                 };
                 let numbers: Result<_, Misfit> = values.iter().map(read).collect();

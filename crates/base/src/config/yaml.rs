@@ -13,11 +13,8 @@ use super::resolve::line_of;
 /// # Errors
 /// On anything but a mapping.
 pub fn parse_mapping(path: &Path, text: &str) -> Result<Map<String, Value>, ConfigError> {
-    let yaml = |line: Option<u64>, cause: String| ConfigError::Yaml {
-        file: path.into(),
-        line,
-        cause,
-    };
+    let yaml =
+        |line: Option<u64>, cause: String| ConfigError::Yaml { file: path.into(), line, cause };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let is_empty = |line: &str| {
         let line = line.trim();
@@ -32,19 +29,15 @@ pub fn parse_mapping(path: &Path, text: &str) -> Result<Map<String, Value>, Conf
         Ok(Value::Object(values)) => Ok(values),
         Ok(other) => {
             let got = super::value::described(&other);
-            Err(yaml(
-                None,
-                format!("got {got}, expected lines `key: value`"),
-            ))
+            Err(yaml(None, format!("got {got}, expected lines `key: value`")))
         }
         Err(error) => {
             let line = error.location().map(|location| location.line());
             let line = line.filter(|line| *line > 0);
             match tab(text) {
-                Some(tab) if !is_told(&error) => Err(yaml(
-                    Some(tab),
-                    "the line begins with a tab, expected spaces".to_owned(),
-                )),
+                Some(tab) if !is_told(&error) => {
+                    Err(yaml(Some(tab), "the line begins with a tab, expected spaces".to_owned()))
+                }
                 _ => Err(yaml(line, cause(text, &error, line))),
             }
         }
@@ -93,9 +86,7 @@ fn cause(text: &str, error: &Error, line: Option<u64>) -> String {
             let said = other.to_string();
             let said = said.trim_start_matches("error: ");
             // The place stands before.
-            let rest = said
-                .strip_prefix("line ")
-                .and_then(|said| said.split_once(": "));
+            let rest = said.strip_prefix("line ").and_then(|said| said.split_once(": "));
             format!("not YAML: {}", rest.map_or(said, |(_, rest)| rest))
         }
     }

@@ -43,9 +43,8 @@ impl RunFolder {
     /// Says what looks like a checkpoint and is none.
     pub(super) fn tell_of_false_checkpoints(&self) -> Result<(), RunError> {
         for (name, path) in entries(&self.dir)? {
-            let looks_so = name
-                .strip_prefix(CHECKPOINT)
-                .is_some_and(|step| step.parse::<f64>().is_ok());
+            let looks_so =
+                name.strip_prefix(CHECKPOINT).is_some_and(|step| step.parse::<f64>().is_ok());
             let is_one = step_of_checkpoint(&name).is_some() && holds_checkpoint(&path);
             if looks_so && !is_one {
                 let why = why_not(&name, &path);

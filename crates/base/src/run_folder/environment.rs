@@ -55,8 +55,7 @@ fn file_line(path: &str) -> Value {
 fn after(path: &str, key: &str) -> Value {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(key));
-    line.and_then(|line| line.split_once(':'))
-        .map_or(Value::Null, |(_, value)| value.trim().into())
+    line.and_then(|line| line.split_once(':')).map_or(Value::Null, |(_, value)| value.trim().into())
 }
 
 /// The time, `2026-01-31T23:59:59Z`.

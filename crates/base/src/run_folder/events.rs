@@ -55,10 +55,7 @@ impl EventFile {
         let (secs, pid) = (wall_time(), std::process::id());
         let mut number = 0;
         loop {
-            let name = format!(
-                "events.out.tfevents.{:010}.vlm-r1.{pid}.{number}",
-                secs as u64
-            );
+            let name = format!("events.out.tfevents.{:010}.vlm-r1.{pid}.{number}", secs as u64);
             let path = folder.join(name);
             match OpenOptions::new().append(true).create_new(true).open(&path) {
                 Ok(file) => {
@@ -110,11 +107,7 @@ impl EventFile {
 pub(super) fn scalars(step: u64, metrics: &Map<String, Value>) -> Vec<Scalar> {
     let mut scalars = Vec::new();
     flatten("", metrics, &mut |tag, value| {
-        scalars.push(Scalar {
-            tag,
-            step,
-            value: value as f32,
-        });
+        scalars.push(Scalar { tag, step, value: value as f32 });
     });
     scalars
 }
@@ -148,11 +141,7 @@ pub fn read_scalars(path: &Path) -> Result<Vec<Scalar>, RunError> {
     for Record { payload, step } in records {
         for (_, summary) in fields(payload).filter(|(number, _)| *number == SUMMARY) {
             for (_, point) in fields(summary.bytes()).filter(|(number, _)| *number == VALUE) {
-                let mut scalar = Scalar {
-                    tag: String::new(),
-                    step,
-                    value: f32::NAN,
-                };
+                let mut scalar = Scalar { tag: String::new(), step, value: f32::NAN };
                 for (number, value) in fields(point.bytes()) {
                     match (number, value) {
                         (TAG, Wire::Bytes(tag)) => {
@@ -265,9 +254,7 @@ pub(super) fn encode(payload: &[u8]) -> Vec<u8> {
 /// The checksum of the record format: CRC-32C, rotated and offset so that checksums of data that
 /// holds checksums stay good.
 fn masked_checksum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
-        .rotate_right(15)
-        .wrapping_add(0xa282_ead8)
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -346,9 +333,7 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 
 /// Seconds since 1970.
 fn wall_time() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -357,12 +342,9 @@ mod tests {
 
     #[test]
     fn varints_are_those_of_the_encoding_guide() {
-        for (value, bytes) in [
-            (0, vec![0]),
-            (127, vec![127]),
-            (150, vec![0x96, 1]),
-            (300, vec![0xac, 2]),
-        ] {
+        for (value, bytes) in
+            [(0, vec![0]), (127, vec![127]), (150, vec![0x96, 1]), (300, vec![0xac, 2])]
+        {
             let mut out = Vec::new();
             put_varint(&mut out, value);
             assert_eq!(out, bytes);
@@ -370,10 +352,7 @@ mod tests {
         }
         let mut out = Vec::new();
         put_varint(&mut out, u64::MAX);
-        assert_eq!(
-            (out.len(), take_varint(&mut out.as_slice())),
-            (10, Some(u64::MAX))
-        );
+        assert_eq!((out.len(), take_varint(&mut out.as_slice())), (10, Some(u64::MAX)));
     }
 
     #[test]

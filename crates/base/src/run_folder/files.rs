@@ -47,11 +47,7 @@ pub(super) fn remove_unfinished(
 
 /// Removes a file or a folder, if it is there.
 pub(super) fn remove(path: &Path) -> Result<(), RunError> {
-    let removed = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path)(error)),
         _ => Ok(()),
@@ -63,10 +59,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, RunError>
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(io(folder))? {
         let entry = entry.map_err(io(folder))?;
-        entries.push((
-            entry.file_name().to_string_lossy().into_owned(),
-            entry.path(),
-        ));
+        entries.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
     }
     entries.sort();
     Ok(entries)
@@ -178,18 +171,12 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, RunError> {
 
 /// Opens a file for lines to be added.
 pub(super) fn append_to(path: &Path) -> Result<File, RunError> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(io(path))
+    OpenOptions::new().create(true).append(true).open(path).map_err(io(path))
 }
 
 /// Puts a folder's list of names on the disk.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), RunError> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io(folder))
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))
 }
 
 /// Puts a folder and all that is in it on the disk.
@@ -198,9 +185,7 @@ pub(super) fn sync_tree(folder: &Path) -> Result<(), RunError> {
         if path.is_dir() {
             sync_tree(&path)?;
         } else {
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(io(&path))?;
+            File::open(&path).and_then(|file| file.sync_all()).map_err(io(&path))?;
         }
     }
     sync_folder(folder)

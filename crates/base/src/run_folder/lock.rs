@@ -83,10 +83,7 @@ fn lock_by(
             Some(holder)
         }
     };
-    Ok(Lock {
-        _file: file,
-        holder,
-    })
+    Ok(Lock { _file: file, holder })
 }
 
 /// Tries for half a second: a program that this process has just started holds its locks until it is another.
@@ -160,11 +157,7 @@ struct Holder {
 impl Holder {
     fn this_process() -> Self {
         let pid = std::process::id();
-        Self {
-            host: host().unwrap_or_default(),
-            pid: Some(pid),
-            began: began(pid),
-        }
+        Self { host: host().unwrap_or_default(), pid: Some(pid), began: began(pid) }
     }
 
     fn parse(text: &str) -> Self {
@@ -228,9 +221,7 @@ mod tests {
             let code = error.raw_os_error();
             let refuse = move |_: &File| {
                 let again = code.map(io::Error::from_raw_os_error);
-                Err(TryLockError::Error(
-                    again.unwrap_or(ErrorKind::Unsupported.into()),
-                ))
+                Err(TryLockError::Error(again.unwrap_or(ErrorKind::Unsupported.into())))
             };
             let lock = lock_by(dir.path(), refuse).unwrap();
             let second = lock_by(dir.path(), refuse).unwrap_err();

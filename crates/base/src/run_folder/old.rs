@@ -74,9 +74,7 @@ impl RunFolder {
         };
         let mut written = vec![(
             "",
-            names("", &|name| {
-                is_lines("", &[METRICS, ALERTS], name) || is_checkpoint(name)
-            })?,
+            names("", &|name| is_lines("", &[METRICS, ALERTS], name) || is_checkpoint(name))?,
         )];
         let is_of_step = |name: &str| step_of_name(name.trim_end_matches(".jsonl")).is_some();
         for folder in [ROLLOUTS, BAD_STEPS, EVALUATIONS] {
@@ -134,12 +132,7 @@ impl OldFolder {
         };
         let number = (1..).find(is_free).unwrap_or(u64::MAX);
         let (path, others) = (beside(&dir, number), BTreeSet::new());
-        Ok(Self {
-            dir,
-            number,
-            path,
-            others,
-        })
+        Ok(Self { dir, number, path, others })
     }
 
     /// Moves `folder/name` of the run.

@@ -87,8 +87,7 @@ impl ResultFolder {
         let whole = &bytes[..end.map_or(0, |end| end + 1)];
         if whole.len() < bytes.len() {
             let file = fs::OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| file.set_len(whole.len() as u64))
-                .map_err(io(&path))?;
+            file.and_then(|file| file.set_len(whole.len() as u64)).map_err(io(&path))?;
         }
         let text = std::str::from_utf8(whole).map_err(|error| {
             let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
@@ -114,9 +113,7 @@ impl LineFile {
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&mut self, line: &Value) -> Result<(), RunError> {
-        self.file
-            .write_all(format!("{line}\n").as_bytes())
-            .map_err(io(&self.path))
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(io(&self.path))
     }
 }
 

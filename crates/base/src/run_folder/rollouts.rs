@@ -89,9 +89,7 @@ impl RunFolder {
     /// Removes the files of steps up to `last`: at first all that are there, then those of each step.
     fn keep_newer_than(&mut self, last: u64, folder: &Path) -> Result<(), RunError> {
         let old: Vec<PathBuf> = match self.rollouts.removed {
-            Some(removed) => (removed + 1..=last)
-                .map(|step| step_file(folder, step))
-                .collect(),
+            Some(removed) => (removed + 1..=last).map(|step| step_file(folder, step)).collect(),
             None => entries(folder)?
                 .into_iter()
                 .filter(|(name, _)| step_of_file(name).is_some_and(|step| step <= last))

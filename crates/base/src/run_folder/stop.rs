@@ -30,19 +30,13 @@ impl StopFlag {
     pub fn raise(&self) {
         let next = |state: u8| Some((state + 1).min(NOW));
         // The closure always gives a state, so the update cannot fail.
-        let _ = self
-            .0
-            .asked
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+        let _ = self.0.asked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
     }
 
     /// As [`Self::raise`], because of a signal; the first one is remembered.
     pub fn raise_by(&self, signal: i32) {
         // Not the first: its signal stands.
-        let _ = self
-            .0
-            .signal
-            .compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.0.signal.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
         self.raise();
     }
 

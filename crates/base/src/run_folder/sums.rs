@@ -33,10 +33,8 @@ pub type Sums = BTreeMap<String, FileSum>;
 pub fn write_sums(folder: &Path, mut sums: Sums) -> Result<u64, RunError> {
     let own = format!("{TRAINER_STATE}/{SUMS}");
     add(folder, "", &own, &mut sums)?;
-    let text = serde_json::to_string_pretty(&sums).map_err(|error| RunError::Io {
-        path: folder.join(&own),
-        source: error.into(),
-    })?;
+    let text = serde_json::to_string_pretty(&sums)
+        .map_err(|error| RunError::Io { path: folder.join(&own), source: error.into() })?;
     write_whole(&folder.join(&own), format!("{text}\n").as_bytes())?;
     Ok(sums.values().map(|sum| sum.bytes).sum())
 }
@@ -64,10 +62,7 @@ fn verify(folder: &Path, counts: impl Fn(&str) -> bool) -> Result<bool, RunError
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io(&path)(error)),
     };
-    let damaged = |path: &Path, cause: String| RunError::Damaged {
-        path: path.to_owned(),
-        cause,
-    };
+    let damaged = |path: &Path, cause: String| RunError::Damaged { path: path.to_owned(), cause };
     let sums: Sums = serde_json::from_slice(&text)
         .map_err(|error| damaged(&path, format!("not a list of sums: {error}")))?;
     for (name, expected) in sums.iter().filter(|(name, _)| counts(name)) {
@@ -113,10 +108,7 @@ fn sum_of(path: &Path) -> std::io::Result<FileSum> {
     only_files(path)?;
     let mut file = File::open(path)?;
     let mut buffer = vec![0; BUFFER];
-    let mut sum = FileSum {
-        bytes: 0,
-        crc32c: 0,
-    };
+    let mut sum = FileSum { bytes: 0, crc32c: 0 };
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return Ok(sum),
@@ -153,11 +145,9 @@ mod tests {
         let bytes = write_sums(dir.path(), sums).unwrap();
         assert_eq!(bytes, 7 + 11 + BUFFER as u64 + 3);
         assert!(verify_sums(dir.path()).unwrap());
-        for name in [
-            "model.safetensors",
-            "trainer_state/state.json",
-            "trainer_state/optimizer.safetensors",
-        ] {
+        for name in
+            ["model.safetensors", "trainer_state/state.json", "trainer_state/optimizer.safetensors"]
+        {
             let path = dir.path().join(name);
             let whole = fs::read(&path).unwrap();
             for damage in ["flipped", "cut off", "longer", "missing"] {

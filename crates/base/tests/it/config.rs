@@ -44,47 +44,25 @@ fn message(yaml: &str, line: &str, sets: &[&str]) -> String {
 #[test]
 fn later_layers_win() {
     let yaml = "beta: 0.1\nepsilon: 0.3\ntemperature: 0.5\n";
-    let config = config(
-        yaml,
-        "--epsilon 0.4 --temperature 0.6",
-        &["temperature=0.7"],
-    );
+    let config = config(yaml, "--epsilon 0.4 --temperature 0.6", &["temperature=0.7"]);
     assert_eq!((config.num_generations, config.beta), (8, 0.1));
     assert_eq!((config.epsilon, config.temperature), (0.4, 0.7));
 }
 
 #[test]
 fn both_spellings_name_the_same_field() {
-    let with_dashes = config(
-        "num-train-epochs: 2",
-        "--learning-rate 1e-5",
-        &["max-steps=7"],
-    );
-    let without = config(
-        "num_train_epochs: 2",
-        "--learning_rate 1e-5",
-        &["max_steps=7"],
-    );
+    let with_dashes = config("num-train-epochs: 2", "--learning-rate 1e-5", &["max-steps=7"]);
+    let without = config("num_train_epochs: 2", "--learning_rate 1e-5", &["max_steps=7"]);
     assert_eq!(with_dashes, without);
     assert_eq!(
-        (
-            without.learning_rate,
-            without.num_train_epochs,
-            without.max_steps
-        ),
+        (without.learning_rate, without.num_train_epochs, without.max_steps),
         (1e-5, 2.0, 7)
     );
 }
 
 #[test]
 fn booleans_are_read_in_every_common_form() {
-    for on in [
-        "--bf16",
-        "--bf16 true",
-        "--bf16 True",
-        "--bf16 yes",
-        "--bf16 1",
-    ] {
+    for on in ["--bf16", "--bf16 true", "--bf16 True", "--bf16 yes", "--bf16 1"] {
         assert!(config("", on, &[]).bf16, "{on}");
         assert!(config("bf16: true", "", &[]).bf16);
     }
@@ -93,61 +71,31 @@ fn booleans_are_read_in_every_common_form() {
     }
     assert!(!config("bf16: true", "--bf16 false", &[]).bf16);
     assert!(config("bf16: 'yes'", "", &[]).bf16 && config("bf16: yes", "", &[]).bf16);
-    assert_eq!(
-        config("save_strategy: no", "", &[]).save_strategy,
-        SaveStrategy::No
-    );
+    assert_eq!(config("save_strategy: no", "", &[]).save_strategy, SaveStrategy::No);
 }
 
 #[test]
 fn lists_come_from_flags_yaml_and_set() {
     let expected = ["format", "accuracy"];
-    assert_eq!(
-        config("", "--reward_funcs format accuracy", &[]).reward_funcs,
-        expected
-    );
-    assert_eq!(
-        config("reward_funcs: [format, accuracy]", "", &[]).reward_funcs,
-        expected
-    );
-    assert_eq!(
-        config("reward_funcs:\n- format\n- accuracy", "", &[]).reward_funcs,
-        expected
-    );
-    assert_eq!(
-        config("", "", &["reward_funcs=format,accuracy"]).reward_funcs,
-        expected
-    );
-    assert_eq!(
-        config("reward_funcs: format", "", &[]).reward_funcs,
-        ["format"]
-    );
-    assert_eq!(
-        config("", "--reward_weights 1 0.5", &[]).reward_weights,
-        Some(vec![1.0, 0.5])
-    );
+    assert_eq!(config("", "--reward_funcs format accuracy", &[]).reward_funcs, expected);
+    assert_eq!(config("reward_funcs: [format, accuracy]", "", &[]).reward_funcs, expected);
+    assert_eq!(config("reward_funcs:\n- format\n- accuracy", "", &[]).reward_funcs, expected);
+    assert_eq!(config("", "", &["reward_funcs=format,accuracy"]).reward_funcs, expected);
+    assert_eq!(config("reward_funcs: format", "", &[]).reward_funcs, ["format"]);
+    assert_eq!(config("", "--reward_weights 1 0.5", &[]).reward_weights, Some(vec![1.0, 0.5]));
     let files = config("", "--data_file_paths a.jsonl:b.jsonl", &[]).data_file_paths;
     assert_eq!(&*files, "a.jsonl:b.jsonl");
-    let folders = config("image_folders: [x, y]", "", &[])
-        .image_folders
-        .unwrap();
+    let folders = config("image_folders: [x, y]", "", &[]).image_folders.unwrap();
     assert_eq!(&*folders, "x:y");
 }
 
 #[test]
 fn numbers_may_stand_in_quotes_and_in_every_notation() {
-    for yaml in [
-        "learning_rate: 1e-6",
-        "learning_rate: '1e-6'",
-        "learning_rate: 0.000001",
-    ] {
+    for yaml in ["learning_rate: 1e-6", "learning_rate: '1e-6'", "learning_rate: 0.000001"] {
         assert_eq!(config(yaml, "", &[]).learning_rate, 1e-6, "{yaml}");
     }
     assert_eq!(config("beta: 1", "", &[]).beta, 1.0);
-    assert_eq!(
-        config("max_steps: -1\nnum_generations: '4'", "", &[]).num_generations,
-        4
-    );
+    assert_eq!(config("max_steps: -1\nnum_generations: '4'", "", &[]).num_generations, 4);
 }
 
 #[test]
@@ -166,14 +114,8 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
         message("", "--num_generation 4", &[]),
         "command line: unknown key `num_generation`\nhint: did you mean `num_generations`?"
     );
-    assert_eq!(
-        message("", "", &["grpo.beta=1"]),
-        "`--set grpo.beta=1`: unknown key `grpo`"
-    );
-    assert_eq!(
-        message("", "", &["beta"]),
-        "`--set beta`: expected `key=value`"
-    );
+    assert_eq!(message("", "", &["grpo.beta=1"]), "`--set grpo.beta=1`: unknown key `grpo`");
+    assert_eq!(message("", "", &["beta"]), "`--set beta`: expected `key=value`");
 }
 
 #[test]
@@ -209,22 +151,13 @@ fn a_wrong_type_names_key_value_and_expectation() {
     ] {
         let sets: Vec<&str> = [sets].into_iter().filter(|set| !set.is_empty()).collect();
         let error = grpo(yaml, line, &sets).unwrap_err();
-        assert!(
-            matches!(error, ConfigError::WrongType { .. }),
-            "{yaml}{line}: {error}"
-        );
+        assert!(matches!(error, ConfigError::WrongType { .. }), "{yaml}{line}: {error}");
     }
 }
 
 #[test]
 fn text_that_is_no_mapping_is_refused() {
-    for yaml in [
-        "- a\n- b",
-        "beta: [1",
-        "just text",
-        "beta: 1\nbeta: 2",
-        "beta: .nan",
-    ] {
+    for yaml in ["- a\n- b", "beta: [1", "just text", "beta: 1\nbeta: 2", "beta: .nan"] {
         let error = grpo(yaml, "", &[]).unwrap_err();
         assert!(matches!(error, ConfigError::Yaml { .. }), "{yaml}: {error}");
     }
@@ -239,39 +172,24 @@ fn required_fields_are_named_together() {
         "missing `--model_name_or_path`, `--data_file_paths`, `--output_dir`"
     );
     let yaml = "model_name_or_path: m\ndata_file_paths: d\noutput_dir: o";
-    let layers = Layers {
-        file: Some((Path::new("run.yaml"), yaml)),
-        ..Layers::default()
-    };
-    assert_eq!(
-        resolve::<GrpoConfig>(&layers).unwrap().config.output_dir,
-        "o"
-    );
+    let layers = Layers { file: Some((Path::new("run.yaml"), yaml)), ..Layers::default() };
+    assert_eq!(resolve::<GrpoConfig>(&layers).unwrap().config.output_dir, "o");
 }
 
 #[test]
 fn values_out_of_range_are_refused() {
     for (line, key) in [
         ("--num_generations 1", "num_generations"),
-        (
-            "--gradient_accumulation_steps 0",
-            "gradient_accumulation_steps",
-        ),
+        ("--gradient_accumulation_steps 0", "gradient_accumulation_steps"),
         ("--max_steps 0", "max_steps"),
         ("--max_steps -2", "max_steps"),
         ("--temperature 0", "temperature"),
         ("--top_p 0", "top_p"),
         ("--val_split_ratio 1", "val_split_ratio"),
-        (
-            "--min_completion_length 9 --max_completion_length 8",
-            "min_completion_length",
-        ),
+        ("--min_completion_length 9 --max_completion_length 8", "min_completion_length"),
         ("--beta -0.1", "beta"),
         ("--overlong_max_tokens 0", "overlong_max_tokens"),
-        (
-            "--max_completion_length 9 --overlong_cache_tokens 10",
-            "overlong_cache_tokens",
-        ),
+        ("--max_completion_length 9 --overlong_cache_tokens 10", "overlong_cache_tokens"),
     ] {
         match grpo("", line, &[]) {
             Err(ConfigError::OutOfRange { key: named, .. }) => assert_eq!(named, key),
@@ -285,19 +203,9 @@ fn flags_of_vlm_r1_without_effect_are_taken_and_named() {
     let line = "--deepspeed zero3.json --attn_implementation flash_attention_2 --report_to wandb \
                 --dataset-name not_used --use_vllm False --data_seed 42";
     let resolved = grpo("deepspeed: zero2.json", line, &[]).unwrap();
-    let names: Vec<&str> = resolved
-        .without_effect
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let expected = [
-        "deepspeed",
-        "attn_implementation",
-        "report_to",
-        "dataset_name",
-        "use_vllm",
-        "data_seed",
-    ];
+    let names: Vec<&str> = resolved.without_effect.iter().map(|(name, _)| name.as_str()).collect();
+    let expected =
+        ["deepspeed", "attn_implementation", "report_to", "dataset_name", "use_vllm", "data_seed"];
     assert_eq!(names, expected);
     assert_eq!(resolved.config, config("", "", &[]));
 }
@@ -311,10 +219,7 @@ fn settings_of_lora_without_lora_are_named() {
         names
     };
     let line = "--lora_r 16 --lora_alpha 64";
-    assert_eq!(
-        named("", line, &["lora_vision=true"]),
-        ["lora_r", "lora_alpha", "lora_vision"]
-    );
+    assert_eq!(named("", line, &["lora_vision=true"]), ["lora_r", "lora_alpha", "lora_vision"]);
     assert!(named("", &format!("{line} --use_peft true"), &[]).is_empty());
     // A run's own config.yaml holds all settings; only what differs from the default was meant.
     assert!(named("lora_r: 16\nlora_dropout: 0.05", "", &[]).is_empty());
@@ -323,38 +228,24 @@ fn settings_of_lora_without_lora_are_named() {
 
 #[test]
 fn the_optimizer_has_the_names_of_transformers() {
-    for (line, is_8bit) in [
-        ("", false),
-        ("--optim adamw_hf", false),
-        ("--optim adamw_bnb_8bit", true),
-    ] {
+    for (line, is_8bit) in
+        [("", false), ("--optim adamw_hf", false), ("--optim adamw_bnb_8bit", true)]
+    {
         assert_eq!(config("", line, &[]).optim.is_8bit(), is_8bit, "{line}");
     }
     let said = message("", "--optim sgd", &[]);
-    assert!(
-        said.contains("`optim`") && said.contains("adamw_8bit"),
-        "{said}"
-    );
+    assert!(said.contains("`optim`") && said.contains("adamw_8bit"), "{said}");
 }
 
 #[test]
 fn flags_of_vlm_r1_that_ask_for_what_is_not_built_are_refused() {
     for line in ["--use_vllm True", "--fp16"] {
         let error = grpo("", line, &[]).unwrap_err();
-        assert!(
-            matches!(error, ConfigError::NotBuilt { .. }),
-            "{line}: {error}"
-        );
+        assert!(matches!(error, ConfigError::NotBuilt { .. }), "{line}: {error}");
         assert!(error.to_string().contains("is not built yet"), "{error}");
     }
-    let layers = Layers {
-        flags: &flags("--out o --deepspeed x"),
-        ..Layers::default()
-    };
-    assert!(matches!(
-        resolve::<DemoConfig>(&layers),
-        Err(ConfigError::UnknownKey { .. })
-    ));
+    let layers = Layers { flags: &flags("--out o --deepspeed x"), ..Layers::default() };
+    assert!(matches!(resolve::<DemoConfig>(&layers), Err(ConfigError::UnknownKey { .. })));
 }
 
 #[test]
@@ -366,10 +257,8 @@ fn every_configuration_survives_its_own_yaml() {
     grpo.task_type = Some("none".into());
     grpo.save_strategy = SaveStrategy::No;
     grpo.lr_scheduler_type = LrSchedulerType::CosineWithMinLr;
-    grpo.lr_scheduler_kwargs = Some(SchedulerKwargs {
-        min_lr: Some(1e-9),
-        ..SchedulerKwargs::default()
-    });
+    grpo.lr_scheduler_kwargs =
+        Some(SchedulerKwargs { min_lr: Some(1e-9), ..SchedulerKwargs::default() });
     grpo.resume_from_checkpoint = Resume::From("out/checkpoint-3".into());
     grpo.warmup_steps = 0.25;
     grpo.learning_rate = 3.123e-7;
@@ -380,24 +269,15 @@ fn every_configuration_survives_its_own_yaml() {
         lr_scheduler_type: LrSchedulerType::ConstantWithWarmup,
         ..SftConfig::default()
     });
-    survives(&GenerateConfig {
-        prompt: Some("- a: b".into()),
-        ..GenerateConfig::default()
-    });
+    survives(&GenerateConfig { prompt: Some("- a: b".into()), ..GenerateConfig::default() });
     survives(&LogprobsConfig::default());
-    survives(&RewardConfig {
-        input: Some("rows.jsonl".into()),
-        ..RewardConfig::default()
-    });
+    survives(&RewardConfig { input: Some("rows.jsonl".into()), ..RewardConfig::default() });
     survives(&DemoConfig::default());
 }
 
 fn survives<T: Config + PartialEq + std::fmt::Debug>(config: &T) {
     let yaml = to_yaml(config).unwrap();
-    let layers = Layers {
-        file: Some((Path::new("config.yaml"), &yaml)),
-        ..Layers::default()
-    };
+    let layers = Layers { file: Some((Path::new("config.yaml"), &yaml)), ..Layers::default() };
     let read = resolve::<T>(&layers).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
     assert_eq!(&read.config, config, "{yaml}");
 }
@@ -406,21 +286,14 @@ fn survives<T: Config + PartialEq + std::fmt::Debug>(config: &T) {
 fn only_settings_that_alter_the_run_count_as_changed() {
     let before = config("", "", &[]);
     let yaml = to_yaml(&before).unwrap();
-    let free = config(
-        "",
-        "--output_dir elsewhere --save_steps 5 --num_threads 1",
-        &[],
-    );
+    let free = config("", "--output_dir elsewhere --save_steps 5 --num_threads 1", &[]);
     let file = Path::new("config.yaml");
     assert_eq!(changed_settings(file, &yaml, &free).unwrap(), vec![]);
     let altered = config("", "--beta 0.1 --seed 43", &[]);
     let changes = changed_settings(file, &yaml, &altered).unwrap();
     let keys: Vec<&str> = changes.iter().map(|change| change.key).collect();
     assert_eq!(keys, ["seed", "beta"]);
-    assert_eq!(
-        (&changes[1].before, &changes[1].now),
-        (&0.04.into(), &0.1.into())
-    );
+    assert_eq!((&changes[1].before, &changes[1].now), (&0.04.into(), &0.1.into()));
 }
 
 base::config! {
@@ -457,56 +330,28 @@ impl Validate for Inner {}
 fn sections_are_reached_by_yaml_and_dotted_keys() {
     let yaml = "inner:\n  number: 6\n  needed: a\ncount: 4";
     let file = Some((Path::new("run.yaml"), yaml));
-    let layers = Layers {
-        file,
-        ..Layers::default()
-    };
-    let inner = Inner {
-        number: 6,
-        needed: "a".into(),
-    };
-    assert_eq!(
-        resolve::<Outer>(&layers).unwrap().config,
-        Outer { inner, count: 4 }
-    );
+    let layers = Layers { file, ..Layers::default() };
+    let inner = Inner { number: 6, needed: "a".into() };
+    assert_eq!(resolve::<Outer>(&layers).unwrap().config, Outer { inner, count: 4 });
     let sets = ["inner.number=7".to_owned()];
-    let config = resolve::<Outer>(&Layers {
-        sets: &sets,
-        ..layers
-    })
-    .unwrap()
-    .config;
+    let config = resolve::<Outer>(&Layers { sets: &sets, ..layers }).unwrap().config;
     assert_eq!(config.inner.number, 7);
     let sets = ["inner.numbr=7".to_owned()];
     assert_eq!(
-        resolve::<Outer>(&Layers {
-            sets: &sets,
-            ..layers
-        })
-        .unwrap_err()
-        .to_string(),
+        resolve::<Outer>(&Layers { sets: &sets, ..layers }).unwrap_err().to_string(),
         "`--set inner.numbr=7`: unknown key `inner.numbr`\nhint: did you mean `inner.number`?"
     );
-    let missing = ConfigError::Missing {
-        keys: vec!["inner.needed".into()],
-    };
+    let missing = ConfigError::Missing { keys: vec!["inner.needed".into()] };
     assert_eq!(resolve::<Outer>(&Layers::default()).unwrap_err(), missing);
     let sets = ["inner=7".to_owned()];
-    let error = resolve::<Outer>(&Layers {
-        sets: &sets,
-        ..layers
-    })
-    .unwrap_err();
+    let error = resolve::<Outer>(&Layers { sets: &sets, ..layers }).unwrap_err();
     assert!(matches!(error, ConfigError::WrongType { .. }), "{error}");
 }
 
 #[test]
 fn a_missing_task_lists_the_tasks() {
     let flags = flags("--model m --data_file_paths d --output_dir o");
-    let layers = Layers {
-        flags: &flags,
-        ..Layers::default()
-    };
+    let layers = Layers { flags: &flags, ..Layers::default() };
     let said = resolve::<EvalConfig>(&layers).unwrap_err().to_string();
     let Kind::Choice(tasks) = <EvalTask as base::config::Setting>::KIND else {
         panic!("tasks are words");
@@ -519,20 +364,11 @@ fn a_missing_task_lists_the_tasks() {
 #[test]
 fn declarations_say_what_they_hold() {
     let field = Inner::FIELDS[0];
-    assert_eq!(
-        (field.name, field.kind, field.required),
-        ("number", Kind::Int, false)
-    );
+    assert_eq!((field.name, field.kind, field.required), ("number", Kind::Int, false));
     assert_eq!(field.help, " A number on two lines.");
-    let required: Vec<&str> = GrpoConfig::FIELDS
-        .iter()
-        .filter(|field| field.required)
-        .map(|field| field.name)
-        .collect();
-    assert_eq!(
-        required,
-        ["model_name_or_path", "data_file_paths", "output_dir"]
-    );
+    let required: Vec<&str> =
+        GrpoConfig::FIELDS.iter().filter(|field| field.required).map(|field| field.name).collect();
+    assert_eq!(required, ["model_name_or_path", "data_file_paths", "output_dir"]);
 }
 
 #[test]
@@ -544,18 +380,12 @@ fn a_plan_is_a_run_of_grpo_and_amounts_of_memory() {
         ..PlanConfig::default()
     };
     let amounts = words(&["24GB", "1.5GiB", "3 MB", "2MiB", "17"]).memory_bytes();
-    assert_eq!(
-        amounts.unwrap(),
-        [24_000_000_000, 1_610_612_736, 3_000_000, 2_097_152, 17]
-    );
+    assert_eq!(amounts.unwrap(), [24_000_000_000, 1_610_612_736, 3_000_000, 2_097_152, 17]);
     for bad in ["", "GB", "0", "-1GB", "24TB", "1.2.3GB"] {
         let error = words(&[bad]).memory_bytes().unwrap_err();
         assert!(error.to_string().contains("memory"), "{bad}: {error}");
     }
     let run = words(&[]).grpo().unwrap();
-    let expected = GrpoConfig {
-        num_generations: 5,
-        ..GrpoConfig::default()
-    };
+    let expected = GrpoConfig { num_generations: 5, ..GrpoConfig::default() };
     assert_eq!(run, expected);
 }

@@ -54,14 +54,8 @@ fn what_is_wrong_is_named_with_its_line() {
             "evals.yaml:6: unknown key `data_file_path`\nhint: did you mean `data_file_paths`?",
         ),
         ("b:\n  task: recs\n", "evals.yaml:5: `task`: got `recs`"),
-        (
-            "b:\n  model: other\n",
-            "evals.yaml:5: `model` has no place here: the policy of the run",
-        ),
-        (
-            "b:\n  output-dir: other\n",
-            "evals.yaml:5: `output-dir` has no place here",
-        ),
+        ("b:\n  model: other\n", "evals.yaml:5: `model` has no place here: the policy of the run"),
+        ("b:\n  output-dir: other\n", "evals.yaml:5: `output-dir` has no place here"),
         (
             "b:\n  task: rec\n  data_file_paths: b.json\n  num_samples: 4\n",
             "evals.yaml:4: evaluation `b`: `num_samples`: got 4",
@@ -70,27 +64,17 @@ fn what_is_wrong_is_named_with_its_line() {
         ("b: 3\n", "evals.yaml:4: `b`: got number `3`"),
         ("../b:\n  task: rec\n", "evals.yaml:4: `../b`: got the name"),
         ("rewards:\n  task: rec\n", "`rewards`: got the name"),
-        (
-            "a:\n  task: gui\n",
-            "evals.yaml:4: `a` is there twice, first in line 1",
-        ),
+        ("a:\n  task: gui\n", "evals.yaml:4: `a` is there twice, first in line 1"),
     ] {
         let error = read(&format!("{good}{text}")).unwrap_err();
         assert!(error.contains(expected), "{text}\n{error}");
     }
-    assert!(
-        read("# nothing\n")
-            .unwrap_err()
-            .contains("expected a name for each")
-    );
+    assert!(read("# nothing\n").unwrap_err().contains("expected a name for each"));
 }
 
 fn grpo(more: &str) -> Result<Resolved<GrpoConfig>, ConfigError> {
     let text = format!("model_name_or_path: m\ndata_file_paths: d\noutput_dir: o\n{more}");
-    resolve(&Layers {
-        file: Some((Path::new("run.yaml"), &text)),
-        ..Layers::default()
-    })
+    resolve(&Layers { file: Some((Path::new("run.yaml"), &text)), ..Layers::default() })
 }
 
 #[test]
@@ -118,10 +102,7 @@ fn steps_alone_ask_for_evaluations() {
     assert_eq!(names, ["eval_steps", "eval_config"]);
     for (more, expected) in [
         ("eval_steps: 5", "`eval_steps`: got nothing to evaluate"),
-        (
-            "eval_strategy: steps",
-            "`eval_strategy`: got nothing to evaluate",
-        ),
+        ("eval_strategy: steps", "`eval_strategy`: got nothing to evaluate"),
         ("eval_config: e.yaml", "`eval_config`: got no step"),
         ("eval_steps: 0\neval_config: e.yaml", "`eval_steps`: got 0"),
     ] {

@@ -15,11 +15,7 @@ fn with<T: Config>(
     yaml: &str,
     flags: &[(&str, &str)],
 ) -> Result<Resolved<T>, ConfigError> {
-    let given = [
-        ("model_name_or_path", "m"),
-        ("data_file_paths", "d"),
-        ("output_dir", "o"),
-    ];
+    let given = [("model_name_or_path", "m"), ("data_file_paths", "d"), ("output_dir", "o")];
     let flags = given.iter().chain(flags).map(|(name, value)| {
         let values = value.split_whitespace().map(str::to_owned);
         ((*name).to_owned(), values.collect())
@@ -47,11 +43,8 @@ fn one(command: &str, name: &str, value: &str) -> Result<Vec<String>, ConfigErro
 }
 
 /// Defaults there that are refused here: what they ask for is not what happens.
-const OTHER_DEFAULTS: [(&str, &str); 3] = [
-    ("grpo", "loss_type"),
-    ("grpo", "use_bias_correction_kl"),
-    ("sft", "max_length"),
-];
+const OTHER_DEFAULTS: [(&str, &str); 3] =
+    [("grpo", "loss_type"), ("grpo", "use_bias_correction_kl"), ("sft", "max_length")];
 
 #[test]
 fn every_field_of_the_trainers_is_known_and_its_default_taken() {
@@ -74,10 +67,9 @@ fn every_field_of_the_trainers_is_known_and_its_default_taken() {
         }
         let taken = one(command, name, value);
         match OTHER_DEFAULTS.contains(&(command, name)) {
-            true => assert!(
-                matches!(&taken, Err(ConfigError::NotBuilt { .. })),
-                "{line}: {taken:?}"
-            ),
+            true => {
+                assert!(matches!(&taken, Err(ConfigError::NotBuilt { .. })), "{line}: {taken:?}")
+            }
             false => assert!(taken.is_ok(), "{line}: {}", taken.unwrap_err()),
         }
     }
@@ -86,19 +78,12 @@ fn every_field_of_the_trainers_is_known_and_its_default_taken() {
 
 #[test]
 fn no_foreign_flag_stands_twice_or_hides_a_field() {
-    let tables = [
-        (foreign_to_grpo(), GrpoConfig::FIELDS),
-        (foreign_to_sft(), SftConfig::FIELDS),
-    ];
+    let tables = [(foreign_to_grpo(), GrpoConfig::FIELDS), (foreign_to_sft(), SftConfig::FIELDS)];
     for (foreign, fields) in tables {
         let mut names = BTreeSet::new();
         for foreign in foreign {
             assert!(names.insert(foreign.name), "{}", foreign.name);
-            assert!(
-                fields.iter().all(|field| field.name != foreign.name),
-                "{}",
-                foreign.name
-            );
+            assert!(fields.iter().all(|field| field.name != foreign.name), "{}", foreign.name);
         }
     }
 }
@@ -172,10 +157,7 @@ fn flags_that_are_built_mean_what_they_mean_there() {
     ]);
     let config = config.unwrap().config;
     assert_eq!(config.save_strategy.interval(100), Some(Interval::Epoch));
-    assert_eq!(
-        config.resume_from_checkpoint,
-        Resume::From("out/checkpoint-5".into())
-    );
+    assert_eq!(config.resume_from_checkpoint, Resume::From("out/checkpoint-5".into()));
     assert_eq!(config.lr_scheduler_type, LrSchedulerType::CosineWithMinLr);
     assert_eq!(config.lr_scheduler_kwargs.unwrap().rate(1e-6), Some(0.1));
     assert_eq!((config.max_grad_norm, config.warmup_steps), (0.0, 0.03));
@@ -185,9 +167,7 @@ fn flags_that_are_built_mean_what_they_mean_there() {
     }
     let yaml = "resume_from_checkpoint: true\nlr_scheduler_type: cosine_with_min_lr\n\
                 lr_scheduler_kwargs:\n  min_lr: 1e-7\n";
-    let config = with::<GrpoConfig>(foreign_to_grpo(), yaml, &[])
-        .unwrap()
-        .config;
+    let config = with::<GrpoConfig>(foreign_to_grpo(), yaml, &[]).unwrap().config;
     assert_eq!(config.lr_scheduler_kwargs.unwrap().min_lr, Some(1e-7));
     assert_eq!(Interval::Epoch.steps(7), 7);
     assert_eq!(SaveStrategy::Steps.interval(0), None);
@@ -198,26 +178,15 @@ fn schedules_are_told_what_they_know() {
     for (kind, kwargs, reason) in [
         ("cosine_with_min_lr", "", "got nothing"),
         ("cosine", r#"{"min_lr":1e-7}"#, "cosine_with_min_lr"),
-        (
-            "cosine_with_min_lr",
-            r#"{"min_lr":1}"#,
-            "at most `learning_rate`",
-        ),
-        (
-            "cosine_with_min_lr",
-            r#"{"min_lr":1e-7,"min_lr_rate":0.1}"#,
-            "both",
-        ),
+        ("cosine_with_min_lr", r#"{"min_lr":1}"#, "at most `learning_rate`"),
+        ("cosine_with_min_lr", r#"{"min_lr":1e-7,"min_lr_rate":0.1}"#, "both"),
         ("cosine_with_min_lr", r#"{"num_cycles":2}"#, "`num_cycles`"),
         ("cosine_with_min_lr", "7", "numbers by name"),
     ] {
         let mut flags = vec![("lr_scheduler_type", kind)];
         flags.extend(Some(("lr_scheduler_kwargs", kwargs)).filter(|_| !kwargs.is_empty()));
         let said = grpo(&flags).unwrap_err().to_string();
-        assert!(
-            said.contains("lr_scheduler_kwargs") && said.contains(reason),
-            "{said}"
-        );
+        assert!(said.contains("lr_scheduler_kwargs") && said.contains(reason), "{said}");
     }
     assert!(grpo(&[("lr_scheduler_kwargs", "{}")]).is_ok());
     for bad in ["-1", "1.5"] {
@@ -255,24 +224,12 @@ fn absurd_numbers_are_refused_by_name_with_the_bound() {
         ("num_generations", "10000000", "at most 65536"),
         ("lora_r", "1000000", "at most 4096"),
         ("gradient_accumulation_steps", "4294967296", "at most 65536"),
-        (
-            "per_device_train_batch_size",
-            "18446744073709551615",
-            "at most 65536",
-        ),
+        ("per_device_train_batch_size", "18446744073709551615", "at most 65536"),
         ("num_threads", "4294967297", "at most 1024"),
         ("dataloader_num_workers", "100000", "at most 1024"),
-        (
-            "max_completion_length",
-            "9223372036854775807",
-            "at most 1048576",
-        ),
+        ("max_completion_length", "9223372036854775807", "at most 1048576"),
         ("max_steps", "9223372036854775807", "at most 1000000000"),
-        (
-            "save_steps",
-            "18446744073709551615",
-            "at most 9007199254740992",
-        ),
+        ("save_steps", "18446744073709551615", "at most 9007199254740992"),
         ("min_pixels", "999999999999", "at most 67108864"),
         ("temperature", "1e-300", "at least 0.000001"),
         ("temperature", "1e300", "at most 1000000"),
@@ -283,15 +240,9 @@ fn absurd_numbers_are_refused_by_name_with_the_bound() {
     ] {
         let error = grpo(&[("max_pixels", "1000000000000"), (name, value)]).unwrap_err();
         let said = error.to_string();
-        assert!(
-            said.starts_with(&format!("`{name}`: got ")) && said.contains(bound),
-            "{said}"
-        );
+        assert!(said.starts_with(&format!("`{name}`: got ")) && said.contains(bound), "{said}");
     }
-    let both = [
-        ("per_device_train_batch_size", "65536"),
-        ("gradient_accumulation_steps", "65536"),
-    ];
+    let both = [("per_device_train_batch_size", "65536"), ("gradient_accumulation_steps", "65536")];
     let said = grpo(&both).unwrap_err().to_string();
     assert!(said.contains("at most 1048576 rows in a step"), "{said}");
     for (name, value) in [
@@ -307,37 +258,16 @@ fn absurd_numbers_are_refused_by_name_with_the_bound() {
 #[test]
 fn yaml_that_is_wrong_is_told_in_our_words() {
     for (yaml, expected) in [
-        (
-            "beta: 1\nseed: 2\nbeta: 2",
-            "run.yaml:3: `beta` is there twice, first in line 1",
-        ),
+        ("beta: 1\nseed: 2\nbeta: 2", "run.yaml:3: `beta` is there twice, first in line 1"),
         ("num-generations: 4\nnum_generations: 8", "is the same"),
-        (
-            "beta: 1\n\tseed: 2",
-            "run.yaml:2: the line begins with a tab, expected spaces",
-        ),
-        (
-            "- a\n- b",
-            "run.yaml: got a list, expected lines `key: value`",
-        ),
+        ("beta: 1\n\tseed: 2", "run.yaml:2: the line begins with a tab, expected spaces"),
+        ("- a\n- b", "run.yaml: got a list, expected lines `key: value`"),
         ("just text", "expected lines `key: value`"),
-        (
-            "beta: .inf",
-            "run.yaml:1: got `.inf`, expected a finite number",
-        ),
-        (
-            "beta: 1\n---\nbeta: 2",
-            "got several documents (`---`), expected one",
-        ),
+        ("beta: .inf", "run.yaml:1: got `.inf`, expected a finite number"),
+        ("beta: 1\n---\nbeta: 2", "got several documents (`---`), expected one"),
         ("beta: [1", "not YAML"),
-        (
-            "beta: *nowhere",
-            "run.yaml:1: not YAML: alias references unknown anchor",
-        ),
-        (
-            "beta: [1, 2]",
-            "`beta`: got a list, expected a finite number",
-        ),
+        ("beta: *nowhere", "run.yaml:1: not YAML: alias references unknown anchor"),
+        ("beta: [1, 2]", "`beta`: got a list, expected a finite number"),
         ("beta: {a: 1}", "`beta`: got a mapping"),
         ("training:\n  beta: 1", "run.yaml:1: unknown key `training`"),
     ] {

@@ -33,10 +33,8 @@ pub(crate) fn folder_with_steps(dir: &Path, steps: std::ops::RangeInclusive<u64>
 }
 
 pub(crate) fn event_files(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir.join("tensorboard"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(dir.join("tensorboard")).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
 }
@@ -52,11 +50,7 @@ pub(crate) fn points(dir: &Path) -> Vec<(String, u64, f32)> {
 
 pub(crate) fn metric_steps(dir: &Path) -> Vec<u64> {
     let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    let step = |line: &str| {
-        serde_json::from_str::<Value>(line).unwrap()["step"]
-            .as_u64()
-            .unwrap()
-    };
+    let step = |line: &str| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap();
     text.lines().map(step).collect()
 }
 
@@ -81,12 +75,7 @@ pub(crate) fn index(dir: &Path) -> Vec<[u64; 3]> {
 }
 
 pub(crate) fn append(path: &Path, bytes: &[u8]) {
-    OpenOptions::new()
-        .append(true)
-        .open(path)
-        .unwrap()
-        .write_all(bytes)
-        .unwrap();
+    OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
 }
 
 #[test]
@@ -95,11 +84,7 @@ fn a_folder_has_one_holder() {
     let run = RunFolder::open(dir.path()).unwrap();
     let error = RunFolder::open(dir.path()).unwrap_err();
     assert!(matches!(error, RunError::Locked { pid: Some(pid), .. } if pid == std::process::id()));
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("in use by process {}", std::process::id()))
-    );
+    assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())));
     drop(run);
     RunFolder::open(dir.path()).unwrap();
 }
@@ -111,12 +96,8 @@ fn a_step_is_one_line_and_one_point_a_number() {
     let text = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
     let first = r#"{"step":1,"reward":0.5,"secs":{"total":1.5},"note":"x"}"#;
     assert_eq!(text.lines().next().unwrap(), first);
-    let expected = [
-        ("reward", 1, 0.5),
-        ("secs/total", 1, 1.5),
-        ("reward", 2, 1.0),
-        ("secs/total", 2, 1.5),
-    ];
+    let expected =
+        [("reward", 1, 0.5), ("secs/total", 1, 1.5), ("reward", 2, 1.0), ("secs/total", 2, 1.5)];
     assert_eq!(
         points(dir.path()),
         expected.map(|(tag, step, value)| (tag.to_owned(), step, value))
@@ -135,11 +116,7 @@ fn later_steps_are_cut_off_and_the_run_goes_on() {
     assert_eq!(metric_steps(dir.path()), [1, 2, 3, 4]);
     assert_eq!(
         rollouts(dir.path()),
-        [
-            "step_000001.jsonl",
-            "step_000002.jsonl",
-            "step_000003.jsonl"
-        ]
+        ["step_000001.jsonl", "step_000002.jsonl", "step_000003.jsonl"]
     );
     let rewards: Vec<(u64, f32)> = points(dir.path())
         .into_iter()
@@ -161,10 +138,7 @@ fn bad_steps_after_the_checkpoint_are_cut_off() {
         let lines = [json!({"step": step}), json!({"completion": "x"})];
         assert_eq!(run.log_bad_step(step, &lines).unwrap(), file(step));
     }
-    assert_eq!(
-        fs::read_to_string(file(2)).unwrap(),
-        "{\"step\":2}\n{\"completion\":\"x\"}\n"
-    );
+    assert_eq!(fs::read_to_string(file(2)).unwrap(), "{\"step\":2}\n{\"completion\":\"x\"}\n");
     drop(run);
     let torn = dir.path().join("bad_steps/.tmp-step_000005.jsonl");
     fs::write(&torn, "{").unwrap();
@@ -207,30 +181,16 @@ fn a_checkpoint_is_whole_or_not_there() {
         fs::create_dir(pending.path().join("trainer_state")).unwrap();
         fs::write(pending.path().join("trainer_state/a"), step.to_string()).unwrap();
         assert!(!dir.path().join(format!("checkpoint-{step}")).exists());
-        assert_eq!(
-            pending.commit().unwrap(),
-            dir.path().join(format!("checkpoint-{step}"))
-        );
+        assert_eq!(pending.commit().unwrap(), dir.path().join(format!("checkpoint-{step}")));
     }
     let abandoned = run.begin_checkpoint(11).unwrap();
     let path = abandoned.path().to_owned();
     drop(abandoned);
     assert!(!path.exists());
-    assert_eq!(
-        run.latest_checkpoint().unwrap(),
-        Some((10, dir.path().join("checkpoint-10")))
-    );
-    assert_eq!(
-        fs::read_to_string(dir.path().join("checkpoint-10/trainer_state/a")).unwrap(),
-        "10"
-    );
+    assert_eq!(run.latest_checkpoint().unwrap(), Some((10, dir.path().join("checkpoint-10"))));
+    assert_eq!(fs::read_to_string(dir.path().join("checkpoint-10/trainer_state/a")).unwrap(), "10");
     run.prune_checkpoints(2).unwrap();
-    let steps: Vec<u64> = run
-        .checkpoints()
-        .unwrap()
-        .into_iter()
-        .map(|(step, _)| step)
-        .collect();
+    let steps: Vec<u64> = run.checkpoints().unwrap().into_iter().map(|(step, _)| step).collect();
     assert_eq!(steps, [9, 10]);
 }
 
@@ -253,10 +213,7 @@ fn a_checkpoint_puts_the_rollouts_before_it_on_the_disk() {
     fs::remove_file(file(4)).unwrap();
     std::os::unix::fs::symlink("/dev/null", file(4)).unwrap();
     let error = run.begin_checkpoint(4).unwrap_err();
-    assert!(
-        matches!(&error, RunError::Io { path, .. } if *path == file(4)),
-        "{error}"
-    );
+    assert!(matches!(&error, RunError::Io { path, .. } if *path == file(4)), "{error}");
 }
 
 #[test]
@@ -296,10 +253,7 @@ fn config_environment_and_log_are_written() {
     drop(run);
     RunFolder::open(dir.path()).unwrap().log_line("two");
     let log = fs::read_to_string(dir.path().join("log.txt")).unwrap();
-    let words: Vec<&str> = log
-        .lines()
-        .map(|line| line.split_once("Z ").unwrap().1)
-        .collect();
+    let words: Vec<&str> = log.lines().map(|line| line.split_once("Z ").unwrap().1).collect();
     assert_eq!(words, ["one", "two"]);
 }
 
@@ -307,15 +261,8 @@ fn config_environment_and_log_are_written() {
 fn event_files_of_one_second_do_not_collide() {
     let dir = TempDir::new().unwrap();
     for value in [1.0, 2.0] {
-        let scalar = Scalar {
-            tag: "a/b".into(),
-            step: 300,
-            value,
-        };
-        EventFile::create(dir.path())
-            .unwrap()
-            .write(&[scalar])
-            .unwrap();
+        let scalar = Scalar { tag: "a/b".into(), step: 300, value };
+        EventFile::create(dir.path()).unwrap().write(&[scalar]).unwrap();
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
@@ -357,10 +304,7 @@ fn evaluations_are_whole_and_go_with_the_lines_of_their_steps() {
     assert!(folder(2).join("val/summary.json").exists() && !folder(4).exists());
     // The checkpoint of a step that was not evaluated to the end: its rollouts stand.
     append(&dir.path().join("metrics.jsonl"), b"{\"step\":7,\"re\xff");
-    assert_eq!(
-        [2, 3, 7].map(|step| run.is_logged(step).unwrap()),
-        [true, true, false]
-    );
+    assert_eq!([2, 3, 7].map(|step| run.is_logged(step).unwrap()), [true, true, false]);
     run.cut_back_to_unlogged(2).unwrap();
     assert_eq!(metric_steps(dir.path()), [1]);
     assert_eq!(rollouts(dir.path()).len(), 2);
@@ -377,10 +321,7 @@ fn the_index_has_a_line_for_each_group_and_leads_to_its_completions() {
     run.log_rollouts(2, &[], None).unwrap();
     run.log_rollouts(3, &groups[..1], None).unwrap();
     let lines = fs::read_to_string(dir.path().join("rollouts/index.jsonl")).unwrap();
-    assert!(
-        lines.starts_with("{\"step\":1,\"group\":0,\"offset\":0,\"n\":2}\n"),
-        "{lines}"
-    );
+    assert!(lines.starts_with("{\"step\":1,\"group\":0,\"offset\":0,\"n\":2}\n"), "{lines}");
     let index = index(dir.path());
     assert_eq!(index, [[1, 0, 0], [1, 1, 38], [1, 2, 38], [3, 0, 0]]);
     let file = fs::read_to_string(dir.path().join("rollouts/step_000001.jsonl")).unwrap();
@@ -390,12 +331,7 @@ fn the_index_has_a_line_for_each_group_and_leads_to_its_completions() {
 /// Neither a line of a step that is done again, nor two of one, nor a part of one.
 #[test]
 fn the_index_goes_back_with_the_run() {
-    for (torn, done) in [
-        ("", 2),
-        ("{\"step\":4,\"gro", 2),
-        ("", 0),
-        ("{\"step\":4}\n", 3),
-    ] {
+    for (torn, done) in [("", 2), ("{\"step\":4,\"gro", 2), ("", 0), ("{\"step\":4}\n", 3)] {
         let dir = TempDir::new().unwrap();
         drop(folder_with_steps(dir.path(), 1..=3));
         append(&dir.path().join("rollouts/index.jsonl"), torn.as_bytes());
@@ -427,8 +363,7 @@ fn few_files_of_rollouts_are_kept_and_all_of_the_index() {
     let dir = TempDir::new().unwrap();
     let mut run = folder_with_steps(dir.path(), 1..=5);
     let log = |run: &mut RunFolder, step, keep| {
-        run.log_rollouts(step, &[group(&["x"])], Some(keep))
-            .unwrap();
+        run.log_rollouts(step, &[group(&["x"])], Some(keep)).unwrap();
     };
     let steps = |dir: &Path| -> Vec<u64> {
         let names = rollouts(dir).into_iter();

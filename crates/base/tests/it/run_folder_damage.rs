@@ -14,9 +14,8 @@ use crate::run_folder::{
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -100,12 +99,7 @@ fn a_broken_event_costs_no_other() {
 
 #[test]
 fn nothing_in_the_place_of_a_by_product_blocks() {
-    let by_products = [
-        "metrics.jsonl",
-        "alerts.jsonl",
-        "log.txt",
-        "rollouts/index.jsonl",
-    ];
+    let by_products = ["metrics.jsonl", "alerts.jsonl", "log.txt", "rollouts/index.jsonl"];
     let folders = ["rollouts", "tensorboard", "bad_steps", "eval"];
     type Put = fn(&Path);
     let kinds: [Put; 5] = [
@@ -281,12 +275,7 @@ fn what_only_looks_like_a_checkpoint_is_none_and_in_nobodys_way() {
     for name in ["checkpoint-", "checkpoint-x", "checkpoint-99999"] {
         fs::create_dir(at(name)).unwrap();
     }
-    for name in [
-        "checkpoint-007",
-        "checkpoint-+7",
-        "checkpoint-1e3",
-        "old-checkpoint-7",
-    ] {
+    for name in ["checkpoint-007", "checkpoint-+7", "checkpoint-1e3", "old-checkpoint-7"] {
         checkpoint(&at(name));
     }
     fs::write(at("checkpoint-8"), "a file").unwrap();
@@ -343,9 +332,7 @@ fn only_what_a_run_leaves_unfinished_is_removed() {
     }
     fs::write(dir.path().join(".tmp-notes"), "mine").unwrap();
     drop(RunFolder::open(dir.path()).unwrap());
-    let left: Vec<String> = names(dir.path())
-        .into_iter()
-        .filter(|name| name.starts_with(".tmp-"))
-        .collect();
+    let left: Vec<String> =
+        names(dir.path()).into_iter().filter(|name| name.starts_with(".tmp-")).collect();
     assert_eq!(left, [".tmp-notes"]);
 }

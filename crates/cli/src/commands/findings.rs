@@ -45,27 +45,16 @@ impl Findings {
         let told = self.0.iter().map(|error| describe(error.as_ref()));
         let told: Vec<String> = told.collect();
         let problems = count(told.len() as u64, "problem");
-        bail!(
-            "{problems} keep the work from beginning\n{}",
-            told.join("\n")
-        )
+        bail!("{problems} keep the work from beginning\n{}", told.join("\n"))
     }
 }
 
 macro_rules! check_common {
     ($findings:ident, $config:ident, $thinks:expr, $methods:expr) => {{
         let c = $config;
-        $findings.note(template(
-            &c.question_template,
-            c.task_type.as_deref(),
-            $thinks,
-        ));
+        $findings.note(template(&c.question_template, c.task_type.as_deref(), $thinks));
         $findings.note(parse_device(&c.device));
-        check_model(
-            &mut $findings,
-            &c.model_name_or_path,
-            c.model_revision.as_deref(),
-        );
+        check_model(&mut $findings, &c.model_name_or_path, c.model_revision.as_deref());
         let folders = c.image_folders.as_deref();
         check_files(&mut $findings, "", &c.data_file_paths, folders, $methods);
         check_output(&mut $findings, Path::new(&c.output_dir));
@@ -81,10 +70,7 @@ macro_rules! check_common {
             && folder.exists()
             && !folder.is_dir()
         {
-            $findings.say(format!(
-                "`feature_cache_dir`: `{}` is not a folder",
-                folder.display()
-            ));
+            $findings.say(format!("`feature_cache_dir`: `{}` is not a folder", folder.display()));
         }
         check_evaluations(&mut $findings, &Run::from(c));
     }};
@@ -134,11 +120,7 @@ pub fn check_plan(config: &PlanConfig) -> Result<()> {
 pub fn check_eval(config: &EvalConfig) -> Result<()> {
     let mut findings = Findings::default();
     if !config.compare.is_empty() {
-        for folder in config
-            .compare
-            .iter()
-            .filter(|folder| !Path::new(folder).is_dir())
-        {
+        for folder in config.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
             findings.say(format!("`compare`: no folder `{folder}`"));
         }
         return findings.done();
@@ -151,17 +133,8 @@ pub fn check_eval(config: &EvalConfig) -> Result<()> {
     findings.note(parse_device(&config.device));
     let questions = config.data_file_paths.as_deref().unwrap_or_default();
     let folders = config.image_folders.as_deref();
-    check_files(
-        &mut findings,
-        "",
-        questions,
-        folders,
-        config.reward_method.as_deref(),
-    );
-    check_output(
-        &mut findings,
-        Path::new(config.output_dir.as_deref().unwrap_or_default()),
-    );
+    check_files(&mut findings, "", questions, folders, config.reward_method.as_deref());
+    check_output(&mut findings, Path::new(config.output_dir.as_deref().unwrap_or_default()));
     findings.done()
 }
 
@@ -180,10 +153,7 @@ fn check_model(findings: &mut Findings, name: &str, revision: Option<&str>) {
     let is_weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
     let mut files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
     if !files.any(|file| is_weights(&file.path())) {
-        findings.say(format!(
-            "model `{name}`: no `*.safetensors` in {}",
-            folder.display()
-        ));
+        findings.say(format!("model `{name}`: no `*.safetensors` in {}", folder.display()));
     }
 }
 
@@ -202,17 +172,13 @@ fn check_files(
         match std::fs::File::open(&file.path) {
             Err(error) => findings.say(format!("{of}`data_file_paths`: `{path}`: {error}")),
             Ok(_) if file.path.is_dir() => {
-                findings.say(format!(
-                    "{of}`data_file_paths`: `{path}` is a folder, expected a file"
-                ));
+                findings
+                    .say(format!("{of}`data_file_paths`: `{path}` is a folder, expected a file"));
             }
             Ok(_) => {}
         }
         if let Some(folder) = file.image_folder.filter(|folder| !folder.is_dir()) {
-            findings.say(format!(
-                "{of}`image_folders`: no folder `{}`",
-                folder.display()
-            ));
+            findings.say(format!("{of}`image_folders`: no folder `{}`", folder.display()));
         }
     }
 }
@@ -226,10 +192,7 @@ fn check_output(findings: &mut Findings, folder: &Path) {
     }
     let place = place.filter(|path| *path != Path::new(""));
     if let Some(path) = place.filter(|path| !path.is_dir()) {
-        findings.say(format!(
-            "`output_dir`: `{}` is not a folder",
-            path.display()
-        ));
+        findings.say(format!("`output_dir`: `{}` is not a folder", path.display()));
         return;
     }
     let lock = folder.join(".lock");
@@ -244,12 +207,7 @@ fn check_output(findings: &mut Findings, folder: &Path) {
 fn check_evaluations(findings: &mut Findings, run: &Run<'_>) {
     let evaluations = findings.note(run.read_evaluations()).unwrap_or_default();
     for named in evaluations {
-        let EvalConfig {
-            data_file_paths,
-            image_folders,
-            reward_method,
-            ..
-        } = &named.config;
+        let EvalConfig { data_file_paths, image_folders, reward_method, .. } = &named.config;
         check_files(
             findings,
             &format!("evaluation `{}`: ", named.name),

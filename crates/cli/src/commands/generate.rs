@@ -26,9 +26,7 @@ const CHUNK_ROWS: usize = 64;
 pub fn generate(config: &GenerateConfig) -> Result<()> {
     let questions = questions(config)?;
     let mut shown = match config.output.is_none() && !config.json {
-        true => Shown::Texts {
-            is_one: questions.len() * config.num_generations == 1,
-        },
+        true => Shown::Texts { is_one: questions.len() * config.num_generations == 1 },
         false => Shown::Rows(Output::open(config.output.as_deref())?),
     };
     let stop = signals::stop_flag("stopping")?;
@@ -46,17 +44,8 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
         for (index, question) in questions.iter().enumerate() {
             let prompt = model.prompt(&question.text, &question.images, &question.place)?;
             let prompt_index = (chunk * CHUNK_ROWS + index) as u64;
-            let key = DrawKey {
-                seed: config.seed,
-                step: 0,
-                prompt: prompt_index,
-                completion: 0,
-            };
-            requests.push(Request {
-                prompt,
-                num_completions: config.num_generations,
-                key,
-            });
+            let key = DrawKey { seed: config.seed, step: 0, prompt: prompt_index, completion: 0 };
+            requests.push(Request { prompt, num_completions: config.num_generations, key });
         }
         let generation = sampler.generate(&requests, &mut |_, _, _| {}, &|| stop.is_raised())?;
         for ((question, request), completions) in
@@ -127,12 +116,7 @@ fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
         let mut notices = Notices::new(rows::ASKED, config.apply_exif);
         notices.look(&place, &Map::new(), &[("prompt", prompt.as_str())], &images);
         notices.say();
-        return Ok(vec![Question {
-            place,
-            text: prompt.clone(),
-            images,
-            columns: Map::new(),
-        }]);
+        return Ok(vec![Question { place, text: prompt.clone(), images, columns: Map::new() }]);
     }
     let input = config.input.as_deref().unwrap_or_default();
     let folder = Images::of(config.image_folder.as_deref(), input, config.follow_links);
@@ -144,18 +128,8 @@ fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
         let images = images.iter().map(|name| folder.path(name, &row.place));
         let images: Vec<PathBuf> = images.collect::<Result<_>>()?;
         let text = row.text("prompt")?.to_owned();
-        notices.look(
-            &row.place,
-            &row.columns,
-            &[("prompt", text.as_str())],
-            &images,
-        );
-        Ok(Question {
-            images,
-            text,
-            place: row.place,
-            columns: row.columns,
-        })
+        notices.look(&row.place, &row.columns, &[("prompt", text.as_str())], &images);
+        Ok(Question { images, text, place: row.place, columns: row.columns })
     };
     let questions = rows::read(input)?.into_iter().map(&mut question);
     let questions = questions.collect::<Result<_>>()?;

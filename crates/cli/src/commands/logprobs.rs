@@ -23,10 +23,7 @@ fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Images) -> Result<Not
         notices.look_at_lost(&row.place, &row.lost);
         row.refuse_hidden_media(&rows::ANSWERED)?;
         let images = images(row, folder)?;
-        let texts = [
-            ("prompt", row.text("prompt")?),
-            ("completion", row.text("completion")?),
-        ];
+        let texts = [("prompt", row.text("prompt")?), ("completion", row.text("completion")?)];
         notices.look(&row.place, &row.columns, &texts, &images);
     }
     Ok(notices)
@@ -44,11 +41,7 @@ fn images(row: &Row, folder: &Images) -> Result<Vec<PathBuf>> {
 /// Where a row, an image or the model cannot be used.
 pub fn logprobs(config: &LogprobsConfig) -> Result<()> {
     let rows = rows::read(&config.input)?;
-    let folder = Images::of(
-        config.image_folder.as_deref(),
-        &config.input,
-        config.follow_links,
-    );
+    let folder = Images::of(config.image_folder.as_deref(), &config.input, config.follow_links);
     notices(config, &rows, &folder)?.say();
     let mut output = Output::open(config.output.as_deref())?;
     let model = Model::load(config)?;

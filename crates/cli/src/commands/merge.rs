@@ -18,18 +18,12 @@ use crate::hub;
 pub fn merge(config: &MergeConfig) -> Result<()> {
     let target = Path::new(&config.output_dir);
     if target.exists() {
-        bail!(
-            "`{}` exists\nhint: give the name of a new folder",
-            target.display()
-        );
+        bail!("`{}` exists\nhint: give the name of a new folder", target.display());
     }
     let folder = hub::model_folder(&config.adapter, config.model_revision.as_deref())?;
     let adapter = SavedAdapter::read(&folder)?;
-    let base = hub::base_folder(
-        &adapter,
-        config.base_model.as_deref(),
-        config.model_revision.as_deref(),
-    )?;
+    let base =
+        hub::base_folder(&adapter, config.base_model.as_deref(), config.model_revision.as_deref())?;
     let io = |path: &Path| format!("{}", path.display());
     let name = target.file_name().context("`output_dir` has no name")?;
     let beside = target.with_file_name(format!(".{}.part", name.to_string_lossy()));

@@ -26,12 +26,8 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     run.model_name_or_path = folder_or_name(&run.model_name_or_path)?;
     let folder = hub::description_folder(&run.model_name_or_path, run.model_revision.as_deref())?;
     let inputs = plan_inputs(&run, &folder)?;
-    let mut available: Vec<(String, u64)> = config
-        .memory
-        .iter()
-        .cloned()
-        .zip(config.memory_bytes()?)
-        .collect();
+    let mut available: Vec<(String, u64)> =
+        config.memory.iter().cloned().zip(config.memory_bytes()?).collect();
     if available.is_empty() {
         if inputs.device.is_cuda() {
             bail!("the memory of a GPU is not known\nhint: say it, as --memory 24GiB");
@@ -56,10 +52,7 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
 
 /// What is trained three ways, and for each the run's other settings.
 fn choices(inputs: &PlanInputs) -> [(&'static str, Choice); 3] {
-    let with = |trained| Choice {
-        trained,
-        ..inputs.choice
-    };
+    let with = |trained| Choice { trained, ..inputs.choice };
     [
         ("full", with(Trained::Full)),
         ("frozen tower", with(Trained::FrozenVision)),
@@ -86,34 +79,19 @@ fn print_load(inputs: &PlanInputs) {
     let choice = inputs.choice;
     let (kind, kept) = (
         if choice.bf16 { "bf16" } else { "f32" },
-        if choice.recompute {
-            "recomputed"
-        } else {
-            "kept"
-        },
+        if choice.recompute { "recomputed" } else { "kept" },
     );
     let trained = match choice.trained {
         Trained::Full => "all weights",
         Trained::FrozenVision => "all but the vision tower",
         Trained::Lora { .. } => "LoRA adapters",
     };
-    let moments = if choice.in_8bit {
-        "moments in 8 bits, "
-    } else {
-        ""
-    };
+    let moments = if choice.in_8bit { "moments in 8 bits, " } else { "" };
     let places = [
-        (
-            choice.offload_optimizer,
-            "masters, moments and gradient sums",
-        ),
+        (choice.offload_optimizer, "masters, moments and gradient sums"),
         (choice.offload_reference, "reference"),
     ];
-    let away: Vec<&str> = places
-        .iter()
-        .filter(|(is, _)| *is)
-        .map(|(_, what)| *what)
-        .collect();
+    let away: Vec<&str> = places.iter().filter(|(is, _)| *is).map(|(_, what)| *what).collect();
     let away = match away.as_slice() {
         [] => String::new(),
         what => format!("; in host memory: {}", what.join(", ")),
@@ -154,23 +132,13 @@ fn print_memory(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3]) {
         print_row(name, &plans.map(|plan| mebibytes(of(&plan))));
     }
     print_row("peak", &plans.map(|plan| mebibytes(plan.peak)));
-    let other = choices.map(|(_, choice)| Choice {
-        recompute: !choice.recompute,
-        ..choice
-    });
+    let other = choices.map(|(_, choice)| Choice { recompute: !choice.recompute, ..choice });
     let peaks = other.map(|choice| memory(&inputs.shape, choice, batch, &inputs.sampled).peak);
-    let name = if inputs.choice.recompute {
-        "peak, activations kept"
-    } else {
-        "peak, recomputed"
-    };
+    let name = if inputs.choice.recompute { "peak, activations kept" } else { "peak, recomputed" };
     print_row(name, &peaks.map(mebibytes));
     if plans.iter().any(|plan| plan.host > 0) {
         // On a CPU both are one memory; a plan may be made for another machine.
-        print_row(
-            "in host memory besides",
-            &plans.map(|plan| mebibytes(plan.host)),
-        );
+        print_row("in host memory besides", &plans.map(|plan| mebibytes(plan.host)));
     }
 }
 
@@ -198,10 +166,7 @@ fn print_rollouts(inputs: &PlanInputs) {
     let rollouts = inputs.rollouts;
     let which = match rollouts.steps_kept == inputs.steps {
         true => format!("all {} steps", inputs.steps),
-        false => format!(
-            "the newest {} of {} steps",
-            rollouts.steps_kept, inputs.steps
-        ),
+        false => format!("the newest {} of {} steps", rollouts.steps_kept, inputs.steps),
     };
     base::print_data!(
         "rollouts on disk: at most {} MiB for {which} (4 bytes a token), and {} MiB for their index",
@@ -233,10 +198,7 @@ fn print_fits(
     for (name, bytes) in available {
         for (how, recompute) in [("kept", false), ("recomputed", true)] {
             let cells = choices.map(|(_, choice)| {
-                let choice = Choice {
-                    recompute,
-                    ..choice
-                };
+                let choice = Choice { recompute, ..choice };
                 fit(inputs, choice, *bytes)
             });
             print_row(&format!("{name}, {how}"), &cells);
@@ -263,11 +225,7 @@ fn print_time(
     let (probe, start) = (inputs.probe(), Instant::now());
     let [full, frozen, lora] = choices.map(|(_, choice)| choice);
     let costs = probe.costs(full)?;
-    let costs = [
-        (full, costs),
-        (frozen, costs.with_frozen_tower()),
-        (lora, probe.costs(lora)?),
-    ];
+    let costs = [(full, costs), (frozen, costs.with_frozen_tower()), (lora, probe.costs(lora)?)];
     let (tried, layers) = probe.layers();
     base::print_data!(
         "\nprobe: {:.1} s, with {tried} of {layers} text layers; a token of {} takes {:.1} ms",
@@ -298,13 +256,7 @@ fn host_memory() -> Result<u64> {
     let kib = text
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| {
-            rest.trim()
-                .trim_end_matches("kB")
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
         .with_context(|| format!("{path}: no `MemTotal`\nhint: say it, as --memory 24GiB"))?;
     Ok(kib * 1024)
 }

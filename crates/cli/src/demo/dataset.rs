@@ -15,10 +15,8 @@ use serde_json::{Value, json};
 use tiny::scenes::{Clue, Expression, Scene, Shape};
 
 /// VLM-R1's question about a region, before and after what it describes.
-pub const QUESTION: [&str; 2] = [
-    "Please provide the bounding box coordinate of the region this sentence describes: ",
-    ".",
-];
+pub const QUESTION: [&str; 2] =
+    ["Please provide the bounding box coordinate of the region this sentence describes: ", "."];
 
 /// Of how many cold-start answers to questions by look, place and size keep the demanded form.
 ///
@@ -85,18 +83,11 @@ impl Dataset {
         let train = drawer.part("train", sizes.train_scenes, 1)?;
         write_rows(&dataset.train, &train, bare)?;
         write_rows(&dataset.train_answers, &train, demanded)?;
-        let cold_start = drawer.part(
-            "cold_start",
-            sizes.cold_start_scenes,
-            sizes.cold_start_questions,
-        )?;
+        let cold_start =
+            drawer.part("cold_start", sizes.cold_start_scenes, sizes.cold_start_questions)?;
         write_rows(&dataset.cold_start, &cold_start, |question| {
             let keeps_form = drawer.rng.random_bool(FORM_SHARES[question.clue as usize]);
-            if keeps_form {
-                demanded(question)
-            } else {
-                bare(question)
-            }
+            if keeps_form { demanded(question) } else { bare(question) }
         })?;
         Ok(dataset)
     }
@@ -125,10 +116,7 @@ impl Drawer<'_> {
         num_scenes: usize,
         num_questions: usize,
     ) -> Result<Vec<Question>> {
-        ensure!(
-            num_scenes > 0 && num_questions > 0,
-            "`{name}`: no scenes or no questions to draw"
-        );
+        ensure!(num_scenes > 0 && num_questions > 0, "`{name}`: no scenes or no questions to draw");
         let folder = self.images.join(name);
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let mut questions = Vec::new();
@@ -136,13 +124,9 @@ impl Drawer<'_> {
             let scene = self.new_scene();
             let image = format!("{name}/{index:05}.png");
             let path = self.images.join(&image);
-            scene
-                .render()
-                .save(&path)
-                .with_context(|| path.display().to_string())?;
-            for (number, expression) in choose(&scene, num_questions, &mut self.rng)
-                .into_iter()
-                .enumerate()
+            scene.render().save(&path).with_context(|| path.display().to_string())?;
+            for (number, expression) in
+                choose(&scene, num_questions, &mut self.rng).into_iter().enumerate()
             {
                 questions.push(Question {
                     id: format!("{name}-{index:05}-{number}"),
@@ -241,9 +225,7 @@ mod tests {
 
     fn rows(file: &Path) -> Vec<Value> {
         let text = fs::read_to_string(file).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn picture(dataset: &Dataset, row: &Value) -> Vec<u8> {
@@ -276,10 +258,7 @@ mod tests {
     #[test]
     fn a_seed_fixes_every_byte() {
         let ((_a, a), (_b, b), (_c, c)) = (write(5), write(5), write(6));
-        for part in [
-            |d: &Dataset| d.test.clone(),
-            |d: &Dataset| d.cold_start.clone(),
-        ] {
+        for part in [|d: &Dataset| d.test.clone(), |d: &Dataset| d.cold_start.clone()] {
             assert_eq!(fs::read(part(&a)).unwrap(), fs::read(part(&b)).unwrap());
             assert_ne!(fs::read(part(&a)).unwrap(), fs::read(part(&c)).unwrap());
         }
@@ -294,19 +273,13 @@ mod tests {
         let [images, test] =
             [&dataset.images, &dataset.test].map(|p| p.to_str().unwrap().to_owned());
         let files = data::rows::DataFiles::from_lists(&test, Some(&images), None).unwrap();
-        let checks = data::row::RowChecks {
-            expect_box: true,
-            ..Default::default()
-        };
+        let checks = data::row::RowChecks { expect_box: true, ..Default::default() };
         let report = data::rows::load_rows(&files, &checks, data::rows::OnBadRow::Stop).unwrap();
         assert_eq!(report.rows.len(), 60);
         let first = &report.rows[0];
         assert!(first.problem.starts_with(QUESTION[0]), "{}", first.problem);
         let columns = &first.columns["conversations"][1]["value"];
-        assert_eq!(
-            first.solution,
-            format!("<answer> {} </answer>", columns.as_str().unwrap())
-        );
+        assert_eq!(first.solution, format!("<answer> {} </answer>", columns.as_str().unwrap()));
     }
 
     fn answer(row: &Value) -> &str {
@@ -317,17 +290,13 @@ mod tests {
     fn some_cold_start_answers_keep_the_demanded_form() {
         let (_folder, dataset) = write(3);
         let rows = rows(&dataset.cold_start);
-        let kept: Vec<&Value> = rows
-            .iter()
-            .filter(|row| answer(row).starts_with("<think>"))
-            .collect();
+        let kept: Vec<&Value> =
+            rows.iter().filter(|row| answer(row).starts_with("<think>")).collect();
         let share = kept.len() as f64 / rows.len() as f64;
         assert!((0.2..0.6).contains(&share), "{share}");
         for row in kept {
-            let inner = answer(row).strip_prefix(&format!(
-                "<think>{}</think>",
-                row["object"].as_str().unwrap()
-            ));
+            let inner = answer(row)
+                .strip_prefix(&format!("<think>{}</think>", row["object"].as_str().unwrap()));
             assert!(inner.unwrap().starts_with("<answer>{\"bbox\": ["), "{row}");
         }
     }

@@ -46,14 +46,7 @@ fn run_plan(config: &DemoConfig, plan: &Plan, stop: base::run_folder::StopFlag) 
     prepare_device(&config.device, config.num_threads)?;
     let mut times = Times::open(out.join("times.json"))?;
     let dataset = times.measure("drawing scenes", || prepare(&out, config, plan))?;
-    let mut demo = Demo {
-        config,
-        plan,
-        out,
-        dataset,
-        stop,
-        times,
-    };
+    let mut demo = Demo { config, plan, out, dataset, stop, times };
     let results = work(&mut demo)?;
     results.write(&demo.out.join("summary.json"))?;
     report_page::write(&demo, &results)?;
@@ -148,10 +141,7 @@ mod tests {
         let stopped = StopFlag::new();
         stopped.raise();
         let error = run_plan(&config, &Plan::QUICK, stopped).err().unwrap();
-        assert!(
-            error.to_string().contains("the same command goes on"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("the same command goes on"), "{error}");
 
         let results = run_plan(&config, &Plan::QUICK, StopFlag::new()).unwrap();
         let loss = |run: &str, place: usize| {
@@ -169,15 +159,10 @@ mod tests {
         );
         let grpo = report::read_metrics(&folder.path().join("grpo/metrics.jsonl")).unwrap();
         assert_eq!(grpo.len(), Plan::QUICK.grpo_steps);
-        assert!(
-            grpo.iter()
-                .all(|row| row["rewards/format"].as_f64().is_some()),
-            "{grpo:?}"
-        );
+        assert!(grpo.iter().all(|row| row["rewards/format"].as_f64().is_some()), "{grpo:?}");
         // The sampler's and the trainer's log-probabilities are of one model.
         assert!(
-            grpo.iter()
-                .all(|row| row["sampled_vs_trained_kl"].as_f64().unwrap().abs() < 1e-4),
+            grpo.iter().all(|row| row["sampled_vs_trained_kl"].as_f64().unwrap().abs() < 1e-4),
             "{grpo:?}"
         );
         let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
@@ -189,9 +174,7 @@ mod tests {
             serde_json::from_str(&fs::read_to_string(folder.path().join("summary.json")).unwrap())
                 .unwrap();
         assert!(
-            summary["models"]["end (GRPO)"]["greedy"]["iou"]["mean"]
-                .as_f64()
-                .is_some(),
+            summary["models"]["end (GRPO)"]["greedy"]["iou"]["mean"].as_f64().is_some(),
             "{summary}"
         );
 
@@ -199,10 +182,7 @@ mod tests {
         let first = fs::read(folder.path().join("grpo/metrics.jsonl")).unwrap();
         fs::remove_file(folder.path().join("report.html")).unwrap();
         let again = run_plan(&config, &Plan::QUICK, StopFlag::new()).unwrap();
-        assert_eq!(
-            fs::read(folder.path().join("grpo/metrics.jsonl")).unwrap(),
-            first
-        );
+        assert_eq!(fs::read(folder.path().join("grpo/metrics.jsonl")).unwrap(), first);
         assert!(folder.path().join("report.html").exists());
         assert_eq!(again.to_json()["models"], results.to_json()["models"]);
     }
@@ -214,9 +194,6 @@ mod tests {
         let error = prepare(folder.path(), &config(folder.path(), 8), &Plan::QUICK)
             .unwrap_err()
             .to_string();
-        assert!(
-            error.contains("seed 7") && error.contains("--out"),
-            "{error}"
-        );
+        assert!(error.contains("seed 7") && error.contains("--out"), "{error}");
     }
 }

@@ -69,26 +69,15 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
                 Body::Pictures(pictures(demo, results)?),
             ),
             section("Time", "", Body::Table(times(demo, &rows))),
-            section(
-                "Settings",
-                "",
-                Body::Code(serde_json::to_string_pretty(demo.plan)?),
-            ),
+            section("Settings", "", Body::Code(serde_json::to_string_pretty(demo.plan)?)),
         ],
     };
     Ok(report.write(&demo.out.join("report.html"))?)
 }
 
 fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
-    let (start, end) = (
-        &results.start().greedy_summary,
-        &results.end().greedy_summary,
-    );
-    let figure = |label: &str, value, note| KeyFigure {
-        label: label.into(),
-        value,
-        note,
-    };
+    let (start, end) = (&results.start().greedy_summary, &results.end().greedy_summary);
+    let figure = |label: &str, value, note| KeyFigure { label: label.into(), value, note };
     let percent = |interval: &Interval| format!("{:.0} %", 100.0 * interval.mean);
     let well_formed = results.gain_well_formed_sampled.as_ref();
     vec![
@@ -99,11 +88,7 @@ fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
         ),
         figure(
             "Well-formed answers",
-            format!(
-                "{} \u{2192} {}",
-                percent(&start.well_formed),
-                percent(&end.well_formed)
-            ),
+            format!("{} \u{2192} {}", percent(&start.well_formed), percent(&end.well_formed)),
             "greedy".into(),
         ),
         figure(
@@ -123,18 +108,10 @@ fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
 
 fn scores(results: &Results) -> IntervalChart {
     let colours = [Colour::Orange, Colour::Blue, Colour::Purple, Colour::Teal];
-    let row = |label: &str, interval, colour| IntervalRow {
-        label: label.into(),
-        interval,
-        colour,
-    };
+    let row = |label: &str, interval, colour| IntervalRow { label: label.into(), interval, colour };
     let mut rows = vec![
         row("best constant box", results.constant, Colour::Grey),
-        row(
-            "start, other pictures",
-            results.shuffled[0].iou,
-            Colour::Grey,
-        ),
+        row("start, other pictures", results.shuffled[0].iou, Colour::Grey),
         row("end, other pictures", results.shuffled[1].iou, Colour::Grey),
     ];
     rows.extend(
@@ -171,9 +148,7 @@ fn table(results: &Results) -> Table {
             summary.iou.to_string(),
             summary.accuracy.to_string(),
             summary.well_formed.to_string(),
-            summary
-                .iou_well_formed
-                .map_or(NONE.to_owned(), |interval| interval.to_string()),
+            summary.iou_well_formed.map_or(NONE.to_owned(), |interval| interval.to_string()),
             summary.iou_anywhere.to_string(),
         ]
     };
@@ -181,10 +156,7 @@ fn table(results: &Results) -> Table {
         .models
         .iter()
         .flat_map(|m: &Scored| {
-            [
-                row(m.name, "greedy", &m.greedy_summary),
-                row(m.name, "sampled", &m.sampled_summary),
-            ]
+            [row(m.name, "greedy", &m.greedy_summary), row(m.name, "sampled", &m.sampled_summary)]
         })
         .collect();
     rows.push(row("start, other pictures", "greedy", &results.shuffled[0]));
@@ -194,11 +166,7 @@ fn table(results: &Results) -> Table {
     constant[1] = format!("{:?}", <[f64; 4]>::from(results.constant_box));
     constant[2] = results.constant.to_string();
     rows.push(constant);
-    Table {
-        header: header.map(str::to_owned).to_vec(),
-        rows,
-        caption: String::new(),
-    }
+    Table { header: header.map(str::to_owned).to_vec(), rows, caption: String::new() }
 }
 
 fn gains(results: &Results) -> Table {
@@ -221,16 +189,8 @@ fn gains(results: &Results) -> Table {
 }
 
 fn pictures(demo: &Demo<'_>, results: &Results) -> Result<Vec<Picture>> {
-    let (start, end) = (
-        &results.start().greedy.answers,
-        &results.end().greedy.answers,
-    );
-    start
-        .iter()
-        .zip(end)
-        .take(NUM_PICTURES)
-        .map(|(start, end)| picture(demo, start, end))
-        .collect()
+    let (start, end) = (&results.start().greedy.answers, &results.end().greedy.answers);
+    start.iter().zip(end).take(NUM_PICTURES).map(|(start, end)| picture(demo, start, end)).collect()
 }
 
 fn picture(demo: &Demo<'_>, start: &RecAnswer, end: &RecAnswer) -> Result<Picture> {
@@ -251,67 +211,32 @@ fn picture(demo: &Demo<'_>, start: &RecAnswer, end: &RecAnswer) -> Result<Pictur
     for (label, colour, answer) in [("SFT", Colour::Orange, start), ("GRPO", Colour::Blue, end)] {
         let found = answer.extracted_answer;
         if found[0] < found[2] && found[1] < found[3] {
-            boxes.push(LabelledBox {
-                label: label.into(),
-                colour,
-                corners: found,
-            });
+            boxes.push(LabelledBox { label: label.into(), colour, corners: found });
         }
-        lines.push(line(
-            label,
-            colour,
-            answer.model_output.clone(),
-            format!("{:.2}", answer.iou),
-        ));
+        lines.push(line(label, colour, answer.model_output.clone(), format!("{:.2}", answer.iou)));
     }
-    let described = start
-        .question
-        .split_once("describes: ")
-        .map_or(start.question.as_str(), |(_, text)| text);
-    Ok(Picture {
-        image,
-        boxes,
-        title: described.trim_end_matches('.').to_owned(),
-        lines,
-    })
+    let described =
+        start.question.split_once("describes: ").map_or(start.question.as_str(), |(_, text)| text);
+    Ok(Picture { image, boxes, title: described.trim_end_matches('.').to_owned(), lines })
 }
 
 fn line(label: &str, colour: Colour, text: String, value: String) -> CaptionLine {
-    CaptionLine {
-        label: label.into(),
-        colour: Some(colour),
-        text,
-        value,
-    }
+    CaptionLine { label: label.into(), colour: Some(colour), text, value }
 }
 
 /// Stages, and GRPO's by phase.
 fn times(demo: &Demo<'_>, rows: &[report::training::MetricsRow]) -> Table {
     let total = demo.times.total();
     let row = |what: &str, secs: f64| {
-        vec![
-            what.to_owned(),
-            format!("{secs:.1}"),
-            format!("{:.0} %", 100.0 * secs / total),
-        ]
+        vec![what.to_owned(), format!("{secs:.1}"), format!("{:.0} %", 100.0 * secs / total)]
     };
     let mut table: Vec<Vec<String>> = Vec::new();
     for (stage, &secs) in &demo.times.secs {
         table.push(row(stage, secs));
         if stage == "GRPO" {
-            for phase in [
-                "rollout",
-                "reward",
-                "reference",
-                "train",
-                "optimizer",
-                "checkpoint",
-            ] {
+            for phase in ["rollout", "reward", "reference", "train", "optimizer", "checkpoint"] {
                 let of = |row: &report::training::MetricsRow| row.get("secs")?.get(phase)?.as_f64();
-                table.push(row(
-                    &format!("\u{2003}{phase}"),
-                    rows.iter().filter_map(of).sum(),
-                ));
+                table.push(row(&format!("\u{2003}{phase}"), rows.iter().filter_map(of).sum()));
             }
         }
     }
@@ -324,10 +249,7 @@ fn times(demo: &Demo<'_>, rows: &[report::training::MetricsRow]) -> Table {
 }
 
 fn signed(interval: &Interval) -> String {
-    format!(
-        "{:+.3} [{:+.3}, {:+.3}]",
-        interval.mean, interval.low, interval.high
-    )
+    format!("{:+.3} [{:+.3}, {:+.3}]", interval.mean, interval.low, interval.high)
 }
 
 fn minutes(secs: f64) -> String {

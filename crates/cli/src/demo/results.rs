@@ -113,10 +113,7 @@ impl Results {
 
     /// Whether the held-out score rose by [`AIM`], intervals apart.
     pub fn reached(&self) -> bool {
-        let (start, end) = (
-            &self.start().greedy_summary.iou,
-            &self.end().greedy_summary.iou,
-        );
+        let (start, end) = (&self.start().greedy_summary.iou, &self.end().greedy_summary.iou);
         end.mean - start.mean >= AIM && end.low > start.high
     }
 
@@ -182,9 +179,5 @@ fn gain_well_formed(before: &RecEvaluation, after: &RecEvaluation) -> Result<Opt
     if first.is_empty() {
         return Ok(None);
     }
-    Ok(Some(paired_difference_interval(
-        &first,
-        &second,
-        BOOTSTRAP_SEED,
-    )?))
+    Ok(Some(paired_difference_interval(&first, &second, BOOTSTRAP_SEED)?))
 }

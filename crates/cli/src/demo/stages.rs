@@ -62,12 +62,8 @@ impl Demo<'_> {
     /// Those of the trainer; a run that was asked to stop.
     pub fn cold_start(&mut self) -> Result<PathBuf> {
         let model = self.out.join("model");
-        let config = self
-            .plan
-            .cold_start(&self.stage("sft", &model, &self.dataset.cold_start));
-        self.train("cold start by SFT", |observer, stop| {
-            train_sft(&config, &model, observer, stop)
-        })
+        let config = self.plan.cold_start(&self.stage("sft", &model, &self.dataset.cold_start));
+        self.train("cold start by SFT", |observer, stop| train_sft(&config, &model, observer, stop))
     }
 
     /// GRPO from `start`.
@@ -75,12 +71,8 @@ impl Demo<'_> {
     /// # Errors
     /// As [`Demo::cold_start`].
     pub fn grpo(&mut self, start: &Path) -> Result<PathBuf> {
-        let config = self
-            .plan
-            .grpo(&self.stage("grpo", start, &self.dataset.train));
-        self.train("GRPO", |observer, stop| {
-            train_grpo(&config, start, observer, stop)
-        })
+        let config = self.plan.grpo(&self.stage("grpo", start, &self.dataset.train));
+        self.train("GRPO", |observer, stop| train_grpo(&config, start, observer, stop))
     }
 
     /// As many further steps of the cold start.
@@ -102,9 +94,7 @@ impl Demo<'_> {
     pub fn sft_on_train_rows(&mut self, start: &Path) -> Result<PathBuf> {
         let stage = self.stage("answers_sft", start, &self.dataset.train_answers);
         let config = self.plan.further_sft(&stage, self.plan.grpo_prompts);
-        self.train("SFT on GRPO's rows", |observer, stop| {
-            train_sft(&config, start, observer, stop)
-        })
+        self.train("SFT on GRPO's rows", |observer, stop| train_sft(&config, start, observer, stop))
     }
 
     fn stage(&self, name: &str, model: &Path, rows: &Path) -> Stage<'_> {
@@ -122,14 +112,12 @@ impl Demo<'_> {
         name: &'static str,
         train: impl FnOnce(&mut dyn Observer, &StopFlag) -> Result<Outcome, TrainError>,
     ) -> Result<PathBuf> {
-        let mut observer = StageObserver {
-            name,
-            progress: stderr().is_terminal().then(Progress::new),
-        };
+        let mut observer =
+            StageObserver { name, progress: stderr().is_terminal().then(Progress::new) };
         let stop = &self.stop;
-        let outcome = self.times.measure(name, || {
-            train(&mut observer, stop).with_context(|| name.to_owned())
-        });
+        let outcome = self
+            .times
+            .measure(name, || train(&mut observer, stop).with_context(|| name.to_owned()));
         if let Some(progress) = &observer.progress {
             progress.finish();
         }
@@ -140,9 +128,7 @@ impl Demo<'_> {
                 outcome.steps
             )));
         }
-        outcome
-            .checkpoint
-            .with_context(|| format!("{name}: the run left no checkpoint"))
+        outcome.checkpoint.with_context(|| format!("{name}: the run left no checkpoint"))
     }
 
     /// Evaluates the model in `folder` on `samples`, or reads what an earlier call under `name` found.
@@ -166,32 +152,22 @@ impl Demo<'_> {
             )));
         }
         let (config, plan, stop) = (self.config, self.plan, self.stop.clone());
-        let evaluation = self
-            .times
-            .measure("evaluation", || -> Result<RecEvaluation> {
-                let device = prepare_device(&config.device, config.num_threads)?;
-                let options = LoadOptions {
-                    kind: Kind::Float,
-                    device,
-                    trained: TrainedParts::NONE,
-                };
-                let model = load_model(folder, options)?;
-                let processor = Processor::from_dir(folder, &processor_options())?;
-                let evaluator = RecEvaluator::new(
-                    samples,
-                    processor.into(),
-                    rec_options(plan, answers, config.seed)?,
-                )?;
-                Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)
-            });
+        let evaluation = self.times.measure("evaluation", || -> Result<RecEvaluation> {
+            let device = prepare_device(&config.device, config.num_threads)?;
+            let options = LoadOptions { kind: Kind::Float, device, trained: TrainedParts::NONE };
+            let model = load_model(folder, options)?;
+            let processor = Processor::from_dir(folder, &processor_options())?;
+            let evaluator = RecEvaluator::new(
+                samples,
+                processor.into(),
+                rec_options(plan, answers, config.seed)?,
+            )?;
+            Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)
+        });
         let evaluation = evaluation.with_context(|| format!("evaluation `{name}`"))?;
         evaluation.write(&file)?;
         let summary = evaluation.summary()?;
-        base::say!(
-            "  {name}: IoU {}, well-formed {}",
-            summary.iou,
-            summary.well_formed
-        );
+        base::say!("  {name}: IoU {}, well-formed {}", summary.iou, summary.well_formed);
         Ok(evaluation)
     }
 
@@ -202,10 +178,7 @@ impl Demo<'_> {
     pub fn held_out(&self) -> Result<Vec<Sample>> {
         let [rows, images] =
             [&self.dataset.test, &self.dataset.images].map(|path| path.display().to_string());
-        let checks = RowChecks {
-            expect_box: true,
-            ..RowChecks::default()
-        };
+        let checks = RowChecks { expect_box: true, ..RowChecks::default() };
         let files = DataFiles::from_lists(&rows, Some(&images), None)?;
         Ok(load_rows(&files, &checks, OnBadRow::Stop)?.rows)
     }
@@ -253,11 +226,7 @@ impl Observer for StageObserver {
             let shown = ["reward", "rewards/accuracy", "rewards/format", "loss"]
                 .into_iter()
                 .filter_map(|key| value(key).map(|value| format!(" {key} {value:.3}")));
-            base::say!(
-                "  {} {step}/{total_steps}{}",
-                self.name,
-                shown.collect::<String>()
-            );
+            base::say!("  {} {step}/{total_steps}{}", self.name, shown.collect::<String>());
         }
     }
 

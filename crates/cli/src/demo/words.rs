@@ -10,25 +10,14 @@ const PLAIN_DEMAND: &str = " Please provide the bounding box coordinate in JSON 
 
 /// The sentences of its prompts, and the words of its expressions and answers.
 pub fn words() -> Words {
-    let mut texts = vec![
-        QUESTION.concat(),
-        DEMAND.to_owned(),
-        PLAIN_DEMAND.to_owned(),
-    ];
+    let mut texts = vec![QUESTION.concat(), DEMAND.to_owned(), PLAIN_DEMAND.to_owned()];
     for expression in all_expressions() {
         // As in a question, and as a thinking text begins.
         texts.push(format!("{expression}."));
         let name = expression.trim_start_matches("the ");
-        texts.push(format!(
-            "<think>{name}</think><answer>{{\"bbox\": [1, 2, 3, 4]}}</answer>"
-        ));
+        texts.push(format!("<think>{name}</think><answer>{{\"bbox\": [1, 2, 3, 4]}}</answer>"));
     }
-    Words {
-        sentences: [QUESTION[0], DEMAND, PLAIN_DEMAND]
-            .map(str::to_owned)
-            .into(),
-        texts,
-    }
+    Words { sentences: [QUESTION[0], DEMAND, PLAIN_DEMAND].map(str::to_owned).into(), texts }
 }
 
 #[cfg(test)]
@@ -47,10 +36,7 @@ mod tests {
     fn tokens(bpe: &Tokenizer, text: &str) -> Vec<String> {
         let ids = bpe.encode(text, false).unwrap();
         assert_eq!(bpe.decode(ids.get_ids(), false).unwrap(), text);
-        ids.get_ids()
-            .iter()
-            .map(|&id| bpe.decode(&[id], false).unwrap())
-            .collect()
+        ids.get_ids().iter().map(|&id| bpe.decode(&[id], false).unwrap()).collect()
     }
 
     #[test]
@@ -65,10 +51,7 @@ mod tests {
         let answer = "<think>red disc</think><answer>{\"bbox\": [8, 16, 24, 40]}</answer>";
         let expected = "<think|>red| disc|</|think|><|answer|>{\"|bbox|\":| [|8|, |16|, |24|, |40|]}</|answer|>";
         assert_eq!(tokens(&bpe, answer).join("|"), expected);
-        assert_eq!(
-            tokens(&bpe, "[8, 16, 24, 40]").join("|"),
-            "[|8|, |16|, |24|, |40|]"
-        );
+        assert_eq!(tokens(&bpe, "[8, 16, 24, 40]").join("|"), "[|8|, |16|, |24|, |40|]");
         let question = format!("{}the red disc.{DEMAND}", QUESTION[0]);
         let expected = [QUESTION[0], "the", " red", " disc", ".", DEMAND];
         assert_eq!(tokens(&bpe, &question), expected);
@@ -81,15 +64,8 @@ mod tests {
     #[test]
     fn the_same_files_every_time() {
         let [a, b] = [0, 1].map(|_| tempfile::tempdir().unwrap());
-        assert_eq!(
-            write(a.path(), &words()).unwrap(),
-            write(b.path(), &words()).unwrap()
-        );
-        for name in [
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "generation_config.json",
-        ] {
+        assert_eq!(write(a.path(), &words()).unwrap(), write(b.path(), &words()).unwrap());
+        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
             assert_eq!(
                 fs::read(a.path().join(name)).unwrap(),
                 fs::read(b.path().join(name)).unwrap(),
@@ -99,11 +75,8 @@ mod tests {
     }
 
     fn load(folder: &std::path::Path) -> Box<dyn VisionLanguageModel> {
-        let options = LoadOptions {
-            kind: Kind::Float,
-            device: Device::Cpu,
-            trained: TrainedParts::NONE,
-        };
+        let options =
+            LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
         load_model(folder, options).unwrap()
     }
 
@@ -135,18 +108,7 @@ mod tests {
         // 49,152 draws: the standard error of their standard deviation is 0.003.
         assert!((std - 1.0).abs() < 0.015, "{std}");
         assert!(down.mean(Kind::Float).double_value(&[]).abs() < 0.001);
-        assert_eq!(
-            weight("visual.blocks.0.norm1.weight")
-                .mean(Kind::Float)
-                .double_value(&[]),
-            1.0
-        );
-        assert_eq!(
-            weight("visual.blocks.1.mlp.up_proj.bias")
-                .abs()
-                .max()
-                .double_value(&[]),
-            0.0
-        );
+        assert_eq!(weight("visual.blocks.0.norm1.weight").mean(Kind::Float).double_value(&[]), 1.0);
+        assert_eq!(weight("visual.blocks.1.mlp.up_proj.bias").abs().max().double_value(&[]), 0.0);
     }
 }

@@ -36,34 +36,18 @@ pub enum Error {
     Hub(#[from] HFError),
     /// The cache cannot be written.
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// The cache's disk is too small.
     #[error(
         "{needed} are to be fetched into `{folder}`, where {free} are free\nhint: `HF_HOME` names another folder"
     )]
-    Room {
-        needed: String,
-        folder: PathBuf,
-        free: String,
-    },
+    Room { needed: String, folder: PathBuf, free: String },
     /// The connection ended in the middle of a file.
     #[error("the download of `{file}` was cut at {have} of {size}: {cause}")]
-    Cut {
-        file: String,
-        have: String,
-        size: String,
-        cause: String,
-    },
+    Cut { file: String, have: String, size: String, cause: String },
     /// A file is not as the hub lists it.
     #[error("`{file}` came with {got} bytes, and the hub lists {expected}")]
-    Size {
-        file: String,
-        got: u64,
-        expected: u64,
-    },
+    Size { file: String, got: u64, expected: u64 },
 }
 
 /// A file that the hub lists.
@@ -100,9 +84,7 @@ impl Model {
     /// The folder of the model in the cache, as an earlier call left it.
     pub async fn cached(&self) -> Result<PathBuf, HFError> {
         let repository = self.repository();
-        let download = repository
-            .snapshot_download()
-            .maybe_revision(self.revision.clone());
+        let download = repository.snapshot_download().maybe_revision(self.revision.clone());
         download.local_files_only(true).send().await
     }
 
@@ -111,15 +93,9 @@ impl Model {
     /// # Errors
     /// See [`Error`]. What came is kept.
     pub async fn fetch(&self, bar: &Bar) -> Result<PathBuf, Error> {
-        let info = self
-            .repository()
-            .info()
-            .maybe_revision(self.revision.clone())
-            .send()
-            .await?;
-        let commit = info
-            .sha
-            .ok_or_else(|| HFError::malformed_response("no `sha` of the revision"))?;
+        let info = self.repository().info().maybe_revision(self.revision.clone()).send().await?;
+        let commit =
+            info.sha.ok_or_else(|| HFError::malformed_response("no `sha` of the revision"))?;
         let files = self.list(&commit).await?;
         let snapshot = self.cache().join("snapshots").join(&commit);
         let lacking: Vec<u64> = files
@@ -151,36 +127,19 @@ impl Model {
 
     async fn list(&self, commit: &str) -> Result<Vec<Listed>, HFError> {
         let repository = self.repository();
-        let entries = repository
-            .list_tree()
-            .revision(commit.to_owned())
-            .recursive(true)
-            .send()?;
+        let entries = repository.list_tree().revision(commit.to_owned()).recursive(true).send()?;
         let entries: Vec<RepoTreeEntry> = entries.try_collect().await?;
         let listed = entries.into_iter().filter_map(|entry| match entry {
-            RepoTreeEntry::File {
-                oid,
-                size,
-                path,
-                lfs,
-                xet_hash,
-                ..
-            } => Some(Listed {
-                path,
-                size,
-                lfs: lfs.map(|_| oid),
-                is_xet: xet_hash.is_some(),
-            }),
+            RepoTreeEntry::File { oid, size, path, lfs, xet_hash, .. } => {
+                Some(Listed { path, size, lfs: lfs.map(|_| oid), is_xet: xet_hash.is_some() })
+            }
             RepoTreeEntry::Directory { .. } => None,
         });
         Ok(listed.filter(|file| self.is_wanted(&file.path)).collect())
     }
 
     fn is_wanted(&self, path: &str) -> bool {
-        let is_other = self
-            .other_forms
-            .iter()
-            .any(|folder| path.starts_with(folder));
+        let is_other = self.other_forms.iter().any(|folder| path.starts_with(folder));
         !is_other && self.ends.iter().any(|end| path.ends_with(end))
     }
 
@@ -202,29 +161,13 @@ impl Model {
         let parts = files.iter().filter(|file| {
             file.lfs.is_some() && !(by_hub && file.is_xet) && !snapshot.join(&file.path).exists()
         });
-        let parts = parts.map(|file| {
-            Part {
-                model: self,
-                commit,
-                file,
-                bar,
-            }
-            .fetch()
-        });
-        let blobs: Vec<Option<PathBuf>> = stream::iter(parts)
-            .buffer_unordered(AT_ONCE)
-            .try_collect()
-            .await?;
+        let parts = parts.map(|file| Part { model: self, commit, file, bar }.fetch());
+        let blobs: Vec<Option<PathBuf>> =
+            stream::iter(parts).buffer_unordered(AT_ONCE).try_collect().await?;
         let repository = self.repository();
-        let download = repository
-            .snapshot_download()
-            .maybe_revision(self.revision.clone());
+        let download = repository.snapshot_download().maybe_revision(self.revision.clone());
         let ends = self.ends.iter().map(|end| format!("*{end}")).collect();
-        let others = self
-            .other_forms
-            .iter()
-            .map(|folder| format!("{folder}**"))
-            .collect();
+        let others = self.other_forms.iter().map(|folder| format!("{folder}**")).collect();
         let download = download.allow_patterns(ends).ignore_patterns(others);
         let folder = download.progress(Progress::new(bar.clone())).send().await?;
         bar.finish();
@@ -235,19 +178,10 @@ impl Model {
 
     /// What lies in the cache and is not whole.
     fn bytes_under_way(&self) -> u64 {
-        let blobs = fs::read_dir(self.cache().join("blobs"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let parts = blobs.filter(|entry| {
-            entry
-                .path()
-                .extension()
-                .is_some_and(|end| end == "incomplete")
-        });
-        parts
-            .filter_map(|entry| Some(entry.metadata().ok()?.len()))
-            .sum()
+        let blobs = fs::read_dir(self.cache().join("blobs")).into_iter().flatten().flatten();
+        let parts =
+            blobs.filter(|entry| entry.path().extension().is_some_and(|end| end == "incomplete"));
+        parts.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
     }
 }
 
@@ -261,11 +195,7 @@ fn check(folder: &Path, files: &[Listed]) -> Result<(), Error> {
                 let _ = fs::remove_file(blob);
             }
             let _ = fs::remove_file(&path);
-            return Err(Error::Size {
-                file: file.path.clone(),
-                got,
-                expected: file.size,
-            });
+            return Err(Error::Size { file: file.path.clone(), got, expected: file.size });
         }
     }
     Ok(())
@@ -273,10 +203,8 @@ fn check(folder: &Path, files: &[Listed]) -> Result<(), Error> {
 
 /// Removes blobs that no file of the snapshot leads to: what came differed from what the hub promised, and was fetched again.
 fn remove_strays(folder: &Path, files: &[Listed], blobs: &[Option<PathBuf>]) {
-    let used: Vec<PathBuf> = files
-        .iter()
-        .filter_map(|file| fs::canonicalize(folder.join(&file.path)).ok())
-        .collect();
+    let used: Vec<PathBuf> =
+        files.iter().filter_map(|file| fs::canonicalize(folder.join(&file.path)).ok()).collect();
     for blob in blobs.iter().flatten() {
         if fs::canonicalize(blob).is_ok_and(|blob| !used.contains(&blob)) {
             let _ = fs::remove_file(blob);
@@ -308,25 +236,13 @@ impl Part<'_> {
         let blobs = self.model.cache().join("blobs");
         let oid = self.file.lfs.as_deref().unwrap_or_default();
         let path = blobs.join(format!("{oid}.incomplete"));
-        let io = |source| Error::Io {
-            path: path.clone(),
-            source,
-        };
+        let io = |source| Error::Io { path: path.clone(), source };
         fs::create_dir_all(&blobs).map_err(io)?;
-        let mut sink = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(io)?;
+        let mut sink = File::options().create(true).append(true).open(&path).map_err(io)?;
         if sink.try_lock().is_err() {
-            base::say!(
-                "`{}` is being fetched by another process: waiting for it",
-                self.file.path
-            );
+            base::say!("`{}` is being fetched by another process: waiting for it", self.file.path);
             let locked = tokio::task::spawn_blocking(move || sink.lock().map(|()| sink)).await;
-            sink = locked
-                .map_err(|e| io(std::io::Error::other(e)))?
-                .map_err(io)?;
+            sink = locked.map_err(|e| io(std::io::Error::other(e)))?.map_err(io)?;
             if !path.exists() {
                 return Ok(None);
             }
@@ -339,10 +255,7 @@ impl Part<'_> {
     }
 
     async fn append(&self, sink: &mut File, path: &Path) -> Result<(), Error> {
-        let io = |source| Error::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let mut have = sink.metadata().map_err(io)?.len();
         if have > self.file.size {
             sink.set_len(0).map_err(io)?;
@@ -388,23 +301,14 @@ impl Part<'_> {
     }
 
     fn cut(&self, have: u64, cause: String) -> Error {
-        let (have, size) = (
-            base::console::size(have),
-            base::console::size(self.file.size),
-        );
-        Error::Cut {
-            file: self.file.path.clone(),
-            have,
-            size,
-            cause,
-        }
+        let (have, size) = (base::console::size(have), base::console::size(self.file.size));
+        Error::Cut { file: self.file.path.clone(), have, size, cause }
     }
 }
 
 fn silence() -> Duration {
-    let asked = std::env::var("HF_HUB_DOWNLOAD_TIMEOUT")
-        .ok()
-        .and_then(|secs| secs.trim().parse().ok());
+    let asked =
+        std::env::var("HF_HUB_DOWNLOAD_TIMEOUT").ok().and_then(|secs| secs.trim().parse().ok());
     Duration::from_secs(asked.unwrap_or(SILENCE_SECS).max(1))
 }
 
@@ -418,9 +322,5 @@ fn sha256(path: &Path) -> std::io::Result<String> {
             read => hash.update(&buffer[..read]),
         }
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

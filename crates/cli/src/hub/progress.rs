@@ -31,15 +31,8 @@ impl Bar {
             bar.set_style(style);
         }
         bar.set_message(name.to_owned());
-        let state = State {
-            bytes_of_files: HashMap::new(),
-            said: Instant::now(),
-        };
-        Self {
-            name: name.to_owned(),
-            bar,
-            state: Arc::new(Mutex::new(state)),
-        }
+        let state = State { bytes_of_files: HashMap::new(), said: Instant::now() };
+        Self { name: name.to_owned(), bar, state: Arc::new(Mutex::new(state)) }
     }
 
     /// So many files and bytes are to be fetched.

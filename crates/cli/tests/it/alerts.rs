@@ -13,11 +13,7 @@ fn alerts(folder: &Path) -> Vec<String> {
     let text = fs::read_to_string(folder.join("alerts.jsonl")).unwrap_or_default();
     let told = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
-        assert!(
-            line["message"]
-                .as_str()
-                .is_some_and(|text| !text.is_empty())
-        );
+        assert!(line["message"].as_str().is_some_and(|text| !text.is_empty()));
         let word = |key: &str| line[key].as_str().unwrap().to_owned();
         format!("{} {} {}", word("alert"), word("state"), line["step"])
     };
@@ -37,25 +33,18 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
     let said = done(&command);
     let lines: Vec<&str> = said.stderr.lines().collect();
     assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("step 20/22 ") && line.contains(" [no signal, ")),
+        lines.iter().any(|line| line.starts_with("step 20/22 ") && line.contains(" [no signal, ")),
         "{lines:?}"
     );
     assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("alert `reward_zero` after step 20: ")),
+        lines.iter().any(|line| line.starts_with("alert `reward_zero` after step 20: ")),
         "{lines:?}"
     );
     let learnt = lines
         .iter()
         .position(|line| *line == "reward 0.0000 over steps 1 to 11, 0.0000 over steps 12 to 22");
     let end = &lines[learnt.expect("a line of what was learnt")..];
-    assert!(
-        end[1].starts_with("alert `no_signal`, on since step 20: "),
-        "{end:?}"
-    );
+    assert!(end[1].starts_with("alert `no_signal`, on since step 20: "), "{end:?}");
     assert!(end.last().unwrap().starts_with("hint: "), "{end:?}");
     let log = fs::read_to_string(folder.join("log.txt")).unwrap();
     assert!(
@@ -71,10 +60,7 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
     );
     // Going on before they began, and after: each is told once.
     for kept in ["checkpoint-10", "checkpoint-20"] {
-        for name in ["checkpoint-20", "checkpoint-22"]
-            .into_iter()
-            .filter(|name| *name != kept)
-        {
+        for name in ["checkpoint-20", "checkpoint-22"].into_iter().filter(|name| *name != kept) {
             fs::remove_dir_all(folder.join(name)).unwrap();
         }
         let again = done(&command);
@@ -85,11 +71,7 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
             "{}",
             again.stderr
         );
-        assert!(
-            again.stderr.contains("alert `no_signal`, on since step 20"),
-            "{}",
-            again.stderr
-        );
+        assert!(again.stderr.contains("alert `no_signal`, on since step 20"), "{}", again.stderr);
     }
     // The files of three steps, and a line of each group of all of them.
     let mut kept: Vec<String> = fs::read_dir(folder.join("rollouts"))
@@ -118,40 +100,24 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
     assert_eq!(steps, (1..=22).collect::<Vec<_>>());
     // The command that the message names says what the rewards read.
     let rollouts = folder.join("rollouts/step_000020.jsonl");
-    let named = format!(
-        "`vlm-r1 reward --input {} --explain true`",
-        rollouts.display()
-    );
+    let named = format!("`vlm-r1 reward --input {} --explain true`", rollouts.display());
     assert!(said.stderr.contains(&named), "{}", said.stderr);
     let explained = done(&format!(
         "reward --input {} --explain true --reward_method all_match",
         rollouts.display()
     ));
-    assert!(
-        explained.stdout.contains("explanations"),
-        "{}",
-        explained.stdout
-    );
+    assert!(explained.stdout.contains("explanations"), "{}", explained.stdout);
 }
 
 #[test]
 fn a_run_shorter_than_the_window_is_judged_at_its_end() {
     let dir = TempDir::new().unwrap();
     let said = done(&line("grpo", dir.path(), "run", "--max_steps 2"));
-    assert!(
-        said.stderr
-            .contains("alert `reward_zero`, on since step 2: "),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("alert `reward_zero`, on since step 2: "), "{}", said.stderr);
     assert!(alerts(&dir.path().join("run")).contains(&"no_signal on 2".to_owned()));
     // SFT has no rewards: it says what became of the loss.
     let said = done(&line("sft", dir.path(), "sft", "--max_steps 2"));
     let last = said.stderr.lines().last().unwrap();
-    assert!(
-        last.starts_with("loss ") && last.contains(" in step 1, "),
-        "{}",
-        said.stderr
-    );
+    assert!(last.starts_with("loss ") && last.contains(" in step 1, "), "{}", said.stderr);
     assert!(!dir.path().join("sft/alerts.jsonl").exists());
 }

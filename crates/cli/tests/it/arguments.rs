@@ -24,11 +24,7 @@ static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
         fs::write(path(&format!("{file}.jsonl")), "").unwrap();
     }
     fs::create_dir(path("coco")).unwrap();
-    fs::write(
-        path("coco/zero3.json"),
-        "{\"zero_optimization\": {\"stage\": 3}}",
-    )
-    .unwrap();
+    fs::write(path("coco/zero3.json"), "{\"zero_optimization\": {\"stage\": 3}}").unwrap();
     place
 });
 
@@ -50,12 +46,7 @@ fn dry_yaml(line: &str) -> String {
 }
 
 fn refused(said: &Said) -> &str {
-    assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (Some(2), ""),
-        "{}",
-        said.stderr
-    );
+    assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{}", said.stderr);
     &said.stderr
 }
 
@@ -64,27 +55,17 @@ fn help_lists_every_command() {
     let help = say("--help");
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
     for command in ["demo", "grpo", "sft", "generate", "logprobs", "reward"] {
-        assert!(
-            help.stdout.contains(&format!("\n  {command} ")),
-            "{command}"
-        );
+        assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
         let own = say(&format!("{command} --help"));
         assert_eq!(own.code, Some(0));
         assert!(own.stdout.contains("--config <FILE>"), "{}", own.stdout);
     }
-    assert_eq!(
-        say("--version").stdout,
-        concat!("vlm-r1 ", env!("CARGO_PKG_VERSION"), "\n")
-    );
+    assert_eq!(say("--version").stdout, concat!("vlm-r1 ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 
 #[test]
 fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
-    let help: String = say("grpo --help")
-        .stdout
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let help: String = say("grpo --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
         "Policy optimisation: ",
         "--num_generations <N> Completions of one prompt: the size of a group [default: 8]",
@@ -96,11 +77,7 @@ fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
         assert!(help.contains(part), "{part}\n{help}");
     }
     assert!(!help.contains("deepspeed"));
-    let help: String = say("sft --help")
-        .stdout
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let help: String = say("sft --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("[default: cosine]"), "{help}");
 }
 
@@ -172,19 +149,10 @@ fn the_rec_script_of_vlm_r1_is_taken_as_it_is() {
         assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
     }
     assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
-    assert!(
-        said.stderr.starts_with("warning: no effect here: "),
-        "{}",
-        said.stderr
-    );
-    for flag in [
-        "use_vllm",
-        "attn_implementation",
-        "data_seed",
-        "report_to",
-        "dataset_name",
-        "deepspeed",
-    ] {
+    assert!(said.stderr.starts_with("warning: no effect here: "), "{}", said.stderr);
+    for flag in
+        ["use_vllm", "attn_implementation", "data_seed", "report_to", "dataset_name", "deepspeed"]
+    {
         assert_eq!(
             said.stderr.matches(&format!("`--{flag}`")).count(),
             1,
@@ -199,18 +167,11 @@ fn the_other_scripts_of_vlm_r1_differ_by_what_they_say() {
     for (more, expected) in [
         ("--epsilon_high 0.28", "epsilon_high: 0.28"),
         ("--max_anyres_num 6", "beta: 0.04"),
-        (
-            "--reward_method all_match:all_match:all_match --max_steps 1200",
-            "max_steps: 1200",
-        ),
+        ("--reward_method all_match:all_match:all_match --max_steps 1200", "max_steps: 1200"),
     ] {
         let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC} {more}"));
         assert_eq!(said.code, Some(0), "{}", said.stderr);
-        assert!(
-            said.stdout.contains(expected),
-            "{expected}\n{}",
-            said.stdout
-        );
+        assert!(said.stdout.contains(expected), "{expected}\n{}", said.stdout);
     }
 }
 
@@ -220,12 +181,7 @@ fn the_lora_script_of_vlm_r1_is_taken_as_it_is() {
                 --lora_task_type CAUSAL_LM --freeze_vision_modules true";
     let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    for line in [
-        "use_peft: true",
-        "lora_r: 64",
-        "lora_alpha: 128.0",
-        "lora_dropout: 0.05",
-    ] {
+    for line in ["use_peft: true", "lora_r: 64", "lora_alpha: 128.0", "lora_dropout: 0.05"] {
         assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
     }
 }
@@ -278,10 +234,7 @@ fn a_file_is_overridden_by_flags_and_these_by_set() {
     // What was printed is a file to start from.
     let printed = dir.path().join("printed.yaml");
     fs::write(&printed, &said.stdout).unwrap();
-    assert_eq!(
-        say(&format!("grpo --config {}", printed.display())).stdout,
-        said.stdout
-    );
+    assert_eq!(say(&format!("grpo --config {}", printed.display())).stdout, said.stdout);
 }
 
 #[test]
@@ -313,11 +266,7 @@ fn bad_values_name_their_place() {
     assert!(refused(&said).starts_with("error: `lora_r`: got 1000000, expected at most 4096: "));
     let missing = dry("--config nowhere.yaml");
     assert_eq!(missing.code, Some(1));
-    assert!(
-        missing.stderr.starts_with("error: nowhere.yaml: "),
-        "{}",
-        missing.stderr
-    );
+    assert!(missing.stderr.starts_with("error: nowhere.yaml: "), "{}", missing.stderr);
 }
 
 #[test]
@@ -358,21 +307,12 @@ fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
         assert!(said.stderr.contains(part), "{part}\n{}", said.stderr);
     }
     for (flags, part) in [
-        (
-            format!("--output_dir {}", path("locked")),
-            ".lock: a folder, expected",
-        ),
-        (
-            format!("--eval_steps 1 --eval_config {}", path("none.yaml")),
-            "none.yaml",
-        ),
+        (format!("--output_dir {}", path("locked")), ".lock: a folder, expected"),
+        (format!("--eval_steps 1 --eval_config {}", path("none.yaml")), "none.yaml"),
         (format!("--feature_cache_dir {file}"), "`feature_cache_dir`"),
         ("--model_name_or_path coco".to_owned(), "coco/config.json"),
         ("--deepspeed none.json".to_owned(), "none.json"),
-        (
-            format!("--deepspeed {}", path("folder.jsonl")),
-            "folder.jsonl",
-        ),
+        (format!("--deepspeed {}", path("folder.jsonl")), "folder.jsonl"),
         (format!("--deepspeed {evals}"), "evals.yaml"),
     ] {
         let said = dry(&flags);
@@ -382,11 +322,7 @@ fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
     // A name is looked at before the model is.
     let line = REQUIRED.replace("path m", "path somebody/something");
     let said = say_there(&format!("grpo {line} --reward_funcs acuracy"));
-    assert!(
-        said.stderr.starts_with("error: unknown reward `acuracy`"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.starts_with("error: unknown reward `acuracy`"), "{}", said.stderr);
 }
 
 #[test]
@@ -432,20 +368,12 @@ fn a_model_that_is_nowhere_is_named() {
     let ask = |model: &str| {
         let mut command = command();
         command.args(["generate", "--model", model, "--prompt", "hello"]);
-        said(
-            command
-                .env("HF_HUB_OFFLINE", "1")
-                .env("HF_HOME", dir.path())
-                .output()
-                .unwrap(),
-        )
+        said(command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", dir.path()).output().unwrap())
     };
     let folder = ask("./nowhere");
     assert_eq!(folder.code, Some(1));
     assert!(
-        folder
-            .stderr
-            .starts_with("error: model folder `./nowhere` does not exist\nhint: "),
+        folder.stderr.starts_with("error: model folder `./nowhere` does not exist\nhint: "),
         "{}",
         folder.stderr
     );
@@ -459,27 +387,14 @@ fn a_model_that_is_nowhere_is_named() {
 fn a_hub_that_cannot_be_reached_is_an_error_with_a_way_out() {
     let dir = TempDir::new().unwrap();
     let mut command = command();
-    command.args([
-        "generate",
-        "--model",
-        "somebody/something",
-        "--prompt",
-        "hello",
-    ]);
+    command.args(["generate", "--model", "somebody/something", "--prompt", "hello"]);
     // A port that nobody listens on.
-    command
-        .env("HF_ENDPOINT", "http://127.0.0.1:9")
-        .env("HF_HOME", dir.path());
+    command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", dir.path());
     let said = said(command.output().unwrap());
     assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("the hub cannot be reached"), "{}", said.stderr);
     assert!(
-        said.stderr.contains("the hub cannot be reached"),
-        "{}",
-        said.stderr
-    );
-    assert!(
-        said.stderr
-            .contains("\nhint: give the path of a downloaded model folder"),
+        said.stderr.contains("\nhint: give the path of a downloaded model folder"),
         "{}",
         said.stderr
     );
@@ -494,19 +409,11 @@ fn the_other_name_of_the_model_is_suggested() {
     ] {
         let said = crate::run::say(line);
         assert_eq!(said.code, Some(2), "{line}: {}", said.stderr);
-        assert!(
-            said.stderr.contains(&format!("did you mean {meant}")),
-            "{line}: {}",
-            said.stderr
-        );
+        assert!(said.stderr.contains(&format!("did you mean {meant}")), "{line}: {}", said.stderr);
     }
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("a.json");
     std::fs::write(&file, "{}").unwrap();
     let said = crate::run::say(&format!("eval --compare {0} {0}", file.display()));
-    assert!(
-        said.stderr.contains("a file, expected a folder"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("a file, expected a folder"), "{}", said.stderr);
 }

@@ -9,26 +9,15 @@ use crate::run::{Said, golden, say};
 
 fn rows(said: &Said) -> Vec<Value> {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    said.stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|number| number.as_f64().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 fn model() -> String {
-    golden()
-        .join("parity/checkpoints/nested")
-        .display()
-        .to_string()
+    golden().join("parity/checkpoints/nested").display().to_string()
 }
 
 fn images() -> String {
@@ -44,15 +33,11 @@ fn input(dir: &TempDir, rows: &[Value]) -> String {
 
 #[test]
 fn graphs_without_a_gpu_are_refused() {
-    let line = format!(
-        "generate --model {} --prompt x --device cpu --cuda_graphs true",
-        model()
-    );
+    let line = format!("generate --model {} --prompt x --device cpu --cuda_graphs true", model());
     let said = say(&line);
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
     assert!(
-        said.stderr
-            .contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
+        said.stderr.contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
         "{}",
         said.stderr
     );
@@ -61,12 +46,7 @@ fn graphs_without_a_gpu_are_refused() {
 #[test]
 fn sampled_and_given_answers_have_the_same_logprobs() {
     let dir = TempDir::new().unwrap();
-    let image = fs::read_dir(images())
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .file_name();
+    let image = fs::read_dir(images()).unwrap().next().unwrap().unwrap().file_name();
     let image = image.to_str().unwrap();
     let questions = input(
         &dir,
@@ -75,11 +55,7 @@ fn sampled_and_given_answers_have_the_same_logprobs() {
             json!({"prompt": "How many?"}),
         ],
     );
-    let common = format!(
-        "--model {} --image_folder {} --device cpu",
-        model(),
-        images()
-    );
+    let common = format!("--model {} --image_folder {} --device cpu", model(), images());
     let line = format!(
         "generate {common} --json --input {questions} --num_generations 8 --max_new_tokens 1 --seed 3 --temperature 0.7"
     );
@@ -89,33 +65,25 @@ fn sampled_and_given_answers_have_the_same_logprobs() {
     // Rounding follows the batch size, the draws do not.
     let few = rows(&say(&format!("{line} --max_concurrent_completions 3")));
     let ids = |rows: &[Value]| -> Vec<Value> {
-        rows.iter()
-            .map(|row| row["completion_ids"].clone())
-            .collect()
+        rows.iter().map(|row| row["completion_ids"].clone()).collect()
     };
     assert_eq!(ids(&answers), ids(&few));
     let given: Vec<Value> = answers
         .iter()
         .map(|row| json!({"images": row.get("images").unwrap_or(&json!([])), "prompt": row["prompt"], "completion": row["completion"]}))
         .collect();
-    let scored = rows(&say(&format!(
-        "logprobs {common} --input {} --temperature 0.7",
-        input(&dir, &given)
-    )));
+    let scored =
+        rows(&say(&format!("logprobs {common} --input {} --temperature 0.7", input(&dir, &given))));
     let mut compared = 0;
     for (answer, scored) in answers.iter().zip(&scored) {
         assert_eq!(answer["prompt_ids"], scored["prompt_ids"]);
-        let lengths = (
-            numbers(&scored["completion_ids"]).len(),
-            numbers(&scored["logprobs"]).len(),
-        );
+        let lengths =
+            (numbers(&scored["completion_ids"]).len(), numbers(&scored["logprobs"]).len());
         assert_eq!(lengths.0, lengths.1);
         // A token of half a character has no text of its own.
         if answer["completion_ids"][0] == scored["completion_ids"][0] {
-            let (sampled, given) = (
-                numbers(&answer["logprobs"])[0],
-                numbers(&scored["logprobs"])[0],
-            );
+            let (sampled, given) =
+                (numbers(&answer["logprobs"])[0], numbers(&scored["logprobs"])[0]);
             assert!((sampled - given).abs() < 1e-4, "{sampled} {given}");
             compared += 1;
         }
@@ -146,15 +114,9 @@ fn greedy_answers_do_not_depend_on_the_seed() {
     // People read the text alone.
     let text = ask("--seed 1");
     let answer = first[0]["completion"].as_str().unwrap();
-    assert_eq!(
-        text.stdout,
-        format!("{}\n", base::console::printable(answer))
-    );
+    assert_eq!(text.stdout, format!("{}\n", base::console::printable(answer)));
     let several = ask("--seed 1 --num_generations 2");
-    for heading in [
-        "command line, answer 1 of 2:\n",
-        "command line, answer 2 of 2:\n",
-    ] {
+    for heading in ["command line, answer 1 of 2:\n", "command line, answer 2 of 2:\n"] {
         assert!(several.stdout.contains(heading), "{}", several.stdout);
     }
     assert_eq!(first.len(), 1);
@@ -164,10 +126,7 @@ fn greedy_answers_do_not_depend_on_the_seed() {
     assert_eq!(written, first[0]);
     let long = rows(&ask("--json --min_completion_length 8"));
     assert_eq!(
-        (
-            numbers(&long[0]["completion_ids"]).len(),
-            &long[0]["finish_reason"]
-        ),
+        (numbers(&long[0]["completion_ids"]).len(), &long[0]["finish_reason"]),
         (8, &json!("length"))
     );
 }
@@ -202,11 +161,7 @@ fn answers_can_be_scored() {
         images.display()
     ));
     let scored = rows(&said);
-    assert!(
-        scored[0]["rewards"]["accuracy"].as_f64() > Some(0.5),
-        "{}",
-        scored[0]
-    );
+    assert!(scored[0]["rewards"]["accuracy"].as_f64() > Some(0.5), "{}", scored[0]);
     assert_eq!(scored[0]["rewards"]["overlong"], 0.0);
 }
 
@@ -214,23 +169,14 @@ fn answers_can_be_scored() {
 fn bad_questions_are_named() {
     let dir = TempDir::new().unwrap();
     for (row, cause) in [
-        (
-            json!({"images": ["none.png"], "prompt": "a"}),
-            "no such file",
-        ),
-        (
-            json!({"images": ["../manifest.json"], "prompt": "a"}),
-            "leaves its image folder",
-        ),
+        (json!({"images": ["none.png"], "prompt": "a"}), "no such file"),
+        (json!({"images": ["../manifest.json"], "prompt": "a"}), "leaves its image folder"),
         (
             json!({"images": [1], "prompt": "a"}),
             "`images`: got number `1`, expected a list of texts",
         ),
         (json!({"images": []}), "missing key `prompt`"),
-        (
-            json!({"prompt": "<|image_pad|>"}),
-            "1 image placeholders but 0 images",
-        ),
+        (json!({"prompt": "<|image_pad|>"}), "1 image placeholders but 0 images"),
     ] {
         let input = input(&dir, &[row]);
         let said = say(&format!(
@@ -238,17 +184,8 @@ fn bad_questions_are_named() {
             model(),
             images()
         ));
-        assert_eq!(
-            (said.code, said.stdout.as_str()),
-            (Some(1), ""),
-            "{}",
-            said.stderr
-        );
-        assert!(
-            said.stderr.starts_with(&format!("error: {input}:1: ")),
-            "{}",
-            said.stderr
-        );
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+        assert!(said.stderr.starts_with(&format!("error: {input}:1: ")), "{}", said.stderr);
         assert!(said.stderr.contains(cause), "{cause}: {}", said.stderr);
     }
 }
@@ -270,10 +207,7 @@ fn rows_that_would_be_answered_blind_are_refused() {
             json!({"messages": [{"content": [{"type": "image"}]}], "prompt": "a"}),
             "`messages` holds pictures",
         ),
-        (
-            json!({"video": "a.mp4", "prompt": "a"}),
-            "`video` is not read: rows show pictures only",
-        ),
+        (json!({"video": "a.mp4", "prompt": "a"}), "`video` is not read: rows show pictures only"),
         (
             json!({"question": "a"}),
             "missing key `prompt`; `question` is not read\nhint: rename it to `prompt`",
@@ -281,27 +215,14 @@ fn rows_that_would_be_answered_blind_are_refused() {
     ] {
         let input = input(&dir, &[json!({"prompt": "a", "id": 1}), row]);
         let said = say(&format!("generate --model {} --input {input}", model()));
-        assert_eq!(
-            (said.code, said.stdout.as_str()),
-            (Some(1), ""),
-            "{}",
-            said.stderr
-        );
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
         let expected = format!("error: {input}:2: {cause}");
-        assert!(
-            said.stderr.starts_with(&expected),
-            "{expected}\n{}",
-            said.stderr
-        );
+        assert!(said.stderr.starts_with(&expected), "{expected}\n{}", said.stderr);
     }
-    let input = input(
-        &dir,
-        &[json!({"img": "a.png", "prompt": "a", "completion": "b"})],
-    );
+    let input = input(&dir, &[json!({"img": "a.png", "prompt": "a", "completion": "b"})]);
     let said = say(&format!("logprobs --model {} --input {input}", model()));
     assert!(
-        said.stderr
-            .starts_with(&format!("error: {input}:1: `img` holds pictures")),
+        said.stderr.starts_with(&format!("error: {input}:1: `img` holds pictures")),
         "{}",
         said.stderr
     );

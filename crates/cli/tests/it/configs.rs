@@ -96,10 +96,7 @@ fn every_run_says_how_one_rank_makes_the_same_step() {
             _ => continue,
         };
         let of = |key: &str| -> usize { value(&own, key).unwrap().parse().unwrap() };
-        let (batch, steps) = (
-            of("per_device_train_batch_size"),
-            of("gradient_accumulation_steps"),
-        );
+        let (batch, steps) = (of("per_device_train_batch_size"), of("gradient_accumulation_steps"));
         let all = batch * 8 * steps;
         let step = match unit {
             "rows" => format!("{all} rows a step."),

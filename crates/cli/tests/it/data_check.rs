@@ -35,20 +35,9 @@ const REC: &str = "--task_type rec --is_reward_customized_from_vlm_module true";
 #[test]
 fn good_rows_pass_and_are_summed_up() {
     let dir = TempDir::new().unwrap();
-    write(
-        dir.path(),
-        &[
-            row("Where?", "[10, 20, 60, 90]"),
-            row("And?", "[10, 20, 20, 30]"),
-        ],
-    );
+    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("And?", "[10, 20, 20, 30]")]);
     let said = check(dir.path(), REC);
-    assert_eq!(
-        (said.code, said.stderr.as_str()),
-        (Some(0), ""),
-        "{}",
-        said.stdout
-    );
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{}", said.stdout);
     for line in [
         "train.jsonl: 2 rows, 2 without errors\n",
         "images: 1 different one\n",
@@ -64,73 +53,35 @@ fn good_rows_pass_and_are_summed_up() {
 #[test]
 fn errors_fail_and_warnings_only_where_strict() {
     let dir = TempDir::new().unwrap();
-    write(
-        dir.path(),
-        &[
-            row("Where?", "[10, 20, 60, 90]"),
-            row("Where?", "[10, 20, 60, 90]"),
-        ],
-    );
+    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("Where?", "[10, 20, 60, 90]")]);
     let said = check(dir.path(), REC);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(
-        said.stdout
-            .contains("duplicate_row: 1 - expected each row once\n"),
-        "{}",
-        said.stdout
-    );
+    assert!(said.stdout.contains("duplicate_row: 1 - expected each row once\n"), "{}", said.stdout);
     let said = check(dir.path(), &format!("{REC} --strict true"));
     assert_eq!(said.code, Some(1));
     assert_eq!(said.stderr, "error: 0 errors and 1 warning in the data\n");
-    write(
-        dir.path(),
-        &[
-            row("Where?", "[10, 20, 60, 90]"),
-            row("Where?", "[60, 20, 10, 90]"),
-        ],
-    );
+    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("Where?", "[60, 20, 10, 90]")]);
     let said = check(dir.path(), REC);
     assert_eq!(said.code, Some(1), "{}", said.stdout);
-    assert!(
-        said.stdout
-            .contains("train.jsonl:2: the answer holds no box"),
-        "{}",
-        said.stdout
-    );
+    assert!(said.stdout.contains("train.jsonl:2: the answer holds no box"), "{}", said.stdout);
 }
 
 #[test]
 fn true_answers_that_earn_little_are_told() {
     let dir = TempDir::new().unwrap();
     // Rounded to whole pixels of the model's input, two pixels are not much.
-    write(
-        dir.path(),
-        &[
-            row("Where?", "[10, 20, 60, 90]"),
-            row("Small?", "[10, 10, 12, 12]"),
-        ],
-    );
-    let said = check(
-        dir.path(),
-        &format!("{REC} --reward_funcs accuracy point_in_box click giou"),
-    );
+    write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("Small?", "[10, 10, 12, 12]")]);
+    let said = check(dir.path(), &format!("{REC} --reward_funcs accuracy point_in_box click giou"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let told = "train.jsonl:2: `accuracy` gives the true answer 0.";
     assert!(said.stdout.contains(told), "{}", said.stdout);
     assert!(!said.stdout.contains("train.jsonl:1:"), "{}", said.stdout);
-    assert!(
-        said.stdout
-            .contains("scored by: accuracy, point_in_box, giou, click\n")
-    );
+    assert!(said.stdout.contains("scored by: accuracy, point_in_box, giou, click\n"));
     // A solution that the method cannot read is an error, one that scores low a warning.
     let boxes = "```json\n[{\"bbox_2d\": [1, 2, 30, 40], \"label\": \"a\"}]\n```";
     write(
         dir.path(),
-        &[
-            row("a?", boxes),
-            row("b?", "```json\n[{\"bbox\": 1}]\n```"),
-            row("c?", "None"),
-        ],
+        &[row("a?", boxes), row("b?", "```json\n[{\"bbox\": 1}]\n```"), row("c?", "None")],
     );
     let said = check(dir.path(), "--reward_method odLength");
     assert_eq!(said.code, Some(1), "{}", said.stdout);
@@ -143,17 +94,10 @@ fn prompts_are_counted_with_a_model() {
     let dir = TempDir::new().unwrap();
     write(dir.path(), &[row("Where?", "[10, 20, 60, 90]")]);
     let model = golden().join("parity/checkpoints/nested");
-    let flags = format!(
-        "{REC} --model_name_or_path {} --max_prompt_length 8",
-        model.display()
-    );
+    let flags = format!("{REC} --model_name_or_path {} --max_prompt_length 8", model.display());
     let said = check(dir.path(), &flags);
     assert_eq!(said.code, Some(1), "{}", said.stdout);
-    assert!(
-        said.stdout.contains("prompt_too_long: 1 - "),
-        "{}",
-        said.stdout
-    );
+    assert!(said.stdout.contains("prompt_too_long: 1 - "), "{}", said.stdout);
     assert!(said.stdout.contains("\nprompts: "), "{}", said.stdout);
 }
 
@@ -161,35 +105,16 @@ fn prompts_are_counted_with_a_model() {
 fn the_file_and_the_page_hold_what_was_found() {
     let dir = TempDir::new().unwrap();
     let evil = "<script>alert(1)</script>";
-    write(
-        dir.path(),
-        &[
-            row(evil, "[10, 20, 60, 90]"),
-            row("Out?", "[10, 20, 160, 90]"),
-        ],
-    );
+    write(dir.path(), &[row(evil, "[10, 20, 60, 90]"), row("Out?", "[10, 20, 160, 90]")]);
     let (json, html) = (dir.path().join("found.json"), dir.path().join("data.html"));
-    let said = check(
-        dir.path(),
-        &format!("{REC} --json {} --html {}", json.display(), html.display()),
-    );
+    let said =
+        check(dir.path(), &format!("{REC} --json {} --html {}", json.display(), html.display()));
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     let found: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
-    assert_eq!(
-        (&found["errors"], &found["warnings"]),
-        (&json!(1), &json!(0))
-    );
+    assert_eq!((&found["errors"], &found["warnings"]), (&json!(1), &json!(0)));
     let finding = &found["findings"][0];
-    assert_eq!(
-        (&finding["kind"], &finding["level"]),
-        (&json!("box_outside"), &json!("error"))
-    );
-    assert!(
-        finding["examples"][0]["place"]
-            .as_str()
-            .unwrap()
-            .ends_with("train.jsonl:2")
-    );
+    assert_eq!((&finding["kind"], &finding["level"]), (&json!("box_outside"), &json!("error")));
+    assert!(finding["examples"][0]["place"].as_str().unwrap().ends_with("train.jsonl:2"));
     assert_eq!(found["answers"]["boxes_per_row"], json!([0, 2, 0, 0, 0, 0]));
     let page = fs::read_to_string(html).unwrap();
     assert!(page.contains("&lt;script&gt;alert(1)") && !page.contains("<script>"));
@@ -212,18 +137,12 @@ fn a_training_configuration_can_be_taken_as_it_is() {
     fs::write(&config, text).unwrap();
     let said = say(&format!("data check --config {}", config.display()));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(
-        said.stderr
-            .starts_with("warning: no effect here: `--learning_rate` (of training)")
-    );
+    assert!(said.stderr.starts_with("warning: no effect here: `--learning_rate` (of training)"));
     let said = say("data check --data_file_path x");
     let hint = "error: unknown flag `--data_file_path`\nhint: did you mean `--data_file_paths`?\n";
     assert_eq!((said.code, said.stderr.as_str()), (Some(2), hint));
     let said = say("data chek");
-    assert_eq!(
-        said.stderr,
-        "error: unknown command `chek`\nhint: did you mean `check`?\n"
-    );
+    assert_eq!(said.stderr, "error: unknown command `chek`\nhint: did you mean `check`?\n");
 }
 
 #[test]
@@ -236,24 +155,12 @@ fn boxes_that_no_reward_compares_are_told() {
         let said = check(dir.path(), more);
         assert_eq!(said.code, Some(0), "{}", said.stderr);
         for text in [told, rows, "0.75"] {
-            assert!(
-                said.stdout.contains(text),
-                "{more}: {text}\n{}",
-                said.stdout
-            );
+            assert!(said.stdout.contains(text), "{more}: {text}\n{}", said.stdout);
         }
     }
-    for more in [
-        REC,
-        "--task_type rec --reward_funcs giou",
-        "--reward_funcs format",
-    ] {
+    for more in [REC, "--task_type rec --reward_funcs giou", "--reward_funcs format"] {
         let said = check(dir.path(), more);
-        assert!(
-            !said.stdout.contains("no_box_reward"),
-            "{more}\n{}",
-            said.stdout
-        );
+        assert!(!said.stdout.contains("no_box_reward"), "{more}\n{}", said.stdout);
     }
 }
 
@@ -271,18 +178,10 @@ fn rows_in_any_form_are_read_and_other_files_told_once() {
     let pretty: Vec<String> = rows.iter().map(|row| format!("{row:#}")).collect();
     let path = dir.path().join("train.jsonl");
     let train = "train.jsonl: 2 rows, 2 without errors\n";
-    for text in [
-        json!(rows).to_string(),
-        format!("{:#}", json!(rows)),
-        pretty.join("\n"),
-    ] {
+    for text in [json!(rows).to_string(), format!("{:#}", json!(rows)), pretty.join("\n")] {
         fs::write(&path, text).unwrap();
         let said = check(dir.path(), REC);
-        assert!(
-            said.stdout.contains(train) && said.code == Some(0),
-            "{}",
-            said.stdout
-        );
+        assert!(said.stdout.contains(train) && said.code == Some(0), "{}", said.stdout);
     }
     for (bytes, told) in [
         (b"\x1f\x8b\x08\x00\x00".to_vec(), "train.jsonl: gzip\n"),
@@ -297,16 +196,8 @@ fn rows_in_any_form_are_read_and_other_files_told_once() {
     ] {
         fs::write(&path, bytes).unwrap();
         let said = check(dir.path(), REC);
-        assert!(
-            said.stdout.contains(told) && said.stdout.contains("hint: "),
-            "{}",
-            said.stdout
-        );
-        assert!(
-            said.stdout.contains("\n1 error, 0 warnings\n"),
-            "{}",
-            said.stdout
-        );
+        assert!(said.stdout.contains(told) && said.stdout.contains("hint: "), "{}", said.stdout);
+        assert!(said.stdout.contains("\n1 error, 0 warnings\n"), "{}", said.stdout);
     }
 }
 

@@ -17,39 +17,17 @@ fn refcoco_becomes_a_file_for_each_split() {
         sources.join("instances.json").display(),
         dir.path().display()
     ));
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""), "{}", said.stderr);
+    assert!(said.stderr.starts_with("6 rows kept, 2 left out\nrows left out, bad_row: 2\n  "));
+    let lines = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap().lines().count();
     assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (Some(0), ""),
-        "{}",
-        said.stderr
-    );
-    assert!(
-        said.stderr
-            .starts_with("6 rows kept, 2 left out\nrows left out, bad_row: 2\n  ")
-    );
-    let lines = |name: &str| {
-        fs::read_to_string(dir.path().join(name))
-            .unwrap()
-            .lines()
-            .count()
-    };
-    assert_eq!(
-        [
-            lines("ref_train.jsonl"),
-            lines("ref_val.jsonl"),
-            lines("ref_testA.jsonl")
-        ],
+        [lines("ref_train.jsonl"), lines("ref_val.jsonl"), lines("ref_testA.jsonl")],
         [2, 1, 3]
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     // For all to read whom the user's mask lets, as any other file.
     fs::write(dir.path().join("any"), "x").unwrap();
-    let mode = |name: &str| {
-        fs::metadata(dir.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode()
-    };
+    let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
     assert_eq!(mode("ref_val.jsonl"), mode("any"));
 }
 
@@ -72,8 +50,7 @@ fn converted_tables_pass_the_check() {
     ));
     assert_eq!(said.code, Some(0), "{}", said.stdout);
     assert!(
-        said.stdout
-            .contains("3 rows, 3 without errors\nimages: 2 different ones\n"),
+        said.stdout.contains("3 rows, 3 without errors\nimages: 2 different ones\n"),
         "{}",
         said.stdout
     );
@@ -92,8 +69,7 @@ fn what_cannot_be_converted_leaves_no_file() {
     ));
     assert_eq!(said.code, Some(1));
     assert!(
-        said.stderr
-            .contains("byte 0 of the pickle: `os.system`: only plain data"),
+        said.stderr.contains("byte 0 of the pickle: `os.system`: only plain data"),
         "{}",
         said.stderr
     );
@@ -101,32 +77,23 @@ fn what_cannot_be_converted_leaves_no_file() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     let nothing = dir.path().join("none.json");
     fs::write(&nothing, "[{\"problem\": 1}]").unwrap();
-    let said = say(&format!(
-        "data convert --from vlm-r1-json --input {}",
-        nothing.display()
-    ));
+    let said = say(&format!("data convert --from vlm-r1-json --input {}", nothing.display()));
     assert_eq!(said.code, Some(1));
     assert!(
-        said.stderr
-            .starts_with("error: no row was kept\n0 rows kept, 1 left out\n"),
+        said.stderr.starts_with("error: no row was kept\n0 rows kept, 1 left out\n"),
         "{}",
         said.stderr
     );
     let said = say("data convert --from csv --input x");
     assert_eq!(said.code, Some(2), "{}", said.stderr);
     let said = say("data convert --from refcoco --input x");
-    assert!(
-        said.code == Some(2) && said.stderr.contains("annotations"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.code == Some(2) && said.stderr.contains("annotations"), "{}", said.stderr);
 }
 
 fn names(dir: &TempDir) -> Vec<String> {
     let entries = fs::read_dir(dir.path()).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -136,10 +103,8 @@ fn names(dir: &TempDir) -> Vec<String> {
 fn what_a_killed_run_left_goes_and_a_full_disk_is_told() {
     let dir = TempDir::new().unwrap();
     let output = dir.path().join("rows.jsonl");
-    for name in [
-        ".tmp-rows.jsonl-4194999-0",
-        ".tmp-00112233445566778899aabbccddeeff.png-4194999-3",
-    ] {
+    for name in [".tmp-rows.jsonl-4194999-0", ".tmp-00112233445566778899aabbccddeeff.png-4194999-3"]
+    {
         fs::write(dir.path().join(name), "half").unwrap();
     }
     let convert = |output: &str| {
@@ -153,15 +118,11 @@ fn what_a_killed_run_left_goes_and_a_full_disk_is_told() {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let left = names(&dir);
     assert_eq!(left.len(), 3, "{left:?}");
-    assert!(
-        left.iter().all(|name| !name.starts_with(".tmp")),
-        "{left:?}"
-    );
+    assert!(left.iter().all(|name| !name.starts_with(".tmp")), "{left:?}");
     let said = convert("/dev/full");
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
     assert!(
-        said.stderr
-            .starts_with("error: /dev/full: No space left on device"),
+        said.stderr.starts_with("error: /dev/full: No space left on device"),
         "{}",
         said.stderr
     );
@@ -179,11 +140,7 @@ fn signals_leave_no_file() {
     assert!(made.unwrap().success());
     let mut command = crate::run::command();
     command.args(["data", "convert", "--from", "llama-factory"]);
-    command
-        .arg("--input")
-        .arg(&pipe)
-        .arg("--output")
-        .arg(dir.path().join("rows.jsonl"));
+    command.arg("--input").arg(&pipe).arg("--output").arg(dir.path().join("rows.jsonl"));
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     let wait = |count: usize| {
         let reached = (0..3000).any(|_| {
@@ -195,9 +152,7 @@ fn signals_leave_no_file() {
     wait(2);
     for signal in ["-TERM", "-INT"] {
         let id = child.id().to_string();
-        let kill = std::process::Command::new("kill")
-            .args([signal, &id])
-            .status();
+        let kill = std::process::Command::new("kill").args([signal, &id]).status();
         assert!(kill.unwrap().success());
         // Two that come at once may count as one.
         std::thread::sleep(std::time::Duration::from_millis(200));

@@ -82,12 +82,8 @@ fn a_model_is_asked_as_it_was_trained() {
         "grpo --task_type rec --max_completion_length 7 --max_pixels 12544 --image_processor pillow",
     );
     let followed = evaluated(dir, "rl-eval", &rl, "--task rec");
-    let config = [
-        "question_template: rec",
-        "extractor: thinking",
-        "max_new_tokens: 7",
-        "max_pixels: 12544",
-    ];
+    let config =
+        ["question_template: rec", "extractor: thinking", "max_new_tokens: 7", "max_pixels: 12544"];
     holds(&followed.config, &config);
     let source = dir.join("rl/config.yaml").display().to_string();
     let said = [
@@ -101,45 +97,21 @@ fn a_model_is_asked_as_it_was_trained() {
         "\nhint: --max_new_tokens 2048 --allow_changed true asks those again",
     ];
     holds(&followed.said.stderr, &said);
-    assert!(
-        !followed.said.stderr.contains("otherwise than"),
-        "{}",
-        followed.said.stderr
-    );
+    assert!(!followed.said.stderr.contains("otherwise than"), "{}", followed.said.stderr);
     assert_eq!(followed.summary["trained_as"]["taken"]["max_pixels"], 12544);
     assert_eq!(followed.summary["answers"]["cut_off"], 4);
     let page = fs::read_to_string(followed.folder.join("report.html")).unwrap();
-    holds(
-        &page,
-        &[
-            "cut off",
-            "4 of 4",
-            "not read",
-            "no `&lt;answer&gt;` tag: 4",
-            "Warning: ",
-        ],
-    );
+    holds(&page, &["cut off", "4 of 4", "not read", "no `&lt;answer&gt;` tag: 4", "Warning: "]);
 
     let sft = trained(dir, "sft", "sft --task_type rec");
     let plain = evaluated(dir, "sft-eval", &sft, "--task rec --max_new_tokens 5");
     holds(
         &plain.config,
-        &[
-            "question_template: sft_rec",
-            "extractor: baseline",
-            "box_format: absolute",
-        ],
+        &["question_template: sft_rec", "extractor: baseline", "box_format: absolute"],
     );
-    let against = evaluated(
-        dir,
-        "against",
-        &sft,
-        "--task rec --max_new_tokens 5 --extractor thinking",
-    );
-    holds(
-        &against.config,
-        &["question_template: rec", "extractor: thinking"],
-    );
+    let against =
+        evaluated(dir, "against", &sft, "--task rec --max_new_tokens 5 --extractor thinking");
+    holds(&against.config, &["question_template: rec", "extractor: thinking"]);
     let said = [
         "warning: otherwise than the model was trained",
         "--extractor thinking, not baseline",
@@ -148,28 +120,18 @@ fn a_model_is_asked_as_it_was_trained() {
     holds(&against.said.stderr, &said);
     let thinking = trained(dir, "cold", "sft --task_type rec --with_thinking true");
     let cold = evaluated(dir, "cold-eval", &thinking, "--task rec --max_new_tokens 5");
-    holds(
-        &cold.config,
-        &["question_template: rec", "extractor: thinking"],
-    );
+    holds(&cold.config, &["question_template: rec", "extractor: thinking"]);
 
     // Another task than that of the training: its own template, but the images of the training.
     let other = evaluated(dir, "other", &rl, "--task gui --max_new_tokens 5");
-    holds(
-        &other.config,
-        &["question_template: default", "max_pixels: 12544"],
-    );
+    holds(&other.config, &["question_template: default", "max_pixels: 12544"]);
     holds(&other.said.stderr, &["the model was trained for `rec`"]);
     // A copy elsewhere knows of no run, and no other folder's settings are taken for one.
     let copy = dir.join("checkpoint-9");
     fs::rename(&rl, &copy).unwrap();
     fs::write(dir.join("config.yaml"), "task: rec\n").unwrap();
     let alone = evaluated(dir, "alone", &copy, "--task rec --max_new_tokens 5");
-    assert!(
-        !alone.said.stderr.contains("was trained"),
-        "{}",
-        alone.said.stderr
-    );
+    assert!(!alone.said.stderr.contains("was trained"), "{}", alone.said.stderr);
     assert_eq!(alone.summary["trained_as"], Value::Null);
 
     comparison_names_what_differs(dir, &followed.folder, &plain.folder);
@@ -196,15 +158,9 @@ fn comparison_names_what_differs(dir: &Path, first: &Path, second: &Path) {
         "`image_processor` `pillow` and `torchvision`",
     ];
     holds(&said, &parts);
-    assert_eq!(
-        json["settings_differ"]["max_new_tokens"],
-        json!({"a": 7, "b": 5})
-    );
+    assert_eq!(json["settings_differ"]["max_new_tokens"], json!({"a": 7, "b": 5}));
     assert_eq!(json["b"]["trained_as"]["taken"]["extractor"], "baseline");
-    holds(
-        &fs::read_to_string(&page).unwrap(),
-        &["Warning: settings differ"],
-    );
+    holds(&fs::read_to_string(&page).unwrap(), &["Warning: settings differ"]);
     // Rows of its own: no winner, whatever the figures say.
     let results = second.join("results.json");
     let mut all: Value = serde_json::from_str(&fs::read_to_string(&results).unwrap()).unwrap();
@@ -216,15 +172,9 @@ fn comparison_names_what_differs(dir: &Path, first: &Path, second: &Path) {
     all_rows.pop();
     fs::write(&results, all.to_string()).unwrap();
     let (said, json) = compare(second);
-    holds(
-        &said,
-        &["the questions differ: 1 are in A alone, 0 in B alone"],
-    );
+    holds(&said, &["the questions differ: 1 are in A alone, 0 in B alone"]);
     assert_eq!(json["verdict"], "not called");
-    holds(
-        &fs::read_to_string(&page).unwrap(),
-        &["the questions differ"],
-    );
+    holds(&fs::read_to_string(&page).unwrap(), &["the questions differ"]);
 }
 
 #[test]
@@ -242,16 +192,9 @@ fn a_merged_adapter_is_asked_as_it_was_trained() {
     let followed = evaluated(dir, "eval", &merged, "--task rec");
     holds(
         &followed.config,
-        &[
-            "question_template: none",
-            "extractor: baseline",
-            "max_new_tokens: 6",
-        ],
+        &["question_template: none", "extractor: baseline", "max_new_tokens: 6"],
     );
-    holds(
-        &followed.said.stderr,
-        &["as the model was trained", "trained_as.yaml"],
-    );
+    holds(&followed.said.stderr, &["as the model was trained", "trained_as.yaml"]);
 }
 
 #[test]
@@ -274,14 +217,8 @@ fn during_training_a_warning_is_said_once() {
             file.display()
         ),
     ));
-    let once = |part: &str| {
-        assert_eq!(
-            said.stderr.matches(part).count(),
-            1,
-            "{part}: {}",
-            said.stderr
-        )
-    };
+    let once =
+        |part: &str| assert_eq!(said.stderr.matches(part).count(), 1, "{part}: {}", said.stderr);
     once(
         "warning: evaluation `val`, step 0: 4 of 4 answers (100 %) cut off at `--max_new_tokens 4`",
     );
@@ -315,19 +252,11 @@ fn a_search_for_boxes_that_no_reward_looks_at_is_said() {
     );
     for command in ["plan", "grpo"] {
         let said = done(&format!("{command} {common}"));
-        holds(
-            &said.stderr,
-            &[warning, "--is_reward_customized_from_vlm_module true"],
-        );
+        holds(&said.stderr, &[warning, "--is_reward_customized_from_vlm_module true"]);
         fs::remove_dir_all(dir.join("run")).unwrap_or_default();
-        let customized = say(&format!(
-            "{command} {common} --is_reward_customized_from_vlm_module true"
-        ));
-        assert!(
-            !customized.stderr.contains(warning),
-            "{}",
-            customized.stderr
-        );
+        let customized =
+            say(&format!("{command} {common} --is_reward_customized_from_vlm_module true"));
+        assert!(!customized.stderr.contains(warning), "{}", customized.stderr);
         fs::remove_dir_all(dir.join("run")).unwrap_or_default();
     }
     let model = golden().join("parity/checkpoints/nested");
@@ -341,10 +270,7 @@ fn a_search_for_boxes_that_no_reward_looks_at_is_said() {
 fn train_rows(dir: &Path) -> String {
     let path = dir.join("train.jsonl");
     let turns = json!([{"from": "human", "value": "<image>Where is it?"}, {"from": "gpt", "value": "[1, 2, 3, 4]"}]);
-    let row = format!(
-        "{}\n",
-        json!({"image": "small.png", "conversations": turns})
-    );
+    let row = format!("{}\n", json!({"image": "small.png", "conversations": turns}));
     fs::write(&path, row.repeat(2)).unwrap();
     path.display().to_string()
 }

@@ -11,10 +11,7 @@ use tempfile::TempDir;
 use crate::run::{Said, command, golden, say};
 
 fn model() -> String {
-    golden()
-        .join("parity/checkpoints/nested")
-        .display()
-        .to_string()
+    golden().join("parity/checkpoints/nested").display().to_string()
 }
 
 fn images() -> String {
@@ -68,25 +65,17 @@ fn rec_writes_the_fields_of_vlm_r1_and_a_page() {
     let out = dir.path().join("out");
     let file = rec_file(dir.path(), 12);
     let said = done(&line("rec", &file, &out, "--shuffle_seed 42 --limit 10"));
-    assert_eq!(
-        said.stdout.trim(),
-        out.join("summary.json").display().to_string()
-    );
+    assert_eq!(said.stdout.trim(), out.join("summary.json").display().to_string());
     assert!(said.stderr.contains("accuracy") && said.stderr.contains("10 questions"));
     let results = read(out.join("results.json"));
     assert!(results["accuracy"].is_number());
     let rows = results["results"].as_array().unwrap();
     // `random.seed(42)` leaves 12 items so; the first ten are asked.
     let order = [7, 5, 2, 8, 9, 6, 11, 3, 4, 0];
-    let asked: Vec<String> = rows
-        .iter()
-        .map(|row| row["question"].as_str().unwrap().to_owned())
-        .collect();
+    let asked: Vec<String> =
+        rows.iter().map(|row| row["question"].as_str().unwrap().to_owned()).collect();
     for (asked, index) in asked.iter().zip(order) {
-        assert!(
-            asked.ends_with(&format!("thing {index}.")),
-            "{asked}: {index}"
-        );
+        assert!(asked.ends_with(&format!("thing {index}.")), "{asked}: {index}");
     }
     let first = &rows[0];
     assert_eq!(first["image"], "rgba.png");
@@ -140,10 +129,7 @@ fn a_killed_evaluation_goes_on_without_repeating_an_answer() {
     let after = fs::read_to_string(&answers).unwrap();
     assert!(after.starts_with(kept));
     assert_eq!(after.lines().count(), 40);
-    assert_eq!(
-        read(killed.join("results.json")),
-        read(whole.join("results.json"))
-    );
+    assert_eq!(read(killed.join("results.json")), read(whole.join("results.json")));
 }
 
 #[test]
@@ -169,26 +155,15 @@ fn a_comparison_says_what_flipped() {
     }
     fs::write(b.join("results.json"), results.to_string()).unwrap();
     let page = dir.path().join("compare.html");
-    let said = done(&format!(
-        "eval --compare {} {} --html {}",
-        a.display(),
-        b.display(),
-        page.display()
-    ));
+    let said =
+        done(&format!("eval --compare {} {} --html {}", a.display(), b.display(), page.display()));
     let json: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(json["metrics"]["accuracy"]["difference"], 0.25);
-    assert_eq!(
-        (&json["b_better_on"], &json["b_worse_on"]),
-        (&json!(2), &json!(0))
-    );
+    assert_eq!((&json["b_better_on"], &json["b_worse_on"]), (&json!(2), &json!(0)));
     // 2 * (1/2)^2
     assert_eq!(json["sign_test_p"], 0.5);
-    let rows: Vec<&Value> = json["became_right"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|f| &f["row"])
-        .collect();
+    let rows: Vec<&Value> =
+        json["became_right"].as_array().unwrap().iter().map(|f| &f["row"]).collect();
     assert_eq!(rows, [&json!(2), &json!(5)]);
     assert!(said.stderr.contains("cannot be told"), "{}", said.stderr);
     let page = fs::read_to_string(page).unwrap();
@@ -224,10 +199,7 @@ fn the_other_tasks_score_by_their_rules() {
         assert_eq!(summary["num_bad"], 0, "{task}: {summary}");
         assert!(summary["metrics"]["accuracy"]["mean"].is_number(), "{task}");
         assert_eq!(summary["metrics"]["pass@2"].is_object(), task == "reward");
-        assert_eq!(
-            summary["metrics"]["rewards/format"].is_object(),
-            task == "reward"
-        );
+        assert_eq!(summary["metrics"]["rewards/format"].is_object(), task == "reward");
     }
 }
 
@@ -253,39 +225,19 @@ fn detection_reads_coco_files() {
     let file = write(dir.path(), "material.json", coco);
     let out = dir.path().join("ovdeval");
     let said = done(&line("ovdeval", &file, &out, ""));
-    assert!(
-        said.stderr.contains("image 9 (nowhere.png)"),
-        "{}",
-        said.stderr
-    );
-    assert!(
-        said.stderr.contains("1 annotations of images"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("image 9 (nowhere.png)"), "{}", said.stderr);
+    assert!(said.stderr.contains("1 annotations of images"), "{}", said.stderr);
     let results = read(out.join("results.json"));
-    let question = results["results"][0]["question"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    assert!(
-        question.contains("objects: ['red cup', 'blue cup']."),
-        "{question}"
-    );
+    let question = results["results"][0]["question"].as_str().unwrap().to_owned();
+    assert!(question.contains("objects: ['red cup', 'blue cup']."), "{question}");
     let summary = read(out.join("summary.json"));
-    assert_eq!(
-        (&summary["num_questions"], &summary["num_bad"]),
-        (&json!(4), &json!(2))
-    );
+    assert_eq!((&summary["num_questions"], &summary["num_bad"]), (&json!(4), &json!(2)));
     assert_eq!(summary["metrics"]["nms_ap"]["mean"], 0.0);
     let all = dir.path().join("ovd");
     done(&line("ovd", &file, &all, "--exclude_bad true"));
     let results = read(all.join("results.json"));
     let question = results["results"][0]["question"].as_str().unwrap();
-    assert!(
-        question.contains("['red cup', 'dog', 'blue cup']"),
-        "{question}"
-    );
+    assert!(question.contains("['red cup', 'dog', 'blue cup']"), "{question}");
     assert_eq!(read(all.join("summary.json"))["num_questions"], 2);
 }
 
@@ -309,11 +261,7 @@ fn detection_reads_the_rows_of_training() {
     let file = write(dir.path(), "train.jsonl", lines.concat());
     let out = dir.path().join("out");
     let said = done(&line("ovd", &file, &out, ""));
-    assert!(
-        said.stderr.contains("the answer is no list of boxes"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("the answer is no list of boxes"), "{}", said.stderr);
     let summary = read(out.join("summary.json"));
     let counts = (&summary["num_questions"], &summary["num_bad"]);
     assert_eq!(counts, (&json!(4), &json!(1)));
@@ -323,12 +271,7 @@ fn detection_reads_the_rows_of_training() {
     assert_eq!(truth["bbox_2d"], json!([1.0, 2.0, 11.0, 12.0]));
     assert_eq!(truth["label"], "red cup");
     let said = say(&line("ovd", &file, &dir.path().join("x"), "--labels all"));
-    assert!(
-        said.stderr
-            .contains("`labels`: is for files of COCO's form"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("`labels`: is for files of COCO's form"), "{}", said.stderr);
 }
 
 #[test]
@@ -338,22 +281,12 @@ fn answers_that_a_lower_limit_cut_off_are_asked_again() {
     let out = dir.path().join("out");
     let answers = || -> Vec<Value> {
         let text = fs::read_to_string(out.join("answers.jsonl")).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     done(&line("rec", &file, &out, "--max_new_tokens 2"));
-    let cut = answers()
-        .iter()
-        .filter(|row| row["finish_reason"] == "length")
-        .count();
+    let cut = answers().iter().filter(|row| row["finish_reason"] == "length").count();
     assert!(cut > 0, "{:?}", answers());
-    let longer = line(
-        "rec",
-        &file,
-        &out,
-        "--max_new_tokens 9 --allow_changed true",
-    );
+    let longer = line("rec", &file, &out, "--max_new_tokens 9 --allow_changed true");
     let said = done(&longer);
     assert!(
         said.stderr.contains(&format!(
@@ -369,11 +302,7 @@ fn answers_that_a_lower_limit_cut_off_are_asked_again() {
         assert_eq!(row["tokens"], 9, "{row}");
     }
     // A process that was killed has not counted what its answers took.
-    let tokens = || {
-        read(out.join("summary.json"))["sampling"]["tokens"]
-            .as_u64()
-            .unwrap()
-    };
+    let tokens = || read(out.join("summary.json"))["sampling"]["tokens"].as_u64().unwrap();
     assert!(tokens() > 0);
     fs::remove_file(out.join("sampling.jsonl")).unwrap();
     done(&longer);
@@ -385,12 +314,7 @@ fn answers_that_a_lower_limit_cut_off_are_asked_again() {
     // With the limit as it was asked there is nothing to do, nor with a lower one.
     assert!(!done(&longer).stderr.contains(": asked again"));
     assert_eq!(answers(), again);
-    done(&line(
-        "rec",
-        &file,
-        &out,
-        "--max_new_tokens 4 --allow_changed true",
-    ));
+    done(&line("rec", &file, &out, "--max_new_tokens 4 --allow_changed true"));
     assert_eq!(answers(), again);
 }
 
@@ -409,35 +333,17 @@ fn what_cannot_be_evaluated_is_refused() {
     refuse(2, "eval", &["`model`", "compare"]);
     refuse(2, "eval --compare a", &["two folders"]);
     refuse(2, "eval --task rex", &["rec", "ovdeval"]);
-    refuse(
-        2,
-        &line("rec", &file, &out, "--num_samples 4"),
-        &["temperature"],
-    );
+    refuse(2, &line("rec", &file, &out, "--num_samples 4"), &["temperature"]);
     refuse(1, "eval --compare a b", &["no results", "hint:"]);
-    let dry = line(
-        "rec",
-        "none.json",
-        &out,
-        "--model nowhere --image_folders no/folder --dry_run",
-    );
+    let dry = line("rec", "none.json", &out, "--model nowhere --image_folders no/folder --dry_run");
     refuse(
         1,
         &dry,
-        &[
-            "3 problems",
-            "`nowhere` does not exist",
-            "`none.json`",
-            "no folder `no/folder`",
-        ],
+        &["3 problems", "`nowhere` does not exist", "`none.json`", "no folder `no/folder`"],
     );
     refuse(1, &line("rec", "none.json", &out, ""), &["none.json"]);
     refuse(1, &line("ovd", &file, &out, ""), &["val.json"]);
-    refuse(
-        1,
-        &line("reward", &file, &out, "--reward_funcs acuracy"),
-        &["did you mean `accuracy`"],
-    );
+    refuse(1, &line("reward", &file, &out, "--reward_funcs acuracy"), &["did you mean `accuracy`"]);
     refuse(
         1,
         &line("rec", &file, &out, "--cuda_graphs true"),
@@ -451,9 +357,5 @@ fn what_cannot_be_evaluated_is_refused() {
         &["`max_new_tokens`: was 6, is 9", "--allow_changed"],
     );
     fs::write(out.join("answers.jsonl"), "{}\n").unwrap();
-    refuse(
-        1,
-        &line("rec", &file, &out, ""),
-        &["answers.jsonl:1", "hint:"],
-    );
+    refuse(1, &line("rec", &file, &out, ""), &["answers.jsonl:1", "hint:"]);
 }

@@ -127,12 +127,7 @@ fn what_cannot_be_evaluated_stops_a_run_before_it_begins() {
         assert!(!dir.path().join("run").exists(), "{flags}");
     };
     let with = "--max_steps 1 --eval_steps 1 --eval_config FILE";
-    refuse(
-        2,
-        "max_new_token: 6\n",
-        with,
-        &["evals.yaml:5: unknown key", "`max_new_tokens`"],
-    );
+    refuse(2, "max_new_token: 6\n", with, &["evals.yaml:5: unknown key", "`max_new_tokens`"]);
     refuse(2, "model: other\n", with, &["evals.yaml:5: `model`"]);
     // A dry run reads it too.
     refuse(
@@ -149,12 +144,7 @@ fn what_cannot_be_evaluated_stops_a_run_before_it_begins() {
     );
     refuse(1, "", &with.replace("FILE", "none.yaml"), &["none.yaml"]);
     refuse(2, "", "--eval_steps 1", &["`eval_steps`", "`eval_config`"]);
-    refuse(
-        2,
-        "",
-        "--eval_config FILE",
-        &["`eval_config`", "`eval_steps`"],
-    );
+    refuse(2, "", "--eval_config FILE", &["`eval_config`", "`eval_steps`"]);
 }
 
 #[test]
@@ -179,11 +169,7 @@ fn a_signal_breaks_off_an_evaluation_and_the_same_command_makes_up_for_it() {
     signal(&child, "-TERM");
     let ended = said(child.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(143), "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("\nstopped after step 2, saved in "),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("\nstopped after step 2, saved in "), "{}", ended.stderr);
     assert_eq!(checkpoints(&run), ["checkpoint-2"]);
     assert_eq!(fs::read_dir(run.join("eval")).unwrap().count(), 0);
     assert_eq!(metrics(&run).len(), 1);
@@ -191,10 +177,8 @@ fn a_signal_breaks_off_an_evaluation_and_the_same_command_makes_up_for_it() {
     evaluation_file(dir.path(), "max_new_tokens: 6\n  limit: 3\n");
     done(&command);
     let lines = metrics(&run);
-    let evaluated: Vec<bool> = lines
-        .iter()
-        .map(|line| line["eval/val/accuracy"].is_f64())
-        .collect();
+    let evaluated: Vec<bool> =
+        lines.iter().map(|line| line["eval/val/accuracy"].is_f64()).collect();
     assert_eq!(evaluated, [false, true, true]);
     assert_eq!(fs::read_dir(run.join("eval")).unwrap().count(), 2);
 }

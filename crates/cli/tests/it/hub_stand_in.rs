@@ -79,16 +79,11 @@ impl Hub {
     pub fn start(folder: &Path, fault: Fault, token: Option<&'static str>) -> Self {
         let read = |entry: std::io::Result<fs::DirEntry>| {
             let entry = entry.unwrap();
-            (
-                entry.file_name().into_string().unwrap(),
-                fs::read(entry.path()).unwrap(),
-            )
+            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
         };
         let files = fs::read_dir(folder).unwrap().map(read).collect();
-        let (hub, cdn) = (
-            TcpListener::bind("127.0.0.1:0").unwrap(),
-            TcpListener::bind("127.0.0.1:0").unwrap(),
-        );
+        let (hub, cdn) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         // Another name, so that it is another host to the client.
         let endpoint = format!("http://localhost:{}", hub.local_addr().unwrap().port());
         let state = Arc::new(State {
@@ -129,12 +124,7 @@ fn request(reader: &mut impl BufRead) -> Option<Request> {
     let mut words = line.split_whitespace();
     let is_head = words.next()? == "HEAD";
     let path = words.next()?.split('?').next()?.to_owned();
-    let mut request = Request {
-        is_head,
-        path,
-        first: None,
-        token: None,
-    };
+    let mut request = Request { is_head, path, first: None, token: None };
     loop {
         let mut header = String::new();
         reader
@@ -147,13 +137,7 @@ fn request(reader: &mut impl BufRead) -> Option<Request> {
         };
         match name.to_ascii_lowercase().as_str() {
             "range" => {
-                request.first = value
-                    .trim()
-                    .strip_prefix("bytes=")?
-                    .split('-')
-                    .next()?
-                    .parse()
-                    .ok()
+                request.first = value.trim().strip_prefix("bytes=")?.split('-').next()?.parse().ok()
             }
             "authorization" => {
                 request.token = Some(value.trim().strip_prefix("Bearer ")?.to_owned())
@@ -165,21 +149,11 @@ fn request(reader: &mut impl BufRead) -> Option<Request> {
 
 fn answer(status: &'static str, head: String, body: Vec<u8>) -> Answer {
     let sent = body.len();
-    Answer {
-        status,
-        head,
-        body,
-        sent,
-        stalls: false,
-    }
+    Answer { status, head, body, sent, stalls: false }
 }
 
 fn refusal(status: &'static str, code: &str, message: &str) -> Answer {
-    answer(
-        status,
-        format!("X-Error-Code: {code}\r\nX-Error-Message: {message}\r\n"),
-        Vec::new(),
-    )
+    answer(status, format!("X-Error-Code: {code}\r\nX-Error-Message: {message}\r\n"), Vec::new())
 }
 
 fn is_large(name: &str) -> bool {
@@ -187,10 +161,7 @@ fn is_large(name: &str) -> bool {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl State {
@@ -198,23 +169,11 @@ impl State {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut writer = stream;
         while let Some(request) = request(&mut reader) {
-            let answer = if is_cdn {
-                self.bytes(&request)
-            } else {
-                self.respond(&request)
-            };
+            let answer = if is_cdn { self.bytes(&request) } else { self.respond(&request) };
             let (status, length, more) = (answer.status, answer.body.len(), &answer.head);
             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{more}\r\n");
-            let body = if request.is_head {
-                &[]
-            } else {
-                &answer.body[..answer.sent]
-            };
-            if writer
-                .write_all(head.as_bytes())
-                .and_then(|()| writer.write_all(body))
-                .is_err()
-            {
+            let body = if request.is_head { &[] } else { &answer.body[..answer.sent] };
+            if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).is_err() {
                 return;
             }
             if answer.stalls && !request.is_head {
@@ -236,11 +195,9 @@ impl State {
                     "GatedRepo",
                     "Access to model owner/tiny is restricted.",
                 ),
-                Some(_) => refusal(
-                    "403 Forbidden",
-                    "GatedRepo",
-                    "You are not in the authorized list.",
-                ),
+                Some(_) => {
+                    refusal("403 Forbidden", "GatedRepo", "You are not in the authorized list.")
+                }
             };
         }
         if let Some(revision) = request.path.strip_prefix("/api/models/owner/tiny/tree/") {
@@ -250,10 +207,7 @@ impl State {
                 self.no_revision()
             };
         }
-        if let Some(revision) = request
-            .path
-            .strip_prefix("/api/models/owner/tiny/revision/")
-        {
+        if let Some(revision) = request.path.strip_prefix("/api/models/owner/tiny/revision/") {
             return match revision {
                 "main" | COMMIT => self.info(COMMIT),
                 "v1" | OLD_COMMIT => self.info(OLD_COMMIT),
@@ -333,23 +287,13 @@ impl State {
             self.leaked.fetch_add(1, Ordering::SeqCst);
         }
         if !request.is_head {
-            self.sent
-                .lock()
-                .unwrap()
-                .push((name.to_owned(), request.first.unwrap_or(0)));
+            self.sent.lock().unwrap().push((name.to_owned(), request.first.unwrap_or(0)));
         }
-        let first = if matches!(self.fault, Fault::NoRanges { .. }) {
-            None
-        } else {
-            request.first
-        };
+        let first = if matches!(self.fault, Fault::NoRanges { .. }) { None } else { request.first };
         let mut answer = match first {
             Some(first) => {
-                let head = format!(
-                    "Content-Range: bytes {first}-{}/{}\r\n",
-                    bytes.len() - 1,
-                    bytes.len()
-                );
+                let head =
+                    format!("Content-Range: bytes {first}-{}/{}\r\n", bytes.len() - 1, bytes.len());
                 answer("206 Partial Content", head, bytes[first..].to_vec())
             }
             None => answer("200 OK", String::new(), bytes.clone()),

@@ -70,15 +70,10 @@ fn every_command_follows_links_where_that_is_asked_and_only_there() {
         let refused = say(&line);
         let told = format!("{}{}", refused.stdout, refused.stderr);
         assert_ne!(refused.code, Some(0), "{line}\n{told}");
-        assert!(
-            told.contains(link) && told.contains("--follow_links true"),
-            "{line}\n{told}"
-        );
+        assert!(told.contains(link) && told.contains("--follow_links true"), "{line}\n{told}");
     }
     // By either name, in turns.
-    let lines = commands(dir.path(), "linked")
-        .into_iter()
-        .zip(commands(dir.path(), "absolute"));
+    let lines = commands(dir.path(), "linked").into_iter().zip(commands(dir.path(), "absolute"));
     for (index, (linked, absolute)) in lines.enumerate() {
         let line = if index % 2 == 0 { linked } else { absolute };
         let followed = say(&format!("{line} --follow_links true"));

@@ -58,11 +58,7 @@ fn modes(folder: &Path, into: &mut Vec<(PathBuf, u32, bool)>) {
         if found.is_symlink() {
             continue;
         }
-        into.push((
-            path.clone(),
-            found.permissions().mode() & 0o777,
-            found.is_dir(),
-        ));
+        into.push((path.clone(), found.permissions().mode() & 0o777, found.is_dir()));
         if found.is_dir() {
             modes(&path, into);
         }
@@ -79,10 +75,7 @@ fn all_that_is_written_follows_the_users_mask() {
             "sft",
             dir.path(),
             &model,
-            &format!(
-                "--freeze_vision_modules true --feature_cache_dir {}",
-                cache.display()
-            ),
+            &format!("--freeze_vision_modules true --feature_cache_dir {}", cache.display()),
         );
         let lora = a_step("sft", dir.path(), &model, "--use_peft true").replace("/run ", "/lora ");
         let merged = dir.path().join("merged");
@@ -100,17 +93,11 @@ fn all_that_is_written_follows_the_users_mask() {
             done(said(output.unwrap()));
         }
         let mut found = Vec::new();
-        for folder in [
-            dir.path().join("run"),
-            dir.path().join("lora"),
-            merged,
-            cache,
-        ] {
+        for folder in [dir.path().join("run"), dir.path().join("lora"), merged, cache] {
             modes(&folder, &mut found);
         }
         let weights = found.iter().filter(|(path, ..)| {
-            path.extension()
-                .is_some_and(|extension| extension == "safetensors")
+            path.extension().is_some_and(|extension| extension == "safetensors")
         });
         assert!(weights.count() >= 6, "{found:?}");
         for (path, mode, is_dir) in found {
@@ -124,12 +111,8 @@ fn all_that_is_written_follows_the_users_mask() {
 fn a_stored_head_that_differs_survives_a_run() {
     let dir = TempDir::new().unwrap();
     let model = copy(dir.path());
-    edit(&model.join("config.json"), |c| {
-        c["tie_word_embeddings"] = json!(true)
-    });
-    let said = done(say(
-        &a_step("sft", dir.path(), &model, "").replace("1e-3", "1e-9")
-    ));
+    edit(&model.join("config.json"), |c| c["tie_word_embeddings"] = json!(true));
+    let said = done(say(&a_step("sft", dir.path(), &model, "").replace("1e-3", "1e-9")));
     let warning = "`lm_head.weight` differs from the embedding";
     assert_eq!(said.stderr.matches(warning).count(), 1, "{}", said.stderr);
     let checkpoint = dir.path().join("run/checkpoint-1");
@@ -147,15 +130,10 @@ fn what_a_folder_contradicts_is_said_once_by_a_run() {
     let dir = TempDir::new().unwrap();
     let model = copy(dir.path());
     let stale = "model-00001-of-00002.safetensors";
-    write_tensors(
-        &model.join(stale),
-        &[("lm_head.weight".to_owned(), tch::Tensor::from(0.0f32))],
-    )
-    .unwrap();
+    write_tensors(&model.join(stale), &[("lm_head.weight".to_owned(), tch::Tensor::from(0.0f32))])
+        .unwrap();
     // `<|endoftext|>` alone; the chat template writes `<|im_end|>`.
-    edit(&model.join("generation_config.json"), |c| {
-        c["eos_token_id"] = json!(536)
-    });
+    edit(&model.join("generation_config.json"), |c| c["eos_token_id"] = json!(536));
     // Policy and reference model read the same folder.
     let said = done(say(&a_step("grpo", dir.path(), &model, "--beta 0.04")));
     for text in [
@@ -179,10 +157,7 @@ fn what_is_said_of_a_model_folder_stands_in_the_log_of_the_run() {
     });
     let said = done(say(&a_step("sft", dir.path(), &model, "")));
     let log = fs::read_to_string(dir.path().join("run/log.txt")).unwrap();
-    for text in [
-        "chat templates differ",
-        "passed over, as in transformers: `score.weight`",
-    ] {
+    for text in ["chat templates differ", "passed over, as in transformers: `score.weight`"] {
         assert!(said.stderr.contains(text), "{}", said.stderr);
         assert_eq!(log.matches(text).count(), 1, "{log}");
     }
@@ -196,21 +171,12 @@ fn a_folder_that_is_no_model_is_named_with_one_that_is() {
     fs::create_dir(&packed).unwrap();
     fs::write(packed.join("model-q4.gguf"), "GGUF").unwrap();
     for (given, hint) in [
-        (
-            dir.path().to_owned(),
-            format!("hint: there is one in `{}`", inner.display()),
-        ),
-        (
-            inner.join(WHOLE),
-            format!("hint: give its folder, `{}`", inner.display()),
-        ),
+        (dir.path().to_owned(), format!("hint: there is one in `{}`", inner.display())),
+        (inner.join(WHOLE), format!("hint: give its folder, `{}`", inner.display())),
         (packed, "hint: GGUF is not read".to_owned()),
     ] {
         for line in [
-            format!(
-                "generate --model {} --prompt x --device cpu",
-                given.display()
-            ),
+            format!("generate --model {} --prompt x --device cpu", given.display()),
             a_step("sft", dir.path(), &given, ""),
         ] {
             let said = say(&line);

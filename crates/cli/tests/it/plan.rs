@@ -31,10 +31,8 @@ fn cells(said: &Said) -> HashMap<String, [f64; 3]> {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let rows = said.stdout.lines().filter_map(|line| {
         let (name, cells) = line.split_at_checked(28)?;
-        let cells: Vec<f64> = cells
-            .split_whitespace()
-            .map(|cell| cell.parse().ok())
-            .collect::<Option<_>>()?;
+        let cells: Vec<f64> =
+            cells.split_whitespace().map(|cell| cell.parse().ok()).collect::<Option<_>>()?;
         Some((name.trim().to_owned(), cells.try_into().ok()?))
     });
     rows.collect()
@@ -47,16 +45,10 @@ fn memory_time_and_cost_of_three_ways() {
         dir.path(),
         "--memory 1GiB 1000B 1000000000000000000B --cost_per_hour 3600000 --eval_steps 5 --eval_config evals.yaml",
     );
-    assert!(
-        said.stdout.contains("\nevaluations take time"),
-        "{}",
-        said.stdout
-    );
+    assert!(said.stdout.contains("\nevaluations take time"), "{}", said.stdout);
     assert!(
         said.stdout.contains("\nrollouts on disk: at most ")
-            && said
-                .stdout
-                .contains(" MiB for all 10 steps (4 bytes a token), and "),
+            && said.stdout.contains(" MiB for all 10 steps (4 bytes a token), and "),
         "{}",
         said.stdout
     );
@@ -68,20 +60,10 @@ fn memory_time_and_cost_of_three_ways() {
     for (name, bytes) in [("moments", 8.0), ("gradients", 4.0)] {
         for (cell, trained) in of(name).into_iter().zip([full, frozen, lora]) {
             let expected = trained * bytes / mebibyte;
-            assert!(
-                (cell - expected).abs() <= 0.06,
-                "{name}: {cell}, {expected}"
-            );
+            assert!((cell - expected).abs() <= 0.06, "{name}: {cell}, {expected}");
         }
     }
-    let always = [
-        "weights",
-        "adapters",
-        "f32 masters",
-        "moments",
-        "reference",
-        "feature cache",
-    ];
+    let always = ["weights", "adapters", "f32 masters", "moments", "reference", "feature cache"];
     for (way, peak) in of("peak").into_iter().enumerate() {
         let held: f64 = always.iter().map(|name| of(name)[way]).sum();
         let least = of("gradients")[way].max(of("activations")[way] + of("logits, a chunk")[way]);
@@ -92,33 +74,19 @@ fn memory_time_and_cost_of_three_ways() {
     assert!(of("reference")[0] > 0.0, "{rows:?}");
     // 1000 a second, ten steps.
     for (secs, cost) in of("a step, s").into_iter().zip(of("cost")) {
-        assert!(
-            cost > 0.0 && (secs * 1e4 - cost).abs() < 5.1,
-            "{secs} {cost}"
-        );
+        assert!(cost > 0.0 && (secs * 1e4 - cost).abs() < 5.1, "{secs} {cost}");
     }
     let line = |name: &str| said.stdout.lines().find(|line| line.starts_with(name));
     // Of a checkpoint in f32 the state is three times the model: weights and two moments.
     let (model, state) = (of("the model"), of("what going on needs"));
     assert!((state[0] - 3.0 * model[0]).abs() < 0.21, "{}", said.stdout);
-    assert!(
-        line("1000B, kept").unwrap().ends_with("none"),
-        "{}",
-        said.stdout
-    );
-    assert!(
-        line("1GiB, kept").unwrap().ends_with(')'),
-        "{}",
-        said.stdout
-    );
+    assert!(line("1000B, kept").unwrap().ends_with("none"), "{}", said.stdout);
+    assert!(line("1GiB, kept").unwrap().ends_with(')'), "{}", said.stdout);
     // However wide a name or a number is, columns stand apart.
     let wide = line("1000000000000000000B, recomputed").unwrap();
     let columns = wide.split("  ").filter(|cell| !cell.trim().is_empty());
     assert_eq!(columns.count(), 4, "{wide}");
-    assert!(
-        !dir.path().join("out").exists(),
-        "a plan writes no run folder"
-    );
+    assert!(!dir.path().join("out").exists(), "a plan writes no run folder");
 }
 
 #[test]

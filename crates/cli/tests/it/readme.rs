@@ -19,9 +19,8 @@ use tempfile::TempDir;
 
 use crate::run::{Said, golden, said, say};
 
-const COMMANDS: [&str; 10] = [
-    "demo", "grpo", "sft", "plan", "eval", "generate", "logprobs", "merge", "reward", "data",
-];
+const COMMANDS: [&str; 10] =
+    ["demo", "grpo", "sft", "plan", "eval", "generate", "logprobs", "merge", "reward", "data"];
 
 const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-run --directory \"$REPOSITORY\" \"$@\"\n";
 
@@ -94,8 +93,7 @@ fn workplace() -> TempDir {
 fn answer_row() -> String {
     let rows = blocks(&text("docs/data.md"), "json");
     let row = rows.iter().find(|row| row.contains("\"completion\""));
-    row.expect("docs/data.md shows a row with a completion")
-        .clone()
+    row.expect("docs/data.md shows a row with a completion").clone()
 }
 
 /// Runs a block of commands in `dir`.
@@ -145,27 +143,15 @@ fn every_command_runs() {
     for block in &scripts {
         provide_checkpoints(block, dir.path());
         let said = run(&format!("{set_path}\n{block}"), dir.path());
-        assert_eq!(
-            said.code,
-            Some(0),
-            "{block}\n{}\n{}",
-            said.stdout,
-            said.stderr
-        );
-        for mislead in [
-            "without a reward of boxes",
-            "otherwise than the model was trained",
-        ] {
+        assert_eq!(said.code, Some(0), "{block}\n{}\n{}", said.stdout, said.stderr);
+        for mislead in ["without a reward of boxes", "otherwise than the model was trained"] {
             assert!(!said.stderr.contains(mislead), "{block}\n{}", said.stderr);
         }
         printed.push_str(&said.stdout);
     }
     let all = scripts.concat();
     for name in COMMANDS {
-        assert!(
-            all.contains(&format!("vlm-r1 {name} ")),
-            "{name} is not run"
-        );
+        assert!(all.contains(&format!("vlm-r1 {name} ")), "{name} is not run");
     }
     for target in ["make demo", "make test", "make build"] {
         assert!(all.contains(target), "{target} is not run");
@@ -186,10 +172,7 @@ fn every_command_runs() {
     // Each is asked as it was trained.
     for (folder, extractor) in [("out/eval", "thinking"), ("out/eval-sft", "baseline")] {
         let config = fs::read_to_string(dir.path().join(folder).join("config.yaml")).unwrap();
-        assert!(
-            config.contains(&format!("extractor: {extractor}\n")),
-            "{config}"
-        );
+        assert!(config.contains(&format!("extractor: {extractor}\n")), "{config}");
     }
     let compared: Value = serde_json::from_str(
         &fs::read_to_string(dir.path().join("out/eval/summary.json")).unwrap(),
@@ -230,9 +213,7 @@ fn what_make_demo_calls_is_a_demo() {
 #[test]
 fn the_table_lists_the_commands_of_the_binary() {
     let readme = text("README.md");
-    let rows = readme
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
     let listed: Vec<&str> = rows.map(|(name, _)| name).collect();
     assert_eq!(listed, COMMANDS);
     let help = say("--help").stdout;
@@ -247,9 +228,7 @@ fn the_table_lists_the_commands_of_the_binary() {
 
 /// README.md, the pages under docs/ and that of the recipes.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = ["README.md", "configs/README.md"]
-        .map(|page| repository().join(page))
-        .to_vec();
+    let mut pages = ["README.md", "configs/README.md"].map(|page| repository().join(page)).to_vec();
     let docs = fs::read_dir(repository().join("docs")).unwrap();
     pages.extend(
         docs.map(|entry| entry.unwrap().path())
@@ -291,9 +270,7 @@ fn headings(page: &Path) -> BTreeSet<String> {
     headings
         .map(|line| {
             let words = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = words
-                .chars()
-                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
             kept.collect::<String>().replace(' ', "-")
         })
         .collect()
@@ -314,11 +291,7 @@ fn every_flag_exists() {
         DataCheckConfig::FIELDS,
         DataConvertConfig::FIELDS,
     ];
-    let mut known: BTreeSet<&str> = fields
-        .into_iter()
-        .flatten()
-        .map(|field| field.name)
-        .collect();
+    let mut known: BTreeSet<&str> = fields.into_iter().flatten().map(|field| field.name).collect();
     known.extend(foreign_to_grpo().iter().map(|foreign| foreign.name));
     known.extend(["config", "set", "help"]);
     let mut checked = 0;

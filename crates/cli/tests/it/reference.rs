@@ -20,9 +20,7 @@ fn reference() -> Option<String> {
 
 fn rows(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -46,17 +44,9 @@ fn compare(python: &str, checkpoint: &str) {
             {"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": answer}]})
         .to_string()
     };
-    let data = [
-        row("scene.png", "[1, 2, 3, 4]"),
-        row("small.png", "[5, 6, 7, 8]"),
-    ]
-    .join("\n");
+    let data = [row("scene.png", "[1, 2, 3, 4]"), row("small.png", "[5, 6, 7, 8]")].join("\n");
     fs::write(at("train.jsonl"), data).unwrap();
-    let model = golden()
-        .join("parity/checkpoints")
-        .join(checkpoint)
-        .display()
-        .to_string();
+    let model = golden().join("parity/checkpoints").join(checkpoint).display().to_string();
     let said = say(&format!(
         "sft --model_name_or_path {model} --data_file_paths {} --image_folders {images} --output_dir {} \
          --per_device_train_batch_size 2 --max_steps 3 --learning_rate 1e-3 --lr_scheduler_type constant --device cpu",
@@ -71,11 +61,7 @@ fn compare(python: &str, checkpoint: &str) {
         json!({"images": ["wide.png", "grey.png"], "prompt": "Compare.", "completion": "the first"}),
         json!({"prompt": "How many?", "completion": "three"}),
     ];
-    fs::write(
-        at("rows.jsonl"),
-        asked.map(|row| row.to_string()).join("\n"),
-    )
-    .unwrap();
+    fs::write(at("rows.jsonl"), asked.map(|row| row.to_string()).join("\n")).unwrap();
     let ours = say(&format!(
         "logprobs --model {saved} --input {} --image_folder {images} --output {} --device cpu",
         at("rows.jsonl"),
@@ -97,16 +83,9 @@ fn compare(python: &str, checkpoint: &str) {
         ])
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    let (ours, theirs) = (
-        rows(Path::new(&at("ours.jsonl"))),
-        rows(Path::new(&at("theirs.jsonl"))),
-    );
+    let (ours, theirs) = (rows(Path::new(&at("ours.jsonl"))), rows(Path::new(&at("theirs.jsonl"))));
     assert_eq!((ours.len(), theirs.len()), (3, 3));
     for (a, b) in ours.iter().zip(&theirs) {
         assert_eq!(a["prompt_ids"], b["prompt_ids"]);

@@ -8,9 +8,7 @@ use tempfile::TempDir;
 use crate::run::say;
 
 pub fn lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn write(dir: &TempDir, rows: &[Value]) -> String {
@@ -57,19 +55,15 @@ fn answers_are_scored_and_summed_up() {
             json!({"completion": "<think></think><answer>dog</answer>", "solution": "<answer> cat </answer>"}),
         ],
     );
-    let said = say(&format!(
-        "reward --input {input} --reward_method all_match --reward_weights 1 0.5"
-    ));
+    let said =
+        say(&format!("reward --input {input} --reward_method all_match --reward_weights 1 0.5"));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let rows = lines(&said.stdout);
     let scores: Vec<Value> = rows.iter().map(|row| row["rewards"].clone()).collect();
     let expected =
         [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)].map(|(a, f)| json!({"accuracy": a, "format": f}));
     assert_eq!(scores, expected);
-    let totals: Vec<f64> = rows
-        .iter()
-        .map(|row| row["reward"].as_f64().unwrap())
-        .collect();
+    let totals: Vec<f64> = rows.iter().map(|row| row["reward"].as_f64().unwrap()).collect();
     assert_eq!(totals, [1.5, 1.0, 0.5]);
     assert_eq!(rows[0]["mine"], 7);
     let summary = "\
@@ -91,9 +85,7 @@ slowest         TIME  rows.jsonl:LINE
 fn boxes_are_scaled_by_the_sizes_of_row_or_image() {
     let dir = TempDir::new().unwrap();
     // 8 x 4 patches of 14 px: the model saw 112 x 56 of an image of 224 x 112.
-    image::RgbImage::new(224, 112)
-        .save(dir.path().join("a.png"))
-        .unwrap();
+    image::RgbImage::new(224, 112).save(dir.path().join("a.png")).unwrap();
     let completion = "<think>t</think><answer>{\"bbox_2d\": [10, 10, 60, 50]}</answer>";
     let row = json!({"completion": completion, "solution": "<answer> [20, 20, 120, 100] </answer>", "image_grid_thw": [1, 4, 8]});
     let with = |key: &str, value: Value| {
@@ -101,25 +93,12 @@ fn boxes_are_scaled_by_the_sizes_of_row_or_image() {
         row[key] = value;
         row
     };
-    let input = write(
-        &dir,
-        &[
-            with("image_size", json!([224, 112])),
-            with("image_path", json!(["a.png"])),
-        ],
-    );
+    let input =
+        write(&dir, &[with("image_size", json!([224, 112])), with("image_path", json!(["a.png"]))]);
     let output = dir.path().join("out.jsonl");
     let flags = "--task_type rec --is_reward_customized_from_vlm_module true --family qwen2_5_vl";
-    let said = say(&format!(
-        "reward --input {input} --output {} {flags}",
-        output.display()
-    ));
-    assert_eq!(
-        (said.code, said.stdout.as_str()),
-        (Some(0), ""),
-        "{}",
-        said.stderr
-    );
+    let said = say(&format!("reward --input {input} --output {} {flags}", output.display()));
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""), "{}", said.stderr);
     for row in lines(&fs::read_to_string(&output).unwrap()) {
         assert_eq!(row["rewards"], json!({"accuracy": 1.0, "format": 1.0}));
     }
@@ -133,10 +112,7 @@ fn bad_rows_are_named_and_nothing_is_written() {
     for (row, cause) in [
         (json!([1]), "expected a JSON object, got a list"),
         (json!({"solution": "a"}), "missing key `completion`"),
-        (
-            json!({"completion": 5, "solution": "a"}),
-            "`completion`: got number `5`, expected text",
-        ),
+        (json!({"completion": 5, "solution": "a"}), "`completion`: got number `5`, expected text"),
         (
             json!({"completion": "a", "solution": "a", "image_size": [1, -2]}),
             "`image_size`: got a list of 2, expected 2 whole numbers",
@@ -149,40 +125,19 @@ fn bad_rows_are_named_and_nothing_is_written() {
             json!({"completion": "a", "solution": "a", "image_path": "../a.png"}),
             "leaves its image folder",
         ),
-        (
-            json!({"completion": "a", "solution": "a", "image_path": "none.png"}),
-            "no such file",
-        ),
+        (json!({"completion": "a", "solution": "a", "image_path": "none.png"}), "no such file"),
     ] {
         let input = write(&dir, &[good.clone(), row]);
-        let said = say(&format!(
-            "reward --input {input} --output {}",
-            output.display()
-        ));
+        let said = say(&format!("reward --input {input} --output {}", output.display()));
         assert_eq!(said.code, Some(1), "{cause}");
-        assert!(
-            said.stderr.starts_with(&format!("error: {input}:2: ")),
-            "{}",
-            said.stderr
-        );
+        assert!(said.stderr.starts_with(&format!("error: {input}:2: ")), "{}", said.stderr);
         assert!(said.stderr.contains(cause), "{cause}: {}", said.stderr);
         assert!(!output.exists());
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "something is left over"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left over");
     }
     fs::write(dir.path().join("rows.jsonl"), "{\"completion\": \"a\"\n").unwrap();
-    let said = say(&format!(
-        "reward --input {}",
-        dir.path().join("rows.jsonl").display()
-    ));
-    assert!(
-        said.stderr.contains("rows.jsonl:1: broken JSON at column"),
-        "{}",
-        said.stderr
-    );
+    let said = say(&format!("reward --input {}", dir.path().join("rows.jsonl").display()));
+    assert!(said.stderr.contains("rows.jsonl:1: broken JSON at column"), "{}", said.stderr);
 }
 
 #[test]
@@ -192,8 +147,7 @@ fn an_unknown_reward_is_refused_with_the_nearest() {
     let said = say(&format!("reward --input {input} --reward_funcs acuracy"));
     assert_eq!(said.code, Some(1));
     assert!(
-        said.stderr
-            .starts_with("error: unknown reward `acuracy`\nhint: did you mean `accuracy`?"),
+        said.stderr.starts_with("error: unknown reward `acuracy`\nhint: did you mean `accuracy`?"),
         "{}",
         said.stderr
     );
@@ -219,9 +173,8 @@ fn groups_without_spread_are_counted() {
                 1 of one row, not counted\n";
     // Groups go over the ends of batches.
     for size in [1, 2, 100] {
-        let said = say(&format!(
-            "reward --input {input} --reward_funcs accuracy --batch_size {size}"
-        ));
+        let said =
+            say(&format!("reward --input {input} --reward_funcs accuracy --batch_size {size}"));
         assert_eq!(said.code, Some(0), "{}", said.stderr);
         assert!(said.stderr.contains(line), "{}", said.stderr);
         assert_eq!(lines(&said.stdout).len(), 6);
@@ -236,23 +189,15 @@ fn groups_without_spread_are_counted() {
 fn equal_scores_have_no_histogram_and_plug_ins_are_timed_by_the_batch() {
     let dir = TempDir::new().unwrap();
     let script = dir.path().join("one.py");
-    fs::write(
-        &script,
-        "def one(completions, **kwargs):\n    return [1.0] * len(completions)\n",
-    )
-    .unwrap();
-    let input = write(
-        &dir,
-        &[answer("a", "a"), answer("b", "a"), answer("c", "a")],
-    );
+    fs::write(&script, "def one(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+        .unwrap();
+    let input = write(&dir, &[answer("a", "a"), answer("b", "a"), answer("c", "a")]);
     let said = say(&format!(
         "reward --input {input} --reward_funcs {}:one --batch_size 2",
         script.display()
     ));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let plain = said
-        .stderr
-        .replace(&format!("{}/", dir.path().display()), "");
+    let plain = said.stderr.replace(&format!("{}/", dir.path().display()), "");
     let lines: Vec<&str> = plain.lines().collect();
     assert_eq!(
         lines[..4],
@@ -264,18 +209,13 @@ fn equal_scores_have_no_histogram_and_plug_ins_are_timed_by_the_batch() {
         ]
     );
     assert!(lines[4].starts_with("one         "), "{plain}");
-    assert!(
-        lines[4].contains(" for 2 batches of up to 2, longest "),
-        "{plain}"
-    );
+    assert!(lines[4].contains(" for 2 batches of up to 2, longest "), "{plain}");
     assert_eq!(lines.len(), 5, "rows of a plug-in are not timed: {plain}");
 }
 
 /// A REC row about a picture of 224 x 112 that the model saw at half its size.
 fn rec_row(dir: &TempDir) -> Value {
-    image::RgbImage::new(224, 112)
-        .save(dir.path().join("a.png"))
-        .unwrap();
+    image::RgbImage::new(224, 112).save(dir.path().join("a.png")).unwrap();
     let completion = "<think>hm <script>alert(1)</script></think>\
                       <answer>{\"bbox_2d\": [10, 10, 60, 30]}</answer>";
     json!({"completion": completion, "solution": "<answer> [20, 20, 120, 100] </answer>",
@@ -292,14 +232,8 @@ fn rows_say_why_they_scored_so() {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let row = &lines(&said.stdout)[0];
     let why = &row["explanations"]["accuracy"];
-    assert_eq!(
-        why["predicted"][0]["bbox_2d"],
-        json!([20.0, 20.0, 120.0, 60.0])
-    );
-    assert_eq!(
-        why["truths"][0]["bbox_2d"],
-        json!([20.0, 20.0, 120.0, 100.0])
-    );
+    assert_eq!(why["predicted"][0]["bbox_2d"], json!([20.0, 20.0, 120.0, 60.0]));
+    assert_eq!(why["truths"][0]["bbox_2d"], json!([20.0, 20.0, 120.0, 100.0]));
     assert_eq!(why["matches"][0]["iou"], row["rewards"]["accuracy"]);
     assert_eq!(why["answer"], "{\"bbox_2d\": [10, 10, 60, 30]}");
     let silent = say(&format!("reward --input {input} {REC}"));
@@ -330,14 +264,8 @@ fn the_page_shows_boxes_and_runs_no_script_of_a_row() {
     assert!(html.contains("All 7 rows.") && html.contains("true: 1"));
     // 224 px are drawn 320 wide, so a corner at 20 px lies at 28.6; the IoU is 40 of 80 lines.
     assert!(html.contains("x=\"28.6\" y=\"28.6\""));
-    assert!(
-        html.contains(">0.49<") || html.contains(">0.50<"),
-        "the IoU beside the box"
-    );
-    let few = say(&format!(
-        "reward --input {input} {REC} --html {} --html_rows 3",
-        page.display()
-    ));
+    assert!(html.contains(">0.49<") || html.contains(">0.50<"), "the IoU beside the box");
+    let few = say(&format!("reward --input {input} {REC} --html {} --html_rows 3", page.display()));
     assert_eq!(few.code, Some(0), "{}", few.stderr);
     let html = fs::read_to_string(&page).unwrap();
     assert!(html.contains("3 of 7 rows, chosen evenly"));
@@ -348,10 +276,8 @@ fn the_page_shows_boxes_and_runs_no_script_of_a_row() {
 fn a_page_without_a_folder_is_refused_before_rows_are_scored() {
     let dir = TempDir::new().unwrap();
     let input = write(&dir, &[answer("a", "a")]);
-    let said = say(&format!(
-        "reward --input {input} --html {}/none/out.html",
-        dir.path().display()
-    ));
+    let said =
+        say(&format!("reward --input {input} --html {}/none/out.html", dir.path().display()));
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
     assert!(said.stderr.contains("no folder `"), "{}", said.stderr);
 }
@@ -396,11 +322,7 @@ fn an_interrupted_run_leaves_no_file() {
         last.contains("stopped after ") && (last.ends_with(" rows") || last.ends_with(" 1 row")),
         "{said:?}"
     );
-    assert_eq!(
-        fs::read_dir(dir.path()).unwrap().count(),
-        2,
-        "something is left over"
-    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something is left over");
 }
 
 /// A reward that prints and raises what a terminal obeys: lines of its stderr, its traceback, the error.
@@ -422,10 +344,7 @@ fn nothing_that_a_terminal_obeys_is_said() {
     )
     .unwrap();
     let page = dir.path().join("page.html");
-    for reward in [
-        format!("{}:r", python.display()),
-        format!("program:sh,{}", shell.display()),
-    ] {
+    for reward in [format!("{}:r", python.display()), format!("program:sh,{}", shell.display())] {
         let mut call = crate::run::command();
         call.args(["reward", "--input", &input, "--reward_funcs"]);
         let said = crate::run::said(call.arg(reward.replace(',', " ")).output().unwrap());

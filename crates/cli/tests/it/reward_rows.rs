@@ -26,11 +26,7 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     let dir = TempDir::new().unwrap();
     let folder = dir.path().join("run/rollouts");
     fs::create_dir_all(&folder).unwrap();
-    fs::write(
-        dir.path().join("run/env.json"),
-        "{\"cwd\": \"/runs/there\"}",
-    )
-    .unwrap();
+    fs::write(dir.path().join("run/env.json"), "{\"cwd\": \"/runs/there\"}").unwrap();
     let reward = dir.path().join("told.py");
     let file = folder.join("step_3.jsonl");
     let told = |row: &Value, wanted: &Value, flags: &str| {
@@ -60,16 +56,11 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     let said = told(&row, &wanted, "--patch_size 16");
     assert_eq!(said.code, Some(1));
     assert!(
-        said.stderr
-            .contains("56 px in 4 patches, of 14 px each, and `patch_size` is 16"),
+        said.stderr.contains("56 px in 4 patches, of 14 px each, and `patch_size` is 16"),
         "{}",
         said.stderr
     );
-    assert!(
-        said.stderr.contains("hint: --patch_size 14"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("hint: --patch_size 14"), "{}", said.stderr);
     // An older run: the grid follows from the size, the names from where we are.
     let mut old = row;
     for key in ["step", "image_grid_thw", "accu_reward_method", "columns"] {
@@ -83,12 +74,7 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let said = told(&old, &wanted, "--patch_size 16");
     assert_eq!(said.code, Some(1));
-    assert!(
-        said.stderr
-            .contains("56 x 112 px are no whole patches of 16 px"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("56 x 112 px are no whole patches of 16 px"), "{}", said.stderr);
     let rec = "--task_type rec --is_reward_customized_from_vlm_module true";
     let rescore = |flags: &str| say(&format!("reward --input {} {flags}", file.display()));
     let said = rescore(&format!("--reward_funcs accuracy format {rec}"));
@@ -98,15 +84,11 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     let said = rescore("--reward_funcs accuracy");
     assert_eq!(said.code, Some(1));
     assert!(
-        said.stderr
-            .contains("step_3.jsonl:1: missing key `accu_reward_method`"),
+        said.stderr.contains("step_3.jsonl:1: missing key `accu_reward_method`"),
         "{}",
         said.stderr
     );
-    assert_eq!(
-        rescore("--reward_funcs accuracy --reward_method default").code,
-        Some(0)
-    );
+    assert_eq!(rescore("--reward_funcs accuracy --reward_method default").code, Some(0));
 }
 
 /// VLM-R1's solutions may be lists; Python's JSON may hold what RFC 8259 does not.
@@ -117,31 +99,17 @@ fn rows_of_any_form_and_answers_of_any_type_are_scored() {
     let rows = r#"[{"completion": "<think>a</think><answer>{\"b\": [1, 2, 3, 4]}</answer>", "solution": [1, 2, 3, 4], "x": NaN},
         {"completion": "<answer>7</answer>", "solution": 7, "x": "\ud83d"}]"#;
     fs::write(&input, rows).unwrap();
-    let scored = |more: &str| {
-        say(&format!(
-            "reward --input {} --patch_size 14 {more}",
-            input.display()
-        ))
-    };
+    let scored =
+        |more: &str| say(&format!("reward --input {} --patch_size 14 {more}", input.display()));
     let said = scored(
         "--reward_funcs accuracy --family internvl --task_type rec --is_reward_customized_from_vlm_module true",
     );
-    assert!(
-        said.stderr.contains("item 2"),
-        "a number is no box: {}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("item 2"), "a number is no box: {}", said.stderr);
     let said = scored("--reward_funcs accuracy");
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let rewards: Vec<Value> = said
-        .stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(
-        (&rewards[1]["reward"], &rewards[0]["x"]),
-        (&json!(1.0), &Value::Null)
-    );
+    let rewards: Vec<Value> =
+        said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&rewards[1]["reward"], &rewards[0]["x"]), (&json!(1.0), &Value::Null));
     for told in [
         "`x` holds `NaN`, read as null: 1 row: ",
         "`x` holds half of a surrogate pair",
@@ -151,12 +119,7 @@ fn rows_of_any_form_and_answers_of_any_type_are_scored() {
     }
     fs::write(&input, "{\"completion\": \"a\", \"solution\": Infinity}").unwrap();
     let said = scored("");
-    assert!(
-        said.stderr
-            .contains("rows.json:1: `solution` holds `Infinity`"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("rows.json:1: `solution` holds `Infinity`"), "{}", said.stderr);
     fs::write(&input, "{\"completion\": \"a b\", \"solution\": \"a\"}").unwrap();
     let said = scored("--reward_funcs repetition");
     assert!(

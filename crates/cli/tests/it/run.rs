@@ -13,13 +13,9 @@ pub struct Said {
 /// The binary, with no setting of this machine.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vlm-r1"));
-    for variable in [
-        "WORLD_SIZE",
-        "HF_HUB_OFFLINE",
-        "HF_TOKEN",
-        "HF_ENDPOINT",
-        "TRANSFORMERS_OFFLINE",
-    ] {
+    for variable in
+        ["WORLD_SIZE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE"]
+    {
         command.env_remove(variable);
     }
     command

@@ -38,9 +38,7 @@ impl Server {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream
     }
 
@@ -88,19 +86,13 @@ fn rows_are_scored_and_explained() {
     let server = Server::start("--reward_method all_match --reward_weights 1 0.5");
     let (status, usage) = server.ask("GET /", b"");
     assert_eq!(status, 200);
-    assert!(
-        usage.contains("POST /score") && usage.contains("accuracy, format"),
-        "{usage}"
-    );
+    assert!(usage.contains("POST /score") && usage.contains("accuracy, format"), "{usage}");
 
     let request = json!({"id": "x", "rows": [row(GOOD), row("dog")]});
     let expected = json!({"id": "x", "scores": [1.5, 0.0]});
     assert_eq!(server.post("/score", &request), (200, expected));
     let request = json!({"rows": []});
-    assert_eq!(
-        server.post("/score", &request),
-        (200, json!({"scores": []}))
-    );
+    assert_eq!(server.post("/score", &request), (200, json!({"scores": []})));
 
     let (status, written) = server.post("/rows", &row(GOOD));
     let mut expected = row(GOOD);
@@ -111,10 +103,7 @@ fn rows_are_scored_and_explained() {
     let (status, written) = server.post("/rows?explain=true", &list);
     assert_eq!(status, 200);
     assert_eq!(written[1]["reward"], 0.0);
-    assert!(
-        written[0]["explanations"]["accuracy"]["reason"].is_string(),
-        "{written}"
-    );
+    assert!(written[0]["explanations"]["accuracy"]["reason"].is_string(), "{written}");
     let (status, written) = server.post("/rows", &json!({"rows": [row(GOOD)]}));
     assert_eq!((status, &written["rows"][0]), (200, &expected));
 }
@@ -125,42 +114,17 @@ fn what_is_wrong_is_said_and_harms_nobody_else() {
     let long = vec![b' '; (16 << 20) + 1];
     let deep = "[".repeat(100_000);
     for (head, body, status, why) in [
-        (
-            "POST /score",
-            &b"{\"rows\": "[..],
-            400,
-            "broken JSON at line 1, column 10",
-        ),
+        ("POST /score", &b"{\"rows\": "[..], 400, "broken JSON at line 1, column 10"),
         ("POST /score", b"\xff\xfe", 400, "broken JSON"),
         ("POST /score", deep.as_bytes(), 400, "broken JSON"),
         ("POST /score", b"", 400, "broken JSON"),
-        (
-            "POST /score",
-            b"[1]",
-            400,
-            "got a list of 1, expected `{\\\"rows\\\": [...]}`",
-        ),
+        ("POST /score", b"[1]", 400, "got a list of 1, expected `{\\\"rows\\\": [...]}`"),
         ("POST /score", b"{\"id\": 1}", 400, "missing key `rows`"),
         ("POST /score", b"{\"rows\": 5}", 400, "got number `5`"),
         ("POST /score", b"{\"rows\": [{}, 5]}", 422, "\"row\":1"),
-        (
-            "POST /rows",
-            b"{\"completion\": \"a\"}",
-            422,
-            "row 0: missing key `solution`",
-        ),
-        (
-            "POST /rows",
-            b"[{\"completion\": 5}]",
-            422,
-            "got number `5`, expected text",
-        ),
-        (
-            "POST /rows?explain=perhaps",
-            b"[]",
-            400,
-            "expected `?explain=true`",
-        ),
+        ("POST /rows", b"{\"completion\": \"a\"}", 422, "row 0: missing key `solution`"),
+        ("POST /rows", b"[{\"completion\": 5}]", 422, "got number `5`, expected text"),
+        ("POST /rows?explain=perhaps", b"[]", 400, "expected `?explain=true`"),
         ("GET /score", b"", 405, "see GET /"),
         ("POST /none", b"", 404, "no `/none` here"),
         ("POST /score", &long, 413, "body over 16777216 bytes"),
@@ -169,11 +133,7 @@ fn what_is_wrong_is_said_and_harms_nobody_else() {
         assert_eq!(got, status, "{head}: {text}");
         assert!(text.contains(why), "{head}: {text}, expected {why}");
     }
-    for noise in [
-        &b"\x16\x03\x01\x02\x00"[..],
-        b"GET\r\n\r\n",
-        b"POST /score HTTP/1.1\r\n",
-    ] {
+    for noise in [&b"\x16\x03\x01\x02\x00"[..], b"GET\r\n\r\n", b"POST /score HTTP/1.1\r\n"] {
         let mut stream = server.connect();
         stream.write_all(noise).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -181,10 +141,7 @@ fn what_is_wrong_is_said_and_harms_nobody_else() {
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
     let request = json!({"rows": [row(GOOD)]});
-    assert_eq!(
-        server.post("/score", &request),
-        (200, json!({"scores": [2.0]}))
-    );
+    assert_eq!(server.post("/score", &request), (200, json!({"scores": [2.0]})));
 }
 
 #[test]
@@ -228,10 +185,7 @@ fn callers_who_never_end_starve_nobody() {
         })
         .collect();
     let request = json!({"rows": [row(GOOD)]});
-    assert_eq!(
-        server.post("/score", &request),
-        (200, json!({"scores": [2.0]}))
-    );
+    assert_eq!(server.post("/score", &request), (200, json!({"scores": [2.0]})));
     drop((half, deaf));
 }
 
@@ -319,10 +273,7 @@ fn a_proxy_is_named_without_its_password() {
         String::from_utf8(output.stderr).unwrap()
     };
     let text = ask("http://scorer.invalid/score");
-    assert!(
-        text.contains("asked by the proxy `127.0.0.1:9` of the environment"),
-        "{text}"
-    );
+    assert!(text.contains("asked by the proxy `127.0.0.1:9` of the environment"), "{text}");
     assert!(!text.contains("secret"), "{text}");
     let text = ask("http://127.0.0.1:9/score");
     assert!(!text.contains("proxy"), "{text}");
@@ -332,12 +283,8 @@ fn a_proxy_is_named_without_its_password() {
 fn images_stay_in_their_folder() {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("images")).unwrap();
-    image::RgbImage::new(224, 112)
-        .save(dir.path().join("images/a.png"))
-        .unwrap();
-    image::RgbImage::new(8, 8)
-        .save(dir.path().join("secret.png"))
-        .unwrap();
+    image::RgbImage::new(224, 112).save(dir.path().join("images/a.png")).unwrap();
+    image::RgbImage::new(8, 8).save(dir.path().join("secret.png")).unwrap();
     let rec = "--task_type rec --is_reward_customized_from_vlm_module true";
     let request = |image: &str| {
         json!({"completion": "<answer>[10, 10, 60, 50]</answer>", "solution": "[20, 20, 120, 100]",
@@ -346,11 +293,7 @@ fn images_stay_in_their_folder() {
     let folder = dir.path().join("images");
     let server = Server::start(&format!("{rec} --image_folder {}", folder.display()));
     let (status, answer) = server.post("/rows", &request("a.png"));
-    assert_eq!(
-        (status, &answer["rewards"]["accuracy"]),
-        (200, &json!(1.0)),
-        "{answer}"
-    );
+    assert_eq!((status, &answer["rewards"]["accuracy"]), (200, &json!(1.0)), "{answer}");
     let outside = dir.path().join("secret.png").display().to_string();
     for name in ["../secret.png", &outside] {
         let (status, answer) = server.post("/rows", &request(name));
@@ -362,10 +305,7 @@ fn images_stay_in_their_folder() {
     let server = Server::start(rec);
     let (status, answer) = server.post("/rows", &request(&outside));
     assert_eq!(status, 422, "{answer}");
-    assert!(
-        answer["error"].as_str().unwrap().contains("no image_size"),
-        "{answer}"
-    );
+    assert!(answer["error"].as_str().unwrap().contains("no image_size"), "{answer}");
     let mut sized = request(&outside);
     sized["image_size"] = json!([224, 112]);
     assert_eq!(server.post("/rows", &sized).1["rewards"]["accuracy"], 1.0);
@@ -378,10 +318,7 @@ fn one_program_is_the_reward_of_another_and_a_signal_ends_it() {
     fs::write(&input, format!("{}\n{}\n", row(GOOD), row("dog"))).unwrap();
     let mut server = Server::start("--reward_method all_match --reward_weights 1 0.5");
     let url = format!("http://{}/score", server.address);
-    let said = say(&format!(
-        "reward --input {} --reward_funcs {url}",
-        input.display()
-    ));
+    let said = say(&format!("reward --input {} --reward_funcs {url}", input.display()));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let scores = said.stdout.lines().map(|line| {
         let row: Value = serde_json::from_str(line).unwrap();
@@ -394,16 +331,9 @@ fn one_program_is_the_reward_of_another_and_a_signal_ends_it() {
         "{\"completion\": \"a\", \"solution\": \"a\", \"accu_reward_method\": \"no\"}",
     )
     .unwrap();
-    let said = say(&format!(
-        "reward --input {} --reward_funcs {url}",
-        input.display()
-    ));
+    let said = say(&format!("reward --input {} --reward_funcs {url}", input.display()));
     assert_eq!(said.code, Some(1));
-    assert!(
-        said.stderr.contains("unknown accuracy method `no`"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("unknown accuracy method `no`"), "{}", said.stderr);
 
     let mut kill = Command::new("kill");
     kill.args(["-USR1", &server.child.id().to_string()]);
@@ -416,22 +346,10 @@ fn file_and_server_exclude_each_other() {
     for (flags, cause) in [
         ("", "`input`: got nothing"),
         ("--input a --serve b", "both `input` and `serve`"),
-        (
-            "--input a --allow_no_key true",
-            "`allow_no_key`: got no `serve`",
-        ),
-        (
-            "--input a --api_key_file b",
-            "`api_key_file`: got no `serve`",
-        ),
-        (
-            "--input a --allowed_hosts b",
-            "`allowed_hosts`: got no `serve`",
-        ),
-        (
-            "--serve 127.0.0.1:0 --output a",
-            "`output` or `html` beside it",
-        ),
+        ("--input a --allow_no_key true", "`allow_no_key`: got no `serve`"),
+        ("--input a --api_key_file b", "`api_key_file`: got no `serve`"),
+        ("--input a --allowed_hosts b", "`allowed_hosts`: got no `serve`"),
+        ("--serve 127.0.0.1:0 --output a", "`output` or `html` beside it"),
     ] {
         let said = say(&format!("reward {flags}"));
         assert_eq!(said.code, Some(2), "{}", said.stderr);
@@ -440,19 +358,13 @@ fn file_and_server_exclude_each_other() {
     let said = say("reward --serve 127.0.0.1:0 --allowed_hosts http://a");
     assert_eq!(said.code, Some(1));
     assert!(
-        said.stderr
-            .contains("allowed hosts: got `http://a`, expected a name"),
+        said.stderr.contains("allowed hosts: got `http://a`, expected a name"),
         "{}",
         said.stderr
     );
     let said = say("reward --serve nowhere");
     assert_eq!(said.code, Some(1));
-    assert!(
-        said.stderr
-            .contains("--serve nowhere: expected a free HOST:PORT"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("--serve nowhere: expected a free HOST:PORT"), "{}", said.stderr);
 }
 
 /// What a terminal obeys, from a completion and from a reward's traceback.
@@ -472,10 +384,7 @@ fn replies_carry_no_control_characters() {
     assert!(!text.contains(obeyed), "{text:?}");
     let error: Value = serde_json::from_str(&text).unwrap();
     let error = error["error"].as_str().unwrap();
-    assert!(
-        error.contains("\u{9b}2J") && error.contains(bad),
-        "nothing is lost: {error}"
-    );
+    assert!(error.contains("\u{9b}2J") && error.contains(bad), "nothing is lost: {error}");
 
     let server = Server::start("--reward_funcs format");
     let (status, text) = server.ask("POST /rows", body.as_bytes());

@@ -24,9 +24,7 @@ fn start(by: &[&str], line: &str) -> Child {
     let binary = command();
     let mut command = Command::new(by[0]);
     command.args(&by[1..]).arg(binary.get_program());
-    command
-        .args(line.split_whitespace())
-        .env_remove("WORLD_SIZE");
+    command.args(line.split_whitespace()).env_remove("WORLD_SIZE");
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -36,10 +34,7 @@ const PLAIN: [&str; 2] = ["env", "--default-signal=HUP,INT,USR1,TERM"];
 fn wait_for(what: &str, is_there: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_there() {
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "no {what} in a minute"
-        );
+        assert!(start.elapsed() < Duration::from_secs(60), "no {what} in a minute");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -79,12 +74,7 @@ fn each_signal_ends_the_step_with_a_checkpoint_and_a_code_of_its_own() {
 #[test]
 fn under_nohup_a_lost_terminal_ends_nothing() {
     let dir = TempDir::new().unwrap();
-    let line = line(
-        "sft",
-        dir.path(),
-        "run",
-        "--max_steps 100000 --save_steps 0",
-    );
+    let line = line("sft", dir.path(), "run", "--max_steps 100000 --save_steps 0");
     let child = start(&["nohup"], &line);
     let steps = || {
         fs::read_to_string(dir.path().join("run/metrics.jsonl"))
@@ -161,9 +151,8 @@ fn a_second_signal_ends_at_once_but_not_one_that_was_announced() {
 #[test]
 fn signals_that_come_together_are_one_request() {
     let dir = TempDir::new().unwrap();
-    for (number, pair) in [["-USR1", "-TERM"], ["-TERM", "-USR1"], ["-TERM", "-HUP"]]
-        .into_iter()
-        .enumerate()
+    for (number, pair) in
+        [["-USR1", "-TERM"], ["-TERM", "-USR1"], ["-TERM", "-HUP"]].into_iter().enumerate()
     {
         let run = format!("run-{number}");
         let line = line("sft", dir.path(), &run, "--max_steps 100000 --save_steps 0");
@@ -189,10 +178,7 @@ fn before_there_is_anything_to_lose_a_signal_ends_at_once() {
         let line = line.replace(&local.display().to_string(), "owner/none");
         let mut command = command();
         command.args(line.split_whitespace()).stderr(Stdio::piped());
-        command.env(
-            "HF_ENDPOINT",
-            format!("http://{}", hub.local_addr().unwrap()),
-        );
+        command.env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()));
         command.env("HF_HOME", dir.path());
         let child = command.spawn().unwrap();
         let (mut asked, _) = hub.accept().unwrap();
@@ -201,9 +187,7 @@ fn before_there_is_anything_to_lose_a_signal_ends_at_once() {
         let ended = end(child);
         assert_eq!(ended.code, Some(code), "{}", ended.stderr);
         assert!(
-            ended
-                .stderr
-                .ends_with(&format!("{name}: stops; nothing was begun yet\n")),
+            ended.stderr.ends_with(&format!("{name}: stops; nothing was begun yet\n")),
             "{}",
             ended.stderr
         );

@@ -34,10 +34,7 @@ fn printing(dir: &Path) -> Vec<String> {
         "grpo --help".into(),
         "--version".into(),
         training,
-        format!(
-            "reward --input {} --reward_method all_match",
-            rows.display()
-        ),
+        format!("reward --input {} --reward_method all_match", rows.display()),
         data,
     ]
 }
@@ -48,11 +45,7 @@ fn data_that_could_not_be_written_is_a_failure_and_a_reader_that_goes_is_none() 
     for line in printing(dir.path()) {
         let full = shell(&line, "> /dev/full");
         assert_eq!(full.code, Some(1), "{line}: {}", full.stderr);
-        assert!(
-            full.stderr.contains("No space left"),
-            "{line}: {}",
-            full.stderr
-        );
+        assert!(full.stderr.contains("No space left"), "{line}: {}", full.stderr);
         for rest in [
             "2> /dev/null | head -c 1",
             "2> /dev/full > /dev/null",
@@ -62,11 +55,7 @@ fn data_that_could_not_be_written_is_a_failure_and_a_reader_that_goes_is_none() 
         ] {
             let ended = shell(&line, rest);
             assert_eq!(ended.code, Some(0), "{line} {rest}: {}", ended.stderr);
-            assert!(
-                !ended.stderr.contains("panicked"),
-                "{line} {rest}: {}",
-                ended.stderr
-            );
+            assert!(!ended.stderr.contains("panicked"), "{line} {rest}: {}", ended.stderr);
         }
     }
 }
@@ -85,9 +74,6 @@ fn a_run_is_whole_whatever_becomes_of_its_streams() {
         let folder = dir.path().join(run);
         assert_eq!(checkpoints(&folder), ["checkpoint-2"], "{rest}");
         let log = fs::read_to_string(folder.join("log.txt")).unwrap();
-        assert!(
-            log.contains(" step 2/2 ") && !log.contains("panicked"),
-            "{log}"
-        );
+        assert!(log.contains(" step 2/2 ") && !log.contains("panicked"), "{log}");
     }
 }

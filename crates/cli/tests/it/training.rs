@@ -19,13 +19,7 @@ fn data(dir: &Path) -> String {
         let turns = json!([{"from": "human", "value": question}, {"from": "gpt", "value": format!("[1, 2, 3, {}]", 4 + index)}]);
         format!("{}\n", json!({"image": image, "conversations": turns}))
     };
-    let images = [
-        "scene.png",
-        "small.png",
-        "grey.png",
-        "rgba.png",
-        "small.png",
-    ];
+    let images = ["scene.png", "small.png", "grey.png", "rgba.png", "small.png"];
     let rows: Vec<String> = images.into_iter().enumerate().map(row).collect();
     fs::write(&path, rows.concat()).unwrap();
     path.display().to_string()
@@ -66,10 +60,7 @@ pub fn spawn(line: &str) -> Child {
 }
 
 pub fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status()
-        .unwrap();
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
 }
 
@@ -77,18 +68,14 @@ pub fn checkpoints(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names
-        .filter(|name| name.starts_with("checkpoint-"))
-        .collect();
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("checkpoint-")).collect();
     names.sort();
     names
 }
 
 pub fn metrics(folder: &Path) -> Vec<Value> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Metrics that do not measure the machine.
@@ -97,14 +84,8 @@ fn computed(folder: &Path) -> Vec<Value> {
     for row in &mut rows {
         let row = row.as_object_mut().unwrap();
         row.retain(|name, _| {
-            ![
-                "secs",
-                "tokens_per_sec",
-                "peak_memory_bytes",
-                "live_bytes",
-                "peak_live_bytes",
-            ]
-            .contains(&name.as_str())
+            !["secs", "tokens_per_sec", "peak_memory_bytes", "live_bytes", "peak_live_bytes"]
+                .contains(&name.as_str())
         });
     }
     rows
@@ -118,11 +99,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         if path.is_dir() {
             let below = self::files(&path);
             let name = PathBuf::from(path.file_name().unwrap());
-            files.extend(
-                below
-                    .into_iter()
-                    .map(|(file, bytes)| (name.join(file), bytes)),
-            );
+            files.extend(below.into_iter().map(|(file, bytes)| (name.join(file), bytes)));
         } else {
             files.push((path.file_name().unwrap().into(), fs::read(&path).unwrap()));
         }
@@ -152,19 +129,13 @@ fn answers(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 fn assert_same_run(folder: &Path, whole: &Path) {
     assert_eq!(computed(folder), computed(whole));
-    assert_eq!(
-        files(&folder.join("rollouts")),
-        files(&whole.join("rollouts"))
-    );
+    assert_eq!(files(&folder.join("rollouts")), files(&whole.join("rollouts")));
     assert_eq!(answers(folder), answers(whole));
     assert_eq!(checkpoints(folder), checkpoints(whole));
     for name in checkpoints(whole) {
         let (found, expected) = (files(&folder.join(&name)), files(&whole.join(&name)));
         let names = |files: &[(PathBuf, Vec<u8>)]| {
-            files
-                .iter()
-                .map(|(name, _)| name.clone())
-                .collect::<Vec<_>>()
+            files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
         };
         assert_eq!(names(&found), names(&expected));
         for ((file, found), (_, expected)) in found.iter().zip(&expected) {
@@ -188,17 +159,12 @@ fn a_run_leaves_what_the_contract_says() {
         let line = line(method, dir.path(), method, "--max_steps 3 --run_name mine");
         let folder = dir.path().join(method);
         let said = done(&line);
-        assert_eq!(
-            said.stdout,
-            format!("{}\n", folder.join("checkpoint-3").display())
-        );
+        assert_eq!(said.stdout, format!("{}\n", folder.join("checkpoint-3").display()));
         assert!(said.stderr.contains("\nstep 3/3 "), "{}", said.stderr);
         assert!(said.stderr.starts_with("run `mine`\n"), "{}", said.stderr);
         assert_eq!(checkpoints(&folder), ["checkpoint-2", "checkpoint-3"]);
-        let steps: Vec<u64> = metrics(&folder)
-            .iter()
-            .map(|row| row["step"].as_u64().unwrap())
-            .collect();
+        let steps: Vec<u64> =
+            metrics(&folder).iter().map(|row| row["step"].as_u64().unwrap()).collect();
         assert_eq!(steps, [1, 2, 3]);
         assert_eq!(fs::read_dir(folder.join("tensorboard")).unwrap().count(), 1);
         let environment: Value =
@@ -208,9 +174,7 @@ fn a_run_leaves_what_the_contract_says() {
         let config = fs::read_to_string(folder.join("config.yaml")).unwrap();
         assert_eq!(
             config,
-            done(&format!("{line} --dry_run"))
-                .stdout
-                .replace("dry_run: true", "dry_run: false")
+            done(&format!("{line} --dry_run")).stdout.replace("dry_run: true", "dry_run: false")
         );
         let before = files(&folder.join("checkpoint-3"));
         done(&line);
@@ -257,11 +221,7 @@ fn killed_again_and_again_a_run_ends_as_if_it_had_not_been() {
         kills += 1;
         // Longer each time, so that the end comes; uneven, so that every phase is hit.
         wait += Duration::from_millis(61);
-        for name in if folder.exists() {
-            checkpoints(&folder)
-        } else {
-            vec![]
-        } {
+        for name in if folder.exists() { checkpoints(&folder) } else { vec![] } {
             assert!(
                 folder.join(&name).join("trainer_state/state.json").exists(),
                 "{name} is not whole"
@@ -282,10 +242,7 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
     let child = spawn(&stopped);
     let start = Instant::now();
     while !folder.join("metrics.jsonl").exists() {
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "no step in a minute"
-        );
+        assert!(start.elapsed() < Duration::from_secs(60), "no step in a minute");
         std::thread::sleep(Duration::from_millis(2));
     }
     signal(&child, "-TERM");
@@ -299,9 +256,7 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
         ended.stderr
     );
     assert!(
-        ended
-            .stderr
-            .contains("\nhint: the same command goes on from there"),
+        ended.stderr.contains("\nhint: the same command goes on from there"),
         "{}",
         ended.stderr
     );
@@ -318,8 +273,7 @@ fn graphs_without_a_gpu_are_refused_before_anything_is_begun() {
     let said = say(&line("grpo", dir.path(), "run", "--cuda_graphs true"));
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert!(
-        said.stderr
-            .contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
+        said.stderr.contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
         "{}",
         said.stderr
     );
@@ -334,36 +288,16 @@ fn settings_that_alter_the_run_are_refused_when_it_goes_on() {
     let changed = "--max_steps 3 --seed 7";
     let refused = say(&line("sft", dir.path(), "run", changed));
     assert_eq!(refused.code, Some(1));
-    for part in [
-        "`max_steps`: was 2, is 3",
-        "`seed`: was 42, is 7",
-        "--allow_changed",
-    ] {
+    for part in ["`max_steps`: was 2, is 3", "`seed`: was 42, is 7", "--allow_changed"] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
     }
-    assert_eq!(
-        fs::read_to_string(dir.path().join("run/config.yaml")).unwrap(),
-        config
-    );
-    done(&line(
-        "sft",
-        dir.path(),
-        "run",
-        &format!("{changed} --allow_changed"),
-    ));
+    assert_eq!(fs::read_to_string(dir.path().join("run/config.yaml")).unwrap(), config);
+    done(&line("sft", dir.path(), "run", &format!("{changed} --allow_changed")));
     assert_eq!(metrics(&dir.path().join("run")).len(), 3);
-    let refused = say(&line(
-        "sft",
-        dir.path(),
-        "run",
-        &format!("{changed} --resume_from_checkpoint false"),
-    ));
+    let refused =
+        say(&line("sft", dir.path(), "run", &format!("{changed} --resume_from_checkpoint false")));
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
-    assert!(
-        refused.stderr.contains("resume_from_checkpoint"),
-        "{}",
-        refused.stderr
-    );
+    assert!(refused.stderr.contains("resume_from_checkpoint"), "{}", refused.stderr);
 }
 
 #[test]
@@ -375,18 +309,10 @@ fn bad_data_stops_a_run_before_anything_is_written() {
     fs::write(&data, format!("{good}{{\"image\": \"scene.png\"}}\n")).unwrap();
     let refused = say(&line);
     assert_eq!(refused.code, Some(1));
-    assert!(
-        refused.stderr.contains("train.jsonl:6: "),
-        "{}",
-        refused.stderr
-    );
+    assert!(refused.stderr.contains("train.jsonl:6: "), "{}", refused.stderr);
     assert!(!dir.path().join("run").join("metrics.jsonl").exists());
     let skipped = done(&format!("{line} --on_bad_row skip"));
-    assert!(
-        skipped.stderr.contains("train.jsonl:6: "),
-        "{}",
-        skipped.stderr
-    );
+    assert!(skipped.stderr.contains("train.jsonl:6: "), "{}", skipped.stderr);
 }
 
 /// What a run wrote can be scored again, and scores the same.
@@ -428,10 +354,7 @@ fn rollouts_score_again_as_they_did() {
 /// Each line leads to the completions of its group, and says of them what they say.
 fn holds_index(run: &Path) {
     let text = fs::read_to_string(run.join("rollouts/index.jsonl")).unwrap();
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2 * 2, "two groups of three a step");
     for (number, line) in lines.iter().enumerate() {
         let (step, group) = (number / 2 + 1, number % 2);
@@ -439,40 +362,25 @@ fn holds_index(run: &Path) {
         assert_eq!(line["group"], group, "{line}");
         let file = fs::read_to_string(run.join(format!("rollouts/step_{step:06}.jsonl"))).unwrap();
         let offset = line["offset"].as_u64().unwrap() as usize;
-        let rows: Vec<Value> = file[offset..]
-            .lines()
-            .take(3)
-            .map(|row| serde_json::from_str(row).unwrap())
-            .collect();
+        let rows: Vec<Value> =
+            file[offset..].lines().take(3).map(|row| serde_json::from_str(row).unwrap()).collect();
         let of =
             |key: &str| -> Vec<f64> { rows.iter().map(|row| row[key].as_f64().unwrap()).collect() };
-        assert!(
-            rows.iter()
-                .all(|row| row["group"] == group && row["sample"] == line["sample"])
-        );
+        assert!(rows.iter().all(|row| row["group"] == group && row["sample"] == line["sample"]));
         assert_eq!(rows[0]["completion_index"], 0);
         let (rewards, tokens) = (of("reward"), of("tokens"));
         let near = |key: &str, expected: f64| {
             let got = line[key].as_f64().unwrap();
-            assert!(
-                (got - expected).abs() <= 1e-12 * expected.abs().max(1.0),
-                "{key}: {line}"
-            );
+            assert!((got - expected).abs() <= 1e-12 * expected.abs().max(1.0), "{key}: {line}");
         };
         near("n", 3.0);
         near("reward_mean", rewards.iter().sum::<f64>() / 3.0);
         near("min", rewards.iter().copied().fold(f64::INFINITY, f64::min));
-        near(
-            "max",
-            rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        );
+        near("max", rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max));
         near("tokens_mean", tokens.iter().sum::<f64>() / 3.0);
         let cut_off = rows.iter().filter(|row| row["finish_reason"] == "length");
         near("cut_off", cut_off.count() as f64);
-        assert_eq!(
-            line["zero_spread"],
-            rewards.iter().all(|reward| *reward == rewards[0])
-        );
+        assert_eq!(line["zero_spread"], rewards.iter().all(|reward| *reward == rewards[0]));
         assert!(line["reward_std"].as_f64().unwrap() >= 0.0);
     }
 }
@@ -508,10 +416,5 @@ fn rewards_far_too_small_or_too_large_are_said() {
     assert_eq!(said.stderr.matches("teach next to nothing").count(), 1);
     let said = run("large");
     assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(
-        said.stderr
-            .contains("got 1e308, expected at most 1e50 in size"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("got 1e308, expected at most 1e50 in size"), "{}", said.stderr);
 }

@@ -10,10 +10,7 @@ use tempfile::TempDir;
 use crate::run::{Said, golden, say};
 
 fn nested() -> PathBuf {
-    golden()
-        .join("parity/checkpoints/nested")
-        .canonicalize()
-        .unwrap()
+    golden().join("parity/checkpoints/nested").canonicalize().unwrap()
 }
 
 /// A run with checkpoints of these steps, all of one tiny model.
@@ -41,29 +38,17 @@ fn finds(model: &str, step: u64, words: &[&str]) {
     let said = ask(model);
     assert_eq!(said.code, Some(0), "{model}: {}", said.stderr);
     for word in words {
-        assert!(
-            said.stderr.contains(word),
-            "{model}: {word}: {}",
-            said.stderr
-        );
+        assert!(said.stderr.contains(word), "{model}: {word}: {}", said.stderr);
     }
     let chosen = format!("checkpoint-{step}");
-    assert!(
-        words.is_empty() || said.stderr.contains(&chosen),
-        "{model}: {}",
-        said.stderr
-    );
+    assert!(words.is_empty() || said.stderr.contains(&chosen), "{model}: {}", said.stderr);
 }
 
 fn refused(model: &str, words: &[&str]) {
     let said = ask(model);
     assert_eq!(said.code, Some(1), "{model}: {}", said.stderr);
     for word in words {
-        assert!(
-            said.stderr.contains(word),
-            "{model}: {word}: {}",
-            said.stderr
-        );
+        assert!(said.stderr.contains(word), "{model}: {word}: {}", said.stderr);
     }
 }
 
@@ -72,40 +57,20 @@ fn a_run_is_its_newest_whole_checkpoint_and_a_step_is_behind_an_at() {
     let dir = TempDir::new().unwrap();
     let run = run(dir.path(), "run", &[5, 10, 100]);
     let shown = run.display().to_string();
-    finds(
-        &shown,
-        100,
-        &[&format!("model `{shown}`: its newest checkpoint, ")],
-    );
+    finds(&shown, 100, &[&format!("model `{shown}`: its newest checkpoint, ")]);
     finds(&format!("{shown}@10"), 10, &[]);
     finds(&format!("{shown}/@checkpoint-5"), 5, &[]);
-    refused(
-        &format!("{shown}@7"),
-        &["no checkpoint of step 7", "5, 10, 100"],
-    );
-    refused(
-        &format!("{shown}@bets"),
-        &["expected a step behind `@`, `best`"],
-    );
-    refused(
-        &format!("{shown}@best"),
-        &["was not evaluated", "hint: ", "--eval_steps"],
-    );
-    refused(
-        &format!("{}@best", dir.path().join("none").display()),
-        &["no run folder"],
-    );
+    refused(&format!("{shown}@7"), &["no checkpoint of step 7", "5, 10, 100"]);
+    refused(&format!("{shown}@bets"), &["expected a step behind `@`, `best`"]);
+    refused(&format!("{shown}@best"), &["was not evaluated", "hint: ", "--eval_steps"]);
+    refused(&format!("{}@best", dir.path().join("none").display()), &["no run folder"]);
 
     // What is not whole is passed over, and said; a name that holds an `@` is a name.
     let newest = run.join("checkpoint-100");
     fs::create_dir(newest.join("trainer_state")).unwrap();
     let sums = json!({"config.json": {"bytes": 1, "crc32c": 7}});
     fs::write(newest.join("trainer_state/sums.json"), sums.to_string()).unwrap();
-    finds(
-        &shown,
-        10,
-        &["checkpoint-100 is passed over: ", "config.json"],
-    );
+    finds(&shown, 10, &["checkpoint-100 is passed over: ", "config.json"]);
     refused(&format!("{shown}@100"), &["config.json"]);
     let odd = dir.path().join("odd@best");
     fs::rename(run.join("checkpoint-5"), &odd).unwrap();
@@ -129,11 +94,7 @@ fn the_best_is_that_of_an_evaluation_which_is_named() {
     let shown = run.display();
     let metrics = |lines: &[serde_json::Value]| {
         let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-        fs::write(
-            run.join("metrics.jsonl"),
-            lines.concat() + "{\"step\": 50, \"eval",
-        )
-        .unwrap();
+        fs::write(run.join("metrics.jsonl"), lines.concat() + "{\"step\": 50, \"eval").unwrap();
     };
     metrics(&[
         json!({"step": 0, "eval/val/accuracy": 0.9, "eval/val/iou": 0.1, "eval/loss": 3.0, "eval/other/accuracy": 0.1}),
@@ -151,36 +112,14 @@ fn the_best_is_that_of_an_evaluation_which_is_named() {
             "note: step 0 was better (0.9000) and has no checkpoint",
         ],
     );
-    finds(
-        &format!("{shown}@best:other"),
-        10,
-        &["by `other/accuracy` 0.3000"],
-    );
-    finds(
-        &format!("{shown}@best:val/iou"),
-        10,
-        &["by `val/iou` 0.2000"],
-    );
-    finds(
-        &format!("{shown}@best:loss"),
-        10,
-        &["by `loss` 2.0000, the least of"],
-    );
-    refused(
-        &format!("{shown}@best:none"),
-        &["no evaluation or figure `none`", "`val/accuracy`"],
-    );
+    finds(&format!("{shown}@best:other"), 10, &["by `other/accuracy` 0.3000"]);
+    finds(&format!("{shown}@best:val/iou"), 10, &["by `val/iou` 0.2000"]);
+    finds(&format!("{shown}@best:loss"), 10, &["by `loss` 2.0000, the least of"]);
+    refused(&format!("{shown}@best:none"), &["no evaluation or figure `none`", "`val/accuracy`"]);
     metrics(&[json!({"step": 10, "eval/rewards/format": 0.1, "eval/reward": 0.5})]);
-    finds(
-        &format!("{shown}@best"),
-        10,
-        &["by `reward` 0.5000, the highest of 1 evaluation\n"],
-    );
+    finds(&format!("{shown}@best"), 10, &["by `reward` 0.5000, the highest of 1 evaluation\n"]);
     metrics(&[json!({"step": 30, "eval/reward": 0.5})]);
-    refused(
-        &format!("{shown}@best"),
-        &["has a checkpoint", "--save_steps equal to --eval_steps"],
-    );
+    refused(&format!("{shown}@best"), &["has a checkpoint", "--save_steps equal to --eval_steps"]);
 }
 
 #[test]
@@ -214,45 +153,26 @@ fn training_and_others_read_runs_too() {
         rows.display()
     ));
     assert_eq!(plan.code, Some(0), "{}", plan.stderr);
-    assert!(
-        plan.stderr.contains("its newest checkpoint"),
-        "{}",
-        plan.stderr
-    );
+    assert!(plan.stderr.contains("its newest checkpoint"), "{}", plan.stderr);
     let evaluated = say(&format!(
         "eval --model {} --task match --data_file_paths {} --output_dir {} --max_new_tokens 1 --device cpu",
         run.display(),
         rows.display(),
         dir.path().join("eval").display()
     ));
-    assert!(
-        evaluated.stderr.contains("its newest checkpoint"),
-        "{}",
-        evaluated.stderr
-    );
+    assert!(evaluated.stderr.contains("its newest checkpoint"), "{}", evaluated.stderr);
     // The model under an adapter may be one of a run too.
     let adapter = golden().join("lora/language").display().to_string();
     let over = |base: &str| ask(&format!("{adapter} --base_model {base}"));
     let said = over(&run.display().to_string());
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(
-        said.stderr.contains("its newest checkpoint"),
-        "{}",
-        said.stderr
-    );
+    assert!(said.stderr.contains("its newest checkpoint"), "{}", said.stderr);
     assert_eq!(said.stdout, over(&format!("{}@5", run.display())).stdout);
     assert_eq!(said.stdout, ask(&adapter).stdout);
     assert_eq!(over("nowhere").code, Some(1));
     // A whole model has no model under it, and a folder no revision.
-    let said = ask(&format!(
-        "{}@5 --base_model x --model_revision v1",
-        run.display()
-    ));
+    let said = ask(&format!("{}@5 --base_model x --model_revision v1", run.display()));
     for flag in ["`--base_model x`", "`--model_revision v1`"] {
-        assert!(
-            said.stderr.contains(&format!("no effect here: {flag}")),
-            "{}",
-            said.stderr
-        );
+        assert!(said.stderr.contains(&format!("no effect here: {flag}")), "{}", said.stderr);
     }
 }

@@ -15,32 +15,18 @@ fn scored(dir: &Path, python: &str) -> Said {
     fs::write(&rows, format!("{row}\n{row}\n")).unwrap();
     let file = dir.join("mine.py");
     fs::write(&file, python).unwrap();
-    say(&format!(
-        "reward --input {} --reward_funcs {}:score",
-        rows.display(),
-        file.display()
-    ))
+    say(&format!("reward --input {} --reward_funcs {}:score", rows.display(), file.display()))
 }
 
 #[test]
 fn the_place_of_a_reward_that_fails_is_said_once() {
     let dir = TempDir::new().unwrap();
     let places = |said: &Said| said.stderr.matches("rows.jsonl:1").count();
-    let whole = scored(
-        dir.path(),
-        "def score(completions, **rest):\n    raise ValueError('why')\n",
-    );
-    assert_eq!(
-        (whole.code, places(&whole)),
-        (Some(1), 1),
-        "{}",
-        whole.stderr
-    );
+    let whole =
+        scored(dir.path(), "def score(completions, **rest):\n    raise ValueError('why')\n");
+    assert_eq!((whole.code, places(&whole)), (Some(1), 1), "{}", whole.stderr);
     assert!(whole.stderr.contains("rows.jsonl:2"), "{}", whole.stderr);
-    let one = scored(
-        dir.path(),
-        "def score(completions, **rest):\n    return ['a', 1]\n",
-    );
+    let one = scored(dir.path(), "def score(completions, **rest):\n    return ['a', 1]\n");
     assert_eq!((one.code, places(&one)), (Some(1), 1), "{}", one.stderr);
     assert!(!one.stderr.contains("rows.jsonl:2"), "{}", one.stderr);
     let missing = scored(dir.path(), "def other(completions):\n    pass\n");

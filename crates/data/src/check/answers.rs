@@ -55,11 +55,7 @@ impl Texts {
         let mut counts: Vec<_> = self.counts.iter().collect();
         counts.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
         let top = counts.into_iter().take(NUM_TOP);
-        top.map(|(text, &count)| TextCount {
-            text: shortened(text),
-            count,
-        })
-        .collect()
+        top.map(|(text, &count)| TextCount { text: shortened(text), count }).collect()
     }
 }
 
@@ -143,21 +139,14 @@ impl AnswerCounts {
         let first = top.first()?;
         let is_constant = self.rows >= FEW_ROWS && first.count * 10 >= self.rows * 9;
         is_constant.then(|| {
-            format!(
-                "`{}` is the answer of {} of {} rows",
-                first.text, first.count, self.rows
-            )
+            format!("`{}` is the answer of {} of {} rows", first.text, first.count, self.rows)
         })
     }
 
     pub(super) fn spread(&self) -> Answers {
         let has_boxes = self.rows_by_boxes[1..].iter().any(|count| *count > 0);
         let of_boxes = |counts: &[u64]| {
-            if has_boxes {
-                counts.to_vec()
-            } else {
-                Vec::new()
-            }
+            if has_boxes { counts.to_vec() } else { Vec::new() }
         };
         Answers {
             rows: self.rows,
@@ -180,20 +169,10 @@ mod tests {
     #[test]
     fn boxes_are_counted_by_number_area_and_place() {
         let mut counts = AnswerCounts::default();
-        let boxed = |corners| AnswerBox {
-            label: Some("cup".to_owned()),
-            corners,
-        };
+        let boxed = |corners| AnswerBox { label: Some("cup".to_owned()), corners };
         let extent = Some([100.0, 100.0]);
         counts.add("a", &[boxed([0.0, 0.0, 100.0, 100.0])], extent);
-        counts.add(
-            "b",
-            &[
-                boxed([0.0, 0.0, 10.0, 10.0]),
-                boxed([90.0, 90.0, 99.0, 99.0]),
-            ],
-            extent,
-        );
+        counts.add("b", &[boxed([0.0, 0.0, 10.0, 10.0]), boxed([90.0, 90.0, 99.0, 99.0])], extent);
         counts.add("None", &[], extent);
         let spread = counts.spread();
         assert_eq!(spread.boxes_per_row, [1, 1, 1, 0, 0, 0]);
@@ -211,11 +190,7 @@ mod tests {
         }
         assert_eq!(counts.constant(), None);
         counts.add("no", &[], None);
-        assert!(
-            counts
-                .constant()
-                .is_some_and(|text| text.contains("19 of 20"))
-        );
+        assert!(counts.constant().is_some_and(|text| text.contains("19 of 20")));
         (0..3).for_each(|_| counts.add("no", &[], None));
         assert_eq!(counts.constant(), None);
         assert!(counts.spread().boxes_per_row.is_empty());

@@ -46,17 +46,11 @@ fn collect(value: &Value, is_whole: bool, boxes: &mut Vec<AnswerBox>) {
         Value::Object(object) => {
             if let Some(corners) = object.get("bbox_2d").and_then(four_numbers) {
                 let label = object.get("label").and_then(Value::as_str);
-                boxes.push(AnswerBox {
-                    label: label.map(str::to_owned),
-                    corners,
-                });
+                boxes.push(AnswerBox { label: label.map(str::to_owned), corners });
             }
         }
         Value::Array(items) => match four_numbers(value) {
-            Some(corners) if is_whole => boxes.push(AnswerBox {
-                label: None,
-                corners,
-            }),
+            Some(corners) if is_whole => boxes.push(AnswerBox { label: None, corners }),
             Some(_) => {}
             None => items.iter().for_each(|item| collect(item, false, boxes)),
         },
@@ -174,18 +168,8 @@ mod tests {
         let list = "```json\n[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"cup\"}, {\"bbox_2d\": [5, 6, 7.5, 8]}]\n```";
         assert_eq!(corners(list), [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.5, 8.0]]);
         assert_eq!(boxes_of(list)[0].label.as_deref(), Some("cup"));
-        assert_eq!(
-            corners("{\"bbox_2d\": [1, 2, 3, 4]}"),
-            [[1.0, 2.0, 3.0, 4.0]]
-        );
-        for none in [
-            "None",
-            "x [1, 2, 3, 4]",
-            "[1, 2, 3]",
-            "[[1, 2, 3, 4]]",
-            "7",
-            "```json\n",
-        ] {
+        assert_eq!(corners("{\"bbox_2d\": [1, 2, 3, 4]}"), [[1.0, 2.0, 3.0, 4.0]]);
+        for none in ["None", "x [1, 2, 3, 4]", "[1, 2, 3]", "[[1, 2, 3, 4]]", "7", "```json\n"] {
             assert_eq!(corners(none), [[0.0; 4]; 0], "{none}");
         }
     }
@@ -201,31 +185,14 @@ mod tests {
         let shift = |i: usize, b: [f64; 4], by: f64| b.map(|x| x + i as f64 * by);
         let many = |b: [f64; 4], by: f64| -> Vec<_> { (0..40).map(|i| shift(i, b, by)).collect() };
         let pixels = convention(&many([10.0, 10.0, 200.0, 100.0], 2.0), [640, 480]);
-        assert_eq!(
-            (pixels.suspected_units(), pixels.suspected_sizes()),
-            (None, None)
-        );
+        assert_eq!((pixels.suspected_units(), pixels.suspected_sizes()), (None, None));
         let shares = convention(&many([0.1, 0.1, 0.3, 0.4], 0.01), [640, 480]);
-        assert!(
-            shares
-                .suspected_units()
-                .is_some_and(|s| s.contains("shares"))
-        );
+        assert!(shares.suspected_units().is_some_and(|s| s.contains("shares")));
         let thousandths = convention(&many([100.0, 100.0, 600.0, 700.0], 5.0), [640, 480]);
-        assert!(
-            thousandths
-                .suspected_units()
-                .is_some_and(|s| s.contains("leave their image"))
-        );
+        assert!(thousandths.suspected_units().is_some_and(|s| s.contains("leave their image")));
         let large = convention(&many([100.0, 100.0, 600.0, 700.0], 5.0), [4000, 3000]);
-        assert!(
-            large
-                .suspected_units()
-                .is_some_and(|s| s.contains("4000") || s.contains("side"))
-        );
-        let sizes: Vec<_> = (0..40)
-            .map(|i| [200.0 + f64::from(i), 100.0, 60.0, 50.0])
-            .collect();
+        assert!(large.suspected_units().is_some_and(|s| s.contains("4000") || s.contains("side")));
+        let sizes: Vec<_> = (0..40).map(|i| [200.0 + f64::from(i), 100.0, 60.0, 50.0]).collect();
         let sizes = convention(&sizes, [640, 480]);
         assert!(sizes.suspected_sizes().is_some_and(|s| s.contains("width")));
         assert_eq!(sizes.suspected_units(), None);

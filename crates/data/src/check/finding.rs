@@ -150,10 +150,7 @@ pub struct Finding {
 impl Finding {
     /// A finding with its text.
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self {
-            kind,
-            text: text.into(),
-        }
+        Self { kind, text: text.into() }
     }
 }
 
@@ -190,20 +187,14 @@ pub(super) struct Findings {
 
 impl Findings {
     pub(super) fn new(max_examples: usize) -> Self {
-        Self {
-            max_examples,
-            by_kind: BTreeMap::new(),
-        }
+        Self { max_examples, by_kind: BTreeMap::new() }
     }
 
     pub(super) fn add(&mut self, place: &str, finding: Finding) {
         let (count, examples) = self.by_kind.entry(finding.kind).or_default();
         *count += 1;
         if examples.len() < self.max_examples {
-            examples.push(Example {
-                place: place.to_owned(),
-                text: finding.text,
-            });
+            examples.push(Example { place: place.to_owned(), text: finding.text });
         }
     }
 

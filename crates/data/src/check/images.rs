@@ -37,10 +37,8 @@ pub struct ImageFacts {
 impl ImageFacts {
     fn read(path: &Path, apply_exif: bool) -> Result<Self, ImageError> {
         let bytes = read_file(path)?;
-        let image = decode(&bytes, MAX_DECODED_PIXELS).map_err(|cause| ImageError::File {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let image = decode(&bytes, MAX_DECODED_PIXELS)
+            .map_err(|cause| ImageError::File { path: path.to_owned(), cause })?;
         let orientation = Orientation::of_bytes(&bytes);
         let (image, orientation) = match orientation.filter(|_| apply_exif) {
             Some(orientation) => (orientation.turn(&image), None),
@@ -135,9 +133,7 @@ impl Images {
             }
         };
         slot.get_or_init(|| {
-            ImageFacts::read(path, apply_exif)
-                .map(Arc::new)
-                .map_err(|error| error.to_string())
+            ImageFacts::read(path, apply_exif).map(Arc::new).map_err(|error| error.to_string())
         })
         .clone()
     }
@@ -167,19 +163,10 @@ mod tests {
     fn a_resized_picture_looks_the_same_and_another_does_not() {
         let picture = facts(64, 64, ramp(64));
         assert!(picture.looks_like(&facts(128, 128, ramp(128))));
-        assert!(
-            !picture.looks_like(&facts(128, 64, ramp(128))),
-            "another shape"
-        );
+        assert!(!picture.looks_like(&facts(128, 64, ramp(128))), "another shape");
         let mirrored = facts(64, 64, |x, y| ramp(64)(63 - x, y));
         assert!(!picture.looks_like(&mirrored));
-        let moved = facts(64, 64, |x, y| {
-            if x < 10 && y < 10 {
-                [255; 3]
-            } else {
-                ramp(64)(x, y)
-            }
-        });
+        let moved = facts(64, 64, |x, y| if x < 10 && y < 10 { [255; 3] } else { ramp(64)(x, y) });
         assert!(!picture.looks_like(&moved));
     }
 

@@ -196,11 +196,7 @@ impl Checker {
     fn begin_file(&mut self, path: &Path, is_test: bool) {
         self.convention = Convention::default();
         // Rows may stand in train and test alike: that is told of their images.
-        if self
-            .files
-            .last()
-            .is_some_and(|file| file.is_test != is_test)
-        {
+        if self.files.last().is_some_and(|file| file.is_test != is_test) {
             self.rows.clear();
             self.questions.clear();
         }
@@ -220,17 +216,13 @@ impl Checker {
     fn add_of_all(&mut self, findings: Vec<Finding>) {
         let place = self.files.first().map(|file| file.path.clone());
         for finding in findings {
-            self.findings
-                .add(place.as_deref().unwrap_or_default(), finding);
+            self.findings.add(place.as_deref().unwrap_or_default(), finding);
         }
     }
 
     fn end_file(&mut self) {
         if self.files.last().is_some_and(|file| file.rows == 0) {
-            self.add_of_file(Finding::new(
-                Kind::UnreadableFile,
-                "no rows: the file is empty",
-            ));
+            self.add_of_file(Finding::new(Kind::UnreadableFile, "no rows: the file is empty"));
         }
         let units = self.convention.suspected_units();
         let sizes = self.convention.suspected_sizes();
@@ -296,8 +288,7 @@ impl Checker {
                     image.facts.path.display(),
                     orientation.number()
                 );
-                self.findings
-                    .add(place, Finding::new(Kind::OrientedImage, text));
+                self.findings.add(place, Finding::new(Kind::OrientedImage, text));
             }
         }
     }
@@ -313,11 +304,7 @@ impl Checker {
         let whole = digest(&(question, answer));
         // Numbers instead of names: there may be millions of rows.
         let item = row.place.item.unwrap_or(0);
-        let place = (
-            (self.files.len() - 1) as u32,
-            row.place.line as u32,
-            item as u32,
-        );
+        let place = ((self.files.len() - 1) as u32, row.place.line as u32, item as u32);
         if let Some(first) = self.rows.get(&whole) {
             let first = self.told(*first);
             let text = format!("pictures, question and answer are those of {first}");
@@ -352,30 +339,18 @@ impl Checker {
     fn report(mut self) -> CheckReport {
         if let Some(text) = self.answers.constant() {
             let place = self.files.first().map(|file| file.path.clone());
-            self.findings.add(
-                &place.unwrap_or_default(),
-                Finding::new(Kind::ConstantAnswer, text),
-            );
+            self.findings.add(&place.unwrap_or_default(), Finding::new(Kind::ConstantAnswer, text));
         }
         for overlap in self.train.overlaps(&self.test) {
             let (kind, text) = match overlap.is_equal {
                 true => (Kind::TestImage, "shows the same image file as"),
-                false => (
-                    Kind::TestLookalike,
-                    "shows an image that looks like that of",
-                ),
+                false => (Kind::TestLookalike, "shows an image that looks like that of"),
             };
             let finding = Finding::new(kind, format!("{text} {}", overlap.test));
             self.findings.add(overlap.train, finding);
         }
         let findings = self.findings.counted();
-        let of = |level| {
-            findings
-                .iter()
-                .filter(|f| f.level == level)
-                .map(|f| f.count)
-                .sum()
-        };
+        let of = |level| findings.iter().filter(|f| f.level == level).map(|f| f.count).sum();
         CheckReport {
             files: self.files,
             stopped: self.stopped,

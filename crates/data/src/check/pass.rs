@@ -85,9 +85,7 @@ pub(super) fn rows_of(
         images: Arc::clone(images),
     };
     let workers = options.workers;
-    Ok(Prefetcher::new(texts, workers, AHEAD, move |text| {
-        look.row(text)
-    }))
+    Ok(Prefetcher::new(texts, workers, AHEAD, move |text| look.row(text)))
 }
 
 /// What is wrong with a file, which the finding's place names already.
@@ -218,17 +216,10 @@ impl Look {
         let told = |boxes: &[&AnswerBox]| {
             let some = boxes.iter().take(TOLD_BOXES);
             let some: Vec<String> = some.map(|b| shown(b.corners)).collect();
-            let dots = if boxes.len() > TOLD_BOXES {
-                ", ..."
-            } else {
-                ""
-            };
+            let dots = if boxes.len() > TOLD_BOXES { ", ..." } else { "" };
             format!("{}{dots}", some.join(", "))
         };
-        let empty: Vec<&AnswerBox> = boxes
-            .iter()
-            .filter(|b| !boxes::has_area(b.corners))
-            .collect();
+        let empty: Vec<&AnswerBox> = boxes.iter().filter(|b| !boxes::has_area(b.corners)).collect();
         if !empty.is_empty() {
             findings.push(Finding::new(Kind::EmptyBox, told(&empty)));
         }
@@ -238,16 +229,11 @@ impl Look {
             // Units that do not depend on the image: half a hundredth of it.
             Some(_) => extent.map(|side| side / 200.0),
         };
-        let outside: Vec<&AnswerBox> = boxes
-            .iter()
-            .filter(|b| boxes::leaves(b.corners, extent, edge))
-            .collect();
+        let outside: Vec<&AnswerBox> =
+            boxes.iter().filter(|b| boxes::leaves(b.corners, extent, edge)).collect();
         if !outside.is_empty() {
             let [width, height] = extent;
-            let text = format!(
-                "{} in an image of {width} x {height}{turned}",
-                told(&outside)
-            );
+            let text = format!("{} in an image of {width} x {height}{turned}", told(&outside));
             findings.push(Finding::new(Kind::BoxOutside, text));
         }
     }
@@ -264,11 +250,7 @@ impl Look {
         let text = self.options.template.apply(&sample.problem);
         match processor.prompt(&text, &shapes) {
             Ok(prompt) => u32::try_from(prompt.ids.len()).ok(),
-            Err(DataError::PromptTooLong {
-                tokens,
-                image_tokens,
-                max,
-            }) => {
+            Err(DataError::PromptTooLong { tokens, image_tokens, max }) => {
                 let text =
                     format!("{tokens} tokens, {image_tokens} of them of images, more than {max}");
                 findings.push(Finding::new(Kind::PromptTooLong, text));
@@ -302,10 +284,7 @@ fn nothing(place: SourceLine, finding: Finding) -> SeenRow {
 /// What is odd about a row that is read all the same.
 fn odd(row: &ReadRow) -> Vec<Finding> {
     let sample = &row.sample;
-    let texts = [
-        ("question", sample.problem.as_str()),
-        ("answer", &sample.answer),
-    ];
+    let texts = [("question", sample.problem.as_str()), ("answer", &sample.answer)];
     let mut found = oddities(&sample.columns, &texts, &ReadKeys::TRAINING);
     found.extend(lost_values(&row.lost));
     let finding = |oddity: Oddity| {

@@ -42,12 +42,7 @@ pub(super) fn convert(
             sink.skip("bad_row", &place, "no `file_name`");
             continue;
         };
-        let side = |key: &str| {
-            image
-                .get(key)
-                .and_then(Value::as_f64)
-                .filter(|side| *side >= 1.0)
-        };
+        let side = |key: &str| image.get(key).and_then(Value::as_f64).filter(|side| *side >= 1.0);
         let scene = Scene {
             place,
             index: index as u64,
@@ -56,17 +51,9 @@ pub(super) fn convert(
             objects: objects(image, &annotations, &names),
             ..Scene::default()
         };
-        let own = image
-            .get("group_id")
-            .and_then(key)
-            .and_then(|id| groups.get(&id));
-        let of_group = own
-            .map(|group| ids(group, "inner_sent_id"))
-            .unwrap_or_default();
-        let hard = of_group
-            .iter()
-            .filter_map(|id| names.get(id.as_str()).copied())
-            .collect();
+        let own = image.get("group_id").and_then(key).and_then(|id| groups.get(&id));
+        let of_group = own.map(|group| ids(group, "inner_sent_id")).unwrap_or_default();
+        let hard = of_group.iter().filter_map(|id| names.get(id.as_str()).copied()).collect();
         scene.ask_with_negatives(&[hard, all.clone()], options, sink)?;
     }
     Ok(())
@@ -90,10 +77,7 @@ fn objects(
     names: &HashMap<&str, &str>,
 ) -> Vec<Object> {
     let mut objects = Vec::new();
-    for annotation in ids(image, "anno_id")
-        .iter()
-        .filter_map(|id| annotations.get(id))
-    {
+    for annotation in ids(image, "anno_id").iter().filter_map(|id| annotations.get(id)) {
         let is_crowd = annotation.get("iscrowd").and_then(Value::as_f64) == Some(1.0);
         for sentence in ids(annotation, "sent_id") {
             if let Some(name) = names.get(sentence.as_str()) {

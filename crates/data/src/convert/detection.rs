@@ -116,11 +116,8 @@ impl Scene {
 
     /// Hands on a row that asks for `asked`.
     pub(super) fn ask(&self, asked: &[&str], sink: &mut Sink<'_>) -> Result<(), ConvertError> {
-        let boxes: Vec<_> = self
-            .boxes(sink)
-            .into_iter()
-            .filter(|(label, _)| asked.contains(label))
-            .collect();
+        let boxes: Vec<_> =
+            self.boxes(sink).into_iter().filter(|(label, _)| asked.contains(label)).collect();
         let mut draft = Draft {
             place: self.place.clone(),
             split: self.split.clone(),
@@ -131,12 +128,8 @@ impl Scene {
             ..Draft::default()
         };
         if let Some([width, height]) = self.size {
-            draft
-                .columns
-                .insert("width".to_owned(), json!(width as u64));
-            draft
-                .columns
-                .insert("height".to_owned(), json!(height as u64));
+            draft.columns.insert("width".to_owned(), json!(width as u64));
+            draft.columns.insert("height".to_owned(), json!(height as u64));
         }
         sink.row(draft)
     }
@@ -173,26 +166,15 @@ impl Scene {
         let [low, high] = options.negatives;
         let wanted = low + (count * (high - low + 1) as f64) as usize;
         // A row has to ask for something.
-        let wanted = if asked.is_empty() && high > 0 {
-            wanted.max(1)
-        } else {
-            wanted
-        };
+        let wanted = if asked.is_empty() && high > 0 { wanted.max(1) } else { wanted };
         let negatives = self.negatives(absent, &there, wanted, options.seed);
         asked.extend(negatives);
         if asked.is_empty() {
-            sink.skip(
-                "nothing_to_ask",
-                &self.place,
-                "no object, and no negative is wanted",
-            );
+            sink.skip("nothing_to_ask", &self.place, "no object, and no negative is wanted");
             return Ok(());
         }
         let order = shuffled(asked.len(), options.seed, self.stream(ORDER));
-        let asked: Vec<&str> = order
-            .into_iter()
-            .map(|index| asked[index as usize])
-            .collect();
+        let asked: Vec<&str> = order.into_iter().map(|index| asked[index as usize]).collect();
         self.ask(&asked, sink)
     }
 
@@ -225,12 +207,7 @@ impl Scene {
 
     /// Two numbers in `[0, 1)`.
     fn draws(&self, seed: u64) -> [f64; 2] {
-        let key = base::DrawKey {
-            seed,
-            step: 0,
-            prompt: self.stream(COUNTS),
-            completion: 0,
-        };
+        let key = base::DrawKey { seed, step: 0, prompt: self.stream(COUNTS), completion: 0 };
         [key.uniform(0), key.uniform(1)]
     }
 }
@@ -248,9 +225,7 @@ pub fn question(asked: &[&str]) -> String {
 
 /// The labels that such a question names; none of another.
 pub fn asked_labels(question: &str) -> Vec<String> {
-    let list = question
-        .split_once("objects: [")
-        .map_or("", |(_, list)| list);
+    let list = question.split_once("objects: [").map_or("", |(_, list)| list);
     let mut labels = Vec::new();
     let mut rest = list.chars();
     // Python's `repr` of a list of texts.
@@ -292,14 +267,8 @@ mod tests {
     #[test]
     fn boxes_become_corners_inside_the_image() {
         let size = Some([100.0, 80.0]);
-        assert_eq!(
-            corners([10.4, 20.6, 30.2, 40.0], size),
-            Some([10, 21, 41, 61])
-        );
-        assert_eq!(
-            corners([-3.0, 70.0, 20.0, 20.0], size),
-            Some([0, 70, 17, 80])
-        );
+        assert_eq!(corners([10.4, 20.6, 30.2, 40.0], size), Some([10, 21, 41, 61]));
+        assert_eq!(corners([-3.0, 70.0, 20.0, 20.0], size), Some([0, 70, 17, 80]));
         for none in [
             [10.0, 10.0, 0.2, 10.0],
             [10.0, 10.0, -5.0, 10.0],
@@ -318,10 +287,7 @@ mod tests {
         let quotes = ["a \"b\" 'c'", "d\\e"];
         assert_eq!(asked_labels(&question(&quotes)), quotes);
         assert!(asked_labels("Where is the cup?").is_empty());
-        assert!(
-            text.contains("objects: ['cup', \"dog's bowl\"]. Output the bbox"),
-            "{text}"
-        );
+        assert!(text.contains("objects: ['cup', \"dog's bowl\"]. Output the bbox"), "{text}");
         assert!(text.ends_with(
             "\n```\n. If no targets are detected in the image, simply respond with \"None\"."
         ));

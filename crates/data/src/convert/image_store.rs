@@ -31,11 +31,7 @@ impl ImageStore {
             let digits = name.bytes().take_while(u8::is_ascii_hexdigit);
             digits.count() == 2 * NAME_BYTES
         });
-        Ok(Self {
-            folder: folder.to_owned(),
-            known: HashSet::new(),
-            num_written: 0,
-        })
+        Ok(Self { folder: folder.to_owned(), known: HashSet::new(), num_written: 0 })
     }
 
     /// The name of the file with these bytes, written if it was not there. Inside: why the bytes are no
@@ -46,9 +42,7 @@ impl ImageStore {
             Err(cause) => return Ok(Err(cause)),
         };
         let digest = Sha256::digest(bytes);
-        let hex = digest[..NAME_BYTES]
-            .iter()
-            .map(|byte| format!("{byte:02x}"));
+        let hex = digest[..NAME_BYTES].iter().map(|byte| format!("{byte:02x}"));
         let name = format!("{}.{extension}", hex.collect::<String>());
         if !self.known.contains(&name) {
             let path = self.folder.join(&name);
@@ -75,8 +69,5 @@ impl ImageStore {
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ConvertError + '_ {
-    move |source| ConvertError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    move |source| ConvertError::Io { path: path.to_owned(), source }
 }

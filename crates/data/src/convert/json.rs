@@ -14,19 +14,12 @@ use crate::row_texts::RowTexts;
 /// The text of a file, without a byte order mark.
 pub(crate) fn text_of(path: &Path) -> Result<String, ConvertError> {
     let bytes = read_file(path)?;
-    let form = |reason| ConvertError::Form {
-        path: path.to_owned(),
-        reason,
-    };
+    let form = |reason| ConvertError::Form { path: path.to_owned(), reason };
     if let Some(found) = no_text(&bytes) {
         return Err(form(format!("{}\nhint: {}", found.what, found.hint)));
     }
-    let mut text = String::from_utf8(bytes).map_err(|error| {
-        form(format!(
-            "no UTF-8 at byte {}",
-            error.utf8_error().valid_up_to()
-        ))
-    })?;
+    let mut text = String::from_utf8(bytes)
+        .map_err(|error| form(format!("no UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
     if text.starts_with('\u{feff}') {
         text.drain(..'\u{feff}'.len_utf8());
     }
@@ -78,17 +71,12 @@ pub(super) fn items(
             // Rows are missing, and nobody knows how many.
             Err(RowCause::TornList) => {
                 let reason = format!("line {line}: {}", RowCause::TornList);
-                return Err(ConvertError::Form {
-                    path: path.clone(),
-                    reason,
-                });
+                return Err(ConvertError::Form { path: path.clone(), reason });
             }
             Err(cause) => (Err(cause.to_string()), Vec::new()),
             Ok((object, lost)) => {
                 let is_read = |lost: &&Lost| {
-                    lost.path
-                        .first()
-                        .is_some_and(|key| read.contains(&key.as_str()))
+                    lost.path.first().is_some_and(|key| read.contains(&key.as_str()))
                 };
                 match lost.iter().find(is_read) {
                     Some(lost) => {
@@ -100,21 +88,16 @@ pub(super) fn items(
                 }
             }
         };
-        Ok(Item {
-            place,
-            object,
-            lost,
-        })
+        Ok(Item { place, object, lost })
     }))
 }
 
 fn convert_error(error: DataError) -> ConvertError {
     match error {
         DataError::Io { path, source } => ConvertError::Io { path, source },
-        DataError::NotRows { path, what, hint } => ConvertError::Form {
-            path,
-            reason: format!("{what}\nhint: {hint}"),
-        },
+        DataError::NotRows { path, what, hint } => {
+            ConvertError::Form { path, reason: format!("{what}\nhint: {hint}") }
+        }
         other => ConvertError::Write(Box::new(other)),
     }
 }

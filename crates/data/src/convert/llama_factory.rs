@@ -16,10 +16,8 @@ use crate::row::{IMAGE_MARK, RESERVED_TOKENS};
 use crate::unread::{ReadKeys, Why, changes_meaning, has_content, hidden_media};
 
 /// Keys of the turns, of who speaks, and of what is said.
-const FORMS: [(&str, &str, &str); 2] = [
-    ("messages", "role", "content"),
-    ("conversations", "from", "value"),
-];
+const FORMS: [(&str, &str, &str); 2] =
+    [("messages", "role", "content"), ("conversations", "from", "value")];
 /// The keys that become a part of rows.
 const READ: &[&str] = &["messages", "conversations", "images", "image", "objects"];
 const HUMAN: [&str; 2] = ["user", "human"];
@@ -77,11 +75,7 @@ pub(super) fn convert(path: &Path, sink: &mut Sink<'_>) -> Result<(), ConvertErr
             }
         };
         match draft(&object) {
-            Ok(draft) => sink.row(Draft {
-                place: item.place,
-                split: split.clone(),
-                ..draft
-            })?,
+            Ok(draft) => sink.row(Draft { place: item.place, split: split.clone(), ..draft })?,
             Err((reason, text)) => sink.skip(reason, &item.place, &text),
         }
     }
@@ -102,10 +96,7 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, Refusal> {
     }
     let [(question_by, question), (answer_by, answer)] = turns(object)?;
     if !HUMAN.contains(&question_by) || !MODEL.contains(&answer_by) {
-        return Err((
-            "turns",
-            format!("turns of `{question_by}` and `{answer_by}`"),
-        ));
+        return Err(("turns", format!("turns of `{question_by}` and `{answer_by}`")));
     }
     let images = images(object)?;
     let objects = objects(object.get("objects"))?;
@@ -119,12 +110,7 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, Refusal> {
             return Err(("placeholder", text));
         }
     }
-    Ok(Draft {
-        images,
-        question,
-        answer: Value::String(answer),
-        ..Draft::default()
-    })
+    Ok(Draft { images, question, answer: Value::String(answer), ..Draft::default() })
 }
 
 /// Refuses what would be dropped although it changes the meaning.
@@ -139,10 +125,7 @@ fn refuse_meanings(
     match meanings.iter().find(|(key, _)| is_said(key)) {
         Some((key, reason)) => Err((
             reason,
-            format!(
-                "`{key}`, for which rows have no place: {}",
-                shortened(&object[*key])
-            ),
+            format!("`{key}`, for which rows have no place: {}", shortened(&object[*key])),
         )),
         None => Ok(()),
     }
@@ -162,11 +145,8 @@ fn objects(given: Option<&Value>) -> Result<Option<Value>, Refusal> {
         Some(Value::String(text)) if !text.trim().is_empty() => match parse(text) {
             Ok(parsed) => Ok(Some(parsed.value)),
             Err(error) => {
-                let text = format!(
-                    "`objects`: broken JSON at column {}: {}",
-                    error.at + 1,
-                    error.reason
-                );
+                let text =
+                    format!("`objects`: broken JSON at column {}: {}", error.at + 1, error.reason);
                 Err(("bad_row", text))
             }
         },
@@ -183,9 +163,7 @@ fn filled(texts: [&str; 2], objects: Option<&Value>) -> Result<[String; 2], Refu
             continue;
         }
         let values = objects.and_then(|objects| objects.get(key));
-        let values = values
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice);
+        let values = values.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         if values.len() != count {
             let text = format!("{count} `{mark}` but {} in `objects.{key}`", values.len());
             return Err(("placeholder", text));
@@ -214,10 +192,9 @@ fn value_of(key: &str, value: Option<&Value>, objects: Option<&Value>) -> Result
             let is_box = matches!(numbers.len(), 2 | 4) && numbers.iter().all(Value::is_number);
             match units {
                 _ if !is_box => refused("expected two or four numbers"),
-                None | Some("real") => Ok(json_dumps(
-                    &Value::Array(numbers.clone()),
-                    &DumpStyle::default(),
-                )),
+                None | Some("real") => {
+                    Ok(json_dumps(&Value::Array(numbers.clone()), &DumpStyle::default()))
+                }
                 Some(units) => refused(&format!("boxes in `{units}`, expected pixels (`real`)")),
             }
         }
@@ -229,28 +206,19 @@ fn value_of(key: &str, value: Option<&Value>, objects: Option<&Value>) -> Result
 fn turns(object: &Map<String, Value>) -> Result<[(&str, &str); 2], Refusal> {
     let form = FORMS.iter().find(|(key, ..)| object.contains_key(*key));
     let Some((key, by, said)) = form else {
-        return Err((
-            "bad_row",
-            "neither `messages` nor `conversations`".to_owned(),
-        ));
+        return Err(("bad_row", "neither `messages` nor `conversations`".to_owned()));
     };
     let wrong = |what: String| ("bad_row", what);
     let turns = object[*key].as_array();
     let turns = turns.ok_or_else(|| wrong(format!("`{key}` is no list")))?;
     if turns.iter().any(|turn| turn[*by] == "system") {
-        return Err((
-            "system_turn",
-            "rows have no place for a system's turn".to_owned(),
-        ));
+        return Err(("system_turn", "rows have no place for a system's turn".to_owned()));
     }
     for turn in turns.iter().filter_map(Value::as_object) {
         refuse_meanings(turn, &TURN_MEANINGS)?;
     }
     let [question, answer] = turns.as_slice() else {
-        return Err((
-            "turns",
-            format!("{} turns, expected a question and an answer", turns.len()),
-        ));
+        return Err(("turns", format!("{} turns, expected a question and an answer", turns.len())));
     };
     let mut texts = [("", ""); 2];
     for (text, turn) in texts.iter_mut().zip([question, answer]) {
@@ -293,10 +261,9 @@ fn names(value: &Value) -> Result<Vec<String>, Refusal> {
     let wrong = || ("bad_row", "images that are no file names".to_owned());
     match value {
         Value::String(name) => Ok(vec![name.clone()]),
-        Value::Array(names) => names
-            .iter()
-            .map(|name| name.as_str().map(str::to_owned).ok_or_else(wrong))
-            .collect(),
+        Value::Array(names) => {
+            names.iter().map(|name| name.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
+        }
         _ => Err(wrong()),
     }
 }

@@ -129,10 +129,7 @@ pub fn convert(
 
 /// Reads a file whole.
 fn read_file(path: &Path) -> Result<Vec<u8>, ConvertError> {
-    std::fs::read(path).map_err(|source| ConvertError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::read(path).map_err(|source| ConvertError::Io { path: path.to_owned(), source })
 }
 
 /// The file's name without folder and end.

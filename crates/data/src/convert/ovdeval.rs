@@ -18,9 +18,7 @@ pub(super) fn convert(
 ) -> Result<(), ConvertError> {
     let file = coco::read(path, sink)?;
     let subset = stem(path);
-    let all = options
-        .all_categories
-        .unwrap_or(OF_ALL_CATEGORIES.contains(&subset.as_str()));
+    let all = options.all_categories.unwrap_or(OF_ALL_CATEGORIES.contains(&subset.as_str()));
     let categories: Vec<&str> = file.categories.iter().map(|c| c.name.as_str()).collect();
     let scenes = coco::scenes(&file, path, &subset, sink)?;
     for (scene, image) in scenes.iter().zip(&file.images) {
@@ -29,11 +27,8 @@ pub(super) fn convert(
             continue;
         }
         let mut asked: Vec<&str> = Vec::new();
-        let own: Result<Vec<&Vec<String>>, &String> = [&image.text, &image.neg_text]
-            .into_iter()
-            .flatten()
-            .map(Result::as_ref)
-            .collect();
+        let own: Result<Vec<&Vec<String>>, &String> =
+            [&image.text, &image.neg_text].into_iter().flatten().map(Result::as_ref).collect();
         let own = match own {
             Ok(own) => own.into_iter().flatten().map(String::as_str),
             Err(cause) => {
@@ -41,22 +36,14 @@ pub(super) fn convert(
                 continue;
             }
         };
-        let labels: Vec<&str> = if all {
-            categories.clone()
-        } else {
-            own.collect()
-        };
+        let labels: Vec<&str> = if all { categories.clone() } else { own.collect() };
         for label in labels {
             if !asked.contains(&label) {
                 asked.push(label);
             }
         }
         if asked.is_empty() {
-            sink.skip(
-                "nothing_to_ask",
-                &scene.place,
-                "neither `text` nor `neg_text`",
-            );
+            sink.skip("nothing_to_ask", &scene.place, "neither `text` nor `neg_text`");
             continue;
         }
         scene.ask(&asked, sink)?;

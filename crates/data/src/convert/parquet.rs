@@ -47,11 +47,7 @@ pub(super) fn convert(
             let place = format!("{}: row {number}", file.display());
             match table.draft(row, sink)? {
                 Ok(draft) => {
-                    let draft = Draft {
-                        place,
-                        split: split.clone(),
-                        ..draft
-                    };
+                    let draft = Draft { place, split: split.clone(), ..draft };
                     if table.image.is_none() || !draft.images.is_empty() {
                         has_images |= !draft.images.is_empty();
                         return sink.row(draft);
@@ -89,10 +85,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ConvertError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let io = |source| ConvertError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| ConvertError::Io { path: path.to_owned(), source };
     let entries = std::fs::read_dir(path).map_err(io)?;
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
     let mut files: Vec<PathBuf> = paths.collect::<Result<_, _>>().map_err(io)?;
@@ -124,16 +117,10 @@ struct Table {
 
 impl Table {
     fn open(path: &Path, columns: &Columns) -> Result<Self, ConvertError> {
-        let file = File::open(path).map_err(|source| ConvertError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let file = File::open(path)
+            .map_err(|source| ConvertError::Io { path: path.to_owned(), source })?;
         let reader = guarded(path, || SerializedFileReader::new(file))?;
-        let schema = reader
-            .metadata()
-            .file_metadata()
-            .schema_descr()
-            .root_schema();
+        let schema = reader.metadata().file_metadata().schema_descr().root_schema();
         let fields = schema.get_fields();
         let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
         let missing = |what: &str, flag: &str| ConvertError::Form {
@@ -158,11 +145,7 @@ impl Table {
         let answer = pick(&columns.answer, &ANSWERS);
         let question = question.ok_or_else(|| missing("question", "question_column"))?;
         let answer = answer.ok_or_else(|| missing("answer", "answer_column"))?;
-        if let Some(name) = columns
-            .kept
-            .iter()
-            .find(|name| !names.contains(&name.as_str()))
-        {
+        if let Some(name) = columns.kept.iter().find(|name| !names.contains(&name.as_str())) {
             return Err(missing(&format!("kept column `{name}`"), "keep_columns"));
         }
         let is_unread = |field: &&TypePtr| {
@@ -179,17 +162,11 @@ impl Table {
         let is_wanted = |field: &&TypePtr| {
             let name = field.name();
             image.as_deref() == Some(name)
-                || [&question, &answer]
-                    .into_iter()
-                    .chain(&columns.kept)
-                    .any(|one| one == name)
+                || [&question, &answer].into_iter().chain(&columns.kept).any(|one| one == name)
         };
         let wanted: Vec<TypePtr> = fields.iter().filter(is_wanted).map(Arc::clone).collect();
-        let projection = guarded(path, || {
-            Type::group_type_builder(schema.name())
-                .with_fields(wanted)
-                .build()
-        })?;
+        let projection =
+            guarded(path, || Type::group_type_builder(schema.name()).with_fields(wanted).build())?;
         Ok(Self {
             path: path.to_owned(),
             projection,
@@ -225,9 +202,7 @@ impl Table {
     ) -> Result<Result<Draft, Refusal>, ConvertError> {
         let field = |name: &str| {
             let mut columns = row.get_column_iter();
-            columns
-                .find(|(column, _)| column.as_str() == name)
-                .map(|(_, field)| field)
+            columns.find(|(column, _)| column.as_str() == name).map(|(_, field)| field)
         };
         let images = match self.image.as_deref().and_then(field) {
             None | Some(Field::Null) => Vec::new(),
@@ -250,13 +225,7 @@ impl Table {
         };
         let kept = self.kept.iter();
         let kept = kept.filter_map(|name| Some((name.clone(), value(field(name)?))));
-        Ok(Ok(Draft {
-            images,
-            question,
-            answer,
-            columns: kept.collect(),
-            ..Draft::default()
-        }))
+        Ok(Ok(Draft { images, question, answer, columns: kept.collect(), ..Draft::default() }))
     }
 }
 
@@ -271,10 +240,7 @@ fn wrong(column: &str, expected: &str, got: Option<&Field>) -> Refusal {
         Some(Field::MapInternal(_)) => "a map",
         Some(_) => "another value",
     };
-    (
-        "bad_row",
-        format!("`{column}`: expected {expected}, got {got}"),
-    )
+    ("bad_row", format!("`{column}`: expected {expected}, got {got}"))
 }
 
 /// Names of the images of a field, their bytes written to the image folder.
@@ -309,10 +275,7 @@ fn images(
             },
             (None, Some(path)) => path.to_owned(),
             (None, None) => {
-                return Ok(Err((
-                    "bad_row",
-                    "an image without `bytes` and `path`".to_owned(),
-                )));
+                return Ok(Err(("bad_row", "an image without `bytes` and `path`".to_owned())));
             }
         };
         names.push(name);
@@ -325,16 +288,9 @@ fn holds_bytes_of_files(field: &Type) -> bool {
     if field.is_primitive() {
         return false;
     }
-    let names: Vec<&str> = field
-        .get_fields()
-        .iter()
-        .map(|field| field.name())
-        .collect();
+    let names: Vec<&str> = field.get_fields().iter().map(|field| field.name()).collect();
     (names.contains(&"bytes") && names.contains(&"path"))
-        || field
-            .get_fields()
-            .iter()
-            .any(|field| holds_bytes_of_files(field))
+        || field.get_fields().iter().any(|field| holds_bytes_of_files(field))
 }
 
 fn bytes_of(field: &Field) -> Option<&[u8]> {
@@ -390,16 +346,10 @@ fn guarded<T>(
     path: &Path,
     read: impl FnOnce() -> Result<T, parquet::errors::ParquetError>,
 ) -> Result<T, ConvertError> {
-    let failed = |reason: String| ConvertError::Parquet {
-        path: path.to_owned(),
-        reason,
-    };
+    let failed = |reason: String| ConvertError::Parquet { path: path.to_owned(), reason };
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(read) => read.map_err(|error| failed(error.to_string())),
-        Err(panic) => Err(failed(format!(
-            "broken Parquet: {}",
-            panic_text(panic.as_ref())
-        ))),
+        Err(panic) => Err(failed(format!("broken Parquet: {}", panic_text(panic.as_ref())))),
     }
 }
 

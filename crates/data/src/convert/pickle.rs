@@ -54,10 +54,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, PickleFault> {
         left: bytes.len().saturating_mul(VALUES_PER_BYTE) + FREE_VALUES,
     };
     let value = export.value(machine.result(), 0);
-    value.map_err(|reason| PickleFault {
-        byte: bytes.len(),
-        reason,
-    })
+    value.map_err(|reason| PickleFault { byte: bytes.len(), reason })
 }
 
 /// Turns what the machine has built into values. What is referred to many times is copied, so both
@@ -70,9 +67,7 @@ struct Export<'a> {
 impl Export<'_> {
     fn value(&mut self, id: usize, depth: usize) -> Result<Value, String> {
         if depth > MAX_DEPTH {
-            return Err(format!(
-                "data nested deeper than {MAX_DEPTH} levels, or in itself"
-            ));
+            return Err(format!("data nested deeper than {MAX_DEPTH} levels, or in itself"));
         }
         self.left = self
             .left
@@ -124,10 +119,7 @@ mod tests {
     fn texts_of_protocol_0_are_read() {
         // pickle.dumps([{'a': 1, 'b': (2.5, None, True)}, 'x\ny'], 0)
         let bytes = b"(lp0\n(dp1\nVa\np2\nI1\nsVb\np3\n(F2.5\nNI01\ntp4\nsaVx\\u000ay\np5\na.";
-        assert_eq!(
-            parsed(bytes),
-            Ok(json!([{"a": 1, "b": [2.5, null, true]}, "x\ny"]))
-        );
+        assert_eq!(parsed(bytes), Ok(json!([{"a": 1, "b": [2.5, null, true]}, "x\ny"])));
         // pickle.dumps('caf\xe9', 0): Latin-1 outside of escapes.
         assert_eq!(parsed(b"Vcaf\xe9\np0\n."), Ok(json!("caf\u{e9}")));
         // Of Python 2: 'caf\xc3\xa9' and a long.
@@ -140,10 +132,7 @@ mod tests {
         for (bytes, name) in [
             (&b"cos\nsystem\n(S'true'\ntR."[..], "os.system"),
             (b"\x80\x02cbuiltins\neval\nU\x011\x85R.", "builtins.eval"),
-            (
-                b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
-                "os.system",
-            ),
+            (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.", "os.system"),
             (b"\x80\x02cnumpy\nload\nU\x01x\x85R.", "numpy.load"),
         ] {
             let error = parsed(bytes).expect_err("a call");
@@ -152,12 +141,9 @@ mod tests {
                 "{error}"
             );
         }
-        for bytes in [
-            &b"(S'a'\nios\nsystem\n."[..],
-            b"\x80\x02N\x81.",
-            b"\x80\x02P0\n.",
-            b"\x80\x02NQ.",
-        ] {
+        for bytes in
+            [&b"(S'a'\nios\nsystem\n."[..], b"\x80\x02N\x81.", b"\x80\x02P0\n.", b"\x80\x02NQ."]
+        {
             assert!(parsed(bytes).is_err());
         }
     }
@@ -170,10 +156,7 @@ mod tests {
             assert!(parsed(&whole[..length]).is_err(), "{length}");
         }
         for (bytes, reason) in [
-            (
-                &b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\xff."[..],
-                "ends",
-            ),
+            (&b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\xff."[..], "ends"),
             (b"\x80\x04X\xff\xff\xff\xff.", "ends"),
             (b"\x80\x09N.", "protocol 9"),
             (b"\x80\x04\xff.", "instruction"),
@@ -181,10 +164,7 @@ mod tests {
             (b"a.", "nothing"),
             (b"h\x05.", "memo"),
             (b"\x80\x04K\x01K\x02a.", "list"),
-            (
-                b"\x80\x02\x8a\x09\x01\x01\x01\x01\x01\x01\x01\x01\x01.",
-                "64 bits",
-            ),
+            (b"\x80\x02\x8a\x09\x01\x01\x01\x01\x01\x01\x01\x01\x01.", "64 bits"),
         ] {
             let error = parsed(bytes).expect_err("broken");
             assert!(error.contains(reason), "{error}");
@@ -199,17 +179,7 @@ mod tests {
         // Thirty lists, each of the one before, twice: a thousand million values.
         let mut bytes = b"\x80\x02]q\x00".to_vec();
         for level in 1..=30 {
-            bytes.extend([
-                b']',
-                b'q',
-                level,
-                b'h',
-                level - 1,
-                b'a',
-                b'h',
-                level - 1,
-                b'a',
-            ]);
+            bytes.extend([b']', b'q', level, b'h', level - 1, b'a', b'h', level - 1, b'a']);
         }
         bytes.extend(b".");
         assert!(parsed(&bytes).expect_err("a bomb").contains("grows"));

@@ -21,28 +21,17 @@ pub(super) fn convert(
     options: &ConvertOptions,
     sink: &mut Sink<'_>,
 ) -> Result<(), ConvertError> {
-    let annotations = options
-        .annotations
-        .as_deref()
-        .ok_or(ConvertError::Missing {
-            flag: "annotations",
-            reason: "RefCOCO's boxes are in `instances.json` beside the expressions",
-        })?;
+    let annotations = options.annotations.as_deref().ok_or(ConvertError::Missing {
+        flag: "annotations",
+        reason: "RefCOCO's boxes are in `instances.json` beside the expressions",
+    })?;
     let file = coco::read(annotations, sink)?;
     let instances = Instances {
-        boxes: file
-            .annotations
-            .iter()
-            .filter_map(|a| Some((a.id.as_ref()?, a)))
-            .collect(),
+        boxes: file.annotations.iter().filter_map(|a| Some((a.id.as_ref()?, a))).collect(),
         images: file.images.iter().map(|image| (&image.id, image)).collect(),
     };
     let is_json = path.extension().is_some_and(|end| end == "json");
-    let refs: Value = if is_json {
-        json_file::read(path)?
-    } else {
-        read_pickle(path)?
-    };
+    let refs: Value = if is_json { json_file::read(path)? } else { read_pickle(path)? };
     let Value::Array(refs) = refs else {
         return Err(ConvertError::Form {
             path: path.to_owned(),
@@ -106,12 +95,7 @@ fn sentences<'a>(reference: &'a Value, index: usize, options: &ConvertOptions) -
     match options.row_per {
         RowPer::Sentence => all,
         RowPer::Object => {
-            let key = DrawKey {
-                seed: options.seed,
-                step: 0,
-                prompt: index as u64,
-                completion: 0,
-            };
+            let key = DrawKey { seed: options.seed, step: 0, prompt: index as u64, completion: 0 };
             let drawn = (key.uniform(0) * all.len() as f64) as usize;
             all.get(drawn).copied().into_iter().collect()
         }
@@ -120,10 +104,7 @@ fn sentences<'a>(reference: &'a Value, index: usize, options: &ConvertOptions) -
 
 fn draft(place: &str, reference: &Value, target: &Target<'_>, sentence: &Value) -> Draft {
     let text = |key: &str| sentence.get(key).and_then(Value::as_str);
-    let query = text("sent")
-        .or_else(|| text("raw"))
-        .unwrap_or_default()
-        .trim();
+    let query = text("sent").or_else(|| text("raw")).unwrap_or_default().trim();
     let [x1, y1, x2, y2] = target.corners;
     let mut columns = serde_json::Map::new();
     if let Some([width, height]) = target.image.size {
@@ -140,11 +121,7 @@ fn draft(place: &str, reference: &Value, target: &Target<'_>, sentence: &Value) 
     };
     Draft {
         place: place.to_owned(),
-        split: reference
-            .get("split")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned(),
+        split: reference.get("split").and_then(Value::as_str).unwrap_or_default().to_owned(),
         images: vec![target.image.file_name.clone()],
         question,
         answer: json!(format!("[{x1}, {y1}, {x2}, {y2}]")),

@@ -70,10 +70,7 @@ impl<'a> Sink<'a> {
             stop,
             write,
             folder: ImageFolder::new(folder),
-            checks: RowChecks {
-                follow_links: options.follow_links,
-                ..RowChecks::default()
-            },
+            checks: RowChecks { follow_links: options.follow_links, ..RowChecks::default() },
             store: None,
             kept: 0,
             skipped: Reasons::default(),
@@ -183,11 +180,8 @@ impl<'a> Sink<'a> {
     }
 
     pub(super) fn report(self) -> ConvertReport {
-        let cut = told(
-            &self.cut,
-            "boxes that reach over the edge of their image are cut there",
-            "",
-        );
+        let cut =
+            told(&self.cut, "boxes that reach over the edge of their image are cut there", "");
         let sizes = told(
             &self.sizes,
             "images of another size than the source says",
@@ -260,10 +254,7 @@ fn form(id: u64, draft: &Draft, names: Vec<String>) -> Value {
 /// How often something was counted, in a line.
 fn told(reasons: &Reasons, what: &str, hint: &str) -> Option<String> {
     let (count, examples) = reasons.0.values().next()?;
-    Some(format!(
-        "warning: {what}: {count}: {}{hint}",
-        examples.join("; ")
-    ))
+    Some(format!("warning: {what}: {count}: {}{hint}", examples.join("; ")))
 }
 
 /// Reasons with how often and where first.
@@ -281,11 +272,6 @@ impl Reasons {
 
     fn counted(self) -> Vec<LeftOut> {
         let each = self.0.into_iter();
-        each.map(|(reason, (count, examples))| LeftOut {
-            reason,
-            count,
-            examples,
-        })
-        .collect()
+        each.map(|(reason, (count, examples))| LeftOut { reason, count, examples }).collect()
     }
 }

@@ -17,17 +17,11 @@ pub(super) fn convert(path: &Path, sink: &mut Sink<'_>) -> Result<(), ConvertErr
     let split = stem(path);
     for item in json::items(path, READ)? {
         let item = item?;
-        let drafted = item
-            .object
-            .and_then(|object| draft(&object).map_err(str::to_owned));
+        let drafted = item.object.and_then(|object| draft(&object).map_err(str::to_owned));
         match drafted {
             Ok(draft) => {
                 sink.note_lost(&item.place, &item.lost);
-                sink.row(Draft {
-                    place: item.place,
-                    split: split.clone(),
-                    ..draft
-                })?;
+                sink.row(Draft { place: item.place, split: split.clone(), ..draft })?;
             }
             Err(reason) => sink.skip("bad_row", &item.place, &reason),
         }
@@ -58,9 +52,7 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, &'static str> {
         images,
         question: problem.ok_or("`problem`: expected a text")?.to_owned(),
         answer,
-        columns: others
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
+        columns: others.map(|(key, value)| (key.clone(), value.clone())).collect(),
         ..Draft::default()
     })
 }

@@ -86,11 +86,7 @@ impl RealWeights {
             }
             spans.push((start, end - start));
         }
-        Self {
-            spans,
-            weights,
-            stride,
-        }
+        Self { spans, weights, stride }
     }
 }
 
@@ -98,9 +94,7 @@ impl RealWeights {
 fn int16_precision(weights: &[f64]) -> u32 {
     let largest = weights.iter().copied().fold(0.0, f64::max);
     let fits = |bits: u32| 0.5 + largest * f64::from(1u32 << bits) < f64::from(1 << 15);
-    (0..PRECISION_BITS)
-        .find(|&bits| !fits(bits + 1))
-        .unwrap_or(PRECISION_BITS)
+    (0..PRECISION_BITS).find(|&bits| !fits(bits + 1)).unwrap_or(PRECISION_BITS)
 }
 
 impl Filter {

@@ -87,10 +87,7 @@ impl From<SizeKeys> for PixelBounds {
 
 impl Default for PixelBounds {
     fn default() -> Self {
-        Self {
-            shortest_edge: 56 * 56,
-            longest_edge: 28 * 28 * 1280,
-        }
+        Self { shortest_edge: 56 * 56, longest_edge: 28 * 28 * 1280 }
     }
 }
 
@@ -147,9 +144,7 @@ impl ImageProcessorConfig {
         }
         match flat {
             Some(settings) => Self::from_json(settings, &flat_in),
-            None => Err(ImageError::NoConfig {
-                dir: dir.to_owned(),
-            }),
+            None => Err(ImageError::NoConfig { dir: dir.to_owned() }),
         }
     }
 
@@ -158,26 +153,17 @@ impl ImageProcessorConfig {
         let (bounds, others) = (self.pixel_bounds(), other.pixel_bounds());
         let same = [
             ("patch_size", self.patch_size == other.patch_size),
-            (
-                "temporal_patch_size",
-                self.temporal_patch_size == other.temporal_patch_size,
-            ),
+            ("temporal_patch_size", self.temporal_patch_size == other.temporal_patch_size),
             ("merge_size", self.merge_size == other.merge_size),
             ("min_pixels", bounds.shortest_edge == others.shortest_edge),
             ("max_pixels", bounds.longest_edge == others.longest_edge),
             ("image_mean", self.image_mean == other.image_mean),
             ("image_std", self.image_std == other.image_std),
-            (
-                "rescale_factor",
-                self.rescale_factor == other.rescale_factor,
-            ),
+            ("rescale_factor", self.rescale_factor == other.rescale_factor),
             ("do_resize", self.do_resize == other.do_resize),
             ("do_rescale", self.do_rescale == other.do_rescale),
             ("do_normalize", self.do_normalize == other.do_normalize),
-            (
-                "do_convert_rgb",
-                self.do_convert_rgb == other.do_convert_rgb,
-            ),
+            ("do_convert_rgb", self.do_convert_rgb == other.do_convert_rgb),
             ("resample", self.resample == other.resample),
         ];
         let differing = same.into_iter().filter(|(_, same)| !same);
@@ -189,38 +175,25 @@ impl ImageProcessorConfig {
             keys.retain(|_, value| !value.is_null());
         }
         let size = settings.get("size").cloned();
-        let read: Self =
-            serde_json::from_value(settings).map_err(|source| ImageError::BrokenConfig {
-                path: path.to_owned(),
-                source,
-            })?;
+        let read: Self = serde_json::from_value(settings)
+            .map_err(|source| ImageError::BrokenConfig { path: path.to_owned(), source })?;
         let Some(size) = size else {
             return Ok(read);
         };
         let say =
             |text: String| base::console::say_once(&format!("warning: {}: {text}", path.display()));
         for (key, edge, given, of_size) in [
-            (
-                "min_pixels",
-                "shortest_edge",
-                read.min_pixels,
-                read.size.shortest_edge,
-            ),
-            (
-                "max_pixels",
-                "longest_edge",
-                read.max_pixels,
-                read.size.longest_edge,
-            ),
+            ("min_pixels", "shortest_edge", read.min_pixels, read.size.shortest_edge),
+            ("max_pixels", "longest_edge", read.max_pixels, read.size.longest_edge),
         ] {
             let in_size = [edge, key].map(|key| size.get(key).and_then(Value::as_u64));
             match (in_size, given) {
                 ([None, None], None) => say(format!(
                     "`size` has no `{edge}`: {of_size} is taken, the default; transformers resizes no image by it"
                 )),
-                ([Some(edges), Some(pixels)], None) if edges != pixels => say(format!(
-                    "`{edge}` {edges} of `size` is taken; its `{key}` is {pixels}"
-                )),
+                ([Some(edges), Some(pixels)], None) if edges != pixels => {
+                    say(format!("`{edge}` {edges} of `size` is taken; its `{key}` is {pixels}"))
+                }
                 ([None, None], Some(_)) => {}
                 (_, Some(given)) if given != of_size => say(format!(
                     "`{key}` {given} is taken, as in transformers; `size` has {of_size}"
@@ -270,23 +243,11 @@ impl ImageProcessorConfig {
             let got = bounds.longest_edge.to_string();
             return Err(bad("max_pixels", got, "at least `min_pixels`"));
         }
-        if self
-            .image_std
-            .iter()
-            .any(|&std| std == 0.0 || !std.is_finite())
-        {
-            return Err(bad(
-                "image_std",
-                format!("{:?}", self.image_std),
-                "no zeros",
-            ));
+        if self.image_std.iter().any(|&std| std == 0.0 || !std.is_finite()) {
+            return Err(bad("image_std", format!("{:?}", self.image_std), "no zeros"));
         }
         if self.rescale_factor == 0.0 || !self.rescale_factor.is_finite() {
-            return Err(bad(
-                "rescale_factor",
-                self.rescale_factor.to_string(),
-                "not 0",
-            ));
+            return Err(bad("rescale_factor", self.rescale_factor.to_string(), "not 0"));
         }
         if !self.do_convert_rgb {
             return Err(bad("do_convert_rgb", "false".to_owned(), "true"));
@@ -313,15 +274,9 @@ fn read_json(path: &Path) -> Result<Option<Value>, ImageError> {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
-            return Err(ImageError::UnreadableConfig {
-                path: path.to_owned(),
-                source,
-            });
+            return Err(ImageError::UnreadableConfig { path: path.to_owned(), source });
         }
     };
     let parsed = serde_json::from_str(&text);
-    parsed.map(Some).map_err(|source| ImageError::BrokenConfig {
-        path: path.to_owned(),
-        source,
-    })
+    parsed.map(Some).map_err(|source| ImageError::BrokenConfig { path: path.to_owned(), source })
 }

@@ -51,15 +51,12 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
 /// # Errors
 /// [`ImageError::File`]: the file is missing, empty, or does not start like an image.
 pub fn check_magic(path: &Path) -> Result<(), ImageError> {
-    open_image_file(path)
-        .map(drop)
-        .map_err(|cause| ImageError::file(path, cause))
+    open_image_file(path).map(drop).map_err(|cause| ImageError::file(path, cause))
 }
 
 fn read_image_file(path: &Path) -> Result<Vec<u8>, ImageCause> {
     let (mut bytes, mut file) = open_image_file(path)?;
-    file.read_to_end(&mut bytes)
-        .map_err(ImageCause::Unreadable)?;
+    file.read_to_end(&mut bytes).map_err(ImageCause::Unreadable)?;
     Ok(bytes)
 }
 
@@ -75,10 +72,7 @@ fn open_image_file(path: &Path) -> Result<(Vec<u8>, File), ImageCause> {
     }
     let mut file = File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
-    file.by_ref()
-        .take(MAGIC_BYTES as u64)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut bytes).map_err(unreadable)?;
     sniff(&bytes)?;
     Ok((bytes, file))
 }
@@ -123,10 +117,7 @@ pub fn size_of_file(path: &Path) -> Option<[u32; 2]> {
         }
         _ => None,
     };
-    file.by_ref()
-        .take(HEADER_BYTES)
-        .read_to_end(&mut bytes)
-        .ok()?;
+    file.by_ref().take(HEADER_BYTES).read_to_end(&mut bytes).ok()?;
     of(&bytes).or_else(|| {
         file.read_to_end(&mut bytes).ok()?;
         of(&bytes)
@@ -159,26 +150,10 @@ fn sniff(bytes: &[u8]) -> Result<Format, ImageCause> {
         [] => Err(ImageCause::Empty),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Ok(Format::Png),
         [0xff, 0xd8, 0xff, ..] => Ok(Format::Jpeg),
-        [
-            b'R',
-            b'I',
-            b'F',
-            b'F',
-            _,
-            _,
-            _,
-            _,
-            b'W',
-            b'E',
-            b'B',
-            b'P',
-            ..,
-        ] => Ok(Format::WebP),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(Format::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok(Format::Gif),
         [b'B', b'M', ..] => Ok(Format::Bmp),
-        _ => Err(ImageCause::NotAnImage {
-            magic: describe_magic(bytes),
-        }),
+        _ => Err(ImageCause::NotAnImage { magic: describe_magic(bytes) }),
     }
 }
 
@@ -216,11 +191,7 @@ pub(super) fn check_size(width: u64, height: u64, max_pixels: u64) -> Result<(),
         return Err(ImageCause::NoPixels { width, height });
     }
     if width.saturating_mul(height) > max_pixels {
-        return Err(ImageCause::TooLarge {
-            width,
-            height,
-            max_pixels,
-        });
+        return Err(ImageCause::TooLarge { width, height, max_pixels });
     }
     Ok(())
 }
@@ -234,9 +205,7 @@ fn to_rgb(
     check_size(u64::from(width), u64::from(height), max_pixels)?;
     let color = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
-    decoder
-        .read_image(&mut samples)
-        .map_err(|error| cause(format, &error))?;
+    decoder.read_image(&mut samples).map_err(|error| cause(format, &error))?;
     match rgb_samples(color, samples) {
         Some(pixels) => Ok(RgbImage::new(width, height, pixels)),
         None => Err(ImageCause::Unsupported {
@@ -271,9 +240,9 @@ fn grey(pixel: &[u8]) -> [u8; 3] {
 
 /// The decoder forgives a few missing bytes at the end; Pillow does not.
 fn check_webp_length(bytes: &[u8]) -> Result<(), ImageCause> {
-    let declared = bytes.get(4..8).map_or(0, |size| {
-        8 + u64::from(u32::from_le_bytes([size[0], size[1], size[2], size[3]]))
-    });
+    let declared = bytes
+        .get(4..8)
+        .map_or(0, |size| 8 + u64::from(u32::from_le_bytes([size[0], size[1], size[2], size[3]])));
     if declared > bytes.len() as u64 {
         return Err(ImageCause::Truncated {
             format: "WebP",
@@ -341,9 +310,7 @@ mod tests {
 
     #[test]
     fn names_what_is_not_an_image() {
-        let text = decode(b"<!DOCTYPE html><html>", 10)
-            .unwrap_err()
-            .to_string();
+        let text = decode(b"<!DOCTYPE html><html>", 10).unwrap_err().to_string();
         assert_eq!(
             text,
             "not an image: starts with the text `<!DOCTYPE html><`, expected PNG, JPEG, WebP, GIF or BMP"

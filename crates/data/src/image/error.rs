@@ -52,10 +52,7 @@ pub enum ImageError {
 
 impl ImageError {
     pub(super) fn file(path: &Path, cause: ImageCause) -> Self {
-        Self::File {
-            path: path.to_owned(),
-            cause,
-        }
+        Self::File { path: path.to_owned(), cause }
     }
 }
 

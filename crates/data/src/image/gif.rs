@@ -11,10 +11,7 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCau
     let mut decoder = options.read_info(bytes).map_err(cause)?;
     let canvas = (decoder.width(), decoder.height());
     let Some(frame) = decoder.next_frame_info().map_err(cause)? else {
-        return Err(ImageCause::Corrupt {
-            format: FORMAT,
-            detail: "no frame".to_owned(),
-        });
+        return Err(ImageCause::Corrupt { format: FORMAT, detail: "no frame".to_owned() });
     };
     let [left, top, frame_width, frame_height] =
         [frame.left, frame.top, frame.width, frame.height].map(usize::from);
@@ -57,14 +54,8 @@ fn cause(error: gif::DecodingError) -> ImageCause {
         _ => false,
     };
     if ends_early {
-        ImageCause::Truncated {
-            format: FORMAT,
-            detail,
-        }
+        ImageCause::Truncated { format: FORMAT, detail }
     } else {
-        ImageCause::Corrupt {
-            format: FORMAT,
-            detail,
-        }
+        ImageCause::Corrupt { format: FORMAT, detail }
     }
 }

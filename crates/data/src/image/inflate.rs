@@ -15,9 +15,8 @@ const LENGTH_BASE: [u16; 29] = [
     3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131,
     163, 195, 227, 258,
 ];
-const LENGTH_EXTRA: [u8; 29] = [
-    0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0,
-];
+const LENGTH_EXTRA: [u8; 29] =
+    [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
 const DISTANCE_BASE: [u16; 30] = [
     1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537,
     2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577,
@@ -27,9 +26,8 @@ const DISTANCE_EXTRA: [u8; 30] = [
     13,
 ];
 /// The order in which the lengths of the code of lengths stand.
-const LENGTHS_ORDER: [usize; 19] = [
-    16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
-];
+const LENGTHS_ORDER: [usize; 19] =
+    [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
 const TOO_FAR: &str = "invalid distance too far back";
 
@@ -204,12 +202,7 @@ struct Bits<'a> {
 
 impl<'a> Bits<'a> {
     fn new(input: &'a [u8]) -> Self {
-        Self {
-            input,
-            at: 0,
-            hold: 0,
-            count: 0,
-        }
+        Self { input, at: 0, hold: 0, count: 0 }
     }
 
     /// As many bits as fit, 56 at least where the input has them.
@@ -417,11 +410,7 @@ impl Code {
             }
             next <<= 1;
         }
-        Ok(Self {
-            fast,
-            counts,
-            symbols,
-        })
+        Ok(Self { fast, counts, symbols })
     }
 
     /// Symbol and length of any code, bit by bit.
@@ -449,10 +438,7 @@ fn fixed_codes() -> Result<[Code; 2], Stop> {
     let mut lengths = [8u8; 288];
     lengths[144..256].fill(9);
     lengths[256..280].fill(7);
-    Ok([
-        Code::new(&lengths, "fixed code", true)?,
-        Code::new(&[5; 32], "fixed code", true)?,
-    ])
+    Ok([Code::new(&lengths, "fixed code", true)?, Code::new(&[5; 32], "fixed code", true)?])
 }
 
 /// What a stream comes to whose content nobody needs.

@@ -15,10 +15,7 @@ const FORMAT: &str = "JPEG";
 /// Decodes a JPEG file; four components are taken as inverted CMYK, as Pillow does.
 pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCause> {
     let ran_out = Cell::new(false);
-    let reader = StrictReader {
-        rest: bytes,
-        ran_out: &ran_out,
-    };
+    let reader = StrictReader { rest: bytes, ran_out: &ran_out };
     // libjpeg reports fatal errors by unwinding to here.
     let decode = || decode_from(reader, bytes, max_pixels);
     let decoded = catch_unwind(AssertUnwindSafe(decode));
@@ -30,20 +27,11 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCau
     };
     if ran_out.get() {
         let detail = format!("more data expected after {} bytes", bytes.len());
-        return Err(ImageCause::Truncated {
-            format: FORMAT,
-            detail,
-        });
+        return Err(ImageCause::Truncated { format: FORMAT, detail });
     }
     Err(match unsupported(&detail) {
-        Some(detail) => ImageCause::Unsupported {
-            format: FORMAT,
-            detail,
-        },
-        None => ImageCause::Corrupt {
-            format: FORMAT,
-            detail,
-        },
+        Some(detail) => ImageCause::Unsupported { format: FORMAT, detail },
+        None => ImageCause::Corrupt { format: FORMAT, detail },
     })
 }
 
@@ -72,10 +60,7 @@ fn unsupported(message: &str) -> Option<String> {
         ("omitted at compile time", "a feature that is not built"),
         ("Not implemented", "a feature that is not built"),
         ("Too many color components", "so many components"),
-        (
-            "Maximum supported image dimension",
-            "a side of more than 65500 px",
-        ),
+        ("Maximum supported image dimension", "a side of more than 65500 px"),
     ];
     let found = known.iter().find(|(words, _)| message.contains(words));
     found.map(|(_, detail)| (*detail).to_owned())
@@ -100,9 +85,8 @@ fn check_scans(bytes: &[u8], pixels: u64) -> Result<(), ImageCause> {
 /// Scans of a file: its SOS markers, wherever they stand between segments.
 fn num_scans(bytes: &[u8]) -> u64 {
     let (mut scans, mut at) = (0, 2);
-    while let Some(found) = bytes
-        .get(at..)
-        .and_then(|rest| rest.iter().position(|byte| *byte == 0xff))
+    while let Some(found) =
+        bytes.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff))
     {
         at += found + 1;
         let Some(marker) = bytes.get(at) else {
@@ -164,10 +148,7 @@ fn decode_from(
     let pixels = match components {
         1 => samples.iter().flat_map(|&grey| [grey; 3]).collect(),
         3 => samples,
-        _ => samples
-            .chunks_exact(4)
-            .flat_map(inverted_cmyk_to_rgb)
-            .collect(),
+        _ => samples.chunks_exact(4).flat_map(inverted_cmyk_to_rgb).collect(),
     };
     Ok(RgbImage::new(width as u32, height as u32, pixels))
 }

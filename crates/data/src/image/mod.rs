@@ -42,16 +42,8 @@ impl RgbImage {
     /// If the number of samples is not `3 * width * height`.
     pub fn new(width: u32, height: u32, pixels: Vec<u8>) -> Self {
         let expected = 3 * width as usize * height as usize;
-        assert_eq!(
-            pixels.len(),
-            expected,
-            "samples of a {width}x{height} image"
-        );
-        Self {
-            width,
-            height,
-            pixels,
-        }
+        assert_eq!(pixels.len(), expected, "samples of a {width}x{height} image");
+        Self { width, height, pixels }
     }
 
     /// Width, px.

@@ -176,14 +176,9 @@ impl Metadata {
     /// Metadata behind the picture: its chunks are not walked through, of which there may be thousands.
     fn read_png_tail(&mut self, file: &mut (impl Read + Seek)) -> Option<()> {
         let end = file.seek(SeekFrom::End(0)).ok()?;
-        file.seek(SeekFrom::Start(end.saturating_sub(TAIL_BYTES)))
-            .ok()?;
+        file.seek(SeekFrom::Start(end.saturating_sub(TAIL_BYTES))).ok()?;
         let tail = bytes(file, TAIL_BYTES.min(end))?;
-        for (at, _) in tail
-            .windows(4)
-            .enumerate()
-            .filter(|(_, name)| *name == b"eXIf")
-        {
+        for (at, _) in tail.windows(4).enumerate().filter(|(_, name)| *name == b"eXIf") {
             let length = at.checked_sub(4).map(|start| &tail[start..at]);
             let length = u32::from_be_bytes(length?.try_into().ok()?) as usize;
             let content = tail.get(at + 4..(at + 4).checked_add(length)?);

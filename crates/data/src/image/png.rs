@@ -96,15 +96,9 @@ fn stopped(stop: Stop) -> ImageCause {
 }
 
 fn truncated(detail: &str) -> ImageCause {
-    ImageCause::Truncated {
-        format: FORMAT,
-        detail: detail.to_owned(),
-    }
+    ImageCause::Truncated { format: FORMAT, detail: detail.to_owned() }
 }
 
 fn corrupt(detail: impl Into<Cow<'static, str>>) -> ImageCause {
-    ImageCause::Corrupt {
-        format: FORMAT,
-        detail: detail.into().into_owned(),
-    }
+    ImageCause::Corrupt { format: FORMAT, detail: detail.into().into_owned() }
 }

@@ -107,8 +107,7 @@ impl ImageProcessor {
     /// [`ImageError::File`], with the path and the cause.
     pub fn load(&self, path: &Path) -> Result<PreparedImage, ImageError> {
         let image = decode_upright(path, self.max_decoded_pixels, self.apply_exif)?;
-        self.prepare(&image)
-            .map_err(|cause| ImageError::file(path, cause))
+        self.prepare(&image).map_err(|cause| ImageError::file(path, cause))
     }
 
     /// Resizes, normalises and cuts an image into patches.
@@ -120,11 +119,7 @@ impl ImageProcessor {
         // Before anything is enlarged: a strip one pixel high could not be held 28 times larger.
         check_aspect_ratio(image.width(), image.height())?;
         let factor = self.config.factor();
-        let enlarged = if self.enlarge_tiny {
-            enlarge_to(image, factor)
-        } else {
-            None
-        };
+        let enlarged = if self.enlarge_tiny { enlarge_to(image, factor) } else { None };
         let image = enlarged.as_ref().unwrap_or(image);
         let resized = self.resize(image)?;
         let (width, height) = (resized.width(), resized.height());
@@ -137,11 +132,7 @@ impl ImageProcessor {
                 self.config.merge_size as usize,
                 self.config.temporal_patch_size as usize,
             ),
-            [
-                1,
-                (height / patch_size) as usize,
-                (width / patch_size) as usize,
-            ],
+            [1, (height / patch_size) as usize, (width / patch_size) as usize],
             original_size,
             [width, height],
         ))
@@ -169,13 +160,7 @@ impl ImageProcessor {
         if !self.config.do_resize {
             return Ok(image.clone());
         }
-        Ok(resize(
-            image,
-            new_width,
-            new_height,
-            self.filter,
-            self.backend,
-        ))
+        Ok(resize(image, new_width, new_height, self.filter, self.backend))
     }
 
     /// Width and height after resizing.
@@ -183,22 +168,13 @@ impl ImageProcessor {
         let factor = self.config.factor();
         if !self.config.do_resize {
             if !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
-                return Err(ImageCause::NotDivisible {
-                    width,
-                    height,
-                    factor,
-                });
+                return Err(ImageCause::NotDivisible { width, height, factor });
             }
             return Ok((width, height));
         }
         let bounds = self.config.pixel_bounds();
-        let (new_height, new_width) = smart_resize(
-            height,
-            width,
-            factor,
-            bounds.shortest_edge,
-            bounds.longest_edge,
-        )?;
+        let (new_height, new_width) =
+            smart_resize(height, width, factor, bounds.shortest_edge, bounds.longest_edge)?;
         Ok((new_width, new_height))
     }
 }
@@ -243,13 +219,7 @@ fn check_aspect_ratio(width: u32, height: u32) -> Result<(), ImageCause> {
 /// The image with its short side enlarged to `side` px, or nothing if it is long enough.
 fn enlarge_to(image: &RgbImage, side: u32) -> Option<RgbImage> {
     let (new_width, new_height) = enlarged_size(image.width(), image.height(), side)?;
-    Some(resize(
-        image,
-        new_width,
-        new_height,
-        Filter::Lanczos,
-        ResizeBackend::Pillow,
-    ))
+    Some(resize(image, new_width, new_height, Filter::Lanczos, ResizeBackend::Pillow))
 }
 
 fn enlarged_size(width: u32, height: u32, side: u32) -> Option<(u32, u32)> {
@@ -291,16 +261,9 @@ fn torchvision_value(config: &ImageProcessorConfig, sample: f32, mean: f64, std:
 
 /// Rescaling in f64, rounded to f32, then normalising in f32.
 fn pillow_value(config: &ImageProcessorConfig, sample: f32, mean: f64, std: f64) -> f32 {
-    let rescaled = if config.do_rescale {
-        (f64::from(sample) * config.rescale_factor) as f32
-    } else {
-        sample
-    };
-    if config.do_normalize {
-        (rescaled - mean as f32) / std as f32
-    } else {
-        rescaled
-    }
+    let rescaled =
+        if config.do_rescale { (f64::from(sample) * config.rescale_factor) as f32 } else { sample };
+    if config.do_normalize { (rescaled - mean as f32) / std as f32 } else { rescaled }
 }
 
 /// Cuts an image into patches, in the order in which the model merges them.

@@ -74,14 +74,9 @@ fn resize_rows(source: &[u8], width: usize, weights: &AxisWeights) -> Vec<u8> {
     // [width, ROWS, 3]. Rows missing from the last band keep old samples, which are not read out.
     let mut band = vec![0; width * COLUMN_SAMPLES];
     let mut column = [0; COLUMN_SAMPLES];
-    for (rows_in, rows_out) in source
-        .chunks(ROWS * row_in)
-        .zip(target.chunks_mut(ROWS * row_out))
-    {
+    for (rows_in, rows_out) in source.chunks(ROWS * row_in).zip(target.chunks_mut(ROWS * row_out)) {
         for (row, samples) in rows_in.chunks_exact(row_in).enumerate() {
-            for (pixel, slot) in samples
-                .chunks_exact(3)
-                .zip(band.chunks_exact_mut(COLUMN_SAMPLES))
+            for (pixel, slot) in samples.chunks_exact(3).zip(band.chunks_exact_mut(COLUMN_SAMPLES))
             {
                 slot[3 * row..3 * row + 3].copy_from_slice(pixel);
             }
@@ -89,17 +84,8 @@ fn resize_rows(source: &[u8], width: usize, weights: &AxisWeights) -> Vec<u8> {
         for output in 0..weights.num_outputs() {
             let (start, taps) = weights.taps(output);
             let first = start * COLUMN_SAMPLES;
-            weighted_sums(
-                &band[first..],
-                COLUMN_SAMPLES,
-                taps,
-                weights.precision,
-                &mut column,
-            );
-            for (row, pixel) in rows_out
-                .chunks_exact_mut(row_out)
-                .zip(column.chunks_exact(3))
-            {
+            weighted_sums(&band[first..], COLUMN_SAMPLES, taps, weights.precision, &mut column);
+            for (row, pixel) in rows_out.chunks_exact_mut(row_out).zip(column.chunks_exact(3)) {
                 row[3 * output..3 * output + 3].copy_from_slice(pixel);
             }
         }

@@ -60,18 +60,9 @@ fn templates_without_end_are_errors() {
 #[test]
 fn operators_compute_what_they_did() {
     for (source, text) in [
-        (
-            "{{ 'a' ~ 1 ~ none ~ [1, 'b'] ~ nothing }}",
-            "a1None[1, 'b']",
-        ),
-        (
-            "{{ 'a' + 'b' }}{{ 1 + 2 }}{{ 1.5 + 1 }}{{ [1] + [2, 'x'] }}",
-            "ab32.5[1, 2, 'x']",
-        ),
-        (
-            "{{ 'ab' * 2 }}{{ 2 * 'ab' }}{{ 3 * 4 }}{{ [1] * 2 }}",
-            "abababab12[1, 1]",
-        ),
+        ("{{ 'a' ~ 1 ~ none ~ [1, 'b'] ~ nothing }}", "a1None[1, 'b']"),
+        ("{{ 'a' + 'b' }}{{ 1 + 2 }}{{ 1.5 + 1 }}{{ [1] + [2, 'x'] }}", "ab32.5[1, 2, 'x']"),
+        ("{{ 'ab' * 2 }}{{ 2 * 'ab' }}{{ 3 * 4 }}{{ [1] * 2 }}", "abababab12[1, 1]"),
         (
             "{{ ([1] + [2])[1] }}{{ (1, 2)[0] }}{{ {'a': 1, 'b': 2}['b'] }}{{ {'a': 1} }}",
             "212{'a': 1}",
@@ -80,10 +71,7 @@ fn operators_compute_what_they_did() {
             "{{ 1 == 1.0 }}{{ 'a' != 'a' }}{{ 'a' in 'abc' }}{{ 2 in [1] }}{{ 'k' in {'k': 1} }}{{ 1 not in [1] }}",
             "TrueFalseTrueFalseTrueFalse",
         ),
-        (
-            "{% if messages[0].role == 'user' and messages|length == 1 %}x{% endif %}",
-            "x",
-        ),
+        ("{% if messages[0].role == 'user' and messages|length == 1 %}x{% endif %}", "x"),
         (
             "{{ ['b', 'a']|sort|join(', ') }}{{ 'x y'.split(' ')|last }}{{ 'a'.upper() }}{{ ' a '|trim }}",
             "a, byAa",
@@ -92,18 +80,12 @@ fn operators_compute_what_they_did() {
             "{% set ns = namespace(a=1) %}{% set ns.a = ns.a + 1 %}{{ ns.a }}{{ range(3)|list }}",
             "2[0, 1, 2]",
         ),
-        (
-            "{{ {'a': [1]}|tojson(indent=2) }}",
-            "{\n  \"a\": [\n    1\n  ]\n}",
-        ),
+        ("{{ {'a': [1]}|tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}"),
     ] {
         assert_eq!(render(source).as_deref(), Ok(text), "{source}");
     }
     let error = render("a\n{{ 1 + 'b' }}").expect_err("no sum");
-    assert!(
-        error.starts_with("t.jinja:2: chat template: ") && error.contains('+'),
-        "{error}"
-    );
+    assert!(error.starts_with("t.jinja:2: chat template: ") && error.contains('+'), "{error}");
 }
 
 #[test]
@@ -113,18 +95,12 @@ fn chats_of_thousands_of_turns_are_rendered() {
         role: ["user", "assistant"][index % 2].to_owned(),
         content: vec![
             Content::Image,
-            Content::Text {
-                text: format!("Turn {index}: {}", "word ".repeat(100)),
-            },
+            Content::Text { text: format!("Turn {index}: {}", "word ".repeat(100)) },
         ],
     };
     let messages: Vec<Message> = (0..5000).map(turn).collect();
     let text = template.render(&messages, true).expect("a long chat");
-    assert!(
-        text.contains("Turn 4999: ") && text.len() > 2_500_000,
-        "{}",
-        text.len()
-    );
+    assert!(text.contains("Turn 4999: ") && text.len() > 2_500_000, "{}", text.len());
     let long = "word ".repeat(1 << 20);
     let text = template.render(&[Message::user(10_000, &long)], true);
     assert!(text.is_ok_and(|text| text.len() > long.len()));

@@ -76,9 +76,7 @@ fn examples(report: &CheckReport, kind: Kind, dir: &TempDir) -> Vec<String> {
     let folder = format!("{}/", dir.path().display());
     let examples = found(report, kind).map(|found| found.examples.clone());
     let examples = examples.unwrap_or_default().into_iter();
-    examples
-        .map(|e| format!("{}: {}", e.place, e.text).replace(&folder, ""))
-        .collect()
+    examples.map(|e| format!("{}: {}", e.place, e.text).replace(&folder, "")).collect()
 }
 
 #[test]
@@ -130,19 +128,10 @@ fn everything_wrong_is_named_in_one_pass() {
     assert_eq!((report.errors, report.warnings), (9, 4));
     assert_eq!((report.files[0].rows, report.files[0].good), (15, 6));
     let told = |kind| examples(&report, kind, &dir);
-    assert_eq!(
-        told(Kind::ImageMissing),
-        ["train.jsonl:2: image `b.png` is not in `img`"]
-    );
+    assert_eq!(told(Kind::ImageMissing), ["train.jsonl:2: image `b.png` is not in `img`"]);
     let broken = told(Kind::BrokenImage);
-    assert!(
-        broken[0].starts_with("train.jsonl:3: img/cut.png: truncated PNG"),
-        "{broken:?}"
-    );
-    assert!(
-        broken[1].contains("train.jsonl:4: img/not.png: not an image"),
-        "{broken:?}"
-    );
+    assert!(broken[0].starts_with("train.jsonl:3: img/cut.png: truncated PNG"), "{broken:?}");
+    assert!(broken[1].contains("train.jsonl:4: img/not.png: not an image"), "{broken:?}");
     let outside = "train.jsonl:10: [10, 10, 104, 60] in an image of 100 x 80";
     assert_eq!(told(Kind::BoxOutside), [outside]);
     assert_eq!(
@@ -159,28 +148,15 @@ fn everything_wrong_is_named_in_one_pass() {
 fn a_file_that_is_not_there_or_empty_does_not_hide_the_others() {
     let dir = tempfile::tempdir().expect("a folder");
     save(dir.path(), "a.png", &picture(100, 80, 1));
-    let mut train = write(
-        dir.path(),
-        "good.jsonl",
-        &[row("a.png", "Where?", json!("x"))],
-    );
+    let mut train = write(dir.path(), "good.jsonl", &[row("a.png", "Where?", json!("x"))]);
     for name in ["none.jsonl", "empty.jsonl"] {
-        train.files.insert(
-            0,
-            DataFile {
-                path: dir.path().join(name),
-                ..train.files[0].clone()
-            },
-        );
+        train.files.insert(0, DataFile { path: dir.path().join(name), ..train.files[0].clone() });
     }
     fs::write(dir.path().join("empty.jsonl"), "\n").expect("writes");
     let report = report(&train, None, &options());
     let unreadable = examples(&report, Kind::UnreadableFile, &dir);
     assert_eq!(unreadable.len(), 2);
-    assert!(
-        unreadable[0].starts_with("empty.jsonl: no rows"),
-        "{unreadable:?}"
-    );
+    assert!(unreadable[0].starts_with("empty.jsonl: no rows"), "{unreadable:?}");
     assert!(unreadable[1].starts_with("none.jsonl: "), "{unreadable:?}");
     assert_eq!((report.errors, report.files[2].good), (2, 1));
 }
@@ -190,9 +166,7 @@ fn conventions_of_a_whole_file_are_suspected() {
     let dir = tempfile::tempdir().expect("a folder");
     save(dir.path(), "a.png", &picture(640, 480, 1));
     let rows = |of: fn(u32) -> Value| -> Vec<String> {
-        (0..30)
-            .map(|i| row("a.png", &format!("Number {i}?"), of(i)))
-            .collect()
+        (0..30).map(|i| row("a.png", &format!("Number {i}?"), of(i))).collect()
     };
     let shares = rows(|i| json!(format!("[0.1, 0.2, 0.{}, 0.9]", 30 + i)));
     let thousandths = rows(|i| json!(format!("[10, 20, {}, 900]", 300 + 20 * i)));
@@ -212,17 +186,11 @@ fn conventions_of_a_whole_file_are_suspected() {
             .filter(|f| [Kind::BoxUnits, Kind::BoxCorners].contains(&f.kind))
             .collect();
         assert_eq!(suspected.iter().map(|f| f.kind).next(), kind);
-        assert!(
-            suspected.iter().all(|f| f.examples[0].text.contains(hint)),
-            "{suspected:?}"
-        );
+        assert!(suspected.iter().all(|f| f.examples[0].text.contains(hint)), "{suspected:?}");
     }
     // Said to be thousandths, they are in order.
     let train = write(dir.path(), "train.jsonl", &thousandths);
-    let named = CheckOptions {
-        box_format: Some(BoxFormat::Relative1000),
-        ..options()
-    };
+    let named = CheckOptions { box_format: Some(BoxFormat::Relative1000), ..options() };
     assert_eq!(report(&train, None, &named).errors, 0);
     assert!(report(&train, None, &options()).errors > 0);
 }
@@ -246,37 +214,19 @@ fn images_of_train_and_test_are_compared_by_content_and_by_looks() {
         300,
         image::imageops::FilterType::Triangle,
     );
-    grown
-        .save(dir.path().join("img/grown.jpg.png"))
-        .expect("saves");
+    grown.save(dir.path().join("img/grown.jpg.png")).expect("saves");
     let rows = |names: &[&str]| -> Vec<String> {
-        names
-            .iter()
-            .map(|name| row(name, &format!("{name}?"), json!("x")))
-            .collect()
+        names.iter().map(|name| row(name, &format!("{name}?"), json!("x"))).collect()
     };
-    let train = write(
-        dir.path(),
-        "train.jsonl",
-        &rows(&["same.png", "own.png", "shrunk.png"]),
-    );
+    let train = write(dir.path(), "train.jsonl", &rows(&["same.png", "own.png", "shrunk.png"]));
     let test = rows(&["renamed.png", "other.png", "grown.jpg.png"]);
     let test = write(dir.path(), "test.jsonl", &test);
     let report = report(&train, Some(&test), &options());
     let equal = examples(&report, Kind::TestImage, &dir);
-    assert_eq!(
-        equal,
-        ["train.jsonl:1: shows the same image file as test.jsonl:1"]
-    );
+    assert_eq!(equal, ["train.jsonl:1: shows the same image file as test.jsonl:1"]);
     let alike = examples(&report, Kind::TestLookalike, &dir);
-    assert_eq!(
-        alike,
-        ["train.jsonl:3: shows an image that looks like that of test.jsonl:3"]
-    );
-    assert_eq!(
-        (report.images, report.test_images, report.errors),
-        (3, 3, 0)
-    );
+    assert_eq!(alike, ["train.jsonl:3: shows an image that looks like that of test.jsonl:3"]);
+    assert_eq!((report.images, report.test_images, report.errors), (3, 3, 0));
 }
 
 #[test]
@@ -291,11 +241,7 @@ fn prompts_are_counted_as_training_counts_them() {
         max_prompt_length: Some(110),
     };
     let processor = Arc::new(Processor::from_dir(&model, &bounds).expect("a processor"));
-    for (name, width, height) in [
-        ("a.png", 120, 90),
-        ("tiny.png", 9, 30),
-        ("wide.png", 400, 300),
-    ] {
+    for (name, width, height) in [("a.png", 120, 90), ("tiny.png", 9, 30), ("wide.png", 400, 300)] {
         save(dir.path(), name, &picture(width, height, 1));
     }
     let rows = ["a.png", "tiny.png", "wide.png"].map(|name| row(name, "Where?", json!("x")));
@@ -311,40 +257,25 @@ fn prompts_are_counted_as_training_counts_them() {
         ControlFlow::Continue(())
     };
     let report = check(&train, None, &with_model, &mut visit).expect("checks");
-    assert_eq!(
-        report.prompt_tokens.map(|t| t.max),
-        counted.iter().max().copied()
-    );
+    assert_eq!(report.prompt_tokens.map(|t| t.max), counted.iter().max().copied());
     // The same as with the pixels, where the prompt is not too long.
-    let unlimited = ProcessorOptions {
-        max_prompt_length: None,
-        ..bounds
-    };
+    let unlimited = ProcessorOptions { max_prompt_length: None, ..bounds };
     let processor = Processor::from_dir(&model, &unlimited).expect("a processor");
     for (name, counted) in ["a.png", "tiny.png", "wide.png"].iter().zip(&counted) {
-        let image = processor
-            .load_image(&dir.path().join("img").join(name))
-            .expect("an image");
+        let image = processor.load_image(&dir.path().join("img").join(name)).expect("an image");
         let text = options().template.apply("Where?");
-        let prompt = processor
-            .prompt(&text, &[Arc::new(image)])
-            .expect("a prompt");
+        let prompt = processor.prompt(&text, &[Arc::new(image)]).expect("a prompt");
         assert_eq!(prompt.ids.len(), *counted as usize, "{name}");
     }
     let long = found(&report, Kind::PromptTooLong).expect("too long");
-    assert!(
-        long.examples.iter().any(|e| e.place.ends_with(":3")),
-        "{long:?}"
-    );
+    assert!(long.examples.iter().any(|e| e.place.ends_with(":3")), "{long:?}");
 }
 
 #[test]
 fn the_pass_can_be_ended() {
     let dir = tempfile::tempdir().expect("a folder");
     save(dir.path(), "a.png", &picture(100, 80, 1));
-    let rows: Vec<_> = (0..50)
-        .map(|i| row("a.png", &format!("{i}?"), json!("x")))
-        .collect();
+    let rows: Vec<_> = (0..50).map(|i| row("a.png", &format!("{i}?"), json!("x"))).collect();
     let train = write(dir.path(), "train.jsonl", &rows);
     let mut seen = 0;
     let mut visit = |_: &SeenRow| {
@@ -356,10 +287,7 @@ fn the_pass_can_be_ended() {
     };
     let report = check(&train, Some(&train), &options(), &mut visit).expect("checks");
     assert!(report.stopped);
-    assert_eq!(
-        (seen, report.files.len(), report.files[0].rows),
-        (10, 1, 10)
-    );
+    assert_eq!((seen, report.files.len(), report.files[0].rows), (10, 1, 10));
 }
 
 #[test]
@@ -372,17 +300,10 @@ fn an_image_bomb_is_refused_before_it_is_decoded() {
     let checksum = crc32(&bomb[12..29]);
     bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
     fs::write(dir.path().join("img/bomb.png"), bomb).expect("writes");
-    let train = write(
-        dir.path(),
-        "train.jsonl",
-        &[row("bomb.png", "Where?", json!("x"))],
-    );
+    let train = write(dir.path(), "train.jsonl", &[row("bomb.png", "Where?", json!("x"))]);
     let report = report(&train, None, &options());
     let told = examples(&report, Kind::BrokenImage, &dir);
-    assert!(
-        told[0].contains("65536x65536 px is over the bound"),
-        "{told:?}"
-    );
+    assert!(told[0].contains("65536x65536 px is over the bound"), "{told:?}");
 }
 
 /// The checksum of PNG chunks.
@@ -417,11 +338,7 @@ fn what_is_read_otherwise_than_meant_is_found() {
     let train = write(dir.path(), "train.jsonl", &rows);
     let report = report(&train, None, &options());
     let kinds: Vec<(Kind, u64)> = report.findings.iter().map(|f| (f.kind, f.count)).collect();
-    let expected = [
-        (Kind::HiddenMedia, 2),
-        (Kind::UnreadKey, 3),
-        (Kind::Placeholder, 2),
-    ];
+    let expected = [(Kind::HiddenMedia, 2), (Kind::UnreadKey, 3), (Kind::Placeholder, 2)];
     assert_eq!(kinds, expected);
     assert_eq!((report.errors, report.warnings), (2, 5));
     let told = examples(&report, Kind::UnreadKey, &dir);
@@ -464,10 +381,7 @@ fn pictures_that_their_metadata_turn_are_told_once_and_not_taken_for_other_units
         "{outside}"
     );
     let images = ImageProcessor::clone(&options().image_processor).with_apply_exif(true);
-    let turning = CheckOptions {
-        image_processor: Arc::new(images),
-        ..options()
-    };
+    let turning = CheckOptions { image_processor: Arc::new(images), ..options() };
     let turned = report(&train, None, &turning);
     assert!(turned.findings.is_empty(), "{:?}", turned.findings);
 }

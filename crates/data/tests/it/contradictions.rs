@@ -44,13 +44,9 @@ fn ids(dir: &TempDir) -> [u32; 2] {
 
 /// Takes every end out of the files; the chat template still writes one.
 fn without_ends(dir: &Path) {
-    edit(dir, "generation_config.json", |c| {
-        c["eos_token_id"] = Value::Null
-    });
+    edit(dir, "generation_config.json", |c| c["eos_token_id"] = Value::Null);
     edit(dir, "config.json", |c| c["eos_token_id"] = Value::Null);
-    edit(dir, "tokenizer_config.json", |c| {
-        c["eos_token"] = Value::Null
-    });
+    edit(dir, "tokenizer_config.json", |c| c["eos_token"] = Value::Null);
 }
 
 #[test]
@@ -61,31 +57,16 @@ fn what_sft_teaches_as_the_end_is_obeyed_whatever_the_files_say() {
     let cases: [(Edit, &[u32]); 6] = [
         (|_, _| (), &[end]),
         (
-            |dir, id| {
-                edit(dir, "generation_config.json", |c| {
-                    c["eos_token_id"] = json!(id)
-                })
-            },
+            |dir, id| edit(dir, "generation_config.json", |c| c["eos_token_id"] = json!(id)),
+            &[text_end, end],
+        ),
+        (|dir, id| edit(dir, "config.json", |c| c["eos_token_id"] = json!([id])), &[text_end, end]),
+        (
+            |dir, id| edit(dir, "config.json", |c| c["text_config"] = json!({"eos_token_id": id})),
             &[text_end, end],
         ),
         (
-            |dir, id| edit(dir, "config.json", |c| c["eos_token_id"] = json!([id])),
-            &[text_end, end],
-        ),
-        (
-            |dir, id| {
-                edit(dir, "config.json", |c| {
-                    c["text_config"] = json!({"eos_token_id": id})
-                })
-            },
-            &[text_end, end],
-        ),
-        (
-            |dir, _| {
-                edit(dir, "tokenizer_config.json", |c| {
-                    c["eos_token"] = json!(TEXT_END)
-                })
-            },
+            |dir, _| edit(dir, "tokenizer_config.json", |c| c["eos_token"] = json!(TEXT_END)),
             &[text_end, end],
         ),
         (
@@ -138,15 +119,9 @@ fn the_end_is_what_the_template_writes() {
         ("", end, vec![end]),
     ] {
         let dir = folder();
-        edit(dir.path(), "generation_config.json", |c| {
-            c["eos_token_id"] = json!(taught)
-        });
-        edit(dir.path(), "config.json", |c| {
-            c["eos_token_id"] = Value::Null
-        });
-        edit(dir.path(), "tokenizer_config.json", |c| {
-            c["eos_token"] = Value::Null
-        });
+        edit(dir.path(), "generation_config.json", |c| c["eos_token_id"] = json!(taught));
+        edit(dir.path(), "config.json", |c| c["eos_token_id"] = Value::Null);
+        edit(dir.path(), "tokenizer_config.json", |c| c["eos_token"] = Value::Null);
         write(&dir, after);
         let processor = processor(dir.path()).expect("a processor");
         assert_eq!(processor.tokenizer().end_of_turn_id(), taught, "{after}");
@@ -169,12 +144,7 @@ fn ends_that_are_none_are_refused_by_file_and_key() {
             json!([580, null]),
             "expected a token id or a list of them, got null",
         ),
-        (
-            "generation_config.json",
-            "eos_token_id",
-            json!(-1),
-            "got -1",
-        ),
+        ("generation_config.json", "eos_token_id", json!(-1), "got -1"),
         ("config.json", "eos_token_id", json!(580.5), "got 580.5"),
         (
             "config.json",
@@ -182,12 +152,7 @@ fn ends_that_are_none_are_refused_by_file_and_key() {
             json!(600),
             "token id 600 is outside the vocabulary of 600 tokens",
         ),
-        (
-            "config.json",
-            "video_token_id",
-            json!(7000),
-            "token id 7000 is outside the vocabulary",
-        ),
+        ("config.json", "video_token_id", json!(7000), "token id 7000 is outside the vocabulary"),
         (
             "config.json",
             "text_config",
@@ -200,25 +165,16 @@ fn ends_that_are_none_are_refused_by_file_and_key() {
             json!("</s>"),
             "token `</s>` is not in the vocabulary",
         ),
-        (
-            "tokenizer_config.json",
-            "eos_token",
-            json!(7),
-            "expected a token, got 7",
-        ),
+        ("tokenizer_config.json", "eos_token", json!(7), "expected a token, got 7"),
     ] {
         let dir = folder();
         edit(dir.path(), file, |c| c[key] = value);
-        let error = Tokenizer::from_dir(dir.path())
-            .expect_err("refused")
-            .to_string();
+        let error = Tokenizer::from_dir(dir.path()).expect_err("refused").to_string();
         assert!(error.contains(file) && error.contains(reason), "{error}");
     }
     // Lists that are empty name none.
     let dir = folder();
-    edit(dir.path(), "generation_config.json", |c| {
-        c["eos_token_id"] = json!([])
-    });
+    edit(dir.path(), "generation_config.json", |c| c["eos_token_id"] = json!([]));
     let tokenizer = Tokenizer::from_dir(dir.path()).expect("a tokenizer");
     assert_eq!(tokenizer.eos_ids(), [id(&tokenizer, END)]);
 }
@@ -245,10 +201,7 @@ fn chat_templates_come_in_the_order_of_transformers() {
 
     write("processor_config.json", r#"{"chat_template": "processor"}"#);
     assert_eq!(render(dir).expect("processor_config.json"), "processor");
-    write(
-        "processor_config.json",
-        r#"{"chat_template": {"default": "named", "other": "x"}}"#,
-    );
+    write("processor_config.json", r#"{"chat_template": {"default": "named", "other": "x"}}"#);
     assert_eq!(render(dir).expect("processor_config.json"), "named");
     write("processor_config.json", r#"{"chat_template": null}"#);
     assert_eq!(render(dir).expect("chat_template.json"), "legacy");
@@ -268,10 +221,7 @@ fn chat_templates_come_in_the_order_of_transformers() {
         fs::remove_file(dir.join(name)).expect("removes");
     }
     let error = render(dir).expect_err("no default").to_string();
-    assert!(
-        error.contains("tool_use.jinja: no default template"),
-        "{error}"
-    );
+    assert!(error.contains("tool_use.jinja: no default template"), "{error}");
     write("additional_chat_templates/default.jinja", "default");
     assert_eq!(render(dir).expect("by name"), "default");
 }
@@ -286,25 +236,17 @@ fn equal_templates_and_broken_keys() {
         )
         .expect("writes");
     };
-    edit(dir.path(), "tokenizer_config.json", |c| {
-        c["chat_template"] = json!("a\nb")
-    });
+    edit(dir.path(), "tokenizer_config.json", |c| c["chat_template"] = json!("a\nb"));
     template(json!("a\r\nb\n"));
     let (_, said) = said_of(dir.path(), || render(dir.path()).expect("renders"));
     assert_eq!(said, "", "the same to Jinja");
     for (value, reason) in [
         (json!(7), "expected a text or named texts, got 7"),
-        (
-            json!([{"name": "tool_use", "template": "x"}]),
-            "none of the name `default`",
-        ),
+        (json!([{"name": "tool_use", "template": "x"}]), "none of the name `default`"),
     ] {
         template(value);
         let error = render(dir.path()).expect_err("refused").to_string();
-        assert!(
-            error.contains("chat_template.json: `chat_template`: "),
-            "{error}"
-        );
+        assert!(error.contains("chat_template.json: `chat_template`: "), "{error}");
         assert!(error.contains(reason), "{error}");
     }
 }
@@ -331,10 +273,7 @@ fn other_settings_of_the_image_processor_are_named() {
     write(&nested);
     let (config, said) = read();
     assert_eq!(config.image_mean, [0.5; 3]);
-    assert!(
-        said.contains("differs in `max_pixels`, `image_mean`"),
-        "{said}"
-    );
+    assert!(said.contains("differs in `max_pixels`, `image_mean`"), "{said}");
     nested["size"] = json!({"shortest_edge": 3136, "longest_edge": 50_176});
     write(&nested);
     let (config, said) = read();
@@ -349,29 +288,18 @@ fn other_files_of_the_tokenizer_are_compared() {
     let end = id(&tokenizer, END);
     let write = |name: &str, value: Value| {
         fs::write(dir.path().join(name), value.to_string()).expect("writes");
-        said_of(dir.path(), || {
-            Tokenizer::from_dir(dir.path()).expect("a tokenizer")
-        })
-        .1
+        said_of(dir.path(), || Tokenizer::from_dir(dir.path()).expect("a tokenizer")).1
     };
     assert_eq!(write("vocab.json", json!({END: end})), "");
     let said = write("vocab.json", json!({END: end, "new": 7}));
-    assert!(
-        said.contains("vocab.json: differs from tokenizer.json"),
-        "{said}"
-    );
+    assert!(said.contains("vocab.json: differs from tokenizer.json"), "{said}");
     let said = write("added_tokens.json", json!({END: end + 1}));
-    assert!(
-        said.contains("added_tokens.json: differs from tokenizer.json"),
-        "{said}"
-    );
+    assert!(said.contains("added_tokens.json: differs from tokenizer.json"), "{said}");
     edit(dir.path(), "tokenizer_config.json", |c| {
         let token = c["added_tokens_decoder"]["580"].take();
         c["added_tokens_decoder"] = json!({"577": token});
     });
-    let error = Tokenizer::from_dir(dir.path())
-        .expect_err("refused")
-        .to_string();
+    let error = Tokenizer::from_dir(dir.path()).expect_err("refused").to_string();
     let expected =
         "`added_tokens_decoder`: `<|im_end|>` has the id 577, in tokenizer.json it has the id 580";
     assert!(error.contains(expected), "{error}");
@@ -402,10 +330,7 @@ fn files_of_different_models_are_refused_by_what_differs() {
         let dir = folder();
         edit(dir.path(), "config.json", change);
         let error = processor(dir.path()).expect_err(cause).to_string();
-        assert!(
-            error.contains(cause) && error.contains("\nhint: "),
-            "{error}"
-        );
+        assert!(error.contains(cause) && error.contains("\nhint: "), "{error}");
         assert!(error.contains("config.json: "), "{error}");
     }
 }

@@ -58,9 +58,7 @@ fn failure(options: &ConvertOptions) -> String {
 }
 
 fn question(row: &Value) -> &str {
-    row["conversations"][0]["value"]
-        .as_str()
-        .expect("a question")
+    row["conversations"][0]["value"].as_str().expect("a question")
 }
 
 fn answer(row: &Value) -> &Value {
@@ -69,8 +67,7 @@ fn answer(row: &Value) -> &Value {
 
 fn reasons(report: &ConvertReport) -> Vec<(&str, u64)> {
     let each = report.skipped.iter();
-    each.map(|left| (left.reason.as_str(), left.count))
-        .collect()
+    each.map(|left| (left.reason.as_str(), left.count)).collect()
 }
 
 fn refcoco(protocol: u32) -> ConvertOptions {
@@ -105,14 +102,8 @@ fn refcoco_reads_the_same_from_every_protocol() {
     assert!(question(&rows[2].1).ends_with("describes: caf\u{e9} table."));
     assert_eq!(reasons(&report), [("bad_row", 2)]);
     let examples = &report.skipped[0].examples;
-    assert!(
-        examples[0].ends_with("ref 4: no annotation 103"),
-        "{examples:?}"
-    );
-    assert!(
-        examples[1].contains("ref 5: a box without area"),
-        "{examples:?}"
-    );
+    assert!(examples[0].ends_with("ref 4: no annotation 103"), "{examples:?}");
+    assert!(examples[1].contains("ref 5: a box without area"), "{examples:?}");
     for protocol in [0, 4] {
         assert_eq!(converted(&refcoco(protocol)).0, rows, "{protocol}");
     }
@@ -120,19 +111,12 @@ fn refcoco_reads_the_same_from_every_protocol() {
 
 #[test]
 fn refcoco_by_split_and_by_object() {
-    let wanted = ConvertOptions {
-        split: Some("testA".to_owned()),
-        ..refcoco(4)
-    };
+    let wanted = ConvertOptions { split: Some("testA".to_owned()), ..refcoco(4) };
     let (rows, report) = converted(&wanted);
     assert_eq!((rows.len(), reasons(&report)[1]), (3, ("other_split", 3)));
     let mut drawn = Vec::new();
     for seed in 0..20 {
-        let by_object = ConvertOptions {
-            row_per: RowPer::Object,
-            seed,
-            ..refcoco(4)
-        };
+        let by_object = ConvertOptions { row_per: RowPer::Object, seed, ..refcoco(4) };
         let (rows, _) = converted(&by_object);
         assert_eq!(rows.len(), 3);
         assert_eq!(converted(&by_object).0, rows);
@@ -153,16 +137,11 @@ fn write(dir: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
 fn hostile_pickles_are_refused_with_their_place() {
     let dir = tempfile::tempdir().expect("a folder");
     let whole = fs::read(golden("sources/refs_protocol_4.p")).expect("reads");
-    let with = |bytes: &[u8]| ConvertOptions {
-        input: vec![write(&dir, "refs.p", bytes)],
-        ..refcoco(4)
-    };
+    let with =
+        |bytes: &[u8]| ConvertOptions { input: vec![write(&dir, "refs.p", bytes)], ..refcoco(4) };
     for length in (0..whole.len()).step_by(97) {
         let error = failure(&with(&whole[..length]));
-        assert!(
-            error.contains("refs.p: byte ") && error.contains("of the pickle"),
-            "{error}"
-        );
+        assert!(error.contains("refs.p: byte ") && error.contains("of the pickle"), "{error}");
     }
     let error = failure(&with(b"cos\nsystem\n(S'touch hacked'\ntR."));
     assert!(
@@ -173,10 +152,7 @@ fn hostile_pickles_are_refused_with_their_place() {
     assert!(error.contains("not a pickle?"), "{error}");
     let error = failure(&with(b"}."));
     assert!(error.contains("expected a list of expressions"), "{error}");
-    let error = failure(&options(
-        DataFormat::RefCoco,
-        golden("sources/refs_protocol_4.p"),
-    ));
+    let error = failure(&options(DataFormat::RefCoco, golden("sources/refs_protocol_4.p")));
     assert!(error.starts_with("`annotations` is missing"), "{error}");
 }
 
@@ -210,14 +186,9 @@ fn crowd_and_boxes() -> Value {
 
 /// The names that a question asks for.
 fn asked(question: &str) -> Vec<String> {
-    let list = question
-        .split("objects: [")
-        .nth(1)
-        .and_then(|rest| rest.split(']').next());
+    let list = question.split("objects: [").nth(1).and_then(|rest| rest.split(']').next());
     let names = list.expect("a list").split(", ");
-    names
-        .map(|name| name.trim_matches('\'').to_owned())
-        .collect()
+    names.map(|name| name.trim_matches('\'').to_owned()).collect()
 }
 
 #[test]
@@ -226,19 +197,11 @@ fn coco_asks_for_what_is_there_and_for_drawn_absent_categories() {
     let input = write(&dir, "instances.json", crowd_and_boxes().to_string());
     let (mut counts, mut orders) = ([0; 4], Vec::new());
     for seed in 0..40 {
-        let options = ConvertOptions {
-            seed,
-            ..options(DataFormat::Coco, input.clone())
-        };
+        let options = ConvertOptions { seed, ..options(DataFormat::Coco, input.clone()) };
         let (rows, report) = converted(&options);
         assert_eq!(converted(&options).0, rows, "the same seed draws the same");
         let names = asked(question(&rows[0].1));
-        assert!(
-            ["cat", "dog"]
-                .iter()
-                .all(|name| names.iter().any(|n| n == name)),
-            "{names:?}"
-        );
+        assert!(["cat", "dog"].iter().all(|name| names.iter().any(|n| n == name)), "{names:?}");
         // A crowd is there, but no box describes it: neither asked for nor absent.
         assert!(!names.iter().any(|name| name == "cup"), "{names:?}");
         counts[names.len() - 2] += 1;
@@ -251,19 +214,10 @@ fn coco_asks_for_what_is_there_and_for_drawn_absent_categories() {
         assert!((1..=3).contains(&asked(question(&rows[1].1)).len()));
         assert_eq!(rows.len(), 2);
         assert_eq!(reasons(&report), [("image_outside", 1)]);
-        let boxes = report
-            .boxes_left_out
-            .iter()
-            .map(|left| (left.reason.as_str(), left.count));
-        assert_eq!(
-            boxes.collect::<Vec<_>>(),
-            [("crowd", 1), ("no_area", 2), ("unknown", 1)]
-        );
+        let boxes = report.boxes_left_out.iter().map(|left| (left.reason.as_str(), left.count));
+        assert_eq!(boxes.collect::<Vec<_>>(), [("crowd", 1), ("no_area", 2), ("unknown", 1)]);
     }
-    assert!(
-        counts[0] == 0 && counts[1..].iter().all(|count| *count >= 5),
-        "{counts:?}"
-    );
+    assert!(counts[0] == 0 && counts[1..].iter().all(|count| *count >= 5), "{counts:?}");
     assert!(orders.iter().any(|name| name == "cat") && orders.iter().any(|name| name != "cat"));
 }
 
@@ -276,29 +230,13 @@ fn none_rows_ask_only_for_what_is_absent() {
     let boxes: Vec<Value> = (0..400)
         .map(|i| json!({"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 50, 50]}))
         .collect();
-    let input = write(
-        &dir,
-        "instances.json",
-        coco(json!(images), json!(boxes)).to_string(),
-    );
-    let with_none = ConvertOptions {
-        none_share: 0.25,
-        ..options(DataFormat::Coco, input.clone())
-    };
+    let input = write(&dir, "instances.json", coco(json!(images), json!(boxes)).to_string());
+    let with_none = ConvertOptions { none_share: 0.25, ..options(DataFormat::Coco, input.clone()) };
     let (rows, _) = converted(&with_none);
-    let none: Vec<_> = rows
-        .iter()
-        .filter(|(_, row)| answer(row) == "None")
-        .collect();
+    let none: Vec<_> = rows.iter().filter(|(_, row)| answer(row) == "None").collect();
     assert!((70..=130).contains(&none.len()), "{} of 400", none.len());
-    assert!(
-        none.iter()
-            .all(|(_, row)| !asked(question(row)).contains(&"cat".to_owned()))
-    );
-    let without = ConvertOptions {
-        negatives: [0, 0],
-        ..options(DataFormat::Coco, input)
-    };
+    assert!(none.iter().all(|(_, row)| !asked(question(row)).contains(&"cat".to_owned())));
+    let without = ConvertOptions { negatives: [0, 0], ..options(DataFormat::Coco, input) };
     let (rows, _) = converted(&without);
     assert!(rows.iter().all(|(_, row)| asked(question(row)) == ["cat"]));
 }
@@ -308,16 +246,10 @@ fn broken_json_is_refused_with_line_and_column() {
     let dir = tempfile::tempdir().expect("a folder");
     let input = write(&dir, "x.json", "{\"images\": [\n{\"id\": 1, oops}]}");
     let error = failure(&options(DataFormat::Coco, input));
-    assert!(
-        error.contains("x.json:2:11: expected a key in double quotes"),
-        "{error}"
-    );
+    assert!(error.contains("x.json:2:11: expected a key in double quotes"), "{error}");
     let input = write(&dir, "y.json", "[{\"a\": 1},\n");
     let error = failure(&options(DataFormat::LlamaFactory, input));
-    assert!(
-        error.contains("y.json: line 2: the list has no end"),
-        "{error}"
-    );
+    assert!(error.contains("y.json: line 2: the list has no end"), "{error}");
 }
 
 #[test]
@@ -331,18 +263,12 @@ fn d3_reads_numpy_boxes_and_draws_hard_negatives_first() {
     let names = asked(question(&rows[0].1));
     assert!(names.contains(&"a dog on a lead".to_owned()), "{names:?}");
     // Of its group one description is absent: it comes before those of other groups.
-    assert!(
-        names.contains(&"a dog without a lead".to_owned()),
-        "{names:?}"
-    );
+    assert!(names.contains(&"a dog without a lead".to_owned()), "{names:?}");
     assert_eq!(
         answer(&rows[0].1),
         "```json\n[\n{\"bbox_2d\": [1, 2, 31, 42], \"label\": \"a dog on a lead\"},\n{\"bbox_2d\": [6, 7, 16, 17], \"label\": \"a dog on a lead\"},\n{\"bbox_2d\": [6, 7, 16, 17], \"label\": \"a red kite\"}\n]\n```"
     );
-    assert_eq!(
-        (&rows[0].1["image"], &rows[0].1["width"]),
-        (&json!("group0/0.jpg"), &json!(64))
-    );
+    assert_eq!((&rows[0].1["image"], &rows[0].1["width"]), (&json!("group0/0.jpg"), &json!(64)));
     assert_eq!(answer(&rows[1].1), "None");
     for protocol in [2, 5] {
         assert_eq!(converted(&of(protocol)).0, rows, "{protocol}");
@@ -366,19 +292,11 @@ fn ovdeval_asks_for_texts_and_hard_negatives() {
     let (rows, report) = converted(&options(DataFormat::OvdEval, color));
     assert_eq!((rows.len(), rows[0].0.as_str()), (1, "color"));
     assert_eq!(asked(question(&rows[0].1)), ["cat", "dog"]);
-    assert!(
-        answer(&rows[0].1)
-            .as_str()
-            .expect("text")
-            .contains("[11, 17, 61, 57]")
-    );
+    assert!(answer(&rows[0].1).as_str().expect("text").contains("[11, 17, 61, 57]"));
     assert_eq!(reasons(&report), [("nothing_to_ask", 1)]);
     let logo = write(&dir, "logo.json", file.to_string());
     let (rows, _) = converted(&options(DataFormat::OvdEval, logo));
-    assert_eq!(
-        asked(question(&rows[0].1)),
-        ["cat", "dog", "cup", "kite", "bus", "pen"]
-    );
+    assert_eq!(asked(question(&rows[0].1)), ["cat", "dog", "cup", "kite", "bus", "pen"]);
     assert_eq!((rows.len(), answer(&rows[1].1)), (2, &json!("None")));
 }
 
@@ -415,12 +333,8 @@ fn llama_factory_takes_one_question_and_one_answer() {
         ("turns", 2),
     ];
     assert_eq!(reasons(&report), expected);
-    let lines: Vec<String> = items
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(Value::to_string)
-        .collect();
+    let lines: Vec<String> =
+        items.as_array().expect("a list").iter().map(Value::to_string).collect();
     let input = write(&dir, "list.jsonl", lines.join("\n"));
     let by_line = converted(&options(DataFormat::LlamaFactory, input));
     assert_eq!(
@@ -471,10 +385,8 @@ fn marks_of_ms_swift_are_filled_and_what_changes_the_meaning_is_counted() {
     ]);
     let input = write(&dir, "swift.json", items.to_string());
     let (rows, report) = converted(&options(DataFormat::LlamaFactory, input));
-    let said: Vec<(&str, &Value)> = rows
-        .iter()
-        .map(|(_, row)| (question(row), answer(row)))
-        .collect();
+    let said: Vec<(&str, &Value)> =
+        rows.iter().map(|(_, row)| (question(row), answer(row))).collect();
     let [first, second] = [json!("[10, 20, 60, 80]"), json!("b")];
     assert_eq!(said[0], ("<image>Find the cup", &first));
     assert_eq!(said[1], ("[1.5, 2] or [3, 4]?", &second));
@@ -508,25 +420,15 @@ fn pictures_and_boxes_that_are_listed_twice_count_once() {
     });
     let coco = ConvertOptions {
         negatives: [0, 0],
-        ..options(
-            DataFormat::Coco,
-            write(&dir, "twice.json", file.to_string()),
-        )
+        ..options(DataFormat::Coco, write(&dir, "twice.json", file.to_string()))
     };
     let (rows, report) = converted(&coco);
     let images: Vec<&Value> = rows.iter().map(|(_, row)| &row["image"]).collect();
     assert_eq!(images, ["a.png", "c.png"]);
-    assert!(
-        answer(&rows[1].1)
-            .as_str()
-            .is_some_and(|text| text.contains("[30, 10, 50, 30]"))
-    );
+    assert!(answer(&rows[1].1).as_str().is_some_and(|text| text.contains("[30, 10, 50, 30]")));
     assert_eq!(reasons(&report), [("repeated_image", 2)]);
-    let left: Vec<(&str, u64)> = report
-        .boxes_left_out
-        .iter()
-        .map(|left| (left.reason.as_str(), left.count))
-        .collect();
+    let left: Vec<(&str, u64)> =
+        report.boxes_left_out.iter().map(|left| (left.reason.as_str(), left.count)).collect();
     assert_eq!(left, [("repeated_annotation", 2)]);
     assert!(
         report.skipped[0].examples[1]
@@ -538,11 +440,7 @@ fn pictures_and_boxes_that_are_listed_twice_count_once() {
 fn rows_whose_image_is_not_in_the_folder_are_left_out() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(dir.path().join("img/sub")).expect("creates");
-    fs::copy(
-        golden("text/images/one.png"),
-        dir.path().join("img/sub/a.png"),
-    )
-    .expect("copies");
+    fs::copy(golden("text/images/one.png"), dir.path().join("img/sub/a.png")).expect("copies");
     let inside = dir.path().join("img/sub/a.png");
     let item = |image: &str| json!({"image": image, "problem": "Where?", "solution": [1, 2, 3, 4]});
     let items = json!([item("a.png"), item("b.png"), item("../sub/../../x.png")]);
@@ -554,16 +452,10 @@ fn rows_whose_image_is_not_in_the_folder_are_left_out() {
     };
     let (rows, report) = converted(&prefixed);
     assert_eq!((rows.len(), &rows[0].1["image"]), (1, &json!("sub/a.png")));
-    assert_eq!(
-        reasons(&report),
-        [("image_missing", 1), ("image_outside", 1)]
-    );
+    assert_eq!(reasons(&report), [("image_missing", 1), ("image_outside", 1)]);
     // An absolute path into the folder is made relative to it.
-    let input = write(
-        &dir,
-        "absolute.json",
-        json!([item(&inside.display().to_string())]).to_string(),
-    );
+    let input =
+        write(&dir, "absolute.json", json!([item(&inside.display().to_string())]).to_string());
     let absolute = ConvertOptions {
         image_folder: Some(dir.path().join("img")),
         ..options(DataFormat::VlmR1Json, input)
@@ -584,10 +476,7 @@ fn vlm_r1_evaluation_files_keep_their_keys() {
     let input = write(&dir, "rec.json", items.to_string());
     let (rows, report) = converted(&options(DataFormat::VlmR1Json, input));
     assert_eq!(answer(&rows[0].1), "[1.5, 2, 3, 4]");
-    assert_eq!(
-        (&rows[0].1["dataset"], answer(&rows[1].1)),
-        (&json!("refcoco_val"), &json!(3))
-    );
+    assert_eq!((&rows[0].1["dataset"], answer(&rows[1].1)), (&json!("refcoco_val"), &json!(3)));
     assert_eq!((rows.len(), reasons(&report)), (2, vec![("bad_row", 3)]));
 }
 

@@ -32,25 +32,13 @@ fn zeros(length: usize) -> Vec<u8> {
 
 fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let sum = crate::image_decode::crc32(&[name.as_slice(), data].concat());
-    [
-        &(data.len() as u32).to_be_bytes(),
-        name.as_slice(),
-        data,
-        &sum.to_be_bytes(),
-    ]
-    .concat()
+    [&(data.len() as u32).to_be_bytes(), name.as_slice(), data, &sum.to_be_bytes()].concat()
 }
 
 fn png(width: u32, height: u32, middle: &[Vec<u8>]) -> Vec<u8> {
     let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
     let header = chunk(b"IHDR", &[size.as_slice(), &[8, 2, 0, 0, 0]].concat());
-    [
-        b"\x89PNG\r\n\x1a\n".as_slice(),
-        &header,
-        &middle.concat(),
-        &chunk(b"IEND", &[]),
-    ]
-    .concat()
+    [b"\x89PNG\r\n\x1a\n".as_slice(), &header, &middle.concat(), &chunk(b"IEND", &[])].concat()
 }
 
 /// Each bomb with what is said of it; nothing where it is a picture after all.
@@ -77,34 +65,16 @@ fn bombs() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
             png(16, 15, &[text(b"iCCP", b"k\0\0", &much), picture()]),
             Some("unpacks to more than"),
         ),
-        (
-            "many texts",
-            png(16, 15, &[texts.concat(), picture()]),
-            Some("texts of more than"),
-        ),
+        ("many texts", png(16, 15, &[texts.concat(), picture()]), Some("texts of more than")),
         ("picture", png(16, 15, &[chunk(b"IDAT", &much)]), None),
-        (
-            "many chunks",
-            png(16, 15, &[animated.concat(), picture()]),
-            None,
-        ),
-        (
-            "size",
-            png(60_000, 60_000, &[picture()]),
-            Some("over the bound"),
-        ),
+        ("many chunks", png(16, 15, &[animated.concat(), picture()]), None),
+        ("size", png(60_000, 60_000, &[picture()]), Some("over the bound")),
     ];
     let jpeg = input_bytes("progressive_420.jpg");
-    let last = jpeg
-        .windows(2)
-        .rposition(|pair| pair == [0xff, 0xda])
-        .expect("a scan");
+    let last = jpeg.windows(2).rposition(|pair| pair == [0xff, 0xda]).expect("a scan");
     let end = jpeg.len() - 2;
     let mut scans = jpeg[..last].to_vec();
-    let size = jpeg
-        .windows(2)
-        .position(|pair| pair == [0xff, 0xc2])
-        .expect("a header");
+    let size = jpeg.windows(2).position(|pair| pair == [0xff, 0xc2]).expect("a header");
     scans[size + 5..size + 9].copy_from_slice(&[0x20, 0, 0x20, 0]);
     scans.extend(jpeg[last..end].repeat(2000));
     scans.extend(&jpeg[end..]);
@@ -129,19 +99,13 @@ fn bombs_alone() {
             (None, Ok(_)) => {}
             (Some(expected), Err(error)) => {
                 assert!(error.to_string().contains(expected), "{name}: {error}");
-                assert!(
-                    !matches!(error, ImageCause::Truncated { .. }),
-                    "{name}: {error}"
-                );
+                assert!(!matches!(error, ImageCause::Truncated { .. }), "{name}: {error}");
             }
             (_, result) => panic!("{name}: {:?}", result.map(|image| image.width())),
         }
     }
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
-    let peak = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .expect("a peak");
+    let peak = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
     println!("peak {}", peak.split_whitespace().nth(1).expect("kB"));
 }
 
@@ -150,24 +114,12 @@ fn bombs_alone() {
 fn small_files_take_little_memory() {
     let program = std::env::current_exe().expect("this program");
     let run = Command::new(program)
-        .args([
-            "image_bombs::bombs_alone",
-            "--exact",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["image_bombs::bombs_alone", "--exact", "--ignored", "--nocapture"])
         .output()
         .expect("runs");
     let said = String::from_utf8_lossy(&run.stdout);
-    assert!(
-        run.status.success(),
-        "{said}\n{}",
-        String::from_utf8_lossy(&run.stderr)
-    );
-    let peak = said
-        .split("peak ")
-        .nth(1)
-        .and_then(|text| text.split_whitespace().next());
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+    let peak = said.split("peak ").nth(1).and_then(|text| text.split_whitespace().next());
     let peak: u64 = peak.and_then(|kb| kb.parse().ok()).expect("a peak in kB");
     assert!(peak < 100_000, "{peak} kB");
 }

@@ -83,20 +83,14 @@ fn arithmetic_coding_is_decoded_as_by_pillow() {
     assert_eq!([image.width(), image.height()], [133, 97]);
     assert_eq!(sha256(image.pixels()), golden().arithmetic);
     for cut in [bytes.len() / 2, bytes.len() - 2] {
-        assert!(
-            decode(&bytes[..cut], MAX_DECODED_PIXELS).is_err(),
-            "cut to {cut}"
-        );
+        assert!(decode(&bytes[..cut], MAX_DECODED_PIXELS).is_err(), "cut to {cut}");
     }
 }
 
 #[test]
 fn jpegs_of_other_kinds_are_unsupported_and_not_corrupt() {
     let good = crate::image::input_bytes("444.jpg");
-    let frame = good
-        .windows(2)
-        .position(|pair| pair == [0xff, 0xc0])
-        .expect("a frame");
+    let frame = good.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame");
     // The marker, two bytes of length, bits a sample, height, width, components.
     for (offset, value, cause) in [
         (1, 0xc3, "lossless coding (SOF 0xc3)"),
@@ -109,9 +103,7 @@ fn jpegs_of_other_kinds_are_unsupported_and_not_corrupt() {
     ] {
         let mut bytes = good.clone();
         bytes[frame + offset] = value;
-        let error = decode(&bytes, MAX_DECODED_PIXELS)
-            .expect_err(cause)
-            .to_string();
+        let error = decode(&bytes, MAX_DECODED_PIXELS).expect_err(cause).to_string();
         assert!(
             error.starts_with(&format!("unsupported JPEG: {cause}\nhint: convert it")),
             "{error}"
@@ -123,21 +115,14 @@ fn jpegs_of_other_kinds_are_unsupported_and_not_corrupt() {
     two[frame + 9] = 2;
     two.extend(&good[frame + 10..frame + 16]);
     two.extend(&good[frame + 19..]);
-    let scan = two
-        .windows(2)
-        .position(|pair| pair == [0xff, 0xda])
-        .expect("a scan");
+    let scan = two.windows(2).position(|pair| pair == [0xff, 0xda]).expect("a scan");
     two[scan + 3] -= 2;
     two[scan + 4] = 2;
     two.drain(scan + 9..scan + 11);
-    let error = decode(&two, MAX_DECODED_PIXELS)
-        .expect_err("two components")
-        .to_string();
+    let error = decode(&two, MAX_DECODED_PIXELS).expect_err("two components").to_string();
     assert!(error.starts_with("unsupported JPEG: "), "{error}");
     let mut corrupt = good.clone();
     corrupt[frame + 3] += 1;
-    let error = decode(&corrupt, MAX_DECODED_PIXELS)
-        .expect_err("a wrong length")
-        .to_string();
+    let error = decode(&corrupt, MAX_DECODED_PIXELS).expect_err("a wrong length").to_string();
     assert!(error.starts_with("corrupt JPEG: "), "{error}");
 }

@@ -67,10 +67,7 @@ fn a_cut_file_is_called_truncated() {
             .err()
             .unwrap_or_else(|| panic!("{file}: half a file was decoded"));
         let text = error.to_string();
-        assert!(
-            text.starts_with(&format!("truncated {format}")),
-            "{file}: {text}"
-        );
+        assert!(text.starts_with(&format!("truncated {format}")), "{file}: {text}");
     }
 }
 
@@ -106,10 +103,7 @@ fn a_text_named_jpg_is_named_for_what_it_is() {
         &error,
         ImageError::File { cause: ImageCause::NotAnImage { magic }, .. } if magic == "the text `hello, this is n`"
     ));
-    assert!(
-        error.to_string().starts_with(&path.display().to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
 }
 
 #[test]
@@ -124,10 +118,7 @@ fn files_that_cannot_be_read_say_why() {
     assert!(check_magic(&empty).is_err());
     assert!(check_magic(&input("png_named.jpg")).is_ok());
     assert!(matches!(cause(&empty), ImageCause::Empty));
-    assert!(matches!(
-        cause(&dir.path().join("none.png")),
-        ImageCause::Missing
-    ));
+    assert!(matches!(cause(&dir.path().join("none.png")), ImageCause::Missing));
     assert!(matches!(cause(dir.path()), ImageCause::NotAFile));
 }
 
@@ -140,28 +131,15 @@ fn declared_sizes_are_checked_before_decoding() {
     png[29..33].copy_from_slice(&crc.to_be_bytes());
     assert!(matches!(
         decode(&png, MAX_DECODED_PIXELS),
-        Err(ImageCause::TooLarge {
-            width: 100_000,
-            height: 100_000,
-            ..
-        })
+        Err(ImageCause::TooLarge { width: 100_000, height: 100_000, .. })
     ));
-    for file in [
-        "420.jpg",
-        "lossy.webp",
-        "palette.gif",
-        "rgb.bmp",
-        "rgba.png",
-    ] {
+    for file in ["420.jpg", "lossy.webp", "palette.gif", "rgb.bmp", "rgba.png"] {
         let bytes = input_bytes(file);
         let image = decode(&bytes, MAX_DECODED_PIXELS).unwrap();
         let pixels = u64::from(image.width()) * u64::from(image.height());
         assert!(decode(&bytes, pixels).is_ok(), "{file}");
         let error = decode(&bytes, pixels - 1).err();
-        assert!(
-            matches!(error, Some(ImageCause::TooLarge { .. })),
-            "{file}: {error:?}"
-        );
+        assert!(matches!(error, Some(ImageCause::TooLarge { .. })), "{file}: {error:?}");
     }
 }
 

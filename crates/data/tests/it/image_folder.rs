@@ -37,9 +37,7 @@ fn cluster() -> TempDir {
     ] {
         symlink(target, at(link)).expect("links");
     }
-    let made = Command::new("mkfifo")
-        .arg(at("data/coco/pipe.jpg"))
-        .status();
+    let made = Command::new("mkfifo").arg(at("data/coco/pipe.jpg")).status();
     assert!(made.expect("mkfifo").success());
     dir
 }
@@ -56,12 +54,7 @@ fn resolve(dir: &Path, name: &str, follow_links: bool) -> Result<(), String> {
 #[test]
 fn links_are_followed_where_that_is_asked() {
     let dir = cluster();
-    for name in [
-        "own/a.jpg",
-        "same/a.jpg",
-        "own/../own/a.jpg",
-        "{}/images/own/a.jpg",
-    ] {
+    for name in ["own/a.jpg", "same/a.jpg", "own/../own/a.jpg", "{}/images/own/a.jpg"] {
         for follow in [false, true] {
             assert_eq!(resolve(dir.path(), name, follow), Ok(()), "{name}");
         }
@@ -115,8 +108,5 @@ fn hostile_names_are_refused_either_way() {
     let pipe = resolve(dir.path(), "coco/pipe.jpg", true).expect_err("a pipe");
     assert!(pipe.contains("not a regular file"), "{pipe}");
     let gone = resolve(dir.path(), "gone/x.jpg", true).expect_err("no such folder");
-    assert!(
-        gone.contains("`images/gone` is a link to `images/../gone`"),
-        "{gone}"
-    );
+    assert!(gone.contains("`images/gone` is a link to `images/../gone`"), "{gone}");
 }

@@ -45,16 +45,8 @@ fn pixel_values_equal_transformers() {
         let image = processor.load(&input(&case.file)).unwrap();
         let name = format!("{} {} {}", case.file, case.config, case.backend);
         assert_eq!(image.grid_thw, case.grid_thw, "{name}");
-        assert_eq!(
-            image.pixel_values.len(),
-            case.shape[0] * case.shape[1],
-            "{name}"
-        );
-        let bytes: Vec<u8> = image
-            .pixel_values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect();
+        assert_eq!(image.pixel_values.len(), case.shape[0] * case.shape[1], "{name}");
+        let bytes: Vec<u8> = image.pixel_values.iter().flat_map(|v| v.to_le_bytes()).collect();
         if sha256(&bytes) != case.sha256 {
             differing.push(name);
         }
@@ -84,27 +76,15 @@ fn a_strip_is_refused_before_it_is_enlarged() {
     let processor =
         ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Pillow).unwrap();
     let cause = processor.prepare(&noise(201, 1)).unwrap_err();
-    assert!(matches!(
-        cause,
-        ImageCause::ExtremeAspectRatio {
-            width: 201,
-            height: 1
-        }
-    ));
+    assert!(matches!(cause, ImageCause::ExtremeAspectRatio { width: 201, height: 1 }));
     assert!(processor.prepare(&noise(200, 1)).is_ok());
 }
 
 #[test]
 fn without_resizing_patches_must_fill_the_sides() {
-    let config = ImageProcessorConfig {
-        do_resize: false,
-        ..ImageProcessorConfig::default()
-    };
+    let config = ImageProcessorConfig { do_resize: false, ..ImageProcessorConfig::default() };
     let processor = ImageProcessor::new(config, ResizeBackend::Torchvision).unwrap();
-    assert_eq!(
-        processor.prepare(&noise(56, 28)).unwrap().grid_thw,
-        [1, 2, 4]
-    );
+    assert_eq!(processor.prepare(&noise(56, 28)).unwrap().grid_thw, [1, 2, 4]);
     let cause = processor.prepare(&noise(56, 30)).unwrap_err();
     assert!(matches!(cause, ImageCause::NotDivisible { factor: 28, .. }));
 }
@@ -137,10 +117,7 @@ fn settings_are_read_from_either_file() {
     assert_eq!(processor.config().image_std, [0.4, 0.5, 0.6]);
 
     let with_flat = |other: &serde_json::Value| {
-        processor_of(&[
-            ("preprocessor_config.json", &flat),
-            ("processor_config.json", other),
-        ])
+        processor_of(&[("preprocessor_config.json", &flat), ("processor_config.json", other)])
     };
     let processor = with_flat(&nested).unwrap();
     assert_eq!(processor.config().patch_size, 8);
@@ -157,10 +134,7 @@ fn bounds_can_be_overridden() {
     let processor = new().unwrap().with_pixel_bounds(None, Some(3136)).unwrap();
     let image = processor.prepare(&noise(640, 480)).unwrap();
     assert!(image.input_size[0] * image.input_size[1] <= 3136);
-    let error = new()
-        .unwrap()
-        .with_pixel_bounds(Some(10), Some(9))
-        .unwrap_err();
+    let error = new().unwrap().with_pixel_bounds(Some(10), Some(9)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "image processor: `max_pixels`: got 9, expected at least `min_pixels`"
@@ -170,20 +144,12 @@ fn bounds_can_be_overridden() {
 #[test]
 fn settings_that_cannot_be_obeyed_are_refused() {
     for (name, settings, named) in [
-        (
-            "type",
-            json!({"image_processor_type": "CLIPImageProcessor"}),
-            "image_processor_type",
-        ),
+        ("type", json!({"image_processor_type": "CLIPImageProcessor"}), "image_processor_type"),
         ("filter", json!({"resample": 1}), "resample"),
         ("patch", json!({"patch_size": 0}), "patch_size"),
         ("std", json!({"image_std": [0.5, 0.0, 0.5]}), "image_std"),
         ("rgb", json!({"do_convert_rgb": false}), "do_convert_rgb"),
-        (
-            "size",
-            json!({"size": {"height": 224, "width": 224}}),
-            "height",
-        ),
+        ("size", json!({"size": {"height": 224, "width": 224}}), "height"),
         ("mean", json!({"image_mean": [0.5, 0.5]}), "length"),
     ] {
         let error = processor_of(&[("preprocessor_config.json", &settings)]).unwrap_err();
@@ -310,34 +276,20 @@ fn a_size_in_part_takes_the_other_bound_from_the_default() {
         (json!({"size": {"longest_edge": 50_000}}), [3136, 50_000]),
         (json!({"size": {"shortest_edge": 1000}}), [1000, 1_003_520]),
         (json!({"size": {}}), [3136, 1_003_520]),
-        (
-            json!({"size": {"longest_edge": 50_000}, "min_pixels": 784}),
-            [784, 50_000],
-        ),
-        (
-            json!({"size": {"min_pixels": 784, "longest_edge": 50_000}}),
-            [784, 50_000],
-        ),
+        (json!({"size": {"longest_edge": 50_000}, "min_pixels": 784}), [784, 50_000]),
+        (json!({"size": {"min_pixels": 784, "longest_edge": 50_000}}), [784, 50_000]),
         (
             json!({"size": {"min_pixels": 784, "shortest_edge": 1000, "max_pixels": 9000}}),
             [1000, 9000],
         ),
-        (
-            json!({"size": {"shortest_edge": null, "longest_edge": 9000}}),
-            [3136, 9000],
-        ),
+        (json!({"size": {"shortest_edge": null, "longest_edge": 9000}}), [3136, 9000]),
     ] {
         assert_eq!(bounds(settings.clone()), expected, "{settings}");
     }
-    for settings in [
-        json!({"size": {"height": 3, "width": 3}}),
-        json!({"size": 3}),
-        json!({"size": [3, 3]}),
-    ] {
+    for settings in
+        [json!({"size": {"height": 3, "width": 3}}), json!({"size": 3}), json!({"size": [3, 3]})]
+    {
         let error = processor_of(&[("preprocessor_config.json", &settings)]).unwrap_err();
-        assert!(
-            error.to_string().contains("preprocessor_config.json"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("preprocessor_config.json"), "{error}");
     }
 }

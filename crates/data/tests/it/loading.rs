@@ -37,11 +37,7 @@ fn samples(dir: &Path) -> Arc<[Sample]> {
         .concat();
     let path = dir.join("train.jsonl");
     fs::write(&path, rows).expect("writes");
-    let files = vec![DataFile {
-        path,
-        image_folder: Some(dir.to_owned()),
-        reward_method: None,
-    }];
+    let files = vec![DataFile { path, image_folder: Some(dir.to_owned()), reward_method: None }];
     let report = load_rows(&DataFiles { files }, &RowChecks::default(), OnBadRow::Stop);
     report.expect("heads are whole").rows.into()
 }
@@ -71,10 +67,7 @@ fn prompts_come_in_order_and_share_images() {
     let order = vec![1, 0, 3, 1, 1, 0];
     let prompts: Vec<_> = loader(&samples, order.clone(), OPTIONS, options())
         .map(|loaded| match loaded.expect("good rows") {
-            Loaded::Ready {
-                sample_index,
-                prompt,
-            } => (sample_index, prompt),
+            Loaded::Ready { sample_index, prompt } => (sample_index, prompt),
             Loaded::Skipped { row, .. } => panic!("{row}"),
         })
         .collect();
@@ -83,24 +76,12 @@ fn prompts_come_in_order_and_share_images() {
     assert_eq!(first.images.len(), 3);
     assert_eq!(first.ids, again.ids);
     assert!(Arc::ptr_eq(&first.images[0], &first.images[2]));
-    assert!(
-        Arc::ptr_eq(&first.images[0], &again.images[0]),
-        "the cache kept it"
-    );
+    assert!(Arc::ptr_eq(&first.images[0], &again.images[0]), "the cache kept it");
     assert!(prompts[2].1.images.is_empty());
     // Without a cache a picture named twice in a row is still one copy.
-    let mut uncached = loader(
-        &samples,
-        vec![1],
-        LoaderOptions {
-            cache_bytes: 0,
-            ..OPTIONS
-        },
-        options(),
-    );
-    let Some(Ok(Loaded::Ready { prompt, .. })) = uncached.next() else {
-        panic!("a prompt")
-    };
+    let mut uncached =
+        loader(&samples, vec![1], LoaderOptions { cache_bytes: 0, ..OPTIONS }, options());
+    let Some(Ok(Loaded::Ready { prompt, .. })) = uncached.next() else { panic!("a prompt") };
     assert!(Arc::ptr_eq(&prompt.images[0], &prompt.images[2]));
     assert_eq!(prompt.images[0], first.images[0]);
 }
@@ -112,41 +93,23 @@ fn a_truncated_image_stops_or_is_skipped_at_its_place() {
     let order = vec![0, 2, 3];
     let stopped: Vec<_> = loader(&samples, order.clone(), OPTIONS, options()).collect();
     assert!(stopped[0].is_ok() && stopped[2].is_ok());
-    let Err(error @ DataError::BadRows(_)) = &stopped[1] else {
-        panic!("{:?}", stopped[1])
-    };
+    let Err(error @ DataError::BadRows(_)) = &stopped[1] else { panic!("{:?}", stopped[1]) };
     let text = error.to_string();
-    assert!(
-        text.contains("train.jsonl:3: ") && text.contains("cut.png: truncated PNG"),
-        "{text}"
-    );
+    assert!(text.contains("train.jsonl:3: ") && text.contains("cut.png: truncated PNG"), "{text}");
 
-    let skip = LoaderOptions {
-        on_bad_row: OnBadRow::Skip,
-        ..OPTIONS
-    };
-    let skipped: Vec<_> = loader(&samples, order, skip, options())
-        .map(|l| l.expect("goes on"))
-        .collect();
+    let skip = LoaderOptions { on_bad_row: OnBadRow::Skip, ..OPTIONS };
+    let skipped: Vec<_> =
+        loader(&samples, order, skip, options()).map(|l| l.expect("goes on")).collect();
     assert!(
         matches!(&skipped[1], Loaded::Skipped { sample_index: 2, row } if row.source_line.line == 3)
     );
-    assert!(matches!(
-        &skipped[2],
-        Loaded::Ready {
-            sample_index: 3,
-            ..
-        }
-    ));
+    assert!(matches!(&skipped[2], Loaded::Ready { sample_index: 3, .. }));
 }
 
 #[test]
 fn a_prompt_too_long_names_its_row() {
     let dir = tempfile::tempdir().expect("a folder");
-    let short = ProcessorOptions {
-        max_prompt_length: Some(10),
-        ..options()
-    };
+    let short = ProcessorOptions { max_prompt_length: Some(10), ..options() };
     let all: Vec<_> = loader(&samples(dir.path()), vec![3], OPTIONS, short).collect();
     let text = all[0].as_ref().expect_err("too long").to_string();
     assert!(
@@ -158,13 +121,9 @@ fn a_prompt_too_long_names_its_row() {
 #[test]
 fn a_resumed_order_goes_on_where_it_was() {
     let sampler = EpochSampler::new(7, 3, 42);
-    let whole: Vec<_> = (0..9)
-        .flat_map(|step| sampler.indices_of_step(step))
-        .collect();
+    let whole: Vec<_> = (0..9).flat_map(|step| sampler.indices_of_step(step)).collect();
     let resumed = EpochSampler::new(7, 3, 42);
-    let rest: Vec<_> = (4..9)
-        .flat_map(|step| resumed.indices_of_step(step))
-        .collect();
+    let rest: Vec<_> = (4..9).flat_map(|step| resumed.indices_of_step(step)).collect();
     assert_eq!(whole[whole.len() - rest.len()..], rest);
     assert_eq!(whole.len(), 21);
 }
@@ -203,29 +162,17 @@ fn rows_beyond_the_positions_of_the_model_are_bad_at_their_place() {
     ];
     let path = dir.path().join("train.jsonl");
     fs::write(&path, rows.concat()).expect("writes");
-    let files = vec![DataFile {
-        path,
-        image_folder: Some(dir.path().to_owned()),
-        reward_method: None,
-    }];
+    let files =
+        vec![DataFile { path, image_folder: Some(dir.path().to_owned()), reward_method: None }];
     let report = load_rows(&DataFiles { files }, &RowChecks::default(), OnBadRow::Stop);
     let samples: Arc<[Sample]> = report.expect("rows").rows.into();
     let folder = model(2048);
     let load = |on_bad_row| {
         let processor = Processor::from_dir(folder.path(), &options()).expect("a folder");
         let template = PromptTemplate::resolve("none").expect("a template");
-        let loading = LoaderOptions {
-            on_bad_row,
-            ..OPTIONS
-        };
-        PromptLoader::new(
-            Arc::clone(&samples),
-            Arc::new(processor),
-            template,
-            0..6,
-            loading,
-        )
-        .expect("threads")
+        let loading = LoaderOptions { on_bad_row, ..OPTIONS };
+        PromptLoader::new(Arc::clone(&samples), Arc::new(processor), template, 0..6, loading)
+            .expect("threads")
     };
     let skipped: Vec<String> = load(OnBadRow::Skip)
         .map(|loaded| match loaded.expect("goes on") {
@@ -242,10 +189,7 @@ fn rows_beyond_the_positions_of_the_model_are_bad_at_their_place() {
                 "0 of 10000 images take 0 tokens, more than the 2048 that a prompt may have (`max_position_embeddings`",
             ),
         ),
-        (
-            3,
-            Some("more than `max_position_embeddings` 2048 of config.json"),
-        ),
+        (3, Some("more than `max_position_embeddings` 2048 of config.json")),
         (4, Some("a prompt of 5242")),
         (5, None),
     ] {
@@ -258,10 +202,7 @@ fn rows_beyond_the_positions_of_the_model_are_bad_at_their_place() {
             }
         }
     }
-    let error = load(OnBadRow::Stop)
-        .nth(1)
-        .expect("a row")
-        .expect_err("stops");
+    let error = load(OnBadRow::Stop).nth(1).expect("a row").expect_err("stops");
     assert!(error.to_string().contains("train.jsonl:2: "), "{error}");
 }
 
@@ -280,9 +221,8 @@ fn a_prompt_that_leaves_no_room_for_its_answer_is_told_once() {
     }
     drop(log);
     let said = fs::read_to_string(&path).expect("reads");
-    let told = said
-        .matches("an answer of up to 99 are more than `max_position_embeddings` 100")
-        .count();
+    let told =
+        said.matches("an answer of up to 99 are more than `max_position_embeddings` 100").count();
     assert_eq!(told, 1, "{said}");
     assert!(!said.contains("an answer of up to 10 "), "{said}");
 }

@@ -13,11 +13,7 @@ fn file(dir: &Path, rows: &[Value]) -> DataFile {
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
     let path = dir.join("train.jsonl");
     fs::write(&path, lines.join("\n")).expect("writes");
-    DataFile {
-        path,
-        image_folder: Some(dir.to_owned()),
-        reward_method: None,
-    }
+    DataFile { path, image_folder: Some(dir.to_owned()), reward_method: None }
 }
 
 fn turns(question: &str, answer: &str) -> Value {
@@ -40,10 +36,7 @@ fn a_row_that_would_be_trained_blind_is_refused_with_its_place_and_key() {
         let expected = format!(
             "train.jsonl:2: `{key}` holds pictures but is not read, and there is no `image`"
         );
-        assert!(
-            error.contains(&expected) && error.contains("\nhint: name"),
-            "{error}"
-        );
+        assert!(error.contains(&expected) && error.contains("\nhint: name"), "{error}");
         assert!(error.contains("data convert"), "{error}");
     }
     let film = load(&[json!({"videos": ["a.mp4"], "conversations": turns("q", "a")})]);
@@ -67,18 +60,13 @@ fn a_key_that_is_missing_is_told_by_the_name_it_has() {
     ] {
         let error = load(&[json!({ key: value })]).expect_err("no conversation");
         assert!(
-            error.contains(&format!(
-                "missing key `conversations`; `{key}` is not read\nhint: "
-            )),
+            error.contains(&format!("missing key `conversations`; `{key}` is not read\nhint: ")),
             "{error}"
         );
     }
     let roles = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
     let error = load(&[json!({ "conversations": roles })]).expect_err("roles");
-    assert!(
-        error.contains("`conversations[].from`; `role` is not read"),
-        "{error}"
-    );
+    assert!(error.contains("`conversations[].from`; `role` is not read"), "{error}");
     let dir = tempfile::tempdir().expect("a folder");
     let items = file(
         dir.path(),
@@ -88,14 +76,9 @@ fn a_key_that_is_missing_is_told_by_the_name_it_has() {
         ],
     );
     let rows = load_items(&items, &RowChecks::default(), &mut |_, _| {}).expect("items");
-    let causes: Vec<String> = rows
-        .into_iter()
-        .map(|row| row.expect_err("bad").to_string())
-        .collect();
-    assert!(
-        causes[0].contains("missing key `solution`; `solutions` is not read"),
-        "{causes:?}"
-    );
+    let causes: Vec<String> =
+        rows.into_iter().map(|row| row.expect_err("bad").to_string()).collect();
+    assert!(causes[0].contains("missing key `solution`; `solutions` is not read"), "{causes:?}");
     assert!(
         causes[1].contains("train.jsonl:2: `images` holds pictures but is not read"),
         "{causes:?}"
@@ -124,14 +107,8 @@ fn what_is_odd_about_rows_is_told_once_with_its_number() {
         starts("warning: the question holds `<ref-object>`, which is read as text: 100 rows: "),
         1
     );
-    assert_eq!(
-        starts("warning: the answer holds `<bbox>`, which is read as text: 100 rows: "),
-        1
-    );
-    assert_eq!(
-        starts("warning: the answer holds `<image>`, which is read as text: 1 row: "),
-        1
-    );
+    assert_eq!(starts("warning: the answer holds `<bbox>`, which is read as text: 100 rows: "), 1);
+    assert_eq!(starts("warning: the answer holds `<image>`, which is read as text: 1 row: "), 1);
     assert_eq!(
         starts("warning: `tools` is not read, though it changes what is asked or taught: 1 row: "),
         1
@@ -139,9 +116,7 @@ fn what_is_odd_about_rows_is_told_once_with_its_number() {
     let places = lines.iter().filter(|line| line.contains("train.jsonl:1, "));
     assert!(
         places.clone().count() == 3
-            && places
-                .into_iter()
-                .all(|line| line.contains("train.jsonl:3, ..."))
+            && places.into_iter().all(|line| line.contains("train.jsonl:3, ..."))
     );
 }
 
@@ -153,11 +128,7 @@ fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
     let write = |text: &str| {
         let path = dir.path().join("train.jsonl");
         fs::write(&path, text).expect("writes");
-        DataFile {
-            path,
-            image_folder: None,
-            reward_method: None,
-        }
+        DataFile { path, image_folder: None, reward_method: None }
     };
     let turns = |answer: &str| {
         format!(
@@ -165,18 +136,10 @@ fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
         )
     };
     for (value, told, refused) in [
-        (
-            "NaN",
-            "`score` holds `NaN`, read as null",
-            "`NaN`, expected",
-        ),
+        ("NaN", "`score` holds `NaN`, read as null", "`NaN`, expected"),
         ("Infinity", "holds `Infinity`", "`Infinity`, expected"),
         ("-Infinity", "holds `-Infinity`", "`-Infinity`, expected"),
-        (
-            "1e400",
-            "holds `Infinity`, read as null",
-            "`Infinity`, expected",
-        ),
+        ("1e400", "holds `Infinity`, read as null", "`Infinity`, expected"),
         (
             "\"a \\ud83d\"",
             "holds half of a surrogate pair, read as U+FFFD",
@@ -189,14 +152,9 @@ fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
         ),
         (deep.as_str(), "", ""),
     ] {
-        let good = write(&format!(
-            "{{\"score\": {{\"a\": [0, {value}]}}, {}}}\n",
-            turns("\"a\"")
-        ));
+        let good = write(&format!("{{\"score\": {{\"a\": [0, {value}]}}, {}}}\n", turns("\"a\"")));
         let mut seen = Vec::new();
-        let files = || DataFiles {
-            files: vec![good.clone()],
-        };
+        let files = || DataFiles { files: vec![good.clone()] };
         let checks = RowChecks::default();
         let mut notices = Notices::new(ReadKeys::TRAINING, false);
         let rows = index_rows(&files(), &checks, OnBadRow::Stop, &mut |sample, lost| {
@@ -206,50 +164,28 @@ fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
         });
         let again = rows.expect(value).rows.get(0).expect("the row");
         assert_eq!(again.columns["score"]["a"], seen[0]);
-        assert_eq!(
-            load_items(&good, &checks, &mut |_, _| {})
-                .expect("items")
-                .len(),
-            1
-        );
+        assert_eq!(load_items(&good, &checks, &mut |_, _| {}).expect("items").len(), 1);
         let lines = notices.lines();
-        assert_eq!(
-            lines.len(),
-            usize::from(!told.is_empty()),
-            "{value}: {lines:?}"
-        );
+        assert_eq!(lines.len(), usize::from(!told.is_empty()), "{value}: {lines:?}");
         assert!(lines.iter().all(|line| line.contains(told)), "{lines:?}");
         for place in ["[1, 2, VALUE]", "VALUE"] {
             let bad = write(&format!("{{{}}}\n", turns(&place.replace("VALUE", value))));
-            let loaded = load_rows(
-                &DataFiles {
-                    files: vec![bad.clone()],
-                },
-                &checks,
-                OnBadRow::Stop,
-            );
-            let item = load_items(&bad, &checks, &mut |_, _| {})
-                .expect("items")
-                .remove(0);
+            let loaded =
+                load_rows(&DataFiles { files: vec![bad.clone()] }, &checks, OnBadRow::Stop);
+            let item = load_items(&bad, &checks, &mut |_, _| {}).expect("items").remove(0);
             if refused.is_empty() {
                 assert!(loaded.is_ok() && item.is_ok(), "{place}");
                 continue;
             }
-            for error in [
-                loaded.expect_err(value).to_string(),
-                item.expect_err(value).to_string(),
-            ] {
+            for error in [loaded.expect_err(value).to_string(), item.expect_err(value).to_string()]
+            {
                 let expected = error.contains("train.jsonl:1: `conversations[1].value");
                 assert!(expected && error.contains(refused), "{error}");
             }
         }
     }
     let null = write(&format!("{{{}}}", turns("null")));
-    let row = load_rows(
-        &DataFiles { files: vec![null] },
-        &RowChecks::default(),
-        OnBadRow::Stop,
-    );
+    let row = load_rows(&DataFiles { files: vec![null] }, &RowChecks::default(), OnBadRow::Stop);
     let rows = row.expect("as VLM-R1 takes it").rows;
     assert_eq!(rows[0].solution, "<answer> None </answer>");
     let lines = notices_of(&rows, false);
@@ -277,9 +213,6 @@ fn rows_that_stand_inside_another_are_told_with_the_way_out() {
         ),
     ] {
         let error = load(&[file]).expect_err(cause);
-        assert!(
-            error.contains("train.jsonl:1: ") && error.contains(cause),
-            "{error}"
-        );
+        assert!(error.contains("train.jsonl:1: ") && error.contains(cause), "{error}");
     }
 }

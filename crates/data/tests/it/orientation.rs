@@ -14,24 +14,12 @@ use image::ImageFormat;
 /// EXIF with the orientation as its second tag.
 fn exif(orientation: u16, is_little: bool) -> Vec<u8> {
     let short = |n: u16| {
-        if is_little {
-            n.to_le_bytes()
-        } else {
-            n.to_be_bytes()
-        }
+        if is_little { n.to_le_bytes() } else { n.to_be_bytes() }
     };
     let long = |n: u32| {
-        if is_little {
-            n.to_le_bytes()
-        } else {
-            n.to_be_bytes()
-        }
+        if is_little { n.to_le_bytes() } else { n.to_be_bytes() }
     };
-    let mut bytes = if is_little {
-        b"II*\0".to_vec()
-    } else {
-        b"MM\0*".to_vec()
-    };
+    let mut bytes = if is_little { b"II*\0".to_vec() } else { b"MM\0*".to_vec() };
     bytes.extend(long(8));
     bytes.extend(short(2));
     for (tag, value) in [(0x0100, 7), (0x0112, orientation)] {
@@ -67,11 +55,7 @@ fn encoded(format: ImageFormat) -> Vec<u8> {
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 {
-                (crc >> 1) ^ 0xedb8_8320
-            } else {
-                crc >> 1
-            }
+            if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
         })
     })
 }
@@ -101,12 +85,7 @@ fn webp(flags: u8, chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
         body.extend(*content);
         body.extend(vec![0; content.len() % 2]);
     }
-    [
-        b"RIFF".as_slice(),
-        &(body.len() as u32).to_le_bytes(),
-        &body,
-    ]
-    .concat()
+    [b"RIFF".as_slice(), &(body.len() as u32).to_le_bytes(), &body].concat()
 }
 
 /// A JPEG of these segments APP1, as far as its picture.
@@ -146,11 +125,7 @@ fn each_orientation_turns_as_pillow_does() {
         assert_eq!(stored, picture(3, 2));
         let turned = decode_upright(&path, MAX_DECODED_PIXELS, true).expect("decodes");
         assert_eq!([turned.width(), turned.height()], size, "{orientation}");
-        let red: Vec<u8> = turned
-            .pixels()
-            .chunks_exact(3)
-            .map(|pixel| pixel[0])
-            .collect();
+        let red: Vec<u8> = turned.pixels().chunks_exact(3).map(|pixel| pixel[0]).collect();
         assert_eq!(red, rows, "{orientation}");
         let found = Orientation::of_file(&path);
         assert_eq!(found.map_or([3, 2], |o| o.turned_size([3, 2])), size);
@@ -161,51 +136,28 @@ fn each_orientation_turns_as_pillow_does() {
 fn orientations_are_found_where_each_format_has_them() {
     let exif_segment =
         |orientation, is_little| [b"Exif\0\0".as_slice(), &exif(orientation, is_little)].concat();
-    let xmp_segment = [
-        b"http://ns.adobe.com/xap/1.0/\0".as_slice(),
-        xmp(8, true).as_bytes(),
-    ]
-    .concat();
+    let xmp_segment =
+        [b"http://ns.adobe.com/xap/1.0/\0".as_slice(), xmp(8, true).as_bytes()].concat();
     let [six, three] = [exif_segment(6, true), exif_segment(3, false)];
     assert_eq!(number(&jpeg(&[&six])), Some(6));
     assert_eq!(number(&jpeg(&[&three])), Some(3));
     assert_eq!(number(&jpeg(&[b"other", &xmp_segment])), Some(8));
-    assert_eq!(
-        number(&jpeg(&[&xmp_segment, &six])),
-        Some(6),
-        "EXIF comes first"
-    );
+    assert_eq!(number(&jpeg(&[&xmp_segment, &six])), Some(6), "EXIF comes first");
     assert_eq!(number(&jpeg(&[&exif_segment(1, true), &xmp_segment])), None);
     assert_eq!(number(&jpeg(&[&exif_segment(9, true)])), None);
     assert_eq!(number(&jpeg(&[])), None);
 
     assert_eq!(number(&png(b"eXIf", &exif(5, false), true)), Some(5));
-    assert_eq!(
-        number(&png(b"eXIf", &exif(5, false), false)),
-        Some(5),
-        "behind the picture"
-    );
-    let text = [
-        b"XML:com.adobe.xmp\0\0\0\0\0".as_slice(),
-        xmp(4, false).as_bytes(),
-    ]
-    .concat();
+    assert_eq!(number(&png(b"eXIf", &exif(5, false), false)), Some(5), "behind the picture");
+    let text = [b"XML:com.adobe.xmp\0\0\0\0\0".as_slice(), xmp(4, false).as_bytes()].concat();
     assert_eq!(number(&png(b"iTXt", &text, true)), Some(4));
     assert_eq!(number(&encoded(ImageFormat::Png)), None);
 
     let (seven, two) = (exif(7, true), xmp(2, true));
     assert_eq!(number(&webp(0x08, &[(b"EXIF", &seven)])), Some(7));
-    assert_eq!(
-        number(&webp(0x08, &[(b"EXIF", &six)])),
-        Some(6),
-        "with a mark before it"
-    );
+    assert_eq!(number(&webp(0x08, &[(b"EXIF", &six)])), Some(6), "with a mark before it");
     assert_eq!(number(&webp(0x04, &[(b"XMP ", two.as_bytes())])), Some(2));
-    assert_eq!(
-        number(&webp(0, &[(b"EXIF", &seven)])),
-        None,
-        "a chunk that is not announced"
-    );
+    assert_eq!(number(&webp(0, &[(b"EXIF", &seven)])), None, "a chunk that is not announced");
     assert_eq!(number(&encoded(ImageFormat::WebP)), None);
     assert_eq!(number(b"GIF89a______________"), None);
 }
@@ -249,9 +201,7 @@ fn a_processor_turns_where_it_is_told_to_and_all_sizes_follow() {
     let tall = RgbImage::new(56, 28, vec![90; 56 * 28 * 3]);
     let mut bytes = Cursor::new(Vec::new());
     let image = image::RgbImage::from_raw(56, 28, tall.pixels().to_vec()).expect("a picture");
-    image
-        .write_to(&mut bytes, ImageFormat::Png)
-        .expect("encodes");
+    image.write_to(&mut bytes, ImageFormat::Png).expect("encodes");
     let mut bytes = bytes.into_inner();
     let chunk = png(b"eXIf", &exif(6, true), true);
     let added = chunk.len() - encoded(ImageFormat::Png).len();
@@ -261,10 +211,7 @@ fn a_processor_turns_where_it_is_told_to_and_all_sizes_follow() {
         .expect("settings");
     let stored = processor.load(&path).expect("loads");
     let turned = processor.with_apply_exif(true).load(&path).expect("loads");
-    assert_eq!(
-        (stored.original_size, turned.original_size),
-        ([56, 28], [28, 56])
-    );
+    assert_eq!((stored.original_size, turned.original_size), ([56, 28], [28, 56]));
     assert_eq!(stored.grid_thw[1], turned.grid_thw[2]);
     assert_ne!(stored.digest(), turned.digest());
 

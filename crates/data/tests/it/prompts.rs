@@ -85,10 +85,7 @@ fn prompts_equal_transformers() {
     assert!(golden_prompts.len() >= 15);
     for prompt in golden_prompts {
         let turn = Message::user(prompt.grids.len(), &prompt.text);
-        let rendered = processor
-            .chat_template()
-            .render(&[turn], true)
-            .expect("renders");
+        let rendered = processor.chat_template().render(&[turn], true).expect("renders");
         assert_eq!(rendered, prompt.rendered, "{}", prompt.name);
         let images: Vec<_> = prompt.grids.iter().map(|grid| image(*grid)).collect();
         let ours = processor.prompt(&prompt.text, &images).expect("a prompt");
@@ -100,11 +97,7 @@ fn prompts_equal_transformers() {
 #[test]
 fn prompts_of_files_equal_transformers() {
     let processor = processor();
-    for prompt in read_golden()
-        .prompts
-        .iter()
-        .filter(|prompt| !prompt.images.is_empty())
-    {
+    for prompt in read_golden().prompts.iter().filter(|prompt| !prompt.images.is_empty()) {
         let load = |name| {
             let path = golden("text/images").join(name);
             Arc::new(processor.load_image(&path).expect("a golden image"))
@@ -112,13 +105,7 @@ fn prompts_of_files_equal_transformers() {
         let images: Vec<_> = prompt.images.iter().map(load).collect();
         let grids: Vec<_> = images.iter().map(|image| image.grid_thw).collect();
         assert_eq!(grids, prompt.grids, "{}", prompt.name);
-        assert_eq!(
-            processor
-                .prompt(&prompt.text, &images)
-                .expect("a prompt")
-                .ids,
-            prompt.ids
-        );
+        assert_eq!(processor.prompt(&prompt.text, &images).expect("a prompt").ids, prompt.ids);
     }
 }
 
@@ -127,26 +114,12 @@ fn texts_encode_and_decode_as_in_transformers() {
     let tokenizer = Tokenizer::from_dir(&golden("text/tokenizer")).expect("a tokenizer");
     let golden = read_golden();
     for text in golden.texts {
-        assert_eq!(
-            tokenizer.encode(&text.text).expect("encodes"),
-            text.ids,
-            "{:?}",
-            text.text
-        );
-        assert_eq!(
-            tokenizer.decode(&text.ids, false).expect("decodes"),
-            text.decoded
-        );
-        assert_eq!(
-            tokenizer.decode(&text.ids, true).expect("decodes"),
-            text.decoded_plain
-        );
+        assert_eq!(tokenizer.encode(&text.text).expect("encodes"), text.ids, "{:?}", text.text);
+        assert_eq!(tokenizer.decode(&text.ids, false).expect("decodes"), text.decoded);
+        assert_eq!(tokenizer.decode(&text.ids, true).expect("decodes"), text.decoded_plain);
     }
     for half in golden.halves {
-        assert_eq!(
-            tokenizer.decode(&half.ids, true).expect("decodes"),
-            half.decoded
-        );
+        assert_eq!(tokenizer.decode(&half.ids, true).expect("decodes"), half.decoded);
     }
 }
 
@@ -154,10 +127,7 @@ fn texts_encode_and_decode_as_in_transformers() {
 fn answers_end_their_turn() {
     let processor = processor();
     let ids = processor.answer_ids("<answer> 3 </answer>").expect("ids");
-    let end = processor
-        .tokenizer()
-        .token_to_id("<|im_end|>")
-        .expect("a known token");
+    let end = processor.tokenizer().token_to_id("<|im_end|>").expect("a known token");
     assert_eq!(ids.last(), Some(&end));
     let text = processor.tokenizer().decode(&ids, true).expect("decodes");
     assert_eq!(text, "<answer> 3 </answer>");
@@ -168,16 +138,9 @@ fn answers_end_their_turn() {
 fn long_prompts_are_refused_and_never_cut() {
     let text = "How many?";
     let images = [image([1, 4, 6])];
-    let length = processor()
-        .prompt(text, &images)
-        .expect("a prompt")
-        .ids
-        .len();
+    let length = processor().prompt(text, &images).expect("a prompt").ids.len();
     let limited = |max| {
-        let options = ProcessorOptions {
-            max_prompt_length: Some(max),
-            ..options()
-        };
+        let options = ProcessorOptions { max_prompt_length: Some(max), ..options() };
         let processor = Processor::from_dir(&golden("text/tokenizer"), &options).expect("a folder");
         processor.prompt(text, &images)
     };
@@ -191,19 +154,8 @@ fn long_prompts_are_refused_and_never_cut() {
 
 #[test]
 fn a_literal_placeholder_is_an_error() {
-    let error = processor()
-        .prompt("<|image_pad|>", &[image([1, 2, 2])])
-        .expect_err("two for one");
-    assert!(
-        matches!(
-            error,
-            DataError::Placeholders {
-                placeholders: 2,
-                images: 1
-            }
-        ),
-        "{error}"
-    );
+    let error = processor().prompt("<|image_pad|>", &[image([1, 2, 2])]).expect_err("two for one");
+    assert!(matches!(error, DataError::Placeholders { placeholders: 2, images: 1 }), "{error}");
 }
 
 proptest! {

@@ -18,26 +18,15 @@ use crate::golden;
 fn data_folder() -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     fs::create_dir_all(dir.path().join("img/sub")).expect("creates");
-    for (from, to) in [
-        ("one", "img/a.png"),
-        ("wide", "img/sub/b.png"),
-        ("tiny", "secret.png"),
-    ] {
-        fs::copy(
-            golden("text/images").join(format!("{from}.png")),
-            dir.path().join(to),
-        )
-        .expect("copies");
+    for (from, to) in [("one", "img/a.png"), ("wide", "img/sub/b.png"), ("tiny", "secret.png")] {
+        fs::copy(golden("text/images").join(format!("{from}.png")), dir.path().join(to))
+            .expect("copies");
     }
     dir
 }
 
 fn row(image: &str, question: &str, answer: &str) -> String {
-    let image = if image.is_empty() {
-        String::new()
-    } else {
-        format!("\"image\": {image}, ")
-    };
+    let image = if image.is_empty() { String::new() } else { format!("\"image\": {image}, ") };
     format!(
         r#"{{{image}"conversations": [{{"from": "human", "value": "{question}"}}, {{"from": "gpt", "value": {answer}}}]}}"#
     )
@@ -51,20 +40,14 @@ fn load(
 ) -> Result<LoadReport, DataError> {
     let path = dir.join("train.jsonl");
     fs::write(&path, bytes).expect("writes");
-    let files = vec![DataFile {
-        path,
-        image_folder: Some(dir.join("img")),
-        reward_method: None,
-    }];
+    let files = vec![DataFile { path, image_folder: Some(dir.join("img")), reward_method: None }];
     load_rows(&DataFiles { files }, checks, policy)
 }
 
 /// The message for a file with one bad row, without the folder and the closing hint.
 fn message(dir: &Path, bad: &str) -> String {
     let error = load(dir, bad.as_bytes(), &RowChecks::default(), OnBadRow::Stop).expect_err(bad);
-    let text = error
-        .to_string()
-        .replace(&format!("{}/", dir.display()), "");
+    let text = error.to_string().replace(&format!("{}/", dir.display()), "");
     text.split("\nhint: ").next().unwrap_or_default().to_owned()
 }
 
@@ -76,28 +59,12 @@ fn lists_pair_up() {
     assert_eq!(files.files[1].image_folder.as_deref(), Some(Path::new("y")));
     assert_eq!(files.files[0].reward_method.as_deref(), Some("math"));
     for (paths, folders, methods, text) in [
-        (
-            "a:b",
-            "x",
-            None,
-            "`data_file_paths` lists 2 entries but `image_folders` lists 1",
-        ),
-        (
-            "a",
-            "x",
-            Some("m:n"),
-            "`data_file_paths` lists 1 entries but `reward_method` lists 2",
-        ),
-        (
-            "a::b",
-            "x:y:z",
-            None,
-            "`data_file_paths`: entry 2 of the `:`-separated list is empty",
-        ),
+        ("a:b", "x", None, "`data_file_paths` lists 2 entries but `image_folders` lists 1"),
+        ("a", "x", Some("m:n"), "`data_file_paths` lists 1 entries but `reward_method` lists 2"),
+        ("a::b", "x:y:z", None, "`data_file_paths`: entry 2 of the `:`-separated list is empty"),
     ] {
-        let error = DataFiles::from_lists(paths, Some(folders), methods)
-            .expect_err(text)
-            .to_string();
+        let error =
+            DataFiles::from_lists(paths, Some(folders), methods).expect_err(text).to_string();
         assert!(error.starts_with(text), "{error}");
     }
 }
@@ -106,16 +73,8 @@ fn lists_pair_up() {
 fn good_rows_become_samples() {
     let dir = data_folder();
     let lines = [
-        row(
-            r#""a.png""#,
-            "<image>Where?",
-            r#""<answer>[1, 2, 3, 4]</answer>""#,
-        ),
-        row(
-            r#"["a.png", "sub/b.png"]"#,
-            "<image><image>Differ?",
-            r#""yes""#,
-        ),
+        row(r#""a.png""#, "<image>Where?", r#""<answer>[1, 2, 3, 4]</answer>""#),
+        row(r#"["a.png", "sub/b.png"]"#, "<image><image>Differ?", r#""yes""#),
         row(r#"["a.png", "sub/../a.png"]"#, "No marks?", "3"),
         row("", "Text only?", "0.5"),
         row("null", "Null image?", r#""x""#),
@@ -125,25 +84,13 @@ fn good_rows_become_samples() {
         "\u{feff}{}\r\n\r\n{}\n  \n{}\n{}\r\n{}",
         lines[0], lines[1], lines[2], lines[3], lines[4]
     );
-    let report = load(
-        dir.path(),
-        bytes.as_bytes(),
-        &RowChecks::default(),
-        OnBadRow::Stop,
-    )
-    .expect("good rows");
+    let report = load(dir.path(), bytes.as_bytes(), &RowChecks::default(), OnBadRow::Stop)
+        .expect("good rows");
     assert!(report.skipped.is_empty());
     let seen: Vec<_> = report
         .rows
         .iter()
-        .map(|s| {
-            (
-                s.source.line,
-                s.images.len(),
-                s.problem.as_str(),
-                s.solution.as_str(),
-            )
-        })
+        .map(|s| (s.source.line, s.images.len(), s.problem.as_str(), s.solution.as_str()))
         .collect();
     assert_eq!(
         seen,
@@ -167,15 +114,9 @@ fn each_bad_row_is_named() {
     let ok = r#""x""#;
     for (bad, text) in [
         ("{", "1: broken JSON at column 2: it ends too early"),
-        (
-            "\n\n[1]",
-            "3 (item 1): expected a JSON object, got a number",
-        ),
+        ("\n\n[1]", "3 (item 1): expected a JSON object, got a number"),
         ("{}", "1: missing key `conversations`"),
-        (
-            r#"{"conversations": {}}"#,
-            "1: `conversations`: expected a list, got an object",
-        ),
+        (r#"{"conversations": {}}"#, "1: `conversations`: expected a list, got an object"),
         (
             r#"{"conversations": []}"#,
             "1: `conversations`: expected one question and one answer, got 0 turns",
@@ -201,10 +142,7 @@ fn each_bad_row_is_named() {
             "1: 3 <image> marks but 2 images",
         ),
         (&row("", "<image>q", ok), "1: 1 <image> mark but 0 images"),
-        (
-            &row(r#""a.png""#, "<image>", ok),
-            "1: the question is empty",
-        ),
+        (&row(r#""a.png""#, "<image>", ok), "1: the question is empty"),
         (
             &row("", "a <|image_pad|> b", ok),
             "1: the question holds the literal token `<|image_pad|>`",
@@ -213,22 +151,13 @@ fn each_bad_row_is_named() {
             &row("", "<|vision_start|>", ok),
             "1: the question holds the literal token `<|vision_start|>`",
         ),
-        (
-            &row("", "q", r#""a<|im_end|>""#),
-            "1: the answer holds the literal token `<|im_end|>`",
-        ),
+        (&row("", "q", r#""a<|im_end|>""#), "1: the answer holds the literal token `<|im_end|>`"),
         (
             &row("", "q", "[1, NaN]"),
             "1: `conversations[1].value[1]` holds `NaN`, expected a finite number or a text",
         ),
-        (
-            &row(r#""none.png""#, "q", ok),
-            "1: image `none.png` is not in `img`",
-        ),
-        (
-            &row(r#""sub""#, "q", ok),
-            "1: image `sub`: not a regular file",
-        ),
+        (&row(r#""none.png""#, "q", ok), "1: image `none.png` is not in `img`"),
+        (&row(r#""sub""#, "q", ok), "1: image `sub`: not a regular file"),
         (
             &row(r#""../secret.png""#, "q", ok),
             "1: image `../secret.png` leaves its image folder `img`",
@@ -237,10 +166,7 @@ fn each_bad_row_is_named() {
             &row(r#""../nothing.png""#, "q", ok),
             "1: image `../nothing.png` leaves its image folder `img`",
         ),
-        (
-            &row(r#""/dev/null""#, "q", ok),
-            "1: image `/dev/null` leaves its image folder `img`",
-        ),
+        (&row(r#""/dev/null""#, "q", ok), "1: image `/dev/null` leaves its image folder `img`"),
     ] {
         let text = text.replace("`img`", &format!("`{}`", path.join("img").display()));
         let text = text.replace(&format!("{}/", path.display()), "");
@@ -248,10 +174,7 @@ fn each_bad_row_is_named() {
     }
     for (name, text) in [("text.png", "not an image"), ("empty.png", "empty file")] {
         let message = message(path, &row(&format!("\"{name}\""), "q", ok));
-        assert!(
-            message.starts_with(&format!("train.jsonl:1: img/{name}: {text}")),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("train.jsonl:1: img/{name}: {text}")), "{message}");
     }
     let method = row("", "q", ok).replacen('{', "{\"accu_reward_method\": 1, ", 1);
     assert!(message(path, &method).contains("`accu_reward_method`: expected a string"));
@@ -264,21 +187,12 @@ fn a_link_out_of_the_folder_is_refused() {
     let link = dir.path().join("img/link.png");
     std::os::unix::fs::symlink(dir.path().join("secret.png"), &link).expect("links");
     let text = message(dir.path(), &row(r#""link.png""#, "q", "1"));
-    assert!(
-        text.contains("image `link.png` leaves its image folder"),
-        "{text}"
-    );
+    assert!(text.contains("image `link.png` leaves its image folder"), "{text}");
     // A link that stays inside is as good as its target.
     fs::remove_file(&link).expect("removes");
     std::os::unix::fs::symlink(dir.path().join("img/a.png"), &link).expect("links");
     let good = row(r#""link.png""#, "q", "1");
-    load(
-        dir.path(),
-        good.as_bytes(),
-        &RowChecks::default(),
-        OnBadRow::Stop,
-    )
-    .expect("stays inside");
+    load(dir.path(), good.as_bytes(), &RowChecks::default(), OnBadRow::Stop).expect("stays inside");
 }
 
 #[test]
@@ -288,9 +202,7 @@ fn invalid_utf8_is_named() {
     let error =
         load(dir.path(), &bytes, &RowChecks::default(), OnBadRow::Stop).expect_err("not UTF-8");
     assert!(
-        error
-            .to_string()
-            .contains("train.jsonl:2: not UTF-8 at byte 7 of the line"),
+        error.to_string().contains("train.jsonl:2: not UTF-8 at byte 7 of the line"),
         "{error}"
     );
 }
@@ -307,14 +219,8 @@ fn stop_lists_and_skip_goes_on() {
     let text = error.to_string();
     assert!(text.contains("train.jsonl:1: broken JSON"), "{text}");
     assert!(text.contains("\n12 more bad rows:\n"), "{text}");
-    assert!(
-        text.contains("train.jsonl:12:") && !text.contains("train.jsonl:13:"),
-        "{text}"
-    );
-    assert!(
-        text.contains("\n  ... and 2 more\nhint: `--on_bad_row skip`"),
-        "{text}"
-    );
+    assert!(text.contains("train.jsonl:12:") && !text.contains("train.jsonl:13:"), "{text}");
+    assert!(text.contains("\n  ... and 2 more\nhint: `--on_bad_row skip`"), "{text}");
 
     let report = load(dir.path(), bytes.as_bytes(), &checks, OnBadRow::Skip).expect("one good row");
     assert_eq!((report.rows.len(), report.skipped.len()), (1, 13));
@@ -330,24 +236,19 @@ fn files_without_rows_are_errors() {
         for empty in ["", "\n \n"] {
             let error = load(dir.path(), empty.as_bytes(), &checks, policy).expect_err("no rows");
             assert!(
-                error
-                    .to_string()
-                    .ends_with("train.jsonl: no rows: the file is empty"),
+                error.to_string().ends_with("train.jsonl: no rows: the file is empty"),
                 "{error}"
             );
         }
     }
-    let error = load(dir.path(), b"{}\n{}", &checks, OnBadRow::Skip)
-        .expect_err("all bad")
-        .to_string();
+    let error =
+        load(dir.path(), b"{}\n{}", &checks, OnBadRow::Skip).expect_err("all bad").to_string();
     assert!(
         error.contains("no usable row: all 2 are bad") && error.contains("train.jsonl:1: missing"),
         "{error}"
     );
     let files = DataFiles::from_lists("/nowhere.jsonl", None, None).expect("pairs");
-    let error = load_rows(&files, &checks, OnBadRow::Skip)
-        .expect_err("missing")
-        .to_string();
+    let error = load_rows(&files, &checks, OnBadRow::Skip).expect_err("missing").to_string();
     assert!(error.starts_with("/nowhere.jsonl: "), "{error}");
 }
 
@@ -361,21 +262,11 @@ fn a_missing_image_folder_matters_only_to_images() {
             image_folder: folder.map(Into::into),
             reward_method: None,
         };
-        load_rows(
-            &DataFiles { files: vec![file] },
-            &RowChecks::default(),
-            OnBadRow::Stop,
-        )
+        load_rows(&DataFiles { files: vec![file] }, &RowChecks::default(), OnBadRow::Stop)
     };
     for (folder, text) in [
-        (
-            Some("/no/such/folder"),
-            ":1: the image folder `/no/such/folder` is not there",
-        ),
-        (
-            None,
-            ":1: the row names an image but no image folder is given\nhint: `--image_folders`",
-        ),
+        (Some("/no/such/folder"), ":1: the image folder `/no/such/folder` is not there"),
+        (None, ":1: the row names an image but no image folder is given\nhint: `--image_folders`"),
     ] {
         fs::write(&path, row("", "q", "1")).expect("writes");
         load(folder).expect("text only");
@@ -388,30 +279,17 @@ fn a_missing_image_folder_matters_only_to_images() {
 #[test]
 fn rec_wants_boxes() {
     let dir = data_folder();
-    let checks = RowChecks {
-        expect_box: true,
-        ..RowChecks::default()
-    };
-    let bytes = format!(
-        "{}\n{}",
-        row("", "q", r#""[1, 2, 3, 4]""#),
-        row("", "q", r#""on the left""#)
-    );
+    let checks = RowChecks { expect_box: true, ..RowChecks::default() };
+    let bytes =
+        format!("{}\n{}", row("", "q", r#""[1, 2, 3, 4]""#), row("", "q", r#""on the left""#));
     let error = load(dir.path(), bytes.as_bytes(), &checks, OnBadRow::Stop).expect_err("no box");
-    assert!(
-        error
-            .to_string()
-            .contains("train.jsonl:2: the answer holds no box"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("train.jsonl:2: the answer holds no box"), "{error}");
 }
 
 #[test]
 fn a_split_is_exact_and_repeatable() {
     let dir = data_folder();
-    let bytes: String = (0..10)
-        .map(|i| row("", &format!("q{i}"), "1") + "\n")
-        .collect();
+    let bytes: String = (0..10).map(|i| row("", &format!("q{i}"), "1") + "\n").collect();
     let load = || index(dir.path(), bytes.as_bytes(), &mut |_, _| true);
     let (train, validation) = split(load(), 0.25, 42).expect("splits");
     assert_eq!((train.len(), validation.len()), (7, 3));
@@ -423,10 +301,7 @@ fn a_split_is_exact_and_repeatable() {
     let mut all = [lines(&train), lines(&validation)].concat();
     all.sort_unstable();
     assert!(all.into_iter().eq(1..=10));
-    assert_eq!(
-        lines(&split(load(), 0.25, 42).expect("splits").1),
-        lines(&validation)
-    );
+    assert_eq!(lines(&split(load(), 0.25, 42).expect("splits").1), lines(&validation));
     assert_eq!(split(load(), 0.0, 42).expect("splits").1.len(), 0);
     for bad in [1.0, -0.1, f64::NAN, 0.95] {
         assert!(split(load(), bad, 42).is_err(), "{bad}");
@@ -456,9 +331,7 @@ fn indexed_rows_are_those_that_were_read() {
         row("", "Text only, \\u00e9?", "0.5"),
     ];
     let list = format!("[{},\n{}, {}]", rows[0], rows[1], rows[2]);
-    let pretty = rows
-        .concat()
-        .replace(", \"conversations", ",\n\n\"conversations");
+    let pretty = rows.concat().replace(", \"conversations", ",\n\n\"conversations");
     for bytes in [rows.join("\r\n\n"), list, pretty] {
         let mut seen = Vec::new();
         let indexed = index(dir.path(), bytes.as_bytes(), &mut |sample, _| {

@@ -40,11 +40,7 @@ pub(super) struct Seats {
 impl Seats {
     fn new(device: Device) -> Self {
         let empty = || Tensor::zeros([0], (Kind::Int64, device));
-        Seats {
-            prompt_lens: empty(),
-            slot_of_cell: empty(),
-            cell_of_slot: empty(),
-        }
+        Seats { prompt_lens: empty(), slot_of_cell: empty(), cell_of_slot: empty() }
     }
 }
 
@@ -67,11 +63,7 @@ fn rounded(n: i64) -> i64 {
 /// The next power of two, or three quarters of it where that does.
 fn rounded_tokens(n: i64) -> i64 {
     let power = rounded(n.max(FEWEST_COLUMNS));
-    if 3 * power / 4 >= n.max(FEWEST_COLUMNS) {
-        3 * power / 4
-    } else {
-        power
-    }
+    if 3 * power / 4 >= n.max(FEWEST_COLUMNS) { 3 * power / 4 } else { power }
 }
 
 impl KvCache {
@@ -145,11 +137,7 @@ impl KvCache {
             lines: Some(lines.view([-1])),
             mask: Some(hide_from(&(columns + 1), shape.columns)),
         };
-        Decode {
-            cache: self,
-            step,
-            own_seating: Some(seating),
-        }
+        Decode { cache: self, step, own_seating: Some(seating) }
     }
 
     /// Where everything lies that a step of fixed shape reads and writes, layers included.
@@ -159,9 +147,7 @@ impl KvCache {
             .seats
             .iter()
             .flat_map(|seats| [&seats.prompt_lens, &seats.slot_of_cell, &seats.cell_of_slot]);
-        let blocks = [&self.prompts, &self.answers]
-            .into_iter()
-            .flat_map(|b| &b.layers);
+        let blocks = [&self.prompts, &self.answers].into_iter().flat_map(|b| &b.layers);
         blocks
             .flatten()
             .chain(seats)

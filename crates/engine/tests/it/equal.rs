@@ -59,11 +59,7 @@ fn assert_same(got: &[Completion], expected: &[Completion], case: &str) {
 
 #[test]
 fn sampled() {
-    let params = SamplingParams {
-        max_new_tokens: 14,
-        eos_ids: many_ends(),
-        ..Default::default()
-    };
+    let params = SamplingParams { max_new_tokens: 14, eos_ids: many_ends(), ..Default::default() };
     assert_equal(tiny("nested", Kind::Float).as_ref(), &params);
 }
 
@@ -110,18 +106,12 @@ fn greedy_with_repetition_penalty() {
 #[test]
 fn long_answers() {
     let model = tiny("nested", Kind::Float);
-    let params = SamplingParams {
-        max_new_tokens: 80,
-        ..Default::default()
-    };
+    let params = SamplingParams { max_new_tokens: 80, ..Default::default() };
     let prompt = prompt(7, 5, &[], model.image_token_id());
     let requests = requests(std::slice::from_ref(&prompt), 3);
     let naive: Vec<Completion> = (0..3)
         .map(|completion| {
-            let key = DrawKey {
-                completion,
-                ..requests[0].key
-            };
+            let key = DrawKey { completion, ..requests[0].key };
             naive_completion(model.as_ref(), &params, &prompt, key).unwrap()
         })
         .collect();
@@ -160,16 +150,8 @@ fn fixed_steps_equal_flexible_ones() {
         }
         assert_eq!(fixed.stats.tokens, flexible.stats.tokens);
         assert_eq!(fixed.stats.boundary_draws, flexible.stats.boundary_draws);
-        let lens: Vec<usize> = fixed
-            .completions
-            .iter()
-            .flatten()
-            .map(|c| c.ids.len())
-            .collect();
-        assert!(
-            lens.iter().max() > Some(&64) && lens.iter().min() < Some(&20),
-            "{lens:?}"
-        );
+        let lens: Vec<usize> = fixed.completions.iter().flatten().map(|c| c.ids.len()).collect();
+        assert!(lens.iter().max() > Some(&64) && lens.iter().min() < Some(&20), "{lens:?}");
         // A step that was begun when somebody ended does the work of one more for the others.
         let passes = [fixed.stats.decode_passes, flexible.stats.decode_passes];
         assert!(passes[0] <= passes[1] + lens.len(), "{passes:?}");
@@ -180,20 +162,12 @@ fn fixed_steps_equal_flexible_ones() {
 fn graphs_are_refused_without_a_gpu() {
     let model = tiny("nested", Kind::Float);
     let requests = requests(&mixed_prompts(model.image_token_id()), 1);
-    let refused = generate_by(
-        Decoding::Graphs,
-        model.as_ref(),
-        &SamplingParams::default(),
-        1,
-        &requests,
-    );
+    let refused =
+        generate_by(Decoding::Graphs, model.as_ref(), &SamplingParams::default(), 1, &requests);
     match refused {
         Err(error @ EngineError::Torch(_)) => {
             let text = error.to_string();
-            assert!(
-                text.starts_with("CUDA graphs: expected a GPU, got cpu\nhint: "),
-                "{text}"
-            );
+            assert!(text.starts_with("CUDA graphs: expected a GPU, got cpu\nhint: "), "{text}");
         }
         other => panic!("expected a refusal, got {other:?}"),
     }
@@ -203,15 +177,9 @@ fn graphs_are_refused_without_a_gpu() {
 #[test]
 #[ignore = "needs a GPU"]
 fn graphs_equal_flexible_steps() {
-    assert!(
-        torch::load_cuda(),
-        "no libtorch_cuda.so beside libtorch_cpu.so"
-    );
-    let options = LoadOptions {
-        kind: Kind::Float,
-        device: Device::Cuda(0),
-        trained: TrainedParts::NONE,
-    };
+    assert!(torch::load_cuda(), "no libtorch_cuda.so beside libtorch_cpu.so");
+    let options =
+        LoadOptions { kind: Kind::Float, device: Device::Cuda(0), trained: TrainedParts::NONE };
     let model = load_model(&golden().join("checkpoints/flat"), options).unwrap();
     for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)] {
         let params = SamplingParams {
@@ -238,31 +206,16 @@ fn graphs_equal_flexible_steps() {
 #[test]
 fn bf16_stays_close() {
     let model = tiny("nested", Kind::BFloat16);
-    let params = SamplingParams {
-        max_new_tokens: 12,
-        ..Default::default()
-    };
+    let params = SamplingParams { max_new_tokens: 12, ..Default::default() };
     let prompts = mixed_prompts(model.image_token_id());
     let got = generate(model.as_ref(), &params, 64, &requests(&prompts, 4)).unwrap();
     let (mut pairs, mut total) = (0, 0.0);
     for (Request { prompt, key, .. }, group) in requests(&prompts, 4).iter().zip(&got.completions) {
         for (completion, answer) in group.iter().enumerate() {
-            let key = DrawKey {
-                completion: completion as u64,
-                ..*key
-            };
+            let key = DrawKey { completion: completion as u64, ..*key };
             let expected = naive_completion(model.as_ref(), &params, prompt, key).unwrap();
-            let same = answer
-                .ids
-                .iter()
-                .zip(&expected.ids)
-                .take_while(|(a, b)| a == b)
-                .count();
-            for (a, b) in answer
-                .sampled_logprobs
-                .iter()
-                .zip(&expected.sampled_logprobs)
-                .take(same)
+            let same = answer.ids.iter().zip(&expected.ids).take_while(|(a, b)| a == b).count();
+            for (a, b) in answer.sampled_logprobs.iter().zip(&expected.sampled_logprobs).take(same)
             {
                 total += f64::from((a - b).abs());
                 pairs += 1;

@@ -109,12 +109,7 @@ struct Case {
 }
 
 fn numbers<T: TryFrom<u64, Error: std::fmt::Debug>>(value: &Value) -> Vec<T> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|x| T::try_from(x.as_u64().unwrap()).unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|x| T::try_from(x.as_u64().unwrap()).unwrap()).collect()
 }
 
 /// Cases by checkpoint; their pictures' features go to the list of that checkpoint.
@@ -143,10 +138,7 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
         }
         cases.push(Case {
             name: folder.file_name().unwrap().to_string_lossy().into_owned(),
-            prompt: Prompt {
-                ids: numbers(&case["prompt_ids"]),
-                images,
-            },
+            prompt: Prompt { ids: numbers(&case["prompt_ids"]), images },
             greedy_ids: numbers(&case["greedy_ids"]),
         });
     }
@@ -157,23 +149,12 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
 fn greedy_tokens_equal_transformers() {
     let mut checked = 0;
     for (checkpoint, (cases, features)) in read_cases() {
-        let model = RecordedVision {
-            inner: tiny(&checkpoint, Kind::Float),
-            features,
-        };
+        let model = RecordedVision { inner: tiny(&checkpoint, Kind::Float), features };
         // The end of an answer does not stop the reference.
-        let params = SamplingParams {
-            temperature: 0.0,
-            max_new_tokens: 32,
-            ..Default::default()
-        };
+        let params = SamplingParams { temperature: 0.0, max_new_tokens: 32, ..Default::default() };
         let requests: Vec<Request> = cases
             .iter()
-            .map(|case| Request {
-                prompt: case.prompt.clone(),
-                num_completions: 2,
-                key: key(0),
-            })
+            .map(|case| Request { prompt: case.prompt.clone(), num_completions: 2, key: key(0) })
             .collect();
         for max_concurrent in [3, 64] {
             let got = generate(&model, &params, max_concurrent, &requests).unwrap();

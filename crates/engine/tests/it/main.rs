@@ -1,9 +1,6 @@
 //! Sampling from the tiny checkpoints of `golden/parity`.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, its helpers too"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod equal;
 mod golden;

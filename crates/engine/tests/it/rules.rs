@@ -12,9 +12,7 @@ use crate::support::{generate, key, mixed_prompts, picture, prompt, requests, ti
 fn only(allowed: &[u32], vocab_size: i64) -> SamplingParams {
     SamplingParams {
         temperature: 100.0,
-        forbidden_ids: (0..vocab_size as u32)
-            .filter(|id| !allowed.contains(id))
-            .collect(),
+        forbidden_ids: (0..vocab_size as u32).filter(|id| !allowed.contains(id)).collect(),
         ..Default::default()
     }
 }
@@ -56,10 +54,7 @@ fn an_end_token_ends_an_answer_and_belongs_to_it() {
         assert_eq!(answer.ids.len(), answer.sampled_logprobs.len());
         last[*end as usize] = true;
         if *end == 5 {
-            assert_eq!(
-                (answer.finish_reason, answer.ids.len()),
-                (FinishReason::Length, 6)
-            );
+            assert_eq!((answer.finish_reason, answer.ids.len()), (FinishReason::Length, 6));
             cut += 1;
         } else {
             assert_eq!(answer.finish_reason, FinishReason::Stop);
@@ -67,10 +62,7 @@ fn an_end_token_ends_an_answer_and_belongs_to_it() {
         }
     }
     assert_eq!(stopped + cut, 100);
-    assert!(
-        last[8] && last[9] && stopped > 80,
-        "{stopped} stopped, ends {last:?}"
-    );
+    assert!(last[8] && last[9] && stopped > 80, "{stopped} stopped, ends {last:?}");
 }
 
 #[test]
@@ -84,18 +76,10 @@ fn no_end_before_min_new_tokens() {
     };
     let prompts = mixed_prompts(model.image_token_id());
     let got = generate(model.as_ref(), &params, 7, &requests(&prompts, 8)).unwrap();
-    let lens: Vec<usize> = got
-        .completions
-        .iter()
-        .flatten()
-        .map(|c| c.ids.len())
-        .collect();
+    let lens: Vec<usize> = got.completions.iter().flatten().map(|c| c.ids.len()).collect();
     // The end is the fifth token at the earliest, and half of the answers take it at once.
     assert_eq!(lens.iter().min(), Some(&5));
-    assert!(
-        lens.iter().filter(|&&len| len == 5).count() > 10,
-        "{lens:?}"
-    );
+    assert!(lens.iter().filter(|&&len| len == 5).count() > 10, "{lens:?}");
 }
 
 #[test]
@@ -126,60 +110,28 @@ fn every_completion_is_heard_of_once() {
         .iter()
         .enumerate()
         .flat_map(|(r, group)| {
-            group
-                .iter()
-                .enumerate()
-                .map(move |(c, answer)| (r, c, answer.ids.clone()))
+            group.iter().enumerate().map(move |(c, answer)| (r, c, answer.ids.clone()))
         })
         .collect();
     assert_eq!(heard, listed);
     let lens: Vec<usize> = got.completions.iter().map(Vec::len).collect();
     assert_eq!(lens, [4, 0, 9, 4, 4]);
-    assert_eq!(
-        got.stats.prompts, 4,
-        "a request for nothing computes nothing"
-    );
-    assert!(
-        sampler
-            .generate(&[], &mut |_, _, _| {}, &|| false)
-            .unwrap()
-            .completions
-            .is_empty()
-    );
+    assert_eq!(got.stats.prompts, 4, "a request for nothing computes nothing");
+    assert!(sampler.generate(&[], &mut |_, _, _| {}, &|| false).unwrap().completions.is_empty());
 }
 
 #[test]
 fn completions_depend_on_their_keys() {
     let model = tiny("nested", Kind::Float);
-    let params = SamplingParams {
-        max_new_tokens: 8,
-        ..Default::default()
-    };
+    let params = SamplingParams { max_new_tokens: 8, ..Default::default() };
     let prompt = prompt(0, 9, &[], model.image_token_id());
     let sample = |key: DrawKey, num_completions| {
-        let request = Request {
-            prompt: prompt.clone(),
-            num_completions,
-            key,
-        };
+        let request = Request { prompt: prompt.clone(), num_completions, key };
         let mut got = generate(model.as_ref(), &params, 8, &[request]).unwrap();
-        got.completions
-            .remove(0)
-            .into_iter()
-            .map(|c| c.ids)
-            .collect::<Vec<_>>()
+        got.completions.remove(0).into_iter().map(|c| c.ids).collect::<Vec<_>>()
     };
     let group = sample(key(0), 3);
-    assert_eq!(
-        sample(
-            DrawKey {
-                completion: 2,
-                ..key(0)
-            },
-            1
-        ),
-        group[2..]
-    );
+    assert_eq!(sample(DrawKey { completion: 2, ..key(0) }, 1), group[2..]);
     assert_ne!(group[0], group[1]);
     assert_ne!(sample(DrawKey { step: 6, ..key(0) }, 3), group);
 }
@@ -187,10 +139,7 @@ fn completions_depend_on_their_keys() {
 #[test]
 fn cancelling_stops_before_the_next_pass() {
     let model = tiny("nested", Kind::Float);
-    let params = SamplingParams {
-        max_new_tokens: 500,
-        ..Default::default()
-    };
+    let params = SamplingParams { max_new_tokens: 500, ..Default::default() };
     let asked = Cell::new(0);
     let cancel = || {
         asked.set(asked.get() + 1);
@@ -198,24 +147,10 @@ fn cancelling_stops_before_the_next_pass() {
     };
     let sampler = Sampler::new(model.as_ref(), params, 8).unwrap();
     let requests = requests(&mixed_prompts(model.image_token_id()), 2);
-    let error = sampler
-        .generate(&requests, &mut |_, _, _| {}, &cancel)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            EngineError::Cancelled {
-                finished: 0,
-                total: 10
-            }
-        ),
-        "{error}"
-    );
+    let error = sampler.generate(&requests, &mut |_, _, _| {}, &cancel).unwrap_err();
+    assert!(matches!(error, EngineError::Cancelled { finished: 0, total: 10 }), "{error}");
     assert_eq!(asked.get(), 4);
-    assert_eq!(
-        error.to_string(),
-        "sampling cancelled with 0 of 10 completions finished"
-    );
+    assert_eq!(error.to_string(), "sampling cancelled with 0 of 10 completions finished");
 }
 
 #[test]
@@ -225,26 +160,12 @@ fn bad_prompts_are_refused_by_number() {
     let good = prompt(0, 9, &[], image_token);
     let refuse = |bad: Prompt| {
         let requests = requests(&[good.clone(), bad], 1);
-        generate(model.as_ref(), &SamplingParams::default(), 4, &requests)
-            .unwrap_err()
-            .to_string()
+        generate(model.as_ref(), &SamplingParams::default(), 4, &requests).unwrap_err().to_string()
     };
-    let empty = Prompt {
-        ids: Vec::new(),
-        images: Vec::new(),
-    };
-    assert_eq!(
-        refuse(empty),
-        "request 1: empty prompt, expected at least one token"
-    );
-    let unknown = Prompt {
-        ids: vec![1, 2, 9999],
-        images: Vec::new(),
-    };
-    assert_eq!(
-        refuse(unknown),
-        "request 1: prompt token 2 is 9999, expected below 558"
-    );
+    let empty = Prompt { ids: Vec::new(), images: Vec::new() };
+    assert_eq!(refuse(empty), "request 1: empty prompt, expected at least one token");
+    let unknown = Prompt { ids: vec![1, 2, 9999], images: Vec::new() };
+    assert_eq!(refuse(unknown), "request 1: prompt token 2 is 9999, expected below 558");
     let mut misfit = prompt(1, 9, &[picture(0, 4, 6)], image_token);
     misfit.images.clear();
     assert!(refuse(misfit).starts_with("request 1: prompt has 6 image placeholder tokens"));
@@ -261,14 +182,8 @@ fn parameters_out_of_range_are_refused() {
         Err(error) => error.to_string(),
         Ok(_) => panic!("accepted"),
     };
-    let none = SamplingParams {
-        max_new_tokens: 0,
-        ..Default::default()
-    };
-    assert_eq!(
-        refuse(none, 1),
-        "sampling parameter `max_new_tokens`: got 0, expected 1 or more"
-    );
+    let none = SamplingParams { max_new_tokens: 0, ..Default::default() };
+    assert_eq!(refuse(none, 1), "sampling parameter `max_new_tokens`: got 0, expected 1 or more");
     assert_eq!(
         refuse(SamplingParams::default(), 0),
         "sampling parameter `max_concurrent`: got 0, expected 1 or more"
@@ -287,21 +202,10 @@ fn a_model_gone_wrong_is_an_error_not_an_answer() {
     let _ = norm.value.shallow_clone().fill_(f64::NAN);
     let requests = requests(&[prompt(0, 9, &[], model.image_token_id())], 2);
     for temperature in [0.0, 1.0] {
-        let params = SamplingParams {
-            temperature,
-            ..Default::default()
-        };
+        let params = SamplingParams { temperature, ..Default::default() };
         let error = generate(model.as_ref(), &params, 4, &requests).unwrap_err();
         assert!(
-            matches!(
-                error,
-                EngineError::NonFinite {
-                    request: 0,
-                    completion: 0,
-                    token: 0,
-                    ..
-                }
-            ),
+            matches!(error, EngineError::NonFinite { request: 0, completion: 0, token: 0, .. }),
             "{error}"
         );
     }

@@ -14,49 +14,24 @@ pub fn golden() -> PathBuf {
 
 pub fn tiny(checkpoint: &str, kind: Kind) -> Box<dyn VisionLanguageModel> {
     let folder = golden().join("checkpoints").join(checkpoint);
-    load_model(
-        &folder,
-        LoadOptions {
-            kind,
-            device: Device::Cpu,
-            trained: TrainedParts::NONE,
-        },
-    )
-    .unwrap()
+    load_model(&folder, LoadOptions { kind, device: Device::Cpu, trained: TrainedParts::NONE })
+        .unwrap()
 }
 
 pub fn key(prompt: u64) -> DrawKey {
-    DrawKey {
-        seed: 3,
-        step: 5,
-        prompt,
-        completion: 0,
-    }
+    DrawKey { seed: 3, step: 5, prompt, completion: 0 }
 }
 
 /// An image of keyed noise, `height x width` patches.
 pub fn picture(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
     const PATCH_DIM: usize = 3 * 2 * 14 * 14;
-    let key = DrawKey {
-        seed: 11,
-        step: 0,
-        prompt: number,
-        completion: 0,
-    };
+    let key = DrawKey { seed: 11, step: 0, prompt: number, completion: 0 };
     // A few draws spread over the patches: a picture needs no more, and draws are slow.
-    let noise: Vec<f32> = (0..97)
-        .map(|i| (4.0 * key.uniform(i) - 2.0) as f32)
-        .collect();
-    let pixel_values = (0..height * width * PATCH_DIM)
-        .map(|i| noise[(i + i / PATCH_DIM) % noise.len()])
-        .collect();
+    let noise: Vec<f32> = (0..97).map(|i| (4.0 * key.uniform(i) - 2.0) as f32).collect();
+    let pixel_values =
+        (0..height * width * PATCH_DIM).map(|i| noise[(i + i / PATCH_DIM) % noise.len()]).collect();
     let size = [14 * width as u32, 14 * height as u32];
-    Arc::new(PreparedImage::new(
-        pixel_values,
-        [1, height, width],
-        size,
-        size,
-    ))
+    Arc::new(PreparedImage::new(pixel_values, [1, height, width], size, size))
 }
 
 /// A prompt of keyed tokens with a picture after every few of them, as the chat template places it.
@@ -66,16 +41,9 @@ pub fn prompt(
     images: &[Arc<PreparedImage>],
     image_token: u32,
 ) -> Prompt {
-    let key = DrawKey {
-        seed: 12,
-        step: 0,
-        prompt: number,
-        completion: 0,
-    };
+    let key = DrawKey { seed: 12, step: 0, prompt: number, completion: 0 };
     // Below the ids of special tokens.
-    let text: Vec<u32> = (0..num_text)
-        .map(|i| (500.0 * key.uniform(i)) as u32)
-        .collect();
+    let text: Vec<u32> = (0..num_text).map(|i| (500.0 * key.uniform(i)) as u32).collect();
     let mut ids = text[..num_text / 2].to_vec();
     for image in images {
         let merged = image.grid_thw.iter().product::<usize>() / 4;
@@ -85,10 +53,7 @@ pub fn prompt(
         ids.push(image_token - 2);
     }
     ids.extend(&text[num_text / 2..]);
-    Prompt {
-        ids,
-        images: images.to_vec(),
-    }
+    Prompt { ids, images: images.to_vec() }
 }
 
 /// Text only, one picture, two pictures, and one that shares its picture with another.
@@ -128,9 +93,11 @@ pub fn generate_by(
     max_concurrent: usize,
     requests: &[Request],
 ) -> Result<Generation, EngineError> {
-    Sampler::new(model, params.clone(), max_concurrent)?
-        .with_decoding(decoding)?
-        .generate(requests, &mut |_, _, _| {}, &|| false)
+    Sampler::new(model, params.clone(), max_concurrent)?.with_decoding(decoding)?.generate(
+        requests,
+        &mut |_, _, _| {},
+        &|| false,
+    )
 }
 
 pub fn ids(group: &[Completion]) -> Vec<&[u32]> {

@@ -11,12 +11,8 @@ use eval::{Doubt, EvalError, Evaluation, Outcome};
 use rewards::Family;
 use serde_json::{Value, json};
 
-const BOXES: [[u32; 4]; 4] = [
-    [10, 20, 90, 60],
-    [30, 4, 55, 70],
-    [2, 40, 100, 80],
-    [60, 10, 95, 95],
-];
+const BOXES: [[u32; 4]; 4] =
+    [[10, 20, 90, 60], [30, 4, 55, 70], [2, 40, 100, 80], [60, 10, 95, 95]];
 /// Of the picture, and of what the model sees of it, px.
 const SIZE: [u32; 2] = [128, 100];
 const INPUT: [u32; 2] = [112, 112];
@@ -114,10 +110,7 @@ fn of_good_answers_nothing_is_said() {
 #[test]
 fn answers_cut_off_are_counted_and_said() {
     let dir = tempfile::tempdir().unwrap();
-    let config = EvalConfig {
-        max_new_tokens: Some(16),
-        ..rec(dir.path())
-    };
+    let config = EvalConfig { max_new_tokens: Some(16), ..rec(dir.path()) };
     let mut all = answers(whole, INPUT);
     for answer in &mut all[..6] {
         *answer = ("<think> the red cup is".to_owned(), true);
@@ -133,10 +126,7 @@ fn answers_cut_off_are_counted_and_said() {
     assert_eq!(first.reason, "no `<answer>` tag");
     // Where none ends although there is room, more room is no way out.
     let never: Vec<_> = (0..8).map(|row| (format!("word {row}"), true)).collect();
-    let config = EvalConfig {
-        max_new_tokens: Some(2048),
-        ..config
-    };
+    let config = EvalConfig { max_new_tokens: Some(2048), ..config };
     let other = tempfile::tempdir().unwrap();
     let (outcome, _) = scored(&config, other.path(), &never);
     has(&outcome, Doubt::CutOff, &["eos_token_id"]);
@@ -185,23 +175,11 @@ fn boxes_of_other_units_and_orders_are_told() {
     for (all, parts) in [
         (
             answers(whole, [1000; 2]),
-            [
-                "thousandths of the image",
-                "\nhint: --box_format relative_1000",
-            ],
+            ["thousandths of the image", "\nhint: --box_format relative_1000"],
         ),
-        (
-            answers(decimals, [1; 2]),
-            ["shares of the image", "\nhint: --box_format relative_1"],
-        ),
-        (
-            answers(turned, [1000; 2]),
-            ["`[y1, x1, y2, x2]` in thousandths", "no flag"],
-        ),
-        (
-            answers(sized, INPUT),
-            ["`[x, y, width, height]`", "no flag"],
-        ),
+        (answers(decimals, [1; 2]), ["shares of the image", "\nhint: --box_format relative_1"]),
+        (answers(turned, [1000; 2]), ["`[y1, x1, y2, x2]` in thousandths", "no flag"]),
+        (answers(sized, INPUT), ["`[x, y, width, height]`", "no flag"]),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (outcome, _) = scored(&rec(dir.path()), dir.path(), &all);
@@ -209,10 +187,7 @@ fn boxes_of_other_units_and_orders_are_told() {
     }
     // Told so, shares are read within answer tags too.
     let dir = tempfile::tempdir().unwrap();
-    let config = EvalConfig {
-        box_format: Some(BoxFormat::Relative1),
-        ..rec(dir.path())
-    };
+    let config = EvalConfig { box_format: Some(BoxFormat::Relative1), ..rec(dir.path()) };
     let (outcome, _) = scored(&config, dir.path(), &answers(decimals, [1; 2]));
     assert_eq!(outcome.results.accuracy, 100.0);
     assert_eq!(outcome.warnings, []);
@@ -224,15 +199,8 @@ fn true_boxes_in_shares_are_told_before_anything_is_asked() {
     let rows = [json!([0.1, 0.2, 0.5, 1.0]), json!([0.0, 0.2, 0.5, 0.7])];
     let config = config(dir.path(), EvalTask::Rec, &rows);
     let doubts = evaluation(&config, dir.path()).unwrap().doubts();
-    assert!(
-        doubts[0]
-            .text
-            .ends_with("hint: --solution_box_format relative_1")
-    );
-    let told = EvalConfig {
-        solution_box_format: Some(BoxFormat::Relative1),
-        ..config
-    };
+    assert!(doubts[0].text.ends_with("hint: --solution_box_format relative_1"));
+    let told = EvalConfig { solution_box_format: Some(BoxFormat::Relative1), ..config };
     assert_eq!(evaluation(&told, dir.path()).unwrap().doubts(), []);
 }
 
@@ -241,17 +209,11 @@ fn one_answer_to_everything_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let same = vec![(whole([1.0, 2.0, 30.0, 40.0]), false); 8];
     let (outcome, summary) = scored(&rec(dir.path()), dir.path(), &same);
-    has(
-        &outcome,
-        Doubt::Alike,
-        &["8 of 8 answers (100 %)", "whatever is asked: `<think>"],
-    );
+    has(&outcome, Doubt::Alike, &["8 of 8 answers (100 %)", "whatever is asked: `<think>"]);
     assert_eq!(summary["answers"]["alike"]["num"], 8);
     // Where nearly all truths are one, so may be the answers.
     let dir = tempfile::tempdir().unwrap();
-    let truths: Vec<Value> = (0..8)
-        .map(|row| json!(if row < 6 { "yes" } else { "no" }))
-        .collect();
+    let truths: Vec<Value> = (0..8).map(|row| json!(if row < 6 { "yes" } else { "no" })).collect();
     let config = config(dir.path(), EvalTask::YesNo, &truths);
     let yes = vec![("<answer>yes</answer>".to_owned(), false); 8];
     let (outcome, _) = scored(&config, dir.path(), &yes);
@@ -268,24 +230,9 @@ fn other_tasks_name_what_they_do_not_find() {
         text(&outcome, Doubt::Unread).map(str::to_owned)
     };
     for (task, truth, answer, reason) in [
-        (
-            EvalTask::Mcq,
-            json!("B"),
-            "?",
-            "no letter in the answer in 2 of 2 answers",
-        ),
-        (
-            EvalTask::YesNo,
-            json!("yes"),
-            "perhaps",
-            "neither yes nor no in the answer in 2 of 2",
-        ),
-        (
-            EvalTask::Gui,
-            json!([1, 2, 30, 40]),
-            "[5, 6]",
-            "no `<answer>...</answer>` in 2 of 2",
-        ),
+        (EvalTask::Mcq, json!("B"), "?", "no letter in the answer in 2 of 2 answers"),
+        (EvalTask::YesNo, json!("yes"), "perhaps", "neither yes nor no in the answer in 2 of 2"),
+        (EvalTask::Gui, json!([1, 2, 30, 40]), "[5, 6]", "no `<answer>...</answer>` in 2 of 2"),
     ] {
         let text = said(task, truth, answer).unwrap();
         assert!(text.starts_with(reason), "{text}");
@@ -305,15 +252,8 @@ fn rewards_that_look_at_no_box_are_told_and_rows_that_are_all_bad_are_refused() 
     };
     let doubts = evaluation(&config, dir.path()).unwrap().doubts();
     assert_eq!(doubts[0].doubt, Doubt::Rewards);
-    assert!(
-        doubts[0]
-            .text
-            .contains("--is_reward_customized_from_vlm_module true")
-    );
-    let told = EvalConfig {
-        is_reward_customized_from_vlm_module: true,
-        ..config
-    };
+    assert!(doubts[0].text.contains("--is_reward_customized_from_vlm_module true"));
+    let told = EvalConfig { is_reward_customized_from_vlm_module: true, ..config };
     assert_eq!(evaluation(&told, dir.path()).unwrap().doubts(), []);
     for bad in [json!(""), json!("left"), json!([9, 9, 1, 1])] {
         let config = self::config(dir.path(), EvalTask::Rec, &[bad.clone(), bad]);

@@ -39,19 +39,8 @@ fn data(folder: &Path) -> EvalConfig {
     let whole = fs::read(images.join("scene.png")).unwrap();
     fs::write(images.join("cut.png"), &whole[..whole.len() / 2]).unwrap();
     let row = |index: usize, image: &str| json!({"image": image, "problem": format!("Where is thing {index}?"), "solution": [1, 2, 30, 20 + index]});
-    let names = [
-        "scene.png",
-        "cut.png",
-        "small.png",
-        "wide.png",
-        "grey.png",
-        "small.png",
-    ];
-    let mut rows: Vec<Value> = names
-        .iter()
-        .enumerate()
-        .map(|(i, name)| row(i, name))
-        .collect();
+    let names = ["scene.png", "cut.png", "small.png", "wide.png", "grey.png", "small.png"];
+    let mut rows: Vec<Value> = names.iter().enumerate().map(|(i, name)| row(i, name)).collect();
     rows.push(json!({"image": "scene.png", "problem": "Where?", "solution": [5, 5, 1, 9]}));
     let file = folder.join("val.json");
     fs::write(&file, format!("{:#}", json!(rows))).unwrap();
@@ -76,11 +65,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(config: &'a EvalConfig, model: &'a dyn VisionLanguageModel, folder: &Path) -> Self {
-        Self {
-            config,
-            model,
-            folder: ResultFolder::open(folder).unwrap(),
-        }
+        Self { config, model, folder: ResultFolder::open(folder).unwrap() }
     }
 
     fn set_up(&self) -> (Evaluation, AnswerStore) {
@@ -94,10 +79,7 @@ impl<'a> Run<'a> {
     /// Goes on for `limit` answers at most.
     fn go(&self, limit: usize) -> (Result<(Results, Summary), EvalError>, Watcher) {
         let (evaluation, mut store) = self.set_up();
-        let mut watcher = Watcher {
-            heard: 0,
-            bad: Vec::new(),
-        };
+        let mut watcher = Watcher { heard: 0, bad: Vec::new() };
         // Who cancels cannot see the watcher: the folder tells.
         let path = self.folder.path().join(ANSWERS);
         let lines = || fs::read_to_string(&path).map_or(0, |text| text.lines().count());
@@ -114,8 +96,7 @@ impl<'a> Run<'a> {
 
 fn outputs(results: &Results) -> Vec<(usize, usize, String)> {
     let each = results.results.iter();
-    each.map(|s| (s.row, s.sample, s.model_output.clone()))
-        .collect()
+    each.map(|s| (s.row, s.sample, s.model_output.clone())).collect()
 }
 
 #[test]
@@ -132,10 +113,7 @@ fn batches_of_any_size_and_any_stops_give_the_same_answers() {
     let different: BTreeSet<String> = outputs(&results).into_iter().map(|o| o.2).collect();
     assert!(different.len() > 4, "{different:?}");
 
-    let one_by_one = EvalConfig {
-        max_concurrent_completions: 1,
-        ..config.clone()
-    };
+    let one_by_one = EvalConfig { max_concurrent_completions: 1, ..config.clone() };
     let stopped = Run::new(&one_by_one, model.as_ref(), &dir.path().join("stopped"));
     let (first, watcher) = stopped.go(3);
     assert!(matches!(first, Err(EvalError::Engine(_))));
@@ -167,11 +145,7 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     assert!(bad[0].0.ends_with("val.json:62 (item 7)"), "{bad:?}");
     assert!(bad[0].1.contains("x1 < x2"), "{bad:?}");
     let (finished, watcher) = run.go(usize::MAX);
-    assert!(
-        watcher.bad[0].contains("val.json:12 (item 2): "),
-        "{:?}",
-        watcher.bad
-    );
+    assert!(watcher.bad[0].contains("val.json:12 (item 2): "), "{:?}", watcher.bad);
     assert!(watcher.bad[0].contains("cut.png"), "{:?}", watcher.bad);
     let (results, summary) = finished.unwrap();
     let named: Vec<String> = results.bad().map(|(place, _)| place.to_owned()).collect();
@@ -179,10 +153,7 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     let answers = run.folder.path().join(ANSWERS);
     let lines = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
     assert_eq!(lines(&answers), 10);
-    let excluding = EvalConfig {
-        exclude_bad: true,
-        ..config.clone()
-    };
+    let excluding = EvalConfig { exclude_bad: true, ..config.clone() };
     drop(run);
     let again = Run::new(&excluding, model.as_ref(), &dir.path().join("out"));
     let (finished, _) = again.go(usize::MAX);
@@ -195,11 +166,7 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     let (all, good) = (of(&summary, "iou_anywhere"), of(&without, "iou_anywhere"));
     assert!((all * 7.0 - good * 5.0).abs() < 1e-12);
     // The picture is repaired: only its answers are asked for.
-    fs::copy(
-        dir.path().join("images/scene.png"),
-        dir.path().join("images/cut.png"),
-    )
-    .unwrap();
+    fs::copy(dir.path().join("images/scene.png"), dir.path().join("images/cut.png")).unwrap();
     let (finished, watcher) = again.go(usize::MAX);
     assert_eq!((finished.unwrap().1.num_bad, watcher.heard), (1, 2));
 }
@@ -210,40 +177,21 @@ fn other_settings_and_other_questions_are_refused() {
     let config = data(dir.path());
     let model = super::model();
     let out = dir.path().join("out");
-    Run::new(&config, model.as_ref(), &out)
-        .go(usize::MAX)
-        .0
-        .unwrap();
+    Run::new(&config, model.as_ref(), &out).go(usize::MAX).0.unwrap();
     let open = |config: &EvalConfig| {
         let folder = ResultFolder::open(&out).unwrap();
         let family = Family::Qwen2_5Vl;
         let evaluation = Evaluation::new(config, &out, super::processor(), family).unwrap();
-        evaluation
-            .open(&folder)
-            .err()
-            .map(|error| error.to_string())
+        evaluation.open(&folder).err().map(|error| error.to_string())
     };
     assert_eq!(open(&config), None);
-    let seed = EvalConfig {
-        seed: 7,
-        ..config.clone()
-    };
+    let seed = EvalConfig { seed: 7, ..config.clone() };
     let error = open(&seed).unwrap();
-    assert!(
-        error.contains("`seed`: was 42, is 7") && error.contains("hint:"),
-        "{error}"
-    );
-    let allowed = EvalConfig {
-        allow_changed: true,
-        ..seed
-    };
+    assert!(error.contains("`seed`: was 42, is 7") && error.contains("hint:"), "{error}");
+    let allowed = EvalConfig { allow_changed: true, ..seed };
     assert_eq!(open(&allowed), None);
     // Scoring is not sampling.
-    let scoring = EvalConfig {
-        correct_above: 0.1,
-        seed: 7,
-        ..config.clone()
-    };
+    let scoring = EvalConfig { correct_above: 0.1, seed: 7, ..config.clone() };
     assert_eq!(open(&scoring), None);
     let file = dir.path().join("val.json");
     let text = fs::read_to_string(&file).unwrap();

@@ -32,10 +32,7 @@ fn cases() -> Vec<Case> {
         PathBuf::from,
     );
     let text = fs::read_to_string(folder.join("detection.jsonl")).unwrap();
-    let cases: Vec<Case> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let cases: Vec<Case> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(cases.len() >= 60, "{} cases", cases.len());
     cases
 }
@@ -83,9 +80,7 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
     let answers: Vec<StoredAnswer> = rows.map(|(row, q)| answer(row, q, case)).collect();
     let answered: Vec<(&Question, &StoredAnswer)> = questions.rows.iter().zip(&answers).collect();
     let mut results = scorer.score(&answered, None).unwrap();
-    results
-        .iter_mut()
-        .for_each(|scored| scored.subset = "val".to_owned());
+    results.iter_mut().for_each(|scored| scored.subset = "val".to_owned());
     let results = Results {
         accuracy: 0.0,
         task: EvalTask::OvdEval,

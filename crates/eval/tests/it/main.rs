@@ -46,10 +46,7 @@ fn samples(folder: &Path) -> Vec<Sample> {
     fs::write(&file, rows).unwrap();
     let [file, images] = [file, golden().join("images")].map(|path| path.display().to_string());
     let files = DataFiles::from_lists(&file, Some(&images), None).unwrap();
-    let checks = RowChecks {
-        expect_box: true,
-        ..RowChecks::default()
-    };
+    let checks = RowChecks { expect_box: true, ..RowChecks::default() };
     load_rows(&files, &checks, OnBadRow::Stop).unwrap().rows
 }
 
@@ -65,11 +62,8 @@ fn processor() -> Arc<Processor> {
 }
 
 fn model() -> Box<dyn VisionLanguageModel> {
-    let options = LoadOptions {
-        kind: Kind::Float,
-        device: Device::Cpu,
-        trained: TrainedParts::NONE,
-    };
+    let options =
+        LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
     load_model(&golden().join("checkpoints/nested"), options).unwrap()
 }
 
@@ -92,14 +86,10 @@ impl Fixture {
     }
 
     fn evaluate(&self, samples: &[Sample], max_concurrent: usize) -> RecEvaluation {
-        RecEvaluator::new(
-            samples,
-            Arc::clone(&self.processor),
-            options(3, max_concurrent),
-        )
-        .unwrap()
-        .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
-        .unwrap()
+        RecEvaluator::new(samples, Arc::clone(&self.processor), options(3, max_concurrent))
+            .unwrap()
+            .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
+            .unwrap()
     }
 }
 
@@ -124,22 +114,11 @@ fn answers_stand_with_their_rows_and_sizes_whatever_the_batch() {
         assert_eq!(answer.image, IMAGES[answer.row]);
         let (width, height) = image_size(answer.row);
         assert_eq!(answer.image_size, [height, width], "height comes first");
-        assert!(
-            answer.input_size.iter().all(|side| side % 28 == 0),
-            "{:?}",
-            answer.input_size
-        );
-        assert_eq!(
-            (answer.iou, answer.correct, answer.well_formed),
-            (0.0, 0, false)
-        );
+        assert!(answer.input_size.iter().all(|side| side % 28 == 0), "{:?}", answer.input_size);
+        assert_eq!((answer.iou, answer.correct, answer.well_formed), (0.0, 0, false));
     }
     let outputs = |evaluation: &RecEvaluation| -> Vec<String> {
-        evaluation
-            .answers
-            .iter()
-            .map(|answer| answer.model_output.clone())
-            .collect()
+        evaluation.answers.iter().map(|answer| answer.model_output.clone()).collect()
     };
     let first = outputs(&whole);
     assert!(first.windows(2).any(|pair| pair[0] != pair[1]), "{first:?}");
@@ -161,17 +140,11 @@ fn shuffled_pictures_change_sizes_and_answers_only() {
     let evaluation = fixture.evaluate(&shuffled, 9);
     for (row, (before, after)) in fixture.samples.iter().zip(&shuffled).enumerate() {
         assert_ne!(before.images, after.images);
-        assert_eq!(
-            (&before.problem, &before.solution),
-            (&after.problem, &after.solution)
-        );
+        assert_eq!((&before.problem, &before.solution), (&after.problem, &after.solution));
         let shown = (row + 1) % 3;
         let (width, height) = image_size(shown);
         let answer = &evaluation.answers[3 * row];
-        assert_eq!(
-            (answer.image.as_str(), answer.image_size),
-            (IMAGES[shown], [height, width])
-        );
+        assert_eq!((answer.image.as_str(), answer.image_size), (IMAGES[shown], [height, width]));
     }
 }
 
@@ -187,11 +160,7 @@ fn what_cannot_be_evaluated_is_refused() {
     assert!(matches!(refused(&fixture.samples, 0), EvalError::NoAnswers));
     let mut text_only = fixture.samples.clone();
     text_only[1].images.clear();
-    assert!(
-        refused(&text_only, 1)
-            .to_string()
-            .contains("test.jsonl:2: expected one image, got 0")
-    );
+    assert!(refused(&text_only, 1).to_string().contains("test.jsonl:2: expected one image, got 0"));
     let mut no_box = fixture.samples.clone();
     no_box[2].solution = "<answer> left </answer>".into();
     assert!(refused(&no_box, 1).to_string().contains("test.jsonl:3"));
@@ -200,14 +169,8 @@ fn what_cannot_be_evaluated_is_refused() {
 #[test]
 fn a_cancelled_evaluation_is_no_evaluation() {
     let fixture = Fixture::new();
-    let evaluator = RecEvaluator::new(
-        &fixture.samples,
-        Arc::clone(&fixture.processor),
-        options(1, 1),
-    )
-    .unwrap();
-    let error = evaluator
-        .evaluate(fixture.model.as_ref(), &mut |_, _| (), &|| true)
-        .unwrap_err();
+    let evaluator =
+        RecEvaluator::new(&fixture.samples, Arc::clone(&fixture.processor), options(1, 1)).unwrap();
+    let error = evaluator.evaluate(fixture.model.as_ref(), &mut |_, _| (), &|| true).unwrap_err();
     assert!(error.to_string().contains("cancelled"), "{error}");
 }

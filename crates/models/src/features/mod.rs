@@ -233,26 +233,16 @@ impl TowerFeatures {
     fn one(&self, model: &dyn VisionLanguageModel, image: &Arc<PreparedImage>) -> Tensor {
         let (kind, device) = model.compute();
         let merged = image.grid_thw.iter().product::<usize>() / model.spatial_merge_size().pow(2);
-        let shape = Shape {
-            dims: [merged as i64, model.text_shape().hidden_size],
-            kind,
-            device,
-        };
-        let key = Sha256::new()
-            .chain_update(self.tower)
-            .chain_update(image.digest())
-            .finalize()
-            .into();
+        let shape = Shape { dims: [merged as i64, model.text_shape().hidden_size], kind, device };
+        let key =
+            Sha256::new().chain_update(self.tower).chain_update(image.digest()).finalize().into();
         self.cache.get(key, shape, || {
             let pixels = pixel_values(std::slice::from_ref(image), kind, device);
             wait_for(device);
             let start = Instant::now();
             let features = model.vision_stages(&mut Tape::new(false), &pixels, &[image.grid_thw]);
             wait_for(device);
-            Kept {
-                features,
-                secs: start.elapsed().as_secs_f64(),
-            }
+            Kept { features, secs: start.elapsed().as_secs_f64() }
         })
     }
 }
@@ -312,11 +302,7 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape {
-        dims: [1, 4],
-        kind: Kind::Float,
-        device: Device::Cpu,
-    };
+    const SHAPE: Shape = Shape { dims: [1, 4], kind: Kind::Float, device: Device::Cpu };
 
     /// Features of 16 bytes that are all `value`.
     fn kept(value: u8) -> Kept {
@@ -341,10 +327,7 @@ mod tests {
     }
 
     fn of_bytes(max_bytes: usize) -> FeatureCache {
-        let options = FeatureCacheOptions {
-            max_bytes,
-            folder: None,
-        };
+        let options = FeatureCacheOptions { max_bytes, folder: None };
         FeatureCache::new(&options).unwrap()
     }
 
@@ -371,10 +354,7 @@ mod tests {
             features: Tensor::zeros([rows, 4], (Kind::Float, Device::Cpu)),
             secs: 0.0,
         };
-        let shape = |rows| Shape {
-            dims: [rows, 4],
-            ..SHAPE
-        };
+        let shape = |rows| Shape { dims: [rows, 4], ..SHAPE };
         assert_eq!(cache.get([9; 32], shape(4), || wide(4)).size(), [4, 4]);
         assert_eq!(computed(&cache, &[1, 2, 3]), [0; 0], "64 bytes never fit");
         assert_eq!(cache.get([8; 32], shape(2), || wide(2)).size(), [2, 4]);

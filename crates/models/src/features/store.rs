@@ -35,14 +35,9 @@ pub(super) struct Store {
 
 impl Store {
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        fs::create_dir_all(folder).map_err(|source| ModelError::Io {
-            path: folder.to_path_buf(),
-            source,
-        })?;
-        Ok(Store {
-            folder: folder.to_path_buf(),
-            is_full: Cell::new(false),
-        })
+        fs::create_dir_all(folder)
+            .map_err(|source| ModelError::Io { path: folder.to_path_buf(), source })?;
+        Ok(Store { folder: folder.to_path_buf(), is_full: Cell::new(false) })
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -57,10 +52,7 @@ impl Store {
             return Ok(None);
         }
         let mut tensors = read_tensors(&path)?;
-        let refuse = |cause: String| ModelError::Features {
-            path: path.clone(),
-            cause,
-        };
+        let refuse = |cause: String| ModelError::Features { path: path.clone(), cause };
         let mut take = |name: &str| {
             let tensor = tensors.remove(name);
             tensor.ok_or_else(|| refuse(format!("no tensor `{name}`")))
@@ -68,11 +60,7 @@ impl Store {
         let (features, sum, secs) = (take("features")?, take("sha256")?, take("secs")?);
         if (features.size(), features.kind()) != (shape.dims.to_vec(), shape.kind) {
             let expected = format!("{} {:?}", torch::kind_name(shape.kind), shape.dims);
-            let got = format!(
-                "{} {:?}",
-                torch::kind_name(features.kind()),
-                features.size()
-            );
+            let got = format!("{} {:?}", torch::kind_name(features.kind()), features.size());
             return Err(refuse(format!("features: expected {expected}, got {got}")));
         }
         let expected = checksum(&features)?;
@@ -98,13 +86,8 @@ impl Store {
     }
 
     fn write_whole(&self, path: &Path, kept: &Kept) -> Result<(), ModelError> {
-        let io = |source| ModelError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
-        let file = base::temporary_file(&self.folder)
-            .map_err(io)?
-            .into_temp_path();
+        let io = |source| ModelError::Io { path: path.to_path_buf(), source };
+        let file = base::temporary_file(&self.folder).map_err(io)?.into_temp_path();
         let tensors = [
             ("features".to_owned(), kept.features.shallow_clone()),
             ("sha256".to_owned(), checksum(&kept.features)?),

@@ -55,16 +55,9 @@ impl Layout {
     pub fn push(&mut self, len: usize, prefix: Option<usize>) -> usize {
         assert!(len > 0, "a segment holds at least one token");
         if let Some(p) = prefix {
-            assert!(
-                self.segments[p].prefix.is_none(),
-                "a prefix has no prefix itself"
-            );
+            assert!(self.segments[p].prefix.is_none(), "a prefix has no prefix itself");
         }
-        self.segments.push(Segment {
-            start: self.num_tokens(),
-            len,
-            prefix,
-        });
+        self.segments.push(Segment { start: self.num_tokens(), len, prefix });
         self.segments.len() - 1
     }
 
@@ -137,22 +130,15 @@ impl Block {
         let index = (!in_order).then(|| {
             let mut index = vec![0i64; rows.len() * width];
             for (row, segment) in rows.iter().enumerate() {
-                for (slot, token) in segment
-                    .iter()
-                    .flat_map(|s| s.start..s.start + s.len)
-                    .enumerate()
+                for (slot, token) in
+                    segment.iter().flat_map(|s| s.start..s.start + s.len).enumerate()
                 {
                     index[row * width + slot] = token as i64;
                 }
             }
             Tensor::from_slice(&index).to_device(device)
         });
-        Block {
-            rows: rows.len() as i64,
-            width: width as i64,
-            index,
-            start: start as i64,
-        }
+        Block { rows: rows.len() as i64, width: width as i64, index, start: start as i64 }
     }
 
     /// `[T, heads, head_dim] -> [rows, width, heads, head_dim]`.
@@ -161,13 +147,9 @@ impl Block {
         let picked = match &self.index {
             None => x.narrow(0, self.start, self.rows * self.width),
             // An embedding look-up: its backward adds rows in a fixed order and in parallel.
-            Some(index) => Tensor::embedding(
-                &x.reshape([tokens, heads * head_dim]),
-                index,
-                -1,
-                false,
-                false,
-            ),
+            Some(index) => {
+                Tensor::embedding(&x.reshape([tokens, heads * head_dim]), index, -1, false, false)
+            }
         };
         picked.view([self.rows, self.width, heads, head_dim])
     }
@@ -183,9 +165,7 @@ impl PackedAttention {
         match (device, kind) {
             (Device::Cpu, Kind::Float | Kind::BFloat16) => {
                 check(layout, causal);
-                PackedAttention {
-                    path: Path::Segments(Segments::new(layout, causal)),
-                }
+                PackedAttention { path: Path::Segments(Segments::new(layout, causal)) }
             }
             (Device::Cuda(_), Kind::BFloat16 | Kind::Half) => {
                 Self::without_padding(layout, causal, device)
@@ -200,9 +180,7 @@ impl PackedAttention {
     /// As [`PackedAttention::new`].
     pub fn in_blocks(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
         check(layout, causal);
-        PackedAttention {
-            path: Path::Blocks(Blocks::new(layout, causal, kind, device)),
-        }
+        PackedAttention { path: Path::Blocks(Blocks::new(layout, causal, kind, device)) }
     }
 
     /// As [`PackedAttention::new`], on any device by the kernel for different lengths, which is slow
@@ -212,9 +190,7 @@ impl PackedAttention {
     /// As [`PackedAttention::new`].
     pub fn without_padding(layout: &Layout, causal: bool, device: Device) -> Self {
         check(layout, causal);
-        PackedAttention {
-            path: Path::Varlen(VariableLength::new(layout, causal, device)),
-        }
+        PackedAttention { path: Path::Varlen(VariableLength::new(layout, causal, device)) }
     }
 
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim] -> [T, heads, head_dim]`.
@@ -247,28 +223,16 @@ impl Segments {
 
 impl Blocks {
     fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
-        let roots: Vec<Segment> = layout
-            .segments
-            .iter()
-            .copied()
-            .filter(|s| s.prefix.is_none())
-            .collect();
+        let roots: Vec<Segment> =
+            layout.segments.iter().copied().filter(|s| s.prefix.is_none()).collect();
         let groups = grouped(layout);
         let mut order = Vec::with_capacity(layout.num_tokens()); // (token, row of block output)
         let rows: Vec<Option<Segment>> = roots.iter().copied().map(Some).collect();
         let block = Block::new(&rows, device);
         list_rows(&mut order, &rows, block.width, 0);
         let root_rows = block.rows * block.width;
-        let mask = if causal {
-            None
-        } else {
-            padding_mask(&roots, block.width, kind, device)
-        };
-        let roots = Roots {
-            block,
-            causal,
-            mask,
-        };
+        let mask = if causal { None } else { padding_mask(&roots, block.width, kind, device) };
+        let roots = Roots { block, causal, mask };
 
         let branches = (!groups.is_empty()).then(|| {
             let branches = Branches::new(layout, &groups, kind, device);
@@ -277,19 +241,12 @@ impl Blocks {
             branches
         });
         order.sort_unstable();
-        let in_order = order
-            .iter()
-            .enumerate()
-            .all(|(i, &(_, row))| i as i64 == row);
+        let in_order = order.iter().enumerate().all(|(i, &(_, row))| i as i64 == row);
         let pick = (!in_order).then(|| {
             let rows: Vec<i64> = order.iter().map(|&(_, row)| row).collect();
             Tensor::from_slice(&rows).to_device(device)
         });
-        Blocks {
-            roots,
-            branches,
-            pick,
-        }
+        Blocks { roots, branches, pick }
     }
 
     fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
@@ -299,22 +256,11 @@ impl Blocks {
         let blocks = [q, k, v].map(|x| roots.block.gather(x));
         outputs.push(kernel(&blocks, roots.mask.as_ref(), roots.causal));
         if let Some(branches) = &self.branches {
-            let blocks = [
-                branches.answers.gather(q),
-                branches.keys(k),
-                branches.keys(v),
-            ];
+            let blocks = [branches.answers.gather(q), branches.keys(k), branches.keys(v)];
             outputs.push(kernel(&blocks, Some(&branches.mask), false));
         }
-        let flat: Vec<Tensor> = outputs
-            .iter()
-            .map(|x| x.reshape([-1, heads * head_dim]))
-            .collect();
-        let all = if flat.len() == 1 {
-            flat[0].shallow_clone()
-        } else {
-            Tensor::cat(&flat, 0)
-        };
+        let flat: Vec<Tensor> = outputs.iter().map(|x| x.reshape([-1, heads * head_dim])).collect();
+        let all = if flat.len() == 1 { flat[0].shallow_clone() } else { Tensor::cat(&flat, 0) };
         let picked = match &self.pick {
             // In order, and at most padding behind the last token.
             None => all.narrow(0, 0, tokens),
@@ -347,10 +293,8 @@ impl Attend for &PackedAttention {
 
 impl Branches {
     fn new(layout: &Layout, groups: &[(usize, Vec<Segment>)], kind: Kind, device: Device) -> Self {
-        let prompts: Vec<Option<Segment>> = groups
-            .iter()
-            .map(|(p, _)| Some(layout.segments[*p]))
-            .collect();
+        let prompts: Vec<Option<Segment>> =
+            groups.iter().map(|(p, _)| Some(layout.segments[*p])).collect();
         let answers = padded_answers(groups);
         let group_size = (answers.len() / groups.len()) as i64;
         let (prompts_block, answers_block) =
@@ -367,12 +311,7 @@ impl Branches {
                 hidden[at + p_width..at + p_width + seen].fill(false);
             }
         }
-        let mask = additive(
-            &hidden,
-            &[answers.len(), 1, c_width, p_width + c_width],
-            kind,
-            device,
-        );
+        let mask = additive(&hidden, &[answers.len(), 1, c_width, p_width + c_width], kind, device);
         Branches {
             prompts: prompts_block,
             answers: answers_block,
@@ -388,10 +327,7 @@ impl Branches {
         let [_, width, heads, head_dim] = dims4(&prompts);
         let expanded = prompts
             .unsqueeze(1)
-            .expand(
-                [self.groups, self.group_size, width, heads, head_dim],
-                false,
-            )
+            .expand([self.groups, self.group_size, width, heads, head_dim], false)
             .reshape([self.groups * self.group_size, width, heads, head_dim]);
         Tensor::cat(&[expanded, self.answers.gather(x)], 1)
     }
@@ -413,24 +349,13 @@ fn grouped(layout: &Layout) -> Vec<(usize, Vec<Segment>)> {
 }
 
 fn padded_answers(groups: &[(usize, Vec<Segment>)]) -> Vec<Option<Segment>> {
-    let size = groups
-        .iter()
-        .map(|(_, answers)| answers.len())
-        .max()
-        .unwrap_or(0);
-    groups
-        .iter()
-        .flat_map(|(_, answers)| (0..size).map(|i| answers.get(i).copied()))
-        .collect()
+    let size = groups.iter().map(|(_, answers)| answers.len()).max().unwrap_or(0);
+    groups.iter().flat_map(|(_, answers)| (0..size).map(|i| answers.get(i).copied())).collect()
 }
 
 fn list_rows(order: &mut Vec<(usize, i64)>, rows: &[Option<Segment>], width: i64, offset: i64) {
     for (row, segment) in rows.iter().enumerate() {
-        for (slot, token) in segment
-            .iter()
-            .flat_map(|s| s.start..s.start + s.len)
-            .enumerate()
-        {
+        for (slot, token) in segment.iter().flat_map(|s| s.start..s.start + s.len).enumerate() {
             order.push((token, offset + row as i64 * width + slot as i64));
         }
     }
@@ -442,18 +367,13 @@ fn padding_mask(roots: &[Segment], width: i64, kind: Kind, device: Device) -> Op
     if roots.iter().all(|s| s.len == width) {
         return None;
     }
-    let hidden: Vec<bool> = roots
-        .iter()
-        .flat_map(|s| (0..width).map(|j| j >= s.len))
-        .collect();
+    let hidden: Vec<bool> = roots.iter().flat_map(|s| (0..width).map(|j| j >= s.len)).collect();
     Some(additive(&hidden, &[roots.len(), 1, 1, width], kind, device))
 }
 
 fn additive(hidden: &[bool], shape: &[usize], kind: Kind, device: Device) -> Tensor {
     let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-    let hidden = Tensor::from_slice(hidden)
-        .view(shape.as_slice())
-        .to_device(device);
+    let hidden = Tensor::from_slice(hidden).view(shape.as_slice()).to_device(device);
     Tensor::zeros(shape.as_slice(), (kind, device)).masked_fill(&hidden, f64::NEG_INFINITY)
 }
 

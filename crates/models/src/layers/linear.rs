@@ -29,16 +29,8 @@ impl Linear {
         bias: bool,
     ) -> Result<Self, ModelError> {
         let weight = builder.take("weight", &[output, input])?;
-        let bias = if bias {
-            Some(builder.take("bias", &[output])?)
-        } else {
-            None
-        };
-        Ok(Linear {
-            weight,
-            bias,
-            adapter: builder.adapter([output, input])?,
-        })
+        let bias = if bias { Some(builder.take("bias", &[output])?) } else { None };
+        Ok(Linear { weight, bias, adapter: builder.adapter([output, input])? })
     }
 
     /// A convolution over patches that do not overlap: `weight` of `kernel`
@@ -47,11 +39,7 @@ impl Linear {
     /// # Errors
     /// As [`Linear::load`].
     pub fn load_kernel(builder: &mut Builder<'_>, kernel: &[i64; 5]) -> Result<Self, ModelError> {
-        Ok(Linear {
-            weight: builder.take_kernel("weight", kernel)?,
-            bias: None,
-            adapter: None,
-        })
+        Ok(Linear { weight: builder.take_kernel("weight", kernel)?, bias: None, adapter: None })
     }
 
     /// The head, `weight [vocab, in]` without bias. It never has an adapter, as in PEFT's `all-linear`.
@@ -69,11 +57,7 @@ impl Linear {
 
     /// A layer that shares `weight` with another (a tied head).
     pub fn tied(weight: &Tensor) -> Self {
-        Linear {
-            weight: weight.shallow_clone(),
-            bias: None,
-            adapter: None,
-        }
+        Linear { weight: weight.shallow_clone(), bias: None, adapter: None }
     }
 
     /// Weight and bias, where no adapter lies over them.

@@ -19,10 +19,7 @@ impl RmsNorm {
     /// # Errors
     /// Only libtorch's own; misfits are collected by the builder.
     pub fn load(builder: &mut Builder<'_>, size: i64, eps: f64) -> Result<Self, ModelError> {
-        Ok(RmsNorm {
-            weight: builder.take("weight", &[size])?,
-            eps,
-        })
+        Ok(RmsNorm { weight: builder.take("weight", &[size])?, eps })
     }
 
     /// `[size]`.

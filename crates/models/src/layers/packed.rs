@@ -31,9 +31,7 @@ impl PackedWeights {
     /// From here on; copies of an earlier one are forgotten.
     pub fn begin() -> Self {
         PACKED.set(Some(HashMap::new()));
-        PackedWeights {
-            not_send: PhantomData,
-        }
+        PackedWeights { not_send: PhantomData }
     }
 }
 

@@ -17,10 +17,7 @@ impl Rotary {
     /// From angles `[T, head_dim / 2]` in f32.
     pub fn from_angles(angles: &Tensor, kind: Kind) -> Self {
         let angles = Tensor::cat(&[angles, angles], -1);
-        Rotary {
-            cos: angles.cos().to_kind(kind),
-            sin: angles.sin().to_kind(kind),
-        }
+        Rotary { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
     }
 
     /// Turns `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
@@ -42,7 +39,5 @@ pub fn inverse_frequencies(dim: i64, theta: f64, device: tch::Device) -> Tensor 
     let exponents = Tensor::arange_start_step(0, dim, 2, (Kind::Int64, device))
         .to_kind(Kind::Float)
         / dim as f64;
-    Tensor::full([1], theta, (Kind::Float, device))
-        .pow(&exponents)
-        .reciprocal()
+    Tensor::full([1], theta, (Kind::Float, device)).pow(&exponents).reciprocal()
 }

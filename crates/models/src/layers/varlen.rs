@@ -18,10 +18,7 @@ impl VariableLength {
     pub(super) fn new(layout: &Layout, causal: bool, device: Device) -> Self {
         let prefix_of = |s: &Segment| s.prefix.map(|p| layout.segments[p]);
         let queries: Vec<usize> = layout.segments.iter().map(|s| s.len).collect();
-        let key_lens = layout
-            .segments
-            .iter()
-            .map(|s| s.len + prefix_of(s).map_or(0, |p| p.len));
+        let key_lens = layout.segments.iter().map(|s| s.len + prefix_of(s).map_or(0, |p| p.len));
         let lens = SequenceLens::new(queries, key_lens.collect(), device);
         let has_prefixes = layout.segments.iter().any(|s| s.prefix.is_some());
         let keys = has_prefixes.then(|| {

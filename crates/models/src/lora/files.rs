@@ -50,10 +50,7 @@ impl SavedAdapter {
     /// A missing or broken file, a kind of adapter that is not built, a matrix without its other half.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
         let config = read_config(folder)?;
-        let refuse = |cause: String| ModelError::Config {
-            path: folder.join(CONFIG),
-            cause,
-        };
+        let refuse = |cause: String| ModelError::Config { path: folder.join(CONFIG), cause };
         check_kind(&config).map_err(refuse)?;
         let number = |key: &str| {
             let number = config[key].as_f64().filter(|n| n.is_finite() && *n >= 0.0);
@@ -65,9 +62,7 @@ impl SavedAdapter {
         let patterns = Patterns::read(&config, number("lora_alpha")?).map_err(refuse)?;
         Ok(SavedAdapter {
             folder: folder.to_path_buf(),
-            base: config["base_model_name_or_path"]
-                .as_str()
-                .map(str::to_owned),
+            base: config["base_model_name_or_path"].as_str().map(str::to_owned),
             rank,
             alpha: patterns.alpha_of(None, rank),
             dropout: config["lora_dropout"].as_f64().unwrap_or(0.0),
@@ -95,14 +90,10 @@ impl SavedAdapter {
 
 fn read_config(folder: &Path) -> Result<Value, ModelError> {
     let path = folder.join(CONFIG);
-    let text = fs::read_to_string(&path).map_err(|source| ModelError::Io {
-        path: path.clone(),
-        source,
-    })?;
-    serde_json::from_str(&text).map_err(|e| ModelError::Config {
-        path,
-        cause: format!("not JSON: {e}"),
-    })
+    let text = fs::read_to_string(&path)
+        .map_err(|source| ModelError::Io { path: path.clone(), source })?;
+    serde_json::from_str(&text)
+        .map_err(|e| ModelError::Config { path, cause: format!("not JSON: {e}") })
 }
 
 /// What would change the meaning of the matrices, and is not built.
@@ -140,10 +131,7 @@ fn check_kind(config: &Value) -> Result<(), String> {
     }
     // These change the weights under the adapter as well.
     let start = config["init_lora_weights"].as_str().unwrap_or_default();
-    if ["pissa", "olora", "corda", "loftq", "lora_ga"]
-        .iter()
-        .any(|s| start.starts_with(s))
-    {
+    if ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|s| start.starts_with(s)) {
         return Err(format!("`init_lora_weights` \"{start}\" is not built"));
     }
     Ok(())
@@ -159,9 +147,8 @@ fn read_matrices(folder: &Path) -> Result<BTreeMap<String, (Tensor, Tensor)>, Mo
         };
         let other = halves.entry(module).or_default()[half].replace(tensor);
         if other.is_some() {
-            problems.push(format!(
-                "adapter weight {name}: the same half of a layer under two names"
-            ));
+            problems
+                .push(format!("adapter weight {name}: the same half of a layer under two names"));
         }
     }
     let mut matrices = BTreeMap::new();
@@ -175,10 +162,7 @@ fn read_matrices(folder: &Path) -> Result<BTreeMap<String, (Tensor, Tensor)>, Mo
     if problems.is_empty() {
         return Ok(matrices);
     }
-    Err(ModelError::Weights {
-        folder: folder.to_path_buf(),
-        problems,
-    })
+    Err(ModelError::Weights { folder: folder.to_path_buf(), problems })
 }
 
 /// `base_model.model.<layer>.lora_A.weight`, with or without the adapter's name before `.weight`; the
@@ -216,9 +200,7 @@ pub fn save_adapter(
     let written = write_tensors(&folder.join(WEIGHTS), &tensors)?;
     let differing = |value: fn(&(i64, f64)) -> Value| -> Map<String, Value> {
         let layers = lora.scales.iter();
-        layers
-            .map(|(module, scale)| (module.clone(), value(scale)))
-            .collect()
+        layers.map(|(module, scale)| (module.clone(), value(scale))).collect()
     };
     let config = json!({
         "peft_type": "LORA",

@@ -82,16 +82,11 @@ fn check(files: &WeightFiles, base: &Path, adapter: &SavedAdapter) -> Result<(),
             ));
         }
     }
-    let lost = left
-        .into_iter()
-        .map(|module| format!("adapter {module}: the model has no such layer"));
+    let lost =
+        left.into_iter().map(|module| format!("adapter {module}: the model has no such layer"));
     problems.extend(lost);
     if problems.is_empty() {
         return Ok(());
     }
-    Err(ModelError::Adapter {
-        adapter: adapter.folder.clone(),
-        base: base.to_path_buf(),
-        problems,
-    })
+    Err(ModelError::Adapter { adapter: adapter.folder.clone(), base: base.to_path_buf(), problems })
 }

@@ -129,9 +129,7 @@ impl Adapter {
             x * (kept / (1.0 - self.dropout))
         });
         let x = dropped.as_ref().unwrap_or(x);
-        let update = x
-            .linear(&self.a, None::<&Tensor>)
-            .linear(&self.b, None::<&Tensor>);
+        let update = x.linear(&self.a, None::<&Tensor>).linear(&self.b, None::<&Tensor>);
         Some(update * self.scale)
     }
 }
@@ -165,11 +163,7 @@ impl<'a> Adapters<'a> {
             AdapterSource::Saved(s) => Lora::new(s.rank, s.alpha, s.dropout),
         };
         let scale = lora.alpha / lora.rank as f64;
-        Adapters {
-            source,
-            scale,
-            lora,
-        }
+        Adapters { source, scale, lora }
     }
 
     /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A misfit goes to `problems`.
@@ -210,10 +204,7 @@ impl<'a> Adapters<'a> {
                     self.lora.modules.push(module.to_owned());
                     return Ok(None);
                 }
-                Matrices {
-                    a: a.f_to_kind(Kind::Float)?,
-                    b: b.f_to_kind(Kind::Float)?,
-                }
+                Matrices { a: a.f_to_kind(Kind::Float)?, b: b.f_to_kind(Kind::Float)? }
             }
         };
         self.lora.modules.push(module.to_owned());
@@ -258,15 +249,9 @@ impl<'a> Adapters<'a> {
 
 /// `A` at the start as in PEFT: uniform within `1 / sqrt(in)`, by the layer's name, not its place.
 fn start(seed: u64, module: &str, rank: i64, input: i64) -> Result<Tensor, ModelError> {
-    let name = module
-        .bytes()
-        .fold(0u64, |hash, byte| mixed(hash, u64::from(byte)));
+    let name = module.bytes().fold(0u64, |hash, byte| mixed(hash, u64::from(byte)));
     let bound = 1.0 / (input as f64).sqrt();
     let matrix = Tensor::f_empty([rank, input], (Kind::Float, Device::Cpu))?;
-    fill_random(
-        &matrix,
-        mixed(seed, name),
-        Distribution::Uniform(-bound, bound),
-    )?;
+    fill_random(&matrix, mixed(seed, name), Distribution::Uniform(-bound, bound))?;
     Ok(matrix)
 }

@@ -52,15 +52,10 @@ impl Patterns {
 /// The value of the first pattern that means the layer, by its name in transformers 5 or on the hub.
 fn first(patterns: &[(Regex, f64)], module: &str) -> Option<f64> {
     let older = module.replacen("model.language_model.", "model.", 1);
-    let older = older
-        .strip_prefix("model.visual.")
-        .map(|rest| format!("visual.{rest}"))
-        .unwrap_or(older);
+    let older =
+        older.strip_prefix("model.visual.").map(|rest| format!("visual.{rest}")).unwrap_or(older);
     let meant = |regex: &Regex| regex.is_match(module) || regex.is_match(&older);
-    patterns
-        .iter()
-        .find(|(regex, _)| meant(regex))
-        .map(|(_, value)| *value)
+    patterns.iter().find(|(regex, _)| meant(regex)).map(|(_, value)| *value)
 }
 
 fn values(config: &Value, key: &str) -> Result<Vec<(Regex, f64)>, String> {
@@ -72,14 +67,10 @@ fn values(config: &Value, key: &str) -> Result<Vec<(Regex, f64)>, String> {
     let read = |(pattern, value): (&String, &Value)| {
         let regex = Regex::new(&format!(r"^(?:(?:.*\.)?(?:{pattern}))$"));
         let regex = regex.map_err(|error| format!("`{key}`: `{pattern}`: {error}"))?;
-        let number = value
-            .as_f64()
-            .filter(|number| *number > 0.0 && *number < 1e9);
+        let number = value.as_f64().filter(|number| *number > 0.0 && *number < 1e9);
         match number {
             Some(number) => Ok((regex, number)),
-            None => Err(format!(
-                "`{key}.{pattern}`: expected a number above 0, got {value}"
-            )),
+            None => Err(format!("`{key}.{pattern}`: expected a number above 0, got {value}")),
         }
     };
     object.iter().map(read).collect()
@@ -116,26 +107,12 @@ mod tests {
     fn alphas_are_those_of_the_layer_and_of_its_rank() {
         let mut config = json!({"alpha_pattern": {"q_proj": 8.0}});
         let patterns = Patterns::read(&config, 16.0).unwrap();
-        assert_eq!(
-            (patterns.alpha_of(Some(Q), 4), patterns.alpha_of(None, 4)),
-            (8.0, 16.0)
-        );
+        assert_eq!((patterns.alpha_of(Some(Q), 4), patterns.alpha_of(None, 4)), (8.0, 16.0));
         config["use_rslora"] = json!(true);
         let patterns = Patterns::read(&config, 16.0).unwrap();
-        assert_eq!(
-            (patterns.alpha_of(Some(Q), 4), patterns.alpha_of(None, 16)),
-            (16.0, 64.0)
-        );
-        for bad in [
-            json!({"q_proj": 0}),
-            json!({"q_proj": "a"}),
-            json!([1]),
-            json!({"(": 1}),
-        ] {
-            assert!(
-                Patterns::read(&json!({"alpha_pattern": bad}), 1.0).is_err(),
-                "{bad}"
-            );
+        assert_eq!((patterns.alpha_of(Some(Q), 4), patterns.alpha_of(None, 16)), (16.0, 64.0));
+        for bad in [json!({"q_proj": 0}), json!({"q_proj": "a"}), json!([1]), json!({"(": 1})] {
+            assert!(Patterns::read(&json!({"alpha_pattern": bad}), 1.0).is_err(), "{bad}");
         }
         assert!(Patterns::read(&json!({"rank_pattern": {"q_proj": 1.5}}), 1.0).is_err());
     }

@@ -37,10 +37,7 @@ impl Targets {
             })?;
             Ok((pattern.clone(), regex))
         });
-        Ok(Targets {
-            patterns: patterns.collect::<Result<_, ModelError>>()?,
-            vision,
-        })
+        Ok(Targets { patterns: patterns.collect::<Result<_, ModelError>>()?, vision })
     }
 
     /// Whether a layer is meant.
@@ -48,11 +45,7 @@ impl Targets {
         if !self.vision && module.contains("visual.") {
             return false;
         }
-        self.patterns.is_empty()
-            || self
-                .patterns
-                .iter()
-                .any(|(_, regex)| regex.is_match(module))
+        self.patterns.is_empty() || self.patterns.iter().any(|(_, regex)| regex.is_match(module))
     }
 
     /// A line for each pattern that means none of `modules`.

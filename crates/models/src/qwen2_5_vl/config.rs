@@ -165,8 +165,7 @@ fn full_blocks() -> Vec<usize> {
 impl TextConfig {
     /// Channels a head.
     pub fn head_dim(&self) -> i64 {
-        self.head_dim
-            .unwrap_or(self.hidden_size / self.num_attention_heads)
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
     /// Key and value heads.
@@ -212,19 +211,13 @@ impl Config {
     /// # Errors
     /// A missing key, or a value that this implementation does not compute.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
-        let error = |cause: String| ModelError::Config {
-            path: folder.join("config.json"),
-            cause,
-        };
+        let error = |cause: String| ModelError::Config { path: folder.join("config.json"), cause };
         let value = read_config(folder)?;
         // A flat file may hold a `text_config` without the sizes, which then stand at the top.
-        let nested = value
-            .get("text_config")
-            .filter(|t| t.get("hidden_size").is_some());
+        let nested = value.get("text_config").filter(|t| t.get("hidden_size").is_some());
         let (text, place) = nested.map_or((&value, ""), |t| (t, "`text_config`: "));
-        let vision = value
-            .get("vision_config")
-            .ok_or_else(|| error("no object `vision_config`".into()))?;
+        let vision =
+            value.get("vision_config").ok_or_else(|| error("no object `vision_config`".into()))?;
         check_weights_key(&value).map_err(error)?;
         check_quantization(&value).map_err(error)?;
         let tie_word_embeddings = tied(&value).map_err(error)?;
@@ -287,14 +280,8 @@ impl Config {
             ("vision_config.num_heads", vision.num_heads),
             ("vision_config.in_channels", vision.in_channels),
             ("vision_config.patch_size", vision.patch_size as i64),
-            (
-                "vision_config.spatial_merge_size",
-                vision.spatial_merge_size as i64,
-            ),
-            (
-                "vision_config.temporal_patch_size",
-                vision.temporal_patch_size as i64,
-            ),
+            ("vision_config.spatial_merge_size", vision.spatial_merge_size as i64),
+            ("vision_config.temporal_patch_size", vision.temporal_patch_size as i64),
         ];
         within(1 << 10, &few)?;
         let many = [
@@ -330,26 +317,15 @@ impl Config {
         };
         let sections = text.mrope_section();
         equal("length of `mrope_section`", sections.len() as i64, 3)?;
-        if sections
-            .iter()
-            .any(|&s| !(0..=text.head_dim()).contains(&s))
-        {
+        if sections.iter().any(|&s| !(0..=text.head_dim()).contains(&s)) {
             return Err(format!(
                 "`mrope_section`: expected sections of 0 to {}, got {sections:?}",
                 text.head_dim()
             ));
         }
-        equal(
-            "sum of `mrope_section`",
-            sections.iter().sum(),
-            text.head_dim() / 2,
-        )?;
+        equal("sum of `mrope_section`", sections.iter().sum(), text.head_dim() / 2)?;
         equal("`head_dim` modulo 2", text.head_dim() % 2, 0)?;
-        equal(
-            "`out_hidden_size`",
-            vision.out_hidden_size,
-            text.hidden_size,
-        )?;
+        equal("`out_hidden_size`", vision.out_hidden_size, text.hidden_size)?;
         equal(
             "`num_attention_heads` modulo `num_key_value_heads`",
             text.num_attention_heads % text.num_kv_heads(),
@@ -361,11 +337,7 @@ impl Config {
             0,
         )?;
         let unit = vision.patch_size * vision.spatial_merge_size;
-        equal(
-            "`window_size` modulo merged patch",
-            (vision.window_size % unit) as i64,
-            0,
-        )?;
+        equal("`window_size` modulo merged patch", (vision.window_size % unit) as i64, 0)?;
         if let Some(in_chans) = vision.in_chans {
             equal("`in_chans`", in_chans, vision.in_channels)?;
         }
@@ -381,26 +353,19 @@ impl Config {
     /// Words that ask for what is computed here, and no others.
     fn check_kinds(&self) -> Result<(), String> {
         let (text, vision) = (&self.text, &self.vision);
-        for (what, act) in [
-            ("hidden_act", &text.hidden_act),
-            ("vision_config.hidden_act", &vision.hidden_act),
-        ] {
+        for (what, act) in
+            [("hidden_act", &text.hidden_act), ("vision_config.hidden_act", &vision.hidden_act)]
+        {
             if act != "silu" {
                 return Err(format!("`{what}`: expected `silu`, got `{act}`"));
             }
         }
         check_windows(text)?;
         if text.attention_dropout != 0.0 {
-            return Err(format!(
-                "`attention_dropout`: expected 0, got {}",
-                text.attention_dropout
-            ));
+            return Err(format!("`attention_dropout`: expected 0, got {}", text.attention_dropout));
         }
         let mut rope = Vec::new();
-        for parameters in [&text.rope_parameters, &text.rope_scaling]
-            .into_iter()
-            .flatten()
-        {
+        for parameters in [&text.rope_parameters, &text.rope_scaling].into_iter().flatten() {
             rope.push(("rope_type", &parameters.rope_type, "mrope"));
             rope.push(("type", &parameters.old_rope_type, "mrope"));
         }
@@ -410,9 +375,7 @@ impl Config {
         for (what, got, own) in rope {
             match got.as_deref() {
                 Some(got) if got != own && got != "default" => {
-                    return Err(format!(
-                        "`{what}`: expected `{own}` or `default`, got `{got}`"
-                    ));
+                    return Err(format!("`{what}`: expected `{own}` or `default`, got `{got}`"));
                 }
                 _ => {}
             }
@@ -444,16 +407,13 @@ fn check_windows(text: &TextConfig) -> Result<(), String> {
         ));
     }
     match types.iter().enumerate().find(|(_, kind)| *kind != FULL) {
-        Some((layer, kind)) => Err(format!(
-            "`layer_types`: layer {layer}: expected `{FULL}`, got `{kind}`"
-        )),
+        Some((layer, kind)) => {
+            Err(format!("`layer_types`: layer {layer}: expected `{FULL}`, got `{kind}`"))
+        }
         None => Ok(()),
     }
 }
 
 fn image_token_id(value: &Value) -> Option<u32> {
-    value
-        .get("image_token_id")
-        .and_then(Value::as_u64)
-        .and_then(|id| u32::try_from(id).ok())
+    value.get("image_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
 }

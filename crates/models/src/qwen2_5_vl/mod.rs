@@ -62,12 +62,7 @@ impl Model {
         contradictions::say_of_files(&files, folder);
         config.tie_word_embeddings =
             config.tie_word_embeddings && contradictions::stays_tied(&files, folder)?;
-        Self::build(
-            config,
-            Builder::new(&files, options, adapters),
-            options,
-            folder,
-        )
+        Self::build(config, Builder::new(&files, options, adapters), options, folder)
     }
 
     /// A model of the sizes of `config` whose weights are all one number: it takes the memory and the time of
@@ -100,9 +95,7 @@ impl Model {
             false => "visual",
         };
         let text = b.at(text_path, |b| text::TextModel::load(b, &config.text))?;
-        let visual = b.at(vision_path, |b| {
-            vision::VisionTower::load(b, &config.vision)
-        })?;
+        let visual = b.at(vision_path, |b| vision::VisionTower::load(b, &config.vision))?;
         let lm_head = if config.tie_word_embeddings {
             b.pass_over(HEAD);
             Linear::tied(&text.embed_tokens)

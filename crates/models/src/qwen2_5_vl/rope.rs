@@ -19,11 +19,7 @@ pub fn prompt_positions(
     let mut grids = grids.iter();
     let mut at = 0;
     while at < ids.len() {
-        let grid = if ids[at] == image_token {
-            grids.next()
-        } else {
-            None
-        };
+        let grid = if ids[at] == image_token { grids.next() } else { None };
         let Some(&[frames, height, width]) = grid else {
             positions.push([next; 3]);
             next += 1;
@@ -96,9 +92,7 @@ pub fn patch_order(config: &VisionConfig, grids: &[[usize; 3]]) -> PatchOrder {
                                 .push((first + (frame * rows + h) * columns + w) as i64);
                         }
                     }
-                    order
-                        .window_lens
-                        .push((order.window_index.len() - before) * merge * merge);
+                    order.window_lens.push((order.window_index.len() - before) * merge * merge);
                 }
             }
             order.frame_lens.push(height * width);
@@ -128,10 +122,8 @@ pub fn vision_rotary(config: &VisionConfig, positions: &[[i64; 2]], device: Devi
     let frequencies = inverse_frequencies(head_dim / 2, config.rope_theta(), device);
     let flat: Vec<i64> = positions.iter().flatten().copied().collect();
     // [patches, 2, head_dim / 4]
-    let positions = Tensor::from_slice(&flat)
-        .to_device(device)
-        .to_kind(Kind::Float)
-        .view([-1, 2, 1]);
+    let positions =
+        Tensor::from_slice(&flat).to_device(device).to_kind(Kind::Float).view([-1, 2, 1]);
     Rotary::from_angles(&(positions * frequencies).flatten(1, 2), Kind::Float)
 }
 
@@ -167,10 +159,7 @@ mod tests {
         assert_eq!(order.window_index, [0, 1, 3, 4, 2, 5]);
         assert_eq!(order.window_lens, [16, 8]);
         assert_eq!(order.frame_lens, [24]);
-        assert_eq!(
-            order.positions[..5],
-            [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]
-        );
+        assert_eq!(order.positions[..5], [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]);
     }
 
     proptest::proptest! {

@@ -35,9 +35,8 @@ impl TextModel {
             layers: (0..config.num_hidden_layers)
                 .map(|i| builder.at(format!("layers.{i}"), |b| DecoderLayer::load(b, config)))
                 .collect::<Result<_, _>>()?,
-            norm: builder.at("norm", |b| {
-                RmsNorm::load(b, config.hidden_size, config.rms_norm_eps)
-            })?,
+            norm: builder
+                .at("norm", |b| RmsNorm::load(b, config.hidden_size, config.rms_norm_eps))?,
         })
     }
 }
@@ -57,20 +56,12 @@ pub struct DecoderLayer {
 
 impl DecoderLayer {
     fn load(b: &mut Builder<'_>, config: &TextConfig) -> Result<Self, ModelError> {
-        let (hidden, inner, eps) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.rms_norm_eps,
-        );
+        let (hidden, inner, eps) =
+            (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
         let head_dim = config.head_dim();
-        let (q, kv) = (
-            config.num_attention_heads * head_dim,
-            config.num_kv_heads() * head_dim,
-        );
+        let (q, kv) = (config.num_attention_heads * head_dim, config.num_kv_heads() * head_dim);
         let input_layernorm = b.at("input_layernorm", |b| RmsNorm::load(b, hidden, eps))?;
-        let norm = b.at("post_attention_layernorm", |b| {
-            RmsNorm::load(b, hidden, eps)
-        })?;
+        let norm = b.at("post_attention_layernorm", |b| RmsNorm::load(b, hidden, eps))?;
         Ok(DecoderLayer {
             input_layernorm,
             q_proj: b.at("self_attn.q_proj", |b| Linear::load(b, hidden, q, true))?,
@@ -97,12 +88,9 @@ impl DecoderLayer {
         }
         let tokens = x.size()[0];
         // [T, heads, head_dim]
-        let [q, k, v] = normed_all(
-            &self.input_layernorm,
-            x,
-            [&self.q_proj, &self.k_proj, &self.v_proj],
-        )
-        .map(|x| x.view([tokens, -1, self.head_dim]));
+        let [q, k, v] =
+            normed_all(&self.input_layernorm, x, [&self.q_proj, &self.k_proj, &self.v_proj])
+                .map(|x| x.view([tokens, -1, self.head_dim]));
         let seen = attend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
         let x = x + self.o_proj.forward(&seen.reshape([tokens, -1]));
         self.mlp.forward(&x)

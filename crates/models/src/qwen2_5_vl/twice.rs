@@ -53,17 +53,14 @@ pub(super) fn check_weights_key(config: &Value) -> Result<(), String> {
 pub(super) fn check_quantization(config: &Value) -> Result<(), String> {
     let places = [Some(config), config.get("text_config")];
     let keys = ["quantization_config", "compression_config"];
-    let found = places.into_iter().flatten().find_map(|object| {
-        keys.iter()
-            .find_map(|key| Some((*key, given(object, key)?)))
-    });
+    let found = places
+        .into_iter()
+        .flatten()
+        .find_map(|object| keys.iter().find_map(|key| Some((*key, given(object, key)?))));
     let Some((key, settings)) = found else {
         return Ok(());
     };
-    let method = settings
-        .get("quant_method")
-        .and_then(Value::as_str)
-        .unwrap_or("unknown");
+    let method = settings.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
     Err(format!(
         "`{key}`: weights quantised by `{method}` are not read\nhint: take the model that was quantised, in float32, bfloat16 or float16"
     ))
@@ -72,9 +69,7 @@ pub(super) fn check_quantization(config: &Value) -> Result<(), String> {
 /// Keys that have two values, with the one that counts.
 pub(super) fn contradictions(config: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    let nested = config
-        .get("text_config")
-        .filter(|text| text.get("hidden_size").is_some());
+    let nested = config.get("text_config").filter(|text| text.get("hidden_size").is_some());
     if let Some(text) = nested {
         let different = TEXT_KEYS.iter().filter_map(|key| {
             let (top, inner) = (given(config, key)?, given(text, key)?);
@@ -86,10 +81,9 @@ pub(super) fn contradictions(config: &Value) -> Vec<String> {
         });
         found.extend(different);
     }
-    if let (Some(top), Some(inner)) = (
-        given(config, TIED),
-        config.get("text_config").and_then(|text| given(text, TIED)),
-    ) && top != inner
+    if let (Some(top), Some(inner)) =
+        (given(config, TIED), config.get("text_config").and_then(|text| given(text, TIED)))
+        && top != inner
     {
         found.push(format!(
             "`{TIED}` is {top}, in `text_config` {inner}: true counts, as in transformers"
@@ -100,11 +94,7 @@ pub(super) fn contradictions(config: &Value) -> Vec<String> {
 }
 
 fn rope_contradiction(text: &Value) -> Option<String> {
-    let rope = |key| {
-        given(text, key)
-            .and_then(Value::as_object)
-            .filter(|rope| !rope.is_empty())
-    };
+    let rope = |key| given(text, key).and_then(Value::as_object).filter(|rope| !rope.is_empty());
     let (older, newer) = (rope("rope_scaling")?, rope("rope_parameters")?);
     let differs = ROPE_KEYS.iter().find(|key| {
         let of = |rope: &serde_json::Map<String, Value>| rope.get(**key).cloned();
@@ -128,12 +118,10 @@ fn given<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
 /// Equal, `1` and `1.0` too; rotary settings by what is computed with.
 fn same(a: &Value, b: &Value) -> bool {
     if let (Value::Object(a), Value::Object(b)) = (a, b) {
-        return ROPE_KEYS
-            .iter()
-            .all(|key| match (a.get(*key), b.get(*key)) {
-                (Some(a), Some(b)) => same(a, b),
-                _ => true,
-            });
+        return ROPE_KEYS.iter().all(|key| match (a.get(*key), b.get(*key)) {
+            (Some(a), Some(b)) => same(a, b),
+            _ => true,
+        });
     }
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a == b,

@@ -34,24 +34,14 @@ impl VisionTower {
     /// Only libtorch's own; misfits are collected by the builder.
     pub fn load(builder: &mut Builder<'_>, config: &VisionConfig) -> Result<Self, ModelError> {
         let side = config.patch_size as i64;
-        let kernel = [
-            config.hidden_size,
-            config.in_channels,
-            config.temporal_patch_size as i64,
-            side,
-            side,
-        ];
+        let kernel =
+            [config.hidden_size, config.in_channels, config.temporal_patch_size as i64, side, side];
         let patch_embed = builder.at("patch_embed.proj", |b| Linear::load_kernel(b, &kernel))?;
         let blocks = (0..config.depth)
             .map(|i| builder.at(format!("blocks.{i}"), |b| VisionBlock::load(b, config)))
             .collect::<Result<_, _>>()?;
         let merger = builder.at("merger", |b| Merger::load(b, config))?;
-        Ok(VisionTower {
-            config: config.clone(),
-            patch_embed,
-            blocks,
-            merger,
-        })
+        Ok(VisionTower { config: config.clone(), patch_embed, blocks, merger })
     }
 
     /// `pixel_values [patches, patch_dim] -> [merged patches, out_hidden_size]`, stage by stage.
@@ -72,25 +62,16 @@ impl VisionTower {
             sin: permute(&rotary.sin, &window_index, merge),
         });
         let attention = |lens: Vec<usize>| {
-            Rc::new(PackedAttention::new(
-                &Layout::independent(lens),
-                false,
-                kind,
-                device,
-            ))
+            Rc::new(PackedAttention::new(&Layout::independent(lens), false, kind, device))
         };
         let (windowed, full) = (attention(order.window_lens), attention(order.frame_lens));
 
         let index = window_index.shallow_clone();
-        let mut x = tape.run(pixel_values, move |x| {
-            permute(&self.patch_embed.forward(x), &index, merge)
-        });
+        let mut x =
+            tape.run(pixel_values, move |x| permute(&self.patch_embed.forward(x), &index, merge));
         for (i, block) in self.blocks.iter().enumerate() {
-            let seen = if self.config.fullatt_block_indexes.contains(&i) {
-                &full
-            } else {
-                &windowed
-            };
+            let seen =
+                if self.config.fullatt_block_indexes.contains(&i) { &full } else { &windowed };
             let (seen, rotary) = (seen.clone(), rotary.clone());
             x = tape.run(&x, move |x| block.forward(x, &rotary, &seen));
         }
@@ -102,9 +83,7 @@ impl VisionTower {
 /// Reorders `[patches, channels]` in units of `merge` patches.
 fn permute(x: &Tensor, index: &Tensor, merge: i64) -> Tensor {
     let channels = x.size()[1];
-    x.view([-1, merge * channels])
-        .index_select(0, index)
-        .view([-1, channels])
+    x.view([-1, merge * channels]).index_select(0, index).view([-1, channels])
 }
 
 #[derive(Debug)]
@@ -160,9 +139,7 @@ impl Merger {
         Ok(Merger {
             ln_q: b.at("ln_q", |b| RmsNorm::load(b, config.hidden_size, EPS))?,
             inner: b.at("mlp.0", |b| Linear::load(b, width, width, true))?,
-            outer: b.at("mlp.2", |b| {
-                Linear::load(b, width, config.out_hidden_size, true)
-            })?,
+            outer: b.at("mlp.2", |b| Linear::load(b, width, config.out_hidden_size, true))?,
             width,
         })
     }

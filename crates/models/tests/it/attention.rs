@@ -11,9 +11,7 @@ fn noise(seed: i64, tokens: usize, heads: i64) -> Tensor {
     let shape = [tokens as i64, heads, HEAD_DIM];
     let count = shape.iter().product::<i64>();
     let steps = Tensor::arange(count, (Kind::Double, Device::Cpu));
-    ((steps * 12.9898 + seed as f64 * 78.233).sin() * 43_758.545)
-        .frac()
-        .view(shape)
+    ((steps * 12.9898 + seed as f64 * 78.233).sin() * 43_758.545).frac().view(shape)
 }
 
 /// Who sees whom, `[T, T]`: the prefix, and of the own segment all or what is not later.
@@ -37,10 +35,7 @@ fn visible(layout: &Layout, causal: bool) -> Tensor {
 fn naive(q: &Tensor, k: &Tensor, v: &Tensor, seen: &Tensor) -> Tensor {
     let repeat = q.size()[1] / k.size()[1];
     // [heads, T, HEAD_DIM]
-    let expand = |x: &Tensor| {
-        x.repeat_interleave_self_int(repeat, 1, None)
-            .transpose(0, 1)
-    };
+    let expand = |x: &Tensor| x.repeat_interleave_self_int(repeat, 1, None).transpose(0, 1);
     let (q, k, v) = (q.transpose(0, 1), expand(k), expand(v));
     let scores = q.matmul(&k.transpose(1, 2)) / (HEAD_DIM as f64).sqrt();
     let hidden = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
@@ -61,9 +56,7 @@ fn with_gradients(
     };
     let (q, k, v) = (leaf(1, heads[0]), leaf(2, heads[1]), leaf(3, heads[1]));
     let out = attend(&q, &k, &v);
-    (&out * noise(4, tokens, heads[0]))
-        .sum(Kind::Double)
-        .backward();
+    (&out * noise(4, tokens, heads[0])).sum(Kind::Double).backward();
     [out.detach(), q.grad(), k.grad(), v.grad()]
 }
 
@@ -76,21 +69,9 @@ fn check(layout: &Layout, causal: bool, heads: [i64; 2]) -> Result<(), TestCaseE
             1e-12,
             PackedAttention::in_blocks(layout, causal, Kind::Double, Device::Cpu),
         ),
-        (
-            Kind::Double,
-            1e-12,
-            PackedAttention::without_padding(layout, causal, Device::Cpu),
-        ),
-        (
-            Kind::Float,
-            1e-5,
-            PackedAttention::new(layout, causal, Kind::Float, Device::Cpu),
-        ),
-        (
-            Kind::Float,
-            1e-5,
-            PackedAttention::in_blocks(layout, causal, Kind::Float, Device::Cpu),
-        ),
+        (Kind::Double, 1e-12, PackedAttention::without_padding(layout, causal, Device::Cpu)),
+        (Kind::Float, 1e-5, PackedAttention::new(layout, causal, Kind::Float, Device::Cpu)),
+        (Kind::Float, 1e-5, PackedAttention::in_blocks(layout, causal, Kind::Float, Device::Cpu)),
     ] {
         let packed = with_gradients(layout, heads, kind, |q, k, v| attention.forward(q, k, v));
         compare(layout, &packed, &double, tolerance)?;
@@ -104,19 +85,11 @@ fn compare(
     dense: &[Tensor],
     tolerance: f64,
 ) -> Result<(), TestCaseError> {
-    for (what, (got, expected)) in ["output", "dq", "dk", "dv"]
-        .iter()
-        .zip(packed.iter().zip(dense))
+    for (what, (got, expected)) in ["output", "dq", "dk", "dv"].iter().zip(packed.iter().zip(dense))
     {
         prop_assert_eq!(got.size(), expected.size());
         let difference = f64::try_from((got - expected).abs().max()).unwrap();
-        prop_assert!(
-            difference < tolerance,
-            "{}: {} in {:?}",
-            what,
-            difference,
-            layout
-        );
+        prop_assert!(difference < tolerance, "{}: {} in {:?}", what, difference, layout);
     }
     Ok(())
 }
@@ -134,10 +107,7 @@ fn layout(groups: &[(usize, Vec<usize>)], late: bool) -> Layout {
         }
         return layout;
     }
-    let prompts: Vec<usize> = groups
-        .iter()
-        .map(|(len, _)| layout.push(*len, None))
-        .collect();
+    let prompts: Vec<usize> = groups.iter().map(|(len, _)| layout.push(*len, None)).collect();
     for turn in 0..4 {
         for (&prompt, (_, answers)) in prompts.iter().zip(groups) {
             if let Some(&answer) = answers.get(turn) {

@@ -68,12 +68,8 @@ fn an_image_used_twice_goes_through_the_tower_once() {
     let model = load(&checkpoint("nested"));
     let (a, b) = (picture(1, 4, 6), picture(2, 4, 4));
     let mut builder = BatchBuilder::new(model.as_ref());
-    builder
-        .push_prompt(&prompt(&[1, 2], &[a.clone(), b.clone()], &[3]))
-        .unwrap();
-    builder
-        .push_prompt(&prompt(&[4], &[b.clone(), a.clone()], &[]))
-        .unwrap();
+    builder.push_prompt(&prompt(&[1, 2], &[a.clone(), b.clone()], &[3])).unwrap();
+    builder.push_prompt(&prompt(&[4], &[b.clone(), a.clone()], &[])).unwrap();
     let tokens = builder.num_tokens() as i64;
     let batch = builder.build();
     assert_eq!(batch.input_ids.size(), [tokens]);
@@ -83,10 +79,7 @@ fn an_image_used_twice_goes_through_the_tower_once() {
     let pixel_values = images.pixel_values(Kind::Float, Device::Cpu);
     assert_eq!(pixel_values.size(), [40, PATCH_DIM as i64]);
     let sources = Vec::<i64>::try_from(&images.sources).unwrap();
-    assert_eq!(
-        sources,
-        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5]
-    );
+    assert_eq!(sources, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5]);
     let ids = Vec::<i64>::try_from(&batch.input_ids).unwrap();
     let targets = Vec::<i64>::try_from(&images.targets).unwrap();
     let placeholders: Vec<i64> = (0..tokens).filter(|&i| ids[i as usize] == 548).collect();
@@ -98,10 +91,7 @@ fn packed_prompts_are_those_alone() {
     let model = load(&checkpoint("nested"));
     let (a, b) = (picture(1, 4, 6), picture(2, 18, 12));
     let items = [
-        (
-            prompt(&[1, 2], &[a.clone(), b.clone()], &[3]),
-            vec![vec![7, 8, 9], vec![10]],
-        ),
+        (prompt(&[1, 2], &[a.clone(), b.clone()], &[3]), vec![vec![7, 8, 9], vec![10]]),
         (prompt(&[4, 5, 6], &[], &[]), vec![vec![11, 12]]),
         (prompt(&[4], &[b, a], &[1, 1]), vec![]),
     ];
@@ -164,14 +154,8 @@ fn prompts_that_do_not_fit_are_refused() {
     let mut builder = BatchBuilder::new(model.as_ref());
     builder.push_prompt(&with(&[IMAGE; 8], &two)).unwrap();
 
-    assert_names(
-        &refused(model.as_ref(), &with(&[1, 558], &[])),
-        &["token id 558", "558 rows"],
-    );
-    assert_names(
-        &refused(model.as_ref(), &with(&[], &[])),
-        &["without tokens"],
-    );
+    assert_names(&refused(model.as_ref(), &with(&[1, 558], &[])), &["token id 558", "558 rows"]);
+    assert_names(&refused(model.as_ref(), &with(&[], &[])), &["without tokens"]);
     let mut wide = image.as_ref().clone();
     wide.pixel_values = vec![0.0; 16 * 3 * 2 * 16 * 16];
     let message = refused(model.as_ref(), &with(&[IMAGE; 4], &[Arc::new(wide)]));

@@ -35,19 +35,11 @@ fn refusal_with(checkpoint: &str, path: &str, value: Value) -> String {
 fn missing_keys_are_named() {
     for (checkpoint, path, parts) in [
         ("nested", "model_type", &["`model_type`"][..]),
-        (
-            "nested",
-            "text_config/intermediate_size",
-            &["`text_config`", "`intermediate_size`"],
-        ),
+        ("nested", "text_config/intermediate_size", &["`text_config`", "`intermediate_size`"]),
         ("flat", "intermediate_size", &["`intermediate_size`"]),
         ("flat", "rms_norm_eps", &["`rms_norm_eps`"]),
         ("nested", "vision_config", &["`vision_config`"]),
-        (
-            "flat",
-            "vision_config/depth",
-            &["`vision_config`", "`depth`"],
-        ),
+        ("flat", "vision_config/depth", &["`vision_config`", "`depth`"]),
         ("nested", "image_token_id", &["`image_token_id`"]),
     ] {
         assert_names(&refusal_with(checkpoint, path, Value::Null), parts);
@@ -67,10 +59,7 @@ fn what_is_not_computed_is_refused() {
             "flat",
             "quantization_config",
             json!({"quant_method": "awq", "bits": 4}),
-            &[
-                "`quantization_config`: weights quantised by `awq`",
-                "hint: ",
-            ],
+            &["`quantization_config`: weights quantised by `awq`", "hint: "],
         ),
         (
             "nested",
@@ -90,12 +79,7 @@ fn what_is_not_computed_is_refused() {
             json!(["full_attention"]),
             &["`layer_types`: expected one for each of 2 layers, got 1"],
         ),
-        (
-            "flat",
-            "hidden_act",
-            json!("gelu"),
-            &["`hidden_act`: expected `silu`, got `gelu`"],
-        ),
+        ("flat", "hidden_act", json!("gelu"), &["`hidden_act`: expected `silu`, got `gelu`"]),
         (
             "flat",
             "vision_config/hidden_act",
@@ -150,12 +134,7 @@ fn what_is_not_computed_is_refused() {
             json!(64),
             &["`out_hidden_size`: expected 32, got 64"],
         ),
-        (
-            "nested",
-            "vision_config/window_size",
-            json!(100),
-            &["`window_size`", "got 16"],
-        ),
+        ("nested", "vision_config/window_size", json!(100), &["`window_size`", "got 16"]),
         (
             "nested",
             "image_token_id",
@@ -163,18 +142,8 @@ fn what_is_not_computed_is_refused() {
             &["`image_token_id`: expected below `vocab_size` 558, got 558"],
         ),
         ("nested", "image_token_id", json!(-1), &["`image_token_id`"]),
-        (
-            "flat",
-            "vision_config/in_chans",
-            json!(4),
-            &["`in_chans`: expected 3, got 4"],
-        ),
-        (
-            "flat",
-            "hidden_size",
-            json!("32"),
-            &["invalid type: string \"32\""],
-        ),
+        ("flat", "vision_config/in_chans", json!(4), &["`in_chans`: expected 3, got 4"]),
+        ("flat", "hidden_size", json!("32"), &["invalid type: string \"32\""]),
     ] {
         assert_names(&refusal_with(checkpoint, path, value), parts);
     }
@@ -208,10 +177,7 @@ fn sizes_that_cannot_be_are_refused_before_any_arithmetic() {
         &refusal_with("flat", "hidden_size", json!(-32)),
         &["`hidden_size`: expected 1 to 16777216, got -32"],
     );
-    assert_names(
-        &refusal_with("flat", "rope_theta", json!(0.0)),
-        &["`rope_theta`"],
-    );
+    assert_names(&refusal_with("flat", "rope_theta", json!(0.0)), &["`rope_theta`"]);
 }
 
 #[test]
@@ -223,10 +189,7 @@ fn broken_files_are_named() {
         assert_names(&refusal(folder.path()), &[path.to_str().unwrap()]);
     }
     fs::remove_file(&path).unwrap();
-    assert_names(
-        &refusal(folder.path()),
-        &[path.to_str().unwrap(), "No such file"],
-    );
+    assert_names(&refusal(folder.path()), &[path.to_str().unwrap(), "No such file"]);
 }
 
 /// Spellings that other versions of transformers write for the same model.
@@ -234,10 +197,7 @@ fn broken_files_are_named() {
 fn old_and_new_spellings_are_the_same_model() {
     let expected = sample_logits(load(&checkpoint("flat")).as_ref());
     for edits in [
-        vec![
-            ("rope_scaling/type", json!("default")),
-            ("rope_scaling/rope_type", json!("default")),
-        ],
+        vec![("rope_scaling/type", json!("default")), ("rope_scaling/rope_type", json!("default"))],
         vec![("rope_scaling/rope_type", json!("mrope"))],
         vec![("vision_config/in_channels", json!(3))],
         vec![("vision_config/in_chans", Value::Null)],
@@ -267,10 +227,7 @@ fn the_bases_of_the_rotations_are_read() {
         let expected = sample_logits(load(&checkpoint(checkpoint_name)).as_ref());
         let folder = copy(checkpoint_name);
         edit_config(folder.path(), |config| set(config, path, json!(7.0)));
-        assert!(
-            !sample_logits(load(folder.path()).as_ref()).equal(&expected),
-            "{path}"
-        );
+        assert!(!sample_logits(load(folder.path()).as_ref()).equal(&expected), "{path}");
     }
 }
 
@@ -278,12 +235,8 @@ fn the_bases_of_the_rotations_are_read() {
 fn windows_are_refused_where_a_layer_has_one() {
     let window = |edit: &dyn Fn(&mut serde_json::Map<String, Value>)| {
         let folder = copy("nested");
-        edit_config(folder.path(), |config| {
-            edit(config["text_config"].as_object_mut().unwrap())
-        });
-        Config::read(folder.path())
-            .map(drop)
-            .map_err(|error| error.to_string())
+        edit_config(folder.path(), |config| edit(config["text_config"].as_object_mut().unwrap()));
+        Config::read(folder.path()).map(drop).map_err(|error| error.to_string())
     };
     // As transformers has it: no window, none of these layers, all layers named.
     for keys in [

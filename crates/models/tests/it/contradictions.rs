@@ -21,10 +21,7 @@ use crate::support::{
 
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-const SHARDS: [&str; 2] = [
-    "model-00001-of-00002.safetensors",
-    "model-00002-of-00002.safetensors",
-];
+const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
 const HEAD: &str = "lm_head.weight";
 
 /// What is said of `folder` while `work` runs.
@@ -106,12 +103,7 @@ fn weights_of_another_format_alone_are_no_weights() {
     let folder = copy("nested");
     let file = folder.path().join(WHOLE);
     fs::rename(&file, folder.path().join("pytorch_model.bin")).unwrap();
-    let parts = [
-        file.to_str().unwrap(),
-        "no such file",
-        "not read: pytorch_model.bin",
-        "\nhint: ",
-    ];
+    let parts = [file.to_str().unwrap(), "no such file", "not read: pytorch_model.bin", "\nhint: "];
     assert_names(&refusal(folder.path()), &parts);
 }
 
@@ -172,10 +164,7 @@ fn a_stored_head_that_differs_counts() {
     ] {
         let folder = with_head(head);
         let (model, said) = said_of(folder.path(), || load(folder.path()));
-        assert_names(
-            &said,
-            &["warning: ", "tie_word_embeddings", HEAD, "not tied"],
-        );
+        assert_names(&said, &["warning: ", "tie_word_embeddings", HEAD, "not tied"]);
         assert!(model.parameters().get(HEAD).is_some());
         assert!(max_difference(&sample_logits(model.as_ref()), &tied) > 1e-3);
         let config = Config::read_with_weights(folder.path()).unwrap();
@@ -243,11 +232,8 @@ fn where_the_head_is_tied_may_stand_in_two_places() {
 #[test]
 fn a_merged_model_keeps_a_head_of_its_own() {
     let base = with_head(Tensor::ones_like);
-    let options = LoadOptions {
-        kind: Kind::Float,
-        device: Device::Cpu,
-        trained: TrainedParts::all(true),
-    };
+    let options =
+        LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::all(true) };
     let lora = LoraOptions {
         rank: 2,
         alpha: 4.0,
@@ -260,9 +246,7 @@ fn a_merged_model_keeps_a_head_of_its_own() {
     save_adapter(model.as_ref(), base.path(), adapter.path()).unwrap();
     // A folder with an adapter and a whole model: the adapter is read.
     fs::write(adapter.path().join(WHOLE), "not looked into").unwrap();
-    let (over, said) = said_of(adapter.path(), || {
-        load_model(adapter.path(), options).unwrap()
-    });
+    let (over, said) = said_of(adapter.path(), || load_model(adapter.path(), options).unwrap());
     assert_names(&said, &["warning: ", "not read: `model.safetensors`"]);
     let saved = SavedAdapter::read(adapter.path()).unwrap();
     let weights = adapter.path().join("adapter_model.safetensors");
@@ -277,10 +261,7 @@ fn a_merged_model_keeps_a_head_of_its_own() {
     let (again, said) = said_of(merged.path(), || load(merged.path()));
     assert_eq!(said, "");
     assert!(again.parameters().get(HEAD).is_some());
-    let difference = max_difference(
-        &sample_logits(again.as_ref()),
-        &sample_logits(over.as_ref()),
-    );
+    let difference = max_difference(&sample_logits(again.as_ref()), &sample_logits(over.as_ref()));
     assert!(difference < 1e-5, "{difference}");
 }
 

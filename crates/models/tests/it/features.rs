@@ -21,10 +21,7 @@ use crate::support::{
 const LARGE: usize = 1 << 20;
 
 fn cache(max_bytes: usize, folder: Option<&Path>) -> Rc<FeatureCache> {
-    let options = FeatureCacheOptions {
-        max_bytes,
-        folder: folder.map(Path::to_path_buf),
-    };
+    let options = FeatureCacheOptions { max_bytes, folder: folder.map(Path::to_path_buf) };
     Rc::new(FeatureCache::new(&options).unwrap())
 }
 
@@ -54,10 +51,7 @@ fn counts(stats: FeatureStats) -> [usize; 3] {
 fn items() -> Vec<(Prompt, Vec<Vec<u32>>)> {
     let (a, b) = (picture(1, 4, 6), picture(2, 18, 12));
     vec![
-        (
-            prompt(&[1, 2], &[a.clone(), b.clone()], &[3]),
-            vec![vec![7, 8, 9], vec![10]],
-        ),
+        (prompt(&[1, 2], &[a.clone(), b.clone()], &[3]), vec![vec![7, 8, 9], vec![10]]),
         (prompt(&[4, 5, 6], &[], &[]), vec![vec![11, 12]]),
         (prompt(&[4], &[b, picture(1, 4, 6)], &[1, 1]), vec![]),
     ]
@@ -140,17 +134,9 @@ fn lora(targets: &[&str], vision: bool) -> LoraOptions {
 
 #[test]
 fn a_tower_that_changes_keeps_nothing() {
-    let options = |trained| LoadOptions {
-        kind: Kind::Float,
-        device: Device::Cpu,
-        trained,
-    };
-    let part = |vision, merger| TrainedParts {
-        vision,
-        merger,
-        language: true,
-        masters_on_host: false,
-    };
+    let options = |trained| LoadOptions { kind: Kind::Float, device: Device::Cpu, trained };
+    let part =
+        |vision, merger| TrainedParts { vision, merger, language: true, masters_on_host: false };
     for (vision, merger) in [(true, true), (true, false), (false, true)] {
         let mut model = load_model(&checkpoint("nested"), options(part(vision, merger))).unwrap();
         let refused = model.keep_features(cache(LARGE, None));
@@ -176,22 +162,11 @@ fn a_tower_that_changes_keeps_nothing() {
 
 #[test]
 fn frozen_parts_hold_no_masters() {
-    for (vision, merger, language) in [
-        (false, false, true),
-        (false, true, true),
-        (true, false, false),
-    ] {
-        let trained = TrainedParts {
-            vision,
-            merger,
-            language,
-            masters_on_host: false,
-        };
-        let options = LoadOptions {
-            kind: Kind::BFloat16,
-            device: Device::Cpu,
-            trained,
-        };
+    for (vision, merger, language) in
+        [(false, false, true), (false, true, true), (true, false, false)]
+    {
+        let trained = TrainedParts { vision, merger, language, masters_on_host: false };
+        let options = LoadOptions { kind: Kind::BFloat16, device: Device::Cpu, trained };
         let model = load_model(&checkpoint("nested"), options).unwrap();
         for parameter in &model.parameters().list {
             let is_trained = trained.holds(parameter.part);
@@ -286,10 +261,7 @@ fn damaged_files_are_named_computed_again_and_replaced() {
             "features: expected float [6, 32], got bfloat16 [6, 32]",
         ),
         (&|| edit(|t| drop(t.remove("secs"))), "no tensor `secs`"),
-        (
-            &|| edit(|t| drop(t.insert("secs".into(), Tensor::from_slice(&[f64::NAN])))),
-            "secs",
-        ),
+        (&|| edit(|t| drop(t.insert("secs".into(), Tensor::from_slice(&[f64::NAN])))), "secs"),
     ];
     for (damage, cause) in damages {
         put(&whole);
@@ -303,10 +275,7 @@ fn damaged_files_are_named_computed_again_and_replaced() {
             panic!("{cause}: not said");
         };
         let name = path.file_name().unwrap().to_str().unwrap();
-        assert!(
-            problem.contains(name) && problem.contains(cause),
-            "{problem}"
-        );
+        assert!(problem.contains(name) && problem.contains(cause), "{problem}");
         let (again, stats) = stored(&nested, store.path(), &image);
         assert!(again.equal(&expected) && counts(stats) == [0, 1, 0]);
     }
@@ -329,10 +298,7 @@ fn a_folder_that_cannot_be_written_is_said_once() {
 
     let file = outer.path().join("file");
     fs::write(&file, "").unwrap();
-    let options = FeatureCacheOptions {
-        max_bytes: 0,
-        folder: Some(file.join("store")),
-    };
+    let options = FeatureCacheOptions { max_bytes: 0, folder: Some(file.join("store")) };
     let refused = FeatureCache::new(&options).unwrap_err().to_string();
     assert!(refused.contains("file/store"), "{refused}");
 }
@@ -359,9 +325,5 @@ fn many_may_write_one_folder() {
     });
     let names = files(store.path());
     assert_eq!(names.len(), 12, "{names:?}");
-    assert!(
-        names
-            .iter()
-            .all(|p| p.extension().unwrap() == "safetensors")
-    );
+    assert!(names.iter().all(|p| p.extension().unwrap() == "safetensors"));
 }

@@ -33,18 +33,9 @@ fn a_broken_index_is_named() {
         ("{\"weight_map\": {", "not JSON"),
         ("[]", "no object `weight_map`"),
         ("{\"weight_map\": [1]}", "no object `weight_map`"),
-        (
-            "{\"weight_map\": {\"a\": 1}}",
-            "`weight_map.a`: expected a file name, got 1",
-        ),
-        (
-            "{\"weight_map\": {\"a\": \"../a.safetensors\"}}",
-            "`weight_map.a`",
-        ),
-        (
-            "{\"weight_map\": {\"a\": \"/a.safetensors\"}}",
-            "`weight_map.a`",
-        ),
+        ("{\"weight_map\": {\"a\": 1}}", "`weight_map.a`: expected a file name, got 1"),
+        ("{\"weight_map\": {\"a\": \"../a.safetensors\"}}", "`weight_map.a`"),
+        ("{\"weight_map\": {\"a\": \"/a.safetensors\"}}", "`weight_map.a`"),
     ] {
         fs::write(&index, text).unwrap();
         assert_names(&refusal(folder.path()), &[index.to_str().unwrap(), cause]);
@@ -67,10 +58,7 @@ fn a_bad_shard_is_named() {
         assert_names(&refusal(folder.path()), &[shard.to_str().unwrap()]);
     }
     fs::remove_file(&shard).unwrap();
-    assert_names(
-        &refusal(folder.path()),
-        &[shard.to_str().unwrap(), "No such file"],
-    );
+    assert_names(&refusal(folder.path()), &[shard.to_str().unwrap(), "No such file"]);
 }
 
 #[test]
@@ -90,35 +78,16 @@ fn a_folder_that_is_no_model_says_where_one_may_be() {
         (
             "empty",
             &[][..],
-            &[
-                "config.json: No such file",
-                "hint: a model folder is what `save_pretrained`",
-            ][..],
+            &["config.json: No such file", "hint: a model folder is what `save_pretrained`"][..],
         ),
         (
             "run",
-            &[
-                "checkpoint-9/config.json",
-                "checkpoint-100/config.json",
-                "log.txt",
-            ],
+            &["checkpoint-9/config.json", "checkpoint-100/config.json", "log.txt"],
             &["checkpoint-100`, `", "checkpoint-9`"],
         ),
-        (
-            "hub",
-            &["snapshots/abc/config.json", "refs/main"],
-            &["snapshots/abc`"],
-        ),
-        (
-            "lora",
-            &["checkpoint-5/adapter_config.json"],
-            &["checkpoint-5`"],
-        ),
-        (
-            "packed",
-            &["model-q4.gguf", "README.md"],
-            &["but `model-q4.gguf`", "GGUF"],
-        ),
+        ("hub", &["snapshots/abc/config.json", "refs/main"], &["snapshots/abc`"]),
+        ("lora", &["checkpoint-5/adapter_config.json"], &["checkpoint-5`"]),
+        ("packed", &["model-q4.gguf", "README.md"], &["but `model-q4.gguf`", "GGUF"]),
         (
             "half",
             &["adapter_model.safetensors"],
@@ -130,11 +99,7 @@ fn a_folder_that_is_no_model_says_where_one_may_be() {
             &["`consolidated.safetensors`", "their authors"],
         ),
         ("bare", &["pytorch_model.bin"], &["but `pytorch_model.bin`"]),
-        (
-            "whole/inner",
-            &["a.txt", "../config.json"],
-            &["there is one in `", "whole`"],
-        ),
+        ("whole/inner", &["a.txt", "../config.json"], &["there is one in `", "whole`"]),
     ] {
         for file in files {
             let path = at(folder).join(file);
@@ -160,10 +125,7 @@ fn weights_in_another_form_name_the_way_to_this_one() {
         let folder = copy("nested");
         let file = folder.path().join("model.safetensors");
         fs::rename(&file, folder.path().join(name)).unwrap();
-        assert_names(
-            &refusal(folder.path()),
-            &[&format!("not read: {name}"), "\nhint: ", hint],
-        );
+        assert_names(&refusal(folder.path()), &[&format!("not read: {name}"), "\nhint: ", hint]);
     }
 }
 
@@ -178,9 +140,6 @@ fn chat_templates_by_name_go_into_checkpoints() {
     let target = tempfile::tempdir().unwrap();
     models::save_weights(model.as_ref(), folder.path(), target.path()).unwrap();
     let saved = target.path().join("additional_chat_templates");
-    assert_eq!(
-        fs::read_to_string(saved.join("tools.jinja")).unwrap(),
-        "{{ messages }}"
-    );
+    assert_eq!(fs::read_to_string(saved.join("tools.jinja")).unwrap(), "{{ messages }}");
     assert!(!saved.join("other.bin").exists());
 }

@@ -1,9 +1,6 @@
 //! Tiny checkpoints of `golden/parity`: loaded, broken, saved; attention against a naive one.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, its helpers too"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod attention;
 mod batch;

@@ -15,11 +15,8 @@ use torch::{read_tensors, write_tensors};
 
 use crate::support::{checkpoint, load, max_difference, sample_logits};
 
-const OPTIONS: LoadOptions = LoadOptions {
-    kind: Kind::Float,
-    device: Device::Cpu,
-    trained: TrainedParts::NONE,
-};
+const OPTIONS: LoadOptions =
+    LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
 
 /// An adapter over queries and values of rank 4 and alpha 8 that changes something.
 fn adapter() -> TempDir {
@@ -57,10 +54,7 @@ fn edit_matrices(folder: &Path, change: impl Fn(&str, Tensor) -> Tensor) {
 fn set(folder: &Path, keys: Value) {
     let path = folder.join("adapter_config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    config
-        .as_object_mut()
-        .unwrap()
-        .extend(keys.as_object().unwrap().clone());
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     fs::write(path, config.to_string()).unwrap();
 }
 
@@ -77,22 +71,14 @@ fn logits(folder: &Path) -> Tensor {
 fn patterns_that_say_what_all_layers_have_change_nothing() {
     let folder = adapter();
     let expected = logits(folder.path());
-    assert!(
-        max_difference(
-            &expected,
-            &sample_logits(load(&checkpoint("nested")).as_ref())
-        ) > 1e-3
-    );
+    assert!(max_difference(&expected, &sample_logits(load(&checkpoint("nested")).as_ref())) > 1e-3);
     for keys in [
         json!({"rank_pattern": {"q_proj": 4}}),
         json!({"alpha_pattern": {"q_proj": 8, "self_attn.v_proj": 8.0}}),
         json!({"rank_pattern": {".*": 4}, "alpha_pattern": {}}),
         json!({"rank_pattern": {"lm_head": 64}, "alpha_pattern": null}),
     ] {
-        set(
-            folder.path(),
-            json!({"rank_pattern": {}, "alpha_pattern": {}}),
-        );
+        set(folder.path(), json!({"rank_pattern": {}, "alpha_pattern": {}}));
         set(folder.path(), keys.clone());
         assert!(logits(folder.path()).equal(&expected), "{keys}");
     }
@@ -125,12 +111,7 @@ fn a_layer_of_its_own_rank_and_alpha_computes_by_them() {
     assert!(max_difference(&logits(own.path()), &expected) < 1e-5);
     // Saved, it says so; merged, it is the same.
     let again = tempfile::tempdir().unwrap();
-    save_adapter(
-        model(own.path()).as_ref(),
-        &checkpoint("nested"),
-        again.path(),
-    )
-    .unwrap();
+    save_adapter(model(own.path()).as_ref(), &checkpoint("nested"), again.path()).unwrap();
     assert!(logits(again.path()).equal(&logits(own.path())));
     let merged = tempfile::tempdir().unwrap();
     let saved = SavedAdapter::read(own.path()).unwrap();
@@ -147,20 +128,11 @@ fn patterns_that_mean_nothing_are_refused() {
             json!({"rank_pattern": {"v_proj": 0}}),
             "`rank_pattern.v_proj`: expected a number above 0, got 0",
         ),
-        (
-            json!({"rank_pattern": {"v_proj": 1.5}}),
-            "`rank_pattern`: expected ranks",
-        ),
+        (json!({"rank_pattern": {"v_proj": 1.5}}), "`rank_pattern`: expected ranks"),
         (json!({"alpha_pattern": {"(": 1}}), "`alpha_pattern`: `(`"),
-        (
-            json!({"alpha_pattern": [1]}),
-            "`alpha_pattern`: expected an object",
-        ),
+        (json!({"alpha_pattern": [1]}), "`alpha_pattern`: expected an object"),
     ] {
-        set(
-            folder.path(),
-            json!({"rank_pattern": {}, "alpha_pattern": {}}),
-        );
+        set(folder.path(), json!({"rank_pattern": {}, "alpha_pattern": {}}));
         set(folder.path(), keys);
         let error = SavedAdapter::read(folder.path()).and_then(|saved| {
             load_with_adapter(&checkpoint("nested"), OPTIONS, AdapterSource::Saved(&saved))

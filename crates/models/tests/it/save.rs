@@ -65,11 +65,7 @@ fn files_names_types_and_shapes_stay() {
         expected.sort_unstable();
         assert_eq!(after.keys().collect::<Vec<_>>(), expected);
         for (file, bytes) in &before {
-            assert_eq!(
-                after[file] == *bytes,
-                !file.ends_with(".safetensors"),
-                "{file}"
-            );
+            assert_eq!(after[file] == *bytes, !file.ends_with(".safetensors"), "{file}");
         }
         same_headers(&checkpoint(name), target.path());
         // Stored bf16 rounds; what is loaded again is the rounded weight.
@@ -80,9 +76,7 @@ fn files_names_types_and_shapes_stay() {
             assert!(got.equal(&expected.to_kind(got.kind())));
         }
         let again = sample_logits(load(target.path()).as_ref());
-        let exact = all_tensors(&checkpoint(name))
-            .values()
-            .all(|t| t.kind() == Kind::Float);
+        let exact = all_tensors(&checkpoint(name)).values().all(|t| t.kind() == Kind::Float);
         if exact {
             assert!(again.equal(&sample_logits(model.as_ref())));
         }
@@ -100,11 +94,7 @@ fn same_headers(before: &Path, after: &Path) {
             let mut list: Vec<_> = tensors
                 .filter(|(name, _)| *name != "__metadata__")
                 .map(|(name, info)| {
-                    (
-                        name.clone(),
-                        info["dtype"].to_string(),
-                        info["shape"].to_string(),
-                    )
+                    (name.clone(), info["dtype"].to_string(), info["shape"].to_string())
                 })
                 .collect();
             list.sort();
@@ -152,10 +142,7 @@ fn a_tied_head_stored_again_follows_the_embedding() {
             let head = tensors["model.embed_tokens.weight"].to_kind(Kind::BFloat16);
             tensors.insert("lm_head.weight".into(), head);
             let buffer = Tensor::from_slice(&[0.5f32, 0.25]);
-            tensors.insert(
-                "model.layers.0.self_attn.rotary_emb.inv_freq".into(),
-                buffer,
-            );
+            tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), buffer);
         }
     });
     let target = tempfile::tempdir().unwrap();

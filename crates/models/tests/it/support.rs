@@ -23,9 +23,7 @@ pub const CHECKPOINTS: [&str; 2] = ["nested", "flat"];
 pub const PATCH_DIM: usize = 3 * 2 * 14 * 14;
 
 pub fn checkpoint(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../golden/parity/checkpoints")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints").join(name)
 }
 
 /// A copy to alter.
@@ -50,10 +48,7 @@ pub fn weight_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 pub fn all_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
-    weight_files(folder)
-        .iter()
-        .flat_map(|file| read_tensors(file).unwrap())
-        .collect()
+    weight_files(folder).iter().flat_map(|file| read_tensors(file).unwrap()).collect()
 }
 
 /// Passes the tensors of each weight file through `edit`.
@@ -77,11 +72,7 @@ pub fn load_as(
     kind: Kind,
     trainable: bool,
 ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
-    let options = LoadOptions {
-        kind,
-        device: Device::Cpu,
-        trained: TrainedParts::all(trainable),
-    };
+    let options = LoadOptions { kind, device: Device::Cpu, trained: TrainedParts::all(trainable) };
     load_model(folder, options)
 }
 
@@ -109,12 +100,7 @@ pub fn picture(number: usize, height: usize, width: usize) -> Arc<PreparedImage>
         .map(|i| ((i + 1) as f32 * 0.37 + number as f32).sin())
         .collect();
     let size = [14 * width as u32, 14 * height as u32];
-    Arc::new(PreparedImage::new(
-        pixel_values,
-        [1, height, width],
-        size,
-        size,
-    ))
+    Arc::new(PreparedImage::new(pixel_values, [1, height, width], size, size))
 }
 
 /// `before`, the placeholders of each image with a token between them, `after`.
@@ -126,10 +112,7 @@ pub fn prompt(before: &[u32], images: &[Arc<PreparedImage>], after: &[u32]) -> P
         ids.push(546);
     }
     ids.extend(after);
-    Prompt {
-        ids,
-        images: images.to_vec(),
-    }
+    Prompt { ids, images: images.to_vec() }
 }
 
 /// Logits of every token of packed prompts, each with its answers: `[T, vocab_size]`, f32.

@@ -42,10 +42,7 @@ fn run(recompute: bool, trained: [bool; 4], runs: &[Cell<usize>; 3]) -> (f64, Ve
         let value = f64::try_from(loss.detach()).unwrap();
         (loss, value)
     });
-    let gradients = leaves
-        .iter()
-        .map(|leaf| leaf.grad().defined().then(|| leaf.grad()))
-        .collect();
+    let gradients = leaves.iter().map(|leaf| leaf.grad().defined().then(|| leaf.grad())).collect();
     (loss, gradients)
 }
 

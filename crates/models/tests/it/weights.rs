@@ -18,18 +18,11 @@ fn parameters_have_the_names_of_the_checkpoint() {
         let folder = checkpoint(name);
         let stored: Vec<String> = all_tensors(&folder).into_keys().collect();
         let model = load(&folder);
-        let mut names: Vec<String> = model
-            .parameters()
-            .list
-            .iter()
-            .map(|p| p.name.clone())
-            .collect();
+        let mut names: Vec<String> =
+            model.parameters().list.iter().map(|p| p.name.clone()).collect();
         names.sort();
         assert_eq!(names, stored, "{name}");
-        assert_eq!(
-            names.contains(&"lm_head.weight".to_string()),
-            name == "nested"
-        );
+        assert_eq!(names.contains(&"lm_head.weight".to_string()), name == "nested");
         for parameter in &model.parameters().list {
             assert!(parameter.value.requires_grad(), "{}", parameter.name);
             assert!(!parameter.has_master(), "{}", parameter.name);
@@ -70,24 +63,16 @@ fn all_misfits_are_listed_in_one_error() {
 fn a_weight_used_twice_is_named() {
     let folder = checkpoint("nested");
     let files = WeightFiles::open(&folder).unwrap();
-    let options = LoadOptions {
-        kind: Kind::Float,
-        device: Device::Cpu,
-        trained: TrainedParts::NONE,
-    };
+    let options =
+        LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
     let mut builder = Builder::new(&files, options, None);
     for _ in 0..2 {
         let _ = builder
-            .at("model.language_model", |b| {
-                b.at("norm", |b| b.take("weight", &[32]))
-            })
+            .at("model.language_model", |b| b.at("norm", |b| b.take("weight", &[32])))
             .unwrap();
     }
     let message = builder.finish(&folder).unwrap_err().to_string();
-    assert_names(
-        &message,
-        &["weight model.language_model.norm.weight: used twice"],
-    );
+    assert_names(&message, &["weight model.language_model.norm.weight: used twice"]);
 }
 
 /// Equal numbers of elements once let a weight of another shape in.
@@ -138,10 +123,7 @@ fn a_tied_head_stored_again_must_fit() {
 fn an_untied_head_is_a_weight_of_its_own() {
     let folder = copy("flat");
     edit_config(folder.path(), |c| c["tie_word_embeddings"] = false.into());
-    assert_names(
-        &refusal(folder.path()),
-        &["weight lm_head.weight: missing\nhint: "],
-    );
+    assert_names(&refusal(folder.path()), &["weight lm_head.weight: missing\nhint: "]);
 }
 
 #[test]
@@ -219,9 +201,7 @@ fn renamed(name: &str, change: impl Fn(&str) -> Option<String>) -> tempfile::Tem
 fn each_weight_may_have_either_name() {
     let older = |name: &str| {
         let name = name.strip_prefix("model.")?;
-        let text = name
-            .strip_prefix("language_model.")
-            .map(|rest| format!("model.{rest}"));
+        let text = name.strip_prefix("language_model.").map(|rest| format!("model.{rest}"));
         Some(text.unwrap_or_else(|| name.to_owned()))
     };
     for name in CHECKPOINTS {
@@ -254,20 +234,13 @@ fn each_weight_may_have_either_name() {
             let stored: Vec<String> = all_tensors(folder.path()).into_keys().collect();
             let model = load(folder.path());
             assert!(sample_logits(model.as_ref()).equal(&expected), "{name}");
-            let mut names: Vec<String> = model
-                .parameters()
-                .list
-                .iter()
-                .map(|p| p.name.clone())
-                .collect();
+            let mut names: Vec<String> =
+                model.parameters().list.iter().map(|p| p.name.clone()).collect();
             names.sort();
             assert_eq!(names, stored);
             let target = tempfile::tempdir().unwrap();
             models::save_weights(model.as_ref(), folder.path(), target.path()).unwrap();
-            assert_eq!(
-                all_tensors(target.path()).into_keys().collect::<Vec<_>>(),
-                stored
-            );
+            assert_eq!(all_tensors(target.path()).into_keys().collect::<Vec<_>>(), stored);
         }
     }
 }
@@ -297,10 +270,7 @@ fn tensors_without_a_layer_are_passed_over_and_kept() {
         let other = tensors[name].shallow_clone() + 1.0;
         tensors.insert("model.norm.weight".into(), other);
     });
-    assert_names(
-        &refusal(folder.path()),
-        &["the same weight as", "model.norm.weight"],
-    );
+    assert_names(&refusal(folder.path()), &["the same weight as", "model.norm.weight"]);
 }
 
 #[test]
@@ -309,23 +279,13 @@ fn many_missing_weights_are_counted() {
     edit_weights(folder.path(), |tensors| {
         tensors.retain(|name, _| name.contains("embed_tokens"));
         for layer in 0..20 {
-            tensors.insert(
-                format!("layers.{layer}.q.qweight"),
-                Tensor::from_slice(&[1.0f32]),
-            );
+            tensors.insert(format!("layers.{layer}.q.qweight"), Tensor::from_slice(&[1.0f32]));
         }
     });
     let message = refusal(folder.path());
     assert_names(
         &message,
-        &[
-            "weight ",
-            ": missing",
-            "more: missing",
-            ": unexpected",
-            "more: unexpected",
-            "quantised",
-        ],
+        &["weight ", ": missing", "more: missing", ": unexpected", "more: unexpected", "quantised"],
     );
     assert!(message.lines().count() < 25, "{message}");
 }

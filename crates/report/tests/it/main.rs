@@ -27,20 +27,11 @@ fn chart() -> LineChart {
 }
 
 fn section(heading: &str, body: Body) -> Section {
-    Section {
-        heading: heading.to_owned(),
-        note: "note".to_owned(),
-        body,
-    }
+    Section { heading: heading.to_owned(), note: "note".to_owned(), body }
 }
 
 fn report() -> Report {
-    let interval = Interval {
-        mean: 0.5,
-        low: 0.4,
-        high: 0.6,
-        num_values: 10,
-    };
+    let interval = Interval { mean: 0.5, low: 0.4, high: 0.6, num_values: 10 };
     let picture = Picture {
         image: EncodedImage::from_rgb(2, 2, &[9; 12]).expect("pixels"),
         boxes: vec![LabelledBox {
@@ -56,11 +47,7 @@ fn report() -> Report {
             value: "1.00".to_owned(),
         }],
     };
-    let row = IntervalRow {
-        label: "start".to_owned(),
-        interval,
-        colour: Colour::Grey,
-    };
+    let row = IntervalRow { label: "start".to_owned(), interval, colour: Colour::Grey };
     Report {
         title: "A <run>".to_owned(),
         summary: "It learns.".to_owned(),
@@ -93,11 +80,7 @@ fn assert_well_formed(markup: &str) {
     for tag in markup.split('<').skip(1) {
         let end = tag.find('>').unwrap_or_else(|| panic!("unclosed: <{tag}"));
         let tag = &tag[..end];
-        let name = tag
-            .trim_start_matches('/')
-            .split([' ', '/', '\n'])
-            .next()
-            .unwrap_or_default();
+        let name = tag.trim_start_matches('/').split([' ', '/', '\n']).next().unwrap_or_default();
         if tag.starts_with('/') {
             assert_eq!(open.pop(), Some(name), "</{name}> closes another");
         } else if !tag.ends_with('/') && !["!doctype", "meta"].contains(&name) {
@@ -115,12 +98,8 @@ fn the_page_is_well_formed_and_needs_nothing_from_elsewhere() {
     for word in ["http", "<script", "<link", "@import", "url(", "src="] {
         assert!(!outside.contains(word), "{word}");
     }
-    for text in [
-        "A &lt;run&gt;",
-        "&lt;answer&gt;[0, 0, 1, 1]",
-        "b: &lt;2&gt;",
-        "the &lt;b&gt;red",
-    ] {
+    for text in ["A &lt;run&gt;", "&lt;answer&gt;[0, 0, 1, 1]", "b: &lt;2&gt;", "the &lt;b&gt;red"]
+    {
         assert!(html.contains(text), "{text}");
     }
     assert_eq!(html.matches("<svg").count(), 4);
@@ -168,10 +147,7 @@ fn broken_metrics_name_file_and_line() {
     assert_eq!(read_metrics(&path).expect("metrics").len(), 2);
     fs::write(&path, "{\"step\": 1}\n\n{\"step\": \n").expect("written");
     let error = read_metrics(&path).expect_err("a broken line");
-    assert!(
-        matches!(error, ReportError::Metrics { line: 3, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, ReportError::Metrics { line: 3, .. }), "{error}");
     assert!(error.to_string().contains("metrics.jsonl:3: "), "{error}");
 }
 

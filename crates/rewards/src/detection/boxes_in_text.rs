@@ -64,9 +64,7 @@ impl<'a> Entry<'a> {
     fn from_json(mut item: Json<'a>) -> Self {
         Self {
             label: item.take("label").and_then(Label::from_json),
-            corners: item
-                .take("bbox_2d")
-                .and_then(|corners| corners_of(&corners)),
+            corners: item.take("bbox_2d").and_then(|corners| corners_of(&corners)),
         }
     }
 }
@@ -137,10 +135,7 @@ pub(super) fn true_boxes(block: Option<&str>) -> Result<Vec<TrueBox<'_>>, String
         .map(Entry::from_json)
         .enumerate()
         .map(|(index, entry)| match entry {
-            Entry {
-                label: Some(label),
-                corners: Some(corners),
-            } => Ok(TrueBox { label, corners }),
+            Entry { label: Some(label), corners: Some(corners) } => Ok(TrueBox { label, corners }),
             Entry { label: None, .. } => Err(format!("box {index} has no `label`")),
             Entry { corners: None, .. } => Err(format!(
                 "box {index}: `bbox_2d` is not a list of four numbers, expected `[x1, y1, x2, y2]`"
@@ -172,10 +167,7 @@ mod tests {
 
     #[test]
     fn corners_are_four_finite_numbers_or_truths() {
-        assert_eq!(
-            corners("[1, 2.5, true, -4, \"x\"]"),
-            Some([1.0, 2.5, 1.0, -4.0])
-        );
+        assert_eq!(corners("[1, 2.5, true, -4, \"x\"]"), Some([1.0, 2.5, 1.0, -4.0]));
         for bad in [
             "[1, 2, 3]",
             "[1, 2, 3, \"4\"]",
@@ -198,10 +190,7 @@ mod tests {
         assert_eq!(label("0"), label("-0.0"));
         assert_ne!(label("1"), label("\"1\""));
         assert_eq!(label("[1]"), None);
-        assert_eq!(
-            label("\"\\u0041\"").map(|label| label.lower()),
-            Some("a".to_owned())
-        );
+        assert_eq!(label("\"\\u0041\"").map(|label| label.lower()), Some("a".to_owned()));
     }
 
     #[test]

@@ -36,12 +36,7 @@ pub struct CocoBox {
 
 impl From<BoundingBox> for CocoBox {
     fn from(b: BoundingBox) -> Self {
-        Self {
-            x: b.x1,
-            y: b.y1,
-            width: b.x2 - b.x1,
-            height: b.y2 - b.y1,
-        }
+        Self { x: b.x1, y: b.y1, width: b.x2 - b.x1, height: b.y2 - b.y1 }
     }
 }
 
@@ -176,15 +171,11 @@ impl MatchedImages {
         truths.sort_by_key(|truth| (truth.category, truth.image));
         let mut detections: Vec<&Detection> = detections.iter().collect();
         detections.sort_by_key(|detection| (detection.category, detection.image));
-        let categories = truths
-            .chunk_by(|a, b| a.category == b.category)
-            .filter_map(|truths| {
-                let of_category = of_key(&detections, truths[0].category, |found| found.category);
-                MatchedCategory::new(truths, of_category, on_match)
-            });
-        Self {
-            categories: categories.collect(),
-        }
+        let categories = truths.chunk_by(|a, b| a.category == b.category).filter_map(|truths| {
+            let of_category = of_key(&detections, truths[0].category, |found| found.category);
+            MatchedCategory::new(truths, of_category, on_match)
+        });
+        Self { categories: categories.collect() }
     }
 
     /// Average precision where each image stands in the set as often as `times` says; none where no
@@ -273,8 +264,7 @@ fn of_key<'a, T>(sorted: &'a [&'a T], key: u64, key_of: impl Fn(&T) -> u64) -> &
 
 /// Highest first, NaN last.
 fn by_score(a: f64, b: f64) -> std::cmp::Ordering {
-    b.partial_cmp(&a)
-        .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 /// What became of a detection, one bit for each threshold.
@@ -329,10 +319,7 @@ fn match_image(
             let iou = truth.overlap(&detection.bbox);
             (iou >= THRESHOLDS[0]).then_some((index, iou))
         }));
-        let mut outcome = Outcome {
-            score: detection.score,
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome { score: detection.score, ..Outcome::default() };
         for threshold in 0..NUM_THRESHOLDS {
             let bit = 1 << threshold;
             match best_free(&overlaps, &taken, threshold, counted) {
@@ -408,11 +395,7 @@ impl Curve {
         let mut at = 0;
         let mut sum = 0.0;
         for recall in RECALLS {
-            while self
-                .recalls
-                .get(at)
-                .is_some_and(|&reached| reached < recall)
-            {
+            while self.recalls.get(at).is_some_and(|&reached| reached < recall) {
                 at += 1;
             }
             let Some(precision) = self.precisions.get(at) else {
@@ -433,21 +416,11 @@ mod tests {
     }
 
     fn truth(category: u64, corners: [f64; 4]) -> Truth {
-        Truth {
-            image: 0,
-            category,
-            bbox: boxed(corners),
-            is_crowd: false,
-        }
+        Truth { image: 0, category, bbox: boxed(corners), is_crowd: false }
     }
 
     fn found(category: u64, score: f64, corners: [f64; 4]) -> Detection {
-        Detection {
-            image: 0,
-            category,
-            bbox: boxed(corners),
-            score,
-        }
+        Detection { image: 0, category, bbox: boxed(corners), score }
     }
 
     const A: [f64; 4] = [0.0, 0.0, 10.0, 10.0];
@@ -494,35 +467,21 @@ mod tests {
     fn truths_outside_the_range_do_not_count() {
         let inverted = truth(0, [10.0, 0.0, 0.0, 10.0]);
         let huge = truth(0, [0.0, 0.0, 2e5, 2e5]);
-        assert_eq!(
-            average_precision(&[inverted, huge], &[found(0, 1.0, A)]),
-            None
-        );
+        assert_eq!(average_precision(&[inverted, huge], &[found(0, 1.0, A)]), None);
         assert_eq!(average_precision(&[], &[found(0, 1.0, A)]), None);
         // A detection that no truth but an ignored one matches is ignored, too.
         let detections = [found(0, 1.0, [0.0, 0.0, 2e5, 2e5]), found(0, 1.0, A)];
         assert_near(aps(&[huge, truth(0, A)], &detections), [1.0; 2]);
         // A truth without area cannot be found, yet counts.
-        assert_near(
-            aps(&[truth(0, [5.0; 4])], &[found(0, 1.0, [5.0; 4])]),
-            [0.0; 2],
-        );
+        assert_near(aps(&[truth(0, [5.0; 4])], &[found(0, 1.0, [5.0; 4])]), [0.0; 2]);
     }
 
     #[test]
     fn a_crowd_need_not_be_found_and_hides_mistakes() {
-        let crowd = Truth {
-            is_crowd: true,
-            ..truth(0, [100.0, 0.0, 200.0, 100.0])
-        };
+        let crowd = Truth { is_crowd: true, ..truth(0, [100.0, 0.0, 200.0, 100.0]) };
         let inside = |x: f64| found(0, 1.0, [x, 0.0, x + 20.0, 20.0]);
         // Two lie in the crowd and are ignored; a third lies half outside, ignored at 0.50 alone.
-        let detections = [
-            inside(100.0),
-            inside(140.0),
-            inside(190.0),
-            found(0, 1.0, A),
-        ];
+        let detections = [inside(100.0), inside(140.0), inside(190.0), found(0, 1.0, A)];
         assert_near(aps(&[truth(0, A), crowd], &detections), [0.55, 1.0]);
         // Without it they are three mistakes before the hit.
         assert_near(aps(&[truth(0, A)], &detections), [0.25; 2]);
@@ -531,18 +490,9 @@ mod tests {
 
     #[test]
     fn images_may_stand_in_the_set_any_number_of_times() {
-        let at = |image, bbox: [f64; 4]| Truth {
-            image,
-            ..truth(0, bbox)
-        };
+        let at = |image, bbox: [f64; 4]| Truth { image, ..truth(0, bbox) };
         let truths = [at(0, A), at(1, A), at(2, B)];
-        let detections = [
-            found(0, 1.0, A),
-            Detection {
-                image: 1,
-                ..found(0, 1.0, NOWHERE)
-            },
-        ];
+        let detections = [found(0, 1.0, A), Detection { image: 1, ..found(0, 1.0, NOWHERE) }];
         let matched = MatchedImages::new(&truths, &detections);
         let ap50 = |times: [usize; 3]| {
             let precision = matched.average_precision(|image| times[image as usize]);

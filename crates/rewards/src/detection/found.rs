@@ -21,10 +21,7 @@ pub struct Predictions {
 pub fn predictions(completion: &str) -> Predictions {
     let answer = python_strip(last_answer(completion).unwrap_or(completion));
     if answer == NONE {
-        return Predictions {
-            is_readable: true,
-            ..Predictions::default()
-        };
+        return Predictions { is_readable: true, ..Predictions::default() };
     }
     let Some(entries) = predicted(last_block(answer).unwrap_or(answer)) else {
         return Predictions::default();
@@ -37,11 +34,7 @@ pub fn predictions(completion: &str) -> Predictions {
         })
     };
     let boxes: Vec<FoundBox> = entries.iter().filter_map(found).collect();
-    Predictions {
-        num_unread: entries.len() - boxes.len(),
-        boxes,
-        is_readable: true,
-    }
+    Predictions { num_unread: entries.len() - boxes.len(), boxes, is_readable: true }
 }
 
 #[cfg(test)]
@@ -63,12 +56,7 @@ mod tests {
         assert_eq!(read(&tagged), expected);
         assert_eq!(read("<answer> None </answer>"), (String::new(), 0, true));
         assert_eq!(read("<answer>[]</answer>"), (String::new(), 0, true));
-        for bad in [
-            "",
-            "none of them",
-            "<answer>```json [{\"bbox_2d\": [1, 2```</answer>",
-            "7",
-        ] {
+        for bad in ["", "none of them", "<answer>```json [{\"bbox_2d\": [1, 2```</answer>", "7"] {
             assert_eq!(read(bad), (String::new(), 0, false), "{bad}");
         }
     }

@@ -38,12 +38,7 @@ impl<'a> Lists<'a> {
                 entry.corners = entry.corners.and_then(|b| finite(units.answer, b));
             }
         }
-        let lists = Self {
-            truths,
-            predictions,
-            is_unreadable,
-            has_block: block.is_some(),
-        };
+        let lists = Self { truths, predictions, is_unreadable, has_block: block.is_some() };
         notes.write(|why| {
             why.answer = block.map(str::to_owned).or(why.answer.take());
             why.truth = true_block.map(str::to_owned).or(why.truth.take());
@@ -123,10 +118,10 @@ impl<'a> Lists<'a> {
             })
         };
         why.predicted = self.predictions.iter().filter_map(found).collect();
-        let truths = self.truths.iter().map(|truth| FoundBox {
-            corners: truth.corners,
-            label: truth.label.shown(),
-        });
+        let truths = self
+            .truths
+            .iter()
+            .map(|truth| FoundBox { corners: truth.corners, label: truth.label.shown() });
         why.truths = truths.collect();
     }
 }

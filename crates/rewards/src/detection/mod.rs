@@ -198,18 +198,12 @@ impl Method {
             }
         };
         let precision = average_precision_of_matches(&truths, &seen.detections, &mut on_match);
-        precision.map_or(0.0, |precision| {
-            self.score_of(precision, lists, seen.absent.len(), notes)
-        })
+        precision.map_or(0.0, |precision| self.score_of(precision, lists, seen.absent.len(), notes))
     }
 
     fn score_of(
         self,
-        AveragePrecision {
-            ap,
-            ap50,
-            num_categories,
-        }: AveragePrecision,
+        AveragePrecision { ap, ap50, num_categories }: AveragePrecision,
         lists: &Lists<'_>,
         num_absent: usize,
         notes: &mut Notes<'_>,
@@ -300,12 +294,7 @@ impl<'a> Seen<'a> {
             };
             if let Some(bbox) = bbox {
                 seen.origins.push(index);
-                seen.detections.push(Detection {
-                    image: 0,
-                    category,
-                    bbox,
-                    score: 1.0,
-                });
+                seen.detections.push(Detection { image: 0, category, bbox, score: 1.0 });
             }
         }
         seen

@@ -59,32 +59,20 @@ mod tests {
     use crate::boxes::BoundingBox;
 
     fn found(category: u64, score: f64, corners: [f64; 4]) -> Detection {
-        Detection {
-            image: 0,
-            category,
-            bbox: BoundingBox::from(corners).into(),
-            score,
-        }
+        Detection { image: 0, category, bbox: BoundingBox::from(corners).into(), score }
     }
 
     #[test]
     fn one_object_under_every_label_keeps_its_best_label_only() {
         let a = [0.0, 0.0, 10.0, 10.0];
         let elsewhere = [80.0, 80.0, 90.0, 90.0];
-        let truths = [Truth {
-            image: 0,
-            category: 1,
-            bbox: BoundingBox::from(a).into(),
-            is_crowd: false,
-        }];
+        let truths =
+            [Truth { image: 0, category: 1, bbox: BoundingBox::from(a).into(), is_crowd: false }];
         let detections = [
             found(1, 0.5, a),
             found(2, 0.9, a),
             found(1, 0.1, elsewhere),
-            Detection {
-                image: 1,
-                ..found(3, 0.1, a)
-            },
+            Detection { image: 1, ..found(3, 0.1, a) },
         ];
         assert_eq!(suppress_by_truth(&truths, &detections), detections[1..]);
         let ap = |detections: &[Detection]| {
@@ -108,10 +96,8 @@ mod tests {
         };
         let truths = [truth([0.0, 0.0, 10.0, 10.0]), truth([0.0, 0.0, 10.0, 7.0])];
         // The first truth overlaps both and prefers the second, the other overlaps the first alone.
-        let detections = [
-            found(0, 0.2, [0.0, 0.0, 10.0, 6.0]),
-            found(0, 0.9, [0.0, 3.0, 10.0, 10.0]),
-        ];
+        let detections =
+            [found(0, 0.2, [0.0, 0.0, 10.0, 6.0]), found(0, 0.9, [0.0, 3.0, 10.0, 10.0])];
         assert_eq!(suppress_by_truth(&truths, &detections), detections);
     }
 }

@@ -74,9 +74,7 @@ fn compare(lists: &Lists<'_>, notes: &mut Notes<'_>) -> f64 {
         num_matches += 1;
         lists.note_match(notes, pair.prediction, pair.truth, pair.iou);
         let predicted_label = predictions[pair.prediction].label.as_ref();
-        let label = predicted_label
-            .map(|label| label.lower())
-            .unwrap_or_default();
+        let label = predicted_label.map(|label| label.lower()).unwrap_or_default();
         if label == truths[pair.truth].label.lower() {
             sum += pair.iou;
         } else {
@@ -107,11 +105,7 @@ fn pairs(truths: &[TrueBox<'_>], predictions: &[Entry<'_>]) -> Vec<Pair> {
         for (truth, true_box) in truths.iter().enumerate() {
             let iou = iou_vlm_r1(corners, true_box.corners);
             if iou >= IOU_THRESHOLD && iou.is_finite() {
-                pairs.push(Pair {
-                    iou,
-                    prediction,
-                    truth,
-                });
+                pairs.push(Pair { iou, prediction, truth });
             }
         }
     }

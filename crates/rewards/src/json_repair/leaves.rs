@@ -55,9 +55,7 @@ impl<'a> Reader<'a> {
 
     /// Whether a value follows the comma here, which should have been a colon.
     pub(super) fn is_comma_for_colon(&self, close: char) -> bool {
-        let rest = self
-            .rest()
-            .trim_start_matches(|c| c == ',' || is_python_space(c));
+        let rest = self.rest().trim_start_matches(|c| c == ',' || is_python_space(c));
         let Some(value) = rest.strip_prefix(close) else {
             return false;
         };
@@ -137,9 +135,7 @@ impl<'a> Reader<'a> {
             None | Some(',' | '}' | ']' | ';' | '{') => true,
             Some(':') if inside == Inside::Object => {
                 let rest = self.text[after..].trim_start_matches(is_python_space);
-                rest[1..]
-                    .trim_start_matches(is_python_space)
-                    .starts_with(is_quote)
+                rest[1..].trim_start_matches(is_python_space).starts_with(is_quote)
             }
             Some(':' | ')') => inside == Inside::List,
             Some('/' | '#') => true,
@@ -172,9 +168,7 @@ impl<'a> Reader<'a> {
             return self.word(inside);
         }
         let token = &self.text[start..self.at];
-        let token = token
-            .strip_suffix(['e', 'E', '-', '/', '+', ','])
-            .unwrap_or(token);
+        let token = token.strip_suffix(['e', 'E', '-', '/', '+', ',']).unwrap_or(token);
         self.at = start + token.len().max(1);
         let plain = token.trim_start_matches('+');
         let plain = match plain.contains('_') {
@@ -257,11 +251,7 @@ fn number(text: Cow<'_, str>) -> Option<Json<'_>> {
         significant if significant.len() == digits.len() => text,
         significant => {
             let sign = if digits.len() < text.len() { "-" } else { "" };
-            let significant = if significant.is_empty() {
-                "0"
-            } else {
-                significant
-            };
+            let significant = if significant.is_empty() { "0" } else { significant };
             format!("{sign}{significant}").into()
         }
     }))

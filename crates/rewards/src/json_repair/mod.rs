@@ -23,11 +23,7 @@ const MAX_DEAD_ENDS: usize = 64;
 /// What broken text was meant to say;
 /// none where there is no list or object in it, or nothing can be made of it.
 pub(crate) fn repair(text: &str) -> Option<Json<'_>> {
-    let mut reader = Reader {
-        text,
-        at: 0,
-        dead_ends: 0,
-    };
+    let mut reader = Reader { text, at: 0, dead_ends: 0 };
     let mut values: Vec<Json<'_>> = Vec::new();
     let mut is_listed = false;
     while reader.seek_value(&mut is_listed) {
@@ -57,10 +53,7 @@ fn is_alike(a: &Json<'_>, b: &Json<'_>) -> bool {
         }
         (Json::Object(a), Json::Object(b)) => {
             let pairs = a.iter().zip(b);
-            a.len() == b.len()
-                && pairs
-                    .into_iter()
-                    .all(|(a, b)| a.0 == b.0 && is_alike(&a.1, &b.1))
+            a.len() == b.len() && pairs.into_iter().all(|(a, b)| a.0 == b.0 && is_alike(&a.1, &b.1))
         }
         (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
     }
@@ -256,9 +249,7 @@ impl<'a> Reader<'a> {
     /// Skips the bracket here if the next object of the list follows it.
     fn skip_bracket_for_brace(&mut self) {
         let rest = self.rest()[1..].trim_start_matches(is_python_space);
-        let next = rest
-            .strip_prefix(',')
-            .map(|rest| rest.trim_start_matches(is_python_space));
+        let next = rest.strip_prefix(',').map(|rest| rest.trim_start_matches(is_python_space));
         if next.is_some_and(|next| next.starts_with('{')) {
             self.skip();
         }
@@ -397,10 +388,7 @@ mod tests {
         }
         assert_means("[None, True, false x", "[null, true, \"false x\"]");
         assert_means("[1_000, .5, +2, 3px, 007]", "[1000, 0.5, 2, \"3px\", 7]");
-        assert_means(
-            r#"[{"label": "a "big" cat"}]"#,
-            r#"[{"label": "a \"big\" cat"}]"#,
-        );
+        assert_means(r#"[{"label": "a "big" cat"}]"#, r#"[{"label": "a \"big\" cat"}]"#);
     }
 
     /// Places were once counted as if white space and quotes were one byte long.
@@ -415,18 +403,9 @@ mod tests {
         assert_eq!(repair("nothing to read"), None);
         assert_eq!(repair(&"[".repeat(100_000)), None);
         assert_eq!(repair(&"{\"a\":".repeat(100_000)), None);
-        for part in [
-            "{\"a:1,",
-            "{\"a\":1,{",
-            "'",
-            "{“a: “b, ",
-            "\"a\",",
-            "]...",
-            "{x",
-            "[{\"",
-            "#",
-            ",\"",
-        ] {
+        for part in
+            ["{\"a:1,", "{\"a\":1,{", "'", "{“a: “b, ", "\"a\",", "]...", "{x", "[{\"", "#", ",\""]
+        {
             let text = format!("[{}", part.repeat(50_000));
             let start = std::time::Instant::now();
             let _ = repair(&text);

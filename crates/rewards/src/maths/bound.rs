@@ -29,11 +29,7 @@ impl Parser<'_> {
             return None;
         }
         let matrix = Expr::Matrix(rows);
-        Some(if determinant {
-            Expr::Call(Function::Det, vec![matrix])
-        } else {
-            matrix
-        })
+        Some(if determinant { Expr::Call(Function::Det, vec![matrix]) } else { matrix })
     }
 
     /// `\sum_{i=1}^{n} body` and `\prod`.
@@ -77,12 +73,7 @@ impl Parser<'_> {
         }
         let body = self.deeper(|p| value(p.additive()?))?;
         let ends = Box::new((from, to));
-        Some(Expr::Bound(
-            Binder::Integral,
-            Box::new(body),
-            String::new(),
-            ends,
-        ))
+        Some(Expr::Bound(Binder::Integral, Box::new(body), String::new(), ends))
     }
 
     /// `\lim_{x \to a} body`: compared as written.

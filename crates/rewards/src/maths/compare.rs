@@ -18,10 +18,7 @@ const MAX_DEPTH: usize = 8;
 /// Whether `pred` says what `gold` says.
 pub(super) fn equivalent(gold: &Expr, pred: &Expr) -> bool {
     let work = Work::for_a_comparison();
-    let at = Level {
-        depth: 0,
-        work: &work,
-    };
+    let at = Level { depth: 0, work: &work };
     equal_at(gold, pred, at)
 }
 
@@ -34,10 +31,7 @@ struct Level<'a> {
 
 impl Level<'_> {
     fn below(self) -> Self {
-        Self {
-            depth: self.depth + 1,
-            ..self
-        }
+        Self { depth: self.depth + 1, ..self }
     }
 }
 
@@ -77,10 +71,7 @@ fn equal_at(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
     match (&gold, &pred) {
         (Expr::Symbol(name), other) | (other, Expr::Symbol(name)) => is_called(other, name),
         _ if holds_matrix(&gold) || holds_matrix(&pred) => {
-            match (
-                with_matrices_done(&gold, at.work),
-                with_matrices_done(&pred, at.work),
-            ) {
+            match (with_matrices_done(&gold, at.work), with_matrices_done(&pred, at.work)) {
                 (Some(Expr::Matrix(a)), Some(Expr::Matrix(b))) => matrices(&a, &b, at.work),
                 _ => false,
             }
@@ -261,10 +252,7 @@ fn solution_set(expr: &Expr) -> Option<Expr> {
                 Relation::NotEqual => return None,
             }
         }
-        Some(Expr::Interval {
-            ends: Box::new(ends),
-            open,
-        })
+        Some(Expr::Interval { ends: Box::new(ends), open })
     };
     match expr {
         Expr::Relation(Relation::NotEqual, pair) => {
@@ -279,13 +267,8 @@ fn solution_set(expr: &Expr) -> Option<Expr> {
 }
 
 fn collections(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
-    if let (
-        Expr::Interval { ends: a, open },
-        Expr::Interval {
-            ends: b,
-            open: other,
-        },
-    ) = (gold, pred)
+    if let (Expr::Interval { ends: a, open }, Expr::Interval { ends: b, open: other }) =
+        (gold, pred)
     {
         return open == other
             && equal_at(&a.0, &b.0, at.below())
@@ -298,15 +281,7 @@ fn collections(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
         return false;
     };
     // An open interval is a pair when the other side is one.
-    let pair = |expr: &Expr| {
-        matches!(
-            expr,
-            Expr::Interval {
-                open: (true, true),
-                ..
-            }
-        )
-    };
+    let pair = |expr: &Expr| matches!(expr, Expr::Interval { open: (true, true), .. });
     let interval = |expr: &Expr| matches!(expr, Expr::Interval { .. });
     if (interval(gold) && !pair(gold)) || (interval(pred) && !pair(pred)) {
         return false;
@@ -314,11 +289,7 @@ fn collections(gold: &Expr, pred: &Expr, at: Level<'_>) -> bool {
     let gold_set = matches!(gold, Expr::Set(_)) || gold.is_value();
     let pred_sorted = gold_set || (matches!(pred, Expr::Set(_)) && !matches!(gold, Expr::Tuple(_)));
     let a = if gold_set { sorted(a, at.work) } else { a };
-    let b = if pred_sorted && !interval(gold) {
-        sorted(b, at.work)
-    } else {
-        b
-    };
+    let b = if pred_sorted && !interval(gold) { sorted(b, at.work) } else { b };
     a.len() == b.len()
         && a.len() <= MAX_ITEMS
         && a.iter().zip(&b).all(|(a, b)| equal_at(a, b, at.below()))

@@ -42,11 +42,7 @@ fn errors<const N: usize>(parts: [i64; N]) -> i64 {
 
 impl Complex {
     pub(super) fn exact(re: Real, im: Real) -> Self {
-        Self {
-            re,
-            im,
-            error: NOTHING,
-        }
+        Self { re, im, error: NOTHING }
     }
 
     pub(super) fn within(re: Real, im: Real, error: i64) -> Self {
@@ -127,12 +123,8 @@ impl Complex {
         let re = times(&self.re, &other.re).sub(&times(&self.im, &other.im), bits);
         let im = times(&self.re, &other.im).add(&times(&self.im, &other.re), bits);
         let (a, b) = (self.high(), other.high());
-        let error = errors([
-            a + other.error,
-            b + self.error,
-            self.error + other.error,
-            a + b - bits + 4,
-        ]);
+        let error =
+            errors([a + other.error, b + self.error, self.error + other.error, a + b - bits + 4]);
         Self::within(re, im, error)
     }
 
@@ -140,10 +132,7 @@ impl Complex {
         if self.may_be_zero() {
             return None;
         }
-        let size = self
-            .re
-            .mul(&self.re, bits)
-            .add(&self.im.mul(&self.im, bits), bits);
+        let size = self.re.mul(&self.re, bits).add(&self.im.mul(&self.im, bits), bits);
         let re = self.re.div(&size, bits)?;
         let im = self.im.negated().div(&size, bits)?;
         let low = self.low();
@@ -157,11 +146,7 @@ impl Complex {
 
     /// Times a power of two.
     fn scaled(&self, by: i64) -> Self {
-        let error = if self.error == NOTHING {
-            NOTHING
-        } else {
-            self.error + by
-        };
+        let error = if self.error == NOTHING { NOTHING } else { self.error + by };
         Self::within(self.re.scaled(by), self.im.scaled(by), error)
     }
 
@@ -169,10 +154,7 @@ impl Complex {
         let size = if self.im.is_zero() {
             self.re.abs()
         } else {
-            let squares = self
-                .re
-                .mul(&self.re, bits)
-                .add(&self.im.mul(&self.im, bits), bits);
+            let squares = self.re.mul(&self.re, bits).add(&self.im.mul(&self.im, bits), bits);
             squares.sqrt(bits)?
         };
         let error = errors([self.error, self.high() - bits + 3]);
@@ -188,11 +170,7 @@ impl Complex {
         if self.may_be_zero() || other.may_be_zero() {
             size = size.max(0);
         }
-        if difference.error <= size - CONFIDENT {
-            Likeness::Same
-        } else {
-            Likeness::Unsure
-        }
+        if difference.error <= size - CONFIDENT { Likeness::Same } else { Likeness::Unsure }
     }
 
     fn exp(&self, bits: i64) -> Option<Self> {
@@ -207,11 +185,7 @@ impl Complex {
             return Some(Self::within(size, Real::zero(), error));
         }
         let (sine, cosine) = self.im.sin_cos(bits)?;
-        Some(Self::within(
-            size.mul(&cosine, bits),
-            size.mul(&sine, bits),
-            error,
-        ))
+        Some(Self::within(size.mul(&cosine, bits), size.mul(&sine, bits), error))
     }
 
     pub(super) fn ln(&self, bits: i64) -> Option<Self> {
@@ -262,10 +236,7 @@ impl Complex {
             return z.ln(bits)?.scaled(-1).exp(bits);
         }
         let root = z.re.abs().sqrt(bits)?;
-        let error = errors([
-            z.error - (z.low() - 1).div_euclid(2),
-            root.magnitude() - bits + 2,
-        ]);
+        let error = errors([z.error - (z.low() - 1).div_euclid(2), root.magnitude() - bits + 2]);
         Some(if z.re.is_negative() {
             Self::within(Real::zero(), root, error)
         } else {
@@ -294,19 +265,11 @@ impl Complex {
             && let Some(n) = exponent.numer().abs().to_u32().filter(|n| *n <= MAX_POWER)
         {
             let power = self.whole_power(n, bits);
-            return if exponent.is_negative() {
-                power.inverse(bits)
-            } else {
-                Some(power)
-            };
+            return if exponent.is_negative() { power.inverse(bits) } else { Some(power) };
         }
         if *exponent.denom() == BigInt::from(2) && exponent.numer().abs().to_u32() == Some(1) {
             let root = self.sqrt(bits)?;
-            return if exponent.is_negative() {
-                root.inverse(bits)
-            } else {
-                Some(root)
-            };
+            return if exponent.is_negative() { root.inverse(bits) } else { Some(root) };
         }
         self.to(&Self::from_ratio(exponent, bits), bits)
     }
@@ -367,11 +330,7 @@ impl Complex {
 fn angle(z: &Complex, bits: i64) -> Option<Real> {
     let turn = |angle: Real, negative: bool| if negative { angle.negated() } else { angle };
     if z.im.is_zero() {
-        return Some(if z.re.is_negative() {
-            Real::pi(bits)
-        } else {
-            Real::zero()
-        });
+        return Some(if z.re.is_negative() { Real::pi(bits) } else { Real::zero() });
     }
     if z.re.abs().compare(&z.im.abs()).is_lt() {
         let rest = z.re.div(&z.im, bits)?.atan(bits);

@@ -62,11 +62,7 @@ impl<'a> Scanner<'a> {
                 }
             }
         }
-        Self {
-            text,
-            closers,
-            last: Cell::default(),
-        }
+        Self { text, closers, last: Cell::default() }
     }
 
     /// The last `count` of the environments found from the left, without overlap; `boxed`: only those
@@ -88,9 +84,7 @@ impl<'a> Scanner<'a> {
             }
         }
         let last = &starts[starts.len().saturating_sub(count)..];
-        last.iter()
-            .filter_map(|start| self.at(*start, boxed))
-            .collect()
+        last.iter().filter_map(|start| self.at(*start, boxed)).collect()
     }
 
     /// The environment that begins here, with those joined to it.
@@ -164,11 +158,7 @@ impl<'a> Scanner<'a> {
 
     /// ` [...] ` on one line, with white space around it.
     fn bracketed(&self, at: usize, rest: &str) -> Option<(Range<usize>, usize)> {
-        let space = rest
-            .chars()
-            .next()
-            .filter(|c| c.is_whitespace())?
-            .len_utf8();
+        let space = rest.chars().next().filter(|c| c.is_whitespace())?.len_utf8();
         let inside = rest[space..].strip_prefix('[')?;
         let end = inside.find(['[', ']', '\n'])?;
         let after = inside[end..].strip_prefix(']')?.chars().next()?;
@@ -186,9 +176,7 @@ impl<'a> Scanner<'a> {
         if index > 0 && !is_before(index - 1) || (index..index + NEAR).all(is_before) {
             index = places.partition_point(|place| *place < from);
         } else {
-            index += (index..index + NEAR)
-                .take_while(|at| is_before(*at))
-                .count();
+            index += (index..index + NEAR).take_while(|at| is_before(*at)).count();
         }
         last[closer] = index;
         self.last.set(last);
@@ -208,9 +196,7 @@ const BOX: &str = r"\boxed{";
 
 fn holds_box(content: &str) -> bool {
     content.len() > BOX.len()
-        && content.find(BOX).is_some_and(|start| {
-            content[start + BOX.len()..]
-                .find('}')
-                .is_some_and(|end| end > 0)
-        })
+        && content
+            .find(BOX)
+            .is_some_and(|start| content[start + BOX.len()..].find('}').is_some_and(|end| end > 0))
 }

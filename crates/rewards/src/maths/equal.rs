@@ -51,11 +51,7 @@ fn everywhere(
     names: &BTreeSet<String>,
     like: impl Fn(usize, i64) -> Option<(Likeness, bool)>,
 ) -> bool {
-    let (points, enough) = if names.is_empty() {
-        (1, 1)
-    } else {
-        (POINTS, ENOUGH)
-    };
+    let (points, enough) = if names.is_empty() { (1, 1) } else { (POINTS, ENOUGH) };
     let mut unsettled = Vec::new();
     let mut same = 0;
     for index in 0..points {
@@ -193,10 +189,7 @@ fn variables(expr: &Expr, names: &mut BTreeSet<String>) {
             variables(&ends.0, names);
             variables(&ends.1, names);
         }
-        Expr::Matrix(rows) => rows
-            .iter()
-            .flatten()
-            .for_each(|entry| variables(entry, names)),
+        Expr::Matrix(rows) => rows.iter().flatten().for_each(|entry| variables(entry, names)),
         _ => {}
     }
 }
@@ -213,11 +206,7 @@ fn point(names: &BTreeSet<String>, index: usize) -> HashMap<String, Value> {
             state ^= state >> 27;
             let draw = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
             let above = i64::try_from(draw % 1999).unwrap_or(1) + 2;
-            let sign = if index % 3 == 2 && draw & 0x1_0000 != 0 {
-                -1
-            } else {
-                1
-            };
+            let sign = if index % 3 == 2 && draw & 0x1_0000 != 0 { -1 } else { 1 };
             let value = BigRational::new((sign * above).into(), 997.into());
             (name.clone(), Value::Exact(value))
         })

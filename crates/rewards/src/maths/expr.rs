@@ -18,10 +18,7 @@ impl Number {
     }
 
     pub(super) fn exact(value: BigRational) -> Self {
-        Self {
-            value,
-            decimal: false,
-        }
+        Self { value, decimal: false }
     }
 
     /// Digits, at most one `.`, an exponent within bounds: `-12`, `.5`, `1.5E-3`.
@@ -179,10 +176,7 @@ impl Expr {
 
     pub(super) fn negated(self) -> Self {
         match self {
-            Self::Number(n) => Self::Number(Number {
-                value: -n.value,
-                ..n
-            }),
+            Self::Number(n) => Self::Number(Number { value: -n.value, ..n }),
             other => product(Self::integer(-1), other),
         }
     }

@@ -51,9 +51,7 @@ const SIGNS: &str = r"+\-*×/^()÷";
 
 static ARITHMETIC: LazyLock<[Regex; 2]> = LazyLock::new(|| {
     let any = format!(r"[0-9.\s{SIGNS}]");
-    both(&format!(
-        r"(?P<expr>-?\(?-?[0-9]{any}*[{SIGNS}]{any}+\)?)(?:\*\*)?(?:[.,:\s)$]|\z)"
-    ))
+    both(&format!(r"(?P<expr>-?\(?-?[0-9]{any}*[{SIGNS}]{any}+\)?)(?:\*\*)?(?:[.,:\s)$]|\z)"))
 });
 
 static NUMBER: LazyLock<[Regex; 2]> = LazyLock::new(|| {
@@ -74,10 +72,7 @@ static ANCHOR: LazyLock<Regex> =
 /// A pattern as it is found anywhere, and as it is tried at one place.
 fn both(body: &str) -> [Regex; 2] {
     let regex = |pattern: String| Regex::new(&pattern).expect("the pattern is valid");
-    [
-        regex(format!(r"(?:\A|[\s=])(?:\*\*)?{body}")),
-        regex(format!(r"\A[\s=](?:\*\*)?{body}")),
-    ]
+    [regex(format!(r"(?:\A|[\s=])(?:\*\*)?{body}")), regex(format!(r"\A[\s=](?:\*\*)?{body}"))]
 }
 
 /// A way to look for answers, the likeliest ways first.
@@ -87,13 +82,7 @@ type Rank = fn(&str, &Scanner<'_>, &Anchors) -> Vec<Candidate>;
 pub(super) fn parse(text: &str) -> Answer {
     let scanner = Scanner::new(text);
     let anchors = Anchors::new(text);
-    let ranks: [Rank; 5] = [
-        final_with_hope,
-        final_or_boxed,
-        after_colon,
-        after_word,
-        anywhere,
-    ];
+    let ranks: [Rank; 5] = [final_with_hope, final_or_boxed, after_colon, after_word, anywhere];
     let mut answer = Answer::default();
     for rank in ranks {
         let mut candidates = rank(text, &scanner, &anchors);
@@ -164,11 +153,7 @@ fn final_or_boxed(text: &str, scanner: &Scanner<'_>, anchors: &Anchors) -> Vec<C
     if let Some(start) = text.find(r"\boxed{")
         && let Some(end) = text.rfind('}').filter(|end| *end > start + 7)
     {
-        found.push(Candidate {
-            start,
-            end: end + 1,
-            kind: Kind::Box,
-        });
+        found.push(Candidate { start, end: end + 1, kind: Kind::Box });
     }
     found
 }
@@ -205,9 +190,7 @@ fn stated(text: &str, scanner: &Scanner<'_>, at: usize) -> Vec<Candidate> {
 fn after_colon(text: &str, scanner: &Scanner<'_>, anchors: &Anchors) -> Vec<Candidate> {
     let ends = anchors.words.iter();
     let colons = ends.filter(|end| text[**end..].starts_with(':'));
-    colons
-        .flat_map(|end| near(text, scanner, end + 1))
-        .collect()
+    colons.flat_map(|end| near(text, scanner, end + 1)).collect()
 }
 
 fn after_word(text: &str, scanner: &Scanner<'_>, anchors: &Anchors) -> Vec<Candidate> {
@@ -218,24 +201,14 @@ fn after_word(text: &str, scanner: &Scanner<'_>, anchors: &Anchors) -> Vec<Candi
 /// The first LaTeX and the first number within 50 characters; a number behind the last `=` on the
 /// line within 100 goes before.
 fn near(text: &str, scanner: &Scanner<'_>, at: usize) -> Vec<Candidate> {
-    let places = |count| {
-        text[at..]
-            .char_indices()
-            .take(count)
-            .map(move |(i, _)| at + i)
-    };
+    let places = |count| text[at..].char_indices().take(count).map(move |(i, _)| at + i);
     let mut found = Vec::new();
-    found.extend(
-        places(51)
-            .find_map(|place| scanner.at(place, false))
-            .map(latex),
-    );
+    found.extend(places(51).find_map(|place| scanner.at(place, false)).map(latex));
     let line_end = text[at..].find('\n').map_or(text.len(), |end| at + end);
     let unequal = |candidate: &Candidate| !text[candidate.end..].trim_start().starts_with('=');
     let here = |place: usize| plain_at(text, place).filter(unequal);
-    let mut equals: Vec<usize> = places(101)
-        .filter(|place| *place < line_end && text[*place..].starts_with('='))
-        .collect();
+    let mut equals: Vec<usize> =
+        places(101).filter(|place| *place < line_end && text[*place..].starts_with('=')).collect();
     equals.reverse();
     let behind = equals.into_iter().find_map(|place| {
         let rest = &text[place + 1..];
@@ -243,11 +216,7 @@ fn near(text: &str, scanner: &Scanner<'_>, at: usize) -> Vec<Candidate> {
         let last = rest[..spaces].char_indices().last()?;
         here(place + 1 + last.0)
     });
-    let first = || {
-        places(51)
-            .take_while(|place| *place <= line_end)
-            .find_map(here)
-    };
+    let first = || places(51).take_while(|place| *place <= line_end).find_map(here);
     found.extend(behind.or_else(first));
     found
 }
@@ -291,11 +260,7 @@ fn plain_at(text: &str, at: usize) -> Option<Candidate> {
 
 fn latex(found: Vec<Found>) -> Candidate {
     let (first, last) = (&found[0], &found[found.len() - 1]);
-    Candidate {
-        start: first.start,
-        end: last.end,
-        kind: Kind::Latex(found),
-    }
+    Candidate { start: first.start, end: last.end, kind: Kind::Latex(found) }
 }
 
 fn arithmetic(captures: &regex::Captures<'_>, offset: usize) -> Option<Candidate> {
@@ -353,11 +318,7 @@ impl Candidate {
 }
 
 fn hundredths(expr: Expr, percent: bool) -> Expr {
-    if percent && expr.is_value() {
-        Expr::Percent(Box::new(expr))
-    } else {
-        expr
-    }
+    if percent && expr.is_value() { Expr::Percent(Box::new(expr)) } else { expr }
 }
 
 /// One environment, or several joined by commas and words into a set.

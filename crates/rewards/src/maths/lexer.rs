@@ -288,11 +288,7 @@ pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
         if tokens.len() > MAX_TOKENS {
             return None;
         }
-        let (token, length) = if c == '\\' {
-            command(rest)?
-        } else {
-            plain(rest, c)?
-        };
+        let (token, length) = if c == '\\' { command(rest)? } else { plain(rest, c)? };
         tokens.extend(token);
         rest = &rest[length..];
     }
@@ -301,24 +297,11 @@ pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
 
 /// A token that is no command, and its length in bytes.
 fn plain(rest: &str, c: char) -> Option<(Option<Token>, usize)> {
-    const SIGNS: &[(&str, char)] = &[
-        ("<=", '≤'),
-        (">=", '≥'),
-        ("!==", '≠'),
-        ("!=", '≠'),
-        ("==", '='),
-        ("~=", '≈'),
-    ];
-    if let Some(degree) = [
-        "^\\circ",
-        "^{\\circ}",
-        "^\\degree",
-        "^{\\degree}",
-        "^°",
-        "^{°}",
-    ]
-    .iter()
-    .find(|form| rest.starts_with(**form))
+    const SIGNS: &[(&str, char)] =
+        &[("<=", '≤'), (">=", '≥'), ("!==", '≠'), ("!=", '≠'), ("==", '='), ("~=", '≈')];
+    if let Some(degree) = ["^\\circ", "^{\\circ}", "^\\degree", "^{\\degree}", "^°", "^{°}"]
+        .iter()
+        .find(|form| rest.starts_with(**form))
     {
         return Some((Some(Token::Degree), degree.len()));
     }
@@ -403,10 +386,7 @@ fn command(rest: &str) -> Option<(Option<Token>, usize)> {
     if let Some((form, c)) = SHORT.iter().find(|(form, _)| rest.starts_with(form)) {
         return Some((c.map(Token::Char), form.len()));
     }
-    let letters = rest[1..]
-        .bytes()
-        .take_while(u8::is_ascii_alphabetic)
-        .count();
+    let letters = rest[1..].bytes().take_while(u8::is_ascii_alphabetic).count();
     let word = &rest[1..=letters];
     if word == "begin" || word == "end" {
         return matrix(rest, word == "begin", letters + 1);
@@ -432,9 +412,7 @@ fn known(word: &str, after: &str) -> Option<(Option<Token>, usize)> {
         return Some((Some(Token::Name(word.to_owned())), 0));
     }
     let (_, accent) = ACCENTS.iter().find(|(name, _)| *name == word)?;
-    let inside = after
-        .trim_start_matches([' ', '\t', '\n'])
-        .strip_prefix('{')?;
+    let inside = after.trim_start_matches([' ', '\t', '\n']).strip_prefix('{')?;
     let end = inside.find('}')?;
     let used = after.len() - inside.len() + end + 1;
     let text = inside[..end].replace([' ', '(', ')'], "");
@@ -442,11 +420,7 @@ fn known(word: &str, after: &str) -> Option<(Option<Token>, usize)> {
         let set = text.chars().next()?;
         return Some((Some(Token::Char(set)), used));
     }
-    let name = if accent.is_empty() {
-        text
-    } else {
-        format!("{accent}{{{text}}}")
-    };
+    let name = if accent.is_empty() { text } else { format!("{accent}{{{text}}}") };
     Some((Some(Token::Name(name)), used))
 }
 

@@ -82,9 +82,7 @@ fn matrix_product(a: &Expr, b: &Expr, work: &Work) -> Option<Expr> {
         (Expr::Matrix(rows), scale) | (scale, Expr::Matrix(rows)) => {
             let scaled = rows.iter().map(|row| {
                 let entries = row.iter();
-                entries
-                    .map(|entry| product(scale.clone(), entry.clone()))
-                    .collect()
+                entries.map(|entry| product(scale.clone(), entry.clone())).collect()
             });
             Some(Expr::Matrix(scaled.collect()))
         }
@@ -95,10 +93,7 @@ fn matrix_product(a: &Expr, b: &Expr, work: &Work) -> Option<Expr> {
 /// A number where the value is an exact one, so that products do not grow.
 fn simplified(expr: &Expr, work: &Work) -> Expr {
     match constant(expr, LOW_BITS, work) {
-        Some(Value::Exact(value)) => Expr::Number(Number {
-            decimal: has_decimal(expr),
-            value,
-        }),
+        Some(Value::Exact(value)) => Expr::Number(Number { decimal: has_decimal(expr), value }),
         _ => expr.clone(),
     }
 }

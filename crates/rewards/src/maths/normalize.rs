@@ -32,14 +32,8 @@ static BASIC: LazyLock<Vec<Rule>> = LazyLock::new(|| {
             r"\\m?(?:left|right)(\\\{|\{|\\\}|\}|\\\||\||\[|\]|\(|\)|\\[lr]?(?:group|brace|brack|vert|ceil|floor|angle)\b)",
             "$1",
         ),
-        (
-            r"\(([a-zA-Z0-9+\-*/\\ ]+?)\)_\{([a-zA-Z0-9+\-*/\\ ]+?)\}",
-            r"\frac{($1)!}{(($1)-($2))!}",
-        ),
-        (
-            r#"\\mathrm\{th\}|\\!\s*|\\text\s*\{\s*\}|\\\$|\$|(?<!\\)["']|\\displaystyle"#,
-            "",
-        ),
+        (r"\(([a-zA-Z0-9+\-*/\\ ]+?)\)_\{([a-zA-Z0-9+\-*/\\ ]+?)\}", r"\frac{($1)!}{(($1)-($2))!}"),
+        (r#"\\mathrm\{th\}|\\!\s*|\\text\s*\{\s*\}|\\\$|\$|(?<!\\)["']|\\displaystyle"#, ""),
         (r"\\math(?:rm|it|bf)", r"\text"),
         (r"\\text(?:normal|bf|it|rm)", r"\text"),
         (r"\\(?:d|t|c)frac", r"\frac"),
@@ -212,11 +206,7 @@ pub(super) fn normalize(text: &str, boxes: Boxes) -> Option<String> {
         return None;
     }
     let mut text = replaced(&SPACES, &text, " ");
-    for (from, to) in [
-        (r"\mathrm{T}", "T"),
-        (r"\mathrm{d}", "d"),
-        (r"{\rm d}", "d"),
-    ] {
+    for (from, to) in [(r"\mathrm{T}", "T"), (r"\mathrm{d}", "d"), (r"{\rm d}", "d")] {
         text = text.replace(from, to);
     }
     for (pattern, with) in BASIC.iter() {
@@ -258,10 +248,7 @@ fn without_units(mut text: String) -> String {
 /// What stands before the first `\text{` or `\mbox{`, where the text ends in its braces, with or
 /// without a power: `5 \text{ cm}^2`. Nothing is cut from a text that is all unit.
 fn without_text_unit(text: &str) -> Option<&str> {
-    let start = [r"\text{", r"\mbox{"]
-        .iter()
-        .filter_map(|command| text.find(command))
-        .min()?;
+    let start = [r"\text{", r"\mbox{"].iter().filter_map(|command| text.find(command)).min()?;
     let bytes = text.as_bytes();
     let power = matches!(bytes, [.., b'}', b'^', digit] if digit.is_ascii_digit());
     (power || text.ends_with('}')).then_some(())?;
@@ -275,11 +262,7 @@ fn open_boxes(text: &str, boxes: Boxes) -> String {
     let mut until = text.len();
     let mut previous: Option<usize> = None;
     for start in boxes_from_the_end(text) {
-        let command = if text[start..].starts_with(r"\boxed") {
-            6
-        } else {
-            5
-        };
+        let command = if text[start..].starts_with(r"\boxed") { 6 } else { 5 };
         let after = text[start + command..until].trim_start();
         let open = until - after.len();
         let Some(inside) = after.strip_prefix('{') else {

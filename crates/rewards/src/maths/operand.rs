@@ -52,12 +52,8 @@ impl Parser<'_> {
             Some(Token::Char('(' | '[' | '{' | '⦃' | '∞' | '⟦')) => true,
             Some(Token::Command(name)) => {
                 let closing = ["rfloor", "rceil", "lrcorner", "urcorner", "choose"];
-                let plain = [
-                    "frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tbinom",
-                ];
-                let bracket = [
-                    "lfloor", "lceil", "llcorner", "ulcorner", "boxed", "phantom",
-                ];
+                let plain = ["frac", "dfrac", "tfrac", "cfrac", "binom", "dbinom", "tbinom"];
+                let bracket = ["lfloor", "lceil", "llcorner", "ulcorner", "boxed", "phantom"];
                 !closing.contains(name)
                     && (!self.no_function || plain.contains(name) || bracket.contains(name))
             }
@@ -73,10 +69,7 @@ impl Parser<'_> {
         let token = self.peek()?.clone();
         match token {
             Token::Number(_) | Token::Percent(_) | Token::Name(_) => self.atom(),
-            Token::Matrix {
-                begin: true,
-                determinant,
-            } => self.matrix(determinant),
+            Token::Matrix { begin: true, determinant } => self.matrix(determinant),
             Token::Command(name) => {
                 self.at += 1;
                 self.command(name)
@@ -195,12 +188,7 @@ impl Parser<'_> {
         } else {
             self.at += 1;
         }
-        let text: String = self
-            .tokens
-            .get(start..self.at)?
-            .iter()
-            .map(spelled)
-            .collect();
+        let text: String = self.tokens.get(start..self.at)?.iter().map(spelled).collect();
         let text = text.trim_start_matches('{').trim_end_matches('}');
         Some(format!("_{text}"))
     }
@@ -269,10 +257,7 @@ impl Parser<'_> {
             }
             "binom" | "dbinom" | "tbinom" => {
                 let above = self.argument()?;
-                Some(Expr::Call(
-                    Function::Binomial,
-                    vec![above, self.argument()?],
-                ))
+                Some(Expr::Call(Function::Binomial, vec![above, self.argument()?]))
             }
             "sqrt" => self.root(),
             "boxed" | "phantom" => self.argument(),
@@ -292,10 +277,7 @@ impl Parser<'_> {
                     name += &spelled(self.peek()?);
                     self.at += 1;
                 }
-                let known = FUNCTIONS
-                    .iter()
-                    .chain(SEVERAL)
-                    .find(|(known, _)| *known == name)?;
+                let known = FUNCTIONS.iter().chain(SEVERAL).find(|(known, _)| *known == name)?;
                 self.command(known.0)
             }
             _ => {
@@ -362,11 +344,7 @@ impl Parser<'_> {
     }
 
     fn logarithm(&mut self, name: &str) -> Option<Expr> {
-        let mut base = if name == "ln" {
-            Expr::Constant(Constant::E)
-        } else {
-            Expr::integer(10)
-        };
+        let mut base = if name == "ln" { Expr::Constant(Constant::E) } else { Expr::integer(10) };
         let mut power = None;
         loop {
             if self.eat('_') {
@@ -429,10 +407,7 @@ fn listed(groups: Vec<Vec<Expr>>, round: (bool, bool), work: &Work) -> Option<Ex
         if !left_round && !right_round && order.is_some_and(std::cmp::Ordering::is_eq) {
             return Some(Expr::Set(vec![left]));
         }
-        let infinite = (
-            super::value::infinite(&left),
-            super::value::infinite(&right),
-        );
+        let infinite = (super::value::infinite(&left), super::value::infinite(&right));
         if infinite == (Some(false), Some(true)) && left_round && right_round {
             return Some(Expr::NamedSet('R'));
         }

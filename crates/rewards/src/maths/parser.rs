@@ -171,10 +171,7 @@ impl Parser<'_> {
         if !left.is_value() || !right.is_value() {
             return None;
         }
-        Some(vec![
-            sum(left.clone(), right.clone()),
-            sum(left, right.negated()),
-        ])
+        Some(vec![sum(left.clone(), right.clone()), sum(left, right.negated())])
     }
 
     /// Unions, intersections and differences; the intersection binds tightest.
@@ -183,11 +180,8 @@ impl Parser<'_> {
     }
 
     fn set_level(&mut self, level: usize) -> Option<Expr> {
-        const LEVELS: [(char, SetOp); 3] = [
-            ('∖', SetOp::Minus),
-            ('∪', SetOp::Union),
-            ('∩', SetOp::Intersection),
-        ];
+        const LEVELS: [(char, SetOp); 3] =
+            [('∖', SetOp::Minus), ('∪', SetOp::Union), ('∩', SetOp::Intersection)];
         let Some((sign, op)) = LEVELS.get(level) else {
             return self.additive();
         };
@@ -323,11 +317,7 @@ fn mixed_number(whole: &Expr, part: &Expr) -> Option<Expr> {
     };
     let is_mixed = !a.decimal && !b.decimal && a.value.is_integer() && b.value.is_positive();
     is_mixed.then(|| {
-        let value = if a.value.is_negative() {
-            &a.value - &b.value
-        } else {
-            &a.value + &b.value
-        };
+        let value = if a.value.is_negative() { &a.value - &b.value } else { &a.value + &b.value };
         Expr::Number(Number::exact(value))
     })
 }
@@ -382,16 +372,10 @@ fn named_list(groups: &[Vec<Expr>]) -> Option<Expr> {
         return None;
     };
     let more = !others.is_empty() || !rest.is_empty();
-    let plain = others
-        .iter()
-        .chain(rest.iter().flatten())
-        .all(|element| !element.is_relation());
+    let plain = others.iter().chain(rest.iter().flatten()).all(|element| !element.is_relation());
     if !more
         || !plain
-        || !matches!(
-            pair.0,
-            Expr::Symbol(_) | Expr::Interval { .. } | Expr::Tuple(_)
-        )
+        || !matches!(pair.0, Expr::Symbol(_) | Expr::Interval { .. } | Expr::Tuple(_))
     {
         return None;
     }

@@ -7,10 +7,7 @@ const MAX_DEPTH: usize = 40;
 
 /// The value of an arithmetic text in Python's syntax, `^` for powers; `None` where it has none.
 pub(super) fn parse_plain(text: &str) -> Option<Expr> {
-    let mut reader = Reader {
-        rest: text.trim(),
-        depth: 0,
-    };
+    let mut reader = Reader { rest: text.trim(), depth: 0 };
     let parsed = reader.sum()?;
     reader.rest.is_empty().then_some(parsed)
 }

@@ -38,10 +38,7 @@ impl Real {
     }
 
     pub(super) fn whole(n: i64) -> Self {
-        Self {
-            mantissa: n.into(),
-            exponent: 0,
-        }
+        Self { mantissa: n.into(), exponent: 0 }
     }
 
     fn rounded(mantissa: BigInt, exponent: i64, bits: i64) -> Self {
@@ -49,10 +46,7 @@ impl Real {
         if excess <= 0 {
             return Self { mantissa, exponent };
         }
-        Self {
-            mantissa: mantissa >> excess,
-            exponent: exponent + excess,
-        }
+        Self { mantissa: mantissa >> excess, exponent: exponent + excess }
     }
 
     pub(super) fn from_ratio(value: &BigRational, bits: i64) -> Self {
@@ -79,28 +73,18 @@ impl Real {
     }
 
     pub(super) fn negated(&self) -> Self {
-        Self {
-            mantissa: -&self.mantissa,
-            exponent: self.exponent,
-        }
+        Self { mantissa: -&self.mantissa, exponent: self.exponent }
     }
 
     pub(super) fn abs(&self) -> Self {
-        Self {
-            mantissa: self.mantissa.abs(),
-            exponent: self.exponent,
-        }
+        Self { mantissa: self.mantissa.abs(), exponent: self.exponent }
     }
 
     /// Times `2^by`.
     pub(super) fn scaled(&self, by: i64) -> Self {
         Self {
             mantissa: self.mantissa.clone(),
-            exponent: if self.is_zero() {
-                0
-            } else {
-                self.exponent + by
-            },
+            exponent: if self.is_zero() { 0 } else { self.exponent + by },
         }
     }
 
@@ -243,9 +227,7 @@ impl Real {
             twos -= 1;
         }
         let one = Self::whole(1);
-        let slope = near_one
-            .sub(&one, width)
-            .div(&near_one.add(&one, width), width)?;
+        let slope = near_one.sub(&one, width).div(&near_one.add(&one, width), width)?;
         let series = odd_series(&slope.fixed(width), width, false) * 2;
         let whole = constant(&LN_2, width) * twos;
         Some(Self::rounded(series + whole, -width, bits))
@@ -290,11 +272,8 @@ impl Real {
         let width = bits + GUARD;
         let one = Self::whole(1);
         let large = self.magnitude() > 1;
-        let mut tangent = if large {
-            one.div(self, width).unwrap_or_else(Self::zero)
-        } else {
-            self.clone()
-        };
+        let mut tangent =
+            if large { one.div(self, width).unwrap_or_else(Self::zero) } else { self.clone() };
         const HALVINGS: usize = 2;
         for _ in 0..HALVINGS {
             let square = tangent.mul(&tangent, width);
@@ -308,11 +287,7 @@ impl Real {
             return angle;
         }
         let quarter = Self::pi(bits + 2).scaled(-1);
-        let quarter = if self.is_negative() {
-            quarter.negated()
-        } else {
-            quarter
-        };
+        let quarter = if self.is_negative() { quarter.negated() } else { quarter };
         quarter.sub(&angle, bits)
     }
 

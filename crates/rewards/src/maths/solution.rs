@@ -58,11 +58,7 @@ fn solved(relation: &Expr, set: &Expr, work: &Work) -> Option<bool> {
     }
     let names = names_of(&sides);
     let variable = names.first().filter(|_| names.len() == 1)?;
-    let test = Test {
-        links,
-        variable,
-        work,
-    };
+    let test = Test { links, variable, work };
     let (mut parts, mut ends) = (Vec::new(), Vec::new());
     collect(set, &mut parts, &mut ends, work)?;
     ends.sort_by(|a, b| a.1.cmp(&b.1));
@@ -74,11 +70,7 @@ fn solved(relation: &Expr, set: &Expr, work: &Work) -> Option<bool> {
             return Some(false);
         }
     }
-    Some(
-        pieces(&ends)
-            .iter()
-            .all(|samples| test.piece(samples, &parts) == Some(true)),
-    )
+    Some(pieces(&ends).iter().all(|samples| test.piece(samples, &parts) == Some(true)))
 }
 
 /// The samples of each stretch between ends.
@@ -119,29 +111,20 @@ fn collect(set: &Expr, parts: &mut Vec<Part>, ends: &mut Vec<End>, work: &Work) 
         Expr::Interval { ends: pair, open } => {
             let low = end(&pair.0, ends, work)?;
             let high = end(&pair.1, ends, work)?;
-            parts.push(Part {
-                ends: [low, high],
-                open: *open,
-            });
+            parts.push(Part { ends: [low, high], open: *open });
         }
         Expr::Set(items) => {
             for item in items.iter().take(MAX_PARTS + 1) {
                 let at = end(item, ends, work)?;
                 at.as_ref()?;
-                parts.push(Part {
-                    ends: [at.clone(), at],
-                    open: (false, false),
-                });
+                parts.push(Part { ends: [at.clone(), at], open: (false, false) });
             }
         }
         Expr::SetOp(SetOp::Union, pair) => {
             collect(&pair.0, parts, ends, work)?;
             collect(&pair.1, parts, ends, work)?;
         }
-        Expr::NamedSet('R') => parts.push(Part {
-            ends: [None, None],
-            open: (true, true),
-        }),
+        Expr::NamedSet('R') => parts.push(Part { ends: [None, None], open: (true, true) }),
         _ => return None,
     }
     (parts.len() <= MAX_PARTS).then_some(())
@@ -163,15 +146,12 @@ fn end(expr: &Expr, ends: &mut Vec<End>, work: &Work) -> Option<Option<BigRation
 
 impl Part {
     fn holds(&self, at: &BigRational) -> bool {
-        let beside = |end: &Option<BigRational>, open: bool, inner: Ordering| {
-            end.as_ref().is_none_or(|end| {
-                if about_equal(at, end) {
-                    !open
-                } else {
-                    at.cmp(end) == inner
-                }
-            })
-        };
+        let beside =
+            |end: &Option<BigRational>, open: bool, inner: Ordering| {
+                end.as_ref().is_none_or(|end| {
+                    if about_equal(at, end) { !open } else { at.cmp(end) == inner }
+                })
+            };
         beside(&self.ends[0], self.open.0, Ordering::Greater)
             && beside(&self.ends[1], self.open.1, Ordering::Less)
     }

@@ -49,9 +49,7 @@ impl Value {
     }
 
     pub(super) fn integer(&self) -> Option<BigInt> {
-        self.exact()
-            .filter(|value| value.is_integer())
-            .map(BigRational::to_integer)
+        self.exact().filter(|value| value.is_integer()).map(BigRational::to_integer)
     }
 
     pub(super) fn compare(&self, other: &Self, bits: i64) -> Likeness {
@@ -84,11 +82,7 @@ pub(super) fn evaluate(
     bits: i64,
     work: &Work,
 ) -> Option<Value> {
-    let mut point = Point {
-        variables,
-        bits,
-        work,
-    };
+    let mut point = Point { variables, bits, work };
     point.value(expr)
 }
 
@@ -109,19 +103,11 @@ pub(super) fn order(a: &Expr, b: &Expr, work: &Work) -> Option<Ordering> {
         (Some(a), Some(b)) => return Some(a.cmp(&b)),
         (Some(above), None) => {
             constant(b, LOW_BITS, work)?;
-            return Some(if above {
-                Ordering::Greater
-            } else {
-                Ordering::Less
-            });
+            return Some(if above { Ordering::Greater } else { Ordering::Less });
         }
         (None, Some(above)) => {
             constant(a, LOW_BITS, work)?;
-            return Some(if above {
-                Ordering::Less
-            } else {
-                Ordering::Greater
-            });
+            return Some(if above { Ordering::Less } else { Ordering::Greater });
         }
         (None, None) => {}
     }
@@ -230,12 +216,10 @@ impl Point<'_> {
             total = self.work.spend(300).and(total);
             let here = Value::Exact(BigRational::from_integer(at.into()));
             self.variables.insert(variable.to_owned(), here);
-            total = total
-                .zip(self.value(body))
-                .and_then(|(total, term)| match binder {
-                    Binder::Sum => self.added(total, term),
-                    _ => self.multiplied(total, term),
-                });
+            total = total.zip(self.value(body)).and_then(|(total, term)| match binder {
+                Binder::Sum => self.added(total, term),
+                _ => self.multiplied(total, term),
+            });
             at += 1;
         }
         self.variables.remove(variable);
@@ -267,8 +251,7 @@ impl Point<'_> {
         let mut parts = Some(total);
         for at in [13i64, 29] {
             let here = BigRational::new(at.into(), 17.into());
-            self.variables
-                .insert(variable.to_owned(), Value::Exact(here));
+            self.variables.insert(variable.to_owned(), Value::Exact(here));
             let weight = Complex::fraction(at, 41, bits);
             parts = parts
                 .zip(self.value(body))
@@ -285,10 +268,8 @@ impl Point<'_> {
         if let (Function::Det, [Expr::Matrix(rows)]) = (function, arguments) {
             return self.determinant(rows);
         }
-        let values: Vec<Value> = arguments
-            .iter()
-            .map(|argument| self.value(argument))
-            .collect::<Option<_>>()?;
+        let values: Vec<Value> =
+            arguments.iter().map(|argument| self.value(argument)).collect::<Option<_>>()?;
         match (function, values.as_slice()) {
             (Function::Abs, [Value::Exact(x)]) => Some(Value::Exact(x.abs())),
             (Function::Floor, [Value::Exact(x)]) => Some(Value::Exact(x.floor())),
@@ -306,11 +287,7 @@ impl Point<'_> {
             (Function::Max | Function::Min, values) => values.iter().cloned().reduce(|a, b| {
                 let (first, second) = (a.rounded(self.bits).re, b.rounded(self.bits).re);
                 let larger = first.compare(&second).is_ge();
-                if larger == (function == Function::Max) {
-                    a
-                } else {
-                    b
-                }
+                if larger == (function == Function::Max) { a } else { b }
             }),
             (Function::Mod, [a, b]) => {
                 let (a, b) = (a.exact()?, b.exact()?);
@@ -474,10 +451,7 @@ impl Point<'_> {
 
 /// `4^(1/2)` is exactly 2.
 fn exact_root(base: &BigRational, exponent: &BigRational) -> Option<BigRational> {
-    let degree = exponent
-        .denom()
-        .to_u32()
-        .filter(|degree| (2..=8).contains(degree))?;
+    let degree = exponent.denom().to_u32().filter(|degree| (2..=8).contains(degree))?;
     if exponent.numer().abs() != BigInt::one() || !base.is_positive() {
         return None;
     }
@@ -485,13 +459,7 @@ fn exact_root(base: &BigRational, exponent: &BigRational) -> Option<BigRational>
     let exact = BigInt::pow(&above, degree) == *base.numer()
         && BigInt::pow(&below, degree) == *base.denom();
     let root = BigRational::new(above, below);
-    exact.then(|| {
-        if exponent.is_negative() {
-            root.recip()
-        } else {
-            root
-        }
-    })
+    exact.then(|| if exponent.is_negative() { root.recip() } else { root })
 }
 
 fn factorial(n: &BigInt) -> Option<BigRational> {

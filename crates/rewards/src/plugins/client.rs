@@ -16,14 +16,8 @@ use crate::error::RewardError;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Where an environment names a proxy, in the order of the library.
-const PROXIES: [&str; 6] = [
-    "ALL_PROXY",
-    "all_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-];
+const PROXIES: [&str; 6] =
+    ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
 
 /// Posts JSON, again where a failure may pass.
 pub(super) struct Client {
@@ -46,11 +40,7 @@ struct Failure {
 
 impl Failure {
     fn lasting(reason: String) -> Self {
-        Self {
-            reason,
-            retry: None,
-            body: None,
-        }
+        Self { reason, retry: None, body: None }
     }
 }
 
@@ -146,10 +136,7 @@ impl Client {
     }
 
     fn post_once(&self, body: &str) -> Result<String, Failure> {
-        let mut request = self
-            .agent
-            .post(&self.url)
-            .header("content-type", "application/json");
+        let mut request = self.agent.post(&self.url).header("content-type", "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header("authorization", authorization);
         }
@@ -212,11 +199,7 @@ impl Client {
             ConnectProxyFailed(cause) => (format!("the proxy refuses: {cause}"), None),
             other => (other.to_string(), None),
         };
-        Failure {
-            reason,
-            retry,
-            body: None,
-        }
+        Failure { reason, retry, body: None }
     }
 }
 

@@ -25,10 +25,8 @@ pub(super) struct HttpReward {
 impl HttpReward {
     /// Nothing is asked yet: the server may start later than the training.
     pub(super) fn new(url: &str, options: &PluginOptions) -> Result<Self, RewardError> {
-        let (host, parsed) = client::host(url).map_err(|reason| RewardError::PluginName {
-            name: client::shown(url),
-            reason,
-        })?;
+        let (host, parsed) = client::host(url)
+            .map_err(|reason| RewardError::PluginName { name: client::shown(url), reason })?;
         let name = format!("{host}{}", parsed.path());
         let key = options.api_key()?;
         Ok(Self {
@@ -53,9 +51,7 @@ impl HttpReward {
     ) -> Result<Vec<Option<f64>>, RewardError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let request = protocol::request(id, rows).to_string();
-        let scored = self
-            .client
-            .post(&request, |answer| protocol::scores(answer, id, rows.len()));
+        let scored = self.client.post(&request, |answer| protocol::scores(answer, id, rows.len()));
         scored.map_err(|refusal| {
             // What a server says of a row that it was not sent is said of the batch.
             let row = refusal.row.filter(|&row| row < rows.len());
@@ -78,8 +74,6 @@ impl Reward for HttpReward {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        super::in_parts(rows, self.requests, |_, first, rows| {
-            self.score_part(first, rows)
-        })
+        super::in_parts(rows, self.requests, |_, first, rows| self.score_part(first, rows))
     }
 }

@@ -26,16 +26,12 @@ impl PluginOptions {
         match &self.api_key_file {
             Some(file) => {
                 let place = file.display().to_string();
-                read(file)
-                    .map(Some)
-                    .map_err(|reason| RewardError::KeyFile { place, reason })
+                read(file).map(Some).map_err(|reason| RewardError::KeyFile { place, reason })
             }
             None => match std::env::var(VARIABLE) {
                 Ok(key) if !key.is_empty() => {
                     let place = VARIABLE.to_owned();
-                    checked(&key)
-                        .map(Some)
-                        .map_err(|reason| RewardError::KeyFile { place, reason })
+                    checked(&key).map(Some).map_err(|reason| RewardError::KeyFile { place, reason })
                 }
                 _ => Ok(None),
             },

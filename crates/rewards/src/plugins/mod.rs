@@ -87,13 +87,11 @@ impl PluginOptions {
 
     fn timeout(&self) -> Result<Duration, RewardError> {
         let timeout = Duration::try_from_secs_f64(self.timeout_secs).ok();
-        timeout
-            .filter(|timeout| !timeout.is_zero())
-            .ok_or_else(|| RewardError::PluginOption {
-                option: "reward_timeout_secs",
-                got: self.timeout_secs.to_string(),
-                expected: "more than 0",
-            })
+        timeout.filter(|timeout| !timeout.is_zero()).ok_or_else(|| RewardError::PluginOption {
+            option: "reward_timeout_secs",
+            got: self.timeout_secs.to_string(),
+            expected: "more than 0",
+        })
     }
 
     fn retry(&self) -> Result<Duration, RewardError> {
@@ -133,8 +131,7 @@ pub(crate) fn by_name(
             reason: "no function, expected `FILE.py:FUNCTION`",
         }));
     }
-    name.contains('/')
-        .then(|| ProcessReward::program(name, &[], options).map(boxed))
+    name.contains('/').then(|| ProcessReward::program(name, &[], options).map(boxed))
 }
 
 fn python(

@@ -79,11 +79,7 @@ impl Patience {
 
     /// Those of a request.
     pub(super) fn tries(&self) -> Tries<'_> {
-        Tries {
-            patience: self,
-            made: 1,
-            pause: FIRST_PAUSE,
-        }
+        Tries { patience: self, made: 1, pause: FIRST_PAUSE }
     }
 
     /// The server gave an answer that could be used.

@@ -45,9 +45,7 @@ impl ProcessReward {
         let python = options.python.clone().map(OsString::from).or(variable);
         let command = CommandLine {
             program: python.unwrap_or_else(|| "python3".into()),
-            arguments: ["-c", DRIVER, file, function, form]
-                .map(OsString::from)
-                .into(),
+            arguments: ["-c", DRIVER, file, function, form].map(OsString::from).into(),
         };
         Self::start(function.to_owned(), command, true, options)
     }

@@ -21,10 +21,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn whole(reason: impl Into<String>) -> Self {
-        Self {
-            row: None,
-            reason: reason.into(),
-        }
+        Self { row: None, reason: reason.into() }
     }
 }
 
@@ -63,13 +60,8 @@ pub(super) fn scores(answer: &str, id: u64, rows: usize) -> Result<Vec<Option<f6
     if let Some(reason) = value.get("error").filter(|error| !error.is_null()) {
         let row = value.get("row").and_then(Value::as_u64);
         let row = row.and_then(|row| usize::try_from(row).ok());
-        let reason = reason
-            .as_str()
-            .map_or_else(|| reason.to_string(), str::to_owned);
-        return Err(Refusal {
-            row: row.filter(|&row| row < rows),
-            reason,
-        });
+        let reason = reason.as_str().map_or_else(|| reason.to_string(), str::to_owned);
+        return Err(Refusal { row: row.filter(|&row| row < rows), reason });
     }
     // HTTP pairs answers with requests by itself: there the id may be left out.
     match value.get("id") {
@@ -87,9 +79,7 @@ pub(super) fn scores(answer: &str, id: u64, rows: usize) -> Result<Vec<Option<f6
     };
     if list.len() != rows {
         let got = list.len();
-        return Err(Refusal::whole(format!(
-            "got {got} scores, expected {rows}, one for each row"
-        )));
+        return Err(Refusal::whole(format!("got {got} scores, expected {rows}, one for each row")));
     }
     list.iter()
         .enumerate()
@@ -131,17 +121,12 @@ fn kind_of(value: &Value) -> &'static str {
 
 /// The samples of a request for a message: `a.jsonl:3`, or the first and the last.
 pub(super) fn samples(rows: &[RewardInput<'_>]) -> String {
-    let (Some(first), Some(last)) = (
-        rows.first().and_then(|row| row.sample),
-        rows.last().and_then(|row| row.sample),
-    ) else {
+    let (Some(first), Some(last)) =
+        (rows.first().and_then(|row| row.sample), rows.last().and_then(|row| row.sample))
+    else {
         return base::console::count(rows.len() as u64, "row");
     };
-    if first == last {
-        first.to_owned()
-    } else {
-        format!("{first} to {last}")
-    }
+    if first == last { first.to_owned() } else { format!("{first} to {last}") }
 }
 
 /// The start of a text, for a message.
@@ -165,24 +150,13 @@ mod tests {
         let refusal = |text| scores(text, 7, 1).expect_err("a refusal");
         assert_eq!(
             refusal(r#"{"id": 7, "error": "no", "row": 0}"#),
-            Refusal {
-                row: Some(0),
-                reason: "no".to_owned()
-            }
+            Refusal { row: Some(0), reason: "no".to_owned() }
         );
         assert_eq!(refusal(r#"{"error": "no", "row": 5}"#).row, None);
         assert!(refusal("hello").reason.contains("not JSON"));
         assert!(refusal("[1]").reason.contains("no list `scores`"));
-        assert!(
-            refusal(r#"{"id": 6, "scores": [1]}"#)
-                .reason
-                .contains("to request 6")
-        );
-        assert!(
-            refusal(r#"{"id": 7, "scores": []}"#)
-                .reason
-                .contains("got 0 scores")
-        );
+        assert!(refusal(r#"{"id": 6, "scores": [1]}"#).reason.contains("to request 6"));
+        assert!(refusal(r#"{"id": 7, "scores": []}"#).reason.contains("got 0 scores"));
         assert_eq!(refusal(r#"{"id": 7, "scores": ["x"]}"#).row, Some(0));
     }
 }

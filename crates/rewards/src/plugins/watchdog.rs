@@ -25,11 +25,8 @@ done
 for group in $groups; do kill -9 "-$group"; done
 "#;
 
-static WATCHDOG: Mutex<Watchdog> = Mutex::new(Watchdog {
-    shell: None,
-    groups: BTreeSet::new(),
-    is_missed: false,
-});
+static WATCHDOG: Mutex<Watchdog> =
+    Mutex::new(Watchdog { shell: None, groups: BTreeSet::new(), is_missed: false });
 
 struct Watchdog {
     shell: Option<ChildStdin>,

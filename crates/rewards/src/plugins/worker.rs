@@ -90,13 +90,7 @@ impl Worker {
         thread::spawn(move || read_answers(stdout, &read));
         let shared = Arc::clone(&stderr);
         thread::spawn(move || shared.read(pipe));
-        Ok(Self {
-            child,
-            is_gone: false,
-            requests,
-            answers,
-            stderr,
-        })
+        Ok(Self { child, is_gone: false, requests, answers, stderr })
     }
 
     /// Names the samples that lines of stderr are about from now on.
@@ -211,11 +205,7 @@ impl Stderr {
 /// Ends when the worker is dropped or the process no longer reads.
 fn write_requests(mut stdin: impl Write, requests: &Receiver<Vec<u8>>) {
     while let Ok(request) = requests.recv() {
-        if stdin
-            .write_all(&request)
-            .and_then(|()| stdin.flush())
-            .is_err()
-        {
+        if stdin.write_all(&request).and_then(|()| stdin.flush()).is_err() {
             return;
         }
     }
@@ -226,17 +216,14 @@ fn read_answers(stdout: impl Read, answers: &Sender<io::Result<String>>) {
     let mut stdout = BufReader::new(stdout);
     loop {
         let mut line = Vec::new();
-        let read = stdout
-            .by_ref()
-            .take(MAX_ANSWER_BYTES)
-            .read_until(b'\n', &mut line);
+        let read = stdout.by_ref().take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line);
         let answer = match read {
             Ok(0) => return,
             Ok(_) if line.ends_with(b"\n") => String::from_utf8(line)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
-            Ok(_) if line.len() as u64 == MAX_ANSWER_BYTES => Err(io::Error::other(format!(
-                "an answer of over {MAX_ANSWER_BYTES} bytes"
-            ))),
+            Ok(_) if line.len() as u64 == MAX_ANSWER_BYTES => {
+                Err(io::Error::other(format!("an answer of over {MAX_ANSWER_BYTES} bytes")))
+            }
             // Cut off in the middle of a line: the process ended.
             Ok(_) => return,
             Err(error) => Err(error),

@@ -10,32 +10,20 @@ use serde_json::Map;
 
 use crate::{both, generic_options, input};
 
-const METHODS: [&str; 6] = [
-    "od_ap",
-    "od_ap50",
-    "odLength",
-    "map",
-    "map_strict",
-    "weighted_sum",
-];
+const METHODS: [&str; 6] = ["od_ap", "od_ap50", "odLength", "map", "map_strict", "weighted_sum"];
 
 fn item(corners: [f64; 4], label: &str) -> String {
     format!("{{\"bbox_2d\": {corners:?}, \"label\": \"{label}\"}}")
 }
 
 fn answer(items: &[String]) -> String {
-    format!(
-        "<think>t</think><answer>```json\n[{}]\n```</answer>",
-        items.join(", ")
-    )
+    format!("<think>t</think><answer>```json\n[{}]\n```</answer>", items.join(", "))
 }
 
 fn score(method: &str, completion: &str, solution: &str) -> Result<f64, RewardError> {
     let columns = Map::new();
-    let row = RewardInput {
-        accu_reward_method: Some(method),
-        ..input(completion, solution, &columns)
-    };
+    let row =
+        RewardInput { accu_reward_method: Some(method), ..input(completion, solution, &columns) };
     let scores = both(&generic_options()).score(&[row])?;
     Ok(scores.per_reward[0][0].expect("accuracy always applies"))
 }
@@ -44,11 +32,8 @@ fn scored(method: &str, completion: &str, solution: &str) -> f64 {
     score(method, completion, solution).expect("a readable solution")
 }
 
-const DOGS: [[f64; 4]; 3] = [
-    [0.0, 0.0, 100.0, 100.0],
-    [200.0, 0.0, 300.0, 100.0],
-    [400.0, 0.0, 500.0, 100.0],
-];
+const DOGS: [[f64; 4]; 3] =
+    [[0.0, 0.0, 100.0, 100.0], [200.0, 0.0, 300.0, 100.0], [400.0, 0.0, 500.0, 100.0]];
 
 fn dogs() -> Vec<String> {
     DOGS.map(|corners| item(corners, "dog")).to_vec()
@@ -112,11 +97,7 @@ fn map_strict_counts_what_coco_drops() {
 #[test]
 fn a_number_that_is_none_matches_nothing() {
     let solution = answer(&dogs()[..1]);
-    for corners in [
-        "[NaN, NaN, NaN, NaN]",
-        "[0, 0, Infinity, 100]",
-        "[0, 0, 1e999, 100]",
-    ] {
+    for corners in ["[NaN, NaN, NaN, NaN]", "[0, 0, Infinity, 100]", "[0, 0, 1e999, 100]"] {
         let completion = answer(&[format!("{{\"bbox_2d\": {corners}, \"label\": \"dog\"}}")]);
         for method in ["od_ap", "od_ap50", "odLength", "map", "map_strict"] {
             assert_eq!(scored(method, &completion, &solution), 0.0, "{corners}");
@@ -132,24 +113,18 @@ fn bad_solutions_are_errors_before_training() {
         let error = set.check(4, bad, Some(method)).expect_err("three numbers");
         assert_eq!(error.row(), Some(4));
         let text = error.to_string();
-        assert!(text.starts_with(&format!(
-            "accuracy method `{method}`, row 4: solution `<answer>"
-        )));
+        assert!(
+            text.starts_with(&format!("accuracy method `{method}`, row 4: solution `<answer>"))
+        );
         assert!(text.ends_with("expected `[x1, y1, x2, y2]`"), "{text}");
         let columns = Map::new();
         let row = RewardInput {
             accu_reward_method: Some(method),
             ..input("<answer>None</answer>", bad, &columns)
         };
-        assert!(matches!(
-            set.score(&[row]),
-            Err(RewardError::MethodSolution { row: 0, .. })
-        ));
+        assert!(matches!(set.score(&[row]), Err(RewardError::MethodSolution { row: 0, .. })));
         assert_eq!(set.check(4, &answer(&dogs()), Some(method)), Ok(()));
-        assert_eq!(
-            set.check(4, "<answer> None </answer>", Some(method)),
-            Ok(())
-        );
+        assert_eq!(set.check(4, "<answer> None </answer>", Some(method)), Ok(()));
     }
     let error = set.check(0, "None", Some("od_ap")).expect_err("no tags");
     assert!(error.to_string().ends_with("no `<answer>...</answer>`"));
@@ -158,12 +133,7 @@ fn bad_solutions_are_errors_before_training() {
 /// A truth of at most 1,000 characters.
 fn long_truth() -> String {
     let items: Vec<String> = (0..21)
-        .map(|n| {
-            format!(
-                "{{\"bbox_2d\": [{n}, 0, {}, 9], \"label\": \"l{n}\"}}",
-                n + 9
-            )
-        })
+        .map(|n| format!("{{\"bbox_2d\": [{n}, 0, {}, 9], \"label\": \"l{n}\"}}", n + 9))
         .collect();
     let text = answer(&items);
     assert!((900..=1000).contains(&text.len()), "{}", text.len());
@@ -226,19 +196,10 @@ fn near_lists() -> impl Strategy<Value = String> {
     ];
     let item = (
         prop::collection::vec(number, 3..6),
-        prop_oneof![
-            Just("\"dog\""),
-            Just("\"cat\""),
-            Just("null"),
-            Just("[]"),
-            Just("1e999")
-        ],
+        prop_oneof![Just("\"dog\""), Just("\"cat\""), Just("null"), Just("[]"), Just("1e999")],
     )
         .prop_map(|(corners, label)| {
-            format!(
-                "{{\"bbox_2d\": [{}], \"label\": {label}}}",
-                corners.join(",")
-            )
+            format!("{{\"bbox_2d\": [{}], \"label\": {label}}}", corners.join(","))
         });
     let items = prop::collection::vec(prop_oneof![9 => item, 1 => any::<String>()], 0..8);
     items.prop_map(|items| answer(&items))

@@ -22,10 +22,8 @@ fn cases<T: DeserializeOwned>(name: &str) -> Vec<T> {
     let path = folder().join(name);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let cases: Vec<T> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a golden case"))
-        .collect();
+    let cases: Vec<T> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a golden case")).collect();
     assert!(cases.len() >= 300, "{name}: {} cases", cases.len());
     cases
 }
@@ -39,12 +37,7 @@ struct CocoCase {
 }
 
 fn coco_box(x: f64, y: f64, width: f64, height: f64) -> CocoBox {
-    CocoBox {
-        x,
-        y,
-        width,
-        height,
-    }
+    CocoBox { x, y, width, height }
 }
 
 #[test]

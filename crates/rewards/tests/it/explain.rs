@@ -34,17 +34,10 @@ fn is_explained(set: &RewardSet, row: &RewardInput<'_>) -> bool {
     for (score, explanation) in scores.per_reward.iter().zip(explanations) {
         let explanation = explanation.as_ref().expect("an explanation");
         let bits = |score: Option<f64>| score.map(f64::to_bits);
-        assert_eq!(
-            bits(explanation.score),
-            bits(score[0]),
-            "{explanation:?}: {row:?}"
-        );
+        assert_eq!(bits(explanation.score), bits(score[0]), "{explanation:?}: {row:?}");
         assert!(!explanation.reason.is_empty(), "{row:?}");
         for pair in &explanation.matches {
-            assert!(
-                pair.predicted < explanation.predicted.len(),
-                "{explanation:?}"
-            );
+            assert!(pair.predicted < explanation.predicted.len(), "{explanation:?}");
             assert!(pair.truth < explanation.truths.len(), "{explanation:?}");
         }
     }
@@ -52,24 +45,17 @@ fn is_explained(set: &RewardSet, row: &RewardInput<'_>) -> bool {
 }
 
 fn in_units(box_units: BoxUnits) -> RewardOptions {
-    RewardOptions {
-        box_units,
-        ..generic_options()
-    }
+    RewardOptions { box_units, ..generic_options() }
 }
 
-const SHARES: BoxUnits = BoxUnits {
-    answer: Some(BoxFormat::Relative1000),
-    solution: Some(BoxFormat::ModelInput),
-};
+const SHARES: BoxUnits =
+    BoxUnits { answer: Some(BoxFormat::Relative1000), solution: Some(BoxFormat::ModelInput) };
 
 fn explain_all(cases: &[Case], options: &RewardOptions) -> usize {
     let columns = Map::new();
     let set = both(options);
     let methods = || accuracy_methods().filter(|method| *method != "llm");
-    let rows = cases
-        .iter()
-        .flat_map(|case| methods().map(move |method| (case, method)));
+    let rows = cases.iter().flat_map(|case| methods().map(move |method| (case, method)));
     let is_scored = |(case, method): &(&Case, &str)| {
         let row = RewardInput {
             accu_reward_method: Some(method),
@@ -104,10 +90,7 @@ fn rewards_of_one_box_explain_their_own_scores() {
         };
         for family in [Family::Qwen2_5Vl, Family::InternVl, Family::Glm4v] {
             for box_units in [BoxUnits::default(), SHARES] {
-                let options = RewardOptions {
-                    box_units,
-                    ..rec_options(family, 14)
-                };
+                let options = RewardOptions { box_units, ..rec_options(family, 14) };
                 let grounding = RewardSet::build(&names, None, &options).expect("all exist");
                 for set in [both(&options), grounding] {
                     num_scored += usize::from(is_explained(&set, &row));
@@ -120,10 +103,8 @@ fn rewards_of_one_box_explain_their_own_scores() {
 
 fn explained(completion: &str, solution: &str, method: &str) -> Explanation {
     let columns = Map::new();
-    let row = RewardInput {
-        accu_reward_method: Some(method),
-        ..input(completion, solution, &columns)
-    };
+    let row =
+        RewardInput { accu_reward_method: Some(method), ..input(completion, solution, &columns) };
     let set = both(&generic_options());
     let mut explanations = set.explain(&row).expect("a good row");
     explanations.swap_remove(0).expect("an explanation")
@@ -137,28 +118,13 @@ fn rules_of_text_by_hand() {
         ("none", "B", "mcq", "no letter in the answer"),
         ("yes", "No.", "yes_no", "yes and no differ"),
         ("maybe", "no", "yes_no", "neither yes nor no in the answer"),
-        (
-            "<answer>0.5</answer>",
-            "1/2",
-            "default",
-            "equal as expressions",
-        ),
+        ("<answer>0.5</answer>", "1/2", "default", "equal as expressions"),
         ("0.25", "0.5", "default", "different numbers"),
-        (
-            "red cat",
-            "red hat",
-            "default",
-            "likeness 0.857 of the texts",
-        ),
+        ("red cat", "red hat", "default", "likeness 0.857 of the texts"),
         ("A.", "B.", "default", "letters A and B differ"),
         ("a", "A.", "math", "the same text"),
         ("5 \\text{ cm}", "x = 5", "math", "equal as expressions"),
-        (
-            "x",
-            "y",
-            "math",
-            "neither text, meaning nor LaTeX is the same",
-        ),
+        ("x", "y", "math", "neither text, meaning nor LaTeX is the same"),
         ("x", "y", "all_match", "different texts"),
     ] {
         let got = explained(completion, solution, method);
@@ -185,29 +151,15 @@ fn lists_of_boxes_by_hand() {
     // The cat fits at 7 of 10 thresholds, the dog at all.
     let counts = "2 true boxes, 4 predicted, 1 of them without corners";
     assert_eq!(got.reason, format!("AP 0.850 x length 0.500; {counts}"));
-    assert!(
-        (got.score.expect("a score") - 0.425).abs() < 1e-12,
-        "{got:?}"
-    );
-    let labels: Vec<&str> = got
-        .predicted
-        .iter()
-        .map(|found| found.label.as_str())
-        .collect();
+    assert!((got.score.expect("a score") - 0.425).abs() < 1e-12, "{got:?}");
+    let labels: Vec<&str> = got.predicted.iter().map(|found| found.label.as_str()).collect();
     assert_eq!(labels, ["dog", "dog", "cat"]);
-    let mut matches: Vec<_> = got
-        .matches
-        .iter()
-        .map(|m| (m.predicted, m.truth, m.iou))
-        .collect();
+    let mut matches: Vec<_> = got.matches.iter().map(|m| (m.predicted, m.truth, m.iou)).collect();
     matches.sort_by_key(|&(predicted, ..)| predicted);
     assert_eq!(matches, [(0, 1, 1.0), (2, 0, 0.8)]);
     let json = got.to_json();
     assert!(json["matches"][0]["iou"].is_f64());
-    assert_eq!(
-        json["truths"][1],
-        json!({"bbox_2d": [50.0, 50.0, 60.0, 60.0], "label": "dog"})
-    );
+    assert_eq!(json["truths"][1], json!({"bbox_2d": [50.0, 50.0, 60.0, 60.0], "label": "dog"}));
 
     let got = explained(&listed(&[NEAR_A]), &truth, "weighted_sum");
     assert_eq!(
@@ -218,33 +170,17 @@ fn lists_of_boxes_by_hand() {
     assert_eq!(got.matches.len(), 1);
     for (completion, method, reason) in [
         ("no tags".to_owned(), "od_ap", "no `<answer>...</answer>`"),
-        (
-            "<answer>x</answer>".to_owned(),
-            "od_ap",
-            "no ```json block, 2 boxes in the solution",
-        ),
-        (
-            listed(&["x"]),
-            "map",
-            "the ```json block cannot be read, 2 boxes in the solution",
-        ),
+        ("<answer>x</answer>".to_owned(), "od_ap", "no ```json block, 2 boxes in the solution"),
+        (listed(&["x"]), "map", "the ```json block cannot be read, 2 boxes in the solution"),
         (listed(&[]), "map", "an empty list, 2 boxes in the solution"),
-        (
-            listed(&[B]),
-            "od_ap50",
-            "AP 0.500 at IoU 0.50; 2 true boxes, 1 predicted",
-        ),
+        (listed(&[B]), "od_ap50", "AP 0.500 at IoU 0.50; 2 true boxes, 1 predicted"),
         (
             listed(&[A, B, "{\"bbox_2d\": [0, 0, 9, 9], \"label\": \"cow\"}"]),
             "map_strict",
             "AP 1.000 x 2 of 3 labels, the rest not in the solution; 2 true boxes, 3 predicted",
         ),
     ] {
-        assert_eq!(
-            explained(&completion, &truth, method).reason,
-            reason,
-            "{method}"
-        );
+        assert_eq!(explained(&completion, &truth, method).reason, reason, "{method}");
     }
 }
 
@@ -256,26 +192,15 @@ fn of_rec(family: Family, name: &str, completion: &str) -> Explanation {
     };
     let set = RewardSet::build(&[name.to_owned()], None, &rec_options(family, 14));
     let explanations = set.expect("it exists").explain(&row).expect("a good row");
-    explanations
-        .into_iter()
-        .next()
-        .flatten()
-        .expect("an explanation")
+    explanations.into_iter().next().flatten().expect("an explanation")
 }
 
 #[test]
 fn one_box_by_hand() {
     // The model saw 112 x 112 of a 224 x 224 image.
-    let got = of_rec(
-        Family::Qwen2_5Vl,
-        "accuracy",
-        "<answer>{[10, 10, 20, 15]}</answer>",
-    );
+    let got = of_rec(Family::Qwen2_5Vl, "accuracy", "<answer>{[10, 10, 20, 15]}</answer>");
     assert_eq!(got.reason, "IoU 0.500 in pixels of the image");
-    assert_eq!(
-        <[f64; 4]>::from(got.predicted[0].corners),
-        [20.0, 20.0, 40.0, 30.0]
-    );
+    assert_eq!(<[f64; 4]>::from(got.predicted[0].corners), [20.0, 20.0, 40.0, 30.0]);
     assert_eq!(got.matches[0].iou, 0.5);
     assert_eq!(got.truth.as_deref(), Some("[20, 20, 40, 40]"));
     for (family, name, completion, reason) in [
@@ -285,18 +210,8 @@ fn one_box_by_hand() {
             "<answer>[20, 20, 40, 40]</answer>",
             "IoU 1.000 in units of the data",
         ),
-        (
-            Family::Qwen2_5Vl,
-            "accuracy",
-            "[10, 10, 20, 20]",
-            "no `<answer>...</answer>`",
-        ),
-        (
-            Family::Qwen2_5Vl,
-            "accuracy",
-            "<answer>here</answer>",
-            "no box in the answer",
-        ),
+        (Family::Qwen2_5Vl, "accuracy", "[10, 10, 20, 20]", "no `<answer>...</answer>`"),
+        (Family::Qwen2_5Vl, "accuracy", "<answer>here</answer>", "no box in the answer"),
         (
             Family::Qwen2_5Vl,
             "giou",
@@ -315,18 +230,9 @@ fn one_box_by_hand() {
             "<answer>(1, 2)</answer>",
             "(2.0, 4.0) is outside the box, in pixels of the image",
         ),
-        (
-            Family::Qwen2_5Vl,
-            "click",
-            "<answer>(1, 2)</answer>",
-            "no click in the answer",
-        ),
+        (Family::Qwen2_5Vl, "click", "<answer>(1, 2)</answer>", "no click in the answer"),
     ] {
-        assert_eq!(
-            of_rec(family, name, completion).reason,
-            reason,
-            "{name}: {completion}"
-        );
+        assert_eq!(of_rec(family, name, completion).reason, reason, "{name}: {completion}");
     }
 }
 
@@ -339,14 +245,8 @@ fn a_form_is_followed_to_where_it_breaks() {
         (whole.to_owned(), "well-formed"),
         (format!(" {whole}"), "no `<think>` at the start"),
         ("<think>a".to_owned(), "no `</think>`"),
-        (
-            "<think>a</think> so <answer>".to_owned(),
-            "no `<answer>` right after `</think>`",
-        ),
-        (
-            "<think>a</think><answer>b".to_owned(),
-            "no `</answer>` after `<answer>`",
-        ),
+        ("<think>a</think> so <answer>".to_owned(), "no `<answer>` right after `</think>`"),
+        ("<think>a</think><answer>b".to_owned(), "no `</answer>` after `<answer>`"),
         (format!("{whole}."), "text after `</answer>`"),
     ] {
         let row = input(&completion, "x", &columns);
@@ -371,18 +271,10 @@ fn a_form_is_followed_to_where_it_breaks() {
             "<think>a</think><answer>{[1, 2, 3, 4]</answer>",
             "no `}` after the box",
         ),
-        (
-            Family::InternVl,
-            "<think>a</think><answer>[1, 2, 3, 4]",
-            "no `</answer>` after it",
-        ),
+        (Family::InternVl, "<think>a</think><answer>[1, 2, 3, 4]", "no `</answer>` after it"),
         (Family::Glm4v, "<think>a", "no `<answer>` after `<think>`"),
         (Family::Glm4v, "a", "no `<think>`"),
     ] {
-        assert_eq!(
-            of_rec(family, "format", completion).reason,
-            reason,
-            "{completion}"
-        );
+        assert_eq!(of_rec(family, "format", completion).reason, reason, "{completion}");
     }
 }

@@ -8,15 +8,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) fn cases<T: DeserializeOwned + Debug>(name: &str, at_least: usize) -> Vec<T> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../golden/rewards")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/rewards").join(name);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let cases: Vec<T> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a golden case"))
-        .collect();
+    let cases: Vec<T> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a golden case")).collect();
     assert!(cases.len() >= at_least, "{name}: {} cases", cases.len());
     cases
 }

@@ -11,11 +11,7 @@ const NAMES: [&str; 4] = ["giou", "diou", "point_in_box", "click"];
 
 fn set(family: Family, patch_size: usize) -> Result<RewardSet, RewardError> {
     let names = NAMES.map(str::to_owned);
-    let options = rewards::RewardOptions {
-        family,
-        patch_size,
-        ..generic_options()
-    };
+    let options = rewards::RewardOptions { family, patch_size, ..generic_options() };
     RewardSet::build(&names, None, &options)
 }
 
@@ -29,78 +25,42 @@ fn scores(family: Family, answer: &str) -> Vec<f64> {
     };
     let scores = set(family, 14).expect("all exist").score(&[row]);
     let scores = scores.expect("scores").per_reward;
-    scores
-        .iter()
-        .map(|of_row| of_row[0].expect("applies"))
-        .collect()
+    scores.iter().map(|of_row| of_row[0].expect("applies")).collect()
 }
 
 #[test]
 fn answers_are_scored_in_the_units_of_the_family() {
-    assert_eq!(
-        scores(Family::Qwen2_5Vl, "[10, 10, 20, 20]"),
-        [1.0, 1.0, 1.0, 0.0]
-    );
-    assert_eq!(
-        scores(Family::InternVl, "[20, 20, 40, 40]"),
-        [1.0, 1.0, 1.0, 0.0]
-    );
-    assert_eq!(
-        scores(Family::Qwen2_5Vl, "click(15, 15)"),
-        [-1.0, -1.0, 1.0, 1.0]
-    );
-    assert_eq!(
-        scores(Family::Glm4v, "click(15, 15)"),
-        [-1.0, -1.0, 0.0, 0.0]
-    );
+    assert_eq!(scores(Family::Qwen2_5Vl, "[10, 10, 20, 20]"), [1.0, 1.0, 1.0, 0.0]);
+    assert_eq!(scores(Family::InternVl, "[20, 20, 40, 40]"), [1.0, 1.0, 1.0, 0.0]);
+    assert_eq!(scores(Family::Qwen2_5Vl, "click(15, 15)"), [-1.0, -1.0, 1.0, 1.0]);
+    assert_eq!(scores(Family::Glm4v, "click(15, 15)"), [-1.0, -1.0, 0.0, 0.0]);
     assert_eq!(scores(Family::Glm4v, "no box"), [-1.0, -1.0, 0.0, 0.0]);
 }
 
 #[test]
 fn what_is_missing_or_bad_is_an_error() {
-    assert_eq!(
-        set(Family::Qwen2_5Vl, 0).err(),
-        Some(RewardError::PatchSize)
-    );
+    assert_eq!(set(Family::Qwen2_5Vl, 0).err(), Some(RewardError::PatchSize));
     let set = set(Family::Qwen2_5Vl, 14).expect("all exist");
     let error = set.check(3, "<answer> [20, 20, 20, 40] </answer>", None);
     let text = error.expect_err("no area").to_string();
     assert!(text.contains("reward `giou`, row 3: solution"), "{text}");
     assert!(text.contains("a box without area"), "{text}");
     let columns = Map::new();
-    let row = RewardInput {
-        image_grid_thw: &[],
-        ..input("no box", "[20, 20, 40, 40]", &columns)
-    };
+    let row = RewardInput { image_grid_thw: &[], ..input("no box", "[20, 20, 40, 40]", &columns) };
     let text = set.score(&[row]).expect_err("no grid").to_string();
-    assert!(
-        text.contains("reward `giou`, row 0: no image_grid_thw"),
-        "{text}"
-    );
+    assert!(text.contains("reward `giou`, row 0: no image_grid_thw"), "{text}");
 }
 
 #[test]
 fn a_hundred_thousand_characters_are_fast() {
-    for piece in [
-        "click",
-        "click(1",
-        "[1, 2, ",
-        "(",
-        "1",
-        " ",
-        "-1.",
-        "[1, 2, 3, 4",
-        "click 1 a",
-        "9",
-    ] {
+    for piece in
+        ["click", "click(1", "[1, 2, ", "(", "1", " ", "-1.", "[1, 2, 3, 4", "click 1 a", "9"]
+    {
         let answer = piece.repeat(100_000 / piece.len());
         let start = Instant::now();
         let scores = scores(Family::Qwen2_5Vl, &answer);
         let took = start.elapsed();
-        assert!(
-            scores.iter().all(|score| (-1.0..=1.0).contains(score)),
-            "{scores:?}"
-        );
+        assert!(scores.iter().all(|score| (-1.0..=1.0).contains(score)), "{scores:?}");
         // A quadratic pattern takes minutes.
         assert!(took < Duration::from_secs(1), "{piece}: {took:?}");
     }

@@ -14,15 +14,11 @@ const FAMILIES: [Family; 3] = [Family::Qwen2_5Vl, Family::InternVl, Family::Glm4
 fn score_all(completion: &str) -> Vec<f64> {
     let columns = Map::new();
     let row = input(completion, "<answer> [1, 2, 30, 40] </answer>", &columns);
-    let options = FAMILIES
-        .map(|family| rec_options(family, 14))
-        .into_iter()
-        .chain([generic_options()]);
+    let options =
+        FAMILIES.map(|family| rec_options(family, 14)).into_iter().chain([generic_options()]);
     options
         .flat_map(|options| {
-            let scores = both(&options)
-                .score(&[row])
-                .expect("a completion is no error");
+            let scores = both(&options).score(&[row]).expect("a completion is no error");
             scores.per_reward.into_iter().flatten()
         })
         .map(|score| score.expect("these rewards always apply"))
@@ -31,10 +27,7 @@ fn score_all(completion: &str) -> Vec<f64> {
 
 fn assert_in_range(scores: &[f64]) {
     // Quotients of rounded products may end one rounding above 1.
-    assert!(
-        scores.iter().all(|s| (0.0..=1.0 + 1e-12).contains(s)),
-        "{scores:?}"
-    );
+    assert!(scores.iter().all(|s| (0.0..=1.0 + 1e-12).contains(s)), "{scores:?}");
 }
 
 #[test]
@@ -64,27 +57,18 @@ fn a_hundred_thousand_characters_are_fast() {
         "é",
     ];
     for piece in pieces {
-        for (head, tail) in [
-            ("", ""),
-            ("<think></think><answer>{", ""),
-            ("<think></think><answer>", "}</answer>"),
-        ] {
+        for (head, tail) in
+            [("", ""), ("<think></think><answer>{", ""), ("<think></think><answer>", "}</answer>")]
+        {
             let body = piece.repeat(100_000 / piece.chars().count());
             let text = format!("{head}{body}{tail}");
             let start = Instant::now();
             assert_in_range(&score_all(&text));
-            let found = [
-                find_in_answer(&text),
-                find_thinking(&text),
-                find_baseline(&text),
-            ];
+            let found = [find_in_answer(&text), find_thinking(&text), find_baseline(&text)];
             let took = start.elapsed();
             assert!(found.iter().flatten().all(is_finite));
             // A quadratic pattern takes minutes.
-            assert!(
-                took < Duration::from_secs(3),
-                "{head}{piece}*{tail}: {took:?}"
-            );
+            assert!(took < Duration::from_secs(3), "{head}{piece}*{tail}: {took:?}");
         }
     }
 }

@@ -76,18 +76,11 @@ fn read(stream: &TcpStream) -> Request {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).expect("a body");
-    Request {
-        path,
-        authorization,
-        body: serde_json::from_slice(&body).expect("JSON"),
-    }
+    Request { path, authorization, body: serde_json::from_slice(&body).expect("JSON") }
 }
 
 fn set(url: &str, plugins: PluginOptions) -> Result<RewardSet, RewardError> {
-    let options = RewardOptions {
-        plugins,
-        ..generic_options()
-    };
+    let options = RewardOptions { plugins, ..generic_options() };
     RewardSet::build(&[url.to_owned()], None, &options)
 }
 
@@ -112,13 +105,7 @@ fn numbers(request: &Request) -> Value {
     let rows = request.body["rows"].as_array().expect("rows");
     let scores: Vec<f64> = rows
         .iter()
-        .map(|row| {
-            row["completion"]
-                .as_str()
-                .expect("text")
-                .parse()
-                .expect("a number")
-        })
+        .map(|row| row["completion"].as_str().expect("text").parse().expect("a number"))
         .collect();
     json!({"id": request.body["id"], "scores": scores})
 }
@@ -132,27 +119,18 @@ fn a_server_scores_a_batch_by_one_request() {
     let asked: Vec<Request> = requests.try_iter().collect();
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].path, "/score?key=1");
-    assert_eq!(
-        asked[0].authorization, None,
-        "the judge's key is for the judge"
-    );
+    assert_eq!(asked[0].authorization, None, "the judge's key is for the judge");
     assert_eq!(asked[0].body["step"], 3);
     assert_eq!(asked[0].body["rows"][4]["sample"], "rows.jsonl:5");
     let set = set(&url, PluginOptions::default()).expect("a good address");
     let name = set.names().next().expect("a name").to_owned();
-    assert!(
-        name.starts_with("127.0.0.1:") && name.ends_with("/score"),
-        "{name}"
-    );
+    assert!(name.starts_with("127.0.0.1:") && name.ends_with("/score"), "{name}");
 }
 
 #[test]
 fn requests_share_a_batch_in_order() {
     let (url, requests) = serve(|_, request| ok(&numbers(request)));
-    let plugins = PluginOptions {
-        workers: 3,
-        ..PluginOptions::default()
-    };
+    let plugins = PluginOptions { workers: 3, ..PluginOptions::default() };
     let scores = score(&url, plugins, 7);
     assert_eq!(scores, Ok((0..7).map(|i| Some(f64::from(i))).collect()));
     assert_eq!(requests.try_iter().count(), 3);
@@ -162,23 +140,12 @@ fn requests_share_a_batch_in_order() {
 fn failures_that_may_pass_are_tried_again() {
     let (url, requests) = serve(|index, request| match index {
         0 => None,
-        1 => Some((
-            "503 Service Unavailable",
-            "retry-after: 1\r\n",
-            "busy".to_owned(),
-        )),
+        1 => Some(("503 Service Unavailable", "retry-after: 1\r\n", "busy".to_owned())),
         _ => ok(&numbers(request)),
     });
     let start = Instant::now();
-    assert_eq!(
-        score(&url, PluginOptions::default(), 1),
-        Ok(vec![Some(0.0)])
-    );
-    assert!(
-        start.elapsed() >= Duration::from_millis(1250),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_eq!(score(&url, PluginOptions::default(), 1), Ok(vec![Some(0.0)]));
+    assert!(start.elapsed() >= Duration::from_millis(1250), "{:?}", start.elapsed());
     assert_eq!(requests.try_iter().count(), 3);
 }
 
@@ -194,23 +161,13 @@ fn failures_that_stay_name_reward_sample_and_cause() {
     assert_eq!(requests.try_iter().count(), 1, "not tried again");
 
     let (url, requests) = serve(|_, _| Some(("500 Oh", "", String::new())));
-    let text = score(&url, PluginOptions::default(), 1)
-        .expect_err("refused")
-        .to_string();
-    assert!(
-        text.contains("status 500") && text.ends_with("5 times"),
-        "{text}"
-    );
+    let text = score(&url, PluginOptions::default(), 1).expect_err("refused").to_string();
+    assert!(text.contains("status 500") && text.ends_with("5 times"), "{text}");
     assert_eq!(requests.try_iter().count(), 5);
 
     let (url, _requests) = serve(|_, _| ok(&json!({"scores": [1, 2]})));
-    let text = score(&url, PluginOptions::default(), 1)
-        .expect_err("too many")
-        .to_string();
-    assert!(
-        text.ends_with("got 2 scores, expected 1, one for each row"),
-        "{text}"
-    );
+    let text = score(&url, PluginOptions::default(), 1).expect_err("too many").to_string();
+    assert!(text.ends_with("got 2 scores, expected 1, one for each row"), "{text}");
 }
 
 /// A server that fails from the second request on, up to request `until`, as `fails` says.
@@ -229,8 +186,7 @@ fn twice(url: &str, plugins: PluginOptions) -> Result<Vec<Option<f64>>, RewardEr
     let columns = Map::new();
     let row = [input("1", "s", &columns)];
     set.score(&row).expect("the first answers");
-    set.score(&row)
-        .map(|mut scores| scores.per_reward.remove(0))
+    set.score(&row).map(|mut scores| scores.per_reward.remove(0))
 }
 
 /// Five failures are one more than a server is given that never answered.
@@ -262,14 +218,9 @@ fn what_will_not_pass_is_not_waited_for() {
         (error, requests.try_iter().count() - 1, start.elapsed())
     };
     for (status, fails) in [
-        (
-            "401",
-            (|| Some(("401 Unauthorized", "", String::new()))) as fn() -> Reply,
-        ),
+        ("401", (|| Some(("401 Unauthorized", "", String::new()))) as fn() -> Reply),
         ("403", || Some(("403 Forbidden", "", String::new()))),
-        ("404", || {
-            Some(("404 Not Found", "retry-after: 1\r\n", String::new()))
-        }),
+        ("404", || Some(("404 Not Found", "retry-after: 1\r\n", String::new()))),
     ] {
         let (error, tries, _) = says(fails, PluginOptions::default());
         assert!(error.to_string().contains(status), "{error}");
@@ -281,23 +232,14 @@ fn what_will_not_pass_is_not_waited_for() {
         Some(("500 Internal Server Error", "", body))
     };
     let (error, tries, _) = says(raised, PluginOptions::default());
-    assert!(
-        error.to_string().ends_with(", 1 row: division by zero"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with(", 1 row: division by zero"), "{error}");
     assert_eq!((error.row(), tries), (Some(0), 1));
     // The time is up; a pause that the server asks for is kept within it.
     let busy = || Some(("503 Busy", "retry-after: 600\r\n", String::new()));
-    let plugins = PluginOptions {
-        retry_secs: 1.0,
-        ..PluginOptions::default()
-    };
+    let plugins = PluginOptions { retry_secs: 1.0, ..PluginOptions::default() };
     let (error, tries, took) = says(busy, plugins);
     let text = error.to_string();
-    assert!(
-        text.contains("in an outage of 1 s\nhint: a higher --reward_retry_secs"),
-        "{text}"
-    );
+    assert!(text.contains("in an outage of 1 s\nhint: a higher --reward_retry_secs"), "{text}");
     assert_eq!(tries, 5);
     assert!(took < Duration::from_secs(30), "{took:?}");
 }
@@ -305,27 +247,17 @@ fn what_will_not_pass_is_not_waited_for() {
 #[test]
 fn a_stop_ends_the_wait() {
     let stop = StopFlag::new();
-    let (url, _requests) = breaking(1_000, || {
-        Some(("503 Busy", "retry-after: 200\r\n", String::new()))
-    });
-    let plugins = PluginOptions {
-        stop: stop.clone(),
-        ..PluginOptions::default()
-    };
+    let (url, _requests) =
+        breaking(1_000, || Some(("503 Busy", "retry-after: 200\r\n", String::new())));
+    let plugins = PluginOptions { stop: stop.clone(), ..PluginOptions::default() };
     let start = Instant::now();
     let stopper = thread::spawn(move || {
         thread::sleep(Duration::from_millis(300));
         stop.raise();
     });
-    let text = twice(&url, plugins)
-        .expect_err("it was stopped")
-        .to_string();
+    let text = twice(&url, plugins).expect_err("it was stopped").to_string();
     assert!(text.contains("then a stop was asked for"), "{text}");
-    assert!(
-        start.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     stopper.join().expect("it stops");
 }
 
@@ -341,42 +273,18 @@ fn answers_of_another_form_say_what_came_and_what_should() {
             (|| r#"{"scores": {"a": 1, "b": 2}}"#.to_owned()) as fn() -> String,
             "`scores` is an object, no list",
         ),
-        (
-            || r#"{"scores": "01"}"#.to_owned(),
-            "`scores` is text, no list",
-        ),
-        (
-            || r#"{"scores": null}"#.to_owned(),
-            "`scores` is `null`, no list",
-        ),
-        (
-            || r#"{"scores": 0.5}"#.to_owned(),
-            "`scores` is a number, no list",
-        ),
-        (
-            || r#"[0.5, 1]"#.to_owned(),
-            "no list `scores`: got `[0.5, 1]`, expected `{\"id\": ",
-        ),
+        (|| r#"{"scores": "01"}"#.to_owned(), "`scores` is text, no list"),
+        (|| r#"{"scores": null}"#.to_owned(), "`scores` is `null`, no list"),
+        (|| r#"{"scores": 0.5}"#.to_owned(), "`scores` is a number, no list"),
+        (|| r#"[0.5, 1]"#.to_owned(), "no list `scores`: got `[0.5, 1]`, expected `{\"id\": "),
         (|| r#"{"rewards": [0.5, 1]}"#.to_owned(), "no list `scores`"),
-        (
-            || r#"{"scores": [[1], [2]]}"#.to_owned(),
-            "got score `[1]`, expected a number or `null`",
-        ),
-        (
-            || r#"{"scores": [1, "2"]}"#.to_owned(),
-            "got score `\"2\"`, expected a number or `null`",
-        ),
-        (
-            || r#"{"scores": [1, {"score": 2}]}"#.to_owned(),
-            "expected a number or `null`",
-        ),
+        (|| r#"{"scores": [[1], [2]]}"#.to_owned(), "got score `[1]`, expected a number or `null`"),
+        (|| r#"{"scores": [1, "2"]}"#.to_owned(), "got score `\"2\"`, expected a number or `null`"),
+        (|| r#"{"scores": [1, {"score": 2}]}"#.to_owned(), "expected a number or `null`"),
         (|| r#"{"scores": [1, NaN]}"#.to_owned(), "not JSON"),
         (|| r#"{"scores": [1, 1e999]}"#.to_owned(), "not JSON"),
         (String::new, "not JSON"),
-        (
-            || r#"{"scores": [1, 2, 3]}"#.to_owned(),
-            "got 3 scores, expected 2",
-        ),
+        (|| r#"{"scores": [1, 2, 3]}"#.to_owned(), "got 3 scores, expected 2"),
     ] {
         let text = says(answer);
         assert!(text.contains(wanted), "{text}");
@@ -389,10 +297,7 @@ fn a_server_that_does_not_answer_times_out() {
         thread::sleep(Duration::from_secs(600));
         None
     });
-    let plugins = PluginOptions {
-        timeout_secs: 0.2,
-        ..PluginOptions::default()
-    };
+    let plugins = PluginOptions { timeout_secs: 0.2, ..PluginOptions::default() };
     let text = score(&url, plugins, 1).expect_err("no answer").to_string();
     assert!(
         text.contains("no whole answer in 0.2 s (--reward_timeout_secs)")
@@ -403,18 +308,11 @@ fn a_server_that_does_not_answer_times_out() {
 
 #[test]
 fn addresses_that_are_none_are_errors_at_once() {
-    let says = |url: &str| {
-        set(url, PluginOptions::default())
-            .err()
-            .expect("an error")
-            .to_string()
-    };
+    let says = |url: &str| set(url, PluginOptions::default()).err().expect("an error").to_string();
     assert_eq!(says("http://"), "reward `http://`: not an address");
-    for url in [
-        "http://user:word@host/x?key=word",
-        "http://word@host",
-        "https://a:word@b:word@host/x",
-    ] {
+    for url in
+        ["http://user:word@host/x?key=word", "http://word@host", "https://a:word@b:word@host/x"]
+    {
         let text = says(url);
         assert!(text.contains("passwords in an address"), "{text}");
         assert!(!text.contains("word@") && !text.contains("key="), "{text}");

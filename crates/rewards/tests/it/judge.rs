@@ -18,14 +18,8 @@ use crate::http::{Request, ok, serve};
 use crate::{generic_options, input};
 
 fn set(name: &str, judge: JudgeOptions) -> Result<RewardSet, RewardError> {
-    let plugins = PluginOptions {
-        judge,
-        ..PluginOptions::default()
-    };
-    let options = RewardOptions {
-        plugins,
-        ..generic_options()
-    };
+    let plugins = PluginOptions { judge, ..PluginOptions::default() };
+    let options = RewardOptions { plugins, ..generic_options() };
     RewardSet::build(&[name.to_owned()], None, &options)
 }
 
@@ -44,9 +38,7 @@ fn reply(text: &str) -> Value {
 }
 
 fn prompt(request: &Request) -> &str {
-    request.body["messages"][0]["content"]
-        .as_str()
-        .expect("a text")
+    request.body["messages"][0]["content"].as_str().expect("a text")
 }
 
 /// Right where the prompt holds `kitten`.
@@ -80,12 +72,7 @@ fn counts(set: &RewardSet) -> Vec<u64> {
 fn the_judge_sees_question_solution_and_last_answer_and_decides() {
     let (url, requests) = serve(by_word);
     let set = set("llm", judge(&url)).expect("a judge");
-    let texts = [
-        "<answer>dog</answer> <answer> kitten </answer>",
-        "dog",
-        "dog",
-        "dog",
-    ];
+    let texts = ["<answer>dog</answer> <answer> kitten </answer>", "dog", "dog", "dog"];
     let wanted = [1.0, 0.0, 0.0, 0.0].map(Some);
     assert_eq!(score(&set, &texts), wanted);
     let asked: Vec<Request> = requests.try_iter().collect();
@@ -122,10 +109,7 @@ fn as_a_method_it_judges_its_rows_and_rules_score_the_others() {
     assert_eq!(requests.try_iter().count(), 2);
     // An error still names the row of the batch.
     let bad = [rows[1], row("x", "no_such")];
-    assert_eq!(
-        judged.score(&bad).expect_err("no such method").row(),
-        Some(1)
-    );
+    assert_eq!(judged.score(&bad).expect_err("no such method").row(), Some(1));
     assert_eq!(judged.check(0, "x", Some("llm")), Ok(()));
 }
 
@@ -141,16 +125,10 @@ fn replies_are_kept_on_disk_by_content() {
         };
         set("llm", options).expect("a judge")
     };
-    assert_eq!(
-        score(&kept("wise"), &["kitten", "dog"]),
-        [1.0, 0.0].map(Some)
-    );
+    assert_eq!(score(&kept("wise"), &["kitten", "dog"]), [1.0, 0.0].map(Some));
     assert_eq!(requests.try_iter().count(), 2);
     let again = kept("wise");
-    assert_eq!(
-        score(&again, &["dog", "kitten", "cow"]),
-        [0.0, 1.0, 0.0].map(Some)
-    );
+    assert_eq!(score(&again, &["dog", "kitten", "cow"]), [0.0, 1.0, 0.0].map(Some));
     assert_eq!(requests.try_iter().count(), 1, "only the new answer");
     assert_eq!(counts(&again), [1, 2, 0]);
     score(&kept("wiser"), &["dog"]);
@@ -166,11 +144,8 @@ fn failures_are_counted_scored_by_equality_and_not_kept() {
         text if text.contains("Answer: cow") => ok(&reply("0.5")),
         _ => Some(("401 Unauthorized", "", "who are you".to_owned())),
     });
-    let options = JudgeOptions {
-        cache: Some(folder.path().to_owned()),
-        max_failed: 1.0,
-        ..judge(&url)
-    };
+    let options =
+        JudgeOptions { cache: Some(folder.path().to_owned()), max_failed: 1.0, ..judge(&url) };
     let set = set("llm", options).expect("a judge");
     let texts = ["chatty", "broken", "<answer>young cat</answer>", "cow"];
     assert_eq!(score(&set, &texts), [0.0, 0.0, 1.0, 0.5].map(Some));
@@ -195,10 +170,7 @@ fn requests_at_a_time_are_bounded() {
         seen_now.fetch_sub(1, Ordering::SeqCst);
         ok(&reply("1"))
     });
-    let options = JudgeOptions {
-        concurrency: 3,
-        ..judge(&url)
-    };
+    let options = JudgeOptions { concurrency: 3, ..judge(&url) };
     let texts: Vec<String> = (0..12).map(|i| i.to_string()).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     score(&set("llm", options).expect("a judge"), &texts);
@@ -219,18 +191,11 @@ fn prompt_and_images_are_the_users() {
         sink.lock().expect("not poisoned").push(content);
         ok(&reply("1"))
     });
-    let options = JudgeOptions {
-        prompt: Some(file.clone()),
-        images: true,
-        ..judge(&url)
-    };
+    let options = JudgeOptions { prompt: Some(file.clone()), images: true, ..judge(&url) };
     let judged = set("llm", options.clone()).expect("a judge");
     let columns = Map::new();
     let images = [image];
-    let row = RewardInput {
-        images: &images,
-        ..input("{solution}", "S", &columns)
-    };
+    let row = RewardInput { images: &images, ..input("{solution}", "S", &columns) };
     let scores = judged.score(&[row]).expect("scores");
     assert_eq!(scores.total, [1.0]);
     let url = "data:image/png;base64,bm90IGxvb2tlZCBpbnRv";
@@ -241,37 +206,21 @@ fn prompt_and_images_are_the_users() {
     assert_eq!(*seen.lock().expect("not poisoned"), [expected]);
     // An image that is gone is a failure like any other.
     let gone = [PathBuf::from("gone.png")];
-    judged
-        .score(&[RewardInput {
-            images: &gone,
-            ..row
-        }])
-        .expect("by equality");
+    judged.score(&[RewardInput { images: &gone, ..row }]).expect("by equality");
     assert_eq!(counts(&judged), [1, 0, 1]);
 
     fs::write(&file, "Is {answer} good?").expect("written");
     let error = set("llm", options).err().expect("a bad prompt");
-    assert!(
-        error
-            .to_string()
-            .ends_with("no `{solution}` in the judge's prompt"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("no `{solution}` in the judge's prompt"), "{error}");
 }
 
 #[test]
 fn without_a_model_nothing_is_judged_in_silence() {
-    assert_eq!(
-        set("llm", JudgeOptions::default()).err(),
-        Some(RewardError::NoJudge)
-    );
+    assert_eq!(set("llm", JudgeOptions::default()).err(), Some(RewardError::NoJudge));
     let rules = set("accuracy", JudgeOptions::default()).expect("rules need no judge");
     assert_eq!(rules.check(0, "x", Some("llm")), Err(RewardError::NoJudge));
     let columns = Map::new();
-    let row = RewardInput {
-        accu_reward_method: Some("llm"),
-        ..input("a", "a", &columns)
-    };
+    let row = RewardInput { accu_reward_method: Some("llm"), ..input("a", "a", &columns) };
     assert_eq!(rules.score(&[row]), Err(RewardError::NoJudge));
     assert!(!format!("{:?}", judge("http://x")).contains("secret"));
 }
@@ -318,14 +267,8 @@ fn a_judge_that_never_answers_ends_the_run_with_the_cause() {
             let set = set(name, judge(&url)).expect("a judge");
             let error = try_score(&set, &["a", "b"]).expect_err("no verdict");
             let text = error.to_string();
-            assert!(
-                text.starts_with("reward `llm`: no verdict yet, 2 of 2 failed: "),
-                "{text}"
-            );
-            assert!(
-                text.contains("OPENAI_API_BASE") && text.contains(&url),
-                "{text}"
-            );
+            assert!(text.starts_with("reward `llm`: no verdict yet, 2 of 2 failed: "), "{text}");
+            assert!(text.contains("OPENAI_API_BASE") && text.contains(&url), "{text}");
             assert!(!text.contains("secret"), "{text}");
             assert_eq!(requests.try_iter().count(), 2, "not tried again: {text}");
         }
@@ -383,10 +326,7 @@ fn too_many_failures_are_an_error_also_later() {
                 false => by_word(0, request),
             }
         });
-        let options = JudgeOptions {
-            max_failed,
-            ..judge(&url)
-        };
+        let options = JudgeOptions { max_failed, ..judge(&url) };
         let set = set("llm", options).expect("a judge");
         score(&set, &["kitten"]);
         try_score(&set, &texts).map(drop)
@@ -402,15 +342,9 @@ fn too_many_failures_are_an_error_also_later() {
     assert_eq!(run(0.5, 3), Ok(()));
     assert!(run(0.0, 1).is_err());
     assert_eq!(run(1.0, 20), Ok(()));
-    let options = |max_failed| JudgeOptions {
-        max_failed,
-        ..judge("http://x")
-    };
+    let options = |max_failed| JudgeOptions { max_failed, ..judge("http://x") };
     for bad in [-0.1, 1.5, f64::NAN] {
         let error = set("llm", options(bad)).err();
-        assert!(
-            matches!(error, Some(RewardError::PluginOption { .. })),
-            "{error:?}"
-        );
+        assert!(matches!(error, Some(RewardError::PluginOption { .. })), "{error:?}");
     }
 }

@@ -19,10 +19,8 @@ struct Case {
 #[test]
 fn verdicts_agree_with_math_verify() {
     let cases = cases::<Case>("maths.jsonl", 1_500);
-    let parted: Vec<&Case> = cases
-        .iter()
-        .filter(|case| verify(&case.gold, &case.answer) != case.verdict)
-        .collect();
+    let parted: Vec<&Case> =
+        cases.iter().filter(|case| verify(&case.gold, &case.answer) != case.verdict).collect();
     let share = 1.0 - parted.len() as f64 / cases.len() as f64;
     assert!(share >= 0.985, "{share}: {parted:#?}");
 }
@@ -52,10 +50,8 @@ struct PreciseCase {
 #[test]
 fn close_numbers_are_told_apart() {
     let cases = cases::<PreciseCase>("maths_precise.jsonl", 400);
-    let wrong: Vec<&PreciseCase> = cases
-        .iter()
-        .filter(|case| verify(&case.gold, &case.answer) != case.equal)
-        .collect();
+    let wrong: Vec<&PreciseCase> =
+        cases.iter().filter(|case| verify(&case.gold, &case.answer) != case.equal).collect();
     assert!(wrong.is_empty(), "{} wrong: {wrong:#?}", wrong.len());
 }
 
@@ -96,10 +92,7 @@ fn unequal_by_hand() {
         (r"$\sqrt{2}$", "1.4142"),
         ("$(1, 2)$", "$(2, 1)$"),
         ("$x + 1$", "$x + 2$"),
-        (
-            r"$\begin{pmatrix} 1 & 2 \end{pmatrix}$",
-            r"$\begin{pmatrix} 1 \\ 2 \end{pmatrix}$",
-        ),
+        (r"$\begin{pmatrix} 1 & 2 \end{pmatrix}$", r"$\begin{pmatrix} 1 \\ 2 \end{pmatrix}$"),
         ("$2^{100000}$", "$2^{100001}$"),
         (r"$2x > 4$", r"$[2, \infty)$"),
         ("$|x - 1| < 2$", "$(-1, 4)$"),
@@ -170,10 +163,7 @@ fn a_hundred_thousand_characters_are_fast() {
             let start = Instant::now();
             verify(&text, r"$\frac{1}{2}$");
             let took = start.elapsed();
-            assert!(
-                took < Duration::from_millis(500),
-                "{head}{piece}*{tail}: {took:?}"
-            );
+            assert!(took < Duration::from_millis(500), "{head}{piece}*{tail}: {took:?}");
         }
     }
 }

@@ -41,14 +41,8 @@ fn asks_until_it_is_killed() {
     let Ok(name) = std::env::var(REWARD) else {
         return;
     };
-    let plugins = PluginOptions {
-        timeout_secs: 600.0,
-        ..PluginOptions::default()
-    };
-    let options = RewardOptions {
-        plugins,
-        ..generic_options()
-    };
+    let plugins = PluginOptions { timeout_secs: 600.0, ..PluginOptions::default() };
+    let options = RewardOptions { plugins, ..generic_options() };
     let set = RewardSet::build(&[name], None, &options).expect("a reward");
     let columns = Map::new();
     // It hangs.
@@ -99,12 +93,10 @@ fn a_busy_reward_ends_with_the_process_that_asks_it() {
     let shell = folder.path().join("busy.sh");
     fs::write(&python, PYTHON).expect("written");
     fs::write(&shell, SHELL).expect("written");
-    for (index, name) in [
-        format!("{}:busy", python.display()),
-        format!("program:sh {}", shell.display()),
-    ]
-    .iter()
-    .enumerate()
+    for (index, name) in
+        [format!("{}:busy", python.display()), format!("program:sh {}", shell.display())]
+            .iter()
+            .enumerate()
     {
         let own = folder.path().join(index.to_string());
         fs::create_dir(&own).expect("a folder");
@@ -118,25 +110,15 @@ fn what_a_reward_started_ends_with_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let pid = folder.path().join("pid");
     let shell = folder.path().join("leaves.sh");
-    let text = format!(
-        "sleep 600 >/dev/null 2>&1 </dev/null &\necho $! > {}\nexit 3\n",
-        pid.display()
-    );
+    let text =
+        format!("sleep 600 >/dev/null 2>&1 </dev/null &\necho $! > {}\nexit 3\n", pid.display());
     fs::write(&shell, text).expect("written");
-    let options = RewardOptions {
-        plugins: PluginOptions::default(),
-        ..generic_options()
-    };
+    let options = RewardOptions { plugins: PluginOptions::default(), ..generic_options() };
     let name = format!("program:sh {}", shell.display());
     let set = RewardSet::build(&[name], None, &options).expect("a reward");
     let columns = Map::new();
-    let error = set
-        .score(&[input("a", "b", &columns)])
-        .expect_err("it ends");
-    assert!(
-        error.to_string().contains("ended (exit status: 3)"),
-        "{error}"
-    );
+    let error = set.score(&[input("a", "b", &columns)]).expect_err("it ends");
+    assert!(error.to_string().contains("ended (exit status: 3)"), "{error}");
     let pid = fs::read_to_string(&pid).expect("a number");
     wait_until("the child ends", || !is_alive(pid.trim()));
 }

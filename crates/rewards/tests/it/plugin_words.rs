@@ -8,24 +8,16 @@ use crate::plugins::{Folder, quick, score, set};
 fn what_python_lacks_is_not_its_interpreter() {
     let folder = Folder::new();
     for (text, expected) in [
-        (
-            "def other(completions): pass",
-            "no function `score`; defined: other",
-        ),
+        ("def other(completions): pass", "no function `score`; defined: other"),
         ("score = 3", "no function `score`; defined: none"),
         ("import no_such_module", "ModuleNotFoundError"),
         ("def score(", "SyntaxError"),
         ("raise ValueError('a \\udc80 b')", "a \\udc80 b"),
     ] {
-        let error = set(&folder.python(text), quick())
-            .err()
-            .expect("it does not load");
+        let error = set(&folder.python(text), quick()).err().expect("it does not load");
         assert!(matches!(error, RewardError::PluginLoad { .. }), "{error}");
         let said = error.to_string();
-        assert!(
-            said.starts_with("reward `score` cannot be loaded: "),
-            "{said}"
-        );
+        assert!(said.starts_with("reward `score` cannot be loaded: "), "{said}");
         assert!(said.contains(expected), "{expected}: {said}");
         assert!(!said.contains("does not start"), "{said}");
     }

@@ -35,10 +35,7 @@ impl Folder {
 }
 
 fn with_plugins(plugins: PluginOptions) -> RewardOptions {
-    RewardOptions {
-        plugins,
-        ..generic_options()
-    }
+    RewardOptions { plugins, ..generic_options() }
 }
 
 pub(crate) fn set(name: &str, plugins: PluginOptions) -> Result<RewardSet, RewardError> {
@@ -46,10 +43,7 @@ pub(crate) fn set(name: &str, plugins: PluginOptions) -> Result<RewardSet, Rewar
 }
 
 pub(crate) fn quick() -> PluginOptions {
-    PluginOptions {
-        timeout_secs: 120.0,
-        ..PluginOptions::default()
-    }
+    PluginOptions { timeout_secs: 120.0, ..PluginOptions::default() }
 }
 
 pub(crate) fn score(
@@ -57,9 +51,8 @@ pub(crate) fn score(
     completions: &[&str],
 ) -> Result<Vec<Option<f64>>, RewardError> {
     let columns = Map::new();
-    let samples: Vec<String> = (0..completions.len())
-        .map(|i| format!("rows.jsonl:{}", i + 1))
-        .collect();
+    let samples: Vec<String> =
+        (0..completions.len()).map(|i| format!("rows.jsonl:{}", i + 1)).collect();
     let rows: Vec<RewardInput<'_>> = completions
         .iter()
         .zip(&samples)
@@ -68,8 +61,7 @@ pub(crate) fn score(
             ..input(text, "<answer> [0, 0, 10, 10] </answer>", &columns)
         })
         .collect();
-    set.score(&rows)
-        .map(|mut scores| scores.per_reward.remove(0))
+    set.score(&rows).map(|mut scores| scores.per_reward.remove(0))
 }
 
 #[test]
@@ -77,10 +69,7 @@ fn the_example_scores_by_iou() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/rewards/my_iou.py");
     let set = set(&format!("{}:my_iou", file.display()), quick()).expect("it loads");
     assert_eq!(set.names().collect::<Vec<_>>(), ["my_iou"]);
-    let scores = score(
-        &set,
-        &["<answer>[0, 0, 10, 10]</answer>", "[0, 0, 10, 5]", "no box"],
-    );
+    let scores = score(&set, &["<answer>[0, 0, 10, 10]</answer>", "[0, 0, 10, 5]", "no box"]);
     assert_eq!(scores, Ok(vec![Some(1.0), Some(0.5), Some(0.0)]));
 }
 
@@ -140,27 +129,16 @@ def score(completions, solution, **kwargs):
 "#;
     let plain = folder.python(text);
     let chat = set(&format!("{plain}:chat"), quick()).expect("it loads");
-    assert_eq!(
-        score(&chat, &["hello", "x"]),
-        Ok(vec![Some(8.0), Some(0.0)])
-    );
+    assert_eq!(score(&chat, &["hello", "x"]), Ok(vec![Some(8.0), Some(0.0)]));
     // Said in the signature.
-    let annotated = text.replace(
-        "completions, solution",
-        "completions: list[list[dict]], solution",
-    );
-    let name = format!(
-        "{}:score",
-        folder.file("annotated.py", &annotated).display()
-    );
+    let annotated =
+        text.replace("completions, solution", "completions: list[list[dict]], solution");
+    let name = format!("{}:score", folder.file("annotated.py", &annotated).display());
     let annotated = set(&name, quick()).expect("it loads");
     assert_eq!(score(&annotated, &["hello"]), Ok(vec![Some(8.0)]));
     // Not said at all: the error says how.
     let error = score(&set(&plain, quick()).expect("it loads"), &["hello"]).expect_err("a string");
-    assert!(
-        error.to_string().contains("FILE.py:FUNCTION:chat"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("FILE.py:FUNCTION:chat"), "{error}");
 }
 
 #[test]
@@ -192,13 +170,8 @@ fn an_exception_shows_reward_samples_traceback_and_what_was_printed() {
         "def score(completions, **kwargs):\n    print('so far')\n    return [1 / 0 for c in completions]\n",
     );
     let reward = set(&name, quick()).expect("it loads");
-    let text = score(&reward, &["a", "b"])
-        .expect_err("an exception")
-        .to_string();
-    assert!(
-        text.starts_with("reward `score`, rows.jsonl:1 to rows.jsonl:2: Traceback"),
-        "{text}"
-    );
+    let text = score(&reward, &["a", "b"]).expect_err("an exception").to_string();
+    assert!(text.starts_with("reward `score`, rows.jsonl:1 to rows.jsonl:2: Traceback"), "{text}");
     assert!(text.contains("ZeroDivisionError"), "{text}");
     assert!(text.ends_with("its stderr:\n  so far"), "{text}");
     // The error ends no more than the request.
@@ -226,12 +199,7 @@ fn scores_that_are_none_are_named_by_their_sample() {
     let name = folder.python("def score(completions, **kwargs):\n    return [1.0]\n");
     let short = self::set(&name, quick()).expect("it loads");
     let error = score(&short, &["a", "b"]).expect_err("too few");
-    assert!(
-        error
-            .to_string()
-            .contains("returned 1 score for 2 completions"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("returned 1 score for 2 completions"), "{error}");
 }
 
 /// What a function may return, as `numpy` and `torch` have it too, and what it may not.
@@ -272,35 +240,20 @@ def score(completions, **kwargs):
         assert_eq!(scores, Ok(vec![Some(1.0), Some(2.0)]), "{good}");
     }
     for (bad, got) in [
-        (
-            "{'a': 1, 'b': 2}",
-            "{'a': 1, 'b': 2} (dict), expected a list of 2 numbers",
-        ),
-        (
-            "collections.Counter('ab')",
-            "(Counter), expected a list of 2 numbers",
-        ),
-        (
-            "{'a': 1, 'b': 2}.keys()",
-            "(dict_keys), expected a list of 2 numbers",
-        ),
+        ("{'a': 1, 'b': 2}", "{'a': 1, 'b': 2} (dict), expected a list of 2 numbers"),
+        ("collections.Counter('ab')", "(Counter), expected a list of 2 numbers"),
+        ("{'a': 1, 'b': 2}.keys()", "(dict_keys), expected a list of 2 numbers"),
         ("{1, 2}", "{1, 2} (set), expected a list of 2 numbers"),
         ("'12'", "'12' (str), expected a list of 2 numbers"),
         ("b'12'", "b'12' (bytes), expected a list of 2 numbers"),
         ("None", "None (NoneType), expected a list of 2 numbers"),
         ("True", "True (bool), expected a list of 2 numbers"),
         ("0.5", "0.5 (float), expected a list of 2 numbers"),
-        (
-            "Array(0.5)",
-            "array(0.5) (Array), expected a list of 2 numbers",
-        ),
+        ("Array(0.5)", "array(0.5) (Array), expected a list of 2 numbers"),
         ("Array([[1], [2]])", "returned [1] (list) as a score"),
         ("[[1], [2]]", "returned [1] (list) as a score"),
         ("['1', '2']", "returned '1' (str) as a score"),
-        (
-            "[{'score': 1}, 2]",
-            "returned {'score': 1} (dict) as a score",
-        ),
+        ("[{'score': 1}, 2]", "returned {'score': 1} (dict) as a score"),
         ("[Array([1]), 2]", "returned array([1]) (Array) as a score"),
         ("[1j, 2]", "returned 1j (complex) as a score"),
         ("[10 ** 400, 2]", "returned inf, expected a finite number"),
@@ -321,36 +274,18 @@ fn a_file_that_does_not_load_is_an_error_before_any_batch() {
     let broken = says(&folder.python("def score(:\n"));
     assert!(broken.contains("SyntaxError"), "{broken}");
     let other = says(&folder.python("def scores(completions): return []\n"));
-    assert!(
-        other.contains("no function `score`; defined: scores"),
-        "{other}"
-    );
+    assert!(other.contains("no function `score`; defined: scores"), "{other}");
     let gone = says("nowhere/mine.py:score");
     assert!(gone.contains("nowhere/mine.py"), "{gone}");
     assert!(says("mine.py").contains("expected `FILE.py:FUNCTION`"));
     assert!(says("mine.py:score:chatty").contains("expected `:chat`"));
-    let python = PluginOptions {
-        python: Some("no-such-python".to_owned()),
-        ..quick()
-    };
-    let text = set("mine.py:score", python)
-        .err()
-        .expect("an error")
-        .to_string();
-    assert!(
-        text.starts_with("reward `score`: `no-such-python` does not start"),
-        "{text}"
-    );
-    let none = PluginOptions {
-        workers: 0,
-        ..quick()
-    };
+    let python = PluginOptions { python: Some("no-such-python".to_owned()), ..quick() };
+    let text = set("mine.py:score", python).err().expect("an error").to_string();
+    assert!(text.starts_with("reward `score`: `no-such-python` does not start"), "{text}");
+    let none = PluginOptions { workers: 0, ..quick() };
     assert!(matches!(
         set("mine.py:score", none).err(),
-        Some(RewardError::PluginOption {
-            option: "reward_workers",
-            ..
-        })
+        Some(RewardError::PluginOption { option: "reward_workers", .. })
     ));
 }
 
@@ -366,22 +301,12 @@ def score(completions, **kwargs):
     return [1.0 for c in completions]
 "#,
     );
-    let plugins = PluginOptions {
-        timeout_secs: 6.5,
-        ..quick()
-    };
+    let plugins = PluginOptions { timeout_secs: 6.5, ..quick() };
     let set = set(&name, plugins).expect("it loads");
     let start = Instant::now();
     let text = score(&set, &["hang"]).expect_err("no answer").to_string();
-    assert!(
-        start.elapsed() < Duration::from_secs(500),
-        "{:?}",
-        start.elapsed()
-    );
-    assert!(
-        text.starts_with("reward `score`, rows.jsonl:1: no answer in 6.5 s"),
-        "{text}"
-    );
+    assert!(start.elapsed() < Duration::from_secs(500), "{:?}", start.elapsed());
+    assert!(text.starts_with("reward `score`, rows.jsonl:1: no answer in 6.5 s"), "{text}");
     assert_eq!(score(&set, &["fine"]), Ok(vec![Some(1.0)]));
 }
 
@@ -405,13 +330,8 @@ def score(completions, **kwargs):
     let set = set(&name, quick()).expect("it loads");
     assert_eq!(score(&set, &["once"]), Ok(vec![Some(2.0)]));
     assert!(marker.exists());
-    let text = score(&set, &["always"])
-        .expect_err("it ends each time")
-        .to_string();
-    assert!(
-        text.contains("the process ended (exit status: 3), also after 2 restarts"),
-        "{text}"
-    );
+    let text = score(&set, &["always"]).expect_err("it ends each time").to_string();
+    assert!(text.contains("the process ended (exit status: 3), also after 2 restarts"), "{text}");
     assert!(text.ends_with("goodbye"), "{text}");
     assert_eq!(score(&set, &["fine"]), Ok(vec![Some(2.0)]));
 }
@@ -424,9 +344,7 @@ fn a_worker_killed_between_batches_is_replaced() {
     let process = || score(&set, &["x"]).expect("scored")[0].expect("a process id");
     let first = process();
     assert_eq!(process(), first, "the worker stays alive");
-    let killed = std::process::Command::new("kill")
-        .args(["-9", &first.to_string()])
-        .status();
+    let killed = std::process::Command::new("kill").args(["-9", &first.to_string()]).status();
     assert!(killed.expect("kill runs").success());
     assert_ne!(process(), first);
 }
@@ -451,10 +369,7 @@ def {name}(completions):
 fn workers_share_a_batch_in_order_and_at_the_same_time() {
     let (folder, room) = (Folder::new(), Folder::new());
     let name = folder.python(&meeting("score", room.0.path(), 4));
-    let plugins = PluginOptions {
-        workers: 4,
-        ..quick()
-    };
+    let plugins = PluginOptions { workers: 4, ..quick() };
     let set = set(&name, plugins).expect("it loads");
     let texts: Vec<String> = (0..10).map(|i| i.to_string()).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -498,15 +413,9 @@ fn any_program_can_score() {
     assert_eq!(score(&set, &["skip"]), Ok(vec![None]));
     assert_eq!(score(&set, &["no"]), Ok(vec![Some(0.0)]));
     let says = |text: &str| score(&set, &[text]).expect_err("no scores").to_string();
-    assert_eq!(
-        says("refuse"),
-        "reward `sh score.sh`, rows.jsonl:1: will not"
-    );
+    assert_eq!(says("refuse"), "reward `sh score.sh`, rows.jsonl:1: will not");
     let babble = says("babble");
-    assert!(
-        babble.contains("got `babble`, expected `{\"id\": "),
-        "{babble}"
-    );
+    assert!(babble.contains("got `babble`, expected `{\"id\": "), "{babble}");
     assert_eq!(score(&set, &["yes"]), Ok(vec![Some(1.0)]), "started again");
 }
 

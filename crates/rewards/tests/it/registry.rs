@@ -15,9 +15,7 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 fn build_error(names: &[String], weights: Option<&[f64]>, options: &RewardOptions) -> RewardError {
-    RewardSet::build(names, weights, options)
-        .err()
-        .expect("an error")
+    RewardSet::build(names, weights, options).err().expect("an error")
 }
 
 #[test]
@@ -34,10 +32,7 @@ fn an_unknown_reward_names_the_nearest_and_lists_all() {
 fn an_unknown_method_names_row_nearest_and_all() {
     let columns = Map::new();
     let good = input("a", "a", &columns);
-    let bad = RewardInput {
-        accu_reward_method: Some("all_mach"),
-        ..good
-    };
+    let bad = RewardInput { accu_reward_method: Some("all_mach"), ..good };
     let set = both(&generic_options());
     let error = set.score(&[good, bad]).expect_err("an unknown method");
     assert_eq!(error.row(), Some(1));
@@ -58,10 +53,7 @@ fn an_unknown_method_names_row_nearest_and_all() {
 #[test]
 fn an_unknown_family_names_the_nearest() {
     let error = "qwen2.5-vl".parse::<Family>().expect_err("not a name");
-    assert!(
-        error.to_string().contains("did you mean `qwen2_5_vl`"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("did you mean `qwen2_5_vl`"), "{error}");
 }
 
 #[test]
@@ -69,22 +61,15 @@ fn weights_must_fit_and_are_applied() {
     let options = generic_options();
     let two = names(&["accuracy", "format"]);
     let error = build_error(&two, Some(&[1.0]), &options);
-    assert_eq!(
-        error,
-        RewardError::WeightCount {
-            weights: 1,
-            rewards: 2
-        }
-    );
+    assert_eq!(error, RewardError::WeightCount { weights: 1, rewards: 2 });
     assert!(matches!(
         build_error(&two, Some(&[1.0, f64::NAN]), &options),
         RewardError::Weight { reward, .. } if reward == "format"
     ));
     let set = RewardSet::build(&two, Some(&[2.0, 0.25]), &options).expect("fits");
     let columns = Map::new();
-    let scores = set
-        .score(&[input("<think>a</think><answer>B.</answer>", "b", &columns)])
-        .expect("scores");
+    let scores =
+        set.score(&[input("<think>a</think><answer>B.</answer>", "b", &columns)]).expect("scores");
     assert_eq!(scores.per_reward, [[Some(1.0)], [Some(1.0)]]);
     assert_eq!(scores.total, [2.25]);
 }
@@ -96,28 +81,20 @@ fn repeated_and_missing_names_are_errors() {
         build_error(&names(&["format", "format"]), None, &options),
         RewardError::RepeatedReward { .. }
     ));
-    assert!(matches!(
-        build_error(&[], None, &options),
-        RewardError::NoReward { .. }
-    ));
+    assert!(matches!(build_error(&[], None, &options), RewardError::NoReward { .. }));
 }
 
 #[test]
 fn a_familys_own_rewards_need_the_task_rec_and_a_patch() {
     let one = names(&["accuracy"]);
-    let options = RewardOptions {
-        task_type: Some("ic".to_owned()),
-        ..rec_options(Family::InternVl, 14)
-    };
+    let options =
+        RewardOptions { task_type: Some("ic".to_owned()), ..rec_options(Family::InternVl, 14) };
     assert!(
         build_error(&one, None, &options)
             .to_string()
             .ends_with("got task type `ic`, expected `rec`")
     );
-    assert_eq!(
-        build_error(&one, None, &rec_options(Family::Qwen2_5Vl, 0)),
-        RewardError::PatchSize
-    );
+    assert_eq!(build_error(&one, None, &rec_options(Family::Qwen2_5Vl, 0)), RewardError::PatchSize);
 }
 
 #[test]
@@ -130,9 +107,7 @@ fn families_read_the_same_answer_in_their_own_way() {
         ..input(text, "<answer> [20, 20, 40, 40] </answer>", &columns)
     };
     let score = |family| {
-        let scores = both(&rec_options(family, 14))
-            .score(&[row])
-            .expect("scores");
+        let scores = both(&rec_options(family, 14)).score(&[row]).expect("scores");
         [scores.per_reward[0][0], scores.per_reward[1][0]]
     };
     assert_eq!(score(Family::Qwen2_5Vl), [Some(1.0), Some(0.0)]);
@@ -146,46 +121,16 @@ fn qwen_needs_sizes_and_a_box_in_the_solution() {
     let row = input("no box", "[1, 2, 3, 4]", &columns);
     let set = both(&rec_options(Family::Qwen2_5Vl, 14));
     let error = |row| set.score(&[row]).expect_err("something is missing");
-    let without_grid = error(RewardInput {
-        image_grid_thw: &[],
-        ..row
-    });
-    assert!(
-        without_grid
-            .to_string()
-            .contains("row 0: no image_grid_thw"),
-        "{without_grid}"
-    );
-    let without_size = error(RewardInput {
-        image_sizes: &[],
-        ..row
-    });
-    assert!(
-        without_size.to_string().contains("row 0: no image_size"),
-        "{without_size}"
-    );
-    let empty = error(RewardInput {
-        image_sizes: &[[0, 5]],
-        ..row
-    });
-    assert!(
-        empty.to_string().contains("the image is 0 x 5 px"),
-        "{empty}"
-    );
-    let unseen = error(RewardInput {
-        image_grid_thw: &[[1, 0, 4]],
-        ..row
-    });
-    assert!(
-        unseen
-            .to_string()
-            .contains("the model's input is 56 x 0 px"),
-        "{unseen}"
-    );
+    let without_grid = error(RewardInput { image_grid_thw: &[], ..row });
+    assert!(without_grid.to_string().contains("row 0: no image_grid_thw"), "{without_grid}");
+    let without_size = error(RewardInput { image_sizes: &[], ..row });
+    assert!(without_size.to_string().contains("row 0: no image_size"), "{without_size}");
+    let empty = error(RewardInput { image_sizes: &[[0, 5]], ..row });
+    assert!(empty.to_string().contains("the image is 0 x 5 px"), "{empty}");
+    let unseen = error(RewardInput { image_grid_thw: &[[1, 0, 4]], ..row });
+    assert!(unseen.to_string().contains("the model's input is 56 x 0 px"), "{unseen}");
 
-    let text = set
-        .check(7, "<answer> yes </answer>", None)
-        .expect_err("not a box");
+    let text = set.check(7, "<answer> yes </answer>", None).expect_err("not a box");
     assert_eq!(
         text.to_string(),
         "reward `accuracy`, row 7: solution `<answer> yes </answer>`: not a list of numbers, \
@@ -221,15 +166,11 @@ fn fixed(values: &[Option<f64>], rows: usize) -> Result<Vec<f64>, RewardError> {
 
 #[test]
 fn two_rewards_of_one_name_are_an_error() {
-    let rewards: Vec<Box<dyn Reward>> = vec![
-        Box::new(Fixed("mine", Vec::new())),
-        Box::new(Fixed("mine", Vec::new())),
-    ];
+    let rewards: Vec<Box<dyn Reward>> =
+        vec![Box::new(Fixed("mine", Vec::new())), Box::new(Fixed("mine", Vec::new()))];
     assert_eq!(
         RewardSet::new(rewards, None).err(),
-        Some(RewardError::RepeatedReward {
-            name: "mine".to_owned()
-        })
+        Some(RewardError::RepeatedReward { name: "mine".to_owned() })
     );
 }
 
@@ -241,10 +182,7 @@ fn a_reward_that_does_not_apply_is_left_out_of_the_sum() {
 #[test]
 fn rewards_not_finite_or_too_few_are_errors() {
     let error = fixed(&[Some(1.0), Some(f64::INFINITY)], 2).expect_err("infinite");
-    assert_eq!(
-        error.to_string(),
-        "reward `fixed`, row 1: got inf, expected a finite number"
-    );
+    assert_eq!(error.to_string(), "reward `fixed`, row 1: got inf, expected a finite number");
     for large in [1e308, -1e308, f64::MAX, 1.1e50] {
         let error = fixed(&[Some(1.0), Some(large)], 2).expect_err("too large");
         let expected = format!(
@@ -252,22 +190,13 @@ fn rewards_not_finite_or_too_few_are_errors() {
         );
         assert_eq!((error.to_string(), error.row()), (expected, Some(1)));
         let rewards: Vec<Box<dyn Reward>> = vec![Box::new(Fixed("mine", Vec::new()))];
-        let error = RewardSet::new(rewards, Some(&[large]))
-            .err()
-            .expect("too large");
-        assert!(
-            error.to_string().contains("at most 1e50 in size"),
-            "{error}"
-        );
+        let error = RewardSet::new(rewards, Some(&[large])).err().expect("too large");
+        assert!(error.to_string().contains("at most 1e50 in size"), "{error}");
     }
     assert_eq!(fixed(&[Some(1e50), Some(-1e50)], 2), Ok(vec![1e50, -1e50]));
     assert!(matches!(
         fixed(&[Some(1.0)], 2),
-        Err(RewardError::ScoreCount {
-            got: 1,
-            expected: 2,
-            ..
-        })
+        Err(RewardError::ScoreCount { got: 1, expected: 2, .. })
     ));
 }
 
@@ -292,24 +221,15 @@ impl Reward for Slow {
 #[test]
 fn rows_are_timed_one_by_one_where_they_are_scored_so() {
     let columns = Map::new();
-    let row = RewardInput {
-        accu_reward_method: Some("all_match"),
-        ..input("a", "a", &columns)
-    };
+    let row = RewardInput { accu_reward_method: Some("all_match"), ..input("a", "a", &columns) };
     let set = both(&generic_options());
     let rows = [row, input("b", "a", &columns), row];
     let (scores, times) = set.score_timed(&rows).expect("scores");
     assert_eq!(Ok(scores), set.score(&rows));
     for time in &times {
-        assert!(
-            matches!(time, ScoringTime::Rows(rows) if rows.len() == 3),
-            "{time:?}"
-        );
+        assert!(matches!(time, ScoringTime::Rows(rows) if rows.len() == 3), "{time:?}");
     }
-    let bad = RewardInput {
-        accu_reward_method: Some("all_mach"),
-        ..row
-    };
+    let bad = RewardInput { accu_reward_method: Some("all_mach"), ..row };
     let error = set.score_timed(&[row, row, bad]).expect_err("the method");
     assert_eq!(Err(error), set.score(&[row, row, bad]));
 

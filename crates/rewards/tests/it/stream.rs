@@ -110,30 +110,20 @@ fn scores_do_not_depend_on_when_answers_end() {
         )
         .unwrap();
         let own = RewardSet::new(
-            vec![
-                Box::new(Beside::new(batch)),
-                Box::new(Beside::new(RewardBatch::Step)),
-            ],
+            vec![Box::new(Beside::new(batch)), Box::new(Beside::new(RewardBatch::Step))],
             Some(&[2.0, 0.1]),
         )
         .unwrap();
         let by_group = |set: &RewardSet| -> Vec<Scores> {
-            rows.chunks(SIZE.group)
-                .map(|rows| set.score(rows).unwrap())
-                .collect()
+            rows.chunks(SIZE.group).map(|rows| set.score(rows).unwrap()).collect()
         };
         for order in orders() {
             let (_, scores) = plain.score_while(SIZE, |i| rows[i], told(&order)).unwrap();
             assert_eq!(scores, plain.score(&rows).unwrap(), "{order:?}");
             let (_, scores) = own.score_while(SIZE, |i| rows[i], told(&order)).unwrap();
-            assert_eq!(
-                scores.per_reward[1],
-                own.score(&rows).unwrap().per_reward[1]
-            );
-            let groups: Vec<_> = by_group(&own)
-                .iter()
-                .flat_map(|s| s.per_reward[0].clone())
-                .collect();
+            assert_eq!(scores.per_reward[1], own.score(&rows).unwrap().per_reward[1]);
+            let groups: Vec<_> =
+                by_group(&own).iter().flat_map(|s| s.per_reward[0].clone()).collect();
             assert_eq!(scores.per_reward[0], groups, "{order:?}");
             for (row, total) in scores.total.iter().enumerate() {
                 let part = |reward: usize| scores.per_reward[reward][row].unwrap();
@@ -163,8 +153,7 @@ fn each_is_asked_for_what_it_needs_at_once() {
         [RewardBatch::Step, RewardBatch::Group].map(|b| std::sync::Arc::new(Beside::new(b)));
     let set = [&step, &group].map(|reward| Box::new(Shared(reward.clone())) as Box<dyn Reward>);
     let set = RewardSet::new(set.into(), None).unwrap();
-    set.score_while(SIZE, |i| rows[i], told(&orders()[3]))
-        .unwrap();
+    set.score_while(SIZE, |i| rows[i], told(&orders()[3])).unwrap();
     assert_eq!(*step.asked.lock().unwrap(), [12]);
     assert_eq!(*group.asked.lock().unwrap(), [4, 4, 4]);
     // Sampling that breaks off: no batch that is not whole is asked for.
@@ -219,11 +208,7 @@ fn a_slow_reward_begins_with_the_first_answer_and_holds_nobody_up() {
     };
     let (_, scores) = set.score_while(SIZE, |i| rows[i], sample).unwrap();
     assert_eq!(scores.total, [1.0; 12]);
-    assert_eq!(
-        seen.recv().unwrap(),
-        11,
-        "what had ended is asked for together"
-    );
+    assert_eq!(seen.recv().unwrap(), 11, "what had ended is asked for together");
 }
 
 #[test]
@@ -231,12 +216,8 @@ fn a_row_that_fails_is_named_within_the_step_and_ends_the_sampling() {
     let (texts, columns) = (texts(), Map::new());
     let mut rows = rows(&texts, &columns);
     rows[9].accu_reward_method = Some("all_mach");
-    let set = RewardSet::build(
-        &["format", "accuracy"].map(String::from),
-        None,
-        &generic_options(),
-    )
-    .unwrap();
+    let set = RewardSet::build(&["format", "accuracy"].map(String::from), None, &generic_options())
+        .unwrap();
     let mut told = 0;
     let sample = |listeners: &Listeners<'_, '_>| {
         for index in [3, 9] {

@@ -7,12 +7,8 @@ use serde_json::{Map, json};
 use crate::golden::cases;
 use crate::{both, generic_options, input, rec_options};
 
-const FORMATS: [BoxFormat; 4] = [
-    BoxFormat::Absolute,
-    BoxFormat::ModelInput,
-    BoxFormat::Relative1000,
-    BoxFormat::Relative1,
-];
+const FORMATS: [BoxFormat; 4] =
+    [BoxFormat::Absolute, BoxFormat::ModelInput, BoxFormat::Relative1000, BoxFormat::Relative1];
 
 const FAMILIES: [Family; 3] = [Family::Qwen2_5Vl, Family::InternVl, Family::Glm4v];
 
@@ -41,10 +37,7 @@ fn same_point(format: BoxFormat) -> &'static str {
 }
 
 fn units(answer: impl Into<Option<BoxFormat>>, solution: impl Into<Option<BoxFormat>>) -> BoxUnits {
-    BoxUnits {
-        answer: answer.into(),
-        solution: solution.into(),
-    }
+    BoxUnits { answer: answer.into(), solution: solution.into() }
 }
 
 fn set(names: &[&str], options: RewardOptions) -> Result<RewardSet, RewardError> {
@@ -58,10 +51,7 @@ fn scores(set: &RewardSet, row: RewardInput<'_>) -> Vec<f64> {
 }
 
 fn rec(family: Family, box_units: BoxUnits) -> RewardSet {
-    both(&RewardOptions {
-        box_units,
-        ..rec_options(family, 14)
-    })
+    both(&RewardOptions { box_units, ..rec_options(family, 14) })
 }
 
 fn answered(bbox: &str) -> String {
@@ -81,25 +71,15 @@ fn one_box_is_right_in_all_units() {
         for family in FAMILIES {
             let box_units = units(answer, solution);
             let got = scores(&rec(family, box_units), row);
-            assert!(
-                (got[0] - 1.0).abs() < 1e-9,
-                "{family:?} {answer:?} {solution:?}: {got:?}"
-            );
+            assert!((got[0] - 1.0).abs() < 1e-9, "{family:?} {answer:?} {solution:?}: {got:?}");
             assert_eq!(got[1], 1.0, "{family:?} {answer:?}: form");
-            let options = RewardOptions {
-                family,
-                box_units,
-                ..generic_options()
-            };
+            let options = RewardOptions { family, box_units, ..generic_options() };
             let grounding = set(&["giou", "diou", "point_in_box"], options.clone());
             let got = scores(&grounding.expect("all exist"), row);
             let is_one = got.iter().all(|score| (score - 1.0).abs() < 1e-9);
             assert!(is_one, "{family:?} {answer:?} {solution:?}: {got:?}");
             let click = format!("<answer>click{}</answer>", same_point(answer));
-            let row = RewardInput {
-                completion: &click,
-                ..row
-            };
+            let row = RewardInput { completion: &click, ..row };
             let clicked = set(&["click", "point_in_box"], options).expect("both exist");
             assert_eq!(scores(&clicked, row), [1.0, 1.0], "{answer:?} {solution:?}");
         }
@@ -110,20 +90,10 @@ fn one_box_is_right_in_all_units() {
 fn lists_of_boxes_are_right_in_all_units() {
     let columns = Map::new();
     let listed = |format| {
-        let list = format!(
-            "[{{\"bbox_2d\": {}, \"label\": \"cat\"}}]",
-            same_box(format)
-        );
+        let list = format!("[{{\"bbox_2d\": {}, \"label\": \"cat\"}}]", same_box(format));
         format!("<think>t</think><answer>```json\n{list}\n```</answer>")
     };
-    for method in [
-        "map",
-        "map_strict",
-        "od_ap",
-        "od_ap50",
-        "odLength",
-        "weighted_sum",
-    ] {
+    for method in ["map", "map_strict", "od_ap", "od_ap50", "odLength", "weighted_sum"] {
         for (answer, solution) in FORMATS.iter().flat_map(|a| FORMATS.map(|b| (*a, b))) {
             let (completion, truth) = (listed(answer), listed(solution));
             let row = RewardInput {
@@ -133,17 +103,11 @@ fn lists_of_boxes_are_right_in_all_units() {
                 ..input(&completion, &truth, &columns)
             };
             let score = |box_units| {
-                let options = RewardOptions {
-                    box_units,
-                    ..generic_options()
-                };
+                let options = RewardOptions { box_units, ..generic_options() };
                 scores(&both(&options), row)[0]
             };
             let what = format!("{method} {answer:?} {solution:?}");
-            assert!(
-                (score(units(answer, solution)) - 1.0).abs() < 1e-9,
-                "{what}"
-            );
+            assert!((score(units(answer, solution)) - 1.0).abs() < 1e-9, "{what}");
             // Numbers as they stand: other units are other boxes, and shares lie within a pixel.
             let raw = score(BoxUnits::default());
             let is_found =
@@ -173,10 +137,7 @@ fn units_that_are_the_familys_own_change_no_bit() {
         for (family, own) in [
             (Family::Qwen2_5Vl, units(BoxFormat::ModelInput, None)),
             (Family::Qwen2_5Vl, units(None, BoxFormat::Absolute)),
-            (
-                Family::InternVl,
-                units(BoxFormat::Relative1000, BoxFormat::Relative1000),
-            ),
+            (Family::InternVl, units(BoxFormat::Relative1000, BoxFormat::Relative1000)),
             (Family::InternVl, units(None, BoxFormat::Relative1000)),
             (Family::Glm4v, units(BoxFormat::Absolute, None)),
         ] {
@@ -196,23 +157,14 @@ fn only_sizes_that_are_needed_are_asked_for() {
         image_grid_thw: &[],
         ..input(&completion, "[1, 2, 3, 4]", &columns)
     };
-    let sized = RewardInput {
-        image_sizes: &[IMAGE],
-        ..bare
-    };
+    let sized = RewardInput { image_sizes: &[IMAGE], ..bare };
     let error = |box_units, row| {
         let error = rec(Family::Qwen2_5Vl, box_units).score(&[bare_of(row), row]);
-        error
-            .map(drop)
-            .map_err(|error| (error.row(), error.to_string()))
+        error.map(drop).map_err(|error| (error.row(), error.to_string()))
     };
     // The first row stands in, so that the second is the one at fault.
     fn bare_of(row: RewardInput<'_>) -> RewardInput<'_> {
-        RewardInput {
-            image_sizes: &[IMAGE],
-            image_grid_thw: &[GRID],
-            ..row
-        }
+        RewardInput { image_sizes: &[IMAGE], image_grid_thw: &[GRID], ..row }
     }
     assert_eq!(error(units(BoxFormat::Absolute, None), bare), Ok(()));
     assert_eq!(error(units(BoxFormat::Relative1000, None), sized), Ok(()));
@@ -222,16 +174,8 @@ fn only_sizes_that_are_needed_are_asked_for() {
         (BoxUnits::default(), sized, "image_grid_thw"),
         (units(BoxFormat::Relative1000, None), bare, "image_size"),
         (units(None, BoxFormat::Relative1), sized, "image_grid_thw"),
-        (
-            units(BoxFormat::Relative1, BoxFormat::Relative1),
-            bare,
-            "image_size",
-        ),
-        (
-            units(BoxFormat::Absolute, BoxFormat::ModelInput),
-            sized,
-            "image_grid_thw",
-        ),
+        (units(BoxFormat::Relative1, BoxFormat::Relative1), bare, "image_size"),
+        (units(BoxFormat::Absolute, BoxFormat::ModelInput), sized, "image_grid_thw"),
     ] {
         let (row, text) = error(box_units, row).expect_err("a size is missing");
         assert_eq!(row, Some(1), "{box_units:?}");
@@ -247,18 +191,9 @@ fn methods_of_text_need_no_sizes_and_those_of_boxes_name_the_row() {
         box_units: units(BoxFormat::Relative1000, None),
         ..generic_options()
     });
-    let text = RewardInput {
-        image_sizes: &[],
-        ..input("<answer>a</answer>", "a", &columns)
-    };
-    assert_eq!(
-        set.score(&[text]).expect("scores").per_reward[0],
-        [Some(1.0)]
-    );
-    let boxes = RewardInput {
-        accu_reward_method: Some("map"),
-        ..text
-    };
+    let text = RewardInput { image_sizes: &[], ..input("<answer>a</answer>", "a", &columns) };
+    assert_eq!(set.score(&[text]).expect("scores").per_reward[0], [Some(1.0)]);
+    let boxes = RewardInput { accu_reward_method: Some("map"), ..text };
     let error = set.score(&[text, boxes]).expect_err("no size");
     assert_eq!(error.row(), Some(1));
     assert!(error.to_string().contains("no image_size"), "{error}");
@@ -267,11 +202,7 @@ fn methods_of_text_need_no_sizes_and_those_of_boxes_name_the_row() {
 #[test]
 fn patches_of_no_size_are_refused_where_they_count() {
     let build = |box_units| {
-        let options = RewardOptions {
-            patch_size: 0,
-            box_units,
-            ..generic_options()
-        };
+        let options = RewardOptions { patch_size: 0, box_units, ..generic_options() };
         set(&["accuracy"], options).err()
     };
     assert_eq!(build(BoxUnits::default()), None);
@@ -291,30 +222,18 @@ fn a_box_too_large_for_its_units_is_a_bad_answer_and_no_error() {
         format!("<answer>```json\n{list}\n```</answer>"),
         format!("<answer>```json\n{truth}\n```</answer>"),
     );
-    for method in [
-        "map",
-        "map_strict",
-        "od_ap",
-        "od_ap50",
-        "odLength",
-        "weighted_sum",
-    ] {
+    for method in ["map", "map_strict", "od_ap", "od_ap50", "odLength", "weighted_sum"] {
         let row = RewardInput {
             accu_reward_method: Some(method),
             image_sizes: &[IMAGE],
             ..input(&completion, &truth, &columns)
         };
-        let options = RewardOptions {
-            box_units: units(BoxFormat::Relative1, None),
-            ..generic_options()
-        };
+        let options =
+            RewardOptions { box_units: units(BoxFormat::Relative1, None), ..generic_options() };
         assert_eq!(scores(&both(&options), row)[0], 0.0, "{method}");
     }
     let completion = answered(&bbox);
-    let row = RewardInput {
-        image_sizes: &[IMAGE],
-        ..input(&completion, "[1, 2, 3, 4]", &columns)
-    };
+    let row = RewardInput { image_sizes: &[IMAGE], ..input(&completion, "[1, 2, 3, 4]", &columns) };
     for family in FAMILIES {
         let set = rec(family, units(BoxFormat::Relative1, None));
         assert_eq!(scores(&set, row)[0], 0.0, "{family:?}");
@@ -324,12 +243,7 @@ fn a_box_too_large_for_its_units_is_a_bad_answer_and_no_error() {
 #[test]
 fn flags_and_formats_have_the_same_names() {
     use base::config::BoxFormat as Flag;
-    let flags = [
-        Flag::Absolute,
-        Flag::ModelInput,
-        Flag::Relative1000,
-        Flag::Relative1,
-    ];
+    let flags = [Flag::Absolute, Flag::ModelInput, Flag::Relative1000, Flag::Relative1];
     for (flag, (name, format)) in flags.into_iter().zip(BoxFormat::NAMES) {
         assert_eq!(json!(flag), json!(name));
         assert_eq!(BoxUnits::from_flags(Some(flag), None), units(format, None));

@@ -37,28 +37,18 @@ fn talking(talk: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> (String, Ar
 }
 
 fn plugins(timeout_secs: f64) -> PluginOptions {
-    PluginOptions {
-        timeout_secs,
-        retry_secs: 0.0,
-        ..PluginOptions::default()
-    }
+    PluginOptions { timeout_secs, retry_secs: 0.0, ..PluginOptions::default() }
 }
 
 fn options(plugins: PluginOptions) -> RewardOptions {
-    RewardOptions {
-        plugins,
-        ..generic_options()
-    }
+    RewardOptions { plugins, ..generic_options() }
 }
 
 /// What is said of the one row that the server is asked to score.
 fn said(url: &str, plugins: PluginOptions) -> String {
     let set = RewardSet::build(&[url.to_owned()], None, &options(plugins)).expect("an address");
     let columns = Map::new();
-    let row = RewardInput {
-        sample: Some("rows.jsonl:5"),
-        ..input("a", "b", &columns)
-    };
+    let row = RewardInput { sample: Some("rows.jsonl:5"), ..input("a", "b", &columns) };
     set.score(&[row]).expect_err("no scores").to_string()
 }
 
@@ -74,16 +64,10 @@ fn redirects_are_named_and_not_followed() {
         ] {
             let head = to.clone();
             let (url, asked) = talking(move |stream| {
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 {status} See\r\n{head}content-length: 0\r\n\r\n"
-                );
+                let _ = write!(stream, "HTTP/1.1 {status} See\r\n{head}content-length: 0\r\n\r\n");
             });
             let text = said(&url, plugins(60.0));
-            assert!(
-                text.contains(&format!("rows.jsonl:5: status {status}")),
-                "{text}"
-            );
+            assert!(text.contains(&format!("rows.jsonl:5: status {status}")), "{text}");
             assert!(text.contains("redirects are not followed"), "{text}");
             assert!(!text.contains("secret"), "{text}");
             let place = to.trim().strip_prefix("location: ").unwrap_or_default();
@@ -108,10 +92,7 @@ fn until_gone(stream: &mut TcpStream, bytes: &[u8], pause: Duration) {
 #[test]
 fn what_is_too_much_is_refused_at_once() {
     let long = vec![b'x'; 1 << 16];
-    let (zeros, line) = (
-        vec![b'0'; 1 << 16],
-        format!("x-{}: y\r\n", "a".repeat(4000)),
-    );
+    let (zeros, line) = (vec![b'0'; 1 << 16], format!("x-{}: y\r\n", "a".repeat(4000)));
     let cases: Vec<(Talk, &str)> = vec![
         (
             Box::new(|stream| {
@@ -226,10 +207,7 @@ fn a_key_is_sent_and_never_shown() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("key");
     fs::write(&file, "sesame-0123456789\n").expect("written");
-    let with_key = || PluginOptions {
-        api_key_file: Some(file.clone()),
-        ..plugins(60.0)
-    };
+    let with_key = || PluginOptions { api_key_file: Some(file.clone()), ..plugins(60.0) };
     assert!(!format!("{:?}", with_key()).contains("sesame"));
     let (url, requests) = serve(|index, _| match index {
         0 => ok(&json!({"scores": [1]})),
@@ -250,10 +228,7 @@ fn a_key_is_sent_and_never_shown() {
         fs::write(&file, text).expect("written");
         let set = RewardSet::build(&["http://host/".to_owned()], None, &options(with_key()));
         let error = set.err().expect("an error").to_string();
-        assert!(
-            error.contains(expected) && !error.contains("words"),
-            "{error}"
-        );
+        assert!(error.contains(expected) && !error.contains("words"), "{error}");
     }
     fs::remove_file(&file).expect("removed");
     let set = RewardSet::build(&["http://host/".to_owned()], None, &options(with_key()));
@@ -269,10 +244,7 @@ fn a_judges_address_shows_no_password_and_no_redirect_is_followed() {
             api_base: Some(base.to_owned()),
             ..JudgeOptions::default()
         };
-        let plugins = PluginOptions {
-            judge,
-            ..plugins(60.0)
-        };
+        let plugins = PluginOptions { judge, ..plugins(60.0) };
         let set = RewardSet::build(&["llm".to_owned()], None, &options(plugins));
         let columns = Map::new();
         set.and_then(|set| set.score(&[input("a", "b", &columns)]))
@@ -288,10 +260,8 @@ fn a_judges_address_shows_no_password_and_no_redirect_is_followed() {
     assert!(judged("nonsense").contains("not an address"));
     let (other, others_asked) = talking(|_| {});
     let (url, _asked) = talking(move |stream| {
-        let _ = write!(
-            stream,
-            "HTTP/1.1 307 See\r\nlocation: {other}/v1\r\ncontent-length: 0\r\n\r\n"
-        );
+        let _ =
+            write!(stream, "HTTP/1.1 307 See\r\nlocation: {other}/v1\r\ncontent-length: 0\r\n\r\n");
     });
     let text = judged(&url);
     assert!(text.contains("redirects are not followed"), "{text}");

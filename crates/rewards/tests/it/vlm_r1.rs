@@ -18,12 +18,7 @@ use crate::{generic_options, input, rec_options};
 const TOLERANCE: f64 = 1e-9;
 
 /// Lines of each file, and the least number of scored cases in all.
-const FILES: [(&str, usize); 4] = [
-    ("texts", 1600),
-    ("boxes", 800),
-    ("repeats", 500),
-    ("rec", 600),
-];
+const FILES: [(&str, usize); 4] = [("texts", 1600), ("boxes", 800), ("repeats", 500), ("rec", 600)];
 const MIN_CASES: usize = 5000;
 const MIN_CASES_PER_RULE: usize = 300;
 
@@ -57,11 +52,7 @@ impl Display for Verdict {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Expected {
-    Meant {
-        reference: Verdict,
-        ours: Verdict,
-        why: String,
-    },
+    Meant { reference: Verdict, ours: Verdict, why: String },
     Equal(Verdict),
 }
 
@@ -129,18 +120,14 @@ impl Rules {
             ..JudgeOptions::default()
         };
         let options = RewardOptions {
-            plugins: PluginOptions {
-                judge,
-                ..PluginOptions::default()
-            },
+            plugins: PluginOptions { judge, ..PluginOptions::default() },
             ..generic_options()
         };
         let build = |name: &str, options: &RewardOptions| {
             RewardSet::build(&[name.to_owned()], None, options).expect("a known reward")
         };
-        let mut others: BTreeMap<_, _> = ["format", "length", "repetition"]
-            .map(|name| (name, build(name, &options)))
-            .into();
+        let mut others: BTreeMap<_, _> =
+            ["format", "length", "repetition"].map(|name| (name, build(name, &options))).into();
         for (rule, name, family) in [
             ("qwen2_5_vl/accuracy", "accuracy", Family::Qwen2_5Vl),
             ("qwen2_5_vl/format", "format", Family::Qwen2_5Vl),
@@ -151,10 +138,7 @@ impl Rules {
         ] {
             others.insert(rule, build(name, &rec_options(family, 14)));
         }
-        Self {
-            accuracy: build("accuracy", &options),
-            others,
-        }
+        Self { accuracy: build("accuracy", &options), others }
     }
 
     /// `rule` is a reward, or a method of `accuracy`.
@@ -195,15 +179,8 @@ impl Tally {
         let got = rules.score(rule, case);
         let (reference, ours) = match expected {
             Expected::Equal(verdict) => (verdict, verdict),
-            Expected::Meant {
-                reference,
-                ours,
-                why,
-            } => {
-                *self
-                    .meant
-                    .entry((rule.to_owned(), why.clone()))
-                    .or_default() += 1;
+            Expected::Meant { reference, ours, why } => {
+                *self.meant.entry((rule.to_owned(), why.clone())).or_default() += 1;
                 (reference, ours)
             }
         };
@@ -220,8 +197,7 @@ impl Tally {
                 ours: got.to_string(),
             });
         } else {
-            self.wrong
-                .push(format!("{rule}: {got}, expected {ours}: {case:?}"));
+            self.wrong.push(format!("{rule}: {got}, expected {ours}: {case:?}"));
         }
     }
 
@@ -231,9 +207,8 @@ impl Tally {
         println!("| rule | cases | meant to differ |\n|---|---|---|");
         for (rule, cases) in &self.cases {
             let of_rule = self.meant.iter().filter(|((name, _), _)| name == rule);
-            let mut why: Vec<String> = of_rule
-                .map(|((_, why), count)| format!("{count} {why}"))
-                .collect();
+            let mut why: Vec<String> =
+                of_rule.map(|((_, why), count)| format!("{count} {why}")).collect();
             let maths = self.maths.iter().filter(|case| case.rule == *rule).count();
             if maths > 0 {
                 why.push(format!("{maths} read otherwise"));
@@ -280,11 +255,7 @@ fn every_rule_equals_vlm_r1() {
 fn assert_listed(found: &BTreeSet<ReadingDifference>) {
     let listed: Vec<Listed> = lines(&committed(), "reading_differences");
     let docs: String = ["maths.md", "rewards.md"]
-        .map(|name| {
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("../../docs")
-                .join(name)
-        })
+        .map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name))
         .map(|path| std::fs::read_to_string(path).expect("docs"))
         .concat();
     for Listed { case, why } in &listed {

@@ -49,10 +49,7 @@ static FUNCTIONS: OnceLock<Result<&'static Functions, String>> = OnceLock::new()
 /// A device that is no GPU; libtorch's CUDA library that is not there or did not load, and names that it lacks.
 pub fn check_graphs(device: Device) -> Result<(), TorchError> {
     if !device.is_cuda() {
-        let cause = format!(
-            "expected a GPU, got {}",
-            format!("{device:?}").to_lowercase()
-        );
+        let cause = format!("expected a GPU, got {}", format!("{device:?}").to_lowercase());
         return Err(TorchError::Graphs(cause));
     }
     functions().map(|_| ())
@@ -146,11 +143,7 @@ impl GraphPool {
         let mut pool = null_mut();
         // SAFETY: a place for the handle, and for the message.
         call(|error, capacity| unsafe { (functions.pool)(index, &mut pool, error, capacity) })?;
-        let inner = Rc::new(Inner {
-            functions,
-            pool,
-            index,
-        });
+        let inner = Rc::new(Inner { functions, pool, index });
         Ok(GraphPool { inner })
     }
 
@@ -255,10 +248,7 @@ impl<'a> Recording<'a> {
             (inner.functions.begin)(inner.pool, &mut graph, error, capacity)
         })?;
         let pool = Rc::clone(inner);
-        Ok(Recording {
-            inner,
-            graph: Some(Graph { graph, pool }),
-        })
+        Ok(Recording { inner, graph: Some(Graph { graph, pool }) })
     }
 
     fn end(&mut self) -> Result<Graph, TorchError> {
@@ -295,21 +285,14 @@ mod tests {
         if !is_loaded("libtorch_cuda.so") {
             let error = check_graphs(Device::Cuda(0)).unwrap_err().to_string();
             assert!(error.starts_with("CUDA graphs: `"), "{error}");
-            assert!(
-                error.contains("/libtorch_cuda.so` is not loaded"),
-                "{error}"
-            );
+            assert!(error.contains("/libtorch_cuda.so` is not loaded"), "{error}");
             assert!(GraphPool::new(Device::Cuda(0)).is_err());
         }
     }
 
     /// The open names of a shared library or, with `defined`, those that it offers.
     fn names(library: &Path, defined: bool) -> BTreeSet<String> {
-        let which = if defined {
-            "--defined-only"
-        } else {
-            "--undefined-only"
-        };
+        let which = if defined { "--defined-only" } else { "--undefined-only" };
         let output = std::process::Command::new("nm")
             .args(["-D", "--format=posix", which])
             .arg(library)
@@ -317,10 +300,7 @@ mod tests {
             .expect("nm, which comes with the C++ compiler");
         assert!(output.status.success(), "nm {}", library.display());
         let text = String::from_utf8(output.stdout).unwrap();
-        text.lines()
-            .filter_map(|line| line.split([' ', '@']).next())
-            .map(String::from)
-            .collect()
+        text.lines().filter_map(|line| line.split([' ', '@']).next()).map(String::from).collect()
     }
 
     /// What CUDA's side must offer: a change here is a change of what a libtorch is asked for.
@@ -356,11 +336,7 @@ mod tests {
         let mut offered = names(&place, true);
         offered.extend(names(&place.with_file_name("libc10_cuda.so"), true));
         for name in OPEN {
-            assert!(
-                offered.contains(name),
-                "{name} is not in {}",
-                place.display()
-            );
+            assert!(offered.contains(name), "{name} is not in {}", place.display());
         }
         assert!(crate::load_cuda(), "{:?}", FAILURE.get());
         functions().unwrap();

@@ -81,10 +81,7 @@ impl Alerts {
     /// # Errors
     /// Where the run's files cannot be read.
     pub fn of_run(run: &RunFolder) -> Result<Self, RunError> {
-        let mut alerts = Self {
-            run: run.path().to_owned(),
-            ..Self::default()
-        };
+        let mut alerts = Self { run: run.path().to_owned(), ..Self::default() };
         run.each_step(|metrics| {
             let step = metrics.get("step").and_then(Value::as_u64);
             alerts.count(step.unwrap_or_default(), &metrics);
@@ -112,19 +109,13 @@ impl Alerts {
 
     /// At the end of a run: one that is shorter than rules look back is judged by all its steps.
     pub fn conclude(&mut self, step: u64) -> Vec<Alert> {
-        if self.num_steps < WINDOW as u64 {
-            self.judge(step, 1)
-        } else {
-            Vec::new()
-        }
+        if self.num_steps < WINDOW as u64 { self.judge(step, 1) } else { Vec::new() }
     }
 
     /// The names of those that are on, for the line of a step.
     pub fn marks(&self) -> Vec<&'static str> {
         let active = RULES.iter().zip(&self.active);
-        active
-            .filter_map(|(rule, active)| active.as_ref().map(|_| rule.name))
-            .collect()
+        active.filter_map(|(rule, active)| active.as_ref().map(|_| rule.name)).collect()
     }
 
     /// What a run ends with: what was learnt, and the alerts that are on.
@@ -165,12 +156,7 @@ impl Alerts {
         let mut alerts = Vec::new();
         for (index, rule) in RULES.iter().enumerate() {
             let (tally, num_steps) = find(rule, index, steps, self.since_start[index]);
-            let found = Found {
-                tally,
-                steps,
-                num_steps,
-                run: &self.run,
-            };
+            let found = Found { tally, steps, num_steps, run: &self.run };
             let Some(share) = found.tally.share() else {
                 continue;
             };
@@ -184,10 +170,7 @@ impl Alerts {
                 continue;
             }
             let alert = tell(rule, step, &found, share, is_on);
-            *active = is_on.then(|| Active {
-                since: step,
-                message: alert.message.clone(),
-            });
+            *active = is_on.then(|| Active { since: step, message: alert.message.clone() });
             alerts.push(alert);
         }
         alerts
@@ -214,18 +197,8 @@ fn tell(rule: &Rule, step: u64, found: &Found<'_>, share: f64, is_on: bool) -> A
     evidence.insert("of".into(), json!(found.tally.of));
     evidence.insert("steps".into(), json!(found.num_steps));
     evidence.insert("reward".into(), json!(found.reward()));
-    let message = if is_on {
-        (rule.says)(found)
-    } else {
-        found.counted()
-    };
-    Alert {
-        name: rule.name,
-        step,
-        is_over: !is_on,
-        evidence,
-        message,
-    }
+    let message = if is_on { (rule.says)(found) } else { found.counted() };
+    Alert { name: rule.name, step, is_over: !is_on, evidence, message }
 }
 
 /// What shows learning, first one that a run has.

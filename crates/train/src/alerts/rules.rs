@@ -88,14 +88,9 @@ impl Found<'_> {
     fn rewards(&self) -> Vec<(&str, f64)> {
         let of = |name: &str| {
             let all = self.steps.iter().flat_map(|step| &step.rewards);
-            mean(
-                all.filter(|(other, _)| other == name)
-                    .filter_map(|(_, mean)| *mean),
-            )
+            mean(all.filter(|(other, _)| other == name).filter_map(|(_, mean)| *mean))
         };
-        self.names()
-            .filter_map(|name| Some((name, of(name)?)))
-            .collect()
+        self.names().filter_map(|name| Some((name, of(name)?))).collect()
     }
 
     /// The rewards that said of every completion that they do not apply; none where nothing was sampled.
@@ -104,9 +99,7 @@ impl Found<'_> {
             return Vec::new();
         }
         let heard = self.rewards();
-        self.names()
-            .filter(|name| heard.iter().all(|(other, _)| other != name))
-            .collect()
+        self.names().filter(|name| heard.iter().all(|(other, _)| other != name)).collect()
     }
 
     /// `77 of 80 (96.2 %) over 20 steps`
@@ -114,10 +107,7 @@ impl Found<'_> {
         let Tally { hits, of } = self.tally;
         let percent = 100.0 * self.tally.share().unwrap_or_default();
         let steps = if self.num_steps == 1 { "step" } else { "steps" };
-        format!(
-            "{hits} of {of} ({percent:.1} %) over {} {steps}",
-            self.num_steps
-        )
+        format!("{hits} of {of} ({percent:.1} %) over {} {steps}", self.num_steps)
     }
 
     /// A rollouts file to look at.
@@ -233,11 +223,7 @@ fn no_signal(found: &Found<'_>) -> String {
     let means: Vec<String> = means
         .iter()
         .map(|(name, mean)| format!("{name} {mean:.4}"))
-        .chain(
-            silent
-                .iter()
-                .map(|name| format!("{name} None for every completion")),
-        )
+        .chain(silent.iter().map(|name| format!("{name} None for every completion")))
         .collect();
     format!(
         "groups whose rewards are all equal: {}; they have no advantages, so nothing is learnt from them: {which}, mean {}\nhint: {hint}",

@@ -13,10 +13,7 @@ fn step(zero_spread: u64, cut_off: u64, zero: u64, reward: f64) -> Map<String, V
 /// Names of the alerts that began (`+`) or ended (`-`), with their steps.
 fn told(alerts: &[Alert]) -> Vec<String> {
     let sign = |alert: &Alert| if alert.is_over { '-' } else { '+' };
-    alerts
-        .iter()
-        .map(|alert| format!("{}{} {}", sign(alert), alert.name, alert.step))
-        .collect()
+    alerts.iter().map(|alert| format!("{}{} {}", sign(alert), alert.name, alert.step)).collect()
 }
 
 fn feed(
@@ -70,10 +67,7 @@ fn an_alert_is_told_once_until_it_was_over() {
     // 80 groups are looked at: 16 % of others end it, 10 % do not.
     assert!(feed(&mut alerts, 51..=53, &healthy).is_empty());
     assert_eq!(alerts.marks(), ["no_signal"]);
-    assert_eq!(
-        told(&feed(&mut alerts, 54..=90, &healthy)),
-        ["-no_signal 54"]
-    );
+    assert_eq!(told(&feed(&mut alerts, 54..=90, &healthy)), ["-no_signal 54"]);
     assert!(alerts.marks().is_empty());
     let again = feed(&mut alerts, 91..=130, &silent);
     assert_eq!(told(&again), ["+no_signal 108"]);
@@ -82,10 +76,7 @@ fn an_alert_is_told_once_until_it_was_over() {
 #[test]
 fn cut_off_answers_grow_from_many_to_all() {
     let mut alerts = Alerts::default();
-    assert_eq!(
-        told(&feed(&mut alerts, 1..=20, &step(0, 10, 3, 0.4))),
-        ["+many_cut_off 20"]
-    );
+    assert_eq!(told(&feed(&mut alerts, 1..=20, &step(0, 10, 3, 0.4))), ["+many_cut_off 20"]);
     let more = told(&feed(&mut alerts, 21..=60, &step(0, 16, 3, 0.4)));
     assert_eq!(more, ["+all_cut_off 35", "-many_cut_off 35"]);
     assert_eq!(alerts.marks(), ["all_cut_off"]);
@@ -97,15 +88,8 @@ fn short_runs_are_judged_at_their_end() {
     let silent = step(4, 16, 16, 0.0);
     assert!(feed(&mut alerts, 1..=5, &silent).is_empty());
     let end = alerts.conclude(5);
-    assert_eq!(
-        told(&end),
-        ["+no_signal 5", "+all_cut_off 5", "+reward_zero 5"]
-    );
-    assert!(
-        end[0].message.contains("20 of 20 (100.0 %) over 5 steps"),
-        "{}",
-        end[0].message
-    );
+    assert_eq!(told(&end), ["+no_signal 5", "+all_cut_off 5", "+reward_zero 5"]);
+    assert!(end[0].message.contains("20 of 20 (100.0 %) over 5 steps"), "{}", end[0].message);
     assert!(alerts.conclude(5).is_empty());
     assert!(run(5, &step(3, 7, 15, 0.1)).is_empty());
     // Nothing was sampled, as all rows were skipped; and SFT counts nothing.
@@ -120,30 +104,15 @@ fn short_runs_are_judged_at_their_end() {
 fn a_message_says_which_way_and_what_to_try() {
     let say = |of: Map<String, Value>| run(20, &of)[0].message.clone();
     let wrong = say(step(4, 0, 3, 0.02));
-    assert!(
-        wrong.contains("80 of 80 (100.0 %) over 20 steps"),
-        "{wrong}"
-    );
-    assert!(
-        wrong.contains("all wrong, mean accuracy 0.0200\nhint: easier data"),
-        "{wrong}"
-    );
-    assert!(
-        wrong.contains("rollouts/step_000020.jsonl --explain true"),
-        "{wrong}"
-    );
+    assert!(wrong.contains("80 of 80 (100.0 %) over 20 steps"), "{wrong}");
+    assert!(wrong.contains("all wrong, mean accuracy 0.0200\nhint: easier data"), "{wrong}");
+    assert!(wrong.contains("rollouts/step_000020.jsonl --explain true"), "{wrong}");
     let right = say(step(4, 0, 0, 0.98));
-    assert!(
-        right.contains("all right, mean accuracy 0.9800\nhint: harder data"),
-        "{right}"
-    );
+    assert!(right.contains("all right, mean accuracy 0.9800\nhint: harder data"), "{right}");
     let mut alike = step(4, 0, 0, 1.0);
     alike.insert("rewards/format".into(), json!(0.0));
     let alike = say(alike);
-    assert!(
-        alike.contains("all alike, mean accuracy 1.0000, format 0.0000"),
-        "{alike}"
-    );
+    assert!(alike.contains("all alike, mean accuracy 1.0000, format 0.0000"), "{alike}");
     assert!(say(step(0, 16, 0, 0.5)).contains("--max_completion_length"));
     assert!(say(step(0, 0, 16, 0.0)).contains("--is_reward_customized_from_vlm_module"));
 }
@@ -158,10 +127,7 @@ fn a_run_that_goes_on_has_the_alerts_of_one_that_was_not_stopped() {
     };
     for stop in [1, 19, 20, 25, 30, 40, 70, 89] {
         let folder = dir.path().join(stop.to_string());
-        let mut whole = Alerts {
-            run: folder.clone(),
-            ..Alerts::default()
-        };
+        let mut whole = Alerts { run: folder.clone(), ..Alerts::default() };
         let all: Vec<Alert> = (1..=90).flat_map(|n| whole.observe(n, &of(n))).collect();
         assert_eq!(all.len(), 9, "{:?}", told(&all));
         let mut run = RunFolder::open(&folder).unwrap();
@@ -181,8 +147,7 @@ fn a_run_that_goes_on_has_the_alerts_of_one_that_was_not_stopped() {
         }
         let lines: Vec<Value> = all.iter().map(Alert::line).collect();
         let mut found = Vec::new();
-        run.each_alert(|line| found.push(Value::Object(line)))
-            .unwrap();
+        run.each_alert(|line| found.push(Value::Object(line))).unwrap();
         assert_eq!(found, lines, "stopped after {stop}");
         assert_eq!(resumed.summary(), whole.summary());
     }
@@ -202,14 +167,8 @@ fn the_end_says_what_was_learnt() {
         text(100, "reward"),
         "reward 0.1050 over steps 1 to 20, 0.9050 over steps 81 to 100"
     );
-    assert_eq!(
-        text(5, "loss"),
-        "loss 0.0150 over steps 1 to 2, 0.0450 over steps 4 to 5"
-    );
-    assert_eq!(
-        text(2, "reward"),
-        "reward 0.0100 in step 1, 0.0200 in step 2"
-    );
+    assert_eq!(text(5, "loss"), "loss 0.0150 over steps 1 to 2, 0.0450 over steps 4 to 5");
+    assert_eq!(text(2, "reward"), "reward 0.0100 in step 1, 0.0200 in step 2");
     assert_eq!(text(1, "reward"), "reward 0.0100 in step 1");
     assert_eq!(text(0, "reward"), "");
 }
@@ -227,10 +186,7 @@ fn a_reward_that_gives_no_score_is_not_called_wrong() {
     for alert in &alerts {
         let text = &alert.message;
         assert!(text.contains("accuracy returned None for"), "{text}");
-        assert!(
-            !text.contains("wrong") && !text.contains("easier data"),
-            "{text}"
-        );
+        assert!(!text.contains("wrong") && !text.contains("easier data"), "{text}");
     }
     // One of two: the other is what is all wrong.
     let mut half = silent(4, 16);
@@ -244,33 +200,17 @@ fn a_reward_that_gives_no_score_is_not_called_wrong() {
     let mut alerts = Alerts::default();
     feed(&mut alerts, 1..=1, &step(4, 0, 16, 0.0));
     let told = feed(&mut alerts, 2..=20, &silent(4, 16));
-    assert!(
-        told[0].message.contains("all wrong, mean accuracy 0.0000"),
-        "{}",
-        told[0].message
-    );
+    assert!(told[0].message.contains("all wrong, mean accuracy 0.0000"), "{}", told[0].message);
 }
 
 #[test]
 fn a_message_names_the_file_to_look_at_as_a_shell_takes_it() {
     for (folder, named) in [
-        (
-            "out/run-1",
-            "--input out/run-1/rollouts/step_000020.jsonl --explain",
-        ),
-        (
-            "out/my run",
-            "--input 'out/my run/rollouts/step_000020.jsonl' --explain",
-        ),
-        (
-            "it's",
-            "--input 'it'\\''s/rollouts/step_000020.jsonl' --explain",
-        ),
+        ("out/run-1", "--input out/run-1/rollouts/step_000020.jsonl --explain"),
+        ("out/my run", "--input 'out/my run/rollouts/step_000020.jsonl' --explain"),
+        ("it's", "--input 'it'\\''s/rollouts/step_000020.jsonl' --explain"),
     ] {
-        let mut alerts = Alerts {
-            run: folder.into(),
-            ..Alerts::default()
-        };
+        let mut alerts = Alerts { run: folder.into(), ..Alerts::default() };
         let told = feed(&mut alerts, 1..=20, &step(4, 0, 16, 0.0));
         assert_eq!(told.len(), 2);
         for alert in told {

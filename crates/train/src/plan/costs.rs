@@ -24,10 +24,7 @@ impl Line {
     }
 
     pub(super) fn times(self, factor: f64) -> Self {
-        Line {
-            pass: self.pass * factor,
-            token: self.token * factor,
-        }
+        Line { pass: self.pass * factor, token: self.token * factor }
     }
 }
 
@@ -42,10 +39,7 @@ pub struct Passes {
 
 impl Passes {
     pub(super) fn times(self, factor: f64) -> Self {
-        Passes {
-            forward: self.forward.times(factor),
-            training: self.training.times(factor),
-        }
+        Passes { forward: self.forward.times(factor), training: self.training.times(factor) }
     }
 }
 
@@ -77,13 +71,7 @@ impl Costs {
     /// The same with a frozen tower.
     pub fn with_frozen_tower(self) -> Self {
         let training = self.vision.forward;
-        Costs {
-            vision: Tower {
-                training,
-                ..self.vision
-            },
-            ..self
-        }
+        Costs { vision: Tower { training, ..self.vision }, ..self }
     }
 }
 
@@ -94,22 +82,10 @@ mod tests {
     #[test]
     fn a_line_goes_through_its_points() {
         let line = Line::through((10, 2.0), (30, 4.0));
-        assert_eq!(
-            line,
-            Line {
-                pass: 1.0,
-                token: 0.1
-            }
-        );
+        assert_eq!(line, Line { pass: 1.0, token: 0.1 });
         assert!((line.secs(2, 50) - 7.0).abs() < 1e-12);
         // Noise: the larger took no longer.
         let line = Line::through((10, 2.0), (30, 1.5));
-        assert_eq!(
-            line,
-            Line {
-                pass: 1.5,
-                token: 0.0
-            }
-        );
+        assert_eq!(line, Line { pass: 1.5, token: 0.0 });
     }
 }

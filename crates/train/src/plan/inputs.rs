@@ -143,10 +143,7 @@ impl PlanInputs {
 }
 
 fn lora(config: &GrpoConfig) -> Trained {
-    Trained::Lora {
-        rank: config.lora_r as u64,
-        dropout: config.lora_dropout > 0.0,
-    }
+    Trained::Lora { rank: config.lora_r as u64, dropout: config.lora_dropout > 0.0 }
 }
 
 fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
@@ -213,9 +210,7 @@ impl Seen {
             };
             let tokens = prompt.ids.len() as u64;
             let grids = prompt.images.iter().map(|image| image.grid_thw);
-            let patches = grids
-                .map(|grid| grid.iter().product::<usize>() as u64)
-                .sum::<u64>();
+            let patches = grids.map(|grid| grid.iter().product::<usize>() as u64).sum::<u64>();
             most = (tokens.max(most.0), patches.max(most.1));
             sum = (sum.0 + tokens, sum.1 + patches);
             bytes += empty_row_bytes(sample, &prompt.images, rewards) as u64;
@@ -225,12 +220,7 @@ impl Seen {
             return Err(TrainError::NoRows { skipped });
         }
         let mean = |sum: u64| sum.div_ceil(rows as u64);
-        Ok(Seen {
-            row_bytes: mean(bytes),
-            most,
-            mean: (mean(sum.0), mean(sum.1)),
-            rows,
-        })
+        Ok(Seen { row_bytes: mean(bytes), most, mean: (mean(sum.0), mean(sum.1)), rows })
     }
 }
 
@@ -241,11 +231,7 @@ fn micro_batch(step: &Load, (generations, group): (u64, u64), settings: &Setting
     let mut batch = step.of_completions(whole.min(step.completions), group);
     let most = settings.max_tokens.map_or(u64::MAX, |max| max as u64);
     while batch.completions > 1 && batch.tokens() > most {
-        let fewer = if batch.completions > generations {
-            generations
-        } else {
-            1
-        };
+        let fewer = if batch.completions > generations { generations } else { 1 };
         batch = batch.of_completions(batch.completions - fewer, group);
     }
     batch
@@ -300,20 +286,14 @@ mod tests {
         // Two rows, 32 channels, f32, four patches a token.
         let features = plan.mean_step.patches / 4 * 32 * 4 * 2;
         assert_eq!(plan.choice.feature_cache, features);
-        assert_eq!(
-            inputs(|c| c.feature_cache_bytes = 7).choice.feature_cache,
-            7
-        );
+        assert_eq!(inputs(|c| c.feature_cache_bytes = 7).choice.feature_cache, 7);
         // 20 answers of 16 tokens, each in a row with its question, picture and columns.
         let rollouts = plan.rollouts;
         assert_eq!(rollouts.steps_kept, plan.steps);
         let row = rollouts.step / 20 - 16 * 4;
         assert!((500..1500).contains(&row), "{row}");
         let few = inputs(|c| c.rollouts_keep = Some(1)).rollouts;
-        assert_eq!(
-            (few.step, few.steps_kept, few.index),
-            (rollouts.step, 1, rollouts.index)
-        );
+        assert_eq!((few.step, few.steps_kept, few.index), (rollouts.step, 1, rollouts.index));
         let one_batch = inputs(|c| c.gradient_accumulation_steps = 1);
         assert_eq!(sizes(one_batch.step), (3, 12));
     }

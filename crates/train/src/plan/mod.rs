@@ -83,11 +83,7 @@ impl Choice {
 
     /// Bytes of one logit in all its copies.
     fn logit_bytes(&self) -> u64 {
-        if self.fused {
-            LOGIT_COPIES_FUSED * self.size()
-        } else {
-            LOGIT_COPIES * F32
-        }
+        if self.fused { LOGIT_COPIES_FUSED * self.size() } else { LOGIT_COPIES * F32 }
     }
 
     /// Tensors of the inner width that a gated activation keeps, its output included, which loops under a plain linear layer compute
@@ -129,11 +125,7 @@ pub struct Load {
 impl Load {
     /// `completions` in groups of `group`, of which the last may be a part.
     pub fn of_completions(self, completions: u64, group: u64) -> Self {
-        Load {
-            prompts: completions.div_ceil(group),
-            completions,
-            ..self
-        }
+        Load { prompts: completions.div_ceil(group), completions, ..self }
     }
 
     /// Packed tokens.
@@ -230,11 +222,7 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
 
 /// Scales come to a number for each of 256; the few weights that keep f32 moments are passed over.
 fn moments_bytes(trained: u64, in_8bit: bool) -> u64 {
-    if in_8bit {
-        2 * (trained + trained.div_ceil(256) * F32)
-    } else {
-        2 * trained * F32
-    }
+    if in_8bit { 2 * (trained + trained.div_ceil(256) * F32) } else { 2 * trained * F32 }
 }
 
 /// The most completions of a micro-batch, one of several of a step, that fit into `bytes`; whole groups
@@ -247,10 +235,7 @@ pub fn completions_that_fit(
     bytes: u64,
 ) -> u64 {
     let (one, group) = load;
-    let choice = Choice {
-        accumulates: true,
-        ..choice
-    };
+    let choice = Choice { accumulates: true, ..choice };
     let fits = |n: u64| {
         let batch = one.of_completions(n, group);
         memory(shape, choice, &batch, sampled).peak <= bytes
@@ -338,11 +323,7 @@ impl Stages {
 /// Bytes a token that the two norms of a layer keep: the input (by libtorch's operations in f32), and by libtorch's operations, where the
 /// weight after it is trained, the normed one and the output, which is the next layer's input. Loops compute these again.
 fn norms(choice: Choice, width: u64, weights_are_trained: bool) -> u64 {
-    let kept = if weights_are_trained && !choice.fused {
-        2
-    } else {
-        0
-    };
+    let kept = if weights_are_trained && !choice.fused { 2 } else { 0 };
     2 * width * (choice.norm_input() + kept * choice.size())
 }
 
@@ -381,11 +362,7 @@ fn logits_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
 
 fn kv_bytes(shape: &Shape, size: u64, sampled: &Load) -> u64 {
     let prompts = sampled.prompts * sampled.prompt_tokens.next_multiple_of(KV_PROMPT_STEP);
-    let doubled = KV_COLUMNS
-        * sampled
-            .completion_tokens
-            .div_ceil(KV_COLUMNS)
-            .next_power_of_two();
+    let doubled = KV_COLUMNS * sampled.completion_tokens.div_ceil(KV_COLUMNS).next_power_of_two();
     let columns =
         prompts + sampled.completions * doubled.min(sampled.completion_tokens.max(KV_COLUMNS));
     2 * shape.layers * shape.kv_width * size * columns

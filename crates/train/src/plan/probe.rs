@@ -52,13 +52,7 @@ pub struct Probe<'a> {
 impl<'a> Probe<'a> {
     /// For steps like `load`, whose answers are sampled as in `sampled`.
     pub fn new(config: &'a Config, settings: &'a Settings, load: Load, sampled: Load) -> Self {
-        Probe {
-            config,
-            shape: Shape::from(config),
-            settings,
-            load,
-            sampled,
-        }
+        Probe { config, shape: Shape::from(config), settings, load, sampled }
     }
 
     /// Text layers that are tried, of all.
@@ -107,10 +101,7 @@ impl<'a> Probe<'a> {
             ..TrainedParts::ALL
         };
         let options = LoadOptions {
-            trained: TrainedParts {
-                masters_on_host: choice.offload_optimizer,
-                ..trained
-            },
+            trained: TrainedParts { masters_on_host: choice.offload_optimizer, ..trained },
             ..self.settings.load
         };
         let lora = match choice.trained {
@@ -123,11 +114,7 @@ impl<'a> Probe<'a> {
             }),
             Trained::Full | Trained::FrozenVision => None,
         };
-        Ok(Model::blank(
-            config,
-            options,
-            lora.as_ref().map(AdapterSource::New),
-        )?)
+        Ok(Model::blank(config, options, lora.as_ref().map(AdapterSource::New))?)
     }
 
     /// `part` of a prompt of text and of the answers to it.
@@ -139,10 +126,7 @@ impl<'a> Probe<'a> {
     }
 
     fn prompt(&self, part: f64) -> Prompt {
-        Prompt {
-            ids: vec![1; portion(self.load.prompt_tokens, part)],
-            images: Vec::new(),
-        }
+        Prompt { ids: vec![1; portion(self.load.prompt_tokens, part)], images: Vec::new() }
     }
 
     fn training_secs(&self, model: &Model, choice: Choice, batch: &MicroBatch) -> f64 {
@@ -184,19 +168,13 @@ impl<'a> Probe<'a> {
         }
         let line = |tokens: fn(&Point) -> u64, secs: fn(&Point, usize) -> f64, way| {
             let [few, many] = [&points[0], &points[1]];
-            Line::through(
-                (tokens(few), secs(few, way)),
-                (tokens(many), secs(many, way)),
-            )
+            Line::through((tokens(few), secs(few, way)), (tokens(many), secs(many, way)))
         };
         let both = |tokens: fn(&Point) -> u64, secs: fn(&Point, usize) -> f64| Passes {
             forward: line(tokens, secs, 0),
             training: line(tokens, secs, 1),
         };
-        Ok((
-            both(|p| p.0, |p, way| p.2[way]),
-            both(|p| p.1, |p, way| p.3[way]),
-        ))
+        Ok((both(|p| p.0, |p, way| p.2[way]), both(|p| p.1, |p, way| p.3[way])))
     }
 
     /// Seconds of `rows` through the head: forward, and both ways.
@@ -205,9 +183,8 @@ impl<'a> Probe<'a> {
         let size = [rows as i64, self.shape.hidden as i64];
         let hidden = Tensor::full(size, 0.01, (kind, device));
         let targets = Tensor::ones([rows as i64], (Kind::Int64, device));
-        let forward = best_of(device, || {
-            drop(Predictions::new(model, &hidden, &targets, 1.0).scores())
-        });
+        let forward =
+            best_of(device, || drop(Predictions::new(model, &hidden, &targets, 1.0).scores()));
         let leaf = hidden.set_requires_grad(true);
         let training = best_of(device, || {
             let (loss, ()) = Predictions::new(model, &leaf, &targets, 1.0)
@@ -229,10 +206,7 @@ impl<'a> Probe<'a> {
         let tried = Shape::from(model.config());
         let more = self.shape.tower_weights() as f64 / tried.tower_weights() as f64;
         let more = more * self.load.patches as f64 / patches;
-        Ok(Tower {
-            forward: tried_secs.forward * more,
-            training: tried_secs.training * more,
-        })
+        Ok(Tower { forward: tried_secs.forward * more, training: tried_secs.training * more })
     }
 
     /// The patches of the most nearly square picture of about `patches`, and its way through the tower.
@@ -282,21 +256,13 @@ impl<'a> Probe<'a> {
             .map(|index| Request {
                 prompt: prompt.clone(),
                 num_completions: answers,
-                key: DrawKey {
-                    seed: 0,
-                    step: 0,
-                    prompt: index,
-                    completion: 0,
-                },
+                key: DrawKey { seed: 0, step: 0, prompt: index, completion: 0 },
             })
             .collect();
         let mut secs = [f64::INFINITY; 2];
         for _ in 0..REPEATS {
             for (secs, tokens) in secs.iter_mut().zip(DECODED) {
-                let params = SamplingParams {
-                    max_new_tokens: tokens,
-                    ..SamplingParams::default()
-                };
+                let params = SamplingParams { max_new_tokens: tokens, ..SamplingParams::default() };
                 let sampler = Sampler::new(model, params, answers * prompts as usize)?
                     .with_decoding(self.settings.decoding)?;
                 let start = Instant::now();
@@ -312,10 +278,7 @@ impl<'a> Probe<'a> {
 
     /// Seconds of an update, by trained scalar.
     fn update(&self, model: &Model) -> Result<f64, TrainError> {
-        let options = OptimizerOptions {
-            max_grad_norm: 1.0,
-            ..self.settings.optimizer
-        };
+        let options = OptimizerOptions { max_grad_norm: 1.0, ..self.settings.optimizer };
         let parameters = model.parameters();
         let device = model.compute().1;
         let mut optimizer = Optimizer::new(parameters, options)?;
@@ -389,34 +352,22 @@ mod tests {
         };
         let probe = Probe::new(&config, &settings, load, load);
         assert_eq!(probe.layers().0, probe.layers().1);
-        let lora = Trained::Lora {
-            rank: 2,
-            dropout: true,
-        };
+        let lora = Trained::Lora { rank: 2, dropout: true };
         for trained in [Trained::Full, lora] {
-            let choice = Choice {
-                trained,
-                recompute: true,
-                in_8bit: true,
-                ..FULL
-            };
+            let choice = Choice { trained, recompute: true, in_8bit: true, ..FULL };
             let costs = probe.costs(choice).unwrap();
             let text = [costs.text.forward, costs.text.training];
             let head = [costs.head.forward, costs.head.training];
             let passes = text.iter().zip(head);
-            let mut parts: Vec<f64> = passes
-                .map(|(text, head)| text.secs(1, 68) + head.secs(1, 48))
-                .collect();
+            let mut parts: Vec<f64> =
+                passes.map(|(text, head)| text.secs(1, 68) + head.secs(1, 48)).collect();
             parts.extend([
                 costs.vision.forward,
                 costs.vision.training,
                 costs.decoded,
                 costs.update,
             ]);
-            assert!(
-                parts.iter().all(|secs| *secs > 0.0 && *secs < 1.0),
-                "{costs:?}"
-            );
+            assert!(parts.iter().all(|secs| *secs > 0.0 && *secs < 1.0), "{costs:?}");
             let frozen = costs.with_frozen_tower().vision;
             assert_eq!(frozen.training, frozen.forward);
         }
@@ -437,13 +388,8 @@ mod tests {
             ..GrpoConfig::default()
         })
         .unwrap();
-        let load = Load {
-            prompts: 1,
-            completions: 2,
-            prompt_tokens: 4,
-            completion_tokens: 2,
-            patches: 0,
-        };
+        let load =
+            Load { prompts: 1, completions: 2, prompt_tokens: 4, completion_tokens: 2, patches: 0 };
         assert_eq!(Probe::new(&config, &settings, load, load).layers(), (1, 36));
     }
 }

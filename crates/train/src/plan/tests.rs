@@ -54,13 +54,8 @@ pub(super) const FULL: Choice = Choice {
     fused: false,
 };
 /// Two prompts of 192 tokens with a picture of 336 x 336, eight answers of 64 tokens to each.
-const BATCH: Load = Load {
-    prompts: 2,
-    completions: 16,
-    prompt_tokens: 192,
-    completion_tokens: 64,
-    patches: 576,
-};
+const BATCH: Load =
+    Load { prompts: 2, completions: 16, prompt_tokens: 192, completion_tokens: 64, patches: 576 };
 
 #[test]
 fn parameters_are_those_of_the_models() {
@@ -84,10 +79,7 @@ fn what_stays_is_weights_moments_and_reference() {
     let narrow = memory(&SHAPE_39M, narrow, &BATCH, &BATCH);
     assert_eq!((narrow.weights, narrow.masters), (2 * n, 2 * n));
     let rank = 16;
-    let trained = Trained::Lora {
-        rank,
-        dropout: true,
-    };
+    let trained = Trained::Lora { rank, dropout: true };
     let lora = memory(&SHAPE_39M, Choice { trained, ..FULL }, &BATCH, &BATCH);
     let adapters = SHAPE_39M.adapters(rank);
     // 8 layers, rank 16: q and o 1024 each, k and v 640, gate, up and down 1920.
@@ -102,10 +94,7 @@ fn what_stays_is_weights_moments_and_reference() {
 /// masters beside bf16: what 512 rows of logits and weights in two halves save is taken off by arithmetic.
 #[test]
 fn peaks_are_those_measured() {
-    let lora = Trained::Lora {
-        rank: 16,
-        dropout: true,
-    };
+    let lora = Trained::Lora { rank: 16, dropout: true };
     let measured = [
         (Trained::Full, false, false, false, 1526 - 50),
         (Trained::FrozenVision, false, false, false, 1147 - 50),
@@ -126,56 +115,29 @@ fn peaks_are_those_measured() {
         (lora, false, true, true, 303),
     ];
     for (trained, bf16, recompute, fused, megabytes) in measured {
-        let choice = Choice {
-            trained,
-            bf16,
-            recompute,
-            fused,
-            ..FULL
-        };
+        let choice = Choice { trained, bf16, recompute, fused, ..FULL };
         let planned = memory(&SHAPE_39M, choice, &BATCH, &BATCH).peak as f64 / 1e6;
         let ratio = planned / f64::from(megabytes);
-        assert!(
-            (ratio - 1.0).abs() < 0.05,
-            "{choice:?}: {planned} of {megabytes}"
-        );
+        assert!((ratio - 1.0).abs() < 0.05, "{choice:?}: {planned} of {megabytes}");
     }
 }
 
 #[test]
 fn what_waits_in_host_memory_is_not_on_the_device() {
     let n = SHAPE_7B.counts().all();
-    let plain = Choice {
-        bf16: true,
-        recompute: true,
-        ..FULL
-    };
-    let offloaded = Choice {
-        offload_optimizer: true,
-        offload_reference: true,
-        ..plain
-    };
+    let plain = Choice { bf16: true, recompute: true, ..FULL };
+    let offloaded = Choice { offload_optimizer: true, offload_reference: true, ..plain };
     let of = |choice| memory(&SHAPE_7B, choice, &BATCH, &BATCH);
     let (plain, both) = (of(plain), of(offloaded));
     assert_eq!(plain.host, 0);
     // Masters, moments, sums of gradients, gradients as they arrive, reference.
     assert_eq!(both.host, n * (4 + 8 + 4 + 2) + n * 2);
     // Weights, and gradients of the backward pass beside them.
-    assert!(
-        both.peak > 4 * n && both.peak < 5 * n,
-        "{} of {n}",
-        both.peak
-    );
+    assert!(both.peak > 4 * n && both.peak < 5 * n, "{} of {n}", both.peak);
     assert!(plain.peak > both.peak + n * 14, "{}", plain.peak);
-    let accumulates = Choice {
-        accumulates: true,
-        ..offloaded
-    };
+    let accumulates = Choice { accumulates: true, ..offloaded };
     assert_eq!(of(accumulates).peak, both.peak);
-    let reference = Choice {
-        offload_optimizer: false,
-        ..offloaded
-    };
+    let reference = Choice { offload_optimizer: false, ..offloaded };
     assert_eq!(of(reference).peak, plain.peak - 2 * n);
 }
 
@@ -191,11 +153,7 @@ fn moments_in_8_bits() {
 #[test]
 fn features_count_where_the_tower_is_frozen() {
     let peak = |trained, feature_cache| {
-        let choice = Choice {
-            trained,
-            feature_cache,
-            ..FULL
-        };
+        let choice = Choice { trained, feature_cache, ..FULL };
         memory(&SHAPE_39M, choice, &BATCH, &BATCH).peak
     };
     let frozen = Trained::FrozenVision;
@@ -214,14 +172,8 @@ fn keys_and_values_by_hand() {
 #[test]
 fn savings_save_and_batches_cost() {
     let peak = |choice: Choice, batch: &Load| memory(&SHAPE_3B, choice, batch, batch).peak;
-    let frozen = Choice {
-        trained: Trained::FrozenVision,
-        ..FULL
-    };
-    let recomputing = Choice {
-        recompute: true,
-        ..FULL
-    };
+    let frozen = Choice { trained: Trained::FrozenVision, ..FULL };
+    let recomputing = Choice { recompute: true, ..FULL };
     let larger = BATCH.of_completions(32, 8);
     assert!(peak(frozen, &BATCH) < peak(FULL, &BATCH));
     assert!(peak(recomputing, &larger) < peak(FULL, &larger));
@@ -230,19 +182,11 @@ fn savings_save_and_batches_cost() {
 
 #[test]
 fn the_largest_batch_fits_and_one_more_group_does_not() {
-    let choice = Choice {
-        bf16: true,
-        recompute: true,
-        accumulates: true,
-        ..FULL
-    };
+    let choice = Choice { bf16: true, recompute: true, accumulates: true, ..FULL };
     let bytes = 80 << 30;
     let fit = completions_that_fit(&SHAPE_3B, choice, (&BATCH, 8), &BATCH, bytes);
     let peak = |n| memory(&SHAPE_3B, choice, &BATCH.of_completions(n, 8), &BATCH).peak;
     assert!(fit >= 8 && fit.is_multiple_of(8), "{fit}");
     assert!(peak(fit) <= bytes && peak(fit + 8) > bytes);
-    assert_eq!(
-        completions_that_fit(&SHAPE_3B, choice, (&BATCH, 8), &BATCH, 1 << 30),
-        0
-    );
+    assert_eq!(completions_that_fit(&SHAPE_3B, choice, (&BATCH, 8), &BATCH, 1 << 30), 0);
 }

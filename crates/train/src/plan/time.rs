@@ -29,11 +29,7 @@ pub fn step_secs(
     let (tokens, rows) = (step.tokens(), step.completions * step.completion_tokens);
     let prompts = step.prompts as f64;
     // Features once computed serve all passes.
-    let again = if choice.keeps_features() {
-        0.0
-    } else {
-        prompts
-    };
+    let again = if choice.keeps_features() { 0.0 } else { prompts };
     let prompt_tokens = step.prompts * step.prompt_tokens;
     let prefill = costs.text.forward.secs(1, prompt_tokens) + prompts * costs.vision.forward;
     let turns = step.completions.div_ceil(work.sampled.max(1)) * step.completion_tokens;
@@ -59,10 +55,7 @@ mod tests {
 
     fn passes(forward: (f64, f64), training: (f64, f64)) -> Passes {
         let line = |(pass, token)| Line { pass, token };
-        Passes {
-            forward: line(forward),
-            training: line(training),
-        }
+        Passes { forward: line(forward), training: line(training) }
     }
 
     #[test]
@@ -70,10 +63,7 @@ mod tests {
         let costs = Costs {
             text: passes((1.0, 0.01), (2.0, 0.03)),
             head: passes((0.5, 0.1), (1.5, 0.2)),
-            vision: Tower {
-                forward: 7.0,
-                training: 11.0,
-            },
+            vision: Tower { forward: 7.0, training: 11.0 },
             decoded: 3.0,
             update: 1e-6,
         };
@@ -96,12 +86,8 @@ mod tests {
         let learning = 6.0 + 12.6 + 4.5 + 24.0 + 33.0 + update;
         let secs = |choice| step_secs(&SHAPE_39M, choice, &work, &costs, &costs);
         assert!((secs(FULL) - (sampling + reference + 2.0 * learning)).abs() < 1e-9);
-        let kept = Choice {
-            trained: Trained::FrozenVision,
-            feature_cache: 1,
-            reference: false,
-            ..FULL
-        };
+        let kept =
+            Choice { trained: Trained::FrozenVision, feature_cache: 1, reference: false, ..FULL };
         let update = SHAPE_39M.counts().language as f64 * 1e-6;
         let learning = 6.0 + 12.6 + 4.5 + 24.0 + update;
         assert!((secs(kept) - (sampling + 2.0 * learning)).abs() < 1e-9);

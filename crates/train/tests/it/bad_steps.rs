@@ -68,19 +68,15 @@ fn config(folder: &Path, out: &str, bf16: bool, max_bad_steps: u64) -> GrpoConfi
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Whether weights and moments of two checkpoints are the same to the bit.
 fn is_same(folder: &str, (a, b): (u64, u64)) -> bool {
-    ["model.safetensors", "trainer_state/optimizer.safetensors"]
-        .iter()
-        .all(|file| {
-            let of = |step| bytes(Path::new(folder), &format!("checkpoint-{step}/{file}"));
-            of(a) == of(b)
-        })
+    ["model.safetensors", "trainer_state/optimizer.safetensors"].iter().all(|file| {
+        let of = |step| bytes(Path::new(folder), &format!("checkpoint-{step}/{file}"));
+        of(a) == of(b)
+    })
 }
 
 #[test]
@@ -91,10 +87,8 @@ fn a_refused_step_changes_nothing_and_the_run_goes_on_exactly() {
         assert!(run(&whole, None).unwrap().finished);
         assert!(is_same(&whole.output_dir, (1, 2)), "{bf16}");
         assert!(!is_same(&whole.output_dir, (2, 3)), "{bf16}");
-        let counts: Vec<u64> = metrics(&whole.output_dir)
-            .iter()
-            .map(|m| m["bad_steps"].as_u64().unwrap())
-            .collect();
+        let counts: Vec<u64> =
+            metrics(&whole.output_dir).iter().map(|m| m["bad_steps"].as_u64().unwrap()).collect();
         assert_eq!(counts, [0, 1, 1, 1]);
         let has_loss: Vec<bool> = metrics(&whole.output_dir)
             .iter()
@@ -105,18 +99,11 @@ fn a_refused_step_changes_nothing_and_the_run_goes_on_exactly() {
         // Stopped by its first bad step, continued with one allowed, interrupted right after it.
         let parts = config(folder.path(), &format!("parts-{bf16}"), bf16, 0);
         let error = run(&parts, None).unwrap_err().to_string();
-        for said in [
-            "step 2: loss of micro-batch 2",
-            "NaN",
-            "step_000002.jsonl",
-            "--max_bad_steps",
-        ] {
+        for said in ["step 2: loss of micro-batch 2", "NaN", "step_000002.jsonl", "--max_bad_steps"]
+        {
             assert!(error.contains(said), "{error}");
         }
-        let parts = GrpoConfig {
-            max_bad_steps: 1,
-            ..parts
-        };
+        let parts = GrpoConfig { max_bad_steps: 1, ..parts };
         assert_eq!(run(&parts, Some(2)).unwrap().steps, 2);
         assert!(run(&parts, None).unwrap().finished);
         let file = "checkpoint-4/trainer_state/optimizer.safetensors";
@@ -149,10 +136,7 @@ fn the_batch_of_a_refused_step_is_written_down() {
         assert!(len > 0 && row["tokens"] == len);
         for list in ["sampled_logprobs", "old_logprobs", "ref_logprobs"] {
             let values = golden::floats(&row[list]);
-            assert!(
-                values.len() == len && values.iter().all(|v| *v < 0.0),
-                "{row}"
-            );
+            assert!(values.len() == len && values.iter().all(|v| *v < 0.0), "{row}");
         }
         for text in ["sample", "prompt", "completion"] {
             assert!(row[text].is_string(), "{row}");
@@ -161,10 +145,7 @@ fn the_batch_of_a_refused_step_is_written_down() {
     }
     // A run started over forgets it.
     fs::remove_dir_all(out.join("checkpoint-1")).unwrap();
-    let again = GrpoConfig {
-        max_steps: 1,
-        ..config.clone()
-    };
+    let again = GrpoConfig { max_steps: 1, ..config.clone() };
     run(&again, None).unwrap();
     assert!(!out.join("bad_steps/step_000002.jsonl").exists());
 }
@@ -197,10 +178,7 @@ fn sft_that_diverges_stops_after_the_bad_steps_it_may_have() {
     let said = watch.said.join("\n");
     assert!(said.contains("step 4: loss of micro-batch 1"), "{said}");
     // All after the first update: there is nothing to go on from.
-    assert!(
-        matches!(error, TrainError::Diverged { step: 1, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TrainError::Diverged { step: 1, .. }), "{error}");
     let out = Path::new(&config.output_dir);
     // Of five rows the third step has the last one.
     for (step, rows) in [(2, 2), (3, 1), (4, 2)] {
@@ -236,10 +214,7 @@ fn a_gradient_that_overflows_is_refused_though_the_loss_is_finite() {
     tensors.insert(name, scaled);
     let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
     torch::write_tensors(&model.join("model.safetensors"), &tensors).unwrap();
-    let config = SftConfig {
-        max_steps: 1,
-        ..sft(folder.path(), "gradient")
-    };
+    let config = SftConfig { max_steps: 1, ..sft(folder.path(), "gradient") };
     let error = run_sft(&config, &model).unwrap_err().to_string();
     assert!(error.contains("step 1: gradient norm"), "{error}");
     let dump = Path::new(&config.output_dir).join("bad_steps/step_000001.jsonl");
@@ -278,11 +253,7 @@ fn the_weight_whose_gradient_is_not_finite_is_named_and_nothing_moves() {
         let Err(TrainError::NonFinite(cause)) = optimizer.step(parameters, 0.1) else {
             panic!("a gradient of {factor} was applied");
         };
-        let expected: &[String] = if named {
-            &[weights[1].name.clone()]
-        } else {
-            &[]
-        };
+        let expected: &[String] = if named { &[weights[1].name.clone()] } else { &[] };
         assert_eq!(cause.weights, expected, "{factor}");
         assert_eq!(cause.quantity, "gradient norm");
         for (a, b) in before.iter().zip(copy(&optimizer)) {

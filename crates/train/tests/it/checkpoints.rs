@@ -100,10 +100,7 @@ fn a_damaged_newest_checkpoint_is_set_aside_and_the_run_is_the_same() {
 #[test]
 fn a_damaged_checkpoint_without_another_is_refused_with_ways_out() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        save_optimizer_limit: 1,
-        ..config(folder.path(), "one")
-    };
+    let config = GrpoConfig { save_optimizer_limit: 1, ..config(folder.path(), "one") };
     run(&config, &mut watch(Some(2))).unwrap();
     // Of older ones the model is left, whole and of use.
     assert!(!in_run(&config, "checkpoint-1/trainer_state").exists());
@@ -111,23 +108,13 @@ fn a_damaged_checkpoint_without_another_is_refused_with_ways_out() {
     flip(&in_run(&config, &format!("checkpoint-2/{OPTIMIZER}")));
     let error = run(&config, &mut watch(None)).unwrap_err();
     let said = error.to_string();
-    assert!(
-        matches!(error, TrainError::NoWholeCheckpoint { .. }),
-        "{said}"
-    );
-    for part in [
-        OPTIMIZER,
-        "--model_name_or_path",
-        "--verify_checkpoint false",
-    ] {
+    assert!(matches!(error, TrainError::NoWholeCheckpoint { .. }), "{said}");
+    for part in [OPTIMIZER, "--model_name_or_path", "--verify_checkpoint false"] {
         assert!(said.contains(part), "{said}");
     }
     assert!(log(&config).contains("damaged"));
     assert!(in_run(&config, "checkpoint-2").is_dir());
-    let unverified = GrpoConfig {
-        verify_checkpoint: false,
-        ..config
-    };
+    let unverified = GrpoConfig { verify_checkpoint: false, ..config };
     assert!(run(&unverified, &mut watch(None)).unwrap().finished);
 }
 
@@ -152,10 +139,7 @@ fn numbers_of_a_checkpoint_without_sums_are_looked_at() {
             .collect();
         torch::write_tensors(&at(OPTIMIZER), &list).unwrap();
         let error = run(&config, &mut watch(None)).unwrap_err().to_string();
-        assert!(
-            error.contains(wrong) && error.contains("not finite"),
-            "{error}"
-        );
+        assert!(error.contains(wrong) && error.contains("not finite"), "{error}");
     }
     let list: Vec<(String, tch::Tensor)> = tensors.into_iter().collect();
     torch::write_tensors(&at(OPTIMIZER), &list).unwrap();
@@ -166,11 +150,7 @@ fn numbers_of_a_checkpoint_without_sums_are_looked_at() {
     fs::write(at(STATE), state).unwrap();
     let mut heard = watch(None);
     assert!(run(&config, &mut heard).unwrap().finished);
-    assert!(
-        heard.said.join("\n").contains("sums.json"),
-        "{:?}",
-        heard.said
-    );
+    assert!(heard.said.join("\n").contains("sums.json"), "{:?}", heard.said);
 }
 
 #[test]
@@ -180,10 +160,7 @@ fn lost_settings_are_those_of_the_checkpoint() {
     run(&config, &mut watch(Some(1))).unwrap();
     let path = in_run(&config, "config.yaml");
     fs::write(&path, "learning_rate: [").unwrap();
-    let other = GrpoConfig {
-        learning_rate: 1e-2,
-        ..config.clone()
-    };
+    let other = GrpoConfig { learning_rate: 1e-2, ..config.clone() };
     let error = run(&other, &mut watch(None)).unwrap_err();
     assert!(matches!(error, TrainError::Changed { .. }), "{error}");
     fs::remove_file(&path).unwrap();
@@ -198,40 +175,24 @@ fn lost_settings_are_those_of_the_checkpoint() {
 #[test]
 fn settings_are_those_of_the_checkpoint_whatever_became_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        beta: 0.5,
-        ..config(folder.path(), "cut")
-    };
+    let config = GrpoConfig { beta: 0.5, ..config(folder.path(), "cut") };
     run(&config, &mut watch(Some(1))).unwrap();
     let path = in_run(&config, "config.yaml");
     // A file that lost a line is still one.
     let yaml = fs::read_to_string(&path).unwrap();
     let cut = yaml.lines().filter(|line| !line.starts_with("beta:"));
     fs::write(&path, cut.collect::<Vec<_>>().join("\n")).unwrap();
-    let other = GrpoConfig {
-        beta: 0.0,
-        ..config.clone()
-    };
+    let other = GrpoConfig { beta: 0.0, ..config.clone() };
     let error = run(&other, &mut watch(None)).unwrap_err().to_string();
     assert!(error.contains("`beta`: was 0.5, is 0"), "{error}");
     // How rewards are asked may change; what was changed on request is said.
-    let asked = GrpoConfig {
-        reward_timeout_secs: 99.0,
-        ..config.clone()
-    };
+    let asked = GrpoConfig { reward_timeout_secs: 99.0, ..config.clone() };
     assert!(!run(&asked, &mut watch(Some(2))).unwrap().finished);
-    let fewer = GrpoConfig {
-        max_steps: 1,
-        allow_changed: true,
-        ..config.clone()
-    };
+    let fewer = GrpoConfig { max_steps: 1, allow_changed: true, ..config.clone() };
     let mut heard = watch(None);
     assert!(run(&fewer, &mut heard).unwrap().finished);
     let said = heard.said.join("\n");
-    assert!(
-        said.contains("2 steps done, of 1: nothing is left to do"),
-        "{said}"
-    );
+    assert!(said.contains("2 steps done, of 1: nothing is left to do"), "{said}");
     let changed = log(&config);
     assert!(changed.contains("`max_steps`: was 3, is 1"), "{changed}");
     // Never on the run of another command.
@@ -243,10 +204,7 @@ fn settings_are_those_of_the_checkpoint_whatever_became_of_the_file() {
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let error = train_sft(&taught, &golden::checkpoint("nested"), &mut watch, &stop).unwrap_err();
-    assert!(
-        error.to_string().contains("holds a run of `grpo`"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("holds a run of `grpo`"), "{error}");
 }
 
 #[test]
@@ -284,9 +242,7 @@ impl Reward for Raising {
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         if self.calls.fetch_add(1, Ordering::Relaxed) + 1 == self.at {
-            return Err(RewardError::NoReward {
-                known: "the scorer is gone".into(),
-            });
+            return Err(RewardError::NoReward { known: "the scorer is gone".into() });
         }
         let scores = self.inner.score(rows)?;
         Ok(scores.total.into_iter().map(Some).collect())
@@ -294,21 +250,14 @@ impl Reward for Raising {
 }
 
 fn raising(at: u64) -> RewardSet {
-    let reward = Raising {
-        inner: share(char::is_ascii_lowercase),
-        calls: AtomicU64::new(0),
-        at,
-    };
+    let reward = Raising { inner: share(char::is_ascii_lowercase), calls: AtomicU64::new(0), at };
     RewardSet::new(vec![Box::new(reward)], None).unwrap()
 }
 
 #[test]
 fn an_error_between_steps_costs_no_step() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = |out: &str| GrpoConfig {
-        save_steps: 0,
-        ..config(folder.path(), out)
-    };
+    let settings = |out: &str| GrpoConfig { save_steps: 0, ..config(folder.path(), out) };
     let whole = settings("whole");
     let end = run(&whole, &mut watch(None)).unwrap().checkpoint.unwrap();
     let parts = settings("parts");
@@ -317,11 +266,7 @@ fn an_error_between_steps_costs_no_step() {
     let said = heard.said.join("\n");
     assert!(said.contains("checkpoint-2 holds step 2"), "{said}");
     // The log tells it all: how it went, what ended it.
-    assert!(
-        log(&parts).contains("the scorer is gone"),
-        "{}",
-        log(&parts)
-    );
+    assert!(log(&parts).contains("the scorer is gone"), "{}", log(&parts));
     // At once again, before any step: the checkpoint stands.
     let mut heard = watch(None);
     run_with(&parts, raising(1), &mut heard).unwrap_err();
@@ -357,10 +302,7 @@ fn a_diverged_run_writes_nothing_that_cannot_be_gone_on_from() {
         let error = run(&diverging, &mut watch(None)).unwrap_err();
         let said = error.to_string();
         if iterations == 1 {
-            assert!(
-                matches!(error, TrainError::Diverged { step: 1, .. }),
-                "{said}"
-            );
+            assert!(matches!(error, TrainError::Diverged { step: 1, .. }), "{said}");
             assert!(said.contains("--learning_rate"), "{said}");
         }
         let names = fs::read_dir(&diverging.output_dir).unwrap();
@@ -378,27 +320,18 @@ fn a_diverged_run_writes_nothing_that_cannot_be_gone_on_from() {
     let stop = watch.stop.clone();
     let model = golden::checkpoint("nested");
     let error = train_sft(&diverging, &model, &mut watch, &stop).unwrap_err();
-    assert!(
-        matches!(error, TrainError::Diverged { step: 1, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TrainError::Diverged { step: 1, .. }), "{error}");
 }
 
 #[test]
 fn the_model_alone_is_enough_where_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        save_only_model: true,
-        ..config(folder.path(), "alone")
-    };
+    let config = GrpoConfig { save_only_model: true, ..config(folder.path(), "alone") };
     let mut heard = watch(Some(2));
     run(&config, &mut heard).unwrap();
     let said = heard.said.join("\n");
     // What checkpoints will take is said before the first step.
-    assert!(
-        said.contains("a checkpoint: ") && said.contains(" free"),
-        "{said}"
-    );
+    assert!(said.contains("a checkpoint: ") && said.contains(" free"), "{said}");
     assert!(said.contains("0 bytes to go on from"), "{said}");
     for step in [1, 2] {
         let checkpoint = in_run(&config, &format!("checkpoint-{step}"));
@@ -406,10 +339,7 @@ fn the_model_alone_is_enough_where_asked_for() {
         assert!(!checkpoint.join("trainer_state").exists());
     }
     let error = run(&config, &mut watch(None)).unwrap_err().to_string();
-    assert!(
-        error.contains("checkpoint-2") && error.contains("model alone"),
-        "{error}"
-    );
+    assert!(error.contains("checkpoint-2") && error.contains("model alone"), "{error}");
     // It is refused before anything of the run is touched.
     assert!(in_run(&config, "metrics.jsonl").is_file());
 }

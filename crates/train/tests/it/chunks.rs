@@ -23,10 +23,7 @@ fn pass(model: &dyn VisionLanguageModel, chunk_rows: i64) -> [Tensor; 4] {
         }
     }
     let hidden = &leaf * 2.0;
-    let predictions = Predictions {
-        chunk_rows,
-        ..Predictions::new(model, &hidden, &targets, 0.7)
-    };
+    let predictions = Predictions { chunk_rows, ..Predictions::new(model, &hidden, &targets, 0.7) };
     let (scalar, [logprobs, entropies]) = predictions.differentiate(|scores| {
         let weights = Tensor::arange(ROWS, (Kind::Float, scores.logprobs.device())) - 4.5;
         let loss = (scores.logprobs.exp() * weights).sum(Kind::Float);

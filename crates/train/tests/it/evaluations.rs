@@ -54,12 +54,7 @@ fn looker(event: Option<(u64, Event)>) -> Looker {
         request: Request {
             prompt: prompt.unwrap(),
             num_completions: 3,
-            key: DrawKey {
-                seed: 1,
-                step: 0,
-                prompt: 0,
-                completion: 0,
-            },
+            key: DrawKey { seed: 1, step: 0, prompt: 0, completion: 0 },
         },
         event,
         stop: StopFlag::new(),
@@ -77,10 +72,7 @@ impl Observer for Looker {
 
     fn evaluate(&mut self, policy: &PolicyAt<'_>) -> Result<Option<Figures>, EvaluationError> {
         self.looked.push(policy.step);
-        let params = SamplingParams {
-            max_new_tokens: 8,
-            ..SamplingParams::default()
-        };
+        let params = SamplingParams { max_new_tokens: 8, ..SamplingParams::default() };
         let sampler = Sampler::new(policy.model, params, 2)?;
         let requests = std::slice::from_ref(&self.request);
         let generation = sampler.generate(requests, &mut |_, _, _| (), &|| false)?;
@@ -116,13 +108,7 @@ fn every_two(config: GrpoConfig) -> GrpoConfig {
 
 fn run(config: &GrpoConfig, looker: &mut Looker) -> Result<Outcome, TrainError> {
     let (model, stop) = (golden::checkpoint("nested"), looker.stop.clone());
-    train_grpo_with_rewards(
-        config,
-        &model,
-        share(char::is_ascii_lowercase),
-        looker,
-        &stop,
-    )
+    train_grpo_with_rewards(config, &model, share(char::is_ascii_lowercase), looker, &stop)
 }
 
 fn run_sft(config: &SftConfig, looker: &mut Looker) -> Result<Outcome, TrainError> {
@@ -135,9 +121,7 @@ fn names(folder: &Path) -> Vec<String> {
         return Vec::new();
     };
     let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
-    let mut names: Vec<String> = entries
-        .map(|entry| name(entry).into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> = entries.map(|entry| name(entry).into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -162,18 +146,12 @@ fn same_files(a: &Path, b: &Path, files: &[&str]) {
 }
 
 const WEIGHTS: [&str; 2] = ["model.safetensors", "trainer_state/optimizer.safetensors"];
-const ADAPTER: [&str; 2] = [
-    "adapter_model.safetensors",
-    "trainer_state/optimizer.safetensors",
-];
+const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "trainer_state/optimizer.safetensors"];
 
 #[test]
 fn evaluations_change_no_bit_of_a_run() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = |out: &str| GrpoConfig {
-        max_steps: 5,
-        ..grpo(folder.path(), out)
-    };
+    let whole = |out: &str| GrpoConfig { max_steps: 5, ..grpo(folder.path(), out) };
     let lora = |out: &str| GrpoConfig {
         use_peft: true,
         lora_dropout: 0.2,
@@ -226,10 +204,7 @@ fn figures_stand_in_the_line_of_their_step() {
     run(&config, &mut looker).unwrap();
     assert_eq!(looker.steps, [1, 2, 3, 4, 5]);
     let lines = metrics_lines(&config.output_dir);
-    let steps: Vec<u64> = lines
-        .iter()
-        .map(|line| line["step"].as_u64().unwrap())
-        .collect();
+    let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [0, 2, 3, 4, 5]);
     for line in &lines {
         let is_evaluated = line["step"] != 3;
@@ -249,15 +224,9 @@ fn figures_stand_in_the_line_of_their_step() {
     let events = run_folder.join("tensorboard");
     let points = read_scalars(&events.join(&names(&events)[0])).unwrap();
     let curve = points.iter().filter(|point| point.tag == "eval/look/sum");
-    assert_eq!(
-        curve.map(|point| point.step).collect::<Vec<_>>(),
-        [0, 2, 4, 5]
-    );
+    assert_eq!(curve.map(|point| point.step).collect::<Vec<_>>(), [0, 2, 4, 5]);
     let log = fs::read_to_string(run_folder.join("log.txt")).unwrap();
-    assert!(
-        log.contains("evaluated after step 4: ") && log.contains("look/sum"),
-        "{log}"
-    );
+    assert!(log.contains("evaluated after step 4: ") && log.contains("look/sum"), "{log}");
 }
 
 #[test]
@@ -272,10 +241,7 @@ fn an_evaluation_that_is_broken_off_is_made_up_for_once() {
         ("saved", 1, Event::Stop),
         ("number", 2, Event::NotANumber),
     ] {
-        let config = GrpoConfig {
-            save_steps,
-            ..every_two(grpo(folder.path(), name))
-        };
+        let config = GrpoConfig { save_steps, ..every_two(grpo(folder.path(), name)) };
         // At the start there is nothing to keep: the run begins anew.
         for (step, line_before) in [(0, None), (2, Some(1)), (4, Some(3)), (5, Some(4))] {
             let mut looker = looker(Some((step, event)));
@@ -301,11 +267,7 @@ fn an_evaluation_that_is_broken_off_is_made_up_for_once() {
             let expected = if is_over { Some(step) } else { line_before };
             assert_eq!(last, expected, "{name}");
             let kept = evaluations(&config.output_dir);
-            assert_eq!(
-                kept.contains(&format!("step_{step:06}")),
-                is_over,
-                "{name}: {kept:?}"
-            );
+            assert_eq!(kept.contains(&format!("step_{step:06}")), is_over, "{name}: {kept:?}");
             assert!(kept.iter().all(|kept| !kept.starts_with('.')), "{kept:?}");
         }
         let mut looker = looker(None);
@@ -320,10 +282,7 @@ fn an_evaluation_that_is_broken_off_is_made_up_for_once() {
             metrics_but_secs(&config.output_dir),
             "{name}"
         );
-        assert_eq!(
-            evaluations(&whole.output_dir),
-            evaluations(&config.output_dir)
-        );
+        assert_eq!(evaluations(&whole.output_dir), evaluations(&config.output_dir));
         for step in evaluations(&whole.output_dir) {
             let sum = |run: &str| {
                 fs::read(Path::new(run).join("eval").join(&step).join("sum.txt")).unwrap()
@@ -343,16 +302,10 @@ fn metrics_lines_if_any(output_dir: &str) -> Vec<Value> {
 #[test]
 fn a_killed_run_evaluates_again_what_was_cut_off() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = GrpoConfig {
-        save_steps: 2,
-        ..every_two(grpo(folder.path(), "whole"))
-    };
+    let whole = GrpoConfig { save_steps: 2, ..every_two(grpo(folder.path(), "whole")) };
     run(&whole, &mut looker(None)).unwrap();
     let out = Path::new(&whole.output_dir);
-    let before = (
-        metrics_but_secs(&whole.output_dir),
-        bytes(out, "metrics.jsonl"),
-    );
+    let before = (metrics_but_secs(&whole.output_dir), bytes(out, "metrics.jsonl"));
     // Killed in the evaluation after step 4: its checkpoint is there, its line is not.
     let lines = String::from_utf8(before.1).unwrap();
     let kept: String = lines
@@ -362,11 +315,7 @@ fn a_killed_run_evaluates_again_what_was_cut_off() {
     fs::write(out.join("metrics.jsonl"), &kept).unwrap();
     fs::remove_dir_all(out.join("checkpoint-5")).unwrap();
     fs::create_dir_all(out.join("eval/.tmp-step_000004")).unwrap();
-    fs::write(
-        out.join("eval/step_000004/sum.txt"),
-        "of the killed process",
-    )
-    .unwrap();
+    fs::write(out.join("eval/step_000004/sum.txt"), "of the killed process").unwrap();
     let mut second = looker(None);
     assert!(run(&whole, &mut second).unwrap().finished);
     assert_eq!((second.looked, second.steps), (vec![4, 5], vec![4, 5]));
@@ -389,15 +338,8 @@ fn a_killed_run_evaluates_again_what_was_cut_off() {
 fn a_step_that_waits_is_logged_where_evaluations_were_switched_off() {
     let folder = tempfile::tempdir().unwrap();
     let config = every_two(grpo(folder.path(), "off"));
-    assert!(
-        !run(&config, &mut looker(Some((2, Event::Stop))))
-            .unwrap()
-            .finished
-    );
-    let off = GrpoConfig {
-        eval_strategy: Some(EvalStrategy::No),
-        ..config
-    };
+    assert!(!run(&config, &mut looker(Some((2, Event::Stop)))).unwrap().finished);
+    let off = GrpoConfig { eval_strategy: Some(EvalStrategy::No), ..config };
     let mut looker = looker(None);
     assert!(run(&off, &mut looker).unwrap().finished);
     assert_eq!(looker.looked, [0; 0]);
@@ -409,11 +351,7 @@ fn a_step_that_waits_is_logged_where_evaluations_were_switched_off() {
 #[test]
 fn sft_evaluates_too() {
     let folder = tempfile::tempdir().unwrap();
-    let without = SftConfig {
-        max_steps: 5,
-        val_split_ratio: 0.2,
-        ..sft(folder.path(), "without")
-    };
+    let without = SftConfig { max_steps: 5, val_split_ratio: 0.2, ..sft(folder.path(), "without") };
     let with = |out: &str| SftConfig {
         eval_steps: Some(2),
         output_dir: folder.path().join(out).display().to_string(),
@@ -422,11 +360,7 @@ fn sft_evaluates_too() {
     let (whole, parts) = (with("whole"), with("parts"));
     let first = run_sft(&without, &mut looker(None)).unwrap();
     let second = run_sft(&whole, &mut looker(None)).unwrap();
-    assert!(
-        !run_sft(&parts, &mut looker(Some((4, Event::Stop))))
-            .unwrap()
-            .finished
-    );
+    assert!(!run_sft(&parts, &mut looker(Some((4, Event::Stop)))).unwrap().finished);
     let third = run_sft(&parts, &mut looker(None)).unwrap();
     let [first, second, third] = [first, second, third].map(|o| o.checkpoint.unwrap());
     same_files(&first, &second, &WEIGHTS);

@@ -22,19 +22,11 @@ use crate::runs::{bytes, grpo, metrics, metrics_lines, share, watch};
 const FROZEN: LoadOptions = LoadOptions {
     kind: Kind::Float,
     device: Device::Cpu,
-    trained: TrainedParts {
-        vision: false,
-        merger: false,
-        language: true,
-        masters_on_host: false,
-    },
+    trained: TrainedParts { vision: false, merger: false, language: true, masters_on_host: false },
 };
 
 fn cache() -> Rc<FeatureCache> {
-    let options = FeatureCacheOptions {
-        max_bytes: 1 << 20,
-        folder: None,
-    };
+    let options = FeatureCacheOptions { max_bytes: 1 << 20, folder: None };
     Rc::new(FeatureCache::new(&options).unwrap())
 }
 
@@ -55,20 +47,14 @@ fn prompts() -> Vec<Prompt> {
     ]
 }
 
-const ANSWERS: [&[&[u32]]; 3] = [
-    &[&[5, 6, 7, 8, 538], &[9, 538], &[30]],
-    &[&[11, 12, 13]],
-    &[&[7, 7, 8, 538], &[40, 41]],
-];
+const ANSWERS: [&[&[u32]]; 3] =
+    [&[&[5, 6, 7, 8, 538], &[9, 538], &[30]], &[&[11, 12, 13]], &[&[7, 7, 8, 538], &[40, 41]]];
 
 /// Loss, and the gradients of all weights that have one, by name.
 fn gradients(model: &dyn VisionLanguageModel, recompute: bool) -> (f64, Vec<(String, Tensor)>) {
     let prompts = prompts();
-    let items: Vec<PromptWithAnswers<'_>> = prompts
-        .iter()
-        .zip(ANSWERS)
-        .map(|(p, a)| (p, a.to_vec()))
-        .collect();
+    let items: Vec<PromptWithAnswers<'_>> =
+        prompts.iter().zip(ANSWERS).map(|(p, a)| (p, a.to_vec())).collect();
     let batch = MicroBatch::pack(model, &items).unwrap();
     let loss = batch.backward(model, 0.9, recompute, |scores| {
         let loss = -(&scores.logprobs * &scores.logprobs).mean(Kind::Float);
@@ -105,10 +91,7 @@ fn models() -> Vec<Box<dyn VisionLanguageModel>> {
         seed: 3,
     };
     let nested = golden::checkpoint("nested");
-    let all = LoadOptions {
-        trained: TrainedParts::ALL,
-        ..FROZEN
-    };
+    let all = LoadOptions { trained: TrainedParts::ALL, ..FROZEN };
     vec![
         load_model(&nested, FROZEN).unwrap(),
         load_with_adapter(&nested, all, AdapterSource::New(&lora)).unwrap(),
@@ -122,11 +105,7 @@ fn kept_features_change_neither_loss_nor_gradients() {
         let (loss, plain) = gradients(model.as_ref(), false);
         assert!(!plain.is_empty());
         assert!(plain.iter().all(|(name, _)| !name.contains("visual")));
-        assert!(
-            plain
-                .iter()
-                .all(|(name, _)| name.contains("lora") == is_adapted)
-        );
+        assert!(plain.iter().all(|(name, _)| name.contains("lora") == is_adapted));
         let cache = cache();
         model.keep_features(cache.clone()).unwrap();
         let cold = gradients(model.as_ref(), false);
@@ -144,10 +123,7 @@ fn kept_features_change_neither_loss_nor_gradients() {
 }
 
 fn frozen(folder: &Path, out: &str) -> GrpoConfig {
-    GrpoConfig {
-        freeze_vision_modules: true,
-        ..grpo(folder, out)
-    }
+    GrpoConfig { freeze_vision_modules: true, ..grpo(folder, out) }
 }
 
 /// Metrics of each step without what depends on the clock, and those of the cache.
@@ -160,9 +136,7 @@ fn run(config: &GrpoConfig, stop_after: Option<u64>) -> (Vec<Value>, Vec<Map<Str
     let of_cache = metrics_lines(&config.output_dir)
         .into_iter()
         .map(|line| {
-            let Value::Object(mut all) = line else {
-                panic!("{line}")
-            };
+            let Value::Object(mut all) = line else { panic!("{line}") };
             all.retain(|key, _| key.starts_with("feature_cache/"));
             all
         })
@@ -180,18 +154,12 @@ const NUM_IMAGES: u64 = 3;
 #[test]
 fn a_frozen_tower_runs_once_for_each_image() {
     let folder = tempfile::tempdir().unwrap();
-    let adapted = |out: &str| GrpoConfig {
-        use_peft: true,
-        ..grpo(folder.path(), out)
-    };
+    let adapted = |out: &str| GrpoConfig { use_peft: true, ..grpo(folder.path(), out) };
     for (on, off) in [
         (frozen(folder.path(), "on"), frozen(folder.path(), "off")),
         (adapted("adapted-on"), adapted("adapted-off")),
     ] {
-        let off = GrpoConfig {
-            feature_cache_bytes: 0,
-            ..off
-        };
+        let off = GrpoConfig { feature_cache_bytes: 0, ..off };
         let (expected, none) = run(&off, None);
         assert!(none.iter().all(Map::is_empty));
         let (got, of_cache) = run(&on, None);
@@ -238,10 +206,7 @@ fn features_on_disk_serve_the_next_run() {
     let name = damaged.file_name();
     assert!(log.contains(name.to_str().unwrap()), "{log}");
 
-    let trained = GrpoConfig {
-        freeze_vision_modules: false,
-        ..with_store("trained")
-    };
+    let trained = GrpoConfig { freeze_vision_modules: false, ..with_store("trained") };
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let rewards = share(char::is_ascii_lowercase);

@@ -55,21 +55,14 @@ fn a_run_goes_on_from_the_checkpoint_that_is_named() {
     assert_eq!(metrics(&other.output_dir), lines[2..]);
     assert!(!checkpoint(&other, 2).exists());
     let error = run(&resumed).unwrap_err().to_string();
-    assert!(
-        error.contains("of another run") && error.contains("checkpoint-4"),
-        "{error}"
-    );
+    assert!(error.contains("of another run") && error.contains("checkpoint-4"), "{error}");
 
     // An earlier one of its own: what came after it stands aside.
     let back = from(checkpoint(&whole, 2), &whole);
     assert!(run(&back).unwrap().finished);
     assert!(bytes(&checkpoint(&whole, 4), OPTIMIZER) == end);
     assert_eq!(metrics(&whole.output_dir), lines);
-    assert!(
-        Path::new(&whole.output_dir)
-            .join("checkpoint-4.old-1")
-            .is_dir()
-    );
+    assert!(Path::new(&whole.output_dir).join("checkpoint-4.old-1").is_dir());
 
     // With other settings it is another run, from wherever it goes on.
     let changed = GrpoConfig {
@@ -86,11 +79,7 @@ fn what_is_no_checkpoint_to_go_on_from_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let alone = folder.path().join("checkpoint-7");
     fs::create_dir(&alone).unwrap();
-    for from in [
-        folder.path().join("checkpoint-3"),
-        alone,
-        folder.path().to_path_buf(),
-    ] {
+    for from in [folder.path().join("checkpoint-3"), alone, folder.path().to_path_buf()] {
         let config = GrpoConfig {
             resume_from_checkpoint: Resume::From(from.clone()),
             ..config(folder.path(), "run")
@@ -123,25 +112,18 @@ fn checkpoints_come_after_every_epoch_and_the_first_step_is_written() {
         ..config(folder.path(), "epochs")
     };
     run(&config).unwrap();
-    let saved: Vec<u64> = (1..=4)
-        .filter(|step| checkpoint(&config, *step).exists())
-        .collect();
+    let saved: Vec<u64> = (1..=4).filter(|step| checkpoint(&config, *step).exists()).collect();
     assert_eq!(saved, [3, 4]);
     let lines = metrics_lines(&config.output_dir);
     let of = |key: &str| -> Vec<f64> {
-        let values = lines
-            .iter()
-            .map(|line| line.get(key).and_then(Value::as_f64));
+        let values = lines.iter().map(|line| line.get(key).and_then(Value::as_f64));
         values.map(Option::unwrap).collect()
     };
     assert_eq!(of("step"), [1.0, 3.0, 4.0]);
     // One step of warm-up, then half a cosine of three steps down to the half.
     let rate = |part: f64| 3e-3 * (0.5 * (1.0 + part.cos()) * 0.5 + 0.5);
     let third = std::f64::consts::FRAC_PI_3;
-    for (got, expected) in of("learning_rate")
-        .iter()
-        .zip([0.0, rate(third), rate(2.0 * third)])
-    {
+    for (got, expected) in of("learning_rate").iter().zip([0.0, rate(third), rate(2.0 * third)]) {
         assert!((got - expected).abs() < 1e-12, "{got} {expected}");
     }
 }

@@ -11,9 +11,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 pub fn folder(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../golden")
-        .join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden").join(path)
 }
 
 pub fn json(path: &str) -> Value {
@@ -53,21 +51,11 @@ pub fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 pub fn floats(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_f64().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
 }
 
 pub fn ids(value: &Value) -> Vec<u32> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_u64().unwrap() as u32)
-        .collect()
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
 }
 
 /// Compares every parameter's gradient with the golden one: relative norm of the difference, with a
@@ -89,11 +77,7 @@ pub fn compare_gradients(model: &dyn VisionLanguageModel, golden: &str, toleranc
         let norm = |t: &Tensor| f64::try_from(t.norm()).unwrap();
         let relative = norm(&(gradient.view(expected.size().as_slice()) - expected))
             / norm(expected).max(1e-4);
-        assert!(
-            relative < tolerance,
-            "{}: relative difference {relative}",
-            parameter.name
-        );
+        assert!(relative < tolerance, "{}: relative difference {relative}", parameter.name);
         worst = worst.max(relative);
     }
     worst

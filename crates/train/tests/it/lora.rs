@@ -17,11 +17,8 @@ use crate::parity::Case;
 
 const CASES: [&str; 4] = ["language", "flat", "vision", "queries"];
 
-const TRAINABLE: LoadOptions = LoadOptions {
-    kind: Kind::Float,
-    device: Device::Cpu,
-    trained: TrainedParts::ALL,
-};
+const TRAINABLE: LoadOptions =
+    LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::ALL };
 
 struct Adapted {
     folder: PathBuf,
@@ -48,21 +45,14 @@ fn assert_near(got: &[f64], expected: &Value, what: &str) {
     let expected = golden::floats(expected);
     assert_eq!(got.len(), expected.len());
     for (got, expected) in got.iter().zip(&expected) {
-        assert!(
-            (got - expected).abs() < 1e-4,
-            "{what}: {got}, expected {expected}"
-        );
+        assert!((got - expected).abs() < 1e-4, "{what}: {got}, expected {expected}");
     }
 }
 
 #[test]
 fn peft_folders_compute_as_in_peft() {
     for name in CASES {
-        let Adapted {
-            folder,
-            value,
-            case,
-        } = adapted(name);
+        let Adapted { folder, value, case } = adapted(name);
         let model = load_model(&folder, TRAINABLE).unwrap();
         assert_near(&logprobs(model.as_ref(), &case), &value["logprobs"], name);
         // Off, it is the model under it.
@@ -106,11 +96,7 @@ fn gradients_reach_adapters_alone_and_are_those_of_peft() {
 #[test]
 fn a_merged_model_computes_as_peft_merges() {
     for name in CASES {
-        let Adapted {
-            folder,
-            value,
-            case,
-        } = adapted(name);
+        let Adapted { folder, value, case } = adapted(name);
         let adapter = SavedAdapter::read(&folder).unwrap();
         let base = models::base_of(&adapter).unwrap();
         let merged = tempfile::tempdir().unwrap();
@@ -135,11 +121,7 @@ fn a_saved_adapter_is_the_one_that_was_read() {
         };
         let (before, after) = (read(&folder), read(saved.path()));
         assert!(before.keys().eq(after.keys()));
-        assert!(
-            before
-                .iter()
-                .all(|(name, tensor)| tensor.equal(&after[name]))
-        );
+        assert!(before.iter().all(|(name, tensor)| tensor.equal(&after[name])));
         let again = SavedAdapter::read(saved.path()).unwrap();
         let first = SavedAdapter::read(&folder).unwrap();
         assert_eq!((again.rank, again.alpha), (first.rank, first.alpha));
@@ -161,32 +143,19 @@ fn options(dropout: f64, targets: &[&str]) -> LoraOptions {
 fn a_new_adapter_changes_nothing_and_covers_the_language_model() {
     let options = options(0.1, &[]);
     let new = || {
-        load_with_adapter(
-            &golden::checkpoint("nested"),
-            TRAINABLE,
-            AdapterSource::New(&options),
-        )
-        .unwrap()
+        load_with_adapter(&golden::checkpoint("nested"), TRAINABLE, AdapterSource::New(&options))
+            .unwrap()
     };
     let model = new();
     let case = Case::new("one_image");
-    assert_near(
-        &logprobs(model.as_ref(), &case),
-        &case.value["logprobs"],
-        "new",
-    );
+    assert_near(&logprobs(model.as_ref(), &case), &case.value["logprobs"], "new");
     let lora = model.parameters().lora.as_ref().unwrap();
     assert_eq!(lora.modules.len(), 2 * 7, "two layers of seven");
     let adapters = |model: &dyn VisionLanguageModel| -> Vec<(String, Vec<f32>)> {
         let list = &model.parameters().list;
         list.iter()
             .filter(|p| p.is_adapter)
-            .map(|p| {
-                (
-                    p.name.clone(),
-                    Vec::try_from(p.exact().unwrap().flatten(0, -1)).unwrap(),
-                )
-            })
+            .map(|p| (p.name.clone(), Vec::try_from(p.exact().unwrap().flatten(0, -1)).unwrap()))
             .collect()
     };
     let (first, second) = (adapters(model.as_ref()), adapters(new().as_ref()));
@@ -242,37 +211,24 @@ fn an_adapter_of_another_model_is_refused_by_name_and_shape() {
     let weights = other.path().join("model.safetensors");
     let mut tensors = read_tensors(&weights).unwrap();
     let name = "model.language_model.layers.0.self_attn.q_proj.weight";
-    tensors.insert(
-        name.into(),
-        Tensor::zeros([64, 32], (Kind::Float, Device::Cpu)),
-    );
+    tensors.insert(name.into(), Tensor::zeros([64, 32], (Kind::Float, Device::Cpu)));
     tensors.remove("model.visual.merger.mlp.0.weight");
     torch::write_tensors(&weights, &tensors.into_iter().collect::<Vec<_>>()).unwrap();
     let into = tempfile::tempdir().unwrap();
-    let message = merge_adapter(other.path(), &adapter, into.path())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains(name) && message.contains("[64, 32]"),
-        "{message}"
-    );
+    let message = merge_adapter(other.path(), &adapter, into.path()).unwrap_err().to_string();
+    assert!(message.contains(name) && message.contains("[64, 32]"), "{message}");
     assert!(
         message.contains("model.visual.merger.mlp.0: the model has no such layer"),
         "{message}"
     );
-    assert_eq!(
-        std::fs::read_dir(into.path()).unwrap().count(),
-        0,
-        "nothing is written"
-    );
+    assert_eq!(std::fs::read_dir(into.path()).unwrap().count(), 0, "nothing is written");
 }
 
 #[test]
 fn a_target_that_means_no_layer_is_refused() {
     let options = options(0.0, &["q_proj", "w_proj"]);
     let source = AdapterSource::New(&options);
-    let refusal = load_with_adapter(&golden::checkpoint("nested"), TRAINABLE, source)
-        .err()
-        .unwrap();
+    let refusal =
+        load_with_adapter(&golden::checkpoint("nested"), TRAINABLE, source).err().unwrap();
     assert!(refusal.to_string().contains("`w_proj`"), "{refusal}");
 }

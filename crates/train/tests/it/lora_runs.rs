@@ -45,18 +45,13 @@ fn adapters_learn_resume_and_are_written_as_peft_writes_them() {
     }
     let resumed = run(&parts, &mut watch(None)).unwrap();
     let (a, b) = (outcome.checkpoint.unwrap(), resumed.checkpoint.unwrap());
-    for file in [
-        "adapter_model.safetensors",
-        "trainer_state/optimizer.safetensors",
-    ] {
+    for file in ["adapter_model.safetensors", "trainer_state/optimizer.safetensors"] {
         assert!(bytes(&a, file) == bytes(&b, file), "{file} differs");
     }
     assert_eq!(metrics(&whole.output_dir), metrics(&parts.output_dir));
     // The reference is the policy without its adapters: no distance at first, then some.
-    let kl: Vec<f64> = metrics_lines(&whole.output_dir)
-        .iter()
-        .map(|line| line["kl"].as_f64().unwrap())
-        .collect();
+    let kl: Vec<f64> =
+        metrics_lines(&whole.output_dir).iter().map(|line| line["kl"].as_f64().unwrap()).collect();
     assert!(kl[1..].iter().all(|kl| *kl > kl_of_rounding()), "{kl:?}");
 
     assert!(is_adapter(&a) && !a.join("model.safetensors").exists());
@@ -70,16 +65,10 @@ fn adapters_learn_resume_and_are_written_as_peft_writes_them() {
     let halves = moved.iter().filter(|(name, _)| name.contains("lora_B"));
     assert!(
         halves.clone().count() == 14
-            && halves
-                .clone()
-                .all(|(_, b)| f64::try_from(b.abs().max()).unwrap() > 0.0)
+            && halves.clone().all(|(_, b)| f64::try_from(b.abs().max()).unwrap() > 0.0)
     );
     let saved = torch::read_tensors(&a.join("trainer_state/optimizer.safetensors")).unwrap();
-    assert!(
-        saved.keys().all(|name| name.contains("lora_")),
-        "{:?}",
-        saved.keys()
-    );
+    assert!(saved.keys().all(|name| name.contains("lora_")), "{:?}", saved.keys());
 }
 
 fn kl_of_rounding() -> f64 {
@@ -125,11 +114,7 @@ fn answers_are_taught_to_adapters() {
     let (first, last) = (losses[0], losses[losses.len() - 1]);
     assert!(last < 0.6 * first, "{first} to {last}");
     let adapter = SavedAdapter::read(&outcome.checkpoint.unwrap()).unwrap();
-    assert!(
-        adapter
-            .modules()
-            .any(|module| module.contains("visual.blocks"))
-    );
+    assert!(adapter.modules().any(|module| module.contains("visual.blocks")));
     let env = fs::read_to_string(Path::new(&config.output_dir).join("env.json")).unwrap();
     let env: serde_json::Value = serde_json::from_str(&env).unwrap();
     let parts = &env["parameters"];
@@ -146,13 +131,9 @@ fn parts_are_frozen_one_by_one() {
     let is_merger = |name: &str| name.contains("visual.merger");
     type Stays<'a> = &'a dyn Fn(&str) -> bool;
     let cases: [(&str, [bool; 3], Stays<'_>); 3] = [
-        ("tower", [true, false, false], &|n| {
-            n.contains("visual.") && !is_merger(n)
-        }),
+        ("tower", [true, false, false], &|n| n.contains("visual.") && !is_merger(n)),
         ("merger", [false, true, false], &|n| is_merger(n)),
-        ("language", [false, false, true], &|n| {
-            !n.contains("visual.")
-        }),
+        ("language", [false, false, true], &|n| !n.contains("visual.")),
     ];
     for (name, [tower, merger, language], stays) in cases {
         let config = GrpoConfig {
@@ -165,11 +146,7 @@ fn parts_are_frozen_one_by_one() {
         };
         let after = weights(&run(&config, &mut watch(None)).unwrap().checkpoint.unwrap());
         for (weight, value) in &before {
-            assert_eq!(
-                value.equal(&after[weight]),
-                stays(weight),
-                "{name}: {weight}"
-            );
+            assert_eq!(value.equal(&after[weight]), stays(weight), "{name}: {weight}");
         }
     }
 }

@@ -17,12 +17,7 @@ const STEPS: i64 = 500;
 fn memory_stays_flat_over_500_steps() {
     let folder = tempfile::tempdir().unwrap();
     let run = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "memory::five_hundred_steps",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "memory::five_hundred_steps", "--ignored", "--nocapture"])
         .env("VLM_R1_TEST_RUN", folder.path())
         .output()
         .unwrap();
@@ -41,10 +36,7 @@ fn memory_stays_flat_over_500_steps() {
         );
     }
     let peak = |steps: std::ops::RangeInclusive<usize>| {
-        steps
-            .map(|step| bytes(step, "peak_live_bytes"))
-            .max()
-            .unwrap()
+        steps.map(|step| bytes(step, "peak_live_bytes")).max().unwrap()
     };
     let (early, late) = (peak(10..=100), peak(401..=500));
     assert!(late <= early + early / 10, "peaks {early}, then {late}");

@@ -29,10 +29,7 @@ fn short(folder: &Path, out: &str) -> GrpoConfig {
 }
 
 fn is_same_checkpoint(a: &Outcome, b: &Outcome, weights: &str) {
-    let (a, b) = (
-        a.checkpoint.as_ref().unwrap(),
-        b.checkpoint.as_ref().unwrap(),
-    );
+    let (a, b) = (a.checkpoint.as_ref().unwrap(), b.checkpoint.as_ref().unwrap());
     for file in [weights, "trainer_state/optimizer.safetensors"] {
         assert!(bytes(a, file) == bytes(b, file), "{file} differs");
     }
@@ -61,20 +58,10 @@ fn where_weights_wait_changes_nothing() {
         let offloaded = settings("offloaded", true);
         let expected = run(&plain, None);
         let got = run(&offloaded, None);
-        let weights = if use_peft {
-            "adapter_model.safetensors"
-        } else {
-            "model.safetensors"
-        };
+        let weights = if use_peft { "adapter_model.safetensors" } else { "model.safetensors" };
         is_same_checkpoint(&expected, &got, weights);
-        assert_eq!(
-            metrics(&plain.output_dir),
-            metrics(&offloaded.output_dir),
-            "{name}"
-        );
-        let kl = metrics_lines(&offloaded.output_dir)[3]["kl"]
-            .as_f64()
-            .unwrap();
+        assert_eq!(metrics(&plain.output_dir), metrics(&offloaded.output_dir), "{name}");
+        let kl = metrics_lines(&offloaded.output_dir)[3]["kl"].as_f64().unwrap();
         assert!(kl > 0.0, "{name}: {kl}");
 
         run(&settings("both", false), Some(1));
@@ -88,16 +75,10 @@ fn where_weights_wait_changes_nothing() {
 #[test]
 fn whole_f32_weights_of_a_checkpoint_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = |out: &str| GrpoConfig {
-        bf16: true,
-        ..short(folder.path(), out)
-    };
+    let settings = |out: &str| GrpoConfig { bf16: true, ..short(folder.path(), out) };
     let expected = run(&settings("expected"), None);
     let stopped = run(&settings("whole"), Some(2));
-    let path = stopped
-        .checkpoint
-        .unwrap()
-        .join("trainer_state/optimizer.safetensors");
+    let path = stopped.checkpoint.unwrap().join("trainer_state/optimizer.safetensors");
     let state = read_tensors(&path).unwrap();
     let whole = state.iter().filter_map(|(name, tensor)| {
         let kept = match name.split_once('/')? {
@@ -117,30 +98,22 @@ fn whole_f32_weights_of_a_checkpoint_are_taken() {
 #[test]
 fn eight_bit_moments_are_kept_in_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = |out: &str| GrpoConfig {
-        optim: Optim::AdamwBnb8bit,
-        ..short(folder.path(), out)
-    };
+    let settings =
+        |out: &str| GrpoConfig { optim: Optim::AdamwBnb8bit, ..short(folder.path(), out) };
     let whole = run(&settings("whole"), None);
     for stop in 1..4 {
         run(&settings("parts"), Some(stop));
     }
     let parts = run(&settings("parts"), None);
     is_same_checkpoint(&whole, &parts, "model.safetensors");
-    let state = whole
-        .checkpoint
-        .unwrap()
-        .join("trainer_state/optimizer.safetensors");
+    let state = whole.checkpoint.unwrap().join("trainer_state/optimizer.safetensors");
     let state = read_tensors(&state).unwrap();
     let weights = state.iter().filter(|(name, _)| name.starts_with("weight/"));
     for (name, weight) in weights {
         let name = name.trim_start_matches("weight/");
         let codes = state.get(&format!("exp_avg_sq.codes/{name}"));
         assert_eq!(codes.is_some(), weight.numel() >= 4096, "{name}");
-        assert_eq!(
-            state.contains_key(&format!("exp_avg/{name}")),
-            codes.is_none()
-        );
+        assert_eq!(state.contains_key(&format!("exp_avg/{name}")), codes.is_none());
         if let Some(codes) = codes {
             assert_eq!(codes.kind(), tch::Kind::Uint8);
             let distinct = codes.unique_consecutive(false, false, None).0;
@@ -156,49 +129,31 @@ fn eight_bit_moments_are_kept_in_checkpoints() {
 fn eight_bits_follow_the_curve() {
     let folder = tempfile::tempdir().unwrap();
     let losses = |out: &str, optim: Optim| -> Vec<f64> {
-        let config = SftConfig {
-            optim,
-            max_steps: 200,
-            learning_rate: 3e-3,
-            ..sft(folder.path(), out)
-        };
+        let config =
+            SftConfig { optim, max_steps: 200, learning_rate: 3e-3, ..sft(folder.path(), out) };
         let mut watch = watch(None);
         let stop = watch.stop.clone();
         train_sft(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap();
         let lines = metrics_lines(&config.output_dir);
-        lines
-            .iter()
-            .map(|line| line["loss"].as_f64().unwrap())
-            .collect()
+        lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect()
     };
     let exact = losses("f32", Optim::AdamwTorch);
     let eight = losses("8bit", Optim::Adamw8bit);
     assert_ne!(exact, eight);
-    assert!(
-        exact[0] > 4.0 && exact[199] < 1.0,
-        "{} to {}",
-        exact[0],
-        exact[199]
-    );
+    assert!(exact[0] > 4.0 && exact[199] < 1.0, "{} to {}", exact[0], exact[199]);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     for (window, (exact, eight)) in exact.chunks(10).zip(eight.chunks(10)).enumerate() {
         let (exact, eight) = (mean(exact), mean(eight));
         let most = if window < 15 { 0.15 } else { 0.05 };
-        assert!(
-            (exact - eight).abs() < most,
-            "{window}: {exact} and {eight}"
-        );
+        assert!((exact - eight).abs() < most, "{window}: {exact} and {eight}");
     }
 }
 
 #[test]
 fn a_loss_of_0_is_explained_once() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = |beta| GrpoConfig {
-        beta,
-        max_steps: 2,
-        ..grpo(folder.path(), &format!("beta-{beta}"))
-    };
+    let settings =
+        |beta| GrpoConfig { beta, max_steps: 2, ..grpo(folder.path(), &format!("beta-{beta}")) };
     for (beta, times) in [(0.0, 1), (0.04, 0)] {
         run(&settings(beta), Some(1));
         run(&settings(beta), None);
@@ -207,9 +162,6 @@ fn a_loss_of_0_is_explained_once() {
         assert_eq!(log.matches("is 0 by construction").count(), times, "{log}");
     }
     let first = &metrics_lines(&settings(0.0).output_dir)[0];
-    let (loss, norm) = (
-        first["loss"].as_f64().unwrap(),
-        first["grad_norm"].as_f64().unwrap(),
-    );
+    let (loss, norm) = (first["loss"].as_f64().unwrap(), first["grad_norm"].as_f64().unwrap());
     assert!(loss.abs() < 1e-6 && norm > 1e-3, "{loss} {norm}");
 }

@@ -24,26 +24,14 @@ fn adamw_over_six_steps() {
         let (m, v) = ([weight[0].zeros_like()], [weight[0].zeros_like()]);
         let steps = [Tensor::zeros([], (Kind::Float, Device::Cpu))];
         for (i, gradient) in case["gradients"].as_array().unwrap().iter().enumerate() {
-            fused_adamw(
-                &weight,
-                &[vector(golden::floats(gradient))],
-                &m,
-                &v,
-                &steps,
-                options,
-            )
-            .unwrap();
-            for (tensor, key) in [
-                (&weight[0], "parameters"),
-                (&m[0], "exp_avg"),
-                (&v[0], "exp_avg_sq"),
-            ] {
+            fused_adamw(&weight, &[vector(golden::floats(gradient))], &m, &v, &steps, options)
+                .unwrap();
+            for (tensor, key) in
+                [(&weight[0], "parameters"), (&m[0], "exp_avg"), (&v[0], "exp_avg_sq")]
+            {
                 let expected = vector(golden::floats(&case[key][i]));
                 let difference = ((tensor - &expected).abs() / expected.abs().clamp_min(1.0)).max();
-                assert!(
-                    f64::try_from(difference).unwrap() < 1e-6,
-                    "{name} {key} step {i}"
-                );
+                assert!(f64::try_from(difference).unwrap() < 1e-6, "{name} {key} step {i}");
             }
         }
     }
@@ -62,24 +50,11 @@ fn schedules() {
             "constant" | "constant_with_warmup" => ScheduleKind::Constant,
             other => panic!("{other}"),
         };
-        let warmup_steps = if case["name"] == "constant" {
-            0
-        } else {
-            warmup
-        };
+        let warmup_steps = if case["name"] == "constant" { 0 } else { warmup };
         let total_steps = case["num_training_steps"].as_u64().unwrap();
-        let schedule = Schedule {
-            kind,
-            peak: 1.0,
-            warmup_steps,
-            total_steps,
-            least: 0.0,
-        };
+        let schedule = Schedule { kind, peak: 1.0, warmup_steps, total_steps, least: 0.0 };
         for (done, factor) in golden::floats(&case["factors"]).into_iter().enumerate() {
-            assert!(
-                (schedule.learning_rate(done as u64) - factor).abs() < 1e-12,
-                "{case} {done}"
-            );
+            assert!((schedule.learning_rate(done as u64) - factor).abs() < 1e-12, "{case} {done}");
             checked += 1;
         }
     }

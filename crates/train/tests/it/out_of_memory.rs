@@ -73,13 +73,7 @@ fn under<C>(
 }
 
 fn sft_run(config: &SftConfig, heard: &mut Heard) -> Result<(), TrainError> {
-    train_sft(
-        config,
-        &golden::checkpoint("nested"),
-        heard,
-        &StopFlag::new(),
-    )
-    .map(drop)
+    train_sft(config, &golden::checkpoint("nested"), heard, &StopFlag::new()).map(drop)
 }
 
 fn grpo_run(config: &GrpoConfig, heard: &mut Heard) -> Result<(), TrainError> {
@@ -111,9 +105,7 @@ fn sft(folder: &Path, out: &str, max_tokens: Option<usize>) -> SftConfig {
 }
 
 fn number(line: &Value, key: &str) -> f64 {
-    line[key]
-        .as_f64()
-        .unwrap_or_else(|| panic!("{key}: {line}"))
+    line[key].as_f64().unwrap_or_else(|| panic!("{key}: {line}"))
 }
 
 /// The run's highest count of living bytes, and that of its end.
@@ -166,28 +158,17 @@ fn sft_under_a_limit() {
     let limited = config("limited", None);
     let heard = under(Some(most - (most - least) / 3), &limited, sft_run).unwrap();
     let lowered = heard.lowered();
-    assert!(
-        !lowered.is_empty() && lowered.is_sorted_by(|a, b| a > b),
-        "{:?}",
-        heard.0
-    );
+    assert!(!lowered.is_empty() && lowered.is_sorted_by(|a, b| a > b), "{:?}", heard.0);
     let found = retries(&limited.output_dir);
     assert!(found[0] >= 1.0, "{found:?}");
     let budget = config("budget", lowered.last().copied());
     under(None, &budget, sft_run).unwrap();
     same(&limited.output_dir, &budget.output_dir, 3);
     resumed(&limited, *lowered.last().unwrap());
-    let error = under(
-        Some(held + (least - held) / 4),
-        &config("small", None),
-        sft_run,
-    );
+    let error = under(Some(held + (least - held) / 4), &config("small", None), sft_run);
     let text = error.err().unwrap().to_string();
     assert!(text.contains("single completion"), "{text}");
-    assert!(
-        text.contains("hint: --gradient_checkpointing true"),
-        "{text}"
-    );
+    assert!(text.contains("hint: --gradient_checkpointing true"), "{text}");
 }
 
 /// Has no byte to spare from the last step on, until the user is told.
@@ -222,10 +203,7 @@ fn a_checkpoint_that_finds_no_memory_is_written_once_more() {
 fn saving_under_a_limit() {
     let folder = tempfile::tempdir().unwrap();
     // Weights in files of another type than the layers': writing them takes copies.
-    let config = |out: &str| SftConfig {
-        bf16: true,
-        ..sft(folder.path(), out, None)
-    };
+    let config = |out: &str| SftConfig { bf16: true, ..sft(folder.path(), out, None) };
     let run = |config: &SftConfig, mut tight: Tight| {
         let model = golden::checkpoint("nested");
         let result = train_sft(config, &model, &mut tight, &StopFlag::new());
@@ -234,18 +212,12 @@ fn saving_under_a_limit() {
     };
     let once = config("once");
     let (result, said) = run(&once, Tight::default());
-    assert!(
-        said.contains("no memory while the checkpoint of step 3"),
-        "{said}"
-    );
+    assert!(said.contains("no memory while the checkpoint of step 3"), "{said}");
     assert!(result.unwrap().finished);
     let free = config("free");
     under(None, &free, sft_run).unwrap();
     same(&once.output_dir, &free.output_dir, 3);
-    let forever = Tight {
-        forever: true,
-        ..Tight::default()
-    };
+    let forever = Tight { forever: true, ..Tight::default() };
     let (result, _) = run(&config("never"), forever);
     let error = base::console::describe(&result.unwrap_err());
     assert!(error.contains("checkpoint of step 3"), "{error}");

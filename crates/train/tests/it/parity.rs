@@ -47,9 +47,7 @@ impl Case {
             .map(|name| golden::folder("parity/images").join(name.as_str().unwrap()))
             .map(|path| Arc::new(processor.load_image(&path).unwrap()))
             .collect();
-        processor
-            .prompt(self.value["prompt"].as_str().unwrap(), &images)
-            .unwrap()
+        processor.prompt(self.value["prompt"].as_str().unwrap(), &images).unwrap()
     }
 
     pub fn completion(&self) -> Vec<u32> {
@@ -66,49 +64,23 @@ impl Case {
 fn prompts_and_pixels() {
     for case in Case::all() {
         let prompt = case.prompt();
-        assert_eq!(
-            prompt.ids,
-            golden::ids(&case.value["prompt_ids"]),
-            "{}",
-            case.name
-        );
+        assert_eq!(prompt.ids, golden::ids(&case.value["prompt_ids"]), "{}", case.name);
         let grids: Vec<Vec<u64>> =
             serde_json::from_value(case.value["image_grid_thw"].clone()).unwrap();
-        let got: Vec<Vec<u64>> = prompt
-            .images
-            .iter()
-            .map(|i| i.grid_thw.map(|d| d as u64).to_vec())
-            .collect();
+        let got: Vec<Vec<u64>> =
+            prompt.images.iter().map(|i| i.grid_thw.map(|d| d as u64).to_vec()).collect();
         assert_eq!(got, grids, "{}", case.name);
-        let pixels: Vec<f32> = prompt
-            .images
-            .iter()
-            .flat_map(|i| i.pixel_values.clone())
-            .collect();
+        let pixels: Vec<f32> = prompt.images.iter().flat_map(|i| i.pixel_values.clone()).collect();
         let golden_pixels = &case.value["pixel_values"];
         if golden_pixels.is_null() {
             assert!(pixels.is_empty());
             continue;
         }
         let stride = golden_pixels["stride"].as_u64().unwrap() as usize;
-        let got: Vec<f64> = pixels
-            .iter()
-            .step_by(stride)
-            .map(|&x| f64::from(x))
-            .collect();
-        assert_eq!(
-            got,
-            golden::floats(&golden_pixels["strided"]),
-            "{}",
-            case.name
-        );
+        let got: Vec<f64> = pixels.iter().step_by(stride).map(|&x| f64::from(x)).collect();
+        assert_eq!(got, golden::floats(&golden_pixels["strided"]), "{}", case.name);
         let first: Vec<f64> = pixels[..64].iter().map(|&x| f64::from(x)).collect();
-        assert_eq!(
-            first,
-            golden::floats(&golden_pixels["first"]),
-            "{}",
-            case.name
-        );
+        assert_eq!(first, golden::floats(&golden_pixels["first"]), "{}", case.name);
     }
 }
 
@@ -134,32 +106,19 @@ fn positions_features_and_logits() {
                 let got =
                     model.vision_stages(&mut Tape::new(false), &pixel_values, &images.grids());
                 let difference = golden::max_difference(&got, &expected["image_features"]);
-                assert!(
-                    difference < 1e-4,
-                    "{}: image features differ by {difference}",
-                    case.name
-                );
+                assert!(difference < 1e-4, "{}: image features differ by {difference}", case.name);
             }
             let (kind, device) = model.compute();
             let attention = PackedAttention::new(&batch.layout, true, kind, device);
             let rotary = model.rotary(&batch.position_ids);
-            let hidden = forward(
-                model.as_ref(),
-                &mut Tape::new(false),
-                &batch,
-                &attention,
-                &rotary,
-            );
+            let hidden =
+                forward(model.as_ref(), &mut Tape::new(false), &batch, &attention, &rotary);
             let at: Vec<i64> =
                 serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
             let got = model.logits(&hidden.index_select(0, &Tensor::from_slice(&at)));
             let difference = golden::max_difference(&got, &expected["logits"]);
             println!("{}: logits differ by {difference:.2e}", case.name);
-            assert!(
-                difference < 1e-4,
-                "{}: logits differ by {difference}",
-                case.name
-            );
+            assert!(difference < 1e-4, "{}: logits differ by {difference}", case.name);
         });
     }
 }
@@ -167,10 +126,7 @@ fn positions_features_and_logits() {
 #[test]
 fn gradients_of_every_parameter() {
     let mut checked = 0;
-    for case in Case::all()
-        .iter()
-        .filter(|case| case.value["has_gradients"].as_bool().unwrap())
-    {
+    for case in Case::all().iter().filter(|case| case.value["has_gradients"].as_bool().unwrap()) {
         for recompute in [false, true] {
             let model = golden::model(case.checkpoint(), true);
             let (prompt, completion) = (case.prompt(), case.completion());

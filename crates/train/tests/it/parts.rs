@@ -38,10 +38,7 @@ fn step(config: GrpoConfig) -> Step {
     let rewards = share(char::is_ascii_lowercase);
     let model = golden::checkpoint("nested");
     let outcome = train_grpo_with_rewards(&config, &model, rewards, &mut watch, &stop).unwrap();
-    let state = outcome
-        .checkpoint
-        .unwrap()
-        .join("trainer_state/optimizer.safetensors");
+    let state = outcome.checkpoint.unwrap().join("trainer_state/optimizer.safetensors");
     Step {
         metrics: metrics(&config.output_dir).remove(0),
         rollouts: bytes(Path::new(&config.output_dir), "rollouts/step_000001.jsonl"),
@@ -58,10 +55,7 @@ fn assert_same(name: &str, got: &Step, expected: &Step, start: &BTreeMap<String,
     for key in ["loss", "grad_norm", "kl", "entropy", "clip_ratio"] {
         let number = |step: &Step| step.metrics[key].as_f64().unwrap();
         let (a, b) = (number(got), number(expected));
-        assert!(
-            (a - b).abs() < 1e-5 * b.abs().max(1.0),
-            "{name} {key}: {a} {b}"
-        );
+        assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{name} {key}: {a} {b}");
     }
     let mut moved = 0;
     for (key, value) in &expected.state {
@@ -70,10 +64,7 @@ fn assert_same(name: &str, got: &Step, expected: &Step, start: &BTreeMap<String,
             Some(weight) => norm(&(value - start[weight].view(value.size().as_slice()))),
             None => norm(value),
         };
-        assert!(
-            difference <= 2e-4 * change + 1e-6,
-            "{name} {key}: {difference} of {change}"
-        );
+        assert!(difference <= 2e-4 * change + 1e-6, "{name} {key}: {difference} of {change}");
         moved += usize::from(key.starts_with("weight/") && change > 1e-3);
     }
     assert!(moved > 10, "{name}: {moved} weights moved");
@@ -86,13 +77,9 @@ fn however_prompts_are_computed_a_step_is_the_same() {
         torch::read_tensors(&golden::checkpoint("nested").join("model.safetensors")).unwrap();
     let shared = step(grpo(folder.path(), "shared"));
     // A budget of 1 token makes each completion a micro-batch; others cut some groups, not all.
-    for (share_prompt, tokens) in [
-        (false, None),
-        (false, Some(1)),
-        (true, Some(1)),
-        (true, Some(70)),
-        (true, Some(120)),
-    ] {
+    for (share_prompt, tokens) in
+        [(false, None), (false, Some(1)), (true, Some(1)), (true, Some(70)), (true, Some(120))]
+    {
         let name = format!("{share_prompt}-{tokens:?}");
         let config = GrpoConfig {
             share_prompt,

@@ -26,8 +26,7 @@ struct Killer {
 
 impl Observer for Killer {
     fn on_step(&mut self, step: u64, _total: u64, metrics: &Map<String, Value>) {
-        self.rewards
-            .extend(metrics.get("reward").and_then(Value::as_f64));
+        self.rewards.extend(metrics.get("reward").and_then(Value::as_f64));
         self.steps.push(step);
         if step == 2 && self.process.exists() {
             let process = fs::read_to_string(&self.process).unwrap();
@@ -67,16 +66,10 @@ fn by_rust(folder: &Path) -> Trained {
 }
 
 fn by_name(folder: &Path, out: &str, reward: String, batch: RewardBatch) -> Trained {
-    let config = GrpoConfig {
-        reward_funcs: vec![reward],
-        reward_batch: batch,
-        ..grpo(folder, out)
-    };
-    let mut observer = Killer {
-        process: folder.join("process"),
-        rewards: Vec::new(),
-        steps: Vec::new(),
-    };
+    let config =
+        GrpoConfig { reward_funcs: vec![reward], reward_batch: batch, ..grpo(folder, out) };
+    let mut observer =
+        Killer { process: folder.join("process"), rewards: Vec::new(), steps: Vec::new() };
     let model = golden::checkpoint("nested");
     let outcome = train_grpo(&config, &model, &mut observer, &StopFlag::new());
     assert_eq!(observer.steps, [1, 2, 3, 4, 5, 6]);
@@ -93,22 +86,14 @@ fn a_python_reward_trains_as_the_same_rule_in_rust_though_its_worker_is_killed()
     let folder = folder.path();
     let file = folder.join("mine.py");
     fs::write(&file, PYTHON).unwrap();
-    let python = by_name(
-        folder,
-        "python",
-        format!("{}:small_letters", file.display()),
-        RewardBatch::Step,
-    );
+    let python =
+        by_name(folder, "python", format!("{}:small_letters", file.display()), RewardBatch::Step);
     assert_eq!(fs::read_to_string(folder.join("starts")).unwrap(), "xx");
     let steps = fs::read_to_string(folder.join("steps")).unwrap();
     // Two groups of four, and of the fifth row one.
     assert_eq!(steps, "1 8\n2 8\n3 4\n4 8\n5 8\n6 4\n", "one batch a step");
     let rust = by_rust(folder);
-    assert!(
-        python.0.iter().any(|reward| *reward > 0.0),
-        "{:?}",
-        python.0
-    );
+    assert!(python.0.iter().any(|reward| *reward > 0.0), "{:?}", python.0);
     assert!(python == rust, "{:?} {:?}", python.0, rust.0);
 }
 
@@ -117,10 +102,7 @@ fn answers_scored_while_others_are_sampled_train_as_those_scored_after() {
     let folder = tempfile::TempDir::new().unwrap();
     let folder = folder.path();
     let rust = by_rust(folder);
-    for (out, batch) in [
-        ("group", RewardBatch::Group),
-        ("completion", RewardBatch::Completion),
-    ] {
+    for (out, batch) in [("group", RewardBatch::Group), ("completion", RewardBatch::Completion)] {
         let own = folder.join(out);
         fs::create_dir(&own).unwrap();
         let file = own.join("mine.py");
@@ -195,16 +177,9 @@ fn answer(mut stream: TcpStream) {
         let small = text.chars().filter(char::is_ascii_lowercase).count();
         small as f64 / text.chars().count().max(1) as f64
     };
-    let scores: Vec<f64> = request["rows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(share)
-        .collect();
+    let scores: Vec<f64> = request["rows"].as_array().unwrap().iter().map(share).collect();
     let body = json!({"id": request["id"], "scores": scores}).to_string();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
+    let head =
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all((head + &body).as_bytes()).unwrap();
 }

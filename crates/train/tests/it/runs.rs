@@ -21,8 +21,7 @@ pub(crate) struct Watch {
 
 impl Observer for Watch {
     fn on_step(&mut self, step: u64, _total: u64, metrics: &Map<String, Value>) {
-        self.rewards
-            .extend(metrics.get("reward").and_then(Value::as_f64));
+        self.rewards.extend(metrics.get("reward").and_then(Value::as_f64));
         if self.stop_after == Some(step) {
             self.stop.raise();
         }
@@ -34,12 +33,7 @@ impl Observer for Watch {
 }
 
 pub(crate) fn watch(stop_after: Option<u64>) -> Watch {
-    Watch {
-        stop_after,
-        stop: StopFlag::new(),
-        rewards: Vec::new(),
-        said: Vec::new(),
-    }
+    Watch { stop_after, stop: StopFlag::new(), rewards: Vec::new(), said: Vec::new() }
 }
 
 /// The share of characters of a kind: a reward that even a random model earns now and then.
@@ -73,17 +67,9 @@ fn rows(folder: &Path) -> ColonList {
         row.to_string()
     };
     let rows = [
-        row(
-            json!("scene.png"),
-            "<image>Where is the circle?",
-            "[1, 2, 30, 40]",
-        ),
+        row(json!("scene.png"), "<image>Where is the circle?", "[1, 2, 30, 40]"),
         row(Value::Null, "How many shapes are there?", "three"),
-        row(
-            json!(["small.png", "grey.png"]),
-            "<image><image>Which is larger?",
-            "the second",
-        ),
+        row(json!(["small.png", "grey.png"]), "<image><image>Which is larger?", "the second"),
         row(json!("small.png"), "<image>What colour?", "red"),
         row(json!("grey.png"), "What is it?", "a circle"),
     ];
@@ -96,9 +82,7 @@ pub(crate) fn grpo(folder: &Path, out: &str) -> GrpoConfig {
     GrpoConfig {
         model_name_or_path: golden::checkpoint("nested").display().to_string(),
         data_file_paths: rows(folder),
-        image_folders: Some(ColonList(
-            golden::folder("parity/images").display().to_string(),
-        )),
+        image_folders: Some(ColonList(golden::folder("parity/images").display().to_string())),
         output_dir: folder.join(out).display().to_string(),
         num_generations: 4,
         per_device_train_batch_size: 8,
@@ -126,13 +110,7 @@ fn run_for(
     of: fn(&char) -> bool,
 ) -> Result<Outcome, TrainError> {
     let stop = watch.stop.clone();
-    train_grpo_with_rewards(
-        config,
-        &golden::checkpoint("nested"),
-        share(of),
-        watch,
-        &stop,
-    )
+    train_grpo_with_rewards(config, &golden::checkpoint("nested"), share(of), watch, &stop)
 }
 
 pub(crate) fn bytes(folder: &Path, file: &str) -> Vec<u8> {
@@ -142,22 +120,15 @@ pub(crate) fn bytes(folder: &Path, file: &str) -> Vec<u8> {
 
 pub(crate) fn metrics_lines(folder: &str) -> Vec<Value> {
     let text = fs::read_to_string(PathBuf::from(folder).join("metrics.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Metrics without what depends on the machine and its clock.
 pub(crate) fn metrics(folder: &str) -> Vec<Value> {
     let mut lines = metrics_lines(folder);
     for line in &mut lines {
-        for key in [
-            "secs",
-            "tokens_per_sec",
-            "peak_memory_bytes",
-            "live_bytes",
-            "peak_live_bytes",
-        ] {
+        for key in ["secs", "tokens_per_sec", "peak_memory_bytes", "live_bytes", "peak_live_bytes"]
+        {
             line.as_object_mut().unwrap().remove(key).unwrap();
         }
         // Of the process, not of the run.
@@ -171,11 +142,9 @@ pub(crate) fn metrics(folder: &str) -> Vec<Value> {
 fn resumed_equals_uninterrupted() {
     let folder = tempfile::tempdir().unwrap();
     // With one prompt a step, some steps are text only and leave the tower without a gradient.
-    for (name, iterations, beta, batch) in [
-        ("plain", 1, 0.04, 8),
-        ("twice", 2, 0.0, 8),
-        ("single", 1, 0.0, 4),
-    ] {
+    for (name, iterations, beta, batch) in
+        [("plain", 1, 0.04, 8), ("twice", 2, 0.0, 8), ("single", 1, 0.0, 4)]
+    {
         let settings = |out: &str| GrpoConfig {
             num_iterations: iterations,
             beta,
@@ -196,11 +165,7 @@ fn resumed_equals_uninterrupted() {
         let mut torn =
             fs::read_to_string(folder.path().join(format!("{name}-parts/metrics.jsonl"))).unwrap();
         torn.push_str("{\"step\":6,\"reward\":9}\n{\"step\":7,\"rew");
-        fs::write(
-            folder.path().join(format!("{name}-parts/metrics.jsonl")),
-            torn,
-        )
-        .unwrap();
+        fs::write(folder.path().join(format!("{name}-parts/metrics.jsonl")), torn).unwrap();
         let second = run(&parts, &mut watch(None)).unwrap();
         assert!(second.finished);
         let (a, b) = (outcome.checkpoint.unwrap(), second.checkpoint.unwrap());
@@ -211,11 +176,7 @@ fn resumed_equals_uninterrupted() {
             bytes(&a, "model.safetensors"),
             bytes(&golden::checkpoint("nested"), "model.safetensors")
         );
-        assert_eq!(
-            metrics(&whole.output_dir),
-            metrics(&parts.output_dir),
-            "{name}"
-        );
+        assert_eq!(metrics(&whole.output_dir), metrics(&parts.output_dir), "{name}");
         for step in 1..=6 {
             let rollouts = format!("rollouts/step_{step:06}.jsonl");
             assert_eq!(
@@ -240,21 +201,16 @@ fn the_reward_rises() {
     run_for(&config, &mut watch, char::is_ascii_digit).unwrap();
     let mean = |list: &[f64]| list.iter().sum::<f64>() / list.len() as f64;
     let (start, end) = (mean(&watch.rewards[..4]), mean(&watch.rewards[26..]));
-    assert!(
-        end > start + 0.2 && end > 0.4,
-        "reward went from {start} to {end}"
-    );
+    assert!(end > start + 0.2 && end > 0.4, "reward went from {start} to {end}");
 }
 
 #[test]
 fn micro_batches_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut losses = Vec::new();
-    for (out, batch, accumulation, tokens) in [
-        ("one", 16, 1, None),
-        ("many", 3, 5, None),
-        ("few", 16, 1, Some(100)),
-    ] {
+    for (out, batch, accumulation, tokens) in
+        [("one", 16, 1, None), ("many", 3, 5, None), ("few", 16, 1, Some(100))]
+    {
         let config = GrpoConfig {
             per_device_train_batch_size: batch,
             gradient_accumulation_steps: accumulation,
@@ -267,12 +223,7 @@ fn micro_batches_change_nothing() {
         losses.push(
             lines
                 .iter()
-                .map(|m| {
-                    (
-                        m["grad_norm"].as_f64().unwrap(),
-                        m["reward"].as_f64().unwrap(),
-                    )
-                })
+                .map(|m| (m["grad_norm"].as_f64().unwrap(), m["reward"].as_f64().unwrap()))
                 .collect::<Vec<_>>(),
         );
     }
@@ -290,11 +241,7 @@ fn micro_batches_change_nothing() {
 #[test]
 fn sampled_and_trained_logprobs_agree() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        temperature: 0.8,
-        max_steps: 3,
-        ..grpo(folder.path(), "agree")
-    };
+    let config = GrpoConfig { temperature: 0.8, max_steps: 3, ..grpo(folder.path(), "agree") };
     run(&config, &mut watch(None)).unwrap();
     for line in metrics(&config.output_dir) {
         let difference = line["sampled_vs_trained_max"].as_f64().unwrap();
@@ -305,48 +252,31 @@ fn sampled_and_trained_logprobs_agree() {
 #[test]
 fn bf16_keeps_exact_weights() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        bf16: true,
-        max_steps: 3,
-        learning_rate: 1e-5,
-        ..grpo(folder.path(), "bf16")
-    };
+    let config =
+        GrpoConfig { bf16: true, max_steps: 3, learning_rate: 1e-5, ..grpo(folder.path(), "bf16") };
     let outcome = run(&config, &mut watch(None)).unwrap();
     let before =
         torch::read_tensors(&golden::checkpoint("nested").join("model.safetensors")).unwrap();
     let after =
         torch::read_tensors(&outcome.checkpoint.unwrap().join("model.safetensors")).unwrap();
     // Steps of 1e-5 vanish in bf16; the f32 masters hold them.
-    let moved = before
-        .iter()
-        .filter(|(name, weight)| !weight.equal(&after[*name]))
-        .count();
+    let moved = before.iter().filter(|(name, weight)| !weight.equal(&after[*name])).count();
     assert!(moved * 10 > before.len() * 9, "{moved} of {}", before.len());
-    assert_eq!(
-        before.keys().collect::<Vec<_>>(),
-        after.keys().collect::<Vec<_>>()
-    );
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
 }
 
 #[test]
 fn a_frozen_tower_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        freeze_vision_modules: true,
-        max_steps: 2,
-        ..grpo(folder.path(), "frozen")
-    };
+    let config =
+        GrpoConfig { freeze_vision_modules: true, max_steps: 2, ..grpo(folder.path(), "frozen") };
     let outcome = run(&config, &mut watch(None)).unwrap();
     let before =
         torch::read_tensors(&golden::checkpoint("nested").join("model.safetensors")).unwrap();
     let after =
         torch::read_tensors(&outcome.checkpoint.unwrap().join("model.safetensors")).unwrap();
     for (name, weight) in &before {
-        assert_eq!(
-            weight.equal(&after[name]),
-            name.contains("visual"),
-            "{name}"
-        );
+        assert_eq!(weight.equal(&after[name]), name.contains("visual"), "{name}");
     }
 }
 
@@ -355,20 +285,10 @@ fn changed_settings_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let config = grpo(folder.path(), "changed");
     run(&config, &mut watch(Some(1))).unwrap();
-    let other = GrpoConfig {
-        learning_rate: 1e-2,
-        ..config.clone()
-    };
+    let other = GrpoConfig { learning_rate: 1e-2, ..config.clone() };
     let error = run(&other, &mut watch(None)).unwrap_err().to_string();
-    assert!(
-        error.contains("learning_rate") && error.contains("--allow_changed"),
-        "{error}"
-    );
-    let allowed = GrpoConfig {
-        allow_changed: true,
-        max_steps: 2,
-        ..other
-    };
+    assert!(error.contains("learning_rate") && error.contains("--allow_changed"), "{error}");
+    let allowed = GrpoConfig { allow_changed: true, max_steps: 2, ..other };
     assert!(run(&allowed, &mut watch(None)).unwrap().finished);
 }
 
@@ -402,10 +322,7 @@ fn rows_that_no_reward_can_score_are_skipped_when_asked() {
     let outcome = train_grpo(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap();
     assert!(outcome.finished);
     let log = fs::read_to_string(Path::new(&config.output_dir).join("log.txt")).unwrap();
-    assert!(
-        log.contains("4 bad rows skipped") && log.contains("rows.jsonl:3"),
-        "{log}"
-    );
+    assert!(log.contains("4 bad rows skipped") && log.contains("rows.jsonl:3"), "{log}");
 }
 
 pub(crate) fn sft(folder: &Path, out: &str) -> SftConfig {
@@ -437,19 +354,11 @@ fn run_sft(config: &SftConfig, stop_after: Option<u64>) -> Outcome {
 #[test]
 fn sft_learns_its_rows_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = SftConfig {
-        gradient_checkpointing: true,
-        ..sft(folder.path(), "whole")
-    };
+    let whole = SftConfig { gradient_checkpointing: true, ..sft(folder.path(), "whole") };
     let outcome = run_sft(&whole, None);
     let lines = metrics(&whole.output_dir);
     let loss = |i: usize| lines[i]["loss"].as_f64().unwrap();
-    assert!(
-        loss(0) > 4.0 && loss(39) < 1.0,
-        "{} -> {}",
-        loss(0),
-        loss(39)
-    );
+    assert!(loss(0) > 4.0 && loss(39) < 1.0, "{} -> {}", loss(0), loss(39));
     let parts = SftConfig {
         output_dir: folder.path().join("parts").display().to_string(),
         ..whole.clone()

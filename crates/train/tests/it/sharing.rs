@@ -13,27 +13,18 @@ use crate::golden;
 fn prompts() -> Vec<Prompt> {
     let processor = golden::processor("nested");
     let image = |name: &str| {
-        Arc::new(
-            processor
-                .load_image(&golden::folder("parity/images").join(name))
-                .unwrap(),
-        )
+        Arc::new(processor.load_image(&golden::folder("parity/images").join(name)).unwrap())
     };
     let (scene, small) = (image("scene.png"), image("small.png"));
     vec![
-        processor
-            .prompt("Where is the circle?", std::slice::from_ref(&scene))
-            .unwrap(),
+        processor.prompt("Where is the circle?", std::slice::from_ref(&scene)).unwrap(),
         processor.prompt("How many?", &[]).unwrap(),
         processor.prompt("Compare them.", &[small, scene]).unwrap(),
     ]
 }
 
-const ANSWERS: [&[&[u32]]; 3] = [
-    &[&[5, 6, 7, 8, 538], &[9, 538], &[30]],
-    &[&[11, 12, 13]],
-    &[&[7, 7, 8, 538], &[40, 41]],
-];
+const ANSWERS: [&[&[u32]]; 3] =
+    [&[&[5, 6, 7, 8, 538], &[9, 538], &[30]], &[&[11, 12, 13]], &[&[7, 7, 8, 538], &[40, 41]]];
 
 /// Sum over tokens of each log-probability times a weight of its own.
 fn gradients(
@@ -46,19 +37,11 @@ fn gradients(
         let batch = MicroBatch::pack(model, items).unwrap();
         let got = batch.backward(model, 0.9, recompute, |scores| {
             let loss = (&scores.logprobs * Tensor::from_slice(weights)).sum(Kind::Float);
-            (
-                loss,
-                Vec::<f32>::try_from(scores.logprobs.detach()).unwrap(),
-            )
+            (loss, Vec::<f32>::try_from(scores.logprobs.detach()).unwrap())
         });
         logprobs.extend(got);
     }
-    let gradients = model
-        .parameters()
-        .list
-        .iter()
-        .map(|p| p.value.grad().copy())
-        .collect();
+    let gradients = model.parameters().list.iter().map(|p| p.value.grad().copy()).collect();
     (logprobs, gradients)
 }
 
@@ -71,14 +54,10 @@ fn shared_equals_one_by_one() {
         (0..ANSWERS[g][a].len()).map(|t| weight(g, a, t)).collect()
     };
 
-    let together: Vec<PromptWithAnswers<'_>> = prompts
-        .iter()
-        .zip(ANSWERS)
-        .map(|(p, a)| (p, a.to_vec()))
-        .collect();
-    let all: Vec<f32> = (0..3)
-        .flat_map(|g| (0..ANSWERS[g].len()).flat_map(move |a| weights(g, a)))
-        .collect();
+    let together: Vec<PromptWithAnswers<'_>> =
+        prompts.iter().zip(ANSWERS).map(|(p, a)| (p, a.to_vec())).collect();
+    let all: Vec<f32> =
+        (0..3).flat_map(|g| (0..ANSWERS[g].len()).flat_map(move |a| weights(g, a))).collect();
     let mut alone = Vec::new();
     for (g, prompt) in prompts.iter().enumerate() {
         for (a, answer) in ANSWERS[g].iter().enumerate() {
@@ -91,11 +70,7 @@ fn shared_equals_one_by_one() {
     };
     for recompute in [false, true] {
         let model = golden::model("nested", true);
-        let got = gradients(
-            model.as_ref(),
-            &[(together.clone(), all.clone())],
-            recompute,
-        );
+        let got = gradients(model.as_ref(), &[(together.clone(), all.clone())], recompute);
         for (a, b) in got.0.iter().zip(&expected.0) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }

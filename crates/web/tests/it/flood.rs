@@ -32,17 +32,9 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn half_open_heads_keep_nobody_waiting() {
     for places in [512, 20] {
-        let server = serve(Limits {
-            connections: places,
-            connections_of_peer: places,
-            ..Limits::default()
-        });
-        let begins = [
-            "",
-            "G",
-            "GET / HTTP/1.1\r\n",
-            "GET / HTTP/1.1\r\nhost: localhost\r\nx: ",
-        ];
+        let server =
+            serve(Limits { connections: places, connections_of_peer: places, ..Limits::default() });
+        let begins = ["", "G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nhost: localhost\r\nx: "];
         let mut open: Vec<TcpStream> = Vec::new();
         for index in 0..200 {
             open.push(server.sent(begins[index % begins.len()]));
@@ -52,11 +44,7 @@ fn half_open_heads_keep_nobody_waiting() {
         }
         let start = Instant::now();
         server.is_well();
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         let mut count = || {
             let closed = open.iter_mut().map(is_closed);
             closed.filter(|is| !is).count()
@@ -71,10 +59,7 @@ fn half_open_heads_keep_nobody_waiting() {
 
 #[test]
 fn a_head_that_trickles_has_its_time() {
-    let server = serve(Limits {
-        head: Duration::from_millis(400),
-        ..Limits::default()
-    });
+    let server = serve(Limits { head: Duration::from_millis(400), ..Limits::default() });
     let mut stream = server.sent("GET / HTTP/1.1\r\nx: ");
     let start = Instant::now();
     wait_until("it is sent away", || {
@@ -87,17 +72,11 @@ fn a_head_that_trickles_has_its_time() {
 
 #[test]
 fn who_is_idle_or_silent_is_sent_away() {
-    let server = serve(Limits {
-        idle: Duration::from_millis(300),
-        ..Limits::default()
-    });
+    let server = serve(Limits { idle: Duration::from_millis(300), ..Limits::default() });
     let mut silent = server.connect();
     let mut idle = server.sent("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let said = all_of(&mut idle);
-    assert!(
-        said.ends_with("hello") && !said.contains("connection: close"),
-        "{said}"
-    );
+    assert!(said.ends_with("hello") && !said.contains("connection: close"), "{said}");
     assert_eq!(all_of(&mut silent), "");
 }
 
@@ -132,10 +111,7 @@ fn answers_that_nobody_reads_keep_nobody_waiting() {
 
 #[test]
 fn bodies_byte_by_byte_have_their_time() {
-    let server = serve(Limits {
-        body: Duration::from_millis(500),
-        ..Limits::default()
-    });
+    let server = serve(Limits { body: Duration::from_millis(500), ..Limits::default() });
     let heads = ["content-length: 1000", "transfer-encoding: chunked"];
     let slow = heads.map(|header| {
         let head = format!("POST /length HTTP/1.1\r\nhost: localhost\r\n{header}\r\n\r\n");
@@ -155,10 +131,7 @@ fn bodies_byte_by_byte_have_their_time() {
     server.is_well();
     let [length, chunked] = slow.map(|slow| slow.join().expect("an answer"));
     assert_eq!(status(&length), "408", "{length}");
-    assert!(
-        length.contains("{\"error\":\"no whole body after 0.5 s\"}"),
-        "{length}"
-    );
+    assert!(length.contains("{\"error\":\"no whole body after 0.5 s\"}"), "{length}");
     // `1111...` is the length of a chunk, of too many digits.
     assert!(["400", "408"].contains(&status(&chunked)), "{chunked}");
 }
@@ -166,19 +139,13 @@ fn bodies_byte_by_byte_have_their_time() {
 /// Bodies of others, begun and not ended, take all the room that there is.
 #[test]
 fn half_sent_bodies_make_room() {
-    let server = serve(Limits {
-        body_bytes: 1 << 20,
-        bodies_bytes: 4 << 20,
-        ..Limits::default()
-    });
+    let server = serve(Limits { body_bytes: 1 << 20, bodies_bytes: 4 << 20, ..Limits::default() });
     let half = |index: usize| {
         let head = match index % 2 {
             0 => "content-length: 1000000\r\n\r\n",
             _ => "transfer-encoding: chunked\r\n\r\nf4240\r\n",
         };
-        let mut stream = server.sent(format!(
-            "POST /length HTTP/1.1\r\nhost: localhost\r\n{head}"
-        ));
+        let mut stream = server.sent(format!("POST /length HTTP/1.1\r\nhost: localhost\r\n{head}"));
         // It may be sent away meanwhile.
         let _ = stream.write_all(&vec![b'x'; 900_000]);
         stream
@@ -197,10 +164,7 @@ fn half_sent_bodies_make_room() {
 /// Answers that are not taken lie in memory.
 #[test]
 fn unread_answers_make_room() {
-    let server = serve(Limits {
-        bodies_bytes: 4 * BIG_BYTES,
-        ..Limits::default()
-    });
+    let server = serve(Limits { bodies_bytes: 4 * BIG_BYTES, ..Limits::default() });
     let ask = "GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut deaf = Vec::new();
     for _ in 0..10 {
@@ -220,19 +184,13 @@ fn unread_answers_make_room() {
 /// A connection that is being answered is sent away for nobody.
 #[test]
 fn one_address_has_its_share_and_no_more() {
-    let server = serve(Limits {
-        connections_of_peer: 4,
-        ..Limits::default()
-    });
+    let server = serve(Limits { connections_of_peer: 4, ..Limits::default() });
     let ask = "GET /slow HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let mut slow: Vec<TcpStream> = (0..4).map(|_| server.sent(ask)).collect();
     thread::sleep(Duration::from_millis(200));
     let said = server.said(ask);
     assert_eq!(status(&said), "503", "{said}");
-    assert!(
-        said.ends_with("{\"error\": \"too many connections of one address\"}"),
-        "{said}"
-    );
+    assert!(said.ends_with("{\"error\": \"too many connections of one address\"}"), "{said}");
     assert!(said.contains("retry-after: 1"), "{said}");
     for stream in &mut slow {
         assert!(all_of(stream).ends_with("slow"));
@@ -243,10 +201,7 @@ fn one_address_has_its_share_and_no_more() {
 /// All places are taken by requests that are answered: new ones wait.
 #[test]
 fn where_all_are_answered_new_ones_wait() {
-    let server = serve(Limits {
-        connections: 3,
-        ..Limits::default()
-    });
+    let server = serve(Limits { connections: 3, ..Limits::default() });
     let ask = "GET /slow HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let mut slow: Vec<TcpStream> = (0..9).map(|_| server.sent(ask)).collect();
     for stream in &mut slow {
@@ -263,11 +218,7 @@ fn a_stop_answers_what_was_asked_and_waits_for_nobody_else() {
     thread::sleep(Duration::from_millis(200));
     let start = Instant::now();
     server.end();
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(all_of(&mut slow).ends_with("slow"));
     assert!(all_of(&mut idle).ends_with("hello"));
     assert_eq!(all_of(&mut half), "");

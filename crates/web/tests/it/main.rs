@@ -32,15 +32,9 @@ struct Running {
 fn router() -> Router {
     Router::new()
         .route("/", get(|| async { "hello" }))
-        .route(
-            "/length",
-            post(|body: Bytes| async move { body.len().to_string() }),
-        )
+        .route("/length", post(|body: Bytes| async move { body.len().to_string() }))
         // More than the system keeps for a caller.
-        .route(
-            "/big",
-            get(|| async { BIG.get_or_init(|| vec![b'x'; BIG_BYTES].into()).clone() }),
-        )
+        .route("/big", get(|| async { BIG.get_or_init(|| vec![b'x'; BIG_BYTES].into()).clone() }))
         .route(
             "/slow",
             get(|| async {
@@ -63,11 +57,7 @@ fn serve_to(access: Access, limits: Limits) -> Running {
     let (address, stop) = (server.address(), StopFlag::new());
     let raised = stop.clone();
     let served = Some(thread::spawn(move || server.run(router(), &raised)));
-    Running {
-        address,
-        stop,
-        served,
-    }
+    Running { address, stop, served }
 }
 
 impl Running {
@@ -104,15 +94,9 @@ impl Running {
     /// Others are answered all the same.
     fn is_well(&self) {
         let said = self.ask("GET /", b"");
-        assert!(
-            said.starts_with("HTTP/1.1 200 OK") && said.ends_with("hello"),
-            "{said}"
-        );
+        assert!(said.starts_with("HTTP/1.1 200 OK") && said.ends_with("hello"), "{said}");
         let said = self.ask("POST /length", b"abc");
-        assert!(
-            said.starts_with("HTTP/1.1 200 OK") && said.ends_with("3"),
-            "{said}"
-        );
+        assert!(said.starts_with("HTTP/1.1 200 OK") && said.ends_with("3"), "{said}");
     }
 
     fn end(&mut self) {

@@ -75,19 +75,15 @@ fn options(config: &DataConvertConfig) -> ConvertOptions {
 /// One output, or one for each split.
 enum Files {
     One(Output),
-    Split {
-        name: String,
-        by_split: BTreeMap<String, Output>,
-    },
+    Split { name: String, by_split: BTreeMap<String, Output> },
 }
 
 impl Files {
     fn new(output: Option<&str>) -> Result<Self> {
         Ok(match output {
-            Some(name) if name.contains(SPLIT) => Self::Split {
-                name: name.to_owned(),
-                by_split: BTreeMap::new(),
-            },
+            Some(name) if name.contains(SPLIT) => {
+                Self::Split { name: name.to_owned(), by_split: BTreeMap::new() }
+            }
             output => Self::One(Output::open(output)?),
         })
     }

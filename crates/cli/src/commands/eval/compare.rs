@@ -50,13 +50,8 @@ fn told(comparison: &Comparison, before: &str, after: &str) -> String {
     let width = names.max().unwrap_or(0);
     for difference in &comparison.differences {
         let interval = difference.difference;
-        let shown = [
-            difference.before,
-            difference.after,
-            interval.mean,
-            interval.low,
-            interval.high,
-        ];
+        let shown =
+            [difference.before, difference.after, interval.mean, interval.low, interval.high];
         let [before, after, mean, low, high] =
             shown.map(|value| base::console::plain_zero(value, 4));
         text.push_str(&format!(

@@ -60,9 +60,7 @@ pub fn write(
         charts: Vec::new(),
         total: "B less A".into(),
         rewards: vec!["A".into(), "B".into()],
-        tags: [FLIPPED, TO_RIGHT, TO_WRONG, BOTH_RIGHT, BOTH_WRONG]
-            .map(str::to_owned)
-            .to_vec(),
+        tags: [FLIPPED, TO_RIGHT, TO_WRONG, BOTH_RIGHT, BOTH_WRONG].map(str::to_owned).to_vec(),
         legend: vec![
             (Colour::Green, "true".into()),
             (Colour::Blue, "A".into()),
@@ -76,19 +74,14 @@ pub fn write(
 
 /// Answers that were cut off and settings that differ, as further sentences.
 fn different(comparison: &Comparison) -> String {
-    let sentences = [
-        comparison.cut_off_sentence(),
-        comparison.different.sentence(),
-    ];
+    let sentences = [comparison.cut_off_sentence(), comparison.different.sentence()];
     let sentences = sentences.into_iter().flatten();
     sentences.map(|text| format!(" Warning: {text}.")).collect()
 }
 
 fn even<'a>(pairs: &[&'a Pair], limit: usize) -> Vec<&'a Pair> {
     let shown = pairs.len().min(limit);
-    (0..shown)
-        .map(|index| pairs[index * pairs.len() / shown])
-        .collect()
+    (0..shown).map(|index| pairs[index * pairs.len() / shown]).collect()
 }
 
 fn figures(comparison: &Comparison) -> Vec<KeyFigure> {
@@ -116,27 +109,15 @@ fn figures(comparison: &Comparison) -> Vec<KeyFigure> {
 }
 
 fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
-    let before: Vec<&Scored> = pair
-        .before
-        .iter()
-        .map(|&i| &sides[0].results.results[i])
-        .collect();
-    let after: Vec<&Scored> = pair
-        .after
-        .iter()
-        .map(|&i| &sides[1].results.results[i])
-        .collect();
+    let before: Vec<&Scored> = pair.before.iter().map(|&i| &sides[0].results.results[i]).collect();
+    let after: Vec<&Scored> = pair.after.iter().map(|&i| &sides[1].results.results[i]).collect();
     let (first, second) = (before[0], after[0]);
     let layers = [
         (Colour::Green, "true", &first.truths),
         (Colour::Blue, "A", &first.predicted),
         (Colour::Orange, "B", &second.predicted),
     ];
-    let layers = layers.map(|(colour, name, boxes)| Layer {
-        colour,
-        name,
-        boxes,
-    });
+    let layers = layers.map(|(colour, name, boxes)| Layer { colour, name, boxes });
     let (pictures, picture_note) =
         pictures(&first.image_paths, &layers, sides[0].results.apply_exif);
     let mut completion = said("A", &before);
@@ -154,10 +135,7 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
         solution: text(&first.ground_truth),
         total: pair.score_after - pair.score_before,
         tags: tags(pair),
-        scores: vec![
-            line(pair.score_before, first),
-            line(pair.score_after, second),
-        ],
+        scores: vec![line(pair.score_before, first), line(pair.score_after, second)],
     }
 }
 
@@ -168,10 +146,7 @@ fn said(name: &str, answers: &[&Scored]) -> Vec<Passage> {
             1 => name.to_owned(),
             _ => format!("{name}, answer {}", index + 1),
         };
-        all.push(Passage {
-            tone: Tone::Speaker,
-            text,
-        });
+        all.push(Passage { tone: Tone::Speaker, text });
         all.extend(passages(&scored.model_output));
     }
     all

@@ -26,9 +26,7 @@ const UNREAD: &str = "not read";
 /// # Errors
 /// Where it cannot be written.
 pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<()> {
-    let Outcome {
-        results, summary, ..
-    } = outcome;
+    let Outcome { results, summary, .. } = outcome;
     let names = value_names(&results.results);
     let (all, shown) = (results.results.len(), results.results.len().min(limit));
     let rows = (0..shown).map(|index| {
@@ -52,16 +50,9 @@ pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<()> {
         figures: figures(summary, &outcome.findings),
         charts: vec![scores(results)],
         total: "score".into(),
-        rewards: std::iter::once(RIGHT.to_owned())
-            .chain(names.iter().cloned())
-            .collect(),
-        tags: [RIGHT, WRONG, BAD, CUT_OFF, UNREAD]
-            .map(str::to_owned)
-            .to_vec(),
-        legend: vec![
-            (Colour::Green, "true".into()),
-            (Colour::Orange, "predicted".into()),
-        ],
+        rewards: std::iter::once(RIGHT.to_owned()).chain(names.iter().cloned()).collect(),
+        tags: [RIGHT, WRONG, BAD, CUT_OFF, UNREAD].map(str::to_owned).to_vec(),
+        legend: vec![(Colour::Green, "true".into()), (Colour::Orange, "predicted".into())],
         note,
         rows: rows.collect(),
     };
@@ -72,20 +63,14 @@ pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<()> {
 fn warnings(outcome: &Outcome) -> String {
     let warnings = outcome.warnings.iter();
     warnings
-        .map(|warning| {
-            format!(
-                " Warning: {}.",
-                warning.text.replace("\nhint: ", ". Hint: ")
-            )
-        })
+        .map(|warning| format!(" Warning: {}.", warning.text.replace("\nhint: ", ". Hint: ")))
         .collect()
 }
 
 /// Names of the figures beside the score, in order.
 fn value_names(results: &[Scored]) -> Vec<String> {
     let most = results.iter().max_by_key(|scored| scored.values.len());
-    most.map(|scored| scored.values.keys().cloned().collect())
-        .unwrap_or_default()
+    most.map(|scored| scored.values.keys().cloned().collect()).unwrap_or_default()
 }
 
 fn figures(summary: &Summary, findings: &Findings) -> Vec<KeyFigure> {
@@ -120,9 +105,8 @@ fn counts(findings: &Findings) -> Vec<KeyFigure> {
         })
     };
     let reasons = findings.unread.iter();
-    let reasons: Vec<String> = reasons
-        .map(|(reason, count)| format!("{reason}: {count}"))
-        .collect();
+    let reasons: Vec<String> =
+        reasons.map(|(reason, count)| format!("{reason}: {count}")).collect();
     let limit = format!("at --max_new_tokens {}", findings.max_new_tokens);
     let counts = [
         count(CUT_OFF, findings.cut_off, limit),
@@ -143,25 +127,14 @@ fn scores(results: &Results) -> HistogramChart {
 
 fn row(scored: &Scored, names: &[String], apply_exif: bool) -> ScoredRow {
     let layers = [
-        Layer {
-            colour: Colour::Green,
-            name: "true",
-            boxes: &scored.truths,
-        },
-        Layer {
-            colour: Colour::Orange,
-            name: "",
-            boxes: &scored.predicted,
-        },
+        Layer { colour: Colour::Green, name: "true", boxes: &scored.truths },
+        Layer { colour: Colour::Orange, name: "", boxes: &scored.predicted },
     ];
     let (pictures, mut picture_note) = pictures(&scored.image_paths, &layers, apply_exif);
     if let Some(cause) = &scored.bad {
         picture_note = format!("bad row: {cause}");
     }
-    let right = ScoreLine {
-        score: Some(f64::from(scored.correct)),
-        reason: scored.reason.clone(),
-    };
+    let right = ScoreLine { score: Some(f64::from(scored.correct)), reason: scored.reason.clone() };
     let values = names.iter().map(|name| ScoreLine {
         score: scored.values.get(name).and_then(Value::as_f64),
         reason: " ".to_owned(),

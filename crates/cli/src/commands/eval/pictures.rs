@@ -51,10 +51,7 @@ impl Layer<'_> {
                 (label, false) => short_label(label),
                 (label, true) => format!("{} (crowd)", short_label(label)),
             };
-            let iou = shown
-                .iou
-                .map(|iou| format!(" {iou:.2}"))
-                .unwrap_or_default();
+            let iou = shown.iou.map(|iou| format!(" {iou:.2}")).unwrap_or_default();
             LabelledBox {
                 label: format!("{label}{iou}").trim().to_owned(),
                 colour: self.colour,

@@ -54,13 +54,9 @@ pub fn run(config: &EvalConfig) -> Result<()> {
         let weights = model.weights()?;
         let mut progress = Answers::new(store.len(), String::new(), Duration::ZERO);
         stop.begin();
-        let answered = evaluation.answer(
-            weights.as_ref(),
-            &folder,
-            &mut store,
-            &mut progress,
-            &|| stop.is_raised(),
-        );
+        let answered =
+            evaluation
+                .answer(weights.as_ref(), &folder, &mut store, &mut progress, &|| stop.is_raised());
         progress.finish();
         answered.map_err(|error| explained(error, &store))?;
     }
@@ -114,10 +110,7 @@ fn told(summary: &Summary, exclude_bad: bool) -> String {
         (1, false) => ", 1 of them a bad row that counts as wrong".to_owned(),
         (bad, false) => format!(", {bad} of them bad rows that count as wrong"),
     };
-    text.push_str(&format!(
-        "{}{bad}\n",
-        count(summary.num_questions as u64, "question")
-    ));
+    text.push_str(&format!("{}{bad}\n", count(summary.num_questions as u64, "question")));
     text
 }
 

@@ -84,10 +84,7 @@ impl TrainedAs {
 
     /// Gives `config` the settings of the training for those that it leaves open.
     pub fn lay_under(&self, config: &mut EvalConfig) -> Following {
-        let mut following = Following {
-            source: self.source.clone(),
-            ..Following::default()
-        };
+        let mut following = Following { source: self.source.clone(), ..Following::default() };
         let of = |key: &str| self.settings.get(key).filter(|value| !value.is_null());
         let template = self.template();
         following.other_task = self.other_task(config, template);
@@ -97,10 +94,7 @@ impl TrainedAs {
             let longest = of("max_completion_length");
             let trained = longest.and_then(Value::as_u64).unwrap_or_default();
             // Longer answers than in training lose nothing.
-            if config
-                .max_new_tokens
-                .is_none_or(|given| (given as u64) < trained)
-            {
+            if config.max_new_tokens.is_none_or(|given| (given as u64) < trained) {
                 following.lay("max_new_tokens", longest, &mut config.max_new_tokens);
             }
         }
@@ -134,11 +128,7 @@ impl TrainedAs {
             following.lay("extractor", Some(&extractor), &mut config.extractor);
         }
         let template = json!(template);
-        following.lay(
-            "question_template",
-            Some(&template),
-            &mut config.question_template,
-        );
+        following.lay("question_template", Some(&template), &mut config.question_template);
     }
 
     fn lay_units(&self, config: &mut EvalConfig, following: &mut Following) {
@@ -165,11 +155,7 @@ impl TrainedAs {
     fn template(&self) -> &str {
         let thinks = self.settings.get("with_thinking").and_then(Value::as_bool);
         let thinks = self.by_rewards || thinks.unwrap_or_default();
-        template_name(
-            self.text("question_template"),
-            self.text("task_type"),
-            thinks,
-        )
+        template_name(self.text("question_template"), self.text("task_type"), thinks)
     }
 
     /// What the model was trained for, where that is not what it is asked.
@@ -220,14 +206,9 @@ impl Following {
     pub fn say(&self, label: &str) {
         if !self.taken.is_empty() {
             let taken = self.taken.iter();
-            let taken: Vec<String> = taken
-                .map(|(name, value)| format!("{name} {}", shown(value)))
-                .collect();
-            base::say!(
-                "{label}as the model was trained ({}): {}",
-                self.source,
-                taken.join(", ")
-            );
+            let taken: Vec<String> =
+                taken.map(|(name, value)| format!("{name} {}", shown(value))).collect();
+            base::say!("{label}as the model was trained ({}): {}", self.source, taken.join(", "));
         }
         if let Some(task) = &self.other_task {
             base::say!(

@@ -32,17 +32,10 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
     let mut output = Output::open(config.output.as_deref())?;
     let mut tally = Tally::new(scorer.names(), config.group_column.clone());
     let mut notices = Notices::new(SCORED, config.apply_exif);
-    let mut shown = PageRows::new(if config.html.is_some() {
-        config.html_rows
-    } else {
-        0
-    });
+    let mut shown = PageRows::new(if config.html.is_some() { config.html_rows } else { 0 });
     let bar = progress_bar(reader.num_bytes());
     loop {
-        let rows: Vec<Row> = reader
-            .by_ref()
-            .take(config.batch_size)
-            .collect::<Result<_>>()?;
+        let rows: Vec<Row> = reader.by_ref().take(config.batch_size).collect::<Result<_>>()?;
         if rows.is_empty() {
             break;
         }
@@ -73,9 +66,7 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
         base::say!("warning: {text}");
     }
     if let Some(path) = &config.html {
-        shown
-            .page(config, input, scorer, &tally)?
-            .write(Path::new(path))?;
+        shown.page(config, input, scorer, &tally)?.write(Path::new(path))?;
     }
     base::console::say(summary(&tally).trim_end());
     for (reward, counter, count) in scorer.rewards.counters() {

@@ -94,11 +94,7 @@ impl<'a> Origin<'a> {
     pub fn image_names(&self, row: &'a Row) -> Result<Vec<&'a str>> {
         let named = row.columns.contains_key("image_path");
         // In other rows `images` may be anything.
-        row.texts(if self.is_own() && !named {
-            "images"
-        } else {
-            "image_path"
-        })
+        row.texts(if self.is_own() && !named { "images" } else { "image_path" })
     }
 
     /// Patches of each image in time, height and width: as they stand, else by the sizes that the model saw.

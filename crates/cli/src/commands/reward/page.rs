@@ -62,10 +62,8 @@ impl PageRows {
         let seen = self.0.num_offered();
         let chosen = self.0.chosen();
         let shown = chosen.len();
-        let rows: Result<Vec<ScoredRow>> = chosen
-            .iter()
-            .map(|kept| scored_row(kept, config, scorer))
-            .collect();
+        let rows: Result<Vec<ScoredRow>> =
+            chosen.iter().map(|kept| scored_row(kept, config, scorer)).collect();
         let note = if shown == seen {
             format!("All {seen} rows.")
         } else {
@@ -79,10 +77,7 @@ impl PageRows {
             total: "reward (sum)".into(),
             rewards: scorer.names(),
             tags: Vec::new(),
-            legend: vec![
-                (Colour::Green, "true".into()),
-                (Colour::Orange, "predicted".into()),
-            ],
+            legend: vec![(Colour::Green, "true".into()), (Colour::Orange, "predicted".into())],
             note,
             rows: rows?,
         })
@@ -91,9 +86,7 @@ impl PageRows {
 
 fn weights(scorer: &Scorer) -> String {
     let each = scorer.rewards.names().zip(scorer.rewards.weights());
-    let each: Vec<String> = each
-        .map(|(name, weight)| format!("{weight} x {name}"))
-        .collect();
+    let each: Vec<String> = each.map(|(name, weight)| format!("{weight} x {name}")).collect();
     format!("reward = {}", each.join(" + "))
 }
 
@@ -153,21 +146,12 @@ fn scored_row(kept: &KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<
     let explained = explained.map_err(|error| anyhow!(error).context(kept.row.place.clone()))?;
     let question = match input.problem {
         Some(problem) => problem,
-        None => kept
-            .row
-            .optional_text("prompt")
-            .ok()
-            .flatten()
-            .unwrap_or_default(),
+        None => kept.row.optional_text("prompt").ok().flatten().unwrap_or_default(),
     };
     let (mut pictures, mut notes) = (Vec::new(), Vec::new());
     for (index, path) in input.images.iter().enumerate() {
         // Boxes are those of the first image.
-        let boxes = if index == 0 {
-            explained.as_slice()
-        } else {
-            &[]
-        };
+        let boxes = if index == 0 { explained.as_slice() } else { &[] };
         let image = pictures::for_page(path, config.apply_exif);
         let picture = image
             .map(|(image, original)| picture(path, image, boxes, extent(config, &input, original)));
@@ -189,18 +173,14 @@ fn scored_row(kept: &KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<
         solution: input.solution.to_owned(),
         total: kept.total,
         tags: Vec::new(),
-        scores: lines
-            .map(|(score, why)| score_line(*score, why.as_ref()))
-            .collect(),
+        scores: lines.map(|(score, why)| score_line(*score, why.as_ref())).collect(),
     })
 }
 
 /// `rows.jsonl:3, group 7`
 fn place(kept: &KeptRow) -> String {
     let columns = &kept.row.columns;
-    let group = super::tally::GROUP_COLUMNS
-        .iter()
-        .find_map(|name| columns.get(*name));
+    let group = super::tally::GROUP_COLUMNS.iter().find_map(|name| columns.get(*name));
     match group {
         Some(group) => format!("{}, group {group}", kept.row.place),
         None => kept.row.place.clone(),
@@ -209,10 +189,7 @@ fn place(kept: &KeptRow) -> String {
 
 fn score_line(score: Option<f64>, why: Option<&Explanation>) -> ScoreLine {
     let Some(why) = why else {
-        return ScoreLine {
-            score,
-            reason: String::new(),
-        };
+        return ScoreLine { score, reason: String::new() };
     };
     let mut reason = why.reason.clone();
     if let Some(answer) = &why.answer {
@@ -270,13 +247,7 @@ fn boxes(explained: &[Option<Explanation>], scale: [f64; 2]) -> Vec<LabelledBox>
                 "" => "true".to_owned(),
                 label => pictures::short_label(label),
             };
-            add(
-                &mut truths,
-                label,
-                Colour::Green,
-                found.corners.into(),
-                scale,
-            );
+            add(&mut truths, label, Colour::Green, found.corners.into(), scale);
         }
         for (index, found) in why.predicted.iter().enumerate() {
             let label = pictures::short_label(&found.label);
@@ -286,13 +257,7 @@ fn boxes(explained: &[Option<Explanation>], scale: [f64; 2]) -> Vec<LabelledBox>
                 None => label,
             };
             let corners = found.corners.into();
-            add(
-                &mut predicted,
-                label.trim().to_owned(),
-                Colour::Orange,
-                corners,
-                scale,
-            );
+            add(&mut predicted, label.trim().to_owned(), Colour::Orange, corners, scale);
         }
     }
     truths.append(&mut predicted);
@@ -312,11 +277,7 @@ fn add(
         // The label with more to say.
         Some(drawn) if drawn.label.len() < label.len() => drawn.label = label,
         Some(_) => {}
-        None => boxes.push(LabelledBox {
-            label,
-            colour,
-            corners,
-        }),
+        None => boxes.push(LabelledBox { label, colour, corners }),
     }
 }
 
@@ -337,19 +298,9 @@ mod tests {
             matches,
             ..Explanation::default()
         };
-        let pair = MatchedBoxes {
-            predicted: 0,
-            truth: 0,
-            iou: 0.75,
-        };
-        let drawn = boxes(
-            &[Some(with(vec![])), None, Some(with(vec![pair]))],
-            [2.0, 0.5],
-        );
-        let drawn: Vec<_> = drawn
-            .iter()
-            .map(|b| (b.label.as_str(), b.colour, b.corners))
-            .collect();
+        let pair = MatchedBoxes { predicted: 0, truth: 0, iou: 0.75 };
+        let drawn = boxes(&[Some(with(vec![])), None, Some(with(vec![pair]))], [2.0, 0.5]);
+        let drawn: Vec<_> = drawn.iter().map(|b| (b.label.as_str(), b.colour, b.corners)).collect();
         assert_eq!(
             drawn,
             [

@@ -117,10 +117,8 @@ impl Scorer {
             .iter()
             .enumerate()
             .map(|(index, row)| {
-                Answer::read(row, &self.reading).map_err(|error| Failure {
-                    row: Some(index),
-                    error,
-                })
+                Answer::read(row, &self.reading)
+                    .map_err(|error| Failure { row: Some(index), error })
             })
             .collect::<Result<_, _>>()?;
         let inputs: Vec<RewardInput<'_>> = answers.iter().map(Answer::input).collect();
@@ -133,10 +131,7 @@ impl Scorer {
             // One of the user's own names its rows itself.
             let is_named = matches!(error, rewards::RewardError::Plugin { .. });
             let place = row.filter(|_| !is_named).and_then(|row| rows.get(row));
-            Failure {
-                error: placed(error.into(), place),
-                row,
-            }
+            Failure { error: placed(error.into(), place), row }
         })?;
         let mut explanations = Vec::new();
         if explain {
@@ -148,11 +143,7 @@ impl Scorer {
                 explanations.push(explained);
             }
         }
-        Ok(Scored {
-            scores,
-            times,
-            explanations,
-        })
+        Ok(Scored { scores, times, explanations })
     }
 
     /// The row with what was said of it, as it is written.

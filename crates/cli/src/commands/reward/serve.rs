@@ -82,9 +82,7 @@ async fn score(State(asked): Shared, body: Bytes) -> Reply {
 
 async fn rows(State(asked): Shared, RawQuery(query): RawQuery, body: Bytes) -> Reply {
     let size = body.len();
-    asked
-        .work(size, move |service| service.rows(query.as_deref(), &body))
-        .await
+    asked.work(size, move |service| service.rows(query.as_deref(), &body)).await
 }
 
 async fn no_method(method: Method, uri: Uri) -> Reply {

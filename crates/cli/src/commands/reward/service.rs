@@ -41,8 +41,7 @@ impl Service {
 
     /// Rows as the command writes them: one, a list, or `{"rows": [...]}`, each answered in kind.
     pub fn rows(&self, query: Option<&str>, body: &[u8]) -> Reply {
-        self.scored_rows(query, body)
-            .unwrap_or_else(|refusal| refusal)
+        self.scored_rows(query, body).unwrap_or_else(|refusal| refusal)
     }
 
     fn scores(&self, body: &[u8]) -> Result<Reply, Reply> {
@@ -108,9 +107,7 @@ impl Service {
     fn written(&self, rows: Vec<Row>, explain: bool) -> Result<Vec<Value>, Reply> {
         let scored = self.scored(&rows, explain)?;
         let rows = rows.into_iter().enumerate();
-        Ok(rows
-            .map(|(index, row)| self.scorer.output(row, index, &scored))
-            .collect())
+        Ok(rows.map(|(index, row)| self.scorer.output(row, index, &scored)).collect())
     }
 
     fn scored(&self, rows: &[Row], explain: bool) -> Result<Scored, Reply> {
@@ -148,16 +145,8 @@ fn parsed(body: &[u8]) -> Result<Parsed, Reply> {
     parse(text).map_err(|error| {
         let before = &body[..error.at];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let column = before
-            .iter()
-            .rev()
-            .take_while(|byte| **byte != b'\n')
-            .count()
-            + 1;
-        let why = format!(
-            "broken JSON at line {line}, column {column}: {}",
-            error.reason
-        );
+        let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+        let why = format!("broken JSON at line {line}, column {column}: {}", error.reason);
         Reply::refusal(400, &why)
     })
 }
@@ -170,10 +159,7 @@ fn lost_in(lost: &[Lost], under: &[&str], index: usize) -> Vec<Lost> {
         let mut start = under.iter().copied().chain([index.as_str()]);
         let depth = under.len() + 1;
         let is_inside = path.take(depth).eq(start.by_ref());
-        is_inside.then(|| Lost {
-            path: lost.path[depth..].to_vec(),
-            what: lost.what.clone(),
-        })
+        is_inside.then(|| Lost { path: lost.path[depth..].to_vec(), what: lost.what.clone() })
     };
     lost.iter().filter_map(inside).collect()
 }
@@ -186,16 +172,11 @@ fn unexpected(got: &Value) -> Reply {
 fn rows_of(values: Vec<Value>, lost: &[Lost], under: &[&str]) -> Result<Vec<Row>, Reply> {
     let rows = values.into_iter().enumerate();
     let rows = rows.map(|(index, value)| match value {
-        Value::Object(columns) => Ok(Row {
-            place: format!("row {index}"),
-            columns,
-            lost: lost_in(lost, under, index),
-        }),
+        Value::Object(columns) => {
+            Ok(Row { place: format!("row {index}"), columns, lost: lost_in(lost, under, index) })
+        }
         other => {
-            let why = format!(
-                "row {index}: got {}, expected a JSON object",
-                kind_of(&other)
-            );
+            let why = format!("row {index}: got {}, expected a JSON object", kind_of(&other));
             Err(Reply::json(422, &json!({"error": why, "row": index})))
         }
     });

@@ -122,13 +122,7 @@ fn what_is_timed(rewards: &[RewardTally]) -> Option<String> {
 }
 
 fn times(batches: &Batches) -> String {
-    let Batches {
-        count,
-        largest,
-        total,
-        longest,
-        longest_from,
-    } = batches;
+    let Batches { count, largest, total, longest, longest_from } = batches;
     let (total, longest) = (duration(*total), duration(*longest));
     match count {
         1 => format!("{total} for one batch of {largest} (rows are not timed)"),
@@ -140,11 +134,7 @@ fn times(batches: &Batches) -> String {
 
 /// Four decimals, or an exponent where the number is large.
 fn number(value: f64) -> String {
-    if value.abs() < 1e4 {
-        format!("{:.4}", plain_zero(value, 4))
-    } else {
-        format!("{value:.3e}")
-    }
+    if value.abs() < 1e4 { format!("{:.4}", plain_zero(value, 4)) } else { format!("{value:.3e}") }
 }
 
 /// `12.3 us`, `4.56 ms`, `7.89 s`
@@ -168,10 +158,7 @@ mod tests {
             statistics(&[0.0, 0.0, 1.0, 1.0]),
             "mean 0.5000  std 0.5774  0.0000 to 1.0000  4 rows"
         );
-        assert_eq!(
-            statistics(&[-2.5e7]),
-            "mean -2.500e7  std -  -2.500e7 to -2.500e7  1 row"
-        );
+        assert_eq!(statistics(&[-2.5e7]), "mean -2.500e7  std -  -2.500e7 to -2.500e7  1 row");
         assert_eq!(statistics(&[]), "applies to no row");
     }
 
@@ -183,10 +170,7 @@ mod tests {
         assert_eq!(bars(&histogram(&[3.0; 9])), "all equal");
         let mut many = vec![0.0; 100_000];
         many.push(1.0);
-        assert_eq!(
-            bars(&histogram(&many)),
-            "[█        ▁]  100k 0 0 0 0 0 0 0 0 1"
-        );
+        assert_eq!(bars(&histogram(&many)), "[█        ▁]  100k 0 0 0 0 0 0 0 0 1");
     }
 
     #[test]
@@ -202,9 +186,7 @@ mod tests {
 
     #[test]
     fn times_are_short() {
-        let texts = [12_345, 4_560_000, 7_891_000_000]
-            .map(Duration::from_nanos)
-            .map(duration);
+        let texts = [12_345, 4_560_000, 7_891_000_000].map(Duration::from_nanos).map(duration);
         assert_eq!(texts, ["12.3 us", "4.56 ms", "7.89 s"]);
     }
 }

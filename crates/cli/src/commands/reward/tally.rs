@@ -79,11 +79,8 @@ pub struct SlowRow {
 impl Tally {
     /// Nothing yet of these rewards.
     pub fn new(names: Vec<String>, group_column: Option<String>) -> Self {
-        let rewards = names.into_iter().map(|name| RewardTally {
-            name,
-            scores: Vec::new(),
-            batches: None,
-        });
+        let rewards =
+            names.into_iter().map(|name| RewardTally { name, scores: Vec::new(), batches: None });
         Self {
             rewards: rewards.collect(),
             total: Vec::new(),
@@ -129,11 +126,8 @@ impl Tally {
             _ if self.is_group_demanded => bail!("{}: missing key `{column}`", row.place),
             _ => return Ok(()),
         };
-        let group = self.groups.entry(id).or_insert(Group {
-            rows: 0,
-            first: total,
-            is_equal: true,
-        });
+        let group =
+            self.groups.entry(id).or_insert(Group { rows: 0, first: total, is_equal: true });
         group.rows += 1;
         // As training does: exactly equal, found on the rewards.
         group.is_equal &= total == group.first;
@@ -147,10 +141,7 @@ impl Tally {
             match time {
                 ScoringTime::Rows(times) => {
                     is_timed = true;
-                    per_row
-                        .iter_mut()
-                        .zip(times)
-                        .for_each(|(sum, time)| *sum += *time);
+                    per_row.iter_mut().zip(times).for_each(|(sum, time)| *sum += *time);
                 }
                 ScoringTime::Batch(time) => {
                     let batches = reward.batches.get_or_insert_default();
@@ -181,10 +172,7 @@ impl Batches {
         self.total += time;
         if time >= self.longest {
             self.longest = time;
-            self.longest_from = rows
-                .first()
-                .map(|row| row.place.clone())
-                .unwrap_or_default();
+            self.longest_from = rows.first().map(|row| row.place.clone()).unwrap_or_default();
         }
     }
 }

@@ -121,17 +121,10 @@ impl Evaluations {
             name_odd_rows(questions);
             let mut warned = Warned::default();
             warned.say(&evaluation.doubts(), &format!("{}: ", place()));
-            Ok(Named {
-                named,
-                evaluation,
-                warned,
-            })
+            Ok(Named { named, evaluation, warned })
         };
         let list = run.read_evaluations()?.into_iter().map(set_up);
-        Ok(Self {
-            list: list.collect::<Result<_>>()?,
-            output_dir: run.output_dir.to_owned(),
-        })
+        Ok(Self { list: list.collect::<Result<_>>()?, output_dir: run.output_dir.to_owned() })
     }
 
     fn set_up(run: &Run<'_>, folder: &Path, named: &NamedEvaluation) -> Result<Evaluation> {

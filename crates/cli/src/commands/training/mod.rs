@@ -32,13 +32,8 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
         return Err(problem.into());
     }
     let model = folder_or_name(&config.model_name_or_path)?;
-    let config = &GrpoConfig {
-        model_name_or_path: model,
-        ..config.clone()
-    };
-    run(&config.into(), |folder, observer, stop| {
-        train_grpo(config, folder, observer, stop)
-    })
+    let config = &GrpoConfig { model_name_or_path: model, ..config.clone() };
+    run(&config.into(), |folder, observer, stop| train_grpo(config, folder, observer, stop))
 }
 
 /// Trains on the true answers.
@@ -47,13 +42,8 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
 /// As [`grpo`].
 pub fn sft(config: &SftConfig) -> Result<()> {
     let model = folder_or_name(&config.model_name_or_path)?;
-    let config = &SftConfig {
-        model_name_or_path: model,
-        ..config.clone()
-    };
-    run(&config.into(), |folder, observer, stop| {
-        train_sft(config, folder, observer, stop)
-    })
+    let config = &SftConfig { model_name_or_path: model, ..config.clone() };
+    run(&config.into(), |folder, observer, stop| train_sft(config, folder, observer, stop))
 }
 
 /// What happens after a signal.
@@ -70,10 +60,8 @@ fn run(
     }
     let stop = signals::stop_flag_of_work(NEXT)?;
     let folder = hub::model_folder(run.model, run.revision)?;
-    let mut watcher = Watcher {
-        evaluations: Evaluations::open(run, &folder)?,
-        progress: Progress::new(),
-    };
+    let mut watcher =
+        Watcher { evaluations: Evaluations::open(run, &folder)?, progress: Progress::new() };
     let outcome = train(&folder, &mut watcher, &stop);
     watcher.progress.finish();
     let outcome = outcome?;
@@ -95,11 +83,7 @@ fn stopped(outcome: &Outcome) -> String {
         true => "the same command goes on from there",
         false => "it holds the model alone, and the run cannot go on",
     };
-    format!(
-        "stopped after step {}, saved in {}\nhint: {way}",
-        outcome.steps,
-        checkpoint.display()
-    )
+    format!("stopped after step {}, saved in {}\nhint: {way}", outcome.steps, checkpoint.display())
 }
 
 /// Shows a run, and evaluates its policy.

@@ -72,17 +72,12 @@ impl Machine {
         let mut reader = Reader { bytes, at: 0 };
         loop {
             let start = reader.at;
-            let step = reader
-                .byte()
-                .and_then(|code| machine.step(code, &mut reader));
+            let step = reader.byte().and_then(|code| machine.step(code, &mut reader));
             match step {
                 Ok(true) => return Ok(machine),
                 Ok(false) => {}
                 Err(reason) => {
-                    return Err(PickleFault {
-                        byte: start,
-                        reason,
-                    });
+                    return Err(PickleFault { byte: start, reason });
                 }
             }
         }
@@ -243,10 +238,7 @@ impl Machine {
         };
         match code {
             b'g' | b'h' | b'j' => {
-                let id = self
-                    .memo
-                    .get(&key)
-                    .ok_or_else(|| format!("nothing in memo {key}"))?;
+                let id = self.memo.get(&key).ok_or_else(|| format!("nothing in memo {key}"))?;
                 self.stack.push(*id);
             }
             _ => {
@@ -309,10 +301,7 @@ fn refused(what: &str) -> String {
 
 fn pairs(items: &[usize]) -> Done<Vec<(usize, usize)>> {
     match items.len().is_multiple_of(2) {
-        true => Ok(items
-            .chunks_exact(2)
-            .map(|pair| (pair[0], pair[1]))
-            .collect()),
+        true => Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()),
         false => Err("a key without a value".to_owned()),
     }
 }
@@ -360,10 +349,7 @@ fn whole(text: &str) -> Done<i64> {
 /// A whole number in two's complement, the lowest byte first.
 fn long(bytes: &[u8]) -> Done<i64> {
     if bytes.len() > 8 {
-        return Err(format!(
-            "a whole number of {} bytes, expected at most 64 bits",
-            bytes.len()
-        ));
+        return Err(format!("a whole number of {} bytes, expected at most 64 bits", bytes.len()));
     }
     let is_negative = bytes.last().is_some_and(|byte| *byte >= 0x80);
     let mut all = [if is_negative { 0xff } else { 0 }; 8];
@@ -405,9 +391,8 @@ fn latin_1(bytes: &[u8]) -> String {
 
 /// `repr` of Python 2's text, quotes around it.
 fn quoted(line: &[u8]) -> Done<Node> {
-    let inner = [b"'", b"\""]
-        .into_iter()
-        .find_map(|quote| line.strip_prefix(quote)?.strip_suffix(quote));
+    let inner =
+        [b"'", b"\""].into_iter().find_map(|quote| line.strip_prefix(quote)?.strip_suffix(quote));
     let inner = inner.ok_or_else(|| "a text without its quotes".to_owned())?;
     let mut bytes = Vec::with_capacity(inner.len());
     let mut rest = inner.iter().copied();
@@ -458,15 +443,12 @@ fn unescaped(line: &str) -> Done<Node> {
         rest = &rest[2 + digits..];
     }
     let text = String::from_utf16(&units);
-    text.map(Node::Text)
-        .map_err(|_| "a text with half a character".to_owned())
+    text.map(Node::Text).map_err(|_| "a text with half a character".to_owned())
 }
 
 fn hexadecimal(digits: &[u8]) -> Done<u32> {
     digits.iter().try_fold(0u32, |code, digit| {
-        let value = char::from(*digit)
-            .to_digit(16)
-            .ok_or("an escape that is not hexadecimal")?;
+        let value = char::from(*digit).to_digit(16).ok_or("an escape that is not hexadecimal")?;
         Ok(code << 4 | value)
     })
 }
@@ -481,10 +463,7 @@ impl<'a> Reader<'a> {
     fn take(&mut self, length: usize) -> Done<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         if length > rest.len() {
-            return Err(format!(
-                "the file ends {} bytes too early",
-                length - rest.len()
-            ));
+            return Err(format!("the file ends {} bytes too early", length - rest.len()));
         }
         self.at += length;
         Ok(&rest[..length])

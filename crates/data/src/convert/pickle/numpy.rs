@@ -23,11 +23,7 @@ const NAMES: [(&str, &str, Global); 9] = [
     ("numpy", "ndarray", Global::Array),
     ("numpy", "dtype", Global::DType),
     ("numpy.core.multiarray", "_reconstruct", Global::Reconstruct),
-    (
-        "numpy._core.multiarray",
-        "_reconstruct",
-        Global::Reconstruct,
-    ),
+    ("numpy._core.multiarray", "_reconstruct", Global::Reconstruct),
     ("numpy.core.multiarray", "scalar", Global::Scalar),
     ("numpy._core.multiarray", "scalar", Global::Scalar),
     ("numpy.core.numeric", "_frombuffer", Global::FromBuffer),
@@ -62,10 +58,7 @@ impl DType {
         let plain = name.trim_start_matches(['<', '>', '=', '|']);
         let bytes = plain.as_bytes();
         let kind = bytes.first().copied().unwrap_or_default();
-        let num_bytes = plain
-            .get(1..)
-            .and_then(|digits| digits.parse().ok())
-            .unwrap_or(0);
+        let num_bytes = plain.get(1..).and_then(|digits| digits.parse().ok()).unwrap_or(0);
         let is_known = match kind {
             b'i' | b'u' => [1, 2, 4, 8].contains(&num_bytes),
             b'f' => [4, 8].contains(&num_bytes),
@@ -73,14 +66,8 @@ impl DType {
             _ => false,
         };
         match is_known {
-            true => Ok(Self {
-                kind,
-                num_bytes,
-                is_big_endian: name.starts_with('>'),
-            }),
-            false => Err(format!(
-                "NumPy type `{name}`, expected whole numbers, f4, f8 or b1"
-            )),
+            true => Ok(Self { kind, num_bytes, is_big_endian: name.starts_with('>') }),
+            false => Err(format!("NumPy type `{name}`, expected whole numbers, f4, f8 or b1")),
         }
     }
 
@@ -88,11 +75,7 @@ impl DType {
     fn numbers(self, bytes: &[u8]) -> Result<Vec<Node>, String> {
         let chunks = bytes.chunks_exact(self.num_bytes);
         if !chunks.remainder().is_empty() {
-            return Err(format!(
-                "{} bytes for numbers of {}",
-                bytes.len(),
-                self.num_bytes
-            ));
+            return Err(format!("{} bytes for numbers of {}", bytes.len(), self.num_bytes));
         }
         chunks.map(|chunk| self.number(chunk)).collect()
     }
@@ -156,10 +139,9 @@ pub(super) fn build(id: usize, state: usize, nodes: &mut Vec<Node>) -> Result<No
     };
     let part = |index: usize| state.get(index).map(|id| nodes[*id].clone());
     match (nodes[id].clone(), part(1), part(2), part(3), part(4)) {
-        (Node::DType(dtype), Some(Node::Text(order)), ..) => Ok(Node::DType(DType {
-            is_big_endian: order == ">",
-            ..dtype
-        })),
+        (Node::DType(dtype), Some(Node::Text(order)), ..) => {
+            Ok(Node::DType(DType { is_big_endian: order == ">", ..dtype }))
+        }
         (
             Node::Array,
             Some(Node::Tuple(_)),
@@ -167,10 +149,7 @@ pub(super) fn build(id: usize, state: usize, nodes: &mut Vec<Node>) -> Result<No
             Some(Node::Bool(is_fortran)),
             Some(Node::Bytes(bytes)),
         ) => array(&bytes, dtype, state[1], is_fortran, nodes),
-        (other, ..) => Err(format!(
-            "a state for {}, as NumPy does not write it",
-            other.kind()
-        )),
+        (other, ..) => Err(format!("a state for {}, as NumPy does not write it", other.kind())),
     }
 }
 
@@ -194,14 +173,9 @@ fn array(
         return Err("an array in Fortran's order".to_owned());
     }
     let numbers = dtype.numbers(bytes)?;
-    let expected = sides
-        .iter()
-        .try_fold(1usize, |all, side| all.checked_mul(*side));
+    let expected = sides.iter().try_fold(1usize, |all, side| all.checked_mul(*side));
     if expected != Some(numbers.len()) {
-        return Err(format!(
-            "{} numbers for an array of shape {sides:?}",
-            numbers.len()
-        ));
+        return Err(format!("{} numbers for an array of shape {sides:?}", numbers.len()));
     }
     if numbers.is_empty() {
         return Ok(Node::List(Vec::new()));

@@ -85,10 +85,7 @@ impl<'a> Chunks<'a> {
         }
         let mut header = header.ok_or_else(|| corrupt("no header"))?;
         if palette.len() / 3 > header.palette.len() {
-            return Err(corrupt(format!(
-                "a palette of {} colours",
-                palette.len() / 3
-            )));
+            return Err(corrupt(format!("a palette of {} colours", palette.len() / 3)));
         }
         for (color, entry) in header.palette.iter_mut().zip(palette.chunks_exact(3)) {
             color.copy_from_slice(entry);
@@ -175,10 +172,7 @@ impl<'a> Chunks<'a> {
         };
         let [l0, l1, l2, l3, name @ ..] = *head;
         let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
-        if !name
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
-        {
+        if !name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') {
             return Err(corrupt(format!("`{}` is no chunk", name.escape_ascii())));
         }
         let (data, rest) = rest.split_at(length.min(rest.len()));
@@ -192,41 +186,20 @@ impl<'a> Chunks<'a> {
 
     fn check_sum(&mut self, chunk: &Chunk<'_>) -> Result<(), ImageCause> {
         let Some((sum, rest)) = self.rest.split_first_chunk::<4>() else {
-            return Err(truncated(&format!(
-                "no checksum of chunk `{}`",
-                chunk.shown()
-            )));
+            return Err(truncated(&format!("no checksum of chunk `{}`", chunk.shown())));
         };
         self.rest = rest;
         match crc32(&[&chunk.name, chunk.data]) == u32::from_be_bytes(*sum) {
             true => Ok(()),
-            false => Err(corrupt(format!(
-                "wrong checksum of chunk `{}`",
-                chunk.shown()
-            ))),
+            false => Err(corrupt(format!("wrong checksum of chunk `{}`", chunk.shown()))),
         }
     }
 }
 
 /// The header chunk. What its kind of picture would be is known; its size is checked by whoever asks for pixels.
 fn read_header(data: &[u8]) -> Result<Header, ImageCause> {
-    let Some(
-        [
-            w0,
-            w1,
-            w2,
-            w3,
-            h0,
-            h1,
-            h2,
-            h3,
-            depth,
-            color,
-            _,
-            filter,
-            interlace,
-        ],
-    ) = data.first_chunk::<13>().copied()
+    let Some([w0, w1, w2, w3, h0, h1, h2, h3, depth, color, _, filter, interlace]) =
+        data.first_chunk::<13>().copied()
     else {
         return Err(corrupt("chunk `IHDR` is too short"));
     };
@@ -237,9 +210,7 @@ fn read_header(data: &[u8]) -> Result<Header, ImageCause> {
         (4, 8 | 16) => Color::GreyAlpha,
         (6, 8 | 16) => Color::Rgba,
         _ => {
-            return Err(corrupt(format!(
-                "colour type {color} with {depth} bits a sample"
-            )));
+            return Err(corrupt(format!("colour type {color} with {depth} bits a sample")));
         }
     };
     if filter != 0 {
@@ -306,10 +277,7 @@ impl Animation {
     }
 
     fn frame(&mut self, data: &[u8], size: Option<[u32; 2]>) -> Result<(), ImageCause> {
-        self.count(
-            data,
-            self.number.map_or(Some(0), |last| last.checked_add(1)),
-        )?;
+        self.count(data, self.number.map_or(Some(0), |last| last.checked_add(1)))?;
         let [width, height, left, top] = [4, 8, 12, 16].map(|at| number(data, at));
         self.frame = Some([left, top, width, height]);
         // Before the header there is no picture to lie in.
@@ -326,9 +294,9 @@ impl Animation {
     /// The first frame must be the picture.
     fn check_shown(&self, [width, height]: [u32; 2]) -> Result<(), ImageCause> {
         match self.frame {
-            Some(frame) if frame != [0, 0, width, height] => Err(corrupt(
-                "the first frame of the animation is not the picture",
-            )),
+            Some(frame) if frame != [0, 0, width, height] => {
+                Err(corrupt("the first frame of the animation is not the picture"))
+            }
             _ => Ok(()),
         }
     }

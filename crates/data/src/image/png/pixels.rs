@@ -41,11 +41,7 @@ impl<'a> Pixels<'a> {
         };
         Self {
             header,
-            passes: if header.is_interlaced {
-                &PASSES
-            } else {
-                &WHOLE
-            },
+            passes: if header.is_interlaced { &PASSES } else { &WHOLE },
             pass: 0,
             y: 0,
             rows: [Vec::new(), Vec::new()],
@@ -84,12 +80,7 @@ impl<'a> Pixels<'a> {
         current.clear();
         current.extend_from_slice(row);
         let header = self.header;
-        unfilter(
-            *filter,
-            before,
-            current,
-            header.bits_per_pixel().div_ceil(8),
-        )?;
+        unfilter(*filter, before, current, header.bits_per_pixel().div_ceil(8))?;
         self.place();
         let [_, _, _, step_y] = self.passes[self.pass];
         self.y += step_y;
@@ -113,10 +104,7 @@ impl<'a> Pixels<'a> {
             line.copy_from_slice(row);
             return;
         }
-        let pixels = line
-            .chunks_exact_mut(3)
-            .skip(left as usize)
-            .step_by(step_x as usize);
+        let pixels = line.chunks_exact_mut(3).skip(left as usize).step_by(step_x as usize);
         let header = self.header;
         let samples = header.color.num_samples();
         match header.depth {

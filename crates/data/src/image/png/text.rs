@@ -60,16 +60,14 @@ impl Texts {
 /// The length of a packed text; 0 of one that is damaged.
 fn unpacked(chunk: &str, method: u8, text: &[u8]) -> Result<usize, ImageCause> {
     if method != 0 {
-        return Err(corrupt(format!(
-            "chunk `{chunk}`: compression method {method}"
-        )));
+        return Err(corrupt(format!("chunk `{chunk}`: compression method {method}")));
     }
     match measure(text, MAX_UNPACKED) {
         Measured::Length(length) => Ok(length),
         Measured::Broken => Ok(0),
-        Measured::TooLong => Err(corrupt(format!(
-            "chunk `{chunk}` unpacks to more than {MAX_UNPACKED} bytes"
-        ))),
+        Measured::TooLong => {
+            Err(corrupt(format!("chunk `{chunk}` unpacks to more than {MAX_UNPACKED} bytes")))
+        }
     }
 }
 

@@ -38,10 +38,7 @@ fn odd_coco_files_are_read_entry_by_entry_and_told_in_plain_words() {
     );
     assert_eq!(reasons(&report), [("bad_row", 2)]);
     let left = report.boxes_left_out.iter().chain(&report.skipped);
-    let told: Vec<&str> = left
-        .flat_map(|left| &left.examples)
-        .map(String::as_str)
-        .collect();
+    let told: Vec<&str> = left.flat_map(|left| &left.examples).map(String::as_str).collect();
     let told = told.join("\n");
     for text in [
         "cup: annotation \"n\": `bbox` is null, expected [x, y, width, height]",
@@ -63,9 +60,7 @@ fn odd_coco_files_are_read_entry_by_entry_and_told_in_plain_words() {
         assert!(notes.contains(text), "{text}\n{notes}");
     }
     let all = told + &notes;
-    for word in [
-        "Some(", "None:", ": None", "Number(", "Text(", "Ok(", "Err(",
-    ] {
+    for word in ["Some(", "None:", ": None", "Number(", "Text(", "Ok(", "Err("] {
         assert!(!all.contains(word), "{all}");
     }
 }
@@ -81,11 +76,8 @@ fn objects_of_ms_swift_may_be_json_text() {
         })
     };
     let objects = json!({"ref": ["the cup"], "bbox": [[1, 2, 3, 4]]});
-    let source = json!([
-        row(objects.clone()),
-        row(json!(objects.to_string())),
-        row(json!("{oops"))
-    ]);
+    let source =
+        json!([row(objects.clone()), row(json!(objects.to_string())), row(json!("{oops"))]);
     let input = write(&dir, "swift.json", source.to_string());
     let (rows, report) = converted(&options(DataFormat::LlamaFactory, input));
     assert_eq!(rows.len(), 2);
@@ -96,10 +88,7 @@ fn objects_of_ms_swift_may_be_json_text() {
         );
     }
     let told = &report.skipped[0].examples[0];
-    assert!(
-        told.contains("`objects`: broken JSON at column 2: expected a key"),
-        "{told}"
-    );
+    assert!(told.contains("`objects`: broken JSON at column 2: expected a key"), "{told}");
 }
 
 #[test]
@@ -118,12 +107,7 @@ fn a_broken_item_leaves_the_others() {
             && examples.contains("item 3: `solution` holds `NaN`"),
         "{examples}"
     );
-    assert!(
-        report
-            .notes
-            .join("\n")
-            .contains("`score` holds `NaN`, read as null")
-    );
+    assert!(report.notes.join("\n").contains("`score` holds `NaN`, read as null"));
 }
 
 /// An image with an object of no known category would be asked as if nothing of any category were there.
@@ -152,8 +136,5 @@ fn images_whose_objects_are_not_known_are_not_asked_as_empty() {
     }
     let elsewhere = r#"{"id": 1, "image_id": "1", "category_id": 1, "bbox": [1, 2, 3, 4]}"#;
     let error = failure(&with(elsewhere));
-    assert!(
-        error.contains("no annotation belongs to an image of the file"),
-        "{error}"
-    );
+    assert!(error.contains("no annotation belongs to an image of the file"), "{error}");
 }

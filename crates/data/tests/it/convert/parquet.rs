@@ -15,10 +15,7 @@ use crate::golden;
 fn parquet(name: &str, folder: &Path) -> ConvertOptions {
     ConvertOptions {
         image_folder: Some(folder.to_owned()),
-        ..options(
-            DataFormat::Parquet,
-            golden(&format!("sources/{name}.parquet")),
-        )
+        ..options(DataFormat::Parquet, golden(&format!("sources/{name}.parquet")))
     }
 }
 
@@ -27,10 +24,7 @@ fn parquet_images_are_written_once_under_names_of_their_content() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = dir.path().join("new/images");
     let keeping = ConvertOptions {
-        columns: Columns {
-            kept: vec!["level".to_owned()],
-            ..Columns::default()
-        },
+        columns: Columns { kept: vec!["level".to_owned()], ..Columns::default() },
         ..parquet("one_image", &folder)
     };
     let (rows, report) = converted(&keeping);
@@ -40,10 +34,7 @@ fn parquet_images_are_written_once_under_names_of_their_content() {
         (question(&rows[0].1), question(&rows[1].1)),
         ("<image>What colour?", "<image>What colour is it?")
     );
-    assert_eq!(
-        (answer(&rows[1].1), &rows[2].1["level"]),
-        (&json!("blue"), &json!(3))
-    );
+    assert_eq!((answer(&rows[1].1), &rows[2].1["level"]), (&json!("blue"), &json!(3)));
     let path = folder.join(rows[0].1["image"].as_str().expect("a name"));
     let red = data::image::decode_file(&path, 10_000).expect("an image");
     assert_eq!(red.pixels()[..3], [200, 10, 10]);
@@ -58,10 +49,7 @@ fn parquet_images_are_written_once_under_names_of_their_content() {
     assert_eq!(answer(&rows[0].1), "[1.0, 2.0, 3.5, 4.0]");
     assert_eq!((rows.len(), reasons(&report)), (1, vec![("no_image", 1)]));
     let (rows, report) = converted(&parquet("odd_rows", &folder));
-    assert_eq!(
-        (rows.len(), reasons(&report)),
-        (0, vec![("broken_image", 1), ("no_image", 2)])
-    );
+    assert_eq!((rows.len(), reasons(&report)), (0, vec![("broken_image", 1), ("no_image", 2)]));
 }
 
 /// They became rows without a picture, trained blind.
@@ -70,8 +58,7 @@ fn rows_whose_picture_is_null_are_left_out_and_a_table_of_text_is_kept() {
     let dir = tempfile::tempdir().expect("a folder");
     let answers = |rows: &[(String, serde_json::Value)]| -> Vec<i64> {
         let rows = rows.iter();
-        rows.map(|(_, row)| answer(row).as_i64().expect("a number"))
-            .collect()
+        rows.map(|(_, row)| answer(row).as_i64().expect("a number")).collect()
     };
     let (rows, report) = converted(&parquet("absent_image", dir.path()));
     assert_eq!(answers(&rows), [2, 6]);
@@ -92,14 +79,9 @@ fn rows_whose_picture_is_null_are_left_out_and_a_table_of_text_is_kept() {
 #[test]
 fn parquet_columns_and_files_that_do_not_fit_are_named() {
     let dir = tempfile::tempdir().expect("a folder");
-    let with = |columns| ConvertOptions {
-        columns,
-        ..parquet("one_image", dir.path())
-    };
-    let columns = |question: &str| Columns {
-        question: Some(question.to_owned()),
-        ..Columns::default()
-    };
+    let with = |columns| ConvertOptions { columns, ..parquet("one_image", dir.path()) };
+    let columns =
+        |question: &str| Columns { question: Some(question.to_owned()), ..Columns::default() };
     let error = failure(&with(columns("text")));
     assert!(error.contains("no column for the question among image, problem, answer, level\nhint: name it, `--question_column`"), "{error}");
     // A column of another type is no error of the file, but of each row.
@@ -123,27 +105,17 @@ fn parquet_columns_and_files_that_do_not_fit_are_named() {
 }
 
 fn options_for(input: PathBuf, folder: &Path) -> ConvertOptions {
-    ConvertOptions {
-        image_folder: Some(folder.to_owned()),
-        ..options(DataFormat::Parquet, input)
-    }
+    ConvertOptions { image_folder: Some(folder.to_owned()), ..options(DataFormat::Parquet, input) }
 }
 
 #[test]
 fn a_folder_of_parquet_files_is_read_in_the_order_of_names() {
     let dir = tempfile::tempdir().expect("a folder");
     for (from, to) in [("one_image", "b.parquet"), ("many_images", "a.parquet")] {
-        fs::copy(
-            golden(&format!("sources/{from}.parquet")),
-            dir.path().join(to),
-        )
-        .expect("copies");
+        fs::copy(golden(&format!("sources/{from}.parquet")), dir.path().join(to)).expect("copies");
     }
     fs::write(dir.path().join("notes.txt"), "x").expect("writes");
-    let (rows, _) = converted(&options_for(
-        dir.path().to_owned(),
-        &dir.path().join("images"),
-    ));
+    let (rows, _) = converted(&options_for(dir.path().to_owned(), &dir.path().join("images")));
     let splits: Vec<&str> = rows.iter().map(|(split, _)| split.as_str()).collect();
     assert_eq!(splits, ["a", "b", "b", "b"]);
 }
@@ -156,11 +128,7 @@ fn rows_are_such_as_training_takes() {
     let lines: Vec<String> = rows.iter().map(|(_, row)| row.to_string()).collect();
     let path = write(&dir, "train.jsonl", lines.join("\n"));
     let files = DataFiles {
-        files: vec![DataFile {
-            path,
-            image_folder: Some(folder),
-            reward_method: None,
-        }],
+        files: vec![DataFile { path, image_folder: Some(folder), reward_method: None }],
     };
     let loaded = load_rows(&files, &RowChecks::default(), OnBadRow::Stop).expect("good rows");
     assert_eq!(loaded.rows.len(), 3);

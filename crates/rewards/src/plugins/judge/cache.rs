@@ -14,9 +14,7 @@ pub(super) struct Cache {
 impl Cache {
     /// The folder is made with the first reply.
     pub(super) fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-        }
+        Self { folder: folder.to_owned() }
     }
 
     /// The reply to the question that `parts` make up.
@@ -56,11 +54,7 @@ impl Cache {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        let name: String = hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let name: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         self.folder.join(name)
     }
 }

@@ -103,10 +103,8 @@ impl Judge {
         let key = judge.api_key.as_ref().map(|key| key.0.clone());
         let key = key.or(variable("OPENAI_API_KEY"));
         let url = format!("{}/chat/completions", base.trim_end_matches('/'));
-        client::host(&url).map_err(|reason| RewardError::JudgeAddress {
-            url: client::shown(&url),
-            reason,
-        })?;
+        client::host(&url)
+            .map_err(|reason| RewardError::JudgeAddress { url: client::shown(&url), reason })?;
         if judge.concurrency == 0 {
             return Err(RewardError::PluginOption {
                 option: "judge_concurrency",
@@ -157,8 +155,7 @@ impl Judge {
         let verdicts = self.verdicts(rows);
         self.with_tally(|tally| verdicts.iter().for_each(|verdict| tally.note(verdict)));
         // A judge that cannot be had is not waited for until the step ends.
-        self.with_tally(|tally| tally.check_first())
-            .map_err(|failures| self.failed(failures))?;
+        self.with_tally(|tally| tally.check_first()).map_err(|failures| self.failed(failures))?;
         let scores = rows.iter().zip(verdicts).map(|(row, verdict)| {
             verdict.unwrap_or_else(|reason| self.without_judge(row, &reason))
         });
@@ -167,8 +164,7 @@ impl Judge {
 
     /// Looks at what failed in a step.
     fn conclude(&self) -> Result<(), RewardError> {
-        self.with_tally(Tally::check)
-            .map_err(|failures| self.failed(failures))
+        self.with_tally(Tally::check).map_err(|failures| self.failed(failures))
     }
 
     fn with_tally<T>(&self, act: impl FnOnce(&mut Tally) -> T) -> T {
@@ -238,11 +234,7 @@ impl Judge {
     fn request(&self, row: &RewardInput<'_>) -> Result<String, String> {
         let (answer, solution) = texts(row);
         let question = row.problem.unwrap_or_default();
-        let fields = [
-            ("{question}", question),
-            ("{solution}", solution),
-            ("{answer}", answer),
-        ];
+        let fields = [("{question}", question), ("{solution}", solution), ("{answer}", answer)];
         let prompt = filled(&self.template, &fields);
         let mut content = Value::String(prompt.clone());
         if self.images && !row.images.is_empty() {
@@ -274,11 +266,7 @@ impl Judge {
         });
         replies
             .into_iter()
-            .map(|reply| {
-                reply
-                    .into_inner()
-                    .expect("every index was taken by a thread")
-            })
+            .map(|reply| reply.into_inner().expect("every index was taken by a thread"))
             .collect()
     }
 
@@ -295,10 +283,7 @@ impl Judge {
             self.with_tally(Tally::note_reply);
             verdict(body).map_err(Refusal::whole)
         };
-        let (score, reply) = self
-            .client
-            .post(request, read)
-            .map_err(|refusal| refusal.reason)?;
+        let (score, reply) = self.client.post(request, read).map_err(|refusal| refusal.reason)?;
         self.with_tally(Tally::note_answer);
         if let Some(cache) = &self.cache {
             cache.put(&key, &reply);

@@ -36,11 +36,8 @@ pub(super) fn filled(template: &str, fields: &[(&str, &str)]) -> String {
     while let Some(start) = rest.find('{') {
         text.push_str(&rest[..start]);
         rest = &rest[start..];
-        let (name, value) = fields
-            .iter()
-            .find(|(name, _)| rest.starts_with(name))
-            .copied()
-            .unwrap_or(("{", "{"));
+        let (name, value) =
+            fields.iter().find(|(name, _)| rest.starts_with(name)).copied().unwrap_or(("{", "{"));
         text.push_str(value);
         rest = &rest[name.len()..];
     }
@@ -51,15 +48,10 @@ pub(super) fn template(file: Option<&Path>) -> Result<String, RewardError> {
     let Some(file) = file else {
         return Ok(TEMPLATE.to_owned());
     };
-    let invalid = |reason: String| RewardError::JudgeFile {
-        path: file.display().to_string(),
-        reason,
-    };
+    let invalid =
+        |reason: String| RewardError::JudgeFile { path: file.display().to_string(), reason };
     let text = fs::read_to_string(file).map_err(|error| invalid(error.to_string()))?;
-    match ["{answer}", "{solution}"]
-        .iter()
-        .find(|name| !text.contains(**name))
-    {
+    match ["{answer}", "{solution}"].iter().find(|name| !text.contains(**name)) {
         Some(missing) => Err(invalid(format!("no `{missing}` in the judge's prompt"))),
         None => Ok(text),
     }
@@ -72,10 +64,7 @@ pub(super) fn data_url(path: &Path) -> Result<String, String> {
         "jpg" => "jpeg".to_owned(),
         other => other.to_owned(),
     };
-    Ok(format!(
-        "data:image/{kind};base64,{}",
-        STANDARD.encode(bytes)
-    ))
+    Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
 }
 
 #[cfg(test)]
@@ -85,9 +74,6 @@ mod tests {
     #[test]
     fn what_is_filled_in_is_not_filled_again() {
         let fields = [("{answer}", "{solution}"), ("{solution}", "S")];
-        assert_eq!(
-            filled("{ {answer} {{solution}} {x", &fields),
-            "{ {solution} {S} {x"
-        );
+        assert_eq!(filled("{ {answer} {{solution}} {x", &fields), "{ {solution} {S} {x");
     }
 }

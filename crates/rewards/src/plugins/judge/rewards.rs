@@ -91,10 +91,7 @@ impl<R: Reward> Reward for JudgedAccuracy<R> {
         let by_rule: Vec<RewardInput<'_>> = rows
             .iter()
             .map(|row| match is_judged(row) {
-                true => RewardInput {
-                    accu_reward_method: Some("all_match"),
-                    ..*row
-                },
+                true => RewardInput { accu_reward_method: Some("all_match"), ..*row },
                 false => *row,
             })
             .collect();

@@ -67,10 +67,7 @@ impl Tally {
         if self.max_failed >= 1.0 || self.has_answered || self.failed == 0 {
             return Ok(());
         }
-        Err(format!(
-            "no verdict yet, {} of {} failed: {}",
-            self.failed, self.asked, self.last
-        ))
+        Err(format!("no verdict yet, {} of {} failed: {}", self.failed, self.asked, self.last))
     }
 
     /// Looks at all that came since it was looked at, and begins anew where that was enough to judge by.
@@ -113,10 +110,7 @@ mod tests {
         let mut tally = Tally::new(0.1);
         assert_eq!(told(&mut tally, 18, 2), Ok(()));
         let error = told(&mut tally, 17, 3).unwrap_err();
-        assert!(
-            error.starts_with("3 of 20 verdicts failed, more than"),
-            "{error}"
-        );
+        assert!(error.starts_with("3 of 20 verdicts failed, more than"), "{error}");
         // Rows that come one by one add up.
         let mut tally = Tally::new(0.1);
         assert_eq!(told(&mut tally, 1, 1), Ok(()));

@@ -16,13 +16,10 @@ pub(super) fn verdict(body: &str) -> Result<(f64, String), String> {
 /// The number that a reply is, its thinking left out.
 pub(super) fn score_of(reply: &str) -> Result<f64, String> {
     let text = reply.rsplit("</think>").next().unwrap_or(reply).trim();
-    text.parse()
-        .ok()
-        .filter(|score| (0.0..=1.0).contains(score))
-        .ok_or_else(|| {
-            let got = shortened(text);
-            format!("the judge said `{got}`, expected a number from 0 to 1")
-        })
+    text.parse().ok().filter(|score| (0.0..=1.0).contains(score)).ok_or_else(|| {
+        let got = shortened(text);
+        format!("the judge said `{got}`, expected a number from 0 to 1")
+    })
 }
 
 #[cfg(test)]

@@ -296,11 +296,7 @@ pub fn text(draws: &mut Draws) -> String {
     let subject = draws.below(7);
     for _ in 0..pieces {
         // Most of a text is about one thing.
-        let kind = if draws.one_in(3) {
-            draws.below(7)
-        } else {
-            subject
-        };
+        let kind = if draws.one_in(3) { draws.below(7) } else { subject };
         text += &piece(draws, kind, 0);
         if draws.one_in(4) {
             text.push(' ');
@@ -316,10 +312,7 @@ pub fn text(draws: &mut Draws) -> String {
         let times = draws.below(20_000) / text.len().max(1) + 1;
         text = text.repeat(times);
     }
-    let end = text
-        .char_indices()
-        .nth(20_000)
-        .map_or(text.len(), |(at, _)| at);
+    let end = text.char_indices().nth(20_000).map_or(text.len(), |(at, _)| at);
     text.truncate(end);
     text
 }
@@ -335,14 +328,8 @@ fn piece(draws: &mut Draws, kind: usize, depth: usize) -> String {
             (r"\{", r"\}"),
             ("\"", "\""),
         ][draws.below(7)];
-        let levels = if draws.one_in(12) {
-            draws.below(300)
-        } else {
-            1 + draws.below(3)
-        };
-        let inside: String = (0..draws.below(4))
-            .map(|_| piece(draws, kind, depth + 1))
-            .collect();
+        let levels = if draws.one_in(12) { draws.below(300) } else { 1 + draws.below(3) };
+        let inside: String = (0..draws.below(4)).map(|_| piece(draws, kind, depth + 1)).collect();
         return format!("{}{inside}{}", open.repeat(levels), close.repeat(levels));
     }
     let piece = match kind {
@@ -408,10 +395,7 @@ fn whole(draws: &mut Draws) -> String {
 fn wrapped(draws: &mut Draws, text: &str) -> String {
     match draws.below(6) {
         0 => format!("<answer>{text}</answer>"),
-        1 => format!(
-            "<think>{}</think><answer>{text}</answer>",
-            draws.pick(WORDS)
-        ),
+        1 => format!("<think>{}</think><answer>{text}</answer>", draws.pick(WORDS)),
         2 => format!("<think>{text}</think>\n<answer> {} </answer>", whole(draws)),
         3 => format!("<answer>```json\n[{text}]\n```</answer>"),
         4 => format!("${text}$"),
@@ -425,11 +409,8 @@ fn damaged(draws: &mut Draws, text: String) -> String {
     let (a, b) = (draws.below(chars.len() + 1), draws.below(chars.len() + 1));
     let (from, to) = (a.min(b), a.max(b).min(a.min(b) + 40));
     let string = |part: &[char]| part.iter().collect::<String>();
-    let (head, middle, tail) = (
-        string(&chars[..from]),
-        string(&chars[from..to]),
-        string(&chars[to..]),
-    );
+    let (head, middle, tail) =
+        (string(&chars[..from]), string(&chars[from..to]), string(&chars[to..]));
     match draws.below(6) {
         0 => head + &tail,
         1 => format!("{head}{middle}{middle}{tail}"),
@@ -458,10 +439,7 @@ pub fn pair(draws: &mut Draws) -> (String, String) {
         }
         _ => text(draws),
     };
-    let end = truth
-        .char_indices()
-        .nth(1_000)
-        .map_or(truth.len(), |(at, _)| at);
+    let end = truth.char_indices().nth(1_000).map_or(truth.len(), |(at, _)| at);
     truth.truncate(end);
     (completion, truth)
 }

@@ -18,10 +18,7 @@ fn generated_texts_score_in_range() {
         let (completion, truth) = pair(&mut Draws::new(1, index));
         for rule in &rules {
             if let Err(wrong) = rule.run(&completion, &truth, true) {
-                panic!(
-                    "{}: {wrong}\ninput {index}: {completion:?}\ntruth: {truth:?}",
-                    rule.name
-                );
+                panic!("{}: {wrong}\ninput {index}: {completion:?}\ntruth: {truth:?}", rule.name);
             }
         }
     }

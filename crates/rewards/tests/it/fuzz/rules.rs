@@ -35,12 +35,7 @@ fn options(family: Family, customised: bool) -> RewardOptions {
 
 fn rule(name: &str, options: &RewardOptions, method: Option<&'static str>, label: String) -> Rule {
     let set = RewardSet::build(&[name.to_owned()], None, options).expect("a built-in reward");
-    Rule {
-        name: label,
-        set,
-        method,
-        range: range(name),
-    }
+    Rule { name: label, set, method, range: range(name) }
 }
 
 /// What the documents say of a reward's scores.
@@ -61,10 +56,7 @@ fn reward_names() -> Vec<String> {
         panic!("`?` is no reward");
     };
     let names = known.split(['`', ',', ' ']).map(str::trim);
-    names
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// All rules but those that ask a language model.
@@ -72,41 +64,26 @@ pub fn rules() -> Vec<Rule> {
     let generic = options(Family::Glm4v, false);
     let mut rules = Vec::new();
     for method in accuracy_methods().filter(|method| *method != "llm") {
-        rules.push(rule(
-            "accuracy",
-            &generic,
-            Some(method),
-            format!("accuracy:{method}"),
-        ));
+        rules.push(rule("accuracy", &generic, Some(method), format!("accuracy:{method}")));
     }
     for name in reward_names() {
         if name != "accuracy" && name != "llm" {
             rules.push(rule(&name, &generic, None, name.clone()));
         }
     }
-    for (family, label) in [
-        (Family::Qwen2_5Vl, "qwen"),
-        (Family::InternVl, "internvl"),
-        (Family::Glm4v, "glm"),
-    ] {
+    for (family, label) in
+        [(Family::Qwen2_5Vl, "qwen"), (Family::InternVl, "internvl"), (Family::Glm4v, "glm")]
+    {
         for name in ["accuracy", "format"] {
-            rules.push(rule(
-                name,
-                &options(family, true),
-                None,
-                format!("rec {name}:{label}"),
-            ));
+            rules.push(rule(name, &options(family, true), None, format!("rec {name}:{label}")));
         }
     }
     let names = ["giou", "click"].iter();
-    rules.extend(names.map(|name| {
-        rule(
-            name,
-            &options(Family::Qwen2_5Vl, false),
-            None,
-            format!("{name}:qwen"),
-        )
-    }));
+    rules.extend(
+        names.map(|name| {
+            rule(name, &options(Family::Qwen2_5Vl, false), None, format!("{name}:qwen"))
+        }),
+    );
     rules
 }
 
@@ -123,9 +100,7 @@ impl Rule {
             let checked = self.set.check(0, solution, self.method);
             let scores = self.set.score(&[row]);
             if explain && scores.is_ok() {
-                self.set
-                    .explain(&row)
-                    .map_err(|error| format!("explain: {error}"))?;
+                self.set.explain(&row).map_err(|error| format!("explain: {error}"))?;
             }
             match (checked, scores) {
                 (Err(_), _) => Ok(None),
@@ -183,12 +158,7 @@ fn input<'a>(
 
 /// True answers of up to 1,000 characters that bring each rule to its work.
 pub fn truths() -> Vec<String> {
-    let item = |n: usize| {
-        format!(
-            "{{\"bbox_2d\": [{n}, 2, {}, 40], \"label\": \"cat\"}}",
-            n + 30
-        )
-    };
+    let item = |n: usize| format!("{{\"bbox_2d\": [{n}, 2, {}, 40], \"label\": \"cat\"}}", n + 30);
     let boxes: Vec<String> = (0..18).map(item).collect();
     vec![
         "<answer> [1, 2, 30, 40] </answer>".to_owned(),

@@ -64,16 +64,10 @@ pub fn data_check(config: &DataCheckConfig) -> Result<()> {
 fn verdict(report: &CheckReport, is_strict: bool) -> Result<()> {
     let (errors, warnings) = (report.errors, report.warnings);
     if report.stopped {
-        bail!(Stopped(
-            "stopped: the rest of the rows was not looked at".into()
-        ));
+        bail!(Stopped("stopped: the rest of the rows was not looked at".into()));
     }
     if errors > 0 || (is_strict && warnings > 0) {
-        bail!(
-            "{} and {} in the data",
-            count(errors, "error"),
-            count(warnings, "warning")
-        );
+        bail!("{} and {} in the data", count(errors, "error"), count(warnings, "warning"));
     }
     Ok(())
 }
@@ -81,18 +75,13 @@ fn verdict(report: &CheckReport, is_strict: bool) -> Result<()> {
 /// The options, and the names of the rewards that true answers are scored by.
 fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
     let folder = config.model_name_or_path.as_deref();
-    let folder = folder
-        .map(|name| hub::description_folder(name, None))
-        .transpose()?;
+    let folder = folder.map(|name| hub::description_folder(name, None)).transpose()?;
     let processor = folder.as_deref().map(|folder| processor(config, folder));
     let processor = processor.transpose()?;
     let is_rec =
         config.is_reward_customized_from_vlm_module && config.task_type.as_deref() == Some("rec");
-    let mut rows = RowChecks {
-        expect_box: is_rec,
-        follow_links: config.follow_links,
-        ..RowChecks::default()
-    };
+    let mut rows =
+        RowChecks { expect_box: is_rec, follow_links: config.follow_links, ..RowChecks::default() };
     if let Some(processor) = &processor {
         rows.reserve(processor.tokenizer().reserved_tokens());
     }
@@ -135,9 +124,7 @@ fn image_processor(config: &DataCheckConfig) -> Result<ImageProcessor> {
     let backend = train::settings::resize_backend(config.image_processor);
     let processor = ImageProcessor::new(ImageProcessorConfig::default(), backend)?;
     let bounds = [config.min_pixels, config.max_pixels].map(|pixels| Some(pixels as u64));
-    Ok(processor
-        .with_pixel_bounds(bounds[0], bounds[1])?
-        .with_apply_exif(config.apply_exif))
+    Ok(processor.with_pixel_bounds(bounds[0], bounds[1])?.with_apply_exif(config.apply_exif))
 }
 
 fn pass(

@@ -61,15 +61,11 @@ impl PageRows {
     pub fn page(self, report: &CheckReport, tried: &[String]) -> Report {
         let pictures = |rows: Vec<KeptRow>| -> Vec<Picture> {
             let rows = rows.iter();
-            rows.filter_map(|row| row.picture(self.apply_exif))
-                .collect()
+            rows.filter_map(|row| row.picture(self.apply_exif)).collect()
         };
         let of_all = self.even.num_offered();
         let even = self.even.chosen();
-        let note = format!(
-            "{} of {of_all} rows, chosen evenly (--html_rows).",
-            even.len()
-        );
+        let note = format!("{} of {of_all} rows, chosen evenly (--html_rows).", even.len());
         let mut sections = vec![findings(report)];
         sections.extend(spread(report));
         let bad = pictures(self.bad);
@@ -127,18 +123,10 @@ fn findings(report: &CheckReport) -> Section {
             Level::Warning => "warning",
         };
         let first = finding.examples.first();
-        let first = first
-            .map(|e| format!("{}: {}", e.place, e.text))
-            .unwrap_or_default();
-        [
-            level,
-            finding.kind.name(),
-            &finding.count.to_string(),
-            finding.expected,
-            &first,
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        let first = first.map(|e| format!("{}: {}", e.place, e.text)).unwrap_or_default();
+        [level, finding.kind.name(), &finding.count.to_string(), finding.expected, &first]
+            .map(str::to_owned)
+            .to_vec()
     });
     Section {
         heading: "Findings".to_owned(),
@@ -146,10 +134,7 @@ fn findings(report: &CheckReport) -> Section {
             true => "Nothing was found.".to_owned(),
             false => String::new(),
         },
-        body: Body::Table(table(
-            &["level", "kind", "count", "expected", "first"],
-            rows.collect(),
-        )),
+        body: Body::Table(table(&["level", "kind", "count", "expected", "first"], rows.collect())),
     }
 }
 
@@ -158,31 +143,17 @@ fn spread(report: &CheckReport) -> Vec<Section> {
     let answers = &report.answers;
     let bins = |names: &[&str], counts: &[u64]| -> Vec<[String; 2]> {
         let each = names.iter().zip(counts);
-        each.map(|(name, count)| [(*name).to_owned(), count.to_string()])
-            .collect()
+        each.map(|(name, count)| [(*name).to_owned(), count.to_string()]).collect()
     };
     let texts = |top: &[TextCount]| -> Vec<[String; 2]> {
         let each = top.iter();
-        each.map(|each| [each.text.clone(), each.count.to_string()])
-            .collect()
+        each.map(|each| [each.text.clone(), each.count.to_string()]).collect()
     };
     let all = [
         ("Most frequent answers", "answer", texts(&answers.top)),
-        (
-            "Boxes in a row",
-            "boxes",
-            bins(&NUMBERS, &answers.boxes_per_row),
-        ),
-        (
-            "Boxes by share of the image",
-            "share",
-            bins(&AREAS, &answers.box_areas),
-        ),
-        (
-            "Centres of boxes",
-            "place",
-            bins(&PLACES, &answers.box_places),
-        ),
+        ("Boxes in a row", "boxes", bins(&NUMBERS, &answers.boxes_per_row)),
+        ("Boxes by share of the image", "share", bins(&AREAS, &answers.box_areas)),
+        ("Centres of boxes", "place", bins(&PLACES, &answers.box_places)),
         ("Most frequent labels", "label", texts(&answers.labels)),
     ];
     all.into_iter()
@@ -190,10 +161,7 @@ fn spread(report: &CheckReport) -> Vec<Section> {
         .map(|(heading, column, rows)| Section {
             heading: heading.to_owned(),
             note: String::new(),
-            body: Body::Table(table(
-                &[column, "count"],
-                rows.into_iter().map(Vec::from).collect(),
-            )),
+            body: Body::Table(table(&[column, "count"], rows.into_iter().map(Vec::from).collect())),
         })
         .collect()
 }
@@ -210,8 +178,7 @@ impl KeptRow {
     fn of(row: &SeenRow) -> Self {
         let sample = row.sample.as_ref();
         let text = |text: Option<&String>| -> String {
-            text.map(|text| text.chars().take(SHOWN_TEXT).collect())
-                .unwrap_or_default()
+            text.map(|text| text.chars().take(SHOWN_TEXT).collect()).unwrap_or_default()
         };
         Self {
             place: row.place.to_string(),
@@ -243,10 +210,8 @@ impl KeptRow {
             text: text.to_owned(),
             value: String::new(),
         };
-        let mut lines = vec![
-            line("row", &self.place, None),
-            line("answer", &self.answer, Some(Colour::Green)),
-        ];
+        let mut lines =
+            vec![line("row", &self.place, None), line("answer", &self.answer, Some(Colour::Green))];
         let findings = self.findings.iter();
         lines.extend(findings.map(|finding| line("found", finding, Some(Colour::Orange))));
         Some(Picture {

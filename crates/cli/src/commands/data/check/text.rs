@@ -48,17 +48,9 @@ pub fn text(report: &CheckReport, tried: &[String]) -> String {
     }
     answers(&mut text, &report.answers);
     for (level, heading) in [(Level::Error, "errors"), (Level::Warning, "warnings")] {
-        findings(
-            &mut text,
-            heading,
-            report.findings.iter().filter(|f| f.level == level),
-        );
+        findings(&mut text, heading, report.findings.iter().filter(|f| f.level == level));
     }
-    let stopped = if report.stopped {
-        ", stopped before the end"
-    } else {
-        ""
-    };
+    let stopped = if report.stopped { ", stopped before the end" } else { "" };
     let _ = writeln!(
         text,
         "\n{}, {}{stopped}",
@@ -69,10 +61,7 @@ pub fn text(report: &CheckReport, tried: &[String]) -> String {
 }
 
 fn different(number: u64) -> String {
-    format!(
-        "{number} different {}",
-        if number == 1 { "one" } else { "ones" }
-    )
+    format!("{number} different {}", if number == 1 { "one" } else { "ones" })
 }
 
 /// `12 images in training rows, 3 in test rows`
@@ -88,11 +77,7 @@ fn answers(text: &mut String, answers: &Answers) {
     if answers.rows == 0 {
         return;
     }
-    let least = if answers.distinct_is_least {
-        "at least "
-    } else {
-        ""
-    };
+    let least = if answers.distinct_is_least { "at least " } else { "" };
     let _ = writeln!(
         text,
         "answers: {least}{} in {}{}",
@@ -101,16 +86,8 @@ fn answers(text: &mut String, answers: &Answers) {
         frequent(&answers.top, answers.rows)
     );
     if !answers.boxes_per_row.is_empty() {
-        let _ = writeln!(
-            text,
-            "boxes in a row: {}",
-            bins(&NUMBERS, &answers.boxes_per_row)
-        );
-        let _ = writeln!(
-            text,
-            "share of the image: {}",
-            bins(&AREAS, &answers.box_areas)
-        );
+        let _ = writeln!(text, "boxes in a row: {}", bins(&NUMBERS, &answers.boxes_per_row));
+        let _ = writeln!(text, "share of the image: {}", bins(&AREAS, &answers.box_areas));
         let _ = writeln!(text, "centres: {}", bins(&PLACES, &answers.box_places));
     }
     if answers.distinct_labels > 0 {
@@ -142,9 +119,7 @@ fn frequent(top: &[TextCount], of: u64) -> String {
 
 fn bins(names: &[&str], counts: &[u64]) -> String {
     let filled = names.iter().zip(counts).filter(|(_, count)| **count > 0);
-    let each: Vec<String> = filled
-        .map(|(name, count)| format!("{name}: {count}"))
-        .collect();
+    let each: Vec<String> = filled.map(|(name, count)| format!("{name}: {count}")).collect();
     match each.is_empty() {
         true => "none".to_owned(),
         false => each.join(", "),

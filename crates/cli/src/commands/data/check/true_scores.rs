@@ -74,10 +74,8 @@ impl TrueScores {
         let mut sets = Vec::new();
         for form in [Form::AsGiven, Form::Box, Form::Click] {
             let names = config.reward_funcs.iter();
-            let names: Vec<String> = names
-                .filter(|name| form_of(name, is_customized) == Some(form))
-                .cloned()
-                .collect();
+            let names: Vec<String> =
+                names.filter(|name| form_of(name, is_customized) == Some(form)).cloned().collect();
             if !names.is_empty() {
                 sets.push((form, RewardSet::build(&names, None, &options)?));
             }
@@ -124,8 +122,7 @@ impl TrueScores {
     fn score(&self, form: Form, set: &RewardSet, row: &Row<'_>) -> Result<Vec<f64>, String> {
         let sample = row.sample;
         let method = sample.accu_reward_method.as_deref();
-        set.check(0, &sample.solution, method)
-            .map_err(|error| error.to_string())?;
+        set.check(0, &sample.solution, method).map_err(|error| error.to_string())?;
         let answer = match form {
             Form::AsGiven => sample.answer.clone(),
             Form::Box | Form::Click => self.boxed(form, row)?,
@@ -153,22 +150,15 @@ impl TrueScores {
             _ => truth,
         };
         let BoundingBox { x1, y1, x2, y2 } = found;
-        let is_share = self
-            .units
-            .is_some_and(|[answer, _]| answer == BoxFormat::Relative1);
+        let is_share = self.units.is_some_and(|[answer, _]| answer == BoxFormat::Relative1);
         let digits = if is_share { 4 } else { 0 };
         let shown = |x: f64| format!("{x:.digits$}");
         Ok(match form {
-            Form::Click => format!(
-                "click [{}, {}]",
-                shown((x1 + x2) / 2.0),
-                shown((y1 + y2) / 2.0)
-            ),
+            Form::Click => {
+                format!("click [{}, {}]", shown((x1 + x2) / 2.0), shown((y1 + y2) / 2.0))
+            }
             Form::AsGiven | Form::Box => {
-                format!(
-                    "{{\"bbox_2d\": [{}]}}",
-                    [x1, y1, x2, y2].map(shown).join(", ")
-                )
+                format!("{{\"bbox_2d\": [{}]}}", [x1, y1, x2, y2].map(shown).join(", "))
             }
         })
     }
@@ -227,11 +217,7 @@ impl RowProbe for TrueScores {
             if !self.is_tried(*form, sample) {
                 continue;
             }
-            let full = if *form == Form::Box {
-                FULL_BOX_SCORE
-            } else {
-                FULL_SCORE
-            };
+            let full = if *form == Form::Box { FULL_BOX_SCORE } else { FULL_SCORE };
             match self.score(*form, set, &row) {
                 Err(reason) => findings.push(Finding::new(Kind::Unscorable, reason)),
                 Ok(scores) => {

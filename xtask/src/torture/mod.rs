@@ -114,9 +114,9 @@ fn report(root: &Path, options: &Options, tally: &Tally, path: &Path) -> Result<
     fs::write(path, format!("{:#}\n", tally.json(facts)))?;
     print!("{}", tally.table());
     eprintln!("torture: the same as JSON: {}", path.display());
-    match tally.num_failures() {
-        0 => Ok(()),
-        n => bail!("{n} did not survive; their folders are kept"),
+    match tally.failures().as_slice() {
+        [] => Ok(()),
+        failures => bail!("{} did not survive\n{}", failures.len(), failures.join("\n")),
     }
 }
 

@@ -76,9 +76,12 @@ impl Tally {
         self.skipped.push(what.to_owned());
     }
 
-    /// How many things did not survive.
-    pub fn num_failures(&self) -> usize {
-        self.failures.len()
+    /// What did not survive, a text each.
+    pub fn failures(&self) -> Vec<String> {
+        let say = |[part, what, why, kept]: &[String; 4]| {
+            format!("{part}: {what}: {why}\n  kept: {kept}")
+        };
+        self.failures.iter().map(say).collect()
     }
 
     /// A table in Markdown, as it stands in the docs.
@@ -132,7 +135,7 @@ mod tests {
         let table = tally.table();
         assert!(table.contains("| kills | SIGKILL | 3 | 2 | went on: 2 |"), "{table}");
         assert!(table.ends_with("| all | | 3 | 2 | |\n"), "{table}");
-        assert_eq!(tally.num_failures(), 1);
+        assert_eq!(tally.failures(), ["kills: SIGKILL: other weights\n  kept: x"]);
         let json = tally.json(json!({"seed": 1}));
         assert_eq!(json["failures"][0]["why"], "other weights");
         assert_eq!(json["rows"][0]["survived"], 2);

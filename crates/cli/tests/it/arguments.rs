@@ -63,6 +63,40 @@ fn help_lists_every_command() {
     assert_eq!(say("--version").stdout, concat!("vlm-r1 ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 
+/// What users read must not move when the declarations behind it do: `UPDATE_HELP=1` writes what is said now.
+#[test]
+fn help_is_as_it_was() {
+    const COMMANDS: [&str; 13] = [
+        "",
+        "demo",
+        "grpo",
+        "sft",
+        "plan",
+        "eval",
+        "generate",
+        "logprobs",
+        "reward",
+        "merge",
+        "data",
+        "data check",
+        "data convert",
+    ];
+    let updates = std::env::var_os("UPDATE_HELP").is_some();
+    for command in COMMANDS {
+        let name = if command.is_empty() { "vlm-r1".into() } else { command.replace(' ', "-") };
+        let path = golden().join(format!("cli/help/{name}.txt"));
+        let help = say(&format!("{command} --help")).stdout;
+        if updates {
+            fs::write(&path, &help).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap();
+        for (expected, got) in expected.lines().zip(help.lines()) {
+            assert_eq!(expected, got, "{}", path.display());
+        }
+        assert_eq!(expected, help, "{}", path.display());
+    }
+}
+
 #[test]
 fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
     let help: String = say("grpo --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");

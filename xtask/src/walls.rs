@@ -12,23 +12,25 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("base", &[]),
+    ("config", &[]),
     ("torch", &[]),
-    ("data", &["base"]),
-    ("rewards", &["base"]),
+    ("data", &["base", "config"]),
+    ("rewards", &["base", "config"]),
     ("report", &["base"]),
     ("tiny", &[]),
     ("web", &["base"]),
     ("dashboard", &["base", "report", "web"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
-    ("train", &["base", "data", "rewards", "torch", "models", "engine"]),
-    ("eval", &["base", "data", "rewards", "report", "torch", "models", "engine"]),
+    ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
+    ("eval", &["base", "config", "data", "rewards", "report", "torch", "models", "engine"]),
     (
         "cli",
         &[
             "base",
+            "config",
             "data",
             "rewards",
             "report",
@@ -47,8 +49,18 @@ const MAY_USE: [(&str, &[&str]); 15] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 9] =
-    ["base", "data", "rewards", "report", "dashboard", "tiny", "web", "experiments", "xtask"];
+const NO_LIBTORCH: [&str; 10] = [
+    "base",
+    "config",
+    "data",
+    "rewards",
+    "report",
+    "dashboard",
+    "tiny",
+    "web",
+    "experiments",
+    "xtask",
+];
 
 /// Reaching any of these is reaching libtorch.
 const LIBTORCH: [&str; 2] = ["tch", "torch-sys"];

@@ -1,12 +1,11 @@
 //! Words that every crate shares: samples, prompts, completions, rollout groups, random draws,
-//! configuration and the run folder. No libtorch here.
+//! and the run folder. No libtorch here.
 //!
 //! Legend of shapes used in the whole project:
 //! `T` packed tokens · `G` completions of a group · `P` prompt tokens · `C` completion tokens ·
 //! `V` vocabulary · `L` layers · `heads`, `kv_heads`, `head_dim` as in `config.json` ·
 //! `patches` image patches before the spatial merge.
 
-pub mod config;
 pub mod console;
 pub mod draw;
 pub mod python_json;

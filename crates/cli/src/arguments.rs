@@ -1,18 +1,18 @@
 //! The command line: one clap command per entry of [`COMMANDS`], its flags taken from the fields of
-//! its configuration. What the values mean is left to [`base::config`].
+//! its configuration. What the values mean is left to [`config`].
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use base::config::{
+use clap::builder::Styles;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use config::{
     self, Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, Field, Foreign,
     ForeignEffect, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig,
     PlanConfig, RewardConfig, SftConfig, foreign_to_grpo, foreign_to_sft,
 };
-use clap::builder::Styles;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 
 /// A command of the binary.

@@ -23,8 +23,8 @@ use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use base::config::{Config, ConfigError, resolve, to_yaml};
 use base::console::{self, describe};
+use config::{Config, ConfigError, resolve, to_yaml};
 
 use arguments::{Invocation, UsageError};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use base::Prompt;
-use base::config::{DType, EvalConfig, GenerateConfig, ImageProcessor, LogprobsConfig};
+use config::{DType, EvalConfig, GenerateConfig, ImageProcessor, LogprobsConfig};
 use data::{Processor, ProcessorOptions};
 use models::{
     AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, is_adapter,

@@ -7,8 +7,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base::Sample;
-pub use base::config::OnBadRow;
 use base::python_json::Lost;
+pub use config::OnBadRow;
 
 use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError};
 use crate::image::{self, ImageCause, ImageError};

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use base::config::{EvalConfig, EvalTask, LabelList};
 use base::{Sample, SourceLine};
+use config::{EvalConfig, EvalTask, LabelList};
 use data::coco::{CocoAnnotation, CocoFile, CocoImage, Id, Unplaced};
 use data::convert::detection_question;
 use data::image::other_size;

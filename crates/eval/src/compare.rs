@@ -300,7 +300,7 @@ fn side(results: &Results) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::config::EvalTask;
+    use config::EvalTask;
     use serde_json::Map;
 
     fn scored(row: usize, question: &str, score: f64) -> Scored {

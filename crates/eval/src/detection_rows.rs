@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::Sample;
-use base::config::EvalConfig;
+use config::EvalConfig;
 use data::coco::Id;
 use data::convert::asked_labels;
 use rewards::detection::predictions;

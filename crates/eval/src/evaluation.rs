@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::Sample;
-use base::config::{EvalConfig, EvalTask, changed_settings, to_yaml};
 use base::run_folder::ResultFolder;
+use config::{EvalConfig, EvalTask, changed_settings, to_yaml};
 use data::{Processor, PromptTemplate};
 use engine::{Decoding, EngineError, SampleStats, SamplingParams};
 use models::VisionLanguageModel;
@@ -168,9 +168,8 @@ impl Evaluation {
         if let Some(yaml) = folder.config()? {
             let changes = changed_settings(&folder.config_path(), &yaml, &self.config)?;
             if !changes.is_empty() && !self.config.allow_changed {
-                let line = |c: &base::config::Change| {
-                    format!("`{}`: was {}, is {}", c.key, c.before, c.now)
-                };
+                let line =
+                    |c: &config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
                 return Err(EvalError::Changed {
                     folder: folder.path().to_owned(),
                     changes: changes.iter().map(line).collect(),

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use base::FinishReason;
-use base::config::{EvalConfig, EvalTask, Extractor};
+use config::{EvalConfig, EvalTask, Extractor};
 use rewards::boxes::{find_baseline, find_thinking};
 use rewards::detection::predictions;
 use rewards::{BoundingBox, ImageSizes};

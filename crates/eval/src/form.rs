@@ -1,6 +1,6 @@
 //! Why no box was read in an answer: what of the demanded form is missing.
 
-use base::config::Extractor;
+use config::Extractor;
 use rewards::answer::{first_answer, python_strip};
 use rewards::boxes::{find_baseline, find_in_answer};
 

@@ -153,7 +153,7 @@ pub enum EvalError {
     Run(#[from] base::run_folder::RunError),
     /// The settings.
     #[error(transparent)]
-    Config(#[from] base::config::ConfigError),
+    Config(#[from] config::ConfigError),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -1,7 +1,7 @@
 //! What is asked: the rows of the files, good and bad, in the order in which they are numbered.
 
-use base::config::{EvalConfig, EvalTask};
 use base::{Sample, SourceLine};
+use config::{EvalConfig, EvalTask};
 use data::{
     DataFiles, Notices, Processor, ReadKeys, RowChecks, is_rows, load_items, python_shuffle,
 };
@@ -57,7 +57,7 @@ impl Questions {
         processor: &Processor,
         check: &dyn Fn(&Sample) -> Result<(), String>,
     ) -> Result<Self, EvalError> {
-        let of = |list: &Option<base::config::ColonList>| list.as_deref().map(str::to_owned);
+        let of = |list: &Option<config::ColonList>| list.as_deref().map(str::to_owned);
         let files = DataFiles::from_lists(
             &of(&config.data_file_paths).unwrap_or_default(),
             of(&config.image_folders).as_deref(),

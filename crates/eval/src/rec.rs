@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::Sample;
-use base::config::Extractor;
+use config::Extractor;
 use data::processor::Processor;
 use data::template::PromptTemplate;
 use engine::{Decoding, SamplingParams};

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::FinishReason;
-use base::config::EvalTask;
 use base::run_folder::ResultFolder;
+use config::EvalTask;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

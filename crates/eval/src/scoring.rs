@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use base::Sample;
-use base::config::{BoxFormat as BoxFlag, EvalConfig, EvalTask, Extractor};
+use config::{BoxFormat as BoxFlag, EvalConfig, EvalTask, Extractor};
 use rewards::{
     BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, JudgeOptions, OverlongOptions,
     PluginOptions, RewardBatch, RewardInput, RewardOptions, RewardSet,

@@ -1,7 +1,7 @@
 //! The settings that an evaluation obeys: what was given, and for the rest what it is then, so that the
 //! folder of the results says all of it.
 
-use base::config::{BoxFormat, EvalConfig, EvalTask, Extractor, ImageProcessor};
+use config::{BoxFormat, EvalConfig, EvalTask, Extractor, ImageProcessor};
 use data::Processor;
 use rewards::Family;
 use serde_json::{Map, Value, json};

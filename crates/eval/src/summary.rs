@@ -1,6 +1,6 @@
 //! Figures of an evaluation with 95 % bootstrap intervals over questions, of all files and of each.
 
-use base::config::EvalTask;
+use config::EvalTask;
 use report::{Interval, mean_interval, resampled};
 use serde_json::{Map, Value, json};
 

@@ -91,9 +91,9 @@ impl FromStr for BoxFormat {
     }
 }
 
-impl From<base::config::BoxFormat> for BoxFormat {
-    fn from(format: base::config::BoxFormat) -> Self {
-        use base::config::BoxFormat as Flag;
+impl From<config::BoxFormat> for BoxFormat {
+    fn from(format: config::BoxFormat) -> Self {
+        use config::BoxFormat as Flag;
         match format {
             Flag::Absolute => Self::Absolute,
             Flag::ModelInput => Self::ModelInput,
@@ -106,8 +106,8 @@ impl From<base::config::BoxFormat> for BoxFormat {
 impl BoxUnits {
     /// The units that the flags `--box_format` and `--solution_box_format` name.
     pub fn from_flags(
-        answer: Option<base::config::BoxFormat>,
-        solution: Option<base::config::BoxFormat>,
+        answer: Option<config::BoxFormat>,
+        solution: Option<config::BoxFormat>,
     ) -> Self {
         Self { answer: answer.map(Into::into), solution: solution.map(Into::into) }
     }

@@ -3,7 +3,7 @@
 
 use std::f64::consts::PI;
 
-use base::config::RewardBatch;
+use config::RewardBatch;
 
 use crate::answer::clean_text;
 use crate::detection;

@@ -32,11 +32,11 @@ mod stream;
 mod text;
 mod verdict;
 
-pub use base::config::RewardBatch;
 use base::{python_json, python_text};
 pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
 pub use box_warning::{BoxAnswers, compares_boxes, missing_box_reward};
 pub use boxes::BoundingBox;
+pub use config::RewardBatch;
 pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};
 pub use overlong::{OverlongOptions, overlong};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use base::config::RewardBatch;
+use config::RewardBatch;
 use serde_json::{Map, Value};
 
 use crate::box_format::{BoxUnits, Comparison};

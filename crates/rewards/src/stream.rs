@@ -3,7 +3,7 @@
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, ScopedJoinHandle};
 
-use base::config::RewardBatch;
+use config::RewardBatch;
 
 use crate::error::RewardError;
 use crate::registry::{Reward, RewardInput, RewardSet, Scores, asked, concluded, joined};

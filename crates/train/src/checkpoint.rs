@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::Prompt;
-use base::config::Config;
+use base::console;
 use base::run_folder::{
     FileSum, PendingFolder, RunError, SUMS, Sums, TRAINER_STATE, free_bytes, verify_sums,
     write_sums,
 };
-use base::{config, console};
+use config::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::Tensor;

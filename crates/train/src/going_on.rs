@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use base::config::{Config, Resume, parse_mapping};
 use base::console::describe;
 use base::run_folder::{RunFolder, TRAINER_STATE, step_of_checkpoint};
+use config::{Config, Resume, parse_mapping};
 
 use crate::TrainError;
 use crate::checkpoint::{changes, saved_config};

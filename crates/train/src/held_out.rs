@@ -1,7 +1,7 @@
 //! Rows that were held out, scored by the rewards of the run.
 
-use base::config::GrpoConfig;
 use base::{DrawKey, Sample};
+use config::GrpoConfig;
 use data::{ImageCache, load_prompt};
 use engine::SamplingParams;
 use rewards::RewardSet;

@@ -259,7 +259,7 @@ pub enum TrainError {
     Run(#[from] base::run_folder::RunError),
     /// The configuration.
     #[error(transparent)]
-    Config(#[from] base::config::ConfigError),
+    Config(#[from] config::ConfigError),
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),

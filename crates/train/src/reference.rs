@@ -69,7 +69,7 @@ impl Reference {
 
 #[cfg(test)]
 mod tests {
-    use base::config::{ColonList, GrpoConfig};
+    use config::{ColonList, GrpoConfig};
 
     use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use base::config::GrpoConfig;
 use base::run_folder::StopFlag;
+use config::GrpoConfig;
 use data::DataError;
 use data::image::ImageProcessorConfig;
 use models::read_family;

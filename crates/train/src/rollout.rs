@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::config::GrpoConfig;
 use base::{Completion, DrawKey, PreparedImage, Prompt, RolloutGroup, Sample};
+use config::GrpoConfig;
 use data::Processor;
 use engine::{Decoding, EngineError, Request, Sampler, SamplingParams};
 use models::VisionLanguageModel;

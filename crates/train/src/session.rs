@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use base::config::{Config, OnBadRow, to_yaml};
 use base::console::{count, describe, size};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
 use base::{Prompt, Sample};
+use config::{Config, OnBadRow, to_yaml};
 use data::{
     EpochSampler, Loaded, LoaderOptions, Notices, Processor, PromptLoader, ReadKeys, Rows,
     index_rows, split,

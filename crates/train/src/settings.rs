@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use base::config::{EvalStrategy, GrpoConfig, Interval, LrSchedulerType, Resume, SftConfig};
+use config::{EvalStrategy, GrpoConfig, Interval, LrSchedulerType, Resume, SftConfig};
 use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
 use engine::Decoding;
 use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
@@ -270,9 +270,9 @@ pub fn template_name<'a>(given: Option<&'a str>, task: Option<&'a str>, thinking
 }
 
 /// The data crate's word for the flag.
-pub fn resize_backend(flag: base::config::ImageProcessor) -> ResizeBackend {
+pub fn resize_backend(flag: config::ImageProcessor) -> ResizeBackend {
     match flag {
-        base::config::ImageProcessor::Torchvision => ResizeBackend::Torchvision,
-        base::config::ImageProcessor::Pillow => ResizeBackend::Pillow,
+        config::ImageProcessor::Torchvision => ResizeBackend::Torchvision,
+        config::ImageProcessor::Pillow => ResizeBackend::Pillow,
     }
 }

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::config::SftConfig;
 use base::run_folder::StopFlag;
 use base::{Prompt, Sample};
+use config::SftConfig;
 use data::{EpochSampler, ImageCache, PromptLoader, load_prompt};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};

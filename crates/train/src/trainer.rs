@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use base::config::GrpoConfig;
 use base::run_folder::StopFlag;
 use base::{DrawKey, Sample};
+use config::GrpoConfig;
 use data::{EpochSampler, PromptLoader};
 use engine::SamplingParams;
 use models::VisionLanguageModel;

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use base::config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig};
 use base::console::{count, describe};
 use base::run_folder::TRAINER_STATE;
+use config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig};
 use data::DataFiles;
 use models::{is_adapter, read_family};
 use torch::parse_device;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use base::config::GenerateConfig;
 use base::console;
 use base::{Completion, DrawKey, FinishReason, Prompt};
+use config::GenerateConfig;
 use data::Notices;
 use engine::{Decoding, Request, Sampler, SamplingParams};
 use serde_json::{Map, Value, json};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use base::Prompt;
-use base::config::LogprobsConfig;
+use config::LogprobsConfig;
 use data::Notices;
 use serde_json::{Value, json};
 use train::logprobs::completion_logprobs;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use base::config::MergeConfig;
+use config::MergeConfig;
 use models::{SavedAdapter, merge_adapter};
 
 use super::eval::{TRAINED_AS, file_of};

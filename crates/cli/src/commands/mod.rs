@@ -21,7 +21,7 @@ pub use reward::reward;
 pub use training::{grpo, sft};
 
 /// Says where a run is to find boxes and no reward looks at them.
-fn warn_of_missing_box_reward(config: &base::config::GrpoConfig) {
+fn warn_of_missing_box_reward(config: &config::GrpoConfig) {
     let missing = rewards::missing_box_reward(
         config.task_type.as_deref(),
         &config.reward_funcs,

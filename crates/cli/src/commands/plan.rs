@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use base::config::PlanConfig;
+use config::PlanConfig;
 use models::checkpoint::read_config;
 use train::plan::{
     Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained, plan_inputs,

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use base::config::DemoConfig;
+use config::DemoConfig;
 use serde_json::{Value, json};
 
 use crate::model::prepare_device;

@@ -1,6 +1,6 @@
 //! How much the demo does and with which settings: everything one might want to turn.
 
-use base::config::{ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig};
+use config::{ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig};
 use serde::Serialize;
 use tiny::model::ModelShape;
 use tiny::tokenizer::{MERGE_SIZE, PATCH_SIZE};

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use base::Sample;
-use base::config::DemoConfig;
 use base::run_folder::StopFlag;
+use config::DemoConfig;
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
 use eval::{RecEvaluation, RecEvaluator, RecOptions};

@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use base::config::{
+use config::{
     Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig, GrpoConfig,
     LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, foreign_to_grpo,
 };
@@ -313,7 +313,7 @@ fn every_flag_exists() {
             if flag.is_empty() || flag.starts_with('-') {
                 continue;
             }
-            let name = base::config::canonical(flag);
+            let name = config::canonical(flag);
             assert!(known.contains(name.as_str()), "{page}: --{flag}");
             checked += 1;
         }

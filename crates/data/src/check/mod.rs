@@ -46,7 +46,7 @@ pub struct CheckOptions {
     /// What is asked of a row.
     pub rows: RowChecks,
     /// Units of the boxes in answers; none: pixels of the image.
-    pub box_format: Option<base::config::BoxFormat>,
+    pub box_format: Option<config::BoxFormat>,
     /// How images are resized for the model.
     pub image_processor: Arc<ImageProcessor>,
     /// A model folder's processor, which counts the tokens of prompts.

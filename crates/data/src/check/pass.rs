@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::config::BoxFormat;
 use base::{PreparedImage, Sample, SourceLine};
+use config::BoxFormat;
 
 use super::boxes::{self, AnswerBox};
 use super::images::{ImageFacts, Images};

@@ -20,8 +20,8 @@ mod vlm_r1_json;
 
 use std::path::{Path, PathBuf};
 
-use base::config::{DataFormat, RowPer};
 use base::run_folder::StopFlag;
+use config::{DataFormat, RowPer};
 use serde::Serialize;
 use serde_json::Value;
 

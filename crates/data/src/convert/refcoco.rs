@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use base::DrawKey;
-use base::config::RowPer;
+use config::RowPer;
 use serde_json::{Value, json};
 
 use super::coco;

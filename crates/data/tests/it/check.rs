@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use base::config::BoxFormat;
+use config::BoxFormat;
 use data::check::{CheckOptions, CheckReport, FindingCount, Kind, SeenRow, check};
 use data::image::ImageProcessorConfig;
 use data::{

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use base::config::{DataFormat, RowPer};
 use base::run_folder::StopFlag;
+use config::{DataFormat, RowPer};
 use data::convert::{Columns, ConvertError, ConvertOptions, ConvertReport, convert};
 use serde_json::{Value, json};
 use tempfile::TempDir;

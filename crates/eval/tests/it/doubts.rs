@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use base::config::{BoxFormat, ColonList, EvalConfig, EvalTask, Extractor};
 use base::run_folder::ResultFolder;
+use config::{BoxFormat, ColonList, EvalConfig, EvalTask, Extractor};
 use eval::answers::ANSWERS;
 use eval::{Doubt, EvalError, Evaluation, Outcome};
 use rewards::Family;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use base::config::{ColonList, EvalConfig, EvalTask};
 use base::run_folder::ResultFolder;
+use config::{ColonList, EvalConfig, EvalTask};
 use eval::answers::{ANSWERS, AnswerStore};
 use eval::{EvalError, Evaluation, Progress, Results, Summary};
 use models::VisionLanguageModel;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::FinishReason;
-use base::config::{BoxFormat, ColonList, EvalConfig, EvalTask, LabelList};
+use config::{BoxFormat, ColonList, EvalConfig, EvalTask, LabelList};
 use data::Processor;
 use eval::answers::StoredAnswer;
 use eval::questions::{Question, Questions, Truth};

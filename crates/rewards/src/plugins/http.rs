@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::config::RewardBatch;
+use config::RewardBatch;
 
 use super::PluginOptions;
 use super::client::{self, Client};

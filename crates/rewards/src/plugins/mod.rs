@@ -24,8 +24,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use base::config::RewardBatch;
 use base::run_folder::StopFlag;
+use config::RewardBatch;
 use http::HttpReward;
 pub use judge::JudgeOptions;
 use judge::JudgeReward;

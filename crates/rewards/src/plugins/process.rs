@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use base::config::RewardBatch;
+use config::RewardBatch;
 
 use super::PluginOptions;
 use super::protocol::{self, Refusal};

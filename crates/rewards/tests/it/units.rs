@@ -242,7 +242,7 @@ fn a_box_too_large_for_its_units_is_a_bad_answer_and_no_error() {
 
 #[test]
 fn flags_and_formats_have_the_same_names() {
-    use base::config::BoxFormat as Flag;
+    use config::BoxFormat as Flag;
     let flags = [Flag::Absolute, Flag::ModelInput, Flag::Relative1000, Flag::Relative1];
     for (flag, (name, format)) in flags.into_iter().zip(BoxFormat::NAMES) {
         assert_eq!(json!(flag), json!(name));

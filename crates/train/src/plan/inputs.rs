@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use base::config::{GrpoConfig, OnBadRow};
+use config::{GrpoConfig, OnBadRow};
 use data::{EpochSampler, ImageCache, load_prompt};
 use models::qwen2_5_vl::Config;
 use tch::Device;
@@ -241,7 +241,7 @@ fn micro_batch(step: &Load, (generations, group): (u64, u64), settings: &Setting
 mod tests {
     use std::fs;
 
-    use base::config::ColonList;
+    use config::ColonList;
     use tempfile::TempDir;
 
     use super::*;

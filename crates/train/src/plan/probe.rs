@@ -327,7 +327,7 @@ fn best_of(device: Device, mut run: impl FnMut()) -> f64 {
 mod tests {
     use std::path::Path;
 
-    use base::config::{ColonList, GrpoConfig};
+    use config::{ColonList, GrpoConfig};
 
     use super::super::tests::FULL;
     use super::*;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use base::config::{GrpoConfig, LrSchedulerType, SftConfig};
+use config::{GrpoConfig, LrSchedulerType, SftConfig};
 use models::VisionLanguageModel;
 use rewards::{Reward, RewardBatch, RewardError, RewardInput, RewardSet};
 use serde_json::Value;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::DrawKey;
-use base::config::{EvalStrategy, GrpoConfig, SftConfig};
 use base::run_folder::{StopFlag, read_scalars};
+use config::{EvalStrategy, GrpoConfig, SftConfig};
 use data::{Processor, ProcessorOptions, ResizeBackend};
 use engine::{Request, Sampler, SamplingParams};
 use serde_json::{Map, Value};

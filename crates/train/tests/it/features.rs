@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use base::Prompt;
-use base::config::GrpoConfig;
+use config::GrpoConfig;
 use models::{
     AdapterSource, FeatureCache, FeatureCacheOptions, LoadOptions, LoraOptions, Targets,
     TrainedParts, VisionLanguageModel, load_model, load_with_adapter,

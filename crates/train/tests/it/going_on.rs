@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base::config::{GrpoConfig, LrSchedulerType, Resume, SaveStrategy, SchedulerKwargs};
+use config::{GrpoConfig, LrSchedulerType, Resume, SaveStrategy, SchedulerKwargs};
 use serde_json::Value;
 use train::{Outcome, TrainError, train_grpo_with_rewards};
 

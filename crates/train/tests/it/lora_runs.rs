@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use base::config::{GrpoConfig, SftConfig};
+use config::{GrpoConfig, SftConfig};
 use models::{SavedAdapter, is_adapter};
 use tch::Tensor;
 use torch::read_tensors;

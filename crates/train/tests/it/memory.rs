@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use base::config::GrpoConfig;
+use config::GrpoConfig;
 use serde_json::Value;
 use train::train_grpo_with_rewards;
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use base::config::{GrpoConfig, SftConfig};
 use base::run_folder::StopFlag;
+use config::{GrpoConfig, SftConfig};
 use serde_json::{Map, Value};
 use torch::limit_live_bytes;
 use train::{Observer, TrainError, train_grpo_with_rewards, train_sft};

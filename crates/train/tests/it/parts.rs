@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use base::config::{GrpoConfig, LrSchedulerType};
+use config::{GrpoConfig, LrSchedulerType};
 use serde_json::Value;
 use tch::Tensor;
 use train::train_grpo_with_rewards;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use base::config::{GrpoConfig, RewardBatch};
 use base::run_folder::StopFlag;
+use config::{GrpoConfig, RewardBatch};
 use serde_json::{Map, Value, json};
 use train::{Observer, Outcome, train_grpo, train_grpo_with_rewards};
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base::config::{ColonList, EvalStrategy, GrpoConfig, OnBadRow, SftConfig};
 use base::run_folder::StopFlag;
+use config::{ColonList, EvalStrategy, GrpoConfig, OnBadRow, SftConfig};
 use rewards::{Reward, RewardError, RewardInput, RewardSet};
 use serde_json::{Map, Value, json};
 use train::{Observer, Outcome, TrainError, train_grpo, train_grpo_with_rewards, train_sft};

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use base::config::DataConvertConfig;
+use config::DataConvertConfig;
 use data::convert::{Columns, ConvertOptions, ConvertReport, LeftOut, WriteError, convert};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;

@@ -10,7 +10,7 @@ mod trained_as;
 mod warnings;
 
 use anyhow::Result;
-use base::config::EvalConfig;
+use config::EvalConfig;
 
 pub use progress::Answers;
 pub use run::name_odd_rows;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use base::config::EvalConfig;
 use base::run_folder::ResultFolder;
+use config::EvalConfig;
 use engine::EngineError;
 use eval::answers::AnswerStore;
 use eval::evaluation::SUMMARY;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
 
-use base::config::{Config, EvalConfig, EvalTask, GrpoConfig, SftConfig, parse_mapping};
+use config::{Config, EvalConfig, EvalTask, GrpoConfig, SftConfig, parse_mapping};
 use data::PromptTemplate;
 use serde_json::{Map, Value, json};
 use train::settings::template_name;

@@ -5,8 +5,8 @@ use base::console::count;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use base::config::RewardConfig;
 use base::run_folder::StopFlag;
+use config::RewardConfig;
 use data::Notices;
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -11,7 +11,7 @@ mod summary;
 mod tally;
 
 use anyhow::Result;
-use base::config::RewardConfig;
+use config::RewardConfig;
 
 use crate::{rows, signals};
 use scorer::Scorer;

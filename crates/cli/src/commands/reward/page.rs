@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use base::config::{BoxFormat, RewardConfig, RewardFamily};
 use base::console::plain_zero;
+use config::{BoxFormat, RewardConfig, RewardFamily};
 use report::{
     Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine,
     ScoredPage, ScoredRow,

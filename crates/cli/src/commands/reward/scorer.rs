@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
-use base::config::{RewardConfig, RewardFamily};
 use base::run_folder::StopFlag;
+use config::{RewardConfig, RewardFamily};
 use data::{Notices, Tokenizer};
 use rewards::{
     BoxAnswers, BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions,

@@ -9,8 +9,8 @@ use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::{Method, Uri};
 use axum::routing::{get, post};
-use base::config::RewardConfig;
 use base::run_folder::StopFlag;
+use config::RewardConfig;
 use tokio::sync::{AcquireError, Semaphore};
 use web::{Access, Key, Limits, Reply, Server, WebError};
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use base::config::{DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, read_evaluations};
 use base::run_folder::ResultFolder;
+use config::{DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, read_evaluations};
 use data::Processor;
 use engine::EngineError;
 use eval::{EvalError, Evaluation, Outcome};

@@ -5,8 +5,8 @@ mod evaluations;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use base::config::{GrpoConfig, SftConfig};
 use base::run_folder::{StopFlag, TRAINER_STATE};
+use config::{GrpoConfig, SftConfig};
 use serde_json::{Map, Value};
 use train::{
     EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, reward_problems, train_grpo,

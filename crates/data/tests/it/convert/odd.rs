@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use base::config::DataFormat;
+use config::DataFormat;
 use data::convert::ConvertOptions;
 use serde_json::{Value, json};
 

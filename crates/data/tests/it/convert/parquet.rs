@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use base::config::DataFormat;
+use config::DataFormat;
 use data::convert::{Columns, ConvertOptions};
 use data::{DataFile, DataFiles, OnBadRow, RowChecks, load_rows};
 use serde_json::json;

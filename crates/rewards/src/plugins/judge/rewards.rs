@@ -1,6 +1,6 @@
 //! The judge as a reward, and as a method of `accuracy`.
 
-use base::config::RewardBatch;
+use config::RewardBatch;
 
 use super::{Judge, NAME};
 use crate::error::RewardError;

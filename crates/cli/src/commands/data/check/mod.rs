@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail};
-use base::config::DataCheckConfig;
 use base::run_folder::StopFlag;
+use config::DataCheckConfig;
 use data::check::{CheckOptions, CheckReport, RowProbe, SeenRow, check};
 use data::image::ImageProcessorConfig;
 use data::{DataFiles, ImageProcessor, Processor, ProcessorOptions, RowChecks};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use base::config::DataCheckConfig;
+use config::DataCheckConfig;
 use data::check::{AnswerBox, CheckReport, Level, SeenRow, TextCount};
 use report::{Body, CaptionLine, Colour, KeyFigure, LabelledBox, Picture, Report, Section, Table};
 

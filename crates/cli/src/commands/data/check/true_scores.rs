@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use base::Sample;
-use base::config::DataCheckConfig;
+use config::DataCheckConfig;
 use data::check::{Finding, Kind, RowProbe, SeenImage};
 use rewards::boxes::{input_size, parse_solution};
 use rewards::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use base::config::{
+use config::{
     Config, ConfigError, Foreign, GrpoConfig, Interval, Layers, LrSchedulerType, Resolved, Resume,
     SaveStrategy, SftConfig, foreign_to_grpo, foreign_to_sft, is_of_launcher, nearest, resolve,
 };

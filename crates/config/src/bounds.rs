@@ -156,7 +156,7 @@ fn check_value(name: &'static str, kind: &Kind, value: &Value) -> Result<(), Con
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
+    use crate::{
         Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig,
         GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig,
     };

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use base::config::{
+use config::{
     ConfigError, DType, EvalConfig, EvalStrategy, EvalTask, GrpoConfig, Layers, Resolved, resolve,
 };
-use base::config::{NamedEvaluation, read_evaluations};
+use config::{NamedEvaluation, read_evaluations};
 
 fn run() -> EvalConfig {
     EvalConfig {

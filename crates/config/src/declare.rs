@@ -160,19 +160,19 @@ macro_rules! config {
             }
         }
 
-        impl $crate::config::Config for $name {
-            const FIELDS: &'static [$crate::config::Field] = &[$($($crate::config::Field {
+        impl $crate::Config for $name {
+            const FIELDS: &'static [$crate::Field] = &[$($($crate::Field {
                 name: stringify!($field),
                 group: $group,
-                kind: <$type as $crate::config::Setting>::KIND,
+                kind: <$type as $crate::Setting>::KIND,
                 required: $crate::config!(@required $($default)?),
                 help: concat!($($help),+),
             },)+)+];
         }
 
-        impl $crate::config::Setting for $name {
-            const KIND: $crate::config::Kind =
-                $crate::config::Kind::Section(<Self as $crate::config::Config>::FIELDS);
+        impl $crate::Setting for $name {
+            const KIND: $crate::Kind =
+                $crate::Kind::Section(<Self as $crate::Config>::FIELDS);
         }
     };
     (@default) => { ::std::default::Default::default() };
@@ -195,8 +195,8 @@ macro_rules! choices {
             $($(#[$variant_meta])* #[serde(rename = $word)] $variant,)+
         }
 
-        impl $crate::config::Setting for $name {
-            const KIND: $crate::config::Kind = $crate::config::Kind::Choice(&[$($word),+]);
+        impl $crate::Setting for $name {
+            const KIND: $crate::Kind = $crate::Kind::Choice(&[$($word),+]);
         }
     };
 }

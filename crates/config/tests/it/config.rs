@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use base::config::{
+use config::{
     Config, ConfigError, DemoConfig, EvalConfig, EvalTask, GenerateConfig, GrpoConfig, Kind,
     Layers, LogprobsConfig, LrSchedulerType, PlanConfig, Resolved, Resume, RewardConfig,
     SaveStrategy, SchedulerKwargs, SftConfig, Validate, changed_settings, foreign_to_grpo, resolve,
@@ -296,7 +296,7 @@ fn only_settings_that_alter_the_run_count_as_changed() {
     assert_eq!((&changes[1].before, &changes[1].now), (&0.04.into(), &0.1.into()));
 }
 
-base::config! {
+config::config! {
     /// A configuration with a section.
     #[derive(Eq)]
     pub struct Outer {
@@ -309,7 +309,7 @@ base::config! {
     }
 }
 
-base::config! {
+config::config! {
     /// The section.
     #[derive(Eq)]
     pub struct Inner {
@@ -353,7 +353,7 @@ fn a_missing_task_lists_the_tasks() {
     let flags = flags("--model m --data_file_paths d --output_dir o");
     let layers = Layers { flags: &flags, ..Layers::default() };
     let said = resolve::<EvalConfig>(&layers).unwrap_err().to_string();
-    let Kind::Choice(tasks) = <EvalTask as base::config::Setting>::KIND else {
+    let Kind::Choice(tasks) = <EvalTask as config::Setting>::KIND else {
         panic!("tasks are words");
     };
     for task in tasks {

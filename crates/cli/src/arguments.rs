@@ -8,10 +8,11 @@ use std::sync::LazyLock;
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use config::Section;
 use config::{
-    self, Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, Field, Foreign,
-    ForeignEffect, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig,
-    PlanConfig, RewardConfig, SftConfig, foreign_to_grpo, foreign_to_sft,
+    self, CompatEffect, CompatFlag, Config, DataCheckConfig, DataConvertConfig, DemoConfig,
+    EvalConfig, Field, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig,
+    PlanConfig, RewardConfig, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
 };
 use serde_json::Value;
 
@@ -22,13 +23,13 @@ struct Entry {
     about: &'static str,
     fields: &'static [Field],
     defaults: fn() -> Value,
-    foreign: fn() -> &'static [Foreign],
+    foreign: fn() -> &'static [CompatFlag],
 }
 
 const fn entry<T: Config>(
     name: &'static str,
     about: &'static str,
-    foreign: fn() -> &'static [Foreign],
+    foreign: fn() -> &'static [CompatFlag],
 ) -> Entry {
     Entry {
         name,
@@ -39,18 +40,20 @@ const fn entry<T: Config>(
     }
 }
 
-fn none() -> &'static [Foreign] {
+fn none() -> &'static [CompatFlag] {
     &[]
 }
 
 /// What a file of `grpo` holds beside the flags of `data check`.
-fn of_training() -> &'static [Foreign] {
-    static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| {
+fn of_training() -> &'static [CompatFlag] {
+    static ALL: LazyLock<Vec<CompatFlag>> = LazyLock::new(|| {
         let own = |name: &str| DataCheckConfig::FIELDS.iter().any(|field| field.name == name);
         let of_grpo = GrpoConfig::FIELDS.iter().filter(|field| !own(field.name));
-        let of_grpo = of_grpo
-            .map(|field| Foreign { name: field.name, effect: ForeignEffect::None("of training") });
-        let foreign = foreign_to_grpo().iter().copied();
+        let of_grpo = of_grpo.map(|field| CompatFlag {
+            name: field.name,
+            effect: CompatEffect::None("of training"),
+        });
+        let foreign = compat_flags_of_grpo().iter().copied();
         foreign.chain(of_grpo).collect()
     });
     &ALL
@@ -65,17 +68,17 @@ static COMMANDS: [Entry; 11] = [
     entry::<GrpoConfig>(
         "grpo",
         "Train by group relative policy optimisation; continues the run in --output_dir",
-        foreign_to_grpo,
+        compat_flags_of_grpo,
     ),
     entry::<SftConfig>(
         "sft",
         "Train on the true answers; continues the run in --output_dir",
-        foreign_to_sft,
+        compat_flags_of_sft,
     ),
     entry::<PlanConfig>(
         "plan",
         "What a run of grpo would take: memory by component, the micro-batch that fits, time",
-        foreign_to_grpo,
+        compat_flags_of_grpo,
     ),
     entry::<EvalConfig>(
         "eval",
@@ -122,7 +125,7 @@ pub struct Invocation {
     pub config: Option<PathBuf>,
     flags: Vec<(String, Vec<String>)>,
     sets: Vec<String>,
-    foreign: &'static [Foreign],
+    foreign: &'static [CompatFlag],
 }
 
 impl Invocation {
@@ -132,7 +135,7 @@ impl Invocation {
             file: self.config.as_deref().zip(file),
             flags: &self.flags,
             sets: &self.sets,
-            foreign: self.foreign,
+            compat: self.foreign,
         }
     }
 }
@@ -366,7 +369,6 @@ fn value_name(kind: &Kind) -> String {
         Kind::ColonList => "A:B".into(),
         Kind::Choice(words) => words.join("|"),
         Kind::List(item) | Kind::Optional(item) => value_name(item),
-        Kind::Section(_) => "SECTION".into(),
     }
 }
 

@@ -60,34 +60,34 @@ fn run() -> Result<()> {
     let invocation = arguments::parse(std::env::args_os())?;
     arguments::check_world_size()?;
     match invocation.command {
-        "demo" => with_config(&invocation, |config| config.dry_run, demo::run),
+        "demo" => with_config(&invocation, |config| config.machine.dry_run, demo::run),
         "grpo" => with_checked_config(
             &invocation,
-            |config| config.dry_run,
+            |config| config.start.dry_run,
             commands::check_grpo,
             commands::grpo,
         ),
         "sft" => with_checked_config(
             &invocation,
-            |config| config.dry_run,
+            |config| config.start.dry_run,
             commands::check_sft,
             commands::sft,
         ),
-        "generate" => with_config(&invocation, |config| config.dry_run, commands::generate),
+        "generate" => with_config(&invocation, |config| config.machine.dry_run, commands::generate),
         "eval" => with_checked_config(
             &invocation,
-            |config| config.dry_run,
+            |config| config.machine.dry_run,
             commands::check_eval,
             commands::eval,
         ),
-        "logprobs" => with_config(&invocation, |config| config.dry_run, commands::logprobs),
-        "reward" => with_config(&invocation, |config| config.dry_run, commands::reward),
+        "logprobs" => with_config(&invocation, |config| config.machine.dry_run, commands::logprobs),
+        "reward" => with_config(&invocation, |config| config.machine.dry_run, commands::reward),
         "merge" => with_config(&invocation, |config| config.dry_run, commands::merge),
         "data convert" => with_config(&invocation, |config| config.dry_run, commands::data_convert),
         "data check" => with_config(&invocation, |config| config.dry_run, commands::data_check),
         "plan" => with_checked_config(
             &invocation,
-            |config| config.dry_run,
+            |config| config.grpo.start.dry_run,
             commands::check_plan,
             commands::plan,
         ),
@@ -122,7 +122,7 @@ fn with_checked_config<T: Config>(
         let flags = resolved.without_effect.iter().map(|(name, why)| format!("`--{name}` ({why})"));
         base::say!("warning: no effect here: {}", flags.collect::<Vec<_>>().join(", "));
     }
-    let deepspeed = resolved.foreign.iter().find(|(name, _)| name == "deepspeed");
+    let deepspeed = resolved.compat.iter().find(|(name, _)| name == "deepspeed");
     let deepspeed = deepspeed.map_or(Ok(()), |(_, given)| deepspeed::look(given));
     if dry_run(&resolved.config) {
         console::print(to_yaml(&resolved.config)?.trim_end());

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use base::Prompt;
-use config::{DType, EvalConfig, GenerateConfig, ImageProcessor, LogprobsConfig};
+use config::{
+    DType, DeviceSection, EvalConfig, GenerateConfig, ImageProcessor, LoadSection, LogprobsConfig,
+};
 use data::{Processor, ProcessorOptions};
 use models::{
     AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, is_adapter,
     load_model, load_with_adapter, read_family,
 };
-use rewards::Family;
+use rewards::{Family, family_of};
 use tch::{Device, Kind};
 
 use crate::hub;
@@ -36,48 +38,50 @@ pub struct Choice<'a> {
     pub processor: ProcessorOptions,
 }
 
-macro_rules! choice_of {
-    ($config:expr) => {
-        choice_of!($config, &$config.model, $config.image_processor)
-    };
-    ($config:expr, $model:expr, $image_processor:expr) => {
-        Choice {
-            model: $model,
-            revision: $config.model_revision.as_deref(),
-            base_model: $config.base_model.as_deref(),
-            dtype: $config.dtype,
-            device: &$config.device,
-            num_threads: $config.num_threads,
+impl<'a> Choice<'a> {
+    fn new(
+        model: &'a str,
+        image_processor: ImageProcessor,
+        load: &'a LoadSection,
+        machine: &'a DeviceSection,
+    ) -> Self {
+        Self {
+            model,
+            revision: load.model_revision.as_deref(),
+            base_model: load.base_model.as_deref(),
+            dtype: load.dtype,
+            device: &machine.device,
+            num_threads: machine.num_threads,
             processor: ProcessorOptions {
-                resize_backend: train::settings::resize_backend($image_processor),
-                min_pixels: $config.min_pixels.map(|pixels| pixels as u64),
-                max_pixels: $config.max_pixels.map(|pixels| pixels as u64),
-                apply_exif: $config.apply_exif,
+                resize_backend: train::settings::resize_backend(image_processor),
+                min_pixels: load.min_pixels.map(|pixels| pixels as u64),
+                max_pixels: load.max_pixels.map(|pixels| pixels as u64),
+                apply_exif: load.apply_exif,
                 max_prompt_length: None,
             },
         }
-    };
+    }
 }
 
 impl<'a> From<&'a GenerateConfig> for Choice<'a> {
     fn from(config: &'a GenerateConfig) -> Self {
-        choice_of!(config)
+        let asked = &config.asked;
+        Self::new(&asked.model, asked.image_processor, &config.load, &config.machine)
     }
 }
 
 impl<'a> From<&'a LogprobsConfig> for Choice<'a> {
     fn from(config: &'a LogprobsConfig) -> Self {
-        choice_of!(config)
+        let asked = &config.asked;
+        Self::new(&asked.model, asked.image_processor, &config.load, &config.machine)
     }
 }
 
 impl<'a> From<&'a EvalConfig> for Choice<'a> {
     fn from(config: &'a EvalConfig) -> Self {
-        choice_of!(
-            config,
-            config.model.as_deref().unwrap_or_default(),
-            config.image_processor.unwrap_or(ImageProcessor::Torchvision)
-        )
+        let model = config.asked.model.as_deref().unwrap_or_default();
+        let processor = config.asked.image_processor.unwrap_or(ImageProcessor::Torchvision);
+        Self::new(model, processor, &config.load, &config.machine)
     }
 }
 
@@ -125,7 +129,7 @@ impl<'a> Located<'a> {
     /// # Errors
     /// A family that there is not.
     pub fn family(&self) -> Result<Family> {
-        Ok(read_family(&self.folder)?.parse()?)
+        Ok(family_of(&read_family(&self.folder)?)?)
     }
 
     /// Loads weights that are not trained.

@@ -109,15 +109,12 @@ fn bound_of(name: &str, kind: &Kind) -> Option<Bound> {
 ///
 /// # Errors
 /// The first of them, by name, with its bound and the reason.
-pub(super) fn check(fields: &[Field], values: &Map<String, Value>) -> Result<(), ConfigError> {
+pub(crate) fn check(fields: &[Field], values: &Map<String, Value>) -> Result<(), ConfigError> {
     for field in fields {
         let Some(value) = values.get(field.name) else {
             continue;
         };
-        match (&field.kind, value) {
-            (Kind::Section(inner), Value::Object(values)) => check(inner, values)?,
-            (kind, value) => check_value(field.name, kind, value)?,
-        }
+        check_value(field.name, &field.kind, value)?;
     }
     Ok(())
 }
@@ -158,7 +155,7 @@ mod tests {
     use super::*;
     use crate::{
         Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig,
-        GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig,
+        GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, Section, SftConfig,
     };
 
     fn all() -> Vec<Field> {

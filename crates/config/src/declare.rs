@@ -32,8 +32,6 @@ pub enum Kind {
     List(&'static Kind),
     /// A value or `none`.
     Optional(&'static Kind),
-    /// Fields of their own, `section.field`.
-    Section(&'static [Field]),
 }
 
 /// One field of a configuration: a flag, a YAML key, a line of help.
@@ -92,11 +90,17 @@ impl std::ops::Deref for ColonList {
     }
 }
 
-/// A struct declared by [`config!`](crate::config!).
-pub trait Config: Default + Serialize + DeserializeOwned + Validate {
+/// Settings that belong together: a struct declared by [`section!`](crate::section!), or sections put together by
+/// [`command!`](crate::command!).
+pub trait Section: Default + Serialize + DeserializeOwned {
     /// Its fields, in the order of the declaration.
     const FIELDS: &'static [Field];
 }
+
+/// What a command takes.
+pub trait Config: Section + Validate {}
+
+impl<T: Section + Validate> Config for T {}
 
 /// What a configuration demands beyond the types of its fields.
 pub trait Validate {
@@ -127,18 +131,18 @@ pub trait Validate {
         ]
     }
 
-    /// Fields that mean nothing beside the values of others, and why.
-    fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
+    /// Fields that have no effect beside the values of others, and why.
+    fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
         Vec::new()
     }
 }
 
-/// Declares a configuration: a struct with serde, `Default` and [`Config`].
+/// Declares a section of settings: a struct with serde, `Default` and [`Section`].
 ///
-/// Fields stand in groups, which are headings of the help; the doc comment of a field is its help.
-/// A field without a default is required. The struct needs an `impl Validate`.
+/// Fields stand in groups, which are headings of the help; the doc comment of a field is its help. A field without a
+/// default is required.
 #[macro_export]
-macro_rules! config {
+macro_rules! section {
     (
         $(#[$meta:meta])*
         pub struct $name:ident {
@@ -149,36 +153,117 @@ macro_rules! config {
     ) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
-        #[serde(deny_unknown_fields, default)]
         pub struct $name {
             $($($(#[doc = $help])+ pub $field: $type,)+)+
         }
 
         impl ::std::default::Default for $name {
             fn default() -> Self {
-                Self { $($($field: $crate::config!(@default $($default)?),)+)+ }
+                Self { $($($field: $crate::section!(@default $($default)?),)+)+ }
             }
         }
 
-        impl $crate::Config for $name {
+        impl $crate::Section for $name {
             const FIELDS: &'static [$crate::Field] = &[$($($crate::Field {
                 name: stringify!($field),
                 group: $group,
                 kind: <$type as $crate::Setting>::KIND,
-                required: $crate::config!(@required $($default)?),
+                required: $crate::section!(@required $($default)?),
                 help: concat!($($help),+),
             },)+)+];
-        }
-
-        impl $crate::Setting for $name {
-            const KIND: $crate::Kind =
-                $crate::Kind::Section(<Self as $crate::Config>::FIELDS);
         }
     };
     (@default) => { ::std::default::Default::default() };
     (@default $default:expr) => { $default };
     (@required) => { true };
     (@required $default:expr) => { false };
+}
+
+/// Declares what a command takes: sections, whose fields are the command's own. Where a command has another default than
+/// its section, `with` says so, with the help that goes with it.
+#[macro_export]
+macro_rules! command {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident { $($section:ident: $type:ty,)+ }
+        $(with { $($of:ident.$field:ident = $default:expr => $help:literal,)+ })?
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
+        pub struct $name {
+            $(#[doc = concat!("See [`", stringify!($type), "`].")] #[serde(flatten)] pub $section: $type,)+
+        }
+
+        impl ::std::default::Default for $name {
+            fn default() -> Self {
+                #[allow(unused_mut)]
+                let mut config = Self { $($section: ::std::default::Default::default(),)+ };
+                $($(config.$of.$field = $default;)+)?
+                config
+            }
+        }
+
+        impl $name {
+            /// The same with what `change` alters.
+            #[must_use]
+            pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+                change(&mut self);
+                self
+            }
+        }
+
+        impl $crate::Section for $name {
+            const FIELDS: &'static [$crate::Field] = {
+                const PARTS: &[&[$crate::Field]] = &[$(<$type as $crate::Section>::FIELDS,)+];
+                const HELP: &[(&str, &str)] = &[$($((stringify!($field), $help),)+)?];
+                &$crate::joined::<{ $crate::count(PARTS) }>(PARTS, HELP)
+            };
+        }
+    };
+}
+
+/// Fields of all `parts`.
+pub const fn count(parts: &[&[Field]]) -> usize {
+    let (mut count, mut part) = (0, 0);
+    while part < parts.len() {
+        count += parts[part].len();
+        part += 1;
+    }
+    count
+}
+
+/// The fields of all `parts`, with the help of those that `help` names.
+pub const fn joined<const N: usize>(
+    parts: &[&[Field]],
+    help: &[(&'static str, &'static str)],
+) -> [Field; N] {
+    let mut fields = [parts[0][0]; N];
+    let (mut next, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut index = 0;
+        while index < parts[part].len() {
+            fields[next] = parts[part][index];
+            let mut told = 0;
+            while told < help.len() {
+                if is_same(help[told].0, fields[next].name) {
+                    fields[next].help = help[told].1;
+                }
+                told += 1;
+            }
+            (next, index) = (next + 1, index + 1);
+        }
+        part += 1;
+    }
+    fields
+}
+
+const fn is_same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    let mut index = 0;
+    while index < left.len() && index < right.len() && left[index] == right[index] {
+        index += 1;
+    }
+    index == left.len() && index == right.len()
 }
 
 /// Declares an enum of words that a field may hold.

@@ -1,44 +1,34 @@
-//! Configuration: one declaration gives the struct, its defaults, its flags and their help.
+//! Settings: one declaration gives the struct, its defaults, its flags and their help.
 //!
-//! [`config!`](crate::config!) declares, [`resolve`] lays defaults, YAML file, flags and `--set`
-//! over each other, and [`VLM_R1`] lists the flags of VLM-R1's run scripts that mean nothing here.
-//! Reading the command line is left to the binary.
+//! [`section!`](crate::section!) declares settings that belong together, [`command!`](crate::command!) puts sections
+//! together to what a command takes, [`resolve`] lays defaults, YAML file, flags and `--set` over each other, and
+//! [`VLM_R1`] lists the flags of VLM-R1's run scripts that have no effect here. Reading the command line is left to the
+//! program.
 
 mod bounds;
 mod commands;
-mod compatibility;
-mod data;
+mod compat;
 mod declare;
+mod enums;
 mod error;
-mod evaluation;
-mod evaluations;
-mod foreign_flags;
-mod plan;
 mod ranges;
 mod resolve;
-mod reward_fields;
-mod training;
-mod training_fields;
+mod sections;
 mod value;
-mod words;
 mod yaml;
 
-pub use commands::{
-    DemoConfig, GenerateConfig, LogprobsConfig, MergeConfig, RewardConfig, RewardFamily,
+pub use commands::*;
+pub use compat::{
+    CompatEffect, CompatFlag, VLM_R1, compat_flags_of_grpo, compat_flags_of_sft, is_of_launcher,
 };
-pub use compatibility::{Foreign, ForeignEffect, foreign_to_grpo, foreign_to_sft, is_of_launcher};
-pub use data::{DataCheckConfig, DataConvertConfig, DataFormat, RowPer};
-pub use declare::{ColonList, Config, Field, Kind, Setting, Validate};
+pub use declare::{ColonList, Config, Field, Kind, Section, Setting, Validate, count, joined};
+pub use enums::{
+    BoxFormat, DType, EvalStrategy, Family, ImageProcessor, Interval, LrSchedulerType, OnBadRow,
+    Optim, Resume, RewardBatch, SaveStrategy, SchedulerKwargs,
+};
 pub use error::{ConfigError, Origin};
-pub use evaluation::{EvalConfig, EvalTask, Extractor, LabelList};
-pub use evaluations::{NamedEvaluation, read_evaluations};
-pub use foreign_flags::VLM_R1;
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};
-pub use training::{GrpoConfig, PlanConfig, SftConfig};
-pub use words::{
-    BoxFormat, DType, EvalStrategy, ImageProcessor, Interval, LrSchedulerType, OnBadRow, Optim,
-    Resume, RewardBatch, SaveStrategy, SchedulerKwargs,
-};
+pub use sections::*;
 pub use yaml::parse_mapping;
 
 /// The way `name` is spelled in a declaration: `--data-file-paths` is `--data_file_paths`.

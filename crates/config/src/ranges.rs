@@ -1,13 +1,13 @@
 //! What several configurations demand of their values.
 
-use super::ConfigError;
+use crate::ConfigError;
 
-pub(super) const POSITIVE: &str = "at least 1";
-pub(super) const NOT_NEGATIVE: &str = "at least 0";
-pub(super) const FRACTION: &str = "at least 0 and below 1";
+pub(crate) const POSITIVE: &str = "at least 1";
+pub(crate) const NOT_NEGATIVE: &str = "at least 0";
+pub(crate) const FRACTION: &str = "at least 0 and below 1";
 
 /// One demand on one value.
-pub(super) fn demand(
+pub(crate) fn demand(
     holds: bool,
     key: &'static str,
     got: impl ToString,
@@ -24,7 +24,7 @@ pub(super) fn demand(
 const TASKS: [&str; 6] = ["default", "rec", "ic", "odLength", "sft_rec", "none"];
 
 /// A task that is one of ours but for case, marks or a slip would be taken for another, without a word.
-pub(super) fn validate_task_type(task: Option<&str>) -> Result<(), ConfigError> {
+pub(crate) fn validate_task_type(task: Option<&str>) -> Result<(), ConfigError> {
     let Some(task) = task else { return Ok(()) };
     let plain = |text: &str| -> String {
         let letters = text.chars().filter(|c| c.is_alphanumeric());
@@ -43,7 +43,7 @@ pub(super) fn validate_task_type(task: Option<&str>) -> Result<(), ConfigError> 
 }
 
 /// The ranges of the reward `overlong`.
-pub(super) fn validate_overlong(
+pub(crate) fn validate_overlong(
     max_tokens: usize,
     cache_tokens: Option<usize>,
 ) -> Result<(), ConfigError> {
@@ -55,16 +55,4 @@ pub(super) fn validate_overlong(
         cache_tokens,
         "at most `overlong_max_tokens`",
     )
-}
-
-/// The ranges of what narrows a distribution.
-pub(super) fn validate_filters(
-    top_p: f64,
-    min_p: Option<f64>,
-    repetition_penalty: f64,
-) -> Result<(), ConfigError> {
-    let min_p = min_p.unwrap_or_default();
-    demand(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, "above 0 and at most 1")?;
-    demand((0.0..=1.0).contains(&min_p), "min_p", min_p, "0 to 1")?;
-    demand(repetition_penalty > 0.0, "repetition_penalty", repetition_penalty, "above 0")
 }

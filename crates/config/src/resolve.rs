@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::compatibility::Foreign;
-use super::value::Misfit;
+use super::CompatFlag;
+use super::value::TypeMismatch;
 use super::yaml::parse_mapping;
-use super::{Config, ConfigError, Field, Kind, Origin, bounds, canonical, nearest};
+use super::{Config, ConfigError, Field, Origin, bounds, canonical, nearest};
 
 /// Where the values of a configuration come from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,10 +17,10 @@ pub struct Layers<'a> {
     pub file: Option<(&'a Path, &'a str)>,
     /// Flags without their dashes, in either spelling, with the values that follow them.
     pub flags: &'a [(String, Vec<String>)],
-    /// The texts of `--set`, `section.key=value`.
+    /// The texts of `--set`, `key=value`.
     pub sets: &'a [String],
     /// Flags of other programs that are taken and named, [`VLM_R1`](super::VLM_R1) for training.
-    pub foreign: &'static [Foreign],
+    pub compat: &'static [CompatFlag],
 }
 
 /// A configuration with what the user should know of it.
@@ -31,7 +31,7 @@ pub struct Resolved<T> {
     /// Flags that were given and change nothing, each with why.
     pub without_effect: Vec<(String, &'static str)>,
     /// Those of other programs among them, with their values.
-    pub foreign: Vec<(String, String)>,
+    pub compat: Vec<(String, String)>,
 }
 
 /// Lays the layers over the defaults of `T`.
@@ -40,48 +40,44 @@ pub struct Resolved<T> {
 /// On a file that is not a YAML mapping, a key that does not exist, a value that does not fit, a
 /// required field that was not given, and what [`Validate`](super::Validate) refuses.
 pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigError> {
-    let mut tree = Tree::of(&T::default(), T::FIELDS, layers.foreign)?;
+    let mut tree = Tree::of(&T::default(), T::FIELDS, layers.compat)?;
     if let Some((path, text)) = layers.file {
         tree.apply_file(path, text)?;
     }
     for (name, texts) in layers.flags {
-        let kind = tree.kind(&[name], || Origin::Flag)?;
-        tree.put(&[name], kind, Given::Flag(texts), || Origin::Flag)?;
+        tree.put(name, Given::Flag(texts), || Origin::Flag)?;
     }
     for text in layers.sets {
         let (key, value) =
             text.split_once('=').ok_or_else(|| ConfigError::SetSyntax { text: text.clone() })?;
-        let path: Vec<&str> = key.trim().split('.').collect();
-        let origin = || Origin::Set(text.clone());
-        let kind = tree.kind(&path, origin)?;
-        tree.put(&path, kind, Given::Text(value), origin)?;
+        tree.put(key.trim(), Given::Text(value), || Origin::Set(text.clone()))?;
     }
-    let keys = tree.missing("", T::FIELDS);
+    let keys = tree.missing();
     if !keys.is_empty() {
         return Err(ConfigError::Missing { keys });
     }
     let config: T = config_of(std::mem::take(&mut tree.values))?;
     let mut without_effect = std::mem::take(&mut tree.without_effect);
-    let idle = config.idle_fields().into_iter();
+    let idle = config.inactive_fields().into_iter();
     without_effect.extend(
         idle.filter(|(name, _)| tree.asked.iter().any(|asked| asked == name))
             .map(|(name, why)| (name.to_owned(), why)),
     );
-    Ok(Resolved { config, without_effect, foreign: tree.foreign_values })
+    Ok(Resolved { config, without_effect, compat: tree.compat_values })
 }
 
 /// Lays a mapping of a file, whose keys are looked for in `text`, over `base`.
 ///
 /// # Errors
 /// As [`resolve`].
-pub(super) fn resolve_mapping<T: Config>(
+pub(crate) fn resolve_mapping<T: Config>(
     base: &T,
     path: &Path,
     values: &Map<String, Value>,
     text: &str,
 ) -> Result<T, ConfigError> {
     let mut tree = Tree::of(base, T::FIELDS, &[])?;
-    tree.apply_mapping(&mut Vec::new(), values, path, text)?;
+    tree.apply_mapping(values, path, text)?;
     config_of(tree.values)
 }
 
@@ -158,29 +154,22 @@ impl Given<'_> {
     }
 }
 
-/// What a name stands for.
-#[derive(Clone, Copy)]
-enum Meaning {
-    Field(Kind),
-    Foreign(&'static Foreign),
-}
-
 struct Tree {
     values: Map<String, Value>,
     given: Vec<String>,
     /// Those that a user meant: a file that a run wrote holds all, most of them as they are by default.
     asked: Vec<String>,
     fields: &'static [Field],
-    foreign: &'static [Foreign],
+    compat: &'static [CompatFlag],
     without_effect: Vec<(String, &'static str)>,
-    foreign_values: Vec<(String, String)>,
+    compat_values: Vec<(String, String)>,
 }
 
 impl Tree {
     fn of<T: Config>(
         config: &T,
         fields: &'static [Field],
-        foreign: &'static [Foreign],
+        compat: &'static [CompatFlag],
     ) -> Result<Self, ConfigError> {
         match serde_json::to_value(config) {
             Ok(Value::Object(values)) => Ok(Self {
@@ -188,9 +177,9 @@ impl Tree {
                 given: vec![],
                 asked: vec![],
                 fields,
-                foreign,
+                compat,
                 without_effect: vec![],
-                foreign_values: vec![],
+                compat_values: vec![],
             }),
             Ok(_) => Err(ConfigError::Write { cause: "not a mapping".into() }),
             Err(error) => Err(ConfigError::Write { cause: error.to_string() }),
@@ -199,19 +188,17 @@ impl Tree {
 
     fn apply_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let values = parse_mapping(path, text)?;
-        self.apply_mapping(&mut Vec::new(), &values, path, text)
+        self.apply_mapping(&values, path, text)
     }
 
-    fn apply_mapping<'a>(
+    fn apply_mapping(
         &mut self,
-        prefix: &mut Vec<&'a str>,
-        values: &'a Map<String, Value>,
+        values: &Map<String, Value>,
         path: &Path,
         text: &str,
     ) -> Result<(), ConfigError> {
         let mut names = BTreeMap::new();
         for (key, value) in values {
-            prefix.push(key);
             let origin = || Origin::File(path.into(), line_of(text, key));
             if let Some(other) = names.insert(canonical(key), key) {
                 return Err(ConfigError::WrongType {
@@ -221,125 +208,82 @@ impl Tree {
                     expected: "one of them".into(),
                 });
             }
-            let kind = self.kind(prefix, origin)?;
-            match (kind, value) {
-                (Meaning::Field(Kind::Section(_)), Value::Object(inner)) => {
-                    self.apply_mapping(prefix, inner, path, text)?;
-                }
-                _ => self.put(prefix, kind, Given::Yaml(value), origin)?,
-            }
-            prefix.pop();
+            self.put(key, Given::Yaml(value), origin)?;
         }
         Ok(())
     }
 
-    /// What the field at `path` takes.
-    fn kind(&self, path: &[&str], origin: impl Fn() -> Origin) -> Result<Meaning, ConfigError> {
-        let mut fields = self.fields;
-        for (depth, name) in path.iter().enumerate() {
-            let name = canonical(name);
-            let Some(field) = fields.iter().find(|field| field.name == name) else {
-                let foreign = self.foreign.iter().find(|foreign| foreign.name == name);
-                return match foreign {
-                    Some(foreign) if path.len() == 1 => Ok(Meaning::Foreign(foreign)),
-                    _ => Err(unknown_key(&path[..=depth], &name, fields, origin())),
-                };
-            };
-            match field.kind {
-                kind if depth + 1 == path.len() => return Ok(Meaning::Field(kind)),
-                Kind::Section(inner) => fields = inner,
-                _ => return Err(unknown_key(path, &name, fields, origin())),
-            }
-        }
-        Err(unknown_key(path, "", fields, origin()))
-    }
-
+    /// Lays a value over the field `key`, or notes it of a flag of another program.
     fn put(
         &mut self,
-        path: &[&str],
-        meaning: Meaning,
+        key: &str,
         given: Given<'_>,
         origin: impl Fn() -> Origin,
     ) -> Result<(), ConfigError> {
-        let kind = match meaning {
-            Meaning::Field(kind) => kind,
-            Meaning::Foreign(foreign) => return self.put_foreign(foreign, &given, origin()),
+        let name = canonical(key);
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let Some(field) = self.fields.iter().find(|field| field.name == name) else {
+            return match self.compat.iter().find(|compat| compat.name == name) {
+                Some(compat) => self.put_compat(compat, &given, origin()),
+                None => Err(ConfigError::UnknownKey {
+                    origin: origin(),
+                    key: key.to_owned(),
+                    nearest: nearest(last, self.fields.iter().map(|field| field.name))
+                        .map(str::to_owned),
+                }),
+            };
         };
         let value = match &given {
-            Given::Flag(texts) => kind.read_flag(texts),
-            Given::Text(text) => kind.read_text(text),
-            Given::Yaml(value) => kind.read_yaml(value),
+            Given::Flag(texts) => field.kind.read_flag(texts),
+            Given::Text(text) => field.kind.read_text(text),
+            Given::Yaml(value) => field.kind.read_yaml(value),
         };
-        let names: Vec<String> = path.iter().map(|name| canonical(name)).collect();
-        let key = names.join(".");
-        let value = value.map_err(|Misfit { got, expected }| ConfigError::WrongType {
+        let value = value.map_err(|TypeMismatch { got, expected }| ConfigError::WrongType {
             origin: origin(),
-            key: key.clone(),
+            key: name.clone(),
             got,
             expected,
         })?;
-        let mut slot = &mut self.values;
-        for name in &names[..names.len() - 1] {
-            match slot.get_mut(name) {
-                Some(Value::Object(inner)) => slot = inner,
-                _ => {
-                    return Err(ConfigError::Write { cause: format!("`{name}` is no section") });
-                }
-            }
-        }
         let is_file = matches!(given, Given::Yaml(_));
-        let before = slot.insert(names[names.len() - 1].clone(), value.clone());
+        let before = self.values.insert(name.clone(), value.clone());
         if !is_file || before != Some(value) {
-            self.asked.push(key.clone());
+            self.asked.push(name.clone());
         }
-        self.given.push(key);
+        self.given.push(name);
         Ok(())
     }
 
-    fn put_foreign(
+    fn put_compat(
         &mut self,
-        foreign: &'static Foreign,
+        compat: &'static CompatFlag,
         given: &Given<'_>,
         origin: Origin,
     ) -> Result<(), ConfigError> {
         let value = given.shown();
-        self.foreign_values.retain(|(name, _)| name != foreign.name);
-        self.foreign_values.push((foreign.name.to_owned(), value.clone()));
-        let why = foreign.why_idle(&value).map_err(|reason| ConfigError::NotBuilt {
+        self.compat_values.retain(|(name, _)| name != compat.name);
+        self.compat_values.push((compat.name.to_owned(), value.clone()));
+        let why = compat.why_inactive(&value).map_err(|reason| ConfigError::NotBuilt {
             origin,
-            key: foreign.name.to_owned(),
+            key: compat.name.to_owned(),
             value,
             reason,
         })?;
-        if !self.without_effect.iter().any(|(name, _)| name == foreign.name) {
-            self.without_effect.push((foreign.name.to_owned(), why));
+        if !self.without_effect.iter().any(|(name, _)| name == compat.name) {
+            self.without_effect.push((compat.name.to_owned(), why));
         }
         Ok(())
     }
 
-    /// Required fields that no layer gave, with their sections.
-    fn missing(&self, section: &str, fields: &[Field]) -> Vec<String> {
-        let missing = |field: &Field| {
-            let path = format!("{section}{}", field.name);
-            match field.kind {
-                Kind::Section(inner) => self.missing(&format!("{path}."), inner),
-                _ if field.required && !self.given.contains(&path) => vec![path],
-                _ => vec![],
-            }
-        };
-        fields.iter().flat_map(missing).collect()
+    /// Required fields that no layer gave.
+    fn missing(&self) -> Vec<String> {
+        let is_missing =
+            |field: &&Field| field.required && !self.given.iter().any(|name| name == field.name);
+        self.fields.iter().filter(is_missing).map(|field| field.name.to_owned()).collect()
     }
 }
 
-fn unknown_key(path: &[&str], name: &str, fields: &[Field], origin: Origin) -> ConfigError {
-    let nearest = nearest(name, fields.iter().map(|field| field.name));
-    let (_, parents) = path.split_last().unwrap_or((&"", &[]));
-    let nearest = nearest.map(|nearest| [parents, &[nearest]].concat().join("."));
-    ConfigError::UnknownKey { origin, key: path.join("."), nearest }
-}
-
 /// The line, from 1, where `key` stands as a key.
-pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
+pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
     let is_key = |line: &str| {
         let line = line.trim_start().trim_start_matches(['"', '\'']);
         let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']));

@@ -5,7 +5,7 @@ use serde_json::{Number, Value};
 use super::Kind;
 
 /// Why a value does not fit: what it is.
-pub(super) struct Misfit {
+pub(crate) struct TypeMismatch {
     pub got: String,
     pub expected: String,
 }
@@ -35,16 +35,15 @@ impl Kind {
             }
             Kind::List(item) => format!("a list, each {}", item.expected()),
             Kind::Optional(inner) => format!("{} or `none`", inner.expected()),
-            Kind::Section(_) => "a mapping".into(),
         }
     }
 
-    fn misfit(&self, got: impl Into<String>) -> Misfit {
-        Misfit { got: got.into(), expected: self.expected() }
+    fn mismatch(&self, got: impl Into<String>) -> TypeMismatch {
+        TypeMismatch { got: got.into(), expected: self.expected() }
     }
 
     /// The value of a flag that was followed by `texts`.
-    pub(super) fn read_flag(&self, texts: &[String]) -> Result<Value, Misfit> {
+    pub(crate) fn read_flag(&self, texts: &[String]) -> Result<Value, TypeMismatch> {
         match (self, texts) {
             (Kind::Optional(_), [one]) => self.read_text(one),
             (Kind::Optional(inner), _) => inner.read_flag(texts),
@@ -55,37 +54,37 @@ impl Kind {
                 .map(Value::Array),
             (Kind::Bool | Kind::BoolOrText, []) => Ok(Value::Bool(true)),
             (_, [one]) => self.read_text(one),
-            (_, []) => Err(self.misfit("nothing")),
-            _ => Err(self.misfit(format!("{} values", texts.len()))),
+            (_, []) => Err(self.mismatch("nothing")),
+            _ => Err(self.mismatch(format!("{} values", texts.len()))),
         }
     }
 
     /// The value that one text means; lists are split at commas.
-    pub(super) fn read_text(&self, text: &str) -> Result<Value, Misfit> {
-        let misfit = || self.misfit(format!("`{text}`"));
+    pub(crate) fn read_text(&self, text: &str) -> Result<Value, TypeMismatch> {
+        let mismatch = || self.mismatch(format!("`{text}`"));
         match self {
             Kind::Bool => match text.to_ascii_lowercase().as_str() {
                 "true" | "yes" | "on" | "1" => Ok(Value::Bool(true)),
                 "false" | "no" | "off" | "0" => Ok(Value::Bool(false)),
-                _ => Err(misfit()),
+                _ => Err(mismatch()),
             },
-            Kind::UnsignedInt => text.parse::<u64>().map(Value::from).map_err(|_| misfit()),
-            Kind::Int => text.parse::<i64>().map(Value::from).map_err(|_| misfit()),
+            Kind::UnsignedInt => text.parse::<u64>().map(Value::from).map_err(|_| mismatch()),
+            Kind::Int => text.parse::<i64>().map(Value::from).map_err(|_| mismatch()),
             Kind::Float => text
                 .parse::<f64>()
                 .ok()
                 .and_then(Number::from_f64)
                 .map(Value::Number)
-                .ok_or_else(misfit),
+                .ok_or_else(mismatch),
             Kind::BoolOrText => {
                 Ok(Kind::Bool.read_text(text).unwrap_or_else(|_| Value::from(text)))
             }
             Kind::Text | Kind::ColonList => Ok(Value::from(text)),
             Kind::Numbers(_) => {
-                let value: Value = serde_json::from_str(text).map_err(|_| misfit())?;
+                let value: Value = serde_json::from_str(text).map_err(|_| mismatch())?;
                 match value {
                     Value::Object(_) => self.read_yaml(&value),
-                    _ => Err(misfit()),
+                    _ => Err(mismatch()),
                 }
             }
             Kind::Choice(words) if words.contains(&text) => Ok(Value::from(text)),
@@ -96,13 +95,13 @@ impl Kind {
             // A text may well be the word `none`; in YAML it is unset by `null`.
             Kind::Optional(inner) if is_none(text) && **inner != Kind::Text => Ok(Value::Null),
             Kind::Optional(inner) => inner.read_text(text),
-            Kind::Choice(_) | Kind::Section(_) => Err(misfit()),
+            Kind::Choice(_) => Err(mismatch()),
         }
     }
 
     /// The value that a YAML value means. Numbers and booleans may stand in quotes.
-    pub(super) fn read_yaml(&self, value: &Value) -> Result<Value, Misfit> {
-        let misfit = || self.misfit(described(value));
+    pub(crate) fn read_yaml(&self, value: &Value) -> Result<Value, TypeMismatch> {
+        let mismatch = || self.mismatch(described(value));
         match (self, value) {
             (Kind::Optional(_), Value::Null) => Ok(Value::Null),
             (Kind::Optional(_), Value::String(text)) => self.read_text(text),
@@ -115,7 +114,7 @@ impl Kind {
             (Kind::List(item), _) => Ok(Value::Array(vec![item.read_yaml(value)?])),
             (Kind::ColonList, Value::Array(values)) => {
                 let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
-                texts.map(|texts| Value::from(texts.join(":"))).ok_or_else(misfit)
+                texts.map(|texts| Value::from(texts.join(":"))).ok_or_else(mismatch)
             }
             (_, Value::String(text)) => self.read_text(text),
             (Kind::Bool | Kind::BoolOrText, Value::Bool(_)) => Ok(value.clone()),
@@ -123,19 +122,19 @@ impl Kind {
                 let read = |(name, value): (&String, &Value)| {
                     let is_known = names.contains(&name.as_str());
                     let known =
-                        is_known.then_some(()).ok_or_else(|| self.misfit(format!("`{name}`")));
+                        is_known.then_some(()).ok_or_else(|| self.mismatch(format!("`{name}`")));
                     known.and_then(|()| Ok((name.clone(), Kind::Float.read_yaml(value)?)))
                 };
-                let numbers: Result<_, Misfit> = values.iter().map(read).collect();
+                let numbers: Result<_, TypeMismatch> = values.iter().map(read).collect();
                 numbers.map(Value::Object)
             }
             (Kind::UnsignedInt, Value::Number(number)) if number.is_u64() => Ok(value.clone()),
             (Kind::Int, Value::Number(number)) if number.is_i64() => Ok(value.clone()),
             (Kind::Float, Value::Number(number)) => {
                 let number = number.as_f64().and_then(Number::from_f64);
-                number.map(Value::Number).ok_or_else(misfit)
+                number.map(Value::Number).ok_or_else(mismatch)
             }
-            _ => Err(misfit()),
+            _ => Err(mismatch()),
         }
     }
 }
@@ -145,7 +144,7 @@ fn is_none(text: &str) -> bool {
     matches!(text, "none" | "None" | "null")
 }
 
-pub(super) fn described(value: &Value) -> String {
+pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
         Value::Bool(value) => format!("boolean `{value}`"),

@@ -70,17 +70,17 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
     let mut notes = notes_of(&parsed, path);
     let truths = Truths::of(&parsed, file, &mut notes);
     let folder = ImageFolder::new(file.image_folder.as_deref());
-    let labels = config.labels.unwrap_or(match config.task {
+    let labels = config.questions.labels.unwrap_or(match config.questions.task {
         Some(EvalTask::OvdEval) if !NAMED_BY_ALL.contains(&subset) => LabelList::Image,
         _ => LabelList::All,
     });
     let mut reader = Reader {
         file,
         folder,
-        follow_links: config.follow_links,
+        follow_links: config.load.follow_links,
         labels,
         truths,
-        limit: config.max_boxes_per_category,
+        limit: config.questions.max_boxes_per_category,
         empty: 0,
         other_sizes: Vec::new(),
     };
@@ -338,7 +338,7 @@ mod tests {
         let path = dir.path().join("val.json");
         fs::write(&path, file.to_string()).expect("writes");
         let file = DataFile { path, image_folder: None, reward_method: None };
-        let config = EvalConfig { task: Some(EvalTask::Ovd), ..EvalConfig::default() };
+        let config = EvalConfig::default().with(|c| c.questions.task = Some(EvalTask::Ovd));
         read(&file, &config, "val").expect("a file of COCO's form")
     }
 

@@ -19,8 +19,8 @@ use crate::questions::{Question, Truth};
 /// Settings that rows have no use for.
 pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), EvalError> {
     let unused = [
-        ("labels", config.labels.is_some()),
-        ("max_boxes_per_category", config.max_boxes_per_category.is_some()),
+        ("labels", config.questions.labels.is_some()),
+        ("max_boxes_per_category", config.questions.max_boxes_per_category.is_some()),
     ];
     if let Some((name, _)) = unused.into_iter().find(|(_, is_given)| *is_given) {
         let cause = "is for files of COCO's form: rows ask their own questions".to_owned();

@@ -70,7 +70,7 @@ impl Evaluation {
         processor: Arc<Processor>,
         family: Family,
     ) -> Result<Self, EvalError> {
-        let task = config.task.ok_or_else(|| EvalError::Setting {
+        let task = config.questions.task.ok_or_else(|| EvalError::Setting {
             name: "task",
             cause: "expected a task".to_owned(),
         })?;
@@ -80,7 +80,7 @@ impl Evaluation {
         let scorer = Scorer::new(config, family, patch_size, cache)?;
         let check = |sample: &Sample| scorer.check(sample, method_of(task));
         let questions = Questions::load(config, &processor, &check)?;
-        processor.expect_answers(config.max_new_tokens.unwrap_or_default());
+        processor.expect_answers(config.sampling.max_new_tokens.unwrap_or_default());
         // Found out before a model is loaded.
         template(config)?;
         decoding(config)?;
@@ -116,11 +116,11 @@ impl Evaluation {
     fn missing_box_reward(&self) -> Option<String> {
         let config = &self.config;
         // A method of comparison was chosen.
-        if self.task != EvalTask::Reward || config.reward_method.is_some() {
+        if self.task != EvalTask::Reward || config.references.reward_method.is_some() {
             return None;
         }
-        let (task, funcs) = (config.task_type.as_deref(), &config.reward_funcs);
-        let is_customized = config.is_reward_customized_from_vlm_module;
+        let (task, funcs) = (config.references.task_type.as_deref(), &config.rewards.reward_funcs);
+        let is_customized = config.rewards.is_reward_customized_from_vlm_module;
         rewards::missing_box_reward(task, funcs, is_customized).or_else(|| {
             let boxes = rewards::BoxAnswers::new(task, funcs, is_customized);
             let rows = self.questions.rows.iter();
@@ -151,8 +151,8 @@ impl Evaluation {
 
     /// Says from now on that it is `model` which is asked, and that results go to `folder`.
     pub fn label(&mut self, model: String, folder: &Path) {
-        self.config.model = Some(model);
-        self.config.output_dir = Some(folder.display().to_string());
+        self.config.asked.model = Some(model);
+        self.config.run.output_dir = Some(folder.display().to_string());
     }
 
     /// The questions.
@@ -167,7 +167,7 @@ impl Evaluation {
     pub fn open(&self, folder: &ResultFolder) -> Result<AnswerStore, EvalError> {
         if let Some(yaml) = folder.config()? {
             let changes = changed_settings(&folder.config_path(), &yaml, &self.config)?;
-            if !changes.is_empty() && !self.config.allow_changed {
+            if !changes.is_empty() && !self.config.run.allow_changed {
                 let line =
                     |c: &config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
                 return Err(EvalError::Changed {
@@ -176,8 +176,8 @@ impl Evaluation {
                 });
             }
         }
-        let longest = self.config.max_new_tokens.unwrap_or_default();
-        let samples = self.config.num_samples;
+        let longest = self.config.sampling.max_new_tokens.unwrap_or_default();
+        let samples = self.config.sampling.num_samples;
         let store = AnswerStore::open(folder, &self.questions, samples, longest)?;
         folder.write_config(&to_yaml(&self.config)?)?;
         Ok(store)
@@ -185,7 +185,7 @@ impl Evaluation {
 
     /// Whether answers are missing.
     pub fn is_complete(&self, store: &AnswerStore) -> bool {
-        let samples = self.config.num_samples;
+        let samples = self.config.sampling.num_samples;
         store.todo(&self.questions, samples).is_empty()
     }
 
@@ -201,7 +201,7 @@ impl Evaluation {
         progress: &mut dyn Progress,
         cancel: &dyn Fn() -> bool,
     ) -> Result<(), EvalError> {
-        let samples = self.config.num_samples;
+        let samples = self.config.sampling.num_samples;
         let todo = store.todo(&self.questions, samples);
         let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
         let good = self.questions.rows.iter();
@@ -222,18 +222,18 @@ impl Evaluation {
         Ok(AskOptions {
             template: template(config)?,
             sampling: SamplingParams {
-                temperature: config.temperature,
-                top_k: Some(config.top_k).filter(|top_k| *top_k > 0),
-                top_p: config.top_p,
-                min_p: config.min_p.unwrap_or_default(),
-                repetition_penalty: config.repetition_penalty,
-                max_new_tokens: config.max_new_tokens.unwrap_or_default(),
+                temperature: config.sampling.temperature,
+                top_k: Some(config.filters.top_k).filter(|top_k| *top_k > 0),
+                top_p: config.filters.top_p,
+                min_p: config.filters.min_p.unwrap_or_default(),
+                repetition_penalty: config.filters.repetition_penalty,
+                max_new_tokens: config.sampling.max_new_tokens.unwrap_or_default(),
                 ..SamplingParams::default()
             },
-            max_concurrent: config.max_concurrent_completions,
+            max_concurrent: config.decoding.max_concurrent_completions,
             decoding: decoding(config)?,
-            workers: config.dataloader_num_workers.max(1),
-            seed: config.seed,
+            workers: config.decoding.dataloader_num_workers.max(1),
+            seed: config.decoding.seed,
         })
     }
 
@@ -265,9 +265,9 @@ impl Evaluation {
             listed.map(|(place, cause)| json!({"row": place, "cause": cause})).collect();
         let mut json = json!({
             "task": self.task,
-            "model": self.config.model,
-            "num_samples": self.config.num_samples,
-            "exclude_bad": self.config.exclude_bad,
+            "model": self.config.asked.model,
+            "num_samples": self.config.sampling.num_samples,
+            "exclude_bad": self.config.scoring.exclude_bad,
         });
         let own = [
             ("answers", outcome.findings.to_json()),
@@ -286,7 +286,7 @@ impl Evaluation {
     }
 
     fn results(&self, store: &AnswerStore) -> Result<Results, EvalError> {
-        let num_samples = self.config.num_samples;
+        let num_samples = self.config.sampling.num_samples;
         let mut results: Vec<Scored> = Vec::with_capacity(self.questions.rows.len() * num_samples);
         let mut answered: Vec<(&Question, &StoredAnswer)> = Vec::new();
         for (row, question) in self.questions.rows.iter().enumerate() {
@@ -310,10 +310,10 @@ impl Evaluation {
         let mut results = Results {
             accuracy: 0.0,
             task: self.task,
-            model: self.config.model.clone().unwrap_or_default(),
+            model: self.config.asked.model.clone().unwrap_or_default(),
             num_samples,
-            exclude_bad: self.config.exclude_bad,
-            apply_exif: self.config.apply_exif,
+            exclude_bad: self.config.scoring.exclude_bad,
+            apply_exif: self.config.load.apply_exif,
             subsets: self.questions.subsets.clone(),
             settings: recorded(&self.config),
             trained_as: self.trained_as.clone(),
@@ -330,13 +330,13 @@ impl Evaluation {
 }
 
 fn decoding(config: &EvalConfig) -> Result<Decoding, EvalError> {
-    let device = torch::parse_device(&config.device).map_err(EngineError::from)?;
-    Ok(Decoding::new(config.cuda_graphs, device)?)
+    let device = torch::parse_device(&config.machine.device).map_err(EngineError::from)?;
+    Ok(Decoding::new(config.decoding.cuda_graphs, device)?)
 }
 
 /// Of settings that are settled.
 fn template(config: &EvalConfig) -> Result<PromptTemplate, EvalError> {
-    let given = config.question_template.as_deref();
+    let given = config.questions.question_template.as_deref();
     Ok(PromptTemplate::resolve(given.unwrap_or_default())?)
 }
 

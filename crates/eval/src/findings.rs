@@ -95,7 +95,7 @@ impl Findings {
         Self {
             num_answers: answers.len(),
             cut_off: count(&|s| s.finish_reason == Some(FinishReason::Length)),
-            max_new_tokens: config.max_new_tokens.unwrap_or_default(),
+            max_new_tokens: config.sampling.max_new_tokens.unwrap_or_default(),
             empty: count(&|s| s.model_output.trim().is_empty()),
             unread: unread(&answers),
             read_by: match results.task {
@@ -104,8 +104,8 @@ impl Findings {
             },
             alike: alike(&answers),
             reading: better_reading(&boxes, units),
-            extractor: config.extractor,
-            template: config.question_template.clone().unwrap_or_default(),
+            extractor: config.scoring.extractor,
+            template: config.questions.question_template.clone().unwrap_or_default(),
             iou_anywhere: sum / answers.len().max(1) as f64,
         }
     }

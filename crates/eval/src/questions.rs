@@ -59,9 +59,9 @@ impl Questions {
     ) -> Result<Self, EvalError> {
         let of = |list: &Option<config::ColonList>| list.as_deref().map(str::to_owned);
         let files = DataFiles::from_lists(
-            &of(&config.data_file_paths).unwrap_or_default(),
-            of(&config.image_folders).as_deref(),
-            of(&config.reward_method).as_deref(),
+            &of(&config.questions.data_file_paths).unwrap_or_default(),
+            of(&config.questions.image_folders).as_deref(),
+            of(&config.references.reward_method).as_deref(),
         )?;
         let mut questions = Self {
             subsets: Vec::with_capacity(files.files.len()),
@@ -70,8 +70,8 @@ impl Questions {
         };
         for file in &files.files {
             let subset = questions.add_subset(&file.path);
-            let mut notices = Notices::new(ReadKeys::TRAINING, config.apply_exif);
-            let mut rows = match config.task {
+            let mut notices = Notices::new(ReadKeys::TRAINING, config.load.apply_exif);
+            let mut rows = match config.questions.task {
                 Some(EvalTask::Ovd | EvalTask::OvdEval) if !is_rows(&file.path)? => {
                     let read = coco_file::read(file, config, &questions.subsets[subset])?;
                     questions.notes.extend(read.notes);
@@ -85,16 +85,16 @@ impl Questions {
                     let rows = load_items(file, &checks, &mut look)?.into_iter();
                     let rows = rows.map(|row| Question::new(row, config, check));
                     let mut rows: Vec<Question> = rows.collect();
-                    if let Some(EvalTask::Ovd | EvalTask::OvdEval) = config.task {
+                    if let Some(EvalTask::Ovd | EvalTask::OvdEval) = config.questions.task {
                         detection_rows::take(&mut rows, config)?;
                     }
                     rows
                 }
             };
-            if let Some(seed) = config.shuffle_seed {
+            if let Some(seed) = config.questions.shuffle_seed {
                 python_shuffle(&mut rows, seed);
             }
-            rows.truncate(config.limit.unwrap_or(usize::MAX));
+            rows.truncate(config.questions.limit.unwrap_or(usize::MAX));
             rows.iter_mut().for_each(|row| row.subset = subset);
             for sample in rows.iter().filter_map(|row| row.sample.as_ref().ok()) {
                 notices.look_at_sample(sample, &[]);
@@ -125,8 +125,8 @@ impl Questions {
 
 fn row_checks(config: &EvalConfig, processor: &Processor) -> RowChecks {
     let mut checks = RowChecks {
-        expect_box: config.task == Some(EvalTask::Rec),
-        follow_links: config.follow_links,
+        expect_box: config.questions.task == Some(EvalTask::Rec),
+        follow_links: config.load.follow_links,
         ..RowChecks::default()
     };
     let own = processor.tokenizer().reserved_tokens();
@@ -153,7 +153,7 @@ impl Question {
         if let Err(cause) = check(&sample) {
             return bad(&sample.source, cause);
         }
-        let truth = match config.task {
+        let truth = match config.questions.task {
             Some(EvalTask::Rec) => match rec_truth(&sample) {
                 Ok(truth) => Truth::Box(truth),
                 Err(cause) => return bad(&sample.source, cause),

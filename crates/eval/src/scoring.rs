@@ -54,16 +54,16 @@ impl Scorer {
     ) -> Result<Self, EvalError> {
         let options = reward_options(config, family, patch_size, judge_cache);
         let of = |name: &str| RewardSet::build(&[name.to_owned()], None, &options);
-        let rules = match config.task {
+        let rules = match config.questions.task {
             Some(EvalTask::Rec) => {
-                let extractor = config.extractor.unwrap_or(Extractor::Thinking);
+                let extractor = config.scoring.extractor.unwrap_or(Extractor::Thinking);
                 Rules::Box(BoxReader::new(extractor, family, patch_size)?)
             }
             Some(EvalTask::Ovd | EvalTask::OvdEval) => Rules::Objects,
             Some(EvalTask::Gui) => Rules::Rewards(of("point_in_box")?),
             Some(EvalTask::Reward) => {
-                let weights = config.reward_weights.as_deref();
-                Rules::Rewards(RewardSet::build(&config.reward_funcs, weights, &options)?)
+                let weights = config.rewards.reward_weights.as_deref();
+                Rules::Rewards(RewardSet::build(&config.rewards.reward_funcs, weights, &options)?)
             }
             _ => Rules::Rewards(of("accuracy")?),
         };
@@ -71,9 +71,10 @@ impl Scorer {
         let units = |flag: Option<BoxFlag>| flag.map(BoxFormat::from);
         Ok(Self {
             rules,
-            correct_above: config.correct_above,
-            answer_units: units(config.box_format).unwrap_or(own),
-            solution_units: units(config.solution_box_format).unwrap_or(BoxFormat::Absolute),
+            correct_above: config.scoring.correct_above,
+            answer_units: units(config.rewards.box_format).unwrap_or(own),
+            solution_units: units(config.rewards.solution_box_format)
+                .unwrap_or(BoxFormat::Absolute),
         })
     }
 
@@ -397,34 +398,14 @@ fn reward_options(
     patch_size: usize,
     judge_cache: PathBuf,
 ) -> RewardOptions {
-    let cache = config.judge_cache.clone().map(PathBuf::from);
-    RewardOptions {
-        family,
-        task_type: config.task_type.clone(),
-        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module
-            && config.task == Some(EvalTask::Reward),
-        patch_size,
-        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
-        plugins: PluginOptions {
-            workers: config.reward_workers,
-            batch: RewardBatch::Step,
-            timeout_secs: config.reward_timeout_secs,
-            retry_secs: config.reward_retry_secs,
-            python: config.reward_python.clone(),
-            api_key_file: config.reward_api_key_file.clone().map(PathBuf::from),
-            judge: JudgeOptions {
-                model: config.judge_model.clone(),
-                prompt: config.judge_prompt.clone().map(PathBuf::from),
-                images: config.judge_images,
-                concurrency: config.judge_concurrency,
-                max_failed: config.judge_max_failed,
-                cache: Some(cache.unwrap_or(judge_cache)),
-                ..JudgeOptions::default()
-            },
-            ..PluginOptions::default()
-        },
-        overlong: OverlongOptions::new(config.overlong_max_tokens, config.overlong_cache_tokens),
-    }
+    let references = &config.references;
+    let most = references.overlong_max_tokens;
+    let mut options = RewardOptions::new(&config.rewards, family, patch_size, most);
+    options.task_type = references.task_type.clone();
+    options.is_reward_customized_from_vlm_module &= config.questions.task == Some(EvalTask::Reward);
+    let cache = references.judge_cache.as_deref().map(PathBuf::from);
+    options.plugins.judge.cache = Some(cache.unwrap_or(judge_cache));
+    options
 }
 
 /// Whether VLM-R1's format reward of REC is earned.

@@ -47,23 +47,23 @@ pub(crate) fn settled(
 ) -> EvalConfig {
     let mut config = config.clone();
     if matches!(task, EvalTask::Rec | EvalTask::Ovd | EvalTask::OvdEval) {
-        config.box_format.get_or_insert(own_units(family));
+        config.rewards.box_format.get_or_insert(own_units(family));
     }
     if task == EvalTask::Rec {
-        config.extractor.get_or_insert(Extractor::Thinking);
+        config.scoring.extractor.get_or_insert(Extractor::Thinking);
     }
-    let own = own_template(task, config.extractor);
-    config.question_template.get_or_insert(own.to_owned());
+    let own = own_template(task, config.scoring.extractor);
+    config.questions.question_template.get_or_insert(own.to_owned());
     // By the template, not the extractor: other eyes on the answers that are there do not make them longer.
-    let longest = match config.question_template.as_deref() {
+    let longest = match config.questions.question_template.as_deref() {
         Some(PLAIN_BOX) => LONGEST_BOX,
         _ => LONGEST,
     };
-    config.max_new_tokens.get_or_insert(longest);
-    config.image_processor.get_or_insert(ImageProcessor::Torchvision);
+    config.sampling.max_new_tokens.get_or_insert(longest);
+    config.asked.image_processor.get_or_insert(ImageProcessor::Torchvision);
     let bounds = processor.image_processor().config().pixel_bounds();
-    config.min_pixels = Some(bounds.shortest_edge as usize);
-    config.max_pixels = Some(bounds.longest_edge as usize);
+    config.load.min_pixels = Some(bounds.shortest_edge as usize);
+    config.load.max_pixels = Some(bounds.longest_edge as usize);
     config
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn recorded(config: &EvalConfig) -> Map<String, Value> {
         _ => Map::new(),
     };
     settings.retain(|name, _| !NO_MATTER.contains(&name.as_str()));
-    if config.temperature == 0.0 {
+    if config.sampling.temperature == 0.0 {
         settings.remove("seed");
     }
     settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());

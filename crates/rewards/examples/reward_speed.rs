@@ -33,7 +33,7 @@ struct Rule {
 impl Rule {
     fn new(rule: &str) -> Result<Self, Box<dyn Error>> {
         let (family, name) = match rule.split_once('/') {
-            Some((family, name)) => (Some(family.parse()?), name),
+            Some((family, name)) => (Some(rewards::family_of(family)?), name),
             None if accuracy_methods().any(|method| method == rule) => (None, "accuracy"),
             None => (None, rule),
         };

@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use crate::boxes::{BoundingBox, input_size};
 use crate::error::{RewardError, nearest_and_known};
-use crate::registry::{Family, RewardInput};
+use crate::registry::RewardInput;
+use config::Family;
 
 /// Units of the corners of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,12 +36,13 @@ use base::{python_json, python_text};
 pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
 pub use box_warning::{BoxAnswers, compares_boxes, missing_box_reward};
 pub use boxes::BoundingBox;
+pub use config::Family;
 pub use config::RewardBatch;
 pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};
 pub use overlong::{OverlongOptions, overlong};
 pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
-    Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods,
+    Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods, family_of,
 };
 pub use stream::{Listeners, StepSize};

@@ -19,7 +19,8 @@ use crate::boxes::{
 use crate::error::{RewardError, shortened};
 use crate::explain::{Explanation, FoundBox, MatchedBoxes};
 use crate::form::Form;
-use crate::registry::{Family, Reward, RewardInput};
+use crate::registry::{Reward, RewardInput};
+use config::Family;
 
 /// IoU of the first box in the first answer with the true box; 0 where none is found.
 pub(crate) struct RecAccuracy {

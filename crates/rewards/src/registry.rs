@@ -2,11 +2,10 @@
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use config::RewardBatch;
+use config::{Family, RewardBatch, RewardSection};
 use serde_json::{Map, Value};
 
 use crate::box_format::{BoxUnits, Comparison};
@@ -18,7 +17,7 @@ use crate::grounding::Grounding;
 use crate::json_valid::JsonValid;
 use crate::length::Length;
 use crate::overlong::{Overlong, OverlongOptions};
-use crate::plugins::{self, JudgedAccuracy, PluginOptions};
+use crate::plugins::{self, JudgeOptions, JudgedAccuracy, PluginOptions};
 use crate::rec::{RecAccuracy, RecFormat};
 use crate::repetition::Repetition;
 
@@ -131,32 +130,17 @@ pub trait Reward: Send + Sync {
     }
 }
 
-/// Model families that have rewards of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Qwen2.5-VL: boxes in pixels of the model's input.
-    Qwen2_5Vl,
-    /// InternVL: boxes in thousandths of the image.
-    InternVl,
-    /// GLM-4.1V: boxes in the units of the data.
-    Glm4v,
-}
-
-impl Family {
-    const NAMES: [(&'static str, Self); 3] =
-        [("qwen2_5_vl", Self::Qwen2_5Vl), ("internvl", Self::InternVl), ("glm4v", Self::Glm4v)];
-}
-
-impl FromStr for Family {
-    type Err = RewardError;
-
-    fn from_str(name: &str) -> Result<Self, RewardError> {
-        if let Some((_, family)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
-            return Ok(*family);
-        }
-        let (nearest, known) = nearest_and_known(name, &Self::NAMES.map(|(name, _)| name));
-        Err(RewardError::UnknownFamily { name: name.to_owned(), nearest, known })
+/// The family of a model by the `model_type` of its `config.json`.
+///
+/// # Errors
+/// A family that has no rewards of its own.
+pub fn family_of(model_type: &str) -> Result<Family, RewardError> {
+    let families = Family::ALL;
+    if let Some((family, _)) = families.iter().find(|(_, name)| *name == model_type) {
+        return Ok(*family);
     }
+    let (nearest, known) = nearest_and_known(model_type, &families.map(|(_, name)| name));
+    Err(RewardError::UnknownFamily { name: model_type.to_owned(), nearest, known })
 }
 
 /// Which rewards the names of `--reward_funcs` mean.
@@ -176,6 +160,43 @@ pub struct RewardOptions {
     pub plugins: PluginOptions,
     /// Lengths of the reward `overlong`.
     pub overlong: OverlongOptions,
+}
+
+impl RewardOptions {
+    /// What the settings say, for a model of `family` with image patches of `patch_size` px. What they leave open is the
+    /// caller's to fill in: the task, what is asked for at once, the flag that ends waits, the folder of the judge's replies.
+    pub fn new(
+        settings: &RewardSection,
+        family: Family,
+        patch_size: usize,
+        overlong_max_tokens: usize,
+    ) -> Self {
+        let path = |text: &Option<String>| text.as_deref().map(PathBuf::from);
+        Self {
+            family,
+            task_type: None,
+            is_reward_customized_from_vlm_module: settings.is_reward_customized_from_vlm_module,
+            patch_size,
+            box_units: BoxUnits::from_flags(settings.box_format, settings.solution_box_format),
+            plugins: PluginOptions {
+                workers: settings.reward_workers,
+                timeout_secs: settings.reward_timeout_secs,
+                retry_secs: settings.reward_retry_secs,
+                python: settings.reward_python.clone(),
+                api_key_file: path(&settings.reward_api_key_file),
+                judge: JudgeOptions {
+                    model: settings.judge_model.clone(),
+                    prompt: path(&settings.judge_prompt),
+                    images: settings.judge_images,
+                    concurrency: settings.judge_concurrency,
+                    max_failed: settings.judge_max_failed,
+                    ..JudgeOptions::default()
+                },
+                ..PluginOptions::default()
+            },
+            overlong: OverlongOptions::new(overlong_max_tokens, settings.overlong_cache_tokens),
+        }
+    }
 }
 
 /// What each reward said and what it sums to.

@@ -106,7 +106,7 @@ impl Session<'_> {
     /// From where a run that ends here goes on.
     fn way_on(&self) -> String {
         match self.newest() {
-            _ if self.settings.save_only_model => {
+            _ if self.settings.sections.save.save_only_model => {
                 "the run cannot be continued: --save_only_model true".to_owned()
             }
             Some((step, folder)) if step == self.step && !self.is_torn => format!(
@@ -138,7 +138,7 @@ impl Session<'_> {
             None => bytes_of_weights(&self.model_dir),
         };
         let state = self.optimizer.state(parameters);
-        let state = if self.settings.save_only_model {
+        let state = if self.settings.sections.save.save_only_model {
             0
         } else {
             state.iter().map(|(_, tensor)| bytes(tensor)).sum()
@@ -186,10 +186,10 @@ impl Session<'_> {
             error => TrainError::Checkpoint { step: self.step, source: Box::new(error) },
         })?;
         self.saved = Some(self.step);
-        if let Some(keep) = self.settings.save_total_limit {
+        if let Some(keep) = self.settings.sections.save.save_total_limit {
             self.run.prune_checkpoints(keep)?;
         }
-        let keep = self.settings.save_optimizer_limit;
+        let keep = self.settings.sections.save.save_optimizer_limit;
         Ok(self.run.keep_trainer_states(keep)?)
     }
 
@@ -198,11 +198,11 @@ impl Session<'_> {
         let pending = self.run.begin_checkpoint(self.step)?;
         let written = policy::save(
             self.model.as_ref(),
-            &self.settings.model_name,
+            &self.settings.sections.model.model_name_or_path,
             &self.model_dir,
             pending.path(),
         )?;
-        if !self.settings.save_only_model {
+        if !self.settings.sections.save.save_only_model {
             self.write_state(&pending, written)?;
         }
         pending.commit()?;
@@ -220,7 +220,7 @@ impl Session<'_> {
         written.push(torch::write_tensors(&folder.join(OPTIMIZER), &tensors)?);
         let state = State {
             step: self.step,
-            seed: self.settings.seed,
+            seed: self.settings.sections.optimizer.seed,
             num_samples: self.num_samples as u64,
             bad_steps: self.bad_steps,
             lowered_max_tokens: self.lowered_max_tokens.map(|tokens| tokens as u64),
@@ -352,7 +352,7 @@ impl Session<'_> {
     }
 
     fn verify(&mut self, folder: &Path) -> Result<(), TrainError> {
-        if !self.settings.verify_checkpoint {
+        if !self.settings.sections.save.verify_checkpoint {
             return Ok(());
         }
         match verify_sums(folder) {
@@ -374,14 +374,14 @@ impl Session<'_> {
     fn compare(&self, state: &State, folder: &Path) -> Result<(), TrainError> {
         let facts = [
             ("rows of the data", state.num_samples, self.num_samples as u64),
-            ("`seed`", state.seed, self.settings.seed),
+            ("`seed`", state.seed, self.settings.sections.optimizer.seed),
         ];
         let changes: Vec<String> = facts
             .iter()
             .filter(|(_, was, is)| was != is)
             .map(|(what, was, is)| format!("{what}: was {was}, is {is}"))
             .collect();
-        if changes.is_empty() || self.settings.allow_changed {
+        if changes.is_empty() || self.settings.sections.start.allow_changed {
             return Ok(());
         }
         Err(TrainError::Changed { folder: folder.into(), changes })

@@ -19,10 +19,10 @@ impl Session<'_> {
     pub fn evaluation_is_due(&self) -> bool {
         let last = self.step == self.schedule.total_steps;
         match self.step {
-            0 => self.settings.eval_on_start,
+            0 => self.settings.sections.eval.eval_on_start,
             step => self
                 .settings
-                .eval_every
+                .eval_interval()
                 .map(|every| every.steps(self.steps_per_epoch))
                 .is_some_and(|every| step.is_multiple_of(every) || last),
         }

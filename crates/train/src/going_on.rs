@@ -16,14 +16,14 @@ pub(crate) fn checkpoints<C: Config>(
     settings: &Settings,
     run: &RunFolder,
 ) -> Result<Vec<(u64, PathBuf)>, TrainError> {
-    let checkpoints = match &settings.resume {
+    let checkpoints = match &settings.sections.start.resume_from_checkpoint {
         Resume::From(folder) => vec![named(folder, run)?],
         Resume::Newest(_) => run.resumable_checkpoints()?,
     };
     let Some((_, newest)) = run.latest_checkpoint()?.or_else(|| checkpoints.last().cloned()) else {
         return Ok(checkpoints);
     };
-    if settings.resume == Resume::Newest(false) {
+    if settings.sections.start.resume_from_checkpoint == Resume::Newest(false) {
         let cause = format!("is false, but {} holds a checkpoint", run.path().display());
         return Err(setting(cause));
     }
@@ -91,7 +91,7 @@ fn compare<C: Config>(
     };
     match compared {
         Ok(changes) if changes.is_empty() => {}
-        Ok(changes) if settings.allow_changed => {
+        Ok(changes) if settings.sections.start.allow_changed => {
             let changes = changes.join("\n");
             base::say!("going on with other settings, as --allow_changed true:\n{changes}");
         }
@@ -99,7 +99,7 @@ fn compare<C: Config>(
             return Err(TrainError::Changed { folder: newest.to_path_buf(), changes });
         }
         Err(error @ TrainError::OtherCommand { .. }) => return Err(error),
-        Err(error) if settings.allow_changed => {
+        Err(error) if settings.sections.start.allow_changed => {
             let cause = describe(&error);
             let cause = cause.split("\nhint: ").next().unwrap_or_default();
             base::say!("warning: what the settings were is not known: {cause}");

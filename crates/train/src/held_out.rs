@@ -30,11 +30,11 @@ pub(crate) fn score(
     let greedy = SamplingParams { temperature: 0.0, ..sampling.clone() };
     let sampling = Sampling {
         params: &greedy,
-        max_concurrent: config.max_concurrent_completions,
+        max_concurrent: config.rollout.max_concurrent_completions,
         decoding: session.settings.decoding,
         num_completions: 1,
         share_prompt: true,
-        key: DrawKey { seed: config.seed, step: 0, prompt: 0, completion: 0 },
+        key: DrawKey { seed: config.optimizer.seed, step: 0, prompt: 0, completion: 0 },
     };
     let stop = || session.stop.is_raised();
     let mut groups = Vec::with_capacity(dataset.validation.len());

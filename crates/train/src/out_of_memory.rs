@@ -63,10 +63,10 @@ impl Session<'_> {
             let hint = ways_out(&self.settings);
             return Err(TrainError::TooLargeForMemory { tokens, cause, hint });
         };
-        if self.settings.max_tokens.is_some_and(|max| max <= half) {
+        if self.settings.sections.machine.max_tokens_per_microbatch.is_some_and(|max| max <= half) {
             return Ok(());
         }
-        self.settings.max_tokens = Some(half);
+        self.settings.sections.machine.max_tokens_per_microbatch = Some(half);
         self.lowered_max_tokens = Some(half);
         let completions: usize = batch.iter().map(|group| group.completions.len()).sum();
         self.say(&format!(
@@ -82,11 +82,17 @@ impl Session<'_> {
         let Some(lowered) = lowered.map(|tokens| tokens as usize) else {
             return;
         };
-        if self.settings.allow_changed || self.settings.max_tokens.is_some_and(|max| max <= lowered)
+        if self.settings.sections.start.allow_changed
+            || self
+                .settings
+                .sections
+                .machine
+                .max_tokens_per_microbatch
+                .is_some_and(|max| max <= lowered)
         {
             return;
         }
-        self.settings.max_tokens = Some(lowered);
+        self.settings.sections.machine.max_tokens_per_microbatch = Some(lowered);
         self.lowered_max_tokens = Some(lowered);
         self.say(&format!("at most {lowered} tokens at a time, as before: more found no memory"));
     }
@@ -96,7 +102,7 @@ impl Session<'_> {
 fn ways_out(settings: &Settings) -> String {
     let trained = settings.load.trained;
     let ways = [
-        (!settings.recompute, "--gradient_checkpointing true"),
+        (!settings.sections.model.gradient_checkpointing, "--gradient_checkpointing true"),
         (settings.load.kind == tch::Kind::Float, "--bf16 true"),
         (settings.lora.is_none(), "--use_peft true (LoRA)"),
         (

@@ -77,12 +77,11 @@ mod tests {
     fn weights_are_there_while_passes_run() {
         let folder =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
-        let config = GrpoConfig {
-            data_file_paths: ColonList("rows.jsonl".into()),
-            offload_reference: true,
-            device: "cpu".into(),
-            ..GrpoConfig::default()
-        };
+        let config = GrpoConfig::default().with(|c| {
+            c.data.data_file_paths = ColonList("rows.jsonl".into());
+            c.rollout.offload_reference = true;
+            c.machine.device = "cpu".into();
+        });
         let settings = Settings::try_from(&config).unwrap();
         let policy = load_model(&folder, settings.load).unwrap();
         let reference = Reference::load(&folder, &settings, policy.as_ref()).unwrap();

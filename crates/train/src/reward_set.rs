@@ -7,10 +7,7 @@ use config::GrpoConfig;
 use data::DataError;
 use data::image::ImageProcessorConfig;
 use models::read_family;
-use rewards::{
-    BoxUnits, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardError, RewardOptions,
-    RewardSet,
-};
+use rewards::{Family, RewardError, RewardOptions, RewardSet, family_of};
 
 use crate::TrainError;
 
@@ -20,72 +17,41 @@ pub(crate) fn build(
     model_dir: &Path,
     stop: &StopFlag,
 ) -> Result<RewardSet, TrainError> {
-    let family = read_family(model_dir)?;
-    let options = RewardOptions {
-        family: family.parse()?,
-        task_type: config.task_type.clone(),
-        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
-        patch_size: ImageProcessorConfig::from_dir(model_dir).map_err(DataError::from)?.patch_size
-            as usize,
-        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
-        plugins: plugin_options(config, stop),
-        overlong: OverlongOptions::new(
-            config.overlong_max_tokens.unwrap_or(config.max_completion_length),
-            config.overlong_cache_tokens,
-        ),
-    };
-    Ok(RewardSet::build(&config.reward_funcs, config.reward_weights.as_deref(), &options)?)
+    let family = family_of(&read_family(model_dir)?)?;
+    let image = ImageProcessorConfig::from_dir(model_dir).map_err(DataError::from)?;
+    let mut options = options(config, family, image.patch_size as usize);
+    options.plugins.stop = stop.clone();
+    let rewards = &config.rewards;
+    Ok(RewardSet::build(&rewards.reward_funcs, rewards.reward_weights.as_deref(), &options)?)
 }
 
-fn plugin_options(config: &GrpoConfig, stop: &StopFlag) -> PluginOptions {
-    let path = |text: &Option<String>| text.as_deref().map(PathBuf::from);
-    let cache = || Path::new(&config.output_dir).join("judge_cache");
-    PluginOptions {
-        workers: config.reward_workers,
-        batch: config.reward_batch,
-        timeout_secs: config.reward_timeout_secs,
-        retry_secs: config.reward_retry_secs,
-        stop: stop.clone(),
-        python: config.reward_python.clone(),
-        api_key_file: path(&config.reward_api_key_file),
-        judge: JudgeOptions {
-            model: config.judge_model.clone(),
-            prompt: path(&config.judge_prompt),
-            images: config.judge_images,
-            concurrency: config.judge_concurrency,
-            max_failed: config.judge_max_failed,
-            cache: Some(path(&config.judge_cache).unwrap_or_else(cache)),
-            ..JudgeOptions::default()
-        },
-    }
+fn options(config: &GrpoConfig, family: Family, patch_size: usize) -> RewardOptions {
+    let scoring = &config.scoring;
+    let most = scoring.overlong_max_tokens.unwrap_or(config.sampling.max_completion_length);
+    let mut options = RewardOptions::new(&config.rewards, family, patch_size, most);
+    options.task_type = config.data.task_type.clone();
+    options.plugins.batch = scoring.reward_batch;
+    let cache = scoring.judge_cache.as_deref().map(PathBuf::from);
+    let of_run = || Path::new(&config.run.output_dir).join("judge_cache");
+    options.plugins.judge.cache = Some(cache.unwrap_or_else(of_run));
+    options
 }
 
 /// What is wrong with the rewards that the configuration names, before there is a model: names, weights, and where
 /// `starts` those of one's own, each of which is started and ended.
 pub fn reward_problems(config: &GrpoConfig, starts: bool) -> Vec<RewardError> {
-    let mut options = RewardOptions {
-        // The only family that is trained, and its patches.
-        family: Family::Qwen2_5Vl,
-        task_type: config.task_type.clone(),
-        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
-        patch_size: 14,
-        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
-        plugins: plugin_options(config, &StopFlag::new()),
-        overlong: OverlongOptions::new(
-            config.overlong_max_tokens.unwrap_or(config.max_completion_length),
-            config.overlong_cache_tokens,
-        ),
-    };
+    // The only family that is trained, and its patches.
+    let mut options = options(config, Family::Qwen2_5Vl, 14);
     // Nothing is written before the run begins.
     options.plugins.judge.cache = None;
-    let names = &config.reward_funcs;
+    let names = &config.rewards.reward_funcs;
     let built_in = |name: &&String| !name.contains([':', '/']) && *name != "llm";
     let tried = names.iter().filter(|name| starts || built_in(name));
     let build = |name: &String| RewardSet::build(std::slice::from_ref(name), None, &options);
     let mut problems: Vec<RewardError> = tried.filter_map(|name| build(name).err()).collect();
     let repeated = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
     problems.extend(repeated.map(|(_, name)| RewardError::RepeatedReward { name: name.clone() }));
-    let weights = config.reward_weights.as_ref().map(Vec::len);
+    let weights = config.rewards.reward_weights.as_ref().map(Vec::len);
     if let Some(weights) = weights.filter(|weights| *weights != names.len()) {
         let rewards = names.len();
         problems.push(RewardError::WeightCount { weights, rewards });

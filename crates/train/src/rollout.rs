@@ -28,13 +28,13 @@ pub(crate) struct ScoredGroup {
 pub(crate) fn sampling_params(config: &GrpoConfig, processor: &Processor) -> SamplingParams {
     let tokenizer = processor.tokenizer();
     SamplingParams {
-        temperature: config.temperature,
-        top_k: (config.top_k > 0).then_some(config.top_k),
-        top_p: config.top_p,
-        min_p: config.min_p.unwrap_or(0.0),
-        repetition_penalty: config.repetition_penalty,
-        max_new_tokens: config.max_completion_length,
-        min_new_tokens: config.min_completion_length,
+        temperature: config.sampling.temperature,
+        top_k: (config.filters.top_k > 0).then_some(config.filters.top_k),
+        top_p: config.filters.top_p,
+        min_p: config.filters.min_p.unwrap_or(0.0),
+        repetition_penalty: config.filters.repetition_penalty,
+        max_new_tokens: config.sampling.max_completion_length,
+        min_new_tokens: config.sampling.min_completion_length,
         eos_ids: tokenizer.eos_ids().to_vec(),
         forbidden_ids: tokenizer.placeholder_ids().to_vec(),
     }

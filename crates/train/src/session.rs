@@ -83,7 +83,8 @@ impl Dataset {
         if rows.is_empty() {
             return Err(TrainError::NoRows { skipped: skipped.len() });
         }
-        let (samples, validation) = split(rows, settings.val_split_ratio, settings.seed)?;
+        let (samples, validation) =
+            split(rows, settings.sections.data.val_split_ratio, settings.sections.optimizer.seed)?;
         Ok(Dataset {
             samples,
             validation,
@@ -176,7 +177,7 @@ pub(crate) struct Session<'a> {
 impl<'a> Session<'a> {
     /// Opens the run folder, loads the model, and goes on where the newest whole checkpoint stands.
     pub fn open<C: Config>(config: &C, start: Start<'_, 'a>) -> Result<Self, TrainError> {
-        let run = RunFolder::open(&start.settings.output_dir)?;
+        let run = RunFolder::open(&start.settings.sections.run.output_dir)?;
         let log = run.log();
         for line in base::console::take_early() {
             log.line(&line);
@@ -191,7 +192,7 @@ impl<'a> Session<'a> {
         start: Start<'_, 'a>,
     ) -> Result<Self, TrainError> {
         let mut settings = start.settings;
-        if let Some(threads) = settings.num_threads {
+        if let Some(threads) = settings.sections.machine.num_threads {
             tch::set_num_threads(threads as i32);
         }
         let checkpoints = going_on::checkpoints(config, &settings, &run)?;
@@ -202,7 +203,7 @@ impl<'a> Session<'a> {
         if ids as i64 > rows {
             return Err(TrainError::Vocabulary { ids, rows });
         }
-        let optimizer = Optimizer::new(model.parameters(), settings.optimizer)?;
+        let optimizer = Optimizer::new(model.parameters(), settings.optimizer())?;
         let mut session = Session {
             schedule: settings.schedule(start.total_steps),
             model,
@@ -299,9 +300,9 @@ impl<'a> Session<'a> {
             return;
         }
         let by_steps = self.save_steps().map_or(0, |every| left / every);
-        let kept =
-            (by_steps.max(1) as usize).min(self.settings.save_total_limit.unwrap_or(usize::MAX));
-        let whole = kept.min(self.settings.save_optimizer_limit) as u64;
+        let kept = (by_steps.max(1) as usize)
+            .min(self.settings.sections.save.save_total_limit.unwrap_or(usize::MAX));
+        let whole = kept.min(self.settings.sections.save.save_optimizer_limit) as u64;
         let all = (kept as u64).saturating_mul(size_of.model);
         let all = all.saturating_add(whole.saturating_mul(size_of.state));
         let free = free_bytes(self.run.path());
@@ -312,7 +313,7 @@ impl<'a> Session<'a> {
             size(size_of.state),
             size(all),
         ));
-        if self.settings.save_only_model {
+        if self.settings.sections.save.save_only_model {
             self.say("checkpoints hold the model alone: a run that is stopped cannot go on");
         }
         if free.is_some_and(|free| free < size_of.total()) {
@@ -352,7 +353,7 @@ impl<'a> Session<'a> {
         let lines: Vec<Value> = std::iter::once(cause.head(step, updates)).chain(rows).collect();
         let dump = self.run.log_bad_step(step, &lines)?;
         self.bad_steps += 1;
-        let limit = self.settings.max_bad_steps;
+        let limit = self.settings.sections.start.max_bad_steps;
         if self.bad_steps > limit {
             let cause = Box::new(cause);
             return Err(TrainError::BadStep { step, cause, dump });
@@ -398,7 +399,7 @@ impl<'a> Session<'a> {
 
     /// Steps between two checkpoints.
     fn save_steps(&self) -> Option<u64> {
-        let every = self.settings.save_every;
+        let every = self.settings.save_interval();
         every.map(|every| every.steps(self.steps_per_epoch))
     }
 
@@ -412,8 +413,9 @@ impl<'a> Session<'a> {
     pub fn publish(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
         let (step, total) = (self.step, self.schedule.total_steps);
         let has_figures = metrics.keys().any(|name| name.starts_with("eval/"));
-        let is_first = step == 1 && self.settings.logging_first_step;
-        let is_due = step.is_multiple_of(self.settings.logging_steps) || step == total;
+        let run = &self.settings.sections.run;
+        let is_first = step == 1 && run.logging_first_step;
+        let is_due = step.is_multiple_of(run.logging_steps as u64) || step == total;
         if is_first || is_due || has_figures {
             self.run.log_step(step, metrics)?;
         }

@@ -38,8 +38,9 @@ pub fn train_sft(
 ) -> Result<Outcome, TrainError> {
     let settings = Settings::try_from(config)?;
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
-    let rows_per_step = settings.micro_batch * settings.accumulation;
-    let order = Arc::new(EpochSampler::new(dataset.samples.len(), rows_per_step, config.seed));
+    let rows_per_step = settings.rows_per_step();
+    let order =
+        Arc::new(EpochSampler::new(dataset.samples.len(), rows_per_step, config.optimizer.seed));
     let total = settings.total_steps(order.steps_per_epoch());
     let session = Session::open(
         config,
@@ -198,7 +199,7 @@ impl Trainer<'_> {
         (index, known): (usize, &mut Vec<Known>),
     ) -> Result<Result<(f64, f64), OutOfMemory>, TrainError> {
         let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
-        let key = [settings.seed, *step, index as u64];
+        let key = [settings.sections.optimizer.seed, *step, index as u64];
         let pass = || -> Result<_, TrainError> {
             let items: Vec<_> =
                 rows.iter().map(|r| (&r.prompt, vec![r.answer.as_slice()])).collect();
@@ -212,8 +213,12 @@ impl Trainer<'_> {
                 );
                 (loss, stats)
             };
-            let (loss, entropy, logprobs) =
-                batch.backward(model.as_ref(), 1.0, settings.recompute, loss_of);
+            let (loss, entropy, logprobs) = batch.backward(
+                model.as_ref(),
+                1.0,
+                settings.sections.model.gradient_checkpointing,
+                loss_of,
+            );
             let logprobs = Vec::<f32>::try_from(logprobs.to_device(Device::Cpu))?;
             Ok((f64::try_from(loss)?, f64::try_from(entropy)?, logprobs))
         };
@@ -282,7 +287,7 @@ fn row(
 ) -> Result<Row, TrainError> {
     let answer = dataset.processor.answer_ids(&taught_text(sample))?;
     let got = prompt.ids.len() + answer.len();
-    match config.max_seq_length {
+    match config.sft.max_seq_length {
         Some(max) if got > max => {
             Err(TrainError::RowTooLong { row: sample.source.to_string(), got, max })
         }

@@ -58,9 +58,9 @@ pub fn train_grpo_with_rewards(
 ) -> Result<Outcome, TrainError> {
     let settings = Settings::try_from(config)?;
     let boxes = BoxAnswers::new(
-        config.task_type.as_deref(),
-        &config.reward_funcs,
-        config.is_reward_customized_from_vlm_module,
+        config.data.task_type.as_deref(),
+        &config.rewards.reward_funcs,
+        config.rewards.is_reward_customized_from_vlm_module,
     );
     let check = |sample: &Sample| {
         let method = sample.accu_reward_method.as_deref();
@@ -71,10 +71,11 @@ pub fn train_grpo_with_rewards(
     };
     let mut dataset = Dataset::load(&settings, model_dir, check)?;
     dataset.notices.extend(boxes.warning().map(|text| format!("warning: {text}")));
-    dataset.processor.expect_answers(config.max_completion_length);
-    let completions = settings.micro_batch * settings.accumulation;
-    let prompts_per_step = completions.div_ceil(config.num_generations);
-    let order = Arc::new(EpochSampler::new(dataset.samples.len(), prompts_per_step, config.seed));
+    dataset.processor.expect_answers(config.sampling.max_completion_length);
+    let completions = settings.rows_per_step();
+    let prompts_per_step = completions.div_ceil(config.algorithm.num_generations);
+    let order =
+        Arc::new(EpochSampler::new(dataset.samples.len(), prompts_per_step, config.optimizer.seed));
     let total = settings.total_steps(order.steps_per_epoch());
     let mut session = Session::open(
         config,
@@ -89,10 +90,10 @@ pub fn train_grpo_with_rewards(
         },
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
-    let reference = (config.beta > 0.0 && !has_adapters)
+    let reference = (config.algorithm.beta > 0.0 && !has_adapters)
         .then(|| Reference::load(model_dir, &session.settings, session.model.as_ref()))
         .transpose()?;
-    if config.beta == 0.0 && session.step == 0 {
+    if config.algorithm.beta == 0.0 && session.step == 0 {
         session.say(
             "with --beta 0 the loss of the first update on a batch is 0 by construction: each ratio is 1 and a \
              group's advantages sum to 0; the gradient is not 0",
@@ -103,8 +104,8 @@ pub fn train_grpo_with_rewards(
     let trainer = Trainer {
         sampling: rollout::sampling_params(config, &dataset.processor),
         clip: ClipRange {
-            low: config.epsilon,
-            high: config.epsilon_high.unwrap_or(config.epsilon),
+            low: config.algorithm.epsilon,
+            high: config.algorithm.epsilon_high.unwrap_or(config.algorithm.epsilon),
         },
         config,
         session,
@@ -177,7 +178,7 @@ impl Trainer<'_> {
         stats: &mut PolicyStats,
     ) -> Result<(), TrainError> {
         self.score_by_reference(batches)?;
-        for _ in 0..self.config.num_iterations {
+        for _ in 0..self.config.algorithm.num_iterations {
             let mut index = 0;
             while index < batches.len() {
                 match self.accumulate(&mut batches[index], index + 1, stats.updates())? {
@@ -201,7 +202,7 @@ impl Trainer<'_> {
         cause: OutOfMemory,
     ) -> Result<(), TrainError> {
         self.session.shrink(&batches[index].group_lens(), cause)?;
-        let limits = self.session.settings.limits(self.config.share_prompt);
+        let limits = self.session.settings.limits(self.config.rollout.share_prompt);
         let rest = batches.split_off(index);
         batches.extend(rest.into_iter().flat_map(|batch| batch.cut(limits)));
         Ok(())
@@ -247,11 +248,16 @@ impl Trainer<'_> {
         let (session, config) = (&self.session, self.config);
         let sampling = Sampling {
             params: &self.sampling,
-            max_concurrent: config.max_concurrent_completions,
+            max_concurrent: config.rollout.max_concurrent_completions,
             decoding: session.settings.decoding,
-            num_completions: config.num_generations,
-            share_prompt: config.share_prompt,
-            key: DrawKey { seed: config.seed, step: session.step, prompt: 0, completion: 0 },
+            num_completions: config.algorithm.num_generations,
+            share_prompt: config.rollout.share_prompt,
+            key: DrawKey {
+                seed: config.optimizer.seed,
+                step: session.step,
+                prompt: 0,
+                completion: 0,
+            },
         };
         let scoring = Scoring {
             rewards: &self.rewards,
@@ -266,7 +272,7 @@ impl Trainer<'_> {
         session.clock.book("reward", rollout.waiting);
         let step = scoring.step;
         let logged = logged_groups(&rollout.groups, scoring.samples, scoring.rewards, step);
-        let keep = self.config.rollouts_keep;
+        let keep = self.config.rollout.rollouts_keep;
         self.session.run.log_rollouts(step, &logged, keep)?;
         self.tell_small_spread(&rollout.groups);
         let completions = rollout.groups.iter().map(|scored| &scored.group);
@@ -298,7 +304,8 @@ impl Trainer<'_> {
     /// and is left out; it counts in the denominator all the same.
     fn batches<'g>(&self, groups: &'g [ScoredGroup]) -> Vec<PolicyBatch<'g>> {
         let completions: usize = groups.iter().map(|g| g.group.completions.len()).sum();
-        let speaks = |g: &ScoredGroup| self.config.beta > 0.0 || !is_zero_spread(&g.group.rewards);
+        let speaks =
+            |g: &ScoredGroup| self.config.algorithm.beta > 0.0 || !is_zero_spread(&g.group.rewards);
         let speaking: Vec<(usize, &base::RolloutGroup)> = groups
             .iter()
             .enumerate()
@@ -309,13 +316,13 @@ impl Trainer<'_> {
         PolicyBatch::split(
             &speaking,
             completions,
-            settings.limits(self.config.share_prompt),
+            settings.limits(self.config.rollout.share_prompt),
             model.compute().1,
         )
     }
 
     fn score_by_reference(&mut self, batches: &mut Vec<PolicyBatch<'_>>) -> Result<(), TrainError> {
-        if self.config.beta == 0.0 {
+        if self.config.algorithm.beta == 0.0 {
             return Ok(());
         }
         match self.reference.take() {
@@ -351,7 +358,9 @@ impl Trainer<'_> {
     ) -> Result<Result<(), OutOfMemory>, TrainError> {
         let policy = self.session.model.as_ref();
         let mut score = |model: &dyn VisionLanguageModel| {
-            attempt(model.compute().1, || batch.score_by_reference(model, self.config.temperature))
+            attempt(model.compute().1, || {
+                batch.score_by_reference(model, self.config.sampling.temperature)
+            })
         };
         self.session.clock.time("reference", || match (reference, &policy.parameters().lora) {
             (Some(reference), _) => score(reference),
@@ -369,16 +378,16 @@ impl Trainer<'_> {
         updates: usize,
     ) -> Result<Result<PolicyStats, OutOfMemory>, TrainError> {
         let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
-        let key = [settings.seed, *step, index as u64, updates as u64];
+        let key = [settings.sections.optimizer.seed, *step, index as u64, updates as u64];
         let stats = clock.time("train", || {
             policy::with_dropout(model.as_ref(), &key, || {
                 attempt(model.compute().1, || {
                     batch.accumulate(
                         model.as_ref(),
-                        self.config.temperature,
+                        self.config.sampling.temperature,
                         self.clip,
-                        self.config.beta,
-                        settings.recompute,
+                        self.config.algorithm.beta,
+                        settings.sections.model.gradient_checkpointing,
                     )
                 })
             })
@@ -415,7 +424,7 @@ impl Trainer<'_> {
         metrics.insert("groups".into(), json!(groups.len()));
         metrics.insert("completions".into(), json!(lens.len()));
         if let Some(stats) = stats {
-            stats.write(&mut metrics, self.config.num_iterations);
+            stats.write(&mut metrics, self.config.algorithm.num_iterations);
         }
         metrics.insert("tokens_per_sec".into(), json!(tokens / self.session.clock.elapsed()));
         metrics.insert(

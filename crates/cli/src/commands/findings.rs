@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow, bail};
 use base::console::{count, describe};
 use base::run_folder::TRAINER_STATE;
-use config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig};
+use config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig, TrainingSections};
 use data::DataFiles;
 use models::{is_adapter, read_family};
 use torch::parse_device;
@@ -49,31 +49,34 @@ impl Findings {
     }
 }
 
-macro_rules! check_common {
-    ($findings:ident, $config:ident, $thinks:expr, $methods:expr) => {{
-        let c = $config;
-        $findings.note(template(&c.question_template, c.task_type.as_deref(), $thinks));
-        $findings.note(parse_device(&c.device));
-        check_model(&mut $findings, &c.model_name_or_path, c.model_revision.as_deref());
-        let folders = c.image_folders.as_deref();
-        check_files(&mut $findings, "", &c.data_file_paths, folders, $methods);
-        check_output(&mut $findings, Path::new(&c.output_dir));
-        if let Resume::From(folder) = &c.resume_from_checkpoint
-            && !folder.join(TRAINER_STATE).is_dir()
-        {
-            $findings.say(format!(
-                "`resume_from_checkpoint`: `{}` is no checkpoint with a `{TRAINER_STATE}`",
-                folder.display()
-            ));
-        }
-        if let Some(folder) = c.feature_cache_dir.as_deref().map(Path::new)
-            && folder.exists()
-            && !folder.is_dir()
-        {
-            $findings.say(format!("`feature_cache_dir`: `{}` is not a folder", folder.display()));
-        }
-        check_evaluations(&mut $findings, &Run::from(c));
-    }};
+/// What both trainers name; `thinks` says which template is asked for, `methods` how files are compared.
+fn check_training(
+    findings: &mut Findings,
+    sections: &TrainingSections,
+    thinks: bool,
+    methods: Option<&str>,
+) {
+    let TrainingSections { model, data, run, start, machine, .. } = sections;
+    findings.note(template(&data.question_template, data.task_type.as_deref(), thinks));
+    findings.note(parse_device(&machine.device));
+    check_model(findings, &model.model_name_or_path, model.model_revision.as_deref());
+    let folders = data.image_folders.as_deref();
+    check_files(findings, "", &data.data_file_paths, folders, methods);
+    check_output(findings, Path::new(&run.output_dir));
+    if let Resume::From(folder) = &start.resume_from_checkpoint
+        && !folder.join(TRAINER_STATE).is_dir()
+    {
+        findings.say(format!(
+            "`resume_from_checkpoint`: `{}` is no checkpoint with a `{TRAINER_STATE}`",
+            folder.display()
+        ));
+    }
+    if let Some(folder) = machine.feature_cache_dir.as_deref().map(Path::new)
+        && folder.exists()
+        && !folder.is_dir()
+    {
+        findings.say(format!("`feature_cache_dir`: `{}` is not a folder", folder.display()));
+    }
 }
 
 /// Looks at all that a run of `grpo` names.
@@ -85,13 +88,14 @@ pub fn check_grpo(config: &GrpoConfig) -> Result<()> {
     for problem in reward_problems(config, true) {
         findings.note::<()>(Err(problem));
     }
-    if let Some(path) = config.judge_prompt.as_deref().map(Path::new)
+    if let Some(path) = config.rewards.judge_prompt.as_deref().map(Path::new)
         && !path.is_file()
     {
         findings.say(format!("`judge_prompt`: no file `{}`", path.display()));
     }
-    let methods = config.reward_method.as_deref();
-    check_common!(findings, config, true, methods);
+    let methods = config.scoring.reward_method.as_deref();
+    check_training(&mut findings, &config.training(), true, methods);
+    check_evaluations(&mut findings, &Run::from(config));
     findings.done()
 }
 
@@ -101,7 +105,8 @@ pub fn check_grpo(config: &GrpoConfig) -> Result<()> {
 /// As [`check_grpo`].
 pub fn check_sft(config: &SftConfig) -> Result<()> {
     let mut findings = Findings::default();
-    check_common!(findings, config, config.with_thinking, None);
+    check_training(&mut findings, &config.training(), config.sft.with_thinking, None);
+    check_evaluations(&mut findings, &Run::from(config));
     findings.done()
 }
 
@@ -110,7 +115,7 @@ pub fn check_sft(config: &SftConfig) -> Result<()> {
 /// # Errors
 /// As [`check_grpo`].
 pub fn check_plan(config: &PlanConfig) -> Result<()> {
-    check_grpo(&config.grpo()?)
+    check_grpo(&config.grpo)
 }
 
 /// As [`check_grpo`], for `eval`: the model, adapter or not, its questions, the folder of the results.
@@ -119,22 +124,22 @@ pub fn check_plan(config: &PlanConfig) -> Result<()> {
 /// As [`check_grpo`].
 pub fn check_eval(config: &EvalConfig) -> Result<()> {
     let mut findings = Findings::default();
-    if !config.compare.is_empty() {
-        for folder in config.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
+    if !config.run.compare.is_empty() {
+        for folder in config.run.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
             findings.say(format!("`compare`: no folder `{folder}`"));
         }
         return findings.done();
     }
-    let model = config.model.as_deref().unwrap_or_default();
-    let chosen = findings.note(choose(model, config.model_revision.as_deref()));
+    let model = config.asked.model.as_deref().unwrap_or_default();
+    let chosen = findings.note(choose(model, config.load.model_revision.as_deref()));
     if let Some(Chosen::Folder(folder)) = chosen.filter(|chosen| !chosen.is_adapter()) {
         findings.note(read_family(&folder));
     }
-    findings.note(parse_device(&config.device));
-    let questions = config.data_file_paths.as_deref().unwrap_or_default();
-    let folders = config.image_folders.as_deref();
-    check_files(&mut findings, "", questions, folders, config.reward_method.as_deref());
-    check_output(&mut findings, Path::new(config.output_dir.as_deref().unwrap_or_default()));
+    findings.note(parse_device(&config.machine.device));
+    let questions = config.questions.data_file_paths.as_deref().unwrap_or_default();
+    let folders = config.questions.image_folders.as_deref();
+    check_files(&mut findings, "", questions, folders, config.references.reward_method.as_deref());
+    check_output(&mut findings, Path::new(config.run.output_dir.as_deref().unwrap_or_default()));
     findings.done()
 }
 
@@ -207,13 +212,13 @@ fn check_output(findings: &mut Findings, folder: &Path) {
 fn check_evaluations(findings: &mut Findings, run: &Run<'_>) {
     let evaluations = findings.note(run.read_evaluations()).unwrap_or_default();
     for named in evaluations {
-        let EvalConfig { data_file_paths, image_folders, reward_method, .. } = &named.config;
+        let EvalConfig { questions, references, .. } = &named.config;
         check_files(
             findings,
             &format!("evaluation `{}`: ", named.name),
-            data_file_paths.as_deref().unwrap_or_default(),
-            image_folders.as_deref(),
-            reward_method.as_deref(),
+            questions.data_file_paths.as_deref().unwrap_or_default(),
+            questions.image_folders.as_deref(),
+            references.reward_method.as_deref(),
         );
     }
 }

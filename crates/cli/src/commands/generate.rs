@@ -25,18 +25,19 @@ const CHUNK_ROWS: usize = 64;
 /// Where a row, an image or the model cannot be used.
 pub fn generate(config: &GenerateConfig) -> Result<()> {
     let questions = questions(config)?;
-    let mut shown = match config.output.is_none() && !config.json {
-        true => Shown::Texts { is_one: questions.len() * config.num_generations == 1 },
-        false => Shown::Rows(Output::open(config.output.as_deref())?),
+    let mut shown = match config.question.output.is_none() && !config.question.json {
+        true => Shown::Texts { is_one: questions.len() * config.sampling.num_generations == 1 },
+        false => Shown::Rows(Output::open(config.question.output.as_deref())?),
     };
     let stop = signals::stop_flag("stopping")?;
-    let decoding = Decoding::new(config.cuda_graphs, parse_device(&config.device)?)?;
+    let decoding =
+        Decoding::new(config.decoding.cuda_graphs, parse_device(&config.machine.device)?)?;
     let model = Model::load(config)?;
-    model.processor.expect_answers(config.max_new_tokens);
+    model.processor.expect_answers(config.sampling.max_new_tokens);
     let sampler = Sampler::new(
         model.weights.as_ref(),
         sampling_params(config, &model),
-        config.max_concurrent_completions,
+        config.decoding.max_concurrent_completions,
     )?
     .with_decoding(decoding)?;
     for (chunk, questions) in questions.chunks(CHUNK_ROWS).enumerate() {
@@ -44,8 +45,17 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
         for (index, question) in questions.iter().enumerate() {
             let prompt = model.prompt(&question.text, &question.images, &question.place)?;
             let prompt_index = (chunk * CHUNK_ROWS + index) as u64;
-            let key = DrawKey { seed: config.seed, step: 0, prompt: prompt_index, completion: 0 };
-            requests.push(Request { prompt, num_completions: config.num_generations, key });
+            let key = DrawKey {
+                seed: config.decoding.seed,
+                step: 0,
+                prompt: prompt_index,
+                completion: 0,
+            };
+            requests.push(Request {
+                prompt,
+                num_completions: config.sampling.num_generations,
+                key,
+            });
         }
         let generation = sampler.generate(&requests, &mut |_, _, _| {}, &|| stop.is_raised())?;
         for ((question, request), completions) in
@@ -110,17 +120,18 @@ struct Question {
 }
 
 fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
-    if let Some(prompt) = &config.prompt {
-        let images: Vec<PathBuf> = config.image.iter().map(PathBuf::from).collect();
+    if let Some(prompt) = &config.question.prompt {
+        let images: Vec<PathBuf> = config.question.image.iter().map(PathBuf::from).collect();
         let place = "command line".to_owned();
-        let mut notices = Notices::new(rows::ASKED, config.apply_exif);
+        let mut notices = Notices::new(rows::ASKED, config.load.apply_exif);
         notices.look(&place, &Map::new(), &[("prompt", prompt.as_str())], &images);
         notices.say();
         return Ok(vec![Question { place, text: prompt.clone(), images, columns: Map::new() }]);
     }
-    let input = config.input.as_deref().unwrap_or_default();
-    let folder = Images::of(config.image_folder.as_deref(), input, config.follow_links);
-    let mut notices = Notices::new(rows::ASKED, config.apply_exif);
+    let input = config.question.input.as_deref().unwrap_or_default();
+    let folder =
+        Images::of(config.question.image_folder.as_deref(), input, config.load.follow_links);
+    let mut notices = Notices::new(rows::ASKED, config.load.apply_exif);
     let mut question = |row: Row| -> Result<Question> {
         notices.look_at_lost(&row.place, &row.lost);
         row.refuse_hidden_media(&rows::ASKED)?;
@@ -140,13 +151,13 @@ fn questions(config: &GenerateConfig) -> Result<Vec<Question>> {
 fn sampling_params(config: &GenerateConfig, model: &Model) -> SamplingParams {
     let tokenizer = model.processor.tokenizer();
     SamplingParams {
-        temperature: config.temperature,
-        top_k: Some(config.top_k).filter(|top_k| *top_k > 0),
-        top_p: config.top_p,
-        min_p: config.min_p.unwrap_or_default(),
-        repetition_penalty: config.repetition_penalty,
-        max_new_tokens: config.max_new_tokens,
-        min_new_tokens: config.min_completion_length,
+        temperature: config.sampling.temperature,
+        top_k: Some(config.filters.top_k).filter(|top_k| *top_k > 0),
+        top_p: config.filters.top_p,
+        min_p: config.filters.min_p.unwrap_or_default(),
+        repetition_penalty: config.filters.repetition_penalty,
+        max_new_tokens: config.sampling.max_new_tokens,
+        min_new_tokens: config.sampling.min_completion_length,
         eos_ids: tokenizer.eos_ids().to_vec(),
         forbidden_ids: tokenizer.placeholder_ids().to_vec(),
     }

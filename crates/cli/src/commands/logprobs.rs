@@ -18,7 +18,7 @@ const CHUNK_ROWS: usize = 64;
 
 /// What is odd about the rows; a row that would be asked blind is refused.
 fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Images) -> Result<Notices> {
-    let mut notices = Notices::new(rows::ANSWERED, config.apply_exif);
+    let mut notices = Notices::new(rows::ANSWERED, config.load.apply_exif);
     for row in rows {
         notices.look_at_lost(&row.place, &row.lost);
         row.refuse_hidden_media(&rows::ANSWERED)?;
@@ -40,10 +40,14 @@ fn images(row: &Row, folder: &Images) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// Where a row, an image or the model cannot be used.
 pub fn logprobs(config: &LogprobsConfig) -> Result<()> {
-    let rows = rows::read(&config.input)?;
-    let folder = Images::of(config.image_folder.as_deref(), &config.input, config.follow_links);
+    let rows = rows::read(&config.rows.input)?;
+    let folder = Images::of(
+        config.rows.image_folder.as_deref(),
+        &config.rows.input,
+        config.load.follow_links,
+    );
     notices(config, &rows, &folder)?.say();
-    let mut output = Output::open(config.output.as_deref())?;
+    let mut output = Output::open(config.rows.output.as_deref())?;
     let model = Model::load(config)?;
     let prepare = |row: &Row| -> Result<(Prompt, Vec<u32>)> {
         let images = images(row, &folder)?;
@@ -54,7 +58,7 @@ pub fn logprobs(config: &LogprobsConfig) -> Result<()> {
     for rows in rows.chunks(CHUNK_ROWS) {
         let prepared = rows.iter().map(prepare).collect::<Result<Vec<_>>>()?;
         let logprobs = tch::no_grad(|| {
-            completion_logprobs(model.weights.as_ref(), &prepared, config.temperature)
+            completion_logprobs(model.weights.as_ref(), &prepared, config.rows.temperature)
         })?;
         for ((row, (prompt, completion)), logprobs) in rows.iter().zip(&prepared).zip(&logprobs) {
             let mut columns = row.columns.clone();

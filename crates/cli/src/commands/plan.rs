@@ -21,13 +21,16 @@ use crate::which_model::folder_or_name;
 /// # Errors
 /// A model folder, settings or rows that `grpo` would refuse; a GPU whose memory is not given.
 pub fn plan(config: &PlanConfig) -> Result<()> {
-    let mut run = config.grpo()?;
+    let mut run = config.grpo.clone();
     super::warn_of_missing_box_reward(&run);
-    run.model_name_or_path = folder_or_name(&run.model_name_or_path)?;
-    let folder = hub::description_folder(&run.model_name_or_path, run.model_revision.as_deref())?;
+    run.model.model_name_or_path = folder_or_name(&run.model.model_name_or_path)?;
+    let folder = hub::description_folder(
+        &run.model.model_name_or_path,
+        run.model.model_revision.as_deref(),
+    )?;
     let inputs = plan_inputs(&run, &folder)?;
     let mut available: Vec<(String, u64)> =
-        config.memory.iter().cloned().zip(config.memory_bytes()?).collect();
+        config.plan.memory.iter().cloned().zip(config.plan.memory_bytes()?).collect();
     if available.is_empty() {
         if inputs.device.is_cuda() {
             bail!("the memory of a GPU is not known\nhint: say it, as --memory 24GiB");
@@ -35,7 +38,7 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
         let bytes = host_memory()?;
         available.push((format!("{} MiB", mebibytes(bytes)), bytes));
     }
-    if let Some(threads) = run.num_threads {
+    if let Some(threads) = run.machine.num_threads {
         tch::set_num_threads(threads as i32);
     }
     print_load(&inputs);
@@ -43,8 +46,8 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     print_memory(&inputs, &choices);
     print_disk(&inputs, &choices, bytes_of_weight(&folder)?);
     print_fits(&inputs, &choices, &available);
-    print_time(&inputs, &choices, config.cost_per_hour)?;
-    if run.eval_config.is_some() {
+    print_time(&inputs, &choices, config.plan.cost_per_hour)?;
+    if run.eval.eval_config.is_some() {
         base::print_data!("evaluations take time and memory of their own, which is not counted");
     }
     Ok(())

@@ -36,14 +36,14 @@ pub fn run(config: &DemoConfig) -> Result<()> {
         signals::stop_flag("what is under way is finished and saved")?,
     )?;
     base::say!("{}", results.headline());
-    base::print_data!("{}", Path::new(&config.out).join("report.html").display());
+    base::print_data!("{}", Path::new(&config.demo.out).join("report.html").display());
     Ok(())
 }
 
 fn run_plan(config: &DemoConfig, plan: &Plan, stop: base::run_folder::StopFlag) -> Result<Results> {
-    let out = PathBuf::from(&config.out);
+    let out = PathBuf::from(&config.demo.out);
     fs::create_dir_all(out.join("eval")).with_context(|| out.display().to_string())?;
-    prepare_device(&config.device, config.num_threads)?;
+    prepare_device(&config.machine.device, config.machine.num_threads)?;
     let mut times = Times::open(out.join("times.json"))?;
     let dataset = times.measure("drawing scenes", || prepare(&out, config, plan))?;
     let mut demo = Demo { config, plan, out, dataset, stop, times };
@@ -56,7 +56,8 @@ fn run_plan(config: &DemoConfig, plan: &Plan, stop: base::run_folder::StopFlag) 
 /// Dataset and untrained model. `demo.json` is written last: where it stands, both are whole.
 fn prepare(out: &Path, config: &DemoConfig, plan: &Plan) -> Result<Dataset> {
     let (marker, data) = (out.join("demo.json"), out.join("data"));
-    let wanted = json!({"seed": config.seed, "plan": plan, "version": env!("CARGO_PKG_VERSION")});
+    let wanted =
+        json!({"seed": config.demo.seed, "plan": plan, "version": env!("CARGO_PKG_VERSION")});
     if marker.exists() {
         let text = fs::read_to_string(&marker).with_context(|| marker.display().to_string())?;
         let found: Value =
@@ -71,8 +72,8 @@ fn prepare(out: &Path, config: &DemoConfig, plan: &Plan) -> Result<Dataset> {
         return Ok(Dataset::at(&data));
     }
     base::say!("drawing scenes into {}", data.display());
-    let dataset = Dataset::write(&data, &plan.data, config.seed)?;
-    tiny::model::write(&out.join("model"), &plan.model, &words(), config.seed)?;
+    let dataset = Dataset::write(&data, &plan.data, config.demo.seed)?;
+    tiny::model::write(&out.join("model"), &plan.model, &words(), config.demo.seed)?;
     fs::write(&marker, format!("{wanted:#}\n")).with_context(|| marker.display().to_string())?;
     Ok(dataset)
 }
@@ -125,13 +126,12 @@ mod tests {
     use super::*;
 
     fn config(folder: &Path, seed: u64) -> DemoConfig {
-        DemoConfig {
-            out: folder.display().to_string(),
-            seed,
+        DemoConfig::default().with(|c| {
+            c.demo.out = folder.display().to_string();
+            c.demo.seed = seed;
             // Tests run side by side: more threads would wait for one another.
-            num_threads: Some(1),
-            ..DemoConfig::default()
-        }
+            c.machine.num_threads = Some(1);
+        })
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How much the demo does and with which settings: everything one might want to turn.
 
-use config::{ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig};
+use config::{ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig, TrainingSections};
 use serde::Serialize;
 use tiny::model::ModelShape;
 use tiny::tokenizer::{MERGE_SIZE, PATCH_SIZE};
@@ -93,66 +93,66 @@ pub struct Stage<'a> {
     pub demo: &'a DemoConfig,
 }
 
-/// Fields that SFT and GRPO share.
-macro_rules! training {
-    ($config:ident, $stage:expr, { $($own:tt)* }) => {
-        $config {
-            model_name_or_path: $stage.model.clone(),
-            data_file_paths: ColonList($stage.rows.clone()),
-            image_folders: Some(ColonList($stage.dataset.images.display().to_string())),
-            task_type: Some("rec".into()),
-            min_pixels: ((PATCH_SIZE * MERGE_SIZE) as usize).pow(2),
-            adam_beta2: 0.95,
-            seed: $stage.demo.seed,
-            output_dir: $stage.output_dir.clone(),
-            save_steps: 200,
-            save_total_limit: Some(1),
-            device: $stage.demo.device.clone(),
-            num_threads: $stage.demo.num_threads,
-            dataloader_num_workers: 1,
-            $($own)*
-            ..$config::default()
-        }
-    };
+/// What SFT and GRPO have in common, over their own defaults.
+fn training(mut sections: TrainingSections, stage: &Stage<'_>) -> TrainingSections {
+    sections.model.model_name_or_path = stage.model.clone();
+    let data = &mut sections.data;
+    data.data_file_paths = ColonList(stage.rows.clone());
+    data.image_folders = Some(ColonList(stage.dataset.images.display().to_string()));
+    data.task_type = Some("rec".into());
+    data.min_pixels = ((PATCH_SIZE * MERGE_SIZE) as usize).pow(2);
+    sections.optimizer.adam_beta2 = 0.95;
+    sections.optimizer.seed = stage.demo.demo.seed;
+    sections.run.output_dir = stage.output_dir.clone();
+    sections.save.save_steps = 200;
+    sections.save.save_total_limit = Some(1);
+    let machine = &mut sections.machine;
+    machine.device = stage.demo.machine.device.clone();
+    machine.num_threads = stage.demo.machine.num_threads;
+    machine.dataloader_num_workers = 1;
+    sections
 }
 
 impl Plan {
     /// SFT from random weights, asked as GRPO will ask.
     pub fn cold_start(&self, stage: &Stage<'_>) -> SftConfig {
-        training!(SftConfig, stage, {
-            with_thinking: true,
-            per_device_train_batch_size: self.cold_start_batch,
-            learning_rate: self.cold_start_lr,
-            lr_scheduler_type: LrSchedulerType::Linear,
-            warmup_steps: 50.0,
-            max_steps: self.cold_start_steps as i64,
+        let config = SftConfig::default();
+        let sections = training(config.training(), stage);
+        config.with_training(sections).with(|c| {
+            c.sft.with_thinking = true;
+            c.optimizer.per_device_train_batch_size = self.cold_start_batch;
+            c.optimizer.learning_rate = self.cold_start_lr;
+            c.optimizer.lr_scheduler_type = LrSchedulerType::Linear;
+            c.optimizer.warmup_steps = 50.0;
+            c.optimizer.max_steps = self.cold_start_steps as i64;
         })
     }
 
     /// As many steps of SFT as GRPO takes.
     pub fn further_sft(&self, stage: &Stage<'_>, batch: usize) -> SftConfig {
-        SftConfig {
-            per_device_train_batch_size: batch,
-            learning_rate: self.further_lr,
-            max_steps: self.grpo_steps as i64,
-            warmup_steps: 10.0,
-            seed: stage.demo.seed.wrapping_add(1),
-            ..self.cold_start(stage)
-        }
+        self.cold_start(stage).with(|c| {
+            c.optimizer.per_device_train_batch_size = batch;
+            c.optimizer.learning_rate = self.further_lr;
+            c.optimizer.max_steps = self.grpo_steps as i64;
+            c.optimizer.warmup_steps = 10.0;
+            c.optimizer.seed = stage.demo.demo.seed.wrapping_add(1);
+        })
     }
 
     /// GRPO with VLM-R1's two rewards of REC.
     pub fn grpo(&self, stage: &Stage<'_>) -> GrpoConfig {
-        training!(GrpoConfig, stage, {
-            per_device_train_batch_size: self.grpo_prompts * self.group_size,
-            num_generations: self.group_size,
-            learning_rate: self.grpo_lr,
-            warmup_steps: 10.0,
-            max_steps: self.grpo_steps as i64,
-            reward_funcs: vec!["accuracy".into(), "format".into()],
-            is_reward_customized_from_vlm_module: true,
-            beta: self.beta,
-            max_completion_length: self.max_completion_length,
+        let config = GrpoConfig::default();
+        let sections = training(config.training(), stage);
+        config.with_training(sections).with(|c| {
+            c.optimizer.per_device_train_batch_size = self.grpo_prompts * self.group_size;
+            c.algorithm.num_generations = self.group_size;
+            c.optimizer.learning_rate = self.grpo_lr;
+            c.optimizer.warmup_steps = 10.0;
+            c.optimizer.max_steps = self.grpo_steps as i64;
+            c.rewards.reward_funcs = vec!["accuracy".into(), "format".into()];
+            c.rewards.is_reward_customized_from_vlm_module = true;
+            c.algorithm.beta = self.beta;
+            c.sampling.max_completion_length = self.max_completion_length;
         })
     }
 }

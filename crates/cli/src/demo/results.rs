@@ -97,7 +97,7 @@ impl Results {
                 .iter()
                 .map(|(stage, secs)| (stage.clone(), json!(secs)))
                 .collect(),
-            seed: demo.config.seed,
+            seed: demo.config.demo.seed,
         })
     }
 

@@ -153,14 +153,14 @@ impl Demo<'_> {
         }
         let (config, plan, stop) = (self.config, self.plan, self.stop.clone());
         let evaluation = self.times.measure("evaluation", || -> Result<RecEvaluation> {
-            let device = prepare_device(&config.device, config.num_threads)?;
+            let device = prepare_device(&config.machine.device, config.machine.num_threads)?;
             let options = LoadOptions { kind: Kind::Float, device, trained: TrainedParts::NONE };
             let model = load_model(folder, options)?;
             let processor = Processor::from_dir(folder, &processor_options())?;
             let evaluator = RecEvaluator::new(
                 samples,
                 processor.into(),
-                rec_options(plan, answers, config.seed)?,
+                rec_options(plan, answers, config.demo.seed)?,
             )?;
             Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)
         });

@@ -10,9 +10,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use config::Section;
 use config::{
     Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig, GrpoConfig,
-    LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, foreign_to_grpo,
+    LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, compat_flags_of_grpo,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -292,7 +293,7 @@ fn every_flag_exists() {
         DataConvertConfig::FIELDS,
     ];
     let mut known: BTreeSet<&str> = fields.into_iter().flatten().map(|field| field.name).collect();
-    known.extend(foreign_to_grpo().iter().map(|foreign| foreign.name));
+    known.extend(compat_flags_of_grpo().iter().map(|foreign| foreign.name));
     known.extend(["config", "set", "help"]);
     let mut checked = 0;
     for page in [

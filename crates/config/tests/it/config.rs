@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use config::{
-    Config, ConfigError, DemoConfig, EvalConfig, EvalTask, GenerateConfig, GrpoConfig, Kind,
-    Layers, LogprobsConfig, LrSchedulerType, PlanConfig, Resolved, Resume, RewardConfig,
-    SaveStrategy, SchedulerKwargs, SftConfig, Validate, changed_settings, foreign_to_grpo, resolve,
-    to_yaml,
+    Config, ConfigError, DemoConfig, EvalConfig, EvalTask, FilterSection, GenerateConfig,
+    GrpoConfig, Kind, Layers, LogprobsConfig, LrSchedulerType, PlanConfig, Resolved, Resume,
+    RewardConfig, SaveStrategy, SchedulerKwargs, Section, SftConfig, Validate, changed_settings,
+    compat_flags_of_grpo, resolve, to_yaml,
 };
 
 fn flags(line: &str) -> Vec<(String, Vec<String>)> {
@@ -29,7 +29,7 @@ fn grpo(yaml: &str, line: &str, sets: &[&str]) -> Result<Resolved<GrpoConfig>, C
         file: Some((Path::new("run.yaml"), yaml)),
         flags: &flags(&format!("{REQUIRED}{line}")),
         sets: &sets,
-        foreign: foreign_to_grpo(),
+        compat: compat_flags_of_grpo(),
     })
 }
 
@@ -45,8 +45,8 @@ fn message(yaml: &str, line: &str, sets: &[&str]) -> String {
 fn later_layers_win() {
     let yaml = "beta: 0.1\nepsilon: 0.3\ntemperature: 0.5\n";
     let config = config(yaml, "--epsilon 0.4 --temperature 0.6", &["temperature=0.7"]);
-    assert_eq!((config.num_generations, config.beta), (8, 0.1));
-    assert_eq!((config.epsilon, config.temperature), (0.4, 0.7));
+    assert_eq!((config.algorithm.num_generations, config.algorithm.beta), (8, 0.1));
+    assert_eq!((config.algorithm.epsilon, config.sampling.temperature), (0.4, 0.7));
 }
 
 #[test]
@@ -55,7 +55,11 @@ fn both_spellings_name_the_same_field() {
     let without = config("num_train_epochs: 2", "--learning_rate 1e-5", &["max_steps=7"]);
     assert_eq!(with_dashes, without);
     assert_eq!(
-        (without.learning_rate, without.num_train_epochs, without.max_steps),
+        (
+            without.optimizer.learning_rate,
+            without.optimizer.num_train_epochs,
+            without.optimizer.max_steps
+        ),
         (1e-5, 2.0, 7)
     );
 }
@@ -63,45 +67,51 @@ fn both_spellings_name_the_same_field() {
 #[test]
 fn booleans_are_read_in_every_common_form() {
     for on in ["--bf16", "--bf16 true", "--bf16 True", "--bf16 yes", "--bf16 1"] {
-        assert!(config("", on, &[]).bf16, "{on}");
-        assert!(config("bf16: true", "", &[]).bf16);
+        assert!(config("", on, &[]).model.bf16, "{on}");
+        assert!(config("bf16: true", "", &[]).model.bf16);
     }
     for off in ["", "--bf16 false", "--bf16 False", "--bf16 no", "--bf16 0"] {
-        assert!(!config("", off, &[]).bf16, "{off}");
+        assert!(!config("", off, &[]).model.bf16, "{off}");
     }
-    assert!(!config("bf16: true", "--bf16 false", &[]).bf16);
-    assert!(config("bf16: 'yes'", "", &[]).bf16 && config("bf16: yes", "", &[]).bf16);
-    assert_eq!(config("save_strategy: no", "", &[]).save_strategy, SaveStrategy::No);
+    assert!(!config("bf16: true", "--bf16 false", &[]).model.bf16);
+    assert!(config("bf16: 'yes'", "", &[]).model.bf16 && config("bf16: yes", "", &[]).model.bf16);
+    assert_eq!(config("save_strategy: no", "", &[]).save.save_strategy, SaveStrategy::No);
 }
 
 #[test]
 fn lists_come_from_flags_yaml_and_set() {
     let expected = ["format", "accuracy"];
-    assert_eq!(config("", "--reward_funcs format accuracy", &[]).reward_funcs, expected);
-    assert_eq!(config("reward_funcs: [format, accuracy]", "", &[]).reward_funcs, expected);
-    assert_eq!(config("reward_funcs:\n- format\n- accuracy", "", &[]).reward_funcs, expected);
-    assert_eq!(config("", "", &["reward_funcs=format,accuracy"]).reward_funcs, expected);
-    assert_eq!(config("reward_funcs: format", "", &[]).reward_funcs, ["format"]);
-    assert_eq!(config("", "--reward_weights 1 0.5", &[]).reward_weights, Some(vec![1.0, 0.5]));
-    let files = config("", "--data_file_paths a.jsonl:b.jsonl", &[]).data_file_paths;
+    assert_eq!(config("", "--reward_funcs format accuracy", &[]).rewards.reward_funcs, expected);
+    assert_eq!(config("reward_funcs: [format, accuracy]", "", &[]).rewards.reward_funcs, expected);
+    assert_eq!(
+        config("reward_funcs:\n- format\n- accuracy", "", &[]).rewards.reward_funcs,
+        expected
+    );
+    assert_eq!(config("", "", &["reward_funcs=format,accuracy"]).rewards.reward_funcs, expected);
+    assert_eq!(config("reward_funcs: format", "", &[]).rewards.reward_funcs, ["format"]);
+    assert_eq!(
+        config("", "--reward_weights 1 0.5", &[]).rewards.reward_weights,
+        Some(vec![1.0, 0.5])
+    );
+    let files = config("", "--data_file_paths a.jsonl:b.jsonl", &[]).data.data_file_paths;
     assert_eq!(&*files, "a.jsonl:b.jsonl");
-    let folders = config("image_folders: [x, y]", "", &[]).image_folders.unwrap();
+    let folders = config("image_folders: [x, y]", "", &[]).data.image_folders.unwrap();
     assert_eq!(&*folders, "x:y");
 }
 
 #[test]
 fn numbers_may_stand_in_quotes_and_in_every_notation() {
     for yaml in ["learning_rate: 1e-6", "learning_rate: '1e-6'", "learning_rate: 0.000001"] {
-        assert_eq!(config(yaml, "", &[]).learning_rate, 1e-6, "{yaml}");
+        assert_eq!(config(yaml, "", &[]).optimizer.learning_rate, 1e-6, "{yaml}");
     }
-    assert_eq!(config("beta: 1", "", &[]).beta, 1.0);
-    assert_eq!(config("max_steps: -1\nnum_generations: '4'", "", &[]).num_generations, 4);
+    assert_eq!(config("beta: 1", "", &[]).algorithm.beta, 1.0);
+    assert_eq!(config("max_steps: -1\nnum_generations: '4'", "", &[]).algorithm.num_generations, 4);
 }
 
 #[test]
 fn none_unsets_an_optional_field() {
     let config = config("epsilon_high: 0.3\nmin_p: ~", "--epsilon_high none", &[]);
-    assert_eq!((config.epsilon_high, config.min_p), (None, None));
+    assert_eq!((config.algorithm.epsilon_high, config.filters.min_p), (None, None));
 }
 
 #[test]
@@ -114,7 +124,10 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest() {
         message("", "--num_generation 4", &[]),
         "command line: unknown key `num_generation`\nhint: did you mean `num_generations`?"
     );
-    assert_eq!(message("", "", &["grpo.beta=1"]), "`--set grpo.beta=1`: unknown key `grpo`");
+    assert_eq!(
+        message("", "", &["grpo.beta=1"]),
+        "`--set grpo.beta=1`: unknown key `grpo.beta`\nhint: did you mean `beta`?"
+    );
     assert_eq!(message("", "", &["beta"]), "`--set beta`: expected `key=value`");
 }
 
@@ -173,7 +186,7 @@ fn required_fields_are_named_together() {
     );
     let yaml = "model_name_or_path: m\ndata_file_paths: d\noutput_dir: o";
     let layers = Layers { file: Some((Path::new("run.yaml"), yaml)), ..Layers::default() };
-    assert_eq!(resolve::<GrpoConfig>(&layers).unwrap().config.output_dir, "o");
+    assert_eq!(resolve::<GrpoConfig>(&layers).unwrap().config.run.output_dir, "o");
 }
 
 #[test]
@@ -231,7 +244,7 @@ fn the_optimizer_has_the_names_of_transformers() {
     for (line, is_8bit) in
         [("", false), ("--optim adamw_hf", false), ("--optim adamw_bnb_8bit", true)]
     {
-        assert_eq!(config("", line, &[]).optim.is_8bit(), is_8bit, "{line}");
+        assert_eq!(config("", line, &[]).optimizer.optim.is_8bit(), is_8bit, "{line}");
     }
     let said = message("", "--optim sgd", &[]);
     assert!(said.contains("`optim`") && said.contains("adamw_8bit"), "{said}");
@@ -251,27 +264,26 @@ fn flags_of_vlm_r1_that_ask_for_what_is_not_built_are_refused() {
 #[test]
 fn every_configuration_survives_its_own_yaml() {
     let mut grpo = config("", "", &[]);
-    grpo.epsilon_high = Some(0.28);
-    grpo.question_template = Some("yes: {Question}\n  \"no\" # - 'x' \u{e9}\n".into());
-    grpo.run_name = Some("1e-6".into());
-    grpo.task_type = Some("none".into());
-    grpo.save_strategy = SaveStrategy::No;
-    grpo.lr_scheduler_type = LrSchedulerType::CosineWithMinLr;
-    grpo.lr_scheduler_kwargs =
+    grpo.algorithm.epsilon_high = Some(0.28);
+    grpo.data.question_template = Some("yes: {Question}\n  \"no\" # - 'x' \u{e9}\n".into());
+    grpo.run.run_name = Some("1e-6".into());
+    grpo.data.task_type = Some("none".into());
+    grpo.save.save_strategy = SaveStrategy::No;
+    grpo.optimizer.lr_scheduler_type = LrSchedulerType::CosineWithMinLr;
+    grpo.optimizer.lr_scheduler_kwargs =
         Some(SchedulerKwargs { min_lr: Some(1e-9), ..SchedulerKwargs::default() });
-    grpo.resume_from_checkpoint = Resume::From("out/checkpoint-3".into());
-    grpo.warmup_steps = 0.25;
-    grpo.learning_rate = 3.123e-7;
+    grpo.start.resume_from_checkpoint = Resume::From("out/checkpoint-3".into());
+    grpo.optimizer.warmup_steps = 0.25;
+    grpo.optimizer.learning_rate = 3.123e-7;
     survives(&grpo);
-    survives(&SftConfig {
-        model_name_or_path: "true".into(),
-        output_dir: "o".into(),
-        lr_scheduler_type: LrSchedulerType::ConstantWithWarmup,
-        ..SftConfig::default()
-    });
-    survives(&GenerateConfig { prompt: Some("- a: b".into()), ..GenerateConfig::default() });
+    survives(&SftConfig::default().with(|c| {
+        c.model.model_name_or_path = "true".into();
+        c.run.output_dir = "o".into();
+        c.optimizer.lr_scheduler_type = LrSchedulerType::ConstantWithWarmup;
+    }));
+    survives(&GenerateConfig::default().with(|c| c.question.prompt = Some("- a: b".into())));
     survives(&LogprobsConfig::default());
-    survives(&RewardConfig { input: Some("rows.jsonl".into()), ..RewardConfig::default() });
+    survives(&RewardConfig::default().with(|c| c.rows.input = Some("rows.jsonl".into())));
     survives(&DemoConfig::default());
 }
 
@@ -296,22 +308,8 @@ fn only_settings_that_alter_the_run_count_as_changed() {
     assert_eq!((&changes[1].before, &changes[1].now), (&0.04.into(), &0.1.into()));
 }
 
-config::config! {
-    /// A configuration with a section.
-    #[derive(Eq)]
-    pub struct Outer {
-        "all" {
-            /// A section.
-            inner: Inner,
-            /// A count.
-            count: usize = 3,
-        }
-    }
-}
-
-config::config! {
-    /// The section.
-    #[derive(Eq)]
+config::section! {
+    /// A section.
     pub struct Inner {
         "all" {
             /// A number
@@ -323,29 +321,44 @@ config::config! {
     }
 }
 
+config::command! {
+    /// What two sections make.
+    pub struct Outer {
+        inner: Inner,
+        filters: FilterSection,
+    }
+    with {
+        filters.top_k = 7 => "Another help.",
+    }
+}
+
 impl Validate for Outer {}
-impl Validate for Inner {}
 
 #[test]
-fn sections_are_reached_by_yaml_and_dotted_keys() {
-    let yaml = "inner:\n  number: 6\n  needed: a\ncount: 4";
+fn the_keys_of_a_command_are_those_of_its_sections() {
+    let yaml = "number: 6\nneeded: a\nmin-p: 0.5";
     let file = Some((Path::new("run.yaml"), yaml));
     let layers = Layers { file, ..Layers::default() };
-    let inner = Inner { number: 6, needed: "a".into() };
-    assert_eq!(resolve::<Outer>(&layers).unwrap().config, Outer { inner, count: 4 });
-    let sets = ["inner.number=7".to_owned()];
-    let config = resolve::<Outer>(&Layers { sets: &sets, ..layers }).unwrap().config;
-    assert_eq!(config.inner.number, 7);
-    let sets = ["inner.numbr=7".to_owned()];
-    assert_eq!(
-        resolve::<Outer>(&Layers { sets: &sets, ..layers }).unwrap_err().to_string(),
-        "`--set inner.numbr=7`: unknown key `inner.numbr`\nhint: did you mean `inner.number`?"
-    );
-    let missing = ConfigError::Missing { keys: vec!["inner.needed".into()] };
+    let config = resolve::<Outer>(&layers).unwrap().config;
+    assert_eq!(config.inner, Inner { number: 6, needed: "a".into() });
+    let filters = FilterSection { min_p: Some(0.5), top_k: 7, ..FilterSection::default() };
+    assert_eq!(config.filters, filters);
+    let again = to_yaml(&config).unwrap();
+    let file = Some((Path::new("config.yaml"), again.as_str()));
+    assert_eq!(resolve::<Outer>(&Layers { file, ..Layers::default() }).unwrap().config, config);
+    for (set, said) in [
+        ("numbr=7", "`--set numbr=7`: unknown key `numbr`\nhint: did you mean `number`?"),
+        (
+            "inner.number=7",
+            "`--set inner.number=7`: unknown key `inner.number`\nhint: did you mean `number`?",
+        ),
+    ] {
+        let sets = [set.to_owned()];
+        let error = resolve::<Outer>(&Layers { sets: &sets, ..layers }).unwrap_err().to_string();
+        assert!(error.starts_with(said), "{error}");
+    }
+    let missing = ConfigError::Missing { keys: vec!["needed".into()] };
     assert_eq!(resolve::<Outer>(&Layers::default()).unwrap_err(), missing);
-    let sets = ["inner=7".to_owned()];
-    let error = resolve::<Outer>(&Layers { sets: &sets, ..layers }).unwrap_err();
-    assert!(matches!(error, ConfigError::WrongType { .. }), "{error}");
 }
 
 #[test]
@@ -366,6 +379,9 @@ fn declarations_say_what_they_hold() {
     let field = Inner::FIELDS[0];
     assert_eq!((field.name, field.kind, field.required), ("number", Kind::Int, false));
     assert_eq!(field.help, " A number on two lines.");
+    let names: Vec<&str> = Outer::FIELDS.iter().map(|field| field.name).collect();
+    assert_eq!(names, ["number", "needed", "top_p", "top_k", "min_p", "repetition_penalty"]);
+    assert_eq!(Outer::FIELDS[3].help, "Another help.");
     let required: Vec<&str> =
         GrpoConfig::FIELDS.iter().filter(|field| field.required).map(|field| field.name).collect();
     assert_eq!(required, ["model_name_or_path", "data_file_paths", "output_dir"]);
@@ -373,19 +389,20 @@ fn declarations_say_what_they_hold() {
 
 #[test]
 fn a_plan_is_a_run_of_grpo_and_amounts_of_memory() {
-    let words = |memory: &[&str]| PlanConfig {
-        memory: memory.iter().map(ToString::to_string).collect(),
-        num_generations: 5,
-        cost_per_hour: Some(2.0),
-        ..PlanConfig::default()
+    let words = |memory: &[&str]| {
+        PlanConfig::default().with(|c| {
+            c.plan.memory = memory.iter().map(ToString::to_string).collect();
+            c.grpo.algorithm.num_generations = 5;
+            c.plan.cost_per_hour = Some(2.0);
+        })
     };
-    let amounts = words(&["24GB", "1.5GiB", "3 MB", "2MiB", "17"]).memory_bytes();
+    let amounts = words(&["24GB", "1.5GiB", "3 MB", "2MiB", "17"]).plan.memory_bytes();
     assert_eq!(amounts.unwrap(), [24_000_000_000, 1_610_612_736, 3_000_000, 2_097_152, 17]);
     for bad in ["", "GB", "0", "-1GB", "24TB", "1.2.3GB"] {
-        let error = words(&[bad]).memory_bytes().unwrap_err();
+        let error = words(&[bad]).plan.memory_bytes().unwrap_err();
         assert!(error.to_string().contains("memory"), "{bad}: {error}");
     }
-    let run = words(&[]).grpo().unwrap();
-    let expected = GrpoConfig { num_generations: 5, ..GrpoConfig::default() };
+    let run = words(&[]).grpo;
+    let expected = GrpoConfig::default().with(|c| c.algorithm.num_generations = 5);
     assert_eq!(run, expected);
 }

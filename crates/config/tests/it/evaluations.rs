@@ -8,13 +8,12 @@ use config::{
 use config::{NamedEvaluation, read_evaluations};
 
 fn run() -> EvalConfig {
-    EvalConfig {
-        model: Some("tiny".into()),
-        output_dir: Some("out/eval".into()),
-        dtype: DType::BFloat16,
-        max_pixels: Some(31_360),
-        ..EvalConfig::default()
-    }
+    EvalConfig::default().with(|c| {
+        c.asked.model = Some("tiny".into());
+        c.run.output_dir = Some("out/eval".into());
+        c.load.dtype = DType::BFloat16;
+        c.load.max_pixels = Some(31_360);
+    })
 }
 
 fn read(text: &str) -> Result<Vec<NamedEvaluation>, String> {
@@ -38,11 +37,11 @@ lisa-2:
     let names: Vec<&str> = evaluations.iter().map(|e| e.name.as_str()).collect();
     assert_eq!(names, ["val", "lisa-2"]);
     let [val, lisa] = [0, 1].map(|index| &evaluations[index].config);
-    assert_eq!((val.task, val.limit), (Some(EvalTask::Rec), Some(200)));
-    assert_eq!(val.data_file_paths.as_deref(), Some("a.json:b.json"));
+    assert_eq!((val.questions.task, val.questions.limit), (Some(EvalTask::Rec), Some(200)));
+    assert_eq!(val.questions.data_file_paths.as_deref(), Some("a.json:b.json"));
     // What is not said is as the run has it, and else as `eval` has it.
-    assert_eq!((val.dtype, val.max_pixels), (DType::BFloat16, Some(31_360)));
-    assert_eq!((lisa.max_pixels, lisa.seed), (None, 42));
+    assert_eq!((val.load.dtype, val.load.max_pixels), (DType::BFloat16, Some(31_360)));
+    assert_eq!((lisa.load.max_pixels, lisa.decoding.seed), (None, 42));
 }
 
 #[test]

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use config::{
-    Config, ConfigError, Foreign, GrpoConfig, Interval, Layers, LrSchedulerType, Resolved, Resume,
-    SaveStrategy, SftConfig, foreign_to_grpo, foreign_to_sft, is_of_launcher, nearest, resolve,
+    CompatFlag, Config, ConfigError, GrpoConfig, Interval, Layers, LrSchedulerType, Resolved,
+    Resume, SaveStrategy, Section, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
+    is_of_launcher, nearest, resolve,
 };
 
 const FIELDS: &str = include_str!("fields_of_trainers.txt");
 
 fn with<T: Config>(
-    foreign: &'static [Foreign],
+    foreign: &'static [CompatFlag],
     yaml: &str,
     flags: &[(&str, &str)],
 ) -> Result<Resolved<T>, ConfigError> {
@@ -25,19 +26,19 @@ fn with<T: Config>(
         file: Some((Path::new("run.yaml"), yaml)),
         flags: &flags,
         sets: &[],
-        foreign,
+        compat: foreign,
     })
 }
 
 fn grpo(flags: &[(&str, &str)]) -> Result<Resolved<GrpoConfig>, ConfigError> {
-    with(foreign_to_grpo(), "", flags)
+    with(compat_flags_of_grpo(), "", flags)
 }
 
 fn one(command: &str, name: &str, value: &str) -> Result<Vec<String>, ConfigError> {
     let flags = [(name, value)];
     let named = match command {
         "grpo" => grpo(&flags)?.without_effect,
-        _ => with::<SftConfig>(foreign_to_sft(), "", &flags)?.without_effect,
+        _ => with::<SftConfig>(compat_flags_of_sft(), "", &flags)?.without_effect,
     };
     Ok(named.into_iter().map(|(name, _)| name).collect())
 }
@@ -55,8 +56,8 @@ fn every_field_of_the_trainers_is_known_and_its_default_taken() {
         let (command, name) = (words[0], words[1]);
         let value = words.get(2).copied().unwrap_or_default();
         let (fields, foreign) = match command {
-            "grpo" => (GrpoConfig::FIELDS, foreign_to_grpo()),
-            _ => (SftConfig::FIELDS, foreign_to_sft()),
+            "grpo" => (GrpoConfig::FIELDS, compat_flags_of_grpo()),
+            _ => (SftConfig::FIELDS, compat_flags_of_sft()),
         };
         let is_ours = fields.iter().any(|field| field.name == name);
         let is_foreign = foreign.iter().any(|foreign| foreign.name == name);
@@ -78,7 +79,8 @@ fn every_field_of_the_trainers_is_known_and_its_default_taken() {
 
 #[test]
 fn no_foreign_flag_stands_twice_or_hides_a_field() {
-    let tables = [(foreign_to_grpo(), GrpoConfig::FIELDS), (foreign_to_sft(), SftConfig::FIELDS)];
+    let tables =
+        [(compat_flags_of_grpo(), GrpoConfig::FIELDS), (compat_flags_of_sft(), SftConfig::FIELDS)];
     for (foreign, fields) in tables {
         let mut names = BTreeSet::new();
         for foreign in foreign {
@@ -156,19 +158,19 @@ fn flags_that_are_built_mean_what_they_mean_there() {
         ("warmup_steps", "0.03"),
     ]);
     let config = config.unwrap().config;
-    assert_eq!(config.save_strategy.interval(100), Some(Interval::Epoch));
-    assert_eq!(config.resume_from_checkpoint, Resume::From("out/checkpoint-5".into()));
-    assert_eq!(config.lr_scheduler_type, LrSchedulerType::CosineWithMinLr);
-    assert_eq!(config.lr_scheduler_kwargs.unwrap().rate(1e-6), Some(0.1));
-    assert_eq!((config.max_grad_norm, config.warmup_steps), (0.0, 0.03));
+    assert_eq!(config.save.save_strategy.interval(100), Some(Interval::Epoch));
+    assert_eq!(config.start.resume_from_checkpoint, Resume::From("out/checkpoint-5".into()));
+    assert_eq!(config.optimizer.lr_scheduler_type, LrSchedulerType::CosineWithMinLr);
+    assert_eq!(config.optimizer.lr_scheduler_kwargs.unwrap().rate(1e-6), Some(0.1));
+    assert_eq!((config.optimizer.max_grad_norm, config.optimizer.warmup_steps), (0.0, 0.03));
     for (value, resume) in [("True", true), ("", true), ("false", false), ("no", false)] {
         let config = grpo(&[("resume_from_checkpoint", value)]).unwrap().config;
-        assert_eq!(config.resume_from_checkpoint, Resume::Newest(resume));
+        assert_eq!(config.start.resume_from_checkpoint, Resume::Newest(resume));
     }
     let yaml = "resume_from_checkpoint: true\nlr_scheduler_type: cosine_with_min_lr\n\
                 lr_scheduler_kwargs:\n  min_lr: 1e-7\n";
-    let config = with::<GrpoConfig>(foreign_to_grpo(), yaml, &[]).unwrap().config;
-    assert_eq!(config.lr_scheduler_kwargs.unwrap().min_lr, Some(1e-7));
+    let config = with::<GrpoConfig>(compat_flags_of_grpo(), yaml, &[]).unwrap().config;
+    assert_eq!(config.optimizer.lr_scheduler_kwargs.unwrap().min_lr, Some(1e-7));
     assert_eq!(Interval::Epoch.steps(7), 7);
     assert_eq!(SaveStrategy::Steps.interval(0), None);
 }
@@ -271,7 +273,7 @@ fn yaml_that_is_wrong_is_told_in_our_words() {
         ("beta: {a: 1}", "`beta`: got a mapping"),
         ("training:\n  beta: 1", "run.yaml:1: unknown key `training`"),
     ] {
-        let error = with::<GrpoConfig>(foreign_to_grpo(), yaml, &[]).unwrap_err();
+        let error = with::<GrpoConfig>(compat_flags_of_grpo(), yaml, &[]).unwrap_err();
         let said = error.to_string();
         assert!(said.contains(expected), "{yaml:?}: {said}");
         assert!(
@@ -292,7 +294,7 @@ fn yaml_that_is_wrong_is_told_in_our_words() {
         "beta: 0.04\r\nseed: 42\r\n",
     ] {
         let yaml = yaml.replace("x: &base 0.04", "epsilon: &base 0.04");
-        with::<GrpoConfig>(foreign_to_grpo(), &yaml, &[])
+        with::<GrpoConfig>(compat_flags_of_grpo(), &yaml, &[])
             .unwrap_or_else(|error| panic!("{yaml:?}: {error}"));
     }
 }

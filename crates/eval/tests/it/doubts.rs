@@ -24,14 +24,13 @@ fn config(folder: &Path, task: EvalTask, rows: &[Value]) -> EvalConfig {
     });
     let file = folder.join("val.json");
     fs::write(&file, Value::from_iter(rows).to_string()).unwrap();
-    EvalConfig {
-        model: Some("nested".to_owned()),
-        task: Some(task),
-        data_file_paths: Some(ColonList(file.display().to_string())),
-        image_folders: Some(ColonList(images.display().to_string())),
-        output_dir: Some("unused".to_owned()),
-        ..EvalConfig::default()
-    }
+    EvalConfig::default().with(|c| {
+        c.asked.model = Some("nested".to_owned());
+        c.questions.task = Some(task);
+        c.questions.data_file_paths = Some(ColonList(file.display().to_string()));
+        c.questions.image_folders = Some(ColonList(images.display().to_string()));
+        c.run.output_dir = Some("unused".to_owned());
+    })
 }
 
 fn evaluation(config: &EvalConfig, folder: &Path) -> Result<Evaluation, EvalError> {
@@ -41,7 +40,7 @@ fn evaluation(config: &EvalConfig, folder: &Path) -> Result<Evaluation, EvalErro
 /// Scores `answers`, each a text and whether it was cut off.
 fn scored(config: &EvalConfig, folder: &Path, answers: &[(String, bool)]) -> (Outcome, Value) {
     let folder = folder.join("out");
-    let longest = config.max_new_tokens.unwrap_or(2048);
+    let longest = config.sampling.max_new_tokens.unwrap_or(2048);
     let lines = answers.iter().enumerate().map(|(row, (text, is_cut))| {
         let line = json!({
             "row": row, "sample": 0, "image": "small.png", "question": format!("Where is thing {row}?"),
@@ -110,7 +109,7 @@ fn of_good_answers_nothing_is_said() {
 #[test]
 fn answers_cut_off_are_counted_and_said() {
     let dir = tempfile::tempdir().unwrap();
-    let config = EvalConfig { max_new_tokens: Some(16), ..rec(dir.path()) };
+    let config = rec(dir.path()).with(|c| c.sampling.max_new_tokens = Some(16));
     let mut all = answers(whole, INPUT);
     for answer in &mut all[..6] {
         *answer = ("<think> the red cup is".to_owned(), true);
@@ -126,7 +125,7 @@ fn answers_cut_off_are_counted_and_said() {
     assert_eq!(first.reason, "no `<answer>` tag");
     // Where none ends although there is room, more room is no way out.
     let never: Vec<_> = (0..8).map(|row| (format!("word {row}"), true)).collect();
-    let config = EvalConfig { max_new_tokens: Some(2048), ..config };
+    let config = config.with(|c| c.sampling.max_new_tokens = Some(2048));
     let other = tempfile::tempdir().unwrap();
     let (outcome, _) = scored(&config, other.path(), &never);
     has(&outcome, Doubt::CutOff, &["eos_token_id"]);
@@ -153,11 +152,10 @@ fn another_form_is_named_with_who_reads_it_and_scored_anew_by_them() {
     );
     has(&outcome, Doubt::Empty, &["1 of 8 answers (12 %) empty"]);
     assert_eq!(summary["answers"]["read_by"]["baseline"], 7);
-    let again = EvalConfig {
-        extractor: Some(Extractor::Baseline),
-        question_template: Some("rec".to_owned()),
-        ..config
-    };
+    let again = config.with(|c| {
+        c.scoring.extractor = Some(Extractor::Baseline);
+        c.questions.question_template = Some("rec".to_owned());
+    });
     let (outcome, summary) = scored(&again, dir.path(), &all);
     assert_eq!(outcome.results.accuracy, 87.5);
     assert_eq!(summary["settings"]["extractor"], "baseline");
@@ -187,7 +185,7 @@ fn boxes_of_other_units_and_orders_are_told() {
     }
     // Told so, shares are read within answer tags too.
     let dir = tempfile::tempdir().unwrap();
-    let config = EvalConfig { box_format: Some(BoxFormat::Relative1), ..rec(dir.path()) };
+    let config = rec(dir.path()).with(|c| c.rewards.box_format = Some(BoxFormat::Relative1));
     let (outcome, _) = scored(&config, dir.path(), &answers(decimals, [1; 2]));
     assert_eq!(outcome.results.accuracy, 100.0);
     assert_eq!(outcome.warnings, []);
@@ -200,7 +198,7 @@ fn true_boxes_in_shares_are_told_before_anything_is_asked() {
     let config = config(dir.path(), EvalTask::Rec, &rows);
     let doubts = evaluation(&config, dir.path()).unwrap().doubts();
     assert!(doubts[0].text.ends_with("hint: --solution_box_format relative_1"));
-    let told = EvalConfig { solution_box_format: Some(BoxFormat::Relative1), ..config };
+    let told = config.with(|c| c.rewards.solution_box_format = Some(BoxFormat::Relative1));
     assert_eq!(evaluation(&told, dir.path()).unwrap().doubts(), []);
 }
 
@@ -246,14 +244,12 @@ fn other_tasks_name_what_they_do_not_find() {
 fn rewards_that_look_at_no_box_are_told_and_rows_that_are_all_bad_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let rows = [json!([1, 2, 30, 40])];
-    let config = EvalConfig {
-        task_type: Some("rec".to_owned()),
-        ..config(dir.path(), EvalTask::Reward, &rows)
-    };
+    let config = config(dir.path(), EvalTask::Reward, &rows)
+        .with(|c| c.references.task_type = Some("rec".to_owned()));
     let doubts = evaluation(&config, dir.path()).unwrap().doubts();
     assert_eq!(doubts[0].doubt, Doubt::Rewards);
     assert!(doubts[0].text.contains("--is_reward_customized_from_vlm_module true"));
-    let told = EvalConfig { is_reward_customized_from_vlm_module: true, ..config };
+    let told = config.with(|c| c.rewards.is_reward_customized_from_vlm_module = true);
     assert_eq!(evaluation(&told, dir.path()).unwrap().doubts(), []);
     for bad in [json!(""), json!("left"), json!([9, 9, 1, 1])] {
         let config = self::config(dir.path(), EvalTask::Rec, &[bad.clone(), bad]);

@@ -44,17 +44,16 @@ fn data(folder: &Path) -> EvalConfig {
     rows.push(json!({"image": "scene.png", "problem": "Where?", "solution": [5, 5, 1, 9]}));
     let file = folder.join("val.json");
     fs::write(&file, format!("{:#}", json!(rows))).unwrap();
-    EvalConfig {
-        model: Some("nested".to_owned()),
-        task: Some(EvalTask::Rec),
-        data_file_paths: Some(ColonList(file.display().to_string())),
-        image_folders: Some(ColonList(images.display().to_string())),
-        max_new_tokens: Some(6),
-        num_samples: 2,
-        temperature: 1.0,
-        output_dir: Some("unused".to_owned()),
-        ..EvalConfig::default()
-    }
+    EvalConfig::default().with(|c| {
+        c.asked.model = Some("nested".to_owned());
+        c.questions.task = Some(EvalTask::Rec);
+        c.questions.data_file_paths = Some(ColonList(file.display().to_string()));
+        c.questions.image_folders = Some(ColonList(images.display().to_string()));
+        c.sampling.max_new_tokens = Some(6);
+        c.sampling.num_samples = 2;
+        c.sampling.temperature = 1.0;
+        c.run.output_dir = Some("unused".to_owned());
+    })
 }
 
 struct Run<'a> {
@@ -113,7 +112,7 @@ fn batches_of_any_size_and_any_stops_give_the_same_answers() {
     let different: BTreeSet<String> = outputs(&results).into_iter().map(|o| o.2).collect();
     assert!(different.len() > 4, "{different:?}");
 
-    let one_by_one = EvalConfig { max_concurrent_completions: 1, ..config.clone() };
+    let one_by_one = config.clone().with(|c| c.decoding.max_concurrent_completions = 1);
     let stopped = Run::new(&one_by_one, model.as_ref(), &dir.path().join("stopped"));
     let (first, watcher) = stopped.go(3);
     assert!(matches!(first, Err(EvalError::Engine(_))));
@@ -153,7 +152,7 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     let answers = run.folder.path().join(ANSWERS);
     let lines = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
     assert_eq!(lines(&answers), 10);
-    let excluding = EvalConfig { exclude_bad: true, ..config.clone() };
+    let excluding = config.clone().with(|c| c.scoring.exclude_bad = true);
     drop(run);
     let again = Run::new(&excluding, model.as_ref(), &dir.path().join("out"));
     let (finished, _) = again.go(usize::MAX);
@@ -185,13 +184,16 @@ fn other_settings_and_other_questions_are_refused() {
         evaluation.open(&folder).err().map(|error| error.to_string())
     };
     assert_eq!(open(&config), None);
-    let seed = EvalConfig { seed: 7, ..config.clone() };
+    let seed = config.clone().with(|c| c.decoding.seed = 7);
     let error = open(&seed).unwrap();
     assert!(error.contains("`seed`: was 42, is 7") && error.contains("hint:"), "{error}");
-    let allowed = EvalConfig { allow_changed: true, ..seed };
+    let allowed = seed.with(|c| c.run.allow_changed = true);
     assert_eq!(open(&allowed), None);
     // Scoring is not sampling.
-    let scoring = EvalConfig { correct_above: 0.1, seed: 7, ..config.clone() };
+    let scoring = config.clone().with(|c| {
+        c.scoring.correct_above = 0.1;
+        c.decoding.seed = 7;
+    });
     assert_eq!(open(&scoring), None);
     let file = dir.path().join("val.json");
     let text = fs::read_to_string(&file).unwrap();

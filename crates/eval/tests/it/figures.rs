@@ -64,15 +64,14 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
     }
     let file = folder.path().join("val.json");
     fs::write(&file, case.coco.to_string()).unwrap();
-    let config = EvalConfig {
-        task: Some(EvalTask::OvdEval),
-        data_file_paths: Some(ColonList(file.display().to_string())),
-        image_folders: Some(ColonList(folder.path().display().to_string())),
-        labels: Some(LabelList::All),
-        box_format: Some(BoxFormat::Absolute),
-        shuffle_seed,
-        ..EvalConfig::default()
-    };
+    let config = EvalConfig::default().with(|c| {
+        c.questions.task = Some(EvalTask::OvdEval);
+        c.questions.data_file_paths = Some(ColonList(file.display().to_string()));
+        c.questions.image_folders = Some(ColonList(folder.path().display().to_string()));
+        c.questions.labels = Some(LabelList::All);
+        c.rewards.box_format = Some(BoxFormat::Absolute);
+        c.questions.shuffle_seed = shuffle_seed;
+    });
     let questions = Questions::load(&config, processor, &|_| Ok(())).unwrap();
     assert_eq!(questions.bad().count(), 0);
     let scorer = Scorer::new(&config, Family::Qwen2_5Vl, 14, folder.path().join("cache")).unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rewards::{
     Family, Reward, RewardError, RewardInput, RewardOptions, RewardSet, ScoringTime,
-    accuracy_methods,
+    accuracy_methods, family_of,
 };
 use serde_json::Map;
 
@@ -52,7 +52,7 @@ fn an_unknown_method_names_row_nearest_and_all() {
 
 #[test]
 fn an_unknown_family_names_the_nearest() {
-    let error = "qwen2.5-vl".parse::<Family>().expect_err("not a name");
+    let error = family_of("qwen2.5-vl").expect_err("not a name");
     assert!(error.to_string().contains("did you mean `qwen2_5_vl`"), "{error}");
 }
 

@@ -72,7 +72,7 @@ pub struct RolloutBytes {
 /// not counted.
 pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, TrainError> {
     let settings = Settings::try_from(config)?;
-    if config.use_peft && config.lora_vision {
+    if config.model.use_peft && config.model.lora_vision {
         return Err(TrainError::Setting {
             name: "lora_vision",
             cause: "adapters in the vision tower are not planned for".into(),
@@ -81,17 +81,17 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let model = Config::read_with_weights(model_dir)?;
     let shape = Shape::from(&model);
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
-    let seen = Seen::of(&dataset, &settings, &config.reward_funcs)?;
-    let generations = config.num_generations as u64;
-    let group = if config.share_prompt { generations } else { 1 };
-    let prompts = (settings.micro_batch * settings.accumulation).div_ceil(config.num_generations);
-    let order = EpochSampler::new(dataset.samples.len(), prompts, config.seed);
+    let seen = Seen::of(&dataset, &settings, &config.rewards.reward_funcs)?;
+    let generations = config.algorithm.num_generations as u64;
+    let group = if config.rollout.share_prompt { generations } else { 1 };
+    let prompts = (settings.rows_per_step()).div_ceil(config.algorithm.num_generations);
+    let order = EpochSampler::new(dataset.samples.len(), prompts, config.optimizer.seed);
     let with_answers = |(prompt_tokens, patches): (u64, u64), completions: u64| {
         let load = Load {
             prompts: 1,
             completions,
             prompt_tokens,
-            completion_tokens: config.max_completion_length as u64,
+            completion_tokens: config.sampling.max_completion_length as u64,
             patches,
         };
         load.of_completions(completions, group)
@@ -99,7 +99,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let in_step = prompts as u64 * generations;
     let step = with_answers(seen.most, in_step);
     let micro_batch = micro_batch(&step, (generations, group), &settings);
-    let at_once = in_step.min(config.max_concurrent_completions as u64);
+    let at_once = in_step.min(config.rollout.max_concurrent_completions as u64);
     let accumulates = micro_batch.completions < in_step;
     let steps = settings.total_steps(order.steps_per_epoch());
     Ok(PlanInputs {
@@ -115,7 +115,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         step,
         mean_step: with_answers(seen.mean, in_step),
         group,
-        iterations: config.num_iterations as u64,
+        iterations: config.algorithm.num_iterations as u64,
         rollouts: rollout_bytes(config, &seen, steps, prompts as u64),
         steps,
         device: settings.load.device,
@@ -143,42 +143,42 @@ impl PlanInputs {
 }
 
 fn lora(config: &GrpoConfig) -> Trained {
-    Trained::Lora { rank: config.lora_r as u64, dropout: config.lora_dropout > 0.0 }
+    Trained::Lora { rank: config.model.lora_r as u64, dropout: config.model.lora_dropout > 0.0 }
 }
 
 fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
     let trained = settings.load.trained;
     Choice {
-        trained: match (config.use_peft, trained.vision || trained.merger) {
+        trained: match (config.model.use_peft, trained.vision || trained.merger) {
             (true, _) => lora(config),
             (false, true) => Trained::Full,
             (false, false) => Trained::FrozenVision,
         },
-        bf16: config.bf16,
-        recompute: config.gradient_checkpointing,
-        reference: config.beta > 0.0,
+        bf16: config.model.bf16,
+        recompute: config.model.gradient_checkpointing,
+        reference: config.algorithm.beta > 0.0,
         accumulates: false,
         feature_cache: 0,
-        in_8bit: config.optim.is_8bit(),
-        offload_optimizer: config.offload_optimizer,
-        offload_reference: config.offload_reference && config.beta > 0.0,
+        in_8bit: config.optimizer.optim.is_8bit(),
+        offload_optimizer: config.machine.offload_optimizer,
+        offload_reference: config.rollout.offload_reference && config.algorithm.beta > 0.0,
         fused: settings.load.device == Device::Cpu,
     }
 }
 
 /// What the features of all pictures take, as far as they may.
 fn feature_bytes(shape: &Shape, seen: &Seen, dataset: &Dataset, config: &GrpoConfig) -> u64 {
-    let size = if config.bf16 { 2 } else { 4 };
+    let size = if config.model.bf16 { 2 } else { 4 };
     let a_row = seen.mean.1 / shape.merged * shape.hidden * size;
     let all = a_row * dataset.samples.len() as u64;
-    all.min(config.feature_cache_bytes as u64)
+    all.min(config.machine.feature_cache_bytes as u64)
 }
 
 fn rollout_bytes(config: &GrpoConfig, seen: &Seen, steps: u64, prompts: u64) -> RolloutBytes {
-    let text = config.max_completion_length as u64 * TOKEN_BYTES;
+    let text = config.sampling.max_completion_length as u64 * TOKEN_BYTES;
     RolloutBytes {
-        step: prompts * config.num_generations as u64 * (seen.row_bytes + text),
-        steps_kept: config.rollouts_keep.map_or(steps, |keep| keep.min(steps)),
+        step: prompts * config.algorithm.num_generations as u64 * (seen.row_bytes + text),
+        steps_kept: config.rollout.rollouts_keep.map_or(steps, |keep| keep.min(steps)),
         index: steps * prompts * INDEX_LINE_BYTES,
     }
 }
@@ -227,9 +227,12 @@ impl Seen {
 /// Whole groups up to `per_device_train_batch_size`, a larger group alone, cut only over the bound on
 /// tokens.
 fn micro_batch(step: &Load, (generations, group): (u64, u64), settings: &Settings) -> Load {
-    let whole = (settings.micro_batch as u64 / generations * generations).max(generations);
+    let whole = (settings.sections.optimizer.per_device_train_batch_size as u64 / generations
+        * generations)
+        .max(generations);
     let mut batch = step.of_completions(whole.min(step.completions), group);
-    let most = settings.max_tokens.map_or(u64::MAX, |max| max as u64);
+    let most =
+        settings.sections.machine.max_tokens_per_microbatch.map_or(u64::MAX, |max| max as u64);
     while batch.completions > 1 && batch.tokens() > most {
         let fewer = if batch.completions > generations { generations } else { 1 };
         batch = batch.of_completions(batch.completions - fewer, group);
@@ -256,18 +259,17 @@ mod tests {
             format!("{{\"image\": \"{image}\", \"conversations\": {turns}}}\n")
         };
         fs::write(&rows, row("scene.png") + &row("small.png")).unwrap();
-        let mut config = GrpoConfig {
-            data_file_paths: ColonList(rows.display().to_string()),
-            image_folders: Some(ColonList(golden.join("images").display().to_string())),
-            num_generations: 4,
-            per_device_train_batch_size: 9,
-            gradient_accumulation_steps: 2,
-            max_completion_length: 16,
-            max_concurrent_completions: 6,
-            freeze_vision_modules: true,
-            device: "cpu".into(),
-            ..GrpoConfig::default()
-        };
+        let mut config = GrpoConfig::default().with(|c| {
+            c.data.data_file_paths = ColonList(rows.display().to_string());
+            c.data.image_folders = Some(ColonList(golden.join("images").display().to_string()));
+            c.algorithm.num_generations = 4;
+            c.optimizer.per_device_train_batch_size = 9;
+            c.optimizer.gradient_accumulation_steps = 2;
+            c.sampling.max_completion_length = 16;
+            c.rollout.max_concurrent_completions = 6;
+            c.model.freeze_vision_modules = true;
+            c.machine.device = "cpu".into();
+        });
         change(&mut config);
         plan_inputs(&config, &golden.join("checkpoints/nested")).unwrap()
     }
@@ -286,24 +288,24 @@ mod tests {
         // Two rows, 32 channels, f32, four patches a token.
         let features = plan.mean_step.patches / 4 * 32 * 4 * 2;
         assert_eq!(plan.choice.feature_cache, features);
-        assert_eq!(inputs(|c| c.feature_cache_bytes = 7).choice.feature_cache, 7);
+        assert_eq!(inputs(|c| c.machine.feature_cache_bytes = 7).choice.feature_cache, 7);
         // 20 answers of 16 tokens, each in a row with its question, picture and columns.
         let rollouts = plan.rollouts;
         assert_eq!(rollouts.steps_kept, plan.steps);
         let row = rollouts.step / 20 - 16 * 4;
         assert!((500..1500).contains(&row), "{row}");
-        let few = inputs(|c| c.rollouts_keep = Some(1)).rollouts;
+        let few = inputs(|c| c.rollout.rollouts_keep = Some(1)).rollouts;
         assert_eq!((few.step, few.steps_kept, few.index), (rollouts.step, 1, rollouts.index));
-        let one_batch = inputs(|c| c.gradient_accumulation_steps = 1);
+        let one_batch = inputs(|c| c.optimizer.gradient_accumulation_steps = 1);
         assert_eq!(sizes(one_batch.step), (3, 12));
     }
 
     #[test]
     fn prompts_that_are_not_shared_and_groups_that_are_cut() {
-        let plan = inputs(|c| c.share_prompt = false);
+        let plan = inputs(|c| c.rollout.share_prompt = false);
         assert_eq!((plan.micro_batch.prompts, plan.sampled.prompts), (8, 6));
         let prompt = plan.step.prompt_tokens as usize;
-        let plan = inputs(|c| c.max_tokens_per_microbatch = Some(prompt + 2 * 16));
+        let plan = inputs(|c| c.machine.max_tokens_per_microbatch = Some(prompt + 2 * 16));
         assert_eq!(plan.micro_batch.completions, 2);
         assert_eq!(plan.micro_batch.prompts, 1);
     }

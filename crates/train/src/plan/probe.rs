@@ -278,7 +278,7 @@ impl<'a> Probe<'a> {
 
     /// Seconds of an update, by trained scalar.
     fn update(&self, model: &Model) -> Result<f64, TrainError> {
-        let options = OptimizerOptions { max_grad_norm: 1.0, ..self.settings.optimizer };
+        let options = OptimizerOptions { max_grad_norm: 1.0, ..self.settings.optimizer() };
         let parameters = model.parameters();
         let device = model.compute().1;
         let mut optimizer = Optimizer::new(parameters, options)?;
@@ -337,11 +337,10 @@ mod tests {
         let golden =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
         let config = Config::read(&golden).unwrap();
-        let settings = Settings::try_from(&GrpoConfig {
-            data_file_paths: ColonList("rows.jsonl".into()),
-            device: "cpu".into(),
-            ..GrpoConfig::default()
-        })
+        let settings = Settings::try_from(&GrpoConfig::default().with(|c| {
+            c.data.data_file_paths = ColonList("rows.jsonl".into());
+            c.machine.device = "cpu".into();
+        }))
         .unwrap();
         let load = Load {
             prompts: 2,
@@ -382,11 +381,10 @@ mod tests {
         config.text.hidden_size = 2048;
         config.text.intermediate_size = 11008;
         config.text.num_hidden_layers = 36;
-        let settings = Settings::try_from(&GrpoConfig {
-            data_file_paths: ColonList("rows.jsonl".into()),
-            device: "cpu".into(),
-            ..GrpoConfig::default()
-        })
+        let settings = Settings::try_from(&GrpoConfig::default().with(|c| {
+            c.data.data_file_paths = ColonList("rows.jsonl".into());
+            c.machine.device = "cpu".into();
+        }))
         .unwrap();
         let load =
             Load { prompts: 1, completions: 2, prompt_tokens: 4, completion_tokens: 2, patches: 0 };

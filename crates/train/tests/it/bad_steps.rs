@@ -55,15 +55,14 @@ fn run(config: &GrpoConfig, stop_after: Option<u64>) -> Result<Outcome, TrainErr
 
 /// Two micro-batches a step: the first one's gradients are there when the second one is found bad.
 fn config(folder: &Path, out: &str, bf16: bool, max_bad_steps: u64) -> GrpoConfig {
-    GrpoConfig {
-        bf16,
-        max_bad_steps,
-        per_device_train_batch_size: 4,
-        gradient_accumulation_steps: 2,
-        max_steps: 4,
-        save_steps: 1,
-        ..grpo(folder, out)
-    }
+    grpo(folder, out).with(|c| {
+        c.model.bf16 = bf16;
+        c.start.max_bad_steps = max_bad_steps;
+        c.optimizer.per_device_train_batch_size = 4;
+        c.optimizer.gradient_accumulation_steps = 2;
+        c.optimizer.max_steps = 4;
+        c.save.save_steps = 1;
+    })
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -85,12 +84,14 @@ fn a_refused_step_changes_nothing_and_the_run_goes_on_exactly() {
     for bf16 in [false, true] {
         let whole = config(folder.path(), &format!("whole-{bf16}"), bf16, 1);
         assert!(run(&whole, None).unwrap().finished);
-        assert!(is_same(&whole.output_dir, (1, 2)), "{bf16}");
-        assert!(!is_same(&whole.output_dir, (2, 3)), "{bf16}");
-        let counts: Vec<u64> =
-            metrics(&whole.output_dir).iter().map(|m| m["bad_steps"].as_u64().unwrap()).collect();
+        assert!(is_same(&whole.run.output_dir, (1, 2)), "{bf16}");
+        assert!(!is_same(&whole.run.output_dir, (2, 3)), "{bf16}");
+        let counts: Vec<u64> = metrics(&whole.run.output_dir)
+            .iter()
+            .map(|m| m["bad_steps"].as_u64().unwrap())
+            .collect();
         assert_eq!(counts, [0, 1, 1, 1]);
-        let has_loss: Vec<bool> = metrics(&whole.output_dir)
+        let has_loss: Vec<bool> = metrics(&whole.run.output_dir)
             .iter()
             .map(|m| m.get("loss").is_some_and(Value::is_f64))
             .collect();
@@ -103,13 +104,13 @@ fn a_refused_step_changes_nothing_and_the_run_goes_on_exactly() {
         {
             assert!(error.contains(said), "{error}");
         }
-        let parts = GrpoConfig { max_bad_steps: 1, ..parts };
+        let parts = parts.with(|c| c.start.max_bad_steps = 1);
         assert_eq!(run(&parts, Some(2)).unwrap().steps, 2);
         assert!(run(&parts, None).unwrap().finished);
         let file = "checkpoint-4/trainer_state/optimizer.safetensors";
-        let of = |config: &GrpoConfig, file: &str| bytes(Path::new(&config.output_dir), file);
+        let of = |config: &GrpoConfig, file: &str| bytes(Path::new(&config.run.output_dir), file);
         assert!(of(&whole, file) == of(&parts, file), "{bf16}");
-        assert_eq!(metrics(&whole.output_dir), metrics(&parts.output_dir));
+        assert_eq!(metrics(&whole.run.output_dir), metrics(&parts.run.output_dir));
         let dump = "bad_steps/step_000002.jsonl";
         assert!(of(&whole, dump) == of(&parts, dump));
     }
@@ -120,7 +121,7 @@ fn the_batch_of_a_refused_step_is_written_down() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path(), "dump", false, 0);
     run(&config, None).unwrap_err();
-    let out = Path::new(&config.output_dir);
+    let out = Path::new(&config.run.output_dir);
     let lines = lines(&out.join("bad_steps/step_000002.jsonl"));
     let (head, rows) = lines.split_first().unwrap();
     assert_eq!(head["quantity"], "loss");
@@ -145,21 +146,20 @@ fn the_batch_of_a_refused_step_is_written_down() {
     }
     // A run started over forgets it.
     fs::remove_dir_all(out.join("checkpoint-1")).unwrap();
-    let again = GrpoConfig { max_steps: 1, ..config.clone() };
+    let again = config.clone().with(|c| c.optimizer.max_steps = 1);
     run(&again, None).unwrap();
     assert!(!out.join("bad_steps/step_000002.jsonl").exists());
 }
 
 /// A rate at which one update makes every later loss overflow.
 fn diverging(folder: &Path, out: &str) -> SftConfig {
-    SftConfig {
-        learning_rate: 1e30,
-        lr_scheduler_type: LrSchedulerType::Constant,
-        max_bad_steps: 2,
-        max_steps: 10,
-        save_steps: 0,
-        ..sft(folder, out)
-    }
+    sft(folder, out).with(|c| {
+        c.optimizer.learning_rate = 1e30;
+        c.optimizer.lr_scheduler_type = LrSchedulerType::Constant;
+        c.start.max_bad_steps = 2;
+        c.optimizer.max_steps = 10;
+        c.save.save_steps = 0;
+    })
 }
 
 fn run_sft(config: &SftConfig, model: &Path) -> Result<Outcome, TrainError> {
@@ -179,7 +179,7 @@ fn sft_that_diverges_stops_after_the_bad_steps_it_may_have() {
     assert!(said.contains("step 4: loss of micro-batch 1"), "{said}");
     // All after the first update: there is nothing to go on from.
     assert!(matches!(error, TrainError::Diverged { step: 1, .. }), "{error}");
-    let out = Path::new(&config.output_dir);
+    let out = Path::new(&config.run.output_dir);
     // Of five rows the third step has the last one.
     for (step, rows) in [(2, 2), (3, 1), (4, 2)] {
         let lines = lines(&out.join(format!("bad_steps/step_{step:06}.jsonl")));
@@ -214,10 +214,10 @@ fn a_gradient_that_overflows_is_refused_though_the_loss_is_finite() {
     tensors.insert(name, scaled);
     let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
     torch::write_tensors(&model.join("model.safetensors"), &tensors).unwrap();
-    let config = SftConfig { max_steps: 1, ..sft(folder.path(), "gradient") };
+    let config = sft(folder.path(), "gradient").with(|c| c.optimizer.max_steps = 1);
     let error = run_sft(&config, &model).unwrap_err().to_string();
     assert!(error.contains("step 1: gradient norm"), "{error}");
-    let dump = Path::new(&config.output_dir).join("bad_steps/step_000001.jsonl");
+    let dump = Path::new(&config.run.output_dir).join("bad_steps/step_000001.jsonl");
     let head = &lines(&dump)[0];
     assert_eq!(head["quantity"], "gradient norm");
     assert!(head["micro_batch"].is_null());

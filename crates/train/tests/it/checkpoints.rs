@@ -30,18 +30,17 @@ fn run_with(
 
 /// Three steps, each with a checkpoint to go on from.
 fn config(folder: &Path, out: &str) -> GrpoConfig {
-    GrpoConfig {
-        max_steps: 3,
-        save_steps: 1,
-        num_generations: 2,
-        per_device_train_batch_size: 4,
-        max_completion_length: 6,
-        ..grpo(folder, out)
-    }
+    grpo(folder, out).with(|c| {
+        c.optimizer.max_steps = 3;
+        c.save.save_steps = 1;
+        c.algorithm.num_generations = 2;
+        c.optimizer.per_device_train_batch_size = 4;
+        c.sampling.max_completion_length = 6;
+    })
 }
 
 fn in_run(config: &GrpoConfig, path: &str) -> PathBuf {
-    Path::new(&config.output_dir).join(path)
+    Path::new(&config.run.output_dir).join(path)
 }
 
 fn log(config: &GrpoConfig) -> String {
@@ -93,14 +92,14 @@ fn a_damaged_newest_checkpoint_is_set_aside_and_the_run_is_the_same() {
             let of = bytes(&outcome.checkpoint.clone().unwrap(), file);
             assert!(of == bytes(&end, file), "{index}: {file}");
         }
-        assert_eq!(metrics(&whole.output_dir), metrics(&parts.output_dir));
+        assert_eq!(metrics(&whole.run.output_dir), metrics(&parts.run.output_dir));
     }
 }
 
 #[test]
 fn a_damaged_checkpoint_without_another_is_refused_with_ways_out() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig { save_optimizer_limit: 1, ..config(folder.path(), "one") };
+    let config = config(folder.path(), "one").with(|c| c.save.save_optimizer_limit = 1);
     run(&config, &mut watch(Some(2))).unwrap();
     // Of older ones the model is left, whole and of use.
     assert!(!in_run(&config, "checkpoint-1/trainer_state").exists());
@@ -114,7 +113,7 @@ fn a_damaged_checkpoint_without_another_is_refused_with_ways_out() {
     }
     assert!(log(&config).contains("damaged"));
     assert!(in_run(&config, "checkpoint-2").is_dir());
-    let unverified = GrpoConfig { verify_checkpoint: false, ..config };
+    let unverified = config.with(|c| c.save.verify_checkpoint = false);
     assert!(run(&unverified, &mut watch(None)).unwrap().finished);
 }
 
@@ -160,7 +159,7 @@ fn lost_settings_are_those_of_the_checkpoint() {
     run(&config, &mut watch(Some(1))).unwrap();
     let path = in_run(&config, "config.yaml");
     fs::write(&path, "learning_rate: [").unwrap();
-    let other = GrpoConfig { learning_rate: 1e-2, ..config.clone() };
+    let other = config.clone().with(|c| c.optimizer.learning_rate = 1e-2);
     let error = run(&other, &mut watch(None)).unwrap_err();
     assert!(matches!(error, TrainError::Changed { .. }), "{error}");
     fs::remove_file(&path).unwrap();
@@ -175,20 +174,23 @@ fn lost_settings_are_those_of_the_checkpoint() {
 #[test]
 fn settings_are_those_of_the_checkpoint_whatever_became_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig { beta: 0.5, ..config(folder.path(), "cut") };
+    let config = config(folder.path(), "cut").with(|c| c.algorithm.beta = 0.5);
     run(&config, &mut watch(Some(1))).unwrap();
     let path = in_run(&config, "config.yaml");
     // A file that lost a line is still one.
     let yaml = fs::read_to_string(&path).unwrap();
     let cut = yaml.lines().filter(|line| !line.starts_with("beta:"));
     fs::write(&path, cut.collect::<Vec<_>>().join("\n")).unwrap();
-    let other = GrpoConfig { beta: 0.0, ..config.clone() };
+    let other = config.clone().with(|c| c.algorithm.beta = 0.0);
     let error = run(&other, &mut watch(None)).unwrap_err().to_string();
     assert!(error.contains("`beta`: was 0.5, is 0"), "{error}");
     // How rewards are asked may change; what was changed on request is said.
-    let asked = GrpoConfig { reward_timeout_secs: 99.0, ..config.clone() };
+    let asked = config.clone().with(|c| c.rewards.reward_timeout_secs = 99.0);
     assert!(!run(&asked, &mut watch(Some(2))).unwrap().finished);
-    let fewer = GrpoConfig { max_steps: 1, allow_changed: true, ..config.clone() };
+    let fewer = config.clone().with(|c| {
+        c.optimizer.max_steps = 1;
+        c.start.allow_changed = true;
+    });
     let mut heard = watch(None);
     assert!(run(&fewer, &mut heard).unwrap().finished);
     let said = heard.said.join("\n");
@@ -196,11 +198,10 @@ fn settings_are_those_of_the_checkpoint_whatever_became_of_the_file() {
     let changed = log(&config);
     assert!(changed.contains("`max_steps`: was 3, is 1"), "{changed}");
     // Never on the run of another command.
-    let taught = SftConfig {
-        output_dir: config.output_dir.clone(),
-        allow_changed: true,
-        ..sft(folder.path(), "cut")
-    };
+    let taught = sft(folder.path(), "cut").with(|c| {
+        c.run.output_dir = config.run.output_dir.clone();
+        c.start.allow_changed = true;
+    });
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let error = train_sft(&taught, &golden::checkpoint("nested"), &mut watch, &stop).unwrap_err();
@@ -257,7 +258,7 @@ fn raising(at: u64) -> RewardSet {
 #[test]
 fn an_error_between_steps_costs_no_step() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = |out: &str| GrpoConfig { save_steps: 0, ..config(folder.path(), out) };
+    let settings = |out: &str| config(folder.path(), out).with(|c| c.save.save_steps = 0);
     let whole = settings("whole");
     let end = run(&whole, &mut watch(None)).unwrap().checkpoint.unwrap();
     let parts = settings("parts");
@@ -276,7 +277,7 @@ fn an_error_between_steps_costs_no_step() {
     for file in ["model.safetensors", OPTIMIZER] {
         assert!(bytes(&end, file) == bytes(&resumed.checkpoint.clone().unwrap(), file));
     }
-    assert_eq!(metrics(&whole.output_dir), metrics(&parts.output_dir));
+    assert_eq!(metrics(&whole.run.output_dir), metrics(&parts.run.output_dir));
     // Before the first step there is nothing to keep.
     let none = settings("none");
     let mut heard = watch(None);
@@ -292,30 +293,28 @@ fn a_diverged_run_writes_nothing_that_cannot_be_gone_on_from() {
     let folder = tempfile::tempdir().unwrap();
     // Every update is saved; the last alone; within a step of several updates.
     for (out, save_steps, iterations) in [("each", 1, 1), ("last", 0, 1), ("torn", 1, 3)] {
-        let diverging = GrpoConfig {
-            learning_rate: HUGE,
-            lr_scheduler_type: LrSchedulerType::Constant,
-            save_steps,
-            num_iterations: iterations,
-            ..config(folder.path(), out)
-        };
+        let diverging = config(folder.path(), out).with(|c| {
+            c.optimizer.learning_rate = HUGE;
+            c.optimizer.lr_scheduler_type = LrSchedulerType::Constant;
+            c.save.save_steps = save_steps;
+            c.algorithm.num_iterations = iterations;
+        });
         let error = run(&diverging, &mut watch(None)).unwrap_err();
         let said = error.to_string();
         if iterations == 1 {
             assert!(matches!(error, TrainError::Diverged { step: 1, .. }), "{said}");
             assert!(said.contains("--learning_rate"), "{said}");
         }
-        let names = fs::read_dir(&diverging.output_dir).unwrap();
+        let names = fs::read_dir(&diverging.run.output_dir).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let left: Vec<String> = names.filter(|name| name.contains("checkpoint")).collect();
         assert!(left.is_empty(), "{out}: {left:?}");
     }
-    let diverging = SftConfig {
-        learning_rate: HUGE,
-        lr_scheduler_type: LrSchedulerType::Constant,
-        max_steps: 2,
-        ..sft(folder.path(), "sft")
-    };
+    let diverging = sft(folder.path(), "sft").with(|c| {
+        c.optimizer.learning_rate = HUGE;
+        c.optimizer.lr_scheduler_type = LrSchedulerType::Constant;
+        c.optimizer.max_steps = 2;
+    });
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let model = golden::checkpoint("nested");
@@ -326,7 +325,7 @@ fn a_diverged_run_writes_nothing_that_cannot_be_gone_on_from() {
 #[test]
 fn the_model_alone_is_enough_where_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig { save_only_model: true, ..config(folder.path(), "alone") };
+    let config = config(folder.path(), "alone").with(|c| c.save.save_only_model = true);
     let mut heard = watch(Some(2));
     run(&config, &mut heard).unwrap();
     let said = heard.said.join("\n");

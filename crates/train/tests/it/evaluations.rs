@@ -97,13 +97,12 @@ impl Observer for Looker {
 
 /// `eval_config` stands for what a `Looker` does: without it, evaluations would have nothing to do.
 fn every_two(config: GrpoConfig) -> GrpoConfig {
-    GrpoConfig {
-        eval_steps: Some(2),
-        eval_on_start: true,
-        eval_config: Some("of the observer".into()),
-        max_steps: 5,
-        ..config
-    }
+    config.with(|c| {
+        c.eval.eval_steps = Some(2);
+        c.eval.eval_on_start = true;
+        c.eval.eval_config = Some("of the observer".into());
+        c.optimizer.max_steps = 5;
+    })
 }
 
 fn run(config: &GrpoConfig, looker: &mut Looker) -> Result<Outcome, TrainError> {
@@ -151,12 +150,13 @@ const ADAPTER: [&str; 2] = ["adapter_model.safetensors", "trainer_state/optimize
 #[test]
 fn evaluations_change_no_bit_of_a_run() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = |out: &str| GrpoConfig { max_steps: 5, ..grpo(folder.path(), out) };
-    let lora = |out: &str| GrpoConfig {
-        use_peft: true,
-        lora_dropout: 0.2,
-        learning_rate: 1e-2,
-        ..whole(out)
+    let whole = |out: &str| grpo(folder.path(), out).with(|c| c.optimizer.max_steps = 5);
+    let lora = |out: &str| {
+        whole(out).with(|c| {
+            c.model.use_peft = true;
+            c.model.lora_dropout = 0.2;
+            c.optimizer.learning_rate = 1e-2;
+        })
     };
     for (without, with, files) in [
         (whole("without"), whole("with"), WEIGHTS),
@@ -169,9 +169,9 @@ fn evaluations_change_no_bit_of_a_run() {
         assert_eq!(looker.looked, [0, 2, 4, 5]);
         let checkpoints = [first, second].map(|outcome| outcome.checkpoint.unwrap());
         same_files(&checkpoints[0], &checkpoints[1], &files);
-        let found = metrics(&without.output_dir);
-        assert_eq!(without_figures(metrics_but_secs(&with.output_dir)), found);
-        let sums: Vec<f64> = metrics_lines(&with.output_dir)
+        let found = metrics(&without.run.output_dir);
+        assert_eq!(without_figures(metrics_but_secs(&with.run.output_dir)), found);
+        let sums: Vec<f64> = metrics_lines(&with.run.output_dir)
             .iter()
             .filter_map(|line| line["eval/look/sum"].as_f64())
             .collect();
@@ -194,16 +194,15 @@ fn metrics_but_secs(output_dir: &str) -> Vec<Value> {
 #[test]
 fn figures_stand_in_the_line_of_their_step() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
+    let config = every_two(grpo(folder.path(), "lines")).with(|c| {
         // Lines of evaluated steps are written all the same.
-        logging_steps: 3,
-        val_split_ratio: 0.2,
-        ..every_two(grpo(folder.path(), "lines"))
-    };
+        c.run.logging_steps = 3;
+        c.data.val_split_ratio = 0.2;
+    });
     let mut looker = looker(None);
     run(&config, &mut looker).unwrap();
     assert_eq!(looker.steps, [1, 2, 3, 4, 5]);
-    let lines = metrics_lines(&config.output_dir);
+    let lines = metrics_lines(&config.run.output_dir);
     let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [0, 2, 3, 4, 5]);
     for line in &lines {
@@ -217,8 +216,8 @@ fn figures_stand_in_the_line_of_their_step() {
         assert!(part <= all && (line["step"] != 0 || part == all), "{line}");
     }
     let named = ["step_000000", "step_000002", "step_000004", "step_000005"];
-    assert_eq!(evaluations(&config.output_dir), named);
-    let run_folder = Path::new(&config.output_dir);
+    assert_eq!(evaluations(&config.run.output_dir), named);
+    let run_folder = Path::new(&config.run.output_dir);
     let sum = fs::read_to_string(run_folder.join("eval/step_000004/sum.txt")).unwrap();
     assert_eq!(lines[3]["eval/look/sum"], sum.parse::<f64>().unwrap());
     let events = run_folder.join("tensorboard");
@@ -241,13 +240,13 @@ fn an_evaluation_that_is_broken_off_is_made_up_for_once() {
         ("saved", 1, Event::Stop),
         ("number", 2, Event::NotANumber),
     ] {
-        let config = GrpoConfig { save_steps, ..every_two(grpo(folder.path(), name)) };
+        let config = every_two(grpo(folder.path(), name)).with(|c| c.save.save_steps = save_steps);
         // At the start there is nothing to keep: the run begins anew.
         for (step, line_before) in [(0, None), (2, Some(1)), (4, Some(3)), (5, Some(4))] {
             let mut looker = looker(Some((step, event)));
             let ended = run(&config, &mut looker);
             assert_eq!(looker.looked.last(), Some(&step), "{name}");
-            let logged = metrics_lines_if_any(&config.output_dir);
+            let logged = metrics_lines_if_any(&config.run.output_dir);
             let last = logged.last().map(|line| line["step"].as_u64().unwrap());
             let is_over = event == Event::StopLate;
             match ended {
@@ -266,7 +265,7 @@ fn an_evaluation_that_is_broken_off_is_made_up_for_once() {
             }
             let expected = if is_over { Some(step) } else { line_before };
             assert_eq!(last, expected, "{name}");
-            let kept = evaluations(&config.output_dir);
+            let kept = evaluations(&config.run.output_dir);
             assert_eq!(kept.contains(&format!("step_{step:06}")), is_over, "{name}: {kept:?}");
             assert!(kept.iter().all(|kept| !kept.starts_with('.')), "{kept:?}");
         }
@@ -278,16 +277,16 @@ fn an_evaluation_that_is_broken_off_is_made_up_for_once() {
         let checkpoints = [&expected, &resumed].map(|o| o.checkpoint.clone().unwrap());
         same_files(&checkpoints[0], &checkpoints[1], &WEIGHTS);
         assert_eq!(
-            metrics_but_secs(&whole.output_dir),
-            metrics_but_secs(&config.output_dir),
+            metrics_but_secs(&whole.run.output_dir),
+            metrics_but_secs(&config.run.output_dir),
             "{name}"
         );
-        assert_eq!(evaluations(&whole.output_dir), evaluations(&config.output_dir));
-        for step in evaluations(&whole.output_dir) {
+        assert_eq!(evaluations(&whole.run.output_dir), evaluations(&config.run.output_dir));
+        for step in evaluations(&whole.run.output_dir) {
             let sum = |run: &str| {
                 fs::read(Path::new(run).join("eval").join(&step).join("sum.txt")).unwrap()
             };
-            assert_eq!(sum(&whole.output_dir), sum(&config.output_dir), "{name}");
+            assert_eq!(sum(&whole.run.output_dir), sum(&config.run.output_dir), "{name}");
         }
     }
 }
@@ -302,10 +301,10 @@ fn metrics_lines_if_any(output_dir: &str) -> Vec<Value> {
 #[test]
 fn a_killed_run_evaluates_again_what_was_cut_off() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = GrpoConfig { save_steps: 2, ..every_two(grpo(folder.path(), "whole")) };
+    let whole = every_two(grpo(folder.path(), "whole")).with(|c| c.save.save_steps = 2);
     run(&whole, &mut looker(None)).unwrap();
-    let out = Path::new(&whole.output_dir);
-    let before = (metrics_but_secs(&whole.output_dir), bytes(out, "metrics.jsonl"));
+    let out = Path::new(&whole.run.output_dir);
+    let before = (metrics_but_secs(&whole.run.output_dir), bytes(out, "metrics.jsonl"));
     // Killed in the evaluation after step 4: its checkpoint is there, its line is not.
     let lines = String::from_utf8(before.1).unwrap();
     let kept: String = lines
@@ -319,15 +318,15 @@ fn a_killed_run_evaluates_again_what_was_cut_off() {
     let mut second = looker(None);
     assert!(run(&whole, &mut second).unwrap().finished);
     assert_eq!((second.looked, second.steps), (vec![4, 5], vec![4, 5]));
-    assert_eq!(metrics_but_secs(&whole.output_dir), before.0);
+    assert_eq!(metrics_but_secs(&whole.run.output_dir), before.0);
     assert!(bytes(out, "eval/step_000004/sum.txt") != b"of the killed process");
-    assert_eq!(evaluations(&whole.output_dir).len(), 4);
+    assert_eq!(evaluations(&whole.run.output_dir).len(), 4);
     // Killed later: the line is there, nothing is done twice.
     fs::remove_dir_all(out.join("checkpoint-5")).unwrap();
     let mut third = looker(None);
     assert!(run(&whole, &mut third).unwrap().finished);
     assert_eq!((third.looked, third.steps), (vec![5], vec![5]));
-    assert_eq!(metrics_but_secs(&whole.output_dir), before.0);
+    assert_eq!(metrics_but_secs(&whole.run.output_dir), before.0);
     // A run that is over has nothing to do.
     let mut fourth = looker(None);
     assert!(run(&whole, &mut fourth).unwrap().finished);
@@ -339,11 +338,11 @@ fn a_step_that_waits_is_logged_where_evaluations_were_switched_off() {
     let folder = tempfile::tempdir().unwrap();
     let config = every_two(grpo(folder.path(), "off"));
     assert!(!run(&config, &mut looker(Some((2, Event::Stop)))).unwrap().finished);
-    let off = GrpoConfig { eval_strategy: Some(EvalStrategy::No), ..config };
+    let off = config.with(|c| c.eval.eval_strategy = Some(EvalStrategy::No));
     let mut looker = looker(None);
     assert!(run(&off, &mut looker).unwrap().finished);
     assert_eq!(looker.looked, [0; 0]);
-    let steps = metrics_lines(&off.output_dir);
+    let steps = metrics_lines(&off.run.output_dir);
     let steps = steps.iter().map(|line| line["step"].as_u64().unwrap());
     assert_eq!(steps.collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
 }
@@ -351,11 +350,15 @@ fn a_step_that_waits_is_logged_where_evaluations_were_switched_off() {
 #[test]
 fn sft_evaluates_too() {
     let folder = tempfile::tempdir().unwrap();
-    let without = SftConfig { max_steps: 5, val_split_ratio: 0.2, ..sft(folder.path(), "without") };
-    let with = |out: &str| SftConfig {
-        eval_steps: Some(2),
-        output_dir: folder.path().join(out).display().to_string(),
-        ..without.clone()
+    let without = sft(folder.path(), "without").with(|c| {
+        c.optimizer.max_steps = 5;
+        c.data.val_split_ratio = 0.2;
+    });
+    let with = |out: &str| {
+        without.clone().with(|c| {
+            c.eval.eval_steps = Some(2);
+            c.run.output_dir = folder.path().join(out).display().to_string();
+        })
     };
     let (whole, parts) = (with("whole"), with("parts"));
     let first = run_sft(&without, &mut looker(None)).unwrap();
@@ -365,9 +368,9 @@ fn sft_evaluates_too() {
     let [first, second, third] = [first, second, third].map(|o| o.checkpoint.unwrap());
     same_files(&first, &second, &WEIGHTS);
     same_files(&first, &third, &WEIGHTS);
-    let lines = metrics(&whole.output_dir);
-    assert_eq!(lines, metrics(&parts.output_dir));
-    assert_eq!(without_figures(lines.clone()), metrics(&without.output_dir));
+    let lines = metrics(&whole.run.output_dir);
+    assert_eq!(lines, metrics(&parts.run.output_dir));
+    assert_eq!(without_figures(lines.clone()), metrics(&without.run.output_dir));
     let evaluated: Vec<bool> = lines
         .iter()
         .map(|line| line["eval/loss"].is_f64() && line["eval/look/sum"].is_f64())

@@ -123,7 +123,7 @@ fn kept_features_change_neither_loss_nor_gradients() {
 }
 
 fn frozen(folder: &Path, out: &str) -> GrpoConfig {
-    GrpoConfig { freeze_vision_modules: true, ..grpo(folder, out) }
+    grpo(folder, out).with(|c| c.model.freeze_vision_modules = true)
 }
 
 /// Metrics of each step without what depends on the clock, and those of the cache.
@@ -133,7 +133,7 @@ fn run(config: &GrpoConfig, stop_after: Option<u64>) -> (Vec<Value>, Vec<Map<Str
     let checkpoint = golden::checkpoint("nested");
     let rewards = share(char::is_ascii_lowercase);
     train_grpo_with_rewards(config, &checkpoint, rewards, &mut watch, &stop).unwrap();
-    let of_cache = metrics_lines(&config.output_dir)
+    let of_cache = metrics_lines(&config.run.output_dir)
         .into_iter()
         .map(|line| {
             let Value::Object(mut all) = line else { panic!("{line}") };
@@ -141,7 +141,7 @@ fn run(config: &GrpoConfig, stop_after: Option<u64>) -> (Vec<Value>, Vec<Map<Str
             all
         })
         .collect();
-    (metrics(&config.output_dir), of_cache)
+    (metrics(&config.run.output_dir), of_cache)
 }
 
 fn counts(of_cache: &Map<String, Value>) -> [u64; 3] {
@@ -154,12 +154,12 @@ const NUM_IMAGES: u64 = 3;
 #[test]
 fn a_frozen_tower_runs_once_for_each_image() {
     let folder = tempfile::tempdir().unwrap();
-    let adapted = |out: &str| GrpoConfig { use_peft: true, ..grpo(folder.path(), out) };
+    let adapted = |out: &str| grpo(folder.path(), out).with(|c| c.model.use_peft = true);
     for (on, off) in [
         (frozen(folder.path(), "on"), frozen(folder.path(), "off")),
         (adapted("adapted-on"), adapted("adapted-off")),
     ] {
-        let off = GrpoConfig { feature_cache_bytes: 0, ..off };
+        let off = off.with(|c| c.machine.feature_cache_bytes = 0);
         let (expected, none) = run(&off, None);
         assert!(none.iter().all(Map::is_empty));
         let (got, of_cache) = run(&on, None);
@@ -186,9 +186,9 @@ fn a_frozen_tower_runs_once_for_each_image() {
 fn features_on_disk_serve_the_next_run() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
-    let with_store = |out: &str| GrpoConfig {
-        feature_cache_dir: Some(store.display().to_string()),
-        ..frozen(folder.path(), out)
+    let with_store = |out: &str| {
+        frozen(folder.path(), out)
+            .with(|c| c.machine.feature_cache_dir = Some(store.display().to_string()))
     };
     let (first, of_cache) = run(&with_store("first"), None);
     assert_eq!(counts(of_cache.last().unwrap())[1..], [0, NUM_IMAGES]);
@@ -202,11 +202,11 @@ fn features_on_disk_serve_the_next_run() {
         [NUM_IMAGES - 1, 1],
         "the damaged one is computed"
     );
-    let log = fs::read_to_string(Path::new(&second.output_dir).join("log.txt")).unwrap();
+    let log = fs::read_to_string(Path::new(&second.run.output_dir).join("log.txt")).unwrap();
     let name = damaged.file_name();
     assert!(log.contains(name.to_str().unwrap()), "{log}");
 
-    let trained = GrpoConfig { freeze_vision_modules: false, ..with_store("trained") };
+    let trained = with_store("trained").with(|c| c.model.freeze_vision_modules = false);
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let rewards = share(char::is_ascii_lowercase);
@@ -227,8 +227,9 @@ fn a_resumed_run_with_kept_features_equals_an_uninterrupted_one() {
     let (got, _) = run(&parts, None);
     assert_eq!(got, expected);
     for file in ["model.safetensors", "trainer_state/optimizer.safetensors"] {
-        let of =
-            |config: &GrpoConfig| bytes(&Path::new(&config.output_dir).join("checkpoint-6"), file);
+        let of = |config: &GrpoConfig| {
+            bytes(&Path::new(&config.run.output_dir).join("checkpoint-6"), file)
+        };
         assert!(of(&whole) == of(&parts), "{file} differs");
     }
 }

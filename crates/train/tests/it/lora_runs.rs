@@ -14,14 +14,13 @@ use crate::golden;
 use crate::runs::{Watch, bytes, grpo, metrics, metrics_lines, sft, share, watch};
 
 fn lora(folder: &Path, out: &str) -> GrpoConfig {
-    GrpoConfig {
-        use_peft: true,
-        lora_r: 4,
-        lora_alpha: 8.0,
-        lora_dropout: 0.1,
-        learning_rate: 1e-2,
-        ..grpo(folder, out)
-    }
+    grpo(folder, out).with(|c| {
+        c.model.use_peft = true;
+        c.model.lora_r = 4;
+        c.model.lora_alpha = 8.0;
+        c.model.lora_dropout = 0.1;
+        c.optimizer.learning_rate = 1e-2;
+    })
 }
 
 fn run(config: &GrpoConfig, watch: &mut Watch) -> Result<Outcome, TrainError> {
@@ -48,10 +47,12 @@ fn adapters_learn_resume_and_are_written_as_peft_writes_them() {
     for file in ["adapter_model.safetensors", "trainer_state/optimizer.safetensors"] {
         assert!(bytes(&a, file) == bytes(&b, file), "{file} differs");
     }
-    assert_eq!(metrics(&whole.output_dir), metrics(&parts.output_dir));
+    assert_eq!(metrics(&whole.run.output_dir), metrics(&parts.run.output_dir));
     // The reference is the policy without its adapters: no distance at first, then some.
-    let kl: Vec<f64> =
-        metrics_lines(&whole.output_dir).iter().map(|line| line["kl"].as_f64().unwrap()).collect();
+    let kl: Vec<f64> = metrics_lines(&whole.run.output_dir)
+        .iter()
+        .map(|line| line["kl"].as_f64().unwrap())
+        .collect();
     assert!(kl[1..].iter().all(|kl| *kl > kl_of_rounding()), "{kl:?}");
 
     assert!(is_adapter(&a) && !a.join("model.safetensors").exists());
@@ -78,15 +79,14 @@ fn kl_of_rounding() -> f64 {
 #[test]
 fn the_reward_rises_by_adapters_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        max_steps: 40,
-        per_device_train_batch_size: 20,
-        num_generations: 8,
-        lora_r: 8,
-        lora_dropout: 0.0,
-        learning_rate: 2e-2,
-        ..lora(folder.path(), "learn")
-    };
+    let config = lora(folder.path(), "learn").with(|c| {
+        c.optimizer.max_steps = 40;
+        c.optimizer.per_device_train_batch_size = 20;
+        c.algorithm.num_generations = 8;
+        c.model.lora_r = 8;
+        c.model.lora_dropout = 0.0;
+        c.optimizer.learning_rate = 2e-2;
+    });
     let mut watch = watch(None);
     run(&config, &mut watch).unwrap();
     let mean = |list: &[f64]| list.iter().sum::<f64>() / list.len() as f64;
@@ -97,17 +97,16 @@ fn the_reward_rises_by_adapters_alone() {
 #[test]
 fn answers_are_taught_to_adapters() {
     let folder = tempfile::tempdir().unwrap();
-    let config = SftConfig {
-        use_peft: true,
-        lora_r: 8,
-        lora_dropout: 0.05,
-        lora_vision: true,
-        ..sft(folder.path(), "sft")
-    };
+    let config = sft(folder.path(), "sft").with(|c| {
+        c.model.use_peft = true;
+        c.model.lora_r = 8;
+        c.model.lora_dropout = 0.05;
+        c.model.lora_vision = true;
+    });
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let outcome = train_sft(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap();
-    let losses: Vec<f64> = metrics_lines(&config.output_dir)
+    let losses: Vec<f64> = metrics_lines(&config.run.output_dir)
         .iter()
         .map(|line| line["loss"].as_f64().unwrap())
         .collect();
@@ -115,12 +114,12 @@ fn answers_are_taught_to_adapters() {
     assert!(last < 0.6 * first, "{first} to {last}");
     let adapter = SavedAdapter::read(&outcome.checkpoint.unwrap()).unwrap();
     assert!(adapter.modules().any(|module| module.contains("visual.blocks")));
-    let env = fs::read_to_string(Path::new(&config.output_dir).join("env.json")).unwrap();
+    let env = fs::read_to_string(Path::new(&config.run.output_dir).join("env.json")).unwrap();
     let env: serde_json::Value = serde_json::from_str(&env).unwrap();
     let parts = &env["parameters"];
     assert_eq!(parts["vision"]["trained"], 0);
     assert_eq!(parts["adapters"]["trained"], parts["adapters"]["all"]);
-    let log = fs::read_to_string(Path::new(&config.output_dir).join("log.txt")).unwrap();
+    let log = fs::read_to_string(Path::new(&config.run.output_dir).join("log.txt")).unwrap();
     assert!(log.contains("frozen") && log.contains("adapters"), "{log}");
 }
 
@@ -136,14 +135,13 @@ fn parts_are_frozen_one_by_one() {
         ("language", [false, false, true], &|n| !n.contains("visual.")),
     ];
     for (name, [tower, merger, language], stays) in cases {
-        let config = GrpoConfig {
-            freeze_vision_tower: tower,
-            freeze_merger: merger,
-            freeze_language_model: language,
-            max_steps: 2,
-            per_device_train_batch_size: 16,
-            ..grpo(folder.path(), name)
-        };
+        let config = grpo(folder.path(), name).with(|c| {
+            c.model.freeze_vision_tower = tower;
+            c.model.freeze_merger = merger;
+            c.model.freeze_language_model = language;
+            c.optimizer.max_steps = 2;
+            c.optimizer.per_device_train_batch_size = 16;
+        });
         let after = weights(&run(&config, &mut watch(None)).unwrap().checkpoint.unwrap());
         for (weight, value) in &before {
             assert_eq!(value.equal(&after[weight]), stays(weight), "{name}: {weight}");
@@ -154,18 +152,16 @@ fn parts_are_frozen_one_by_one() {
 #[test]
 fn a_run_in_which_nothing_trains_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        freeze_vision_modules: true,
-        freeze_language_model: true,
-        ..grpo(folder.path(), "nothing")
-    };
+    let config = grpo(folder.path(), "nothing").with(|c| {
+        c.model.freeze_vision_modules = true;
+        c.model.freeze_language_model = true;
+    });
     let error = run(&config, &mut watch(None)).unwrap_err().to_string();
     assert!(error.contains("nothing is left to train"), "{error}");
-    let config = GrpoConfig {
-        lora_vision: true,
-        freeze_vision_modules: true,
-        ..lora(folder.path(), "both")
-    };
+    let config = lora(folder.path(), "both").with(|c| {
+        c.model.lora_vision = true;
+        c.model.freeze_vision_modules = true;
+    });
     let error = run(&config, &mut watch(None)).unwrap_err().to_string();
     assert!(error.contains("lora_vision"), "{error}");
 }

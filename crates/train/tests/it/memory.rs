@@ -50,21 +50,20 @@ fn memory_stays_flat_over_500_steps() {
 #[ignore = "run by memory_stays_flat_over_500_steps in a process of its own"]
 fn five_hundred_steps() {
     let folder = std::env::var("VLM_R1_TEST_RUN").unwrap();
-    let config = GrpoConfig {
-        max_steps: STEPS,
-        num_generations: 2,
-        per_device_train_batch_size: 4,
-        max_completion_length: 4,
-        learning_rate: 1e-4,
-        save_steps: 0,
-        ..grpo(Path::new(&folder), "run")
-    };
+    let config = grpo(Path::new(&folder), "run").with(|c| {
+        c.optimizer.max_steps = STEPS;
+        c.algorithm.num_generations = 2;
+        c.optimizer.per_device_train_batch_size = 4;
+        c.sampling.max_completion_length = 4;
+        c.optimizer.learning_rate = 1e-4;
+        c.save.save_steps = 0;
+    });
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let rewards = share(char::is_ascii_lowercase);
     let model = golden::checkpoint("nested");
     let outcome = train_grpo_with_rewards(&config, &model, rewards, &mut watch, &stop).unwrap();
     assert!(outcome.finished);
-    let last: &Value = &metrics_lines(&config.output_dir)[STEPS as usize - 1];
+    let last: &Value = &metrics_lines(&config.run.output_dir)[STEPS as usize - 1];
     assert_eq!(last["step"], STEPS);
 }

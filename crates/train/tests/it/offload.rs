@@ -19,13 +19,12 @@ fn run(config: &GrpoConfig, stop_after: Option<u64>) -> Outcome {
 
 /// Two prompts a step, a micro-batch each, so that gradients are summed.
 fn short(folder: &Path, out: &str) -> GrpoConfig {
-    GrpoConfig {
-        per_device_train_batch_size: 4,
-        gradient_accumulation_steps: 2,
-        max_steps: 4,
-        weight_decay: 0.1,
-        ..grpo(folder, out)
-    }
+    grpo(folder, out).with(|c| {
+        c.optimizer.per_device_train_batch_size = 4;
+        c.optimizer.gradient_accumulation_steps = 2;
+        c.optimizer.max_steps = 4;
+        c.optimizer.weight_decay = 0.1;
+    })
 }
 
 fn is_same_checkpoint(a: &Outcome, b: &Outcome, weights: &str) {
@@ -46,13 +45,14 @@ fn where_weights_wait_changes_nothing() {
         ("8bit", false, false, Optim::Adamw8bit),
     ];
     for (name, bf16, use_peft, optim) in cases {
-        let settings = |out: &str, offloaded: bool| GrpoConfig {
-            bf16,
-            use_peft,
-            optim,
-            offload_optimizer: offloaded,
-            offload_reference: offloaded,
-            ..short(folder.path(), &format!("{name}-{out}"))
+        let settings = |out: &str, offloaded: bool| {
+            short(folder.path(), &format!("{name}-{out}")).with(|c| {
+                c.model.bf16 = bf16;
+                c.model.use_peft = use_peft;
+                c.optimizer.optim = optim;
+                c.machine.offload_optimizer = offloaded;
+                c.rollout.offload_reference = offloaded;
+            })
         };
         let plain = settings("plain", false);
         let offloaded = settings("offloaded", true);
@@ -60,8 +60,8 @@ fn where_weights_wait_changes_nothing() {
         let got = run(&offloaded, None);
         let weights = if use_peft { "adapter_model.safetensors" } else { "model.safetensors" };
         is_same_checkpoint(&expected, &got, weights);
-        assert_eq!(metrics(&plain.output_dir), metrics(&offloaded.output_dir), "{name}");
-        let kl = metrics_lines(&offloaded.output_dir)[3]["kl"].as_f64().unwrap();
+        assert_eq!(metrics(&plain.run.output_dir), metrics(&offloaded.run.output_dir), "{name}");
+        let kl = metrics_lines(&offloaded.run.output_dir)[3]["kl"].as_f64().unwrap();
         assert!(kl > 0.0, "{name}: {kl}");
 
         run(&settings("both", false), Some(1));
@@ -75,7 +75,7 @@ fn where_weights_wait_changes_nothing() {
 #[test]
 fn whole_f32_weights_of_a_checkpoint_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = |out: &str| GrpoConfig { bf16: true, ..short(folder.path(), out) };
+    let settings = |out: &str| short(folder.path(), out).with(|c| c.model.bf16 = true);
     let expected = run(&settings("expected"), None);
     let stopped = run(&settings("whole"), Some(2));
     let path = stopped.checkpoint.unwrap().join("trainer_state/optimizer.safetensors");
@@ -99,7 +99,7 @@ fn whole_f32_weights_of_a_checkpoint_are_taken() {
 fn eight_bit_moments_are_kept_in_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
     let settings =
-        |out: &str| GrpoConfig { optim: Optim::AdamwBnb8bit, ..short(folder.path(), out) };
+        |out: &str| short(folder.path(), out).with(|c| c.optimizer.optim = Optim::AdamwBnb8bit);
     let whole = run(&settings("whole"), None);
     for stop in 1..4 {
         run(&settings("parts"), Some(stop));
@@ -129,12 +129,15 @@ fn eight_bit_moments_are_kept_in_checkpoints() {
 fn eight_bits_follow_the_curve() {
     let folder = tempfile::tempdir().unwrap();
     let losses = |out: &str, optim: Optim| -> Vec<f64> {
-        let config =
-            SftConfig { optim, max_steps: 200, learning_rate: 3e-3, ..sft(folder.path(), out) };
+        let config = sft(folder.path(), out).with(|c| {
+            c.optimizer.optim = optim;
+            c.optimizer.max_steps = 200;
+            c.optimizer.learning_rate = 3e-3;
+        });
         let mut watch = watch(None);
         let stop = watch.stop.clone();
         train_sft(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap();
-        let lines = metrics_lines(&config.output_dir);
+        let lines = metrics_lines(&config.run.output_dir);
         lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect()
     };
     let exact = losses("f32", Optim::AdamwTorch);
@@ -152,16 +155,20 @@ fn eight_bits_follow_the_curve() {
 #[test]
 fn a_loss_of_0_is_explained_once() {
     let folder = tempfile::tempdir().unwrap();
-    let settings =
-        |beta| GrpoConfig { beta, max_steps: 2, ..grpo(folder.path(), &format!("beta-{beta}")) };
+    let settings = |beta| {
+        grpo(folder.path(), &format!("beta-{beta}")).with(|c| {
+            c.algorithm.beta = beta;
+            c.optimizer.max_steps = 2;
+        })
+    };
     for (beta, times) in [(0.0, 1), (0.04, 0)] {
         run(&settings(beta), Some(1));
         run(&settings(beta), None);
-        let log = Path::new(&settings(beta).output_dir).join("log.txt");
+        let log = Path::new(&settings(beta).run.output_dir).join("log.txt");
         let log = fs::read_to_string(log).unwrap();
         assert_eq!(log.matches("is 0 by construction").count(), times, "{log}");
     }
-    let first = &metrics_lines(&settings(0.0).output_dir)[0];
+    let first = &metrics_lines(&settings(0.0).run.output_dir)[0];
     let (loss, norm) = (first["loss"].as_f64().unwrap(), first["grad_norm"].as_f64().unwrap());
     assert!(loss.abs() < 1e-6 && norm > 1e-3, "{loss} {norm}");
 }

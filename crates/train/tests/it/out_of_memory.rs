@@ -84,24 +84,23 @@ fn grpo_run(config: &GrpoConfig, heard: &mut Heard) -> Result<(), TrainError> {
 
 fn sft(folder: &Path, out: &str, max_tokens: Option<usize>) -> SftConfig {
     let like = grpo(folder, out);
-    SftConfig {
-        model_name_or_path: like.model_name_or_path,
-        data_file_paths: like.data_file_paths,
-        image_folders: like.image_folders,
-        output_dir: like.output_dir,
-        per_device_train_batch_size: 5,
-        learning_rate: 1e-2,
+    SftConfig::default().with(|c| {
+        c.model.model_name_or_path = like.model.model_name_or_path;
+        c.data.data_file_paths = like.data.data_file_paths;
+        c.data.image_folders = like.data.image_folders;
+        c.run.output_dir = like.run.output_dir;
+        c.optimizer.per_device_train_batch_size = 5;
+        c.optimizer.learning_rate = 1e-2;
         // Updates in proportion to gradients: rounding is not blown up to the learning rate.
-        adam_epsilon: 1.0,
-        max_steps: 3,
-        save_steps: 0,
-        min_pixels: 3136,
-        max_pixels: 31360,
-        device: "cpu".into(),
-        num_threads: Some(1),
-        max_tokens_per_microbatch: max_tokens,
-        ..SftConfig::default()
-    }
+        c.optimizer.adam_epsilon = 1.0;
+        c.optimizer.max_steps = 3;
+        c.save.save_steps = 0;
+        c.data.min_pixels = 3136;
+        c.data.max_pixels = 31360;
+        c.machine.device = "cpu".into();
+        c.machine.num_threads = Some(1);
+        c.machine.max_tokens_per_microbatch = max_tokens;
+    })
 }
 
 fn number(line: &Value, key: &str) -> f64 {
@@ -150,20 +149,20 @@ fn sft_under_a_limit() {
     for free in [&whole, &single] {
         let heard = under(None, free, sft_run).unwrap();
         assert!(heard.lowered().is_empty());
-        assert_eq!(retries(&free.output_dir), [0.0; 3]);
+        assert_eq!(retries(&free.run.output_dir), [0.0; 3]);
     }
-    let (most, _) = bytes(&whole.output_dir);
-    let (least, held) = bytes(&single.output_dir);
+    let (most, _) = bytes(&whole.run.output_dir);
+    let (least, held) = bytes(&single.run.output_dir);
     assert!(least + (1 << 19) < most, "{least} {most}");
     let limited = config("limited", None);
     let heard = under(Some(most - (most - least) / 3), &limited, sft_run).unwrap();
     let lowered = heard.lowered();
     assert!(!lowered.is_empty() && lowered.is_sorted_by(|a, b| a > b), "{:?}", heard.0);
-    let found = retries(&limited.output_dir);
+    let found = retries(&limited.run.output_dir);
     assert!(found[0] >= 1.0, "{found:?}");
     let budget = config("budget", lowered.last().copied());
     under(None, &budget, sft_run).unwrap();
-    same(&limited.output_dir, &budget.output_dir, 3);
+    same(&limited.run.output_dir, &budget.run.output_dir, 3);
     resumed(&limited, *lowered.last().unwrap());
     let error = under(Some(held + (least - held) / 4), &config("small", None), sft_run);
     let text = error.err().unwrap().to_string();
@@ -203,7 +202,7 @@ fn a_checkpoint_that_finds_no_memory_is_written_once_more() {
 fn saving_under_a_limit() {
     let folder = tempfile::tempdir().unwrap();
     // Weights in files of another type than the layers': writing them takes copies.
-    let config = |out: &str| SftConfig { bf16: true, ..sft(folder.path(), out, None) };
+    let config = |out: &str| sft(folder.path(), out, None).with(|c| c.model.bf16 = true);
     let run = |config: &SftConfig, mut tight: Tight| {
         let model = golden::checkpoint("nested");
         let result = train_sft(config, &model, &mut tight, &StopFlag::new());
@@ -216,7 +215,7 @@ fn saving_under_a_limit() {
     assert!(result.unwrap().finished);
     let free = config("free");
     under(None, &free, sft_run).unwrap();
-    same(&once.output_dir, &free.output_dir, 3);
+    same(&once.run.output_dir, &free.run.output_dir, 3);
     let forever = Tight { forever: true, ..Tight::default() };
     let (result, _) = run(&config("never"), forever);
     let error = base::console::describe(&result.unwrap_err());
@@ -234,23 +233,24 @@ fn resumed(config: &SftConfig, tokens: usize) {
 #[ignore = "run by grpo_that_finds_no_memory_is_cut in a process of its own"]
 fn grpo_under_a_limit() {
     let folder = tempfile::tempdir().unwrap();
-    let config = |out: &str, tokens| GrpoConfig {
-        max_steps: 2,
-        learning_rate: 1e-2,
-        adam_epsilon: 1.0,
-        num_generations: 8,
-        num_iterations: 2,
-        beta: 0.04,
-        max_completion_length: 48,
-        max_tokens_per_microbatch: tokens,
-        ..grpo(folder.path(), out)
+    let config = |out: &str, tokens| {
+        grpo(folder.path(), out).with(|c| {
+            c.optimizer.max_steps = 2;
+            c.optimizer.learning_rate = 1e-2;
+            c.optimizer.adam_epsilon = 1.0;
+            c.algorithm.num_generations = 8;
+            c.algorithm.num_iterations = 2;
+            c.algorithm.beta = 0.04;
+            c.sampling.max_completion_length = 48;
+            c.machine.max_tokens_per_microbatch = tokens;
+        })
     };
     let (whole, single) = (config("whole", None), config("single", Some(1)));
     for free in [&whole, &single] {
         under(None, free, grpo_run).unwrap();
     }
-    let (most, _) = bytes(&whole.output_dir);
-    let (least, _) = bytes(&single.output_dir);
+    let (most, _) = bytes(&whole.run.output_dir);
+    let (least, _) = bytes(&single.run.output_dir);
     assert!(least + (1 << 20) < most, "{least} {most}");
     let limited = config("limited", None);
     let heard = under(Some(most - (most - least) / 3), &limited, grpo_run).unwrap();
@@ -258,6 +258,6 @@ fn grpo_under_a_limit() {
     assert!(!lowered.is_empty(), "{:?}", heard.0);
     let budget = config("budget", lowered.last().copied());
     under(None, &budget, grpo_run).unwrap();
-    same(&limited.output_dir, &budget.output_dir, 2);
-    same(&limited.output_dir, &whole.output_dir, 2);
+    same(&limited.run.output_dir, &budget.run.output_dir, 2);
+    same(&limited.run.output_dir, &whole.run.output_dir, 2);
 }

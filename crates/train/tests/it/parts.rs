@@ -22,17 +22,16 @@ struct Step {
 /// With an epsilon of 1, AdamW's updates are nearly in proportion to the gradients: of a gradient that
 /// is rounding alone, no sign decides a whole step.
 fn step(config: GrpoConfig) -> Step {
-    let config = GrpoConfig {
-        max_steps: 1,
-        per_device_train_batch_size: 16,
-        num_iterations: 2,
-        beta: 0.2,
-        temperature: 0.9,
-        learning_rate: 0.5,
-        lr_scheduler_type: LrSchedulerType::Constant,
-        adam_epsilon: 1.0,
-        ..config
-    };
+    let config = config.with(|c| {
+        c.optimizer.max_steps = 1;
+        c.optimizer.per_device_train_batch_size = 16;
+        c.algorithm.num_iterations = 2;
+        c.algorithm.beta = 0.2;
+        c.sampling.temperature = 0.9;
+        c.optimizer.learning_rate = 0.5;
+        c.optimizer.lr_scheduler_type = LrSchedulerType::Constant;
+        c.optimizer.adam_epsilon = 1.0;
+    });
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let rewards = share(char::is_ascii_lowercase);
@@ -40,8 +39,8 @@ fn step(config: GrpoConfig) -> Step {
     let outcome = train_grpo_with_rewards(&config, &model, rewards, &mut watch, &stop).unwrap();
     let state = outcome.checkpoint.unwrap().join("trainer_state/optimizer.safetensors");
     Step {
-        metrics: metrics(&config.output_dir).remove(0),
-        rollouts: bytes(Path::new(&config.output_dir), "rollouts/step_000001.jsonl"),
+        metrics: metrics(&config.run.output_dir).remove(0),
+        rollouts: bytes(Path::new(&config.run.output_dir), "rollouts/step_000001.jsonl"),
         state: torch::read_tensors(&state).unwrap(),
     }
 }
@@ -81,11 +80,10 @@ fn however_prompts_are_computed_a_step_is_the_same() {
         [(false, None), (false, Some(1)), (true, Some(1)), (true, Some(70)), (true, Some(120))]
     {
         let name = format!("{share_prompt}-{tokens:?}");
-        let config = GrpoConfig {
-            share_prompt,
-            max_tokens_per_microbatch: tokens,
-            ..grpo(folder.path(), &name)
-        };
+        let config = grpo(folder.path(), &name).with(|c| {
+            c.rollout.share_prompt = share_prompt;
+            c.machine.max_tokens_per_microbatch = tokens;
+        });
         assert_same(&name, &step(config), &shared, &start);
     }
 }

@@ -66,8 +66,10 @@ fn by_rust(folder: &Path) -> Trained {
 }
 
 fn by_name(folder: &Path, out: &str, reward: String, batch: RewardBatch) -> Trained {
-    let config =
-        GrpoConfig { reward_funcs: vec![reward], reward_batch: batch, ..grpo(folder, out) };
+    let config = grpo(folder, out).with(|c| {
+        c.rewards.reward_funcs = vec![reward];
+        c.scoring.reward_batch = batch;
+    });
     let mut observer =
         Killer { process: folder.join("process"), rewards: Vec::new(), steps: Vec::new() };
     let model = golden::checkpoint("nested");

@@ -79,25 +79,25 @@ fn rows(folder: &Path) -> ColonList {
 }
 
 pub(crate) fn grpo(folder: &Path, out: &str) -> GrpoConfig {
-    GrpoConfig {
-        model_name_or_path: golden::checkpoint("nested").display().to_string(),
-        data_file_paths: rows(folder),
-        image_folders: Some(ColonList(golden::folder("parity/images").display().to_string())),
-        output_dir: folder.join(out).display().to_string(),
-        num_generations: 4,
-        per_device_train_batch_size: 8,
-        max_completion_length: 12,
-        learning_rate: 3e-3,
-        max_steps: 6,
-        save_steps: 0,
+    GrpoConfig::default().with(|c| {
+        c.model.model_name_or_path = golden::checkpoint("nested").display().to_string();
+        c.data.data_file_paths = rows(folder);
+        c.data.image_folders =
+            Some(ColonList(golden::folder("parity/images").display().to_string()));
+        c.run.output_dir = folder.join(out).display().to_string();
+        c.algorithm.num_generations = 4;
+        c.optimizer.per_device_train_batch_size = 8;
+        c.sampling.max_completion_length = 12;
+        c.optimizer.learning_rate = 3e-3;
+        c.optimizer.max_steps = 6;
+        c.save.save_steps = 0;
         // Checkpoints are compared with one another.
-        save_optimizer_limit: 99,
-        min_pixels: 3136,
-        max_pixels: 31360,
-        device: "cpu".into(),
-        num_threads: Some(1),
-        ..GrpoConfig::default()
-    }
+        c.save.save_optimizer_limit = 99;
+        c.data.min_pixels = 3136;
+        c.data.max_pixels = 31360;
+        c.machine.device = "cpu".into();
+        c.machine.num_threads = Some(1);
+    })
 }
 
 fn run(config: &GrpoConfig, watch: &mut Watch) -> Result<Outcome, TrainError> {
@@ -145,11 +145,12 @@ fn resumed_equals_uninterrupted() {
     for (name, iterations, beta, batch) in
         [("plain", 1, 0.04, 8), ("twice", 2, 0.0, 8), ("single", 1, 0.0, 4)]
     {
-        let settings = |out: &str| GrpoConfig {
-            num_iterations: iterations,
-            beta,
-            per_device_train_batch_size: batch,
-            ..grpo(folder.path(), &format!("{name}-{out}"))
+        let settings = |out: &str| {
+            grpo(folder.path(), &format!("{name}-{out}")).with(|c| {
+                c.algorithm.num_iterations = iterations;
+                c.algorithm.beta = beta;
+                c.optimizer.per_device_train_batch_size = batch;
+            })
         };
         let whole = settings("whole");
         let outcome = run(&whole, &mut watch(None)).unwrap();
@@ -176,12 +177,12 @@ fn resumed_equals_uninterrupted() {
             bytes(&a, "model.safetensors"),
             bytes(&golden::checkpoint("nested"), "model.safetensors")
         );
-        assert_eq!(metrics(&whole.output_dir), metrics(&parts.output_dir), "{name}");
+        assert_eq!(metrics(&whole.run.output_dir), metrics(&parts.run.output_dir), "{name}");
         for step in 1..=6 {
             let rollouts = format!("rollouts/step_{step:06}.jsonl");
             assert_eq!(
-                bytes(Path::new(&whole.output_dir), &rollouts),
-                bytes(Path::new(&parts.output_dir), &rollouts)
+                bytes(Path::new(&whole.run.output_dir), &rollouts),
+                bytes(Path::new(&parts.run.output_dir), &rollouts)
             );
         }
     }
@@ -190,13 +191,12 @@ fn resumed_equals_uninterrupted() {
 #[test]
 fn the_reward_rises() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        max_steps: 30,
-        per_device_train_batch_size: 20,
-        num_generations: 8,
-        num_threads: None,
-        ..grpo(folder.path(), "learn")
-    };
+    let config = grpo(folder.path(), "learn").with(|c| {
+        c.optimizer.max_steps = 30;
+        c.optimizer.per_device_train_batch_size = 20;
+        c.algorithm.num_generations = 8;
+        c.machine.num_threads = None;
+    });
     let mut watch = watch(None);
     run_for(&config, &mut watch, char::is_ascii_digit).unwrap();
     let mean = |list: &[f64]| list.iter().sum::<f64>() / list.len() as f64;
@@ -211,15 +211,14 @@ fn micro_batches_change_nothing() {
     for (out, batch, accumulation, tokens) in
         [("one", 16, 1, None), ("many", 3, 5, None), ("few", 16, 1, Some(100))]
     {
-        let config = GrpoConfig {
-            per_device_train_batch_size: batch,
-            gradient_accumulation_steps: accumulation,
-            max_tokens_per_microbatch: tokens,
-            max_steps: 2,
-            ..grpo(folder.path(), out)
-        };
+        let config = grpo(folder.path(), out).with(|c| {
+            c.optimizer.per_device_train_batch_size = batch;
+            c.optimizer.gradient_accumulation_steps = accumulation;
+            c.machine.max_tokens_per_microbatch = tokens;
+            c.optimizer.max_steps = 2;
+        });
         run(&config, &mut watch(None)).unwrap();
-        let lines = metrics(&config.output_dir);
+        let lines = metrics(&config.run.output_dir);
         losses.push(
             lines
                 .iter()
@@ -241,9 +240,12 @@ fn micro_batches_change_nothing() {
 #[test]
 fn sampled_and_trained_logprobs_agree() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig { temperature: 0.8, max_steps: 3, ..grpo(folder.path(), "agree") };
+    let config = grpo(folder.path(), "agree").with(|c| {
+        c.sampling.temperature = 0.8;
+        c.optimizer.max_steps = 3;
+    });
     run(&config, &mut watch(None)).unwrap();
-    for line in metrics(&config.output_dir) {
+    for line in metrics(&config.run.output_dir) {
         let difference = line["sampled_vs_trained_max"].as_f64().unwrap();
         assert!(difference < 1e-4, "{difference}");
     }
@@ -252,8 +254,11 @@ fn sampled_and_trained_logprobs_agree() {
 #[test]
 fn bf16_keeps_exact_weights() {
     let folder = tempfile::tempdir().unwrap();
-    let config =
-        GrpoConfig { bf16: true, max_steps: 3, learning_rate: 1e-5, ..grpo(folder.path(), "bf16") };
+    let config = grpo(folder.path(), "bf16").with(|c| {
+        c.model.bf16 = true;
+        c.optimizer.max_steps = 3;
+        c.optimizer.learning_rate = 1e-5;
+    });
     let outcome = run(&config, &mut watch(None)).unwrap();
     let before =
         torch::read_tensors(&golden::checkpoint("nested").join("model.safetensors")).unwrap();
@@ -268,8 +273,10 @@ fn bf16_keeps_exact_weights() {
 #[test]
 fn a_frozen_tower_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let config =
-        GrpoConfig { freeze_vision_modules: true, max_steps: 2, ..grpo(folder.path(), "frozen") };
+    let config = grpo(folder.path(), "frozen").with(|c| {
+        c.model.freeze_vision_modules = true;
+        c.optimizer.max_steps = 2;
+    });
     let outcome = run(&config, &mut watch(None)).unwrap();
     let before =
         torch::read_tensors(&golden::checkpoint("nested").join("model.safetensors")).unwrap();
@@ -285,64 +292,64 @@ fn changed_settings_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let config = grpo(folder.path(), "changed");
     run(&config, &mut watch(Some(1))).unwrap();
-    let other = GrpoConfig { learning_rate: 1e-2, ..config.clone() };
+    let other = config.clone().with(|c| c.optimizer.learning_rate = 1e-2);
     let error = run(&other, &mut watch(None)).unwrap_err().to_string();
     assert!(error.contains("learning_rate") && error.contains("--allow_changed"), "{error}");
-    let allowed = GrpoConfig { allow_changed: true, max_steps: 2, ..other };
+    let allowed = other.with(|c| {
+        c.start.allow_changed = true;
+        c.optimizer.max_steps = 2;
+    });
     assert!(run(&allowed, &mut watch(None)).unwrap().finished);
 }
 
 #[test]
 fn a_solution_without_a_box_stops_rec() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        task_type: Some("rec".into()),
-        is_reward_customized_from_vlm_module: true,
-        ..grpo(folder.path(), "rec")
-    };
+    let config = grpo(folder.path(), "rec").with(|c| {
+        c.data.task_type = Some("rec".into());
+        c.rewards.is_reward_customized_from_vlm_module = true;
+    });
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let error = train_grpo(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap_err();
     assert!(error.to_string().contains("rows.jsonl:2"), "{error}");
-    assert!(!Path::new(&config.output_dir).join("metrics.jsonl").exists());
+    assert!(!Path::new(&config.run.output_dir).join("metrics.jsonl").exists());
 }
 
 #[test]
 fn rows_that_no_reward_can_score_are_skipped_when_asked() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        task_type: Some("rec".into()),
-        is_reward_customized_from_vlm_module: true,
-        on_bad_row: OnBadRow::Skip,
-        max_steps: 1,
-        ..grpo(folder.path(), "skip")
-    };
+    let config = grpo(folder.path(), "skip").with(|c| {
+        c.data.task_type = Some("rec".into());
+        c.rewards.is_reward_customized_from_vlm_module = true;
+        c.data.on_bad_row = OnBadRow::Skip;
+        c.optimizer.max_steps = 1;
+    });
     let mut watch = watch(None);
     let stop = watch.stop.clone();
     let outcome = train_grpo(&config, &golden::checkpoint("nested"), &mut watch, &stop).unwrap();
     assert!(outcome.finished);
-    let log = fs::read_to_string(Path::new(&config.output_dir).join("log.txt")).unwrap();
+    let log = fs::read_to_string(Path::new(&config.run.output_dir).join("log.txt")).unwrap();
     assert!(log.contains("4 bad rows skipped") && log.contains("rows.jsonl:3"), "{log}");
 }
 
 pub(crate) fn sft(folder: &Path, out: &str) -> SftConfig {
     let from = grpo(folder, out);
-    SftConfig {
-        model_name_or_path: from.model_name_or_path,
-        data_file_paths: from.data_file_paths,
-        image_folders: from.image_folders,
-        output_dir: from.output_dir,
-        per_device_train_batch_size: 2,
-        learning_rate: 1e-2,
-        max_steps: 40,
-        save_steps: 0,
-        save_optimizer_limit: 99,
-        min_pixels: 3136,
-        max_pixels: 31360,
-        device: "cpu".into(),
-        num_threads: Some(1),
-        ..SftConfig::default()
-    }
+    SftConfig::default().with(|c| {
+        c.model.model_name_or_path = from.model.model_name_or_path;
+        c.data.data_file_paths = from.data.data_file_paths;
+        c.data.image_folders = from.data.image_folders;
+        c.run.output_dir = from.run.output_dir;
+        c.optimizer.per_device_train_batch_size = 2;
+        c.optimizer.learning_rate = 1e-2;
+        c.optimizer.max_steps = 40;
+        c.save.save_steps = 0;
+        c.save.save_optimizer_limit = 99;
+        c.data.min_pixels = 3136;
+        c.data.max_pixels = 31360;
+        c.machine.device = "cpu".into();
+        c.machine.num_threads = Some(1);
+    })
 }
 
 fn run_sft(config: &SftConfig, stop_after: Option<u64>) -> Outcome {
@@ -354,34 +361,32 @@ fn run_sft(config: &SftConfig, stop_after: Option<u64>) -> Outcome {
 #[test]
 fn sft_learns_its_rows_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = SftConfig { gradient_checkpointing: true, ..sft(folder.path(), "whole") };
+    let whole = sft(folder.path(), "whole").with(|c| c.model.gradient_checkpointing = true);
     let outcome = run_sft(&whole, None);
-    let lines = metrics(&whole.output_dir);
+    let lines = metrics(&whole.run.output_dir);
     let loss = |i: usize| lines[i]["loss"].as_f64().unwrap();
     assert!(loss(0) > 4.0 && loss(39) < 1.0, "{} -> {}", loss(0), loss(39));
-    let parts = SftConfig {
-        output_dir: folder.path().join("parts").display().to_string(),
-        ..whole.clone()
-    };
+    let parts = whole
+        .clone()
+        .with(|c| c.run.output_dir = folder.path().join("parts").display().to_string());
     run_sft(&parts, Some(17));
     let resumed = run_sft(&parts, None);
     let file = "trainer_state/optimizer.safetensors";
     assert!(bytes(&outcome.checkpoint.unwrap(), file) == bytes(&resumed.checkpoint.unwrap(), file));
-    assert_eq!(lines, metrics(&parts.output_dir));
+    assert_eq!(lines, metrics(&parts.run.output_dir));
 }
 
 #[test]
 fn held_out_rows_are_scored() {
     let folder = tempfile::tempdir().unwrap();
-    let config = GrpoConfig {
-        val_split_ratio: 0.4,
-        eval_strategy: Some(EvalStrategy::Steps),
-        eval_steps: Some(2),
-        max_steps: 3,
-        ..grpo(folder.path(), "held")
-    };
+    let config = grpo(folder.path(), "held").with(|c| {
+        c.data.val_split_ratio = 0.4;
+        c.eval.eval_strategy = Some(EvalStrategy::Steps);
+        c.eval.eval_steps = Some(2);
+        c.optimizer.max_steps = 3;
+    });
     run(&config, &mut watch(None)).unwrap();
-    let lines = metrics(&config.output_dir);
+    let lines = metrics(&config.run.output_dir);
     let scored: Vec<bool> = lines.iter().map(|m| m["eval/reward"].is_f64()).collect();
     assert_eq!(scored, [false, true, true]);
 }

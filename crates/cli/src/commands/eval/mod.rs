@@ -22,9 +22,9 @@ pub use warnings::Warned;
 /// # Errors
 /// Where a model or a file cannot be used, and where the evaluation was asked to stop.
 pub fn eval(config: &EvalConfig) -> Result<()> {
-    match config.compare.as_slice() {
+    match config.run.compare.as_slice() {
         [before, after] => {
-            compare::compare(before, after, config.html.as_deref(), config.html_rows)
+            compare::compare(before, after, config.run.html.as_deref(), config.run.html_rows)
         }
         _ => run::run(config),
     }

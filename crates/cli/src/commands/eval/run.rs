@@ -32,13 +32,13 @@ const MAX_NAMED: usize = 10;
 pub fn run(config: &EvalConfig) -> Result<()> {
     let stop = signals::stop_flag_of_work("stopping; answers so far are kept")?;
     let mut config = config.clone();
-    let name = folder_or_name(config.model.as_deref().unwrap_or_default())?;
-    config.model = Some(name.clone());
+    let name = folder_or_name(config.asked.model.as_deref().unwrap_or_default())?;
+    config.asked.model = Some(name.clone());
     let trained_as = TrainedAs::of_model(Path::new(&name));
     let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
     let config = &config;
     let model = Located::find(config)?;
-    let output = Path::new(config.output_dir.as_deref().unwrap_or_default());
+    let output = Path::new(config.run.output_dir.as_deref().unwrap_or_default());
     let processor = Arc::new(model.processor()?);
     let mut evaluation = Evaluation::new(config, output, processor, model.family()?)?;
     if let Some(following) = &following {
@@ -62,8 +62,8 @@ pub fn run(config: &EvalConfig) -> Result<()> {
     }
     let outcome = evaluation.finish(&folder, &store)?;
     let page = folder.path().join(page::REPORT);
-    page::write(&page, &outcome, config.html_rows)?;
-    base::console::say(told(&outcome.summary, config.exclude_bad).trim_end());
+    page::write(&page, &outcome, config.run.html_rows)?;
+    base::console::say(told(&outcome.summary, config.scoring.exclude_bad).trim_end());
     warned.say(&outcome.warnings, "");
     base::print_data!("{}", folder.path().join(SUMMARY).display());
     Ok(())

@@ -55,12 +55,12 @@ impl TrainedAs {
 
     /// A run by GRPO that is under way.
     pub fn grpo(config: &GrpoConfig) -> Option<Self> {
-        Self::of_run(&config.output_dir, config)
+        Self::of_run(&config.run.output_dir, config)
     }
 
     /// A run by SFT that is under way.
     pub fn sft(config: &SftConfig) -> Option<Self> {
-        Self::of_run(&config.output_dir, config)
+        Self::of_run(&config.run.output_dir, config)
     }
 
     fn of_run(folder: &str, config: &impl Config) -> Option<Self> {
@@ -94,14 +94,14 @@ impl TrainedAs {
             let longest = of("max_completion_length");
             let trained = longest.and_then(Value::as_u64).unwrap_or_default();
             // Longer answers than in training lose nothing.
-            if config.max_new_tokens.is_none_or(|given| (given as u64) < trained) {
-                following.lay("max_new_tokens", longest, &mut config.max_new_tokens);
+            if config.sampling.max_new_tokens.is_none_or(|given| (given as u64) < trained) {
+                following.lay("max_new_tokens", longest, &mut config.sampling.max_new_tokens);
             }
         }
         let images = of("image_processor");
-        following.lay("image_processor", images, &mut config.image_processor);
-        following.lay("max_pixels", of("max_pixels"), &mut config.max_pixels);
-        following.lay("min_pixels", of("min_pixels"), &mut config.min_pixels);
+        following.lay("image_processor", images, &mut config.asked.image_processor);
+        following.lay("max_pixels", of("max_pixels"), &mut config.load.max_pixels);
+        following.lay("min_pixels", of("min_pixels"), &mut config.load.min_pixels);
         following
     }
 
@@ -119,21 +119,28 @@ impl TrainedAs {
         };
         let thinks = resolved.apply("").contains("<answer>");
         let extractor = json!(if thinks { "thinking" } else { "baseline" });
-        let is_rec = config.task == Some(EvalTask::Rec);
-        if is_rec && config.question_template.is_none() && config.extractor.is_some() {
-            let own = eval::own_template(EvalTask::Rec, config.extractor);
-            config.question_template = Some(own.to_owned());
+        let is_rec = config.questions.task == Some(EvalTask::Rec);
+        if is_rec
+            && config.questions.question_template.is_none()
+            && config.scoring.extractor.is_some()
+        {
+            let own = eval::own_template(EvalTask::Rec, config.scoring.extractor);
+            config.questions.question_template = Some(own.to_owned());
         }
         if is_rec {
-            following.lay("extractor", Some(&extractor), &mut config.extractor);
+            following.lay("extractor", Some(&extractor), &mut config.scoring.extractor);
         }
         let template = json!(template);
-        following.lay("question_template", Some(&template), &mut config.question_template);
+        following.lay(
+            "question_template",
+            Some(&template),
+            &mut config.questions.question_template,
+        );
     }
 
     fn lay_units(&self, config: &mut EvalConfig, following: &mut Following) {
         use EvalTask::{Gui, Ovd, OvdEval, Rec, Reward};
-        if !matches!(config.task, Some(Rec | Ovd | OvdEval | Gui | Reward)) {
+        if !matches!(config.questions.task, Some(Rec | Ovd | OvdEval | Gui | Reward)) {
             return;
         }
         let of = |key: &str| self.settings.get(key).filter(|value| !value.is_null());
@@ -143,9 +150,9 @@ impl TrainedAs {
             // What it learnt to write are the boxes of the rows.
             false => Some(&absolute),
         };
-        following.lay("box_format", answers, &mut config.box_format);
+        following.lay("box_format", answers, &mut config.rewards.box_format);
         let rows = of("solution_box_format");
-        following.lay("solution_box_format", rows, &mut config.solution_box_format);
+        following.lay("solution_box_format", rows, &mut config.rewards.solution_box_format);
     }
 
     fn text(&self, key: &str) -> Option<&str> {
@@ -165,10 +172,12 @@ impl TrainedAs {
             "odLength" | "ic" => Some(template),
             _ => self.text("task_type"),
         }?;
-        let is_same = match config.task? {
+        let is_same = match config.questions.task? {
             EvalTask::Rec => own == "rec",
             EvalTask::Ovd | EvalTask::OvdEval => own == "odLength",
-            EvalTask::Reward => config.task_type.as_deref().is_none_or(|task| task == own),
+            EvalTask::Reward => {
+                config.references.task_type.as_deref().is_none_or(|task| task == own)
+            }
             _ => !["rec", "odLength", "ic"].contains(&own),
         };
         (!is_same).then(|| own.to_owned())

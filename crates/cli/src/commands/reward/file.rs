@@ -25,21 +25,22 @@ const TEMPLATE: &str = "{bytes}/{total_bytes} {bar:30} {msg} ETA {eta}";
 /// # Errors
 /// Where a row cannot be read or scored, or something cannot be written.
 pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFlag) -> Result<()> {
-    if let Some(path) = &config.html {
+    if let Some(path) = &config.shown.html {
         check_folder(path)?;
     }
     let mut reader = Reader::open(input)?;
-    let mut output = Output::open(config.output.as_deref())?;
-    let mut tally = Tally::new(scorer.names(), config.group_column.clone());
-    let mut notices = Notices::new(SCORED, config.apply_exif);
-    let mut shown = PageRows::new(if config.html.is_some() { config.html_rows } else { 0 });
+    let mut output = Output::open(config.rows.output.as_deref())?;
+    let mut tally = Tally::new(scorer.names(), config.rows.group_column.clone());
+    let mut notices = Notices::new(SCORED, config.rows.apply_exif);
+    let mut shown =
+        PageRows::new(if config.shown.html.is_some() { config.shown.html_rows } else { 0 });
     let bar = progress_bar(reader.num_bytes());
     loop {
-        let rows: Vec<Row> = reader.by_ref().take(config.batch_size).collect::<Result<_>>()?;
+        let rows: Vec<Row> = reader.by_ref().take(config.rows.batch_size).collect::<Result<_>>()?;
         if rows.is_empty() {
             break;
         }
-        let scored = scorer.score(&rows, config.explain);
+        let scored = scorer.score(&rows, config.shown.explain);
         let scored = scored.map_err(|Failure { error, .. }| error)?;
         tally.add(&rows, &scored)?;
         rows.iter().for_each(|row| scorer.look(row, &mut notices));
@@ -65,7 +66,7 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
     if let Some(text) = box_warning(config).or_else(|| scorer.box_warning()) {
         base::say!("warning: {text}");
     }
-    if let Some(path) = &config.html {
+    if let Some(path) = &config.shown.html {
         shown.page(config, input, scorer, &tally)?.write(Path::new(path))?;
     }
     base::console::say(summary(&tally).trim_end());
@@ -78,13 +79,13 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
 /// That no reward compares boxes though the task is to find one.
 fn box_warning(config: &RewardConfig) -> Option<String> {
     // A method of comparison was chosen.
-    if config.reward_method.is_some() {
+    if config.task.reward_method.is_some() {
         return None;
     }
     rewards::missing_box_reward(
-        config.task_type.as_deref(),
-        &config.reward_funcs,
-        config.is_reward_customized_from_vlm_module,
+        config.task.task_type.as_deref(),
+        &config.rewards.reward_funcs,
+        config.rewards.is_reward_customized_from_vlm_module,
     )
 }
 

@@ -21,20 +21,21 @@ use scorer::Scorer;
 /// # Errors
 /// Where a row cannot be read or scored, and where nothing can be written or served.
 pub fn reward(config: &RewardConfig) -> Result<()> {
-    let next = match &config.serve {
+    let next = match &config.server.serve {
         Some(_) => "stopping; what was asked is answered first",
         None => "stopping after this batch; no file is written",
     };
     let stop = signals::stop_flag(next)?;
-    let given = config.image_folder.as_deref();
-    match (&config.input, &config.serve) {
+    let given = config.rows.image_folder.as_deref();
+    match (&config.rows.input, &config.server.serve) {
         (Some(input), _) => {
-            let folder = rows::Images::of(given, input, config.follow_links);
+            let folder = rows::Images::of(given, input, config.rows.follow_links);
             let scorer = Scorer::new(config, Some(folder), &stop)?;
             file::score(config, input, &scorer, &stop)
         }
         (None, Some(address)) => {
-            let folder = given.map(|folder| rows::Images::new(folder.into(), config.follow_links));
+            let folder =
+                given.map(|folder| rows::Images::new(folder.into(), config.rows.follow_links));
             let scorer = Scorer::new(config, folder, &stop)?;
             serve::serve(config, address, scorer, &stop)
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use base::console::plain_zero;
-use config::{BoxFormat, RewardConfig, RewardFamily};
+use config::{BoxFormat, Family, RewardConfig};
 use report::{
     Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine,
     ScoredPage, ScoredRow,
@@ -152,7 +152,7 @@ fn scored_row(kept: &KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<
     for (index, path) in input.images.iter().enumerate() {
         // Boxes are those of the first image.
         let boxes = if index == 0 { explained.as_slice() } else { &[] };
-        let image = pictures::for_page(path, config.apply_exif);
+        let image = pictures::for_page(path, config.rows.apply_exif);
         let picture = image
             .map(|(image, original)| picture(path, image, boxes, extent(config, &input, original)));
         match picture {
@@ -223,11 +223,11 @@ fn picture(
 /// Width and height of the whole image in the units in which rewards compare boxes: those of the
 /// solution, but pixels for shares.
 fn extent(config: &RewardConfig, input: &RewardInput<'_>, original: [u32; 2]) -> [f64; 2] {
-    let is_relative = config.is_reward_customized_from_vlm_module
-        && config.family == RewardFamily::InternVl
-        && config.box_format.is_none();
-    let patch = config.patch_size as f64;
-    match (config.solution_box_format, input.image_grid_thw.first()) {
+    let is_relative = config.rewards.is_reward_customized_from_vlm_module
+        && config.task.family == Family::InternVl
+        && config.rewards.box_format.is_none();
+    let patch = config.task.patch_size as f64;
+    match (config.rewards.solution_box_format, input.image_grid_thw.first()) {
         (Some(BoxFormat::Relative1000), _) => [1000.0; 2],
         (Some(BoxFormat::ModelInput), Some([_, rows, columns])) => {
             [*columns as f64 * patch, *rows as f64 * patch]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use base::run_folder::StopFlag;
-use config::{RewardConfig, RewardFamily};
+use config::RewardConfig;
 use data::{Notices, Tokenizer};
 use rewards::{
     BoxAnswers, BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions,
@@ -57,27 +57,27 @@ impl Scorer {
         stop: &StopFlag,
     ) -> Result<Self> {
         let options = options(config, stop);
-        let model = config.model_name_or_path.as_deref();
+        let model = config.task.model_name_or_path.as_deref();
         let model = model.map(|name| hub::description_folder(name, None));
         let tokenizer = model.transpose()?.map(|dir| Tokenizer::from_dir(&dir));
-        let weights = config.reward_weights.as_deref();
+        let weights = config.rewards.reward_weights.as_deref();
         Ok(Self {
             boxes: BoxAnswers::new(
-                config.task_type.as_deref(),
-                &config.reward_funcs,
-                config.is_reward_customized_from_vlm_module,
+                config.task.task_type.as_deref(),
+                &config.rewards.reward_funcs,
+                config.rewards.is_reward_customized_from_vlm_module,
             ),
-            rewards: RewardSet::build(&config.reward_funcs, weights, &options)?,
+            rewards: RewardSet::build(&config.rewards.reward_funcs, weights, &options)?,
             reading: Reading {
                 image_folder,
-                run_folder: match (&config.image_folder, &config.input) {
+                run_folder: match (&config.rows.image_folder, &config.rows.input) {
                     (None, Some(input)) => Some(origin::run_folder(input)),
                     _ => None,
                 },
-                reward_method: config.reward_method.clone(),
+                reward_method: config.task.reward_method.clone(),
                 needs_method: needs_method(config),
-                patch_size: config.patch_size,
-                apply_exif: config.apply_exif,
+                patch_size: config.task.patch_size,
+                apply_exif: config.rows.apply_exif,
                 tokenizer: tokenizer.transpose()?,
             },
         })
@@ -176,38 +176,16 @@ fn placed(error: anyhow::Error, row: Option<&Row>) -> anyhow::Error {
 /// Whether a reward goes by the accuracy method of a row.
 fn needs_method(config: &RewardConfig) -> bool {
     let by_method = |name: &String| ["accuracy", "length"].contains(&name.as_str());
-    !config.is_reward_customized_from_vlm_module && config.reward_funcs.iter().any(by_method)
+    !config.rewards.is_reward_customized_from_vlm_module
+        && config.rewards.reward_funcs.iter().any(by_method)
 }
 
 fn options(config: &RewardConfig, stop: &StopFlag) -> RewardOptions {
-    RewardOptions {
-        family: match config.family {
-            RewardFamily::Qwen2_5Vl => Family::Qwen2_5Vl,
-            RewardFamily::InternVl => Family::InternVl,
-            RewardFamily::Glm4v => Family::Glm4v,
-        },
-        task_type: config.task_type.clone(),
-        is_reward_customized_from_vlm_module: config.is_reward_customized_from_vlm_module,
-        patch_size: config.patch_size,
-        box_units: BoxUnits::from_flags(config.box_format, config.solution_box_format),
-        plugins: PluginOptions {
-            workers: config.reward_workers,
-            batch: RewardBatch::Step,
-            timeout_secs: config.reward_timeout_secs,
-            retry_secs: config.reward_retry_secs,
-            stop: stop.clone(),
-            python: config.reward_python.clone(),
-            api_key_file: config.reward_api_key_file.clone().map(PathBuf::from),
-            judge: JudgeOptions {
-                model: config.judge_model.clone(),
-                prompt: config.judge_prompt.clone().map(PathBuf::from),
-                images: config.judge_images,
-                concurrency: config.judge_concurrency,
-                max_failed: config.judge_max_failed,
-                cache: config.judge_cache.clone().map(PathBuf::from),
-                ..JudgeOptions::default()
-            },
-        },
-        overlong: OverlongOptions::new(config.overlong_max_tokens, config.overlong_cache_tokens),
-    }
+    let task = &config.task;
+    let most = task.overlong_max_tokens;
+    let mut options = RewardOptions::new(&config.rewards, task.family, task.patch_size, most);
+    options.task_type = task.task_type.clone();
+    options.plugins.stop = stop.clone();
+    options.plugins.judge.cache = task.judge_cache.as_deref().map(PathBuf::from);
+    options
 }

@@ -29,8 +29,8 @@ const KEY_VARIABLE: &str = "VLM_R1_API_KEY";
 /// # Errors
 /// Where the address cannot be had, or may not be without a key.
 pub fn serve(config: &RewardConfig, address: &str, scorer: Scorer, stop: &StopFlag) -> Result<()> {
-    let key = Key::find(config.api_key_file.as_deref().map(Path::new), KEY_VARIABLE)?;
-    let access = Access::new(key, &config.allowed_hosts, config.allow_no_key)?;
+    let key = Key::find(config.server.api_key_file.as_deref().map(Path::new), KEY_VARIABLE)?;
+    let access = Access::new(key, &config.server.allowed_hosts, config.server.allow_no_key)?;
     let limits = Limits {
         // A request takes as long as the rewards: there is little to win by a second one.
         requests_of_connection: 1,
@@ -44,7 +44,7 @@ pub fn serve(config: &RewardConfig, address: &str, scorer: Scorer, stop: &StopFl
         bound => bound?,
     };
     let asked = Asked {
-        service: Service::new(scorer, config.explain),
+        service: Service::new(scorer, config.shown.explain),
         turns: Semaphore::new(MAX_SCORING),
         large: Semaphore::new(1),
     };

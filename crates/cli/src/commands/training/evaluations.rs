@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base::run_folder::ResultFolder;
-use config::{DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, read_evaluations};
+use config::{
+    DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, TrainingSections, read_evaluations,
+};
 use data::Processor;
 use engine::EngineError;
 use eval::{EvalError, Evaluation, Outcome};
@@ -36,46 +38,50 @@ pub struct Run<'a> {
     trained_as: Option<TrainedAs>,
 }
 
-macro_rules! run_of {
-    ($config:ident, $cuda_graphs:expr, $trained_as:expr) => {
-        Run {
-            trained_as: $trained_as,
-            name: $config.run_name.as_deref(),
-            model: &$config.model_name_or_path,
-            revision: $config.model_revision.as_deref(),
-            output_dir: &$config.output_dir,
-            eval_config: $config.eval_config.as_deref(),
-            settings: EvalConfig {
-                model: Some($config.model_name_or_path.clone()),
-                output_dir: Some($config.output_dir.clone()),
-                dtype: match $config.bf16 {
-                    true => DType::BFloat16,
-                    false => DType::Float32,
-                },
-                image_processor: Some($config.image_processor),
-                apply_exif: $config.apply_exif,
-                follow_links: $config.follow_links,
-                max_pixels: Some($config.max_pixels),
-                min_pixels: Some($config.min_pixels),
-                device: $config.device.clone(),
-                num_threads: $config.num_threads,
-                cuda_graphs: $cuda_graphs,
-                ..EvalConfig::default()
-            },
-        }
-    };
-}
-
 impl<'a> From<&'a GrpoConfig> for Run<'a> {
     fn from(config: &'a GrpoConfig) -> Self {
-        run_of!(config, config.cuda_graphs, TrainedAs::grpo(config))
+        Self {
+            trained_as: TrainedAs::grpo(config),
+            name: config.run.run_name.as_deref(),
+            model: &config.model.model_name_or_path,
+            revision: config.model.model_revision.as_deref(),
+            output_dir: &config.run.output_dir,
+            eval_config: config.eval.eval_config.as_deref(),
+            settings: settings_of(&config.training(), config.rollout.cuda_graphs),
+        }
     }
 }
 
 impl<'a> From<&'a SftConfig> for Run<'a> {
     fn from(config: &'a SftConfig) -> Self {
-        run_of!(config, false, TrainedAs::sft(config))
+        Self {
+            trained_as: TrainedAs::sft(config),
+            name: config.run.run_name.as_deref(),
+            model: &config.model.model_name_or_path,
+            revision: config.model.model_revision.as_deref(),
+            output_dir: &config.run.output_dir,
+            eval_config: config.eval.eval_config.as_deref(),
+            settings: settings_of(&config.training(), false),
+        }
     }
+}
+
+/// What an evaluation has from the run.
+fn settings_of(sections: &TrainingSections, cuda_graphs: bool) -> EvalConfig {
+    let TrainingSections { model, data, run, machine, .. } = sections;
+    EvalConfig::default().with(|c| {
+        c.asked.model = Some(model.model_name_or_path.clone());
+        c.asked.image_processor = Some(data.image_processor);
+        c.run.output_dir = Some(run.output_dir.clone());
+        c.load.dtype = if model.bf16 { DType::BFloat16 } else { DType::Float32 };
+        c.load.apply_exif = data.apply_exif;
+        c.load.follow_links = data.follow_links;
+        c.load.max_pixels = Some(data.max_pixels);
+        c.load.min_pixels = Some(data.min_pixels);
+        c.machine.device = machine.device.clone();
+        c.machine.num_threads = machine.num_threads;
+        c.decoding.cuda_graphs = cuda_graphs;
+    })
 }
 
 impl Run<'_> {
@@ -133,7 +139,7 @@ impl Evaluations {
         let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
         let config = &config;
         let processor = Processor::from_dir(folder, &Choice::from(config).processor)?;
-        let family = read_family(folder)?.parse()?;
+        let family = rewards::family_of(&read_family(folder)?)?;
         // Where `grpo` keeps the replies of its own judge.
         let output_dir = Path::new(run.output_dir);
         let mut evaluation = Evaluation::new(config, output_dir, Arc::new(processor), family)?;
@@ -185,6 +191,6 @@ fn run_one(
     }
     let outcome = evaluation.finish(&folder, &store)?;
     let page = folder.path().join(page::REPORT);
-    page::write(&page, &outcome, named.config.html_rows)?;
+    page::write(&page, &outcome, named.config.run.html_rows)?;
     Ok(Some(outcome))
 }

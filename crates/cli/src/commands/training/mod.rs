@@ -31,8 +31,8 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
     if let Some(problem) = reward_problems(config, false).into_iter().next() {
         return Err(problem.into());
     }
-    let model = folder_or_name(&config.model_name_or_path)?;
-    let config = &GrpoConfig { model_name_or_path: model, ..config.clone() };
+    let model = folder_or_name(&config.model.model_name_or_path)?;
+    let config = &config.clone().with(|c| c.model.model_name_or_path = model);
     run(&config.into(), |folder, observer, stop| train_grpo(config, folder, observer, stop))
 }
 
@@ -41,8 +41,8 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
 /// # Errors
 /// As [`grpo`].
 pub fn sft(config: &SftConfig) -> Result<()> {
-    let model = folder_or_name(&config.model_name_or_path)?;
-    let config = &SftConfig { model_name_or_path: model, ..config.clone() };
+    let model = folder_or_name(&config.model.model_name_or_path)?;
+    let config = &config.clone().with(|c| c.model.model_name_or_path = model);
     run(&config.into(), |folder, observer, stop| train_sft(config, folder, observer, stop))
 }
 

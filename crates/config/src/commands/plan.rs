@@ -1,22 +1,30 @@
-//! What `plan` takes: the fields of `grpo`, and a few of its own.
+//! What `plan` takes: the settings of `grpo`, and a few of its own.
 
-use super::ranges::{NOT_NEGATIVE, demand};
-use super::{ConfigError, GrpoConfig, PlanConfig, Validate};
+use crate::ranges::{NOT_NEGATIVE, demand};
+use crate::{ConfigError, GrpoConfig, Validate, command, section};
 
-impl PlanConfig {
-    /// The run's own settings.
-    ///
-    /// # Errors
-    /// None, unless a field cannot be written as JSON.
-    pub fn grpo(&self) -> Result<GrpoConfig, serde_json::Error> {
-        let mut value = serde_json::to_value(self)?;
-        if let Some(fields) = value.as_object_mut() {
-            fields.remove("memory");
-            fields.remove("cost_per_hour");
+section! {
+    /// What a plan is made for.
+    pub struct PlanSection {
+        "plan" {
+            /// Memory to fit into, as `24GB`, `80GiB` or bytes, several of them side by side; without it, that of
+            /// this machine (a GPU's must be given).
+            memory: Vec<String> = Vec::new(),
+            /// Price of the machine; the cost of the run is told in the same money.
+            cost_per_hour: Option<f64> = None,
         }
-        serde_json::from_value(value)
     }
+}
 
+command! {
+    /// A run of `grpo` as it would be, with the flags and files of that command.
+    pub struct PlanConfig {
+        grpo: GrpoConfig,
+        plan: PlanSection,
+    }
+}
+
+impl PlanSection {
     /// Bytes of each `memory`.
     ///
     /// # Errors
@@ -48,17 +56,14 @@ fn bytes(text: &str) -> Result<u64, ConfigError> {
 }
 
 impl Validate for PlanConfig {
-    fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
-        self.grpo().map(|config| config.idle_fields()).unwrap_or_default()
+    fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
+        self.grpo.inactive_fields()
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        self.memory_bytes()?;
-        let cost = self.cost_per_hour.unwrap_or_default();
+        self.plan.memory_bytes()?;
+        let cost = self.plan.cost_per_hour.unwrap_or_default();
         demand(cost >= 0.0, "cost_per_hour", cost, NOT_NEGATIVE)?;
-        match self.grpo() {
-            Ok(config) => config.validate(),
-            Err(error) => demand(false, "plan", error, "the settings of `grpo`"),
-        }
+        self.grpo.validate()
     }
 }

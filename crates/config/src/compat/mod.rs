@@ -2,20 +2,23 @@
 
 use std::sync::LazyLock;
 
-use super::foreign_flags::{LAUNCHERS, OF_GRPO, OF_SFT, VLM_R1};
+mod table;
+
+pub use table::VLM_R1;
+use table::{LAUNCHERS, OF_GRPO, OF_SFT};
 
 /// A flag of another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Foreign {
+pub struct CompatFlag {
     /// Its name there.
     pub name: &'static str,
     /// What it does here.
-    pub effect: ForeignEffect,
+    pub effect: CompatEffect,
 }
 
-/// What a foreign flag does.
+/// What such a flag does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForeignEffect {
+pub enum CompatEffect {
     /// Nothing, whatever its value, and why.
     None(&'static str),
     /// Nothing with these values (lower case; numbers by their value); any other asks for what is not built, and what
@@ -23,15 +26,15 @@ pub enum ForeignEffect {
     Only(&'static [&'static str], &'static str),
 }
 
-impl Foreign {
+impl CompatFlag {
     /// Why `value` changes nothing.
     ///
     /// # Errors
     /// Where it asks for what is not built: what to do instead.
-    pub(super) fn why_idle(&self, value: &str) -> Result<&'static str, &'static str> {
+    pub(super) fn why_inactive(&self, value: &str) -> Result<&'static str, &'static str> {
         match self.effect {
-            ForeignEffect::None(why) => Ok(why),
-            ForeignEffect::Only(accepted, reason) => {
+            CompatEffect::None(why) => Ok(why),
+            CompatEffect::Only(accepted, reason) => {
                 let value = value.trim().to_ascii_lowercase();
                 let number = value.parse::<f64>().ok();
                 let is_same = |word: &&str| {
@@ -46,27 +49,27 @@ impl Foreign {
     }
 }
 
-pub(super) const fn none(name: &'static str, why: &'static str) -> Foreign {
-    Foreign { name, effect: ForeignEffect::None(why) }
+pub(super) const fn none(name: &'static str, why: &'static str) -> CompatFlag {
+    CompatFlag { name, effect: CompatEffect::None(why) }
 }
 
 pub(super) const fn only(
     name: &'static str,
     accepted: &'static [&'static str],
     reason: &'static str,
-) -> Foreign {
-    Foreign { name, effect: ForeignEffect::Only(accepted, reason) }
+) -> CompatFlag {
+    CompatFlag { name, effect: CompatEffect::Only(accepted, reason) }
 }
 
 /// Flags that `grpo` takes for the sake of other programs' scripts.
-pub fn foreign_to_grpo() -> &'static [Foreign] {
-    static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| [VLM_R1, OF_GRPO].concat());
+pub fn compat_flags_of_grpo() -> &'static [CompatFlag] {
+    static ALL: LazyLock<Vec<CompatFlag>> = LazyLock::new(|| [VLM_R1, OF_GRPO].concat());
     &ALL
 }
 
 /// Flags that `sft` takes for the sake of other programs' scripts.
-pub fn foreign_to_sft() -> &'static [Foreign] {
-    static ALL: LazyLock<Vec<Foreign>> = LazyLock::new(|| [VLM_R1, OF_SFT].concat());
+pub fn compat_flags_of_sft() -> &'static [CompatFlag] {
+    static ALL: LazyLock<Vec<CompatFlag>> = LazyLock::new(|| [VLM_R1, OF_SFT].concat());
     &ALL
 }
 

@@ -1,11 +1,9 @@
 //! What `eval` takes: a model and questions, or two folders of results to compare.
 
-use super::commands::with_model_fields;
-use super::declare::{ColonList, choices};
-use super::ranges::{demand, validate_filters, validate_overlong, validate_task_type};
-use super::reward_fields::with_reward_fields;
-use super::{BoxFormat, ConfigError, DType, ImageProcessor, Validate};
-use crate::config;
+use crate::declare::{ColonList, choices};
+use crate::ranges::{demand, validate_overlong, validate_task_type};
+use crate::sections::{DeviceSection, FilterSection, LoadSection, RewardSection};
+use crate::{ConfigError, ImageProcessor, Validate, command, section};
 
 choices! {
     /// What is asked and how answers are scored.
@@ -53,21 +51,22 @@ choices! {
     }
 }
 
-with_model_fields! {
-    [with_reward_fields config;]
-    /// Questions to a model, its answers scored.
-    pub struct EvalConfig {
-        model {
+section! {
+    /// The model that is asked.
+    pub struct EvalModelSection {
+        "model" {
             /// Model folder in Hugging Face format, an adapter over one, a run's folder (its newest checkpoint; `RUN@100`,
             /// `RUN@best`), or the name of a model on the hub.
             model: Option<String> = None,
             /// Whose way of resizing images to follow; without it, as the model was trained, else `torchvision`.
             image_processor: Option<ImageProcessor> = None,
         }
-        "machine" {
-            /// Threads that read and resize images ahead of need; 0 is 1.
-            dataloader_num_workers: usize = 2,
-        }
+    }
+}
+
+section! {
+    /// Questions and their form.
+    pub struct TaskSection {
         "task" {
             /// What is asked and how it is scored.
             task: Option<EvalTask> = None,
@@ -88,6 +87,12 @@ with_model_fields! {
             /// Leave out categories with more true boxes than this in an image (`ovd`); without it, none.
             max_boxes_per_category: Option<usize> = None,
         }
+    }
+}
+
+section! {
+    /// How many completions, how long, how random.
+    pub struct EvalSamplingSection {
         "sampling" {
             /// Answers to each question: pass@k and mean@k.
             num_samples: usize = 1,
@@ -96,23 +101,31 @@ with_model_fields! {
             max_new_tokens: Option<usize> = None,
             /// Divides the logits; 0 takes the likeliest token.
             temperature: f64 = 0.0,
-            /// Keep the likeliest tokens up to this sum.
-            top_p: f64 = 1.0,
-            /// Keep this many likeliest tokens; 0: all.
-            top_k: usize = 0,
-            /// Keep tokens at least this likely, relative to the likeliest; without it, all.
-            min_p: Option<f64> = None,
-            /// Divides the logits of tokens that are already there.
-            repetition_penalty: f64 = 1.0,
+        }
+    }
+}
+
+section! {
+    /// How they are computed.
+    pub struct EvalDecodingSection {
+        "sampling" {
             /// Seed of the random draws.
             seed: u64 = 42,
         }
         "machine" {
+            /// Threads that read and resize images ahead of need; 0 is 1.
+            dataloader_num_workers: usize = 2,
             /// Answers sampled at the same time.
             max_concurrent_completions: usize = 256,
             /// Decode in steps of fixed shape that a GPU records and replays (untested on a GPU).
             cuda_graphs: bool = false,
         }
+    }
+}
+
+section! {
+    /// When a completion is right.
+    pub struct ScoringSection {
         "scoring" {
             /// Which box of an answer counts, and which template asks for it (`rec`); without it, as the model was
             /// trained, else `thinking`.
@@ -122,6 +135,12 @@ with_model_fields! {
             /// Leave bad rows out of the denominators, where else they count as wrong.
             exclude_bad: bool = false,
         }
+    }
+}
+
+section! {
+    /// What rows do not say themselves.
+    pub struct EvalRewardSection {
         "rewards" {
             /// How `accuracy` compares, joined by `:`, one for each file; a row's own
             /// `accu_reward_method` comes first.
@@ -134,6 +153,12 @@ with_model_fields! {
             /// Tokens from which the reward `overlong` is -1.
             overlong_max_tokens: usize = 2048,
         }
+    }
+}
+
+section! {
+    /// Where results go, and comparing them.
+    pub struct EvalRunSection {
         "run" {
             /// Folder of the results; an evaluation that it holds is continued.
             output_dir: Option<String> = None,
@@ -149,73 +174,82 @@ with_model_fields! {
     }
 }
 
+command! {
+    /// Questions to a model, its completions scored.
+    pub struct EvalConfig {
+        rewards: RewardSection,
+        asked: EvalModelSection,
+        load: LoadSection,
+        machine: DeviceSection,
+        questions: TaskSection,
+        sampling: EvalSamplingSection,
+        filters: FilterSection,
+        decoding: EvalDecodingSection,
+        scoring: ScoringSection,
+        references: EvalRewardSection,
+        run: EvalRunSection,
+    }
+}
+
 /// What `task` may be; held to the words of [`EvalTask`] by a test.
 const TASKS: &str = "a task: `rec`, `ovd`, `ovdeval`, `mcq`, `yes_no`, `math`, `match`, `all_match`, `gui` or `reward`";
 
 impl EvalConfig {
     fn validate_compare(&self) -> Result<(), ConfigError> {
-        demand(
-            self.compare.len() == 2,
-            "compare",
-            format!("{} folders", self.compare.len()),
-            "two folders",
-        )?;
-        demand(
-            self.model.is_none() && self.output_dir.is_none(),
-            "compare",
-            "`model` or `output_dir` beside it",
-            "neither",
-        )
+        let folders = self.run.compare.len();
+        demand(folders == 2, "compare", format!("{folders} folders"), "two folders")?;
+        let is_alone = self.asked.model.is_none() && self.run.output_dir.is_none();
+        demand(is_alone, "compare", "`model` or `output_dir` beside it", "neither")
     }
 
     fn validate_run(&self) -> Result<(), ConfigError> {
         let needs = |given: bool, key, expected| demand(given, key, "nothing", expected);
-        needs(self.model.is_some(), "model", "a model, or `compare` with two folders")?;
-        needs(self.task.is_some(), "task", TASKS)?;
-        needs(self.data_file_paths.is_some(), "data_file_paths", "files of questions")?;
-        needs(self.output_dir.is_some(), "output_dir", "a folder")?;
+        let (task, sampling) = (&self.questions, &self.sampling);
+        needs(self.asked.model.is_some(), "model", "a model, or `compare` with two folders")?;
+        needs(task.task.is_some(), "task", TASKS)?;
+        needs(task.data_file_paths.is_some(), "data_file_paths", "files of questions")?;
+        needs(self.run.output_dir.is_some(), "output_dir", "a folder")?;
         demand(
-            self.html.is_none(),
+            self.run.html.is_none(),
             "html",
             "a page without `compare`",
             "nothing: `report.html` is always written",
         )?;
-        demand(self.num_samples > 0, "num_samples", 0, "at least 1")?;
-        demand(self.limit != Some(0), "limit", 0, "at least 1")?;
-        demand(self.max_new_tokens != Some(0), "max_new_tokens", 0, "at least 1")?;
-        demand(self.temperature >= 0.0, "temperature", self.temperature, "at least 0")?;
+        demand(sampling.num_samples > 0, "num_samples", 0, "at least 1")?;
+        demand(task.limit != Some(0), "limit", 0, "at least 1")?;
+        demand(sampling.max_new_tokens != Some(0), "max_new_tokens", 0, "at least 1")?;
+        demand(sampling.temperature >= 0.0, "temperature", sampling.temperature, "at least 0")?;
         demand(
-            self.num_samples == 1 || self.temperature > 0.0,
+            sampling.num_samples == 1 || sampling.temperature > 0.0,
             "num_samples",
-            self.num_samples,
+            sampling.num_samples,
             "1 where `temperature` is 0: greedy answers are all the same",
         )?;
-        validate_filters(self.top_p, self.min_p, self.repetition_penalty)
+        self.filters.validate()
     }
 }
 
 impl Validate for EvalConfig {
     fn free_groups() -> &'static [&'static str] {
-        // Answers that are there are scored anew.
+        // Completions that are there are scored anew.
         &["run", "machine", "scoring", "rewards"]
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        validate_task_type(self.task_type.as_deref())?;
-        if self.compare.is_empty() {
-            self.validate_run()?;
-        } else {
-            self.validate_compare()?;
+        validate_task_type(self.references.task_type.as_deref())?;
+        match self.run.compare.is_empty() {
+            true => self.validate_run()?,
+            false => self.validate_compare()?,
         }
         for (key, value) in [
-            ("max_concurrent_completions", self.max_concurrent_completions),
-            ("html_rows", self.html_rows),
-            ("reward_workers", self.reward_workers),
-            ("judge_concurrency", self.judge_concurrency),
+            ("max_concurrent_completions", self.decoding.max_concurrent_completions),
+            ("html_rows", self.run.html_rows),
+            ("reward_workers", self.rewards.reward_workers),
+            ("judge_concurrency", self.rewards.judge_concurrency),
         ] {
             demand(value > 0, key, value, "at least 1")?;
         }
-        demand(self.num_threads != Some(0), "num_threads", 0, "at least 1")?;
-        validate_overlong(self.overlong_max_tokens, self.overlong_cache_tokens)
+        self.machine.validate()?;
+        validate_overlong(self.references.overlong_max_tokens, self.rewards.overlong_cache_tokens)
     }
 }

@@ -209,3 +209,21 @@ impl Optim {
         matches!(self, Optim::Adamw8bit | Optim::AdamwBnb8bit)
     }
 }
+
+choices! {
+    /// Model families with rewards of their own.
+    pub enum Family {
+        /// Boxes in pixels of the model's input.
+        Qwen2_5Vl = "qwen2_5_vl",
+        /// Boxes in thousandths of the image.
+        InternVl = "internvl",
+        /// Boxes in the units of the data.
+        Glm4v = "glm4v",
+    }
+}
+
+impl Family {
+    /// All of them, by `model_type` of a model's `config.json`.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Qwen2_5Vl, "qwen2_5_vl"), (Self::InternVl, "internvl"), (Self::Glm4v, "glm4v")];
+}

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::resolve::resolve_mapping;
-use super::value::described;
-use super::yaml::parse_mapping;
-use super::{ConfigError, EvalConfig, Origin, canonical};
+use crate::resolve::resolve_mapping;
+use crate::value::described;
+use crate::yaml::parse_mapping;
+use crate::{ConfigError, EvalConfig, Origin, canonical};
 
 /// Settings of `eval` that the run itself decides, and how.
 const OF_THE_RUN: [(&str, &str); 11] = [
@@ -87,7 +87,7 @@ fn read_one(
     for key in settings.keys() {
         let reason = OF_THE_RUN.iter().find(|(own, _)| *own == canonical(key));
         if let Some((_, reason)) = reason {
-            let line = super::resolve::line_of(&below, key);
+            let line = crate::resolve::line_of(&below, key);
             return Err(ConfigError::OfTheRun {
                 origin: Origin::File(file.into(), line),
                 key: key.clone(),

@@ -1,10 +1,9 @@
 //! What `data check` and `data convert` take. The first has the flags of `grpo` that say what is read and
 //! how it is rewarded.
 
-use super::declare::{ColonList, choices};
-use super::ranges::{demand, validate_task_type};
-use super::{BoxFormat, ConfigError, ImageProcessor, Validate};
-use crate::config;
+use crate::declare::{ColonList, choices};
+use crate::ranges::{demand, validate_task_type};
+use crate::{BoxFormat, ConfigError, ImageProcessor, Validate, section};
 
 choices! {
     /// Forms of data that rows are made of.
@@ -43,7 +42,7 @@ choices! {
     }
 }
 
-config! {
+section! {
     /// Other people's data as rows.
     pub struct DataConvertConfig {
         "source" {
@@ -126,7 +125,7 @@ impl Validate for DataConvertConfig {
     }
 }
 
-config! {
+section! {
     /// A look at data before a run.
     pub struct DataCheckConfig {
         "data" {

@@ -1,8 +1,8 @@
-//! The flags themselves of [`compatibility`](super::compatibility): those of transformers 5.17's `TrainingArguments`
+//! The flags themselves of [`compat`](super): those of transformers 5.17's `TrainingArguments`
 //! and of the 4.49 that VLM-R1 ran, of TRL 1.16's `GRPOConfig`, `SFTConfig`, `ModelConfig` and `ScriptArguments`, of
 //! VLM-R1's own arguments, and of launchers.
 
-use super::compatibility::{Foreign, none, only};
+use super::{CompatFlag, none, only};
 
 const OFF: &[&str] = &["false", "no", "off", "0", "none", "null", "", "[]", "{}"];
 const ON: &[&str] = &["true", "yes", "on", "1", "none", "null"];
@@ -25,7 +25,7 @@ const TEMPLATE: &str = "the chat template is that of the model's folder";
 const NO_ENTROPY: &str = "the loss holds no entropy; leave it out";
 
 /// Flags that `grpo` and `sft` take for the sake of scripts of VLM-R1, TRL and transformers.
-pub const VLM_R1: &[Foreign] = &[
+pub const VLM_R1: &[CompatFlag] = &[
     // Of VLM-R1 and open-r1.
     none("arrow_cache_dir", "rows are read as they are"),
     none("max_anyres_num", "it belongs to InternVL"),
@@ -236,7 +236,7 @@ pub const VLM_R1: &[Foreign] = &[
 ];
 
 /// Those of `grpo` alone, of TRL's `GRPOConfig`.
-pub(super) const OF_GRPO: &[Foreign] = &[
+pub(super) const OF_GRPO: &[CompatFlag] = &[
     only("shuffle_dataset", ON, "rows come in a random order"),
     only(
         "num_generations_eval",
@@ -327,7 +327,7 @@ pub(super) const OF_GRPO: &[Foreign] = &[
 ];
 
 /// Those of `sft` alone, of TRL's `SFTConfig`.
-pub(super) const OF_SFT: &[Foreign] = &[
+pub(super) const OF_SFT: &[CompatFlag] = &[
     none("shuffle_dataset", "rows come in a random order anyway"),
     none("dataset_text_field", "rows are `image`, `problem` and `solution`"),
     none("dataset_kwargs", DATA),

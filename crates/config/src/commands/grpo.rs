@@ -1,0 +1,114 @@
+//! What `grpo` takes. Names are those of VLM-R1's scripts and of the Hugging Face trainers; a default that differs from
+//! theirs says so.
+
+use crate::ranges::validate_overlong;
+use crate::sections::{
+    AlgorithmSection, DataSection, EvalSection, FilterSection, GrpoRewardSection, MachineSection,
+    ModelSection, OptimizerSection, RewardSection, RolloutSection, RunSection, SamplingSection,
+    SaveSection, StartSection,
+};
+use crate::{ConfigError, Validate, command};
+
+command! {
+    /// Group relative policy optimisation.
+    pub struct GrpoConfig {
+        model: ModelSection,
+        data: DataSection,
+        optimizer: OptimizerSection,
+        run: RunSection,
+        save: SaveSection,
+        eval: EvalSection,
+        start: StartSection,
+        machine: MachineSection,
+        rewards: RewardSection,
+        scoring: GrpoRewardSection,
+        algorithm: AlgorithmSection,
+        sampling: SamplingSection,
+        filters: FilterSection,
+        rollout: RolloutSection,
+    }
+    with {
+        filters.top_k = 0 => "Keep this many likeliest tokens; 0: all (VLM-R1 inherits 50 from transformers).",
+    }
+}
+
+/// The sections that `grpo` and `sft` share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingSections {
+    /// The model that is trained, and which parts of it.
+    pub model: ModelSection,
+    /// The rows that are trained on.
+    pub data: DataSection,
+    /// Steps, learning rate and AdamW.
+    pub optimizer: OptimizerSection,
+    /// The folder of the run and its log.
+    pub run: RunSection,
+    /// Checkpoints.
+    pub save: SaveSection,
+    /// Evaluations during training.
+    pub eval: EvalSection,
+    /// How the run starts, and what it puts up with.
+    pub start: StartSection,
+    /// The machine, and its memory.
+    pub machine: MachineSection,
+}
+
+impl TrainingSections {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        self.data.validate()?;
+        self.model.validate()?;
+        self.optimizer.validate()?;
+        self.run.validate()?;
+        self.save.validate()?;
+        self.eval.validate(self.run.logging_steps, self.data.val_split_ratio)?;
+        self.machine.validate()
+    }
+
+    pub(crate) fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
+        let sections = [
+            self.model.inactive_fields(),
+            self.save.inactive_fields(),
+            self.eval.inactive_fields(),
+        ];
+        sections.concat()
+    }
+}
+
+impl GrpoConfig {
+    /// The sections that `sft` has too.
+    pub fn training(&self) -> TrainingSections {
+        TrainingSections {
+            model: self.model.clone(),
+            data: self.data.clone(),
+            optimizer: self.optimizer.clone(),
+            run: self.run.clone(),
+            save: self.save.clone(),
+            eval: self.eval.clone(),
+            start: self.start.clone(),
+            machine: self.machine.clone(),
+        }
+    }
+
+    /// The same with other ones of them.
+    #[must_use]
+    pub fn with_training(self, sections: TrainingSections) -> Self {
+        let TrainingSections { model, data, optimizer, run, save, eval, start, machine } = sections;
+        Self { model, data, optimizer, run, save, eval, start, machine, ..self }
+    }
+}
+
+impl Validate for GrpoConfig {
+    fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
+        self.training().inactive_fields()
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.training().validate()?;
+        self.algorithm.validate()?;
+        self.sampling.validate()?;
+        let most = self.scoring.overlong_max_tokens.unwrap_or(self.sampling.max_completion_length);
+        validate_overlong(most, self.rewards.overlong_cache_tokens)?;
+        self.rollout.validate()?;
+        self.filters.validate()
+    }
+}

@@ -93,6 +93,16 @@ pub enum ConfigError {
         /// What is wrong.
         cause: Box<ConfigError>,
     },
+    /// Settings that a run or its results were made with cannot be read.
+    #[error(
+        "{}\nhint: the folder was made with these settings; where the file is damaged, `--allow_changed true` goes on \
+         with those given now",
+        cause.to_string().split("\nhint: ").next().unwrap_or_default()
+    )]
+    Saved {
+        /// What is wrong.
+        cause: Box<ConfigError>,
+    },
     /// Fields without a default were not given.
     #[error("missing {}", list(keys))]
     Missing {

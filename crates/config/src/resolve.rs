@@ -119,7 +119,10 @@ pub fn changed_settings<T: Config>(
     now: &T,
 ) -> Result<Vec<Change>, ConfigError> {
     let layers = Layers { file: Some((file, yaml)), ..Layers::default() };
-    let before = Tree::of(&resolve::<T>(&layers)?.config, T::FIELDS, &[])?.values;
+    let before = resolve::<T>(&layers)
+        .map_err(|cause| ConfigError::Saved { cause: Box::new(cause) })?
+        .config;
+    let before = Tree::of(&before, T::FIELDS, &[])?.values;
     let now = Tree::of(now, T::FIELDS, &[])?.values;
     let altering = T::FIELDS
         .iter()

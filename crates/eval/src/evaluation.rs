@@ -166,8 +166,17 @@ impl Evaluation {
     /// Answers that were given under other settings or to other questions.
     pub fn open(&self, folder: &ResultFolder) -> Result<AnswerStore, EvalError> {
         if let Some(yaml) = folder.config()? {
-            let changes = changed_settings(&folder.config_path(), &yaml, &self.config)?;
-            if !changes.is_empty() && !self.config.run.allow_changed {
+            let goes_on = self.config.run.allow_changed;
+            let changes = match changed_settings(&folder.config_path(), &yaml, &self.config) {
+                Err(error) if goes_on => {
+                    let cause = error.to_string();
+                    let cause = cause.split("\nhint: ").next().unwrap_or_default();
+                    base::say!("warning: what the settings were is not known: {cause}");
+                    Vec::new()
+                }
+                changes => changes?,
+            };
+            if !changes.is_empty() && !goes_on {
                 let line =
                     |c: &config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
                 return Err(EvalError::Changed {

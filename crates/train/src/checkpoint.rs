@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use base::Prompt;
 use base::console;
 use base::run_folder::{
-    FileSum, PendingFolder, RunError, SUMS, Sums, TRAINER_STATE, free_bytes, verify_sums,
-    write_sums,
+    FileSum, PendingFolder, RunError, SUMS, Sums, TRAINER_STATE, free_bytes, verify_file,
+    verify_sums, write_sums,
 };
 use config::Config;
 use serde::{Deserialize, Serialize};
@@ -388,8 +388,9 @@ impl Session<'_> {
     }
 }
 
-/// The settings that a checkpoint was made under, where it holds them.
+/// The settings that a checkpoint was made under, where it holds them undamaged.
 pub(crate) fn saved_config(folder: &Path) -> Option<String> {
+    verify_file(folder, &format!("{TRAINER_STATE}/{CONFIG}")).ok()?;
     let text = read_file(&folder.join(TRAINER_STATE).join(CONFIG)).ok()?;
     String::from_utf8(text).ok()
 }

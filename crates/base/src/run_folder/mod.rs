@@ -45,7 +45,7 @@ pub use pending::PendingFolder;
 pub use result_folder::{LineFile, ResultFolder};
 pub use rollouts::LoggedGroup;
 pub use stop::StopFlag;
-pub use sums::{FileSum, SUMS, Sums, verify_model, verify_sums, write_sums};
+pub use sums::{FileSum, SUMS, Sums, verify_file, verify_model, verify_sums, write_sums};
 
 use files::{
     append_to, clear_away, io, make_folder, read_if_there, set_aside, step_of_name, write_whole,

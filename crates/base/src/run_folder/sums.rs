@@ -55,6 +55,14 @@ pub fn verify_model(folder: &Path) -> Result<bool, RunError> {
     verify(folder, |name| !name.starts_with(TRAINER_STATE))
 }
 
+/// As [`verify_sums`], for the file `name` alone.
+///
+/// # Errors
+/// As [`verify_sums`].
+pub fn verify_file(folder: &Path, name: &str) -> Result<bool, RunError> {
+    verify(folder, |other| other == name)
+}
+
 fn verify(folder: &Path, counts: impl Fn(&str) -> bool) -> Result<bool, RunError> {
     let path = folder.join(TRAINER_STATE).join(SUMS);
     let text = match only_files(&path).and_then(|()| fs::read(&path)) {

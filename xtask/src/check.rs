@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{paths, walls};
+use crate::{constants, paths, walls, words};
 
 const FORMAT: &[&str] = &["fmt", "--all", "--check"];
 // In the profile of the tests, so that what its build scripts compile serves them too.
@@ -16,6 +16,8 @@ const CLIPPY: &[&str] =
 /// Stops at the first check that fails.
 pub fn run(root: &Path) -> Result<()> {
     step("machine paths", || paths::run(root))?;
+    step("words", || words::run(root))?;
+    step("constants of the docs", || constants::run(root))?;
     step("format", || cargo(root, FORMAT))?;
     step("walls", || walls::run(root))?;
     step("clippy", || cargo(root, CLIPPY))

@@ -2,10 +2,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore ends where nobody reads it")]
 
 mod check;
+mod constants;
 mod libtorch;
 mod paths;
 mod torture;
 mod walls;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +20,7 @@ usage: cargo xtask <command> [--root DIR]
 
   libtorch   provide `.libtorch/`: from `LIBTORCH`, else the active Python's torch, else a download
   walls      fail on a dependency between our crates that the architecture does not allow
-  check      machine paths, format, walls, clippy; warnings are errors
+  check      machine paths, words, constants of the docs, format, walls, clippy; warnings are errors
   torture    kill, damage and fuzz the built binary for N minutes, and count what survives; parts:
              kills, faults, oddities, surroundings, data, rewards
 

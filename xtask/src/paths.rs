@@ -41,7 +41,7 @@ pub fn run(root: &Path) -> Result<()> {
     )
 }
 
-fn tracked(root: &Path) -> Result<Vec<String>> {
+pub(crate) fn tracked(root: &Path) -> Result<Vec<String>> {
     let output = Command::new("git")
         .args(["ls-files", "-z"])
         .current_dir(root)

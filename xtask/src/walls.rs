@@ -12,12 +12,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
+    ("testing", &[]),
+    ("mathverify", &["testing"]),
     ("data", &["base", "config"]),
-    ("rewards", &["base", "config"]),
+    ("rewards", &["base", "config", "mathverify", "testing"]),
     ("report", &["base"]),
     ("tiny", &[]),
     ("web", &["base"]),
@@ -49,9 +51,11 @@ const MAY_USE: [(&str, &[&str]); 16] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 10] = [
+const NO_LIBTORCH: [&str; 12] = [
     "base",
     "config",
+    "mathverify",
+    "testing",
     "data",
     "rewards",
     "report",

@@ -21,7 +21,6 @@ mod json_repair;
 mod json_valid;
 mod latex_text;
 pub mod length;
-pub mod maths;
 mod overlong;
 mod plugins;
 mod rec;

@@ -1,10 +1,11 @@
 //! `default`, `math` and `all_match`: answers compared by meaning, then by text.
 
+use mathverify::verify;
+
 use crate::answer::{clean_text, last_answer, python_strip};
 use crate::boxes::ascii_digit;
 use crate::choice::{extract_choice, has_digit, true_answer};
 use crate::latex_text;
-use crate::maths::verify;
 use crate::similarity::ratio;
 use crate::verdict::{Rule, Verdict};
 

@@ -2,12 +2,12 @@
 
 use num_traits::ToPrimitive;
 
-use super::expr::{Expr, Number, product, sum};
-use super::value::{LOW_BITS, Value, constant};
-use super::work::Work;
+use crate::expr::{Expr, Number, product, sum};
+use crate::value::{LOW_BITS, Value, constant};
+use crate::work::Work;
 
 /// Sums and products of matrices, worked out; anything else as it is.
-pub(super) fn with_matrices_done(expr: &Expr, work: &Work) -> Option<Expr> {
+pub(crate) fn with_matrices_done(expr: &Expr, work: &Work) -> Option<Expr> {
     match expr {
         Expr::Matrix(_) => Some(expr.clone()),
         Expr::Add(parts) => {
@@ -39,7 +39,7 @@ pub(super) fn with_matrices_done(expr: &Expr, work: &Work) -> Option<Expr> {
 }
 
 /// Whether an expression is built from matrices.
-pub(super) fn holds_matrix(expr: &Expr) -> bool {
+pub(crate) fn holds_matrix(expr: &Expr) -> bool {
     match expr {
         Expr::Matrix(_) => true,
         Expr::Add(parts) | Expr::Mul(parts) => parts.iter().any(holds_matrix),

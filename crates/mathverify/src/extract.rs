@@ -6,19 +6,35 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::environment::{Found, Scanner};
-use super::expr::{Expr, Number};
-use super::normalize::{Boxes, normalize};
-use super::parser::parse_latex;
-use super::plain::parse_plain;
+use crate::compare::equivalent;
+use crate::environment::{Found, Scanner};
+use crate::expr::{Expr, Number};
+use crate::normalize::{Boxes, normalize};
+use crate::parser::parse_latex;
+use crate::plain::parse_plain;
 
-/// What was found in a text.
+/// The answer that a text gives.
 #[derive(Default)]
-pub(super) struct Answer {
-    /// What it means.
-    pub(super) meaning: Option<Expr>,
+pub struct Answer {
+    /// Nothing where no candidate can be parsed.
+    meaning: Option<Expr>,
     /// The text of the likeliest candidate.
-    pub(super) text: Option<String>,
+    text: Option<String>,
+}
+
+impl Answer {
+    /// Whether `target` equals this answer: by meaning, else as the same text.
+    pub fn matches(&self, target: &Self) -> bool {
+        let meanings = self.meaning.as_ref().zip(target.meaning.as_ref());
+        if meanings.is_some_and(|(gold, target)| equivalent(gold, target)) {
+            return true;
+        }
+        let texts = self.text.as_deref().zip(target.text.as_deref());
+        texts.is_some_and(|(gold, target)| {
+            let gold = gold.trim();
+            !gold.is_empty() && gold == target.trim()
+        })
+    }
 }
 
 /// Candidates of one rank that are read before the next rank is tried.
@@ -34,7 +50,7 @@ const NUMBER_WINDOW: usize = 8_192;
 const MAX_PLAIN: usize = 400;
 
 /// A stretch of the text that may be the answer.
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     start: usize,
     end: usize,
     kind: Kind,
@@ -78,8 +94,8 @@ fn both(body: &str) -> [Regex; 2] {
 /// A way to look for answers, the likeliest ways first.
 type Rank = fn(&str, &Scanner<'_>, &Anchors) -> Vec<Candidate>;
 
-/// The answer in a text.
-pub(super) fn parse(text: &str) -> Answer {
+/// Finds and parses the answer in `text`.
+pub fn parse(text: &str) -> Answer {
     let scanner = Scanner::new(text);
     let anchors = Anchors::new(text);
     let ranks: [Rank; 5] = [final_with_hope, final_or_boxed, after_colon, after_word, anywhere];

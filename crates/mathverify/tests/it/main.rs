@@ -1,12 +1,11 @@
-//! `maths::verify` against math-verify, by hand, and on hostile text.
+//! `verify` against math-verify, by hand, and on hostile text.
 
 use std::time::{Duration, Instant};
 
+use mathverify::verify;
 use proptest::prelude::*;
-use rewards::maths::verify;
 use serde::Deserialize;
-
-use crate::golden::cases;
+use testing::golden_cases;
 
 #[derive(Debug, Deserialize)]
 struct Case {
@@ -18,7 +17,7 @@ struct Case {
 /// Where the two part is listed and judged in `docs/maths.md`.
 #[test]
 fn verdicts_agree_with_math_verify() {
-    let cases = cases::<Case>("maths.jsonl", 1_500);
+    let cases = golden_cases::<Case>("rewards/maths.jsonl", 1_500);
     let parted: Vec<&Case> =
         cases.iter().filter(|case| verify(&case.gold, &case.answer) != case.verdict).collect();
     let share = 1.0 - parted.len() as f64 / cases.len() as f64;
@@ -28,7 +27,7 @@ fn verdicts_agree_with_math_verify() {
 /// `\text{13}`, `\boxed{\mathbf{-5}}` and their like: numbers inside text and font commands.
 #[test]
 fn styled_numbers_agree_with_math_verify() {
-    let cases = cases::<Case>("maths_styled.jsonl", 1_000);
+    let cases = golden_cases::<Case>("rewards/maths_styled.jsonl", 1_000);
     let parted: Vec<&Case> = cases
         .iter()
         .filter(|case| verify(&case.gold, &case.answer) != case.verdict)
@@ -49,7 +48,7 @@ struct PreciseCase {
 /// Near-equal constants, cancellations, high powers and nested roots, by mpmath with 400 digits.
 #[test]
 fn close_numbers_are_told_apart() {
-    let cases = cases::<PreciseCase>("maths_precise.jsonl", 400);
+    let cases = golden_cases::<PreciseCase>("rewards/maths_precise.jsonl", 400);
     let wrong: Vec<&PreciseCase> =
         cases.iter().filter(|case| verify(&case.gold, &case.answer) != case.equal).collect();
     assert!(wrong.is_empty(), "{} wrong: {wrong:#?}", wrong.len());

@@ -8,10 +8,10 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{One, Signed};
 
-use super::complex::Likeness;
-use super::expr::Expr;
-use super::value::{BITS, HIGH_BITS, LOW_BITS, Value, constant, evaluate, infinite};
-use super::work::Work;
+use crate::complex::Likeness;
+use crate::expr::Expr;
+use crate::value::{BITS, HIGH_BITS, LOW_BITS, Value, constant, evaluate, infinite};
+use crate::work::Work;
 
 /// Points that two expressions are compared at.
 const POINTS: usize = 6;
@@ -23,7 +23,7 @@ const ENOUGH: usize = 2;
 const DECIMAL_PLACES: u32 = 6;
 
 /// Whether both have the same value wherever both have one.
-pub(super) fn same_value(a: &Expr, b: &Expr, work: &Work) -> bool {
+pub(crate) fn same_value(a: &Expr, b: &Expr, work: &Work) -> bool {
     if a == b {
         return true;
     }
@@ -80,7 +80,7 @@ fn everywhere(
 }
 
 /// The sign of the constant factor between two expressions of variables, where there is one.
-pub(super) fn proportional(a: &Expr, b: &Expr, work: &Work) -> Option<bool> {
+pub(crate) fn proportional(a: &Expr, b: &Expr, work: &Work) -> Option<bool> {
     let names = names_of(&[a, b]);
     if names.is_empty() || names_of(&[a]) != names_of(&[b]) {
         return None;
@@ -115,7 +115,7 @@ fn is_zero(value: &BigRational) -> bool {
 }
 
 /// Numbers to sort the elements of a set by: the value at a fixed point.
-pub(super) fn sort_key(expr: &Expr, work: &Work) -> Vec<f64> {
+pub(crate) fn sort_key(expr: &Expr, work: &Work) -> Vec<f64> {
     match expr {
         Expr::Tuple(items) => items.iter().flat_map(|item| sort_key(item, work)).collect(),
         Expr::Interval { ends, .. } => {
@@ -140,7 +140,7 @@ pub(super) fn sort_key(expr: &Expr, work: &Work) -> Vec<f64> {
 }
 
 /// Whether both round to the same decimal.
-pub(super) fn decimal_places_equal(a: &Expr, b: &Expr, work: &Work) -> bool {
+pub(crate) fn decimal_places_equal(a: &Expr, b: &Expr, work: &Work) -> bool {
     let rounded = |expr: &Expr| match constant(expr, BITS, work)? {
         Value::Exact(value) => Some(half_even(&value)),
         Value::Rounded(z) if z.may_be_real() => Some(half_even(&z.re.to_ratio()?)),
@@ -160,7 +160,7 @@ fn half_even(value: &BigRational) -> BigInt {
 }
 
 /// The names of the variables of expressions.
-pub(super) fn names_of(exprs: &[&Expr]) -> BTreeSet<String> {
+pub(crate) fn names_of(exprs: &[&Expr]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     exprs.iter().for_each(|expr| variables(expr, &mut names));
     names

@@ -1,12 +1,12 @@
 //! Matrices, and what runs over a variable: sums, products, integrals, limits.
 
-use super::expr::{Binder, Expr, Function, Relation};
-use super::lexer::Token;
-use super::parser::{Parser, value};
+use crate::expr::{Binder, Expr, Function, Relation};
+use crate::lexer::Token;
+use crate::parser::{Parser, value};
 
 impl Parser<'_> {
     /// Rows of `&`-separated entries between `\begin` and `\end`.
-    pub(super) fn matrix(&mut self, determinant: bool) -> Option<Expr> {
+    pub(crate) fn matrix(&mut self, determinant: bool) -> Option<Expr> {
         self.at += 1;
         let mut rows = vec![Vec::new()];
         loop {
@@ -33,7 +33,7 @@ impl Parser<'_> {
     }
 
     /// `\sum_{i=1}^{n} body` and `\prod`.
-    pub(super) fn bound(&mut self, binder: Binder) -> Option<Expr> {
+    pub(crate) fn bound(&mut self, binder: Binder) -> Option<Expr> {
         let mut range = None;
         let mut end = None;
         loop {
@@ -60,7 +60,7 @@ impl Parser<'_> {
     }
 
     /// `\int_a^b body dx`: compared as written.
-    pub(super) fn integral(&mut self) -> Option<Expr> {
+    pub(crate) fn integral(&mut self) -> Option<Expr> {
         let (mut from, mut to) = (Expr::Set(Vec::new()), Expr::Set(Vec::new()));
         loop {
             if self.eat('_') {
@@ -77,7 +77,7 @@ impl Parser<'_> {
     }
 
     /// `\lim_{x \to a} body`: compared as written.
-    pub(super) fn limit(&mut self) -> Option<Expr> {
+    pub(crate) fn limit(&mut self) -> Option<Expr> {
         self.expect('_')?;
         self.expect('{')?;
         let Expr::Symbol(variable) = self.single()? else {

@@ -2,7 +2,7 @@
 
 /// A piece of LaTeX that means something.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     /// Digits with at most one `.`, or with an exponent.
     Number(String),
     /// A number followed by a per cent sign.
@@ -281,7 +281,7 @@ const ACCENTS: &[(&str, &str)] = &[
 const MAX_TOKENS: usize = 1_500;
 
 /// The tokens of `text`; `None` where a piece is none, or there are too many.
-pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
+pub(crate) fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut rest = text;
     let mut tokens = Vec::new();
     while let Some(c) = rest.chars().next() {

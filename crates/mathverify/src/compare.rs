@@ -3,11 +3,11 @@
 //! The order matters: `gold` sets the form. An equation against a bare value is reduced to its
 //! right side; a chain `x = a = b` to `x = b`.
 
-use super::equal::{decimal_places_equal, proportional, same_value, sort_key};
-use super::expr::{Constant, Expr, Relation, SetOp};
-use super::matrix::{holds_matrix, with_matrices_done};
-use super::solution::is_solved_by;
-use super::work::Work;
+use crate::equal::{decimal_places_equal, proportional, same_value, sort_key};
+use crate::expr::{Constant, Expr, Relation, SetOp};
+use crate::matrix::{holds_matrix, with_matrices_done};
+use crate::solution::is_solved_by;
+use crate::work::Work;
 
 /// Most elements of a set that are compared.
 const MAX_ITEMS: usize = 200;
@@ -16,7 +16,7 @@ const MAX_ITEMS: usize = 200;
 const MAX_DEPTH: usize = 8;
 
 /// Whether `pred` says what `gold` says.
-pub(super) fn equivalent(gold: &Expr, pred: &Expr) -> bool {
+pub(crate) fn equivalent(gold: &Expr, pred: &Expr) -> bool {
     let work = Work::for_a_comparison();
     let at = Level { depth: 0, work: &work };
     equal_at(gold, pred, at)

@@ -6,23 +6,23 @@ use num_traits::Zero;
 
 /// A number as written: its exact value, and whether it had a decimal point.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Number {
-    pub(super) value: BigRational,
+pub(crate) struct Number {
+    pub(crate) value: BigRational,
     /// Decimals are compared after rounding, fractions and integers exactly.
-    pub(super) decimal: bool,
+    pub(crate) decimal: bool,
 }
 
 impl Number {
-    pub(super) fn integer(n: i64) -> Self {
+    pub(crate) fn integer(n: i64) -> Self {
         Self::exact(BigRational::from_integer(n.into()))
     }
 
-    pub(super) fn exact(value: BigRational) -> Self {
+    pub(crate) fn exact(value: BigRational) -> Self {
         Self { value, decimal: false }
     }
 
     /// Digits, at most one `.`, an exponent within bounds: `-12`, `.5`, `1.5E-3`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (negative, text) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text),
@@ -55,7 +55,7 @@ impl Number {
 const MAX_DIGITS: usize = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Constant {
+pub(crate) enum Constant {
     Pi,
     E,
     I,
@@ -64,7 +64,7 @@ pub(super) enum Constant {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Function {
+pub(crate) enum Function {
     Log,
     Exp,
     Sin,
@@ -100,7 +100,7 @@ pub(super) enum Function {
 
 /// What runs over a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Binder {
+pub(crate) enum Binder {
     Sum,
     Product,
     Integral,
@@ -108,7 +108,7 @@ pub(super) enum Binder {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Relation {
+pub(crate) enum Relation {
     Equal,
     NotEqual,
     Less,
@@ -119,7 +119,7 @@ pub(super) enum Relation {
 
 impl Relation {
     /// The relation that holds with the sides swapped; `NotEqual` has none here, as in the reference.
-    pub(super) fn flipped(self) -> Option<Self> {
+    pub(crate) fn flipped(self) -> Option<Self> {
         match self {
             Self::Equal => Some(Self::Equal),
             Self::NotEqual => None,
@@ -132,14 +132,14 @@ impl Relation {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SetOp {
+pub(crate) enum SetOp {
     Union,
     Intersection,
     Minus,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Expr {
+pub(crate) enum Expr {
     Number(Number),
     /// A variable or a word, in lower case.
     Symbol(String),
@@ -170,18 +170,18 @@ pub(super) enum Expr {
 }
 
 impl Expr {
-    pub(super) fn integer(n: i64) -> Self {
+    pub(crate) fn integer(n: i64) -> Self {
         Self::Number(Number::integer(n))
     }
 
-    pub(super) fn negated(self) -> Self {
+    pub(crate) fn negated(self) -> Self {
         match self {
             Self::Number(n) => Self::Number(Number { value: -n.value, ..n }),
             other => product(Self::integer(-1), other),
         }
     }
 
-    pub(super) fn over(self, below: Self) -> Self {
+    pub(crate) fn over(self, below: Self) -> Self {
         if let (Self::Number(a), Self::Number(b)) = (&self, &below)
             && !a.decimal
             && !b.decimal
@@ -194,12 +194,12 @@ impl Expr {
         product(self, Self::Pow(Box::new((below, Self::integer(-1)))))
     }
 
-    pub(super) fn minus(self, other: Self) -> Self {
+    pub(crate) fn minus(self, other: Self) -> Self {
         sum(self, other.negated())
     }
 
     /// Sets, intervals and tuples.
-    pub(super) fn is_collection(&self) -> bool {
+    pub(crate) fn is_collection(&self) -> bool {
         matches!(
             self,
             Self::Set(_)
@@ -211,17 +211,17 @@ impl Expr {
     }
 
     /// A relation or a chain of them.
-    pub(super) fn is_relation(&self) -> bool {
+    pub(crate) fn is_relation(&self) -> bool {
         matches!(self, Self::Relation(..) | Self::Chain(_))
     }
 
     /// What arithmetic may be done with.
-    pub(super) fn is_value(&self) -> bool {
+    pub(crate) fn is_value(&self) -> bool {
         !self.is_collection() && !self.is_relation()
     }
 
     /// Nothing but symbols, products and quotients of them: what may stand left of `=` as a name.
-    pub(super) fn is_name(&self) -> bool {
+    pub(crate) fn is_name(&self) -> bool {
         match self {
             Self::Symbol(_) => true,
             Self::Add(parts)
@@ -238,7 +238,7 @@ impl Expr {
 }
 
 /// `a + b`, sums within it laid flat.
-pub(super) fn sum(a: Expr, b: Expr) -> Expr {
+pub(crate) fn sum(a: Expr, b: Expr) -> Expr {
     Expr::Add(joined(a, b, |side| match side {
         Expr::Add(parts) => Ok(parts),
         other => Err(other),
@@ -246,7 +246,7 @@ pub(super) fn sum(a: Expr, b: Expr) -> Expr {
 }
 
 /// `a * b`, products within it laid flat.
-pub(super) fn product(a: Expr, b: Expr) -> Expr {
+pub(crate) fn product(a: Expr, b: Expr) -> Expr {
     Expr::Mul(joined(a, b, |side| match side {
         Expr::Mul(parts) => Ok(parts),
         other => Err(other),

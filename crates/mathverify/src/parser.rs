@@ -6,9 +6,9 @@
 
 use num_traits::Signed;
 
-use super::expr::{Expr, Function, Number, Relation, SetOp, product, sum};
-use super::lexer::{Token, tokens};
-use super::work::Work;
+use crate::expr::{Expr, Function, Number, Relation, SetOp, product, sum};
+use crate::lexer::{Token, tokens};
+use crate::work::Work;
 
 /// Deepest nesting of brackets, powers and signs.
 const MAX_DEPTH: usize = 60;
@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 60;
 const MAX_STEPS: usize = 5_000;
 
 /// The meaning of LaTeX without its delimiters; `None` where it has none.
-pub(super) fn parse_latex(text: &str) -> Option<Expr> {
+pub(crate) fn parse_latex(text: &str) -> Option<Expr> {
     if let Some(number) = number_with_commas(text) {
         return Some(Expr::Number(number));
     }
@@ -58,45 +58,45 @@ fn number_with_commas(text: &str) -> Option<Number> {
         .and_then(|plain| Number::parse(&plain))
 }
 
-pub(super) struct Parser<'a> {
-    pub(super) tokens: &'a [Token],
-    pub(super) at: usize,
-    pub(super) depth: usize,
+pub(crate) struct Parser<'a> {
+    pub(crate) tokens: &'a [Token],
+    pub(crate) at: usize,
+    pub(crate) depth: usize,
     /// Levels entered so far, those of abandoned readings included.
-    pub(super) steps: usize,
+    pub(crate) steps: usize,
     /// Within the argument of a function written without parentheses.
-    pub(super) no_function: bool,
+    pub(crate) no_function: bool,
     /// For ends of intervals.
-    pub(super) work: Work,
+    pub(crate) work: Work,
 }
 
 impl Parser<'_> {
-    pub(super) fn peek(&self) -> Option<&Token> {
+    pub(crate) fn peek(&self) -> Option<&Token> {
         self.tokens.get(self.at)
     }
 
-    pub(super) fn next_is(&self, c: char) -> bool {
+    pub(crate) fn next_is(&self, c: char) -> bool {
         self.peek() == Some(&Token::Char(c))
     }
 
-    pub(super) fn eat(&mut self, c: char) -> bool {
+    pub(crate) fn eat(&mut self, c: char) -> bool {
         let found = self.next_is(c);
         self.at += usize::from(found);
         found
     }
 
-    pub(super) fn expect(&mut self, c: char) -> Option<()> {
+    pub(crate) fn expect(&mut self, c: char) -> Option<()> {
         self.eat(c).then_some(())
     }
 
-    pub(super) fn eat_command(&mut self, name: &str) -> bool {
+    pub(crate) fn eat_command(&mut self, name: &str) -> bool {
         let found = matches!(self.peek(), Some(Token::Command(known)) if *known == name);
         self.at += usize::from(found);
         found
     }
 
     /// Runs `inner` one level deeper.
-    pub(super) fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(crate) fn deeper<T>(&mut self, inner: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         self.steps += 1;
         if self.depth >= MAX_DEPTH || self.steps > MAX_STEPS {
             return None;
@@ -114,7 +114,7 @@ impl Parser<'_> {
     }
 
     /// `a, b; c, d`: groups of elements.
-    pub(super) fn groups(&mut self) -> Option<Vec<Vec<Expr>>> {
+    pub(crate) fn groups(&mut self) -> Option<Vec<Vec<Expr>>> {
         let mut groups = Vec::new();
         loop {
             let mut group = Vec::new();
@@ -194,7 +194,7 @@ impl Parser<'_> {
         Some(left)
     }
 
-    pub(super) fn additive(&mut self) -> Option<Expr> {
+    pub(crate) fn additive(&mut self) -> Option<Expr> {
         let mut left = self.multiplicative()?;
         loop {
             let minus = self.next_is('-');
@@ -208,7 +208,7 @@ impl Parser<'_> {
         }
     }
 
-    pub(super) fn multiplicative(&mut self) -> Option<Expr> {
+    pub(crate) fn multiplicative(&mut self) -> Option<Expr> {
         let mut left = self.unary()?;
         loop {
             let Some(Token::Char(sign @ ('*' | '/' | '%'))) = self.peek() else {
@@ -265,7 +265,7 @@ impl Parser<'_> {
     }
 
     /// What stands above: one token or a group.
-    pub(super) fn exponent(&mut self) -> Option<Expr> {
+    pub(crate) fn exponent(&mut self) -> Option<Expr> {
         if self.eat('{') {
             let exponent = value(self.additive()?)?;
             self.expect('}')?;
@@ -279,7 +279,7 @@ impl Parser<'_> {
 }
 
 /// What arithmetic may be done with: a value, or a set that braces made of one.
-pub(super) fn value(expr: Expr) -> Option<Expr> {
+pub(crate) fn value(expr: Expr) -> Option<Expr> {
     match expr {
         Expr::Set(mut items) if items.len() == 1 => value(items.pop()?),
         other => other.is_value().then_some(other),
@@ -391,7 +391,7 @@ fn named_list(groups: &[Vec<Expr>]) -> Option<Expr> {
 }
 
 /// One element is itself; more are a set; groups of several are a set of tuples.
-pub(super) fn set_of(mut groups: Vec<Vec<Expr>>) -> Expr {
+pub(crate) fn set_of(mut groups: Vec<Vec<Expr>>) -> Expr {
     if groups.len() == 1 {
         let mut group = groups.pop().unwrap_or_default();
         return match (group.len(), group.pop()) {

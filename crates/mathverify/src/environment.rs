@@ -15,16 +15,16 @@ const NEAR: usize = 8;
 
 /// One environment.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub(super) start: usize,
+pub(crate) struct Found {
+    pub(crate) start: usize,
     /// Behind the delimiter, white space and per cent sign.
-    pub(super) end: usize,
-    pub(super) content: Range<usize>,
-    pub(super) percent: bool,
+    pub(crate) end: usize,
+    pub(crate) content: Range<usize>,
+    pub(crate) percent: bool,
 }
 
 /// A text with the places where environments may end.
-pub(super) struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     text: &'a str,
     /// Where each of [`CLOSERS`] stands.
     closers: [Vec<usize>; 5],
@@ -49,7 +49,7 @@ static JOINT: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\A(?:,?and|,?or|,)\s*").expect("the pattern is valid"));
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let mut closers: [Vec<usize>; 5] = Default::default();
         let bytes = text.as_bytes();
         for (at, byte) in bytes.iter().enumerate() {
@@ -67,7 +67,7 @@ impl<'a> Scanner<'a> {
 
     /// The last `count` of the environments found from the left, without overlap; `boxed`: only those
     /// that hold a box.
-    pub(super) fn last(&self, count: usize, boxed: bool) -> Vec<Vec<Found>> {
+    pub(crate) fn last(&self, count: usize, boxed: bool) -> Vec<Vec<Found>> {
         if boxed && !self.text.contains(BOX) {
             return Vec::new();
         }
@@ -88,7 +88,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The environment that begins here, with those joined to it.
-    pub(super) fn at(&self, at: usize, boxed: bool) -> Option<Vec<Found>> {
+    pub(crate) fn at(&self, at: usize, boxed: bool) -> Option<Vec<Found>> {
         let joined: Vec<Found> = self.joined(at, boxed).collect();
         (!joined.is_empty()).then_some(joined)
     }

@@ -9,50 +9,50 @@ use num_integer::Integer;
 use num_rational::BigRational;
 use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 
-use super::complex::{self, Complex, Likeness};
-use super::expr::{Binder, Constant, Expr, Function};
-use super::real::Real;
-use super::work::Work;
+use crate::complex::{self, Complex, Likeness};
+use crate::expr::{Binder, Constant, Expr, Function};
+use crate::real::Real;
+use crate::work::Work;
 
 /// Largest numerator or denominator kept exact.
 const MAX_BITS: u64 = 4_096;
 
 /// Precision that tells most numbers apart.
-pub(super) const LOW_BITS: i64 = 128;
+pub(crate) const LOW_BITS: i64 = 128;
 
 /// Precision at which numbers must agree to be equal.
-pub(super) const BITS: i64 = 384;
+pub(crate) const BITS: i64 = 384;
 
 /// Precision for what cancels.
-pub(super) const HIGH_BITS: i64 = 1_152;
+pub(crate) const HIGH_BITS: i64 = 1_152;
 
 /// A value.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Exact(BigRational),
     Rounded(Complex),
 }
 
 impl Value {
-    pub(super) fn rounded(&self, bits: i64) -> Complex {
+    pub(crate) fn rounded(&self, bits: i64) -> Complex {
         match self {
             Self::Exact(value) => Complex::from_ratio(value, bits),
             Self::Rounded(z) => z.clone(),
         }
     }
 
-    pub(super) fn exact(&self) -> Option<&BigRational> {
+    pub(crate) fn exact(&self) -> Option<&BigRational> {
         match self {
             Self::Exact(value) => Some(value),
             Self::Rounded(_) => None,
         }
     }
 
-    pub(super) fn integer(&self) -> Option<BigInt> {
+    pub(crate) fn integer(&self) -> Option<BigInt> {
         self.exact().filter(|value| value.is_integer()).map(BigRational::to_integer)
     }
 
-    pub(super) fn compare(&self, other: &Self, bits: i64) -> Likeness {
+    pub(crate) fn compare(&self, other: &Self, bits: i64) -> Likeness {
         match (self, other) {
             (Self::Exact(a), Self::Exact(b)) if a == b => Likeness::Same,
             (Self::Exact(_), Self::Exact(_)) => Likeness::Different,
@@ -71,12 +71,12 @@ struct Point<'a> {
 }
 
 /// The value of a tree without variables.
-pub(super) fn constant(expr: &Expr, bits: i64, work: &Work) -> Option<Value> {
+pub(crate) fn constant(expr: &Expr, bits: i64, work: &Work) -> Option<Value> {
     evaluate(expr, HashMap::new(), bits, work)
 }
 
 /// The value of a tree where the variables are these.
-pub(super) fn evaluate(
+pub(crate) fn evaluate(
     expr: &Expr,
     variables: HashMap<String, Value>,
     bits: i64,
@@ -87,7 +87,7 @@ pub(super) fn evaluate(
 }
 
 /// Whether an expression is plus infinity; nothing where it is finite.
-pub(super) fn infinite(expr: &Expr) -> Option<bool> {
+pub(crate) fn infinite(expr: &Expr) -> Option<bool> {
     match expr {
         Expr::Constant(Constant::Infinity) => Some(true),
         Expr::Mul(parts) if parts.contains(&Expr::Constant(Constant::Infinity)) => {
@@ -98,7 +98,7 @@ pub(super) fn infinite(expr: &Expr) -> Option<bool> {
 }
 
 /// How two trees without variables are ordered, where both are real.
-pub(super) fn order(a: &Expr, b: &Expr, work: &Work) -> Option<Ordering> {
+pub(crate) fn order(a: &Expr, b: &Expr, work: &Work) -> Option<Ordering> {
     match (infinite(a), infinite(b)) {
         (Some(a), Some(b)) => return Some(a.cmp(&b)),
         (Some(above), None) => {

@@ -1,12 +1,12 @@
 //! Arithmetic as a programmer writes it: `-3 * (2 + 1/4)^2`, digits and signs only.
 
-use super::expr::{Expr, Number, product, sum};
+use crate::expr::{Expr, Number, product, sum};
 
 /// Deepest nesting of parentheses, signs and powers.
 const MAX_DEPTH: usize = 40;
 
 /// The value of an arithmetic text in Python's syntax, `^` for powers; `None` where it has none.
-pub(super) fn parse_plain(text: &str) -> Option<Expr> {
+pub(crate) fn parse_plain(text: &str) -> Option<Expr> {
     let mut reader = Reader { rest: text.trim(), depth: 0 };
     let parsed = reader.sum()?;
     reader.rest.is_empty().then_some(parsed)
@@ -104,8 +104,8 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::maths::value::{BITS, Value, constant};
-    use crate::maths::work::Work;
+    use crate::value::{BITS, Value, constant};
+    use crate::work::Work;
 
     fn value(text: &str) -> Option<String> {
         match constant(&parse_plain(text)?, BITS, &Work::for_reading())? {

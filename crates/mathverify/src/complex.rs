@@ -4,20 +4,20 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive};
 
-use super::expr::Function;
-use super::real::{NOTHING, Real};
+use crate::expr::Function;
+use crate::real::{NOTHING, Real};
 
 /// A number that lies within `2^error` of `re + im i`.
 #[derive(Clone, Debug)]
-pub(super) struct Complex {
-    pub(super) re: Real,
-    pub(super) im: Real,
+pub(crate) struct Complex {
+    pub(crate) re: Real,
+    pub(crate) im: Real,
     error: i64,
 }
 
 /// How two numbers compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Likeness {
+pub(crate) enum Likeness {
     Different,
     /// The same up to the error, which is small.
     Same,
@@ -41,21 +41,21 @@ fn errors<const N: usize>(parts: [i64; N]) -> i64 {
 }
 
 impl Complex {
-    pub(super) fn exact(re: Real, im: Real) -> Self {
+    pub(crate) fn exact(re: Real, im: Real) -> Self {
         Self { re, im, error: NOTHING }
     }
 
-    pub(super) fn within(re: Real, im: Real, error: i64) -> Self {
+    pub(crate) fn within(re: Real, im: Real, error: i64) -> Self {
         Self { re, im, error }
     }
 
-    pub(super) fn from_ratio(value: &BigRational, bits: i64) -> Self {
+    pub(crate) fn from_ratio(value: &BigRational, bits: i64) -> Self {
         let re = Real::from_ratio(value, bits);
         let error = re.magnitude() - bits + 1;
         Self::within(re, Real::zero(), error)
     }
 
-    pub(super) fn fraction(above: i64, below: i64, bits: i64) -> Self {
+    pub(crate) fn fraction(above: i64, below: i64, bits: i64) -> Self {
         Self::from_ratio(&BigRational::new(above.into(), below.into()), bits)
     }
 
@@ -68,7 +68,7 @@ impl Complex {
     }
 
     /// Beyond `2^(2^42)` and its inverse nothing is a number.
-    pub(super) fn is_within_bounds(&self) -> bool {
+    pub(crate) fn is_within_bounds(&self) -> bool {
         const BOUND: i64 = 1 << 42;
         let within = |x: &Real| x.is_zero() || x.magnitude().abs() < BOUND;
         within(&self.re) && within(&self.im) && self.error < BOUND
@@ -90,7 +90,7 @@ impl Complex {
     }
 
     /// Whether the number behind may be real.
-    pub(super) fn may_be_real(&self) -> bool {
+    pub(crate) fn may_be_real(&self) -> bool {
         self.im.is_zero() || self.im.magnitude() - 1 <= self.error
     }
 
@@ -103,22 +103,22 @@ impl Complex {
         self
     }
 
-    pub(super) fn negated(&self) -> Self {
+    pub(crate) fn negated(&self) -> Self {
         Self::within(self.re.negated(), self.im.negated(), self.error)
     }
 
-    pub(super) fn add(&self, other: &Self, bits: i64) -> Self {
+    pub(crate) fn add(&self, other: &Self, bits: i64) -> Self {
         let (re, im) = (self.re.add(&other.re, bits), self.im.add(&other.im, bits));
         let high = self.high().max(other.high());
         let error = errors([self.error, other.error, high - bits + 2]);
         Self::within(re, im, error)
     }
 
-    pub(super) fn sub(&self, other: &Self, bits: i64) -> Self {
+    pub(crate) fn sub(&self, other: &Self, bits: i64) -> Self {
         self.add(&other.negated(), bits)
     }
 
-    pub(super) fn mul(&self, other: &Self, bits: i64) -> Self {
+    pub(crate) fn mul(&self, other: &Self, bits: i64) -> Self {
         let times = |a: &Real, b: &Real| a.mul(b, bits);
         let re = times(&self.re, &other.re).sub(&times(&self.im, &other.im), bits);
         let im = times(&self.re, &other.im).add(&times(&self.im, &other.re), bits);
@@ -140,7 +140,7 @@ impl Complex {
         Some(Self::within(re, im, error))
     }
 
-    pub(super) fn div(&self, other: &Self, bits: i64) -> Option<Self> {
+    pub(crate) fn div(&self, other: &Self, bits: i64) -> Option<Self> {
         Some(self.mul(&other.inverse(bits)?, bits))
     }
 
@@ -161,7 +161,7 @@ impl Complex {
         Some(Self::within(size, Real::zero(), error))
     }
 
-    pub(super) fn compare(&self, other: &Self, bits: i64) -> Likeness {
+    pub(crate) fn compare(&self, other: &Self, bits: i64) -> Likeness {
         let difference = self.sub(other, bits);
         if !difference.may_be_zero() {
             return Likeness::Different;
@@ -188,7 +188,7 @@ impl Complex {
         Some(Self::within(size.mul(&cosine, bits), size.mul(&sine, bits), error))
     }
 
-    pub(super) fn ln(&self, bits: i64) -> Option<Self> {
+    pub(crate) fn ln(&self, bits: i64) -> Option<Self> {
         if self.may_be_zero() {
             return None;
         }
@@ -205,7 +205,7 @@ impl Complex {
         Some(Self::within(re, im, error))
     }
 
-    pub(super) fn sin(&self, bits: i64) -> Option<Self> {
+    pub(crate) fn sin(&self, bits: i64) -> Option<Self> {
         self.waves(bits).map(|(sine, _)| sine)
     }
 
@@ -222,7 +222,7 @@ impl Complex {
         Some((sine, a.add(&b, bits).scaled(-1)))
     }
 
-    pub(super) fn sqrt(&self, bits: i64) -> Option<Self> {
+    pub(crate) fn sqrt(&self, bits: i64) -> Option<Self> {
         if self.re.is_zero() && self.im.is_zero() && self.error == NOTHING {
             return Some(self.clone());
         }
@@ -260,7 +260,7 @@ impl Complex {
     }
 
     /// `self^exponent` for an exponent that is known exactly; nothing for a pole.
-    pub(super) fn to_fraction(&self, exponent: &BigRational, bits: i64) -> Option<Self> {
+    pub(crate) fn to_fraction(&self, exponent: &BigRational, bits: i64) -> Option<Self> {
         if exponent.is_integer()
             && let Some(n) = exponent.numer().abs().to_u32().filter(|n| *n <= MAX_POWER)
         {
@@ -275,7 +275,7 @@ impl Complex {
     }
 
     /// `self^exponent`; nothing for a pole.
-    pub(super) fn to(&self, exponent: &Self, bits: i64) -> Option<Self> {
+    pub(crate) fn to(&self, exponent: &Self, bits: i64) -> Option<Self> {
         if self.re.is_zero() && self.im.is_zero() && self.error == NOTHING {
             let positive = !exponent.re.is_negative() && !exponent.may_be_zero();
             return positive.then(|| self.clone());
@@ -344,12 +344,12 @@ fn angle(z: &Complex, bits: i64) -> Option<Real> {
     Some(part.add(&turn(Real::pi(bits), z.im.is_negative()), bits))
 }
 
-pub(super) fn pi(bits: i64) -> Complex {
+pub(crate) fn pi(bits: i64) -> Complex {
     Complex::within(Real::pi(bits), Real::zero(), 4 - bits)
 }
 
 /// Functions of one number.
-pub(super) fn call(function: Function, z: &Complex, bits: i64) -> Option<Complex> {
+pub(crate) fn call(function: Function, z: &Complex, bits: i64) -> Option<Complex> {
     let one = Complex::one();
     let inverse = || one.div(z, bits);
     let over = |(above, below): (Complex, Complex)| above.div(&below, bits);

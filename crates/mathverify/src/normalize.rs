@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 use fancy_regex::Regex;
 
 /// Longest LaTeX that is read, in bytes.
-pub(super) const MAX_LENGTH: usize = 3_000;
+pub(crate) const MAX_LENGTH: usize = 3_000;
 
 /// Which boxes count.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Boxes {
+pub(crate) enum Boxes {
     /// Each of them.
     All,
     /// The last, and those before it that stand close by.
@@ -197,7 +197,7 @@ static UNIT: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// The plain form of `text`; `None` where it is too long to be an answer.
-pub(super) fn normalize(text: &str, boxes: Boxes) -> Option<String> {
+pub(crate) fn normalize(text: &str, boxes: Boxes) -> Option<String> {
     if text.len() > 20 * MAX_LENGTH {
         return None;
     }

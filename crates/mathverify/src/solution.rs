@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use num_rational::BigRational;
 use num_traits::{One, Zero};
 
-use super::complex::Likeness;
-use super::equal::names_of;
-use super::expr::{Expr, Relation, SetOp};
-use super::value::{BITS, LOW_BITS, Value, constant, evaluate, infinite};
-use super::work::Work;
+use crate::complex::Likeness;
+use crate::equal::names_of;
+use crate::expr::{Expr, Relation, SetOp};
+use crate::value::{BITS, LOW_BITS, Value, constant, evaluate, infinite};
+use crate::work::Work;
 
 /// Most intervals and points of a set.
 const MAX_PARTS: usize = 16;
@@ -36,7 +36,7 @@ struct Part {
 type End = (Expr, BigRational);
 
 /// Whether `set` holds the numbers that satisfy `relation` and no others.
-pub(super) fn is_solved_by(relation: &Expr, set: &Expr, work: &Work) -> bool {
+pub(crate) fn is_solved_by(relation: &Expr, set: &Expr, work: &Work) -> bool {
     solved(relation, set, work).unwrap_or(false)
 }
 

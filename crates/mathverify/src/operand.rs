@@ -2,10 +2,10 @@
 
 use num_traits::Signed;
 
-use super::expr::{Binder, Constant, Expr, Function, Number};
-use super::lexer::Token;
-use super::parser::{Parser, set_of, value};
-use super::work::Work;
+use crate::expr::{Binder, Constant, Expr, Function, Number};
+use crate::lexer::Token;
+use crate::parser::{Parser, set_of, value};
+use crate::work::Work;
 
 const FUNCTIONS: &[(&str, Function)] = &[
     ("exp", Function::Exp),
@@ -44,7 +44,7 @@ const SEVERAL: &[(&str, Function)] = &[
 
 impl Parser<'_> {
     /// Whether an operand may follow here without a sign of multiplication.
-    pub(super) fn starts_operand(&self) -> bool {
+    pub(crate) fn starts_operand(&self) -> bool {
         match self.peek() {
             Some(Token::Number(_) | Token::Percent(_) | Token::Name(_)) => true,
             Some(Token::Matrix { begin, .. }) => *begin,
@@ -61,7 +61,7 @@ impl Parser<'_> {
         }
     }
 
-    pub(super) fn operand(&mut self) -> Option<Expr> {
+    pub(crate) fn operand(&mut self) -> Option<Expr> {
         self.deeper(Self::operand_here)
     }
 
@@ -85,7 +85,7 @@ impl Parser<'_> {
     }
 
     /// One token as an operand: after `^`, `_`, `\frac`, `\sqrt`.
-    pub(super) fn single(&mut self) -> Option<Expr> {
+    pub(crate) fn single(&mut self) -> Option<Expr> {
         match self.peek()? {
             Token::Number(_) | Token::Percent(_) | Token::Name(_) => self.atom(),
             Token::Char('∞') => self.bracketed('∞'),
@@ -395,7 +395,7 @@ fn listed(groups: Vec<Vec<Expr>>, round: (bool, bool), work: &Work) -> Option<Ex
     }
     if single && items.len() == 2 && items.iter().all(Expr::is_value) {
         let (right, left) = (items.pop()?, items.pop()?);
-        let order = super::value::order(&left, &right, work);
+        let order = crate::value::order(&left, &right, work);
         let empty = match (left_round, right_round) {
             (true, true) => order.is_some_and(std::cmp::Ordering::is_ge),
             (false, false) => order.is_some_and(std::cmp::Ordering::is_gt),
@@ -407,7 +407,7 @@ fn listed(groups: Vec<Vec<Expr>>, round: (bool, bool), work: &Work) -> Option<Ex
         if !left_round && !right_round && order.is_some_and(std::cmp::Ordering::is_eq) {
             return Some(Expr::Set(vec![left]));
         }
-        let infinite = (super::value::infinite(&left), super::value::infinite(&right));
+        let infinite = (crate::value::infinite(&left), super::value::infinite(&right));
         if infinite == (Some(false), Some(true)) && left_round && right_round {
             return Some(Expr::NamedSet('R'));
         }

@@ -12,7 +12,7 @@ use num_rational::BigRational;
 use num_traits::{One, Signed, ToPrimitive, Zero};
 
 /// The magnitude of zero, and the error of what is exact.
-pub(super) const NOTHING: i64 = i64::MIN / 8;
+pub(crate) const NOTHING: i64 = i64::MIN / 8;
 
 /// Extra bits within functions.
 const GUARD: i64 = 40;
@@ -27,17 +27,17 @@ const MAX_ANGLE: i64 = 64;
 const CONSTANT_BITS: i64 = 1_152 + 4 * GUARD + MAX_ANGLE;
 
 #[derive(Clone, Debug)]
-pub(super) struct Real {
+pub(crate) struct Real {
     mantissa: BigInt,
     exponent: i64,
 }
 
 impl Real {
-    pub(super) fn zero() -> Self {
+    pub(crate) fn zero() -> Self {
         Self::whole(0)
     }
 
-    pub(super) fn whole(n: i64) -> Self {
+    pub(crate) fn whole(n: i64) -> Self {
         Self { mantissa: n.into(), exponent: 0 }
     }
 
@@ -49,7 +49,7 @@ impl Real {
         Self { mantissa: mantissa >> excess, exponent: exponent + excess }
     }
 
-    pub(super) fn from_ratio(value: &BigRational, bits: i64) -> Self {
+    pub(crate) fn from_ratio(value: &BigRational, bits: i64) -> Self {
         let shift = bits + value.denom().bits() as i64 - value.numer().bits() as i64;
         let above = shifted(value.numer(), shift.max(0));
         let below = shifted(value.denom(), (-shift).max(0));
@@ -57,38 +57,38 @@ impl Real {
     }
 
     /// Smallest `k` with `|x| <= 2^k`, [`NOTHING`] for zero.
-    pub(super) fn magnitude(&self) -> i64 {
+    pub(crate) fn magnitude(&self) -> i64 {
         if self.mantissa.is_zero() {
             return NOTHING;
         }
         self.mantissa.bits() as i64 + self.exponent
     }
 
-    pub(super) fn is_zero(&self) -> bool {
+    pub(crate) fn is_zero(&self) -> bool {
         self.mantissa.is_zero()
     }
 
-    pub(super) fn is_negative(&self) -> bool {
+    pub(crate) fn is_negative(&self) -> bool {
         self.mantissa.is_negative()
     }
 
-    pub(super) fn negated(&self) -> Self {
+    pub(crate) fn negated(&self) -> Self {
         Self { mantissa: -&self.mantissa, exponent: self.exponent }
     }
 
-    pub(super) fn abs(&self) -> Self {
+    pub(crate) fn abs(&self) -> Self {
         Self { mantissa: self.mantissa.abs(), exponent: self.exponent }
     }
 
     /// Times `2^by`.
-    pub(super) fn scaled(&self, by: i64) -> Self {
+    pub(crate) fn scaled(&self, by: i64) -> Self {
         Self {
             mantissa: self.mantissa.clone(),
             exponent: if self.is_zero() { 0 } else { self.exponent + by },
         }
     }
 
-    pub(super) fn add(&self, other: &Self, bits: i64) -> Self {
+    pub(crate) fn add(&self, other: &Self, bits: i64) -> Self {
         let (a, b) = (self.magnitude(), other.magnitude());
         if a - b > bits + 2 {
             return self.clone();
@@ -102,17 +102,17 @@ impl Real {
         Self::rounded(sum, low, bits)
     }
 
-    pub(super) fn sub(&self, other: &Self, bits: i64) -> Self {
+    pub(crate) fn sub(&self, other: &Self, bits: i64) -> Self {
         self.add(&other.negated(), bits)
     }
 
-    pub(super) fn mul(&self, other: &Self, bits: i64) -> Self {
+    pub(crate) fn mul(&self, other: &Self, bits: i64) -> Self {
         let exponent = self.exponent + other.exponent;
         Self::rounded(&self.mantissa * &other.mantissa, exponent, bits)
     }
 
     /// Nothing where `other` is zero.
-    pub(super) fn div(&self, other: &Self, bits: i64) -> Option<Self> {
+    pub(crate) fn div(&self, other: &Self, bits: i64) -> Option<Self> {
         if other.is_zero() {
             return None;
         }
@@ -124,7 +124,7 @@ impl Real {
     }
 
     /// Nothing below zero.
-    pub(super) fn sqrt(&self, bits: i64) -> Option<Self> {
+    pub(crate) fn sqrt(&self, bits: i64) -> Option<Self> {
         if self.is_negative() {
             return None;
         }
@@ -134,7 +134,7 @@ impl Real {
         Some(Self::rounded(root, (self.exponent - shift) / 2, bits))
     }
 
-    pub(super) fn compare(&self, other: &Self) -> Ordering {
+    pub(crate) fn compare(&self, other: &Self) -> Ordering {
         let gap = self.magnitude().max(other.magnitude()) - self.exponent.min(other.exponent);
         let difference = self.sub(other, gap.clamp(64, 20_000));
         match difference.mantissa.sign() {
@@ -145,7 +145,7 @@ impl Real {
     }
 
     /// Largest whole number that is not above; nothing beyond `2^4096`.
-    pub(super) fn floor(&self) -> Option<BigInt> {
+    pub(crate) fn floor(&self) -> Option<BigInt> {
         if self.magnitude() > 4_096 {
             return None;
         }
@@ -158,7 +158,7 @@ impl Real {
     }
 
     /// Exactly; nothing where that would be long.
-    pub(super) fn to_ratio(&self) -> Option<BigRational> {
+    pub(crate) fn to_ratio(&self) -> Option<BigRational> {
         if self.exponent.abs() > 20_000 {
             return self.is_zero().then(BigRational::zero);
         }
@@ -171,7 +171,7 @@ impl Real {
     }
 
     /// The nearest double or one beside it; infinite where none is near.
-    pub(super) fn to_f64(&self) -> f64 {
+    pub(crate) fn to_f64(&self) -> f64 {
         let excess = (self.mantissa.bits() as i64 - 60).max(0);
         let short = (&self.mantissa >> excess).to_f64().unwrap_or(0.0);
         let exponent = (self.exponent + excess).clamp(-2_000, 2_000) as i32;
@@ -191,7 +191,7 @@ impl Real {
     }
 
     /// Nothing where the argument is beyond `2^40`.
-    pub(super) fn exp(&self, bits: i64) -> Option<Self> {
+    pub(crate) fn exp(&self, bits: i64) -> Option<Self> {
         if self.magnitude() > MAX_EXPONENT {
             return None;
         }
@@ -215,7 +215,7 @@ impl Real {
     }
 
     /// Nothing where the argument is not above zero.
-    pub(super) fn ln(&self, bits: i64) -> Option<Self> {
+    pub(crate) fn ln(&self, bits: i64) -> Option<Self> {
         if !self.mantissa.is_positive() {
             return None;
         }
@@ -234,7 +234,7 @@ impl Real {
     }
 
     /// Sine and cosine; nothing where the angle is beyond `2^64`.
-    pub(super) fn sin_cos(&self, bits: i64) -> Option<(Self, Self)> {
+    pub(crate) fn sin_cos(&self, bits: i64) -> Option<(Self, Self)> {
         if self.magnitude() > MAX_ANGLE {
             return None;
         }
@@ -268,7 +268,7 @@ impl Real {
         Some((real(sine), real(cosine)))
     }
 
-    pub(super) fn atan(&self, bits: i64) -> Self {
+    pub(crate) fn atan(&self, bits: i64) -> Self {
         let width = bits + GUARD;
         let one = Self::whole(1);
         let large = self.magnitude() > 1;
@@ -291,11 +291,11 @@ impl Real {
         quarter.sub(&angle, bits)
     }
 
-    pub(super) fn pi(bits: i64) -> Self {
+    pub(crate) fn pi(bits: i64) -> Self {
         Self::rounded(constant(&PI, bits + GUARD), -bits - GUARD, bits)
     }
 
-    pub(super) fn euler_gamma(bits: i64) -> Self {
+    pub(crate) fn euler_gamma(bits: i64) -> Self {
         Self::rounded(constant(&EULER_GAMMA, bits + GUARD), -bits - GUARD, bits)
     }
 }

@@ -12,14 +12,15 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
+    ("python", &[]),
     ("testing", &[]),
-    ("mathverify", &["testing"]),
-    ("data", &["base", "config"]),
-    ("rewards", &["base", "config", "mathverify", "testing"]),
+    ("mathverify", &["python", "testing"]),
+    ("data", &["base", "config", "python", "testing"]),
+    ("rewards", &["base", "config", "python", "mathverify", "testing"]),
     ("report", &["base"]),
     ("tiny", &[]),
     ("web", &["base"]),
@@ -27,12 +28,16 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
-    ("eval", &["base", "config", "data", "rewards", "report", "torch", "models", "engine"]),
+    (
+        "eval",
+        &["base", "config", "python", "data", "rewards", "report", "torch", "models", "engine"],
+    ),
     (
         "cli",
         &[
             "base",
             "config",
+            "python",
             "data",
             "rewards",
             "report",
@@ -51,9 +56,10 @@ const MAY_USE: [(&str, &[&str]); 18] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 12] = [
+const NO_LIBTORCH: [&str; 13] = [
     "base",
     "config",
+    "python",
     "mathverify",
     "testing",
     "data",

@@ -37,11 +37,13 @@ mod operand;
 mod parser;
 mod plain;
 mod real;
+mod same_latex;
 mod solution;
 mod value;
 mod work;
 
 pub use extract::{Answer, parse};
+pub use same_latex::same_latex;
 
 /// Whether the answer in `target` equals that in `gold`: math-verify's
 /// `verify(parse(gold), parse(target))`. Where the two differ in form, the form of `gold` counts.

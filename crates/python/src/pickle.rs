@@ -9,11 +9,8 @@
 mod machine;
 mod numpy;
 
-use std::path::Path;
-
 use serde_json::{Map, Number, Value};
 
-use super::{ConvertError, read_file};
 use machine::{Machine, Node};
 
 /// Levels of lists and dicts inside each other.
@@ -25,29 +22,19 @@ const FREE_VALUES: usize = 10_000;
 
 /// Where and why a pickle cannot be read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct PickleFault {
+pub struct PickleFault {
     /// Offset in the file.
-    pub(crate) byte: usize,
+    pub byte: usize,
     /// What was met there, in words.
-    pub(crate) reason: String,
-}
-
-/// The value in a pickle file.
-///
-/// # Errors
-/// A file that cannot be read, is cut off, or holds more than plain data.
-pub(crate) fn read_pickle(path: &Path) -> Result<Value, ConvertError> {
-    let bytes = read_file(path)?;
-    parse(&bytes).map_err(|fault| ConvertError::Pickle {
-        path: path.to_owned(),
-        byte: fault.byte,
-        reason: fault.reason,
-    })
+    pub reason: String,
 }
 
 /// The value in the bytes of a pickle. Tuples and sets become lists, keys that are numbers texts, and
 /// bytes, of which no format here needs the content, null.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Value, PickleFault> {
+///
+/// # Errors
+/// A pickle that is cut off or holds more than plain data.
+pub fn parse(bytes: &[u8]) -> Result<Value, PickleFault> {
     let machine = Machine::run(bytes)?;
     let mut export = Export {
         machine: &machine,

@@ -1,5 +1,5 @@
-//! Python's `random.seed` and `random.shuffle`: VLM-R1 evaluates the first rows of such a shuffle, so
-//! equal figures need equal rows.
+//! Python's `random.seed` and `random.shuffle`. VLM-R1 evaluates the first rows of such a shuffle, so
+//! equal metrics need equal rows.
 //!
 //! The generator is MT19937 (Matsumoto and Nishimura 1998), seeded from an array as CPython does.
 
@@ -99,7 +99,7 @@ impl MersenneTwister {
 ///
 /// # Panics
 /// On 2^32 items or more.
-pub fn python_shuffle<T>(items: &mut [T], seed: u64) {
+pub fn shuffle<T>(items: &mut [T], seed: u64) {
     assert!(u32::try_from(items.len()).is_ok(), "too many items");
     let mut random = MersenneTwister::new(seed);
     for last in (1..items.len()).rev() {
@@ -116,7 +116,7 @@ mod tests {
     fn shuffles_are_those_of_python() {
         let shuffled = |len: usize, seed| {
             let mut items: Vec<usize> = (0..len).collect();
-            python_shuffle(&mut items, seed);
+            shuffle(&mut items, seed);
             items
         };
         // What `random.seed(seed); random.shuffle(items)` of Python 3.11 leaves.

@@ -1,17 +1,22 @@
-//! Values printed as Python's `json.dumps(x)` prints them. Chat templates
-//! show such texts, so they must agree to the character.
+//! Values printed as Python's `json.dumps(x)` prints them. Chat templates show such texts, so they
+//! must agree to the character.
 
-use base::python_text::float_repr;
 use serde_json::Value;
+
+use crate::repr::float_repr;
 
 /// Layout of `json.dumps`.
 #[derive(Clone, Debug)]
-pub(crate) struct DumpStyle {
+pub struct DumpStyle {
     /// Text of one level of indentation; `None` keeps everything on one line.
     pub indent: Option<String>,
+    /// Between items: `, ` in Python's default.
     pub item_separator: String,
+    /// Between a key and its value: `: ` in Python's default.
     pub key_separator: String,
+    /// Whether characters beyond ASCII are escaped.
     pub ensure_ascii: bool,
+    /// Whether the keys of objects are sorted.
     pub sort_keys: bool,
 }
 
@@ -28,7 +33,7 @@ impl Default for DumpStyle {
 }
 
 /// `json.dumps(value)` in the given style.
-pub(crate) fn json_dumps(value: &Value, style: &DumpStyle) -> String {
+pub fn json_dumps(value: &Value, style: &DumpStyle) -> String {
     let mut out = String::new();
     dump(value, style, 0, &mut out);
     out

@@ -8,11 +8,10 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
 
+use crate::text::MAX_INTEGER_DIGITS;
+
 /// Nesting at which Python, too, gives up (its own bound depends on who calls).
 const MAX_DEPTH: usize = 900;
-
-/// `sys.int_info.default_max_str_digits`.
-const MAX_INTEGER_DIGITS: usize = 4300;
 
 /// A JSON value; objects keep their pairs in order, repeated keys too.
 #[derive(Clone, Debug, PartialEq)]
@@ -555,5 +554,5 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-#[path = "python_json_tests.rs"]
+#[path = "json_tests.rs"]
 mod tests;

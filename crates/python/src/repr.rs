@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::python_json::Json;
+use crate::json::Json;
 
 /// `str(value)` of a value without what [`Value`] does not hold.
 pub fn str_of(value: &Value) -> String {
@@ -152,7 +152,7 @@ fn is_escaped(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::python_json::loads;
+    use crate::json::loads;
 
     #[test]
     fn values_read_as_python_prints_them() {

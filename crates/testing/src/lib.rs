@@ -13,8 +13,22 @@ pub fn repository(name: impl AsRef<Path>) -> PathBuf {
 }
 
 /// The path `name` under `golden/`.
+///
+/// # Panics
+/// If nothing is there.
 pub fn golden(name: impl AsRef<Path>) -> PathBuf {
-    repository("golden").join(name)
+    let path = repository("golden").join(name);
+    assert!(path.exists(), "golden files missing: {}", path.display());
+    path
+}
+
+/// The folder of a tiny checkpoint: `nested` (names as transformers 5 writes them, one file) or
+/// `flat` (older names, shards, a tied head).
+///
+/// # Panics
+/// If there is no such folder.
+pub fn checkpoint(name: &str) -> PathBuf {
+    golden("parity/checkpoints").join(name)
 }
 
 /// The text of `path`.
@@ -24,6 +38,15 @@ pub fn golden(name: impl AsRef<Path>) -> PathBuf {
 pub fn read(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The value of a JSON file.
+///
+/// # Panics
+/// If the file cannot be read or is no `T`.
+pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> T {
+    let path = path.as_ref();
+    serde_json::from_str(&read(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Each line of a JSON Lines file.

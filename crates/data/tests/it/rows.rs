@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use python::json::Lost;
 use tempfile::TempDir;
 
-use crate::golden;
+use testing::golden;
 
 /// A folder with two images under `img/` and one beside it.
 fn data_folder() -> TempDir {

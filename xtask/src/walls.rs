@@ -1,7 +1,8 @@
 //! `cargo xtask walls`: holds the dependencies between our crates to the table of the architecture.
 //!
-//! Three walls: a crate uses only the crates listed for it (tests and build scripts included); the
-//! crates marked so never reach libtorch, not even through others; only `torch` may say `unsafe`.
+//! Three walls: a crate uses only the crates listed for it (tests and build scripts included;
+//! `testing` is for tests alone); the crates marked so never reach libtorch, not even through
+//! others; only `torch` may say `unsafe`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,12 +13,15 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
-    ("data", &["base", "config"]),
-    ("rewards", &["base", "config"]),
+    ("python", &[]),
+    ("testing", &[]),
+    ("mathverify", &["python"]),
+    ("data", &["base", "config", "python"]),
+    ("rewards", &["base", "config", "python", "mathverify"]),
     ("report", &["base"]),
     ("tiny", &[]),
     ("web", &["base"]),
@@ -25,12 +29,16 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
-    ("eval", &["base", "config", "data", "rewards", "report", "torch", "models", "engine"]),
+    (
+        "eval",
+        &["base", "config", "python", "data", "rewards", "report", "torch", "models", "engine"],
+    ),
     (
         "cli",
         &[
             "base",
             "config",
+            "python",
             "data",
             "rewards",
             "report",
@@ -49,9 +57,12 @@ const MAY_USE: [(&str, &[&str]); 16] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 10] = [
+const NO_LIBTORCH: [&str; 13] = [
     "base",
     "config",
+    "python",
+    "mathverify",
+    "testing",
     "data",
     "rewards",
     "report",
@@ -64,6 +75,9 @@ const NO_LIBTORCH: [&str; 10] = [
 
 /// Reaching any of these is reaching libtorch.
 const LIBTORCH: [&str; 2] = ["tch", "torch-sys"];
+
+/// Supports of tests: every crate may use it, as a dev-dependency only.
+const FOR_TESTS: &str = "testing";
 
 /// The one crate that may switch off the lint.
 const MAY_BE_UNSAFE: &str = "torch";
@@ -150,7 +164,11 @@ impl Metadata {
                 continue;
             };
             for (name, kind) in &package.dependencies {
-                if names.contains(&**name) && !allowed.contains(&&**name) {
+                let is_allowed = match &**name {
+                    FOR_TESTS => kind == "dev",
+                    name => allowed.contains(&name),
+                };
+                if names.contains(&**name) && !is_allowed {
                     let from = &package.name;
                     breaches.push(format!("`{from}` uses `{name}` ({kind} dependency)"));
                 }
@@ -346,6 +364,17 @@ mod tests {
             );
             assert_eq!(said, expected);
         }
+    }
+
+    #[test]
+    fn supports_of_tests_are_for_tests() {
+        let uses =
+            |section: &str| format!("[{section}]\ntesting = {{ path = \"../testing\" }}\n{LINTS}");
+        let testing = ("testing", LINTS, "");
+        run(workspace(&[testing, ("data", &uses("dev-dependencies"), "")]).path())
+            .expect("no breach");
+        let said = breaches(&[testing, ("data", &uses("dependencies"), "")]);
+        assert!(said.contains("`data` uses `testing` (normal dependency)"), "{said}");
     }
 
     #[test]

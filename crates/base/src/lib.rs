@@ -8,8 +8,6 @@
 
 pub mod console;
 pub mod draw;
-pub mod python_json;
-pub mod python_text;
 pub mod run_folder;
 pub mod sample;
 mod temporary;

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
-use base::python_json::Lost;
-use base::python_text::str_of;
 use data::{
     ImageFolder, ReadKeys, RowCause, RowTexts, hidden_media, meant, parse_columns, refuse_lost,
     wrapped,
 };
+use python::json::Lost;
+use python::repr::str_of;
 use serde_json::{Map, Value};
 
 /// What rows to be answered hold.

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
+use python::json_dumps::{DumpStyle, json_dumps};
 use serde::Serialize;
 
 use crate::chat_bounds;
 use crate::chat_files;
 use crate::error::DataError;
 use crate::model_files::read_optional_json;
-use crate::python::{DumpStyle, json_dumps};
 
 /// Special tokens that transformers hands to the template by name.
 const TOKEN_KEYS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use base::python_json::{Json, Part, parts};
+use python::json::{Json, Part, parts};
 
 pub use crate::coco_id::Id;
 use crate::convert::{ConvertError, json_error, text_of};

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use base::python_json::Json;
+use python::json::Json;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -132,7 +132,7 @@ impl<'de> Deserialize<'de> for Id {
 mod tests {
     use std::collections::HashSet;
 
-    use base::python_json::loads;
+    use python::json::loads;
 
     use super::*;
 

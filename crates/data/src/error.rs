@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use base::SourceLine;
-use base::python_json::LostKind;
+use python::json::LostKind;
 
 use crate::image::ImageError;
 use crate::image_folder::Link;

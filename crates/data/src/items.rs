@@ -2,7 +2,7 @@
 //! its evaluation files, whose items have `problem` and `solution`.
 
 use base::Sample;
-use base::python_json::Lost;
+use python::json::Lost;
 
 use crate::error::{DataError, RowError};
 use crate::image_folder::ImageFolder;

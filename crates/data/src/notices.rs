@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use base::Sample;
-use base::python_json::Lost;
+use python::json::Lost;
 use serde_json::{Map, Value};
 
 use crate::check::digest;

@@ -4,9 +4,9 @@
 //! "<image>question"}, {"from": "gpt", "value": "answer" | number}], "accu_reward_method": ...}`;
 //! a row without `image` is text only. The images' content is [`crate::image`]'s matter.
 
-use base::python_json::{self, Lost};
-use base::python_text::str_of;
 use base::{Sample, SourceLine};
+use python::json::{self, Lost};
+use python::repr::str_of;
 use serde_json::{Map, Value, json};
 
 use crate::error::RowCause;
@@ -164,7 +164,7 @@ impl RowReader<'_> {
 /// Text that is no JSON object.
 pub fn parse_columns(text: &[u8]) -> Result<(Map<String, Value>, Vec<Lost>), RowCause> {
     let text = std::str::from_utf8(text).map_err(|e| RowCause::Utf8 { byte: e.valid_up_to() })?;
-    let parsed = python_json::parse(text).map_err(|error| RowCause::Json {
+    let parsed = json::parse(text).map_err(|error| RowCause::Json {
         column: error.at + 1,
         reason: error.reason.to_owned(),
     })?;

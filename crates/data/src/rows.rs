@@ -7,8 +7,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base::Sample;
-use base::python_json::Lost;
 pub use config::OnBadRow;
+use python::json::Lost;
 
 use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError};
 use crate::image::{self, ImageCause, ImageError};

@@ -1,7 +1,6 @@
 //! Steps of fixed shape read and write in the same places, which a recording of them needs.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use base::{DrawKey, Prompt};
 use models::{LoadOptions, TrainedParts, load_model};
@@ -12,8 +11,7 @@ use crate::params::SamplingParams;
 
 #[test]
 fn places_stay_as_long_as_no_relocation_is_counted() {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
+    let folder = testing::checkpoint("nested");
     let options =
         LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
     let model = load_model(&folder, options).unwrap();

@@ -1,12 +1,13 @@
 //! Why no box was read in an answer: what of the demanded form is missing.
 
 use config::Extractor;
-use rewards::answer::{first_answer, python_strip};
+use python::text::strip;
+use rewards::answer::first_answer;
 use rewards::boxes::{find_baseline, find_in_answer};
 
 /// The first thing that keeps `extractor` from reading a box in `answer`.
 pub(crate) fn why_unread(answer: &str, extractor: Extractor) -> &'static str {
-    if python_strip(answer).is_empty() {
+    if strip(answer).is_empty() {
         return "the answer is empty";
     }
     if extractor == Extractor::Baseline {
@@ -18,7 +19,7 @@ pub(crate) fn why_unread(answer: &str, extractor: Extractor) -> &'static str {
             false => "no `<answer>` tag",
         };
     };
-    if python_strip(body).is_empty() {
+    if strip(body).is_empty() {
         return "nothing between `<answer>` and `</answer>`";
     }
     if find_in_answer(answer).is_some() {

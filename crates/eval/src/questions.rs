@@ -2,9 +2,8 @@
 
 use base::{Sample, SourceLine};
 use config::{EvalConfig, EvalTask};
-use data::{
-    DataFiles, Notices, Processor, ReadKeys, RowChecks, is_rows, load_items, python_shuffle,
-};
+use data::{DataFiles, Notices, Processor, ReadKeys, RowChecks, is_rows, load_items};
+use python::random::shuffle;
 use rewards::boxes::{BoundingBox, parse_solution};
 
 use crate::EvalError;
@@ -92,7 +91,7 @@ impl Questions {
                 }
             };
             if let Some(seed) = config.questions.shuffle_seed {
-                python_shuffle(&mut rows, seed);
+                shuffle(&mut rows, seed);
             }
             rows.truncate(config.questions.limit.unwrap_or(usize::MAX));
             rows.iter_mut().for_each(|row| row.subset = subset);

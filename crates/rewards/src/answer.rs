@@ -1,17 +1,9 @@
 //! Answer tags and text cleaning, with Python's idea of white space.
 
+use python::text::{is_space, strip};
+
 const OPEN: &str = "<answer>";
 const CLOSE: &str = "</answer>";
-
-/// White space as `str.strip` and `\s` of Python have it: Rust's, and U+001C to U+001F.
-pub fn is_python_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
-}
-
-/// `str.strip()` of Python.
-pub fn python_strip(text: &str) -> &str {
-    text.trim_matches(is_python_space)
-}
 
 /// What stands between the first `<answer>` and the first `</answer>` after it.
 pub fn first_answer(text: &str) -> Option<&str> {
@@ -37,7 +29,7 @@ fn answers(mut rest: &str) -> impl Iterator<Item = &str> {
 pub fn clean_text(text: &str) -> String {
     let text = last_answer(text).unwrap_or(text);
     let text = join_lines(&join_lines(text, '\n'), '\r');
-    python_strip(&text).trim_end_matches('.').to_lowercase()
+    strip(&text).trim_end_matches('.').to_lowercase()
 }
 
 /// Drops each `line_break` that follows white space and replaces the others by a space.
@@ -46,7 +38,7 @@ fn join_lines(text: &str, line_break: char) -> String {
     let mut from = 0;
     for (at, _) in text.match_indices(line_break) {
         joined.push_str(&text[from..at]);
-        if !text[..at].ends_with(is_python_space) {
+        if !text[..at].ends_with(is_space) {
             joined.push(' ');
         }
         from = at + line_break.len_utf8();

@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 
+use python::text::{SPACES, ascii_digit, strip};
 use regex::{Captures, Regex};
 
-use crate::answer::{first_answer, last_answer, python_strip};
+use crate::answer::{first_answer, last_answer};
 
 /// A box by its corners, px unless said otherwise: `[x1, y1, x2, y2]`, right and bottom edge excluded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,9 +79,6 @@ fn over_union(intersection: f64, a: BoundingBox, b: BoundingBox) -> f64 {
     intersection / (a.area() + b.area() - intersection)
 }
 
-/// Python's `\s`: Rust's lacks U+001C to U+001F.
-pub(crate) const SPACES: &str = r"[\s\x1c-\x1f]*";
-
 fn pattern(template: &str) -> Regex {
     Regex::new(&template.replace("SPACES", SPACES)).expect("the pattern is valid")
 }
@@ -133,43 +131,18 @@ pub fn parse_solution(solution: &str) -> Result<BoundingBox, String> {
 
 /// The part of a REC solution that holds the box.
 pub(crate) fn solution_text(solution: &str) -> &str {
-    python_strip(last_answer(solution).unwrap_or(solution))
+    strip(last_answer(solution).unwrap_or(solution))
 }
 
 /// None where a number is too large for an `f64`: no such box can overlap a real one.
 fn from_captures(captures: &Captures<'_>) -> Option<BoundingBox> {
     let mut corners = [0.0; 4];
     for (corner, number) in corners.iter_mut().zip(captures.iter().skip(1).flatten()) {
-        let text: String = python_strip(number.as_str()).chars().map(ascii_digit).collect();
+        let text: String = strip(number.as_str()).chars().map(ascii_digit).collect();
         *corner = text.parse().ok().filter(|x: &f64| x.is_finite())?;
     }
     Some(corners.into())
 }
-
-/// Python's `int` and `float` read decimal digits of every script.
-pub(crate) fn ascii_digit(c: char) -> char {
-    if c.is_ascii() {
-        return c;
-    }
-    let runs = &*DIGIT_RUNS;
-    let after = runs.partition_point(|(first, _)| *first <= c);
-    match after.checked_sub(1).map(|at| runs[at]) {
-        // Unicode assigns decimal digits in runs of ten that begin with the zero.
-        Some((first, last)) if c <= last => {
-            let place = (c as u32 - first as u32) % 10;
-            char::from_digit(place, 10).unwrap_or(c)
-        }
-        _ => c,
-    }
-}
-
-/// First and last of each stretch of decimal digits beyond ASCII, in order.
-static DIGIT_RUNS: LazyLock<Vec<(char, char)>> = LazyLock::new(|| {
-    let all: String = ('\u{80}'..=char::MAX).collect();
-    let runs = pattern(r"\d+");
-    let ends = |run: &str| run.chars().next().zip(run.chars().next_back());
-    runs.find_iter(&all).filter_map(|run| ends(run.as_str())).collect()
-});
 
 #[cfg(test)]
 mod tests {

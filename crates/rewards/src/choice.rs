@@ -2,14 +2,15 @@
 
 use std::sync::LazyLock;
 
+use python::text::{is_space, strip};
 use regex::Regex;
 
-use crate::answer::{first_answer, is_python_space, python_strip};
+use crate::answer::first_answer;
 use crate::verdict::{Rule, Verdict};
 
 /// 1 where the first answer means the letter that the solution means, else 0.
 pub(crate) fn mcq<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
-    let answer = python_strip(first_answer(completion).unwrap_or(completion));
+    let answer = strip(first_answer(completion).unwrap_or(completion));
     let truth = true_answer(solution);
     Verdict {
         answer: answer.into(),
@@ -33,7 +34,7 @@ pub(crate) fn yes_no<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> 
 /// The solution's first answer that stands on one line, or else the whole text, stripped.
 pub(crate) fn true_answer(solution: &str) -> &str {
     let found = solution.split('\n').find_map(first_answer);
-    python_strip(found.unwrap_or(solution))
+    strip(found.unwrap_or(solution))
 }
 
 fn yes_or_no(text: &str) -> Option<&'static str> {
@@ -102,7 +103,7 @@ fn single_spaced(text: &str) -> Vec<char> {
     let mut out: Vec<char> = Vec::with_capacity(text.len());
     let mut after_space = false;
     for c in text.chars() {
-        let space = is_python_space(c);
+        let space = is_space(c);
         if !(space && after_space) {
             out.push(if space { ' ' } else { c });
         }

@@ -2,13 +2,14 @@
 
 use std::sync::LazyLock;
 
+use python::json::{Json, loads};
+use python::text::strip;
 use regex::Regex;
 
-use crate::answer::{clean_text, last_answer, python_strip};
+use crate::answer::{clean_text, last_answer};
 use crate::detection::last_block;
 use crate::error::{RewardError, shortened};
 use crate::explain::Explanation;
-use crate::python_json::{Json, loads};
 use crate::registry::{Reward, RewardInput};
 
 const WORDS: [&str; 21] = [
@@ -50,7 +51,7 @@ static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
 /// number of a sentence. JSON that is something else, or broken, has no count.
 pub(crate) fn read_count(text: &str) -> Option<f64> {
     let answer = last_answer(text).unwrap_or(text);
-    let text = last_block(answer).unwrap_or_else(|| python_strip(answer));
+    let text = last_block(answer).unwrap_or_else(|| strip(answer));
     if let Some(json) = loads(text) {
         return match &json {
             Json::List(items) => Some(items.len() as f64),

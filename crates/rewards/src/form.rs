@@ -1,8 +1,8 @@
 //! The form of a completion as a chain of patterns: whether it has the form, and where it breaks.
 
+use python::text::SPACES;
 use regex::Regex;
 
-use crate::boxes::SPACES;
 use crate::explain::Explanation;
 
 /// Patterns that follow one another, each with what is said where a completion fails at it.

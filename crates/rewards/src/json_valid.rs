@@ -1,8 +1,9 @@
 //! The reward `json_valid`: whether an answer can be read by a program.
 
+use python::text::strip;
 use serde::de::IgnoredAny;
 
-use crate::answer::{last_answer, python_strip};
+use crate::answer::last_answer;
 use crate::detection::last_block;
 use crate::error::RewardError;
 use crate::explain::Explanation;
@@ -12,7 +13,7 @@ use crate::registry::{Reward, RewardInput};
 /// completion is the answer where it has no tags.
 fn candidate(completion: &str) -> &str {
     let answer = last_answer(completion).unwrap_or(completion);
-    last_block(answer).unwrap_or_else(|| python_strip(answer))
+    last_block(answer).unwrap_or_else(|| strip(answer))
 }
 
 /// What is wrong with it, as RFC 8259 has it: `NaN` and trailing commas are no JSON.

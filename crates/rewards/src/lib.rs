@@ -19,9 +19,7 @@ mod generic;
 pub mod grounding;
 mod json_repair;
 mod json_valid;
-mod latex_text;
 pub mod length;
-pub mod maths;
 mod overlong;
 mod plugins;
 mod rec;
@@ -32,7 +30,6 @@ mod stream;
 mod text;
 mod verdict;
 
-use base::{python_json, python_text};
 pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
 pub use box_warning::{BoxAnswers, compares_boxes, missing_box_reward};
 pub use boxes::BoundingBox;

@@ -10,7 +10,9 @@
 
 use std::sync::LazyLock;
 
-use crate::answer::{first_answer, python_strip};
+use python::text::strip;
+
+use crate::answer::first_answer;
 use crate::box_format::Comparison;
 use crate::boxes::{
     BoundingBox, find_decimals_in_answer, find_in_answer, iou_plain, iou_vlm_r1, parse_solution,
@@ -46,7 +48,7 @@ impl BoxPair {
         let answer = first_answer(input.completion);
         Explanation {
             score: Some(score),
-            answer: answer.map(|text| python_strip(text).to_owned()),
+            answer: answer.map(|text| strip(text).to_owned()),
             truth: Some(solution_text(input.solution).to_owned()),
             reason: match answer {
                 Some(_) => reason,

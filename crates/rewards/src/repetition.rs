@@ -4,15 +4,14 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use python::json::{Json, loads};
+use python::repr;
+use python::text::{SPACES, is_space, strip};
 use regex::Regex;
 
-use crate::answer::{is_python_space, python_strip};
-use crate::boxes::SPACES;
 use crate::error::RewardError;
 use crate::explain::Explanation;
 use crate::json_repair::repair;
-use crate::python_json::{Json, loads};
-use crate::python_text;
 use crate::registry::{Reward, RewardInput};
 
 /// Words that make one n-gram of a text.
@@ -39,7 +38,7 @@ impl Repeats {
 fn block<'a>(text: &'a str, open: &str) -> Option<&'a str> {
     let (_, body) = text.split_once(open)?;
     let (inside, _) = body.split_once("```")?;
-    Some(python_strip(inside))
+    Some(strip(inside))
 }
 
 static LIST: LazyLock<Regex> = LazyLock::new(|| {
@@ -71,7 +70,7 @@ fn items(json: &str) -> Option<Repeats> {
     let mut total = 0;
     for mut item in items {
         if let (Some(bbox), Some(label)) = (item.take("bbox_2d"), item.take("label")) {
-            let text = format!("{}_{}", python_text::str(&bbox), python_text::str(&label));
+            let text = format!("{}_{}", repr::str(&bbox), repr::str(&label));
             distinct.insert(text);
             total += 1;
         }
@@ -81,7 +80,7 @@ fn items(json: &str) -> Option<Repeats> {
 
 fn ngrams(text: &str) -> Repeats {
     let lower: Cow<'_, str> = text.to_lowercase().into();
-    let words: Vec<&str> = lower.split(is_python_space).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = lower.split(is_space).filter(|word| !word.is_empty()).collect();
     let ngrams = words.windows(WORDS);
     Repeats { what: "6-grams", total: ngrams.len(), distinct: ngrams.collect::<HashSet<_>>().len() }
 }

@@ -1,10 +1,10 @@
 //! `default`, `math` and `all_match`: answers compared by meaning, then by text.
 
-use crate::answer::{clean_text, last_answer, python_strip};
-use crate::boxes::ascii_digit;
+use mathverify::{same_latex, verify};
+use python::text::{float, strip};
+
+use crate::answer::{clean_text, last_answer};
 use crate::choice::{extract_choice, has_digit, true_answer};
-use crate::latex_text;
-use crate::maths::verify;
 use crate::similarity::ratio;
 use crate::verdict::{Rule, Verdict};
 
@@ -13,7 +13,7 @@ use crate::verdict::{Rule, Verdict};
 /// the answer names the same, else 0; otherwise the likeness of the texts.
 pub(crate) fn default<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
     let truth = true_answer(solution);
-    let answer = python_strip(last_answer(completion).unwrap_or(completion));
+    let answer = strip(last_answer(completion).unwrap_or(completion));
     Verdict { rule: default_rule(answer, truth), answer: answer.into(), truth: truth.into() }
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn math<'a>(completion: &'a str, solution: &'a str) -> Verdict<'a> {
         Rule::SameText
     } else if verify(&answer, &truth) {
         Rule::SameMeaning
-    } else if latex_text::same_box(&answer, &truth) {
+    } else if same_latex(&answer, &truth) {
         Rule::SameLatex
     } else {
         Rule::NothingSame
@@ -61,43 +61,12 @@ pub(crate) fn all_match<'a>(completion: &'a str, solution: &'a str) -> Verdict<'
 /// Whether the texts are the same float; nothing where one is no float.
 fn equal_floats(answer: &str, truth: &str) -> Option<bool> {
     // The truth first: it is the shorter one.
-    let truth = python_float(truth)?;
-    Some(python_float(answer)? == truth)
-}
-
-/// `float(text)` of Python: white space around it, digits of every script, `_` between digits.
-fn python_float(text: &str) -> Option<f64> {
-    let text: String = python_strip(text).chars().map(ascii_digit).collect();
-    let bytes = text.as_bytes();
-    let between_digits = |at: usize| {
-        let digit =
-            |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_digit);
-        digit(at.checked_sub(1)) && digit(Some(at + 1))
-    };
-    let underscores = text.match_indices('_');
-    if !underscores.into_iter().all(|(at, _)| between_digits(at)) {
-        return None;
-    }
-    text.replace('_', "").parse().ok()
+    let truth = float(truth)?;
+    Some(float(answer)? == truth)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn floats_are_read_as_python_does() {
-        assert_eq!(python_float(" 1_000.5 "), Some(1000.5));
-        assert_eq!(python_float("٣"), Some(3.0));
-        assert_eq!(python_float("1e3"), Some(1000.0));
-        assert_eq!(python_float("-infinity"), Some(f64::NEG_INFINITY));
-        assert!(python_float("nan").is_some_and(f64::is_nan));
-        // Letters and signs beyond ASCII were once read as 0, so that `é` equalled `0`.
-        for bad in ["", "_1", "1_", "1__0", "0x10", "1,5", "--1", "é", "€5.5"] {
-            assert_eq!(python_float(bad), None, "{bad}");
-        }
-    }
-
     #[test]
     fn default_by_hand() {
         let default = |completion, solution| super::default(completion, solution).rule.score();

@@ -293,7 +293,6 @@ impl PolicyStats {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::Arc;
 
     use base::{Completion, FinishReason, PreparedImage};
@@ -302,10 +301,9 @@ mod tests {
     use super::*;
 
     fn model() -> Box<dyn VisionLanguageModel> {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
         let options =
             LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
-        load_model(&golden.join("parity/checkpoints/nested"), options).unwrap()
+        load_model(&testing::checkpoint("nested"), options).unwrap()
     }
 
     /// A picture of one merged patch and three tokens around it; answers of 2, 3 and 1 tokens.

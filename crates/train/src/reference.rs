@@ -75,8 +75,7 @@ mod tests {
 
     #[test]
     fn weights_are_there_while_passes_run() {
-        let folder =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
+        let folder = testing::checkpoint("nested");
         let config = GrpoConfig::default().with(|c| {
             c.data.data_file_paths = ColonList("rows.jsonl".into());
             c.rollout.offload_reference = true;

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::detection::{Object, Scene};
-use super::pickle::read_pickle;
+use super::read_pickle;
 use super::sink::Sink;
 use super::{ConvertError, ConvertOptions};
 

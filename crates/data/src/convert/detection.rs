@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use base::python_text::list_repr;
+use python::repr::list_repr;
 use serde_json::{Value, json};
 
 use super::sink::{Draft, Sink};

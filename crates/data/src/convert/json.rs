@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use base::python_json::{JsonError, Lost, parse};
+use python::json::{JsonError, Lost, parse};
 use serde_json::{Map, Value};
 
 use super::{ConvertError, read_file};

@@ -4,14 +4,14 @@
 
 use std::path::Path;
 
-use base::python_json::parse;
+use python::json::parse;
+use python::json_dumps::{DumpStyle, json_dumps};
 use serde_json::{Map, Value};
 
 use super::json;
 use super::sink::{Draft, Sink};
 use super::{ConvertError, stem};
 use crate::placeholders::placeholders;
-use crate::python::{DumpStyle, json_dumps};
 use crate::row::{IMAGE_MARK, RESERVED_TOKENS};
 use crate::unread::{ReadKeys, Why, changes_meaning, has_content, hidden_media};
 

@@ -13,7 +13,6 @@ mod json;
 mod llama_factory;
 mod ovdeval;
 mod parquet;
-mod pickle;
 mod refcoco;
 mod sink;
 mod vlm_r1_json;
@@ -130,6 +129,16 @@ pub fn convert(
 /// Reads a file whole.
 fn read_file(path: &Path) -> Result<Vec<u8>, ConvertError> {
     std::fs::read(path).map_err(|source| ConvertError::Io { path: path.to_owned(), source })
+}
+
+/// The value in a pickle file.
+fn read_pickle(path: &Path) -> Result<Value, ConvertError> {
+    let bytes = read_file(path)?;
+    python::pickle::parse(&bytes).map_err(|fault| ConvertError::Pickle {
+        path: path.to_owned(),
+        byte: fault.byte,
+        reason: fault.reason,
+    })
 }
 
 /// The file's name without folder and end.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::coco;
 use super::detection::cut_corners;
-use super::pickle::read_pickle;
+use super::read_pickle;
 use super::sink::{Draft, Sink};
 use super::{ConvertError, ConvertOptions, json as json_file};
 use crate::coco::{CocoAnnotation, CocoImage, Id};

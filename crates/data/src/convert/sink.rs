@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base::SourceLine;
-use base::python_json::Lost;
 use base::run_folder::StopFlag;
+use python::json::Lost;
 use serde_json::{Map, Value, json};
 
 use super::image_store::ImageStore;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use base::python_text::str_of;
+use python::repr::str_of;
 use serde_json::{Map, Value};
 
 use super::json;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use data::{ChatTemplate, Content, Message};
 
-use crate::golden;
+use testing::golden;
 
 fn render(source: &str) -> Result<String, String> {
     ChatTemplate::new(source, Path::new("t.jinja"), Vec::new())

@@ -16,7 +16,7 @@ use image::RgbImage;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::golden;
+use testing::golden;
 
 /// A picture that is told from others by `seed`.
 fn picture(width: u32, height: u32, seed: u32) -> RgbImage {

@@ -9,7 +9,7 @@ use data::convert::{Columns, ConvertError, ConvertOptions, ConvertReport, conver
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::golden;
+use testing::golden;
 
 mod odd;
 mod parquet;

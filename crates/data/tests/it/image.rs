@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use testing::golden;
 
 pub fn input(name: &str) -> PathBuf {
-    golden().join("inputs").join(name)
+    golden("images/inputs").join(name)
 }
 
 pub fn input_bytes(name: &str) -> Vec<u8> {
@@ -25,10 +26,7 @@ pub fn cases<T: DeserializeOwned>(list: &str) -> Vec<T> {
 }
 
 pub fn manifest() -> Value {
-    let path = golden().join("manifest.json");
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).expect("manifest.json")
+    testing::read_json(golden("images/manifest.json"))
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
@@ -62,8 +60,4 @@ pub struct Decoded {
     pub mode: String,
     pub size: [u32; 2],
     pub rgb_sha256: String,
-}
-
-fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden/images")
 }

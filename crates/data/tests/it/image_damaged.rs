@@ -32,9 +32,7 @@ impl Case {
 }
 
 fn golden() -> Golden {
-    let path = crate::golden("images").join("damaged.json");
-    let text = std::fs::read_to_string(path).expect("damaged.json");
-    serde_json::from_str(&text).expect("damaged.json")
+    testing::read_json(testing::golden("images/damaged.json"))
 }
 
 /// Where ours and Pillow's verdicts differ, in words.
@@ -78,7 +76,7 @@ fn one_changed_byte_is_judged_as_pillow_judges_it() {
 
 #[test]
 fn arithmetic_coding_is_decoded_as_by_pillow() {
-    let bytes = std::fs::read(crate::golden("images").join("arithmetic.jpg")).expect("a file");
+    let bytes = std::fs::read(testing::golden("images").join("arithmetic.jpg")).expect("a file");
     let image = decode(&bytes, MAX_DECODED_PIXELS).expect("a picture");
     assert_eq!([image.width(), image.height()], [133, 97]);
     assert_eq!(sha256(image.pixels()), golden().arithmetic);

@@ -10,8 +10,8 @@ use data::{
     ProcessorOptions, PromptLoader, PromptTemplate, RowChecks, load_rows,
 };
 
-use crate::golden;
 use crate::prompts::options;
+use testing::golden;
 
 const OPTIONS: LoaderOptions = LoaderOptions {
     workers: 3,

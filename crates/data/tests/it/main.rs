@@ -17,12 +17,3 @@ mod odd_rows;
 mod orientation;
 mod prompts;
 mod rows;
-
-use std::path::PathBuf;
-
-/// A folder of golden files. A missing one fails the test that asks for it.
-fn golden(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden").join(name);
-    assert!(path.exists(), "golden files missing: {}", path.display());
-    path
-}

@@ -7,7 +7,7 @@ use data::{ChatTemplate, DataError, Message, Tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::golden;
+use testing::golden;
 
 /// A copy of the golden folder that a test may change.
 pub fn folder() -> TempDir {

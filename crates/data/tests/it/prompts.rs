@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::golden;
+use testing::golden;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -43,8 +43,7 @@ struct GoldenHalf {
 }
 
 fn read_golden() -> Golden {
-    let text = fs::read_to_string(golden("text/prompts.json")).expect("golden prompts");
-    serde_json::from_str(&text).expect("golden prompts")
+    testing::read_json(golden("text/prompts.json"))
 }
 
 pub fn options() -> ProcessorOptions {

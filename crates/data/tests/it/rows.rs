@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-use base::python_json::Lost;
 use base::{Sample, SourceLine};
 use data::{
     DataError, DataFile, DataFiles, ImageFolder, LoadReport, OnBadRow, RowChecks, Rows, index_rows,
     load_rows, parse_row, split,
 };
 use proptest::prelude::*;
+use python::json::Lost;
 use tempfile::TempDir;
 
-use crate::golden;
+use testing::golden;
 
 /// A folder with two images under `img/` and one beside it.
 fn data_folder() -> TempDir {

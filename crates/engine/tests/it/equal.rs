@@ -5,7 +5,7 @@ use engine::{Decoding, EngineError, Generation, Request, SamplingParams, naive_c
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 
-use crate::support::{generate, generate_by, golden, ids, mixed_prompts, prompt, requests, tiny};
+use crate::support::{generate, generate_by, ids, mixed_prompts, prompt, requests, tiny};
 
 /// Every twelfth token ends an answer, so that lengths differ and slots are refilled.
 fn many_ends() -> Vec<u32> {
@@ -180,7 +180,7 @@ fn graphs_equal_flexible_steps() {
     assert!(torch::load_cuda(), "no libtorch_cuda.so beside libtorch_cpu.so");
     let options =
         LoadOptions { kind: Kind::Float, device: Device::Cuda(0), trained: TrainedParts::NONE };
-    let model = load_model(&golden().join("checkpoints/flat"), options).unwrap();
+    let model = load_model(&testing::checkpoint("flat"), options).unwrap();
     for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)] {
         let params = SamplingParams {
             temperature,

@@ -117,8 +117,7 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
     let mut by_checkpoint: BTreeMap<String, (Vec<Case>, Vec<Tensor>)> = BTreeMap::new();
     for entry in fs::read_dir(golden().join("cases")).unwrap() {
         let folder = entry.unwrap().path();
-        let case: Value =
-            serde_json::from_str(&fs::read_to_string(folder.join("case.json")).unwrap()).unwrap();
+        let case: Value = testing::read_json(folder.join("case.json"));
         let tensors = torch::read_tensors(&folder.join("tensors.safetensors")).unwrap();
         let checkpoint = case["checkpoint"].as_str().unwrap().to_string();
         let (cases, features) = by_checkpoint.entry(checkpoint).or_default();

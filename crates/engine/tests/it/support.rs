@@ -9,11 +9,11 @@ use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 
 pub fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity")
+    testing::golden("parity")
 }
 
 pub fn tiny(checkpoint: &str, kind: Kind) -> Box<dyn VisionLanguageModel> {
-    let folder = golden().join("checkpoints").join(checkpoint);
+    let folder = testing::checkpoint(checkpoint);
     load_model(&folder, LoadOptions { kind, device: Device::Cpu, trained: TrainedParts::NONE })
         .unwrap()
 }

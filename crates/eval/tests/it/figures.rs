@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base::FinishReason;
 use config::{BoxFormat, ColonList, EvalConfig, EvalTask, LabelList};
@@ -27,14 +27,9 @@ struct Case {
 
 /// The committed cases, or those of a larger run of the script.
 fn cases() -> Vec<Case> {
-    let folder = std::env::var_os("VLM_R1_EVAL_CASES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/eval"),
-        PathBuf::from,
-    );
-    let text = fs::read_to_string(folder.join("detection.jsonl")).unwrap();
-    let cases: Vec<Case> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(cases.len() >= 60, "{} cases", cases.len());
-    cases
+    let folder = std::env::var_os("VLM_R1_EVAL_CASES")
+        .map_or_else(|| testing::golden("eval"), PathBuf::from);
+    testing::cases(folder.join("detection.jsonl"), 60)
 }
 
 fn answer(row: usize, question: &Question, case: &Case) -> StoredAnswer {

@@ -24,7 +24,7 @@ use tch::{Device, Kind};
 const IMAGES: [&str; 3] = ["scene.png", "small.png", "wide.png"];
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity")
+    testing::golden("parity")
 }
 
 fn samples(folder: &Path) -> Vec<Sample> {
@@ -58,13 +58,13 @@ fn processor() -> Arc<Processor> {
         apply_exif: false,
         max_prompt_length: None,
     };
-    Arc::new(Processor::from_dir(&golden().join("checkpoints/nested"), &options).unwrap())
+    Arc::new(Processor::from_dir(&testing::checkpoint("nested"), &options).unwrap())
 }
 
 fn model() -> Box<dyn VisionLanguageModel> {
     let options =
         LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
-    load_model(&golden().join("checkpoints/nested"), options).unwrap()
+    load_model(&testing::checkpoint("nested"), options).unwrap()
 }
 
 struct Fixture {

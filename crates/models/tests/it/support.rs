@@ -14,6 +14,7 @@ use models::{
 use serde_json::Value;
 use tch::{Device, Kind, Tensor, no_grad};
 use tempfile::TempDir;
+pub use testing::checkpoint;
 use torch::{read_tensors, write_tensors};
 
 /// Both tiny checkpoints: nested names in one file, flat names in shards with a tied head.
@@ -21,10 +22,6 @@ pub const CHECKPOINTS: [&str; 2] = ["nested", "flat"];
 
 /// Numbers of a patch in both: 3 channels, 2 frames, 14 x 14 px.
 pub const PATCH_DIM: usize = 3 * 2 * 14 * 14;
-
-pub fn checkpoint(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints").join(name)
-}
 
 /// A copy to alter.
 pub fn copy(name: &str) -> TempDir {

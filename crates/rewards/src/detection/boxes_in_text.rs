@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use python::json::{Json, loads};
+use python::text::strip;
+
 use super::coco::CocoBox;
-use crate::answer::python_strip;
 use crate::boxes::BoundingBox;
-use crate::python_json::{Json, loads};
 
 const OPEN: &str = "```json";
 const CLOSE: &str = "```";
@@ -93,7 +94,7 @@ fn blocks(mut rest: &str) -> impl Iterator<Item = &str> {
         let body = &rest[rest.find(OPEN)? + OPEN.len()..];
         let end = body.find(CLOSE)?;
         rest = &body[end + CLOSE.len()..];
-        Some(python_strip(&body[..end]))
+        Some(strip(&body[..end]))
     })
 }
 

@@ -1,8 +1,10 @@
 //! The boxes that an answer names, for evaluation over a whole set.
 
+use python::text::strip;
+
 use super::NONE;
 use super::boxes_in_text::{last_block, predicted};
-use crate::answer::{last_answer, python_strip};
+use crate::answer::last_answer;
 use crate::explain::FoundBox;
 
 /// What an answer names.
@@ -19,7 +21,7 @@ pub struct Predictions {
 /// The boxes of the last ```` ```json ```` block of the last answer; of the whole text where no answer
 /// is tagged, and without a block of the text itself.
 pub fn predictions(completion: &str) -> Predictions {
-    let answer = python_strip(last_answer(completion).unwrap_or(completion));
+    let answer = strip(last_answer(completion).unwrap_or(completion));
     if answer == NONE {
         return Predictions { is_readable: true, ..Predictions::default() };
     }

@@ -22,13 +22,16 @@ mod weighted_sum;
 use std::collections::{HashMap, HashSet};
 use std::ptr;
 
+use python::text::strip;
+
 pub(crate) use self::boxes_in_text::last_block;
 use self::boxes_in_text::{Entry, Label, TrueBox, true_boxes};
 use self::coco::{AveragePrecision, CocoBox, Detection, Truth, average_precision_of_matches};
 pub use self::found::{Predictions, predictions};
 use self::lists::Lists;
 pub use self::nms::{nms_average_precision, suppress_by_truth};
-use crate::answer::{first_answer, last_answer, python_strip};
+
+use crate::answer::{first_answer, last_answer};
 use crate::box_format::Conversions;
 use crate::boxes::BoundingBox;
 use crate::explain::Notes;
@@ -106,7 +109,7 @@ pub fn weighted_sum(completion: &str, solution: &str) -> Result<f64, String> {
 }
 
 fn true_answer(solution: &str) -> Result<&str, String> {
-    let answer = first_answer(solution).map(python_strip);
+    let answer = first_answer(solution).map(strip);
     answer.ok_or_else(|| "no `<answer>...</answer>`".to_owned())
 }
 
@@ -153,7 +156,7 @@ impl Method {
         notes: &mut Notes<'_>,
     ) -> Result<f64, String> {
         let truth = true_answer(solution)?;
-        let answer = last_answer(completion).map(python_strip);
+        let answer = last_answer(completion).map(strip);
         notes.write(|why| {
             why.answer = answer.map(str::to_owned);
             why.truth = Some(truth.to_owned());

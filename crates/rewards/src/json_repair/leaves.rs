@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use python::json::Json;
+use python::text::{is_space, strip};
+
 use super::{Inside, Reader, closing, is_quote};
-use crate::answer::{is_python_space, python_strip};
-use crate::python_json::Json;
 
 impl<'a> Reader<'a> {
     /// A key in quotes; a quote within it is one that no colon follows.
@@ -25,8 +26,7 @@ impl<'a> Reader<'a> {
                     || matches!(next, Some(';' | ',' | ']')) && self.is_before_list()
             };
             if is_end {
-                let key =
-                    self.text[start..end].trim_end_matches(|c| c == ':' || is_python_space(c));
+                let key = self.text[start..end].trim_end_matches(|c| c == ':' || is_space(c));
                 if c == Some(':') {
                     self.at = end;
                 } else if self
@@ -48,19 +48,19 @@ impl<'a> Reader<'a> {
 
     /// Whether a list follows the character here, which should have been a colon.
     fn is_before_list(&self) -> bool {
-        let rest = self.rest().trim_start_matches(is_python_space);
+        let rest = self.rest().trim_start_matches(is_space);
         let after = rest.get(1..).unwrap_or_default();
-        after.trim_start_matches(is_python_space).starts_with('[')
+        after.trim_start_matches(is_space).starts_with('[')
     }
 
     /// Whether a value follows the comma here, which should have been a colon.
     pub(super) fn is_comma_for_colon(&self, close: char) -> bool {
-        let rest = self.rest().trim_start_matches(|c| c == ',' || is_python_space(c));
+        let rest = self.rest().trim_start_matches(|c| c == ',' || is_space(c));
         let Some(value) = rest.strip_prefix(close) else {
             return false;
         };
         value.find(close).is_some_and(|end| {
-            let after = value[end + close.len_utf8()..].trim_start_matches(is_python_space);
+            let after = value[end + close.len_utf8()..].trim_start_matches(is_space);
             after.is_empty() || after.starts_with('}')
         })
     }
@@ -117,15 +117,15 @@ impl<'a> Reader<'a> {
             && inside == Inside::List
         {
             self.at = start + bracket;
-            return unescaped(python_strip_end(&text[..bracket]));
+            return unescaped(strip_end(&text[..bracket]));
         }
         self.at = self.text.len();
-        unescaped(text.trim_end_matches(|c| matches!(c, '}' | ']') || is_python_space(c)))
+        unescaped(text.trim_end_matches(|c| matches!(c, '}' | ']') || is_space(c)))
     }
 
     /// Whether white space with a line break in it comes next.
     fn is_before_line_break(&self) -> bool {
-        let spaces = self.rest().chars().take_while(|c| is_python_space(*c));
+        let spaces = self.rest().chars().take_while(|c| is_space(*c));
         spaces.into_iter().any(|c| c == '\n')
     }
 
@@ -134,8 +134,8 @@ impl<'a> Reader<'a> {
         match self.after_blank(after) {
             None | Some(',' | '}' | ']' | ';' | '{') => true,
             Some(':') if inside == Inside::Object => {
-                let rest = self.text[after..].trim_start_matches(is_python_space);
-                rest[1..].trim_start_matches(is_python_space).starts_with(is_quote)
+                let rest = self.text[after..].trim_start_matches(is_space);
+                rest[1..].trim_start_matches(is_space).starts_with(is_quote)
             }
             Some(':' | ')') => inside == Inside::List,
             Some('/' | '#') => true,
@@ -148,11 +148,11 @@ impl<'a> Reader<'a> {
         let after = &self.text[end + close.len_utf8()..];
         let key_end = after.find(close)?;
         let is_key = self.after_blank(end + key_end + 2 * close.len_utf8()) == Some(':');
-        let before = self.text[start..end].trim_end_matches(is_python_space);
+        let before = self.text[start..end].trim_end_matches(is_space);
         if !is_key || !before.ends_with([',', '{']) {
             return None;
         }
-        let text = before.trim_end_matches(|c| matches!(c, ',' | '{' | '}') || is_python_space(c));
+        let text = before.trim_end_matches(|c| matches!(c, ',' | '{' | '}') || is_space(c));
         self.at = start + text.len();
         Some(unescaped(text))
     }
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
     pub(super) fn word(&mut self, inside: Inside) -> Json<'a> {
         let start = self.at;
         self.skip_word(inside);
-        let word = python_strip(&self.text[start..self.at]);
+        let word = strip(&self.text[start..self.at]);
         if let Some(quote) = self.peek().filter(|c| is_quote(*c))
             && inside != Inside::Text
             && self.ends_value(self.at + quote.len_utf8(), inside)
@@ -287,6 +287,6 @@ fn escape(pair: &str) -> Option<char> {
     })
 }
 
-fn python_strip_end(text: &str) -> &str {
-    text.trim_end_matches(is_python_space)
+fn strip_end(text: &str) -> &str {
+    text.trim_end_matches(is_space)
 }

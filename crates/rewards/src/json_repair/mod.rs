@@ -8,8 +8,8 @@ mod leaves;
 
 use std::borrow::Cow;
 
-use crate::answer::{is_python_space, python_strip};
-use crate::python_json::Json;
+use python::json::Json;
+use python::text::{is_space, strip};
 
 /// Nesting beyond which nothing is read.
 const MAX_DEPTH: usize = 200;
@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
     /// Skips white space, comments and dots that stand for what was left out.
     fn skip_blank(&mut self) {
         loop {
-            self.skip_while(is_python_space);
+            self.skip_while(is_space);
             let rest = self.rest();
             let end = if rest.starts_with("//") || rest.starts_with('#') {
                 rest.find(['\n', '\r']).unwrap_or(rest.len())
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
     /// The first character of `text` from `from` on that is no white space.
     fn after_blank(&self, from: usize) -> Option<char> {
         let rest = &self.text[from..];
-        rest.chars().find(|c| !is_python_space(*c))
+        rest.chars().find(|c| !is_space(*c))
     }
 
     /// Goes to the next bracket of the text around the values; a comma on the way joins them.
@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
             return false;
         };
         self.at += skipped;
-        *is_listed = python_strip(&self.text[start..self.at]) == ",";
+        *is_listed = strip(&self.text[start..self.at]) == ",";
         true
     }
 
@@ -248,8 +248,8 @@ impl<'a> Reader<'a> {
 
     /// Skips the bracket here if the next object of the list follows it.
     fn skip_bracket_for_brace(&mut self) {
-        let rest = self.rest()[1..].trim_start_matches(is_python_space);
-        let next = rest.strip_prefix(',').map(|rest| rest.trim_start_matches(is_python_space));
+        let rest = self.rest()[1..].trim_start_matches(is_space);
+        let next = rest.strip_prefix(',').map(|rest| rest.trim_start_matches(is_space));
         if next.is_some_and(|next| next.starts_with('{')) {
             self.skip();
         }
@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
 
     /// Whether the brace here begins another object, not more of this one: a key repeats.
     fn begins_another(&self, pairs: &[(Cow<'a, str>, Json<'a>)]) -> bool {
-        let rest = self.rest()[1..].trim_start_matches(|c| is_python_space(c) || is_quote(c));
+        let rest = self.rest()[1..].trim_start_matches(|c| is_space(c) || is_quote(c));
         let repeats = |(name, _): &(Cow<'a, str>, Json<'a>)| {
             let after = rest.strip_prefix(name.as_ref());
             after.is_some_and(|after| after.starts_with(|c| is_quote(c) || c == ':'))
@@ -296,7 +296,7 @@ impl<'a> Reader<'a> {
         } else {
             let start = self.at;
             self.skip_while(|c| !is_quote(c) && !matches!(c, ':' | ',' | '{' | '}' | '[' | ']'));
-            let key = python_strip(&self.text[start..self.at]);
+            let key = strip(&self.text[start..self.at]);
             if self.peek().is_some_and(is_quote) {
                 self.skip();
             }
@@ -316,7 +316,7 @@ impl<'a> Reader<'a> {
         let starts_value = |c: char| is_quote(first) && (is_quote(c) || c.is_ascii_digit());
         let has_value = match self.peek() {
             Some(':') => {
-                self.skip_while(|c| c == ':' || is_python_space(c));
+                self.skip_while(|c| c == ':' || is_space(c));
                 true
             }
             Some('[') if is_misquoted => true,
@@ -337,7 +337,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::python_json::loads;
+    use python::json::loads;
 
     #[track_caller]
     fn assert_means(broken: &str, whole: &str) {

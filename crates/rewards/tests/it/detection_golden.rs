@@ -1,31 +1,18 @@
 //! COCO AP equals pycocotools.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rewards::BoundingBox;
 use rewards::detection::coco::{CocoBox, Detection, Truth, average_precision};
 use rewards::detection::nms_average_precision;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 const TOLERANCE: f64 = 1e-9;
 
 /// The committed cases, or those of a larger run of `tools/golden/detection.py`.
 fn folder() -> PathBuf {
-    std::env::var_os("VLM_R1_DETECTION_CASES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/rewards"),
-        PathBuf::from,
-    )
-}
-
-fn cases<T: DeserializeOwned>(name: &str) -> Vec<T> {
-    let path = folder().join(name);
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let cases: Vec<T> =
-        text.lines().map(|line| serde_json::from_str(line).expect("a golden case")).collect();
-    assert!(cases.len() >= 300, "{name}: {} cases", cases.len());
-    cases
+    std::env::var_os("VLM_R1_DETECTION_CASES")
+        .map_or_else(|| testing::golden("rewards"), PathBuf::from)
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,7 +30,7 @@ fn coco_box(x: f64, y: f64, width: f64, height: f64) -> CocoBox {
 #[test]
 fn average_precision_equals_pycocotools() {
     let mut worst: f64 = 0.0;
-    for case in cases::<CocoCase>("detection_coco.jsonl") {
+    for case in testing::cases::<CocoCase>(folder().join("detection_coco.jsonl"), 300) {
         let truths: Vec<Truth> = case
             .truths
             .iter()

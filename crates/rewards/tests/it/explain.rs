@@ -6,8 +6,8 @@ use rewards::{
 };
 use serde::Deserialize;
 use serde_json::{Map, json};
+use testing::golden_cases;
 
-use crate::golden::cases;
 use crate::{both, generic_options, input, rec_options};
 
 #[derive(Debug, Deserialize)]
@@ -19,7 +19,7 @@ struct Case {
 }
 
 fn corpus(name: &str) -> Vec<Case> {
-    cases(&format!("vlm_r1/{name}.jsonl"), 500)
+    golden_cases(&format!("rewards/vlm_r1/{name}.jsonl"), 500)
 }
 
 /// Scores a row and explains it; returns whether there was a score.

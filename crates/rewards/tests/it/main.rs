@@ -10,7 +10,6 @@ mod grounding;
 mod hostile;
 mod http;
 mod judge;
-mod maths;
 mod orphans;
 mod plugin_words;
 mod plugins;

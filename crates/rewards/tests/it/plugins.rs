@@ -66,7 +66,7 @@ pub(crate) fn score(
 
 #[test]
 fn the_example_scores_by_iou() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/rewards/my_iou.py");
+    let file = testing::repository("examples/rewards/my_iou.py");
     let set = set(&format!("{}:my_iou", file.display()), quick()).expect("it loads");
     assert_eq!(set.names().collect::<Vec<_>>(), ["my_iou"]);
     let scores = score(&set, &["<answer>[0, 0, 10, 10]</answer>", "[0, 0, 10, 5]", "no box"]);

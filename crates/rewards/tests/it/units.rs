@@ -3,8 +3,8 @@
 use rewards::{BoxFormat, BoxUnits, Family, RewardError, RewardInput, RewardOptions, RewardSet};
 use serde::Deserialize;
 use serde_json::{Map, json};
+use testing::golden_cases;
 
-use crate::golden::cases;
 use crate::{both, generic_options, input, rec_options};
 
 const FORMATS: [BoxFormat; 4] =
@@ -128,7 +128,7 @@ struct RecCase {
 #[test]
 fn units_that_are_the_familys_own_change_no_bit() {
     let columns = Map::new();
-    for case in cases::<RecCase>("vlm_r1/rec.jsonl", 500) {
+    for case in golden_cases::<RecCase>("rewards/vlm_r1/rec.jsonl", 500) {
         let row = RewardInput {
             image_sizes: &[case.image_size],
             image_grid_thw: &[case.image_grid_thw],

@@ -8,7 +8,6 @@ use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 
 use rewards::{Family, JudgeOptions, PluginOptions, RewardInput, RewardOptions, RewardSet};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
@@ -90,16 +89,7 @@ fn larger_corpus() -> Option<PathBuf> {
 }
 
 fn committed() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/rewards/vlm_r1")
-}
-
-fn lines<T: DeserializeOwned>(folder: &Path, name: &str) -> Vec<T> {
-    let path = folder.join(format!("{name}.jsonl"));
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .collect()
+    testing::golden("rewards/vlm_r1")
 }
 
 /// The rewards that the rules of the corpus mean.
@@ -222,8 +212,7 @@ fn tally(folder: &Path) -> Tally {
     let rules = Rules::new();
     let mut tally = Tally::default();
     for (name, at_least) in FILES {
-        let cases: Vec<Case> = lines(folder, name);
-        assert!(cases.len() >= at_least, "{name}: {} cases", cases.len());
+        let cases: Vec<Case> = testing::cases(folder.join(format!("{name}.jsonl")), at_least);
         for case in &cases {
             for (rule, expected) in &case.scores {
                 tally.add(&rules, case, rule, expected);
@@ -253,10 +242,9 @@ fn every_rule_equals_vlm_r1() {
 
 /// Those found are those of `reading_differences.jsonl`, and each has a row of `docs/maths.md`.
 fn assert_listed(found: &BTreeSet<ReadingDifference>) {
-    let listed: Vec<Listed> = lines(&committed(), "reading_differences");
+    let listed: Vec<Listed> = testing::read_jsonl(committed().join("reading_differences.jsonl"));
     let docs: String = ["maths.md", "rewards.md"]
-        .map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name))
-        .map(|path| std::fs::read_to_string(path).expect("docs"))
+        .map(|name| testing::read(testing::repository("docs").join(name)))
         .concat();
     for Listed { case, why } in &listed {
         let row = format!("| {why} |");

@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     fn inputs(change: impl Fn(&mut GrpoConfig)) -> PlanInputs {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity");
+        let golden = testing::golden("parity");
         let dir = TempDir::new().unwrap();
         let rows = dir.path().join("rows.jsonl");
         let row = |image: &str| {

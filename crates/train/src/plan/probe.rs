@@ -325,8 +325,6 @@ fn best_of(device: Device, mut run: impl FnMut()) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use config::{ColonList, GrpoConfig};
 
     use super::super::tests::FULL;
@@ -334,8 +332,7 @@ mod tests {
 
     #[test]
     fn every_part_takes_some_time() {
-        let golden =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
+        let golden = testing::checkpoint("nested");
         let config = Config::read(&golden).unwrap();
         let settings = Settings::try_from(&GrpoConfig::default().with(|c| {
             c.data.data_file_paths = ColonList("rows.jsonl".into());
@@ -375,8 +372,7 @@ mod tests {
     /// Of large models few layers are tried, and their time is that of the layers of the whole.
     #[test]
     fn few_layers_of_large_models_are_tried() {
-        let golden =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity/checkpoints/nested");
+        let golden = testing::checkpoint("nested");
         let mut config = Config::read(&golden).unwrap();
         config.text.hidden_size = 2048;
         config.text.intermediate_size = 11008;

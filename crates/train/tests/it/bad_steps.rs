@@ -9,6 +9,7 @@ use models::VisionLanguageModel;
 use rewards::{Reward, RewardBatch, RewardError, RewardInput, RewardSet};
 use serde_json::Value;
 use tch::Tensor;
+use testing::read_jsonl;
 use train::optimizer::{Optimizer, OptimizerOptions};
 use train::{Outcome, TrainError, train_grpo_with_rewards, train_sft};
 
@@ -65,11 +66,6 @@ fn config(folder: &Path, out: &str, bf16: bool, max_bad_steps: u64) -> GrpoConfi
     })
 }
 
-fn lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// Whether weights and moments of two checkpoints are the same to the bit.
 fn is_same(folder: &str, (a, b): (u64, u64)) -> bool {
     ["model.safetensors", "trainer_state/optimizer.safetensors"].iter().all(|file| {
@@ -122,7 +118,7 @@ fn the_batch_of_a_refused_step_is_written_down() {
     let config = config(folder.path(), "dump", false, 0);
     run(&config, None).unwrap_err();
     let out = Path::new(&config.run.output_dir);
-    let lines = lines(&out.join("bad_steps/step_000002.jsonl"));
+    let lines = read_jsonl::<Value>(&out.join("bad_steps/step_000002.jsonl"));
     let (head, rows) = lines.split_first().unwrap();
     assert_eq!(head["quantity"], "loss");
     assert_eq!(head["value"], "NaN");
@@ -182,7 +178,7 @@ fn sft_that_diverges_stops_after_the_bad_steps_it_may_have() {
     let out = Path::new(&config.run.output_dir);
     // Of five rows the third step has the last one.
     for (step, rows) in [(2, 2), (3, 1), (4, 2)] {
-        let lines = lines(&out.join(format!("bad_steps/step_{step:06}.jsonl")));
+        let lines = read_jsonl::<Value>(&out.join(format!("bad_steps/step_{step:06}.jsonl")));
         assert_eq!(lines.len(), 1 + rows);
         for row in &lines[1..] {
             let len = row["ids"].as_array().unwrap().len();
@@ -218,7 +214,7 @@ fn a_gradient_that_overflows_is_refused_though_the_loss_is_finite() {
     let error = run_sft(&config, &model).unwrap_err().to_string();
     assert!(error.contains("step 1: gradient norm"), "{error}");
     let dump = Path::new(&config.run.output_dir).join("bad_steps/step_000001.jsonl");
-    let head = &lines(&dump)[0];
+    let head = &read_jsonl::<Value>(&dump)[0];
     assert_eq!(head["quantity"], "gradient norm");
     assert!(head["micro_batch"].is_null());
     assert!(head["value"] == "inf" || head["value"] == "NaN", "{head}");

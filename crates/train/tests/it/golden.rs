@@ -1,27 +1,15 @@
 //! Golden files: read, never skipped.
 
-use std::fs;
-use std::path::PathBuf;
-
 use data::Processor;
 use data::image::ResizeBackend;
 use data::processor::ProcessorOptions;
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-
-pub fn folder(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../golden").join(path)
-}
+pub use testing::{checkpoint, golden as folder};
 
 pub fn json(path: &str) -> Value {
-    let path = folder(path);
-    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap()
-}
-
-pub fn checkpoint(name: &str) -> PathBuf {
-    folder(&format!("parity/checkpoints/{name}"))
+    testing::read_json(folder(path))
 }
 
 pub fn model(name: &str, trainable: bool) -> Box<dyn VisionLanguageModel> {

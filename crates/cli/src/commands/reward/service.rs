@@ -1,7 +1,7 @@
 //! What the server answers, request by request; how requests come is [`super::serve`]'s.
 
 use base::console::printable;
-use base::python_json::{Lost, Parsed, parse};
+use python::json::{Lost, Parsed, parse};
 use rewards::RewardError;
 use serde_json::{Map, Value, json};
 use web::Reply;

@@ -7,7 +7,7 @@ use data::convert::ConvertOptions;
 use serde_json::{Value, json};
 
 use super::{answer, converted, failure, options, question, reasons, write};
-use crate::golden;
+use testing::golden;
 
 /// Whatever a message says of a broken entry, it says in the file's words.
 #[test]

@@ -10,7 +10,7 @@ use data::{DataFile, DataFiles, OnBadRow, RowChecks, load_rows};
 use serde_json::json;
 
 use super::{answer, converted, failure, options, question, reasons, run, write};
-use crate::golden;
+use testing::golden;
 
 fn parquet(name: &str, folder: &Path) -> ConvertOptions {
     ConvertOptions {

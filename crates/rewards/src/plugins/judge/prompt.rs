@@ -5,8 +5,9 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use python::text::strip;
 
-use crate::answer::{first_answer, last_answer, python_strip};
+use crate::answer::{first_answer, last_answer};
 use crate::error::RewardError;
 use crate::registry::RewardInput;
 
@@ -26,7 +27,7 @@ Reply with 1.0 if the answer is right and with 0.0 if it is wrong, and with noth
 pub(super) fn texts<'a>(row: &RewardInput<'a>) -> (&'a str, &'a str) {
     let answer = last_answer(row.completion).unwrap_or(row.completion);
     let solution = first_answer(row.solution).unwrap_or(row.solution);
-    (python_strip(answer), python_strip(solution))
+    (strip(answer), strip(solution))
 }
 
 /// The template with its fields filled in one pass: what is filled in is not looked at again.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
@@ -25,23 +25,25 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
-    ("eval", &["base", "config", "data", "rewards", "report", "torch", "models", "engine"]),
+    ("eval", &["base", "config", "data", "rewards", "report"]),
+    ("eval-runner", &["base", "config", "data", "rewards", "torch", "models", "engine", "eval"]),
+    ("cli", &["base", "config", "data", "rewards", "report", "dashboard", "eval", "web"]),
     (
-        "cli",
+        "cli-engine",
         &[
             "base",
             "config",
             "data",
             "rewards",
             "report",
-            "dashboard",
             "torch",
             "models",
             "engine",
             "train",
             "eval",
+            "eval-runner",
             "tiny",
-            "web",
+            "cli",
         ],
     ),
     ("experiments", &["data", "report", "tiny"]),
@@ -49,7 +51,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 10] = [
+const NO_LIBTORCH: [&str; 12] = [
     "base",
     "config",
     "data",
@@ -58,6 +60,8 @@ const NO_LIBTORCH: [&str; 10] = [
     "dashboard",
     "tiny",
     "web",
+    "eval",
+    "cli",
     "experiments",
     "xtask",
 ];

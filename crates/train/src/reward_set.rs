@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use base::model_folder::read_family;
 use base::run_folder::StopFlag;
 use config::GrpoConfig;
 use data::DataError;
 use data::image::ImageProcessorConfig;
-use models::read_family;
+use models::ModelError;
 use rewards::{
     BoxUnits, Family, JudgeOptions, OverlongOptions, PluginOptions, RewardError, RewardOptions,
     RewardSet,
@@ -20,7 +21,7 @@ pub(crate) fn build(
     model_dir: &Path,
     stop: &StopFlag,
 ) -> Result<RewardSet, TrainError> {
-    let family = read_family(model_dir)?;
+    let family = read_family(model_dir).map_err(ModelError::from)?;
     let options = RewardOptions {
         family: family.parse()?,
         task_type: config.task_type.clone(),

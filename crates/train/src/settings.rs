@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use config::{EvalStrategy, GrpoConfig, Interval, LrSchedulerType, Resume, SftConfig};
-use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
+use data::image::resize_backend;
+use data::template::template;
+use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, RowChecks};
 use engine::Decoding;
 use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
 use tch::Kind;
@@ -243,36 +245,5 @@ impl Settings {
     pub(crate) fn total_steps(&self, steps_per_epoch: u64) -> u64 {
         let by_epochs = (self.epochs * steps_per_epoch as f64).ceil() as u64;
         self.max_steps.unwrap_or(by_epochs).max(1)
-    }
-}
-
-/// The template asked for, else that of the task: with thinking, or for plain answers.
-///
-/// # Errors
-/// One that is neither a name, nor a text with `{Question}`, nor a file with such a text.
-pub fn template(
-    given: &Option<String>,
-    task: Option<&str>,
-    thinking: bool,
-) -> Result<PromptTemplate, TrainError> {
-    Ok(PromptTemplate::resolve(template_name(given.as_deref(), task, thinking))?)
-}
-
-/// What [`template`] resolves.
-pub fn template_name<'a>(given: Option<&'a str>, task: Option<&'a str>, thinking: bool) -> &'a str {
-    match (given, task, thinking) {
-        (Some(given), _, _) => given,
-        (None, Some("rec"), false) => "sft_rec",
-        (None, _, false) => "none",
-        (None, Some(task @ ("rec" | "ic" | "odLength")), true) => task,
-        (None, _, true) => "default",
-    }
-}
-
-/// The data crate's word for the flag.
-pub fn resize_backend(flag: config::ImageProcessor) -> ResizeBackend {
-    match flag {
-        config::ImageProcessor::Torchvision => ResizeBackend::Torchvision,
-        config::ImageProcessor::Pillow => ResizeBackend::Pillow,
     }
 }

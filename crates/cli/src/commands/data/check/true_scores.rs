@@ -57,7 +57,7 @@ impl TrueScores {
     /// Rewards that `grpo` would refuse.
     pub fn new(config: &DataCheckConfig, folder: Option<&Path>, patch_size: usize) -> Result<Self> {
         let family = match folder {
-            Some(folder) => models::read_family(folder)?.parse()?,
+            Some(folder) => base::model_folder::read_family(folder)?.parse()?,
             None => Family::Qwen2_5Vl,
         };
         let box_units = BoxUnits::from_flags(config.box_format, config.solution_box_format);

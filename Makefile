@@ -19,7 +19,7 @@ help:
 	@echo "make demo    the main job, end to end, into out/demo (DEMO_ARGS=... for more flags)"
 	@echo "make test    all tests"
 	@echo "make check   machine paths, format, walls between crates, clippy"
-	@echo "make build   the binary vlm-r1"
+	@echo "make build   the program: vlm-r1, and vlm-r1-engine beside it"
 	@echo "make setup   libtorch into .libtorch (the others call it)"
 	@echo "make experiments   the paper's studies in small, into out/experiments: one to two hours on two cores (EXPERIMENT_ARGS=... for one of them)"
 	@echo "make experiments-smoke   a few steps of one of them"
@@ -38,7 +38,7 @@ test: setup
 	$(CARGO) test --release --workspace
 
 build: setup
-	$(CARGO) build --release --bin vlm-r1
+	$(CARGO) build --release --bin vlm-r1 --bin vlm-r1-engine
 
 demo: build
 	$(CARGO) run --quiet --release --bin vlm-r1 -- demo --out out/demo $(DEMO_ARGS)
@@ -48,20 +48,20 @@ experiments: build
 
 # A folder of its own each time: finished runs would not be done again.
 experiments-smoke: setup
-	@test -x $(TARGET)/release/vlm-r1 || $(MAKE) build
+	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	rm -rf $(TARGET)/experiments-smoke
 	$(CARGO) run --quiet --release --package experiments -- data-quality thinking --quick --seeds 1 --out $(TARGET)/experiments-smoke --binary $(TARGET)/release/vlm-r1
 
-# The binary that `make build` or `make test` left, so that CI does not build it a second time.
+# The programs that `make build` or `make test` left, so that CI does not build it a second time.
 benchmark-smoke: setup
-	@test -x $(TARGET)/release/vlm-r1 || $(MAKE) build
+	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	@python3 -m pip install --quiet --disable-pip-version-check --upgrade --target $(TARGET)/benchmark-python -r benchmarks/requirements-smoke.txt
 	PYTHONPATH=$(TARGET)/benchmark-python python3 benchmarks/grpo_step.py --smoke --binary $(TARGET)/release/vlm-r1
 	PYTHONPATH=$(TARGET)/benchmark-python benchmarks/gpu.sh --smoke --binary $(TARGET)/release/vlm-r1
 
-# The binary that `make build` or `make test` left.
+# The programs that `make build` or `make test` left.
 torture-smoke: setup
-	@test -x $(TARGET)/release/vlm-r1 || $(MAKE) build
+	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	$(CARGO) run --quiet --release --package xtask -- torture --minutes 1
 
 test-long: build

@@ -1,5 +1,4 @@
-//! Lets this crate's binaries and tests find libtorch without any environment variable, and tells
-//! the binary which commit it is of.
+//! Tells the programs which commit they are of.
 #![allow(clippy::print_stdout, reason = "cargo listens to it")]
 
 use std::path::Path;
@@ -9,10 +8,6 @@ use std::process::Command;
 const HEAD_LOG: &str = "../../.git/logs/HEAD";
 
 fn main() {
-    if let Ok(lib) = std::env::var("DEP_VLM_R1_TORCH_LIB") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
-        println!("cargo:rustc-link-arg=-Wl,-rpath-link,{lib}");
-    }
     println!("cargo:rerun-if-changed=build.rs");
     if Path::new(HEAD_LOG).exists() {
         println!("cargo:rerun-if-changed={HEAD_LOG}");

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
@@ -29,12 +29,14 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
-    (
-        "eval",
-        &["base", "config", "python", "data", "rewards", "report", "torch", "models", "engine"],
-    ),
+    ("eval", &["base", "config", "python", "data", "rewards", "report"]),
+    ("eval-runner", &["base", "config", "data", "rewards", "torch", "models", "engine", "eval"]),
     (
         "cli",
+        &["base", "config", "python", "data", "rewards", "report", "dashboard", "eval", "web"],
+    ),
+    (
+        "cli-engine",
         &[
             "base",
             "config",
@@ -42,14 +44,14 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "data",
             "rewards",
             "report",
-            "dashboard",
             "torch",
             "models",
             "engine",
             "train",
             "eval",
+            "eval-runner",
             "tiny",
-            "web",
+            "cli",
         ],
     ),
     ("experiments", &["data", "report", "tiny"]),
@@ -57,7 +59,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 13] = [
+const NO_LIBTORCH: [&str; 15] = [
     "base",
     "config",
     "python",
@@ -69,6 +71,8 @@ const NO_LIBTORCH: [&str; 13] = [
     "dashboard",
     "tiny",
     "web",
+    "eval",
+    "cli",
     "experiments",
     "xtask",
 ];

@@ -252,6 +252,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The first of a list, and how many more there are.
+pub fn first_of(list: &[String]) -> String {
+    const NAMED: usize = 3;
+    let mut text = list[..list.len().min(NAMED)].join(", ");
+    if list.len() > NAMED {
+        text += &format!(" and {} more", list.len() - NAMED);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
 //! Words that every crate shares: samples, prompts, completions, rollout groups, random draws,
-//! and the run folder. No libtorch here.
+//! the run folder and model folders. No libtorch here.
 //!
 //! Legend of shapes used in the whole project:
 //! `T` packed tokens · `G` completions of a group · `P` prompt tokens · `C` completion tokens ·
@@ -8,6 +8,7 @@
 
 pub mod console;
 pub mod draw;
+pub mod model_folder;
 pub mod run_folder;
 pub mod sample;
 mod temporary;

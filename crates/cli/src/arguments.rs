@@ -1,117 +1,16 @@
-//! The command line: one clap command per entry of [`COMMANDS`], its flags taken from the fields of
+//! The command line: one clap command for each [`Command`], its flags taken from the fields of
 //! its configuration. What the values mean is left to [`config`].
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command};
-use config::Section;
-use config::{
-    self, CompatEffect, CompatFlag, Config, DataCheckConfig, DataConvertConfig, DemoConfig,
-    EvalConfig, Field, GenerateConfig, GrpoConfig, Kind, Layers, LogprobsConfig, MergeConfig,
-    PlanConfig, RewardConfig, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
-};
+use clap::{Arg, ArgAction, ArgMatches};
+use config::{self, Field, CompatFlag, Kind, Layers};
 use serde_json::Value;
 
-/// A command of the binary.
-struct Entry {
-    /// One word, or one of [`GROUPS`] and a word.
-    name: &'static str,
-    about: &'static str,
-    fields: &'static [Field],
-    defaults: fn() -> Value,
-    foreign: fn() -> &'static [CompatFlag],
-}
-
-const fn entry<T: Config>(
-    name: &'static str,
-    about: &'static str,
-    foreign: fn() -> &'static [CompatFlag],
-) -> Entry {
-    Entry {
-        name,
-        about,
-        fields: T::FIELDS,
-        defaults: || serde_json::to_value(T::default()).unwrap_or_default(),
-        foreign,
-    }
-}
-
-fn none() -> &'static [CompatFlag] {
-    &[]
-}
-
-/// What a file of `grpo` holds beside the flags of `data check`.
-fn of_training() -> &'static [CompatFlag] {
-    static ALL: LazyLock<Vec<CompatFlag>> = LazyLock::new(|| {
-        let own = |name: &str| DataCheckConfig::FIELDS.iter().any(|field| field.name == name);
-        let of_grpo = GrpoConfig::FIELDS.iter().filter(|field| !own(field.name));
-        let of_grpo = of_grpo.map(|field| CompatFlag {
-            name: field.name,
-            effect: CompatEffect::None("of training"),
-        });
-        let foreign = compat_flags_of_grpo().iter().copied();
-        foreign.chain(of_grpo).collect()
-    });
-    &ALL
-}
-
-static COMMANDS: [Entry; 11] = [
-    entry::<DemoConfig>(
-        "demo",
-        "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
-        none,
-    ),
-    entry::<GrpoConfig>(
-        "grpo",
-        "Train by group relative policy optimisation; continues the run in --output_dir",
-        compat_flags_of_grpo,
-    ),
-    entry::<SftConfig>(
-        "sft",
-        "Train on the true answers; continues the run in --output_dir",
-        compat_flags_of_sft,
-    ),
-    entry::<PlanConfig>(
-        "plan",
-        "What a run of grpo would take: memory by component, the micro-batch that fits, time",
-        compat_flags_of_grpo,
-    ),
-    entry::<EvalConfig>(
-        "eval",
-        "Score a model on questions, or tell which of two is better; continues in --output_dir",
-        none,
-    ),
-    entry::<GenerateConfig>("generate", "Answer questions about images", none),
-    entry::<LogprobsConfig>("logprobs", "Log-probability of each token of given answers", none),
-    entry::<RewardConfig>(
-        "reward",
-        "Score given answers: try a reward before training with it",
-        none,
-    ),
-    entry::<MergeConfig>(
-        "merge",
-        "Put a LoRA adapter into the weights that it was trained over",
-        none,
-    ),
-    entry::<DataCheckConfig>(
-        "data check",
-        "Look at every row and image before a run: all that is wrong, in one pass",
-        of_training,
-    ),
-    entry::<DataConvertConfig>(
-        "data convert",
-        "Rows of RefCOCO, COCO, D3, OVDEval, LLaMA-Factory, Parquet and VLM-R1's evaluation files",
-        none,
-    ),
-];
-
-/// Words before a command's own, and what is behind them.
-const GROUPS: [(&str, &str); 1] =
-    [("data", "Check rows before a run, and make them of other data")];
+use crate::command::{Command, Entry, GROUPS};
 
 const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can stand in the YAML \
                           file of --config; flags override the file, --set overrides flags.";
@@ -119,8 +18,8 @@ const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can 
 /// What the user asked for.
 #[derive(Debug)]
 pub struct Invocation {
-    /// Name of the command.
-    pub command: &'static str,
+    /// The command.
+    pub command: Command,
     /// The file of `--config`.
     pub config: Option<PathBuf>,
     flags: Vec<(String, Vec<String>)>,
@@ -206,19 +105,20 @@ fn hint_of_command(nearest: Option<&str>, beside: &[&str]) -> String {
 /// Where it means nothing, and where it asks for help or the version.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let arguments: Vec<OsString> = arguments.map(with_canonical_name).collect();
-    let mut command = command();
+    let mut command = clap_command();
     let matches =
         command.try_get_matches_from_mut(&arguments).map_err(|error| explain(error, &arguments))?;
     let Some((name, matches)) = innermost(&matches) else {
         return Err(command.error(ErrorKind::MissingSubcommand, "no command").into());
     };
-    let Some(entry) = COMMANDS.iter().find(|entry| entry.name == name) else {
+    let Some(named) = Command::named(&name) else {
         return Err(command.error(ErrorKind::InvalidSubcommand, "no such command").into());
     };
+    let entry = named.entry();
     let names = entry.fields.iter().map(|field| field.name);
     let foreign = (entry.foreign)().iter().map(|foreign| foreign.name);
     Ok(Invocation {
-        command: entry.name,
+        command: named,
         config: matches.get_one("config").cloned(),
         flags: names.chain(foreign).filter_map(|name| flag(matches, name)).collect(),
         sets: matches.get_many("set").unwrap_or_default().cloned().collect(),
@@ -253,8 +153,9 @@ fn with_canonical_name(argument: OsString) -> OsString {
     }
 }
 
-fn command() -> Command {
-    let commands = COMMANDS.iter().map(|entry| {
+fn clap_command() -> clap::Command {
+    let commands = Command::ALL.iter().map(|command| {
+        let entry = command.entry();
         let defaults = (entry.defaults)();
         let fields = entry.fields.iter().map(|field| argument(field, &defaults[field.name]));
         let foreign = (entry.foreign)().iter().map(|foreign| {
@@ -268,7 +169,7 @@ fn command() -> Command {
             Some((group, name)) => (Some(group), name),
             None => (None, entry.name),
         };
-        let command = Command::new(name)
+        let command = clap::Command::new(name)
             .about(entry.about)
             .after_help(AFTER_HELP)
             .args_override_self(true)
@@ -280,13 +181,13 @@ fn command() -> Command {
     let (grouped, alone): (Vec<_>, Vec<_>) = commands.partition(|(group, _)| group.is_some());
     let groups = GROUPS.map(|(name, about)| {
         let inside = grouped.iter().filter(|(group, _)| *group == Some(name));
-        Command::new(name)
+        clap::Command::new(name)
             .about(about)
             .subcommand_required(true)
             .arg_required_else_help(true)
             .subcommands(inside.map(|(_, command)| command.clone()))
     });
-    Command::new("vlm-r1")
+    clap::Command::new("vlm-r1")
         .about("Trains vision-language models by reinforcement learning with rewards by rule")
         .version(env!("CARGO_PKG_VERSION"))
         .styles(Styles::plain())
@@ -430,17 +331,16 @@ fn word(arguments: &[OsString], index: usize) -> &str {
 }
 
 /// The command that a command line begins with.
-fn entry_of(arguments: &[OsString]) -> Option<&'static Entry> {
+fn entry_of(arguments: &[OsString]) -> Option<Entry> {
     let (first, second) = (word(arguments, 0), word(arguments, 1));
-    COMMANDS
-        .iter()
-        .find(|entry| entry.name == first || entry.name.split_once(' ') == Some((first, second)))
+    let command = Command::named(first).or_else(|| Command::named(&format!("{first} {second}")));
+    command.map(Command::entry)
 }
 
 /// The words that could stand where an unknown command does.
 fn names_beside(arguments: &[OsString]) -> Vec<&'static str> {
     let group = GROUPS.iter().find(|(name, _)| *name == word(arguments, 0));
-    let names = COMMANDS.iter().map(|entry| entry.name);
+    let names = Command::ALL.iter().map(|command| command.name());
     match group {
         Some((group, _)) => {
             names.filter_map(|name| name.strip_prefix(group)?.strip_prefix(' ')).collect()

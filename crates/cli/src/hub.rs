@@ -1,10 +1,10 @@
 //! Models by name: a folder, or a model on the Hugging Face hub, kept in its cache.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use base::model_folder::{check_model_folder, is_adapter, missing_weights};
 use hf_hub::{HFClient, HFError};
-use models::{SavedAdapter, base_of, check_model_folder, is_adapter};
 
 use download::Error;
 use progress::Bar;
@@ -96,7 +96,7 @@ async fn in_cache(name: &str, model: &download::Model, why: &str) -> Result<Path
     let Ok(folder) = model.cached().await else {
         bail!("model `{name}`{at} is no folder here and not in the cache, and {why}\n{HINT}");
     };
-    let missing = torch::missing_weights(&folder);
+    let missing = missing_weights(&folder);
     if model.ends.contains(&WEIGHTS) && !missing.is_empty() {
         let files = missing.join("`, `");
         bail!("model `{name}` lies in the cache without `{files}`, and {why}\n{HINT}");
@@ -147,28 +147,6 @@ fn cause(error: &dyn std::error::Error) -> String {
         last = source;
     }
     last.to_string()
-}
-
-/// The folder of the model that an adapter lies over: `given`, or the one that it names, a folder or a
-/// name on the hub.
-///
-/// # Errors
-/// As [`model_folder`], and where the adapter names none.
-pub fn base_folder(
-    adapter: &SavedAdapter,
-    given: Option<&str>,
-    revision: Option<&str>,
-) -> Result<PathBuf> {
-    if let Some(name) = given {
-        return model_folder(name, revision);
-    }
-    match adapter.base.as_deref() {
-        Some(name) if !Path::new(name).exists() && hub_name(name).is_some() => {
-            // A folder beside the adapter goes before a name on the hub.
-            base_of(adapter).or_else(|_| model_folder(name, revision))
-        }
-        _ => Ok(base_of(adapter)?),
-    }
 }
 
 /// The variable that forbids to ask the hub.

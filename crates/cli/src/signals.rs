@@ -11,12 +11,9 @@ use anyhow::{Context, Result};
 use base::run_folder::StopFlag;
 use base::unfinished;
 use data::convert::ConvertError;
-use engine::EngineError;
-use eval::EvalError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
-use train::TrainError;
 
 /// The same signal within this time is the same request: a shell passes on what the terminal has sent already, and so
 /// do launchers.
@@ -37,22 +34,21 @@ impl fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
-/// The signal that the first flag of this process was raised by, where `error` says that this is why it ends. An error
-/// of another kind after a signal is a failure like any other.
-pub fn cause(error: &anyhow::Error) -> Option<i32> {
+/// The signal that the first flag of this process was raised by, where `error` says that this is why it ends: by
+/// [`Stopped`], or by a cause of which `is_stop` says so. An error of another kind after a signal is a failure like any
+/// other.
+pub fn cause(error: &anyhow::Error, is_stop: IsStop) -> Option<i32> {
     let is_stop = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<Stopped>()
-            || matches!(cause.downcast_ref(), Some(TrainError::Stopped))
             || matches!(cause.downcast_ref(), Some(ConvertError::Stopped))
-            || matches!(cause.downcast_ref(), Some(EngineError::Cancelled { .. }))
-            || matches!(
-                cause.downcast_ref(),
-                Some(EvalError::Engine(EngineError::Cancelled { .. }))
-            )
+            || is_stop(cause)
     };
     let stop = STOP.get()?;
     error.chain().any(is_stop).then(|| stop.signal()).flatten()
 }
+
+/// Whether a cause of an error is that the program was asked to stop.
+pub type IsStop = fn(&(dyn std::error::Error + 'static)) -> bool;
 
 /// The flag of this process.
 static STOP: OnceLock<StopFlag> = OnceLock::new();

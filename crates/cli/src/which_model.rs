@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use base::console::describe;
+use base::model_folder::is_adapter;
 use base::run_folder::{checkpoints_in, verify_model};
-use models::is_adapter;
 
 use crate::best;
 

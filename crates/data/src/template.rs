@@ -78,6 +78,29 @@ impl PromptTemplate {
     }
 }
 
+/// The template asked for, else that of the task: with thinking, or for plain answers.
+///
+/// # Errors
+/// One that is neither a name, nor a text with `{Question}`, nor a file with such a text.
+pub fn template(
+    given: &Option<String>,
+    task: Option<&str>,
+    thinking: bool,
+) -> Result<PromptTemplate, DataError> {
+    PromptTemplate::resolve(template_name(given.as_deref(), task, thinking))
+}
+
+/// What [`template`] resolves.
+pub fn template_name<'a>(given: Option<&'a str>, task: Option<&'a str>, thinking: bool) -> &'a str {
+    match (given, task, thinking) {
+        (Some(given), _, _) => given,
+        (None, Some("rec"), false) => "sft_rec",
+        (None, _, false) => "none",
+        (None, Some(task @ ("rec" | "ic" | "odLength")), true) => task,
+        (None, _, true) => "default",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! Answers on disk: a line for each as it ends, so that a killed evaluation goes on where it was.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use base::FinishReason;
@@ -12,12 +13,41 @@ use serde_json::{Value, json};
 
 use crate::EvalError;
 use crate::questions::Questions;
-use crate::runner::{Answer, Todo};
 
 /// Name of the file.
 pub const ANSWERS: &str = "answers.jsonl";
 /// What sampling counted, a line for each batch.
 pub const SAMPLING: &str = "sampling.jsonl";
+
+/// Answers that a row still lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Todo {
+    /// Number of the row: draws are keyed by it.
+    pub row: usize,
+    /// Its place among the samples.
+    pub place: usize,
+    /// Which of its answers.
+    pub answers: Vec<Range<usize>>,
+}
+
+/// An answer as it was sampled.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Number of the row.
+    pub row: usize,
+    /// Which of its answers.
+    pub sample: usize,
+    /// Its text.
+    pub text: String,
+    /// Its tokens, without the one that ends it.
+    pub tokens: usize,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Sizes of the row's images.
+    pub sizes: Vec<ImageSizes>,
+    /// Patches of the row's images.
+    pub image_grid_thw: Vec<[usize; 3]>,
+}
 
 /// A line of [`ANSWERS`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

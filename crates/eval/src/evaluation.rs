@@ -7,17 +7,14 @@ use base::Sample;
 use base::run_folder::ResultFolder;
 use config::{EvalConfig, EvalTask, changed_settings, to_yaml};
 use data::{Processor, PromptTemplate};
-use engine::{Decoding, EngineError, SampleStats, SamplingParams};
-use models::VisionLanguageModel;
 use rewards::Family;
 use serde_json::{Value, json};
 
 use crate::EvalError;
-use crate::answers::{AnswerStore, SAMPLING, SamplingCounts, StoredAnswer};
+use crate::answers::{AnswerStore, SamplingCounts, StoredAnswer};
 use crate::findings::{Doubt, Findings, Warning};
 use crate::questions::{Question, Questions, Truth};
 use crate::results::{Results, Scored};
-use crate::runner::{Answer, AskOptions, Runner, Sink};
 use crate::scoring::{self, Scorer, method_of};
 use crate::settled::{recorded, settled};
 use crate::summary::Summary;
@@ -26,14 +23,6 @@ use crate::summary::Summary;
 pub const SUMMARY: &str = "summary.json";
 /// Bad rows that the summary lists.
 const MAX_LISTED: usize = 20;
-
-/// Who hears how far an evaluation is.
-pub trait Progress {
-    /// So many answers of so many are there.
-    fn on_answer(&mut self, done: usize, total: usize);
-    /// A row cannot be asked.
-    fn on_bad(&mut self, place: &str, cause: &str);
-}
 
 /// An evaluation that is set up.
 pub struct Evaluation {
@@ -83,7 +72,6 @@ impl Evaluation {
         processor.expect_answers(config.sampling.max_new_tokens.unwrap_or_default());
         // Found out before a model is loaded.
         template(config)?;
-        decoding(config)?;
         refuse_all_bad(&questions)?;
         Ok(Self {
             config: config.clone(),
@@ -155,6 +143,19 @@ impl Evaluation {
         self.config.run.output_dir = Some(folder.display().to_string());
     }
 
+    /// What turns questions into prompts.
+    pub fn processor(&self) -> &Arc<Processor> {
+        &self.processor
+    }
+
+    /// What stands round a question.
+    ///
+    /// # Errors
+    /// None: it was resolved when the evaluation was set up.
+    pub fn template(&self) -> Result<PromptTemplate, EvalError> {
+        template(&self.config)
+    }
+
     /// The questions.
     pub fn questions(&self) -> &Questions {
         &self.questions
@@ -196,54 +197,6 @@ impl Evaluation {
     pub fn is_complete(&self, store: &AnswerStore) -> bool {
         let samples = self.config.sampling.num_samples;
         store.todo(&self.questions, samples).is_empty()
-    }
-
-    /// Lets `model` give the answers that are missing; rows that turn out bad on the way are noted in `store`.
-    ///
-    /// # Errors
-    /// A failure of sampling or of the disk; [`engine::EngineError::Cancelled`].
-    pub fn answer(
-        &self,
-        model: &dyn VisionLanguageModel,
-        folder: &ResultFolder,
-        store: &mut AnswerStore,
-        progress: &mut dyn Progress,
-        cancel: &dyn Fn() -> bool,
-    ) -> Result<(), EvalError> {
-        let samples = self.config.sampling.num_samples;
-        let todo = store.todo(&self.questions, samples);
-        let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
-        let good = self.questions.rows.iter();
-        let good: Arc<[Sample]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
-        let runner = Runner::new(Arc::clone(&self.processor), self.ask_options()?);
-        let mut sink = FolderSink {
-            questions: &self.questions,
-            total: store.len() + missing,
-            log: folder,
-            store,
-            progress,
-        };
-        runner.run(model, &good, &todo, &mut sink, cancel)
-    }
-
-    fn ask_options(&self) -> Result<AskOptions, EvalError> {
-        let config = &self.config;
-        Ok(AskOptions {
-            template: template(config)?,
-            sampling: SamplingParams {
-                temperature: config.sampling.temperature,
-                top_k: Some(config.filters.top_k).filter(|top_k| *top_k > 0),
-                top_p: config.filters.top_p,
-                min_p: config.filters.min_p.unwrap_or_default(),
-                repetition_penalty: config.filters.repetition_penalty,
-                max_new_tokens: config.sampling.max_new_tokens.unwrap_or_default(),
-                ..SamplingParams::default()
-            },
-            max_concurrent: config.decoding.max_concurrent_completions,
-            decoding: decoding(config)?,
-            workers: config.decoding.dataloader_num_workers.max(1),
-            seed: config.decoding.seed,
-        })
     }
 
     /// Scores all answers, sums them up and writes both.
@@ -338,11 +291,6 @@ impl Evaluation {
     }
 }
 
-fn decoding(config: &EvalConfig) -> Result<Decoding, EvalError> {
-    let device = torch::parse_device(&config.machine.device).map_err(EngineError::from)?;
-    Ok(Decoding::new(config.decoding.cuda_graphs, device)?)
-}
-
 /// Of settings that are settled.
 fn template(config: &EvalConfig) -> Result<PromptTemplate, EvalError> {
     let given = config.questions.question_template.as_deref();
@@ -356,34 +304,5 @@ fn refuse_all_bad(questions: &Questions) -> Result<(), EvalError> {
             Err(EvalError::AllBad { rows, place: place.to_owned(), cause: cause.to_owned() })
         }
         _ => Ok(()),
-    }
-}
-
-/// Keeps answers in a folder.
-struct FolderSink<'a> {
-    questions: &'a Questions,
-    total: usize,
-    log: &'a ResultFolder,
-    store: &'a mut AnswerStore,
-    progress: &'a mut dyn Progress,
-}
-
-impl Sink for FolderSink<'_> {
-    fn answer(&mut self, answer: Answer) -> Result<(), EvalError> {
-        self.store.add(answer, self.questions)?;
-        self.progress.on_answer(self.store.len(), self.total);
-        Ok(())
-    }
-
-    fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError> {
-        self.progress.on_bad(&self.questions.rows[row].place, &cause);
-        self.store.note_bad(row, cause);
-        Ok(())
-    }
-
-    fn sampled(&mut self, stats: &SampleStats, secs: f64) -> Result<(), EvalError> {
-        let counts =
-            SamplingCounts { tokens: stats.tokens, boundary_draws: stats.boundary_draws, secs };
-        Ok(self.log.append(SAMPLING)?.write(&json!(counts))?)
     }
 }

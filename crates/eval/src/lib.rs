@@ -1,12 +1,11 @@
 //! Benchmarks: a model answers held-out questions, rules score the answers.
 //!
-//! The way of an evaluation: [`questions`] reads the rows, [`runner`] asks them, [`answers`] keeps what
-//! was said line by line, [`scoring`] says what it is worth, [`results`] and [`summary`] hold the
+//! The way of an evaluation: [`questions`] reads the rows, the crate `eval-runner` asks them of a model,
+//! [`answers`] keeps what was said line by line, [`scoring`] says what it is worth, [`results`] and [`summary`] hold the
 //! figures, [`findings`] what makes these doubtful, and [`compare`] tells two of them apart. [`evaluation`] joins them.
 //!
 //! [`rec`] is referring-expression comprehension as VLM-R1 evaluates it; [`baselines`] are the scores
-//! that it must beat to mean anything. How text is sampled is `engine`'s duty, what an answer is
-//! worth `rewards`'.
+//! that it must beat to mean anything. What an answer is worth is `rewards`' duty. No libtorch here.
 
 pub mod answers;
 pub mod baselines;
@@ -23,7 +22,6 @@ mod paired_figures;
 pub mod questions;
 pub mod rec;
 pub mod results;
-pub mod runner;
 pub mod scoring;
 pub mod settled;
 pub mod summary;
@@ -32,9 +30,9 @@ mod units;
 pub use baselines::{best_constant_box, constant_box_ious, shuffled_images, true_boxes};
 pub use compare::{Comparison, compare};
 pub use differences::{Differences, SettingPair};
-pub use evaluation::{Evaluation, Outcome, Progress};
+pub use evaluation::{Evaluation, Outcome};
 pub use findings::{Doubt, Findings, Warning};
-pub use rec::{RecAnswer, RecEvaluation, RecEvaluator, RecOptions, RecSummary};
+pub use rec::{RecAnswer, RecEvaluation, RecSummary};
 pub use results::{Results, Scored, ShownBox};
 pub use settled::own_template;
 pub use summary::{Metric, Summary};
@@ -179,9 +177,6 @@ pub enum EvalError {
     /// The rewards.
     #[error(transparent)]
     Reward(#[from] rewards::RewardError),
-    /// Sampling.
-    #[error(transparent)]
-    Engine(#[from] engine::EngineError),
     /// Intervals.
     #[error(transparent)]
     Report(#[from] report::ReportError),

@@ -5,43 +5,16 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use base::model_folder::{is_adapter, read_config, read_family};
 use serde_json::{Map, Value, json};
 use tch::Kind;
 use torch::{WeightFiles, Written, write_tensors_as};
 
-use crate::lora::{AdapterSource, SavedAdapter, is_adapter};
+use crate::lora::{AdapterSource, SavedAdapter};
 use crate::model::{LoadOptions, VisionLanguageModel};
 use crate::parameters::Parameter;
 use crate::qwen2_5_vl;
-use crate::whereabouts::check_model_folder;
 use crate::{ModelError, contradictions};
-
-/// `model_type` of `config.json`.
-///
-/// # Errors
-/// No readable `config.json`, or no such key.
-pub fn read_family(folder: &Path) -> Result<String, ModelError> {
-    let path = folder.join("config.json");
-    let config = read_config(folder)?;
-    config
-        .get("model_type")
-        .and_then(Value::as_str)
-        .map(str::to_string)
-        .ok_or(ModelError::Config { path, cause: "no string `model_type`".into() })
-}
-
-/// `config.json` as it came.
-///
-/// # Errors
-/// A missing file or broken JSON.
-pub fn read_config(folder: &Path) -> Result<Value, ModelError> {
-    check_model_folder(folder)?;
-    let path = folder.join("config.json");
-    let text = fs::read_to_string(&path)
-        .map_err(|source| ModelError::Io { path: path.clone(), source })?;
-    serde_json::from_str(&text)
-        .map_err(|e| ModelError::Config { path, cause: format!("not JSON: {e}") })
-}
 
 /// Loads the model of `folder`, whatever its family; of a PEFT folder, the model that it names as its
 /// base with the adapter over it.

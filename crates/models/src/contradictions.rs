@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use torch::{WeightFiles, first_of};
+use base::console::first_of;
+use base::model_folder::is_adapter;
+use torch::WeightFiles;
 
 use crate::ModelError;
 use crate::checkpoint::HEAD;
-use crate::lora::is_adapter;
 
 /// Names of the embedding that a head may be tied to, as the families that are built store it.
 const EMBEDDINGS: [&str; 2] =

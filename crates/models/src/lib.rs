@@ -14,24 +14,19 @@ pub mod model;
 pub mod parameters;
 pub mod qwen2_5_vl;
 pub mod tape;
-mod whereabouts;
 
 pub use batch::{BatchBuilder, PackedBatch};
-pub use checkpoint::{
-    base_of, copy_processor_files, load_model, load_with_adapter, read_family, save_weights,
-};
+pub use checkpoint::{base_of, copy_processor_files, load_model, load_with_adapter, save_weights};
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
 pub use layers::attention::{Attend, Layout, PackedAttention, Segment};
 pub use layers::packed::PackedWeights;
 pub use layers::rotary::Rotary;
 pub use lora::{
-    AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, is_adapter, merge_adapter,
-    save_adapter,
+    AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, merge_adapter, save_adapter,
 };
 pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
 pub use parameters::{Master, Parameter, Parameters};
 pub use tape::Tape;
-pub use whereabouts::check_model_folder;
 
 use std::path::PathBuf;
 
@@ -46,16 +41,9 @@ pub enum ModelError {
         /// The cause.
         cause: String,
     },
-    /// A folder that holds no model.
-    #[error("{}: No such file{beside}\nhint: {hint}", folder.join("config.json").display())]
-    NoModel {
-        /// The folder.
-        folder: PathBuf,
-        /// What lies there instead.
-        beside: String,
-        /// Where a model may be.
-        hint: String,
-    },
+    /// A folder that is no model's.
+    #[error(transparent)]
+    Folder(#[from] base::model_folder::ModelFolderError),
     /// A family that is not built.
     #[error("{path}: `model_type` is `{got}`, expected one of: {known}")]
     Family {

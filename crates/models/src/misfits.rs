@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use torch::first_of;
+use base::console::first_of;
 
 use crate::ModelError;
 use crate::checkpoint::HEAD;

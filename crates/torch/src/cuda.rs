@@ -24,9 +24,15 @@ unsafe extern "C" {
 static FAILURE: OnceLock<String> = OnceLock::new();
 
 /// Loads `libtorch_cuda.so` from the folder of `libtorch_cpu.so` if it lies there; its kernels
-/// register themselves. Must be the first act of `main`: libtorch remembers "no CUDA" for good. A
-/// library that does not load is no failure yet: [`parse_device`] refuses where a GPU is wanted.
+/// register themselves. [`parse_device`] calls it where a GPU may be meant: nothing may ask libtorch for
+/// one before, for it remembers "no CUDA" for good. A library that does not load is no failure yet:
+/// [`parse_device`] refuses where a GPU is wanted.
 pub fn load_cuda() -> bool {
+    static LOADED: OnceLock<bool> = OnceLock::new();
+    *LOADED.get_or_init(load)
+}
+
+fn load() -> bool {
     let Some(library) = cuda_place().filter(|place| place.exists()) else {
         return false;
     };
@@ -62,13 +68,17 @@ fn cuda_place() -> Option<PathBuf> {
     Some(cpu.with_file_name("libtorch_cuda.so"))
 }
 
-/// `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU that libtorch sees, else the CPU.
+/// `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU that libtorch sees, else the CPU. CUDA's
+/// libraries, half a gigabyte and more, are loaded here, and not for `cpu`.
 ///
 /// # Errors
 /// An unknown name, a GPU that is not there, or one that `auto` would pass over only because
 /// libtorch's CUDA library does not load.
 pub fn parse_device(name: &str) -> Result<Device, TorchError> {
     let error = |cause: String| TorchError::Device { got: name.to_string(), cause };
+    if name == "auto" || name.starts_with("cuda") {
+        load_cuda();
+    }
     let failure = FAILURE.get().map(String::as_str);
     let index = match name {
         "auto" => {

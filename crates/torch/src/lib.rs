@@ -40,11 +40,12 @@ pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use random::{Distribution, fill_random};
 pub use segment_attention::{SegmentTable, segment_attention};
 pub use split::{SplitWeight, adamw_split, join, round_to, split};
-pub use weight_index::{first_of, missing_weights};
 pub use weights::{WeightFiles, read_tensors};
 pub use write::{Written, write_tensors, write_tensors_as};
 
 use std::path::PathBuf;
+
+use weight_index::first_of;
 
 /// What can go wrong between us, libtorch and weight files.
 #[derive(Debug, thiserror::Error)]

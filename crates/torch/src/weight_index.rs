@@ -71,17 +71,6 @@ pub(crate) fn passed_over(folder: &Path, read: &[&str], by_index: bool) -> Vec<S
     names
 }
 
-/// Files of weights that a model folder, or that of an adapter, names and lacks.
-pub fn missing_weights(folder: &Path) -> Vec<String> {
-    let is_lacking = |file: &String| !folder.join(file).is_file();
-    match choose(folder) {
-        Ok((files, _)) => files.into_iter().filter(is_lacking).collect(),
-        // An adapter's weights have another name; a broken index is told where it is read.
-        Err(TorchError::NoWeights { others, .. }) if others.is_empty() => vec![WHOLE.to_owned()],
-        Err(_) => Vec::new(),
-    }
-}
-
 fn weights_of_other_formats(folder: &Path) -> Vec<String> {
     let mut names = names_with(folder, |name| {
         [".safetensors", ".bin", ".pt", ".pth", ".gguf"].iter().any(|end| name.ends_with(end))
@@ -118,7 +107,7 @@ pub(crate) fn faults(listed: &Listed, held: &BTreeMap<&str, &str>) -> Vec<String
 }
 
 /// The first of a list, and how many more there are.
-pub fn first_of(list: &[String]) -> String {
+pub(crate) fn first_of(list: &[String]) -> String {
     let mut text = list[..list.len().min(NAMED)].join(", ");
     if list.len() > NAMED {
         text += &format!(" and {} more", list.len() - NAMED);

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use base::model_folder::is_adapter;
 use models::{
-    AdapterSource, Parameters, Part, VisionLanguageModel, copy_processor_files, is_adapter,
-    load_model, load_with_adapter, save_adapter, save_weights,
+    AdapterSource, Parameters, Part, VisionLanguageModel, copy_processor_files, load_model,
+    load_with_adapter, save_adapter, save_weights,
 };
 use serde_json::{Map, Value, json};
 use torch::Written;

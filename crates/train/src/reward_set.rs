@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use base::model_folder::read_family;
 use base::run_folder::StopFlag;
 use config::GrpoConfig;
 use data::DataError;
 use data::image::ImageProcessorConfig;
-use models::read_family;
+use models::ModelError;
 use rewards::{Family, RewardError, RewardOptions, RewardSet, family_of};
 
 use crate::TrainError;
@@ -17,7 +18,7 @@ pub(crate) fn build(
     model_dir: &Path,
     stop: &StopFlag,
 ) -> Result<RewardSet, TrainError> {
-    let family = family_of(&read_family(model_dir)?)?;
+    let family = family_of(&read_family(model_dir).map_err(ModelError::from)?)?;
     let image = ImageProcessorConfig::from_dir(model_dir).map_err(DataError::from)?;
     let mut options = options(config, family, image.patch_size as usize);
     options.plugins.stop = stop.clone();

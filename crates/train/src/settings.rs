@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use config::{GrpoConfig, Interval, LrSchedulerType, ModelSection, SftConfig, TrainingSections};
-use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, ResizeBackend, RowChecks};
+use data::image::resize_backend;
+use data::template::template;
+use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, RowChecks};
 use engine::Decoding;
 use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
 use tch::Kind;
@@ -219,36 +221,5 @@ fn trained_parts(model: &ModelSection, masters_on_host: bool) -> TrainedParts {
         merger: model.use_peft || !merger,
         language: model.use_peft || !model.freeze_language_model,
         masters_on_host,
-    }
-}
-
-/// The template asked for, else that of the task: with thinking, or for plain answers.
-///
-/// # Errors
-/// One that is neither a name, nor a text with `{Question}`, nor a file with such a text.
-pub fn template(
-    given: &Option<String>,
-    task: Option<&str>,
-    thinking: bool,
-) -> Result<PromptTemplate, TrainError> {
-    Ok(PromptTemplate::resolve(template_name(given.as_deref(), task, thinking))?)
-}
-
-/// What [`template`] resolves.
-pub fn template_name<'a>(given: Option<&'a str>, task: Option<&'a str>, thinking: bool) -> &'a str {
-    match (given, task, thinking) {
-        (Some(given), _, _) => given,
-        (None, Some("rec"), false) => "sft_rec",
-        (None, _, false) => "none",
-        (None, Some(task @ ("rec" | "ic" | "odLength")), true) => task,
-        (None, _, true) => "default",
-    }
-}
-
-/// The data crate's word for the flag.
-pub fn resize_backend(flag: config::ImageProcessor) -> ResizeBackend {
-    match flag {
-        config::ImageProcessor::Torchvision => ResizeBackend::Torchvision,
-        config::ImageProcessor::Pillow => ResizeBackend::Pillow,
     }
 }

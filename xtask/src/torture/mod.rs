@@ -84,8 +84,10 @@ impl Options {
 pub fn run(root: &Path, options: &Options) -> Result<()> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
     let binary = target.join("release/vlm-r1");
-    if !binary.exists() {
-        bail!("{} is missing\nhint: make build", binary.display());
+    for program in [&binary, &binary.with_file_name("vlm-r1-engine")] {
+        if !program.exists() {
+            bail!("{} is missing\nhint: make build", program.display());
+        }
     }
     let folder = target.join("torture").join(format!("seed-{}", options.seed));
     if folder.exists() {

@@ -1,34 +1,8 @@
-//! The commands but `demo`: configuration to one call.
+//! The commands that need no libtorch: configuration to one call.
 
 mod data;
-mod eval;
-mod findings;
-mod generate;
-mod logprobs;
-mod merge;
-mod plan;
+pub mod eval;
 mod reward;
-mod training;
 
 pub use data::{data_check, data_convert};
-pub use eval::eval;
-pub use findings::{check_eval, check_grpo, check_plan, check_sft};
-pub use generate::generate;
-pub use logprobs::logprobs;
-pub use merge::merge;
-pub use plan::plan;
 pub use reward::reward;
-pub use training::{grpo, sft};
-
-/// Says where a run is to find boxes and no reward looks at them.
-fn warn_of_missing_box_reward(config: &config::GrpoConfig) {
-    let missing = rewards::missing_box_reward(
-        config.data.task_type.as_deref(),
-        &config.rewards.reward_funcs,
-        config.rewards.is_reward_customized_from_vlm_module,
-    );
-    // A method of comparison that was chosen is not that of texts by chance.
-    if let Some(text) = missing.filter(|_| config.scoring.reward_method.is_none()) {
-        base::say!("warning: {text}");
-    }
-}

@@ -45,6 +45,8 @@ mod streams;
 #[cfg(test)]
 mod training;
 #[cfg(test)]
+mod two_programs;
+#[cfg(test)]
 mod which_model;
 #[cfg(test)]
 mod words;

@@ -10,18 +10,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use config::Section;
-use config::{
-    Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig, GrpoConfig,
-    LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, SftConfig, compat_flags_of_grpo,
-};
+use cli::command::Command as Verb;
+use config::compat_flags_of_grpo;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::run::{Said, golden, said, say};
-
-const COMMANDS: [&str; 10] =
-    ["demo", "grpo", "sft", "plan", "eval", "generate", "logprobs", "merge", "reward", "data"];
 
 const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-run --directory \"$REPOSITORY\" \"$@\"\n";
 
@@ -40,6 +34,16 @@ pub fn repository() -> PathBuf {
 
 fn text(name: &str) -> String {
     fs::read_to_string(repository().join(name)).unwrap()
+}
+
+/// The commands that `--help` lists.
+fn commands() -> BTreeSet<String> {
+    let help = say("--help").stdout;
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = lines.map_while(|line| line.strip_prefix("  ")?.split_whitespace().next());
+    let names: BTreeSet<String> = names.filter(|name| *name != "help").map(str::to_owned).collect();
+    assert!(names.len() > 5, "{help}");
+    names
 }
 
 /// The fenced blocks of a language.
@@ -151,7 +155,7 @@ fn every_command_runs() {
         printed.push_str(&said.stdout);
     }
     let all = scripts.concat();
-    for name in COMMANDS {
+    for name in commands() {
         assert!(all.contains(&format!("vlm-r1 {name} ")), "{name} is not run");
     }
     for target in ["make demo", "make test", "make build"] {
@@ -215,16 +219,8 @@ fn what_make_demo_calls_is_a_demo() {
 fn the_table_lists_the_commands_of_the_binary() {
     let readme = text("README.md");
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
-    let listed: Vec<&str> = rows.map(|(name, _)| name).collect();
-    assert_eq!(listed, COMMANDS);
-    let help = say("--help").stdout;
-    let known = help
-        .lines()
-        .skip_while(|line| *line != "Commands:")
-        .skip(1)
-        .map_while(|line| line.strip_prefix("  ")?.split_whitespace().next());
-    let known: BTreeSet<&str> = known.filter(|name| *name != "help").collect();
-    assert_eq!(known, BTreeSet::from(COMMANDS), "{help}");
+    let listed: BTreeSet<String> = rows.map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(listed, commands());
 }
 
 /// README.md, the pages under docs/ and that of the recipes.
@@ -279,20 +275,8 @@ fn headings(page: &Path) -> BTreeSet<String> {
 
 #[test]
 fn every_flag_exists() {
-    let fields = [
-        DemoConfig::FIELDS,
-        GrpoConfig::FIELDS,
-        SftConfig::FIELDS,
-        PlanConfig::FIELDS,
-        EvalConfig::FIELDS,
-        GenerateConfig::FIELDS,
-        LogprobsConfig::FIELDS,
-        MergeConfig::FIELDS,
-        RewardConfig::FIELDS,
-        DataCheckConfig::FIELDS,
-        DataConvertConfig::FIELDS,
-    ];
-    let mut known: BTreeSet<&str> = fields.into_iter().flatten().map(|field| field.name).collect();
+    let fields = Verb::ALL.iter().flat_map(|verb| verb.entry().fields);
+    let mut known: BTreeSet<&str> = fields.map(|field| field.name).collect();
     known.extend(compat_flags_of_grpo().iter().map(|foreign| foreign.name));
     known.extend(["config", "set", "help"]);
     let mut checked = 0;

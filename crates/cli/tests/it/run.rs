@@ -10,12 +10,24 @@ pub struct Said {
     pub stderr: String,
 }
 
-/// The binary, with no setting of this machine.
+/// The binary, with no setting of this machine. Its engine is another package's: a test of the whole workspace builds it.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vlm-r1"));
-    for variable in
-        ["WORLD_SIZE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE"]
-    {
+    let front = Path::new(env!("CARGO_BIN_EXE_vlm-r1"));
+    let engine = front.with_file_name("vlm-r1-engine");
+    assert!(
+        engine.exists(),
+        "{}: build it first, `cargo build --release --bin vlm-r1-engine`",
+        engine.display()
+    );
+    let mut command = Command::new(front);
+    for variable in [
+        "WORLD_SIZE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "TRANSFORMERS_OFFLINE",
+        "VLM_R1_ENGINE",
+    ] {
         command.env_remove(variable);
     }
     command

@@ -25,7 +25,7 @@ pub use decode::{
 pub use error::{ImageCause, ImageError};
 pub use orientation::{Orientation, decode_upright};
 pub use preprocess::{ImageProcessor, patchify, smart_resize};
-pub use resize::{Filter, ResizeBackend, resize};
+pub use resize::{Filter, ResizeBackend, resize, resize_backend};
 
 /// An image of 8-bit red, green and blue samples.
 #[derive(Clone, Debug, PartialEq, Eq)]

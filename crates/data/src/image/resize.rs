@@ -17,6 +17,14 @@ pub enum ResizeBackend {
     Pillow,
 }
 
+/// What the flag `--image_processor` means.
+pub fn resize_backend(flag: config::ImageProcessor) -> ResizeBackend {
+    match flag {
+        config::ImageProcessor::Torchvision => ResizeBackend::Torchvision,
+        config::ImageProcessor::Pillow => ResizeBackend::Pillow,
+    }
+}
+
 /// Resampling filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base::model_folder::ADAPTER_CONFIG as CONFIG;
 use serde_json::{Map, Value, json};
 use tch::Tensor;
 use torch::{Written, read_tensors, write_tensors};
@@ -13,16 +14,10 @@ use crate::ModelError;
 use crate::checkpoint::write_json;
 use crate::model::VisionLanguageModel;
 
-const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before the name of a layer.
 const WRAPPER: &str = "base_model.model.";
-
-/// Whether a folder holds an adapter.
-pub fn is_adapter(folder: &Path) -> bool {
-    folder.join(CONFIG).is_file()
-}
 
 /// An adapter as it lies on the disk.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use torch::{TorchError, WeightFiles};
 
 use super::twice::{check_quantization, check_weights_key, contradictions, tied};
 use crate::ModelError;
-use crate::checkpoint::read_config;
 use crate::contradictions::stays_tied;
+use base::model_folder::read_config;
 
 /// The whole configuration.
 #[derive(Clone, Debug)]

@@ -73,7 +73,8 @@ fn a_folder_without_weights_names_the_file_it_lacks() {
 fn a_folder_that_is_no_model_says_where_one_may_be() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
-    let error = |folder: &str| models::read_family(&at(folder)).unwrap_err().to_string();
+    let error =
+        |folder: &str| base::model_folder::read_family(&at(folder)).unwrap_err().to_string();
     for (folder, files, parts) in [
         (
             "empty",

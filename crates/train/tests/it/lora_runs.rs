@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use base::model_folder::is_adapter;
 use config::{GrpoConfig, SftConfig};
-use models::{SavedAdapter, is_adapter};
+use models::SavedAdapter;
 use tch::Tensor;
 use torch::read_tensors;
 use train::{Outcome, TrainError, train_grpo_with_rewards, train_sft};

@@ -4,16 +4,43 @@ use base::console::count;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use config::{EvalConfig, Resolved};
 use eval::{Comparison, Results};
 
 use super::compare_page::{self, Side};
-use super::run::check_folder;
+use crate::arguments::Invocation;
+use crate::findings::Findings;
+use crate::program::resolved;
 
-/// Compares two folders of results.
+/// Whether two evaluations are to be compared, which asks no model.
+pub fn is_comparison(invocation: &Invocation) -> bool {
+    // What can be read once alone is left to whoever acts on it.
+    let is_file = invocation.config.as_ref().is_none_or(|path| path.is_file());
+    let compares = |resolved: Resolved<EvalConfig>| !resolved.config.compare.is_empty();
+    is_file && resolved(invocation).is_ok_and(compares)
+}
+
+/// Whether the folders are there.
+///
+/// # Errors
+/// All that are not, in one message.
+pub fn check_comparison(config: &EvalConfig) -> Result<()> {
+    let mut findings = Findings::default();
+    for folder in config.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
+        findings.say(format!("`compare`: no folder `{folder}`"));
+    }
+    findings.done()
+}
+
+/// Compares the two folders of results that `--compare` names.
 ///
 /// # Errors
 /// Folders without results, and results that have no question in common.
-pub fn compare(before: &str, after: &str, html: Option<&str>, html_rows: usize) -> Result<()> {
+pub fn compare(config: &EvalConfig) -> Result<()> {
+    let [before, after] = config.compare.as_slice() else {
+        bail!("`compare`: expected two folders, got {}", config.compare.len());
+    };
+    let (html, html_rows) = (config.html.as_deref(), config.html_rows);
     if let Some(path) = html {
         check_folder(path)?;
     }
@@ -74,4 +101,13 @@ fn told(comparison: &Comparison, before: &str, after: &str) -> String {
         comparison.sentence()
     ));
     text
+}
+
+/// Refuses to write a page where there is no folder for it.
+fn check_folder(path: &str) -> Result<()> {
+    let parent = Path::new(path).parent().context("a page needs a name")?;
+    if parent != Path::new("") && !parent.is_dir() {
+        bail!("{path}: no folder `{}`", parent.display());
+    }
+    Ok(())
 }

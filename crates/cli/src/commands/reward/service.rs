@@ -117,7 +117,7 @@ impl Service {
                 error.downcast_ref(),
                 Some(RewardError::Plugin { .. } | RewardError::JudgeFailed { .. })
             );
-            let mut why = json!({"error": crate::message(&error)});
+            let mut why = json!({"error": crate::program::message(&error)});
             if let Some(row) = row {
                 why["row"] = json!(row);
             }

@@ -93,7 +93,7 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
     let scores = TrueScores::new(config, folder.as_deref(), patch_size)?;
     let tried = scores.names();
     let template =
-        train::settings::template(&config.question_template, config.task_type.as_deref(), true)?;
+        data::template::template(&config.question_template, config.task_type.as_deref(), true)?;
     let workers = config.dataloader_num_workers.map(|workers| workers.max(1));
     let options = CheckOptions {
         rows,
@@ -110,7 +110,7 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
 
 fn processor(config: &DataCheckConfig, folder: &Path) -> Result<Processor> {
     let options = ProcessorOptions {
-        resize_backend: train::settings::resize_backend(config.image_processor),
+        resize_backend: data::image::resize_backend(config.image_processor),
         min_pixels: Some(config.min_pixels as u64),
         max_pixels: Some(config.max_pixels as u64),
         apply_exif: config.apply_exif,
@@ -121,7 +121,7 @@ fn processor(config: &DataCheckConfig, folder: &Path) -> Result<Processor> {
 
 /// Qwen2.5-VL's, where no model folder says how images are resized.
 fn image_processor(config: &DataCheckConfig) -> Result<ImageProcessor> {
-    let backend = train::settings::resize_backend(config.image_processor);
+    let backend = data::image::resize_backend(config.image_processor);
     let processor = ImageProcessor::new(ImageProcessorConfig::default(), backend)?;
     let bounds = [config.min_pixels, config.max_pixels].map(|pixels| Some(pixels as u64));
     Ok(processor.with_pixel_bounds(bounds[0], bounds[1])?.with_apply_exif(config.apply_exif))

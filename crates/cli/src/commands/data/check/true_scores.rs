@@ -57,7 +57,7 @@ impl TrueScores {
     /// Rewards that `grpo` would refuse.
     pub fn new(config: &DataCheckConfig, folder: Option<&Path>, patch_size: usize) -> Result<Self> {
         let family = match folder {
-            Some(folder) => rewards::family_of(&models::read_family(folder)?)?,
+            Some(folder) => rewards::family_of(&base::model_folder::read_family(folder)?)?,
             None => Family::Qwen2_5Vl,
         };
         let box_units = BoxUnits::from_flags(config.box_format, config.solution_box_format);

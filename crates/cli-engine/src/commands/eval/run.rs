@@ -5,22 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use base::run_folder::ResultFolder;
+use cli::commands::eval::page;
 use config::EvalConfig;
 use engine::EngineError;
 use eval::answers::AnswerStore;
 use eval::evaluation::SUMMARY;
 use eval::questions::Questions;
-use eval::{EvalError, Evaluation, Metric, Summary};
+use eval::{Metric, Summary};
+use eval_runner::AskError;
 
-use super::page;
 use super::progress::Answers;
 use super::trained_as::TrainedAs;
 use super::warnings::Warned;
 use crate::model::Located;
-use crate::signals::{self, Stopped};
-use crate::which_model::folder_or_name;
+use cli::signals::{self, Stopped};
+use cli::which_model::folder_or_name;
 
 /// Bad rows that are named at the start.
 const MAX_NAMED: usize = 10;
@@ -40,7 +41,7 @@ pub fn run(config: &EvalConfig) -> Result<()> {
     let model = Located::find(config)?;
     let output = Path::new(config.run.output_dir.as_deref().unwrap_or_default());
     let processor = Arc::new(model.processor()?);
-    let mut evaluation = Evaluation::new(config, output, processor, model.family()?)?;
+    let mut evaluation = eval_runner::set_up(config, output, processor, model.family()?)?;
     if let Some(following) = &following {
         following.say("");
         evaluation.note_training(following.to_json());
@@ -54,9 +55,14 @@ pub fn run(config: &EvalConfig) -> Result<()> {
         let weights = model.weights()?;
         let mut progress = Answers::new(store.len(), String::new(), Duration::ZERO);
         stop.begin();
-        let answered =
-            evaluation
-                .answer(weights.as_ref(), &folder, &mut store, &mut progress, &|| stop.is_raised());
+        let answered = eval_runner::answer(
+            &evaluation,
+            weights.as_ref(),
+            &folder,
+            &mut store,
+            &mut progress,
+            &|| stop.is_raised(),
+        );
         progress.finish();
         answered.map_err(|error| explained(error, &store))?;
     }
@@ -83,9 +89,9 @@ pub fn name_odd_rows(questions: &Questions) {
     }
 }
 
-fn explained(error: EvalError, store: &AnswerStore) -> anyhow::Error {
+fn explained(error: AskError, store: &AnswerStore) -> anyhow::Error {
     match error {
-        EvalError::Engine(EngineError::Cancelled { .. }) => anyhow!(Stopped(format!(
+        AskError::Engine(EngineError::Cancelled { .. }) => anyhow!(Stopped(format!(
             "stopped with {}\nhint: the same command goes on from there",
             count(store.len() as u64, "answer")
         ))),
@@ -118,13 +124,4 @@ fn lines(metrics: &[Metric], indent: &str) -> String {
     let width = metrics.iter().map(|m| m.name.len()).max().unwrap_or(0);
     let line = |metric: &Metric| format!("{indent}{:width$}  {}\n", metric.name, metric.interval);
     metrics.iter().map(line).collect()
-}
-
-/// Refuses to write a page where there is no folder for it.
-pub(super) fn check_folder(path: &str) -> Result<()> {
-    let parent = Path::new(path).parent().context("a page needs a name")?;
-    if parent != Path::new("") && !parent.is_dir() {
-        bail!("{path}: no folder `{}`", parent.display());
-    }
-    Ok(())
 }

@@ -18,7 +18,7 @@ use config::DemoConfig;
 use serde_json::{Value, json};
 
 use crate::model::prepare_device;
-use crate::signals;
+use cli::signals;
 use dataset::Dataset;
 use plan::Plan;
 use results::Results;

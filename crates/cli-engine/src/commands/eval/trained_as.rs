@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf, absolute};
 
 use config::{Config, EvalConfig, EvalTask, GrpoConfig, SftConfig, parse_mapping};
 use data::PromptTemplate;
+use data::template::template_name;
 use serde_json::{Map, Value, json};
-use train::settings::template_name;
 
 /// Where a run keeps its settings, and a merged model those of the run of its adapter.
 const CONFIG: &str = "config.yaml";

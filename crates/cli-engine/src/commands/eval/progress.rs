@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use base::console::AroundGuard;
-use eval::Progress;
+use eval_runner::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::progress::around_bar;
+use cli::progress::around_bar;
 
 const TEMPLATE: &str = "{prefix}{pos}/{len} answers {bar:30} ETA {eta}";
 

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use cli::hub;
 use config::MergeConfig;
 use models::{SavedAdapter, merge_adapter};
 
 use super::eval::{TRAINED_AS, file_of};
-use crate::hub;
+use crate::model::base_folder;
 
 /// Writes the merged model beside its name, then renames it: it is whole or it is not there.
 ///
@@ -23,7 +24,7 @@ pub fn merge(config: &MergeConfig) -> Result<()> {
     let folder = hub::model_folder(&config.adapter, config.model_revision.as_deref())?;
     let adapter = SavedAdapter::read(&folder)?;
     let base =
-        hub::base_folder(&adapter, config.base_model.as_deref(), config.model_revision.as_deref())?;
+        base_folder(&adapter, config.base_model.as_deref(), config.model_revision.as_deref())?;
     let io = |path: &Path| format!("{}", path.display());
     let name = target.file_name().context("`output_dir` has no name")?;
     let beside = target.with_file_name(format!(".{}.part", name.to_string_lossy()));

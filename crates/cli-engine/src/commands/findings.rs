@@ -3,51 +3,19 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
-use base::console::{count, describe};
+use anyhow::Result;
+use base::model_folder::{is_adapter, read_family};
 use base::run_folder::TRAINER_STATE;
+use cli::commands::eval::check_comparison;
+use cli::findings::Findings;
+use cli::which_model::{Chosen, choose};
 use config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig, TrainingSections};
 use data::DataFiles;
-use models::{is_adapter, read_family};
+use data::template::template;
 use torch::parse_device;
 use train::reward_problems;
-use train::settings::template;
 
 use super::training::Run;
-use crate::which_model::{Chosen, choose};
-
-/// What is wrong.
-#[derive(Default)]
-struct Findings(Vec<anyhow::Error>);
-
-impl Findings {
-    fn note<T>(&mut self, result: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.0.push(error.into());
-                None
-            }
-        }
-    }
-
-    fn say(&mut self, problem: String) {
-        // Several rewards may have the same fault.
-        if self.0.iter().all(|known| known.to_string() != problem) {
-            self.0.push(anyhow!(problem));
-        }
-    }
-
-    fn done(mut self) -> Result<()> {
-        if self.0.len() < 2 {
-            return self.0.pop().map_or(Ok(()), Err);
-        }
-        let told = self.0.iter().map(|error| describe(error.as_ref()));
-        let told: Vec<String> = told.collect();
-        let problems = count(told.len() as u64, "problem");
-        bail!("{problems} keep the work from beginning\n{}", told.join("\n"))
-    }
-}
 
 /// What both trainers name; `thinks` says which template is asked for, `methods` how files are compared.
 fn check_training(
@@ -123,13 +91,10 @@ pub fn check_plan(config: &PlanConfig) -> Result<()> {
 /// # Errors
 /// As [`check_grpo`].
 pub fn check_eval(config: &EvalConfig) -> Result<()> {
-    let mut findings = Findings::default();
     if !config.run.compare.is_empty() {
-        for folder in config.run.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
-            findings.say(format!("`compare`: no folder `{folder}`"));
-        }
-        return findings.done();
+        return check_comparison(config);
     }
+    let mut findings = Findings::default();
     let model = config.asked.model.as_deref().unwrap_or_default();
     let chosen = findings.note(choose(model, config.load.model_revision.as_deref()));
     if let Some(Chosen::Folder(folder)) = chosen.filter(|chosen| !chosen.is_adapter()) {

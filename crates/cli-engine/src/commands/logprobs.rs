@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use train::logprobs::completion_logprobs;
 
 use crate::model::Model;
-use crate::output::Output;
-use crate::rows::{self, Images, Row};
+use cli::output::Output;
+use cli::rows::{self, Images, Row};
 
 /// Rows whose prompts are in memory at a time.
 const CHUNK_ROWS: usize = 64;

@@ -7,7 +7,8 @@ use std::path::Path;
 use base::run_folder::ResultFolder;
 use config::{ColonList, EvalConfig, EvalTask};
 use eval::answers::{ANSWERS, AnswerStore};
-use eval::{EvalError, Evaluation, Progress, Results, Summary};
+use eval::{Evaluation, Results, Summary};
+use eval_runner::{AskError, Progress, answer, set_up};
 use models::VisionLanguageModel;
 use rewards::Family;
 use serde_json::{Value, json};
@@ -70,13 +71,13 @@ impl<'a> Run<'a> {
     fn set_up(&self) -> (Evaluation, AnswerStore) {
         let path = self.folder.path();
         let family = Family::Qwen2_5Vl;
-        let evaluation = Evaluation::new(self.config, path, super::processor(), family).unwrap();
+        let evaluation = set_up(self.config, path, super::processor(), family).unwrap();
         let store = evaluation.open(&self.folder).unwrap();
         (evaluation, store)
     }
 
     /// Goes on for `limit` answers at most.
-    fn go(&self, limit: usize) -> (Result<(Results, Summary), EvalError>, Watcher) {
+    fn go(&self, limit: usize) -> (Result<(Results, Summary), AskError>, Watcher) {
         let (evaluation, mut store) = self.set_up();
         let mut watcher = Watcher { heard: 0, bad: Vec::new() };
         // Who cancels cannot see the watcher: the folder tells.
@@ -84,10 +85,10 @@ impl<'a> Run<'a> {
         let lines = || fs::read_to_string(&path).map_or(0, |text| text.lines().count());
         let before = lines();
         let answered =
-            evaluation.answer(self.model, &self.folder, &mut store, &mut watcher, &|| {
+            answer(&evaluation, self.model, &self.folder, &mut store, &mut watcher, &|| {
                 lines() >= before.saturating_add(limit)
             });
-        let finished = answered.and_then(|()| evaluation.finish(&self.folder, &store));
+        let finished = answered.and_then(|()| Ok(evaluation.finish(&self.folder, &store)?));
         let finished = finished.map(|outcome| (outcome.results, outcome.summary));
         (finished, watcher)
     }
@@ -115,7 +116,7 @@ fn batches_of_any_size_and_any_stops_give_the_same_answers() {
     let one_by_one = config.clone().with(|c| c.decoding.max_concurrent_completions = 1);
     let stopped = Run::new(&one_by_one, model.as_ref(), &dir.path().join("stopped"));
     let (first, watcher) = stopped.go(3);
-    assert!(matches!(first, Err(EvalError::Engine(_))));
+    assert!(matches!(first, Err(AskError::Engine(_))));
     assert_eq!(watcher.heard, 3);
     let path = stopped.folder.path().join(ANSWERS);
     let kept = fs::read_to_string(&path).unwrap();
@@ -180,7 +181,7 @@ fn other_settings_and_other_questions_are_refused() {
     let open = |config: &EvalConfig| {
         let folder = ResultFolder::open(&out).unwrap();
         let family = Family::Qwen2_5Vl;
-        let evaluation = Evaluation::new(config, &out, super::processor(), family).unwrap();
+        let evaluation = set_up(config, &out, super::processor(), family).unwrap();
         evaluation.open(&folder).err().map(|error| error.to_string())
     };
     assert_eq!(open(&config), None);

@@ -13,7 +13,8 @@ use base::run_folder::StopFlag;
 use config::DemoConfig;
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
-use eval::{RecEvaluation, RecEvaluator, RecOptions};
+use eval::RecEvaluation;
+use eval_runner::{RecEvaluator, RecOptions};
 use models::{LoadOptions, TrainedParts, load_model};
 use serde_json::{Map, Value};
 use tch::Kind;
@@ -23,7 +24,7 @@ use super::dataset::Dataset;
 use super::plan::{Plan, Stage};
 use crate::model::prepare_device;
 use crate::progress::Progress;
-use crate::signals::Stopped;
+use cli::signals::Stopped;
 
 /// Lines that a run prints where there is no terminal.
 const LINES_OF_A_RUN: u64 = 8;

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use base::model_folder::read_config;
 use config::PlanConfig;
-use models::checkpoint::read_config;
 use train::plan::{
     Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained, plan_inputs,
     step_secs,
 };
 
-use crate::hub;
-use crate::which_model::folder_or_name;
+use cli::hub;
+use cli::which_model::folder_or_name;
 
 /// Prints the table. Weights are neither read nor fetched.
 ///

@@ -5,17 +5,17 @@
 //! changes an answer; greedy ties that rounding could turn are counted ([`SampleStats`]).
 
 use std::cell::RefCell;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use base::{Completion, DrawKey, FinishReason, Sample};
 use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
 use engine::{Decoding, EngineError, Request, SampleStats, Sampler, SamplingParams};
+use eval::answers::{Answer, Todo};
 use models::VisionLanguageModel;
 use rewards::ImageSizes;
 
-use crate::EvalError;
+use crate::AskError;
 
 /// Pixels of prompts that are held for one call of the sampler, bytes.
 const CHUNK_BYTES: usize = 1 << 30;
@@ -39,55 +39,25 @@ pub struct AskOptions {
     pub seed: u64,
 }
 
-/// Answers that a row still lacks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Todo {
-    /// Number of the row: draws are keyed by it.
-    pub row: usize,
-    /// Its place among the samples.
-    pub place: usize,
-    /// Which of its answers.
-    pub answers: Vec<Range<usize>>,
-}
-
-/// An answer as it was sampled.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// Number of the row.
-    pub row: usize,
-    /// Which of its answers.
-    pub sample: usize,
-    /// Its text.
-    pub text: String,
-    /// Its tokens, without the one that ends it.
-    pub tokens: usize,
-    /// Why it ended.
-    pub finish_reason: FinishReason,
-    /// Sizes of the row's images.
-    pub sizes: Vec<ImageSizes>,
-    /// Patches of the row's images.
-    pub image_grid_thw: Vec<[usize; 3]>,
-}
-
 /// Who hears of answers.
 pub trait Sink {
     /// An answer has ended.
     ///
     /// # Errors
     /// Ends the run.
-    fn answer(&mut self, answer: Answer) -> Result<(), EvalError>;
+    fn answer(&mut self, answer: Answer) -> Result<(), AskError>;
 
     /// A row cannot be asked.
     ///
     /// # Errors
     /// Ends the run.
-    fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError>;
+    fn bad(&mut self, row: usize, cause: String) -> Result<(), AskError>;
 
     /// A call of the sampler is over, after so many seconds.
     ///
     /// # Errors
     /// Ends the run.
-    fn sampled(&mut self, _stats: &SampleStats, _secs: f64) -> Result<(), EvalError> {
+    fn sampled(&mut self, _stats: &SampleStats, _secs: f64) -> Result<(), AskError> {
         Ok(())
     }
 }
@@ -123,7 +93,7 @@ impl Runner {
         todo: &[Todo],
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
-    ) -> Result<(), EvalError> {
+    ) -> Result<(), AskError> {
         let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?
             .with_decoding(self.options.decoding)?;
         let order: Vec<usize> = todo.iter().map(|todo| todo.place).collect();
@@ -167,7 +137,7 @@ impl Runner {
         todo: &mut std::slice::Iter<'_, Todo>,
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
-    ) -> Result<Vec<Ready>, EvalError> {
+    ) -> Result<Vec<Ready>, AskError> {
         let (mut ready, mut answers, mut bytes) = (Vec::new(), 0, 0);
         while answers < 4 * self.options.max_concurrent && bytes < CHUNK_BYTES {
             // Pictures may take long.
@@ -211,14 +181,14 @@ impl Runner {
         ready: Vec<Ready>,
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
-    ) -> Result<(), EvalError> {
+    ) -> Result<(), AskError> {
         let mut places = Vec::with_capacity(ready.len());
         let mut requests = Vec::with_capacity(ready.len());
         for Ready { row, first, request } in ready {
             places.push((row, first));
             requests.push(request);
         }
-        let failed: RefCell<Option<EvalError>> = RefCell::new(None);
+        let failed: RefCell<Option<AskError>> = RefCell::new(None);
         let mut on_finished = |request: usize, index: usize, completion: &Completion| {
             let (row, first) = places[request];
             let answer = self.answer(&requests[request], completion, [row, first + index]);
@@ -240,7 +210,7 @@ impl Runner {
         request: &Request,
         completion: &Completion,
         [row, sample]: [usize; 2],
-    ) -> Result<Answer, EvalError> {
+    ) -> Result<Answer, AskError> {
         let images = &request.prompt.images;
         let sizes = images
             .iter()

@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 use torch::parse_device;
 
 use crate::model::Model;
-use crate::output::{self, Output};
-use crate::rows::{self, Images, Row};
-use crate::signals;
+use cli::output::{self, Output};
+use cli::rows::{self, Images, Row};
+use cli::signals;
 
 /// Questions whose prompts are in memory at a time.
 const CHUNK_ROWS: usize = 64;

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use base::model_folder::read_family;
 use base::run_folder::ResultFolder;
+use cli::commands::eval::page;
 use config::{
     DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, TrainingSections, read_evaluations,
 };
 use data::Processor;
 use engine::EngineError;
-use eval::{EvalError, Evaluation, Outcome};
-use models::read_family;
+use eval::{Evaluation, Outcome};
+use eval_runner::AskError;
 use train::{Figures, PolicyAt};
 
-use crate::commands::eval::{Answers, TrainedAs, Warned, name_odd_rows, page};
+use crate::commands::eval::{Answers, TrainedAs, Warned, name_odd_rows};
 use crate::model::Choice;
 
 /// Between two lines on how far an evaluation is, where there is no terminal.
@@ -142,7 +144,7 @@ impl Evaluations {
         let family = rewards::family_of(&read_family(folder)?)?;
         // Where `grpo` keeps the replies of its own judge.
         let output_dir = Path::new(run.output_dir);
-        let mut evaluation = Evaluation::new(config, output_dir, Arc::new(processor), family)?;
+        let mut evaluation = eval_runner::set_up(config, output_dir, Arc::new(processor), family)?;
         if let Some(following) = following {
             following.say(&format!("evaluation `{}`: ", named.name));
             evaluation.note_training(following.to_json());
@@ -183,10 +185,11 @@ fn run_one(
     let label = format!("step {}, {}: ", policy.step, named.name);
     let mut progress = Answers::new(store.len(), label, PAUSE);
     let stop = || policy.stop.is_raised();
-    let answered = evaluation.answer(policy.model, &folder, &mut store, &mut progress, &stop);
+    let answered =
+        eval_runner::answer(evaluation, policy.model, &folder, &mut store, &mut progress, &stop);
     progress.finish();
     match answered {
-        Err(EvalError::Engine(EngineError::Cancelled { .. })) => return Ok(None),
+        Err(AskError::Engine(EngineError::Cancelled { .. })) => return Ok(None),
         answered => answered?,
     }
     let outcome = evaluation.finish(&folder, &store)?;

@@ -13,10 +13,10 @@ use train::{
     train_sft,
 };
 
-use crate::hub;
 use crate::progress::Progress;
-use crate::signals::{self, Stopped};
-use crate::which_model::folder_or_name;
+use cli::hub;
+use cli::signals::{self, Stopped};
+use cli::which_model::folder_or_name;
 use evaluations::Evaluations;
 
 pub use evaluations::Run;

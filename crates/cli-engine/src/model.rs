@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use base::Prompt;
+use base::model_folder::{is_adapter, read_family};
+use cli::hub::model_folder;
+use cli::which_model::hub_name;
 use config::{
     DType, DeviceSection, EvalConfig, GenerateConfig, ImageProcessor, LoadSection, LogprobsConfig,
 };
 use data::{Processor, ProcessorOptions};
 use models::{
-    AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, is_adapter,
-    load_model, load_with_adapter, read_family,
+    AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, base_of,
+    load_model, load_with_adapter,
 };
 use rewards::{Family, family_of};
 use tch::{Device, Kind};
-
-use crate::hub;
 
 /// A model to ask.
 pub struct Model {
@@ -53,7 +54,7 @@ impl<'a> Choice<'a> {
             device: &machine.device,
             num_threads: machine.num_threads,
             processor: ProcessorOptions {
-                resize_backend: train::settings::resize_backend(image_processor),
+                resize_backend: data::image::resize_backend(image_processor),
                 min_pixels: load.min_pixels.map(|pixels| pixels as u64),
                 max_pixels: load.max_pixels.map(|pixels| pixels as u64),
                 apply_exif: load.apply_exif,
@@ -99,10 +100,10 @@ impl<'a> Located<'a> {
     /// Where there is none.
     pub fn find(choice: impl Into<Choice<'a>>) -> Result<Self> {
         let choice: Choice<'_> = choice.into();
-        let folder = hub::model_folder(choice.model, choice.revision)?;
+        let folder = model_folder(choice.model, choice.revision)?;
         let adapter = is_adapter(&folder).then(|| SavedAdapter::read(&folder)).transpose()?;
         let folder = match &adapter {
-            Some(adapter) => hub::base_folder(adapter, choice.base_model, choice.revision)?,
+            Some(adapter) => base_folder(adapter, choice.base_model, choice.revision)?,
             None => {
                 if let Some(base) = choice.base_model {
                     base::say!(
@@ -170,6 +171,28 @@ impl Model {
         let images = self.processor.load_images(images, load);
         let prompt = images.and_then(|images| self.processor.prompt(question, &images));
         prompt.with_context(|| place.to_owned())
+    }
+}
+
+/// The folder of the model that an adapter lies over: `given`, or the one that it names, a folder or a
+/// name on the hub.
+///
+/// # Errors
+/// As [`model_folder`], and where the adapter names none.
+pub fn base_folder(
+    adapter: &SavedAdapter,
+    given: Option<&str>,
+    revision: Option<&str>,
+) -> Result<PathBuf> {
+    if let Some(name) = given {
+        return model_folder(name, revision);
+    }
+    match adapter.base.as_deref() {
+        Some(name) if !Path::new(name).exists() && hub_name(name).is_some() => {
+            // A folder beside the adapter goes before a name on the hub.
+            base_of(adapter).or_else(|_| model_folder(name, revision))
+        }
+        _ => Ok(base_of(adapter)?),
     }
 }
 

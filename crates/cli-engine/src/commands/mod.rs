@@ -1,0 +1,30 @@
+//! The commands but `demo` that ask a model: configuration to one call.
+
+mod eval;
+mod findings;
+mod generate;
+mod logprobs;
+mod merge;
+mod plan;
+mod training;
+
+pub use eval::eval;
+pub use findings::{check_eval, check_grpo, check_plan, check_sft};
+pub use generate::generate;
+pub use logprobs::logprobs;
+pub use merge::merge;
+pub use plan::plan;
+pub use training::{grpo, sft};
+
+/// Says where a run is to find boxes and no reward looks at them.
+fn warn_of_missing_box_reward(config: &config::GrpoConfig) {
+    let missing = rewards::missing_box_reward(
+        config.task_type.as_deref(),
+        &config.reward_funcs,
+        config.is_reward_customized_from_vlm_module,
+    );
+    // A method of comparison that was chosen is not that of texts by chance.
+    if let Some(text) = missing.filter(|_| config.reward_method.is_none()) {
+        base::say!("warning: {text}");
+    }
+}

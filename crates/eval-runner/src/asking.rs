@@ -1,0 +1,128 @@
+//! The answers of an evaluation: those that its folder lacks are asked of a model, and kept as they come.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::Sample;
+use base::run_folder::ResultFolder;
+use config::EvalConfig;
+use data::Processor;
+use engine::{Decoding, EngineError, SampleStats, SamplingParams};
+use eval::answers::{Answer, AnswerStore, SAMPLING, SamplingCounts};
+use eval::questions::Questions;
+use eval::{EvalError, Evaluation};
+use models::VisionLanguageModel;
+use rewards::Family;
+use serde_json::json;
+
+use crate::AskError;
+use crate::runner::{AskOptions, Runner, Sink};
+
+/// Who hears how far an evaluation is.
+pub trait Progress {
+    /// So many answers of so many are there.
+    fn on_answer(&mut self, done: usize, total: usize);
+    /// A row cannot be asked.
+    fn on_bad(&mut self, place: &str, cause: &str);
+}
+
+/// As [`Evaluation::new`]; that the device can decode as asked is found out before a model is loaded, too.
+///
+/// # Errors
+/// As [`Evaluation::new`], and a device that is not there.
+pub fn set_up(
+    config: &EvalConfig,
+    folder: &Path,
+    processor: Arc<Processor>,
+    family: Family,
+) -> Result<Evaluation, AskError> {
+    let evaluation = Evaluation::new(config, folder, processor, family)?;
+    decoding(config)?;
+    Ok(evaluation)
+}
+
+/// Lets `model` give the answers that are missing; rows that turn out bad on the way are noted in `store`.
+///
+/// # Errors
+/// A failure of sampling or of the disk; [`engine::EngineError::Cancelled`].
+pub fn answer(
+    evaluation: &Evaluation,
+    model: &dyn VisionLanguageModel,
+    folder: &ResultFolder,
+    store: &mut AnswerStore,
+    progress: &mut dyn Progress,
+    cancel: &dyn Fn() -> bool,
+) -> Result<(), AskError> {
+    let samples = evaluation.config().num_samples;
+    let todo = store.todo(evaluation.questions(), samples);
+    let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
+    let good = evaluation.questions().rows.iter();
+    let good: Arc<[Sample]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
+    let runner = Runner::new(Arc::clone(evaluation.processor()), ask_options(evaluation)?);
+    let mut sink = FolderSink {
+        questions: evaluation.questions(),
+        total: store.len() + missing,
+        log: folder,
+        store,
+        progress,
+    };
+    runner.run(model, &good, &todo, &mut sink, cancel)
+}
+
+fn ask_options(evaluation: &Evaluation) -> Result<AskOptions, AskError> {
+    let config = evaluation.config();
+    Ok(AskOptions {
+        template: evaluation.template()?,
+        sampling: SamplingParams {
+            temperature: config.temperature,
+            top_k: Some(config.top_k).filter(|top_k| *top_k > 0),
+            top_p: config.top_p,
+            min_p: config.min_p.unwrap_or_default(),
+            repetition_penalty: config.repetition_penalty,
+            max_new_tokens: config.max_new_tokens.unwrap_or_default(),
+            ..SamplingParams::default()
+        },
+        max_concurrent: config.max_concurrent_completions,
+        decoding: decoding(config)?,
+        workers: config.dataloader_num_workers.max(1),
+        seed: config.seed,
+    })
+}
+
+fn decoding(config: &EvalConfig) -> Result<Decoding, AskError> {
+    let device = torch::parse_device(&config.device).map_err(EngineError::from)?;
+    Ok(Decoding::new(config.cuda_graphs, device)?)
+}
+
+/// Keeps answers in a folder.
+struct FolderSink<'a> {
+    questions: &'a Questions,
+    total: usize,
+    log: &'a ResultFolder,
+    store: &'a mut AnswerStore,
+    progress: &'a mut dyn Progress,
+}
+
+impl Sink for FolderSink<'_> {
+    fn answer(&mut self, answer: Answer) -> Result<(), AskError> {
+        self.store.add(answer, self.questions)?;
+        self.progress.on_answer(self.store.len(), self.total);
+        Ok(())
+    }
+
+    fn bad(&mut self, row: usize, cause: String) -> Result<(), AskError> {
+        self.progress.on_bad(&self.questions.rows[row].place, &cause);
+        self.store.note_bad(row, cause);
+        Ok(())
+    }
+
+    fn sampled(&mut self, stats: &SampleStats, secs: f64) -> Result<(), AskError> {
+        let counts =
+            SamplingCounts { tokens: stats.tokens, boundary_draws: stats.boundary_draws, secs };
+        self.log
+            .append(SAMPLING)
+            .and_then(|mut lines| lines.write(&json!(counts)))
+            .map_err(EvalError::from)?;
+        Ok(())
+    }
+}

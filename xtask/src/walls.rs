@@ -31,10 +31,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
     ("eval", &["base", "config", "python", "data", "rewards", "report"]),
     ("eval-runner", &["base", "config", "data", "rewards", "torch", "models", "engine", "eval"]),
-    (
-        "cli",
-        &["base", "config", "python", "data", "rewards", "report", "dashboard", "eval", "web"],
-    ),
+    ("cli", &["base", "config", "python", "data", "rewards", "report", "dashboard", "eval", "web"]),
     (
         "cli-engine",
         &[

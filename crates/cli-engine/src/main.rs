@@ -24,33 +24,33 @@ fn main() -> ExitCode {
 fn act(invocation: &Invocation) -> Result<()> {
     launch::check_front()?;
     match invocation.command {
-        Command::Demo => with_config(invocation, |config| config.dry_run, demo::run),
+        Command::Demo => with_config(invocation, |config| config.machine.dry_run, demo::run),
         Command::Grpo => with_checked_config(
             invocation,
-            |config| config.dry_run,
+            |config| config.start.dry_run,
             commands::check_grpo,
             commands::grpo,
         ),
         Command::Sft => with_checked_config(
             invocation,
-            |config| config.dry_run,
+            |config| config.start.dry_run,
             commands::check_sft,
             commands::sft,
         ),
         Command::Plan => with_checked_config(
             invocation,
-            |config| config.dry_run,
+            |config| config.grpo.start.dry_run,
             commands::check_plan,
             commands::plan,
         ),
         Command::Eval => with_checked_config(
             invocation,
-            |config| config.dry_run,
+            |config| config.machine.dry_run,
             commands::check_eval,
             commands::eval,
         ),
-        Command::Generate => with_config(invocation, |config| config.dry_run, commands::generate),
-        Command::Logprobs => with_config(invocation, |config| config.dry_run, commands::logprobs),
+        Command::Generate => with_config(invocation, |config| config.machine.dry_run, commands::generate),
+        Command::Logprobs => with_config(invocation, |config| config.machine.dry_run, commands::logprobs),
         Command::Merge => with_config(invocation, |config| config.dry_run, commands::merge),
         Command::Reward | Command::DataCheck | Command::DataConvert => {
             let name = invocation.command.name();

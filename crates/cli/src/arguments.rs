@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches};
-use config::{self, Field, CompatFlag, Kind, Layers};
+use config::{self, CompatFlag, Field, Kind, Layers};
 use serde_json::Value;
 
 use crate::command::{Command, Entry, GROUPS};

@@ -3,10 +3,11 @@
 
 use std::sync::LazyLock;
 
+use config::Section;
 use config::{
-    Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, Field, CompatFlag,
-    CompatEffect, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig,
-    RewardConfig, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
+    CompatEffect, CompatFlag, Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig,
+    Field, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig,
+    SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
 };
 use serde_json::Value;
 
@@ -163,8 +164,10 @@ fn of_training() -> &'static [CompatFlag] {
     static ALL: LazyLock<Vec<CompatFlag>> = LazyLock::new(|| {
         let own = |name: &str| DataCheckConfig::FIELDS.iter().any(|field| field.name == name);
         let of_grpo = GrpoConfig::FIELDS.iter().filter(|field| !own(field.name));
-        let of_grpo = of_grpo
-            .map(|field| CompatFlag { name: field.name, effect: CompatEffect::None("of training") });
+        let of_grpo = of_grpo.map(|field| CompatFlag {
+            name: field.name,
+            effect: CompatEffect::None("of training"),
+        });
         let foreign = compat_flags_of_grpo().iter().copied();
         foreign.chain(of_grpo).collect()
     });

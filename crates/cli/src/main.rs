@@ -15,7 +15,7 @@ fn main() -> ExitCode {
 
 fn act(invocation: &Invocation) -> Result<()> {
     match invocation.command {
-        Command::Reward => with_config(invocation, |config| config.dry_run, commands::reward),
+        Command::Reward => with_config(invocation, |config| config.machine.dry_run, commands::reward),
         Command::DataCheck => {
             with_config(invocation, |config| config.dry_run, commands::data_check)
         }
@@ -24,7 +24,7 @@ fn act(invocation: &Invocation) -> Result<()> {
         }
         Command::Eval if commands::eval::is_comparison(invocation) => with_checked_config(
             invocation,
-            |config| config.dry_run,
+            |config| config.machine.dry_run,
             commands::eval::check_comparison,
             commands::eval::compare,
         ),

@@ -53,7 +53,7 @@ pub fn answer(
     progress: &mut dyn Progress,
     cancel: &dyn Fn() -> bool,
 ) -> Result<(), AskError> {
-    let samples = evaluation.config().num_samples;
+    let samples = evaluation.config().sampling.num_samples;
     let todo = store.todo(evaluation.questions(), samples);
     let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
     let good = evaluation.questions().rows.iter();
@@ -74,24 +74,24 @@ fn ask_options(evaluation: &Evaluation) -> Result<AskOptions, AskError> {
     Ok(AskOptions {
         template: evaluation.template()?,
         sampling: SamplingParams {
-            temperature: config.temperature,
-            top_k: Some(config.top_k).filter(|top_k| *top_k > 0),
-            top_p: config.top_p,
-            min_p: config.min_p.unwrap_or_default(),
-            repetition_penalty: config.repetition_penalty,
-            max_new_tokens: config.max_new_tokens.unwrap_or_default(),
+            temperature: config.sampling.temperature,
+            top_k: Some(config.filters.top_k).filter(|top_k| *top_k > 0),
+            top_p: config.filters.top_p,
+            min_p: config.filters.min_p.unwrap_or_default(),
+            repetition_penalty: config.filters.repetition_penalty,
+            max_new_tokens: config.sampling.max_new_tokens.unwrap_or_default(),
             ..SamplingParams::default()
         },
-        max_concurrent: config.max_concurrent_completions,
+        max_concurrent: config.decoding.max_concurrent_completions,
         decoding: decoding(config)?,
-        workers: config.dataloader_num_workers.max(1),
-        seed: config.seed,
+        workers: config.decoding.dataloader_num_workers.max(1),
+        seed: config.decoding.seed,
     })
 }
 
 fn decoding(config: &EvalConfig) -> Result<Decoding, AskError> {
-    let device = torch::parse_device(&config.device).map_err(EngineError::from)?;
-    Ok(Decoding::new(config.cuda_graphs, device)?)
+    let device = torch::parse_device(&config.machine.device).map_err(EngineError::from)?;
+    Ok(Decoding::new(config.decoding.cuda_graphs, device)?)
 }
 
 /// Keeps answers in a folder.

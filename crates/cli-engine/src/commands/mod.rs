@@ -19,12 +19,12 @@ pub use training::{grpo, sft};
 /// Says where a run is to find boxes and no reward looks at them.
 fn warn_of_missing_box_reward(config: &config::GrpoConfig) {
     let missing = rewards::missing_box_reward(
-        config.task_type.as_deref(),
-        &config.reward_funcs,
-        config.is_reward_customized_from_vlm_module,
+        config.data.task_type.as_deref(),
+        &config.rewards.reward_funcs,
+        config.rewards.is_reward_customized_from_vlm_module,
     );
     // A method of comparison that was chosen is not that of texts by chance.
-    if let Some(text) = missing.filter(|_| config.reward_method.is_none()) {
+    if let Some(text) = missing.filter(|_| config.scoring.reward_method.is_none()) {
         base::say!("warning: {text}");
     }
 }

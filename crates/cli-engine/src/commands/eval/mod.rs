@@ -18,7 +18,7 @@ pub use warnings::Warned;
 /// # Errors
 /// Where a model or a file cannot be used, and where the evaluation was asked to stop.
 pub fn eval(config: &EvalConfig) -> Result<()> {
-    match config.compare.is_empty() {
+    match config.run.compare.is_empty() {
         true => run::run(config),
         false => cli::commands::eval::compare(config),
     }

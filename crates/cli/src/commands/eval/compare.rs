@@ -16,7 +16,7 @@ use crate::program::resolved;
 pub fn is_comparison(invocation: &Invocation) -> bool {
     // What can be read once alone is left to whoever acts on it.
     let is_file = invocation.config.as_ref().is_none_or(|path| path.is_file());
-    let compares = |resolved: Resolved<EvalConfig>| !resolved.config.compare.is_empty();
+    let compares = |resolved: Resolved<EvalConfig>| !resolved.config.run.compare.is_empty();
     is_file && resolved(invocation).is_ok_and(compares)
 }
 
@@ -26,7 +26,7 @@ pub fn is_comparison(invocation: &Invocation) -> bool {
 /// All that are not, in one message.
 pub fn check_comparison(config: &EvalConfig) -> Result<()> {
     let mut findings = Findings::default();
-    for folder in config.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
+    for folder in config.run.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
         findings.say(format!("`compare`: no folder `{folder}`"));
     }
     findings.done()
@@ -37,10 +37,10 @@ pub fn check_comparison(config: &EvalConfig) -> Result<()> {
 /// # Errors
 /// Folders without results, and results that have no question in common.
 pub fn compare(config: &EvalConfig) -> Result<()> {
-    let [before, after] = config.compare.as_slice() else {
-        bail!("`compare`: expected two folders, got {}", config.compare.len());
+    let [before, after] = config.run.compare.as_slice() else {
+        bail!("`compare`: expected two folders, got {}", config.run.compare.len());
     };
-    let (html, html_rows) = (config.html.as_deref(), config.html_rows);
+    let (html, html_rows) = (config.run.html.as_deref(), config.run.html_rows);
     if let Some(path) = html {
         check_folder(path)?;
     }

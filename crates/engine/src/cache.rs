@@ -9,9 +9,9 @@
 mod fixed;
 
 use models::model::TextShape;
-use models::{Attend, Layout, PackedAttention};
+use models::{AttentionBackend, Layout, PackedAttention};
 use tch::{Device, Kind, Tensor};
-use torch::{DecodeKeys, decode_attention};
+use torch::{KvView, decode_attention};
 
 use fixed::Seats;
 pub use fixed::StepShape;
@@ -298,7 +298,7 @@ pub struct Prefill<'a> {
     width: i64,
 }
 
-impl Attend for Prefill<'_> {
+impl AttentionBackend for Prefill<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let shape = &self.cache.shape;
         let [keys, values] = &self.cache.prompts.layers[layer];
@@ -322,9 +322,9 @@ pub struct Decode<'a> {
     own_seating: Option<Seating>,
 }
 
-impl Attend for Decode<'_> {
+impl AttentionBackend for Decode<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-        if let Some(keys) = self.decode_keys(layer) {
+        if let Some(keys) = self.kv_view(layer) {
             return decode_attention([q, k, v], &keys).expect("a cache that fits the model");
         }
         self.store(layer, k, v);
@@ -335,18 +335,18 @@ impl Attend for Decode<'_> {
         joined.to_kind(self.cache.kind)
     }
 
-    fn decode_keys(&mut self, layer: usize) -> Option<DecodeKeys<'_>> {
+    fn kv_view(&mut self, layer: usize) -> Option<KvView<'_>> {
         let [rows, prompt_lens] = self.seating().prompt_of_slot.as_ref()?;
         let [prompt_keys, prompt_values] = &self.cache.prompts.layers[layer];
-        let [answer_keys, answer_values] = &self.cache.answers.layers[layer];
-        Some(DecodeKeys {
+        let [completion_keys, completion_values] = &self.cache.answers.layers[layer];
+        Some(KvView {
             prompt_keys,
             prompt_values,
-            answer_keys,
-            answer_values,
-            rows,
+            completion_keys,
+            completion_values,
+            prompt_indices: rows,
             prompt_lens,
-            places: &self.step.places,
+            completion_lens: &self.step.places,
         })
     }
 }

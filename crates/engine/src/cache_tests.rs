@@ -52,10 +52,10 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
     let prefill = |cache: &mut KvCache, lens: &[usize], first_row: usize, key: u64| {
         let layout = Layout::independent(lens.iter().copied());
         let attention = PackedAttention::new(&layout, true, kind, Device::Cpu);
-        let mut attend = cache.prefill(&attention, &layout, first_row);
+        let mut backend = cache.prefill(&attention, &layout, first_row);
         for layer in 0..2 {
             let [q, k, v] = qkv(layout.num_tokens() as i64, key + layer);
-            let _ = attend.attend(layer as usize, &q, &k, &v);
+            let _ = backend.attend(layer as usize, &q, &k, &v);
         }
     };
     let mut decode = |cache: &mut KvCache, mut shape: StepShape, places: &[i64], key: u64| {
@@ -63,7 +63,7 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
         let longest = places.iter().copied().max().unwrap() as usize;
         let ragged = places.iter().any(|&p| p as usize != longest);
         let mut columns = Tensor::from_slice(places);
-        let mut attend = if way == Way::Fixed {
+        let mut backend = if way == Way::Fixed {
             shape.columns = cache.fixed_columns(longest);
             columns = columns.constant_pad_nd([0, shape.slots - slots]);
             cache.decode_fixed(&columns, &shape)
@@ -75,7 +75,7 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
             let [q, k, v] = qkv(slots, key + layer);
             let [q, k, v] =
                 [q, k, v].map(|x| x.constant_pad_nd([0, 0, 0, 0, 0, columns.size()[0] - slots]));
-            let seen = attend.attend(layer as usize, &q, &k, &v);
+            let seen = backend.attend(layer as usize, &q, &k, &v);
             outputs.push(seen.narrow(0, 0, slots));
         }
     };

@@ -6,7 +6,7 @@
 
 use models::VisionLanguageModel;
 use tch::{Device, Kind, Tensor};
-use torch::{TokenChoice, choose_tokens, fuses};
+use torch::{TokenSampling, has_cpu_kernel, sample_tokens};
 
 use crate::filters::{min_p, penalised, top_k, top_p};
 use crate::params::SamplingParams;
@@ -52,7 +52,7 @@ pub struct Chooser {
     ends: Tensor,
     /// `[vocab_size]`: either.
     forbidden_or_ends: Tensor,
-    /// Whether rows on the CPU are chosen by one loop of our own ([`choose_tokens`]), where there is nothing to filter.
+    /// Whether rows on the CPU are chosen by one loop of our own ([`sample_tokens`]), where there is nothing to filter.
     fused: bool,
 }
 
@@ -103,14 +103,14 @@ impl Chooser {
     /// # Panics
     /// Where shapes disagree.
     pub fn table(&self, rows: &Rows<'_>) -> Tensor {
-        if !(self.fused && self.filters_nothing(rows) && fuses(rows.logits)) {
+        if !(self.fused && self.filters_nothing(rows) && has_cpu_kernel(rows.logits)) {
             return self.table_by_libtorch(rows);
         }
-        choose_tokens(&TokenChoice {
+        sample_tokens(&TokenSampling {
             logits: rows.logits,
             banned: [&self.forbidden, &self.forbidden_or_ends],
             unfinished: rows.unfinished.as_ref(),
-            draws: (!self.params.greedy()).then_some(rows.draws),
+            uniforms: (!self.params.greedy()).then_some(rows.draws),
             scale: 1.0 / self.temperature(),
         })
         .expect("masks as long as the vocabulary")

@@ -3,7 +3,7 @@
 
 use models::VisionLanguageModel;
 use tch::{Device, Kind, Tensor};
-use torch::{GraphPool, Reading, check_graphs};
+use torch::{GraphPool, PendingHostCopy, check_graphs};
 
 use crate::EngineError;
 use crate::cache::{KvCache, StepShape, move_rows};
@@ -151,7 +151,11 @@ impl FixedStep {
     }
 
     /// Begins a step; what it chooses for the first `slots` is on its way to the host.
-    pub fn launch(&mut self, batch: &mut Batch<'_>, slots: usize) -> Result<Reading, EngineError> {
+    pub fn launch(
+        &mut self,
+        batch: &mut Batch<'_>,
+        slots: usize,
+    ) -> Result<PendingHostCopy, EngineError> {
         let (buffers, shape) = (&self.buffers, self.shape);
         let relocations = batch.cache.relocations();
         let mut work = || buffers.compute(batch, &shape);
@@ -159,7 +163,7 @@ impl FixedStep {
             None => work(),
             Some(recordings) => recordings.run(shape, relocations, &mut work)?,
         }
-        Ok(Reading::begin(&buffers.table.narrow(0, 0, slots as i64))?)
+        Ok(PendingHostCopy::begin(&buffers.table.narrow(0, 0, slots as i64))?)
     }
 }
 
@@ -172,9 +176,9 @@ impl Buffers {
         let positions = front(&self.first_positions) + &columns;
         let rotary = model.rotary(&positions.unsqueeze(0).expand([3, shape.slots], false));
         let mut hidden = model.embed_tokens(&ids);
-        let mut attend = batch.cache.decode_fixed(&columns, shape);
+        let mut backend = batch.cache.decode_fixed(&columns, shape);
         for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut attend);
+            hidden = model.layer(layer, &hidden, &rotary, &mut backend);
         }
         let logits = model.logits(&model.final_norm(&hidden));
         let seen = batch.seen.map(|seen| front(seen).scatter_value_(1, &ids.unsqueeze(1), 1));

@@ -1,10 +1,10 @@
 //! The loop: admit, decode a token for everyone, retire the finished.
 
 use base::{Completion, DrawKey};
-use models::model::embed_batch;
-use models::{BatchBuilder, PackedAttention, Tape};
+use models::model::embed_inputs;
+use models::{Checkpointing, InputsBuilder, PackedAttention};
 use tch::{Kind, Tensor};
-use torch::Reading;
+use torch::PendingHostCopy;
 
 use crate::EngineError;
 use crate::cache::{KvCache, move_rows};
@@ -133,7 +133,7 @@ impl<'r> Run<'r> {
     fn prefill(&mut self, new: &[usize]) -> Result<(), EngineError> {
         let model = self.sampler.model;
         let (kind, device) = model.compute();
-        let mut builder = BatchBuilder::new(model);
+        let mut builder = InputsBuilder::new(model);
         for &request in new {
             let prompt = &self.requests[request].prompt;
             builder
@@ -143,10 +143,10 @@ impl<'r> Run<'r> {
         let batch = builder.build();
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
         let rotary = model.rotary(&batch.position_ids);
-        let mut hidden = embed_batch(model, &mut Tape::new(false), &batch);
-        let mut attend = self.cache.prefill(&attention, &batch.layout, self.rows.len());
+        let mut hidden = embed_inputs(model, &mut Checkpointing::new(false), &batch);
+        let mut backend = self.cache.prefill(&attention, &batch.layout, self.rows.len());
         for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut attend);
+            hidden = model.layer(layer, &hidden, &rotary, &mut backend);
         }
         let last: Vec<i64> =
             batch.layout.segments.iter().map(|s| (s.start + s.len - 1) as i64).collect();
@@ -263,7 +263,7 @@ impl<'r> Run<'r> {
         })
     }
 
-    fn launch(&mut self, cancel: &dyn Fn() -> bool) -> Result<Reading, EngineError> {
+    fn launch(&mut self, cancel: &dyn Fn() -> bool) -> Result<PendingHostCopy, EngineError> {
         self.heed(cancel)?;
         let fixed = self.fixed.as_mut().expect("decoding by fixed steps");
         let mut batch = Batch {
@@ -300,9 +300,9 @@ impl<'r> Run<'r> {
         let [ids, columns, positions, draws] = self.upload();
         let rotary = model.rotary(&positions.unsqueeze(0).expand([3, slots as i64], false));
         let mut hidden = model.embed_tokens(&ids);
-        let mut attend = self.cache.decode(&columns, longest, columns_ragged);
+        let mut backend = self.cache.decode(&columns, longest, columns_ragged);
         for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut attend);
+            hidden = model.layer(layer, &hidden, &rotary, &mut backend);
         }
         let logits = model.logits(&model.final_norm(&hidden));
         let seen = self.seen.as_ref().map(|seen| {

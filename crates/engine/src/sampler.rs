@@ -1,7 +1,7 @@
 //! The door: what a sampler is made of, and what may be asked of it. `run` does the work.
 
 use base::Completion;
-use models::{BatchBuilder, PackedWeights, VisionLanguageModel};
+use models::{InputsBuilder, PackedWeights, VisionLanguageModel};
 use torch::check_graphs;
 
 use crate::EngineError;
@@ -92,7 +92,7 @@ impl<'m> Sampler<'m> {
                     vocab_size,
                 });
             }
-            BatchBuilder::new(self.model)
+            InputsBuilder::new(self.model)
                 .push_prompt(prompt)
                 .map_err(|source| EngineError::Prompt { request, source })?;
         }

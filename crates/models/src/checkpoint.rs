@@ -136,7 +136,7 @@ pub fn save_weights(
                 Some(parameter) if parameter.value.kind() == files.kind(name)? => {
                     parameter.value.detach()
                 }
-                Some(parameter) => parameter.exact()?,
+                Some(parameter) => parameter.master_weight()?,
                 // A buffer that no layer takes stays as it is.
                 None => files.tensor(name)?,
             };

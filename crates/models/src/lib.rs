@@ -1,27 +1,28 @@
 //! Model families over libtorch: packed tokens in, hidden states and logits out.
 //!
-//! Models know neither key caches nor losses: where queries find their keys is an [`Attend`], so the same
+//! Models know neither key caches nor losses: where queries find their keys is an [`AttentionBackend`], so the same
 //! layers serve training (`layers::PackedAttention`) and sampling (`engine`).
 
-pub mod batch;
 pub mod checkpoint;
+pub mod checkpointing;
 mod contradictions;
 pub mod features;
+pub mod inputs;
 pub mod layers;
 pub mod lora;
-mod misfits;
+mod mismatches;
 pub mod model;
 pub mod parameters;
 pub mod qwen2_5_vl;
-pub mod tape;
 mod whereabouts;
 
-pub use batch::{BatchBuilder, PackedBatch};
 pub use checkpoint::{
     base_of, copy_processor_files, load_model, load_with_adapter, read_family, save_weights,
 };
+pub use checkpointing::Checkpointing;
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
-pub use layers::attention::{Attend, Layout, PackedAttention, Segment};
+pub use inputs::{InputsBuilder, ModelInputs};
+pub use layers::attention::{AttentionBackend, Layout, PackedAttention, Segment};
 pub use layers::packed::PackedWeights;
 pub use layers::rotary::Rotary;
 pub use lora::{
@@ -30,7 +31,6 @@ pub use lora::{
 };
 pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
 pub use parameters::{Master, Parameter, Parameters};
-pub use tape::Tape;
 pub use whereabouts::check_model_folder;
 
 use std::path::PathBuf;

@@ -5,12 +5,12 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 use crate::ModelError;
-use crate::batch::PackedBatch;
+use crate::checkpointing::Checkpointing;
 use crate::features::{FeatureCache, TowerFeatures};
-use crate::layers::attention::{Attend, PackedAttention};
+use crate::inputs::ModelInputs;
+use crate::layers::attention::{AttentionBackend, PackedAttention};
 use crate::layers::rotary::Rotary;
 use crate::parameters::Parameters;
-use crate::tape::Tape;
 
 /// How to load a model.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +138,7 @@ pub trait VisionLanguageModel {
     /// Adds the vision stages: `pixel_values [patches, patch_dim] -> [merged patches, hidden_size]`.
     fn vision_stages<'a>(
         &'a self,
-        tape: &mut Tape<'a>,
+        checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
     ) -> Tensor;
@@ -164,7 +164,7 @@ pub trait VisionLanguageModel {
         index: usize,
         hidden: &Tensor,
         rotary: &Rotary,
-        attend: &mut dyn Attend,
+        backend: &mut dyn AttentionBackend,
     ) -> Tensor;
 
     /// Normalises the last layer's output, `[N, hidden_size]`.
@@ -174,40 +174,41 @@ pub trait VisionLanguageModel {
     fn logits(&self, hidden: &Tensor) -> Tensor;
 }
 
-/// Embeddings of a batch with its image features in their places, through the tape: `[T, hidden_size]`.
-pub fn embed_batch<'a>(
+/// Embeddings of a batch with its image features in their places, through the checkpointing: `[T, hidden_size]`.
+pub fn embed_inputs<'a>(
     model: &'a dyn VisionLanguageModel,
-    tape: &mut Tape<'a>,
-    batch: &'a PackedBatch,
+    checkpointing: &mut Checkpointing<'a>,
+    batch: &'a ModelInputs,
 ) -> Tensor {
     let Some(images) = &batch.images else {
-        return tape.run(&batch.input_ids, |ids| model.embed_tokens(ids));
+        return checkpointing.run(&batch.input_ids, |ids| model.embed_tokens(ids));
     };
     let features = match model.features() {
         Some(features) => features.of(model, &images.distinct),
         None => {
             let (kind, device) = model.compute();
-            model.vision_stages(tape, &images.pixel_values(kind, device), &images.grids())
+            model.vision_stages(checkpointing, &images.pixel_values(kind, device), &images.grids())
         }
     };
-    tape.run(&features, |features| {
+    checkpointing.run(&features, |features| {
         // A picture may stand in several prompts: gradients of such rows are added in a fixed order.
         let placed = Tensor::embedding(features, &images.sources, -1, false, false);
         model.embed_tokens(&batch.input_ids).index_copy(0, &images.targets, &placed)
     })
 }
 
-/// Hidden states of a batch after the last layer, normalised: `[T, hidden_size]`, stages on `tape`.
+/// Hidden states of a batch after the last layer, normalised: `[T, hidden_size]`, stages on `checkpointing`.
 pub fn forward<'a>(
     model: &'a dyn VisionLanguageModel,
-    tape: &mut Tape<'a>,
-    batch: &'a PackedBatch,
+    checkpointing: &mut Checkpointing<'a>,
+    batch: &'a ModelInputs,
     attention: &'a PackedAttention,
     rotary: &'a Rotary,
 ) -> Tensor {
-    let mut hidden = embed_batch(model, tape, batch);
+    let mut hidden = embed_inputs(model, checkpointing, batch);
     for index in 0..model.text_shape().num_layers {
-        hidden = tape.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
+        hidden =
+            checkpointing.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
     }
-    tape.run(&hidden, |x| model.final_norm(x))
+    checkpointing.run(&hidden, |x| model.final_norm(x))
 }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use base::{PreparedImage, Prompt};
 use engine::{Request, SamplingParams};
-use models::layers::attention::Attend;
+use models::layers::attention::AttentionBackend;
 use models::model::{PromptPositions, TextShape};
 use models::{
-    FeatureCache, ModelError, Parameters, Rotary, Tape, TowerFeatures, VisionLanguageModel,
+    Checkpointing, FeatureCache, ModelError, Parameters, Rotary, TowerFeatures, VisionLanguageModel,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -29,7 +29,7 @@ struct RecordedVision {
 impl VisionLanguageModel for RecordedVision {
     fn vision_stages<'a>(
         &'a self,
-        _: &mut Tape<'a>,
+        _: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
     ) -> Tensor {
@@ -90,9 +90,9 @@ impl VisionLanguageModel for RecordedVision {
         index: usize,
         hidden: &Tensor,
         rotary: &Rotary,
-        attend: &mut dyn Attend,
+        backend: &mut dyn AttentionBackend,
     ) -> Tensor {
-        self.inner.layer(index, hidden, rotary, attend)
+        self.inner.layer(index, hidden, rotary, backend)
     }
     fn final_norm(&self, hidden: &Tensor) -> Tensor {
         self.inner.final_norm(hidden)

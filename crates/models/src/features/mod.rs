@@ -19,10 +19,10 @@ use sha2::{Digest, Sha256};
 use tch::{Cuda, Device, Tensor, no_grad};
 
 use crate::ModelError;
-use crate::batch::pixel_values;
+use crate::checkpointing::Checkpointing;
+use crate::inputs::pixel_values;
 use crate::model::{Part, VisionLanguageModel};
 use crate::parameters::{Parameter, Parameters};
-use crate::tape::Tape;
 
 use store::{Shape, Store};
 
@@ -240,7 +240,8 @@ impl TowerFeatures {
             let pixels = pixel_values(std::slice::from_ref(image), kind, device);
             wait_for(device);
             let start = Instant::now();
-            let features = model.vision_stages(&mut Tape::new(false), &pixels, &[image.grid_thw]);
+            let features =
+                model.vision_stages(&mut Checkpointing::new(false), &pixels, &[image.grid_thw]);
             wait_for(device);
             Kept { features, secs: start.elapsed().as_secs_f64() }
         })

@@ -5,17 +5,17 @@
 //! Answers over a shared prompt read its keys; gradients flow into the prompt from all of them.
 
 use tch::{Device, Kind, Tensor};
-use torch::{DecodeKeys, SegmentTable, segment_attention};
+use torch::{KvView, SegmentTable, segment_attention};
 
 use super::varlen::VariableLength;
 
 /// Where queries find their keys. Packed batches and the sampler's caches implement it.
-pub trait Attend {
+pub trait AttentionBackend {
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim]`, rotated, -> `[T, heads, head_dim]`.
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor;
 
-    /// What [`torch::decode_layer`] reads, where that does the same for `layer` as [`Attend::attend`].
-    fn decode_keys(&mut self, _layer: usize) -> Option<DecodeKeys<'_>> {
+    /// What [`torch::decode_layer`] reads, where that does the same for `layer` as [`AttentionBackend::attend`].
+    fn kv_view(&mut self, _layer: usize) -> Option<KvView<'_>> {
         None
     }
 }
@@ -278,14 +278,14 @@ fn kernel(blocks: &[Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
         .transpose(1, 2)
 }
 
-impl Attend for PackedAttention {
+impl AttentionBackend for PackedAttention {
     fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         self.forward(q, k, v)
     }
 }
 
 /// A shared reference attends too: recomputation runs a layer twice over the same tables.
-impl Attend for &PackedAttention {
+impl AttentionBackend for &PackedAttention {
     fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         self.forward(q, k, v)
     }

@@ -1,7 +1,7 @@
 //! `y = x W^T + b`.
 
 use tch::Tensor;
-use torch::{fuses, normed_linears};
+use torch::{has_cpu_kernel, normed_linears};
 
 use super::{RmsNorm, packed};
 use crate::ModelError;
@@ -21,7 +21,7 @@ impl Linear {
     /// over them where there is one.
     ///
     /// # Errors
-    /// Only libtorch's own; misfits are collected by the builder.
+    /// Only libtorch's own; mismatches are collected by the builder.
     pub fn load(
         builder: &mut Builder<'_>,
         input: i64,
@@ -91,7 +91,7 @@ pub fn forward_all<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor;
 /// instead of being kept.
 pub fn normed_all<const N: usize>(norm: &RmsNorm, x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
     let parts = layers.map(Linear::plain);
-    if parts.iter().any(Option::is_none) || !fuses(x) || packed::is_packed(x) {
+    if parts.iter().any(Option::is_none) || !has_cpu_kernel(x) || packed::is_packed(x) {
         return forward_all(&norm.forward(x), layers);
     }
     let parts = parts.map(|part| part.expect("looked at above"));

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 
 use tch::Tensor;
-use torch::{DecodeKeys, DecodeLayer, PackedLinear, decode_layer, fuses, packed_linears};
+use torch::{DecodeLayer, KvView, PackedLinear, decode_layer, has_cpu_kernel, packed_linears};
 
 use super::rotary::Rotary;
 use super::{Linear, RmsNorm};
@@ -43,7 +43,7 @@ impl Drop for PackedWeights {
 
 /// Whether `x` goes by packed weights, where they are kept.
 fn applies(x: &Tensor) -> bool {
-    x.dim() == 2 && x.size()[0] <= MOST_ROWS && fuses(x)
+    x.dim() == 2 && x.size()[0] <= MOST_ROWS && has_cpu_kernel(x)
 }
 
 /// Whether linear layers over `x` go by packed weights on this thread.
@@ -95,7 +95,7 @@ pub fn decode(
     x: &Tensor,
     weights: &DecoderWeights<'_>,
     rotary: &Rotary,
-    keys: &DecodeKeys<'_>,
+    keys: &KvView<'_>,
 ) -> Option<Tensor> {
     let parts: [_; 7] = weights.linears.map(Linear::plain);
     let eps = weights.norms[0].eps();

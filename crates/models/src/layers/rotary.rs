@@ -2,7 +2,7 @@
 //! families' affair.
 
 use tch::{Kind, Tensor};
-use torch::{fuses, rotate};
+use torch::{has_cpu_kernel, rotate};
 
 /// Cosines and sines of every token, `[T, head_dim]` each, second half equal to the first.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Rotary {
 
     /// Turns `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
     pub fn apply(&self, x: &Tensor) -> Tensor {
-        if fuses(x) {
+        if has_cpu_kernel(x) {
             return rotate(x, &self.cos, &self.sin).expect("an angle for each token and channel");
         }
         let kind = x.kind();

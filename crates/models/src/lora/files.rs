@@ -195,7 +195,7 @@ pub fn save_adapter(
         .list
         .iter()
         .filter(|p| p.is_adapter)
-        .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.exact()?)))
+        .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.master_weight()?)))
         .collect::<Result<_, torch::TorchError>>()?;
     let written = write_tensors(&folder.join(WEIGHTS), &tensors)?;
     let differing = |value: fn(&(i64, f64)) -> Value| -> Map<String, Value> {

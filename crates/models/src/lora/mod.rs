@@ -166,7 +166,7 @@ impl<'a> Adapters<'a> {
         Adapters { source, scale, lora }
     }
 
-    /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A misfit goes to `problems`.
+    /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A mismatch goes to `problems`.
     pub(crate) fn matrices(
         &mut self,
         module: &str,

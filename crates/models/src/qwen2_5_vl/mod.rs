@@ -24,14 +24,14 @@ use torch::WeightFiles;
 pub use config::{Config, TextConfig, VisionConfig};
 
 use crate::checkpoint::HEAD;
+use crate::checkpointing::Checkpointing;
 use crate::features::{FeatureCache, TowerFeatures};
 use crate::layers::Linear;
-use crate::layers::attention::Attend;
+use crate::layers::attention::AttentionBackend;
 use crate::layers::rotary::Rotary;
 use crate::lora::AdapterSource;
 use crate::model::{LoadOptions, PromptPositions, TextShape, VisionLanguageModel};
 use crate::parameters::{Builder, Parameters};
-use crate::tape::Tape;
 use crate::{ModelError, contradictions};
 
 /// Qwen2.5-VL with its weights.
@@ -175,11 +175,11 @@ impl VisionLanguageModel for Model {
 
     fn vision_stages<'a>(
         &'a self,
-        tape: &mut Tape<'a>,
+        checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
     ) -> Tensor {
-        self.visual.stages(tape, pixel_values, grids)
+        self.visual.stages(checkpointing, pixel_values, grids)
     }
 
     fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError> {
@@ -205,9 +205,9 @@ impl VisionLanguageModel for Model {
         index: usize,
         hidden: &Tensor,
         rotary: &Rotary,
-        attend: &mut dyn Attend,
+        backend: &mut dyn AttentionBackend,
     ) -> Tensor {
-        self.text.layers[index].forward(index, hidden, rotary, attend)
+        self.text.layers[index].forward(index, hidden, rotary, backend)
     }
 
     fn final_norm(&self, hidden: &Tensor) -> Tensor {

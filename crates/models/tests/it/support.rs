@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base::{PreparedImage, Prompt};
 use models::model::forward;
 use models::{
-    BatchBuilder, LoadOptions, ModelError, PackedAttention, Tape, TrainedParts,
+    Checkpointing, InputsBuilder, LoadOptions, ModelError, PackedAttention, TrainedParts,
     VisionLanguageModel, load_model,
 };
 use serde_json::Value;
@@ -117,11 +117,11 @@ pub fn prompt(before: &[u32], images: &[Arc<PreparedImage>], after: &[u32]) -> P
 
 /// Logits of every token of packed prompts, each with its answers: `[T, vocab_size]`, f32.
 pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]) -> Tensor {
-    let mut builder = BatchBuilder::new(model);
+    let mut builder = InputsBuilder::new(model);
     for (prompt, answers) in items {
         let segment = builder.push_prompt(prompt).unwrap();
         for answer in answers {
-            builder.push_answer(segment, answer);
+            builder.push_completion(segment, answer);
         }
     }
     let batch = builder.build();
@@ -129,8 +129,8 @@ pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]
         let (kind, device) = model.compute();
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
         let rotary = model.rotary(&batch.position_ids);
-        let mut tape = Tape::new(false);
-        let hidden = forward(model, &mut tape, &batch, &attention, &rotary);
+        let mut checkpointing = Checkpointing::new(false);
+        let hidden = forward(model, &mut checkpointing, &batch, &attention, &rotary);
         model.logits(&hidden).to_kind(Kind::Float)
     })
 }

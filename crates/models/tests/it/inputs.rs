@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::{PreparedImage, Prompt};
-use models::{BatchBuilder, ModelError, VisionLanguageModel};
+use models::{InputsBuilder, ModelError, VisionLanguageModel};
 use proptest::prelude::*;
 use tch::{Device, Kind};
 
@@ -67,7 +67,7 @@ fn positions_of_text_and_images() {
 fn an_image_used_twice_goes_through_the_tower_once() {
     let model = load(&checkpoint("nested"));
     let (a, b) = (picture(1, 4, 6), picture(2, 4, 4));
-    let mut builder = BatchBuilder::new(model.as_ref());
+    let mut builder = InputsBuilder::new(model.as_ref());
     builder.push_prompt(&prompt(&[1, 2], &[a.clone(), b.clone()], &[3])).unwrap();
     builder.push_prompt(&prompt(&[4], &[b.clone(), a.clone()], &[])).unwrap();
     let tokens = builder.num_tokens() as i64;
@@ -114,7 +114,7 @@ fn packed_prompts_are_those_alone() {
 }
 
 fn refused(model: &dyn VisionLanguageModel, prompt: &Prompt) -> String {
-    let error: ModelError = BatchBuilder::new(model).push_prompt(prompt).unwrap_err();
+    let error: ModelError = InputsBuilder::new(model).push_prompt(prompt).unwrap_err();
     error.to_string()
 }
 
@@ -151,7 +151,7 @@ fn prompts_that_do_not_fit_are_refused() {
         );
     }
     // Images without a token between them are two all the same.
-    let mut builder = BatchBuilder::new(model.as_ref());
+    let mut builder = InputsBuilder::new(model.as_ref());
     builder.push_prompt(&with(&[IMAGE; 8], &two)).unwrap();
 
     assert_names(&refused(model.as_ref(), &with(&[1, 558], &[])), &["token id 558", "558 rows"]);

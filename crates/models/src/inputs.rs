@@ -11,20 +11,20 @@ use crate::model::VisionLanguageModel;
 
 /// A packed batch as the model takes it.
 #[derive(Debug)]
-pub struct PackedBatch {
+pub struct ModelInputs {
     /// `[T]`.
     pub input_ids: Tensor,
     /// `[3, T]`.
     pub position_ids: Tensor,
     /// The distinct images; `None` where all is text.
-    pub images: Option<PackedImages>,
+    pub images: Option<ImageInputs>,
     /// Who sees whom.
     pub layout: Layout,
 }
 
 /// Images of a batch, each distinct one once.
 #[derive(Debug)]
-pub struct PackedImages {
+pub struct ImageInputs {
     /// The images.
     pub distinct: Vec<Arc<PreparedImage>>,
     /// Rows of the tower's output, one per placeholder token.
@@ -33,7 +33,7 @@ pub struct PackedImages {
     pub targets: Tensor,
 }
 
-impl PackedImages {
+impl ImageInputs {
     /// `[patches, patch_dim]` of all of them.
     pub fn pixel_values(&self, kind: Kind, device: Device) -> Tensor {
         pixel_values(&self.distinct, kind, device)
@@ -46,7 +46,7 @@ impl PackedImages {
 }
 
 /// Packs prompts and answers.
-pub struct BatchBuilder<'m> {
+pub struct InputsBuilder<'m> {
     model: &'m dyn VisionLanguageModel,
     ids: Vec<i64>,
     positions: [Vec<i64>; 3],
@@ -60,10 +60,10 @@ pub struct BatchBuilder<'m> {
     targets: Vec<i64>,
 }
 
-impl<'m> BatchBuilder<'m> {
+impl<'m> InputsBuilder<'m> {
     /// An empty batch for `model`.
     pub fn new(model: &'m dyn VisionLanguageModel) -> Self {
-        BatchBuilder {
+        InputsBuilder {
             model,
             ids: Vec::new(),
             positions: Default::default(),
@@ -119,7 +119,7 @@ impl<'m> BatchBuilder<'m> {
     ///
     /// # Panics
     /// On an empty answer.
-    pub fn push_answer(&mut self, prompt: usize, ids: &[u32]) -> usize {
+    pub fn push_completion(&mut self, prompt: usize, ids: &[u32]) -> usize {
         let next = self.next_position[prompt];
         self.ids.extend(ids.iter().map(|&id| i64::from(id)));
         for list in &mut self.positions {
@@ -174,16 +174,16 @@ impl<'m> BatchBuilder<'m> {
     }
 
     /// The batch on the model's device.
-    pub fn build(self) -> PackedBatch {
+    pub fn build(self) -> ModelInputs {
         let device = self.model.compute().1;
         let vector = |list: &[i64]| Tensor::from_slice(list).to_device(device);
         let positions: Vec<Tensor> = self.positions.iter().map(|list| vector(list)).collect();
-        let images = (!self.images.is_empty()).then(|| PackedImages {
+        let images = (!self.images.is_empty()).then(|| ImageInputs {
             distinct: self.images,
             sources: vector(&self.sources),
             targets: vector(&self.targets),
         });
-        PackedBatch {
+        ModelInputs {
             input_ids: vector(&self.ids),
             position_ids: Tensor::stack(&positions, 0),
             images,

@@ -1,6 +1,6 @@
 //! Layer-wise recomputation: keep each stage's input, run the stage again on the way back.
 //!
-//! With recomputation off the tape is transparent: stages build one ordinary autograd graph.
+//! With recomputation off the checkpointing is transparent: stages build one ordinary autograd graph.
 
 use tch::{Tensor, no_grad};
 
@@ -13,14 +13,14 @@ struct Stage<'a> {
 }
 
 /// A chain of stages, each one tensor in and one out.
-pub struct Tape<'a> {
+pub struct Checkpointing<'a> {
     stages: Option<Vec<Stage<'a>>>,
 }
 
-impl<'a> Tape<'a> {
-    /// A tape that recomputes, or one that keeps the graph.
+impl<'a> Checkpointing<'a> {
+    /// A checkpointing that recomputes, or one that keeps the graph.
     pub fn new(recompute: bool) -> Self {
-        Tape { stages: recompute.then(Vec::new) }
+        Checkpointing { stages: recompute.then(Vec::new) }
     }
 
     /// Runs a stage on the output of the one before.

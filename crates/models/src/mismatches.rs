@@ -12,7 +12,7 @@ const MAX_NAMED: usize = 8;
 
 /// What loading found to be wrong.
 #[derive(Debug, Default)]
-pub(crate) struct Misfits {
+pub(crate) struct Mismatches {
     /// Weights that are not in the files.
     pub(crate) missing: Vec<String>,
     /// Tensors that no layer takes.
@@ -21,7 +21,7 @@ pub(crate) struct Misfits {
     pub(crate) others: Vec<String>,
 }
 
-impl Misfits {
+impl Mismatches {
     /// Refuses what does not fit, and names what is passed over.
     ///
     /// # Errors

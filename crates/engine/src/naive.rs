@@ -1,5 +1,5 @@
-//! The sampler in the plainest form: one sequence, a whole forward pass for every token, choices in
-//! scalar Rust. It is what [`crate::Sampler`] is tested against, and the file to read first.
+//! The sampler in its simplest form: one sequence, a whole forward pass for every token, sampling in scalar Rust.
+//! [`crate::Sampler`] is tested against it. Read this file first.
 
 use base::{Completion, DrawKey, FinishReason, Prompt};
 use models::{Checkpointing, InputsBuilder, PackedAttention, VisionLanguageModel, model};
@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use crate::EngineError;
 use crate::params::SamplingParams;
 
-/// Samples one completion of `prompt` with the draws of `key`.
+/// Samples one completion of `prompt` with the random numbers of `key`.
 ///
 /// # Errors
 /// Parameters out of range, an empty prompt, or one that does not fit its images.

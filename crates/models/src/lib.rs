@@ -1,7 +1,7 @@
 //! Model families over libtorch: packed tokens in, hidden states and logits out.
 //!
-//! Models know neither key caches nor losses: where queries find their keys is an [`AttentionBackend`], so the same
-//! layers serve training (`layers::PackedAttention`) and sampling (`engine`).
+//! Models know neither KV caches nor losses. Attention goes through an [`AttentionBackend`], so the same layers serve training
+//! (`layers::PackedAttention`) and generation (`engine`).
 
 pub mod checkpoint;
 pub mod checkpointing;
@@ -12,9 +12,9 @@ pub mod layers;
 pub mod lora;
 mod mismatches;
 pub mod model;
+mod model_folder;
 pub mod parameters;
 pub mod qwen2_5_vl;
-mod whereabouts;
 
 pub use checkpoint::{
     base_of, copy_processor_files, load_model, load_with_adapter, read_family, save_weights,
@@ -30,8 +30,8 @@ pub use lora::{
     save_adapter,
 };
 pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
+pub use model_folder::check_model_folder;
 pub use parameters::{Master, Parameter, Parameters};
-pub use whereabouts::check_model_folder;
 
 use std::path::PathBuf;
 
@@ -51,19 +51,19 @@ pub enum ModelError {
     NoModel {
         /// The folder.
         folder: PathBuf,
-        /// What lies there instead.
+        /// What is there instead.
         beside: String,
         /// Where a model may be.
         hint: String,
     },
-    /// A family that is not built.
+    /// A family that is not supported.
     #[error("{path}: `model_type` is `{got}`, expected one of: {known}")]
     Family {
         /// The file.
         path: PathBuf,
         /// What `config.json` says.
         got: String,
-        /// What is built.
+        /// What is supported.
         known: &'static str,
     },
     /// Weights that do not fit the configuration, all of them at once.
@@ -113,7 +113,7 @@ pub enum ModelError {
         /// The cause.
         source: std::io::Error,
     },
-    /// Stored features of an image that cannot be taken.
+    /// Stored features of an image that cannot be used.
     #[error("{path}: {cause}")]
     Features {
         /// The file.
@@ -148,14 +148,14 @@ pub enum ModelError {
         /// Merged patches of each image.
         expected: Vec<usize>,
     },
-    /// Images that were cut into other patches than the model takes.
+    /// Images preprocessed into other patches than the model takes.
     #[error(
         "image patches of {got} numbers, the model takes {expected}\nhint: `patch_size` and `temporal_patch_size` of `preprocessor_config.json` and `config.json` differ"
     )]
     PatchDim {
         /// Channels x frames x height x width of the model.
         expected: usize,
-        /// Numbers a patch of the image.
+        /// Numbers per patch of the image.
         got: usize,
     },
     /// A weight file.

@@ -22,14 +22,14 @@ pub struct Parameter {
     pub is_adapter: bool,
     /// What layers compute with: a leaf in the compute type, shared with the layer that holds it.
     pub value: Tensor,
-    /// Where the f32 weight is that training updates.
+    /// The f32 weight that training updates.
     pub master: Master,
 }
 
 /// The f32 weight that training updates.
 #[derive(Debug)]
 pub enum Master {
-    /// The value itself; where nothing is trained, whatever its type.
+    /// The value itself: in f32, or of any type where it is not trained.
     Value,
     /// An f32 tensor of its own.
     F32(Tensor),
@@ -43,8 +43,8 @@ pub enum Master {
 }
 
 impl Parameter {
-    /// The f32 weight that is updated; where nothing is trained, the weight in the compute type. It is the weight itself but for
-    /// [`Master::Bf16`], where it is a new tensor.
+    /// The f32 master weight; for a frozen weight, the value in the compute type. A view of the weight, except that it is a new tensor for
+    /// [`Master::Bf16`].
     ///
     /// # Errors
     /// Out of memory.
@@ -63,7 +63,7 @@ impl Parameter {
         !matches!(self.master, Master::Value)
     }
 
-    /// Where the f32 weight lies.
+    /// The device of the f32 weight.
     pub fn master_device(&self) -> Device {
         match &self.master {
             Master::Value => self.value.device(),
@@ -78,7 +78,7 @@ impl Parameter {
 pub struct Parameters {
     /// The weights; tied ones once.
     pub list: Vec<Parameter>,
-    /// The adapters that lie over them.
+    /// The adapters over them.
     pub lora: Option<Lora>,
 }
 
@@ -98,7 +98,7 @@ impl Parameters {
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Files(&'a WeightFiles),
-    /// Nowhere: every weight that is asked for is there, and all its numbers are [`BLANK`].
+    /// No files: every weight exists, and all its numbers are [`BLANK`].
     Blank,
 }
 
@@ -129,7 +129,7 @@ impl<'a> Builder<'a> {
         Self::of(Source::Files(files), options, adapters)
     }
 
-    /// A builder without files, for a model that is to be timed and not asked anything.
+    /// A builder without files, for a model that is only measured.
     pub fn blank(options: LoadOptions, adapters: Option<AdapterSource<'a>>) -> Self {
         Self::of(Source::Blank, options, adapters)
     }
@@ -251,7 +251,7 @@ impl<'a> Builder<'a> {
         self.hold(name, stored, is_trained, false)
     }
 
-    /// Puts a weight where it is computed with, and its f32 master beside it where one is needed.
+    /// Places a weight on the compute device, with its f32 master where one is needed.
     fn hold(
         &mut self,
         name: String,
@@ -268,15 +268,15 @@ impl<'a> Builder<'a> {
             _ if !is_trained => Master::Value,
             Kind::Float if !trained.masters_on_host => Master::Value,
             Kind::BFloat16 => {
-                let exact = stored.f_to_device(master_device)?.f_to_kind(Kind::Float)?;
+                let weight = stored.f_to_device(master_device)?.f_to_kind(Kind::Float)?;
                 let residual =
-                    Tensor::f_zeros(exact.size().as_slice(), (Kind::Int16, master_device))?;
-                // A copy: on a CPU nothing else keeps it apart from `value`.
+                    Tensor::f_zeros(weight.size().as_slice(), (Kind::Int16, master_device))?;
+                // A copy: on a CPU it would else share memory with `value`.
                 let copy = || value.detach().f_to_device_(master_device, kind, false, true);
                 let host = trained.masters_on_host.then(copy).transpose()?;
                 let master =
                     Bf16Master { value: host.as_ref().unwrap_or(&value), residual: &residual };
-                master.store(&exact.f_contiguous()?)?;
+                master.store(&weight.f_contiguous()?)?;
                 Master::Bf16 { residual, host }
             }
             _ => Master::F32(stored.f_to_device_(master_device, Kind::Float, false, true)?),
@@ -337,7 +337,7 @@ impl<'a> Builder<'a> {
         if let Some(adapters) = self.adapters.take() {
             self.parameters.lora = Some(adapters.finish(&mut self.mismatches.others));
         }
-        self.mismatches.judge(folder)?;
+        self.mismatches.check(folder)?;
         Ok(self.parameters)
     }
 }

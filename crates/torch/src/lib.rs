@@ -36,7 +36,8 @@ pub use fused::{
 pub use gradient::take_grad;
 pub use host::{PendingHostCopy, begin_copy, host_copy, wait_for};
 pub use memory::{
-    LiveBytes, limit_live_bytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes,
+    LiveBytes, limit_live_bytes, live_bytes, machine_memory_bytes, peak_memory_bytes,
+    reset_peak_live_bytes,
 };
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use quantized_moments::{BLOCK, Levels, QuantizedMoment};

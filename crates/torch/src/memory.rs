@@ -65,14 +65,20 @@ fn index(device: Device) -> Option<c_int> {
 
 /// Peak resident memory of this process, bytes; 0 where the system does not tell.
 pub fn peak_memory_bytes() -> u64 {
-    let Ok(status) = fs::read_to_string("/proc/self/status") else {
-        return 0;
-    };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
+    proc_bytes("/proc/self/status", "VmHWM").unwrap_or(0)
+}
+
+/// All memory of this machine, bytes; `None` where the system does not tell.
+pub fn machine_memory_bytes() -> Option<u64> {
+    proc_bytes("/proc/meminfo", "MemTotal")
+}
+
+/// The line `key: N kB` of a file below `/proc`.
+fn proc_bytes(path: &str, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -83,6 +89,7 @@ mod tests {
     #[test]
     fn a_process_takes_some_memory() {
         assert!(peak_memory_bytes() > 1 << 20);
+        assert!(machine_memory_bytes() > Some(peak_memory_bytes()));
     }
 
     #[test]

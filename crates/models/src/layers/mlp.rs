@@ -11,7 +11,7 @@ use crate::parameters::Builder;
 /// `x + down(silu(gate(y)) * up(y))` of `y = norm(x)`.
 #[derive(Debug)]
 pub struct GatedMlp {
-    /// The norm before it, which checkpoints keep beside it.
+    /// The norm before it, fused with its first layers.
     pub norm: RmsNorm,
     /// `[inner, hidden]`.
     pub gate_proj: Linear,

@@ -1,7 +1,6 @@
 //! Adapters in PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -10,7 +9,7 @@ use torch::{Written, read_tensors, write_tensors};
 
 use super::patterns::Patterns;
 use crate::ModelError;
-use crate::checkpoint::write_json;
+use crate::checkpoint::{read_json, write_json};
 use crate::model::VisionLanguageModel;
 
 const CONFIG: &str = "adapter_config.json";
@@ -24,7 +23,7 @@ pub fn is_adapter(folder: &Path) -> bool {
     folder.join(CONFIG).is_file()
 }
 
-/// An adapter as it lies on the disk.
+/// An adapter on disk.
 #[derive(Debug)]
 pub struct SavedAdapter {
     /// Its folder.
@@ -49,7 +48,7 @@ impl SavedAdapter {
     /// # Errors
     /// A missing or broken file, a kind of adapter that is not built, a matrix without its other half.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
-        let config = read_config(folder)?;
+        let config = read_json(&folder.join(CONFIG))?;
         let refuse = |cause: String| ModelError::Config { path: folder.join(CONFIG), cause };
         check_kind(&config).map_err(refuse)?;
         let number = |key: &str| {
@@ -86,14 +85,6 @@ impl SavedAdapter {
     pub fn modules(&self) -> impl Iterator<Item = &str> {
         self.matrices.keys().map(String::as_str)
     }
-}
-
-fn read_config(folder: &Path) -> Result<Value, ModelError> {
-    let path = folder.join(CONFIG);
-    let text = fs::read_to_string(&path)
-        .map_err(|source| ModelError::Io { path: path.clone(), source })?;
-    serde_json::from_str(&text)
-        .map_err(|e| ModelError::Config { path, cause: format!("not JSON: {e}") })
 }
 
 /// What would change the meaning of the matrices, and is not built.

@@ -10,9 +10,9 @@
 //! | head | `lm_head.weight`, absent or equal to the embedding when tied | the same |
 
 mod config;
+mod config_conflicts;
 mod rope;
 mod text;
-mod twice;
 mod vision;
 
 use std::path::Path;
@@ -48,7 +48,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a Hugging Face folder, and lays adapters over it where asked to.
+    /// Loads a Hugging Face folder, with adapters if given.
     ///
     /// # Errors
     /// A configuration that does not parse, or weights that do not fit it, all listed.
@@ -59,14 +59,13 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let mut config = Config::read(folder)?;
         let files = WeightFiles::open(folder)?;
-        contradictions::say_of_files(&files, folder);
+        contradictions::warn_of_files(&files, folder);
         config.tie_word_embeddings =
             config.tie_word_embeddings && contradictions::stays_tied(&files, folder)?;
         Self::build(config, Builder::new(&files, options, adapters), options, folder)
     }
 
-    /// A model of the sizes of `config` whose weights are all one number: it takes the memory and the time of
-    /// one that knows something.
+    /// A model of the sizes of `config` with constant weights, to measure memory and time.
     ///
     /// # Errors
     /// libtorch's own, and targets of adapters that name no layer.

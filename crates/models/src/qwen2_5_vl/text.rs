@@ -73,7 +73,7 @@ impl DecoderLayer {
         })
     }
 
-    /// `[T, hidden_size] -> [T, hidden_size]`; `index` tells `backend` which layer asks.
+    /// `[T, hidden_size] -> [T, hidden_size]`; `index` is the layer's, for `backend`.
     pub fn forward(
         &self,
         index: usize,
@@ -81,8 +81,8 @@ impl DecoderLayer {
         rotary: &Rotary,
         backend: &mut dyn AttentionBackend,
     ) -> Tensor {
-        if let Some(keys) = backend.kv_view(index)
-            && let Some(y) = decode(x, &self.weights(), rotary, &keys)
+        if let Some(kv) = backend.kv_view(index)
+            && let Some(y) = decode(x, &self.weights(), rotary, &kv)
         {
             return y;
         }
@@ -91,8 +91,8 @@ impl DecoderLayer {
         let [q, k, v] =
             normed_all(&self.input_layernorm, x, [&self.q_proj, &self.k_proj, &self.v_proj])
                 .map(|x| x.view([tokens, -1, self.head_dim]));
-        let seen = backend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.o_proj.forward(&seen.reshape([tokens, -1]));
+        let attended = backend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
+        let x = x + self.o_proj.forward(&attended.reshape([tokens, -1]));
         self.mlp.forward(&x)
     }
 

@@ -75,8 +75,8 @@ impl VisionTower {
             let (seen, rotary) = (seen.clone(), rotary.clone());
             x = checkpointing.run(&x, move |x| block.forward(x, &rotary, &seen));
         }
-        let back = window_index.argsort(0, false);
-        checkpointing.run(&x, move |x| self.merger.forward(x).index_select(0, &back))
+        let original_order = window_index.argsort(0, false);
+        checkpointing.run(&x, move |x| self.merger.forward(x).index_select(0, &original_order))
     }
 }
 
@@ -116,11 +116,11 @@ impl VisionBlock {
         let [qkv] = normed_all(&self.norm1, x, [&self.qkv]);
         let qkv = qkv.view([patches, 3, self.num_heads, -1]);
         let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
-        // A view that is kept for the way back would keep all three.
+        // A saved view would keep all three alive until the backward pass.
         let v = v.contiguous();
         drop(qkv);
-        let seen = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.proj.forward(&seen.reshape([patches, -1]));
+        let attended = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
+        let x = x + self.proj.forward(&attended.reshape([patches, -1]));
         self.mlp.forward(&x)
     }
 }

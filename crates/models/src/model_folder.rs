@@ -1,4 +1,4 @@
-//! A folder that was given as a model and is none: what lies there, and where a model may be.
+//! The error for a folder that holds no model: what is there, and where a model may be.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,24 +7,24 @@ use std::path::{Path, PathBuf};
 const SOURCES: [&str; 7] = [
     "src/ops.cpp",
     "src/memory.cpp",
-    "src/cpu/pick.cpp",
+    "src/cpu/dispatch.cpp",
     "src/cpu/fused.cpp",
     "src/cpu/decoding.cpp",
-    "src/cpu/split.cpp",
+    "src/cpu/bf16_master.cpp",
     "src/cpu/segment_attention.cpp",
 ];
 const KERNELS: &str = "src/cpu/kernels.cpp";
 const GRAPHS: &str = "src/cuda/graphs.cpp";
 /// What libtorch's headers need of CUDA's.
 const CUDA_HEADERS: &str = "src/cuda/include";
-const GUARDED: &str = "src/guarded.h";
+const HEADERS: [&str; 2] = ["src/catch.h", "src/adamw_options.h"];
 /// The kernels and the operations made of them.
 const CPU: &str = "src/cpu";
 /// The instruction sets that the kernels are compiled for, as `kernels.h` names them.
 const BASELINE: (&str, &[&str]) = ("kernels_baseline", &[]);
 const AVX512: [&str; 6] =
     ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"];
-const X86_SETS: [(&str, &[&str]); 3] = [
+const X86_ISAS: [(&str, &[&str]); 3] = [
     ("kernels_avx2", &["-mavx2", "-mfma"]),
     ("kernels_avx512", &AVX512),
     (
@@ -35,7 +35,7 @@ const X86_SETS: [(&str, &[&str]); 3] = [
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    for source in SOURCES.into_iter().chain([GUARDED, CPU, GRAPHS, CUDA_HEADERS]) {
+    for source in SOURCES.into_iter().chain(HEADERS).chain([CPU, GRAPHS, CUDA_HEADERS]) {
         println!("cargo:rerun-if-changed={source}");
     }
     let root = env::var("LIBTORCH").map(PathBuf::from).unwrap_or_default();
@@ -69,12 +69,12 @@ fn compile(root: &Path) {
         .flag("-fopenmp")
         .files(SOURCES)
         .compile("vlm_r1_ops");
-    let sets: &[(&str, &[&str])] = if x86 { &X86_SETS } else { &[] };
+    let sets: &[(&str, &[&str])] = if x86 { &X86_ISAS } else { &[] };
     for (name, flags) in [BASELINE].iter().chain(sets) {
         let mut kernels = build();
         kernels
             .opt_level(3)
-            .define("VLM_R1_SET", *name)
+            .define("VLM_R1_ISA", *name)
             // Roots without a look at `errno` are a vector's.
             .flag("-fno-math-errno")
             // Vectors are passed within the file only.

@@ -1,7 +1,7 @@
 //! Tokens a second of the sampler on a model folder, text prompts:
-//! `cargo run --release -p engine --example sampling_speed -- DIR [prompts] [group_size] [prompt_tokens] [new_tokens] [max_concurrent] [float32|bfloat16] [flexible|fixed|graphs]`.
+//! `cargo run --release -p engine --example sampling_speed -- DIR [prompts] [group_size] [prompt_tokens] [new_tokens] [max_concurrent] [float32|bfloat16] [eager|static|graphs]`.
 //!
-//! Every answer has `new_tokens` tokens, so that the work is the same whatever the weights.
+//! Every completion has `new_tokens` tokens, so that the work is the same whatever the weights.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a measurement, not the program")]
 
 use std::path::Path;
@@ -22,11 +22,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (new_tokens, max_concurrent) = (number(4, 40), number(5, 256));
     let kind = arguments.get(6).and_then(|name| parse_kind(name)).unwrap_or(Kind::Float);
     let decoding = match arguments.get(7).map(String::as_str) {
-        None | Some("flexible") => Decoding::Flexible,
-        Some("fixed") => Decoding::Fixed,
-        Some("graphs") => Decoding::Graphs,
+        None | Some("eager") => Decoding::Eager,
+        Some("static") => Decoding::StaticShapes,
+        Some("graphs") => Decoding::CudaGraphs,
         Some(other) => {
-            return Err(format!("expected flexible, fixed or graphs, got {other}").into());
+            return Err(format!("expected eager, static or graphs, got {other}").into());
         }
     };
     torch::load_cuda();

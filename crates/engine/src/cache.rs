@@ -1,30 +1,30 @@
-//! Keys and values: each prompt's once, each answer's own, and decoding attention over both.
+//! KV cache: each prompt's keys and values once, each completion's own, and decoding attention over both.
 //!
-//! Prompts lie in rows `[rows, kv_heads, width, head_dim]`, answers in slots of the same form, both
-//! packed to the front ([`crate::schedule::compact`] says what moves). One product per row serves all
-//! answers of a prompt. Softmax runs over prompt and answer apart and is joined by their sums, which
-//! is exact: `softmax([a, b]) = [w softmax(a), (1 - w) softmax(b)]`, `w = sigmoid(lse(a) - lse(b))`.
-//! On the CPU one loop of our own does all of it, over both at once.
+//! Prompts are stored as `[prompts, kv_heads, width, head_dim]`, completions as `[slots, kv_heads, width, head_dim]`, both packed to
+//! the front ([`crate::schedule::compact`] says what moves). One product per prompt serves all its completions. Attention over prompt
+//! and completion is computed apart and joined by the log-sum-exp of both, which is exact:
+//! `softmax([a, b]) = [w softmax(a), (1 - w) softmax(b)]`, `w = sigmoid(lse(a) - lse(b))`.
+//! On the CPU one kernel does all of it, over both at once.
 
-mod fixed;
+mod static_shapes;
 
 use models::model::TextShape;
-use models::{Attend, Layout, PackedAttention};
+use models::{AttentionBackend, Layout, PackedAttention};
 use tch::{Device, Kind, Tensor};
-use torch::{DecodeKeys, decode_attention};
+use torch::{KvView, decode_attention};
 
-use fixed::Seats;
-pub use fixed::StepShape;
+use static_shapes::StaticBinding;
+pub use static_shapes::StepShape;
 
-use crate::schedule::{Lanes, Moves};
+use crate::schedule::{Moves, PaddedGroups};
 
-/// Columns of the answers' blocks at first; they double as answers grow.
-const FIRST_COLUMNS: i64 = 32;
-/// Prompt blocks are a multiple of this many tokens wide.
-const PROMPT_STEP: usize = 16;
+/// Width of the completions' blocks at first; it doubles as completions grow.
+const FIRST_COMPLETION_WIDTH: i64 = 32;
+/// The width of prompt blocks is a multiple of this.
+const PROMPT_WIDTH_MULTIPLE: usize = 16;
 
-/// Keys and values of all layers, `[rows, kv_heads, width, head_dim]` each; `transposed` keys are
-/// `[rows, kv_heads, head_dim, width]`, as a product with many queries reads them.
+/// Keys and values of all layers, `[rows, kv_heads, width, head_dim]` each. `transposed` keys are
+/// `[rows, kv_heads, head_dim, width]`, the layout that a product with many queries reads.
 #[derive(Debug)]
 struct Blocks {
     layers: Vec<[Tensor; 2]>,
@@ -42,12 +42,12 @@ impl Blocks {
         Blocks { layers: (0..shape.num_layers).map(layer).collect(), transposed, rows: 0, width: 0 }
     }
 
-    /// Where the width lies: of keys (0) or values (1).
+    /// The dimension of the width, of keys (0) or values (1).
     fn width_dim(&self, side: usize) -> i64 {
         if self.transposed && side == 0 { 3 } else { 2 }
     }
 
-    /// Makes room, keeping what is there, and says whether that took new buffers. New room holds zeros: what masks hide must be finite.
+    /// Makes room and keeps the contents; returns whether that took new buffers. New room is zeroed: masked numbers must be finite.
     fn reserve(&mut self, rows: i64, width: i64) -> bool {
         if rows <= self.rows && width <= self.width {
             return false;
@@ -100,95 +100,95 @@ pub fn move_rows(tensor: &Tensor, moves: &Moves) {
     let _ = tensor.shallow_clone().index_copy_(0, &index(&moves.to), &moved);
 }
 
-/// Keys and values of everything in the batch.
+/// Keys and values of the batch.
 #[derive(Debug)]
 pub struct KvCache {
     shape: TextShape,
     kind: Kind,
     device: Device,
     prompts: Blocks,
-    answers: Blocks,
-    /// Most columns an answer can need.
-    max_columns: i64,
-    /// `[slots, kv_heads]`: first line of each block of the answers, as lines of `head_dim`.
-    first_lines: Tensor,
-    seating: Seating,
-    /// Whether decoding attends by one loop of our own ([`decode_attention`]) or by libtorch's operations.
-    fused: bool,
-    /// For steps of fixed shapes.
-    seats: Option<Seats>,
+    completions: Blocks,
+    max_completion_len: i64,
+    /// `[slots, kv_heads]`: where each block of the completions begins, counted in rows of `head_dim`.
+    first_offsets: Tensor,
+    binding: BatchBinding,
+    /// Whether decoding attention is the CPU kernel ([`decode_attention`]) or libtorch's operations.
+    use_cpu_kernel: bool,
+    /// For decoding in static shapes.
+    static_binding: Option<StaticBinding>,
     /// How often buffers were replaced.
     relocations: u64,
 }
 
 /// What depends on who is in the batch, not on the step.
 #[derive(Debug, Default)]
-struct Seating {
-    rows: i64,
-    lanes: i64,
-    slot_of_cell: Option<Tensor>,
-    cell_of_slot: Option<Tensor>,
+struct BatchBinding {
+    prompts: i64,
+    /// Completions of a prompt, padded.
+    group_size: i64,
+    slot_of_padded: Option<Tensor>,
+    padded_of_slot: Option<Tensor>,
     prompt_width: i64,
-    /// `[rows, 1, 1, prompt_width]` in f32, `None` where all prompts are equally long.
+    /// `[prompts, 1, 1, prompt_width]` in f32, `None` where all prompts are equally long.
     prompt_mask: Option<Tensor>,
-    /// `[slots]` each: row and length of the prompt; while fused.
-    prompt_of_slot: Option<[Tensor; 2]>,
+    /// `[slots]` each: index and length of the prompt; for the CPU kernel.
+    prompt_indices_and_lens: Option<[Tensor; 2]>,
 }
 
 /// What depends on the step.
 #[derive(Debug)]
 struct Step {
     slots: i64,
-    /// Columns seen, the new token's included.
-    columns: i64,
-    /// `[slots]`: tokens of each answer before the new one.
-    places: Tensor,
-    /// `[slots * kv_heads]`: lines that the new keys and values go to; `None` while fused.
-    lines: Option<Tensor>,
-    /// `[slots, 1, 1, columns]` in f32, `None` where all answers are equally long, and while fused.
+    /// Positions of the completions that are read, the new token's included.
+    completion_width: i64,
+    /// `[slots]`: tokens of each completion before the new one.
+    completion_lens: Tensor,
+    /// `[slots * kv_heads]`: where the new keys and values go; `None` with the CPU kernel.
+    offsets: Option<Tensor>,
+    /// `[slots, 1, 1, completion_width]` in f32, `None` where all completions are equally long, and with the CPU kernel.
     mask: Option<Tensor>,
 }
 
 impl KvCache {
-    /// An empty cache for answers of up to `max_new_tokens`.
+    /// An empty cache for completions of up to `max_new_tokens`.
     pub fn new(shape: TextShape, kind: Kind, device: Device, max_new_tokens: usize) -> Self {
         KvCache {
             shape,
             kind,
             device,
             prompts: Blocks::new(&shape, true, kind, device),
-            answers: Blocks::new(&shape, false, kind, device),
-            max_columns: max_new_tokens as i64,
-            first_lines: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
-            seating: Seating::default(),
-            fused: device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16),
-            seats: None,
+            completions: Blocks::new(&shape, false, kind, device),
+            max_completion_len: max_new_tokens as i64,
+            first_offsets: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
+            binding: BatchBinding::default(),
+            use_cpu_kernel: device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16),
+            static_binding: None,
             relocations: 0,
         }
     }
 
-    /// How often keys, values or seats went to new buffers: what remembers their places is void after a change.
+    /// How often buffers were replaced. A captured graph is invalid after a change.
     pub fn relocations(&self) -> u64 {
         self.relocations
     }
 
-    /// What stores the prompts of `layout` in the rows from `first_row` on while they are computed.
+    /// The backend of a prefill: stores the prompts of `layout`, the first of them as prompt `first_prompt`.
     pub fn prefill<'a>(
         &'a mut self,
         attention: &'a PackedAttention,
         layout: &Layout,
-        first_row: usize,
+        first_prompt: usize,
     ) -> Prefill<'a> {
-        let rows = layout.segments.len();
+        let prompts = layout.segments.len();
         let width = layout.segments.iter().map(|s| s.len).max().unwrap_or(0);
-        let mut tokens = vec![0i64; rows * width];
-        for (row, segment) in layout.segments.iter().enumerate() {
-            for column in 0..segment.len {
-                tokens[row * width + column] = (segment.start + column) as i64;
+        let mut tokens = vec![0i64; prompts * width];
+        for (prompt, segment) in layout.segments.iter().enumerate() {
+            for position in 0..segment.len {
+                tokens[prompt * width + position] = (segment.start + position) as i64;
             }
         }
-        let (needed, first_row) = ((first_row + rows) as i64, first_row as i64);
-        // Rows come a few at a time: doubling keeps copies rare.
+        let (needed, first_prompt) = ((first_prompt + prompts) as i64, first_prompt as i64);
+        // Prompts come a few at a time: doubling keeps copies rare.
         let room =
             if needed > self.prompts.rows { needed.max(2 * self.prompts.rows) } else { needed };
         self.reserve_prompts(room, width as i64);
@@ -197,206 +197,215 @@ impl KvCache {
             cache: self,
             attention,
             tokens,
-            first_row,
-            rows: rows as i64,
+            first_prompt,
+            prompts: prompts as i64,
             width: width as i64,
         }
     }
 
-    /// Makes room for `rows` prompts of `width` tokens.
-    pub fn reserve_prompts(&mut self, rows: i64, width: i64) {
-        let width = (width as usize).next_multiple_of(PROMPT_STEP) as i64;
-        self.relocations += u64::from(self.prompts.reserve(rows, width));
+    /// Makes room for `prompts` prompts of `width` tokens.
+    pub fn reserve_prompts(&mut self, prompts: i64, width: i64) {
+        let width = (width as usize).next_multiple_of(PROMPT_WIDTH_MULTIPLE) as i64;
+        self.relocations += u64::from(self.prompts.reserve(prompts, width));
     }
 
-    /// Makes room for `slots` answers of `columns` tokens.
-    pub fn reserve_answers(&mut self, slots: usize, columns: usize) {
-        let (slots, columns) = (slots as i64, columns as i64);
-        if slots <= self.answers.rows && columns <= self.answers.width {
+    /// Makes room for `slots` completions of `len` tokens.
+    pub fn reserve_completions(&mut self, slots: usize, len: usize) {
+        let (slots, len) = (slots as i64, len as i64);
+        if slots <= self.completions.rows && len <= self.completions.width {
             return;
         }
-        let width = if columns > self.answers.width {
-            columns
-                .max(2 * self.answers.width)
-                .max(FIRST_COLUMNS)
-                .min(self.max_columns.max(columns))
+        let width = if len > self.completions.width {
+            len.max(2 * self.completions.width)
+                .max(FIRST_COMPLETION_WIDTH)
+                .min(self.max_completion_len.max(len))
         } else {
-            self.answers.width
+            self.completions.width
         };
-        self.relocations += u64::from(self.answers.reserve(slots, width));
-        let blocks = self.answers.rows * self.shape.num_kv_heads;
-        let lines = Tensor::arange(blocks, (Kind::Int64, self.device)) * self.answers.width;
-        self.first_lines = lines.view([self.answers.rows, self.shape.num_kv_heads]);
+        self.relocations += u64::from(self.completions.reserve(slots, width));
+        let blocks = self.completions.rows * self.shape.num_kv_heads;
+        let offsets = Tensor::arange(blocks, (Kind::Int64, self.device)) * self.completions.width;
+        self.first_offsets = offsets.view([self.completions.rows, self.shape.num_kv_heads]);
     }
 
-    /// Follows a compaction of slots whose answers are at most `columns` long.
-    pub fn move_slots(&mut self, moves: &Moves, columns: usize) {
-        self.answers.apply(moves, columns as i64);
+    /// Follows a compaction of slots whose completions have at most `len` tokens.
+    pub fn move_slots(&mut self, moves: &Moves, len: usize) {
+        self.completions.apply(moves, len as i64);
     }
 
-    /// Follows a compaction of rows.
-    pub fn move_rows(&mut self, moves: &Moves) {
+    /// Follows a compaction of prompts.
+    pub fn move_prompts(&mut self, moves: &Moves) {
         self.prompts.apply(moves, i64::MAX);
     }
 
-    /// Notes who is in the batch: the length of each row's prompt, and the row of each slot.
-    pub fn seat(&mut self, prompt_lens: &[usize], rows_of_slots: &[usize]) {
+    /// Tells the cache who is in the batch: the length of each prompt, and the prompt of each slot.
+    pub fn bind_batch(&mut self, prompt_lens: &[usize], prompt_of_slot: &[usize]) {
         let device = self.device;
         let upload = |list: &[i64]| Tensor::from_slice(list).to_device(device);
         let lens: Vec<i64> = prompt_lens.iter().map(|&len| len as i64).collect();
         let width = lens.iter().copied().max().unwrap_or(0);
-        let mut seating =
-            Seating { rows: lens.len() as i64, prompt_width: width, ..Seating::default() };
-        if self.fused {
-            let rows: Vec<i64> = rows_of_slots.iter().map(|&row| row as i64).collect();
-            let lens: Vec<i64> = rows_of_slots.iter().map(|&row| lens[row]).collect();
-            seating.prompt_of_slot = Some([upload(&rows), upload(&lens)]);
+        let mut binding = BatchBinding {
+            prompts: lens.len() as i64,
+            prompt_width: width,
+            ..BatchBinding::default()
+        };
+        if self.use_cpu_kernel {
+            let indices: Vec<i64> = prompt_of_slot.iter().map(|&prompt| prompt as i64).collect();
+            let lens: Vec<i64> = prompt_of_slot.iter().map(|&prompt| lens[prompt]).collect();
+            binding.prompt_indices_and_lens = Some([upload(&indices), upload(&lens)]);
         } else {
-            let lanes = Lanes::new(lens.len(), rows_of_slots);
+            let groups = PaddedGroups::new(lens.len(), prompt_of_slot);
             let ragged = lens.iter().any(|&len| len < width);
-            seating.lanes = lanes.width as i64;
-            seating.slot_of_cell = lanes.slot_of_cell.as_deref().map(upload);
-            seating.cell_of_slot = lanes.cell_of_slot.as_deref().map(upload);
-            seating.prompt_mask = ragged.then(|| hide_from(&upload(&lens), width));
+            binding.group_size = groups.group_size as i64;
+            binding.slot_of_padded = groups.slot_of_padded.as_deref().map(upload);
+            binding.padded_of_slot = groups.padded_of_slot.as_deref().map(upload);
+            binding.prompt_mask = ragged.then(|| mask_from(&upload(&lens), width));
         }
-        self.seating = seating;
+        self.binding = binding;
     }
 
-    /// Attention of one new token per slot. `columns [slots]` are the tokens' places in their answers,
-    /// `longest` the largest of them; `ragged` says whether they differ.
-    pub fn decode(&mut self, columns: &Tensor, longest: usize, ragged: bool) -> Decode<'_> {
-        let slots = columns.size()[0];
-        self.reserve_answers(slots as usize, longest + 1);
-        let lines = (!self.fused)
-            .then(|| (self.first_lines.narrow(0, 0, slots) + columns.unsqueeze(1)).view([-1]));
-        let seen = longest as i64 + 1;
-        let mask = (ragged && !self.fused).then(|| hide_from(&(columns + 1), seen));
+    /// Attention of one new token per slot. `completion_lens [slots]` are the tokens before it, `longest` the largest of them;
+    /// `ragged` says whether they differ.
+    pub fn decode(&mut self, completion_lens: &Tensor, longest: usize, ragged: bool) -> Decode<'_> {
+        let slots = completion_lens.size()[0];
+        self.reserve_completions(slots as usize, longest + 1);
+        let offsets = (!self.use_cpu_kernel).then(|| {
+            (self.first_offsets.narrow(0, 0, slots) + completion_lens.unsqueeze(1)).view([-1])
+        });
+        let completion_width = longest as i64 + 1;
+        let mask = (ragged && !self.use_cpu_kernel)
+            .then(|| mask_from(&(completion_lens + 1), completion_width));
+        let completion_lens = completion_lens.shallow_clone();
         Decode {
             cache: self,
-            step: Step { slots, columns: seen, places: columns.shallow_clone(), lines, mask },
-            own_seating: None,
+            step: Step { slots, completion_width, completion_lens, offsets, mask },
+            own_binding: None,
         }
     }
 }
 
-/// `lens [n] -> [n, 1, 1, width]`: minus infinity from `lens` on, else 0.
-fn hide_from(lens: &Tensor, width: i64) -> Tensor {
+/// `lens [n] -> [n, 1, 1, width]`: an additive mask, minus infinity from position `lens` on, else 0.
+fn mask_from(lens: &Tensor, width: i64) -> Tensor {
     let device = lens.device();
-    let hidden = Tensor::arange(width, (Kind::Int64, device)).ge_tensor(&lens.view([-1, 1, 1, 1]));
-    Tensor::zeros(hidden.size().as_slice(), (Kind::Float, device))
-        .masked_fill(&hidden, f64::NEG_INFINITY)
+    let masked = Tensor::arange(width, (Kind::Int64, device)).ge_tensor(&lens.view([-1, 1, 1, 1]));
+    Tensor::zeros(masked.size().as_slice(), (Kind::Float, device))
+        .masked_fill(&masked, f64::NEG_INFINITY)
 }
 
-/// Attention within packed prompts that stores their keys and values.
+/// Attention within packed prompts that also stores their keys and values.
 pub struct Prefill<'a> {
     cache: &'a mut KvCache,
     attention: &'a PackedAttention,
-    /// `[rows * width]`: packed token of each cell, 0 where there is none.
+    /// `[prompts * width]`: the packed token of each position, 0 for padding.
     tokens: Tensor,
-    first_row: i64,
-    rows: i64,
+    first_prompt: i64,
+    prompts: i64,
     width: i64,
 }
 
-impl Attend for Prefill<'_> {
+impl AttentionBackend for Prefill<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let shape = &self.cache.shape;
         let [keys, values] = &self.cache.prompts.layers[layer];
         for (block, x) in [(keys.transpose(2, 3), k), (values.shallow_clone(), v)] {
-            // [rows, kv_heads, width, head_dim]
-            let cells = x
+            // [prompts, kv_heads, width, head_dim]
+            let padded = x
                 .index_select(0, &self.tokens)
-                .view([self.rows, self.width, shape.num_kv_heads, shape.head_dim])
+                .view([self.prompts, self.width, shape.num_kv_heads, shape.head_dim])
                 .transpose(1, 2);
-            block.narrow(0, self.first_row, self.rows).narrow(2, 0, self.width).copy_(&cells);
+            let stored = block.narrow(0, self.first_prompt, self.prompts);
+            stored.narrow(2, 0, self.width).copy_(&padded);
         }
         self.attention.forward(q, k, v)
     }
 }
 
-/// Attention of one new token per slot over its prompt and its answer.
+/// Attention of one new token per slot over its prompt and its completion.
 pub struct Decode<'a> {
     cache: &'a mut KvCache,
     step: Step,
     /// In place of the cache's.
-    own_seating: Option<Seating>,
+    own_binding: Option<BatchBinding>,
 }
 
-impl Attend for Decode<'_> {
+impl AttentionBackend for Decode<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-        if let Some(keys) = self.decode_keys(layer) {
-            return decode_attention([q, k, v], &keys).expect("a cache that fits the model");
+        if let Some(kv) = self.kv_view(layer) {
+            return decode_attention([q, k, v], &kv).expect("a cache that fits the model");
         }
         self.store(layer, k, v);
-        let (seen, lse) = self.over_answers(layer, q);
-        let (seen_prompt, lse_prompt) = self.over_prompts(layer, q);
-        let weight = (lse_prompt - lse).sigmoid();
-        let joined = seen.lerp_tensor(&seen_prompt, &weight);
+        let (output, lse) = self.over_completions(layer, q);
+        let (prompt_output, prompt_lse) = self.over_prompts(layer, q);
+        let weight = (prompt_lse - lse).sigmoid();
+        let joined = output.lerp_tensor(&prompt_output, &weight);
         joined.to_kind(self.cache.kind)
     }
 
-    fn decode_keys(&mut self, layer: usize) -> Option<DecodeKeys<'_>> {
-        let [rows, prompt_lens] = self.seating().prompt_of_slot.as_ref()?;
+    fn kv_view(&mut self, layer: usize) -> Option<KvView<'_>> {
+        let [prompt_indices, prompt_lens] = self.binding().prompt_indices_and_lens.as_ref()?;
         let [prompt_keys, prompt_values] = &self.cache.prompts.layers[layer];
-        let [answer_keys, answer_values] = &self.cache.answers.layers[layer];
-        Some(DecodeKeys {
+        let [completion_keys, completion_values] = &self.cache.completions.layers[layer];
+        Some(KvView {
             prompt_keys,
             prompt_values,
-            answer_keys,
-            answer_values,
-            rows,
+            completion_keys,
+            completion_values,
+            prompt_indices,
             prompt_lens,
-            places: &self.step.places,
+            completion_lens: &self.step.completion_lens,
         })
     }
 }
 
 impl Decode<'_> {
-    fn seating(&self) -> &Seating {
-        self.own_seating.as_ref().unwrap_or(&self.cache.seating)
+    fn binding(&self) -> &BatchBinding {
+        self.own_binding.as_ref().unwrap_or(&self.cache.binding)
     }
 
     fn store(&mut self, layer: usize, k: &Tensor, v: &Tensor) {
-        let lines = self.step.lines.as_ref().expect("made where it is needed");
+        let offsets = self.step.offsets.as_ref().expect("set without the CPU kernel");
         let head_dim = self.cache.shape.head_dim;
-        for (block, x) in self.cache.answers.layers[layer].iter().zip([k, v]) {
-            let _ = block.view([-1, head_dim]).index_copy_(0, lines, &x.reshape([-1, head_dim]));
+        for (block, x) in self.cache.completions.layers[layer].iter().zip([k, v]) {
+            let _ = block.view([-1, head_dim]).index_copy_(0, offsets, &x.reshape([-1, head_dim]));
         }
     }
 
-    /// `q [slots, heads, head_dim]` over each slot's own answer: values of that shape in f32 and
-    /// log-sums `[slots, heads, 1]`.
-    fn over_answers(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
+    /// `q [slots, heads, head_dim]` over each slot's own completion: outputs of that shape in f32 and log-sum-exps
+    /// `[slots, heads, 1]`.
+    fn over_completions(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
         let TextShape { num_heads, num_kv_heads, head_dim, .. } = self.cache.shape;
         let slots = self.step.slots;
-        let [k, v] = self.cache.answers.front(layer, slots, self.step.columns);
-        let (seen, lse) = attention(
+        let [k, v] = self.cache.completions.front(layer, slots, self.step.completion_width);
+        let (output, lse) = attention(
             &q.view([slots, num_kv_heads, -1, head_dim]),
             &k,
             &v,
             self.step.mask.as_ref(),
         );
-        (seen.view([slots, num_heads, head_dim]), lse.view([slots, num_heads, 1]))
+        (output.view([slots, num_heads, head_dim]), lse.view([slots, num_heads, 1]))
     }
 
-    /// The same over the slots' prompts, each row's answers in one product.
+    /// The same over the slots' prompts; one product serves all completions of a prompt.
     fn over_prompts(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
         let TextShape { num_heads, num_kv_heads, head_dim, .. } = self.cache.shape;
-        let seating = self.seating();
-        let (rows, lanes, repeats) = (seating.rows, seating.lanes, num_heads / num_kv_heads);
-        let [k, v] = self.cache.prompts.front(layer, rows, seating.prompt_width);
-        let cells = pick(q, seating.slot_of_cell.as_ref());
-        // [rows, kv_heads, lanes * repeats, head_dim]
-        let queries = cells
-            .view([rows, lanes, num_kv_heads, repeats, head_dim])
+        let binding = self.binding();
+        let (prompts, group_size) = (binding.prompts, binding.group_size);
+        let repeats = num_heads / num_kv_heads;
+        let [k, v] = self.cache.prompts.front(layer, prompts, binding.prompt_width);
+        let padded = pick(q, binding.slot_of_padded.as_ref());
+        // [prompts, kv_heads, group_size * repeats, head_dim]
+        let queries = padded
+            .view([prompts, group_size, num_kv_heads, repeats, head_dim])
             .transpose(1, 2)
-            .reshape([rows, num_kv_heads, lanes * repeats, head_dim]);
-        let (seen, lse) = attention(&queries, &k, &v, seating.prompt_mask.as_ref());
+            .reshape([prompts, num_kv_heads, group_size * repeats, head_dim]);
+        let (output, lse) = attention(&queries, &k, &v, binding.prompt_mask.as_ref());
         let to_slots = |x: Tensor, width: i64| {
-            let cells = x.view([rows, num_kv_heads, lanes, repeats, width]).transpose(1, 2);
-            pick(&cells.reshape([rows * lanes, num_heads, width]), seating.cell_of_slot.as_ref())
+            let padded =
+                x.view([prompts, num_kv_heads, group_size, repeats, width]).transpose(1, 2);
+            let padded = padded.reshape([prompts * group_size, num_heads, width]);
+            pick(&padded, binding.padded_of_slot.as_ref())
         };
-        (to_slots(seen, head_dim), to_slots(lse, 1))
+        (to_slots(output, head_dim), to_slots(lse, 1))
     }
 }
 
@@ -404,8 +413,8 @@ fn pick(x: &Tensor, index: Option<&Tensor>) -> Tensor {
     index.map_or_else(|| x.shallow_clone(), |index| x.index_select(0, index))
 }
 
-/// `q [n, kv_heads, queries, head_dim]` over `k`, `v [n, kv_heads, keys, head_dim]`: values as `q` but
-/// in f32, and the log of the sum of exponentials `[n, kv_heads, queries, 1]`.
+/// `q [n, kv_heads, queries, head_dim]` over `k`, `v [n, kv_heads, keys, head_dim]`: outputs as `q` but in f32, and log-sum-exps
+/// `[n, kv_heads, queries, 1]`.
 fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> (Tensor, Tensor) {
     let scale = 1.0 / (q.size()[3] as f64).sqrt();
     let mut scores = q.matmul(&k.transpose(2, 3)).to_kind(Kind::Float);
@@ -414,7 +423,7 @@ fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> (Tens
         scores += mask;
     }
     let weights = scores.softmax(-1, Kind::Float);
-    // The largest weight is exp(max) / sum: gives the sum without exponentials of its own.
+    // The largest weight is exp(max) / sum: that gives the log-sum-exp without a second pass of exponentials.
     let lse = scores.amax([-1i64], true) - weights.amax([-1i64], true).log();
     (weights.to_kind(v.kind()).matmul(v).to_kind(Kind::Float), lse)
 }

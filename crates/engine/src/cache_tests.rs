@@ -1,4 +1,4 @@
-//! The loop for the CPU against libtorch's operations, which serve a GPU, and against those in sizes that are rounded up.
+//! The CPU kernel against libtorch's operations, which serve GPUs, and those in exact sizes against rounded ones.
 
 use base::DrawKey;
 use tch::no_grad;
@@ -23,64 +23,64 @@ fn draw(shape: [i64; 3], kind: Kind, key: u64) -> Tensor {
     numbers.to_kind(kind)
 }
 
-/// How decoding attends.
+/// The ways of decoding attention.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
-    Fused,
-    Plain,
-    Fixed,
+    CpuKernel,
+    Eager,
+    StaticShapes,
 }
 
-/// Seats as one of the ways does; the shape is that of `Way::Fixed`.
-fn seat(cache: &mut KvCache, way: Way, lens: &[usize], rows: &[usize]) -> StepShape {
-    if way == Way::Fixed {
-        return cache.seat_fixed(lens, rows);
+/// Binds the batch; the shape is for `Way::StaticShapes`.
+fn bind(cache: &mut KvCache, way: Way, lens: &[usize], prompts: &[usize]) -> StepShape {
+    if way == Way::StaticShapes {
+        return cache.bind_batch_static(lens, prompts);
     }
-    cache.seat(lens, rows);
+    cache.bind_batch(lens, prompts);
     StepShape::default()
 }
 
 /// What a run of prompts, decoding steps, departures and newcomers sees, all outputs in order.
 fn run(kind: Kind, way: Way) -> Vec<Tensor> {
     let mut cache = KvCache::new(SHAPE, kind, Device::Cpu, 64);
-    cache.fused = way == Way::Fused;
-    cache.reserve_answers(6, 1);
+    cache.use_cpu_kernel = way == Way::CpuKernel;
+    cache.reserve_completions(6, 1);
     let mut outputs = Vec::new();
     let qkv = |tokens: i64, key: u64| {
         [(6, 0), (2, 1), (2, 2)].map(|(heads, i)| draw([tokens, heads, 12], kind, 10 * key + i))
     };
-    let prefill = |cache: &mut KvCache, lens: &[usize], first_row: usize, key: u64| {
+    let prefill = |cache: &mut KvCache, lens: &[usize], first_prompt: usize, key: u64| {
         let layout = Layout::independent(lens.iter().copied());
         let attention = PackedAttention::new(&layout, true, kind, Device::Cpu);
-        let mut attend = cache.prefill(&attention, &layout, first_row);
+        let mut backend = cache.prefill(&attention, &layout, first_prompt);
         for layer in 0..2 {
             let [q, k, v] = qkv(layout.num_tokens() as i64, key + layer);
-            let _ = attend.attend(layer as usize, &q, &k, &v);
+            let _ = backend.attend(layer as usize, &q, &k, &v);
         }
     };
-    let mut decode = |cache: &mut KvCache, mut shape: StepShape, places: &[i64], key: u64| {
-        let slots = places.len() as i64;
-        let longest = places.iter().copied().max().unwrap() as usize;
-        let ragged = places.iter().any(|&p| p as usize != longest);
-        let mut columns = Tensor::from_slice(places);
-        let mut attend = if way == Way::Fixed {
-            shape.columns = cache.fixed_columns(longest);
-            columns = columns.constant_pad_nd([0, shape.slots - slots]);
-            cache.decode_fixed(&columns, &shape)
+    let mut decode = |cache: &mut KvCache, mut shape: StepShape, lens: &[i64], key: u64| {
+        let slots = lens.len() as i64;
+        let longest = lens.iter().copied().max().unwrap() as usize;
+        let ragged = lens.iter().any(|&len| len as usize != longest);
+        let mut lens = Tensor::from_slice(lens);
+        let mut backend = if way == Way::StaticShapes {
+            shape.completion_width = cache.reserve_static(longest);
+            lens = lens.constant_pad_nd([0, shape.slots - slots]);
+            cache.decode_static(&lens, &shape)
         } else {
-            cache.decode(&columns, longest, ragged)
+            cache.decode(&lens, longest, ragged)
         };
         for layer in 0..2 {
-            // Those beyond the batch bring numbers of their own.
+            // Padding slots bring numbers of their own.
             let [q, k, v] = qkv(slots, key + layer);
             let [q, k, v] =
-                [q, k, v].map(|x| x.constant_pad_nd([0, 0, 0, 0, 0, columns.size()[0] - slots]));
-            let seen = attend.attend(layer as usize, &q, &k, &v);
-            outputs.push(seen.narrow(0, 0, slots));
+                [q, k, v].map(|x| x.constant_pad_nd([0, 0, 0, 0, 0, lens.size()[0] - slots]));
+            let output = backend.attend(layer as usize, &q, &k, &v);
+            outputs.push(output.narrow(0, 0, slots));
         }
     };
     prefill(&mut cache, &[21, 5], 0, 100);
-    let shape = seat(&mut cache, way, &[21, 5], &[0, 0, 1, 1, 1]);
+    let shape = bind(&mut cache, way, &[21, 5], &[0, 0, 1, 1, 1]);
     for step in 0..40 {
         decode(&mut cache, shape, &[step; 5], 200 + 2 * step as u64);
     }
@@ -88,25 +88,25 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
     let moves = Moves { from: vec![3, 4], to: vec![0, 1] };
     cache.move_slots(&moves, 40);
     prefill(&mut cache, &[33], 2, 400);
-    let shape = seat(&mut cache, way, &[21, 5, 33], &[1, 1, 1, 2]);
+    let shape = bind(&mut cache, way, &[21, 5, 33], &[1, 1, 1, 2]);
     for step in 0..20 {
         decode(&mut cache, shape, &[40 + step, 40 + step, 40 + step, step], 500 + 2 * step as u64);
     }
-    // The first prompt's row is given to the last.
-    cache.move_rows(&Moves { from: vec![2], to: vec![0] });
-    let shape = seat(&mut cache, way, &[33, 5], &[1, 1, 1, 0]);
+    // The last prompt moves to the place of the first.
+    cache.move_prompts(&Moves { from: vec![2], to: vec![0] });
+    let shape = bind(&mut cache, way, &[33, 5], &[1, 1, 1, 0]);
     decode(&mut cache, shape, &[60, 60, 60, 20], 700);
     outputs
 }
 
 #[test]
-fn one_loop_equals_libtorchs_operations() {
-    assert_equal(Way::Fused, Way::Plain);
+fn cpu_kernel_equals_libtorch() {
+    assert_equal(Way::CpuKernel, Way::Eager);
 }
 
 #[test]
-fn rounded_sizes_equal_those_of_the_batch() {
-    assert_equal(Way::Fixed, Way::Plain);
+fn static_shapes_equal_exact_sizes() {
+    assert_equal(Way::StaticShapes, Way::Eager);
 }
 
 fn assert_equal(way: Way, other: Way) {

@@ -4,7 +4,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::choose::BOUNDARY;
+use crate::token_sampler::BOUNDARY;
 
 /// Divides positive and multiplies negative logits of `seen` tokens.
 pub fn penalised(logits: &Tensor, seen: &Tensor, penalty: f64) -> Tensor {
@@ -30,7 +30,7 @@ pub fn top_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
     note_close(
         near_cut,
         &cumulative,
-        // A number of the host goes along with the operation.
+        // A CPU scalar is passed as a kernel argument, without a transfer.
         &Tensor::from(1.0 - p),
         &probabilities,
     );

@@ -1,30 +1,27 @@
-//! Sampling: completions of prompts, many at once, each prompt computed and stored once.
+//! Generation: samples completions of many prompts at once and prefills each prompt once.
 //!
-//! [`Sampler::generate`] is the door. A group's prompt is prefilled once; its keys and values lie in
-//! memory once and all its answers read them ([`cache`]). Finished answers leave the batch and waiting
-//! ones take their places ([`schedule`]); draws are keyed by what they are for ([`base::DrawKey`]), so
-//! neither batch size nor order of arrival changes an answer ([`mod@choose`]). [`naive`] says the same in
-//! the plainest way and is tested equal.
-//!
-//! What a model is, is left to `models`; rewards and training to others.
+//! [`Sampler::generate`] is the entry point. A group's prompt is prefilled once, and all its completions read its keys and values
+//! ([`cache`]). Batching is continuous: finished completions leave the batch and waiting ones take their slots ([`schedule`]). Random
+//! numbers are keyed by what they are for ([`base::DrawKey`]), so neither batch size nor order of arrival changes a completion
+//! ([`token_sampler`]). [`naive`] is the same in its simplest form, and tests hold the two equal.
 
 pub mod cache;
-pub mod choose;
+mod cuda_graphs;
 mod filters;
-mod fixed;
-mod graphs;
 pub mod naive;
 pub mod params;
 pub mod request;
 mod run;
 pub mod sampler;
 pub mod schedule;
+mod static_shapes;
+pub mod token_sampler;
 
-pub use fixed::Decoding;
 pub use naive::naive_completion;
 pub use params::SamplingParams;
 pub use request::{Generation, Request, SampleStats};
 pub use sampler::Sampler;
+pub use static_shapes::Decoding;
 
 /// Why completions could not be sampled.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +48,8 @@ pub enum EngineError {
         /// Rows of the head.
         vocab_size: i64,
     },
-    /// Every token is forbidden or ends the answer.
-    #[error("no token is left to sample: all {vocab_size} are forbidden or end the answer")]
+    /// Every token is forbidden or ends the completion.
+    #[error("no token is left to sample: all {vocab_size} are forbidden or end the completion")]
     NothingLeft {
         /// Rows of the head.
         vocab_size: i64,
@@ -83,7 +80,7 @@ pub enum EngineError {
         /// The misfit.
         source: models::ModelError,
     },
-    /// The model gave a log-probability that is no number.
+    /// The model gave a NaN log-probability.
     #[error(
         "request {request}, completion {completion}: log-probability of token {token} is {got}\nhint: look for non-finite weights, or try `float32`"
     )]
@@ -108,7 +105,7 @@ pub enum EngineError {
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),
-    /// Graphs that cannot be recorded here, and what the device failed in.
+    /// CUDA graphs that do not work here, or a failure of the device.
     #[error(transparent)]
     Torch(#[from] torch::TorchError),
 }

@@ -1,14 +1,14 @@
-//! The sampler in the plainest form: one sequence, a whole forward pass for every token, choices in
-//! scalar Rust. It is what [`crate::Sampler`] is tested against, and the file to read first.
+//! The sampler in its simplest form: one sequence, a whole forward pass for every token, sampling in scalar Rust.
+//! [`crate::Sampler`] is tested against it. Read this file first.
 
 use base::{Completion, DrawKey, FinishReason, Prompt};
-use models::{BatchBuilder, PackedAttention, Tape, VisionLanguageModel, model};
+use models::{Checkpointing, InputsBuilder, PackedAttention, VisionLanguageModel, model};
 use tch::{Kind, Tensor};
 
 use crate::EngineError;
 use crate::params::SamplingParams;
 
-/// Samples one completion of `prompt` with the draws of `key`.
+/// Samples one completion of `prompt` with the random numbers of `key`.
 ///
 /// # Errors
 /// Parameters out of range, an empty prompt, or one that does not fit its images.
@@ -54,16 +54,16 @@ fn next_logits(
     ids: &[u32],
 ) -> Result<Vec<f32>, EngineError> {
     let (kind, device) = model.compute();
-    let mut builder = BatchBuilder::new(model);
+    let mut builder = InputsBuilder::new(model);
     let segment =
         builder.push_prompt(prompt).map_err(|source| EngineError::Prompt { request: 0, source })?;
     if !ids.is_empty() {
-        builder.push_answer(segment, ids);
+        builder.push_completion(segment, ids);
     }
     let batch = builder.build();
     let attention = PackedAttention::new(&batch.layout, true, kind, device);
     let rotary = model.rotary(&batch.position_ids);
-    let hidden = model::forward(model, &mut Tape::new(false), &batch, &attention, &rotary);
+    let hidden = model::forward(model, &mut Checkpointing::new(false), &batch, &attention, &rotary);
     let last = hidden.narrow(0, batch.layout.num_tokens() as i64 - 1, 1);
     let logits: Tensor = model.logits(&last).view([-1]).to_kind(Kind::Float);
     Ok(Vec::try_from(&logits)?)

@@ -1,8 +1,8 @@
-//! How tokens are chosen.
+//! Sampling parameters.
 
 use crate::EngineError;
 
-/// How tokens are chosen, with the meanings of transformers' `GenerationConfig`.
+/// Sampling parameters with the meanings of transformers' `GenerationConfig`.
 ///
 /// Top-k is off by default, so that what is sampled is the policy whose log-probabilities are trained.
 /// VLM-R1 samples otherwise: it names no top-k in its `GenerationConfig`, which then inherits
@@ -17,13 +17,13 @@ pub struct SamplingParams {
     pub top_p: f64,
     /// Keeps tokens at least this probable, relative to the most probable one, in `[0, 1]`.
     pub min_p: f64,
-    /// Divides positive and multiplies negative logits of tokens that prompt or answer already hold.
+    /// Divides positive and multiplies negative logits of tokens that prompt or completion already hold.
     pub repetition_penalty: f64,
-    /// Longest answer, tokens.
+    /// Longest completion, tokens.
     pub max_new_tokens: usize,
-    /// No end of answer before this many tokens.
+    /// No end before this many tokens.
     pub min_new_tokens: usize,
-    /// Ids that end an answer (and are its last token).
+    /// Ids that end a completion (and are its last token).
     pub eos_ids: Vec<u32>,
     /// Ids never sampled, besides the model's image placeholder, which never is.
     pub forbidden_ids: Vec<u32>,
@@ -46,7 +46,7 @@ impl Default for SamplingParams {
 }
 
 impl SamplingParams {
-    /// Whether the largest logit is taken and nothing drawn.
+    /// Whether the largest logit is taken.
     pub fn greedy(&self) -> bool {
         self.temperature == 0.0
     }

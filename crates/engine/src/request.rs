@@ -1,13 +1,13 @@
-//! What is asked of the sampler, and what it returns.
+//! Requests to the sampler and what it returns.
 
 use base::{Completion, DrawKey, Prompt};
 
-/// A prompt and how many answers to sample.
+/// A prompt and how many completions to sample.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The prompt.
     pub prompt: Prompt,
-    /// `G`.
+    /// `G`, the group size.
     pub num_completions: usize,
     /// The key of completion 0; completion `i` adds `i` to its `completion`.
     pub key: DrawKey,
@@ -18,16 +18,16 @@ pub struct Request {
 pub struct SampleStats {
     /// Tokens sampled.
     pub tokens: usize,
-    /// Of these, draws and argmaxes that rounding alone could have changed
-    /// ([`crate::choose::BOUNDARY`]).
+    /// Of these, samples and argmaxes that rounding alone could have changed
+    /// ([`crate::token_sampler::BOUNDARY`]).
     pub boundary_draws: usize,
-    /// Prompts computed.
+    /// Prompts prefilled.
     pub prompts: usize,
     /// Tokens of these.
     pub prompt_tokens: usize,
-    /// Passes that computed prompts.
+    /// Prefill passes.
     pub prefill_passes: usize,
-    /// Passes that computed one token for every answer in the batch.
+    /// Passes that decoded one token for every completion in the batch.
     pub decode_passes: usize,
 }
 

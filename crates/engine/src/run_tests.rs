@@ -1,4 +1,4 @@
-//! Steps of fixed shape read and write in the same places, which a recording of them needs.
+//! Steps of static shape read and write the same addresses, which a CUDA graph needs.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::*;
 use crate::params::SamplingParams;
 
 #[test]
-fn places_stay_as_long_as_no_relocation_is_counted() {
+fn addresses_stay_while_no_relocation_is_counted() {
     let folder = testing::checkpoint("nested");
     let options =
         LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
@@ -20,8 +20,10 @@ fn places_stay_as_long_as_no_relocation_is_counted() {
         eos_ids: (0..500).step_by(60).collect(),
         ..Default::default()
     };
-    let sampler =
-        Sampler::new(model.as_ref(), params, 8).unwrap().with_decoding(Decoding::Fixed).unwrap();
+    let sampler = Sampler::new(model.as_ref(), params, 8)
+        .unwrap()
+        .with_decoding(Decoding::StaticShapes)
+        .unwrap();
     let requests: Vec<Request> = (0..10u32)
         .map(|i| Request {
             prompt: Prompt { ids: (0..5 + 7 * i).collect(), images: Vec::new() },
@@ -30,27 +32,27 @@ fn places_stay_as_long_as_no_relocation_is_counted() {
         })
         .collect();
     let mut on_finished = |_: usize, _: usize, _: &Completion| {};
-    let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut addresses: HashMap<u64, Vec<usize>> = HashMap::new();
     let (mut calls, mut shapes) = (0, Vec::new());
     let mut run = Run::new(&sampler, &requests, &mut on_finished).unwrap();
     tch::no_grad(|| {
         while !run.is_done() {
-            run.admit(&|| false).unwrap();
+            run.schedule(&|| false).unwrap();
             run.decode(&|| false).unwrap();
-            let fixed = run.fixed.as_ref().unwrap();
-            let now = [run.cache.places(), fixed.places()].concat();
-            let before = places.entry(run.cache.relocations()).or_insert_with(|| now.clone());
+            let step = run.static_step.as_ref().unwrap();
+            let now = [run.cache.addresses(), step.addresses()].concat();
+            let before = addresses.entry(run.cache.relocations()).or_insert_with(|| now.clone());
             assert_eq!(*before, now);
             calls += 1;
-            shapes.push(fixed.shape());
+            shapes.push(step.shape());
         }
     });
-    // Answers left and came, their lengths outgrew a shape, and buffers moved a few times only.
+    // Completions ended and started, outgrew shapes, and buffers moved a few times only.
     shapes.sort();
     shapes.dedup();
     assert!(calls > 20, "{calls}");
     assert!(shapes.len() > 4 && shapes.len() < calls, "{shapes:?}");
-    assert!((2..8).contains(&places.len()), "{}", places.len());
+    assert!((2..8).contains(&addresses.len()), "{}", addresses.len());
     let tokens = run.stats.tokens;
     assert!(tokens > 500, "{tokens}");
 }

@@ -1,22 +1,22 @@
-//! The door: what a sampler is made of, and what may be asked of it. `run` does the work.
+//! The public interface of generation; `run` does the work.
 
 use base::Completion;
-use models::{BatchBuilder, PackedWeights, VisionLanguageModel};
+use models::{InputsBuilder, PackedWeights, VisionLanguageModel};
 use torch::check_graphs;
 
 use crate::EngineError;
-use crate::choose::Chooser;
-use crate::fixed::Decoding;
 use crate::params::SamplingParams;
 use crate::request::{Generation, Request};
 use crate::run::Run;
+use crate::static_shapes::Decoding;
+use crate::token_sampler::TokenSampler;
 
 /// Samples completions from a model.
 pub struct Sampler<'m> {
     pub(crate) model: &'m dyn VisionLanguageModel,
     pub(crate) params: SamplingParams,
     pub(crate) max_concurrent: usize,
-    pub(crate) chooser: Chooser,
+    pub(crate) token_sampler: TokenSampler,
     pub(crate) decoding: Decoding,
 }
 
@@ -39,27 +39,27 @@ impl<'m> Sampler<'m> {
                 expected: "1 or more",
             });
         }
-        let chooser = Chooser::new(model, &params);
-        Ok(Sampler { model, params, max_concurrent, chooser, decoding: Decoding::default() })
+        let token_sampler = TokenSampler::new(model, &params);
+        Ok(Sampler { model, params, max_concurrent, token_sampler, decoding: Decoding::default() })
     }
 
-    /// The same, decoding in another way; the tokens are the same but for rounding.
+    /// The same with another [`Decoding`]; tokens are the same but for rounding.
     ///
     /// # Errors
     /// Graphs where the model is on no GPU or CUDA's libraries do not fit.
     pub fn with_decoding(self, decoding: Decoding) -> Result<Self, EngineError> {
-        if decoding == Decoding::Graphs {
+        if decoding == Decoding::CudaGraphs {
             check_graphs(self.model.compute().1)?;
         }
         Ok(Sampler { decoding, ..self })
     }
 
-    /// Samples every completion of every request. `on_finished` hears of each as it ends, with the
-    /// indices of its request and within it; `cancel` is asked before every pass.
+    /// Samples every completion of every request. `on_finished` is called as each one ends, with the index of its request and the index
+    /// within it; `cancel` is called before every pass.
     ///
     /// # Errors
-    /// A prompt that is empty, unknown to the vocabulary or unfit for its images (before the first
-    /// pass), a log-probability that is no number, or [`EngineError::Cancelled`].
+    /// A prompt that is empty, outside the vocabulary or does not fit its images (before the first pass), a NaN log-probability, or
+    /// [`EngineError::Cancelled`].
     pub fn generate(
         &self,
         requests: &[Request],
@@ -71,7 +71,7 @@ impl<'m> Sampler<'m> {
         tch::no_grad(|| {
             let mut run = Run::new(self, requests, on_finished)?;
             while !run.is_done() {
-                run.admit(cancel)?;
+                run.schedule(cancel)?;
                 run.decode(cancel)?;
             }
             Ok(run.into_generation())
@@ -92,7 +92,7 @@ impl<'m> Sampler<'m> {
                     vocab_size,
                 });
             }
-            BatchBuilder::new(self.model)
+            InputsBuilder::new(self.model)
                 .push_prompt(prompt)
                 .map_err(|source| EngineError::Prompt { request, source })?;
         }

@@ -1,5 +1,4 @@
-//! Who is in the batch: completions in slots, prompts in rows, and the moves that keep both dense.
-//! No tensors here.
+//! Which completions are in the batch and which prompts in the cache, and the moves that keep both dense. No tensors here.
 
 use base::{Completion, DrawKey, FinishReason};
 
@@ -10,11 +9,11 @@ pub struct Slot {
     pub request: usize,
     /// Index of the completion within it.
     pub completion: usize,
-    /// Row of its prompt in the cache.
-    pub row: usize,
+    /// Index of its prompt in the cache.
+    pub prompt: usize,
     /// Position (all three axes) of its first token.
     pub first_position: i64,
-    /// Keys of its draws.
+    /// Key of its random numbers.
     pub key: DrawKey,
     /// Tokens so far.
     pub ids: Vec<u32>,
@@ -25,7 +24,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Appends a token and notes whether the answer ends with it.
+    /// Appends a token and sets `finish_reason` if the completion ends with it.
     pub fn push(&mut self, id: u32, logprob: f32, eos_ids: &[u32], max_new_tokens: usize) {
         self.ids.push(id);
         self.sampled_logprobs.push(logprob);
@@ -45,24 +44,24 @@ impl Slot {
 
 /// A prompt in the cache.
 #[derive(Debug)]
-pub struct Row<L> {
+pub struct CachedPrompt<L> {
     /// Index of the request.
     pub request: usize,
     /// Prompt tokens.
     pub len: usize,
     /// Position after the prompt.
     pub next_position: i64,
-    /// Completions that have not entered yet: from this one on.
+    /// The first completion that has not started.
     pub next_completion: usize,
     /// Completions of the request.
     pub num_completions: usize,
     /// Completions in slots.
-    pub live: usize,
-    /// What first tokens are drawn from, while completions wait.
-    pub first: L,
+    pub running: usize,
+    /// Logits of the first token, while completions wait.
+    pub first_logits: L,
 }
 
-/// Elements to copy within a tensor so that the kept ones stand at its front: `to[i] = from[i]`.
+/// Elements to copy within a tensor so that the kept ones are at its front: `to[i] = from[i]`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Moves {
     /// Sources, all behind the new end.
@@ -71,7 +70,7 @@ pub struct Moves {
     pub to: Vec<i64>,
 }
 
-/// Takes out what `leaves` says, filling each hole with an element of the tail; the others stay.
+/// Removes the elements that `leaves` names and fills each hole with an element of the tail; the others stay.
 pub fn compact<T>(items: &mut Vec<T>, leaves: impl Fn(&T) -> bool) -> (Vec<T>, Moves) {
     let leaving: Vec<bool> = items.iter().map(&leaves).collect();
     let kept = leaving.iter().filter(|l| !**l).count();
@@ -85,49 +84,59 @@ pub fn compact<T>(items: &mut Vec<T>, leaves: impl Fn(&T) -> bool) -> (Vec<T>, M
     (gone, Moves { from: cast(from), to: cast(to) })
 }
 
-/// The lane of each slot: how many slots before it are of the same row.
-pub fn lanes_of(rows: usize, rows_of_slots: &[usize]) -> Vec<usize> {
-    let mut filled = vec![0usize; rows];
-    let lane = |&row: &usize| {
-        filled[row] += 1;
-        filled[row] - 1
+/// The index of each slot within its group: how many earlier slots have the same prompt.
+pub fn indices_in_groups(prompts: usize, prompt_of_slot: &[usize]) -> Vec<usize> {
+    let mut sizes = vec![0usize; prompts];
+    let index = |&prompt: &usize| {
+        sizes[prompt] += 1;
+        sizes[prompt] - 1
     };
-    rows_of_slots.iter().map(lane).collect()
+    prompt_of_slot.iter().map(index).collect()
 }
 
-/// Where the answers of each row lie: a rectangle of rows by lanes, for one product per row.
+/// The slots as a rectangle of prompts by group size, padded where groups differ, so that one product serves all completions of a prompt.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Lanes {
-    /// Rows.
-    pub rows: usize,
-    /// Most answers of a row.
-    pub width: usize,
-    /// Slot of each cell, `[rows * width]`; 0 where there is none. `None`: slots are the cells, in order.
-    pub slot_of_cell: Option<Vec<i64>>,
-    /// Cell of each slot; `None` as above.
-    pub cell_of_slot: Option<Vec<i64>>,
+pub struct PaddedGroups {
+    /// Prompts.
+    pub prompts: usize,
+    /// Completions of the largest group.
+    pub group_size: usize,
+    /// Slot of each padded slot, `[prompts * group_size]`; 0 for padding. `None`: slots are in order without padding.
+    pub slot_of_padded: Option<Vec<i64>>,
+    /// Padded slot of each slot; `None` as above.
+    pub padded_of_slot: Option<Vec<i64>>,
 }
 
-impl Lanes {
-    /// For `rows_of_slots[i]`, the row of slot `i`.
-    pub fn new(rows: usize, rows_of_slots: &[usize]) -> Self {
-        let lane = lanes_of(rows, rows_of_slots);
-        let width = lane.iter().max().map_or(0, |lane| lane + 1);
-        let cell_of_slot: Vec<i64> = rows_of_slots
+impl PaddedGroups {
+    /// For `prompt_of_slot[i]`, the prompt of slot `i`.
+    pub fn new(prompts: usize, prompt_of_slot: &[usize]) -> Self {
+        let indices = indices_in_groups(prompts, prompt_of_slot);
+        let group_size = indices.iter().max().map_or(0, |index| index + 1);
+        let padded_of_slot: Vec<i64> = prompt_of_slot
             .iter()
-            .zip(&lane)
-            .map(|(row, lane)| (row * width + lane) as i64)
+            .zip(&indices)
+            .map(|(prompt, index)| (prompt * group_size + index) as i64)
             .collect();
-        if rows_of_slots.len() == rows * width
-            && cell_of_slot.iter().enumerate().all(|(slot, &cell)| slot as i64 == cell)
+        if prompt_of_slot.len() == prompts * group_size
+            && padded_of_slot.iter().enumerate().all(|(slot, &padded)| slot as i64 == padded)
         {
-            return Lanes { rows, width, slot_of_cell: None, cell_of_slot: None };
+            return PaddedGroups {
+                prompts,
+                group_size,
+                slot_of_padded: None,
+                padded_of_slot: None,
+            };
         }
-        let mut slot_of_cell = vec![0i64; rows * width];
-        for (slot, &cell) in cell_of_slot.iter().enumerate() {
-            slot_of_cell[cell as usize] = slot as i64;
+        let mut slot_of_padded = vec![0i64; prompts * group_size];
+        for (slot, &padded) in padded_of_slot.iter().enumerate() {
+            slot_of_padded[padded as usize] = slot as i64;
         }
-        Lanes { rows, width, slot_of_cell: Some(slot_of_cell), cell_of_slot: Some(cell_of_slot) }
+        PaddedGroups {
+            prompts,
+            group_size,
+            slot_of_padded: Some(slot_of_padded),
+            padded_of_slot: Some(padded_of_slot),
+        }
     }
 }
 
@@ -156,24 +165,26 @@ mod tests {
 
     #[test]
     fn whole_groups_in_order_need_no_index() {
-        let lanes = Lanes::new(2, &[0, 0, 0, 1, 1, 1]);
-        assert_eq!(lanes, Lanes { rows: 2, width: 3, slot_of_cell: None, cell_of_slot: None });
+        let groups = PaddedGroups::new(2, &[0, 0, 0, 1, 1, 1]);
+        let in_order =
+            PaddedGroups { prompts: 2, group_size: 3, slot_of_padded: None, padded_of_slot: None };
+        assert_eq!(groups, in_order);
     }
 
     #[test]
     fn ragged_groups_are_indexed() {
-        let lanes = Lanes::new(3, &[1, 0, 1]);
-        assert_eq!(lanes.width, 2);
-        assert_eq!(lanes.slot_of_cell, Some(vec![1, 0, 0, 2, 0, 0]));
-        assert_eq!(lanes.cell_of_slot, Some(vec![2, 0, 3]));
+        let groups = PaddedGroups::new(3, &[1, 0, 1]);
+        assert_eq!(groups.group_size, 2);
+        assert_eq!(groups.slot_of_padded, Some(vec![1, 0, 0, 2, 0, 0]));
+        assert_eq!(groups.padded_of_slot, Some(vec![2, 0, 3]));
     }
 
     #[test]
-    fn an_answer_ends_at_its_end_token_or_limit() {
+    fn a_completion_ends_at_its_end_token_or_limit() {
         let slot = || Slot {
             request: 0,
             completion: 0,
-            row: 0,
+            prompt: 0,
             first_position: 0,
             key: DrawKey { seed: 0, step: 0, prompt: 0, completion: 0 },
             ids: Vec::new(),

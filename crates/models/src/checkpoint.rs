@@ -16,6 +16,15 @@ use crate::parameters::Parameter;
 use crate::qwen2_5_vl;
 use crate::{ModelError, contradictions};
 
+/// # Errors
+/// A missing file or broken JSON.
+pub(crate) fn read_json(path: &Path) -> Result<Value, ModelError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+    serde_json::from_str(&text)
+        .map_err(|e| ModelError::Config { path: path.to_owned(), cause: format!("not JSON: {e}") })
+}
+
 /// Loads the model of `folder`, whatever its family; of a PEFT folder, the model that it names as its
 /// base with the adapter over it.
 ///
@@ -50,7 +59,7 @@ fn load(
     adapters: Option<AdapterSource<'_>>,
 ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
     if let Some(AdapterSource::Saved(saved)) = &adapters {
-        contradictions::say_of_adapter(&saved.folder, folder);
+        contradictions::warn_of_adapter(&saved.folder, folder);
     }
     match read_family(folder)?.as_str() {
         "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(folder, options, adapters)?)),
@@ -62,7 +71,7 @@ fn load(
     }
 }
 
-/// The folder of the model that an adapter was trained over: as it says, or beside its own.
+/// The folder of an adapter's base model: as the adapter names it, or relative to the adapter's folder.
 ///
 /// # Errors
 /// An adapter that names none, or one that is not there.
@@ -105,11 +114,11 @@ pub fn save_weights(
         for name in names {
             absent.remove(name);
             let tensor = match parameters.get(name).copied().or_else(|| tied(model, name)) {
-                // Rounded already where the file's type is the layers'.
+                // Already rounded where the file has the compute type.
                 Some(parameter) if parameter.value.kind() == files.kind(name)? => {
                     parameter.value.detach()
                 }
-                Some(parameter) => parameter.exact()?,
+                Some(parameter) => parameter.master_weight()?,
                 // A buffer that no layer takes stays as it is.
                 None => files.tensor(name)?,
             };
@@ -132,16 +141,16 @@ pub fn save_weights(
     Ok(written)
 }
 
-/// A tied head stored again follows its embedding.
+/// A tied head that is stored again follows its embedding.
 fn tied<'m>(model: &'m dyn VisionLanguageModel, name: &str) -> Option<&'m Parameter> {
     let list = &model.parameters().list;
     (name == HEAD).then(|| list.iter().find(|p| p.name.ends_with("embed_tokens.weight"))).flatten()
 }
 
-/// The head's name in every family that is built.
+/// The head's name in every supported family.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
-/// Copies what is no weight of the model in `source`, whose weights are `files`, and makes what it says of the weights true.
+/// Copies all but the weights `files` of `source`, and adapts the index and `config.json` to the weights written.
 pub(crate) fn finish_folder(
     files: &WeightFiles,
     source: &Path,
@@ -157,7 +166,7 @@ pub(crate) fn finish_folder(
         write_json(&target.join(name), &index_of(files)?)?;
     }
     if has_head {
-        say_untied(target)?;
+        write_untied(target)?;
     }
     Ok(())
 }
@@ -173,8 +182,8 @@ fn index_of(files: &WeightFiles) -> Result<Value, ModelError> {
     Ok(json!({"metadata": {"total_size": total}, "weight_map": map}))
 }
 
-/// Has `config.json` say that the head is no embedding, where it says otherwise: whoever loads the folder would else compare the two.
-fn say_untied(folder: &Path) -> Result<(), ModelError> {
+/// Sets `tie_word_embeddings` to false in `config.json`, so that loading need not compare head and embedding.
+fn write_untied(folder: &Path) -> Result<(), ModelError> {
     let mut config = read_config(folder)?;
     let mut changed = false;
     let mut untie = |object: Option<&mut Value>| {
@@ -205,8 +214,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
 const OTHER_WEIGHTS: [&str; 8] =
     ["safetensors", "bin", "pt", "pth", "gguf", "h5", "msgpack", "onnx"];
 
-/// Copies what turns text and pictures into a model's input and back, such as the tokenizer, from one
-/// model folder into another.
+/// Copies processor files, such as the tokenizer and chat templates, from one model folder into another.
 ///
 /// # Errors
 /// A file that cannot be read or written.
@@ -237,7 +245,7 @@ fn copy_files(
     copy_templates(source, target)
 }
 
-/// Chat templates by name, which lie in a folder of their own.
+/// Named chat templates, which are in a folder of their own.
 fn copy_templates(source: &Path, target: &Path) -> Result<(), ModelError> {
     const TEMPLATES: &str = "additional_chat_templates";
     let [source, target] = [source, target].map(|folder| folder.join(TEMPLATES));
@@ -253,7 +261,7 @@ fn copy_templates(source: &Path, target: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// The content alone: `fs::copy` hands on that a file may not be written, or not be read by others.
+/// Copies the content only: `fs::copy` would copy permissions too.
 fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut file = fs::File::create(to)?;
     std::io::copy(&mut fs::File::open(from)?, &mut file)?;

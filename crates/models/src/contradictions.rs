@@ -1,4 +1,4 @@
-//! A model folder that contradicts itself: what is taken is what transformers 5.17 takes, and what is not is said.
+//! Warnings about model folders that contradict themselves. What is read is what transformers 5.17 reads.
 
 use std::path::Path;
 
@@ -9,17 +9,17 @@ use torch::WeightFiles;
 use crate::ModelError;
 use crate::checkpoint::HEAD;
 
-/// Names of the embedding that a head may be tied to, as the families that are built store it.
+/// Names of the embedding that a head may be tied to, in the supported families.
 const EMBEDDINGS: [&str; 2] =
     ["model.language_model.embed_tokens.weight", "model.embed_tokens.weight"];
 
-/// Says which weights of the folder are not read, and where its index is wrong.
-pub(crate) fn say_of_files(files: &WeightFiles, path: &Path) {
+/// Warns of weights of the folder that are not read, and of a wrong index.
+pub(crate) fn warn_of_files(files: &WeightFiles, path: &Path) {
     let folder = path.display();
     let left: Vec<String> = files
         .passed_over()
         .iter()
-        // An adapter that is whole is read, or told of, by itself.
+        // A complete adapter is read, or warned of, elsewhere.
         .filter(|name| !name.starts_with("adapter_model.") || !is_adapter(path))
         .map(|name| format!("`{name}`"))
         .collect();
@@ -41,9 +41,9 @@ pub(crate) fn say_of_files(files: &WeightFiles, path: &Path) {
     }
 }
 
-/// Says where a folder with an adapter has weights of a whole model that are not read, as the adapter lies over `base`; and
-/// where that has an adapter of its own.
-pub(crate) fn say_of_adapter(adapter: &Path, base: &Path) {
+/// Warns where a folder with an adapter over `base` also has the weights of a whole model, which are not read, and where `base` has an
+/// adapter of its own.
+pub(crate) fn warn_of_adapter(adapter: &Path, base: &Path) {
     let same = match (adapter.canonicalize(), base.canonicalize()) {
         (Ok(adapter), Ok(base)) => adapter == base,
         _ => adapter == base,
@@ -69,7 +69,7 @@ pub(crate) fn say_of_adapter(adapter: &Path, base: &Path) {
     }
 }
 
-/// Whether a head that the configuration ties to the embedding stays so: where another one is stored, that counts, as in transformers.
+/// Whether a head that the configuration ties to the embedding stays tied: a stored head that differs counts, as in transformers.
 ///
 /// # Errors
 /// A file that cannot be read.

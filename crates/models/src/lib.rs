@@ -1,24 +1,25 @@
 //! Model families over libtorch: packed tokens in, hidden states and logits out.
 //!
-//! Models know neither key caches nor losses: where queries find their keys is an [`Attend`], so the same
-//! layers serve training (`layers::PackedAttention`) and sampling (`engine`).
+//! Models know neither KV caches nor losses. Attention goes through an [`AttentionBackend`], so the same layers serve training
+//! (`layers::PackedAttention`) and generation (`engine`).
 
-pub mod batch;
 pub mod checkpoint;
+pub mod checkpointing;
 mod contradictions;
 pub mod features;
+pub mod inputs;
 pub mod layers;
 pub mod lora;
-mod misfits;
+mod mismatches;
 pub mod model;
 pub mod parameters;
 pub mod qwen2_5_vl;
-pub mod tape;
 
-pub use batch::{BatchBuilder, PackedBatch};
 pub use checkpoint::{base_of, copy_processor_files, load_model, load_with_adapter, save_weights};
+pub use checkpointing::Checkpointing;
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
-pub use layers::attention::{Attend, Layout, PackedAttention, Segment};
+pub use inputs::{InputsBuilder, ModelInputs};
+pub use layers::attention::{AttentionBackend, Layout, PackedAttention, Segment};
 pub use layers::packed::PackedWeights;
 pub use layers::rotary::Rotary;
 pub use lora::{
@@ -26,7 +27,6 @@ pub use lora::{
 };
 pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
 pub use parameters::{Master, Parameter, Parameters};
-pub use tape::Tape;
 
 use std::path::PathBuf;
 
@@ -41,17 +41,17 @@ pub enum ModelError {
         /// The cause.
         cause: String,
     },
-    /// A folder that is no model's.
+    /// A folder that holds no model.
     #[error(transparent)]
     Folder(#[from] base::model_folder::ModelFolderError),
-    /// A family that is not built.
+    /// A family that is not supported.
     #[error("{path}: `model_type` is `{got}`, expected one of: {known}")]
     Family {
         /// The file.
         path: PathBuf,
         /// What `config.json` says.
         got: String,
-        /// What is built.
+        /// What is supported.
         known: &'static str,
     },
     /// Weights that do not fit the configuration, all of them at once.
@@ -101,7 +101,7 @@ pub enum ModelError {
         /// The cause.
         source: std::io::Error,
     },
-    /// Stored features of an image that cannot be taken.
+    /// Stored features of an image that cannot be used.
     #[error("{path}: {cause}")]
     Features {
         /// The file.
@@ -136,14 +136,14 @@ pub enum ModelError {
         /// Merged patches of each image.
         expected: Vec<usize>,
     },
-    /// Images that were cut into other patches than the model takes.
+    /// Images preprocessed into other patches than the model takes.
     #[error(
         "image patches of {got} numbers, the model takes {expected}\nhint: `patch_size` and `temporal_patch_size` of `preprocessor_config.json` and `config.json` differ"
     )]
     PatchDim {
         /// Channels x frames x height x width of the model.
         expected: usize,
-        /// Numbers a patch of the image.
+        /// Numbers per patch of the image.
         got: usize,
     },
     /// A weight file.

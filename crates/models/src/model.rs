@@ -1,16 +1,16 @@
-//! What every family offers to training and sampling.
+//! The interface of every model family to training and generation.
 
 use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::ModelError;
-use crate::batch::PackedBatch;
+use crate::checkpointing::Checkpointing;
 use crate::features::{FeatureCache, TowerFeatures};
-use crate::layers::attention::{Attend, PackedAttention};
+use crate::inputs::ModelInputs;
+use crate::layers::attention::{AttentionBackend, PackedAttention};
 use crate::layers::rotary::Rotary;
 use crate::parameters::Parameters;
-use crate::tape::Tape;
 
 /// How to load a model.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +19,7 @@ pub struct LoadOptions {
     pub kind: Kind,
     /// Where.
     pub device: Device,
-    /// Whose weights require gradients (and stay exact in f32 when computing in bf16). Adapters are
-    /// trained wherever anything is.
+    /// Parts whose weights require gradients (and have f32 masters when computing in bf16). Adapters are trained if any part is.
     pub trained: TrainedParts,
 }
 
@@ -29,7 +28,7 @@ pub struct LoadOptions {
 pub enum Part {
     /// The vision tower up to its last block.
     Vision,
-    /// What makes text-model inputs of its output.
+    /// The projection of its output to inputs of the text model.
     Merger,
     /// All else, the head included.
     Language,
@@ -46,7 +45,7 @@ impl Part {
     }
 }
 
-/// The parts whose weights are trained, and where their exact values are kept.
+/// The parts whose weights are trained, and where their f32 masters are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainedParts {
     /// [`Part::Vision`].
@@ -55,7 +54,7 @@ pub struct TrainedParts {
     pub merger: bool,
     /// [`Part::Language`].
     pub language: bool,
-    /// Whether exact weights lie in host memory, whatever the compute type.
+    /// Whether f32 masters are in host memory, whatever the compute type.
     pub masters_on_host: bool,
 }
 
@@ -97,7 +96,7 @@ pub struct TextShape {
     pub vocab_size: i64,
 }
 
-/// Positions of a prompt, and where its answer goes on.
+/// Positions of a prompt and of its completion's start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptPositions {
     /// `[time, height, width]` of every token.
@@ -117,10 +116,10 @@ pub trait VisionLanguageModel {
     /// The weights.
     fn parameters(&self) -> &Parameters;
 
-    /// Type and place of computation.
+    /// Compute type and device.
     fn compute(&self) -> (Kind, Device);
 
-    /// Token id that stands for one merged image patch.
+    /// Id of the placeholder token of one merged image patch.
     fn image_token_id(&self) -> u32;
 
     /// Patches along a side that merge into one token.
@@ -135,27 +134,27 @@ pub trait VisionLanguageModel {
     /// Positions of a prompt whose image placeholders are expanded; `grids` as `image_grid_thw`.
     fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions;
 
-    /// Adds the vision stages: `pixel_values [patches, patch_dim] -> [merged patches, hidden_size]`.
+    /// Runs the vision stages: `pixel_values [patches, patch_dim] -> [merged patches, hidden_size]`.
     fn vision_stages<'a>(
         &'a self,
-        tape: &mut Tape<'a>,
+        checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
     ) -> Tensor;
 
-    /// Keeps what the vision tower makes of images in `cache` from now on.
+    /// Stores features of images in `cache` from now on.
     ///
     /// # Errors
     /// [`ModelError::TrainedTower`]; libtorch's own.
     fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError>;
 
-    /// Where features of images are kept; `None`: nowhere, each pass computes them.
+    /// The feature cache; `None`: each pass computes the features.
     fn features(&self) -> Option<&TowerFeatures>;
 
-    /// `input_ids [N] -> [N, hidden_size]`, images not yet in place.
+    /// `input_ids [N] -> [N, hidden_size]`, without image features.
     fn embed_tokens(&self, input_ids: &Tensor) -> Tensor;
 
-    /// Rotation of every token from `position_ids [3, T]`.
+    /// Rotary embedding of every token from `position_ids [3, T]`.
     fn rotary(&self, position_ids: &Tensor) -> Rotary;
 
     /// One text layer: `[T, hidden_size] -> [T, hidden_size]`.
@@ -164,7 +163,7 @@ pub trait VisionLanguageModel {
         index: usize,
         hidden: &Tensor,
         rotary: &Rotary,
-        attend: &mut dyn Attend,
+        backend: &mut dyn AttentionBackend,
     ) -> Tensor;
 
     /// Normalises the last layer's output, `[N, hidden_size]`.
@@ -174,40 +173,41 @@ pub trait VisionLanguageModel {
     fn logits(&self, hidden: &Tensor) -> Tensor;
 }
 
-/// Embeddings of a batch with its image features in their places, through the tape: `[T, hidden_size]`.
-pub fn embed_batch<'a>(
+/// Embeddings of a batch with image features in place of their placeholders: `[T, hidden_size]`. Stages run through `checkpointing`.
+pub fn embed_inputs<'a>(
     model: &'a dyn VisionLanguageModel,
-    tape: &mut Tape<'a>,
-    batch: &'a PackedBatch,
+    checkpointing: &mut Checkpointing<'a>,
+    batch: &'a ModelInputs,
 ) -> Tensor {
     let Some(images) = &batch.images else {
-        return tape.run(&batch.input_ids, |ids| model.embed_tokens(ids));
+        return checkpointing.run(&batch.input_ids, |ids| model.embed_tokens(ids));
     };
     let features = match model.features() {
         Some(features) => features.of(model, &images.distinct),
         None => {
             let (kind, device) = model.compute();
-            model.vision_stages(tape, &images.pixel_values(kind, device), &images.grids())
+            model.vision_stages(checkpointing, &images.pixel_values(kind, device), &images.grids())
         }
     };
-    tape.run(&features, |features| {
-        // A picture may stand in several prompts: gradients of such rows are added in a fixed order.
+    checkpointing.run(&features, |features| {
+        // An image may occur in several prompts: an embedding look-up adds such rows' gradients in a fixed order.
         let placed = Tensor::embedding(features, &images.sources, -1, false, false);
         model.embed_tokens(&batch.input_ids).index_copy(0, &images.targets, &placed)
     })
 }
 
-/// Hidden states of a batch after the last layer, normalised: `[T, hidden_size]`, stages on `tape`.
+/// Hidden states of a batch after the last layer and final norm: `[T, hidden_size]`. Stages run through `checkpointing`.
 pub fn forward<'a>(
     model: &'a dyn VisionLanguageModel,
-    tape: &mut Tape<'a>,
-    batch: &'a PackedBatch,
+    checkpointing: &mut Checkpointing<'a>,
+    batch: &'a ModelInputs,
     attention: &'a PackedAttention,
     rotary: &'a Rotary,
 ) -> Tensor {
-    let mut hidden = embed_batch(model, tape, batch);
+    let mut hidden = embed_inputs(model, checkpointing, batch);
     for index in 0..model.text_shape().num_layers {
-        hidden = tape.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
+        hidden =
+            checkpointing.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
     }
-    tape.run(&hidden, |x| model.final_norm(x))
+    checkpointing.run(&hidden, |x| model.final_norm(x))
 }

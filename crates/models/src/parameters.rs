@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
-use torch::{TorchError, WeightFiles};
+use torch::{Bf16Master, TorchError, WeightFiles};
 
 use crate::ModelError;
 use crate::lora::{Adapter, AdapterSource, Adapters, Lora};
-use crate::misfits::Misfits;
+use crate::mismatches::Mismatches;
 use crate::model::{LoadOptions, Part, TrainedParts};
 
 /// One weight.
@@ -22,37 +22,39 @@ pub struct Parameter {
     pub is_adapter: bool,
     /// What layers compute with: a leaf in the compute type, shared with the layer that holds it.
     pub value: Tensor,
-    /// Where the f32 weight is that training updates.
+    /// The f32 weight that training updates.
     pub master: Master,
 }
 
 /// The f32 weight that training updates.
 #[derive(Debug)]
 pub enum Master {
-    /// The value itself; where nothing is trained, whatever its type.
+    /// The value itself: in f32, or of any type where it is not trained.
     Value,
-    /// A tensor of its own.
-    Whole(Tensor),
-    /// The value in bf16 together with what it lacks, see [`torch::split()`].
-    Split {
+    /// An f32 tensor of its own.
+    F32(Tensor),
+    /// The bf16 value plus a 16-bit residual, see [`Bf16Master`].
+    Bf16 {
         /// In int16.
-        rest: Tensor,
-        /// A copy of the value in host memory, where `rest` is there too.
+        residual: Tensor,
+        /// A copy of the value in host memory, where `residual` is there too.
         host: Option<Tensor>,
     },
 }
 
 impl Parameter {
-    /// The f32 weight that is updated; where nothing is trained, the weight in the compute type. It is the weight itself but for
-    /// [`Master::Split`], where it is put together anew.
+    /// The f32 master weight; for a frozen weight, the value in the compute type. A view of the weight, except that it is a new tensor for
+    /// [`Master::Bf16`].
     ///
     /// # Errors
-    /// Where memory is not to be had.
-    pub fn exact(&self) -> Result<Tensor, TorchError> {
+    /// Out of memory.
+    pub fn master_weight(&self) -> Result<Tensor, TorchError> {
         match &self.master {
             Master::Value => Ok(self.value.detach()),
-            Master::Whole(master) => Ok(master.detach()),
-            Master::Split { rest, host } => torch::join(host.as_ref().unwrap_or(&self.value), rest),
+            Master::F32(master) => Ok(master.detach()),
+            Master::Bf16 { residual, host } => {
+                Bf16Master { value: host.as_ref().unwrap_or(&self.value), residual }.load()
+            }
         }
     }
 
@@ -61,12 +63,12 @@ impl Parameter {
         !matches!(self.master, Master::Value)
     }
 
-    /// Where the f32 weight lies.
-    pub fn home(&self) -> Device {
+    /// The device of the f32 weight.
+    pub fn master_device(&self) -> Device {
         match &self.master {
             Master::Value => self.value.device(),
-            Master::Whole(master) => master.device(),
-            Master::Split { rest, .. } => rest.device(),
+            Master::F32(master) => master.device(),
+            Master::Bf16 { residual, .. } => residual.device(),
         }
     }
 }
@@ -76,7 +78,7 @@ impl Parameter {
 pub struct Parameters {
     /// The weights; tied ones once.
     pub list: Vec<Parameter>,
-    /// The adapters that lie over them.
+    /// The adapters over them.
     pub lora: Option<Lora>,
 }
 
@@ -96,7 +98,7 @@ impl Parameters {
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Files(&'a WeightFiles),
-    /// Nowhere: every weight that is asked for is there, and all its numbers are [`BLANK`].
+    /// No files: every weight exists, and all its numbers are [`BLANK`].
     Blank,
 }
 
@@ -109,7 +111,7 @@ pub struct Builder<'a> {
     options: LoadOptions,
     adapters: Option<Adapters<'a>>,
     path: String,
-    misfits: Misfits,
+    mismatches: Mismatches,
     taken: BTreeSet<String>,
     /// Names of the files by those of transformers 5, where the two differ.
     stored: BTreeMap<String, String>,
@@ -127,7 +129,7 @@ impl<'a> Builder<'a> {
         Self::of(Source::Files(files), options, adapters)
     }
 
-    /// A builder without files, for a model that is to be timed and not asked anything.
+    /// A builder without files, for a model that is only measured.
     pub fn blank(options: LoadOptions, adapters: Option<AdapterSource<'a>>) -> Self {
         Self::of(Source::Blank, options, adapters)
     }
@@ -138,7 +140,7 @@ impl<'a> Builder<'a> {
             options,
             adapters: adapters.map(Adapters::new),
             path: String::new(),
-            misfits: Misfits::default(),
+            mismatches: Mismatches::default(),
             taken: BTreeSet::new(),
             stored: match source {
                 Source::Files(files) => by_module(files.names()),
@@ -173,7 +175,7 @@ impl<'a> Builder<'a> {
         result
     }
 
-    /// The tensor `path.name`, in the compute type on the device. A misfit is noted, and an empty
+    /// The tensor `path.name`, in the compute type on the device. A mismatch is noted, and an empty
     /// tensor stands in until [`Builder::finish`] refuses the whole.
     ///
     /// # Errors
@@ -211,30 +213,30 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The stored tensor, if it has one of `shapes`; else the misfit is noted.
+    /// The stored tensor, if it has one of `shapes`; else the mismatch is noted.
     fn read(&mut self, name: &str, shapes: &[&[i64]]) -> Result<Option<Tensor>, ModelError> {
         if !self.taken.insert(name.to_string()) {
-            self.misfits.others.push(format!("weight {name}: used twice"));
+            self.mismatches.others.push(format!("weight {name}: used twice"));
         }
         let Source::Files(files) = self.source else {
             let LoadOptions { kind, device, .. } = self.options;
             return Ok(Some(Tensor::f_full(shapes[0], BLANK, (kind, device))?));
         };
         if !files.contains(name) {
-            self.misfits.missing.push(name.to_owned());
+            self.mismatches.missing.push(name.to_owned());
             return Ok(None);
         }
         let got = files.shape(name)?;
         if !shapes.contains(&got.as_slice()) {
             let expected: Vec<String> = shapes.iter().map(|s| format!("{s:?}")).collect();
             let expected = expected.join(" or ");
-            self.misfits.others.push(format!("weight {name}: expected {expected}, got {got:?}"));
+            self.mismatches.others.push(format!("weight {name}: expected {expected}, got {got:?}"));
             return Ok(None);
         }
         let value = files.tensor(name)?;
         if !value.is_floating_point() {
             let kind = value.kind();
-            self.misfits.others.push(format!(
+            self.mismatches.others.push(format!(
                 "weight {name}: expected a floating type, got {}",
                 torch::kind_name(kind)
             ));
@@ -249,7 +251,7 @@ impl<'a> Builder<'a> {
         self.hold(name, stored, is_trained, false)
     }
 
-    /// Puts a weight where it is computed with, and its f32 master beside it where one is needed.
+    /// Places a weight on the compute device, with its f32 master where one is needed.
     fn hold(
         &mut self,
         name: String,
@@ -261,20 +263,23 @@ impl<'a> Builder<'a> {
         let rounded =
             if is_trained { torch::round_to(&stored, kind)? } else { stored.f_to_kind(kind)? };
         let value = rounded.f_to_device(device)?.f_set_requires_grad(is_trained)?;
-        let home = if trained.masters_on_host { Device::Cpu } else { device };
+        let master_device = if trained.masters_on_host { Device::Cpu } else { device };
         let master = match kind {
             _ if !is_trained => Master::Value,
             Kind::Float if !trained.masters_on_host => Master::Value,
             Kind::BFloat16 => {
-                let exact = stored.f_to_device(home)?.f_to_kind(Kind::Float)?;
-                let rest = Tensor::f_zeros(exact.size().as_slice(), (Kind::Int16, home))?;
-                // A copy: on a CPU nothing else keeps it apart from `value`.
-                let copy = || value.detach().f_to_device_(home, kind, false, true);
+                let weight = stored.f_to_device(master_device)?.f_to_kind(Kind::Float)?;
+                let residual =
+                    Tensor::f_zeros(weight.size().as_slice(), (Kind::Int16, master_device))?;
+                // A copy: on a CPU it would else share memory with `value`.
+                let copy = || value.detach().f_to_device_(master_device, kind, false, true);
                 let host = trained.masters_on_host.then(copy).transpose()?;
-                torch::split(&exact.f_contiguous()?, host.as_ref().unwrap_or(&value), &rest)?;
-                Master::Split { rest, host }
+                let master =
+                    Bf16Master { value: host.as_ref().unwrap_or(&value), residual: &residual };
+                master.store(&weight.f_contiguous()?)?;
+                Master::Bf16 { residual, host }
             }
-            _ => Master::Whole(stored.f_to_device_(home, Kind::Float, false, true)?),
+            _ => Master::F32(stored.f_to_device_(master_device, Kind::Float, false, true)?),
         };
         self.parameters.list.push(Parameter {
             part: Part::of(&name),
@@ -289,13 +294,13 @@ impl<'a> Builder<'a> {
     /// The adapter of the linear layer `[out, in]` at the path, where it is to have one.
     ///
     /// # Errors
-    /// libtorch's own; a misfit is noted.
+    /// libtorch's own; a mismatch is noted.
     pub(crate) fn adapter(&mut self, shape: [i64; 2]) -> Result<Option<Adapter>, ModelError> {
         let Some(mut adapters) = self.adapters.take() else {
             return Ok(None);
         };
         let module = module_name(&self.path);
-        let matrices = adapters.matrices(&module, shape, &mut self.misfits.others)?;
+        let matrices = adapters.matrices(&module, shape, &mut self.mismatches.others)?;
         let mut adapter = None;
         if let Some(matrices) = matrices {
             let is_trained = self.options.trained != TrainedParts::NONE;
@@ -322,17 +327,17 @@ impl<'a> Builder<'a> {
             let taken = by_module(self.taken.iter().map(String::as_str));
             for name in files.names().filter(|name| !self.taken.contains(*name)) {
                 match taken.get(&module_name(name)) {
-                    Some(other) => self.misfits.others.push(format!(
+                    Some(other) => self.mismatches.others.push(format!(
                         "weight {name}: the same weight as {other}, under another name"
                     )),
-                    None => self.misfits.unexpected.push(name.to_owned()),
+                    None => self.mismatches.unexpected.push(name.to_owned()),
                 }
             }
         }
         if let Some(adapters) = self.adapters.take() {
-            self.parameters.lora = Some(adapters.finish(&mut self.misfits.others));
+            self.parameters.lora = Some(adapters.finish(&mut self.mismatches.others));
         }
-        self.misfits.judge(folder)?;
+        self.mismatches.check(folder)?;
         Ok(self.parameters)
     }
 }

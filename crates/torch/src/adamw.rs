@@ -8,7 +8,8 @@ use torch_sys::C_tensor;
 use crate::TorchError;
 use crate::call::{call, pointer};
 
-/// Settings of one step.
+/// Settings of one step. The layout is that of `adamw_options.h`.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWOptions {
     /// Learning rate of this step.
@@ -31,11 +32,7 @@ unsafe extern "C" {
         exp_avg_sqs: *const *mut C_tensor,
         steps: *const *mut C_tensor,
         n: usize,
-        lr: f64,
-        beta1: f64,
-        beta2: f64,
-        weight_decay: f64,
-        eps: f64,
+        options: *const AdamWOptions,
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -76,7 +73,7 @@ pub fn fused_adamw(
         pointers(exp_avg_sqs),
         pointers(steps),
     );
-    // SAFETY: the lists hold n valid `at::Tensor*` each, borrowed for the call.
+    // SAFETY: the lists hold n valid `at::Tensor*` each; they and the options are borrowed for the call.
     call(|error, capacity| unsafe {
         vlm_r1_fused_adamw(
             p.as_ptr(),
@@ -85,11 +82,7 @@ pub fn fused_adamw(
             v.as_ptr(),
             s.as_ptr(),
             n,
-            options.lr,
-            options.beta1,
-            options.beta2,
-            options.weight_decay,
-            options.eps,
+            &options,
             error,
             capacity,
         )

@@ -1,4 +1,4 @@
-//! Calls of our C++: what it throws becomes an error.
+//! Calls into the C++ of this crate: an exception becomes an error.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -7,14 +7,14 @@ use torch_sys::C_tensor;
 
 use crate::TorchError;
 
-/// Calls `function` with a buffer for its message and that buffer's size; it returns 0, or another number after writing
-/// a message that ends within the buffer.
+/// Calls `function` with a buffer for an error message and its size. `function` returns 0, or another number after it wrote a
+/// message that ends within the buffer.
 pub(crate) fn call(function: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), TorchError> {
     let mut error = [0 as c_char; 1024];
     if function(error.as_mut_ptr(), error.len()) == 0 {
         return Ok(());
     }
-    // SAFETY: `guarded.h` ends the message with 0, and the buffer was zeros before.
+    // SAFETY: `catch.h` ends the message with 0, and the buffer was zeros before.
     let message = unsafe { CStr::from_ptr(error.as_ptr()) };
     Err(TorchError::Libtorch(message.to_string_lossy().into_owned()))
 }

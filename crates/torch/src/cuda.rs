@@ -1,4 +1,4 @@
-//! CUDA without linking it: one binary starts on every machine and takes the GPU where there is one.
+//! CUDA by `dlopen`: one binary starts on every machine and uses the GPU where there is one.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
@@ -20,12 +20,12 @@ unsafe extern "C" {
     fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
 }
 
-/// Why the CUDA library that lies there could not be loaded; [`parse_device`] says it.
+/// Why the CUDA library could not be loaded; [`parse_device`] reports it.
 static FAILURE: OnceLock<String> = OnceLock::new();
 
 /// Loads `libtorch_cuda.so` from the folder of `libtorch_cpu.so` if it lies there; its kernels
-/// register themselves. [`parse_device`] calls it where a GPU may be meant: nothing may ask libtorch for
-/// one before, for it remembers "no CUDA" for good. A library that does not load is no failure yet:
+/// register themselves. [`parse_device`] calls it where a GPU may be meant; nothing may ask libtorch for one before,
+/// because libtorch caches "no CUDA". A library that does not load is no failure yet:
 /// [`parse_device`] refuses where a GPU is wanted.
 pub fn load_cuda() -> bool {
     static LOADED: OnceLock<bool> = OnceLock::new();

@@ -1,5 +1,4 @@
-//! What sampling does on the CPU, in loops of our own (`cpu/`) and without gradients: attention of new tokens, linear layers of packed
-//! weights, whole decoder layers of both, and the choice of tokens.
+//! CPU kernels of sampling (`cpu/`), without gradients: decoding attention, packed linear layers, whole decoder layers, token sampling.
 
 use std::ffi::{c_char, c_int};
 
@@ -8,7 +7,7 @@ use torch_sys::C_tensor;
 
 use crate::TorchError;
 use crate::call::{call, call_for_tensor, pointer};
-use crate::fused::{check, dims, fuses};
+use crate::fused::{check, dims, has_cpu_kernel};
 
 unsafe extern "C" {
     fn vlm_r1_decode_attention(
@@ -34,11 +33,11 @@ unsafe extern "C" {
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
-    fn vlm_r1_choose(
+    fn vlm_r1_sample_tokens(
         logits: *mut C_tensor,
         banned: *const *mut C_tensor,
         unfinished: *mut C_tensor,
-        draws: *mut C_tensor,
+        uniforms: *mut C_tensor,
         scale: f64,
         table: *mut *mut C_tensor,
         error: *mut c_char,
@@ -56,41 +55,38 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Keys and values that new tokens see, one per slot: those of the slot's prompt, then those of its answer.
+/// Keys and values that decoding attention reads for one new token per slot: those of the slot's prompt, then those of its completion.
 #[derive(Debug)]
-pub struct DecodeKeys<'a> {
-    /// `[rows, kv_heads, head_dim, prompt_width]`.
+pub struct KvView<'a> {
+    /// `[prompts, kv_heads, head_dim, prompt_width]`.
     pub prompt_keys: &'a Tensor,
-    /// `[rows, kv_heads, prompt_width, head_dim]`.
+    /// `[prompts, kv_heads, prompt_width, head_dim]`.
     pub prompt_values: &'a Tensor,
-    /// `[slots or more, kv_heads, answer_width, head_dim]`; the new token's are written into it.
-    pub answer_keys: &'a Tensor,
-    /// As `answer_keys`.
-    pub answer_values: &'a Tensor,
-    /// `[slots]`: each slot's row.
-    pub rows: &'a Tensor,
+    /// `[slots or more, kv_heads, completion_width, head_dim]`; the new token's are written into it.
+    pub completion_keys: &'a Tensor,
+    /// As `completion_keys`.
+    pub completion_values: &'a Tensor,
+    /// `[slots]`: index of each slot's prompt.
+    pub prompt_indices: &'a Tensor,
     /// `[slots]`: tokens of its prompt.
     pub prompt_lens: &'a Tensor,
-    /// `[slots]`: tokens of its answer before the new one.
-    pub places: &'a Tensor,
+    /// `[slots]`: tokens of its completion before the new one.
+    pub completion_lens: &'a Tensor,
 }
 
-/// Attention of one new token a slot, `q [slots, heads, head_dim]`, `k`, `v [slots, kv_heads, head_dim]`, over all that
-/// it sees, itself last: `[slots, heads, head_dim]`. Index tensors are int64 and name existing rows.
+/// Attention of one new token per slot, `q [slots, heads, head_dim]`, `k`, `v [slots, kv_heads, head_dim]`, over its prompt, its
+/// completion and itself: `[slots, heads, head_dim]`. Index tensors are int64 and within bounds.
 ///
 /// # Errors
 /// Tensors that do not fit one another, or with gaps between their numbers.
-pub fn decode_attention(
-    [q, k, v]: [&Tensor; 3],
-    keys: &DecodeKeys<'_>,
-) -> Result<Tensor, TorchError> {
+pub fn decode_attention([q, k, v]: [&Tensor; 3], kv: &KvView<'_>) -> Result<Tensor, TorchError> {
     let [slots, heads, head_dim] = dims(q);
     let [_, kv_heads, _] = dims(k);
     let fits =
         [k, v].iter().all(|x| x.size() == [slots, kv_heads, head_dim] && x.kind() == q.kind());
-    check("decode_attention", fits && fuses(q), &[q, k, v])?;
-    keys.check([slots, heads, kv_heads, head_dim], q.kind())?;
-    let [a, b, c, d, e, f, g] = keys.tensors();
+    check("decode_attention", fits && has_cpu_kernel(q), &[q, k, v])?;
+    kv.check([slots, heads, kv_heads, head_dim], q.kind())?;
+    let [a, b, c, d, e, f, g] = kv.tensors();
     let pointers = [q, k, v, a, b, c, d, e, f, g].map(pointer);
     let scale = 1.0 / (q.size()[2] as f64).sqrt();
     // SAFETY: ten valid `at::Tensor*`, borrowed for the call, of shapes and types that fit.
@@ -99,44 +95,48 @@ pub fn decode_attention(
     })
 }
 
-impl DecodeKeys<'_> {
+impl KvView<'_> {
     fn tensors(&self) -> [&Tensor; 7] {
         [
             self.prompt_keys,
             self.prompt_values,
-            self.answer_keys,
-            self.answer_values,
-            self.rows,
+            self.completion_keys,
+            self.completion_values,
+            self.prompt_indices,
             self.prompt_lens,
-            self.places,
+            self.completion_lens,
         ]
     }
 
-    /// The loops trust what is checked here; that indices name existing rows the caller sees to.
+    /// The kernels check nothing. Indices are left to the caller.
     fn check(
         &self,
         [slots, heads, kv_heads, head_dim]: [i64; 4],
         kind: Kind,
     ) -> Result<(), TorchError> {
-        let [rows, _, _, width] = dims(self.prompt_keys);
-        let [room, _, answer_width, _] = dims(self.answer_keys);
+        let [prompts, _, _, width] = dims(self.prompt_keys);
+        let [room, _, completion_width, _] = dims(self.completion_keys);
         let fits = heads % kv_heads.max(1) == 0
-            && self.prompt_keys.size() == [rows, kv_heads, head_dim, width]
-            && self.prompt_values.size() == [rows, kv_heads, width, head_dim]
-            && self.answer_keys.size() == [room, kv_heads, answer_width, head_dim]
-            && self.answer_values.size() == self.answer_keys.size()
+            && self.prompt_keys.size() == [prompts, kv_heads, head_dim, width]
+            && self.prompt_values.size() == [prompts, kv_heads, width, head_dim]
+            && self.completion_keys.size() == [room, kv_heads, completion_width, head_dim]
+            && self.completion_values.size() == self.completion_keys.size()
             && room >= slots
-            && [self.prompt_keys, self.prompt_values, self.answer_keys, self.answer_values]
+            && [self.prompt_keys, self.prompt_values, self.completion_keys, self.completion_values]
                 .iter()
                 .all(|x| x.kind() == kind)
-            && [self.rows, self.prompt_lens, self.places]
+            && [self.prompt_indices, self.prompt_lens, self.completion_lens]
                 .iter()
                 .all(|x| x.size() == [slots] && x.kind() == Kind::Int64);
-        check("decode_attention", fits, &[self.prompt_keys, self.answer_keys, self.rows])
+        check(
+            "decode_attention",
+            fits,
+            &[self.prompt_keys, self.completion_keys, self.prompt_indices],
+        )
     }
 }
 
-/// The weight of a linear layer, 16 outputs side by side: for few rows of input, which then read it once and in order.
+/// The weight of a linear layer with 16 outputs interleaved: for few rows of input, which read it once and sequentially.
 #[derive(Debug)]
 pub struct PackedLinear {
     packed: Tensor,
@@ -145,12 +145,12 @@ pub struct PackedLinear {
 }
 
 impl PackedLinear {
-    /// Packs `weight [out, in]`, of a type that [`fuses`] knows.
+    /// Packs `weight [out, in]`, of a type that [`has_cpu_kernel`] accepts.
     ///
     /// # Errors
     /// Whatever libtorch refuses.
     pub fn new(weight: &Tensor) -> Result<Self, TorchError> {
-        check("packed linear", weight.dim() == 2 && fuses(weight), &[weight])?;
+        check("packed linear", weight.dim() == 2 && has_cpu_kernel(weight), &[weight])?;
         let [output, input] = dims(weight);
         // SAFETY: a valid `at::Tensor*`, borrowed for the call.
         let packed = call_for_tensor(|packed, error, capacity| unsafe {
@@ -160,7 +160,7 @@ impl PackedLinear {
     }
 }
 
-/// `x [rows, in]` by each of `layers` with its `bias [out]`, all in one go and without gradient: `[rows, out]` each.
+/// `x [rows, in]` by each of `layers` with its `bias [out]`, in one operation without gradient: `[rows, out]` each.
 ///
 /// # Errors
 /// An input or a bias of another width or type.
@@ -171,7 +171,7 @@ pub fn packed_linears<const N: usize>(
     for (layer, bias) in layers {
         let fits = x.dim() == 2
             && x.size()[1] == layer.input
-            && fuses(x)
+            && has_cpu_kernel(x)
             && x.kind() == layer.packed.kind()
             && bias.is_none_or(|b| {
                 b.size() == [layer.output] && b.kind() == x.kind() && b.is_contiguous()
@@ -199,28 +199,29 @@ pub fn packed_linears<const N: usize>(
     Ok(y.map(|handle| unsafe { Tensor::from_ptr(handle) }))
 }
 
-/// What tokens are chosen from, row by row.
+/// Inputs of [`sample_tokens`], by row.
 #[derive(Debug)]
-pub struct TokenChoice<'a> {
+pub struct TokenSampling<'a> {
     /// `[n, vocab_size]`.
     pub logits: &'a Tensor,
-    /// `[vocab_size]` in bool each: tokens that no row may have, and those that an unfinished one may not have.
+    /// `[vocab_size]` in bool each: tokens banned for all rows, and those banned for unfinished rows.
     pub banned: [&'a Tensor; 2],
-    /// `[n, 1]` in bool: the unfinished rows; `None`: none is.
+    /// `[n, 1]` in bool: the unfinished rows; `None`: no row.
     pub unfinished: Option<&'a Tensor>,
-    /// `[n]` in f64, from 0 to below 1: by the inverse of the distribution function in order of ids. `None`: the largest logit.
-    pub draws: Option<&'a Tensor>,
+    /// `[n]` in f64, from 0 to below 1: inverse-CDF sampling in order of ids. `None`: greedy.
+    pub uniforms: Option<&'a Tensor>,
     /// Logits are multiplied by it, 1 over the temperature.
     pub scale: f64,
 }
 
-/// `[n, 5]` in f64: the token; its log-softmax over the whole vocabulary; drawn, the distances of the draw to both ends of the token's interval
-/// (1 where no token lies beyond), by the largest, the second largest and the largest logit; 0.
+/// Samples a token per row. Returns `[n, 5]` in f64: the token; its log-softmax over the whole vocabulary; two numbers; 0. The two
+/// numbers are, sampled, the distances of the uniform number to both ends of the token's interval (1 where no token lies beyond);
+/// greedy, the second largest and the largest logit.
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub fn choose_tokens(choice: &TokenChoice<'_>) -> Result<Tensor, TorchError> {
-    let TokenChoice { logits, banned, unfinished, draws, scale } = choice;
+pub fn sample_tokens(inputs: &TokenSampling<'_>) -> Result<Tensor, TorchError> {
+    let TokenSampling { logits, banned, unfinished, uniforms, scale } = inputs;
     let [rows, vocabulary] = dims(logits);
     let fits = logits.dim() == 2
         && vocabulary > 0
@@ -229,18 +230,18 @@ pub fn choose_tokens(choice: &TokenChoice<'_>) -> Result<Tensor, TorchError> {
         })
         && unfinished
             .is_none_or(|x| x.size() == [rows, 1] && x.kind() == Kind::Bool && x.is_contiguous())
-        && draws
+        && uniforms
             .is_none_or(|x| x.size() == [rows] && x.kind() == Kind::Double && x.is_contiguous());
-    check("choose_tokens", fits, &[logits, banned[0], banned[1]])?;
+    check("sample_tokens", fits, &[logits, banned[0], banned[1]])?;
     let optional = |x: Option<&Tensor>| x.map_or(std::ptr::null_mut(), pointer);
     let banned = banned.map(pointer);
     // SAFETY: valid `at::Tensor*` (two may be null) of shapes and types that fit, borrowed for the call.
     call_for_tensor(|table, error, capacity| unsafe {
-        vlm_r1_choose(
+        vlm_r1_sample_tokens(
             pointer(logits),
             banned.as_ptr(),
             optional(*unfinished),
-            optional(*draws),
+            optional(*uniforms),
             *scale,
             table,
             error,
@@ -252,7 +253,7 @@ pub fn choose_tokens(choice: &TokenChoice<'_>) -> Result<Tensor, TorchError> {
 /// A linear layer of a [`DecodeLayer`]: its weight and its bias `[out]`.
 pub type PackedPart<'a> = (&'a PackedLinear, Option<&'a Tensor>);
 
-/// The weights of a decoder layer: norm, grouped attention with rotation, norm, gated activation, with two residual connections.
+/// The weights of a decoder layer: norm, grouped-query attention with rotary embedding, norm, gated MLP, two residual connections.
 #[derive(Debug)]
 pub struct DecodeLayer<'a> {
     /// `[hidden]`.
@@ -291,14 +292,14 @@ impl DecodeLayer<'_> {
             .all(|w| w.size() == [hidden] && w.kind() == x.kind());
         let angles_fit =
             [cos, sin].iter().all(|table| table.size() == [slots, dim] && table.kind() == x.kind());
-        let fits = x.dim() == 2 && fuses(x) && layers_fit && norms_fit && angles_fit;
+        let fits = x.dim() == 2 && has_cpu_kernel(x) && layers_fit && norms_fit && angles_fit;
         check("decode_layer", fits, &[x, self.input_norm, cos])?;
         Ok([slots, q[1] / dim, k[1] / dim, dim])
     }
 }
 
-/// One new token a slot, `x [slots, hidden]`, through a whole layer: `[slots, hidden]`. `cos`, `sin [slots, head_dim]` as of
-/// [`crate::rotate`]. The numbers are those of the operations one after another, bit for bit; threads are woken once.
+/// A whole decoder layer over one new token per slot: `x [slots, hidden]` to `[slots, hidden]`. `cos`, `sin [slots, head_dim]` as for
+/// [`crate::rotate`]. Bit for bit the same as the single operations, but threads are woken once.
 ///
 /// # Errors
 /// Tensors that do not fit one another, or with gaps between their numbers.
@@ -306,10 +307,10 @@ pub fn decode_layer(
     x: &Tensor,
     layer: &DecodeLayer<'_>,
     [cos, sin]: [&Tensor; 2],
-    keys: &DecodeKeys<'_>,
+    kv: &KvView<'_>,
 ) -> Result<Tensor, TorchError> {
     let heads = layer.check(x, [cos, sin])?;
-    keys.check(heads, x.kind())?;
+    kv.check(heads, x.kind())?;
     let outs = layer.linears.map(|(linear, _)| linear.output);
     let mut tensors = vec![x, layer.input_norm, layer.post_attention_norm];
     tensors.extend(layer.linears.iter().map(|(linear, _)| &linear.packed));
@@ -317,7 +318,7 @@ pub fn decode_layer(
     let biases = layer.linears.iter().map(|(_, bias)| *bias);
     pointers.extend(biases.map(|bias| bias.map_or(std::ptr::null_mut(), pointer)));
     pointers.extend([cos, sin].map(pointer));
-    pointers.extend(keys.tensors().map(pointer));
+    pointers.extend(kv.tensors().map(pointer));
     let scale = 1.0 / (layer.head_dim as f64).sqrt();
     // SAFETY: 26 valid `at::Tensor*` (biases may be null), borrowed for the call, of shapes and types that fit.
     call_for_tensor(|y, error, capacity| unsafe {

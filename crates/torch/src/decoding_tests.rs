@@ -1,4 +1,4 @@
-//! Sampling's operations against libtorch's, and a whole layer against its parts.
+//! The kernels of sampling against libtorch's operations, and a whole layer against its parts.
 
 use tch::{Device, Kind, Tensor};
 
@@ -17,41 +17,43 @@ fn decode_attention_as_by_libtorch() {
 
 fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
     let (width, room) = (48, 24);
-    // Slots of two prompts of 48 and 37 tokens, with answers of 0, 1, 17 and 23 tokens before the new one.
-    let (rows, lens, places) = ([1i64, 0, 1, 0], [37i64, 48, 37, 48], [0i64, 1, 17, 23]);
-    let count = rows.len() as i64;
+    // Slots of two prompts of 48 and 37 tokens, with completions of 0, 1, 17 and 23 tokens before the new one.
+    let (prompts, lens, completion_lens) =
+        ([1i64, 0, 1, 0], [37i64, 48, 37, 48], [0i64, 1, 17, 23]);
+    let count = prompts.len() as i64;
     let q = draw(&[count, heads, dim], kind, 8);
     let [k, v] = [9, 10].map(|seed| draw(&[count, kv_heads, dim], kind, seed));
     let prompt_keys = draw(&[2, kv_heads, dim, width], kind, 11);
     let prompt_values = draw(&[2, kv_heads, width, dim], kind, 12);
-    let [answer_keys, answer_values] =
+    let [completion_keys, completion_values] =
         [13, 14].map(|seed| draw(&[count + 1, kv_heads, room, dim], kind, seed));
     let got = decode_attention(
         [&q, &k, &v],
-        &DecodeKeys {
+        &KvView {
             prompt_keys: &prompt_keys,
             prompt_values: &prompt_values,
-            answer_keys: &answer_keys,
-            answer_values: &answer_values,
-            rows: &Tensor::from_slice(&rows),
+            completion_keys: &completion_keys,
+            completion_values: &completion_values,
+            prompt_indices: &Tensor::from_slice(&prompts),
             prompt_lens: &Tensor::from_slice(&lens),
-            places: &Tensor::from_slice(&places),
+            completion_lens: &Tensor::from_slice(&completion_lens),
         },
     )
     .unwrap();
-    for slot in 0..rows.len() {
-        let (row, len, place, at) = (rows[slot], lens[slot], places[slot], slot as i64);
-        let stored = answer_keys.get(at).select(1, place);
+    for slot in 0..prompts.len() {
+        let (prompt, len, before, at) =
+            (prompts[slot], lens[slot], completion_lens[slot], slot as i64);
+        let stored = completion_keys.get(at).select(1, before);
         assert_eq!(stored, k.get(at), "the new key lies in its place");
-        let joined = |prompt: Tensor, answer: &Tensor| {
-            let answer = answer.get(at).narrow(1, 0, place + 1);
-            Tensor::cat(&[prompt.narrow(1, 0, len), answer], 1)
+        let joined = |prompt: Tensor, completion: &Tensor| {
+            let completion = completion.get(at).narrow(1, 0, before + 1);
+            Tensor::cat(&[prompt.narrow(1, 0, len), completion], 1)
                 .to_kind(Kind::Double)
                 .repeat_interleave_self_int(heads / kv_heads, 0, None)
         };
         // [heads, keys, dim]
-        let keys = joined(prompt_keys.get(row).transpose(1, 2), &answer_keys);
-        let values = joined(prompt_values.get(row), &answer_values);
+        let keys = joined(prompt_keys.get(prompt).transpose(1, 2), &completion_keys);
+        let values = joined(prompt_values.get(prompt), &completion_values);
         let query = q.get(at).to_kind(Kind::Double).unsqueeze(1);
         let scores = query.matmul(&keys.transpose(1, 2)) / (dim as f64).sqrt();
         let expected = scores.softmax(-1, Kind::Double).matmul(&values).squeeze_dim(1);
@@ -128,7 +130,7 @@ impl Layer {
         }
     }
 
-    fn one_by_one(&self, x: &Tensor, tables: [&Tensor; 2], keys: &DecodeKeys<'_>) -> Tensor {
+    fn one_by_one(&self, x: &Tensor, tables: [&Tensor; 2], keys: &KvView<'_>) -> Tensor {
         let slots = x.size()[0];
         let [q, k, v, o, gate, up, down] = self.parts().linears;
         let y = rms_norm(x, &self.norms[0], 1e-6).unwrap();
@@ -165,25 +167,25 @@ fn a_layer_is_its_parts_bit_for_bit() {
             let list = |f: &dyn Fn(i64) -> i64| {
                 Tensor::from_slice(&(0..slots).map(f).collect::<Vec<i64>>())
             };
-            let (rows, lens, places) =
+            let (prompts, lens, completion_lens) =
                 (list(&|slot| slot % 2), list(&|slot| 30 + slot % 18), list(&|slot| slot * 7 % 24));
             let run = |whole: bool| {
-                let (answer_keys, answer_values) = (room(65), room(66));
-                let keys = DecodeKeys {
+                let (completion_keys, completion_values) = (room(65), room(66));
+                let keys = KvView {
                     prompt_keys: &prompt_keys,
                     prompt_values: &prompt_values,
-                    answer_keys: &answer_keys,
-                    answer_values: &answer_values,
-                    rows: &rows,
+                    completion_keys: &completion_keys,
+                    completion_values: &completion_values,
+                    prompt_indices: &prompts,
                     prompt_lens: &lens,
-                    places: &places,
+                    completion_lens: &completion_lens,
                 };
                 let y = if whole {
                     decode_layer(&x, &layer.parts(), [&cos, &sin], &keys).unwrap()
                 } else {
                     layer.one_by_one(&x, [&cos, &sin], &keys)
                 };
-                [y, answer_keys, answer_values]
+                [y, completion_keys, completion_values]
             };
             let whole = run(true);
             assert_eq!(whole[0].isfinite().all().int64_value(&[]), 1);
@@ -210,19 +212,19 @@ fn what_does_not_fit_is_an_error() {
     let layer = Layer::new([8, 2, 1, 4, 12], kind);
     let list = |n: i64| Tensor::zeros([n], (Kind::Int64, Device::Cpu));
     let (prompt_keys, prompt_values) = (draw(&[1, 1, 4, 6], kind, 2), draw(&[1, 1, 6, 4], kind, 2));
-    let answers = draw(&[2, 1, 5, 4], kind, 2);
+    let completions = draw(&[2, 1, 5, 4], kind, 2);
     let ids = list(2);
-    let keys = DecodeKeys {
+    let keys = KvView {
         prompt_keys: &prompt_keys,
         prompt_values: &prompt_values,
-        answer_keys: &answers,
-        answer_values: &answers,
-        rows: &ids,
+        completion_keys: &completions,
+        completion_values: &completions,
+        prompt_indices: &ids,
         prompt_lens: &ids,
-        places: &ids,
+        completion_lens: &ids,
     };
     let table = draw(&[2, 4], kind, 3);
-    let try_it = |x: &Tensor, parts: &DecodeLayer<'_>, table: &Tensor, keys: &DecodeKeys<'_>| {
+    let try_it = |x: &Tensor, parts: &DecodeLayer<'_>, table: &Tensor, keys: &KvView<'_>| {
         decode_layer(x, parts, [table, table], keys).is_ok()
     };
     let x = draw(&[2, 8], kind, 4);
@@ -232,7 +234,7 @@ fn what_does_not_fit_is_an_error() {
     assert!(!try_it(&x.to_kind(Kind::BFloat16), &layer.parts(), &table, &keys));
     assert!(!try_it(&x, &layer.parts(), &draw(&[2, 6], kind, 3), &keys));
     let few = list(1);
-    assert!(!try_it(&x, &layer.parts(), &table, &DecodeKeys { places: &few, ..keys }));
+    assert!(!try_it(&x, &layer.parts(), &table, &KvView { completion_lens: &few, ..keys }));
     let mut swapped = layer.parts();
     swapped.linears.swap(4, 6);
     assert!(!try_it(&x, &swapped, &table, &keys));

@@ -1,4 +1,4 @@
-//! Attention over sequences of different lengths that lie one behind another, without padding or masks.
+//! Variable-length attention over concatenated sequences, without padding or masks.
 
 use std::ffi::{c_char, c_int};
 
@@ -22,7 +22,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Where each sequence's queries and keys lie.
+/// Cumulative lengths of the sequences' queries and keys.
 #[derive(Debug)]
 pub struct SequenceLens {
     queries: Vec<usize>,

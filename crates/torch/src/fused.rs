@@ -1,8 +1,7 @@
-//! Small operations of models on the CPU, each one pass over memory with a gradient of its own (`cpu/`). Built
-//! from libtorch's operations each takes four to ten passes, and keeps what lies between them for the way back.
+//! Fused CPU operations of models with their gradients (`cpu/`), each one pass over memory. The same from libtorch's operations takes four
+//! to ten passes and saves the intermediate results for the backward pass.
 //!
-//! They exist for f32 and bf16 on the CPU; [`fuses`] says whether. Their callers have the same in libtorch's operations for everything
-//! else, and tests hold the two together.
+//! They take f32 and bf16 on the CPU, see [`has_cpu_kernel`]. For everything else callers use libtorch's operations; tests compare the two.
 
 use std::ffi::{c_char, c_int};
 
@@ -66,8 +65,8 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Whether the operations of this file take `x`.
-pub fn fuses(x: &Tensor) -> bool {
+/// Whether this crate's CPU kernels take `x`: f32 or bf16 on the CPU.
+pub fn has_cpu_kernel(x: &Tensor) -> bool {
     x.device() == tch::Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
 }
 
@@ -94,8 +93,8 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
     })
 }
 
-/// Linear layers, each a weight `[out, in]` and a bias `[out]`, over [`rms_norm`] of `x [T, in]`: `[T, out]` each. The normed `x` is not
-/// kept for the way back, but computed again.
+/// Linear layers, each a weight `[out, in]` and a bias `[out]`, over [`rms_norm`] of `x [T, in]`: `[T, out]` each. Saves `x`
+/// instead of the normed `x`, which the backward pass recomputes.
 ///
 /// # Errors
 /// Tensors that do not fit.
@@ -105,7 +104,7 @@ pub fn normed_linears<const N: usize>(
     layers: [(&Tensor, Option<&Tensor>); N],
 ) -> Result<[Tensor; N], TorchError> {
     let fits = x.dim() == 2 && x.kind() == w.kind() && x.size()[1..] == w.size();
-    check("normed_linears", fits && fuses(x), &[x, w])?;
+    check("normed_linears", fits && has_cpu_kernel(x), &[x, w])?;
     let mut pointers = layers.map(|(weight, _)| pointer(weight)).to_vec();
     pointers.extend(layers.map(|(_, bias)| bias.map_or(std::ptr::null_mut(), pointer)));
     let mut y = [std::ptr::null_mut(); N];
@@ -126,8 +125,8 @@ pub fn normed_linears<const N: usize>(
     Ok(y.map(|handle| unsafe { Tensor::from_ptr(handle) }))
 }
 
-/// A linear layer of `weight [out, in]` and `bias [out]` over [`swiglu`] of `gate`, `up [T, in]`: `[T, out]`. The activation is not kept for
-/// the way back, but computed again.
+/// A linear layer of `weight [out, in]` and `bias [out]` over [`swiglu`] of `gate`, `up [T, in]`: `[T, out]`. The backward
+/// pass recomputes the activation instead of saving it.
 ///
 /// # Errors
 /// Tensors that do not fit.
@@ -136,7 +135,7 @@ pub fn gated_linear(
     up: &Tensor,
     (weight, bias): (&Tensor, Option<&Tensor>),
 ) -> Result<Tensor, TorchError> {
-    check("gated_linear", gate.dim() == 2 && fuses(gate), &[gate, up])?;
+    check("gated_linear", gate.dim() == 2 && has_cpu_kernel(gate), &[gate, up])?;
     let bias = bias.map_or(std::ptr::null_mut(), pointer);
     // SAFETY: valid `at::Tensor*` (the bias may be null), borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
@@ -144,8 +143,8 @@ pub fn gated_linear(
     })
 }
 
-/// Turns the two halves of each head's channels: `x [T, heads, head_dim]` by `cos`, `sin [T, head_dim]`, whose second half
-/// equals the first, in the type of `x` or in f32.
+/// Rotary embedding of `x [T, heads, head_dim]`, rotating the two halves of each head's channels, by `cos`, `sin [T, head_dim]`, whose
+/// second half equals the first, in the type of `x` or in f32.
 ///
 /// # Errors
 /// Tensors that do not fit.
@@ -156,8 +155,8 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TorchErr
     })
 }
 
-/// Of `logits [N, vocab_size]` times `scale`: log-softmax at `targets [N]`, and the entropies, which have no
-/// gradient; both `[N]` in f32. Nothing of the size of the logits is kept beside them.
+/// Log-softmax of `logits [N, vocab_size]` times `scale` at `targets [N]`, and entropies without gradient; both `[N]` in f32. Of the
+/// logits' size only the logits themselves are saved.
 ///
 /// # Errors
 /// Tensors that do not fit, a target outside the vocabulary.

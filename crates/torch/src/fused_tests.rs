@@ -225,7 +225,7 @@ fn what_does_not_fit_is_an_error() {
     assert!(swiglu(&x, &draw(&[2, 4], Kind::Float, 1)).is_err());
     let (heads, table) = (draw(&[2, 2, 4], Kind::Float, 1), draw(&[3, 4], Kind::Float, 1));
     assert!(rotate(&heads, &table, &table).is_err());
-    assert!(fuses(&x) && !fuses(&x.to_kind(Kind::Double)));
+    assert!(has_cpu_kernel(&x) && !has_cpu_kernel(&x.to_kind(Kind::Double)));
 }
 
 /// The tests of the loops run with the best instruction set; here with each that the processor has.

@@ -1,4 +1,4 @@
-//! Tensors of a device that wait in host memory, and the way there and back.
+//! Copies between a device and host memory.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
@@ -19,44 +19,43 @@ unsafe extern "C" {
     fn vlm_r1_event_delete(event: *mut c_void);
 }
 
-/// A copy in host memory, page-locked where `device` is a GPU: copies of it to there need not be waited for.
+/// A copy in host memory, pinned where `device` is a GPU, so that copies of it to the GPU are asynchronous.
 ///
 /// # Errors
-/// Where memory is not to be had.
+/// Out of memory.
 pub fn host_copy(tensor: &Tensor, device: Device) -> Result<Tensor, TorchError> {
     let copy = tensor.f_to_device_(Device::Cpu, tensor.kind(), false, true)?;
     Ok(if device.is_cuda() { copy.f_pin_memory(device)? } else { copy })
 }
 
-/// A copy on `to`, begun but perhaps not done: what `to` computes comes after it; the host must
-/// [`wait_for`] the device before it reads.
+/// An asynchronous copy to `to`. Work on `to` is ordered after it; the host must [`wait_for`] the device before it reads.
 ///
 /// # Errors
-/// Where memory is not to be had.
+/// Out of memory.
 pub fn begin_copy(tensor: &Tensor, to: Device) -> Result<Tensor, TorchError> {
     Ok(tensor.f_to_device_(to, tensor.kind(), true, true)?)
 }
 
-/// Waits until `device` has done all that it was told, copies from and to it included.
+/// Waits until `device` has done all its work, copies included.
 pub fn wait_for(device: Device) {
     if let Device::Cuda(index) = device {
         Cuda::synchronize(index as i64);
     }
 }
 
-/// A tensor on its way to the host: the device may be told more meanwhile.
+/// An asynchronous copy to the host. The device may get more work meanwhile.
 #[derive(Debug)]
-pub struct Reading {
+pub struct PendingHostCopy {
     copy: Tensor,
-    /// After the copy, in the order of what the device is told; null where there is nothing to wait for.
+    /// Recorded after the copy; null where there is nothing to wait for.
     event: *mut c_void,
 }
 
-impl Reading {
-    /// Begins to copy what `tensor` will hold when the device has done what it was told so far.
+impl PendingHostCopy {
+    /// Begins to copy what `tensor` holds once the work queued so far is done.
     ///
     /// # Errors
-    /// Where memory is not to be had; the device's own.
+    /// Out of memory; the device's own.
     pub fn begin(tensor: &Tensor) -> Result<Self, TorchError> {
         let copy = begin_copy(tensor, Device::Cpu)?;
         let mut event = null_mut();
@@ -66,13 +65,13 @@ impl Reading {
                 vlm_r1_event_record(index as c_int, &mut event, error, capacity)
             })?;
         }
-        Ok(Reading { copy, event })
+        Ok(PendingHostCopy { copy, event })
     }
 
-    /// Waits for the copy, and for nothing that the device was told later.
+    /// Waits for the copy, and for no work queued after it.
     ///
     /// # Errors
-    /// What the device failed in.
+    /// The device's own.
     pub fn wait(self) -> Result<Tensor, TorchError> {
         if !self.event.is_null() {
             // SAFETY: an event that lives.
@@ -82,7 +81,7 @@ impl Reading {
     }
 }
 
-impl Drop for Reading {
+impl Drop for PendingHostCopy {
     fn drop(&mut self) {
         if !self.event.is_null() {
             // SAFETY: made by `vlm_r1_event_record`, deleted once.
@@ -96,10 +95,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_what_was_there_when_reading_began() {
+    fn a_copy_holds_what_was_there_when_it_began() {
         let tensor = Tensor::from_slice(&[1.0f64, 2.0]);
-        let reading = Reading::begin(&tensor).unwrap();
+        let copy = PendingHostCopy::begin(&tensor).unwrap();
         let _ = tensor.shallow_clone().fill_(9.0);
-        assert_eq!(Vec::<f64>::try_from(reading.wait().unwrap()).unwrap(), [1.0, 2.0]);
+        assert_eq!(Vec::<f64>::try_from(copy.wait().unwrap()).unwrap(), [1.0, 2.0]);
     }
 }

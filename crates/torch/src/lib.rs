@@ -1,10 +1,10 @@
-//! The one crate that may say `unsafe`: what `tch` lacks. Weights from and to safetensors, loops of our own for
-//! the CPU, the fused optimizer, tensors in 8 bits, CUDA by `dlopen`, memory statistics.
+//! What `tch` lacks, and the only crate with `unsafe`: safetensors files, CPU kernels, AdamW with bf16 masters and 8-bit moments, CUDA by
+//! `dlopen`, CUDA graphs, memory statistics.
 //!
 //! What models are and how they train is left to `models` and `train`.
 
 mod adamw;
-mod blockwise;
+mod bf16_master;
 mod call;
 mod cuda;
 mod decoding;
@@ -14,32 +14,35 @@ mod gradient;
 mod host;
 mod memory;
 mod out_of_memory;
+mod quantized_moments;
 mod random;
 mod segment_attention;
-mod split;
 mod weight_index;
 mod weights;
 mod write;
 
 pub use adamw::{AdamWOptions, fused_adamw};
-pub use blockwise::{BLOCK, Blockwise, Levels};
+pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 pub use cuda::{load_cuda, parse_device};
 pub use decoding::{
-    DecodeKeys, DecodeLayer, PackedLinear, PackedPart, TokenChoice, choose_tokens,
-    decode_attention, decode_layer, packed_linears,
+    DecodeLayer, KvView, PackedLinear, PackedPart, TokenSampling, decode_attention, decode_layer,
+    packed_linears, sample_tokens,
 };
 pub use flash::{SequenceLens, variable_length_attention};
-pub use fused::{fuses, gated_linear, normed_linears, rms_norm, rotate, swiglu, token_scores};
+pub use fused::{
+    gated_linear, has_cpu_kernel, normed_linears, rms_norm, rotate, swiglu, token_scores,
+};
 pub use gradient::take_grad;
-pub use host::{Reading, begin_copy, host_copy, wait_for};
+pub use host::{PendingHostCopy, begin_copy, host_copy, wait_for};
 pub use memory::{
-    LiveBytes, limit_live_bytes, live_bytes, peak_memory_bytes, reset_peak_live_bytes,
+    LiveBytes, limit_live_bytes, live_bytes, machine_memory_bytes, peak_memory_bytes,
+    reset_peak_live_bytes,
 };
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
+pub use quantized_moments::{BLOCK, Levels, QuantizedMoment};
 pub use random::{Distribution, fill_random};
 pub use segment_attention::{SegmentTable, segment_attention};
-pub use split::{SplitWeight, adamw_split, join, round_to, split};
 pub use weights::{WeightFiles, read_tensors};
 pub use write::{Written, write_tensors, write_tensors_as};
 
@@ -105,7 +108,7 @@ pub enum TorchError {
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Libtorch(String),
-    /// CUDA graphs that cannot be had here.
+    /// CUDA graphs that do not work here.
     #[error("CUDA graphs: {0}\nhint: --cuda_graphs false decodes without them")]
     Graphs(String),
     /// An unknown or absent device.
@@ -125,7 +128,7 @@ fn other_weights(others: &[String]) -> String {
     }
 }
 
-/// How the file that is lacking is come by.
+/// How to get the missing file.
 fn way_to_weights(others: &[String]) -> &'static str {
     let has = |what: &str| others.iter().any(|name| name.contains(what));
     match () {

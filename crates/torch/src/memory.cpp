@@ -1,6 +1,5 @@
-// Counts the bytes of living tensors. libtorch counts those of a GPU itself; those of the CPU are
-// counted by an allocator that stands before libtorch's own functions. It is in place before `main`:
-// libtorch's registry of allocators may not be written while other threads allocate.
+// Counts the bytes of live tensors. libtorch counts those of a GPU; on the CPU an allocator in front of libtorch's own counts them.
+// It is registered before `main`: the registry must not be written while other threads allocate.
 
 #include <atomic>
 #include <c10/core/CPUAllocator.h>
@@ -14,10 +13,10 @@ namespace {
 
 std::atomic<int64_t> live{0};
 std::atomic<int64_t> peak{0};
-// As if the machine had no more; below 0: no limit.
+// Simulated memory of the machine; below 0: no limit.
 std::atomic<int64_t> limit{-1};
 
-// The size of a block is asked of malloc on both ways: no header, alignment as it was.
+// malloc tells a block's size on allocation and on release: no header, and the alignment is unchanged.
 void release(void *data) {
   if (data == nullptr) return;
   live.fetch_sub(static_cast<int64_t>(malloc_usable_size(data)), std::memory_order_relaxed);
@@ -65,12 +64,11 @@ c10::DeviceAllocator *device_allocator() {
 
 extern "C" {
 
-// How jemalloc is to work, in a program that has it: what a step frees the next one takes again, so nothing is given back, large blocks
-// least of all.
+// Settings of jemalloc, in a program linked with it. The next step reuses what a step frees, so nothing is returned to the system.
 const char *malloc_conf = "oversize_threshold:0,dirty_decay_ms:-1";
 
-// Bytes of living tensors now and at most since the last reset, on the CPU (`device` below 0) or a
-// GPU; -1 where libtorch does not tell.
+// Bytes of live tensors, now and at their peak since the last reset, on the CPU (`device` below 0) or a GPU; -1 where libtorch
+// does not count them.
 int vlm_r1_live_bytes(int device, int64_t *now, int64_t *most) {
   if (device < 0) {
     *now = live.load(std::memory_order_relaxed);
@@ -90,10 +88,10 @@ int vlm_r1_live_bytes(int device, int64_t *now, int64_t *most) {
   }
 }
 
-// Makes allocations on the CPU fail that would bring living tensors over `bytes`; below 0: none fails.
+// CPU allocations that would bring live tensors over `bytes` fail; below 0: no limit.
 void vlm_r1_limit_live_bytes(int64_t bytes) { limit.store(bytes, std::memory_order_relaxed); }
 
-// Gives back what libtorch keeps on its GPUs for later; -1 where there is none.
+// Empties libtorch's caching allocator on the GPUs; -1 where there is none.
 int vlm_r1_empty_device_cache() {
   try {
     c10::DeviceAllocator *allocator = device_allocator();
@@ -105,7 +103,7 @@ int vlm_r1_empty_device_cache() {
   }
 }
 
-// Starts the highest count anew from the present one.
+// Resets the peak to the present count.
 int vlm_r1_reset_peak_bytes(int device) {
   if (device < 0) {
     peak.store(live.load(std::memory_order_relaxed), std::memory_order_relaxed);

@@ -1,4 +1,4 @@
-//! How much memory the process took, and how much of it tensors hold.
+//! Memory of the process and of its tensors.
 
 use std::ffi::c_int;
 use std::fs;
@@ -12,7 +12,7 @@ unsafe extern "C" {
     fn vlm_r1_empty_device_cache() -> c_int;
 }
 
-/// Bytes that tensors hold on one device.
+/// Bytes of live tensors on one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveBytes {
     /// Now.
@@ -21,8 +21,7 @@ pub struct LiveBytes {
     pub peak: u64,
 }
 
-/// Counts the tensors of `device`; `None` where libtorch does not tell. What other libraries and
-/// threads' stacks take is not in it.
+/// Bytes of live tensors on `device`; `None` where libtorch does not count them. Other libraries and stacks are not included.
 pub fn live_bytes(device: Device) -> Option<LiveBytes> {
     let (mut now, mut peak) = (0, 0);
     // SAFETY: two integers to write to; the function throws nothing.
@@ -31,7 +30,7 @@ pub fn live_bytes(device: Device) -> Option<LiveBytes> {
     (code == 0).then_some(LiveBytes { now: bytes(now)?, peak: bytes(peak)? })
 }
 
-/// Starts [`LiveBytes::peak`] of `device` anew.
+/// Resets [`LiveBytes::peak`] of `device` to the present.
 pub fn reset_peak_live_bytes(device: Device) {
     if let Some(index) = index(device) {
         // SAFETY: takes an integer and throws nothing. A device that does not count resets nothing,
@@ -40,15 +39,14 @@ pub fn reset_peak_live_bytes(device: Device) {
     }
 }
 
-/// Lets allocations on the CPU fail, as those of a full GPU do, that would bring living tensors of the
-/// whole process over `bytes`; `None` lifts the limit. For tests.
+/// For tests: CPU allocations that would bring the live tensors of the process over `bytes` fail as on a full GPU. `None` lifts the limit.
 pub fn limit_live_bytes(bytes: Option<u64>) {
     let bytes = bytes.map_or(-1, |b| i64::try_from(b).unwrap_or(i64::MAX));
     // SAFETY: stores an integer.
     unsafe { vlm_r1_limit_live_bytes(bytes) };
 }
 
-/// Gives back what libtorch's caching allocator keeps of a GPU's memory. On the CPU nothing is kept.
+/// Empties libtorch's caching allocator of a GPU. The CPU has none.
 pub(crate) fn empty_device_cache(device: Device) {
     if device.is_cuda() {
         // SAFETY: takes nothing and throws nothing. Where it fails the next allocation does too, and
@@ -67,14 +65,20 @@ fn index(device: Device) -> Option<c_int> {
 
 /// Peak resident memory of this process, bytes; 0 where the system does not tell.
 pub fn peak_memory_bytes() -> u64 {
-    let Ok(status) = fs::read_to_string("/proc/self/status") else {
-        return 0;
-    };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
+    proc_bytes("/proc/self/status", "VmHWM").unwrap_or(0)
+}
+
+/// All memory of this machine, bytes; `None` where the system does not tell.
+pub fn machine_memory_bytes() -> Option<u64> {
+    proc_bytes("/proc/meminfo", "MemTotal")
+}
+
+/// The line `key: N kB` of a file below `/proc`.
+fn proc_bytes(path: &str, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 #[cfg(test)]
@@ -85,6 +89,7 @@ mod tests {
     #[test]
     fn a_process_takes_some_memory() {
         assert!(peak_memory_bytes() > 1 << 20);
+        assert!(machine_memory_bytes() > Some(peak_memory_bytes()));
     }
 
     #[test]

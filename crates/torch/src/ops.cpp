@@ -1,4 +1,4 @@
-// What libtorch has and `tch` does not bind.
+// libtorch functions that `tch` does not bind.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -9,7 +9,8 @@
 #include <mutex>
 #include <vector>
 
-#include "guarded.h"
+#include "adamw_options.h"
+#include "catch.h"
 
 namespace {
 
@@ -26,25 +27,25 @@ extern "C" {
 
 // One AdamW step over n tensors, in place, by libtorch's fused kernel.
 int vlm_r1_fused_adamw(at::Tensor **params, at::Tensor **grads, at::Tensor **exp_avgs,
-                       at::Tensor **exp_avg_sqs, at::Tensor **steps, size_t n, double lr,
-                       double beta1, double beta2, double weight_decay, double eps, char *error,
-                       size_t capacity) {
-  return guarded(error, capacity, [&] {
+                       at::Tensor **exp_avg_sqs, at::Tensor **steps, size_t n,
+                       const AdamWOptions *options, char *error, size_t capacity) {
+  return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     auto p = gather(params, n);
     auto g = gather(grads, n);
     auto m = gather(exp_avgs, n);
     auto v = gather(exp_avg_sqs, n);
     auto s = gather(steps, n);
-    at::_fused_adamw_(p, g, m, v, {}, s, lr, beta1, beta2, weight_decay, eps,
+    at::_fused_adamw_(p, g, m, v, {}, s, options->lr, options->beta1, options->beta2,
+                      options->weight_decay, options->eps,
                       /*amsgrad=*/false, /*maximize=*/false);
   });
 }
 
-// Moves the gradient of a leaf out of it: `*gradient` is a new handle, or null where there is none.
+// Takes the gradient out of a leaf: `*gradient` is a new handle, or null where there is none.
 int vlm_r1_take_grad(at::Tensor *leaf, at::Tensor **gradient, char *error, size_t capacity) {
   *gradient = nullptr;
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     at::Tensor &held = leaf->mutable_grad();
     if (!held.defined()) return;
     *gradient = new at::Tensor(held.detach());
@@ -58,7 +59,7 @@ int vlm_r1_flash_attention(at::Tensor **qkv, at::Tensor **cumulative, int64_t ma
                            int64_t max_keys, int causal, double scale, at::Tensor **output,
                            char *error, size_t capacity) {
   *output = nullptr;
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     auto results = at::_flash_attention_forward(
         *qkv[0], *qkv[1], *qkv[2], *cumulative[0], *cumulative[1], max_queries, max_keys,
         /*dropout_p=*/0.0, causal != 0, /*return_debug_mask=*/false, scale);
@@ -66,11 +67,11 @@ int vlm_r1_flash_attention(at::Tensor **qkv, at::Tensor **cumulative, int64_t ma
   });
 }
 
-// Fills a tensor from a generator of its own: with 1 by probability `first`, else 0 (distribution 0),
-// or evenly from `first` to `second` (distribution 1).
+// Fills a tensor from a generator of its own: Bernoulli with probability `first` (distribution 0), or uniform from `first` to
+// `second` (distribution 1).
 int vlm_r1_fill_random(at::Tensor *tensor, uint64_t key, int distribution, double first,
                        double second, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     at::Generator shared = at::globalContext().defaultGenerator(tensor->device());
     at::Generator own = [&] {
@@ -86,10 +87,10 @@ int vlm_r1_fill_random(at::Tensor *tensor, uint64_t key, int distribution, doubl
   });
 }
 
-// Marks the place in what a GPU was told so far. libtorch's own interface to devices: nothing of CUDA is linked for it.
+// Records an event on the GPU's stream through libtorch's device interface, so that CUDA need not be linked.
 int vlm_r1_event_record(int device, c10::Event **event, char *error, size_t capacity) {
   *event = nullptr;
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     const c10::Device gpu(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
     const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
     auto made = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
@@ -99,7 +100,7 @@ int vlm_r1_event_record(int device, c10::Event **event, char *error, size_t capa
 }
 
 int vlm_r1_event_wait(c10::Event *event, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] { event->synchronize(); });
+  return catch_into(error, capacity, [&] { event->synchronize(); });
 }
 
 void vlm_r1_event_delete(c10::Event *event) { delete event; }

@@ -1,4 +1,4 @@
-//! Memory that ran out, told from all other failures: `tch` panics with libtorch's message.
+//! Out of memory (OOM) as an error of its own: `tch` panics with libtorch's message.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -11,16 +11,16 @@ use tch::{Device, TchError};
 
 use crate::memory::empty_device_cache;
 
-/// libtorch could not allocate.
+/// libtorch could not allocate: out of memory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct OutOfMemory {
-    /// libtorch's words, their first line.
+    /// The first line of libtorch's message.
     pub message: String,
 }
 
 impl OutOfMemory {
-    /// Whether libtorch's error is of this kind.
+    /// The OOM that libtorch's error is, if it is one.
     pub fn of(error: &TchError) -> Option<Self> {
         Self::parse(&error.to_string())
     }
@@ -49,9 +49,8 @@ thread_local! {
     static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `work`; where it panics because libtorch could not allocate, what it held is dropped, the
-/// memory that libtorch keeps for later on a GPU is given back, and the panic is an error. All other
-/// panics go on.
+/// Runs `work` and turns a panic of libtorch's allocator into an error, after dropping what `work` held and emptying the GPU's caching
+/// allocator. Other panics go on.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -78,7 +77,7 @@ fn grad_is_enabled() -> bool {
     before
 }
 
-/// Returns what was.
+/// Returns the previous value.
 fn set_grad_enabled(enabled: bool) -> bool {
     // SAFETY: takes and returns an integer, and sets a variable of this thread.
     unsafe { torch_sys::at_grad_set_enabled(enabled.into()) != 0 }

@@ -1,4 +1,4 @@
-//! Random numbers of a key: what is drawn elsewhere in the process changes nothing.
+//! Random numbers from a key, independent of any other generator of the process.
 
 use std::ffi::{c_char, c_int};
 
@@ -20,12 +20,12 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// What numbers are drawn from.
+/// What numbers are sampled from.
 #[derive(Clone, Copy, Debug)]
 pub enum Distribution {
     /// 1 with this probability, else 0.
     Bernoulli(f64),
-    /// Evenly between the two.
+    /// Uniform between the two.
     Uniform(f64, f64),
 }
 

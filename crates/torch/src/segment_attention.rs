@@ -1,5 +1,5 @@
-//! Attention over packed tokens on the CPU by loops of our own (`cpu/segment_attention.h`): segments of any lengths side by side, answers
-//! over a prompt's keys without a copy of them, with a gradient. Memory grows with the tokens, not with their pairs.
+//! CPU kernel of attention over packed tokens, with its gradient (`cpu/segment_attention.h`). Segments have any lengths, completions read
+//! their prompt's keys without a copy, and memory is linear in the tokens.
 
 use std::ffi::{c_char, c_int};
 
@@ -8,7 +8,7 @@ use torch_sys::C_tensor;
 
 use crate::TorchError;
 use crate::call::{call_for_tensor, pointer};
-use crate::fused::fuses;
+use crate::fused::has_cpu_kernel;
 
 unsafe extern "C" {
     fn vlm_r1_segment_attention(
@@ -21,7 +21,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Which packed tokens see which, made once for all layers.
+/// Which packed tokens attend to which; built once for all layers.
 #[derive(Debug)]
 pub struct SegmentTable {
     /// `[segments, 3]`: start, length, index of the prefix or -1.
@@ -30,8 +30,8 @@ pub struct SegmentTable {
 }
 
 impl SegmentTable {
-    /// Segments one behind another, from token 0 on: the length of each, and the index of an earlier segment, itself without one, whose tokens
-    /// come before its own.
+    /// Consecutive segments from token 0 on: the length of each, and optionally the index of its prefix, an earlier segment that has none
+    /// itself.
     ///
     /// # Errors
     /// No segments, an empty one, a prefix that is not an earlier segment without a prefix.
@@ -66,12 +66,12 @@ impl SegmentTable {
     }
 }
 
-/// Softmax attention of each segment over its prefix and itself, with `causal` up to each token itself; scores are divided by the root of
-/// `head_dim`. Scores and sums are in f32, weights in the type of `q`; gradients of a prompt's keys are summed over all its answers before they are rounded.
-/// The same numbers for any number of threads.
+/// Softmax attention of each segment over its prefix and itself; `causal` masks later tokens of the segment. Scores are scaled by
+/// `1 / sqrt(head_dim)`. Scores and sums are in f32, weights in the type of `q`. Gradients of a prompt's keys are summed over all its
+/// completions before they are rounded. Results do not depend on the number of threads.
 ///
 /// # Shapes
-/// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim]` -> as `q`; of one type that [`fuses`] knows.
+/// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim]` -> as `q`; of one type that [`has_cpu_kernel`] accepts.
 ///
 /// # Errors
 /// Tensors that do not fit one another or the table.
@@ -102,7 +102,7 @@ pub fn segment_attention(
     })
 }
 
-/// The loops trust what is checked here.
+/// The kernel checks nothing.
 fn fits([q, k, v]: [&Tensor; 3], table: &SegmentTable) -> bool {
     let (&[tokens, heads, head_dim], &[_, kv_heads, _]) = (&q.size()[..], &k.size()[..]) else {
         return false;
@@ -114,7 +114,7 @@ fn fits([q, k, v]: [&Tensor; 3], table: &SegmentTable) -> bool {
         && head_dim > 0
         && k.size() == [tokens, kv_heads, head_dim]
         && v.size() == k.size()
-        && [q, k, v].iter().all(|x| fuses(x) && x.kind() == q.kind())
+        && [q, k, v].iter().all(|x| has_cpu_kernel(x) && x.kind() == q.kind())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Tensors to a safetensors file, a part of a tensor at a time: a checkpoint of any size takes little memory beside
-//! the tensors, and its sum is known when it is written.
+//! Writes a safetensors file a part of a tensor at a time, so that a checkpoint takes little memory beside its tensors, and computes its
+//! checksum on the way.
 //!
-//! Order and header are those of safetensors' own writer, which takes whole tensors and tells no sum.
+//! Order and header are those of safetensors' own writer, which takes whole tensors and gives no checksum.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};

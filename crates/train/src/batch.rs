@@ -2,7 +2,9 @@
 
 use base::Prompt;
 use models::model::forward;
-use models::{BatchBuilder, PackedAttention, PackedBatch, Rotary, Tape, VisionLanguageModel};
+use models::{
+    Checkpointing, InputsBuilder, ModelInputs, PackedAttention, Rotary, VisionLanguageModel,
+};
 use tch::{Tensor, no_grad};
 
 use crate::TrainError;
@@ -13,7 +15,7 @@ pub type PromptWithAnswers<'a> = (&'a Prompt, Vec<&'a [u32]>);
 
 /// As many sequences as go through the model at once. Tables are built once and serve every pass.
 pub struct MicroBatch {
-    packed: PackedBatch,
+    packed: ModelInputs,
     attention: PackedAttention,
     rotary: Rotary,
     /// `[N]`: the packed position whose hidden state predicts each answer token.
@@ -35,7 +37,7 @@ impl MicroBatch {
         model: &dyn VisionLanguageModel,
         items: &[PromptWithAnswers<'_>],
     ) -> Result<Self, TrainError> {
-        let mut builder = BatchBuilder::new(model);
+        let mut builder = InputsBuilder::new(model);
         let (mut rows, mut targets, mut lens) = (Vec::new(), Vec::new(), Vec::new());
         for (prompt, answers) in items {
             let segment = builder.push_prompt(prompt)?;
@@ -45,7 +47,7 @@ impl MicroBatch {
                     return Err(TrainError::EmptyAnswer);
                 }
                 let start = builder.num_tokens() as i64;
-                builder.push_answer(segment, answer);
+                builder.push_completion(segment, answer);
                 rows.push(last_of_prompt);
                 rows.extend(start..start + answer.len() as i64 - 1);
                 targets.extend(answer.iter().map(|&id| i64::from(id)));
@@ -72,8 +74,13 @@ impl MicroBatch {
     /// Scores of every answer token, without gradient.
     pub fn scores(&self, model: &dyn VisionLanguageModel, temperature: f64) -> TokenScores {
         no_grad(|| {
-            let hidden =
-                forward(model, &mut Tape::new(false), &self.packed, &self.attention, &self.rotary);
+            let hidden = forward(
+                model,
+                &mut Checkpointing::new(false),
+                &self.packed,
+                &self.attention,
+                &self.rotary,
+            );
             let predicting = self.predicting(&hidden);
             Predictions::new(model, &predicting, &self.targets, temperature).scores()
         })
@@ -88,9 +95,10 @@ impl MicroBatch {
         recompute: bool,
         loss: impl FnOnce(&TokenScores) -> (Tensor, R),
     ) -> R {
-        let mut tape = Tape::new(recompute);
-        let hidden = forward(model, &mut tape, &self.packed, &self.attention, &self.rotary);
-        tape.backward(&hidden, |hidden| {
+        let mut checkpointing = Checkpointing::new(recompute);
+        let hidden =
+            forward(model, &mut checkpointing, &self.packed, &self.attention, &self.rotary);
+        checkpointing.backward(&hidden, |hidden| {
             let predicting = self.predicting(hidden);
             Predictions::new(model, &predicting, &self.targets, temperature).differentiate(loss)
         })

@@ -3,7 +3,7 @@
 use base::Prompt;
 use models::VisionLanguageModel;
 use tch::{Kind, Tensor, no_grad};
-use torch::{fuses, token_scores};
+use torch::{has_cpu_kernel, token_scores};
 
 use crate::TrainError;
 use crate::batch::MicroBatch;
@@ -98,7 +98,7 @@ impl<'a> Predictions<'a> {
         let len = hidden.size()[0];
         let logits = self.model.logits(hidden);
         let targets = self.targets.narrow(0, start, len);
-        if fuses(&logits) {
+        if has_cpu_kernel(&logits) {
             let (logprobs, entropies) = token_scores(&logits, &targets, 1.0 / self.temperature)
                 .expect("a target for each row of logits");
             return TokenScores { logprobs, entropies };

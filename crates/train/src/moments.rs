@@ -1,7 +1,7 @@
 //! AdamW's two moments of one weight, in f32 or in 8 bits, and the update by them.
 
 use tch::{Device, Kind, Tensor};
-use torch::{AdamWOptions, BLOCK, Blockwise, Levels, fused_adamw};
+use torch::{AdamWOptions, BLOCK, Levels, QuantizedMoment, fused_adamw};
 
 use crate::TrainError;
 
@@ -27,18 +27,18 @@ impl MomentLevels {
 #[derive(Debug)]
 pub(crate) enum Moments {
     Exact { exp_avg: Tensor, exp_avg_sq: Tensor },
-    EightBit { exp_avg: Blockwise, exp_avg_sq: Blockwise },
+    EightBit { exp_avg: QuantizedMoment, exp_avg_sq: QuantizedMoment },
 }
 
 impl Moments {
-    /// Zeros for a weight of `size` at its `home`, in 8 bits where that is asked for and the weight is large enough.
-    pub fn new(size: &[i64], home: Device, in_8bit: bool) -> Result<Self, TrainError> {
+    /// Zeros for a weight of `size` at its `master_device`, in 8 bits where that is asked for and the weight is large enough.
+    pub fn new(size: &[i64], master_device: Device, in_8bit: bool) -> Result<Self, TrainError> {
         let numbers: i64 = size.iter().product();
         if in_8bit && numbers >= LEAST_8BIT {
-            let zeros = || Blockwise::zeros(numbers, home);
+            let zeros = || QuantizedMoment::zeros(numbers, master_device);
             return Ok(Moments::EightBit { exp_avg: zeros()?, exp_avg_sq: zeros()? });
         }
-        let zeros = || Tensor::f_zeros(size, (Kind::Float, home));
+        let zeros = || Tensor::f_zeros(size, (Kind::Float, master_device));
         Ok(Moments::Exact { exp_avg: zeros()?, exp_avg_sq: zeros()? })
     }
 
@@ -100,7 +100,7 @@ pub(crate) fn apply(
 /// The moments come to f32, a part at a time, and go back.
 fn apply_in_8bit(
     update: &Update<'_>,
-    (exp_avg, exp_avg_sq): (&Blockwise, &Blockwise),
+    (exp_avg, exp_avg_sq): (&QuantizedMoment, &QuantizedMoment),
     levels: &MomentLevels,
     options: AdamWOptions,
 ) -> Result<(), TrainError> {

@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 
 use models::{Master, Parameter, Parameters};
 use tch::{Device, Kind, Tensor, no_grad};
-use torch::{AdamWOptions, SplitWeight, adamw_split, begin_copy, host_copy, take_grad, wait_for};
+use torch::{AdamWOptions, Bf16Master, begin_copy, host_copy, take_grad, wait_for};
 
 use crate::moments::{self, MomentLevels, Moments, Update};
 use crate::{NonFinite, TrainError};
 
-/// Weights that are updated, in f32, before they go where layers find them: about half of a decoder layer.
-const TOGETHER: usize = 6;
+/// Weights updated in f32 before any of them is copied to its layer: about half of a decoder layer.
+const UPDATE_CHUNK: usize = 6;
+/// What checkpoints call the residual of a [`Bf16Master`].
+const RESIDUAL: &str = "rest";
 
 /// Settings that hold for the whole run.
 #[derive(Clone, Copy, Debug)]
@@ -55,22 +57,22 @@ impl Optimizer {
     /// Zero moments for every weight that requires a gradient.
     ///
     /// # Errors
-    /// Where memory is not to be had.
+    /// Out of memory.
     pub fn new(parameters: &Parameters, options: OptimizerOptions) -> Result<Self, TrainError> {
         let mut states = Vec::new();
-        let mut home = None;
+        let mut master_device = None;
         for (parameter, p) in parameters.list.iter().enumerate() {
             if p.value.requires_grad() {
                 states.push(State {
                     parameter,
-                    moments: Moments::new(&p.value.size(), p.home(), options.in_8bit)?,
-                    step: Tensor::f_zeros([], (Kind::Float, p.home()))?,
+                    moments: Moments::new(&p.value.size(), p.master_device(), options.in_8bit)?,
+                    step: Tensor::f_zeros([], (Kind::Float, p.master_device()))?,
                     gradient: None,
                 });
-                home = Some(p.home());
+                master_device = Some(p.master_device());
             }
         }
-        let levels = home.filter(|_| options.in_8bit).map(MomentLevels::new);
+        let levels = master_device.filter(|_| options.in_8bit).map(MomentLevels::new);
         Ok(Optimizer { options, states, levels: levels.transpose()? })
     }
 
@@ -88,10 +90,12 @@ impl Optimizer {
         let mut arriving = Vec::new();
         for (index, state) in self.states.iter().enumerate() {
             let parameter = &parameters.list[state.parameter];
-            let home = state.step.device();
+            let master_device = state.step.device();
             match take_grad(&parameter.value)? {
-                Some(gradient) if gradient.device() == home => arriving.push((index, gradient)),
-                Some(gradient) => arriving.push((index, begin_copy(&gradient, home)?)),
+                Some(gradient) if gradient.device() == master_device => {
+                    arriving.push((index, gradient))
+                }
+                Some(gradient) => arriving.push((index, begin_copy(&gradient, master_device)?)),
                 None => (),
             }
         }
@@ -111,8 +115,8 @@ impl Optimizer {
             let device = parameters.list[state.parameter].value.device();
             (state.step.device(), device)
         });
-        if let Some((home, device)) = places
-            && home != device
+        if let Some((master_device, device)) = places
+            && master_device != device
         {
             wait_for(device);
         }
@@ -205,14 +209,14 @@ impl Optimizer {
         let parameter = |index: usize| &parameters.list[self.states[index].parameter];
         let mut waiting = Vec::new();
         for (&index, gradient) in active.iter().zip(gradients) {
-            if !self.update_split(parameter(index), index, gradient, lr)? {
+            if !self.update_bf16_master(parameter(index), index, gradient, lr)? {
                 waiting.push((index, gradient));
             }
         }
-        for chunk in waiting.chunks(TOGETHER) {
+        for chunk in waiting.chunks(UPDATE_CHUNK) {
             let update = |&(index, gradient): &(usize, _)| -> Result<Update<'_>, TrainError> {
                 Ok(Update {
-                    weight: parameter(index).exact()?,
+                    weight: parameter(index).master_weight()?,
                     gradient,
                     moments: &self.states[index].moments,
                     step: &self.states[index].step,
@@ -241,8 +245,9 @@ impl Optimizer {
         }
     }
 
-    /// The update of a weight that is kept in two halves on the CPU, where its moments are exact: no copy in f32 is made. Whether it is one.
-    fn update_split(
+    /// Updates a weight whose master is in bf16 plus residual on the CPU and whose moments are in f32, without a copy in f32. Returns
+    /// whether it was one.
+    fn update_bf16_master(
         &self,
         parameter: &Parameter,
         index: usize,
@@ -250,23 +255,17 @@ impl Optimizer {
         lr: f64,
     ) -> Result<bool, TrainError> {
         let state = &self.states[index];
-        let (Master::Split { rest, host }, Moments::Exact { exp_avg, exp_avg_sq }) =
+        let (Master::Bf16 { residual, host }, Moments::Exact { exp_avg, exp_avg_sq }) =
             (&parameter.master, &state.moments)
         else {
             return Ok(false);
         };
-        if rest.device() != Device::Cpu {
+        if residual.device() != Device::Cpu {
             return Ok(false);
         }
-        let weight = SplitWeight {
-            value: host.as_ref().unwrap_or(&parameter.value),
-            rest,
-            gradient,
-            exp_avg,
-            exp_avg_sq,
-        };
+        let master = Bf16Master { value: host.as_ref().unwrap_or(&parameter.value), residual };
         let options = self.adamw(lr, is_decayed(&parameter.value));
-        adamw_split(&weight, &state.step, options)?;
+        master.adamw(gradient, [exp_avg, exp_avg_sq], &state.step, options)?;
         if let Some(host) = host {
             send(host, &parameter.value)?;
         }
@@ -280,15 +279,15 @@ impl Optimizer {
         for state in &self.states {
             let parameter = &parameters.list[state.parameter];
             let name = &parameter.name;
-            let (weight, rest) = match &parameter.master {
+            let (weight, residual) = match &parameter.master {
                 Master::Value => (&parameter.value, None),
-                Master::Whole(master) => (master, None),
-                Master::Split { rest, host } => {
-                    (host.as_ref().unwrap_or(&parameter.value), Some(rest))
+                Master::F32(master) => (master, None),
+                Master::Bf16 { residual, host } => {
+                    (host.as_ref().unwrap_or(&parameter.value), Some(residual))
                 }
             };
             out.push((format!("weight/{name}"), weight.detach()));
-            out.extend(rest.map(|rest| (format!("rest/{name}"), rest.shallow_clone())));
+            out.extend(residual.map(|x| (format!("{RESIDUAL}/{name}"), x.shallow_clone())));
             for (what, tensor) in state.tensors() {
                 out.push((format!("{what}/{name}"), tensor.shallow_clone()));
             }
@@ -309,10 +308,11 @@ impl Optimizer {
             for state in &self.states {
                 let parameter = &parameters.list[state.parameter];
                 let name = &parameter.name;
-                let weight = parameter.exact()?;
+                let weight = parameter.master_weight()?;
                 copy_saved(saved, &format!("weight/{name}"), &weight)?;
-                if let Some(rest) = saved.get(&format!("rest/{name}")) {
-                    let exact = torch::join(&saved[&format!("weight/{name}")], rest)?;
+                if let Some(residual) = saved.get(&format!("{RESIDUAL}/{name}")) {
+                    let value = &saved[&format!("weight/{name}")];
+                    let exact = Bf16Master { value, residual }.load()?;
                     weight.shallow_clone().f_copy_(&exact)?;
                 }
                 hand_over(parameter, &weight)?;
@@ -339,10 +339,12 @@ fn hand_over(parameter: &Parameter, exact: &Tensor) -> Result<(), TrainError> {
     let value = &parameter.value;
     let rounded = match &parameter.master {
         Master::Value => return Ok(()),
-        Master::Whole(master) => master.f_to_kind(value.kind())?,
-        Master::Split { rest, host: None } => return Ok(torch::split(exact, value, rest)?),
-        Master::Split { rest, host: Some(host) } => {
-            torch::split(exact, host, rest)?;
+        Master::F32(master) => master.f_to_kind(value.kind())?,
+        Master::Bf16 { residual, host: None } => {
+            return Ok(Bf16Master { value, residual }.store(exact)?);
+        }
+        Master::Bf16 { residual, host: Some(host) } => {
+            Bf16Master { value: host, residual }.store(exact)?;
             host.shallow_clone()
         }
     };

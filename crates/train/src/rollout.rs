@@ -252,7 +252,7 @@ mod tests {
         let sampling = |share_prompt| Sampling {
             params: &params,
             max_concurrent: 8,
-            decoding: Decoding::Flexible,
+            decoding: Decoding::Eager,
             num_completions: 3,
             share_prompt,
             key: DrawKey { seed: 1, step: 2, prompt: 0, completion: 0 },

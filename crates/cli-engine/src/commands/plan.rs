@@ -1,7 +1,6 @@
 //! `plan`: memory by component, the micro-batch that fits, time and cost, before a run is begun.
 
 use base::console::count;
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -254,12 +253,6 @@ fn mebibytes(bytes: u64) -> String {
 
 /// All memory of this machine.
 fn host_memory() -> Result<u64> {
-    let path = "/proc/meminfo";
-    let text = fs::read_to_string(path).context(path)?;
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
-        .with_context(|| format!("{path}: no `MemTotal`\nhint: say it, as --memory 24GiB"))?;
-    Ok(kib * 1024)
+    torch::machine_memory_bytes()
+        .context("/proc/meminfo: no `MemTotal`\nhint: say it, as --memory 24GiB")
 }

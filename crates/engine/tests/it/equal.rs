@@ -7,7 +7,7 @@ use tch::{Device, Kind};
 
 use crate::support::{generate, generate_by, ids, mixed_prompts, prompt, requests, tiny};
 
-/// Every twelfth token ends an answer, so that lengths differ and slots are refilled.
+/// Every twelfth token ends a completion, so that lengths differ and slots are refilled.
 fn many_ends() -> Vec<u32> {
     (0..500).step_by(12).collect()
 }
@@ -24,7 +24,7 @@ fn assert_equal(model: &dyn VisionLanguageModel, params: &SamplingParams) {
                 .collect()
         })
         .collect();
-    for decoding in [Decoding::Flexible, Decoding::Fixed] {
+    for decoding in [Decoding::Eager, Decoding::StaticShapes] {
         for num_completions in [1, 3, 8] {
             for max_concurrent in [1, 4, 6, 64] {
                 let requests = requests(&prompts, num_completions);
@@ -102,9 +102,9 @@ fn greedy_with_repetition_penalty() {
     assert_equal(tiny("flat", Kind::Float).as_ref(), &params);
 }
 
-/// Answers longer than the first size of their cache, which must grow without a trace.
+/// Completions longer than the first size of their cache, which must grow without a trace.
 #[test]
-fn long_answers() {
+fn long_completions() {
     let model = tiny("nested", Kind::Float);
     let params = SamplingParams { max_new_tokens: 80, ..Default::default() };
     let prompt = prompt(7, 5, &[], model.image_token_id());
@@ -115,18 +115,18 @@ fn long_answers() {
             naive_completion(model.as_ref(), &params, &prompt, key).unwrap()
         })
         .collect();
-    for decoding in [Decoding::Flexible, Decoding::Fixed] {
+    for decoding in [Decoding::Eager, Decoding::StaticShapes] {
         let got = generate_by(decoding, model.as_ref(), &params, 2, &requests).unwrap();
         assert_same(&got.completions[0], &naive, &format!("{decoding:?}"));
         assert!(got.completions[0].iter().all(|c| c.ids.len() == 80));
     }
 }
 
-/// Many answers of uneven lengths over many prompts: steps of fixed shape against those of the batch's own sizes.
+/// Many completions of uneven lengths over many prompts, in static shapes and eager.
 #[test]
-fn fixed_steps_equal_flexible_ones() {
+fn static_shapes_equal_eager() {
     let model = tiny("flat", Kind::Float);
-    // Few tokens to choose from: a draw that rounding moves to another token is then rare among hundreds.
+    // Few allowed tokens: rounding then rarely moves a sample to another token.
     let params = SamplingParams {
         max_new_tokens: 200,
         min_new_tokens: 2,
@@ -144,16 +144,17 @@ fn fixed_steps_equal_flexible_ones() {
         let by = |decoding| -> Generation {
             generate_by(decoding, model.as_ref(), &params, max_concurrent, &requests).unwrap()
         };
-        let (fixed, flexible) = (by(Decoding::Fixed), by(Decoding::Flexible));
-        for (got, expected) in fixed.completions.iter().zip(&flexible.completions) {
+        let (static_shapes, eager) = (by(Decoding::StaticShapes), by(Decoding::Eager));
+        for (got, expected) in static_shapes.completions.iter().zip(&eager.completions) {
             assert_same(got, expected, &format!("{max_concurrent} at once"));
         }
-        assert_eq!(fixed.stats.tokens, flexible.stats.tokens);
-        assert_eq!(fixed.stats.boundary_draws, flexible.stats.boundary_draws);
-        let lens: Vec<usize> = fixed.completions.iter().flatten().map(|c| c.ids.len()).collect();
+        assert_eq!(static_shapes.stats.tokens, eager.stats.tokens);
+        assert_eq!(static_shapes.stats.boundary_draws, eager.stats.boundary_draws);
+        let lens: Vec<usize> =
+            static_shapes.completions.iter().flatten().map(|c| c.ids.len()).collect();
         assert!(lens.iter().max() > Some(&64) && lens.iter().min() < Some(&20), "{lens:?}");
-        // A step that was begun when somebody ended does the work of one more for the others.
-        let passes = [fixed.stats.decode_passes, flexible.stats.decode_passes];
+        // A step launched before a completion was seen to end counts once more.
+        let passes = [static_shapes.stats.decode_passes, eager.stats.decode_passes];
         assert!(passes[0] <= passes[1] + lens.len(), "{passes:?}");
     }
 }
@@ -163,7 +164,7 @@ fn graphs_are_refused_without_a_gpu() {
     let model = tiny("nested", Kind::Float);
     let requests = requests(&mixed_prompts(model.image_token_id()), 1);
     let refused =
-        generate_by(Decoding::Graphs, model.as_ref(), &SamplingParams::default(), 1, &requests);
+        generate_by(Decoding::CudaGraphs, model.as_ref(), &SamplingParams::default(), 1, &requests);
     match refused {
         Err(error @ EngineError::Torch(_)) => {
             let text = error.to_string();
@@ -176,7 +177,7 @@ fn graphs_are_refused_without_a_gpu() {
 /// `LD_LIBRARY_PATH=.../torch/lib cargo test --release -p engine -- --ignored graphs`, on a machine with a GPU and PyTorch 2.11.
 #[test]
 #[ignore = "needs a GPU"]
-fn graphs_equal_flexible_steps() {
+fn graphs_equal_eager() {
     assert!(torch::load_cuda(), "no libtorch_cuda.so beside libtorch_cpu.so");
     let options =
         LoadOptions { kind: Kind::Float, device: Device::Cuda(0), trained: TrainedParts::NONE };
@@ -193,16 +194,16 @@ fn graphs_equal_flexible_steps() {
         let by = |decoding| -> Generation {
             generate_by(decoding, model.as_ref(), &params, 16, &requests).unwrap()
         };
-        let (graphs, fixed) = (by(Decoding::Graphs), by(Decoding::Fixed));
-        let flexible = by(Decoding::Flexible);
+        let (graphs, static_shapes) = (by(Decoding::CudaGraphs), by(Decoding::StaticShapes));
+        let eager = by(Decoding::Eager);
         for (i, got) in graphs.completions.iter().enumerate() {
-            assert_same(got, &fixed.completions[i], "fixed");
-            assert_same(got, &flexible.completions[i], "flexible");
+            assert_same(got, &static_shapes.completions[i], "static shapes");
+            assert_same(got, &eager.completions[i], "eager");
         }
     }
 }
 
-/// In bf16 the sampler's caches and the packed pass round differently; on the same tokens they stay close.
+/// In bf16 the KV cache and the packed pass round differently; on the same tokens they stay close.
 #[test]
 fn bf16_stays_close() {
     let model = tiny("nested", Kind::BFloat16);
@@ -211,11 +212,12 @@ fn bf16_stays_close() {
     let got = generate(model.as_ref(), &params, 64, &requests(&prompts, 4)).unwrap();
     let (mut pairs, mut total) = (0, 0.0);
     for (Request { prompt, key, .. }, group) in requests(&prompts, 4).iter().zip(&got.completions) {
-        for (completion, answer) in group.iter().enumerate() {
-            let key = DrawKey { completion: completion as u64, ..*key };
+        for (index, completion) in group.iter().enumerate() {
+            let key = DrawKey { completion: index as u64, ..*key };
             let expected = naive_completion(model.as_ref(), &params, prompt, key).unwrap();
-            let same = answer.ids.iter().zip(&expected.ids).take_while(|(a, b)| a == b).count();
-            for (a, b) in answer.sampled_logprobs.iter().zip(&expected.sampled_logprobs).take(same)
+            let same = completion.ids.iter().zip(&expected.ids).take_while(|(a, b)| a == b).count();
+            for (a, b) in
+                completion.sampled_logprobs.iter().zip(&expected.sampled_logprobs).take(same)
             {
                 total += f64::from((a - b).abs());
                 pairs += 1;

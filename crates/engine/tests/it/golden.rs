@@ -1,6 +1,6 @@
 //! 32 greedy tokens equal to transformers' for every case of `golden/parity`.
 //!
-//! Pictures are `data`'s affair: the merged features that the reference recorded stand in for the
+//! Images are left to `data`: the merged features that the reference recorded replace the
 //! vision tower, which has its own parity test in `models`.
 
 use std::collections::BTreeMap;
@@ -10,17 +10,17 @@ use std::sync::Arc;
 
 use base::{PreparedImage, Prompt};
 use engine::{Request, SamplingParams};
-use models::layers::attention::Attend;
+use models::layers::attention::AttentionBackend;
 use models::model::{PromptPositions, TextShape};
 use models::{
-    FeatureCache, ModelError, Parameters, Rotary, Tape, TowerFeatures, VisionLanguageModel,
+    Checkpointing, FeatureCache, ModelError, Parameters, Rotary, TowerFeatures, VisionLanguageModel,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::support::{generate, golden, key, tiny};
 
-/// A model whose tower looks features up; the pictures' pixels are their numbers.
+/// A model whose tower looks features up; the images' pixels are their numbers.
 struct RecordedVision {
     inner: Box<dyn VisionLanguageModel>,
     features: Vec<Tensor>,
@@ -29,7 +29,7 @@ struct RecordedVision {
 impl VisionLanguageModel for RecordedVision {
     fn vision_stages<'a>(
         &'a self,
-        _: &mut Tape<'a>,
+        _: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
     ) -> Tensor {
@@ -72,7 +72,7 @@ impl VisionLanguageModel for RecordedVision {
     fn patch_size(&self) -> usize {
         self.inner.patch_size()
     }
-    /// The number of the picture.
+    /// The number of the image.
     fn patch_dim(&self) -> usize {
         1
     }
@@ -90,9 +90,9 @@ impl VisionLanguageModel for RecordedVision {
         index: usize,
         hidden: &Tensor,
         rotary: &Rotary,
-        attend: &mut dyn Attend,
+        backend: &mut dyn AttentionBackend,
     ) -> Tensor {
-        self.inner.layer(index, hidden, rotary, attend)
+        self.inner.layer(index, hidden, rotary, backend)
     }
     fn final_norm(&self, hidden: &Tensor) -> Tensor {
         self.inner.final_norm(hidden)
@@ -112,7 +112,7 @@ fn numbers<T: TryFrom<u64, Error: std::fmt::Debug>>(value: &Value) -> Vec<T> {
     value.as_array().unwrap().iter().map(|x| T::try_from(x.as_u64().unwrap()).unwrap()).collect()
 }
 
-/// Cases by checkpoint; their pictures' features go to the list of that checkpoint.
+/// Cases by checkpoint; their images' features go to the list of that checkpoint.
 fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
     let mut by_checkpoint: BTreeMap<String, (Vec<Case>, Vec<Tensor>)> = BTreeMap::new();
     for entry in fs::read_dir(golden().join("cases")).unwrap() {
@@ -149,7 +149,7 @@ fn greedy_tokens_equal_transformers() {
     let mut checked = 0;
     for (checkpoint, (cases, features)) in read_cases() {
         let model = RecordedVision { inner: tiny(&checkpoint, Kind::Float), features };
-        // The end of an answer does not stop the reference.
+        // The reference does not stop at an end token.
         let params = SamplingParams { temperature: 0.0, max_new_tokens: 32, ..Default::default() };
         let requests: Vec<Request> = cases
             .iter()
@@ -159,9 +159,9 @@ fn greedy_tokens_equal_transformers() {
             let got = generate(&model, &params, max_concurrent, &requests).unwrap();
             assert_eq!(got.stats.boundary_draws, 0);
             for (case, group) in cases.iter().zip(&got.completions) {
-                for answer in group {
+                for completion in group {
                     assert_eq!(
-                        answer.ids, case.greedy_ids,
+                        completion.ids, case.greedy_ids,
                         "{} with {max_concurrent} at once",
                         case.name
                     );

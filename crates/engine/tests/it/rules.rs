@@ -1,4 +1,4 @@
-//! What may be sampled, when answers end, and what is refused.
+//! What may be sampled, when completions end, and what is refused.
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ use base::{DrawKey, FinishReason, Prompt};
 use engine::{EngineError, Request, Sampler, SamplingParams};
 use tch::Kind;
 
-use crate::support::{generate, key, mixed_prompts, picture, prompt, requests, tiny};
+use crate::support::{generate, image, key, mixed_prompts, prompt, requests, tiny};
 
 /// Everything but `allowed` is forbidden; hot enough that these are about equally probable.
 fn only(allowed: &[u32], vocab_size: i64) -> SamplingParams {
@@ -38,7 +38,7 @@ fn the_placeholder_is_never_sampled() {
 }
 
 #[test]
-fn an_end_token_ends_an_answer_and_belongs_to_it() {
+fn an_end_token_ends_a_completion_and_belongs_to_it() {
     let model = tiny("nested", Kind::Float);
     let params = SamplingParams {
         max_new_tokens: 6,
@@ -48,16 +48,16 @@ fn an_end_token_ends_an_answer_and_belongs_to_it() {
     let prompts = mixed_prompts(model.image_token_id());
     let got = generate(model.as_ref(), &params, 5, &requests(&prompts, 20)).unwrap();
     let (mut stopped, mut cut, mut last) = (0, 0, [false; 10]);
-    for answer in got.completions.iter().flatten() {
-        let (end, body) = answer.ids.split_last().unwrap();
+    for completion in got.completions.iter().flatten() {
+        let (end, body) = completion.ids.split_last().unwrap();
         assert!(body.iter().all(|&id| id == 5));
-        assert_eq!(answer.ids.len(), answer.sampled_logprobs.len());
+        assert_eq!(completion.ids.len(), completion.sampled_logprobs.len());
         last[*end as usize] = true;
         if *end == 5 {
-            assert_eq!((answer.finish_reason, answer.ids.len()), (FinishReason::Length, 6));
+            assert_eq!((completion.finish_reason, completion.ids.len()), (FinishReason::Length, 6));
             cut += 1;
         } else {
-            assert_eq!(answer.finish_reason, FinishReason::Stop);
+            assert_eq!(completion.finish_reason, FinishReason::Stop);
             stopped += 1;
         }
     }
@@ -77,13 +77,13 @@ fn no_end_before_min_new_tokens() {
     let prompts = mixed_prompts(model.image_token_id());
     let got = generate(model.as_ref(), &params, 7, &requests(&prompts, 8)).unwrap();
     let lens: Vec<usize> = got.completions.iter().flatten().map(|c| c.ids.len()).collect();
-    // The end is the fifth token at the earliest, and half of the answers take it at once.
+    // The end is the fifth token at the earliest, and half of the completions take it at once.
     assert_eq!(lens.iter().min(), Some(&5));
     assert!(lens.iter().filter(|&&len| len == 5).count() > 10, "{lens:?}");
 }
 
 #[test]
-fn every_completion_is_heard_of_once() {
+fn every_completion_is_reported_once() {
     let model = tiny("nested", Kind::Float);
     let params = SamplingParams {
         max_new_tokens: 5,
@@ -94,26 +94,26 @@ fn every_completion_is_heard_of_once() {
     requests[1].num_completions = 0;
     requests[2].num_completions = 9;
     let sampler = Sampler::new(model.as_ref(), params, 6).unwrap();
-    let mut heard = Vec::new();
+    let mut reported = Vec::new();
     let got = sampler
         .generate(
             &requests,
-            &mut |request, completion, answer| {
-                heard.push((request, completion, answer.ids.clone()))
+            &mut |request, index, completion| {
+                reported.push((request, index, completion.ids.clone()))
             },
             &|| false,
         )
         .unwrap();
-    heard.sort();
+    reported.sort();
     let listed: Vec<_> = got
         .completions
         .iter()
         .enumerate()
         .flat_map(|(r, group)| {
-            group.iter().enumerate().map(move |(c, answer)| (r, c, answer.ids.clone()))
+            group.iter().enumerate().map(move |(i, completion)| (r, i, completion.ids.clone()))
         })
         .collect();
-    assert_eq!(heard, listed);
+    assert_eq!(reported, listed);
     let lens: Vec<usize> = got.completions.iter().map(Vec::len).collect();
     assert_eq!(lens, [4, 0, 9, 4, 4]);
     assert_eq!(got.stats.prompts, 4, "a request for nothing computes nothing");
@@ -166,9 +166,9 @@ fn bad_prompts_are_refused_by_number() {
     assert_eq!(refuse(empty), "request 1: empty prompt, expected at least one token");
     let unknown = Prompt { ids: vec![1, 2, 9999], images: Vec::new() };
     assert_eq!(refuse(unknown), "request 1: prompt token 2 is 9999, expected below 558");
-    let mut misfit = prompt(1, 9, &[picture(0, 4, 6)], image_token);
-    misfit.images.clear();
-    assert!(refuse(misfit).starts_with("request 1: prompt has 6 image placeholder tokens"));
+    let mut no_images = prompt(1, 9, &[image(0, 4, 6)], image_token);
+    no_images.images.clear();
+    assert!(refuse(no_images).starts_with("request 1: prompt has 6 image placeholder tokens"));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn parameters_out_of_range_are_refused() {
 }
 
 #[test]
-fn a_model_gone_wrong_is_an_error_not_an_answer() {
+fn nan_weights_are_an_error() {
     let model = tiny("nested", Kind::Float);
     let norm = model
         .parameters()

@@ -1,4 +1,4 @@
-//! Tiny models, prompts with pictures, and shorthands.
+//! Tiny models, prompts with images, and shorthands.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ pub fn key(prompt: u64) -> DrawKey {
 }
 
 /// An image of keyed noise, `height x width` patches.
-pub fn picture(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
+pub fn image(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
     const PATCH_DIM: usize = 3 * 2 * 14 * 14;
     let key = DrawKey { seed: 11, step: 0, prompt: number, completion: 0 };
-    // A few draws spread over the patches: a picture needs no more, and draws are slow.
+    // A few draws spread over the patches: an image needs no more, and random numbers are slow.
     let noise: Vec<f32> = (0..97).map(|i| (4.0 * key.uniform(i) - 2.0) as f32).collect();
     let pixel_values =
         (0..height * width * PATCH_DIM).map(|i| noise[(i + i / PATCH_DIM) % noise.len()]).collect();
@@ -34,7 +34,7 @@ pub fn picture(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
     Arc::new(PreparedImage::new(pixel_values, [1, height, width], size, size))
 }
 
-/// A prompt of keyed tokens with a picture after every few of them, as the chat template places it.
+/// A prompt of keyed tokens with an image after every few of them, as the chat template places it.
 pub fn prompt(
     number: u64,
     num_text: usize,
@@ -56,9 +56,9 @@ pub fn prompt(
     Prompt { ids, images: images.to_vec() }
 }
 
-/// Text only, one picture, two pictures, and one that shares its picture with another.
+/// Text only, one image, two images, and one that shares its image with another.
 pub fn mixed_prompts(image_token: u32) -> Vec<Prompt> {
-    let (small, wide, tall) = (picture(0, 4, 6), picture(1, 2, 8), picture(2, 6, 4));
+    let (small, wide, tall) = (image(0, 4, 6), image(1, 2, 8), image(2, 6, 4));
     vec![
         prompt(0, 9, &[], image_token),
         prompt(1, 14, std::slice::from_ref(&small), image_token),
@@ -83,7 +83,7 @@ pub fn generate(
     max_concurrent: usize,
     requests: &[Request],
 ) -> Result<Generation, EngineError> {
-    generate_by(Decoding::Flexible, model, params, max_concurrent, requests)
+    generate_by(Decoding::Eager, model, params, max_concurrent, requests)
 }
 
 pub fn generate_by(

@@ -1,9 +1,8 @@
-//! What a frozen vision tower makes of images, computed once and found again by content.
+//! A cache of image features of a frozen vision tower, keyed by content.
 //!
-//! Features depend on the image and on the tower alone. While neither tower nor merger is trained, the
-//! passes of a step, sampling and the reference included, and those of later epochs read the same rows.
-//! Each image goes through the tower by itself, so that its features do not depend on what else was in
-//! the batch, or was already known: a resumed run computes what an uninterrupted one does.
+//! Features depend only on the image and the tower. While tower and merger are frozen, all passes of a step (generation and the
+//! reference too) and of later epochs use the same features. Each image goes through the tower alone, so its features do not depend on
+//! the batch or on the cache's contents: a resumed run computes what an uninterrupted one does.
 
 mod store;
 
@@ -19,17 +18,17 @@ use sha2::{Digest, Sha256};
 use tch::{Cuda, Device, Tensor, no_grad};
 
 use crate::ModelError;
-use crate::batch::pixel_values;
+use crate::checkpointing::Checkpointing;
+use crate::inputs::pixel_values;
 use crate::model::{Part, VisionLanguageModel};
 use crate::parameters::{Parameter, Parameters};
-use crate::tape::Tape;
 
 use store::{Shape, Store};
 
-/// Raised whenever towers compute other numbers than before from the same weights.
+/// Raise it whenever towers compute other numbers from the same weights.
 const VERSION: &str = "1";
 
-/// How much is kept, and where.
+/// Size and folder of the cache.
 #[derive(Clone, Debug, Default)]
 pub struct FeatureCacheOptions {
     /// Most bytes of features on the device; 0 keeps none there.
@@ -39,13 +38,13 @@ pub struct FeatureCacheOptions {
 }
 
 impl FeatureCacheOptions {
-    /// Whether nothing would be kept anywhere.
+    /// Whether nothing would be cached.
     pub fn is_off(&self) -> bool {
         self.max_bytes == 0 && self.folder.is_none()
     }
 }
 
-/// What a cache did since it was made.
+/// Counters of a cache since its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FeatureStats {
     /// Images found in memory.
@@ -54,7 +53,7 @@ pub struct FeatureStats {
     pub loads: usize,
     /// Images that went through the tower.
     pub misses: usize,
-    /// Seconds that the tower once took for what was found, less those of reading files.
+    /// Seconds of tower passes avoided, less the time to read files.
     pub saved_secs: f64,
     /// Bytes in memory now.
     pub num_bytes: usize,
@@ -78,8 +77,7 @@ impl Kept {
     }
 }
 
-/// Features of images by tower and content. What was not used for longest makes room. Models may share
-/// one: those with equal towers find each other's features, all others none of them.
+/// An LRU cache of image features by tower and content. Models may share one; only those with equal towers share features.
 #[derive(Debug)]
 pub struct FeatureCache {
     max_bytes: usize,
@@ -89,7 +87,7 @@ pub struct FeatureCache {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What is kept, and when it was used last.
+    /// Features and the time of their last use.
     kept: HashMap<Key, (Kept, u64)>,
     /// By last use.
     order: BTreeMap<u64, Key>,
@@ -111,12 +109,12 @@ impl FeatureCache {
         })
     }
 
-    /// What it did so far.
+    /// Counters so far.
     pub fn stats(&self) -> FeatureStats {
         self.state.borrow().stats
     }
 
-    /// What went wrong with files since the last call. The features were computed all the same.
+    /// Failures with files since the last call. The features were computed anyway.
     pub fn take_problems(&self) -> Vec<String> {
         std::mem::take(&mut self.state.borrow_mut().problems)
     }
@@ -170,7 +168,7 @@ impl State {
         Some(kept.features.shallow_clone())
     }
 
-    /// Keeps features that are not there yet, if there is room for them at all.
+    /// Stores new features, unless they exceed the whole cache.
     fn keep(&mut self, key: Key, kept: Kept, max_bytes: usize) {
         let new = kept.num_bytes();
         if new > max_bytes {
@@ -195,12 +193,12 @@ impl State {
 #[derive(Debug)]
 pub struct TowerFeatures {
     cache: Rc<FeatureCache>,
-    /// SHA-256 of all that decides what the tower makes of an image.
+    /// SHA-256 of all that determines the tower's features.
     tower: [u8; 32],
 }
 
 impl TowerFeatures {
-    /// `settings` is whatever the tower of `model` computes by beside its weights.
+    /// `settings` is all that the tower of `model` depends on beside its weights.
     ///
     /// # Errors
     /// [`ModelError::TrainedTower`], since its features change; libtorch's own.
@@ -221,8 +219,7 @@ impl TowerFeatures {
         &self.cache
     }
 
-    /// Features of images, one after another: `[merged patches, hidden_size]`, without a graph. `model`
-    /// is the one that this was made for.
+    /// Features of images, concatenated: `[merged patches, hidden_size]`, without a graph. `model` must be the one given to `new`.
     pub fn of(&self, model: &dyn VisionLanguageModel, images: &[Arc<PreparedImage>]) -> Tensor {
         no_grad(|| {
             let rows: Vec<Tensor> = images.iter().map(|image| self.one(model, image)).collect();
@@ -240,14 +237,15 @@ impl TowerFeatures {
             let pixels = pixel_values(std::slice::from_ref(image), kind, device);
             wait_for(device);
             let start = Instant::now();
-            let features = model.vision_stages(&mut Tape::new(false), &pixels, &[image.grid_thw]);
+            let features =
+                model.vision_stages(&mut Checkpointing::new(false), &pixels, &[image.grid_thw]);
             wait_for(device);
             Kept { features, secs: start.elapsed().as_secs_f64() }
         })
     }
 }
 
-/// A GPU works on after it was told what to do.
+/// GPU work is asynchronous; timing has to wait for it.
 fn wait_for(device: Device) {
     if let Device::Cuda(index) = device {
         Cuda::synchronize(index as i64);
@@ -260,8 +258,7 @@ fn tower(parameters: &Parameters) -> impl Iterator<Item = &Parameter> {
     list.filter(|p| p.part != Part::Language)
 }
 
-/// Whether the tower and its merger make the same of an image all along: nothing in them is trained,
-/// and no adapter lies over them that could be switched off.
+/// Whether tower and merger never change: nothing in them is trained, and no adapter could be switched off.
 pub fn is_tower_frozen(parameters: &Parameters) -> bool {
     tower(parameters).all(|p| !p.is_adapter && !p.value.requires_grad())
 }
@@ -273,7 +270,7 @@ fn fingerprint(model: &dyn VisionLanguageModel, settings: &str) -> Result<[u8; 3
     let kind = format!("{kind:?}");
     let mut hash = Sha256::new();
     let mut update = |bytes: &[u8]| {
-        // Lengths keep `ab`, `c` and `a`, `bc` apart.
+        // Lengths separate `ab`, `c` from `a`, `bc`.
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
@@ -288,7 +285,7 @@ fn fingerprint(model: &dyn VisionLanguageModel, settings: &str) -> Result<[u8; 3
     Ok(hash.finalize().into())
 }
 
-/// A tensor's numbers as they lie in memory.
+/// A tensor's bytes.
 fn bytes(tensor: &Tensor) -> Result<Vec<u8>, tch::TchError> {
     let tensor = tensor.detach().f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
@@ -332,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_makes_room() {
+    fn the_least_recently_used_is_evicted() {
         let cache = of_bytes(3 * 16 + 15);
         assert_eq!(computed(&cache, &[1, 2, 3]), [1, 2, 3]);
         assert_eq!(cache.stats().num_bytes, 48);
@@ -347,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_one_pushes_out_several_and_one_too_large_none() {
+    fn a_large_entry_evicts_several_and_one_too_large_none() {
         let cache = of_bytes(48);
         computed(&cache, &[1, 2, 3]);
         let wide = |rows: i64| Kept {
@@ -364,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_of_nothing_computes_all() {
+    fn an_empty_cache_computes_all() {
         let cache = of_bytes(0);
         assert_eq!(computed(&cache, &[1, 1, 2]), [1, 1, 2]);
         assert_eq!(cache.stats().num_bytes, 0);

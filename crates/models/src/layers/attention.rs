@@ -1,26 +1,26 @@
-//! Attention over packed tokens: many sequences in one `[T, ..]` tensor, told apart by a [`Layout`].
+//! Attention over packed tokens: many sequences in one `[T, ..]` tensor, separated by a [`Layout`].
 //!
-//! On a CPU (f32 and bf16) and on CUDA in 16 bits kernels take segments as they are. For everything else they are padded, inside this file only: gathered
-//! into `[segments, longest]` blocks for libtorch's kernel and picked out again, so no other layer sees a token twice or a token of nothing.
-//! Answers over a shared prompt read its keys; gradients flow into the prompt from all of them.
+//! On a CPU (f32 and bf16) and on CUDA in 16 bits kernels take segments without padding. Everything else is padded, in this file only:
+//! gathered into `[segments, longest]` blocks for libtorch's kernel and scattered back, so other layers never see padding.
+//! Completions over a shared prompt read its keys; its gradient sums over all of them.
 
 use tch::{Device, Kind, Tensor};
-use torch::{DecodeKeys, SegmentTable, segment_attention};
+use torch::{KvView, SegmentTable, segment_attention};
 
 use super::varlen::VariableLength;
 
-/// Where queries find their keys. Packed batches and the sampler's caches implement it.
-pub trait Attend {
+/// How a layer attends. Packed batches and the KV cache implement it.
+pub trait AttentionBackend {
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim]`, rotated, -> `[T, heads, head_dim]`.
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor;
 
-    /// What [`torch::decode_layer`] reads, where that does the same for `layer` as [`Attend::attend`].
-    fn decode_keys(&mut self, _layer: usize) -> Option<DecodeKeys<'_>> {
+    /// The cache as [`torch::decode_layer`] reads it, where that equals [`AttentionBackend::attend`] for `layer`.
+    fn kv_view(&mut self, _layer: usize) -> Option<KvView<'_>> {
         None
     }
 }
 
-/// A run of tokens that see one another, and before them those of `prefix`.
+/// A run of tokens that attend to one another and to those of `prefix`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// First token.
@@ -39,7 +39,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Sequences that know nothing of one another.
+    /// Independent sequences.
     pub fn independent(lens: impl IntoIterator<Item = usize>) -> Self {
         let mut layout = Layout::default();
         for len in lens {
@@ -78,7 +78,7 @@ enum Path {
     Varlen(VariableLength),
 }
 
-/// Segments for the CPU's loops.
+/// Segments for the CPU kernel.
 struct Segments {
     table: SegmentTable,
     causal: bool,
@@ -95,19 +95,19 @@ struct Blocks {
 /// Segments without a prefix.
 struct Roots {
     block: Block,
-    /// Causal blocks need no mask: padding stands after every real token, so none of them sees it.
+    /// Causal blocks need no mask: padding comes after every real token.
     causal: bool,
-    /// `[segments, 1, 1, longest]`, `None` where nothing is hidden.
+    /// `[segments, 1, 1, longest]`, `None` where nothing is masked.
     mask: Option<Tensor>,
 }
 
-/// Answers over prompts, in groups of equal prompt.
+/// Completions over prompts, in groups of equal prompt.
 struct Branches {
     prompts: Block,
-    answers: Block,
+    completions: Block,
     groups: i64,
     group_size: i64,
-    /// `[groups * group_size, 1, longest answer, longest prompt + longest answer]`.
+    /// `[groups * group_size, 1, longest completion, longest prompt + longest completion]`.
     mask: Tensor,
 }
 
@@ -115,7 +115,7 @@ struct Branches {
 struct Block {
     rows: i64,
     width: i64,
-    /// `[rows * width]` tokens, 0 where there is none; `None`: rows lie in order from `start`.
+    /// `[rows * width]` tokens, 0 for padding; `None`: rows are in order from `start`.
     index: Option<Tensor>,
     start: i64,
 }
@@ -156,8 +156,8 @@ impl Block {
 }
 
 impl PackedAttention {
-    /// For `layout`, answers always after their prompt. `causal` says whether a token sees only earlier ones of its own segment.
-    /// By the loops of the CPU in f32 and bf16; where libtorch has a kernel for sequences of different lengths, by that one.
+    /// For `layout`, completions always after their prompt. `causal`: a token attends only to earlier ones of its own segment.
+    /// Uses the CPU kernel in f32 and bf16, libtorch's variable-length kernel on CUDA in 16 bits, else padded blocks.
     ///
     /// # Panics
     /// On an empty layout, or a prefix without `causal`.
@@ -174,7 +174,7 @@ impl PackedAttention {
         }
     }
 
-    /// As [`PackedAttention::new`], by libtorch's kernel for sequences of equal lengths.
+    /// As [`PackedAttention::new`], by libtorch's kernel over padded blocks.
     ///
     /// # Panics
     /// As [`PackedAttention::new`].
@@ -183,8 +183,7 @@ impl PackedAttention {
         PackedAttention { path: Path::Blocks(Blocks::new(layout, causal, kind, device)) }
     }
 
-    /// As [`PackedAttention::new`], on any device by the kernel for different lengths, which is slow
-    /// outside CUDA.
+    /// As [`PackedAttention::new`], by the variable-length kernel on any device; slow outside CUDA.
     ///
     /// # Panics
     /// As [`PackedAttention::new`].
@@ -209,7 +208,7 @@ fn check(layout: &Layout, causal: bool) {
     assert!(!layout.segments.is_empty(), "an empty layout");
     assert!(
         causal || layout.segments.iter().all(|s| s.prefix.is_none()),
-        "answers over prompts are causal"
+        "completions over prompts are causal"
     );
 }
 
@@ -236,8 +235,8 @@ impl Blocks {
 
         let branches = (!groups.is_empty()).then(|| {
             let branches = Branches::new(layout, &groups, kind, device);
-            let rows = padded_answers(&groups);
-            list_rows(&mut order, &rows, branches.answers.width, root_rows);
+            let rows = padded_completions(&groups);
+            list_rows(&mut order, &rows, branches.completions.width, root_rows);
             branches
         });
         order.sort_unstable();
@@ -256,7 +255,7 @@ impl Blocks {
         let blocks = [q, k, v].map(|x| roots.block.gather(x));
         outputs.push(kernel(&blocks, roots.mask.as_ref(), roots.causal));
         if let Some(branches) = &self.branches {
-            let blocks = [branches.answers.gather(q), branches.keys(k), branches.keys(v)];
+            let blocks = [branches.completions.gather(q), branches.keys(k), branches.keys(v)];
             outputs.push(kernel(&blocks, Some(&branches.mask), false));
         }
         let flat: Vec<Tensor> = outputs.iter().map(|x| x.reshape([-1, heads * head_dim])).collect();
@@ -278,14 +277,14 @@ fn kernel(blocks: &[Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
         .transpose(1, 2)
 }
 
-impl Attend for PackedAttention {
+impl AttentionBackend for PackedAttention {
     fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         self.forward(q, k, v)
     }
 }
 
-/// A shared reference attends too: recomputation runs a layer twice over the same tables.
-impl Attend for &PackedAttention {
+/// Implemented for a shared reference too: recomputation runs a layer twice over the same tables.
+impl AttentionBackend for &PackedAttention {
     fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         self.forward(q, k, v)
     }
@@ -295,33 +294,34 @@ impl Branches {
     fn new(layout: &Layout, groups: &[(usize, Vec<Segment>)], kind: Kind, device: Device) -> Self {
         let prompts: Vec<Option<Segment>> =
             groups.iter().map(|(p, _)| Some(layout.segments[*p])).collect();
-        let answers = padded_answers(groups);
-        let group_size = (answers.len() / groups.len()) as i64;
-        let (prompts_block, answers_block) =
-            (Block::new(&prompts, device), Block::new(&answers, device));
-        let (p_width, c_width) = (prompts_block.width as usize, answers_block.width as usize);
-        let mut hidden = vec![true; answers.len() * c_width * (p_width + c_width)];
-        for (row, answer) in answers.iter().enumerate() {
+        let completions = padded_completions(groups);
+        let group_size = (completions.len() / groups.len()) as i64;
+        let (prompts_block, completions_block) =
+            (Block::new(&prompts, device), Block::new(&completions, device));
+        let (p_width, c_width) = (prompts_block.width as usize, completions_block.width as usize);
+        let mut hidden = vec![true; completions.len() * c_width * (p_width + c_width)];
+        for (row, completion) in completions.iter().enumerate() {
             let prompt_len = prompts[row / group_size as usize].map_or(0, |p| p.len);
-            let answer_len = answer.map_or(0, |a| a.len);
+            let completion_len = completion.map_or(0, |a| a.len);
             for i in 0..c_width {
                 let at = (row * c_width + i) * (p_width + c_width);
                 hidden[at..at + prompt_len].fill(false);
-                let seen = (i + 1).min(answer_len);
+                let seen = (i + 1).min(completion_len);
                 hidden[at + p_width..at + p_width + seen].fill(false);
             }
         }
-        let mask = additive(&hidden, &[answers.len(), 1, c_width, p_width + c_width], kind, device);
+        let mask =
+            additive(&hidden, &[completions.len(), 1, c_width, p_width + c_width], kind, device);
         Branches {
             prompts: prompts_block,
-            answers: answers_block,
+            completions: completions_block,
             groups: groups.len() as i64,
             group_size,
             mask,
         }
     }
 
-    /// Keys (or values) of prompt and answer: `[groups * group_size, P + C, kv_heads, head_dim]`.
+    /// Keys (or values) of prompt and completion: `[groups * group_size, P + C, kv_heads, head_dim]`.
     fn keys(&self, x: &Tensor) -> Tensor {
         let prompts = self.prompts.gather(x);
         let [_, width, heads, head_dim] = dims4(&prompts);
@@ -329,11 +329,11 @@ impl Branches {
             .unsqueeze(1)
             .expand([self.groups, self.group_size, width, heads, head_dim], false)
             .reshape([self.groups * self.group_size, width, heads, head_dim]);
-        Tensor::cat(&[expanded, self.answers.gather(x)], 1)
+        Tensor::cat(&[expanded, self.completions.gather(x)], 1)
     }
 }
 
-/// Prefix segment and its answers, in order of the prefixes.
+/// Prefix segment and its completions, in order of the prefixes.
 fn grouped(layout: &Layout) -> Vec<(usize, Vec<Segment>)> {
     let mut groups: Vec<(usize, Vec<Segment>)> = Vec::new();
     for segment in &layout.segments {
@@ -341,16 +341,19 @@ fn grouped(layout: &Layout) -> Vec<(usize, Vec<Segment>)> {
             continue;
         };
         match groups.iter_mut().find(|(p, _)| *p == prefix) {
-            Some((_, answers)) => answers.push(*segment),
+            Some((_, completions)) => completions.push(*segment),
             None => groups.push((prefix, vec![*segment])),
         }
     }
     groups
 }
 
-fn padded_answers(groups: &[(usize, Vec<Segment>)]) -> Vec<Option<Segment>> {
-    let size = groups.iter().map(|(_, answers)| answers.len()).max().unwrap_or(0);
-    groups.iter().flat_map(|(_, answers)| (0..size).map(|i| answers.get(i).copied())).collect()
+fn padded_completions(groups: &[(usize, Vec<Segment>)]) -> Vec<Option<Segment>> {
+    let size = groups.iter().map(|(_, completions)| completions.len()).max().unwrap_or(0);
+    groups
+        .iter()
+        .flat_map(|(_, completions)| (0..size).map(|i| completions.get(i).copied()))
+        .collect()
 }
 
 fn list_rows(order: &mut Vec<(usize, i64)>, rows: &[Option<Segment>], width: i64, offset: i64) {
@@ -361,7 +364,7 @@ fn list_rows(order: &mut Vec<(usize, i64)>, rows: &[Option<Segment>], width: i64
     }
 }
 
-/// What hides the padding of sequences that see all of themselves.
+/// The mask of padding for bidirectional sequences.
 fn padding_mask(roots: &[Segment], width: i64, kind: Kind, device: Device) -> Option<Tensor> {
     let width = width as usize;
     if roots.iter().all(|s| s.len == width) {

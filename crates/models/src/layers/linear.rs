@@ -1,7 +1,7 @@
 //! `y = x W^T + b`.
 
 use tch::Tensor;
-use torch::{fuses, normed_linears};
+use torch::{has_cpu_kernel, normed_linears};
 
 use super::{RmsNorm, packed};
 use crate::ModelError;
@@ -21,7 +21,7 @@ impl Linear {
     /// over them where there is one.
     ///
     /// # Errors
-    /// Only libtorch's own; misfits are collected by the builder.
+    /// Only libtorch's own; mismatches are collected by the builder.
     pub fn load(
         builder: &mut Builder<'_>,
         input: i64,
@@ -60,7 +60,7 @@ impl Linear {
         Linear { weight: weight.shallow_clone(), bias: None, adapter: None }
     }
 
-    /// Weight and bias, where no adapter lies over them.
+    /// Weight and bias, where there is no adapter.
     pub(super) fn plain(&self) -> Option<(&Tensor, Option<&Tensor>)> {
         (self.adapter.is_none()).then_some((&self.weight, self.bias.as_ref()))
     }
@@ -72,7 +72,7 @@ impl Linear {
     }
 }
 
-/// Layers that read the same input `[.., in]`: `[.., out]` each.
+/// Layers over the same input `[.., in]`: `[.., out]` each.
 pub fn forward_all<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
     let parts = layers.map(|layer| (&layer.weight, layer.bias.as_ref()));
     let outputs = packed::forward(x, parts)
@@ -87,13 +87,12 @@ pub fn forward_all<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor;
     })
 }
 
-/// Layers that read `norm(x)` of `x [T, in]`: `[T, out]` each. Where the CPU's loops do it, the norm is computed again on the way back
-/// instead of being kept.
+/// Layers over `norm(x)` of `x [T, in]`: `[T, out]` each. The CPU kernel saves `x` only and recomputes the norm in the backward pass.
 pub fn normed_all<const N: usize>(norm: &RmsNorm, x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
     let parts = layers.map(Linear::plain);
-    if parts.iter().any(Option::is_none) || !fuses(x) || packed::is_packed(x) {
+    if parts.iter().any(Option::is_none) || !has_cpu_kernel(x) || packed::is_packed(x) {
         return forward_all(&norm.forward(x), layers);
     }
-    let parts = parts.map(|part| part.expect("looked at above"));
+    let parts = parts.map(|part| part.expect("checked above"));
     normed_linears(x, (norm.weight(), norm.eps()), parts).expect("weights as wide as their input")
 }

@@ -1,7 +1,7 @@
 //! The gated multi-layer perceptron.
 
 use tch::Tensor;
-use torch::{fuses, gated_linear, swiglu};
+use torch::{gated_linear, has_cpu_kernel, swiglu};
 
 use super::packed::is_packed;
 use super::{Linear, RmsNorm, normed_all};
@@ -11,7 +11,7 @@ use crate::parameters::Builder;
 /// `x + down(silu(gate(y)) * up(y))` of `y = norm(x)`.
 #[derive(Debug)]
 pub struct GatedMlp {
-    /// The norm before it, which checkpoints keep beside it.
+    /// The norm before it, fused with its first layers.
     pub norm: RmsNorm,
     /// `[inner, hidden]`.
     pub gate_proj: Linear,
@@ -25,7 +25,7 @@ impl GatedMlp {
     /// Takes the layers below `mlp`, with biases if `bias`.
     ///
     /// # Errors
-    /// Only libtorch's own; misfits are collected by the builder.
+    /// Only libtorch's own; mismatches are collected by the builder.
     pub fn load(
         b: &mut Builder<'_>,
         norm: RmsNorm,
@@ -43,7 +43,7 @@ impl GatedMlp {
     /// `[T, hidden] -> [T, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj]);
-        if fuses(&gate)
+        if has_cpu_kernel(&gate)
             && let Some(down) = self.down_proj.plain()
             && !is_packed(&gate)
         {
@@ -55,7 +55,7 @@ impl GatedMlp {
 
 /// `silu(gate) * up`, two tensors of one shape.
 fn gated(gate: &Tensor, up: &Tensor) -> Tensor {
-    if fuses(gate) {
+    if has_cpu_kernel(gate) {
         return swiglu(gate, up).expect("two tensors of one shape");
     }
     gate.silu() * up

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation, computed in f32 whatever the type.
 
 use tch::{Kind, Tensor};
-use torch::{fuses, rms_norm};
+use torch::{has_cpu_kernel, rms_norm};
 
 use crate::ModelError;
 use crate::parameters::Builder;
@@ -17,7 +17,7 @@ impl RmsNorm {
     /// Takes `weight [size]`.
     ///
     /// # Errors
-    /// Only libtorch's own; misfits are collected by the builder.
+    /// Only libtorch's own; mismatches are collected by the builder.
     pub fn load(builder: &mut Builder<'_>, size: i64, eps: f64) -> Result<Self, ModelError> {
         Ok(RmsNorm { weight: builder.take("weight", &[size])?, eps })
     }
@@ -34,7 +34,7 @@ impl RmsNorm {
 
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if fuses(x) {
+        if has_cpu_kernel(x) {
             return rms_norm(x, &self.weight, self.eps).expect("a weight as wide as its input");
         }
         let kind = x.kind();

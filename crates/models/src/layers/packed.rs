@@ -1,17 +1,17 @@
-//! Weights packed for sampling on the CPU: a decoding step has few rows of input, so it takes as long as its weights take to be read, which
-//! is shorter in the order in which they are needed. The copies live as long as a [`PackedWeights`], within which weights do not change.
+//! Packed weights for decoding on the CPU. A decoding step has few rows of input and is bound by reading weights, which is faster in the order
+//! of use. The packed copies live as long as a [`PackedWeights`], during which weights must not change.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 
 use tch::Tensor;
-use torch::{DecodeKeys, DecodeLayer, PackedLinear, decode_layer, fuses, packed_linears};
+use torch::{DecodeLayer, KvView, PackedLinear, decode_layer, has_cpu_kernel, packed_linears};
 
 use super::rotary::Rotary;
 use super::{Linear, RmsNorm};
 
-/// With more rows than these the order of the weight matters little.
+/// With more rows than this packing brings little.
 const MOST_ROWS: i64 = 128;
 
 thread_local! {
@@ -19,8 +19,8 @@ thread_local! {
     static PACKED: RefCell<Option<HashMap<usize, PackedLinear>>> = const { RefCell::new(None) };
 }
 
-/// While it lives, linear layers with few rows of input on the CPU pack their weight at its first use on this thread and keep the copy.
-/// For passes without gradient, between updates of the weights.
+/// While it lives, linear layers with few rows of input on the CPU pack their weight at first use on this thread and keep the copy. For passes
+/// without gradient, between weight updates.
 #[derive(Debug)]
 pub struct PackedWeights {
     // Belongs to its thread.
@@ -28,7 +28,7 @@ pub struct PackedWeights {
 }
 
 impl PackedWeights {
-    /// From here on; copies of an earlier one are forgotten.
+    /// Starts; copies of an earlier one are dropped.
     pub fn begin() -> Self {
         PACKED.set(Some(HashMap::new()));
         PackedWeights { not_send: PhantomData }
@@ -41,12 +41,12 @@ impl Drop for PackedWeights {
     }
 }
 
-/// Whether `x` goes by packed weights, where they are kept.
+/// Whether packed weights serve `x`.
 fn applies(x: &Tensor) -> bool {
-    x.dim() == 2 && x.size()[0] <= MOST_ROWS && fuses(x)
+    x.dim() == 2 && x.size()[0] <= MOST_ROWS && has_cpu_kernel(x)
 }
 
-/// Whether linear layers over `x` go by packed weights on this thread.
+/// Whether linear layers over `x` use packed weights on this thread.
 pub(super) fn is_packed(x: &Tensor) -> bool {
     PACKED.with_borrow(Option::is_some) && applies(x)
 }
@@ -66,7 +66,7 @@ fn pack<'a>(
     }
 }
 
-/// `x W^T + b` for each weight and bias, by packed weights where they are kept.
+/// `x W^T + b` for each weight and bias by packed weights; `None` outside a [`PackedWeights`].
 pub(super) fn forward<const N: usize>(
     x: &Tensor,
     layers: [(&Tensor, Option<&Tensor>); N],
@@ -89,13 +89,12 @@ pub struct DecoderWeights<'a> {
     pub head_dim: i64,
 }
 
-/// New tokens `x [slots, hidden]` through a decoder layer in one operation, where packed weights are kept and no adapter lies over
-/// them.
+/// A decoder layer over new tokens `x [slots, hidden]` in one operation; `None` outside a [`PackedWeights`] or with adapters.
 pub fn decode(
     x: &Tensor,
     weights: &DecoderWeights<'_>,
     rotary: &Rotary,
-    keys: &DecodeKeys<'_>,
+    kv: &KvView<'_>,
 ) -> Option<Tensor> {
     let parts: [_; 7] = weights.linears.map(Linear::plain);
     let eps = weights.norms[0].eps();
@@ -105,7 +104,7 @@ pub fn decode(
     {
         return None;
     }
-    let parts = parts.map(|part| part.expect("looked at above"));
+    let parts = parts.map(|part| part.expect("checked above"));
     PACKED.with_borrow_mut(|packed| {
         let packed = packed.as_mut().filter(|_| applies(x))?;
         pack(packed, parts.map(|(weight, _)| weight));
@@ -116,7 +115,7 @@ pub fn decode(
             linears: parts.map(|(weight, bias)| (&packed[&address(weight)], bias)),
             head_dim: weights.head_dim,
         };
-        let y = decode_layer(x, &layer, [&rotary.cos, &rotary.sin], keys);
+        let y = decode_layer(x, &layer, [&rotary.cos, &rotary.sin], kv);
         Some(y.expect("a cache that fits the model"))
     })
 }

@@ -1,8 +1,7 @@
-//! Rotary position embedding: the rotation itself. Which position turns which channel is the
-//! families' affair.
+//! Rotary position embedding: the rotation itself. Families decide which position rotates which channel.
 
 use tch::{Kind, Tensor};
-use torch::{fuses, rotate};
+use torch::{has_cpu_kernel, rotate};
 
 /// Cosines and sines of every token, `[T, head_dim]` each, second half equal to the first.
 #[derive(Debug)]
@@ -20,9 +19,9 @@ impl Rotary {
         Rotary { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
     }
 
-    /// Turns `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
+    /// Rotates `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
     pub fn apply(&self, x: &Tensor) -> Tensor {
-        if fuses(x) {
+        if has_cpu_kernel(x) {
             return rotate(x, &self.cos, &self.sin).expect("an angle for each token and channel");
         }
         let kind = x.kind();

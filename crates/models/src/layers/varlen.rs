@@ -1,5 +1,4 @@
-//! Attention over segments of different lengths without padding: each is a sequence of queries, its keys
-//! are those of its prompt and its own.
+//! Variable-length attention over segments: each is a sequence of queries whose keys are those of its prompt and its own.
 
 use tch::{Device, Tensor};
 use torch::{SequenceLens, variable_length_attention};

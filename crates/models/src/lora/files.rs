@@ -1,7 +1,6 @@
 //! Adapters in PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use base::model_folder::ADAPTER_CONFIG as CONFIG;
@@ -11,7 +10,7 @@ use torch::{Written, read_tensors, write_tensors};
 
 use super::patterns::Patterns;
 use crate::ModelError;
-use crate::checkpoint::write_json;
+use crate::checkpoint::{read_json, write_json};
 use crate::model::VisionLanguageModel;
 
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -19,7 +18,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the name of a layer.
 const WRAPPER: &str = "base_model.model.";
 
-/// An adapter as it lies on the disk.
+/// An adapter on disk.
 #[derive(Debug)]
 pub struct SavedAdapter {
     /// Its folder.
@@ -44,7 +43,7 @@ impl SavedAdapter {
     /// # Errors
     /// A missing or broken file, a kind of adapter that is not built, a matrix without its other half.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
-        let config = read_config(folder)?;
+        let config = read_json(&folder.join(CONFIG))?;
         let refuse = |cause: String| ModelError::Config { path: folder.join(CONFIG), cause };
         check_kind(&config).map_err(refuse)?;
         let number = |key: &str| {
@@ -81,14 +80,6 @@ impl SavedAdapter {
     pub fn modules(&self) -> impl Iterator<Item = &str> {
         self.matrices.keys().map(String::as_str)
     }
-}
-
-fn read_config(folder: &Path) -> Result<Value, ModelError> {
-    let path = folder.join(CONFIG);
-    let text = fs::read_to_string(&path)
-        .map_err(|source| ModelError::Io { path: path.clone(), source })?;
-    serde_json::from_str(&text)
-        .map_err(|e| ModelError::Config { path, cause: format!("not JSON: {e}") })
 }
 
 /// What would change the meaning of the matrices, and is not built.
@@ -190,7 +181,7 @@ pub fn save_adapter(
         .list
         .iter()
         .filter(|p| p.is_adapter)
-        .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.exact()?)))
+        .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.master_weight()?)))
         .collect::<Result<_, torch::TorchError>>()?;
     let written = write_tensors(&folder.join(WEIGHTS), &tensors)?;
     let differing = |value: fn(&(i64, f64)) -> Value| -> Map<String, Value> {

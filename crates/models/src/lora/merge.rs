@@ -19,8 +19,8 @@ use crate::{ModelError, contradictions};
 /// An adapter whose layers or shapes are not those of `base`, a file that cannot be read or written.
 pub fn merge_adapter(base: &Path, adapter: &SavedAdapter, target: &Path) -> Result<(), ModelError> {
     let files = WeightFiles::open(base)?;
-    contradictions::say_of_adapter(&adapter.folder, base);
-    contradictions::say_of_files(&files, base);
+    contradictions::warn_of_adapter(&adapter.folder, base);
+    contradictions::warn_of_files(&files, base);
     check(&files, base, adapter)?;
     let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for name in files.names() {

@@ -40,13 +40,13 @@ pub struct LoraOptions {
 /// Where a model's adapters come from.
 #[derive(Debug)]
 pub enum AdapterSource<'a> {
-    /// New ones, that change nothing yet.
+    /// New ones, which change nothing yet.
     New(&'a LoraOptions),
     /// Those of a PEFT folder.
     Saved(&'a SavedAdapter),
 }
 
-/// What a model knows of its adapters.
+/// The adapters of a model.
 #[derive(Debug)]
 pub struct Lora {
     /// Rank of the update.
@@ -66,7 +66,7 @@ pub struct Lora {
 #[derive(Debug, Default)]
 struct Switch {
     is_off: Cell<bool>,
-    /// Set while training: what the dropout masks are drawn from.
+    /// Set while training: the key of the dropout masks.
     dropout_key: Cell<Option<u64>>,
 }
 
@@ -90,8 +90,7 @@ impl Lora {
         result
     }
 
-    /// Runs `work` with dropout; equal keys drop equal inputs, so that a layer computed again for its
-    /// gradient computes the same.
+    /// Runs `work` with dropout. Equal keys drop equal inputs, so that a recomputed layer computes the same.
     pub fn with_dropout<R>(&self, key: &[u64], work: impl FnOnce() -> R) -> R {
         let key = key.iter().fold(0, |all, &part| mixed(all, part));
         let key = (self.dropout > 0.0).then_some(key);
@@ -111,7 +110,7 @@ pub(crate) struct Adapter {
     pub(crate) b: Tensor,
     scale: f64,
     dropout: f64,
-    /// Tells its dropout masks from those of other layers.
+    /// Separates its dropout masks from those of other layers.
     number: u64,
     switch: Rc<Switch>,
 }
@@ -134,7 +133,7 @@ impl Adapter {
     }
 }
 
-/// One number of two, spread over all bits (the finalizer of SplitMix64).
+/// Mixes two numbers into one (the finalizer of SplitMix64).
 fn mixed(key: u64, number: u64) -> u64 {
     let mut z = key ^ number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -145,7 +144,7 @@ fn mixed(key: u64, number: u64) -> u64 {
 /// Makes the adapters of a model, layer by layer.
 pub(crate) struct Adapters<'a> {
     source: AdapterSource<'a>,
-    /// `alpha / rank` of the layer that was answered last.
+    /// `alpha / rank` of the last layer.
     scale: f64,
     pub(crate) lora: Lora,
 }
@@ -166,7 +165,7 @@ impl<'a> Adapters<'a> {
         Adapters { source, scale, lora }
     }
 
-    /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A misfit goes to `problems`.
+    /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A mismatch goes to `problems`.
     pub(crate) fn matrices(
         &mut self,
         module: &str,
@@ -215,7 +214,7 @@ impl<'a> Adapters<'a> {
         Ok(Some(matrices))
     }
 
-    /// The adapter of the layer that [`Adapters::matrices`] answered last, in the compute type.
+    /// The adapter of the last layer of [`Adapters::matrices`], in the compute type.
     pub(crate) fn adapter(&self, a: Tensor, b: Tensor) -> Adapter {
         Adapter {
             a,
@@ -247,7 +246,7 @@ impl<'a> Adapters<'a> {
     }
 }
 
-/// `A` at the start as in PEFT: uniform within `1 / sqrt(in)`, by the layer's name, not its place.
+/// The initial `A` as in PEFT: uniform within `1 / sqrt(in)`, keyed by the layer's name.
 fn start(seed: u64, module: &str, rank: i64, input: i64) -> Result<Tensor, ModelError> {
     let name = module.bytes().fold(0u64, |hash, byte| mixed(hash, u64::from(byte)));
     let bound = 1.0 / (input as f64).sqrt();

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use torch::{TorchError, WeightFiles};
 
-use super::twice::{check_quantization, check_weights_key, contradictions, tied};
+use super::config_conflicts::{check_quantization, check_weights_key, contradictions, tied};
 use crate::ModelError;
 use crate::contradictions::stays_tied;
 use base::model_folder::read_config;
@@ -19,7 +19,7 @@ pub struct Config {
     pub text: TextConfig,
     /// Vision tower.
     pub vision: VisionConfig,
-    /// Token that stands for one merged image patch.
+    /// Placeholder token of one merged image patch.
     pub image_token_id: u32,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
@@ -263,7 +263,7 @@ impl Config {
         self.check_kinds()
     }
 
-    /// Sizes between 1 and what no model comes near: beyond, products overflow and memory ends.
+    /// Sizes from 1 to limits far above any model: beyond, products overflow and memory runs out.
     fn check_sizes(&self) -> Result<(), String> {
         let (text, vision) = (&self.text, &self.vision);
         let within = |limit: i64, list: &[(&str, i64)]| {

@@ -10,9 +10,9 @@
 //! | head | `lm_head.weight`, absent or equal to the embedding when tied | the same |
 
 mod config;
+mod config_conflicts;
 mod rope;
 mod text;
-mod twice;
 mod vision;
 
 use std::path::Path;
@@ -24,14 +24,14 @@ use torch::WeightFiles;
 pub use config::{Config, TextConfig, VisionConfig};
 
 use crate::checkpoint::HEAD;
+use crate::checkpointing::Checkpointing;
 use crate::features::{FeatureCache, TowerFeatures};
 use crate::layers::Linear;
-use crate::layers::attention::Attend;
+use crate::layers::attention::AttentionBackend;
 use crate::layers::rotary::Rotary;
 use crate::lora::AdapterSource;
 use crate::model::{LoadOptions, PromptPositions, TextShape, VisionLanguageModel};
 use crate::parameters::{Builder, Parameters};
-use crate::tape::Tape;
 use crate::{ModelError, contradictions};
 
 /// Qwen2.5-VL with its weights.
@@ -48,7 +48,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a Hugging Face folder, and lays adapters over it where asked to.
+    /// Loads a Hugging Face folder, with adapters if given.
     ///
     /// # Errors
     /// A configuration that does not parse, or weights that do not fit it, all listed.
@@ -59,14 +59,13 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let mut config = Config::read(folder)?;
         let files = WeightFiles::open(folder)?;
-        contradictions::say_of_files(&files, folder);
+        contradictions::warn_of_files(&files, folder);
         config.tie_word_embeddings =
             config.tie_word_embeddings && contradictions::stays_tied(&files, folder)?;
         Self::build(config, Builder::new(&files, options, adapters), options, folder)
     }
 
-    /// A model of the sizes of `config` whose weights are all one number: it takes the memory and the time of
-    /// one that knows something.
+    /// A model of the sizes of `config` with constant weights, to measure memory and time.
     ///
     /// # Errors
     /// libtorch's own, and targets of adapters that name no layer.
@@ -175,11 +174,11 @@ impl VisionLanguageModel for Model {
 
     fn vision_stages<'a>(
         &'a self,
-        tape: &mut Tape<'a>,
+        checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
     ) -> Tensor {
-        self.visual.stages(tape, pixel_values, grids)
+        self.visual.stages(checkpointing, pixel_values, grids)
     }
 
     fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError> {
@@ -205,9 +204,9 @@ impl VisionLanguageModel for Model {
         index: usize,
         hidden: &Tensor,
         rotary: &Rotary,
-        attend: &mut dyn Attend,
+        backend: &mut dyn AttentionBackend,
     ) -> Tensor {
-        self.text.layers[index].forward(index, hidden, rotary, attend)
+        self.text.layers[index].forward(index, hidden, rotary, backend)
     }
 
     fn final_norm(&self, hidden: &Tensor) -> Tensor {

@@ -40,7 +40,7 @@ pub fn prompt_positions(
     PromptPositions { positions, next }
 }
 
-/// Rotation of packed text tokens: each frequency turns by the position of its section's axis.
+/// Rotary embedding of packed text tokens: each frequency uses the position of its section's axis.
 pub fn text_rotary(config: &TextConfig, position_ids: &Tensor, kind: Kind) -> Rotary {
     let device = position_ids.device();
     let frequencies = inverse_frequencies(config.head_dim(), config.rope_theta(), device);
@@ -55,7 +55,7 @@ pub fn text_rotary(config: &TextConfig, position_ids: &Tensor, kind: Kind) -> Ro
     Rotary::from_angles(&Tensor::cat(&parts, 1), kind)
 }
 
-/// Order and neighbourhoods of the patches of a batch of images.
+/// Order and windows of the patches of a batch of images.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PatchOrder {
     /// `[merged]`: which merged patch stands at each place, windows contiguous.
@@ -103,7 +103,7 @@ pub fn patch_order(config: &VisionConfig, grids: &[[usize; 3]]) -> PatchOrder {
     order
 }
 
-/// Patches of a merged token stand together: row by row of tokens, then row by row inside.
+/// Patches of a merged token are adjacent: tokens row by row, then patches row by row inside.
 fn push_positions(positions: &mut Vec<[i64; 2]>, rows: usize, columns: usize, merge: usize) {
     for row in 0..rows {
         for column in 0..columns {
@@ -116,7 +116,7 @@ fn push_positions(positions: &mut Vec<[i64; 2]>, rows: usize, columns: usize, me
     }
 }
 
-/// Rotation of patches, in f32: the first half of a head's angles by height, the second by width.
+/// Rotary embedding of patches, in f32: the first half of a head's angles by height, the second by width.
 pub fn vision_rotary(config: &VisionConfig, positions: &[[i64; 2]], device: Device) -> Rotary {
     let head_dim = config.hidden_size / config.num_heads;
     let frequencies = inverse_frequencies(head_dim / 2, config.rope_theta(), device);

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::config::TextConfig;
 use crate::ModelError;
-use crate::layers::attention::Attend;
+use crate::layers::attention::AttentionBackend;
 use crate::layers::packed::{DecoderWeights, decode};
 use crate::layers::rotary::Rotary;
 use crate::layers::{GatedMlp, Linear, RmsNorm, normed_all};
@@ -27,7 +27,7 @@ impl TextModel {
     /// Takes the text model's tensors below the builder's path.
     ///
     /// # Errors
-    /// Only libtorch's own; misfits are collected by the builder.
+    /// Only libtorch's own; mismatches are collected by the builder.
     pub fn load(builder: &mut Builder<'_>, config: &TextConfig) -> Result<Self, ModelError> {
         let embed = [config.vocab_size, config.hidden_size];
         Ok(TextModel {
@@ -73,16 +73,16 @@ impl DecoderLayer {
         })
     }
 
-    /// `[T, hidden_size] -> [T, hidden_size]`; `index` tells `attend` which layer asks.
+    /// `[T, hidden_size] -> [T, hidden_size]`; `index` is the layer's, for `backend`.
     pub fn forward(
         &self,
         index: usize,
         x: &Tensor,
         rotary: &Rotary,
-        attend: &mut dyn Attend,
+        backend: &mut dyn AttentionBackend,
     ) -> Tensor {
-        if let Some(keys) = attend.decode_keys(index)
-            && let Some(y) = decode(x, &self.weights(), rotary, &keys)
+        if let Some(kv) = backend.kv_view(index)
+            && let Some(y) = decode(x, &self.weights(), rotary, &kv)
         {
             return y;
         }
@@ -91,8 +91,8 @@ impl DecoderLayer {
         let [q, k, v] =
             normed_all(&self.input_layernorm, x, [&self.q_proj, &self.k_proj, &self.v_proj])
                 .map(|x| x.view([tokens, -1, self.head_dim]));
-        let seen = attend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.o_proj.forward(&seen.reshape([tokens, -1]));
+        let attended = backend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
+        let x = x + self.o_proj.forward(&attended.reshape([tokens, -1]));
         self.mlp.forward(&x)
     }
 

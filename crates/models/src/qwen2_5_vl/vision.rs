@@ -10,11 +10,11 @@ use tch::Tensor;
 use super::config::VisionConfig;
 use super::rope::{patch_order, vision_rotary};
 use crate::ModelError;
+use crate::checkpointing::Checkpointing;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::rotary::Rotary;
 use crate::layers::{GatedMlp, Linear, RmsNorm, normed_all};
 use crate::parameters::Builder;
-use crate::tape::Tape;
 
 const EPS: f64 = 1e-6;
 
@@ -31,7 +31,7 @@ impl VisionTower {
     /// Takes the tower's tensors below the builder's path.
     ///
     /// # Errors
-    /// Only libtorch's own; misfits are collected by the builder.
+    /// Only libtorch's own; mismatches are collected by the builder.
     pub fn load(builder: &mut Builder<'_>, config: &VisionConfig) -> Result<Self, ModelError> {
         let side = config.patch_size as i64;
         let kernel =
@@ -47,7 +47,7 @@ impl VisionTower {
     /// `pixel_values [patches, patch_dim] -> [merged patches, out_hidden_size]`, stage by stage.
     pub fn stages<'a>(
         &'a self,
-        tape: &mut Tape<'a>,
+        checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
     ) -> Tensor {
@@ -67,16 +67,16 @@ impl VisionTower {
         let (windowed, full) = (attention(order.window_lens), attention(order.frame_lens));
 
         let index = window_index.shallow_clone();
-        let mut x =
-            tape.run(pixel_values, move |x| permute(&self.patch_embed.forward(x), &index, merge));
+        let mut x = checkpointing
+            .run(pixel_values, move |x| permute(&self.patch_embed.forward(x), &index, merge));
         for (i, block) in self.blocks.iter().enumerate() {
             let seen =
                 if self.config.fullatt_block_indexes.contains(&i) { &full } else { &windowed };
             let (seen, rotary) = (seen.clone(), rotary.clone());
-            x = tape.run(&x, move |x| block.forward(x, &rotary, &seen));
+            x = checkpointing.run(&x, move |x| block.forward(x, &rotary, &seen));
         }
-        let back = window_index.argsort(0, false);
-        tape.run(&x, move |x| self.merger.forward(x).index_select(0, &back))
+        let original_order = window_index.argsort(0, false);
+        checkpointing.run(&x, move |x| self.merger.forward(x).index_select(0, &original_order))
     }
 }
 
@@ -116,11 +116,11 @@ impl VisionBlock {
         let [qkv] = normed_all(&self.norm1, x, [&self.qkv]);
         let qkv = qkv.view([patches, 3, self.num_heads, -1]);
         let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
-        // A view that is kept for the way back would keep all three.
+        // A saved view would keep all three alive until the backward pass.
         let v = v.contiguous();
         drop(qkv);
-        let seen = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.proj.forward(&seen.reshape([patches, -1]));
+        let attended = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
+        let x = x + self.proj.forward(&attended.reshape([patches, -1]));
         self.mlp.forward(&x)
     }
 }

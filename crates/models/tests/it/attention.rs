@@ -94,24 +94,24 @@ fn compare(
     Ok(())
 }
 
-/// Prompts with the lengths of their answers, in the order of training (each prompt before its
-/// answers) or of `late` answers after all prompts, one of each group in turn.
+/// Prompts with the lengths of their completions, in the order of training (each prompt before its
+/// completions) or of `late` completions after all prompts, one of each group in turn.
 fn layout(groups: &[(usize, Vec<usize>)], late: bool) -> Layout {
     let mut layout = Layout::default();
     if !late {
-        for (prompt, answers) in groups {
+        for (prompt, completions) in groups {
             let prompt = layout.push(*prompt, None);
-            for &answer in answers {
-                layout.push(answer, Some(prompt));
+            for &completion in completions {
+                layout.push(completion, Some(prompt));
             }
         }
         return layout;
     }
     let prompts: Vec<usize> = groups.iter().map(|(len, _)| layout.push(*len, None)).collect();
     for turn in 0..4 {
-        for (&prompt, (_, answers)) in prompts.iter().zip(groups) {
-            if let Some(&answer) = answers.get(turn) {
-                layout.push(answer, Some(prompt));
+        for (&prompt, (_, completions)) in prompts.iter().zip(groups) {
+            if let Some(&completion) = completions.get(turn) {
+                layout.push(completion, Some(prompt));
             }
         }
     }
@@ -122,7 +122,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn answers_over_prompts(
+    fn completions_over_prompts(
         groups in prop::collection::vec((1usize..7, prop::collection::vec(1usize..7, 0..5)), 1..5),
         late: bool,
         grouped: bool,
@@ -137,7 +137,7 @@ proptest! {
     }
 }
 
-/// The shapes that take the paths without gathering: blocks in order, one group of equal answers.
+/// The shapes that take the paths without gathering: blocks in order, one group of equal completions.
 #[test]
 fn regular_layouts() {
     for groups in [
@@ -156,9 +156,9 @@ fn regular_layouts() {
 
 #[test]
 #[should_panic(expected = "a prefix has no prefix itself")]
-fn an_answer_is_no_prompt() {
+fn a_completion_is_no_prompt() {
     let mut layout = Layout::default();
     let prompt = layout.push(2, None);
-    let answer = layout.push(2, Some(prompt));
-    layout.push(2, Some(answer));
+    let completion = layout.push(2, Some(prompt));
+    layout.push(2, Some(completion));
 }

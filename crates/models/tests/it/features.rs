@@ -15,7 +15,8 @@ use tch::{Device, Kind, Tensor};
 use torch::{read_tensors, write_tensors};
 
 use crate::support::{
-    checkpoint, copy, edit_config, edit_weights, load_as, logits, max_difference, picture, prompt,
+    checkpoint, copy, edit_config, edit_weights, load_as, logits, max_difference, prompt,
+    test_image,
 };
 
 const LARGE: usize = 1 << 20;
@@ -34,7 +35,7 @@ fn frozen(folder: &Path, cache: Option<&Rc<FeatureCache>>) -> Box<dyn VisionLang
     model
 }
 
-/// Features of pictures through a cache of its own over `store`, and what it did.
+/// Features of images through a cache of its own over `store`, and what it did.
 fn stored(folder: &Path, store: &Path, images: &[Arc<PreparedImage>]) -> (Tensor, FeatureStats) {
     let cache = cache(LARGE, Some(store));
     let model = frozen(folder, Some(&cache));
@@ -47,13 +48,13 @@ fn counts(stats: FeatureStats) -> [usize; 3] {
     [stats.hits, stats.loads, stats.misses]
 }
 
-/// Two sizes, one picture in two prompts, one equal to another without being the same.
+/// Two sizes, one image in two prompts, one equal to another without being the same.
 fn items() -> Vec<(Prompt, Vec<Vec<u32>>)> {
-    let (a, b) = (picture(1, 4, 6), picture(2, 18, 12));
+    let (a, b) = (test_image(1, 4, 6), test_image(2, 18, 12));
     vec![
         (prompt(&[1, 2], &[a.clone(), b.clone()], &[3]), vec![vec![7, 8, 9], vec![10]]),
         (prompt(&[4, 5, 6], &[], &[]), vec![vec![11, 12]]),
-        (prompt(&[4], &[b, picture(1, 4, 6)], &[1, 1]), vec![]),
+        (prompt(&[4], &[b, test_image(1, 4, 6)], &[1, 1]), vec![]),
     ]
 }
 
@@ -65,7 +66,7 @@ fn kept_features_are_the_computed_ones() {
         let cache = cache(LARGE, None);
         let model = frozen(&checkpoint, Some(&cache));
         let cold = logits(model.as_ref(), &items);
-        // The copy of the small picture is found though it is in the same batch.
+        // The copy of the small image is found though it is in the same batch.
         assert_eq!(counts(cache.stats()), [1, 0, 2]);
         let scale = f64::try_from(expected.abs().max()).unwrap();
         assert!(max_difference(&cold, &expected) < 1e-6 * scale.max(1.0));
@@ -88,7 +89,7 @@ fn kept_features_are_the_computed_ones() {
 fn only_equal_towers_share() {
     let nested = checkpoint("nested");
     let cache = cache(LARGE, None);
-    let image = [picture(1, 6, 10)];
+    let image = [test_image(1, 6, 10)];
     let ask = |model: Box<dyn VisionLanguageModel>| {
         let before = cache.stats();
         let mut model = model;
@@ -182,7 +183,7 @@ fn frozen_parts_hold_no_masters() {
 fn the_folder_serves_later_runs() {
     let store = tempfile::tempdir().unwrap();
     let nested = checkpoint("nested");
-    let images = [picture(1, 4, 6), picture(2, 18, 12)];
+    let images = [test_image(1, 4, 6), test_image(2, 18, 12)];
     let (first, stats) = stored(&nested, store.path(), &images);
     assert_eq!(counts(stats), [0, 0, 2]);
     assert_eq!(files(store.path()).len(), 2);
@@ -220,7 +221,7 @@ fn files(store: &Path) -> Vec<PathBuf> {
 fn damaged_files_are_named_computed_again_and_replaced() {
     let store = tempfile::tempdir().unwrap();
     let nested = checkpoint("nested");
-    let image = [picture(1, 4, 6)];
+    let image = [test_image(1, 4, 6)];
     let (expected, _) = stored(&nested, store.path(), &image);
     let [path] = &files(store.path())[..] else {
         panic!("one image, one file");
@@ -288,7 +289,7 @@ fn a_folder_that_cannot_be_written_is_said_once() {
     let cache = cache(LARGE, Some(&store));
     let model = frozen(&checkpoint("nested"), Some(&cache));
     fs::remove_dir_all(&store).unwrap();
-    let images = [picture(1, 4, 6), picture(2, 4, 4), picture(3, 4, 4)];
+    let images = [test_image(1, 4, 6), test_image(2, 4, 4), test_image(3, 4, 4)];
     let features = model.features().unwrap().of(model.as_ref(), &images);
     assert_eq!(features.size(), [14, 32]);
     assert_eq!(counts(cache.stats()), [0, 0, 3]);
@@ -306,7 +307,7 @@ fn a_folder_that_cannot_be_written_is_said_once() {
 #[test]
 fn many_may_write_one_folder() {
     let store = tempfile::tempdir().unwrap();
-    let images: Vec<_> = (0..12).map(|i| picture(i, 4, 4 + 2 * (i % 3))).collect();
+    let images: Vec<_> = (0..12).map(|i| test_image(i, 4, 4 + 2 * (i % 3))).collect();
     let nested = checkpoint("nested");
     let model = frozen(&nested, Some(&cache(LARGE, None)));
     let expected = model.features().unwrap().of(model.as_ref(), &images);

@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod attention;
-mod batch;
+mod checkpointing;
 mod config;
 mod contradictions;
 mod features;
 mod files;
+mod inputs;
 mod patterns;
 mod save;
 mod support;
-mod tape;
 mod weights;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base::{PreparedImage, Prompt};
 use models::model::forward;
 use models::{
-    BatchBuilder, LoadOptions, ModelError, PackedAttention, Tape, TrainedParts,
+    Checkpointing, InputsBuilder, LoadOptions, ModelError, PackedAttention, TrainedParts,
     VisionLanguageModel, load_model,
 };
 use serde_json::Value;
@@ -92,7 +92,7 @@ pub fn assert_names(message: &str, parts: &[&str]) {
 }
 
 /// An image of `height x width` patches whose pixels depend on `number`.
-pub fn picture(number: usize, height: usize, width: usize) -> Arc<PreparedImage> {
+pub fn test_image(number: usize, height: usize, width: usize) -> Arc<PreparedImage> {
     let pixel_values = (0..height * width * PATCH_DIM)
         .map(|i| ((i + 1) as f32 * 0.37 + number as f32).sin())
         .collect();
@@ -112,13 +112,13 @@ pub fn prompt(before: &[u32], images: &[Arc<PreparedImage>], after: &[u32]) -> P
     Prompt { ids, images: images.to_vec() }
 }
 
-/// Logits of every token of packed prompts, each with its answers: `[T, vocab_size]`, f32.
+/// Logits of every token of packed prompts, each with its completions: `[T, vocab_size]`, f32.
 pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]) -> Tensor {
-    let mut builder = BatchBuilder::new(model);
-    for (prompt, answers) in items {
+    let mut builder = InputsBuilder::new(model);
+    for (prompt, completions) in items {
         let segment = builder.push_prompt(prompt).unwrap();
-        for answer in answers {
-            builder.push_answer(segment, answer);
+        for completion in completions {
+            builder.push_completion(segment, completion);
         }
     }
     let batch = builder.build();
@@ -126,15 +126,15 @@ pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]
         let (kind, device) = model.compute();
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
         let rotary = model.rotary(&batch.position_ids);
-        let mut tape = Tape::new(false);
-        let hidden = forward(model, &mut tape, &batch, &attention, &rotary);
+        let mut checkpointing = Checkpointing::new(false);
+        let hidden = forward(model, &mut checkpointing, &batch, &attention, &rotary);
         model.logits(&hidden).to_kind(Kind::Float)
     })
 }
 
-/// Logits of one prompt with an image and an answer.
+/// Logits of one prompt with an image and a completion.
 pub fn sample_logits(model: &dyn VisionLanguageModel) -> Tensor {
-    let prompt = prompt(&[537, 82, 424], &[picture(1, 6, 10)], &[392, 198, 377]);
+    let prompt = prompt(&[537, 82, 424], &[test_image(1, 6, 10)], &[392, 198, 377]);
     logits(model, &[(prompt, vec![vec![27, 332, 29]])])
 }
 

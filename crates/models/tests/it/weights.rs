@@ -155,8 +155,8 @@ fn bf16_training_keeps_the_exact_weights() {
     for parameter in &model.parameters().list {
         let exact = &stored[&parameter.name];
         let size = exact.size();
-        assert!(matches!(parameter.master, Master::Split { host: None, .. }));
-        let master = parameter.exact().unwrap();
+        assert!(matches!(parameter.master, Master::Bf16 { host: None, .. }));
+        let master = parameter.master_weight().unwrap();
         assert_eq!(exact.kind(), Kind::Float);
         assert!(master.view(size.as_slice()).equal(exact));
         assert!(!master.requires_grad());

@@ -1,13 +1,13 @@
-// Attention of one new token of each slot over its prompt and its answer.
+// Decoding attention: one new token per slot over its prompt and its completion so far.
 
 #pragma once
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace vlm_r1 {
 namespace {
 
-// Scores of Q queries with `keys` keys that lie as columns of [head_dim, width]; 16 columns are read at a time.
+// Scores of Q queries with `keys` keys stored transposed, [head_dim, width]; 16 keys are read at a time.
 template <int Q, typename T>
 inline void scores_of_columns(const float *q, const T *columns, int64_t width, int64_t keys, int64_t head_dim,
                               float *scores, int64_t stride) {
@@ -37,7 +37,7 @@ inline void scores_of_columns(const float *q, const T *columns, int64_t width, i
   }
 }
 
-// The same with keys that lie as rows of [keys, head_dim].
+// The same with keys stored as [keys, head_dim].
 template <int Q, typename T>
 inline void scores_of_rows(const float *q, const T *rows, int64_t keys, int64_t head_dim, float *scores,
                            int64_t stride) {
@@ -73,8 +73,8 @@ inline void add_weighted(const float *weights, int64_t stride, const T *values, 
   });
 }
 
-// Scores to exponentials of their distance from the largest; returns one over their sum. Up to 15 numbers behind the
-// last are overwritten; the least exponential is too small to count.
+// Replaces scores by exp(score - largest) and returns 1 / their sum (softmax without the division). Up to 15 numbers behind the
+// last are overwritten; what they add to the sum is too small to count.
 inline float soften(float *scores, int64_t n, float scale) {
   for (int64_t i = n; i % LANES != 0; ++i) scores[i] = -INFINITY;
   Lanes most = all(-INFINITY);
@@ -92,21 +92,21 @@ inline float soften(float *scores, int64_t n, float scale) {
 // Q queries of one slot over one key head.
 template <int Q, typename T>
 inline void attend(const DecodeAttention<T> &a, int64_t slot, int64_t kv_head, int64_t first_head, float *scratch) {
-  const int64_t dim = a.head_dim, prompt = a.prompt_lens[slot], answer = a.places[slot] + 1;
-  const int64_t row = a.rows[slot] * a.kv_heads + kv_head, own = slot * a.kv_heads + kv_head;
-  // Scores of the prompt are written 16 at a time: those behind its end are overwritten by the answer's.
-  const int64_t stride = (a.prompt_width + a.answer_width + 31) / 16 * 16;
+  const int64_t dim = a.head_dim, prompt = a.prompt_lens[slot], completion = a.completion_lens[slot] + 1;
+  const int64_t row = a.prompt_indices[slot] * a.kv_heads + kv_head, own = slot * a.kv_heads + kv_head;
+  // Scores of the prompt are written 16 at a time: those behind its end are overwritten by the completion's.
+  const int64_t stride = (a.prompt_width + a.completion_width + 31) / 16 * 16;
   float *scores = scratch, *q = scratch + Q * stride;
   const T *from = a.q + (slot * a.heads + first_head) * dim;
   for (int64_t i = 0; i < Q * dim; ++i) q[i] = read(from + i);
   scores_of_columns<Q>(q, a.prompt_keys + row * dim * a.prompt_width, a.prompt_width, prompt, dim, scores, stride);
-  scores_of_rows<Q>(q, a.answer_keys + own * a.answer_width * dim, answer, dim, scores + prompt, stride);
+  scores_of_rows<Q>(q, a.completion_keys + own * a.completion_width * dim, completion, dim, scores + prompt, stride);
   float inverse[Q];
-  for (int i = 0; i < Q; ++i) inverse[i] = soften(scores + i * stride, prompt + answer, a.scale);
+  for (int i = 0; i < Q; ++i) inverse[i] = soften(scores + i * stride, prompt + completion, a.scale);
   float *sums = q;
   for (int64_t i = 0; i < Q * dim; ++i) sums[i] = 0;
   add_weighted<Q>(scores, stride, a.prompt_values + row * a.prompt_width * dim, prompt, dim, sums);
-  add_weighted<Q>(scores + prompt, stride, a.answer_values + own * a.answer_width * dim, answer, dim, sums);
+  add_weighted<Q>(scores + prompt, stride, a.completion_values + own * a.completion_width * dim, completion, dim, sums);
   T *to = a.output + (slot * a.heads + first_head) * dim;
   for (int i = 0; i < Q; ++i) {
     for (int64_t d = 0; d < dim; ++d) write(to + i * dim + d, sums[i * dim + d] * inverse[i]);
@@ -118,9 +118,9 @@ void decode_attention(const DecodeAttention<T> &a, int64_t from, int64_t to, flo
   const int64_t repeats = a.heads / a.kv_heads;
   for (int64_t pair = from; pair < to; ++pair) {
     const int64_t slot = pair / a.kv_heads, kv_head = pair % a.kv_heads;
-    const int64_t line = (pair * a.answer_width + a.places[slot]) * a.head_dim;
-    memcpy(a.answer_keys + line, a.k + pair * a.head_dim, a.head_dim * sizeof(T));
-    memcpy(a.answer_values + line, a.v + pair * a.head_dim, a.head_dim * sizeof(T));
+    const int64_t offset = (pair * a.completion_width + a.completion_lens[slot]) * a.head_dim;
+    memcpy(a.completion_keys + offset, a.k + pair * a.head_dim, a.head_dim * sizeof(T));
+    memcpy(a.completion_values + offset, a.v + pair * a.head_dim, a.head_dim * sizeof(T));
     int64_t head = kv_head * repeats;
     const int64_t end = head + repeats;
     for (; head + 4 <= end; head += 4) attend<4>(a, slot, kv_head, head, scratch);

@@ -1,13 +1,13 @@
-// What sampling does on the CPU, without gradients: attention of new tokens, linear layers of packed weights, the choice of tokens.
+// CPU kernels of sampling, without gradients: decoding attention, packed linear layers, whole decoder layers, token sampling.
 
-#include "operation.h"
-#include "team.h"
+#include "torch_op.h"
+#include "thread_team.h"
 
 #include <ATen/core/grad_mode.h>
 #include <memory>
 #include <vector>
 
-#include "../guarded.h"
+#include "../catch.h"
 
 namespace {
 
@@ -18,7 +18,7 @@ struct Heads {
   int64_t queries, keys, dim;
 };
 
-// `cache`: prompt keys, prompt values, answer keys, answer values, rows, prompt lengths, places.
+// `cache`: the tensors of `KvView` in order.
 template <typename T>
 DecodeAttention<T> attention(const T *q, const T *k, const T *v, T *output, Tensor **cache, Heads heads, double scale) {
   return {
@@ -92,7 +92,7 @@ class DecodeLayer {
       add_to(team, o, x);
       team.wait();
       normalise(team, between, post_norm);
-      // A thread activates what it multiplied itself.
+      // Each thread activates its own outputs: no barrier.
       const auto [from, to] = team.share(panels(inner));
       for (const auto &layer : gate_up) typed<T>().packed_linear(layer, arranged.get(), rows, from, to);
       activate(from * 16, std::min(inner, to * 16));
@@ -110,7 +110,7 @@ class DecodeLayer {
     team.arrange(normed, rows, hidden, arranged.get());
   }
 
-  // Rotation and attention of pairs of slot and key head.
+  // Rotary embedding and attention of work items (slot, kv head).
   void over_keys(Team &team) {
     const auto [from, to] = team.share(rows * attend.kv_heads);
     float *own = scratch.get() + team.thread() * decode_scratch(attend);
@@ -126,7 +126,7 @@ class DecodeLayer {
     }
   }
 
-  // Into the layer's output, on top of `residual`; the sum is rounded after the product is.
+  // Writes residual + product; the product is rounded before the sum.
   void add_to(Team &team, const PackedLinear<T> &layer, const T *residual) {
     const auto [from, to] = team.share(panels(hidden));
     typed<T>().packed_linear(layer, arranged.get(), rows, from, to);
@@ -155,9 +155,9 @@ class DecodeLayer {
 
 extern "C" {
 
-// `tensors`: q, k, v, prompt keys, prompt values, answer keys, answer values, rows, prompt lengths, places.
+// `tensors`: q, k, v, then those of `KvView`.
 int vlm_r1_decode_attention(Tensor **tensors, double scale, Tensor **output, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     const Tensor q = tensors[0]->contiguous(), k = tensors[1]->contiguous(), v = tensors[2]->contiguous();
     for (int i = 3; i < 10; ++i) TORCH_CHECK(tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
@@ -166,7 +166,7 @@ int vlm_r1_decode_attention(Tensor **tensors, double scale, Tensor **output, cha
       using T = decltype(one);
       const auto a = attention<T>(read<T>(q), read<T>(k), read<T>(v), write<T>(y), tensors + 3, {q.size(1), k.size(1), q.size(2)}, scale);
       const int64_t pairs = q.size(0) * a.kv_heads;
-      const int64_t work = (a.heads / a.kv_heads) * (a.prompt_width + a.answer_width) * a.head_dim;
+      const int64_t work = (a.heads / a.kv_heads) * (a.prompt_width + a.completion_width) * a.head_dim;
       at::parallel_for(0, pairs, std::max<int64_t>(1, 8 * GRAIN / std::max<int64_t>(work, 1)), [&](int64_t from, int64_t to) {
         std::vector<float> scratch(decode_scratch(a));
         typed<T>().decode_attention(a, from, to, scratch.data());
@@ -178,7 +178,7 @@ int vlm_r1_decode_attention(Tensor **tensors, double scale, Tensor **output, cha
 
 // `weight [out, in]` in the order of `kernels.h`, `[panels * 16, in]` with an even `in`.
 int vlm_r1_pack_linear(Tensor *weight, Tensor **packed, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     const Tensor w = weight->contiguous();
     const int64_t in = w.size(1), out = w.size(0), panel_size = packed_size(in, 16);
@@ -198,7 +198,7 @@ int vlm_r1_pack_linear(Tensor *weight, Tensor **packed, char *error, size_t capa
 // `x [rows, in]` by `n` packed layers of `outs` outputs, each with a bias or null: `n` handles into `y`.
 int vlm_r1_packed_linears(Tensor *x, size_t n, Tensor **packed, Tensor **biases, const int64_t *outs, Tensor **y,
                           char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     const Tensor input = x->contiguous();
     const int64_t rows = input.size(0), in = input.size(1);
@@ -220,13 +220,12 @@ int vlm_r1_packed_linears(Tensor *x, size_t n, Tensor **packed, Tensor **biases,
   });
 }
 
-// A decoder layer for one new token of each slot: `x [slots, hidden]` to the same. `tensors`: x; both norms' weights; the packed
-// weights of q, k, v, o, gate, up and down, then their biases, null where there is none; cosines and sines `[slots, head_dim]`; prompt
-// keys, prompt values, answer keys, answer values, rows, prompt lengths, places. `outs`: outputs of the seven.
-// The same numbers as by the operations one after another, without waking threads for each.
+// A decoder layer over one new token per slot, `x [slots, hidden]` to the same. `tensors`: x; both norms' weights; the packed
+// weights of q, k, v, o, gate, up and down, then their biases, null where there is none; cosines and sines `[slots, head_dim]`; the
+// tensors of `KvView`. `outs`: outputs of the seven layers. Bit for bit the same as the single operations, but threads are woken once.
 int vlm_r1_decode_layer(Tensor **tensors, const int64_t *outs, int64_t head_dim, double eps, double scale, Tensor **y,
                         char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     for (int i : {0, 1, 2, 17, 18, 19, 20, 21, 22, 23, 24, 25}) {
       TORCH_CHECK(tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
@@ -240,18 +239,18 @@ int vlm_r1_decode_layer(Tensor **tensors, const int64_t *outs, int64_t head_dim,
   });
 }
 
-// `logits [rows, vocabulary]`, `banned` two masks `[vocabulary]`: for all rows, and for those that `unfinished`
-// (`[rows, 1]` or null) marks; `draws [rows]` in f64, null for the largest. Gives `[rows, 5]` in f64, see `kernels.h`.
-int vlm_r1_choose(Tensor *logits, Tensor **banned, Tensor *unfinished, Tensor *draws, double scale, Tensor **table,
+// `logits [rows, vocabulary]`; `banned`: two masks `[vocabulary]`, for all rows and for those that `unfinished` (`[rows, 1]` or null)
+// marks; `uniforms [rows]` in f64, null for greedy. Gives `[rows, 5]` in f64, see `kernels.h`.
+int vlm_r1_sample_tokens(Tensor *logits, Tensor **banned, Tensor *unfinished, Tensor *uniforms, double scale, Tensor **table,
                   char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     const Tensor scores = logits->contiguous();
     const int64_t rows = scores.size(0), n = scores.size(1);
     Tensor result = at::empty({rows, 5}, scores.options().dtype(at::kDouble));
     const bool *masks[2] = {read<bool>(*banned[0]), read<bool>(*banned[1])};
     const bool *early = unfinished ? read<bool>(*unfinished) : nullptr;
-    const double *uniform = draws ? read<double>(*draws) : nullptr;
+    const double *uniform = uniforms ? read<double>(*uniforms) : nullptr;
     double *out = write<double>(result);
     by_type(scores.scalar_type(), [&](auto one) {
       using T = decltype(one);
@@ -259,8 +258,8 @@ int vlm_r1_choose(Tensor *logits, Tensor **banned, Tensor *unfinished, Tensor *d
       at::parallel_for(0, rows, rows_at_once(4 * n), [&](int64_t a, int64_t b) {
         std::vector<float> weights(n);
         for (int64_t i = a; i < b; ++i) {
-          typed<T>().choose(from + i * n, n, static_cast<float>(scale), masks[early && early[i]],
-                            uniform ? uniform[i] : -1.0, weights.data(), out + 5 * i);
+          typed<T>().sample_token(from + i * n, n, static_cast<float>(scale), masks[early && early[i]],
+                                  uniform ? uniform[i] : -1.0, weights.data(), out + 5 * i);
         }
       });
     });

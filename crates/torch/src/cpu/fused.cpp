@@ -1,11 +1,11 @@
-// The model's small operations on the CPU, each one pass over memory, with gradients: what `kernels.h` declares,
-// for tensors. f32 and bf16; the Rust side asks for nothing else.
+// Fused operations of models on the CPU with their gradients, each one pass over memory: torch operations over `kernels.h`.
+// f32 and bf16 only; the Rust side checks that.
 
-#include "operation.h"
+#include "torch_op.h"
 
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "../guarded.h"
+#include "../catch.h"
 
 namespace {
 
@@ -14,7 +14,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows of one partial sum of a weight's gradient: sums do not depend on the number of threads.
+// Rows of one partial sum of a weight's gradient. Fixed, so that sums do not depend on the number of threads.
 constexpr int64_t ROWS_OF_A_SUM = 64;
 
 std::tuple<Tensor, Tensor> rms_norm(const Tensor &x, const Tensor &w, double eps) {
@@ -103,7 +103,7 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
   }
 };
 
-// Gradient of a weight [out, in] by those of y [rows, out]; undefined where nobody asks.
+// Gradient of a weight [out, in] from that of y [rows, out]; undefined where not needed.
 Tensor weight_gradient(const Tensor &weight, const Tensor &grad, const Tensor &x) {
   return weight.requires_grad() ? grad.t().mm(x) : Tensor();
 }
@@ -111,9 +111,9 @@ Tensor bias_gradient(const Tensor &bias, const Tensor &grad) {
   return bias.defined() && bias.requires_grad() ? grad.sum(0) : Tensor();
 }
 
-// Linear layers over a norm. Of what lies between nothing is kept: the way back computes it again, one pass over memory.
+// Linear layers fused with their RMS norm: saves the norm's input only; the backward pass recomputes the norm.
 struct NormedLinears : torch::autograd::Function<NormedLinears> {
-  // `layers`: n weights, then the biases that there are; bit i of `biased` says whether layer i has one.
+  // `layers`: n weights, then the biases that exist; bit i of `biased` says whether layer i has one.
   static variable_list forward(AutogradContext *context, const Tensor &x, const Tensor &w, at::TensorList layers,
                                int64_t n, int64_t biased, double eps) {
     const Tensor normed = std::get<0>(rms_norm(x, w, eps));
@@ -157,7 +157,7 @@ struct NormedLinears : torch::autograd::Function<NormedLinears> {
   }
 };
 
-// A linear layer over a gated activation, which is computed again on the way back.
+// A linear layer fused with its gated activation, which the backward pass recomputes.
 struct GatedLinear : torch::autograd::Function<GatedLinear> {
   static Tensor forward(AutogradContext *context, const Tensor &gate, const Tensor &up, const Tensor &weight,
                         const std::optional<Tensor> &bias) {
@@ -177,7 +177,7 @@ struct GatedLinear : torch::autograd::Function<GatedLinear> {
   }
 };
 
-// `x [tokens, heads, head_dim]`, its channels in a row.
+// `x [tokens, heads, head_dim]`, contiguous within a head.
 Tensor rotate(const Tensor &x, const Tensor &cos, const Tensor &sin, float sign) {
   const int64_t tokens = x.size(0), heads = x.size(1), head_dim = x.size(2);
   Tensor y = at::empty({tokens, heads, head_dim}, x.options());
@@ -219,8 +219,8 @@ struct Rotate : torch::autograd::Function<Rotate> {
   }
 };
 
-// `logits [rows, vocabulary]`, `targets [rows]` -> log-probabilities and entropies `[rows]` in f32. Only the logits
-// themselves are kept for the way back, in their own type.
+// `logits [rows, vocabulary]`, `targets [rows]` -> log-probabilities and entropies `[rows]` in f32. Saves only the
+// logits for the backward pass, in their own type.
 struct TokenScores : torch::autograd::Function<TokenScores> {
   static variable_list forward(AutogradContext *context, const Tensor &logits, const Tensor &targets, double scale) {
     const int64_t rows = logits.size(0), n = logits.size(1);
@@ -233,7 +233,7 @@ struct TokenScores : torch::autograd::Function<TokenScores> {
         typed<T>().log_sum_exp(from + a * n, static_cast<float>(scale), sums + a, entropies + a, b - a, n);
       });
     });
-    // Checks the targets too.
+    // Also checks the targets.
     const Tensor chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1).to(at::kFloat) * scale - lse;
     context->save_for_backward({logits, targets, lse});
     context->saved_data["scale"] = scale;
@@ -266,7 +266,7 @@ struct TokenScores : torch::autograd::Function<TokenScores> {
 extern "C" {
 
 int vlm_r1_rms_norm(Tensor *x, Tensor *w, double eps, Tensor **y, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     const Tensor from = x->contiguous();
     const bool graph = recorded({x, w});
     *y = new Tensor(graph ? RmsNorm::apply(from, *w, eps) : std::get<0>(rms_norm(from, *w, eps)));
@@ -274,7 +274,7 @@ int vlm_r1_rms_norm(Tensor *x, Tensor *w, double eps, Tensor **y, char *error, s
 }
 
 int vlm_r1_swiglu(Tensor *gate, Tensor *up, Tensor **y, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     const Tensor g = gate->contiguous(), u = up->contiguous();
     TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(), "gate and up differ");
     *y = new Tensor(recorded({gate, up}) ? SwiGlu::apply(g, u) : swiglu(g, u));
@@ -284,7 +284,7 @@ int vlm_r1_swiglu(Tensor *gate, Tensor *up, Tensor **y, char *error, size_t capa
 // `layers`: n weights, then n biases or null.
 int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, size_t n, Tensor **layers, Tensor **y, char *error,
                           size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     variable_list all;
     int64_t biased = 0;
     for (size_t i = 0; i < 2 * n; ++i) {
@@ -299,7 +299,7 @@ int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, size_t n, Tensor **l
 
 int vlm_r1_gated_linear(Tensor *gate, Tensor *up, Tensor *weight, Tensor *bias, Tensor **y, char *error,
                         size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     const Tensor g = gate->contiguous(), u = up->contiguous();
     TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(), "gate and up differ");
     *y = new Tensor(GatedLinear::apply(g, u, *weight, bias ? std::optional<Tensor>(*bias) : std::nullopt));
@@ -307,7 +307,7 @@ int vlm_r1_gated_linear(Tensor *gate, Tensor *up, Tensor *weight, Tensor *bias, 
 }
 
 int vlm_r1_rotate(Tensor *x, Tensor *cos, Tensor *sin, Tensor **y, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     TORCH_CHECK(x->dim() == 3 && cos->dim() == 2 && cos->size(0) == x->size(0) && cos->size(1) == x->size(2) &&
                     cos->sizes() == sin->sizes() && x->size(2) % 2 == 0,
                 "angles ", cos->sizes(), " do not fit ", x->sizes());
@@ -319,7 +319,7 @@ int vlm_r1_rotate(Tensor *x, Tensor *cos, Tensor *sin, Tensor **y, char *error, 
 
 int vlm_r1_token_scores(Tensor *logits, Tensor *targets, double scale, Tensor **logprobs, Tensor **entropies,
                         char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     auto results = TokenScores::apply(logits->contiguous(), targets->contiguous(), scale);
     *logprobs = new Tensor(results[0]);
     *entropies = new Tensor(results[1]);

@@ -1,6 +1,5 @@
-// See `kernels.h`. Compiled once for each instruction set, under another name (`VLM_R1_SET`). Nothing but plain C headers and functions
-// of this folder may be used here: an inline function of a library, compiled for AVX-512, could be the copy that the
-// linker keeps for everybody.
+// See `kernels.h`. Compiled once per instruction set, each time under another name (`VLM_R1_ISA`). Use only plain C headers and
+// functions of this folder: of a library's inline function the linker could keep the AVX-512 copy for everybody.
 
 #include "adamw.h"
 #include "decode_attention.h"
@@ -8,7 +7,7 @@
 #include "packed_linear.h"
 #include "pointwise.h"
 #include "segment_attention.h"
-#include "tokens.h"
+#include "logprob_kernels.h"
 
 namespace vlm_r1 {
 namespace {
@@ -29,13 +28,13 @@ constexpr TypedKernels<T> table() {
           arrange<T>,
           packed_linear<T>,
           add<T>,
-          choose<T>,
+          sample_token<T>,
           log_sum_exp<T>,
           log_prob_backward<T>};
 }
 
 }  // namespace
 
-extern const Kernels VLM_R1_SET = {table<float>(), table<bf16>(), adamw_split};
+extern const Kernels VLM_R1_ISA = {table<float>(), table<bf16>(), adamw_bf16_master};
 
 }  // namespace vlm_r1

@@ -1,8 +1,8 @@
-// Linear layers for few rows of input, by weights in the order in which they are read.
+// Linear layers for few rows of input; weights are packed in the order in which they are read.
 
 #pragma once
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace vlm_r1 {
 namespace {
@@ -13,7 +13,7 @@ constexpr int MOST_ROWS = 16;
 #else
 constexpr int MOST_ROWS = 4;
 #endif
-// How far ahead weights are asked for: the processor itself looks no further than a page.
+// How far ahead weights are prefetched; the hardware prefetcher stops at the end of a page.
 constexpr int64_t AHEAD_BYTES = 4096;
 
 template <typename T>
@@ -35,7 +35,7 @@ void pack(const T *weight, int64_t in, int64_t out, T *packed) {
   }
 }
 
-// Calls `body(row, R)` for blocks of R = 16, 8, 4, 2 or 1 rows, which a constant of its type tells.
+// Calls `body(row, R)` for blocks of R = 16, 8, 4, 2 or 1 rows; R is a compile-time constant.
 template <int R>
 struct Rows {
   static constexpr int COUNT = R;
@@ -50,7 +50,7 @@ inline void in_row_blocks(int64_t rows, F &&body) {
   if (row < rows) body(row, Rows<1>{});
 }
 
-// Arranged input: the rows of a block side by side, input after input, as f32; where bf16 is multiplied in pairs, as pairs.
+// Arranged input: the rows of a block interleaved, in f32, or in pairs where bf16 is multiplied in pairs.
 template <typename T>
 void arrange(const T *x, int64_t rows, int64_t in, int64_t from, int64_t to, float *arranged) {
   in_row_blocks(rows, [&](int64_t row, auto block) {

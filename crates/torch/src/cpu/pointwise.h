@@ -1,8 +1,8 @@
-// Norm, gated activation and rotation, forward and back.
+// RMS norm, gated activation and rotary embedding, forward and backward.
 
 #pragma once
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace vlm_r1 {
 namespace {

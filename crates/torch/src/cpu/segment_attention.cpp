@@ -1,14 +1,14 @@
-// Attention of packed segments as an operation with a gradient: tasks of `kernels.h`, handed to threads as they come free.
-// Every number is summed within one task and in one order, however many threads there are.
+// Attention of packed segments as a torch operation with a gradient: tasks of `kernels.h`, scheduled dynamically over threads.
+// Each sum lies within one task and has a fixed order, so results do not depend on the number of threads.
 
-#include "operation.h"
+#include "torch_op.h"
 
 #include <atomic>
 #include <c10/core/CPUAllocator.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <vector>
 
-#include "../guarded.h"
+#include "../catch.h"
 
 namespace {
 
@@ -17,7 +17,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Products below which a second thread costs more than it does.
+// Below this many products a second thread costs more than it saves.
 constexpr int64_t WORK_OF_A_THREAD = 1 << 20;
 
 struct Table {
@@ -29,7 +29,7 @@ struct Table {
     static_assert(sizeof(Segment) == 3 * sizeof(int64_t));
   }
 
-  // Each segment's `numbers` of `per_token` a token, at most `most` a task.
+  // Tasks over each segment's tokens times `per_token`, at most `most` a task.
   std::vector<AttentionTask> tasks(int64_t kv_heads, int64_t per_token, int64_t most) const {
     std::vector<AttentionTask> tasks;
     for (int64_t segment = 0; segment < count; ++segment) {
@@ -44,7 +44,7 @@ struct Table {
     return tasks;
   }
 
-  // Pairs of a query and a key, hidden ones included.
+  // Query-key pairs, masked ones included.
   int64_t pairs() const {
     int64_t pairs = 0;
     for (int64_t i = 0; i < count; ++i) {
@@ -86,7 +86,7 @@ SegmentAttention<T> view(const Tensor &q, const Tensor &k, const Tensor &v, cons
   return a;
 }
 
-// The output, and where `keeps` says so the log of the sum of exponentials of each row.
+// The output, and if `keeps` the log-sum-exp of each row.
 std::tuple<Tensor, Tensor> attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &segments, bool causal,
                                      bool keeps) {
   Tensor output = at::empty(q.sizes(), q.options());
@@ -157,7 +157,7 @@ extern "C" {
 
 // `qkv`: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`; `segments [n, 3]`: start, length, prefix or -1.
 int vlm_r1_segment_attention(Tensor **qkv, Tensor *segments, int causal, Tensor **output, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     const auto channels_in_a_row = [](const Tensor &x) { return x.stride(2) == 1 ? x : x.contiguous(); };
     const Tensor q = channels_in_a_row(*qkv[0]), k = channels_in_a_row(*qkv[1]), v = channels_in_a_row(*qkv[2]);
     *output = new Tensor(recorded({&q, &k, &v}) ? Attention::apply(q, k, v, *segments, causal != 0)

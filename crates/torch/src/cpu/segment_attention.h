@@ -1,14 +1,14 @@
-// Attention of packed segments, forward and backward, in tiles of 16 queries by 16 keys: products of panels. The rows of a
-// segment and a key head are the queries of all heads over it, token by token.
+// Attention of packed segments, forward and backward, in tiles of 16 queries by 16 keys. Work item = (segment, kv head). Its rows
+// are that segment's queries of all heads sharing the kv head, ordered by token.
 
 #pragma once
 
-#include "panels.h"
+#include "gemm_tiles.h"
 
 namespace vlm_r1 {
 namespace {
 
-// Where the parts of a task's scratch lie.
+// Hands out parts of a task's scratch.
 struct Room {
   float *next;
   float *take(int64_t panels, int64_t words) {
@@ -18,13 +18,13 @@ struct Room {
   }
 };
 
-// Keys of a block that the queries of a tile see: those below `lanes`.
+// Which keys of a block the queries of a tile attend to: those below `lanes`.
 struct Seen {
   IntLanes lanes;
   int64_t least, most;
 };
 
-// What is the same for all of a task.
+// Constants of a task.
 template <typename T>
 struct View {
   const SegmentAttention<T> &a;
@@ -92,13 +92,12 @@ struct View {
 
 constexpr float LOG2_E = 1.44269504088896341f;
 
-// What the tile of queries has so far.
+// Running softmax state of a tile of queries.
 struct Softmax {
   float most[LANES], total[LANES];
 };
 
-// Weights of a tile: exponentials of the distance of its scores from the largest so far, as words over the scores. Gives
-// the factors that bring earlier sums to the same distance.
+// Online softmax of a tile: replaces scores by exp(score - largest so far) and returns the factors that rescale earlier sums.
 template <typename T>
 inline void soften_tile(float *scores, const Seen &seen, float scale, Lanes most, Softmax &state, float *factors) {
   const Lanes factor = power_of_two((load(state.most) - most) * scale);
@@ -150,7 +149,7 @@ void segment_attention(const SegmentAttention<T> &a, const AttentionTask &task, 
         seen[c] = view.seen(own, task.from + (tile + c) * LANES, first, n);
         most[c] = load(states[tile + c].most);
       }
-      // Later tiles see no less.
+      // Later tiles attend to at least as many keys.
       for (int64_t key = 0; key < seen[C - 1].most; key += LANES) {
         Lanes sums_of[C][LANES] = {};
         multiply_panels<T, C>(keys + key / LANES * panel, queries + tile * panel, panel, view.dim_words, sums_of);
@@ -186,7 +185,7 @@ void segment_attention(const SegmentAttention<T> &a, const AttentionTask &task, 
   }
 }
 
-// Gradients of the rows of a task; writes also the products of outputs with their gradients.
+// Gradients of the rows of a task; also writes the dot products of outputs and their gradients.
 template <typename T>
 void segment_attention_rows(const SegmentAttention<T> &a, const AttentionTask &task, float *scratch) {
   const View<T> view(a, task.segment, task.kv_head);
@@ -306,7 +305,7 @@ struct KeySums {
   // What the rows of a segment add, with `causal` each to the keys up to its token.
   void add(const View<T> &view, bool causal) {
     const HeadRows<const T> rows = view.rows_of(a.q), grads = view.rows_in(a.grad_output);
-    // Earlier rows see none of these keys.
+    // Earlier rows attend to none of these keys.
     const int64_t begin = causal ? task.from * own.repeats / LANES * LANES : 0;
     for (int64_t from = begin; from < view.num_rows(); from += ATTENTION_KEYS) {
       const int64_t left = view.num_rows() - from, n = left < ATTENTION_KEYS ? left : ATTENTION_KEYS;
@@ -356,7 +355,7 @@ struct KeySums {
     }
   }
 
-  // Scores of 16 rows from `row` and 16 keys from `key` to weights, 0 where a row does not see a key.
+  // Weights of 16 rows from `row` and 16 keys from `key`, 0 where a key is masked.
   void soften(Lanes *scores, int64_t row, int64_t key, bool causal, const float *norms) const {
     const float scale = a.scale * LOG2_E;
     for (int i = 0; i < LANES; ++i) scores[i] = power_of_two(scores[i] * scale - norms[i]);
@@ -379,7 +378,7 @@ struct KeySums {
   }
 };
 
-// Gradients of the keys and values of a task, from all rows that see them, segment by segment.
+// Gradients of the keys and values of a task, summed over all rows that attend to them, segment by segment.
 template <typename T>
 void segment_attention_keys(const SegmentAttention<T> &a, const AttentionTask &task, float *scratch) {
   KeySums<T> sums(a, task, scratch);

@@ -1,5 +1,5 @@
-// CUDA graphs of libtorch: what a stream is told between begin and end of a capture, replayed by one launch. Compiled into a library of its own whose open
-// names are those of libtorch_cuda.so and libc10_cuda.so; the program carries it and loads it only where graphs are asked for.
+// CUDA graphs of libtorch. Compiled into a library of its own, since its symbols are in libtorch_cuda.so and libc10_cuda.so; the program
+// embeds it and loads it only where graphs are asked for.
 
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -9,11 +9,11 @@
 #include <mutex>
 #include <optional>
 
-#include "../guarded.h"
+#include "../catch.h"
 
 namespace {
 
-// One for each device: what libtorch keeps for a stream it keeps for good.
+// One per device: libtorch never frees what it caches for a stream.
 c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   static std::mutex mutex;
   static std::map<c10::DeviceIndex, c10::cuda::CUDAStream> streams;
@@ -23,7 +23,7 @@ c10::cuda::CUDAStream side_stream(c10::DeviceIndex device) {
   return streams.emplace(device, c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device)).first->second;
 }
 
-// The memory that captures share, and the stream that they are taken on.
+// The memory pool that captures share, and the stream they are captured on.
 struct Pool {
   c10::cuda::CUDAStream side;
   c10::MempoolId_t memory;
@@ -39,7 +39,7 @@ void wait(c10::DeviceIndex device) {
 
 int make_pool(int device, Pool **pool, char *error, size_t capacity) {
   *pool = nullptr;
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     *pool = new Pool{side_stream(static_cast<c10::DeviceIndex>(device)), at::cuda::graph_pool_handle(),
                      std::nullopt};
   });
@@ -47,9 +47,9 @@ int make_pool(int device, Pool **pool, char *error, size_t capacity) {
 
 void delete_pool(Pool *pool) { delete pool; }
 
-// Waits for the device, and makes the side stream the current one of this thread.
+// Waits for the device, then makes the side stream the current one of this thread.
 int enter(Pool *pool, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     const c10::DeviceIndex device = pool->side.device_index();
     wait(device);
     pool->outer = c10::cuda::getCurrentCUDAStream(device);
@@ -58,9 +58,9 @@ int enter(Pool *pool, char *error, size_t capacity) {
   });
 }
 
-// Back to the stream that was, then waits for the device.
+// Restores the previous stream, then waits for the device.
 int leave(Pool *pool, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     if (!pool->outer) return;
     c10::cuda::setCurrentCUDAStream(*pool->outer);
     pool->outer.reset();
@@ -69,24 +69,24 @@ int leave(Pool *pool, char *error, size_t capacity) {
   });
 }
 
-// On the side stream: what this thread tells it from now on is recorded, not done.
+// Begins a capture on the side stream: this thread's work is recorded from now on, not executed.
 int begin(Pool *pool, at::cuda::CUDAGraph **graph, char *error, size_t capacity) {
   *graph = nullptr;
-  return guarded(error, capacity, [&] {
+  return catch_into(error, capacity, [&] {
     auto made = std::make_unique<at::cuda::CUDAGraph>();
-    // Other threads may go on with what a capture does not allow.
+    // Other threads may do what a capture does not allow.
     made->capture_begin(pool->memory, cudaStreamCaptureModeThreadLocal);
     *graph = made.release();
   });
 }
 
 int end(at::cuda::CUDAGraph *graph, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] { graph->capture_end(); });
+  return catch_into(error, capacity, [&] { graph->capture_end(); });
 }
 
 // On the current stream.
 int replay(at::cuda::CUDAGraph *graph, char *error, size_t capacity) {
-  return guarded(error, capacity, [&] { graph->replay(); });
+  return catch_into(error, capacity, [&] { graph->replay(); });
 }
 
 void delete_graph(at::cuda::CUDAGraph *graph) { delete graph; }

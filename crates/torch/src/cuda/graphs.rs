@@ -1,7 +1,7 @@
-//! CUDA graphs: what a thread tells its GPU, recorded once and replayed by one launch.
+//! CUDA graphs: GPU work captured once and replayed by one launch.
 //!
-//! libtorch has them in `libtorch_cuda.so`, which the program does not link. `graphs.cpp` is therefore a library of its own that
-//! the program carries in itself and loads, through a file in memory, only where graphs are asked for.
+//! libtorch has them in `libtorch_cuda.so`, which the program does not link. `graphs.cpp` is therefore a library of its own: the program
+//! embeds it and loads it, through a file in memory, only where graphs are asked for.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::fs::{self, File};
@@ -43,7 +43,7 @@ struct Functions {
 
 static FUNCTIONS: OnceLock<Result<&'static Functions, String>> = OnceLock::new();
 
-/// Whether graphs can be recorded for `device`, found out before anything is.
+/// Checks that graphs can be captured on `device`.
 ///
 /// # Errors
 /// A device that is no GPU; libtorch's CUDA library that is not there or did not load, and names that it lacks.
@@ -102,9 +102,8 @@ fn file_in_memory(content: &[u8]) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// The side stream of one GPU to record on, and memory that the graphs of this pool share: their results must be read, or copied
-/// elsewhere by the work itself, before another of them is replayed. Once the last of them is gone the memory is libtorch's again, and
-/// further ones need a new pool. One thread's affair.
+/// A side stream of one GPU to capture on, and the memory that the graphs of this pool share. Read a graph's results, or copy them within
+/// the graph, before another one is replayed. Dropping the last graph releases the memory; further graphs need a new pool. For one thread.
 #[derive(Debug)]
 pub struct GraphPool {
     inner: Rc<Inner>,
@@ -117,7 +116,7 @@ struct Inner {
     index: c_int,
 }
 
-/// Recorded work.
+/// Captured work.
 #[derive(Debug)]
 pub struct Graph {
     graph: *mut c_void,
@@ -155,7 +154,7 @@ impl GraphPool {
         Self::of_index(self.inner.index)
     }
 
-    /// Does `work` on the side stream. What libtorch keeps for each stream is there afterwards, so that a recording need not make it.
+    /// Runs `work` on the side stream, so that libtorch allocates its per-stream state before a capture.
     ///
     /// # Errors
     /// CUDA's own.
@@ -165,10 +164,10 @@ impl GraphPool {
         aside.leave()
     }
 
-    /// Records `work` without doing it. It must wait for nothing and make no tensor that outlives it.
+    /// Captures `work` without running it. It must not synchronize and must not create a tensor that outlives it.
     ///
     /// # Errors
-    /// CUDA's own, which name what cannot be recorded.
+    /// CUDA's own, which name what cannot be captured.
     pub fn capture(&self, work: &mut dyn FnMut()) -> Result<Graph, TorchError> {
         let aside = Aside::enter(&self.inner)?;
         let mut recording = Recording::begin(&self.inner)?;
@@ -180,7 +179,7 @@ impl GraphPool {
 }
 
 impl Graph {
-    /// Does the recorded work, after what the current stream was told before; the host does not wait.
+    /// Launches the captured work on the current stream; the host does not wait.
     ///
     /// # Errors
     /// CUDA's own.
@@ -204,7 +203,7 @@ impl Drop for Inner {
     }
 }
 
-/// While the side stream is the current one. A panic on it (libtorch's errors are such) leaves it too.
+/// Makes the side stream current while it lives; a panic (libtorch's errors are panics) restores the stream too.
 struct Aside<'a> {
     inner: &'a Inner,
 }
@@ -234,7 +233,7 @@ impl Drop for Aside<'_> {
     }
 }
 
-/// A capture under way; dropped before its end, it is broken off.
+/// A capture in progress; dropping it early aborts the capture.
 struct Recording<'a> {
     inner: &'a Rc<Inner>,
     graph: Option<Graph>,

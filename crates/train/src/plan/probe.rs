@@ -7,7 +7,8 @@ use base::{DrawKey, Prompt};
 use engine::{Request, Sampler, SamplingParams};
 use models::qwen2_5_vl::{Config, Model};
 use models::{
-    AdapterSource, LoadOptions, LoraOptions, Tape, Targets, TrainedParts, VisionLanguageModel,
+    AdapterSource, Checkpointing, LoadOptions, LoraOptions, Targets, TrainedParts,
+    VisionLanguageModel,
 };
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -219,12 +220,12 @@ impl<'a> Probe<'a> {
         let pixels = Tensor::full(size, 0.01, (kind, device));
         let grid = [[1, height, width]];
         let forward = best_of(device, || {
-            no_grad(|| drop(model.vision_stages(&mut Tape::new(false), &pixels, &grid)));
+            no_grad(|| drop(model.vision_stages(&mut Checkpointing::new(false), &pixels, &grid)));
         });
         let both_ways = || {
-            let mut tape = Tape::new(choice.recompute);
-            let features = model.vision_stages(&mut tape, &pixels, &grid);
-            tape.backward(&features, |features| (features.sum(Kind::Float), ()));
+            let mut checkpointing = Checkpointing::new(choice.recompute);
+            let features = model.vision_stages(&mut checkpointing, &pixels, &grid);
+            checkpointing.backward(&features, |features| (features.sum(Kind::Float), ()));
         };
         let training = match choice.trained {
             Trained::Full => best_of(device, both_ways),

@@ -83,7 +83,10 @@ fn whole_f32_weights_of_a_checkpoint_are_taken() {
     let whole = state.iter().filter_map(|(name, tensor)| {
         let kept = match name.split_once('/')? {
             ("rest", _) => return None,
-            ("weight", of) => torch::join(tensor, &state[&format!("rest/{of}")]).unwrap(),
+            ("weight", of) => {
+                let residual = &state[&format!("rest/{of}")];
+                torch::Bf16Master { value: tensor, residual }.load().unwrap()
+            }
             _ => tensor.shallow_clone(),
         };
         Some((name.clone(), kept))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base::Prompt;
 use models::model::forward;
-use models::{BatchBuilder, PackedAttention, Tape};
+use models::{Checkpointing, InputsBuilder, PackedAttention};
 use serde_json::Value;
 use tch::{Kind, Tensor, no_grad};
 use train::batch::MicroBatch;
@@ -89,9 +89,9 @@ fn positions_features_and_logits() {
     for case in Case::all() {
         let model = golden::model(case.checkpoint(), false);
         let (prompt, completion) = (case.prompt(), case.completion());
-        let mut builder = BatchBuilder::new(model.as_ref());
+        let mut builder = InputsBuilder::new(model.as_ref());
         let segment = builder.push_prompt(&prompt).unwrap();
-        builder.push_answer(segment, &completion);
+        builder.push_completion(segment, &completion);
         let batch = builder.build();
         let positions: Vec<Vec<i64>> =
             serde_json::from_value(case.value["position_ids"].clone()).unwrap();
@@ -103,16 +103,24 @@ fn positions_features_and_logits() {
             if let Some(images) = &batch.images {
                 let (kind, device) = model.compute();
                 let pixel_values = images.pixel_values(kind, device);
-                let got =
-                    model.vision_stages(&mut Tape::new(false), &pixel_values, &images.grids());
+                let got = model.vision_stages(
+                    &mut Checkpointing::new(false),
+                    &pixel_values,
+                    &images.grids(),
+                );
                 let difference = golden::max_difference(&got, &expected["image_features"]);
                 assert!(difference < 1e-4, "{}: image features differ by {difference}", case.name);
             }
             let (kind, device) = model.compute();
             let attention = PackedAttention::new(&batch.layout, true, kind, device);
             let rotary = model.rotary(&batch.position_ids);
-            let hidden =
-                forward(model.as_ref(), &mut Tape::new(false), &batch, &attention, &rotary);
+            let hidden = forward(
+                model.as_ref(),
+                &mut Checkpointing::new(false),
+                &batch,
+                &attention,
+                &rotary,
+            );
             let at: Vec<i64> =
                 serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
             let got = model.logits(&hidden.index_select(0, &Tensor::from_slice(&at)));

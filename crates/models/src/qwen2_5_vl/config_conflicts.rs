@@ -1,10 +1,10 @@
-//! What `config.json` may say in two places: which of them counts, and where they differ.
+//! Settings that `config.json` may have in two places: which of them counts, and where they differ.
 //!
 //! Source: huggingface/transformers v5.17, `configuration_qwen2_5_vl.py`.
 
 use serde_json::Value;
 
-/// Keys of the text model, which stand at the top in the hub's flat form.
+/// Keys of the text model, at the top level in the hub's flat form.
 const TEXT_KEYS: [&str; 17] = [
     "vocab_size",
     "hidden_size",
@@ -24,7 +24,7 @@ const TEXT_KEYS: [&str; 17] = [
     "max_window_layers",
     "layer_types",
 ];
-/// What is computed with of rotary settings.
+/// The rotary settings that are used.
 const ROPE_KEYS: [&str; 2] = ["mrope_section", "rope_theta"];
 const TIED: &str = "tie_word_embeddings";
 
@@ -99,7 +99,7 @@ fn rope_contradiction(text: &Value) -> Option<String> {
     let differs = ROPE_KEYS.iter().find(|key| {
         let of = |rope: &serde_json::Map<String, Value>| rope.get(**key).cloned();
         let (older, newer) = (of(older), of(newer));
-        // The base may stand beside `rope_scaling`.
+        // The base may be beside `rope_scaling`.
         let older = older.or_else(|| given(text, key).cloned());
         match (older, newer) {
             (Some(older), Some(newer)) => !same(&older, &newer),

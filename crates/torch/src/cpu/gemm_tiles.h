@@ -1,9 +1,9 @@
-// Products of panels: sixteen rows (or channels) side by side, as words of 32 bits along the direction in which is summed.
-// A word is a number in f32, or where the processor multiplies pairs of bf16, two of them.
+// Matrix products in tiles. A panel is 16 rows (or channels) interleaved, stored as 32-bit words along the summed dimension.
+// A word is one f32 number, or two bf16 numbers where the processor multiplies bf16 in pairs.
 
 #pragma once
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace vlm_r1 {
 namespace {
@@ -24,7 +24,7 @@ inline int64_t words(int64_t numbers) {
   return (numbers + Word<T>::NUMBERS - 1) / Word<T>::NUMBERS;
 }
 
-// sum + the products of the words of `column` with `number`'s.
+// sum + products of the words of `column` with those of `number`.
 template <typename T>
 inline Lanes multiply_add(Lanes column, float number, Lanes sum) {
 #ifdef __AVX512BF16__
@@ -35,8 +35,8 @@ inline Lanes multiply_add(Lanes column, float number, Lanes sum) {
   return sum + column * number;
 }
 
-// sums[c][i] += sum over words of a[word][i] * b[c][word]: R rows of `a` at a time by C panels of `b`, so that the sums
-// fit into registers and a number that is read serves several products.
+// sums[c][i] += sum over words of a[word][i] * b[c][word]. R rows of `a` by C panels of `b` at a time: the sums stay in registers
+// and each number that is read is used in several products.
 template <typename T, int R, int C>
 inline void multiply_rows_of_panel(const float *a, const float *b, int64_t b_stride, int64_t words, Lanes (*sums)[LANES]) {
   for (int first = 0; first < LANES; first += R) {

@@ -1,8 +1,8 @@
-// Threads that go through the steps of one operation together: woken once, waiting for one another between the steps.
+// Threads that run the steps of one operation together: woken once, with a barrier between steps.
 
 #pragma once
 
-#include "operation.h"
+#include "torch_op.h"
 
 #include <atomic>
 #include <omp.h>
@@ -20,7 +20,7 @@ class Barrier {
       phase_.store(phase + 1, std::memory_order_release);
       return;
     }
-    // Steps take microseconds; who waits longer waits for a thread that has no processor.
+    // Steps take microseconds; a longer wait means that a thread was descheduled.
     for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
       if (spins < SPINS) {
         pause();
@@ -43,7 +43,7 @@ class Barrier {
   std::atomic<int> phase_{0};
 };
 
-// A thread of several that run the same steps. Every thread makes every call.
+// One thread of the team. Every thread makes every call.
 class Team {
  public:
   Team(Barrier &barrier, int thread, int threads) : barrier_(barrier), thread_(thread), threads_(threads) {}
@@ -57,7 +57,7 @@ class Team {
   // This thread's part of 0 .. n.
   std::pair<int64_t, int64_t> share(int64_t n) const { return {n * thread_ / threads_, n * (thread_ + 1) / threads_}; }
 
-  // x of `rows` rows as packed layers need it; returns when all of it is there.
+  // Arranges x for packed layers; returns when all threads are done.
   template <typename T>
   void arrange(const T *x, int64_t rows, int64_t in, float *arranged) {
     const auto [from, to] = share(even(in) / 2);
@@ -65,7 +65,7 @@ class Team {
     wait();
   }
 
-  // `n` layers that read the same.
+  // `n` layers over the same input.
   template <typename T>
   void linears(const PackedLinear<T> *layers, size_t n, const float *arranged, int64_t rows) {
     int64_t all = 0;
@@ -85,10 +85,10 @@ class Team {
   int thread_, threads_;
 };
 
-// Products below which other threads are not worth waking.
+// Fewer products than this run on one thread.
 constexpr int64_t TEAM_WORK = 1 << 20;
 
-// Runs `steps(team)` on all threads, or on this one where there is little to do. `steps` must not throw.
+// Runs `steps(team)` on all threads, or on this one for little work. `steps` must not throw.
 template <typename F>
 void together(int64_t products, F &&steps) {
   Barrier barrier;

@@ -1,50 +1,50 @@
-//! From logits to tokens, whole batch at once: penalty, masks, temperature, filters, keyed draws.
+//! From logits to tokens, the whole batch at once: penalty, masks, temperature, filters, keyed random numbers.
 //!
 //! Order and meanings are those of transformers' `generate` (5.17, `generation/logits_process.py`):
-//! repetition penalty, forbidden tokens, shortest answer, temperature, top-k, top-p, min-p. The
-//! log-probabilities reported are taken before all of them, as training takes them.
+//! repetition penalty, forbidden tokens, shortest completion, temperature, top-k, top-p, min-p. The log-probabilities reported are
+//! taken before all of them, as training takes them.
 
 use models::VisionLanguageModel;
 use tch::{Device, Kind, Tensor};
-use torch::{TokenChoice, choose_tokens, fuses};
+use torch::{TokenSampling, has_cpu_kernel, sample_tokens};
 
 use crate::filters::{min_p, penalised, top_k, top_p};
 use crate::params::SamplingParams;
 
-/// A draw or an argmax this close to another outcome may differ by rounding alone.
+/// A sample or an argmax this close to another outcome may differ by rounding alone.
 pub const BOUNDARY: f64 = 1e-4;
 
-/// Probabilities become integers of this many units before they are summed: integer sums are exact in
-/// any order, so a prefix sum never falls and a token of probability 0 can never be drawn.
+/// Probabilities are scaled by this and truncated to integers before they are summed. Integer sums are exact in any order, so a prefix
+/// sum never falls and a token of probability 0 is never sampled.
 const UNITS: f64 = (1u64 << 52) as f64;
 
-/// What was chosen for one row.
+/// What was sampled for one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
+pub struct SampledToken {
     /// The token.
     pub id: u32,
     /// Log-softmax(logits / temperature) of it, before penalty, masks and filters.
     pub logprob: f32,
-    /// Whether rounding alone could have changed the choice ([`BOUNDARY`]).
+    /// Whether rounding alone could have changed it ([`BOUNDARY`]).
     pub near_boundary: bool,
 }
 
-/// Rows to choose for.
+/// SamplerInputs to sample a token for.
 #[derive(Debug)]
-pub struct Rows<'a> {
+pub struct SamplerInputs<'a> {
     /// `[n, vocab_size]`.
     pub logits: &'a Tensor,
     /// `[n]` uniform numbers in f64.
-    pub draws: &'a Tensor,
+    pub uniforms: &'a Tensor,
     /// `[n, 1]`: rows that may not end yet; `None` where all may.
     pub unfinished: Option<Tensor>,
-    /// `[n, vocab_size]`: tokens that prompt and answer hold; `None` without repetition penalty.
+    /// `[n, vocab_size]`: tokens of prompt and completion; `None` without repetition penalty.
     pub seen: Option<Tensor>,
 }
 
-/// Chooses tokens by one set of parameters.
+/// Samples tokens with one set of parameters.
 #[derive(Debug)]
-pub struct Chooser {
+pub struct TokenSampler {
     params: SamplingParams,
     /// `[vocab_size]`.
     forbidden: Tensor,
@@ -52,16 +52,16 @@ pub struct Chooser {
     ends: Tensor,
     /// `[vocab_size]`: either.
     forbidden_or_ends: Tensor,
-    /// Whether rows on the CPU are chosen by one loop of our own ([`choose_tokens`]), where there is nothing to filter.
-    fused: bool,
+    /// Whether the CPU kernel ([`sample_tokens`]) is used where there is nothing to filter.
+    use_cpu_kernel: bool,
 }
 
-impl Chooser {
+impl TokenSampler {
     /// For the head of `model`; `params` are valid.
     pub fn new(model: &dyn VisionLanguageModel, params: &SamplingParams) -> Self {
         let device = model.compute().1;
         let vocab_size = model.text_shape().vocab_size;
-        Chooser::with_vocabulary(vocab_size, model.image_token_id(), params, device)
+        TokenSampler::with_vocabulary(vocab_size, model.image_token_id(), params, device)
     }
 
     fn with_vocabulary(
@@ -81,89 +81,93 @@ impl Chooser {
         };
         let forbidden = marked(&[&params.forbidden_ids[..], &[image_token]].concat());
         let ends = marked(&params.eos_ids);
-        Chooser {
+        TokenSampler {
             params: params.clone(),
             forbidden_or_ends: forbidden.logical_or(&ends),
             forbidden,
             ends,
-            fused: true,
+            use_cpu_kernel: true,
         }
     }
 
-    /// One choice a row; the only transfer to the host.
+    /// One token per row; the only transfer to the host.
     ///
     /// # Panics
     /// Where shapes disagree.
-    pub fn choose(&self, rows: &Rows<'_>) -> Vec<Choice> {
-        self.choices(&self.table(rows).to_device(Device::Cpu))
+    pub fn sample(&self, inputs: &SamplerInputs<'_>) -> Vec<SampledToken> {
+        self.read_table(&self.sample_on_device(inputs).to_device(Device::Cpu))
     }
 
-    /// What [`Chooser::choices`] reads, left on the device: `[n, 5]` in f64, the ids first. It waits for nothing and brings nothing from the host.
+    /// The table that [`TokenSampler::read_table`] reads, left on the device: `[n, 5]` in f64, the ids first. No transfer and no
+    /// synchronization.
     ///
     /// # Panics
     /// Where shapes disagree.
-    pub fn table(&self, rows: &Rows<'_>) -> Tensor {
-        if !(self.fused && self.filters_nothing(rows) && fuses(rows.logits)) {
-            return self.table_by_libtorch(rows);
+    pub fn sample_on_device(&self, inputs: &SamplerInputs<'_>) -> Tensor {
+        if !(self.use_cpu_kernel && self.filters_nothing(inputs) && has_cpu_kernel(inputs.logits)) {
+            return self.sample_by_libtorch(inputs);
         }
-        choose_tokens(&TokenChoice {
-            logits: rows.logits,
+        sample_tokens(&TokenSampling {
+            logits: inputs.logits,
             banned: [&self.forbidden, &self.forbidden_or_ends],
-            unfinished: rows.unfinished.as_ref(),
-            draws: (!self.params.greedy()).then_some(rows.draws),
+            unfinished: inputs.unfinished.as_ref(),
+            uniforms: (!self.params.greedy()).then_some(inputs.uniforms),
             scale: 1.0 / self.temperature(),
         })
         .expect("masks as long as the vocabulary")
     }
 
-    /// The choices of a table on the host.
-    pub fn choices(&self, table: &Tensor) -> Vec<Choice> {
+    /// The tokens of a table on the host.
+    pub fn read_table(&self, table: &Tensor) -> Vec<SampledToken> {
         let mut values = vec![0f64; table.numel()];
         table.copy_data(&mut values, table.numel());
         values.chunks_exact(5).map(|row| self.read(row)).collect()
     }
 
-    fn filters_nothing(&self, rows: &Rows<'_>) -> bool {
+    fn filters_nothing(&self, inputs: &SamplerInputs<'_>) -> bool {
         let params = &self.params;
         let vocab_size = self.forbidden.size()[0];
         let filters = params.effective_top_k().is_some_and(|k| (k as i64) < vocab_size)
             || params.top_p < 1.0
             || params.min_p > 0.0;
-        rows.seen.is_none() && (params.greedy() || !filters)
+        inputs.seen.is_none() && (params.greedy() || !filters)
     }
 
-    /// `[n, 5]` in f64: id, log-probability, low, high, near a filter's cut.
-    fn table_by_libtorch(&self, rows: &Rows<'_>) -> Tensor {
-        let logits = rows.logits.to_kind(Kind::Float);
+    /// `[n, 5]` in f64: id, log-probability, low, high, whether near a filter's cut.
+    fn sample_by_libtorch(&self, inputs: &SamplerInputs<'_>) -> Tensor {
+        let logits = inputs.logits.to_kind(Kind::Float);
         let logprobs = self.tempered(&logits).log_softmax(-1, Kind::Float);
-        let mut scores = match &rows.seen {
+        let mut scores = match &inputs.seen {
             Some(seen) => self.tempered(&penalised(&logits, seen, self.params.repetition_penalty)),
             // Greedy compares the logits themselves: log-softmax may round two of them to one.
             None if self.params.greedy() => logits.shallow_clone(),
             None => logprobs.shallow_clone(),
         };
         scores = scores.masked_fill(&self.forbidden, f64::NEG_INFINITY);
-        if let Some(unfinished) = &rows.unfinished {
+        if let Some(unfinished) = &inputs.unfinished {
             scores = scores.masked_fill(&unfinished.logical_and(&self.ends), f64::NEG_INFINITY);
         }
-        let picked =
-            if self.params.greedy() { largest(&scores) } else { self.draw(scores, rows.draws) };
+        let picked = if self.params.greedy() {
+            largest(&scores)
+        } else {
+            self.draw(scores, inputs.uniforms)
+        };
         let logprob = logprobs.gather(1, &picked.ids, false);
         let columns = [&picked.ids, &logprob, &picked.low, &picked.high, &picked.near_cut];
         let columns: Vec<Tensor> = columns.iter().map(|x| x.to_kind(Kind::Double)).collect();
         Tensor::cat(&columns, 1)
     }
 
-    fn read(&self, row: &[f64]) -> Choice {
+    fn read(&self, row: &[f64]) -> SampledToken {
         let near = if self.params.greedy() {
             row[3] - row[2] < BOUNDARY
         } else {
             row[2] < BOUNDARY || row[3] < BOUNDARY || row[4] > 0.0
         };
-        Choice { id: row[0] as u32, logprob: row[1] as f32, near_boundary: near }
+        SampledToken { id: row[0] as u32, logprob: row[1] as f32, near_boundary: near }
     }
 
-    /// 1 for greedy choice, which has none.
+    /// 1 when greedy.
     fn temperature(&self) -> f64 {
         if self.params.greedy() { 1.0 } else { self.params.temperature }
     }
@@ -175,8 +179,8 @@ impl Chooser {
         }
     }
 
-    /// Draws from the filtered scores by the inverse of their distribution function in order of ids.
-    fn draw(&self, scores: Tensor, draws: &Tensor) -> Picked {
+    /// Inverse-CDF sampling from the filtered scores in order of ids.
+    fn draw(&self, scores: Tensor, uniforms: &Tensor) -> Picked {
         let vocab_size = scores.size()[1];
         let mut near_cut = Tensor::zeros([scores.size()[0], 1], (Kind::Bool, scores.device()));
         let mut scores = scores;
@@ -194,8 +198,8 @@ impl Chooser {
         let cumulative = units.cumsum(-1, Kind::Int64);
         let total = cumulative.narrow(1, vocab_size - 1, 1);
         let total_f64 = total.to_kind(Kind::Double);
-        // Below `total`, since a draw is below 1.
-        let target = (draws.unsqueeze(1) * &total_f64).to_kind(Kind::Int64);
+        // Below `total`, since a uniform number is below 1.
+        let target = (uniforms.unsqueeze(1) * &total_f64).to_kind(Kind::Int64);
         // The first id whose sum lies above the target; clamped for rows of NaN, which the caller refuses.
         let ids = target
             .searchsorted(&cumulative, false, true, "right", None::<Tensor>)
@@ -211,8 +215,8 @@ impl Chooser {
     }
 }
 
-/// `[n, 1]` each. Drawn: `low`, `high` are distances to the ends of the token's interval; greedy: the
-/// second largest and the largest score.
+/// `[n, 1]` each. `low` and `high` are, sampled, the distances to the ends of the token's interval; greedy, the second largest and the
+/// largest score.
 struct Picked {
     ids: Tensor,
     low: Tensor,
@@ -238,18 +242,18 @@ mod tests {
     const IMAGE_TOKEN: u32 = 4;
     const LAST: f64 = 1.0 - 1.0 / (1u64 << 53) as f64;
 
-    fn chooser(params: &SamplingParams, vocab_size: i64) -> Chooser {
-        Chooser::with_vocabulary(vocab_size, IMAGE_TOKEN, params, Device::Cpu)
+    fn token_sampler(params: &SamplingParams, vocab_size: i64) -> TokenSampler {
+        TokenSampler::with_vocabulary(vocab_size, IMAGE_TOKEN, params, Device::Cpu)
     }
 
-    fn choose(params: &SamplingParams, logits: &[f32], draw: f64) -> Choice {
-        let rows = Rows {
+    fn sample(params: &SamplingParams, logits: &[f32], uniform: f64) -> SampledToken {
+        let inputs = SamplerInputs {
             logits: &Tensor::from_slice(logits).unsqueeze(0),
-            draws: &Tensor::from_slice(&[draw]),
+            uniforms: &Tensor::from_slice(&[uniform]),
             unfinished: None,
             seen: None,
         };
-        chooser(params, logits.len() as i64).choose(&rows)[0]
+        token_sampler(params, logits.len() as i64).sample(&inputs)[0]
     }
 
     /// Probabilities 0.4, 0.3, 0.2, 0.1 and a placeholder of none.
@@ -257,16 +261,17 @@ mod tests {
         [0.4f32.ln(), 0.3f32.ln(), 0.2f32.ln(), 0.1f32.ln(), -1000.0]
     }
 
-    fn drawn(params: &SamplingParams, draw: f64) -> u32 {
-        choose(params, &tenths(), draw).id
+    fn sampled_id(params: &SamplingParams, uniform: f64) -> u32 {
+        sample(params, &tenths(), uniform).id
     }
 
     #[test]
-    fn draws_invert_the_distribution_in_order_of_ids() {
+    fn samples_invert_the_distribution_in_order_of_ids() {
         let params = SamplingParams::default();
-        let ids = [0.0, 0.399, 0.401, 0.699, 0.701, 0.899, 0.901, LAST].map(|u| drawn(&params, u));
+        let ids =
+            [0.0, 0.399, 0.401, 0.699, 0.701, 0.899, 0.901, LAST].map(|u| sampled_id(&params, u));
         assert_eq!(ids, [0, 0, 1, 1, 2, 2, 3, 3]);
-        let logprob = choose(&params, &tenths(), 0.8).logprob;
+        let logprob = sample(&params, &tenths(), 0.8).logprob;
         assert!((logprob - 0.2f32.ln()).abs() < 1e-6, "{logprob}");
     }
 
@@ -275,8 +280,8 @@ mod tests {
         // logits 2, 0 at temperature 2: probabilities e / (e + 1) = 0.7311 and 0.2689.
         let params = SamplingParams { temperature: 2.0, ..Default::default() };
         let logits = [2.0, 0.0, -1e4, -1e4, -1e4];
-        assert_eq!(choose(&params, &logits, 0.731).id, 0);
-        let second = choose(&params, &logits, 0.7312);
+        assert_eq!(sample(&params, &logits, 0.731).id, 0);
+        let second = sample(&params, &logits, 0.7312);
         assert_eq!(second.id, 1);
         assert!((second.logprob - 0.268_941_4f32.ln()).abs() < 1e-6);
     }
@@ -285,35 +290,35 @@ mod tests {
     fn top_k_keeps_the_largest_and_leaves_logprobs() {
         // 0.4 and 0.3 remain: 4/7 = 0.5714.
         let params = SamplingParams { top_k: Some(2), ..Default::default() };
-        assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
-        assert!((choose(&params, &tenths(), 0.9).logprob - 0.3f32.ln()).abs() < 1e-6);
+        assert_eq!([0.571, 0.572, LAST].map(|u| sampled_id(&params, u)), [0, 1, 1]);
+        assert!((sample(&params, &tenths(), 0.9).logprob - 0.3f32.ln()).abs() < 1e-6);
         let off = SamplingParams { top_k: Some(0), ..Default::default() };
-        assert_eq!(drawn(&off, LAST), 3);
+        assert_eq!(sampled_id(&off, LAST), 3);
     }
 
     #[test]
     fn top_k_keeps_ties() {
         let params = SamplingParams { top_k: Some(1), ..Default::default() };
         let logits = [1.0, 1.0, 0.0, 0.0, -1000.0];
-        assert_eq!([0.4, 0.6].map(|u| choose(&params, &logits, u).id), [0, 1]);
+        assert_eq!([0.4, 0.6].map(|u| sample(&params, &logits, u).id), [0, 1]);
     }
 
     #[test]
     fn top_p_keeps_the_smallest_set_that_reaches_it() {
         // 0.4 + 0.3 reaches 0.6; 0.4 alone reaches 0.35.
         let params = SamplingParams { top_p: 0.6, ..Default::default() };
-        assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
+        assert_eq!([0.571, 0.572, LAST].map(|u| sampled_id(&params, u)), [0, 1, 1]);
         let params = SamplingParams { top_p: 0.35, ..Default::default() };
-        assert_eq!(drawn(&params, LAST), 0);
+        assert_eq!(sampled_id(&params, LAST), 0);
     }
 
     #[test]
     fn min_p_is_relative_to_the_most_probable() {
         // Cut at 0.6 * 0.4 = 0.24.
         let params = SamplingParams { min_p: 0.6, ..Default::default() };
-        assert_eq!([0.571, 0.572, LAST].map(|u| drawn(&params, u)), [0, 1, 1]);
+        assert_eq!([0.571, 0.572, LAST].map(|u| sampled_id(&params, u)), [0, 1, 1]);
         let params = SamplingParams { min_p: 1.0, ..Default::default() };
-        assert_eq!(drawn(&params, LAST), 0);
+        assert_eq!(sampled_id(&params, LAST), 0);
     }
 
     #[test]
@@ -322,7 +327,7 @@ mod tests {
         // third stays, for 0.1 + 0.2 is more than 0.25.
         let both = SamplingParams { top_k: Some(3), top_p: 0.75, ..Default::default() };
         let alone = SamplingParams { top_p: 0.75, ..Default::default() };
-        assert_eq!([drawn(&both, LAST), drawn(&alone, LAST)], [1, 2]);
+        assert_eq!([sampled_id(&both, LAST), sampled_id(&alone, LAST)], [1, 2]);
     }
 
     #[test]
@@ -333,13 +338,13 @@ mod tests {
             ..Default::default()
         };
         let greedy = |penalty: f64, logits: [f32; 5]| {
-            let rows = Rows {
+            let inputs = SamplerInputs {
                 logits: &Tensor::from_slice(&logits).unsqueeze(0),
-                draws: &Tensor::from_slice(&[0.0]),
+                uniforms: &Tensor::from_slice(&[0.0]),
                 unfinished: None,
                 seen: Some(Tensor::from_slice(&[true, true, false, false, false]).unsqueeze(0)),
             };
-            chooser(&params(penalty), 5).choose(&rows)[0]
+            token_sampler(&params(penalty), 5).sample(&inputs)[0]
         };
         // 2 / 1.9 = 1.05 stays above 1, 2 / 2.1 = 0.95 does not.
         assert_eq!(greedy(1.9, [2.0, -1.0, 1.0, -9.0, -9.0]).id, 0);
@@ -356,49 +361,50 @@ mod tests {
     fn a_loved_placeholder_is_never_sampled_and_nothing_of_probability_zero() {
         let params = SamplingParams { forbidden_ids: vec![0, 3], ..Default::default() };
         let logits = [5.0, 1.0, 1.0, 5.0, 100.0];
-        assert_eq!([0.0, 0.49, 0.51, LAST].map(|u| choose(&params, &logits, u).id), [1, 1, 2, 2]);
+        assert_eq!([0.0, 0.49, 0.51, LAST].map(|u| sample(&params, &logits, u).id), [1, 1, 2, 2]);
         let greedy = SamplingParams { temperature: 0.0, ..params };
-        assert_eq!(choose(&greedy, &logits, 0.0).id, 1);
+        assert_eq!(sample(&greedy, &logits, 0.0).id, 1);
     }
 
     #[test]
-    fn no_end_before_the_shortest_answer() {
+    fn no_end_before_min_new_tokens() {
         let params = SamplingParams { eos_ids: vec![0], ..Default::default() };
-        let rows = Rows {
+        let inputs = SamplerInputs {
             logits: &Tensor::from_slice(&[9.0f32, 1.0, 0.0, 0.0, 0.0]).expand([2, 5], false),
-            draws: &Tensor::from_slice(&[0.0, 0.0]),
+            uniforms: &Tensor::from_slice(&[0.0, 0.0]),
             unfinished: Some(Tensor::from_slice(&[true, false]).unsqueeze(1)),
             seen: None,
         };
-        let ids: Vec<u32> = chooser(&params, 5).choose(&rows).iter().map(|c| c.id).collect();
+        let ids: Vec<u32> =
+            token_sampler(&params, 5).sample(&inputs).iter().map(|c| c.id).collect();
         assert_eq!(ids, [1, 0]);
     }
 
     #[test]
     fn greedy_takes_the_lowest_of_equals_and_says_so() {
         let params = SamplingParams { temperature: 0.0, ..Default::default() };
-        let tied = choose(&params, &[0.0, 3.0, 3.0, 1.0, 9.0], 0.0);
+        let tied = sample(&params, &[0.0, 3.0, 3.0, 1.0, 9.0], 0.0);
         assert_eq!((tied.id, tied.near_boundary), (1, true));
-        let clear = choose(&params, &[0.0, 3.0, 2.9, 1.0, 9.0], 0.0);
+        let clear = sample(&params, &[0.0, 3.0, 2.9, 1.0, 9.0], 0.0);
         assert_eq!((clear.id, clear.near_boundary), (1, false));
     }
 
     #[test]
-    fn draws_near_a_boundary_are_marked_but_the_outer_ends_are_none() {
+    fn samples_near_a_boundary_are_marked_but_the_outer_ends_are_not() {
         let params = SamplingParams::default();
         let near = [0.0, 0.39995, 0.40005, 0.402, LAST]
-            .map(|u| choose(&params, &tenths(), u).near_boundary);
+            .map(|u| sample(&params, &tenths(), u).near_boundary);
         assert_eq!(near, [false, true, true, false, false]);
         // Two tokens of 0.3 at the edge of the set: rounding decides which of them stays.
         let filtered = SamplingParams { top_k: Some(2), ..Default::default() };
         let logits = [0.4f32.ln(), 0.3f32.ln(), 0.3f32.ln() - 1e-5, -1000.0, -1000.0];
-        assert!(choose(&filtered, &logits, 0.2).near_boundary);
-        assert!(!choose(&filtered, &tenths(), 0.2).near_boundary);
+        assert!(sample(&filtered, &logits, 0.2).near_boundary);
+        assert!(!sample(&filtered, &tenths(), 0.2).near_boundary);
     }
 
-    /// The loop for the CPU against libtorch's operations, which serve a GPU and filters.
+    /// The CPU kernel against libtorch's operations, which serve GPUs and filters.
     #[test]
-    fn one_loop_equals_libtorchs_operations() {
+    fn cpu_kernel_equals_libtorch() {
         const VOCAB: i64 = 300;
         for (case, temperature) in [(0, 0.0), (1, 1.0), (2, 0.7), (3, 1.5)] {
             let params = SamplingParams {
@@ -415,27 +421,27 @@ mod tests {
             let logits: Vec<f32> = (0..40 * VOCAB)
                 .map(|i| (40.0 * number(i / VOCAB, i % VOCAB) - 20.0) as f32)
                 .collect();
-            let draws: Vec<f64> = (0..40).map(|row| number(row, VOCAB)).collect();
+            let uniforms: Vec<f64> = (0..40).map(|row| number(row, VOCAB)).collect();
             let early: Vec<bool> = (0..40).map(|row| row % 3 == 0).collect();
             for kind in [Kind::Float, Kind::BFloat16] {
                 let logits = Tensor::from_slice(&logits).view([40, VOCAB]).to_kind(kind);
-                let rows = Rows {
+                let inputs = SamplerInputs {
                     logits: &logits,
-                    draws: &Tensor::from_slice(&draws),
+                    uniforms: &Tensor::from_slice(&uniforms),
                     unfinished: Some(Tensor::from_slice(&early).unsqueeze(1)),
                     seen: None,
                 };
-                let mut chooser = chooser(&params, VOCAB);
-                let fused = chooser.choose(&rows);
-                chooser.fused = false;
+                let mut token_sampler = token_sampler(&params, VOCAB);
+                let by_kernel = token_sampler.sample(&inputs);
+                token_sampler.use_cpu_kernel = false;
                 let mut near = 0;
-                for (got, expected) in fused.iter().zip(chooser.choose(&rows)) {
+                for (got, expected) in by_kernel.iter().zip(token_sampler.sample(&inputs)) {
                     assert!((got.logprob - expected.logprob).abs() < 2e-6 || got.id != expected.id);
                     assert_eq!(got.near_boundary, expected.near_boundary);
                     assert!(got.id == expected.id || got.near_boundary, "{got:?} {expected:?}");
                     near += usize::from(got.near_boundary);
                 }
-                assert!(near < 20, "most draws are far from a boundary: {near}");
+                assert!(near < 20, "most samples are far from a boundary: {near}");
             }
         }
     }
@@ -465,19 +471,19 @@ mod tests {
                 (0..VOCAB as u32).filter(|i| number(200 + *i as usize) < 0.4).collect();
             let marks: Vec<bool> = (0..VOCAB as u32).map(|i| held.contains(&i)).collect();
             let generated = usize::from(number(10) < 0.5);
-            let rows = Rows {
+            let inputs = SamplerInputs {
                 logits: &Tensor::from_slice(&logits).unsqueeze(0),
-                draws: &Tensor::from_slice(&[number(11)]),
+                uniforms: &Tensor::from_slice(&[number(11)]),
                 unfinished: Some(Tensor::from_slice(&[generated == 0]).unsqueeze(1)),
                 seen: (params.repetition_penalty != 1.0)
                     .then(|| Tensor::from_slice(&marks).unsqueeze(0)),
             };
-            let choice = chooser(&params, VOCAB as i64).choose(&rows)[0];
+            let sampled = token_sampler(&params, VOCAB as i64).sample(&inputs)[0];
             let scores = naive::scores(&logits, &params, &held, generated, IMAGE_TOKEN);
             let expected = naive::draw(&naive::filtered(scores, &params), number(11));
             assert!(
-                choice.id == expected as u32 || choice.near_boundary,
-                "case {case}: {choice:?}, expected {expected}"
+                sampled.id == expected as u32 || sampled.near_boundary,
+                "case {case}: {sampled:?}, expected {expected}"
             );
         }
     }

@@ -1,9 +1,9 @@
-//! Tensors in 8 bits: a code a number and a scale a block, after Dettmers et al., *8-bit Optimizers via
+//! Adam moments in 8 bits: a code per number and a scale per block, after Dettmers et al., *8-bit Optimizers via
 //! Block-wise Quantization* (arXiv 2110.02861), section 2.
 //!
-//! A block of 256 numbers is divided by the largest of their sizes. The quotient, within -1 and 1, becomes
-//! the nearest of 256 levels: for each power of ten from 1e-6 to 1 evenly spaced ones, twice as many as
-//! for the power before, so that seven orders of size are told apart and large numbers most finely.
+//! A block of 256 numbers is divided by its largest absolute value. Each quotient becomes the nearest of 256 levels within -1 and 1.
+//! Levels are evenly spaced within each power of ten from 1e-6 to 1, twice as many as in the power below: they cover seven orders of
+//! magnitude, the large numbers most finely.
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,13 +12,13 @@ use crate::TorchError;
 /// Numbers that share a scale.
 pub const BLOCK: i64 = 256;
 
-/// Powers of ten that levels span.
+/// Powers of ten that the levels cover.
 const DECADES: i32 = 7;
 /// Bits of an f32 that choose its code: sign, exponent and eleven of the fraction.
 const INDEX_BITS: u32 = 20;
 const DROPPED_BITS: u32 = 32 - INDEX_BITS;
 
-/// The levels of one kind of tensor, and what finds the nearest.
+/// The quantization levels, and a table to find the nearest.
 #[derive(Debug)]
 pub struct Levels {
     /// `[256]`, ascending.
@@ -28,7 +28,7 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// Levels of both signs, or of none below 0, which has twice as many above.
+    /// Levels of both signs, or twice as many above 0 and none below.
     ///
     /// # Errors
     /// libtorch's own.
@@ -74,29 +74,29 @@ fn nearest(levels: &[f32], value: f32) -> u8 {
     (if is_nearer { below } else { above }) as u8
 }
 
-/// Numbers in 8 bits.
+/// A moment of AdamW, quantized to 8 bits by blocks.
 #[derive(Debug)]
-pub struct Blockwise {
+pub struct QuantizedMoment {
     /// `[blocks * 256]`, u8: the last block may be longer than what is stored.
     pub codes: Tensor,
-    /// `[blocks]`, f32: the largest size of each block.
+    /// `[blocks]`, f32: the largest absolute value of each block.
     pub scales: Tensor,
 }
 
-impl Blockwise {
+impl QuantizedMoment {
     /// `len` zeros.
     ///
     /// # Errors
     /// libtorch's own.
     pub fn zeros(len: i64, device: Device) -> Result<Self, TorchError> {
         let blocks = (len + BLOCK - 1) / BLOCK;
-        Ok(Blockwise {
+        Ok(QuantizedMoment {
             codes: Tensor::f_zeros([blocks * BLOCK], (Kind::Uint8, device))?,
             scales: Tensor::f_zeros([blocks], (Kind::Float, device))?,
         })
     }
 
-    /// `len` numbers from `start`, a block's first, in f32.
+    /// `len` numbers in f32 from `start`, which begins a block.
     ///
     /// # Errors
     /// libtorch's own.
@@ -109,7 +109,7 @@ impl Blockwise {
         Ok(values.f_view([-1])?.f_narrow(0, 0, len)?)
     }
 
-    /// Puts `values [n]`, f32, from `start`, a block's first; they end a block or the whole.
+    /// Stores `values [n]`, f32, from `start`, which begins a block; they end at the end of a block or of the whole.
     ///
     /// # Errors
     /// libtorch's own.
@@ -140,7 +140,7 @@ mod tests {
     fn through(values: &Tensor, is_signed: bool) -> Tensor {
         let levels = Levels::new(is_signed, Device::Cpu).unwrap();
         let len = values.size()[0];
-        let stored = Blockwise::zeros(len, Device::Cpu).unwrap();
+        let stored = QuantizedMoment::zeros(len, Device::Cpu).unwrap();
         stored.write(&levels, 0, values).unwrap();
         stored.read(&levels, 0, len).unwrap()
     }
@@ -213,7 +213,7 @@ mod tests {
         let levels = Levels::new(true, Device::Cpu).unwrap();
         let len = 3 * BLOCK + 9;
         let values = Tensor::randn([len], (Kind::Float, Device::Cpu));
-        let stored = Blockwise::zeros(len, Device::Cpu).unwrap();
+        let stored = QuantizedMoment::zeros(len, Device::Cpu).unwrap();
         for (start, len) in [(0, 2 * BLOCK), (2 * BLOCK, BLOCK + 9)] {
             stored.write(&levels, start, &values.narrow(0, start, len)).unwrap();
         }

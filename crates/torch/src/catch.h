@@ -7,7 +7,7 @@
 #include <exception>
 
 template <typename F>
-int guarded(char *error, size_t capacity, F &&body) {
+int catch_into(char *error, size_t capacity, F &&body) {
   try {
     body();
     return 0;

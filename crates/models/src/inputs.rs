@@ -1,4 +1,4 @@
-//! Prompts and answers packed into one row of tokens.
+//! Prompts and completions packed into one sequence of tokens.
 
 use std::sync::Arc;
 
@@ -9,31 +9,31 @@ use crate::ModelError;
 use crate::layers::attention::Layout;
 use crate::model::VisionLanguageModel;
 
-/// A packed batch as the model takes it.
+/// A packed batch: the inputs of a forward pass.
 #[derive(Debug)]
-pub struct PackedBatch {
+pub struct ModelInputs {
     /// `[T]`.
     pub input_ids: Tensor,
     /// `[3, T]`.
     pub position_ids: Tensor,
     /// The distinct images; `None` where all is text.
-    pub images: Option<PackedImages>,
-    /// Who sees whom.
+    pub images: Option<ImageInputs>,
+    /// Which tokens attend to which.
     pub layout: Layout,
 }
 
-/// Images of a batch, each distinct one once.
+/// Images of a batch, without duplicates.
 #[derive(Debug)]
-pub struct PackedImages {
+pub struct ImageInputs {
     /// The images.
     pub distinct: Vec<Arc<PreparedImage>>,
-    /// Rows of the tower's output, one per placeholder token.
+    /// For each placeholder token, its row of the tower's output.
     pub sources: Tensor,
-    /// Packed tokens that they replace.
+    /// For each placeholder token, its index in the packed tokens.
     pub targets: Tensor,
 }
 
-impl PackedImages {
+impl ImageInputs {
     /// `[patches, patch_dim]` of all of them.
     pub fn pixel_values(&self, kind: Kind, device: Device) -> Tensor {
         pixel_values(&self.distinct, kind, device)
@@ -45,8 +45,8 @@ impl PackedImages {
     }
 }
 
-/// Packs prompts and answers.
-pub struct BatchBuilder<'m> {
+/// Packs prompts and completions.
+pub struct InputsBuilder<'m> {
     model: &'m dyn VisionLanguageModel,
     ids: Vec<i64>,
     positions: [Vec<i64>; 3],
@@ -60,10 +60,10 @@ pub struct BatchBuilder<'m> {
     targets: Vec<i64>,
 }
 
-impl<'m> BatchBuilder<'m> {
+impl<'m> InputsBuilder<'m> {
     /// An empty batch for `model`.
     pub fn new(model: &'m dyn VisionLanguageModel) -> Self {
-        BatchBuilder {
+        InputsBuilder {
             model,
             ids: Vec::new(),
             positions: Default::default(),
@@ -99,8 +99,8 @@ impl<'m> BatchBuilder<'m> {
         let merge = self.model.spatial_merge_size().pow(2);
         let grids: Vec<[usize; 3]> = prompt.images.iter().map(|i| i.grid_thw).collect();
         let start = self.ids.len() as i64;
-        let places = prompt.ids.iter().enumerate().filter(|&(_, &id)| id == image_token);
-        self.targets.extend(places.map(|(i, _)| start + i as i64));
+        let placeholders = prompt.ids.iter().enumerate().filter(|&(_, &id)| id == image_token);
+        self.targets.extend(placeholders.map(|(i, _)| start + i as i64));
         for image in &prompt.images {
             let first = self.distinct(image);
             let count = (image.grid_thw.iter().product::<usize>() / merge) as i64;
@@ -115,11 +115,11 @@ impl<'m> BatchBuilder<'m> {
         Ok(self.layout.push(prompt.ids.len(), None))
     }
 
-    /// Appends an answer over the prompt at segment `prompt` and returns its segment.
+    /// Appends a completion over the prompt at segment `prompt` and returns its segment.
     ///
     /// # Panics
-    /// On an empty answer.
-    pub fn push_answer(&mut self, prompt: usize, ids: &[u32]) -> usize {
+    /// On an empty completion.
+    pub fn push_completion(&mut self, prompt: usize, ids: &[u32]) -> usize {
         let next = self.next_position[prompt];
         self.ids.extend(ids.iter().map(|&id| i64::from(id)));
         for list in &mut self.positions {
@@ -129,7 +129,7 @@ impl<'m> BatchBuilder<'m> {
         self.layout.push(ids.len(), Some(prompt))
     }
 
-    /// Whatever libtorch would stumble over later, or not notice at all.
+    /// Checks what libtorch would fail on later, or not notice.
     fn check(&self, prompt: &Prompt) -> Result<(), ModelError> {
         if prompt.ids.is_empty() {
             return Err(ModelError::EmptyPrompt);
@@ -162,7 +162,7 @@ impl<'m> BatchBuilder<'m> {
     }
 
     fn distinct(&mut self, image: &Arc<PreparedImage>) -> i64 {
-        if let Some(i) = self.images.iter().position(|known| Arc::ptr_eq(known, image)) {
+        if let Some(i) = self.images.iter().position(|other| Arc::ptr_eq(other, image)) {
             return self.first_row[i];
         }
         let first = self.rows;
@@ -174,16 +174,16 @@ impl<'m> BatchBuilder<'m> {
     }
 
     /// The batch on the model's device.
-    pub fn build(self) -> PackedBatch {
+    pub fn build(self) -> ModelInputs {
         let device = self.model.compute().1;
         let vector = |list: &[i64]| Tensor::from_slice(list).to_device(device);
         let positions: Vec<Tensor> = self.positions.iter().map(|list| vector(list)).collect();
-        let images = (!self.images.is_empty()).then(|| PackedImages {
+        let images = (!self.images.is_empty()).then(|| ImageInputs {
             distinct: self.images,
             sources: vector(&self.sources),
             targets: vector(&self.targets),
         });
-        PackedBatch {
+        ModelInputs {
             input_ids: vector(&self.ids),
             position_ids: Tensor::stack(&positions, 0),
             images,

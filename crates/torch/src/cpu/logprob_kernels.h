@@ -1,8 +1,8 @@
-// Log-probabilities of tokens, and their choice.
+// Log-probabilities of tokens, their gradient, and sampling.
 
 #pragma once
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace vlm_r1 {
 namespace {
@@ -20,7 +20,7 @@ inline float largest_of(const T *x, int64_t n) {
   return top;
 }
 
-// Over n numbers: the sums of e^y and of y e^y, y = (x - top) * scale; e^y to `weights` where that is not null.
+// The sums of e^y and of y e^y over n numbers, y = (x - top) * scale; e^y is stored in `weights` unless that is null.
 struct Sums {
   double total = 0, moment = 0;
 };
@@ -60,13 +60,13 @@ void log_sum_exp(const T *logits, float scale, float *lse, float *entropy, int64
   }
 }
 
-// Probabilities become integers of this many units before they are added: such sums are exact in any order.
+// Probabilities are scaled by this and truncated to integers before they are summed: the sums are exact in any order.
 constexpr double UNITS = 4503599627370496.0;  // 2^52
 
 inline int64_t units(float weight, float inverse) { return (int64_t)((double)(weight * inverse) * UNITS); }
 
 template <typename T>
-void choose(const T *logits, int64_t n, float scale, const bool *banned, double draw, float *weights, double *out) {
+void sample_token(const T *logits, int64_t n, float scale, const bool *banned, double uniform, float *weights, double *out) {
   const float top = largest_of(logits, n);
   const Sums sums = sum_exponentials(logits, n, top, scale, weights);
   const double lse = top * scale + log(sums.total);
@@ -77,7 +77,7 @@ void choose(const T *logits, int64_t n, float scale, const bool *banned, double 
     out[3] = high;
     out[4] = 0;
   };
-  if (draw < 0) {
+  if (uniform < 0) {
     int64_t best = 0;
     float high = -INFINITY, low = -INFINITY;
     for (int64_t i = 0; i < n; ++i) {
@@ -97,12 +97,12 @@ void choose(const T *logits, int64_t n, float scale, const bool *banned, double 
     weights[i] = banned[i] ? 0 : weights[i];
     allowed += weights[i];
   }
-  // Also where the logits are no numbers: the caller refuses such a row by its log-probability.
+  // NaN logits end here too; the caller refuses such a row by its log-probability.
   if (!(allowed > 0)) return finish(0, 1, 1);
   const float inverse = (float)(1 / allowed);
   int64_t total = 0;
   for (int64_t i = 0; i < n; ++i) total += units(weights[i], inverse);
-  const int64_t target = (int64_t)(draw * (double)total);  // below `total`, since a draw is below 1
+  const int64_t target = (int64_t)(uniform * (double)total);  // below `total`, since `uniform` is below 1
   int64_t start = 0;
   for (int64_t block = 0; block < n; block += BLOCK) {
     const int64_t last = block + BLOCK < n ? block + BLOCK : n;

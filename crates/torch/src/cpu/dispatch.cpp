@@ -1,6 +1,6 @@
-// Which of the compiled sets of loops runs.
+// Chooses the kernels of the best instruction set at run time.
 
-#include "operation.h"
+#include "torch_op.h"
 
 #include <cstdlib>
 #include <string>
@@ -9,7 +9,7 @@ namespace vlm_r1 {
 namespace {
 
 // The best that the processor has, or what `VLM_R1_CPU_SET` names: `baseline`, `avx2`, `avx512` or `avx512_bf16`.
-const Kernels &pick() {
+const Kernels &choose_kernels() {
   const char *variable = std::getenv("VLM_R1_CPU_SET");
   const std::string asked = variable ? variable : "";
 #ifdef VLM_R1_X86
@@ -29,7 +29,7 @@ const Kernels &pick() {
 }  // namespace
 
 const Kernels &best_kernels() {
-  static const Kernels &best = pick();
+  static const Kernels &best = choose_kernels();
   return best;
 }
 

@@ -1,4 +1,4 @@
-// Sixteen numbers at a time, for the loops that `kernels.cpp` collects.
+// Vectors of 16 numbers for the kernels of `kernels.cpp`.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 namespace vlm_r1 {
 namespace {
 
-// Sixteen numbers; the compiler splits them where registers are narrower.
+// 16 numbers; the compiler splits them where registers are narrower.
 typedef float Lanes __attribute__((vector_size(64)));
 typedef int32_t IntLanes __attribute__((vector_size(64)));
 typedef uint32_t WideLanes __attribute__((vector_size(64)));

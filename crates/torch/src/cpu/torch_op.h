@@ -1,4 +1,4 @@
-// What the operations made of `kernels.h` share. For the C++ files that know tensors; `kernels.cpp` does not include it.
+// Helpers of the torch operations over `kernels.h`. `kernels.cpp` must not include it.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace vlm_r1 {
 
-// The best that the processor has, or what the environment asks for.
+// The kernels of the best instruction set that the processor has, or of the one that `VLM_R1_CPU_SET` names.
 const Kernels &best_kernels();
 
 template <typename T>
@@ -23,7 +23,7 @@ const TypedKernels<T> &typed() {
   }
 }
 
-// Numbers below which a second thread costs more than it does.
+// Below this many numbers a second thread costs more than it saves.
 constexpr int64_t GRAIN = at::internal::GRAIN_SIZE;
 
 inline int64_t rows_at_once(int64_t n) { return std::max<int64_t>(1, GRAIN / std::max<int64_t>(n, 1)); }
@@ -37,7 +37,7 @@ T *write(at::Tensor &x) {
   return static_cast<T *>(x.mutable_data_ptr());
 }
 
-// Calls `body` with a number of the type that `kind` is stored in.
+// Calls `body` with a value of the C++ type of `kind`.
 template <typename F>
 void by_type(at::ScalarType kind, F &&body) {
   if (kind == at::kFloat) {

@@ -1,4 +1,4 @@
-//! Weights that do not fit a model: which of them are errors, and in how many words.
+//! Weights that do not fit a model: which of them are errors, and how they are reported.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::checkpoint::HEAD;
 /// Missing weights that are named; a folder of another kind lacks hundreds.
 const MAX_NAMED: usize = 8;
 
-/// What loading found to be wrong.
+/// Mismatches found while loading.
 #[derive(Debug, Default)]
-pub(crate) struct Misfits {
+pub(crate) struct Mismatches {
     /// Weights that are not in the files.
     pub(crate) missing: Vec<String>,
     /// Tensors that no layer takes.
@@ -21,16 +21,16 @@ pub(crate) struct Misfits {
     pub(crate) others: Vec<String>,
 }
 
-impl Misfits {
-    /// Refuses what does not fit, and names what is passed over.
+impl Mismatches {
+    /// Refuses mismatches; warns of unexpected tensors.
     ///
     /// # Errors
     /// [`ModelError::Weights`].
-    pub(crate) fn judge(mut self, folder: &Path) -> Result<(), ModelError> {
+    pub(crate) fn check(mut self, folder: &Path) -> Result<(), ModelError> {
         // Old checkpoints carry these buffers; they are computed, not learnt.
         self.unexpected.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
         if self.missing.is_empty() && self.others.is_empty() {
-            self.say_unexpected(folder);
+            self.warn_unexpected(folder);
             return Ok(());
         }
         let hint = self.hint();
@@ -50,7 +50,7 @@ impl Misfits {
         Err(ModelError::Weights { folder: folder.to_path_buf(), problems })
     }
 
-    fn say_unexpected(&self, folder: &Path) {
+    fn warn_unexpected(&self, folder: &Path) {
         let names: Vec<String> = self.unexpected.iter().map(|name| format!("`{name}`")).collect();
         if names.is_empty() {
             return;

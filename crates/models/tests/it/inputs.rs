@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use base::{PreparedImage, Prompt};
-use models::{BatchBuilder, ModelError, VisionLanguageModel};
+use models::{InputsBuilder, ModelError, VisionLanguageModel};
 use proptest::prelude::*;
 use tch::{Device, Kind};
 
 use crate::support::{
-    PATCH_DIM, assert_names, checkpoint, load, logits, max_difference, picture, prompt,
+    PATCH_DIM, assert_names, checkpoint, load, logits, max_difference, prompt, test_image,
 };
 
 const IMAGE: u32 = 548;
@@ -66,8 +66,8 @@ fn positions_of_text_and_images() {
 #[test]
 fn an_image_used_twice_goes_through_the_tower_once() {
     let model = load(&checkpoint("nested"));
-    let (a, b) = (picture(1, 4, 6), picture(2, 4, 4));
-    let mut builder = BatchBuilder::new(model.as_ref());
+    let (a, b) = (test_image(1, 4, 6), test_image(2, 4, 4));
+    let mut builder = InputsBuilder::new(model.as_ref());
     builder.push_prompt(&prompt(&[1, 2], &[a.clone(), b.clone()], &[3])).unwrap();
     builder.push_prompt(&prompt(&[4], &[b.clone(), a.clone()], &[])).unwrap();
     let tokens = builder.num_tokens() as i64;
@@ -89,7 +89,7 @@ fn an_image_used_twice_goes_through_the_tower_once() {
 #[test]
 fn packed_prompts_are_those_alone() {
     let model = load(&checkpoint("nested"));
-    let (a, b) = (picture(1, 4, 6), picture(2, 18, 12));
+    let (a, b) = (test_image(1, 4, 6), test_image(2, 18, 12));
     let items = [
         (prompt(&[1, 2], &[a.clone(), b.clone()], &[3]), vec![vec![7, 8, 9], vec![10]]),
         (prompt(&[4, 5, 6], &[], &[]), vec![vec![11, 12]]),
@@ -97,14 +97,14 @@ fn packed_prompts_are_those_alone() {
     ];
     let packed = logits(model.as_ref(), &items);
     let mut at = 0;
-    for (prompt, answers) in &items {
+    for (prompt, completions) in &items {
         let alone = logits(model.as_ref(), &[(prompt.clone(), vec![])]);
         let len = alone.size()[0];
         assert!(max_difference(&packed.narrow(0, at, len), &alone) < 1e-5);
         at += len;
-        for answer in answers {
-            let alone = logits(model.as_ref(), &[(prompt.clone(), vec![answer.clone()])]);
-            let tokens = answer.len() as i64;
+        for completion in completions {
+            let alone = logits(model.as_ref(), &[(prompt.clone(), vec![completion.clone()])]);
+            let tokens = completion.len() as i64;
             let alone = alone.narrow(0, len, tokens);
             assert!(max_difference(&packed.narrow(0, at, tokens), &alone) < 1e-5);
             at += tokens;
@@ -114,14 +114,14 @@ fn packed_prompts_are_those_alone() {
 }
 
 fn refused(model: &dyn VisionLanguageModel, prompt: &Prompt) -> String {
-    let error: ModelError = BatchBuilder::new(model).push_prompt(prompt).unwrap_err();
+    let error: ModelError = InputsBuilder::new(model).push_prompt(prompt).unwrap_err();
     error.to_string()
 }
 
 #[test]
 fn prompts_that_do_not_fit_are_refused() {
     let model = load(&checkpoint("nested"));
-    let image = picture(1, 4, 4);
+    let image = test_image(1, 4, 4);
     let with = |ids: &[u32], images: &[Arc<PreparedImage>]| Prompt {
         ids: ids.to_vec(),
         images: images.to_vec(),
@@ -151,7 +151,7 @@ fn prompts_that_do_not_fit_are_refused() {
         );
     }
     // Images without a token between them are two all the same.
-    let mut builder = BatchBuilder::new(model.as_ref());
+    let mut builder = InputsBuilder::new(model.as_ref());
     builder.push_prompt(&with(&[IMAGE; 8], &two)).unwrap();
 
     assert_names(&refused(model.as_ref(), &with(&[1, 558], &[])), &["token id 558", "558 rows"]);

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use models::Tape;
+use models::Checkpointing;
 use tch::{Device, Kind, Tensor};
 
 const NAMES: [&str; 4] = ["embedding", "first", "second", "head"];
@@ -24,20 +24,20 @@ fn run(recompute: bool, trained: [bool; 4], runs: &[Cell<usize>; 3]) -> (f64, Ve
         .collect();
     let count = |stage: usize| runs[stage].set(runs[stage].get() + 1);
     let ids = Tensor::from_slice(&[3i64, 1, 3, 6]);
-    let mut tape = Tape::new(recompute);
-    let x = tape.run(&ids, |ids| {
+    let mut checkpointing = Checkpointing::new(recompute);
+    let x = checkpointing.run(&ids, |ids| {
         count(0);
         Tensor::embedding(&leaves[0], ids, -1, false, false)
     });
-    let x = tape.run(&x, |x| {
+    let x = checkpointing.run(&x, |x| {
         count(1);
         x + x.matmul(&leaves[1]).tanh()
     });
-    let x = tape.run(&x, |x| {
+    let x = checkpointing.run(&x, |x| {
         count(2);
         x * x.matmul(&leaves[2]).sigmoid() + x.matmul(&leaves[1])
     });
-    let loss = tape.backward(&x, |x| {
+    let loss = checkpointing.backward(&x, |x| {
         let loss = x.matmul(&leaves[3]).square().mean(Kind::Float);
         let value = f64::try_from(loss.detach()).unwrap();
         (loss, value)

@@ -1,26 +1,26 @@
-//! Layer-wise recomputation: keep each stage's input, run the stage again on the way back.
+//! Activation (gradient) checkpointing: keeps each stage's input and recomputes the stage in the backward pass.
 //!
-//! With recomputation off the tape is transparent: stages build one ordinary autograd graph.
+//! Without recomputation stages build one ordinary autograd graph.
 
 use tch::{Tensor, no_grad};
 
-/// A stage to run again.
+/// A stage to recompute.
 struct Stage<'a> {
     input: Tensor,
-    /// Whether a weight of an earlier stage waits for the gradient of `input`.
-    passes_on: bool,
+    /// Whether an earlier stage needs the gradient of `input`.
+    needs_input_grad: bool,
     run: Box<dyn Fn(&Tensor) -> Tensor + 'a>,
 }
 
 /// A chain of stages, each one tensor in and one out.
-pub struct Tape<'a> {
+pub struct Checkpointing<'a> {
     stages: Option<Vec<Stage<'a>>>,
 }
 
-impl<'a> Tape<'a> {
-    /// A tape that recomputes, or one that keeps the graph.
+impl<'a> Checkpointing<'a> {
+    /// With `recompute`, keeps inputs only; else keeps the graph.
     pub fn new(recompute: bool) -> Self {
-        Tape { stages: recompute.then(Vec::new) }
+        Checkpointing { stages: recompute.then(Vec::new) }
     }
 
     /// Runs a stage on the output of the one before.
@@ -29,24 +29,24 @@ impl<'a> Tape<'a> {
             return stage(input);
         };
         let input = input.detach();
-        let passes_on = !stages.is_empty();
-        let output = if passes_on {
+        let needs_input_grad = !stages.is_empty();
+        let output = if needs_input_grad {
             no_grad(|| stage(&input))
         } else {
-            // Only a graph tells whether the stage has weights to train. Frozen stages at the
-            // beginning (a vision tower) are forgotten: nobody asks for their gradient.
+            // Only a graph tells whether the stage has weights to train. Frozen stages at the beginning (a vision tower) are not kept:
+            // they need no gradient.
             let output = stage(&input);
             if !output.requires_grad() {
                 return output;
             }
             output.detach()
         };
-        stages.push(Stage { input, passes_on, run: Box::new(stage) });
+        stages.push(Stage { input, needs_input_grad, run: Box::new(stage) });
         output
     }
 
-    /// Computes the loss from the last stage's output and accumulates gradients into every leaf.
-    /// `loss` returns the scalar to differentiate and whatever else it computed.
+    /// Backward pass: computes the loss from the last stage's output and accumulates gradients into every leaf. `loss` returns the
+    /// scalar to differentiate and any other result.
     pub fn backward<R>(self, output: &Tensor, loss: impl FnOnce(&Tensor) -> (Tensor, R)) -> R {
         let Some(stages) = self.stages else {
             let (scalar, result) = loss(output);
@@ -62,7 +62,7 @@ impl<'a> Tape<'a> {
             if !upstream.defined() {
                 break;
             }
-            let input = stage.input.set_requires_grad(stage.passes_on);
+            let input = stage.input.set_requires_grad(stage.needs_input_grad);
             let output = (stage.run)(&input);
             (&output * &upstream.detach()).sum(output.kind()).backward();
             upstream = input.grad();

@@ -49,8 +49,12 @@ fn act(invocation: &Invocation) -> Result<()> {
             commands::check_eval,
             commands::eval,
         ),
-        Command::Generate => with_config(invocation, |config| config.machine.dry_run, commands::generate),
-        Command::Logprobs => with_config(invocation, |config| config.machine.dry_run, commands::logprobs),
+        Command::Generate => {
+            with_config(invocation, |config| config.machine.dry_run, commands::generate)
+        }
+        Command::Logprobs => {
+            with_config(invocation, |config| config.machine.dry_run, commands::logprobs)
+        }
         Command::Merge => with_config(invocation, |config| config.dry_run, commands::merge),
         Command::Reward | Command::DataCheck | Command::DataConvert => {
             let name = invocation.command.name();

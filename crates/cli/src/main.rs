@@ -15,7 +15,9 @@ fn main() -> ExitCode {
 
 fn act(invocation: &Invocation) -> Result<()> {
     match invocation.command {
-        Command::Reward => with_config(invocation, |config| config.machine.dry_run, commands::reward),
+        Command::Reward => {
+            with_config(invocation, |config| config.machine.dry_run, commands::reward)
+        }
         Command::DataCheck => {
             with_config(invocation, |config| config.dry_run, commands::data_check)
         }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
@@ -21,13 +21,27 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("report", &["base"]),
     ("tiny", &[]),
     ("web", &["base"]),
+    ("reward-server", &["base", "web"]),
     ("dashboard", &["base", "report", "web"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
     ("eval", &["base", "config", "data", "rewards", "report"]),
     ("eval-runner", &["base", "config", "data", "rewards", "torch", "models", "engine", "eval"]),
-    ("cli", &["base", "config", "data", "rewards", "report", "dashboard", "eval", "web"]),
+    (
+        "cli",
+        &[
+            "base",
+            "config",
+            "data",
+            "rewards",
+            "report",
+            "dashboard",
+            "eval",
+            "web",
+            "reward-server",
+        ],
+    ),
     (
         "cli-engine",
         &[
@@ -51,7 +65,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 12] = [
+const NO_LIBTORCH: [&str; 13] = [
     "base",
     "config",
     "data",
@@ -60,6 +74,7 @@ const NO_LIBTORCH: [&str; 12] = [
     "dashboard",
     "tiny",
     "web",
+    "reward-server",
     "eval",
     "cli",
     "experiments",

@@ -8,6 +8,7 @@
 
 pub mod console;
 pub mod draw;
+pub mod json;
 pub mod model_folder;
 pub mod python_json;
 pub mod python_text;

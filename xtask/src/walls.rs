@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
@@ -25,13 +25,28 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ("report", &["base"]),
     ("tiny", &[]),
     ("web", &["base"]),
+    ("reward-server", &["base", "python", "web"]),
     ("dashboard", &["base", "report", "web"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
     ("eval", &["base", "config", "python", "data", "rewards", "report"]),
     ("eval-runner", &["base", "config", "data", "rewards", "torch", "models", "engine", "eval"]),
-    ("cli", &["base", "config", "python", "data", "rewards", "report", "dashboard", "eval", "web"]),
+    (
+        "cli",
+        &[
+            "base",
+            "config",
+            "python",
+            "data",
+            "rewards",
+            "report",
+            "dashboard",
+            "eval",
+            "web",
+            "reward-server",
+        ],
+    ),
     (
         "cli-engine",
         &[
@@ -56,7 +71,7 @@ const MAY_USE: [(&str, &[&str]); 21] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 15] = [
+const NO_LIBTORCH: [&str; 16] = [
     "base",
     "config",
     "python",
@@ -68,6 +83,7 @@ const NO_LIBTORCH: [&str; 15] = [
     "dashboard",
     "tiny",
     "web",
+    "reward-server",
     "eval",
     "cli",
     "experiments",

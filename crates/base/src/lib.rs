@@ -8,6 +8,7 @@
 
 pub mod console;
 pub mod draw;
+pub mod json;
 pub mod model_folder;
 pub mod run_folder;
 pub mod sample;

@@ -6,7 +6,6 @@ mod origin;
 mod page;
 mod scorer;
 mod serve;
-mod service;
 mod summary;
 mod tally;
 

@@ -1,26 +1,19 @@
-//! Rewards over HTTP. What callers may take is bounded by [`web`]; [`super::service`] knows what they mean.
+//! `reward --serve`: the rewards of the command, asked over HTTP.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{RawQuery, State};
-use axum::http::{Method, Uri};
-use axum::routing::{get, post};
 use base::run_folder::StopFlag;
 use config::RewardConfig;
-use tokio::sync::{AcquireError, Semaphore};
-use web::{Access, Key, Limits, Reply, Server, WebError};
+use reward_server::{AskedRow, Failure, Score};
+use rewards::RewardError;
+use serde_json::{Value, json};
+use web::{Access, Key, Limits, Server, WebError};
 
-use super::scorer::Scorer;
-use super::service::Service;
+use super::scorer::{self, Scored, Scorer};
+use crate::program::message;
+use crate::rows::Row;
 
-/// Requests scored at a time: some rewards only wait for other programs.
-const MAX_SCORING: usize = 8;
-/// Bytes from which a body is scored alone among its like: read, it takes up to some hundred times as many.
-const LARGE_BYTES: usize = 1 << 20;
 /// Names the key where no file does.
 const KEY_VARIABLE: &str = "VLM_R1_API_KEY";
 
@@ -43,80 +36,51 @@ pub fn serve(config: &RewardConfig, address: &str, scorer: Scorer, stop: &StopFl
         }
         bound => bound?,
     };
-    let asked = Asked {
-        service: Service::new(scorer, config.shown.explain),
-        turns: Semaphore::new(MAX_SCORING),
-        large: Semaphore::new(1),
-    };
-    Ok(server.run(router(Arc::new(asked)), stop)?)
+    Ok(server.run(reward_server::router(scorer, config.shown.explain), stop)?)
 }
 
-/// What all requests share.
-struct Asked {
-    service: Service,
-    turns: Semaphore,
-    /// Large bodies are few at a time, so that memory is bounded and small ones find a turn.
-    large: Semaphore,
+impl Score for Scorer {
+    fn names(&self) -> Vec<String> {
+        Self::names(self)
+    }
+
+    fn totals(&self, rows: Vec<AskedRow>) -> Result<Vec<Value>, Failure> {
+        let rows = named(rows);
+        let scored = self.score(&rows, false).map_err(failure)?;
+        Ok((0..rows.len()).map(|row| total(&scored, row)).collect())
+    }
+
+    fn written(&self, rows: Vec<AskedRow>, explain: bool) -> Result<Vec<Value>, Failure> {
+        let rows = named(rows);
+        let scored = self.score(&rows, explain).map_err(failure)?;
+        let rows = rows.into_iter().enumerate();
+        Ok(rows.map(|(index, row)| self.output(row, index, &scored)).collect())
+    }
 }
 
-type Shared = State<Arc<Asked>>;
-
-fn router(asked: Arc<Asked>) -> Router {
-    Router::new()
-        .route("/", get(usage))
-        .route("/score", post(score))
-        .route("/rows", post(rows))
-        .method_not_allowed_fallback(no_method)
-        .fallback(no_path)
-        .with_state(asked)
+fn named(rows: Vec<AskedRow>) -> Vec<Row> {
+    let rows = rows.into_iter().enumerate();
+    let named = rows.map(|(index, AskedRow { columns, lost })| Row {
+        place: format!("row {index}"),
+        columns,
+        lost,
+    });
+    named.collect()
 }
 
-async fn usage(State(asked): Shared) -> Reply {
-    asked.service.usage()
+fn failure(scorer::Failure { row, error }: scorer::Failure) -> Failure {
+    let is_of_reward = matches!(
+        error.downcast_ref(),
+        Some(RewardError::Plugin { .. } | RewardError::JudgeFailed { .. })
+    );
+    Failure { row, is_of_reward, error: message(&error) }
 }
 
-async fn score(State(asked): Shared, body: Bytes) -> Reply {
-    let size = body.len();
-    asked.work(size, move |service| service.score(&body)).await
-}
-
-async fn rows(State(asked): Shared, RawQuery(query): RawQuery, body: Bytes) -> Reply {
-    let size = body.len();
-    asked.work(size, move |service| service.rows(query.as_deref(), &body)).await
-}
-
-async fn no_method(method: Method, uri: Uri) -> Reply {
-    let path = uri.path();
-    Reply::refusal(405, &format!("{method} {path}: got {method}, see GET /"))
-}
-
-async fn no_path(uri: Uri) -> Reply {
-    let path = uri.path();
-    let why = format!("no `{path}` here: GET /, POST /score, POST /rows");
-    Reply::refusal(404, &why)
-}
-
-impl Asked {
-    /// Scores a body of `size` bytes when it is this request's turn.
-    async fn work(
-        self: Arc<Self>,
-        size: usize,
-        act: impl FnOnce(&Service) -> Reply + Send + 'static,
-    ) -> Reply {
-        let turn = async {
-            let large = match size >= LARGE_BYTES {
-                true => Some(self.large.acquire().await?),
-                false => None,
-            };
-            Ok::<_, AcquireError>((large, self.turns.acquire().await?))
-        };
-        let Ok(_turn) = turn.await else {
-            return Reply::refusal(503, "the server is stopping");
-        };
-        let asked = Arc::clone(&self);
-        let scoring = tokio::task::spawn_blocking(move || act(&asked.service));
-        // A panic is a bug of ours, and no reason to leave the others unanswered.
-        let failed = |_| Reply::refusal(500, "the server failed on this request");
-        scoring.await.unwrap_or_else(failed)
+/// The weighted sum; none where no reward applies.
+fn total(scored: &Scored, row: usize) -> Value {
+    let mut each = scored.scores.per_reward.iter();
+    match each.any(|scores| scores[row].is_some()) {
+        true => json!(scored.scores.total[row]),
+        false => Value::Null,
     }
 }

@@ -1,26 +1,25 @@
-//! What the server answers, request by request; how requests come is [`super::serve`]'s.
+//! What is answered, request by request; how requests come is [`crate::routes`]'s.
 
 use base::console::printable;
+use base::json::kind_of;
 use python::json::{Lost, Parsed, parse};
-use rewards::RewardError;
 use serde_json::{Map, Value, json};
 use web::Reply;
 
-use super::scorer::{Failure, Scored, Scorer};
-use crate::rows::{Row, kind_of};
+use crate::{AskedRow, Failure, Score};
 
 const USAGE: &str = include_str!("usage.txt");
 
 /// Scores what it is sent.
-pub struct Service {
-    scorer: Scorer,
+pub(crate) struct Service {
+    scorer: Box<dyn Score>,
     /// Whether rows are explained where the request does not say.
     explain: bool,
 }
 
 impl Service {
     /// Scores by `scorer`.
-    pub fn new(scorer: Scorer, explain: bool) -> Self {
+    pub fn new(scorer: Box<dyn Score>, explain: bool) -> Self {
         Self { scorer, explain }
     }
 
@@ -55,8 +54,7 @@ impl Service {
             Some(other) => return Err(unexpected(&other)),
             None => return Err(Reply::refusal(400, "missing key `rows`")),
         };
-        let scored = self.scored(&rows, false)?;
-        let scores: Vec<Value> = (0..rows.len()).map(|row| total(&scored, row)).collect();
+        let scores = self.scorer.totals(rows).map_err(refusal)?;
         let mut answer = Map::new();
         if let Some(id) = request.remove("id") {
             answer.insert("id".to_owned(), id);
@@ -104,36 +102,17 @@ impl Service {
         }
     }
 
-    fn written(&self, rows: Vec<Row>, explain: bool) -> Result<Vec<Value>, Reply> {
-        let scored = self.scored(&rows, explain)?;
-        let rows = rows.into_iter().enumerate();
-        Ok(rows.map(|(index, row)| self.scorer.output(row, index, &scored)).collect())
-    }
-
-    fn scored(&self, rows: &[Row], explain: bool) -> Result<Scored, Reply> {
-        let failed = |Failure { row, error }: Failure| {
-            // A reward of the user's own that does not answer is no fault of the row.
-            let is_ours = matches!(
-                error.downcast_ref(),
-                Some(RewardError::Plugin { .. } | RewardError::JudgeFailed { .. })
-            );
-            let mut why = json!({"error": crate::program::message(&error)});
-            if let Some(row) = row {
-                why["row"] = json!(row);
-            }
-            Reply::json(if is_ours { 500 } else { 422 }, &why)
-        };
-        self.scorer.score(rows, explain).map_err(failed)
+    fn written(&self, rows: Vec<AskedRow>, explain: bool) -> Result<Vec<Value>, Reply> {
+        self.scorer.written(rows, explain).map_err(refusal)
     }
 }
 
-/// The weighted sum; none where no reward applies.
-fn total(scored: &Scored, row: usize) -> Value {
-    let mut each = scored.scores.per_reward.iter();
-    match each.any(|scores| scores[row].is_some()) {
-        true => json!(scored.scores.total[row]),
-        false => Value::Null,
+fn refusal(Failure { row, is_of_reward, error }: Failure) -> Reply {
+    let mut why = json!({"error": error});
+    if let Some(row) = row {
+        why["row"] = json!(row);
     }
+    Reply::json(if is_of_reward { 500 } else { 422 }, &why)
 }
 
 /// A body, as Python's `json` reads it.
@@ -169,12 +148,10 @@ fn unexpected(got: &Value) -> Reply {
     Reply::refusal(400, &why)
 }
 
-fn rows_of(values: Vec<Value>, lost: &[Lost], under: &[&str]) -> Result<Vec<Row>, Reply> {
+fn rows_of(values: Vec<Value>, lost: &[Lost], under: &[&str]) -> Result<Vec<AskedRow>, Reply> {
     let rows = values.into_iter().enumerate();
     let rows = rows.map(|(index, value)| match value {
-        Value::Object(columns) => {
-            Ok(Row { place: format!("row {index}"), columns, lost: lost_in(lost, under, index) })
-        }
+        Value::Object(columns) => Ok(AskedRow { columns, lost: lost_in(lost, under, index) }),
         other => {
             let why = format!("row {index}: got {}, expected a JSON object", kind_of(&other));
             Err(Reply::json(422, &json!({"error": why, "row": index})))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base::console::{self, AroundGuard};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use train::{Observer, step_figures, step_line};
+use train::{Observer, step_line, step_metrics};
 
 const TEMPLATE: &str = "step {pos}/{len} {bar:30} {msg}";
 
@@ -67,7 +67,7 @@ impl Observer for Progress {
             let line = step_line(step, total_steps, metrics);
             console::show(&format!("{line} ETA {eta}"));
         } else {
-            let figures = step_figures(metrics);
+            let figures = step_metrics(metrics);
             self.bar.set_message(format!("{figures} ETA {eta}"));
             self.bar.set_position(step);
         }

@@ -44,4 +44,4 @@ pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
     Family, Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods,
 };
-pub use stream::{Listeners, StepSize};
+pub use stream::{ScoringQueue, StepSize};

@@ -73,7 +73,7 @@ pub(crate) fn numbers(values: &[f32]) -> Value {
 
 /// What is known of a completion's tokens, and where it was computed.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct TokenRecord {
     /// From 1; none of a completion that no pass saw.
     pub micro_batch: Option<usize>,
     /// `None` where the step did not come so far.
@@ -81,7 +81,7 @@ pub(crate) struct Known {
     pub ref_logprobs: Option<Vec<f32>>,
 }
 
-impl Known {
+impl TokenRecord {
     pub fn write(&self, row: &mut Map<String, Value>) {
         let list = |values: &Option<Vec<f32>>| values.as_deref().map_or(Value::Null, numbers);
         row.insert("micro_batch".into(), json!(self.micro_batch));

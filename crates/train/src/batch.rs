@@ -11,7 +11,7 @@ use crate::TrainError;
 use crate::logprobs::{Predictions, TokenScores};
 
 /// A prompt and the answers to it.
-pub type PromptWithAnswers<'a> = (&'a Prompt, Vec<&'a [u32]>);
+pub type PromptWithCompletions<'a> = (&'a Prompt, Vec<&'a [u32]>);
 
 /// As many sequences as go through the model at once. Tables are built once and serve every pass.
 pub struct MicroBatch {
@@ -35,7 +35,7 @@ impl MicroBatch {
     /// A prompt whose placeholders do not fit its images, an empty answer, or nothing to pack.
     pub fn pack(
         model: &dyn VisionLanguageModel,
-        items: &[PromptWithAnswers<'_>],
+        items: &[PromptWithCompletions<'_>],
     ) -> Result<Self, TrainError> {
         let mut builder = InputsBuilder::new(model);
         let (mut rows, mut targets, mut lens) = (Vec::new(), Vec::new(), Vec::new());

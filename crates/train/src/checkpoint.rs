@@ -16,7 +16,7 @@ use tch::Tensor;
 use torch::{TorchError, Written};
 
 use crate::batch::MicroBatch;
-use crate::out_of_memory::attempt;
+use crate::out_of_memory::catch_oom;
 use crate::session::Session;
 use crate::{TrainError, policy};
 
@@ -88,15 +88,15 @@ impl Session<'_> {
             };
             let first = console::describe(&first);
             let first = first.split("\nhint: ").next().unwrap_or_default();
-            self.say(&format!("error: {}{first}", second.unwrap_or_default()));
+            self.log(&format!("error: {}{first}", second.unwrap_or_default()));
         }
         if !matches!(error, TrainError::Diverged { .. }) {
             let way = self.way_on();
-            self.say(&way);
+            self.log(&way);
         }
         if self.stop.is_raised() && error.is_of_a_reward() {
             // It did not wait for a scorer, as it was to end.
-            self.say(&console::describe(&error));
+            self.log(&console::describe(&error));
             error = TrainError::Stopped;
         }
         self.run.log_line(&format!("error: {}", console::describe(&error)));
@@ -152,7 +152,7 @@ impl Session<'_> {
         match free_bytes(self.run.path()) {
             Some(free) if free < needed => {
                 let folder = self.run.path().display().to_string();
-                self.say(&format!(
+                self.log(&format!(
                     "warning: a checkpoint is due {when} and takes about {}, but {folder} has {} free\nhint: make room, \
                      or lower --save_total_limit",
                     console::size(needed),
@@ -170,14 +170,14 @@ impl Session<'_> {
     /// older ones stand.
     pub(crate) fn checkpoint(&mut self) -> Result<(), TrainError> {
         let device = self.model.compute().1;
-        let mut written = attempt(device, || self.write());
+        let mut written = catch_oom(device, || self.write());
         if let Ok(Err(cause)) = &written {
             // A device's cache was given back meanwhile.
-            self.say(&format!(
+            self.log(&format!(
                 "no memory while the checkpoint of step {} was written ({cause}); once more",
                 self.step
             ));
-            written = attempt(device, || self.write());
+            written = catch_oom(device, || self.write());
         }
         let written =
             written.and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause }));
@@ -263,16 +263,16 @@ impl Session<'_> {
                 return Ok(Some(format!("`{name}`")));
             }
         }
-        let Some((prompt, answer)) = &self.tried_on else {
+        let Some((prompt, completion)) = &self.finite_probe else {
             return Ok(None);
         };
         let model = self.model.as_ref();
         let pass = || -> Result<Tensor, TrainError> {
-            let batch = MicroBatch::pack(model, &[(prompt, vec![answer.as_slice()])])?;
+            let batch = MicroBatch::pack(model, &[(prompt, vec![completion.as_slice()])])?;
             Ok(batch.scores(model, 1.0).logprobs)
         };
         // A single completion was in the step just done; where others took the memory since, the weights must do.
-        match attempt(model.compute().1, pass)? {
+        match catch_oom(model.compute().1, pass)? {
             Ok(logprobs) if !is_finite(&logprobs)? => {
                 Ok(Some("the log-probability of an answer".to_owned()))
             }
@@ -281,13 +281,16 @@ impl Session<'_> {
     }
 
     /// A completion of this step, to try weights on before they are saved.
-    pub fn try_on<'p>(&mut self, completions: impl Iterator<Item = (&'p Prompt, &'p [u32])>) {
+    pub fn keep_finite_probe<'p>(
+        &mut self,
+        completions: impl Iterator<Item = (&'p Prompt, &'p [u32])>,
+    ) {
         let found = completions.filter(|(_, ids)| !ids.is_empty()).min_by_key(|(prompt, ids)| {
             // One with images, so that the tower is tried too; the shortest of them.
             (prompt.images.is_empty(), prompt.ids.len() + ids.len())
         });
         if let Some((prompt, ids)) = found {
-            self.tried_on = Some((prompt.clone(), ids.to_vec()));
+            self.finite_probe = Some((prompt.clone(), ids.to_vec()));
         }
     }
 
@@ -304,14 +307,14 @@ impl Session<'_> {
                 Ok(()) => {
                     for (folder, path, cause) in damaged {
                         let aside = self.run.set_aside(&folder)?;
-                        self.say(&format!(
+                        self.log(&format!(
                             "warning: {}: damaged: {cause}; {} is now {}",
                             path.display(),
                             folder.display(),
                             aside.display()
                         ));
                     }
-                    self.say(&format!("resuming after step {step}, {}", folder.display()));
+                    self.log(&format!("resuming after step {step}, {}", folder.display()));
                     return Ok(());
                 }
             }
@@ -358,7 +361,7 @@ impl Session<'_> {
         match verify_sums(folder) {
             Ok(true) => Ok(()),
             Ok(false) => {
-                self.say(&format!(
+                self.log(&format!(
                     "{}: no `{TRAINER_STATE}/{SUMS}`: taken as it is, damage of its files would not be seen",
                     folder.display()
                 ));

@@ -11,7 +11,7 @@ use crate::observer::PolicyAt;
 use crate::session::Session;
 use crate::{TrainError, out_of_memory};
 
-/// Figures that are named in a message.
+/// EvalMetrics that are named in a message.
 const MAX_SAID: usize = 8;
 
 impl Session<'_> {
@@ -28,13 +28,13 @@ impl Session<'_> {
         }
     }
 
-    /// Evaluates where that is due, and logs the step that waits for it. `held_out` scores the rows that were held out.
+    /// Evaluates where that is due, and logs the step that waits for it. `score_validation` scores the rows that were held out.
     ///
     /// # Errors
-    /// What `held_out` and the observer say, and a figure that is not finite: with a checkpoint, so that nothing is lost.
+    /// What `score_validation` and the observer say, and a figure that is not finite: with a checkpoint, so that nothing is lost.
     pub fn evaluate(
         &mut self,
-        held_out: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
+        score_validation: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
     ) -> Result<(), TrainError> {
         let Some(mut metrics) = self.waiting.take() else {
             return Ok(());
@@ -44,9 +44,9 @@ impl Session<'_> {
             return self.publish(&metrics);
         }
         let start = Instant::now();
-        match self.figures(held_out) {
+        match self.figures(score_validation) {
             Ok(figures) => {
-                self.tell_figures(&figures);
+                self.log_eval_metrics(&figures);
                 metrics.extend(figures);
                 book(&mut metrics, start.elapsed().as_secs_f64());
                 // The next step is not to answer for the time and memory of this.
@@ -73,13 +73,13 @@ impl Session<'_> {
 
     fn figures(
         &mut self,
-        held_out: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
+        score_validation: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
     ) -> Result<Map<String, Value>, TrainError> {
         if self.stop.is_raised() {
             return Err(TrainError::Stopped);
         }
         let device = self.model.compute().1;
-        let mut figures = out_of_memory::step(device, || held_out(self))?;
+        let mut figures = out_of_memory::step(device, || score_validation(self))?;
         let pending = self.run.begin_evaluation(self.step)?;
         let policy = PolicyAt {
             model: self.model.as_ref(),
@@ -96,7 +96,7 @@ impl Session<'_> {
         for (name, value) in &measured {
             if !value.is_finite() {
                 let (name, value) = (name.clone(), *value);
-                return Err(TrainError::Figure { step, name, value });
+                return Err(TrainError::EvalMetric { step, name, value });
             }
             figures.insert(format!("eval/{name}"), json!(value));
         }
@@ -106,7 +106,7 @@ impl Session<'_> {
         Ok(figures)
     }
 
-    fn tell_figures(&mut self, figures: &Map<String, Value>) {
+    fn log_eval_metrics(&mut self, figures: &Map<String, Value>) {
         if figures.is_empty() {
             return;
         }
@@ -120,7 +120,7 @@ impl Session<'_> {
             0 => String::new(),
             more => format!(", and {more} more in metrics.jsonl"),
         };
-        self.say(&format!("evaluated after step {}: {said}{more}", self.step));
+        self.log(&format!("evaluated after step {}: {said}{more}", self.step));
     }
 }
 

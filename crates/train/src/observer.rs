@@ -19,8 +19,8 @@ pub trait Observer {
     ///
     /// # Errors
     /// Ends the run, with a checkpoint; the next process evaluates again before it goes on.
-    fn evaluate(&mut self, _policy: &PolicyAt<'_>) -> Result<Option<Figures>, EvaluationError> {
-        Ok(Some(Figures::new()))
+    fn evaluate(&mut self, _policy: &PolicyAt<'_>) -> Result<Option<EvalMetrics>, EvaluationError> {
+        Ok(Some(EvalMetrics::new()))
     }
 }
 
@@ -33,12 +33,12 @@ const SHOWN: [(&str, &str); 4] =
 
 /// A step as a line: `step 3/40 reward 0.5312 loss 0.0012 2.5 s`, and the alerts that are on.
 pub fn step_line(step: u64, total_steps: u64, metrics: &Map<String, Value>) -> String {
-    let figures = step_figures(metrics);
+    let figures = step_metrics(metrics);
     format!("step {step}/{total_steps} {figures}").trim_end().to_owned()
 }
 
 /// [`step_line`] without the step: `reward 0.5312 loss 0.0012 2.5 s [no signal]`.
-pub fn step_figures(metrics: &Map<String, Value>) -> String {
+pub fn step_metrics(metrics: &Map<String, Value>) -> String {
     let mut figures = Vec::new();
     for (key, name) in SHOWN {
         if let Some(value) = metrics.get(key).and_then(Value::as_f64) {
@@ -88,7 +88,7 @@ pub struct PolicyAt<'a> {
 }
 
 /// What was measured, by name.
-pub type Figures = Vec<(String, f64)>;
+pub type EvalMetrics = Vec<(String, f64)>;
 
 /// Why it could not be measured.
 pub type EvaluationError = Box<dyn Error + Send + Sync>;

@@ -11,7 +11,7 @@ use crate::session::Session;
 use crate::settings::Settings;
 
 /// Runs one pass over a micro-batch. Inside: what it tells, or that memory ran out.
-pub(crate) fn attempt<R>(
+pub(crate) fn catch_oom<R>(
     device: Device,
     pass: impl FnOnce() -> Result<R, TrainError>,
 ) -> Result<Result<R, OutOfMemory>, TrainError> {
@@ -46,7 +46,7 @@ pub(crate) fn step<R>(
     device: Device,
     step: impl FnOnce() -> Result<R, TrainError>,
 ) -> Result<R, TrainError> {
-    attempt(device, step)?.map_err(|cause| TrainError::OutOfMemory { cause })
+    catch_oom(device, step)?.map_err(|cause| TrainError::OutOfMemory { cause })
 }
 
 impl Session<'_> {
@@ -69,7 +69,7 @@ impl Session<'_> {
         self.settings.max_tokens = Some(half);
         self.lowered_max_tokens = Some(half);
         let completions: usize = batch.iter().map(|group| group.completions.len()).sum();
-        self.say(&format!(
+        self.log(&format!(
             "no memory for a micro-batch of {completions} completions, {tokens} tokens ({cause}); from \
              here on at most {half} tokens at a time, as --max_tokens_per_microbatch {half} has it from \
              the start"
@@ -88,7 +88,7 @@ impl Session<'_> {
         }
         self.settings.max_tokens = Some(lowered);
         self.lowered_max_tokens = Some(lowered);
-        self.say(&format!("at most {lowered} tokens at a time, as before: more found no memory"));
+        self.log(&format!("at most {lowered} tokens at a time, as before: more found no memory"));
     }
 }
 

@@ -8,12 +8,12 @@ use config::GrpoConfig;
 use data::Processor;
 use engine::{Decoding, EngineError, Request, Sampler, SamplingParams};
 use models::VisionLanguageModel;
-use rewards::{Listeners, RewardError, RewardSet, Scores, StepSize};
+use rewards::{RewardError, RewardSet, Scores, ScoringQueue, StepSize};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 use crate::grpo;
-use crate::scoring::Board;
+use crate::reward_inbox::RewardInbox;
 
 /// A group with the texts and single rewards of its completions, as `rollouts/` shows it.
 pub(crate) struct ScoredGroup {
@@ -104,25 +104,25 @@ pub(crate) fn roll_out(
     cancel: &dyn Fn() -> bool,
 ) -> Result<Rollout, TrainError> {
     let group = sampling.num_completions;
-    let board = Board::new(&prompts, scoring.samples, group, scoring.step);
-    let size = StepSize { rows: board.num_answers(), group };
+    let inbox = RewardInbox::new(&prompts, scoring.samples, group, scoring.step);
+    let size = StepSize { rows: inbox.num_answers(), group };
     let start = Instant::now();
-    let sample = |listeners: &Listeners<'_, '_>| {
+    let sample = |queue: &ScoringQueue<'_, '_>| {
         let shown = |index: usize, completion: &Completion| {
-            board.show(index, completion, scoring.processor)?;
-            listeners.tell(index);
+            inbox.show(index, completion, scoring.processor)?;
+            queue.push(index);
             Ok(())
         };
-        let cancel = || cancel() || listeners.have_failed();
+        let cancel = || cancel() || queue.has_failed();
         let completions = sample(model, sampling, &prompts, &shown, &cancel)?;
         Ok((completions, Instant::now()))
     };
-    let scored = scoring.rewards.score_while(size, |index| board.row(index), sample);
+    let scored = scoring.rewards.score_while(size, |index| inbox.row(index), sample);
     let ((completions, sampled), scores) = scored.map_err(|failure| match failure {
-        Failure::Reward(error) => board.named(error),
+        Failure::Reward(error) => inbox.named(error),
         Failure::Sampling(error) => *error,
     })?;
-    let groups = grouped(prompts, completions, board.into_texts(), &scores);
+    let groups = grouped(prompts, completions, inbox.into_texts(), &scores);
     Ok(Rollout { groups, sampling: sampled - start, waiting: sampled.elapsed() })
 }
 

@@ -21,10 +21,10 @@ use crate::clock::Clock;
 use crate::features;
 use crate::observer::Observer;
 use crate::optimizer::Optimizer;
-use crate::policy::Census;
+use crate::policy::ParameterCounts;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
-use crate::{NonFinite, TrainError, going_on, policy};
+use crate::{NonFinite, TrainError, policy, resume};
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -159,8 +159,8 @@ pub(crate) struct Session<'a> {
     pub(crate) is_torn: bool,
     /// The last step that moved the weights.
     pub(crate) updated: u64,
-    /// A prompt and an answer of the last step, see [`Session::try_on`].
-    pub(crate) tried_on: Option<(Prompt, Vec<u32>)>,
+    /// A prompt and an answer of the last step, see [`Session::keep_finite_probe`].
+    pub(crate) finite_probe: Option<(Prompt, Vec<u32>)>,
     /// Skipped samples, each named once.
     named: BTreeSet<usize>,
     /// Samples skipped in this step.
@@ -194,7 +194,7 @@ impl<'a> Session<'a> {
         if let Some(threads) = settings.num_threads {
             tch::set_num_threads(threads as i32);
         }
-        let checkpoints = going_on::checkpoints(config, &settings, &run)?;
+        let checkpoints = resume::checkpoints(config, &settings, &run)?;
         let mut model = policy::load(&settings, start.model_dir)?;
         settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) =
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
             num_samples: start.dataset.samples.len(),
             is_torn: false,
             updated: 0,
-            tried_on: None,
+            finite_probe: None,
             named: BTreeSet::new(),
             skipped: 0,
             bad_steps: 0,
@@ -239,7 +239,7 @@ impl<'a> Session<'a> {
         dataset: &Dataset,
     ) -> Result<(), TrainError> {
         let is_of_another =
-            checkpoints.iter().any(|(_, folder)| !going_on::is_own(folder, &self.run));
+            checkpoints.iter().any(|(_, folder)| !resume::is_own(folder, &self.run));
         if checkpoints.is_empty() || is_of_another {
             self.run.start_over()?;
         }
@@ -251,19 +251,23 @@ impl<'a> Session<'a> {
         self.alerts = Alerts::of_run(&self.run)?;
         self.run.make_way(self.step, self.schedule.total_steps)?;
         self.run.write_config(&self.config)?;
-        let census = Census::of(self.model.parameters());
+        let counts = ParameterCounts::of(self.model.parameters());
         let mut facts = versions();
-        facts.insert("parameters".into(), census.json());
+        facts.insert("parameters".into(), counts.json());
         self.run.write_env(&environment(facts))?;
-        self.introduce(dataset, &census)
+        self.log_summary(dataset, &counts)
     }
 
-    fn introduce(&mut self, dataset: &Dataset, census: &Census) -> Result<(), TrainError> {
-        if census.trained() == 0 {
+    fn log_summary(
+        &mut self,
+        dataset: &Dataset,
+        counts: &ParameterCounts,
+    ) -> Result<(), TrainError> {
+        if counts.trained() == 0 {
             let cause = "with --freeze_language_model: nothing is left to train".to_string();
             return Err(TrainError::Setting { name: "freeze_vision_modules", cause });
         }
-        self.say(&format!(
+        self.log(&format!(
             "{}: {}, {} held out; {}",
             self.model.family(),
             count(dataset.samples.len() as u64, "row"),
@@ -271,27 +275,27 @@ impl<'a> Session<'a> {
             count(self.schedule.total_steps, "step")
         ));
         for notice in &dataset.notices {
-            self.say(notice);
+            self.log(notice);
         }
-        for line in census.lines() {
-            self.say(&line);
+        for line in counts.lines() {
+            self.log(&line);
         }
-        self.introduce_checkpoints();
+        self.log_checkpoint_sizes();
         if !dataset.skipped.is_empty() {
-            self.say(&format!("{} skipped:", count(dataset.skipped.len() as u64, "bad row")));
+            self.log(&format!("{} skipped:", count(dataset.skipped.len() as u64, "bad row")));
             for row in &dataset.skipped {
-                self.say(row);
+                self.log(row);
             }
         }
         Ok(())
     }
 
     /// What checkpoints will take, and whether there is room.
-    fn introduce_checkpoints(&mut self) {
+    fn log_checkpoint_sizes(&mut self) {
         let (size_of, left) =
             (self.checkpoint_size(), self.schedule.total_steps.saturating_sub(self.step));
         if left == 0 {
-            self.say(&format!(
+            self.log(&format!(
                 "{} done, of {}: nothing is left to do",
                 count(self.step, "step"),
                 self.schedule.total_steps
@@ -306,14 +310,14 @@ impl<'a> Session<'a> {
         let all = all.saturating_add(whole.saturating_mul(size_of.state));
         let free = free_bytes(self.run.path());
         let room = free.map_or_else(String::new, |free| format!("; {} free", size(free)));
-        self.say(&format!(
+        self.log(&format!(
             "a checkpoint: {} of weights and {} to go on from; in the end {} for {kept} of them{room}",
             size(size_of.model),
             size(size_of.state),
             size(all),
         ));
         if self.settings.save_only_model {
-            self.say("checkpoints hold the model alone: a run that is stopped cannot go on");
+            self.log("checkpoints hold the model alone: a run that is stopped cannot go on");
         }
         if free.is_some_and(|free| free < size_of.total()) {
             self.look_at_the_disk("in this run");
@@ -357,7 +361,7 @@ impl<'a> Session<'a> {
             let cause = Box::new(cause);
             return Err(TrainError::BadStep { step, cause, dump });
         }
-        self.say(&format!(
+        self.log(&format!(
             "step {step} refused, {} of at most {limit}: {cause}; its batch is in {}",
             self.bad_steps,
             dump.display()
@@ -376,7 +380,7 @@ impl<'a> Session<'a> {
         metrics.insert("oom_retries".into(), json!(retries));
         self.measure_memory(&mut metrics);
         for problem in features::report(self.model.as_ref(), &mut metrics) {
-            self.say(&problem);
+            self.log(&problem);
         }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         if self.evaluation_is_due() {
@@ -411,15 +415,15 @@ impl<'a> Session<'a> {
     /// Logs the metrics of a step and tells them.
     pub fn publish(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
         let (step, total) = (self.step, self.schedule.total_steps);
-        let has_figures = metrics.keys().any(|name| name.starts_with("eval/"));
+        let has_eval_metrics = metrics.keys().any(|name| name.starts_with("eval/"));
         let is_first = step == 1 && self.settings.logging_first_step;
         let is_due = step.is_multiple_of(self.settings.logging_steps) || step == total;
-        if is_first || is_due || has_figures {
+        if is_first || is_due || has_eval_metrics {
             self.run.log_step(step, metrics)?;
         }
         // Before the first there is no step to tell of.
         if step > 0 {
-            self.tell_step(metrics)?;
+            self.log_step(metrics)?;
         }
         Ok(())
     }
@@ -437,7 +441,7 @@ impl<'a> Session<'a> {
     /// The end of the run.
     pub fn outcome(mut self) -> Result<Outcome, TrainError> {
         let finished = self.step >= self.schedule.total_steps && self.waiting.is_none();
-        self.tell_end(finished)?;
+        self.log_end(finished)?;
         Ok(Outcome {
             steps: self.step,
             finished,
@@ -458,7 +462,7 @@ impl<'a> Session<'a> {
                 Loaded::Skipped { sample_index, row } => {
                     self.skipped += 1;
                     if self.named.insert(sample_index) {
-                        self.say(&format!("skipped: {row}"));
+                        self.log(&format!("skipped: {row}"));
                     }
                 }
             }
@@ -467,7 +471,7 @@ impl<'a> Session<'a> {
     }
 
     /// Tells the user and the log.
-    pub fn say(&mut self, message: &str) {
+    pub fn log(&mut self, message: &str) {
         self.observer.on_message(message);
         self.run.log_line(message);
     }

@@ -13,12 +13,12 @@ use tch::{Device, Kind};
 use torch::OutOfMemory;
 
 use crate::TrainError;
-use crate::bad_step::{Known, NonFinite};
+use crate::bad_step::{NonFinite, TokenRecord};
 use crate::batch::MicroBatch;
 use crate::logprobs::TokenScores;
 use crate::micro_batches::{GroupLens, micro_batches};
 use crate::observer::Observer;
-use crate::out_of_memory::{self, attempt};
+use crate::out_of_memory::{self, catch_oom};
 use crate::policy;
 use crate::session::{Dataset, Outcome, Session, Start};
 use crate::settings::Settings;
@@ -97,7 +97,7 @@ impl Trainer<'_> {
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
         let rows = self.rows()?;
         let taught = rows.iter().map(|row| (&row.prompt, row.answer.as_slice()));
-        self.session.try_on(taught);
+        self.session.keep_finite_probe(taught);
         let tokens: usize = rows.iter().map(|r| r.answer.len()).sum();
         let mut metrics = Map::new();
         metrics.insert("completion_length".into(), json!(tokens as f64 / rows.len().max(1) as f64));
@@ -123,7 +123,7 @@ impl Trainer<'_> {
         &mut self,
         rows: &[Row],
         tokens: usize,
-        known: &mut Vec<Known>,
+        known: &mut Vec<TokenRecord>,
     ) -> Result<Map<String, Value>, TrainError> {
         let (mut loss, mut entropy) = (0.0, 0.0);
         let mut batches = self.micro_batches(&rows.iter().collect::<Vec<_>>());
@@ -152,9 +152,9 @@ impl Trainer<'_> {
     }
 
     /// Every row of a refused step, with what is known of its answer's tokens.
-    fn dump(&self, rows: &[Row], known: Vec<Known>) -> Result<Vec<Value>, TrainError> {
-        let unseen = std::iter::repeat_with(Known::default);
-        let line = |(row, known): (&Row, Known)| {
+    fn dump(&self, rows: &[Row], known: Vec<TokenRecord>) -> Result<Vec<Value>, TrainError> {
+        let unseen = std::iter::repeat_with(TokenRecord::default);
+        let line = |(row, known): (&Row, TokenRecord)| {
             let sample = self.dataset.samples.get(row.sample_index)?;
             let mut line = Map::new();
             line.insert("sample".into(), json!(sample.source.to_string()));
@@ -195,7 +195,7 @@ impl Trainer<'_> {
         &mut self,
         rows: &[&Row],
         tokens: usize,
-        (index, known): (usize, &mut Vec<Known>),
+        (index, known): (usize, &mut Vec<TokenRecord>),
     ) -> Result<Result<(f64, f64), OutOfMemory>, TrainError> {
         let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
         let key = [settings.seed, *step, index as u64];
@@ -218,7 +218,7 @@ impl Trainer<'_> {
             Ok((f64::try_from(loss)?, f64::try_from(entropy)?, logprobs))
         };
         let passed = clock.time("train", || {
-            policy::with_dropout(model.as_ref(), &key, || attempt(model.compute().1, pass))
+            policy::with_dropout(model.as_ref(), &key, || catch_oom(model.compute().1, pass))
         })?;
         let (loss, entropy, logprobs) = match passed {
             Ok(numbers) => numbers,
@@ -228,7 +228,11 @@ impl Trainer<'_> {
         known.extend(rows.iter().map(|row| {
             let (own, others) = rest.split_at(row.answer.len());
             rest = others;
-            Known { micro_batch: Some(index), old_logprobs: Some(own.to_vec()), ref_logprobs: None }
+            TokenRecord {
+                micro_batch: Some(index),
+                old_logprobs: Some(own.to_vec()),
+                ref_logprobs: None,
+            }
         }));
         NonFinite::check_loss(loss, index)?;
         optimizer.collect(model.parameters())?;
@@ -238,12 +242,12 @@ impl Trainer<'_> {
     /// Evaluates where that is due.
     fn evaluate(&mut self) -> Result<(), TrainError> {
         let Trainer { session, dataset, config, .. } = self;
-        session.evaluate(|session| held_out_loss(session, dataset, config))
+        session.evaluate(|session| validation_loss(session, dataset, config))
     }
 }
 
 /// Loss on the held-out rows; nothing where there are none.
-fn held_out_loss(
+fn validation_loss(
     session: &Session<'_>,
     dataset: &Dataset,
     config: &SftConfig,

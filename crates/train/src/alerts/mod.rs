@@ -4,8 +4,8 @@
 //! A run that goes on makes its alerts from `metrics.jsonl` and `alerts.jsonl` again ([`Alerts::of_run`]). With
 //! `--logging_steps` above 1 it then knows of the steps before only those that were logged.
 
+mod logging;
 mod rules;
-mod telling;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

@@ -371,7 +371,7 @@ fn sft_learns_its_rows_and_resumes() {
 }
 
 #[test]
-fn held_out_rows_are_scored() {
+fn validation_rows_are_scored() {
     let folder = tempfile::tempdir().unwrap();
     let config = GrpoConfig {
         val_split_ratio: 0.4,

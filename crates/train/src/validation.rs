@@ -39,10 +39,10 @@ pub(crate) fn score(
     let stop = || session.stop.is_raised();
     let mut groups = Vec::with_capacity(dataset.validation.len());
     // No more pictures in memory than answers in the batch.
-    let held_out = &dataset.validation;
-    for start in (0..held_out.len()).step_by(sampling.max_concurrent.max(1)) {
-        let end = held_out.len().min(start + sampling.max_concurrent.max(1));
-        let samples = (start..end).map(|index| held_out.get(index));
+    let validation = &dataset.validation;
+    for start in (0..validation.len()).step_by(sampling.max_concurrent.max(1)) {
+        let end = validation.len().min(start + sampling.max_concurrent.max(1));
+        let samples = (start..end).map(|index| validation.get(index));
         let samples: Vec<Sample> = samples.collect::<Result<_, _>>()?;
         let mut prompts = Vec::with_capacity(samples.len());
         for (index, sample) in samples.iter().enumerate() {

@@ -9,8 +9,8 @@ use rewards::{RewardError, RewardInput};
 use crate::TrainError;
 
 /// What the rewards are told of a step's completions: groups of one size, one after another.
-pub(crate) struct Board<'a> {
-    prompts: Vec<Known<'a>>,
+pub(crate) struct RewardInbox<'a> {
+    prompts: Vec<PromptRecord<'a>>,
     /// Filled as answers end.
     answers: Vec<OnceLock<Answer>>,
     group_size: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Board<'a> {
 }
 
 /// What is known before an answer is.
-struct Known<'a> {
+struct PromptRecord<'a> {
     sample: &'a Sample,
     source: String,
     image_sizes: Vec<[u32; 2]>,
@@ -31,21 +31,21 @@ struct Answer {
     num_tokens: usize,
 }
 
-impl<'a> Board<'a> {
+impl<'a> RewardInbox<'a> {
     pub fn new(
         prompts: &[(usize, Prompt)],
         samples: &'a [Sample],
         group_size: usize,
         step: u64,
     ) -> Self {
-        let known = prompts.iter().zip(samples).map(|((_, prompt), sample)| Known {
+        let known = prompts.iter().zip(samples).map(|((_, prompt), sample)| PromptRecord {
             sample,
             source: sample.source.to_string(),
             image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
             image_grid_thw: prompt.images.iter().map(|i| i.grid_thw).collect(),
         });
         let num_answers = prompts.len() * group_size;
-        Board {
+        RewardInbox {
             prompts: known.collect(),
             answers: (0..num_answers).map(|_| OnceLock::new()).collect(),
             group_size,

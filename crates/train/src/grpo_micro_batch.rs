@@ -6,22 +6,22 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainError;
-use crate::bad_step::Known;
-use crate::batch::{MicroBatch, PromptWithAnswers};
+use crate::bad_step::TokenRecord;
+use crate::batch::{MicroBatch, PromptWithCompletions};
 use crate::grpo::{ClipRange, is_clipped, kl_k3, policy_loss, repeat_over_tokens, token_weights};
 use crate::micro_batches::{GroupLens, Limits, Part, micro_batches};
 use crate::rollout::unshared;
 
 /// A completion's group of the step, and its index there.
-pub(crate) type Place = (usize, usize);
+pub(crate) type CompletionId = (usize, usize);
 
 /// Completions with everything the loss reads, a value per answer token: all `[N]`, f32. They are
 /// packed anew for each pass, so that one micro-batch's pictures and tables exist at a time.
-pub(crate) struct PolicyBatch<'g> {
-    items: Vec<PromptWithAnswers<'g>>,
+pub(crate) struct GrpoMicroBatch<'g> {
+    items: Vec<PromptWithCompletions<'g>>,
     /// Else each item's prompt goes through the model with pictures of its own.
     share_prompt: bool,
-    places: Vec<Place>,
+    completion_ids: Vec<CompletionId>,
     /// Tokens of each completion.
     lens: Vec<usize>,
     advantages: Tensor,
@@ -33,7 +33,7 @@ pub(crate) struct PolicyBatch<'g> {
     old_logprobs: Option<Tensor>,
 }
 
-impl<'g> PolicyBatch<'g> {
+impl<'g> GrpoMicroBatch<'g> {
     /// Micro-batches of groups, each with its index in the step. `completions` counts all of the step.
     pub fn split(
         groups: &[(usize, &'g RolloutGroup)],
@@ -44,7 +44,7 @@ impl<'g> PolicyBatch<'g> {
         let lens: Vec<GroupLens> = groups.iter().map(|(_, group)| group_lens(group)).collect();
         micro_batches(&lens, limits)
             .iter()
-            .map(|parts| PolicyBatch {
+            .map(|parts| GrpoMicroBatch {
                 share_prompt: limits.share_prompt,
                 ..Self::new(parts, groups, completions, device)
             })
@@ -70,16 +70,16 @@ impl<'g> PolicyBatch<'g> {
             .iter()
             .flat_map(|(_, g, i)| g.completions[*i].sampled_logprobs.iter().copied())
             .collect();
-        let item = |part: &Part| -> PromptWithAnswers<'g> {
+        let item = |part: &Part| -> PromptWithCompletions<'g> {
             let group = groups[part.group].1;
             let answers = &group.completions[part.completions.clone()];
             (&group.prompt, answers.iter().map(|c| c.ids.as_slice()).collect())
         };
         let vector = |values: &[f32]| Tensor::from_slice(values).to_device(device);
-        PolicyBatch {
+        GrpoMicroBatch {
             items: parts.iter().map(item).collect(),
             share_prompt: true,
-            places: all.iter().map(|(index, _, i)| (*index, *i)).collect(),
+            completion_ids: all.iter().map(|(index, _, i)| (*index, *i)).collect(),
             advantages: vector(&repeat_over_tokens(&advantages, &lens)),
             weights: vector(&token_weights(&lens, completions)),
             sampled_logprobs: vector(&sampled),
@@ -91,7 +91,7 @@ impl<'g> PolicyBatch<'g> {
 
     /// Tokens of its prompts and completions.
     pub fn group_lens(&self) -> Vec<GroupLens> {
-        let lens = |(prompt, answers): &PromptWithAnswers<'_>| GroupLens {
+        let lens = |(prompt, answers): &PromptWithCompletions<'_>| GroupLens {
             prompt: prompt.ids.len(),
             completions: answers.iter().map(|ids| ids.len()).collect(),
         };
@@ -113,14 +113,14 @@ impl<'g> PolicyBatch<'g> {
                 let tokens = lens.iter().sum::<usize>() as i64;
                 // A copy, so that the whole is freed.
                 let of = |all: &Tensor| all.narrow(0, token, tokens).copy();
-                let item = |part: &Part| -> PromptWithAnswers<'g> {
+                let item = |part: &Part| -> PromptWithCompletions<'g> {
                     let (prompt, answers) = &self.items[part.group];
                     (prompt, answers[part.completions.clone()].to_vec())
                 };
-                let batch = PolicyBatch {
+                let batch = GrpoMicroBatch {
                     items: parts.iter().map(item).collect(),
                     share_prompt: self.share_prompt,
-                    places: self.places[first..last].to_vec(),
+                    completion_ids: self.completion_ids[first..last].to_vec(),
                     advantages: of(&self.advantages),
                     weights: of(&self.weights),
                     sampled_logprobs: of(&self.sampled_logprobs),
@@ -140,22 +140,22 @@ impl<'g> PolicyBatch<'g> {
         }
         let prompts: Vec<Prompt> = self.items.iter().map(|item| unshared(item.0)).collect();
         let answers = self.items.iter().map(|item| item.1.clone());
-        let items: Vec<PromptWithAnswers<'_>> = prompts.iter().zip(answers).collect();
+        let items: Vec<PromptWithCompletions<'_>> = prompts.iter().zip(answers).collect();
         MicroBatch::pack(model, &items)
     }
 
     /// What is known so far of each completion; `index` is this micro-batch's.
-    pub fn known(&self, index: usize) -> Result<Vec<(Place, Known)>, TrainError> {
+    pub fn known(&self, index: usize) -> Result<Vec<(CompletionId, TokenRecord)>, TrainError> {
         let list = |values: &Option<Tensor>| -> Result<Option<Vec<f32>>, TrainError> {
             let cpu = values.as_ref().map(|v| v.to_device(Device::Cpu));
             Ok(cpu.map(Vec::try_from).transpose()?)
         };
         let (old, reference) = (list(&self.old_logprobs)?, list(&self.ref_logprobs)?);
         let mut start = 0;
-        let mut known = Vec::with_capacity(self.places.len());
-        for (&place, len) in self.places.iter().zip(&self.lens) {
+        let mut known = Vec::with_capacity(self.completion_ids.len());
+        for (&place, len) in self.completion_ids.iter().zip(&self.lens) {
             let cut = |all: &Option<Vec<f32>>| Some(all.as_ref()?[start..start + len].to_vec());
-            let each = Known {
+            let each = TokenRecord {
                 micro_batch: Some(index),
                 old_logprobs: cut(&old),
                 ref_logprobs: cut(&reference),
@@ -338,13 +338,13 @@ mod tests {
         model: &dyn VisionLanguageModel,
         tokens: Option<usize>,
         share_prompt: bool,
-    ) -> (Vec<usize>, Vec<Vec<Place>>) {
+    ) -> (Vec<usize>, Vec<Vec<CompletionId>>) {
         let group = group(model);
         let limits = Limits { completions: 8, tokens, share_prompt };
-        let batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
-        let num_tokens = |batch: &PolicyBatch<'_>| batch.pack(model).unwrap().num_tokens;
-        let places = batches.iter().map(|batch| batch.places.clone()).collect();
-        (batches.iter().map(num_tokens).collect(), places)
+        let batches = GrpoMicroBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
+        let num_tokens = |batch: &GrpoMicroBatch<'_>| batch.pack(model).unwrap().num_tokens;
+        let completion_ids = batches.iter().map(|batch| batch.completion_ids.clone()).collect();
+        (batches.iter().map(num_tokens).collect(), completion_ids)
     }
 
     #[test]
@@ -366,7 +366,7 @@ mod tests {
         let model = model();
         let group = group(model.as_ref());
         let limits = |tokens| Limits { completions: 8, tokens, share_prompt: true };
-        let split = |tokens| PolicyBatch::split(&[(4, &group)], 3, limits(tokens), Device::Cpu);
+        let split = |tokens| GrpoMicroBatch::split(&[(4, &group)], 3, limits(tokens), Device::Cpu);
         let mut whole = split(None).remove(0);
         let reference: Vec<f32> = (0..6).map(|i| -(i as f32)).collect();
         whole.ref_logprobs = Some(Tensor::from_slice(&reference));
@@ -374,11 +374,11 @@ mod tests {
         let made = split(Some(9));
         assert_eq!((cut.len(), made.len()), (2, 2));
         for (cut, made) in cut.iter().zip(&made) {
-            assert_eq!((&cut.places, &cut.lens), (&made.places, &made.lens));
+            assert_eq!((&cut.completion_ids, &cut.lens), (&made.completion_ids, &made.lens));
             assert_eq!(cut.weights, made.weights);
             assert_eq!(cut.advantages, made.advantages);
             assert_eq!(cut.sampled_logprobs, made.sampled_logprobs);
-            let tokens = |b: &PolicyBatch<'_>| b.pack(model.as_ref()).unwrap().num_tokens;
+            let tokens = |b: &GrpoMicroBatch<'_>| b.pack(model.as_ref()).unwrap().num_tokens;
             assert_eq!(tokens(cut), tokens(made));
         }
         assert_eq!(cut[1].known(2).unwrap()[0].1.ref_logprobs, Some(vec![-5.0]));
@@ -391,7 +391,7 @@ mod tests {
         let model = model();
         let group = group(model.as_ref());
         let limits = Limits { completions: 8, tokens: Some(9), share_prompt: true };
-        let mut batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
+        let mut batches = GrpoMicroBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
         batches[0].old_logprobs = Some(Tensor::from_slice(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
         let known = batches[0].known(1).unwrap();
         assert_eq!(known[1].0, (4, 1));

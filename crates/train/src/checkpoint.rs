@@ -1,4 +1,4 @@
-//! Checkpoints of a run: what they hold, what is looked at before one is written, and going on from one.
+//! Checkpoints of a run: contents, checks before writing, and resuming.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// The settings that the checkpoint was made under: a run that goes on is compared with them.
 const CONFIG: &str = "config.yaml";
 
-/// Scalars that are looked at together.
+/// Scalars checked at a time.
 const LOOKED_AT: i64 = 1 << 24;
 
 /// `trainer_state/state.json`.
@@ -49,7 +49,7 @@ struct State {
 pub(crate) struct CheckpointSize {
     /// Of the model, or of the adapter.
     pub model: u64,
-    /// Of what going on needs: exact weights and moments.
+    /// Of the trainer state: master weights and moments.
     pub state: u64,
 }
 
@@ -61,7 +61,7 @@ impl CheckpointSize {
 }
 
 impl Session<'_> {
-    /// Makes sure that a run that ends here can go on from here.
+    /// Makes sure that a run that ends here can be resumed from here.
     pub fn keep(&mut self) -> Result<(), TrainError> {
         if self.step == 0 || self.saved == Some(self.step) {
             return Ok(());
@@ -103,7 +103,7 @@ impl Session<'_> {
         error
     }
 
-    /// From where a run that ends here goes on.
+    /// From where a run that ends here resumes.
     fn way_on(&self) -> String {
         match self.newest() {
             _ if self.settings.save_only_model => {
@@ -121,7 +121,7 @@ impl Session<'_> {
         }
     }
 
-    /// The newest checkpoint to go on from.
+    /// The newest checkpoint that can be resumed.
     fn newest(&self) -> Option<(u64, PathBuf)> {
         self.run.resumable_checkpoints().ok()?.pop()
     }
@@ -172,7 +172,7 @@ impl Session<'_> {
         let device = self.model.compute().1;
         let mut written = catch_oom(device, || self.write());
         if let Ok(Err(cause)) = &written {
-            // A device's cache was given back meanwhile.
+            // The first failure emptied the device's cache.
             self.log(&format!(
                 "no memory while the checkpoint of step {} was written ({cause}); once more",
                 self.step
@@ -243,8 +243,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Refuses weights that no run could go on from: they or their moments are not finite, or the model makes of them
-    /// numbers that are not.
+    /// Refuses to save a diverged model: weights, moments or a completion's log-probabilities that are not finite.
     fn refuse_diverged(&self) -> Result<(), TrainError> {
         let Some(what) = self.not_finite()? else {
             return Ok(());
@@ -271,7 +270,7 @@ impl Session<'_> {
             let batch = MicroBatch::pack(model, &[(prompt, vec![completion.as_slice()])])?;
             Ok(batch.scores(model, 1.0).logprobs)
         };
-        // A single completion was in the step just done; where others took the memory since, the weights must do.
+        // If even one completion runs out of memory now, finite weights must suffice.
         match catch_oom(model.compute().1, pass)? {
             Ok(logprobs) if !is_finite(&logprobs)? => {
                 Ok(Some("the log-probability of an answer".to_owned()))
@@ -280,13 +279,13 @@ impl Session<'_> {
         }
     }
 
-    /// A completion of this step, to try weights on before they are saved.
+    /// Keeps a completion of this step, to test the weights with before they are saved.
     pub fn keep_finite_probe<'p>(
         &mut self,
         completions: impl Iterator<Item = (&'p Prompt, &'p [u32])>,
     ) {
         let found = completions.filter(|(_, ids)| !ids.is_empty()).min_by_key(|(prompt, ids)| {
-            // One with images, so that the tower is tried too; the shortest of them.
+            // One with images, so that the tower is tested too; the shortest of them.
             (prompt.images.is_empty(), prompt.ids.len() + ids.len())
         });
         if let Some((prompt, ids)) = found {
@@ -294,7 +293,7 @@ impl Session<'_> {
         }
     }
 
-    /// Goes on from the newest of `checkpoints` that is whole; damaged ones after it are set aside.
+    /// Resumes from the newest undamaged one of `checkpoints`; damaged ones after it are set aside.
     ///
     /// # Errors
     /// Where none is whole, and where the run was another one.
@@ -438,7 +437,7 @@ fn damage(path: &Path, cause: impl ToString) -> TrainError {
     TrainError::Damaged { path: path.into(), cause: cause.to_string() }
 }
 
-/// Whether all numbers are; codes of 8 bits and residuals always are.
+/// Whether all numbers are finite; 8-bit codes and residuals always are.
 fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
     if !tensor.is_floating_point() {
         return Ok(true);
@@ -446,7 +445,7 @@ fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
     let flat = tensor.detach().f_contiguous()?.f_view([-1])?;
     let len = flat.size()[0];
     let mut start = 0;
-    // In parts: what tells of each scalar takes memory too.
+    // In parts: the mask of a check takes memory too.
     while start < len {
         let count = LOOKED_AT.min(len - start);
         let part = flat.f_narrow(0, start, count)?.f_isfinite()?;

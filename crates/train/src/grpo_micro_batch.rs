@@ -1,4 +1,4 @@
-//! A micro-batch of scored completions, and what one pass over it tells.
+//! A GRPO micro-batch: scored completions, their loss, and the statistics of a pass.
 
 use base::{Prompt, RolloutGroup};
 use models::VisionLanguageModel;
@@ -12,14 +12,14 @@ use crate::grpo::{ClipRange, is_clipped, kl_k3, policy_loss, repeat_over_tokens,
 use crate::micro_batches::{GroupLens, Limits, Part, micro_batches};
 use crate::rollout::unshared;
 
-/// A completion's group of the step, and its index there.
+/// A completion of the step: its group and its index within it.
 pub(crate) type CompletionId = (usize, usize);
 
-/// Completions with everything the loss reads, a value per answer token: all `[N]`, f32. They are
-/// packed anew for each pass, so that one micro-batch's pictures and tables exist at a time.
+/// Completions with all inputs of the loss, one value per completion token: all `[N]`, f32. Tokens are packed anew for each pass, so that
+/// the images and index tables of only one micro-batch exist at a time.
 pub(crate) struct GrpoMicroBatch<'g> {
     items: Vec<PromptWithCompletions<'g>>,
-    /// Else each item's prompt goes through the model with pictures of its own.
+    /// Otherwise each item's prompt goes through the model with images of its own.
     share_prompt: bool,
     completion_ids: Vec<CompletionId>,
     /// Tokens of each completion.
@@ -29,7 +29,7 @@ pub(crate) struct GrpoMicroBatch<'g> {
     weights: Tensor,
     sampled_logprobs: Tensor,
     ref_logprobs: Option<Tensor>,
-    /// Of the first pass over this batch; `None` before it.
+    /// Those of the first pass; `None` before it.
     old_logprobs: Option<Tensor>,
 }
 
@@ -72,8 +72,8 @@ impl<'g> GrpoMicroBatch<'g> {
             .collect();
         let item = |part: &Part| -> PromptWithCompletions<'g> {
             let group = groups[part.group].1;
-            let answers = &group.completions[part.completions.clone()];
-            (&group.prompt, answers.iter().map(|c| c.ids.as_slice()).collect())
+            let completions = &group.completions[part.completions.clone()];
+            (&group.prompt, completions.iter().map(|c| c.ids.as_slice()).collect())
         };
         let vector = |values: &[f32]| Tensor::from_slice(values).to_device(device);
         GrpoMicroBatch {
@@ -91,14 +91,14 @@ impl<'g> GrpoMicroBatch<'g> {
 
     /// Tokens of its prompts and completions.
     pub fn group_lens(&self) -> Vec<GroupLens> {
-        let lens = |(prompt, answers): &PromptWithCompletions<'_>| GroupLens {
+        let lens = |(prompt, completions): &PromptWithCompletions<'_>| GroupLens {
             prompt: prompt.ids.len(),
-            completions: answers.iter().map(|ids| ids.len()).collect(),
+            completions: completions.iter().map(|ids| ids.len()).collect(),
         };
         self.items.iter().map(lens).collect()
     }
 
-    /// The same completions in micro-batches within `limits`, with all that is known of them.
+    /// The same completions in micro-batches within `limits`, with all their log-probabilities.
     pub fn cut(self, limits: Limits) -> Vec<Self> {
         let parts = micro_batches(&self.group_lens(), limits);
         if parts.len() == 1 {
@@ -111,11 +111,11 @@ impl<'g> GrpoMicroBatch<'g> {
                 let last = first + parts.iter().map(|p| p.completions.len()).sum::<usize>();
                 let lens = self.lens[first..last].to_vec();
                 let tokens = lens.iter().sum::<usize>() as i64;
-                // A copy, so that the whole is freed.
+                // A copy, so that the original is freed.
                 let of = |all: &Tensor| all.narrow(0, token, tokens).copy();
                 let item = |part: &Part| -> PromptWithCompletions<'g> {
-                    let (prompt, answers) = &self.items[part.group];
-                    (prompt, answers[part.completions.clone()].to_vec())
+                    let (prompt, completions) = &self.items[part.group];
+                    (prompt, completions[part.completions.clone()].to_vec())
                 };
                 let batch = GrpoMicroBatch {
                     items: parts.iter().map(item).collect(),
@@ -139,20 +139,23 @@ impl<'g> GrpoMicroBatch<'g> {
             return MicroBatch::pack(model, &self.items);
         }
         let prompts: Vec<Prompt> = self.items.iter().map(|item| unshared(item.0)).collect();
-        let answers = self.items.iter().map(|item| item.1.clone());
-        let items: Vec<PromptWithCompletions<'_>> = prompts.iter().zip(answers).collect();
+        let completions = self.items.iter().map(|item| item.1.clone());
+        let items: Vec<PromptWithCompletions<'_>> = prompts.iter().zip(completions).collect();
         MicroBatch::pack(model, &items)
     }
 
-    /// What is known so far of each completion; `index` is this micro-batch's.
-    pub fn known(&self, index: usize) -> Result<Vec<(CompletionId, TokenRecord)>, TrainError> {
+    /// The log-probabilities so far of each completion; `index` is this micro-batch's.
+    pub fn token_records(
+        &self,
+        index: usize,
+    ) -> Result<Vec<(CompletionId, TokenRecord)>, TrainError> {
         let list = |values: &Option<Tensor>| -> Result<Option<Vec<f32>>, TrainError> {
             let cpu = values.as_ref().map(|v| v.to_device(Device::Cpu));
             Ok(cpu.map(Vec::try_from).transpose()?)
         };
         let (old, reference) = (list(&self.old_logprobs)?, list(&self.ref_logprobs)?);
         let mut start = 0;
-        let mut known = Vec::with_capacity(self.completion_ids.len());
+        let mut records = Vec::with_capacity(self.completion_ids.len());
         for (&place, len) in self.completion_ids.iter().zip(&self.lens) {
             let cut = |all: &Option<Vec<f32>>| Some(all.as_ref()?[start..start + len].to_vec());
             let each = TokenRecord {
@@ -160,10 +163,10 @@ impl<'g> GrpoMicroBatch<'g> {
                 old_logprobs: cut(&old),
                 ref_logprobs: cut(&reference),
             };
-            known.push((place, each));
+            records.push((place, each));
             start += len;
         }
-        Ok(known)
+        Ok(records)
     }
 
     /// Fills in the log-probabilities of the reference model.
@@ -178,7 +181,7 @@ impl<'g> GrpoMicroBatch<'g> {
     }
 
     /// Adds this batch's part of the loss to the gradients.
-    /// What is known of it is kept only where the pass comes to its end.
+    /// Its log-probabilities are kept only if the pass succeeds.
     pub fn accumulate(
         &mut self,
         model: &dyn VisionLanguageModel,
@@ -189,8 +192,8 @@ impl<'g> GrpoMicroBatch<'g> {
     ) -> Result<PolicyStats, TrainError> {
         let (old, stats) = self.pack(model)?.backward(model, temperature, recompute, |scores| {
             let current = &scores.logprobs;
-            let known = self.old_logprobs.as_ref().map(Tensor::shallow_clone);
-            let old = known.unwrap_or_else(|| current.detach());
+            let stored = self.old_logprobs.as_ref().map(Tensor::shallow_clone);
+            let old = stored.unwrap_or_else(|| current.detach());
             let mut loss = policy_loss(current, &old, &self.advantages, clip);
             let kl = self.ref_logprobs.as_ref().map(|reference| kl_k3(current, reference));
             if let Some(kl) = &kl {
@@ -265,7 +268,7 @@ impl PolicyStats {
         }
     }
 
-    /// Notes an update's gradient norm and learning rate.
+    /// Records an update's gradient norm and learning rate.
     pub fn updated(&mut self, (grad_norm, learning_rate): (f64, f64)) {
         self.grad_norm += grad_norm;
         self.learning_rate = learning_rate;
@@ -308,7 +311,7 @@ mod tests {
         load_model(&golden.join("parity/checkpoints/nested"), options).unwrap()
     }
 
-    /// A picture of one merged patch and three tokens around it; answers of 2, 3 and 1 tokens.
+    /// An image of one merged patch and three tokens around it; completions of 2, 3 and 1 tokens.
     fn group(model: &dyn VisionLanguageModel) -> RolloutGroup {
         let side = model.spatial_merge_size();
         let image = PreparedImage::new(
@@ -351,7 +354,7 @@ mod tests {
     fn a_prompt_is_computed_as_often_as_is_asked_for() {
         let model = model();
         let all = vec![(4, 0), (4, 1), (4, 2)];
-        // 4 tokens of prompt, 6 of answers.
+        // 4 tokens of prompt, 6 of completions.
         let shared = split(model.as_ref(), None, true);
         assert_eq!(shared, (vec![4 + 6], vec![all.clone()]));
         let unshared = split(model.as_ref(), None, false);
@@ -381,7 +384,7 @@ mod tests {
             let tokens = |b: &GrpoMicroBatch<'_>| b.pack(model.as_ref()).unwrap().num_tokens;
             assert_eq!(tokens(cut), tokens(made));
         }
-        assert_eq!(cut[1].known(2).unwrap()[0].1.ref_logprobs, Some(vec![-5.0]));
+        assert_eq!(cut[1].token_records(2).unwrap()[0].1.ref_logprobs, Some(vec![-5.0]));
         let again = cut.into_iter().flat_map(|b| b.cut(limits(Some(9))));
         assert_eq!(again.count(), 2);
     }
@@ -393,11 +396,11 @@ mod tests {
         let limits = Limits { completions: 8, tokens: Some(9), share_prompt: true };
         let mut batches = GrpoMicroBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
         batches[0].old_logprobs = Some(Tensor::from_slice(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
-        let known = batches[0].known(1).unwrap();
-        assert_eq!(known[1].0, (4, 1));
-        assert_eq!(known[1].1.old_logprobs, Some(vec![-3.0, -4.0, -5.0]));
-        assert_eq!(known[1].1.ref_logprobs, None);
-        let (place, rest) = &batches[1].known(2).unwrap()[0];
+        let records = batches[0].token_records(1).unwrap();
+        assert_eq!(records[1].0, (4, 1));
+        assert_eq!(records[1].1.old_logprobs, Some(vec![-3.0, -4.0, -5.0]));
+        assert_eq!(records[1].1.ref_logprobs, None);
+        let (place, rest) = &batches[1].token_records(2).unwrap()[0];
         assert_eq!((*place, rest.micro_batch), ((4, 2), Some(2)));
         assert_eq!(rest.old_logprobs, None);
     }

@@ -1,4 +1,4 @@
-//! Completions as rewards see them, from the moment each has ended.
+//! Finished completions as inputs of the rewards.
 
 use std::sync::OnceLock;
 
@@ -8,16 +8,16 @@ use rewards::{RewardError, RewardInput};
 
 use crate::TrainError;
 
-/// What the rewards are told of a step's completions: groups of one size, one after another.
+/// The finished completions of a step, in groups of equal size. Filled by the sampler, read by the reward threads.
 pub(crate) struct RewardInbox<'a> {
     prompts: Vec<PromptRecord<'a>>,
-    /// Filled as answers end.
-    answers: Vec<OnceLock<Answer>>,
+    /// Set as completions finish.
+    completions: Vec<OnceLock<Decoded>>,
     group_size: usize,
     step: u64,
 }
 
-/// What is known before an answer is.
+/// A prompt's part of a reward input.
 struct PromptRecord<'a> {
     sample: &'a Sample,
     source: String,
@@ -25,9 +25,9 @@ struct PromptRecord<'a> {
     image_grid_thw: Vec<[usize; 3]>,
 }
 
-struct Answer {
+struct Decoded {
     text: String,
-    /// Without the one that ends the answer.
+    /// Without the end token.
     num_tokens: usize,
 }
 
@@ -38,81 +38,81 @@ impl<'a> RewardInbox<'a> {
         group_size: usize,
         step: u64,
     ) -> Self {
-        let known = prompts.iter().zip(samples).map(|((_, prompt), sample)| PromptRecord {
+        let records = prompts.iter().zip(samples).map(|((_, prompt), sample)| PromptRecord {
             sample,
             source: sample.source.to_string(),
             image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
             image_grid_thw: prompt.images.iter().map(|i| i.grid_thw).collect(),
         });
-        let num_answers = prompts.len() * group_size;
+        let num_completions = prompts.len() * group_size;
         RewardInbox {
-            prompts: known.collect(),
-            answers: (0..num_answers).map(|_| OnceLock::new()).collect(),
+            prompts: records.collect(),
+            completions: (0..num_completions).map(|_| OnceLock::new()).collect(),
             group_size,
             step,
         }
     }
 
-    pub fn num_answers(&self) -> usize {
-        self.answers.len()
+    pub fn num_completions(&self) -> usize {
+        self.completions.len()
     }
 
-    /// Decodes an answer; from now on [`Self::row`] shows it.
-    pub fn show(
+    /// Decodes a finished completion and stores it for [`Self::input`].
+    pub fn push(
         &self,
         index: usize,
         completion: &Completion,
         processor: &Processor,
     ) -> Result<(), TrainError> {
         let is_ended = completion.finish_reason == FinishReason::Stop;
-        let answer = Answer {
+        let decoded = Decoded {
             text: processor.tokenizer().decode(&completion.ids, true)?,
             num_tokens: completion.ids.len() - usize::from(is_ended),
         };
-        assert!(self.answers[index].set(answer).is_ok(), "answer {index} ended twice");
+        assert!(self.completions[index].set(decoded).is_ok(), "completion {index} finished twice");
         Ok(())
     }
 
-    /// What the rewards see of an answer.
+    /// The reward input of a completion.
     ///
     /// # Panics
-    /// Where it was not shown yet.
-    pub fn row(&self, index: usize) -> RewardInput<'_> {
-        let known = &self.prompts[index / self.group_size];
-        let answer = self.answers[index].get().expect("rows are told of later");
+    /// Before the completion was pushed.
+    pub fn input(&self, index: usize) -> RewardInput<'_> {
+        let prompt = &self.prompts[index / self.group_size];
+        let completion = self.completions[index].get().expect("pushed before it is queued");
         RewardInput {
-            completion: &answer.text,
-            solution: &known.sample.solution,
-            problem: Some(&known.sample.problem),
-            accu_reward_method: known.sample.accu_reward_method.as_deref(),
-            images: &known.sample.images,
-            image_sizes: &known.image_sizes,
-            image_grid_thw: &known.image_grid_thw,
-            columns: &known.sample.columns,
-            sample: Some(&known.source),
+            completion: &completion.text,
+            solution: &prompt.sample.solution,
+            problem: Some(&prompt.sample.problem),
+            accu_reward_method: prompt.sample.accu_reward_method.as_deref(),
+            images: &prompt.sample.images,
+            image_sizes: &prompt.image_sizes,
+            image_grid_thw: &prompt.image_grid_thw,
+            columns: &prompt.sample.columns,
+            sample: Some(&prompt.source),
             step: Some(self.step),
-            completion_tokens: Some(answer.num_tokens),
+            completion_tokens: Some(completion.num_tokens),
         }
     }
 
-    /// The error of a reward, with the sample that it is about.
-    pub fn named(&self, source: RewardError) -> TrainError {
+    /// Adds the sample that it is about to the error of a reward.
+    pub fn name_sample(&self, source: RewardError) -> TrainError {
         if let RewardError::Plugin { .. } = source {
-            // It names its samples itself: one, or all of a batch.
+            // It names its samples itself.
             return source.into();
         }
         match source.row().and_then(|row| self.prompts.get(row / self.group_size)) {
-            Some(known) => {
-                TrainError::Scoring { row: known.source.clone(), source: Box::new(source) }
+            Some(prompt) => {
+                TrainError::Scoring { row: prompt.source.clone(), source: Box::new(source) }
             }
             None => source.into(),
         }
     }
 
-    /// The texts of all answers, by group.
+    /// The texts of all completions, by group.
     pub fn into_texts(self) -> Vec<Vec<String>> {
-        let text = |answer: OnceLock<Answer>| answer.into_inner().map(|answer| answer.text);
-        let mut texts = self.answers.into_iter().map(|a| text(a).unwrap_or_default());
+        let text = |decoded: OnceLock<Decoded>| decoded.into_inner().map(|decoded| decoded.text);
+        let mut texts = self.completions.into_iter().map(|d| text(d).unwrap_or_default());
         let groups = 0..self.prompts.len();
         groups.map(|_| texts.by_ref().take(self.group_size).collect()).collect()
     }

@@ -155,11 +155,11 @@ pub(crate) struct Session<'a> {
     pub(crate) config: String,
     /// Rows the run is about, to notice other data on resume.
     pub(crate) num_samples: usize,
-    /// Whether an update was begun in a step that is not finished: weights are those of no step.
+    /// Whether a step is unfinished after its first update: the weights are between two steps.
     pub(crate) is_torn: bool,
     /// The last step that moved the weights.
     pub(crate) updated: u64,
-    /// A prompt and an answer of the last step, see [`Session::keep_finite_probe`].
+    /// A prompt and a completion of the last step, see [`Session::keep_finite_probe`].
     pub(crate) finite_probe: Option<(Prompt, Vec<u32>)>,
     /// Skipped samples, each named once.
     named: BTreeSet<usize>,
@@ -167,14 +167,14 @@ pub(crate) struct Session<'a> {
     skipped: usize,
     /// Steps refused since the start of the run.
     pub(crate) bad_steps: u64,
-    /// Passes of this step that found no memory and were done again in parts.
+    /// Passes of this step that ran out of memory and were retried in parts.
     pub oom_retries: u64,
-    /// The bound on a micro-batch's tokens that this led to.
+    /// The token limit of micro-batches that this led to.
     pub lowered_max_tokens: Option<usize>,
 }
 
 impl<'a> Session<'a> {
-    /// Opens the run folder, loads the model, and goes on where the newest whole checkpoint stands.
+    /// Opens the run folder, loads the model, and resumes from the newest undamaged checkpoint.
     pub fn open<C: Config>(config: &C, start: Start<'_, 'a>) -> Result<Self, TrainError> {
         let run = RunFolder::open(&start.settings.output_dir)?;
         let log = run.log();
@@ -290,7 +290,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// What checkpoints will take, and whether there is room.
+    /// Logs the size of checkpoints, and warns if the disk has no room.
     fn log_checkpoint_sizes(&mut self) {
         let (size_of, left) =
             (self.checkpoint_size(), self.schedule.total_steps.saturating_sub(self.step));
@@ -340,11 +340,11 @@ impl<'a> Session<'a> {
         Ok((stepped?, lr))
     }
 
-    /// Refuses the step under way: weights and moments stay as they are after the `updates` that it
-    /// made before, and its batch, an object a completion, goes to the run folder.
+    /// Refuses the current step: weights and moments stay as they are after its first `updates`, and its batch is dumped to the run
+    /// folder, one object per completion.
     ///
     /// # Errors
-    /// [`TrainError::BadStep`] where no more of them are to be passed over.
+    /// [`TrainError::BadStep`] after more than `max_bad_steps`.
     pub fn refuse(
         &mut self,
         cause: NonFinite,
@@ -412,7 +412,7 @@ impl<'a> Session<'a> {
         step == self.schedule.total_steps || every.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// Logs the metrics of a step and tells them.
+    /// Logs the metrics of a step and passes them to the observer.
     pub fn publish(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
         let (step, total) = (self.step, self.schedule.total_steps);
         let has_eval_metrics = metrics.keys().any(|name| name.starts_with("eval/"));
@@ -421,7 +421,7 @@ impl<'a> Session<'a> {
         if is_first || is_due || has_eval_metrics {
             self.run.log_step(step, metrics)?;
         }
-        // Before the first there is no step to tell of.
+        // Step 0 has evaluation metrics only.
         if step > 0 {
             self.log_step(metrics)?;
         }
@@ -470,7 +470,7 @@ impl<'a> Session<'a> {
         Ok(ready)
     }
 
-    /// Tells the user and the log.
+    /// A message for the user and the log.
     pub fn log(&mut self, message: &str) {
         self.observer.on_message(message);
         self.run.log_line(message);

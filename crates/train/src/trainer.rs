@@ -1,4 +1,4 @@
-//! The GRPO loop. [`Trainer::train`] and [`Trainer::step`] are the algorithm; all else serves them.
+//! The GRPO training loop. Start with [`Trainer::step`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -143,7 +143,7 @@ impl Trainer<'_> {
     }
 
     fn steps(&mut self) -> Result<(), TrainError> {
-        // Before the first step, or where the last process was broken off.
+        // Before the first step, or where the last process was interrupted.
         self.evaluate()?;
         while self.session.goes_on() {
             let device = self.session.model.compute().1;
@@ -154,8 +154,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// One batch of prompts: sample a group of answers to each, score them, push the policy towards
-    /// the better ones.
+    /// One batch of prompts: samples a group of completions for each, scores them, and updates the policy towards the better ones.
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
         let groups = self.roll_out()?;
         let mut batches = self.batches(&groups);
@@ -193,7 +192,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Cuts the micro-batches from `index` on, the first of which found no memory.
+    /// Cuts the micro-batches from `index` on, after the first of them ran out of memory.
     fn shrink(
         &mut self,
         batches: &mut Vec<GrpoMicroBatch<'_>>,
@@ -207,15 +206,15 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Every completion of a refused step, with what is known of its tokens.
+    /// Every completion of a refused step with its tokens' log-probabilities, for the dump.
     fn dump(
         &self,
         groups: &[ScoredGroup],
         batches: &[GrpoMicroBatch<'_>],
     ) -> Result<Vec<Value>, TrainError> {
-        let mut known: BTreeMap<CompletionId, TokenRecord> = BTreeMap::new();
+        let mut records: BTreeMap<CompletionId, TokenRecord> = BTreeMap::new();
         for (index, batch) in batches.iter().enumerate() {
-            known.extend(batch.known(index + 1)?);
+            records.extend(batch.token_records(index + 1)?);
         }
         let indices = groups.iter().map(|scored| scored.group.sample_index);
         let samples = self.dataset.read(indices)?;
@@ -234,7 +233,7 @@ impl Trainer<'_> {
             row.insert("ids".into(), json!(completion.ids));
             let logprobs = numbers(&completion.sampled_logprobs);
             row.insert("sampled_logprobs".into(), logprobs);
-            known.remove(&(group, i)).unwrap_or_default().write(row);
+            records.remove(&(group, i)).unwrap_or_default().write(row);
         }
         Ok(rows)
     }
@@ -277,7 +276,7 @@ impl Trainer<'_> {
         Ok(rollout.groups)
     }
 
-    /// Rewards that differ by next to nothing are told once: nothing else shows how little they teach.
+    /// Warns once of groups whose rewards hardly differ: nothing else shows that they give almost no gradient.
     fn warn_small_spread(&mut self, groups: &[ScoredGroup]) {
         let stds = groups.iter().map(|g| mean_and_std(&g.group.rewards).1);
         let small = stds.filter(|std| *std > 0.0 && *std < STD_EPSILON);
@@ -294,20 +293,21 @@ impl Trainer<'_> {
         ));
     }
 
-    /// Groups in micro-batches. A group whose rewards are all equal has nothing to say when beta is 0,
-    /// and is left out; it counts in the denominator all the same.
+    /// Groups in micro-batches. With beta 0 a group whose rewards are all equal has no gradient and is left out, but counts in the
+    /// denominator.
     fn batches<'g>(&self, groups: &'g [ScoredGroup]) -> Vec<GrpoMicroBatch<'g>> {
         let completions: usize = groups.iter().map(|g| g.group.completions.len()).sum();
-        let speaks = |g: &ScoredGroup| self.config.beta > 0.0 || !is_zero_spread(&g.group.rewards);
-        let speaking: Vec<(usize, &base::RolloutGroup)> = groups
+        let has_gradient =
+            |g: &ScoredGroup| self.config.beta > 0.0 || !is_zero_spread(&g.group.rewards);
+        let groups_with_gradient: Vec<(usize, &base::RolloutGroup)> = groups
             .iter()
             .enumerate()
-            .filter(|(_, g)| speaks(g))
+            .filter(|(_, g)| has_gradient(g))
             .map(|(index, g)| (index, &g.group))
             .collect();
         let Session { settings, model, .. } = &self.session;
         GrpoMicroBatch::split(
-            &speaking,
+            &groups_with_gradient,
             completions,
             settings.limits(self.config.share_prompt),
             model.compute().1,
@@ -365,8 +365,7 @@ impl Trainer<'_> {
         })
     }
 
-    /// Adds the gradients of micro-batch `index`, after `updates` of the step; nothing where it finds
-    /// no memory.
+    /// Adds the gradients of micro-batch `index`, after `updates` of the step; adds nothing on OOM.
     fn accumulate(
         &mut self,
         batch: &mut GrpoMicroBatch<'_>,
@@ -437,7 +436,7 @@ impl Trainer<'_> {
     }
 }
 
-/// The error of a row that turned out bad only now.
+/// The error of a row that turned out bad during training.
 pub(crate) fn bad_row(sample: &Sample, cause: data::RowCause) -> TrainError {
     TrainError::Row(Box::new(data::RowError { source_line: sample.source.clone(), cause }))
 }

@@ -1,4 +1,4 @@
-//! A session's steps and its end, told with their alerts.
+//! Logs a session's steps and its end with their alerts.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use crate::observer::{MARKS, step_line};
 use crate::session::Session;
 
 impl Session<'_> {
-    /// Tells of the step that was done, and of the alerts that begin or end with it.
+    /// Logs the finished step, and the alerts that begin or end with it.
     pub(crate) fn log_step(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
         let (step, total) = (self.step, self.schedule.total_steps);
         let alerts = self.alerts.observe(step, metrics);
@@ -22,7 +22,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Tells at the end of the process what was learnt, and which alerts are on.
+    /// Logs at the end of the process what was learnt, and the active alerts.
     pub(crate) fn log_end(&mut self, is_finished: bool) -> Result<(), TrainError> {
         if is_finished {
             // The summary names those that begin only now.

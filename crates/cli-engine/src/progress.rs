@@ -6,7 +6,7 @@ use base::console::{self, AroundGuard};
 use cli::progress::around_bar;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use train::{Observer, step_figures, step_line};
+use train::{Observer, step_metrics, step_line};
 
 const TEMPLATE: &str = "step {pos}/{len} {bar:30} {msg}";
 
@@ -62,7 +62,7 @@ impl Observer for Progress {
             let line = step_line(step, total_steps, metrics);
             console::show(&format!("{line} ETA {eta}"));
         } else {
-            let figures = step_figures(metrics);
+            let figures = step_metrics(metrics);
             self.bar.set_message(format!("{figures} ETA {eta}"));
             self.bar.set_position(step);
         }

@@ -42,4 +42,4 @@ pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
     Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods, family_of,
 };
-pub use stream::{Listeners, StepSize};
+pub use stream::{ScoringQueue, StepSize};

@@ -21,14 +21,14 @@ pub struct StepSize {
 type Listening<'s> = ScopedJoinHandle<'s, Result<Vec<Option<f64>>, RewardError>>;
 
 /// Whom [`RewardSet::score_while`] lets know of rows.
-pub struct Listeners<'a, 's> {
+pub struct ScoringQueue<'a, 's> {
     senders: Vec<Sender<usize>>,
     threads: &'a [Listening<'s>],
 }
 
-impl Listeners<'_, '_> {
+impl ScoringQueue<'_, '_> {
     /// The row at `index` is known from now on. Each row is told of once.
-    pub fn tell(&self, index: usize) {
+    pub fn push(&self, index: usize) {
         for sender in &self.senders {
             // Nobody listens where the reward has failed: its error comes at the end.
             let _ = sender.send(index);
@@ -36,7 +36,7 @@ impl Listeners<'_, '_> {
     }
 
     /// Whether a reward has failed, so that all further work is in vain.
-    pub fn have_failed(&self) -> bool {
+    pub fn has_failed(&self) -> bool {
         // Until all rows are told, only a failure ends a thread.
         self.threads.iter().any(ScopedJoinHandle::is_finished)
     }
@@ -53,7 +53,7 @@ impl RewardSet {
         &self,
         size: StepSize,
         row: impl Fn(usize) -> RewardInput<'r> + Sync,
-        produce: impl FnOnce(&Listeners<'_, '_>) -> Result<T, E>,
+        produce: impl FnOnce(&ScoringQueue<'_, '_>) -> Result<T, E>,
     ) -> Result<(T, Scores), E> {
         let row = &row;
         thread::scope(|scope| {
@@ -65,9 +65,9 @@ impl RewardSet {
                     (sender, scope.spawn(listen))
                 })
                 .unzip();
-            let listeners = Listeners { senders, threads: &threads };
-            let made = produce(&listeners);
-            drop(listeners);
+            let queue = ScoringQueue { senders, threads: &threads };
+            let made = produce(&queue);
+            drop(queue);
             let scores: Vec<Result<_, _>> = threads.into_iter().map(joined).collect();
             let scores = scores.into_iter().collect::<Result<_, _>>()?;
             Ok((made?, self.summed(size.rows, scores)))

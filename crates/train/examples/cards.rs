@@ -68,7 +68,7 @@ fn main() {
                     in_8bit,
                     offload_optimizer,
                     offload_reference,
-                    fused: false,
+                    cpu_kernels: false,
                 };
                 let of = |recompute| memory(&shape, Choice { recompute, ..choice }, &LOAD, &LOAD);
                 let gigabytes = |bytes: u64| bytes as f64 / 1e9;

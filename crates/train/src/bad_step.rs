@@ -1,4 +1,4 @@
-//! Steps with a number that is none: what it was, and the batch as `bad_steps/` shows it.
+//! Steps with a NaN or infinity: what it was, and the dump of the batch in `bad_steps/`.
 
 use std::fmt;
 
@@ -71,17 +71,17 @@ pub(crate) fn numbers(values: &[f32]) -> Value {
     values.iter().map(|&v| number(f64::from(v))).collect()
 }
 
-/// What is known of a completion's tokens, and where it was computed.
+/// The log-probabilities of a completion's tokens, for the dump.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Known {
-    /// From 1; none of a completion that no pass saw.
+pub(crate) struct TokenRecord {
+    /// From 1; `None` before any pass.
     pub micro_batch: Option<usize>,
-    /// `None` where the step did not come so far.
+    /// `None` where the step did not get so far.
     pub old_logprobs: Option<Vec<f32>>,
     pub ref_logprobs: Option<Vec<f32>>,
 }
 
-impl Known {
+impl TokenRecord {
     pub fn write(&self, row: &mut Map<String, Value>) {
         let list = |values: &Option<Vec<f32>>| values.as_deref().map_or(Value::Null, numbers);
         row.insert("micro_batch".into(), json!(self.micro_batch));

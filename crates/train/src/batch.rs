@@ -1,4 +1,4 @@
-//! Prompts with their answers, packed, and what predicts what in them.
+//! Packed prompts and completions: forward pass, token scores and backward pass.
 
 use base::Prompt;
 use models::model::forward;
@@ -10,48 +10,48 @@ use tch::{Tensor, no_grad};
 use crate::TrainError;
 use crate::logprobs::{Predictions, TokenScores};
 
-/// A prompt and the answers to it.
-pub type PromptWithAnswers<'a> = (&'a Prompt, Vec<&'a [u32]>);
+/// A prompt and its completions.
+pub type PromptWithCompletions<'a> = (&'a Prompt, Vec<&'a [u32]>);
 
-/// As many sequences as go through the model at once. Tables are built once and serve every pass.
+/// The sequences of one pass. Index tables are built once and serve every pass.
 pub struct MicroBatch {
     packed: ModelInputs,
     attention: PackedAttention,
     rotary: Rotary,
-    /// `[N]`: the packed position whose hidden state predicts each answer token.
+    /// `[N]`: the packed position whose hidden state predicts each completion token.
     rows: Tensor,
-    /// `[N]`: the answer tokens.
+    /// `[N]`: the completion tokens.
     targets: Tensor,
-    /// Tokens of each answer, in order; they sum to `N`.
+    /// Tokens of each completion, in order; they sum to `N`.
     pub lens: Vec<usize>,
     /// `T`.
     pub num_tokens: usize,
 }
 
 impl MicroBatch {
-    /// Packs `[prompt | answer 1 | .. | answer G]` for each item, one after another.
+    /// Packs `[prompt | completion 1 | .. | completion G]` for each item, one after another.
     ///
     /// # Errors
-    /// A prompt whose placeholders do not fit its images, an empty answer, or nothing to pack.
+    /// A prompt whose placeholders do not fit its images, an empty completion, or nothing to pack.
     pub fn pack(
         model: &dyn VisionLanguageModel,
-        items: &[PromptWithAnswers<'_>],
+        items: &[PromptWithCompletions<'_>],
     ) -> Result<Self, TrainError> {
         let mut builder = InputsBuilder::new(model);
         let (mut rows, mut targets, mut lens) = (Vec::new(), Vec::new(), Vec::new());
-        for (prompt, answers) in items {
+        for (prompt, completions) in items {
             let segment = builder.push_prompt(prompt)?;
             let last_of_prompt = builder.num_tokens() as i64 - 1;
-            for answer in answers {
-                if answer.is_empty() {
+            for completion in completions {
+                if completion.is_empty() {
                     return Err(TrainError::EmptyAnswer);
                 }
                 let start = builder.num_tokens() as i64;
-                builder.push_completion(segment, answer);
+                builder.push_completion(segment, completion);
                 rows.push(last_of_prompt);
-                rows.extend(start..start + answer.len() as i64 - 1);
-                targets.extend(answer.iter().map(|&id| i64::from(id)));
-                lens.push(answer.len());
+                rows.extend(start..start + completion.len() as i64 - 1);
+                targets.extend(completion.iter().map(|&id| i64::from(id)));
+                lens.push(completion.len());
             }
         }
         if targets.is_empty() {
@@ -71,7 +71,7 @@ impl MicroBatch {
         })
     }
 
-    /// Scores of every answer token, without gradient.
+    /// Scores of every completion token, without gradient.
     pub fn scores(&self, model: &dyn VisionLanguageModel, temperature: f64) -> TokenScores {
         no_grad(|| {
             let hidden = forward(
@@ -86,8 +86,8 @@ impl MicroBatch {
         })
     }
 
-    /// Accumulates the gradients of `loss`, a scalar made of the scores of every answer token, into
-    /// the model's weights. With `recompute` only layer inputs are kept on the way forward.
+    /// Accumulates the gradients of `loss`, a scalar made of the scores of every completion token, into
+    /// the model's weights. With `recompute` the forward pass saves layer inputs only.
     pub fn backward<R>(
         &self,
         model: &dyn VisionLanguageModel,
@@ -104,8 +104,8 @@ impl MicroBatch {
         })
     }
 
-    /// Hidden states that predict answer tokens, `[N, hidden_size]`. A prompt's last one predicts the
-    /// first token of every answer: an embedding look-up adds such rows' gradients in a fixed order.
+    /// Hidden states that predict completion tokens, `[N, hidden_size]`. A prompt's last one predicts the first
+    /// token of every completion; an embedding look-up adds such rows' gradients in a fixed order.
     fn predicting(&self, hidden: &Tensor) -> Tensor {
         Tensor::embedding(hidden, &self.rows, -1, false, false)
     }

@@ -1,4 +1,4 @@
-//! Checkpoints of a run: what they hold, what is looked at before one is written, and going on from one.
+//! Checkpoints of a run: contents, checks before writing, and resuming.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use tch::Tensor;
 use torch::{TorchError, Written};
 
 use crate::batch::MicroBatch;
-use crate::out_of_memory::attempt;
+use crate::out_of_memory::catch_oom;
 use crate::session::Session;
 use crate::{TrainError, policy};
 
@@ -25,7 +25,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 /// The settings that the checkpoint was made under: a run that goes on is compared with them.
 const CONFIG: &str = "config.yaml";
 
-/// Scalars that are looked at together.
+/// Scalars checked at a time.
 const LOOKED_AT: i64 = 1 << 24;
 
 /// `trainer_state/state.json`.
@@ -49,7 +49,7 @@ struct State {
 pub(crate) struct CheckpointSize {
     /// Of the model, or of the adapter.
     pub model: u64,
-    /// Of what going on needs: exact weights and moments.
+    /// Of the trainer state: master weights and moments.
     pub state: u64,
 }
 
@@ -61,7 +61,7 @@ impl CheckpointSize {
 }
 
 impl Session<'_> {
-    /// Makes sure that a run that ends here can go on from here.
+    /// Makes sure that a run that ends here can be resumed from here.
     pub fn keep(&mut self) -> Result<(), TrainError> {
         if self.step == 0 || self.saved == Some(self.step) {
             return Ok(());
@@ -88,22 +88,22 @@ impl Session<'_> {
             };
             let first = console::describe(&first);
             let first = first.split("\nhint: ").next().unwrap_or_default();
-            self.say(&format!("error: {}{first}", second.unwrap_or_default()));
+            self.log(&format!("error: {}{first}", second.unwrap_or_default()));
         }
         if !matches!(error, TrainError::Diverged { .. }) {
             let way = self.way_on();
-            self.say(&way);
+            self.log(&way);
         }
         if self.stop.is_raised() && error.is_of_a_reward() {
             // It did not wait for a scorer, as it was to end.
-            self.say(&console::describe(&error));
+            self.log(&console::describe(&error));
             error = TrainError::Stopped;
         }
         self.run.log_line(&format!("error: {}", console::describe(&error)));
         error
     }
 
-    /// From where a run that ends here goes on.
+    /// From where a run that ends here resumes.
     fn way_on(&self) -> String {
         match self.newest() {
             _ if self.settings.sections.save.save_only_model => {
@@ -121,7 +121,7 @@ impl Session<'_> {
         }
     }
 
-    /// The newest checkpoint to go on from.
+    /// The newest checkpoint that can be resumed.
     fn newest(&self) -> Option<(u64, PathBuf)> {
         self.run.resumable_checkpoints().ok()?.pop()
     }
@@ -152,7 +152,7 @@ impl Session<'_> {
         match free_bytes(self.run.path()) {
             Some(free) if free < needed => {
                 let folder = self.run.path().display().to_string();
-                self.say(&format!(
+                self.log(&format!(
                     "warning: a checkpoint is due {when} and takes about {}, but {folder} has {} free\nhint: make room, \
                      or lower --save_total_limit",
                     console::size(needed),
@@ -170,14 +170,14 @@ impl Session<'_> {
     /// older ones stand.
     pub(crate) fn checkpoint(&mut self) -> Result<(), TrainError> {
         let device = self.model.compute().1;
-        let mut written = attempt(device, || self.write());
+        let mut written = catch_oom(device, || self.write());
         if let Ok(Err(cause)) = &written {
-            // A device's cache was given back meanwhile.
-            self.say(&format!(
+            // The first failure emptied the device's cache.
+            self.log(&format!(
                 "no memory while the checkpoint of step {} was written ({cause}); once more",
                 self.step
             ));
-            written = attempt(device, || self.write());
+            written = catch_oom(device, || self.write());
         }
         let written =
             written.and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause }));
@@ -243,8 +243,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Refuses weights that no run could go on from: they or their moments are not finite, or the model makes of them
-    /// numbers that are not.
+    /// Refuses to save a diverged model: weights, moments or a completion's log-probabilities that are not finite.
     fn refuse_diverged(&self) -> Result<(), TrainError> {
         let Some(what) = self.not_finite()? else {
             return Ok(());
@@ -263,16 +262,16 @@ impl Session<'_> {
                 return Ok(Some(format!("`{name}`")));
             }
         }
-        let Some((prompt, answer)) = &self.tried_on else {
+        let Some((prompt, completion)) = &self.finite_probe else {
             return Ok(None);
         };
         let model = self.model.as_ref();
         let pass = || -> Result<Tensor, TrainError> {
-            let batch = MicroBatch::pack(model, &[(prompt, vec![answer.as_slice()])])?;
+            let batch = MicroBatch::pack(model, &[(prompt, vec![completion.as_slice()])])?;
             Ok(batch.scores(model, 1.0).logprobs)
         };
-        // A single completion was in the step just done; where others took the memory since, the weights must do.
-        match attempt(model.compute().1, pass)? {
+        // If even one completion runs out of memory now, finite weights must suffice.
+        match catch_oom(model.compute().1, pass)? {
             Ok(logprobs) if !is_finite(&logprobs)? => {
                 Ok(Some("the log-probability of an answer".to_owned()))
             }
@@ -280,18 +279,21 @@ impl Session<'_> {
         }
     }
 
-    /// A completion of this step, to try weights on before they are saved.
-    pub fn try_on<'p>(&mut self, completions: impl Iterator<Item = (&'p Prompt, &'p [u32])>) {
+    /// Keeps a completion of this step, to test the weights with before they are saved.
+    pub fn keep_finite_probe<'p>(
+        &mut self,
+        completions: impl Iterator<Item = (&'p Prompt, &'p [u32])>,
+    ) {
         let found = completions.filter(|(_, ids)| !ids.is_empty()).min_by_key(|(prompt, ids)| {
-            // One with images, so that the tower is tried too; the shortest of them.
+            // One with images, so that the tower is tested too; the shortest of them.
             (prompt.images.is_empty(), prompt.ids.len() + ids.len())
         });
         if let Some((prompt, ids)) = found {
-            self.tried_on = Some((prompt.clone(), ids.to_vec()));
+            self.finite_probe = Some((prompt.clone(), ids.to_vec()));
         }
     }
 
-    /// Goes on from the newest of `checkpoints` that is whole; damaged ones after it are set aside.
+    /// Resumes from the newest undamaged one of `checkpoints`; damaged ones after it are set aside.
     ///
     /// # Errors
     /// Where none is whole, and where the run was another one.
@@ -304,14 +306,14 @@ impl Session<'_> {
                 Ok(()) => {
                     for (folder, path, cause) in damaged {
                         let aside = self.run.set_aside(&folder)?;
-                        self.say(&format!(
+                        self.log(&format!(
                             "warning: {}: damaged: {cause}; {} is now {}",
                             path.display(),
                             folder.display(),
                             aside.display()
                         ));
                     }
-                    self.say(&format!("resuming after step {step}, {}", folder.display()));
+                    self.log(&format!("resuming after step {step}, {}", folder.display()));
                     return Ok(());
                 }
             }
@@ -358,7 +360,7 @@ impl Session<'_> {
         match verify_sums(folder) {
             Ok(true) => Ok(()),
             Ok(false) => {
-                self.say(&format!(
+                self.log(&format!(
                     "{}: no `{TRAINER_STATE}/{SUMS}`: taken as it is, damage of its files would not be seen",
                     folder.display()
                 ));
@@ -436,7 +438,7 @@ fn damage(path: &Path, cause: impl ToString) -> TrainError {
     TrainError::Damaged { path: path.into(), cause: cause.to_string() }
 }
 
-/// Whether all numbers are; codes of 8 bits and residuals always are.
+/// Whether all numbers are finite; 8-bit codes and residuals always are.
 fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
     if !tensor.is_floating_point() {
         return Ok(true);
@@ -444,7 +446,7 @@ fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
     let flat = tensor.detach().f_contiguous()?.f_view([-1])?;
     let len = flat.size()[0];
     let mut start = 0;
-    // In parts: what tells of each scalar takes memory too.
+    // In parts: the mask of a check takes memory too.
     while start < len {
         let count = LOOKED_AT.min(len - start);
         let part = flat.f_narrow(0, start, count)?.f_isfinite()?;

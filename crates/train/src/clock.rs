@@ -1,4 +1,4 @@
-//! Where the time of a step goes.
+//! The time of a step by phase.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ impl Clock {
         Clock { start: Instant::now(), phases: RefCell::default() }
     }
 
-    /// Runs `work` and books its time on `phase`.
+    /// Runs `work` and adds its time to `phase`.
     pub fn time<R>(&self, phase: &'static str, work: impl FnOnce() -> R) -> R {
         let start = Instant::now();
         let result = work();
@@ -26,7 +26,7 @@ impl Clock {
         result
     }
 
-    /// Books time on `phase`.
+    /// Adds time to `phase`.
     pub fn book(&self, phase: &'static str, time: Duration) {
         *self.phases.borrow_mut().entry(phase).or_default() += time.as_secs_f64();
     }
@@ -36,8 +36,8 @@ impl Clock {
         self.start.elapsed().as_secs_f64()
     }
 
-    /// Starts a step anew, what was booked since the last lap kept: a checkpoint is written after its
-    /// step's metrics and stands in the next line.
+    /// Restarts the total and keeps the phases since the last lap: a checkpoint is written after its step's metrics, so its time is in the
+    /// next line.
     pub fn restart(&mut self) {
         self.start = Instant::now();
     }

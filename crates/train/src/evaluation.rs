@@ -1,7 +1,7 @@
-//! Evaluations during a run: held-out rows, and whatever the observer measures.
+//! Evaluations during a run: the validation rows, and what the observer measures.
 //!
-//! A step that is to be evaluated is logged once its figures are there. Until then its metrics wait, in a checkpoint too:
-//! an evaluation that was broken off is made up for before the next step.
+//! A step that is evaluated is logged with the evaluation's metrics. Until then its own metrics wait, in a checkpoint too, so an
+//! interrupted evaluation is repeated before the next step.
 
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ use crate::observer::PolicyAt;
 use crate::session::Session;
 use crate::{TrainError, out_of_memory};
 
-/// Figures that are named in a message.
-const MAX_SAID: usize = 8;
+/// Metrics named in a message.
+const MAX_LOGGED: usize = 8;
 
 impl Session<'_> {
     /// Whether an evaluation is due after the steps that are done.
@@ -28,13 +28,13 @@ impl Session<'_> {
         }
     }
 
-    /// Evaluates where that is due, and logs the step that waits for it. `held_out` scores the rows that were held out.
+    /// Evaluates where that is due, and logs the step that waits for it.
     ///
     /// # Errors
-    /// What `held_out` and the observer say, and a figure that is not finite: with a checkpoint, so that nothing is lost.
+    /// Those of `score_validation` and the observer, and a metric that is not finite; a checkpoint is written, so that nothing is lost.
     pub fn evaluate(
         &mut self,
-        held_out: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
+        score_validation: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
     ) -> Result<(), TrainError> {
         let Some(mut metrics) = self.waiting.take() else {
             return Ok(());
@@ -44,16 +44,16 @@ impl Session<'_> {
             return self.publish(&metrics);
         }
         let start = Instant::now();
-        match self.figures(held_out) {
-            Ok(figures) => {
-                self.tell_figures(&figures);
-                metrics.extend(figures);
+        match self.eval_metrics(score_validation) {
+            Ok(eval_metrics) => {
+                self.log_eval_metrics(&eval_metrics);
+                metrics.extend(eval_metrics);
                 book(&mut metrics, start.elapsed().as_secs_f64());
-                // The next step is not to answer for the time and memory of this.
+                // Time and memory of the evaluation do not count for the next step.
                 self.clock.restart();
                 torch::reset_peak_live_bytes(self.model.compute().1);
                 self.publish(&metrics)?;
-                // A signal that came too late to break it off.
+                // A signal that came too late to interrupt it.
                 if self.stop.is_raised() {
                     self.keep()?;
                 }
@@ -64,22 +64,22 @@ impl Session<'_> {
                 self.keep()
             }
             Err(error) => {
-                // It is made up for by the next process.
+                // The next process repeats it.
                 self.waiting = Some(metrics);
                 Err(error)
             }
         }
     }
 
-    fn figures(
+    fn eval_metrics(
         &mut self,
-        held_out: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
+        score_validation: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
     ) -> Result<Map<String, Value>, TrainError> {
         if self.stop.is_raised() {
             return Err(TrainError::Stopped);
         }
         let device = self.model.compute().1;
-        let mut figures = out_of_memory::step(device, || held_out(self))?;
+        let mut metrics = out_of_memory::step(device, || score_validation(self))?;
         let pending = self.run.begin_evaluation(self.step)?;
         let policy = PolicyAt {
             model: self.model.as_ref(),
@@ -96,31 +96,31 @@ impl Session<'_> {
         for (name, value) in &measured {
             if !value.is_finite() {
                 let (name, value) = (name.clone(), *value);
-                return Err(TrainError::Figure { step, name, value });
+                return Err(TrainError::EvalMetric { step, name, value });
             }
-            figures.insert(format!("eval/{name}"), json!(value));
+            metrics.insert(format!("eval/{name}"), json!(value));
         }
         if !measured.is_empty() {
             pending.commit()?;
         }
-        Ok(figures)
+        Ok(metrics)
     }
 
-    fn tell_figures(&mut self, figures: &Map<String, Value>) {
-        if figures.is_empty() {
+    fn log_eval_metrics(&mut self, metrics: &Map<String, Value>) {
+        if metrics.is_empty() {
             return;
         }
-        let said = figures.iter().take(MAX_SAID).filter_map(|(name, value)| {
+        let logged = metrics.iter().take(MAX_LOGGED).filter_map(|(name, value)| {
             let name = name.strip_prefix("eval/").unwrap_or(name);
             Some(format!("{name} {:.4}", value.as_f64()?))
         });
-        let said = said.collect::<Vec<_>>().join(", ");
-        let more = figures.len().saturating_sub(MAX_SAID);
+        let logged = logged.collect::<Vec<_>>().join(", ");
+        let more = metrics.len().saturating_sub(MAX_LOGGED);
         let more = match more {
             0 => String::new(),
             more => format!(", and {more} more in metrics.jsonl"),
         };
-        self.say(&format!("evaluated after step {}: {said}{more}", self.step));
+        self.log(&format!("evaluated after step {}: {logged}{more}", self.step));
     }
 }
 

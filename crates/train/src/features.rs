@@ -1,4 +1,4 @@
-//! Image features of a run whose vision tower stays as it is: where they are kept, and what that saves.
+//! The feature cache of a run with a frozen vision tower, and its metrics.
 
 use std::rc::Rc;
 

@@ -9,9 +9,8 @@ mod checkpoint;
 mod clock;
 mod evaluation;
 mod features;
-mod going_on;
 pub mod grpo;
-mod held_out;
+mod grpo_micro_batch;
 pub mod logprobs;
 mod micro_batches;
 mod moments;
@@ -20,21 +19,22 @@ pub mod optimizer;
 mod out_of_memory;
 pub mod plan;
 mod policy;
-mod policy_batch;
 mod reference;
+mod resume;
+mod reward_inbox;
 mod reward_set;
 mod rollout;
 mod rollout_rows;
 pub mod schedule;
-mod scoring;
 mod session;
 pub mod settings;
 mod sft;
 mod trainer;
+mod validation;
 
 pub use alerts::{Alert, Alerts};
 pub use bad_step::NonFinite;
-pub use observer::{EvaluationError, Figures, Observer, PolicyAt, step_figures, step_line};
+pub use observer::{EvalMetrics, EvaluationError, Observer, PolicyAt, step_line, step_metrics};
 pub use reward_set::reward_problems;
 pub use session::Outcome;
 pub use settings::Settings;
@@ -183,7 +183,7 @@ pub enum TrainError {
     },
     /// A figure of an evaluation that is no number.
     #[error("evaluation after step {step}: `{name}`: expected a finite number, got {value}")]
-    Figure {
+    EvalMetric {
         /// The step.
         step: u64,
         /// The figure.

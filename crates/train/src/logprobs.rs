@@ -8,10 +8,10 @@ use torch::{has_cpu_kernel, token_scores};
 use crate::TrainError;
 use crate::batch::MicroBatch;
 
-/// Rows of logits that exist at a time: enough for a product of matrices to be fast.
+/// Rows of logits computed at a time: enough for a fast matrix product.
 pub(crate) const CHUNK_ROWS: i64 = 512;
 
-/// What the model thinks of given tokens, both `[N]` in f32.
+/// Scores of given tokens, both `[N]` in f32.
 #[derive(Debug)]
 pub struct TokenScores {
     /// `log softmax(logits / temperature)` of each target.
@@ -30,7 +30,7 @@ pub struct Predictions<'a> {
     pub targets: &'a Tensor,
     /// Of the softmax.
     pub temperature: f64,
-    /// Rows of logits that exist at a time.
+    /// Rows of logits computed at a time.
     pub chunk_rows: i64,
 }
 
@@ -59,11 +59,10 @@ impl<'a> Predictions<'a> {
         })
     }
 
-    /// A scalar whose gradient with respect to `hidden` is that of `loss`, and what else `loss` told.
+    /// A scalar whose gradient with respect to `hidden` is that of `loss`, and the other result of `loss`.
     ///
-    /// One chunk is an ordinary graph. Of several, none keeps its logits: `loss` is differentiated
-    /// with respect to the log-probabilities, then each chunk is computed again for the gradients of
-    /// the head (accumulated here) and of its hidden states.
+    /// A single chunk is an ordinary autograd graph. With several, logits are not kept: `loss` is differentiated with respect to the
+    /// log-probabilities, then each chunk is recomputed for the gradients of the head (accumulated here) and of its hidden states.
     pub fn differentiate<R>(&self, loss: impl FnOnce(&TokenScores) -> (Tensor, R)) -> (Tensor, R) {
         if self.hidden.size()[0] <= self.chunk_rows {
             return loss(&self.score(self.hidden, 0));

@@ -7,7 +7,7 @@ use crate::TrainError;
 
 /// Weights of fewer scalars keep f32 moments: biases and norms, as in arXiv 2110.02861.
 const LEAST_8BIT: i64 = 4096;
-/// Scalars whose moments are in f32 at a time during an update; whole blocks.
+/// Scalars dequantized at a time during an update; whole blocks.
 pub(crate) const CHUNK: i64 = 1 << 22;
 
 /// Levels of the first moment, which has both signs, and of the second.
@@ -31,14 +31,14 @@ pub(crate) enum Moments {
 }
 
 impl Moments {
-    /// Zeros for a weight of `size` at its `master_device`, in 8 bits where that is asked for and the weight is large enough.
-    pub fn new(size: &[i64], master_device: Device, in_8bit: bool) -> Result<Self, TrainError> {
+    /// Zeros for a weight of `size` on `device`, in 8 bits if asked for and the weight is large enough.
+    pub fn new(size: &[i64], device: Device, in_8bit: bool) -> Result<Self, TrainError> {
         let numbers: i64 = size.iter().product();
         if in_8bit && numbers >= LEAST_8BIT {
-            let zeros = || QuantizedMoment::zeros(numbers, master_device);
+            let zeros = || QuantizedMoment::zeros(numbers, device);
             return Ok(Moments::EightBit { exp_avg: zeros()?, exp_avg_sq: zeros()? });
         }
-        let zeros = || Tensor::f_zeros(size, (Kind::Float, master_device));
+        let zeros = || Tensor::f_zeros(size, (Kind::Float, device));
         Ok(Moments::Exact { exp_avg: zeros()?, exp_avg_sq: zeros()? })
     }
 
@@ -62,14 +62,14 @@ impl Moments {
 pub(crate) struct Update<'a> {
     /// f32, changed in place.
     pub weight: Tensor,
-    /// Of its shape and place, f32.
+    /// Of its shape and on its device, f32.
     pub gradient: &'a Tensor,
     pub moments: &'a Moments,
     /// f32 scalar: updates that the weight has had.
     pub step: &'a Tensor,
 }
 
-/// Makes the updates. Numbers are updated one by one, so their order and company change nothing.
+/// Makes the updates. The update is elementwise, so grouping and order do not change the result.
 pub(crate) fn apply(
     updates: &[&Update<'_>],
     levels: Option<&MomentLevels>,
@@ -97,7 +97,7 @@ pub(crate) fn apply(
     Ok(fused_adamw(weights, gradients, exp_avgs, exp_avg_sqs, steps, options)?)
 }
 
-/// The moments come to f32, a part at a time, and go back.
+/// Dequantizes a part of the moments at a time, updates, and quantizes it again.
 fn apply_in_8bit(
     update: &Update<'_>,
     (exp_avg, exp_avg_sq): (&QuantizedMoment, &QuantizedMoment),
@@ -135,7 +135,7 @@ mod tests {
         AdamWOptions { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
     const WIDTH: i64 = 96;
 
-    /// Teaches `y = x W` a matrix by its products, `steps` times, and gives the loss of each.
+    /// Fits `y = x W` for `steps` steps and returns the loss of each.
     fn regress(in_8bit: bool, steps: usize) -> Vec<f64> {
         tch::manual_seed(5);
         let options = (Kind::Float, Device::Cpu);

@@ -1,4 +1,4 @@
-//! Who a run tells how it goes, and who looks at its policy. What is measured, and how, is not known here.
+//! Callbacks of a training run: progress, messages, evaluation. This crate knows nothing about the metrics of an evaluation.
 
 use std::error::Error;
 use std::path::Path;
@@ -7,60 +7,59 @@ use base::run_folder::StopFlag;
 use models::VisionLanguageModel;
 use serde_json::{Map, Value};
 
-/// Hears of a run as it goes, and measures its policy.
+/// Callbacks of a training run.
 pub trait Observer {
     /// The metrics of a finished step, `step` of `total_steps`.
     fn on_step(&mut self, step: u64, total_steps: u64, metrics: &Map<String, Value>);
     /// Something the user should read.
     fn on_message(&mut self, message: &str);
 
-    /// Measures the policy where an evaluation is due. `None` where `policy.stop` was raised before the end. Whatever it
-    /// measures, it must leave the weights as they are.
+    /// Evaluates the policy. `None` where `policy.stop` was raised before the end. It must not change the weights.
     ///
     /// # Errors
-    /// Ends the run, with a checkpoint; the next process evaluates again before it goes on.
-    fn evaluate(&mut self, _policy: &PolicyAt<'_>) -> Result<Option<Figures>, EvaluationError> {
-        Ok(Some(Figures::new()))
+    /// Ends the run with a checkpoint; the next process repeats the evaluation.
+    fn evaluate(&mut self, _policy: &PolicyAt<'_>) -> Result<Option<EvalMetrics>, EvaluationError> {
+        Ok(Some(EvalMetrics::new()))
     }
 }
 
-/// Where the metrics that are shown name the alerts that are on.
+/// The key of the active alerts in the metrics shown.
 pub(crate) const MARKS: &str = "alerts";
 
-/// Metrics that are shown, with how.
+/// The metrics of a step's line, and their names there.
 const SHOWN: [(&str, &str); 4] =
     [("reward", "reward"), ("loss", "loss"), ("kl", "kl"), ("completion_length", "tokens")];
 
-/// A step as a line: `step 3/40 reward 0.5312 loss 0.0012 2.5 s`, and the alerts that are on.
+/// A step as a line: `step 3/40 reward 0.5312 loss 0.0012 2.5 s`, and the active alerts.
 pub fn step_line(step: u64, total_steps: u64, metrics: &Map<String, Value>) -> String {
-    let figures = step_figures(metrics);
-    format!("step {step}/{total_steps} {figures}").trim_end().to_owned()
+    let text = step_metrics(metrics);
+    format!("step {step}/{total_steps} {text}").trim_end().to_owned()
 }
 
 /// [`step_line`] without the step: `reward 0.5312 loss 0.0012 2.5 s [no signal]`.
-pub fn step_figures(metrics: &Map<String, Value>) -> String {
-    let mut figures = Vec::new();
+pub fn step_metrics(metrics: &Map<String, Value>) -> String {
+    let mut parts = Vec::new();
     for (key, name) in SHOWN {
         if let Some(value) = metrics.get(key).and_then(Value::as_f64) {
-            figures.push(match key {
+            parts.push(match key {
                 "completion_length" => format!("{name} {value:.1}"),
                 _ => format!("{name} {value:.4}"),
             });
         }
         if key == "reward" {
-            figures.extend(rewards_by_name(metrics));
+            parts.extend(rewards_by_name(metrics));
         }
     }
     let secs = metrics.get("secs").and_then(|secs| secs.get("total"));
     if let Some(secs) = secs.and_then(Value::as_f64) {
-        figures.push(format!("{secs:.1} s"));
+        parts.push(format!("{secs:.1} s"));
     }
     let marks = metrics.get(MARKS).and_then(Value::as_array);
     let marks: Vec<&str> = marks.into_iter().flatten().filter_map(Value::as_str).collect();
     if !marks.is_empty() {
-        figures.push(format!("[{}]", marks.join(", ").replace('_', " ")));
+        parts.push(format!("[{}]", marks.join(", ").replace('_', " ")));
     }
-    figures.join(" ")
+    parts.join(" ")
 }
 
 /// `(accuracy 0.3125, format 0.9375)`, where the reward is the sum of several.
@@ -79,18 +78,18 @@ pub struct PolicyAt<'a> {
     pub model: &'a dyn VisionLanguageModel,
     /// Steps done.
     pub step: u64,
-    /// Where results may go.
+    /// A folder for results.
     pub folder: &'a Path,
-    /// The name that the folder gets when all of them are there.
+    /// The folder's name once it is complete.
     pub name: &'a Path,
-    /// Raised where the run is to end: the evaluation is then broken off.
+    /// Raised to end the run: the evaluation should then stop.
     pub stop: &'a StopFlag,
 }
 
-/// What was measured, by name.
-pub type Figures = Vec<(String, f64)>;
+/// Metrics of an evaluation, by name.
+pub type EvalMetrics = Vec<(String, f64)>;
 
-/// Why it could not be measured.
+/// Why an evaluation failed.
 pub type EvaluationError = Box<dyn Error + Send + Sync>;
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
-//! AdamW over a model's weights: exact in f32 whatever the compute type, moments in f32 or 8 bits.
+//! AdamW over a model's f32 master weights, whatever the compute type; moments in f32 or 8 bits.
 //!
-//! Sums of gradients, moments and the update are where the exact weight is: beside the weight that layers
-//! compute with or, with exact weights in host memory, there. Copies between the two places are begun before
-//! they are waited for: weights updated go to the device while the next ones are updated.
+//! Gradient sums, moments and the update are on the device of the masters: the compute device, or host memory with offloading. Copies
+//! between the two are asynchronous: updated weights go to the device while the next ones are updated.
 
 use std::collections::BTreeMap;
 
@@ -27,12 +26,11 @@ pub struct OptimizerOptions {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay, on matrices: biases and norms (one dimension) are left alone, as the
-    /// Hugging Face trainers do.
+    /// Decoupled weight decay of matrices. Biases and norms (one dimension) have none, as in the Hugging Face trainers.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this norm; 0 leaves them.
+    /// Gradients are clipped to this global norm; 0 means no clipping.
     pub max_grad_norm: f64,
-    /// Moments in 8 bits, but for small weights.
+    /// Moments in 8 bits, except of small weights.
     pub in_8bit: bool,
 }
 
@@ -81,8 +79,8 @@ impl Optimizer {
         self.states.iter().map(|s| parameters.list[s.parameter].value.numel()).sum()
     }
 
-    /// Moves gradients into f32 sums; called after each micro-batch, since bf16 sums drift, and since a
-    /// micro-batch that fails half-way must leave the sums alone.
+    /// Adds the gradients to f32 sums. Called after each micro-batch, since sums in bf16 drift and a micro-batch that fails must leave the
+    /// sums unchanged.
     ///
     /// # Errors
     /// libtorch's own.
@@ -109,21 +107,21 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Waits for copies where weights and moments are in different places.
+    /// Waits for copies where weights and moments are on different devices.
     fn wait_for(&self, parameters: &Parameters) {
-        let places = self.states.first().map(|state| {
+        let devices = self.states.first().map(|state| {
             let device = parameters.list[state.parameter].value.device();
             (state.step.device(), device)
         });
-        if let Some((master_device, device)) = places
+        if let Some((master_device, device)) = devices
             && master_device != device
         {
             wait_for(device);
         }
     }
 
-    /// One update, and the gradient norm before clipping. Weights without a gradient keep value and
-    /// moments, as in PyTorch. Gradients are used up.
+    /// One update; returns the gradient norm before clipping. Weights without a gradient keep value and moments, as in PyTorch. Gradients
+    /// are consumed.
     ///
     /// # Errors
     /// [`TrainError::NonFinite`] with a gradient that is not finite; nothing is applied then.
@@ -155,7 +153,7 @@ impl Optimizer {
         })
     }
 
-    /// Forgets all gradients of a step that is not to be applied.
+    /// Drops all gradients of a refused step.
     ///
     /// # Errors
     /// libtorch's own.
@@ -167,7 +165,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Forgets the gradients of a pass that did not come to its end; the sums stay.
+    /// Drops the gradients of a failed pass; the sums stay.
     ///
     /// # Errors
     /// libtorch's own.
@@ -229,7 +227,7 @@ impl Optimizer {
                 moments::apply(&chosen, self.levels.as_ref(), self.adamw(lr, decayed))?;
             }
             for (&(index, _), update) in chunk.iter().zip(&updates) {
-                hand_over(parameter(index), &update.weight)?;
+                store(parameter(index), &update.weight)?;
             }
         }
         Ok(())
@@ -272,8 +270,8 @@ impl Optimizer {
         Ok(true)
     }
 
-    /// Everything that resuming needs, by parameter name: exact weights and moments of what is
-    /// trained, in the form in which they are kept. What is frozen lies where the run began.
+    /// All that resuming needs, by parameter name: master weights and moments of trained parameters as they are stored. Frozen weights are
+    /// in the starting model.
     pub fn state(&self, parameters: &Parameters) -> Vec<(String, Tensor)> {
         let mut out = Vec::new();
         for state in &self.states {
@@ -312,10 +310,10 @@ impl Optimizer {
                 copy_saved(saved, &format!("weight/{name}"), &weight)?;
                 if let Some(residual) = saved.get(&format!("{RESIDUAL}/{name}")) {
                     let value = &saved[&format!("weight/{name}")];
-                    let exact = Bf16Master { value, residual }.load()?;
-                    weight.shallow_clone().f_copy_(&exact)?;
+                    let saved_weight = Bf16Master { value, residual }.load()?;
+                    weight.shallow_clone().f_copy_(&saved_weight)?;
                 }
-                hand_over(parameter, &weight)?;
+                store(parameter, &weight)?;
                 for (what, tensor) in state.tensors() {
                     copy_saved(saved, &format!("{what}/{name}"), tensor)?;
                 }
@@ -326,7 +324,7 @@ impl Optimizer {
 }
 
 impl State {
-    /// What is kept between updates, by name.
+    /// The state between updates, by name.
     fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
         let mut tensors = self.moments.tensors();
         tensors.push(("step", &self.step));
@@ -334,24 +332,24 @@ impl State {
     }
 }
 
-/// Brings the exact weight to where it is kept and to what layers compute with.
-fn hand_over(parameter: &Parameter, exact: &Tensor) -> Result<(), TrainError> {
+/// Stores an f32 weight in its master and in the value that layers compute with.
+fn store(parameter: &Parameter, weight: &Tensor) -> Result<(), TrainError> {
     let value = &parameter.value;
     let rounded = match &parameter.master {
         Master::Value => return Ok(()),
         Master::F32(master) => master.f_to_kind(value.kind())?,
         Master::Bf16 { residual, host: None } => {
-            return Ok(Bf16Master { value, residual }.store(exact)?);
+            return Ok(Bf16Master { value, residual }.store(weight)?);
         }
         Master::Bf16 { residual, host: Some(host) } => {
-            Bf16Master { value: host, residual }.store(exact)?;
+            Bf16Master { value: host, residual }.store(weight)?;
             host.shallow_clone()
         }
     };
     send(&rounded, value)
 }
 
-/// Copies a weight to the one that layers compute with, perhaps on another device; not waited for.
+/// Copies a weight to the value that layers compute with, asynchronously where that is on another device.
 fn send(from: &Tensor, value: &Tensor) -> Result<(), TrainError> {
     let device = value.device();
     if from.device() == device {
@@ -363,7 +361,7 @@ fn send(from: &Tensor, value: &Tensor) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Matrices are, biases and norms are not.
+/// Matrices have weight decay, biases and norms have none.
 fn is_decayed(weight: &Tensor) -> bool {
     weight.dim() > 1
 }

@@ -1,4 +1,4 @@
-//! A pass that finds no memory is done again in smaller parts, and so are all after it.
+//! Out-of-memory (OOM) handling: a pass that runs out of memory is retried in smaller micro-batches, which stay smaller.
 
 use std::io::ErrorKind;
 
@@ -10,14 +10,14 @@ use crate::micro_batches::{GroupLens, half, num_tokens};
 use crate::session::Session;
 use crate::settings::Settings;
 
-/// Runs one pass over a micro-batch. Inside: what it tells, or that memory ran out.
-pub(crate) fn attempt<R>(
+/// Runs one pass over a micro-batch. The inner result tells an OOM apart from other errors.
+pub(crate) fn catch_oom<R>(
     device: Device,
     pass: impl FnOnce() -> Result<R, TrainError>,
 ) -> Result<Result<R, OutOfMemory>, TrainError> {
     match catch_out_of_memory(device, pass) {
         Err(cause) => Ok(Err(cause)),
-        Ok(Err(error)) => match behind(&error) {
+        Ok(Err(error)) => match oom_behind(&error) {
             Some(cause) => Ok(Err(cause)),
             None => Err(error),
         },
@@ -25,8 +25,8 @@ pub(crate) fn attempt<R>(
     }
 }
 
-/// The lack of memory that stands behind an error, libtorch's or this program's own.
-fn behind(error: &TrainError) -> Option<OutOfMemory> {
+/// The OOM that caused an error, libtorch's or this program's own.
+fn oom_behind(error: &TrainError) -> Option<OutOfMemory> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<TchError>() {
@@ -41,17 +41,17 @@ fn behind(error: &TrainError) -> Option<OutOfMemory> {
     None
 }
 
-/// Runs a step, whose micro-batches are cut where memory ends; elsewhere that is an error.
+/// Runs a step. Micro-batches that run out of memory are cut; an OOM anywhere else is an error.
 pub(crate) fn step<R>(
     device: Device,
     step: impl FnOnce() -> Result<R, TrainError>,
 ) -> Result<R, TrainError> {
-    attempt(device, step)?.map_err(|cause| TrainError::OutOfMemory { cause })
+    catch_oom(device, step)?.map_err(|cause| TrainError::OutOfMemory { cause })
 }
 
 impl Session<'_> {
-    /// Lowers the bound on a micro-batch's tokens after `batch` found no memory, for the rest of the
-    /// run, and tells the user. Gradients of the pass that failed are forgotten.
+    /// Lowers the token limit of micro-batches for the rest of the run after `batch` ran out of memory, and logs it. Gradients of the
+    /// failed pass are dropped.
     ///
     /// # Errors
     /// [`TrainError::TooLargeForMemory`] where the batch is a single completion.
@@ -69,7 +69,7 @@ impl Session<'_> {
         self.settings.sections.machine.max_tokens_per_microbatch = Some(half);
         self.lowered_max_tokens = Some(half);
         let completions: usize = batch.iter().map(|group| group.completions.len()).sum();
-        self.say(&format!(
+        self.log(&format!(
             "no memory for a micro-batch of {completions} completions, {tokens} tokens ({cause}); from \
              here on at most {half} tokens at a time, as --max_tokens_per_microbatch {half} has it from \
              the start"
@@ -77,7 +77,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Takes up the bound that was found before the run was interrupted.
+    /// Restores the limit found before the run was interrupted.
     pub fn resume_max_tokens(&mut self, lowered: Option<u64>) {
         let Some(lowered) = lowered.map(|tokens| tokens as usize) else {
             return;
@@ -94,11 +94,11 @@ impl Session<'_> {
         }
         self.settings.sections.machine.max_tokens_per_microbatch = Some(lowered);
         self.lowered_max_tokens = Some(lowered);
-        self.say(&format!("at most {lowered} tokens at a time, as before: more found no memory"));
+        self.log(&format!("at most {lowered} tokens at a time, as before: more ran out of memory"));
     }
 }
 
-/// What takes less memory and is not yet set.
+/// Flags that need less memory and are not set yet.
 fn ways_out(settings: &Settings) -> String {
     let trained = settings.load.trained;
     let ways = [

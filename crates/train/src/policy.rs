@@ -70,11 +70,11 @@ struct Count {
 }
 
 /// How many parameters each part has, and how many of them are trained.
-pub(crate) struct Census {
+pub(crate) struct ParameterCounts {
     parts: [(&'static str, Count); 4],
 }
 
-impl Census {
+impl ParameterCounts {
     /// Counts.
     pub fn of(parameters: &Parameters) -> Self {
         let mut parts =
@@ -92,7 +92,7 @@ impl Census {
                 count.trained += parameter.value.numel();
             }
         }
-        Census { parts }
+        ParameterCounts { parts }
     }
 
     /// All trained parameters.

@@ -1,4 +1,4 @@
-//! The reference model: the policy as it was at the start, on the device or waiting in host memory.
+//! The reference model: the policy as it was at the start, on the device or offloaded to host memory.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use crate::{TrainError, features};
 /// A second copy of the weights.
 pub(crate) struct Reference {
     model: Box<dyn VisionLanguageModel>,
-    /// Where the weights wait between passes, in the order of the parameters.
-    waiting: Option<Vec<Tensor>>,
+    /// The weights in host memory, in the order of the parameters.
+    offloaded: Option<Vec<Tensor>>,
 }
 
 impl Reference {
-    /// Loads the model of `folder`; what the policy keeps of images serves it too.
+    /// Loads the model of `folder`; it shares the feature cache of the policy.
     pub fn load(
         folder: &Path,
         settings: &Settings,
@@ -26,44 +26,47 @@ impl Reference {
         let options = LoadOptions { trained: TrainedParts::NONE, ..settings.load };
         let mut model = load_model(folder, options)?;
         features::share(policy, model.as_mut())?;
-        let mut reference = Reference { model, waiting: None };
+        let mut reference = Reference { model, offloaded: None };
         if settings.offload_reference {
             let device = settings.load.device;
             let list = reference.model.parameters().list.iter();
             let copies = list.map(|p| host_copy(&p.value, device));
-            reference.waiting = Some(copies.collect::<Result<_, _>>()?);
-            reference.send_away()?;
+            reference.offloaded = Some(copies.collect::<Result<_, _>>()?);
+            reference.offload()?;
         }
         Ok(reference)
     }
 
-    /// Runs passes of the model. Weights that wait in host memory are on the device meanwhile.
+    /// Runs passes of the model, with offloaded weights on the device meanwhile.
     pub fn with<R>(
         &self,
         passes: impl FnOnce(&dyn VisionLanguageModel) -> Result<R, TrainError>,
     ) -> Result<R, TrainError> {
         let device = self.model.compute().1;
-        self.place(|waiting| Ok(begin_copy(waiting, device)?))?;
+        self.swap_weights(|offloaded| Ok(begin_copy(offloaded, device)?))?;
         let result = passes(self.model.as_ref());
-        self.send_away()?;
+        self.offload()?;
         result
     }
 
-    fn send_away(&self) -> Result<(), TrainError> {
-        self.place(|waiting| Ok(waiting.shallow_clone()))
+    fn offload(&self) -> Result<(), TrainError> {
+        self.swap_weights(|offloaded| Ok(offloaded.shallow_clone()))
     }
 
-    /// Lets layers read their weights from what `of` makes of those that wait.
-    fn place(&self, of: impl Fn(&Tensor) -> Result<Tensor, TrainError>) -> Result<(), TrainError> {
-        let Some(waiting) = &self.waiting else {
+    /// Points the layers to the tensors that `of` makes of the offloaded weights.
+    fn swap_weights(
+        &self,
+        of: impl Fn(&Tensor) -> Result<Tensor, TrainError>,
+    ) -> Result<(), TrainError> {
+        let Some(offloaded) = &self.offloaded else {
             return Ok(());
         };
-        let place = |(parameter, waiting): (&Parameter, &Tensor)| {
+        let swap = |(parameter, offloaded): (&Parameter, &Tensor)| {
             // The layer that holds this weight shares the tensor, and with it the data.
-            Ok(parameter.value.shallow_clone().f_set_data(&of(waiting)?)?)
+            Ok(parameter.value.shallow_clone().f_set_data(&of(offloaded)?)?)
         };
         let list = &self.model.parameters().list;
-        list.iter().zip(waiting).try_for_each(place)
+        list.iter().zip(offloaded).try_for_each(swap)
     }
 }
 
@@ -74,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_are_there_while_passes_run() {
+    fn weights_are_on_the_device_while_passes_run() {
         let folder = testing::checkpoint("nested");
         let config = GrpoConfig::default().with(|c| {
             c.data.data_file_paths = ColonList("rows.jsonl".into());
@@ -84,22 +87,22 @@ mod tests {
         let settings = Settings::try_from(&config).unwrap();
         let policy = load_model(&folder, settings.load).unwrap();
         let reference = Reference::load(&folder, &settings, policy.as_ref()).unwrap();
-        let waiting = reference.waiting.as_ref().unwrap();
+        let offloaded = reference.offloaded.as_ref().unwrap();
         let data = |model: &dyn VisionLanguageModel| -> Vec<_> {
             model.parameters().list.iter().map(|p| p.value.data_ptr()).collect()
         };
-        let at_home: Vec<_> = waiting.iter().map(Tensor::data_ptr).collect();
-        assert_eq!(data(reference.model.as_ref()), at_home);
+        let in_host_memory: Vec<_> = offloaded.iter().map(Tensor::data_ptr).collect();
+        assert_eq!(data(reference.model.as_ref()), in_host_memory);
         let ids = Tensor::from_slice(&[1i64, 2]);
         let expected = policy.embed_tokens(&ids).detach();
         for _ in 0..2 {
             let embedded = reference.with(|model| {
-                assert!(data(model).iter().zip(&at_home).all(|(there, home)| there != home));
+                assert!(data(model).iter().zip(&in_host_memory).all(|(now, host)| now != host));
                 // The layers see what the parameters see.
                 Ok(model.embed_tokens(&ids))
             });
             assert_eq!(embedded.unwrap(), expected);
-            assert_eq!(data(reference.model.as_ref()), at_home);
+            assert_eq!(data(reference.model.as_ref()), in_host_memory);
         }
     }
 }

@@ -8,23 +8,23 @@ use config::GrpoConfig;
 use data::Processor;
 use engine::{Decoding, EngineError, Request, Sampler, SamplingParams};
 use models::VisionLanguageModel;
-use rewards::{Listeners, RewardError, RewardSet, Scores, StepSize};
+use rewards::{RewardError, RewardSet, Scores, ScoringQueue, StepSize};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 use crate::grpo;
-use crate::scoring::Board;
+use crate::reward_inbox::RewardInbox;
 
 /// A group with the texts and single rewards of its completions, as `rollouts/` shows it.
 pub(crate) struct ScoredGroup {
     pub group: RolloutGroup,
-    /// `G` decoded answers, end-of-turn left out.
+    /// `G` decoded completions without end-of-turn.
     pub texts: Vec<String>,
     /// `[rewards][G]`.
     pub per_reward: Vec<Vec<Option<f64>>>,
 }
 
-/// Sampling as the configuration wants it, with the ends and placeholders of the model folder.
+/// Sampling parameters from the configuration, with the end tokens and placeholders of the model folder.
 pub(crate) fn sampling_params(config: &GrpoConfig, processor: &Processor) -> SamplingParams {
     let tokenizer = processor.tokenizer();
     SamplingParams {
@@ -52,8 +52,8 @@ pub(crate) struct Sampling<'a> {
 }
 
 impl Sampling<'_> {
-    /// One request for a group or, where prompts are not shared, for each of its completions. The
-    /// draws are the same.
+    /// One request for a group or, where prompts are not shared, for each of its completions; the
+    /// random numbers are the same.
     fn requests(&self, index: usize, prompt: &Prompt) -> Vec<Request> {
         let key = DrawKey { prompt: index as u64, ..self.key };
         let one = |completion: usize| Request {
@@ -70,32 +70,32 @@ impl Sampling<'_> {
     }
 }
 
-/// A copy whose pictures are its own, so that nothing is computed once for it and another.
+/// A copy with images of its own, so that nothing is shared with other prompts.
 pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
     let own = |image: &Arc<PreparedImage>| Arc::new(PreparedImage::clone(image));
     Prompt { ids: prompt.ids.clone(), images: prompt.images.iter().map(own).collect() }
 }
 
-/// What scores groups.
+/// How groups are scored.
 pub(crate) struct Scoring<'a> {
     pub rewards: &'a RewardSet,
-    /// What the prompts were made of, one for each.
+    /// The sample of each prompt.
     pub samples: &'a [Sample],
     pub processor: &'a Processor,
-    /// Told to the rewards.
+    /// The step that rewards get.
     pub step: u64,
 }
 
-/// Groups, and where the time went.
+/// Scored groups, and where the time went.
 pub(crate) struct Rollout {
     pub groups: Vec<ScoredGroup>,
     pub sampling: Duration,
-    /// For rewards, after the last answer.
+    /// Waiting for rewards after the last completion.
     pub waiting: Duration,
 }
 
-/// Samples a group of answers to every prompt and scores them. Rewards that need not see all answers of a
-/// step at once are asked while others are still being sampled.
+/// Samples a group of completions for every prompt and scores them. Rewards that do not need the whole step at once score finished
+/// completions while others are still being sampled.
 pub(crate) fn roll_out(
     model: &dyn VisionLanguageModel,
     sampling: &Sampling<'_>,
@@ -104,25 +104,25 @@ pub(crate) fn roll_out(
     cancel: &dyn Fn() -> bool,
 ) -> Result<Rollout, TrainError> {
     let group = sampling.num_completions;
-    let board = Board::new(&prompts, scoring.samples, group, scoring.step);
-    let size = StepSize { rows: board.num_answers(), group };
+    let inbox = RewardInbox::new(&prompts, scoring.samples, group, scoring.step);
+    let size = StepSize { rows: inbox.num_completions(), group };
     let start = Instant::now();
-    let sample = |listeners: &Listeners<'_, '_>| {
-        let shown = |index: usize, completion: &Completion| {
-            board.show(index, completion, scoring.processor)?;
-            listeners.tell(index);
+    let sample = |queue: &ScoringQueue<'_, '_>| {
+        let finished = |index: usize, completion: &Completion| {
+            inbox.push(index, completion, scoring.processor)?;
+            queue.push(index);
             Ok(())
         };
-        let cancel = || cancel() || listeners.have_failed();
-        let completions = sample(model, sampling, &prompts, &shown, &cancel)?;
+        let cancel = || cancel() || queue.has_failed();
+        let completions = sample(model, sampling, &prompts, &finished, &cancel)?;
         Ok((completions, Instant::now()))
     };
-    let scored = scoring.rewards.score_while(size, |index| board.row(index), sample);
+    let scored = scoring.rewards.score_while(size, |index| inbox.input(index), sample);
     let ((completions, sampled), scores) = scored.map_err(|failure| match failure {
-        Failure::Reward(error) => board.named(error),
+        Failure::Reward(error) => inbox.name_sample(error),
         Failure::Sampling(error) => *error,
     })?;
-    let groups = grouped(prompts, completions, board.into_texts(), &scores);
+    let groups = grouped(prompts, completions, inbox.into_texts(), &scores);
     Ok(Rollout { groups, sampling: sampled - start, waiting: sampled.elapsed() })
 }
 
@@ -144,12 +144,12 @@ impl From<TrainError> for Failure {
     }
 }
 
-/// All completions in order. `shown` hears of each as it ends, with its place.
+/// All completions in order. `finished` is called with each one and its index as it ends.
 fn sample(
     model: &dyn VisionLanguageModel,
     sampling: &Sampling<'_>,
     prompts: &[(usize, Prompt)],
-    shown: &dyn Fn(usize, &Completion) -> Result<(), TrainError>,
+    finished: &dyn Fn(usize, &Completion) -> Result<(), TrainError>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Vec<Completion>, TrainError> {
     let sampler = Sampler::new(model, sampling.params.clone(), sampling.max_concurrent)?
@@ -162,7 +162,7 @@ fn sample(
     let of_request = requests.first().map_or(1, |first| first.num_completions);
     let mut undecoded = None;
     let mut on_finished = |request: usize, index: usize, completion: &Completion| {
-        if let Err(error) = shown(request * of_request + index, completion) {
+        if let Err(error) = finished(request * of_request + index, completion) {
             undecoded.get_or_insert(error);
         }
     };
@@ -177,7 +177,7 @@ fn sample(
 }
 
 impl ScoredGroup {
-    /// Completions that no reward gave anything but 0.
+    /// Completions that every reward scored 0.
     pub fn num_zero(&self) -> usize {
         let all_zero = |index: usize| {
             self.per_reward.iter().all(|of| of[index].is_none_or(|reward| reward == 0.0))
@@ -218,7 +218,7 @@ fn grouped(
         .collect()
 }
 
-/// Mean reward, spread, each reward's own mean and what it counted since the start, as metrics.
+/// Metrics: mean reward, spread, each reward's own mean and its counters since the start.
 pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map<String, Value> {
     let all: Vec<f64> = groups.iter().flat_map(|g| g.group.rewards.clone()).collect();
     let spreads: Vec<f64> = groups.iter().map(|g| grpo::mean_and_std(&g.group.rewards).1).collect();
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unshared_prompts_are_requests_of_their_own_with_the_same_draws() {
+    fn unshared_prompts_are_separate_requests_with_the_same_keys() {
         let image = PreparedImage::new(vec![0.0], [1, 1, 1], [1, 1], [1, 1]);
         let prompt = Prompt { ids: vec![1, 2], images: vec![Arc::new(image)] };
         let params = SamplingParams::default();

@@ -1,5 +1,5 @@
-//! What `rollouts/` holds: a row for each completion, with all that the rewards were told of it, so that it can be scored
-//! again; and for each group a line of the index.
+//! The contents of `rollouts/`: a row for each completion with all reward inputs, so that it can be scored again, and a line of the index
+//! for each group.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn rows(
     let completions = group.completions.iter().enumerate();
     let rows = completions.map(|(i, completion)| {
         let each = rewards.names().zip(&scored.per_reward);
-        let said = Said {
+        let scored_completion = ScoredCompletion {
             index: i,
             text: &scored.texts[i],
             completion,
@@ -45,13 +45,13 @@ fn rows(
             reward: group.rewards[i],
             advantage: group.advantages[i],
         };
-        row(place, sample, &group.prompt.images, said)
+        row(place, sample, &group.prompt.images, scored_completion)
     });
     rows.collect()
 }
 
-/// A completion and what was said of it.
-struct Said<'a> {
+/// A completion and its scores.
+struct ScoredCompletion<'a> {
     index: usize,
     text: &'a str,
     completion: &'a Completion,
@@ -65,12 +65,12 @@ fn row(
     (step, group): (u64, usize),
     sample: &Sample,
     images: &[Arc<PreparedImage>],
-    said: Said<'_>,
+    scored_completion: ScoredCompletion<'_>,
 ) -> Value {
     json!({
         "step": step,
         "group": group,
-        "completion_index": said.index,
+        "completion_index": scored_completion.index,
         "sample": sample.source.to_string(),
         "images": sample.images,
         "image_sizes": images.iter().map(|i| i.original_size).collect::<Vec<_>>(),
@@ -78,12 +78,12 @@ fn row(
         "image_grid_thw": images.iter().map(|i| i.grid_thw).collect::<Vec<_>>(),
         "prompt": sample.problem,
         "solution": sample.solution,
-        "completion": said.text,
-        "tokens": said.completion.ids.len(),
-        "finish_reason": said.completion.finish_reason,
-        "rewards": said.rewards,
-        "reward": said.reward,
-        "advantage": said.advantage,
+        "completion": scored_completion.text,
+        "tokens": scored_completion.completion.ids.len(),
+        "finish_reason": scored_completion.completion.finish_reason,
+        "rewards": scored_completion.rewards,
+        "reward": scored_completion.reward,
+        "advantage": scored_completion.advantage,
         "accu_reward_method": sample.accu_reward_method,
         "columns": sample.columns,
     })
@@ -102,7 +102,7 @@ pub(crate) fn empty_row_bytes(
     };
     // Numbers of most rows are that long.
     let number = std::f64::consts::FRAC_1_SQRT_2;
-    let said = Said {
+    let scored_completion = ScoredCompletion {
         index: 0,
         text: "",
         completion: &completion,
@@ -110,7 +110,7 @@ pub(crate) fn empty_row_bytes(
         reward: number,
         advantage: number,
     };
-    row((0, 0), sample, images, said).to_string().len()
+    row((0, 0), sample, images, scored_completion).to_string().len()
 }
 
 /// What the index says of a group.

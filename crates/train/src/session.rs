@@ -21,10 +21,10 @@ use crate::clock::Clock;
 use crate::features;
 use crate::observer::Observer;
 use crate::optimizer::Optimizer;
-use crate::policy::Census;
+use crate::policy::ParameterCounts;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
-use crate::{NonFinite, TrainError, going_on, policy};
+use crate::{NonFinite, TrainError, policy, resume};
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -156,26 +156,26 @@ pub(crate) struct Session<'a> {
     pub(crate) config: String,
     /// Rows the run is about, to notice other data on resume.
     pub(crate) num_samples: usize,
-    /// Whether an update was begun in a step that is not finished: weights are those of no step.
+    /// Whether a step is unfinished after its first update: the weights are between two steps.
     pub(crate) is_torn: bool,
     /// The last step that moved the weights.
     pub(crate) updated: u64,
-    /// A prompt and an answer of the last step, see [`Session::try_on`].
-    pub(crate) tried_on: Option<(Prompt, Vec<u32>)>,
+    /// A prompt and a completion of the last step, see [`Session::keep_finite_probe`].
+    pub(crate) finite_probe: Option<(Prompt, Vec<u32>)>,
     /// Skipped samples, each named once.
     named: BTreeSet<usize>,
     /// Samples skipped in this step.
     skipped: usize,
     /// Steps refused since the start of the run.
     pub(crate) bad_steps: u64,
-    /// Passes of this step that found no memory and were done again in parts.
+    /// Passes of this step that ran out of memory and were retried in parts.
     pub oom_retries: u64,
-    /// The bound on a micro-batch's tokens that this led to.
+    /// The token limit of micro-batches that this led to.
     pub lowered_max_tokens: Option<usize>,
 }
 
 impl<'a> Session<'a> {
-    /// Opens the run folder, loads the model, and goes on where the newest whole checkpoint stands.
+    /// Opens the run folder, loads the model, and resumes from the newest undamaged checkpoint.
     pub fn open<C: Config>(config: &C, start: Start<'_, 'a>) -> Result<Self, TrainError> {
         let run = RunFolder::open(&start.settings.sections.run.output_dir)?;
         let log = run.log();
@@ -195,7 +195,7 @@ impl<'a> Session<'a> {
         if let Some(threads) = settings.sections.machine.num_threads {
             tch::set_num_threads(threads as i32);
         }
-        let checkpoints = going_on::checkpoints(config, &settings, &run)?;
+        let checkpoints = resume::checkpoints(config, &settings, &run)?;
         let mut model = policy::load(&settings, start.model_dir)?;
         settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) =
@@ -223,7 +223,7 @@ impl<'a> Session<'a> {
             num_samples: start.dataset.samples.len(),
             is_torn: false,
             updated: 0,
-            tried_on: None,
+            finite_probe: None,
             named: BTreeSet::new(),
             skipped: 0,
             bad_steps: 0,
@@ -240,7 +240,7 @@ impl<'a> Session<'a> {
         dataset: &Dataset,
     ) -> Result<(), TrainError> {
         let is_of_another =
-            checkpoints.iter().any(|(_, folder)| !going_on::is_own(folder, &self.run));
+            checkpoints.iter().any(|(_, folder)| !resume::is_own(folder, &self.run));
         if checkpoints.is_empty() || is_of_another {
             self.run.start_over()?;
         }
@@ -252,19 +252,23 @@ impl<'a> Session<'a> {
         self.alerts = Alerts::of_run(&self.run)?;
         self.run.make_way(self.step, self.schedule.total_steps)?;
         self.run.write_config(&self.config)?;
-        let census = Census::of(self.model.parameters());
+        let counts = ParameterCounts::of(self.model.parameters());
         let mut facts = versions();
-        facts.insert("parameters".into(), census.json());
+        facts.insert("parameters".into(), counts.json());
         self.run.write_env(&environment(facts))?;
-        self.introduce(dataset, &census)
+        self.log_summary(dataset, &counts)
     }
 
-    fn introduce(&mut self, dataset: &Dataset, census: &Census) -> Result<(), TrainError> {
-        if census.trained() == 0 {
+    fn log_summary(
+        &mut self,
+        dataset: &Dataset,
+        counts: &ParameterCounts,
+    ) -> Result<(), TrainError> {
+        if counts.trained() == 0 {
             let cause = "with --freeze_language_model: nothing is left to train".to_string();
             return Err(TrainError::Setting { name: "freeze_vision_modules", cause });
         }
-        self.say(&format!(
+        self.log(&format!(
             "{}: {}, {} held out; {}",
             self.model.family(),
             count(dataset.samples.len() as u64, "row"),
@@ -272,27 +276,27 @@ impl<'a> Session<'a> {
             count(self.schedule.total_steps, "step")
         ));
         for notice in &dataset.notices {
-            self.say(notice);
+            self.log(notice);
         }
-        for line in census.lines() {
-            self.say(&line);
+        for line in counts.lines() {
+            self.log(&line);
         }
-        self.introduce_checkpoints();
+        self.log_checkpoint_sizes();
         if !dataset.skipped.is_empty() {
-            self.say(&format!("{} skipped:", count(dataset.skipped.len() as u64, "bad row")));
+            self.log(&format!("{} skipped:", count(dataset.skipped.len() as u64, "bad row")));
             for row in &dataset.skipped {
-                self.say(row);
+                self.log(row);
             }
         }
         Ok(())
     }
 
-    /// What checkpoints will take, and whether there is room.
-    fn introduce_checkpoints(&mut self) {
+    /// Logs the size of checkpoints, and warns if the disk has no room.
+    fn log_checkpoint_sizes(&mut self) {
         let (size_of, left) =
             (self.checkpoint_size(), self.schedule.total_steps.saturating_sub(self.step));
         if left == 0 {
-            self.say(&format!(
+            self.log(&format!(
                 "{} done, of {}: nothing is left to do",
                 count(self.step, "step"),
                 self.schedule.total_steps
@@ -307,14 +311,14 @@ impl<'a> Session<'a> {
         let all = all.saturating_add(whole.saturating_mul(size_of.state));
         let free = free_bytes(self.run.path());
         let room = free.map_or_else(String::new, |free| format!("; {} free", size(free)));
-        self.say(&format!(
+        self.log(&format!(
             "a checkpoint: {} of weights and {} to go on from; in the end {} for {kept} of them{room}",
             size(size_of.model),
             size(size_of.state),
             size(all),
         ));
         if self.settings.sections.save.save_only_model {
-            self.say("checkpoints hold the model alone: a run that is stopped cannot go on");
+            self.log("checkpoints hold the model alone: a run that is stopped cannot go on");
         }
         if free.is_some_and(|free| free < size_of.total()) {
             self.look_at_the_disk("in this run");
@@ -337,11 +341,11 @@ impl<'a> Session<'a> {
         Ok((stepped?, lr))
     }
 
-    /// Refuses the step under way: weights and moments stay as they are after the `updates` that it
-    /// made before, and its batch, an object a completion, goes to the run folder.
+    /// Refuses the current step: weights and moments stay as they are after its first `updates`, and its batch is dumped to the run
+    /// folder, one object per completion.
     ///
     /// # Errors
-    /// [`TrainError::BadStep`] where no more of them are to be passed over.
+    /// [`TrainError::BadStep`] after more than `max_bad_steps`.
     pub fn refuse(
         &mut self,
         cause: NonFinite,
@@ -358,7 +362,7 @@ impl<'a> Session<'a> {
             let cause = Box::new(cause);
             return Err(TrainError::BadStep { step, cause, dump });
         }
-        self.say(&format!(
+        self.log(&format!(
             "step {step} refused, {} of at most {limit}: {cause}; its batch is in {}",
             self.bad_steps,
             dump.display()
@@ -377,7 +381,7 @@ impl<'a> Session<'a> {
         metrics.insert("oom_retries".into(), json!(retries));
         self.measure_memory(&mut metrics);
         for problem in features::report(self.model.as_ref(), &mut metrics) {
-            self.say(&problem);
+            self.log(&problem);
         }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         if self.evaluation_is_due() {
@@ -409,19 +413,19 @@ impl<'a> Session<'a> {
         step == self.schedule.total_steps || every.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// Logs the metrics of a step and tells them.
+    /// Logs the metrics of a step and passes them to the observer.
     pub fn publish(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
         let (step, total) = (self.step, self.schedule.total_steps);
-        let has_figures = metrics.keys().any(|name| name.starts_with("eval/"));
+        let has_eval_metrics = metrics.keys().any(|name| name.starts_with("eval/"));
         let run = &self.settings.sections.run;
         let is_first = step == 1 && run.logging_first_step;
         let is_due = step.is_multiple_of(run.logging_steps as u64) || step == total;
-        if is_first || is_due || has_figures {
+        if is_first || is_due || has_eval_metrics {
             self.run.log_step(step, metrics)?;
         }
-        // Before the first there is no step to tell of.
+        // Step 0 has evaluation metrics only.
         if step > 0 {
-            self.tell_step(metrics)?;
+            self.log_step(metrics)?;
         }
         Ok(())
     }
@@ -439,7 +443,7 @@ impl<'a> Session<'a> {
     /// The end of the run.
     pub fn outcome(mut self) -> Result<Outcome, TrainError> {
         let finished = self.step >= self.schedule.total_steps && self.waiting.is_none();
-        self.tell_end(finished)?;
+        self.log_end(finished)?;
         Ok(Outcome {
             steps: self.step,
             finished,
@@ -460,7 +464,7 @@ impl<'a> Session<'a> {
                 Loaded::Skipped { sample_index, row } => {
                     self.skipped += 1;
                     if self.named.insert(sample_index) {
-                        self.say(&format!("skipped: {row}"));
+                        self.log(&format!("skipped: {row}"));
                     }
                 }
             }
@@ -468,8 +472,8 @@ impl<'a> Session<'a> {
         Ok(ready)
     }
 
-    /// Tells the user and the log.
-    pub fn say(&mut self, message: &str) {
+    /// A message for the user and the log.
+    pub fn log(&mut self, message: &str) {
         self.observer.on_message(message);
         self.run.log_line(message);
     }

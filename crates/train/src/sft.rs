@@ -1,5 +1,5 @@
 //! Supervised fine-tuning on the answers of the rows: the mean of `-log p` over all answer tokens of
-//! a step, prompts unseen by the loss.
+//! a step; prompt tokens have no loss.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use tch::{Device, Kind};
 use torch::OutOfMemory;
 
 use crate::TrainError;
-use crate::bad_step::{Known, NonFinite};
+use crate::bad_step::{NonFinite, TokenRecord};
 use crate::batch::MicroBatch;
 use crate::logprobs::TokenScores;
 use crate::micro_batches::{GroupLens, micro_batches};
 use crate::observer::Observer;
-use crate::out_of_memory::{self, attempt};
+use crate::out_of_memory::{self, catch_oom};
 use crate::policy;
 use crate::session::{Dataset, Outcome, Session, Start};
 use crate::settings::Settings;
@@ -68,7 +68,7 @@ struct Trainer<'a> {
     prompts: PromptLoader,
 }
 
-/// A row ready to be learnt.
+/// A tokenized row.
 struct Row {
     sample_index: usize,
     prompt: Prompt,
@@ -84,7 +84,7 @@ impl Trainer<'_> {
     }
 
     fn steps(&mut self) -> Result<(), TrainError> {
-        // Before the first step, or where the last process was broken off.
+        // Before the first step, or where the last process was interrupted.
         self.evaluate()?;
         while self.session.goes_on() {
             let device = self.session.model.compute().1;
@@ -97,8 +97,8 @@ impl Trainer<'_> {
 
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
         let rows = self.rows()?;
-        let taught = rows.iter().map(|row| (&row.prompt, row.answer.as_slice()));
-        self.session.try_on(taught);
+        let targets = rows.iter().map(|row| (&row.prompt, row.answer.as_slice()));
+        self.session.keep_finite_probe(targets);
         let tokens: usize = rows.iter().map(|r| r.answer.len()).sum();
         let mut metrics = Map::new();
         metrics.insert("completion_length".into(), json!(tokens as f64 / rows.len().max(1) as f64));
@@ -106,10 +106,10 @@ impl Trainer<'_> {
             "epoch".into(),
             json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
         );
-        let mut known = Vec::with_capacity(rows.len());
-        match self.learn(&rows, tokens, &mut known) {
+        let mut records = Vec::with_capacity(rows.len());
+        match self.learn(&rows, tokens, &mut records) {
             Err(TrainError::NonFinite(cause)) => {
-                let dump = self.dump(&rows, known)?;
+                let dump = self.dump(&rows, records)?;
                 self.session.refuse(*cause, 0, dump)?;
             }
             learnt => metrics.extend(learnt?),
@@ -119,18 +119,18 @@ impl Trainer<'_> {
         Ok(metrics)
     }
 
-    /// The step's update; `known` is what came out for each row.
+    /// The step's update; `records` gets the log-probabilities of each row.
     fn learn(
         &mut self,
         rows: &[Row],
         tokens: usize,
-        known: &mut Vec<Known>,
+        records: &mut Vec<TokenRecord>,
     ) -> Result<Map<String, Value>, TrainError> {
         let (mut loss, mut entropy) = (0.0, 0.0);
         let mut batches = self.micro_batches(&rows.iter().collect::<Vec<_>>());
         let mut index = 0;
         while index < batches.len() {
-            match self.accumulate(&batches[index], tokens, (index + 1, known))? {
+            match self.accumulate(&batches[index], tokens, (index + 1, records))? {
                 Ok((l, e)) => {
                     loss += l;
                     entropy += e;
@@ -152,22 +152,22 @@ impl Trainer<'_> {
         Ok(metrics)
     }
 
-    /// Every row of a refused step, with what is known of its answer's tokens.
-    fn dump(&self, rows: &[Row], known: Vec<Known>) -> Result<Vec<Value>, TrainError> {
-        let unseen = std::iter::repeat_with(Known::default);
-        let line = |(row, known): (&Row, Known)| {
+    /// Every row of a refused step with its answer's log-probabilities, for the dump.
+    fn dump(&self, rows: &[Row], records: Vec<TokenRecord>) -> Result<Vec<Value>, TrainError> {
+        let unseen = std::iter::repeat_with(TokenRecord::default);
+        let line = |(row, record): (&Row, TokenRecord)| {
             let sample = self.dataset.samples.get(row.sample_index)?;
             let mut line = Map::new();
             line.insert("sample".into(), json!(sample.source.to_string()));
             line.insert("images".into(), json!(sample.images));
             line.insert("prompt".into(), json!(sample.problem));
-            line.insert("completion".into(), json!(taught_text(&sample)));
+            line.insert("completion".into(), json!(target_text(&sample)));
             line.insert("prompt_ids".into(), json!(row.prompt.ids));
             line.insert("ids".into(), json!(row.answer));
-            known.write(&mut line);
+            record.write(&mut line);
             Ok(Value::Object(line))
         };
-        rows.iter().zip(known.into_iter().chain(unseen)).map(line).collect()
+        rows.iter().zip(records.into_iter().chain(unseen)).map(line).collect()
     }
 
     fn rows(&mut self) -> Result<Vec<Row>, TrainError> {
@@ -189,14 +189,13 @@ impl Trainer<'_> {
             .collect()
     }
 
-    /// Adds a micro-batch's part of the mean over `tokens`; returns its part of loss and entropy.
-    /// What it says of each row joins `known`, under the number of the micro-batch. Where it finds no
-    /// memory nothing is added.
+    /// Adds a micro-batch's part of the mean over `tokens`; returns its part of loss and entropy. The log-probabilities of each row join
+    /// `records` with the index of the micro-batch. Adds nothing on OOM.
     fn accumulate(
         &mut self,
         rows: &[&Row],
         tokens: usize,
-        (index, known): (usize, &mut Vec<Known>),
+        (index, records): (usize, &mut Vec<TokenRecord>),
     ) -> Result<Result<(f64, f64), OutOfMemory>, TrainError> {
         let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
         let key = [settings.sections.optimizer.seed, *step, index as u64];
@@ -223,17 +222,21 @@ impl Trainer<'_> {
             Ok((f64::try_from(loss)?, f64::try_from(entropy)?, logprobs))
         };
         let passed = clock.time("train", || {
-            policy::with_dropout(model.as_ref(), &key, || attempt(model.compute().1, pass))
+            policy::with_dropout(model.as_ref(), &key, || catch_oom(model.compute().1, pass))
         })?;
         let (loss, entropy, logprobs) = match passed {
             Ok(numbers) => numbers,
             Err(cause) => return Ok(Err(cause)),
         };
         let mut rest = logprobs.as_slice();
-        known.extend(rows.iter().map(|row| {
+        records.extend(rows.iter().map(|row| {
             let (own, others) = rest.split_at(row.answer.len());
             rest = others;
-            Known { micro_batch: Some(index), old_logprobs: Some(own.to_vec()), ref_logprobs: None }
+            TokenRecord {
+                micro_batch: Some(index),
+                old_logprobs: Some(own.to_vec()),
+                ref_logprobs: None,
+            }
         }));
         NonFinite::check_loss(loss, index)?;
         optimizer.collect(model.parameters())?;
@@ -243,12 +246,12 @@ impl Trainer<'_> {
     /// Evaluates where that is due.
     fn evaluate(&mut self) -> Result<(), TrainError> {
         let Trainer { session, dataset, config, .. } = self;
-        session.evaluate(|session| held_out_loss(session, dataset, config))
+        session.evaluate(|session| validation_loss(session, dataset, config))
     }
 }
 
-/// Loss on the held-out rows; nothing where there are none.
-fn held_out_loss(
+/// Loss on the validation rows; nothing without any.
+fn validation_loss(
     session: &Session<'_>,
     dataset: &Dataset,
     config: &SftConfig,
@@ -272,12 +275,12 @@ fn held_out_loss(
         sum -= f64::try_from(batch.scores(model, 1.0).logprobs.sum(Kind::Double))?;
         tokens += row.answer.len();
     }
-    let mut figures = Map::new();
-    figures.insert("eval/loss".into(), json!(sum / tokens as f64));
-    Ok(figures)
+    let mut metrics = Map::new();
+    metrics.insert("eval/loss".into(), json!(sum / tokens as f64));
+    Ok(metrics)
 }
 
-/// A row ready to be learnt, unless it is too long.
+/// Tokenizes a row; refuses one that is too long.
 fn row(
     dataset: &Dataset,
     config: &SftConfig,
@@ -285,7 +288,7 @@ fn row(
     sample: &Sample,
     prompt: Prompt,
 ) -> Result<Row, TrainError> {
-    let answer = dataset.processor.answer_ids(&taught_text(sample))?;
+    let answer = dataset.processor.answer_ids(&target_text(sample))?;
     let got = prompt.ids.len() + answer.len();
     match config.sft.max_seq_length {
         Some(max) if got > max => {
@@ -303,8 +306,8 @@ fn group_lens(rows: &[&Row]) -> Vec<GroupLens> {
     rows.iter().map(lens).collect()
 }
 
-/// What the model is to say: the row's answer as it stands there, its tags included.
-fn taught_text(sample: &Sample) -> String {
+/// The training target: the row's answer as it is, tags included.
+fn target_text(sample: &Sample) -> String {
     match sample
         .columns
         .get("conversations")

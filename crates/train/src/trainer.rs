@@ -1,4 +1,4 @@
-//! The GRPO loop. [`Trainer::train`] and [`Trainer::step`] are the algorithm; all else serves them.
+//! The GRPO training loop. Start with [`Trainer::step`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,19 +15,19 @@ use serde_json::{Map, Value, json};
 use torch::OutOfMemory;
 
 use crate::TrainError;
-use crate::bad_step::{Known, NonFinite, number, numbers};
+use crate::bad_step::{NonFinite, TokenRecord, number, numbers};
 use crate::grpo::{ClipRange, STD_EPSILON, is_zero_spread, mean_and_std};
-use crate::held_out;
+use crate::grpo_micro_batch::{CompletionId, GrpoMicroBatch, PolicyStats};
 use crate::observer::Observer;
-use crate::out_of_memory::{self, attempt};
+use crate::out_of_memory::{self, catch_oom};
 use crate::policy;
-use crate::policy_batch::{Place, PolicyBatch, PolicyStats};
 use crate::reference::Reference;
 use crate::reward_set;
 use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
 use crate::rollout_rows::logged_groups;
 use crate::session::{Dataset, Outcome, Session, Start};
 use crate::settings::Settings;
+use crate::validation;
 
 /// Trains the model of `model_dir` by GRPO, from the start or from the newest checkpoint of the run
 /// folder, until all steps are done or `stop` is raised.
@@ -94,7 +94,7 @@ pub fn train_grpo_with_rewards(
         .then(|| Reference::load(model_dir, &session.settings, session.model.as_ref()))
         .transpose()?;
     if config.algorithm.beta == 0.0 && session.step == 0 {
-        session.say(
+        session.log(
             "with --beta 0 the loss of the first update on a batch is 0 by construction: each ratio is 1 and a \
              group's advantages sum to 0; the gradient is not 0",
         );
@@ -114,7 +114,7 @@ pub fn train_grpo_with_rewards(
         prompts,
         rewards,
         reference,
-        has_told_small_spread: false,
+        has_warned_small_spread: false,
     };
     stop.begin();
     trainer.train()
@@ -132,7 +132,7 @@ struct Trainer<'a> {
     reference: Option<Reference>,
     sampling: SamplingParams,
     clip: ClipRange,
-    has_told_small_spread: bool,
+    has_warned_small_spread: bool,
 }
 
 impl Trainer<'_> {
@@ -144,7 +144,7 @@ impl Trainer<'_> {
     }
 
     fn steps(&mut self) -> Result<(), TrainError> {
-        // Before the first step, or where the last process was broken off.
+        // Before the first step, or where the last process was interrupted.
         self.evaluate()?;
         while self.session.goes_on() {
             let device = self.session.model.compute().1;
@@ -155,8 +155,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// One batch of prompts: sample a group of answers to each, score them, push the policy towards
-    /// the better ones.
+    /// One batch of prompts: samples a group of completions for each, scores them, and updates the policy towards the better ones.
     fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
         let groups = self.roll_out()?;
         let mut batches = self.batches(&groups);
@@ -174,7 +173,7 @@ impl Trainer<'_> {
     /// The step's updates, counted in `stats` as they are made.
     fn learn(
         &mut self,
-        batches: &mut Vec<PolicyBatch<'_>>,
+        batches: &mut Vec<GrpoMicroBatch<'_>>,
         stats: &mut PolicyStats,
     ) -> Result<(), TrainError> {
         self.score_by_reference(batches)?;
@@ -194,10 +193,10 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Cuts the micro-batches from `index` on, the first of which found no memory.
+    /// Cuts the micro-batches from `index` on, after the first of them ran out of memory.
     fn shrink(
         &mut self,
-        batches: &mut Vec<PolicyBatch<'_>>,
+        batches: &mut Vec<GrpoMicroBatch<'_>>,
         index: usize,
         cause: OutOfMemory,
     ) -> Result<(), TrainError> {
@@ -208,25 +207,25 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Every completion of a refused step, with what is known of its tokens.
+    /// Every completion of a refused step with its tokens' log-probabilities, for the dump.
     fn dump(
         &self,
         groups: &[ScoredGroup],
-        batches: &[PolicyBatch<'_>],
+        batches: &[GrpoMicroBatch<'_>],
     ) -> Result<Vec<Value>, TrainError> {
-        let mut known: BTreeMap<Place, Known> = BTreeMap::new();
+        let mut records: BTreeMap<CompletionId, TokenRecord> = BTreeMap::new();
         for (index, batch) in batches.iter().enumerate() {
-            known.extend(batch.known(index + 1)?);
+            records.extend(batch.token_records(index + 1)?);
         }
         let indices = groups.iter().map(|scored| scored.group.sample_index);
         let samples = self.dataset.read(indices)?;
         let step = self.session.step + 1;
         let logged = logged_groups(groups, &samples, &self.rewards, step);
         let mut rows: Vec<Value> = logged.into_iter().flat_map(|g| g.completions).collect();
-        let places = groups.iter().enumerate().flat_map(|(group, scored)| {
+        let completion_ids = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
         });
-        for (row, (group, i, sampled)) in rows.iter_mut().zip(places) {
+        for (row, (group, i, sampled)) in rows.iter_mut().zip(completion_ids) {
             let Value::Object(row) = row else { continue };
             let completion = &sampled.completions[i];
             row.insert("reward".into(), number(sampled.rewards[i]));
@@ -235,7 +234,7 @@ impl Trainer<'_> {
             row.insert("ids".into(), json!(completion.ids));
             let logprobs = numbers(&completion.sampled_logprobs);
             row.insert("sampled_logprobs".into(), logprobs);
-            known.remove(&(group, i)).unwrap_or_default().write(row);
+            records.remove(&(group, i)).unwrap_or_default().write(row);
         }
         Ok(rows)
     }
@@ -274,54 +273,57 @@ impl Trainer<'_> {
         let logged = logged_groups(&rollout.groups, scoring.samples, scoring.rewards, step);
         let keep = self.config.rollout.rollouts_keep;
         self.session.run.log_rollouts(step, &logged, keep)?;
-        self.tell_small_spread(&rollout.groups);
+        self.warn_small_spread(&rollout.groups);
         let completions = rollout.groups.iter().map(|scored| &scored.group);
-        self.session.try_on(completions.flat_map(|group| {
+        self.session.keep_finite_probe(completions.flat_map(|group| {
             let ids = group.completions.iter().map(|c| c.ids.as_slice());
             ids.map(|ids| (&group.prompt, ids))
         }));
         Ok(rollout.groups)
     }
 
-    /// Rewards that differ by next to nothing are told once: nothing else shows how little they teach.
-    fn tell_small_spread(&mut self, groups: &[ScoredGroup]) {
+    /// Warns once of groups whose rewards hardly differ: nothing else shows that they give almost no gradient.
+    fn warn_small_spread(&mut self, groups: &[ScoredGroup]) {
         let stds = groups.iter().map(|g| mean_and_std(&g.group.rewards).1);
         let small = stds.filter(|std| *std > 0.0 && *std < STD_EPSILON);
         let Some(std) = small.reduce(f64::max) else {
             return;
         };
-        if std::mem::replace(&mut self.has_told_small_spread, true) {
+        if std::mem::replace(&mut self.has_warned_small_spread, true) {
             return;
         }
         let step = self.session.step + 1;
-        self.session.say(&format!(
+        self.session.log(&format!(
             "warning: step {step}: the rewards of a group differ by {std:.1e} (their deviation); advantages are divided by \
              it plus {STD_EPSILON}, so they are near 0 and teach next to nothing\nhint: larger --reward_weights"
         ));
     }
 
-    /// Groups in micro-batches. A group whose rewards are all equal has nothing to say when beta is 0,
-    /// and is left out; it counts in the denominator all the same.
-    fn batches<'g>(&self, groups: &'g [ScoredGroup]) -> Vec<PolicyBatch<'g>> {
+    /// Groups in micro-batches. With beta 0 a group whose rewards are all equal has no gradient and is left out, but counts in the
+    /// denominator.
+    fn batches<'g>(&self, groups: &'g [ScoredGroup]) -> Vec<GrpoMicroBatch<'g>> {
         let completions: usize = groups.iter().map(|g| g.group.completions.len()).sum();
-        let speaks =
+        let has_gradient =
             |g: &ScoredGroup| self.config.algorithm.beta > 0.0 || !is_zero_spread(&g.group.rewards);
-        let speaking: Vec<(usize, &base::RolloutGroup)> = groups
+        let groups_with_gradient: Vec<(usize, &base::RolloutGroup)> = groups
             .iter()
             .enumerate()
-            .filter(|(_, g)| speaks(g))
+            .filter(|(_, g)| has_gradient(g))
             .map(|(index, g)| (index, &g.group))
             .collect();
         let Session { settings, model, .. } = &self.session;
-        PolicyBatch::split(
-            &speaking,
+        GrpoMicroBatch::split(
+            &groups_with_gradient,
             completions,
             settings.limits(self.config.rollout.share_prompt),
             model.compute().1,
         )
     }
 
-    fn score_by_reference(&mut self, batches: &mut Vec<PolicyBatch<'_>>) -> Result<(), TrainError> {
+    fn score_by_reference(
+        &mut self,
+        batches: &mut Vec<GrpoMicroBatch<'_>>,
+    ) -> Result<(), TrainError> {
         if self.config.algorithm.beta == 0.0 {
             return Ok(());
         }
@@ -339,7 +341,7 @@ impl Trainer<'_> {
     fn reference_passes(
         &mut self,
         reference: Option<&dyn VisionLanguageModel>,
-        batches: &mut Vec<PolicyBatch<'_>>,
+        batches: &mut Vec<GrpoMicroBatch<'_>>,
     ) -> Result<(), TrainError> {
         let mut index = 0;
         while index < batches.len() {
@@ -354,11 +356,11 @@ impl Trainer<'_> {
     fn reference_pass(
         &self,
         reference: Option<&dyn VisionLanguageModel>,
-        batch: &mut PolicyBatch<'_>,
+        batch: &mut GrpoMicroBatch<'_>,
     ) -> Result<Result<(), OutOfMemory>, TrainError> {
         let policy = self.session.model.as_ref();
         let mut score = |model: &dyn VisionLanguageModel| {
-            attempt(model.compute().1, || {
+            catch_oom(model.compute().1, || {
                 batch.score_by_reference(model, self.config.sampling.temperature)
             })
         };
@@ -369,11 +371,10 @@ impl Trainer<'_> {
         })
     }
 
-    /// Adds the gradients of micro-batch `index`, after `updates` of the step; nothing where it finds
-    /// no memory.
+    /// Adds the gradients of micro-batch `index`, after `updates` of the step; adds nothing on OOM.
     fn accumulate(
         &mut self,
-        batch: &mut PolicyBatch<'_>,
+        batch: &mut GrpoMicroBatch<'_>,
         index: usize,
         updates: usize,
     ) -> Result<Result<PolicyStats, OutOfMemory>, TrainError> {
@@ -381,7 +382,7 @@ impl Trainer<'_> {
         let key = [settings.sections.optimizer.seed, *step, index as u64, updates as u64];
         let stats = clock.time("train", || {
             policy::with_dropout(model.as_ref(), &key, || {
-                attempt(model.compute().1, || {
+                catch_oom(model.compute().1, || {
                     batch.accumulate(
                         model.as_ref(),
                         self.config.sampling.temperature,
@@ -437,11 +438,11 @@ impl Trainer<'_> {
     /// Evaluates where that is due.
     fn evaluate(&mut self) -> Result<(), TrainError> {
         let Trainer { session, dataset, rewards, config, sampling, .. } = self;
-        session.evaluate(|session| held_out::score(session, dataset, rewards, config, sampling))
+        session.evaluate(|session| validation::score(session, dataset, rewards, config, sampling))
     }
 }
 
-/// The error of a row that turned out bad only now.
+/// The error of a row that turned out bad during training.
 pub(crate) fn bad_row(sample: &Sample, cause: data::RowCause) -> TrainError {
     TrainError::Row(Box::new(data::RowError { source_line: sample.source.clone(), cause }))
 }

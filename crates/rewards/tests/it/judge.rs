@@ -288,13 +288,11 @@ fn in_a_stream_a_refusal_ends_at_once_and_a_bad_reply_waits_for_the_others() {
         let texts = ["chatty", "kitten", "dog"];
         let size = StepSize { rows: 3, group: 3 };
         let row = |index: usize| input(texts[index], "young cat", &columns);
-        let scored = set.score_while(size, row, |listeners| {
+        let scored = set.score_while(size, row, |queue| {
             for index in 0..3 {
-                listeners.tell(index);
+                queue.push(index);
                 let end = Instant::now() + Duration::from_secs(60);
-                while counts(&set)[0] <= index as u64
-                    && !listeners.have_failed()
-                    && Instant::now() < end
+                while counts(&set)[0] <= index as u64 && !queue.has_failed() && Instant::now() < end
                 {
                     thread::sleep(Duration::from_millis(2));
                 }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use rewards::{
-    Listeners, Reward, RewardBatch, RewardError, RewardInput, RewardSet, Scores, StepSize,
+    Reward, RewardBatch, RewardError, RewardInput, RewardSet, Scores, ScoringQueue, StepSize,
 };
 use serde_json::Map;
 
@@ -78,10 +78,10 @@ fn rows<'a>(
     texts.iter().map(row).collect()
 }
 
-fn told(order: &[usize]) -> impl FnOnce(&Listeners<'_, '_>) -> Result<(), RewardError> {
-    |listeners| {
+fn told(order: &[usize]) -> impl FnOnce(&ScoringQueue<'_, '_>) -> Result<(), RewardError> {
+    |queue| {
         order.iter().for_each(|&index| {
-            listeners.tell(index);
+            queue.push(index);
             std::thread::yield_now();
         });
         Ok(())
@@ -160,8 +160,8 @@ fn each_is_asked_for_what_it_needs_at_once() {
     let broken = set.score_while(
         SIZE,
         |i| rows[i],
-        |listeners| {
-            (0..6).for_each(|index| listeners.tell(index));
+        |queue| {
+            (0..6).for_each(|index| queue.push(index));
             Err::<(), _>(RewardError::PatchSize)
         },
     );
@@ -196,12 +196,12 @@ fn a_slow_reward_begins_with_the_first_answer_and_holds_nobody_up() {
     let set = RewardSet::new(vec![Box::new(Held { gate, begun })], None).unwrap();
     let (texts, columns) = (texts(), Map::new());
     let rows = rows(&texts, &columns);
-    let sample = |listeners: &Listeners<'_, '_>| -> Result<(), RewardError> {
-        listeners.tell(0);
+    let sample = |queue: &ScoringQueue<'_, '_>| -> Result<(), RewardError> {
+        queue.push(0);
         assert_eq!(seen.recv().unwrap(), 1, "begun while others are sampled");
         // All the rest ends while the reward is still at the first.
-        (1..SIZE.rows).for_each(|index| listeners.tell(index));
-        assert!(!listeners.have_failed());
+        (1..SIZE.rows).for_each(|index| queue.push(index));
+        assert!(!queue.has_failed());
         open.send(()).unwrap();
         open.send(()).unwrap();
         Ok(())
@@ -219,14 +219,14 @@ fn a_row_that_fails_is_named_within_the_step_and_ends_the_sampling() {
     let set = RewardSet::build(&["format", "accuracy"].map(String::from), None, &generic_options())
         .unwrap();
     let mut told = 0;
-    let sample = |listeners: &Listeners<'_, '_>| {
+    let sample = |queue: &ScoringQueue<'_, '_>| {
         for index in [3, 9] {
-            listeners.tell(index);
+            queue.push(index);
         }
-        while !listeners.have_failed() {
+        while !queue.has_failed() {
             std::thread::yield_now();
         }
-        listeners.tell(4);
+        queue.push(4);
         told += 1;
         // What breaks off because of a reward is that reward's failure.
         Err::<(), _>(RewardError::PatchSize)

@@ -1,11 +1,11 @@
-//! Alerts: what says that a run learns nothing, though no step fails. They read the metrics of steps and nothing else;
-//! their thresholds stand in one table, `rules.rs`.
+//! Alerts: signs that a run learns nothing though no step fails. They read only the metrics of steps; `rules.rs` has the table of
+//! thresholds.
 //!
-//! A run that goes on makes its alerts from `metrics.jsonl` and `alerts.jsonl` again ([`Alerts::of_run`]). With
-//! `--logging_steps` above 1 it then knows of the steps before only those that were logged.
+//! A resumed run rebuilds its alerts from `metrics.jsonl` and `alerts.jsonl` ([`Alerts::of_run`]). With `--logging_steps` above 1 it then
+//! knows only the earlier steps that were logged.
 
+mod logging;
 mod rules;
-mod telling;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

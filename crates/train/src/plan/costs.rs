@@ -1,19 +1,19 @@
 //! What the parts of a step take on this machine.
 
-/// Seconds of a pass over a micro-batch: some for the pass, more for each token.
+/// Seconds of a pass over a micro-batch, modelled as a fixed cost plus a cost per token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Line {
-    /// However small.
+    /// Fixed cost.
     pub pass: f64,
-    /// A token.
+    /// Cost per token.
     pub token: f64,
 }
 
 impl Line {
-    /// Through two points of tokens and seconds.
+    /// Fitted from two measurements of tokens and seconds.
     pub(super) fn through((few, few_secs): (u64, f64), (many, many_secs): (u64, f64)) -> Self {
         let token = ((many_secs - few_secs) / (many - few).max(1) as f64).max(0.0);
-        // Noise must not make a pass cost less than nothing.
+        // Noise must not give a negative cost.
         let pass = (many_secs - token * many as f64).max(0.0);
         Line { pass, token }
     }
@@ -57,11 +57,11 @@ pub struct Tower {
 pub struct Costs {
     /// Embedding, layers and norm, by packed tokens.
     pub text: Passes,
-    /// Head, log-softmax and entropy, by answer tokens.
+    /// Head, log-softmax and entropy, by completion tokens.
     pub head: Passes,
-    /// The vision tower over the pictures of a prompt.
+    /// The vision tower over the images of a prompt.
     pub vision: Tower,
-    /// A token for each of the answers that are sampled at once.
+    /// A decoding step of all concurrent completions.
     pub decoded: f64,
     /// An update, by trained scalar.
     pub update: f64,

@@ -162,11 +162,11 @@ fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
         in_8bit: config.optimizer.optim.is_8bit(),
         offload_optimizer: config.machine.offload_optimizer,
         offload_reference: config.rollout.offload_reference && config.algorithm.beta > 0.0,
-        fused: settings.load.device == Device::Cpu,
+        cpu_kernels: settings.load.device == Device::Cpu,
     }
 }
 
-/// What the features of all pictures take, as far as they may.
+/// Bytes of the features of all images, up to the cache's limit.
 fn feature_bytes(shape: &Shape, seen: &Seen, dataset: &Dataset, config: &GrpoConfig) -> u64 {
     let size = if config.model.bf16 { 2 } else { 4 };
     let a_row = seen.mean.1 / shape.merged * shape.hidden * size;
@@ -289,7 +289,7 @@ mod tests {
         let features = plan.mean_step.patches / 4 * 32 * 4 * 2;
         assert_eq!(plan.choice.feature_cache, features);
         assert_eq!(inputs(|c| c.machine.feature_cache_bytes = 7).choice.feature_cache, 7);
-        // 20 answers of 16 tokens, each in a row with its question, picture and columns.
+        // 20 completions of 16 tokens, each in a row with its question, image and columns.
         let rollouts = plan.rollouts;
         assert_eq!(rollouts.steps_kept, plan.steps);
         let row = rollouts.step / 20 - 16 * 4;

@@ -22,15 +22,14 @@ use crate::moments;
 
 const F32: u64 = 4;
 const BF16: u64 = 2;
-/// Logits that exist beside one another: in f32, log-softmax, its exponential, their product; by one loop, in the
-/// compute type, they and their gradient.
+/// Tensors of the logits' size at a time: with libtorch's operations in f32 (log-softmax, its exponential, their product); with the CPU
+/// kernel in the compute type (logits and their gradient).
 const LOGIT_COPIES: u64 = 3;
-const LOGIT_COPIES_FUSED: u64 = 2;
-/// Columns of the sampler's blocks at first, and the step of a prompt's width.
-const KV_COLUMNS: u64 = 32;
-const KV_PROMPT_STEP: u64 = 16;
-/// Scalars whose moments are in f32 at a time, and the bytes that each takes meanwhile: two moments and what
-/// turns them into codes.
+const LOGIT_COPIES_KERNEL: u64 = 2;
+/// The KV cache's first width of completions, and the multiple of a prompt's width.
+const FIRST_COMPLETION_WIDTH: u64 = 32;
+const PROMPT_WIDTH_MULTIPLE: u64 = 16;
+/// Scalars whose 8-bit moments are dequantized at a time, and the bytes that each takes: two moments and the temporaries of quantization.
 const CHUNK_8BIT: u64 = moments::CHUNK.unsigned_abs();
 const BYTES_8BIT: u64 = 24;
 
@@ -45,7 +44,7 @@ pub enum Trained {
     Lora {
         /// Their rank.
         rank: u64,
-        /// Whether inputs are dropped: masks are kept.
+        /// Whether there is dropout: its masks are saved.
         dropout: bool,
     },
 }
@@ -57,23 +56,22 @@ pub struct Choice {
     pub trained: Trained,
     /// Weights and computation in bf16.
     pub bf16: bool,
-    /// Whether activations are computed again on the way back.
+    /// Whether activations are recomputed in the backward pass.
     pub recompute: bool,
-    /// Whether there is a divergence from a reference.
+    /// Whether there is a reference model.
     pub reference: bool,
-    /// Whether a step has several micro-batches: gradients of the earlier ones wait in f32.
+    /// Whether gradients accumulate over several micro-batches: their sums are in f32.
     pub accumulates: bool,
-    /// Bytes of image features that are kept where the tower is frozen; 0: none.
+    /// Bytes of the feature cache with a frozen tower; 0: none.
     pub feature_cache: u64,
     /// Moments in 8 bits.
     pub in_8bit: bool,
-    /// Masters, moments and sums of gradients in host memory.
+    /// Masters, moments and gradient sums in host memory.
     pub offload_optimizer: bool,
-    /// The reference in host memory but for its passes.
+    /// The reference in host memory except during its passes.
     pub offload_reference: bool,
-    /// Norms, activations, attention and scores of tokens by loops of our own, as on a CPU: they keep their inputs alone, attention
-    /// its output too.
-    pub fused: bool,
+    /// Norms, activations, attention and token scores by CPU kernels, which save only their inputs (attention also its output).
+    pub cpu_kernels: bool,
 }
 
 impl Choice {
@@ -83,25 +81,25 @@ impl Choice {
 
     /// Bytes of one logit in all its copies.
     fn logit_bytes(&self) -> u64 {
-        if self.fused { LOGIT_COPIES_FUSED * self.size() } else { LOGIT_COPIES * F32 }
+        if self.cpu_kernels { LOGIT_COPIES_KERNEL * self.size() } else { LOGIT_COPIES * F32 }
     }
 
-    /// Tensors of the inner width that a gated activation keeps, its output included, which loops under a plain linear layer compute
-    /// again.
+    /// Tensors of the inner width that a gated activation saves, output included. The kernel cpu_kernels with a plain linear layer recomputes the
+    /// output.
     fn gated(&self) -> u64 {
         match self.trained {
-            _ if !self.fused => 4,
+            _ if !self.cpu_kernels => 4,
             Trained::Lora { .. } => 3,
             _ => 2,
         }
     }
 
-    /// Bytes a number of what a norm keeps of its input.
+    /// Bytes per number of the input that a norm saves.
     fn norm_input(&self) -> u64 {
-        if self.fused { self.size() } else { F32 }
+        if self.cpu_kernels { self.size() } else { F32 }
     }
 
-    /// Whether features of images are found instead of computed again.
+    /// Whether image features are cached.
     fn keeps_features(&self) -> bool {
         self.feature_cache > 0 && self.trained != Trained::Full
     }
@@ -112,13 +110,13 @@ impl Choice {
 pub struct Load {
     /// Prompts.
     pub prompts: u64,
-    /// Answers to all of them.
+    /// Completions of all prompts.
     pub completions: u64,
-    /// Tokens of a prompt, those of its pictures included.
+    /// Tokens of a prompt, those of its images included.
     pub prompt_tokens: u64,
-    /// Tokens of an answer.
+    /// Tokens of a completion.
     pub completion_tokens: u64,
-    /// Patches of a prompt's pictures.
+    /// Patches of a prompt's images.
     pub patches: u64,
 }
 
@@ -151,7 +149,7 @@ pub struct Memory {
     pub feature_cache: u64,
     /// Gradients at the update, f32.
     pub gradients: u64,
-    /// What a micro-batch keeps for its backward pass.
+    /// What a micro-batch saves for its backward pass.
     pub activations: u64,
     /// A chunk of logits.
     pub logits: u64,
@@ -195,7 +193,7 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
     let forward = sums + plan.activations + plan.logits;
     let backward = sums + stages.backward(choice, trained, counts.language);
     // Packed weights beside the weights.
-    let packed = only(choice.fused, counts.language * size);
+    let packed = only(choice.cpu_kernels, counts.language * size);
     let sampling =
         plan.kv_cache + packed + choice.logit_bytes() * shape.vocab * sampled.completions;
     let in_8bit = only(choice.in_8bit, CHUNK_8BIT.min(trained) * BYTES_8BIT);
@@ -279,9 +277,9 @@ impl Stages {
         let tower = |bytes: u64| if has_tower { bytes } else { 0 };
         let patches = batch.prompts * batch.patches;
         let (v, merged) = (shape.vision_hidden, shape.merged_width());
-        // Queries and keys turned, values, outputs; by libtorch's operations the product that values are a view of, and the outputs
-        // picked out of blocks.
-        let attention = if choice.fused { 4 } else { 7 };
+        // Rotated queries and keys, values, outputs; with libtorch's operations also the product that values are a view of, and the
+        // outputs gathered from padded blocks.
+        let attention = if choice.cpu_kernels { 4 } else { 7 };
         let mlp = choice.gated() * shape.vision_mlp;
         let block = norms(choice, v, true) + (attention * v + mlp) * size;
         let merger =
@@ -306,13 +304,13 @@ impl Stages {
         }
     }
 
-    /// The most of the way back: gradients so far, and the activations of the stage that it is in.
+    /// The peak of the backward pass: gradients so far, and the activations of the current stage.
     fn backward(&self, choice: Choice, trained: u64, language: u64) -> u64 {
         let size = choice.size();
         if !choice.recompute {
             return trained * size + self.layer.max(self.block);
         }
-        let upstream = if choice.fused { 4 } else { 2 };
+        let upstream = if choice.cpu_kernels { 4 } else { 2 };
         let in_text =
             trained.min(language) * size + self.inputs + self.layer + self.layer / upstream;
         let in_vision = trained * size + self.block + self.block / upstream;
@@ -320,24 +318,24 @@ impl Stages {
     }
 }
 
-/// Bytes a token that the two norms of a layer keep: the input (by libtorch's operations in f32), and by libtorch's operations, where the
-/// weight after it is trained, the normed one and the output, which is the next layer's input. Loops compute these again.
+/// Bytes per token that the two norms of a layer save: the input (in f32 with libtorch's operations) and, with libtorch's operations and a
+/// trained weight after it, the normed input and the output. CPU kernels recompute these.
 fn norms(choice: Choice, width: u64, weights_are_trained: bool) -> u64 {
-    let kept = if weights_are_trained && !choice.fused { 2 } else { 0 };
+    let kept = if weights_are_trained && !choice.cpu_kernels { 2 } else { 0 };
     2 * width * (choice.norm_input() + kept * choice.size())
 }
 
-/// What one text layer keeps of a micro-batch.
+/// Bytes that one text layer saves of a micro-batch.
 fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
     let (trained, size, gated) = (choice.trained, choice.size(), choice.gated());
     let tokens = batch.tokens();
     let (h, q, kv, mlp) = (shape.hidden, shape.q_width, shape.kv_width, shape.mlp);
-    let attention = if choice.fused {
-        // The output is also the input of the layer behind it, counted there, but where an adapter keeps what it dropped of it.
+    let attention = if choice.cpu_kernels {
+        // The output is the next layer's input and counted there, unless an adapter with dropout saves it separately.
         let output = matches!(trained, Trained::Lora { dropout: true, .. });
         tokens * (q * (1 + u64::from(output)) + 2 * kv)
     } else {
-        // Every answer has its prompt's keys and values before its own.
+        // Every completion has a copy of its prompt's keys and values.
         let seen = batch.prompts * batch.prompt_tokens
             + batch.completions * (batch.prompt_tokens + batch.completion_tokens);
         2 * tokens * q + 2 * seen * kv
@@ -345,7 +343,7 @@ fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
     let rest = match trained {
         Trained::Full | Trained::FrozenVision => tokens * (q + gated * mlp),
         Trained::Lora { dropout, .. } => {
-            // Adapters keep their inputs, and what was dropped of them.
+            // Adapters save their inputs, and the dropped-out inputs.
             let inputs = 5 * h + q + mlp;
             tokens * ((gated - 1) * mlp + inputs * if dropout { 2 } else { 1 })
         }
@@ -361,10 +359,11 @@ fn logits_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
 }
 
 fn kv_bytes(shape: &Shape, size: u64, sampled: &Load) -> u64 {
-    let prompts = sampled.prompts * sampled.prompt_tokens.next_multiple_of(KV_PROMPT_STEP);
-    let doubled = KV_COLUMNS * sampled.completion_tokens.div_ceil(KV_COLUMNS).next_power_of_two();
-    let columns =
-        prompts + sampled.completions * doubled.min(sampled.completion_tokens.max(KV_COLUMNS));
+    let prompts = sampled.prompts * sampled.prompt_tokens.next_multiple_of(PROMPT_WIDTH_MULTIPLE);
+    let doubled = FIRST_COMPLETION_WIDTH
+        * sampled.completion_tokens.div_ceil(FIRST_COMPLETION_WIDTH).next_power_of_two();
+    let columns = prompts
+        + sampled.completions * doubled.min(sampled.completion_tokens.max(FIRST_COMPLETION_WIDTH));
     2 * shape.layers * shape.kv_width * size * columns
 }
 

@@ -27,14 +27,14 @@ const LEAST_BYTES: u64 = 64 << 20;
 const MOST_BLOCKS: u64 = 8;
 /// Rows of the head that are tried; its time grows as their number does.
 const MOST_VOCAB: u64 = 1 << 15;
-/// Tokens of prompts before the answers that are decoded.
+/// Prompt tokens before the completions that are decoded.
 const MOST_PREFILL: u64 = 2048;
 /// Tokens decoded, few and many: the difference is free of what comes before.
 const DECODED: [usize; 2] = [2, 10];
 /// A pass that takes longer is timed once.
 const LONG_SECS: f64 = 0.2;
 const REPEATS: usize = 3;
-/// No pass is to take much longer: what is too large is tried in the same proportions, but smaller.
+/// Longer passes are measured on a smaller load of the same proportions.
 const MOST_SECS: f64 = 1.0;
 /// Tokens and patches of the first pass, which says how much there is time for.
 const FIRST: f64 = 64.0;
@@ -66,7 +66,7 @@ impl<'a> Probe<'a> {
     /// Times the parts of a step that trains as `choice` says.
     ///
     /// # Errors
-    /// Where memory is not to be had; what the sampler refuses.
+    /// Out of memory; what the sampler refuses.
     pub fn costs(&self, choice: Choice) -> Result<Costs, TrainError> {
         let (tried, all) = self.layers();
         let model = self.model(tried, choice)?;
@@ -87,7 +87,7 @@ impl<'a> Probe<'a> {
         self.shape.vocab.min(MOST_VOCAB)
     }
 
-    /// A model of `layers` text layers whose weights are all one number.
+    /// A blank model of `layers` text layers.
     fn model(&self, layers: u64, choice: Choice) -> Result<Model, TrainError> {
         let mut config = self.config.clone();
         config.text.num_hidden_layers = layers as usize;
@@ -178,7 +178,7 @@ impl<'a> Probe<'a> {
         Ok((both(|p| p.0, |p, way| p.2[way]), both(|p| p.1, |p, way| p.3[way])))
     }
 
-    /// Seconds of `rows` through the head: forward, and both ways.
+    /// Seconds of `rows` through the head: forward, and forward and backward.
     fn head(&self, model: &Model, rows: u64) -> [f64; 2] {
         let (kind, device) = model.compute();
         let size = [rows as i64, self.shape.hidden as i64];
@@ -195,7 +195,7 @@ impl<'a> Probe<'a> {
         [forward, training]
     }
 
-    /// Seconds of a prompt's pictures through the tower, as if they were one: forward, and as it is trained.
+    /// Seconds of a prompt's images through the tower, as if they were one: forward, and as it is trained.
     fn vision(&self, model: &Model, choice: Choice) -> Result<Tower, TrainError> {
         if self.load.patches == 0 {
             return Ok(Tower::default());
@@ -210,7 +210,7 @@ impl<'a> Probe<'a> {
         Ok(Tower { forward: tried_secs.forward * more, training: tried_secs.training * more })
     }
 
-    /// The patches of the most nearly square picture of about `patches`, and its way through the tower.
+    /// The patches of a nearly square image of about `patches`, and their pass through the tower.
     fn tower_secs(&self, model: &Model, choice: Choice, patches: f64) -> (f64, Tower) {
         let side = model.spatial_merge_size();
         let height = (patches.sqrt() as usize / side).max(1) * side;
@@ -234,7 +234,7 @@ impl<'a> Probe<'a> {
         ((height * width) as f64, Tower { forward, training })
     }
 
-    /// Seconds of a token for each answer that is sampled at once.
+    /// Seconds of a decoding step of all concurrent completions.
     fn decoded(&self, model: &Model, choice: Choice, part: f64) -> Result<f64, TrainError> {
         let (tried, all) = self.layers();
         let one = self.sampling_secs(model, part)?;
@@ -313,7 +313,7 @@ fn best_of(device: Device, mut run: impl FnMut()) -> f64 {
     for repeat in 0..=REPEATS {
         let start = Instant::now();
         run();
-        // A GPU is told what to do and does it later.
+        // GPU work is asynchronous.
         torch::wait_for(device);
         let secs = start.elapsed().as_secs_f64();
         best = best.min(secs);

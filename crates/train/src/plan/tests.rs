@@ -51,9 +51,9 @@ pub(super) const FULL: Choice = Choice {
     in_8bit: false,
     offload_optimizer: false,
     offload_reference: false,
-    fused: false,
+    cpu_kernels: false,
 };
-/// Two prompts of 192 tokens with a picture of 336 x 336, eight answers of 64 tokens to each.
+/// Two prompts of 192 tokens with an image of 336 x 336, eight completions of 64 tokens each.
 const BATCH: Load =
     Load { prompts: 2, completions: 16, prompt_tokens: 192, completion_tokens: 64, patches: 576 };
 
@@ -90,8 +90,8 @@ fn what_stays_is_weights_moments_and_reference() {
 
 /// The most live bytes of a step as libtorch's allocator counted them on a CPU, in MB, on `BATCH` in one
 /// micro-batch: the model of `benchmarks/make_model.py`, beta 0.04, adapters of rank 16 with dropout. By
-/// libtorch's operations, as a GPU has them, and by loops of our own. The former were counted when a step had all logits at once and f32
-/// masters beside bf16: what 512 rows of logits and weights in two halves save is taken off by arithmetic.
+/// libtorch's operations, as a GPU has them, and by CPU kernels. The former were counted when a step had all logits at once and f32
+/// masters beside bf16: what 512 rows of logits and 16-bit residuals save is subtracted.
 #[test]
 fn peaks_are_those_measured() {
     let lora = Trained::Lora { rank: 16, dropout: true };
@@ -114,8 +114,8 @@ fn peaks_are_those_measured() {
         (Trained::FrozenVision, false, true, true, 700),
         (lora, false, true, true, 303),
     ];
-    for (trained, bf16, recompute, fused, megabytes) in measured {
-        let choice = Choice { trained, bf16, recompute, fused, ..FULL };
+    for (trained, bf16, recompute, cpu_kernels, megabytes) in measured {
+        let choice = Choice { trained, bf16, recompute, cpu_kernels, ..FULL };
         let planned = memory(&SHAPE_39M, choice, &BATCH, &BATCH).peak as f64 / 1e6;
         let ratio = planned / f64::from(megabytes);
         assert!((ratio - 1.0).abs() < 0.05, "{choice:?}: {planned} of {megabytes}");

@@ -11,7 +11,7 @@ use data::{Processor, ProcessorOptions, ResizeBackend};
 use engine::{Request, Sampler, SamplingParams};
 use serde_json::{Map, Value};
 use train::{
-    EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, train_grpo_with_rewards,
+    EvalMetrics, EvaluationError, Observer, Outcome, PolicyAt, TrainError, train_grpo_with_rewards,
     train_sft,
 };
 
@@ -70,7 +70,7 @@ impl Observer for Looker {
 
     fn on_message(&mut self, _message: &str) {}
 
-    fn evaluate(&mut self, policy: &PolicyAt<'_>) -> Result<Option<Figures>, EvaluationError> {
+    fn evaluate(&mut self, policy: &PolicyAt<'_>) -> Result<Option<EvalMetrics>, EvaluationError> {
         self.looked.push(policy.step);
         let params = SamplingParams { max_new_tokens: 8, ..SamplingParams::default() };
         let sampler = Sampler::new(policy.model, params, 2)?;

@@ -13,7 +13,7 @@ use models::{
 };
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
-use train::batch::{MicroBatch, PromptWithAnswers};
+use train::batch::{MicroBatch, PromptWithCompletions};
 use train::train_grpo_with_rewards;
 
 use crate::golden;
@@ -53,7 +53,7 @@ const ANSWERS: [&[&[u32]]; 3] =
 /// Loss, and the gradients of all weights that have one, by name.
 fn gradients(model: &dyn VisionLanguageModel, recompute: bool) -> (f64, Vec<(String, Tensor)>) {
     let prompts = prompts();
-    let items: Vec<PromptWithAnswers<'_>> =
+    let items: Vec<PromptWithCompletions<'_>> =
         prompts.iter().zip(ANSWERS).map(|(p, a)| (p, a.to_vec())).collect();
     let batch = MicroBatch::pack(model, &items).unwrap();
     let loss = batch.backward(model, 0.9, recompute, |scores| {

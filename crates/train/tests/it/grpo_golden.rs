@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::Prompt;
 use serde_json::Value;
 use tch::{Kind, Tensor};
-use train::batch::{MicroBatch, PromptWithAnswers};
+use train::batch::{MicroBatch, PromptWithCompletions};
 use train::grpo::{
     ClipRange, advantages, is_clipped, kl_k3, policy_loss, repeat_over_tokens, token_weights,
 };
@@ -63,7 +63,7 @@ fn loss_and_gradients() {
         let (beta, temperature) = (number("beta"), number("temperature"));
         let clip = ClipRange { low: number("epsilon"), high: number("epsilon_high") };
         let model = golden::model("nested", true);
-        let items: Vec<PromptWithAnswers<'_>> = groups
+        let items: Vec<PromptWithCompletions<'_>> = groups
             .iter()
             .map(|g| (&g.prompt, g.completions.iter().map(Vec::as_slice).collect()))
             .collect();

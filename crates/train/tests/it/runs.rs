@@ -377,7 +377,7 @@ fn sft_learns_its_rows_and_resumes() {
 }
 
 #[test]
-fn held_out_rows_are_scored() {
+fn validation_rows_are_scored() {
     let folder = tempfile::tempdir().unwrap();
     let config = grpo(folder.path(), "held").with(|c| {
         c.data.val_split_ratio = 0.4;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::Prompt;
 use models::VisionLanguageModel;
 use tch::{Kind, Tensor};
-use train::batch::{MicroBatch, PromptWithAnswers};
+use train::batch::{MicroBatch, PromptWithCompletions};
 
 use crate::golden;
 
@@ -29,7 +29,7 @@ const ANSWERS: [&[&[u32]]; 3] =
 /// Sum over tokens of each log-probability times a weight of its own.
 fn gradients(
     model: &dyn VisionLanguageModel,
-    batches: &[(Vec<PromptWithAnswers<'_>>, Vec<f32>)],
+    batches: &[(Vec<PromptWithCompletions<'_>>, Vec<f32>)],
     recompute: bool,
 ) -> (Vec<f32>, Vec<Tensor>) {
     let mut logprobs = Vec::new();
@@ -54,7 +54,7 @@ fn shared_equals_one_by_one() {
         (0..ANSWERS[g][a].len()).map(|t| weight(g, a, t)).collect()
     };
 
-    let together: Vec<PromptWithAnswers<'_>> =
+    let together: Vec<PromptWithCompletions<'_>> =
         prompts.iter().zip(ANSWERS).map(|(p, a)| (p, a.to_vec())).collect();
     let all: Vec<f32> =
         (0..3).flat_map(|g| (0..ANSWERS[g].len()).flat_map(move |a| weights(g, a))).collect();

@@ -16,7 +16,7 @@ use data::Processor;
 use engine::EngineError;
 use eval::{Evaluation, Outcome};
 use eval_runner::AskError;
-use train::{Figures, PolicyAt};
+use train::{EvalMetrics, PolicyAt};
 
 use crate::commands::eval::{Answers, TrainedAs, Warned, name_odd_rows};
 use crate::model::Choice;
@@ -156,8 +156,8 @@ impl Evaluations {
     ///
     /// # Errors
     /// A reward that fails, a figure without a value, a full disk.
-    pub fn run(&mut self, policy: &PolicyAt<'_>) -> Result<Option<Figures>> {
-        let mut figures = Figures::new();
+    pub fn run(&mut self, policy: &PolicyAt<'_>) -> Result<Option<EvalMetrics>> {
+        let mut figures = EvalMetrics::new();
         let model = format!("{} after step {}", self.output_dir, policy.step);
         for one in &mut self.list {
             let name = &one.named.name;

@@ -9,8 +9,8 @@ use base::run_folder::{StopFlag, TRAINER_STATE};
 use config::{GrpoConfig, SftConfig};
 use serde_json::{Map, Value};
 use train::{
-    EvaluationError, Figures, Observer, Outcome, PolicyAt, TrainError, reward_problems, train_grpo,
-    train_sft,
+    EvalMetrics, EvaluationError, Observer, Outcome, PolicyAt, TrainError, reward_problems,
+    train_grpo, train_sft,
 };
 
 use crate::progress::Progress;
@@ -101,7 +101,7 @@ impl Observer for Watcher {
         self.progress.on_message(message);
     }
 
-    fn evaluate(&mut self, policy: &PolicyAt<'_>) -> Result<Option<Figures>, EvaluationError> {
+    fn evaluate(&mut self, policy: &PolicyAt<'_>) -> Result<Option<EvalMetrics>, EvaluationError> {
         let evaluations = &mut self.evaluations;
         Ok(self.progress.suspend(|| evaluations.run(policy))?)
     }

@@ -1,4 +1,4 @@
-//! Rows that were held out, scored by the rewards of the run.
+//! The validation rows, scored by the rewards of the run.
 
 use base::{DrawKey, Sample};
 use config::GrpoConfig;
@@ -12,7 +12,7 @@ use crate::rollout::{self, Sampling, Scoring};
 use crate::session::{Dataset, Session};
 use crate::trainer::bad_row;
 
-/// Greedy answers to the held-out rows, scored; nothing where there are none.
+/// Scores greedy completions of the validation rows; nothing without any.
 ///
 /// # Errors
 /// [`TrainError::Stopped`] where the run is to end.
@@ -38,11 +38,11 @@ pub(crate) fn score(
     };
     let stop = || session.stop.is_raised();
     let mut groups = Vec::with_capacity(dataset.validation.len());
-    // No more pictures in memory than answers in the batch.
-    let held_out = &dataset.validation;
-    for start in (0..held_out.len()).step_by(sampling.max_concurrent.max(1)) {
-        let end = held_out.len().min(start + sampling.max_concurrent.max(1));
-        let samples = (start..end).map(|index| held_out.get(index));
+    // No more prompts in memory than completions in a batch.
+    let validation = &dataset.validation;
+    for start in (0..validation.len()).step_by(sampling.max_concurrent.max(1)) {
+        let end = validation.len().min(start + sampling.max_concurrent.max(1));
+        let samples = (start..end).map(|index| validation.get(index));
         let samples: Vec<Sample> = samples.collect::<Result<_, _>>()?;
         let mut prompts = Vec::with_capacity(samples.len());
         for (index, sample) in samples.iter().enumerate() {

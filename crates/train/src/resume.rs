@@ -1,4 +1,4 @@
-//! Which checkpoints a run may go on from, and whether its settings are theirs.
+//! Which checkpoints a run may resume from, and whether its settings match theirs.
 
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ fn named(folder: &Path, run: &RunFolder) -> Result<(u64, PathBuf), TrainError> {
     }
 }
 
-/// Whether a checkpoint lies in the folder of the run, be it a link to another place.
+/// Whether a checkpoint is in the folder of the run, links resolved.
 pub(crate) fn is_own(checkpoint: &Path, run: &RunFolder) -> bool {
     let parent = checkpoint.parent().map(Path::to_path_buf);
     let parent = parent.filter(|parent| *parent != Path::new(""));

@@ -1,4 +1,4 @@
-//! A micro-batch of scored completions, and what one pass over it tells.
+//! A GRPO micro-batch: scored completions, their loss, and the statistics of a pass.
 
 use base::{Prompt, RolloutGroup};
 use models::VisionLanguageModel;
@@ -6,22 +6,22 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::TrainError;
-use crate::bad_step::Known;
-use crate::batch::{MicroBatch, PromptWithAnswers};
+use crate::bad_step::TokenRecord;
+use crate::batch::{MicroBatch, PromptWithCompletions};
 use crate::grpo::{ClipRange, is_clipped, kl_k3, policy_loss, repeat_over_tokens, token_weights};
 use crate::micro_batches::{GroupLens, Limits, Part, micro_batches};
 use crate::rollout::unshared;
 
-/// A completion's group of the step, and its index there.
-pub(crate) type Place = (usize, usize);
+/// A completion of the step: its group and its index within it.
+pub(crate) type CompletionId = (usize, usize);
 
-/// Completions with everything the loss reads, a value per answer token: all `[N]`, f32. They are
-/// packed anew for each pass, so that one micro-batch's pictures and tables exist at a time.
-pub(crate) struct PolicyBatch<'g> {
-    items: Vec<PromptWithAnswers<'g>>,
-    /// Else each item's prompt goes through the model with pictures of its own.
+/// Completions with all inputs of the loss, one value per completion token: all `[N]`, f32. Tokens are packed anew for each pass, so that
+/// the images and index tables of only one micro-batch exist at a time.
+pub(crate) struct GrpoMicroBatch<'g> {
+    items: Vec<PromptWithCompletions<'g>>,
+    /// Otherwise each item's prompt goes through the model with images of its own.
     share_prompt: bool,
-    places: Vec<Place>,
+    completion_ids: Vec<CompletionId>,
     /// Tokens of each completion.
     lens: Vec<usize>,
     advantages: Tensor,
@@ -29,11 +29,11 @@ pub(crate) struct PolicyBatch<'g> {
     weights: Tensor,
     sampled_logprobs: Tensor,
     ref_logprobs: Option<Tensor>,
-    /// Of the first pass over this batch; `None` before it.
+    /// Those of the first pass; `None` before it.
     old_logprobs: Option<Tensor>,
 }
 
-impl<'g> PolicyBatch<'g> {
+impl<'g> GrpoMicroBatch<'g> {
     /// Micro-batches of groups, each with its index in the step. `completions` counts all of the step.
     pub fn split(
         groups: &[(usize, &'g RolloutGroup)],
@@ -44,7 +44,7 @@ impl<'g> PolicyBatch<'g> {
         let lens: Vec<GroupLens> = groups.iter().map(|(_, group)| group_lens(group)).collect();
         micro_batches(&lens, limits)
             .iter()
-            .map(|parts| PolicyBatch {
+            .map(|parts| GrpoMicroBatch {
                 share_prompt: limits.share_prompt,
                 ..Self::new(parts, groups, completions, device)
             })
@@ -70,16 +70,16 @@ impl<'g> PolicyBatch<'g> {
             .iter()
             .flat_map(|(_, g, i)| g.completions[*i].sampled_logprobs.iter().copied())
             .collect();
-        let item = |part: &Part| -> PromptWithAnswers<'g> {
+        let item = |part: &Part| -> PromptWithCompletions<'g> {
             let group = groups[part.group].1;
-            let answers = &group.completions[part.completions.clone()];
-            (&group.prompt, answers.iter().map(|c| c.ids.as_slice()).collect())
+            let completions = &group.completions[part.completions.clone()];
+            (&group.prompt, completions.iter().map(|c| c.ids.as_slice()).collect())
         };
         let vector = |values: &[f32]| Tensor::from_slice(values).to_device(device);
-        PolicyBatch {
+        GrpoMicroBatch {
             items: parts.iter().map(item).collect(),
             share_prompt: true,
-            places: all.iter().map(|(index, _, i)| (*index, *i)).collect(),
+            completion_ids: all.iter().map(|(index, _, i)| (*index, *i)).collect(),
             advantages: vector(&repeat_over_tokens(&advantages, &lens)),
             weights: vector(&token_weights(&lens, completions)),
             sampled_logprobs: vector(&sampled),
@@ -91,14 +91,14 @@ impl<'g> PolicyBatch<'g> {
 
     /// Tokens of its prompts and completions.
     pub fn group_lens(&self) -> Vec<GroupLens> {
-        let lens = |(prompt, answers): &PromptWithAnswers<'_>| GroupLens {
+        let lens = |(prompt, completions): &PromptWithCompletions<'_>| GroupLens {
             prompt: prompt.ids.len(),
-            completions: answers.iter().map(|ids| ids.len()).collect(),
+            completions: completions.iter().map(|ids| ids.len()).collect(),
         };
         self.items.iter().map(lens).collect()
     }
 
-    /// The same completions in micro-batches within `limits`, with all that is known of them.
+    /// The same completions in micro-batches within `limits`, with all their log-probabilities.
     pub fn cut(self, limits: Limits) -> Vec<Self> {
         let parts = micro_batches(&self.group_lens(), limits);
         if parts.len() == 1 {
@@ -111,16 +111,16 @@ impl<'g> PolicyBatch<'g> {
                 let last = first + parts.iter().map(|p| p.completions.len()).sum::<usize>();
                 let lens = self.lens[first..last].to_vec();
                 let tokens = lens.iter().sum::<usize>() as i64;
-                // A copy, so that the whole is freed.
+                // A copy, so that the original is freed.
                 let of = |all: &Tensor| all.narrow(0, token, tokens).copy();
-                let item = |part: &Part| -> PromptWithAnswers<'g> {
-                    let (prompt, answers) = &self.items[part.group];
-                    (prompt, answers[part.completions.clone()].to_vec())
+                let item = |part: &Part| -> PromptWithCompletions<'g> {
+                    let (prompt, completions) = &self.items[part.group];
+                    (prompt, completions[part.completions.clone()].to_vec())
                 };
-                let batch = PolicyBatch {
+                let batch = GrpoMicroBatch {
                     items: parts.iter().map(item).collect(),
                     share_prompt: self.share_prompt,
-                    places: self.places[first..last].to_vec(),
+                    completion_ids: self.completion_ids[first..last].to_vec(),
                     advantages: of(&self.advantages),
                     weights: of(&self.weights),
                     sampled_logprobs: of(&self.sampled_logprobs),
@@ -139,31 +139,34 @@ impl<'g> PolicyBatch<'g> {
             return MicroBatch::pack(model, &self.items);
         }
         let prompts: Vec<Prompt> = self.items.iter().map(|item| unshared(item.0)).collect();
-        let answers = self.items.iter().map(|item| item.1.clone());
-        let items: Vec<PromptWithAnswers<'_>> = prompts.iter().zip(answers).collect();
+        let completions = self.items.iter().map(|item| item.1.clone());
+        let items: Vec<PromptWithCompletions<'_>> = prompts.iter().zip(completions).collect();
         MicroBatch::pack(model, &items)
     }
 
-    /// What is known so far of each completion; `index` is this micro-batch's.
-    pub fn known(&self, index: usize) -> Result<Vec<(Place, Known)>, TrainError> {
+    /// The log-probabilities so far of each completion; `index` is this micro-batch's.
+    pub fn token_records(
+        &self,
+        index: usize,
+    ) -> Result<Vec<(CompletionId, TokenRecord)>, TrainError> {
         let list = |values: &Option<Tensor>| -> Result<Option<Vec<f32>>, TrainError> {
             let cpu = values.as_ref().map(|v| v.to_device(Device::Cpu));
             Ok(cpu.map(Vec::try_from).transpose()?)
         };
         let (old, reference) = (list(&self.old_logprobs)?, list(&self.ref_logprobs)?);
         let mut start = 0;
-        let mut known = Vec::with_capacity(self.places.len());
-        for (&place, len) in self.places.iter().zip(&self.lens) {
+        let mut records = Vec::with_capacity(self.completion_ids.len());
+        for (&place, len) in self.completion_ids.iter().zip(&self.lens) {
             let cut = |all: &Option<Vec<f32>>| Some(all.as_ref()?[start..start + len].to_vec());
-            let each = Known {
+            let each = TokenRecord {
                 micro_batch: Some(index),
                 old_logprobs: cut(&old),
                 ref_logprobs: cut(&reference),
             };
-            known.push((place, each));
+            records.push((place, each));
             start += len;
         }
-        Ok(known)
+        Ok(records)
     }
 
     /// Fills in the log-probabilities of the reference model.
@@ -178,7 +181,7 @@ impl<'g> PolicyBatch<'g> {
     }
 
     /// Adds this batch's part of the loss to the gradients.
-    /// What is known of it is kept only where the pass comes to its end.
+    /// Its log-probabilities are kept only if the pass succeeds.
     pub fn accumulate(
         &mut self,
         model: &dyn VisionLanguageModel,
@@ -189,8 +192,8 @@ impl<'g> PolicyBatch<'g> {
     ) -> Result<PolicyStats, TrainError> {
         let (old, stats) = self.pack(model)?.backward(model, temperature, recompute, |scores| {
             let current = &scores.logprobs;
-            let known = self.old_logprobs.as_ref().map(Tensor::shallow_clone);
-            let old = known.unwrap_or_else(|| current.detach());
+            let stored = self.old_logprobs.as_ref().map(Tensor::shallow_clone);
+            let old = stored.unwrap_or_else(|| current.detach());
             let mut loss = policy_loss(current, &old, &self.advantages, clip);
             let kl = self.ref_logprobs.as_ref().map(|reference| kl_k3(current, reference));
             if let Some(kl) = &kl {
@@ -265,7 +268,7 @@ impl PolicyStats {
         }
     }
 
-    /// Notes an update's gradient norm and learning rate.
+    /// Records an update's gradient norm and learning rate.
     pub fn updated(&mut self, (grad_norm, learning_rate): (f64, f64)) {
         self.grad_norm += grad_norm;
         self.learning_rate = learning_rate;
@@ -306,7 +309,7 @@ mod tests {
         load_model(&testing::checkpoint("nested"), options).unwrap()
     }
 
-    /// A picture of one merged patch and three tokens around it; answers of 2, 3 and 1 tokens.
+    /// An image of one merged patch and three tokens around it; completions of 2, 3 and 1 tokens.
     fn group(model: &dyn VisionLanguageModel) -> RolloutGroup {
         let side = model.spatial_merge_size();
         let image = PreparedImage::new(
@@ -336,20 +339,20 @@ mod tests {
         model: &dyn VisionLanguageModel,
         tokens: Option<usize>,
         share_prompt: bool,
-    ) -> (Vec<usize>, Vec<Vec<Place>>) {
+    ) -> (Vec<usize>, Vec<Vec<CompletionId>>) {
         let group = group(model);
         let limits = Limits { completions: 8, tokens, share_prompt };
-        let batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
-        let num_tokens = |batch: &PolicyBatch<'_>| batch.pack(model).unwrap().num_tokens;
-        let places = batches.iter().map(|batch| batch.places.clone()).collect();
-        (batches.iter().map(num_tokens).collect(), places)
+        let batches = GrpoMicroBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
+        let num_tokens = |batch: &GrpoMicroBatch<'_>| batch.pack(model).unwrap().num_tokens;
+        let completion_ids = batches.iter().map(|batch| batch.completion_ids.clone()).collect();
+        (batches.iter().map(num_tokens).collect(), completion_ids)
     }
 
     #[test]
     fn a_prompt_is_computed_as_often_as_is_asked_for() {
         let model = model();
         let all = vec![(4, 0), (4, 1), (4, 2)];
-        // 4 tokens of prompt, 6 of answers.
+        // 4 tokens of prompt, 6 of completions.
         let shared = split(model.as_ref(), None, true);
         assert_eq!(shared, (vec![4 + 6], vec![all.clone()]));
         let unshared = split(model.as_ref(), None, false);
@@ -364,7 +367,7 @@ mod tests {
         let model = model();
         let group = group(model.as_ref());
         let limits = |tokens| Limits { completions: 8, tokens, share_prompt: true };
-        let split = |tokens| PolicyBatch::split(&[(4, &group)], 3, limits(tokens), Device::Cpu);
+        let split = |tokens| GrpoMicroBatch::split(&[(4, &group)], 3, limits(tokens), Device::Cpu);
         let mut whole = split(None).remove(0);
         let reference: Vec<f32> = (0..6).map(|i| -(i as f32)).collect();
         whole.ref_logprobs = Some(Tensor::from_slice(&reference));
@@ -372,14 +375,14 @@ mod tests {
         let made = split(Some(9));
         assert_eq!((cut.len(), made.len()), (2, 2));
         for (cut, made) in cut.iter().zip(&made) {
-            assert_eq!((&cut.places, &cut.lens), (&made.places, &made.lens));
+            assert_eq!((&cut.completion_ids, &cut.lens), (&made.completion_ids, &made.lens));
             assert_eq!(cut.weights, made.weights);
             assert_eq!(cut.advantages, made.advantages);
             assert_eq!(cut.sampled_logprobs, made.sampled_logprobs);
-            let tokens = |b: &PolicyBatch<'_>| b.pack(model.as_ref()).unwrap().num_tokens;
+            let tokens = |b: &GrpoMicroBatch<'_>| b.pack(model.as_ref()).unwrap().num_tokens;
             assert_eq!(tokens(cut), tokens(made));
         }
-        assert_eq!(cut[1].known(2).unwrap()[0].1.ref_logprobs, Some(vec![-5.0]));
+        assert_eq!(cut[1].token_records(2).unwrap()[0].1.ref_logprobs, Some(vec![-5.0]));
         let again = cut.into_iter().flat_map(|b| b.cut(limits(Some(9))));
         assert_eq!(again.count(), 2);
     }
@@ -389,13 +392,13 @@ mod tests {
         let model = model();
         let group = group(model.as_ref());
         let limits = Limits { completions: 8, tokens: Some(9), share_prompt: true };
-        let mut batches = PolicyBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
+        let mut batches = GrpoMicroBatch::split(&[(4, &group)], 3, limits, Device::Cpu);
         batches[0].old_logprobs = Some(Tensor::from_slice(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
-        let known = batches[0].known(1).unwrap();
-        assert_eq!(known[1].0, (4, 1));
-        assert_eq!(known[1].1.old_logprobs, Some(vec![-3.0, -4.0, -5.0]));
-        assert_eq!(known[1].1.ref_logprobs, None);
-        let (place, rest) = &batches[1].known(2).unwrap()[0];
+        let records = batches[0].token_records(1).unwrap();
+        assert_eq!(records[1].0, (4, 1));
+        assert_eq!(records[1].1.old_logprobs, Some(vec![-3.0, -4.0, -5.0]));
+        assert_eq!(records[1].1.ref_logprobs, None);
+        let (place, rest) = &batches[1].token_records(2).unwrap()[0];
         assert_eq!((*place, rest.micro_batch), ((4, 2), Some(2)));
         assert_eq!(rest.old_logprobs, None);
     }

@@ -1,4 +1,4 @@
-//! A session's steps and its end, told with their alerts.
+//! Logs a session's steps and its end with their alerts.
 
 use serde_json::{Map, Value, json};
 
@@ -7,8 +7,8 @@ use crate::observer::{MARKS, step_line};
 use crate::session::Session;
 
 impl Session<'_> {
-    /// Tells of the step that was done, and of the alerts that begin or end with it.
-    pub(crate) fn tell_step(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
+    /// Logs the finished step, and the alerts that begin or end with it.
+    pub(crate) fn log_step(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
         let (step, total) = (self.step, self.schedule.total_steps);
         let alerts = self.alerts.observe(step, metrics);
         let mut shown = metrics.clone();
@@ -17,13 +17,13 @@ impl Session<'_> {
         self.observer.on_step(step, total, &shown);
         for alert in alerts {
             self.run.log_alert(&alert.line())?;
-            self.say(&alert.text());
+            self.log(&alert.text());
         }
         Ok(())
     }
 
-    /// Tells at the end of the process what was learnt, and which alerts are on.
-    pub(crate) fn tell_end(&mut self, is_finished: bool) -> Result<(), TrainError> {
+    /// Logs at the end of the process what was learnt, and the active alerts.
+    pub(crate) fn log_end(&mut self, is_finished: bool) -> Result<(), TrainError> {
         if is_finished {
             // The summary names those that begin only now.
             for alert in self.alerts.conclude(self.step) {
@@ -31,7 +31,7 @@ impl Session<'_> {
             }
         }
         for line in self.alerts.summary() {
-            self.say(&line);
+            self.log(&line);
         }
         Ok(())
     }

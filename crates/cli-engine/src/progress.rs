@@ -6,7 +6,7 @@ use base::console::{self, AroundGuard};
 use cli::progress::around_bar;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use train::{Observer, step_metrics, step_line};
+use train::{Observer, step_line, step_metrics};
 
 const TEMPLATE: &str = "step {pos}/{len} {bar:30} {msg}";
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use base::run_folder::ResultFolder;
 use config::{EvalConfig, EvalTask, changed_settings, to_yaml};
 use data::{Processor, PromptTemplate};
@@ -78,7 +78,7 @@ impl Evaluation {
         let patch_size = processor.image_processor().config().patch_size as usize;
         let cache = folder.join("judge_cache");
         let scorer = Scorer::new(config, family, patch_size, cache)?;
-        let check = |sample: &Sample| scorer.check(sample, method_of(task));
+        let check = |sample: &Example| scorer.check(sample, method_of(task));
         let questions = Questions::load(config, &processor, &check)?;
         processor.expect_answers(config.max_new_tokens.unwrap_or_default());
         // Found out before a model is loaded.
@@ -205,7 +205,7 @@ impl Evaluation {
         let todo = store.todo(&self.questions, samples);
         let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
         let good = self.questions.rows.iter();
-        let good: Arc<[Sample]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
+        let good: Arc<[Example]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
         let runner = Runner::new(Arc::clone(&self.processor), self.ask_options()?);
         let mut sink = FolderSink {
             questions: &self.questions,

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use base::{Completion, FinishReason, Prompt, Sample};
+use base::{Completion, Example, FinishReason, Prompt};
 use data::Processor;
 use rewards::{RewardError, RewardInput};
 
@@ -19,7 +19,7 @@ pub(crate) struct Board<'a> {
 
 /// What is known before an answer is.
 struct Known<'a> {
-    sample: &'a Sample,
+    example: &'a Example,
     source: String,
     image_sizes: Vec<[u32; 2]>,
     image_grid_thw: Vec<[usize; 3]>,
@@ -34,13 +34,13 @@ struct Answer {
 impl<'a> Board<'a> {
     pub fn new(
         prompts: &[(usize, Prompt)],
-        samples: &'a [Sample],
+        examples: &'a [Example],
         group_size: usize,
         step: u64,
     ) -> Self {
-        let known = prompts.iter().zip(samples).map(|((_, prompt), sample)| Known {
-            sample,
-            source: sample.source.to_string(),
+        let known = prompts.iter().zip(examples).map(|((_, prompt), example)| Known {
+            example,
+            source: example.source.to_string(),
             image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
             image_grid_thw: prompt.images.iter().map(|i| i.grid_thw).collect(),
         });
@@ -82,23 +82,23 @@ impl<'a> Board<'a> {
         let answer = self.answers[index].get().expect("rows are told of later");
         RewardInput {
             completion: &answer.text,
-            solution: &known.sample.solution,
-            problem: Some(&known.sample.problem),
-            accu_reward_method: known.sample.accu_reward_method.as_deref(),
-            images: &known.sample.images,
+            solution: &known.example.solution,
+            problem: Some(&known.example.problem),
+            accu_reward_method: known.example.accu_reward_method.as_deref(),
+            images: &known.example.images,
             image_sizes: &known.image_sizes,
             image_grid_thw: &known.image_grid_thw,
-            columns: &known.sample.columns,
+            columns: &known.example.columns,
             sample: Some(&known.source),
             step: Some(self.step),
             completion_tokens: Some(answer.num_tokens),
         }
     }
 
-    /// The error of a reward, with the sample that it is about.
+    /// The error of a reward, with the example that it is about.
     pub fn named(&self, source: RewardError) -> TrainError {
         if let RewardError::Plugin { .. } = source {
-            // It names its samples itself: one, or all of a batch.
+            // It names its examples itself: one, or all of a batch.
             return source.into();
         }
         match source.row().and_then(|row| self.prompts.get(row / self.group_size)) {

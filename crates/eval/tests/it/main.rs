@@ -1,5 +1,5 @@
 //! The evaluator over a real checkpoint: a tiny random Qwen2.5-VL, whose answers mean nothing, asked
-//! about pictures of several sizes.
+//! about images of several sizes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
 use eval::{EvalError, RecEvaluation, RecEvaluator, RecOptions, shuffled_images};
@@ -27,7 +27,7 @@ fn golden() -> PathBuf {
     testing::golden("parity")
 }
 
-fn samples(folder: &Path) -> Vec<Sample> {
+fn samples(folder: &Path) -> Vec<Example> {
     let rows: String = IMAGES
         .iter()
         .map(|image| {
@@ -70,7 +70,7 @@ fn model() -> Box<dyn VisionLanguageModel> {
 struct Fixture {
     model: Box<dyn VisionLanguageModel>,
     processor: Arc<Processor>,
-    samples: Vec<Sample>,
+    samples: Vec<Example>,
     _folder: tempfile::TempDir,
 }
 
@@ -85,7 +85,7 @@ impl Fixture {
         }
     }
 
-    fn evaluate(&self, samples: &[Sample], max_concurrent: usize) -> RecEvaluation {
+    fn evaluate(&self, samples: &[Example], max_concurrent: usize) -> RecEvaluation {
         RecEvaluator::new(samples, Arc::clone(&self.processor), options(3, max_concurrent))
             .unwrap()
             .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
@@ -134,7 +134,7 @@ fn image_size(row: usize) -> (u32, u32) {
 }
 
 #[test]
-fn shuffled_pictures_change_sizes_and_answers_only() {
+fn shuffled_images_change_sizes_and_answers_only() {
     let fixture = Fixture::new();
     let shuffled = shuffled_images(&fixture.samples);
     let evaluation = fixture.evaluate(&shuffled, 9);
@@ -151,7 +151,7 @@ fn shuffled_pictures_change_sizes_and_answers_only() {
 #[test]
 fn what_cannot_be_evaluated_is_refused() {
     let fixture = Fixture::new();
-    let refused = |samples: &[Sample], answers| {
+    let refused = |samples: &[Example], answers| {
         RecEvaluator::new(samples, Arc::clone(&fixture.processor), options(answers, 1))
             .err()
             .unwrap()

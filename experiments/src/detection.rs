@@ -12,7 +12,7 @@ use data::convert::detection_question;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 use serde_json::{Value, json};
-use tiny::scenes::{Colour, Kind, PICTURE_PX, Scene, Shape};
+use tiny::scenes::{Colour, IMAGE_PX, Kind, Scene, Shape};
 
 use crate::drawing::{Drawer, corners, row, write_rows};
 use crate::plan::DetectionSizes;
@@ -193,7 +193,7 @@ fn write_test(folder: &Path, drawer: &mut Drawer, num: usize) -> Result<()> {
             }));
         }
         images.push(json!({
-            "id": index + 1, "file_name": file_name, "width": PICTURE_PX, "height": PICTURE_PX,
+            "id": index + 1, "file_name": file_name, "width": IMAGE_PX, "height": IMAGE_PX,
             "text": text, "neg_text": [],
         }));
     }

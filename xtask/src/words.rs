@@ -21,7 +21,7 @@ const NAMES: [(&str, &str); 22] = [
     ("PolicyBatch", "StepBatch"),
     ("BatchBuilder", "ModelInputsBuilder"),
     ("PackedBatch", "ModelInputs"),
-    ("EpochSampler", "EpochOrder"),
+    ("EpochOrder", "EpochOrder"),
     ("Board", "RewardInbox"),
     ("Listeners", "ScoringQueue"),
     ("Misfit", "TypeMismatch"),

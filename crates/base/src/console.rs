@@ -1,7 +1,8 @@
-//! What a person reads: the one way to speak on stderr and stdout. It cannot fail, as a reader that has gone away
-//! (`2>&1 | head`, a full disk behind a log) must not end a run.
+//! Output for people: the only way to write to stderr and stdout. It cannot fail, because a closed
+//! pipe (`2>&1 | head`) or a full disk behind a log must not end a run.
 //!
-//! Control characters of a text are shown, never sent: rewards, templates and files may hold any.
+//! Control characters are shown, never sent to the terminal: rewards, templates and files may hold
+//! any.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -27,7 +28,7 @@ macro_rules! print_data {
     ($($arg:tt)*) => { $crate::console::print(&format!($($arg)*)) };
 }
 
-/// Takes a bar down, does what it is given, puts the bar up again.
+/// Hides the progress bar, runs the closure, shows the bar again.
 type Around = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 static LOGS: Mutex<Vec<Weak<LogFile>>> = Mutex::new(Vec::new());
@@ -46,7 +47,7 @@ pub fn say(text: &str) {
     }
 }
 
-/// As [`say`](fn@say), once in the life of this process: policy, reference model and evaluation read one folder.
+/// As [`say`](fn@say), once in the life of this process: policy, reference and evaluation read the same folder.
 pub fn say_once(text: &str) {
     if lock(&SAID_ONCE).insert(text.to_owned()) {
         let mut early = lock(&EARLY);
@@ -58,19 +59,19 @@ pub fn say_once(text: &str) {
     }
 }
 
-/// What [`say_once`] said while no log was open, for the log of the run that it was about. It is handed out once.
+/// What [`say_once`] wrote while no log was open, for the log of the run to come. Returned once.
 pub fn take_early() -> Vec<String> {
     std::mem::take(&mut *lock(&EARLY))
 }
 
-/// A line on stderr alone: of bars, and of what stands in the log already.
+/// A line on stderr alone: for progress bars, and for what is in the log already.
 pub fn show(text: &str) {
     let line = format!("{}\n", printable(text));
     let mut write = || {
-        // Nobody reads: there is nobody to tell either.
+        // stderr is closed: there is nowhere to report it.
         let _ = io::stderr().lock().write_all(line.as_bytes());
     };
-    // Not called under the lock: a bar may speak itself.
+    // Not called under the lock: a bar may write a line itself.
     let around = lock(&AROUND).clone();
     match around {
         Some(around) => around(&mut write),
@@ -78,7 +79,7 @@ pub fn show(text: &str) {
     }
 }
 
-/// A line of data on stdout, as it is. Where nobody reads, nothing happens; other failures are kept for [`lost`].
+/// Writes a line of data to stdout. A closed pipe is ignored; other failures are kept for [`lost`].
 pub fn print(text: &str) {
     if let Err(error) = write_data(text)
         && !is_closed(&error)
@@ -87,12 +88,12 @@ pub fn print(text: &str) {
     }
 }
 
-/// Why something that was to be printed is missing on stdout: the first failure, told once.
+/// The first failure to write to stdout. Returned once.
 pub fn lost() -> Option<io::Error> {
     lock(&LOST).take()
 }
 
-/// As [`print`], for those who stop where nobody reads.
+/// As [`print`], for callers that stop when the reader is gone.
 ///
 /// # Errors
 /// Where it cannot be written; [`is_closed`] tells a reader that has gone from a full disk.
@@ -107,12 +108,12 @@ pub fn is_closed(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe
 }
 
-/// Has all that is said go around a bar until the guard is dropped.
+/// Hides a progress bar around each line until the guard is dropped.
 pub fn around(suspend: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> AroundGuard {
     AroundGuard(lock(&AROUND).replace(Arc::new(suspend)))
 }
 
-/// Ends [`around`]; what went around before does so again.
+/// Ends [`around`]; the bar set before is active again.
 #[must_use = "dropped, nothing goes around the bar"]
 pub struct AroundGuard(Option<Arc<Around>>);
 
@@ -122,7 +123,7 @@ impl Drop for AroundGuard {
     }
 }
 
-/// An error with its causes, without those that it quotes itself; hints come last.
+/// An error with its causes, without those that its text already quotes; hints come last.
 pub fn describe(error: &(dyn Error + 'static)) -> String {
     let (mut text, mut hints) = (String::new(), String::new());
     let mut next = Some(error);
@@ -172,8 +173,8 @@ pub fn plain_zero(value: f64, decimals: i32) -> f64 {
     if is_zero { 0.0 } else { value }
 }
 
-/// The text without a character that a terminal obeys: `ESC` is shown as `\x1b`, an override of the direction of
-/// writing as `\u{202e}`, and so are characters that nobody sees. Line breaks and tabs stay.
+/// The text without characters that a terminal acts on: `ESC` becomes `\x1b`, a direction override
+/// `\u{202e}`, and so do invisible characters. Line breaks and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_obeyed) {
         return Cow::Borrowed(text);
@@ -200,7 +201,7 @@ fn is_obeyed(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t') || is_unseen
 }
 
-/// The log of a run: while it is open, all that is said goes there too.
+/// The log of a run: while it is open, every line goes there too.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<LogFile>);
 

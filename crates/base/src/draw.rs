@@ -1,4 +1,4 @@
-//! Random draws keyed by what they are for, so that batch size and number of ranks change nothing.
+//! Random draws keyed by their purpose: batch size and number of ranks do not change them.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -1,5 +1,5 @@
-//! Words that every crate shares: samples, prompts, completions, rollout groups, random draws,
-//! the run folder and model folders. No libtorch here.
+//! Types that every crate shares: examples, prompts, completions, rollout groups, random draws,
+//! the console, the run folder and model folders. No libtorch here.
 //!
 //! Legend of shapes used in the whole project:
 //! `T` packed tokens · `G` completions of a group · `P` prompt tokens · `C` completion tokens ·
@@ -8,15 +8,15 @@
 
 pub mod console;
 pub mod draw;
+pub mod example;
 pub mod json;
 pub mod model_folder;
 pub mod run_folder;
-pub mod sample;
 mod temporary;
 pub mod unfinished;
 
 pub use draw::DrawKey;
-pub use sample::{
-    Completion, FinishReason, PreparedImage, Prompt, RolloutGroup, Sample, SourceLine,
+pub use example::{
+    Completion, Example, FinishReason, PreparedImage, Prompt, RolloutGroup, SourceLine,
 };
 pub use temporary::temporary_file;

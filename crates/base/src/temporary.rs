@@ -1,4 +1,4 @@
-//! Files beside their final name.
+//! Temporary files beside their final name.
 
 use std::fs::Permissions;
 use std::io;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// A file in `folder` without its final name, for all to read whom the user's mask lets: the library's own are for the user alone,
-/// under their final name too.
+/// A temporary file in `folder` with the permissions of the user's umask: those of the crate
+/// `tempfile` stay private to the user even after the rename.
 ///
 /// # Errors
 /// Where nothing can be written into `folder`.

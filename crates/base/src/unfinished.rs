@@ -1,8 +1,7 @@
-//! Files that are made beside their final name: under that they are whole, or not there.
+//! Atomic files: written beside their final name and renamed, so that under it they are complete or absent.
 //!
-//! Until then a file is called `.tmp-NAME-PROCESS-NUMBER` and is locked by whoever writes it. It goes when its writer gives up,
-//! and with [`remove_all`], which is for signals. What a killed process left is told by its missing lock, and goes with the next
-//! [`sweep`].
+//! Until then a file is called `.tmp-NAME-PROCESS-NUMBER` and is locked by its writer. It is removed when the writer gives up, or
+//! by [`remove_all`] on a signal. Files of killed processes hold no lock; the next [`sweep`] removes them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -21,7 +20,7 @@ fn known() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file that has no final name yet; dropped, it is gone.
+/// A file without its final name; dropping it removes it.
 #[derive(Debug)]
 pub struct Unfinished {
     target: PathBuf,
@@ -60,7 +59,7 @@ impl Unfinished {
         Err(ErrorKind::AlreadyExists.into())
     }
 
-    /// Puts the file on the disk and gives it its name.
+    /// Syncs the file and renames it.
     ///
     /// # Errors
     /// What was written does not fit, or the name cannot be taken; the file is then gone.
@@ -69,7 +68,7 @@ impl Unfinished {
         self.name()
     }
 
-    /// Gives the file its name; on the disk it is when the system pleases.
+    /// Renames the file without syncing it.
     ///
     /// # Errors
     /// The name cannot be taken; the file is then gone.
@@ -100,7 +99,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Writes `bytes` beside `path`, then gives them its name; what a killed process left there goes.
+/// Writes `bytes` to `path` atomically, and removes what killed processes left beside it.
 ///
 /// # Errors
 /// They cannot be written; what stood under the name then stands as it was.
@@ -139,7 +138,7 @@ pub fn sweep_folder(folder: &Path, is_wanted: impl Fn(&str) -> bool) {
     }
 }
 
-/// Removes all files of this process that have no final name yet: for a signal that ends it at once.
+/// Removes all unfinished files of this process, when a signal ends it at once.
 pub fn remove_all() {
     for path in known().iter() {
         let _ = fs::remove_file(path);
@@ -169,7 +168,7 @@ fn locked(file: File, path: &Path) -> Option<File> {
     (inode(fs::metadata(path)) == inode(file.metadata())).then_some(file)
 }
 
-/// Whether nobody holds a file's lock. Where there are no locks, nobody can tell.
+/// Whether a file is unlocked; false where the file system has no locks.
 fn is_left_behind(path: &Path) -> bool {
     match File::open(path).map(|file| file.try_lock()) {
         Ok(Ok(())) => true,

@@ -139,7 +139,7 @@ impl Row {
         })
     }
 
-    /// Refuses a row that shows pictures under a key that is not read, and nothing else: it would be answered blind.
+    /// Refuses a row that shows images under a key that is not read, and nothing else: it would be answered blind.
     ///
     /// # Errors
     /// The key, and what is read.

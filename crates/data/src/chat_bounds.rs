@@ -1,4 +1,4 @@
-//! Bounds on what a chat template may do: steps, bytes that it builds, and nesting. A model folder is anyone's.
+//! Limits on a chat template: steps, bytes built, and nesting. Model folders are not trusted.
 //!
 //! The engine counts steps (fuel). Text grows by output, by operators and by filters: output goes through a
 //! formatter, filters and functions of the engine are wrapped. For operators the engine has no hook: their
@@ -34,7 +34,7 @@ thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(MAX_BYTES) };
 }
 
-/// Has an environment count, for the template that it will render.
+/// Adds counting to an environment, for the template that it will render.
 ///
 /// # Errors
 /// A template that does not compile.

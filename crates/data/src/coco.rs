@@ -1,5 +1,5 @@
-//! COCO's instances, and files of that form: images, boxes by category, `[x, y, width, height]`. The one reader of such files: what
-//! pycocotools 2.0.11 takes is taken, and an entry that is broken keeps no other from being read.
+//! The reader of COCO's instances and files of that form: images, and boxes `[x, y, width, height]` by category. It accepts
+//! what pycocotools 2.0.11 accepts; a broken entry does not stop the others.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;

@@ -1,4 +1,4 @@
-//! What names an image, a category or an annotation of COCO's form: numbers and texts, compared as Python compares them.
+//! Ids of images, categories and annotations in COCO files: numbers and texts, compared as in Python.
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -89,12 +89,12 @@ pub enum DataError {
     #[error("{0}")]
     BadRows(Box<BadRows>),
     /// A validation split that cannot be made.
-    #[error("cannot hold out {ratio} of {num_samples} rows: {reason}")]
+    #[error("cannot hold out {ratio} of {num_examples} rows: {reason}")]
     Split {
         /// The share asked for.
         ratio: f64,
         /// Rows there are.
-        num_samples: usize,
+        num_examples: usize,
         /// What is wrong with it.
         reason: &'static str,
     },
@@ -287,7 +287,7 @@ pub enum RowCause {
         /// The key that was probably meant for it.
         found: String,
     },
-    /// Pictures, films or sounds that are not read, in a row that shows nothing else.
+    /// Images, films or sounds that are not read, in a row that shows nothing else.
     #[error("{}\nhint: {}", found.text_of_blind_row(read.image), found.hint(read))]
     HiddenMedia {
         /// Where they stand.

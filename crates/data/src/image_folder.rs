@@ -1,7 +1,7 @@
-//! The folder that holds a file's images: the one guard of the paths that rows name.
+//! The folder of a file's images: the only check of the paths in rows.
 //!
-//! A row may be written by anyone. What it names must be a regular file in the image folder, links
-//! resolved. Links are the folder's owner's: `--follow_links true` takes their word.
+//! Rows are not trusted: a path must lead to a regular file inside the image folder, links resolved.
+//! With `--follow_links true` the links of the folder are trusted and may lead elsewhere.
 
 use std::collections::HashSet;
 use std::fs;

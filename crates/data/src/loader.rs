@@ -1,4 +1,4 @@
-//! Samples to prompts, ahead of need: images are decoded and prepared on worker threads while the
+//! Turns examples into prompts ahead of need: worker threads decode and prepare images while the
 //! device trains.
 
 use std::borrow::Cow;
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base::{PreparedImage, Prompt, Sample};
+use base::{Example, PreparedImage, Prompt};
 
 use crate::error::{BadRows, DataError, RowCause, RowError};
 use crate::image::ImageError;
@@ -25,75 +25,75 @@ pub struct LoaderOptions {
     pub ahead: usize,
     /// Bytes of prepared images kept for later epochs.
     pub cache_bytes: usize,
-    /// What to do when a sample turns out bad only now (a truncated image, a prompt too long).
+    /// What to do with an example that fails to load (a truncated image, a prompt too long).
     pub on_bad_row: OnBadRow,
-    /// Whether digests of images are taken ahead of need too.
+    /// Whether digests of images are computed ahead of need too.
     pub digests: bool,
 }
 
-/// Samples by their index.
-pub trait Samples: Send + Sync + 'static {
-    /// The sample at an index.
+/// Examples by their index.
+pub trait Examples: Send + Sync + 'static {
+    /// The example at an index.
     ///
     /// # Errors
     /// One that cannot be read.
-    fn sample(&self, index: usize) -> Result<Cow<'_, Sample>, DataError>;
+    fn example(&self, index: usize) -> Result<Cow<'_, Example>, DataError>;
 }
 
-impl Samples for Rows {
-    fn sample(&self, index: usize) -> Result<Cow<'_, Sample>, DataError> {
+impl Examples for Rows {
+    fn example(&self, index: usize) -> Result<Cow<'_, Example>, DataError> {
         self.get(index).map(Cow::Owned)
     }
 }
 
-impl Samples for Arc<[Sample]> {
-    fn sample(&self, index: usize) -> Result<Cow<'_, Sample>, DataError> {
+impl Examples for Arc<[Example]> {
+    fn example(&self, index: usize) -> Result<Cow<'_, Example>, DataError> {
         Ok(Cow::Borrowed(&self[index]))
     }
 }
 
-/// A sample made ready, or skipped.
+/// A loaded example, or a skipped one.
 #[derive(Debug)]
 pub enum Loaded {
     /// Ready to be sampled or trained on.
     Ready {
-        /// Index of the sample in the data set.
-        sample_index: usize,
+        /// Index of the example in the data set.
+        example_index: usize,
         /// Its prompt.
         prompt: Prompt,
     },
-    /// Left out under [`OnBadRow::Skip`]; its place in the order is used up.
+    /// Left out under [`OnBadRow::Skip`]; it still takes up its place in the order.
     Skipped {
-        /// Index of the sample in the data set.
-        sample_index: usize,
+        /// Index of the example in the data set.
+        example_index: usize,
         /// What is wrong with it.
         row: RowError,
     },
 }
 
-/// An iterator over the prompts of samples, in the order asked for. Under [`OnBadRow::Stop`] a bad
-/// sample is an error at its place.
+/// An iterator over the prompts of examples, in the order asked for. Under [`OnBadRow::Stop`] a bad
+/// example is an error at its place.
 #[derive(Debug)]
 pub struct PromptLoader {
     prefetcher: Prefetcher<Result<Loaded, DataError>>,
 }
 
 impl PromptLoader {
-    /// Starts loading the samples at the indices of `order`.
+    /// Starts loading the examples at the indices of `order`.
     ///
     /// # Errors
     /// A thread cannot be started.
     pub fn new(
-        samples: impl Samples,
+        examples: impl Examples,
         processor: Arc<Processor>,
         template: PromptTemplate,
         order: impl Iterator<Item = usize> + Send + 'static,
         options: LoaderOptions,
     ) -> Result<Self, DataError> {
         let cache = ImageCache::new(options.cache_bytes);
-        let load = move |sample_index: usize| {
-            let sample = samples.sample(sample_index)?;
-            match load_prompt(&sample, &processor, &template, &cache) {
+        let load = move |example_index: usize| {
+            let example = examples.example(example_index)?;
+            match load_prompt(&example, &processor, &template, &cache) {
                 Ok(prompt) => {
                     if options.digests {
                         // Remembered by the image, like its pixels.
@@ -101,12 +101,12 @@ impl PromptLoader {
                             image.digest();
                         });
                     }
-                    Ok(Loaded::Ready { sample_index, prompt })
+                    Ok(Loaded::Ready { example_index, prompt })
                 }
                 Err(cause) => {
-                    let row = RowError { source_line: sample.source.clone(), cause };
+                    let row = RowError { source_line: example.source.clone(), cause };
                     match options.on_bad_row {
-                        OnBadRow::Skip => Ok(Loaded::Skipped { sample_index, row }),
+                        OnBadRow::Skip => Ok(Loaded::Skipped { example_index, row }),
                         OnBadRow::Stop => Err(DataError::BadRows(Box::new(BadRows {
                             first: row,
                             further: Vec::new(),
@@ -129,29 +129,28 @@ impl Iterator for PromptLoader {
     }
 }
 
-/// The prompt of one sample.
+/// The prompt of one example.
 ///
 /// # Errors
 /// What is wrong with its images or its text.
 pub fn load_prompt(
-    sample: &Sample,
+    example: &Example,
     processor: &Processor,
     template: &PromptTemplate,
     cache: &ImageCache,
 ) -> Result<Prompt, RowCause> {
     let load = |path: &Path| cache.get_or_load(path, |path| processor.load_image(path));
-    let images = processor.load_images(&sample.images, load);
+    let images = processor.load_images(&example.images, load);
     let prompt =
-        images.and_then(|images| processor.prompt(&template.apply(&sample.problem), &images));
+        images.and_then(|images| processor.prompt(&template.apply(&example.problem), &images));
     prompt.map_err(|error| match error {
         DataError::ImageProcessor(image) => RowCause::Image(image),
         error => RowCause::Prompt(Box::new(error)),
     })
 }
 
-/// Prepared images by path, kept until the bound is reached and then no longer added to: every epoch
-/// visits every image once, and an order without repeats is where dropping the oldest would never
-/// find anything again.
+/// Prepared images by path. Once full, nothing is added or evicted: every epoch visits every image
+/// once, an order in which evicting the oldest would never give a hit.
 #[derive(Debug)]
 pub struct ImageCache {
     max_bytes: usize,

@@ -1,9 +1,9 @@
-//! What is odd about rows that are read all the same: counted over all of them, and told in a few lines.
+//! Oddities of rows that are read all the same: counted over all rows and reported in a few lines.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use base::Sample;
+use base::Example;
 use python::json::Lost;
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ use crate::placeholders::placeholders;
 use crate::row::RESERVED_TOKENS;
 use crate::unread::{ReadKeys, unread_keys};
 
-/// Places that are told of each oddity.
+/// Places that are reported for each oddity.
 const MAX_PLACES: usize = 3;
 
 /// What of a row is odd.
@@ -24,7 +24,7 @@ pub enum About {
     Mark,
     /// A key that nobody reads.
     Key,
-    /// A value that JSON does not have, or that is hardly meant.
+    /// A value that JSON cannot hold, or that is probably a mistake.
     Value,
 }
 
@@ -53,7 +53,7 @@ pub fn oddities(
     let keys = unread_keys(columns, read).into_iter().map(of_key);
     let marks = texts.iter().flat_map(|(what, text)| {
         let marks = placeholders(text).into_iter();
-        // A tokenizer reads these as they are meant: they are refused, or wanted.
+        // The tokenizer reads these as special tokens: they are refused, or wanted.
         let marks = marks.filter(|mark| !RESERVED_TOKENS.contains(mark));
         marks.map(move |mark| Oddity {
             about: About::Mark,
@@ -64,7 +64,7 @@ pub fn oddities(
     keys.chain(marks).chain(null_answer(columns)).collect()
 }
 
-/// That an answer is null, which Python's `str` makes a word of.
+/// Notes an answer of `null`, which Python's `str` turns into the word `None`.
 fn null_answer(columns: &Map<String, Value>) -> Option<Oddity> {
     let turns = columns.get("conversations")?.as_array()?;
     let answer = turns.get(1)?.get("value")?;
@@ -75,7 +75,7 @@ fn null_answer(columns: &Map<String, Value>) -> Option<Oddity> {
     })
 }
 
-/// What of a row JSON does not have, in columns that nobody of ours reads.
+/// Values of a row that JSON cannot hold, in columns that are not read here.
 pub fn lost_values(lost: &[Lost]) -> Vec<Oddity> {
     let oddity = |lost: &Lost| Oddity {
         about: About::Value,
@@ -166,7 +166,7 @@ impl Notices {
         }
     }
 
-    /// Looks at what of a row JSON does not have.
+    /// Looks at the values of a row that JSON cannot hold.
     pub fn look_at_lost(&mut self, place: &dyn std::fmt::Display, lost: &[Lost]) {
         for oddity in lost_values(lost) {
             let places = self.found.entry(oddity).or_default();
@@ -175,18 +175,18 @@ impl Notices {
     }
 
     /// Looks at a row to be trained on or evaluated.
-    pub fn look_at_sample(&mut self, sample: &Sample, lost: &[Lost]) {
-        let texts = [("question", sample.problem.as_str()), ("answer", &sample.answer)];
-        self.look(&sample.source, &sample.columns, &texts, &sample.images);
-        self.look_at_lost(&sample.source, lost);
+    pub fn look_at_example(&mut self, example: &Example, lost: &[Lost]) {
+        let texts = [("question", example.problem.as_str()), ("answer", &example.answer)];
+        self.look(&example.source, &example.columns, &texts, &example.images);
+        self.look_at_lost(&example.source, lost);
     }
 
-    /// Says what was seen.
+    /// Prints the notices.
     pub fn say(&self) {
         self.lines().iter().for_each(|line| base::console::say(line));
     }
 
-    /// What was seen: a warning for each kind.
+    /// One warning for each kind of oddity.
     pub fn lines(&self) -> Vec<String> {
         let rows = |count: usize| if count == 1 { "row" } else { "rows" };
         let lines = self.found.iter().map(|(oddity, places)| {
@@ -211,12 +211,12 @@ impl Notices {
 
 /// What is odd about rows to be trained on or evaluated, in lines.
 pub fn notices_of<'a>(
-    samples: impl IntoIterator<Item = &'a Sample>,
+    examples: impl IntoIterator<Item = &'a Example>,
     apply_exif: bool,
 ) -> Vec<String> {
     let mut notices = Notices::new(ReadKeys::TRAINING, apply_exif);
-    for sample in samples {
-        notices.look_at_sample(sample, &[]);
+    for example in examples {
+        notices.look_at_example(example, &[]);
     }
     notices.lines()
 }

@@ -1,4 +1,4 @@
-//! Lists whose items have ids: each id counts once.
+//! Removes repeated ids from lists.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,5 +1,5 @@
-//! Marks that other trainers replace by pictures, boxes or films before a model sees the text. Here nobody does: the model
-//! would be taught the marks themselves.
+//! Marks that other trainers replace by images, boxes or videos before a model sees the text. They are not replaced here: the
+//! model would learn the marks themselves.
 
 /// Names of marks in angle brackets, lower case, without numbers.
 const NAMES: [&str; 14] = [

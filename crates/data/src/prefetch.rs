@@ -1,4 +1,4 @@
-//! Work done ahead of need: threads run jobs, results come out in the order of the jobs.
+//! Prefetching: threads run jobs ahead of need, and results come out in the order of the jobs.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

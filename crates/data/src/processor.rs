@@ -40,7 +40,7 @@ pub struct Processor {
     max_prompt_length: Option<usize>,
     /// `max_position_embeddings` of `config.json`.
     max_positions: Option<usize>,
-    /// Longest answer that is to follow a prompt, tokens; 0 once a prompt was told of that leaves no room for it.
+    /// Longest completion that is to follow a prompt, tokens; 0 once it was warned that one does not fit.
     answer_tokens: AtomicUsize,
 }
 
@@ -78,7 +78,7 @@ impl Processor {
         })
     }
 
-    /// Says once where a prompt leaves no room for an answer of so many tokens.
+    /// Warns once if a prompt leaves no room for a completion of so many tokens.
     pub fn expect_answers(&self, tokens: usize) {
         self.answer_tokens.store(tokens, Ordering::Relaxed);
     }
@@ -130,7 +130,7 @@ impl Processor {
             if let Some(limit) = self.limit().filter(|limit| tokens > limit.0 || left > limit.0) {
                 return Err(too_many(tokens, limit));
             }
-            // A row may name a picture twice: one copy, whatever the cache holds.
+            // A row may name an image twice: one copy, whatever the cache holds.
             let earlier = paths[..index].iter().position(|other| other == path);
             let image = match earlier {
                 Some(earlier) => Arc::clone(&images[earlier]),
@@ -197,7 +197,7 @@ impl Processor {
         }
     }
 
-    /// Ids of an answer that is taught or scored: its text, then the end of the turn.
+    /// Ids of a completion that is trained or scored: its text, then the end of the turn.
     ///
     /// # Errors
     /// What the tokenizer library reports.

@@ -1,10 +1,10 @@
-//! One line of VLM-R1's JSONL, checked and turned into a [`Sample`].
+//! One line of VLM-R1's JSONL, checked and turned into an [`Example`].
 //!
 //! Format: `{"image": "a.png" | ["a.png", ...], "conversations": [{"from": "human", "value":
 //! "<image>question"}, {"from": "gpt", "value": "answer" | number}], "accu_reward_method": ...}`;
-//! a row without `image` is text only. The images' content is [`crate::image`]'s matter.
+//! a row without `image` is text only. [`crate::image`] reads the images.
 
-use base::{Sample, SourceLine};
+use base::{Example, SourceLine};
 use python::json::{self, Lost};
 use python::repr::str_of;
 use serde_json::{Map, Value, json};
@@ -86,15 +86,15 @@ pub fn parse_row(
     folder: &ImageFolder,
     file_method: Option<&str>,
     checks: &RowChecks,
-) -> Result<Sample, RowCause> {
+) -> Result<Example, RowCause> {
     let reader = RowReader { folder, method: file_method, checks, takes_problems: false };
-    reader.read(line, source).map(|row| row.sample)
+    reader.read(line, source).map(|row| row.example)
 }
 
-/// A row, and what of it a [`Value`] does not hold.
+/// A row, and the values in it that a [`Value`] cannot hold.
 #[derive(Debug)]
 pub(crate) struct ReadRow {
-    pub(crate) sample: Sample,
+    pub(crate) example: Example,
     pub(crate) lost: Vec<Lost>,
 }
 
@@ -119,11 +119,15 @@ impl RowReader<'_> {
         } else {
             refuse_lost(&lost, is_read)?;
         }
-        let sample = self.sample(columns, source)?;
-        Ok(ReadRow { sample, lost })
+        let example = self.example(columns, source)?;
+        Ok(ReadRow { example, lost })
     }
 
-    fn sample(&self, columns: Map<String, Value>, source: SourceLine) -> Result<Sample, RowCause> {
+    fn example(
+        &self,
+        columns: Map<String, Value>,
+        source: SourceLine,
+    ) -> Result<Example, RowCause> {
         let [question, answer] = conversation(&columns)?;
         let names = image_names(&columns)?;
         if let Some(found) = hidden_media(&columns, &ReadKeys::TRAINING) {
@@ -146,7 +150,7 @@ impl RowReader<'_> {
             .iter()
             .map(|name| self.folder.resolve(name, self.checks.follow_links))
             .collect::<Result<_, _>>()?;
-        Ok(Sample {
+        Ok(Example {
             source,
             images,
             problem,
@@ -158,7 +162,7 @@ impl RowReader<'_> {
     }
 }
 
-/// A row's object, as Python's `json` reads it, and what of it a [`Value`] does not hold.
+/// The object of a row, as Python's `json` reads it, and the values in it that a [`Value`] cannot hold.
 ///
 /// # Errors
 /// Text that is no JSON object.
@@ -174,7 +178,7 @@ pub fn parse_columns(text: &[u8]) -> Result<(Map<String, Value>, Vec<Lost>), Row
     }
 }
 
-/// Refuses what a [`Value`] does not hold where it is read.
+/// Refuses values that a [`Value`] cannot hold under keys that are read.
 ///
 /// # Errors
 /// The first of it under a path that `is_read` names.
@@ -202,7 +206,7 @@ pub(crate) fn key_of(path: &[String]) -> String {
     key
 }
 
-/// Whether a row to be trained on is read there.
+/// Whether training reads the value at this path.
 fn is_read(path: &[&str]) -> bool {
     match path {
         ["conversations", _, key, ..] => matches!(*key, "from" | "value"),
@@ -237,7 +241,7 @@ fn conversation(columns: &Map<String, Value>) -> Result<[&Value; 2], RowCause> {
     Ok([turn_value(question, 1, &HUMAN)?, turn_value(answer, 2, &MODEL)?])
 }
 
-/// That a key is missing, and which one was probably meant for it.
+/// The error of a missing key, with the key that was probably meant.
 pub(crate) fn missing(columns: &Map<String, Value>, key: &'static str) -> RowCause {
     if let Some(wrapped) = wrapped(columns) {
         return wrapped;
@@ -331,7 +335,7 @@ fn problem_text(question: &Value, num_images: usize) -> Result<String, RowCause>
     Ok(problem)
 }
 
-/// The answer without answer tags; what is no text as VLM-R1 takes it, by Python's `str`.
+/// The answer without answer tags; other values become text as in VLM-R1, by Python's `str`.
 fn answer_text(answer: &Value) -> Result<String, RowCause> {
     let text = match answer {
         Value::String(text) => {
@@ -387,7 +391,7 @@ fn type_name(value: &Value) -> &'static str {
 mod tests {
     use super::*;
 
-    fn parse(line: &str, checks: &RowChecks) -> Result<Sample, RowCause> {
+    fn parse(line: &str, checks: &RowChecks) -> Result<Example, RowCause> {
         let source = SourceLine::new("train.jsonl", 7);
         parse_row(line.as_bytes(), source, &ImageFolder::new(None), Some("math"), checks)
     }
@@ -432,12 +436,12 @@ mod tests {
 
     #[test]
     fn a_text_row_becomes_a_sample() {
-        let sample = parse(&row("\"How many?\"", "2"), &RowChecks::default()).expect("a good row");
-        assert_eq!(sample.problem, "How many?");
-        assert_eq!(sample.solution, "<answer> 2 </answer>");
-        assert_eq!(sample.accu_reward_method.as_deref(), Some("math"));
-        assert_eq!(sample.columns["extra"], serde_json::json!([1]));
-        assert_eq!(sample.source.to_string(), "train.jsonl:7");
+        let example = parse(&row("\"How many?\"", "2"), &RowChecks::default()).expect("a good row");
+        assert_eq!(example.problem, "How many?");
+        assert_eq!(example.solution, "<answer> 2 </answer>");
+        assert_eq!(example.accu_reward_method.as_deref(), Some("math"));
+        assert_eq!(example.columns["extra"], serde_json::json!([1]));
+        assert_eq!(example.source.to_string(), "train.jsonl:7");
     }
 
     #[test]

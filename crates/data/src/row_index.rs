@@ -1,5 +1,5 @@
-//! The rows of a run: where each stands in its file, read again when its turn is. A row costs some thirty bytes,
-//! however long it is.
+//! The rows of a run by their position in their file. A row is read again when it is used and takes about thirty bytes of
+//! memory, however long it is.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base::{Sample, SourceLine};
+use base::{Example, SourceLine};
 
 use crate::error::{DataError, RowError, io_error};
 use crate::image_folder::ImageFolder;
@@ -22,7 +22,7 @@ pub struct Rows {
     places: Vec<Place>,
 }
 
-/// A file that stays open, so that rows stand where they stood though it is replaced.
+/// A file that stays open, so that offsets stay valid if it is replaced.
 #[derive(Debug)]
 struct RowFile {
     path: PathBuf,
@@ -36,15 +36,15 @@ struct RowFile {
 #[derive(Debug)]
 enum Store {
     File(File),
-    /// What came through a pipe, which nobody can read twice.
+    /// What came through a pipe, which cannot be read twice.
     Memory(Vec<u8>),
 }
 
-/// Where a row stands.
+/// The position of a row.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     offset: u64,
-    /// Of the text, so that another one there is noticed.
+    /// Digest of the text, to notice a changed file.
     digest: u64,
     length: u32,
     line: u32,
@@ -71,7 +71,7 @@ impl Rows {
     ///
     /// # Panics
     /// If there is no such row.
-    pub fn get(&self, index: usize) -> Result<Sample, DataError> {
+    pub fn get(&self, index: usize) -> Result<Example, DataError> {
         let place = self.places[index];
         let file = &self.files[place.file as usize];
         let text = file.text(place)?;
@@ -86,12 +86,12 @@ impl Rows {
             takes_problems: false,
         };
         let row = reader.read(&text, source.clone());
-        row.map(|row| row.sample)
+        row.map(|row| row.example)
             .map_err(|cause| DataError::Row(Box::new(RowError { source_line: source, cause })))
     }
 
     /// Reads the rows of a range, one after another.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Sample, DataError>> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<Example, DataError>> {
         (0..self.len()).map(|index| self.get(index))
     }
 

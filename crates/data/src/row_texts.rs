@@ -1,5 +1,5 @@
-//! The texts of a file's rows: one JSON object a line, the items of one JSON list, or objects over several lines.
-//! What such a file is is told by its start; what is no text at all is refused with its name.
+//! The texts of a file's rows: one JSON object per line, the items of one JSON list, or objects over several lines. The start
+//! of the file decides which. A file that is not text is refused, and the error names its format.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use base::SourceLine;
 
 use crate::error::{DataError, RowCause, io_error};
-use crate::row_form::{
-    BYTE_ORDER_MARK, Brackets, HEAD_BYTES, RowForm, has_two_lines, starts_with_rows,
+use crate::file_form::{
+    BYTE_ORDER_MARK, Brackets, FileForm, HEAD_BYTES, has_two_lines, starts_with_rows,
 };
 
 /// The text of one row.
@@ -34,12 +34,12 @@ impl RowText {
 
 type Source = BufReader<std::io::Chain<Cursor<Vec<u8>>, File>>;
 
-/// The rows of a file, one at a time; blank ones are none, nothing follows an error.
+/// Iterator over the rows of a file. Blank lines are skipped; an error ends it.
 #[derive(Debug)]
 pub struct RowTexts {
     path: PathBuf,
     source: Source,
-    form: RowForm,
+    form: FileForm,
     num_bytes: u64,
     /// Bytes read so far.
     at: u64,
@@ -59,7 +59,7 @@ impl RowTexts {
         let mut file = File::open(path).map_err(io_error(path))?;
         let num_bytes = file.metadata().map_err(io_error(path))?.len();
         let (head, is_whole) = head_of(&mut file).map_err(io_error(path))?;
-        let form = RowForm::of(&head, is_whole).map_err(|no_rows| DataError::NotRows {
+        let form = FileForm::of(&head, is_whole).map_err(|no_rows| DataError::NotRows {
             path: path.to_owned(),
             what: no_rows.what,
             hint: no_rows.hint,
@@ -94,7 +94,7 @@ impl RowTexts {
         if starts {
             self.take(BYTE_ORDER_MARK.len());
         }
-        if self.form == RowForm::List {
+        if self.form == FileForm::List {
             self.skip_spaces()?;
             self.take(1);
         }
@@ -129,9 +129,9 @@ impl RowTexts {
 
     fn read(&mut self) -> std::io::Result<Option<RowText>> {
         match self.form {
-            RowForm::Lines => self.next_line(),
-            RowForm::List => self.next_item(),
-            RowForm::Values => self.next_value(),
+            FileForm::Lines => self.next_line(),
+            FileForm::List => self.next_item(),
+            FileForm::Values => self.next_value(),
         }
     }
 
@@ -176,7 +176,7 @@ impl RowTexts {
                 Some(_) => {
                     self.take(1);
                     // Nothing belongs there; what does stand there is read as lines.
-                    self.form = RowForm::Lines;
+                    self.form = FileForm::Lines;
                 }
                 // An item without end says so itself.
                 None => self.is_over = !brackets.is_outside(),
@@ -184,7 +184,7 @@ impl RowTexts {
             if !text.is_empty() {
                 return Ok(Some(self.item(line, offset, Ok(text))));
             }
-            if self.form == RowForm::Lines {
+            if self.form == FileForm::Lines {
                 return self.next_line();
             }
         }

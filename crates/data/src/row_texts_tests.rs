@@ -103,7 +103,7 @@ fn what_is_no_file_of_rows_is_named_once() {
         (utf_16("{\"a\": 1}\n", b""), "UTF-16", "iconv"),
         (b"\x28\xb5\x2f\xfd..".to_vec(), "Zstandard", "unzstd"),
         (b"PK\x03\x04....".to_vec(), "a ZIP", "unzip"),
-        (b"\x89PNG\r\n".to_vec(), "a picture", "--image_folders"),
+        (b"\x89PNG\r\n".to_vec(), "an image", "--image_folders"),
         (
             b"image,question,answer\na.png,q,1\n".to_vec(),
             "CSV, as it seems: it begins with `image,question,answer`",

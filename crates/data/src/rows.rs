@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use base::Sample;
+use base::Example;
 pub use config::OnBadRow;
 use python::json::Lost;
 
@@ -14,10 +14,10 @@ use crate::error::{BadRows, DataError, MAX_LISTED_ROWS, RowCause, RowError};
 use crate::image::{self, ImageCause, ImageError};
 use crate::image_folder::ImageFolder;
 use crate::image_folder::MAX_KNOWN;
+use crate::order::shuffled;
 use crate::row::{ReadRow, RowChecks, RowReader};
 use crate::row_index::{RowIndex, Rows};
 use crate::row_texts::{RowText, RowTexts};
-use crate::sampler::shuffled;
 
 /// Enough to tell image formats apart.
 const NUM_HEAD_BYTES: u64 = 16;
@@ -90,7 +90,7 @@ fn entries(flag: &'static str, list: &str) -> Result<Vec<String>, DataError> {
 
 /// What was read.
 #[derive(Debug)]
-pub struct LoadReport<R = Vec<Sample>> {
+pub struct LoadReport<R = Vec<Example>> {
     /// Good rows, in the order of the files.
     pub rows: R,
     /// Bad rows that were left out ([`OnBadRow::Skip`]).
@@ -109,14 +109,14 @@ pub fn load_rows(
 ) -> Result<LoadReport, DataError> {
     let mut rows = Vec::new();
     let skipped = read_rows(data, checks, on_bad_row, &mut |_, _, row| {
-        rows.push(row.sample);
+        rows.push(row.example);
         Ok(())
     })?;
     Ok(LoadReport { rows, skipped })
 }
 
-/// Reads and checks all rows of all files, and keeps where they stand. `keep` is shown each good one, with what of it JSON does
-/// not have, and says whether it is wanted.
+/// Reads and checks all rows of all files, and keeps their positions. `keep` decides on each good row, given the values in it
+/// that JSON cannot hold.
 ///
 /// # Errors
 /// As [`load_rows`].
@@ -124,11 +124,11 @@ pub fn index_rows(
     data: &DataFiles,
     checks: &RowChecks,
     on_bad_row: OnBadRow,
-    keep: &mut dyn FnMut(&Sample, &[Lost]) -> bool,
+    keep: &mut dyn FnMut(&Example, &[Lost]) -> bool,
 ) -> Result<LoadReport<Rows>, DataError> {
     let mut rows = RowIndex::new(checks);
     let skipped = read_rows(data, checks, on_bad_row, &mut |file, text, row| match keep(
-        &row.sample,
+        &row.example,
         &row.lost,
     ) {
         true => rows.add(file, text),
@@ -197,7 +197,7 @@ fn read_file(
         let row = std::mem::replace(&mut text.text, Ok(Vec::new()));
         let row = row.and_then(|row| {
             let read = reader.read(&row, source.clone())?;
-            images.check(&read.sample)?;
+            images.check(&read.example)?;
             text.text = Ok(row);
             Ok(read)
         });
@@ -220,15 +220,15 @@ fn read_file(
     }
 }
 
-/// Images whose heads were looked at.
+/// Images whose first bytes were checked.
 #[derive(Default)]
 pub(crate) struct CheckedImages(HashSet<PathBuf>);
 
 impl CheckedImages {
-    /// Looks at the head of each image: a file that is no image is found before the run, a truncated
-    /// one when it is decoded.
-    pub(crate) fn check(&mut self, sample: &Sample) -> Result<(), RowCause> {
-        for path in &sample.images {
+    /// Checks the first bytes of each image: a file that is no image is found before the run, a
+    /// truncated one only when it is decoded.
+    pub(crate) fn check(&mut self, example: &Example) -> Result<(), RowCause> {
+        for path in &example.images {
             if self.0.contains(path) {
                 continue;
             }
@@ -257,24 +257,24 @@ fn read_head(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Holds out `ratio` of the samples (rounded up) for validation, drawn with `seed`; both parts keep
+/// Holds out `ratio` of the examples (rounded up) for validation, drawn with `seed`; both parts keep
 /// the order of the data. Returns `(training, validation)`.
 ///
 /// # Errors
 /// A ratio outside `[0, 1)`, or one that leaves nothing to train on.
-pub fn split(samples: Rows, ratio: f64, seed: u64) -> Result<(Rows, Rows), DataError> {
-    let num_samples = samples.len();
-    let refuse = |reason| Err(DataError::Split { ratio, num_samples, reason });
+pub fn split(examples: Rows, ratio: f64, seed: u64) -> Result<(Rows, Rows), DataError> {
+    let num_examples = examples.len();
+    let refuse = |reason| Err(DataError::Split { ratio, num_examples, reason });
     if !(0.0..1.0).contains(&ratio) {
         return refuse("the share must be at least 0 and below 1");
     }
-    let num_held_out = (ratio * num_samples as f64).ceil() as usize;
-    if num_held_out > 0 && num_held_out >= num_samples {
+    let num_held_out = (ratio * num_examples as f64).ceil() as usize;
+    if num_held_out > 0 && num_held_out >= num_examples {
         return refuse("nothing would be left to train on");
     }
-    let mut held_out = vec![false; num_samples];
-    for index in &shuffled(num_samples, seed, crate::sampler::SPLIT_STREAM)[..num_held_out] {
+    let mut held_out = vec![false; num_examples];
+    for index in &shuffled(num_examples, seed, crate::order::SPLIT_STREAM)[..num_held_out] {
         held_out[*index as usize] = true;
     }
-    Ok(samples.parted(&held_out))
+    Ok(examples.parted(&held_out))
 }

@@ -1,4 +1,4 @@
-//! Ids that mean something to sampling and training, wherever a model folder names them.
+//! Special token ids for sampling and training, from all files of a model folder that name them.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ const EOS: &str = "eos_token";
 
 /// What is found.
 pub(crate) struct SpecialIds {
-    /// All that end an answer: those that any file names, and those that the chat template writes after one.
+    /// Every id that ends a completion: those that any file names, and those that the chat template writes there.
     pub eos: Vec<u32>,
     pub pad: Option<u32>,
     /// What is taught as the end of an answer.
@@ -130,7 +130,7 @@ impl Ends {
         }
         let turn_end = files.tokenizer.token_to_id(TURN_END);
         ends.of_turn = written.first().copied().or(turn_end).or(eos_token);
-        // What is taught is obeyed, whoever names it.
+        // The end that is trained always ends a completion.
         ends.add(ends.of_turn.as_slice().to_owned().as_slice(), "`sft`");
         Ok(ends)
     }
@@ -147,7 +147,7 @@ impl Ends {
         }
     }
 
-    /// All ends with their places, where they are not those that transformers obeys.
+    /// All end tokens with their files, where they differ from those that transformers uses.
     fn differ(&self, tokenizer: &tokenizers::Tokenizer) -> Option<String> {
         if self.list.iter().all(|end| self.obeyed.contains(&end.id)) {
             return None;

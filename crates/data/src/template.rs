@@ -1,4 +1,4 @@
-//! What is put round a question before the chat template: VLM-R1's task prompts, or the user's own.
+//! Prompt templates around a question, applied before the chat template: VLM-R1's task prompts, or the user's own.
 
 use std::fs;
 use std::path::Path;

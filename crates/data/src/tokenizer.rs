@@ -1,4 +1,4 @@
-//! A model folder's tokenizer and the ids that mean something to sampling and training.
+//! The tokenizer of a model folder, with the special ids for sampling and training.
 
 use std::path::Path;
 
@@ -91,7 +91,7 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Ids that end an answer, at least one: all that any file names, and those that the chat template writes after an answer.
+    /// Ids that end a completion, at least one: all that any file names, and those that the chat template writes there.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
@@ -101,12 +101,12 @@ impl Tokenizer {
         self.pad_id
     }
 
-    /// Where answers end and who says so, if more ends are obeyed than transformers' `generate` would.
+    /// The end tokens and the files that name them, if there are more than transformers' `generate` would use.
     pub fn ends_differ(&self) -> Option<&str> {
         self.ends_differ.as_deref()
     }
 
-    /// The token that ends an answer in training: what the chat template writes there, else `<|im_end|>`, else the end of sequence.
+    /// The token that ends a completion in training: what the chat template writes there, else `<|im_end|>`, else the end of sequence.
     pub fn end_of_turn_id(&self) -> u32 {
         self.end_of_turn_id
     }

@@ -1,4 +1,4 @@
-//! Other files of a tokenizer beside `tokenizer.json`, which is the one that is read: whether they say the same.
+//! Compares the other files of a tokenizer with `tokenizer.json`, the only one that is read.
 //!
 //! transformers 5.17 takes vocabulary and merges from `tokenizer.json` too, but the added tokens from `added_tokens_decoder` of
 //! `tokenizer_config.json`, where that is there.

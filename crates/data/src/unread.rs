@@ -1,10 +1,10 @@
-//! Keys of a row that nobody reads although they look meant: pictures under another name, a slip of the pen, and what other
-//! trainers' rows say beside question and answer. Columns that mean nothing to anybody but their owner are let be.
+//! Unread keys of a row that look like mistakes: images under another name, typos, and keys of other trainers' rows. Other
+//! extra columns are left alone.
 
 use serde_json::{Map, Value};
 use strsim::osa_distance;
 
-/// Who reads rows, and which of their keys.
+/// The keys that a command reads.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadKeys {
     /// The key that names images.
@@ -21,10 +21,10 @@ impl ReadKeys {
         Self { image: "image", others: &["conversations", "accu_reward_method"], is_asked: true };
 }
 
-/// Why an unread key is worth a word.
+/// Why an unread key is worth a warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
-    /// It holds pictures.
+    /// It holds images.
     Image,
     /// It holds films or sounds.
     OtherMedia,
@@ -34,20 +34,20 @@ pub enum Why {
     Meaning,
 }
 
-/// A key that nobody reads.
+/// A key that is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadKey {
     /// The key, as a path.
     pub key: String,
-    /// Why it is worth a word.
+    /// Why it is worth a warning.
     pub why: Why,
 }
 
-/// Names of pictures, and of what is no picture and may not be dropped either.
+/// Names of images, and of what is no image and may not be dropped either.
 const IMAGES: &str =
     "image images img imgs picture pictures pic pics photo photos screenshot screenshots frames";
 const OTHER_MEDIA: &str = "video videos clip clips audio audios";
-/// Words beside these names that leave them pictures: `image_path`, but not `image_id`.
+/// Words beside these names that leave them images: `image_path`, but not `image_id`.
 const OF_FILES: &str = "path paths file files filename filenames filepath filepaths name names url urls uri uris bytes \
     base b data list input inputs src abs absolute rel relative full local raw left right pil a";
 /// What rows of LLaMA-Factory, ms-swift and TRL say that changes what is to be learned.
@@ -70,7 +70,7 @@ const SYNONYMS: [(&str, &str); 10] = [
     ("response", "completion"),
     ("answer", "solution"),
 ];
-/// Ends of names of picture files.
+/// Ends of names of image files.
 const EXTENSIONS: &str = ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .avif";
 
 /// What a row holds that `read` does not read.
@@ -94,7 +94,7 @@ pub fn unread_keys(columns: &Map<String, Value>, read: &ReadKeys) -> Vec<UnreadK
     unread
 }
 
-/// The first picture, film or sound of a row that is read as one without pictures.
+/// The first image, film or sound of a row that is read as one without images.
 pub fn hidden_media(columns: &Map<String, Value>, read: &ReadKeys) -> Option<UnreadKey> {
     if columns.get(read.image).is_some_and(has_content) {
         return None;
@@ -124,10 +124,10 @@ fn why(
 ) -> Option<Why> {
     match media_of(key, value) {
         Some(Why::Image) if are_shown(value, shown) => return None,
-        // Where on the web the pictures came from that are shown.
+        // Where on the web the images came from that are shown.
         Some(Why::Image) if !shown.is_empty() && are_addresses(value) => return None,
         Some(why) => return Some(why),
-        None if shown.is_empty() && is_picture_file(key, value) => return Some(Why::Image),
+        None if shown.is_empty() && is_image_file(key, value) => return Some(Why::Image),
         None => {}
     }
     let is_missing = |name: &&&str| !columns.get(**name).is_some_and(has_content);
@@ -189,7 +189,7 @@ pub(crate) fn named_media(key: &str) -> Option<Why> {
     None
 }
 
-/// A name of pictures misspelt: `iamge`, `imags`.
+/// A name of images misspelt: `iamge`, `imags`.
 fn is_slip(word: &str) -> bool {
     word.len() >= 4
         && word != "mage"
@@ -243,7 +243,7 @@ fn holds_files(value: &Value) -> bool {
     }
 }
 
-/// Pictures and films in the parts of a chat: `{"type": "image", ...}`, `{"bytes": ..., "path": ...}`.
+/// Images and films in the parts of a chat: `{"type": "image", ...}`, `{"bytes": ..., "path": ...}`.
 fn media_part(value: &Value) -> Option<Why> {
     match value {
         Value::Array(items) => items.iter().filter_map(media_part).min(),
@@ -343,8 +343,8 @@ fn are_addresses(value: &Value) -> bool {
     !names.is_empty() && names.iter().all(is_address)
 }
 
-/// Whether a column of files, `path` or `file_name`, names pictures. An address under `url` may be of anything.
-fn is_picture_file(key: &str, value: &Value) -> bool {
+/// Whether a column of files, `path` or `file_name`, names images. An address under `url` may be of anything.
+fn is_image_file(key: &str, value: &Value) -> bool {
     let words = words(key);
     let is_link = words.iter().all(|word| is_among("url urls uri uris src", word));
     if is_link && are_addresses(value) {
@@ -360,12 +360,12 @@ fn is_picture_file(key: &str, value: &Value) -> bool {
 }
 
 impl UnreadKey {
-    /// What is odd about it, beside the pictures or the text that are read.
+    /// What is odd about it, beside the images or the text that are read.
     pub fn text(&self, read: &ReadKeys) -> String {
         let (key, image) = (&self.key, read.image);
         match self.why {
-            Why::Image => format!("`{key}` holds other pictures than `{image}`, and is not read"),
-            Why::OtherMedia => format!("`{key}` is not read: rows show pictures only"),
+            Why::Image => format!("`{key}` holds other images than `{image}`, and is not read"),
+            Why::OtherMedia => format!("`{key}` is not read: rows show images only"),
             Why::Near(name) => format!("`{key}` is not read, but `{name}` is"),
             Why::Meaning => {
                 format!("`{key}` is not read, though it changes what is asked or taught")
@@ -377,8 +377,8 @@ impl UnreadKey {
     pub fn text_of_blind_row(&self, image: &str) -> String {
         let key = &self.key;
         match self.why {
-            Why::OtherMedia => format!("`{key}` is not read: rows show pictures only"),
-            _ => format!("`{key}` holds pictures but is not read, and there is no `{image}`"),
+            Why::OtherMedia => format!("`{key}` is not read: rows show images only"),
+            _ => format!("`{key}` holds images but is not read, and there is no `{image}`"),
         }
     }
 
@@ -390,8 +390,8 @@ impl UnreadKey {
             false => "",
         };
         match self.why {
-            Why::Image => format!("name the files of all pictures in `{image}`{converted}"),
-            Why::OtherMedia => "leave such rows out, or name pictures of them".to_owned(),
+            Why::Image => format!("name the files of all images in `{image}`{converted}"),
+            Why::OtherMedia => "leave such rows out, or name images of them".to_owned(),
             Why::Near(name) => format!("rename it to `{name}`{converted}"),
             Why::Meaning => "write it into question or answer, or leave such rows out".to_owned(),
         }

@@ -1,4 +1,4 @@
-//! Which keys are told, and which are let be.
+//! Which keys are reported and which are left alone.
 
 use super::*;
 use serde_json::json;
@@ -18,7 +18,7 @@ fn whys(others: Value) -> Vec<(String, Why)> {
 }
 
 #[test]
-fn pictures_under_other_names_are_found() {
+fn images_under_other_names_are_found() {
     for key in [
         "images",
         "Image",
@@ -82,7 +82,7 @@ fn columns_of_the_owner_are_let_be() {
 }
 
 #[test]
-fn beside_pictures_only_others_are_told() {
+fn beside_images_only_others_are_told() {
     let same = json!({"image": "x/a.png", "images": ["a.png"], "image_path": "/data/x/a.png", "file_name": "z.png"});
     assert_eq!(whys(same), []);
     let other =
@@ -141,7 +141,7 @@ fn what_was_meant_by_a_missing_key_is_found() {
     assert_eq!(meant("solution", &row), None);
 }
 
-/// The page or file that a picture came from says nothing against the row.
+/// The page or file that an image came from says nothing against the row.
 #[test]
 fn addresses_on_the_web_are_let_be() {
     let address = "https://farm4.example.com/1234_b.jpg";

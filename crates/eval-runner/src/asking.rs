@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use base::run_folder::ResultFolder;
 use config::EvalConfig;
 use data::Processor;
@@ -57,7 +57,7 @@ pub fn answer(
     let todo = store.todo(evaluation.questions(), samples);
     let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
     let good = evaluation.questions().rows.iter();
-    let good: Arc<[Sample]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
+    let good: Arc<[Example]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
     let runner = Runner::new(Arc::clone(evaluation.processor()), ask_options(evaluation)?);
     let mut sink = FolderSink {
         questions: evaluation.questions(),

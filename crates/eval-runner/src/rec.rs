@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use config::Extractor;
 use data::processor::Processor;
 use data::template::PromptTemplate;
@@ -40,7 +40,7 @@ pub struct RecOptions {
 
 /// Evaluates models of one family on one set of rows.
 pub struct RecEvaluator {
-    samples: Arc<[Sample]>,
+    samples: Arc<[Example]>,
     truths: Vec<BoundingBox>,
     processor: Arc<Processor>,
     reader: BoxReader,
@@ -53,7 +53,7 @@ impl RecEvaluator {
     /// # Errors
     /// No rows, no answers asked for, a row that is not one image with a box.
     pub fn new(
-        samples: &[Sample],
+        samples: &[Example],
         processor: Arc<Processor>,
         options: RecOptions,
     ) -> Result<Self, EvalError> {
@@ -169,7 +169,7 @@ impl Sink for Answers<'_> {
     }
 }
 
-fn image_name(sample: &Sample) -> String {
+fn image_name(sample: &Example) -> String {
     match sample.columns.get("image").and_then(Value::as_str) {
         Some(name) => name.to_owned(),
         None => sample.images[0].display().to_string(),

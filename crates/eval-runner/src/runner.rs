@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use base::{Completion, DrawKey, FinishReason, Sample};
+use base::{Completion, DrawKey, Example, FinishReason};
 use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
 use engine::{Decoding, EngineError, Request, SampleStats, Sampler, SamplingParams};
 use eval::answers::{Answer, Todo};
@@ -89,7 +89,7 @@ impl Runner {
     pub fn run(
         &self,
         model: &dyn VisionLanguageModel,
-        samples: &Arc<[Sample]>,
+        samples: &Arc<[Example]>,
         todo: &[Todo],
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
@@ -130,7 +130,7 @@ impl Runner {
         }
     }
 
-    /// Requests for a few batches, but for no more pictures than fit in memory.
+    /// Requests for a few batches, but for no more images than fit in memory.
     fn chunk(
         &self,
         loader: &mut PromptLoader,
@@ -140,7 +140,7 @@ impl Runner {
     ) -> Result<Vec<Ready>, AskError> {
         let (mut ready, mut answers, mut bytes) = (Vec::new(), 0, 0);
         while answers < 4 * self.options.max_concurrent && bytes < CHUNK_BYTES {
-            // Pictures may take long.
+            // Images may take long.
             if cancel() {
                 let (finished, total) = (0, answers);
                 return Err(EngineError::Cancelled { finished, total }.into());

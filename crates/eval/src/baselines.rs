@@ -1,6 +1,6 @@
-//! What a model that ignores the picture, or looks at the wrong one, would score.
+//! What a model that ignores the image, or looks at the wrong one, would score.
 
-use base::Sample;
+use base::Example;
 use rewards::boxes::{BoundingBox, iou_vlm_r1, parse_solution};
 
 use crate::EvalError;
@@ -12,7 +12,7 @@ const MAX_EDGES: usize = 32;
 ///
 /// # Errors
 /// A row whose solution is no box.
-pub fn true_boxes(samples: &[Sample]) -> Result<Vec<BoundingBox>, EvalError> {
+pub fn true_boxes(samples: &[Example]) -> Result<Vec<BoundingBox>, EvalError> {
     samples
         .iter()
         .map(|sample| {
@@ -45,9 +45,9 @@ pub fn constant_box_ious(answer: BoundingBox, truths: &[BoundingBox]) -> Vec<f64
     truths.iter().map(|&truth| iou_vlm_r1(answer, truth)).collect()
 }
 
-/// The rows with each other's pictures: row `i` gets those of row `i + n / 2`, questions and truths
+/// The rows with each other's images: row `i` gets those of row `i + n / 2`, questions and truths
 /// stay. What a model scores on them owes nothing to what it sees.
-pub fn shuffled_images(samples: &[Sample]) -> Vec<Sample> {
+pub fn shuffled_images(samples: &[Example]) -> Vec<Example> {
     let half = samples.len() / 2;
     let donors = samples.iter().cycle().skip(half);
     samples
@@ -56,7 +56,7 @@ pub fn shuffled_images(samples: &[Sample]) -> Vec<Sample> {
         .map(|(sample, donor)| {
             let mut sample = sample.clone();
             sample.images.clone_from(&donor.images);
-            // The name in results is that of the picture shown.
+            // The name in results is that of the image shown.
             if let Some(name) = donor.columns.get("image") {
                 sample.columns.insert("image".to_owned(), name.clone());
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{Sample, SourceLine};
+use base::{Example, SourceLine};
 use config::{EvalConfig, EvalTask, LabelList};
 use data::coco::{CocoAnnotation, CocoFile, CocoImage, Id, Unplaced};
 use data::convert::detection_question;
@@ -19,7 +19,7 @@ use crate::questions::{Question, Truth};
 /// Files of OVDEval whose prompts name all categories.
 const NAMED_BY_ALL: [&str; 4] = ["coco", "celebrity", "logo", "landmark"];
 
-/// Pictures of another size that are named.
+/// Images of another size that are named.
 const MAX_SHOWN: usize = 3;
 
 /// The labelled boxes of an image.
@@ -241,8 +241,8 @@ impl Reader<'_> {
         let shown: Vec<&str> = shown.map(String::as_str).collect();
         (!shown.is_empty()).then(|| {
             format!(
-                "warning: {}: {} of the pictures have another size than the file says: {}\n\
-                 hint: true boxes fit pictures of the stated size: give the pictures that were annotated",
+                "warning: {}: {} of the images have another size than the file says: {}\n\
+                 hint: true boxes fit images of the stated size: give the images that were annotated",
                 self.file.path.display(),
                 self.other_sizes.len(),
                 shown.join(", ")
@@ -279,7 +279,7 @@ impl Reader<'_> {
         Ok(labels)
     }
 
-    fn sample(&mut self, image: &CocoImage, labels: &[String]) -> Result<Sample, String> {
+    fn sample(&mut self, image: &CocoImage, labels: &[String]) -> Result<Example, String> {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let path = self.folder.resolve(&image.file_name, self.follow_links);
         if let (Ok(path), Some(stated)) = (&path, image.size)
@@ -291,7 +291,7 @@ impl Reader<'_> {
         let Value::Object(columns) = columns else {
             return Err("no row".to_owned());
         };
-        Ok(Sample {
+        Ok(Example {
             source: SourceLine::new(&self.file.path, 0),
             images: vec![path.map_err(|cause| cause.to_string())?],
             problem: detection_question(&labels),
@@ -342,7 +342,7 @@ mod tests {
         read(&file, &config, "val").expect("a file of COCO's form")
     }
 
-    /// The second copy of a picture had no truths left, and all that was found in it counted as false.
+    /// The second copy of an image had no truths left, and all that was found in it counted as false.
     #[test]
     fn what_is_listed_twice_counts_once_and_is_said() {
         let image = |id: u32, name: &str| json!({"id": id, "file_name": name});

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use config::EvalConfig;
 use data::coco::Id;
 use data::convert::asked_labels;
@@ -67,7 +67,7 @@ pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), Eva
 }
 
 /// The true boxes of a row.
-fn truths(sample: &Sample) -> Result<Vec<Object>, String> {
+fn truths(sample: &Example) -> Result<Vec<Object>, String> {
     if sample.images.len() != 1 {
         return Err(format!("expected one image, got {}", sample.images.len()));
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use base::run_folder::ResultFolder;
 use config::{EvalConfig, EvalTask, changed_settings, to_yaml};
 use data::{Processor, PromptTemplate};
@@ -67,7 +67,7 @@ impl Evaluation {
         let patch_size = processor.image_processor().config().patch_size as usize;
         let cache = folder.join("judge_cache");
         let scorer = Scorer::new(config, family, patch_size, cache)?;
-        let check = |sample: &Sample| scorer.check(sample, method_of(task));
+        let check = |sample: &Example| scorer.check(sample, method_of(task));
         let questions = Questions::load(config, &processor, &check)?;
         processor.expect_answers(config.sampling.max_new_tokens.unwrap_or_default());
         // Found out before a model is loaded.

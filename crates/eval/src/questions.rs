@@ -1,8 +1,8 @@
 //! What is asked: the rows of the files, good and bad, in the order in which they are numbered.
 
-use base::{Sample, SourceLine};
+use base::{Example, SourceLine};
 use config::{EvalConfig, EvalTask};
-use data::{DataFiles, Notices, Processor, ReadKeys, RowChecks, is_rows, load_items};
+use data::{DataFiles, Notices, Processor, ReadKeys, RowChecks, is_rows, load_eval_rows};
 use python::random::shuffle;
 use rewards::boxes::{BoundingBox, parse_solution};
 
@@ -29,7 +29,7 @@ pub struct Question {
     /// File and line, or file and image.
     pub place: String,
     /// The row, or what is wrong with it.
-    pub sample: Result<Sample, String>,
+    pub sample: Result<Example, String>,
     /// What is compared with.
     pub truth: Truth,
 }
@@ -54,7 +54,7 @@ impl Questions {
     pub fn load(
         config: &EvalConfig,
         processor: &Processor,
-        check: &dyn Fn(&Sample) -> Result<(), String>,
+        check: &dyn Fn(&Example) -> Result<(), String>,
     ) -> Result<Self, EvalError> {
         let of = |list: &Option<config::ColonList>| list.as_deref().map(str::to_owned);
         let files = DataFiles::from_lists(
@@ -78,10 +78,10 @@ impl Questions {
                 }
                 _ => {
                     let checks = row_checks(config, processor);
-                    let mut look = |sample: &Sample, lost: &[_]| {
+                    let mut look = |sample: &Example, lost: &[_]| {
                         notices.look_at_lost(&sample.source, lost);
                     };
-                    let rows = load_items(file, &checks, &mut look)?.into_iter();
+                    let rows = load_eval_rows(file, &checks, &mut look)?.into_iter();
                     let rows = rows.map(|row| Question::new(row, config, check));
                     let mut rows: Vec<Question> = rows.collect();
                     if let Some(EvalTask::Ovd | EvalTask::OvdEval) = config.questions.task {
@@ -96,7 +96,7 @@ impl Questions {
             rows.truncate(config.questions.limit.unwrap_or(usize::MAX));
             rows.iter_mut().for_each(|row| row.subset = subset);
             for sample in rows.iter().filter_map(|row| row.sample.as_ref().ok()) {
-                notices.look_at_sample(sample, &[]);
+                notices.look_at_example(sample, &[]);
             }
             questions.notes.extend(notices.lines());
             questions.rows.append(&mut rows);
@@ -135,9 +135,9 @@ fn row_checks(config: &EvalConfig, processor: &Processor) -> RowChecks {
 
 impl Question {
     fn new(
-        row: Result<Sample, data::RowError>,
+        row: Result<Example, data::RowError>,
         config: &EvalConfig,
-        check: &dyn Fn(&Sample) -> Result<(), String>,
+        check: &dyn Fn(&Example) -> Result<(), String>,
     ) -> Self {
         let bad = |source: &SourceLine, cause: String| Self {
             subset: 0,
@@ -163,7 +163,7 @@ impl Question {
     }
 }
 
-fn rec_truth(sample: &Sample) -> Result<BoundingBox, String> {
+fn rec_truth(sample: &Example) -> Result<BoundingBox, String> {
     if sample.images.len() != 1 {
         return Err(format!("expected one image, got {}", sample.images.len()));
     }

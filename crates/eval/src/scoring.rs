@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use base::Sample;
+use base::Example;
 use config::{BoxFormat as BoxFlag, EvalConfig, EvalTask, Extractor};
 use rewards::{
     BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, JudgeOptions, OverlongOptions,
@@ -87,7 +87,7 @@ impl Scorer {
     ///
     /// # Errors
     /// Where no answer to it could be scored.
-    pub fn check(&self, sample: &Sample, method: Option<&str>) -> Result<(), String> {
+    pub fn check(&self, sample: &Example, method: Option<&str>) -> Result<(), String> {
         let Rules::Rewards(rewards) = &self.rules else {
             return Ok(());
         };

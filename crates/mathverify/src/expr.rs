@@ -1,4 +1,4 @@
-//! What an answer says: the tree that the parser builds and the comparison walks.
+//! The expression tree that the parser builds and the comparison walks.
 
 use num_bigint::BigInt;
 use num_rational::BigRational;

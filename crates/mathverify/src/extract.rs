@@ -1,5 +1,5 @@
-//! Where in a text the answer stands: after "final answer is", in a box, after "answer", or the
-//! last LaTeX or number.
+//! Finds the answer in a text: after "final answer is", in a box, after "answer", or the last LaTeX
+//! or number.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -37,7 +37,7 @@ impl Answer {
     }
 }
 
-/// Candidates of one rank that are read before the next rank is tried.
+/// Candidates of one rank that are parsed before the next rank is tried.
 const MAX_TRIES: usize = 24;
 
 /// Occurrences of "answer" that are looked at, from the end.

@@ -1,4 +1,4 @@
-//! How much may be calculated for one comparison.
+//! The budget of arithmetic for one comparison.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ const FOR_A_COMPARISON: u64 = 5_000_000;
 /// For the ends of intervals, which are ordered while an answer is read.
 const FOR_READING: u64 = 500_000;
 
-/// Work that is left; beyond it an expression has no value.
+/// The budget left; without any an expression has no value.
 pub(crate) struct Work(Cell<u64>);
 
 impl Work {
@@ -23,7 +23,7 @@ impl Work {
         Self(Cell::new(FOR_READING))
     }
 
-    /// Takes off `cost`; nothing where that is more than is left.
+    /// Spends `cost`; `None` where that is more than is left.
     pub(crate) fn spend(&self, cost: u64) -> Option<()> {
         let left = self.0.get().checked_sub(cost);
         self.0.set(left.unwrap_or(0));

@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use report::training::MetricsRow;
 use report::{
-    Body, CaptionLine, Colour, EncodedImage, IntervalChart, IntervalRow, KeyFigure, LabelledBox,
-    LineChart, Picture, Report, Section, Series, Table, mean_interval, reward_curve,
+    AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, IntervalChart, IntervalRow, KeyFigure,
+    LabelledBox, LineChart, Report, Section, Series, Table, mean_interval, reward_curve,
     training_charts, write_svg,
 };
 use serde_json::json;
@@ -46,7 +46,7 @@ fn metrics(noise: &mut Noise) -> Vec<MetricsRow> {
         .collect()
 }
 
-fn picture(noise: &mut Noise, index: usize) -> Result<Picture, Box<dyn Error>> {
+fn image(noise: &mut Noise, index: usize) -> Result<AnnotatedImage, Box<dyn Error>> {
     let (side, colours) = (64usize, [[214, 64, 60], [52, 120, 210], [240, 200, 70], [70, 160, 90]]);
     let mut pixels = vec![235u8; side * side * 3];
     let truth = [noise.below(5), noise.below(5)].map(|cell| f64::from(cell * 8));
@@ -72,7 +72,7 @@ fn picture(noise: &mut Noise, index: usize) -> Result<Picture, Box<dyn Error>> {
         ("SFT", Colour::Orange, sft, "0.31"),
         ("GRPO", Colour::Blue, grpo, "0.78"),
     ];
-    Ok(Picture {
+    Ok(AnnotatedImage {
         image: EncodedImage::from_rgb(64, 64, &pixels)?,
         boxes: drawn
             .iter()
@@ -109,7 +109,7 @@ fn scores(noise: &mut Noise) -> Result<(Table, IntervalChart), Box<dyn Error>> {
     };
     for (label, mean, colour) in [
         ("best constant box", 0.14, Colour::Grey),
-        ("end, pictures shuffled", 0.17, Colour::Grey),
+        ("end, images shuffled", 0.17, Colour::Grey),
         ("start (SFT)", 0.24, Colour::Orange),
         ("further SFT", 0.27, Colour::Purple),
         ("end (GRPO)", 0.46, Colour::Blue),
@@ -162,7 +162,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut noise = Noise(ChaCha8Rng::seed_from_u64(7));
     let rows = metrics(&mut noise);
     let (table, intervals) = scores(&mut noise)?;
-    let pictures = (0..12).map(|index| picture(&mut noise, index)).collect::<Result<_, _>>()?;
+    let images = (0..12).map(|index| image(&mut noise, index)).collect::<Result<_, _>>()?;
     let figure = |label: &str, value: &str, note: &str| KeyFigure {
         label: label.to_owned(),
         value: value.to_owned(),
@@ -182,7 +182,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             section("The same in numbers", "", Body::Table(table)),
             section("Training", "One point for each step of GRPO.", Body::Charts(training_charts(&rows, Some("IoU reward")))),
             section("Seeds", "", Body::Charts(vec![three_seeds(&mut noise)])),
-            section("Held-out scenes", "Twelve scenes drawn before training; numbers on the right are IoUs.", Body::Pictures(pictures)),
+            section("Held-out scenes", "Twelve scenes drawn before training; numbers on the right are IoUs.", Body::Images(images)),
             section("Settings", "", Body::Code("num_generations: 8\nbeta: 0.04\nlearning_rate: 1.0e-4".to_owned())),
         ],
     };

@@ -1,4 +1,4 @@
-//! Base64 (RFC 4648, section 4, with padding), for pictures inside the page.
+//! Base64 (RFC 4648, section 4, with padding), for images inside the page.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

@@ -1,4 +1,4 @@
-//! What can go wrong while a report is made.
+//! Errors of reports.
 
 use std::path::PathBuf;
 
@@ -45,14 +45,14 @@ pub enum ReportError {
         /// Number of values after.
         after: usize,
     },
-    /// Bytes that are no picture, or pixels that do not fill one.
-    #[error("picture: {source}")]
-    Picture {
+    /// Bytes that are no image, or pixels that do not fill one.
+    #[error("image: {source}")]
+    Image {
         /// What the decoder or encoder said.
         source: image::ImageError,
     },
     /// A number of bytes that does not make `width * height` RGB pixels.
-    #[error("picture of {width} x {height}: got {got} bytes, expected three for each pixel")]
+    #[error("image of {width} x {height}: got {got} bytes, expected three for each pixel")]
     PixelCount {
         /// Width, px.
         width: u32,

@@ -1,4 +1,4 @@
-//! How values are spread: counts in bins of equal width, and their bars as SVG.
+//! Histograms: counts in bins of equal width, and their bars as SVG.
 
 use std::fmt::Write;
 

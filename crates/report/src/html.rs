@@ -1,11 +1,11 @@
-//! The report: one HTML file with its style, charts and pictures inside.
+//! The report: one HTML file with its style, charts and images inside.
 
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::annotated_image::{AnnotatedImage, CaptionLine};
 use crate::error::ReportError;
 use crate::intervals::IntervalChart;
-use crate::picture::{CaptionLine, Picture};
 use crate::svg::{CHART_CSS, LineChart, Target, escaped};
 use crate::write::write_whole;
 
@@ -62,8 +62,8 @@ pub enum Body {
     Charts(Vec<LineChart>),
     /// Scores with intervals.
     Intervals(Vec<IntervalChart>),
-    /// Pictures with boxes and captions.
-    Pictures(Vec<Picture>),
+    /// Images with boxes and captions.
+    Images(Vec<AnnotatedImage>),
 }
 
 /// Rows and columns of text. A column of numbers is set flush right.
@@ -145,9 +145,9 @@ fn write_body(html: &mut String, body: &Body) {
         Body::Intervals(charts) => {
             write_charts(html, "card wide", charts.iter().map(|chart| chart.svg(Target::Inline)));
         }
-        Body::Pictures(pictures) => {
+        Body::Images(images) => {
             html.push_str("<div class=\"pictures\">\n");
-            pictures.iter().for_each(|p| write_picture(html, p));
+            images.iter().for_each(|p| write_image(html, p));
             html.push_str("</div>\n");
         }
     }
@@ -214,14 +214,14 @@ fn is_numeric(cell: &str) -> bool {
     cell.is_empty() || cell == "\u{2013}" || digits.starts_with(|c: char| c.is_ascii_digit())
 }
 
-fn write_picture(html: &mut String, picture: &Picture) {
+fn write_image(html: &mut String, image: &AnnotatedImage) {
     let _ = writeln!(
         html,
         "<figure class=\"card\">{}\n<figcaption><div class=\"title\">{}</div>",
-        picture.svg(),
-        escaped(&picture.title)
+        image.svg(),
+        escaped(&image.title)
     );
-    for line in &picture.lines {
+    for line in &image.lines {
         write_caption_line(html, line);
     }
     html.push_str("</figcaption></figure>\n");

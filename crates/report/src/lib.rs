@@ -1,27 +1,27 @@
-//! What a run looks like: curves, drawn boxes, intervals, and one HTML file that holds them all.
+//! Reports of runs: curves, drawn boxes, intervals, and HTML pages that hold them.
 //!
-//! A [`Report`] is self-contained: no script, no style, font or picture from elsewhere. It follows
+//! A [`Report`] is self-contained: no script, no style, font or image from elsewhere. It follows
 //! the reader's light or dark setting. [`training`] turns `metrics.jsonl` into curves, and
 //! [`write_svg`] writes one curve as a file of its own.
 
+pub mod annotated_image;
 mod axis;
 mod base64;
 mod error;
 pub mod histogram;
 pub mod html;
 pub mod intervals;
-pub mod picture;
 pub mod scored;
 pub mod stats;
 pub mod svg;
 pub mod training;
 mod write;
 
+pub use annotated_image::{AnnotatedImage, CaptionLine, EncodedImage, LabelledBox};
 pub use error::ReportError;
 pub use histogram::{Histogram, HistogramChart};
 pub use html::{Body, KeyFigure, Report, Section, Table};
 pub use intervals::{IntervalChart, IntervalRow};
-pub use picture::{CaptionLine, EncodedImage, LabelledBox, Picture};
 pub use scored::{Passage, ScoreLine, ScoredPage, ScoredRow, Tone};
 pub use stats::{Interval, mean_interval, paired_difference_interval, resampled};
 pub use svg::{Colour, LineChart, Series, Target};

@@ -1,14 +1,14 @@
-//! The page of scored answers: histograms, then for each row the picture with its boxes beside the
+//! The page of scored answers: histograms, then for each row the image with its boxes beside the
 //! text and the scores, with a filter and an order. All texts come from models and data: every one is
 //! escaped.
 
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::annotated_image::AnnotatedImage;
 use crate::error::ReportError;
 use crate::histogram::HistogramChart;
 use crate::html::{KeyFigure, PAGE_CSS, paragraph, write_figures};
-use crate::picture::Picture;
 use crate::svg::{CHART_CSS, Colour, Target, escaped};
 use crate::write::write_whole;
 
@@ -45,10 +45,10 @@ pub struct ScoredPage {
 pub struct ScoredRow {
     /// Where the row stands, and what else identifies it.
     pub place: String,
-    /// Pictures; boxes are drawn on those that have some.
-    pub pictures: Vec<Picture>,
-    /// Why a picture is missing; may be empty.
-    pub picture_note: String,
+    /// Images; boxes are drawn on those that have some.
+    pub pictures: Vec<AnnotatedImage>,
+    /// Why an image is missing; may be empty.
+    pub image_note: String,
     /// What was asked.
     pub question: String,
     /// What was answered, in passages.
@@ -179,7 +179,7 @@ impl ScoredPage {
             let _ = write!(html, " data-tags=\"{}\"", tags.join(" "));
         }
         html.push_str(">\n<div class=\"seen\">");
-        row.write_pictures(html, &self.legend);
+        row.write_images(html, &self.legend);
         let _ = write!(
             html,
             "</div>\n<div class=\"said\"><header><span class=\"place\">{}</span>\
@@ -203,15 +203,15 @@ impl ScoredPage {
 }
 
 impl ScoredRow {
-    fn write_pictures(&self, html: &mut String, legend: &[(Colour, String)]) {
-        for picture in &self.pictures {
-            html.push_str(&picture.svg());
-            if picture.boxes.is_empty() {
+    fn write_images(&self, html: &mut String, legend: &[(Colour, String)]) {
+        for image in &self.pictures {
+            html.push_str(&image.svg());
+            if image.boxes.is_empty() {
                 continue;
             }
             html.push_str("<div class=\"legend\">");
             for (colour, name) in legend {
-                let count = picture.boxes.iter().filter(|b| b.colour == *colour);
+                let count = image.boxes.iter().filter(|b| b.colour == *colour);
                 let _ = write!(
                     html,
                     "<span><i style=\"background:{}\"></i>{}: {}</span>",
@@ -222,7 +222,7 @@ impl ScoredRow {
             }
             html.push_str("</div>");
         }
-        paragraph(html, "missing", &self.picture_note);
+        paragraph(html, "missing", &self.image_note);
     }
 
     fn write_completion(&self, html: &mut String) {
@@ -276,13 +276,13 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::annotated_image::{EncodedImage, LabelledBox};
     use crate::histogram::Histogram;
-    use crate::picture::{EncodedImage, LabelledBox};
 
     const EVIL: &str = "</script><script>alert(1)</script><img src=x onerror=\"a\">'";
 
     fn page() -> ScoredPage {
-        let picture = Picture {
+        let image = AnnotatedImage {
             image: EncodedImage::from_rgb(4, 2, &[128; 24]).expect("pixels"),
             boxes: vec![LabelledBox {
                 label: EVIL.to_owned(),
@@ -313,8 +313,8 @@ mod tests {
             note: EVIL.to_owned(),
             rows: vec![ScoredRow {
                 place: EVIL.to_owned(),
-                pictures: vec![picture],
-                picture_note: EVIL.to_owned(),
+                pictures: vec![image],
+                image_note: EVIL.to_owned(),
                 question: EVIL.to_owned(),
                 completion: vec![
                     passage(Tone::Speaker),

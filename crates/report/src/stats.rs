@@ -1,4 +1,4 @@
-//! Means with the interval that resampling gives them.
+//! Means with bootstrap intervals.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Files that are whole or not there.
+//! Atomic writes.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Answer tags and text cleaning, with Python's idea of white space.
+//! Answer tags and text cleaning, with Python's definition of white space.
 
 use python::text::{is_space, strip};
 

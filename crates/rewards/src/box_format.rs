@@ -1,4 +1,4 @@
-//! In which units boxes are given, and the one conversion between them.
+//! Units of boxes, and the conversion between them.
 //!
 //! A box is compared with a true one in the units of the solution; where those are shares of the
 //! image, in its pixels, because VLM-R1's IoU counts pixels.

@@ -1,4 +1,4 @@
-//! Whether the rewards of a run compare boxes where its task is to find one.
+//! Warns if the task is to find a box and no reward compares boxes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! `mcq` and `yes_no`: which letter, or which of the two words, an answer means.
+//! The methods `mcq` and `yes_no`: the letter, or the word, that a completion chooses.
 
 use std::sync::LazyLock;
 

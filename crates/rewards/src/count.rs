@@ -1,4 +1,4 @@
-//! The reward `count`: how many there are.
+//! The reward `count`: whether the completion states the right number.
 
 use std::sync::LazyLock;
 

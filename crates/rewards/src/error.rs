@@ -1,4 +1,4 @@
-//! What can go wrong between a row and its reward.
+//! Errors of rewards.
 
 use thiserror::Error;
 
@@ -84,7 +84,7 @@ pub enum RewardError {
         /// Number of rewards.
         rewards: usize,
     },
-    /// A weight is NaN, infinite or larger than can be reckoned with.
+    /// A weight is NaN, infinite or too large.
     #[error(
         "weight of reward `{reward}`: got {weight:e}, expected a number of at most {MAX_SIZE:e} in size"
     )]

@@ -1,4 +1,4 @@
-//! Why a row scored as it did.
+//! Explanations of scores.
 
 use serde_json::{Value, json};
 
@@ -75,11 +75,11 @@ impl Explanation {
     }
 }
 
-/// Notes that are taken on a row while it is scored; where nobody reads them, none are.
+/// Collects the explanation of a row while it is scored, or nothing.
 pub(crate) struct Notes<'a>(Option<&'a mut Explanation>);
 
 impl<'a> Notes<'a> {
-    /// Nobody reads them.
+    /// No explanation is wanted.
     pub(crate) fn none() -> Self {
         Self(None)
     }

@@ -7,7 +7,7 @@ use crate::choice;
 use crate::detection;
 use crate::error::{RewardError, nearest_and_known, shortened};
 use crate::explain::{Explanation, Notes};
-use crate::form::Form;
+use crate::format_pattern::FormatPattern;
 use crate::registry::{Reward, RewardInput, accuracy_methods};
 use crate::text;
 use crate::verdict::Verdict;
@@ -135,8 +135,8 @@ impl Reward for Accuracy {
 /// 1 where the whole completion is `<think>...</think>`, white space, `<answer>...</answer>`.
 pub(crate) struct Format;
 
-static WHOLE: LazyLock<Form> = LazyLock::new(|| {
-    Form::new(&[
+static WHOLE: LazyLock<FormatPattern> = LazyLock::new(|| {
+    FormatPattern::new(&[
         (r"\A<think>", "no `<think>` at the start"),
         (".*?</think>", "no `</think>`"),
         ("SPACES<answer>", "no `<answer>` right after `</think>`"),

@@ -1,4 +1,4 @@
-//! Rewards of grounding beyond VLM-R1's: one true box, and an answer that names a box, a point or a
+//! Grounding rewards beyond VLM-R1's: one true box, and a completion that gives a box, a point or a
 //! click.
 //!
 //! | reward | of the first answer | score |

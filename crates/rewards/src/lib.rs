@@ -1,4 +1,4 @@
-//! Rewards by rule: what an answer is worth, given the true one.
+//! Rewards: scores of completions, given the true answers.
 //!
 //! [`RewardSet`] is built from the names of `--reward_funcs` and scores rows; [`boxes`] holds the
 //! box arithmetic and the extractors that evaluation shares. Semantics are those of VLM-R1
@@ -14,7 +14,7 @@ mod count;
 pub mod detection;
 mod error;
 mod explain;
-mod form;
+mod format_pattern;
 mod generic;
 pub mod grounding;
 mod json_repair;

@@ -20,7 +20,7 @@ use crate::boxes::{
 };
 use crate::error::{RewardError, shortened};
 use crate::explain::{Explanation, FoundBox, MatchedBoxes};
-use crate::form::Form;
+use crate::format_pattern::FormatPattern;
 use crate::registry::{Reward, RewardInput};
 use config::Family;
 
@@ -146,23 +146,23 @@ const LAZY_DECIMAL_BOX: [(&str, &str); 1] = [(".*?NUMBERS", DECIMAL_BOX[0].1)];
 const BRACES_CLOSE: [(&str, &str); 1] = [(r".*\}", "no `}` after the box")];
 const CLOSE: [(&str, &str); 1] = [(".*?</answer>", "no `</answer>` after it")];
 
-static QWEN: LazyLock<[Form; 2]> = LazyLock::new(|| {
+static QWEN: LazyLock<[FormatPattern; 2]> = LazyLock::new(|| {
     [&BOX, &DECIMAL_BOX].map(|bracket| {
         let links = [&THOUGHT[..], &IN_BRACES, bracket, &BRACES_CLOSE, &CLOSE];
-        Form::new(&links.concat())
+        FormatPattern::new(&links.concat())
     })
 });
-static INTERNVL: LazyLock<[Form; 2]> = LazyLock::new(|| {
+static INTERNVL: LazyLock<[FormatPattern; 2]> = LazyLock::new(|| {
     [&LAZY_BOX, &LAZY_DECIMAL_BOX]
-        .map(|bracket| Form::new(&[&THOUGHT[..], bracket, &CLOSE].concat()))
+        .map(|bracket| FormatPattern::new(&[&THOUGHT[..], bracket, &CLOSE].concat()))
 });
-static GLM: LazyLock<Form> = LazyLock::new(|| {
+static GLM: LazyLock<FormatPattern> = LazyLock::new(|| {
     let links = [THOUGHT[0], (".*?<answer>", "no `<answer>` after `<think>`")];
-    Form::new(&[&links[..], &CLOSE].concat())
+    FormatPattern::new(&[&links[..], &CLOSE].concat())
 });
 
 impl RecFormat {
-    fn form(&self) -> &'static Form {
+    fn pattern(&self) -> &'static FormatPattern {
         let index = usize::from(self.has_decimals);
         match self.family {
             Family::Qwen2_5Vl => &QWEN[index],
@@ -178,12 +178,12 @@ impl Reward for RecFormat {
     }
 
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        let form = self.form();
-        let scores = rows.iter().map(|row| Some(form.score(row.completion)));
+        let pattern = self.pattern();
+        let scores = rows.iter().map(|row| Some(pattern.score(row.completion)));
         Ok(scores.collect())
     }
 
     fn explain(&self, row: &RewardInput<'_>) -> Result<Option<Explanation>, RewardError> {
-        Ok(Some(self.form().explained(row.completion)))
+        Ok(Some(self.pattern().explained(row.completion)))
     }
 }

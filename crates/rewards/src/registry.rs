@@ -49,7 +49,7 @@ pub struct RewardInput<'a> {
 }
 
 impl<'a> RewardInput<'a> {
-    /// A row of which no more is known: other fields are empty.
+    /// A row with all other fields empty.
     pub fn new(completion: &'a str, solution: &'a str, columns: &'a Map<String, Value>) -> Self {
         Self {
             completion,
@@ -78,7 +78,7 @@ pub trait Reward: Send + Sync {
     /// Where a row lacks what the reward needs. A bad completion is never an error: it scores low.
     fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError>;
 
-    /// Hears that a step, or what was asked for at once, has been scored whole.
+    /// Called when a step, or one request, has been scored completely.
     ///
     /// # Errors
     /// Where only the whole shows that the scores are worth nothing.
@@ -86,12 +86,12 @@ pub trait Reward: Send + Sync {
         Ok(())
     }
 
-    /// What happened so far beside the scores, as names and counts: metrics show them.
+    /// Counters beside the scores, for the metrics.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
 
-    /// How large a score may be; a larger one ends the run. Advantages square scores.
+    /// Largest size of a score; a larger one ends the run, because advantages square scores.
     fn max_size(&self) -> f64 {
         MAX_SIZE
     }
@@ -108,7 +108,7 @@ pub trait Reward: Send + Sync {
         if self.is_by_row() { RewardBatch::Completion } else { RewardBatch::Step }
     }
 
-    /// Why [`Reward::score`] says of a row what it says; none where there is nothing to tell.
+    /// Explains the score of a row; `None` where there is nothing to explain.
     ///
     /// # Errors
     /// As [`Reward::score`]; rows in them count from 0, this one being 0.
@@ -199,7 +199,7 @@ impl RewardOptions {
     }
 }
 
-/// What each reward said and what it sums to.
+/// The scores of each reward and their weighted sum.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// `[rewards][rows]`, unweighted; `None` where a reward does not apply.

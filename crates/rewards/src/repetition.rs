@@ -1,4 +1,4 @@
-//! The reward `repetition` of VLM-R1: a penalty for saying the same again.
+//! The reward `repetition` of VLM-R1: a penalty for repeated items or 6-grams.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! How alike two texts are: python-Levenshtein's `ratio`.
+//! Similarity of two texts: python-Levenshtein's `ratio`.
 
 use std::collections::HashMap;
 

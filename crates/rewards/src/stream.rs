@@ -1,4 +1,4 @@
-//! Scoring the completions of a step while others are still being sampled, each reward on a thread of its own.
+//! Scores completions while others are still being sampled, one thread per reward.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, ScopedJoinHandle};
@@ -20,7 +20,7 @@ pub struct StepSize {
 /// A reward's thread, and in the end its scores.
 type Listening<'s> = ScopedJoinHandle<'s, Result<Vec<Option<f64>>, RewardError>>;
 
-/// Whom [`RewardSet::score_while`] lets know of rows.
+/// The threads of the rewards, which [`RewardSet::score_while`] tells of finished rows.
 pub struct ScoringQueue<'a, 's> {
     senders: Vec<Sender<usize>>,
     threads: &'a [Listening<'s>],
@@ -30,12 +30,12 @@ impl ScoringQueue<'_, '_> {
     /// The row at `index` is known from now on. Each row is told of once.
     pub fn push(&self, index: usize) {
         for sender in &self.senders {
-            // Nobody listens where the reward has failed: its error comes at the end.
+            // The thread of a failed reward is gone: its error is returned at the end.
             let _ = sender.send(index);
         }
     }
 
-    /// Whether a reward has failed, so that all further work is in vain.
+    /// Whether a reward has failed, so that further work is useless.
     pub fn has_failed(&self) -> bool {
         // Until all rows are told, only a failure ends a thread.
         self.threads.iter().any(ScopedJoinHandle::is_finished)

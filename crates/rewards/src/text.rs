@@ -58,7 +58,7 @@ pub(crate) fn all_match<'a>(completion: &'a str, solution: &'a str) -> Verdict<'
     Verdict { answer: answer.into(), truth: truth.into(), rule }
 }
 
-/// Whether the texts are the same float; nothing where one is no float.
+/// Whether the texts are the same float; `None` where one is no float.
 fn equal_floats(answer: &str, truth: &str) -> Option<bool> {
     // The truth first: it is the shorter one.
     let truth = float(truth)?;

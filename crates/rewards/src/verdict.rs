@@ -1,4 +1,4 @@
-//! What decided between two texts: a score is made of it, and so is its explanation.
+//! The result of comparing two texts, from which score and explanation are made.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! What the demo and the experiments learn on: drawn scenes whose boxes are known exactly, and a tiny
-//! Qwen2.5-VL with a tokenizer of its own. No libtorch: both are files.
+//! Model and data of the demo and the experiments: drawn scenes with exact boxes, and a tiny
+//! Qwen2.5-VL with its own tokenizer. Both are written as files, without libtorch.
 
 pub mod model;
 pub mod scenes;

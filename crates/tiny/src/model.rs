@@ -35,7 +35,7 @@ pub struct ModelShape {
     pub vision_width: i64,
     /// Channels of its MLP.
     pub vision_mlp: i64,
-    /// Blocks of the vision tower: all but the last see a window, the last the whole picture.
+    /// Blocks of the vision tower: all but the last see a window, the last the whole image.
     pub vision_blocks: usize,
     /// Heads of the vision tower.
     pub vision_heads: i64,
@@ -61,7 +61,7 @@ const WINDOW_PX: u32 = 32;
 /// Of a token's rotary frequencies, how many in 16 turn with time, height and width.
 const MROPE_SIXTEENTHS: [i64; 3] = [4, 6, 6];
 /// Base of the rotary frequencies. Qwen's million is for thousands of tokens: over the four by four
-/// tokens of a picture its height and width would hardly turn at all.
+/// tokens of an image its height and width would hardly turn at all.
 const ROPE_THETA: f64 = 100.0;
 
 /// Writes a whole model folder: configuration, tokenizer, settings and weights.

@@ -1,13 +1,13 @@
 //! Scenes of simple shapes whose boxes are known exactly, and expressions that name one of them.
 //!
 //! Box edges lie on a grid of [`GRID_PX`], so that a coordinate is one of few numbers; shapes of a
-//! scene never touch and differ in colour or kind. What is asked of them is their users' duty.
+//! scene never touch and differ in colour or kind. The questions about them are made elsewhere.
 
 use image::{Rgb, RgbImage};
 use rand::{Rng, RngExt};
 
-/// Side of a picture, px.
-pub const PICTURE_PX: u32 = 64;
+/// Side of an image, px.
+pub const IMAGE_PX: u32 = 64;
 /// Box edges are multiples of this, px.
 pub const GRID_PX: u32 = 8;
 /// Sides a shape may have, px.
@@ -110,7 +110,7 @@ pub struct Shape {
 impl Shape {
     fn draw(rng: &mut impl Rng) -> Self {
         let side = SIDES_PX[rng.random_range(0..SIDES_PX.len())];
-        let cells = (PICTURE_PX - side) / GRID_PX;
+        let cells = (IMAGE_PX - side) / GRID_PX;
         let x1 = rng.random_range(0..=cells) * GRID_PX;
         let y1 = rng.random_range(0..=cells) * GRID_PX;
         Self {
@@ -142,7 +142,7 @@ impl Shape {
     }
 }
 
-/// By what an expression finds its shape.
+/// How an expression names its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Clue {
     /// Colour and kind, or one of them where it is enough.
@@ -206,20 +206,20 @@ impl Scene {
         })
     }
 
-    /// The picture, [`PICTURE_PX`] on each side.
+    /// The image, [`IMAGE_PX`] on each side.
     pub fn render(&self) -> RgbImage {
-        let mut picture = RgbImage::from_pixel(PICTURE_PX, PICTURE_PX, BACKGROUND);
+        let mut image = RgbImage::from_pixel(IMAGE_PX, IMAGE_PX, BACKGROUND);
         for shape in &self.shapes {
             let [x1, y1, x2, y2] = shape.bbox;
             let side = f64::from(shape.side());
             for (x, y) in (y1..y2).flat_map(|y| (x1..x2).map(move |x| (x, y))) {
                 let (u, v) = (f64::from(x - x1) + 0.5, f64::from(y - y1) + 0.5);
                 if shape.kind.contains(u / side, v / side) {
-                    picture.put_pixel(x, y, shape.colour.rgb());
+                    image.put_pixel(x, y, shape.colour.rgb());
                 }
             }
         }
-        picture
+        image
     }
 
     /// All expressions, each of which fits one shape and no other.
@@ -290,10 +290,10 @@ mod tests {
     #[test]
     fn boxes_are_exact() {
         for scene in scenes(200) {
-            let picture = scene.render();
+            let image = scene.render();
             for shape in &scene.shapes {
-                assert!(shape.bbox.iter().all(|edge| edge % GRID_PX == 0 && *edge <= PICTURE_PX));
-                let inside: Vec<(u32, u32)> = picture
+                assert!(shape.bbox.iter().all(|edge| edge % GRID_PX == 0 && *edge <= IMAGE_PX));
+                let inside: Vec<(u32, u32)> = image
                     .enumerate_pixels()
                     .filter(|&(x, y, p)| {
                         let [x1, y1, x2, y2] = shape.bbox;
@@ -315,7 +315,7 @@ mod tests {
                     assert!(edge.abs_diff(known) <= slack, "{shape:?}: {tight:?}");
                 }
             }
-            let painted = picture.pixels().filter(|p| **p != BACKGROUND).count() as u32;
+            let painted = image.pixels().filter(|p| **p != BACKGROUND).count() as u32;
             let most: u32 = scene.shapes.iter().map(|s| s.side().pow(2)).sum();
             assert!(painted <= most && painted * 3 > most, "{painted} of {most}");
         }

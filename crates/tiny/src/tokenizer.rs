@@ -16,7 +16,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, TokenizerBuilder};
 
-use crate::scenes::PICTURE_PX;
+use crate::scenes::IMAGE_PX;
 
 /// Side of an image patch, px.
 pub const PATCH_SIZE: u32 = 8;
@@ -151,12 +151,12 @@ fn corpus(words: &Words) -> Vec<String> {
     let mut lines: Vec<String> =
         [SYSTEM, "system\n", "user\n", "assistant\n"].map(str::to_owned).into();
     lines.extend(words.texts.iter().cloned());
-    lines.extend((0..=PICTURE_PX).map(|number| format!("[{number}, {number}]")));
+    lines.extend((0..=IMAGE_PX).map(|number| format!("[{number}, {number}]")));
     lines
 }
 
 fn write_settings(folder: &Path, ids: &TokenIds) -> Result<()> {
-    let pixels = u64::from(PICTURE_PX).pow(2);
+    let pixels = u64::from(IMAGE_PX).pow(2);
     let files: [(&str, Value); 4] = [
         // Where processors of transformers look, as in the hub's folders.
         ("chat_template.json", json!({"chat_template": CHAT_TEMPLATE})),

@@ -324,7 +324,7 @@ mod tests {
             finish_reason: FinishReason::Length,
         };
         RolloutGroup {
-            sample_index: 0,
+            example_index: 0,
             prompt: Prompt {
                 ids: vec![5, model.image_token_id(), 6, 7],
                 images: vec![Arc::new(image)],

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use base::{Completion, FinishReason, Prompt, Sample};
+use base::{Completion, Example, FinishReason, Prompt};
 use data::Processor;
 use rewards::{RewardError, RewardInput};
 
@@ -19,7 +19,7 @@ pub(crate) struct RewardInbox<'a> {
 
 /// A prompt's part of a reward input.
 struct PromptRecord<'a> {
-    sample: &'a Sample,
+    sample: &'a Example,
     source: String,
     image_sizes: Vec<[u32; 2]>,
     image_grid_thw: Vec<[usize; 3]>,
@@ -34,7 +34,7 @@ struct Decoded {
 impl<'a> RewardInbox<'a> {
     pub fn new(
         prompts: &[(usize, Prompt)],
-        samples: &'a [Sample],
+        samples: &'a [Example],
         group_size: usize,
         step: u64,
     ) -> Self {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::{Completion, DrawKey, PreparedImage, Prompt, RolloutGroup, Sample};
+use base::{Completion, DrawKey, Example, PreparedImage, Prompt, RolloutGroup};
 use config::GrpoConfig;
 use data::Processor;
 use engine::{Decoding, EngineError, Request, Sampler, SamplingParams};
@@ -79,8 +79,8 @@ pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
 /// How groups are scored.
 pub(crate) struct Scoring<'a> {
     pub rewards: &'a RewardSet,
-    /// The sample of each prompt.
-    pub samples: &'a [Sample],
+    /// The example of each prompt.
+    pub examples: &'a [Example],
     pub processor: &'a Processor,
     /// The step that rewards get.
     pub step: u64,
@@ -104,7 +104,7 @@ pub(crate) fn roll_out(
     cancel: &dyn Fn() -> bool,
 ) -> Result<Rollout, TrainError> {
     let group = sampling.num_completions;
-    let inbox = RewardInbox::new(&prompts, scoring.samples, group, scoring.step);
+    let inbox = RewardInbox::new(&prompts, scoring.examples, group, scoring.step);
     let size = StepSize { rows: inbox.num_completions(), group };
     let start = Instant::now();
     let sample = |queue: &ScoringQueue<'_, '_>| {
@@ -198,7 +198,7 @@ fn grouped(
     let mut start = 0;
     let groups = prompts.into_iter().zip(texts);
     groups
-        .map(|((sample_index, prompt), texts)| {
+        .map(|((example_index, prompt), texts)| {
             let range = start..start + texts.len();
             start = range.end;
             let rewards = scores.total[range.clone()].to_vec();
@@ -206,7 +206,7 @@ fn grouped(
             ScoredGroup {
                 per_reward: per_reward.map(|each| each[range.clone()].to_vec()).collect(),
                 group: RolloutGroup {
-                    sample_index,
+                    example_index,
                     prompt,
                     completions: completions.by_ref().take(texts.len()).collect(),
                     advantages: grpo::advantages(&rewards),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use base::run_folder::LoggedGroup;
-use base::{Completion, FinishReason, PreparedImage, Sample};
+use base::{Completion, Example, FinishReason, PreparedImage};
 use rewards::RewardSet;
 use serde_json::{Map, Value, json};
 
@@ -14,14 +14,14 @@ use crate::rollout::ScoredGroup;
 /// The groups of a step.
 pub(crate) fn logged_groups(
     groups: &[ScoredGroup],
-    samples: &[Sample],
+    examples: &[Example],
     rewards: &RewardSet,
     step: u64,
 ) -> Vec<LoggedGroup> {
-    let groups = groups.iter().zip(samples).enumerate();
-    let logged = groups.map(|(index, (scored, sample))| LoggedGroup {
-        completions: rows(scored, sample, rewards, (step, index)),
-        summary: summary(scored, sample),
+    let groups = groups.iter().zip(examples).enumerate();
+    let logged = groups.map(|(index, (scored, example))| LoggedGroup {
+        completions: rows(scored, example, rewards, (step, index)),
+        summary: summary(scored, example),
     });
     logged.collect()
 }
@@ -29,7 +29,7 @@ pub(crate) fn logged_groups(
 /// A row of each completion; `place` is step and group.
 fn rows(
     scored: &ScoredGroup,
-    sample: &Sample,
+    example: &Example,
     rewards: &RewardSet,
     place: (u64, usize),
 ) -> Vec<Value> {
@@ -45,7 +45,7 @@ fn rows(
             reward: group.rewards[i],
             advantage: group.advantages[i],
         };
-        row(place, sample, &group.prompt.images, scored_completion)
+        row(place, example, &group.prompt.images, scored_completion)
     });
     rows.collect()
 }
@@ -63,7 +63,7 @@ struct ScoredCompletion<'a> {
 /// One row.
 fn row(
     (step, group): (u64, usize),
-    sample: &Sample,
+    example: &Example,
     images: &[Arc<PreparedImage>],
     scored_completion: ScoredCompletion<'_>,
 ) -> Value {
@@ -71,27 +71,27 @@ fn row(
         "step": step,
         "group": group,
         "completion_index": scored_completion.index,
-        "sample": sample.source.to_string(),
-        "images": sample.images,
+        "sample": example.source.to_string(),
+        "images": example.images,
         "image_sizes": images.iter().map(|i| i.original_size).collect::<Vec<_>>(),
         "input_sizes": images.iter().map(|i| i.input_size).collect::<Vec<_>>(),
         "image_grid_thw": images.iter().map(|i| i.grid_thw).collect::<Vec<_>>(),
-        "prompt": sample.problem,
-        "solution": sample.solution,
+        "prompt": example.problem,
+        "solution": example.solution,
         "completion": scored_completion.text,
         "tokens": scored_completion.completion.ids.len(),
         "finish_reason": scored_completion.completion.finish_reason,
         "rewards": scored_completion.rewards,
         "reward": scored_completion.reward,
         "advantage": scored_completion.advantage,
-        "accu_reward_method": sample.accu_reward_method,
-        "columns": sample.columns,
+        "accu_reward_method": example.accu_reward_method,
+        "columns": example.columns,
     })
 }
 
 /// Bytes of a row but for the completion's text, with one number a reward.
 pub(crate) fn empty_row_bytes(
-    sample: &Sample,
+    example: &Example,
     images: &[Arc<PreparedImage>],
     rewards: &[String],
 ) -> usize {
@@ -110,11 +110,11 @@ pub(crate) fn empty_row_bytes(
         reward: number,
         advantage: number,
     };
-    row((0, 0), sample, images, scored_completion).to_string().len()
+    row((0, 0), example, images, scored_completion).to_string().len()
 }
 
 /// What the index says of a group.
-fn summary(scored: &ScoredGroup, sample: &Sample) -> Map<String, Value> {
+fn summary(scored: &ScoredGroup, example: &Example) -> Map<String, Value> {
     let group = &scored.group;
     let rewards = &group.rewards;
     let (mean, std) = grpo::mean_and_std(rewards);
@@ -126,7 +126,7 @@ fn summary(scored: &ScoredGroup, sample: &Sample) -> Map<String, Value> {
     let cut_off = cut_off.filter(|c| c.finish_reason == FinishReason::Length);
     let mut line = Map::new();
     let mut set = |key: &str, value: Value| line.insert(key.to_owned(), value);
-    set("sample", json!(sample.source.to_string()));
+    set("sample", json!(example.source.to_string()));
     set("n", json!(count));
     set("reward_mean", json!(mean));
     set("reward_std", json!(std));

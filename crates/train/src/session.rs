@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use base::console::{count, describe, size};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
-use base::{Prompt, Sample};
+use base::{Example, Prompt};
 use config::{Config, OnBadRow, to_yaml};
 use data::{
-    EpochSampler, Loaded, LoaderOptions, Notices, Processor, PromptLoader, ReadKeys, Rows,
+    EpochOrder, Loaded, LoaderOptions, Notices, Processor, PromptLoader, ReadKeys, Rows,
     index_rows, split,
 };
 use models::VisionLanguageModel;
@@ -39,7 +39,7 @@ pub struct Outcome {
 
 /// Rows, split, and what turns them into prompts.
 pub(crate) struct Dataset {
-    pub samples: Rows,
+    pub examples: Rows,
     pub validation: Rows,
     pub processor: Arc<Processor>,
     skipped: Vec<String>,
@@ -52,7 +52,7 @@ impl Dataset {
     pub fn load(
         settings: &Settings,
         model_dir: &Path,
-        check: impl Fn(&Sample) -> Result<(), TrainError>,
+        check: impl Fn(&Example) -> Result<(), TrainError>,
     ) -> Result<Self, TrainError> {
         let processor = Processor::from_dir(model_dir, &settings.processor)?;
         let mut checks = settings.checks.clone();
@@ -60,10 +60,10 @@ impl Dataset {
         let on_bad_row = settings.loader.on_bad_row;
         let mut notices = Notices::new(ReadKeys::TRAINING, settings.processor.apply_exif);
         let mut refused = Vec::new();
-        let report = index_rows(&settings.files, &checks, on_bad_row, &mut |sample, lost| {
-            match check(sample) {
+        let report = index_rows(&settings.files, &checks, on_bad_row, &mut |example, lost| {
+            match check(example) {
                 Ok(()) => {
-                    notices.look_at_sample(sample, lost);
+                    notices.look_at_example(example, lost);
                     return true;
                 }
                 // All are told where they are skipped, else the first.
@@ -83,10 +83,10 @@ impl Dataset {
         if rows.is_empty() {
             return Err(TrainError::NoRows { skipped: skipped.len() });
         }
-        let (samples, validation) =
+        let (examples, validation) =
             split(rows, settings.sections.data.val_split_ratio, settings.sections.optimizer.seed)?;
         Ok(Dataset {
-            samples,
+            examples,
             validation,
             processor: Arc::new(processor),
             skipped,
@@ -95,8 +95,8 @@ impl Dataset {
     }
 
     /// Reads the training rows of a step.
-    pub fn read(&self, indices: impl Iterator<Item = usize>) -> Result<Vec<Sample>, TrainError> {
-        let rows = indices.map(|index| self.samples.get(index));
+    pub fn read(&self, indices: impl Iterator<Item = usize>) -> Result<Vec<Example>, TrainError> {
+        let rows = indices.map(|index| self.examples.get(index));
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -104,7 +104,7 @@ impl Dataset {
     pub fn prompts(
         &self,
         settings: &Settings,
-        order: &Arc<EpochSampler>,
+        order: &Arc<EpochOrder>,
         steps: std::ops::Range<u64>,
         ahead: usize,
     ) -> Result<PromptLoader, TrainError> {
@@ -112,7 +112,7 @@ impl Dataset {
         let options = LoaderOptions { ahead: ahead.max(settings.loader.ahead), ..settings.loader };
         let indices = steps.flat_map(move |step| order.indices_of_step(step));
         Ok(PromptLoader::new(
-            self.samples.clone(),
+            self.examples.clone(),
             self.processor.clone(),
             settings.template.clone(),
             indices,
@@ -162,7 +162,7 @@ pub(crate) struct Session<'a> {
     pub(crate) updated: u64,
     /// A prompt and a completion of the last step, see [`Session::keep_finite_probe`].
     pub(crate) finite_probe: Option<(Prompt, Vec<u32>)>,
-    /// Skipped samples, each named once.
+    /// Skipped examples, each named once.
     named: BTreeSet<usize>,
     /// Samples skipped in this step.
     skipped: usize,
@@ -220,7 +220,7 @@ impl<'a> Session<'a> {
             alerts: Alerts::default(),
             saved: None,
             config: to_yaml(config)?,
-            num_samples: start.dataset.samples.len(),
+            num_samples: start.dataset.examples.len(),
             is_torn: false,
             updated: 0,
             finite_probe: None,
@@ -271,7 +271,7 @@ impl<'a> Session<'a> {
         self.log(&format!(
             "{}: {}, {} held out; {}",
             self.model.family(),
-            count(dataset.samples.len() as u64, "row"),
+            count(dataset.examples.len() as u64, "row"),
             dataset.validation.len(),
             count(self.schedule.total_steps, "step")
         ));
@@ -460,10 +460,10 @@ impl<'a> Session<'a> {
         let mut ready = Vec::with_capacity(count);
         for loaded in loader.by_ref().take(count) {
             match loaded? {
-                Loaded::Ready { sample_index, prompt } => ready.push((sample_index, prompt)),
-                Loaded::Skipped { sample_index, row } => {
+                Loaded::Ready { example_index, prompt } => ready.push((example_index, prompt)),
+                Loaded::Skipped { example_index, row } => {
                     self.skipped += 1;
-                    if self.named.insert(sample_index) {
+                    if self.named.insert(example_index) {
                         self.log(&format!("skipped: {row}"));
                     }
                 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::run_folder::StopFlag;
-use base::{Prompt, Sample};
+use base::{Example, Prompt};
 use config::SftConfig;
-use data::{EpochSampler, ImageCache, PromptLoader, load_prompt};
+use data::{EpochOrder, ImageCache, PromptLoader, load_prompt};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
 use torch::OutOfMemory;
@@ -40,7 +40,7 @@ pub fn train_sft(
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
     let rows_per_step = settings.rows_per_step();
     let order =
-        Arc::new(EpochSampler::new(dataset.samples.len(), rows_per_step, config.optimizer.seed));
+        Arc::new(EpochOrder::new(dataset.examples.len(), rows_per_step, config.optimizer.seed));
     let total = settings.total_steps(order.steps_per_epoch());
     let session = Session::open(
         config,
@@ -64,13 +64,13 @@ struct Trainer<'a> {
     config: &'a SftConfig,
     session: Session<'a>,
     dataset: Dataset,
-    order: Arc<EpochSampler>,
+    order: Arc<EpochOrder>,
     prompts: PromptLoader,
 }
 
 /// A tokenized row.
 struct Row {
-    sample_index: usize,
+    example_index: usize,
     prompt: Prompt,
     answer: Vec<u32>,
 }
@@ -156,12 +156,12 @@ impl Trainer<'_> {
     fn dump(&self, rows: &[Row], records: Vec<TokenRecord>) -> Result<Vec<Value>, TrainError> {
         let unseen = std::iter::repeat_with(TokenRecord::default);
         let line = |(row, record): (&Row, TokenRecord)| {
-            let sample = self.dataset.samples.get(row.sample_index)?;
+            let example = self.dataset.examples.get(row.example_index)?;
             let mut line = Map::new();
-            line.insert("sample".into(), json!(sample.source.to_string()));
-            line.insert("images".into(), json!(sample.images));
-            line.insert("prompt".into(), json!(sample.problem));
-            line.insert("completion".into(), json!(target_text(&sample)));
+            line.insert("sample".into(), json!(example.source.to_string()));
+            line.insert("images".into(), json!(example.images));
+            line.insert("prompt".into(), json!(example.problem));
+            line.insert("completion".into(), json!(target_text(&example)));
             line.insert("prompt_ids".into(), json!(row.prompt.ids));
             line.insert("ids".into(), json!(row.answer));
             record.write(&mut line);
@@ -176,8 +176,8 @@ impl Trainer<'_> {
         prompts
             .into_iter()
             .map(|(index, prompt)| {
-                let sample = self.dataset.samples.get(index)?;
-                row(&self.dataset, self.config, index, &sample, prompt)
+                let example = self.dataset.examples.get(index)?;
+                row(&self.dataset, self.config, index, &example, prompt)
             })
             .collect()
     }
@@ -261,15 +261,15 @@ fn validation_loss(
     }
     let cache = ImageCache::new(0);
     let (mut sum, mut tokens) = (0.0, 0);
-    for (index, sample) in dataset.validation.iter().enumerate() {
-        let sample = &sample?;
+    for (index, example) in dataset.validation.iter().enumerate() {
+        let example = &example?;
         if session.stop.is_raised() {
             return Err(TrainError::Stopped);
         }
         let template = &session.settings.template;
-        let prompt = load_prompt(sample, &dataset.processor, template, &cache)
-            .map_err(|cause| bad_row(sample, cause))?;
-        let row = row(dataset, config, index, sample, prompt)?;
+        let prompt = load_prompt(example, &dataset.processor, template, &cache)
+            .map_err(|cause| bad_row(example, cause))?;
+        let row = row(dataset, config, index, example, prompt)?;
         let model = session.model.as_ref();
         let batch = MicroBatch::pack(model, &[(&row.prompt, vec![row.answer.as_slice()])])?;
         sum -= f64::try_from(batch.scores(model, 1.0).logprobs.sum(Kind::Double))?;
@@ -284,17 +284,17 @@ fn validation_loss(
 fn row(
     dataset: &Dataset,
     config: &SftConfig,
-    sample_index: usize,
-    sample: &Sample,
+    example_index: usize,
+    example: &Example,
     prompt: Prompt,
 ) -> Result<Row, TrainError> {
-    let answer = dataset.processor.answer_ids(&target_text(sample))?;
+    let answer = dataset.processor.answer_ids(&target_text(example))?;
     let got = prompt.ids.len() + answer.len();
     match config.sft.max_seq_length {
         Some(max) if got > max => {
-            Err(TrainError::RowTooLong { row: sample.source.to_string(), got, max })
+            Err(TrainError::RowTooLong { row: example.source.to_string(), got, max })
         }
-        _ => Ok(Row { sample_index, prompt, answer }),
+        _ => Ok(Row { example_index, prompt, answer }),
     }
 }
 
@@ -307,14 +307,14 @@ fn group_lens(rows: &[&Row]) -> Vec<GroupLens> {
 }
 
 /// The training target: the row's answer as it is, tags included.
-fn target_text(sample: &Sample) -> String {
-    match sample
+fn target_text(example: &Example) -> String {
+    match example
         .columns
         .get("conversations")
         .and_then(|turns| turns.get(1))
         .and_then(|turn| turn.get("value"))
     {
         Some(Value::String(text)) => text.clone(),
-        _ => sample.answer.clone(),
+        _ => example.answer.clone(),
     }
 }

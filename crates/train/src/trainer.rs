@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::run_folder::StopFlag;
-use base::{DrawKey, Sample};
+use base::{DrawKey, Example};
 use config::GrpoConfig;
-use data::{EpochSampler, PromptLoader};
+use data::{EpochOrder, PromptLoader};
 use engine::SamplingParams;
 use models::VisionLanguageModel;
 use rewards::{BoxAnswers, RewardSet};
@@ -62,11 +62,11 @@ pub fn train_grpo_with_rewards(
         &config.rewards.reward_funcs,
         config.rewards.is_reward_customized_from_vlm_module,
     );
-    let check = |sample: &Sample| {
-        let method = sample.accu_reward_method.as_deref();
-        boxes.add(&sample.solution, method);
-        rewards.check(sample.source.line, &sample.solution, method).map_err(|source| {
-            TrainError::Scoring { row: sample.source.to_string(), source: Box::new(source) }
+    let check = |example: &Example| {
+        let method = example.accu_reward_method.as_deref();
+        boxes.add(&example.solution, method);
+        rewards.check(example.source.line, &example.solution, method).map_err(|source| {
+            TrainError::Scoring { row: example.source.to_string(), source: Box::new(source) }
         })
     };
     let mut dataset = Dataset::load(&settings, model_dir, check)?;
@@ -75,7 +75,7 @@ pub fn train_grpo_with_rewards(
     let completions = settings.rows_per_step();
     let prompts_per_step = completions.div_ceil(config.algorithm.num_generations);
     let order =
-        Arc::new(EpochSampler::new(dataset.samples.len(), prompts_per_step, config.optimizer.seed));
+        Arc::new(EpochOrder::new(dataset.examples.len(), prompts_per_step, config.optimizer.seed));
     let total = settings.total_steps(order.steps_per_epoch());
     let mut session = Session::open(
         config,
@@ -124,7 +124,7 @@ struct Trainer<'a> {
     config: &'a GrpoConfig,
     session: Session<'a>,
     dataset: Dataset,
-    order: Arc<EpochSampler>,
+    order: Arc<EpochOrder>,
     prompts: PromptLoader,
     rewards: RewardSet,
     /// The policy as it was at the start; none where beta is 0, or where it is the policy without its
@@ -217,10 +217,10 @@ impl Trainer<'_> {
         for (index, batch) in batches.iter().enumerate() {
             records.extend(batch.token_records(index + 1)?);
         }
-        let indices = groups.iter().map(|scored| scored.group.sample_index);
-        let samples = self.dataset.read(indices)?;
+        let indices = groups.iter().map(|scored| scored.group.example_index);
+        let examples = self.dataset.read(indices)?;
         let step = self.session.step + 1;
-        let logged = logged_groups(groups, &samples, &self.rewards, step);
+        let logged = logged_groups(groups, &examples, &self.rewards, step);
         let mut rows: Vec<Value> = logged.into_iter().flat_map(|g| g.completions).collect();
         let completion_ids = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
@@ -243,7 +243,7 @@ impl Trainer<'_> {
     fn roll_out(&mut self) -> Result<Vec<ScoredGroup>, TrainError> {
         let count = self.order.indices_of_step(self.session.step).len();
         let prompts = self.session.take_prompts(&mut self.prompts, count)?;
-        let samples = self.dataset.read(prompts.iter().map(|(index, _)| *index))?;
+        let examples = self.dataset.read(prompts.iter().map(|(index, _)| *index))?;
         let (session, config) = (&self.session, self.config);
         let sampling = Sampling {
             params: &self.sampling,
@@ -260,7 +260,7 @@ impl Trainer<'_> {
         };
         let scoring = Scoring {
             rewards: &self.rewards,
-            samples: &samples,
+            examples: &examples,
             processor: &self.dataset.processor,
             step: session.step + 1,
         };
@@ -270,7 +270,7 @@ impl Trainer<'_> {
         session.clock.book("rollout", rollout.sampling);
         session.clock.book("reward", rollout.waiting);
         let step = scoring.step;
-        let logged = logged_groups(&rollout.groups, scoring.samples, scoring.rewards, step);
+        let logged = logged_groups(&rollout.groups, scoring.examples, scoring.rewards, step);
         let keep = self.config.rollout.rollouts_keep;
         self.session.run.log_rollouts(step, &logged, keep)?;
         self.warn_small_spread(&rollout.groups);
@@ -443,6 +443,6 @@ impl Trainer<'_> {
 }
 
 /// The error of a row that turned out bad during training.
-pub(crate) fn bad_row(sample: &Sample, cause: data::RowCause) -> TrainError {
-    TrainError::Row(Box::new(data::RowError { source_line: sample.source.clone(), cause }))
+pub(crate) fn bad_row(example: &Example, cause: data::RowCause) -> TrainError {
+    TrainError::Row(Box::new(data::RowError { source_line: example.source.clone(), cause }))
 }

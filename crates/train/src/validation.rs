@@ -1,6 +1,6 @@
 //! The validation rows, scored by the rewards of the run.
 
-use base::{DrawKey, Sample};
+use base::{DrawKey, Example};
 use config::GrpoConfig;
 use data::{ImageCache, load_prompt};
 use engine::SamplingParams;
@@ -42,18 +42,18 @@ pub(crate) fn score(
     let validation = &dataset.validation;
     for start in (0..validation.len()).step_by(sampling.max_concurrent.max(1)) {
         let end = validation.len().min(start + sampling.max_concurrent.max(1));
-        let samples = (start..end).map(|index| validation.get(index));
-        let samples: Vec<Sample> = samples.collect::<Result<_, _>>()?;
-        let mut prompts = Vec::with_capacity(samples.len());
-        for (index, sample) in samples.iter().enumerate() {
+        let examples = (start..end).map(|index| validation.get(index));
+        let examples: Vec<Example> = examples.collect::<Result<_, _>>()?;
+        let mut prompts = Vec::with_capacity(examples.len());
+        for (index, example) in examples.iter().enumerate() {
             let template = &session.settings.template;
-            let prompt = load_prompt(sample, &dataset.processor, template, &cache)
-                .map_err(|cause| bad_row(sample, cause))?;
+            let prompt = load_prompt(example, &dataset.processor, template, &cache)
+                .map_err(|cause| bad_row(example, cause))?;
             prompts.push((index, prompt));
         }
         let scoring = Scoring {
             rewards,
-            samples: &samples,
+            examples: &examples,
             processor: &dataset.processor,
             step: session.step,
         };

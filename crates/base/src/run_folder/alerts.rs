@@ -1,4 +1,4 @@
-//! `alerts.jsonl`, one object an alert, and what a run that goes on makes its alerts from again.
+//! `alerts.jsonl`, one object per alert, and the history from which a resumed run rebuilds its alerts.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};

@@ -1,4 +1,4 @@
-//! Checkpoints: made beside their name, synced, renamed.
+//! Checkpoints: written beside their name, synced, renamed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ impl RunFolder {
         checkpoints_in(&self.dir)
     }
 
-    /// Sets aside all that has the name of a checkpoint to come, of the steps after `done` up to `last`: found after
-    /// the steps, it would be in the way of what they learnt.
+    /// Sets aside whatever has the name of a future checkpoint, of the steps after `done` up to `last`: it would
+    /// be in the way when that checkpoint is written.
     ///
     /// # Errors
     /// Where it cannot be renamed.
@@ -40,7 +40,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Says what looks like a checkpoint and is none.
+    /// Warns of folders that look like a checkpoint and are none.
     pub(super) fn tell_of_false_checkpoints(&self) -> Result<(), RunError> {
         for (name, path) in entries(&self.dir)? {
             let looks_so =

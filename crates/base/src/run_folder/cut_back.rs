@@ -1,5 +1,5 @@
-//! Forgetting what was logged after the checkpoint that a run continues from. What is damaged of it is said and kept
-//! beside; it never keeps a run from going on.
+//! Removes what was logged after the checkpoint that a run resumes from. Damaged files are reported and kept
+//! aside; they never keep a run from resuming.
 
 use std::path::{Path, PathBuf};
 

@@ -1,10 +1,10 @@
-//! How much room there is.
+//! Free space of a disk.
 
 use std::path::Path;
 
-/// Bytes that may still be written where `path` is or will be; none where the file system does not say.
+/// Free bytes of the file system that holds `path`, or will; `None` where it does not say.
 ///
-/// A quota of the user may leave less.
+/// A quota may leave less.
 pub fn free_bytes(path: &Path) -> Option<u64> {
     let path = std::path::absolute(path).ok()?;
     let there = path.ancestors().find(|path| path.exists())?;

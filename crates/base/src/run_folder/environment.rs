@@ -1,4 +1,4 @@
-//! What a run runs on.
+//! `env.json`: the machine and the versions of a run.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 static COMMIT: OnceLock<&'static str> = OnceLock::new();
 
-/// Says of which commit the program is, where it knows; the first word counts.
+/// Sets the commit of the program; only the first call counts.
 pub fn declare_commit(commit: &'static str) {
-    // A second word changes nothing.
+    // A second call changes nothing.
     let _ = COMMIT.set(commit);
 }
 

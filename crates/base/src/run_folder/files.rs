@@ -1,4 +1,4 @@
-//! Files that are whole or not there.
+//! Atomic writes: a file is complete or absent.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Write};
@@ -29,8 +29,8 @@ pub(super) fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(format!("{UNFINISHED}{name}"))
 }
 
-/// Removes what was being made or taken down in `folder` when a process was killed, of the names that `is_ours` knows.
-/// What stays, as a network's disk holds what another process reads, is in nobody's way.
+/// Removes what a killed process left half made or half removed in `folder`, of the names that `is_ours` knows. What cannot be
+/// removed, such as a file that another process reads on a network disk, does no harm.
 pub(super) fn remove_unfinished(
     folder: &Path,
     is_ours: impl Fn(&str) -> bool,
@@ -65,15 +65,15 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, RunError>
     Ok(entries)
 }
 
-/// Writes a file beside its name and renames it: whole for whoever reads it and after the death of this process, on the disk when
-/// the system pleases.
+/// Writes a file beside its name and renames it without a sync: complete for every reader, and if this process dies, but not
+/// after a power cut.
 pub(super) fn write_soon(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     let beside = unfinished(path);
     fs::write(&beside, bytes).map_err(io(&beside))?;
     fs::rename(&beside, path).map_err(io(path))
 }
 
-/// Puts a file on the disk, if it is there.
+/// Syncs a file, if it is there.
 pub(super) fn sync_file(path: &Path) -> Result<(), RunError> {
     match File::open(path).and_then(|file| file.sync_all()) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path)(error)),
@@ -174,12 +174,12 @@ pub(super) fn append_to(path: &Path) -> Result<File, RunError> {
     OpenOptions::new().create(true).append(true).open(path).map_err(io(path))
 }
 
-/// Puts a folder's list of names on the disk.
+/// Syncs a folder's list of names.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), RunError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))
 }
 
-/// Puts a folder and all that is in it on the disk.
+/// Syncs a folder and all that is in it.
 pub(super) fn sync_tree(folder: &Path) -> Result<(), RunError> {
     for (_, path) in entries(folder)? {
         if path.is_dir() {

@@ -1,5 +1,5 @@
-//! One process at a time writes to a folder: a lock of the system, or where the file system has none, a file that names
-//! its holder.
+//! One process at a time writes to a folder: by a system lock, or by a file that names its holder where the file system has
+//! no locks.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};

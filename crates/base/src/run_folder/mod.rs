@@ -5,10 +5,11 @@
 //! alerts.jsonl  bad_steps/step_000123.jsonl  eval/step_000100/  checkpoint-100/
 //! ```
 //!
-//! What stands under a final name is whole: files and checkpoints are written beside it, synced and
-//! renamed. Rollouts are synced no sooner than with the next checkpoint, as those after it are removed when a run goes on. Lines of `metrics.jsonl`, `log.txt` and records of event files are appended; a torn last
-//! one is what a killed process leaves, and [`RunFolder::cut_back_to`] removes it. What a checkpoint
-//! holds is left to `train`.
+//! Files and checkpoints are written beside their final name, synced and renamed, so that under it
+//! they are complete. Rollouts are synced with the next checkpoint: a resumed run removes later ones
+//! anyway. Lines of `metrics.jsonl` and `log.txt` and records of event files are appended; a killed
+//! process may leave a torn last one, which [`RunFolder::cut_back_to`] removes. What a checkpoint
+//! contains is the business of `train`.
 
 mod alerts;
 mod checkpoint;

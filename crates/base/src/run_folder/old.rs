@@ -1,4 +1,4 @@
-//! Moving a run that cannot go on out of the way of one that begins: its work is kept as `OUT.old-1`.
+//! Moves an earlier run that cannot be resumed out of the way of a new one: it is kept as `OUT.old-1`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +19,7 @@ use crate::console::Log;
 type Written = Vec<(&'static str, Vec<String>)>;
 
 impl RunFolder {
-    /// Begins from nothing. Where an earlier run did any step, all that it wrote is moved to `OUT.old-1` (or the first
+    /// Starts a new run. Where an earlier run did any step, all that it wrote is moved to `OUT.old-1` (or the first
     /// free number), or, where nothing can be put beside the folder, to `OUT/old-1`. Files that no run writes stay.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ impl RunFolder {
         self.rollouts = Rollouts::default();
         let written = self.written()?;
         if written.iter().all(|(_, names)| names.is_empty()) {
-            // Settings alone: nothing is lost where they are written anew.
+            // Settings alone: overwriting them loses nothing.
             return Ok(());
         }
         let mut old = OldFolder::of(&self.dir)?;

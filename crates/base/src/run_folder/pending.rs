@@ -1,4 +1,4 @@
-//! Folders that are whole or not there: checkpoints, and results of evaluations.
+//! Atomic folders: checkpoints and results of evaluations are complete or absent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::files::{io, remove, rename, set_aside, step_name, sync_tree, unfinished};
 use super::{EVALUATIONS, RunError, RunFolder};
 
-/// A folder that is being written. Dropped, it is gone.
+/// A folder that is being written; dropping it removes it.
 #[derive(Debug)]
 #[must_use = "a folder that is not committed is removed"]
 pub struct PendingFolder {
@@ -36,7 +36,7 @@ impl PendingFolder {
         &self.name
     }
 
-    /// Syncs all files and gives the folder its name, which is returned. What has the name is set aside.
+    /// Syncs all files and renames the folder; returns its final path. Whatever has that name is set aside.
     ///
     /// # Errors
     /// Where a file cannot be synced or the folder not renamed.
@@ -69,7 +69,7 @@ pub(super) fn make_way(name: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Removes a folder that must be whole under its name, also while it is taken down.
+/// Removes a folder that must be complete as long as it has its name: it is renamed first.
 pub(super) fn take_down(path: &Path) -> Result<(), RunError> {
     let beside = unfinished(path);
     remove(&beside)?;

@@ -1,4 +1,4 @@
-//! A folder of results: a lock, the settings, lines that are added as they come, files that are whole.
+//! A folder of results: a lock, the settings, files of lines that grow, and files written atomically.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -64,7 +64,7 @@ impl ResultFolder {
         write_whole(&self.config_path(), yaml.as_bytes())
     }
 
-    /// Writes a file that is whole or not there.
+    /// Writes a file atomically.
     ///
     /// # Errors
     /// Where it cannot be written; an old one then stands as it was.

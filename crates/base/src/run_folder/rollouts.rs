@@ -1,4 +1,4 @@
-//! `rollouts/`: a file of completions for each step, and `index.jsonl`, a line for each group that stays when the files go.
+//! `rollouts/`: a file of completions per step, and `index.jsonl` with a line per group, which stays when the files are pruned.
 
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Write};

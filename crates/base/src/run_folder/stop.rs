@@ -1,4 +1,4 @@
-//! Being asked to stop.
+//! The flag by which a run is asked to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
@@ -7,7 +7,7 @@ const RUNNING: u8 = 0;
 const FINISH_STEP: u8 = 1;
 const NOW: u8 = 2;
 
-/// Says whether a run should end; all clones are one flag.
+/// Whether a run should end. Clones share one flag.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag(Arc<State>);
 
@@ -21,12 +21,12 @@ struct State {
 }
 
 impl StopFlag {
-    /// A flag that says nothing yet.
+    /// A flag that is not set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks for the end: once, after the step and a checkpoint; twice, at once.
+    /// Asks the run to stop: the first time after the step and a checkpoint, the second time at once.
     pub fn raise(&self) {
         let next = |state: u8| Some((state + 1).min(NOW));
         // The closure always gives a state, so the update cannot fail.
@@ -40,12 +40,12 @@ impl StopFlag {
         self.raise();
     }
 
-    /// The signal that asked first for the end.
+    /// The first signal.
     pub fn signal(&self) -> Option<i32> {
         Some(self.0.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
 
-    /// Says that there is work now: a stop before could end the process on the spot.
+    /// Marks that there is work to lose: before this, a stop may end the process on the spot.
     pub fn begin(&self) {
         self.0.begun.store(true, Ordering::SeqCst);
     }
@@ -65,7 +65,7 @@ impl StopFlag {
         self.0.asked.load(Ordering::SeqCst) == NOW
     }
 
-    /// Whether nobody has asked for the end.
+    /// Whether nobody has asked for a stop.
     pub fn is_running(&self) -> bool {
         self.0.asked.load(Ordering::SeqCst) == RUNNING
     }

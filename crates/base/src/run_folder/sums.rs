@@ -1,4 +1,4 @@
-//! The sums of a checkpoint's files: a flipped bit is found before a run goes on from it.
+//! Checksums of a checkpoint's files: a flipped bit is found before a run resumes from it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -39,7 +39,7 @@ pub fn write_sums(folder: &Path, mut sums: Sums) -> Result<u64, RunError> {
     Ok(sums.values().map(|sum| sum.bytes).sum())
 }
 
-/// Whether the checkpoint says of its files what they are: all are read and compared.
+/// Whether the checkpoint has checksums; if so, all its files are read and compared.
 ///
 /// # Errors
 /// [`RunError::Damaged`] at the first file that is missing or another one; sums that cannot be read.

@@ -1,4 +1,4 @@
-//! Checkpoints that a run can go on from: those with a `trainer_state/`.
+//! Checkpoints that a run can resume from: those with a `trainer_state/`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::pending::take_down;
 use super::{RunError, RunFolder, TRAINER_STATE};
 
 impl RunFolder {
-    /// All checkpoints that a run can go on from, oldest first; the others hold a model alone.
+    /// All checkpoints that a run can resume from, oldest first; the others hold only a model.
     ///
     /// # Errors
     /// Where the folder cannot be read.
@@ -17,7 +17,7 @@ impl RunFolder {
         Ok(checkpoints)
     }
 
-    /// Leaves what resuming needs in the `keep` newest checkpoints alone.
+    /// Keeps `trainer_state/` in the `keep` newest checkpoints and removes it from the others.
     ///
     /// # Errors
     /// Where it cannot be removed.

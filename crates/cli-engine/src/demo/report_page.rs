@@ -6,8 +6,8 @@ use std::fs;
 use anyhow::{Context, Result};
 use eval::{RecAnswer, RecSummary};
 use report::{
-    Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow, KeyFigure,
-    LabelledBox, Picture, Report, Section, Table, read_metrics, training_charts,
+    AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow,
+    KeyFigure, LabelledBox, Report, Section, Table, read_metrics, training_charts,
 };
 
 use super::results::{Results, Scored};
@@ -66,7 +66,7 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
             section(
                 "Held-out scenes",
                 "The first twelve; greedy answers, numbers on the right are IoUs.",
-                Body::Pictures(pictures(demo, results)?),
+                Body::Images(pictures(demo, results)?),
             ),
             section("Time", "", Body::Table(times(demo, &rows))),
             section("Settings", "", Body::Code(serde_json::to_string_pretty(demo.plan)?)),
@@ -188,12 +188,12 @@ fn gains(results: &Results) -> Table {
     }
 }
 
-fn pictures(demo: &Demo<'_>, results: &Results) -> Result<Vec<Picture>> {
+fn pictures(demo: &Demo<'_>, results: &Results) -> Result<Vec<AnnotatedImage>> {
     let (start, end) = (&results.start().greedy.answers, &results.end().greedy.answers);
     start.iter().zip(end).take(NUM_PICTURES).map(|(start, end)| picture(demo, start, end)).collect()
 }
 
-fn picture(demo: &Demo<'_>, start: &RecAnswer, end: &RecAnswer) -> Result<Picture> {
+fn picture(demo: &Demo<'_>, start: &RecAnswer, end: &RecAnswer) -> Result<AnnotatedImage> {
     let path = demo.dataset.images.join(&start.image);
     let image =
         EncodedImage::from_bytes(fs::read(&path).with_context(|| path.display().to_string())?)?;
@@ -217,7 +217,7 @@ fn picture(demo: &Demo<'_>, start: &RecAnswer, end: &RecAnswer) -> Result<Pictur
     }
     let described =
         start.question.split_once("describes: ").map_or(start.question.as_str(), |(_, text)| text);
-    Ok(Picture { image, boxes, title: described.trim_end_matches('.').to_owned(), lines })
+    Ok(AnnotatedImage { image, boxes, title: described.trim_end_matches('.').to_owned(), lines })
 }
 
 fn line(label: &str, colour: Colour, text: String, value: String) -> CaptionLine {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use base::Sample;
+use base::Example;
 use base::run_folder::StopFlag;
 use config::DemoConfig;
 use data::template::PromptTemplate;
@@ -140,7 +140,7 @@ impl Demo<'_> {
         &mut self,
         name: &str,
         folder: &Path,
-        samples: &[Sample],
+        samples: &[Example],
         answers: Answers,
     ) -> Result<RecEvaluation> {
         let file = self.out.join("eval").join(format!("{name}.json"));
@@ -176,7 +176,7 @@ impl Demo<'_> {
     ///
     /// # Errors
     /// A row that is not as it was written.
-    pub fn held_out(&self) -> Result<Vec<Sample>> {
+    pub fn held_out(&self) -> Result<Vec<Example>> {
         let [rows, images] =
             [&self.dataset.test, &self.dataset.images].map(|path| path.display().to_string());
         let checks = RowChecks { expect_box: true, ..RowChecks::default() };

@@ -27,7 +27,7 @@ mod tests {
     use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
     use tch::{Device, Kind};
     use tiny::model::{self, ModelShape};
-    use tiny::scenes::PICTURE_PX;
+    use tiny::scenes::IMAGE_PX;
     use tiny::tokenizer::{PATCH_SIZE, write};
     use tokenizers::Tokenizer;
 
@@ -45,7 +45,7 @@ mod tests {
         let ids = write(folder.path(), &words()).unwrap();
         let bpe = Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
         assert!(ids.vocab_size < 1024, "{}", ids.vocab_size);
-        for number in 0..=PICTURE_PX {
+        for number in 0..=IMAGE_PX {
             assert_eq!(tokens(&bpe, &number.to_string()).len(), 1, "{number}");
         }
         let answer = "<think>red disc</think><answer>{\"bbox\": [8, 16, 24, 40]}</answer>";

@@ -190,24 +190,24 @@ fn bad_questions_are_named() {
     }
 }
 
-/// They were answered without their pictures.
+/// They were answered without their images.
 #[test]
 fn rows_that_would_be_answered_blind_are_refused() {
     let dir = TempDir::new().unwrap();
     for (row, cause) in [
         (
             json!({"image": "a.png", "prompt": "a"}),
-            "`image` holds pictures but is not read, and there is no `images`",
+            "`image` holds images but is not read, and there is no `images`",
         ),
         (
             json!({"image_path": ["a.png"], "prompt": "a"}),
-            "`image_path` holds pictures but is not read",
+            "`image_path` holds images but is not read",
         ),
         (
             json!({"messages": [{"content": [{"type": "image"}]}], "prompt": "a"}),
-            "`messages` holds pictures",
+            "`messages` holds images",
         ),
-        (json!({"video": "a.mp4", "prompt": "a"}), "`video` is not read: rows show pictures only"),
+        (json!({"video": "a.mp4", "prompt": "a"}), "`video` is not read: rows show images only"),
         (
             json!({"question": "a"}),
             "missing key `prompt`; `question` is not read\nhint: rename it to `prompt`",
@@ -222,7 +222,7 @@ fn rows_that_would_be_answered_blind_are_refused() {
     let input = input(&dir, &[json!({"img": "a.png", "prompt": "a", "completion": "b"})]);
     let said = say(&format!("logprobs --model {} --input {input}", model()));
     assert!(
-        said.stderr.starts_with(&format!("error: {input}:1: `img` holds pictures")),
+        said.stderr.starts_with(&format!("error: {input}:1: `img` holds images")),
         "{}",
         said.stderr
     );

@@ -1,4 +1,4 @@
-//! How true answers are spread: which are frequent, how many boxes they have, how large, and where.
+//! Statistics of the true answers: the most frequent, and the number, size and place of their boxes.
 
 use std::collections::HashMap;
 

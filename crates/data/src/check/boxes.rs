@@ -1,4 +1,4 @@
-//! Boxes in true answers, and what a file's boxes together say of their convention.
+//! Boxes in true answers, and the box convention that a file seems to use.
 
 use serde_json::Value;
 

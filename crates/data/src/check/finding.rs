@@ -1,4 +1,4 @@
-//! What can be wrong with data, how bad it is, and how often it was found.
+//! Kinds of findings, their severity and their counts.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::RowCause;
 use crate::image::{ImageCause, ImageError};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -52,8 +52,8 @@ kinds! {
     ImageMarks = "image_marks", Error, "no `<image>` mark, or one for each image";
     /// A control token of the model written out.
     ReservedToken = "reserved_token", Error, "no control token of the model in question or answer";
-    /// Pictures that nobody reads, in a row that shows nothing else.
-    HiddenMedia = "hidden_media", Error, "file names of all pictures in `image`";
+    /// Images that nobody reads, in a row that shows nothing else.
+    HiddenMedia = "hidden_media", Error, "file names of all images in `image`";
     /// An image that is not there.
     ImageMissing = "image_missing", Error, "a file inside the image folder";
     /// An image path that leaves its folder, or has none.
@@ -92,9 +92,9 @@ kinds! {
     TinyImage = "tiny_image", Warning, "sides of at least one token; smaller images are enlarged";
     /// More pixels than the model is shown.
     HugeImage = "huge_image", Warning, "at most `--max_pixels`; larger images are shrunk";
-    /// The same pictures, question and answer again.
+    /// The same images, question and answer again.
     DuplicateRow = "duplicate_row", Warning, "each row once";
-    /// The same pictures and question with another answer.
+    /// The same images and question with another answer.
     Contradiction = "contradiction", Warning, "one answer to one question about one image";
     /// A training image that is a test image too.
     TestImage = "test_image", Warning, "no test image among those trained on";

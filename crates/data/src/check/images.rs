@@ -12,11 +12,11 @@ use crate::image::{ImageError, MAX_DECODED_PIXELS, Orientation, RgbImage, decode
 /// Cells of a thumbnail along a side.
 const GRID: usize = 8;
 const CELLS: usize = GRID * GRID * 3;
-/// Levels by which the cells of two pictures of one thing may differ: resizing and compression.
+/// Levels by which the cells of two images of one thing may differ: resizing and compression.
 const MAX_CELL_DIFFERENCE: u8 = 8;
-/// Levels that the cells of a picture must span to be told from others.
+/// Levels that the cells of an image must span to be told from others.
 const MIN_CONTRAST: u8 = 24;
-/// Share by which width to height of two pictures of one thing may differ.
+/// Share by which width to height of two images of one thing may differ.
 const MAX_ASPECT_DIFFERENCE: f64 = 0.03;
 
 /// What is kept of a decoded image.
@@ -56,13 +56,13 @@ impl ImageFacts {
         })
     }
 
-    /// Mean level of the thumbnail: pictures of one thing have nearly the same.
+    /// Mean level of the thumbnail: images of one thing have nearly the same.
     pub(super) fn mean_level(&self) -> f64 {
         let sum: u64 = self.thumbnail.iter().map(|&level| u64::from(level)).sum();
         sum as f64 / CELLS as f64
     }
 
-    /// Whether both are pictures of one thing, resized or recompressed.
+    /// Whether both are images of one thing, resized or recompressed.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         let aspect = |[width, height]: [u32; 2]| f64::from(width) / f64::from(height);
         let ratio = aspect(self.size) / aspect(other.size);
@@ -160,24 +160,24 @@ mod tests {
     }
 
     #[test]
-    fn a_resized_picture_looks_the_same_and_another_does_not() {
-        let picture = facts(64, 64, ramp(64));
-        assert!(picture.looks_like(&facts(128, 128, ramp(128))));
-        assert!(!picture.looks_like(&facts(128, 64, ramp(128))), "another shape");
+    fn a_resized_image_looks_the_same_and_another_does_not() {
+        let image = facts(64, 64, ramp(64));
+        assert!(image.looks_like(&facts(128, 128, ramp(128))));
+        assert!(!image.looks_like(&facts(128, 64, ramp(128))), "another shape");
         let mirrored = facts(64, 64, |x, y| ramp(64)(63 - x, y));
-        assert!(!picture.looks_like(&mirrored));
+        assert!(!image.looks_like(&mirrored));
         let moved = facts(64, 64, |x, y| if x < 10 && y < 10 { [255; 3] } else { ramp(64)(x, y) });
-        assert!(!picture.looks_like(&moved));
+        assert!(!image.looks_like(&moved));
     }
 
     #[test]
-    fn plain_pictures_are_not_told_apart() {
+    fn plain_images_are_not_told_apart() {
         let grey = facts(64, 64, |_, _| [90; 3]);
         assert!(!grey.looks_like(&grey.clone()));
     }
 
     #[test]
-    fn pictures_smaller_than_the_grid_have_thumbnails() {
+    fn images_smaller_than_the_grid_have_thumbnails() {
         let tiny = facts(1, 3, |_, y| [y as u8 * 100; 3]);
         assert_eq!(tiny.thumbnail[0], 0);
         assert_eq!(tiny.thumbnail[CELLS - 1], 200);

@@ -1,8 +1,8 @@
-//! The doctor of data: reads training files and, beside them, test files, decodes every image, and
-//! says all that it finds in one pass that stops at nothing.
+//! Validates data: reads training files and optional test files, decodes every image, and reports
+//! all findings in one pass that no error stops.
 //!
-//! [`pass`] looks at one row, on worker threads; here the findings of rows are put together with
-//! what only shows over a file: [`boxes`] (conventions), [`answers`] (how they are spread) and
+//! [`pass`] checks single rows on worker threads. Here their findings are joined with what only
+//! whole files show: [`boxes`] (conventions), [`answers`] (how they are spread) and
 //! [`overlap`] (images of train and test). A row costs some hundred bytes, an image as many.
 
 mod answers;
@@ -93,7 +93,7 @@ pub struct PromptLengths {
 pub struct CheckReport {
     /// The files.
     pub files: Vec<FileSummary>,
-    /// Whether the user stopped the pass: what follows is of the rows up to there.
+    /// Whether the user stopped the pass: the rest covers the rows up to there.
     pub stopped: bool,
     /// Findings of level error.
     pub errors: u64,
@@ -166,7 +166,7 @@ struct Checker {
     prompt_tokens: Vec<u32>,
     /// Digests of rows, with the place of the first.
     rows: HashMap<u64, Place>,
-    /// Digests of pictures and question, with that of the answer and the place of the first.
+    /// Digests of images and question, with that of the answer and the place of the first.
     questions: HashMap<u64, (u64, Place)>,
     train: Shown,
     test: Shown,
@@ -256,10 +256,10 @@ impl Checker {
             shown.add(&image.facts, &place);
         }
         self.note_orientations(row, &place);
-        let Some(sample) = &row.sample else { return };
+        let Some(example) = &row.example else { return };
         self.prompt_tokens.extend(row.prompt_tokens);
         let is_upright = |image: &&SeenImage| image.facts.orientation.is_none();
-        // Boxes of a picture that is shown otherwise than it is stored say nothing of units.
+        // Boxes of an image that is shown otherwise than it is stored say nothing of units.
         let first = row.images.first().filter(is_upright);
         if let Some(image) = first.filter(|_| row.is_in_pixels) {
             for found in &row.boxes {
@@ -267,9 +267,9 @@ impl Checker {
             }
         }
         if !is_test {
-            self.answers.add(&sample.answer, &row.boxes, row.extent);
+            self.answers.add(&example.answer, &row.boxes, row.extent);
         }
-        if let Some(finding) = self.known(row, sample) {
+        if let Some(finding) = self.known(row, example) {
             self.findings.add(&place, finding);
         }
     }
@@ -293,29 +293,29 @@ impl Checker {
         }
     }
 
-    /// Whether the row, or its pictures and question, stood before.
-    fn known(&mut self, row: &SeenRow, sample: &base::Sample) -> Option<Finding> {
-        let pictures: Vec<[u8; 16]> = row.images.iter().map(|image| image.facts.digest).collect();
-        if pictures.len() != sample.images.len() {
+    /// Whether the row, or its images and question, stood before.
+    fn known(&mut self, row: &SeenRow, example: &base::Example) -> Option<Finding> {
+        let images: Vec<[u8; 16]> = row.images.iter().map(|image| image.facts.digest).collect();
+        if images.len() != example.images.len() {
             return None;
         }
-        let question = digest(&(&pictures, &sample.problem));
-        let answer = digest(&sample.answer);
+        let question = digest(&(&images, &example.problem));
+        let answer = digest(&example.answer);
         let whole = digest(&(question, answer));
         // Numbers instead of names: there may be millions of rows.
         let item = row.place.item.unwrap_or(0);
         let place = ((self.files.len() - 1) as u32, row.place.line as u32, item as u32);
         if let Some(first) = self.rows.get(&whole) {
             let first = self.told(*first);
-            let text = format!("pictures, question and answer are those of {first}");
+            let text = format!("images, question and answer are those of {first}");
             return Some(Finding::new(Kind::DuplicateRow, text));
         }
         self.rows.insert(whole, place);
         match self.questions.get(&question) {
             Some((other, first)) if *other != answer => {
                 let text = format!(
-                    "answer `{}` to the pictures and question of {}, which has another",
-                    answers::shortened(&sample.answer),
+                    "answer `{}` to the images and question of {}, which has another",
+                    answers::shortened(&example.answer),
                     self.told(*first)
                 );
                 Some(Finding::new(Kind::Contradiction, text))

@@ -1,4 +1,4 @@
-//! Images of the training files that are test images too, by content or by looks.
+//! Training images that are also test images, by content or by similarity.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Shown {
 
     /// Training images (`self`) that are among those of `test`.
     pub(super) fn overlaps<'a>(&'a self, test: &'a Self) -> Vec<Overlap<'a>> {
-        // Only pictures of nearly the same mean are compared cell by cell.
+        // Only images of nearly the same mean are compared cell by cell.
         let mut by_mean: Vec<(f64, usize)> = test
             .images
             .iter()

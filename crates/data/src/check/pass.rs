@@ -1,10 +1,10 @@
-//! One row looked at by itself, on worker threads: what it says, its images decoded, its boxes beside
-//! them, its prompt's length.
+//! Checks one row at a time on worker threads: its keys, its decoded images, its boxes against them,
+//! and the length of its prompt.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{PreparedImage, Sample, SourceLine};
+use base::{Example, PreparedImage, SourceLine};
 use config::BoxFormat;
 
 use super::boxes::{self, AnswerBox};
@@ -27,7 +27,7 @@ const TOLD_BOXES: usize = 3;
 /// A further look at a good row, asked on worker threads.
 pub trait RowProbe: Send + Sync {
     /// What is found in the row; `images` are all of the row's.
-    fn look(&self, sample: &Sample, images: &[SeenImage]) -> Vec<Finding>;
+    fn look(&self, example: &Example, images: &[SeenImage]) -> Vec<Finding>;
 
     /// What is found in all rows together, once each was looked at.
     fn look_at_all(&self) -> Vec<Finding> {
@@ -50,7 +50,7 @@ pub struct SeenRow {
     /// Where it stands.
     pub place: SourceLine,
     /// The row; none where it is bad.
-    pub sample: Option<Sample>,
+    pub example: Option<Example>,
     /// Its images, without those that cannot be decoded.
     pub images: Vec<SeenImage>,
     /// Boxes of its answer.
@@ -123,7 +123,7 @@ impl Look {
         };
         let row = text.text.and_then(|text| reader.read(&text, place.clone()));
         match row {
-            Ok(row) => self.sample(row),
+            Ok(row) => self.example(row),
             Err(cause) => {
                 let finding = Finding::new(Kind::of(&cause), cause.to_string());
                 nothing(place, finding)
@@ -131,35 +131,35 @@ impl Look {
         }
     }
 
-    fn sample(&self, row: ReadRow) -> SeenRow {
+    fn example(&self, row: ReadRow) -> SeenRow {
         let mut findings = odd(&row);
-        let sample = row.sample;
-        let mut images = Vec::with_capacity(sample.images.len());
-        for path in &sample.images {
+        let example = row.example;
+        let mut images = Vec::with_capacity(example.images.len());
+        for path in &example.images {
             match self.image(path, &mut findings) {
                 Ok(image) => images.push(image),
                 Err(text) => findings.push(Finding::new(Kind::BrokenImage, text)),
             }
         }
-        let is_whole = images.len() == sample.images.len();
-        let boxes = boxes::boxes_of(&sample.answer);
+        let is_whole = images.len() == example.images.len();
+        let boxes = boxes::boxes_of(&example.answer);
         // Boxes are those of the first image; without it there is nothing to hold them against.
         let first = images.first().filter(|_| is_whole);
         let extent = first.map(|image| self.extent(image));
         let turned = first.and_then(turned);
-        if !sample.images.is_empty() {
+        if !example.images.is_empty() {
             self.check_boxes(&boxes, extent, &turned.unwrap_or_default(), &mut findings);
         }
         let mut prompt_tokens = None;
         if is_whole {
-            prompt_tokens = self.prompt_tokens(&sample, &images, &mut findings);
+            prompt_tokens = self.prompt_tokens(&example, &images, &mut findings);
             if let Some(probe) = &self.options.probe {
-                findings.extend(probe.look(&sample, &images));
+                findings.extend(probe.look(&example, &images));
             }
         }
         SeenRow {
-            place: sample.source.clone(),
-            sample: Some(sample),
+            place: example.source.clone(),
+            example: Some(example),
             images,
             boxes,
             extent,
@@ -241,13 +241,13 @@ impl Look {
     /// Tokens of the prompt, where a model folder counts them.
     fn prompt_tokens(
         &self,
-        sample: &Sample,
+        example: &Example,
         images: &[SeenImage],
         findings: &mut Vec<Finding>,
     ) -> Option<u32> {
         let processor = self.options.processor.as_ref()?;
         let shapes: Vec<Arc<PreparedImage>> = images.iter().map(shape).collect();
-        let text = self.options.template.apply(&sample.problem);
+        let text = self.options.template.apply(&example.problem);
         match processor.prompt(&text, &shapes) {
             Ok(prompt) => u32::try_from(prompt.ids.len()).ok(),
             Err(DataError::PromptTooLong { tokens, image_tokens, max }) => {
@@ -271,7 +271,7 @@ impl Look {
 fn nothing(place: SourceLine, finding: Finding) -> SeenRow {
     SeenRow {
         place,
-        sample: None,
+        example: None,
         images: Vec::new(),
         boxes: Vec::new(),
         extent: None,
@@ -283,9 +283,9 @@ fn nothing(place: SourceLine, finding: Finding) -> SeenRow {
 
 /// What is odd about a row that is read all the same.
 fn odd(row: &ReadRow) -> Vec<Finding> {
-    let sample = &row.sample;
-    let texts = [("question", sample.problem.as_str()), ("answer", &sample.answer)];
-    let mut found = oddities(&sample.columns, &texts, &ReadKeys::TRAINING);
+    let example = &row.example;
+    let texts = [("question", example.problem.as_str()), ("answer", &example.answer)];
+    let mut found = oddities(&example.columns, &texts, &ReadKeys::TRAINING);
     found.extend(lost_values(&row.lost));
     let finding = |oddity: Oddity| {
         let kind = match oddity.about {

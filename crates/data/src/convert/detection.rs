@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::sink::{Draft, Sink};
 use super::{ConvertError, ConvertOptions};
-use crate::sampler::shuffled;
+use crate::order::shuffled;
 
 /// Purposes of draws.
 const STREAMS: u64 = 4;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::{ConvertError, read_file};
 use crate::error::{DataError, RowCause};
+use crate::file_form::no_text;
 use crate::row::{key_of, parse_columns};
-use crate::row_form::no_text;
 use crate::row_texts::RowTexts;
 
 /// The text of a file, without a byte order mark.

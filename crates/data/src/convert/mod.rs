@@ -1,8 +1,8 @@
-//! Other people's data sets as VLM-R1's rows.
+//! Converts other data sets to VLM-R1's rows.
 //!
-//! One file a format; each reads its source and hands [`sink`] one draft after another. The sink gives
-//! every row its form, asks [`crate::row`] whether training would take it, and counts what it would not.
-//! Draws depend on the seed and the place of an image in its file alone.
+//! One file per format; each reads its source and passes drafts to [`sink`]. The sink turns a draft
+//! into a row, checks it with [`crate::row`] as training would, and counts what is refused. Random
+//! draws depend only on the seed and on the position of an image in its file.
 
 mod coco;
 mod d3;

@@ -1,4 +1,4 @@
-//! Drafts to rows: each gets VLM-R1's form and is checked as training would check it.
+//! Turns drafts into VLM-R1's rows and checks them as training would.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -185,7 +185,7 @@ impl<'a> Sink<'a> {
         let sizes = told(
             &self.sizes,
             "images of another size than the source says",
-            "\nhint: boxes fit pictures of the stated size: give the pictures that were annotated",
+            "\nhint: boxes fit images of the stated size: give the images that were annotated",
         );
         let own = self.notes.into_iter().chain(cut).chain(sizes);
         let notes = own.chain(self.odd.lines()).collect();

@@ -111,7 +111,7 @@ const HEADER_BYTES: u64 = 1 << 16;
 pub fn size_of_file(path: &Path) -> Option<[u32; 2]> {
     let (mut bytes, mut file) = open_image_file(path).ok()?;
     let of = |bytes: &[u8]| match decode(bytes, 0) {
-        // No picture is that small, so nothing is decoded.
+        // No image is that small, so nothing is decoded.
         Err(ImageCause::TooLarge { width, height, .. }) => {
             Some([u32::try_from(width).ok()?, u32::try_from(height).ok()?])
         }

@@ -1,7 +1,7 @@
 //! The zlib streams of PNG (RFC 1950, RFC 1951), bit by bit as zlib reads them.
 //!
-//! `image` reads PNG by a decoder that forgives and refuses other files than Pillow does, and says nothing of the
-//! stream inside. What a stream unpacks to is asked for in pieces, so that a small file cannot take much memory.
+//! The PNG decoder of the crate `image` accepts other damaged files than Pillow and gives no access to the stream. Output is
+//! produced in pieces, so that a small file cannot take much memory.
 
 /// Bits of a code that are looked up at once.
 const FAST_BITS: u32 = 10;

@@ -66,7 +66,7 @@ fn unsupported(message: &str) -> Option<String> {
     found.map(|(_, detail)| (*detail).to_owned())
 }
 
-/// Refuses pictures whose scans are many and large: a few bytes can ask for a pass over all coefficients.
+/// Refuses images whose scans are many and large: a few bytes can ask for a pass over all coefficients.
 fn check_scans(bytes: &[u8], pixels: u64) -> Result<(), ImageCause> {
     /// What encoders write at most is about half of it.
     const MANY: u64 = 32;
@@ -176,7 +176,7 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
 }
 
 /// A reader that fails at the end of the data, where libjpeg's own would make up an end marker and
-/// let a truncated picture pass.
+/// let a truncated image pass.
 struct StrictReader<'a> {
     rest: &'a [u8],
     ran_out: &'a Cell<bool>,

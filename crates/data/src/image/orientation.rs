@@ -1,9 +1,9 @@
-//! Which way up a picture is to be shown, by its metadata, and the turn itself; as `ImageOps.exif_transpose` of Pillow 12
-//! has it: EXIF first, XMP where EXIF says nothing.
+//! The orientation that an image's metadata give, and its rotation, as in `ImageOps.exif_transpose` of Pillow 12: EXIF first,
+//! XMP where there is no EXIF.
 //!
 //! | format | EXIF | XMP |
 //! |---|---|---|
-//! | JPEG | segments APP1 before the picture | the same |
+//! | JPEG | segments APP1 before the scan | the same |
 //! | PNG | chunk `eXIf` | chunk `iTXt` of `XML:com.adobe.xmp` |
 //! | WebP | chunk `EXIF` of an extended file | chunk `XMP ` |
 //!
@@ -17,14 +17,14 @@ use super::{ImageError, RgbImage, decode, read_file};
 
 /// Metadata longer than this is not read, bytes: what says the orientation stands at its start.
 const MAX_METADATA_BYTES: u64 = 1 << 20;
-/// Where a PNG whose metadata follow its picture is looked at, bytes from its end.
+/// Where a PNG whose metadata follow its image is looked at, bytes from its end.
 const TAIL_BYTES: u64 = 4096;
 const EXIF_MARK: &[u8] = b"Exif\0\0";
 const XMP_MARK: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const PNG_XMP_KEYWORD: &[u8] = b"XML:com.adobe.xmp\0";
 const ORIENTATION_TAG: u16 = 0x0112;
 
-/// How a stored picture is to be turned; a picture that is stored upright has none.
+/// How a stored image is to be turned; an image that is stored upright has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Orientation(u8);
 
@@ -38,7 +38,7 @@ impl Orientation {
         self.0
     }
 
-    /// Width and height of the turned picture of one that is stored in `size`.
+    /// Width and height, once turned, of an image that is stored in `size`.
     pub fn turned_size(self, [width, height]: [u32; 2]) -> [u32; 2] {
         match self.0 {
             5..=8 => [height, width],
@@ -51,13 +51,13 @@ impl Orientation {
         Metadata::read(&mut Cursor::new(bytes))?.orientation()
     }
 
-    /// The orientation that an image file names. Its picture is not read; one that cannot be opened names none.
+    /// The orientation that an image file names. Its image is not read; one that cannot be opened names none.
     pub fn of_file(path: &Path) -> Option<Self> {
         let file = File::open(path).ok()?;
         Metadata::read(&mut BufReader::with_capacity(4096, file))?.orientation()
     }
 
-    /// The picture as it is to be shown.
+    /// The image as it is to be shown.
     pub fn turn(self, image: &RgbImage) -> RgbImage {
         let [width, height] = [image.width(), image.height()];
         let [new_width, new_height] = self.turned_size([width, height]);
@@ -100,7 +100,7 @@ pub fn decode_upright(
     })
 }
 
-/// What stands beside the picture in a file.
+/// What stands beside the image in a file.
 #[derive(Default)]
 struct Metadata {
     exif: Vec<u8>,
@@ -132,7 +132,7 @@ impl Metadata {
             match marker {
                 // Restarts and the start of the image have no length.
                 0x01 | 0xd0..=0xd8 => continue,
-                // The end of the image, or the start of the picture.
+                // The end of the image, or the start of its scan.
                 0xd9 | 0xda => return Some(()),
                 _ => {}
             }
@@ -173,7 +173,7 @@ impl Metadata {
         }
     }
 
-    /// Metadata behind the picture: its chunks are not walked through, of which there may be thousands.
+    /// Metadata behind the image: its chunks are not walked through, of which there may be thousands.
     fn read_png_tail(&mut self, file: &mut (impl Read + Seek)) -> Option<()> {
         let end = file.seek(SeekFrom::End(0)).ok()?;
         file.seek(SeekFrom::Start(end.saturating_sub(TAIL_BYTES))).ok()?;
@@ -202,7 +202,7 @@ impl Metadata {
                     flags = bytes(file, length)?.first().copied();
                     file.seek_relative(padding as i64).ok()?;
                 }
-                // A file that is not extended has a picture alone.
+                // A file that is not extended has an image alone.
                 _ if flags.is_none() => return Some(()),
                 b"EXIF" if flags? & HAS_EXIF != 0 => {
                     self.exif = bytes(file, length)?;

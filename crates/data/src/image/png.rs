@@ -2,12 +2,12 @@
 //!
 //! | | Pillow, and so here |
 //! |---|---|
-//! | chunks before the picture | checksums are compared; unknown ones are passed over |
-//! | the picture | the checksum of the zlib stream counts, those of its chunks do not |
+//! | chunks before the image | checksums are compared; unknown ones are passed over |
+//! | the image | the checksum of the zlib stream counts, those of its chunks do not |
 //! | chunks behind it | may be missing, `IEND` too; what is read of them must be whole |
 //! | compressed texts, profiles | 1 MiB each, all texts together 64 MiB; nothing is kept of them |
 //!
-//! Of an animation the picture is read that is shown where animations are not known.
+//! Of an animation the image is read that is shown where animations are not known.
 
 mod chunks;
 mod pixels;
@@ -29,7 +29,7 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCau
     let header = chunks.read_header()?;
     let [width, height] = header.size;
     check_size(u64::from(width), u64::from(height), max_pixels)?;
-    let stream = chunks.picture()?;
+    let stream = chunks.image()?;
     let mut pixels = Pixels::new(&header);
     let mut unpacked = Inflate::new(&stream).map_err(stopped)?;
     while let Some(length) = pixels.next_row() {
@@ -37,7 +37,7 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCau
         match row.len() {
             // A stream that ends between two rows leaves the others black.
             0 if !pixels.is_empty() => break,
-            got if got < length => return Err(truncated("the picture lacks rows")),
+            got if got < length => return Err(truncated("the image lacks rows")),
             _ => pixels.take_row(row)?,
         }
     }
@@ -50,7 +50,7 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageCau
     Ok(RgbImage::new(width, height, pixels.finish()))
 }
 
-/// What the chunks before the picture say.
+/// What the chunks before the image say.
 struct Header {
     /// Width and height, px.
     size: [u32; 2],
@@ -90,8 +90,8 @@ impl Color {
 
 fn stopped(stop: Stop) -> ImageCause {
     match stop {
-        Stop::Input => truncated("the picture's data end early"),
-        Stop::Broken(why) => corrupt(format!("the picture's data: {why}")),
+        Stop::Input => truncated("the image's data end early"),
+        Stop::Broken(why) => corrupt(format!("the image's data: {why}")),
     }
 }
 

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use testing::golden;
 
-/// A picture that is told from others by `seed`.
-fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
+/// An image that is told from others by `seed`.
+fn test_image(width: u32, height: u32, seed: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (x, y) = (x * 8 / width, y * 8 / height);
         let level = |n: u32| ((x * 31 + y * 17 + seed * 97 + n * 53) * 40_503 / 7 % 256) as u8;
@@ -27,9 +27,9 @@ fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
     })
 }
 
-fn save(dir: &Path, name: &str, picture: &RgbImage) {
+fn save(dir: &Path, name: &str, image: &RgbImage) {
     fs::create_dir_all(dir.join("img")).expect("creates");
-    picture.save(dir.join("img").join(name)).expect("saves");
+    image.save(dir.join("img").join(name)).expect("saves");
 }
 
 fn row(image: &str, question: &str, answer: Value) -> String {
@@ -82,9 +82,9 @@ fn examples(report: &CheckReport, kind: Kind, dir: &TempDir) -> Vec<String> {
 #[test]
 fn everything_wrong_is_named_in_one_pass() {
     let dir = tempfile::tempdir().expect("a folder");
-    save(dir.path(), "a.png", &picture(100, 80, 1));
-    save(dir.path(), "tiny.png", &picture(20, 40, 2));
-    save(dir.path(), "huge.png", &picture(500, 400, 3));
+    save(dir.path(), "a.png", &test_image(100, 80, 1));
+    save(dir.path(), "tiny.png", &test_image(20, 40, 2));
+    save(dir.path(), "huge.png", &test_image(500, 400, 3));
     let whole = fs::read(dir.path().join("img/a.png")).expect("reads");
     fs::write(dir.path().join("img/cut.png"), &whole[..whole.len() / 2]).expect("writes");
     fs::write(dir.path().join("img/not.png"), "<html>").expect("writes");
@@ -138,7 +138,7 @@ fn everything_wrong_is_named_in_one_pass() {
         told(Kind::TinyImage),
         ["train.jsonl:5: img/tiny.png: 20x40 px: a side under 28 px"]
     );
-    let again = "train.jsonl:12: pictures, question and answer are those of train.jsonl:1";
+    let again = "train.jsonl:12: images, question and answer are those of train.jsonl:1";
     assert_eq!(told(Kind::DuplicateRow), [again]);
     assert!(told(Kind::Contradiction)[0].starts_with("train.jsonl:13: answer `[11, 10, 50, 60]`"));
     assert_eq!(report.answers.boxes_per_row[..2], [2, 8]);
@@ -147,7 +147,7 @@ fn everything_wrong_is_named_in_one_pass() {
 #[test]
 fn a_file_that_is_not_there_or_empty_does_not_hide_the_others() {
     let dir = tempfile::tempdir().expect("a folder");
-    save(dir.path(), "a.png", &picture(100, 80, 1));
+    save(dir.path(), "a.png", &test_image(100, 80, 1));
     let mut train = write(dir.path(), "good.jsonl", &[row("a.png", "Where?", json!("x"))]);
     for name in ["none.jsonl", "empty.jsonl"] {
         train.files.insert(0, DataFile { path: dir.path().join(name), ..train.files[0].clone() });
@@ -164,7 +164,7 @@ fn a_file_that_is_not_there_or_empty_does_not_hide_the_others() {
 #[test]
 fn conventions_of_a_whole_file_are_suspected() {
     let dir = tempfile::tempdir().expect("a folder");
-    save(dir.path(), "a.png", &picture(640, 480, 1));
+    save(dir.path(), "a.png", &test_image(640, 480, 1));
     let rows = |of: fn(u32) -> Value| -> Vec<String> {
         (0..30).map(|i| row("a.png", &format!("Number {i}?"), of(i))).collect()
     };
@@ -198,18 +198,18 @@ fn conventions_of_a_whole_file_are_suspected() {
 #[test]
 fn images_of_train_and_test_are_compared_by_content_and_by_looks() {
     let dir = tempfile::tempdir().expect("a folder");
-    let shared = picture(160, 120, 7);
-    for (name, picture) in [
+    let shared = test_image(160, 120, 7);
+    for (name, image) in [
         ("same.png", &shared),
         ("renamed.png", &shared),
-        ("own.png", &picture(160, 120, 8)),
-        ("other.png", &picture(160, 120, 9)),
-        ("shrunk.png", &picture(160, 120, 10)),
+        ("own.png", &test_image(160, 120, 8)),
+        ("other.png", &test_image(160, 120, 9)),
+        ("shrunk.png", &test_image(160, 120, 10)),
     ] {
-        save(dir.path(), name, picture);
+        save(dir.path(), name, image);
     }
     let grown = image::imageops::resize(
-        &picture(160, 120, 10),
+        &test_image(160, 120, 10),
         400,
         300,
         image::imageops::FilterType::Triangle,
@@ -242,7 +242,7 @@ fn prompts_are_counted_as_training_counts_them() {
     };
     let processor = Arc::new(Processor::from_dir(&model, &bounds).expect("a processor"));
     for (name, width, height) in [("a.png", 120, 90), ("tiny.png", 9, 30), ("wide.png", 400, 300)] {
-        save(dir.path(), name, &picture(width, height, 1));
+        save(dir.path(), name, &test_image(width, height, 1));
     }
     let rows = ["a.png", "tiny.png", "wide.png"].map(|name| row(name, "Where?", json!("x")));
     let train = write(dir.path(), "train.jsonl", &rows);
@@ -274,7 +274,7 @@ fn prompts_are_counted_as_training_counts_them() {
 #[test]
 fn the_pass_can_be_ended() {
     let dir = tempfile::tempdir().expect("a folder");
-    save(dir.path(), "a.png", &picture(100, 80, 1));
+    save(dir.path(), "a.png", &test_image(100, 80, 1));
     let rows: Vec<_> = (0..50).map(|i| row("a.png", &format!("{i}?"), json!("x"))).collect();
     let train = write(dir.path(), "train.jsonl", &rows);
     let mut seen = 0;
@@ -293,7 +293,7 @@ fn the_pass_can_be_ended() {
 #[test]
 fn an_image_bomb_is_refused_before_it_is_decoded() {
     let dir = tempfile::tempdir().expect("a folder");
-    save(dir.path(), "a.png", &picture(100, 80, 1));
+    save(dir.path(), "a.png", &test_image(100, 80, 1));
     let mut bomb = fs::read(dir.path().join("img/a.png")).expect("reads");
     // Width and height of the header chunk, with its checksum.
     bomb[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
@@ -318,7 +318,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn what_is_read_otherwise_than_meant_is_found() {
     let dir = tempfile::tempdir().expect("a folder");
-    save(dir.path(), "a.png", &picture(100, 80, 1));
+    save(dir.path(), "a.png", &test_image(100, 80, 1));
     let odd = |key: &str, value: Value| {
         let mut row: Value =
             serde_json::from_str(&row("a.png", key, json!("[10, 10, 50, 60]"))).expect("a row");
@@ -344,16 +344,16 @@ fn what_is_read_otherwise_than_meant_is_found() {
     let told = examples(&report, Kind::UnreadKey, &dir);
     assert_eq!(
         told[0],
-        "train.jsonl:3: `image_2` holds other pictures than `image`, and is not read"
+        "train.jsonl:3: `image_2` holds other images than `image`, and is not read"
     );
 }
 
 #[test]
-fn pictures_that_their_metadata_turn_are_told_once_and_not_taken_for_other_units() {
+fn images_that_their_metadata_turn_are_told_once_and_not_taken_for_other_units() {
     let dir = tempfile::tempdir().expect("a folder");
-    save(dir.path(), "a.png", &picture(100, 80, 1));
+    save(dir.path(), "a.png", &test_image(100, 80, 1));
     let path = dir.path().join("img/a.png");
-    // `eXIf` of orientation 6, before the picture.
+    // `eXIf` of orientation 6, before the image.
     let chunk = b"\0\0\0\x1aeXIfMM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0\xd6\x67\x4b\x69";
     let mut bytes = fs::read(&path).expect("reads");
     bytes.splice(33..33, chunk.iter().copied());

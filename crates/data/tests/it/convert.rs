@@ -406,9 +406,9 @@ fn marks_of_ms_swift_are_filled_and_what_changes_the_meaning_is_counted() {
     assert_eq!(reasons(&report), expected);
 }
 
-/// The copies of a picture that is listed twice asked for what is there as if it were absent.
+/// The copies of an image that is listed twice asked for what is there as if it were absent.
 #[test]
-fn pictures_and_boxes_that_are_listed_twice_count_once() {
+fn images_and_boxes_that_are_listed_twice_count_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let image =
         |id: u32, name: &str| json!({"id": id, "file_name": name, "width": 100, "height": 100});

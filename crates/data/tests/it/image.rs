@@ -34,7 +34,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A picture of pseudo-random samples.
+/// An image of pseudo-random samples.
 pub fn noise(width: u32, height: u32) -> RgbImage {
     let mut state = 1u32;
     let samples = (0..3 * width * height).map(|_| {

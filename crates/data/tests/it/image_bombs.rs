@@ -41,9 +41,9 @@ fn png(width: u32, height: u32, middle: &[Vec<u8>]) -> Vec<u8> {
     [b"\x89PNG\r\n\x1a\n".as_slice(), &header, &middle.concat(), &chunk(b"IEND", &[])].concat()
 }
 
-/// Each bomb with what is said of it; nothing where it is a picture after all.
+/// Each bomb with what is said of it; nothing where it is an image after all.
 fn bombs() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
-    let picture = || chunk(b"IDAT", &zeros(3 * 258));
+    let image = || chunk(b"IDAT", &zeros(3 * 258));
     let much = zeros(150 << 20);
     let text = |name: &[u8; 4], head: &[u8], stream: &[u8]| chunk(name, &[head, stream].concat());
     let most = zeros(1_000_000);
@@ -52,23 +52,23 @@ fn bombs() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     let mut bombs = vec![
         (
             "packed text",
-            png(16, 15, &[text(b"zTXt", b"k\0\0", &much), picture()]),
+            png(16, 15, &[text(b"zTXt", b"k\0\0", &much), image()]),
             Some("unpacks to more than"),
         ),
         (
             "international text",
-            png(16, 15, &[picture(), text(b"iTXt", b"k\0\x01\0\0\0", &much)]),
+            png(16, 15, &[image(), text(b"iTXt", b"k\0\x01\0\0\0", &much)]),
             Some("unpacks to more than"),
         ),
         (
             "profile",
-            png(16, 15, &[text(b"iCCP", b"k\0\0", &much), picture()]),
+            png(16, 15, &[text(b"iCCP", b"k\0\0", &much), image()]),
             Some("unpacks to more than"),
         ),
-        ("many texts", png(16, 15, &[texts.concat(), picture()]), Some("texts of more than")),
-        ("picture", png(16, 15, &[chunk(b"IDAT", &much)]), None),
-        ("many chunks", png(16, 15, &[animated.concat(), picture()]), None),
-        ("size", png(60_000, 60_000, &[picture()]), Some("over the bound")),
+        ("many texts", png(16, 15, &[texts.concat(), image()]), Some("texts of more than")),
+        ("image", png(16, 15, &[chunk(b"IDAT", &much)]), None),
+        ("many chunks", png(16, 15, &[animated.concat(), image()]), None),
+        ("size", png(60_000, 60_000, &[image()]), Some("over the bound")),
     ];
     let jpeg = input_bytes("progressive_420.jpg");
     let last = jpeg.windows(2).rposition(|pair| pair == [0xff, 0xda]).expect("a scan");

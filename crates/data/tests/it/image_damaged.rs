@@ -77,7 +77,7 @@ fn one_changed_byte_is_judged_as_pillow_judges_it() {
 #[test]
 fn arithmetic_coding_is_decoded_as_by_pillow() {
     let bytes = std::fs::read(testing::golden("images").join("arithmetic.jpg")).expect("a file");
-    let image = decode(&bytes, MAX_DECODED_PIXELS).expect("a picture");
+    let image = decode(&bytes, MAX_DECODED_PIXELS).expect("an image");
     assert_eq!([image.width(), image.height()], [133, 97]);
     assert_eq!(sha256(image.pixels()), golden().arithmetic);
     for cut in [bytes.len() / 2, bytes.len() - 2] {

@@ -97,7 +97,7 @@ fn damaged_bytes_never_panic() {
 fn a_text_named_jpg_is_named_for_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("note.jpg");
-    std::fs::write(&path, b"hello, this is no picture").unwrap();
+    std::fs::write(&path, b"hello, this is no image").unwrap();
     let error = decode_file(&path, MAX_DECODED_PIXELS).unwrap_err();
     assert!(matches!(
         &error,

@@ -8,7 +8,7 @@ use std::process::Command;
 use data::ImageFolder;
 use tempfile::TempDir;
 
-/// `images/` with links beside `data/`, where the pictures are.
+/// `images/` with links beside `data/`, where the images are.
 fn cluster() -> TempDir {
     let dir = TempDir::new().expect("a folder");
     let at = |name: &str| dir.path().join(name);

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use data::{
-    DataError, DataFile, DataFiles, EpochSampler, Loaded, LoaderOptions, OnBadRow, Processor,
+    DataError, DataFile, DataFiles, EpochOrder, Loaded, LoaderOptions, OnBadRow, Processor,
     ProcessorOptions, PromptLoader, PromptTemplate, RowChecks, load_rows,
 };
 
@@ -22,7 +22,7 @@ const OPTIONS: LoaderOptions = LoaderOptions {
 };
 
 /// Rows over the golden images; row 2 of them shows a truncated one.
-fn samples(dir: &Path) -> Arc<[Sample]> {
+fn examples(dir: &Path) -> Arc<[Example]> {
     for name in ["one.png", "wide.png"] {
         fs::copy(golden("text/images").join(name), dir.join(name)).expect("copies");
     }
@@ -43,7 +43,7 @@ fn samples(dir: &Path) -> Arc<[Sample]> {
 }
 
 fn loader(
-    samples: &Arc<[Sample]>,
+    examples: &Arc<[Example]>,
     order: Vec<usize>,
     options: LoaderOptions,
     processor: ProcessorOptions,
@@ -51,7 +51,7 @@ fn loader(
     let processor = Processor::from_dir(&golden("text/tokenizer"), &processor).expect("a folder");
     let template = PromptTemplate::resolve("rec").expect("a task");
     PromptLoader::new(
-        Arc::clone(samples),
+        Arc::clone(examples),
         Arc::new(processor),
         template,
         order.into_iter(),
@@ -63,11 +63,11 @@ fn loader(
 #[test]
 fn prompts_come_in_order_and_share_images() {
     let dir = tempfile::tempdir().expect("a folder");
-    let samples = samples(dir.path());
+    let examples = examples(dir.path());
     let order = vec![1, 0, 3, 1, 1, 0];
-    let prompts: Vec<_> = loader(&samples, order.clone(), OPTIONS, options())
+    let prompts: Vec<_> = loader(&examples, order.clone(), OPTIONS, options())
         .map(|loaded| match loaded.expect("good rows") {
-            Loaded::Ready { sample_index, prompt } => (sample_index, prompt),
+            Loaded::Ready { example_index, prompt } => (example_index, prompt),
             Loaded::Skipped { row, .. } => panic!("{row}"),
         })
         .collect();
@@ -78,9 +78,9 @@ fn prompts_come_in_order_and_share_images() {
     assert!(Arc::ptr_eq(&first.images[0], &first.images[2]));
     assert!(Arc::ptr_eq(&first.images[0], &again.images[0]), "the cache kept it");
     assert!(prompts[2].1.images.is_empty());
-    // Without a cache a picture named twice in a row is still one copy.
+    // Without a cache an image named twice in a row is still one copy.
     let mut uncached =
-        loader(&samples, vec![1], LoaderOptions { cache_bytes: 0, ..OPTIONS }, options());
+        loader(&examples, vec![1], LoaderOptions { cache_bytes: 0, ..OPTIONS }, options());
     let Some(Ok(Loaded::Ready { prompt, .. })) = uncached.next() else { panic!("a prompt") };
     assert!(Arc::ptr_eq(&prompt.images[0], &prompt.images[2]));
     assert_eq!(prompt.images[0], first.images[0]);
@@ -89,9 +89,9 @@ fn prompts_come_in_order_and_share_images() {
 #[test]
 fn a_truncated_image_stops_or_is_skipped_at_its_place() {
     let dir = tempfile::tempdir().expect("a folder");
-    let samples = samples(dir.path());
+    let examples = examples(dir.path());
     let order = vec![0, 2, 3];
-    let stopped: Vec<_> = loader(&samples, order.clone(), OPTIONS, options()).collect();
+    let stopped: Vec<_> = loader(&examples, order.clone(), OPTIONS, options()).collect();
     assert!(stopped[0].is_ok() && stopped[2].is_ok());
     let Err(error @ DataError::BadRows(_)) = &stopped[1] else { panic!("{:?}", stopped[1]) };
     let text = error.to_string();
@@ -99,18 +99,18 @@ fn a_truncated_image_stops_or_is_skipped_at_its_place() {
 
     let skip = LoaderOptions { on_bad_row: OnBadRow::Skip, ..OPTIONS };
     let skipped: Vec<_> =
-        loader(&samples, order, skip, options()).map(|l| l.expect("goes on")).collect();
+        loader(&examples, order, skip, options()).map(|l| l.expect("goes on")).collect();
     assert!(
-        matches!(&skipped[1], Loaded::Skipped { sample_index: 2, row } if row.source_line.line == 3)
+        matches!(&skipped[1], Loaded::Skipped { example_index: 2, row } if row.source_line.line == 3)
     );
-    assert!(matches!(&skipped[2], Loaded::Ready { sample_index: 3, .. }));
+    assert!(matches!(&skipped[2], Loaded::Ready { example_index: 3, .. }));
 }
 
 #[test]
 fn a_prompt_too_long_names_its_row() {
     let dir = tempfile::tempdir().expect("a folder");
     let short = ProcessorOptions { max_prompt_length: Some(10), ..options() };
-    let all: Vec<_> = loader(&samples(dir.path()), vec![3], OPTIONS, short).collect();
+    let all: Vec<_> = loader(&examples(dir.path()), vec![3], OPTIONS, short).collect();
     let text = all[0].as_ref().expect_err("too long").to_string();
     assert!(
         text.contains("train.jsonl:4: the prompt has ") && text.contains("`max_prompt_length` 10"),
@@ -120,9 +120,9 @@ fn a_prompt_too_long_names_its_row() {
 
 #[test]
 fn a_resumed_order_goes_on_where_it_was() {
-    let sampler = EpochSampler::new(7, 3, 42);
+    let sampler = EpochOrder::new(7, 3, 42);
     let whole: Vec<_> = (0..9).flat_map(|step| sampler.indices_of_step(step)).collect();
-    let resumed = EpochSampler::new(7, 3, 42);
+    let resumed = EpochOrder::new(7, 3, 42);
     let rest: Vec<_> = (4..9).flat_map(|step| resumed.indices_of_step(step)).collect();
     assert_eq!(whole[whole.len() - rest.len()..], rest);
     assert_eq!(whole.len(), 21);
@@ -165,13 +165,13 @@ fn rows_beyond_the_positions_of_the_model_are_bad_at_their_place() {
     let files =
         vec![DataFile { path, image_folder: Some(dir.path().to_owned()), reward_method: None }];
     let report = load_rows(&DataFiles { files }, &RowChecks::default(), OnBadRow::Stop);
-    let samples: Arc<[Sample]> = report.expect("rows").rows.into();
+    let examples: Arc<[Example]> = report.expect("rows").rows.into();
     let folder = model(2048);
     let load = |on_bad_row| {
         let processor = Processor::from_dir(folder.path(), &options()).expect("a folder");
         let template = PromptTemplate::resolve("none").expect("a template");
         let loading = LoaderOptions { on_bad_row, ..OPTIONS };
-        PromptLoader::new(Arc::clone(&samples), Arc::new(processor), template, 0..6, loading)
+        PromptLoader::new(Arc::clone(&examples), Arc::new(processor), template, 0..6, loading)
             .expect("threads")
     };
     let skipped: Vec<String> = load(OnBadRow::Skip)

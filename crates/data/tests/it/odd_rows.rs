@@ -5,7 +5,7 @@ use std::path::Path;
 
 use data::{
     DataFile, DataFiles, LoadReport, Notices, OnBadRow, ReadKeys, RowChecks, index_rows,
-    load_items, load_rows, notices_of,
+    load_eval_rows, load_rows, notices_of,
 };
 use serde_json::{Value, json};
 
@@ -33,16 +33,13 @@ fn a_row_that_would_be_trained_blind_is_refused_with_its_place_and_key() {
         let good = json!({"conversations": turns("q", "a")});
         let blind = json!({key: ["a.png"], "conversations": turns("q", "a")});
         let error = load(&[good, blind]).expect_err("blind");
-        let expected = format!(
-            "train.jsonl:2: `{key}` holds pictures but is not read, and there is no `image`"
-        );
+        let expected =
+            format!("train.jsonl:2: `{key}` holds images but is not read, and there is no `image`");
         assert!(error.contains(&expected) && error.contains("\nhint: name"), "{error}");
         assert!(error.contains("data convert"), "{error}");
     }
     let film = load(&[json!({"videos": ["a.mp4"], "conversations": turns("q", "a")})]);
-    assert!(
-        film.is_err_and(|error| error.contains("`videos` is not read: rows show pictures only"))
-    );
+    assert!(film.is_err_and(|error| error.contains("`videos` is not read: rows show images only")));
     let [text, null] =
         [json!({"id": "7.png"}), json!({"image": null, "images": []})].map(|mut row| {
             row["conversations"] = turns("q", "a");
@@ -75,12 +72,12 @@ fn a_key_that_is_missing_is_told_by_the_name_it_has() {
             json!({"problem": "q", "solution": "a", "images": ["a.png"]}),
         ],
     );
-    let rows = load_items(&items, &RowChecks::default(), &mut |_, _| {}).expect("items");
+    let rows = load_eval_rows(&items, &RowChecks::default(), &mut |_, _| {}).expect("items");
     let causes: Vec<String> =
         rows.into_iter().map(|row| row.expect_err("bad").to_string()).collect();
     assert!(causes[0].contains("missing key `solution`; `solutions` is not read"), "{causes:?}");
     assert!(
-        causes[1].contains("train.jsonl:2: `images` holds pictures but is not read"),
+        causes[1].contains("train.jsonl:2: `images` holds images but is not read"),
         "{causes:?}"
     );
 }
@@ -157,14 +154,14 @@ fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
         let files = || DataFiles { files: vec![good.clone()] };
         let checks = RowChecks::default();
         let mut notices = Notices::new(ReadKeys::TRAINING, false);
-        let rows = index_rows(&files(), &checks, OnBadRow::Stop, &mut |sample, lost| {
-            seen.push(sample.columns["score"]["a"].clone());
-            notices.look_at_sample(sample, lost);
+        let rows = index_rows(&files(), &checks, OnBadRow::Stop, &mut |example, lost| {
+            seen.push(example.columns["score"]["a"].clone());
+            notices.look_at_example(example, lost);
             true
         });
         let again = rows.expect(value).rows.get(0).expect("the row");
         assert_eq!(again.columns["score"]["a"], seen[0]);
-        assert_eq!(load_items(&good, &checks, &mut |_, _| {}).expect("items").len(), 1);
+        assert_eq!(load_eval_rows(&good, &checks, &mut |_, _| {}).expect("items").len(), 1);
         let lines = notices.lines();
         assert_eq!(lines.len(), usize::from(!told.is_empty()), "{value}: {lines:?}");
         assert!(lines.iter().all(|line| line.contains(told)), "{lines:?}");
@@ -172,7 +169,7 @@ fn what_python_reads_is_read_in_columns_of_ones_own_and_told() {
             let bad = write(&format!("{{{}}}\n", turns(&place.replace("VALUE", value))));
             let loaded =
                 load_rows(&DataFiles { files: vec![bad.clone()] }, &checks, OnBadRow::Stop);
-            let item = load_items(&bad, &checks, &mut |_, _| {}).expect("items").remove(0);
+            let item = load_eval_rows(&bad, &checks, &mut |_, _| {}).expect("items").remove(0);
             if refused.is_empty() {
                 assert!(loaded.is_ok() && item.is_ok(), "{place}");
                 continue;

@@ -1,10 +1,10 @@
-//! Pictures whose metadata turn them: found in every format, turned by hand-made arrays, told where they are not turned.
+//! Images whose metadata turn them: found in every format, turned by hand-made arrays, told where they are not turned.
 
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
-use base::{Sample, SourceLine};
+use base::{Example, SourceLine};
 use data::image::{
     ImageProcessorConfig, MAX_DECODED_PIXELS, Orientation, RgbImage, decode_upright,
 };
@@ -38,15 +38,15 @@ fn xmp(orientation: u16, is_attribute: bool) -> String {
     }
 }
 
-/// A picture whose red is `10 * row + column`.
-fn picture(width: u32, height: u32) -> RgbImage {
+/// An image whose red is `10 * row + column`.
+fn test_image(width: u32, height: u32) -> RgbImage {
     let pixel = |i: u32| [(10 * (i / width) + i % width) as u8, 0, 200];
     RgbImage::new(width, height, (0..width * height).flat_map(pixel).collect())
 }
 
 fn encoded(format: ImageFormat) -> Vec<u8> {
-    let stored = picture(3, 2);
-    let image = image::RgbImage::from_raw(3, 2, stored.pixels().to_vec()).expect("a picture");
+    let stored = test_image(3, 2);
+    let image = image::RgbImage::from_raw(3, 2, stored.pixels().to_vec()).expect("an image");
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, format).expect("encodes");
     bytes.into_inner()
@@ -60,7 +60,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A PNG with a chunk before its picture, or behind it.
+/// A PNG with a chunk before its image, or behind it.
 fn png(name: &[u8; 4], content: &[u8], is_before: bool) -> Vec<u8> {
     let named = [name.as_slice(), content].concat();
     let length = (content.len() as u32).to_be_bytes();
@@ -72,7 +72,7 @@ fn png(name: &[u8; 4], content: &[u8], is_before: bool) -> Vec<u8> {
     bytes
 }
 
-/// An extended WebP with chunks behind its picture.
+/// An extended WebP with chunks behind its image.
 fn webp(flags: u8, chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
     let simple = encoded(ImageFormat::WebP);
     let mut body = b"WEBPVP8X".to_vec();
@@ -88,7 +88,7 @@ fn webp(flags: u8, chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
     [b"RIFF".as_slice(), &(body.len() as u32).to_le_bytes(), &body].concat()
 }
 
-/// A JPEG of these segments APP1, as far as its picture.
+/// A JPEG of these segments APP1, as far as its image.
 fn jpeg(segments: &[&[u8]]) -> Vec<u8> {
     let mut bytes = vec![0xff, 0xd8, 0xff, 0xe0, 0, 4, 1, 2];
     for segment in segments {
@@ -122,7 +122,7 @@ fn each_orientation_turns_as_pillow_does() {
         let path = dir.path().join("a.png");
         fs::write(&path, png(b"eXIf", &exif(orientation, true), true)).expect("writes");
         let stored = decode_upright(&path, MAX_DECODED_PIXELS, false).expect("decodes");
-        assert_eq!(stored, picture(3, 2));
+        assert_eq!(stored, test_image(3, 2));
         let turned = decode_upright(&path, MAX_DECODED_PIXELS, true).expect("decodes");
         assert_eq!([turned.width(), turned.height()], size, "{orientation}");
         let red: Vec<u8> = turned.pixels().chunks_exact(3).map(|pixel| pixel[0]).collect();
@@ -148,7 +148,7 @@ fn orientations_are_found_where_each_format_has_them() {
     assert_eq!(number(&jpeg(&[])), None);
 
     assert_eq!(number(&png(b"eXIf", &exif(5, false), true)), Some(5));
-    assert_eq!(number(&png(b"eXIf", &exif(5, false), false)), Some(5), "behind the picture");
+    assert_eq!(number(&png(b"eXIf", &exif(5, false), false)), Some(5), "behind the image");
     let text = [b"XML:com.adobe.xmp\0\0\0\0\0".as_slice(), xmp(4, false).as_bytes()].concat();
     assert_eq!(number(&png(b"iTXt", &text, true)), Some(4));
     assert_eq!(number(&encoded(ImageFormat::Png)), None);
@@ -182,8 +182,8 @@ fn broken_metadata_are_none() {
     }
 }
 
-fn sample(path: &Path, line: usize) -> Sample {
-    Sample {
+fn example(path: &Path, line: usize) -> Example {
+    Example {
         source: SourceLine::new("train.jsonl", line),
         images: vec![path.to_owned()],
         problem: "q".to_owned(),
@@ -200,7 +200,7 @@ fn a_processor_turns_where_it_is_told_to_and_all_sizes_follow() {
     let path = dir.path().join("a.png");
     let tall = RgbImage::new(56, 28, vec![90; 56 * 28 * 3]);
     let mut bytes = Cursor::new(Vec::new());
-    let image = image::RgbImage::from_raw(56, 28, tall.pixels().to_vec()).expect("a picture");
+    let image = image::RgbImage::from_raw(56, 28, tall.pixels().to_vec()).expect("an image");
     image.write_to(&mut bytes, ImageFormat::Png).expect("encodes");
     let mut bytes = bytes.into_inner();
     let chunk = png(b"eXIf", &exif(6, true), true);
@@ -215,7 +215,7 @@ fn a_processor_turns_where_it_is_told_to_and_all_sizes_follow() {
     assert_eq!(stored.grid_thw[1], turned.grid_thw[2]);
     assert_ne!(stored.digest(), turned.digest());
 
-    let rows = [sample(&path, 1), sample(&path, 2)];
+    let rows = [example(&path, 1), example(&path, 2)];
     let said = notices_of(&rows, false).join("\n");
     assert!(
         said.starts_with("warning: 1 of 1 images") && said.contains("(orientation 6)"),

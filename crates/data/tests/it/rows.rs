@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use base::{Sample, SourceLine};
+use base::{Example, SourceLine};
 use data::{
     DataError, DataFile, DataFiles, ImageFolder, LoadReport, OnBadRow, RowChecks, Rows, index_rows,
     load_rows, parse_row, split,
@@ -309,7 +309,7 @@ fn a_split_is_exact_and_repeatable() {
 }
 
 /// The rows of a file with this content, without those that are not kept.
-fn index(dir: &Path, bytes: &[u8], keep: &mut dyn FnMut(&Sample, &[Lost]) -> bool) -> Rows {
+fn index(dir: &Path, bytes: &[u8], keep: &mut dyn FnMut(&Example, &[Lost]) -> bool) -> Rows {
     let path = dir.join("train.jsonl");
     fs::write(&path, bytes).expect("writes");
     let file = DataFile {
@@ -334,15 +334,15 @@ fn indexed_rows_are_those_that_were_read() {
     let pretty = rows.concat().replace(", \"conversations", ",\n\n\"conversations");
     for bytes in [rows.join("\r\n\n"), list, pretty] {
         let mut seen = Vec::new();
-        let indexed = index(dir.path(), bytes.as_bytes(), &mut |sample, _| {
-            seen.push(serde_json::to_value(sample).expect("JSON"));
-            sample.problem != "no"
+        let indexed = index(dir.path(), bytes.as_bytes(), &mut |example, _| {
+            seen.push(serde_json::to_value(example).expect("JSON"));
+            example.problem != "no"
         });
-        // Pictures may go; they are missed when they are decoded.
+        // Images may go; they are missed when they are decoded.
         fs::remove_file(dir.path().join("img/a.png")).expect("removes");
         let read: Vec<_> = indexed
             .iter()
-            .map(|sample| serde_json::to_value(sample.expect("a row")).expect("JSON"))
+            .map(|example| serde_json::to_value(example.expect("a row")).expect("JSON"))
             .collect();
         assert_eq!(read, [seen[0].clone(), seen[2].clone()], "{bytes}");
         assert_eq!(read[0]["accu_reward_method"], "math");

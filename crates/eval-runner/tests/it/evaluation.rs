@@ -30,7 +30,7 @@ impl Progress for Watcher {
     }
 }
 
-/// Seven rows, of which one is broken and one names a picture that is cut off.
+/// Seven rows, of which one is broken and one names an image that is cut off.
 fn data(folder: &Path) -> EvalConfig {
     let images = folder.join("images");
     fs::create_dir_all(&images).unwrap();
@@ -165,7 +165,7 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     };
     let (all, good) = (of(&summary, "iou_anywhere"), of(&without, "iou_anywhere"));
     assert!((all * 7.0 - good * 5.0).abs() < 1e-12);
-    // The picture is repaired: only its answers are asked for.
+    // The image is repaired: only its answers are asked for.
     fs::copy(dir.path().join("images/scene.png"), dir.path().join("images/cut.png")).unwrap();
     let (finished, watcher) = again.go(usize::MAX);
     assert_eq!((finished.unwrap().1.num_bad, watcher.heard), (1, 2));

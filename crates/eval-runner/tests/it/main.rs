@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::Sample;
+use base::Example;
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
 use eval::{EvalError, RecEvaluation, shuffled_images};
@@ -24,7 +24,7 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity")
 }
 
-fn samples(folder: &Path) -> Vec<Sample> {
+fn samples(folder: &Path) -> Vec<Example> {
     let rows: String = IMAGES
         .iter()
         .map(|image| {
@@ -67,7 +67,7 @@ fn model() -> Box<dyn VisionLanguageModel> {
 struct Fixture {
     model: Box<dyn VisionLanguageModel>,
     processor: Arc<Processor>,
-    samples: Vec<Sample>,
+    samples: Vec<Example>,
     _folder: tempfile::TempDir,
 }
 
@@ -82,7 +82,7 @@ impl Fixture {
         }
     }
 
-    fn evaluate(&self, samples: &[Sample], max_concurrent: usize) -> RecEvaluation {
+    fn evaluate(&self, samples: &[Example], max_concurrent: usize) -> RecEvaluation {
         RecEvaluator::new(samples, Arc::clone(&self.processor), options(3, max_concurrent))
             .unwrap()
             .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
@@ -148,7 +148,7 @@ fn shuffled_pictures_change_sizes_and_answers_only() {
 #[test]
 fn what_cannot_be_evaluated_is_refused() {
     let fixture = Fixture::new();
-    let refused = |samples: &[Sample], answers| {
+    let refused = |samples: &[Example], answers| {
         RecEvaluator::new(samples, Arc::clone(&fixture.processor), options(answers, 1))
             .err()
             .unwrap()

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 const BOXES: [[u32; 4]; 4] =
     [[10, 20, 90, 60], [30, 4, 55, 70], [2, 40, 100, 80], [60, 10, 95, 95]];
-/// Of the picture, and of what the model sees of it, px.
+/// Of the image, and of what the model sees of it, px.
 const SIZE: [u32; 2] = [128, 100];
 const INPUT: [u32; 2] = [112, 112];
 

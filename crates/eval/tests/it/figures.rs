@@ -52,10 +52,10 @@ fn answer(row: usize, question: &Question, case: &Case) -> StoredAnswer {
 
 fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Summary {
     let folder = tempfile::tempdir().unwrap();
-    let picture = super::golden().join("images/small.png");
+    let source = super::golden().join("images/small.png");
     for image in case.coco["images"].as_array().unwrap() {
         let name = image["file_name"].as_str().unwrap();
-        fs::copy(&picture, folder.path().join(name)).unwrap();
+        fs::copy(&source, folder.path().join(name)).unwrap();
     }
     let file = folder.path().join("val.json");
     fs::write(&file, case.coco.to_string()).unwrap();

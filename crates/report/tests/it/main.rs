@@ -4,8 +4,8 @@ use std::fs;
 
 use proptest::prelude::*;
 use report::{
-    Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow, KeyFigure,
-    LabelledBox, LineChart, Picture, Report, ReportError, Section, Series, Table, Target,
+    AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow,
+    KeyFigure, LabelledBox, LineChart, Report, ReportError, Section, Series, Table, Target,
     read_metrics, write_svg,
 };
 
@@ -32,7 +32,7 @@ fn section(heading: &str, body: Body) -> Section {
 
 fn report() -> Report {
     let interval = Interval { mean: 0.5, low: 0.4, high: 0.6, num_values: 10 };
-    let picture = Picture {
+    let image = AnnotatedImage {
         image: EncodedImage::from_rgb(2, 2, &[9; 12]).expect("pixels"),
         boxes: vec![LabelledBox {
             label: "true".to_owned(),
@@ -69,7 +69,7 @@ fn report() -> Report {
                     rows: vec![row],
                 }]),
             ),
-            section("Pictures", Body::Pictures(vec![picture])),
+            section("Images", Body::Images(vec![image])),
         ],
     }
 }

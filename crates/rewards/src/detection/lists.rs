@@ -1,4 +1,4 @@
-//! The boxes of an answer and of its solution side by side.
+//! The boxes of a completion and of its solution, in common units.
 
 use super::boxes_in_text::{Entry, TrueBox, predicted, true_boxes};
 use crate::box_format::{Conversion, Conversions};
@@ -10,7 +10,7 @@ pub(super) struct Lists<'a> {
     pub(super) truths: Vec<TrueBox<'a>>,
     /// Empty where there is no block that can be read.
     pub(super) predictions: Vec<Entry<'a>>,
-    /// Whether there is a block, and nobody can read it.
+    /// Whether there is a block that cannot be read.
     pub(super) is_unreadable: bool,
     has_block: bool,
 }
@@ -80,7 +80,7 @@ impl<'a> Lists<'a> {
         }
     }
 
-    /// Notes that a prediction and a truth belong together.
+    /// Notes a match of a prediction and a truth.
     pub(super) fn note_match(
         &self,
         notes: &mut Notes<'_>,

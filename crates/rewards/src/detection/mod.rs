@@ -14,9 +14,9 @@
 
 mod boxes_in_text;
 pub mod coco;
-mod found;
 mod lists;
 mod nms;
+mod predictions;
 mod weighted_sum;
 
 use std::collections::{HashMap, HashSet};
@@ -27,9 +27,9 @@ use python::text::strip;
 pub(crate) use self::boxes_in_text::last_block;
 use self::boxes_in_text::{Entry, Label, TrueBox, true_boxes};
 use self::coco::{AveragePrecision, CocoBox, Detection, Truth, average_precision_of_matches};
-pub use self::found::{Predictions, predictions};
 use self::lists::Lists;
 pub use self::nms::{nms_average_precision, suppress_by_truth};
+pub use self::predictions::{Predictions, predictions};
 
 use crate::answer::{first_answer, last_answer};
 use crate::box_format::Conversions;

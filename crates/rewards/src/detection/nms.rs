@@ -1,7 +1,7 @@
 //! NMS-AP of OVDEval (arXiv 2308.13177): COCO's AP after each truth keeps one prediction.
 //!
-//! A model that answers one object under every label of a list looks good to AP. So for each truth,
-//! of the predictions of any category that overlap it by more than half, the best scored stays.
+//! AP does not punish a model that gives one object every label of a list. So for each truth only the
+//! best-scored prediction that overlaps it by more than half stays, whatever its category.
 
 use std::collections::HashMap;
 

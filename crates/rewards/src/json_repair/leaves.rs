@@ -1,4 +1,4 @@
-//! What stands between the brackets: keys and texts in quotes, numbers, words without quotes.
+//! The leaves of broken JSON: quoted keys and texts, numbers, unquoted words.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Broken JSON read as its writer meant it: what a model leaves out or puts in is guessed.
+//! Repairs broken JSON: guesses what a model meant.
 //!
 //! The guesses agree with the Python package json_repair (0.64), by which VLM-R1 reads broken answers: missing
 //! or wrong quotes, brackets, commas and colons; text before and after; comments, `...`, tuples,

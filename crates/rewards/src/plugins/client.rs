@@ -1,5 +1,5 @@
-//! The HTTP client of rewards and judge: one request, and when it is made again. Servers are not trusted: what they send is bounded in
-//! size and time, and nothing that they say sends a request, or a key, elsewhere.
+//! The HTTP client of rewards and judge, with retries. Servers are not trusted: size and time of responses are bounded, and
+//! redirects, which could leak the key, are not followed.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 const PROXIES: [&str; 6] =
     ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
 
-/// Posts JSON, again where a failure may pass.
+/// Posts JSON, and retries transient failures.
 pub(super) struct Client {
     agent: Agent,
     url: String,
@@ -32,7 +32,7 @@ pub(super) struct Client {
 /// Why one request failed.
 struct Failure {
     reason: String,
-    /// Whether and when another try may help.
+    /// Whether and when to retry.
     retry: Option<Duration>,
     /// The body of an answer that refuses.
     body: Option<String>,
@@ -91,7 +91,7 @@ impl Client {
             .timeout_global(Some(timeout))
             // The text of a refusal is worth showing.
             .http_status_as_error(false)
-            // A server that is asked may not name another one to which answers and key go.
+            // No redirects: completions and key go to this server alone.
             .max_redirects(0)
             .max_response_header_size(MAX_HEAD_BYTES)
             .proxy(proxy(reward, &url))

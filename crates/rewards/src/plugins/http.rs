@@ -1,4 +1,4 @@
-//! Rewards that a server computes.
+//! Rewards over HTTP.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ use super::protocol::{self, Refusal};
 use crate::error::RewardError;
 use crate::registry::{Reward, RewardInput};
 
-/// Longest answer that is read, bytes: what is parsed takes some times as much.
+/// Longest response that is read, bytes; parsing takes a few times as much memory.
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// A reward that a server computes; its name is the address without scheme and query.
@@ -23,7 +23,7 @@ pub(super) struct HttpReward {
 }
 
 impl HttpReward {
-    /// Nothing is asked yet: the server may start later than the training.
+    /// Sends nothing yet: the server may start after the training.
     pub(super) fn new(url: &str, options: &PluginOptions) -> Result<Self, RewardError> {
         let (host, parsed) = client::host(url)
             .map_err(|reason| RewardError::PluginName { name: client::shown(url), reason })?;
@@ -53,7 +53,7 @@ impl HttpReward {
         let request = protocol::request(id, rows).to_string();
         let scored = self.client.post(&request, |answer| protocol::scores(answer, id, rows.len()));
         scored.map_err(|refusal| {
-            // What a server says of a row that it was not sent is said of the batch.
+            // A row index outside the request is dropped: the error is that of the batch.
             let row = refusal.row.filter(|&row| row < rows.len());
             super::failed(&self.name, first, rows, Refusal { row, ..refusal }, "")
         })

@@ -1,4 +1,4 @@
-//! Secrets that are sent to servers.
+//! API keys.
 
 use std::fmt;
 use std::fs;

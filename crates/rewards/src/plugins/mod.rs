@@ -1,14 +1,13 @@
-//! Rewards of the user's own, named in `--reward_funcs` by where they are.
+//! Rewards of the user, named in `--reward_funcs` by their file, command or address.
 //!
-//! | name | what answers |
+//! | name | computed by |
 //! |---|---|
 //! | `FILE.py:FUNCTION`, `FILE.py:FUNCTION:chat` | a Python function |
 //! | `llm` | a language model as judge |
 //! | `http://...`, `https://...` | a server |
 //! | `program:COMMAND ARGUMENTS`, `./PATH` | a program, by lines of JSON |
 //!
-//! All are asked in batches, by the messages of [`protocol`]; `docs/rewards.md` shows each from the
-//! user's side.
+//! All receive batches in the messages of [`protocol`]. `docs/rewards.md` is the user's guide.
 
 mod client;
 mod http;
@@ -46,9 +45,9 @@ pub struct PluginOptions {
     pub batch: RewardBatch,
     /// Longest wait for the scores of one batch, s.
     pub timeout_secs: f64,
-    /// Longest wait for a server that has answered before and does so no more, s.
+    /// Longest wait for a server that answered before and now does not, s.
     pub retry_secs: f64,
-    /// Ends such waits early.
+    /// Ends these waits early.
     pub stop: StopFlag,
     /// The Python interpreter; without it `VLM_R1_PYTHON` of the environment, else `python3`.
     pub python: Option<String>,
@@ -103,7 +102,7 @@ impl PluginOptions {
     }
 }
 
-/// Whether `name` is of one of these forms: what it looks at is not known here.
+/// Whether `name` has one of these forms.
 pub(crate) fn is_of_the_user(name: &str) -> bool {
     name == JUDGE || name.contains('/') || name.starts_with("program:") || name.contains(".py")
 }

@@ -1,4 +1,4 @@
-//! How long a server is waited for that does not answer.
+//! How long to wait for a server that does not respond.
 
 use base::console::count;
 use std::fmt;
@@ -16,14 +16,14 @@ use crate::error::RewardError;
 const MIN_RETRIES: u32 = 4;
 /// Pause before the first of them; each further one waits twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Longest pause that nobody asked for.
+/// Longest pause without a `Retry-After`.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Longest pause that a server which never answered may ask for by `Retry-After`.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
 /// How often a stop is looked for.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is known of a server, shared by all requests to it.
+/// The state of a server, shared by all requests to it.
 pub(super) struct Patience {
     reward: String,
     /// For a server that has answered in this run.
@@ -147,7 +147,7 @@ impl Tries<'_> {
         patience.sleep(match (left.is_zero(), stopped) {
             (false, _) => pause.max(asked).min(left),
             (true, false) if !patient => asked.clamp(pause, LONGEST_ASKED),
-            // Nobody waits long for the end of a run, nor for a server that is given up.
+            // A stopped run and a server that was given up are not waited for.
             _ => pause,
         });
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);

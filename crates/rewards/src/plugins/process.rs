@@ -14,9 +14,9 @@ use super::worker::{Broken, CommandLine, Worker};
 use crate::error::RewardError;
 use crate::registry::{Reward, RewardInput};
 
-/// Asks the user's function and keeps its output apart from the answers.
+/// Calls the user's function and keeps its output apart from the responses.
 const DRIVER: &str = include_str!("driver.py");
-/// How often one batch is asked again after its process ended.
+/// How often a batch is retried after its process ended.
 const MAX_RESTARTS: usize = 2;
 /// Longest that loading a Python file may take: it may import large packages.
 const LOADING: Duration = Duration::from_secs(120);

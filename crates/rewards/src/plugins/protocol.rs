@@ -1,4 +1,4 @@
-//! What rewards of the user's own are sent and what they send back, one JSON object each way.
+//! The messages of user rewards: one JSON object each way.
 //!
 //! Request: `{"id": 7, "step": 3, "rows": [{"completion": "...", "solution": "...", ...}, ...]}`.
 //! Answer: `{"id": 7, "scores": [0.5, null]}`, or `{"id": 7, "error": "why", "row": 1}`.
@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use crate::registry::RewardInput;
 
-/// Longest part of an answer that a message shows, characters.
+/// Longest part of a response that a message shows, characters.
 const SHOWN: usize = 200;
 
-/// Why an answer holds no scores.
+/// Why a response holds no scores.
 #[derive(Debug, PartialEq)]
 pub(super) struct Refusal {
     /// The row at fault within the request, where one is.
@@ -25,7 +25,7 @@ impl Refusal {
     }
 }
 
-/// One request. The user's columns come first, so that ours win where names meet.
+/// One request. The user's columns come first, so that ours win on equal names.
 pub(super) fn request(id: u64, rows: &[RewardInput<'_>]) -> Value {
     let step = rows.first().and_then(|row| row.step);
     let rows: Vec<Value> = rows.iter().map(row).collect();
@@ -47,7 +47,7 @@ fn row(input: &RewardInput<'_>) -> Value {
     Value::Object(row)
 }
 
-/// Reads the answer to request `id` of `rows` rows.
+/// Reads the response to request `id` of `rows` rows.
 pub(super) fn scores(answer: &str, id: u64, rows: usize) -> Result<Vec<Option<f64>>, Refusal> {
     let malformed = |what: String| {
         let got = shortened(answer.trim());
@@ -63,7 +63,7 @@ pub(super) fn scores(answer: &str, id: u64, rows: usize) -> Result<Vec<Option<f6
         let reason = reason.as_str().map_or_else(|| reason.to_string(), str::to_owned);
         return Err(Refusal { row: row.filter(|&row| row < rows), reason });
     }
-    // HTTP pairs answers with requests by itself: there the id may be left out.
+    // HTTP pairs responses with requests: there the id may be left out.
     match value.get("id") {
         None | Some(Value::Null) => {}
         Some(got) if got.as_u64() == Some(id) => {}

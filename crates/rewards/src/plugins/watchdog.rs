@@ -1,4 +1,4 @@
-//! Ends the processes of rewards when this one is gone without having done so, as after SIGKILL or an OOM.
+//! Ends the processes of rewards if this process dies without doing so, as after SIGKILL or OOM.
 //!
 //! A process cannot act on its own death, and one that computes does not look for that of another. So a shell waits
 //! beside: it reads the process groups of the rewards from a pipe whose other end only this process holds. The

@@ -11,7 +11,7 @@ mod hostile;
 mod http;
 mod judge;
 mod orphans;
-mod plugin_words;
+mod plugin_errors;
 mod plugins;
 mod registry;
 mod stream;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use config::{GrpoConfig, OnBadRow};
-use data::{EpochSampler, ImageCache, load_prompt};
+use data::{EpochOrder, ImageCache, load_prompt};
 use models::qwen2_5_vl::Config;
 use tch::Device;
 
@@ -85,7 +85,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let generations = config.algorithm.num_generations as u64;
     let group = if config.rollout.share_prompt { generations } else { 1 };
     let prompts = (settings.rows_per_step()).div_ceil(config.algorithm.num_generations);
-    let order = EpochSampler::new(dataset.samples.len(), prompts, config.optimizer.seed);
+    let order = EpochOrder::new(dataset.examples.len(), prompts, config.optimizer.seed);
     let with_answers = |(prompt_tokens, patches): (u64, u64), completions: u64| {
         let load = Load {
             prompts: 1,
@@ -170,7 +170,7 @@ fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
 fn feature_bytes(shape: &Shape, seen: &Seen, dataset: &Dataset, config: &GrpoConfig) -> u64 {
     let size = if config.model.bf16 { 2 } else { 4 };
     let a_row = seen.mean.1 / shape.merged * shape.hidden * size;
-    let all = a_row * dataset.samples.len() as u64;
+    let all = a_row * dataset.examples.len() as u64;
     all.min(config.machine.feature_cache_bytes as u64)
 }
 
@@ -195,25 +195,26 @@ struct Seen {
 impl Seen {
     fn of(dataset: &Dataset, settings: &Settings, rewards: &[String]) -> Result<Self, TrainError> {
         let cache = ImageCache::new(0);
-        let stride = dataset.samples.len().div_ceil(SAMPLED_ROWS).max(1);
+        let stride = dataset.examples.len().div_ceil(SAMPLED_ROWS).max(1);
         let (mut most, mut sum, mut rows, mut skipped) = ((0, 0), (0, 0), 0, 0);
         let mut bytes = 0;
-        for index in (0..dataset.samples.len()).step_by(stride) {
-            let sample = &dataset.samples.get(index)?;
-            let prompt = match load_prompt(sample, &dataset.processor, &settings.template, &cache) {
+        for index in (0..dataset.examples.len()).step_by(stride) {
+            let example = &dataset.examples.get(index)?;
+            let prompt = match load_prompt(example, &dataset.processor, &settings.template, &cache)
+            {
                 Ok(prompt) => prompt,
                 Err(_) if settings.loader.on_bad_row == OnBadRow::Skip => {
                     skipped += 1;
                     continue;
                 }
-                Err(cause) => return Err(bad_row(sample, cause)),
+                Err(cause) => return Err(bad_row(example, cause)),
             };
             let tokens = prompt.ids.len() as u64;
             let grids = prompt.images.iter().map(|image| image.grid_thw);
             let patches = grids.map(|grid| grid.iter().product::<usize>() as u64).sum::<u64>();
             most = (tokens.max(most.0), patches.max(most.1));
             sum = (sum.0 + tokens, sum.1 + patches);
-            bytes += empty_row_bytes(sample, &prompt.images, rewards) as u64;
+            bytes += empty_row_bytes(example, &prompt.images, rewards) as u64;
             rows += 1;
         }
         if rows == 0 {

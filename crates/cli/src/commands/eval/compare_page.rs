@@ -118,8 +118,7 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
         (Colour::Orange, "B", &second.predicted),
     ];
     let layers = layers.map(|(colour, name, boxes)| Layer { colour, name, boxes });
-    let (pictures, picture_note) =
-        pictures(&first.image_paths, &layers, sides[0].results.apply_exif);
+    let (pictures, image_note) = pictures(&first.image_paths, &layers, sides[0].results.apply_exif);
     let mut completion = said("A", &before);
     completion.extend(said("B", &after));
     let line = |score: f64, scored: &Scored| ScoreLine {
@@ -129,7 +128,7 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
     ScoredRow {
         place: first.place.clone(),
         pictures,
-        picture_note,
+        image_note,
         question: first.question.clone(),
         completion,
         solution: text(&first.ground_truth),

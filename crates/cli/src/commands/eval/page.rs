@@ -130,9 +130,9 @@ fn row(scored: &Scored, names: &[String], apply_exif: bool) -> ScoredRow {
         Layer { colour: Colour::Green, name: "true", boxes: &scored.truths },
         Layer { colour: Colour::Orange, name: "", boxes: &scored.predicted },
     ];
-    let (pictures, mut picture_note) = pictures(&scored.image_paths, &layers, apply_exif);
+    let (pictures, mut image_note) = pictures(&scored.image_paths, &layers, apply_exif);
     if let Some(cause) = &scored.bad {
-        picture_note = format!("bad row: {cause}");
+        image_note = format!("bad row: {cause}");
     }
     let right = ScoreLine { score: Some(f64::from(scored.correct)), reason: scored.reason.clone() };
     let values = names.iter().map(|name| ScoreLine {
@@ -142,7 +142,7 @@ fn row(scored: &Scored, names: &[String], apply_exif: bool) -> ScoredRow {
     ScoredRow {
         place: place(scored),
         pictures,
-        picture_note,
+        image_note,
         question: scored.question.clone(),
         completion: passages(&scored.model_output),
         solution: text(&scored.ground_truth),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use eval::ShownBox;
-use report::{Colour, LabelledBox, Picture};
+use report::{AnnotatedImage, Colour, LabelledBox};
 
 use crate::pictures::{for_page, short_label};
 
@@ -22,7 +22,7 @@ pub fn pictures(
     paths: &[PathBuf],
     layers: &[Layer<'_>],
     apply_exif: bool,
-) -> (Vec<Picture>, String) {
+) -> (Vec<AnnotatedImage>, String) {
     let (mut pictures, mut notes) = (Vec::new(), Vec::new());
     for (index, path) in paths.iter().enumerate() {
         match for_page(path, apply_exif) {
@@ -30,7 +30,7 @@ pub fn pictures(
                 let size = image.size();
                 let scale = [0, 1].map(|axis| f64::from(size[axis]) / f64::from(original[axis]));
                 let layers = if index == 0 { layers } else { &[] };
-                pictures.push(Picture {
+                pictures.push(AnnotatedImage {
                     image,
                     boxes: layers.iter().flat_map(|layer| layer.drawn(scale)).collect(),
                     title: path.display().to_string(),

@@ -6,8 +6,8 @@ use anyhow::{Result, anyhow};
 use base::console::plain_zero;
 use config::{BoxFormat, Family, RewardConfig};
 use report::{
-    Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox, Picture, ScoreLine,
-    ScoredPage, ScoredRow,
+    AnnotatedImage, Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox,
+    ScoreLine, ScoredPage, ScoredRow,
 };
 use rewards::{Explanation, RewardInput, Scores};
 
@@ -167,7 +167,7 @@ fn scored_row(kept: &KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<
     Ok(ScoredRow {
         place: place(kept),
         pictures,
-        picture_note: notes.join("; "),
+        image_note: notes.join("; "),
         question: question.to_owned(),
         completion: passages(input.completion),
         solution: input.solution.to_owned(),
@@ -210,9 +210,9 @@ fn picture(
     image: EncodedImage,
     explained: &[Option<Explanation>],
     extent: [f64; 2],
-) -> Picture {
+) -> AnnotatedImage {
     let scale = [0, 1].map(|axis| f64::from(image.size()[axis]) / extent[axis]);
-    Picture {
+    AnnotatedImage {
         image,
         boxes: boxes(explained, scale),
         title: path.display().to_string(),

@@ -1,4 +1,4 @@
-//! The chunks of a file: those before the picture, its data, and those behind it.
+//! The chunks of a file: those before the image, its data, and those behind it.
 
 use std::borrow::Cow;
 
@@ -39,9 +39,9 @@ pub(super) struct Chunks<'a> {
     animation: Animation,
     size: Option<[u32; 2]>,
     color: Option<Color>,
-    /// The first chunk of the picture.
+    /// The first chunk of the image.
     first: Option<Chunk<'a>>,
-    /// The chunk that ended the picture's data.
+    /// The chunk that ended the image's data.
     next: Option<Chunk<'a>>,
 }
 
@@ -58,18 +58,18 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// All before the picture.
+    /// All before the image.
     pub(super) fn read_header(&mut self) -> Result<Header, ImageCause> {
         let mut header = None;
         let mut palette: &[u8] = &[];
         loop {
-            let chunk = self.chunk()?.ok_or_else(|| truncated("no picture"))?;
+            let chunk = self.chunk()?.ok_or_else(|| truncated("no image"))?;
             match &chunk.name {
                 b"IDAT" | b"fdAT" => {
                     self.first = Some(chunk);
                     break;
                 }
-                b"IEND" => return Err(corrupt("no picture")),
+                b"IEND" => return Err(corrupt("no image")),
                 b"IHDR" => {
                     let read = read_header(chunk.whole()?)?;
                     (self.size, self.color) = (Some(read.size), Some(read.color));
@@ -94,13 +94,13 @@ impl<'a> Chunks<'a> {
         Ok(header)
     }
 
-    /// The stream of the picture, whose chunks follow one another.
-    pub(super) fn picture(&mut self) -> Result<Cow<'a, [u8]>, ImageCause> {
+    /// The stream of the image, whose chunks follow one another.
+    pub(super) fn image(&mut self) -> Result<Cow<'a, [u8]>, ImageCause> {
         let Some(first) = self.first else {
-            return Err(corrupt("no picture"));
+            return Err(corrupt("no image"));
         };
         if !first.is(b"IDAT") {
-            return Err(corrupt("an animation without a picture"));
+            return Err(corrupt("an animation without an image"));
         }
         let mut stream = Cow::Borrowed(first.data);
         self.skip_sum();
@@ -116,7 +116,7 @@ impl<'a> Chunks<'a> {
         Ok(stream)
     }
 
-    /// What follows the picture, to the end or to what is no chunk.
+    /// What follows the image, to the end or to what is no chunk.
     pub(super) fn read_tail(&mut self) -> Result<(), ImageCause> {
         let mut next = self.next.take();
         while let Some(chunk) = next {
@@ -139,7 +139,7 @@ impl<'a> Chunks<'a> {
         Ok(())
     }
 
-    /// Chunks that say nothing of the picture, and may be wrong all the same.
+    /// Chunks that say nothing of the image, and may be wrong all the same.
     fn read_other(&mut self, chunk: &Chunk<'_>) -> Result<(), ImageCause> {
         let data = chunk.whole()?;
         let least = match &chunk.name {
@@ -196,7 +196,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// The header chunk. What its kind of picture would be is known; its size is checked by whoever asks for pixels.
+/// The header chunk. What its kind of image would be is known; its size is checked by whoever asks for pixels.
 fn read_header(data: &[u8]) -> Result<Header, ImageCause> {
     let Some([w0, w1, w2, w3, h0, h1, h2, h3, depth, color, _, filter, interlace]) =
         data.first_chunk::<13>().copied()
@@ -280,22 +280,22 @@ impl Animation {
         self.count(data, self.number.map_or(Some(0), |last| last.checked_add(1)))?;
         let [width, height, left, top] = [4, 8, 12, 16].map(|at| number(data, at));
         self.frame = Some([left, top, width, height]);
-        // Before the header there is no picture to lie in.
+        // Before the header there is no image to lie in.
         let [whole_width, whole_height] = size.unwrap_or_default();
         let is_within = |start: u32, length: u32, side: u32| {
             u64::from(start) + u64::from(length) <= u64::from(side)
         };
         match is_within(left, width, whole_width) && is_within(top, height, whole_height) {
             true => Ok(()),
-            false => Err(corrupt("a frame of the animation leaves the picture")),
+            false => Err(corrupt("a frame of the animation leaves the image")),
         }
     }
 
-    /// The first frame must be the picture.
+    /// The first frame must be the image.
     fn check_shown(&self, [width, height]: [u32; 2]) -> Result<(), ImageCause> {
         match self.frame {
             Some(frame) if frame != [0, 0, width, height] => {
-                Err(corrupt("the first frame of the animation is not the picture"))
+                Err(corrupt("the first frame of the animation is not the image"))
             }
             _ => Ok(()),
         }

@@ -1,4 +1,4 @@
-//! Rows of a picture: filters undone, samples put where they belong.
+//! Rows of an image: filters undone, samples put where they belong.
 
 use super::{Color, Header, corrupt};
 use crate::image::ImageCause;
@@ -15,11 +15,11 @@ const PASSES: [[u32; 4]; 7] = [
 ];
 const WHOLE: [[u32; 4]; 1] = [[0, 0, 1, 1]];
 
-/// A picture that is filled row by row.
+/// An image that is filled row by row.
 pub(super) struct Pixels<'a> {
     header: &'a Header,
     passes: &'static [[u32; 4]],
-    /// The pass under way, and its next row in the picture.
+    /// The pass under way, and its next row in the image.
     pass: usize,
     y: u32,
     /// The row before without its filter, and the row that is read.
@@ -50,7 +50,7 @@ impl<'a> Pixels<'a> {
         }
     }
 
-    /// Bytes of the next row with its filter; none where the picture is full.
+    /// Bytes of the next row with its filter; none where the image is full.
     pub(super) fn next_row(&mut self) -> Option<usize> {
         let [width, height] = self.header.size;
         loop {
@@ -93,7 +93,7 @@ impl<'a> Pixels<'a> {
         self.rgb
     }
 
-    /// Puts the samples of the row into the picture.
+    /// Puts the samples of the row into the image.
     fn place(&mut self) {
         let [left, _, step_x, _] = self.passes[self.pass];
         let width = self.header.size[0] as usize;

@@ -1,4 +1,4 @@
-//! Texts and profiles beside the picture: read for nothing but their size.
+//! Texts and profiles beside the image: read for nothing but their size.
 
 use super::corrupt;
 use crate::image::ImageCause;

@@ -52,9 +52,9 @@ fn parquet_images_are_written_once_under_names_of_their_content() {
     assert_eq!((rows.len(), reasons(&report)), (0, vec![("broken_image", 1), ("no_image", 2)]));
 }
 
-/// They became rows without a picture, trained blind.
+/// They became rows without an image, trained blind.
 #[test]
-fn rows_whose_picture_is_null_are_left_out_and_a_table_of_text_is_kept() {
+fn rows_whose_image_is_null_are_left_out_and_a_table_of_text_is_kept() {
     let dir = tempfile::tempdir().expect("a folder");
     let answers = |rows: &[(String, serde_json::Value)]| -> Vec<i64> {
         let rows = rows.iter();

@@ -1,4 +1,4 @@
-//! Replies on disk, found by the content of the question.
+//! Replies on disk, keyed by the content of the request.
 
 use std::fs;
 use std::io::{self, Write};
@@ -38,7 +38,7 @@ impl Cache {
         }
     }
 
-    /// Whole or not at all, also with other processes at the same folder.
+    /// Atomic, also with other processes at the same folder.
     fn write(&self, path: &Path, reply: &str) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let mut file = base::temporary_file(&self.folder)?;

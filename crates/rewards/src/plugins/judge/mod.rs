@@ -79,7 +79,7 @@ impl Default for JudgeOptions {
     }
 }
 
-/// Asks the model, remembers what it said, and counts.
+/// Asks the model, caches its replies, and counts failures.
 struct Judge {
     client: Client,
     url: String,
@@ -154,7 +154,7 @@ impl Judge {
     fn score_part(&self, rows: &[RewardInput<'_>]) -> Result<Vec<f64>, RewardError> {
         let verdicts = self.verdicts(rows);
         self.with_tally(|tally| verdicts.iter().for_each(|verdict| tally.note(verdict)));
-        // A judge that cannot be had is not waited for until the step ends.
+        // An unreachable judge is not waited for until the step ends.
         self.with_tally(|tally| tally.check_first()).map_err(|failures| self.failed(failures))?;
         let scores = rows.iter().zip(verdicts).map(|(row, verdict)| {
             verdict.unwrap_or_else(|reason| self.without_judge(row, &reason))

@@ -1,4 +1,4 @@
-//! What a judge is asked.
+//! The prompt of the judge.
 
 use std::fs;
 use std::path::Path;

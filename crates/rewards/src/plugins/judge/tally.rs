@@ -1,4 +1,4 @@
-//! How many of the judge's verdicts failed, and when that is too many.
+//! Counts the judge's failures and decides when there are too many.
 
 /// Verdicts below which none is too many by its share: one of three says little.
 const MIN_ASKED: usize = 10;
@@ -29,7 +29,7 @@ impl Tally {
         }
     }
 
-    /// There is a judge.
+    /// A judge is configured.
     pub(super) fn note_reply(&mut self) {
         self.has_replied = true;
     }

@@ -1,4 +1,4 @@
-//! What a judge says.
+//! The verdict of the judge.
 
 use serde_json::Value;
 

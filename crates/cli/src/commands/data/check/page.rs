@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use config::DataCheckConfig;
 use data::check::{AnswerBox, CheckReport, Level, SeenRow, TextCount};
-use report::{Body, CaptionLine, Colour, KeyFigure, LabelledBox, Picture, Report, Section, Table};
+use report::{
+    AnnotatedImage, Body, CaptionLine, Colour, KeyFigure, LabelledBox, Report, Section, Table,
+};
 
 use super::text::{self, AREAS, NUMBERS, PLACES};
 use crate::even::EvenChoice;
@@ -52,14 +54,14 @@ impl PageRows {
         }
         if !row.findings.is_empty() && self.bad.len() < BAD_ROWS {
             self.bad.push(KeptRow::of(row));
-        } else if row.sample.is_some() {
+        } else if row.example.is_some() {
             self.even.offer(|| KeptRow::of(row));
         }
     }
 
     /// The page.
     pub fn page(self, report: &CheckReport, tried: &[String]) -> Report {
-        let pictures = |rows: Vec<KeptRow>| -> Vec<Picture> {
+        let pictures = |rows: Vec<KeptRow>| -> Vec<AnnotatedImage> {
             let rows = rows.iter();
             rows.filter_map(|row| row.picture(self.apply_exif)).collect()
         };
@@ -73,13 +75,13 @@ impl PageRows {
             sections.push(Section {
                 heading: "Rows with findings".to_owned(),
                 note: "The first that have a picture.".to_owned(),
-                body: Body::Pictures(bad),
+                body: Body::Images(bad),
             });
         }
         sections.push(Section {
             heading: "Rows".to_owned(),
             note,
-            body: Body::Pictures(pictures(even)),
+            body: Body::Images(pictures(even)),
         });
         Report {
             title: "Data".to_owned(),
@@ -176,7 +178,7 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
 
 impl KeptRow {
     fn of(row: &SeenRow) -> Self {
-        let sample = row.sample.as_ref();
+        let sample = row.example.as_ref();
         let text = |text: Option<&String>| -> String {
             text.map(|text| text.chars().take(SHOWN_TEXT).collect()).unwrap_or_default()
         };
@@ -196,7 +198,7 @@ impl KeptRow {
     }
 
     /// The first picture with its boxes; none where there is no picture to show.
-    fn picture(&self, apply_exif: bool) -> Option<Picture> {
+    fn picture(&self, apply_exif: bool) -> Option<AnnotatedImage> {
         let (image, _) = pictures::for_page(self.image.as_ref()?, apply_exif).ok()?;
         let size = image.size();
         let boxes = self.extent.map(|extent| {
@@ -214,7 +216,7 @@ impl KeptRow {
             vec![line("row", &self.place, None), line("answer", &self.answer, Some(Colour::Green))];
         let findings = self.findings.iter();
         lines.extend(findings.map(|finding| line("found", finding, Some(Colour::Orange))));
-        Some(Picture {
+        Some(AnnotatedImage {
             image,
             boxes: boxes.unwrap_or_default(),
             title: self.question.clone(),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use base::Sample;
+use base::Example;
 use config::DataCheckConfig;
 use data::check::{Finding, Kind, RowProbe, SeenImage};
 use rewards::boxes::{input_size, parse_solution};
@@ -111,7 +111,7 @@ impl TrueScores {
     }
 
     /// Counts a row whose boxes are not compared as boxes.
-    fn count_boxes(&self, sample: &Sample) {
+    fn count_boxes(&self, sample: &Example) {
         let method = sample.accu_reward_method.as_deref();
         self.boxes.add(&sample.solution, method);
         if self.no_box_reward.is_some() && !method.is_some_and(compares_boxes) {
@@ -163,7 +163,7 @@ impl TrueScores {
         })
     }
 
-    fn is_tried(&self, form: Form, sample: &Sample) -> bool {
+    fn is_tried(&self, form: Form, sample: &Example) -> bool {
         let method = sample.accu_reward_method.as_deref();
         form != Form::AsGiven || (method != Some(JUDGE) && !self.lists_differ)
     }
@@ -189,7 +189,7 @@ fn units(units: BoxUnits, family: Family) -> Option<[BoxFormat; 2]> {
 
 /// A row with the sizes of its images.
 struct Row<'a> {
-    sample: &'a Sample,
+    sample: &'a Example,
     sizes: Vec<[u32; 2]>,
     grids: Vec<[usize; 3]>,
 }
@@ -205,7 +205,7 @@ impl Row<'_> {
 }
 
 impl RowProbe for TrueScores {
-    fn look(&self, sample: &Sample, images: &[SeenImage]) -> Vec<Finding> {
+    fn look(&self, sample: &Example, images: &[SeenImage]) -> Vec<Finding> {
         let row = Row {
             sample,
             sizes: images.iter().map(|image| image.facts.size).collect(),
@@ -244,7 +244,7 @@ impl RowProbe for TrueScores {
     }
 }
 
-fn low_score(name: &str, score: f64, sample: &Sample) -> Finding {
+fn low_score(name: &str, score: f64, sample: &Example) -> Finding {
     let answer: String = sample.answer.chars().take(80).collect();
     let text = format!("`{name}` gives the true answer {score:.3}: `{answer}`");
     Finding::new(Kind::LowTrueScore, text)

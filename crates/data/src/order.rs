@@ -1,6 +1,6 @@
-//! In which order the samples of a data set are trained: a pure function of (seed, position), so
-//! that a run resumes from its step number alone. The shuffle is our own and fixed for ever: a new
-//! version of a library must not change the order of a resumed run.
+//! The order of examples: a pure function of (seed, position), so that a run resumes from its step
+//! number alone. The shuffle is implemented here and never changes: a new version of a library must
+//! not change the order of a resumed run.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,51 +37,51 @@ fn below(rng: &mut impl Rng, bound: u64) -> u64 {
     }
 }
 
-/// The order of training: a fresh permutation every epoch, cut into steps of unique prompts. A step
-/// never reaches over the end of an epoch; the last one of an epoch may be short, and is trained.
+/// The order of training: a new permutation every epoch, cut into steps of unique prompts. A step
+/// never crosses the end of an epoch; the last step of an epoch may be short.
 #[derive(Debug)]
-pub struct EpochSampler {
-    num_samples: usize,
+pub struct EpochOrder {
+    num_examples: usize,
     prompts_per_step: usize,
     seed: u64,
-    /// The epoch asked for last, so that a step does not shuffle again.
+    /// The permutation of the last epoch asked for.
     cached: Mutex<Option<(u64, Arc<[u32]>)>>,
 }
 
-impl EpochSampler {
-    /// An order over `num_samples` samples in steps of `prompts_per_step`.
+impl EpochOrder {
+    /// An order over `num_examples` examples in steps of `prompts_per_step`.
     ///
     /// # Panics
-    /// If either is 0, or there are more than 2^32 samples.
-    pub fn new(num_samples: usize, prompts_per_step: usize, seed: u64) -> Self {
-        assert!(num_samples > 0 && prompts_per_step > 0, "nothing to sample");
-        assert!(u32::try_from(num_samples).is_ok(), "more than 2^32 samples");
-        Self { num_samples, prompts_per_step, seed, cached: Mutex::new(None) }
+    /// If either is 0, or there are more than 2^32 examples.
+    pub fn new(num_examples: usize, prompts_per_step: usize, seed: u64) -> Self {
+        assert!(num_examples > 0 && prompts_per_step > 0, "no examples");
+        assert!(u32::try_from(num_examples).is_ok(), "more than 2^32 examples");
+        Self { num_examples, prompts_per_step, seed, cached: Mutex::new(None) }
     }
 
     /// Steps of one epoch, a short last one counted.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.num_samples.div_ceil(self.prompts_per_step) as u64
+        self.num_examples.div_ceil(self.prompts_per_step) as u64
     }
 
     /// Positions of a step in the stream of all epochs.
     pub fn positions_of_step(&self, step: u64) -> Range<u64> {
         let (epoch, step) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
-        let (num_samples, per_step) = (self.num_samples as u64, self.prompts_per_step as u64);
+        let (num_examples, per_step) = (self.num_examples as u64, self.prompts_per_step as u64);
         let start = step * per_step;
-        epoch * num_samples + start..epoch * num_samples + num_samples.min(start + per_step)
+        epoch * num_examples + start..epoch * num_examples + num_examples.min(start + per_step)
     }
 
-    /// Indices of the samples of a step, from 0.
+    /// Indices of the examples of a step, from 0.
     pub fn indices_of_step(&self, step: u64) -> Vec<usize> {
         self.positions_of_step(step).map(|position| self.index_at(position)).collect()
     }
 
-    /// Index of the sample at a position of the stream of all epochs.
+    /// Index of the example at a position of the stream of all epochs.
     pub fn index_at(&self, position: u64) -> usize {
-        let num_samples = self.num_samples as u64;
-        let order = self.epoch_order(position / num_samples);
-        order[(position % num_samples) as usize] as usize
+        let num_examples = self.num_examples as u64;
+        let order = self.epoch_order(position / num_examples);
+        order[(position % num_examples) as usize] as usize
     }
 
     fn epoch_order(&self, epoch: u64) -> Arc<[u32]> {
@@ -90,7 +90,7 @@ impl EpochSampler {
         match &*cached {
             Some((of, order)) if *of == epoch => Arc::clone(order),
             _ => {
-                let order: Arc<[u32]> = shuffled(self.num_samples, self.seed, epoch).into();
+                let order: Arc<[u32]> = shuffled(self.num_examples, self.seed, epoch).into();
                 *cached = Some((epoch, Arc::clone(&order)));
                 order
             }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_order_is_fixed_for_ever() {
-        // Made by this code on its first day: a resumed run must see the same samples.
+        // Recorded from the first version of this code: a resumed run must see the same examples.
         assert_eq!(shuffled(12, 42, 0), [6, 9, 10, 8, 5, 2, 0, 3, 11, 1, 4, 7]);
         assert_eq!(shuffled(12, 42, 1), [9, 8, 7, 5, 2, 0, 11, 3, 1, 4, 10, 6]);
         assert_ne!(shuffled(12, 43, 0), shuffled(12, 42, 0));
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_short_last_step_is_kept() {
-        let sampler = EpochSampler::new(10, 4, 1);
+        let sampler = EpochOrder::new(10, 4, 1);
         assert_eq!(sampler.steps_per_epoch(), 3);
         assert_eq!(sampler.positions_of_step(2), 8..10);
         assert_eq!(sampler.positions_of_step(3), 10..14);
@@ -137,7 +137,7 @@ mod tests {
         fn each_epoch_is_a_permutation(
             len in 1usize..200, per_step in 1usize..50, seed: u64, epoch in 0u64..1000,
         ) {
-            let sampler = EpochSampler::new(len, per_step, seed);
+            let sampler = EpochOrder::new(len, per_step, seed);
             let steps = sampler.steps_per_epoch();
             let mut seen: Vec<usize> =
                 (epoch * steps..(epoch + 1) * steps).flat_map(|s| sampler.indices_of_step(s)).collect();

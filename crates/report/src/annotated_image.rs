@@ -1,4 +1,4 @@
-//! Pictures with boxes drawn over them, inside the page.
+//! Images with boxes drawn over them, embedded in the page.
 
 use std::fmt::Write;
 use std::io::Cursor;
@@ -9,7 +9,7 @@ use crate::base64;
 use crate::error::ReportError;
 use crate::svg::{Colour, escaped};
 
-/// A picture file in memory.
+/// An image file in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncodedImage {
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ impl EncodedImage {
     /// # Errors
     /// Where the bytes are none of these.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, ReportError> {
-        let wrong = |source| ReportError::Picture { source };
+        let wrong = |source| ReportError::Image { source };
         let format = image::guess_format(&bytes).map_err(wrong)?;
         let (width, height) = ImageReader::with_format(Cursor::new(&bytes), format)
             .into_dimensions()
@@ -42,7 +42,7 @@ impl EncodedImage {
         let mut bytes = Vec::new();
         image
             .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
-            .map_err(|source| ReportError::Picture { source })?;
+            .map_err(|source| ReportError::Image { source })?;
         Self::from_bytes(bytes)
     }
 
@@ -57,18 +57,18 @@ impl EncodedImage {
     }
 }
 
-/// A box over a picture.
+/// A box over an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelledBox {
     /// Short name, drawn beside the box.
     pub label: String,
     /// Colour of the box.
     pub colour: Colour,
-    /// `[x1, y1, x2, y2]` in pixels of the picture.
+    /// `[x1, y1, x2, y2]` in pixels of the image.
     pub corners: [f64; 4],
 }
 
-/// One line below a picture.
+/// One line below an image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CaptionLine {
     /// Whose line it is.
@@ -81,10 +81,10 @@ pub struct CaptionLine {
     pub value: String,
 }
 
-/// A picture, its boxes and what is said of them.
+/// An image with its boxes, a title and captions.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Picture {
-    /// The picture.
+pub struct AnnotatedImage {
+    /// The image.
     pub image: EncodedImage,
     /// Boxes, drawn in this order.
     pub boxes: Vec<LabelledBox>,
@@ -94,15 +94,15 @@ pub struct Picture {
     pub lines: Vec<CaptionLine>,
 }
 
-/// Length that the longer side of a picture is brought to, px of the drawing.
+/// Length that the longer side of an image is brought to, px of the drawing.
 const DRAWN_SIDE: f64 = 320.0;
 const LABEL_HEIGHT: f64 = 17.0;
 
 /// A rectangle on the drawing: left, top, width, height.
 type Rect = [f64; 4];
 
-impl Picture {
-    /// The picture with its boxes as SVG text.
+impl AnnotatedImage {
+    /// The image with its boxes as SVG text.
     pub fn svg(&self) -> String {
         let [width, height] = self.image.size.map(f64::from);
         let scale = DRAWN_SIDE / width.max(height);
@@ -198,8 +198,8 @@ fn overlap([ax, ay, aw, ah]: Rect, [bx, by, bw, bh]: Rect) -> bool {
 mod tests {
     use super::*;
 
-    fn picture(boxes: &[[f64; 4]]) -> Picture {
-        Picture {
+    fn image(boxes: &[[f64; 4]]) -> AnnotatedImage {
+        AnnotatedImage {
             image: EncodedImage::from_rgb(4, 2, &[128; 24]).expect("pixels"),
             boxes: boxes
                 .iter()
@@ -227,15 +227,15 @@ mod tests {
             ));
         }
         assert!(matches!(
-            EncodedImage::from_bytes(b"no picture".to_vec()),
-            Err(ReportError::Picture { .. })
+            EncodedImage::from_bytes(b"no image".to_vec()),
+            Err(ReportError::Image { .. })
         ));
     }
 
     #[test]
-    fn boxes_are_scaled_with_the_picture() {
+    fn boxes_are_scaled_with_the_image() {
         // 4 px are drawn 320 wide: 80 to the pixel.
-        let svg = picture(&[[1.0, 0.5, 3.0, 2.0]]).svg();
+        let svg = image(&[[1.0, 0.5, 3.0, 2.0]]).svg();
         assert!(svg.contains(r#"x="80.0" y="40.0" width="160.0" height="120.0""#));
         assert!(svg.contains("pixelated") && svg.contains("a &lt;red&gt; ball"));
         assert!(svg.contains("data:image/png;base64,iVBORw0KGgo"));
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_box_that_is_none_is_not_drawn() {
-        let svg = picture(&[[3.0, 0.0, 1.0, 2.0], [0.0, 0.0, f64::NAN, 1.0]]).svg();
+        let svg = image(&[[3.0, 0.0, 1.0, 2.0], [0.0, 0.0, f64::NAN, 1.0]]).svg();
         assert!(!svg.contains("GRPO") && !svg.contains("<rect"));
     }
 }

@@ -1,18 +1,18 @@
-//! The form of a completion as a chain of patterns: whether it has the form, and where it breaks.
+//! The format of a completion as a chain of patterns: whether it matches, and where it stops matching.
 
 use python::text::SPACES;
 use regex::Regex;
 
 use crate::explain::Explanation;
 
-/// Patterns that follow one another, each with what is said where a completion fails at it.
-pub(crate) struct Form {
+/// Consecutive patterns, each with the reason to give where a completion stops matching.
+pub(crate) struct FormatPattern {
     /// The first pattern, the first two, and so on.
     prefixes: Vec<(Regex, &'static str)>,
     whole: Regex,
 }
 
-impl Form {
+impl FormatPattern {
     /// `SPACES` in a pattern is Python's white space, `INTEGERS` and `NUMBERS` are boxes.
     pub(crate) fn new(links: &[(&str, &'static str)]) -> Self {
         let mut pattern = String::from("(?s)");
@@ -26,7 +26,7 @@ impl Form {
         Self { whole: compiled(&pattern), prefixes }
     }
 
-    /// 1 for a completion of this form, else 0.
+    /// 1 for a completion of this format, else 0.
     pub(crate) fn score(&self, completion: &str) -> f64 {
         f64::from(self.whole.is_match(completion))
     }

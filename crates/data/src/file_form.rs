@@ -1,4 +1,4 @@
-//! What a file of rows is, told by its start.
+//! The form of a file of rows, detected from its first bytes.
 
 /// Bytes that are looked at.
 pub(crate) const HEAD_BYTES: usize = 1 << 16;
@@ -8,7 +8,7 @@ const SHOWN: usize = 40;
 
 /// How rows stand in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RowForm {
+pub(crate) enum FileForm {
     /// One a line.
     Lines,
     /// As the items of one list.
@@ -20,13 +20,13 @@ pub(crate) enum RowForm {
 /// A file without rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NoRows {
-    /// What it is instead.
+    /// What the file is.
     pub(crate) what: String,
-    /// The way out.
+    /// The hint of the error.
     pub(crate) hint: &'static str,
 }
 
-/// Starts of files that are no text, what they are, and the way out.
+/// Magic bytes of files that are no text, what these are, and a hint.
 const MAGIC: [(&[u8], &str, &str); 13] = [
     (b"\x1f\x8b", "gzip", UNPACK_GZIP),
     (b"\x28\xb5\x2f\xfd", "Zstandard", "unpack it first: `unzstd FILE`"),
@@ -37,8 +37,8 @@ const MAGIC: [(&[u8], &str, &str); 13] = [
     (b"PAR1", "Parquet", "`vlm-r1 data convert --from parquet` makes rows of it"),
     (b"ARROW1", "Arrow", ARROW),
     (b"\xff\xff\xff\xff", "Arrow", ARROW),
-    (b"\x89PNG", "a picture", PICTURE),
-    (b"\xff\xd8\xff", "a picture", PICTURE),
+    (b"\x89PNG", "an image", IMAGE),
+    (b"\xff\xd8\xff", "an image", IMAGE),
     (b"SQLite format", "an SQLite data base", "write its rows one JSON object a line"),
     (
         b"version https://git-lfs",
@@ -49,11 +49,11 @@ const MAGIC: [(&[u8], &str, &str); 13] = [
 const UNPACK_GZIP: &str = "unpack it first: `gunzip -k FILE`";
 const ARROW: &str =
     "write it as Parquet, and `vlm-r1 data convert --from parquet` makes rows of it";
-const PICTURE: &str = "`--data_file_paths` names files of rows; pictures lie in `--image_folders`";
+const IMAGE: &str = "`--data_file_paths` names files of rows; images lie in `--image_folders`";
 const UTF_16: &str = "`iconv -f UTF-16 -t UTF-8 FILE > rows.jsonl` rewrites it";
 const ROWS: &str = "rows are JSON objects, one a line or in one list; `vlm-r1 data convert` makes them of other forms";
 
-impl RowForm {
+impl FileForm {
     /// The form of a file that begins with `head`, or is that.
     pub(crate) fn of(head: &[u8], is_whole: bool) -> Result<Self, NoRows> {
         if let Some(no_rows) = no_text(head) {
@@ -143,7 +143,7 @@ pub(crate) fn has_two_lines(head: &[u8]) -> bool {
     first.is_some_and(|first| head[first..].trim_ascii_start().contains(&b'\n'))
 }
 
-/// What a file is that is no text.
+/// What a file is, if it is no text.
 pub(crate) fn no_text(head: &[u8]) -> Option<NoRows> {
     let found = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic));
     if let Some((_, what, hint)) = found {

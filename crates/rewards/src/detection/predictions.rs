@@ -1,4 +1,4 @@
-//! The boxes that an answer names, for evaluation over a whole set.
+//! The boxes of a completion, for evaluation over a whole set.
 
 use python::text::strip;
 

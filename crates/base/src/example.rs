@@ -1,4 +1,4 @@
-//! One sample on its way: row, prompt, completions, rewards, advantages.
+//! What becomes of a row: example, prompt, completions, rewards, advantages.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ impl fmt::Display for SourceLine {
 
 /// A checked row of a training file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Sample {
+pub struct Example {
     /// Where the row came from.
     pub source: SourceLine,
     /// Resolved image paths, in the order of the row.
@@ -66,8 +66,8 @@ pub struct PreparedImage {
     digest: Memo,
 }
 
-/// A digest once it was asked for. It says nothing of its own: all are equal, and a copy begins
-/// without one, since what it was taken of may be changed there.
+/// A cached digest. Ignored by `==`; not copied by `clone`, because the pixels of the clone may be
+/// edited.
 #[derive(Debug, Default)]
 struct Memo(OnceLock<[u8; 32]>);
 
@@ -84,7 +84,7 @@ impl PartialEq for Memo {
 }
 
 impl PreparedImage {
-    /// An image of its patches, their grid, and its sizes in the file and before the model.
+    /// An image from its patches, their grid, and its sizes in the file and before the model.
     pub fn new(
         pixel_values: Vec<f32>,
         grid_thw: [usize; 3],
@@ -94,7 +94,7 @@ impl PreparedImage {
         PreparedImage { pixel_values, grid_thw, original_size, input_size, digest: Memo::default() }
     }
 
-    /// SHA-256 of all that the vision tower sees: the grid and the patches. Taken once.
+    /// SHA-256 of all that the vision tower sees: the grid and the patches. Computed once.
     pub fn digest(&self) -> [u8; 32] {
         *self.digest.0.get_or_init(|| {
             let mut hash = Sha256::new();
@@ -112,7 +112,7 @@ impl PreparedImage {
     }
 }
 
-/// Numbers that are hashed at a time.
+/// Floats that are hashed at a time.
 const DIGEST_BLOCK: usize = 4096;
 
 /// A prompt as the model takes it: ids with image placeholders already expanded.
@@ -134,7 +134,7 @@ pub enum FinishReason {
     Length,
 }
 
-/// One sampled answer.
+/// One sampled completion.
 #[derive(Clone, Debug)]
 pub struct Completion {
     /// Sampled ids, the end-of-sequence token included when one was sampled.
@@ -145,14 +145,14 @@ pub struct Completion {
     pub finish_reason: FinishReason,
 }
 
-/// The completions of one prompt, with what the rules said of them.
+/// The completions of one prompt with their rewards and advantages.
 #[derive(Clone, Debug)]
 pub struct RolloutGroup {
-    /// Index of the sample in the dataset.
-    pub sample_index: usize,
-    /// What the model was asked.
+    /// Index of the example in the dataset.
+    pub example_index: usize,
+    /// The prompt of all of them.
     pub prompt: Prompt,
-    /// `G` answers.
+    /// `G` completions.
     pub completions: Vec<Completion>,
     /// `G` weighted sums of rewards.
     pub rewards: Vec<f64>,

@@ -1,7 +1,7 @@
-//! Rows to be evaluated, one by one: good ones and bad ones in their order, from VLM-R1's rows or from
-//! its evaluation files, whose items have `problem` and `solution`.
+//! Rows to evaluate, good and bad ones in their order: VLM-R1's training rows, or the items of its
+//! evaluation files, which have `problem` and `solution`.
 
-use base::Sample;
+use base::Example;
 use python::json::Lost;
 
 use crate::error::{DataError, RowError};
@@ -10,16 +10,16 @@ use crate::row::{RowChecks, RowReader};
 use crate::row_texts::RowTexts;
 use crate::rows::{CheckedImages, DataFile};
 
-/// Reads the rows of a file in their order; a bad one does not keep the others from being read.
-/// `look` is shown each good one with what of it JSON does not have.
+/// Reads the rows of a file in order; a bad row does not stop the others. `look` is called with each
+/// good one and the values in it that JSON cannot hold.
 ///
 /// # Errors
 /// A file that cannot be read or has no rows.
-pub fn load_items(
+pub fn load_eval_rows(
     file: &DataFile,
     checks: &RowChecks,
-    look: &mut dyn FnMut(&Sample, &[Lost]),
-) -> Result<Vec<Result<Sample, RowError>>, DataError> {
+    look: &mut dyn FnMut(&Example, &[Lost]),
+) -> Result<Vec<Result<Example, RowError>>, DataError> {
     let path = &file.path;
     let folder = ImageFolder::new(file.image_folder.as_deref());
     let reader = RowReader {
@@ -35,13 +35,13 @@ pub fn load_items(
         let source_line = text.source(path);
         let row = text.text.and_then(|text| {
             let row = reader.read(&text, source_line.clone())?;
-            images.check(&row.sample)?;
+            images.check(&row.example)?;
             Ok(row)
         });
         rows.push(match row {
             Ok(row) => {
-                look(&row.sample, &row.lost);
-                Ok(row.sample)
+                look(&row.example, &row.lost);
+                Ok(row.example)
             }
             Err(cause) => Err(RowError { source_line, cause }),
         });
@@ -58,13 +58,13 @@ mod tests {
 
     use super::*;
 
-    fn load(name: &str, text: &str) -> Result<Vec<Result<Sample, RowError>>, DataError> {
+    fn load(name: &str, text: &str) -> Result<Vec<Result<Example, RowError>>, DataError> {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(name);
         fs::write(&path, text).expect("a file");
         let file = DataFile { path, image_folder: None, reward_method: None };
         let checks = RowChecks { expect_box: true, ..RowChecks::default() };
-        load_items(&file, &checks, &mut |_, _| {})
+        load_eval_rows(&file, &checks, &mut |_, _| {})
     }
 
     #[test]
@@ -77,7 +77,7 @@ mod tests {
         let said: Vec<(usize, String)> = rows
             .iter()
             .map(|row| match row {
-                Ok(sample) => (sample.source.line, sample.problem.clone()),
+                Ok(example) => (example.source.line, example.problem.clone()),
                 Err(row) => (row.source_line.line, row.cause.to_string()),
             })
             .collect();
@@ -109,7 +109,7 @@ mod tests {
         let lines: Vec<(usize, bool)> = rows
             .iter()
             .map(|row| match row {
-                Ok(sample) => (sample.source.line, true),
+                Ok(example) => (example.source.line, true),
                 Err(row) => (row.source_line.line, false),
             })
             .collect();

@@ -11,13 +11,13 @@ use std::time::Instant;
 
 use base::{Completion, DrawKey, FinishReason, Sample};
 use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
-use engine::{Decoding, EngineError, Request, SampleStats, Sampler, SamplingParams};
+use engine::{Decoding, EngineError, Generator, Request, SampleStats, SamplingParams};
 use models::VisionLanguageModel;
 use rewards::ImageSizes;
 
 use crate::EvalError;
 
-/// Pixels of prompts that are held for one call of the sampler, bytes.
+/// Pixels of prompts that are held for one call of the generator, bytes.
 const CHUNK_BYTES: usize = 1 << 30;
 /// Prompts that are made ready before they are asked for.
 const AHEAD: usize = 64;
@@ -83,7 +83,7 @@ pub trait Sink {
     /// Ends the run.
     fn bad(&mut self, row: usize, cause: String) -> Result<(), EvalError>;
 
-    /// A call of the sampler is over, after so many seconds.
+    /// A call of the generator is over, after so many seconds.
     ///
     /// # Errors
     /// Ends the run.
@@ -124,7 +124,7 @@ impl Runner {
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
     ) -> Result<(), EvalError> {
-        let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?
+        let generator = Generator::new(model, self.sampling(), self.options.max_concurrent)?
             .with_decoding(self.options.decoding)?;
         let order: Vec<usize> = todo.iter().map(|todo| todo.place).collect();
         let options = LoaderOptions {
@@ -147,7 +147,7 @@ impl Runner {
             if ready.is_empty() {
                 return Ok(());
             }
-            self.ask(&sampler, ready, sink, cancel)?;
+            self.ask(&generator, ready, sink, cancel)?;
         }
     }
 
@@ -207,7 +207,7 @@ impl Runner {
 
     fn ask(
         &self,
-        sampler: &Sampler<'_>,
+        generator: &Generator<'_>,
         ready: Vec<Ready>,
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
@@ -227,7 +227,7 @@ impl Runner {
             }
         };
         let start = Instant::now();
-        let sampled = sampler
+        let sampled = generator
             .generate(&requests, &mut on_finished, &|| cancel() || failed.borrow().is_some());
         if let Some(error) = failed.into_inner() {
             return Err(error);

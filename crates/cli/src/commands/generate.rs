@@ -7,7 +7,7 @@ use base::console;
 use base::{Completion, DrawKey, FinishReason, Prompt};
 use config::GenerateConfig;
 use data::Notices;
-use engine::{Decoding, Request, Sampler, SamplingParams};
+use engine::{Decoding, Generator, Request, SamplingParams};
 use serde_json::{Map, Value, json};
 use torch::parse_device;
 
@@ -33,7 +33,7 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
     let decoding = Decoding::new(config.cuda_graphs, parse_device(&config.device)?)?;
     let model = Model::load(config)?;
     model.processor.expect_answers(config.max_new_tokens);
-    let sampler = Sampler::new(
+    let generator = Generator::new(
         model.weights.as_ref(),
         sampling_params(config, &model),
         config.max_concurrent_completions,
@@ -47,7 +47,7 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
             let key = DrawKey { seed: config.seed, step: 0, prompt: prompt_index, completion: 0 };
             requests.push(Request { prompt, num_completions: config.num_generations, key });
         }
-        let generation = sampler.generate(&requests, &mut |_, _, _| {}, &|| stop.is_raised())?;
+        let generation = generator.generate(&requests, &mut |_, _, _| {}, &|| stop.is_raised())?;
         for ((question, request), completions) in
             questions.iter().zip(&requests).zip(&generation.completions)
         {

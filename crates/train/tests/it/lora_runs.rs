@@ -95,7 +95,7 @@ fn the_reward_rises_by_adapters_alone() {
 }
 
 #[test]
-fn answers_are_taught_to_adapters() {
+fn adapters_learn_answers() {
     let folder = tempfile::tempdir().unwrap();
     let config = SftConfig {
         use_peft: true,

@@ -1,4 +1,4 @@
-//! Tokens a second of the sampler on a model folder, text prompts:
+//! Tokens a second of the generator on a model folder, text prompts:
 //! `cargo run --release -p engine --example sampling_speed -- DIR [prompts] [group_size] [prompt_tokens] [new_tokens] [max_concurrent] [float32|bfloat16] [eager|static|graphs]`.
 //!
 //! Every completion has `new_tokens` tokens, so that the work is the same whatever the weights.
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use base::{DrawKey, Prompt};
-use engine::{Decoding, Request, Sampler, SamplingParams};
+use engine::{Decoding, Generator, Request, SamplingParams};
 use models::checkpoint::parse_kind;
 use models::{LoadOptions, TrainedParts, load_model};
 use tch::{Device, Kind};
@@ -41,10 +41,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let requests: Vec<Request> = (0..prompts as u64).map(request).collect();
     let params = SamplingParams { max_new_tokens: new_tokens, ..Default::default() };
-    let sampler = Sampler::new(model.as_ref(), params, max_concurrent)?.with_decoding(decoding)?;
+    let generator =
+        Generator::new(model.as_ref(), params, max_concurrent)?.with_decoding(decoding)?;
     for _ in 0..3 {
         let start = Instant::now();
-        let got = sampler.generate(&requests, &mut |_, _, _| {}, &|| false)?;
+        let got = generator.generate(&requests, &mut |_, _, _| {}, &|| false)?;
         let secs = start.elapsed().as_secs_f64();
         let stats = got.stats;
         println!("{:.3} s, {:.0} tokens/s, {stats:?}", secs, stats.tokens as f64 / secs);

@@ -1,6 +1,6 @@
 //! Generation: samples completions of many prompts at once and prefills each prompt once.
 //!
-//! [`Sampler::generate`] is the entry point. A group's prompt is prefilled once, and all its completions read its keys and values
+//! [`Generator::generate`] is the entry point. A group's prompt is prefilled once, and all its completions read its keys and values
 //! ([`cache`]). Batching is continuous: finished completions leave the batch and waiting ones take their slots ([`schedule`]). Random
 //! numbers are keyed by what they are for ([`base::DrawKey`]), so neither batch size nor order of arrival changes a completion
 //! ([`token_sampler`]). [`naive`] is the same in its simplest form, and tests hold the two equal.
@@ -8,19 +8,19 @@
 pub mod cache;
 mod cuda_graphs;
 mod filters;
+pub mod generator;
 pub mod naive;
 pub mod params;
 pub mod request;
 mod run;
-pub mod sampler;
 pub mod schedule;
 mod static_shapes;
 pub mod token_sampler;
 
+pub use generator::Generator;
 pub use naive::naive_completion;
 pub use params::SamplingParams;
 pub use request::{Generation, Request, SampleStats};
-pub use sampler::Sampler;
 pub use static_shapes::Decoding;
 
 /// Why completions could not be sampled.

@@ -1,5 +1,5 @@
-//! The sampler in its simplest form: one sequence, a whole forward pass for every token, sampling in scalar Rust.
-//! [`crate::Sampler`] is tested against it. Read this file first.
+//! Generation in its simplest form: one sequence, a whole forward pass for every token, sampling in scalar Rust.
+//! [`crate::Generator`] is tested against it. Read this file first.
 
 use base::{Completion, DrawKey, FinishReason, Prompt};
 use models::{Checkpointing, InputsBuilder, PackedAttention, VisionLanguageModel, model};

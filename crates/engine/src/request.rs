@@ -1,4 +1,4 @@
-//! Requests to the sampler and what it returns.
+//! Requests to the generator and what it returns.
 
 use base::{Completion, DrawKey, Prompt};
 
@@ -31,7 +31,7 @@ pub struct SampleStats {
     pub decode_passes: usize,
 }
 
-/// What [`crate::Sampler::generate`] returns.
+/// What [`crate::Generator::generate`] returns.
 #[derive(Clone, Debug)]
 pub struct Generation {
     /// The completions of each request, in order.

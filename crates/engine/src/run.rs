@@ -8,8 +8,8 @@ use torch::PendingHostCopy;
 
 use crate::EngineError;
 use crate::cache::{KvCache, move_rows};
+use crate::generator::Generator;
 use crate::request::{Generation, Request, SampleStats};
-use crate::sampler::Sampler;
 use crate::schedule::{CachedPrompt, Slot, compact};
 use crate::static_shapes::{Decoding, StaticStep, StepContext};
 use crate::token_sampler::{SampledToken, SamplerInputs};
@@ -17,9 +17,9 @@ use crate::token_sampler::{SampledToken, SamplerInputs};
 /// Prompt tokens of one prefill pass; a longer prompt is a pass of its own.
 const PREFILL_TOKENS: usize = 8192;
 
-/// One call of [`Sampler::generate`].
+/// One call of [`Generator::generate`].
 pub(crate) struct Run<'r> {
-    sampler: &'r Sampler<'r>,
+    generator: &'r Generator<'r>,
     requests: &'r [Request],
     on_finished: &'r mut dyn FnMut(usize, usize, &Completion),
     cache: KvCache,
@@ -40,29 +40,29 @@ pub(crate) struct Run<'r> {
 
 impl<'r> Run<'r> {
     pub fn new(
-        sampler: &'r Sampler<'r>,
+        generator: &'r Generator<'r>,
         requests: &'r [Request],
         on_finished: &'r mut dyn FnMut(usize, usize, &Completion),
     ) -> Result<Self, EngineError> {
-        let (kind, device) = sampler.model.compute();
-        let shape = sampler.model.text_shape();
+        let (kind, device) = generator.model.compute();
+        let shape = generator.model.text_shape();
         let total = requests.iter().map(|r| r.num_completions).sum();
-        let penalised = sampler.params.repetition_penalty != 1.0;
-        let slots = sampler.max_concurrent.min(total);
-        let mut cache = KvCache::new(shape, kind, device, sampler.params.max_new_tokens);
+        let penalised = generator.params.repetition_penalty != 1.0;
+        let slots = generator.max_concurrent.min(total);
+        let mut cache = KvCache::new(shape, kind, device, generator.params.max_new_tokens);
         cache.reserve_completions(slots, 1);
-        let static_step = match sampler.decoding {
+        let static_step = match generator.decoding {
             Decoding::Eager => None,
             decoding => {
                 // A buffer that grows later moves, which invalidates captured graphs.
                 reserve_prompts(&mut cache, requests, slots);
                 let graphs = decoding == Decoding::CudaGraphs;
-                Some(StaticStep::new(sampler.model, &sampler.params, slots, graphs)?)
+                Some(StaticStep::new(generator.model, &generator.params, slots, graphs)?)
             }
         };
         let seen = || Tensor::zeros([slots as i64, shape.vocab_size], (Kind::Bool, device));
         Ok(Run {
-            sampler,
+            generator,
             requests,
             on_finished,
             cache,
@@ -91,13 +91,13 @@ impl<'r> Run<'r> {
     /// Fills free slots. A few free slots wait for more, so that several prompts are prefilled together.
     pub fn schedule(&mut self, cancel: &dyn Fn() -> bool) -> Result<(), EngineError> {
         let waiting = self.total - self.finished - self.slots.len();
-        let free = self.sampler.max_concurrent - self.slots.len();
-        if free < waiting.min(self.sampler.max_concurrent.div_ceil(8)) {
+        let free = self.generator.max_concurrent - self.slots.len();
+        if free < waiting.min(self.generator.max_concurrent.div_ceil(8)) {
             return Ok(());
         }
         loop {
             let waiting = self.total - self.finished - self.slots.len();
-            let free = self.sampler.max_concurrent - self.slots.len();
+            let free = self.generator.max_concurrent - self.slots.len();
             if waiting == 0 || free == 0 {
                 return Ok(());
             }
@@ -131,7 +131,7 @@ impl<'r> Run<'r> {
 
     /// Prefills prompts in one pass: their keys and values, and the logits of the first token.
     fn prefill(&mut self, new: &[usize]) -> Result<(), EngineError> {
-        let model = self.sampler.model;
+        let model = self.generator.model;
         let (kind, device) = model.compute();
         let mut builder = InputsBuilder::new(model);
         for &request in new {
@@ -209,10 +209,10 @@ impl<'r> Run<'r> {
         if let Some(step) = &self.static_step {
             step.start(first_slot, &self.slots[first_slot..]);
         }
-        let device = self.sampler.model.compute().1;
+        let device = self.generator.model.compute().1;
         let uniforms: Vec<f64> =
             self.slots[first_slot..].iter().map(|slot| slot.key.uniform(0)).collect();
-        let tokens = self.sampler.token_sampler.sample(&SamplerInputs {
+        let tokens = self.generator.token_sampler.sample(&SamplerInputs {
             logits: &Tensor::cat(&logits, 0),
             uniforms: &Tensor::from_slice(&uniforms).to_device(device),
             unfinished: self.unfinished(&vec![0; new]),
@@ -246,7 +246,7 @@ impl<'r> Run<'r> {
         let mut current = self.launch(cancel)?;
         loop {
             let ahead = if self.may_run_ahead(max_len) { Some(self.launch(cancel)?) } else { None };
-            let tokens = self.sampler.token_sampler.read_table(&current.wait()?);
+            let tokens = self.generator.token_sampler.read_table(&current.wait()?);
             self.push_tokens(0, &tokens)?;
             match ahead {
                 Some(next) => current = next,
@@ -257,7 +257,7 @@ impl<'r> Run<'r> {
 
     /// Whether to launch a step before the last one is read: no completion has ended or reaches its longest length, and all fit.
     fn may_run_ahead(&self, max_len: usize) -> bool {
-        let max_new_tokens = self.sampler.params.max_new_tokens;
+        let max_new_tokens = self.generator.params.max_new_tokens;
         self.slots.iter().all(|slot| {
             let tokens = slot.ids.len() + 1;
             slot.finish_reason.is_none() && tokens < max_new_tokens && tokens <= max_len
@@ -268,8 +268,8 @@ impl<'r> Run<'r> {
         self.check_cancelled(cancel)?;
         let step = self.static_step.as_mut().expect("decoding in static shapes");
         let mut context = StepContext {
-            model: self.sampler.model,
-            token_sampler: &self.sampler.token_sampler,
+            model: self.generator.model,
+            token_sampler: &self.generator.token_sampler,
             cache: &mut self.cache,
             seen: self.seen.as_ref(),
         };
@@ -292,7 +292,7 @@ impl<'r> Run<'r> {
     /// One eager pass: a token for every slot.
     fn decode_once(&mut self) -> Result<(), EngineError> {
         self.bind_batch();
-        let model = self.sampler.model;
+        let model = self.generator.model;
         let slots = self.slots.len();
         let generated: Vec<usize> = self.slots.iter().map(|slot| slot.ids.len()).collect();
         let (longest, shortest) = (generated.iter().max(), generated.iter().min());
@@ -312,7 +312,7 @@ impl<'r> Run<'r> {
         });
         let unfinished = self.unfinished(&generated);
         let inputs = SamplerInputs { logits: &logits, uniforms: &uniforms, unfinished, seen };
-        let tokens = self.sampler.token_sampler.sample(&inputs);
+        let tokens = self.generator.token_sampler.sample(&inputs);
         self.stats.decode_passes += 1;
         self.push_tokens(0, &tokens)
     }
@@ -328,7 +328,7 @@ impl<'r> Run<'r> {
         table.extend(
             self.slots.iter().map(|slot| (slot.first_position + slot.ids.len() as i64 - 1) as f64),
         );
-        let greedy = self.sampler.params.greedy();
+        let greedy = self.generator.params.greedy();
         table.extend(
             self.slots.iter().map(
                 |slot| {
@@ -338,18 +338,18 @@ impl<'r> Run<'r> {
         );
         let table = Tensor::from_slice(&table)
             .view([4, slots as i64])
-            .to_device(self.sampler.model.compute().1);
+            .to_device(self.generator.model.compute().1);
         let integers = table.narrow(0, 0, 3).to_kind(Kind::Int64);
         [integers.get(0), integers.get(1), integers.get(2), table.get(3)]
     }
 
     /// `[n, 1]`: which rows, of `generated` tokens each, are shorter than `min_new_tokens`; `None` where all may end.
     fn unfinished(&self, generated: &[usize]) -> Option<Tensor> {
-        let params = &self.sampler.params;
+        let params = &self.generator.params;
         let early: Vec<bool> = generated.iter().map(|&n| n < params.min_new_tokens).collect();
         let any = early.contains(&true) && !params.eos_ids.is_empty();
         any.then(|| {
-            Tensor::from_slice(&early).to_device(self.sampler.model.compute().1).unsqueeze(1)
+            Tensor::from_slice(&early).to_device(self.generator.model.compute().1).unsqueeze(1)
         })
     }
 
@@ -370,7 +370,7 @@ impl<'r> Run<'r> {
         first_slot: usize,
         tokens: &[SampledToken],
     ) -> Result<(), EngineError> {
-        let params = &self.sampler.params;
+        let params = &self.generator.params;
         for (slot, sampled) in self.slots[first_slot..].iter_mut().zip(tokens) {
             if slot.finish_reason.is_some() {
                 continue;

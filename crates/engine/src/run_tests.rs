@@ -20,7 +20,7 @@ fn addresses_stay_while_no_relocation_is_counted() {
         eos_ids: (0..500).step_by(60).collect(),
         ..Default::default()
     };
-    let sampler = Sampler::new(model.as_ref(), params, 8)
+    let generator = Generator::new(model.as_ref(), params, 8)
         .unwrap()
         .with_decoding(Decoding::StaticShapes)
         .unwrap();
@@ -34,7 +34,7 @@ fn addresses_stay_while_no_relocation_is_counted() {
     let mut on_finished = |_: usize, _: usize, _: &Completion| {};
     let mut addresses: HashMap<u64, Vec<usize>> = HashMap::new();
     let (mut calls, mut shapes) = (0, Vec::new());
-    let mut run = Run::new(&sampler, &requests, &mut on_finished).unwrap();
+    let mut run = Run::new(&generator, &requests, &mut on_finished).unwrap();
     tch::no_grad(|| {
         while !run.is_done() {
             run.schedule(&|| false).unwrap();

@@ -446,7 +446,7 @@ mod tests {
         }
     }
 
-    /// Random logits and parameters against the scalar rules of the naive sampler.
+    /// Random logits and parameters against the scalar rules of the naive generator.
     #[test]
     fn equals_the_naive_rules() {
         const VOCAB: usize = 50;

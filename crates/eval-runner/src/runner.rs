@@ -10,14 +10,14 @@ use std::time::Instant;
 
 use base::{Completion, DrawKey, Example, FinishReason};
 use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
-use engine::{Decoding, EngineError, Request, SampleStats, Sampler, SamplingParams};
+use engine::{Decoding, EngineError, Generator, Request, SampleStats, SamplingParams};
 use eval::answers::{Answer, Todo};
 use models::VisionLanguageModel;
 use rewards::ImageSizes;
 
 use crate::AskError;
 
-/// Pixels of prompts that are held for one call of the sampler, bytes.
+/// Pixels of prompts that are held for one call of the generator, bytes.
 const CHUNK_BYTES: usize = 1 << 30;
 /// Prompts that are made ready before they are asked for.
 const AHEAD: usize = 64;
@@ -53,7 +53,7 @@ pub trait Sink {
     /// Ends the run.
     fn bad(&mut self, row: usize, cause: String) -> Result<(), AskError>;
 
-    /// A call of the sampler is over, after so many seconds.
+    /// A call of the generator is over, after so many seconds.
     ///
     /// # Errors
     /// Ends the run.
@@ -94,7 +94,7 @@ impl Runner {
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
     ) -> Result<(), AskError> {
-        let sampler = Sampler::new(model, self.sampling(), self.options.max_concurrent)?
+        let generator = Generator::new(model, self.sampling(), self.options.max_concurrent)?
             .with_decoding(self.options.decoding)?;
         let order: Vec<usize> = todo.iter().map(|todo| todo.place).collect();
         let options = LoaderOptions {
@@ -117,7 +117,7 @@ impl Runner {
             if ready.is_empty() {
                 return Ok(());
             }
-            self.ask(&sampler, ready, sink, cancel)?;
+            self.ask(&generator, ready, sink, cancel)?;
         }
     }
 
@@ -177,7 +177,7 @@ impl Runner {
 
     fn ask(
         &self,
-        sampler: &Sampler<'_>,
+        generator: &Generator<'_>,
         ready: Vec<Ready>,
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
@@ -197,7 +197,7 @@ impl Runner {
             }
         };
         let start = Instant::now();
-        let sampled = sampler
+        let sampled = generator
             .generate(&requests, &mut on_finished, &|| cancel() || failed.borrow().is_some());
         if let Some(error) = failed.into_inner() {
             return Err(error);

@@ -51,7 +51,7 @@ impl Case<'_> {
         segment_attention([q, k, v], &table, self.causal).unwrap()
     }
 
-    /// Who sees whom, `[T, T]`.
+    /// Which tokens attend to which, `[T, T]`.
     fn visible(&self) -> Tensor {
         let total = self.tokens();
         let mut seen = vec![false; total * total];
@@ -157,17 +157,17 @@ proptest! {
     ) {
         let mut segments = Vec::new();
         let mut prompts = Vec::new();
-        for (prompt, answers) in &groups {
+        for (prompt, completions) in &groups {
             prompts.push(segments.len());
             segments.push((*prompt, None));
             if !late {
                 let prompt = segments.len() - 1;
-                segments.extend(answers.iter().map(|&len| (len, Some(prompt))));
+                segments.extend(completions.iter().map(|&len| (len, Some(prompt))));
             }
         }
         for turn in 0..if late { 4 } else { 0 } {
-            for (&prompt, (_, answers)) in prompts.iter().zip(&groups) {
-                segments.extend(answers.get(turn).map(|&len| (len, Some(prompt))));
+            for (&prompt, (_, completions)) in prompts.iter().zip(&groups) {
+                segments.extend(completions.get(turn).map(|&len| (len, Some(prompt))));
             }
         }
         Case { segments: &segments, causal, heads, head_dim, kind }.check()?;
@@ -194,7 +194,7 @@ fn threads_do_not_change_a_bit() {
 
 #[test]
 fn a_nan_stays_where_it_is_seen() {
-    // The second token of an answer: it and those behind it see the NaN, the other segments do not.
+    // The second token of a completion: it and later ones attend to the NaN, other segments do not.
     let table = SegmentTable::new(&[(20, None), (4, Some(0)), (3, Some(0))]).unwrap();
     for kind in [Kind::Float, Kind::BFloat16] {
         let x = draw(&[27, 2, 16], kind, 5);

@@ -30,7 +30,7 @@ const SHAPE_7B: Shape = Shape {
     ..SHAPE_3B
 };
 const GROUP: u64 = 8;
-/// A group: a prompt with a picture of 640 x 480, answers of 512 tokens.
+/// A group: a prompt with an image of 640 x 480, completions of 512 tokens.
 const LOAD: Load = Load {
     prompts: 1,
     completions: GROUP,

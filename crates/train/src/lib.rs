@@ -46,10 +46,10 @@ use std::path::PathBuf;
 /// Why training stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A loss or gradient that is not a number; it was not applied.
+    /// A loss or gradient that is not finite; it was not applied.
     #[error("{0}; the update was not applied")]
     NonFinite(Box<NonFinite>),
-    /// A step with such a number, and no more of them are to be passed over.
+    /// One refused step more than `max_bad_steps`.
     #[error(
         "step {step}: {cause}; the update was not applied, the batch is in {dump}\nhint: look at the batch, lower --learning_rate, or pass over such steps by --max_bad_steps"
     )]
@@ -58,27 +58,27 @@ pub enum TrainError {
         step: u64,
         /// What was not finite.
         cause: Box<NonFinite>,
-        /// Where its batch lies.
+        /// The dump of its batch.
         dump: PathBuf,
     },
-    /// A single completion with its prompt that memory does not hold.
+    /// A single completion with its prompt that runs out of memory.
     #[error(
         "no memory for a single completion with its prompt, {tokens} tokens: {cause}\nhint: {hint}"
     )]
     TooLargeForMemory {
         /// Tokens of both.
         tokens: usize,
-        /// libtorch's words.
+        /// libtorch's message.
         cause: torch::OutOfMemory,
         /// Flags that need less.
         hint: String,
     },
-    /// Memory that ran out in sampling or in the update.
+    /// Out of memory in sampling or in the update.
     #[error(
         "no memory for sampling or the update: {cause}\nhint: a lower --max_concurrent_completions needs less for sampling; --use_peft true or --freeze_vision_modules true for the update"
     )]
     OutOfMemory {
-        /// libtorch's words.
+        /// libtorch's message.
         cause: torch::OutOfMemory,
     },
     /// An answer without a token.
@@ -106,7 +106,7 @@ pub enum TrainError {
         /// What is wrong.
         cause: String,
     },
-    /// Checkpoints, none of which can be gone on from.
+    /// Checkpoints, all of them damaged.
     #[error(
         "{}: damaged: {cause}, and there is no other checkpoint to go on from\nhint: bring the file back from a copy; or train \
          from an older checkpoint's model by --model_name_or_path in another --output_dir; --verify_checkpoint false goes \
@@ -133,7 +133,7 @@ pub enum TrainError {
         path.display()
     )]
     NoConfig {
-        /// Where they should stand.
+        /// The missing file.
         path: PathBuf,
     },
     /// A run folder of the other command.
@@ -152,7 +152,7 @@ pub enum TrainError {
         /// The cause.
         source: Box<TrainError>,
     },
-    /// Weights that are of no use any more.
+    /// Diverged weights.
     #[error(
         "the run has diverged: after the update of step {step} {what} is not finite; no checkpoint was written, {way}\nhint: a \
          lower --learning_rate, a lower --max_grad_norm or more --warmup_ratio, in another --output_dir"
@@ -181,12 +181,12 @@ pub enum TrainError {
         /// The cause.
         source: EvaluationError,
     },
-    /// A figure of an evaluation that is no number.
+    /// A metric of an evaluation that is not finite.
     #[error("evaluation after step {step}: `{name}`: expected a finite number, got {value}")]
     EvalMetric {
         /// The step.
         step: u64,
-        /// The figure.
+        /// The metric.
         name: String,
         /// Its value.
         value: f64,
@@ -272,7 +272,7 @@ impl TrainError {
     }
 }
 
-/// What to do about the disk, where that is what stands behind an error.
+/// What to do about the disk, if an error of it is the cause.
 fn disk_hint(error: &TrainError) -> &'static str {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {

@@ -8,7 +8,7 @@ use rewards::{RewardError, RewardInput};
 
 use crate::TrainError;
 
-/// The finished completions of a step, in groups of equal size. Filled by the sampler, read by the reward threads.
+/// The finished completions of a step, in groups of equal size. Filled by the generator, read by the reward threads.
 pub(crate) struct RewardInbox<'a> {
     prompts: Vec<PromptRecord<'a>>,
     /// Set as completions finish.

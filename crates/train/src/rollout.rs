@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base::{Completion, DrawKey, Example, PreparedImage, Prompt, RolloutGroup};
 use config::GrpoConfig;
 use data::Processor;
-use engine::{Decoding, EngineError, Request, Sampler, SamplingParams};
+use engine::{Decoding, EngineError, Generator, Request, SamplingParams};
 use models::VisionLanguageModel;
 use rewards::{RewardError, RewardSet, Scores, ScoringQueue, StepSize};
 use serde_json::{Map, Value, json};
@@ -152,7 +152,7 @@ fn sample(
     finished: &dyn Fn(usize, &Completion) -> Result<(), TrainError>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Vec<Completion>, TrainError> {
-    let sampler = Sampler::new(model, sampling.params.clone(), sampling.max_concurrent)?
+    let generator = Generator::new(model, sampling.params.clone(), sampling.max_concurrent)?
         .with_decoding(sampling.decoding)?;
     let requests: Vec<Request> = prompts
         .iter()
@@ -166,7 +166,7 @@ fn sample(
             undecoded.get_or_insert(error);
         }
     };
-    let generation = match sampler.generate(&requests, &mut on_finished, cancel) {
+    let generation = match generator.generate(&requests, &mut on_finished, cancel) {
         Err(EngineError::Cancelled { .. }) => return Err(TrainError::Stopped),
         other => other?,
     };

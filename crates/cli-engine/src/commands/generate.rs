@@ -7,7 +7,7 @@ use base::console;
 use base::{Completion, DrawKey, FinishReason, Prompt};
 use config::GenerateConfig;
 use data::Notices;
-use engine::{Decoding, Request, Sampler, SamplingParams};
+use engine::{Decoding, Generator, Request, SamplingParams};
 use serde_json::{Map, Value, json};
 use torch::parse_device;
 
@@ -34,7 +34,7 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
         Decoding::new(config.decoding.cuda_graphs, parse_device(&config.machine.device)?)?;
     let model = Model::load(config)?;
     model.processor.expect_answers(config.sampling.max_new_tokens);
-    let sampler = Sampler::new(
+    let generator = Generator::new(
         model.weights.as_ref(),
         sampling_params(config, &model),
         config.decoding.max_concurrent_completions,
@@ -57,7 +57,7 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
                 key,
             });
         }
-        let generation = sampler.generate(&requests, &mut |_, _, _| {}, &|| stop.is_raised())?;
+        let generation = generator.generate(&requests, &mut |_, _, _| {}, &|| stop.is_raised())?;
         for ((question, request), completions) in
             questions.iter().zip(&requests).zip(&generation.completions)
         {

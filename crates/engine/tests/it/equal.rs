@@ -1,4 +1,4 @@
-//! The sampler equals the naive one: tokens, log-probabilities, reasons, whatever is decoded at once and however.
+//! The generator equals the naive one: tokens, log-probabilities, reasons, whatever is decoded at once and however.
 
 use base::{Completion, DrawKey};
 use engine::{Decoding, EngineError, Generation, Request, SamplingParams, naive_completion};

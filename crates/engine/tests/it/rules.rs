@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use base::{DrawKey, FinishReason, Prompt};
-use engine::{EngineError, Request, Sampler, SamplingParams};
+use engine::{EngineError, Generator, Request, SamplingParams};
 use tch::Kind;
 
 use crate::support::{generate, image, key, mixed_prompts, prompt, requests, tiny};
@@ -93,9 +93,9 @@ fn every_completion_is_reported_once() {
     let mut requests = requests(&mixed_prompts(model.image_token_id()), 4);
     requests[1].num_completions = 0;
     requests[2].num_completions = 9;
-    let sampler = Sampler::new(model.as_ref(), params, 6).unwrap();
+    let generator = Generator::new(model.as_ref(), params, 6).unwrap();
     let mut reported = Vec::new();
-    let got = sampler
+    let got = generator
         .generate(
             &requests,
             &mut |request, index, completion| {
@@ -117,7 +117,7 @@ fn every_completion_is_reported_once() {
     let lens: Vec<usize> = got.completions.iter().map(Vec::len).collect();
     assert_eq!(lens, [4, 0, 9, 4, 4]);
     assert_eq!(got.stats.prompts, 4, "a request for nothing computes nothing");
-    assert!(sampler.generate(&[], &mut |_, _, _| {}, &|| false).unwrap().completions.is_empty());
+    assert!(generator.generate(&[], &mut |_, _, _| {}, &|| false).unwrap().completions.is_empty());
 }
 
 #[test]
@@ -145,9 +145,9 @@ fn cancelling_stops_before_the_next_pass() {
         asked.set(asked.get() + 1);
         asked.get() == 4
     };
-    let sampler = Sampler::new(model.as_ref(), params, 8).unwrap();
+    let generator = Generator::new(model.as_ref(), params, 8).unwrap();
     let requests = requests(&mixed_prompts(model.image_token_id()), 2);
-    let error = sampler.generate(&requests, &mut |_, _, _| {}, &cancel).unwrap_err();
+    let error = generator.generate(&requests, &mut |_, _, _| {}, &cancel).unwrap_err();
     assert!(matches!(error, EngineError::Cancelled { finished: 0, total: 10 }), "{error}");
     assert_eq!(asked.get(), 4);
     assert_eq!(error.to_string(), "sampling cancelled with 0 of 10 completions finished");
@@ -174,7 +174,7 @@ fn bad_prompts_are_refused_by_number() {
 #[test]
 fn parameters_out_of_range_are_refused() {
     let model = tiny("nested", Kind::Float);
-    let refuse = |params: SamplingParams, max_concurrent| match Sampler::new(
+    let refuse = |params: SamplingParams, max_concurrent| match Generator::new(
         model.as_ref(),
         params,
         max_concurrent,

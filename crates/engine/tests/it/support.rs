@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::{Completion, DrawKey, PreparedImage, Prompt};
-use engine::{Decoding, EngineError, Generation, Request, Sampler, SamplingParams};
+use engine::{Decoding, EngineError, Generation, Generator, Request, SamplingParams};
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 
@@ -93,7 +93,7 @@ pub fn generate_by(
     max_concurrent: usize,
     requests: &[Request],
 ) -> Result<Generation, EngineError> {
-    Sampler::new(model, params.clone(), max_concurrent)?.with_decoding(decoding)?.generate(
+    Generator::new(model, params.clone(), max_concurrent)?.with_decoding(decoding)?.generate(
         requests,
         &mut |_, _, _| {},
         &|| false,

@@ -32,17 +32,17 @@ pub struct PlanInputs {
     pub choice: Choice,
     /// Rank for comparison.
     pub lora: Trained,
-    /// The longest prompt and most patches of the sample, with as many answers as a micro-batch takes.
+    /// The longest prompt and most patches of the sample, with as many completions as a micro-batch takes.
     pub micro_batch: Load,
     /// The same for all of a step.
     pub step: Load,
     /// A step by the means of the sample.
     pub mean_step: Load,
-    /// Answers sampled at once.
+    /// Completions sampled at once.
     pub sampled: Load,
-    /// Answers to one copy of a prompt.
+    /// Completions of one copy of a prompt.
     pub group: u64,
-    /// Updates a batch of answers.
+    /// Updates per batch of completions.
     pub iterations: u64,
     /// Steps of the run.
     pub steps: u64,
@@ -57,7 +57,7 @@ pub struct PlanInputs {
 /// The size of rollouts on disk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RolloutBytes {
-    /// Files of a step whose answers are all as long as they may be.
+    /// Files of a step whose completions all have the longest length.
     pub step: u64,
     /// Steps whose files stay.
     pub steps_kept: u64,
@@ -86,7 +86,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let group = if config.rollout.share_prompt { generations } else { 1 };
     let prompts = (settings.rows_per_step()).div_ceil(config.algorithm.num_generations);
     let order = EpochOrder::new(dataset.examples.len(), prompts, config.optimizer.seed);
-    let with_answers = |(prompt_tokens, patches): (u64, u64), completions: u64| {
+    let with_completions = |(prompt_tokens, patches): (u64, u64), completions: u64| {
         let load = Load {
             prompts: 1,
             completions,
@@ -97,7 +97,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         load.of_completions(completions, group)
     };
     let in_step = prompts as u64 * generations;
-    let step = with_answers(seen.most, in_step);
+    let step = with_completions(seen.most, in_step);
     let micro_batch = micro_batch(&step, (generations, group), &settings);
     let at_once = in_step.min(config.rollout.max_concurrent_completions as u64);
     let accumulates = micro_batch.completions < in_step;
@@ -111,9 +111,9 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         lora: lora(config),
         shape,
         micro_batch,
-        sampled: with_answers(seen.most, at_once),
+        sampled: with_completions(seen.most, at_once),
         step,
-        mean_step: with_answers(seen.mean, in_step),
+        mean_step: with_completions(seen.mean, in_step),
         group,
         iterations: config.algorithm.num_iterations as u64,
         rollouts: rollout_bytes(config, &seen, steps, prompts as u64),

@@ -153,7 +153,7 @@ pub struct Memory {
     pub activations: u64,
     /// A chunk of logits.
     pub logits: u64,
-    /// Keys and values of the sampler.
+    /// Keys and values of the generator.
     pub kv_cache: u64,
     /// The most at a time, on the device.
     pub peak: u64,

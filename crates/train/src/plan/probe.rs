@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use base::{DrawKey, Prompt};
-use engine::{Request, Sampler, SamplingParams};
+use engine::{Generator, Request, SamplingParams};
 use models::qwen2_5_vl::{Config, Model};
 use models::{
     AdapterSource, Checkpointing, LoadOptions, LoraOptions, Targets, TrainedParts,
@@ -20,8 +20,7 @@ use crate::optimizer::{Optimizer, OptimizerOptions};
 use crate::policy;
 use crate::settings::Settings;
 
-/// Weights of the layers that are tried: more than processors keep near them, so that they come from memory
-/// as those of the whole model do.
+/// Least bytes of the layers that are tried: more than the caches hold, so that weights come from memory as in the whole model.
 const LEAST_BYTES: u64 = 64 << 20;
 /// Vision towers of up to this many blocks are tried whole; of larger ones two blocks.
 const MOST_BLOCKS: u64 = 8;
@@ -29,7 +28,7 @@ const MOST_BLOCKS: u64 = 8;
 const MOST_VOCAB: u64 = 1 << 15;
 /// Prompt tokens before the completions that are decoded.
 const MOST_PREFILL: u64 = 2048;
-/// Tokens decoded, few and many: the difference is free of what comes before.
+/// Tokens decoded, few and many: the difference excludes the prefill.
 const DECODED: [usize; 2] = [2, 10];
 /// A pass that takes longer is timed once.
 const LONG_SECS: f64 = 0.2;
@@ -51,7 +50,7 @@ pub struct Probe<'a> {
 }
 
 impl<'a> Probe<'a> {
-    /// For steps like `load`, whose answers are sampled as in `sampled`.
+    /// For steps like `load`, with `sampled` completions at once.
     pub fn new(config: &'a Config, settings: &'a Settings, load: Load, sampled: Load) -> Self {
         Probe { config, shape: Shape::from(config), settings, load, sampled }
     }
@@ -66,7 +65,7 @@ impl<'a> Probe<'a> {
     /// Times the parts of a step that trains as `choice` says.
     ///
     /// # Errors
-    /// Out of memory; what the sampler refuses.
+    /// Out of memory; what the generator refuses.
     pub fn costs(&self, choice: Choice) -> Result<Costs, TrainError> {
         let (tried, all) = self.layers();
         let model = self.model(tried, choice)?;
@@ -118,12 +117,12 @@ impl<'a> Probe<'a> {
         Ok(Model::blank(config, options, lora.as_ref().map(AdapterSource::New))?)
     }
 
-    /// `part` of a prompt of text and of the answers to it.
+    /// `part` of a text prompt and of its completions.
     fn pack(&self, model: &Model, part: f64) -> Result<MicroBatch, TrainError> {
         let group = self.load.completions.div_ceil(self.load.prompts);
-        let answer = vec![1u32; portion(self.load.completion_tokens, part)];
-        let answers = vec![answer.as_slice(); group as usize];
-        MicroBatch::pack(model, &[(&self.prompt(part), answers)])
+        let completion = vec![1u32; portion(self.load.completion_tokens, part)];
+        let completions = vec![completion.as_slice(); group as usize];
+        MicroBatch::pack(model, &[(&self.prompt(part), completions)])
     }
 
     fn prompt(&self, part: f64) -> Prompt {
@@ -252,11 +251,11 @@ impl<'a> Probe<'a> {
         let prompt = self.prompt(part);
         let most = (MOST_PREFILL / prompt.ids.len() as u64).max(1);
         let prompts = self.sampled.prompts.min(most);
-        let answers = self.sampled.completions.div_ceil(prompts) as usize;
+        let completions = self.sampled.completions.div_ceil(prompts) as usize;
         let requests: Vec<Request> = (0..prompts)
             .map(|index| Request {
                 prompt: prompt.clone(),
-                num_completions: answers,
+                num_completions: completions,
                 key: DrawKey { seed: 0, step: 0, prompt: index, completion: 0 },
             })
             .collect();
@@ -264,10 +263,10 @@ impl<'a> Probe<'a> {
         for _ in 0..REPEATS {
             for (secs, tokens) in secs.iter_mut().zip(DECODED) {
                 let params = SamplingParams { max_new_tokens: tokens, ..SamplingParams::default() };
-                let sampler = Sampler::new(model, params, answers * prompts as usize)?
+                let generator = Generator::new(model, params, completions * prompts as usize)?
                     .with_decoding(self.settings.decoding)?;
                 let start = Instant::now();
-                sampler.generate(&requests, &mut |_, _, _| (), &|| false)?;
+                generator.generate(&requests, &mut |_, _, _| (), &|| false)?;
                 *secs = secs.min(start.elapsed().as_secs_f64());
             }
             if secs[1] > MOST_SECS {
@@ -304,7 +303,7 @@ fn portion(whole: u64, part: f64) -> usize {
     ((whole as f64 * part).round() as usize).max(1)
 }
 
-/// Tokens, answer tokens, seconds of the text forward and in training, and those of the head.
+/// Tokens, completion tokens, seconds of the text forward and in training, and those of the head.
 type Point = (u64, u64, [f64; 2], [f64; 2]);
 
 /// Seconds of the fastest of a few runs, after one that warms up; of a long one, that one alone.

@@ -163,7 +163,7 @@ fn features_count_where_the_tower_is_frozen() {
 
 #[test]
 fn keys_and_values_by_hand() {
-    // 8 layers, 128 channels, keys and values, 4 bytes; 192 columns a prompt, 64 an answer.
+    // 8 layers, 128 channels, keys and values, 4 bytes; 192 tokens a prompt, 64 a completion.
     let plan = memory(&SHAPE_39M, FULL, &BATCH, &BATCH);
     assert_eq!(plan.kv_cache, 8 * 128 * 2 * 4 * (2 * 192 + 16 * 64));
     assert_eq!(plan.logits, 3 * 4 * 8192 * 512);

@@ -7,11 +7,11 @@ use super::{Choice, Costs, Load, Shape, num_trained};
 pub struct Work {
     /// All of it.
     pub step: Load,
-    /// Answers of a micro-batch.
+    /// Completions of a micro-batch.
     pub micro_batch: u64,
-    /// Answers sampled at once.
+    /// Completions sampled at once.
     pub sampled: u64,
-    /// Updates by one batch of answers.
+    /// Updates per batch of completions.
     pub iterations: u64,
 }
 
@@ -79,7 +79,7 @@ mod tests {
             sampled: 8,
             iterations: 2,
         };
-        // Three passes, 420 tokens, 120 of answers; two turns of ten tokens.
+        // Three passes, 420 tokens, 120 of completions; two turns of ten tokens.
         let sampling = 1.0 + 3.0 + 21.0 + 20.0 * 3.0;
         let reference = 3.0 + 4.2 + 1.5 + 12.0 + 21.0;
         let update = SHAPE_39M.counts().all() as f64 * 1e-6;

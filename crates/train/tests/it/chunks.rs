@@ -1,4 +1,4 @@
-//! Logits of many answer tokens are computed in chunks, and again for the gradient: what comes out is
+//! Logits of many completion tokens are computed in chunks, and recomputed for the gradient: what comes out is
 //! what one graph over all of them gives.
 
 use models::VisionLanguageModel;

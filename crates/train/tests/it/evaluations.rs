@@ -8,7 +8,7 @@ use base::DrawKey;
 use base::run_folder::{StopFlag, read_scalars};
 use config::{EvalStrategy, GrpoConfig, SftConfig};
 use data::{Processor, ProcessorOptions, ResizeBackend};
-use engine::{Request, Sampler, SamplingParams};
+use engine::{Generator, Request, SamplingParams};
 use serde_json::{Map, Value};
 use train::{
     EvalMetrics, EvaluationError, Observer, Outcome, PolicyAt, TrainError, train_grpo_with_rewards,
@@ -73,9 +73,9 @@ impl Observer for Looker {
     fn evaluate(&mut self, policy: &PolicyAt<'_>) -> Result<Option<EvalMetrics>, EvaluationError> {
         self.looked.push(policy.step);
         let params = SamplingParams { max_new_tokens: 8, ..SamplingParams::default() };
-        let sampler = Sampler::new(policy.model, params, 2)?;
+        let generator = Generator::new(policy.model, params, 2)?;
         let requests = std::slice::from_ref(&self.request);
-        let generation = sampler.generate(requests, &mut |_, _, _| (), &|| false)?;
+        let generation = generator.generate(requests, &mut |_, _, _| (), &|| false)?;
         let logprobs = generation.completions.iter().flatten();
         let logprobs = logprobs.flat_map(|c| &c.sampled_logprobs);
         let sum: f64 = logprobs.map(|logprob| f64::from(*logprob)).sum();
@@ -129,7 +129,7 @@ fn evaluations(output_dir: &str) -> Vec<String> {
     names(&Path::new(output_dir).join("eval"))
 }
 
-fn without_figures(mut lines: Vec<Value>) -> Vec<Value> {
+fn without_eval_metrics(mut lines: Vec<Value>) -> Vec<Value> {
     lines.retain(|line| line["step"] != 0);
     for line in &mut lines {
         let line = line.as_object_mut().unwrap();
@@ -170,7 +170,7 @@ fn evaluations_change_no_bit_of_a_run() {
         let checkpoints = [first, second].map(|outcome| outcome.checkpoint.unwrap());
         same_files(&checkpoints[0], &checkpoints[1], &files);
         let found = metrics(&without.run.output_dir);
-        assert_eq!(without_figures(metrics_but_secs(&with.run.output_dir)), found);
+        assert_eq!(without_eval_metrics(metrics_but_secs(&with.run.output_dir)), found);
         let sums: Vec<f64> = metrics_lines(&with.run.output_dir)
             .iter()
             .filter_map(|line| line["eval/look/sum"].as_f64())
@@ -180,7 +180,7 @@ fn evaluations_change_no_bit_of_a_run() {
     }
 }
 
-/// As [`metrics`]; the line before the first step has figures and seconds alone.
+/// As [`metrics`]; the line before the first step has evaluation metrics and seconds only.
 fn metrics_but_secs(output_dir: &str) -> Vec<Value> {
     let path = Path::new(output_dir).join("metrics.jsonl");
     let text = fs::read_to_string(&path).unwrap();
@@ -192,7 +192,7 @@ fn metrics_but_secs(output_dir: &str) -> Vec<Value> {
 }
 
 #[test]
-fn figures_stand_in_the_line_of_their_step() {
+fn eval_metrics_are_in_the_line_of_their_step() {
     let folder = tempfile::tempdir().unwrap();
     let config = every_two(grpo(folder.path(), "lines")).with(|c| {
         // Lines of evaluated steps are written all the same.
@@ -370,7 +370,7 @@ fn sft_evaluates_too() {
     same_files(&first, &third, &WEIGHTS);
     let lines = metrics(&whole.run.output_dir);
     assert_eq!(lines, metrics(&parts.run.output_dir));
-    assert_eq!(without_figures(lines.clone()), metrics(&without.run.output_dir));
+    assert_eq!(without_eval_metrics(lines.clone()), metrics(&without.run.output_dir));
     let evaluated: Vec<bool> = lines
         .iter()
         .map(|line| line["eval/loss"].is_f64() && line["eval/look/sum"].is_f64())

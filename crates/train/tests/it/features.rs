@@ -30,7 +30,7 @@ fn cache() -> Rc<FeatureCache> {
     Rc::new(FeatureCache::new(&options).unwrap())
 }
 
-/// Two pictures of different size, one of them in two prompts, and a prompt without any.
+/// Two images of different size, one of them in two prompts, and a prompt without any.
 fn prompts() -> Vec<Prompt> {
     let processor = golden::processor("nested");
     let image = |name: &str| {

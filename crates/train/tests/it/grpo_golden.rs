@@ -1,4 +1,4 @@
-//! GRPO's loss and gradients equal those of an independent script that computes every answer as a
+//! GRPO's loss and gradients equal those of an independent script that computes every completion as a
 //! sequence of its own: it holds sharing to unshared as well as our formula to the published one.
 
 use std::sync::Arc;

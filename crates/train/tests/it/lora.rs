@@ -1,4 +1,4 @@
-//! Adapters equal PEFT's: log-probabilities, gradients, merged weights, files both ways.
+//! Adapters equal PEFT's: log-probabilities, gradients, merged weights, files read and written.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -96,7 +96,7 @@ fn the_reward_rises_by_adapters_alone() {
 }
 
 #[test]
-fn answers_are_taught_to_adapters() {
+fn adapters_learn_answers() {
     let folder = tempfile::tempdir().unwrap();
     let config = sft(folder.path(), "sft").with(|c| {
         c.model.use_peft = true;

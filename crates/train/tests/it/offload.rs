@@ -71,7 +71,7 @@ fn where_weights_wait_changes_nothing() {
     }
 }
 
-/// As checkpoints held them before weights were kept in two halves.
+/// As checkpoints held them before the bf16 masters.
 #[test]
 fn whole_f32_weights_of_a_checkpoint_are_taken() {
     let folder = tempfile::tempdir().unwrap();

@@ -100,7 +100,7 @@ fn a_python_reward_trains_as_the_same_rule_in_rust_though_its_worker_is_killed()
 }
 
 #[test]
-fn answers_scored_while_others_are_sampled_train_as_those_scored_after() {
+fn completions_scored_while_others_are_sampled_train_as_those_scored_after() {
     let folder = tempfile::TempDir::new().unwrap();
     let folder = folder.path();
     let rust = by_rust(folder);

@@ -23,7 +23,7 @@ fn prompts() -> Vec<Prompt> {
     ]
 }
 
-const ANSWERS: [&[&[u32]]; 3] =
+const COMPLETIONS: [&[&[u32]]; 3] =
     [&[&[5, 6, 7, 8, 538], &[9, 538], &[30]], &[&[11, 12, 13]], &[&[7, 7, 8, 538], &[40, 41]]];
 
 /// Sum over tokens of each log-probability times a weight of its own.
@@ -51,17 +51,17 @@ fn shared_equals_one_by_one() {
     let weight =
         |g: usize, a: usize, t: usize| 0.3 + 0.1 * g as f32 - 0.25 * a as f32 + 0.05 * t as f32;
     let weights = |g: usize, a: usize| -> Vec<f32> {
-        (0..ANSWERS[g][a].len()).map(|t| weight(g, a, t)).collect()
+        (0..COMPLETIONS[g][a].len()).map(|t| weight(g, a, t)).collect()
     };
 
     let together: Vec<PromptWithCompletions<'_>> =
-        prompts.iter().zip(ANSWERS).map(|(p, a)| (p, a.to_vec())).collect();
+        prompts.iter().zip(COMPLETIONS).map(|(p, a)| (p, a.to_vec())).collect();
     let all: Vec<f32> =
-        (0..3).flat_map(|g| (0..ANSWERS[g].len()).flat_map(move |a| weights(g, a))).collect();
+        (0..3).flat_map(|g| (0..COMPLETIONS[g].len()).flat_map(move |a| weights(g, a))).collect();
     let mut alone = Vec::new();
     for (g, prompt) in prompts.iter().enumerate() {
-        for (a, answer) in ANSWERS[g].iter().enumerate() {
-            alone.push((vec![(prompt, vec![*answer])], weights(g, a)));
+        for (a, completion) in COMPLETIONS[g].iter().enumerate() {
+            alone.push((vec![(prompt, vec![*completion])], weights(g, a)));
         }
     }
     let expected = {
@@ -83,7 +83,7 @@ fn shared_equals_one_by_one() {
 }
 
 #[test]
-fn an_empty_answer_is_refused() {
+fn an_empty_completion_is_refused() {
     let model = golden::model("nested", false);
     let prompts = prompts();
     assert!(MicroBatch::pack(model.as_ref(), &[(&prompts[1], vec![&[]])]).is_err());

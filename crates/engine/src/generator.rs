@@ -12,7 +12,7 @@ use crate::static_shapes::Decoding;
 use crate::token_sampler::TokenSampler;
 
 /// Samples completions from a model.
-pub struct Sampler<'m> {
+pub struct Generator<'m> {
     pub(crate) model: &'m dyn VisionLanguageModel,
     pub(crate) params: SamplingParams,
     pub(crate) max_concurrent: usize,
@@ -20,8 +20,8 @@ pub struct Sampler<'m> {
     pub(crate) decoding: Decoding,
 }
 
-impl<'m> Sampler<'m> {
-    /// A sampler that decodes up to `max_concurrent` completions at once.
+impl<'m> Generator<'m> {
+    /// A generator that decodes up to `max_concurrent` completions at once.
     ///
     /// # Errors
     /// A parameter out of its range.
@@ -40,7 +40,13 @@ impl<'m> Sampler<'m> {
             });
         }
         let token_sampler = TokenSampler::new(model, &params);
-        Ok(Sampler { model, params, max_concurrent, token_sampler, decoding: Decoding::default() })
+        Ok(Generator {
+            model,
+            params,
+            max_concurrent,
+            token_sampler,
+            decoding: Decoding::default(),
+        })
     }
 
     /// The same with another [`Decoding`]; tokens are the same but for rounding.
@@ -51,7 +57,7 @@ impl<'m> Sampler<'m> {
         if decoding == Decoding::CudaGraphs {
             check_graphs(self.model.compute().1)?;
         }
-        Ok(Sampler { decoding, ..self })
+        Ok(Generator { decoding, ..self })
     }
 
     /// Samples every completion of every request. `on_finished` is called as each one ends, with the index of its request and the index

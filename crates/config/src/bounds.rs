@@ -154,8 +154,8 @@ fn check_value(name: &'static str, kind: &Kind, value: &Value) -> Result<(), Con
 mod tests {
     use super::*;
     use crate::{
-        Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig,
-        GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, Section, SftConfig,
+        DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig, GrpoConfig,
+        LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, Section, SftConfig,
     };
 
     fn all() -> Vec<Field> {

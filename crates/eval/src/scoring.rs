@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use base::Example;
 use config::{BoxFormat as BoxFlag, EvalConfig, EvalTask, Extractor};
 use rewards::{
-    BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, JudgeOptions, OverlongOptions,
-    PluginOptions, RewardBatch, RewardInput, RewardOptions, RewardSet,
+    BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, OverlongOptions, PluginOptions,
+    RewardInput, RewardOptions, RewardSet,
 };
 use serde_json::{Map, Value, json};
 

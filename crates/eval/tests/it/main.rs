@@ -7,7 +7,7 @@ mod doubts;
 #[cfg(test)]
 mod figures;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use data::{Processor, ProcessorOptions, ResizeBackend};

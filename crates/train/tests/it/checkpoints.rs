@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use config::{GrpoConfig, LrSchedulerType, SftConfig};
+use config::{GrpoConfig, LrSchedulerType};
 use rewards::{Reward, RewardError, RewardInput, RewardSet};
 use train::{Outcome, TrainError, train_grpo_with_rewards, train_sft};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use base::model_folder::is_adapter;
-use config::{GrpoConfig, SftConfig};
+use config::GrpoConfig;
 use models::SavedAdapter;
 use tch::Tensor;
 use torch::read_tensors;

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use config::GrpoConfig;
 use serde_json::Value;
 use train::train_grpo_with_rewards;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use config::{GrpoConfig, Optim, SftConfig};
+use config::{GrpoConfig, Optim};
 use torch::{read_tensors, write_tensors};
 use train::{Outcome, train_grpo_with_rewards, train_sft};
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use base::run_folder::StopFlag;
-use config::{GrpoConfig, RewardBatch};
+use config::RewardBatch;
 use serde_json::{Map, Value, json};
 use train::{Observer, Outcome, train_grpo, train_grpo_with_rewards};
 

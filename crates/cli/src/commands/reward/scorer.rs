@@ -7,8 +7,7 @@ use base::run_folder::StopFlag;
 use config::RewardConfig;
 use data::{Notices, Tokenizer};
 use rewards::{
-    BoxAnswers, BoxUnits, Explanation, Family, JudgeOptions, OverlongOptions, PluginOptions,
-    RewardBatch, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime,
+    BoxAnswers, Explanation, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime,
 };
 use serde_json::{Map, Value, json};
 

@@ -8,10 +8,9 @@ use anyhow::{Result, bail};
 use crate::paths::tracked;
 
 /// Names as they stand, whole, with the word that is meant.
-const NAMES: [(&str, &str); 22] = [
+const NAMES: [(&str, &str); 21] = [
     ("heed", "check_cancelled"),
     ("reseat", "dirty"),
-    ("Lanes", "PaddedGroups"),
     ("Attend", "AttentionBackend"),
     ("DecodeKeys", "KvView"),
     ("Chooser", "TokenSampler"),
@@ -21,7 +20,7 @@ const NAMES: [(&str, &str); 22] = [
     ("PolicyBatch", "StepBatch"),
     ("BatchBuilder", "ModelInputsBuilder"),
     ("PackedBatch", "ModelInputs"),
-    ("EpochOrder", "EpochOrder"),
+    ("EpochSampler", "EpochOrder"),
     ("Board", "RewardInbox"),
     ("Listeners", "ScoringQueue"),
     ("Misfit", "TypeMismatch"),

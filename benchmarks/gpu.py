@@ -332,7 +332,7 @@ def parse(temporary: Path) -> argparse.Namespace:
     parser.add_argument("--case", nargs="+", help=f"some of {', '.join(CASES)}; without it, all")
     parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--peer", action="store_true", help="transformers' step too, where it is installed")
-    parser.add_argument("--peer-recomputes", action="store_true", help="transformers' activations are computed again on the way back")
+    parser.add_argument("--peer-recomputes", action="store_true", help="transformers' activations are computed again in the backward pass")
     parser.add_argument("--device", help="as of vlm-r1; without it, cuda, for --smoke cpu")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)

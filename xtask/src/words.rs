@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::paths::tracked;
 
 /// Names as they stand, whole, with the word that is meant.
-const NAMES: [(&str, &str); 21] = [
+const NAMES: [(&str, &str); 20] = [
     ("heed", "check_cancelled"),
     ("reseat", "dirty"),
     ("Attend", "AttentionBackend"),
@@ -17,8 +17,8 @@ const NAMES: [(&str, &str); 21] = [
     ("fuses", "has_cpu_kernel"),
     ("TOGETHER", "UPDATE_CHUNK"),
     ("Tape", "Checkpointing"),
-    ("PolicyBatch", "StepBatch"),
-    ("BatchBuilder", "ModelInputsBuilder"),
+    ("PolicyBatch", "GrpoMicroBatch"),
+    ("BatchBuilder", "InputsBuilder"),
     ("PackedBatch", "ModelInputs"),
     ("EpochSampler", "EpochOrder"),
     ("Board", "RewardInbox"),
@@ -27,7 +27,6 @@ const NAMES: [(&str, &str); 21] = [
     ("ForeignEffect", "CompatEffect"),
     ("idle_fields", "inactive_fields"),
     ("census", "parameter_counts"),
-    ("held_out", "validation"),
     ("pictures", "images"),
     ("picture", "image"),
 ];
@@ -40,7 +39,7 @@ const PHRASES: [(&str, &str); 7] = [
     ("both ways", "forward and backward"),
     ("finds no memory", "runs out of memory"),
     ("memory ends", "out of memory"),
-    ("in two halves", "a bf16 value and a 16-bit residual"),
+    ("weights in two halves", "a bf16 value and a 16-bit residual"),
 ];
 
 /// History, results as they were printed, this list, and what others wrote.

@@ -117,7 +117,7 @@ pub const VLM_R1: &[CompatFlag] = &[
     none("use_cache", "the sampler always has its cache"),
     none("tf32", "f32 is computed as f32"),
     none("full_determinism", "draws are keyed by step, prompt and token"),
-    none("auto_find_batch_size", "a micro-batch that finds no memory is halved anyway"),
+    none("auto_find_batch_size", "a micro-batch that runs out of memory is halved anyway"),
     none("gradient_checkpointing_kwargs", "there is one way to checkpoint"),
     none("half_precision_backend", "half precision here is `--bf16 true`"),
     none("fp16_opt_level", "half precision here is `--bf16 true`"),

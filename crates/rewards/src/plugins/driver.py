@@ -38,7 +38,7 @@ def leave_signals_to_the_trainer():
     """
     trainer = os.getppid()
 
-    def heed(number, _frame):
+    def on_signal(number, _frame):
         # The trainer is gone, or this is a copy that the reward made of this process.
         if os.getppid() != trainer:
             signal.signal(number, signal.SIG_DFL)
@@ -46,7 +46,7 @@ def leave_signals_to_the_trainer():
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, heed)
+            signal.signal(number, on_signal)
 
 
 class NoFunction(Exception):

@@ -25,7 +25,7 @@ def busy(completions):
     return [0.0] * len(completions)
 "#;
 
-/// Reads nothing more and does not heed polite signals.
+/// Reads nothing more and does not obey SIGTERM.
 const SHELL: &str = r#"
 trap '' HUP TERM INT PIPE
 sleep 600 &

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
+use base::describe;
 use data::{
     ImageFolder, ReadKeys, RowCause, RowTexts, hidden_media, meant, parse_columns, refuse_lost,
     wrapped,
@@ -241,7 +242,7 @@ impl Row {
     }
 
     fn wrong(&self, key: &str, got: &Value, expected: &str) -> anyhow::Error {
-        anyhow!("{}: `{key}`: got {}, expected {expected}", self.place, kind_of(got))
+        anyhow!("{}: `{key}`: got {}, expected {expected}", self.place, describe(got))
     }
 }
 
@@ -288,17 +289,5 @@ impl Images {
             }
             Err(cause) => bail!("{place}: {cause}"),
         }
-    }
-}
-
-/// What a value is, for a message.
-pub fn kind_of(value: &Value) -> String {
-    match value {
-        Value::Null => "null".into(),
-        Value::Bool(value) => format!("`{value}`"),
-        Value::Number(value) => format!("number `{value}`"),
-        Value::String(text) => format!("text `{}`", text.chars().take(80).collect::<String>()),
-        Value::Array(values) => format!("a list of {}", values.len()),
-        Value::Object(_) => "an object".into(),
     }
 }

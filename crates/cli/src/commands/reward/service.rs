@@ -1,13 +1,14 @@
 //! What the server answers, request by request; how requests come is [`super::serve`]'s.
 
 use base::console::printable;
+use base::describe;
 use python::json::{Lost, Parsed, parse};
 use rewards::RewardError;
 use serde_json::{Map, Value, json};
 use web::Reply;
 
 use super::scorer::{Failure, Scored, Scorer};
-use crate::rows::{Row, kind_of};
+use crate::rows::Row;
 
 const USAGE: &str = include_str!("usage.txt");
 
@@ -165,7 +166,7 @@ fn lost_in(lost: &[Lost], under: &[&str], index: usize) -> Vec<Lost> {
 }
 
 fn unexpected(got: &Value) -> Reply {
-    let why = format!("got {}, expected `{{\"rows\": [...]}}`", kind_of(got));
+    let why = format!("got {}, expected `{{\"rows\": [...]}}`", describe(got));
     Reply::refusal(400, &why)
 }
 
@@ -176,7 +177,7 @@ fn rows_of(values: Vec<Value>, lost: &[Lost], under: &[&str]) -> Result<Vec<Row>
             Ok(Row { place: format!("row {index}"), columns, lost: lost_in(lost, under, index) })
         }
         other => {
-            let why = format!("row {index}: got {}, expected a JSON object", kind_of(&other));
+            let why = format!("row {index}: got {}, expected a JSON object", describe(&other));
             Err(Reply::json(422, &json!({"error": why, "row": index})))
         }
     });

@@ -7,14 +7,15 @@
 //! `patches` image patches before the spatial merge.
 
 pub mod console;
+mod describe;
 pub mod draw;
 pub mod example;
-pub mod json;
 pub mod model_folder;
 pub mod run_folder;
 mod temporary;
 pub mod unfinished;
 
+pub use describe::describe;
 pub use draw::DrawKey;
 pub use example::{
     Completion, Example, FinishReason, PreparedImage, Prompt, RolloutGroup, SourceLine,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
-use base::json::kind_of;
+use base::describe;
 use data::{
     ImageFolder, ReadKeys, RowCause, RowTexts, hidden_media, meant, parse_columns, refuse_lost,
     wrapped,
@@ -242,7 +242,7 @@ impl Row {
     }
 
     fn wrong(&self, key: &str, got: &Value, expected: &str) -> anyhow::Error {
-        anyhow!("{}: `{key}`: got {}, expected {expected}", self.place, kind_of(got))
+        anyhow!("{}: `{key}`: got {}, expected {expected}", self.place, describe(got))
     }
 }
 

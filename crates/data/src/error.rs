@@ -268,7 +268,7 @@ pub enum RowCause {
     #[error("expected a JSON object, got {got}")]
     NotAnObject {
         /// What the line holds.
-        got: &'static str,
+        got: String,
     },
     /// A key that must be there.
     #[error("missing key `{key}`")]
@@ -303,7 +303,7 @@ pub enum RowCause {
         /// What may stand there.
         expected: &'static str,
         /// What stands there.
-        got: &'static str,
+        got: String,
     },
     /// A conversation that is not one question and one answer.
     #[error("`conversations`: expected one question and one answer, got {got} turns")]

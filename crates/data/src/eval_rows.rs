@@ -84,7 +84,7 @@ mod tests {
         let expected = [
             (2, "a, ]\""),
             (3, "broken JSON at column 13: expected a value"),
-            (4, "expected a JSON object, got a number"),
+            (4, "expected a JSON object, got number `7`"),
             (4, "missing key `solution`"),
             (5, "holds no box"),
             (7, "d"),

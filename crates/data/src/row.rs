@@ -4,7 +4,7 @@
 //! "<image>question"}, {"from": "gpt", "value": "answer" | number}], "accu_reward_method": ...}`;
 //! a row without `image` is text only. [`crate::image`] reads the images.
 
-use base::{Example, SourceLine};
+use base::{Example, SourceLine, describe};
 use python::json::{self, Lost};
 use python::repr::str_of;
 use serde_json::{Map, Value, json};
@@ -174,7 +174,7 @@ pub fn parse_columns(text: &[u8]) -> Result<(Map<String, Value>, Vec<Lost>), Row
     })?;
     match parsed.value {
         Value::Object(columns) => Ok((columns, parsed.lost)),
-        other => Err(RowCause::NotAnObject { got: type_name(&other) }),
+        other => Err(RowCause::NotAnObject { got: describe(&other) }),
     }
 }
 
@@ -373,18 +373,7 @@ fn holds_box(answer: &str) -> bool {
 }
 
 fn wrong_type(key: &'static str, expected: &'static str, got: &Value) -> RowCause {
-    RowCause::WrongType { key, expected, got: type_name(got) }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
+    RowCause::WrongType { key, expected, got: describe(got) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is answered, request by request; how requests come is [`crate::routes`]'s.
 
 use base::console::printable;
-use base::json::kind_of;
+use base::describe;
 use python::json::{Lost, Parsed, parse};
 use serde_json::{Map, Value, json};
 use web::Reply;
@@ -144,7 +144,7 @@ fn lost_in(lost: &[Lost], under: &[&str], index: usize) -> Vec<Lost> {
 }
 
 fn unexpected(got: &Value) -> Reply {
-    let why = format!("got {}, expected `{{\"rows\": [...]}}`", kind_of(got));
+    let why = format!("got {}, expected `{{\"rows\": [...]}}`", describe(got));
     Reply::refusal(400, &why)
 }
 
@@ -153,7 +153,7 @@ fn rows_of(values: Vec<Value>, lost: &[Lost], under: &[&str]) -> Result<Vec<Aske
     let rows = rows.map(|(index, value)| match value {
         Value::Object(columns) => Ok(AskedRow { columns, lost: lost_in(lost, under, index) }),
         other => {
-            let why = format!("row {index}: got {}, expected a JSON object", kind_of(&other));
+            let why = format!("row {index}: got {}, expected a JSON object", describe(&other));
             Err(Reply::json(422, &json!({"error": why, "row": index})))
         }
     });

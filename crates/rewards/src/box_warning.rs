@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::box_reward;
 use crate::boxes::{BoundingBox, parse_solution};
 use crate::detection::predictions;
-use crate::grounding;
 use crate::plugins::is_of_the_user;
 
 /// Tasks whose answer is a box (`data::template::TASK_TEMPLATES`).
@@ -21,7 +21,7 @@ pub fn missing_box_reward(
     let has = |names: &[&str]| reward_funcs.iter().any(|f| names.contains(&f.as_str()));
     let is_text = has(&["accuracy", "length"]);
     let may_compare = (is_customized && is_text)
-        || has(&grounding::NAMES)
+        || has(&box_reward::NAMES)
         || reward_funcs.iter().any(|name| is_of_the_user(name));
     if may_compare {
         return None;

@@ -7,6 +7,7 @@
 
 pub mod answer;
 mod box_format;
+mod box_reward;
 mod box_warning;
 pub mod boxes;
 mod choice;

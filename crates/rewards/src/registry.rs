@@ -9,16 +9,16 @@ use config::{Family, RewardBatch, RewardSection};
 use serde_json::{Map, Value};
 
 use crate::box_format::{BoxUnits, Comparison};
+use crate::box_reward::BoxReward;
 use crate::count::Count;
 use crate::error::{MAX_SIZE, RewardError, known, nearest_and_known};
 use crate::explain::Explanation;
 use crate::generic::{Accuracy, Format, METHODS};
-use crate::grounding::Grounding;
 use crate::json_valid::JsonValid;
 use crate::length::Length;
 use crate::overlong::{Overlong, OverlongOptions};
 use crate::plugins::{self, JudgeOptions, JudgedAccuracy, PluginOptions};
-use crate::rec::{RecAccuracy, RecFormat};
+use crate::rec::RecFormat;
 use crate::repetition::Repetition;
 
 /// One completion with all that a reward may look at.
@@ -483,7 +483,7 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     }
     let RewardOptions { family, patch_size, box_units, .. } = *options;
     let units = Comparison::of_one_box(box_units, family, patch_size);
-    if let Some(reward) = Grounding::by_name(name, units) {
+    if let Some(reward) = BoxReward::by_name(name, units) {
         return reward;
     }
     match name {
@@ -503,7 +503,7 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     }
     match (name, customised) {
         ("accuracy", true) if patch_size == 0 => Err(RewardError::PatchSize),
-        ("accuracy", true) => Ok(Box::new(RecAccuracy { family, units: units.checked()? })),
+        ("accuracy", true) => BoxReward::rec_accuracy(family, units),
         ("format", true) => Ok(Box::new(RecFormat { family, has_decimals: units.has_decimals() })),
         ("accuracy", false) => {
             let units = Comparison::of_lists(box_units, patch_size).checked()?;

@@ -114,7 +114,7 @@ fn each_bad_row_is_named() {
     let ok = r#""x""#;
     for (bad, text) in [
         ("{", "1: broken JSON at column 2: it ends too early"),
-        ("\n\n[1]", "3 (item 1): expected a JSON object, got a number"),
+        ("\n\n[1]", "3 (item 1): expected a JSON object, got number `1`"),
         ("{}", "1: missing key `conversations`"),
         (r#"{"conversations": {}}"#, "1: `conversations`: expected a list, got an object"),
         (
@@ -131,11 +131,11 @@ fn each_bad_row_is_named() {
         ),
         (
             &row("5", "q", ok),
-            "1: `image`: expected a file name or a list of file names, got a number",
+            "1: `image`: expected a file name or a list of file names, got number `5`",
         ),
         (
             &row(r#"["a.png", 1]"#, "q", ok),
-            "1: `image`: expected a file name or a list of file names, got a number",
+            "1: `image`: expected a file name or a list of file names, got number `1`",
         ),
         (
             &row(r#"["a.png", "a.png"]"#, "<image><image><image>q", ok),

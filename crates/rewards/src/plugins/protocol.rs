@@ -73,8 +73,7 @@ pub(super) fn scores(answer: &str, id: u64, rows: usize) -> Result<Vec<Option<f6
         Some(Value::Array(list)) => list,
         None => return Err(malformed("the answer has no list `scores`".to_owned())),
         Some(other) => {
-            let what = kind_of(other);
-            return Err(malformed(format!("`scores` is {what}, no list")));
+            return Err(malformed(format!("`scores` is {}, no list", base::describe(other))));
         }
     };
     if list.len() != rows {
@@ -105,18 +104,6 @@ pub(super) fn refusal(answer: &str) -> Option<Refusal> {
         row: usize::try_from(row).ok(),
         reason: value.get("error")?.as_str()?.to_owned(),
     })
-}
-
-/// What a value is, for a message.
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "`null`",
-        Value::Bool(_) => "`true` or `false`",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// The samples of a request for a message: `a.jsonl:3`, or the first and the last.

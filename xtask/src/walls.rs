@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
@@ -22,7 +22,8 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("tiny", &[]),
     ("web", &["base"]),
     ("reward-server", &["base", "web"]),
-    ("dashboard", &["base", "report", "web"]),
+    ("pages", &["base", "config", "data", "rewards", "report", "eval"]),
+    ("dashboard", &["base", "report", "pages", "web"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
@@ -36,6 +37,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "data",
             "rewards",
             "report",
+            "pages",
             "dashboard",
             "eval",
             "web",
@@ -50,6 +52,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "data",
             "rewards",
             "report",
+            "pages",
             "torch",
             "models",
             "engine",
@@ -65,12 +68,13 @@ const MAY_USE: [(&str, &[&str]); 19] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 13] = [
+const NO_LIBTORCH: [&str; 14] = [
     "base",
     "config",
     "data",
     "rewards",
     "report",
+    "pages",
     "dashboard",
     "tiny",
     "web",

@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use base::model_folder::read_family;
 use base::run_folder::ResultFolder;
-use cli::commands::eval::page;
 use config::{DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, read_evaluations};
 use data::Processor;
 use engine::EngineError;
 use eval::{Evaluation, Outcome};
 use eval_runner::AskError;
+use pages::eval as page;
 use train::{Figures, PolicyAt};
 
 use crate::commands::eval::{Answers, TrainedAs, Warned, name_odd_rows};

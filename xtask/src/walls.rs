@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 22] = [
+const MAY_USE: [(&str, &[&str]); 23] = [
     ("base", &[]),
     ("config", &[]),
     ("torch", &[]),
@@ -26,7 +26,8 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("tiny", &[]),
     ("web", &["base"]),
     ("reward-server", &["base", "python", "web"]),
-    ("dashboard", &["base", "report", "web"]),
+    ("pages", &["base", "config", "data", "rewards", "report", "eval"]),
+    ("dashboard", &["base", "report", "pages", "web"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
     ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
@@ -41,6 +42,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
             "data",
             "rewards",
             "report",
+            "pages",
             "dashboard",
             "eval",
             "web",
@@ -56,6 +58,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
             "data",
             "rewards",
             "report",
+            "pages",
             "torch",
             "models",
             "engine",
@@ -71,7 +74,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 16] = [
+const NO_LIBTORCH: [&str; 17] = [
     "base",
     "config",
     "python",
@@ -80,6 +83,7 @@ const NO_LIBTORCH: [&str; 16] = [
     "data",
     "rewards",
     "report",
+    "pages",
     "dashboard",
     "tiny",
     "web",

@@ -31,11 +31,11 @@ const HINT: &str = "hint: `vlm-r1-engine`, which computes, lies beside `vlm-r1`,
 
 /// Replaces this program by the engine, with the same arguments; what it gives back is why that failed.
 pub fn replace_by_engine() -> anyhow::Error {
-    let (program, command) = match engine() {
+    let (program, mut command) = match engine() {
         Ok(engine) => engine,
         Err(error) => return error,
     };
-    let error = exec(command);
+    let error = command.exec();
     anyhow!("cannot start `{}`: {}\n{HINT}", program.display(), why(&error))
 }
 
@@ -44,10 +44,6 @@ fn why(error: &Error) -> String {
         ErrorKind::NotFound => "no such file".to_owned(),
         _ => error.to_string(),
     }
-}
-
-fn exec(mut command: Command) -> Error {
-    command.exec()
 }
 
 /// The program, and how it is called.

@@ -143,6 +143,18 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[below] + share * (sorted[above] - sorted[below])
 }
 
+/// Mean and deviation (with n - 1) of values; none of none, no deviation of one.
+pub fn moments(values: &[f64]) -> Option<(f64, Option<f64>)> {
+    if values.is_empty() {
+        return None;
+    }
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let deviation = (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
+    Some((mean, deviation))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,6 @@
 
 mod dataset;
 mod plan;
-mod report_page;
-mod results;
 mod stages;
 mod words;
 
@@ -15,13 +13,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use config::DemoConfig;
+use pages::demo::Results;
 use serde_json::{Value, json};
 
 use crate::model::prepare_device;
 use cli::signals;
 use dataset::Dataset;
 use plan::Plan;
-use results::Results;
 use stages::{Answers, Demo, Times};
 use words::words;
 
@@ -49,7 +47,17 @@ fn run_plan(config: &DemoConfig, plan: &Plan, stop: base::run_folder::StopFlag) 
     let mut demo = Demo { config, plan, out, dataset, stop, times };
     let results = work(&mut demo)?;
     results.write(&demo.out.join("summary.json"))?;
-    report_page::write(&demo, &results)?;
+    pages::demo::write(
+        &pages::demo::Demo {
+            out: &demo.out,
+            images: demo.dataset.images.clone(),
+            grpo_steps: plan.grpo_steps,
+            settings: serde_json::to_string_pretty(plan)?,
+            secs: &demo.times.secs,
+            num_threads: tch::get_num_threads().max(0) as u64,
+        },
+        &results,
+    )?;
     Ok(results)
 }
 
@@ -106,7 +114,7 @@ fn work(demo: &mut Demo<'_>) -> Result<Results> {
         demo.evaluate("answers-sft-sampled", &answers, &held_out, Answers::Sampled)?;
 
     let truths = eval::true_boxes(&held_out)?;
-    Results::new(
+    let results = Results::new(
         [
             ("start (SFT)", start_greedy, start_sampled),
             ("end (GRPO)", end_greedy, end_sampled),
@@ -115,8 +123,10 @@ fn work(demo: &mut Demo<'_>) -> Result<Results> {
         ],
         [start_shuffled, end_shuffled],
         &truths,
-        demo,
-    )
+        &demo.times.secs,
+        demo.config.seed,
+    )?;
+    Ok(results)
 }
 
 #[cfg(test)]

@@ -269,9 +269,4 @@ impl Times {
         fs::write(&self.path, text + "\n").with_context(|| self.path.display().to_string())?;
         result
     }
-
-    /// Seconds in all.
-    pub fn total(&self) -> f64 {
-        self.secs.values().sum()
-    }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use base::run_folder::ResultFolder;
-use cli::commands::eval::page;
 use config::EvalConfig;
 use engine::EngineError;
 use eval::answers::AnswerStore;
@@ -15,6 +14,7 @@ use eval::evaluation::SUMMARY;
 use eval::questions::Questions;
 use eval::{Metric, Summary};
 use eval_runner::AskError;
+use pages::eval as page;
 
 use super::progress::Answers;
 use super::trained_as::TrainedAs;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use base::model_folder::read_family;
 use base::run_folder::ResultFolder;
-use cli::commands::eval::page;
 use config::{
     DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, TrainingSections, read_evaluations,
 };
@@ -16,6 +15,7 @@ use data::Processor;
 use engine::EngineError;
 use eval::{Evaluation, Outcome};
 use eval_runner::AskError;
+use pages::eval as page;
 use train::{EvalMetrics, PolicyAt};
 
 use crate::commands::eval::{Answers, TrainedAs, Warned, name_odd_rows};

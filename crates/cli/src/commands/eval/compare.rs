@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use config::{EvalConfig, Resolved};
 use eval::{Comparison, Results};
+use pages::compare::{self as compare_page, Side};
 
-use super::compare_page::{self, Side};
 use crate::arguments::Invocation;
 use crate::findings::Findings;
 use crate::program::resolved;

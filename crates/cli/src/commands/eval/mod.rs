@@ -1,8 +1,5 @@
-//! `eval --compare`, and the pages of evaluations.
+//! `eval --compare`.
 
 mod compare;
-mod compare_page;
-pub mod page;
-mod pictures;
 
 pub use compare::{check_comparison, compare, is_comparison};

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use base::console::plain_zero;
 use report::histogram::{Histogram, short_count};
+use report::stats::moments;
 
-use super::tally::{Batches, RewardTally, Tally, moments};
+use super::tally::{Batches, RewardTally, Tally};
 
 /// Width of the names; longer ones stand on a line of their own.
 const NAME: usize = 10;

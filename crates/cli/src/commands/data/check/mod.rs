@@ -1,6 +1,5 @@
 //! `data check`: flags to one pass over the data, and what is said of it.
 
-mod page;
 mod text;
 mod true_scores;
 
@@ -18,10 +17,10 @@ use data::check::{CheckOptions, CheckReport, RowProbe, SeenRow, check};
 use data::image::ImageProcessorConfig;
 use data::{DataFiles, ImageProcessor, Processor, ProcessorOptions, RowChecks};
 use indicatif::{ProgressBar, ProgressStyle};
+use pages::data_check::PageRows;
 
 use crate::signals::{self, Stopped};
 use crate::{hub, output};
-use page::PageRows;
 use true_scores::TrueScores;
 
 const TEMPLATE: &str = "{pos} rows {spinner} {msg}";

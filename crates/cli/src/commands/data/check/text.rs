@@ -4,23 +4,7 @@ use base::console::count;
 use std::fmt::Write;
 
 use data::check::{Answers, CheckReport, FindingCount, Level, TextCount};
-
-/// Names of the bins of [`Answers::boxes_per_row`].
-pub const NUMBERS: [&str; 6] = ["0", "1", "2", "3-5", "6-10", "more"];
-/// Names of the bins of [`Answers::box_areas`].
-pub const AREAS: [&str; 5] = ["under 0.1 %", "0.1-1 %", "1-10 %", "10-50 %", "over 50 %"];
-/// Names of the bins of [`Answers::box_places`].
-pub const PLACES: [&str; 9] = [
-    "top left",
-    "top",
-    "top right",
-    "left",
-    "middle",
-    "right",
-    "bottom left",
-    "bottom",
-    "bottom right",
-];
+use pages::data_check::{AREAS, NUMBERS, PLACES, different, images};
 
 /// The text, whole lines.
 pub fn text(report: &CheckReport, tried: &[String]) -> String {
@@ -57,19 +41,6 @@ pub fn text(report: &CheckReport, tried: &[String]) -> String {
         count(report.errors, "error"),
         count(report.warnings, "warning")
     );
-    text
-}
-
-fn different(number: u64) -> String {
-    format!("{number} different {}", if number == 1 { "one" } else { "ones" })
-}
-
-/// `12 images in training rows, 3 in test rows`
-pub fn images(report: &CheckReport) -> String {
-    let mut text = format!("images: {}", different(report.images as u64));
-    if report.files.iter().any(|file| file.is_test) {
-        let _ = write!(text, ", {} in test rows", report.test_images);
-    }
     text
 }
 

@@ -1,14 +1,14 @@
-//! An even choice of things that come one after another, of which nobody knows how many will come.
+//! An even choice (thinning) of things that come one after another, of which nobody knows how many will come.
 
 /// Every `stride`th of what was offered, twice the limit at most.
-pub struct EvenChoice<T> {
+pub struct Thinning<T> {
     limit: usize,
     stride: usize,
     offered: usize,
     kept: Vec<T>,
 }
 
-impl<T> EvenChoice<T> {
+impl<T> Thinning<T> {
     /// Will choose up to `limit`.
     pub fn new(limit: usize) -> Self {
         Self { limit, stride: 1, offered: 0, kept: Vec::new() }
@@ -55,8 +55,8 @@ impl<T> EvenChoice<T> {
 mod tests {
     use super::*;
 
-    fn offered(limit: usize, count: usize) -> EvenChoice<usize> {
-        let mut choice = EvenChoice::new(limit);
+    fn offered(limit: usize, count: usize) -> Thinning<usize> {
+        let mut choice = Thinning::new(limit);
         (0..count).for_each(|index| choice.offer(|| index));
         choice
     }

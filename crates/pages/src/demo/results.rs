@@ -1,15 +1,15 @@
 //! What the demo found: scores of each model, what a blind one scores, and whether the goal is met.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use eval::{RecEvaluation, RecSummary, best_constant_box, constant_box_ious};
+use ::eval::{RecEvaluation, RecSummary, best_constant_box, constant_box_ious};
+use ::rewards::boxes::BoundingBox;
 use report::{Interval, mean_interval, paired_difference_interval};
-use rewards::boxes::BoundingBox;
 use serde_json::{Map, Value, json};
 
-use super::stages::Demo;
+use crate::PageError;
 
 /// Seed of the bootstrap.
 const BOOTSTRAP_SEED: u64 = 42;
@@ -61,8 +61,9 @@ impl Results {
         models: [(&'static str, RecEvaluation, RecEvaluation); 4],
         shuffled: [RecEvaluation; 2],
         truths: &[BoundingBox],
-        demo: &Demo<'_>,
-    ) -> Result<Self> {
+        secs: &BTreeMap<String, f64>,
+        seed: u64,
+    ) -> Result<Self, PageError> {
         let [(_, start, start_sampled), (_, end, end_sampled), ..] = &models;
         let scores = |evaluation: &RecEvaluation| evaluation.per_question(|answer| answer.iou);
         let gain = |before, after| {
@@ -71,10 +72,10 @@ impl Results {
         let (gain, gain_sampled) = (gain(start, end)?, gain(start_sampled, end_sampled)?);
         let gain_well_formed = gain_well_formed(start, end)?;
         let gain_well_formed_sampled = self::gain_well_formed(start_sampled, end_sampled)?;
-        let constant_box = best_constant_box(truths).context("no held-out rows")?;
+        let constant_box = best_constant_box(truths).ok_or(PageError::NoRows)?;
         let [start_shuffled, end_shuffled] = shuffled;
         let scored =
-            |(name, greedy, sampled): (_, RecEvaluation, RecEvaluation)| -> Result<Scored> {
+            |(name, greedy, sampled): (_, RecEvaluation, RecEvaluation)| -> Result<Scored, PageError> {
                 Ok(Scored {
                     name,
                     greedy_summary: greedy.summary()?,
@@ -83,7 +84,7 @@ impl Results {
                 })
             };
         Ok(Self {
-            models: models.into_iter().map(scored).collect::<Result<_>>()?,
+            models: models.into_iter().map(scored).collect::<Result<_, PageError>>()?,
             shuffled: [start_shuffled.summary()?, end_shuffled.summary()?],
             constant_box,
             constant: mean_interval(&constant_box_ious(constant_box, truths), BOOTSTRAP_SEED)?,
@@ -91,13 +92,8 @@ impl Results {
             gain_sampled,
             gain_well_formed,
             gain_well_formed_sampled,
-            secs: demo
-                .times
-                .secs
-                .iter()
-                .map(|(stage, secs)| (stage.clone(), json!(secs)))
-                .collect(),
-            seed: demo.config.demo.seed,
+            secs: secs.iter().map(|(stage, secs)| (stage.clone(), json!(secs))).collect(),
+            seed,
         })
     }
 
@@ -161,14 +157,17 @@ impl Results {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, path: &Path) -> Result<(), PageError> {
         fs::write(path, format!("{:#}\n", self.to_json()))
-            .with_context(|| path.display().to_string())
+            .map_err(|source| PageError::Io { path: path.to_owned(), source })
     }
 }
 
 /// IoU of well-formed answers, after less before, over the questions to which both have some.
-fn gain_well_formed(before: &RecEvaluation, after: &RecEvaluation) -> Result<Option<Interval>> {
+fn gain_well_formed(
+    before: &RecEvaluation,
+    after: &RecEvaluation,
+) -> Result<Option<Interval>, PageError> {
     let after: std::collections::HashMap<usize, f64> =
         after.iou_well_formed().into_iter().collect();
     let (first, second): (Vec<f64>, Vec<f64>) = before

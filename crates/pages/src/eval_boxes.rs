@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use eval::ShownBox;
+use ::eval::ShownBox;
 use report::{AnnotatedImage, Colour, LabelledBox};
 
-use crate::pictures::{for_page, short_label};
+use crate::page_image::{for_page, short_label};
+use crate::with_causes;
 
 /// Boxes of one colour.
 pub struct Layer<'a> {
@@ -37,7 +38,7 @@ pub fn pictures(
                     lines: Vec::new(),
                 });
             }
-            Err(error) => notes.push(format!("no picture: {error:#}")),
+            Err(error) => notes.push(format!("no picture: {}", with_causes(&error))),
         }
     }
     (pictures, notes.join("; "))

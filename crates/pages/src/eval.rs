@@ -1,16 +1,16 @@
-//! `report.html`: figures, and an even choice of the answers with pictures, boxes and scores.
+//! `report.html` of an evaluation: figures, and an even choice of the answers with pictures, boxes and scores.
 
 use base::console::count;
 use std::path::Path;
 
-use anyhow::Result;
+use ::eval::{Findings, Metric, Outcome, Results, Scored, Summary};
 use base::FinishReason;
-use eval::{Findings, Metric, Outcome, Results, Scored, Summary};
 use report::{Colour, Histogram, HistogramChart, KeyFigure, ScoreLine, ScoredPage, ScoredRow};
 use serde_json::Value;
 
-use super::pictures::{Layer, pictures};
-use crate::passages::passages;
+use crate::PageError;
+use crate::completion_parts::completion_parts;
+use crate::eval_boxes::{Layer, pictures};
 
 /// Name of the page.
 pub const REPORT: &str = "report.html";
@@ -25,7 +25,7 @@ const UNREAD: &str = "not read";
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<()> {
+pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<(), PageError> {
     let Outcome { results, summary, .. } = outcome;
     let names = value_names(&results.results);
     let (all, shown) = (results.results.len(), results.results.len().min(limit));
@@ -144,7 +144,7 @@ fn row(scored: &Scored, names: &[String], apply_exif: bool) -> ScoredRow {
         pictures,
         image_note,
         question: scored.question.clone(),
-        completion: passages(&scored.model_output),
+        completion: completion_parts(&scored.model_output),
         solution: text(&scored.ground_truth),
         total: scored.score,
         tags: tags(scored),
@@ -175,7 +175,7 @@ fn place(scored: &Scored) -> String {
 }
 
 /// A truth as a reader is shown it.
-pub(super) fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),

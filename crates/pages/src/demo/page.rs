@@ -1,26 +1,49 @@
 //! `report.html` of the demo.
 
 use base::console::count;
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use eval::{RecAnswer, RecSummary};
+use ::eval::{RecAnswer, RecSummary};
 use report::{
     AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow,
     KeyFigure, LabelledBox, Report, Section, Table, read_metrics, training_charts,
 };
 
 use super::results::{Results, Scored};
-use super::stages::Demo;
+use crate::PageError;
 
 const NUM_PICTURES: usize = 12;
 const NONE: &str = "\u{2013}";
+
+/// What the page shows beside the results.
+pub struct Demo<'a> {
+    /// The folder of the demo.
+    pub out: &'a Path,
+    /// Where the images of the rows lie.
+    pub images: PathBuf,
+    /// Steps of GRPO.
+    pub grpo_steps: usize,
+    /// The settings, as text.
+    pub settings: String,
+    /// Seconds by stage.
+    pub secs: &'a BTreeMap<String, f64>,
+    /// Threads that it ran on.
+    pub num_threads: u64,
+}
+
+impl Demo<'_> {
+    fn total_secs(&self) -> f64 {
+        self.secs.values().sum()
+    }
+}
 
 /// Writes the report beside the runs.
 ///
 /// # Errors
 /// Metrics or pictures that cannot be read, a page that cannot be written.
-pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
+pub fn write(demo: &Demo<'_>, results: &Results) -> Result<(), PageError> {
     let rows = read_metrics(&demo.out.join("grpo").join("metrics.jsonl"))?;
     let cold_start = read_metrics(&demo.out.join("sft").join("metrics.jsonl"))?;
     let loss = training_charts(&cold_start, None)
@@ -37,7 +60,7 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
         summary: format!(
             "{} scenes the model never saw; seed {}. The start is a cold start by SFT that knows the task but \
              keeps the demanded form only now and then; the end is {} steps of GRPO later.",
-            results.gain.num_values, results.seed, demo.plan.grpo_steps
+            results.gain.num_values, results.seed, demo.grpo_steps
         ),
         figures: figures(demo, results),
         sections: vec![
@@ -69,7 +92,7 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<()> {
                 Body::Images(pictures(demo, results)?),
             ),
             section("Time", "", Body::Table(times(demo, &rows))),
-            section("Settings", "", Body::Code(serde_json::to_string_pretty(demo.plan)?)),
+            section("Settings", "", Body::Code(demo.settings.clone())),
         ],
     };
     Ok(report.write(&demo.out.join("report.html"))?)
@@ -98,11 +121,7 @@ fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
                 format!("IoU among well-formed sampled answers, {}", signed(gain))
             }),
         ),
-        figure(
-            "Time",
-            minutes(demo.times.total()),
-            count(tch::get_num_threads().max(0) as u64, "thread"),
-        ),
+        figure("Time", minutes(demo.total_secs()), count(demo.num_threads, "thread")),
     ]
 }
 
@@ -188,15 +207,19 @@ fn gains(results: &Results) -> Table {
     }
 }
 
-fn pictures(demo: &Demo<'_>, results: &Results) -> Result<Vec<AnnotatedImage>> {
+fn pictures(demo: &Demo<'_>, results: &Results) -> Result<Vec<AnnotatedImage>, PageError> {
     let (start, end) = (&results.start().greedy.answers, &results.end().greedy.answers);
     start.iter().zip(end).take(NUM_PICTURES).map(|(start, end)| picture(demo, start, end)).collect()
 }
 
-fn picture(demo: &Demo<'_>, start: &RecAnswer, end: &RecAnswer) -> Result<AnnotatedImage> {
-    let path = demo.dataset.images.join(&start.image);
-    let image =
-        EncodedImage::from_bytes(fs::read(&path).with_context(|| path.display().to_string())?)?;
+fn picture(
+    demo: &Demo<'_>,
+    start: &RecAnswer,
+    end: &RecAnswer,
+) -> Result<AnnotatedImage, PageError> {
+    let path = demo.images.join(&start.image);
+    let bytes = fs::read(&path).map_err(|source| PageError::Io { path, source })?;
+    let image = EncodedImage::from_bytes(bytes)?;
     let mut boxes = vec![LabelledBox {
         label: "true".into(),
         colour: Colour::Green,
@@ -226,12 +249,12 @@ fn line(label: &str, colour: Colour, text: String, value: String) -> CaptionLine
 
 /// Stages, and GRPO's by phase.
 fn times(demo: &Demo<'_>, rows: &[report::training::MetricsRow]) -> Table {
-    let total = demo.times.total();
+    let total = demo.total_secs();
     let row = |what: &str, secs: f64| {
         vec![what.to_owned(), format!("{secs:.1}"), format!("{:.0} %", 100.0 * secs / total)]
     };
     let mut table: Vec<Vec<String>> = Vec::new();
-    for (stage, &secs) in &demo.times.secs {
+    for (stage, &secs) in demo.secs {
         table.push(row(stage, secs));
         if stage == "GRPO" {
             for phase in ["rollout", "reward", "reference", "train", "optimizer", "checkpoint"] {

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use eval::compare::Pair;
-use eval::{Comparison, Results, Scored};
+use ::eval::compare::Pair;
+use ::eval::{Comparison, Results, Scored};
 use report::{Colour, KeyFigure, Passage, ScoreLine, ScoredPage, ScoredRow, Tone};
 
-use super::page::text;
-use super::pictures::{Layer, pictures};
-use crate::passages::passages;
+use crate::PageError;
+use crate::completion_parts::completion_parts;
+use crate::eval::text;
+use crate::eval_boxes::{Layer, pictures};
 
 const FLIPPED: &str = "flipped";
 const TO_RIGHT: &str = "became right";
@@ -34,7 +34,7 @@ pub fn write(
     comparison: &Comparison,
     sides: &[Side<'_>; 2],
     limit: usize,
-) -> Result<()> {
+) -> Result<(), PageError> {
     let (flipped, others): (Vec<&Pair>, Vec<&Pair>) =
         comparison.pairs.iter().partition(|pair| pair.is_flipped());
     let chosen = even(&flipped, limit);
@@ -146,7 +146,7 @@ fn said(name: &str, answers: &[&Scored]) -> Vec<Passage> {
             _ => format!("{name}, answer {}", index + 1),
         };
         all.push(Passage { tone: Tone::Speaker, text });
-        all.extend(passages(&scored.model_output));
+        all.extend(completion_parts(&scored.model_output));
     }
     all
 }

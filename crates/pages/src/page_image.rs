@@ -1,25 +1,26 @@
-//! Image files as pages show them: small, and encoded for the page.
+//! Images as pages show them: small, and encoded for the page.
 
 use std::path::Path;
 
-use anyhow::Result;
 use data::image::{Filter, MAX_DECODED_PIXELS, ResizeBackend, decode_upright, resize};
 use report::EncodedImage;
 
-/// Longest side of a picture on a page, px.
+use crate::PageError;
+
+/// Longest side of an image on a page, px.
 const MAX_SIDE_PX: u32 = 640;
-/// Pixels up to which a picture is kept without loss.
+/// Pixels up to which an image is kept without loss.
 const MAX_PNG_PIXELS: u32 = 160 * 160;
 const JPEG_QUALITY: f32 = 85.0;
 /// Characters that fit beside a box.
 const MAX_LABEL: usize = 16;
 
-/// The picture of a file, in a size for a page, and the size of the file's own, px; with `apply_exif` turned as its orientation
+/// The image of a file, in a size for a page, and the size of the file's own, px; with `apply_exif` turned as its orientation
 /// says.
 ///
 /// # Errors
 /// Where the file cannot be decoded.
-pub fn for_page(path: &Path, apply_exif: bool) -> Result<(EncodedImage, [u32; 2])> {
+pub fn for_page(path: &Path, apply_exif: bool) -> Result<(EncodedImage, [u32; 2]), PageError> {
     let image = decode_upright(path, MAX_DECODED_PIXELS, apply_exif)?;
     let original = [image.width(), image.height()];
     let longest = original[0].max(original[1]);
@@ -35,7 +36,11 @@ pub fn for_page(path: &Path, apply_exif: bool) -> Result<(EncodedImage, [u32; 2]
     let encoded = if size[0] * size[1] <= MAX_PNG_PIXELS {
         EncodedImage::from_rgb(size[0], size[1], image.pixels())?
     } else {
-        EncodedImage::from_jpeg(size[0], size[1], jpeg(size, image.pixels())?)
+        EncodedImage::from_jpeg(
+            size[0],
+            size[1],
+            jpeg(size, image.pixels()).map_err(PageError::Jpeg)?,
+        )
     };
     Ok((encoded, original))
 }
@@ -48,13 +53,13 @@ pub fn short_label(label: &str) -> String {
     }
 }
 
-fn jpeg([width, height]: [u32; 2], pixels: &[u8]) -> Result<Vec<u8>> {
+fn jpeg([width, height]: [u32; 2], pixels: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut jpeg = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
     jpeg.set_size(width as usize, height as usize);
     jpeg.set_quality(JPEG_QUALITY);
     let mut jpeg = jpeg.start_compress(Vec::new())?;
     jpeg.write_scanlines(pixels)?;
-    Ok(jpeg.finish()?)
+    jpeg.finish()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
 
 /// The parts in order; joined, they are the completion. Tags belong to their part, and one that is
 /// never closed goes on to the end (thinking: to the first answer).
-pub fn passages(completion: &str) -> Vec<Passage> {
+pub fn completion_parts(completion: &str) -> Vec<Passage> {
     let mut parts = Vec::new();
     let mut push = |tone, text: &str| {
         if !text.is_empty() {
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn parts_by_hand() {
         let parts = |text: &str| -> Vec<(Tone, String)> {
-            let parts = passages(text);
+            let parts = completion_parts(text);
             let parts = parts.into_iter();
             parts.map(|part| (part.tone, part.text)).collect()
         };

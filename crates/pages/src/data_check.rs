@@ -1,4 +1,4 @@
-//! The page of `--html`: what was found, how answers are spread, and rows with their boxes drawn.
+//! The page of `data check --html`: what was found, how answers are spread, and rows with their boxes drawn.
 
 use std::path::PathBuf;
 
@@ -8,9 +8,25 @@ use report::{
     AnnotatedImage, Body, CaptionLine, Colour, KeyFigure, LabelledBox, Report, Section, Table,
 };
 
-use super::text::{self, AREAS, NUMBERS, PLACES};
-use crate::even::EvenChoice;
-use crate::pictures;
+use crate::page_image;
+use crate::thinning::Thinning;
+
+/// Names of the bins of [`data::check::Answers::boxes_per_row`].
+pub const NUMBERS: [&str; 6] = ["0", "1", "2", "3-5", "6-10", "more"];
+/// Names of the bins of [`data::check::Answers::box_areas`].
+pub const AREAS: [&str; 5] = ["under 0.1 %", "0.1-1 %", "1-10 %", "10-50 %", "over 50 %"];
+/// Names of the bins of [`data::check::Answers::box_places`].
+pub const PLACES: [&str; 9] = [
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "middle",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+];
 
 /// Rows with findings that are shown.
 const BAD_ROWS: usize = 24;
@@ -19,7 +35,7 @@ const SHOWN_TEXT: usize = 400;
 
 /// The rows that the page will show: those first found bad, and an even choice of all.
 pub struct PageRows {
-    even: EvenChoice<KeptRow>,
+    even: Thinning<KeptRow>,
     bad: Vec<KeptRow>,
     is_wanted: bool,
     apply_exif: bool,
@@ -40,7 +56,7 @@ impl PageRows {
     /// Keeps rows where the configuration wants a page.
     pub fn new(config: &DataCheckConfig) -> Self {
         Self {
-            even: EvenChoice::new(config.html_rows),
+            even: Thinning::new(config.html_rows),
             bad: Vec::new(),
             is_wanted: config.html.is_some(),
             apply_exif: config.apply_exif,
@@ -114,8 +130,22 @@ fn figures(report: &CheckReport) -> Vec<KeyFigure> {
         figure("rows", rows, format!("{good} without errors")),
         figure("errors", report.errors, String::new()),
         figure("warnings", report.warnings, String::new()),
-        figure("images", report.images as u64, text::images(report)),
+        figure("images", report.images as u64, images(report)),
     ]
+}
+
+/// `3 different ones`
+pub fn different(number: u64) -> String {
+    format!("{number} different {}", if number == 1 { "one" } else { "ones" })
+}
+
+/// `12 images in training rows, 3 in test rows`
+pub fn images(report: &CheckReport) -> String {
+    let mut text = format!("images: {}", different(report.images as u64));
+    if report.files.iter().any(|file| file.is_test) {
+        text.push_str(&format!(", {} in test rows", report.test_images));
+    }
+    text
 }
 
 fn findings(report: &CheckReport) -> Section {
@@ -199,7 +229,7 @@ impl KeptRow {
 
     /// The first picture with its boxes; none where there is no picture to show.
     fn picture(&self, apply_exif: bool) -> Option<AnnotatedImage> {
-        let (image, _) = pictures::for_page(self.image.as_ref()?, apply_exif).ok()?;
+        let (image, _) = page_image::for_page(self.image.as_ref()?, apply_exif).ok()?;
         let size = image.size();
         let boxes = self.extent.map(|extent| {
             let scale = [0, 1].map(|axis| f64::from(size[axis]) / extent[axis]);
@@ -228,7 +258,7 @@ impl KeptRow {
 fn drawn(found: &AnswerBox, scale: [f64; 2]) -> LabelledBox {
     let label = found.label.as_deref().unwrap_or("true");
     LabelledBox {
-        label: pictures::short_label(label),
+        label: page_image::short_label(label),
         colour: Colour::Green,
         corners: [0, 1, 2, 3].map(|corner| found.corners[corner] * scale[corner % 2]),
     }

@@ -1,0 +1,7 @@
+//! `report.html` of the demo, and the figures that it shows.
+
+mod page;
+mod results;
+
+pub use page::{Demo, write};
+pub use results::{Results, Scored};

@@ -1,4 +1,4 @@
-//! An evaluation from its settings to its figures, in a folder that it can be continued from.
+//! An evaluation from its settings to its metrics, in a folder from which it can resume.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::scoring::{self, Scorer, method_of};
 use crate::settled::{recorded, settled};
 use crate::summary::Summary;
 
-/// Name of the file of figures.
+/// Name of the file of metrics.
 pub const SUMMARY: &str = "summary.json";
 /// Bad rows that the summary lists.
 const MAX_LISTED: usize = 20;
 
-/// Who hears how far an evaluation is.
+/// Callbacks of an evaluation: its progress.
 pub trait Progress {
-    /// So many answers of so many are there.
+    /// So many completions of so many are done.
     fn on_answer(&mut self, done: usize, total: usize);
     /// A row cannot be asked.
     fn on_bad(&mut self, place: &str, cause: &str);
@@ -51,11 +51,11 @@ pub struct Evaluation {
 pub struct Outcome {
     /// Every answer with its score.
     pub results: Results,
-    /// The figures.
+    /// The metrics.
     pub summary: Summary,
     /// What was counted of the answers.
     pub findings: Findings,
-    /// What makes the figures doubtful.
+    /// What makes the metrics doubtful.
     pub warnings: Vec<Warning>,
 }
 
@@ -149,7 +149,7 @@ impl Evaluation {
         })
     }
 
-    /// Says from now on that it is `model` which is asked, and that results go to `folder`.
+    /// Records that `model` is evaluated and that results go to `folder`.
     pub fn label(&mut self, model: String, folder: &Path) {
         self.config.model = Some(model);
         self.config.output_dir = Some(folder.display().to_string());
@@ -189,7 +189,7 @@ impl Evaluation {
         store.todo(&self.questions, samples).is_empty()
     }
 
-    /// Lets `model` give the answers that are missing; rows that turn out bad on the way are noted in `store`.
+    /// Samples the missing completions from `model`; rows that turn out bad are noted in `store`.
     ///
     /// # Errors
     /// A failure of sampling or of the disk; [`engine::EngineError::Cancelled`].

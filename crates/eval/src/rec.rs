@@ -2,8 +2,8 @@
 //! the last `[int, int, int, int]` in braces in the first answer, scaled from what the model saw to
 //! the image; correct where its IoU is above one half.
 //!
-//! Beside VLM-R1's accuracy stands the mean IoU with 0 where no box is found, the share of answers in
-//! the demanded form, and the IoU among those: which part of a gain is form and which is sharper boxes.
+//! Beside VLM-R1's accuracy: the mean IoU with 0 where no box is found, the share of well-formed
+//! completions, and the IoU among those. They separate gains in format from gains in localisation.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ use crate::form;
 use crate::runner::{Answer, AskOptions, Runner, Sink, Todo};
 use crate::scoring::rec_format;
 
-/// The reward that says whether an answer has the demanded form.
+/// The reward that checks the format.
 pub(crate) const FORMAT: &str = "format";
 /// Threads that load images.
 const WORKERS: usize = 2;
@@ -42,7 +42,7 @@ const BOOTSTRAP_SEED: u64 = 42;
 /// How questions are put and answers drawn.
 #[derive(Clone, Debug)]
 pub struct RecOptions {
-    /// What stands round a question; VLM-R1 evaluates with the template of `rec`.
+    /// The prompt template; VLM-R1 evaluates with that of `rec`.
     pub template: PromptTemplate,
     /// 0 is greedy, as VLM-R1 evaluates.
     pub temperature: f64,

@@ -1,6 +1,6 @@
 """The arithmetic that one GRPO step cannot do without, counted from the shapes: 2 FLOP a multiply-add.
 
-Each prompt goes through the layers once, however many answers it has; each picture through the vision tower once a
+Each prompt goes through the layers once, however many answers it has; each image through the vision tower once a
 pass; the head sees only positions that predict a token of an answer. Passes: sampling, reference, policy, and the
 policy's backward pass for twice its forward. Left out, as small: norms, rotary tables, softmax, AdamW.
 """
@@ -27,12 +27,12 @@ class Work:
     prompt_tokens: int = 192
     completion_tokens: int = 64
     image_px: int = 336
-    # Width and height, px, of pictures that are not square; `image_px` is then not read.
+    # Width and height, px, of images that are not square; `image_px` is then not read.
     image_size: tuple[int, int] | None = None
 
     @property
     def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of a picture, its sides rounded as the image processor does."""
+        """Rows and columns of patches of an image, its sides rounded as the image processor does."""
         width, height = self.image_size or (self.image_px, self.image_px)
         return round(height / TOKEN_PX) * MERGE, round(width / TOKEN_PX) * MERGE
 
@@ -62,7 +62,7 @@ def window_pairs(grid: tuple[int, int]) -> int:
 
 
 def vision_forward(shape: Shape, grid: tuple[int, int]) -> int:
-    """One picture of `grid` patches through the vision tower."""
+    """One image of `grid` patches through the vision tower."""
     patches = grid[0] * grid[1]
     blocks = 2 * patches * weights_of(shape, "visual.blocks.")
     merger = 2 * (patches // MERGE**2) * weights_of(shape, "visual.merger.")

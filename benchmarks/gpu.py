@@ -3,7 +3,7 @@
     benchmarks/gpu.sh [--binary vlm-r1] [--case 3b-640 3b-640-graphs 3b-1280 7b-640 7b-640-graphs 7b-1280] [--peer] [--results FOLDER]
     benchmarks/gpu.sh --smoke        # all of it on the CPU with a tiny model
 
-Random weights in bf16, 8 prompts with a picture each, G 8, exactly 256 tokens an answer. The 3B model is trained whole, with a reference; the 7B model by
+Random weights in bf16, 8 prompts with an image each, G 8, exactly 256 tokens an answer. The 3B model is trained whole, with a reference; the 7B model by
 adapters, as its moments do not fit one card; cases named graphs decode with --cuda_graphs true. Each case has a time limit of its own, and its record is in FOLDER/gpu.json as soon as it ended; FOLDER/gpu.md
 shows all records there, so cases may come from several calls.
 """
@@ -65,7 +65,7 @@ print(json.dumps({"device": name, "torch": torch.__version__, "copy_bytes_per_se
 
 @dataclass(frozen=True)
 class Case:
-    """One model and picture size."""
+    """One model and image size."""
 
     shape: str
     image_size: tuple[int, int]
@@ -274,11 +274,11 @@ def write_report(results: Path, records: dict) -> str:
     line = lambda parts: "| " + " | ".join(parts) + " |"  # noqa: E731
     text = "\n".join([
         "# GRPO steps on a GPU", "",
-        "Command: `benchmarks/gpu.sh`. Qwen2.5-VL shapes, random weights in bf16, f32 masters; a picture a prompt, exactly as many tokens an answer as stated in gpu.json "
-        f"(8 prompts, G 8, 256 tokens, {TEXT_TOKENS} tokens of text beside a picture's). All weights: with a reference, beta {common.BETA}.", "",
+        "Command: `benchmarks/gpu.sh`. Qwen2.5-VL shapes, random weights in bf16, f32 masters; an image a prompt, exactly as many tokens an answer as stated in gpu.json "
+        f"(8 prompts, G 8, 256 tokens, {TEXT_TOKENS} tokens of text beside an image's). All weights: with a reference, beta {common.BETA}.", "",
         line(HEADER), "|" + "---|" * len(HEADER), *(line(cells(name, record)) for name, record in records.items()), "",
         "Limit of sampling: answers at a time x measured bandwidth / bytes of text layers and head, as if a decoding pass did nothing but read the weights; the time of sampling "
-        "has prompts and pictures in it. Training: the counted arithmetic of the policy's forward and backward pass (`benchmarks/flop.py`) over its time; measured: the rate "
+        "has prompts and images in it. Training: the counted arithmetic of the policy's forward and backward pass (`benchmarks/flop.py`) over its time; measured: the rate "
         "of a bf16 matrix product in the same call; nominal: the maker's dense bf16 rate. transformers: `generate`, reference pass, padded forward and backward pass, AdamW "
         "(`benchmarks/gpu_peer.py`).", "",
         *(notes(name, record) for name, record in records.items()), "",

@@ -153,7 +153,7 @@ def write_model(folder: Path, shape: Shape, shard_bytes: int = SHARD_BYTES) -> i
     return model_bytes(shape) // BF16
 
 
-def picture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+def draw_image(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Colours that change slowly, under grain."""
     across, down = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 200, height))
     ground = np.stack([across, down, (across + down) / 2], -1)[:, :, rng.permutation(3)]
@@ -181,7 +181,7 @@ def num_tokens(text: str) -> int:
 
 
 def write_rows(out: Path, work: Work, rows: int) -> None:
-    """Writes `rows.jsonl` with prompts of exactly `work.prompt_tokens` tokens, and their pictures."""
+    """Writes `rows.jsonl` with prompts of exactly `work.prompt_tokens` tokens, and their images."""
     width, height = work.image_size
     around = num_tokens(TURN.format(PICTURE.format("")))
     letters = work.prompt_tokens - work.image_tokens - around
@@ -193,7 +193,7 @@ def write_rows(out: Path, work: Work, rows: int) -> None:
     for index in range(rows):
         question = "".join(draw.choices(LETTERS, k=letters))
         name = f"{index}.png"
-        (out / "images" / name).write_bytes(png(picture(rng, width, height)))
+        (out / "images" / name).write_bytes(png(draw_image(rng, width, height)))
         conversation = [{"from": "human", "value": question}, {"from": "gpt", "value": "a"}]
         lines.append(json.dumps({"conversations": conversation, "image": name}) + "\n")
     (out / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="3b")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--image-size", type=int, nargs=2, default=(640, 480), metavar=("WIDTH", "HEIGHT"))
-    parser.add_argument("--text-tokens", type=int, default=128, help="tokens of a prompt beside those of its picture")
+    parser.add_argument("--text-tokens", type=int, default=128, help="tokens of a prompt beside those of its image")
     args = parser.parse_args()
     work = Work(image_size=tuple(args.image_size))
     work = replace(work, prompt_tokens=work.image_tokens + args.text_tokens)

@@ -3,7 +3,7 @@
     python benchmarks/gpu_peer.py DATA --device cuda --prompts 8 --generations 8 --completion-tokens 256 --output OUT.json
 
 A step: answers by `generate`; a forward pass without gradients for the reference; a forward and backward pass and AdamW for the policy, in
-micro-batches, every completion with its prompt and picture. The policy stands in for the reference, which costs the same. All in bf16 with sdpa, only
+micro-batches, every completion with its prompt and image. The policy stands in for the reference, which costs the same. All in bf16 with sdpa, only
 the answers' logits. With --lora-r, PEFT's adapters over the text model instead of all weights.
 """
 
@@ -48,7 +48,7 @@ def inputs_of(args, processor, rows: list[dict]):
 
 
 def repeated(inputs, rows: slice, generations: int) -> dict:
-    """`generations` copies of the prompts of `rows`, pictures too."""
+    """`generations` copies of the prompts of `rows`, images too."""
     patches = inputs["image_grid_thw"].prod(-1).tolist()
     pixels = torch.split(inputs["pixel_values"], patches)[rows]
     return {
@@ -57,9 +57,9 @@ def repeated(inputs, rows: slice, generations: int) -> dict:
     }
 
 
-def logprobs(model, ids, mask, answer_tokens: int, pictures: dict):
+def logprobs(model, ids, mask, answer_tokens: int, vision_inputs: dict):
     kinds = {"mm_token_type_ids": (ids == model.config.image_token_id).int()}
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=answer_tokens + 1, **kinds, **pictures).logits
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=answer_tokens + 1, **kinds, **vision_inputs).logits
     logits = logits[:, :-1].float()
     chosen = ids[:, -answer_tokens:]
     return torch.gather(logits.log_softmax(-1), 2, chosen.unsqueeze(2)).squeeze(2)
@@ -87,10 +87,10 @@ def step(args, model, optimizer, inputs, now) -> dict[str, float]:
         of = slice(first * args.generations, (first + groups) * args.generations)
         parts.append((out[of], mask[of], repeated(inputs, rows, args.generations)))
     with torch.no_grad():
-        references = [logprobs(model, ids, mask, args.completion_tokens, pictures) for ids, mask, pictures in parts]
+        references = [logprobs(model, ids, mask, args.completion_tokens, vision_inputs) for ids, mask, vision_inputs in parts]
     referred = now()
-    for (ids, mask, pictures), reference in zip(parts, references, strict=True):
-        current = logprobs(model, ids, mask, args.completion_tokens, pictures)
+    for (ids, mask, vision_inputs), reference in zip(parts, references, strict=True):
+        current = logprobs(model, ids, mask, args.completion_tokens, vision_inputs)
         advantages = torch.linspace(-1, 1, len(ids), device=current.device).unsqueeze(1)
         difference = reference - current
         loss = (-(current - current.detach()).exp() * advantages + 0.04 * (difference.exp() - difference - 1)).mean()

@@ -214,7 +214,7 @@ def report(results: Results, differ: dict[str, float] | None, work: Work, thread
         "# A GRPO step beside TRL's", "",
         f"{date.today()}, commit {common.commit()}. {common.machine()}; threads each: {threads}; {note}. {named}.",
         f"Command: `python benchmarks/grpo_step.py`. Qwen2.5-VL shape, 39.4 M random weights; a step: {work.prompts} prompts of "
-        f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} picture, G {work.generations}, exactly "
+        f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} image, G {work.generations}, exactly "
         f"{work.completion_tokens} tokens an answer ({work.tokens} a step), beta {BETA}.", "",
         *table, "",
         f"Seconds of a step: median (smallest to largest) over the steps after the warm-up, processes in turns. TRL's settings: {settings} (`results/trl_settings.md`). "

@@ -3,7 +3,7 @@
     cargo build --release -p data --example image_speed
     python benchmarks/images.py --binary target/release/examples/image_speed
 
-Both get the same drawn pictures, in files, and the same processor settings; their patches are compared in the tests of
+Both get the same drawn images, in files, and the same processor settings; their patches are compared in the tests of
 `crates/data`, byte for byte. In turns, in processes of their own; medians of rounds. Writes `benchmarks/results/images.md`.
 """
 
@@ -81,9 +81,9 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     lines = [
         "# Images: from files to patches", "",
-        f"`benchmarks/images.py`, {args.images} drawn pictures a round, median of {2 * args.rounds} rounds, images a second.",
+        f"`benchmarks/images.py`, {args.images} drawn images a round, median of {2 * args.rounds} rounds, images a second.",
         f"{common.machine()}", "",
-        "| pictures | Pillow + transformers, 1 thread | ours, 1 thread | ratio | "
+        "| images | Pillow + transformers, 1 thread | ours, 1 thread | ratio | "
         f"Pillow + transformers, {cores} threads | ours, {cores} threads | ratio |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip

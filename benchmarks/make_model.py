@@ -3,7 +3,7 @@
     python benchmarks/make_model.py OUT [--shape 39m] [--rows 16] [--image-px 336] [--prompt-tokens 256]
 
 OUT/model is a folder as on the Hugging Face hub (flat names, float32); OUT/rows.jsonl are VLM-R1's rows, their
-pictures in OUT/images. Every prompt has exactly --prompt-tokens tokens, those of its picture included; --image-px 0
+images in OUT/images. Every prompt has exactly --prompt-tokens tokens, those of its image included; --image-px 0
 makes rows of text alone. Weights are drawn from N(0, 1/fan_in): the next token is then nearly anything, and
 answers differ.
 """
@@ -78,7 +78,7 @@ def write_model(folder: Path, shape: Shape) -> tuple[Tokenizer, int]:
     return tokenizer, sum(tensor.size for tensor in made.values())
 
 
-def picture(draw: random.Random, side: int) -> Image.Image:
+def draw_image(draw: random.Random, side: int) -> Image.Image:
     """Shapes on a coloured ground under noise."""
 
     def colour() -> tuple[int, ...]:
@@ -114,7 +114,7 @@ def question(draw: random.Random, tokenizer: Tokenizer, image_px: int, prompt_to
 
 
 def write_rows(out: Path, tokenizer: Tokenizer, rows: int, image_px: int, prompt_tokens: int) -> None:
-    """Writes `rows.jsonl` and its pictures."""
+    """Writes `rows.jsonl` and its images."""
     if image_px % TOKEN_PX:
         raise SystemExit(f"--image-px: expected a multiple of {TOKEN_PX}, got {image_px}")
     draw = random.Random(SEED)
@@ -125,7 +125,7 @@ def write_rows(out: Path, tokenizer: Tokenizer, rows: int, image_px: int, prompt
         row = {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "a"}]}
         if image_px:
             row["image"] = f"{index}.png"
-            picture(draw, image_px).save(out / "images" / row["image"])
+            draw_image(draw, image_px).save(out / "images" / row["image"])
         lines.append(json.dumps(row) + "\n")
     (out / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
 

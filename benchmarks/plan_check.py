@@ -76,7 +76,7 @@ def measure(args) -> None:
         "# Plan and run", "",
         f"{date.today()}, commit {commit}. {common.machine()}; threads: {args.threads}; {note}. Command: `python benchmarks/plan_check.py`.",
         f"Shape {SHAPE} of Qwen2.5-VL, random weights; a step in one micro-batch: {work.prompts} prompts of {work.prompt_tokens} tokens with a "
-        f"{work.image_px} x {work.image_px} picture, G {work.generations}, {work.completion_tokens} tokens an answer, beta {common.BETA}; "
+        f"{work.image_px} x {work.image_px} image, G {work.generations}, {work.completion_tokens} tokens an answer, beta {common.BETA}; "
         "LoRA r 16, dropout 0.05.", "",
         *table, "",
         f"Run: the most live bytes of tensors over {sum(STEPS)} steps; seconds: median of those after the first. "

@@ -1,4 +1,4 @@
-"""How the time of our GRPO step grows with group size, prompt, answer and picture, the prompt shared and not.
+"""How the time of our GRPO step grows with group size, prompt, answer and image, the prompt shared and not.
 
     python benchmarks/scaling.py [--dtype bfloat16] [--axes generations prompt answer image]
 
@@ -25,7 +25,7 @@ from make_model import write_model, write_rows
 from shapes import SHAPES, TOKEN_PX
 
 BASE = Work(prompts=1)
-# The pictures of the axis `image` stand in prompts that have as much text each.
+# The images of the axis `image` stand in prompts that have as much text each.
 IMAGE_TEXT_TOKENS = 48
 AXES = {
     "generations": [replace(BASE, generations=g) for g in (2, 4, 8, 16, 32)],
@@ -36,7 +36,7 @@ AXES = {
     ],
 }
 TITLES = {
-    "generations": "Group size", "prompt": "Prompt length, tokens", "answer": "Answer length, tokens", "image": "Picture side, px",
+    "generations": "Group size", "prompt": "Prompt length, tokens", "answer": "Answer length, tokens", "image": "Image side, px",
 }  # fmt: skip
 LABELS = {
     "generations": lambda w: w.generations, "prompt": lambda w: w.prompt_tokens, "answer": lambda w: w.completion_tokens,
@@ -80,8 +80,8 @@ def report(args, tables: list[str], note: str) -> str:
         "# The step's time by its sizes", "",
         f"{date.today()}, commit {common.commit()}. {common.machine()}; threads: {args.threads}, {args.dtype}; {note}.",
         f"Command: `python benchmarks/scaling.py --dtype {args.dtype}`. Qwen2.5-VL shape, 39.4 M random weights. Where an axis does not say "
-        f"otherwise: one prompt of {BASE.prompt_tokens} tokens with a {BASE.image_px} x {BASE.image_px} picture, G {BASE.generations}, "
-        f"{BASE.completion_tokens} tokens an answer, beta {BETA}; on the axis of prompts a 112 x 112 picture, on that of pictures "
+        f"otherwise: one prompt of {BASE.prompt_tokens} tokens with a {BASE.image_px} x {BASE.image_px} image, G {BASE.generations}, "
+        f"{BASE.completion_tokens} tokens an answer, beta {BETA}; on the axis of prompts a 112 x 112 image, on that of images "
         f"{IMAGE_TEXT_TOKENS} tokens of text.", "",
         f"Medians of {args.steps} steps after {args.warmup} of warm-up. `rollout`, `train`: seconds, shared / unshared. GFLOP/s: the arithmetic of the shared "
         "step (`benchmarks/flop.py`) over its seconds.", "",

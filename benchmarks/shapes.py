@@ -85,7 +85,7 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\\n' -}}
 {%- endif -%}
 """
-# What the template makes of one turn with one picture, and of one without.
+# What the template makes of one turn with one image, and of one without.
 TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 PICTURE = "<|vision_start|>{}<|vision_end|>"
 

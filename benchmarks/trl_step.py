@@ -44,7 +44,7 @@ def check_versions() -> dict[str, str]:
 
 
 def load_rows(data: Path, order: list[str] | None = None) -> Dataset:
-    """VLM-R1's rows as TRL wants them: chat messages, and the picture in a column of its own."""
+    """VLM-R1's rows as TRL wants them: chat messages, and the image in a column of its own."""
     rows = [json.loads(line) for line in (data / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     if order is not None:
         by_image = {row["image"]: row for row in rows}

@@ -120,7 +120,7 @@ def report(results: Results, args, work: Work, counts: dict[str, int], note: str
         "# What is trained: time and memory of a step", "",
         f"{date.today()}, commit {args.commit}. {common.machine()}; threads each: {args.threads}; {note}. {named}.",
         f"Command: `{command(args)}`. Shape {args.shape} of Qwen2.5-VL, random weights; a step: {work.prompts} prompts of "
-        f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} picture, G {work.generations}, exactly {work.completion_tokens} tokens "
+        f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} image, G {work.generations}, exactly {work.completion_tokens} tokens "
         f"an answer ({work.tokens} a step), beta {BETA}.",
         *([f"**Not finished: {left} processes of the plan are missing.**"] if left else []), "",
         *table(HEADER, [results.row(*key) for key in done]), "",

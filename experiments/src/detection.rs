@@ -1,5 +1,5 @@
 //! Detection: boxes of the named things. What a base model learns, two kinds of training data, and
-//! held-out pictures in COCO's form.
+//! held-out images in COCO's form.
 //!
 //! The hard data asks for colour and kind, with near misses that are not there; the plain data asks
 //! for kinds alone, all of which are there.
@@ -134,7 +134,7 @@ pub fn write(folder: &Path, sizes: &DetectionSizes, seed: u64) -> Result<()> {
     let (mut hard_rows, mut plain_rows) = (Vec::new(), Vec::new());
     for index in 0..sizes.train {
         let scene = drawer.scene();
-        let image = drawer.picture("train", index, &scene)?;
+        let image = drawer.shown_image("train", index, &scene)?;
         let id = format!("train-{index:05}");
         for (rows, asked) in [
             (&mut hard_rows, hard(&scene, &mut drawer.rng)),
@@ -148,7 +148,7 @@ pub fn write(folder: &Path, sizes: &DetectionSizes, seed: u64) -> Result<()> {
     let mut rows = Vec::new();
     for index in 0..sizes.base {
         let scene = drawer.scene();
-        let image = drawer.picture("base", index, &scene)?;
+        let image = drawer.shown_image("base", index, &scene)?;
         for number in 0..sizes.base_questions {
             let asked = if drawer.rng.random_bool(PLAIN) {
                 plain(&scene, &mut drawer.rng)
@@ -167,13 +167,13 @@ pub fn write(folder: &Path, sizes: &DetectionSizes, seed: u64) -> Result<()> {
     write_rows(&folder.join("base.jsonl"), rows)
 }
 
-/// Held-out pictures with hard questions, as COCO's JSON with OVDEval's `text` and `neg_text`.
+/// Held-out images with hard questions, as COCO's JSON with OVDEval's `text` and `neg_text`.
 fn write_test(folder: &Path, drawer: &mut Drawer, num: usize) -> Result<()> {
     let names = all_names();
     let (mut images, mut annotations) = (Vec::new(), Vec::new());
     for index in 0..num {
         let scene = drawer.scene();
-        let file_name = drawer.picture("test", index, &scene)?;
+        let file_name = drawer.shown_image("test", index, &scene)?;
         let mut misses = near_misses(&scene);
         misses.shuffle(&mut drawer.rng);
         misses.truncate(drawer.rng.random_range(1..=NEAR_MISSES));

@@ -1,4 +1,4 @@
-//! Scenes that no two parts of a dataset share, their pictures, and files of rows.
+//! Scenes that no two parts of a dataset share, their images, and files of rows.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde_json::{Value, json};
 use tiny::scenes::Scene;
 
-/// Draws scenes and writes their pictures.
+/// Draws scenes and writes their images.
 pub struct Drawer {
     images: PathBuf,
     seen: HashSet<Scene>,
@@ -20,7 +20,7 @@ pub struct Drawer {
 }
 
 impl Drawer {
-    /// For pictures below `images`.
+    /// For images below `images`.
     pub fn new(images: PathBuf, seed: u64) -> Self {
         Self { images, seen: HashSet::new(), rng: ChaCha8Rng::seed_from_u64(seed) }
     }
@@ -35,11 +35,11 @@ impl Drawer {
         }
     }
 
-    /// Writes the picture of a scene; its path below the folder of pictures.
+    /// Writes the image of a scene; its path below the folder of images.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn picture(&self, part: &str, index: usize, scene: &Scene) -> Result<String> {
+    pub fn shown_image(&self, part: &str, index: usize, scene: &Scene) -> Result<String> {
         let name = format!("{part}/{index:05}.png");
         let path = self.images.join(&name);
         if index == 0 {

@@ -175,7 +175,7 @@ fn questions(
                 break (scene, chosen);
             }
         };
-        let image = drawer.picture(part, index, &scene).context("pictures")?;
+        let image = drawer.shown_image(part, index, &scene).context("images")?;
         let numbered = chosen.into_iter().enumerate();
         rows.extend(
             numbered.map(|(n, asked)| (format!("{part}-{index:05}-{n}"), image.clone(), asked)),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn no_picture_is_in_two_parts_and_a_seed_fixes_the_rows() {
+    fn no_image_is_in_two_parts_and_a_seed_fixes_the_rows() {
         let [a, b, c] = [5, 5, 6].map(|seed| {
             let folder = tempfile::tempdir().unwrap();
             write(folder.path(), &SIZES, seed).unwrap();

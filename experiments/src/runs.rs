@@ -217,7 +217,7 @@ impl Runs<'_> {
         Figures::read(&self.lab.run("eval", &folder, settings)?)
     }
 
-    /// Evaluates the model in `model` on the held-out pictures of detection.
+    /// Evaluates the model in `model` on the held-out images of detection.
     ///
     /// # Errors
     /// A run that fails.

@@ -28,7 +28,7 @@ macro_rules! commands {
 }
 
 commands! {
-    /// The main job from nothing, on drawn pictures.
+    /// The main job from nothing, on drawn images.
     Demo,
     /// Training by rewards.
     Grpo,
@@ -58,7 +58,7 @@ impl Command {
         match self {
             Self::Demo => entry::<DemoConfig>(
                 "demo",
-                "Draw pictures, teach a tiny model to find things in them, improve it by GRPO, report",
+                "Draw images, teach a tiny model to find things in them, improve it by GRPO, report",
                 none,
             ),
             Self::Grpo => entry::<GrpoConfig>(

@@ -1,4 +1,4 @@
-//! The page of a comparison: both answers beside each picture, to be filtered by what turned.
+//! The page of a comparison: both answers beside each image, to be filtered by what turned.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use report::{Colour, KeyFigure, Passage, ScoreLine, ScoredPage, ScoredRow, Tone}
 use crate::PageError;
 use crate::completion_parts::completion_parts;
 use crate::eval::text;
-use crate::eval_boxes::{Layer, pictures};
+use crate::eval_boxes::{Layer, shown_images};
 
 const FLIPPED: &str = "flipped";
 const TO_RIGHT: &str = "became right";
@@ -118,7 +118,8 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
         (Colour::Orange, "B", &second.predicted),
     ];
     let layers = layers.map(|(colour, name, boxes)| Layer { colour, name, boxes });
-    let (pictures, image_note) = pictures(&first.image_paths, &layers, sides[0].results.apply_exif);
+    let (shown_images, image_note) =
+        shown_images(&first.image_paths, &layers, sides[0].results.apply_exif);
     let mut completion = said("A", &before);
     completion.extend(said("B", &after));
     let line = |score: f64, scored: &Scored| ScoreLine {
@@ -127,7 +128,7 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
     };
     ScoredRow {
         place: first.place.clone(),
-        pictures,
+        shown_images,
         image_note,
         question: first.question.clone(),
         completion,

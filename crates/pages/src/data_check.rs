@@ -77,27 +77,27 @@ impl PageRows {
 
     /// The page.
     pub fn page(self, report: &CheckReport, tried: &[String]) -> Report {
-        let pictures = |rows: Vec<KeptRow>| -> Vec<AnnotatedImage> {
+        let shown_images = |rows: Vec<KeptRow>| -> Vec<AnnotatedImage> {
             let rows = rows.iter();
-            rows.filter_map(|row| row.picture(self.apply_exif)).collect()
+            rows.filter_map(|row| row.shown_image(self.apply_exif)).collect()
         };
         let of_all = self.even.num_offered();
         let even = self.even.chosen();
         let note = format!("{} of {of_all} rows, chosen evenly (--html_rows).", even.len());
         let mut sections = vec![findings(report)];
         sections.extend(spread(report));
-        let bad = pictures(self.bad);
+        let bad = shown_images(self.bad);
         if !bad.is_empty() {
             sections.push(Section {
                 heading: "Rows with findings".to_owned(),
-                note: "The first that have a picture.".to_owned(),
+                note: "The first that have an image.".to_owned(),
                 body: Body::Images(bad),
             });
         }
         sections.push(Section {
             heading: "Rows".to_owned(),
             note,
-            body: Body::Images(pictures(even)),
+            body: Body::Images(shown_images(even)),
         });
         Report {
             title: "Data".to_owned(),
@@ -227,8 +227,8 @@ impl KeptRow {
         }
     }
 
-    /// The first picture with its boxes; none where there is no picture to show.
-    fn picture(&self, apply_exif: bool) -> Option<AnnotatedImage> {
+    /// The first image with its boxes; none where there is no image to show.
+    fn shown_image(&self, apply_exif: bool) -> Option<AnnotatedImage> {
         let (image, _) = page_image::for_page(self.image.as_ref()?, apply_exif).ok()?;
         let size = image.size();
         let boxes = self.extent.map(|extent| {

@@ -1,4 +1,4 @@
-//! `report.html` of an evaluation: figures, and an even choice of the answers with pictures, boxes and scores.
+//! `report.html` of an evaluation: figures, and an even choice of the answers with images, boxes and scores.
 
 use base::console::count;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::PageError;
 use crate::completion_parts::completion_parts;
-use crate::eval_boxes::{Layer, pictures};
+use crate::eval_boxes::{Layer, shown_images};
 
 /// Name of the page.
 pub const REPORT: &str = "report.html";
@@ -130,7 +130,7 @@ fn row(scored: &Scored, names: &[String], apply_exif: bool) -> ScoredRow {
         Layer { colour: Colour::Green, name: "true", boxes: &scored.truths },
         Layer { colour: Colour::Orange, name: "", boxes: &scored.predicted },
     ];
-    let (pictures, mut image_note) = pictures(&scored.image_paths, &layers, apply_exif);
+    let (shown_images, mut image_note) = shown_images(&scored.image_paths, &layers, apply_exif);
     if let Some(cause) = &scored.bad {
         image_note = format!("bad row: {cause}");
     }
@@ -141,7 +141,7 @@ fn row(scored: &Scored, names: &[String], apply_exif: bool) -> ScoredRow {
     });
     ScoredRow {
         place: place(scored),
-        pictures,
+        shown_images,
         image_note,
         question: scored.question.clone(),
         completion: completion_parts(&scored.model_output),

@@ -1,4 +1,4 @@
-//! The pictures of a scored answer with boxes drawn on the first.
+//! The images of a scored answer with boxes drawn on the first.
 
 use std::path::PathBuf;
 
@@ -18,30 +18,30 @@ pub struct Layer<'a> {
     pub boxes: &'a [ShownBox],
 }
 
-/// The pictures, and why some are missing.
-pub fn pictures(
+/// The images, and why some are missing.
+pub fn shown_images(
     paths: &[PathBuf],
     layers: &[Layer<'_>],
     apply_exif: bool,
 ) -> (Vec<AnnotatedImage>, String) {
-    let (mut pictures, mut notes) = (Vec::new(), Vec::new());
+    let (mut shown_images, mut notes) = (Vec::new(), Vec::new());
     for (index, path) in paths.iter().enumerate() {
         match for_page(path, apply_exif) {
             Ok((image, original)) => {
                 let size = image.size();
                 let scale = [0, 1].map(|axis| f64::from(size[axis]) / f64::from(original[axis]));
                 let layers = if index == 0 { layers } else { &[] };
-                pictures.push(AnnotatedImage {
+                shown_images.push(AnnotatedImage {
                     image,
                     boxes: layers.iter().flat_map(|layer| layer.drawn(scale)).collect(),
                     title: path.display().to_string(),
                     lines: Vec::new(),
                 });
             }
-            Err(error) => notes.push(format!("no picture: {}", with_causes(&error))),
+            Err(error) => notes.push(format!("no image: {}", with_causes(&error))),
         }
     }
-    (pictures, notes.join("; "))
+    (shown_images, notes.join("; "))
 }
 
 impl Layer<'_> {

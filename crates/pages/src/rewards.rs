@@ -1,4 +1,4 @@
-//! The page of `reward --html`: how scores are spread, and rows with pictures, boxes and reasons.
+//! The page of `reward --html`: how scores are spread, and rows with images, boxes and reasons.
 
 use std::path::{Path, PathBuf};
 
@@ -129,25 +129,25 @@ impl Page<'_> {
 
 impl Row {
     fn scored(&self, apply_exif: bool) -> ScoredRow {
-        let (mut pictures, mut notes) = (Vec::new(), Vec::new());
+        let (mut shown_images, mut notes) = (Vec::new(), Vec::new());
         for (index, path) in self.images.iter().enumerate() {
             // Boxes are those of the first image.
             let boxes = if index == 0 { self.explained.as_slice() } else { &[] };
             match for_page(path, apply_exif) {
                 Ok((image, original)) => {
                     let extent = self.extent.unwrap_or(original.map(f64::from));
-                    pictures.push(picture(path, image, boxes, extent));
+                    shown_images.push(shown_image(path, image, boxes, extent));
                 }
-                Err(error) => notes.push(format!("no picture: {}", with_causes(&error))),
+                Err(error) => notes.push(format!("no image: {}", with_causes(&error))),
             }
         }
-        if pictures.is_empty() && notes.is_empty() {
-            notes.push("no picture in the row".to_owned());
+        if shown_images.is_empty() && notes.is_empty() {
+            notes.push("no image in the row".to_owned());
         }
         let lines = self.scores.iter().zip(&self.explained);
         ScoredRow {
             place: self.place.clone(),
-            pictures,
+            shown_images,
             image_note: notes.join("; "),
             question: self.question.clone(),
             completion: completion_parts(&self.completion),
@@ -176,8 +176,8 @@ fn score_line(score: Option<f64>, why: Option<&Explanation>) -> ScoreLine {
     ScoreLine { score, reason }
 }
 
-/// A picture in a size for the page, with the boxes of the explanations.
-fn picture(
+/// An image in a size for the page, with the boxes of the explanations.
+fn shown_image(
     path: &Path,
     image: EncodedImage,
     explained: &[Option<Explanation>],

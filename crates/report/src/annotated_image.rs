@@ -111,7 +111,7 @@ impl AnnotatedImage {
         // Enlarged pixels stay pixels; a photograph made smaller is smoothed.
         let rendering = if scale > 1.0 { "pixelated" } else { "auto" };
         let mut svg = format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" class="picture" viewBox="0 0 {drawn_width:.1} {drawn_height:.1}" role="img" aria-label="{}"><image width="{drawn_width:.1}" height="{drawn_height:.1}" preserveAspectRatio="none" style="image-rendering:{rendering}" href="data:{};base64,{}"/>"#,
+            r#"<svg xmlns="http://www.w3.org/2000/svg" class="image" viewBox="0 0 {drawn_width:.1} {drawn_height:.1}" role="img" aria-label="{}"><image width="{drawn_width:.1}" height="{drawn_height:.1}" preserveAspectRatio="none" style="image-rendering:{rendering}" href="data:{};base64,{}"/>"#,
             escaped(&self.title),
             self.image.mime,
             base64::encode(&self.image.bytes),

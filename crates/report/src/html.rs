@@ -146,7 +146,7 @@ fn write_body(html: &mut String, body: &Body) {
             write_charts(html, "card wide", charts.iter().map(|chart| chart.svg(Target::Inline)));
         }
         Body::Images(images) => {
-            html.push_str("<div class=\"pictures\">\n");
+            html.push_str("<div class=\"images\">\n");
             images.iter().for_each(|p| write_image(html, p));
             html.push_str("</div>\n");
         }

@@ -46,7 +46,7 @@ pub struct ScoredRow {
     /// Where the row stands, and what else identifies it.
     pub place: String,
     /// Images; boxes are drawn on those that have some.
-    pub pictures: Vec<AnnotatedImage>,
+    pub shown_images: Vec<AnnotatedImage>,
     /// Why an image is missing; may be empty.
     pub image_note: String,
     /// What was asked.
@@ -204,7 +204,7 @@ impl ScoredPage {
 
 impl ScoredRow {
     fn write_images(&self, html: &mut String, legend: &[(Colour, String)]) {
-        for image in &self.pictures {
+        for image in &self.shown_images {
             html.push_str(&image.svg());
             if image.boxes.is_empty() {
                 continue;
@@ -313,7 +313,7 @@ mod tests {
             note: EVIL.to_owned(),
             rows: vec![ScoredRow {
                 place: EVIL.to_owned(),
-                pictures: vec![image],
+                shown_images: vec![image],
                 image_note: EVIL.to_owned(),
                 question: EVIL.to_owned(),
                 completion: vec![

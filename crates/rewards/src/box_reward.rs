@@ -12,7 +12,8 @@ use crate::boxes::{
 use crate::error::{RewardError, shortened};
 use crate::explain::{Explanation, FoundBox, MatchedBoxes};
 use crate::grounding::{contains, diou, find_click, find_point, giou};
-use crate::registry::{Family, Reward, RewardInput};
+use crate::registry::{Reward, RewardInput};
+use config::Family;
 
 /// What a reward reads from the completion and how it compares it with the true box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

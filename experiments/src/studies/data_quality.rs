@@ -50,7 +50,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         name: KIND.name,
         title: "Quality of the training data",
         what: format!(
-            "{steps} steps of GRPO by odLength from one base model, on the same pictures. The hard questions ask for \
+            "{steps} steps of GRPO by odLength from one base model, on the same shown_images. The hard questions ask for \
              colour and kind and name near misses that are not there; the plain ones ask for kinds, all of which \
              are there. Held-out questions are hard."
         ),

@@ -86,7 +86,7 @@ impl Arms {
             rows: self.0.iter().map(row).collect::<Result<_>>()?,
             caption: String::new(),
         };
-        Ok(("Held-out pictures".to_owned(), table))
+        Ok(("Held-out images".to_owned(), table))
     }
 }
 

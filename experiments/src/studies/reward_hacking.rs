@@ -91,7 +91,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         title: "Reward hacking in detection",
         what: format!(
             "{steps} steps of GRPO on questions with near misses, by four rewards, with and without KL. Held-out \
-             pictures ask for what is there and for near misses; all categories of the file count."
+             shown_images ask for what is there and for near misses; all categories of the file count."
         ),
         paper: "With AP50 or mAP as the reward, answers grow from 150 to about 1,060 tokens, because categories \
                 that the truth lacks do not count; COCO mAP ends at 11.4 and 11.8, below the base's 14.2. odLength \

@@ -263,7 +263,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Rows about the pictures of the parity tests.
+/// Rows about the images of the parity tests.
 pub fn rows() -> Vec<String> {
     let images = ["scene.png", "small.png", "grey.png", "rgba.png", "small.png"];
     let row = |(index, image): (usize, &str)| {

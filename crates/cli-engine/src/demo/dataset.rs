@@ -1,4 +1,4 @@
-//! The demo's dataset in VLM-R1's form: PNG pictures, `cold_start.jsonl`, `train.jsonl` and
+//! The demo's dataset in VLM-R1's form: PNG images, `cold_start.jsonl`, `train.jsonl` and
 //! `test.jsonl`. No scene stands in two of these.
 
 use std::collections::HashSet;
@@ -40,7 +40,7 @@ pub struct DatasetSizes {
 /// Where the parts lie.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// The pictures.
+    /// The images.
     pub images: PathBuf,
     /// Rows of the cold start, each answer in one form or another.
     pub cold_start: PathBuf,
@@ -109,7 +109,7 @@ struct Drawer<'a> {
 }
 
 impl Drawer<'_> {
-    /// New scenes, their pictures in a folder of their own, and questions about them.
+    /// New scenes, their images in a folder of their own, and questions about them.
     fn part(
         &mut self,
         name: &str,
@@ -228,7 +228,7 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn picture(dataset: &Dataset, row: &Value) -> Vec<u8> {
+    fn shown_image(dataset: &Dataset, row: &Value) -> Vec<u8> {
         image::open(dataset.images.join(row["image"].as_str().unwrap()))
             .unwrap()
             .into_rgb8()
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn held_out_pictures_are_in_no_other_part() {
+    fn held_out_images_are_in_no_other_part() {
         let (_folder, dataset) = write(1);
         let mut part_of: HashMap<Vec<u8>, &str> = HashMap::new();
         let mut images = HashSet::new();
@@ -247,7 +247,7 @@ mod tests {
         ] {
             for row in rows(file) {
                 images.insert(row["image"].to_string());
-                let first = *part_of.entry(picture(&dataset, &row)).or_insert(name);
+                let first = *part_of.entry(shown_image(&dataset, &row)).or_insert(name);
                 assert_eq!(first, name, "{row}");
             }
         }
@@ -263,7 +263,7 @@ mod tests {
             assert_ne!(fs::read(part(&a)).unwrap(), fs::read(part(&c)).unwrap());
         }
         for row in rows(&a.test) {
-            assert_eq!(picture(&a, &row), picture(&b, &row));
+            assert_eq!(shown_image(&a, &row), shown_image(&b, &row));
         }
     }
 

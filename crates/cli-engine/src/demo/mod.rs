@@ -124,7 +124,7 @@ fn work(demo: &mut Demo<'_>) -> Result<Results> {
         [start_shuffled, end_shuffled],
         &truths,
         &demo.times.secs,
-        demo.config.seed,
+        demo.config.demo.seed,
     )?;
     Ok(results)
 }
@@ -178,7 +178,7 @@ mod tests {
         let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
         assert!(
             page.contains("best constant box") && page.contains("<figure"),
-            "no table or pictures"
+            "no table or images"
         );
         let summary: Value =
             serde_json::from_str(&fs::read_to_string(folder.path().join("summary.json")).unwrap())

@@ -87,7 +87,7 @@ pub struct Stage<'a> {
     pub model: String,
     /// Its rows.
     pub rows: String,
-    /// The dataset, for its pictures.
+    /// The dataset, for its images.
     pub dataset: &'a Dataset,
     /// The demo's own settings.
     pub demo: &'a DemoConfig,

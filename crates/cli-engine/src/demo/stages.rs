@@ -135,7 +135,7 @@ impl Demo<'_> {
     /// Evaluates the model in `folder` on `samples`, or reads what an earlier call under `name` found.
     ///
     /// # Errors
-    /// A model or picture that cannot be read; a demo that was asked to stop.
+    /// A model or image that cannot be read; a demo that was asked to stop.
     pub fn evaluate(
         &mut self,
         name: &str,

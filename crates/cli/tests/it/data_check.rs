@@ -11,8 +11,8 @@ use crate::run::{Said, golden, say};
 
 fn write(dir: &Path, rows: &[Value]) {
     fs::create_dir_all(dir.join("images")).unwrap();
-    let picture = RgbImage::from_fn(100, 100, |x, y| image::Rgb([x as u8, y as u8, 90]));
-    picture.save(dir.join("images/1.png")).unwrap();
+    let shown_image = RgbImage::from_fn(100, 100, |x, y| image::Rgb([x as u8, y as u8, 90]));
+    shown_image.save(dir.join("images/1.png")).unwrap();
     let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
     fs::write(dir.join("train.jsonl"), lines.join("\n")).unwrap();
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::run::{Said, golden, say};
 use crate::training::{done, line};
 
-/// Four questions about one picture.
+/// Four questions about one image.
 fn rows(dir: &Path) -> String {
     let path = dir.join("val.json");
     let row = |index: usize| json!({"image": "small.png", "problem": format!("Where is thing {index}?"), "solution": [1, 2, 30, 4 + index]});

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::run::{golden, said, say};
 use crate::training::{checkpoints, done, line, metrics, signal, spawn};
 
-/// Questions about the pictures of the parity tests, one of which is not there.
+/// Questions about the images of the parity tests, one of which is not there.
 fn questions(dir: &Path) -> String {
     let path = dir.join("val.json");
     let names = ["scene.png", "small.png", "gone.png", "grey.png"];

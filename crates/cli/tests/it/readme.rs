@@ -85,8 +85,8 @@ fn workplace() -> TempDir {
         let file = file.unwrap();
         fs::copy(file.path(), model.join(file.file_name())).unwrap();
     }
-    let picture = golden().join("parity/images/scene.png");
-    fs::copy(picture, folder("images").join("1.png")).unwrap();
+    let shown_image = golden().join("parity/images/scene.png");
+    fs::copy(shown_image, folder("images").join("1.png")).unwrap();
     let rows = blocks(&text("README.md"), "json");
     assert_eq!(rows.len(), 1, "README.md shows one row");
     write(dir.path(), "train.jsonl", &rows[0]);

@@ -213,7 +213,7 @@ fn equal_scores_have_no_histogram_and_plug_ins_are_timed_by_the_batch() {
     assert_eq!(lines.len(), 5, "rows of a plug-in are not timed: {plain}");
 }
 
-/// A REC row about a picture of 224 x 112 that the model saw at half its size.
+/// A REC row about an image of 224 x 112 that the model saw at half its size.
 fn rec_row(dir: &TempDir) -> Value {
     image::RgbImage::new(224, 112).save(dir.path().join("a.png")).unwrap();
     let completion = "<think>hm <script>alert(1)</script></think>\
@@ -259,7 +259,7 @@ fn the_page_shows_boxes_and_runs_no_script_of_a_row() {
     assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
     assert!(html.contains("Where is &lt;b&gt;it&lt;/b&gt;?"));
     assert_eq!(html.matches("data:image/png;base64,").count(), 6);
-    assert!(html.contains("no picture: ") && html.contains("gone.png"));
+    assert!(html.contains("no image: ") && html.contains("gone.png"));
     assert_eq!(html.matches("<article").count(), 7);
     assert!(html.contains("All 7 rows.") && html.contains("true: 1"));
     // 224 px are drawn 320 wide, so a corner at 20 px lies at 28.6; the IoU is 40 of 80 lines.

@@ -11,7 +11,7 @@ use crate::run::say;
 /// A row as a run writes it to `rollouts/`.
 fn rollout_row() -> Value {
     json!({
-        "step": 3, "group": 0, "completion_index": 0, "sample": "train.jsonl:1", "images": ["pictures/1.png"],
+        "step": 3, "group": 0, "completion_index": 0, "sample": "train.jsonl:1", "images": ["images/1.png"],
         "image_sizes": [[100, 100]], "input_sizes": [[56, 112]], "image_grid_thw": [[1, 8, 4]], "prompt": "Where?",
         "solution": "<answer> [0, 0, 50, 50] </answer>",
         "completion": "<think></think><answer>{\"bbox\": [0, 0, 28, 56]}</answer>", "tokens": 9, "finish_reason": "stop",
@@ -46,7 +46,7 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     };
     let wanted = json!({
         "problem": "Where?", "sample": "train.jsonl:1", "step": 3, "mine": 7, "image": "1.png",
-        "image_path": ["/runs/there/pictures/1.png"], "image_size": [[100, 100]], "image_grid_thw": [[1, 8, 4]],
+        "image_path": ["/runs/there/images/1.png"], "image_size": [[100, 100]], "image_grid_thw": [[1, 8, 4]],
         "accu_reward_method": "all_match", "advantage": null,
     });
     let row = rollout_row();
@@ -68,7 +68,7 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     }
     fs::write(dir.path().join("run/env.json"), "{}").unwrap();
     let wanted = json!({
-        "image_path": ["pictures/1.png"], "image_grid_thw": [[1, 8, 4]], "problem": "Where?", "step": null,
+        "image_path": ["images/1.png"], "image_grid_thw": [[1, 8, 4]], "problem": "Where?", "step": null,
     });
     let said = told(&old, &wanted, "");
     assert_eq!(said.code, Some(0), "{}", said.stderr);

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::evaluations::evaluation_file;
 use crate::run::{Said, command, golden, said, say};
 
-/// Rows about the pictures of the parity tests.
+/// Rows about the images of the parity tests.
 fn data(dir: &Path) -> String {
     let path = dir.join("train.jsonl");
     let row = |(index, image): (usize, &str)| {

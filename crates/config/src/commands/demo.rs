@@ -9,7 +9,7 @@ section! {
         "run" {
             /// Folder of the demo; one that was stopped is continued.
             out: String = "out/demo".into(),
-            /// Seed of the pictures, of the weights and of all random draws.
+            /// Seed of the images, of the weights and of all random draws.
             seed: u64 = 42,
         }
     }

@@ -32,7 +32,7 @@ section! {
         "shown" {
             /// Add to each row why it scored so.
             explain: bool = false,
-            /// Page of pictures with boxes, texts and scores.
+            /// Page of images with boxes, texts and scores.
             html: Option<String> = None,
             /// Rows on that page, chosen evenly.
             html_rows: usize = 200,

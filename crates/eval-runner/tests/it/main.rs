@@ -1,5 +1,5 @@
 //! The evaluator over a real checkpoint: a tiny random Qwen2.5-VL, whose answers mean nothing, asked
-//! about pictures of several sizes.
+//! about images of several sizes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -131,7 +131,7 @@ fn image_size(row: usize) -> (u32, u32) {
 }
 
 #[test]
-fn shuffled_pictures_change_sizes_and_answers_only() {
+fn shuffled_images_change_sizes_and_answers_only() {
     let fixture = Fixture::new();
     let shuffled = shuffled_images(&fixture.samples);
     let evaluation = fixture.evaluate(&shuffled, 9);

@@ -14,7 +14,7 @@ use report::{
 use super::results::{Results, Scored};
 use crate::PageError;
 
-const NUM_PICTURES: usize = 12;
+const NUM_IMAGES: usize = 12;
 const NONE: &str = "\u{2013}";
 
 /// What the page shows beside the results.
@@ -42,7 +42,7 @@ impl Demo<'_> {
 /// Writes the report beside the runs.
 ///
 /// # Errors
-/// Metrics or pictures that cannot be read, a page that cannot be written.
+/// Metrics or images that cannot be read, a page that cannot be written.
 pub fn write(demo: &Demo<'_>, results: &Results) -> Result<(), PageError> {
     let rows = read_metrics(&demo.out.join("grpo").join("metrics.jsonl"))?;
     let cold_start = read_metrics(&demo.out.join("sft").join("metrics.jsonl"))?;
@@ -89,7 +89,7 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<(), PageError> {
             section(
                 "Held-out scenes",
                 "The first twelve; greedy answers, numbers on the right are IoUs.",
-                Body::Images(pictures(demo, results)?),
+                Body::Images(shown_images(demo, results)?),
             ),
             section("Time", "", Body::Table(times(demo, &rows))),
             section("Settings", "", Body::Code(demo.settings.clone())),
@@ -130,8 +130,8 @@ fn scores(results: &Results) -> IntervalChart {
     let row = |label: &str, interval, colour| IntervalRow { label: label.into(), interval, colour };
     let mut rows = vec![
         row("best constant box", results.constant, Colour::Grey),
-        row("start, other pictures", results.shuffled[0].iou, Colour::Grey),
-        row("end, other pictures", results.shuffled[1].iou, Colour::Grey),
+        row("start, other images", results.shuffled[0].iou, Colour::Grey),
+        row("end, other images", results.shuffled[1].iou, Colour::Grey),
     ];
     rows.extend(
         results
@@ -178,8 +178,8 @@ fn table(results: &Results) -> Table {
             [row(m.name, "greedy", &m.greedy_summary), row(m.name, "sampled", &m.sampled_summary)]
         })
         .collect();
-    rows.push(row("start, other pictures", "greedy", &results.shuffled[0]));
-    rows.push(row("end, other pictures", "greedy", &results.shuffled[1]));
+    rows.push(row("start, other images", "greedy", &results.shuffled[0]));
+    rows.push(row("end, other images", "greedy", &results.shuffled[1]));
     let mut constant = vec![NONE.to_owned(); header.len()];
     constant[0] = "best constant box".into();
     constant[1] = format!("{:?}", <[f64; 4]>::from(results.constant_box));
@@ -207,12 +207,17 @@ fn gains(results: &Results) -> Table {
     }
 }
 
-fn pictures(demo: &Demo<'_>, results: &Results) -> Result<Vec<AnnotatedImage>, PageError> {
+fn shown_images(demo: &Demo<'_>, results: &Results) -> Result<Vec<AnnotatedImage>, PageError> {
     let (start, end) = (&results.start().greedy.answers, &results.end().greedy.answers);
-    start.iter().zip(end).take(NUM_PICTURES).map(|(start, end)| picture(demo, start, end)).collect()
+    start
+        .iter()
+        .zip(end)
+        .take(NUM_IMAGES)
+        .map(|(start, end)| shown_image(demo, start, end))
+        .collect()
 }
 
-fn picture(
+fn shown_image(
     demo: &Demo<'_>,
     start: &RecAnswer,
     end: &RecAnswer,

@@ -32,7 +32,7 @@ pub struct Scored {
 pub struct Results {
     /// Start, end, and what as many steps of SFT made of the start.
     pub models: Vec<Scored>,
-    /// Start and end, asked about other pictures than they see.
+    /// Start and end, asked about other images than they see.
     pub shuffled: [RecSummary; 2],
     /// The box that is the best answer to every question.
     pub constant_box: BoundingBox,

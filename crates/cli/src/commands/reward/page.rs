@@ -68,7 +68,7 @@ impl PageRows {
             figures: figures(tally),
             num_rows,
             rows: rows.collect::<Result<_>>()?,
-            apply_exif: config.apply_exif,
+            apply_exif: config.rows.apply_exif,
         };
         Ok(page.scored())
     }

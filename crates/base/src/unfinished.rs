@@ -92,7 +92,7 @@ impl Write for Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.is_finished {
-            // Whoever gave up has said why.
+            // The writer that gave up has reported why.
             let _ = fs::remove_file(&self.path);
         }
         known().remove(&self.path);

@@ -13,12 +13,12 @@ use python::json::Lost;
 use python::repr::str_of;
 use serde_json::{Map, Value};
 
-/// What rows to be answered hold.
+/// Keys of rows for `generate`.
 pub const ASKED: ReadKeys = ReadKeys { image: "images", others: &["prompt"], is_asked: true };
-/// What rows with answers whose log-probabilities are wanted hold.
+/// Keys of rows for `logprobs`.
 pub const ANSWERED: ReadKeys =
     ReadKeys { image: "images", others: &["prompt", "completion"], is_asked: true };
-/// What rows with answers to be scored hold.
+/// Keys of rows for `reward`.
 pub const SCORED: ReadKeys = ReadKeys {
     image: "image_path",
     others: &[
@@ -33,7 +33,7 @@ pub const SCORED: ReadKeys = ReadKeys {
     ],
     is_asked: false,
 };
-/// What lines of `rollouts/` and of `generate` hold, which are scored too.
+/// Keys of lines of `rollouts/` and of the output of `generate`, which `reward` reads too.
 pub const SCORED_OWN: ReadKeys = ReadKeys {
     image: "images",
     others: &[
@@ -58,13 +58,13 @@ pub const SCORED_OWN: ReadKeys = ReadKeys {
 pub struct Row {
     /// `file:line`.
     pub place: String,
-    /// What stands there.
+    /// The object.
     pub columns: Map<String, Value>,
-    /// What of it JSON does not have.
+    /// Values in it that JSON cannot hold.
     pub lost: Vec<Lost>,
 }
 
-/// Rows of a file, one at a time; blank lines are none.
+/// Iterator over the rows of a file; blank lines are skipped.
 pub struct Reader {
     path: PathBuf,
     texts: RowTexts,
@@ -84,7 +84,7 @@ impl Reader {
         self.texts.num_bytes()
     }
 
-    /// How many of them were read.
+    /// Bytes read so far.
     pub fn bytes_read(&self) -> u64 {
         self.texts.bytes_read()
     }
@@ -139,7 +139,7 @@ impl Row {
         })
     }
 
-    /// Refuses a row that shows images under a key that is not read, and nothing else: it would be answered blind.
+    /// Refuses a row whose only images are under an unread key: the model would answer without seeing them.
     ///
     /// # Errors
     /// The key, and what is read.
@@ -158,7 +158,7 @@ impl Row {
     /// The text under `key`, if there is one.
     ///
     /// # Errors
-    /// Where something else stands there.
+    /// If the value has another type.
     pub fn optional_text(&self, key: &str) -> Result<Option<&str>> {
         match self.read(key)? {
             None | Some(Value::Null) => Ok(None),
@@ -178,7 +178,7 @@ impl Row {
         }
     }
 
-    /// What stands under `key`.
+    /// The value under `key`.
     fn read(&self, key: &str) -> Result<Option<&Value>> {
         refuse_lost(&self.lost, |path| path.first() == Some(&key))
             .map_err(|cause| anyhow!("{}: {cause}", self.place))?;
@@ -188,7 +188,7 @@ impl Row {
     /// The whole number under `key`, if there is one.
     ///
     /// # Errors
-    /// Where something else stands there.
+    /// If the value has another type.
     pub fn optional_count(&self, key: &str) -> Result<Option<usize>> {
         match self.read(key)? {
             None | Some(Value::Null) => Ok(None),
@@ -202,7 +202,7 @@ impl Row {
     /// The texts under `key`: a list, or one text.
     ///
     /// # Errors
-    /// Where something else stands there.
+    /// If the value has another type.
     pub fn texts(&self, key: &str) -> Result<Vec<&str>> {
         match self.read(key)? {
             None | Some(Value::Null) => Ok(vec![]),
@@ -220,7 +220,7 @@ impl Row {
     /// `N` whole numbers under `key`, or a list of such; `None` where the key is missing.
     ///
     /// # Errors
-    /// Where something else stands there.
+    /// If the value has another type.
     pub fn tuples<const N: usize>(&self, key: &str) -> Result<Option<Vec<[usize; N]>>> {
         let value = match self.read(key)? {
             None | Some(Value::Null) => return Ok(None),

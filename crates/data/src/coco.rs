@@ -247,7 +247,7 @@ struct Lists {
 }
 
 impl Lists {
-    /// Takes a part of the object; of a key that stands there twice the last counts.
+    /// Takes a part of the object; of a repeated key the last counts.
     fn take(&mut self, key: &str, part: Part<'_>) {
         let file = &mut self.file;
         match (key, part) {

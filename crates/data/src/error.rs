@@ -276,7 +276,7 @@ pub enum RowCause {
         /// The key, as a path.
         key: &'static str,
     },
-    /// A key that must be there, and stands there under another name.
+    /// A required key that is there under another name.
     #[error(
         "missing key `{key}`; `{found}` is not read\n\
          hint: rename it, or let `vlm-r1 data convert` make rows of other forms"
@@ -302,7 +302,7 @@ pub enum RowCause {
         key: &'static str,
         /// What may stand there.
         expected: &'static str,
-        /// What stands there.
+        /// What was found.
         got: String,
     },
     /// A conversation that is not one question and one answer.
@@ -359,7 +359,7 @@ pub enum RowCause {
         image: String,
         /// The image folder.
         folder: PathBuf,
-        /// A link on the way to it.
+        /// A link in its path.
         link: Option<Link>,
     },
     /// An image path that leads out of its folder.
@@ -477,7 +477,7 @@ fn shown(number: &str) -> String {
     }
 }
 
-/// What became of a value that nobody of ours reads.
+/// What happens to a value that is not read here.
 pub(crate) fn read_as(what: &LostKind) -> String {
     match what {
         LostKind::NotFinite(number) => format!("holds {}, read as null", shown(number)),

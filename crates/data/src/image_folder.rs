@@ -156,7 +156,7 @@ fn leading_out(path: &Path, real: &Path) -> Option<Link> {
     (!target.starts_with(real)).then(|| Link { path: path.to_owned(), target })
 }
 
-/// The link on the way to a path whose end is not there.
+/// The link in a path whose target is missing.
 fn dangling(path: &Path) -> Option<Link> {
     let link = path.ancestors().find(|part| part.is_symlink())?;
     let target = fs::read_link(link).ok()?;

@@ -22,7 +22,7 @@ const MAX_PLACES: usize = 3;
 pub enum About {
     /// A mark in its text.
     Mark,
-    /// A key that nobody reads.
+    /// A key that is not read.
     Key,
     /// A value that JSON cannot hold, or that is probably a mistake.
     Value,

@@ -106,7 +106,7 @@ impl<R> Drop for Prefetcher<R> {
         self.queue.lock().exhausted = true;
         self.queue.drained.notify_all();
         for thread in self.threads.drain(..) {
-            // A worker catches the panics of its jobs; there is nobody to tell of another.
+            // A worker catches the panics of its jobs; any other cannot be reported.
             let _ = thread.join();
         }
     }

@@ -51,7 +51,7 @@ impl Processor {
     /// Reads a model folder.
     ///
     /// # Errors
-    /// A missing or broken file; settings that cannot be obeyed.
+    /// A missing or broken file; unsupported settings.
     pub fn from_dir(dir: &Path, options: &ProcessorOptions) -> Result<Self, DataError> {
         let image_processor = ImageProcessor::from_dir(dir, options.resize_backend)?
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?
@@ -188,7 +188,7 @@ impl Processor {
         else {
             return;
         };
-        // Whoever comes first says it.
+        // Only the first thread warns.
         if self.answer_tokens.swap(0, Ordering::Relaxed) > 0 {
             base::say!(
                 "warning: a prompt of {tokens} tokens and an answer of up to {answer} are more than `max_position_embeddings` {max} of \

@@ -156,7 +156,7 @@ impl RowFile {
     }
 }
 
-/// Rows on the way to [`Rows`].
+/// Builds [`Rows`].
 pub(crate) struct RowIndex<'a> {
     checks: &'a RowChecks,
     files: Vec<RowFile>,

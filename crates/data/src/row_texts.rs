@@ -21,7 +21,7 @@ pub struct RowText {
     pub item: Option<usize>,
     /// Where it begins in the file, bytes.
     pub offset: u64,
-    /// What stands there, or why nothing can.
+    /// The text, or why there is none.
     pub text: Result<Vec<u8>, RowCause>,
 }
 

@@ -244,7 +244,7 @@ impl CheckedImages {
 fn check_image(path: &Path) -> Result<(), ImageError> {
     let refuse = |cause| ImageError::File { path: path.to_owned(), cause };
     let head = read_head(path).map_err(|error| refuse(ImageCause::Unreadable(error)))?;
-    // Of so few bytes only the magic can be judged; that they end early says nothing.
+    // So few bytes show only the magic number; that they end early is expected.
     match image::decode(&head, u64::MAX) {
         Err(cause @ (ImageCause::Empty | ImageCause::NotAnImage { .. })) => Err(refuse(cause)),
         _ => Ok(()),

@@ -102,7 +102,7 @@ struct End {
 #[derive(Default)]
 struct Ends {
     list: Vec<End>,
-    /// What transformers' `generate` obeys: the first of its files that has any.
+    /// The end tokens that transformers' `generate` uses: those of the first file that has any.
     obeyed: Vec<u32>,
     of_turn: Option<u32>,
 }

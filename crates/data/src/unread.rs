@@ -163,7 +163,7 @@ fn unread_of_turn(turn: &Value, shown: &[String], unread: &mut Vec<UnreadKey>) {
     }
 }
 
-/// Whether a column holds media, by its name or by what stands there.
+/// Whether a column holds media, by its name or its value.
 fn media_of(key: &str, value: &Value) -> Option<Why> {
     if !matches!(value, Value::String(_) | Value::Array(_) | Value::Object(_)) {
         return None;

@@ -141,7 +141,7 @@ fn what_was_meant_by_a_missing_key_is_found() {
     assert_eq!(meant("solution", &row), None);
 }
 
-/// The page or file that an image came from says nothing against the row.
+/// The web page or file that an image came from is no reason to warn.
 #[test]
 fn addresses_on_the_web_are_let_be() {
     let address = "https://farm4.example.com/1234_b.jpg";

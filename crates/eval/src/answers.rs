@@ -1,4 +1,4 @@
-//! Answers on disk: a line for each as it ends, so that a killed evaluation goes on where it was.
+//! Completions on disk, one line as each ends, so that a killed evaluation resumes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::questions::Questions;
 
 /// Name of the file.
 pub const ANSWERS: &str = "answers.jsonl";
-/// What sampling counted, a line for each batch.
+/// Counters of sampling, one line per batch.
 pub const SAMPLING: &str = "sampling.jsonl";
 
 /// Answers that a row still lacks.
@@ -60,7 +60,7 @@ pub struct StoredAnswer {
     pub image: Value,
     /// The question, without its template.
     pub question: String,
-    /// What the model said.
+    /// The text of the completion.
     pub model_output: String,
     /// Tokens of it, without the one that ends it.
     pub tokens: usize,

@@ -1,4 +1,4 @@
-//! What a model that ignores the image, or looks at the wrong one, would score.
+//! Baselines: the scores of a model that ignores the image, or looks at the wrong one.
 
 use base::Example;
 use rewards::boxes::{BoundingBox, iou_vlm_r1, parse_solution};
@@ -46,7 +46,7 @@ pub fn constant_box_ious(answer: BoundingBox, truths: &[BoundingBox]) -> Vec<f64
 }
 
 /// The rows with each other's images: row `i` gets those of row `i + n / 2`, questions and truths
-/// stay. What a model scores on them owes nothing to what it sees.
+/// stay. A score on these rows does not come from seeing the image.
 pub fn shuffled_images(samples: &[Example]) -> Vec<Example> {
     let half = samples.len() / 2;
     let donors = samples.iter().cycle().skip(half);

@@ -1,4 +1,4 @@
-//! Two evaluations of the same questions: is the second better, by how much, and which answers turned?
+//! Compares two evaluations of the same questions: whether the second is better, by how much, and which completions changed.
 //!
 //! Differences are paired: question by question, or for average precision image by image, the same
 //! draws for both. Whether more questions became better than worse by chance is the exact sign test,
@@ -19,7 +19,7 @@ use crate::summary::{is_binary, is_detection, per_question};
 /// Two evaluations side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// Figures of both; the first is the one that the task is about.
+    /// Metrics of both, the main metric of the task first.
     pub differences: Vec<Difference>,
     /// Questions that both answered, in the order of the first.
     pub pairs: Vec<Pair>,
@@ -94,7 +94,7 @@ impl Pair {
     }
 }
 
-/// What a comparison says.
+/// The verdict of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The interval of the main figure's difference lies above 0.
@@ -103,7 +103,7 @@ pub enum Verdict {
     Worse,
     /// 0 lies in it.
     CannotBeTold,
-    /// The questions differ, or the yardstick does: no interval would say which model is better.
+    /// The questions or the scoring differ: no interval would show which model is better.
     NotCalled,
 }
 
@@ -179,7 +179,7 @@ impl Comparison {
         }
     }
 
-    /// Why no winner is called, whatever the figures are.
+    /// Why no winner is named, whatever the metrics are.
     pub fn why_not_called(&self) -> Option<String> {
         let [only_before, only_after] = self.unpaired;
         if only_before + only_after > 0 {

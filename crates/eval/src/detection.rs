@@ -1,4 +1,4 @@
-//! Detection: the boxes of an answer against those of its image, and the figures of a set of images.
+//! Detection: the boxes of a completion against those of its image, and the metrics of a set of images.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -150,7 +150,7 @@ impl ImageScore {
 /// Figures of a set of images, by name.
 pub type Figures = BTreeMap<&'static str, f64>;
 
-/// A set of images with one answer each, ready to be counted in any choice.
+/// A set of images with one completion each, for metrics over any resample.
 pub struct Corpus {
     plain: MatchedImages,
     kept: MatchedImages,

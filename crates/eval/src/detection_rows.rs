@@ -1,4 +1,4 @@
-//! Detection asked by the rows that were trained on: each asks its own question, and its answer holds the true boxes.
+//! Detection on rows of the training form: each row has its own question, and its answer holds the true boxes.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::questions::{Question, Truth};
 /// Gives rows their true boxes; one whose answer holds none is bad.
 ///
 /// # Errors
-/// Settings that rows have no use for.
+/// Settings that do not apply to rows.
 pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), EvalError> {
     let unused = [
         ("labels", config.questions.labels.is_some()),

@@ -1,5 +1,5 @@
-//! Settings in which two evaluations differ: some make the model answer otherwise, others measure by
-//! another yardstick, so that the figures cannot be held against each other.
+//! Settings in which two evaluations differ. Some change the completions; others change the scoring,
+//! so that the metrics cannot be compared.
 
 use serde_json::{Map, Value, json};
 
@@ -64,7 +64,7 @@ impl Differences {
         Self { settings: names.into_iter().filter_map(pair).collect(), are_known }
     }
 
-    /// Settings by which the figures are not of one kind.
+    /// Settings that make the metrics incomparable.
     pub(crate) fn of_yardstick(&self) -> impl Iterator<Item = &str> {
         let names = self.settings.iter().map(|pair| pair.name.as_str());
         names.filter(|name| YARDSTICK.contains(name))

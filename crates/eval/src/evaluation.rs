@@ -1,4 +1,4 @@
-//! An evaluation from its settings to its figures, in a folder that it can be continued from.
+//! An evaluation from its settings to its metrics, in a folder from which it can resume.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::scoring::{self, Scorer, method_of};
 use crate::settled::{recorded, settled};
 use crate::summary::Summary;
 
-/// Name of the file of figures.
+/// Name of the file of metrics.
 pub const SUMMARY: &str = "summary.json";
 /// Bad rows that the summary lists.
 const MAX_LISTED: usize = 20;
@@ -40,11 +40,11 @@ pub struct Evaluation {
 pub struct Outcome {
     /// Every answer with its score.
     pub results: Results,
-    /// The figures.
+    /// The metrics.
     pub summary: Summary,
     /// What was counted of the answers.
     pub findings: Findings,
-    /// What makes the figures doubtful.
+    /// What makes the metrics doubtful.
     pub warnings: Vec<Warning>,
 }
 
@@ -137,7 +137,7 @@ impl Evaluation {
         })
     }
 
-    /// Says from now on that it is `model` which is asked, and that results go to `folder`.
+    /// Records that `model` is evaluated and that results go to `folder`.
     pub fn label(&mut self, model: String, folder: &Path) {
         self.config.asked.model = Some(model);
         self.config.run.output_dir = Some(folder.display().to_string());

@@ -1,5 +1,5 @@
-//! What makes figures doubtful: answers that were cut off, that nobody could read, that are empty or all
-//! alike, and boxes in other units than the task's. Counted for the summary and the page, said in words.
+//! What makes metrics doubtful: completions that are cut off, unreadable, empty or all alike, and boxes
+//! in other units than the task's. Counted for summary and page, and reported as warnings.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ const LONG: usize = 256;
 /// Characters of an answer that a message shows.
 const SHOWN: usize = 80;
 
-/// What a warning is about: each is said once during a run.
+/// The subject of a warning: each is given once during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Doubt {
     /// Rewards that do not look at the boxes of a box task.
@@ -41,7 +41,7 @@ pub enum Doubt {
     Units,
 }
 
-/// A doubt in words.
+/// A warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// What it is about.

@@ -1,4 +1,4 @@
-//! Why no box was read in an answer: what of the demanded form is missing.
+//! Why no box was read in a completion: what the required format lacks.
 
 use config::Extractor;
 use python::text::strip;

@@ -1,11 +1,11 @@
-//! Benchmarks: a model answers held-out questions, rules score the answers.
+//! Evaluation: a model answers questions, and rewards score its completions.
 //!
-//! The way of an evaluation: [`questions`] reads the rows, the crate `eval-runner` asks them of a model,
-//! [`answers`] keeps what was said line by line, [`scoring`] says what it is worth, [`results`] and [`summary`] hold the
-//! figures, [`findings`] what makes these doubtful, and [`compare`] tells two of them apart. [`evaluation`] joins them.
+//! [`questions`] reads the rows, the crate `eval-runner` samples, [`answers`] stores the completions
+//! line by line, [`scoring`] scores them, [`results`] and [`summary`] hold the metrics, [`findings`]
+//! warns where these are doubtful, and [`compare`] compares two evaluations. [`evaluation`] joins them.
 //!
 //! [`rec`] is referring-expression comprehension as VLM-R1 evaluates it; [`baselines`] are the scores
-//! that it must beat to mean anything. What an answer is worth is `rewards`' duty. No libtorch here.
+//! that a useful model must beat. No libtorch here.
 
 pub mod answers;
 pub mod baselines;

@@ -1,4 +1,4 @@
-//! Which questions of two evaluations are the same.
+//! Matches the questions of two evaluations.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Figures of two evaluations side by side, and the intervals of their differences.
+//! Metrics of two evaluations, and the intervals of their differences.
 
 use report::{Interval, paired_difference_interval, resampled};
 

@@ -1,4 +1,4 @@
-//! What is asked: the rows of the files, good and bad, in the order in which they are numbered.
+//! The questions: the rows of the files, good and bad, in their order.
 
 use base::{Example, SourceLine};
 use config::{EvalConfig, EvalTask};

@@ -2,8 +2,8 @@
 //! the last `[int, int, int, int]` in braces in the first answer, scaled from what the model saw to
 //! the image; correct where its IoU is above one half.
 //!
-//! Beside VLM-R1's accuracy stands the mean IoU with 0 where no box is found, the share of answers in
-//! the demanded form, and the IoU among those: which part of a gain is form and which is sharper boxes.
+//! Beside VLM-R1's accuracy: the mean IoU with 0 where no box is found, the share of well-formed
+//! completions, and the IoU among those. They separate gains in format from gains in localisation.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::EvalError;
 use crate::form;
 use crate::scoring::rec_format;
 
-/// The reward that says whether an answer has the demanded form.
+/// The reward that checks the format.
 pub(crate) const FORMAT: &str = "format";
 /// VLM-R1 calls a box correct above this IoU.
 pub const CORRECT_ABOVE: f64 = 0.5;

@@ -1,4 +1,4 @@
-//! Scored answers, and the file that holds them: VLM-R1's fields, and what else compares and shows them.
+//! Scored completions and their file: VLM-R1's fields, and further ones for comparisons and pages.
 
 use std::fs;
 use std::path::{Path, PathBuf};

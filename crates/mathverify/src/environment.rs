@@ -28,7 +28,7 @@ pub(crate) struct Scanner<'a> {
     text: &'a str,
     /// Where each of [`CLOSERS`] stands.
     closers: [Vec<usize>; 5],
-    /// Which of them was asked for last: texts are read from the left.
+    /// The one that was returned last: texts are read from the left.
     last: Cell<[usize; 5]>,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Scanner<'a> {
     fn joined(&self, at: usize, boxed: bool) -> impl Iterator<Item = Found> {
         let next = move |found: &Found| {
             let end = found.end;
-            // Most texts go on otherwise, and a search has its price.
+            // Most texts do not match, and a search is expensive.
             let may_join = matches!(self.text.as_bytes().get(end)?, b',' | b'a' | b'o');
             let joint = may_join.then(|| JOINT.find(&self.text[end..]))??;
             self.one(end + joint.end(), boxed)

@@ -361,7 +361,7 @@ fn read_latex(text: &str, found: &[Found]) -> (Option<Expr>, Option<String>) {
     (meanings.swap_remove(0), Some(plain.swap_remove(0)))
 }
 
-/// LaTeX, or what stands right of the last `=` of a chain that cannot be read whole.
+/// LaTeX, or the right side of the last `=` of a chain that cannot be parsed whole.
 fn parse_equation(text: &str) -> Option<Expr> {
     parse_latex(text).or_else(|| {
         if text.contains([',', ';']) {

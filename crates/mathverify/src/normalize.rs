@@ -245,7 +245,7 @@ fn without_units(mut text: String) -> String {
     text
 }
 
-/// What stands before the first `\text{` or `\mbox{`, where the text ends in its braces, with or
+/// The text before the first `\text{` or `\mbox{`, where the text ends in its braces, with or
 /// without a power: `5 \text{ cm}^2`. Nothing is cut from a text that is all unit.
 fn without_text_unit(text: &str) -> Option<&str> {
     let start = [r"\text{", r"\mbox{"].iter().filter_map(|command| text.find(command)).min()?;

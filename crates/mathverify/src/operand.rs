@@ -107,7 +107,7 @@ impl Parser<'_> {
         self.at += 1;
         match token {
             Token::Number(text) => {
-                // A base, `204_5`, says nothing that is compared.
+                // A base, `204_5`, is not compared.
                 self.subscript()?;
                 Some(Expr::Number(Number::parse(&text)?))
             }

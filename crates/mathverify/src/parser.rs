@@ -264,7 +264,7 @@ impl Parser<'_> {
         }
     }
 
-    /// What stands above: one token or a group.
+    /// A superscript: one token or a group.
     pub(crate) fn exponent(&mut self) -> Option<Expr> {
         if self.eat('{') {
             let exponent = value(self.additive()?)?;

@@ -1,4 +1,4 @@
-//! What a tree is worth at a point: an exact fraction where arithmetic keeps it one, else a complex
+//! The value of an expression at a point: an exact fraction where arithmetic keeps it one, else a complex
 //! number with a bound on its error. Bounded in size and work: beyond the bounds a tree has no value.
 
 use std::cmp::Ordering;

@@ -63,29 +63,29 @@ pub fn loads(text: &str) -> Option<Json<'_>> {
 pub struct JsonError {
     /// Offset in bytes, from 0.
     pub at: usize,
-    /// What stands there.
+    /// What was found.
     pub reason: &'static str,
 }
 
-/// A text as a value that has no place for all that Python reads.
+/// A text as a [`Value`], which cannot hold everything that Python reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
     /// The value, `null` where a number is not finite.
     pub value: Value,
-    /// What the value does not hold as it stands in the text, in order.
+    /// What was lost, in order.
     pub lost: Vec<Lost>,
 }
 
-/// Something that [`Value`] does not hold.
+/// Something that [`Value`] cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// Keys and numbers on the way to it: `conversations`, `1`, `value`.
+    /// Its path: `conversations`, `1`, `value`.
     pub path: Vec<String>,
     /// What it is.
     pub what: LostKind,
 }
 
-/// What [`Value`] has no place for.
+/// What [`Value`] cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LostKind {
     /// `NaN`, `Infinity` or a number too large for an `f64`; read as `null`.
@@ -125,7 +125,7 @@ pub enum Part<'a> {
     Value(Json<'a>),
 }
 
-/// Shows `visit` the keys of an object with what stands there, lists item by item: no more than one item is in memory.
+/// Calls `visit` with each key of an object and its value, lists item by item, so that only one item is in memory.
 ///
 /// # Errors
 /// As [`parse`]; a text that is no object.
@@ -148,7 +148,7 @@ impl std::fmt::Display for Json<'_> {
             Self::Number(number) if number.is_infinite() => {
                 f.write_str(if *number > 0.0 { "Infinity" } else { "-Infinity" })
             }
-            // Nobody writes -0.
+            // Avoids `-0`.
             Self::Number(number) => write!(f, "{}", number + 0.0),
             Self::Text(text) => f.write_str(&quoted(text)),
             Self::List(items) => {
@@ -265,7 +265,7 @@ struct Reader<'a> {
     /// The numbers of those with half a surrogate pair.
     torn: Vec<usize>,
     is_torn: bool,
-    /// Why there is no going on, where it is not what stands at `at`.
+    /// Why reading stopped, where the text at `at` does not tell.
     failed: Option<&'static str>,
 }
 

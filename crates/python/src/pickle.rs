@@ -1,9 +1,9 @@
 //! Python pickles of plain data as JSON values: numbers, texts, lists, dicts, and NumPy's arrays and
 //! numbers of them.
 //!
-//! A pickle is a program for a machine with a stack. This machine knows the instructions that build plain
-//! data and none that calls: a name out of a module is an error, but for those by which NumPy writes
-//! arrays, which are taken as the description that they are. Protocols 0 to 5
+//! A pickle is a program for a stack machine. This machine has the instructions that build plain data
+//! and none that calls a function. A name from a module is an error, except for those by which NumPy
+//! describes arrays. Protocols 0 to 5
 //! (<https://docs.python.org/3/library/pickletools.html>).
 
 mod machine;
@@ -44,8 +44,8 @@ pub fn parse(bytes: &[u8]) -> Result<Value, PickleFault> {
     value.map_err(|reason| PickleFault { byte: bytes.len(), reason })
 }
 
-/// Turns what the machine has built into values. What is referred to many times is copied, so both
-/// depth and number are bounded.
+/// Converts the nodes of the machine to values. Shared nodes are copied, so depth and number are
+/// bounded.
 struct Export<'a> {
     machine: &'a Machine,
     left: usize,

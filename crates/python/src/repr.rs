@@ -1,4 +1,4 @@
-//! What Python's `str()` makes of a JSON value: what VLM-R1 compares and teaches is written by it.
+//! Python's `str` and `repr` of JSON values: VLM-R1 compares and trains on such texts.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::json::Json;
 
-/// `str(value)` of a value without what [`Value`] does not hold.
+/// `str(value)` of a [`Value`].
 pub fn str_of(value: &Value) -> String {
     str(&borrowed(value))
 }

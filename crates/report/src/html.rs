@@ -73,7 +73,7 @@ pub struct Table {
     pub header: Vec<String>,
     /// Cells, row by row.
     pub rows: Vec<Vec<String>>,
-    /// What stands below; may be empty.
+    /// Text below the table; may be empty.
     pub caption: String,
 }
 

@@ -93,7 +93,7 @@ pub fn mean_interval(values: &[f64], seed: u64) -> Result<Interval, ReportError>
     })
 }
 
-/// What `statistic` says of `resamples` draws with replacement from `count` items; it is told how often
+/// The values of `statistic` on `resamples` draws with replacement from `count` items; it is given how often
 /// each item was drawn.
 pub fn resampled<T>(
     count: usize,

@@ -5,7 +5,7 @@ use python::text::{is_space, strip};
 const OPEN: &str = "<answer>";
 const CLOSE: &str = "</answer>";
 
-/// What stands between the first `<answer>` and the first `</answer>` after it.
+/// The text between the first `<answer>` and the first `</answer>` after it.
 pub fn first_answer(text: &str) -> Option<&str> {
     answers(text).next()
 }

@@ -1,4 +1,4 @@
-//! Names to rewards, and the weighted sum over several.
+//! The registry of rewards by name, and their weighted sum.
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use crate::repetition::Repetition;
 /// One completion with all that a reward may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct RewardInput<'a> {
-    /// What the model answered.
+    /// The text of the completion.
     pub completion: &'a str,
     /// The true answer, `<answer> ... </answer>`.
     pub solution: &'a str,
@@ -44,7 +44,7 @@ pub struct RewardInput<'a> {
     pub sample: Option<&'a str>,
     /// Step of the training that asks, from 1; none outside training.
     pub step: Option<u64>,
-    /// Tokens of the completion without the one that ends it; none where nobody counted them.
+    /// Tokens of the completion without its end token, if they were counted.
     pub completion_tokens: Option<usize>,
 }
 
@@ -383,7 +383,7 @@ impl RewardSet {
         Scores { per_reward, total }
     }
 
-    /// What `ask` hears of each reward, all at the same time: some wait for other programs.
+    /// Calls `ask` for all rewards in parallel: some wait for other programs.
     fn each_reward<T: Send>(
         &self,
         ask: impl Fn(&dyn Reward) -> Result<T, RewardError> + Sync,
@@ -472,7 +472,7 @@ fn timed(
     Ok((scores, ScoringTime::Rows(times)))
 }
 
-/// The result of a thread; its panic goes on here.
+/// The result of a thread; its panic is resumed here.
 pub(crate) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -34,7 +34,7 @@ impl Repeats {
     }
 }
 
-/// What stands between the first `open` and the end of its block.
+/// The text between the first `open` and the end of its block.
 fn block<'a>(text: &'a str, open: &str) -> Option<&'a str> {
     let (_, body) = text.split_once(open)?;
     let (inside, _) = body.split_once("```")?;

@@ -27,7 +27,7 @@ pub struct ScoringQueue<'a, 's> {
 }
 
 impl ScoringQueue<'_, '_> {
-    /// The row at `index` is known from now on. Each row is told of once.
+    /// Announces that the row at `index` is complete. Call it once per row.
     pub fn push(&self, index: usize) {
         for sender in &self.senders {
             // The thread of a failed reward is gone: its error is returned at the end.
@@ -37,7 +37,7 @@ impl ScoringQueue<'_, '_> {
 
     /// Whether a reward has failed, so that further work is useless.
     pub fn has_failed(&self) -> bool {
-        // Until all rows are told, only a failure ends a thread.
+        // Before all rows are announced, only a failure ends a thread.
         self.threads.iter().any(ScopedJoinHandle::is_finished)
     }
 }
@@ -75,7 +75,7 @@ impl RewardSet {
     }
 }
 
-/// The scores of one reward for the rows that it is told of, until nobody is left to tell.
+/// The scores of one reward for the announced rows, until the sender is dropped.
 fn listen<'r>(
     reward: &dyn Reward,
     told: &Receiver<usize>,
@@ -86,7 +86,7 @@ fn listen<'r>(
     let mut waiting = Vec::new();
     while let Ok(first) = told.recv() {
         waiting.push(first);
-        // What came while the reward was busy is asked for together.
+        // Rows that arrived while the reward was busy are scored together.
         waiting.extend(told.try_iter());
         for batch in take_whole(&mut waiting, reward.batch(), size) {
             let rows: Vec<RewardInput<'_>> = batch.iter().map(|&index| row(index)).collect();
@@ -102,7 +102,7 @@ fn listen<'r>(
     concluded(reward, scores)
 }
 
-/// Takes the rows that can be asked for, in batches, each in order.
+/// Takes the rows that can be scored now, in batches, each in order.
 fn take_whole(waiting: &mut Vec<usize>, batch: RewardBatch, size: StepSize) -> Vec<Vec<usize>> {
     waiting.sort_unstable();
     let unit = match batch {

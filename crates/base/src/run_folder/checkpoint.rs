@@ -64,7 +64,7 @@ impl RunFolder {
         Ok(pending)
     }
 
-    /// Renames a checkpoint that cannot be used to `checkpoint-100.damaged-1`, where none looks for one; returns the
+    /// Renames an unusable checkpoint to `checkpoint-100.damaged-1`, so that it is not found again; returns the
     /// new name.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl RunFolder {
     }
 }
 
-/// The checkpoints that the folder of a run holds, oldest first; nobody is kept from writing to it.
+/// The checkpoints in the folder of a run, oldest first. The folder is not locked.
 ///
 /// # Errors
 /// Where the folder cannot be read.

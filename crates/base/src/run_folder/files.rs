@@ -23,7 +23,7 @@ pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
     move |source| RunError::Io { path, source }
 }
 
-/// The name beside `path` under which it is made or taken down.
+/// The temporary name beside `path`.
 pub(super) fn unfinished(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{UNFINISHED}{name}"))
@@ -116,7 +116,7 @@ pub(super) fn free_name(path: &Path, word: &str) -> PathBuf {
     }
 }
 
-/// Sets aside what cannot be used where a file or folder of ours belongs, and says so.
+/// Renames what cannot be used in the place of a file or folder of the run, and warns.
 pub(super) fn clear_away(path: &Path, cause: &str) -> Result<(), RunError> {
     let aside = set_aside(path, "damaged")?;
     crate::say!(

@@ -29,7 +29,7 @@ pub(super) struct Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         if let Some(path) = &self.holder {
-            // What stays names a process that is gone, and is passed over.
+            // A file that stays names a dead process, and is ignored.
             let _ = fs::remove_file(path);
         }
     }
@@ -255,7 +255,7 @@ mod tests {
         for part in ["process 7 on host `elsewhere`", "hint: ", HOLDER] {
             assert!(error.contains(part), "{error}");
         }
-        // Killed before it wrote its name: nobody knows.
+        // Killed before it wrote its name: unknown.
         fs::write(dir.path().join(HOLDER), "").unwrap();
         let error = lock_by(dir.path(), none).unwrap_err().to_string();
         assert!(error.contains(HOLDER), "{error}");

@@ -164,7 +164,7 @@ impl RunFolder {
         self.log.clone()
     }
 
-    /// Appends a line to `log.txt`, with the time. What is said by [`crate::console::say`] stands there anyway.
+    /// Appends a line to `log.txt`, with the time. Lines of [`crate::console::say`] are in it already.
     pub fn log_line(&self, line: &str) {
         self.log.line(line);
     }
@@ -238,7 +238,7 @@ fn lines(values: &[Value]) -> String {
 
 /// The log, and the bytes that are in it already.
 fn open_log(path: &Path) -> Result<(Log, u64), RunError> {
-    // Whoever opens a pipe waits for its reader.
+    // Opening a pipe blocks until it has a reader.
     if fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo()) {
         clear_away(path, "a pipe, not a file")?;
     }

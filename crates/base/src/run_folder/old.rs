@@ -90,7 +90,7 @@ impl RunFolder {
         Ok(written)
     }
 
-    /// Leaves the log of earlier processes at `old`, and goes on with the lines of this one.
+    /// Moves the log of earlier processes to `old` and keeps the lines of this one.
     fn begin_log(&mut self, old: &Path) -> Result<(), RunError> {
         let path = self.dir.join(LOG);
         let Ok(Some(bytes)) = read_by_product(&path) else {

@@ -27,7 +27,7 @@ impl RunFolder {
         for (_, path) in &checkpoints[..num_old] {
             take_down(&path.join(TRAINER_STATE))?;
         }
-        // What was being taken down when a process was killed.
+        // Left half removed by a killed process.
         for (_, path) in self.checkpoints()? {
             remove_unfinished(&path, |name| name == TRAINER_STATE)?;
         }

@@ -13,12 +13,12 @@ const MAX_COUNTED: usize = 100_000;
 const MAX_TEXT: usize = 60;
 /// Texts up to this length are kept whole, bytes.
 const MAX_KEPT_BYTES: usize = 200;
-/// Most frequent texts that are told.
+/// Number of frequent texts that are reported.
 const NUM_TOP: usize = 8;
 /// Rows from which one answer in all of them is suspicious.
 const FEW_ROWS: u64 = 20;
 
-/// A text with how often it stands there.
+/// A text and its count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TextCount {
     /// The text, shortened.

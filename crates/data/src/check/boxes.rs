@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// A box of a true answer, as it stands there.
+/// A box of a true answer, as written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerBox {
     /// Its label, where it has one.
@@ -34,7 +34,7 @@ pub(super) fn boxes_of(answer: &str) -> Vec<AnswerBox> {
     }
 }
 
-/// What stands in the last ```` ```json ```` block.
+/// The content of the last ```` ```json ```` block.
 fn fenced(answer: &str) -> Option<&str> {
     let start = answer.rfind("```json")? + "```json".len();
     let end = answer[start..].find("```")?;

@@ -13,7 +13,7 @@ use crate::image::{ImageCause, ImageError};
 pub enum Level {
     /// Training would refuse the row, or could never reward its true answer.
     Error,
-    /// Training would go on, perhaps not as meant.
+    /// Training would run, perhaps not as intended.
     Warning,
 }
 
@@ -52,7 +52,7 @@ kinds! {
     ImageMarks = "image_marks", Error, "no `<image>` mark, or one for each image";
     /// A control token of the model written out.
     ReservedToken = "reserved_token", Error, "no control token of the model in question or answer";
-    /// Images that nobody reads, in a row that shows nothing else.
+    /// Images under an unread key, in a row without other images.
     HiddenMedia = "hidden_media", Error, "file names of all images in `image`";
     /// An image that is not there.
     ImageMissing = "image_missing", Error, "a file inside the image folder";
@@ -72,15 +72,15 @@ kinds! {
     BadPrompt = "bad_prompt", Error, "a question that the chat template takes";
     /// A solution that no completion could be scored against.
     Unscorable = "unscorable", Error, "a solution that the configured rewards can read";
-    /// A key that nobody reads although it looks meant.
+    /// An unread key that looks like a mistake.
     UnreadKey = "unread_key", Warning, "`image`, `conversations` and `accu_reward_method` under these names; other keys mean nothing here";
-    /// What Python's JSON has and JSON has not, in a key that nobody reads.
+    /// A value that only Python's JSON has, under an unread key.
     OddValue = "odd_value", Warning, "finite numbers, whole numbers of 64 bits and whole characters, in all columns; an answer that is not null";
     /// A mark that other trainers fill.
     Placeholder = "placeholder", Warning, "text as the model is to read and to write it";
     /// An image that its metadata turn.
     OrientedImage = "oriented_image", Warning, "files that are stored upright, or `--apply_exif true` and boxes of the turned images";
-    /// A search for boxes that no reward of boxes scores.
+    /// A task of boxes without a reward that compares boxes.
     NoBoxReward = "no_box_reward", Warning, "a reward that compares boxes: `--is_reward_customized_from_vlm_module true`, or `giou` or `diou` in `--reward_funcs`";
     /// A true answer that does not earn the full reward.
     LowTrueScore = "low_true_score", Warning, "the true answer earns the full reward";
@@ -143,7 +143,7 @@ impl Kind {
 pub struct Finding {
     /// What.
     pub kind: Kind,
-    /// What stands there, in words.
+    /// Its text.
     pub text: String,
 }
 

@@ -26,7 +26,7 @@ pub struct ImageFacts {
     pub path: PathBuf,
     /// Width and height, px.
     pub size: [u32; 2],
-    /// How its metadata turn it, where that is not obeyed.
+    /// How its metadata would turn it, where orientation is not applied.
     pub orientation: Option<Orientation>,
     /// The first half of SHA-256 of the file.
     pub(super) digest: [u8; 16],
@@ -82,7 +82,7 @@ impl ImageFacts {
     }
 }
 
-/// The levels in which two lookalikes' means may differ.
+/// How far the means of two similar images may differ, levels.
 pub(super) const MAX_MEAN_DIFFERENCE: f64 = MAX_CELL_DIFFERENCE as f64;
 
 fn thumbnail(image: &RgbImage) -> [u8; CELLS] {
@@ -115,7 +115,7 @@ fn thumbnail(image: &RgbImage) -> [u8; CELLS] {
 /// A decoded image, or why it is none.
 type Decoded = Result<Arc<ImageFacts>, String>;
 
-/// Images by path, each decoded by whoever asks for it first; others wait for that.
+/// Images by path, each decoded once; other threads wait for the first.
 #[derive(Debug, Default)]
 pub(super) struct Images(Mutex<HashMap<PathBuf, Arc<OnceLock<Decoded>>>>);
 

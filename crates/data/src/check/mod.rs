@@ -195,7 +195,7 @@ impl Checker {
 
     fn begin_file(&mut self, path: &Path, is_test: bool) {
         self.convention = Convention::default();
-        // Rows may stand in train and test alike: that is told of their images.
+        // Rows in both train and test are reported by their images.
         if self.files.last().is_some_and(|file| file.is_test != is_test) {
             self.rows.clear();
             self.questions.clear();

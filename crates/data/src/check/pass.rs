@@ -19,9 +19,9 @@ use crate::row_texts::{RowText, RowTexts};
 use crate::rows::DataFile;
 use crate::unread::ReadKeys;
 
-/// Rows looked at ahead of the one that is asked for.
+/// Rows checked ahead of the one that is awaited.
 const AHEAD: usize = 256;
-/// Boxes of a row that are told, at most.
+/// Most boxes that are reported of a row.
 const TOLD_BOXES: usize = 3;
 
 /// A further look at a good row, asked on worker threads.
@@ -61,7 +61,7 @@ pub struct SeenRow {
     pub prompt_tokens: Option<u32>,
     /// What is wrong with it.
     pub findings: Vec<Finding>,
-    /// Whether its boxes are taken for pixels because nobody said what they are.
+    /// Whether its boxes are assumed to be pixels because no unit is given.
     pub(super) is_in_pixels: bool,
 }
 
@@ -281,7 +281,7 @@ fn nothing(place: SourceLine, finding: Finding) -> SeenRow {
     }
 }
 
-/// What is odd about a row that is read all the same.
+/// Oddities of a row that is read all the same.
 fn odd(row: &ReadRow) -> Vec<Finding> {
     let example = &row.example;
     let texts = [("question", example.problem.as_str()), ("answer", &example.answer)];
@@ -310,7 +310,7 @@ fn turned(image: &SeenImage) -> Option<String> {
 
 /// A box as answers write it.
 fn shown(corners: [f64; 4]) -> String {
-    // Nobody writes -0.
+    // Avoids `-0`.
     let [x1, y1, x2, y2] = corners.map(|edge| edge + 0.0);
     format!("[{x1}, {y1}, {x2}, {y2}]")
 }

@@ -72,7 +72,7 @@ fn is_cut([x, y, width, height]: [f64; 4], size: Option<[f64; 2]>) -> bool {
 
 /// A box in words.
 pub(super) fn shown([x, y, width, height]: [f64; 4]) -> String {
-    // Nobody writes -0.
+    // Avoids `-0`.
     let [x, y, width, height] = [x, y, width, height].map(|edge| edge + 0.0);
     format!("[{x}, {y}, {width}, {height}]")
 }
@@ -148,7 +148,7 @@ impl Scene {
             return Ok(());
         }
         let there: HashSet<&str> = self.objects.iter().map(|o| o.label.as_str()).collect();
-        // Without a box that can be shown a category can neither be asked for nor be absent.
+        // A category without a usable box is neither asked for nor counted as absent.
         let boxed = |object: &&Object| {
             let bbox = object.bbox.as_ref().ok();
             !object.is_crowd && bbox.is_some_and(|b| corners(*b, self.size).is_some())

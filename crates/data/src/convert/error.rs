@@ -66,7 +66,7 @@ pub enum ConvertError {
     /// A row that could not be written.
     #[error(transparent)]
     Write(WriteError),
-    /// The user asked for the end.
+    /// The user stopped the conversion.
     #[error("stopped: nothing was written")]
     Stopped,
 }

@@ -49,7 +49,7 @@ pub(crate) fn json_error(path: &Path, text: &str, error: JsonError) -> ConvertEr
 pub(super) struct Item {
     /// `file: item 3`, counted from 1.
     pub(super) place: String,
-    /// What stands there, or why nothing can.
+    /// The value, or why it cannot be read.
     pub(super) object: Result<Map<String, Value>, String>,
     /// What of it JSON does not have, under keys that are not `read`.
     pub(super) lost: Vec<Lost>,
@@ -68,7 +68,7 @@ pub(super) fn items(
         let line = text.line;
         let columns = text.text.and_then(|text| parse_columns(&text));
         let (object, lost) = match columns {
-            // Rows are missing, and nobody knows how many.
+            // An unknown number of rows is missing.
             Err(RowCause::TornList) => {
                 let reason = format!("line {line}: {}", RowCause::TornList);
                 return Err(ConvertError::Form { path: path.clone(), reason });

@@ -1,6 +1,6 @@
 //! LLaMA-Factory's ShareGPT and ms-swift's messages: `messages` of `role` and `content`, or `conversations` of `from` and
 //! `value`, with `images` beside them; a list, or one object a line. `<ref-object>` and `<bbox>` of ms-swift are filled from
-//! `objects`. What a row of ours has no place for leaves its row out, counted.
+//! `objects`. Rows that VLM-R1's form cannot hold are left out and counted.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::placeholders::placeholders;
 use crate::row::{IMAGE_MARK, RESERVED_TOKENS};
 use crate::unread::{ReadKeys, Why, changes_meaning, has_content, hidden_media};
 
-/// Keys of the turns, of who speaks, and of what is said.
+/// Keys of the turns, of the speaker and of the text.
 const FORMS: [(&str, &str, &str); 2] =
     [("messages", "role", "content"), ("conversations", "from", "value")];
 /// The keys that become a part of rows.
@@ -24,7 +24,7 @@ const HUMAN: [&str; 2] = ["user", "human"];
 const MODEL: [&str; 2] = ["assistant", "gpt"];
 /// Keys of the images.
 const IMAGES: [&str; 2] = ["images", "image"];
-/// What rows of ours cannot show.
+/// Media that rows cannot hold here.
 const OTHER_MEDIA: [&str; 4] = ["videos", "audios", "video", "audio"];
 /// Keys of a row that change what is asked or taught, and why their row is left out.
 const MEANINGS: [(&str, &str); 17] = [
@@ -105,7 +105,7 @@ fn draft(object: &Map<String, Value>) -> Result<Draft, Refusal> {
     let marks = marks.filter(|mark| *mark != IMAGE_MARK);
     if let Some(mark) = marks.chain(placeholders(&answer)).next() {
         let text = format!("nothing says what `{mark}` stands for");
-        // Of these the check of rows speaks.
+        // The check of rows reports these.
         if !RESERVED_TOKENS.contains(&mark) {
             return Err(("placeholder", text));
         }
@@ -182,7 +182,7 @@ fn filled(texts: [&str; 2], objects: Option<&Value>) -> Result<[String; 2], Refu
     Ok(texts)
 }
 
-/// What stands for a mark: a name, or a box in pixels of the image.
+/// The text that replaces a mark: a name, or a box in pixels of the image.
 fn value_of(key: &str, value: Option<&Value>, objects: Option<&Value>) -> Result<String, Refusal> {
     let refused = |what: &str| Err(("placeholder", format!("`objects.{key}`: {what}")));
     let units = objects.and_then(|objects| objects.get("bbox_type")?.as_str());

@@ -48,9 +48,9 @@ pub struct ConvertOptions {
     pub image_prefix: String,
     /// What of RefCOCO a row is made of.
     pub row_per: RowPer,
-    /// Fewest and most absent categories that are asked for beside those that are there.
+    /// Fewest and most absent categories to ask for beside the present ones.
     pub negatives: [usize; 2],
-    /// Share of images of which only absent categories are asked for.
+    /// Share of images that are asked for absent categories only.
     pub none_share: f64,
     /// Ask for all categories of OVDEval's file; none: as its evaluation does.
     pub all_categories: Option<bool>,

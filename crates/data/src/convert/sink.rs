@@ -18,7 +18,7 @@ use crate::notices::Notices;
 use crate::row::{IMAGE_MARK, RowChecks, parse_row};
 use crate::unread::ReadKeys;
 
-/// Examples that are told of each reason.
+/// Examples that are reported for each reason.
 const MAX_EXAMPLES: usize = 3;
 
 /// A row before it has its form.

@@ -47,7 +47,7 @@ pub struct ImageProcessorConfig {
     pub do_rescale: bool,
     /// Whether to subtract the mean and divide by the standard deviation.
     pub do_normalize: bool,
-    /// Whether to convert to RGB; only `true` can be obeyed.
+    /// Whether to convert to RGB; only `true` is supported.
     pub do_convert_rgb: bool,
     /// Filter, by Pillow's number: 1 Lanczos, 2 bilinear, 3 bicubic.
     pub resample: u32,
@@ -217,7 +217,7 @@ impl ImageProcessorConfig {
         self.patch_size * self.merge_size
     }
 
-    /// Refuses what cannot be obeyed, and gives the filter that `resample` numbers.
+    /// Refuses unsupported settings; returns the filter of `resample`.
     pub(super) fn check(&self, backend: ResizeBackend) -> Result<Filter, ImageError> {
         let bad = |key, got: String, expected| ImageError::BadSetting { key, got, expected };
         if let Some(name) = &self.image_processor_type

@@ -38,14 +38,14 @@ pub enum ImageError {
         /// Where and why reading stopped.
         source: serde_json::Error,
     },
-    /// A setting has a value that cannot be obeyed.
+    /// A setting has an unsupported value.
     #[error("image processor: `{key}`: got {got}, expected {expected}")]
     BadSetting {
         /// The setting's key.
         key: &'static str,
         /// Its value.
         got: String,
-        /// The values that can be obeyed.
+        /// The supported values.
         expected: &'static str,
     },
 }

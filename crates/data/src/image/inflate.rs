@@ -441,7 +441,7 @@ fn fixed_codes() -> Result<[Code; 2], Stop> {
     Ok([Code::new(&lengths, "fixed code", true)?, Code::new(&[5; 32], "fixed code", true)?])
 }
 
-/// What a stream comes to whose content nobody needs.
+/// The result of unpacking a stream whose content is not needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measured {
     /// Bytes, as far as the stream is there.

@@ -100,7 +100,7 @@ pub fn decode_upright(
     })
 }
 
-/// What stands beside the image in a file.
+/// The metadata of a file.
 #[derive(Default)]
 struct Metadata {
     exif: Vec<u8>,

@@ -34,7 +34,7 @@ impl ImageProcessor {
     /// Reads the settings of a model folder.
     ///
     /// # Errors
-    /// The folder has none, or one that cannot be obeyed.
+    /// The folder has no settings, or unsupported ones.
     pub fn from_dir(dir: &Path, backend: ResizeBackend) -> Result<Self, ImageError> {
         Self::new(ImageProcessorConfig::from_dir(dir)?, backend)
     }
@@ -43,7 +43,7 @@ impl ImageProcessor {
     /// [`MAX_DECODED_PIXELS`], unless told otherwise.
     ///
     /// # Errors
-    /// A setting cannot be obeyed.
+    /// A setting is not supported.
     pub fn new(config: ImageProcessorConfig, backend: ResizeBackend) -> Result<Self, ImageError> {
         let filter = config.check(backend)?;
         Ok(Self {

@@ -71,7 +71,7 @@ fn reasons(report: &ConvertReport) -> Vec<(&str, u64)> {
 }
 
 fn refcoco(protocol: u32) -> ConvertOptions {
-    let refs = golden(&format!("sources/refs_protocol_{protocol}.p"));
+    let refs = golden(format!("sources/refs_protocol_{protocol}.p"));
     ConvertOptions {
         annotations: Some(golden("sources/instances.json")),
         ..options(DataFormat::RefCoco, refs)
@@ -255,7 +255,7 @@ fn broken_json_is_refused_with_line_and_column() {
 #[test]
 fn d3_reads_numpy_boxes_and_draws_hard_negatives_first() {
     let of = |protocol: u32| {
-        let folder = golden(&format!("sources/d3_protocol_{protocol}"));
+        let folder = golden(format!("sources/d3_protocol_{protocol}"));
         options(DataFormat::D3, folder)
     };
     let (rows, _) = converted(&of(4));

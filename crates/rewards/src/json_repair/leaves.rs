@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
         spaces.into_iter().any(|c| c == '\n')
     }
 
-    /// Whether what stands at `after` can follow a value.
+    /// Whether the text at `after` can follow a value.
     fn ends_value(&self, after: usize, inside: Inside) -> bool {
         match self.after_blank(after) {
             None | Some(',' | '}' | ']' | ';' | '{') => true,

@@ -41,7 +41,7 @@ use crate::registry::{Reward, RewardInput, joined};
 pub struct PluginOptions {
     /// Processes of each reward; a batch is split among them.
     pub workers: usize,
-    /// What they are asked for at once.
+    /// How many rows one request holds.
     pub batch: RewardBatch,
     /// Longest wait for the scores of one batch, s.
     pub timeout_secs: f64,

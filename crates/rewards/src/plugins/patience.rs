@@ -109,7 +109,7 @@ impl Patience {
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps; a stop that is asked for meanwhile ends it.
+    /// Sleeps; a stop ends it early.
     fn sleep(&self, pause: Duration) {
         let end = Instant::now() + pause;
         let was_running = self.stop.is_running();

@@ -67,7 +67,7 @@ impl Watchdog {
         {
             return;
         }
-        // None yet, or someone ended it: the new one is told of all.
+        // There is none yet, or it was killed: the new one gets all groups.
         self.shell = None;
         if self.groups.is_empty() {
             return;

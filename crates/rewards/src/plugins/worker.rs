@@ -211,7 +211,7 @@ fn write_requests(mut stdin: impl Write, requests: &Receiver<Vec<u8>>) {
     }
 }
 
-/// Ends when the process closes its stdout or nobody waits.
+/// Ends when the process closes its stdout or the receiver is dropped.
 fn read_answers(stdout: impl Read, answers: &Sender<io::Result<String>>) {
     let mut stdout = BufReader::new(stdout);
     loop {

@@ -29,7 +29,7 @@ struct Adapted {
 fn adapted(name: &str) -> Adapted {
     let value = golden::json(&format!("lora/{name}/case.json"));
     Adapted {
-        folder: golden::folder(&format!("lora/{name}")),
+        folder: golden::folder(format!("lora/{name}")),
         case: Case::new(value["case"].as_str().unwrap()),
         value,
     }

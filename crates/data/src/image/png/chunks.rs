@@ -139,7 +139,7 @@ impl<'a> Chunks<'a> {
         Ok(())
     }
 
-    /// Chunks that say nothing of the image, and may be wrong all the same.
+    /// Ancillary chunks, which may still be invalid.
     fn read_other(&mut self, chunk: &Chunk<'_>) -> Result<(), ImageCause> {
         let data = chunk.whole()?;
         let least = match &chunk.name {
@@ -196,7 +196,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// The header chunk. What its kind of image would be is known; its size is checked by whoever asks for pixels.
+/// The header chunk. Its kind of image is checked here, its size when pixels are read.
 fn read_header(data: &[u8]) -> Result<Header, ImageCause> {
     let Some([w0, w1, w2, w3, h0, h1, h2, h3, depth, color, _, filter, interlace]) =
         data.first_chunk::<13>().copied()

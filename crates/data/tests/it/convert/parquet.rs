@@ -15,7 +15,7 @@ use testing::golden;
 fn parquet(name: &str, folder: &Path) -> ConvertOptions {
     ConvertOptions {
         image_folder: Some(folder.to_owned()),
-        ..options(DataFormat::Parquet, golden(&format!("sources/{name}.parquet")))
+        ..options(DataFormat::Parquet, golden(format!("sources/{name}.parquet")))
     }
 }
 
@@ -112,7 +112,7 @@ fn options_for(input: PathBuf, folder: &Path) -> ConvertOptions {
 fn a_folder_of_parquet_files_is_read_in_the_order_of_names() {
     let dir = tempfile::tempdir().expect("a folder");
     for (from, to) in [("one_image", "b.parquet"), ("many_images", "a.parquet")] {
-        fs::copy(golden(&format!("sources/{from}.parquet")), dir.path().join(to)).expect("copies");
+        fs::copy(golden(format!("sources/{from}.parquet")), dir.path().join(to)).expect("copies");
     }
     fs::write(dir.path().join("notes.txt"), "x").expect("writes");
     let (rows, _) = converted(&options_for(dir.path().to_owned(), &dir.path().join("images")));

@@ -56,7 +56,7 @@ pub struct JudgeOptions {
     pub concurrency: usize,
     /// Share of a step's requests that may fail; at 1 every failure is scored by equality.
     pub max_failed: f64,
-    /// Folder of the replies so far; without it, each is asked for again.
+    /// Folder that caches replies; without it, nothing is cached.
     pub cache: Option<PathBuf>,
     /// Address up to `/chat/completions`; without it `OPENAI_API_BASE`, else that of OpenAI.
     pub api_base: Option<String>,
@@ -179,7 +179,7 @@ impl Judge {
         }
     }
 
-    /// Asks again, unless the reply is in the cache.
+    /// Sends the request, unless the reply is in the cache.
     fn explain(&self, row: &RewardInput<'_>) -> Explanation {
         let verdict = self.verdicts(std::slice::from_ref(row)).pop();
         let verdict = verdict.expect("one verdict for each row");
@@ -197,10 +197,10 @@ impl Judge {
         }
     }
 
-    /// What the judge says of each row, or why it says nothing.
+    /// The verdict on each row, or why there is none.
     fn verdicts(&self, rows: &[RewardInput<'_>]) -> Vec<Result<f64, String>> {
         let requests: Vec<_> = rows.iter().map(|row| self.request(row)).collect();
-        // A group holds equal answers: each text is asked for once.
+        // Groups repeat completions: each text is sent once.
         let mut index_of: HashMap<&str, usize> = HashMap::new();
         let mut distinct: Vec<&str> = Vec::new();
         for request in requests.iter().flatten() {

@@ -6,7 +6,7 @@ use crate::sections::{DeviceSection, FilterSection, LoadSection, RewardSection};
 use crate::{ConfigError, ImageProcessor, Validate, command, section};
 
 choices! {
-    /// What is asked and how answers are scored.
+    /// What is asked and how completions are scored.
     pub enum EvalTask {
         /// One box for an expression.
         Rec = "rec",
@@ -32,7 +32,7 @@ choices! {
 }
 
 choices! {
-    /// Which box of an answer counts.
+    /// Which box of a completion counts.
     pub enum Extractor {
         /// The last of whole numbers, in braces in the first answer tag.
         Thinking = "thinking",
@@ -52,7 +52,7 @@ choices! {
 }
 
 section! {
-    /// The model that is asked.
+    /// The model that answers.
     pub struct EvalModelSection {
         "model" {
             /// Model folder in Hugging Face format, an adapter over one, a run's folder (its newest checkpoint; `RUN@100`,
@@ -94,9 +94,9 @@ section! {
     /// How many completions, how long, how random.
     pub struct EvalSamplingSection {
         "sampling" {
-            /// Answers to each question: pass@k and mean@k.
+            /// Completions of each question: pass@k and mean@k.
             num_samples: usize = 1,
-            /// Longest answer, tokens; without it, the `max_completion_length` that the model was trained with, else
+            /// Longest completion, tokens; without it, the `max_completion_length` that the model was trained with, else
             /// 256 for a box alone (`rec` without thinking) and 2048 for all others.
             max_new_tokens: Option<usize> = None,
             /// Divides the logits; 0 takes the likeliest token.
@@ -106,7 +106,7 @@ section! {
 }
 
 section! {
-    /// How they are computed.
+    /// How completions are sampled.
     pub struct EvalDecodingSection {
         "sampling" {
             /// Seed of the random draws.
@@ -115,9 +115,9 @@ section! {
         "machine" {
             /// Threads that read and resize images ahead of need; 0 is 1.
             dataloader_num_workers: usize = 2,
-            /// Answers sampled at the same time.
+            /// Completions sampled at the same time.
             max_concurrent_completions: usize = 256,
-            /// Decode in steps of fixed shape that a GPU records and replays (untested on a GPU).
+            /// Decode with static shapes and CUDA graphs (untested on a GPU).
             cuda_graphs: bool = false,
         }
     }
@@ -127,10 +127,10 @@ section! {
     /// When a completion is right.
     pub struct ScoringSection {
         "scoring" {
-            /// Which box of an answer counts, and which template asks for it (`rec`); without it, as the model was
+            /// Which box of a completion counts, and which template asks for it (`rec`); without it, as the model was
             /// trained, else `thinking`.
             extractor: Option<Extractor> = None,
-            /// An answer is right where its score is above this: its IoU (`rec`), or its first reward.
+            /// A completion is right where its score is above this: its IoU (`rec`), or its first reward.
             correct_above: f64 = 0.5,
             /// Leave bad rows out of the denominators, where else they count as wrong.
             exclude_bad: bool = false,
@@ -139,7 +139,7 @@ section! {
 }
 
 section! {
-    /// What rows do not say themselves.
+    /// What rewards compare with, where the rows do not say.
     pub struct EvalRewardSection {
         "rewards" {
             /// How `accuracy` compares, joined by `:`, one for each file; a row's own
@@ -162,9 +162,9 @@ section! {
         "run" {
             /// Folder of the results; an evaluation that it holds is continued.
             output_dir: Option<String> = None,
-            /// Answers on the page `report.html`, chosen evenly.
+            /// Completions on the page `report.html`, chosen evenly.
             html_rows: usize = 200,
-            /// Continue although settings that alter the answers have changed.
+            /// Continue although settings that alter the completions have changed.
             allow_changed: bool = false,
             /// Two folders of results to compare instead: is the second better?
             compare: Vec<String> = Vec::new(),
@@ -223,7 +223,7 @@ impl EvalConfig {
             sampling.num_samples == 1 || sampling.temperature > 0.0,
             "num_samples",
             sampling.num_samples,
-            "1 where `temperature` is 0: greedy answers are all the same",
+            "1 where `temperature` is 0: greedy completions are all the same",
         )?;
         self.filters.validate()
     }

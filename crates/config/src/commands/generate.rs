@@ -5,7 +5,7 @@ use crate::sections::{DeviceSection, FilterSection, LoadSection};
 use crate::{ConfigError, ImageProcessor, Validate, command, section};
 
 section! {
-    /// The model that is asked.
+    /// The model that answers.
     pub struct AskedSection {
         "model" {
             /// Model folder in Hugging Face format, an adapter over one, a run's folder (its newest checkpoint; `RUN@100`,
@@ -27,7 +27,7 @@ section! {
             prompt: Option<String> = None,
             /// File of questions, one JSON object a line: `images`, `prompt`.
             input: Option<String> = None,
-            /// Where the answers go, one JSON object a line; without it, their texts go to stdout.
+            /// Where the completions go, one JSON object a line; without it, their texts go to stdout.
             output: Option<String> = None,
             /// Write these objects, with token ids and log-probabilities, to stdout too.
             json: bool = false,
@@ -41,11 +41,11 @@ section! {
     /// How many completions, how long, how random.
     pub struct GenerationSection {
         "sampling" {
-            /// Answers to each question.
+            /// Completions of each question.
             num_generations: usize = 1,
-            /// Longest answer, tokens.
+            /// Longest completion, tokens.
             max_new_tokens: usize = 2048,
-            /// No end of answer before this many tokens.
+            /// No end of a completion before this many tokens.
             min_completion_length: usize = 0,
             /// Divides the logits; 0 takes the likeliest token.
             temperature: f64 = 1.0,
@@ -54,14 +54,14 @@ section! {
 }
 
 section! {
-    /// How they are computed.
+    /// How completions are sampled.
     pub struct DecodingSection {
         "sampling" {
             /// Seed of the random draws.
             seed: u64 = 42,
-            /// Answers sampled at the same time.
+            /// Completions sampled at the same time.
             max_concurrent_completions: usize = 256,
-            /// Decode in steps of fixed shape that a GPU records and replays (untested on a GPU).
+            /// Decode with static shapes and CUDA graphs (untested on a GPU).
             cuda_graphs: bool = false,
         }
     }

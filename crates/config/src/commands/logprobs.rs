@@ -8,7 +8,7 @@ section! {
     /// The given completions.
     pub struct RowSection {
         "rows" {
-            /// File of answers, one JSON object a line: `images`, `prompt`, `completion`.
+            /// File of completions, one JSON object a line: `images`, `prompt`, `completion`.
             input: String,
             /// Where the log-probabilities go; without it, stdout.
             output: Option<String> = None,

@@ -5,10 +5,10 @@ use crate::sections::{DryRunSection, RewardSection};
 use crate::{ConfigError, Family, Validate, command, section};
 
 section! {
-    /// The completions that are scored.
+    /// The rows that are scored.
     pub struct RewardRowSection {
         "rows" {
-            /// File of answers, one JSON object a line: `completion`, `solution` and more.
+            /// File of completions, one JSON object a line: `completion`, `solution` and more.
             input: Option<String> = None,
             /// Where the rewards go; without it, stdout.
             output: Option<String> = None,
@@ -27,7 +27,7 @@ section! {
 }
 
 section! {
-    /// What is shown of them.
+    /// What the output shows.
     pub struct ShownSection {
         "shown" {
             /// Add to each row why it scored so.
@@ -41,7 +41,7 @@ section! {
 }
 
 section! {
-    /// The server, where there is one.
+    /// Scoring over HTTP.
     pub struct ServerSection {
         "server" {
             /// Score what is posted to this address, `HOST:PORT`, instead of a file.
@@ -58,7 +58,7 @@ section! {
 }
 
 section! {
-    /// What rows do not say themselves.
+    /// The task and the model family, which rows do not name.
     pub struct RewardTaskSection {
         "rewards" {
             /// Folder of the judge's replies, which are not asked for again; without it, none.

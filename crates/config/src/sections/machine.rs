@@ -41,7 +41,7 @@ section! {
 }
 
 section! {
-    /// Of a command that needs no device.
+    /// For commands that need no device.
     pub struct DryRunSection {
         "machine" {
             /// Print the resolved configuration and stop.

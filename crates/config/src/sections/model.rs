@@ -42,7 +42,7 @@ section! {
 }
 
 section! {
-    /// How a model is loaded to be asked.
+    /// How a model is loaded for inference.
     pub struct LoadSection {
         "model" {
             /// Branch, tag or commit of a model on the hub; without it, `main`.

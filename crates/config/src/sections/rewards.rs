@@ -15,7 +15,7 @@ section! {
             reward_workers: usize = 1,
             /// Longest wait for a reward of one's own to score a batch, s.
             reward_timeout_secs: f64 = 60.0,
-            /// Longest wait for a scorer over HTTP or a judge that has answered before and does so no more, s.
+            /// Longest wait for a scorer over HTTP or a judge that has answered before and no longer does, s.
             reward_retry_secs: f64 = 300.0,
             /// File of the key that scorers over HTTP are sent (a bearer token); without it
             /// `VLM_R1_REWARD_API_KEY`, else none.

@@ -58,7 +58,7 @@ section! {
 }
 
 section! {
-    /// How a run starts, and what it puts up with.
+    /// Resuming, bad steps and dry runs.
     pub struct StartSection {
         "run" {
             /// Whether to continue the run that `output_dir` holds; if false, finding one is an error. The folder

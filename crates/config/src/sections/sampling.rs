@@ -9,7 +9,7 @@ section! {
         "sampling" {
             /// Longest completion, tokens (VLM-R1's scripts; the Hugging Face trainer: 256).
             max_completion_length: usize = 2048,
-            /// No end of answer before this many tokens.
+            /// No end of a completion before this many tokens.
             min_completion_length: usize = 0,
             /// Longest prompt, tokens: a longer one is an error, nothing is cut; without it, any.
             max_prompt_length: Option<usize> = None,
@@ -20,7 +20,7 @@ section! {
 }
 
 section! {
-    /// What narrows the distribution of the next token.
+    /// Filters on the distribution of the next token.
     pub struct FilterSection {
         "sampling" {
             /// Keep the likeliest tokens up to this sum.
@@ -45,7 +45,7 @@ section! {
         "machine" {
             /// Completions sampled at the same time.
             max_concurrent_completions: usize = 256,
-            /// Decode in steps of fixed shape that a GPU records and replays (untested on a GPU).
+            /// Decode with static shapes and CUDA graphs (untested on a GPU).
             cuda_graphs: bool = false,
             /// Compute the prompt of a group once; if false, once for each completion: slower, the same results.
             share_prompt: bool = true,

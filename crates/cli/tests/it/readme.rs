@@ -225,7 +225,14 @@ fn the_table_lists_the_commands_of_the_binary() {
 
 /// README.md, the pages under docs/ and that of the recipes.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = ["README.md", "configs/README.md"].map(|page| repository().join(page)).to_vec();
+    let names = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "configs/README.md",
+        "tools/golden/README.md",
+    ];
+    let mut pages = names.map(|page| repository().join(page)).to_vec();
     let docs = fs::read_dir(repository().join("docs")).unwrap();
     pages.extend(
         docs.map(|entry| entry.unwrap().path())
@@ -277,8 +284,8 @@ fn headings(page: &Path) -> BTreeSet<String> {
 fn every_flag_exists() {
     let fields = Verb::ALL.iter().flat_map(|verb| verb.entry().fields);
     let mut known: BTreeSet<&str> = fields.map(|field| field.name).collect();
-    known.extend(compat_flags_of_grpo().iter().map(|foreign| foreign.name));
-    known.extend(["config", "set", "help"]);
+    known.extend(compat_flags_of_grpo().iter().map(|flag| flag.name));
+    known.extend(["config", "set", "help", "version"]);
     let mut checked = 0;
     for page in [
         "README.md",
@@ -288,6 +295,8 @@ fn every_flag_exists() {
         "docs/memory.md",
         "docs/data-tools.md",
         "docs/evaluation.md",
+        "docs/models.md",
+        "docs/migrating.md",
         "configs/README.md",
     ] {
         let text = text(page);

@@ -39,7 +39,7 @@ const TABLE: [Row; 30] = [
     ),
     ("docs/rewards.md", "A reply is at most 16 MiB", "rewards", "MAX_ANSWER_BYTES", "16 << 20"),
     ("docs/rewards.md", "its head 64 KiB", "rewards", "MAX_HEAD_BYTES", "64 << 10"),
-    ("docs/rewards.md", "Images over 640 px", "report", "MAX_SIDE_PX", "640"),
+    ("docs/rewards.md", "Images over 640 px", "pages", "MAX_SIDE_PX", "640"),
     ("docs/data.md", "64 MiB", "data", "MAX_BYTES", "64 << 20"),
     ("docs/data.md", "178,956,970", "data", "MAX_DECODED_PIXELS", "178_956_970"),
     ("docs/data.md", "ratio is over 200", "data", "MAX_ASPECT_RATIO", "200.0"),

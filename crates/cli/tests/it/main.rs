@@ -26,6 +26,8 @@ mod links;
 #[cfg(test)]
 mod model_folder;
 #[cfg(test)]
+mod older;
+#[cfg(test)]
 mod plan;
 #[cfg(test)]
 mod readme;

@@ -18,7 +18,7 @@ QUIET = $(if $(wildcard .libtorch/complete),--quiet)
 help:
 	@echo "make demo    the main job, end to end, into out/demo (DEMO_ARGS=... for more flags)"
 	@echo "make test    all tests"
-	@echo "make check   machine paths, format, walls between crates, clippy"
+	@echo "make check   machine paths, words, constants of the docs, format, walls between crates, clippy"
 	@echo "make build   the program: vlm-r1, and vlm-r1-engine beside it"
 	@echo "make setup   libtorch into .libtorch (the others call it)"
 	@echo "make experiments   the paper's studies in small, into out/experiments: one to two hours on two cores (EXPERIMENT_ARGS=... for one of them)"

@@ -12,9 +12,26 @@ pub fn describe(value: &Value) -> String {
         Value::Bool(value) => format!("`{value}`"),
         Value::Number(value) => format!("number `{value}`"),
         Value::String(text) => {
-            format!("text `{}`", text.chars().take(MAX_SHOWN).collect::<String>())
+            // On one line: what follows a line break would pass for a line of ours.
+            let shown = text.chars().take(MAX_SHOWN).map(|c| match c.is_control() {
+                true => c.escape_default().to_string(),
+                false => c.to_string(),
+            });
+            format!("text `{}`", shown.collect::<String>())
         }
         Value::Array(values) => format!("a list of {}", values.len()),
         Value::Object(_) => "an object".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_takes_one_line() {
+        let told = describe(&Value::from("a\nhint: b\t\u{e9}"));
+        assert_eq!(told, "text `a\\nhint: b\\t\u{e9}`");
+        assert_eq!(describe(&Value::from(vec![1, 2])), "a list of 2");
     }
 }

@@ -2,6 +2,7 @@
 //! folder that was given as a model and is none, what lies there and where a model may be.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -88,7 +89,13 @@ pub fn missing_weights(folder: &Path) -> Vec<String> {
     if folder.join(WEIGHTS).is_file() {
         return Vec::new();
     }
-    let Ok(index) = fs::read_to_string(folder.join(INDEX)) else {
+    let index = match fs::read_to_string(folder.join(INDEX)) {
+        Ok(index) => Some(index),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        // Told where it is read.
+        Err(_) => return Vec::new(),
+    };
+    let Some(index) = index else {
         // An adapter's weights have another name.
         let ends = [".safetensors", ".bin", ".pt", ".pth", ".gguf"];
         let has_others =
@@ -101,6 +108,10 @@ pub fn missing_weights(folder: &Path) -> Vec<String> {
     let mut files: Vec<String> = files.filter_map(Value::as_str).map(str::to_owned).collect();
     files.sort();
     files.dedup();
+    if files.iter().any(|file| file.contains('/') || file == "..") {
+        // Told where it is read.
+        return Vec::new();
+    }
     files.retain(|file| !folder.join(file).is_file());
     files
 }

@@ -5,10 +5,9 @@
 //! wants the cores, threads would else wait for spinning ones, and a step takes many times as long.
 
 use std::env;
-use std::ffi::OsString;
 use std::io::{Error, ErrorKind};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf, absolute};
+use std::path::{PathBuf, absolute};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -48,10 +47,20 @@ fn why(error: &Error) -> String {
 
 /// The program, and how it is called.
 fn engine() -> Result<(PathBuf, Command)> {
-    let own = env::current_exe().context("where this program lies is not known")?;
-    let given = env::var_os(ENGINE_VARIABLE).filter(|given| !given.is_empty());
-    let program = place(&own, given)?;
-    if program.canonicalize().is_ok_and(|program| program == own) {
+    let own = env::current_exe();
+    let program = match env::var_os(ENGINE_VARIABLE).filter(|given| !given.is_empty()) {
+        // Without a folder a name would be looked for in `PATH`.
+        Some(given) => {
+            absolute(&given).with_context(|| format!("{ENGINE_VARIABLE} `{}`", given.display()))?
+        }
+        None => {
+            let own = own.as_ref().map_err(|error| {
+                anyhow!("where this program lies is not known: {error}\n{HINT}")
+            })?;
+            own.with_file_name(ENGINE)
+        }
+    };
+    if own.is_ok_and(|own| program.canonicalize().is_ok_and(|program| program == own)) {
         bail!("`{}` is the program that starts the engine\n{HINT}", program.display());
     }
     let mut arguments = env::args_os();
@@ -64,16 +73,6 @@ fn engine() -> Result<(PathBuf, Command)> {
         command.env("GOMP_SPINCOUNT", SPIN_COUNT);
     }
     Ok((program, command))
-}
-
-fn place(own: &Path, given: Option<OsString>) -> Result<PathBuf> {
-    match given {
-        // Without a folder a name would be looked for in `PATH`.
-        Some(given) => {
-            absolute(&given).with_context(|| format!("{ENGINE_VARIABLE} `{}`", given.display()))
-        }
-        None => Ok(own.with_file_name(ENGINE)),
-    }
 }
 
 /// Version and commit.

@@ -35,7 +35,6 @@ pub fn run(act: impl FnOnce(&Invocation) -> Result<()>, is_stop: IsStop) -> Exit
 }
 
 fn obey(act: impl FnOnce(&Invocation) -> Result<()>) -> Result<()> {
-    signals::listen()?;
     let invocation = arguments::parse(std::env::args_os())?;
     arguments::check_world_size()?;
     act(&invocation)
@@ -77,6 +76,8 @@ pub fn with_checked_config<T: Config>(
     check: impl Fn(&T) -> Result<()>,
     act: impl Fn(&T) -> Result<()>,
 ) -> Result<()> {
+    // Not before: what the front had heard would be lost where it is replaced by the engine.
+    signals::listen()?;
     let resolved = resolved::<T>(invocation)?;
     if !resolved.without_effect.is_empty() {
         let flags = resolved.without_effect.iter().map(|(name, why)| format!("`--{name}` ({why})"));

@@ -158,7 +158,7 @@ mod tests {
         LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, Section, SftConfig,
     };
 
-    fn all() -> Vec<Field> {
+    fn commands() -> [&'static [Field]; 11] {
         [
             GrpoConfig::FIELDS,
             SftConfig::FIELDS,
@@ -172,7 +172,21 @@ mod tests {
             DataCheckConfig::FIELDS,
             DataConvertConfig::FIELDS,
         ]
-        .concat()
+    }
+
+    fn all() -> Vec<Field> {
+        commands().concat()
+    }
+
+    /// Sections are flattened: of two fields with one name, one would be lost without a word.
+    #[test]
+    fn no_command_has_a_name_twice() {
+        for fields in commands() {
+            let mut names: Vec<&str> = fields.iter().map(|field| field.name).collect();
+            names.sort_unstable();
+            let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+            assert_eq!(twice, None);
+        }
     }
 
     #[test]

@@ -225,6 +225,34 @@ fn a_pipe_in_the_place_of_a_file_is_damage_and_no_wait() {
     }
 }
 
+/// Cut off inside a value, settings are still a mapping, and not those of the run.
+#[test]
+fn settings_that_are_cut_off_are_not_taken_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "cut off");
+    run(&config, &mut watch(Some(2))).unwrap();
+    let cut = |path: &Path| {
+        let yaml = fs::read_to_string(path).unwrap();
+        let end = yaml.find("bf16: fa").unwrap() + "bf16: fa".len();
+        fs::write(path, &yaml[..end]).unwrap();
+    };
+    cut(&in_run(&config, "checkpoint-2/trainer_state/config.yaml"));
+    let mut heard = watch(Some(2));
+    run(&config, &mut heard).unwrap();
+    assert!(heard.said.join("\n").contains("damaged-1"), "{:?}", heard.said);
+    for step in [1, 2] {
+        let _ = fs::remove_file(in_run(
+            &config,
+            &format!("checkpoint-{step}/trainer_state/config.yaml"),
+        ));
+    }
+    let file = in_run(&config, "config.yaml");
+    cut(&file);
+    let error = run(&config, &mut watch(None)).unwrap_err().to_string();
+    assert!(error.contains("config.yaml:") && error.contains("`bf16`: got `fa`"), "{error}");
+    assert!(error.contains("\nhint: ") && error.contains("--allow_changed true"), "{error}");
+}
+
 /// Raises at its call number `at`, once.
 struct Raising {
     inner: RewardSet,

@@ -198,7 +198,7 @@ impl Settings {
 
 fn lora(model: &ModelSection, seed: u64) -> Result<Option<LoraOptions>, TrainError> {
     if model.lora_vision && model.freeze_vision_modules {
-        let cause = "adapters in the vision tower, and --freeze_vision_modules".to_owned();
+        let cause = "adapters in the vision tower, which --freeze_vision_modules freezes; give one of the two".to_owned();
         return Err(TrainError::Setting { name: "lora_vision", cause });
     }
     if !model.use_peft {

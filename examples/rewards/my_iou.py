@@ -1,4 +1,4 @@
-"""A reward of one's own: the IoU of the first box in the answer with the true box."""
+"""A custom reward: the IoU of the first box in the completion with the true box."""
 
 import json
 import re

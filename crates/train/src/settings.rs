@@ -1,4 +1,4 @@
-//! What `grpo` and `sft` have in common, read from either configuration once.
+//! Settings that `grpo` and `sft` share, made once from either configuration.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::schedule::{Schedule, ScheduleKind};
 /// Bytes of prepared images that are kept for later epochs.
 const IMAGE_CACHE_BYTES: usize = 1 << 30;
 
-/// Settings that both trainers obey: the sections that `grpo` and `sft` share, and what is made of them once.
+/// The sections that both trainers share, and the options of other crates that follow from them.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub(crate) sections: TrainingSections,
@@ -38,7 +38,7 @@ pub struct Settings {
     pub(crate) features: FeatureCacheOptions,
 }
 
-/// What `grpo` and `sft` do not share.
+/// Settings that differ between `grpo` and `sft`.
 struct Own<'a> {
     /// Whether the template asks for thinking.
     with_thinking: bool,
@@ -131,7 +131,7 @@ impl Settings {
         let optimizer = &self.sections.optimizer;
         let peak = optimizer.learning_rate;
         let least = optimizer.lr_scheduler_kwargs.as_ref().and_then(|kwargs| kwargs.rate(peak));
-        // As transformers: a ratio rounds up, and gives way to a number of steps.
+        // As in transformers: a ratio rounds up, and a number of steps comes before it.
         let part = |ratio: f64| (ratio * total_steps as f64).ceil() as u64;
         let (kind, warms_up) = match optimizer.lr_scheduler_type {
             LrSchedulerType::Linear => (ScheduleKind::Linear, true),
@@ -169,7 +169,7 @@ impl Settings {
         optimizer.per_device_train_batch_size * optimizer.gradient_accumulation_steps
     }
 
-    /// What bounds a micro-batch.
+    /// The bounds of a micro-batch.
     pub(crate) fn limits(&self, share_prompt: bool) -> Limits {
         Limits {
             completions: self.sections.optimizer.per_device_train_batch_size,
@@ -178,17 +178,17 @@ impl Settings {
         }
     }
 
-    /// What lies between two checkpoints; `None` where only the end has one.
+    /// Steps or epochs between two checkpoints; `None` where only the end has one.
     pub(crate) fn save_interval(&self) -> Option<Interval> {
         self.sections.save.save_strategy.interval(self.sections.save.save_steps)
     }
 
-    /// What lies between two evaluations; `None` where there are none.
+    /// Steps or epochs between two evaluations; `None` where there are none.
     pub(crate) fn eval_interval(&self) -> Option<Interval> {
         self.sections.eval.interval(self.sections.run.logging_steps)
     }
 
-    /// Steps of the run, given those of an epoch.
+    /// Steps of the run, given the steps of an epoch.
     pub(crate) fn total_steps(&self, steps_per_epoch: u64) -> u64 {
         let optimizer = &self.sections.optimizer;
         let by_epochs = (optimizer.num_train_epochs * steps_per_epoch as f64).ceil() as u64;
@@ -198,7 +198,7 @@ impl Settings {
 
 fn lora(model: &ModelSection, seed: u64) -> Result<Option<LoraOptions>, TrainError> {
     if model.lora_vision && model.freeze_vision_modules {
-        let cause = "adapters in the vision tower, and --freeze_vision_modules".to_owned();
+        let cause = "adapters in the vision tower, which --freeze_vision_modules freezes; give one of the two".to_owned();
         return Err(TrainError::Setting { name: "lora_vision", cause });
     }
     if !model.use_peft {

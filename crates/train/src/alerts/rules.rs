@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-/// Steps that a rule looks back on, and the fewest that it speaks about before the run ends.
+/// Steps that a rule looks back on. Before the run ends, it is not judged on fewer.
 pub(super) const WINDOW: usize = 20;
 
-/// A share of what a rule counts, over the steps that it looks at.
+/// How many a rule counted and of how many, over the steps that it looks at.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub hits: u64,
@@ -26,16 +26,16 @@ impl Tally {
     }
 }
 
-/// What rules read of a step.
+/// The metrics of a step that rules read.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     /// Steps done.
     pub step: u64,
     /// Mean of the weighted sum.
     pub reward: Option<f64>,
-    /// Mean of each reward; none where it gave no completion a score.
+    /// Mean of each reward; `None` where it gave no completion a score.
     pub rewards: Vec<(String, Option<f64>)>,
-    /// What each rule counts, in the order of [`RULES`]; none where the metrics do not say.
+    /// What each rule counts, in the order of [`RULES`]; `None` where the metrics lack it.
     pub tallies: [Option<Tally>; RULES.len()],
 }
 
@@ -93,7 +93,7 @@ impl Found<'_> {
         self.names().filter_map(|name| Some((name, of(name)?))).collect()
     }
 
-    /// The rewards that said of every completion that they do not apply; none where nothing was sampled.
+    /// The rewards that returned `None` for every completion; empty where nothing was sampled.
     fn silent(&self) -> Vec<&str> {
         if self.reward().is_none() {
             return Vec::new();
@@ -110,7 +110,7 @@ impl Found<'_> {
         format!("{hits} of {of} ({percent:.1} %) over {} {steps}", self.num_steps)
     }
 
-    /// A rollouts file to look at.
+    /// A command that shows the rollouts of the last step.
     fn rollouts(&self) -> String {
         let step = self.steps.last().map_or(0, |step| step.step);
         let file = self.run.join(format!("rollouts/step_{step:06}.jsonl"));
@@ -122,24 +122,29 @@ impl Found<'_> {
         };
         format!("`vlm-r1 reward --input {file} --explain true` with the run's rewards")
     }
+
+    /// What that command is for.
+    fn explained(&self) -> String {
+        format!("{} shows what they read of the completions", self.rollouts())
+    }
 }
 
-/// When an alert is on, and how it is told.
+/// When an alert is on, and its message.
 #[derive(Clone, Copy)]
 pub(super) struct Rule {
     /// Its name in `alerts.jsonl`, and in the line of a step with spaces.
     pub name: &'static str,
     /// The metric that is counted.
     hits: &'static str,
-    /// The metric that says of how many.
+    /// The metric that has the total.
     of: &'static str,
     /// The share at which the alert begins.
     pub from: f64,
-    /// The share below which it is over: a margin, so that a share about the limit is told once.
+    /// The share below which it is over: lower than `from`, so that a share near the limit does not start it again and again.
     pub over_below: f64,
-    /// The share from which a stronger alert speaks instead.
+    /// The share from which a stronger alert takes its place.
     pub until: f64,
-    /// Whether all steps since the start count, not the last [`WINDOW`] alone.
+    /// Whether all steps since the start count, not only the last [`WINDOW`].
     pub since_start: bool,
     /// What was found, why, and what to try.
     pub says: fn(&Found<'_>) -> String,
@@ -189,10 +194,10 @@ pub(super) const RULES: [Rule; 4] = [
     },
 ];
 
-/// How far a mean reward may be from 0 or 1 for all answers to be called wrong or right.
+/// How far a mean reward may be from 0 or 1 for all completions to be called wrong or right.
 const ALIKE: f64 = 0.1;
 
-/// What rewards that give no score mean, and what to do about them.
+/// What it means that a reward gives no score.
 const SILENT: &str = "None says that a reward does not apply to a row, and counts as 0";
 
 fn no_signal(found: &Found<'_>) -> String {
@@ -211,14 +216,14 @@ fn no_signal(found: &Found<'_>) -> String {
     }
     let every = |of: &dyn Fn(f64) -> bool| !means.is_empty() && means.iter().all(|(_, m)| of(*m));
     let (which, hint) = if every(&|mean| mean <= ALIKE) {
-        let hint = "easier data, a higher --temperature, more --num_generations or a cold start by `vlm-r1 sft`; what the rewards read of the answers says ";
-        ("all wrong", format!("{hint}{}", found.rollouts()))
+        let hint = "easier data, a higher --temperature, more --num_generations or a cold start by `vlm-r1 sft`";
+        ("all wrong", format!("{hint}; {}", found.explained()))
     } else if every(&|mean| mean >= 1.0 - ALIKE) {
-        let hint = "harder data, or end here: the model knows these answers; a higher --temperature makes them differ";
+        let hint = "harder data, or stop here: the model answers these questions; a higher --temperature makes completions differ";
         ("all right", hint.to_owned())
     } else {
-        let hint = "a higher --temperature, more --num_generations, or --reward_funcs that tell answers apart; what they read says ";
-        ("all alike", format!("{hint}{}", found.rollouts()))
+        let hint = "a higher --temperature, more --num_generations, or --reward_funcs that tell completions apart";
+        ("all alike", format!("{hint}; {}", found.explained()))
     };
     let means: Vec<String> = means
         .iter()
@@ -234,14 +239,14 @@ fn no_signal(found: &Found<'_>) -> String {
 
 fn cut_off(found: &Found<'_>) -> String {
     format!(
-        "completions cut off at --max_completion_length: {}; what is cut off has no answer yet and is scored without one\nhint: a higher --max_completion_length, a --question_template that asks for less, a lower --temperature, or a cold start by `vlm-r1 sft` where the model never ends its answer",
+        "completions cut off at --max_completion_length: {}; they often have no answer yet and are scored without one\nhint: a higher --max_completion_length, a --question_template that asks for less, a lower --temperature, or a cold start by `vlm-r1 sft` where the model never ends a completion",
         found.counted(),
     )
 }
 
 fn unasked(found: &Found<'_>) -> String {
     format!(
-        "what it asks of a row before it scores (a column, an accuracy method, a form of the solution); {}, and see the columns of its rows",
+        "check what each reward needs of a row before it scores (a column, an accuracy method, a form of the solution); {} shows the columns of the rows",
         found.rollouts()
     )
 }
@@ -257,9 +262,9 @@ fn reward_zero(found: &Found<'_>) -> String {
         );
     }
     format!(
-        "every reward of every completion is 0 since the start: {}; either no answer is right or the rewards do not fit the data\nhint: what the rewards read of the answers says {}; compare --reward_funcs, --task_type and --is_reward_customized_from_vlm_module with the form of the solutions, or take easier data",
+        "every reward of every completion is 0 since the start: {}; either no completion is right or the rewards do not fit the data\nhint: {}; compare --reward_funcs, --task_type and --is_reward_customized_from_vlm_module with the form of the solutions, or take easier data",
         found.counted(),
-        found.rollouts(),
+        found.explained(),
     )
 }
 

@@ -226,7 +226,7 @@ fn argument(field: &Field, default: &Value) -> Arg {
         .help_heading(heading(field.group))
         .value_name(value_name(&kind));
     match kind {
-        Kind::Bool | Kind::BoolOrText => arg.num_args(0..=1),
+        Kind::Bool | Kind::BoolOrText | Kind::ChoiceOrBool { .. } => arg.num_args(0..=1),
         Kind::List(_) => arg.num_args(1..).allow_negative_numbers(true),
         Kind::Int | Kind::UnsignedInt | Kind::Float => arg.allow_negative_numbers(true),
         _ => arg,
@@ -268,7 +268,7 @@ fn value_name(kind: &Kind) -> String {
         Kind::Float => "X".into(),
         Kind::Text => "TEXT".into(),
         Kind::ColonList => "A:B".into(),
-        Kind::Choice(words) => words.join("|"),
+        Kind::Choice(words) | Kind::ChoiceOrBool { words, .. } => words.join("|"),
         Kind::List(item) | Kind::Optional(item) => value_name(item),
     }
 }

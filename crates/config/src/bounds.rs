@@ -24,7 +24,7 @@ const SECS: (f64, &str) = (1e8, "three years are as good as no limit");
 const BATCH: (f64, &str) = (65_536.0, "the rows of a batch are in memory together");
 
 /// Whole numbers with a bound of their own.
-const COUNTS: [(&str, (f64, &str)); 28] = [
+const COUNTS: [(&str, (f64, &str)); 31] = [
     ("num_threads", THREADS),
     ("dataloader_num_workers", THREADS),
     ("reward_workers", THREADS),
@@ -47,6 +47,9 @@ const COUNTS: [(&str, (f64, &str)); 28] = [
         "num_iterations",
         (1024.0, "so many updates by one batch leave nothing of the policy that sampled it"),
     ),
+    ("steps_per_generation", (65_536.0, "a step of that many micro-batches does not end")),
+    ("max_resample_times", (1024.0, "a step that draws so often does not end")),
+    ("ref_model_sync_steps", STEPS),
     ("lora_r", (4096.0, "an adapter of a higher rank is as large as the weights under it")),
     ("patch_size", (4096.0, "no model has such patches")),
     ("html_rows", (100_000.0, "no browser shows more")),
@@ -59,7 +62,7 @@ const COUNTS: [(&str, (f64, &str)); 28] = [
 ];
 
 /// Numbers with a fraction.
-const AMOUNTS: [(&str, f64, f64, &str); 16] = [
+const AMOUNTS: [(&str, f64, f64, &str); 20] = [
     (
         "temperature",
         1e-6,
@@ -74,6 +77,10 @@ const AMOUNTS: [(&str, f64, f64, &str); 16] = [
     ("beta", 0.0, 1e6, "the loss is multiplied by it"),
     ("epsilon", 0.0, 1e9, "nothing is clipped any more"),
     ("epsilon_high", 0.0, 1e9, "nothing is clipped any more"),
+    ("delta", 0.0, 1e9, "nothing is clipped any more"),
+    ("entropy_coef", 0.0, 1e6, "the loss is multiplied by it"),
+    ("sapo_temperature_neg", 0.0, 1e6, "the ratio is multiplied by it"),
+    ("sapo_temperature_pos", 0.0, 1e6, "the ratio is multiplied by it"),
     ("max_grad_norm", 0.0, 1e30, "nothing is clipped any more"),
     ("num_train_epochs", 0.0, 1e6, "no run ends after that many"),
     ("reward_timeout_secs", 0.0, SECS.0, SECS.1),

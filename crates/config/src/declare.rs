@@ -28,6 +28,15 @@ pub enum Kind {
     Numbers(&'static [&'static str]),
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// One of these words; `true` and `false` stand for two of them.
+    ChoiceOrBool {
+        /// The words.
+        words: &'static [&'static str],
+        /// Index of that which `true` means.
+        on: usize,
+        /// Index of that which `false` means.
+        off: usize,
+    },
     /// Several values.
     List(&'static Kind),
     /// A value or `none`.
@@ -273,6 +282,7 @@ macro_rules! choices {
         pub enum $name:ident {
             $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+
         }
+        $(also true => $on:ident, false => $off:ident)?
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -280,9 +290,22 @@ macro_rules! choices {
             $($(#[$variant_meta])* #[serde(rename = $word)] $variant,)+
         }
 
-        impl $crate::Setting for $name {
-            const KIND: $crate::Kind = $crate::Kind::Choice(&[$($word),+]);
+        impl $name {
+            /// As flags and files have it.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
         }
+
+        impl $crate::Setting for $name {
+            const KIND: $crate::Kind = choices!(@kind [$($word),+] $name $($on $off)?);
+        }
+    };
+    (@kind $words:tt $name:ident) => { $crate::Kind::Choice(&$words) };
+    (@kind $words:tt $name:ident $on:ident $off:ident) => {
+        $crate::Kind::ChoiceOrBool { words: &$words, on: $name::$on as usize, off: $name::$off as usize }
     };
 }
 

@@ -44,6 +44,110 @@ choices! {
     }
 }
 
+choices! {
+    /// The loss of a completion's tokens, by TRL's names.
+    pub enum LossType {
+        /// Clipped ratio; mean over completions of the mean over tokens.
+        Grpo = "grpo",
+        /// Clipped ratio; mean over the tokens of the update's batch.
+        Bnpo = "bnpo",
+        /// Clipped ratio; sum over tokens, by completions times `max_completion_length`.
+        DrGrpo = "dr_grpo",
+        /// Clipped ratio; mean over the tokens of the update's batch.
+        Dapo = "dapo",
+        /// REINFORCE, weighted by the ratio up to `epsilon_high`; mean over tokens.
+        Cispo = "cispo",
+        /// The ratio behind a sigmoid; mean over completions of the mean over tokens.
+        Sapo = "sapo",
+        /// Clipped ratio; mean over completions of the sum over tokens.
+        Luspo = "luspo",
+        /// REINFORCE, weighted by a smooth function of the completion's ratio; mean over tokens.
+        Vespo = "vespo",
+    }
+}
+
+impl LossType {
+    /// Whether the ratio is clipped from both sides.
+    pub fn clips(self) -> bool {
+        matches!(self, Self::Grpo | Self::Bnpo | Self::DrGrpo | Self::Dapo | Self::Luspo)
+    }
+}
+
+choices! {
+    /// What a ratio is of.
+    pub enum RatioLevel {
+        /// A token.
+        Token = "token",
+        /// A completion: the geometric mean over its tokens.
+        Sequence = "sequence",
+    }
+}
+
+choices! {
+    /// How rewards become advantages.
+    pub enum AdvantageEstimator {
+        /// Less the mean of the group.
+        Grpo = "grpo",
+        /// Less the mean of the others of the group.
+        Rloo = "rloo",
+        /// Less the mean of the group, by the deviation of the differences in the batch.
+        ReinforcePlusPlus = "reinforce_plus_plus",
+    }
+}
+
+choices! {
+    /// What advantages are divided by.
+    pub enum ScaleRewards {
+        /// What the estimator's authors divide by.
+        Auto = "auto",
+        /// The deviation of the group's rewards.
+        Group = "group",
+        /// That of the batch.
+        Batch = "batch",
+        /// Nothing.
+        None = "none",
+    }
+    also true => Group, false => None
+}
+
+choices! {
+    /// How several rewards become one advantage.
+    pub enum MultiObjectiveAggregation {
+        /// The weighted sum is normalised.
+        SumThenNormalize = "sum_then_normalize",
+        /// Each is normalised in its group, and their weighted sum over the batch.
+        NormalizeThenSum = "normalize_then_sum",
+    }
+}
+
+choices! {
+    /// Estimators of the divergence (Schulman 2020), of `d = log reference - log policy`.
+    pub enum KlEstimator {
+        /// `-d`.
+        K1 = "k1",
+        /// `d^2 / 2`.
+        K2 = "k2",
+        /// `exp(d) - d - 1`.
+        K3 = "k3",
+    }
+}
+
+choices! {
+    /// What is done about the ratio of the policy to its sampler.
+    pub enum SamplerCorrection {
+        /// Nothing.
+        None = "none",
+        /// Weigh each token, within the bounds.
+        TokenTruncate = "token_truncate",
+        /// Weigh each token, and leave out those beyond the bounds.
+        TokenMask = "token_mask",
+        /// Weigh each completion, within the bounds.
+        SequenceTruncate = "sequence_truncate",
+        /// Weigh each completion, and leave out those beyond the bounds.
+        SequenceMask = "sequence_mask",
+    }
+}
+
 impl EvalStrategy {
     /// What lies between two evaluations, none where there are none: `eval_steps` alone asks for them.
     pub fn interval(

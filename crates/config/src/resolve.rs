@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::CompatFlag;
 use super::value::TypeMismatch;
 use super::yaml::parse_mapping;
+use super::{CompatEffect, CompatFlag};
 use super::{Config, ConfigError, Field, Origin, bounds, canonical, nearest};
 
 /// Where the values of a configuration come from.
@@ -223,7 +223,7 @@ impl Tree {
         given: Given<'_>,
         origin: impl Fn() -> Origin,
     ) -> Result<(), ConfigError> {
-        let name = canonical(key);
+        let name = self.without_alias(canonical(key));
         let last = name.rsplit('.').next().unwrap_or_default();
         let Some(field) = self.fields.iter().find(|field| field.name == name) else {
             return match self.compat.iter().find(|compat| compat.name == name) {
@@ -254,6 +254,15 @@ impl Tree {
         }
         self.given.push(name);
         Ok(())
+    }
+
+    /// The field that a flag of another program is another name of.
+    fn without_alias(&self, name: String) -> String {
+        let compat = self.compat.iter().find(|compat| compat.name == name);
+        match compat.map(|compat| compat.effect) {
+            Some(CompatEffect::Alias(field)) => field.to_owned(),
+            _ => name,
+        }
     }
 
     fn put_compat(

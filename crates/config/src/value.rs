@@ -29,7 +29,7 @@ impl Kind {
             Kind::Float => "a finite number".into(),
             Kind::Text => "text".into(),
             Kind::ColonList => "texts joined by `:`".into(),
-            Kind::Choice(words) => {
+            Kind::Choice(words) | Kind::ChoiceOrBool { words, .. } => {
                 let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 format!("one of {}", words.join(", "))
             }
@@ -53,6 +53,7 @@ impl Kind {
                 .collect::<Result<_, _>>()
                 .map(Value::Array),
             (Kind::Bool | Kind::BoolOrText, []) => Ok(Value::Bool(true)),
+            (Kind::ChoiceOrBool { .. }, []) => self.read_text("true"),
             (_, [one]) => self.read_text(one),
             (_, []) => Err(self.mismatch("nothing")),
             _ => Err(self.mismatch(format!("{} values", texts.len()))),
@@ -88,6 +89,11 @@ impl Kind {
                 }
             }
             Kind::Choice(words) if words.contains(&text) => Ok(Value::from(text)),
+            Kind::ChoiceOrBool { words, .. } if words.contains(&text) => Ok(Value::from(text)),
+            Kind::ChoiceOrBool { words, on, off } => {
+                let value = Kind::Bool.read_text(text).map_err(|_| mismatch())?;
+                Ok(Value::from(words[if value == Value::Bool(true) { *on } else { *off }]))
+            }
             Kind::List(item) => {
                 let items = text.split(',').map(|part| item.read_text(part.trim()));
                 items.collect::<Result<_, _>>().map(Value::Array)
@@ -118,6 +124,7 @@ impl Kind {
             }
             (_, Value::String(text)) => self.read_text(text),
             (Kind::Bool | Kind::BoolOrText, Value::Bool(_)) => Ok(value.clone()),
+            (Kind::ChoiceOrBool { .. }, Value::Bool(value)) => self.read_text(&value.to_string()),
             (Kind::Numbers(names), Value::Object(values)) => {
                 let read = |(name, value): (&String, &Value)| {
                     let is_known = names.contains(&name.as_str());

@@ -72,6 +72,26 @@ impl EpochOrder {
         epoch * num_examples + start..epoch * num_examples + num_examples.min(start + per_step)
     }
 
+    /// Examples of a step, but for a short last one of an epoch.
+    pub fn prompts_per_step(&self) -> usize {
+        self.prompts_per_step
+    }
+
+    /// Positions of the step that begins at `position`: it ends with its epoch.
+    pub fn step_from(&self, position: u64) -> Range<u64> {
+        let num_examples = self.num_examples as u64;
+        let epoch_end = (position / num_examples + 1) * num_examples;
+        position..epoch_end.min(position + self.prompts_per_step as u64)
+    }
+
+    /// Epochs up to `position`, counted in steps: a short last step of an epoch counts as one.
+    pub fn epoch_at(&self, position: u64) -> f64 {
+        let num_examples = self.num_examples as u64;
+        let steps = (position % num_examples).div_ceil(self.prompts_per_step as u64);
+        let per_epoch = self.steps_per_epoch();
+        (position / num_examples * per_epoch + steps) as f64 / per_epoch as f64
+    }
+
     /// Indices of the examples of a step, from 0.
     pub fn indices_of_step(&self, step: u64) -> Vec<usize> {
         self.positions_of_step(step).map(|position| self.index_at(position)).collect()
@@ -130,6 +150,21 @@ mod tests {
         assert_eq!(sampler.positions_of_step(2), 8..10);
         assert_eq!(sampler.positions_of_step(3), 10..14);
         assert_eq!(sampler.indices_of_step(5).len(), 2);
+    }
+
+    #[test]
+    fn steps_from_a_cursor_are_those_by_number() {
+        let order = EpochOrder::new(10, 4, 1);
+        let mut cursor = 0;
+        for step in 0..7 {
+            let range = order.step_from(cursor);
+            assert_eq!(range, order.positions_of_step(step));
+            cursor = range.end;
+            assert_eq!(order.epoch_at(cursor), (step + 1) as f64 / 3.0);
+        }
+        // Behind prompts that a step took besides its own.
+        assert_eq!(order.step_from(6), 6..10);
+        assert_eq!(order.step_from(9), 9..10);
     }
 
     proptest! {

@@ -13,6 +13,24 @@ use crate::logprobs::{Predictions, TokenScores};
 /// A prompt and its completions.
 pub type PromptWithCompletions<'a> = (&'a Prompt, Vec<&'a [u32]>);
 
+/// How a pass with gradient goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// Of the softmax.
+    pub temperature: f64,
+    /// Whether the forward pass saves layer inputs only, and the backward pass computes the rest again.
+    pub recompute: bool,
+    /// Whether entropies have a gradient.
+    pub entropy_gradient: bool,
+}
+
+impl Pass {
+    /// One whose entropies have no gradient.
+    pub fn new(temperature: f64, recompute: bool) -> Self {
+        Pass { temperature, recompute, entropy_gradient: false }
+    }
+}
+
 /// The sequences of one pass. Index tables are built once and serve every pass.
 pub struct MicroBatch {
     packed: ModelInputs,
@@ -87,20 +105,20 @@ impl MicroBatch {
     }
 
     /// Accumulates the gradients of `loss`, a scalar made of the scores of every completion token, into
-    /// the model's weights. With `recompute` the forward pass saves layer inputs only.
+    /// the model's weights.
     pub fn backward<R>(
         &self,
         model: &dyn VisionLanguageModel,
-        temperature: f64,
-        recompute: bool,
+        pass: Pass,
         loss: impl FnOnce(&TokenScores) -> (Tensor, R),
     ) -> R {
-        let mut checkpointing = Checkpointing::new(recompute);
+        let mut checkpointing = Checkpointing::new(pass.recompute);
         let hidden =
             forward(model, &mut checkpointing, &self.packed, &self.attention, &self.rotary);
         checkpointing.backward(&hidden, |hidden| {
             let predicting = self.predicting(hidden);
-            Predictions::new(model, &predicting, &self.targets, temperature).differentiate(loss)
+            let predictions = Predictions::new(model, &predicting, &self.targets, pass.temperature);
+            predictions.with_entropy_gradient(pass.entropy_gradient).differentiate(loss)
         })
     }
 

@@ -1,5 +1,6 @@
 //! Checkpoints of a run: contents, checks before writing, and resuming.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use base::run_folder::{
 use config::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 use torch::{TorchError, Written};
 
 use crate::batch::MicroBatch;
@@ -22,6 +23,8 @@ use crate::{TrainError, policy};
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// Weights of a reference model that moves with the run.
+const REFERENCE: &str = "reference.safetensors";
 /// The settings that the checkpoint was made under: a run that goes on is compared with them.
 const CONFIG: &str = "config.yaml";
 
@@ -38,10 +41,73 @@ struct State {
     bad_steps: u64,
     #[serde(default)]
     lowered_max_tokens: Option<u64>,
+    /// The position in the data of the next step; `None` in checkpoints of programs that counted it by steps.
+    #[serde(default)]
+    cursor: Option<u64>,
     /// Metrics of the step, where they wait for its evaluation.
     #[serde(default)]
     waiting: Option<Map<String, Value>>,
     version: String,
+}
+
+/// What the checkpoints of a run say of it, and the newest of them.
+pub(crate) struct Checkpoints {
+    /// The step of the newest one.
+    saved: Option<u64>,
+    /// The settings as `config.yaml` has them.
+    pub config: String,
+    /// Rows the run is about, to notice other data on resume.
+    num_examples: usize,
+    /// A prompt and a completion of the last step, see [`Session::keep_finite_probe`].
+    finite_probe: Option<(Prompt, Vec<u32>)>,
+    /// The folder of the one that the run resumed from, and the position in the data that it had.
+    resumed: Option<(PathBuf, Option<u64>)>,
+    /// Weights of the reference model by name, where they are not those of the start: the tensors themselves, not copies.
+    reference: Vec<(String, Tensor)>,
+}
+
+impl Checkpoints {
+    /// Of a run with these settings over `num_examples` rows; none is written yet.
+    pub fn new(config: String, num_examples: usize) -> Self {
+        Checkpoints {
+            saved: None,
+            config,
+            num_examples,
+            finite_probe: None,
+            resumed: None,
+            reference: Vec::new(),
+        }
+    }
+
+    /// The position in the data that the run resumed from; none where it did not, or where the checkpoint does not say.
+    pub fn cursor(&self) -> Option<u64> {
+        self.resumed.as_ref()?.1
+    }
+
+    /// Saves the weights of a reference model that moves with the run, and brings those of the checkpoint back that the run resumed from.
+    ///
+    /// # Errors
+    /// [`TrainError::State`] where these are of another model, and where they cannot be read.
+    pub fn save_reference(&mut self, weights: Vec<(String, Tensor)>) -> Result<(), TrainError> {
+        let saved =
+            self.resumed.as_ref().map(|(folder, _)| folder.join(TRAINER_STATE).join(REFERENCE));
+        if let Some(saved) = saved.filter(|path| path.exists()) {
+            let saved: BTreeMap<String, Tensor> =
+                torch::read_tensors(&saved)?.into_iter().collect();
+            for (name, weight) in &weights {
+                let found = saved.get(name).filter(|saved| saved.size() == weight.size());
+                let Some(found) = found else {
+                    let cause = format!(
+                        "the saved reference model lacks `{name}`, or has it in another shape"
+                    );
+                    return Err(TrainError::State { cause });
+                };
+                no_grad(|| weight.shallow_clone().f_copy_(found))?;
+            }
+        }
+        self.reference = weights;
+        Ok(())
+    }
 }
 
 /// Bytes of a checkpoint.
@@ -63,7 +129,7 @@ impl CheckpointSize {
 impl Session<'_> {
     /// Makes sure that a run that ends here can be resumed from here.
     pub fn keep(&mut self) -> Result<(), TrainError> {
-        if self.step == 0 || self.saved == Some(self.step) {
+        if self.progress.step == 0 || self.checkpoints.saved == Some(self.progress.step) {
             return Ok(());
         }
         self.checkpoint()
@@ -78,7 +144,7 @@ impl Session<'_> {
         );
         let mut error = error;
         if !is_final
-            && !self.is_torn
+            && !self.progress.is_torn
             && let Err(other) = self.keep()
         {
             let (first, second) = match other {
@@ -99,7 +165,7 @@ impl Session<'_> {
             self.log(&console::describe(&error));
             error = TrainError::Stopped;
         }
-        self.run.log_line(&format!("error: {}", console::describe(&error)));
+        self.run.folder.log_line(&format!("error: {}", console::describe(&error)));
         error
     }
 
@@ -109,10 +175,12 @@ impl Session<'_> {
             _ if self.settings.sections.save.save_only_model => {
                 "the run cannot be continued: --save_only_model true".to_owned()
             }
-            Some((step, folder)) if step == self.step && !self.is_torn => format!(
-                "{} holds step {step}, the last whole one; the same command goes on from it",
-                folder.display()
-            ),
+            Some((step, folder)) if step == self.progress.step && !self.progress.is_torn => {
+                format!(
+                    "{} holds step {step}, the last whole one; the same command goes on from it",
+                    folder.display()
+                )
+            }
             Some((step, folder)) => format!(
                 "what came after step {step} is lost; the same command goes on from {}",
                 folder.display()
@@ -123,7 +191,7 @@ impl Session<'_> {
 
     /// The newest checkpoint that can be resumed.
     fn newest(&self) -> Option<(u64, PathBuf)> {
-        self.run.resumable_checkpoints().ok()?.pop()
+        self.run.folder.resumable_checkpoints().ok()?.pop()
     }
 
     /// What a checkpoint takes on the disk: of the model about as much as where it came from.
@@ -141,7 +209,8 @@ impl Session<'_> {
         let state = if self.settings.sections.save.save_only_model {
             0
         } else {
-            state.iter().map(|(_, tensor)| bytes(tensor)).sum()
+            let reference = self.checkpoints.reference.iter();
+            reference.chain(&state).map(|(_, tensor)| bytes(tensor)).sum()
         };
         CheckpointSize { model, state }
     }
@@ -149,9 +218,9 @@ impl Session<'_> {
     /// Warns where the disk has no room for a checkpoint that is due after `when`.
     pub fn look_at_the_disk(&mut self, when: &str) {
         let needed = self.checkpoint_size().total();
-        match free_bytes(self.run.path()) {
+        match free_bytes(self.run.folder.path()) {
             Some(free) if free < needed => {
-                let folder = self.run.path().display().to_string();
+                let folder = self.run.folder.path().display().to_string();
                 self.log(&format!(
                     "warning: a checkpoint is due {when} and takes about {}, but {folder} has {} free\nhint: make room, \
                      or lower --save_total_limit",
@@ -175,7 +244,7 @@ impl Session<'_> {
             // The first failure emptied the device's cache.
             self.log(&format!(
                 "no memory while the checkpoint of step {} was written ({cause}); once more",
-                self.step
+                self.progress.step
             ));
             written = catch_oom(device, || self.write());
         }
@@ -183,19 +252,19 @@ impl Session<'_> {
             written.and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause }));
         written.map_err(|error| match error {
             TrainError::Diverged { .. } => error,
-            error => TrainError::Checkpoint { step: self.step, source: Box::new(error) },
+            error => TrainError::Checkpoint { step: self.progress.step, source: Box::new(error) },
         })?;
-        self.saved = Some(self.step);
+        self.checkpoints.saved = Some(self.progress.step);
         if let Some(keep) = self.settings.sections.save.save_total_limit {
-            self.run.prune_checkpoints(keep)?;
+            self.run.folder.prune_checkpoints(keep)?;
         }
         let keep = self.settings.sections.save.save_optimizer_limit;
-        Ok(self.run.keep_trainer_states(keep)?)
+        Ok(self.run.folder.keep_trainer_states(keep)?)
     }
 
     fn write(&mut self) -> Result<(), TrainError> {
         self.refuse_diverged()?;
-        let pending = self.run.begin_checkpoint(self.step)?;
+        let pending = self.run.folder.begin_checkpoint(self.progress.step)?;
         let written = policy::save(
             self.model.as_ref(),
             &self.settings.sections.model.model_name_or_path,
@@ -218,13 +287,18 @@ impl Session<'_> {
         fs::create_dir(&folder).map_err(io(&folder))?;
         let tensors = self.optimizer.state(self.model.parameters());
         written.push(torch::write_tensors(&folder.join(OPTIMIZER), &tensors)?);
+        if !self.checkpoints.reference.is_empty() {
+            let path = folder.join(REFERENCE);
+            written.push(torch::write_tensors(&path, &self.checkpoints.reference)?);
+        }
         let state = State {
-            step: self.step,
+            step: self.progress.step,
             seed: self.settings.sections.optimizer.seed,
-            num_samples: self.num_samples as u64,
-            bad_steps: self.bad_steps,
-            lowered_max_tokens: self.lowered_max_tokens.map(|tokens| tokens as u64),
-            waiting: self.waiting.clone(),
+            num_samples: self.checkpoints.num_examples as u64,
+            bad_steps: self.progress.bad_steps,
+            lowered_max_tokens: self.memory.lowered_max_tokens.map(|tokens| tokens as u64),
+            cursor: Some(self.progress.cursor),
+            waiting: self.run.waiting.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let path = folder.join(STATE);
@@ -232,7 +306,7 @@ impl Session<'_> {
             .map_err(|error| TrainError::State { cause: error.to_string() })?;
         fs::write(&path, format!("{text}\n")).map_err(io(&path))?;
         let path = folder.join(CONFIG);
-        fs::write(&path, &self.config).map_err(io(&path))?;
+        fs::write(&path, &self.checkpoints.config).map_err(io(&path))?;
         let known = |written: &Written| {
             let name = written.path.strip_prefix(pending.path()).ok()?;
             let (bytes, crc32c) = (written.bytes, written.crc32c);
@@ -253,7 +327,7 @@ impl Session<'_> {
             Some(folder) => format!("{} is from before", folder.display()),
             None => "there is no checkpoint from before".to_owned(),
         };
-        Err(TrainError::Diverged { step: self.updated, what, way })
+        Err(TrainError::Diverged { step: self.progress.updated, what, way })
     }
 
     fn not_finite(&self) -> Result<Option<String>, TrainError> {
@@ -262,7 +336,7 @@ impl Session<'_> {
                 return Ok(Some(format!("`{name}`")));
             }
         }
-        let Some((prompt, completion)) = &self.finite_probe else {
+        let Some((prompt, completion)) = &self.checkpoints.finite_probe else {
             return Ok(None);
         };
         let model = self.model.as_ref();
@@ -289,7 +363,7 @@ impl Session<'_> {
             (prompt.images.is_empty(), prompt.ids.len() + ids.len())
         });
         if let Some((prompt, ids)) = found {
-            self.finite_probe = Some((prompt.clone(), ids.to_vec()));
+            self.checkpoints.finite_probe = Some((prompt.clone(), ids.to_vec()));
         }
     }
 
@@ -305,7 +379,7 @@ impl Session<'_> {
                 Err(error) => return Err(error),
                 Ok(()) => {
                     for (folder, path, cause) in damaged {
-                        let aside = self.run.set_aside(&folder)?;
+                        let aside = self.run.folder.set_aside(&folder)?;
                         self.log(&format!(
                             "warning: {}: damaged: {cause}; {} is now {}",
                             path.display(),
@@ -340,15 +414,17 @@ impl Session<'_> {
             }
         }
         self.optimizer.restore(self.model.parameters(), &saved)?;
-        (self.step, self.saved, self.updated) = (step, Some(step), step);
+        (self.progress.step, self.progress.updated) = (step, step);
+        self.checkpoints.saved = Some(step);
+        self.checkpoints.resumed = Some((folder.to_path_buf(), state.cursor));
         match state.waiting {
-            Some(metrics) if !self.run.is_logged(step)? => {
-                self.run.cut_back_to_unlogged(step)?;
-                self.waiting = Some(metrics);
+            Some(metrics) if !self.run.folder.is_logged(step)? => {
+                self.run.folder.cut_back_to_unlogged(step)?;
+                self.run.waiting = Some(metrics);
             }
-            _ => self.run.cut_back_to(step)?,
+            _ => self.run.folder.cut_back_to(step)?,
         }
-        self.bad_steps = state.bad_steps;
+        self.progress.bad_steps = state.bad_steps;
         self.resume_max_tokens(state.lowered_max_tokens);
         Ok(())
     }
@@ -375,7 +451,7 @@ impl Session<'_> {
     /// Whether the run is the one of the checkpoint.
     fn compare(&self, state: &State, folder: &Path) -> Result<(), TrainError> {
         let facts = [
-            ("rows of the data", state.num_samples, self.num_samples as u64),
+            ("rows of the data", state.num_samples, self.checkpoints.num_examples as u64),
             ("`seed`", state.seed, self.settings.sections.optimizer.seed),
         ];
         let changes: Vec<String> = facts

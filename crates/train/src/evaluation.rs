@@ -17,13 +17,13 @@ const MAX_LOGGED: usize = 8;
 impl Session<'_> {
     /// Whether an evaluation is due after the steps that are done.
     pub fn evaluation_is_due(&self) -> bool {
-        let last = self.step == self.schedule.total_steps;
-        match self.step {
+        let last = self.progress.step == self.schedule.total_steps;
+        match self.progress.step {
             0 => self.settings.sections.eval.eval_on_start,
             step => self
                 .settings
                 .eval_interval()
-                .map(|every| every.steps(self.steps_per_epoch))
+                .map(|every| every.steps(self.progress.steps_per_epoch))
                 .is_some_and(|every| step.is_multiple_of(every) || last),
         }
     }
@@ -36,7 +36,7 @@ impl Session<'_> {
         &mut self,
         score_validation: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
     ) -> Result<(), TrainError> {
-        let Some(mut metrics) = self.waiting.take() else {
+        let Some(mut metrics) = self.run.waiting.take() else {
             return Ok(());
         };
         // Another process may have begun the step with other settings.
@@ -60,12 +60,12 @@ impl Session<'_> {
                 Ok(())
             }
             Err(TrainError::Stopped) => {
-                self.waiting = Some(metrics);
+                self.run.waiting = Some(metrics);
                 self.keep()
             }
             Err(error) => {
                 // The next process repeats it.
-                self.waiting = Some(metrics);
+                self.run.waiting = Some(metrics);
                 Err(error)
             }
         }
@@ -80,15 +80,15 @@ impl Session<'_> {
         }
         let device = self.model.compute().1;
         let mut metrics = out_of_memory::step(device, || score_validation(self))?;
-        let pending = self.run.begin_evaluation(self.step)?;
+        let pending = self.run.folder.begin_evaluation(self.progress.step)?;
         let policy = PolicyAt {
             model: self.model.as_ref(),
-            step: self.step,
+            step: self.progress.step,
             folder: pending.path(),
             name: pending.name(),
             stop: &self.stop,
         };
-        let (step, observer) = (self.step, &mut self.observer);
+        let (step, observer) = (self.progress.step, &mut self.run.observer);
         let measured = out_of_memory::step(device, || {
             observer.evaluate(&policy).map_err(|source| TrainError::Evaluation { step, source })
         })?;
@@ -120,7 +120,7 @@ impl Session<'_> {
             0 => String::new(),
             more => format!(", and {more} more in metrics.jsonl"),
         };
-        self.log(&format!("evaluated after step {}: {logged}{more}", self.step));
+        self.log(&format!("evaluated after step {}: {logged}{more}", self.progress.step));
     }
 }
 

@@ -1,16 +1,17 @@
 //! Training: GRPO and SFT over packed batches.
 //!
-//! Read first: `trainer.rs` (the loop), then `grpo.rs` (the maths).
+//! Read first: `trainer.rs` (a step of GRPO), then `algorithm/` (the formulas) and `training_loop.rs`.
 
 mod alerts;
+pub mod algorithm;
 mod bad_step;
 pub mod batch;
 mod checkpoint;
 mod clock;
+mod completion_batch;
+mod dataset;
 mod evaluation;
 mod features;
-pub mod grpo;
-mod grpo_micro_batch;
 pub mod logprobs;
 mod micro_batches;
 mod moments;
@@ -29,7 +30,9 @@ pub mod schedule;
 mod session;
 pub mod settings;
 mod sft;
+mod step_batch;
 mod trainer;
+mod training_loop;
 mod validation;
 
 pub use alerts::{Alert, Alerts};

@@ -16,7 +16,7 @@ pub(crate) const CHUNK_ROWS: i64 = 512;
 pub struct TokenScores {
     /// `log softmax(logits / temperature)` of each target.
     pub logprobs: Tensor,
-    /// Entropy of each distribution, nats, without gradient.
+    /// Entropy of each distribution, nats; without gradient unless it is asked for.
     pub entropies: Tensor,
 }
 
@@ -32,6 +32,8 @@ pub struct Predictions<'a> {
     pub temperature: f64,
     /// Rows of logits computed at a time.
     pub chunk_rows: i64,
+    /// Whether entropies have a gradient.
+    pub entropy_gradient: bool,
 }
 
 impl<'a> Predictions<'a> {
@@ -42,7 +44,20 @@ impl<'a> Predictions<'a> {
         targets: &'a Tensor,
         temperature: f64,
     ) -> Self {
-        Predictions { model, hidden, targets, temperature, chunk_rows: CHUNK_ROWS }
+        Predictions {
+            model,
+            hidden,
+            targets,
+            temperature,
+            chunk_rows: CHUNK_ROWS,
+            entropy_gradient: false,
+        }
+    }
+
+    /// The same, with or without a gradient of the entropies.
+    #[must_use]
+    pub fn with_entropy_gradient(self, entropy_gradient: bool) -> Self {
+        Predictions { entropy_gradient, ..self }
     }
 
     /// Scores of every token, without gradient.
@@ -69,16 +84,22 @@ impl<'a> Predictions<'a> {
         }
         let mut scores = self.scores();
         scores.logprobs = scores.logprobs.set_requires_grad(true);
+        scores.entropies = scores.entropies.set_requires_grad(self.entropy_gradient);
         let (scalar, result) = loss(&scores);
         scalar.backward();
         let upstream = scores.logprobs.grad();
+        let upstream_of_entropies = self.entropy_gradient.then(|| scores.entropies.grad());
         let mut gradients = Vec::new();
         for (start, len) in self.chunks() {
             let hidden = self.hidden.narrow(0, start, len);
             let hidden = hidden.detach().set_requires_grad(true);
-            let logprobs = self.score(&hidden, start).logprobs;
-            let upstream = upstream.narrow(0, start, len);
-            (logprobs * upstream).sum(Kind::Float).backward();
+            let scores = self.score(&hidden, start);
+            let mut scalar = (scores.logprobs * upstream.narrow(0, start, len)).sum(Kind::Float);
+            if let Some(upstream) = &upstream_of_entropies {
+                let upstream = upstream.narrow(0, start, len);
+                scalar += (scores.entropies * upstream).sum(Kind::Float);
+            }
+            scalar.backward();
             gradients.push(hidden.grad());
         }
         let gradient = Tensor::cat(&gradients, 0);
@@ -97,7 +118,8 @@ impl<'a> Predictions<'a> {
         let len = hidden.size()[0];
         let logits = self.model.logits(hidden);
         let targets = self.targets.narrow(0, start, len);
-        if has_cpu_kernel(&logits) {
+        // The kernel's entropies have no gradient.
+        if has_cpu_kernel(&logits) && !self.entropy_gradient {
             let (logprobs, entropies) = token_scores(&logits, &targets, 1.0 / self.temperature)
                 .expect("a target for each row of logits");
             return TokenScores { logprobs, entropies };
@@ -109,10 +131,10 @@ impl<'a> Predictions<'a> {
         drop(logits);
         TokenScores {
             logprobs: all.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1),
-            entropies: no_grad(|| {
-                let all = all.detach();
+            entropies: {
+                let all = if self.entropy_gradient { all } else { all.detach() };
                 -(all.exp() * &all).sum_dim_intlist(-1i64, false, Kind::Float)
-            }),
+            },
         }
     }
 }

@@ -6,9 +6,27 @@ use tch::{Device, TchError};
 use torch::{OutOfMemory, catch_out_of_memory};
 
 use crate::TrainError;
-use crate::micro_batches::{GroupLens, half, num_tokens};
+use crate::micro_batches::{GroupLens, Limits, half, num_tokens};
 use crate::session::Session;
 use crate::settings::Settings;
+
+/// What running out of memory led to.
+#[derive(Default)]
+pub(crate) struct MicroBatchMemory {
+    /// Passes of this step that were retried in parts.
+    pub oom_retries: u64,
+    /// The token limit of micro-batches.
+    pub lowered_max_tokens: Option<usize>,
+}
+
+/// Completions that go through the model together, and can be cut.
+pub(crate) trait Divisible: Sized {
+    /// Tokens of its prompts and completions.
+    fn group_lens(&self) -> Vec<GroupLens>;
+
+    /// The same completions within `limits`.
+    fn divide(batches: Vec<Self>, limits: Limits) -> Vec<Self>;
+}
 
 /// Runs one pass over a micro-batch. The inner result tells an OOM apart from other errors.
 pub(crate) fn catch_oom<R>(
@@ -50,14 +68,47 @@ pub(crate) fn step<R>(
 }
 
 impl Session<'_> {
+    /// Runs `pass` over each micro-batch, numbered from 1, and hands what it returns to `accept`. Where a pass runs out of memory, that
+    /// micro-batch and those behind it are cut in parts, and the pass is retried; nothing of the failed one is accepted.
+    ///
+    /// # Errors
+    /// Those of `pass` and `accept`; [`TrainError::TooLargeForMemory`] where a single completion runs out of memory.
+    pub fn for_each_micro_batch<B: Divisible, R>(
+        &mut self,
+        phase: &'static str,
+        batches: &mut Vec<B>,
+        mut pass: impl FnMut(&Self, usize, &mut B) -> Result<R, TrainError>,
+        mut accept: impl FnMut(&mut Self, usize, R) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let device = self.model.compute().1;
+        let mut done = 0;
+        while done < batches.len() {
+            let batch = &mut batches[done];
+            let passed =
+                self.clock.time(phase, || catch_oom(device, || pass(self, done + 1, batch)))?;
+            match passed {
+                Ok(result) => {
+                    accept(self, done + 1, result)?;
+                    done += 1;
+                }
+                Err(cause) => {
+                    self.shrink(&batches[done].group_lens(), cause)?;
+                    let rest = batches.split_off(done);
+                    batches.extend(B::divide(rest, self.settings.limits()));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Lowers the token limit of micro-batches for the rest of the run after `batch` ran out of memory, and logs it. Gradients of the
     /// failed pass are dropped.
     ///
     /// # Errors
     /// [`TrainError::TooLargeForMemory`] where the batch is a single completion.
-    pub fn shrink(&mut self, batch: &[GroupLens], cause: OutOfMemory) -> Result<(), TrainError> {
+    fn shrink(&mut self, batch: &[GroupLens], cause: OutOfMemory) -> Result<(), TrainError> {
         self.optimizer.forget_pass(self.model.parameters())?;
-        self.oom_retries += 1;
+        self.memory.oom_retries += 1;
         let tokens = num_tokens(batch);
         let Some(half) = half(batch) else {
             let hint = ways_out(&self.settings);
@@ -67,7 +118,7 @@ impl Session<'_> {
             return Ok(());
         }
         self.settings.sections.machine.max_tokens_per_microbatch = Some(half);
-        self.lowered_max_tokens = Some(half);
+        self.memory.lowered_max_tokens = Some(half);
         let completions: usize = batch.iter().map(|group| group.completions.len()).sum();
         self.log(&format!(
             "no memory for a micro-batch of {completions} completions, {tokens} tokens ({cause}); from \
@@ -93,7 +144,7 @@ impl Session<'_> {
             return;
         }
         self.settings.sections.machine.max_tokens_per_microbatch = Some(lowered);
-        self.lowered_max_tokens = Some(lowered);
+        self.memory.lowered_max_tokens = Some(lowered);
         self.log(&format!("at most {lowered} tokens at a time, as before: more ran out of memory"));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use models::{LoadOptions, Parameter, TrainedParts, VisionLanguageModel, load_model};
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 use torch::{begin_copy, host_copy};
 
 use crate::settings::Settings;
@@ -47,6 +47,38 @@ impl Reference {
         let result = passes(self.model.as_ref());
         self.offload()?;
         result
+    }
+
+    /// Moves the weights towards the policy's: `(1 - alpha) * reference + alpha * policy`. What is not trained is the same in both.
+    pub fn mix(&self, policy: &dyn VisionLanguageModel, alpha: f64) -> Result<(), TrainError> {
+        no_grad(|| {
+            let pairs = self.weights().into_iter().zip(&policy.parameters().list);
+            for (mut weight, parameter) in
+                pairs.filter(|(_, parameter)| parameter.value.requires_grad())
+            {
+                let target = parameter.value.detach().f_to_device(weight.device())?;
+                let mixed = weight.f_multiply_scalar(1.0 - alpha)?.f_add(&(target * alpha))?;
+                weight.f_copy_(&mixed)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The weights by name, for checkpoints: the tensors that [`Self::mix`] changes.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let names = self.model.parameters().list.iter().map(|parameter| parameter.name.clone());
+        names.zip(self.weights()).collect()
+    }
+
+    /// The weights where they lie between passes.
+    fn weights(&self) -> Vec<Tensor> {
+        match &self.offloaded {
+            Some(offloaded) => offloaded.iter().map(Tensor::shallow_clone).collect(),
+            None => {
+                let list = self.model.parameters().list.iter();
+                list.map(|parameter| parameter.value.shallow_clone()).collect()
+            }
+        }
     }
 
     fn offload(&self) -> Result<(), TrainError> {

@@ -1,4 +1,4 @@
-//! Prompts to scored groups: sampling, decoding, rewards, advantages.
+//! Prompts to scored groups: sampling, decoding, rewards.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,12 @@ use rewards::{RewardError, RewardSet, Scores, ScoringQueue, StepSize};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
-use crate::grpo;
+use crate::algorithm::advantage::{GroupRewards, is_zero_spread, mean_and_std};
 use crate::reward_inbox::RewardInbox;
 
 /// A group with the texts and single rewards of its completions, as `rollouts/` shows it.
 pub(crate) struct ScoredGroup {
+    pub example: Example,
     pub group: RolloutGroup,
     /// `G` decoded completions without end-of-turn.
     pub texts: Vec<String>,
@@ -48,6 +49,7 @@ pub(crate) struct Sampling<'a> {
     /// Size of a group.
     pub num_completions: usize,
     pub share_prompt: bool,
+    /// Of the first completion of the first prompt.
     pub key: DrawKey,
 }
 
@@ -55,7 +57,7 @@ impl Sampling<'_> {
     /// One request for a group or, where prompts are not shared, for each of its completions; the
     /// random numbers are the same.
     fn requests(&self, index: usize, prompt: &Prompt) -> Vec<Request> {
-        let key = DrawKey { prompt: index as u64, ..self.key };
+        let key = DrawKey { prompt: self.key.prompt + index as u64, ..self.key };
         let one = |completion: usize| Request {
             prompt: unshared(prompt),
             num_completions: 1,
@@ -79,8 +81,6 @@ pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
 /// How groups are scored.
 pub(crate) struct Scoring<'a> {
     pub rewards: &'a RewardSet,
-    /// The example of each prompt.
-    pub examples: &'a [Example],
     pub processor: &'a Processor,
     /// The step that rewards get.
     pub step: u64,
@@ -100,11 +100,11 @@ pub(crate) fn roll_out(
     model: &dyn VisionLanguageModel,
     sampling: &Sampling<'_>,
     scoring: &Scoring<'_>,
-    prompts: Vec<(usize, Prompt)>,
+    (prompts, examples): (Vec<(usize, Prompt)>, Vec<Example>),
     cancel: &dyn Fn() -> bool,
 ) -> Result<Rollout, TrainError> {
     let group = sampling.num_completions;
-    let inbox = RewardInbox::new(&prompts, scoring.examples, group, scoring.step);
+    let inbox = RewardInbox::new(&prompts, &examples, group, scoring.step);
     let size = StepSize { rows: inbox.num_completions(), group };
     let start = Instant::now();
     let sample = |queue: &ScoringQueue<'_, '_>| {
@@ -122,7 +122,8 @@ pub(crate) fn roll_out(
         Failure::Reward(error) => inbox.name_sample(error),
         Failure::Sampling(error) => *error,
     })?;
-    let groups = grouped(prompts, completions, inbox.into_texts(), &scores);
+    let texts = inbox.into_texts();
+    let groups = grouped((prompts, examples), completions, texts, &scores);
     Ok(Rollout { groups, sampling: sampled - start, waiting: sampled.elapsed() })
 }
 
@@ -177,6 +178,16 @@ fn sample(
 }
 
 impl ScoredGroup {
+    /// What advantages are made of.
+    pub fn rewards(&self) -> GroupRewards<'_> {
+        GroupRewards { total: &self.group.rewards, per_reward: &self.per_reward }
+    }
+
+    /// Whether all rewards are equal.
+    pub fn is_zero_spread(&self) -> bool {
+        is_zero_spread(&self.group.rewards)
+    }
+
     /// Completions that every reward scored 0.
     pub fn num_zero(&self) -> usize {
         let all_zero = |index: usize| {
@@ -187,29 +198,30 @@ impl ScoredGroup {
     }
 }
 
-/// Completions with their scores and, within each group, their advantages.
+/// Completions with their scores; advantages are not known yet.
 fn grouped(
-    prompts: Vec<(usize, Prompt)>,
+    (prompts, examples): (Vec<(usize, Prompt)>, Vec<Example>),
     completions: Vec<Completion>,
     texts: Vec<Vec<String>>,
     scores: &Scores,
 ) -> Vec<ScoredGroup> {
     let mut completions = completions.into_iter();
     let mut start = 0;
-    let groups = prompts.into_iter().zip(texts);
+    let groups = prompts.into_iter().zip(examples).zip(texts);
     groups
-        .map(|((example_index, prompt), texts)| {
+        .map(|(((example_index, prompt), example), texts)| {
             let range = start..start + texts.len();
             start = range.end;
             let rewards = scores.total[range.clone()].to_vec();
             let per_reward = scores.per_reward.iter();
             ScoredGroup {
+                example,
                 per_reward: per_reward.map(|each| each[range.clone()].to_vec()).collect(),
                 group: RolloutGroup {
                     example_index,
                     prompt,
                     completions: completions.by_ref().take(texts.len()).collect(),
-                    advantages: grpo::advantages(&rewards),
+                    advantages: vec![0.0; rewards.len()],
                     rewards,
                 },
                 texts,
@@ -221,11 +233,11 @@ fn grouped(
 /// Metrics: mean reward, spread, each reward's own mean and its counters since the start.
 pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map<String, Value> {
     let all: Vec<f64> = groups.iter().flat_map(|g| g.group.rewards.clone()).collect();
-    let spreads: Vec<f64> = groups.iter().map(|g| grpo::mean_and_std(&g.group.rewards).1).collect();
+    let spreads: Vec<f64> = groups.iter().map(|g| mean_and_std(&g.group.rewards).1).collect();
     let mut metrics = Map::new();
     // Of a step whose rows were all skipped there is no mean.
     let mean = |values: &[f64]| {
-        if values.is_empty() { Value::Null } else { json!(grpo::mean_and_std(values).0) }
+        if values.is_empty() { Value::Null } else { json!(mean_and_std(values).0) }
     };
     metrics.insert("reward".into(), mean(&all));
     metrics.insert("reward_std".into(), mean(&spreads));

@@ -8,32 +8,25 @@ use base::{Completion, Example, FinishReason, PreparedImage};
 use rewards::RewardSet;
 use serde_json::{Map, Value, json};
 
-use crate::grpo;
+use crate::algorithm::advantage::mean_and_std;
 use crate::rollout::ScoredGroup;
 
 /// The groups of a step.
 pub(crate) fn logged_groups(
     groups: &[ScoredGroup],
-    examples: &[Example],
     rewards: &RewardSet,
     step: u64,
 ) -> Vec<LoggedGroup> {
-    let groups = groups.iter().zip(examples).enumerate();
-    let logged = groups.map(|(index, (scored, example))| LoggedGroup {
-        completions: rows(scored, example, rewards, (step, index)),
-        summary: summary(scored, example),
+    let logged = groups.iter().enumerate().map(|(index, scored)| LoggedGroup {
+        completions: rows(scored, rewards, (step, index)),
+        summary: summary(scored),
     });
     logged.collect()
 }
 
 /// A row of each completion; `place` is step and group.
-fn rows(
-    scored: &ScoredGroup,
-    example: &Example,
-    rewards: &RewardSet,
-    place: (u64, usize),
-) -> Vec<Value> {
-    let group = &scored.group;
+fn rows(scored: &ScoredGroup, rewards: &RewardSet, place: (u64, usize)) -> Vec<Value> {
+    let (group, example) = (&scored.group, &scored.example);
     let completions = group.completions.iter().enumerate();
     let rows = completions.map(|(i, completion)| {
         let each = rewards.names().zip(&scored.per_reward);
@@ -114,10 +107,10 @@ pub(crate) fn empty_row_bytes(
 }
 
 /// What the index says of a group.
-fn summary(scored: &ScoredGroup, example: &Example) -> Map<String, Value> {
-    let group = &scored.group;
+fn summary(scored: &ScoredGroup) -> Map<String, Value> {
+    let (group, example) = (&scored.group, &scored.example);
     let rewards = &group.rewards;
-    let (mean, std) = grpo::mean_and_std(rewards);
+    let (mean, std) = mean_and_std(rewards);
     let least = rewards.iter().copied().reduce(f64::min);
     let most = rewards.iter().copied().reduce(f64::max);
     let count = group.completions.len();
@@ -132,7 +125,7 @@ fn summary(scored: &ScoredGroup, example: &Example) -> Map<String, Value> {
     set("reward_std", json!(std));
     set("min", json!(least));
     set("max", json!(most));
-    set("zero_spread", json!(grpo::is_zero_spread(rewards)));
+    set("zero_spread", json!(scored.is_zero_spread()));
     set("cut_off", json!(cut_off.count()));
     set("tokens_mean", json!(tokens as f64 / count.max(1) as f64));
     line

@@ -2,25 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use base::console::{count, describe, size};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
-use base::{Example, Prompt};
-use config::{Config, OnBadRow, to_yaml};
-use data::{
-    EpochOrder, Loaded, LoaderOptions, Notices, Processor, PromptLoader, ReadKeys, Rows,
-    index_rows, split,
-};
+use config::{Config, to_yaml};
+use data::{EpochOrder, RowError};
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
 use crate::alerts::Alerts;
+use crate::checkpoint::Checkpoints;
 use crate::clock::Clock;
+use crate::dataset::Dataset;
 use crate::features;
 use crate::observer::Observer;
 use crate::optimizer::Optimizer;
+use crate::out_of_memory::MicroBatchMemory;
 use crate::policy::ParameterCounts;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
@@ -37,102 +35,19 @@ pub struct Outcome {
     pub checkpoint: Option<PathBuf>,
 }
 
-/// Rows, split, and what turns them into prompts.
-pub(crate) struct Dataset {
-    pub examples: Rows,
-    pub validation: Rows,
-    pub processor: Arc<Processor>,
-    skipped: Vec<String>,
-    /// What is odd about the rows, in lines.
-    pub(crate) notices: Vec<String>,
-}
-
-impl Dataset {
-    /// Reads and checks all rows; `check` says what else keeps a row from being trained on.
-    pub fn load(
-        settings: &Settings,
-        model_dir: &Path,
-        check: impl Fn(&Example) -> Result<(), TrainError>,
-    ) -> Result<Self, TrainError> {
-        let processor = Processor::from_dir(model_dir, &settings.processor)?;
-        let mut checks = settings.checks.clone();
-        checks.reserve(processor.tokenizer().reserved_tokens());
-        let on_bad_row = settings.loader.on_bad_row;
-        let mut notices = Notices::new(ReadKeys::TRAINING, settings.processor.apply_exif);
-        let mut refused = Vec::new();
-        let report = index_rows(&settings.files, &checks, on_bad_row, &mut |example, lost| {
-            match check(example) {
-                Ok(()) => {
-                    notices.look_at_example(example, lost);
-                    return true;
-                }
-                // All are told where they are skipped, else the first.
-                Err(error) if on_bad_row == OnBadRow::Skip || refused.is_empty() => {
-                    refused.push(error);
-                }
-                Err(_) => {}
-            }
-            false
-        })?;
-        if on_bad_row == OnBadRow::Stop && !refused.is_empty() {
-            return Err(refused.remove(0));
-        }
-        let rows = report.rows;
-        let mut skipped: Vec<String> = report.skipped.iter().map(ToString::to_string).collect();
-        skipped.extend(refused.iter().map(ToString::to_string));
-        if rows.is_empty() {
-            return Err(TrainError::NoRows { skipped: skipped.len() });
-        }
-        let (examples, validation) =
-            split(rows, settings.sections.data.val_split_ratio, settings.sections.optimizer.seed)?;
-        Ok(Dataset {
-            examples,
-            validation,
-            processor: Arc::new(processor),
-            skipped,
-            notices: notices.lines(),
-        })
-    }
-
-    /// Reads the training rows of a step.
-    pub fn read(&self, indices: impl Iterator<Item = usize>) -> Result<Vec<Example>, TrainError> {
-        let rows = indices.map(|index| self.examples.get(index));
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Prompts of all steps from `step` on, prepared ahead of need.
-    pub fn prompts(
-        &self,
-        settings: &Settings,
-        order: &Arc<EpochOrder>,
-        steps: std::ops::Range<u64>,
-        ahead: usize,
-    ) -> Result<PromptLoader, TrainError> {
-        let order = order.clone();
-        let options = LoaderOptions { ahead: ahead.max(settings.loader.ahead), ..settings.loader };
-        let indices = steps.flat_map(move |step| order.indices_of_step(step));
-        Ok(PromptLoader::new(
-            self.examples.clone(),
-            self.processor.clone(),
-            settings.template.clone(),
-            indices,
-            options,
-        )?)
-    }
-}
-
 /// What a run starts with.
 pub(crate) struct Start<'s, 'a> {
     pub settings: Settings,
     pub model_dir: &'s Path,
     pub dataset: &'s Dataset,
     pub total_steps: u64,
-    pub steps_per_epoch: u64,
+    pub order: &'s EpochOrder,
     pub observer: &'a mut dyn Observer,
     pub stop: StopFlag,
 }
 
-/// A run in progress.
+/// A run in progress: the policy and what trains it, and around them how far it is, what it writes, what it saves, and how much memory it
+/// found.
 pub(crate) struct Session<'a> {
     pub model: Box<dyn VisionLanguageModel>,
     pub model_dir: PathBuf,
@@ -141,37 +56,48 @@ pub(crate) struct Session<'a> {
     pub schedule: Schedule,
     pub clock: Clock,
     pub stop: StopFlag,
+    pub progress: Progress,
+    pub run: RunLog<'a>,
+    pub checkpoints: Checkpoints,
+    pub memory: MicroBatchMemory,
+}
+
+/// How far a run is.
+#[derive(Default)]
+pub(crate) struct Progress {
     /// Steps done.
     pub step: u64,
     /// Steps of a pass over the data.
-    pub(crate) steps_per_epoch: u64,
-    pub run: RunFolder,
-    pub observer: &'a mut dyn Observer,
-    /// Metrics of the last step, where they wait for its evaluation.
-    pub waiting: Option<Map<String, Value>>,
-    pub alerts: Alerts,
-    /// The step of the newest checkpoint.
-    pub(crate) saved: Option<u64>,
-    /// The settings as `config.yaml` has them.
-    pub(crate) config: String,
-    /// Rows the run is about, to notice other data on resume.
-    pub(crate) num_samples: usize,
-    /// Whether a step is unfinished after its first update: the weights are between two steps.
-    pub(crate) is_torn: bool,
+    pub steps_per_epoch: u64,
     /// The last step that moved the weights.
-    pub(crate) updated: u64,
-    /// A prompt and a completion of the last step, see [`Session::keep_finite_probe`].
-    pub(crate) finite_probe: Option<(Prompt, Vec<u32>)>,
+    pub updated: u64,
+    /// Whether a step is unfinished after its first update: the weights are between two steps.
+    pub is_torn: bool,
+    /// Steps refused since the start of the run.
+    pub bad_steps: u64,
+    /// The position in the data of the next step's first prompt.
+    pub cursor: u64,
+    /// Rows skipped in this step.
+    skipped: usize,
     /// Skipped examples, each named once.
     named: BTreeSet<usize>,
-    /// Samples skipped in this step.
-    skipped: usize,
-    /// Steps refused since the start of the run.
-    pub(crate) bad_steps: u64,
-    /// Passes of this step that ran out of memory and were retried in parts.
-    pub oom_retries: u64,
-    /// The token limit of micro-batches that this led to.
-    pub lowered_max_tokens: Option<usize>,
+}
+
+/// What a run writes down and shows.
+pub(crate) struct RunLog<'a> {
+    pub folder: RunFolder,
+    pub observer: &'a mut dyn Observer,
+    pub alerts: Alerts,
+    /// Metrics of the last step, where they wait for its evaluation.
+    pub waiting: Option<Map<String, Value>>,
+}
+
+impl RunLog<'_> {
+    /// A message for the user and the log.
+    pub fn message(&mut self, message: &str) {
+        self.observer.on_message(message);
+        self.folder.log_line(message);
+    }
 }
 
 impl<'a> Session<'a> {
@@ -212,25 +138,22 @@ impl<'a> Session<'a> {
             optimizer,
             clock: Clock::new(),
             stop: start.stop,
-            step: 0,
-            steps_per_epoch: start.steps_per_epoch,
-            run,
-            observer: start.observer,
-            waiting: None,
-            alerts: Alerts::default(),
-            saved: None,
-            config: to_yaml(config)?,
-            num_samples: start.dataset.examples.len(),
-            is_torn: false,
-            updated: 0,
-            finite_probe: None,
-            named: BTreeSet::new(),
-            skipped: 0,
-            bad_steps: 0,
-            oom_retries: 0,
-            lowered_max_tokens: None,
+            progress: Progress {
+                steps_per_epoch: start.order.steps_per_epoch(),
+                ..Progress::default()
+            },
+            run: RunLog {
+                folder: run,
+                observer: start.observer,
+                alerts: Alerts::default(),
+                waiting: None,
+            },
+            checkpoints: Checkpoints::new(to_yaml(config)?, start.dataset.examples.len()),
+            memory: MicroBatchMemory::default(),
         };
         session.begin(checkpoints, start.dataset)?;
+        let by_steps = || start.order.positions_of_step(session.progress.step).start;
+        session.progress.cursor = session.checkpoints.cursor().unwrap_or_else(by_steps);
         Ok(session)
     }
 
@@ -240,22 +163,22 @@ impl<'a> Session<'a> {
         dataset: &Dataset,
     ) -> Result<(), TrainError> {
         let is_of_another =
-            checkpoints.iter().any(|(_, folder)| !resume::is_own(folder, &self.run));
+            checkpoints.iter().any(|(_, folder)| !resume::is_own(folder, &self.run.folder));
         if checkpoints.is_empty() || is_of_another {
-            self.run.start_over()?;
+            self.run.folder.start_over()?;
         }
         if checkpoints.is_empty() {
-            self.waiting = self.evaluation_is_due().then(Map::new);
+            self.run.waiting = self.evaluation_is_due().then(Map::new);
         } else {
             self.resume(checkpoints)?;
         }
-        self.alerts = Alerts::of_run(&self.run)?;
-        self.run.make_way(self.step, self.schedule.total_steps)?;
-        self.run.write_config(&self.config)?;
+        self.run.alerts = Alerts::of_run(&self.run.folder)?;
+        self.run.folder.make_way(self.progress.step, self.schedule.total_steps)?;
+        self.run.folder.write_config(&self.checkpoints.config)?;
         let counts = ParameterCounts::of(self.model.parameters());
         let mut facts = versions();
         facts.insert("parameters".into(), counts.json());
-        self.run.write_env(&environment(facts))?;
+        self.run.folder.write_env(&environment(facts))?;
         self.log_summary(dataset, &counts)
     }
 
@@ -294,11 +217,11 @@ impl<'a> Session<'a> {
     /// Logs the size of checkpoints, and warns if the disk has no room.
     fn log_checkpoint_sizes(&mut self) {
         let (size_of, left) =
-            (self.checkpoint_size(), self.schedule.total_steps.saturating_sub(self.step));
+            (self.checkpoint_size(), self.schedule.total_steps.saturating_sub(self.progress.step));
         if left == 0 {
             self.log(&format!(
                 "{} done, of {}: nothing is left to do",
-                count(self.step, "step"),
+                count(self.progress.step, "step"),
                 self.schedule.total_steps
             ));
             return;
@@ -309,7 +232,7 @@ impl<'a> Session<'a> {
         let whole = kept.min(self.settings.sections.save.save_optimizer_limit) as u64;
         let all = (kept as u64).saturating_mul(size_of.model);
         let all = all.saturating_add(whole.saturating_mul(size_of.state));
-        let free = free_bytes(self.run.path());
+        let free = free_bytes(self.run.folder.path());
         let room = free.map_or_else(String::new, |free| format!("; {} free", size(free)));
         self.log(&format!(
             "a checkpoint: {} of weights and {} to go on from; in the end {} for {kept} of them{room}",
@@ -327,57 +250,79 @@ impl<'a> Session<'a> {
 
     /// Whether another step is to be done.
     pub fn goes_on(&self) -> bool {
-        self.step < self.schedule.total_steps && !self.stop.is_raised()
+        self.progress.step < self.schedule.total_steps && !self.stop.is_raised()
     }
 
     /// Applies the accumulated gradients; returns their norm and the learning rate.
     pub fn update(&mut self) -> Result<(f64, f64), TrainError> {
-        let lr = self.schedule.learning_rate(self.step);
+        let lr = self.schedule.learning_rate(self.progress.step);
         let (optimizer, model) = (&mut self.optimizer, &self.model);
         let stepped = self.clock.time("optimizer", || optimizer.step(model.parameters(), lr));
         if !matches!(stepped, Err(TrainError::NonFinite(_))) {
-            (self.is_torn, self.updated) = (true, self.step + 1);
+            (self.progress.is_torn, self.progress.updated) = (true, self.progress.step + 1);
         }
         Ok((stepped?, lr))
     }
 
-    /// Refuses the current step: weights and moments stay as they are after its first `updates`, and its batch is dumped to the run
-    /// folder, one object per completion.
+    /// Whether the updates of a step were applied. A number that is not finite refuses the step: weights and moments stay as they are after
+    /// its first `updates`, and its batch is dumped to the run folder, one object per completion.
     ///
     /// # Errors
-    /// [`TrainError::BadStep`] after more than `max_bad_steps`.
-    pub fn refuse(
+    /// Other errors of `learnt`, and [`TrainError::BadStep`] after more than `max_bad_steps`.
+    pub fn applied(
+        &mut self,
+        learnt: Result<(), TrainError>,
+        updates: usize,
+        dump: impl FnOnce(&Self) -> Result<Vec<Value>, TrainError>,
+    ) -> Result<bool, TrainError> {
+        match learnt {
+            Ok(()) => Ok(true),
+            Err(TrainError::NonFinite(cause)) => {
+                let rows = dump(self)?;
+                self.refuse(*cause, updates, rows)?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refuse(
         &mut self,
         cause: NonFinite,
         updates: usize,
         rows: Vec<Value>,
     ) -> Result<(), TrainError> {
         self.optimizer.discard(self.model.parameters())?;
-        let step = self.step + 1;
+        let step = self.progress.step + 1;
         let lines: Vec<Value> = std::iter::once(cause.head(step, updates)).chain(rows).collect();
-        let dump = self.run.log_bad_step(step, &lines)?;
-        self.bad_steps += 1;
+        let dump = self.run.folder.log_bad_step(step, &lines)?;
+        self.progress.bad_steps += 1;
         let limit = self.settings.sections.start.max_bad_steps;
-        if self.bad_steps > limit {
+        if self.progress.bad_steps > limit {
             let cause = Box::new(cause);
             return Err(TrainError::BadStep { step, cause, dump });
         }
         self.log(&format!(
             "step {step} refused, {} of at most {limit}: {cause}; its batch is in {}",
-            self.bad_steps,
+            self.progress.bad_steps,
             dump.display()
         ));
         Ok(())
     }
 
-    /// Counts the step, logs it unless it is to be evaluated first, and writes a checkpoint where one is due.
-    pub fn finish_step(&mut self, mut metrics: Map<String, Value>) -> Result<(), TrainError> {
-        self.step += 1;
-        self.is_torn = false;
-        let due = self.checkpoint_is_due(self.step);
-        metrics.insert("skipped_rows".into(), json!(std::mem::take(&mut self.skipped)));
-        metrics.insert("bad_steps".into(), json!(self.bad_steps));
-        let retries = std::mem::take(&mut self.oom_retries);
+    /// Counts the step, whose prompts end at `cursor`; logs it unless it is to be evaluated first, and writes a checkpoint where one is due.
+    pub fn finish_step(
+        &mut self,
+        mut metrics: Map<String, Value>,
+        cursor: u64,
+    ) -> Result<(), TrainError> {
+        self.progress.step += 1;
+        self.progress.cursor = cursor;
+        self.progress.is_torn = false;
+        let due = self.checkpoint_is_due(self.progress.step);
+        metrics.insert("skipped_rows".into(), json!(std::mem::take(&mut self.progress.skipped)));
+        metrics.insert("bad_steps".into(), json!(self.progress.bad_steps));
+        let retries = std::mem::take(&mut self.memory.oom_retries);
         metrics.insert("oom_retries".into(), json!(retries));
         self.measure_memory(&mut metrics);
         for problem in features::report(self.model.as_ref(), &mut metrics) {
@@ -385,11 +330,11 @@ impl<'a> Session<'a> {
         }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         if self.evaluation_is_due() {
-            self.waiting = Some(metrics);
+            self.run.waiting = Some(metrics);
         } else {
             self.publish(&metrics)?;
         }
-        if !due && self.checkpoint_is_due(self.step + 1) {
+        if !due && self.checkpoint_is_due(self.progress.step + 1) {
             self.look_at_the_disk("after the next step");
         }
         if due || self.stop.is_raised() {
@@ -404,7 +349,7 @@ impl<'a> Session<'a> {
     /// Steps between two checkpoints.
     fn save_steps(&self) -> Option<u64> {
         let every = self.settings.save_interval();
-        every.map(|every| every.steps(self.steps_per_epoch))
+        every.map(|every| every.steps(self.progress.steps_per_epoch))
     }
 
     /// Whether a checkpoint is due after `step`.
@@ -415,13 +360,13 @@ impl<'a> Session<'a> {
 
     /// Logs the metrics of a step and passes them to the observer.
     pub fn publish(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
-        let (step, total) = (self.step, self.schedule.total_steps);
+        let (step, total) = (self.progress.step, self.schedule.total_steps);
         let has_eval_metrics = metrics.keys().any(|name| name.starts_with("eval/"));
         let run = &self.settings.sections.run;
         let is_first = step == 1 && run.logging_first_step;
         let is_due = step.is_multiple_of(run.logging_steps as u64) || step == total;
         if is_first || is_due || has_eval_metrics {
-            self.run.log_step(step, metrics)?;
+            self.run.folder.log_step(step, metrics)?;
         }
         // Step 0 has evaluation metrics only.
         if step > 0 {
@@ -442,40 +387,29 @@ impl<'a> Session<'a> {
 
     /// The end of the run.
     pub fn outcome(mut self) -> Result<Outcome, TrainError> {
-        let finished = self.step >= self.schedule.total_steps && self.waiting.is_none();
+        let finished =
+            self.progress.step >= self.schedule.total_steps && self.run.waiting.is_none();
         self.log_end(finished)?;
         Ok(Outcome {
-            steps: self.step,
+            steps: self.progress.step,
             finished,
-            checkpoint: self.run.latest_checkpoint()?.map(|(_, folder)| folder),
+            checkpoint: self.run.folder.latest_checkpoint()?.map(|(_, folder)| folder),
         })
     }
 
-    /// Takes the next `count` prompts; those skipped are named once.
-    pub fn take_prompts(
-        &mut self,
-        loader: &mut PromptLoader,
-        count: usize,
-    ) -> Result<Vec<(usize, base::Prompt)>, TrainError> {
-        let mut ready = Vec::with_capacity(count);
-        for loaded in loader.by_ref().take(count) {
-            match loaded? {
-                Loaded::Ready { example_index, prompt } => ready.push((example_index, prompt)),
-                Loaded::Skipped { example_index, row } => {
-                    self.skipped += 1;
-                    if self.named.insert(example_index) {
-                        self.log(&format!("skipped: {row}"));
-                    }
-                }
+    /// Counts rows that were skipped, and names each once.
+    pub fn skip(&mut self, skipped: Vec<(usize, RowError)>) {
+        self.progress.skipped += skipped.len();
+        for (example_index, row) in skipped {
+            if self.progress.named.insert(example_index) {
+                self.log(&format!("skipped: {row}"));
             }
         }
-        Ok(ready)
     }
 
     /// A message for the user and the log.
     pub fn log(&mut self, message: &str) {
-        self.observer.on_message(message);
-        self.run.log_line(message);
+        self.run.message(message);
     }
 }
 

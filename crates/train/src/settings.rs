@@ -28,6 +28,8 @@ pub struct Settings {
     pub(crate) lora: Option<LoraOptions>,
     /// How completions are sampled.
     pub(crate) decoding: Decoding,
+    /// Whether completions of a group share their prompt in a pass.
+    pub(crate) share_prompt: bool,
     /// Whether the reference model waits in host memory between its passes.
     pub(crate) offload_reference: bool,
     pub(crate) loader: LoaderOptions,
@@ -45,6 +47,7 @@ struct Own<'a> {
     max_prompt_length: Option<usize>,
     reward_method: Option<&'a str>,
     expect_box: bool,
+    share_prompt: bool,
     offload_reference: bool,
     cuda_graphs: bool,
 }
@@ -59,6 +62,7 @@ impl TryFrom<&GrpoConfig> for Settings {
             reward_method: config.scoring.reward_method.as_deref(),
             expect_box: config.rewards.is_reward_customized_from_vlm_module
                 && config.data.task_type.as_deref() == Some("rec"),
+            share_prompt: config.rollout.share_prompt,
             offload_reference: config.rollout.offload_reference,
             cuda_graphs: config.rollout.cuda_graphs,
         };
@@ -75,6 +79,7 @@ impl TryFrom<&SftConfig> for Settings {
             max_prompt_length: None,
             reward_method: None,
             expect_box: false,
+            share_prompt: true,
             offload_reference: false,
             cuda_graphs: false,
         };
@@ -96,6 +101,7 @@ impl Settings {
                 trained: trained_parts(model, machine.offload_optimizer),
             },
             decoding: Decoding::new(own.cuda_graphs, device)?,
+            share_prompt: own.share_prompt,
             offload_reference: own.offload_reference,
             loader: LoaderOptions {
                 workers: machine.dataloader_num_workers.max(1),
@@ -170,11 +176,11 @@ impl Settings {
     }
 
     /// The bounds of a micro-batch.
-    pub(crate) fn limits(&self, share_prompt: bool) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Limits {
             completions: self.sections.optimizer.per_device_train_batch_size,
             tokens: self.sections.machine.max_tokens_per_microbatch,
-            share_prompt,
+            share_prompt: self.share_prompt,
         }
     }
 

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use base::run_folder::StopFlag;
 use base::{Example, Prompt};
 use config::SftConfig;
-use data::{EpochOrder, ImageCache, PromptLoader, load_prompt};
+use data::{EpochOrder, ImageCache, load_prompt};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
-use torch::OutOfMemory;
 
 use crate::TrainError;
 use crate::bad_step::{NonFinite, TokenRecord};
-use crate::batch::MicroBatch;
+use crate::batch::{MicroBatch, Pass};
+use crate::dataset::{Dataset, PromptSource, bad_row};
 use crate::logprobs::TokenScores;
-use crate::micro_batches::{GroupLens, micro_batches};
+use crate::micro_batches::{GroupLens, Limits, Part, micro_batches};
 use crate::observer::Observer;
-use crate::out_of_memory::{self, catch_oom};
+use crate::out_of_memory::Divisible;
 use crate::policy;
-use crate::session::{Dataset, Outcome, Session, Start};
+use crate::session::{Outcome, Session, Start};
 use crate::settings::Settings;
-use crate::trainer::bad_row;
+use crate::training_loop::{self, Method};
 
 /// Trains the model of `model_dir` on its rows' answers, from the start or from the newest checkpoint
 /// of the run folder, until all steps are done or `stop` is raised.
@@ -49,23 +49,21 @@ pub fn train_sft(
             model_dir,
             dataset: &dataset,
             total_steps: total,
-            steps_per_epoch: order.steps_per_epoch(),
+            order: &order,
             observer,
             stop: stop.clone(),
         },
     )?;
-    let prompts =
-        dataset.prompts(&session.settings, &order, session.step..total, 2 * rows_per_step)?;
-    stop.begin();
-    Trainer { config, session, dataset, order, prompts }.train()
+    let left = total - session.progress.step.min(total);
+    let cursor = session.progress.cursor;
+    let prompts = PromptSource::new(&dataset, &session.settings, order, cursor, Some(left))?;
+    training_loop::train(session, &mut Sft { config, dataset, prompts })
 }
 
-struct Trainer<'a> {
+struct Sft<'a> {
     config: &'a SftConfig,
-    session: Session<'a>,
     dataset: Dataset,
-    order: Arc<EpochOrder>,
-    prompts: PromptLoader,
+    prompts: PromptSource,
 }
 
 /// A tokenized row.
@@ -75,81 +73,51 @@ struct Row {
     answer: Vec<u32>,
 }
 
-impl Trainer<'_> {
-    fn train(mut self) -> Result<Outcome, TrainError> {
-        match self.steps() {
-            Ok(()) => self.session.outcome(),
-            Err(error) => Err(self.session.fail(error)),
-        }
-    }
+/// Rows that go through the model together.
+struct RowBatch<'r>(Vec<&'r Row>);
 
-    fn steps(&mut self) -> Result<(), TrainError> {
-        // Before the first step, or where the last process was interrupted.
-        self.evaluate()?;
-        while self.session.goes_on() {
-            let device = self.session.model.compute().1;
-            let metrics = out_of_memory::step(device, || self.step())?;
-            self.session.finish_step(metrics)?;
-            self.evaluate()?;
-        }
-        Ok(())
-    }
+/// What a pass over a micro-batch gives: its part of loss and entropy, and the log-probabilities of each row.
+struct Passed {
+    loss: f64,
+    entropy: f64,
+    records: Vec<TokenRecord>,
+}
 
-    fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
-        let rows = self.rows()?;
+impl Method for Sft<'_> {
+    fn step(&mut self, session: &mut Session<'_>) -> Result<Map<String, Value>, TrainError> {
+        let rows = self.rows(session)?;
         let targets = rows.iter().map(|row| (&row.prompt, row.answer.as_slice()));
-        self.session.keep_finite_probe(targets);
+        session.keep_finite_probe(targets);
         let tokens: usize = rows.iter().map(|r| r.answer.len()).sum();
         let mut metrics = Map::new();
         metrics.insert("completion_length".into(), json!(tokens as f64 / rows.len().max(1) as f64));
-        metrics.insert(
-            "epoch".into(),
-            json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
-        );
-        let mut records = Vec::with_capacity(rows.len());
-        match self.learn(&rows, tokens, &mut records) {
-            Err(TrainError::NonFinite(cause)) => {
-                let dump = self.dump(&rows, records)?;
-                self.session.refuse(*cause, 0, dump)?;
-            }
-            learnt => metrics.extend(learnt?),
-        }
-        metrics
-            .insert("tokens_per_sec".into(), json!(tokens as f64 / self.session.clock.elapsed()));
+        metrics.insert("epoch".into(), json!(self.prompts.epoch()));
+        let (mut records, mut learnt) = (Vec::with_capacity(rows.len()), Map::new());
+        let result = learn(session, &rows, tokens, &mut records).map(|metrics| learnt = metrics);
+        session.applied(result, 0, |_| self.dump(&rows, records))?;
+        metrics.extend(learnt);
+        metrics.insert("tokens_per_sec".into(), json!(tokens as f64 / session.clock.elapsed()));
         Ok(metrics)
     }
 
-    /// The step's update; `records` gets the log-probabilities of each row.
-    fn learn(
-        &mut self,
-        rows: &[Row],
-        tokens: usize,
-        records: &mut Vec<TokenRecord>,
-    ) -> Result<Map<String, Value>, TrainError> {
-        let (mut loss, mut entropy) = (0.0, 0.0);
-        let mut batches = self.micro_batches(&rows.iter().collect::<Vec<_>>());
-        let mut index = 0;
-        while index < batches.len() {
-            match self.accumulate(&batches[index], tokens, (index + 1, records))? {
-                Ok((l, e)) => {
-                    loss += l;
-                    entropy += e;
-                    index += 1;
-                }
-                Err(cause) => {
-                    self.session.shrink(&group_lens(&batches[index]), cause)?;
-                    let rest = batches.split_off(index).concat();
-                    batches.extend(self.micro_batches(&rest));
-                }
-            }
-        }
-        let (grad_norm, learning_rate) = self.session.update()?;
-        let mut metrics = Map::new();
-        metrics.insert("loss".into(), json!(loss));
-        metrics.insert("entropy".into(), json!(entropy));
-        metrics.insert("grad_norm".into(), json!(grad_norm));
-        metrics.insert("learning_rate".into(), json!(learning_rate));
-        Ok(metrics)
+    fn validate(&mut self, session: &Session<'_>) -> Result<Map<String, Value>, TrainError> {
+        validation_loss(session, &self.dataset, self.config)
+    }
+
+    fn cursor(&self) -> u64 {
+        self.prompts.cursor()
+    }
+}
+
+impl Sft<'_> {
+    fn rows(&mut self, session: &mut Session<'_>) -> Result<Vec<Row>, TrainError> {
+        let taken = self.prompts.next_step()?;
+        session.skip(taken.skipped);
+        let rows = taken.prompts.into_iter().map(|(index, prompt)| {
+            let example = self.dataset.examples.get(index)?;
+            row(&self.dataset, self.config, index, &example, prompt)
+        });
+        rows.collect()
     }
 
     /// Every row of a refused step with its answer's log-probabilities, for the dump.
@@ -169,40 +137,60 @@ impl Trainer<'_> {
         };
         rows.iter().zip(records.into_iter().chain(unseen)).map(line).collect()
     }
+}
 
-    fn rows(&mut self) -> Result<Vec<Row>, TrainError> {
-        let count = self.order.indices_of_step(self.session.step).len();
-        let prompts = self.session.take_prompts(&mut self.prompts, count)?;
-        prompts
-            .into_iter()
-            .map(|(index, prompt)| {
-                let example = self.dataset.examples.get(index)?;
-                row(&self.dataset, self.config, index, &example, prompt)
-            })
-            .collect()
+/// The step's update; `records` gets the log-probabilities of each row.
+fn learn(
+    session: &mut Session<'_>,
+    rows: &[Row],
+    tokens: usize,
+    records: &mut Vec<TokenRecord>,
+) -> Result<Map<String, Value>, TrainError> {
+    let (mut loss, mut entropy) = (0.0, 0.0);
+    let mut batches = RowBatch::split(&rows.iter().collect::<Vec<_>>(), session.settings.limits());
+    session.for_each_micro_batch(
+        "train",
+        &mut batches,
+        |session, index, batch| batch.backward(session, tokens, index),
+        |session, index, passed| {
+            records.extend(passed.records);
+            NonFinite::check_loss(passed.loss, index)?;
+            session.optimizer.collect(session.model.parameters())?;
+            loss += passed.loss;
+            entropy += passed.entropy;
+            Ok(())
+        },
+    )?;
+    let (grad_norm, learning_rate) = session.update()?;
+    let mut metrics = Map::new();
+    metrics.insert("loss".into(), json!(loss));
+    metrics.insert("entropy".into(), json!(entropy));
+    metrics.insert("grad_norm".into(), json!(grad_norm));
+    metrics.insert("learning_rate".into(), json!(learning_rate));
+    Ok(metrics)
+}
+
+impl<'r> RowBatch<'r> {
+    fn split(rows: &[&'r Row], limits: Limits) -> Vec<Self> {
+        let batches = micro_batches(&group_lens(rows), limits);
+        let rows = |parts: &Vec<_>| parts.iter().map(|part: &Part| rows[part.group]).collect();
+        batches.iter().map(rows).map(RowBatch).collect()
     }
 
-    fn micro_batches<'r>(&self, rows: &[&'r Row]) -> Vec<Vec<&'r Row>> {
-        micro_batches(&group_lens(rows), self.session.settings.limits(true))
-            .iter()
-            .map(|parts| parts.iter().map(|part| rows[part.group]).collect())
-            .collect()
-    }
-
-    /// Adds a micro-batch's part of the mean over `tokens`; returns its part of loss and entropy. The log-probabilities of each row join
-    /// `records` with the index of the micro-batch. Adds nothing on OOM.
-    fn accumulate(
-        &mut self,
-        rows: &[&Row],
+    /// Adds its part of the mean over `tokens` to the gradients.
+    fn backward(
+        &self,
+        session: &Session<'_>,
         tokens: usize,
-        (index, records): (usize, &mut Vec<TokenRecord>),
-    ) -> Result<Result<(f64, f64), OutOfMemory>, TrainError> {
-        let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
-        let key = [settings.sections.optimizer.seed, *step, index as u64];
-        let pass = || -> Result<_, TrainError> {
+        index: usize,
+    ) -> Result<Passed, TrainError> {
+        let sections = &session.settings.sections;
+        let key = [sections.optimizer.seed, session.progress.step, index as u64];
+        let model = session.model.as_ref();
+        policy::with_dropout(model, &key, || {
             let items: Vec<_> =
-                rows.iter().map(|r| (&r.prompt, vec![r.answer.as_slice()])).collect();
-            let batch = MicroBatch::pack(model.as_ref(), &items)?;
+                self.0.iter().map(|r| (&r.prompt, vec![r.answer.as_slice()])).collect();
+            let batch = MicroBatch::pack(model, &items)?;
             let loss_of = |scores: &TokenScores| {
                 let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
                 let stats = (
@@ -212,24 +200,21 @@ impl Trainer<'_> {
                 );
                 (loss, stats)
             };
-            let (loss, entropy, logprobs) = batch.backward(
-                model.as_ref(),
-                1.0,
-                settings.sections.model.gradient_checkpointing,
-                loss_of,
-            );
+            let pass = Pass::new(1.0, sections.model.gradient_checkpointing);
+            let (loss, entropy, logprobs) = batch.backward(model, pass, loss_of);
             let logprobs = Vec::<f32>::try_from(logprobs.to_device(Device::Cpu))?;
-            Ok((f64::try_from(loss)?, f64::try_from(entropy)?, logprobs))
-        };
-        let passed = clock.time("train", || {
-            policy::with_dropout(model.as_ref(), &key, || catch_oom(model.compute().1, pass))
-        })?;
-        let (loss, entropy, logprobs) = match passed {
-            Ok(numbers) => numbers,
-            Err(cause) => return Ok(Err(cause)),
-        };
-        let mut rest = logprobs.as_slice();
-        records.extend(rows.iter().map(|row| {
+            Ok(Passed {
+                loss: f64::try_from(loss)?,
+                entropy: f64::try_from(entropy)?,
+                records: self.records(&logprobs, index),
+            })
+        })
+    }
+
+    /// The log-probabilities of each row, those of all lying one behind another.
+    fn records(&self, logprobs: &[f32], index: usize) -> Vec<TokenRecord> {
+        let mut rest = logprobs;
+        let rows = self.0.iter().map(|row| {
             let (own, others) = rest.split_at(row.answer.len());
             rest = others;
             TokenRecord {
@@ -237,16 +222,19 @@ impl Trainer<'_> {
                 old_logprobs: Some(own.to_vec()),
                 ref_logprobs: None,
             }
-        }));
-        NonFinite::check_loss(loss, index)?;
-        optimizer.collect(model.parameters())?;
-        Ok(Ok((loss, entropy)))
+        });
+        rows.collect()
+    }
+}
+
+impl Divisible for RowBatch<'_> {
+    fn group_lens(&self) -> Vec<GroupLens> {
+        group_lens(&self.0)
     }
 
-    /// Evaluates where that is due.
-    fn evaluate(&mut self) -> Result<(), TrainError> {
-        let Trainer { session, dataset, config, .. } = self;
-        session.evaluate(|session| validation_loss(session, dataset, config))
+    fn divide(batches: Vec<Self>, limits: Limits) -> Vec<Self> {
+        let rows: Vec<&Row> = batches.into_iter().flat_map(|batch| batch.0).collect();
+        Self::split(&rows, limits)
     }
 }
 

@@ -1,32 +1,38 @@
-//! The GRPO training loop. Start with [`Trainer::step`].
+//! GRPO: one step is a rollout, its rewards and advantages, and the updates by its loss. Start with [`Grpo::step`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use base::run_folder::StopFlag;
-use base::{DrawKey, Example};
+use base::{DrawKey, Example, FinishReason};
 use config::GrpoConfig;
-use data::{EpochOrder, PromptLoader};
+use data::EpochOrder;
 use engine::SamplingParams;
 use models::VisionLanguageModel;
 use rewards::{BoxAnswers, RewardSet};
 use serde_json::{Map, Value, json};
-use torch::OutOfMemory;
+use tch::Tensor;
 
 use crate::TrainError;
+use crate::algorithm::Algorithm;
+use crate::algorithm::advantage::{GroupRewards, STD_EPSILON, mean_and_std};
 use crate::bad_step::{NonFinite, TokenRecord, number, numbers};
-use crate::grpo::{ClipRange, STD_EPSILON, is_zero_spread, mean_and_std};
-use crate::grpo_micro_batch::{CompletionId, GrpoMicroBatch, PolicyStats};
+use crate::completion_batch::{CompletionBatch, CompletionId, GroupPart};
+use crate::dataset::{Dataset, PromptSource, Taken};
 use crate::observer::Observer;
-use crate::out_of_memory::{self, catch_oom};
 use crate::policy;
 use crate::reference::Reference;
 use crate::reward_set;
 use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
 use crate::rollout_rows::logged_groups;
-use crate::session::{Dataset, Outcome, Session, Start};
+use crate::session::{Outcome, Session, Start};
 use crate::settings::Settings;
+use crate::step_batch::{
+    GrpoMicroBatch, KnownLogprobs, Logprobs, PolicyStats, UpdateInputs, choose_tokens,
+    counting_parts, update_batches,
+};
+use crate::training_loop::{self, Method};
 use crate::validation;
 
 /// Trains the model of `model_dir` by GRPO, from the start or from the newest checkpoint of the run
@@ -72,11 +78,14 @@ pub fn train_grpo_with_rewards(
     let mut dataset = Dataset::load(&settings, model_dir, check)?;
     dataset.notices.extend(boxes.warning().map(|text| format!("warning: {text}")));
     dataset.processor.expect_answers(config.sampling.max_completion_length);
-    let completions = settings.rows_per_step();
-    let prompts_per_step = completions.div_ceil(config.algorithm.num_generations);
-    let order =
-        Arc::new(EpochOrder::new(dataset.examples.len(), prompts_per_step, config.optimizer.seed));
+    let shape = StepShape::of(config);
+    let order = Arc::new(EpochOrder::new(
+        dataset.examples.len(),
+        shape.prompts_per_step(),
+        config.optimizer.seed,
+    ));
     let total = settings.total_steps(order.steps_per_epoch());
+    let algorithm = Algorithm::new(config, rewards.weights().to_vec());
     let mut session = Session::open(
         config,
         Start {
@@ -84,143 +93,408 @@ pub fn train_grpo_with_rewards(
             model_dir,
             dataset: &dataset,
             total_steps: total,
-            steps_per_epoch: order.steps_per_epoch(),
+            order: &order,
             observer,
             stop: stop.clone(),
         },
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
-    let reference = (config.algorithm.beta > 0.0 && !has_adapters)
+    let reference = (algorithm.needs_reference && !has_adapters)
         .then(|| Reference::load(model_dir, &session.settings, session.model.as_ref()))
         .transpose()?;
-    if config.algorithm.beta == 0.0 && session.step == 0 {
+    if algorithm.first_loss_is_zero() && session.progress.step == 0 {
         session.log(
             "with --beta 0 the loss of the first update on a batch is 0 by construction: each ratio is 1 and a \
              group's advantages sum to 0; the gradient is not 0",
         );
     }
+    let left = total - session.progress.step.min(total);
+    let bound = (algorithm.resamples == 0).then_some(left);
     let prompts =
-        dataset.prompts(&session.settings, &order, session.step..total, 2 * prompts_per_step)?;
-    let trainer = Trainer {
+        PromptSource::new(&dataset, &session.settings, order, session.progress.cursor, bound)?;
+    if let Some(reference) = reference.as_ref().filter(|_| config.algorithm.sync_ref_model) {
+        session.checkpoints.save_reference(reference.state())?;
+    }
+    let mut grpo = Grpo {
         sampling: rollout::sampling_params(config, &dataset.processor),
-        clip: ClipRange {
-            low: config.algorithm.epsilon,
-            high: config.algorithm.epsilon_high.unwrap_or(config.algorithm.epsilon),
-        },
         config,
-        session,
+        algorithm,
+        shape,
         dataset,
-        order,
         prompts,
         rewards,
         reference,
         has_warned_small_spread: false,
     };
-    stop.begin();
-    trainer.train()
+    training_loop::train(session, &mut grpo)
 }
 
-struct Trainer<'a> {
+/// Prompts of a step.
+#[derive(Clone, Copy)]
+pub(crate) struct StepShape {
+    /// Of an update.
+    per_update: usize,
+    /// Of a rollout: what statistics over a batch are taken of.
+    per_rollout: usize,
+}
+
+impl StepShape {
+    pub fn of(config: &GrpoConfig) -> Self {
+        let micro_batch = config.optimizer.per_device_train_batch_size;
+        let accumulation = config.optimizer.gradient_accumulation_steps;
+        let generation = config.algorithm.steps_per_generation.unwrap_or(accumulation);
+        let prompts =
+            |passes: usize| (micro_batch * passes).div_ceil(config.algorithm.num_generations);
+        StepShape { per_update: prompts(accumulation), per_rollout: prompts(generation) }
+    }
+
+    /// A step is a rollout with its updates, or an update with its rollouts.
+    pub fn prompts_per_step(self) -> usize {
+        self.per_update.max(self.per_rollout)
+    }
+}
+
+struct Grpo<'a> {
     config: &'a GrpoConfig,
-    session: Session<'a>,
+    algorithm: Algorithm,
+    shape: StepShape,
     dataset: Dataset,
-    order: Arc<EpochOrder>,
-    prompts: PromptLoader,
+    prompts: PromptSource,
     rewards: RewardSet,
-    /// The policy as it was at the start; none where beta is 0, or where it is the policy without its
+    /// The policy as it was at the start; none where there is no divergence, or where it is the policy without its
     /// adapters.
     reference: Option<Reference>,
     sampling: SamplingParams,
-    clip: ClipRange,
     has_warned_small_spread: bool,
 }
 
-impl Trainer<'_> {
-    fn train(mut self) -> Result<Outcome, TrainError> {
-        match self.steps() {
-            Ok(()) => self.session.outcome(),
-            Err(error) => Err(self.session.fail(error)),
-        }
-    }
-
-    fn steps(&mut self) -> Result<(), TrainError> {
-        // Before the first step, or where the last process was interrupted.
-        self.evaluate()?;
-        while self.session.goes_on() {
-            let device = self.session.model.compute().1;
-            let metrics = out_of_memory::step(device, || self.step())?;
-            self.session.finish_step(metrics)?;
-            self.evaluate()?;
-        }
-        Ok(())
-    }
-
+impl Method for Grpo<'_> {
     /// One batch of prompts: samples a group of completions for each, scores them, and updates the policy towards the better ones.
-    fn step(&mut self) -> Result<Map<String, Value>, TrainError> {
-        let groups = self.roll_out()?;
-        let mut batches = self.batches(&groups);
+    fn step(&mut self, session: &mut Session<'_>) -> Result<Map<String, Value>, TrainError> {
+        let (mut groups, resampled) = self.rollout(session)?; // completions and their rewards
+        let known = self.known_logprobs(session, &groups)?; // of reference and old policy, where they are needed
+        let kl_in_reward = self.set_advantages(&mut groups, &known);
+        self.log_rollouts(session, &groups)?;
+        let mut updates = self.update_batches(session, &groups, &known);
         let mut stats = PolicyStats::default();
-        match self.learn(&mut batches, &mut stats) {
-            Err(TrainError::NonFinite(cause)) => {
-                let rows = self.dump(&groups, &batches)?;
-                self.session.refuse(*cause, stats.updates(), rows)?;
-                self.metrics(&groups, None)
-            }
-            learnt => learnt.and_then(|()| self.metrics(&groups, Some(&stats))),
-        }
+        let learnt = self.learn(session, &mut updates, &mut stats); // ratio, loss, gradient, update
+        let is_applied = session
+            .applied(learnt, stats.updates(), |session| self.dump(session, &groups, &updates))?;
+        let mut metrics = self.metrics(session, &groups, is_applied.then_some(&stats));
+        metrics.insert("resampled_groups".into(), json!(resampled));
+        metrics.extend(kl_in_reward.map(|kl| ("kl".to_owned(), json!(kl))));
+        Ok(metrics)
     }
 
+    fn validate(&mut self, session: &Session<'_>) -> Result<Map<String, Value>, TrainError> {
+        let Grpo { dataset, rewards, config, sampling, .. } = self;
+        validation::score(session, dataset, rewards, config, sampling)
+    }
+
+    fn cursor(&self) -> u64 {
+        self.prompts.cursor()
+    }
+}
+
+impl Grpo<'_> {
     /// The step's updates, counted in `stats` as they are made.
     fn learn(
-        &mut self,
-        batches: &mut Vec<GrpoMicroBatch<'_>>,
+        &self,
+        session: &mut Session<'_>,
+        updates: &mut [Vec<GrpoMicroBatch<'_>>],
         stats: &mut PolicyStats,
     ) -> Result<(), TrainError> {
-        self.score_by_reference(batches)?;
+        let of_rollout = self.config.algorithm.num_iterations * updates.len();
+        let first = session.progress.step * of_rollout as u64;
         for _ in 0..self.config.algorithm.num_iterations {
-            let mut index = 0;
-            while index < batches.len() {
-                match self.accumulate(&mut batches[index], index + 1, stats.updates())? {
-                    Ok(part) => {
+            for micro_batches in &mut *updates {
+                self.choose_tokens(session, micro_batches)?;
+                let done = stats.updates();
+                session.for_each_micro_batch(
+                    "train",
+                    micro_batches,
+                    |session, index, batch| self.backward(session, batch, index, done),
+                    |session, index, part| {
+                        NonFinite::check_loss(part.loss, index)?;
+                        session.optimizer.collect(session.model.parameters())?;
                         stats.add(part);
-                        index += 1;
-                    }
-                    Err(cause) => self.shrink(batches, index, cause)?,
-                }
+                        Ok(())
+                    },
+                )?;
+                stats.updated(session.update()?);
+                self.sync_reference(session, first + stats.updates() as u64)?;
             }
-            stats.updated(self.session.update()?);
         }
         Ok(())
     }
 
-    /// Cuts the micro-batches from `index` on, after the first of them ran out of memory.
-    fn shrink(
-        &mut self,
-        batches: &mut Vec<GrpoMicroBatch<'_>>,
+    /// The gradients of micro-batch `index`, after `updates` of the step.
+    fn backward(
+        &self,
+        session: &Session<'_>,
+        batch: &mut GrpoMicroBatch<'_>,
         index: usize,
-        cause: OutOfMemory,
+        updates: usize,
+    ) -> Result<PolicyStats, TrainError> {
+        let sections = &session.settings.sections;
+        let key = [sections.optimizer.seed, session.progress.step, index as u64, updates as u64];
+        let (model, temperature) = (session.model.as_ref(), self.config.sampling.temperature);
+        policy::with_dropout(model, &key, || {
+            let recompute = sections.model.gradient_checkpointing;
+            batch.backward(model, temperature, &self.algorithm.objective, recompute)
+        })
+    }
+
+    /// Completions of the step's prompts, sampled by the policy and scored, and how many groups took the place of others whose rewards
+    /// were all equal.
+    fn rollout(
+        &mut self,
+        session: &mut Session<'_>,
+    ) -> Result<(Vec<ScoredGroup>, usize), TrainError> {
+        let taken = self.prompts.next_step()?;
+        let mut sampled = taken.prompts.len();
+        let mut groups = self.sample_and_score(session, taken, 0)?;
+        let mut resampled = 0;
+        for _ in 0..self.algorithm.resamples {
+            let silent: Vec<usize> =
+                (0..groups.len()).filter(|&index| groups[index].is_zero_spread()).collect();
+            if silent.is_empty() {
+                break;
+            }
+            let taken = self.prompts.take(silent.len())?;
+            let count = taken.prompts.len();
+            let found = self.sample_and_score(session, taken, sampled)?;
+            sampled += count;
+            let found = found.into_iter().filter(|group| !group.is_zero_spread());
+            for (index, group) in silent.into_iter().zip(found) {
+                groups[index] = group;
+                resampled += 1;
+            }
+        }
+        self.warn_small_spread(session, &groups);
+        Ok((groups, resampled))
+    }
+
+    /// A group of completions for each prompt; `first` prompts of the step were sampled before.
+    fn sample_and_score(
+        &self,
+        session: &mut Session<'_>,
+        taken: Taken,
+        first: usize,
+    ) -> Result<Vec<ScoredGroup>, TrainError> {
+        session.skip(taken.skipped);
+        let examples = self.dataset.read(taken.prompts.iter().map(|(index, _)| *index))?;
+        let config = self.config;
+        let sampling = Sampling {
+            params: &self.sampling,
+            max_concurrent: config.rollout.max_concurrent_completions,
+            decoding: session.settings.decoding,
+            num_completions: config.algorithm.num_generations,
+            share_prompt: config.rollout.share_prompt,
+            key: DrawKey {
+                seed: config.optimizer.seed,
+                step: session.progress.step,
+                prompt: first as u64,
+                completion: 0,
+            },
+        };
+        let scoring = Scoring {
+            rewards: &self.rewards,
+            processor: &self.dataset.processor,
+            step: session.progress.step + 1,
+        };
+        let stop = || session.stop.is_now();
+        let model = session.model.as_ref();
+        let prompts = (taken.prompts, examples);
+        let rollout = rollout::roll_out(model, &sampling, &scoring, prompts, &stop)?;
+        session.clock.book("rollout", rollout.sampling);
+        session.clock.book("reward", rollout.waiting);
+        Ok(rollout.groups)
+    }
+
+    /// Log-probabilities that must be known before the first update: those of the reference where there is a divergence, those of the old
+    /// policy where the first update would come too late for them.
+    fn known_logprobs(
+        &self,
+        session: &mut Session<'_>,
+        groups: &[ScoredGroup],
+    ) -> Result<KnownLogprobs, TrainError> {
+        let parts = counting_parts(self.algorithm.choice, groups);
+        let mut known = KnownLogprobs::default();
+        if self.algorithm.needs_old_logprobs {
+            known.old = self.logprobs(session, "old_policy", &parts, |session, batch| {
+                self.scores(session.model.as_ref(), batch)
+            })?;
+        }
+        if self.algorithm.needs_reference {
+            known.reference = self.reference_logprobs(session, &parts)?;
+        }
+        Ok(known)
+    }
+
+    /// By the reference or, with adapters, by the policy without them.
+    fn reference_logprobs(
+        &self,
+        session: &mut Session<'_>,
+        parts: &[GroupPart<'_>],
+    ) -> Result<Logprobs, TrainError> {
+        match &self.reference {
+            Some(reference) => reference.with(|model| {
+                self.logprobs(session, "reference", parts, |_, batch| self.scores(model, batch))
+            }),
+            None => self.logprobs(session, "reference", parts, |session, batch| {
+                let policy = session.model.as_ref();
+                match &policy.parameters().lora {
+                    Some(lora) => lora.switched_off(|| self.scores(policy, batch)),
+                    None => self.scores(policy, batch),
+                }
+            }),
+        }
+    }
+
+    fn scores(
+        &self,
+        model: &dyn VisionLanguageModel,
+        batch: &CompletionBatch<'_>,
+    ) -> Result<Tensor, TrainError> {
+        Ok(batch.scores(model, self.config.sampling.temperature)?.logprobs)
+    }
+
+    /// The log-probabilities of all completions of `parts` that `pass` gives.
+    fn logprobs(
+        &self,
+        session: &mut Session<'_>,
+        phase: &'static str,
+        parts: &[GroupPart<'_>],
+        pass: impl Fn(&Session<'_>, &CompletionBatch<'_>) -> Result<Tensor, TrainError>,
+    ) -> Result<Logprobs, TrainError> {
+        let mut batches = CompletionBatch::split(parts, session.settings.limits());
+        let mut logprobs = Logprobs::new();
+        session.for_each_micro_batch(
+            phase,
+            &mut batches,
+            |session, _, batch| {
+                let lens: Vec<i64> = batch.lens.iter().map(|&len| len as i64).collect();
+                let scores = pass(session, batch)?.split_with_sizes(lens, 0);
+                Ok(batch.ids.iter().copied().zip(scores).collect::<Vec<_>>())
+            },
+            |_, _, scores| {
+                logprobs.extend(scores);
+                Ok(())
+            },
+        )?;
+        Ok(logprobs)
+    }
+
+    /// Rewards to advantages, over each rollout. Returns the mean divergence where it is taken off the reward.
+    fn set_advantages(&self, groups: &mut [ScoredGroup], known: &KnownLogprobs) -> Option<f64> {
+        let rule = &self.algorithm.advantages;
+        let kl: Option<Vec<Vec<f64>>> = rule.kl.map(|term| {
+            let of_group = |(group, scored): (usize, &ScoredGroup)| {
+                let ids = (0..scored.group.completions.len()).map(|index| (group, index));
+                ids.map(|id| known.divergence(id, term.estimator)).collect()
+            };
+            groups.iter().enumerate().map(of_group).collect()
+        });
+        let mut first = 0;
+        for rollout in groups.chunks_mut(self.shape.per_rollout) {
+            let off = kl.as_ref().map(|kl| &kl[first..first + rollout.len()]);
+            let rewards: Vec<GroupRewards<'_>> = rollout.iter().map(ScoredGroup::rewards).collect();
+            let advantages = rule.advantages(&rewards, off);
+            for (group, advantages) in rollout.iter_mut().zip(advantages) {
+                group.group.advantages = advantages;
+            }
+            first += rollout.len();
+        }
+        kl.map(|kl| mean_and_std(&kl.concat()).0)
+    }
+
+    fn update_batches<'g>(
+        &self,
+        session: &Session<'_>,
+        groups: &'g [ScoredGroup],
+        known: &KnownLogprobs,
+    ) -> Vec<Vec<GrpoMicroBatch<'g>>> {
+        let inputs = UpdateInputs {
+            groups,
+            known,
+            algorithm: &self.algorithm,
+            limits: session.settings.limits(),
+            device: session.model.compute().1,
+        };
+        update_batches(&inputs, self.shape.per_update)
+    }
+
+    /// Lets only the tokens of the highest entropy count, by the policy before this update, where the algorithm asks for that.
+    fn choose_tokens(
+        &self,
+        session: &mut Session<'_>,
+        batches: &mut Vec<GrpoMicroBatch<'_>>,
     ) -> Result<(), TrainError> {
-        self.session.shrink(&batches[index].group_lens(), cause)?;
-        let limits = self.session.settings.limits(self.config.rollout.share_prompt);
-        let rest = batches.split_off(index);
-        batches.extend(rest.into_iter().flat_map(|batch| batch.cut(limits)));
+        let choice = self.algorithm.choice;
+        if !choice.needs_entropies() {
+            return Ok(());
+        }
+        let (temperature, mut entropies) = (self.config.sampling.temperature, Vec::new());
+        session.for_each_micro_batch(
+            "entropy",
+            batches,
+            |session, _, batch| batch.entropies(session.model.as_ref(), temperature),
+            |_, _, of_batch| {
+                entropies.push(of_batch);
+                Ok(())
+            },
+        )?;
+        choose_tokens(choice, batches, &entropies);
+        Ok(())
+    }
+
+    /// Moves the reference after `updates` of the run where that is due.
+    fn sync_reference(&self, session: &Session<'_>, updates: u64) -> Result<(), TrainError> {
+        let section = &self.config.algorithm;
+        match &self.reference {
+            Some(reference)
+                if section.sync_ref_model
+                    && updates.is_multiple_of(section.ref_model_sync_steps as u64) =>
+            {
+                reference.mix(session.model.as_ref(), section.ref_model_mixup_alpha)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the completions of the step with their scores, and keeps one to test weights with.
+    fn log_rollouts(
+        &self,
+        session: &mut Session<'_>,
+        groups: &[ScoredGroup],
+    ) -> Result<(), TrainError> {
+        let step = session.progress.step + 1;
+        let logged = logged_groups(groups, &self.rewards, step);
+        let keep = self.config.rollout.rollouts_keep;
+        session.run.folder.log_rollouts(step, &logged, keep)?;
+        let completions = groups.iter().map(|scored| &scored.group);
+        session.keep_finite_probe(completions.flat_map(|group| {
+            let ids = group.completions.iter().map(|c| c.ids.as_slice());
+            ids.map(|ids| (&group.prompt, ids))
+        }));
         Ok(())
     }
 
     /// Every completion of a refused step with its tokens' log-probabilities, for the dump.
     fn dump(
         &self,
+        session: &Session<'_>,
         groups: &[ScoredGroup],
-        batches: &[GrpoMicroBatch<'_>],
+        updates: &[Vec<GrpoMicroBatch<'_>>],
     ) -> Result<Vec<Value>, TrainError> {
         let mut records: BTreeMap<CompletionId, TokenRecord> = BTreeMap::new();
-        for (index, batch) in batches.iter().enumerate() {
-            records.extend(batch.token_records(index + 1)?);
+        for micro_batches in updates {
+            for (index, batch) in micro_batches.iter().enumerate() {
+                records.extend(batch.token_records(index + 1)?);
+            }
         }
-        let indices = groups.iter().map(|scored| scored.group.example_index);
-        let examples = self.dataset.read(indices)?;
-        let step = self.session.step + 1;
-        let logged = logged_groups(groups, &examples, &self.rewards, step);
+        let logged = logged_groups(groups, &self.rewards, session.progress.step + 1);
         let mut rows: Vec<Value> = logged.into_iter().flat_map(|g| g.completions).collect();
         let completion_ids = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
@@ -239,51 +513,8 @@ impl Trainer<'_> {
         Ok(rows)
     }
 
-    /// Completions of the step's prompts, sampled by the policy, with rewards and advantages.
-    fn roll_out(&mut self) -> Result<Vec<ScoredGroup>, TrainError> {
-        let count = self.order.indices_of_step(self.session.step).len();
-        let prompts = self.session.take_prompts(&mut self.prompts, count)?;
-        let examples = self.dataset.read(prompts.iter().map(|(index, _)| *index))?;
-        let (session, config) = (&self.session, self.config);
-        let sampling = Sampling {
-            params: &self.sampling,
-            max_concurrent: config.rollout.max_concurrent_completions,
-            decoding: session.settings.decoding,
-            num_completions: config.algorithm.num_generations,
-            share_prompt: config.rollout.share_prompt,
-            key: DrawKey {
-                seed: config.optimizer.seed,
-                step: session.step,
-                prompt: 0,
-                completion: 0,
-            },
-        };
-        let scoring = Scoring {
-            rewards: &self.rewards,
-            examples: &examples,
-            processor: &self.dataset.processor,
-            step: session.step + 1,
-        };
-        let stop = || session.stop.is_now();
-        let rollout =
-            rollout::roll_out(session.model.as_ref(), &sampling, &scoring, prompts, &stop)?;
-        session.clock.book("rollout", rollout.sampling);
-        session.clock.book("reward", rollout.waiting);
-        let step = scoring.step;
-        let logged = logged_groups(&rollout.groups, scoring.examples, scoring.rewards, step);
-        let keep = self.config.rollout.rollouts_keep;
-        self.session.run.log_rollouts(step, &logged, keep)?;
-        self.warn_small_spread(&rollout.groups);
-        let completions = rollout.groups.iter().map(|scored| &scored.group);
-        self.session.keep_finite_probe(completions.flat_map(|group| {
-            let ids = group.completions.iter().map(|c| c.ids.as_slice());
-            ids.map(|ids| (&group.prompt, ids))
-        }));
-        Ok(rollout.groups)
-    }
-
     /// Warns once of groups whose rewards hardly differ: nothing else shows that they give almost no gradient.
-    fn warn_small_spread(&mut self, groups: &[ScoredGroup]) {
+    fn warn_small_spread(&mut self, session: &mut Session<'_>, groups: &[ScoredGroup]) {
         let stds = groups.iter().map(|g| mean_and_std(&g.group.rewards).1);
         let small = stds.filter(|std| *std > 0.0 && *std < STD_EPSILON);
         let Some(std) = small.reduce(f64::max) else {
@@ -292,130 +523,24 @@ impl Trainer<'_> {
         if std::mem::replace(&mut self.has_warned_small_spread, true) {
             return;
         }
-        let step = self.session.step + 1;
-        self.session.log(&format!(
+        let step = session.progress.step + 1;
+        session.log(&format!(
             "warning: step {step}: the rewards of a group differ by {std:.1e} (their deviation); advantages are divided by \
              it plus {STD_EPSILON}, so they are near 0 and teach next to nothing\nhint: larger --reward_weights"
         ));
     }
 
-    /// Groups in micro-batches. With beta 0 a group whose rewards are all equal has no gradient and is left out, but counts in the
-    /// denominator.
-    fn batches<'g>(&self, groups: &'g [ScoredGroup]) -> Vec<GrpoMicroBatch<'g>> {
-        let completions: usize = groups.iter().map(|g| g.group.completions.len()).sum();
-        let has_gradient =
-            |g: &ScoredGroup| self.config.algorithm.beta > 0.0 || !is_zero_spread(&g.group.rewards);
-        let groups_with_gradient: Vec<(usize, &base::RolloutGroup)> = groups
-            .iter()
-            .enumerate()
-            .filter(|(_, g)| has_gradient(g))
-            .map(|(index, g)| (index, &g.group))
-            .collect();
-        let Session { settings, model, .. } = &self.session;
-        GrpoMicroBatch::split(
-            &groups_with_gradient,
-            completions,
-            settings.limits(self.config.rollout.share_prompt),
-            model.compute().1,
-        )
-    }
-
-    fn score_by_reference(
-        &mut self,
-        batches: &mut Vec<GrpoMicroBatch<'_>>,
-    ) -> Result<(), TrainError> {
-        if self.config.algorithm.beta == 0.0 {
-            return Ok(());
-        }
-        match self.reference.take() {
-            Some(reference) => {
-                let scored = reference.with(|model| self.reference_passes(Some(model), batches));
-                self.reference = Some(reference);
-                scored
-            }
-            None => self.reference_passes(None, batches),
-        }
-    }
-
-    /// By `reference` or, where there is none, by the policy without its adapters.
-    fn reference_passes(
-        &mut self,
-        reference: Option<&dyn VisionLanguageModel>,
-        batches: &mut Vec<GrpoMicroBatch<'_>>,
-    ) -> Result<(), TrainError> {
-        let mut index = 0;
-        while index < batches.len() {
-            match self.reference_pass(reference, &mut batches[index])? {
-                Ok(()) => index += 1,
-                Err(cause) => self.shrink(batches, index, cause)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn reference_pass(
-        &self,
-        reference: Option<&dyn VisionLanguageModel>,
-        batch: &mut GrpoMicroBatch<'_>,
-    ) -> Result<Result<(), OutOfMemory>, TrainError> {
-        let policy = self.session.model.as_ref();
-        let mut score = |model: &dyn VisionLanguageModel| {
-            catch_oom(model.compute().1, || {
-                batch.score_by_reference(model, self.config.sampling.temperature)
-            })
-        };
-        self.session.clock.time("reference", || match (reference, &policy.parameters().lora) {
-            (Some(reference), _) => score(reference),
-            (None, Some(lora)) => lora.switched_off(|| score(policy)),
-            (None, None) => Ok(Ok(())),
-        })
-    }
-
-    /// Adds the gradients of micro-batch `index`, after `updates` of the step; adds nothing on OOM.
-    fn accumulate(
-        &mut self,
-        batch: &mut GrpoMicroBatch<'_>,
-        index: usize,
-        updates: usize,
-    ) -> Result<Result<PolicyStats, OutOfMemory>, TrainError> {
-        let Session { model, optimizer, clock, settings, step, .. } = &mut self.session;
-        let key = [settings.sections.optimizer.seed, *step, index as u64, updates as u64];
-        let stats = clock.time("train", || {
-            policy::with_dropout(model.as_ref(), &key, || {
-                catch_oom(model.compute().1, || {
-                    batch.accumulate(
-                        model.as_ref(),
-                        self.config.sampling.temperature,
-                        self.clip,
-                        self.config.algorithm.beta,
-                        settings.sections.model.gradient_checkpointing,
-                    )
-                })
-            })
-        })?;
-        if let Ok(stats) = &stats {
-            NonFinite::check_loss(stats.loss, index)?;
-            optimizer.collect(model.parameters())?;
-        }
-        Ok(stats)
-    }
-
     fn metrics(
-        &mut self,
+        &self,
+        session: &Session<'_>,
         groups: &[ScoredGroup],
         stats: Option<&PolicyStats>,
-    ) -> Result<Map<String, Value>, TrainError> {
+    ) -> Map<String, Value> {
         let mut metrics = rollout::reward_metrics(groups, &self.rewards);
-        let lens: Vec<f64> = groups
-            .iter()
-            .flat_map(|g| g.group.completions.iter().map(|c| c.ids.len() as f64))
-            .collect();
-        let cut = groups
-            .iter()
-            .flat_map(|g| &g.group.completions)
-            .filter(|c| c.finish_reason == base::FinishReason::Length)
-            .count();
-        let silent = groups.iter().filter(|g| is_zero_spread(&g.group.rewards)).count();
+        let completions = || groups.iter().flat_map(|g| &g.group.completions);
+        let lens: Vec<f64> = completions().map(|c| c.ids.len() as f64).collect();
+        let cut = completions().filter(|c| c.finish_reason == FinishReason::Length).count();
+        let silent = groups.iter().filter(|group| group.is_zero_spread()).count();
         let without_reward: usize = groups.iter().map(ScoredGroup::num_zero).sum();
         let tokens: f64 = lens.iter().sum();
         metrics.insert("completion_length".into(), json!(tokens / lens.len().max(1) as f64));
@@ -425,24 +550,10 @@ impl Trainer<'_> {
         metrics.insert("groups".into(), json!(groups.len()));
         metrics.insert("completions".into(), json!(lens.len()));
         if let Some(stats) = stats {
-            stats.write(&mut metrics, self.config.algorithm.num_iterations);
+            stats.write(&mut metrics, &self.algorithm.objective);
         }
-        metrics.insert("tokens_per_sec".into(), json!(tokens / self.session.clock.elapsed()));
-        metrics.insert(
-            "epoch".into(),
-            json!((self.session.step + 1) as f64 / self.order.steps_per_epoch() as f64),
-        );
-        Ok(metrics)
+        metrics.insert("tokens_per_sec".into(), json!(tokens / session.clock.elapsed()));
+        metrics.insert("epoch".into(), json!(self.prompts.epoch()));
+        metrics
     }
-
-    /// Evaluates where that is due.
-    fn evaluate(&mut self) -> Result<(), TrainError> {
-        let Trainer { session, dataset, rewards, config, sampling, .. } = self;
-        session.evaluate(|session| validation::score(session, dataset, rewards, config, sampling))
-    }
-}
-
-/// The error of a row that turned out bad during training.
-pub(crate) fn bad_row(example: &Example, cause: data::RowCause) -> TrainError {
-    TrainError::Row(Box::new(data::RowError { source_line: example.source.clone(), cause }))
 }

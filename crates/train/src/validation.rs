@@ -8,9 +8,9 @@ use rewards::RewardSet;
 use serde_json::{Map, Value};
 
 use crate::TrainError;
+use crate::dataset::{Dataset, bad_row};
 use crate::rollout::{self, Sampling, Scoring};
-use crate::session::{Dataset, Session};
-use crate::trainer::bad_row;
+use crate::session::Session;
 
 /// Scores greedy completions of the validation rows; nothing without any.
 ///
@@ -51,14 +51,10 @@ pub(crate) fn score(
                 .map_err(|cause| bad_row(example, cause))?;
             prompts.push((index, prompt));
         }
-        let scoring = Scoring {
-            rewards,
-            examples: &examples,
-            processor: &dataset.processor,
-            step: session.step,
-        };
+        let scoring =
+            Scoring { rewards, processor: &dataset.processor, step: session.progress.step };
         let model = session.model.as_ref();
-        let rollout = rollout::roll_out(model, &sampling, &scoring, prompts, &stop)?;
+        let rollout = rollout::roll_out(model, &sampling, &scoring, (prompts, examples), &stop)?;
         groups.extend(rollout.groups);
     }
     let mut scores = rollout::reward_metrics(&groups, rewards);

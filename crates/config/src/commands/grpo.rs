@@ -1,7 +1,7 @@
 //! What `grpo` takes. Names are those of VLM-R1's scripts and of the Hugging Face trainers; a default that differs from
 //! theirs says so.
 
-use crate::ranges::validate_overlong;
+use crate::ranges::{demand, validate_overlong};
 use crate::sections::{
     AlgorithmSection, DataSection, EvalSection, FilterSection, GrpoRewardSection, MachineSection,
     ModelSection, OptimizerSection, RewardSection, RolloutSection, RunSection, SamplingSection,
@@ -99,12 +99,26 @@ impl GrpoConfig {
 
 impl Validate for GrpoConfig {
     fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
-        self.training().inactive_fields()
+        [self.training().inactive_fields(), self.algorithm.inactive_fields()].concat()
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.training().validate()?;
         self.algorithm.validate()?;
+        let accumulation = self.optimizer.gradient_accumulation_steps;
+        let rollout = self.algorithm.steps_per_generation.unwrap_or(accumulation);
+        demand(
+            rollout.is_multiple_of(accumulation) || accumulation.is_multiple_of(rollout),
+            "steps_per_generation",
+            rollout,
+            "a multiple of `gradient_accumulation_steps`, or a part of it",
+        )?;
+        demand(
+            !(self.algorithm.sync_ref_model && self.model.use_peft),
+            "sync_ref_model",
+            true,
+            "`false` with `use_peft`: the reference is the model under the adapters",
+        )?;
         self.sampling.validate()?;
         let most = self.scoring.overlong_max_tokens.unwrap_or(self.sampling.max_completion_length);
         validate_overlong(most, self.rewards.overlong_cache_tokens)?;

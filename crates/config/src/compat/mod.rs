@@ -24,6 +24,8 @@ pub enum CompatEffect {
     /// Nothing with these values (lower case; numbers by their value); any other asks for what is not built, and what
     /// to do.
     Only(&'static [&'static str], &'static str),
+    /// What this field does.
+    Alias(&'static str),
 }
 
 impl CompatFlag {
@@ -34,6 +36,7 @@ impl CompatFlag {
     pub(super) fn why_inactive(&self, value: &str) -> Result<&'static str, &'static str> {
         match self.effect {
             CompatEffect::None(why) => Ok(why),
+            CompatEffect::Alias(_) => Ok("it is another name"),
             CompatEffect::Only(accepted, reason) => {
                 let value = value.trim().to_ascii_lowercase();
                 let number = value.parse::<f64>().ok();
@@ -51,6 +54,10 @@ impl CompatFlag {
 
 pub(super) const fn none(name: &'static str, why: &'static str) -> CompatFlag {
     CompatFlag { name, effect: CompatEffect::None(why) }
+}
+
+pub(super) const fn alias(name: &'static str, field: &'static str) -> CompatFlag {
+    CompatFlag { name, effect: CompatEffect::Alias(field) }
 }
 
 pub(super) const fn only(

@@ -2,7 +2,7 @@
 //! and of the 4.49 that VLM-R1 ran, of TRL 1.16's `GRPOConfig`, `SFTConfig`, `ModelConfig` and `ScriptArguments`, of
 //! VLM-R1's own arguments, and of launchers.
 
-use super::{CompatFlag, none, only};
+use super::{CompatFlag, alias, none, only};
 
 const OFF: &[&str] = &["false", "no", "off", "0", "none", "null", "", "[]", "{}"];
 const ON: &[&str] = &["true", "yes", "on", "1", "none", "null"];
@@ -16,13 +16,11 @@ const KERNELS: &str = "there is one set of kernels";
 const READERS: &str = "rows are read by threads";
 const EVALUATION: &str = "evaluation fills its own batches";
 const NO_PADDING: &str = "there is no padding";
-const OTHER_LOSS: &str = "it belongs to another loss";
 const QUANTISED: &str = "it belongs to quantised weights";
 const BEST: &str = "it belongs to `load_best_model_at_end`";
 const SEVERAL: &str = "several processes; start the program without a launcher, for one process";
 const UPLOAD: &str = "upload the checkpoint folder by hand";
 const TEMPLATE: &str = "the chat template is that of the model's folder";
-const NO_ENTROPY: &str = "the loss holds no entropy; leave it out";
 
 /// Flags that `grpo` and `sft` take for the sake of scripts of VLM-R1, TRL and transformers.
 pub const VLM_R1: &[CompatFlag] = &[
@@ -246,12 +244,7 @@ pub(super) const OF_GRPO: &[CompatFlag] = &[
     only(
         "generation_batch_size",
         OFF,
-        "a step samples `--per_device_train_batch_size` x `--gradient_accumulation_steps` answers; leave it out",
-    ),
-    only(
-        "steps_per_generation",
-        OFF,
-        "a step samples its own answers; several updates of one batch are `--num_iterations`",
+        "completions of a rollout are `--per_device_train_batch_size` x `--steps_per_generation`; leave it out",
     ),
     only(
         "generation_kwargs",
@@ -278,47 +271,23 @@ pub(super) const OF_GRPO: &[CompatFlag] = &[
     none("vllm_max_model_len", VLLM),
     none("vllm_max_model_length", VLLM),
     none("vllm_tensor_parallel_size", VLLM),
-    none("vllm_importance_sampling_correction", VLLM),
-    none("vllm_importance_sampling_mode", VLLM),
-    none("vllm_importance_sampling_cap", VLLM),
-    none("vllm_importance_sampling_clip_max", VLLM),
-    none("vllm_importance_sampling_clip_min", VLLM),
+    none(
+        "vllm_importance_sampling_correction",
+        "say which by `--sampler_correction` (TRL's default: sequence_mask)",
+    ),
+    alias("vllm_importance_sampling_mode", "sampler_correction"),
+    alias("vllm_importance_sampling_cap", "sampler_correction_max"),
+    alias("vllm_importance_sampling_clip_max", "sampler_correction_max"),
+    alias("vllm_importance_sampling_clip_min", "sampler_correction_min"),
     none("use_transformers_paged", VLLM),
     none("use_transformers_continuous_batching", VLLM),
     none("transformers_continuous_batching_config", VLLM),
     none("max_tool_calling_iterations", "there are no tools"),
-    only("delta", OFF, "the ratio has no further bound; leave it out"),
-    only("loss_type", &["grpo"], "the loss is the mean over answers of the mean over tokens"),
-    none("sapo_temperature_neg", OTHER_LOSS),
-    none("sapo_temperature_pos", OTHER_LOSS),
-    none("vespo_k_pos", OTHER_LOSS),
-    none("vespo_lambda_pos", OTHER_LOSS),
-    none("vespo_k_neg", OTHER_LOSS),
-    none("vespo_lambda_neg", OTHER_LOSS),
-    only("importance_sampling_level", &["token"], "ratios are those of tokens"),
-    only(
-        "multi_objective_aggregation",
-        &["sum_then_normalize"],
-        "rewards are summed, then normalised",
-    ),
-    only(
-        "scale_rewards",
-        &["true", "yes", "on", "1", "group"],
-        "advantages are divided by the deviation within the group",
-    ),
-    only("mask_truncated_completions", OFF, "truncated answers count"),
-    only("sync_ref_model", OFF, "the reference stays the start of the run"),
-    none("ref_model_mixup_alpha", "it belongs to `sync_ref_model`"),
-    none("ref_model_sync_steps", "it belongs to `sync_ref_model`"),
-    only("top_entropy_quantile", &["1"], "all tokens count"),
-    only("entropy_coef", &["0"], NO_ENTROPY),
-    only("use_adaptive_entropy", OFF, NO_ENTROPY),
+    only("use_adaptive_entropy", OFF, "the weight of the entropy stays what `--entropy_coef` says"),
     none("entropy_coef_min", "it belongs to `use_adaptive_entropy`"),
     none("entropy_coef_max", "it belongs to `use_adaptive_entropy`"),
     none("entropy_coef_delta", "it belongs to `use_adaptive_entropy`"),
     none("entropy_target", "it belongs to `use_adaptive_entropy`"),
-    only("off_policy_mask_threshold", OFF, "all answers count"),
-    only("use_bias_correction_kl", OFF, "the divergence is not multiplied by the ratio"),
     none("log_completions", "all completions are in rollouts/"),
     none("log_multimodal", "rollouts/ name the images"),
     none("log_unique_prompts", "all completions are in rollouts/"),

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use config::{
-    CompatFlag, Config, ConfigError, GrpoConfig, Interval, Layers, LrSchedulerType, Resolved,
-    Resume, SaveStrategy, Section, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
-    is_of_launcher, nearest, resolve,
+    CompatFlag, Config, ConfigError, GrpoConfig, Interval, Layers, LossType, LrSchedulerType,
+    Resolved, Resume, SamplerCorrection, SaveStrategy, ScaleRewards, Section, SftConfig,
+    compat_flags_of_grpo, compat_flags_of_sft, is_of_launcher, nearest, resolve,
 };
 
 const FIELDS: &str = include_str!("fields_of_trainers.txt");
@@ -44,8 +44,7 @@ fn one(command: &str, name: &str, value: &str) -> Result<Vec<String>, ConfigErro
 }
 
 /// Defaults there that are refused here: what they ask for is not what happens.
-const OTHER_DEFAULTS: [(&str, &str); 3] =
-    [("grpo", "loss_type"), ("grpo", "use_bias_correction_kl"), ("sft", "max_length")];
+const OTHER_DEFAULTS: [(&str, &str); 1] = [("sft", "max_length")];
 
 #[test]
 fn every_field_of_the_trainers_is_known_and_its_default_taken() {
@@ -101,12 +100,9 @@ fn what_would_change_the_result_is_refused_with_the_reason() {
         ("sft", "neftune_noise_alpha", "5", "without noise"),
         ("grpo", "eval_delay", "100", "eval_steps"),
         ("grpo", "use_cpu", "true", "--device cpu"),
-        ("grpo", "delta", "1.5", "no further bound"),
-        ("grpo", "entropy_coef", "0.01", "no entropy"),
-        ("grpo", "steps_per_generation", "4", "num_iterations"),
-        ("grpo", "importance_sampling_level", "sequence", "tokens"),
-        ("grpo", "scale_rewards", "false", "deviation"),
         ("grpo", "use_dora", "true", "plain LoRA"),
+        ("grpo", "generation_batch_size", "64", "steps_per_generation"),
+        ("grpo", "use_adaptive_entropy", "true", "entropy_coef"),
         ("sft", "packing", "true", "a row stays a row"),
         ("sft", "completion_only_loss", "false", "answers"),
         ("sft", "max_length", "1024", "max_seq_length"),
@@ -130,10 +126,6 @@ fn what_changes_nothing_is_named() {
         ("grpo", "dataloader_persistent_workers", "true"),
         ("grpo", "auto_find_batch_size", "true"),
         ("grpo", "wandb_project", "mine"),
-        ("grpo", "delta", "None"),
-        ("grpo", "entropy_coef", "0.0"),
-        ("grpo", "top_entropy_quantile", "1.00"),
-        ("grpo", "scale_rewards", "group"),
         ("grpo", "group_by_length", "False"),
         ("grpo", "master_port", "29500"),
         ("grpo", "nproc_per_node", "1"),
@@ -305,4 +297,79 @@ fn flags_of_launchers_are_known() {
         assert!(is_of_launcher(name), "{name}");
     }
     assert!(!is_of_launcher("beta"));
+}
+
+/// Settings of the algorithm that exclude one another; the field that the message names.
+#[test]
+fn contradictions_of_the_algorithm_are_refused_by_name() {
+    for (yaml, named) in [
+        ("delta: 1.5\nloss_type: cispo", "delta"),
+        ("sync_ref_model: true\nbeta: 0", "sync_ref_model"),
+        ("sync_ref_model: true\nuse_peft: true", "sync_ref_model"),
+        ("kl_in_reward: true\nbeta: 0", "kl_in_reward"),
+        ("use_bias_correction_kl: true\nadvantage_estimator: rloo", "use_bias_correction_kl"),
+        ("multi_objective_aggregation: normalize_then_sum\nscale_rewards: none", "scale_rewards"),
+        (
+            "multi_objective_aggregation: normalize_then_sum\nadvantage_estimator: rloo",
+            "kl_in_reward",
+        ),
+        ("loss_type: vespo\nsampler_correction: sequence_mask", "sampler_correction"),
+        ("sampler_correction: token_mask\nsampler_correction_max: none", "sampler_correction_max"),
+        ("sampler_correction: token_mask\nsampler_correction_min: 4", "sampler_correction_min"),
+        ("steps_per_generation: 3\ngradient_accumulation_steps: 2", "steps_per_generation"),
+        ("top_entropy_quantile: 1.5", "top_entropy_quantile"),
+        ("ref_model_mixup_alpha: -0.1", "ref_model_mixup_alpha"),
+    ] {
+        let error = with::<GrpoConfig>(compat_flags_of_grpo(), yaml, &[]).unwrap_err();
+        assert!(matches!(error, ConfigError::OutOfRange { .. }), "{yaml}: {error}");
+        assert!(error.to_string().contains(named), "{yaml}: {error}");
+    }
+}
+
+#[test]
+fn settings_of_other_variants_are_named_as_inactive() {
+    let yaml = "vespo_k_pos: 1\nsapo_temperature_pos: 2\nref_model_sync_steps: 3\nmax_resample_times: 1\n\
+                sampler_correction_min: 0.1\nloss_type: sapo\nepsilon: 0.1";
+    let resolved = with::<GrpoConfig>(compat_flags_of_grpo(), yaml, &[]).unwrap();
+    let mut names: Vec<&str> =
+        resolved.without_effect.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "epsilon",
+            "max_resample_times",
+            "ref_model_sync_steps",
+            "sampler_correction_min",
+            "vespo_k_pos"
+        ]
+    );
+}
+
+#[test]
+fn words_and_other_names_of_the_algorithm() {
+    let algorithm = |flags: &[(&str, &str)]| grpo(flags).unwrap().config.algorithm;
+    for (text, scale) in [
+        ("true", ScaleRewards::Group),
+        ("group", ScaleRewards::Group),
+        ("batch", ScaleRewards::Batch),
+        ("False", ScaleRewards::None),
+        ("none", ScaleRewards::None),
+    ] {
+        assert_eq!(algorithm(&[("scale_rewards", text)]).scale(), scale, "{text}");
+    }
+    let of_trl = algorithm(&[
+        ("vllm_importance_sampling_mode", "token_truncate"),
+        ("vllm_importance_sampling_clip_max", "2"),
+        ("vllm-importance-sampling-clip-min", "0.5"),
+    ]);
+    assert_eq!(of_trl.sampler_correction, SamplerCorrection::TokenTruncate);
+    assert_eq!(
+        (of_trl.sampler_correction_min, of_trl.sampler_correction_max),
+        (Some(0.5), Some(2.0))
+    );
+    let yaml = "scale_rewards: false\nloss_type: dr_grpo";
+    let dr_grpo = with::<GrpoConfig>(compat_flags_of_grpo(), yaml, &[]).unwrap().config;
+    assert_eq!(dr_grpo.algorithm.scale(), ScaleRewards::None);
+    assert_eq!(dr_grpo.algorithm.loss_type, LossType::DrGrpo);
 }

@@ -9,14 +9,14 @@ use crate::session::Session;
 impl Session<'_> {
     /// Logs the finished step, and the alerts that begin or end with it.
     pub(crate) fn log_step(&mut self, metrics: &Map<String, Value>) -> Result<(), TrainError> {
-        let (step, total) = (self.step, self.schedule.total_steps);
-        let alerts = self.alerts.observe(step, metrics);
+        let (step, total) = (self.progress.step, self.schedule.total_steps);
+        let alerts = self.run.alerts.observe(step, metrics);
         let mut shown = metrics.clone();
-        shown.insert(MARKS.into(), json!(self.alerts.marks()));
-        self.run.log_line(&step_line(step, total, &shown));
-        self.observer.on_step(step, total, &shown);
+        shown.insert(MARKS.into(), json!(self.run.alerts.marks()));
+        self.run.folder.log_line(&step_line(step, total, &shown));
+        self.run.observer.on_step(step, total, &shown);
         for alert in alerts {
-            self.run.log_alert(&alert.line())?;
+            self.run.folder.log_alert(&alert.line())?;
             self.log(&alert.text());
         }
         Ok(())
@@ -26,11 +26,11 @@ impl Session<'_> {
     pub(crate) fn log_end(&mut self, is_finished: bool) -> Result<(), TrainError> {
         if is_finished {
             // The summary names those that begin only now.
-            for alert in self.alerts.conclude(self.step) {
-                self.run.log_alert(&alert.line())?;
+            for alert in self.run.alerts.conclude(self.progress.step) {
+                self.run.folder.log_alert(&alert.line())?;
             }
         }
-        for line in self.alerts.summary() {
+        for line in self.run.alerts.summary() {
             self.log(&line);
         }
         Ok(())

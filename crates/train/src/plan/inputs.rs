@@ -9,10 +9,10 @@ use tch::Device;
 
 use super::{Choice, Load, Probe, Shape, Trained, Work};
 use crate::TrainError;
+use crate::dataset::{Dataset, bad_row};
 use crate::rollout_rows::empty_row_bytes;
-use crate::session::Dataset;
 use crate::settings::Settings;
-use crate::trainer::bad_row;
+use crate::trainer::StepShape;
 
 /// Rows that are looked at.
 const SAMPLED_ROWS: usize = 32;
@@ -84,7 +84,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let seen = Seen::of(&dataset, &settings, &config.rewards.reward_funcs)?;
     let generations = config.algorithm.num_generations as u64;
     let group = if config.rollout.share_prompt { generations } else { 1 };
-    let prompts = (settings.rows_per_step()).div_ceil(config.algorithm.num_generations);
+    let prompts = StepShape::of(config).prompts_per_step();
     let order = EpochOrder::new(dataset.examples.len(), prompts, config.optimizer.seed);
     let with_completions = |(prompt_tokens, patches): (u64, u64), completions: u64| {
         let load = Load {

@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Choice, Costs, Line, Load, Passes, Shape, Tower, Trained};
 use crate::TrainError;
-use crate::batch::MicroBatch;
+use crate::batch::{MicroBatch, Pass};
 use crate::logprobs::Predictions;
 use crate::optimizer::{Optimizer, OptimizerOptions};
 use crate::policy;
@@ -132,7 +132,7 @@ impl<'a> Probe<'a> {
     fn training_secs(&self, model: &Model, choice: Choice, batch: &MicroBatch) -> f64 {
         best_of(model.compute().1, || {
             policy::with_dropout(model, &[0], || {
-                batch.backward(model, 1.0, choice.recompute, |scores| {
+                batch.backward(model, Pass::new(1.0, choice.recompute), |scores| {
                     (scores.logprobs.sum(Kind::Float), ())
                 });
             });

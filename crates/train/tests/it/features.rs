@@ -13,7 +13,7 @@ use models::{
 };
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
-use train::batch::{MicroBatch, PromptWithCompletions};
+use train::batch::{MicroBatch, Pass, PromptWithCompletions};
 use train::train_grpo_with_rewards;
 
 use crate::golden;
@@ -56,7 +56,7 @@ fn gradients(model: &dyn VisionLanguageModel, recompute: bool) -> (f64, Vec<(Str
     let items: Vec<PromptWithCompletions<'_>> =
         prompts.iter().zip(ANSWERS).map(|(p, a)| (p, a.to_vec())).collect();
     let batch = MicroBatch::pack(model, &items).unwrap();
-    let loss = batch.backward(model, 0.9, recompute, |scores| {
+    let loss = batch.backward(model, Pass::new(0.9, recompute), |scores| {
         let loss = -(&scores.logprobs * &scores.logprobs).mean(Kind::Float);
         let number = f64::try_from(loss.detach()).unwrap();
         (loss, number)

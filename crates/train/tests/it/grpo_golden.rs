@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use base::Prompt;
+use config::GrpoConfig;
 use serde_json::Value;
-use tch::{Kind, Tensor};
-use train::batch::{MicroBatch, PromptWithCompletions};
-use train::grpo::{
-    ClipRange, advantages, is_clipped, kl_k3, policy_loss, repeat_over_tokens, token_weights,
-};
+use tch::{Device, Kind, Tensor};
+use train::algorithm::Algorithm;
+use train::algorithm::advantage::GroupRewards;
+use train::algorithm::aggregation::{Totals, per_token};
+use train::algorithm::completions::Completions;
+use train::algorithm::objective::Tokens;
+use train::batch::{MicroBatch, Pass, PromptWithCompletions};
 
 use crate::golden;
 
@@ -32,7 +35,10 @@ fn groups() -> Vec<Group> {
             .collect();
         let prompt = processor.prompt(group["prompt"].as_str().unwrap(), &images).unwrap();
         assert_eq!(prompt.ids, golden::ids(&group["prompt_ids"]));
-        let advantages = advantages(&golden::floats(&group["rewards"]));
+        let rewards = golden::floats(&group["rewards"]);
+        let rewards = GroupRewards { total: &rewards, per_reward: &[] };
+        let rule = Algorithm::new(&GrpoConfig::default(), vec![1.0]).advantages;
+        let advantages = rule.advantages(&[rewards], None).remove(0);
         for (got, expected) in advantages.iter().zip(golden::floats(&group["advantages"])) {
             assert!((got - expected).abs() < 1e-6);
         }
@@ -61,7 +67,12 @@ fn loss_and_gradients() {
     for (name, expected) in expected.as_object().unwrap() {
         let number = |key: &str| expected[key].as_f64().unwrap();
         let (beta, temperature) = (number("beta"), number("temperature"));
-        let clip = ClipRange { low: number("epsilon"), high: number("epsilon_high") };
+        let config = GrpoConfig::default().with(|c| {
+            c.algorithm.beta = beta;
+            c.algorithm.epsilon = number("epsilon");
+            c.algorithm.epsilon_high = Some(number("epsilon_high"));
+        });
+        let objective = Algorithm::new(&config, vec![1.0]).objective;
         let model = golden::model("nested", true);
         let items: Vec<PromptWithCompletions<'_>> = groups
             .iter()
@@ -69,28 +80,37 @@ fn loss_and_gradients() {
             .collect();
         let batch = MicroBatch::pack(model.as_ref(), &items).unwrap();
         let per_completion: Vec<f64> = groups.iter().flat_map(|g| g.advantages.clone()).collect();
-        let adv = Tensor::from_slice(&repeat_over_tokens(&per_completion, &batch.lens));
-        let weights = Tensor::from_slice(&token_weights(&batch.lens, per_completion.len()));
+        let adv = Tensor::from_slice(&per_token(&batch.lens, |index| per_completion[index]));
+        let completions = Completions::new(&batch.lens, Device::Cpu);
+        let tokens = batch.lens.iter().sum();
+        let totals = Totals { completions: per_completion.len(), tokens };
+        let weights =
+            per_token(&batch.lens, |index| objective.aggregation.weight(batch.lens[index], totals));
+        let weights = Tensor::from_slice(&weights);
         let old = fixed(temperature, "old_logprobs");
         let reference = fixed(temperature, "ref_logprobs");
         let on_policy = expected["on_policy"].as_bool().unwrap();
-        let (loss, logprobs) = batch.backward(model.as_ref(), temperature, false, |scores| {
-            let old = if on_policy { scores.logprobs.detach() } else { old.shallow_clone() };
-            let mut loss = policy_loss(&scores.logprobs, &old, &adv, clip);
-            if beta > 0.0 {
-                loss += kl_k3(&scores.logprobs, &reference) * beta;
-            }
-            let token_loss = Tensor::from_slice(&flat(&expected["token_loss"]));
-            assert!(golden::max_difference(&loss.detach(), &token_loss) < 1e-4, "{name}");
-            let clipped = is_clipped(&scores.logprobs.detach(), &old, &adv, clip);
-            let share = f64::try_from(clipped.mean(Kind::Float)).unwrap();
-            assert!((share - number("clip_ratio_token_mean")).abs() < 1e-6, "{name}: {share}");
-            let loss = (loss * &weights).sum(Kind::Float);
-            (
-                loss.shallow_clone(),
-                (f64::try_from(loss.detach()).unwrap(), scores.logprobs.detach()),
-            )
-        });
+        let (loss, logprobs) =
+            batch.backward(model.as_ref(), Pass::new(temperature, false), |scores| {
+                let old = if on_policy { scores.logprobs.detach() } else { old.shallow_clone() };
+                let loss = objective.loss(&Tokens {
+                    logprobs: &scores.logprobs,
+                    entropies: &scores.entropies,
+                    old_logprobs: &old,
+                    sampled_logprobs: &old,
+                    ref_logprobs: Some(&reference),
+                    advantages: &adv,
+                    weights: &weights,
+                    entropy_weights: &weights,
+                    chosen: None,
+                    completions: &completions,
+                });
+                let clipped = loss.clipped.unwrap();
+                let share = f64::try_from((clipped.low + clipped.high).mean(Kind::Float)).unwrap();
+                assert!((share - number("clip_ratio_token_mean")).abs() < 1e-6, "{name}: {share}");
+                let total = f64::try_from(loss.total.detach()).unwrap();
+                (loss.total, (total, scores.logprobs.detach()))
+            });
         assert!((loss - number("loss")).abs() < 1e-5, "{name}: loss {loss}");
         let golden_logprobs = Tensor::from_slice(&flat(&expected["logprobs"]));
         assert!(golden::max_difference(&logprobs, &golden_logprobs) < 1e-4, "{name}");

@@ -10,7 +10,7 @@ use models::{
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use torch::read_tensors;
-use train::batch::MicroBatch;
+use train::batch::{MicroBatch, Pass};
 
 use crate::golden;
 use crate::parity::Case;
@@ -70,7 +70,7 @@ fn gradients_reach_adapters_alone_and_are_those_of_peft() {
             let model = load_model(&folder, TRAINABLE).unwrap();
             let (prompt, completion) = (case.prompt(), case.completion());
             let batch = MicroBatch::pack(model.as_ref(), &[(&prompt, vec![&completion])]).unwrap();
-            batch.backward(model.as_ref(), 1.0, recompute, |scores| {
+            batch.backward(model.as_ref(), Pass::new(1.0, recompute), |scores| {
                 (-scores.logprobs.mean(Kind::Float), ())
             });
             let mut expected = read_tensors(&folder.join("grads.safetensors")).unwrap();
@@ -183,7 +183,7 @@ fn dropout_is_keyed_and_recomputation_draws_it_again() {
         let batch = MicroBatch::pack(model.as_ref(), &[(&prompt, vec![&completion])]).unwrap();
         let lora = model.parameters().lora.as_ref().unwrap();
         lora.with_dropout(&[key], || {
-            batch.backward(model.as_ref(), 1.0, recompute, |scores| {
+            batch.backward(model.as_ref(), Pass::new(1.0, recompute), |scores| {
                 (-scores.logprobs.mean(Kind::Float), ())
             });
         });

@@ -20,3 +20,4 @@ mod plugins;
 mod resume;
 mod runs;
 mod sharing;
+mod variants;

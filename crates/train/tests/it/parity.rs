@@ -8,7 +8,7 @@ use models::model::forward;
 use models::{Checkpointing, InputsBuilder, PackedAttention};
 use serde_json::Value;
 use tch::{Kind, Tensor, no_grad};
-use train::batch::MicroBatch;
+use train::batch::{MicroBatch, Pass};
 
 use crate::golden;
 
@@ -139,7 +139,7 @@ fn gradients_of_every_parameter() {
             let model = golden::model(case.checkpoint(), true);
             let (prompt, completion) = (case.prompt(), case.completion());
             let batch = MicroBatch::pack(model.as_ref(), &[(&prompt, vec![&completion])]).unwrap();
-            let loss = batch.backward(model.as_ref(), 1.0, recompute, |scores| {
+            let loss = batch.backward(model.as_ref(), Pass::new(1.0, recompute), |scores| {
                 let loss = -scores.logprobs.mean(Kind::Float);
                 (loss.shallow_clone(), f64::try_from(loss.detach()).unwrap())
             });

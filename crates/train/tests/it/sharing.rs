@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::Prompt;
 use models::VisionLanguageModel;
 use tch::{Kind, Tensor};
-use train::batch::{MicroBatch, PromptWithCompletions};
+use train::batch::{MicroBatch, Pass, PromptWithCompletions};
 
 use crate::golden;
 
@@ -35,7 +35,7 @@ fn gradients(
     let mut logprobs = Vec::new();
     for (items, weights) in batches {
         let batch = MicroBatch::pack(model, items).unwrap();
-        let got = batch.backward(model, 0.9, recompute, |scores| {
+        let got = batch.backward(model, Pass::new(0.9, recompute), |scores| {
             let loss = (&scores.logprobs * Tensor::from_slice(weights)).sum(Kind::Float);
             (loss, Vec::<f32>::try_from(scores.logprobs.detach()).unwrap())
         });

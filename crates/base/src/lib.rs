@@ -15,6 +15,7 @@ pub mod model_folder;
 pub mod run_folder;
 mod temporary;
 pub mod unfinished;
+pub mod world;
 
 pub use describe::describe;
 pub use draw::DrawKey;

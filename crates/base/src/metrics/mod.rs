@@ -4,12 +4,14 @@
 //! To add a metric, add an entry to `table.rs` and renew the page (`page.rs` says how).
 
 mod page;
+mod reduce;
 mod step_line;
 mod table;
 
 use serde_json::{Map, Value};
 
 pub use page::with_tables;
+pub use reduce::{ReduceError, reduce};
 pub use step_line::{ALERTS, step_line, step_metrics};
 pub use table::TABLE;
 

@@ -6,3 +6,5 @@ mod metrics;
 mod run_folder;
 #[cfg(test)]
 mod run_folder_damage;
+#[cfg(test)]
+mod world;

@@ -1,5 +1,5 @@
 //! Types that every crate shares: examples, prompts, completions, rollout groups, random draws,
-//! the console, the run folder and model folders. No libtorch here.
+//! metrics, the console, the run folder and model folders. No libtorch here.
 //!
 //! Legend of shapes used in the whole project:
 //! `T` packed tokens · `G` completions of a group · `P` prompt tokens · `C` completion tokens ·
@@ -10,10 +10,12 @@ pub mod console;
 mod describe;
 pub mod draw;
 pub mod example;
+pub mod metrics;
 pub mod model_folder;
 pub mod run_folder;
 mod temporary;
 pub mod unfinished;
+pub mod world;
 
 pub use describe::describe;
 pub use draw::DrawKey;

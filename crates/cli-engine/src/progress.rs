@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use base::console::{self, AroundGuard};
+use base::metrics::{step_line, step_metrics};
 use cli::progress::around_bar;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
-use train::{Observer, step_line, step_metrics};
+use train::Observer;
 
 const TEMPLATE: &str = "step {pos}/{len} {bar:30} {msg}";
 

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use base::metrics::{self, Better};
 use serde_json::Value;
 
 use crate::which_model::look_at;
 
 const METRICS: &str = "metrics.jsonl";
 const PREFIX: &str = "eval/";
-/// Held-out rows of `sft`: the one figure of which less is better.
+/// Held-out rows of `sft`.
 const LOSS: &str = "loss";
 
 /// A figure of the evaluations by step.
@@ -21,7 +22,8 @@ struct Curve {
 
 impl Curve {
     fn less_is_better(&self) -> bool {
-        self.figure == LOSS
+        let metric = metrics::find(&format!("{PREFIX}{}", self.figure));
+        metric.is_some_and(|metric| metric.better == Better::Lower)
     }
 
     /// Of one of `--eval_config`: `val/accuracy`.

@@ -86,7 +86,7 @@ pub trait Reward: Send + Sync {
         Ok(())
     }
 
-    /// Counters beside the scores, for the metrics.
+    /// Counters beside the scores, for the metrics. Their names are declared in [`base::metrics`].
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use base::metric;
 use models::features::is_tower_frozen;
 use models::{FeatureCache, FeatureCacheOptions, VisionLanguageModel};
 use serde_json::{Map, Value, json};
@@ -50,13 +51,13 @@ pub(crate) fn report(
     };
     let stats = features.cache().stats();
     for (name, value) in [
-        ("hits", json!(stats.hits)),
-        ("loads", json!(stats.loads)),
-        ("misses", json!(stats.misses)),
-        ("bytes", json!(stats.num_bytes)),
-        ("saved_secs", json!(stats.saved_secs)),
+        (metric!("feature_cache/hits"), json!(stats.hits)),
+        (metric!("feature_cache/loads"), json!(stats.loads)),
+        (metric!("feature_cache/misses"), json!(stats.misses)),
+        (metric!("feature_cache/bytes"), json!(stats.num_bytes)),
+        (metric!("feature_cache/saved_secs"), json!(stats.saved_secs)),
     ] {
-        metrics.insert(format!("feature_cache/{name}"), value);
+        metrics.insert(name.into(), value);
     }
     features.cache().take_problems()
 }

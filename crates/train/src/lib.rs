@@ -37,7 +37,7 @@ mod validation;
 
 pub use alerts::{Alert, Alerts};
 pub use bad_step::NonFinite;
-pub use observer::{EvalMetrics, EvaluationError, Observer, PolicyAt, step_line, step_metrics};
+pub use observer::{EvalMetrics, EvaluationError, Observer, PolicyAt};
 pub use reward_set::reward_problems;
 pub use session::Outcome;
 pub use settings::Settings;

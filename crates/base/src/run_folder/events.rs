@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::RunError;
 use super::files::io;
+use crate::metrics;
 
 /// One point of one curve.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,27 +104,12 @@ impl EventFile {
     }
 }
 
-/// The numbers of a step's metrics, nested names joined by `/`.
+/// The numbers of a step's metrics, tagged with their [names](crate::metrics::flat).
 pub(super) fn scalars(step: u64, metrics: &Map<String, Value>) -> Vec<Scalar> {
-    let mut scalars = Vec::new();
-    flatten("", metrics, &mut |tag, value| {
-        scalars.push(Scalar { tag, step, value: value as f32 });
-    });
-    scalars
-}
-
-fn flatten(prefix: &str, metrics: &Map<String, Value>, put: &mut impl FnMut(String, f64)) {
-    for (name, value) in metrics {
-        match value {
-            Value::Object(inner) => flatten(&format!("{prefix}{name}/"), inner, put),
-            Value::Number(number) if name != "step" => {
-                if let Some(number) = number.as_f64() {
-                    put(format!("{prefix}{name}"), number);
-                }
-            }
-            _ => {}
-        }
-    }
+    let numbers = metrics::flat(metrics).into_iter().filter(|(name, _)| name != "step");
+    numbers
+        .filter_map(|(tag, value)| Some(Scalar { tag, step, value: value.as_f64()? as f32 }))
+        .collect()
 }
 
 /// All points of an event file.

@@ -169,8 +169,8 @@ impl RunFolder {
         self.log.line(line);
     }
 
-    /// Appends the metrics of a step to `metrics.jsonl` and, numbers only, to the event file; nested
-    /// names are joined by `/`.
+    /// Appends the metrics of a step to `metrics.jsonl` and, numbers only, to the event file, tagged with
+    /// their [names](crate::metrics::flat).
     ///
     /// # Errors
     /// Where they cannot be written.

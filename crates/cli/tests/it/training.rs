@@ -75,7 +75,12 @@ pub fn checkpoints(folder: &Path) -> Vec<String> {
 
 pub fn metrics(folder: &Path) -> Vec<Value> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let is_declared = |line: &Value| {
+        let undeclared = base::metrics::undeclared_by_any(line.as_object().unwrap());
+        assert!(undeclared.is_empty(), "not in base::metrics: {undeclared:?}");
+    };
+    lines.inspect(is_declared).collect()
 }
 
 /// Metrics that do not measure the machine.
@@ -83,10 +88,7 @@ fn computed(folder: &Path) -> Vec<Value> {
     let mut rows = metrics(folder);
     for row in &mut rows {
         let row = row.as_object_mut().unwrap();
-        row.retain(|name, _| {
-            !["secs", "tokens_per_sec", "peak_memory_bytes", "live_bytes", "peak_live_bytes"]
-                .contains(&name.as_str())
-        });
+        base::metrics::remove_measured(row);
     }
     rows
 }

@@ -87,6 +87,11 @@ fn the_judge_sees_question_solution_and_last_answer_and_decides() {
     let counters: Vec<_> = set.counters().collect();
     let expected = [("judge_asked", 2), ("judge_cached", 0), ("judge_failed", 0)];
     assert_eq!(counters, expected.map(|(name, count)| ("llm", name, count)));
+    for (reward, name, _) in counters {
+        let metric = format!("rewards/{reward}/{name}");
+        // One that is not declared would be taken for the mean of a reward of that name.
+        assert_eq!(base::metrics::reward_of(&metric), None, "not in base::metrics: {metric}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Logs a session's steps and its end with their alerts.
 
+use base::metrics::{ALERTS, step_line};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
-use crate::observer::{MARKS, step_line};
 use crate::session::Session;
 
 impl Session<'_> {
@@ -12,7 +12,7 @@ impl Session<'_> {
         let (step, total) = (self.progress.step, self.schedule.total_steps);
         let alerts = self.run.alerts.observe(step, metrics);
         let mut shown = metrics.clone();
-        shown.insert(MARKS.into(), json!(self.run.alerts.marks()));
+        shown.insert(ALERTS.into(), json!(self.run.alerts.marks()));
         self.run.folder.log_line(&step_line(step, total, &shown));
         self.run.observer.on_step(step, total, &shown);
         for alert in alerts {

@@ -10,6 +10,7 @@ mod rules;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
+use base::metric;
 use base::run_folder::{RunError, RunFolder};
 use serde_json::{Map, Value, json};
 
@@ -202,7 +203,7 @@ fn tell(rule: &Rule, step: u64, found: &Found<'_>, share: f64, is_on: bool) -> A
 }
 
 /// What shows learning, first one that a run has.
-const LEARNT: [&str; 2] = ["reward", "loss"];
+const LEARNT: [&str; 2] = [metric!("reward"), metric!("loss")];
 
 /// A metric at the start and at the end of a run.
 #[derive(Clone, Debug, Default)]

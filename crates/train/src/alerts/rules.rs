@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base::metric;
+use base::metrics::reward_of;
 use serde_json::{Map, Value};
 
 /// Steps that a rule looks back on. Before the run ends, it is not judged on fewer.
@@ -43,15 +45,14 @@ impl Step {
     /// Reads the metrics of a step.
     pub fn read(step: u64, metrics: &Map<String, Value>) -> Self {
         let mean = |(name, value): (&String, &Value)| {
-            let name = name.strip_prefix("rewards/")?;
-            // Counters of a reward have a further `/`.
-            let is_mean = !name.contains('/') && (value.is_number() || value.is_null());
-            is_mean.then(|| (name.to_owned(), value.as_f64()))
+            let is_mean = value.is_number() || value.is_null();
+            let reward = reward_of(name).filter(|_| is_mean)?;
+            Some((reward.to_owned(), value.as_f64()))
         };
         let count = |name: &str| metrics.get(name).and_then(Value::as_u64);
         Self {
             step,
-            reward: metrics.get("reward").and_then(Value::as_f64),
+            reward: metrics.get(metric!("reward")).and_then(Value::as_f64),
             rewards: metrics.iter().filter_map(mean).collect(),
             tallies: RULES.map(|rule| {
                 let (hits, of) = (count(rule.hits)?, count(rule.of)?);
@@ -154,8 +155,8 @@ pub(super) struct Rule {
 pub(super) const RULES: [Rule; 4] = [
     Rule {
         name: "no_signal",
-        hits: "zero_spread_groups",
-        of: "groups",
+        hits: metric!("zero_spread_groups"),
+        of: metric!("groups"),
         from: 0.9,
         over_below: 0.85,
         until: f64::INFINITY,
@@ -164,8 +165,8 @@ pub(super) const RULES: [Rule; 4] = [
     },
     Rule {
         name: "all_cut_off",
-        hits: "cut_off_completions",
-        of: "completions",
+        hits: metric!("cut_off_completions"),
+        of: metric!("completions"),
         from: 0.9,
         over_below: 0.85,
         until: f64::INFINITY,
@@ -174,8 +175,8 @@ pub(super) const RULES: [Rule; 4] = [
     },
     Rule {
         name: "many_cut_off",
-        hits: "cut_off_completions",
-        of: "completions",
+        hits: metric!("cut_off_completions"),
+        of: metric!("completions"),
         from: 0.5,
         over_below: 0.45,
         until: 0.9,
@@ -184,8 +185,8 @@ pub(super) const RULES: [Rule; 4] = [
     },
     Rule {
         name: "reward_zero",
-        hits: "zero_reward_completions",
-        of: "completions",
+        hits: metric!("zero_reward_completions"),
+        of: metric!("completions"),
         from: 1.0,
         over_below: 1.0,
         until: f64::INFINITY,

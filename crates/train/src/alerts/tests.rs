@@ -3,7 +3,7 @@ use super::*;
 /// A step of 4 groups of 4.
 fn step(zero_spread: u64, cut_off: u64, zero: u64, reward: f64) -> Map<String, Value> {
     let metrics = json!({
-        "reward": reward, "rewards/accuracy": reward, "rewards/accuracy/requests": 7,
+        "reward": reward, "rewards/accuracy": reward, "rewards/accuracy/judge_asked": 7,
         "groups": 4, "zero_spread_groups": zero_spread,
         "completions": 16, "cut_off_completions": cut_off, "zero_reward_completions": zero,
     });

@@ -11,6 +11,7 @@ mod grpo_golden;
 mod lora;
 mod lora_runs;
 mod memory;
+mod metrics;
 mod offload;
 mod optimizer_golden;
 mod out_of_memory;

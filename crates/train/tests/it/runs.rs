@@ -120,20 +120,19 @@ pub(crate) fn bytes(folder: &Path, file: &str) -> Vec<u8> {
 
 pub(crate) fn metrics_lines(folder: &str) -> Vec<Value> {
     let text = fs::read_to_string(PathBuf::from(folder).join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let is_declared = |line: &Value| {
+        let undeclared = base::metrics::undeclared_by_any(line.as_object().unwrap());
+        assert!(undeclared.is_empty(), "not in base::metrics: {undeclared:?}");
+    };
+    lines.inspect(is_declared).collect()
 }
 
 /// Metrics without what depends on the machine and its clock.
 pub(crate) fn metrics(folder: &str) -> Vec<Value> {
     let mut lines = metrics_lines(folder);
     for line in &mut lines {
-        for key in ["secs", "tokens_per_sec", "peak_memory_bytes", "live_bytes", "peak_live_bytes"]
-        {
-            line.as_object_mut().unwrap().remove(key).unwrap();
-        }
-        // Of the process, not of the run.
-        let all = line.as_object_mut().unwrap();
-        all.retain(|key, _| !key.starts_with("feature_cache/"));
+        base::metrics::remove_measured(line.as_object_mut().unwrap());
     }
     lines
 }

@@ -11,7 +11,7 @@ mod static_shapes;
 use models::model::TextShape;
 use models::{AttentionBackend, Layout, PackedAttention};
 use tch::{Device, Kind, Tensor};
-use torch::{KvView, decode_attention};
+use torch::{AttentionKernel, KvView, decode_attention};
 
 use static_shapes::StaticBinding;
 pub use static_shapes::StepShape;
@@ -161,7 +161,7 @@ impl KvCache {
             max_completion_len: max_new_tokens as i64,
             first_offsets: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
             binding: BatchBinding::default(),
-            use_cpu_kernel: device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16),
+            use_cpu_kernel: AttentionKernel::of(kind, device) == AttentionKernel::Segments,
             static_binding: None,
             relocations: 0,
         }

@@ -1,7 +1,7 @@
 //! The public interface of generation; `run` does the work.
 
 use base::Completion;
-use models::{InputsBuilder, PackedWeights, VisionLanguageModel};
+use models::{InputsBuilder, VisionLanguageModel};
 use torch::check_graphs;
 
 use crate::EngineError;
@@ -73,7 +73,6 @@ impl<'m> Generator<'m> {
         cancel: &dyn Fn() -> bool,
     ) -> Result<Generation, EngineError> {
         self.check(requests)?;
-        let _packed = PackedWeights::begin();
         tch::no_grad(|| {
             let mut run = Run::new(self, requests, on_finished)?;
             while !run.is_done() {

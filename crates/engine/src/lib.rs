@@ -7,7 +7,6 @@
 
 pub mod cache;
 mod cuda_graphs;
-mod filters;
 pub mod generator;
 pub mod naive;
 pub mod params;

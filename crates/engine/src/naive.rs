@@ -65,7 +65,7 @@ fn next_logits(
     let rotary = model.rotary(&batch.position_ids);
     let hidden = model::forward(model, &mut Checkpointing::new(false), &batch, &attention, &rotary);
     let last = hidden.narrow(0, batch.layout.num_tokens() as i64 - 1, 1);
-    let logits: Tensor = model.logits(&last).view([-1]).to_kind(Kind::Float);
+    let logits: Tensor = model.logits(&last, None).view([-1]).to_kind(Kind::Float);
     Ok(Vec::try_from(&logits)?)
 }
 

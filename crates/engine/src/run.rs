@@ -2,7 +2,7 @@
 
 use base::{Completion, DrawKey};
 use models::model::embed_inputs;
-use models::{Checkpointing, InputsBuilder, PackedAttention};
+use models::{Checkpointing, InputsBuilder, PackedAttention, PackedWeights};
 use tch::{Kind, Tensor};
 use torch::PendingHostCopy;
 
@@ -23,6 +23,8 @@ pub(crate) struct Run<'r> {
     requests: &'r [Request],
     on_finished: &'r mut dyn FnMut(usize, usize, &Completion),
     cache: KvCache,
+    /// Of this call alone: weights do not change within it, and training gets the memory back.
+    packed: PackedWeights,
     slots: Vec<Slot>,
     prompts: Vec<CachedPrompt<Option<Tensor>>>,
     /// `[slots, vocab_size]`: tokens of prompt and completion; `None` without repetition penalty.
@@ -66,6 +68,7 @@ impl<'r> Run<'r> {
             requests,
             on_finished,
             cache,
+            packed: PackedWeights::new(generator.model),
             slots: Vec::new(),
             prompts: Vec::new(),
             seen: penalised.then(seen),
@@ -143,15 +146,16 @@ impl<'r> Run<'r> {
         let batch = builder.build();
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
         let rotary = model.rotary(&batch.position_ids);
-        let mut hidden = embed_inputs(model, &mut Checkpointing::new(false), &batch);
+        let packed = Some(&self.packed);
+        let mut hidden = embed_inputs(model, &mut Checkpointing::new(false), &batch, packed);
         let mut backend = self.cache.prefill(&attention, &batch.layout, self.prompts.len());
         for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut backend);
+            hidden = model.layer(layer, &hidden, &rotary, &mut backend, packed);
         }
         let last: Vec<i64> =
             batch.layout.segments.iter().map(|s| (s.start + s.len - 1) as i64).collect();
         let last = hidden.index_select(0, &Tensor::from_slice(&last).to_device(device));
-        let logits = model.logits(&model.final_norm(&last));
+        let logits = model.logits(&model.final_norm(&last), packed);
         for (i, &request) in new.iter().enumerate() {
             let Request { prompt, num_completions, .. } = &self.requests[request];
             let grids: Vec<[usize; 3]> = prompt.images.iter().map(|image| image.grid_thw).collect();
@@ -212,11 +216,14 @@ impl<'r> Run<'r> {
         let device = self.generator.model.compute().1;
         let uniforms: Vec<f64> =
             self.slots[first_slot..].iter().map(|slot| slot.key.uniform(0)).collect();
+        let unfinished = self.unfinished(&vec![0; new]);
+        let seen = self.seen.as_ref();
+        let seen = seen.map(|seen| seen.narrow(0, first_slot as i64, new as i64));
         let tokens = self.generator.token_sampler.sample(&SamplerInputs {
             logits: &Tensor::cat(&logits, 0),
             uniforms: &Tensor::from_slice(&uniforms).to_device(device),
-            unfinished: self.unfinished(&vec![0; new]),
-            seen: self.seen.as_ref().map(|seen| seen.narrow(0, first_slot as i64, new as i64)),
+            unfinished: unfinished.as_ref(),
+            seen: seen.as_ref(),
         });
         self.dirty = true;
         self.push_tokens(first_slot, &tokens)?;
@@ -271,6 +278,7 @@ impl<'r> Run<'r> {
             model: self.generator.model,
             token_sampler: &self.generator.token_sampler,
             cache: &mut self.cache,
+            packed: &self.packed,
             seen: self.seen.as_ref(),
         };
         self.stats.decode_passes += 1;
@@ -302,16 +310,22 @@ impl<'r> Run<'r> {
         let rotary = model.rotary(&positions.unsqueeze(0).expand([3, slots as i64], false));
         let mut hidden = model.embed_tokens(&ids);
         let mut backend = self.cache.decode(&completion_lens, longest, ragged);
+        let packed = Some(&self.packed);
         for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut backend);
+            hidden = model.layer(layer, &hidden, &rotary, &mut backend, packed);
         }
-        let logits = model.logits(&model.final_norm(&hidden));
+        let logits = model.logits(&model.final_norm(&hidden), packed);
         let seen = self.seen.as_ref().map(|seen| {
             let mut seen = seen.narrow(0, 0, slots as i64);
             seen.scatter_value_(1, &ids.unsqueeze(1), 1)
         });
         let unfinished = self.unfinished(&generated);
-        let inputs = SamplerInputs { logits: &logits, uniforms: &uniforms, unfinished, seen };
+        let inputs = SamplerInputs {
+            logits: &logits,
+            uniforms: &uniforms,
+            unfinished: unfinished.as_ref(),
+            seen: seen.as_ref(),
+        };
         let tokens = self.generator.token_sampler.sample(&inputs);
         self.stats.decode_passes += 1;
         self.push_tokens(0, &tokens)

@@ -1,7 +1,7 @@
 //! Decoding in static shapes: ids, positions, uniforms and results stay on the device, and each step leaves there what the next one starts
 //! from. The host launches step n+1 before it reads step n.
 
-use models::VisionLanguageModel;
+use models::{PackedWeights, VisionLanguageModel};
 use tch::{Device, Kind, Tensor};
 use torch::{GraphPool, PendingHostCopy, check_graphs};
 
@@ -43,6 +43,7 @@ pub(crate) struct StepContext<'a> {
     pub model: &'a dyn VisionLanguageModel,
     pub token_sampler: &'a TokenSampler,
     pub cache: &'a mut KvCache,
+    pub packed: &'a PackedWeights,
     /// `[slots, vocab_size]`.
     pub seen: Option<&'a Tensor>,
 }
@@ -171,24 +172,25 @@ impl Buffers {
     /// The step itself: sizes come from `shape`, all else from the device.
     fn compute(&self, context: &mut StepContext<'_>, shape: &StepShape) {
         let front = |x: &Tensor| x.narrow(0, 0, shape.slots);
-        let model = context.model;
+        let (model, packed) = (context.model, Some(context.packed));
         let (mut ids, mut completion_lens) = (front(&self.ids), front(&self.completion_lens));
         let positions = front(&self.first_positions) + &completion_lens;
         let rotary = model.rotary(&positions.unsqueeze(0).expand([3, shape.slots], false));
         let mut hidden = model.embed_tokens(&ids);
         let mut backend = context.cache.decode_static(&completion_lens, shape);
         for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut backend);
+            hidden = model.layer(layer, &hidden, &rotary, &mut backend, packed);
         }
-        let logits = model.logits(&model.final_norm(&hidden));
+        let logits = model.logits(&model.final_norm(&hidden), packed);
         let seen = context.seen.map(|seen| front(seen).scatter_value_(1, &ids.unsqueeze(1), 1));
         let generated = &completion_lens + 1;
         let early = || generated.lt(self.min_new_tokens as i64).unsqueeze(1);
+        let unfinished = (self.min_new_tokens > 0).then(early);
         let table = context.token_sampler.sample_on_device(&SamplerInputs {
             logits: &logits,
             uniforms: &self.uniforms(&generated),
-            unfinished: (self.min_new_tokens > 0).then(early),
-            seen,
+            unfinished: unfinished.as_ref(),
+            seen: seen.as_ref(),
         });
         front(&self.table).copy_(&table);
         // A NaN row has no id; the host refuses it when it reads the table.

@@ -5,18 +5,11 @@
 //! taken before all of them, as training takes them.
 
 use models::VisionLanguageModel;
-use tch::{Device, Kind, Tensor};
-use torch::{TokenSampling, has_cpu_kernel, sample_tokens};
+use tch::{Device, Tensor};
+pub use torch::BOUNDARY;
+use torch::{TokenFilters, TokenSampling, sample_tokens};
 
-use crate::filters::{min_p, penalised, top_k, top_p};
 use crate::params::SamplingParams;
-
-/// A sample or an argmax this close to another outcome may differ by rounding alone.
-pub const BOUNDARY: f64 = 1e-4;
-
-/// Probabilities are scaled by this and truncated to integers before they are summed. Integer sums are exact in any order, so a prefix
-/// sum never falls and a token of probability 0 is never sampled.
-const UNITS: f64 = (1u64 << 52) as f64;
 
 /// What was sampled for one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,17 +22,17 @@ pub struct SampledToken {
     pub near_boundary: bool,
 }
 
-/// SamplerInputs to sample a token for.
-#[derive(Debug)]
+/// Rows to sample a token for.
+#[derive(Clone, Copy, Debug)]
 pub struct SamplerInputs<'a> {
     /// `[n, vocab_size]`.
     pub logits: &'a Tensor,
     /// `[n]` uniform numbers in f64.
     pub uniforms: &'a Tensor,
     /// `[n, 1]`: rows that may not end yet; `None` where all may.
-    pub unfinished: Option<Tensor>,
+    pub unfinished: Option<&'a Tensor>,
     /// `[n, vocab_size]`: tokens of prompt and completion; `None` without repetition penalty.
-    pub seen: Option<Tensor>,
+    pub seen: Option<&'a Tensor>,
 }
 
 /// Samples tokens with one set of parameters.
@@ -48,12 +41,8 @@ pub struct TokenSampler {
     params: SamplingParams,
     /// `[vocab_size]`.
     forbidden: Tensor,
-    /// `[vocab_size]`.
-    ends: Tensor,
     /// `[vocab_size]`: either.
     forbidden_or_ends: Tensor,
-    /// Whether the CPU kernel ([`sample_tokens`]) is used where there is nothing to filter.
-    use_cpu_kernel: bool,
 }
 
 impl TokenSampler {
@@ -85,8 +74,6 @@ impl TokenSampler {
             params: params.clone(),
             forbidden_or_ends: forbidden.logical_or(&ends),
             forbidden,
-            ends,
-            use_cpu_kernel: true,
         }
     }
 
@@ -104,17 +91,24 @@ impl TokenSampler {
     /// # Panics
     /// Where shapes disagree.
     pub fn sample_on_device(&self, inputs: &SamplerInputs<'_>) -> Tensor {
-        if !(self.use_cpu_kernel && self.filters_nothing(inputs) && has_cpu_kernel(inputs.logits)) {
-            return self.sample_by_libtorch(inputs);
-        }
-        sample_tokens(&TokenSampling {
+        sample_tokens(&self.sampling(inputs))
+    }
+
+    fn sampling<'a>(&'a self, inputs: &SamplerInputs<'a>) -> TokenSampling<'a> {
+        let params = &self.params;
+        TokenSampling {
             logits: inputs.logits,
+            temperature: if params.greedy() { 1.0 } else { params.temperature },
+            penalty: inputs.seen.map(|seen| (seen, params.repetition_penalty)),
             banned: [&self.forbidden, &self.forbidden_or_ends],
-            unfinished: inputs.unfinished.as_ref(),
-            uniforms: (!self.params.greedy()).then_some(inputs.uniforms),
-            scale: 1.0 / self.temperature(),
-        })
-        .expect("masks as long as the vocabulary")
+            unfinished: inputs.unfinished,
+            uniforms: (!params.greedy()).then_some(inputs.uniforms),
+            filters: TokenFilters {
+                top_k: params.effective_top_k(),
+                top_p: params.top_p,
+                min_p: params.min_p,
+            },
+        }
     }
 
     /// The tokens of a table on the host.
@@ -122,40 +116,6 @@ impl TokenSampler {
         let mut values = vec![0f64; table.numel()];
         table.copy_data(&mut values, table.numel());
         values.chunks_exact(5).map(|row| self.read(row)).collect()
-    }
-
-    fn filters_nothing(&self, inputs: &SamplerInputs<'_>) -> bool {
-        let params = &self.params;
-        let vocab_size = self.forbidden.size()[0];
-        let filters = params.effective_top_k().is_some_and(|k| (k as i64) < vocab_size)
-            || params.top_p < 1.0
-            || params.min_p > 0.0;
-        inputs.seen.is_none() && (params.greedy() || !filters)
-    }
-
-    /// `[n, 5]` in f64: id, log-probability, low, high, whether near a filter's cut.
-    fn sample_by_libtorch(&self, inputs: &SamplerInputs<'_>) -> Tensor {
-        let logits = inputs.logits.to_kind(Kind::Float);
-        let logprobs = self.tempered(&logits).log_softmax(-1, Kind::Float);
-        let mut scores = match &inputs.seen {
-            Some(seen) => self.tempered(&penalised(&logits, seen, self.params.repetition_penalty)),
-            // Greedy compares the logits themselves: log-softmax may round two of them to one.
-            None if self.params.greedy() => logits.shallow_clone(),
-            None => logprobs.shallow_clone(),
-        };
-        scores = scores.masked_fill(&self.forbidden, f64::NEG_INFINITY);
-        if let Some(unfinished) = &inputs.unfinished {
-            scores = scores.masked_fill(&unfinished.logical_and(&self.ends), f64::NEG_INFINITY);
-        }
-        let picked = if self.params.greedy() {
-            largest(&scores)
-        } else {
-            self.draw(scores, inputs.uniforms)
-        };
-        let logprob = logprobs.gather(1, &picked.ids, false);
-        let columns = [&picked.ids, &logprob, &picked.low, &picked.high, &picked.near_cut];
-        let columns: Vec<Tensor> = columns.iter().map(|x| x.to_kind(Kind::Double)).collect();
-        Tensor::cat(&columns, 1)
     }
 
     fn read(&self, row: &[f64]) -> SampledToken {
@@ -166,75 +126,13 @@ impl TokenSampler {
         };
         SampledToken { id: row[0] as u32, logprob: row[1] as f32, near_boundary: near }
     }
-
-    /// 1 when greedy.
-    fn temperature(&self) -> f64 {
-        if self.params.greedy() { 1.0 } else { self.params.temperature }
-    }
-
-    fn tempered(&self, logits: &Tensor) -> Tensor {
-        match self.temperature() {
-            1.0 => logits.shallow_clone(),
-            temperature => logits / temperature,
-        }
-    }
-
-    /// Inverse-CDF sampling from the filtered scores in order of ids.
-    fn draw(&self, scores: Tensor, uniforms: &Tensor) -> Picked {
-        let vocab_size = scores.size()[1];
-        let mut near_cut = Tensor::zeros([scores.size()[0], 1], (Kind::Bool, scores.device()));
-        let mut scores = scores;
-        if let Some(k) = self.params.effective_top_k().filter(|&k| (k as i64) < vocab_size) {
-            scores = top_k(&scores, k as i64, &mut near_cut);
-        }
-        if self.params.top_p < 1.0 {
-            scores = top_p(&scores, self.params.top_p, &mut near_cut);
-        }
-        if self.params.min_p > 0.0 {
-            scores = min_p(&scores, self.params.min_p, &mut near_cut);
-        }
-        let units =
-            (scores.softmax(-1, Kind::Float).to_kind(Kind::Double) * UNITS).to_kind(Kind::Int64);
-        let cumulative = units.cumsum(-1, Kind::Int64);
-        let total = cumulative.narrow(1, vocab_size - 1, 1);
-        let total_f64 = total.to_kind(Kind::Double);
-        // Below `total`, since a uniform number is below 1.
-        let target = (uniforms.unsqueeze(1) * &total_f64).to_kind(Kind::Int64);
-        // The first id whose sum lies above the target; clamped for rows of NaN, which the caller refuses.
-        let ids = target
-            .searchsorted(&cumulative, false, true, "right", None::<Tensor>)
-            .clamp_max(vocab_size - 1);
-        let end = cumulative.gather(1, &ids, false);
-        let start = &end - units.gather(1, &ids, false);
-        // Distances to both ends of the token's interval; none where no token lies beyond.
-        let low =
-            ((&target - &start).to_kind(Kind::Double) / &total_f64).masked_fill(&start.le(0), 1.0);
-        let high = ((&end - &target).to_kind(Kind::Double) / &total_f64)
-            .masked_fill(&end.ge_tensor(&total), 1.0);
-        Picked { ids, low, high, near_cut }
-    }
-}
-
-/// `[n, 1]` each. `low` and `high` are, sampled, the distances to the ends of the token's interval; greedy, the second largest and the
-/// largest score.
-struct Picked {
-    ids: Tensor,
-    low: Tensor,
-    high: Tensor,
-    near_cut: Tensor,
-}
-
-fn largest(scores: &Tensor) -> Picked {
-    let ids = scores.argmax(1, true);
-    let high = scores.gather(1, &ids, false);
-    let low = scores.scatter_value(1, &ids, f64::NEG_INFINITY).amax([1i64], true);
-    let near_cut = ids.zeros_like();
-    Picked { ids, low, high, near_cut }
 }
 
 #[cfg(test)]
 mod tests {
     use base::DrawKey;
+    use tch::Kind;
+    use torch::sample_tokens_reference;
 
     use super::*;
     use crate::naive;
@@ -342,7 +240,7 @@ mod tests {
                 logits: &Tensor::from_slice(&logits).unsqueeze(0),
                 uniforms: &Tensor::from_slice(&[0.0]),
                 unfinished: None,
-                seen: Some(Tensor::from_slice(&[true, true, false, false, false]).unsqueeze(0)),
+                seen: Some(&Tensor::from_slice(&[true, true, false, false, false]).unsqueeze(0)),
             };
             token_sampler(&params(penalty), 5).sample(&inputs)[0]
         };
@@ -372,7 +270,7 @@ mod tests {
         let inputs = SamplerInputs {
             logits: &Tensor::from_slice(&[9.0f32, 1.0, 0.0, 0.0, 0.0]).expand([2, 5], false),
             uniforms: &Tensor::from_slice(&[0.0, 0.0]),
-            unfinished: Some(Tensor::from_slice(&[true, false]).unsqueeze(1)),
+            unfinished: Some(&Tensor::from_slice(&[true, false]).unsqueeze(1)),
             seen: None,
         };
         let ids: Vec<u32> =
@@ -428,14 +326,14 @@ mod tests {
                 let inputs = SamplerInputs {
                     logits: &logits,
                     uniforms: &Tensor::from_slice(&uniforms),
-                    unfinished: Some(Tensor::from_slice(&early).unsqueeze(1)),
+                    unfinished: Some(&Tensor::from_slice(&early).unsqueeze(1)),
                     seen: None,
                 };
-                let mut token_sampler = token_sampler(&params, VOCAB);
+                let token_sampler = token_sampler(&params, VOCAB);
                 let by_kernel = token_sampler.sample(&inputs);
-                token_sampler.use_cpu_kernel = false;
+                let reference = sample_tokens_reference(&token_sampler.sampling(&inputs));
                 let mut near = 0;
-                for (got, expected) in by_kernel.iter().zip(token_sampler.sample(&inputs)) {
+                for (got, expected) in by_kernel.iter().zip(token_sampler.read_table(&reference)) {
                     assert!((got.logprob - expected.logprob).abs() < 2e-6 || got.id != expected.id);
                     assert_eq!(got.near_boundary, expected.near_boundary);
                     assert!(got.id == expected.id || got.near_boundary, "{got:?} {expected:?}");
@@ -470,13 +368,13 @@ mod tests {
             let held: Vec<u32> =
                 (0..VOCAB as u32).filter(|i| number(200 + *i as usize) < 0.4).collect();
             let marks: Vec<bool> = (0..VOCAB as u32).map(|i| held.contains(&i)).collect();
+            let marks = Tensor::from_slice(&marks).unsqueeze(0);
             let generated = usize::from(number(10) < 0.5);
             let inputs = SamplerInputs {
                 logits: &Tensor::from_slice(&logits).unsqueeze(0),
                 uniforms: &Tensor::from_slice(&[number(11)]),
-                unfinished: Some(Tensor::from_slice(&[generated == 0]).unsqueeze(1)),
-                seen: (params.repetition_penalty != 1.0)
-                    .then(|| Tensor::from_slice(&marks).unsqueeze(0)),
+                unfinished: Some(&Tensor::from_slice(&[generated == 0]).unsqueeze(1)),
+                seen: (params.repetition_penalty != 1.0).then_some(&marks),
             };
             let sampled = token_sampler(&params, VOCAB as i64).sample(&inputs)[0];
             let scores = naive::scores(&logits, &params, &held, generated, IMAGE_TOKEN);

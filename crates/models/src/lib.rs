@@ -19,8 +19,8 @@ pub use checkpoint::{base_of, copy_processor_files, load_model, load_with_adapte
 pub use checkpointing::Checkpointing;
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
 pub use inputs::{InputsBuilder, ModelInputs};
+pub use layers::PackedWeights;
 pub use layers::attention::{AttentionBackend, Layout, PackedAttention, Segment};
-pub use layers::packed::PackedWeights;
 pub use layers::rotary::Rotary;
 pub use lora::{
     AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, merge_adapter, save_adapter,

@@ -8,6 +8,7 @@ use crate::ModelError;
 use crate::checkpointing::Checkpointing;
 use crate::features::{FeatureCache, TowerFeatures};
 use crate::inputs::ModelInputs;
+use crate::layers::PackedWeights;
 use crate::layers::attention::{AttentionBackend, PackedAttention};
 use crate::layers::rotary::Rotary;
 use crate::parameters::Parameters;
@@ -105,7 +106,8 @@ pub struct PromptPositions {
     pub next: i64,
 }
 
-/// A vision-language model over packed tokens.
+/// A vision-language model over packed tokens. Passes without gradient may read `packed` weights, which their caller owns; training passes
+/// `None`.
 pub trait VisionLanguageModel {
     /// `model_type` of `config.json`.
     fn family(&self) -> &'static str;
@@ -140,6 +142,7 @@ pub trait VisionLanguageModel {
         checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
+        packed: Option<&'a PackedWeights>,
     ) -> Tensor;
 
     /// Stores features of images in `cache` from now on.
@@ -164,13 +167,14 @@ pub trait VisionLanguageModel {
         hidden: &Tensor,
         rotary: &Rotary,
         backend: &mut dyn AttentionBackend,
+        packed: Option<&PackedWeights>,
     ) -> Tensor;
 
     /// Normalises the last layer's output, `[N, hidden_size]`.
     fn final_norm(&self, hidden: &Tensor) -> Tensor;
 
     /// `[N, hidden_size] -> [N, vocab_size]`.
-    fn logits(&self, hidden: &Tensor) -> Tensor;
+    fn logits(&self, hidden: &Tensor, packed: Option<&PackedWeights>) -> Tensor;
 }
 
 /// Embeddings of a batch with image features in place of their placeholders: `[T, hidden_size]`. Stages run through `checkpointing`.
@@ -178,15 +182,17 @@ pub fn embed_inputs<'a>(
     model: &'a dyn VisionLanguageModel,
     checkpointing: &mut Checkpointing<'a>,
     batch: &'a ModelInputs,
+    packed: Option<&'a PackedWeights>,
 ) -> Tensor {
     let Some(images) = &batch.images else {
         return checkpointing.run(&batch.input_ids, |ids| model.embed_tokens(ids));
     };
     let features = match model.features() {
-        Some(features) => features.of(model, &images.distinct),
+        Some(features) => features.of(model, &images.distinct, packed),
         None => {
             let (kind, device) = model.compute();
-            model.vision_stages(checkpointing, &images.pixel_values(kind, device), &images.grids())
+            let pixel_values = images.pixel_values(kind, device);
+            model.vision_stages(checkpointing, &pixel_values, &images.grids(), packed)
         }
     };
     checkpointing.run(&features, |features| {
@@ -204,10 +210,10 @@ pub fn forward<'a>(
     attention: &'a PackedAttention,
     rotary: &'a Rotary,
 ) -> Tensor {
-    let mut hidden = embed_inputs(model, checkpointing, batch);
+    let mut hidden = embed_inputs(model, checkpointing, batch, None);
     for index in 0..model.text_shape().num_layers {
-        hidden =
-            checkpointing.run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention));
+        hidden = checkpointing
+            .run(&hidden, move |x| model.layer(index, x, rotary, &mut &*attention, None));
     }
     checkpointing.run(&hidden, |x| model.final_norm(x))
 }

@@ -80,6 +80,8 @@ pub struct Parameters {
     pub list: Vec<Parameter>,
     /// The adapters over them.
     pub lora: Option<Lora>,
+    /// Linear layers, the head included; each has a place in a [`crate::PackedWeights`].
+    pub(crate) num_linears: usize,
 }
 
 impl Parameters {
@@ -311,6 +313,12 @@ impl<'a> Builder<'a> {
         }
         self.adapters = Some(adapters);
         Ok(adapter)
+    }
+
+    /// A number for a linear layer: how many came before.
+    pub(crate) fn number_linear(&mut self) -> usize {
+        self.parameters.num_linears += 1;
+        self.parameters.num_linears - 1
     }
 
     /// Marks a tensor that no layer takes as known: a tied head stored again.

@@ -1,4 +1,4 @@
-//! CPU kernels of sampling (`cpu/`), without gradients: decoding attention, packed linear layers, whole decoder layers, token sampling.
+//! Decoding on the CPU (`cpu/`), without gradients: attention of new tokens over a cache, and whole decoder layers.
 
 use std::ffi::{c_char, c_int};
 
@@ -6,40 +6,16 @@ use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::TorchError;
-use crate::call::{call, call_for_tensor, pointer};
+use crate::call::{call_for_tensor, pointer};
 use crate::fused::{check, dims, has_cpu_kernel};
+use crate::linear::{LinearWeights, PackedPart, gated_linear, linears, normed_linears, packed};
+use crate::operations::rotate;
 
 unsafe extern "C" {
     fn vlm_r1_decode_attention(
         tensors: *const *mut C_tensor,
         scale: f64,
         output: *mut *mut C_tensor,
-        error: *mut c_char,
-        capacity: usize,
-    ) -> c_int;
-    fn vlm_r1_pack_linear(
-        weight: *mut C_tensor,
-        packed: *mut *mut C_tensor,
-        error: *mut c_char,
-        capacity: usize,
-    ) -> c_int;
-    fn vlm_r1_packed_linears(
-        x: *mut C_tensor,
-        n: usize,
-        packed: *const *mut C_tensor,
-        biases: *const *mut C_tensor,
-        outs: *const i64,
-        y: *mut *mut C_tensor,
-        error: *mut c_char,
-        capacity: usize,
-    ) -> c_int;
-    fn vlm_r1_sample_tokens(
-        logits: *mut C_tensor,
-        banned: *const *mut C_tensor,
-        unfinished: *mut C_tensor,
-        uniforms: *mut C_tensor,
-        scale: f64,
-        table: *mut *mut C_tensor,
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -136,143 +112,70 @@ impl KvView<'_> {
     }
 }
 
-/// The weight of a linear layer with 16 outputs interleaved: for few rows of input, which read it once and sequentially.
-#[derive(Debug)]
-pub struct PackedLinear {
-    packed: Tensor,
-    input: i64,
-    output: i64,
-}
-
-impl PackedLinear {
-    /// Packs `weight [out, in]`, of a type that [`has_cpu_kernel`] accepts.
-    ///
-    /// # Errors
-    /// Whatever libtorch refuses.
-    pub fn new(weight: &Tensor) -> Result<Self, TorchError> {
-        check("packed linear", weight.dim() == 2 && has_cpu_kernel(weight), &[weight])?;
-        let [output, input] = dims(weight);
-        // SAFETY: a valid `at::Tensor*`, borrowed for the call.
-        let packed = call_for_tensor(|packed, error, capacity| unsafe {
-            vlm_r1_pack_linear(pointer(weight), packed, error, capacity)
-        })?;
-        Ok(PackedLinear { packed, input, output })
-    }
-}
-
-/// `x [rows, in]` by each of `layers` with its `bias [out]`, in one operation without gradient: `[rows, out]` each.
-///
-/// # Errors
-/// An input or a bias of another width or type.
-pub fn packed_linears<const N: usize>(
-    x: &Tensor,
-    layers: [(&PackedLinear, Option<&Tensor>); N],
-) -> Result<[Tensor; N], TorchError> {
-    for (layer, bias) in layers {
-        let fits = x.dim() == 2
-            && x.size()[1] == layer.input
-            && has_cpu_kernel(x)
-            && x.kind() == layer.packed.kind()
-            && bias.is_none_or(|b| {
-                b.size() == [layer.output] && b.kind() == x.kind() && b.is_contiguous()
-            });
-        check("packed linear", fits, &[x, &layer.packed])?;
-    }
-    let packed = layers.map(|(layer, _)| pointer(&layer.packed));
-    let biases = layers.map(|(_, bias)| bias.map_or(std::ptr::null_mut(), pointer));
-    let outs = layers.map(|(layer, _)| layer.output);
-    let mut y = [std::ptr::null_mut(); N];
-    // SAFETY: valid `at::Tensor*` (a bias may be null) of shapes and types that fit, borrowed for the call; all lists hold N.
-    call(|error, capacity| unsafe {
-        vlm_r1_packed_linears(
-            pointer(x),
-            N,
-            packed.as_ptr(),
-            biases.as_ptr(),
-            outs.as_ptr(),
-            y.as_mut_ptr(),
-            error,
-            capacity,
-        )
-    })?;
-    // SAFETY: handles made by `new`, owned by nobody else.
-    Ok(y.map(|handle| unsafe { Tensor::from_ptr(handle) }))
-}
-
-/// Inputs of [`sample_tokens`], by row.
-#[derive(Debug)]
-pub struct TokenSampling<'a> {
-    /// `[n, vocab_size]`.
-    pub logits: &'a Tensor,
-    /// `[vocab_size]` in bool each: tokens banned for all rows, and those banned for unfinished rows.
-    pub banned: [&'a Tensor; 2],
-    /// `[n, 1]` in bool: the unfinished rows; `None`: no row.
-    pub unfinished: Option<&'a Tensor>,
-    /// `[n]` in f64, from 0 to below 1: inverse-CDF sampling in order of ids. `None`: greedy.
-    pub uniforms: Option<&'a Tensor>,
-    /// Logits are multiplied by it, 1 over the temperature.
-    pub scale: f64,
-}
-
-/// Samples a token per row. Returns `[n, 5]` in f64: the token; its log-softmax over the whole vocabulary; two numbers; 0. The two
-/// numbers are, sampled, the distances of the uniform number to both ends of the token's interval (1 where no token lies beyond);
-/// greedy, the second largest and the largest logit.
-///
-/// # Errors
-/// Tensors that do not fit.
-pub fn sample_tokens(inputs: &TokenSampling<'_>) -> Result<Tensor, TorchError> {
-    let TokenSampling { logits, banned, unfinished, uniforms, scale } = inputs;
-    let [rows, vocabulary] = dims(logits);
-    let fits = logits.dim() == 2
-        && vocabulary > 0
-        && banned.iter().all(|mask| {
-            mask.size() == [vocabulary] && mask.kind() == Kind::Bool && mask.is_contiguous()
-        })
-        && unfinished
-            .is_none_or(|x| x.size() == [rows, 1] && x.kind() == Kind::Bool && x.is_contiguous())
-        && uniforms
-            .is_none_or(|x| x.size() == [rows] && x.kind() == Kind::Double && x.is_contiguous());
-    check("sample_tokens", fits, &[logits, banned[0], banned[1]])?;
-    let optional = |x: Option<&Tensor>| x.map_or(std::ptr::null_mut(), pointer);
-    let banned = banned.map(pointer);
-    // SAFETY: valid `at::Tensor*` (two may be null) of shapes and types that fit, borrowed for the call.
-    call_for_tensor(|table, error, capacity| unsafe {
-        vlm_r1_sample_tokens(
-            pointer(logits),
-            banned.as_ptr(),
-            optional(*unfinished),
-            optional(*uniforms),
-            *scale,
-            table,
-            error,
-            capacity,
-        )
-    })
-}
-
-/// A linear layer of a [`DecodeLayer`]: its weight and its bias `[out]`.
-pub type PackedPart<'a> = (&'a PackedLinear, Option<&'a Tensor>);
-
 /// The weights of a decoder layer: norm, grouped-query attention with rotary embedding, norm, gated MLP, two residual connections.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct DecodeLayer<'a> {
-    /// `[hidden]`.
-    pub input_norm: &'a Tensor,
-    /// `[hidden]`.
-    pub post_attention_norm: &'a Tensor,
-    /// Of both norms.
-    pub eps: f64,
+    /// Weight `[hidden]` and epsilon of the norms: before attention, and before the MLP.
+    pub norms: [(&'a Tensor, f64); 2],
     /// Queries, keys and values, the output of attention, then gate, up and down.
-    pub linears: [PackedPart<'a>; 7],
+    pub linears: [LinearWeights<'a>; 7],
     /// Channels of a head.
     pub head_dim: i64,
 }
 
+/// A whole decoder layer over one new token per slot: `x [slots, hidden]` to `[slots, hidden]`, without gradient, on the CPU in f32 or bf16.
+/// `cos`, `sin [slots, head_dim]` as for [`crate::rotate`]. Over packed weights it is one kernel, which wakes threads once and gives bit for
+/// bit what [`decode_layer_reference`] gives.
+///
+/// # Panics
+/// On tensors that do not fit one another, or with gaps between their numbers.
+pub fn decode_layer(
+    x: &Tensor,
+    layer: &DecodeLayer<'_>,
+    tables: [&Tensor; 2],
+    kv: &KvView<'_>,
+) -> Tensor {
+    let [(_, eps), (_, other_eps)] = layer.norms;
+    if eps == other_eps
+        && tables[0].kind() == x.kind()
+        && let Some(parts) = packed(x, &layer.linears)
+    {
+        return by_kernel(x, layer, &parts, tables, kv).expect("a cache that fits the model");
+    }
+    decode_layer_reference(x, layer, tables, kv)
+}
+
+/// [`decode_layer`] one operation after another.
+///
+/// # Panics
+/// As [`decode_layer`].
+pub fn decode_layer_reference(
+    x: &Tensor,
+    layer: &DecodeLayer<'_>,
+    [cos, sin]: [&Tensor; 2],
+    kv: &KvView<'_>,
+) -> Tensor {
+    let slots = x.size()[0];
+    let [q, k, v, o, gate, up, down] = layer.linears;
+    let [q, k, v] =
+        normed_linears(x, layer.norms[0], [q, k, v]).map(|x| x.view([slots, -1, layer.head_dim]));
+    let turn = |x: &Tensor| rotate(x, cos, sin);
+    let seen = decode_attention([&turn(&q), &turn(&k), &v], kv);
+    let [o] = linears(&seen.expect("a cache that fits the model").view([slots, -1]), [o]);
+    let x = x + o;
+    let [gate, up] = normed_linears(&x, layer.norms[1], [gate, up]);
+    x + gated_linear(&gate, &up, down)
+}
+
 impl DecodeLayer<'_> {
-    fn check(&self, x: &Tensor, [cos, sin]: [&Tensor; 2]) -> Result<[i64; 4], TorchError> {
+    fn check(
+        &self,
+        x: &Tensor,
+        parts: &[PackedPart<'_>; 7],
+        [cos, sin]: [&Tensor; 2],
+    ) -> Result<[i64; 4], TorchError> {
         let [slots, hidden] = dims(x);
-        let [q, k, v, o, gate, up, down] =
-            self.linears.map(|(layer, _)| [layer.input, layer.output]);
+        let [q, k, v, o, gate, up, down] = parts.map(|(layer, _)| [layer.input, layer.output]);
         let dim = self.head_dim.max(1);
         let layers_fit = [q, k, v, gate, up].iter().all(|[input, _]| *input == hidden)
             && k == v
@@ -281,41 +184,36 @@ impl DecodeLayer<'_> {
             && o == [q[1], hidden]
             && gate == up
             && down == [gate[1], hidden]
-            && self.linears.iter().all(|(layer, bias)| {
+            && parts.iter().all(|(layer, bias)| {
                 layer.packed.kind() == x.kind()
                     && bias.is_none_or(|b| {
                         b.size() == [layer.output] && b.kind() == x.kind() && b.is_contiguous()
                     })
             });
-        let norms_fit = [self.input_norm, self.post_attention_norm]
-            .iter()
-            .all(|w| w.size() == [hidden] && w.kind() == x.kind());
+        let norms_fit =
+            self.norms.iter().all(|(w, _)| w.size() == [hidden] && w.kind() == x.kind());
         let angles_fit =
             [cos, sin].iter().all(|table| table.size() == [slots, dim] && table.kind() == x.kind());
         let fits = x.dim() == 2 && has_cpu_kernel(x) && layers_fit && norms_fit && angles_fit;
-        check("decode_layer", fits, &[x, self.input_norm, cos])?;
+        check("decode_layer", fits, &[x, self.norms[0].0, cos])?;
         Ok([slots, q[1] / dim, k[1] / dim, dim])
     }
 }
 
-/// A whole decoder layer over one new token per slot: `x [slots, hidden]` to `[slots, hidden]`. `cos`, `sin [slots, head_dim]` as for
-/// [`crate::rotate`]. Bit for bit the same as the single operations, but threads are woken once.
-///
-/// # Errors
-/// Tensors that do not fit one another, or with gaps between their numbers.
-pub fn decode_layer(
+fn by_kernel(
     x: &Tensor,
     layer: &DecodeLayer<'_>,
+    parts: &[PackedPart<'_>; 7],
     [cos, sin]: [&Tensor; 2],
     kv: &KvView<'_>,
 ) -> Result<Tensor, TorchError> {
-    let heads = layer.check(x, [cos, sin])?;
+    let heads = layer.check(x, parts, [cos, sin])?;
     kv.check(heads, x.kind())?;
-    let outs = layer.linears.map(|(linear, _)| linear.output);
-    let mut tensors = vec![x, layer.input_norm, layer.post_attention_norm];
-    tensors.extend(layer.linears.iter().map(|(linear, _)| &linear.packed));
+    let outs = parts.map(|(linear, _)| linear.output);
+    let mut tensors = vec![x, layer.norms[0].0, layer.norms[1].0];
+    tensors.extend(parts.iter().map(|(linear, _)| &linear.packed));
     let mut pointers: Vec<*mut C_tensor> = tensors.into_iter().map(pointer).collect();
-    let biases = layer.linears.iter().map(|(_, bias)| *bias);
+    let biases = parts.iter().map(|(_, bias)| *bias);
     pointers.extend(biases.map(|bias| bias.map_or(std::ptr::null_mut(), pointer)));
     pointers.extend([cos, sin].map(pointer));
     pointers.extend(kv.tensors().map(pointer));
@@ -326,7 +224,7 @@ pub fn decode_layer(
             pointers.as_ptr(),
             outs.as_ptr(),
             layer.head_dim,
-            layer.eps,
+            layer.norms[0].1,
             scale,
             y,
             error,

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::*;
 use crate::fused::tests::{distance, draw, tolerance};
-use crate::{rms_norm, rotate, swiglu};
+use crate::linear::{PackedCopy, PackedLinear, packed_linears};
 
 #[test]
 fn decode_attention_as_by_libtorch() {
@@ -91,7 +91,7 @@ fn packed_layers_as_by_libtorch() {
 
 struct Layer {
     norms: [Tensor; 2],
-    linears: Vec<(PackedLinear, Option<Tensor>)>,
+    linears: Vec<(Tensor, Option<Tensor>, PackedCopy)>,
     head_dim: i64,
 }
 
@@ -102,7 +102,7 @@ impl Layer {
         let linear = |(i, [input, output]): (usize, [i64; 2])| {
             let weight = draw(&[output, input], Kind::Float, 30 + i as u64) / (input as f64).sqrt();
             let bias = (i < 3).then(|| draw(&[output], kind, 40 + i as u64));
-            (PackedLinear::new(&weight.to_kind(kind)).unwrap(), bias)
+            (weight.to_kind(kind), bias, PackedCopy::default())
         };
         let shapes = [
             [hidden, wide],
@@ -121,30 +121,26 @@ impl Layer {
     }
 
     fn parts(&self) -> DecodeLayer<'_> {
+        let linear = |i: usize| {
+            let (weight, bias, packed) = &self.linears[i];
+            LinearWeights { weight, bias: bias.as_ref(), packed: Some(packed) }
+        };
         DecodeLayer {
-            input_norm: &self.norms[0],
-            post_attention_norm: &self.norms[1],
-            eps: 1e-6,
-            linears: std::array::from_fn(|i| (&self.linears[i].0, self.linears[i].1.as_ref())),
+            norms: self.norms.each_ref().map(|weight| (weight, 1e-6)),
+            linears: std::array::from_fn(linear),
             head_dim: self.head_dim,
         }
     }
+}
 
-    fn one_by_one(&self, x: &Tensor, tables: [&Tensor; 2], keys: &KvView<'_>) -> Tensor {
-        let slots = x.size()[0];
-        let [q, k, v, o, gate, up, down] = self.parts().linears;
-        let y = rms_norm(x, &self.norms[0], 1e-6).unwrap();
-        let [q, k, v] =
-            packed_linears(&y, [q, k, v]).unwrap().map(|x| x.view([slots, -1, self.head_dim]));
-        let turn = |x: &Tensor| rotate(x, tables[0], tables[1]).unwrap();
-        let seen = decode_attention([&turn(&q), &turn(&k), &v], keys).unwrap();
-        let [o] = packed_linears(&seen.view([slots, -1]), [o]).unwrap();
-        let x = x + o;
-        let y = rms_norm(&x, &self.norms[1], 1e-6).unwrap();
-        let [gate, up] = packed_linears(&y, [gate, up]).unwrap();
-        let [down] = packed_linears(&swiglu(&gate, &up).unwrap(), [down]).unwrap();
-        x + down
-    }
+/// What only the kernel does, or refuses.
+fn whole(
+    x: &Tensor,
+    layer: &DecodeLayer<'_>,
+    tables: [&Tensor; 2],
+    keys: &KvView<'_>,
+) -> Result<Tensor, TorchError> {
+    by_kernel(x, layer, &packed(x, &layer.linears).expect("few rows"), tables, keys)
 }
 
 /// The last two are large enough for several threads.
@@ -169,7 +165,7 @@ fn a_layer_is_its_parts_bit_for_bit() {
             };
             let (prompts, lens, completion_lens) =
                 (list(&|slot| slot % 2), list(&|slot| 30 + slot % 18), list(&|slot| slot * 7 % 24));
-            let run = |whole: bool| {
+            let run = |by_kernel: bool| {
                 let (completion_keys, completion_values) = (room(65), room(66));
                 let keys = KvView {
                     prompt_keys: &prompt_keys,
@@ -180,24 +176,24 @@ fn a_layer_is_its_parts_bit_for_bit() {
                     prompt_lens: &lens,
                     completion_lens: &completion_lens,
                 };
-                let y = if whole {
-                    decode_layer(&x, &layer.parts(), [&cos, &sin], &keys).unwrap()
+                let y = if by_kernel {
+                    whole(&x, &layer.parts(), [&cos, &sin], &keys).unwrap()
                 } else {
-                    layer.one_by_one(&x, [&cos, &sin], &keys)
+                    decode_layer_reference(&x, &layer.parts(), [&cos, &sin], &keys)
                 };
                 [y, completion_keys, completion_values]
             };
-            let whole = run(true);
-            assert_eq!(whole[0].isfinite().all().int64_value(&[]), 1);
-            for (i, (whole, parts)) in whole.iter().zip(run(false)).enumerate() {
-                assert_eq!(*whole, parts, "{kind:?} {shape:?}, result {i}");
+            let got = run(true);
+            assert_eq!(got[0].isfinite().all().int64_value(&[]), 1);
+            for (i, (got, parts)) in got.iter().zip(run(false)).enumerate() {
+                assert_eq!(*got, parts, "{kind:?} {shape:?}, result {i}");
             }
             for threads in [1, 2] {
                 let before = tch::get_num_threads();
                 tch::set_num_threads(threads);
                 let again = run(true);
                 tch::set_num_threads(before);
-                assert_eq!(again[0], whole[0], "{threads} threads");
+                assert_eq!(again[0], got[0], "{threads} threads");
             }
         }
     }
@@ -225,7 +221,7 @@ fn what_does_not_fit_is_an_error() {
     };
     let table = draw(&[2, 4], kind, 3);
     let try_it = |x: &Tensor, parts: &DecodeLayer<'_>, table: &Tensor, keys: &KvView<'_>| {
-        decode_layer(x, parts, [table, table], keys).is_ok()
+        whole(x, parts, [table, table], keys).is_ok()
     };
     let x = draw(&[2, 8], kind, 4);
     assert!(try_it(&x, &layer.parts(), &table, &keys));

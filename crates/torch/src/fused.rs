@@ -1,7 +1,7 @@
 //! Fused CPU operations of models with their gradients (`cpu/`), each one pass over memory. The same from libtorch's operations takes four
 //! to ten passes and saves the intermediate results for the backward pass.
 //!
-//! They take f32 and bf16 on the CPU, see [`has_cpu_kernel`]. For everything else callers use libtorch's operations; tests compare the two.
+//! They take f32 and bf16 on the CPU, see [`has_cpu_kernel`]. `operations` takes libtorch's for everything else.
 
 use std::ffi::{c_char, c_int};
 
@@ -66,7 +66,7 @@ unsafe extern "C" {
 }
 
 /// Whether this crate's CPU kernels take `x`: f32 or bf16 on the CPU.
-pub fn has_cpu_kernel(x: &Tensor) -> bool {
+pub(crate) fn has_cpu_kernel(x: &Tensor) -> bool {
     x.device() == tch::Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
 }
 
@@ -74,7 +74,7 @@ pub fn has_cpu_kernel(x: &Tensor) -> bool {
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor, TorchError> {
+pub(crate) fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor, TorchError> {
     check("rms_norm", x.kind() == w.kind() && x.size().last() == w.size().last(), &[x, w])?;
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
@@ -86,7 +86,7 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor, TorchError> 
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
+pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
         vlm_r1_swiglu(pointer(gate), pointer(up), y, error, capacity)
@@ -98,7 +98,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub fn normed_linears<const N: usize>(
+pub(crate) fn normed_linears<const N: usize>(
     x: &Tensor,
     (w, eps): (&Tensor, f64),
     layers: [(&Tensor, Option<&Tensor>); N],
@@ -130,7 +130,7 @@ pub fn normed_linears<const N: usize>(
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub fn gated_linear(
+pub(crate) fn gated_linear(
     gate: &Tensor,
     up: &Tensor,
     (weight, bias): (&Tensor, Option<&Tensor>),
@@ -148,7 +148,7 @@ pub fn gated_linear(
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TorchError> {
+pub(crate) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TorchError> {
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
         vlm_r1_rotate(pointer(x), pointer(cos), pointer(sin), y, error, capacity)
@@ -160,11 +160,11 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TorchErr
 ///
 /// # Errors
 /// Tensors that do not fit, a target outside the vocabulary.
-pub fn token_scores(
+pub(crate) fn token_scores(
     logits: &Tensor,
     targets: &Tensor,
     scale: f64,
-) -> Result<(Tensor, Tensor), TorchError> {
+) -> Result<[Tensor; 2], TorchError> {
     let mut outputs = [std::ptr::null_mut(); 2];
     let [logprobs, entropies] = &mut outputs;
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
@@ -180,8 +180,7 @@ pub fn token_scores(
         )
     })?;
     // SAFETY: handles made by `new`, owned by nobody else.
-    let [logprobs, entropies] = outputs.map(|handle| unsafe { Tensor::from_ptr(handle) });
-    Ok((logprobs, entropies))
+    Ok(outputs.map(|handle| unsafe { Tensor::from_ptr(handle) }))
 }
 
 pub(crate) fn dims<const N: usize>(x: &Tensor) -> [i64; N] {

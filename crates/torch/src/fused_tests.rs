@@ -133,10 +133,10 @@ fn token_scores_as_by_libtorch() {
                 &[logits.shallow_clone()],
                 kind,
                 // In the type of the inputs for the comparison only.
-                |x| token_scores(&x[0], &targets, 1.0 / 0.7).unwrap().0.to_kind(kind),
+                |x| token_scores(&x[0], &targets, 1.0 / 0.7).unwrap()[0].to_kind(kind),
                 |x| plain(&x[0]).gather(1, &targets.unsqueeze(1), false).squeeze_dim(1),
             );
-            let (_, entropies) = token_scores(&logits, &targets, 1.0 / 0.7).unwrap();
+            let [_, entropies] = token_scores(&logits, &targets, 1.0 / 0.7).unwrap();
             let all = plain(&logits.to_kind(Kind::Double));
             let expected = -(all.exp() * all).sum_dim_intlist(-1i64, false, Kind::Double);
             assert!(distance(&entropies, &expected) < 1e-5);
@@ -145,7 +145,7 @@ fn token_scores_as_by_libtorch() {
     let logits = Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
     assert!(token_scores(&logits, &Tensor::from_slice(&[0i64, 4]), 1.0).is_err());
     let broken = logits.fill(f64::NAN);
-    let (logprobs, _) = token_scores(&broken, &Tensor::from_slice(&[0i64, 3]), 1.0).unwrap();
+    let [logprobs, _] = token_scores(&broken, &Tensor::from_slice(&[0i64, 3]), 1.0).unwrap();
     assert_eq!(logprobs.isnan().all().int64_value(&[]), 1);
 }
 
@@ -245,6 +245,7 @@ fn every_instruction_set_as_by_libtorch() {
         let tests = std::process::Command::new(std::env::current_exe().unwrap())
             .args([
                 "fused::tests::",
+                "linear::tests::",
                 "decoding::tests::",
                 "segment_attention::tests::",
                 "--skip",

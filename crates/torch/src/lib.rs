@@ -12,10 +12,13 @@ mod flash;
 mod fused;
 mod gradient;
 mod host;
+mod linear;
 mod memory;
+mod operations;
 mod out_of_memory;
 mod quantized_moments;
 mod random;
+mod sampling;
 mod segment_attention;
 mod weight_index;
 mod weights;
@@ -25,23 +28,24 @@ pub use adamw::{AdamWOptions, fused_adamw};
 pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 pub use cuda::{load_cuda, parse_device};
-pub use decoding::{
-    DecodeLayer, KvView, PackedLinear, PackedPart, TokenSampling, decode_attention, decode_layer,
-    packed_linears, sample_tokens,
-};
+pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use flash::{SequenceLens, variable_length_attention};
-pub use fused::{
-    gated_linear, has_cpu_kernel, normed_linears, rms_norm, rotate, swiglu, token_scores,
-};
 pub use gradient::take_grad;
 pub use host::{PendingHostCopy, begin_copy, host_copy, wait_for};
+pub use linear::{LinearWeights, PackedCopy, gated_linear, linears, normed_linears};
 pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, machine_memory_bytes, peak_memory_bytes,
     reset_peak_live_bytes,
 };
+pub use operations::{
+    AttentionKernel, rms_norm, rms_norm_reference, rotate, rotate_reference, swiglu,
+    swiglu_reference, token_scores, token_scores_reference,
+    token_scores_with_entropy_gradient,
+};
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use quantized_moments::{BLOCK, Levels, QuantizedMoment};
 pub use random::{Distribution, fill_random};
+pub use sampling::{BOUNDARY, TokenFilters, TokenSampling, sample_tokens, sample_tokens_reference};
 pub use segment_attention::{SegmentTable, segment_attention};
 pub use weights::{WeightFiles, read_tensors};
 pub use write::{Written, write_tensors, write_tensors_as};

@@ -3,7 +3,7 @@
 use base::Prompt;
 use models::VisionLanguageModel;
 use tch::{Kind, Tensor, no_grad};
-use torch::{has_cpu_kernel, token_scores};
+use torch::{token_scores, token_scores_with_entropy_gradient};
 
 use crate::TrainError;
 use crate::batch::MicroBatch;
@@ -116,26 +116,14 @@ impl<'a> Predictions<'a> {
     /// Scores of the tokens from `start` on, of `hidden [n, hidden_size]`.
     fn score(&self, hidden: &Tensor, start: i64) -> TokenScores {
         let len = hidden.size()[0];
-        let logits = self.model.logits(hidden);
         let targets = self.targets.narrow(0, start, len);
-        // The kernel's entropies have no gradient.
-        if has_cpu_kernel(&logits) && !self.entropy_gradient {
-            let (logprobs, entropies) = token_scores(&logits, &targets, 1.0 / self.temperature)
-                .expect("a target for each row of logits");
-            return TokenScores { logprobs, entropies };
-        }
-        let logits = logits.to_kind(Kind::Float);
-        let logits = if self.temperature == 1.0 { logits } else { logits / self.temperature };
-        // [n, V]
-        let all = logits.log_softmax(-1, Kind::Float);
-        drop(logits);
-        TokenScores {
-            logprobs: all.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1),
-            entropies: {
-                let all = if self.entropy_gradient { all } else { all.detach() };
-                -(all.exp() * &all).sum_dim_intlist(-1i64, false, Kind::Float)
-            },
-        }
+        let logits = self.model.logits(hidden, None);
+        let scores = match self.entropy_gradient {
+            true => token_scores_with_entropy_gradient,
+            false => token_scores,
+        };
+        let [logprobs, entropies] = scores(&logits, &targets, self.temperature);
+        TokenScores { logprobs, entropies }
     }
 }
 

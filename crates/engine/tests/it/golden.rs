@@ -13,7 +13,8 @@ use engine::{Request, SamplingParams};
 use models::layers::attention::AttentionBackend;
 use models::model::{PromptPositions, TextShape};
 use models::{
-    Checkpointing, FeatureCache, ModelError, Parameters, Rotary, TowerFeatures, VisionLanguageModel,
+    Checkpointing, FeatureCache, ModelError, PackedWeights, Parameters, Rotary, TowerFeatures,
+    VisionLanguageModel,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -32,6 +33,7 @@ impl VisionLanguageModel for RecordedVision {
         _: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
+        _: Option<&'a PackedWeights>,
     ) -> Tensor {
         let mut row = 0;
         let picked: Vec<&Tensor> = grids
@@ -91,14 +93,15 @@ impl VisionLanguageModel for RecordedVision {
         hidden: &Tensor,
         rotary: &Rotary,
         backend: &mut dyn AttentionBackend,
+        packed: Option<&PackedWeights>,
     ) -> Tensor {
-        self.inner.layer(index, hidden, rotary, backend)
+        self.inner.layer(index, hidden, rotary, backend, packed)
     }
     fn final_norm(&self, hidden: &Tensor) -> Tensor {
         self.inner.final_norm(hidden)
     }
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.inner.logits(hidden)
+    fn logits(&self, hidden: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        self.inner.logits(hidden, packed)
     }
 }
 

@@ -20,6 +20,7 @@ use tch::{Cuda, Device, Tensor, no_grad};
 use crate::ModelError;
 use crate::checkpointing::Checkpointing;
 use crate::inputs::pixel_values;
+use crate::layers::PackedWeights;
 use crate::model::{Part, VisionLanguageModel};
 use crate::parameters::{Parameter, Parameters};
 
@@ -220,14 +221,25 @@ impl TowerFeatures {
     }
 
     /// Features of images, concatenated: `[merged patches, hidden_size]`, without a graph. `model` must be the one given to `new`.
-    pub fn of(&self, model: &dyn VisionLanguageModel, images: &[Arc<PreparedImage>]) -> Tensor {
+    pub fn of(
+        &self,
+        model: &dyn VisionLanguageModel,
+        images: &[Arc<PreparedImage>],
+        packed: Option<&PackedWeights>,
+    ) -> Tensor {
         no_grad(|| {
-            let rows: Vec<Tensor> = images.iter().map(|image| self.one(model, image)).collect();
+            let rows: Vec<Tensor> =
+                images.iter().map(|image| self.one(model, image, packed)).collect();
             Tensor::cat(&rows, 0)
         })
     }
 
-    fn one(&self, model: &dyn VisionLanguageModel, image: &Arc<PreparedImage>) -> Tensor {
+    fn one(
+        &self,
+        model: &dyn VisionLanguageModel,
+        image: &Arc<PreparedImage>,
+        packed: Option<&PackedWeights>,
+    ) -> Tensor {
         let (kind, device) = model.compute();
         let merged = image.grid_thw.iter().product::<usize>() / model.spatial_merge_size().pow(2);
         let shape = Shape { dims: [merged as i64, model.text_shape().hidden_size], kind, device };
@@ -237,8 +249,9 @@ impl TowerFeatures {
             let pixels = pixel_values(std::slice::from_ref(image), kind, device);
             wait_for(device);
             let start = Instant::now();
+            let grids = [image.grid_thw];
             let features =
-                model.vision_stages(&mut Checkpointing::new(false), &pixels, &[image.grid_thw]);
+                model.vision_stages(&mut Checkpointing::new(false), &pixels, &grids, packed);
             wait_for(device);
             Kept { features, secs: start.elapsed().as_secs_f64() }
         })

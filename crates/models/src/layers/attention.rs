@@ -5,7 +5,7 @@
 //! Completions over a shared prompt read its keys; its gradient sums over all of them.
 
 use tch::{Device, Kind, Tensor};
-use torch::{KvView, SegmentTable, segment_attention};
+use torch::{AttentionKernel, KvView, SegmentTable, segment_attention};
 
 use super::varlen::VariableLength;
 
@@ -157,20 +157,18 @@ impl Block {
 
 impl PackedAttention {
     /// For `layout`, completions always after their prompt. `causal`: a token attends only to earlier ones of its own segment.
-    /// Uses the CPU kernel in f32 and bf16, libtorch's variable-length kernel on CUDA in 16 bits, else padded blocks.
+    /// By the kernel that `torch` has for `kind` on `device`.
     ///
     /// # Panics
     /// On an empty layout, or a prefix without `causal`.
     pub fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
-        match (device, kind) {
-            (Device::Cpu, Kind::Float | Kind::BFloat16) => {
+        match AttentionKernel::of(kind, device) {
+            AttentionKernel::Segments => {
                 check(layout, causal);
                 PackedAttention { path: Path::Segments(Segments::new(layout, causal)) }
             }
-            (Device::Cuda(_), Kind::BFloat16 | Kind::Half) => {
-                Self::without_padding(layout, causal, device)
-            }
-            _ => Self::in_blocks(layout, causal, kind, device),
+            AttentionKernel::VariableLength => Self::without_padding(layout, causal, device),
+            AttentionKernel::Padded => Self::in_blocks(layout, causal, kind, device),
         }
     }
 

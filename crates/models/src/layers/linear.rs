@@ -1,9 +1,9 @@
 //! `y = x W^T + b`.
 
 use tch::Tensor;
-use torch::{has_cpu_kernel, normed_linears};
+use torch::{LinearWeights, linears, normed_linears};
 
-use super::{RmsNorm, packed};
+use super::{PackedWeights, RmsNorm};
 use crate::ModelError;
 use crate::lora::Adapter;
 use crate::parameters::Builder;
@@ -14,6 +14,7 @@ pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     adapter: Option<Adapter>,
+    number: usize,
 }
 
 impl Linear {
@@ -30,7 +31,8 @@ impl Linear {
     ) -> Result<Self, ModelError> {
         let weight = builder.take("weight", &[output, input])?;
         let bias = if bias { Some(builder.take("bias", &[output])?) } else { None };
-        Ok(Linear { weight, bias, adapter: builder.adapter([output, input])? })
+        let adapter = builder.adapter([output, input])?;
+        Ok(Linear { weight, bias, adapter, number: builder.number_linear() })
     }
 
     /// A convolution over patches that do not overlap: `weight` of `kernel`
@@ -39,7 +41,8 @@ impl Linear {
     /// # Errors
     /// As [`Linear::load`].
     pub fn load_kernel(builder: &mut Builder<'_>, kernel: &[i64; 5]) -> Result<Self, ModelError> {
-        Ok(Linear { weight: builder.take_kernel("weight", kernel)?, bias: None, adapter: None })
+        let weight = builder.take_kernel("weight", kernel)?;
+        Ok(Self::tied(builder, &weight))
     }
 
     /// The head, `weight [vocab, in]` without bias. It never has an adapter, as in PEFT's `all-linear`.
@@ -52,31 +55,50 @@ impl Linear {
         vocab: i64,
     ) -> Result<Self, ModelError> {
         let weight = builder.take("weight", &[vocab, input])?;
-        Ok(Self::tied(&weight))
+        Ok(Self::tied(builder, &weight))
     }
 
     /// A layer that shares `weight` with another (a tied head).
-    pub fn tied(weight: &Tensor) -> Self {
-        Linear { weight: weight.shallow_clone(), bias: None, adapter: None }
+    pub fn tied(builder: &mut Builder<'_>, weight: &Tensor) -> Self {
+        let (weight, number) = (weight.shallow_clone(), builder.number_linear());
+        Linear { weight, bias: None, adapter: None, number }
     }
 
-    /// Weight and bias, where there is no adapter.
-    pub(super) fn plain(&self) -> Option<(&Tensor, Option<&Tensor>)> {
-        (self.adapter.is_none()).then_some((&self.weight, self.bias.as_ref()))
+    /// Its number among the linear layers of its model.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
+    fn weights<'a>(&'a self, packed: Option<&'a PackedWeights>) -> LinearWeights<'a> {
+        LinearWeights {
+            weight: &self.weight,
+            bias: self.bias.as_ref(),
+            packed: packed.map(|packed| packed.copy_of(self)),
+        }
+    }
+
+    /// The whole layer, where there is no adapter.
+    pub(crate) fn plain<'a>(
+        &'a self,
+        packed: Option<&'a PackedWeights>,
+    ) -> Option<LinearWeights<'a>> {
+        self.adapter.is_none().then(|| self.weights(packed))
     }
 
     /// `[.., in] -> [.., out]`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let [y] = forward_all(x, [self]);
+    pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        let [y] = forward_all(x, [self], packed);
         y
     }
 }
 
 /// Layers over the same input `[.., in]`: `[.., out]` each.
-pub fn forward_all<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
-    let parts = layers.map(|layer| (&layer.weight, layer.bias.as_ref()));
-    let outputs = packed::forward(x, parts)
-        .unwrap_or_else(|| parts.map(|(weight, bias)| x.linear(weight, bias)));
+pub fn forward_all<const N: usize>(
+    x: &Tensor,
+    layers: [&Linear; N],
+    packed: Option<&PackedWeights>,
+) -> [Tensor; N] {
+    let outputs = linears(x, layers.map(|layer| layer.weights(packed)));
     let mut layers = layers.iter();
     outputs.map(|y| {
         let adapter = layers.next().and_then(|layer| layer.adapter.as_ref());
@@ -87,12 +109,16 @@ pub fn forward_all<const N: usize>(x: &Tensor, layers: [&Linear; N]) -> [Tensor;
     })
 }
 
-/// Layers over `norm(x)` of `x [T, in]`: `[T, out]` each. The CPU kernel saves `x` only and recomputes the norm in the backward pass.
-pub fn normed_all<const N: usize>(norm: &RmsNorm, x: &Tensor, layers: [&Linear; N]) -> [Tensor; N] {
-    let parts = layers.map(Linear::plain);
-    if parts.iter().any(Option::is_none) || !has_cpu_kernel(x) || packed::is_packed(x) {
-        return forward_all(&norm.forward(x), layers);
+/// Layers over `norm(x)` of `x [T, in]`: `[T, out]` each.
+pub fn normed_all<const N: usize>(
+    norm: &RmsNorm,
+    x: &Tensor,
+    layers: [&Linear; N],
+    packed: Option<&PackedWeights>,
+) -> [Tensor; N] {
+    let parts = layers.map(|layer| layer.plain(packed));
+    if parts.iter().any(Option::is_none) {
+        return forward_all(&norm.forward(x), layers, packed);
     }
-    let parts = parts.map(|part| part.expect("checked above"));
-    normed_linears(x, (norm.weight(), norm.eps()), parts).expect("weights as wide as their input")
+    normed_linears(x, norm.weight(), parts.map(|part| part.expect("checked above")))
 }

@@ -1,10 +1,9 @@
 //! The gated multi-layer perceptron.
 
 use tch::Tensor;
-use torch::{gated_linear, has_cpu_kernel, swiglu};
+use torch::{gated_linear, swiglu};
 
-use super::packed::is_packed;
-use super::{Linear, RmsNorm, normed_all};
+use super::{Linear, PackedWeights, RmsNorm, normed_all};
 use crate::ModelError;
 use crate::parameters::Builder;
 
@@ -41,22 +40,12 @@ impl GatedMlp {
     }
 
     /// `[T, hidden] -> [T, hidden]`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj]);
-        if has_cpu_kernel(&gate)
-            && let Some(down) = self.down_proj.plain()
-            && !is_packed(&gate)
-        {
-            return x + gated_linear(&gate, &up, down).expect("a weight as wide as its input");
-        }
-        x + self.down_proj.forward(&gated(&gate, &up))
+    pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj], packed);
+        let down = match self.down_proj.plain(packed) {
+            Some(down) => gated_linear(&gate, &up, down),
+            None => self.down_proj.forward(&swiglu(&gate, &up), packed),
+        };
+        x + down
     }
-}
-
-/// `silu(gate) * up`, two tensors of one shape.
-fn gated(gate: &Tensor, up: &Tensor) -> Tensor {
-    if has_cpu_kernel(gate) {
-        return swiglu(gate, up).expect("two tensors of one shape");
-    }
-    gate.silu() * up
 }

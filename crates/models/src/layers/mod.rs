@@ -11,3 +11,4 @@ mod varlen;
 pub use linear::{Linear, forward_all, normed_all};
 pub use mlp::GatedMlp;
 pub use norm::RmsNorm;
+pub use packed::PackedWeights;

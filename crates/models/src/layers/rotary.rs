@@ -1,7 +1,7 @@
 //! Rotary position embedding: the rotation itself. Families decide which position rotates which channel.
 
 use tch::{Kind, Tensor};
-use torch::{has_cpu_kernel, rotate};
+use torch::rotate;
 
 /// Cosines and sines of every token, `[T, head_dim]` each, second half equal to the first.
 #[derive(Debug)]
@@ -21,15 +21,7 @@ impl Rotary {
 
     /// Rotates `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
     pub fn apply(&self, x: &Tensor) -> Tensor {
-        if has_cpu_kernel(x) {
-            return rotate(x, &self.cos, &self.sin).expect("an angle for each token and channel");
-        }
-        let kind = x.kind();
-        let x = x.to_kind(self.cos.kind());
-        let (cos, sin) = (self.cos.unsqueeze(1), self.sin.unsqueeze(1));
-        let half = x.size()[2] / 2;
-        let rotated = Tensor::cat(&[x.narrow(2, half, half).neg(), x.narrow(2, 0, half)], 2);
-        (x * cos + rotated * sin).to_kind(kind)
+        rotate(x, &self.cos, &self.sin)
     }
 }
 

@@ -26,9 +26,9 @@ pub use config::{Config, TextConfig, VisionConfig};
 use crate::checkpoint::HEAD;
 use crate::checkpointing::Checkpointing;
 use crate::features::{FeatureCache, TowerFeatures};
-use crate::layers::Linear;
 use crate::layers::attention::AttentionBackend;
 use crate::layers::rotary::Rotary;
+use crate::layers::{Linear, PackedWeights};
 use crate::lora::AdapterSource;
 use crate::model::{LoadOptions, PromptPositions, TextShape, VisionLanguageModel};
 use crate::parameters::{Builder, Parameters};
@@ -97,7 +97,7 @@ impl Model {
         let visual = b.at(vision_path, |b| vision::VisionTower::load(b, &config.vision))?;
         let lm_head = if config.tie_word_embeddings {
             b.pass_over(HEAD);
-            Linear::tied(&text.embed_tokens)
+            Linear::tied(&mut b, &text.embed_tokens)
         } else {
             b.at("lm_head", |b| {
                 Linear::load_head(b, config.text.hidden_size, config.text.vocab_size)
@@ -177,8 +177,9 @@ impl VisionLanguageModel for Model {
         checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
+        packed: Option<&'a PackedWeights>,
     ) -> Tensor {
-        self.visual.stages(checkpointing, pixel_values, grids)
+        self.visual.stages(checkpointing, pixel_values, grids, packed)
     }
 
     fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError> {
@@ -205,15 +206,16 @@ impl VisionLanguageModel for Model {
         hidden: &Tensor,
         rotary: &Rotary,
         backend: &mut dyn AttentionBackend,
+        packed: Option<&PackedWeights>,
     ) -> Tensor {
-        self.text.layers[index].forward(index, hidden, rotary, backend)
+        self.text.layers[index].forward(index, hidden, rotary, backend, packed)
     }
 
     fn final_norm(&self, hidden: &Tensor) -> Tensor {
         self.text.norm.forward(hidden)
     }
 
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.lm_head.forward(hidden)
+    fn logits(&self, hidden: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        self.lm_head.forward(hidden, packed)
     }
 }

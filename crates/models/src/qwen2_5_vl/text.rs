@@ -3,13 +3,13 @@
 //! Source: huggingface/transformers v5.17, `modeling_qwen2_5_vl.py`, `Qwen2_5_VLTextModel`.
 
 use tch::Tensor;
+use torch::{DecodeLayer, decode_layer};
 
 use super::config::TextConfig;
 use crate::ModelError;
 use crate::layers::attention::AttentionBackend;
-use crate::layers::packed::{DecoderWeights, decode};
 use crate::layers::rotary::Rotary;
-use crate::layers::{GatedMlp, Linear, RmsNorm, normed_all};
+use crate::layers::{GatedMlp, Linear, PackedWeights, RmsNorm, normed_all};
 use crate::parameters::Builder;
 
 /// `language_model` in the checkpoint.
@@ -80,35 +80,40 @@ impl DecoderLayer {
         x: &Tensor,
         rotary: &Rotary,
         backend: &mut dyn AttentionBackend,
+        packed: Option<&PackedWeights>,
     ) -> Tensor {
         if let Some(kv) = backend.kv_view(index)
-            && let Some(y) = decode(x, &self.weights(), rotary, &kv)
+            && let Some(layer) = self.plain(packed)
         {
-            return y;
+            return decode_layer(x, &layer, [&rotary.cos, &rotary.sin], &kv);
         }
         let tokens = x.size()[0];
         // [T, heads, head_dim]
-        let [q, k, v] =
-            normed_all(&self.input_layernorm, x, [&self.q_proj, &self.k_proj, &self.v_proj])
-                .map(|x| x.view([tokens, -1, self.head_dim]));
+        let [q, k, v] = normed_all(
+            &self.input_layernorm,
+            x,
+            [&self.q_proj, &self.k_proj, &self.v_proj],
+            packed,
+        )
+        .map(|x| x.view([tokens, -1, self.head_dim]));
         let attended = backend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.o_proj.forward(&attended.reshape([tokens, -1]));
-        self.mlp.forward(&x)
+        let x = x + self.o_proj.forward(&attended.reshape([tokens, -1]), packed);
+        self.mlp.forward(&x, packed)
     }
 
-    fn weights(&self) -> DecoderWeights<'_> {
-        DecoderWeights {
-            norms: [&self.input_layernorm, &self.mlp.norm],
-            linears: [
-                &self.q_proj,
-                &self.k_proj,
-                &self.v_proj,
-                &self.o_proj,
-                &self.mlp.gate_proj,
-                &self.mlp.up_proj,
-                &self.mlp.down_proj,
-            ],
-            head_dim: self.head_dim,
+    /// The layer as one operation takes it; `None` with adapters.
+    fn plain<'a>(&'a self, packed: Option<&'a PackedWeights>) -> Option<DecodeLayer<'a>> {
+        let GatedMlp { norm, gate_proj, up_proj, down_proj } = &self.mlp;
+        let linears =
+            [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, gate_proj, up_proj, down_proj]
+                .map(|linear| linear.plain(packed));
+        if linears.iter().any(Option::is_none) {
+            return None;
         }
+        Some(DecodeLayer {
+            norms: [self.input_layernorm.weight(), norm.weight()],
+            linears: linears.map(|linear| linear.expect("checked above")),
+            head_dim: self.head_dim,
+        })
     }
 }

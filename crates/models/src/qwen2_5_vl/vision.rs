@@ -13,7 +13,7 @@ use crate::ModelError;
 use crate::checkpointing::Checkpointing;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::rotary::Rotary;
-use crate::layers::{GatedMlp, Linear, RmsNorm, normed_all};
+use crate::layers::{GatedMlp, Linear, PackedWeights, RmsNorm, normed_all};
 use crate::parameters::Builder;
 
 const EPS: f64 = 1e-6;
@@ -50,6 +50,7 @@ impl VisionTower {
         checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
         grids: &[[usize; 3]],
+        packed: Option<&'a PackedWeights>,
     ) -> Tensor {
         let device = pixel_values.device();
         let kind = pixel_values.kind();
@@ -67,16 +68,18 @@ impl VisionTower {
         let (windowed, full) = (attention(order.window_lens), attention(order.frame_lens));
 
         let index = window_index.shallow_clone();
-        let mut x = checkpointing
-            .run(pixel_values, move |x| permute(&self.patch_embed.forward(x), &index, merge));
+        let mut x = checkpointing.run(pixel_values, move |x| {
+            permute(&self.patch_embed.forward(x, packed), &index, merge)
+        });
         for (i, block) in self.blocks.iter().enumerate() {
             let seen =
                 if self.config.fullatt_block_indexes.contains(&i) { &full } else { &windowed };
             let (seen, rotary) = (seen.clone(), rotary.clone());
-            x = checkpointing.run(&x, move |x| block.forward(x, &rotary, &seen));
+            x = checkpointing.run(&x, move |x| block.forward(x, &rotary, &seen, packed));
         }
         let original_order = window_index.argsort(0, false);
-        checkpointing.run(&x, move |x| self.merger.forward(x).index_select(0, &original_order))
+        checkpointing
+            .run(&x, move |x| self.merger.forward(x, packed).index_select(0, &original_order))
     }
 }
 
@@ -110,18 +113,24 @@ impl VisionBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, rotary: &Rotary, attention: &PackedAttention) -> Tensor {
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        attention: &PackedAttention,
+        packed: Option<&PackedWeights>,
+    ) -> Tensor {
         let patches = x.size()[0];
         // [patches, 3, heads, head_dim]
-        let [qkv] = normed_all(&self.norm1, x, [&self.qkv]);
+        let [qkv] = normed_all(&self.norm1, x, [&self.qkv], packed);
         let qkv = qkv.view([patches, 3, self.num_heads, -1]);
         let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
         // A saved view would keep all three alive until the backward pass.
         let v = v.contiguous();
         drop(qkv);
         let attended = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.proj.forward(&attended.reshape([patches, -1]));
-        self.mlp.forward(&x)
+        let x = x + self.proj.forward(&attended.reshape([patches, -1]), packed);
+        self.mlp.forward(&x, packed)
     }
 }
 
@@ -144,8 +153,8 @@ impl Merger {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let x = self.ln_q.forward(x).view([-1, self.width]);
-        self.outer.forward(&self.inner.forward(&x).gelu("none"))
+        self.outer.forward(&self.inner.forward(&x, packed).gelu("none"), packed)
     }
 }

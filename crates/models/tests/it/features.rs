@@ -39,7 +39,7 @@ fn frozen(folder: &Path, cache: Option<&Rc<FeatureCache>>) -> Box<dyn VisionLang
 fn stored(folder: &Path, store: &Path, images: &[Arc<PreparedImage>]) -> (Tensor, FeatureStats) {
     let cache = cache(LARGE, Some(store));
     let model = frozen(folder, Some(&cache));
-    let features = model.features().unwrap().of(model.as_ref(), images);
+    let features = model.features().unwrap().of(model.as_ref(), images, None);
     assert_eq!(cache.take_problems(), [""; 0]);
     (features, cache.stats())
 }
@@ -94,7 +94,7 @@ fn only_equal_towers_share() {
         let before = cache.stats();
         let mut model = model;
         model.keep_features(cache.clone()).unwrap();
-        let features = model.features().unwrap().of(model.as_ref(), &image);
+        let features = model.features().unwrap().of(model.as_ref(), &image, None);
         assert_eq!(features.size(), [15, 32]);
         cache.stats().misses > before.misses
     };
@@ -194,7 +194,7 @@ fn the_folder_serves_later_runs() {
     let none = cache(0, Some(store.path()));
     let model = frozen(&nested, Some(&none));
     for _ in 0..2 {
-        let features = model.features().unwrap().of(model.as_ref(), &images);
+        let features = model.features().unwrap().of(model.as_ref(), &images, None);
         assert!(features.equal(&first));
     }
     assert_eq!(counts(none.stats()), [0, 4, 0]);
@@ -269,7 +269,7 @@ fn damaged_files_are_named_computed_again_and_replaced() {
         damage();
         let cache = cache(LARGE, Some(store.path()));
         let model = frozen(&nested, Some(&cache));
-        let features = model.features().unwrap().of(model.as_ref(), &image);
+        let features = model.features().unwrap().of(model.as_ref(), &image, None);
         assert!(features.equal(&expected), "{cause}");
         assert_eq!(counts(cache.stats()), [0, 0, 1], "{cause}");
         let [problem] = &cache.take_problems()[..] else {
@@ -290,7 +290,7 @@ fn a_folder_that_cannot_be_written_is_said_once() {
     let model = frozen(&checkpoint("nested"), Some(&cache));
     fs::remove_dir_all(&store).unwrap();
     let images = [test_image(1, 4, 6), test_image(2, 4, 4), test_image(3, 4, 4)];
-    let features = model.features().unwrap().of(model.as_ref(), &images);
+    let features = model.features().unwrap().of(model.as_ref(), &images, None);
     assert_eq!(features.size(), [14, 32]);
     assert_eq!(counts(cache.stats()), [0, 0, 3]);
     let problems = cache.take_problems();
@@ -310,7 +310,7 @@ fn many_may_write_one_folder() {
     let images: Vec<_> = (0..12).map(|i| test_image(i, 4, 4 + 2 * (i % 3))).collect();
     let nested = checkpoint("nested");
     let model = frozen(&nested, Some(&cache(LARGE, None)));
-    let expected = model.features().unwrap().of(model.as_ref(), &images);
+    let expected = model.features().unwrap().of(model.as_ref(), &images, None);
     let expected: Vec<f32> = Vec::try_from(expected.flatten(0, -1)).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -128,7 +128,7 @@ pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]
         let rotary = model.rotary(&batch.position_ids);
         let mut checkpointing = Checkpointing::new(false);
         let hidden = forward(model, &mut checkpointing, &batch, &attention, &rotary);
-        model.logits(&hidden).to_kind(Kind::Float)
+        model.logits(&hidden, None).to_kind(Kind::Float)
     })
 }
 

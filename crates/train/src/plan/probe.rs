@@ -219,11 +219,12 @@ impl<'a> Probe<'a> {
         let pixels = Tensor::full(size, 0.01, (kind, device));
         let grid = [[1, height, width]];
         let forward = best_of(device, || {
-            no_grad(|| drop(model.vision_stages(&mut Checkpointing::new(false), &pixels, &grid)));
+            let checkpointing = &mut Checkpointing::new(false);
+            no_grad(|| drop(model.vision_stages(checkpointing, &pixels, &grid, None)));
         });
         let both_ways = || {
             let mut checkpointing = Checkpointing::new(choice.recompute);
-            let features = model.vision_stages(&mut checkpointing, &pixels, &grid);
+            let features = model.vision_stages(&mut checkpointing, &pixels, &grid, None);
             checkpointing.backward(&features, |features| (features.sum(Kind::Float), ()));
         };
         let training = match choice.trained {

@@ -107,6 +107,7 @@ fn positions_features_and_logits() {
                     &mut Checkpointing::new(false),
                     &pixel_values,
                     &images.grids(),
+                    None,
                 );
                 let difference = golden::max_difference(&got, &expected["image_features"]);
                 assert!(difference < 1e-4, "{}: image features differ by {difference}", case.name);
@@ -123,7 +124,7 @@ fn positions_features_and_logits() {
             );
             let at: Vec<i64> =
                 serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
-            let got = model.logits(&hidden.index_select(0, &Tensor::from_slice(&at)));
+            let got = model.logits(&hidden.index_select(0, &Tensor::from_slice(&at)), None);
             let difference = golden::max_difference(&got, &expected["logits"]);
             println!("{}: logits differ by {difference:.2e}", case.name);
             assert!(difference < 1e-4, "{}: logits differ by {difference}", case.name);

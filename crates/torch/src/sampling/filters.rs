@@ -4,16 +4,16 @@
 
 use tch::{Kind, Tensor};
 
-use crate::token_sampler::BOUNDARY;
+use super::BOUNDARY;
 
 /// Divides positive and multiplies negative logits of `seen` tokens.
-pub fn penalised(logits: &Tensor, seen: &Tensor, penalty: f64) -> Tensor {
+pub(super) fn penalised(logits: &Tensor, seen: &Tensor, penalty: f64) -> Tensor {
     let lowered = (logits * penalty).where_self(&logits.lt(0.0), &(logits / penalty));
     lowered.where_self(seen, logits)
 }
 
 /// Keeps scores not below the `k`-th largest.
-pub fn top_k(scores: &Tensor, k: i64, near_cut: &mut Tensor) -> Tensor {
+pub(super) fn top_k(scores: &Tensor, k: i64, near_cut: &mut Tensor) -> Tensor {
     let (largest, _) = scores.topk(k + 1, 1, true, true);
     let (kept, next) = (largest.narrow(1, k - 1, 1), largest.narrow(1, k, 1));
     let close = (&kept - &next).lt(BOUNDARY).logical_and(&kept.isfinite());
@@ -22,7 +22,7 @@ pub fn top_k(scores: &Tensor, k: i64, near_cut: &mut Tensor) -> Tensor {
 }
 
 /// Drops the least probable tokens whose probabilities sum to at most `1 - p`, never the most probable.
-pub fn top_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
+pub(super) fn top_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
     let vocab_size = scores.size()[1];
     let (sorted, order) = scores.sort_stable(true, 1, false);
     let probabilities = sorted.softmax(-1, Kind::Double);
@@ -40,7 +40,7 @@ pub fn top_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
 }
 
 /// Drops tokens less probable than `p` times the most probable.
-pub fn min_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
+pub(super) fn min_p(scores: &Tensor, p: f64, near_cut: &mut Tensor) -> Tensor {
     let probabilities = scores.softmax(-1, Kind::Float);
     let cut = probabilities.amax([1i64], true) * p;
     note_close(near_cut, &probabilities, &cut, &probabilities);

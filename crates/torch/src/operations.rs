@@ -1,0 +1,129 @@
+//! Operations of models. Each takes its CPU kernel (`fused`) where that takes its inputs, else libtorch's operations, with gradients by
+//! either. Callers do not choose; tests compare a kernel with the `_reference` beside it.
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::fused::{self, has_cpu_kernel};
+
+/// `w * x / sqrt(mean(x^2) + eps)` over the last dimension, computed in f32; `w [n]` in the type of `x [.., n]`.
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
+    if has_cpu_kernel(x) {
+        return fused::rms_norm(x, w, eps).expect("a weight as wide as its input");
+    }
+    rms_norm_reference(x, w, eps)
+}
+
+/// [`rms_norm`] by libtorch's operations.
+pub fn rms_norm_reference(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
+    let x32 = x.to_kind(Kind::Float);
+    let mean_square = x32.square().mean_dim(-1i64, true, Kind::Float);
+    let normed = &x32 * (mean_square + eps).rsqrt();
+    normed.to_kind(x.kind()) * w
+}
+
+/// Rotary embedding of `x [T, heads, head_dim]`, rotating the two halves of each head's channels, by `cos`, `sin [T, head_dim]`, whose
+/// second half equals the first; computed in their type, returned in that of `x`.
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
+    if has_cpu_kernel(x) {
+        return fused::rotate(x, cos, sin).expect("an angle for each token and channel");
+    }
+    rotate_reference(x, cos, sin)
+}
+
+/// [`rotate`] by libtorch's operations.
+pub fn rotate_reference(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
+    let kind = x.kind();
+    let x = x.to_kind(cos.kind());
+    let (cos, sin) = (cos.unsqueeze(1), sin.unsqueeze(1));
+    let half = x.size()[2] / 2;
+    let rotated = Tensor::cat(&[x.narrow(2, half, half).neg(), x.narrow(2, 0, half)], 2);
+    (x * cos + rotated * sin).to_kind(kind)
+}
+
+/// `silu(gate) * up`, two tensors of one shape and type.
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
+    if has_cpu_kernel(gate) {
+        return fused::swiglu(gate, up).expect("two tensors of one shape");
+    }
+    swiglu_reference(gate, up)
+}
+
+/// [`swiglu`] by libtorch's operations.
+pub fn swiglu_reference(gate: &Tensor, up: &Tensor) -> Tensor {
+    gate.silu() * up
+}
+
+/// Log-softmax of `logits [N, vocab_size] / temperature` at `targets [N]`, and entropies without gradient; both `[N]` in f32.
+///
+/// # Panics
+/// On tensors that do not fit, or a target outside the vocabulary.
+pub fn token_scores(logits: &Tensor, targets: &Tensor, temperature: f64) -> [Tensor; 2] {
+    if has_cpu_kernel(logits) {
+        let scores = fused::token_scores(logits, targets, 1.0 / temperature);
+        return scores.expect("a target of the vocabulary for each row of logits");
+    }
+    token_scores_reference(logits, targets, temperature)
+}
+
+/// [`token_scores`] by libtorch's operations.
+pub fn token_scores_reference(logits: &Tensor, targets: &Tensor, temperature: f64) -> [Tensor; 2] {
+    let (logprobs, all) = log_softmax_at(logits, targets, temperature);
+    [logprobs, no_grad(|| entropies(&all.detach()))]
+}
+
+/// [`token_scores`] with a gradient of the entropies, for which there is no kernel.
+pub fn token_scores_with_entropy_gradient(
+    logits: &Tensor,
+    targets: &Tensor,
+    temperature: f64,
+) -> [Tensor; 2] {
+    let (logprobs, all) = log_softmax_at(logits, targets, temperature);
+    [logprobs, entropies(&all)]
+}
+
+/// Log-probabilities `[N]` of the targets and `[N, vocab_size]` of all tokens.
+fn log_softmax_at(logits: &Tensor, targets: &Tensor, temperature: f64) -> (Tensor, Tensor) {
+    let logits = logits.to_kind(Kind::Float);
+    let logits = if temperature == 1.0 { logits } else { logits / temperature };
+    let all = logits.log_softmax(-1, Kind::Float);
+    (all.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1), all)
+}
+
+fn entropies(all: &Tensor) -> Tensor {
+    -(all.exp() * all).sum_dim_intlist(-1i64, false, Kind::Float)
+}
+
+/// The kernels of attention over packed tokens. Each reads tables of its own, which callers build once for all layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionKernel {
+    /// [`crate::segment_attention`], and [`crate::decode_attention`] over a cache.
+    Segments,
+    /// [`crate::variable_length_attention`].
+    VariableLength,
+    /// libtorch's attention over padded blocks.
+    Padded,
+}
+
+impl AttentionKernel {
+    /// The kernel for tensors of a type on a device.
+    pub fn of(kind: Kind, device: Device) -> Self {
+        match (device, kind) {
+            (Device::Cpu, Kind::Float | Kind::BFloat16) => AttentionKernel::Segments,
+            (Device::Cuda(_), Kind::BFloat16 | Kind::Half) => AttentionKernel::VariableLength,
+            _ => AttentionKernel::Padded,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "operations_tests.rs"]
+mod tests;

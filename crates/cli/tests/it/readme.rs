@@ -229,7 +229,7 @@ fn pages() -> Vec<PathBuf> {
         "configs/README.md",
         "tools/golden/README.md",
     ];
-    let mut pages = names.map(|page| repository(page)).to_vec();
+    let mut pages = names.map(repository).to_vec();
     let docs = fs::read_dir(repository("docs")).unwrap();
     pages.extend(
         docs.map(|entry| entry.unwrap().path())

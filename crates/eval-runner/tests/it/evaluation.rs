@@ -104,7 +104,7 @@ fn outputs(results: &Results) -> Vec<(usize, usize, String)> {
 }
 
 #[test]
-fn batches_of_any_size_and_any_stops_give_the_same_answers() {
+fn batches_of_any_size_and_any_stops_give_the_same_completions() {
     let dir = tempfile::tempdir().unwrap();
     let config = data(dir.path());
     let model = super::model();

@@ -102,7 +102,7 @@ fn options(completions_per_question: usize, max_concurrent: usize) -> RecOptions
 }
 
 #[test]
-fn answers_stand_with_their_rows_and_sizes_whatever_the_batch() {
+fn completions_stand_with_their_rows_and_sizes_whatever_the_batch() {
     let fixture = Fixture::new();
     let whole = fixture.evaluate(&fixture.examples, 9);
     let rows: Vec<usize> = whole.completions.iter().map(|completion| completion.row).collect();
@@ -135,7 +135,7 @@ fn image_size(row: usize) -> (u32, u32) {
 }
 
 #[test]
-fn shuffled_images_change_sizes_and_answers_only() {
+fn shuffled_images_change_sizes_and_completions_only() {
     let fixture = Fixture::new();
     let shuffled = shuffled_images(&fixture.examples);
     let evaluation = fixture.evaluate(&shuffled, 9);

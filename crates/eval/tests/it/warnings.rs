@@ -95,7 +95,7 @@ fn has(outcome: &Outcome, doubt: Doubt, parts: &[&str]) {
 }
 
 #[test]
-fn of_good_answers_nothing_is_said() {
+fn of_good_completions_nothing_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let (outcome, summary) = scored(&rec(dir.path()), dir.path(), &completions(whole, INPUT));
     assert_eq!(outcome.results.accuracy, 100.0);
@@ -107,7 +107,7 @@ fn of_good_answers_nothing_is_said() {
 }
 
 #[test]
-fn answers_cut_off_are_counted_and_said() {
+fn completions_cut_off_are_counted_and_said() {
     let dir = tempfile::tempdir().unwrap();
     let config = rec(dir.path()).with(|c| c.sampling.max_new_tokens = Some(16));
     let mut all = completions(whole, INPUT);
@@ -203,7 +203,7 @@ fn true_boxes_in_shares_are_told_before_anything_is_asked() {
 }
 
 #[test]
-fn one_answer_to_everything_is_told() {
+fn one_completion_to_everything_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let same = vec![(whole([1.0, 2.0, 30.0, 40.0]), false); 8];
     let (outcome, summary) = scored(&rec(dir.path()), dir.path(), &same);

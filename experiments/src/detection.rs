@@ -16,7 +16,9 @@ use tiny::scenes::{Colour, IMAGE_PX, Kind, Scene, Shape};
 
 use crate::drawing::{Drawer, corners, row, write_rows};
 use crate::plan::DetectionSizes;
-use crate::words::{ANSWER, BOX, BOX_END, END, LABEL, LIST, LIST_END, LOOK, NOTHING, THINK};
+use crate::tokenizer_corpus::{
+    ANSWER, BOX, BOX_END, END, LABEL, LIST, LIST_END, LOOK, NOTHING, THINK,
+};
 
 /// Share of the base model's questions that are plain.
 const PLAIN: f64 = 0.3;

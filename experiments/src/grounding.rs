@@ -15,7 +15,7 @@ use tiny::scenes::{Colour, Kind, Scene, Shape};
 
 use crate::drawing::{Drawer, corners, row, write_rows};
 use crate::plan::GroundingSizes;
-use crate::words::{ANSWER, END, THINK};
+use crate::tokenizer_corpus::{ANSWER, END, THINK};
 
 /// VLM-R1's question about a region, before and after what it describes.
 pub const QUESTION: [&str; 2] =

@@ -11,13 +11,13 @@ mod claims;
 mod detection;
 mod drawing;
 mod grounding;
-mod lab;
 mod page;
 mod plan;
 mod rollouts;
 mod runs;
 mod studies;
-mod words;
+mod tokenizer_corpus;
+mod workspace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,10 +27,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, Command, value_parser};
 
-use lab::Lab;
 use plan::Plan;
 use runs::Runs;
 use studies::STUDIES;
+use workspace::Workspace;
 
 /// What was asked for.
 struct Arguments {
@@ -123,18 +123,19 @@ fn run(arguments: &Arguments) -> Result<()> {
     // Runs get absolute paths, whatever folder they are started in.
     std::fs::create_dir_all(&arguments.out).with_context(|| arguments.out.display().to_string())?;
     let out = arguments.out.canonicalize().with_context(|| arguments.out.display().to_string())?;
-    let lab = Lab::open(out, plan, binary(arguments)?)?;
+    let workspace = Workspace::open(out, plan, binary(arguments)?)?;
     let jobs = match arguments.jobs {
         Some(jobs) => jobs,
         None => std::thread::available_parallelism()?.get(),
     };
-    let lab = &lab;
-    let of_seed = |&seed: &u64| chosen.iter().map(move |study| (*study, Runs { lab, seed }));
+    let workspace = &workspace;
+    let of_seed = |&seed: &u64| chosen.iter().map(move |study| (*study, Runs { workspace, seed }));
     let pairs: Vec<_> = arguments.seeds.iter().flat_map(of_seed).collect();
     do_all(&pairs, jobs)?;
     for study in chosen {
-        let runs: Vec<Runs<'_>> = arguments.seeds.iter().map(|&seed| Runs { lab, seed }).collect();
-        let page = (study.page)(&runs)?.write(&lab.out)?;
+        let runs: Vec<Runs<'_>> =
+            arguments.seeds.iter().map(|&seed| Runs { workspace, seed }).collect();
+        let page = (study.page)(&runs)?.write(&workspace.out)?;
         #[expect(clippy::print_stdout, reason = "the pages are what this program makes")]
         {
             println!("{}", page.display());

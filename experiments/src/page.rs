@@ -154,7 +154,7 @@ impl Study {
         Report {
             title: self.title.to_owned(),
             summary: self.what.clone(),
-            figures: Vec::new(),
+            metrics: Vec::new(),
             sections,
         }
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::detection::all_names;
-use crate::words::{ANSWER, BOX, LABEL, THINK};
+use crate::tokenizer_corpus::{ANSWER, BOX, LABEL, THINK};
 
 /// A completion of a step.
 #[derive(Debug, Deserialize)]

@@ -8,16 +8,16 @@ use serde_json::{Map, Value, json};
 use tiny::model::ModelShape;
 use tiny::tokenizer::{MERGE_SIZE, PATCH_SIZE};
 
-use crate::lab::Lab;
 use crate::plan::{Grpo, Sft};
-use crate::words::words;
+use crate::tokenizer_corpus::tokenizer_corpus;
+use crate::workspace::Workspace;
 use crate::{detection, grounding};
 
 /// One seed's runs.
 #[derive(Clone, Copy)]
 pub struct Runs<'a> {
     /// Where they happen.
-    pub lab: &'a Lab,
+    pub workspace: &'a Workspace,
     /// The seed.
     pub seed: u64,
 }
@@ -41,7 +41,7 @@ impl Runs<'_> {
 
     /// Where a run of this seed lies.
     pub fn at(&self, name: &str) -> PathBuf {
-        self.lab.out.join(self.folder(name))
+        self.workspace.out.join(self.folder(name))
     }
 
     /// The dataset of grounding.
@@ -50,9 +50,9 @@ impl Runs<'_> {
     /// A file that cannot be written.
     pub fn grounding(&self) -> Result<PathBuf> {
         let folder = self.at("grounding/data");
-        self.lab.once(&folder.join("base.jsonl"), || {
+        self.workspace.once(&folder.join("base.jsonl"), || {
             fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-            grounding::write(&folder, &self.lab.plan.grounding, self.seed)
+            grounding::write(&folder, &self.workspace.plan.grounding, self.seed)
         })?;
         Ok(folder)
     }
@@ -63,17 +63,17 @@ impl Runs<'_> {
     /// A file that cannot be written.
     pub fn detection(&self) -> Result<PathBuf> {
         let folder = self.at("detection/data");
-        self.lab.once(&folder.join("base.jsonl"), || {
+        self.workspace.once(&folder.join("base.jsonl"), || {
             fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-            detection::write(&folder, &self.lab.plan.detection, self.seed)
+            detection::write(&folder, &self.workspace.plan.detection, self.seed)
         })?;
         Ok(folder)
     }
 
     fn blank(&self, size: &str, shape: &ModelShape) -> Result<PathBuf> {
         let folder = self.at(&format!("blank-{size}"));
-        self.lab.once(&folder.join("model.safetensors"), || {
-            tiny::model::write(&folder, shape, &words(), self.seed)
+        self.workspace.once(&folder.join("model.safetensors"), || {
+            tiny::model::write(&folder, shape, &tokenizer_corpus(), self.seed)
         })?;
         Ok(folder)
     }
@@ -84,14 +84,14 @@ impl Runs<'_> {
     /// A run that fails.
     pub fn grounding_base(&self) -> Result<PathBuf> {
         let data = self.grounding()?;
-        let (size, shape) = &self.lab.plan.shapes[1];
+        let (size, shape) = &self.workspace.plan.shapes[1];
         let task = Task {
             name: "grounding/base",
             model: &self.blank(size, shape)?,
             rows: data.join("base.jsonl"),
             template: "none",
         };
-        self.sft(&task, &self.lab.plan.grounding_base, warm_linear())
+        self.sft(&task, &self.workspace.plan.grounding_base, warm_linear())
     }
 
     /// The base model of detection of one size.
@@ -100,14 +100,14 @@ impl Runs<'_> {
     /// A run that fails.
     pub fn detection_base(&self, size: usize) -> Result<PathBuf> {
         let data = self.detection()?;
-        let (size, shape) = &self.lab.plan.shapes[size];
+        let (size, shape) = &self.workspace.plan.shapes[size];
         let task = Task {
             name: &format!("detection/base-{size}"),
             model: &self.blank(size, shape)?,
             rows: data.join("base.jsonl"),
             template: "odLength",
         };
-        self.sft(&task, &self.lab.plan.detection_base, warm_linear())
+        self.sft(&task, &self.workspace.plan.detection_base, warm_linear())
     }
 
     fn common(&self, task: &Task<'_>, steps: usize, save_steps: usize) -> Value {
@@ -132,13 +132,13 @@ impl Runs<'_> {
     /// # Errors
     /// A run that fails.
     pub fn sft(&self, task: &Task<'_>, sft: &Sft, more: Value) -> Result<PathBuf> {
-        let save_steps = self.lab.plan.eval_every.min(sft.steps);
+        let save_steps = self.workspace.plan.eval_every.min(sft.steps);
         let settings = merged(
             self.common(task, sft.steps, save_steps),
             json!({"per_device_train_batch_size": sft.batch, "learning_rate": sft.lr}),
         );
         let folder = self.folder(task.name);
-        let run = self.lab.run("sft", &folder, merged(settings, more))?;
+        let run = self.workspace.run("sft", &folder, merged(settings, more))?;
         Ok(run.join(format!("checkpoint-{}", sft.steps)))
     }
 
@@ -147,8 +147,8 @@ impl Runs<'_> {
     /// # Errors
     /// A run that fails.
     pub fn grpo(&self, task: &Task<'_>, grpo: &Grpo, more: Value) -> Result<PathBuf> {
-        let group_size = self.lab.plan.group_size;
-        let save_steps = self.lab.plan.eval_every.min(grpo.steps);
+        let group_size = self.workspace.plan.group_size;
+        let save_steps = self.workspace.plan.eval_every.min(grpo.steps);
         let settings = merged(
             self.common(task, grpo.steps, save_steps),
             json!({
@@ -161,7 +161,7 @@ impl Runs<'_> {
             }),
         );
         let folder = self.folder(task.name);
-        let run = self.lab.run("grpo", &folder, merged(settings, more))?;
+        let run = self.workspace.run("grpo", &folder, merged(settings, more))?;
         Ok(run.join(format!("checkpoint-{}", grpo.steps)))
     }
 
@@ -186,7 +186,7 @@ impl Runs<'_> {
         };
         self.grpo(
             &task,
-            &self.lab.plan.detection_grpo,
+            &self.workspace.plan.detection_grpo,
             json!({"reward_method": method, "beta": beta, "save_total_limit": 1}),
         )
     }
@@ -195,7 +195,7 @@ impl Runs<'_> {
     ///
     /// # Errors
     /// A run that fails.
-    pub fn eval_grounding(&self, name: &str, model: &Path, extractor: &str) -> Result<Figures> {
+    pub fn eval_grounding(&self, name: &str, model: &Path, extractor: &str) -> Result<Metrics> {
         let data = self.grounding()?;
         let files = grounding::TEST_PARTS.map(|part| {
             let file = data.join(format!("{part}.jsonl"));
@@ -208,20 +208,20 @@ impl Runs<'_> {
             "extractor": extractor,
             "data_file_paths": files.join(":"),
             "image_folders": vec![images; files.len()].join(":"),
-            "max_new_tokens": self.lab.plan.grounding_grpo.max_completion_length,
+            "max_new_tokens": self.workspace.plan.grounding_grpo.max_completion_length,
             "html_rows": 40,
             "seed": self.seed,
             "num_threads": 1,
         });
         let folder = self.folder(&format!("grounding/eval/{name}"));
-        Figures::read(&self.lab.run("eval", &folder, settings)?)
+        Metrics::read(&self.workspace.run("eval", &folder, settings)?)
     }
 
     /// Evaluates the model in `model` on the held-out images of detection.
     ///
     /// # Errors
     /// A run that fails.
-    pub fn eval_detection(&self, name: &str, model: &Path) -> Result<Figures> {
+    pub fn eval_detection(&self, name: &str, model: &Path) -> Result<Metrics> {
         let data = self.detection()?;
         let settings = json!({
             "model": model,
@@ -229,13 +229,13 @@ impl Runs<'_> {
             "labels": "image",
             "data_file_paths": data.join("test.json"),
             "image_folders": data.join("images"),
-            "max_new_tokens": self.lab.plan.detection_grpo.max_completion_length,
+            "max_new_tokens": self.workspace.plan.detection_grpo.max_completion_length,
             "html_rows": 40,
             "seed": self.seed,
             "num_threads": 1,
         });
         let folder = self.folder(&format!("detection/eval/{name}"));
-        Figures::read(&self.lab.run("eval", &folder, settings)?)
+        Metrics::read(&self.workspace.run("eval", &folder, settings)?)
     }
 }
 
@@ -258,11 +258,11 @@ fn merged(mut base: Value, more: Value) -> Value {
     base
 }
 
-/// The figures of an evaluation.
+/// The metrics of an evaluation.
 #[derive(Clone, Debug)]
-pub struct Figures(Map<String, Value>);
+pub struct Metrics(Map<String, Value>);
 
-impl Figures {
+impl Metrics {
     fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("summary.json");
         let context = || path.display().to_string();
@@ -270,7 +270,7 @@ impl Figures {
         Ok(Self(serde_json::from_str(&text).with_context(context)?))
     }
 
-    /// A figure of all files.
+    /// A metric of all files.
     ///
     /// # Errors
     /// An evaluation without it.
@@ -278,7 +278,7 @@ impl Figures {
         self.pick(&["metrics", metric, "mean"])
     }
 
-    /// A figure of one file.
+    /// A metric of one file.
     ///
     /// # Errors
     /// An evaluation without it.
@@ -301,13 +301,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_of_files_and_of_all() {
+    fn metrics_of_files_and_of_all() {
         let value =
             json!({"metrics": {"ap": {"mean": 0.5}}, "subsets": {"a": {"ap": {"mean": 0.25}}}});
-        let figures = Figures(value.as_object().unwrap().clone());
-        assert_eq!(figures.get("ap").unwrap(), 0.5);
-        assert_eq!(figures.part("a", "ap").unwrap(), 0.25);
-        let error = figures.part("b", "ap").unwrap_err().to_string();
+        let metrics = Metrics(value.as_object().unwrap().clone());
+        assert_eq!(metrics.get("ap").unwrap(), 0.5);
+        assert_eq!(metrics.part("a", "ap").unwrap(), 0.25);
+        let error = metrics.part("b", "ap").unwrap_err().to_string();
         assert!(error.contains("subsets/b/ap"), "{error}");
     }
 }

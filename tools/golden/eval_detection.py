@@ -7,7 +7,7 @@ numpy and lists, and share nothing with the program. Needs pycocotools:
     pip install pycocotools==2.0.11
     python tools/golden/eval_detection.py
 
-`--count N --out DIR` writes N cases elsewhere; `VLM_R1_EVAL_CASES=DIR cargo test -p eval figures` compares those.
+`--count N --out DIR` writes N cases elsewhere; `VLM_R1_EVAL_CASES=DIR cargo test -p eval detection_metrics` compares those.
 """
 
 import argparse

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::paths::tracked;
 
 /// Names as they stand, whole, with the word that is meant.
-const NAMES: [(&str, &str); 20] = [
+const NAMES: [(&str, &str); 26] = [
     ("heed", "check_cancelled"),
     ("reseat", "dirty"),
     ("Attend", "AttentionBackend"),
@@ -27,6 +27,12 @@ const NAMES: [(&str, &str); 20] = [
     ("ForeignEffect", "CompatEffect"),
     ("idle_fields", "inactive_fields"),
     ("census", "parameter_counts"),
+    ("Figures", "Metrics"),
+    ("KeyFigure", "KeyMetric"),
+    ("StoredAnswer", "StoredCompletion"),
+    ("AnswerStore", "CompletionStore"),
+    ("RecAnswer", "RecCompletion"),
+    ("NoAnswers", "NoCompletions"),
     ("pictures", "images"),
     ("picture", "image"),
 ];

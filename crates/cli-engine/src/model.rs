@@ -1,4 +1,4 @@
-//! A model folder with all that answers questions: weights and processor.
+//! A model folder with all that is needed to ask it: weights and processor.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub struct Model {
 }
 
 /// Which model, and how it is run.
-pub struct Choice<'a> {
+pub struct ModelOptions<'a> {
     model: &'a str,
     revision: Option<&'a str>,
     base_model: Option<&'a str>,
@@ -39,7 +39,7 @@ pub struct Choice<'a> {
     pub processor: ProcessorOptions,
 }
 
-impl<'a> Choice<'a> {
+impl<'a> ModelOptions<'a> {
     fn new(
         model: &'a str,
         image_processor: ImageProcessor,
@@ -64,21 +64,21 @@ impl<'a> Choice<'a> {
     }
 }
 
-impl<'a> From<&'a GenerateConfig> for Choice<'a> {
+impl<'a> From<&'a GenerateConfig> for ModelOptions<'a> {
     fn from(config: &'a GenerateConfig) -> Self {
         let asked = &config.asked;
         Self::new(&asked.model, asked.image_processor, &config.load, &config.machine)
     }
 }
 
-impl<'a> From<&'a LogprobsConfig> for Choice<'a> {
+impl<'a> From<&'a LogprobsConfig> for ModelOptions<'a> {
     fn from(config: &'a LogprobsConfig) -> Self {
         let asked = &config.asked;
         Self::new(&asked.model, asked.image_processor, &config.load, &config.machine)
     }
 }
 
-impl<'a> From<&'a EvalConfig> for Choice<'a> {
+impl<'a> From<&'a EvalConfig> for ModelOptions<'a> {
     fn from(config: &'a EvalConfig) -> Self {
         let model = config.asked.model.as_deref().unwrap_or_default();
         let processor = config.asked.image_processor.unwrap_or(ImageProcessor::Torchvision);
@@ -88,7 +88,7 @@ impl<'a> From<&'a EvalConfig> for Choice<'a> {
 
 /// A model that is found and not loaded yet.
 pub struct Located<'a> {
-    choice: Choice<'a>,
+    options: ModelOptions<'a>,
     folder: PathBuf,
     adapter: Option<SavedAdapter>,
 }
@@ -98,23 +98,23 @@ impl<'a> Located<'a> {
     ///
     /// # Errors
     /// Where there is none.
-    pub fn find(choice: impl Into<Choice<'a>>) -> Result<Self> {
-        let choice: Choice<'_> = choice.into();
-        let folder = model_folder(choice.model, choice.revision)?;
+    pub fn find(options: impl Into<ModelOptions<'a>>) -> Result<Self> {
+        let options: ModelOptions<'_> = options.into();
+        let folder = model_folder(options.model, options.revision)?;
         let adapter = is_adapter(&folder).then(|| SavedAdapter::read(&folder)).transpose()?;
         let folder = match &adapter {
-            Some(adapter) => base_folder(adapter, choice.base_model, choice.revision)?,
+            Some(adapter) => base_folder(adapter, options.base_model, options.revision)?,
             None => {
-                if let Some(base) = choice.base_model {
+                if let Some(base) = options.base_model {
                     base::say!(
                         "warning: no effect here: `--base_model {base}` (`{}` is a whole model, not an adapter)",
-                        choice.model
+                        options.model
                     );
                 }
                 folder
             }
         };
-        Ok(Self { choice, folder, adapter })
+        Ok(Self { options, folder, adapter })
     }
 
     /// What turns questions into prompts.
@@ -122,7 +122,7 @@ impl<'a> Located<'a> {
     /// # Errors
     /// Where the folder does not hold it.
     pub fn processor(&self) -> Result<Processor> {
-        Ok(Processor::from_dir(&self.folder, &self.choice.processor)?)
+        Ok(Processor::from_dir(&self.folder, &self.options.processor)?)
     }
 
     /// Whose rewards are its own.
@@ -139,8 +139,8 @@ impl<'a> Located<'a> {
     /// Where the folder does not hold such a model, or there is no such device.
     pub fn weights(&self) -> Result<Box<dyn VisionLanguageModel>> {
         let options = LoadOptions {
-            kind: kind(self.choice.dtype),
-            device: prepare_device(self.choice.device, self.choice.num_threads)?,
+            kind: kind(self.options.dtype),
+            device: prepare_device(self.options.device, self.options.num_threads)?,
             trained: TrainedParts::NONE,
         };
         Ok(match &self.adapter {
@@ -155,8 +155,8 @@ impl Model {
     ///
     /// # Errors
     /// Where the folder is not there or does not hold such a model.
-    pub fn load<'a>(choice: impl Into<Choice<'a>>) -> Result<Self> {
-        let located = Located::find(choice)?;
+    pub fn load<'a>(options: impl Into<ModelOptions<'a>>) -> Result<Self> {
+        let located = Located::find(options)?;
         let processor = located.processor()?;
         let weights = located.weights()?;
         Ok(Self { weights, processor })

@@ -63,8 +63,8 @@ impl Observer for Progress {
             let line = step_line(step, total_steps, metrics);
             console::show(&format!("{line} ETA {eta}"));
         } else {
-            let figures = step_metrics(metrics);
-            self.bar.set_message(format!("{figures} ETA {eta}"));
+            let text = step_metrics(metrics);
+            self.bar.set_message(format!("{text} ETA {eta}"));
             self.bar.set_position(step);
         }
     }

@@ -38,11 +38,11 @@ commands! {
     Plan,
     /// Questions to a model, or two evaluations compared.
     Eval,
-    /// Answers to questions.
+    /// Completions to questions.
     Generate,
-    /// Log-probabilities of given answers.
+    /// Log-probabilities of given completions.
     Logprobs,
-    /// Rewards of given answers, of a file or as a service.
+    /// Rewards of given completions, of a file or as a service.
     Reward,
     /// An adapter put into its model.
     Merge,

@@ -22,7 +22,7 @@ const ALTERING: [(&str, &str); 8] = [
 ///
 /// # Errors
 /// A file that cannot be read, or is not JSON.
-pub fn look(given: &str) -> Result<()> {
+pub fn warn_of_other_settings(given: &str) -> Result<()> {
     let given = given.trim();
     if ["", "none", "null", "false", "true"].contains(&given.to_ascii_lowercase().as_str()) {
         return Ok(());
@@ -40,7 +40,7 @@ pub fn look(given: &str) -> Result<()> {
         bail!("`deepspeed`: {place}: expected settings in braces");
     }
     for (key, instead) in ALTERING {
-        if config.get(key).is_some_and(says_something) {
+        if config.get(key).is_some_and(asks_for_something) {
             base::say!("warning: {place}: `{key}` has no effect here: {instead}");
         }
     }
@@ -48,13 +48,13 @@ pub fn look(given: &str) -> Result<()> {
 }
 
 /// Whether a value asks for anything: `auto` takes it from the flags.
-fn says_something(value: &Value) -> bool {
+fn asks_for_something(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::String(text) => text != "auto",
         Value::Object(fields) => match fields.get("enabled") {
-            Some(enabled) => says_something(enabled),
-            None => fields.values().any(says_something),
+            Some(enabled) => asks_for_something(enabled),
+            None => fields.values().any(asks_for_something),
         },
         _ => true,
     }

@@ -2,14 +2,14 @@
 //! (`reward`, `data`, `eval --compare`). No libtorch here: the commands that compute are in `cli-engine`.
 
 pub mod arguments;
-mod best;
+mod best_checkpoint;
 pub mod command;
 pub mod commands;
 mod deepspeed;
-pub mod findings;
 pub mod hub;
 pub mod launch;
 pub mod output;
+pub mod problems;
 pub mod program;
 pub mod progress;
 pub mod rows;

@@ -17,7 +17,7 @@ const WRONG_USE: u8 = 2;
 
 /// Reads the command line and has `act` obey it; `is_stop` says which of its errors are the end that a signal asked for.
 pub fn run(act: impl FnOnce(&Invocation) -> Result<()>, is_stop: IsStop) -> ExitCode {
-    panic::set_hook(Box::new(say_panic));
+    panic::set_hook(Box::new(log_panic));
     if let Some(commit) = launch::COMMIT {
         base::run_folder::declare_commit(commit);
     }
@@ -84,7 +84,7 @@ pub fn with_checked_config<T: Config>(
         base::say!("warning: no effect here: {}", flags.collect::<Vec<_>>().join(", "));
     }
     let deepspeed = resolved.compat.iter().find(|(name, _)| name == "deepspeed");
-    let deepspeed = deepspeed.map_or(Ok(()), |(_, given)| deepspeed::look(given));
+    let deepspeed = deepspeed.map_or(Ok(()), |(_, given)| deepspeed::warn_of_other_settings(given));
     if dry_run(&resolved.config) {
         console::print(to_yaml(&resolved.config)?.trim_end());
         return match (check(&resolved.config), deepspeed) {
@@ -122,7 +122,7 @@ fn report(error: &anyhow::Error, is_stop: IsStop) -> ExitCode {
 }
 
 /// As the default does, to where all is said: the log of a run too.
-fn say_panic(panic: &PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("without a name");
     let place = panic.location().map(|place| format!(" at {place}"));
@@ -151,7 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.txt");
         let log = console::Log::open(&path, std::fs::File::create(&path).unwrap());
-        panic::set_hook(Box::new(say_panic));
+        panic::set_hook(Box::new(log_panic));
         let thread = std::thread::Builder::new().name("worker 7".into());
         let panicked = thread.spawn(|| panic!("broken {}", 3)).unwrap().join();
         drop(panic::take_hook());

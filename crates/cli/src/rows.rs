@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 /// Keys of rows for `generate`.
 pub const ASKED: ReadKeys = ReadKeys { image: "images", others: &["prompt"], is_asked: true };
 /// Keys of rows for `logprobs`.
-pub const ANSWERED: ReadKeys =
+pub const WITH_COMPLETION: ReadKeys =
     ReadKeys { image: "images", others: &["prompt", "completion"], is_asked: true };
 /// Keys of rows for `reward`.
 pub const SCORED: ReadKeys = ReadKeys {

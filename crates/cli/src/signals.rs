@@ -109,7 +109,7 @@ fn start_to_listen() -> Result<()> {
                 }
                 // A warning was heeded already, and what it warned of is no impatience; nor is a warning that comes late.
                 Some((before, _)) if is_warning(before) != is_warning(signal) => {
-                    say_aside(format!("{name}: stopping already; once more stops at once"));
+                    log_from_thread(format!("{name}: stopping already; once more stops at once"));
                 }
                 Some(_) => end(signal, format!("{name}: stops at once")),
                 None => match NEXT.get() {
@@ -119,7 +119,7 @@ fn start_to_listen() -> Result<()> {
                     }
                     Some(next) => {
                         raised.raise_by(signal);
-                        say_aside(format!("{name}: {next}; once more stops at once"));
+                        log_from_thread(format!("{name}: {next}; once more stops at once"));
                     }
                 },
             }
@@ -138,18 +138,18 @@ fn is_warning(signal: i32) -> bool {
 /// kernel must not run.
 fn end(signal: i32, why: String) -> ! {
     unfinished::remove_all();
-    // An error says that it was said.
-    let _ = say_aside(why).recv_timeout(LAST_WORDS);
+    // An error means that it was logged.
+    let _ = log_from_thread(why).recv_timeout(LAST_WORDS);
     signal_hook::low_level::exit(128 + signal)
 }
 
-/// Says it on a thread of its own: where nobody reads stderr, a pipe that is full must not keep signals from being heard.
-/// What it gives hangs up when it was said.
-fn say_aside(text: String) -> Receiver<()> {
-    let (said, done) = mpsc::channel::<()>();
+/// Logs on a thread of its own: where nobody reads stderr, a pipe that is full must not keep signals from being heard.
+/// What it gives hangs up when it was logged.
+fn log_from_thread(text: String) -> Receiver<()> {
+    let (logged, done) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         base::console::say(&text);
-        drop(said);
+        drop(logged);
     });
     done
 }

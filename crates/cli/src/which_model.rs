@@ -7,7 +7,7 @@ use base::console::describe;
 use base::model_folder::is_adapter;
 use base::run_folder::{checkpoints_in, verify_model};
 
-use crate::best;
+use crate::best_checkpoint::best_checkpoint;
 
 /// What a name means.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
 fn newest(run: &Path) -> Result<PathBuf> {
     let mut first = None;
     for (_, checkpoint) in checkpoints_in(run)?.into_iter().rev() {
-        match look_at(&checkpoint) {
+        match verify_checkpoint(&checkpoint) {
             Ok(()) => {
                 base::say!(
                     "model `{}`: its newest checkpoint, {}",
@@ -124,8 +124,8 @@ fn of_run(run: &Path, which: &str) -> Result<PathBuf> {
     }
     if let Some(of) = which.strip_prefix("best") {
         match of.strip_prefix(':') {
-            Some(figure) => return best::checkpoint(run, &checkpoints, Some(figure)),
-            None if of.is_empty() => return best::checkpoint(run, &checkpoints, None),
+            Some(metric) => return best_checkpoint(run, &checkpoints, Some(metric)),
+            None if of.is_empty() => return best_checkpoint(run, &checkpoints, None),
             None => {}
         }
     }
@@ -145,12 +145,12 @@ fn of_run(run: &Path, which: &str) -> Result<PathBuf> {
             steps.join(", ")
         )
     })?;
-    look_at(&checkpoint)?;
+    verify_checkpoint(&checkpoint)?;
     Ok(checkpoint)
 }
 
 /// Whether the model of a checkpoint is there and as it was written.
-pub fn look_at(checkpoint: &Path) -> Result<()> {
+pub fn verify_checkpoint(checkpoint: &Path) -> Result<()> {
     if !checkpoint.join("config.json").is_file() && !is_adapter(checkpoint) {
         bail!("{}: neither `config.json` nor an adapter is in it", checkpoint.display());
     }

@@ -1,14 +1,14 @@
 //! Evaluations asked of a model: what [`eval`] leaves to libtorch.
 //!
-//! [`runner`] puts questions to a model and hands over each answer as it ends; [`asking`] does so for an
-//! [`eval::Evaluation`] and its folder, [`rec`] for rows whose answers are boxes.
+//! [`runner`] puts questions to a model and hands over each completion as it ends; [`sampling`] does so for an
+//! [`eval::Evaluation`] and its folder, [`rec`] for rows whose completions are boxes.
 
-pub mod asking;
 pub mod rec;
 pub mod runner;
+pub mod sampling;
 
-pub use asking::{Progress, answer, set_up};
 pub use rec::{RecEvaluator, RecOptions};
+pub use sampling::{Progress, sample_missing, set_up};
 
 /// Why a model could not be asked.
 #[derive(Debug, thiserror::Error)]

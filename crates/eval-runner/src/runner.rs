@@ -1,8 +1,8 @@
-//! Questions to answers: prompts are loaded ahead of need, answers sampled many at once, and each is
+//! Questions to completions: prompts are loaded ahead of need, completions sampled many at once, and each is
 //! handed over when it ends.
 //!
-//! Draws are keyed by row and answer, so neither the size of a batch nor what was answered before
-//! changes an answer; greedy ties that rounding could turn are counted ([`SampleStats`]).
+//! Draws are keyed by row and completion, so neither the size of a batch nor what was sampled before
+//! changes a completion; greedy ties that rounding could turn are counted ([`SampleStats`]).
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use base::{Completion, DrawKey, Example, FinishReason};
 use data::{Loaded, LoaderOptions, OnBadRow, Processor, PromptLoader, PromptTemplate};
 use engine::{Decoding, EngineError, Generator, Request, SampleStats, SamplingParams};
-use eval::answers::{Answer, Todo};
+use eval::completions::{SampledCompletion, Todo};
 use models::VisionLanguageModel;
 use rewards::ImageSizes;
 
@@ -22,14 +22,14 @@ const CHUNK_BYTES: usize = 1 << 30;
 /// Prompts that are made ready before they are asked for.
 const AHEAD: usize = 64;
 
-/// How questions are put and answers drawn.
+/// How questions are put and completions drawn.
 #[derive(Clone, Debug)]
 pub struct AskOptions {
     /// What stands round a question.
     pub template: PromptTemplate,
-    /// How tokens are chosen; ids that end an answer or are forbidden are the tokenizer's.
+    /// How tokens are chosen; ids that end a completion or are forbidden are the tokenizer's.
     pub sampling: SamplingParams,
-    /// Answers sampled at the same time.
+    /// Completions sampled at the same time.
     pub max_concurrent: usize,
     /// How they are decoded.
     pub decoding: Decoding,
@@ -39,13 +39,13 @@ pub struct AskOptions {
     pub seed: u64,
 }
 
-/// Who hears of answers.
+/// Receives completions.
 pub trait Sink {
-    /// An answer has ended.
+    /// A completion has ended.
     ///
     /// # Errors
     /// Ends the run.
-    fn answer(&mut self, answer: Answer) -> Result<(), AskError>;
+    fn completion(&mut self, completion: SampledCompletion) -> Result<(), AskError>;
 
     /// A row cannot be asked.
     ///
@@ -81,15 +81,15 @@ impl Runner {
         Self { processor, options }
     }
 
-    /// Lets `model` give the answers of `todo` about `samples`. `cancel` is asked on the way.
+    /// Lets `model` give the completions of `todo` about `examples`. `cancel` is asked on the way.
     ///
     /// # Errors
-    /// A failure of sampling or of the sink; [`engine::EngineError::Cancelled`]. Answers handed over
+    /// A failure of sampling or of the sink; [`engine::EngineError::Cancelled`]. Completions handed over
     /// before stand.
     pub fn run(
         &self,
         model: &dyn VisionLanguageModel,
-        samples: &Arc<[Example]>,
+        examples: &Arc<[Example]>,
         todo: &[Todo],
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
@@ -105,7 +105,7 @@ impl Runner {
             digests: model.features().is_some(),
         };
         let mut loader = PromptLoader::new(
-            Arc::clone(samples),
+            Arc::clone(examples),
             Arc::clone(&self.processor),
             self.options.template.clone(),
             order.into_iter(),
@@ -138,11 +138,11 @@ impl Runner {
         sink: &mut dyn Sink,
         cancel: &dyn Fn() -> bool,
     ) -> Result<Vec<Ready>, AskError> {
-        let (mut ready, mut answers, mut bytes) = (Vec::new(), 0, 0);
-        while answers < 4 * self.options.max_concurrent && bytes < CHUNK_BYTES {
+        let (mut ready, mut num_completions, mut bytes) = (Vec::new(), 0, 0);
+        while num_completions < 4 * self.options.max_concurrent && bytes < CHUNK_BYTES {
             // Images may take long.
             if cancel() {
-                let (finished, total) = (0, answers);
+                let (finished, total) = (0, num_completions);
                 return Err(EngineError::Cancelled { finished, total }.into());
             }
             let (Some(todo), Some(loaded)) = (todo.next(), loader.next()) else {
@@ -157,8 +157,8 @@ impl Runner {
             };
             let pixels = prompt.images.iter();
             bytes += pixels.map(|i| size_of_val(&i.pixel_values[..])).sum::<usize>();
-            for range in &todo.answers {
-                answers += range.len();
+            for range in &todo.completions {
+                num_completions += range.len();
                 let request = Request {
                     prompt: prompt.clone(),
                     num_completions: range.len(),
@@ -171,8 +171,13 @@ impl Runner {
         Ok(ready)
     }
 
-    fn key(&self, row: usize, answer: usize) -> DrawKey {
-        DrawKey { seed: self.options.seed, step: 0, prompt: row as u64, completion: answer as u64 }
+    fn key(&self, row: usize, completion_index: usize) -> DrawKey {
+        DrawKey {
+            seed: self.options.seed,
+            step: 0,
+            prompt: row as u64,
+            completion: completion_index as u64,
+        }
     }
 
     fn ask(
@@ -191,8 +196,9 @@ impl Runner {
         let failed: RefCell<Option<AskError>> = RefCell::new(None);
         let mut on_finished = |request: usize, index: usize, completion: &Completion| {
             let (row, first) = places[request];
-            let answer = self.answer(&requests[request], completion, [row, first + index]);
-            if let Err(error) = answer.and_then(|answer| sink.answer(answer)) {
+            let sampled =
+                self.sampled_completion(&requests[request], completion, [row, first + index]);
+            if let Err(error) = sampled.and_then(|sampled| sink.completion(sampled)) {
                 failed.borrow_mut().get_or_insert(error);
             }
         };
@@ -205,20 +211,20 @@ impl Runner {
         sink.sampled(&sampled?.stats, start.elapsed().as_secs_f64())
     }
 
-    fn answer(
+    fn sampled_completion(
         &self,
         request: &Request,
         completion: &Completion,
-        [row, sample]: [usize; 2],
-    ) -> Result<Answer, AskError> {
+        [row, completion_index]: [usize; 2],
+    ) -> Result<SampledCompletion, AskError> {
         let images = &request.prompt.images;
         let sizes = images
             .iter()
             .map(|image| ImageSizes { original: image.original_size, input: image.input_size });
         let ends = usize::from(completion.finish_reason == FinishReason::Stop);
-        Ok(Answer {
+        Ok(SampledCompletion {
             row,
-            sample,
+            completion_index,
             text: self.processor.tokenizer().decode(&completion.ids, true)?,
             tokens: completion.ids.len() - ends,
             finish_reason: completion.finish_reason,

@@ -12,12 +12,12 @@ const MAX_EDGES: usize = 32;
 ///
 /// # Errors
 /// A row whose solution is no box.
-pub fn true_boxes(samples: &[Example]) -> Result<Vec<BoundingBox>, EvalError> {
-    samples
+pub fn true_boxes(examples: &[Example]) -> Result<Vec<BoundingBox>, EvalError> {
+    examples
         .iter()
-        .map(|sample| {
-            parse_solution(&sample.solution)
-                .map_err(|cause| EvalError::Row { line: sample.source.to_string(), cause })
+        .map(|example| {
+            parse_solution(&example.solution)
+                .map_err(|cause| EvalError::Row { line: example.source.to_string(), cause })
         })
         .collect()
 }
@@ -41,26 +41,26 @@ pub fn best_constant_box(truths: &[BoundingBox]) -> Option<BoundingBox> {
 }
 
 /// IoU of one box with each of `truths`, by VLM-R1's rule.
-pub fn constant_box_ious(answer: BoundingBox, truths: &[BoundingBox]) -> Vec<f64> {
-    truths.iter().map(|&truth| iou_vlm_r1(answer, truth)).collect()
+pub fn constant_box_ious(constant: BoundingBox, truths: &[BoundingBox]) -> Vec<f64> {
+    truths.iter().map(|&truth| iou_vlm_r1(constant, truth)).collect()
 }
 
 /// The rows with each other's images: row `i` gets those of row `i + n / 2`, questions and truths
 /// stay. A score on these rows does not come from seeing the image.
-pub fn shuffled_images(samples: &[Example]) -> Vec<Example> {
-    let half = samples.len() / 2;
-    let donors = samples.iter().cycle().skip(half);
-    samples
+pub fn shuffled_images(examples: &[Example]) -> Vec<Example> {
+    let half = examples.len() / 2;
+    let donors = examples.iter().cycle().skip(half);
+    examples
         .iter()
         .zip(donors)
-        .map(|(sample, donor)| {
-            let mut sample = sample.clone();
-            sample.images.clone_from(&donor.images);
+        .map(|(example, donor)| {
+            let mut example = example.clone();
+            example.images.clone_from(&donor.images);
             // The name in results is that of the image shown.
             if let Some(name) = donor.columns.get("image") {
-                sample.columns.insert("image".to_owned(), name.clone());
+                example.columns.insert("image".to_owned(), name.clone());
             }
-            sample
+            example
         })
         .collect()
 }

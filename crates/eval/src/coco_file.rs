@@ -100,7 +100,7 @@ pub fn read(file: &DataFile, config: &EvalConfig, subset: &str) -> Result<Read, 
     rows.extend(bad.map(|cause| Question {
         subset: 0,
         place: path.display().to_string(),
-        sample: Err(cause.clone()),
+        example: Err(cause.clone()),
         truth: Truth::InSolution,
     }));
     if rows.is_empty() {
@@ -220,18 +220,18 @@ impl Reader<'_> {
         }
         let bad = self.truths.bad.get(&index).cloned();
         let labels = self.labels_of(image, &objects);
-        let sample = match (bad, labels) {
+        let example = match (bad, labels) {
             (Some(cause), _) | (None, Err(cause)) => Err(cause),
             (None, Ok(labels)) if labels.is_empty() => {
                 self.empty += 1;
                 return None;
             }
-            (None, Ok(labels)) => self.sample(image, &labels),
+            (None, Ok(labels)) => self.example(image, &labels),
         };
         Some(Question {
             subset: 0,
             place: self.place(image),
-            sample,
+            example,
             truth: Truth::Objects(objects),
         })
     }
@@ -279,7 +279,7 @@ impl Reader<'_> {
         Ok(labels)
     }
 
-    fn sample(&mut self, image: &CocoImage, labels: &[String]) -> Result<Example, String> {
+    fn example(&mut self, image: &CocoImage, labels: &[String]) -> Result<Example, String> {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let path = self.folder.resolve(&image.file_name, self.follow_links);
         if let (Ok(path), Some(stated)) = (&path, image.size)

@@ -1,8 +1,8 @@
 //! Compares two evaluations of the same questions: whether the second is better, by how much, and which completions changed.
 //!
-//! Differences are paired: question by question, or for average precision image by image, the same
+//! SettingDifferences are paired: question by question, or for average precision image by image, the same
 //! draws for both. Whether more questions became better than worse by chance is the exact sign test,
-//! which for right and wrong answers is McNemar's.
+//! which for correct and wrong completions is McNemar's.
 
 use base::FinishReason;
 use base::console::{count, plain_zero};
@@ -10,10 +10,10 @@ use report::Interval;
 use serde_json::{Value, json};
 
 use crate::EvalError;
-use crate::differences::Differences;
 use crate::paired::Paired;
-use crate::paired_figures::{question_differences, set_differences};
+use crate::paired_metrics::{question_differences, set_differences};
 use crate::results::{Results, Scored};
+use crate::setting_differences::SettingDifferences;
 use crate::summary::{is_binary, is_detection, per_question};
 
 /// Two evaluations side by side.
@@ -25,10 +25,10 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// Questions that only one of them has.
     pub unpaired: [usize; 2],
-    /// Answers of each, and how many of them met the limit of tokens.
+    /// Completions of each, and how many of them met the limit of tokens.
     pub cut_off: [CutOff; 2],
     /// Settings that they do not share.
-    pub different: Differences,
+    pub setting_differences: SettingDifferences,
     /// Whether pairs are compared by right and wrong, else by their scores.
     pub is_binary: bool,
     /// Pairs of which the second is better.
@@ -39,11 +39,11 @@ pub struct Comparison {
     pub p_value: f64,
 }
 
-/// How many answers of a side met the limit of tokens.
+/// How many completions of a side met the limit of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CutOff {
-    /// Answers that were asked for.
-    pub answers: usize,
+    /// Completions that were asked for.
+    pub completions: usize,
     /// Those of them that were cut off.
     pub cut: usize,
 }
@@ -52,15 +52,15 @@ impl CutOff {
     fn of(results: &[&Scored]) -> Self {
         let asked = results.iter().filter(|scored| scored.finish_reason.is_some());
         let is_cut = |scored: &&&Scored| scored.finish_reason == Some(FinishReason::Length);
-        Self { answers: asked.clone().count(), cut: asked.filter(is_cut).count() }
+        Self { completions: asked.clone().count(), cut: asked.filter(is_cut).count() }
     }
 
     fn is_all(self) -> bool {
-        self.answers > 0 && self.cut == self.answers
+        self.completions > 0 && self.cut == self.completions
     }
 }
 
-/// A figure of both.
+/// A metric of both.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
     /// Its name.
@@ -76,18 +76,18 @@ pub struct Difference {
 /// A question that both answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// Indices of the answers in the first's results.
+    /// Indices of the completions in the first's results.
     pub before: Vec<usize>,
-    /// Indices of the answers in the second's results.
+    /// Indices of the completions in the second's results.
     pub after: Vec<usize>,
-    /// What the first's answers are worth, as compared.
+    /// What the first's completions are worth, as compared.
     pub score_before: f64,
-    /// What the second's answers are worth.
+    /// What the second's completions are worth.
     pub score_after: f64,
 }
 
 impl Pair {
-    /// Whether a right answer became a wrong one or the other way round, by the majority where there
+    /// Whether a correct completion became a wrong one or the other way round, by the majority where there
     /// are several.
     pub fn is_flipped(&self) -> bool {
         (self.score_before > 0.5) != (self.score_after > 0.5)
@@ -97,12 +97,12 @@ impl Pair {
 /// The verdict of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The interval of the main figure's difference lies above 0.
+    /// The interval of the main metric's difference lies above 0.
     Better,
     /// It lies below 0.
     Worse,
     /// 0 lies in it.
-    CannotBeTold,
+    Undecided,
     /// The questions or the scoring differ: no interval would show which model is better.
     NotCalled,
 }
@@ -110,7 +110,7 @@ pub enum Verdict {
 /// Compares two results.
 ///
 /// # Errors
-/// Other tasks, no question in common, a figure that has no value.
+/// Other tasks, no question in common, a metric that has no value.
 pub fn compare(before: &Results, after: &Results) -> Result<Comparison, EvalError> {
     if before.task != after.task {
         let name = |results: &Results| json!(results.task).to_string();
@@ -142,7 +142,7 @@ pub fn compare(before: &Results, after: &Results) -> Result<Comparison, EvalErro
         pairs,
         unpaired: paired.unpaired,
         cut_off: [&paired.before, &paired.after].map(|results| CutOff::of(results)),
-        different: Differences::of(before, after),
+        setting_differences: SettingDifferences::of(before, after),
         is_binary,
         better,
         worse,
@@ -167,7 +167,7 @@ pub fn sign_test(better: usize, worse: usize) -> f64 {
 }
 
 impl Comparison {
-    /// What the main figure's interval says, where it may speak.
+    /// What the main metric's interval says, where it may speak.
     pub fn verdict(&self) -> Verdict {
         if self.why_not_called().is_some() {
             return Verdict::NotCalled;
@@ -175,7 +175,7 @@ impl Comparison {
         match self.differences.first().map(|main| main.difference) {
             Some(interval) if interval.low > 0.0 => Verdict::Better,
             Some(interval) if interval.high < 0.0 => Verdict::Worse,
-            _ => Verdict::CannotBeTold,
+            _ => Verdict::Undecided,
         }
     }
 
@@ -188,9 +188,9 @@ impl Comparison {
             ));
         }
         if let Some((side, _)) = self.sides().find(|(_, cut_off)| cut_off.is_all()) {
-            return Some(format!("every answer of {side} was cut off"));
+            return Some(format!("every completion of {side} was cut off"));
         }
-        let yardstick: Vec<&str> = self.different.of_yardstick().collect();
+        let yardstick: Vec<&str> = self.setting_differences.of_yardstick().collect();
         (!yardstick.is_empty()).then(|| {
             let names = yardstick.join("`, `");
             format!("they are scored or asked by other rules: `{names}`")
@@ -201,17 +201,17 @@ impl Comparison {
         ["A", "B"].into_iter().zip(self.cut_off)
     }
 
-    /// How many answers of each side were cut off, where one has some.
+    /// How many completions of each side were cut off, where one has some.
     pub fn cut_off_sentence(&self) -> Option<String> {
-        let told = self.sides().filter(|(_, cut_off)| cut_off.cut > 0);
-        let told: Vec<String> = told
+        let parts = self.sides().filter(|(_, cut_off)| cut_off.cut > 0);
+        let parts: Vec<String> = parts
             .map(|(side, cut_off)| {
-                let answers = count(cut_off.answers as u64, "answer");
-                format!("{} of {answers} of {side}", cut_off.cut)
+                let completions = count(cut_off.completions as u64, "completion");
+                format!("{} of {completions} of {side}", cut_off.cut)
             })
             .collect();
-        (!told.is_empty()).then(|| {
-            format!("cut off at --max_new_tokens, and not scored beyond: {}", told.join(", "))
+        (!parts.is_empty()).then(|| {
+            format!("cut off at --max_new_tokens, and not scored beyond: {}", parts.join(", "))
         })
     }
 
@@ -223,7 +223,7 @@ impl Comparison {
         let verdict = match self.verdict() {
             Verdict::Better => "B is better",
             Verdict::Worse => "B is worse",
-            Verdict::CannotBeTold => "which is better cannot be told",
+            Verdict::Undecided => "which is better cannot be told",
             Verdict::NotCalled => "which is better is not said",
         };
         let why = self.why_not_called();
@@ -246,7 +246,7 @@ impl Comparison {
         }
     }
 
-    /// All of it but the answers.
+    /// All of it but the completions.
     pub fn to_json(&self, before: &Results, after: &Results) -> Value {
         let differences = self.differences.iter().map(|d| {
             let interval = d.difference;
@@ -266,12 +266,12 @@ impl Comparison {
             "verdict": match self.verdict() {
                 Verdict::Better => "b is better",
                 Verdict::Worse => "a is better",
-                Verdict::CannotBeTold => "cannot be told",
+                Verdict::Undecided => "cannot be told",
                 Verdict::NotCalled => "not called",
             },
             "not_called_as": self.why_not_called(),
-            "settings_differ": self.different.to_json(),
-            "settings_known": {"a": self.different.are_known[0], "b": self.different.are_known[1]},
+            "settings_differ": self.setting_differences.to_json(),
+            "settings_known": {"a": self.setting_differences.are_known[0], "b": self.setting_differences.are_known[1]},
             "a": side(before),
             "b": side(after),
             "cut_off": {"a": self.cut_off[0].cut, "b": self.cut_off[1].cut},
@@ -288,7 +288,7 @@ impl Comparison {
     }
 }
 
-/// Whose answers a side holds, and by which settings they came about.
+/// Whose completions a side holds, and by which settings they came about.
 fn side(results: &Results) -> Value {
     json!({
         "model": results.model,
@@ -325,7 +325,7 @@ mod tests {
             subset: "val".to_owned(),
             place: format!("val.jsonl:{}", row + 1),
             row,
-            sample: 0,
+            completion_index: 0,
             bad: None,
         }
     }
@@ -394,7 +394,7 @@ mod tests {
         let comparison = compare(&before, &after).unwrap();
         assert_eq!(comparison.verdict(), Verdict::Better);
         assert_eq!(compare(&after, &before).unwrap().verdict(), Verdict::Worse);
-        assert_eq!(compare(&before, &before).unwrap().verdict(), Verdict::CannotBeTold);
+        assert_eq!(compare(&before, &before).unwrap().verdict(), Verdict::Undecided);
         assert_eq!(compare(&before, &before).unwrap().p_value, 1.0);
         assert!(comparison.sentence().starts_with("B is better: accuracy 0.0000 to 1.0000"));
     }
@@ -417,10 +417,10 @@ mod tests {
             let comparison = compare(&before, &after).unwrap();
             assert_eq!(comparison.verdict(), verdict);
             let why = comparison.why_not_called().unwrap();
-            assert_eq!(why, "every answer of A was cut off");
+            assert_eq!(why, "every completion of A was cut off");
             let told = comparison.cut_off_sentence().unwrap();
-            assert!(told.contains("40 of 40 answers of A"), "{told}");
-            assert_eq!(told.contains("3 of 40 answers of B"), cut == 3, "{told}");
+            assert!(told.contains("40 of 40 completions of A"), "{told}");
+            assert_eq!(told.contains("3 of 40 completions of B"), cut == 3, "{told}");
         }
         let some = compare(&with_cut(&[0.0; 40], 39), &with_cut(&[1.0; 40], 0)).unwrap();
         assert_eq!(some.verdict(), Verdict::Better);

@@ -13,7 +13,7 @@ use crate::results::{Scored, ShownBox};
 /// IoU from which a prediction may find a truth.
 const FOUND_FROM: f64 = 0.5;
 
-/// One image with an answer.
+/// One image with a completion.
 pub struct ImageScore {
     /// The true boxes.
     pub truths: Vec<ShownBox>,
@@ -36,7 +36,7 @@ pub fn truths(objects: &Objects) -> Vec<ShownBox> {
         .collect()
 }
 
-/// Reads the boxes of an answer, brings them onto the image, and matches them.
+/// Reads the boxes of a completion, brings them onto the image, and matches them.
 pub fn compare(
     objects: &Objects,
     completion: &str,
@@ -83,7 +83,7 @@ fn greedy_matches(truths: &[ShownBox], predicted: &[ShownBox]) -> Vec<(usize, f6
             }
         }
     }
-    // Stable: of equals the first of the answer, then of the truths.
+    // Stable: of equals the first of the completion, then of the truths.
     pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut is_taken = vec![false; truths.len()];
     let mut is_matched = vec![false; predicted.len()];
@@ -132,7 +132,7 @@ impl ImageScore {
         )
     }
 
-    /// Figures by name.
+    /// Values by name.
     pub fn values(&self) -> Map<String, Value> {
         let count = |count: usize| json!(count as f64);
         let entries = [
@@ -147,8 +147,8 @@ impl ImageScore {
     }
 }
 
-/// Figures of a set of images, by name.
-pub type Figures = BTreeMap<&'static str, f64>;
+/// Metrics of a set of images, by name.
+pub type MetricValues = BTreeMap<&'static str, f64>;
 
 /// A set of images with one completion each, for metrics over any resample.
 pub struct Corpus {
@@ -199,18 +199,18 @@ impl Corpus {
         }
     }
 
-    /// The figures where each image stands in the set as often as `times` says; without those that
+    /// The metrics where each image stands in the set as often as `times` says; without those that
     /// have no meaning there, as where no truth is left.
-    pub fn figures(&self, times: &[usize]) -> Figures {
+    pub fn metrics(&self, times: &[usize]) -> MetricValues {
         let of = |image: u64| times[image as usize];
-        let mut figures = Figures::new();
+        let mut metrics = MetricValues::new();
         if let Some(precision) = self.plain.average_precision(of) {
-            figures.insert("ap", precision.ap);
-            figures.insert("ap50", precision.ap50);
+            metrics.insert("ap", precision.ap);
+            metrics.insert("ap50", precision.ap50);
         }
         if let Some(precision) = self.kept.average_precision(of) {
-            figures.insert("nms_ap", precision.ap);
-            figures.insert("nms_ap50", precision.ap50);
+            metrics.insert("nms_ap", precision.ap);
+            metrics.insert("nms_ap50", precision.ap50);
         }
         let mut sums = [0; 3];
         for (counts, times) in self.counts.iter().zip(times) {
@@ -220,16 +220,16 @@ impl Corpus {
         }
         let [found, predicted, truths] = sums.map(|sum| sum as f64);
         // Who predicts nothing makes no mistake, and finds nothing.
-        figures.insert("precision", if predicted > 0.0 { found / predicted } else { 0.0 });
+        metrics.insert("precision", if predicted > 0.0 { found / predicted } else { 0.0 });
         if truths > 0.0 {
-            figures.insert("recall", found / truths);
+            metrics.insert("recall", found / truths);
         }
-        figures
+        metrics
     }
 
-    /// The figures of all images, each once.
-    pub fn all(&self) -> Figures {
-        self.figures(&vec![1; self.counts.len()])
+    /// The metrics of all images, each once.
+    pub fn all(&self) -> MetricValues {
+        self.metrics(&vec![1; self.counts.len()])
     }
 
     /// Images in the set.

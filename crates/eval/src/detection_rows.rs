@@ -30,7 +30,7 @@ pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), Eva
     let mut all: Vec<Option<Vec<Object>>> = Vec::with_capacity(rows.len());
     for row in rows.iter_mut() {
         let read =
-            row.sample.as_ref().map(|sample| (truths(sample), asked_labels(&sample.problem)));
+            row.example.as_ref().map(|example| (truths(example), asked_labels(&example.problem)));
         let Ok((truths, asked)) = read else {
             all.push(None);
             continue;
@@ -46,7 +46,7 @@ pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), Eva
                 all.push(Some(truths));
             }
             Err(cause) => {
-                row.sample = Err(cause);
+                row.example = Err(cause);
                 all.push(None);
             }
         }
@@ -67,16 +67,16 @@ pub(crate) fn take(rows: &mut [Question], config: &EvalConfig) -> Result<(), Eva
 }
 
 /// The true boxes of a row.
-fn truths(sample: &Example) -> Result<Vec<Object>, String> {
-    if sample.images.len() != 1 {
-        return Err(format!("expected one image, got {}", sample.images.len()));
+fn truths(example: &Example) -> Result<Vec<Object>, String> {
+    if example.images.len() != 1 {
+        return Err(format!("expected one image, got {}", example.images.len()));
     }
-    let answer = sample.columns.get("conversations");
+    let answer = example.columns.get("conversations");
     let answer = answer.and_then(|turns| turns.get(1)?.get("value"));
     let read = match answer {
         // Written as JSON, not as a text with JSON in it.
         Some(list @ (Value::Array(_) | Value::Object(_))) => predictions(&list.to_string()),
-        _ => predictions(&sample.answer),
+        _ => predictions(&example.answer),
     };
     if !read.is_readable || read.num_unread > 0 {
         return Err(

@@ -11,12 +11,12 @@ use rewards::Family;
 use serde_json::{Value, json};
 
 use crate::EvalError;
-use crate::answers::{AnswerStore, SamplingCounts, StoredAnswer};
+use crate::completions::{CompletionStore, SamplingCounts, StoredCompletion};
+use crate::defaults::{recorded, with_defaults};
 use crate::findings::{Doubt, Findings, Warning};
 use crate::questions::{Question, Questions, Truth};
 use crate::results::{Results, Scored};
 use crate::scoring::{self, Scorer, method_of};
-use crate::settled::{recorded, settled};
 use crate::summary::Summary;
 
 /// Name of the file of metrics.
@@ -38,11 +38,11 @@ pub struct Evaluation {
 /// All that came of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Every answer with its score.
+    /// Every completion with its score.
     pub results: Results,
     /// The metrics.
     pub summary: Summary,
-    /// What was counted of the answers.
+    /// What was counted of the completions.
     pub findings: Findings,
     /// What makes the metrics doubtful.
     pub warnings: Vec<Warning>,
@@ -63,11 +63,11 @@ impl Evaluation {
             name: "task",
             cause: "expected a task".to_owned(),
         })?;
-        let config = &settled(config, task, &processor, family);
+        let config = &with_defaults(config, task, &processor, family);
         let patch_size = processor.image_processor().config().patch_size as usize;
         let cache = folder.join("judge_cache");
         let scorer = Scorer::new(config, family, patch_size, cache)?;
-        let check = |sample: &Example| scorer.check(sample, method_of(task));
+        let check = |example: &Example| scorer.check(example, method_of(task));
         let questions = Questions::load(config, &processor, &check)?;
         processor.expect_answers(config.sampling.max_new_tokens.unwrap_or_default());
         // Found out before a model is loaded.
@@ -93,7 +93,7 @@ impl Evaluation {
         &self.config
     }
 
-    /// What makes all answers doubtful before they are there.
+    /// What makes all completions doubtful before they are there.
     pub fn doubts(&self) -> Vec<Warning> {
         let doubts =
             [(Doubt::Rewards, self.missing_box_reward()), (Doubt::Truths, self.truths_in_shares())];
@@ -112,8 +112,8 @@ impl Evaluation {
         rewards::missing_box_reward(task, funcs, is_customized).or_else(|| {
             let boxes = rewards::BoxAnswers::new(task, funcs, is_customized);
             let rows = self.questions.rows.iter();
-            for sample in rows.filter_map(|row| row.sample.as_ref().ok()) {
-                boxes.add(&sample.solution, sample.accu_reward_method.as_deref());
+            for example in rows.filter_map(|row| row.example.as_ref().ok()) {
+                boxes.add(&example.solution, example.accu_reward_method.as_deref());
             }
             boxes.warning()
         })
@@ -161,11 +161,11 @@ impl Evaluation {
         &self.questions
     }
 
-    /// Opens the answers of a folder, and writes the settings to it where it is new.
+    /// Opens the completions of a folder, and writes the settings to it where it is new.
     ///
     /// # Errors
-    /// Answers that were given under other settings or to other questions.
-    pub fn open(&self, folder: &ResultFolder) -> Result<AnswerStore, EvalError> {
+    /// Completions that were given under other settings or to other questions.
+    pub fn open(&self, folder: &ResultFolder) -> Result<CompletionStore, EvalError> {
         if let Some(yaml) = folder.config()? {
             let goes_on = self.config.run.allow_changed;
             let changes = match changed_settings(&folder.config_path(), &yaml, &self.config) {
@@ -187,23 +187,27 @@ impl Evaluation {
             }
         }
         let longest = self.config.sampling.max_new_tokens.unwrap_or_default();
-        let samples = self.config.sampling.num_samples;
-        let store = AnswerStore::open(folder, &self.questions, samples, longest)?;
+        let num_samples = self.config.sampling.num_samples;
+        let store = CompletionStore::open(folder, &self.questions, num_samples, longest)?;
         folder.write_config(&to_yaml(&self.config)?)?;
         Ok(store)
     }
 
-    /// Whether answers are missing.
-    pub fn is_complete(&self, store: &AnswerStore) -> bool {
-        let samples = self.config.sampling.num_samples;
-        store.todo(&self.questions, samples).is_empty()
+    /// Whether completions are missing.
+    pub fn is_complete(&self, store: &CompletionStore) -> bool {
+        let num_samples = self.config.sampling.num_samples;
+        store.todo(&self.questions, num_samples).is_empty()
     }
 
-    /// Scores all answers, sums them up and writes both.
+    /// Scores all completions, sums them up and writes both.
     ///
     /// # Errors
-    /// A reward that fails, a figure that has no value, a file that cannot be written.
-    pub fn finish(&self, folder: &ResultFolder, store: &AnswerStore) -> Result<Outcome, EvalError> {
+    /// A reward that fails, a metric that has no value, a file that cannot be written.
+    pub fn finish(
+        &self,
+        folder: &ResultFolder,
+        store: &CompletionStore,
+    ) -> Result<Outcome, EvalError> {
         let results = self.results(store)?;
         let summary = Summary::of(&results)?;
         let findings = Findings::of(&results, &self.config, self.scorer.units());
@@ -211,7 +215,7 @@ impl Evaluation {
         warnings.extend(findings.warnings());
         let outcome = Outcome { results, summary, findings, warnings };
         let mut counts = SamplingCounts::read(folder)?;
-        // A process that was killed has kept its answers, and not counted them.
+        // A process that was killed has kept its completions, and not counted them.
         counts.tokens = counts.tokens.max(store.sampled_tokens());
         outcome.results.write(folder)?;
         let text = format!("{:#}\n", self.summary_json(&outcome, &counts));
@@ -240,31 +244,31 @@ impl Evaluation {
             ("notes", json!(self.questions.notes)),
             ("sampling", json!(counts)),
         ];
-        if let (Value::Object(json), Value::Object(figures)) = (&mut json, summary.to_json()) {
-            json.extend(figures);
+        if let (Value::Object(json), Value::Object(metrics)) = (&mut json, summary.to_json()) {
+            json.extend(metrics);
             json.extend(own.map(|(name, value)| (name.to_owned(), value)));
         }
         json
     }
 
-    fn results(&self, store: &AnswerStore) -> Result<Results, EvalError> {
+    fn results(&self, store: &CompletionStore) -> Result<Results, EvalError> {
         let num_samples = self.config.sampling.num_samples;
         let mut results: Vec<Scored> = Vec::with_capacity(self.questions.rows.len() * num_samples);
-        let mut answered: Vec<(&Question, &StoredAnswer)> = Vec::new();
+        let mut answered: Vec<(&Question, &StoredCompletion)> = Vec::new();
         for (row, question) in self.questions.rows.iter().enumerate() {
-            for sample in 0..num_samples {
-                match (&question.sample, store.get(row, sample)) {
-                    (Ok(_), Some(answer)) => answered.push((question, answer)),
-                    (Err(cause), _) => results.push(scoring::bad(question, [row, sample], cause)),
+            for index in 0..num_samples {
+                match (&question.example, store.get(row, index)) {
+                    (Ok(_), Some(completion)) => answered.push((question, completion)),
+                    (Err(cause), _) => results.push(scoring::bad(question, [row, index], cause)),
                     (Ok(_), None) => {
                         let cause = store.bad(row).unwrap_or("not answered");
-                        results.push(scoring::bad(question, [row, sample], cause));
+                        results.push(scoring::bad(question, [row, index], cause));
                     }
                 }
             }
         }
         results.extend(self.scorer.score(&answered, method_of(self.task))?);
-        results.sort_by_key(|scored| (scored.row, scored.sample));
+        results.sort_by_key(|scored| (scored.row, scored.completion_index));
         for scored in &mut results {
             let subset = self.questions.rows[scored.row].subset;
             scored.subset.clone_from(&self.questions.subsets[subset]);
@@ -291,7 +295,7 @@ impl Evaluation {
     }
 }
 
-/// Of settings that are settled.
+/// Of settings with their defaults.
 fn template(config: &EvalConfig) -> Result<PromptTemplate, EvalError> {
     let given = config.questions.question_template.as_deref();
     Ok(PromptTemplate::resolve(given.unwrap_or_default())?)

@@ -10,16 +10,16 @@ use rewards::detection::predictions;
 use rewards::{BoundingBox, ImageSizes};
 use serde_json::{Map, Value, json};
 
+use crate::box_units::{Boxes, Reading, Units, better_reading};
 use crate::results::{Results, Scored};
-use crate::units::{Boxes, Reading, Units, better_reading};
 
-/// Fewer answers say nothing about whether all are alike.
+/// Fewer completions say nothing about whether all are alike.
 const MIN_ALIKE: usize = 3;
-/// Part of the answers that are one text, from which that is said.
+/// Part of the completions that are one text, from which that is said.
 const ALIKE_SHARE: f64 = 0.9;
-/// No answer that ends by itself at this many tokens: something is wrong with the end.
+/// No completion that ends by itself at this many tokens: something is wrong with the end.
 const LONG: usize = 256;
-/// Characters of an answer that a message shows.
+/// Characters of a completion that a message shows.
 const SHOWN: usize = 80;
 
 /// The subject of a warning: each is given once during a run.
@@ -29,13 +29,13 @@ pub enum Doubt {
     Rewards,
     /// True boxes that are shares of the image.
     Truths,
-    /// Answers cut off.
+    /// Completions cut off.
     CutOff,
-    /// Answers of another form.
+    /// Completions of another form.
     Unread,
-    /// Answers without text.
+    /// Completions without text.
     Empty,
-    /// Answers that are one text.
+    /// Completions that are one text.
     Alike,
     /// Boxes of other units.
     Units,
@@ -50,11 +50,11 @@ pub struct Warning {
     pub text: String,
 }
 
-/// What was found in the answers of an evaluation.
+/// What was found in the completions of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Findings {
-    /// Answers in all; bad rows have none.
-    pub num_answers: usize,
+    /// Completions in all; bad rows have none.
+    pub num_completions: usize,
     /// Those that met the limit of tokens.
     pub cut_off: usize,
     /// That limit.
@@ -65,7 +65,7 @@ pub struct Findings {
     pub unread: Vec<(String, usize)>,
     /// How many each extractor of boxes reads (`rec`).
     pub read_by: Vec<(Extractor, usize)>,
-    /// A text that nearly all answers are, and how many.
+    /// A text that nearly all completions are, and how many.
     pub alike: Option<(String, usize)>,
     /// Units by which boxes would meet the true ones.
     pub reading: Option<Reading>,
@@ -75,10 +75,10 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Looks at scored answers; `units` are those that boxes were taken to be in.
+    /// Looks at scored completions; `units` are those that boxes were taken to be in.
     pub(crate) fn of(results: &Results, config: &EvalConfig, units: Units) -> Self {
-        let answers: Vec<&Scored> = results.counted().filter(|s| s.bad.is_none()).collect();
-        let count = |is: &dyn Fn(&Scored) -> bool| answers.iter().filter(|s| is(s)).count();
+        let completions: Vec<&Scored> = results.counted().filter(|s| s.bad.is_none()).collect();
+        let count = |is: &dyn Fn(&Scored) -> bool| completions.iter().filter(|s| is(s)).count();
         let reads = |extractor| {
             let find = match extractor {
                 Extractor::Thinking => find_thinking,
@@ -86,31 +86,31 @@ impl Findings {
             };
             (extractor, count(&|s| find(&s.model_output).is_some()))
         };
-        let sum: f64 = answers.iter().map(|s| s.value("iou_anywhere")).sum();
+        let sum: f64 = completions.iter().map(|s| s.value("iou_anywhere")).sum();
         // Lists of boxes are rewarded in the units that they happen to have.
         let is_list = |s: &Scored| s.truths.iter().any(|truth| !truth.label.is_empty());
         let of_units = |s: &&&Scored| results.task != EvalTask::Reward || !is_list(s);
-        let with_units = answers.iter().filter(of_units);
+        let with_units = completions.iter().filter(of_units);
         let boxes: Vec<Boxes> = with_units.filter_map(|s| boxes(s, units)).collect();
         Self {
-            num_answers: answers.len(),
+            num_completions: completions.len(),
             cut_off: count(&|s| s.finish_reason == Some(FinishReason::Length)),
             max_new_tokens: config.sampling.max_new_tokens.unwrap_or_default(),
             empty: count(&|s| s.model_output.trim().is_empty()),
-            unread: unread(&answers),
+            unread: unread(&completions),
             read_by: match results.task {
                 EvalTask::Rec => [Extractor::Thinking, Extractor::Baseline].map(reads).into(),
                 _ => Vec::new(),
             },
-            alike: alike(&answers),
+            alike: alike(&completions),
             reading: better_reading(&boxes, units),
             extractor: config.scoring.extractor,
             template: config.questions.question_template.clone().unwrap_or_default(),
-            iou_anywhere: sum / answers.len().max(1) as f64,
+            iou_anywhere: sum / completions.len().max(1) as f64,
         }
     }
 
-    /// Answers in which nothing of the demanded form was found.
+    /// Completions in which nothing of the demanded form was found.
     pub fn num_unread(&self) -> usize {
         self.unread.iter().map(|(_, count)| count).sum()
     }
@@ -124,7 +124,7 @@ impl Findings {
         let alike = self.alike.as_ref();
         let reading = self.reading.as_ref();
         json!({
-            "num": self.num_answers,
+            "num": self.num_completions,
             "cut_off": self.cut_off,
             "max_new_tokens": self.max_new_tokens,
             "empty": self.empty,
@@ -148,13 +148,13 @@ impl Findings {
             (Doubt::Alike, self.alike_text()),
             (Doubt::Units, self.units_text()),
         ];
-        let said = texts.into_iter();
-        said.filter_map(|(doubt, text)| Some(Warning { doubt, text: text? })).collect()
+        let texts = texts.into_iter();
+        texts.filter_map(|(doubt, text)| Some(Warning { doubt, text: text? })).collect()
     }
 
     fn share(&self, count: usize) -> String {
-        let percent = 100.0 * count as f64 / self.num_answers.max(1) as f64;
-        format!("{count} of {} answers ({percent:.0} %)", self.num_answers)
+        let percent = 100.0 * count as f64 / self.num_completions.max(1) as f64;
+        format!("{count} of {} completions ({percent:.0} %)", self.num_completions)
     }
 
     fn cut_off_text(&self) -> Option<String> {
@@ -162,8 +162,8 @@ impl Findings {
             return None;
         }
         let (longest, share) = (self.max_new_tokens, self.share(self.cut_off));
-        let hint = match self.cut_off == self.num_answers && longest >= LONG {
-            true => "no answer ended by itself: does `eos_token_id` of the model's generation_config.json name the token that \
+        let hint = match self.cut_off == self.num_completions && longest >= LONG {
+            true => "no completion ended by itself: does `eos_token_id` of the model's generation_config.json name the token that \
                      ends a turn?"
                 .to_owned(),
             false => format!(
@@ -178,8 +178,8 @@ impl Findings {
 
     fn unread_text(&self) -> Option<String> {
         let ((first, most), rest) = self.unread.split_first()?;
-        let all = self.num_answers;
-        let mut text = format!("{first} in {most} of {all} answers");
+        let all = self.num_completions;
+        let mut text = format!("{first} in {most} of {all} completions");
         for (reason, count) in rest {
             text.push_str(&format!(", {reason} in {count}"));
         }
@@ -197,7 +197,7 @@ impl Findings {
     fn other_reader(&self) -> Option<String> {
         let mut others = self.read_by.iter();
         let (other, reads) = others.find(|(extractor, _)| Some(*extractor) != self.extractor)?;
-        let (other, all) = (word(*other), self.num_answers);
+        let (other, all) = (word(*other), self.num_completions);
         if *reads == 0 {
             return Some(format!(", and `--extractor {other}` none"));
         }
@@ -207,7 +207,7 @@ impl Findings {
         };
         Some(format!(
             ", but `--extractor {other}` reads {reads} of {all}{worth}\nhint: `--extractor {other}` asks with its own template; \
-             with `--question_template {}` beside it the answers that are there are scored anew",
+             with `--question_template {}` beside it the completions that are there are scored anew",
             quoted(&self.template)
         ))
     }
@@ -250,9 +250,9 @@ fn quoted(template: &str) -> String {
     }
 }
 
-fn unread(answers: &[&Scored]) -> Vec<(String, usize)> {
+fn unread(completions: &[&Scored]) -> Vec<(String, usize)> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
-    for reason in answers.iter().filter_map(|scored| scored.unread.as_deref()) {
+    for reason in completions.iter().filter_map(|scored| scored.unread.as_deref()) {
         *counts.entry(reason).or_default() += 1;
     }
     let mut counts: Vec<(String, usize)> =
@@ -269,13 +269,13 @@ fn commonest<'a>(texts: impl Iterator<Item = &'a str>) -> Option<(&'a str, usize
     counts.max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(a.0)))
 }
 
-/// A text that nearly all answers are where the truths are not alike.
-fn alike(answers: &[&Scored]) -> Option<(String, usize)> {
-    let (text, count) = commonest(answers.iter().map(|s| s.model_output.trim()))?;
-    let truths: Vec<String> = answers.iter().map(|s| s.ground_truth.to_string()).collect();
+/// A text that nearly all completions are where the truths are not alike.
+fn alike(completions: &[&Scored]) -> Option<(String, usize)> {
+    let (text, count) = commonest(completions.iter().map(|s| s.model_output.trim()))?;
+    let truths: Vec<String> = completions.iter().map(|s| s.ground_truth.to_string()).collect();
     let (_, same_truth) = commonest(truths.iter().map(String::as_str))?;
-    let is_most = count >= MIN_ALIKE && count as f64 >= ALIKE_SHARE * answers.len() as f64;
-    if !is_most || text.is_empty() || 2 * same_truth > answers.len() {
+    let is_most = count >= MIN_ALIKE && count as f64 >= ALIKE_SHARE * completions.len() as f64;
+    if !is_most || text.is_empty() || 2 * same_truth > completions.len() {
         return None;
     }
     let mut shown: String = text.chars().take(SHOWN).collect();
@@ -285,7 +285,7 @@ fn alike(answers: &[&Scored]) -> Option<(String, usize)> {
     Some((shown, count))
 }
 
-/// The boxes of an answer about one image, in their own units.
+/// The boxes of a completion about one image, in their own units.
 fn boxes(scored: &Scored, units: Units) -> Option<Boxes> {
     let size = |value: &Value| -> Option<[u32; 2]> {
         let [height, width]: [u32; 2] = serde_json::from_value(value.clone()).ok()?;

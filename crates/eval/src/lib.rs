@@ -1,42 +1,42 @@
 //! Evaluation: a model answers questions, and rewards score its completions.
 //!
-//! [`questions`] reads the rows, the crate `eval-runner` samples, [`answers`] stores the completions
+//! [`questions`] reads the rows, the crate `eval-runner` samples, [`completions`] stores the completions
 //! line by line, [`scoring`] scores them, [`results`] and [`summary`] hold the metrics, [`findings`]
 //! warns where these are doubtful, and [`compare`] compares two evaluations. [`evaluation`] joins them.
 //!
 //! [`rec`] is referring-expression comprehension as VLM-R1 evaluates it; [`baselines`] are the scores
 //! that a useful model must beat. No libtorch here.
 
-pub mod answers;
 pub mod baselines;
+mod box_units;
 pub mod coco_file;
 pub mod compare;
+pub mod completions;
+pub mod defaults;
 pub mod detection;
 mod detection_rows;
-pub mod differences;
 pub mod evaluation;
 pub mod findings;
-mod form;
 mod paired;
-mod paired_figures;
+mod paired_metrics;
 pub mod questions;
 pub mod rec;
 pub mod results;
 pub mod scoring;
-pub mod settled;
+pub mod setting_differences;
 pub mod summary;
-mod units;
+mod unread_reason;
 
 pub use baselines::{best_constant_box, constant_box_ious, shuffled_images, true_boxes};
+pub use box_units::Reading;
 pub use compare::{Comparison, compare};
-pub use differences::{Differences, SettingPair};
+pub use defaults::default_template;
 pub use evaluation::{Evaluation, Outcome};
 pub use findings::{Doubt, Findings, Warning};
-pub use rec::{RecAnswer, RecEvaluation, RecSummary};
+pub use rec::{RecCompletion, RecEvaluation, RecSummary};
 pub use results::{Results, Scored, ShownBox};
-pub use settled::own_template;
+pub use setting_differences::{SettingDifferences, SettingPair};
 pub use summary::{Metric, Summary};
-pub use units::Reading;
 
 use std::path::PathBuf;
 
@@ -56,9 +56,9 @@ pub enum EvalError {
         /// What is wrong with it.
         cause: String,
     },
-    /// No answers asked for.
-    #[error("`answers_per_question`: got 0, expected 1 or more")]
-    NoAnswers,
+    /// No completions asked for.
+    #[error("`completions_per_question`: got 0, expected 1 or more")]
+    NoCompletions,
     /// A row that this benchmark cannot use.
     #[error("{line}: {cause}")]
     Row {
@@ -75,9 +75,9 @@ pub enum EvalError {
         /// What is wrong with it.
         cause: String,
     },
-    /// Settings that alter the answers are not those of the answers that the folder holds.
+    /// Settings that alter the completions are not those of the completions that the folder holds.
     #[error(
-        "{}: settings differ from those of the answers there:\n  {}\nhint: take another `--output_dir`, or go on with `--allow_changed true`",
+        "{}: settings differ from those of the completions there:\n  {}\nhint: take another `--output_dir`, or go on with `--allow_changed true`",
         folder.display(),
         changes.join("\n  ")
     )]
@@ -87,12 +87,12 @@ pub enum EvalError {
         /// The settings: before and now.
         changes: Vec<String>,
     },
-    /// A line that is no answer to the question of its row.
+    /// A line that is no completion to the question of its row.
     #[error(
         "{}:{line}: {cause}\nhint: take another `--output_dir`, or remove that file to ask all questions again",
         path.display()
     )]
-    AnswerLine {
+    CompletionLine {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
@@ -117,20 +117,20 @@ pub enum EvalError {
         source: Box<rewards::RewardError>,
     },
     /// A score that is no number.
-    #[error("{place}: `{figure}` is not finite")]
+    #[error("{place}: `{name}` is not finite")]
     NotFinite {
         /// The row.
         place: String,
         /// The score.
-        figure: String,
+        name: String,
     },
-    /// A figure that has no meaning for the rows.
-    #[error("{subset}: `{figure}` has no value: {cause}")]
+    /// A metric that has no meaning for the rows.
+    #[error("{subset}: `{metric}` has no value: {cause}")]
     Undefined {
         /// The file.
         subset: String,
-        /// The figure.
-        figure: &'static str,
+        /// The metric.
+        metric: &'static str,
         /// Why.
         cause: &'static str,
     },

@@ -30,7 +30,7 @@ fn key(scored: &Scored) -> Key<'_> {
     (&scored.subset, image, &scored.question, truth)
 }
 
-/// Indices of the answers to each question that counts.
+/// Indices of the completions to each question that counts.
 fn groups(results: &Results) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (index, scored) in results.results.iter().enumerate() {

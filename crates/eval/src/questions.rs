@@ -29,7 +29,7 @@ pub struct Question {
     /// File and line, or file and image.
     pub place: String,
     /// The row, or what is wrong with it.
-    pub sample: Result<Example, String>,
+    pub example: Result<Example, String>,
     /// What is compared with.
     pub truth: Truth,
 }
@@ -47,7 +47,7 @@ pub enum Truth {
 
 impl Questions {
     /// Reads the files of a configuration. `check` looks at a row that can be read: it is bad where
-    /// no answer to it could be scored.
+    /// no completion to it could be scored.
     ///
     /// # Errors
     /// Files that cannot be read or hold nothing.
@@ -78,8 +78,8 @@ impl Questions {
                 }
                 _ => {
                     let checks = row_checks(config, processor);
-                    let mut look = |sample: &Example, lost: &[_]| {
-                        notices.look_at_lost(&sample.source, lost);
+                    let mut look = |example: &Example, lost: &[_]| {
+                        notices.look_at_lost(&example.source, lost);
                     };
                     let rows = load_eval_rows(file, &checks, &mut look)?.into_iter();
                     let rows = rows.map(|row| Question::new(row, config, check));
@@ -95,8 +95,8 @@ impl Questions {
             }
             rows.truncate(config.questions.limit.unwrap_or(usize::MAX));
             rows.iter_mut().for_each(|row| row.subset = subset);
-            for sample in rows.iter().filter_map(|row| row.sample.as_ref().ok()) {
-                notices.look_at_example(sample, &[]);
+            for example in rows.iter().filter_map(|row| row.example.as_ref().ok()) {
+                notices.look_at_example(example, &[]);
             }
             questions.notes.extend(notices.lines());
             questions.rows.append(&mut rows);
@@ -116,7 +116,7 @@ impl Questions {
     /// Rows that cannot be asked: place and cause.
     pub fn bad(&self) -> impl Iterator<Item = (&str, &str)> {
         self.rows.iter().filter_map(|row| {
-            let cause = row.sample.as_ref().err()?;
+            let cause = row.example.as_ref().err()?;
             Some((row.place.as_str(), cause.as_str()))
         })
     }
@@ -142,32 +142,32 @@ impl Question {
         let bad = |source: &SourceLine, cause: String| Self {
             subset: 0,
             place: source.to_string(),
-            sample: Err(cause),
+            example: Err(cause),
             truth: Truth::InSolution,
         };
-        let sample = match row {
-            Ok(sample) => sample,
+        let example = match row {
+            Ok(example) => example,
             Err(row) => return bad(&row.source_line, row.cause.to_string()),
         };
-        if let Err(cause) = check(&sample) {
-            return bad(&sample.source, cause);
+        if let Err(cause) = check(&example) {
+            return bad(&example.source, cause);
         }
         let truth = match config.questions.task {
-            Some(EvalTask::Rec) => match rec_truth(&sample) {
+            Some(EvalTask::Rec) => match rec_truth(&example) {
                 Ok(truth) => Truth::Box(truth),
-                Err(cause) => return bad(&sample.source, cause),
+                Err(cause) => return bad(&example.source, cause),
             },
             _ => Truth::InSolution,
         };
-        Self { subset: 0, place: sample.source.to_string(), sample: Ok(sample), truth }
+        Self { subset: 0, place: example.source.to_string(), example: Ok(example), truth }
     }
 }
 
-fn rec_truth(sample: &Example) -> Result<BoundingBox, String> {
-    if sample.images.len() != 1 {
-        return Err(format!("expected one image, got {}", sample.images.len()));
+fn rec_truth(example: &Example) -> Result<BoundingBox, String> {
+    if example.images.len() != 1 {
+        return Err(format!("expected one image, got {}", example.images.len()));
     }
-    parse_solution(&sample.solution)
+    parse_solution(&example.solution)
 }
 
 impl Question {

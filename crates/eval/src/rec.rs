@@ -1,5 +1,5 @@
 //! Referring-expression comprehension, scored as VLM-R1 scores it (`test_rec_r1.py`, commit 90052f4):
-//! the last `[int, int, int, int]` in braces in the first answer, scaled from what the model saw to
+//! the last `[int, int, int, int]` in braces in the first `<answer>`, scaled from what the model saw to
 //! the image; correct where its IoU is above one half.
 //!
 //! Beside VLM-R1's accuracy: the mean IoU with 0 where no box is found, the share of well-formed
@@ -18,24 +18,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::EvalError;
-use crate::form;
 use crate::scoring::rec_format;
+use crate::unread_reason;
 
 /// The reward that checks the format.
 pub(crate) const FORMAT: &str = "format";
 /// VLM-R1 calls a box correct above this IoU.
 pub const CORRECT_ABOVE: f64 = 0.5;
-/// Seed of the bootstrap: intervals of the same answers are the same.
+/// Seed of the bootstrap: intervals of the same completions are the same.
 const BOOTSTRAP_SEED: u64 = 42;
 
-/// Finds the box of an answer and compares it.
+/// Finds the box of a completion and compares it.
 pub struct BoxReader {
     extractor: Extractor,
     family: Family,
     format: RewardSet,
 }
 
-/// What was read in an answer.
+/// What was read in a completion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BoxRead {
     /// The box, px of the image.
@@ -52,7 +52,7 @@ pub struct BoxRead {
 }
 
 impl BoxReader {
-    /// A reader of the answers of models of `family` with patches of `patch_size` px.
+    /// A reader of the completions of models of `family` with patches of `patch_size` px.
     ///
     /// # Errors
     /// None that a family of [`Family`] causes.
@@ -60,13 +60,13 @@ impl BoxReader {
         Ok(Self { extractor, family, format: rec_format(family, patch_size)? })
     }
 
-    /// Reads the box of an answer, given in `units`, and compares it with `truth`, px of the image.
+    /// Reads the box of a completion, given in `units`, and compares it with `truth`, px of the image.
     ///
     /// # Errors
-    /// None that an answer causes.
+    /// None that a completion causes.
     pub fn read(
         &self,
-        answer: &str,
+        completion: &str,
         truth: BoundingBox,
         units: BoxFormat,
         sizes: ImageSizes,
@@ -77,20 +77,20 @@ impl BoxReader {
             Family::Qwen2_5Vl | Family::InternVl => iou_vlm_r1,
         };
         let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou(b, truth));
-        let anywhere = find_baseline(answer).map(on_image);
+        let anywhere = find_baseline(completion).map(on_image);
         let found = match self.extractor {
             // Whole numbers cannot say shares of the image.
             Extractor::Thinking if units == BoxFormat::Relative1 => {
-                find_decimals_in_answer(answer).map(on_image)
+                find_decimals_in_answer(completion).map(on_image)
             }
-            Extractor::Thinking => find_thinking(answer).map(on_image),
+            Extractor::Thinking => find_thinking(completion).map(on_image),
             Extractor::Baseline => anywhere,
         };
         let columns = Map::new();
-        let scores = self.format.score(&[RewardInput::new(answer, "", &columns)])?;
+        let scores = self.format.score(&[RewardInput::new(completion, "", &columns)])?;
         Ok(BoxRead {
             found,
-            unread: found.is_none().then(|| form::why_unread(answer, self.extractor)),
+            unread: found.is_none().then(|| unread_reason::why_unread(completion, self.extractor)),
             iou: iou_of(found),
             iou_anywhere: iou_of(anywhere),
             well_formed: scores.total[0] > 0.0,
@@ -98,9 +98,9 @@ impl BoxReader {
     }
 }
 
-/// One answer, with the fields of VLM-R1's result files and four more.
+/// One completion, with the fields of VLM-R1's result files and four more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RecAnswer {
+pub struct RecCompletion {
     /// Image, as the row names it.
     pub image: String,
     /// The question, without its template.
@@ -128,41 +128,42 @@ pub struct RecAnswer {
     pub row: usize,
 }
 
-/// All answers to all questions, in order.
+/// All completions to all questions, in order.
 #[derive(Clone, Debug)]
 pub struct RecEvaluation {
-    /// The answers, those of a question side by side.
-    pub answers: Vec<RecAnswer>,
-    /// Answers to each question.
-    pub answers_per_question: usize,
+    /// The completions, those of a question side by side.
+    pub completions: Vec<RecCompletion>,
+    /// Completions to each question.
+    pub completions_per_question: usize,
 }
 
-/// Means with 95 % bootstrap intervals over questions; several answers to a question are one value.
+/// Means with 95 % bootstrap intervals over questions; several completions to a question are one value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RecSummary {
     /// IoU, 0 where no box is found.
     pub iou: Interval,
-    /// Share of answers with an IoU above one half.
+    /// Share of completions with an IoU above one half.
     pub accuracy: Interval,
-    /// Share of well-formed answers.
+    /// Share of well-formed completions.
     pub well_formed: Interval,
-    /// IoU among well-formed answers; a question without any does not count. `None` where none has.
+    /// IoU among well-formed completions; a question without any does not count. `None` where none has.
     pub iou_well_formed: Option<Interval>,
     /// IoU of the first box anywhere.
     pub iou_anywhere: Interval,
 }
 
 impl RecEvaluation {
-    /// Mean over the answers of each question.
-    pub fn per_question(&self, value: impl Fn(&RecAnswer) -> f64) -> Vec<f64> {
-        let mean = |group: &[RecAnswer]| group.iter().map(&value).sum::<f64>() / group.len() as f64;
-        self.answers.chunks(self.answers_per_question).map(mean).collect()
+    /// Mean over the completions of each question.
+    pub fn per_question(&self, value: impl Fn(&RecCompletion) -> f64) -> Vec<f64> {
+        let mean =
+            |group: &[RecCompletion]| group.iter().map(&value).sum::<f64>() / group.len() as f64;
+        self.completions.chunks(self.completions_per_question).map(mean).collect()
     }
 
-    /// IoU of the well-formed answers of each question that has any: `(row, mean)`.
+    /// IoU of the well-formed completions of each question that has any: `(row, mean)`.
     pub fn iou_well_formed(&self) -> Vec<(usize, f64)> {
-        self.answers
-            .chunks(self.answers_per_question)
+        self.completions
+            .chunks(self.completions_per_question)
             .filter_map(|group| {
                 let ious: Vec<f64> =
                     group.iter().filter(|a| a.well_formed).map(|a| a.iou).collect();
@@ -172,10 +173,10 @@ impl RecEvaluation {
             .collect()
     }
 
-    /// The figures with their intervals.
+    /// The metrics with their intervals.
     ///
     /// # Errors
-    /// No answers.
+    /// No completions.
     pub fn summary(&self) -> Result<RecSummary, EvalError> {
         let interval = |values: &[f64]| mean_interval(values, BOOTSTRAP_SEED);
         let well_formed: Vec<f64> =
@@ -201,9 +202,9 @@ impl RecEvaluation {
         let summary = self.summary()?;
         let value = json!({
             "accuracy": 100.0 * summary.accuracy.mean,
-            "answers_per_question": self.answers_per_question,
+            "answers_per_question": self.completions_per_question,
             "summary": summary.to_json(),
-            "results": self.answers,
+            "results": self.completions,
         });
         let text = serde_json::to_string_pretty(&value)
             .map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
@@ -220,24 +221,26 @@ impl RecEvaluation {
     pub fn read(path: &Path) -> Result<Self, EvalError> {
         #[derive(Deserialize)]
         struct File {
-            answers_per_question: usize,
-            results: Vec<RecAnswer>,
+            #[serde(rename = "answers_per_question")]
+            completions_per_question: usize,
+            results: Vec<RecCompletion>,
         }
         let text = fs::read_to_string(path)
             .map_err(|source| EvalError::Io { path: path.to_owned(), source })?;
-        let File { answers_per_question, results } = serde_json::from_str(&text)
+        let File { completions_per_question, results } = serde_json::from_str(&text)
             .map_err(|source| EvalError::Json { path: path.to_owned(), source })?;
-        if answers_per_question == 0 || !results.len().is_multiple_of(answers_per_question) {
+        if completions_per_question == 0 || !results.len().is_multiple_of(completions_per_question)
+        {
             let source =
                 serde::de::Error::custom("`results` are not `answers_per_question` to a question");
             return Err(EvalError::Json { path: path.to_owned(), source });
         }
-        Ok(Self { answers: results, answers_per_question })
+        Ok(Self { completions: results, completions_per_question })
     }
 }
 
 impl RecSummary {
-    /// Each figure as `{"mean", "low", "high"}`; null where there is none.
+    /// Each metric as `{"mean", "low", "high"}`; null where there is none.
     pub fn to_json(&self) -> Value {
         let of = |interval: &Interval| json!({"mean": interval.mean, "low": interval.low, "high": interval.high});
         json!({
@@ -254,8 +257,8 @@ impl RecSummary {
 mod tests {
     use super::*;
 
-    fn answer(row: usize, iou: f64, well_formed: bool) -> RecAnswer {
-        RecAnswer {
+    fn completion(row: usize, iou: f64, well_formed: bool) -> RecCompletion {
+        RecCompletion {
             image: "a.png".to_owned(),
             question: "q".to_owned(),
             ground_truth: [0.0, 0.0, 8.0, 8.0],
@@ -274,15 +277,15 @@ mod tests {
     #[test]
     fn a_summary_by_hand() {
         let evaluation = RecEvaluation {
-            answers: vec![
-                answer(0, 0.9, true),
-                answer(0, 0.5, true),
-                answer(1, 0.0, false),
-                answer(1, 0.6, true),
-                answer(2, 0.0, false),
-                answer(2, 0.0, false),
+            completions: vec![
+                completion(0, 0.9, true),
+                completion(0, 0.5, true),
+                completion(1, 0.0, false),
+                completion(1, 0.6, true),
+                completion(2, 0.0, false),
+                completion(2, 0.0, false),
             ],
-            answers_per_question: 2,
+            completions_per_question: 2,
         };
         let summary = evaluation.summary().unwrap();
         let close =
@@ -299,10 +302,11 @@ mod tests {
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rec.json");
-        let answers = vec![answer(0, 0.9, true), answer(0, 1.0 / 3.0, false)];
-        let evaluation = RecEvaluation { answers: answers.clone(), answers_per_question: 2 };
+        let completions = vec![completion(0, 0.9, true), completion(0, 1.0 / 3.0, false)];
+        let evaluation =
+            RecEvaluation { completions: completions.clone(), completions_per_question: 2 };
         evaluation.write(&path).unwrap();
-        assert_eq!(RecEvaluation::read(&path).unwrap().answers, answers);
+        assert_eq!(RecEvaluation::read(&path).unwrap().completions, completions);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("{\n  \"accuracy\": 50.0,"), "{text}");
         fs::write(
@@ -314,9 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn no_well_formed_answer_is_no_figure() {
-        let evaluation =
-            RecEvaluation { answers: vec![answer(0, 0.0, false)], answers_per_question: 1 };
+    fn no_well_formed_completion_is_no_metric() {
+        let evaluation = RecEvaluation {
+            completions: vec![completion(0, 0.0, false)],
+            completions_per_question: 1,
+        };
         let summary = evaluation.summary().unwrap();
         assert_eq!(summary.iou_well_formed, None);
         assert_eq!(summary.to_json()["iou_well_formed"], Value::Null);

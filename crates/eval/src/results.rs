@@ -14,7 +14,7 @@ use crate::EvalError;
 /// Name of the file.
 pub const RESULTS: &str = "results.json";
 
-/// A scored answer, or a row that could not be asked.
+/// A scored completion, or a row that could not be asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
     /// Image, or list of images, as the row names them.
@@ -29,21 +29,21 @@ pub struct Scored {
     pub input_size: Value,
     /// Height and width of the image, px; a list of them where there are several images.
     pub image_size: Value,
-    /// What was read in the answer.
+    /// What was read in the completion.
     pub extracted_answer: Value,
     /// 1 where it is right.
     pub correct: u8,
     /// What it is worth.
     pub score: f64,
-    /// Further figures, by name.
+    /// Further metrics, by name.
     pub values: Map<String, Value>,
     /// Why it scored so; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Why nothing of the demanded form was found in the answer; none where something was.
+    /// Why nothing of the demanded form was found in the completion; none where something was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<String>,
-    /// Why the answer ended; none where the row could not be asked.
+    /// Why the completion ended; none where the row could not be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
     /// True boxes, px of the image.
@@ -63,8 +63,9 @@ pub struct Scored {
     pub place: String,
     /// Index of the row.
     pub row: usize,
-    /// Which of its answers.
-    pub sample: usize,
+    /// Which of its completions.
+    #[serde(rename = "sample")]
+    pub completion_index: usize,
     /// What is wrong with the row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bad: Option<String>,
@@ -105,13 +106,13 @@ impl ShownBox {
 /// All of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// Share of right answers, in percent.
+    /// Share of correct completions, in percent.
     pub accuracy: f64,
     /// What was asked.
     pub task: EvalTask,
-    /// Whose answers these are.
+    /// Whose completions these are.
     pub model: String,
-    /// Answers to each question.
+    /// Completions to each question.
     pub num_samples: usize,
     /// Whether bad rows are left out of the denominators.
     pub exclude_bad: bool,
@@ -120,18 +121,18 @@ pub struct Results {
     pub apply_exif: bool,
     /// Names of the files.
     pub subsets: Vec<String>,
-    /// The settings that may change figures, as they were obeyed; empty where an older program wrote this.
+    /// The settings that may change metrics, as they were obeyed; empty where an older program wrote this.
     #[serde(default)]
     pub settings: Map<String, Value>,
     /// How the model was trained, where its run says it.
     #[serde(default)]
     pub trained_as: Value,
-    /// Rows in order, the answers to each side by side; a bad row stands once for each answer.
+    /// Rows in order, the completions to each side by side; a bad row stands once for each completion.
     pub results: Vec<Scored>,
 }
 
 impl Scored {
-    /// A figure by its name; 0 where it is missing, as on a bad row.
+    /// A metric by its name; 0 where it is missing, as on a bad row.
     pub fn value(&self, name: &str) -> f64 {
         self.values.get(name).and_then(Value::as_f64).unwrap_or(0.0)
     }
@@ -147,7 +148,7 @@ impl Results {
 
     /// Bad rows: place and cause.
     pub fn bad(&self) -> impl Iterator<Item = (&str, &str)> {
-        let first = self.results.iter().filter(|scored| scored.sample == 0);
+        let first = self.results.iter().filter(|scored| scored.completion_index == 0);
         first.filter_map(|scored| Some((scored.place.as_str(), scored.bad.as_deref()?)))
     }
 

@@ -1,4 +1,4 @@
-//! What answers are worth: one box, labelled boxes, or any rewards.
+//! What completions are worth: one box, labelled boxes, or any rewards.
 
 use std::path::PathBuf;
 
@@ -11,25 +11,25 @@ use rewards::{
 use serde_json::{Map, Value, json};
 
 use crate::EvalError;
-use crate::answers::StoredAnswer;
+use crate::box_units::Units;
 use crate::coco_file::Objects;
+use crate::completions::StoredCompletion;
+use crate::defaults::family_units;
 use crate::detection;
-use crate::form;
 use crate::questions::{Question, Truth};
 use crate::rec::{self, BoxReader};
 use crate::results::{Scored, ShownBox};
-use crate::settled::own_units;
-use crate::units::Units;
+use crate::unread_reason;
 
-/// Answers that rewards score at a time.
+/// Completions that rewards score at a time.
 const BATCH: usize = 256;
 
-/// Scores answers by the rules of a task.
+/// Scores completions by the rules of a task.
 pub struct Scorer {
     rules: Rules,
     correct_above: f64,
     /// Units of the boxes that the model writes.
-    answer_units: BoxFormat,
+    completion_units: BoxFormat,
     /// Units of the boxes in solutions.
     solution_units: BoxFormat,
 }
@@ -67,12 +67,12 @@ impl Scorer {
             }
             _ => Rules::Rewards(of("accuracy")?),
         };
-        let own = own_units(family).into();
+        let own = family_units(family).into();
         let units = |flag: Option<BoxFlag>| flag.map(BoxFormat::from);
         Ok(Self {
             rules,
             correct_above: config.scoring.correct_above,
-            answer_units: units(config.rewards.box_format).unwrap_or(own),
+            completion_units: units(config.rewards.box_format).unwrap_or(own),
             solution_units: units(config.rewards.solution_box_format)
                 .unwrap_or(BoxFormat::Absolute),
         })
@@ -80,31 +80,31 @@ impl Scorer {
 
     /// In which units boxes are taken to be.
     pub(crate) fn units(&self) -> Units {
-        Units { answer: self.answer_units, solution: self.solution_units }
+        Units { completion: self.completion_units, solution: self.solution_units }
     }
 
     /// Looks at a row before it is asked.
     ///
     /// # Errors
-    /// Where no answer to it could be scored.
-    pub fn check(&self, sample: &Example, method: Option<&str>) -> Result<(), String> {
+    /// Where no completion to it could be scored.
+    pub fn check(&self, example: &Example, method: Option<&str>) -> Result<(), String> {
         let Rules::Rewards(rewards) = &self.rules else {
             return Ok(());
         };
-        let method = method.or(sample.accu_reward_method.as_deref());
+        let method = method.or(example.accu_reward_method.as_deref());
         // Rewards name the row by its number; here its place stands before the message.
         rewards
-            .check(0, &sample.solution, method)
+            .check(0, &example.solution, method)
             .map_err(|error| error.to_string().replace("row 0: ", ""))
     }
 
-    /// Scores the answers to questions; those to one question side by side.
+    /// Scores the completions to questions; those to one question side by side.
     ///
     /// # Errors
     /// A reward that fails, or gives what is no number.
     pub fn score(
         &self,
-        answered: &[(&Question, &StoredAnswer)],
+        answered: &[(&Question, &StoredCompletion)],
         method: Option<&str>,
     ) -> Result<Vec<Scored>, EvalError> {
         let mut all = Vec::with_capacity(answered.len());
@@ -112,13 +112,13 @@ impl Scorer {
             match &self.rules {
                 Rules::Rewards(rewards) => self.by_rewards(rewards, batch, method, &mut all)?,
                 Rules::Box(reader) => {
-                    for (question, answer) in batch {
-                        all.push(self.by_box(reader, question, answer)?);
+                    for (question, completion) in batch {
+                        all.push(self.by_box(reader, question, completion)?);
                     }
                 }
                 Rules::Objects => {
-                    for (question, answer) in batch {
-                        all.push(self.by_objects(question, answer));
+                    for (question, completion) in batch {
+                        all.push(self.by_objects(question, completion));
                     }
                 }
             }
@@ -133,15 +133,15 @@ impl Scorer {
         &self,
         reader: &BoxReader,
         question: &Question,
-        answer: &StoredAnswer,
+        completion: &StoredCompletion,
     ) -> Result<Scored, EvalError> {
-        let mut scored = unscored(question, answer);
-        let (Truth::Box(truth), Some(sizes)) = (&question.truth, answer.sizes()) else {
+        let mut scored = unscored(question, completion);
+        let (Truth::Box(truth), Some(sizes)) = (&question.truth, completion.sizes()) else {
             return Ok(scored);
         };
         let truth = self.solution_units.convert(*truth, BoxFormat::Absolute, sizes);
-        let units = self.answer_units;
-        let read = reader.read(&answer.model_output, truth, units, sizes)?;
+        let units = self.completion_units;
+        let read = reader.read(&completion.model_output, truth, units, sizes)?;
         let shown = |corners, iou| ShownBox::new(corners, "", iou);
         scored.ground_truth = json!(<[f64; 4]>::from(truth));
         scored.extracted_answer = json!(read.found.map_or([0.0; 4], Into::into));
@@ -163,18 +163,18 @@ impl Scorer {
         Ok(scored)
     }
 
-    fn by_objects(&self, question: &Question, answer: &StoredAnswer) -> Scored {
-        let mut scored = unscored(question, answer);
-        let (Truth::Objects(objects), Some(sizes)) = (&question.truth, answer.sizes()) else {
+    fn by_objects(&self, question: &Question, completion: &StoredCompletion) -> Scored {
+        let mut scored = unscored(question, completion);
+        let (Truth::Objects(objects), Some(sizes)) = (&question.truth, completion.sizes()) else {
             return scored;
         };
-        let on_image = |corners| self.answer_units.convert(corners, BoxFormat::Absolute, sizes);
+        let on_image = |corners| self.completion_units.convert(corners, BoxFormat::Absolute, sizes);
         let objects = &self.in_pixels(objects, sizes);
-        let image = detection::compare(objects, &answer.model_output, on_image);
+        let image = detection::compare(objects, &completion.model_output, on_image);
         scored.correct = u8::from(image.f1() >= 1.0);
         scored.score = image.f1();
         scored.reason = image.reason();
-        scored.unread = (!image.is_readable()).then(|| match answer.model_output.trim() {
+        scored.unread = (!image.is_readable()).then(|| match completion.model_output.trim() {
             "" => "the answer is empty".to_owned(),
             _ => "no list of boxes".to_owned(),
         });
@@ -201,13 +201,13 @@ impl Scorer {
     fn by_rewards(
         &self,
         rewards: &RewardSet,
-        batch: &[(&Question, &StoredAnswer)],
+        batch: &[(&Question, &StoredCompletion)],
         method: Option<&str>,
         all: &mut Vec<Scored>,
     ) -> Result<(), EvalError> {
         let inputs: Vec<RewardInput<'_>> = batch
             .iter()
-            .filter_map(|(question, answer)| reward_input(question, answer, method))
+            .filter_map(|(question, completion)| reward_input(question, completion, method))
             .collect();
         let scores = rewards.score(&inputs).map_err(|error| {
             let at = error.row().and_then(|row| batch.get(row));
@@ -216,11 +216,11 @@ impl Scorer {
                 source: Box::new(error),
             }
         })?;
-        // As in the metrics of training; `accuracy` alone is the share of right answers.
+        // As in the metrics of training; `accuracy` alone is the share of correct completions.
         let names = rewards.names().map(|name| format!("rewards/{name}"));
         let names: Vec<String> = names.collect();
-        for (index, ((question, answer), input)) in batch.iter().zip(&inputs).enumerate() {
-            let mut scored = unscored(question, answer);
+        for (index, ((question, completion), input)) in batch.iter().zip(&inputs).enumerate() {
+            let mut scored = unscored(question, completion);
             scored.score = scores.total[index];
             let first = scores.per_reward[0][index];
             scored.correct = u8::from(first.is_some_and(|first| first > self.correct_above));
@@ -236,7 +236,7 @@ impl Scorer {
                     place: question.place.clone(),
                     source: Box::new(error),
                 })?;
-                self.explain(&mut scored, why, answer.sizes());
+                self.explain(&mut scored, why, completion.sizes());
             }
             all.push(scored);
         }
@@ -251,7 +251,7 @@ impl Scorer {
     ) {
         for why in why.into_iter().flatten() {
             if scored.reason.is_empty() {
-                scored.unread = form::is_unread(&why.reason).then(|| why.reason.clone());
+                scored.unread = unread_reason::is_unread(&why.reason).then(|| why.reason.clone());
                 scored.reason = why.reason;
                 scored.extracted_answer = json!(why.answer);
             }
@@ -291,65 +291,65 @@ fn named<'a>(values: impl IntoIterator<Item = (&'a str, f64)>) -> Map<String, Va
 
 fn reward_input<'a>(
     question: &'a Question,
-    answer: &'a StoredAnswer,
+    completion: &'a StoredCompletion,
     method: Option<&'a str>,
 ) -> Option<RewardInput<'a>> {
-    let sample = question.sample.as_ref().ok()?;
+    let example = question.example.as_ref().ok()?;
     Some(RewardInput {
-        completion: &answer.model_output,
-        solution: &sample.solution,
-        problem: Some(&sample.problem),
-        accu_reward_method: method.or(sample.accu_reward_method.as_deref()),
-        images: &sample.images,
-        image_sizes: &answer.image_sizes,
-        image_grid_thw: &answer.image_grid_thw,
-        columns: &sample.columns,
+        completion: &completion.model_output,
+        solution: &example.solution,
+        problem: Some(&example.problem),
+        accu_reward_method: method.or(example.accu_reward_method.as_deref()),
+        images: &example.images,
+        image_sizes: &completion.image_sizes,
+        image_grid_thw: &completion.image_grid_thw,
+        columns: &example.columns,
         sample: Some(&question.place),
         step: None,
-        completion_tokens: Some(answer.tokens),
+        completion_tokens: Some(completion.tokens),
     })
 }
 
-/// The answer as it is, worth nothing.
-pub(crate) fn unscored(question: &Question, answer: &StoredAnswer) -> Scored {
-    let sample = question.sample.as_ref().ok();
+/// The completion as it is, worth nothing.
+pub(crate) fn unscored(question: &Question, completion: &StoredCompletion) -> Scored {
+    let example = question.example.as_ref().ok();
     Scored {
-        image: answer.image.clone(),
-        question: answer.question.clone(),
-        ground_truth: json!(sample.map(|sample| &sample.answer)),
-        model_output: answer.model_output.clone(),
-        input_size: heights_first(&answer.input_sizes),
-        image_size: heights_first(&answer.image_sizes),
+        image: completion.image.clone(),
+        question: completion.question.clone(),
+        ground_truth: json!(example.map(|example| &example.answer)),
+        model_output: completion.model_output.clone(),
+        input_size: heights_first(&completion.input_sizes),
+        image_size: heights_first(&completion.image_sizes),
         extracted_answer: Value::Null,
         correct: 0,
         score: 0.0,
         values: Map::new(),
         reason: String::new(),
         unread: None,
-        finish_reason: Some(answer.finish_reason),
+        finish_reason: Some(completion.finish_reason),
         truths: Vec::new(),
         predicted: Vec::new(),
         image_id: question.image_id(),
-        image_paths: sample.map(|sample| sample.images.clone()).unwrap_or_default(),
+        image_paths: example.map(|example| example.images.clone()).unwrap_or_default(),
         subset: String::new(),
         place: question.place.clone(),
-        row: answer.row,
-        sample: answer.sample,
+        row: completion.row,
+        completion_index: completion.completion_index,
         bad: None,
     }
 }
 
 /// A row that could not be asked.
-pub(crate) fn bad(question: &Question, [row, sample]: [usize; 2], cause: &str) -> Scored {
-    let known = question.sample.as_ref().ok();
+pub(crate) fn bad(question: &Question, [row, completion_index]: [usize; 2], cause: &str) -> Scored {
+    let known = question.example.as_ref().ok();
     let truths = match &question.truth {
         Truth::Objects(objects) => detection::truths(objects),
         _ => Vec::new(),
     };
     Scored {
-        image: known.map_or(Value::Null, |sample| json!(sample.columns.get("image"))),
-        question: known.map_or_else(String::new, |sample| sample.problem.clone()),
-        ground_truth: json!(known.map(|sample| &sample.answer)),
+        image: known.map_or(Value::Null, |example| json!(example.columns.get("image"))),
+        question: known.map_or_else(String::new, |example| example.problem.clone()),
+        ground_truth: json!(known.map(|example| &example.answer)),
         model_output: String::new(),
         input_size: Value::Null,
         image_size: Value::Null,
@@ -367,7 +367,7 @@ pub(crate) fn bad(question: &Question, [row, sample]: [usize; 2], cause: &str) -
         subset: String::new(),
         place: question.place.clone(),
         row,
-        sample,
+        completion_index,
         bad: Some(cause.to_owned()),
     }
 }
@@ -381,12 +381,12 @@ fn heights_first(sizes: &[[u32; 2]]) -> Value {
 }
 
 fn refuse_non_finite(scored: &Scored) -> Result<(), EvalError> {
-    let figures = scored.values.iter().map(|(name, value)| (name.as_str(), value.as_f64()));
-    let mut figures = std::iter::once(("score", Some(scored.score))).chain(figures);
+    let values = scored.values.iter().map(|(name, value)| (name.as_str(), value.as_f64()));
+    let mut values = std::iter::once(("score", Some(scored.score))).chain(values);
     // A number that JSON cannot hold has become null.
-    match figures.find(|(_, value)| !value.is_some_and(f64::is_finite)) {
+    match values.find(|(_, value)| !value.is_some_and(f64::is_finite)) {
         Some((name, _)) => {
-            Err(EvalError::NotFinite { place: scored.place.clone(), figure: name.to_owned() })
+            Err(EvalError::NotFinite { place: scored.place.clone(), name: name.to_owned() })
         }
         None => Ok(()),
     }

@@ -1,19 +1,19 @@
-//! Figures of an evaluation with 95 % bootstrap intervals over questions, of all files and of each.
+//! Metrics of an evaluation with 95 % bootstrap intervals over questions, of all files and of each.
 
 use config::EvalTask;
 use report::{Interval, mean_interval, resampled};
 use serde_json::{Map, Value, json};
 
 use crate::EvalError;
-use crate::detection::{Corpus, Figures};
+use crate::detection::{Corpus, MetricValues};
 use crate::results::{Results, Scored};
 
-/// Seed of the bootstrap: intervals of the same answers are the same.
+/// Seed of the bootstrap: intervals of the same completions are the same.
 pub(crate) const SEED: u64 = 42;
-/// Draws for figures of a whole set of images.
+/// Draws for metrics of a whole set of images.
 pub(crate) const SET_DRAWS: usize = 1_000;
 
-/// A figure with its interval.
+/// A metric with its interval.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
     /// Its name.
@@ -35,7 +35,7 @@ pub struct Summary {
     pub num_bad: usize,
 }
 
-/// Whether the figures of a task are those of whole sets of images.
+/// Whether the metrics of a task are those of whole sets of images.
 pub fn is_detection(task: EvalTask) -> bool {
     matches!(task, EvalTask::Ovd | EvalTask::OvdEval)
 }
@@ -44,7 +44,7 @@ impl Summary {
     /// Sums up.
     ///
     /// # Errors
-    /// No rows that count, or a figure that has no value.
+    /// No rows that count, or a metric that has no value.
     pub fn of(results: &Results) -> Result<Self, EvalError> {
         let parts: Vec<(String, Vec<&Scored>)> = results
             .subsets
@@ -65,7 +65,7 @@ impl Summary {
             let subsets: Result<Vec<_>, EvalError> = parts.iter().map(of_part).collect();
             (metrics, subsets?)
         };
-        let questions = results.counted().filter(|scored| scored.sample == 0);
+        let questions = results.counted().filter(|scored| scored.completion_index == 0);
         Ok(Self {
             metrics,
             subsets: if subsets.len() > 1 { subsets } else { Vec::new() },
@@ -74,7 +74,7 @@ impl Summary {
         })
     }
 
-    /// The figures as points of curves: all of all files, the main one of each file, and the bad rows.
+    /// The metrics as points of curves: all of all files, the main one of each file, and the bad rows.
     pub fn points(&self) -> Vec<(String, f64)> {
         let point = |of: &str, metric: &Metric| {
             let name = format!("{of}{}", metric.name);
@@ -89,7 +89,7 @@ impl Summary {
         all.chain(subsets).chain([bad]).collect()
     }
 
-    /// The figures as JSON.
+    /// The metrics as JSON.
     pub fn to_json(&self) -> Value {
         let subsets = self.subsets.iter();
         let subsets = subsets.map(|(name, metrics)| (name.clone(), metrics_json(metrics)));
@@ -111,22 +111,22 @@ fn metrics_json(metrics: &[Metric]) -> Value {
     Value::Object(each.collect::<Map<_, _>>())
 }
 
-/// One value a question, several answers to it taken together.
+/// One value a question, several completions to it taken together.
 pub(crate) fn per_question(results: &[&Scored], value: impl Fn(&Scored) -> f64) -> Vec<f64> {
-    let mean = |answers: &[&Scored]| {
-        answers.iter().map(|scored| value(scored)).sum::<f64>() / answers.len() as f64
+    let mean = |completions: &[&Scored]| {
+        completions.iter().map(|scored| value(scored)).sum::<f64>() / completions.len() as f64
     };
     questions(results).map(mean).collect()
 }
 
-/// The answers to each question, which stand side by side.
+/// The completions to each question, which stand side by side.
 pub(crate) fn questions<'a, 'b>(
     results: &'a [&'b Scored],
 ) -> impl Iterator<Item = &'a [&'b Scored]> {
     results.chunk_by(|a, b| a.row == b.row)
 }
 
-/// Names of the figures of answers, the main one first.
+/// Names of the metrics of completions, the main one first.
 pub(crate) fn value_names(results: &[&Scored]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for scored in results {
@@ -139,7 +139,7 @@ pub(crate) fn value_names(results: &[&Scored]) -> Vec<String> {
     names
 }
 
-/// Whether all scores are 0 or 1, so that the share of right answers says it all.
+/// Whether all scores are 0 or 1, so that the share of correct completions says it all.
 pub(crate) fn is_binary(results: &[&Scored]) -> bool {
     let is_whole = |scored: &&Scored| scored.score == f64::from(scored.correct);
     results.iter().all(is_whole)
@@ -159,9 +159,9 @@ fn of_questions(results: &[&Scored], num_samples: usize) -> Result<Vec<Metric>, 
         metrics.push(metric("score", per_question(results, |scored| scored.score))?);
     }
     for k in sample_counts(num_samples) {
-        let values = questions(results).map(|answers| {
-            let right = answers.iter().filter(|scored| scored.correct == 1).count();
-            pass_at(k, answers.len(), right)
+        let values = questions(results).map(|completions| {
+            let right = completions.iter().filter(|scored| scored.correct == 1).count();
+            pass_at(k, completions.len(), right)
         });
         metrics.push(metric(&format!("pass@{k}"), values.collect())?);
     }
@@ -182,7 +182,7 @@ fn sample_counts(num_samples: usize) -> Vec<usize> {
     counts
 }
 
-/// Probability that one of `k` answers, chosen from `all` of which `right` are right, is right:
+/// Probability that one of `k` completions, chosen from `all` of which `right` are right, is right:
 /// 1 - C(all - right, k) / C(all, k) (arXiv 2107.03374, equation 1).
 pub fn pass_at(k: usize, all: usize, right: usize) -> f64 {
     let wrong = all - right;
@@ -195,7 +195,7 @@ pub fn pass_at(k: usize, all: usize, right: usize) -> f64 {
 
 type Parts = (Vec<Metric>, Vec<(String, Vec<Metric>)>);
 
-/// The figures of sets of images: of each file, and their mean.
+/// The metrics of sets of images: of each file, and their mean.
 fn of_images(results: &Results, parts: &[(String, Vec<&Scored>)]) -> Result<Parts, EvalError> {
     let names = image_metrics(results.task);
     let mut of_parts = Vec::with_capacity(parts.len());
@@ -205,19 +205,19 @@ fn of_images(results: &Results, parts: &[(String, Vec<&Scored>)]) -> Result<Part
         if images == 0 {
             return Err(EvalError::NoRows);
         }
-        let value = mean_figures(&corpora, &vec![1; images]);
+        let value = mean_metrics(&corpora, &vec![1; images]);
         let seed = SEED + index as u64;
-        let draws = resampled(images, SET_DRAWS, seed, |times| mean_figures(&corpora, times));
+        let draws = resampled(images, SET_DRAWS, seed, |times| mean_metrics(&corpora, times));
         for metric in names {
             if !value.contains_key(metric) {
                 return Err(EvalError::Undefined {
                     subset: name.clone(),
-                    figure: metric,
+                    metric,
                     cause: "no true box counts",
                 });
             }
         }
-        of_parts.push(SetFigures { name: name.clone(), value, draws, images });
+        of_parts.push(FileDraws { name: name.clone(), value, draws, images });
     }
     let mut subsets = Vec::with_capacity(parts.len());
     for part in &of_parts {
@@ -235,11 +235,8 @@ fn of_images(results: &Results, parts: &[(String, Vec<&Scored>)]) -> Result<Part
     Ok((overall, subsets))
 }
 
-/// Means over images of what each answer holds.
-fn counts_of(
-    part: &SetFigures,
-    parts: &[(String, Vec<&Scored>)],
-) -> Result<Vec<Metric>, EvalError> {
+/// Means over images of what each completion holds.
+fn counts_of(part: &FileDraws, parts: &[(String, Vec<&Scored>)]) -> Result<Vec<Metric>, EvalError> {
     let results = parts.iter().find(|(name, _)| *name == part.name);
     let results = results.map_or(&[][..], |(_, results)| results);
     let names = ["boxes", "other_labels", "unreadable"].into_iter();
@@ -251,7 +248,7 @@ fn counts_of(
         .collect()
 }
 
-/// The figures that a detection task reports, the main one first.
+/// The metrics that a detection task reports, the main one first.
 pub(crate) fn image_metrics(task: EvalTask) -> &'static [&'static str] {
     match task {
         EvalTask::OvdEval => &["nms_ap", "nms_ap50", "ap", "ap50", "precision", "recall"],
@@ -259,21 +256,21 @@ pub(crate) fn image_metrics(task: EvalTask) -> &'static [&'static str] {
     }
 }
 
-/// A set of images for each of the answers to a question.
+/// A set of images for each of the completions to a question.
 pub(crate) fn corpora(results: &[&Scored], num_samples: usize) -> Vec<Corpus> {
     (0..num_samples)
-        .map(|sample| {
-            let of_sample = results.iter().filter(|scored| scored.sample == sample);
-            Corpus::new(&of_sample.copied().collect::<Vec<_>>())
+        .map(|index| {
+            let of_index = results.iter().filter(|scored| scored.completion_index == index);
+            Corpus::new(&of_index.copied().collect::<Vec<_>>())
         })
         .collect()
 }
 
-/// Means over several answers to the same questions.
-pub(crate) fn mean_figures(corpora: &[Corpus], times: &[usize]) -> Figures {
-    let mut mean = Figures::new();
+/// Means over several completions to the same questions.
+pub(crate) fn mean_metrics(corpora: &[Corpus], times: &[usize]) -> MetricValues {
+    let mut mean = MetricValues::new();
     for corpus in corpora {
-        for (name, value) in corpus.figures(times) {
+        for (name, value) in corpus.metrics(times) {
             *mean.entry(name).or_default() += value / corpora.len() as f64;
         }
     }
@@ -281,14 +278,14 @@ pub(crate) fn mean_figures(corpora: &[Corpus], times: &[usize]) -> Figures {
 }
 
 /// A file with its draws.
-struct SetFigures {
+struct FileDraws {
     name: String,
-    value: Figures,
-    draws: Vec<Figures>,
+    value: MetricValues,
+    draws: Vec<MetricValues>,
     images: usize,
 }
 
-impl SetFigures {
+impl FileDraws {
     fn interval(&self, name: &str) -> Result<Interval, EvalError> {
         // A draw without any true box says nothing.
         let draws = self.draws.iter().filter_map(|draw| draw.get(name).copied());
@@ -300,14 +297,14 @@ impl SetFigures {
 fn overall(
     task: EvalTask,
     names: &[&'static str],
-    parts: &[SetFigures],
+    parts: &[FileDraws],
 ) -> Result<Vec<Metric>, EvalError> {
     let files: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
     let images = parts.iter().map(|part| part.images).sum();
     names
         .iter()
         .map(|name| {
-            let joined = |of: &dyn Fn(&SetFigures) -> Option<f64>| -> Option<f64> {
+            let joined = |of: &dyn Fn(&FileDraws) -> Option<f64>| -> Option<f64> {
                 let values: Option<Vec<f64>> = parts.iter().map(of).collect();
                 Some(joined_mean(task, &files, &values?))
             };
@@ -323,7 +320,7 @@ fn overall(
         .collect()
 }
 
-/// The groups whose means OVDEval's overall figure is the mean of.
+/// The groups whose means OVDEval's overall metric is the mean of.
 const OVDEVAL_GROUPS: [&[&str]; 5] = [
     &["celebrity", "logo", "landmark"],
     &["color", "material"],
@@ -357,7 +354,7 @@ mod tests {
 
     #[test]
     fn pass_at_k_by_hand() {
-        // Of 4 answers 2 right: no right one among 2 is C(2,2)/C(4,2) = 1/6.
+        // Of 4 completions 2 right: no right one among 2 is C(2,2)/C(4,2) = 1/6.
         assert!((pass_at(2, 4, 2) - 5.0 / 6.0).abs() < 1e-12);
         assert_eq!(pass_at(1, 4, 1), 0.25);
         assert_eq!((pass_at(4, 4, 0), pass_at(4, 4, 1)), (0.0, 1.0));

@@ -1,10 +1,10 @@
-//! The page of a comparison: both answers beside each image, to be filtered by what turned.
+//! The page of a comparison: both completions beside each image, to be filtered by which became right or wrong.
 
 use std::path::Path;
 
 use ::eval::compare::Pair;
 use ::eval::{Comparison, Results, Scored};
-use report::{Colour, KeyFigure, Passage, ScoreLine, ScoredPage, ScoredRow, Tone};
+use report::{Colour, KeyMetric, Passage, ScoreLine, ScoredPage, ScoredRow, Tone};
 
 use crate::PageError;
 use crate::completion_parts::completion_parts;
@@ -56,7 +56,7 @@ pub fn write(
             comparison.sentence(),
             different(comparison)
         ),
-        figures: figures(comparison),
+        metrics: key_metrics(comparison),
         charts: Vec::new(),
         total: "B less A".into(),
         rewards: vec!["A".into(), "B".into()],
@@ -72,9 +72,9 @@ pub fn write(
     Ok(page.write(path)?)
 }
 
-/// Answers that were cut off and settings that differ, as further sentences.
+/// Completions that were cut off and settings that differ, as further sentences.
 fn different(comparison: &Comparison) -> String {
-    let sentences = [comparison.cut_off_sentence(), comparison.different.sentence()];
+    let sentences = [comparison.cut_off_sentence(), comparison.setting_differences.sentence()];
     let sentences = sentences.into_iter().flatten();
     sentences.map(|text| format!(" Warning: {text}.")).collect()
 }
@@ -84,11 +84,11 @@ fn even<'a>(pairs: &[&'a Pair], limit: usize) -> Vec<&'a Pair> {
     (0..shown).map(|index| pairs[index * pairs.len() / shown]).collect()
 }
 
-fn figures(comparison: &Comparison) -> Vec<KeyFigure> {
-    let mut figures: Vec<KeyFigure> = comparison
+fn key_metrics(comparison: &Comparison) -> Vec<KeyMetric> {
+    let mut metrics: Vec<KeyMetric> = comparison
         .differences
         .iter()
-        .map(|difference| KeyFigure {
+        .map(|difference| KeyMetric {
             label: difference.name.clone(),
             value: format!("{:+.3}", difference.difference.mean),
             note: format!(
@@ -100,12 +100,12 @@ fn figures(comparison: &Comparison) -> Vec<KeyFigure> {
             ),
         })
         .collect();
-    figures.push(KeyFigure {
+    metrics.push(KeyMetric {
         label: "B better / worse".into(),
         value: format!("{} / {}", comparison.better, comparison.worse),
         note: format!("sign test p = {}", comparison.p_shown()),
     });
-    figures
+    metrics
 }
 
 fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
@@ -120,8 +120,8 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
     let layers = layers.map(|(colour, name, boxes)| Layer { colour, name, boxes });
     let (shown_images, image_note) =
         shown_images(&first.image_paths, &layers, sides[0].results.apply_exif);
-    let mut completion = said("A", &before);
-    completion.extend(said("B", &after));
+    let mut completion = passages("A", &before);
+    completion.extend(passages("B", &after));
     let line = |score: f64, scored: &Scored| ScoreLine {
         score: Some(score),
         reason: scored.reason.clone(),
@@ -139,12 +139,12 @@ fn row(pair: &Pair, sides: &[Side<'_>; 2]) -> ScoredRow {
     }
 }
 
-fn said(name: &str, answers: &[&Scored]) -> Vec<Passage> {
+fn passages(name: &str, completions: &[&Scored]) -> Vec<Passage> {
     let mut all = Vec::new();
-    for (index, scored) in answers.iter().enumerate() {
-        let text = match answers.len() {
+    for (index, scored) in completions.iter().enumerate() {
+        let text = match completions.len() {
             1 => name.to_owned(),
-            _ => format!("{name}, answer {}", index + 1),
+            _ => format!("{name}, completion {}", index + 1),
         };
         all.push(Passage { tone: Tone::Speaker, text });
         all.extend(completion_parts(&scored.model_output));

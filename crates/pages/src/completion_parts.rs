@@ -1,4 +1,4 @@
-//! A completion in its parts: thinking, answers, what else there is.
+//! A completion in its parts: thinking, `<answer>` tags, what else there is.
 
 use report::{Passage, Tone};
 
@@ -6,7 +6,7 @@ const THINK: [&str; 2] = ["<think>", "</think>"];
 const ANSWER: [&str; 2] = ["<answer>", "</answer>"];
 
 /// The parts in order; joined, they are the completion. Tags belong to their part, and one that is
-/// never closed goes on to the end (thinking: to the first answer).
+/// never closed goes on to the end (thinking: to the first `<answer>`).
 pub fn completion_parts(completion: &str) -> Vec<Passage> {
     let mut parts = Vec::new();
     let mut push = |tone, text: &str| {

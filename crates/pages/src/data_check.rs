@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use config::DataCheckConfig;
 use data::check::{AnswerBox, CheckReport, Level, SeenRow, TextCount};
 use report::{
-    AnnotatedImage, Body, CaptionLine, Colour, KeyFigure, LabelledBox, Report, Section, Table,
+    AnnotatedImage, Body, CaptionLine, Colour, KeyMetric, LabelledBox, Report, Section, Table,
 };
 
 use crate::page_image;
@@ -102,7 +102,7 @@ impl PageRows {
         Report {
             title: "Data".to_owned(),
             summary: summary(report, tried),
-            figures: figures(report),
+            metrics: key_counts(report),
             sections,
         }
     }
@@ -118,8 +118,8 @@ fn summary(report: &CheckReport, tried: &[String]) -> String {
     format!("{}.{scored}", files.join(", "))
 }
 
-fn figures(report: &CheckReport) -> Vec<KeyFigure> {
-    let figure = |label: &str, value: u64, note: String| KeyFigure {
+fn key_counts(report: &CheckReport) -> Vec<KeyMetric> {
+    let metric = |label: &str, value: u64, note: String| KeyMetric {
         label: label.to_owned(),
         value: value.to_string(),
         note,
@@ -127,10 +127,10 @@ fn figures(report: &CheckReport) -> Vec<KeyFigure> {
     let rows = report.files.iter().map(|file| file.rows).sum();
     let good: u64 = report.files.iter().map(|file| file.good).sum();
     vec![
-        figure("rows", rows, format!("{good} without errors")),
-        figure("errors", report.errors, String::new()),
-        figure("warnings", report.warnings, String::new()),
-        figure("images", report.images as u64, images(report)),
+        metric("rows", rows, format!("{good} without errors")),
+        metric("errors", report.errors, String::new()),
+        metric("warnings", report.warnings, String::new()),
+        metric("images", report.images as u64, images(report)),
     ]
 }
 
@@ -208,15 +208,15 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
 
 impl KeptRow {
     fn of(row: &SeenRow) -> Self {
-        let sample = row.example.as_ref();
+        let example = row.example.as_ref();
         let text = |text: Option<&String>| -> String {
             text.map(|text| text.chars().take(SHOWN_TEXT).collect()).unwrap_or_default()
         };
         Self {
             place: row.place.to_string(),
             image: row.images.first().map(|image| image.facts.path.clone()),
-            question: text(sample.map(|sample| &sample.problem)),
-            answer: text(sample.map(|sample| &sample.answer)),
+            question: text(example.map(|example| &example.problem)),
+            answer: text(example.map(|example| &example.answer)),
             boxes: row.boxes.clone(),
             extent: row.extent,
             findings: row

@@ -1,11 +1,11 @@
-//! `report.html` of an evaluation: figures, and an even choice of the answers with images, boxes and scores.
+//! `report.html` of an evaluation: metrics, and an even choice of the completions with images, boxes and scores.
 
 use base::console::count;
 use std::path::Path;
 
 use ::eval::{Findings, Metric, Outcome, Results, Scored, Summary};
 use base::FinishReason;
-use report::{Colour, Histogram, HistogramChart, KeyFigure, ScoreLine, ScoredPage, ScoredRow};
+use report::{Colour, Histogram, HistogramChart, KeyMetric, ScoreLine, ScoredPage, ScoredRow};
 use serde_json::Value;
 
 use crate::PageError;
@@ -34,20 +34,20 @@ pub fn write(path: &Path, outcome: &Outcome, limit: usize) -> Result<(), PageErr
         row(scored, &names, results.apply_exif)
     });
     let note = match shown == all {
-        true if all == 1 => "The one answer.".to_owned(),
-        true => format!("All {all} answers."),
-        false => format!("{shown} of {all} answers, chosen evenly (--html_rows)."),
+        true if all == 1 => "The one completion.".to_owned(),
+        true => format!("All {all} completions."),
+        false => format!("{shown} of {all} completions, chosen evenly (--html_rows)."),
     };
     let task = serde_json::to_value(results.task)?;
     let page = ScoredPage {
         title: format!("{} of {}", task.as_str().unwrap_or_default(), results.model),
         summary: format!(
-            "Figures with 95 % bootstrap intervals over {} of {}.{}",
+            "Metrics with 95 % bootstrap intervals over {} of {}.{}",
             count(summary.num_questions as u64, "question"),
             results.subsets.join(", "),
             warnings(outcome)
         ),
-        figures: figures(summary, &outcome.findings),
+        metrics: key_metrics(summary, &outcome.findings),
         charts: vec![scores(results)],
         total: "score".into(),
         rewards: std::iter::once(RIGHT.to_owned()).chain(names.iter().cloned()).collect(),
@@ -67,40 +67,40 @@ fn warnings(outcome: &Outcome) -> String {
         .collect()
 }
 
-/// Names of the figures beside the score, in order.
+/// Names of the metrics beside the score, in order.
 fn value_names(results: &[Scored]) -> Vec<String> {
     let most = results.iter().max_by_key(|scored| scored.values.len());
     most.map(|scored| scored.values.keys().cloned().collect()).unwrap_or_default()
 }
 
-fn figures(summary: &Summary, findings: &Findings) -> Vec<KeyFigure> {
-    let figure = |metric: &Metric, of: &str| KeyFigure {
+fn key_metrics(summary: &Summary, findings: &Findings) -> Vec<KeyMetric> {
+    let number = |metric: &Metric, of: &str| KeyMetric {
         label: format!("{of}{}", metric.name),
         value: format!("{:.3}", metric.interval.mean),
         note: format!("{:.3} to {:.3}", metric.interval.low, metric.interval.high),
     };
-    let mut figures: Vec<KeyFigure> = summary.metrics.iter().map(|m| figure(m, "")).collect();
+    let mut shown: Vec<KeyMetric> = summary.metrics.iter().map(|m| number(m, "")).collect();
     for (name, metrics) in &summary.subsets {
         let main = metrics.first();
-        figures.extend(main.map(|metric| figure(metric, &format!("{name}: "))));
+        shown.extend(main.map(|metric| number(metric, &format!("{name}: "))));
     }
     if summary.num_bad > 0 {
-        figures.push(KeyFigure {
+        shown.push(KeyMetric {
             label: BAD.into(),
             value: summary.num_bad.to_string(),
             note: "that cannot be asked".into(),
         });
     }
-    figures.extend(counts(findings));
-    figures
+    shown.extend(counts(findings));
+    shown
 }
 
-/// How many answers were cut off, and how many nobody could read, and why.
-fn counts(findings: &Findings) -> Vec<KeyFigure> {
+/// How many completions were cut off, and how many nobody could read, and why.
+fn counts(findings: &Findings) -> Vec<KeyMetric> {
     let count = |label: &str, count: usize, note: String| {
-        (count > 0).then(|| KeyFigure {
+        (count > 0).then(|| KeyMetric {
             label: label.into(),
-            value: format!("{count} of {}", findings.num_answers),
+            value: format!("{count} of {}", findings.num_completions),
             note,
         })
     };
@@ -119,7 +119,7 @@ fn scores(results: &Results) -> HistogramChart {
     let scores: Vec<f64> = results.counted().map(|scored| scored.score).collect();
     HistogramChart {
         title: "score".into(),
-        note: format!("of {}", count(scores.len() as u64, "answer")),
+        note: format!("of {}", count(scores.len() as u64, "completion")),
         histogram: Histogram::of(&scores),
         colour: Colour::Purple,
     }
@@ -166,11 +166,11 @@ fn tags(scored: &Scored) -> Vec<String> {
     tags
 }
 
-/// `val.json:3, answer 2`
+/// `val.json:3, completion 2`
 fn place(scored: &Scored) -> String {
-    match scored.sample {
+    match scored.completion_index {
         0 => scored.place.clone(),
-        sample => format!("{}, answer {}", scored.place, sample + 1),
+        index => format!("{}, completion {}", scored.place, index + 1),
     }
 }
 

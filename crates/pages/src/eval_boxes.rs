@@ -1,4 +1,4 @@
-//! The images of a scored answer with boxes drawn on the first.
+//! The images of a scored completion with boxes drawn on the first.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The pages of the commands: what of their results is shown, and how it is said. How a page looks is [`report`]'s.
+//! The pages of the commands: what of their results is shown, and in which words. How a page looks is [`report`]'s.
 
 pub mod compare;
 mod completion_parts;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// Why a page could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
-    /// The page, or the figures on it.
+    /// The page, or the numbers on it.
     #[error(transparent)]
     Report(#[from] report::ReportError),
     /// An image.

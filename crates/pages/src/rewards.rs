@@ -6,7 +6,7 @@ use ::rewards::Explanation;
 use base::console::plain_zero;
 use report::stats::moments;
 use report::{
-    AnnotatedImage, Colour, EncodedImage, Histogram, HistogramChart, KeyFigure, LabelledBox,
+    AnnotatedImage, Colour, EncodedImage, Histogram, HistogramChart, KeyMetric, LabelledBox,
     ScoreLine, ScoredPage, ScoredRow,
 };
 
@@ -24,7 +24,7 @@ pub struct Row {
     pub extent: Option<[f64; 2]>,
     /// The question.
     pub question: String,
-    /// What the model said.
+    /// What the model wrote.
     pub completion: String,
     /// The true answer.
     pub solution: String,
@@ -54,8 +54,8 @@ pub struct Page<'a> {
     pub rewards: Vec<RewardScores<'a>>,
     /// Weighted sums of all rows.
     pub totals: &'a [f64],
-    /// Figures beside rows and mean.
-    pub figures: Vec<KeyFigure>,
+    /// Numbers to see first, beside rows and mean.
+    pub metrics: Vec<KeyMetric>,
     /// How many rows there are in all, of which `rows` are an even choice.
     pub num_rows: usize,
     /// The rows.
@@ -76,7 +76,7 @@ impl Page<'_> {
         ScoredPage {
             title: format!("Rewards of {}", self.input),
             summary: self.weights(),
-            figures: self.key_figures(),
+            metrics: self.key_metrics(),
             charts: self.charts(),
             total: "reward (sum)".into(),
             rewards: self.rewards.iter().map(|reward| reward.name.to_owned()).collect(),
@@ -94,19 +94,19 @@ impl Page<'_> {
         format!("reward = {}", each.join(" + "))
     }
 
-    fn key_figures(&self) -> Vec<KeyFigure> {
+    fn key_metrics(&self) -> Vec<KeyMetric> {
         let num_rows = self.totals.len();
         let mean = self.totals.iter().sum::<f64>() / num_rows.max(1) as f64;
-        let mut figures = vec![
-            KeyFigure { label: "rows".into(), value: num_rows.to_string(), note: String::new() },
-            KeyFigure {
+        let mut metrics = vec![
+            KeyMetric { label: "rows".into(), value: num_rows.to_string(), note: String::new() },
+            KeyMetric {
                 label: "mean reward".into(),
                 value: format!("{:.3}", plain_zero(mean, 3)),
                 note: "weighted sum of the rewards".into(),
             },
         ];
-        figures.extend(self.figures.iter().cloned());
-        figures
+        metrics.extend(self.metrics.iter().cloned());
+        metrics
     }
 
     fn charts(&self) -> Vec<HistogramChart> {

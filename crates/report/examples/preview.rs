@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use report::training::MetricsRow;
 use report::{
-    AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, IntervalChart, IntervalRow, KeyFigure,
+    AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, IntervalChart, IntervalRow, KeyMetric,
     LabelledBox, LineChart, Report, Section, Series, Table, mean_interval, reward_curve,
     training_charts, write_svg,
 };
@@ -163,7 +163,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rows = metrics(&mut noise);
     let (table, intervals) = scores(&mut noise)?;
     let images = (0..12).map(|index| image(&mut noise, index)).collect::<Result<_, _>>()?;
-    let figure = |label: &str, value: &str, note: &str| KeyFigure {
+    let metric = |label: &str, value: &str, note: &str| KeyMetric {
         label: label.to_owned(),
         value: value.to_owned(),
         note: note.to_owned(),
@@ -171,11 +171,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let report = Report {
         title: "A tiny Qwen2.5-VL learns grounding".to_owned(),
         summary: "Made-up data: 240 steps of GRPO after a cold start by SFT, scored on scenes the model never saw.".to_owned(),
-        figures: vec![
-            figure("Held-out IoU", "0.24 → 0.46", "+0.22 [0.18, 0.26], paired"),
-            figure("Well-formed answers", "31 % → 98 %", "200 scenes, greedy"),
-            figure("IoU of well-formed", "0.41 → 0.47", "what is sharpening, not form"),
-            figure("Time", "7 min 12 s", "2 CPU cores, f32"),
+        metrics: vec![
+            metric("Held-out IoU", "0.24 → 0.46", "+0.22 [0.18, 0.26], paired"),
+            metric("Well-formed completions", "31 % → 98 %", "200 scenes, greedy"),
+            metric("IoU of well-formed", "0.41 → 0.47", "what is sharpening, not form"),
+            metric("Time", "7 min 12 s", "2 CPU cores, f32"),
         ],
         sections: vec![
             section("Scores", "Intervals that do not touch are apart.", Body::Intervals(vec![intervals])),

@@ -75,7 +75,7 @@ pub struct CaptionLine {
     pub label: String,
     /// Colour of the mark before it.
     pub colour: Option<Colour>,
-    /// The answer.
+    /// What it says, such as a completion.
     pub text: String,
     /// The score, set apart.
     pub value: String,

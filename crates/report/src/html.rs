@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::annotated_image::{AnnotatedImage, CaptionLine};
+use crate::atomic_write::write_whole;
 use crate::error::ReportError;
 use crate::intervals::IntervalChart;
 use crate::svg::{CHART_CSS, LineChart, Target, escaped};
-use crate::write::write_whole;
 
 pub(crate) const PAGE_CSS: &str = include_str!("page.css");
 
@@ -22,14 +22,14 @@ pub struct Report {
     /// What was done and what came of it, in a sentence or two.
     pub summary: String,
     /// The numbers to see first.
-    pub figures: Vec<KeyFigure>,
+    pub metrics: Vec<KeyMetric>,
     /// The rest, in order.
     pub sections: Vec<Section>,
 }
 
 /// A number set large.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct KeyFigure {
+pub struct KeyMetric {
     /// What it is.
     pub label: String,
     /// The number with its unit.
@@ -88,7 +88,7 @@ impl Report {
              <body>\n<main>\n<h1>{title}</h1>\n"
         );
         paragraph(&mut html, "lead", &self.summary);
-        write_figures(&mut html, &self.figures);
+        write_metrics(&mut html, &self.metrics);
         for section in &self.sections {
             let _ = writeln!(html, "<section>\n<h2>{}</h2>", escaped(&section.heading));
             paragraph(&mut html, "note", &section.note);
@@ -113,18 +113,18 @@ pub(crate) fn paragraph(html: &mut String, class: &str, text: &str) {
     }
 }
 
-pub(crate) fn write_figures(html: &mut String, figures: &[KeyFigure]) {
-    if figures.is_empty() {
+pub(crate) fn write_metrics(html: &mut String, metrics: &[KeyMetric]) {
+    if metrics.is_empty() {
         return;
     }
-    html.push_str("<dl class=\"figures\">\n");
-    for figure in figures {
+    html.push_str("<dl class=\"metrics\">\n");
+    for metric in metrics {
         let _ = writeln!(
             html,
             "<div class=\"card\"><dt>{}</dt><dd class=\"value\">{}</dd><dd class=\"about\">{}</dd></div>",
-            escaped(&figure.label),
-            escaped(&figure.value),
-            escaped(&figure.note)
+            escaped(&metric.label),
+            escaped(&metric.value),
+            escaped(&metric.note)
         );
     }
     html.push_str("</dl>\n");

@@ -47,7 +47,7 @@ pub trait Score: Send + Sync {
     fn written(&self, rows: Vec<AskedRow>, explain: bool) -> Result<Vec<Value>, Failure>;
 }
 
-/// Answers by `scorer`; rows are explained where `explain` says so and the request does not say otherwise.
+/// Scores by `scorer`; rows are explained where `explain` says so and the request does not say otherwise.
 pub fn router(scorer: impl Score + 'static, explain: bool) -> Router {
     routes::router(service::Service::new(Box::new(scorer), explain))
 }

@@ -1,4 +1,4 @@
-//! Paths and turns: which request is answered by what, and when.
+//! Routes, and turns: which request is answered by what, and when.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ struct Asked {
 
 type Shared = State<Arc<Asked>>;
 
-/// Answers by `service`.
+/// Routes to `service`.
 pub(crate) fn router(service: Service) -> Router {
     let asked = Asked { service, turns: Semaphore::new(MAX_SCORING), large: Semaphore::new(1) };
     Router::new()

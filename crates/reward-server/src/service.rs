@@ -1,4 +1,4 @@
-//! What is answered, request by request; how requests come is [`crate::routes`]'s.
+//! Responses to requests; how requests come is [`crate::routes`]'s.
 
 use base::console::printable;
 use base::describe;
@@ -55,18 +55,18 @@ impl Service {
             None => return Err(Reply::refusal(400, "missing key `rows`")),
         };
         let scores = self.scorer.totals(rows).map_err(refusal)?;
-        let mut answer = Map::new();
+        let mut response = Map::new();
         if let Some(id) = request.remove("id") {
-            answer.insert("id".to_owned(), id);
+            response.insert("id".to_owned(), id);
         }
-        answer.insert("scores".to_owned(), json!(scores));
-        Ok(Reply::json(200, &Value::Object(answer)))
+        response.insert("scores".to_owned(), json!(scores));
+        Ok(Reply::json(200, &Value::Object(response)))
     }
 
     fn scored_rows(&self, query: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
         let explain = self.is_explained(query)?;
         let Parsed { value, mut lost } = parsed(body)?;
-        let answer = match value {
+        let response = match value {
             Value::Array(rows) => {
                 let rows = rows_of(rows, &lost, &[])?;
                 Value::Array(self.written(rows, explain)?)
@@ -87,7 +87,7 @@ impl Service {
             },
             other => return Err(unexpected(&other)),
         };
-        Ok(Reply::json(200, &answer))
+        Ok(Reply::json(200, &response))
     }
 
     fn is_explained(&self, query: Option<&str>) -> Result<bool, Reply> {

@@ -39,8 +39,7 @@ pub use memory::{
 };
 pub use operations::{
     AttentionKernel, rms_norm, rms_norm_reference, rotate, rotate_reference, swiglu,
-    swiglu_reference, token_scores, token_scores_reference,
-    token_scores_with_entropy_gradient,
+    swiglu_reference, token_scores, token_scores_reference, token_scores_with_entropy_gradient,
 };
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use quantized_moments::{BLOCK, Levels, QuantizedMoment};

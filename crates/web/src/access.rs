@@ -52,7 +52,7 @@ impl Access {
     /// Looks at the head of a request.
     ///
     /// # Errors
-    /// With the answer to one that is refused.
+    /// With the response to one that is refused.
     pub(crate) fn check(&self, head: &Parts) -> Result<(), Reply> {
         if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH)
         {

@@ -1,4 +1,4 @@
-//! Bodies: those of requests, read whole within their bounds, and those of answers, whose end is noted.
+//! Bodies: those of requests, read whole within their bounds, and those of responses, whose end is noted.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const DRAIN_PAUSE: Duration = Duration::from_secs(1);
 /// The whole body.
 ///
 /// # Errors
-/// With the answer, where it is too long, too slow or broken.
+/// With the response, where it is too long, too slow or broken.
 pub(crate) async fn read(body: Incoming, place: &Place, limits: &Limits) -> Result<Bytes, Reply> {
     // What says so beforehand is not read.
     if body.size_hint().lower() > limits.body_bytes as u64 {
@@ -59,7 +59,7 @@ async fn collected(mut body: Incoming, place: &Place, limits: &Limits) -> Result
     Ok(bytes.into())
 }
 
-/// Reads on beside the answer, keeps nothing, and ends with the connection.
+/// Reads on beside the response, keeps nothing, and ends with the connection.
 pub(crate) fn drain(mut body: Incoming, limits: &Limits) {
     let (most, longest) = (limits.body_bytes.saturating_mul(DRAINED), limits.body);
     if body.size_hint().lower() > most as u64 {
@@ -76,7 +76,7 @@ pub(crate) fn drain(mut body: Incoming, limits: &Limits) {
     }));
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub(crate) struct Noted {
     pub(crate) body: Body,
     pub(crate) place: Arc<Place>,
@@ -104,6 +104,6 @@ impl HttpBody for Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        self.place.has_answer();
+        self.place.has_response();
     }
 }

@@ -26,20 +26,20 @@ enum Phase {
     Head,
     /// A body is read.
     Body,
-    /// The server works on the answer.
+    /// The server works on the response.
     Busy,
-    /// The answer is written; whether all of it is there.
-    Answer { is_whole: bool },
+    /// The response is written; whether all of it is there.
+    Response { is_whole: bool },
 }
 
 struct Entry {
     peer: IpAddr,
     phase: Phase,
-    /// Begin of the phase; of an answer, when the caller last took a part of it.
+    /// Begin of the phase; of a response, when the caller last took a part of it.
     since: Instant,
     /// Since when what was written is not taken whole.
     unread_since: Option<Instant>,
-    /// Bytes of the body, then of the answer.
+    /// Bytes of the body, then of the response.
     bytes: usize,
     is_sent_away: bool,
     sent_away: Arc<Notify>,
@@ -53,7 +53,7 @@ impl Entry {
         }
         match self.phase {
             Phase::Idle | Phase::Head => Some((0, self.since)),
-            Phase::Answer { .. } => self.unread_since.map(|_| (1, self.since)),
+            Phase::Response { .. } => self.unread_since.map(|_| (1, self.since)),
             Phase::Body => Some((2, self.since)),
             Phase::Busy => None,
         }
@@ -66,8 +66,8 @@ impl Entry {
             Phase::Head => since(self.since) > limits.head,
             // A body that is late is answered by who reads it.
             Phase::Body | Phase::Busy => false,
-            Phase::Answer { .. } => {
-                self.unread_since.is_some_and(|unread| since(unread) > limits.answer)
+            Phase::Response { .. } => {
+                self.unread_since.is_some_and(|unread| since(unread) > limits.response)
             }
         }
     }
@@ -82,7 +82,7 @@ impl Entry {
 struct State {
     next: u64,
     entries: HashMap<u64, Entry>,
-    /// Bytes of all bodies and answers.
+    /// Bytes of all bodies and responses.
     bytes: usize,
 }
 
@@ -231,9 +231,9 @@ impl Place {
         self.begin(Phase::Busy);
     }
 
-    /// The answer is known, of `count` bytes; the body of the request is gone. Others that leave theirs unread may go for it.
-    pub(crate) fn begins_answer(&self, count: usize) {
-        self.begin(Phase::Answer { is_whole: false });
+    /// The response is known, of `count` bytes; the body of the request is gone. Others that leave theirs unread may go for it.
+    pub(crate) fn begins_response(&self, count: usize) {
+        self.begin(Phase::Response { is_whole: false });
         self.free_bytes();
         self.with(|state, id| {
             state.bytes += count;
@@ -244,7 +244,7 @@ impl Place {
             let going = state.entries.values().filter(|entry| entry.is_sent_away);
             let mut left = state.bytes - going.map(|entry| entry.bytes).sum::<usize>();
             while left > self.connections.limits.bodies_bytes {
-                let is_unread = |entry: &Entry| matches!(entry.phase, Phase::Answer { .. });
+                let is_unread = |entry: &Entry| matches!(entry.phase, Phase::Response { .. });
                 let room = state
                     .make_room(|other, entry| other != id && entry.bytes > 0 && is_unread(entry));
                 match room {
@@ -255,10 +255,10 @@ impl Place {
         });
     }
 
-    /// All of the answer is with hyper.
-    pub(crate) fn has_answer(&self) {
+    /// All of the response is with hyper.
+    pub(crate) fn has_response(&self) {
         self.update(|entry| {
-            if let Phase::Answer { is_whole } = &mut entry.phase {
+            if let Phase::Response { is_whole } = &mut entry.phase {
                 *is_whole = true;
             }
         });
@@ -275,7 +275,7 @@ impl Place {
 
     pub(crate) fn writes(&self) {
         self.update(|entry| {
-            if matches!(entry.phase, Phase::Answer { .. }) {
+            if matches!(entry.phase, Phase::Response { .. }) {
                 entry.unread_since.get_or_insert_with(Instant::now);
             }
         });
@@ -284,7 +284,7 @@ impl Place {
     /// The system took a part of what was written.
     pub(crate) fn has_written_some(&self) {
         self.update(|entry| {
-            if matches!(entry.phase, Phase::Answer { .. }) {
+            if matches!(entry.phase, Phase::Response { .. }) {
                 entry.since = Instant::now();
             }
         });
@@ -294,7 +294,7 @@ impl Place {
     pub(crate) fn has_written(&self) {
         let mut is_done = false;
         self.update(|entry| {
-            if let Phase::Answer { is_whole } = entry.phase {
+            if let Phase::Response { is_whole } = entry.phase {
                 entry.unread_since = None;
                 if is_whole {
                     entry.phase = Phase::Idle;

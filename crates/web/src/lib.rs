@@ -3,7 +3,7 @@
 //! with what was asked answered. What is answered is the caller's `axum::Router`.
 //!
 //! hyper reads and writes; its connections are driven here and not by `axum::serve` or hyper-util's `auto`, as
-//! neither bounds connections, answers that nobody reads, or (`auto`) the wait for the first byte.
+//! neither bounds connections, responses that nobody reads, or (`auto`) the wait for the first byte.
 
 mod access;
 mod body;

@@ -9,13 +9,13 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one address; of IPv6, of one /64.
     pub connections_of_peer: usize,
-    /// Requests of one connection; the last one's answer says that it closes.
+    /// Requests of one connection; the last one's response says that it closes.
     pub requests_of_connection: usize,
     /// Longest head of a request, bytes.
     pub head_bytes: usize,
     /// Longest body of a request, bytes.
     pub body_bytes: usize,
-    /// Bytes of all bodies that are being read or answered, and of all answers that are not taken yet.
+    /// Bytes of all bodies that are being read or answered, and of all responses that are not taken yet.
     pub bodies_bytes: usize,
     /// From one request to the first byte of the next.
     pub idle: Duration,
@@ -24,7 +24,7 @@ pub struct Limits {
     /// For a whole body.
     pub body: Duration,
     /// For what is written to be taken.
-    pub answer: Duration,
+    pub response: Duration,
     /// For requests under way when a signal comes.
     pub stop: Duration,
 }
@@ -41,7 +41,7 @@ impl Default for Limits {
             idle: Duration::from_secs(10),
             head: Duration::from_secs(10),
             body: Duration::from_secs(30),
-            answer: Duration::from_secs(30),
+            response: Duration::from_secs(30),
             stop: Duration::from_secs(10),
         }
     }

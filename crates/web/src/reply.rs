@@ -1,4 +1,4 @@
-//! Answers that carry nothing that a terminal or a browser would obey.
+//! Responses that carry nothing that a terminal or a browser would obey.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

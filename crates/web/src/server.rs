@@ -1,4 +1,4 @@
-//! Connections from their begin to their end, and requests from head to answer.
+//! Connections from their begin to their end, and requests from head to response.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_millis(100);
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
     content-length: 48\r\nretry-after: 1\r\nconnection: close\r\n\r\n{\"error\": \"too many connections of one address\"}";
 
-/// What a browser may do with an answer that does not say more.
+/// What a browser may do with a response that does not say more.
 const HEADERS: [(HeaderName, &str); 6] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (X_FRAME_OPTIONS, "DENY"),
@@ -171,16 +171,16 @@ impl Shared {
     }
 
     async fn converse(self: Arc<Self>, stream: TcpStream, place: Arc<Place>) {
-        // Answers are written in one go.
+        // Responses are written in one go.
         let _ = stream.set_nodelay(true);
         let stream = Watched { stream, place: Arc::clone(&place) };
-        let answer = service_fn(|request| {
+        let service = service_fn(|request| {
             let (shared, place) = (Arc::clone(&self), Arc::clone(&place));
-            async move { Ok::<_, Infallible>(shared.answer(request, place).await) }
+            async move { Ok::<_, Infallible>(shared.respond(request, place).await) }
         });
         let connection = http1::Builder::new()
             .max_buf_size(self.connections.limits.head_bytes)
-            .serve_connection(TokioIo::new(stream), answer);
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let mut ticks = interval(TICK);
         // A caller who breaks off is told nothing, and there is nobody else to tell.
@@ -202,7 +202,7 @@ impl Shared {
         }
     }
 
-    async fn answer(
+    async fn respond(
         &self,
         request: Request<Incoming>,
         place: Arc<Place>,
@@ -210,7 +210,7 @@ impl Shared {
         let may_go_on = place.begins_body();
         let (head, body) = request.into_parts();
         let closes = !may_go_on || head.headers.contains_key(TRANSFER_ENCODING);
-        let (mut response, is_refused) = match self.replied(head, body, &place).await {
+        let (mut response, is_refused) = match self.routed(head, body, &place).await {
             Ok(response) => (response, false),
             Err(refusal) => (refusal.into_response(), true),
         };
@@ -225,11 +225,11 @@ impl Shared {
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
         let length = hyper::body::Body::size_hint(response.body()).lower();
-        place.begins_answer(usize::try_from(length).unwrap_or(usize::MAX));
+        place.begins_response(usize::try_from(length).unwrap_or(usize::MAX));
         response.map(|body| Noted { body, place })
     }
 
-    async fn replied(&self, head: Parts, body: Incoming, place: &Place) -> Result<Response, Reply> {
+    async fn routed(&self, head: Parts, body: Incoming, place: &Place) -> Result<Response, Reply> {
         let limits = &self.connections.limits;
         if let Err(refusal) = self.access.check(&head) {
             // Who waits for a word before it sends has it.
@@ -241,8 +241,8 @@ impl Shared {
         let body = body::read(body, place, limits).await?;
         place.begins_work();
         let request = Request::from_parts(head, Body::from(body));
-        let answered = self.router.clone().call(request).await;
-        Ok(answered.unwrap_or_else(|never: Infallible| match never {}))
+        let response = self.router.clone().call(request).await;
+        Ok(response.unwrap_or_else(|never: Infallible| match never {}))
     }
 }
 

@@ -3,25 +3,25 @@
 
 use anyhow::Result;
 
-use super::reward_hacking::{MIDDLE, base_figures, figures, run_name, steps};
+use super::reward_hacking::{MIDDLE, base_metrics, method_metrics, run_name, steps};
 use super::{Arms, Kind, line};
 use crate::page::{Study, chart};
 use crate::rollouts::{by_step, mean_of};
-use crate::runs::{Figures, Runs};
+use crate::runs::{Metrics, Runs};
 
 pub const KIND: Kind = Kind {
     name: "data-quality",
     work: |runs| {
-        base_figures(runs)?;
-        figures(runs, "odLength", 0.0)?;
-        plain_figures(runs).map(|_| ())
+        base_metrics(runs)?;
+        method_metrics(runs, "odLength", 0.0)?;
+        plain_metrics(runs).map(|_| ())
     },
     page,
 };
 
 const PLAIN: &str = "detection/odLength-plain";
 
-fn plain_figures(runs: &Runs<'_>) -> Result<Figures> {
+fn plain_metrics(runs: &Runs<'_>) -> Result<Metrics> {
     let model = runs.detection_grpo(PLAIN, MIDDLE, "train_plain.jsonl", "odLength", 0.0)?;
     runs.eval_detection("odLength-plain", &model)
 }
@@ -34,9 +34,9 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         runs,
         [BASE, EASY, HARD].map(|title| (title.to_owned(), title)),
         |seed, arm| match arm {
-            HARD => figures(seed, "odLength", 0.0),
-            EASY => plain_figures(seed),
-            _ => base_figures(seed),
+            HARD => method_metrics(seed, "odLength", 0.0),
+            EASY => plain_metrics(seed),
+            _ => base_metrics(seed),
         },
     )?;
     let steps = steps(runs);
@@ -50,7 +50,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         name: KIND.name,
         title: "Quality of the training data",
         what: format!(
-            "{steps} steps of GRPO by odLength from one base model, on the same shown_images. The hard questions ask for \
+            "{steps} steps of GRPO by odLength from one base model, on the same images. The hard questions ask for \
              colour and kind and name near misses that are not there; the plain ones ask for kinds, all of which \
              are there. Held-out questions are hard."
         ),
@@ -62,6 +62,6 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
             arms.claim("plain data ends below the base, AP", "ap", BASE, EASY)?,
         ],
         tables: vec![arms.detection_table("training data")?],
-        charts: vec![chart("Boxes of an answer in training", "step", "boxes", lines)],
+        charts: vec![chart("Boxes of a completion in training", "step", "boxes", lines)],
     })
 }

@@ -12,7 +12,7 @@ use report::Table;
 use crate::claims::Claim;
 use crate::page::{Curves, Study, cell};
 use crate::rollouts::thinned;
-use crate::runs::{Figures, Runs};
+use crate::runs::{Metrics, Runs};
 
 /// Steps that a point of a curve of training is the mean of.
 const WINDOW: usize = 8;
@@ -36,37 +36,37 @@ pub const STUDIES: [Kind; 5] = [
     thinking::KIND,
 ];
 
-/// Figures of several models, each of every seed.
-struct Arms(Vec<(String, Vec<Figures>)>);
+/// Metrics of several models, each of every seed.
+struct Arms(Vec<(String, Vec<Metrics>)>);
 
 impl Arms {
-    /// Gathers them, `figures` being asked for each arm and seed.
+    /// Gathers them, `evaluate` being asked for each arm and seed.
     fn gather<A: Copy>(
         runs: &[Runs<'_>],
         arms: impl IntoIterator<Item = (String, A)>,
-        figures: impl Fn(&Runs<'_>, A) -> Result<Figures>,
+        evaluate: impl Fn(&Runs<'_>, A) -> Result<Metrics>,
     ) -> Result<Self> {
         let of = |(title, arm): (String, A)| {
-            let each = runs.iter().map(|seed| figures(seed, arm));
+            let each = runs.iter().map(|seed| evaluate(seed, arm));
             Ok((title, each.collect::<Result<_>>()?))
         };
         arms.into_iter().map(of).collect::<Result<_>>().map(Self)
     }
 
-    /// A figure of an arm, one a seed.
+    /// A metric of an arm, one a seed.
     fn of(&self, title: &str, metric: &str) -> Result<Vec<f64>> {
         let found = self.0.iter().find(|(other, _)| other == title);
-        let (_, figures) = found.with_context(|| format!("no arm `{title}`"))?;
-        figures.iter().map(|figures| figures.get(metric)).collect()
+        let (_, seeds) = found.with_context(|| format!("no arm `{title}`"))?;
+        seeds.iter().map(|metrics| metrics.get(metric)).collect()
     }
 
-    /// The claim that a figure of `above` is above that of `below`, seed by seed.
+    /// The claim that a metric of `above` is above that of `below`, seed by seed.
     fn claim(&self, text: &str, metric: &str, above: &str, below: &str) -> Result<Claim> {
         let differences = less(&self.of(above, metric)?, &self.of(below, metric)?);
         Ok(Claim::new(text, differences))
     }
 
-    /// All figures of detection.
+    /// All metrics of detection.
     fn detection_table(&self, first: &str) -> Result<(String, Table)> {
         const METRICS: [(&str, &str); 5] = [
             ("ap", "AP"),
@@ -75,7 +75,7 @@ impl Arms {
             ("recall", "recall"),
             ("boxes", "boxes"),
         ];
-        let row = |(title, _): &(String, Vec<Figures>)| {
+        let row = |(title, _): &(String, Vec<Metrics>)| {
             let cells = METRICS.map(|(metric, _)| Ok(cell(&self.of(title, metric)?, 3)));
             let cells: Result<Vec<String>> = cells.into_iter().collect();
             Ok(std::iter::once(title.clone()).chain(cells?).collect())

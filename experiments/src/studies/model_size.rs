@@ -7,12 +7,12 @@ use anyhow::Result;
 use super::reward_hacking::{MIDDLE, run_name, train};
 use super::{Arms, Kind, line};
 use crate::page::{Study, chart};
-use crate::runs::{Figures, Runs};
+use crate::runs::{Metrics, Runs};
 
 pub const KIND: Kind = Kind { name: "model-size", work, page };
 
 fn name_of(runs: &Runs<'_>, size: usize) -> &'static str {
-    runs.lab.plan.shapes[size].0
+    runs.workspace.plan.shapes[size].0
 }
 
 /// The run of a size; that of the middle one belongs to all studies of detection.
@@ -31,8 +31,8 @@ fn trained(runs: &Runs<'_>, size: usize) -> Result<PathBuf> {
     runs.detection_grpo(&name, size, "train_hard.jsonl", "odLength", 0.0)
 }
 
-/// Figures of a size before and after.
-fn figures(runs: &Runs<'_>, size: usize) -> Result<[Figures; 2]> {
+/// Metrics of a size before and after.
+fn size_metrics(runs: &Runs<'_>, size: usize) -> Result<[Metrics; 2]> {
     let name = name_of(runs, size);
     let before = runs.eval_detection(&format!("base-{name}"), &runs.detection_base(size)?)?;
     let after = runs.eval_detection(&format!("size-{name}"), &trained(runs, size)?)?;
@@ -40,21 +40,21 @@ fn figures(runs: &Runs<'_>, size: usize) -> Result<[Figures; 2]> {
 }
 
 fn work(runs: &Runs<'_>) -> Result<()> {
-    for size in 0..runs.lab.plan.shapes.len() {
-        figures(runs, size)?;
+    for size in 0..runs.workspace.plan.shapes.len() {
+        size_metrics(runs, size)?;
     }
     Ok(())
 }
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
-    let names = runs.first().map(|seed| seed.lab.plan.shapes.map(|(name, _)| name));
+    let names = runs.first().map(|seed| seed.workspace.plan.shapes.map(|(name, _)| name));
     let names = names.unwrap_or_default();
     let title = |size: usize, after: usize| format!("{}, {}", names[size], ["base", "RL"][after]);
     let both = (0..names.len()).flat_map(|size| [(size, 0), (size, 1)]);
     let arms = Arms::gather(
         runs,
         both.map(|(size, after)| (title(size, after), (size, after))),
-        |seed, (size, after)| Ok(figures(seed, size)?[after].clone()),
+        |seed, (size, after)| Ok(size_metrics(seed, size)?[after].clone()),
     )?;
     let mut claims = Vec::new();
     for (size, name) in names.iter().enumerate() {

@@ -10,7 +10,7 @@ use super::{Arms, Kind, line};
 use crate::claims::Claim;
 use crate::page::{Study, chart};
 use crate::rollouts::{Completion, by_step, mean_of};
-use crate::runs::{Figures, Runs};
+use crate::runs::{Metrics, Runs};
 
 pub const KIND: Kind = Kind { name: "reward-hacking", work, page };
 
@@ -52,35 +52,35 @@ pub fn train(runs: &Runs<'_>, method: &str, beta: f64) -> Result<PathBuf> {
     runs.detection_grpo(&name, MIDDLE, "train_hard.jsonl", method, beta)
 }
 
-/// Figures of the base model.
+/// Metrics of the base model.
 ///
 /// # Errors
 /// A run that fails.
-pub fn base_figures(runs: &Runs<'_>) -> Result<Figures> {
+pub fn base_metrics(runs: &Runs<'_>) -> Result<Metrics> {
     runs.eval_detection("base-middle", &runs.detection_base(MIDDLE)?)
 }
 
-/// Figures of the model that `method` trained.
+/// Metrics of the model that `method` trained.
 ///
 /// # Errors
 /// A run that fails.
-pub fn figures(runs: &Runs<'_>, method: &str, beta: f64) -> Result<Figures> {
+pub fn method_metrics(runs: &Runs<'_>, method: &str, beta: f64) -> Result<Metrics> {
     let model = train(runs, method, beta)?;
     runs.eval_detection(&format!("{method}-beta-{beta}"), &model)
 }
 
 fn work(runs: &Runs<'_>) -> Result<()> {
-    base_figures(runs)?;
+    base_metrics(runs)?;
     for arm in Arm::all() {
-        figures(runs, arm.method, arm.beta)?;
+        method_metrics(runs, arm.method, arm.beta)?;
     }
     Ok(())
 }
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
     let of_arm = |seed: &Runs<'_>, arm: Option<Arm>| match arm {
-        None => base_figures(seed),
-        Some(arm) => figures(seed, arm.method, arm.beta),
+        None => base_metrics(seed),
+        Some(arm) => method_metrics(seed, arm.method, arm.beta),
     };
     let all = std::iter::once(("base".to_owned(), None))
         .chain(Arm::all().map(|arm| (arm.title(), Some(arm))));
@@ -91,9 +91,9 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
         title: "Reward hacking in detection",
         what: format!(
             "{steps} steps of GRPO on questions with near misses, by four rewards, with and without KL. Held-out \
-             shown_images ask for what is there and for near misses; all categories of the file count."
+             images ask for what is there and for near misses; all categories of the file count."
         ),
-        paper: "With AP50 or mAP as the reward, answers grow from 150 to about 1,060 tokens, because categories \
+        paper: "With AP50 or mAP as the reward, completions grow from 150 to about 1,060 tokens, because categories \
                 that the truth lacks do not count; COCO mAP ends at 11.4 and 11.8, below the base's 14.2. odLength \
                 stops it (190 down to 115 tokens) and ends at 21.1 (figure 6, table 5).",
         claims: claims(&arms)?,
@@ -104,7 +104,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
 
 /// Steps of the training.
 pub fn steps(runs: &[Runs<'_>]) -> usize {
-    runs.first().map_or(0, |seed| seed.lab.plan.detection_grpo.steps)
+    runs.first().map_or(0, |seed| seed.workspace.plan.detection_grpo.steps)
 }
 
 fn claims(arms: &Arms) -> Result<Vec<Claim>> {
@@ -136,8 +136,8 @@ type Measure = fn(&Completion) -> f64;
 
 fn charts(runs: &[Runs<'_>]) -> Result<Vec<LineChart>> {
     let measures: [(&str, &str, Measure); 2] = [
-        ("Boxes of an answer", "boxes", |c| c.num_boxes() as f64),
-        ("Length of an answer", "tokens", |c| c.tokens as f64),
+        ("Boxes of a completion", "boxes", |c| c.num_boxes() as f64),
+        ("Length of a completion", "tokens", |c| c.tokens as f64),
     ];
     let mut charts = Vec::new();
     for beta in BETAS {

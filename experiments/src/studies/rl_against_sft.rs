@@ -10,7 +10,7 @@ use crate::claims::{Claim, mean};
 use crate::grounding::TEST_PARTS;
 use crate::page::{Curves, Study, cell, chart};
 use crate::plan::Sft;
-use crate::runs::{Figures, Runs, Task};
+use crate::runs::{Metrics, Runs, Task};
 
 pub const KIND: Kind = Kind { name: "rl-against-sft", work: |runs| work(runs).map(|_| ()), page };
 
@@ -22,7 +22,7 @@ enum Arm {
     Sft,
     /// The same with a learning rate of its own.
     TunedSft,
-    /// Answers with thinking, with that learning rate.
+    /// Completions with thinking, with that learning rate.
     ThinkingSft,
 }
 
@@ -47,16 +47,16 @@ impl Arm {
         }
     }
 
-    /// How it is asked and how its answers are read: with thinking or without.
+    /// How it is asked and how its completions are read: with thinking or without.
     fn thinks(self) -> bool {
         matches!(self, Self::Rl | Self::ThinkingSft)
     }
 }
 
-/// Figures of a model after some steps.
-struct Points(Vec<(usize, Figures)>);
+/// Metrics of a model after some steps.
+struct Points(Vec<(usize, Metrics)>);
 
-fn eval(runs: &Runs<'_>, name: &str, model: &std::path::Path, thinks: bool) -> Result<Figures> {
+fn eval(runs: &Runs<'_>, name: &str, model: &std::path::Path, thinks: bool) -> Result<Metrics> {
     let extractor = if thinks { "thinking" } else { "baseline" };
     runs.eval_grounding(&format!("{name}-{extractor}"), model, extractor)
 }
@@ -65,7 +65,7 @@ fn eval(runs: &Runs<'_>, name: &str, model: &std::path::Path, thinks: bool) -> R
 fn work(runs: &Runs<'_>) -> Result<Vec<(Arm, Points)>> {
     let base = runs.grounding_base()?;
     let data = runs.grounding()?;
-    let plan = &runs.lab.plan;
+    let plan = &runs.workspace.plan;
     let grpo = &plan.grounding_grpo;
     let mut arms = Vec::new();
     for arm in Arm::ALL {
@@ -93,8 +93,8 @@ fn work(runs: &Runs<'_>) -> Result<Vec<(Arm, Points)>> {
         let mut points = vec![(0, eval(runs, "base", &base, arm.thinks())?)];
         for step in (plan.eval_every..=grpo.steps).step_by(plan.eval_every) {
             let model = end.with_file_name(format!("checkpoint-{step}"));
-            let figures = eval(runs, &format!("{}-{step}", arm.name()), &model, arm.thinks())?;
-            points.push((step, figures));
+            let metrics = eval(runs, &format!("{}-{step}", arm.name()), &model, arm.thinks())?;
+            points.push((step, metrics));
         }
         arms.push((arm, Points(points)));
     }
@@ -104,18 +104,18 @@ fn work(runs: &Runs<'_>) -> Result<Vec<(Arm, Points)>> {
 impl Points {
     /// Accuracy of a part, or over the parts outside the domain, at each step.
     fn curve(&self, part: &str) -> Result<Vec<[f64; 2]>> {
-        let at = |(step, figures): &(usize, Figures)| Ok([*step as f64, accuracy(figures, part)?]);
+        let at = |(step, metrics): &(usize, Metrics)| Ok([*step as f64, accuracy(metrics, part)?]);
         self.0.iter().map(at).collect()
     }
 }
 
-/// Share of right answers; [`OUTSIDE`] is the mean of all parts but the first.
-fn accuracy(figures: &Figures, part: &str) -> Result<f64> {
+/// Share of correct completions; [`OUTSIDE`] is the mean of all parts but the first.
+fn accuracy(metrics: &Metrics, part: &str) -> Result<f64> {
     if part != OUTSIDE {
-        return figures.part(part, "accuracy");
+        return metrics.part(part, "accuracy");
     }
     let outside = TEST_PARTS[1..].iter();
-    let parts: Result<Vec<f64>> = outside.map(|part| figures.part(part, "accuracy")).collect();
+    let parts: Result<Vec<f64>> = outside.map(|part| metrics.part(part, "accuracy")).collect();
     Ok(mean(&parts?))
 }
 
@@ -166,7 +166,7 @@ impl Seeds {
         let header = std::iter::once("model").chain(SHOWN.map(|(_, title)| title));
         let table =
             Table { header: header.map(str::to_owned).collect(), rows, caption: String::new() };
-        Ok(("Share of answers with an IoU above 0.5".to_owned(), table))
+        Ok(("Share of completions with an IoU above 0.5".to_owned(), table))
     }
 
     fn charts(&self) -> Result<Vec<LineChart>> {
@@ -208,13 +208,13 @@ impl Seeds {
 
 fn page(runs: &[Runs<'_>]) -> Result<Study> {
     let seeds = Seeds(runs.iter().map(work).collect::<Result<_>>()?);
-    let steps = runs.first().map_or(0, |seed| seed.lab.plan.grounding_grpo.steps);
+    let steps = runs.first().map_or(0, |seed| seed.workspace.plan.grounding_grpo.steps);
     Ok(Study {
         name: KIND.name,
         title: "RL against SFT: in the domain and outside it",
         what: format!(
             "From one base model, {steps} steps on the same rows: expressions by look, place and size. SFT is as the \
-             paper's: a box alone, at the learning rate of RL; tuned at its own; with thinking in its answers. \
+             paper's: a box alone, at the learning rate of RL; tuned at its own; with thinking in its completions. \
              Outside the domain: relations, which only the base model met; new relations, with anchors that it \
              never met them with; new names, which no training had."
         ),

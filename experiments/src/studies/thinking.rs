@@ -4,7 +4,7 @@
 use anyhow::Result;
 use report::Table;
 
-use super::reward_hacking::{figures, run_name};
+use super::reward_hacking::{method_metrics, run_name};
 use super::{Kind, less, line};
 use crate::claims::Claim;
 use crate::page::{Study, cell, chart};
@@ -15,7 +15,7 @@ pub const KIND: Kind = Kind {
     name: "thinking",
     work: |runs| {
         for method in METHODS {
-            figures(runs, method, 0.0)?;
+            method_metrics(runs, method, 0.0)?;
         }
         Ok(())
     },
@@ -43,7 +43,7 @@ fn share(step: &[Completion], measure: Measure) -> f64 {
 }
 
 fn curve(runs: &Runs<'_>, method: &str, measure: Measure) -> Result<Vec<[f64; 2]>> {
-    let steps = runs.lab.plan.detection_grpo.steps;
+    let steps = runs.workspace.plan.detection_grpo.steps;
     by_step(&runs.at(&run_name(method, 0.0)), steps, |step| share(step, measure))
 }
 
@@ -71,7 +71,7 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
             ));
             lines.push(line(runs, method, |seed| curve(seed, method, measure))?);
         }
-        charts.push(chart(title, "step", "share of answers", lines));
+        charts.push(chart(title, "step", "share of completions", lines));
     }
     Ok(Study {
         name: KIND.name,
@@ -82,10 +82,10 @@ fn page(runs: &[Runs<'_>]) -> Result<Study> {
              means over {ENDS} steps."
         ),
         paper: "With odLength the model comes to say first which of the listed objects exist, and then boxes \
-                these; told by examples, without figures (the \"OD aha moment\").",
+                these; told by examples, without numbers (the \"OD aha moment\").",
         claims,
         tables: vec![(
-            "Share of answers".into(),
+            "Share of completions".into(),
             Table {
                 header: ["habit", "start", "end"].map(str::to_owned).into(),
                 rows,

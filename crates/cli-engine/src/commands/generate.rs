@@ -1,4 +1,4 @@
-//! `generate`: answers to questions about images.
+//! `generate`: completions of questions about images.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use cli::signals;
 /// Questions whose prompts are in memory at a time.
 const CHUNK_ROWS: usize = 64;
 
-/// Samples answers and writes them, in the order of the questions.
+/// Samples completions and writes them, in the order of the questions.
 ///
 /// # Errors
 /// Where a row, an image or the model cannot be used.
@@ -62,7 +62,7 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
             questions.iter().zip(&requests).zip(&generation.completions)
         {
             for (index, completion) in completions.iter().enumerate() {
-                let row = answer(question, &request.prompt, completion, &model)?;
+                let row = output_row(question, &request.prompt, completion, &model)?;
                 let of = (index + 1, completions.len());
                 shown.write(&question.place, of, &row)?;
             }
@@ -71,19 +71,19 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
     shown.finish()
 }
 
-/// Where answers go, and as what.
+/// Where completions go, and as what.
 enum Shown {
     /// With all that is known of them, for programs.
     Rows(Output),
     /// Their texts alone, for people.
     Texts {
-        /// Whether there is one answer, which needs no heading.
+        /// Whether there is one completion, which needs no heading.
         is_one: bool,
     },
 }
 
 impl Shown {
-    /// Writes answer `index` of `all`, from 1, to the question at `place`.
+    /// Writes completion `index` of `all`, from 1, to the question at `place`.
     fn write(&mut self, place: &str, (index, all): (usize, usize), row: &Value) -> Result<()> {
         let is_one = match self {
             Self::Rows(output) => return output.write(row),
@@ -91,7 +91,7 @@ impl Shown {
         };
         let of = match all {
             1 => String::new(),
-            _ => format!(", answer {index} of {all}"),
+            _ => format!(", completion {index} of {all}"),
         };
         if !is_one {
             output::write_text(&format!("{place}{of}:"))?;
@@ -163,8 +163,8 @@ fn sampling_params(config: &GenerateConfig, model: &Model) -> SamplingParams {
     }
 }
 
-/// The row as it came, with the answer.
-fn answer(
+/// The row as it came, with the completion.
+fn output_row(
     question: &Question,
     prompt: &Prompt,
     completion: &Completion,

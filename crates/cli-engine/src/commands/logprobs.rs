@@ -1,4 +1,4 @@
-//! `logprobs`: what a model thinks of given answers, token by token.
+//! `logprobs`: log-probabilities of given completions, token by token.
 
 use std::path::PathBuf;
 
@@ -18,10 +18,10 @@ const CHUNK_ROWS: usize = 64;
 
 /// What is odd about the rows; a row that would be asked blind is refused.
 fn notices(config: &LogprobsConfig, rows: &[Row], folder: &Images) -> Result<Notices> {
-    let mut notices = Notices::new(rows::ANSWERED, config.load.apply_exif);
+    let mut notices = Notices::new(rows::WITH_COMPLETION, config.load.apply_exif);
     for row in rows {
         notices.look_at_lost(&row.place, &row.lost);
-        row.refuse_hidden_media(&rows::ANSWERED)?;
+        row.refuse_hidden_media(&rows::WITH_COMPLETION)?;
         let images = images(row, folder)?;
         let texts = [("prompt", row.text("prompt")?), ("completion", row.text("completion")?)];
         notices.look(&row.place, &row.columns, &texts, &images);
@@ -35,7 +35,7 @@ fn images(row: &Row, folder: &Images) -> Result<Vec<PathBuf>> {
     paths.collect()
 }
 
-/// Writes each row with the log-probabilities of its answer.
+/// Writes each row with the log-probabilities of its completion.
 ///
 /// # Errors
 /// Where a row, an image or the model cannot be used.

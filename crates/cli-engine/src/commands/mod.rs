@@ -1,15 +1,15 @@
 //! The commands but `demo` that ask a model: configuration to one call.
 
+mod dry_run;
 mod eval;
-mod findings;
 mod generate;
 mod logprobs;
 mod merge;
 mod plan;
 mod training;
 
+pub use dry_run::{check_eval, check_grpo, check_plan, check_sft};
 pub use eval::eval;
-pub use findings::{check_eval, check_grpo, check_plan, check_sft};
 pub use generate::generate;
 pub use logprobs::logprobs;
 pub use merge::merge;

@@ -65,7 +65,7 @@ fn choices(inputs: &PlanInputs) -> [(&'static str, Choice); 3] {
 fn print_load(inputs: &PlanInputs) {
     let batch = &inputs.micro_batch;
     base::print_data!(
-        "{} looked at: prompts of at most {} tokens and {} patches; answers of at most {} tokens",
+        "{} looked at: prompts of at most {} tokens and {} patches; completions of at most {} tokens",
         count(inputs.rows as u64, "row"),
         batch.prompt_tokens,
         batch.patches,
@@ -74,8 +74,8 @@ fn print_load(inputs: &PlanInputs) {
     base::print_data!(
         "a step: {}, {}; a micro-batch: {}, {} tokens",
         count(inputs.step.prompts, "prompt"),
-        count(inputs.step.completions, "answer"),
-        count(batch.completions, "answer"),
+        count(inputs.step.completions, "completion"),
+        count(batch.completions, "completion"),
         batch.tokens()
     );
     let choice = inputs.choice;
@@ -163,7 +163,7 @@ fn print_disk(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3], size: 
     print_rollouts(inputs);
 }
 
-/// What answers take, where all are as long as they may be.
+/// What completions take, where all are as long as they may be.
 fn print_rollouts(inputs: &PlanInputs) {
     let rollouts = inputs.rollouts;
     let which = match rollouts.steps_kept == inputs.steps {
@@ -195,7 +195,7 @@ fn print_fits(
     available: &[(String, u64)],
 ) {
     base::print_data!(
-        "\nthe largest micro-batch that fits as one of several of a step, answers (tokens)"
+        "\nthe largest micro-batch that fits as one of several of a step, completions (tokens)"
     );
     for (name, bytes) in available {
         for (how, recompute) in [("kept", false), ("recomputed", true)] {
@@ -232,7 +232,7 @@ fn print_time(
     base::print_data!(
         "\nprobe: {:.1} s, with {tried} of {layers} text layers; a token of {} takes {:.1} ms",
         start.elapsed().as_secs_f64(),
-        count(inputs.sampled.completions, "answer"),
+        count(inputs.sampled.completions, "completion"),
         costs[0].1.decoded * 1e3
     );
     let work = inputs.work();

@@ -1,12 +1,12 @@
 //! `demo`: the main job from nothing. Draws scenes, builds a tiny Qwen2.5-VL, gives it a cold start by
-//! SFT, improves it by GRPO, and says on held-out scenes what that was worth.
+//! SFT, improves it by GRPO, and measures on held-out scenes what that was worth.
 //!
 //! A demo that was stopped goes on where it stood; a finished one only has its report written anew.
 
 mod dataset;
 mod plan;
 mod stages;
-mod words;
+mod tokenizer_corpus;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ use crate::model::prepare_device;
 use cli::signals;
 use dataset::Dataset;
 use plan::Plan;
-use stages::{Answers, Demo, Times};
-use words::words;
+use stages::{Demo, SamplingMode, Times};
+use tokenizer_corpus::tokenizer_corpus;
 
 /// Runs the demo and prints the path of its report.
 ///
@@ -81,7 +81,7 @@ fn prepare(out: &Path, config: &DemoConfig, plan: &Plan) -> Result<Dataset> {
     }
     base::say!("drawing scenes into {}", data.display());
     let dataset = Dataset::write(&data, &plan.data, config.demo.seed)?;
-    tiny::model::write(&out.join("model"), &plan.model, &words(), config.demo.seed)?;
+    tiny::model::write(&out.join("model"), &plan.model, &tokenizer_corpus(), config.demo.seed)?;
     fs::write(&marker, format!("{wanted:#}\n")).with_context(|| marker.display().to_string())?;
     Ok(dataset)
 }
@@ -93,25 +93,27 @@ fn work(demo: &mut Demo<'_>) -> Result<Results> {
 
     base::say!("cold start by SFT, {} steps", demo.plan.cold_start_steps);
     let start = demo.cold_start()?;
-    let start_greedy = demo.evaluate("start-greedy", &start, &held_out, Answers::Greedy)?;
-    let start_sampled = demo.evaluate("start-sampled", &start, &held_out, Answers::Sampled)?;
-    let start_shuffled = demo.evaluate("start-shuffled", &start, &shuffled, Answers::Greedy)?;
+    let start_greedy = demo.evaluate("start-greedy", &start, &held_out, SamplingMode::Greedy)?;
+    let start_sampled = demo.evaluate("start-sampled", &start, &held_out, SamplingMode::Sampled)?;
+    let start_shuffled =
+        demo.evaluate("start-shuffled", &start, &shuffled, SamplingMode::Greedy)?;
 
     base::say!("GRPO, {} steps", demo.plan.grpo_steps);
     let end = demo.grpo(&start)?;
-    let end_greedy = demo.evaluate("end-greedy", &end, &held_out, Answers::Greedy)?;
-    let end_sampled = demo.evaluate("end-sampled", &end, &held_out, Answers::Sampled)?;
-    let end_shuffled = demo.evaluate("end-shuffled", &end, &shuffled, Answers::Greedy)?;
+    let end_greedy = demo.evaluate("end-greedy", &end, &held_out, SamplingMode::Greedy)?;
+    let end_sampled = demo.evaluate("end-sampled", &end, &held_out, SamplingMode::Sampled)?;
+    let end_shuffled = demo.evaluate("end-shuffled", &end, &shuffled, SamplingMode::Greedy)?;
 
     base::say!("for comparison: as many steps of SFT");
     let more = demo.more_cold_start(&start)?;
-    let more_greedy = demo.evaluate("more-sft-greedy", &more, &held_out, Answers::Greedy)?;
-    let more_sampled = demo.evaluate("more-sft-sampled", &more, &held_out, Answers::Sampled)?;
+    let more_greedy = demo.evaluate("more-sft-greedy", &more, &held_out, SamplingMode::Greedy)?;
+    let more_sampled =
+        demo.evaluate("more-sft-sampled", &more, &held_out, SamplingMode::Sampled)?;
     let answers = demo.sft_on_train_rows(&start)?;
     let answers_greedy =
-        demo.evaluate("answers-sft-greedy", &answers, &held_out, Answers::Greedy)?;
+        demo.evaluate("answers-sft-greedy", &answers, &held_out, SamplingMode::Greedy)?;
     let answers_sampled =
-        demo.evaluate("answers-sft-sampled", &answers, &held_out, Answers::Sampled)?;
+        demo.evaluate("answers-sft-sampled", &answers, &held_out, SamplingMode::Sampled)?;
 
     let truths = eval::true_boxes(&held_out)?;
     let results = Results::new(

@@ -34,8 +34,8 @@ pub struct Plan {
     pub beta: f64,
     /// Longest completion, tokens.
     pub max_completion_length: usize,
-    /// Sampled answers to each held-out question, beside the greedy one.
-    pub sampled_answers: usize,
+    /// Sampled completions to each held-out question, beside the greedy one.
+    pub sampled_completions: usize,
 }
 
 impl Plan {
@@ -58,7 +58,7 @@ impl Plan {
         further_lr: 5e-4,
         beta: 0.04,
         max_completion_length: 40,
-        sampled_answers: 8,
+        sampled_completions: 8,
     };
 
     /// The same way, walked in seconds: for tests.
@@ -74,7 +74,7 @@ impl Plan {
         grpo_steps: 6,
         grpo_prompts: 8,
         grpo_lr: 3e-4,
-        sampled_answers: 2,
+        sampled_completions: 2,
         ..Self::FULL
     };
 }

@@ -28,7 +28,7 @@ use cli::signals::Stopped;
 
 /// Lines that a run prints where there is no terminal.
 const LINES_OF_A_RUN: u64 = 8;
-/// Answers sampled at the same time when evaluating.
+/// Completions sampled at the same time when evaluating.
 const MAX_CONCURRENT: usize = 512;
 
 /// A demo under way.
@@ -47,12 +47,12 @@ pub struct Demo<'a> {
     pub times: Times,
 }
 
-/// How answers are drawn.
+/// How completions are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answers {
+pub enum SamplingMode {
     /// The likeliest token, always.
     Greedy,
-    /// Temperature 1, several answers a question.
+    /// Temperature 1, several completions a question.
     Sampled,
 }
 
@@ -132,7 +132,7 @@ impl Demo<'_> {
         outcome.checkpoint.with_context(|| format!("{name}: the run left no checkpoint"))
     }
 
-    /// Evaluates the model in `folder` on `samples`, or reads what an earlier call under `name` found.
+    /// Evaluates the model in `folder` on `examples`, or reads what an earlier call under `name` found.
     ///
     /// # Errors
     /// A model or image that cannot be read; a demo that was asked to stop.
@@ -140,8 +140,8 @@ impl Demo<'_> {
         &mut self,
         name: &str,
         folder: &Path,
-        samples: &[Example],
-        answers: Answers,
+        examples: &[Example],
+        mode: SamplingMode,
     ) -> Result<RecEvaluation> {
         let file = self.out.join("eval").join(format!("{name}.json"));
         if file.exists() {
@@ -159,9 +159,9 @@ impl Demo<'_> {
             let model = load_model(folder, options)?;
             let processor = Processor::from_dir(folder, &processor_options())?;
             let evaluator = RecEvaluator::new(
-                samples,
+                examples,
                 processor.into(),
-                rec_options(plan, answers, config.demo.seed)?,
+                rec_options(plan, mode, config.demo.seed)?,
             )?;
             Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)
         });
@@ -196,15 +196,15 @@ fn processor_options() -> ProcessorOptions {
     }
 }
 
-fn rec_options(plan: &Plan, answers: Answers, seed: u64) -> Result<RecOptions> {
-    let (temperature, answers_per_question) = match answers {
-        Answers::Greedy => (0.0, 1),
-        Answers::Sampled => (1.0, plan.sampled_answers),
+fn rec_options(plan: &Plan, mode: SamplingMode, seed: u64) -> Result<RecOptions> {
+    let (temperature, completions_per_question) = match mode {
+        SamplingMode::Greedy => (0.0, 1),
+        SamplingMode::Sampled => (1.0, plan.sampled_completions),
     };
     Ok(RecOptions {
         template: PromptTemplate::resolve("rec")?,
         temperature,
-        answers_per_question,
+        completions_per_question,
         max_new_tokens: plan.max_completion_length,
         max_concurrent: MAX_CONCURRENT,
         seed,

@@ -20,7 +20,7 @@ pub struct Bar {
 
 struct State {
     bytes_of_files: HashMap<String, u64>,
-    said: Instant,
+    last_line: Instant,
 }
 
 impl Bar {
@@ -31,7 +31,7 @@ impl Bar {
             bar.set_style(style);
         }
         bar.set_message(name.to_owned());
-        let state = State { bytes_of_files: HashMap::new(), said: Instant::now() };
+        let state = State { bytes_of_files: HashMap::new(), last_line: Instant::now() };
         Self { name: name.to_owned(), bar, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -52,8 +52,8 @@ impl Bar {
         state.bytes_of_files.insert(name.to_owned(), bytes);
         let sum = state.bytes_of_files.values().sum();
         self.bar.set_position(sum);
-        if self.bar.is_hidden() && state.said.elapsed() >= BETWEEN_LINES {
-            state.said = Instant::now();
+        if self.bar.is_hidden() && state.last_line.elapsed() >= BETWEEN_LINES {
+            state.last_line = Instant::now();
             let total = self.bar.length().unwrap_or(0);
             base::say!(
                 "fetching `{}`: {} of {}",

@@ -30,8 +30,8 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
         "--max_steps 22 --save_steps 10 --save_optimizer_limit 3 --rollouts_keep 3",
     );
     let folder = dir.path().join("run");
-    let said = done(&command);
-    let lines: Vec<&str> = said.stderr.lines().collect();
+    let result = done(&command);
+    let lines: Vec<&str> = result.stderr.lines().collect();
     assert!(
         lines.iter().any(|line| line.starts_with("step 20/22 ") && line.contains(" [no signal, ")),
         "{lines:?}"
@@ -101,7 +101,7 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
     // The command that the message names says what the rewards read.
     let rollouts = folder.join("rollouts/step_000020.jsonl");
     let named = format!("`vlm-r1 reward --input {} --explain true`", rollouts.display());
-    assert!(said.stderr.contains(&named), "{}", said.stderr);
+    assert!(result.stderr.contains(&named), "{}", result.stderr);
     let explained = done(&format!(
         "reward --input {} --explain true --reward_method all_match",
         rollouts.display()
@@ -112,12 +112,12 @@ fn a_run_without_a_reward_says_so_in_every_place_and_when_it_goes_on_too() {
 #[test]
 fn a_run_shorter_than_the_window_is_judged_at_its_end() {
     let dir = TempDir::new().unwrap();
-    let said = done(&line("grpo", dir.path(), "run", "--max_steps 2"));
-    assert!(said.stderr.contains("alert `reward_zero`, on since step 2: "), "{}", said.stderr);
+    let result = done(&line("grpo", dir.path(), "run", "--max_steps 2"));
+    assert!(result.stderr.contains("alert `reward_zero`, on since step 2: "), "{}", result.stderr);
     assert!(alerts(&dir.path().join("run")).contains(&"no_signal on 2".to_owned()));
     // SFT has no rewards: it says what became of the loss.
-    let said = done(&line("sft", dir.path(), "sft", "--max_steps 2"));
-    let last = said.stderr.lines().last().unwrap();
-    assert!(last.starts_with("loss ") && last.contains(" in step 1, "), "{}", said.stderr);
+    let result = done(&line("sft", dir.path(), "sft", "--max_steps 2"));
+    let last = result.stderr.lines().last().unwrap();
+    assert!(last.starts_with("loss ") && last.contains(" in step 1, "), "{}", result.stderr);
     assert!(!dir.path().join("sft/alerts.jsonl").exists());
 }

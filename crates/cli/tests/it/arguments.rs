@@ -5,8 +5,9 @@ use std::os::unix::fs::symlink;
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
+use testing::{checkpoint, repository};
 
-use crate::run::{Said, command, golden, said, say};
+use crate::program::{CallResult, call, call_result, command};
 
 const REQUIRED: &str = "--model_name_or_path m --data_file_paths a.jsonl --output_dir o";
 
@@ -16,7 +17,7 @@ static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
     let path = |name: &str| place.path().join(name);
     fs::create_dir(path("models")).unwrap();
     for model in ["m", "models/Qwen2.5-VL-3B-Instruct"] {
-        let nested = golden().join("parity/checkpoints/nested");
+        let nested = checkpoint("nested");
         symlink(nested.canonicalize().unwrap(), path(model)).unwrap();
     }
     let files = ["a", "refcoco_train", "refcocop_train", "refcocog_train"];
@@ -28,39 +29,39 @@ static PLACE: LazyLock<TempDir> = LazyLock::new(|| {
     place
 });
 
-fn say_there(line: &str) -> Said {
+fn call_there(line: &str) -> CallResult {
     let mut command = command();
     command.current_dir(PLACE.path());
-    said(command.args(line.split_whitespace()).output().unwrap())
+    call_result(command.args(line.split_whitespace()).output().unwrap())
 }
 
 /// A training script's line, resolved.
-fn dry(line: &str) -> Said {
-    say_there(&format!("grpo --dry_run {REQUIRED} {line}"))
+fn dry(line: &str) -> CallResult {
+    call_there(&format!("grpo --dry_run {REQUIRED} {line}"))
 }
 
 fn dry_yaml(line: &str) -> String {
-    let said = dry(line);
-    assert_eq!(said.code, Some(0), "{line}: {}", said.stderr);
-    said.stdout
+    let result = dry(line);
+    assert_eq!(result.code, Some(0), "{line}: {}", result.stderr);
+    result.stdout
 }
 
-fn refused(said: &Said) -> &str {
-    assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{}", said.stderr);
-    &said.stderr
+fn refused(result: &CallResult) -> &str {
+    assert_eq!((result.code, result.stdout.as_str()), (Some(2), ""), "{}", result.stderr);
+    &result.stderr
 }
 
 #[test]
 fn help_lists_every_command() {
-    let help = say("--help");
+    let help = call("--help");
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
     for command in ["demo", "grpo", "sft", "generate", "logprobs", "reward"] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}");
-        let own = say(&format!("{command} --help"));
+        let own = call(&format!("{command} --help"));
         assert_eq!(own.code, Some(0));
         assert!(own.stdout.contains("--config <FILE>"), "{}", own.stdout);
     }
-    assert_eq!(say("--version").stdout, concat!("vlm-r1 ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(call("--version").stdout, concat!("vlm-r1 ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 
 /// What users read must not move when the declarations behind it do: `UPDATE_HELP=1` writes what is said now.
@@ -84,8 +85,8 @@ fn help_is_as_it_was() {
     let updates = std::env::var_os("UPDATE_HELP").is_some();
     for command in COMMANDS {
         let name = if command.is_empty() { "vlm-r1".into() } else { command.replace(' ', "-") };
-        let path = golden().join(format!("cli/help/{name}.txt"));
-        let help = say(&format!("{command} --help")).stdout;
+        let path = repository(format!("golden/cli/help/{name}.txt"));
+        let help = call(&format!("{command} --help")).stdout;
         if updates {
             fs::write(&path, &help).unwrap();
         }
@@ -99,7 +100,7 @@ fn help_is_as_it_was() {
 
 #[test]
 fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
-    let help: String = say("grpo --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let help: String = call("grpo --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
         "Policy optimisation: ",
         "--num_generations <N> Completions of one prompt: the size of a group [default: 8]",
@@ -111,7 +112,7 @@ fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
         assert!(help.contains(part), "{part}\n{help}");
     }
     assert!(!help.contains("deepspeed"));
-    let help: String = say("sft --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let help: String = call("sft --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("[default: cosine]"), "{help}");
 }
 
@@ -122,12 +123,12 @@ fn wrong_words_are_refused_with_the_nearest() {
     let error = "error: unknown flag `--wandb_name`\nhint: `vlm-r1 grpo --help` lists the flags\n";
     assert_eq!(refused(&dry("--wandb_name 1")), error);
     let error = "error: unknown command `grop`\nhint: did you mean `grpo`?\n";
-    assert_eq!(refused(&say("grop --beta 0")), error);
-    refused(&say(""));
+    assert_eq!(refused(&call("grop --beta 0")), error);
+    refused(&call(""));
     refused(&dry("stray"));
     refused(&dry("-x"));
     refused(&dry("--beta"));
-    let foreign = say("generate --model m --prompt p --deepspeed x");
+    let foreign = call("generate --model m --prompt p --deepspeed x");
     assert!(
         refused(&foreign).contains("`--deepspeed` is a flag of a launcher: several processes"),
         "{}",
@@ -167,8 +168,8 @@ const RUN_GRPO_REC: &str = "--use_vllm False --output_dir checkpoints/rl/rec --r
 
 #[test]
 fn the_rec_script_of_vlm_r1_is_taken_as_it_is() {
-    let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC}"));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = call_there(&format!("grpo --dry_run {RUN_GRPO_REC}"));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     for line in [
         "output_dir: checkpoints/rl/rec",
         "is_reward_customized_from_vlm_module: true",
@@ -180,18 +181,18 @@ fn the_rec_script_of_vlm_r1_is_taken_as_it_is() {
         "beta: 0.04",
         "image_folders: coco:coco:coco",
     ] {
-        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+        assert!(result.stdout.contains(line), "{line}\n{}", result.stdout);
     }
-    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
-    assert!(said.stderr.starts_with("warning: no effect here: "), "{}", said.stderr);
+    assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
+    assert!(result.stderr.starts_with("warning: no effect here: "), "{}", result.stderr);
     for flag in
         ["use_vllm", "attn_implementation", "data_seed", "report_to", "dataset_name", "deepspeed"]
     {
         assert_eq!(
-            said.stderr.matches(&format!("`--{flag}`")).count(),
+            result.stderr.matches(&format!("`--{flag}`")).count(),
             1,
             "{flag}: {}",
-            said.stderr
+            result.stderr
         );
     }
 }
@@ -203,9 +204,9 @@ fn the_other_scripts_of_vlm_r1_differ_by_what_they_say() {
         ("--max_anyres_num 6", "beta: 0.04"),
         ("--reward_method all_match:all_match:all_match --max_steps 1200", "max_steps: 1200"),
     ] {
-        let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC} {more}"));
-        assert_eq!(said.code, Some(0), "{}", said.stderr);
-        assert!(said.stdout.contains(expected), "{expected}\n{}", said.stdout);
+        let result = call_there(&format!("grpo --dry_run {RUN_GRPO_REC} {more}"));
+        assert_eq!(result.code, Some(0), "{}", result.stderr);
+        assert!(result.stdout.contains(expected), "{expected}\n{}", result.stdout);
     }
 }
 
@@ -213,10 +214,10 @@ fn the_other_scripts_of_vlm_r1_differ_by_what_they_say() {
 fn the_lora_script_of_vlm_r1_is_taken_as_it_is() {
     let lora = "--learning_rate 1e-5 --use_peft true --lora_r 64 --lora_alpha 128 --lora_dropout 0.05 \
                 --lora_task_type CAUSAL_LM --freeze_vision_modules true";
-    let said = say_there(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = call_there(&format!("grpo --dry_run {RUN_GRPO_REC} {lora}"));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     for line in ["use_peft: true", "lora_r: 64", "lora_alpha: 128.0", "lora_dropout: 0.05"] {
-        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+        assert!(result.stdout.contains(line), "{line}\n{}", result.stdout);
     }
 }
 
@@ -251,11 +252,11 @@ fn a_file_is_overridden_by_flags_and_these_by_set() {
     let file = dir.path().join("args.yaml");
     fs::write(&file, MULTINODE).unwrap();
     let file = file.display();
-    let said = say(&format!(
+    let result = call(&format!(
         "grpo --config {file} --max_steps 7 --save_steps 8 --set save_steps=9 --set reward_funcs=format --dry_run"
     ));
     // Nothing of it is there.
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
     for line in [
         "max_pixels: 401408",
         "max_steps: 7",
@@ -263,12 +264,12 @@ fn a_file_is_overridden_by_flags_and_these_by_set() {
         "save_total_limit: 3",
         "reward_funcs:\n- format",
     ] {
-        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+        assert!(result.stdout.contains(line), "{line}\n{}", result.stdout);
     }
     // What was printed is a file to start from.
     let printed = dir.path().join("printed.yaml");
-    fs::write(&printed, &said.stdout).unwrap();
-    assert_eq!(say(&format!("grpo --config {}", printed.display())).stdout, said.stdout);
+    fs::write(&printed, &result.stdout).unwrap();
+    assert_eq!(call(&format!("grpo --config {}", printed.display())).stdout, result.stdout);
 }
 
 #[test]
@@ -293,11 +294,11 @@ fn bad_values_name_their_place() {
     let expected = "error: `num_generations`: got 1, expected at least 2\n";
     assert_eq!(refused(&dry("--num_generations 1")), expected);
     let expected = "error: missing `--data_file_paths`, `--output_dir`\n";
-    assert_eq!(refused(&say("grpo --model_name_or_path m")), expected);
+    assert_eq!(refused(&call("grpo --model_name_or_path m")), expected);
     let expected = "error: `output_dir`: got nothing, expected a folder\n";
     assert_eq!(refused(&dry("--output_dir=")), expected);
-    let said = dry("--lora_r 1000000");
-    assert!(refused(&said).starts_with("error: `lora_r`: got 1000000, expected at most 4096: "));
+    let result = dry("--lora_r 1000000");
+    assert!(refused(&result).starts_with("error: `lora_r`: got 1000000, expected at most 4096: "));
     let missing = dry("--config nowhere.yaml");
     assert_eq!(missing.code, Some(1));
     assert!(missing.stderr.starts_with("error: nowhere.yaml: "), "{}", missing.stderr);
@@ -316,14 +317,14 @@ fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
     )
     .unwrap();
     let (file, evals) = (path("file"), path("evals.yaml"));
-    let said = dry(&format!(
+    let result = dry(&format!(
         "--model_name_or_path nowhere --data_file_paths none.jsonl:{} --image_folders here:coco \
          --reward_funcs acuracy format --reward_weights 1 2 3 --output_dir {file}/out --eval_steps 1 \
          --eval_config {evals} --resume_from_checkpoint old/checkpoint-3 --device gpu",
         path("folder.jsonl")
     ));
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(said.stdout.contains("model_name_or_path: nowhere"));
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
+    assert!(result.stdout.contains("model_name_or_path: nowhere"));
     for part in [
         "error: 11 problems keep the work from beginning\n",
         "`acuracy`",
@@ -338,7 +339,7 @@ fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
         "evaluation `val`: `image_folders`: no folder `nowhere`",
         "gpu",
     ] {
-        assert!(said.stderr.contains(part), "{part}\n{}", said.stderr);
+        assert!(result.stderr.contains(part), "{part}\n{}", result.stderr);
     }
     for (flags, part) in [
         (format!("--output_dir {}", path("locked")), ".lock: a folder, expected"),
@@ -349,14 +350,14 @@ fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
         (format!("--deepspeed {}", path("folder.jsonl")), "folder.jsonl"),
         (format!("--deepspeed {evals}"), "evals.yaml"),
     ] {
-        let said = dry(&flags);
-        assert_eq!(said.code, Some(1), "{flags}: {}", said.stderr);
-        assert!(said.stderr.contains(part), "{flags}: {}", said.stderr);
+        let result = dry(&flags);
+        assert_eq!(result.code, Some(1), "{flags}: {}", result.stderr);
+        assert!(result.stderr.contains(part), "{flags}: {}", result.stderr);
     }
     // A name is looked at before the model is.
     let line = REQUIRED.replace("path m", "path somebody/something");
-    let said = say_there(&format!("grpo {line} --reward_funcs acuracy"));
-    assert!(said.stderr.starts_with("error: unknown reward `acuracy`"), "{}", said.stderr);
+    let result = call_there(&format!("grpo {line} --reward_funcs acuracy"));
+    assert!(result.stderr.starts_with("error: unknown reward `acuracy`"), "{}", result.stderr);
 }
 
 #[test]
@@ -366,19 +367,19 @@ fn what_deepspeed_is_told_and_would_alter_the_run_is_named() {
     let text = r#"{"zero_optimization": {"stage": 3}, "gradient_clipping": 0.5, "fp16": {"enabled": true},
         "train_micro_batch_size_per_gpu": "auto", "optimizer": {"type": "SGD"}}"#;
     fs::write(&file, text).unwrap();
-    let said = dry(&format!("--deepspeed {}", file.display()));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = dry(&format!("--deepspeed {}", file.display()));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     for part in ["`gradient_clipping`", "`fp16`", "`optimizer`", "zero.json"] {
-        assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+        assert!(result.stderr.contains(part), "{part}: {}", result.stderr);
     }
-    assert!(!said.stderr.contains("train_micro"), "{}", said.stderr);
+    assert!(!result.stderr.contains("train_micro"), "{}", result.stderr);
 }
 
 #[test]
 fn several_processes_are_refused() {
     let with_world_size = |size: &str| {
         let line = format!("grpo --dry_run {REQUIRED}");
-        said(
+        call_result(
             command()
                 .args(line.split_whitespace())
                 .current_dir(PLACE.path())
@@ -402,7 +403,7 @@ fn a_model_that_is_nowhere_is_named() {
     let ask = |model: &str| {
         let mut command = command();
         command.args(["generate", "--model", model, "--prompt", "hello"]);
-        said(command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", dir.path()).output().unwrap())
+        call_result(command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", dir.path()).output().unwrap())
     };
     let folder = ask("./nowhere");
     assert_eq!(folder.code, Some(1));
@@ -424,13 +425,13 @@ fn a_hub_that_cannot_be_reached_is_an_error_with_a_way_out() {
     command.args(["generate", "--model", "somebody/something", "--prompt", "hello"]);
     // A port that nobody listens on.
     command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", dir.path());
-    let said = said(command.output().unwrap());
-    assert_eq!(said.code, Some(1));
-    assert!(said.stderr.contains("the hub cannot be reached"), "{}", said.stderr);
+    let result = call_result(command.output().unwrap());
+    assert_eq!(result.code, Some(1));
+    assert!(result.stderr.contains("the hub cannot be reached"), "{}", result.stderr);
     assert!(
-        said.stderr.contains("\nhint: give the path of a downloaded model folder"),
+        result.stderr.contains("\nhint: give the path of a downloaded model folder"),
         "{}",
-        said.stderr
+        result.stderr
     );
 }
 
@@ -441,13 +442,17 @@ fn the_other_name_of_the_model_is_suggested() {
         ("generate --model_name_or_path out", "`--model`"),
         ("grpo --model out", "`--model_name_or_path`"),
     ] {
-        let said = crate::run::say(line);
-        assert_eq!(said.code, Some(2), "{line}: {}", said.stderr);
-        assert!(said.stderr.contains(&format!("did you mean {meant}")), "{line}: {}", said.stderr);
+        let result = crate::program::call(line);
+        assert_eq!(result.code, Some(2), "{line}: {}", result.stderr);
+        assert!(
+            result.stderr.contains(&format!("did you mean {meant}")),
+            "{line}: {}",
+            result.stderr
+        );
     }
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("a.json");
     std::fs::write(&file, "{}").unwrap();
-    let said = crate::run::say(&format!("eval --compare {0} {0}", file.display()));
-    assert!(said.stderr.contains("a file, expected a folder"), "{}", said.stderr);
+    let result = crate::program::call(&format!("eval --compare {0} {0}", file.display()));
+    assert!(result.stderr.contains("a file, expected a folder"), "{}", result.stderr);
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::readme::repository;
-use crate::run::{Said, command, said};
+use testing::repository;
+
+use crate::program::{CallResult, call_result, command};
 
 /// Files below configs/, by their path from there.
 fn recipes() -> BTreeSet<PathBuf> {
-    let root = repository().join("configs");
+    let root = repository("configs");
     let mut found = BTreeSet::new();
     for folder in fs::read_dir(&root).unwrap() {
         let folder = folder.unwrap().path();
@@ -24,7 +25,7 @@ fn recipes() -> BTreeSet<PathBuf> {
 }
 
 fn text(recipe: &Path) -> String {
-    fs::read_to_string(repository().join("configs").join(recipe)).unwrap()
+    fs::read_to_string(repository("configs").join(recipe)).unwrap()
 }
 
 /// The command that a file is for: its name begins so.
@@ -38,20 +39,20 @@ fn command_of(recipe: &Path) -> &str {
     word
 }
 
-fn from_repository(words: &[&str]) -> Said {
-    let output = command().args(words).current_dir(repository()).output();
-    said(output.unwrap())
+fn from_repository(words: &[&str]) -> CallResult {
+    let output = command().args(words).current_dir(repository("")).output();
+    call_result(output.unwrap())
 }
 
 /// A dry run; what the recipe says must have an effect.
 fn resolved(command: &str, recipe: &Path, more: &[&str]) -> String {
     let file = Path::new("configs").join(recipe).display().to_string();
     let words = [&[command, "--config", &file, "--dry_run"], more].concat();
-    let said = from_repository(&words);
+    let result = from_repository(&words);
     // Models and data are elsewhere, which a dry run says too.
-    assert!(!said.stdout.is_empty(), "{file}: {}", said.stderr);
-    assert!(!said.stderr.contains("warning:"), "{file}: {}", said.stderr);
-    said.stdout
+    assert!(!result.stdout.is_empty(), "{file}: {}", result.stderr);
+    assert!(!result.stderr.contains("warning:"), "{file}: {}", result.stderr);
+    result.stdout
 }
 
 fn value<'a>(yaml: &'a str, key: &str) -> Option<&'a str> {
@@ -131,8 +132,8 @@ fn the_page_names_every_recipe_and_its_commands_are_commands() {
             .chain(["--dry_run".to_owned()])
             .collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let said = from_repository(&words);
-        assert!(!said.stdout.is_empty(), "{line}\n{}", said.stderr);
+        let result = from_repository(&words);
+        assert!(!result.stdout.is_empty(), "{line}\n{}", result.stderr);
         called += 1;
     }
     assert!(called > 6, "only {called}");

@@ -6,8 +6,9 @@ use std::path::Path;
 use image::RgbImage;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testing::checkpoint;
 
-use crate::run::{Said, golden, say};
+use crate::program::{CallResult, call};
 
 fn write(dir: &Path, rows: &[Value]) {
     fs::create_dir_all(dir.join("images")).unwrap();
@@ -22,8 +23,8 @@ fn row(question: &str, answer: &str) -> Value {
     json!({"image": "1.png", "conversations": turns})
 }
 
-fn check(dir: &Path, more: &str) -> Said {
-    say(&format!(
+fn check(dir: &Path, more: &str) -> CallResult {
+    call(&format!(
         "data check --data_file_paths {data} --image_folders {images} {more}",
         data = dir.join("train.jsonl").display(),
         images = dir.join("images").display(),
@@ -36,8 +37,8 @@ const REC: &str = "--task_type rec --is_reward_customized_from_vlm_module true";
 fn good_rows_pass_and_are_summed_up() {
     let dir = TempDir::new().unwrap();
     write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("And?", "[10, 20, 20, 30]")]);
-    let said = check(dir.path(), REC);
-    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{}", said.stdout);
+    let result = check(dir.path(), REC);
+    assert_eq!((result.code, result.stderr.as_str()), (Some(0), ""), "{}", result.stdout);
     for line in [
         "train.jsonl: 2 rows, 2 without errors\n",
         "images: 1 different one\n",
@@ -46,7 +47,7 @@ fn good_rows_pass_and_are_summed_up() {
         "share of the image: 1-10 %: 1, 10-50 %: 1\n",
         "\n0 errors, 0 warnings\n",
     ] {
-        assert!(said.stdout.contains(line), "{line}\n{}", said.stdout);
+        assert!(result.stdout.contains(line), "{line}\n{}", result.stdout);
     }
 }
 
@@ -54,16 +55,20 @@ fn good_rows_pass_and_are_summed_up() {
 fn errors_fail_and_warnings_only_where_strict() {
     let dir = TempDir::new().unwrap();
     write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("Where?", "[10, 20, 60, 90]")]);
-    let said = check(dir.path(), REC);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stdout.contains("duplicate_row: 1 - expected each row once\n"), "{}", said.stdout);
-    let said = check(dir.path(), &format!("{REC} --strict true"));
-    assert_eq!(said.code, Some(1));
-    assert_eq!(said.stderr, "error: 0 errors and 1 warning in the data\n");
+    let result = check(dir.path(), REC);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    assert!(
+        result.stdout.contains("duplicate_row: 1 - expected each row once\n"),
+        "{}",
+        result.stdout
+    );
+    let result = check(dir.path(), &format!("{REC} --strict true"));
+    assert_eq!(result.code, Some(1));
+    assert_eq!(result.stderr, "error: 0 errors and 1 warning in the data\n");
     write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("Where?", "[60, 20, 10, 90]")]);
-    let said = check(dir.path(), REC);
-    assert_eq!(said.code, Some(1), "{}", said.stdout);
-    assert!(said.stdout.contains("train.jsonl:2: the answer holds no box"), "{}", said.stdout);
+    let result = check(dir.path(), REC);
+    assert_eq!(result.code, Some(1), "{}", result.stdout);
+    assert!(result.stdout.contains("train.jsonl:2: the answer holds no box"), "{}", result.stdout);
 }
 
 #[test]
@@ -71,34 +76,35 @@ fn true_answers_that_earn_little_are_told() {
     let dir = TempDir::new().unwrap();
     // Rounded to whole pixels of the model's input, two pixels are not much.
     write(dir.path(), &[row("Where?", "[10, 20, 60, 90]"), row("Small?", "[10, 10, 12, 12]")]);
-    let said = check(dir.path(), &format!("{REC} --reward_funcs accuracy point_in_box click giou"));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result =
+        check(dir.path(), &format!("{REC} --reward_funcs accuracy point_in_box click giou"));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let told = "train.jsonl:2: `accuracy` gives the true answer 0.";
-    assert!(said.stdout.contains(told), "{}", said.stdout);
-    assert!(!said.stdout.contains("train.jsonl:1:"), "{}", said.stdout);
-    assert!(said.stdout.contains("scored by: accuracy, point_in_box, giou, click\n"));
+    assert!(result.stdout.contains(told), "{}", result.stdout);
+    assert!(!result.stdout.contains("train.jsonl:1:"), "{}", result.stdout);
+    assert!(result.stdout.contains("scored by: accuracy, point_in_box, giou, click\n"));
     // A solution that the method cannot read is an error, one that scores low a warning.
     let boxes = "```json\n[{\"bbox_2d\": [1, 2, 30, 40], \"label\": \"a\"}]\n```";
     write(
         dir.path(),
         &[row("a?", boxes), row("b?", "```json\n[{\"bbox\": 1}]\n```"), row("c?", "None")],
     );
-    let said = check(dir.path(), "--reward_method odLength");
-    assert_eq!(said.code, Some(1), "{}", said.stdout);
-    assert!(said.stdout.contains("unscorable: 1 - "), "{}", said.stdout);
-    assert!(!said.stdout.contains("low_true_score"), "{}", said.stdout);
+    let result = check(dir.path(), "--reward_method odLength");
+    assert_eq!(result.code, Some(1), "{}", result.stdout);
+    assert!(result.stdout.contains("unscorable: 1 - "), "{}", result.stdout);
+    assert!(!result.stdout.contains("low_true_score"), "{}", result.stdout);
 }
 
 #[test]
 fn prompts_are_counted_with_a_model() {
     let dir = TempDir::new().unwrap();
     write(dir.path(), &[row("Where?", "[10, 20, 60, 90]")]);
-    let model = golden().join("parity/checkpoints/nested");
+    let model = checkpoint("nested");
     let flags = format!("{REC} --model_name_or_path {} --max_prompt_length 8", model.display());
-    let said = check(dir.path(), &flags);
-    assert_eq!(said.code, Some(1), "{}", said.stdout);
-    assert!(said.stdout.contains("prompt_too_long: 1 - "), "{}", said.stdout);
-    assert!(said.stdout.contains("\nprompts: "), "{}", said.stdout);
+    let result = check(dir.path(), &flags);
+    assert_eq!(result.code, Some(1), "{}", result.stdout);
+    assert!(result.stdout.contains("prompt_too_long: 1 - "), "{}", result.stdout);
+    assert!(result.stdout.contains("\nprompts: "), "{}", result.stdout);
 }
 
 #[test]
@@ -107,9 +113,9 @@ fn the_file_and_the_page_hold_what_was_found() {
     let evil = "<script>alert(1)</script>";
     write(dir.path(), &[row(evil, "[10, 20, 60, 90]"), row("Out?", "[10, 20, 160, 90]")]);
     let (json, html) = (dir.path().join("found.json"), dir.path().join("data.html"));
-    let said =
+    let result =
         check(dir.path(), &format!("{REC} --json {} --html {}", json.display(), html.display()));
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
     let found: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
     assert_eq!((&found["errors"], &found["warnings"]), (&json!(1), &json!(0)));
     let finding = &found["findings"][0];
@@ -135,14 +141,14 @@ fn a_training_configuration_can_be_taken_as_it_is() {
         dir.path().join("images").display()
     );
     fs::write(&config, text).unwrap();
-    let said = say(&format!("data check --config {}", config.display()));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stderr.starts_with("warning: no effect here: `--learning_rate` (of training)"));
-    let said = say("data check --data_file_path x");
+    let result = call(&format!("data check --config {}", config.display()));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    assert!(result.stderr.starts_with("warning: no effect here: `--learning_rate` (of training)"));
+    let result = call("data check --data_file_path x");
     let hint = "error: unknown flag `--data_file_path`\nhint: did you mean `--data_file_paths`?\n";
-    assert_eq!((said.code, said.stderr.as_str()), (Some(2), hint));
-    let said = say("data chek");
-    assert_eq!(said.stderr, "error: unknown command `chek`\nhint: did you mean `check`?\n");
+    assert_eq!((result.code, result.stderr.as_str()), (Some(2), hint));
+    let result = call("data chek");
+    assert_eq!(result.stderr, "error: unknown command `chek`\nhint: did you mean `check`?\n");
 }
 
 #[test]
@@ -152,15 +158,15 @@ fn boxes_that_no_reward_compares_are_told() {
     write(dir.path(), &boxes.map(|answer| row("Where?", answer)));
     let told = "no_box_reward: 1 - expected a reward that compares boxes";
     for (more, rows) in [("--task_type rec", "2 rows: "), ("", "of 2 of 2 rows")] {
-        let said = check(dir.path(), more);
-        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        let result = check(dir.path(), more);
+        assert_eq!(result.code, Some(0), "{}", result.stderr);
         for text in [told, rows, "0.75"] {
-            assert!(said.stdout.contains(text), "{more}: {text}\n{}", said.stdout);
+            assert!(result.stdout.contains(text), "{more}: {text}\n{}", result.stdout);
         }
     }
     for more in [REC, "--task_type rec --reward_funcs giou", "--reward_funcs format"] {
-        let said = check(dir.path(), more);
-        assert!(!said.stdout.contains("no_box_reward"), "{more}\n{}", said.stdout);
+        let result = check(dir.path(), more);
+        assert!(!result.stdout.contains("no_box_reward"), "{more}\n{}", result.stdout);
     }
 }
 
@@ -180,8 +186,8 @@ fn rows_in_any_form_are_read_and_other_files_told_once() {
     let train = "train.jsonl: 2 rows, 2 without errors\n";
     for text in [json!(rows).to_string(), format!("{:#}", json!(rows)), pretty.join("\n")] {
         fs::write(&path, text).unwrap();
-        let said = check(dir.path(), REC);
-        assert!(said.stdout.contains(train) && said.code == Some(0), "{}", said.stdout);
+        let result = check(dir.path(), REC);
+        assert!(result.stdout.contains(train) && result.code == Some(0), "{}", result.stdout);
     }
     for (bytes, told) in [
         (b"\x1f\x8b\x08\x00\x00".to_vec(), "train.jsonl: gzip\n"),
@@ -195,9 +201,13 @@ fn rows_in_any_form_are_read_and_other_files_told_once() {
         ),
     ] {
         fs::write(&path, bytes).unwrap();
-        let said = check(dir.path(), REC);
-        assert!(said.stdout.contains(told) && said.stdout.contains("hint: "), "{}", said.stdout);
-        assert!(said.stdout.contains("\n1 error, 0 warnings\n"), "{}", said.stdout);
+        let result = check(dir.path(), REC);
+        assert!(
+            result.stdout.contains(told) && result.stdout.contains("hint: "),
+            "{}",
+            result.stdout
+        );
+        assert!(result.stdout.contains("\n1 error, 0 warnings\n"), "{}", result.stdout);
     }
 }
 
@@ -218,12 +228,12 @@ fn a_task_that_is_nearly_one_of_ours_is_refused_everywhere() {
             "reward --input a",
             "eval --model m --task reward --data_file_paths a --output_dir o",
         ] {
-            let said = say(&format!("{command} --task_type {given}"));
+            let result = call(&format!("{command} --task_type {given}"));
             let told = format!("`task_type`: got {given}, expected {meant}");
             assert!(
-                said.code == Some(2) && said.stderr.contains(&told),
+                result.code == Some(2) && result.stderr.contains(&told),
                 "{command}: {}",
-                said.stderr
+                result.stderr
             );
         }
     }

@@ -4,21 +4,22 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
+use testing::golden;
 
-use crate::run::{golden, say};
+use crate::program::call;
 
 #[test]
 fn refcoco_becomes_a_file_for_each_split() {
     let dir = TempDir::new().unwrap();
-    let sources = golden().join("sources");
-    let said = say(&format!(
+    let sources = golden("sources");
+    let result = call(&format!(
         "data convert --from refcoco --input {} --annotations {} --output {}/ref_{{split}}.jsonl",
         sources.join("refs_protocol_2.p").display(),
         sources.join("instances.json").display(),
         dir.path().display()
     ));
-    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""), "{}", said.stderr);
-    assert!(said.stderr.starts_with("6 rows kept, 2 left out\nrows left out, bad_row: 2\n  "));
+    assert_eq!((result.code, result.stdout.as_str()), (Some(0), ""), "{}", result.stderr);
+    assert!(result.stderr.starts_with("6 rows kept, 2 left out\nrows left out, bad_row: 2\n  "));
     let lines = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap().lines().count();
     assert_eq!(
         [lines("ref_train.jsonl"), lines("ref_val.jsonl"), lines("ref_testA.jsonl")],
@@ -35,24 +36,24 @@ fn refcoco_becomes_a_file_for_each_split() {
 fn converted_tables_pass_the_check() {
     let dir = TempDir::new().unwrap();
     let (rows, images) = (dir.path().join("rows.jsonl"), dir.path().join("images"));
-    let said = say(&format!(
+    let result = call(&format!(
         "data convert --from parquet --input {} --image_folder {} --output {}",
-        golden().join("sources/one_image.parquet").display(),
+        golden("sources/one_image.parquet").display(),
         images.display(),
         rows.display()
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert_eq!(said.stderr, "3 rows kept, 0 left out, 2 images written\n");
-    let said = say(&format!(
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    assert_eq!(result.stderr, "3 rows kept, 0 left out, 2 images written\n");
+    let result = call(&format!(
         "data check --data_file_paths {} --image_folders {}",
         rows.display(),
         images.display()
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stdout);
+    assert_eq!(result.code, Some(0), "{}", result.stdout);
     assert!(
-        said.stdout.contains("3 rows, 3 without errors\nimages: 2 different ones\n"),
+        result.stdout.contains("3 rows, 3 without errors\nimages: 2 different ones\n"),
         "{}",
-        said.stdout
+        result.stdout
     );
 }
 
@@ -61,33 +62,33 @@ fn what_cannot_be_converted_leaves_no_file() {
     let dir = TempDir::new().unwrap();
     let hostile = dir.path().join("refs.p");
     fs::write(&hostile, b"cos\nsystem\n(S'touch hacked'\ntR.").unwrap();
-    let said = say(&format!(
+    let result = call(&format!(
         "data convert --from refcoco --input {} --annotations {} --output {}/rows.jsonl",
         hostile.display(),
-        golden().join("sources/instances.json").display(),
+        golden("sources/instances.json").display(),
         dir.path().display()
     ));
-    assert_eq!(said.code, Some(1));
+    assert_eq!(result.code, Some(1));
     assert!(
-        said.stderr.contains("byte 0 of the pickle: `os.system`: only plain data"),
+        result.stderr.contains("byte 0 of the pickle: `os.system`: only plain data"),
         "{}",
-        said.stderr
+        result.stderr
     );
-    assert!(said.stderr.contains("\nhint: "), "{}", said.stderr);
+    assert!(result.stderr.contains("\nhint: "), "{}", result.stderr);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     let nothing = dir.path().join("none.json");
     fs::write(&nothing, "[{\"problem\": 1}]").unwrap();
-    let said = say(&format!("data convert --from vlm-r1-json --input {}", nothing.display()));
-    assert_eq!(said.code, Some(1));
+    let result = call(&format!("data convert --from vlm-r1-json --input {}", nothing.display()));
+    assert_eq!(result.code, Some(1));
     assert!(
-        said.stderr.starts_with("error: no row was kept\n0 rows kept, 1 left out\n"),
+        result.stderr.starts_with("error: no row was kept\n0 rows kept, 1 left out\n"),
         "{}",
-        said.stderr
+        result.stderr
     );
-    let said = say("data convert --from csv --input x");
-    assert_eq!(said.code, Some(2), "{}", said.stderr);
-    let said = say("data convert --from refcoco --input x");
-    assert!(said.code == Some(2) && said.stderr.contains("annotations"), "{}", said.stderr);
+    let result = call("data convert --from csv --input x");
+    assert_eq!(result.code, Some(2), "{}", result.stderr);
+    let result = call("data convert --from refcoco --input x");
+    assert!(result.code == Some(2) && result.stderr.contains("annotations"), "{}", result.stderr);
 }
 
 fn names(dir: &TempDir) -> Vec<String> {
@@ -108,23 +109,23 @@ fn what_a_killed_run_left_goes_and_a_full_disk_is_told() {
         fs::write(dir.path().join(name), "half").unwrap();
     }
     let convert = |output: &str| {
-        say(&format!(
+        call(&format!(
             "data convert --from parquet --input {} --image_folder {} --output {output}",
-            golden().join("sources/one_image.parquet").display(),
+            golden("sources/one_image.parquet").display(),
             dir.path().display(),
         ))
     };
-    let said = convert(&output.display().to_string());
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = convert(&output.display().to_string());
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let left = names(&dir);
     assert_eq!(left.len(), 3, "{left:?}");
     assert!(left.iter().all(|name| !name.starts_with(".tmp")), "{left:?}");
-    let said = convert("/dev/full");
-    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+    let result = convert("/dev/full");
+    assert_eq!((result.code, result.stdout.as_str()), (Some(1), ""));
     assert!(
-        said.stderr.starts_with("error: /dev/full: No space left on device"),
+        result.stderr.starts_with("error: /dev/full: No space left on device"),
         "{}",
-        said.stderr
+        result.stderr
     );
     let device = fs::metadata("/dev/full").unwrap();
     assert!(!device.is_file(), "the device is still there");
@@ -138,7 +139,7 @@ fn signals_leave_no_file() {
     let pipe = dir.path().join("source.json");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.unwrap().success());
-    let mut command = crate::run::command();
+    let mut command = crate::program::command();
     command.args(["data", "convert", "--from", "llama-factory"]);
     command.arg("--input").arg(&pipe).arg("--output").arg(dir.path().join("rows.jsonl"));
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();

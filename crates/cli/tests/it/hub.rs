@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::hub_stand_in::{COMMIT, Fault, Hub, MODEL, OLD_COMMIT, wait_until};
-use crate::run::{Said, command, golden, said};
+use crate::fake_hub::{COMMIT, Fault, Hub, MODEL, OLD_COMMIT, wait_until};
+use crate::program::{CallResult, call_result, command};
 
 /// Two shards with an index.
-fn checkpoint() -> PathBuf {
-    golden().join("parity/checkpoints/flat")
+fn flat() -> PathBuf {
+    testing::checkpoint("flat")
 }
 
 const SHARD: &str = "model-00002-of-00002.safetensors";
@@ -32,12 +32,12 @@ fn asking(model: &str, cache: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
-fn ask(model: &str, cache: &Path, settings: &[(&str, &str)]) -> Said {
-    said(asking(model, cache, settings).output().unwrap())
+fn ask(model: &str, cache: &Path, settings: &[(&str, &str)]) -> CallResult {
+    call_result(asking(model, cache, settings).output().unwrap())
 }
 
-fn local(cache: &Path) -> Said {
-    ask(&checkpoint().display().to_string(), cache, &[])
+fn local(cache: &Path) -> CallResult {
+    ask(&flat().display().to_string(), cache, &[])
 }
 
 fn snapshot(cache: &Path) -> PathBuf {
@@ -46,14 +46,14 @@ fn snapshot(cache: &Path) -> PathBuf {
 
 /// Fails unless the cache holds what the hub has, and nothing half done.
 fn check_cache(cache: &Path) {
-    for entry in fs::read_dir(checkpoint()).unwrap() {
+    for entry in fs::read_dir(flat()).unwrap() {
         let name = entry.unwrap().file_name();
         let [got, expected] =
-            [snapshot(cache), checkpoint()].map(|folder| fs::read(folder.join(&name)).unwrap());
+            [snapshot(cache), flat()].map(|folder| fs::read(folder.join(&name)).unwrap());
         assert!(got == expected, "{}", name.display());
     }
     let blobs = fs::read_dir(cache.join("hub/models--owner--tiny/blobs")).unwrap();
-    assert_eq!(blobs.count(), fs::read_dir(checkpoint()).unwrap().count());
+    assert_eq!(blobs.count(), fs::read_dir(flat()).unwrap().count());
 }
 
 fn part_bytes(cache: &Path) -> u64 {
@@ -66,7 +66,7 @@ fn part_bytes(cache: &Path) -> u64 {
 
 #[test]
 fn a_model_is_fetched_once_and_then_taken_from_the_cache() {
-    let hub = Hub::start(&checkpoint(), Fault::None, None);
+    let hub = Hub::start(&flat(), Fault::None, None);
     let cache = tempfile::tempdir().unwrap();
     let fetched = ask(MODEL, cache.path(), &[("HF_ENDPOINT", &hub.endpoint)]);
     assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
@@ -99,12 +99,12 @@ fn a_model_is_fetched_once_and_then_taken_from_the_cache() {
 
 #[test]
 fn another_revision_is_named_by_its_flag_or_behind_the_name() {
-    let hub = Hub::start(&checkpoint(), Fault::None, None);
+    let hub = Hub::start(&flat(), Fault::None, None);
     let endpoint = ("HF_ENDPOINT", hub.endpoint.as_str());
     for (model, flags) in [("owner/tiny@v1", &[][..]), (MODEL, &["--model_revision", "v1"])] {
         let cache = tempfile::tempdir().unwrap();
         let ask = |model: &str, flags: &[&str], setting| {
-            said(asking(model, cache.path(), &[setting]).args(flags).output().unwrap())
+            call_result(asking(model, cache.path(), &[setting]).args(flags).output().unwrap())
         };
         let fetched = ask(model, flags, endpoint);
         assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
@@ -126,7 +126,7 @@ fn another_revision_is_named_by_its_flag_or_behind_the_name() {
 
 #[test]
 fn a_download_that_is_cut_goes_on_where_it_stopped() {
-    let hub = Hub::start(&checkpoint(), Fault::Cut { after: 10_000, times: 2 }, None);
+    let hub = Hub::start(&flat(), Fault::Cut { after: 10_000, times: 2 }, None);
     let cache = tempfile::tempdir().unwrap();
     let fetched = ask(MODEL, cache.path(), &[("HF_ENDPOINT", &hub.endpoint)]);
     assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
@@ -140,7 +140,7 @@ fn a_download_that_is_cut_goes_on_where_it_stopped() {
 
 #[test]
 fn a_download_that_was_killed_goes_on_in_the_next_call() {
-    let hub = Hub::start(&checkpoint(), Fault::Stall { after: 12_345 }, None);
+    let hub = Hub::start(&flat(), Fault::Stall { after: 12_345 }, None);
     let cache = tempfile::tempdir().unwrap();
     let settings = [("HF_ENDPOINT", hub.endpoint.as_str())];
     let mut child = asking(MODEL, cache.path(), &settings).stderr(Stdio::null()).spawn().unwrap();
@@ -160,7 +160,7 @@ fn a_download_that_was_killed_goes_on_in_the_next_call() {
 
 #[test]
 fn a_connection_that_falls_silent_counts_as_cut() {
-    let hub = Hub::start(&checkpoint(), Fault::Stall { after: 5_000 }, None);
+    let hub = Hub::start(&flat(), Fault::Stall { after: 5_000 }, None);
     let cache = tempfile::tempdir().unwrap();
     let fetched = ask(
         MODEL,
@@ -174,7 +174,7 @@ fn a_connection_that_falls_silent_counts_as_cut() {
 
 #[test]
 fn a_server_without_ranges_is_asked_for_all_of_it_again() {
-    let hub = Hub::start(&checkpoint(), Fault::NoRanges { after: 7_000 }, None);
+    let hub = Hub::start(&flat(), Fault::NoRanges { after: 7_000 }, None);
     let cache = tempfile::tempdir().unwrap();
     let fetched = ask(MODEL, cache.path(), &[("HF_ENDPOINT", &hub.endpoint)]);
     assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
@@ -183,14 +183,14 @@ fn a_server_without_ranges_is_asked_for_all_of_it_again() {
 
 #[test]
 fn an_error_page_is_not_kept_for_the_file() {
-    let hub = Hub::start(&checkpoint(), Fault::ErrorPage, None);
+    let hub = Hub::start(&flat(), Fault::ErrorPage, None);
     let cache = tempfile::tempdir().unwrap();
     let settings = [("HF_ENDPOINT", hub.endpoint.as_str())];
     let refused = ask(MODEL, cache.path(), &settings);
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("`tokenizer.json` came with 17 bytes"), "{}", refused.stderr);
     assert!(!snapshot(cache.path()).join("tokenizer.json").exists());
-    let whole = Hub::start(&checkpoint(), Fault::None, None);
+    let whole = Hub::start(&flat(), Fault::None, None);
     let fetched = ask(MODEL, cache.path(), &[("HF_ENDPOINT", &whole.endpoint)]);
     assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
     check_cache(cache.path());
@@ -198,7 +198,7 @@ fn an_error_page_is_not_kept_for_the_file() {
 
 #[test]
 fn a_gated_model_says_what_opens_it_and_shows_the_token_to_the_hub_alone() {
-    let hub = Hub::start(&checkpoint(), Fault::None, Some("hf_right"));
+    let hub = Hub::start(&flat(), Fault::None, Some("hf_right"));
     let cache = tempfile::tempdir().unwrap();
     for (token, status) in [(None, "401"), (Some("hf_wrong"), "403")] {
         let mut settings = vec![("HF_ENDPOINT", hub.endpoint.as_str())];
@@ -219,7 +219,7 @@ fn a_gated_model_says_what_opens_it_and_shows_the_token_to_the_hub_alone() {
 
 #[test]
 fn a_cache_without_its_weights_is_named_offline() {
-    let hub = Hub::start(&checkpoint(), Fault::None, None);
+    let hub = Hub::start(&flat(), Fault::None, None);
     let cache = tempfile::tempdir().unwrap();
     assert_eq!(ask(MODEL, cache.path(), &[("HF_ENDPOINT", &hub.endpoint)]).code, Some(0));
     fs::remove_file(snapshot(cache.path()).join(SHARD)).unwrap();

@@ -5,7 +5,7 @@ mod alerts;
 #[cfg(test)]
 mod arguments;
 #[cfg(test)]
-mod asking;
+mod broken_streams;
 #[cfg(test)]
 mod configs;
 #[cfg(test)]
@@ -13,22 +13,26 @@ mod data_check;
 #[cfg(test)]
 mod data_convert;
 #[cfg(test)]
-mod doubts;
+mod error_places;
 #[cfg(test)]
-mod evaluation;
+mod eval_command;
 #[cfg(test)]
-mod evaluations;
+mod eval_warnings;
+mod fake_hub;
+#[cfg(test)]
+mod generate_and_logprobs;
 #[cfg(test)]
 mod hub;
-mod hub_stand_in;
 #[cfg(test)]
-mod links;
+mod image_links;
 #[cfg(test)]
 mod model_folder;
 #[cfg(test)]
-mod older;
+mod old_runs;
 #[cfg(test)]
 mod plan;
+#[cfg(test)]
+mod program;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
@@ -37,18 +41,14 @@ mod reference;
 mod reward;
 mod reward_rows;
 #[cfg(test)]
-mod run;
-#[cfg(test)]
-mod serving;
+mod reward_server;
 #[cfg(test)]
 mod signals;
 #[cfg(test)]
-mod streams;
-#[cfg(test)]
 mod training;
+#[cfg(test)]
+mod training_evaluations;
 #[cfg(test)]
 mod two_programs;
 #[cfg(test)]
 mod which_model;
-#[cfg(test)]
-mod words;

@@ -10,14 +10,14 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::run::{Said, golden, said, say};
+use crate::program::{CallResult, call, call_result};
 use crate::training::line;
 
 const WHOLE: &str = "model.safetensors";
 const HEAD: &str = "lm_head.weight";
 
 fn nested() -> PathBuf {
-    golden().join("parity/checkpoints/nested")
+    testing::checkpoint("nested")
 }
 
 /// A copy of the tiny model, every file for its owner alone.
@@ -54,9 +54,9 @@ fn a_step(method: &str, dir: &Path, model: &Path, more: &str) -> String {
     line(method, dir, "run", &more).replace(&from, &model.display().to_string())
 }
 
-fn done(said: Said) -> Said {
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    said
+fn done(result: CallResult) -> CallResult {
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    result
 }
 
 /// Permissions of all that lies in a folder, by path.
@@ -99,7 +99,7 @@ fn all_that_is_written_follows_the_users_mask() {
                 .args(["-c", &command, env!("CARGO_BIN_EXE_vlm-r1")])
                 .args(line.split_whitespace())
                 .output();
-            done(said(output.unwrap()));
+            done(call_result(output.unwrap()));
         }
         let mut found = Vec::new();
         for folder in [dir.path().join("run"), dir.path().join("lora"), merged, cache] {
@@ -121,9 +121,9 @@ fn a_stored_head_that_differs_survives_a_run() {
     let dir = TempDir::new().unwrap();
     let model = copy(dir.path());
     edit(&model.join("config.json"), |c| c["tie_word_embeddings"] = json!(true));
-    let said = done(say(&a_step("sft", dir.path(), &model, "").replace("1e-3", "1e-9")));
+    let result = done(call(&a_step("sft", dir.path(), &model, "").replace("1e-3", "1e-9")));
     let warning = "`lm_head.weight` differs from the embedding";
-    assert_eq!(said.stderr.matches(warning).count(), 1, "{}", said.stderr);
+    assert_eq!(result.stderr.matches(warning).count(), 1, "{}", result.stderr);
     let checkpoint = dir.path().join("run/checkpoint-1");
     let [before, after] = [&model, &checkpoint].map(|folder| floats(&folder.join(WHOLE), HEAD));
     assert_eq!(before.len(), after.len());
@@ -143,12 +143,12 @@ fn what_a_folder_contradicts_is_said_once_by_a_run() {
     // `<|endoftext|>` alone; the chat template writes `<|im_end|>`.
     edit(&model.join("generation_config.json"), |c| c["eos_token_id"] = json!(536));
     // Policy and reference model read the same folder.
-    let said = done(say(&a_step("grpo", dir.path(), &model, "--beta 0.04")));
+    let result = done(call(&a_step("grpo", dir.path(), &model, "--beta 0.04")));
     for text in [
         format!("not read: `{stale}`"),
         "files differ on where an answer ends; it ends at".to_owned(),
     ] {
-        assert_eq!(said.stderr.matches(&text).count(), 1, "{}", said.stderr);
+        assert_eq!(result.stderr.matches(&text).count(), 1, "{}", result.stderr);
     }
 }
 
@@ -164,10 +164,10 @@ fn what_is_said_of_a_model_folder_stands_in_the_log_of_the_run() {
     edit(&model.join("tokenizer_config.json"), |config| {
         config["chat_template"] = json!("another");
     });
-    let said = done(say(&a_step("sft", dir.path(), &model, "")));
+    let result = done(call(&a_step("sft", dir.path(), &model, "")));
     let log = fs::read_to_string(dir.path().join("run/log.txt")).unwrap();
     for text in ["chat templates differ", "passed over, as in transformers: `score.weight`"] {
-        assert!(said.stderr.contains(text), "{}", said.stderr);
+        assert!(result.stderr.contains(text), "{}", result.stderr);
         assert_eq!(log.matches(text).count(), 1, "{log}");
     }
 }
@@ -188,9 +188,9 @@ fn a_folder_that_is_no_model_is_named_with_one_that_is() {
             format!("generate --model {} --prompt x --device cpu", given.display()),
             a_step("sft", dir.path(), &given, ""),
         ] {
-            let said = say(&line);
-            assert_eq!(said.code, Some(1), "{}", said.stderr);
-            assert!(said.stderr.contains(&hint), "{line}\n{}", said.stderr);
+            let result = call(&line);
+            assert_eq!(result.code, Some(1), "{}", result.stderr);
+            assert!(result.stderr.contains(&hint), "{line}\n{}", result.stderr);
         }
     }
 }

@@ -6,30 +6,30 @@ use std::path::Path;
 
 use serde_json::json;
 use tempfile::TempDir;
+use testing::{checkpoint, golden};
 
-use crate::run::{Said, golden, say};
+use crate::program::{CallResult, call};
 
-fn plan(dir: &Path, more: &str) -> Said {
-    let golden = golden();
+fn plan(dir: &Path, more: &str) -> CallResult {
     let data = dir.join("train.jsonl");
     let turns = json!([{"from": "human", "value": "<image>Where is it?"}, {"from": "gpt", "value": "[1, 2, 3, 4]"}]);
     let row = |image: &str| format!("{}\n", json!({"image": image, "conversations": turns}));
     fs::write(&data, row("scene.png") + &row("small.png")).unwrap();
-    say(&format!(
+    call(&format!(
         "plan --model_name_or_path {model} --data_file_paths {data} --image_folders {images} --output_dir {output} \
          --num_generations 4 --per_device_train_batch_size 8 --max_completion_length 16 --max_steps 10 \
          --device cpu --num_threads 1 {more}",
-        model = golden.join("parity/checkpoints/nested").display(),
+        model = checkpoint("nested").display(),
         data = data.display(),
-        images = golden.join("parity/images").display(),
+        images = golden("parity/images").display(),
         output = dir.join("out").display(),
     ))
 }
 
 /// The three cells of each line that has a name of words and then cells.
-fn cells(said: &Said) -> HashMap<String, [f64; 3]> {
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let rows = said.stdout.lines().filter_map(|line| {
+fn cells(result: &CallResult) -> HashMap<String, [f64; 3]> {
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let rows = result.stdout.lines().filter_map(|line| {
         let (name, cells) = line.split_at_checked(28)?;
         let cells: Vec<f64> =
             cells.split_whitespace().map(|cell| cell.parse().ok()).collect::<Option<_>>()?;
@@ -41,18 +41,18 @@ fn cells(said: &Said) -> HashMap<String, [f64; 3]> {
 #[test]
 fn memory_time_and_cost_of_three_ways() {
     let dir = TempDir::new().unwrap();
-    let said = plan(
+    let result = plan(
         dir.path(),
         "--memory 1GiB 1000B 1000000000000000000B --cost_per_hour 3600000 --eval_steps 5 --eval_config evals.yaml",
     );
-    assert!(said.stdout.contains("\nevaluations take time"), "{}", said.stdout);
+    assert!(result.stdout.contains("\nevaluations take time"), "{}", result.stdout);
     assert!(
-        said.stdout.contains("\nrollouts on disk: at most ")
-            && said.stdout.contains(" MiB for all 10 steps (4 bytes a token), and "),
+        result.stdout.contains("\nrollouts on disk: at most ")
+            && result.stdout.contains(" MiB for all 10 steps (4 bytes a token), and "),
         "{}",
-        said.stdout
+        result.stdout
     );
-    let rows = cells(&said);
+    let rows = cells(&result);
     let of = |name: &str| rows[name];
     let [full, frozen, lora] = of("parameters trained");
     assert!(full > frozen && frozen > lora && lora > 0.0, "{rows:?}");
@@ -76,12 +76,12 @@ fn memory_time_and_cost_of_three_ways() {
     for (secs, cost) in of("a step, s").into_iter().zip(of("cost")) {
         assert!(cost > 0.0 && (secs * 1e4 - cost).abs() < 5.1, "{secs} {cost}");
     }
-    let line = |name: &str| said.stdout.lines().find(|line| line.starts_with(name));
+    let line = |name: &str| result.stdout.lines().find(|line| line.starts_with(name));
     // Of a checkpoint in f32 the state is three times the model: weights and two moments.
     let (model, state) = (of("the model"), of("what going on needs"));
-    assert!((state[0] - 3.0 * model[0]).abs() < 0.21, "{}", said.stdout);
-    assert!(line("1000B, kept").unwrap().ends_with("none"), "{}", said.stdout);
-    assert!(line("1GiB, kept").unwrap().ends_with(')'), "{}", said.stdout);
+    assert!((state[0] - 3.0 * model[0]).abs() < 0.21, "{}", result.stdout);
+    assert!(line("1000B, kept").unwrap().ends_with("none"), "{}", result.stdout);
+    assert!(line("1GiB, kept").unwrap().ends_with(')'), "{}", result.stdout);
     // However wide a name or a number is, columns stand apart.
     let wide = line("1000000000000000000B, recomputed").unwrap();
     let columns = wide.split("  ").filter(|cell| !cell.trim().is_empty());
@@ -92,10 +92,10 @@ fn memory_time_and_cost_of_three_ways() {
 #[test]
 fn a_bad_amount_is_refused() {
     let dir = TempDir::new().unwrap();
-    let said = plan(dir.path(), "--memory 24TB");
-    assert_eq!(said.code, Some(2), "{}", said.stderr);
-    assert!(said.stderr.contains("24TB"), "{}", said.stderr);
-    let said = plan(dir.path(), "--use_peft true --lora_vision true");
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(said.stderr.contains("lora_vision"), "{}", said.stderr);
+    let result = plan(dir.path(), "--memory 24TB");
+    assert_eq!(result.code, Some(2), "{}", result.stderr);
+    assert!(result.stderr.contains("24TB"), "{}", result.stderr);
+    let result = plan(dir.path(), "--use_peft true --lora_vision true");
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
+    assert!(result.stderr.contains("lora_vision"), "{}", result.stderr);
 }

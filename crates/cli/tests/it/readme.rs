@@ -2,7 +2,7 @@
 //!
 //! Commands run as they are written, in a folder that holds what they name, with two stand-ins on the
 //! path. `make` prints what it would do. `vlm-r1` is the binary, with `grpo` and `sft` cut to one step,
-//! short answers, and `demo` to its settings (the tests of `demo` walk its whole way at a small size).
+//! short completions, and `demo` to its settings (the tests of `demo` walk its whole way at a small size).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +14,9 @@ use cli::command::Command as Verb;
 use config::compat_flags_of_grpo;
 use serde_json::Value;
 use tempfile::TempDir;
+use testing::{checkpoint, golden, repository};
 
-use crate::run::{Said, golden, said, say};
+use crate::program::{CallResult, call, call_result};
 
 const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-run --directory \"$REPOSITORY\" \"$@\"\n";
 
@@ -28,17 +29,13 @@ demo) exec \"$BINARY\" \"$@\" --dry_run ;;
 esac
 ";
 
-pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 fn text(name: &str) -> String {
-    fs::read_to_string(repository().join(name)).unwrap()
+    fs::read_to_string(repository(name)).unwrap()
 }
 
 /// The commands that `--help` lists.
 fn commands() -> BTreeSet<String> {
-    let help = say("--help").stdout;
+    let help = call("--help").stdout;
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let names = lines.map_while(|line| line.strip_prefix("  ")?.split_whitespace().next());
     let names: BTreeSet<String> = names.filter(|name| *name != "help").map(str::to_owned).collect();
@@ -81,28 +78,28 @@ fn workplace() -> TempDir {
     write(&folder("stand-ins"), "make", MAKE);
     write(&folder("target/release"), "vlm-r1", VLM_R1_CUT_SHORT);
     let model = folder("Qwen/Qwen2.5-VL-3B-Instruct");
-    for file in fs::read_dir(golden().join("parity/checkpoints/nested")).unwrap() {
+    for file in fs::read_dir(checkpoint("nested")).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), model.join(file.file_name())).unwrap();
     }
-    let shown_image = golden().join("parity/images/scene.png");
+    let shown_image = golden("parity/images/scene.png");
     fs::copy(shown_image, folder("images").join("1.png")).unwrap();
     let rows = blocks(&text("README.md"), "json");
     assert_eq!(rows.len(), 1, "README.md shows one row");
     write(dir.path(), "train.jsonl", &rows[0]);
-    write(dir.path(), "answers.jsonl", &answer_row());
+    write(dir.path(), "answers.jsonl", &completed_row());
     dir
 }
 
 /// The row that docs/data.md shows for the other commands.
-fn answer_row() -> String {
+fn completed_row() -> String {
     let rows = blocks(&text("docs/data.md"), "json");
     let row = rows.iter().find(|row| row.contains("\"completion\""));
     row.expect("docs/data.md shows a row with a completion").clone()
 }
 
 /// Runs a block of commands in `dir`.
-fn run(block: &str, dir: &Path) -> Said {
+fn run(block: &str, dir: &Path) -> CallResult {
     let outer = std::env::var("PATH").unwrap();
     let path = format!("{}:{outer}", dir.join("stand-ins").display());
     let mut bash = Command::new("bash");
@@ -110,13 +107,13 @@ fn run(block: &str, dir: &Path) -> Said {
         .current_dir(dir)
         .env("PATH", path)
         .env("OUTER_PATH", outer)
-        .env("REPOSITORY", repository())
+        .env("REPOSITORY", repository(""))
         .env("BINARY", env!("CARGO_BIN_EXE_vlm-r1"))
         .env("HF_HUB_OFFLINE", "1");
     for variable in ["WORLD_SIZE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         bash.env_remove(variable);
     }
-    said(bash.output().unwrap())
+    call_result(bash.output().unwrap())
 }
 
 /// Gives the checkpoints that a block names their names: runs cut short have only an earlier one.
@@ -147,12 +144,12 @@ fn every_command_runs() {
         .expect("README.md says how the program gets on the path");
     for block in &scripts {
         provide_checkpoints(block, dir.path());
-        let said = run(&format!("{set_path}\n{block}"), dir.path());
-        assert_eq!(said.code, Some(0), "{block}\n{}\n{}", said.stdout, said.stderr);
+        let result = run(&format!("{set_path}\n{block}"), dir.path());
+        assert_eq!(result.code, Some(0), "{block}\n{}\n{}", result.stdout, result.stderr);
         for mislead in ["without a reward of boxes", "otherwise than the model was trained"] {
-            assert!(!said.stderr.contains(mislead), "{block}\n{}", said.stderr);
+            assert!(!result.stderr.contains(mislead), "{block}\n{}", result.stderr);
         }
-        printed.push_str(&said.stdout);
+        printed.push_str(&result.stdout);
     }
     let all = scripts.concat();
     for name in commands() {
@@ -196,8 +193,8 @@ fn every_command_runs() {
 #[test]
 fn what_make_demo_calls_is_a_demo() {
     let mut make = Command::new("make");
-    make.args(["--dry-run", "demo"]).current_dir(repository());
-    let recipe = said(make.env_remove("MAKEFLAGS").output().unwrap());
+    make.args(["--dry-run", "demo"]).current_dir(repository(""));
+    let recipe = call_result(make.env_remove("MAKEFLAGS").output().unwrap());
     assert_eq!(recipe.code, Some(0), "{}", recipe.stderr);
     let flags = recipe
         .stdout
@@ -205,7 +202,7 @@ fn what_make_demo_calls_is_a_demo() {
         .find_map(|line| line.split_once(" -- demo "))
         .expect("make demo calls the binary")
         .1;
-    let resolved = say(&format!("demo {flags} --dry_run"));
+    let resolved = call(&format!("demo {flags} --dry_run"));
     assert_eq!(resolved.code, Some(0), "{}", resolved.stderr);
     assert!(
         text("README.md").contains("out/demo/report.html")
@@ -232,8 +229,8 @@ fn pages() -> Vec<PathBuf> {
         "configs/README.md",
         "tools/golden/README.md",
     ];
-    let mut pages = names.map(|page| repository().join(page)).to_vec();
-    let docs = fs::read_dir(repository().join("docs")).unwrap();
+    let mut pages = names.map(repository).to_vec();
+    let docs = fs::read_dir(repository("docs")).unwrap();
     pages.extend(
         docs.map(|entry| entry.unwrap().path())
             .filter(|path| path.extension().is_some_and(|end| end == "md")),

@@ -2,12 +2,12 @@
 //! the interpreter in `VLM_R1_REFERENCE_PYTHON`, else `python3`, where it can import transformers.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use testing::{golden, read_jsonl, repository};
 
-use crate::run::{golden, say};
+use crate::program::call;
 
 /// The interpreter that has the reference, if there is one.
 fn reference() -> Option<String> {
@@ -16,11 +16,6 @@ fn reference() -> Option<String> {
         "import torch, torchvision, transformers; assert transformers.__version__ == '5.17.0'";
     let output = Command::new(&python).args(["-c", probe]).output().ok()?;
     output.status.success().then_some(python)
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -38,7 +33,7 @@ fn a_checkpoint_loads_in_transformers() {
 fn compare(python: &str, checkpoint: &str) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    let images = golden().join("parity/images").display().to_string();
+    let images = golden("parity/images").display().to_string();
     let row = |image: &str, answer: &str| {
         json!({"image": image, "conversations": [
             {"from": "human", "value": "<image>Where?"}, {"from": "gpt", "value": answer}]})
@@ -46,14 +41,14 @@ fn compare(python: &str, checkpoint: &str) {
     };
     let data = [row("scene.png", "[1, 2, 3, 4]"), row("small.png", "[5, 6, 7, 8]")].join("\n");
     fs::write(at("train.jsonl"), data).unwrap();
-    let model = golden().join("parity/checkpoints").join(checkpoint).display().to_string();
-    let said = say(&format!(
+    let model = testing::checkpoint(checkpoint).display().to_string();
+    let result = call(&format!(
         "sft --model_name_or_path {model} --data_file_paths {} --image_folders {images} --output_dir {} \
          --per_device_train_batch_size 2 --max_steps 3 --learning_rate 1e-3 --lr_scheduler_type constant --device cpu",
         at("train.jsonl"),
         at("run"),
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let saved = at("run/checkpoint-3");
 
     let asked = [
@@ -62,13 +57,13 @@ fn compare(python: &str, checkpoint: &str) {
         json!({"prompt": "How many?", "completion": "three"}),
     ];
     fs::write(at("rows.jsonl"), asked.map(|row| row.to_string()).join("\n")).unwrap();
-    let ours = say(&format!(
+    let ours = call(&format!(
         "logprobs --model {saved} --input {} --image_folder {images} --output {} --device cpu",
         at("rows.jsonl"),
         at("ours.jsonl")
     ));
     assert_eq!(ours.code, Some(0), "{}", ours.stderr);
-    let script = golden().join("../tools/golden/load_checkpoint.py");
+    let script = repository("tools/golden/load_checkpoint.py");
     let output = Command::new(python)
         .arg(script)
         .args([
@@ -85,7 +80,8 @@ fn compare(python: &str, checkpoint: &str) {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    let (ours, theirs) = (rows(Path::new(&at("ours.jsonl"))), rows(Path::new(&at("theirs.jsonl"))));
+    let [ours, theirs]: [Vec<Value>; 2] =
+        ["ours.jsonl", "theirs.jsonl"].map(|name| read_jsonl(at(name)));
     assert_eq!((ours.len(), theirs.len()), (3, 3));
     for (a, b) in ours.iter().zip(&theirs) {
         assert_eq!(a["prompt_ids"], b["prompt_ids"]);

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::run::say;
+use crate::program::call;
 
 pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -38,13 +38,13 @@ fn without_times(text: &str, dir: &TempDir) -> String {
     plain
 }
 
-/// Answers to one question each, with the method that compares them.
-fn answer(completion: &str, solution: &str) -> Value {
+/// A completion of a question, with the method that compares them.
+fn completed_row(completion: &str, solution: &str) -> Value {
     json!({"completion": completion, "solution": solution, "accu_reward_method": "all_match"})
 }
 
 #[test]
-fn answers_are_scored_and_summed_up() {
+fn completions_are_scored_and_summed_up() {
     let dir = TempDir::new().unwrap();
     let input = write(
         &dir,
@@ -55,10 +55,10 @@ fn answers_are_scored_and_summed_up() {
             json!({"completion": "<think></think><answer>dog</answer>", "solution": "<answer> cat </answer>"}),
         ],
     );
-    let said =
-        say(&format!("reward --input {input} --reward_method all_match --reward_weights 1 0.5"));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let rows = lines(&said.stdout);
+    let result =
+        call(&format!("reward --input {input} --reward_method all_match --reward_weights 1 0.5"));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let rows = lines(&result.stdout);
     let scores: Vec<Value> = rows.iter().map(|row| row["rewards"].clone()).collect();
     let expected =
         [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)].map(|(a, f)| json!({"accuracy": a, "format": f}));
@@ -78,7 +78,7 @@ slowest         TIME  rows.jsonl:LINE
                 TIME  rows.jsonl:LINE
             each row alone, by accuracy, format
 ";
-    assert_eq!(without_times(&said.stderr, &dir), summary);
+    assert_eq!(without_times(&result.stderr, &dir), summary);
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn boxes_are_scaled_by_the_sizes_of_row_or_image() {
         write(&dir, &[with("image_size", json!([224, 112])), with("image_path", json!(["a.png"]))]);
     let output = dir.path().join("out.jsonl");
     let flags = "--task_type rec --is_reward_customized_from_vlm_module true --family qwen2_5_vl";
-    let said = say(&format!("reward --input {input} --output {} {flags}", output.display()));
-    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""), "{}", said.stderr);
+    let result = call(&format!("reward --input {input} --output {} {flags}", output.display()));
+    assert_eq!((result.code, result.stdout.as_str()), (Some(0), ""), "{}", result.stderr);
     for row in lines(&fs::read_to_string(&output).unwrap()) {
         assert_eq!(row["rewards"], json!({"accuracy": 1.0, "format": 1.0}));
     }
@@ -128,28 +128,30 @@ fn bad_rows_are_named_and_nothing_is_written() {
         (json!({"completion": "a", "solution": "a", "image_path": "none.png"}), "no such file"),
     ] {
         let input = write(&dir, &[good.clone(), row]);
-        let said = say(&format!("reward --input {input} --output {}", output.display()));
-        assert_eq!(said.code, Some(1), "{cause}");
-        assert!(said.stderr.starts_with(&format!("error: {input}:2: ")), "{}", said.stderr);
-        assert!(said.stderr.contains(cause), "{cause}: {}", said.stderr);
+        let result = call(&format!("reward --input {input} --output {}", output.display()));
+        assert_eq!(result.code, Some(1), "{cause}");
+        assert!(result.stderr.starts_with(&format!("error: {input}:2: ")), "{}", result.stderr);
+        assert!(result.stderr.contains(cause), "{cause}: {}", result.stderr);
         assert!(!output.exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left over");
     }
     fs::write(dir.path().join("rows.jsonl"), "{\"completion\": \"a\"\n").unwrap();
-    let said = say(&format!("reward --input {}", dir.path().join("rows.jsonl").display()));
-    assert!(said.stderr.contains("rows.jsonl:1: broken JSON at column"), "{}", said.stderr);
+    let result = call(&format!("reward --input {}", dir.path().join("rows.jsonl").display()));
+    assert!(result.stderr.contains("rows.jsonl:1: broken JSON at column"), "{}", result.stderr);
 }
 
 #[test]
 fn an_unknown_reward_is_refused_with_the_nearest() {
     let dir = TempDir::new().unwrap();
     let input = write(&dir, &[json!({"completion": "a", "solution": "a"})]);
-    let said = say(&format!("reward --input {input} --reward_funcs acuracy"));
-    assert_eq!(said.code, Some(1));
+    let result = call(&format!("reward --input {input} --reward_funcs acuracy"));
+    assert_eq!(result.code, Some(1));
     assert!(
-        said.stderr.starts_with("error: unknown reward `acuracy`\nhint: did you mean `accuracy`?"),
+        result
+            .stderr
+            .starts_with("error: unknown reward `acuracy`\nhint: did you mean `accuracy`?"),
         "{}",
-        said.stderr
+        result.stderr
     );
 }
 
@@ -157,7 +159,7 @@ fn an_unknown_reward_is_refused_with_the_nearest() {
 fn groups_without_spread_are_counted() {
     let dir = TempDir::new().unwrap();
     let in_group = |group: Value, completion: &str| {
-        let mut row = answer(completion, "a");
+        let mut row = completed_row(completion, "a");
         row["group"] = group.clone();
         row["mine"] = group;
         row
@@ -167,22 +169,22 @@ fn groups_without_spread_are_counted() {
         rows.extend(completions.map(|text| in_group(group.clone(), text)));
     }
     rows.push(in_group(json!(3), "a"));
-    rows.push(answer("a", "a"));
+    rows.push(completed_row("a", "a"));
     let input = write(&dir, &rows);
     let line = "groups      2 by `group`, 1 without spread (50.0 %): they give no gradient; \
                 1 of one row, not counted\n";
     // Groups go over the ends of batches.
     for size in [1, 2, 100] {
-        let said =
-            say(&format!("reward --input {input} --reward_funcs accuracy --batch_size {size}"));
-        assert_eq!(said.code, Some(0), "{}", said.stderr);
-        assert!(said.stderr.contains(line), "{}", said.stderr);
-        assert_eq!(lines(&said.stdout).len(), 6);
+        let result =
+            call(&format!("reward --input {input} --reward_funcs accuracy --batch_size {size}"));
+        assert_eq!(result.code, Some(0), "{}", result.stderr);
+        assert!(result.stderr.contains(line), "{}", result.stderr);
+        assert_eq!(lines(&result.stdout).len(), 6);
     }
-    let said = say(&format!("reward --input {input} --group_column mine"));
-    assert_eq!(said.code, Some(1));
+    let result = call(&format!("reward --input {input} --group_column mine"));
+    assert_eq!(result.code, Some(1));
     let expected = format!("error: {input}:6: missing key `mine`\n");
-    assert_eq!(said.stderr, expected);
+    assert_eq!(result.stderr, expected);
 }
 
 #[test]
@@ -191,13 +193,14 @@ fn equal_scores_have_no_histogram_and_plug_ins_are_timed_by_the_batch() {
     let script = dir.path().join("one.py");
     fs::write(&script, "def one(completions, **kwargs):\n    return [1.0] * len(completions)\n")
         .unwrap();
-    let input = write(&dir, &[answer("a", "a"), answer("b", "a"), answer("c", "a")]);
-    let said = say(&format!(
+    let input =
+        write(&dir, &[completed_row("a", "a"), completed_row("b", "a"), completed_row("c", "a")]);
+    let result = call(&format!(
         "reward --input {input} --reward_funcs {}:one --batch_size 2",
         script.display()
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let plain = said.stderr.replace(&format!("{}/", dir.path().display()), "");
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let plain = result.stderr.replace(&format!("{}/", dir.path().display()), "");
     let lines: Vec<&str> = plain.lines().collect();
     assert_eq!(
         lines[..4],
@@ -228,15 +231,15 @@ const REC: &str = "--task_type rec --is_reward_customized_from_vlm_module true";
 fn rows_say_why_they_scored_so() {
     let dir = TempDir::new().unwrap();
     let input = write(&dir, &[rec_row(&dir)]);
-    let said = say(&format!("reward --input {input} {REC} --explain"));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let row = &lines(&said.stdout)[0];
+    let result = call(&format!("reward --input {input} {REC} --explain"));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let row = &lines(&result.stdout)[0];
     let why = &row["explanations"]["accuracy"];
     assert_eq!(why["predicted"][0]["bbox_2d"], json!([20.0, 20.0, 120.0, 60.0]));
     assert_eq!(why["truths"][0]["bbox_2d"], json!([20.0, 20.0, 120.0, 100.0]));
     assert_eq!(why["matches"][0]["iou"], row["rewards"]["accuracy"]);
     assert_eq!(why["answer"], "{\"bbox_2d\": [10, 10, 60, 30]}");
-    let silent = say(&format!("reward --input {input} {REC}"));
+    let silent = call(&format!("reward --input {input} {REC}"));
     assert!(lines(&silent.stdout)[0].get("explanations").is_none());
 }
 
@@ -248,12 +251,12 @@ fn the_page_shows_boxes_and_runs_no_script_of_a_row() {
     rows[6]["image_path"] = json!("gone.png");
     let input = write(&dir, &rows);
     let page = dir.path().join("out.html");
-    let said = say(&format!(
+    let result = call(&format!(
         "reward --input {input} {REC} --html {} --output {}",
         page.display(),
         dir.path().join("out.jsonl").display()
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let html = fs::read_to_string(&page).unwrap();
     assert_eq!(html.matches("<script>").count(), 1, "ours alone");
     assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
@@ -265,7 +268,8 @@ fn the_page_shows_boxes_and_runs_no_script_of_a_row() {
     // 224 px are drawn 320 wide, so a corner at 20 px lies at 28.6; the IoU is 40 of 80 lines.
     assert!(html.contains("x=\"28.6\" y=\"28.6\""));
     assert!(html.contains(">0.49<") || html.contains(">0.50<"), "the IoU beside the box");
-    let few = say(&format!("reward --input {input} {REC} --html {} --html_rows 3", page.display()));
+    let few =
+        call(&format!("reward --input {input} {REC} --html {} --html_rows 3", page.display()));
     assert_eq!(few.code, Some(0), "{}", few.stderr);
     let html = fs::read_to_string(&page).unwrap();
     assert!(html.contains("3 of 7 rows, chosen evenly"));
@@ -275,11 +279,11 @@ fn the_page_shows_boxes_and_runs_no_script_of_a_row() {
 #[test]
 fn a_page_without_a_folder_is_refused_before_rows_are_scored() {
     let dir = TempDir::new().unwrap();
-    let input = write(&dir, &[answer("a", "a")]);
-    let said =
-        say(&format!("reward --input {input} --html {}/none/out.html", dir.path().display()));
-    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
-    assert!(said.stderr.contains("no folder `"), "{}", said.stderr);
+    let input = write(&dir, &[completed_row("a", "a")]);
+    let result =
+        call(&format!("reward --input {input} --html {}/none/out.html", dir.path().display()));
+    assert_eq!((result.code, result.stdout.as_str()), (Some(1), ""));
+    assert!(result.stderr.contains("no folder `"), "{}", result.stderr);
 }
 
 #[test]
@@ -291,9 +295,9 @@ fn an_interrupted_run_leaves_no_file() {
     let script = dir.path().join("slow.py");
     let code = "import sys, time\ndef slow(completions, **kwargs):\n    time.sleep(0.3)\n    return [1.0] * len(completions)\n";
     fs::write(&script, code).unwrap();
-    let input = write(&dir, &vec![answer("a", "a"); 200]);
+    let input = write(&dir, &vec![completed_row("a", "a"); 200]);
     let output = dir.path().join("out.jsonl");
-    let mut command = crate::run::command();
+    let mut command = crate::program::command();
     command.args(["reward", "--input", &input, "--batch_size", "1"]);
     command.args(["--reward_funcs", &format!("{}:slow", script.display())]);
     command.arg("--output").arg(&output).stderr(Stdio::piped());
@@ -315,12 +319,12 @@ fn an_interrupted_run_leaves_no_file() {
         .unwrap();
     assert!(kill.success());
     let stderr = BufReader::new(child.stderr.take().unwrap());
-    let said: Vec<String> = stderr.lines().map(|line| line.unwrap()).collect();
+    let result: Vec<String> = stderr.lines().map(|line| line.unwrap()).collect();
     assert_eq!(child.wait().unwrap().code(), Some(138));
-    let last = said.last().unwrap();
+    let last = result.last().unwrap();
     assert!(
         last.contains("stopped after ") && (last.ends_with(" rows") || last.ends_with(" 1 row")),
-        "{said:?}"
+        "{result:?}"
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something is left over");
 }
@@ -329,7 +333,7 @@ fn an_interrupted_run_leaves_no_file() {
 #[test]
 fn nothing_that_a_terminal_obeys_is_said() {
     let dir = TempDir::new().unwrap();
-    let input = write(&dir, &[answer("\u{1b}[31mred", "<answer>a</answer>")]);
+    let input = write(&dir, &[completed_row("\u{1b}[31mred", "<answer>a</answer>")]);
     let python = dir.path().join("r.py");
     let shell = dir.path().join("r.sh");
     fs::write(
@@ -345,24 +349,25 @@ fn nothing_that_a_terminal_obeys_is_said() {
     .unwrap();
     let page = dir.path().join("page.html");
     for reward in [format!("{}:r", python.display()), format!("program:sh,{}", shell.display())] {
-        let mut call = crate::run::command();
+        let mut call = crate::program::command();
         call.args(["reward", "--input", &input, "--reward_funcs"]);
-        let said = crate::run::said(call.arg(reward.replace(',', " ")).output().unwrap());
-        assert_eq!(said.code, Some(1), "{}", said.stderr);
+        let result =
+            crate::program::call_result(call.arg(reward.replace(',', " ")).output().unwrap());
+        assert_eq!(result.code, Some(1), "{}", result.stderr);
         assert!(
-            said.stderr.contains("\\x1b") && said.stderr.contains("title\\x07"),
+            result.stderr.contains("\\x1b") && result.stderr.contains("title\\x07"),
             "{}",
-            said.stderr
+            result.stderr
         );
         let raw = |c: char| (c.is_control() && c != '\n' && c != '\t') || c == '\u{202e}';
-        assert!(!said.stderr.contains(raw), "{:?}", said.stderr);
+        assert!(!result.stderr.contains(raw), "{:?}", result.stderr);
     }
-    let said = say(&format!(
+    let result = call(&format!(
         "reward --input {input} --reward_funcs format --html {} --output {}/o.jsonl",
         page.display(),
         dir.path().display()
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let html = fs::read_to_string(page).unwrap();
     assert!(!html.contains(|c: char| c.is_control() && c != '\n' && c != '\t'));
 }

@@ -5,8 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::program::call;
 use crate::reward::lines;
-use crate::run::say;
 
 /// A row as a run writes it to `rollouts/`.
 fn rollout_row() -> Value {
@@ -38,7 +38,7 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
             wanted.to_string()
         );
         fs::write(&reward, check).unwrap();
-        say(&format!(
+        call(&format!(
             "reward --input {} --reward_funcs {}:told {flags}",
             file.display(),
             reward.display()
@@ -50,17 +50,17 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
         "accu_reward_method": "all_match", "advantage": null,
     });
     let row = rollout_row();
-    let said = told(&row, &wanted, "");
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = told(&row, &wanted, "");
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     // Patches of another side would scale every box, in silence.
-    let said = told(&row, &wanted, "--patch_size 16");
-    assert_eq!(said.code, Some(1));
+    let result = told(&row, &wanted, "--patch_size 16");
+    assert_eq!(result.code, Some(1));
     assert!(
-        said.stderr.contains("56 px in 4 patches, of 14 px each, and `patch_size` is 16"),
+        result.stderr.contains("56 px in 4 patches, of 14 px each, and `patch_size` is 16"),
         "{}",
-        said.stderr
+        result.stderr
     );
-    assert!(said.stderr.contains("hint: --patch_size 14"), "{}", said.stderr);
+    assert!(result.stderr.contains("hint: --patch_size 14"), "{}", result.stderr);
     // An older run: the grid follows from the size, the names from where we are.
     let mut old = row;
     for key in ["step", "image_grid_thw", "accu_reward_method", "columns"] {
@@ -70,61 +70,69 @@ fn rows_of_rollouts_are_read_as_the_run_showed_them() {
     let wanted = json!({
         "image_path": ["images/1.png"], "image_grid_thw": [[1, 8, 4]], "problem": "Where?", "step": null,
     });
-    let said = told(&old, &wanted, "");
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let said = told(&old, &wanted, "--patch_size 16");
-    assert_eq!(said.code, Some(1));
-    assert!(said.stderr.contains("56 x 112 px are no whole patches of 16 px"), "{}", said.stderr);
-    let rec = "--task_type rec --is_reward_customized_from_vlm_module true";
-    let rescore = |flags: &str| say(&format!("reward --input {} {flags}", file.display()));
-    let said = rescore(&format!("--reward_funcs accuracy format {rec}"));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let scored = &lines(&said.stdout)[0]["rewards"];
-    assert_eq!(*scored, json!({"accuracy": 1.0, "format": 1.0}));
-    let said = rescore("--reward_funcs accuracy");
-    assert_eq!(said.code, Some(1));
+    let result = told(&old, &wanted, "");
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let result = told(&old, &wanted, "--patch_size 16");
+    assert_eq!(result.code, Some(1));
     assert!(
-        said.stderr.contains("step_3.jsonl:1: missing key `accu_reward_method`"),
+        result.stderr.contains("56 x 112 px are no whole patches of 16 px"),
         "{}",
-        said.stderr
+        result.stderr
+    );
+    let rec = "--task_type rec --is_reward_customized_from_vlm_module true";
+    let rescore = |flags: &str| call(&format!("reward --input {} {flags}", file.display()));
+    let result = rescore(&format!("--reward_funcs accuracy format {rec}"));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let scored = &lines(&result.stdout)[0]["rewards"];
+    assert_eq!(*scored, json!({"accuracy": 1.0, "format": 1.0}));
+    let result = rescore("--reward_funcs accuracy");
+    assert_eq!(result.code, Some(1));
+    assert!(
+        result.stderr.contains("step_3.jsonl:1: missing key `accu_reward_method`"),
+        "{}",
+        result.stderr
     );
     assert_eq!(rescore("--reward_funcs accuracy --reward_method default").code, Some(0));
 }
 
 /// VLM-R1's solutions may be lists; Python's JSON may hold what RFC 8259 does not.
 #[test]
-fn rows_of_any_form_and_answers_of_any_type_are_scored() {
+fn rows_of_any_form_and_true_answers_of_any_type_are_scored() {
     let dir = TempDir::new().unwrap();
     let input = dir.path().join("rows.json");
     let rows = r#"[{"completion": "<think>a</think><answer>{\"b\": [1, 2, 3, 4]}</answer>", "solution": [1, 2, 3, 4], "x": NaN},
         {"completion": "<answer>7</answer>", "solution": 7, "x": "\ud83d"}]"#;
     fs::write(&input, rows).unwrap();
     let scored =
-        |more: &str| say(&format!("reward --input {} --patch_size 14 {more}", input.display()));
-    let said = scored(
+        |more: &str| call(&format!("reward --input {} --patch_size 14 {more}", input.display()));
+    let result = scored(
         "--reward_funcs accuracy --family internvl --task_type rec --is_reward_customized_from_vlm_module true",
     );
-    assert!(said.stderr.contains("item 2"), "a number is no box: {}", said.stderr);
-    let said = scored("--reward_funcs accuracy");
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(result.stderr.contains("item 2"), "a number is no box: {}", result.stderr);
+    let result = scored("--reward_funcs accuracy");
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let rewards: Vec<Value> =
-        said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        result.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&rewards[1]["reward"], &rewards[0]["x"]), (&json!(1.0), &Value::Null));
     for told in [
         "`x` holds `NaN`, read as null: 1 row: ",
         "`x` holds half of a surrogate pair",
         "the answers of 1 of 2 rows are boxes",
     ] {
-        assert!(said.stderr.contains(told), "{told}\n{}", said.stderr);
+        assert!(result.stderr.contains(told), "{told}\n{}", result.stderr);
     }
     fs::write(&input, "{\"completion\": \"a\", \"solution\": Infinity}").unwrap();
-    let said = scored("");
-    assert!(said.stderr.contains("rows.json:1: `solution` holds `Infinity`"), "{}", said.stderr);
-    fs::write(&input, "{\"completion\": \"a b\", \"solution\": \"a\"}").unwrap();
-    let said = scored("--reward_funcs repetition");
+    let result = scored("");
     assert!(
-        said.stdout.contains("\"reward\":0.0") && !said.stdout.contains("-0.0"),
+        result.stderr.contains("rows.json:1: `solution` holds `Infinity`"),
         "{}",
-        said.stdout
+        result.stderr
+    );
+    fs::write(&input, "{\"completion\": \"a b\", \"solution\": \"a\"}").unwrap();
+    let result = scored("--reward_funcs repetition");
+    assert!(
+        result.stdout.contains("\"reward\":0.0") && !result.stdout.contains("-0.0"),
+        "{}",
+        result.stdout
     );
 }

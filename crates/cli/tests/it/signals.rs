@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use testing::checkpoint;
 
-use crate::run::{Said, command, said};
+use crate::program::{CallResult, call_result, command};
 use crate::training::{checkpoints, line, metrics, signal};
 
 const SIGNALS: [(&str, &str, i32); 4] = [
@@ -39,8 +40,8 @@ fn wait_for(what: &str, is_there: impl Fn() -> bool) {
     }
 }
 
-fn end(child: Child) -> Said {
-    said(child.wait_with_output().unwrap())
+fn end(child: Child) -> CallResult {
+    call_result(child.wait_with_output().unwrap())
 }
 
 #[test]
@@ -161,9 +162,9 @@ fn signals_that_come_together_are_one_request() {
         wait_for("a step", || folder.join("metrics.jsonl").exists());
         pair.iter().for_each(|name| signal(&child, name));
         let ended = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.code().is_some_and(|code| code > 128), "{said}");
-        assert_eq!(checkpoints(&folder).len(), 1, "{pair:?}: {said}");
+        let result = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code().is_some_and(|code| code > 128), "{result}");
+        assert_eq!(checkpoints(&folder).len(), 1, "{pair:?}: {result}");
     }
 }
 
@@ -174,7 +175,7 @@ fn before_there_is_anything_to_lose_a_signal_ends_at_once() {
     let hub = TcpListener::bind("127.0.0.1:0").unwrap();
     for (kill, name, code) in [SIGNALS[0], SIGNALS[2]] {
         let line = line("grpo", dir.path(), "run", "");
-        let local = crate::run::golden().join("parity/checkpoints/nested");
+        let local = checkpoint("nested");
         let line = line.replace(&local.display().to_string(), "owner/none");
         let mut command = command();
         command.args(line.split_whitespace()).stderr(Stdio::piped());

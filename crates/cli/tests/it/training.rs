@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testing::{checkpoint, golden, read_jsonl};
 
-use crate::evaluations::evaluation_file;
-use crate::run::{Said, command, golden, said, say};
+use crate::program::{CallResult, call, call_result, command};
+use crate::training_evaluations::evaluation_file;
 
 /// Rows about the images of the parity tests.
 fn data(dir: &Path) -> String {
@@ -27,7 +28,6 @@ fn data(dir: &Path) -> String {
 
 /// A short run that can be told from every other.
 pub fn line(method: &str, dir: &Path, run: &str, more: &str) -> String {
-    let golden = golden();
     let own = match method {
         "grpo" => {
             "--num_generations 3 --per_device_train_batch_size 6 --max_completion_length 6 --reward_method all_match"
@@ -37,17 +37,17 @@ pub fn line(method: &str, dir: &Path, run: &str, more: &str) -> String {
     format!(
         "{method} --model_name_or_path {model} --data_file_paths {data} --image_folders {images} --output_dir {output} \
          --learning_rate 1e-3 --save_steps 2 --device cpu --num_threads 1 {own} {more}",
-        model = golden.join("parity/checkpoints/nested").display(),
-        images = golden.join("parity/images").display(),
+        model = checkpoint("nested").display(),
+        images = golden("parity/images").display(),
         data = data(dir),
         output = dir.join(run).display(),
     )
 }
 
-pub fn done(line: &str) -> Said {
-    let said = say(line);
-    assert_eq!(said.code, Some(0), "{line}\n{}", said.stderr);
-    said
+pub fn done(line: &str) -> CallResult {
+    let result = call(line);
+    assert_eq!(result.code, Some(0), "{line}\n{}", result.stderr);
+    result
 }
 
 pub fn spawn(line: &str) -> Child {
@@ -74,13 +74,12 @@ pub fn checkpoints(folder: &Path) -> Vec<String> {
 }
 
 pub fn metrics(folder: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    let is_declared = |line: &Value| {
+    let lines: Vec<Value> = read_jsonl(folder.join("metrics.jsonl"));
+    for line in &lines {
         let undeclared = base::metrics::undeclared_by_any(line.as_object().unwrap());
         assert!(undeclared.is_empty(), "not in base::metrics: {undeclared:?}");
-    };
-    lines.inspect(is_declared).collect()
+    }
+    lines
 }
 
 /// Metrics that do not measure the machine.
@@ -118,8 +117,8 @@ fn state(bytes: &[u8]) -> Value {
     state
 }
 
-/// The answers of all evaluations of a run.
-fn answers(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+/// The completions of all evaluations of a run.
+fn completions(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = folder.join("eval");
     if !folder.exists() {
         return Vec::new();
@@ -132,7 +131,7 @@ fn answers(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 fn assert_same_run(folder: &Path, whole: &Path) {
     assert_eq!(computed(folder), computed(whole));
     assert_eq!(files(&folder.join("rollouts")), files(&whole.join("rollouts")));
-    assert_eq!(answers(folder), answers(whole));
+    assert_eq!(completions(folder), completions(whole));
     assert_eq!(checkpoints(folder), checkpoints(whole));
     for name in checkpoints(whole) {
         let (found, expected) = (files(&folder.join(&name)), files(&whole.join(&name)));
@@ -160,10 +159,10 @@ fn a_run_leaves_what_the_contract_says() {
     for method in ["grpo", "sft"] {
         let line = line(method, dir.path(), method, "--max_steps 3 --run_name mine");
         let folder = dir.path().join(method);
-        let said = done(&line);
-        assert_eq!(said.stdout, format!("{}\n", folder.join("checkpoint-3").display()));
-        assert!(said.stderr.contains("\nstep 3/3 "), "{}", said.stderr);
-        assert!(said.stderr.starts_with("run `mine`\n"), "{}", said.stderr);
+        let result = done(&line);
+        assert_eq!(result.stdout, format!("{}\n", folder.join("checkpoint-3").display()));
+        assert!(result.stderr.contains("\nstep 3/3 "), "{}", result.stderr);
+        assert!(result.stderr.starts_with("run `mine`\n"), "{}", result.stderr);
         assert_eq!(checkpoints(&folder), ["checkpoint-2", "checkpoint-3"]);
         let steps: Vec<u64> =
             metrics(&folder).iter().map(|row| row["step"].as_u64().unwrap()).collect();
@@ -201,7 +200,7 @@ fn killed_again_and_again_a_run_ends_as_if_it_had_not_been() {
     };
     let whole = dir.path().join("whole");
     done(&line("whole"));
-    assert_eq!(answers(&whole).len(), 3);
+    assert_eq!(completions(&whole).len(), 3);
     let weights = |name: &str| fs::read(whole.join(name).join("model.safetensors")).unwrap();
     assert!(weights("checkpoint-1") != weights("checkpoint-12"));
     let killed = line("killed");
@@ -214,7 +213,7 @@ fn killed_again_and_again_a_run_ends_as_if_it_had_not_been() {
             std::thread::sleep(Duration::from_millis(5));
         }
         if child.try_wait().unwrap().is_some() {
-            let ended = said(child.wait_with_output().unwrap());
+            let ended = call_result(child.wait_with_output().unwrap());
             assert_eq!(ended.code, Some(0), "after {kills} kills: {}", ended.stderr);
             break;
         }
@@ -248,7 +247,7 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
         std::thread::sleep(Duration::from_millis(2));
     }
     signal(&child, "-TERM");
-    let ended = said(child.wait_with_output().unwrap());
+    let ended = call_result(child.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(143), "{}", ended.stderr);
     assert!(
         ended
@@ -272,12 +271,12 @@ fn a_signal_ends_the_run_with_a_checkpoint_to_go_on_from() {
 #[test]
 fn graphs_without_a_gpu_are_refused_before_anything_is_begun() {
     let dir = TempDir::new().unwrap();
-    let said = say(&line("grpo", dir.path(), "run", "--cuda_graphs true"));
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let result = call(&line("grpo", dir.path(), "run", "--cuda_graphs true"));
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
     assert!(
-        said.stderr.contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
+        result.stderr.contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
         "{}",
-        said.stderr
+        result.stderr
     );
     assert!(!dir.path().join("run/metrics.jsonl").exists());
 }
@@ -288,7 +287,7 @@ fn settings_that_alter_the_run_are_refused_when_it_goes_on() {
     done(&line("sft", dir.path(), "run", "--max_steps 2"));
     let config = fs::read_to_string(dir.path().join("run/config.yaml")).unwrap();
     let changed = "--max_steps 3 --seed 7";
-    let refused = say(&line("sft", dir.path(), "run", changed));
+    let refused = call(&line("sft", dir.path(), "run", changed));
     assert_eq!(refused.code, Some(1));
     for part in ["`max_steps`: was 2, is 3", "`seed`: was 42, is 7", "--allow_changed"] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
@@ -297,7 +296,7 @@ fn settings_that_alter_the_run_are_refused_when_it_goes_on() {
     done(&line("sft", dir.path(), "run", &format!("{changed} --allow_changed")));
     assert_eq!(metrics(&dir.path().join("run")).len(), 3);
     let refused =
-        say(&line("sft", dir.path(), "run", &format!("{changed} --resume_from_checkpoint false")));
+        call(&line("sft", dir.path(), "run", &format!("{changed} --resume_from_checkpoint false")));
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("resume_from_checkpoint"), "{}", refused.stderr);
 }
@@ -309,7 +308,7 @@ fn bad_data_stops_a_run_before_anything_is_written() {
     let data = dir.path().join("train.jsonl");
     let good = fs::read_to_string(&data).unwrap();
     fs::write(&data, format!("{good}{{\"image\": \"scene.png\"}}\n")).unwrap();
-    let refused = say(&line);
+    let refused = call(&line);
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("train.jsonl:6: "), "{}", refused.stderr);
     assert!(!dir.path().join("run").join("metrics.jsonl").exists());
@@ -338,11 +337,11 @@ fn rollouts_score_again_as_they_did() {
         };
         for step in [1, 2] {
             let file = dir.path().join(format!("{run}/rollouts/step_{step:06}.jsonl"));
-            let said = done(&format!("reward --input {} {rewards} {more}", file.display()));
+            let result = done(&format!("reward --input {} {rewards} {more}", file.display()));
             let rows = |text: &str| -> Vec<Value> {
                 text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
             };
-            let (was, now) = (rows(&fs::read_to_string(&file).unwrap()), rows(&said.stdout));
+            let (was, now) = (rows(&fs::read_to_string(&file).unwrap()), rows(&result.stdout));
             assert_eq!(was.len(), 6);
             for (was, now) in was.iter().zip(&now) {
                 assert_eq!(was["rewards"], now["rewards"], "{was}");
@@ -391,11 +390,11 @@ fn holds_index(run: &Path) {
 fn a_password_in_an_address_reaches_no_file() {
     let dir = TempDir::new().unwrap();
     let more = "--reward_funcs http://user:hunter2@127.0.0.1:9/score?key=hunter2";
-    let said = say(&line("grpo", dir.path(), "run", more));
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let result = call(&line("grpo", dir.path(), "run", more));
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
     let expected = "reward `http://127.0.0.1:9/score`: passwords in an address are not sent";
-    assert!(said.stderr.contains(expected), "{}", said.stderr);
-    assert!(!said.stderr.contains("hunter2"), "{}", said.stderr);
+    assert!(result.stderr.contains(expected), "{}", result.stderr);
+    assert!(!result.stderr.contains("hunter2"), "{}", result.stderr);
     assert!(!dir.path().join("run/config.yaml").exists());
 }
 
@@ -409,14 +408,18 @@ fn rewards_far_too_small_or_too_large_are_said() {
     fs::write(&python, text).unwrap();
     let run = |name: &str| {
         let more = format!("--max_steps 2 --reward_funcs {}:{name}", python.display());
-        say(&line("grpo", dir.path(), name, &more))
+        call(&line("grpo", dir.path(), name, &more))
     };
-    let said = run("small");
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = run("small");
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let warning = "warning: step 1: the rewards of a group differ by 1.0e-7 (their deviation)";
-    assert_eq!(said.stderr.matches(warning).count(), 1, "{}", said.stderr);
-    assert_eq!(said.stderr.matches("teach next to nothing").count(), 1);
-    let said = run("large");
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(said.stderr.contains("got 1e308, expected at most 1e50 in size"), "{}", said.stderr);
+    assert_eq!(result.stderr.matches(warning).count(), 1, "{}", result.stderr);
+    assert_eq!(result.stderr.matches("teach next to nothing").count(), 1);
+    let result = run("large");
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
+    assert!(
+        result.stderr.contains("got 1e308, expected at most 1e50 in size"),
+        "{}",
+        result.stderr
+    );
 }

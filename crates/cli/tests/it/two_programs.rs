@@ -7,16 +7,16 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::run::{Said, command, said};
+use crate::program::{CallResult, call_result, command};
 use crate::training::line;
 
 const MAKES_BOTH: &str = "`make build` makes both";
 
 /// Calls the front with `engine` for its engine.
-fn with_engine(engine: &Path, line: &str) -> Said {
+fn with_engine(engine: &Path, line: &str) -> CallResult {
     let mut command = command();
     command.env("VLM_R1_ENGINE", engine);
-    said(command.args(line.split_whitespace()).output().unwrap())
+    call_result(command.args(line.split_whitespace()).output().unwrap())
 }
 
 /// A program that says how it was called.
@@ -59,13 +59,13 @@ fn what_needs_no_engine_is_answered_without_one() {
         ("grop", 2),
         ("reward --dry_run --input rows.jsonl --reward_funcs format", 0),
     ] {
-        let said = with_engine(nowhere, line);
-        assert_eq!(said.code, Some(code), "{line}: {}", said.stderr);
-        assert!(!said.stderr.contains("engine"), "{line}: {}", said.stderr);
+        let result = with_engine(nowhere, line);
+        assert_eq!(result.code, Some(code), "{line}: {}", result.stderr);
+        assert!(!result.stderr.contains("engine"), "{line}: {}", result.stderr);
     }
     let mut several = command();
     several.env("VLM_R1_ENGINE", nowhere).env("WORLD_SIZE", "2").args(["demo"]);
-    let several = said(several.output().unwrap());
+    let several = call_result(several.output().unwrap());
     assert_eq!(several.code, Some(2), "{}", several.stderr);
 }
 
@@ -79,10 +79,10 @@ fn an_engine_that_does_not_start_is_named_with_a_way_out() {
         (&text, "Permission denied"),
         (&front(), "is the program that starts the engine"),
     ] {
-        let said = with_engine(engine, "demo --dry_run");
-        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+        let result = with_engine(engine, "demo --dry_run");
+        assert_eq!((result.code, result.stdout.as_str()), (Some(1), ""), "{}", result.stderr);
         for part in [&*engine.display().to_string(), why, MAKES_BOTH] {
-            assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+            assert!(result.stderr.contains(part), "{part}: {}", result.stderr);
         }
     }
 }
@@ -122,9 +122,9 @@ fn a_comparison_asks_no_engine_wherever_it_is_said() {
     fs::write(&file, "compare: [a, b]\n").unwrap();
     let script = stand_in(dir.path());
     for line in ["eval --compare a b", &format!("eval --config {}", file.display())] {
-        let said = with_engine(&script, line);
-        assert_eq!(said.code, Some(1), "{line}: {}", said.stdout);
-        assert!(said.stderr.contains("a/results.json"), "{}", said.stderr);
+        let result = with_engine(&script, line);
+        assert_eq!(result.code, Some(1), "{line}: {}", result.stdout);
+        assert!(result.stderr.contains("a/results.json"), "{}", result.stderr);
     }
     // What is wrong with it is for whoever acts on it.
     let asked = with_engine(&script, "eval --model m --output_dir o --task rec --no_rows 1");
@@ -146,7 +146,7 @@ fn rewards_of_ones_own_are_not_told_where_libtorch_lies() {
     let mut command = command();
     command.env_remove("LD_LIBRARY_PATH");
     let line = line("grpo", dir.path(), "run", &more);
-    let said = said(command.args(line.split_whitespace()).output().unwrap());
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = call_result(command.args(line.split_whitespace()).output().unwrap());
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     assert_eq!(fs::read_to_string(&told).unwrap(), "None");
 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use tempfile::TempDir;
+use testing::golden;
 
-use crate::run::{Said, golden, say};
+use crate::program::{CallResult, call};
 
 fn nested() -> PathBuf {
-    golden().join("parity/checkpoints/nested").canonicalize().unwrap()
+    testing::checkpoint("nested").canonicalize().unwrap()
 }
 
 /// A run with checkpoints of these steps, all of one tiny model.
@@ -27,28 +28,28 @@ fn run(dir: &Path, name: &str, steps: &[u64]) -> PathBuf {
     run
 }
 
-/// Asks for one token of an answer.
-fn ask(model: &str) -> Said {
-    say(&format!(
+/// Asks for one token of a completion.
+fn ask(model: &str) -> CallResult {
+    call(&format!(
         "generate --model {model} --prompt x --max_new_tokens 1 --temperature 0 --device cpu --num_threads 1"
     ))
 }
 
 fn finds(model: &str, step: u64, words: &[&str]) {
-    let said = ask(model);
-    assert_eq!(said.code, Some(0), "{model}: {}", said.stderr);
+    let result = ask(model);
+    assert_eq!(result.code, Some(0), "{model}: {}", result.stderr);
     for word in words {
-        assert!(said.stderr.contains(word), "{model}: {word}: {}", said.stderr);
+        assert!(result.stderr.contains(word), "{model}: {word}: {}", result.stderr);
     }
     let chosen = format!("checkpoint-{step}");
-    assert!(words.is_empty() || said.stderr.contains(&chosen), "{model}: {}", said.stderr);
+    assert!(words.is_empty() || result.stderr.contains(&chosen), "{model}: {}", result.stderr);
 }
 
 fn refused(model: &str, words: &[&str]) {
-    let said = ask(model);
-    assert_eq!(said.code, Some(1), "{model}: {}", said.stderr);
+    let result = ask(model);
+    assert_eq!(result.code, Some(1), "{model}: {}", result.stderr);
     for word in words {
-        assert!(said.stderr.contains(word), "{model}: {word}: {}", said.stderr);
+        assert!(result.stderr.contains(word), "{model}: {word}: {}", result.stderr);
     }
 }
 
@@ -115,7 +116,7 @@ fn the_best_is_that_of_an_evaluation_which_is_named() {
     finds(&format!("{shown}@best:other"), 10, &["by `other/accuracy` 0.3000"]);
     finds(&format!("{shown}@best:val/iou"), 10, &["by `val/iou` 0.2000"]);
     finds(&format!("{shown}@best:loss"), 10, &["by `loss` 2.0000, the least of"]);
-    refused(&format!("{shown}@best:none"), &["no evaluation or figure `none`", "`val/accuracy`"]);
+    refused(&format!("{shown}@best:none"), &["no evaluation or metric `none`", "`val/accuracy`"]);
     metrics(&[json!({"step": 10, "eval/rewards/format": 0.1, "eval/reward": 0.5})]);
     finds(&format!("{shown}@best"), 10, &["by `reward` 0.5000, the highest of 1 evaluation\n"]);
     metrics(&[json!({"step": 30, "eval/reward": 0.5})]);
@@ -136,17 +137,17 @@ fn training_and_others_read_runs_too() {
         rows.display(),
         out.display()
     );
-    let dry = say(&format!("{line} --dry_run"));
+    let dry = call(&format!("{line} --dry_run"));
     assert_eq!(dry.code, Some(0), "{}", dry.stderr);
-    let said = say(&line);
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let result = call(&line);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     // The folder that was meant is written down.
     let config = fs::read_to_string(out.join("config.yaml")).unwrap();
     let meant = format!("model_name_or_path: {}", run.join("checkpoint-5").display());
     assert!(config.contains(&meant), "{config}");
-    let again = say(&line);
+    let again = call(&line);
     assert_eq!(again.code, Some(0), "{}", again.stderr);
-    let plan = say(&format!(
+    let plan = call(&format!(
         "plan --model_name_or_path {} --data_file_paths {} --output_dir o --memory 1GB --device cpu \
          --max_completion_length 4 --num_generations 2 --per_device_train_batch_size 2",
         run.display(),
@@ -154,7 +155,7 @@ fn training_and_others_read_runs_too() {
     ));
     assert_eq!(plan.code, Some(0), "{}", plan.stderr);
     assert!(plan.stderr.contains("its newest checkpoint"), "{}", plan.stderr);
-    let evaluated = say(&format!(
+    let evaluated = call(&format!(
         "eval --model {} --task match --data_file_paths {} --output_dir {} --max_new_tokens 1 --device cpu",
         run.display(),
         rows.display(),
@@ -162,17 +163,17 @@ fn training_and_others_read_runs_too() {
     ));
     assert!(evaluated.stderr.contains("its newest checkpoint"), "{}", evaluated.stderr);
     // The model under an adapter may be one of a run too.
-    let adapter = golden().join("lora/language").display().to_string();
+    let adapter = golden("lora/language").display().to_string();
     let over = |base: &str| ask(&format!("{adapter} --base_model {base}"));
-    let said = over(&run.display().to_string());
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stderr.contains("its newest checkpoint"), "{}", said.stderr);
-    assert_eq!(said.stdout, over(&format!("{}@5", run.display())).stdout);
-    assert_eq!(said.stdout, ask(&adapter).stdout);
+    let result = over(&run.display().to_string());
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    assert!(result.stderr.contains("its newest checkpoint"), "{}", result.stderr);
+    assert_eq!(result.stdout, over(&format!("{}@5", run.display())).stdout);
+    assert_eq!(result.stdout, ask(&adapter).stdout);
     assert_eq!(over("nowhere").code, Some(1));
     // A whole model has no model under it, and a folder no revision.
-    let said = ask(&format!("{}@5 --base_model x --model_revision v1", run.display()));
+    let result = ask(&format!("{}@5 --base_model x --model_revision v1", run.display()));
     for flag in ["`--base_model x`", "`--model_revision v1`"] {
-        assert!(said.stderr.contains(&format!("no effect here: {flag}")), "{}", said.stderr);
+        assert!(result.stderr.contains(&format!("no effect here: {flag}")), "{}", result.stderr);
     }
 }

@@ -1,4 +1,4 @@
-//! Whole evaluations of a tiny random model: batches, going on, bad rows, several answers.
+//! Whole evaluations of a tiny random model: batches, going on, bad rows, several completions.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,23 +6,23 @@ use std::path::Path;
 
 use base::run_folder::ResultFolder;
 use config::{ColonList, EvalConfig, EvalTask};
-use eval::answers::{ANSWERS, AnswerStore};
+use eval::completions::{COMPLETIONS, CompletionStore};
 use eval::{Evaluation, Results, Summary};
-use eval_runner::{AskError, Progress, answer, set_up};
+use eval_runner::{AskError, Progress, sample_missing, set_up};
 use models::VisionLanguageModel;
 use rewards::Family;
 use serde_json::{Value, json};
 
 const IMAGES: [&str; 4] = ["scene.png", "small.png", "wide.png", "grey.png"];
 
-/// Counts what it hears, and asks for the end after so many answers.
+/// Counts what it hears, and asks for the end after so many completions.
 struct Watcher {
     heard: usize,
     bad: Vec<String>,
 }
 
 impl Progress for Watcher {
-    fn on_answer(&mut self, _done: usize, _total: usize) {
+    fn on_completion(&mut self, _done: usize, _total: usize) {
         self.heard += 1;
     }
     fn on_bad(&mut self, place: &str, cause: &str) {
@@ -68,7 +68,7 @@ impl<'a> Run<'a> {
         Self { config, model, folder: ResultFolder::open(folder).unwrap() }
     }
 
-    fn set_up(&self) -> (Evaluation, AnswerStore) {
+    fn set_up(&self) -> (Evaluation, CompletionStore) {
         let path = self.folder.path();
         let family = Family::Qwen2_5Vl;
         let evaluation = set_up(self.config, path, super::processor(), family).unwrap();
@@ -76,18 +76,22 @@ impl<'a> Run<'a> {
         (evaluation, store)
     }
 
-    /// Goes on for `limit` answers at most.
+    /// Goes on for `limit` completions at most.
     fn go(&self, limit: usize) -> (Result<(Results, Summary), AskError>, Watcher) {
         let (evaluation, mut store) = self.set_up();
         let mut watcher = Watcher { heard: 0, bad: Vec::new() };
         // Who cancels cannot see the watcher: the folder tells.
-        let path = self.folder.path().join(ANSWERS);
+        let path = self.folder.path().join(COMPLETIONS);
         let lines = || fs::read_to_string(&path).map_or(0, |text| text.lines().count());
         let before = lines();
-        let answered =
-            answer(&evaluation, self.model, &self.folder, &mut store, &mut watcher, &|| {
-                lines() >= before.saturating_add(limit)
-            });
+        let answered = sample_missing(
+            &evaluation,
+            self.model,
+            &self.folder,
+            &mut store,
+            &mut watcher,
+            &|| lines() >= before.saturating_add(limit),
+        );
         let finished = answered.and_then(|()| Ok(evaluation.finish(&self.folder, &store)?));
         let finished = finished.map(|outcome| (outcome.results, outcome.summary));
         (finished, watcher)
@@ -96,18 +100,18 @@ impl<'a> Run<'a> {
 
 fn outputs(results: &Results) -> Vec<(usize, usize, String)> {
     let each = results.results.iter();
-    each.map(|s| (s.row, s.sample, s.model_output.clone())).collect()
+    each.map(|s| (s.row, s.completion_index, s.model_output.clone())).collect()
 }
 
 #[test]
-fn batches_of_any_size_and_any_stops_give_the_same_answers() {
+fn batches_of_any_size_and_any_stops_give_the_same_completions() {
     let dir = tempfile::tempdir().unwrap();
     let config = data(dir.path());
     let model = super::model();
     let whole = Run::new(&config, model.as_ref(), &dir.path().join("whole"));
     let (finished, watcher) = whole.go(usize::MAX);
     let (results, summary) = finished.unwrap();
-    assert_eq!(watcher.heard, 10, "five good rows, two answers each");
+    assert_eq!(watcher.heard, 10, "five good rows, two completions each");
     assert_eq!(results.results.len(), 14);
     assert_eq!((summary.num_questions, summary.num_bad), (7, 2));
     let different: BTreeSet<String> = outputs(&results).into_iter().map(|o| o.2).collect();
@@ -118,12 +122,12 @@ fn batches_of_any_size_and_any_stops_give_the_same_answers() {
     let (first, watcher) = stopped.go(3);
     assert!(matches!(first, Err(AskError::Engine(_))));
     assert_eq!(watcher.heard, 3);
-    let path = stopped.folder.path().join(ANSWERS);
+    let path = stopped.folder.path().join(COMPLETIONS);
     let kept = fs::read_to_string(&path).unwrap();
     // What a kill leaves in the middle of a write.
     fs::write(&path, format!("{kept}{{\"row\": 5, \"sam")).unwrap();
     let (second, watcher) = stopped.go(usize::MAX);
-    assert_eq!(watcher.heard, 7, "no answer is asked for twice");
+    assert_eq!(watcher.heard, 7, "no completion is asked for twice");
     assert!(fs::read_to_string(&path).unwrap().starts_with(&kept));
     let (resumed, resumed_summary) = second.unwrap();
     // Draws at a boundary could differ by rounding; these have none.
@@ -150,9 +154,9 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     let (results, summary) = finished.unwrap();
     let named: Vec<String> = results.bad().map(|(place, _)| place.to_owned()).collect();
     assert_eq!(named.len(), 2);
-    let answers = run.folder.path().join(ANSWERS);
+    let completions = run.folder.path().join(COMPLETIONS);
     let lines = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
-    assert_eq!(lines(&answers), 10);
+    assert_eq!(lines(&completions), 10);
     let excluding = config.clone().with(|c| c.scoring.exclude_bad = true);
     drop(run);
     let again = Run::new(&excluding, model.as_ref(), &dir.path().join("out"));
@@ -165,7 +169,7 @@ fn bad_rows_are_named_and_count_unless_excluded() {
     };
     let (all, good) = (of(&summary, "iou_anywhere"), of(&without, "iou_anywhere"));
     assert!((all * 7.0 - good * 5.0).abs() < 1e-12);
-    // The image is repaired: only its answers are asked for.
+    // The image is repaired: only its completions are asked for.
     fs::copy(dir.path().join("images/scene.png"), dir.path().join("images/cut.png")).unwrap();
     let (finished, watcher) = again.go(usize::MAX);
     assert_eq!((finished.unwrap().1.num_bad, watcher.heard), (1, 2));

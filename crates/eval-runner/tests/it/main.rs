@@ -1,4 +1,4 @@
-//! The evaluator over a real checkpoint: a tiny random Qwen2.5-VL, whose answers mean nothing, asked
+//! The evaluator over a real checkpoint: a tiny random Qwen2.5-VL, whose completions mean nothing, asked
 //! about images of several sizes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -21,10 +21,10 @@ use tch::{Device, Kind};
 const IMAGES: [&str; 3] = ["scene.png", "small.png", "wide.png"];
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/parity")
+    testing::golden("parity")
 }
 
-fn samples(folder: &Path) -> Vec<Example> {
+fn examples(folder: &Path) -> Vec<Example> {
     let rows: String = IMAGES
         .iter()
         .map(|image| {
@@ -55,19 +55,19 @@ fn processor() -> Arc<Processor> {
         apply_exif: false,
         max_prompt_length: None,
     };
-    Arc::new(Processor::from_dir(&golden().join("checkpoints/nested"), &options).unwrap())
+    Arc::new(Processor::from_dir(&testing::checkpoint("nested"), &options).unwrap())
 }
 
 fn model() -> Box<dyn VisionLanguageModel> {
     let options =
         LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
-    load_model(&golden().join("checkpoints/nested"), options).unwrap()
+    load_model(&testing::checkpoint("nested"), options).unwrap()
 }
 
 struct Fixture {
     model: Box<dyn VisionLanguageModel>,
     processor: Arc<Processor>,
-    samples: Vec<Example>,
+    examples: Vec<Example>,
     _folder: tempfile::TempDir,
 }
 
@@ -77,24 +77,24 @@ impl Fixture {
         Self {
             model: model(),
             processor: processor(),
-            samples: samples(folder.path()),
+            examples: examples(folder.path()),
             _folder: folder,
         }
     }
 
-    fn evaluate(&self, samples: &[Example], max_concurrent: usize) -> RecEvaluation {
-        RecEvaluator::new(samples, Arc::clone(&self.processor), options(3, max_concurrent))
+    fn evaluate(&self, examples: &[Example], max_concurrent: usize) -> RecEvaluation {
+        RecEvaluator::new(examples, Arc::clone(&self.processor), options(3, max_concurrent))
             .unwrap()
             .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
             .unwrap()
     }
 }
 
-fn options(answers_per_question: usize, max_concurrent: usize) -> RecOptions {
+fn options(completions_per_question: usize, max_concurrent: usize) -> RecOptions {
     RecOptions {
         template: PromptTemplate::resolve("rec").unwrap(),
         temperature: 1.0,
-        answers_per_question,
+        completions_per_question,
         max_new_tokens: 6,
         max_concurrent,
         seed: 11,
@@ -102,25 +102,29 @@ fn options(answers_per_question: usize, max_concurrent: usize) -> RecOptions {
 }
 
 #[test]
-fn answers_stand_with_their_rows_and_sizes_whatever_the_batch() {
+fn completions_stand_with_their_rows_and_sizes_whatever_the_batch() {
     let fixture = Fixture::new();
-    let whole = fixture.evaluate(&fixture.samples, 9);
-    let rows: Vec<usize> = whole.answers.iter().map(|answer| answer.row).collect();
+    let whole = fixture.evaluate(&fixture.examples, 9);
+    let rows: Vec<usize> = whole.completions.iter().map(|completion| completion.row).collect();
     assert_eq!(rows, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
-    for answer in &whole.answers {
-        assert_eq!(answer.image, IMAGES[answer.row]);
-        let (width, height) = image_size(answer.row);
-        assert_eq!(answer.image_size, [height, width], "height comes first");
-        assert!(answer.input_size.iter().all(|side| side % 28 == 0), "{:?}", answer.input_size);
-        assert_eq!((answer.iou, answer.correct, answer.well_formed), (0.0, 0, false));
+    for completion in &whole.completions {
+        assert_eq!(completion.image, IMAGES[completion.row]);
+        let (width, height) = image_size(completion.row);
+        assert_eq!(completion.image_size, [height, width], "height comes first");
+        assert!(
+            completion.input_size.iter().all(|side| side % 28 == 0),
+            "{:?}",
+            completion.input_size
+        );
+        assert_eq!((completion.iou, completion.correct, completion.well_formed), (0.0, 0, false));
     }
     let outputs = |evaluation: &RecEvaluation| -> Vec<String> {
-        evaluation.answers.iter().map(|answer| answer.model_output.clone()).collect()
+        evaluation.completions.iter().map(|completion| completion.model_output.clone()).collect()
     };
     let first = outputs(&whole);
     assert!(first.windows(2).any(|pair| pair[0] != pair[1]), "{first:?}");
-    // One answer at a time, questions loaded in more than one go: the draws are keyed.
-    assert_eq!(outputs(&fixture.evaluate(&fixture.samples, 1)), first);
+    // One completion at a time, questions loaded in more than one go: the draws are keyed.
+    assert_eq!(outputs(&fixture.evaluate(&fixture.examples, 1)), first);
 }
 
 fn image_size(row: usize) -> (u32, u32) {
@@ -131,34 +135,37 @@ fn image_size(row: usize) -> (u32, u32) {
 }
 
 #[test]
-fn shuffled_images_change_sizes_and_answers_only() {
+fn shuffled_images_change_sizes_and_completions_only() {
     let fixture = Fixture::new();
-    let shuffled = shuffled_images(&fixture.samples);
+    let shuffled = shuffled_images(&fixture.examples);
     let evaluation = fixture.evaluate(&shuffled, 9);
-    for (row, (before, after)) in fixture.samples.iter().zip(&shuffled).enumerate() {
+    for (row, (before, after)) in fixture.examples.iter().zip(&shuffled).enumerate() {
         assert_ne!(before.images, after.images);
         assert_eq!((&before.problem, &before.solution), (&after.problem, &after.solution));
         let shown = (row + 1) % 3;
         let (width, height) = image_size(shown);
-        let answer = &evaluation.answers[3 * row];
-        assert_eq!((answer.image.as_str(), answer.image_size), (IMAGES[shown], [height, width]));
+        let completion = &evaluation.completions[3 * row];
+        assert_eq!(
+            (completion.image.as_str(), completion.image_size),
+            (IMAGES[shown], [height, width])
+        );
     }
 }
 
 #[test]
 fn what_cannot_be_evaluated_is_refused() {
     let fixture = Fixture::new();
-    let refused = |samples: &[Example], answers| {
-        RecEvaluator::new(samples, Arc::clone(&fixture.processor), options(answers, 1))
+    let refused = |examples: &[Example], per_question| {
+        RecEvaluator::new(examples, Arc::clone(&fixture.processor), options(per_question, 1))
             .err()
             .unwrap()
     };
     assert!(matches!(refused(&[], 1), EvalError::NoRows));
-    assert!(matches!(refused(&fixture.samples, 0), EvalError::NoAnswers));
-    let mut text_only = fixture.samples.clone();
+    assert!(matches!(refused(&fixture.examples, 0), EvalError::NoCompletions));
+    let mut text_only = fixture.examples.clone();
     text_only[1].images.clear();
     assert!(refused(&text_only, 1).to_string().contains("test.jsonl:2: expected one image, got 0"));
-    let mut no_box = fixture.samples.clone();
+    let mut no_box = fixture.examples.clone();
     no_box[2].solution = "<answer> left </answer>".into();
     assert!(refused(&no_box, 1).to_string().contains("test.jsonl:3"));
 }
@@ -167,7 +174,8 @@ fn what_cannot_be_evaluated_is_refused() {
 fn a_cancelled_evaluation_is_no_evaluation() {
     let fixture = Fixture::new();
     let evaluator =
-        RecEvaluator::new(&fixture.samples, Arc::clone(&fixture.processor), options(1, 1)).unwrap();
+        RecEvaluator::new(&fixture.examples, Arc::clone(&fixture.processor), options(1, 1))
+            .unwrap();
     let error = evaluator.evaluate(fixture.model.as_ref(), &mut |_, _| (), &|| true).unwrap_err();
     assert!(error.to_string().contains("cancelled"), "{error}");
 }

@@ -1,11 +1,11 @@
-//! What is made of answers: figures, and what makes them doubtful. No model is asked.
+//! What is made of completions: metrics, and what makes them doubtful. No model is asked.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[cfg(test)]
-mod doubts;
+mod detection_metrics;
 #[cfg(test)]
-mod figures;
+mod warnings;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `report.html` of the demo, and the figures that it shows.
+//! `report.html` of the demo, and the metrics that it shows.
 
 mod page;
 mod results;

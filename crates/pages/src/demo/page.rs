@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ::eval::{RecAnswer, RecSummary};
+use ::eval::{RecCompletion, RecSummary};
 use report::{
     AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow,
-    KeyFigure, LabelledBox, Report, Section, Table, read_metrics, training_charts,
+    KeyMetric, LabelledBox, Report, Section, Table, read_metrics, training_charts,
 };
 
 use super::results::{Results, Scored};
@@ -62,11 +62,11 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<(), PageError> {
              keeps the demanded form only now and then; the end is {} steps of GRPO later.",
             results.gain.num_values, results.seed, demo.grpo_steps
         ),
-        figures: figures(demo, results),
+        metrics: key_metrics(demo, results),
         sections: vec![
             section(
                 "Held-out score",
-                "As VLM-R1 evaluates: IoU of the box found in the answer, 0 where none is found; greedy.",
+                "As VLM-R1 evaluates: IoU of the box found in the completion, 0 where none is found; greedy.",
                 Body::Intervals(vec![scores(results)]),
             ),
             section(
@@ -88,7 +88,7 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<(), PageError> {
             section("Cold start", "", Body::Charts(loss)),
             section(
                 "Held-out scenes",
-                "The first twelve; greedy answers, numbers on the right are IoUs.",
+                "The first twelve; greedy completions, numbers on the right are IoUs.",
                 Body::Images(shown_images(demo, results)?),
             ),
             section("Time", "", Body::Table(times(demo, &rows))),
@@ -98,30 +98,30 @@ pub fn write(demo: &Demo<'_>, results: &Results) -> Result<(), PageError> {
     Ok(report.write(&demo.out.join("report.html"))?)
 }
 
-fn figures(demo: &Demo<'_>, results: &Results) -> Vec<KeyFigure> {
+fn key_metrics(demo: &Demo<'_>, results: &Results) -> Vec<KeyMetric> {
     let (start, end) = (&results.start().greedy_summary, &results.end().greedy_summary);
-    let figure = |label: &str, value, note| KeyFigure { label: label.into(), value, note };
+    let metric = |label: &str, value, note| KeyMetric { label: label.into(), value, note };
     let percent = |interval: &Interval| format!("{:.0} %", 100.0 * interval.mean);
     let well_formed = results.gain_well_formed_sampled.as_ref();
     vec![
-        figure(
+        metric(
             "Held-out IoU, greedy",
             format!("{:.2} \u{2192} {:.2}", start.iou.mean, end.iou.mean),
             format!("{}, paired", signed(&results.gain)),
         ),
-        figure(
-            "Well-formed answers",
+        metric(
+            "Well-formed completions",
             format!("{} \u{2192} {}", percent(&start.well_formed), percent(&end.well_formed)),
             "greedy".into(),
         ),
-        figure(
+        metric(
             "Sharper boxes",
             well_formed.map_or(NONE.into(), |gain| format!("{:+.3}", gain.mean)),
             well_formed.map_or(String::new(), |gain| {
-                format!("IoU among well-formed sampled answers, {}", signed(gain))
+                format!("IoU among well-formed sampled completions, {}", signed(gain))
             }),
         ),
-        figure("Time", minutes(demo.total_secs()), count(demo.num_threads, "thread")),
+        metric("Time", minutes(demo.total_secs()), count(demo.num_threads, "thread")),
     ]
 }
 
@@ -153,17 +153,17 @@ fn scores(results: &Results) -> IntervalChart {
 fn table(results: &Results) -> Table {
     let header = [
         "model",
-        "answers",
+        "completions",
         "IoU",
         "IoU > 0.5",
         "well-formed",
         "IoU of well-formed",
         "IoU anywhere",
     ];
-    let row = |name: &str, answers: &str, summary: &RecSummary| {
+    let row = |name: &str, completions: &str, summary: &RecSummary| {
         vec![
             name.to_owned(),
-            answers.to_owned(),
+            completions.to_owned(),
             summary.iou.to_string(),
             summary.accuracy.to_string(),
             summary.well_formed.to_string(),
@@ -208,7 +208,7 @@ fn gains(results: &Results) -> Table {
 }
 
 fn shown_images(demo: &Demo<'_>, results: &Results) -> Result<Vec<AnnotatedImage>, PageError> {
-    let (start, end) = (&results.start().greedy.answers, &results.end().greedy.answers);
+    let (start, end) = (&results.start().greedy.completions, &results.end().greedy.completions);
     start
         .iter()
         .zip(end)
@@ -219,8 +219,8 @@ fn shown_images(demo: &Demo<'_>, results: &Results) -> Result<Vec<AnnotatedImage
 
 fn shown_image(
     demo: &Demo<'_>,
-    start: &RecAnswer,
-    end: &RecAnswer,
+    start: &RecCompletion,
+    end: &RecCompletion,
 ) -> Result<AnnotatedImage, PageError> {
     let path = demo.images.join(&start.image);
     let bytes = fs::read(&path).map_err(|source| PageError::Io { path, source })?;
@@ -236,12 +236,18 @@ fn shown_image(
         format!("{:?}", start.ground_truth.map(|edge| edge as i64)),
         String::new(),
     )];
-    for (label, colour, answer) in [("SFT", Colour::Orange, start), ("GRPO", Colour::Blue, end)] {
-        let found = answer.extracted_answer;
+    for (label, colour, completion) in [("SFT", Colour::Orange, start), ("GRPO", Colour::Blue, end)]
+    {
+        let found = completion.extracted_answer;
         if found[0] < found[2] && found[1] < found[3] {
             boxes.push(LabelledBox { label: label.into(), colour, corners: found });
         }
-        lines.push(line(label, colour, answer.model_output.clone(), format!("{:.2}", answer.iou)));
+        lines.push(line(
+            label,
+            colour,
+            completion.model_output.clone(),
+            format!("{:.2}", completion.iou),
+        ));
     }
     let described =
         start.question.split_once("describes: ").map_or(start.question.as_str(), |(_, text)| text);

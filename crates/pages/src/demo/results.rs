@@ -16,15 +16,15 @@ const BOOTSTRAP_SEED: u64 = 42;
 /// How much the score is to rise.
 const AIM: f64 = 0.10;
 
-/// One model's answers to the held-out questions.
+/// One model's completions to the held-out questions.
 pub struct Scored {
     /// Its name in tables.
     pub name: &'static str,
-    /// Likeliest answers.
+    /// Likeliest completions.
     pub greedy: RecEvaluation,
-    /// Figures of these.
+    /// Metrics of these.
     pub greedy_summary: RecSummary,
-    /// Figures of answers drawn at temperature 1.
+    /// Metrics of completions drawn at temperature 1.
     pub sampled_summary: RecSummary,
 }
 
@@ -40,11 +40,11 @@ pub struct Results {
     pub constant: Interval,
     /// End less start, question by question: score, and IoU where both are well-formed.
     pub gain: Interval,
-    /// As `gain`, of sampled answers.
+    /// As `gain`, of sampled completions.
     pub gain_sampled: Interval,
     /// IoU end less start where both answer well-formed; `None` where they never do.
     pub gain_well_formed: Option<Interval>,
-    /// The same of sampled answers.
+    /// The same of sampled completions.
     pub gain_well_formed_sampled: Option<Interval>,
     /// Seconds by stage.
     pub secs: Map<String, Value>,
@@ -56,7 +56,7 @@ impl Results {
     /// Gathers the evaluations; the first two models are start and end.
     ///
     /// # Errors
-    /// Evaluations without answers.
+    /// Evaluations without completions.
     pub fn new(
         models: [(&'static str, RecEvaluation, RecEvaluation); 4],
         shuffled: [RecEvaluation; 2],
@@ -65,7 +65,8 @@ impl Results {
         seed: u64,
     ) -> Result<Self, PageError> {
         let [(_, start, start_sampled), (_, end, end_sampled), ..] = &models;
-        let scores = |evaluation: &RecEvaluation| evaluation.per_question(|answer| answer.iou);
+        let scores =
+            |evaluation: &RecEvaluation| evaluation.per_question(|completion| completion.iou);
         let gain = |before, after| {
             paired_difference_interval(&scores(before), &scores(after), BOOTSTRAP_SEED)
         };
@@ -126,7 +127,7 @@ impl Results {
         )
     }
 
-    /// All figures.
+    /// All metrics.
     pub fn to_json(&self) -> Value {
         let of = |i: &Interval| json!({"mean": i.mean, "low": i.low, "high": i.high});
         let model = |m: &Scored| {
@@ -163,7 +164,7 @@ impl Results {
     }
 }
 
-/// IoU of well-formed answers, after less before, over the questions to which both have some.
+/// IoU of well-formed completions, after less before, over the questions to which both have some.
 fn gain_well_formed(
     before: &RecEvaluation,
     after: &RecEvaluation,

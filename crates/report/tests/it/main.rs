@@ -5,7 +5,7 @@ use std::fs;
 use proptest::prelude::*;
 use report::{
     AnnotatedImage, Body, CaptionLine, Colour, EncodedImage, Interval, IntervalChart, IntervalRow,
-    KeyFigure, LabelledBox, LineChart, Report, ReportError, Section, Series, Table, Target,
+    KeyMetric, LabelledBox, LineChart, Report, ReportError, Section, Series, Table, Target,
     read_metrics, write_svg,
 };
 
@@ -51,7 +51,7 @@ fn report() -> Report {
     Report {
         title: "A <run>".to_owned(),
         summary: "It learns.".to_owned(),
-        figures: vec![KeyFigure {
+        metrics: vec![KeyMetric {
             label: "IoU".to_owned(),
             value: "0.5".to_owned(),
             note: "was 0.3".to_owned(),

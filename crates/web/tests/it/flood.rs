@@ -81,11 +81,11 @@ fn who_is_idle_or_silent_is_sent_away() {
 }
 
 #[test]
-fn answers_that_nobody_reads_keep_nobody_waiting() {
+fn responses_that_nobody_reads_keep_nobody_waiting() {
     let server = serve(Limits {
         connections: 40,
         connections_of_peer: 40,
-        answer: Duration::from_millis(600),
+        response: Duration::from_millis(600),
         ..Limits::default()
     });
     let ask = "GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -129,7 +129,7 @@ fn bodies_byte_by_byte_have_their_time() {
         })
     });
     server.is_well();
-    let [length, chunked] = slow.map(|slow| slow.join().expect("an answer"));
+    let [length, chunked] = slow.map(|slow| slow.join().expect("a response"));
     assert_eq!(status(&length), "408", "{length}");
     assert!(length.contains("{\"error\":\"no whole body after 0.5 s\"}"), "{length}");
     // `1111...` is the length of a chunk, of too many digits.
@@ -161,9 +161,9 @@ fn half_sent_bodies_make_room() {
     server.is_well();
 }
 
-/// Answers that are not taken lie in memory.
+/// Responses that are not taken lie in memory.
 #[test]
-fn unread_answers_make_room() {
+fn unread_responses_make_room() {
     let server = serve(Limits { bodies_bytes: 4 * BIG_BYTES, ..Limits::default() });
     let ask = "GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut deaf = Vec::new();

@@ -80,7 +80,7 @@ impl Running {
         all_of(&mut self.sent(bytes))
     }
 
-    /// The answer to a well-behaved request.
+    /// The response to a well-behaved request.
     fn ask(&self, head: &str, body: &[u8]) -> String {
         let length = body.len();
         let head = format!(

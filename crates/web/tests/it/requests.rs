@@ -17,7 +17,7 @@ fn long_bodies_are_refused() {
             assert!(said.contains("{\"error\":\"body over 1000 bytes\"}"), "{said}");
         }
     }
-    // One that is sent whole before the answer is read.
+    // One that is sent whole before the response is read.
     let said = server.ask("POST /length", &vec![b'x'; 3900]);
     assert_eq!(status(&said), "413", "{said}");
     let chunk = format!("fff\r\n{}\r\n", "x".repeat(0xfff));
@@ -55,7 +55,7 @@ fn broken_heads_are_refused() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let said = crate::all_of(&mut stream);
         let short: String = head.chars().take(60).collect();
-        // A reset can overtake the answer to one who still sends.
+        // A reset can overtake the response to one who still sends.
         assert!(said.is_empty() || allowed.contains(&status(&said)), "{short}: {said}");
         server.is_well();
     }

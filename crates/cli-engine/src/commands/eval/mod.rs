@@ -8,7 +8,7 @@ mod warnings;
 use anyhow::Result;
 use config::EvalConfig;
 
-pub use progress::Answers;
+pub use progress::EvalProgress;
 pub use run::name_odd_rows;
 pub use trained_as::{TRAINED_AS, TrainedAs, file_of};
 pub use warnings::Warned;

@@ -8,13 +8,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use cli::progress::around_bar;
 
-const TEMPLATE: &str = "{prefix}{pos}/{len} answers {bar:30} ETA {eta}";
+const TEMPLATE: &str = "{prefix}{pos}/{len} completions {bar:30} ETA {eta}";
 
-/// Shows answers on stderr.
-pub struct Answers {
+/// Shows on stderr how many completions are sampled.
+pub struct EvalProgress {
     bar: ProgressBar,
     _around: AroundGuard,
-    /// Answers that were there at the start.
+    /// Completions that were there at the start.
     before: usize,
     start: Instant,
     tenths: usize,
@@ -25,8 +25,8 @@ pub struct Answers {
     shown: Instant,
 }
 
-impl Answers {
-    /// Nothing is shown before the first answer; without a terminal, no line before `pause` is over.
+impl EvalProgress {
+    /// Nothing is shown before the first completion; without a terminal, no line before `pause` is over.
     pub fn new(before: usize, label: String, pause: Duration) -> Self {
         let bar = ProgressBar::no_length();
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
@@ -53,8 +53,8 @@ impl Answers {
     }
 }
 
-impl Progress for Answers {
-    fn on_answer(&mut self, done: usize, total: usize) {
+impl Progress for EvalProgress {
+    fn on_completion(&mut self, done: usize, total: usize) {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         let tenths = 10 * done / total.max(1);
@@ -65,7 +65,7 @@ impl Progress for Answers {
             let rate = (done - self.before) as f64 / secs.max(1e-9);
             let left = (total - done) as f64 / rate;
             base::say!(
-                "{}{done}/{total} answers, {rate:.1} a second, {left:.0} s left",
+                "{}{done}/{total} completions, {rate:.1} a second, {left:.0} s left",
                 self.label
             );
         }

@@ -1,4 +1,4 @@
-//! Questions to a model, from the settings to figures and a page.
+//! Questions to a model, from the settings to metrics and a page.
 
 use base::console::count;
 use std::path::Path;
@@ -9,14 +9,14 @@ use anyhow::{Result, anyhow};
 use base::run_folder::ResultFolder;
 use config::EvalConfig;
 use engine::EngineError;
-use eval::answers::AnswerStore;
+use eval::completions::CompletionStore;
 use eval::evaluation::SUMMARY;
 use eval::questions::Questions;
 use eval::{Metric, Summary};
 use eval_runner::AskError;
 use pages::eval as page;
 
-use super::progress::Answers;
+use super::progress::EvalProgress;
 use super::trained_as::TrainedAs;
 use super::warnings::Warned;
 use crate::model::Located;
@@ -31,7 +31,7 @@ const MAX_NAMED: usize = 10;
 /// # Errors
 /// Where something cannot be used, and where it was asked to stop.
 pub fn run(config: &EvalConfig) -> Result<()> {
-    let stop = signals::stop_flag_of_work("stopping; answers so far are kept")?;
+    let stop = signals::stop_flag_of_work("stopping; completions so far are kept")?;
     let mut config = config.clone();
     let name = folder_or_name(config.asked.model.as_deref().unwrap_or_default())?;
     config.asked.model = Some(name.clone());
@@ -43,19 +43,19 @@ pub fn run(config: &EvalConfig) -> Result<()> {
     let processor = Arc::new(model.processor()?);
     let mut evaluation = eval_runner::set_up(config, output, processor, model.family()?)?;
     if let Some(following) = &following {
-        following.say("");
+        following.log("");
         evaluation.note_training(following.to_json());
     }
     name_odd_rows(evaluation.questions());
     let mut warned = Warned::default();
-    warned.say(&evaluation.doubts(), "");
+    warned.log(&evaluation.doubts(), "");
     let folder = ResultFolder::open(output)?;
     let mut store = evaluation.open(&folder)?;
     if !evaluation.is_complete(&store) {
         let weights = model.weights()?;
-        let mut progress = Answers::new(store.len(), String::new(), Duration::ZERO);
+        let mut progress = EvalProgress::new(store.len(), String::new(), Duration::ZERO);
         stop.begin();
-        let answered = eval_runner::answer(
+        let sampled = eval_runner::sample_missing(
             &evaluation,
             weights.as_ref(),
             &folder,
@@ -64,13 +64,13 @@ pub fn run(config: &EvalConfig) -> Result<()> {
             &|| stop.is_raised(),
         );
         progress.finish();
-        answered.map_err(|error| explained(error, &store))?;
+        sampled.map_err(|error| explained(error, &store))?;
     }
     let outcome = evaluation.finish(&folder, &store)?;
     let page = folder.path().join(page::REPORT);
     page::write(&page, &outcome, config.run.html_rows)?;
-    base::console::say(told(&outcome.summary, config.scoring.exclude_bad).trim_end());
-    warned.say(&outcome.warnings, "");
+    base::console::say(metric_lines(&outcome.summary, config.scoring.exclude_bad).trim_end());
+    warned.log(&outcome.warnings, "");
     base::print_data!("{}", folder.path().join(SUMMARY).display());
     Ok(())
 }
@@ -89,18 +89,18 @@ pub fn name_odd_rows(questions: &Questions) {
     }
 }
 
-fn explained(error: AskError, store: &AnswerStore) -> anyhow::Error {
+fn explained(error: AskError, store: &CompletionStore) -> anyhow::Error {
     match error {
         AskError::Engine(EngineError::Cancelled { .. }) => anyhow!(Stopped(format!(
             "stopped with {}\nhint: the same command goes on from there",
-            count(store.len() as u64, "answer")
+            count(store.len() as u64, "completion")
         ))),
         error => error.into(),
     }
 }
 
-/// The figures as lines.
-fn told(summary: &Summary, exclude_bad: bool) -> String {
+/// The metrics as lines.
+fn metric_lines(summary: &Summary, exclude_bad: bool) -> String {
     let mut text = String::new();
     for (name, metrics) in &summary.subsets {
         text.push_str(&format!("{name}\n{}", lines(metrics, "  ")));

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
 
-use config::{Config, EvalConfig, EvalTask, GrpoConfig, SftConfig, parse_mapping};
+use config::{Config, EvalConfig, EvalTask, parse_mapping};
 use data::PromptTemplate;
 use data::template::template_name;
 use serde_json::{Map, Value, json};
@@ -18,7 +18,7 @@ pub const TRAINED_AS: &str = "trained_as.yaml";
 pub struct TrainedAs {
     source: String,
     settings: Map<String, Value>,
-    /// Whether it learnt by rewards, else from answers.
+    /// Whether it learnt by rewards, else from true answers.
     by_rewards: bool,
 }
 
@@ -53,17 +53,8 @@ impl TrainedAs {
         }
     }
 
-    /// A run by GRPO that is under way.
-    pub fn grpo(config: &GrpoConfig) -> Option<Self> {
-        Self::of_run(&config.run.output_dir, config)
-    }
-
-    /// A run by SFT that is under way.
-    pub fn sft(config: &SftConfig) -> Option<Self> {
-        Self::of_run(&config.run.output_dir, config)
-    }
-
-    fn of_run(folder: &str, config: &impl Config) -> Option<Self> {
+    /// The run in `folder` that is under way, by its settings.
+    pub fn of_run(folder: &str, config: &impl Config) -> Option<Self> {
         let source = Path::new(folder).join(CONFIG).display().to_string();
         match json!(config) {
             Value::Object(settings) => Self::of_settings(source, settings),
@@ -93,7 +84,7 @@ impl TrainedAs {
             self.lay_units(config, &mut following);
             let longest = of("max_completion_length");
             let trained = longest.and_then(Value::as_u64).unwrap_or_default();
-            // Longer answers than in training lose nothing.
+            // Longer completions than in training lose nothing.
             if config.sampling.max_new_tokens.is_none_or(|given| (given as u64) < trained) {
                 following.lay("max_new_tokens", longest, &mut config.sampling.max_new_tokens);
             }
@@ -124,7 +115,7 @@ impl TrainedAs {
             && config.questions.question_template.is_none()
             && config.scoring.extractor.is_some()
         {
-            let own = eval::own_template(EvalTask::Rec, config.scoring.extractor);
+            let own = eval::default_template(EvalTask::Rec, config.scoring.extractor);
             config.questions.question_template = Some(own.to_owned());
         }
         if is_rec {
@@ -145,12 +136,12 @@ impl TrainedAs {
         }
         let of = |key: &str| self.settings.get(key).filter(|value| !value.is_null());
         let absolute = json!("absolute");
-        let answers = match self.by_rewards {
+        let units = match self.by_rewards {
             true => of("box_format"),
             // What it learnt to write are the boxes of the rows.
             false => Some(&absolute),
         };
-        following.lay("box_format", answers, &mut config.rewards.box_format);
+        following.lay("box_format", units, &mut config.rewards.box_format);
         let rows = of("solution_box_format");
         following.lay("solution_box_format", rows, &mut config.rewards.solution_box_format);
     }
@@ -211,8 +202,8 @@ impl Following {
         }
     }
 
-    /// Says what was taken from where, and what was given against it.
-    pub fn say(&self, label: &str) {
+    /// Logs what was taken from where, and what was given against it.
+    pub fn log(&self, label: &str) {
         if !self.taken.is_empty() {
             let taken = self.taken.iter();
             let taken: Vec<String> =

@@ -1,4 +1,4 @@
-//! `--eval_config`: evaluations of the policy as `eval` makes them, one folder and some figures each.
+//! `--eval_config`: evaluations of the policy as `eval` makes them, one folder and some metrics each.
 
 use base::console::count;
 use std::path::Path;
@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use base::model_folder::read_family;
 use base::run_folder::ResultFolder;
 use config::{
-    DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, TrainingSections, read_evaluations,
+    Config, DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, TrainingSections,
+    read_evaluations,
 };
 use data::Processor;
 use engine::EngineError;
@@ -18,53 +19,31 @@ use eval_runner::AskError;
 use pages::eval as page;
 use train::{EvalMetrics, PolicyAt};
 
-use crate::commands::eval::{Answers, TrainedAs, Warned, name_odd_rows};
-use crate::model::Choice;
+use crate::commands::eval::{EvalProgress, TrainedAs, Warned, name_odd_rows};
+use crate::model::ModelOptions;
 
 /// Between two lines on how far an evaluation is, where there is no terminal.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// What the commands that train have in common.
-pub struct Run<'a> {
-    /// Name of the run.
-    pub name: Option<&'a str>,
-    /// The model that it starts from.
-    pub model: &'a str,
-    /// Of it, on the hub.
-    pub revision: Option<&'a str>,
-    output_dir: &'a str,
-    eval_config: Option<&'a str>,
+pub struct Run {
+    /// The settings that both have.
+    pub sections: TrainingSections,
     /// What an evaluation has from the run.
     settings: EvalConfig,
     /// How the run asks: an evaluation that does not say otherwise asks the same.
     trained_as: Option<TrainedAs>,
 }
 
-impl<'a> From<&'a GrpoConfig> for Run<'a> {
-    fn from(config: &'a GrpoConfig) -> Self {
-        Self {
-            trained_as: TrainedAs::grpo(config),
-            name: config.run.run_name.as_deref(),
-            model: &config.model.model_name_or_path,
-            revision: config.model.model_revision.as_deref(),
-            output_dir: &config.run.output_dir,
-            eval_config: config.eval.eval_config.as_deref(),
-            settings: settings_of(&config.training(), config.rollout.cuda_graphs),
-        }
+impl From<&GrpoConfig> for Run {
+    fn from(config: &GrpoConfig) -> Self {
+        Self::new(config.training(), config, config.rollout.cuda_graphs)
     }
 }
 
-impl<'a> From<&'a SftConfig> for Run<'a> {
-    fn from(config: &'a SftConfig) -> Self {
-        Self {
-            trained_as: TrainedAs::sft(config),
-            name: config.run.run_name.as_deref(),
-            model: &config.model.model_name_or_path,
-            revision: config.model.model_revision.as_deref(),
-            output_dir: &config.run.output_dir,
-            eval_config: config.eval.eval_config.as_deref(),
-            settings: settings_of(&config.training(), false),
-        }
+impl From<&SftConfig> for Run {
+    fn from(config: &SftConfig) -> Self {
+        Self::new(config.training(), config, false)
     }
 }
 
@@ -86,13 +65,21 @@ fn settings_of(sections: &TrainingSections, cuda_graphs: bool) -> EvalConfig {
     })
 }
 
-impl Run<'_> {
+impl Run {
+    fn new(sections: TrainingSections, config: &impl Config, cuda_graphs: bool) -> Self {
+        Self {
+            settings: settings_of(&sections, cuda_graphs),
+            trained_as: TrainedAs::of_run(&sections.run.output_dir, config),
+            sections,
+        }
+    }
+
     /// The evaluations that the run asks for.
     ///
     /// # Errors
     /// A file that cannot be read, or that asks for what makes no sense.
     pub fn read_evaluations(&self) -> Result<Vec<NamedEvaluation>> {
-        let Some(path) = self.eval_config.map(Path::new) else {
+        let Some(path) = self.sections.eval.eval_config.as_deref().map(Path::new) else {
             return Ok(Vec::new());
         };
         let text = std::fs::read_to_string(path);
@@ -119,7 +106,7 @@ impl Evaluations {
     ///
     /// # Errors
     /// Settings and files that cannot be used.
-    pub fn open(run: &Run<'_>, folder: &Path) -> Result<Self> {
+    pub fn open(run: &Run, folder: &Path) -> Result<Self> {
         let set_up = |named: NamedEvaluation| -> Result<_> {
             let place = || format!("evaluation `{}`", named.name);
             let evaluation = Self::set_up(run, folder, &named).with_context(place)?;
@@ -128,25 +115,28 @@ impl Evaluations {
             base::say!("{}: {asked}", place());
             name_odd_rows(questions);
             let mut warned = Warned::default();
-            warned.say(&evaluation.doubts(), &format!("{}: ", place()));
+            warned.log(&evaluation.doubts(), &format!("{}: ", place()));
             Ok(Named { named, evaluation, warned })
         };
         let list = run.read_evaluations()?.into_iter().map(set_up);
-        Ok(Self { list: list.collect::<Result<_>>()?, output_dir: run.output_dir.to_owned() })
+        Ok(Self {
+            list: list.collect::<Result<_>>()?,
+            output_dir: run.sections.run.output_dir.clone(),
+        })
     }
 
-    fn set_up(run: &Run<'_>, folder: &Path, named: &NamedEvaluation) -> Result<Evaluation> {
+    fn set_up(run: &Run, folder: &Path, named: &NamedEvaluation) -> Result<Evaluation> {
         let mut config = named.config.clone();
         let trained_as = run.trained_as.as_ref();
         let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
         let config = &config;
-        let processor = Processor::from_dir(folder, &Choice::from(config).processor)?;
+        let processor = Processor::from_dir(folder, &ModelOptions::from(config).processor)?;
         let family = rewards::family_of(&read_family(folder)?)?;
         // Where `grpo` keeps the replies of its own judge.
-        let output_dir = Path::new(run.output_dir);
+        let output_dir = Path::new(&run.sections.run.output_dir);
         let mut evaluation = eval_runner::set_up(config, output_dir, Arc::new(processor), family)?;
         if let Some(following) = following {
-            following.say(&format!("evaluation `{}`: ", named.name));
+            following.log(&format!("evaluation `{}`: ", named.name));
             evaluation.note_training(following.to_json());
         }
         Ok(evaluation)
@@ -155,9 +145,9 @@ impl Evaluations {
     /// Evaluates the policy; `None` where the run is to end.
     ///
     /// # Errors
-    /// A reward that fails, a figure without a value, a full disk.
+    /// A reward that fails, a metric without a value, a full disk.
     pub fn run(&mut self, policy: &PolicyAt<'_>) -> Result<Option<EvalMetrics>> {
-        let mut figures = EvalMetrics::new();
+        let mut metrics = EvalMetrics::new();
         let model = format!("{} after step {}", self.output_dir, policy.step);
         for one in &mut self.list {
             let name = &one.named.name;
@@ -167,11 +157,11 @@ impl Evaluations {
                 return Ok(None);
             };
             let label = format!("evaluation `{name}`, step {}: ", policy.step);
-            one.warned.say(&outcome.warnings, &label);
+            one.warned.log(&outcome.warnings, &label);
             let points = outcome.summary.points().into_iter();
-            figures.extend(points.map(|(figure, value)| (format!("{name}/{figure}"), value)));
+            metrics.extend(points.map(|(metric, value)| (format!("{name}/{metric}"), value)));
         }
-        Ok(Some(figures))
+        Ok(Some(metrics))
     }
 }
 
@@ -183,14 +173,20 @@ fn run_one(
     let folder = ResultFolder::open(policy.folder.join(&named.name))?;
     let mut store = evaluation.open(&folder)?;
     let label = format!("step {}, {}: ", policy.step, named.name);
-    let mut progress = Answers::new(store.len(), label, PAUSE);
+    let mut progress = EvalProgress::new(store.len(), label, PAUSE);
     let stop = || policy.stop.is_raised();
-    let answered =
-        eval_runner::answer(evaluation, policy.model, &folder, &mut store, &mut progress, &stop);
+    let sampled = eval_runner::sample_missing(
+        evaluation,
+        policy.model,
+        &folder,
+        &mut store,
+        &mut progress,
+        &stop,
+    );
     progress.finish();
-    match answered {
+    match sampled {
         Err(AskError::Engine(EngineError::Cancelled { .. })) => return Ok(None),
-        answered => answered?,
+        sampled => sampled?,
     }
     let outcome = evaluation.finish(&folder, &store)?;
     let page = folder.path().join(page::REPORT);

@@ -52,14 +52,18 @@ const NEXT: &str = "the step under way is finished and saved, then the run ends"
 type Outcomes = Result<Outcome, TrainError>;
 
 fn run(
-    run: &Run<'_>,
+    run: &Run,
     train: impl FnOnce(&Path, &mut dyn Observer, &StopFlag) -> Outcomes,
 ) -> Result<()> {
-    if let Some(name) = run.name {
+    let sections = &run.sections;
+    if let Some(name) = &sections.run.run_name {
         base::say!("run `{name}`");
     }
     let stop = signals::stop_flag_of_work(NEXT)?;
-    let folder = hub::model_folder(run.model, run.revision)?;
+    let folder = hub::model_folder(
+        &sections.model.model_name_or_path,
+        sections.model.model_revision.as_deref(),
+    )?;
     let mut watcher =
         Watcher { evaluations: Evaluations::open(run, &folder)?, progress: Progress::new() };
     let outcome = train(&folder, &mut watcher, &stop);

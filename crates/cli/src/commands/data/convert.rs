@@ -39,12 +39,12 @@ pub fn data_convert(config: &DataConvertConfig) -> Result<()> {
     let report = convert(&options(config), &stop, &mut write);
     bar.finish_and_clear();
     let report = report?;
-    let said = text(&report);
+    let summary = text(&report);
     if report.kept == 0 {
-        bail!("no row was kept\n{said}");
+        bail!("no row was kept\n{summary}");
     }
     files.finish()?;
-    base::console::say(said.trim_end());
+    base::console::say(summary.trim_end());
     Ok(())
 }
 

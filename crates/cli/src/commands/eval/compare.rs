@@ -9,7 +9,7 @@ use eval::{Comparison, Results};
 use pages::compare::{self as compare_page, Side};
 
 use crate::arguments::Invocation;
-use crate::findings::Findings;
+use crate::problems::Problems;
 use crate::program::resolved;
 
 /// Whether two evaluations are to be compared, which asks no model.
@@ -25,11 +25,11 @@ pub fn is_comparison(invocation: &Invocation) -> bool {
 /// # Errors
 /// All that are not, in one message.
 pub fn check_comparison(config: &EvalConfig) -> Result<()> {
-    let mut findings = Findings::default();
+    let mut problems = Problems::default();
     for folder in config.run.compare.iter().filter(|folder| !Path::new(folder).is_dir()) {
-        findings.say(format!("`compare`: no folder `{folder}`"));
+        problems.add(format!("`compare`: no folder `{folder}`"));
     }
-    findings.done()
+    problems.done()
 }
 
 /// Compares the two folders of results that `--compare` names.
@@ -60,18 +60,18 @@ pub fn compare(config: &EvalConfig) -> Result<()> {
         let sides = sides.map(|(name, results)| Side { name, results });
         compare_page::write(Path::new(path), &comparison, &sides, html_rows)?;
     }
-    base::console::say(told(&comparison, before, after).trim_end());
+    base::console::say(summary(&comparison, before, after).trim_end());
     if let Some(cut_off) = comparison.cut_off_sentence() {
         base::say!("warning: {cut_off}");
     }
-    if let Some(different) = comparison.different.sentence() {
+    if let Some(different) = comparison.setting_differences.sentence() {
         base::say!("warning: {different}");
     }
     base::print_data!("{:#}", comparison.to_json(&first, &second));
     Ok(())
 }
 
-fn told(comparison: &Comparison, before: &str, after: &str) -> String {
+fn summary(comparison: &Comparison, before: &str, after: &str) -> String {
     let mut text = format!("A: {before}\nB: {after}\n");
     let names = comparison.differences.iter().map(|d| d.name.len());
     let width = names.max().unwrap_or(0);

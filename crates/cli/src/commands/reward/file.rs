@@ -43,7 +43,7 @@ pub fn score(config: &RewardConfig, input: &str, scorer: &Scorer, stop: &StopFla
         let scored = scorer.score(&rows, config.shown.explain);
         let scored = scored.map_err(|Failure { error, .. }| error)?;
         tally.add(&rows, &scored)?;
-        rows.iter().for_each(|row| scorer.look(row, &mut notices));
+        rows.iter().for_each(|row| scorer.inspect(row, &mut notices));
         for (index, row) in rows.into_iter().enumerate() {
             shown.keep(&row, index, &scored.scores);
             output.write(&scorer.output(row, index, &scored))?;

@@ -1,9 +1,9 @@
-//! `reward`: scores of given answers, from a file ([`file`]) or over HTTP ([`serve`]).
+//! `reward`: scores of given completions, from a file ([`file`]) or over HTTP ([`serve`]).
 
-mod answer;
 mod file;
 mod origin;
 mod page;
+mod row_input;
 mod scorer;
 mod serve;
 mod summary;

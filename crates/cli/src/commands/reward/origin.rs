@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use super::answer::Reading;
+use super::row_input::RowOptions;
 use crate::rows::Row;
 
 /// What a row says beside its own keys.
@@ -17,13 +17,13 @@ pub struct Origin<'a> {
     is_generated: bool,
     /// The question.
     pub problem: Option<&'a str>,
-    /// Place of the row that the answer is to.
+    /// Place of the row that the completion is to.
     pub sample: Option<&'a str>,
     /// Step of the run.
     pub step: Option<u64>,
-    /// The row that the answer is to, as it came.
+    /// The row that the completion is to, as it came.
     pub columns: &'a Map<String, Value>,
-    /// Tokens without the one that ends the answer.
+    /// Tokens without the one that ends the completion.
     pub completion_tokens: Option<usize>,
 }
 
@@ -70,11 +70,11 @@ impl<'a> Origin<'a> {
     ///
     /// # Errors
     /// Where a run did not write by which method it did.
-    pub fn method(&self, row: &'a Row, reading: &'a Reading) -> Result<Option<&'a str>> {
+    pub fn method(&self, row: &'a Row, row_options: &'a RowOptions) -> Result<Option<&'a str>> {
         const KEY: &str = "accu_reward_method";
-        let given = reading.reward_method.as_deref();
+        let given = row_options.reward_method.as_deref();
         if self.is_rollout
-            && reading.needs_method
+            && row_options.needs_method
             && given.is_none()
             && !row.columns.contains_key(KEY)
         {
@@ -138,11 +138,11 @@ fn whole_patches([width, height]: [usize; 2], patch_size: usize) -> Result<[usiz
 /// The folder that image names in a file of `rollouts/` are relative to: where the run was started, as its
 /// `env.json` says; else here.
 pub fn run_folder(input: &str) -> PathBuf {
-    let said = || -> Option<PathBuf> {
+    let from_environment = || -> Option<PathBuf> {
         let run = Path::new(input).parent()?.join("..");
         let environment = fs::read_to_string(run.join("env.json")).ok()?;
         let environment: Value = serde_json::from_str(&environment).ok()?;
         environment.get("cwd")?.as_str().map(PathBuf::from)
     };
-    said().unwrap_or_default()
+    from_environment().unwrap_or_default()
 }

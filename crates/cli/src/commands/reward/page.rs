@@ -5,9 +5,9 @@ use anyhow::{Result, anyhow};
 use config::{BoxFormat, Family, RewardConfig};
 use pages::rewards::{self, Page, RewardScores};
 use pages::thinning::Thinning;
-use report::{KeyFigure, ScoredPage};
+use report::{KeyMetric, ScoredPage};
 
-use super::answer::Answer;
+use super::row_input::RowInput;
 use super::scorer::Scorer;
 use super::summary;
 use super::tally::Tally;
@@ -65,7 +65,7 @@ impl PageRows {
                 })
                 .collect(),
             totals: &tally.total,
-            figures: figures(tally),
+            metrics: key_metrics(tally),
             num_rows,
             rows: rows.collect::<Result<_>>()?,
             apply_exif: config.rows.apply_exif,
@@ -75,29 +75,29 @@ impl PageRows {
 }
 
 /// Groups that teach nothing, and what took longest.
-fn figures(tally: &Tally) -> Vec<KeyFigure> {
-    let mut figures = Vec::new();
+fn key_metrics(tally: &Tally) -> Vec<KeyMetric> {
+    let mut metrics = Vec::new();
     if let Some(line) = summary::groups(tally) {
         let flat = tally.groups.values().filter(|g| g.rows > 1 && g.is_equal);
-        figures.push(KeyFigure {
+        metrics.push(KeyMetric {
             label: "groups without spread".into(),
             value: flat.count().to_string(),
             note: line,
         });
     }
     if let Some(slow) = tally.slowest.first() {
-        figures.push(KeyFigure {
+        metrics.push(KeyMetric {
             label: "slowest row".into(),
             value: summary::duration(slow.time),
             note: slow.place.clone(),
         });
     }
-    figures
+    metrics
 }
 
 fn shown(kept: KeptRow, config: &RewardConfig, scorer: &Scorer) -> Result<rewards::Row> {
-    let answer = Answer::read(&kept.row, &scorer.reading)?;
-    let input = answer.input();
+    let row = RowInput::read(&kept.row, &scorer.row_options)?;
+    let input = row.input();
     let explained = scorer.rewards.explain(&input);
     let explained = explained.map_err(|error| anyhow!(error).context(kept.row.place.clone()))?;
     let question = match input.problem {

@@ -11,8 +11,8 @@ use rewards::{
 };
 use serde_json::{Map, Value, json};
 
-use super::answer::{Answer, Reading};
 use super::origin::{self, Origin};
+use super::row_input::{RowInput, RowOptions};
 use crate::hub;
 use crate::rows::{Images, Row, SCORED, SCORED_OWN};
 
@@ -21,12 +21,12 @@ pub struct Scorer {
     /// The rewards.
     pub rewards: RewardSet,
     /// How rows are read.
-    pub reading: Reading,
-    /// Rows whose answers are boxes although texts are compared.
+    pub row_options: RowOptions,
+    /// Rows whose true answers are boxes although texts are compared.
     boxes: BoxAnswers,
 }
 
-/// What was said of some rows.
+/// Scores of some rows.
 pub struct Scored {
     /// Scores of the rows.
     pub scores: Scores,
@@ -67,7 +67,7 @@ impl Scorer {
                 config.rewards.is_reward_customized_from_vlm_module,
             ),
             rewards: RewardSet::build(&config.rewards.reward_funcs, weights, &options)?,
-            reading: Reading {
+            row_options: RowOptions {
                 image_folder,
                 run_folder: match (&config.rows.image_folder, &config.rows.input) {
                     (None, Some(input)) => Some(origin::run_folder(input)),
@@ -87,12 +87,12 @@ impl Scorer {
         self.rewards.names().map(str::to_owned).collect()
     }
 
-    /// What is odd about a row that can be scored.
-    pub fn look(&self, row: &Row, notices: &mut Notices) {
+    /// Notes what is odd about a row that can be scored.
+    pub fn inspect(&self, row: &Row, notices: &mut Notices) {
         let is_own = Origin::of(row).is_ok_and(|origin| origin.is_own());
         notices.read_as(if is_own { SCORED_OWN } else { SCORED });
         // What cannot be read was refused before.
-        let images = self.reading.images(row).unwrap_or_default();
+        let images = self.row_options.images(row).unwrap_or_default();
         // A size that the row gives is not that of the file.
         let opened = match row.columns.get("image_size") {
             None => images.as_slice(),
@@ -102,7 +102,7 @@ impl Scorer {
         notices.look_at_lost(&row.place, &row.lost);
     }
 
-    /// That most answers so far are boxes, and their texts are compared.
+    /// That most true answers so far are boxes, and their texts are compared.
     pub fn box_warning(&self) -> Option<String> {
         self.boxes.warning()
     }
@@ -112,15 +112,15 @@ impl Scorer {
     /// # Errors
     /// Where a row cannot be read or scored.
     pub fn score(&self, rows: &[Row], explain: bool) -> Result<Scored, Failure> {
-        let answers: Vec<Answer<'_>> = rows
+        let read: Vec<RowInput<'_>> = rows
             .iter()
             .enumerate()
             .map(|(index, row)| {
-                Answer::read(row, &self.reading)
+                RowInput::read(row, &self.row_options)
                     .map_err(|error| Failure { row: Some(index), error })
             })
             .collect::<Result<_, _>>()?;
-        let inputs: Vec<RewardInput<'_>> = answers.iter().map(Answer::input).collect();
+        let inputs: Vec<RewardInput<'_>> = read.iter().map(RowInput::input).collect();
         for input in &inputs {
             self.boxes.add(input.solution, input.accu_reward_method);
         }
@@ -145,7 +145,7 @@ impl Scorer {
         Ok(Scored { scores, times, explanations })
     }
 
-    /// The row with what was said of it, as it is written.
+    /// The row with its scores, as it is written.
     pub fn output(&self, row: Row, index: usize, scored: &Scored) -> Value {
         let mut columns = row.columns;
         let each = self.rewards.names().zip(&scored.scores.per_reward);

@@ -46,7 +46,7 @@ pub struct TrueScores {
     no_box_reward: Option<String>,
     /// Rows of which that holds.
     uncompared: AtomicU64,
-    /// Rows whose answers are boxes although texts are compared.
+    /// Rows whose true answers are boxes although texts are compared.
     boxes: BoxAnswers,
 }
 
@@ -111,30 +111,30 @@ impl TrueScores {
     }
 
     /// Counts a row whose boxes are not compared as boxes.
-    fn count_boxes(&self, sample: &Example) {
-        let method = sample.accu_reward_method.as_deref();
-        self.boxes.add(&sample.solution, method);
+    fn count_boxes(&self, example: &Example) {
+        let method = example.accu_reward_method.as_deref();
+        self.boxes.add(&example.solution, method);
         if self.no_box_reward.is_some() && !method.is_some_and(compares_boxes) {
             self.uncompared.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn score(&self, form: Form, set: &RewardSet, row: &Row<'_>) -> Result<Vec<f64>, String> {
-        let sample = row.sample;
-        let method = sample.accu_reward_method.as_deref();
-        set.check(0, &sample.solution, method).map_err(|error| error.to_string())?;
+        let example = row.example;
+        let method = example.accu_reward_method.as_deref();
+        set.check(0, &example.solution, method).map_err(|error| error.to_string())?;
         let answer = match form {
-            Form::AsGiven => sample.answer.clone(),
+            Form::AsGiven => example.answer.clone(),
             Form::Box | Form::Click => self.boxed(form, row)?,
         };
         let completion = format!("<think>It is known.</think><answer>{answer}</answer>");
         let input = RewardInput {
-            problem: Some(&sample.problem),
+            problem: Some(&example.problem),
             accu_reward_method: method,
-            images: &sample.images,
+            images: &example.images,
             image_sizes: &row.sizes,
             image_grid_thw: &row.grids,
-            ..RewardInput::new(&completion, &sample.solution, &sample.columns)
+            ..RewardInput::new(&completion, &example.solution, &example.columns)
         };
         let scores = set.score(&[input]).map_err(|error| error.to_string())?;
         let each = scores.per_reward.into_iter();
@@ -144,13 +144,15 @@ impl TrueScores {
 
     /// The true box as the model would write it.
     fn boxed(&self, form: Form, row: &Row<'_>) -> Result<String, String> {
-        let truth = parse_solution(&row.sample.solution)?;
+        let truth = parse_solution(&row.example.solution)?;
         let found = match (self.units, row.box_sizes(self.patch_size)) {
-            (Some([answer, solution]), Some(sizes)) => solution.convert(truth, answer, sizes),
+            (Some([completion, solution]), Some(sizes)) => {
+                solution.convert(truth, completion, sizes)
+            }
             _ => truth,
         };
         let BoundingBox { x1, y1, x2, y2 } = found;
-        let is_share = self.units.is_some_and(|[answer, _]| answer == BoxFormat::Relative1);
+        let is_share = self.units.is_some_and(|[completion, _]| completion == BoxFormat::Relative1);
         let digits = if is_share { 4 } else { 0 };
         let shown = |x: f64| format!("{x:.digits$}");
         Ok(match form {
@@ -163,8 +165,8 @@ impl TrueScores {
         })
     }
 
-    fn is_tried(&self, form: Form, sample: &Example) -> bool {
-        let method = sample.accu_reward_method.as_deref();
+    fn is_tried(&self, form: Form, example: &Example) -> bool {
+        let method = example.accu_reward_method.as_deref();
         form != Form::AsGiven || (method != Some(JUDGE) && !self.lists_differ)
     }
 }
@@ -180,16 +182,16 @@ fn form_of(name: &str, is_customized: bool) -> Option<Form> {
     }
 }
 
-/// Units of one box, of answer and solution; none where both are those of the data.
+/// Units of one box, of completion and solution; none where both are those of the data.
 fn units(units: BoxUnits, family: Family) -> Option<[BoxFormat; 2]> {
     let own = (family == Family::Qwen2_5Vl).then_some(BoxFormat::ModelInput);
-    let answer = units.answer.or(own)?;
-    Some([answer, units.solution.unwrap_or(BoxFormat::Absolute)])
+    let completion = units.answer.or(own)?;
+    Some([completion, units.solution.unwrap_or(BoxFormat::Absolute)])
 }
 
 /// A row with the sizes of its images.
 struct Row<'a> {
-    sample: &'a Example,
+    example: &'a Example,
     sizes: Vec<[u32; 2]>,
     grids: Vec<[usize; 3]>,
 }
@@ -205,16 +207,16 @@ impl Row<'_> {
 }
 
 impl RowProbe for TrueScores {
-    fn look(&self, sample: &Example, images: &[SeenImage]) -> Vec<Finding> {
+    fn look(&self, example: &Example, images: &[SeenImage]) -> Vec<Finding> {
         let row = Row {
-            sample,
+            example,
             sizes: images.iter().map(|image| image.facts.size).collect(),
             grids: images.iter().map(|image| image.grid_thw).collect(),
         };
         let mut findings = Vec::new();
-        self.count_boxes(sample);
+        self.count_boxes(example);
         for (form, set) in &self.sets {
-            if !self.is_tried(*form, sample) {
+            if !self.is_tried(*form, example) {
                 continue;
             }
             let full = if *form == Form::Box { FULL_BOX_SCORE } else { FULL_SCORE };
@@ -222,7 +224,7 @@ impl RowProbe for TrueScores {
                 Err(reason) => findings.push(Finding::new(Kind::Unscorable, reason)),
                 Ok(scores) => {
                     let low = set.names().zip(scores).filter(|(_, score)| *score < full);
-                    findings.extend(low.map(|(name, score)| low_score(name, score, sample)));
+                    findings.extend(low.map(|(name, score)| low_score(name, score, example)));
                 }
             }
         }
@@ -244,8 +246,8 @@ impl RowProbe for TrueScores {
     }
 }
 
-fn low_score(name: &str, score: f64, sample: &Example) -> Finding {
-    let answer: String = sample.answer.chars().take(80).collect();
+fn low_score(name: &str, score: f64, example: &Example) -> Finding {
+    let answer: String = example.answer.chars().take(80).collect();
     let text = format!("`{name}` gives the true answer {score:.3}: `{answer}`");
     Finding::new(Kind::LowTrueScore, text)
 }

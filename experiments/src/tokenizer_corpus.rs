@@ -33,7 +33,7 @@ pub const NOTHING: &str = "None";
 const MARK: &str = "{Question}";
 
 /// The words of all experiments.
-pub fn words() -> Words {
+pub fn tokenizer_corpus() -> Words {
     let [question, question_end] = around(&detection_question(&[MARK]), MARK);
     let [rec, demand] = around(&template("rec"), MARK);
     let [direct, direct_demand] = around(&template("sft_rec"), MARK);
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn sentences_are_whole() {
-        let words = words();
+        let words = tokenizer_corpus();
         assert!(words.sentences.iter().all(|s| !s.is_empty()));
         assert!(words.sentences.iter().any(|s| s.ends_with("objects: ['")));
         assert!(words.sentences.iter().any(|s| s.starts_with("First thinks") && s.ends_with('\n')));

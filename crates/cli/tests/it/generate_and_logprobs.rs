@@ -4,12 +4,13 @@ use std::fs;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testing::{checkpoint, golden};
 
-use crate::run::{Said, golden, say};
+use crate::program::{CallResult, call};
 
-fn rows(said: &Said) -> Vec<Value> {
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+fn rows(result: &CallResult) -> Vec<Value> {
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    result.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -17,11 +18,11 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 fn model() -> String {
-    golden().join("parity/checkpoints/nested").display().to_string()
+    checkpoint("nested").display().to_string()
 }
 
 fn images() -> String {
-    golden().join("parity/images").display().to_string()
+    golden("parity/images").display().to_string()
 }
 
 fn input(dir: &TempDir, rows: &[Value]) -> String {
@@ -34,17 +35,17 @@ fn input(dir: &TempDir, rows: &[Value]) -> String {
 #[test]
 fn graphs_without_a_gpu_are_refused() {
     let line = format!("generate --model {} --prompt x --device cpu --cuda_graphs true", model());
-    let said = say(&line);
-    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+    let result = call(&line);
+    assert_eq!((result.code, result.stdout.as_str()), (Some(1), ""));
     assert!(
-        said.stderr.contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
+        result.stderr.contains("CUDA graphs: expected a GPU, got cpu\nhint: --cuda_graphs false"),
         "{}",
-        said.stderr
+        result.stderr
     );
 }
 
 #[test]
-fn sampled_and_given_answers_have_the_same_logprobs() {
+fn sampled_and_given_completions_have_the_same_logprobs() {
     let dir = TempDir::new().unwrap();
     let image = fs::read_dir(images()).unwrap().next().unwrap().unwrap().file_name();
     let image = image.to_str().unwrap();
@@ -59,44 +60,46 @@ fn sampled_and_given_answers_have_the_same_logprobs() {
     let line = format!(
         "generate {common} --json --input {questions} --num_generations 8 --max_new_tokens 1 --seed 3 --temperature 0.7"
     );
-    let answers = rows(&say(&line));
-    assert_eq!(answers.len(), 16);
-    assert_eq!(answers[0]["mine"], 1);
+    let completions = rows(&call(&line));
+    assert_eq!(completions.len(), 16);
+    assert_eq!(completions[0]["mine"], 1);
     // Rounding follows the batch size, the draws do not.
-    let few = rows(&say(&format!("{line} --max_concurrent_completions 3")));
+    let few = rows(&call(&format!("{line} --max_concurrent_completions 3")));
     let ids = |rows: &[Value]| -> Vec<Value> {
         rows.iter().map(|row| row["completion_ids"].clone()).collect()
     };
-    assert_eq!(ids(&answers), ids(&few));
-    let given: Vec<Value> = answers
+    assert_eq!(ids(&completions), ids(&few));
+    let given: Vec<Value> = completions
         .iter()
         .map(|row| json!({"images": row.get("images").unwrap_or(&json!([])), "prompt": row["prompt"], "completion": row["completion"]}))
         .collect();
-    let scored =
-        rows(&say(&format!("logprobs {common} --input {} --temperature 0.7", input(&dir, &given))));
+    let scored = rows(&call(&format!(
+        "logprobs {common} --input {} --temperature 0.7",
+        input(&dir, &given)
+    )));
     let mut compared = 0;
-    for (answer, scored) in answers.iter().zip(&scored) {
-        assert_eq!(answer["prompt_ids"], scored["prompt_ids"]);
+    for (completion, scored) in completions.iter().zip(&scored) {
+        assert_eq!(completion["prompt_ids"], scored["prompt_ids"]);
         let lengths =
             (numbers(&scored["completion_ids"]).len(), numbers(&scored["logprobs"]).len());
         assert_eq!(lengths.0, lengths.1);
         // A token of half a character has no text of its own.
-        if answer["completion_ids"][0] == scored["completion_ids"][0] {
+        if completion["completion_ids"][0] == scored["completion_ids"][0] {
             let (sampled, given) =
-                (numbers(&answer["logprobs"])[0], numbers(&scored["logprobs"])[0]);
+                (numbers(&completion["logprobs"])[0], numbers(&scored["logprobs"])[0]);
             assert!((sampled - given).abs() < 1e-4, "{sampled} {given}");
             compared += 1;
         }
     }
-    assert!(compared >= 6, "only {compared} answers could be compared");
+    assert!(compared >= 6, "only {compared} completions could be compared");
 }
 
 #[test]
-fn greedy_answers_do_not_depend_on_the_seed() {
+fn greedy_completions_do_not_depend_on_the_seed() {
     let dir = TempDir::new().unwrap();
     let output = dir.path().join("out.jsonl");
     let ask = |more: &str| {
-        let mut command = crate::run::command();
+        let mut command = crate::program::command();
         command.args([
             "generate",
             "--model",
@@ -107,21 +110,21 @@ fn greedy_answers_do_not_depend_on_the_seed() {
             "0",
         ]);
         command.args(["--max_new_tokens", "8", "--device", "cpu"]);
-        crate::run::said(command.args(more.split_whitespace()).output().unwrap())
+        crate::program::call_result(command.args(more.split_whitespace()).output().unwrap())
     };
     let first = rows(&ask("--json --seed 1"));
     assert_eq!(first, rows(&ask("--json --seed 2")));
     // People read the text alone.
     let text = ask("--seed 1");
-    let answer = first[0]["completion"].as_str().unwrap();
-    assert_eq!(text.stdout, format!("{}\n", base::console::printable(answer)));
+    let completion = first[0]["completion"].as_str().unwrap();
+    assert_eq!(text.stdout, format!("{}\n", base::console::printable(completion)));
     let several = ask("--seed 1 --num_generations 2");
-    for heading in ["command line, answer 1 of 2:\n", "command line, answer 2 of 2:\n"] {
+    for heading in ["command line, completion 1 of 2:\n", "command line, completion 2 of 2:\n"] {
         assert!(several.stdout.contains(heading), "{}", several.stdout);
     }
     assert_eq!(first.len(), 1);
-    let said = ask(&format!("--output {}", output.display()));
-    assert_eq!((said.code, said.stdout.as_str()), (Some(0), ""));
+    let result = ask(&format!("--output {}", output.display()));
+    assert_eq!((result.code, result.stdout.as_str()), (Some(0), ""));
     let written: Value = serde_json::from_str(&fs::read_to_string(&output).unwrap()).unwrap();
     assert_eq!(written, first[0]);
     let long = rows(&ask("--json --min_completion_length 8"));
@@ -133,34 +136,34 @@ fn greedy_answers_do_not_depend_on_the_seed() {
 
 /// What `generate` writes is what `reward` reads, boxes in pixels of the model's input included.
 #[test]
-fn answers_can_be_scored() {
+fn completions_can_be_scored() {
     let dir = TempDir::new().unwrap();
     let (input, output) = (dir.path().join("in.jsonl"), dir.path().join("out.jsonl"));
     let question = json!({
         "images": ["small.png"], "prompt": "Where is it?", "solution": "<answer> [1, 2, 30, 40] </answer>"
     });
     fs::write(&input, question.to_string()).unwrap();
-    let images = crate::run::golden().join("parity/images");
-    let said = say(&format!(
+    let images = golden("parity/images");
+    let result = call(&format!(
         "generate --model {} --input {} --image_folder {} --output {} --max_new_tokens 6 --device cpu",
         model(),
         input.display(),
         images.display(),
         output.display()
     ));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
     let mut row: Value = serde_json::from_str(&fs::read_to_string(&output).unwrap()).unwrap();
     // The small model names no box: this is the true one in pixels of its input, 84 x 56 for 31 x 29.
     assert_eq!(row["image_grid_thw"], json!([[1, 4, 6]]));
     row["completion"] = json!("<think></think><answer>{\"bbox\": [3, 4, 81, 77]}</answer>");
     fs::write(&output, row.to_string()).unwrap();
-    let said = say(&format!(
+    let result = call(&format!(
         "reward --input {} --image_folder {} --reward_funcs accuracy overlong --task_type rec \
          --is_reward_customized_from_vlm_module true",
         output.display(),
         images.display()
     ));
-    let scored = rows(&said);
+    let scored = rows(&result);
     assert!(scored[0]["rewards"]["accuracy"].as_f64() > Some(0.5), "{}", scored[0]);
     assert_eq!(scored[0]["rewards"]["overlong"], 0.0);
 }
@@ -179,14 +182,14 @@ fn bad_questions_are_named() {
         (json!({"prompt": "<|image_pad|>"}), "1 image placeholders but 0 images"),
     ] {
         let input = input(&dir, &[row]);
-        let said = say(&format!(
+        let result = call(&format!(
             "generate --model {} --image_folder {} --input {input}",
             model(),
             images()
         ));
-        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
-        assert!(said.stderr.starts_with(&format!("error: {input}:1: ")), "{}", said.stderr);
-        assert!(said.stderr.contains(cause), "{cause}: {}", said.stderr);
+        assert_eq!((result.code, result.stdout.as_str()), (Some(1), ""), "{}", result.stderr);
+        assert!(result.stderr.starts_with(&format!("error: {input}:1: ")), "{}", result.stderr);
+        assert!(result.stderr.contains(cause), "{cause}: {}", result.stderr);
     }
 }
 
@@ -214,16 +217,16 @@ fn rows_that_would_be_answered_blind_are_refused() {
         ),
     ] {
         let input = input(&dir, &[json!({"prompt": "a", "id": 1}), row]);
-        let said = say(&format!("generate --model {} --input {input}", model()));
-        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+        let result = call(&format!("generate --model {} --input {input}", model()));
+        assert_eq!((result.code, result.stdout.as_str()), (Some(1), ""), "{}", result.stderr);
         let expected = format!("error: {input}:2: {cause}");
-        assert!(said.stderr.starts_with(&expected), "{expected}\n{}", said.stderr);
+        assert!(result.stderr.starts_with(&expected), "{expected}\n{}", result.stderr);
     }
     let input = input(&dir, &[json!({"img": "a.png", "prompt": "a", "completion": "b"})]);
-    let said = say(&format!("logprobs --model {} --input {input}", model()));
+    let result = call(&format!("logprobs --model {} --input {input}", model()));
     assert!(
-        said.stderr.starts_with(&format!("error: {input}:1: `img` holds images")),
+        result.stderr.starts_with(&format!("error: {input}:1: `img` holds images")),
         "{}",
-        said.stderr
+        result.stderr
     );
 }

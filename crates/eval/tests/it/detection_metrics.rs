@@ -1,4 +1,4 @@
-//! Figures of detection, from a COCO file and answers, equal pycocotools and an independent NMS-AP
+//! Metrics of detection, from a COCO file and completions, equal pycocotools and an independent NMS-AP
 //! (`tools/golden/eval_detection.py`).
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use base::FinishReason;
 use config::{BoxFormat, ColonList, EvalConfig, EvalTask, LabelList};
 use data::Processor;
-use eval::answers::StoredAnswer;
+use eval::completions::StoredCompletion;
 use eval::questions::{Question, Questions, Truth};
 use eval::scoring::Scorer;
 use eval::{Metric, Results, Summary};
@@ -21,8 +21,10 @@ const TOLERANCE: f64 = 1e-9;
 #[derive(Debug, Deserialize)]
 struct Case {
     coco: Value,
-    answers: BTreeMap<String, String>,
-    figures: BTreeMap<String, f64>,
+    #[serde(rename = "answers")]
+    completions: BTreeMap<String, String>,
+    #[serde(rename = "figures")]
+    metrics: BTreeMap<String, f64>,
 }
 
 /// The committed cases, or those of a larger run of the script.
@@ -32,16 +34,16 @@ fn cases() -> Vec<Case> {
     testing::cases(folder.join("detection.jsonl"), 60)
 }
 
-fn answer(row: usize, question: &Question, case: &Case) -> StoredAnswer {
+fn completion(row: usize, question: &Question, case: &Case) -> StoredCompletion {
     let Truth::Objects(objects) = &question.truth else {
         panic!("no objects in {}", question.place);
     };
-    StoredAnswer {
+    StoredCompletion {
         row,
-        sample: 0,
+        completion_index: 0,
         image: Value::Null,
         question: String::new(),
-        model_output: case.answers[&objects.image_id.as_ref().unwrap().to_string()].clone(),
+        model_output: case.completions[&objects.image_id.as_ref().unwrap().to_string()].clone(),
         tokens: 1,
         finish_reason: FinishReason::Stop,
         image_sizes: vec![[200, 200]],
@@ -71,8 +73,10 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
     assert_eq!(questions.bad().count(), 0);
     let scorer = Scorer::new(&config, Family::Qwen2_5Vl, 14, folder.path().join("cache")).unwrap();
     let rows = questions.rows.iter().enumerate();
-    let answers: Vec<StoredAnswer> = rows.map(|(row, q)| answer(row, q, case)).collect();
-    let answered: Vec<(&Question, &StoredAnswer)> = questions.rows.iter().zip(&answers).collect();
+    let completions: Vec<StoredCompletion> =
+        rows.map(|(row, q)| completion(row, q, case)).collect();
+    let answered: Vec<(&Question, &StoredCompletion)> =
+        questions.rows.iter().zip(&completions).collect();
     let mut results = scorer.score(&answered, None).unwrap();
     results.iter_mut().for_each(|scored| scored.subset = "val".to_owned());
     let results = Results {
@@ -91,7 +95,7 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
 }
 
 #[test]
-fn figures_of_detection_equal_pycocotools() {
+fn metrics_of_detection_equal_pycocotools() {
     let processor = super::processor();
     let mut worst: f64 = 0.0;
     let mut with_interval = 0;
@@ -99,7 +103,7 @@ fn figures_of_detection_equal_pycocotools() {
         for shuffle_seed in [None, Some(3)] {
             let summary = summary(&case, &processor, shuffle_seed);
             assert_eq!(summary.metrics[0].name, "nms_ap");
-            for (name, expected) in &case.figures {
+            for (name, expected) in &case.metrics {
                 let metric = summary.metrics.iter().find(|metric| metric.name == *name);
                 let Metric { interval, .. } = metric.unwrap();
                 let difference = (interval.mean - expected).abs();

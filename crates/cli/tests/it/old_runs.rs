@@ -3,15 +3,14 @@
 //! `golden/runs/4c679db` was made by the program of that commit, two of four steps; `*-expected.jsonl` are the metrics of
 //! the steps that it then took itself. Formats of checkpoints and run folders are promised to stay readable (CHANGELOG).
 
-use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use testing::{golden, read_jsonl};
 
-use crate::run::{command, golden, said};
+use crate::program::{call_result, command};
 
 const FLAGS: &str = "--model_name_or_path model --data_file_paths train.jsonl --image_folders images \
                      --learning_rate 1e-2 --save_steps 2 --max_steps 4 --device cpu --num_threads 1";
@@ -28,27 +27,22 @@ const COMPARED: [&str; 8] = [
     "completion_length",
 ];
 
-fn lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn goes_on(method: &str, flags: &str) {
-    let golden = golden().canonicalize().unwrap();
+    let root = golden("").canonicalize().unwrap();
     let dir = TempDir::new().unwrap();
-    let run = golden.join("runs/4c679db/.");
+    let run = root.join("runs/4c679db/.");
     let copied = Command::new("cp").arg("-r").arg(run).arg(dir.path()).status().unwrap();
     assert!(copied.success());
-    symlink(golden.join("parity/checkpoints/nested"), dir.path().join("model")).unwrap();
-    symlink(golden.join("parity/images"), dir.path().join("images")).unwrap();
+    symlink(root.join("parity/checkpoints/nested"), dir.path().join("model")).unwrap();
+    symlink(root.join("parity/images"), dir.path().join("images")).unwrap();
     let mut command = command();
     command.current_dir(dir.path()).arg(method);
     command.args(FLAGS.split_whitespace()).args(flags.split_whitespace());
-    let said = said(command.args(["--output_dir", method]).output().unwrap());
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let got = lines(&dir.path().join(method).join("metrics.jsonl"));
-    assert_eq!(got.len(), 4, "{}", said.stderr);
-    let expected = lines(&dir.path().join(format!("{method}-expected.jsonl")));
+    let result = call_result(command.args(["--output_dir", method]).output().unwrap());
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let got: Vec<Value> = read_jsonl(dir.path().join(method).join("metrics.jsonl"));
+    assert_eq!(got.len(), 4, "{}", result.stderr);
+    let expected: Vec<Value> = read_jsonl(dir.path().join(format!("{method}-expected.jsonl")));
     for (expected, got) in expected.iter().zip(&got[2..]) {
         assert_eq!(expected["step"], got["step"]);
         let mut compared = 0;

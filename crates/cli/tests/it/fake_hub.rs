@@ -1,4 +1,4 @@
-//! A hub on the loopback that answers as Hugging Face's does: large files by a redirect to another host, ETags in the first answer alone,
+//! A hub on the loopback that answers as Hugging Face's does: large files by a redirect to another host, ETags in the first response alone,
 //! ranges, tokens; and that misbehaves when told to.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -33,7 +33,7 @@ pub enum Fault {
     Stall {
         after: usize,
     },
-    /// Knows nothing of ranges; the first answer is cut.
+    /// Knows nothing of ranges; the first response is cut.
     NoRanges {
         after: usize,
     },
@@ -65,7 +65,7 @@ struct Request {
     token: Option<String>,
 }
 
-struct Answer {
+struct Response {
     status: &'static str,
     head: String,
     body: Vec<u8>,
@@ -147,13 +147,13 @@ fn request(reader: &mut impl BufRead) -> Option<Request> {
     }
 }
 
-fn answer(status: &'static str, head: String, body: Vec<u8>) -> Answer {
+fn response(status: &'static str, head: String, body: Vec<u8>) -> Response {
     let sent = body.len();
-    Answer { status, head, body, sent, stalls: false }
+    Response { status, head, body, sent, stalls: false }
 }
 
-fn refusal(status: &'static str, code: &str, message: &str) -> Answer {
-    answer(status, format!("X-Error-Code: {code}\r\nX-Error-Message: {message}\r\n"), Vec::new())
+fn refusal(status: &'static str, code: &str, message: &str) -> Response {
+    response(status, format!("X-Error-Code: {code}\r\nX-Error-Message: {message}\r\n"), Vec::new())
 }
 
 fn is_large(name: &str) -> bool {
@@ -169,25 +169,25 @@ impl State {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut writer = stream;
         while let Some(request) = request(&mut reader) {
-            let answer = if is_cdn { self.bytes(&request) } else { self.respond(&request) };
-            let (status, length, more) = (answer.status, answer.body.len(), &answer.head);
+            let response = if is_cdn { self.bytes(&request) } else { self.respond(&request) };
+            let (status, length, more) = (response.status, response.body.len(), &response.head);
             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{more}\r\n");
-            let body = if request.is_head { &[] } else { &answer.body[..answer.sent] };
+            let body = if request.is_head { &[] } else { &response.body[..response.sent] };
             if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body)).is_err() {
                 return;
             }
-            if answer.stalls && !request.is_head {
+            if response.stalls && !request.is_head {
                 // Until the other end gives up.
                 let _ = reader.read(&mut [0; 1]);
                 return;
             }
-            if answer.sent < length && !request.is_head {
+            if response.sent < length && !request.is_head {
                 return;
             }
         }
     }
 
-    fn respond(&self, request: &Request) -> Answer {
+    fn respond(&self, request: &Request) -> Response {
         if self.token.is_some() && request.token.as_deref() != self.token {
             return match &request.token {
                 None => refusal(
@@ -222,27 +222,27 @@ impl State {
         }
     }
 
-    fn nothing(&self) -> Answer {
+    fn nothing(&self) -> Response {
         refusal("404 Not Found", "RepoNotFound", "Repository not found")
     }
 
-    fn no_revision(&self) -> Answer {
+    fn no_revision(&self) -> Response {
         refusal("404 Not Found", "RevisionNotFound", "Invalid rev id")
     }
 
-    fn json(&self, value: &Value) -> Answer {
-        answer(
+    fn json(&self, value: &Value) -> Response {
+        response(
             "200 OK",
             "Content-Type: application/json\r\n".into(),
             value.to_string().into_bytes(),
         )
     }
 
-    fn info(&self, commit: &str) -> Answer {
+    fn info(&self, commit: &str) -> Response {
         self.json(&json!({"id": MODEL, "modelId": MODEL, "sha": commit, "private": false, "tags": [], "downloads": 0, "likes": 0}))
     }
 
-    fn tree(&self) -> Answer {
+    fn tree(&self) -> Response {
         let entry = |(name, bytes): (&String, &Vec<u8>)| {
             let size = bytes.len();
             let mut entry = json!({"type": "file", "oid": &sha256(name.as_bytes())[..40], "size": size, "path": name});
@@ -254,7 +254,7 @@ impl State {
         self.json(&self.files.iter().map(entry).collect())
     }
 
-    fn resolve(&self, rest: &str) -> Answer {
+    fn resolve(&self, rest: &str) -> Response {
         let Some((commit, name)) = rest.split_once('/') else {
             return self.nothing();
         };
@@ -266,19 +266,19 @@ impl State {
             let head = format!(
                 "X-Repo-Commit: {commit}\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {size}\r\nLocation: {cdn}/{name}\r\n"
             );
-            return answer("302 Found", head, Vec::new());
+            return response("302 Found", head, Vec::new());
         }
         let head = format!("X-Repo-Commit: {commit}\r\nETag: \"etag-{name}\"\r\n");
         if self.fault == Fault::ErrorPage && name == "tokenizer.json" {
             self.faults_done.fetch_add(1, Ordering::SeqCst);
-            // The head of the answer speaks of the file, as a proxy's does whose storage is down.
-            return answer("200 OK", head, b"<html>busy</html>".to_vec());
+            // The head of the response speaks of the file, as a proxy's does whose storage is down.
+            return response("200 OK", head, b"<html>busy</html>".to_vec());
         }
-        answer("200 OK", head, bytes.clone())
+        response("200 OK", head, bytes.clone())
     }
 
     /// The second host, which holds large files.
-    fn bytes(&self, request: &Request) -> Answer {
+    fn bytes(&self, request: &Request) -> Response {
         let name = request.path.trim_start_matches('/');
         let Some(bytes) = self.files.get(name) else {
             return self.nothing();
@@ -290,27 +290,27 @@ impl State {
             self.sent.lock().unwrap().push((name.to_owned(), request.first.unwrap_or(0)));
         }
         let first = if matches!(self.fault, Fault::NoRanges { .. }) { None } else { request.first };
-        let mut answer = match first {
+        let mut response = match first {
             Some(first) => {
                 let head =
                     format!("Content-Range: bytes {first}-{}/{}\r\n", bytes.len() - 1, bytes.len());
-                answer("206 Partial Content", head, bytes[first..].to_vec())
+                response("206 Partial Content", head, bytes[first..].to_vec())
             }
-            None => answer("200 OK", String::new(), bytes.clone()),
+            None => response("200 OK", String::new(), bytes.clone()),
         };
         let (after, times) = match self.fault {
             Fault::Cut { after, times } => (after, times),
             Fault::Stall { after } | Fault::NoRanges { after } => (after, 1),
-            Fault::None | Fault::ErrorPage => return answer,
+            Fault::None | Fault::ErrorPage => return response,
         };
         if !request.is_head
             && name.starts_with("model-00002")
             && self.faults_done.fetch_add(1, Ordering::SeqCst) < times
         {
-            answer.sent = after.min(answer.body.len());
-            answer.stalls = matches!(self.fault, Fault::Stall { .. });
+            response.sent = after.min(response.body.len());
+            response.stalls = matches!(self.fault, Fault::Stall { .. });
         }
-        answer
+        response
     }
 }
 

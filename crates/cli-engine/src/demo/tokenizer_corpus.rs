@@ -1,4 +1,4 @@
-//! What the demo's tokenizer is made for.
+//! The texts that the demo's tokenizer is built from.
 
 use tiny::scenes::all_expressions;
 use tiny::tokenizer::Words;
@@ -9,7 +9,7 @@ const DEMAND: &str = " First output the thinking process in <think> </think> tag
 const PLAIN_DEMAND: &str = " Please provide the bounding box coordinate in JSON format.";
 
 /// The sentences of its prompts, and the words of its expressions and answers.
-pub fn words() -> Words {
+pub fn tokenizer_corpus() -> Words {
     let mut texts = vec![QUESTION.concat(), DEMAND.to_owned(), PLAIN_DEMAND.to_owned()];
     for expression in all_expressions() {
         // As in a question, and as a thinking text begins.
@@ -42,15 +42,15 @@ mod tests {
     #[test]
     fn numbers_words_and_prompt_sentences_are_one_token_each() {
         let folder = tempfile::tempdir().unwrap();
-        let ids = write(folder.path(), &words()).unwrap();
+        let ids = write(folder.path(), &tokenizer_corpus()).unwrap();
         let bpe = Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
         assert!(ids.vocab_size < 1024, "{}", ids.vocab_size);
         for number in 0..=IMAGE_PX {
             assert_eq!(tokens(&bpe, &number.to_string()).len(), 1, "{number}");
         }
-        let answer = "<think>red disc</think><answer>{\"bbox\": [8, 16, 24, 40]}</answer>";
+        let completion = "<think>red disc</think><answer>{\"bbox\": [8, 16, 24, 40]}</answer>";
         let expected = "<think|>red| disc|</|think|><|answer|>{\"|bbox|\":| [|8|, |16|, |24|, |40|]}</|answer|>";
-        assert_eq!(tokens(&bpe, answer).join("|"), expected);
+        assert_eq!(tokens(&bpe, completion).join("|"), expected);
         assert_eq!(tokens(&bpe, "[8, 16, 24, 40]").join("|"), "[|8|, |16|, |24|, |40|]");
         let question = format!("{}the red disc.{DEMAND}", QUESTION[0]);
         let expected = [QUESTION[0], "the", " red", " disc", ".", DEMAND];
@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn the_same_files_every_time() {
         let [a, b] = [0, 1].map(|_| tempfile::tempdir().unwrap());
-        assert_eq!(write(a.path(), &words()).unwrap(), write(b.path(), &words()).unwrap());
+        assert_eq!(
+            write(a.path(), &tokenizer_corpus()).unwrap(),
+            write(b.path(), &tokenizer_corpus()).unwrap()
+        );
         for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
             assert_eq!(
                 fs::read(a.path().join(name)).unwrap(),
@@ -83,7 +86,7 @@ mod tests {
     #[test]
     fn the_folder_loads_as_qwen2_5_vl() {
         let folder = tempfile::tempdir().unwrap();
-        model::write(folder.path(), &ModelShape::DEMO, &words(), 1).unwrap();
+        model::write(folder.path(), &ModelShape::DEMO, &tokenizer_corpus(), 1).unwrap();
         let model = load(folder.path());
         assert_eq!(model.family(), "qwen2_5_vl");
         assert_eq!(model.patch_size(), PATCH_SIZE as usize);
@@ -95,7 +98,7 @@ mod tests {
     fn weights_follow_the_seed_and_the_fan_in() {
         let folders = [1, 1, 2].map(|seed| {
             let folder = tempfile::tempdir().unwrap();
-            model::write(folder.path(), &ModelShape::DEMO, &words(), seed).unwrap();
+            model::write(folder.path(), &ModelShape::DEMO, &tokenizer_corpus(), seed).unwrap();
             folder
         });
         let bytes =

@@ -1,4 +1,4 @@
-//! Boxes that are there and meet nothing: would they, read in other units or in another order?
+//! Whether predicted boxes that miss the true ones would meet them in other units, or with their numbers in another order.
 
 use rewards::boxes::iou_vlm_r1;
 use rewards::{BoundingBox, BoxFormat, ImageSizes};
@@ -9,10 +9,10 @@ const MIN_BOXES: usize = 3;
 const MIN_IOU: f64 = 0.3;
 const MIN_GAIN: f64 = 0.2;
 
-/// The boxes of an answer and the true ones of its image, as they stand.
+/// The boxes of a completion and the true ones of its image, as they stand.
 #[derive(Clone, Debug)]
 pub(crate) struct Boxes {
-    /// Of the answer.
+    /// Of the completion.
     pub found: Vec<BoundingBox>,
     /// Of the row.
     pub truths: Vec<BoundingBox>,
@@ -20,11 +20,11 @@ pub(crate) struct Boxes {
     pub sizes: ImageSizes,
 }
 
-/// In which units boxes of answers and of rows are taken to be.
+/// In which units boxes of completions and of rows are taken to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Units {
-    /// Of answers.
-    pub answer: BoxFormat,
+    /// Of completions.
+    pub completion: BoxFormat,
     /// Of rows.
     pub solution: BoxFormat,
 }
@@ -107,14 +107,15 @@ pub(crate) fn better_reading(all: &[Boxes], units: Units) -> Option<Reading> {
 /// The nearest first: one thing changed, then two.
 fn candidates(units: Units) -> Vec<(Units, Order)> {
     let formats = BoxFormat::NAMES.map(|(_, format)| format);
-    let answers = formats.map(|answer| Units { answer, ..units });
+    let completions = formats.map(|completion| Units { completion, ..units });
     let solutions = formats.map(|solution| Units { solution, ..units });
-    let both =
-        formats.iter().flat_map(|&solution| formats.map(|answer| Units { answer, solution }));
-    let units = answers.into_iter().chain(solutions).chain(both);
+    let both = formats
+        .iter()
+        .flat_map(|&solution| formats.map(|completion| Units { completion, solution }));
+    let units = completions.into_iter().chain(solutions).chain(both);
     let mut all: Vec<(Units, Order)> = units.map(|units| (units, Order::Corners)).collect();
     for order in &ORDERS[1..] {
-        all.extend(answers.map(|units| (units, *order)));
+        all.extend(completions.map(|units| (units, *order)));
     }
     all
 }
@@ -126,7 +127,7 @@ fn mean_iou(all: &[Boxes], units: Units, order: Order) -> f64 {
         let truths = image.truths.iter();
         let truths: Vec<_> = truths.map(|&b| on_image(b, units.solution)).collect();
         for &found in &image.found {
-            let found = on_image(order.corners(found), units.answer);
+            let found = on_image(order.corners(found), units.completion);
             let ious = truths.iter().map(|&truth| iou_vlm_r1(found, truth));
             sum += ious.fold(0.0, f64::max);
             count += 1;
@@ -137,11 +138,11 @@ fn mean_iou(all: &[Boxes], units: Units, order: Order) -> f64 {
 
 fn described(read: Units, now: Units, order: Order) -> String {
     let mut what = Vec::new();
-    if read.answer != now.answer || order != Order::Corners {
+    if read.completion != now.completion || order != Order::Corners {
         what.push(format!(
-            "the boxes of the answers as {}{}",
+            "the boxes of the completions as {}{}",
             order.described(),
-            read.answer.described()
+            read.completion.described()
         ));
     }
     if read.solution != now.solution {
@@ -160,8 +161,8 @@ fn flags(read: Units, now: Units, order: Order) -> String {
         names.find(|(_, f)| *f == format).map_or("", |(name, _)| name)
     };
     let mut flags = Vec::new();
-    if read.answer != now.answer {
-        flags.push(format!("--box_format {}", name(read.answer)));
+    if read.completion != now.completion {
+        flags.push(format!("--box_format {}", name(read.completion)));
     }
     if read.solution != now.solution {
         flags.push(format!("--solution_box_format {}", name(read.solution)));
@@ -174,11 +175,11 @@ mod tests {
     use super::*;
 
     const SIZES: ImageSizes = ImageSizes { original: [640, 480], input: [336, 252] };
-    const NOW: Units = Units { answer: BoxFormat::ModelInput, solution: BoxFormat::Absolute };
+    const NOW: Units = Units { completion: BoxFormat::ModelInput, solution: BoxFormat::Absolute };
 
-    /// True boxes in `solution`, and answers that mean them in `answer` and `order`.
+    /// True boxes in `solution`, and completions that mean them in `completion` and `order`.
     fn boxes(
-        answer: BoxFormat,
+        completion: BoxFormat,
         solution: BoxFormat,
         write: fn([f64; 4]) -> [f64; 4],
     ) -> Vec<Boxes> {
@@ -187,7 +188,7 @@ mod tests {
         let one = |truth: &[f64; 4]| {
             let on = |to| BoxFormat::Absolute.convert((*truth).into(), to, SIZES);
             Boxes {
-                found: vec![write(on(answer).into()).into()],
+                found: vec![write(on(completion).into()).into()],
                 truths: vec![on(solution)],
                 sizes: SIZES,
             }
@@ -203,14 +204,14 @@ mod tests {
     fn units_are_found_by_what_they_would_meet() {
         use BoxFormat::{Absolute, ModelInput, Relative1, Relative1000};
         assert_eq!(better_reading(&boxes(ModelInput, Absolute, same), NOW), None);
-        for (answer, solution, flags) in [
+        for (completion, solution, flags) in [
             (Absolute, Absolute, "--box_format absolute"),
             (Relative1000, Absolute, "--box_format relative_1000"),
             (Relative1, Absolute, "--box_format relative_1"),
             (ModelInput, Relative1, "--solution_box_format relative_1"),
             (Relative1, Relative1, "--box_format relative_1 --solution_box_format relative_1"),
         ] {
-            let reading = better_reading(&boxes(answer, solution, same), NOW).unwrap();
+            let reading = better_reading(&boxes(completion, solution, same), NOW).unwrap();
             assert!((reading.iou - 1.0).abs() < 1e-9, "{reading:?}");
             assert!(reading.iou_now < 0.5, "{reading:?}");
             assert_eq!(reading.flags, flags);

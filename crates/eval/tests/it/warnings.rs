@@ -1,12 +1,12 @@
-//! Answers that a good model may give and that score nothing: what is said of them. No model is asked: the
-//! answers lie in the folder as an earlier call would have left them.
+//! Completions that a good model may give and that score nothing: what is said of them. No model is asked: the
+//! completions lie in the folder as an earlier call would have left them.
 
 use std::fs;
 use std::path::Path;
 
 use base::run_folder::ResultFolder;
 use config::{BoxFormat, ColonList, EvalConfig, EvalTask, Extractor};
-use eval::answers::ANSWERS;
+use eval::completions::COMPLETIONS;
 use eval::{Doubt, EvalError, Evaluation, Outcome};
 use rewards::Family;
 use serde_json::{Value, json};
@@ -37,11 +37,11 @@ fn evaluation(config: &EvalConfig, folder: &Path) -> Result<Evaluation, EvalErro
     Evaluation::new(config, folder, super::processor(), Family::Qwen2_5Vl)
 }
 
-/// Scores `answers`, each a text and whether it was cut off.
-fn scored(config: &EvalConfig, folder: &Path, answers: &[(String, bool)]) -> (Outcome, Value) {
+/// Scores `completions`, each a text and whether it was cut off.
+fn scored(config: &EvalConfig, folder: &Path, completions: &[(String, bool)]) -> (Outcome, Value) {
     let folder = folder.join("out");
     let longest = config.sampling.max_new_tokens.unwrap_or(2048);
-    let lines = answers.iter().enumerate().map(|(row, (text, is_cut))| {
+    let lines = completions.iter().enumerate().map(|(row, (text, is_cut))| {
         let line = json!({
             "row": row, "sample": 0, "image": "small.png", "question": format!("Where is thing {row}?"),
             "model_output": text, "tokens": if *is_cut { longest } else { 5 }, "finish_reason": if *is_cut { "length" } else { "stop" },
@@ -50,7 +50,7 @@ fn scored(config: &EvalConfig, folder: &Path, answers: &[(String, bool)]) -> (Ou
         format!("{line}\n")
     });
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join(ANSWERS), lines.collect::<String>()).unwrap();
+    fs::write(folder.join(COMPLETIONS), lines.collect::<String>()).unwrap();
     let evaluation = evaluation(config, &folder).unwrap();
     let folder = ResultFolder::open(&folder).unwrap();
     let store = evaluation.open(&folder).unwrap();
@@ -65,16 +65,16 @@ fn rec(folder: &Path) -> EvalConfig {
     config(folder, EvalTask::Rec, &rows)
 }
 
-/// Eight answers, made of the true boxes as `write` writes them in `units`.
-fn answers(write: impl Fn([f64; 4]) -> String, extent: [u32; 2]) -> Vec<(String, bool)> {
-    let answer = |row: usize| {
+/// Eight completions, made of the true boxes as `write` writes them in `units`.
+fn completions(write: impl Fn([f64; 4]) -> String, extent: [u32; 2]) -> Vec<(String, bool)> {
+    let completion = |row: usize| {
         let scaled = |corner: usize| {
             let axis = corner % 2;
             f64::from(BOXES[row % 4][corner]) / f64::from(SIZE[axis]) * f64::from(extent[axis])
         };
         (write([0, 1, 2, 3].map(scaled)), false)
     };
-    (0..8).map(answer).collect()
+    (0..8).map(completion).collect()
 }
 
 fn whole(b: [f64; 4]) -> String {
@@ -95,9 +95,9 @@ fn has(outcome: &Outcome, doubt: Doubt, parts: &[&str]) {
 }
 
 #[test]
-fn of_good_answers_nothing_is_said() {
+fn of_good_completions_nothing_is_said() {
     let dir = tempfile::tempdir().unwrap();
-    let (outcome, summary) = scored(&rec(dir.path()), dir.path(), &answers(whole, INPUT));
+    let (outcome, summary) = scored(&rec(dir.path()), dir.path(), &completions(whole, INPUT));
     assert_eq!(outcome.results.accuracy, 100.0);
     assert_eq!(outcome.warnings, []);
     assert_eq!(summary["warnings"], json!([]));
@@ -107,15 +107,15 @@ fn of_good_answers_nothing_is_said() {
 }
 
 #[test]
-fn answers_cut_off_are_counted_and_said() {
+fn completions_cut_off_are_counted_and_said() {
     let dir = tempfile::tempdir().unwrap();
     let config = rec(dir.path()).with(|c| c.sampling.max_new_tokens = Some(16));
-    let mut all = answers(whole, INPUT);
-    for answer in &mut all[..6] {
-        *answer = ("<think> the red cup is".to_owned(), true);
+    let mut all = completions(whole, INPUT);
+    for completion in &mut all[..6] {
+        *completion = ("<think> the red cup is".to_owned(), true);
     }
     let (outcome, summary) = scored(&config, dir.path(), &all);
-    let parts = ["6 of 8 answers (75 %)", "`--max_new_tokens 16`", "\nhint: "];
+    let parts = ["6 of 8 completions (75 %)", "`--max_new_tokens 16`", "\nhint: "];
     has(&outcome, Doubt::CutOff, &parts);
     assert_eq!(summary["answers"]["cut_off"], 6);
     assert_eq!(summary["answers"]["max_new_tokens"], 16);
@@ -135,7 +135,7 @@ fn answers_cut_off_are_counted_and_said() {
 fn another_form_is_named_with_who_reads_it_and_scored_anew_by_them() {
     let dir = tempfile::tempdir().unwrap();
     let plain = |b: [f64; 4]| format!("[{:.0}, {:.0}, {:.0}, {:.0}]", b[0], b[1], b[2], b[3]);
-    let mut all = answers(plain, INPUT);
+    let mut all = completions(plain, INPUT);
     all[7].0 = String::new();
     let config = rec(dir.path());
     let (outcome, summary) = scored(&config, dir.path(), &all);
@@ -144,13 +144,13 @@ fn another_form_is_named_with_who_reads_it_and_scored_anew_by_them() {
         &outcome,
         Doubt::Unread,
         &[
-            "no `<answer>` tag in 7 of 8 answers, the answer is empty in 1",
+            "no `<answer>` tag in 7 of 8 completions, the answer is empty in 1",
             "`--extractor thinking` reads 0 of 8",
             "`--extractor baseline` reads 7 of 8",
             "`--question_template rec`",
         ],
     );
-    has(&outcome, Doubt::Empty, &["1 of 8 answers (12 %) empty"]);
+    has(&outcome, Doubt::Empty, &["1 of 8 completions (12 %) empty"]);
     assert_eq!(summary["answers"]["read_by"]["baseline"], 7);
     let again = config.with(|c| {
         c.scoring.extractor = Some(Extractor::Baseline);
@@ -161,7 +161,7 @@ fn another_form_is_named_with_who_reads_it_and_scored_anew_by_them() {
     assert_eq!(summary["settings"]["extractor"], "baseline");
     // Thinking that is asked to be read as a plain box is read, and nothing is said of forms.
     let other = tempfile::tempdir().unwrap();
-    let (outcome, _) = scored(&again, other.path(), &answers(whole, INPUT));
+    let (outcome, _) = scored(&again, other.path(), &completions(whole, INPUT));
     assert_eq!(text(&outcome, Doubt::Unread), None);
 }
 
@@ -172,21 +172,21 @@ fn boxes_of_other_units_and_orders_are_told() {
     let sized = |b: [f64; 4]| whole([b[0], b[1], b[2] - b[0], b[3] - b[1]]);
     for (all, parts) in [
         (
-            answers(whole, [1000; 2]),
+            completions(whole, [1000; 2]),
             ["thousandths of the image", "\nhint: --box_format relative_1000"],
         ),
-        (answers(decimals, [1; 2]), ["shares of the image", "\nhint: --box_format relative_1"]),
-        (answers(turned, [1000; 2]), ["`[y1, x1, y2, x2]` in thousandths", "no flag"]),
-        (answers(sized, INPUT), ["`[x, y, width, height]`", "no flag"]),
+        (completions(decimals, [1; 2]), ["shares of the image", "\nhint: --box_format relative_1"]),
+        (completions(turned, [1000; 2]), ["`[y1, x1, y2, x2]` in thousandths", "no flag"]),
+        (completions(sized, INPUT), ["`[x, y, width, height]`", "no flag"]),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (outcome, _) = scored(&rec(dir.path()), dir.path(), &all);
         has(&outcome, Doubt::Units, &parts);
     }
-    // Told so, shares are read within answer tags too.
+    // Told so, shares are read within completion tags too.
     let dir = tempfile::tempdir().unwrap();
     let config = rec(dir.path()).with(|c| c.rewards.box_format = Some(BoxFormat::Relative1));
-    let (outcome, _) = scored(&config, dir.path(), &answers(decimals, [1; 2]));
+    let (outcome, _) = scored(&config, dir.path(), &completions(decimals, [1; 2]));
     assert_eq!(outcome.results.accuracy, 100.0);
     assert_eq!(outcome.warnings, []);
 }
@@ -203,13 +203,13 @@ fn true_boxes_in_shares_are_told_before_anything_is_asked() {
 }
 
 #[test]
-fn one_answer_to_everything_is_told() {
+fn one_completion_to_everything_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let same = vec![(whole([1.0, 2.0, 30.0, 40.0]), false); 8];
     let (outcome, summary) = scored(&rec(dir.path()), dir.path(), &same);
-    has(&outcome, Doubt::Alike, &["8 of 8 answers (100 %)", "whatever is asked: `<think>"]);
+    has(&outcome, Doubt::Alike, &["8 of 8 completions (100 %)", "whatever is asked: `<think>"]);
     assert_eq!(summary["answers"]["alike"]["num"], 8);
-    // Where nearly all truths are one, so may be the answers.
+    // Where nearly all truths are one, so may be the completions.
     let dir = tempfile::tempdir().unwrap();
     let truths: Vec<Value> = (0..8).map(|row| json!(if row < 6 { "yes" } else { "no" })).collect();
     let config = config(dir.path(), EvalTask::YesNo, &truths);
@@ -220,19 +220,19 @@ fn one_answer_to_everything_is_told() {
 
 #[test]
 fn other_tasks_name_what_they_do_not_find() {
-    let said = |task, truth: Value, answer: &str| {
+    let said = |task, truth: Value, completion: &str| {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path(), task, &[truth.clone(), truth]);
-        let all = vec![(answer.to_owned(), false); 2];
+        let all = vec![(completion.to_owned(), false); 2];
         let (outcome, _) = scored(&config, dir.path(), &all);
         text(&outcome, Doubt::Unread).map(str::to_owned)
     };
-    for (task, truth, answer, reason) in [
-        (EvalTask::Mcq, json!("B"), "?", "no letter in the answer in 2 of 2 answers"),
+    for (task, truth, completion, reason) in [
+        (EvalTask::Mcq, json!("B"), "?", "no letter in the answer in 2 of 2 completions"),
         (EvalTask::YesNo, json!("yes"), "perhaps", "neither yes nor no in the answer in 2 of 2"),
         (EvalTask::Gui, json!([1, 2, 30, 40]), "[5, 6]", "no `<answer>...</answer>` in 2 of 2"),
     ] {
-        let text = said(task, truth, answer).unwrap();
+        let text = said(task, truth, completion).unwrap();
         assert!(text.starts_with(reason), "{text}");
         assert!(text.contains("the task reads 0 of 2"), "{text}");
     }

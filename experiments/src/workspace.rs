@@ -17,7 +17,7 @@ use crate::plan::Plan;
 const SHOWN_LINES: usize = 12;
 
 /// A folder of runs.
-pub struct Lab {
+pub struct Workspace {
     /// The folder.
     pub out: PathBuf,
     /// Sizes of everything.
@@ -29,7 +29,7 @@ pub struct Lab {
 /// Whether a stage is done; held while it is being done.
 type Stage = Arc<Mutex<bool>>;
 
-impl Lab {
+impl Workspace {
     /// Opens `out`, which belongs to one plan.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Runs `vlm-r1 VERB` with `settings` in `folder`, below the lab's own, once.
+    /// Runs `vlm-r1 VERB` with `settings` in `folder`, below the workspace's own, once.
     ///
     /// # Errors
     /// A run that fails, with the end of its messages.
@@ -124,16 +124,18 @@ mod tests {
     #[test]
     fn a_stage_is_done_once_and_again_after_a_failure() {
         let folder = tempfile::tempdir().unwrap();
-        let lab = Lab::open(folder.path().join("out"), Plan::QUICK, "false".into()).unwrap();
+        let workspace =
+            Workspace::open(folder.path().join("out"), Plan::QUICK, "false".into()).unwrap();
         let marker = folder.path().join("marker");
         let mut calls = 0;
-        assert!(lab.once(&marker, || bail!("no")).is_err());
+        assert!(workspace.once(&marker, || bail!("no")).is_err());
         for _ in 0..2 {
-            lab.once(&marker, || {
-                calls += 1;
-                Ok(())
-            })
-            .unwrap();
+            workspace
+                .once(&marker, || {
+                    calls += 1;
+                    Ok(())
+                })
+                .unwrap();
         }
         assert_eq!(calls, 1);
     }
@@ -142,11 +144,11 @@ mod tests {
     fn failed_runs_and_other_plans_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
-        let lab = Lab::open(out.clone(), Plan::QUICK, "false".into()).unwrap();
-        let error = lab.run("sft", "a/b", json!({})).unwrap_err();
+        let workspace = Workspace::open(out.clone(), Plan::QUICK, "false".into()).unwrap();
+        let error = workspace.run("sft", "a/b", json!({})).unwrap_err();
         assert!(format!("{error:#}").contains("sft a/b: exit status: 1"), "{error:#}");
         assert!(out.join("settings/a-b.yaml").exists());
-        let error = Lab::open(out, Plan::FULL, "false".into()).err().unwrap();
+        let error = Workspace::open(out, Plan::FULL, "false".into()).err().unwrap();
         assert!(error.to_string().contains("another plan"), "{error}");
     }
 }

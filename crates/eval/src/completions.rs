@@ -15,28 +15,28 @@ use crate::EvalError;
 use crate::questions::Questions;
 
 /// Name of the file.
-pub const ANSWERS: &str = "answers.jsonl";
+pub const COMPLETIONS: &str = "answers.jsonl";
 /// Counters of sampling, one line per batch.
 pub const SAMPLING: &str = "sampling.jsonl";
 
-/// Answers that a row still lacks.
+/// Completions that a row still lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Todo {
     /// Number of the row: draws are keyed by it.
     pub row: usize,
-    /// Its place among the samples.
+    /// Its place among the examples.
     pub place: usize,
-    /// Which of its answers.
-    pub answers: Vec<Range<usize>>,
+    /// Which of its completions.
+    pub completions: Vec<Range<usize>>,
 }
 
-/// An answer as it was sampled.
+/// A completion as it was sampled.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct SampledCompletion {
     /// Number of the row.
     pub row: usize,
-    /// Which of its answers.
-    pub sample: usize,
+    /// Which of its completions.
+    pub completion_index: usize,
     /// Its text.
     pub text: String,
     /// Its tokens, without the one that ends it.
@@ -49,13 +49,14 @@ pub struct Answer {
     pub image_grid_thw: Vec<[usize; 3]>,
 }
 
-/// A line of [`ANSWERS`].
+/// A line of [`COMPLETIONS`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StoredAnswer {
+pub struct StoredCompletion {
     /// Index of the row.
     pub row: usize,
-    /// Which of its answers.
-    pub sample: usize,
+    /// Which of its completions.
+    #[serde(rename = "sample")]
+    pub completion_index: usize,
     /// Images, as the row names them.
     pub image: Value,
     /// The question, without its template.
@@ -74,79 +75,79 @@ pub struct StoredAnswer {
     pub image_grid_thw: Vec<[usize; 3]>,
 }
 
-/// All answers so far.
-pub struct AnswerStore {
+/// All completions so far.
+pub struct CompletionStore {
     file: LineFile,
-    answers: BTreeMap<(usize, usize), StoredAnswer>,
+    completions: BTreeMap<(usize, usize), StoredCompletion>,
     /// Rows that could not be asked, with why; another process tries them again.
     bad: BTreeMap<usize, String>,
 }
 
-impl StoredAnswer {
+impl StoredCompletion {
     /// Sizes of the first image.
     pub fn sizes(&self) -> Option<ImageSizes> {
         Some(ImageSizes { original: *self.image_sizes.first()?, input: *self.input_sizes.first()? })
     }
 
-    fn new(answer: Answer, questions: &Questions) -> Self {
-        let (image, question) = named(questions, answer.row);
-        let each = |size: fn(&ImageSizes) -> [u32; 2]| answer.sizes.iter().map(size).collect();
+    fn new(completion: SampledCompletion, questions: &Questions) -> Self {
+        let (image, question) = named(questions, completion.row);
+        let each = |size: fn(&ImageSizes) -> [u32; 2]| completion.sizes.iter().map(size).collect();
         Self {
-            row: answer.row,
-            sample: answer.sample,
+            row: completion.row,
+            completion_index: completion.completion_index,
             image,
             question,
             image_sizes: each(|sizes| sizes.original),
             input_sizes: each(|sizes| sizes.input),
-            image_grid_thw: answer.image_grid_thw,
-            model_output: answer.text,
-            tokens: answer.tokens,
-            finish_reason: answer.finish_reason,
+            image_grid_thw: completion.image_grid_thw,
+            model_output: completion.text,
+            tokens: completion.tokens,
+            finish_reason: completion.finish_reason,
         }
     }
 }
 
 /// Images and question of a row, as lines carry them.
 pub(crate) fn named(questions: &Questions, row: usize) -> (Value, String) {
-    match &questions.rows[row].sample {
-        Ok(sample) => {
-            let image = sample.columns.get("image").cloned();
-            (image.unwrap_or(Value::Null), sample.problem.clone())
+    match &questions.rows[row].example {
+        Ok(example) => {
+            let image = example.columns.get("image").cloned();
+            (image.unwrap_or(Value::Null), example.problem.clone())
         }
         Err(_) => (Value::Null, String::new()),
     }
 }
 
-impl AnswerStore {
-    /// Tokens of all answers, with those that end them.
+impl CompletionStore {
+    /// Tokens of all completions, with those that end them.
     pub fn sampled_tokens(&self) -> usize {
-        let of = |answer: &StoredAnswer| {
-            answer.tokens + usize::from(answer.finish_reason == FinishReason::Stop)
+        let of = |completion: &StoredCompletion| {
+            completion.tokens + usize::from(completion.finish_reason == FinishReason::Stop)
         };
-        self.answers.values().map(of).sum()
+        self.completions.values().map(of).sum()
     }
 
-    /// Reads the answers that a folder holds and opens it for more. Those that were cut off before `longest` tokens, by
+    /// Reads the completions that a folder holds and opens it for more. Those that were cut off before `longest` tokens, by
     /// a limit that was lower then, are taken out, which is said: they are asked for again.
     ///
     /// # Errors
-    /// A line that is no answer, or one to another question.
+    /// A line that is no completion, or one to another question.
     pub fn open(
         folder: &ResultFolder,
         questions: &Questions,
         num_samples: usize,
         longest: usize,
     ) -> Result<Self, EvalError> {
-        let path = folder.path().join(ANSWERS);
-        let mut answers = BTreeMap::new();
+        let path = folder.path().join(COMPLETIONS);
+        let mut completions = BTreeMap::new();
         let (mut kept, mut num_cut) = (String::new(), 0);
-        for (index, line) in folder.lines(ANSWERS)?.iter().enumerate() {
-            let refuse = |cause: String| EvalError::AnswerLine {
+        for (index, line) in folder.lines(COMPLETIONS)?.iter().enumerate() {
+            let refuse = |cause: String| EvalError::CompletionLine {
                 path: path.clone(),
                 line: index + 1,
                 cause,
             };
-            let stored: StoredAnswer =
+            let stored: StoredCompletion =
                 serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
             check(&stored, questions, num_samples).map_err(refuse)?;
             if stored.finish_reason == FinishReason::Length && stored.tokens < longest {
@@ -155,7 +156,7 @@ impl AnswerStore {
             }
             kept.push_str(line);
             kept.push('\n');
-            if answers.insert((stored.row, stored.sample), stored).is_some() {
+            if completions.insert((stored.row, stored.completion_index), stored).is_some() {
                 return Err(refuse("answers what an earlier line does".to_owned()));
             }
         }
@@ -163,26 +164,26 @@ impl AnswerStore {
             base::say!(
                 "{} of {} cut off by a lower --max_new_tokens than {longest}: asked again",
                 num_cut,
-                count(num_cut + answers.len() as u64, "answer")
+                count(num_cut + completions.len() as u64, "completion")
             );
-            folder.write(ANSWERS, kept.as_bytes())?;
+            folder.write(COMPLETIONS, kept.as_bytes())?;
         }
-        Ok(Self { file: folder.append(ANSWERS)?, answers, bad: BTreeMap::new() })
+        Ok(Self { file: folder.append(COMPLETIONS)?, completions, bad: BTreeMap::new() })
     }
 
-    /// How many answers there are.
+    /// How many completions there are.
     pub fn len(&self) -> usize {
-        self.answers.len()
+        self.completions.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.answers.is_empty()
+        self.completions.is_empty()
     }
 
-    /// An answer.
-    pub fn get(&self, row: usize, sample: usize) -> Option<&StoredAnswer> {
-        self.answers.get(&(row, sample))
+    /// A completion.
+    pub fn get(&self, row: usize, completion_index: usize) -> Option<&StoredCompletion> {
+        self.completions.get(&(row, completion_index))
     }
 
     /// Notes that a row cannot be asked.
@@ -198,49 +199,57 @@ impl AnswerStore {
     /// What is missing, in the order of the rows; places are those among the good rows.
     pub fn todo(&self, questions: &Questions, num_samples: usize) -> Vec<Todo> {
         let good = questions.rows.iter().enumerate();
-        let good = good.filter(|(_, question)| question.sample.is_ok());
+        let good = good.filter(|(_, question)| question.example.is_ok());
         let todo = good.enumerate().map(|(place, (row, _))| Todo {
             row,
             place,
-            answers: self.missing(row, num_samples),
+            completions: self.missing(row, num_samples),
         });
-        todo.filter(|todo| !todo.answers.is_empty()).collect()
+        todo.filter(|todo| !todo.completions.is_empty()).collect()
     }
 
-    fn missing(&self, row: usize, num_samples: usize) -> Vec<std::ops::Range<usize>> {
-        let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
-        for sample in 0..num_samples {
+    fn missing(&self, row: usize, num_samples: usize) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for index in 0..num_samples {
             match ranges.last_mut() {
-                _ if self.get(row, sample).is_some() => {}
-                Some(last) if last.end == sample => last.end += 1,
-                _ => ranges.push(sample..sample + 1),
+                _ if self.get(row, index).is_some() => {}
+                Some(last) if last.end == index => last.end += 1,
+                _ => ranges.push(index..index + 1),
             }
         }
         ranges
     }
 
-    /// Adds an answer, on disk first.
+    /// Adds a completion, on disk first.
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn add(&mut self, answer: Answer, questions: &Questions) -> Result<(), EvalError> {
-        let stored = StoredAnswer::new(answer, questions);
+    pub fn add(
+        &mut self,
+        completion: SampledCompletion,
+        questions: &Questions,
+    ) -> Result<(), EvalError> {
+        let stored = StoredCompletion::new(completion, questions);
         self.file.write(&json!(stored))?;
-        self.answers.insert((stored.row, stored.sample), stored);
+        self.completions.insert((stored.row, stored.completion_index), stored);
         Ok(())
     }
 }
 
-fn check(stored: &StoredAnswer, questions: &Questions, num_samples: usize) -> Result<(), String> {
-    let (row, sample) = (stored.row, stored.sample);
-    let Some(question) = questions.rows.get(row).filter(|_| sample < num_samples) else {
+fn check(
+    stored: &StoredCompletion,
+    questions: &Questions,
+    num_samples: usize,
+) -> Result<(), String> {
+    let (row, index) = (stored.row, stored.completion_index);
+    let Some(question) = questions.rows.get(row).filter(|_| index < num_samples) else {
         let rows = questions.rows.len();
         return Err(format!(
-            "answer {sample} to row {row}, expected below {num_samples} and below {rows}"
+            "completion {index} to row {row}, expected below {num_samples} and below {rows}"
         ));
     };
     // What has become bad since is scored as bad.
-    if question.sample.is_err() {
+    if question.example.is_err() {
         return Ok(());
     }
     let (image, asked) = named(questions, row);
@@ -274,7 +283,7 @@ impl SamplingCounts {
         for (index, line) in folder.lines(SAMPLING)?.iter().enumerate() {
             let counts: Self = serde_json::from_str(line).map_err(|error| {
                 let path: PathBuf = folder.path().join(SAMPLING);
-                EvalError::AnswerLine { path, line: index + 1, cause: error.to_string() }
+                EvalError::CompletionLine { path, line: index + 1, cause: error.to_string() }
             })?;
             total.tokens += counts.tokens;
             total.boundary_draws += counts.boundary_draws;

@@ -5,9 +5,9 @@ use base::console::{count, describe};
 
 /// All that is wrong, found before any of it stops the work.
 #[derive(Default)]
-pub struct Findings(Vec<anyhow::Error>);
+pub struct Problems(Vec<anyhow::Error>);
 
-impl Findings {
+impl Problems {
     /// Keeps the error of a result.
     pub fn note<T>(&mut self, result: Result<T, impl Into<anyhow::Error>>) -> Option<T> {
         match result {
@@ -20,7 +20,7 @@ impl Findings {
     }
 
     /// Adds a problem that was not named yet.
-    pub fn say(&mut self, problem: String) {
+    pub fn add(&mut self, problem: String) {
         // Several rewards may have the same fault.
         if self.0.iter().all(|known| known.to_string() != problem) {
             self.0.push(anyhow!(problem));
@@ -35,9 +35,9 @@ impl Findings {
         if self.0.len() < 2 {
             return self.0.pop().map_or(Ok(()), Err);
         }
-        let told = self.0.iter().map(|error| describe(error.as_ref()));
-        let told: Vec<String> = told.collect();
-        let problems = count(told.len() as u64, "problem");
-        bail!("{problems} keep the work from beginning\n{}", told.join("\n"))
+        let texts = self.0.iter().map(|error| describe(error.as_ref()));
+        let texts: Vec<String> = texts.collect();
+        let problems = count(texts.len() as u64, "problem");
+        bail!("{problems} keep the work from beginning\n{}", texts.join("\n"))
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use base::model_folder::{is_adapter, read_family};
 use base::run_folder::TRAINER_STATE;
 use cli::commands::eval::check_comparison;
-use cli::findings::Findings;
+use cli::problems::Problems;
 use cli::which_model::{Chosen, choose};
 use config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig, TrainingSections};
 use data::DataFiles;
@@ -19,22 +19,22 @@ use super::training::Run;
 
 /// What both trainers name; `thinks` says which template is asked for, `methods` how files are compared.
 fn check_training(
-    findings: &mut Findings,
+    problems: &mut Problems,
     sections: &TrainingSections,
     thinks: bool,
     methods: Option<&str>,
 ) {
     let TrainingSections { model, data, run, start, machine, .. } = sections;
-    findings.note(template(&data.question_template, data.task_type.as_deref(), thinks));
-    findings.note(parse_device(&machine.device));
-    check_model(findings, &model.model_name_or_path, model.model_revision.as_deref());
+    problems.note(template(&data.question_template, data.task_type.as_deref(), thinks));
+    problems.note(parse_device(&machine.device));
+    check_model(problems, &model.model_name_or_path, model.model_revision.as_deref());
     let folders = data.image_folders.as_deref();
-    check_files(findings, "", &data.data_file_paths, folders, methods);
-    check_output(findings, Path::new(&run.output_dir));
+    check_files(problems, "", &data.data_file_paths, folders, methods);
+    check_output(problems, Path::new(&run.output_dir));
     if let Resume::From(folder) = &start.resume_from_checkpoint
         && !folder.join(TRAINER_STATE).is_dir()
     {
-        findings.say(format!(
+        problems.add(format!(
             "`resume_from_checkpoint`: `{}` is no checkpoint with a `{TRAINER_STATE}`",
             folder.display()
         ));
@@ -43,7 +43,7 @@ fn check_training(
         && folder.exists()
         && !folder.is_dir()
     {
-        findings.say(format!("`feature_cache_dir`: `{}` is not a folder", folder.display()));
+        problems.add(format!("`feature_cache_dir`: `{}` is not a folder", folder.display()));
     }
 }
 
@@ -52,19 +52,19 @@ fn check_training(
 /// # Errors
 /// All that is wrong, in one message.
 pub fn check_grpo(config: &GrpoConfig) -> Result<()> {
-    let mut findings = Findings::default();
+    let mut problems = Problems::default();
     for problem in reward_problems(config, true) {
-        findings.note::<()>(Err(problem));
+        problems.note::<()>(Err(problem));
     }
     if let Some(path) = config.rewards.judge_prompt.as_deref().map(Path::new)
         && !path.is_file()
     {
-        findings.say(format!("`judge_prompt`: no file `{}`", path.display()));
+        problems.add(format!("`judge_prompt`: no file `{}`", path.display()));
     }
     let methods = config.scoring.reward_method.as_deref();
-    check_training(&mut findings, &config.training(), true, methods);
-    check_evaluations(&mut findings, &Run::from(config));
-    findings.done()
+    check_training(&mut problems, &config.training(), true, methods);
+    check_evaluations(&mut problems, &Run::from(config));
+    problems.done()
 }
 
 /// As [`check_grpo`], for `sft`.
@@ -72,10 +72,10 @@ pub fn check_grpo(config: &GrpoConfig) -> Result<()> {
 /// # Errors
 /// As [`check_grpo`].
 pub fn check_sft(config: &SftConfig) -> Result<()> {
-    let mut findings = Findings::default();
-    check_training(&mut findings, &config.training(), config.sft.with_thinking, None);
-    check_evaluations(&mut findings, &Run::from(config));
-    findings.done()
+    let mut problems = Problems::default();
+    check_training(&mut problems, &config.training(), config.sft.with_thinking, None);
+    check_evaluations(&mut problems, &Run::from(config));
+    problems.done()
 }
 
 /// As [`check_grpo`], for `plan`.
@@ -94,67 +94,67 @@ pub fn check_eval(config: &EvalConfig) -> Result<()> {
     if !config.run.compare.is_empty() {
         return check_comparison(config);
     }
-    let mut findings = Findings::default();
+    let mut problems = Problems::default();
     let model = config.asked.model.as_deref().unwrap_or_default();
-    let chosen = findings.note(choose(model, config.load.model_revision.as_deref()));
+    let chosen = problems.note(choose(model, config.load.model_revision.as_deref()));
     if let Some(Chosen::Folder(folder)) = chosen.filter(|chosen| !chosen.is_adapter()) {
-        findings.note(read_family(&folder));
+        problems.note(read_family(&folder));
     }
-    findings.note(parse_device(&config.machine.device));
+    problems.note(parse_device(&config.machine.device));
     let questions = config.questions.data_file_paths.as_deref().unwrap_or_default();
     let folders = config.questions.image_folders.as_deref();
-    check_files(&mut findings, "", questions, folders, config.references.reward_method.as_deref());
-    check_output(&mut findings, Path::new(config.run.output_dir.as_deref().unwrap_or_default()));
-    findings.done()
+    check_files(&mut problems, "", questions, folders, config.references.reward_method.as_deref());
+    check_output(&mut problems, Path::new(config.run.output_dir.as_deref().unwrap_or_default()));
+    problems.done()
 }
 
 /// A model on the hub is looked for when the run begins.
-fn check_model(findings: &mut Findings, name: &str, revision: Option<&str>) {
-    let Some(Chosen::Folder(folder)) = findings.note(choose(name, revision)) else {
+fn check_model(problems: &mut Problems, name: &str, revision: Option<&str>) {
+    let Some(Chosen::Folder(folder)) = problems.note(choose(name, revision)) else {
         return;
     };
     if is_adapter(&folder) {
-        findings.say(format!(
+        problems.add(format!(
             "model `{name}` is an adapter: training starts from whole models\nhint: `vlm-r1 merge` makes one of it"
         ));
         return;
     }
-    findings.note(read_family(&folder));
+    problems.note(read_family(&folder));
     let is_weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
     let mut files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
     if !files.any(|file| is_weights(&file.path())) {
-        findings.say(format!("model `{name}`: no `*.safetensors` in {}", folder.display()));
+        problems.add(format!("model `{name}`: no `*.safetensors` in {}", folder.display()));
     }
 }
 
 fn check_files(
-    findings: &mut Findings,
+    problems: &mut Problems,
     of: &str,
     files: &str,
     folders: Option<&str>,
     methods: Option<&str>,
 ) {
-    let Some(files) = findings.note(DataFiles::from_lists(files, folders, methods)) else {
+    let Some(files) = problems.note(DataFiles::from_lists(files, folders, methods)) else {
         return;
     };
     for file in files.files {
         let path = file.path.display();
         match std::fs::File::open(&file.path) {
-            Err(error) => findings.say(format!("{of}`data_file_paths`: `{path}`: {error}")),
+            Err(error) => problems.add(format!("{of}`data_file_paths`: `{path}`: {error}")),
             Ok(_) if file.path.is_dir() => {
-                findings
-                    .say(format!("{of}`data_file_paths`: `{path}` is a folder, expected a file"));
+                problems
+                    .add(format!("{of}`data_file_paths`: `{path}` is a folder, expected a file"));
             }
             Ok(_) => {}
         }
         if let Some(folder) = file.image_folder.filter(|folder| !folder.is_dir()) {
-            findings.say(format!("{of}`image_folders`: no folder `{}`", folder.display()));
+            problems.add(format!("{of}`image_folders`: no folder `{}`", folder.display()));
         }
     }
 }
 
 /// Whether a run could be written there.
-fn check_output(findings: &mut Findings, folder: &Path) {
+fn check_output(problems: &mut Problems, folder: &Path) {
     // The nearest that is there: a folder is made below a folder alone.
     let mut place = Some(folder);
     while let Some(path) = place.filter(|path| path.symlink_metadata().is_err()) {
@@ -162,24 +162,24 @@ fn check_output(findings: &mut Findings, folder: &Path) {
     }
     let place = place.filter(|path| *path != Path::new(""));
     if let Some(path) = place.filter(|path| !path.is_dir()) {
-        findings.say(format!("`output_dir`: `{}` is not a folder", path.display()));
+        problems.add(format!("`output_dir`: `{}` is not a folder", path.display()));
         return;
     }
     let lock = folder.join(".lock");
     if lock.is_dir() {
-        findings.say(format!(
+        problems.add(format!(
             "{}: a folder, expected the file that keeps others out\nhint: remove it, or give another --output_dir",
             lock.display()
         ));
     }
 }
 
-fn check_evaluations(findings: &mut Findings, run: &Run<'_>) {
-    let evaluations = findings.note(run.read_evaluations()).unwrap_or_default();
+fn check_evaluations(problems: &mut Problems, run: &Run) {
+    let evaluations = problems.note(run.read_evaluations()).unwrap_or_default();
     for named in evaluations {
         let EvalConfig { questions, references, .. } = &named.config;
         check_files(
-            findings,
+            problems,
             &format!("evaluation `{}`: ", named.name),
             questions.data_file_paths.as_deref().unwrap_or_default(),
             questions.image_folders.as_deref(),

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::json;
 use tempfile::TempDir;
+use testing::{checkpoint, golden};
 
-use crate::run::{golden, say};
+use crate::program::call;
 
 /// Rows of all commands over `images/coco`, a link to `data/`; by the name of a file.
 fn cluster() -> TempDir {
@@ -15,7 +16,7 @@ fn cluster() -> TempDir {
     let at = |name: &str| dir.path().join(name);
     fs::create_dir_all(at("images")).unwrap();
     fs::create_dir_all(at("data")).unwrap();
-    fs::copy(golden().join("parity/images/scene.png"), at("data/a.png")).unwrap();
+    fs::copy(golden("parity/images/scene.png"), at("data/a.png")).unwrap();
     symlink(at("data"), at("images/coco")).unwrap();
     let absolute = at("data/a.png").display().to_string();
     for (file, image) in [
@@ -37,7 +38,7 @@ fn cluster() -> TempDir {
 
 fn commands(dir: &Path, file: &str) -> Vec<String> {
     let at = dir.display();
-    let model = golden().join("parity/checkpoints/nested");
+    let model = checkpoint("nested");
     let model = model.display();
     let images = format!("{at}/images");
     let own = "--device cpu --num_threads 1";
@@ -67,7 +68,7 @@ fn every_command_follows_links_where_that_is_asked_and_only_there() {
     let dir = cluster();
     let link = "/images/coco` is a link to `";
     for line in commands(dir.path(), "linked") {
-        let refused = say(&line);
+        let refused = call(&line);
         let told = format!("{}{}", refused.stdout, refused.stderr);
         assert_ne!(refused.code, Some(0), "{line}\n{told}");
         assert!(told.contains(link) && told.contains("--follow_links true"), "{line}\n{told}");
@@ -76,13 +77,13 @@ fn every_command_follows_links_where_that_is_asked_and_only_there() {
     let lines = commands(dir.path(), "linked").into_iter().zip(commands(dir.path(), "absolute"));
     for (index, (linked, absolute)) in lines.enumerate() {
         let line = if index % 2 == 0 { linked } else { absolute };
-        let followed = say(&format!("{line} --follow_links true"));
+        let followed = call(&format!("{line} --follow_links true"));
         let told = format!("{}{}", followed.stdout, followed.stderr);
         assert_eq!(followed.code, Some(0), "{line}\n{told}");
     }
     // Rows of training, of evaluation and of the others.
     for line in commands(dir.path(), "climbing").into_iter().skip(4) {
-        let refused = say(&format!("{line} --follow_links true"));
+        let refused = call(&format!("{line} --follow_links true"));
         let told = format!("{}{}", refused.stdout, refused.stderr);
         assert_ne!(refused.code, Some(0), "{line}\n{told}");
         assert!(

@@ -1,5 +1,4 @@
-//! What a row says of an answer, in the form that rewards take. Rows of `rollouts/` and of `generate` name
-//! some of it otherwise ([`super::origin`]).
+//! A row as input of rewards. Rows of `rollouts/` and of `generate` name some of it otherwise ([`super::origin`]).
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -12,8 +11,8 @@ use rewards::RewardInput;
 use super::origin::Origin;
 use crate::rows::{Images, Row};
 
-/// What is known beside the rows.
-pub struct Reading {
+/// How rows are read, and what is known beside them.
+pub struct RowOptions {
     /// Folder that image names are relative to and may not leave; without one, images are never
     /// opened and their names not passed on.
     pub image_folder: Option<Images>,
@@ -31,7 +30,7 @@ pub struct Reading {
     pub tokenizer: Option<Tokenizer>,
 }
 
-impl Reading {
+impl RowOptions {
     /// Image files of a row.
     ///
     /// # Errors
@@ -41,8 +40,8 @@ impl Reading {
     }
 }
 
-/// What a row says of an answer.
-pub struct Answer<'a> {
+/// A row in the form that rewards take.
+pub struct RowInput<'a> {
     row: &'a Row,
     origin: Origin<'a>,
     completion: &'a str,
@@ -54,22 +53,22 @@ pub struct Answer<'a> {
     completion_tokens: Option<usize>,
 }
 
-impl<'a> Answer<'a> {
+impl<'a> RowInput<'a> {
     /// Reads a row; images are opened where it gives no sizes.
     ///
     /// # Errors
     /// Where something is missing or of another type, and on an image outside its folder.
-    pub fn read(row: &'a Row, reading: &'a Reading) -> Result<Self> {
+    pub fn read(row: &'a Row, row_options: &'a RowOptions) -> Result<Self> {
         let origin = Origin::of(row)?;
-        let images = images(row, &origin, reading)?;
+        let images = images(row, &origin, row_options)?;
         Ok(Self {
             row,
             completion: row.text("completion")?,
             solution: row.answer("solution")?,
-            accu_reward_method: origin.method(row, reading)?,
-            image_sizes: image_sizes(row, &images, reading.apply_exif)?,
-            image_grid_thw: origin.grids(row, reading.patch_size)?,
-            completion_tokens: completion_tokens(row, &origin, reading.tokenizer.as_ref())?,
+            accu_reward_method: origin.method(row, row_options)?,
+            image_sizes: image_sizes(row, &images, row_options.apply_exif)?,
+            image_grid_thw: origin.grids(row, row_options.patch_size)?,
+            completion_tokens: completion_tokens(row, &origin, row_options.tokenizer.as_ref())?,
             images,
             origin,
         })
@@ -93,13 +92,13 @@ impl<'a> Answer<'a> {
     }
 }
 
-fn images(row: &Row, origin: &Origin<'_>, reading: &Reading) -> Result<Vec<PathBuf>> {
-    let Some(folder) = &reading.image_folder else {
+fn images(row: &Row, origin: &Origin<'_>, row_options: &RowOptions) -> Result<Vec<PathBuf>> {
+    let Some(folder) = &row_options.image_folder else {
         return Ok(Vec::new());
     };
     let names = origin.image_names(row)?;
     if origin.is_rollout
-        && let Some(folder) = &reading.run_folder
+        && let Some(folder) = &row_options.run_folder
     {
         // As the run wrote them, wherever that is.
         return Ok(names.iter().map(|name| folder.join(name)).collect());

@@ -39,14 +39,14 @@ pub struct SettingPair {
 
 /// What two evaluations do not have in common.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Differences {
+pub struct SettingDifferences {
     /// Settings that differ.
     pub settings: Vec<SettingPair>,
     /// Whether the settings of both are known: folders of an older program do not hold them.
     pub are_known: [bool; 2],
 }
 
-impl Differences {
+impl SettingDifferences {
     pub(crate) fn of(before: &Results, after: &Results) -> Self {
         let are_known = [before, after].map(|results| !results.settings.is_empty());
         if are_known.contains(&false) {
@@ -149,7 +149,7 @@ mod tests {
         ] {
             let comparison = with(name, value.clone());
             assert_eq!(comparison.verdict(), Verdict::Better, "{name}");
-            let said = comparison.different.sentence().unwrap();
+            let said = comparison.setting_differences.sentence().unwrap();
             assert!(said.starts_with(&format!("settings differ: `{name}` ")), "{said}");
             let json = comparison.to_json(&before, &before);
             assert_eq!(json["settings_differ"][name]["b"], value);
@@ -166,9 +166,9 @@ mod tests {
         let mut old = results(1);
         old.settings = Map::new();
         let comparison = compare(&before, &old).unwrap();
-        let said = comparison.different.sentence().unwrap();
+        let said = comparison.setting_differences.sentence().unwrap();
         assert!(said.contains("settings of B are not recorded"), "{said}");
         let same = compare(&before, &results(1)).unwrap();
-        assert_eq!(same.different.sentence(), None);
+        assert_eq!(same.setting_differences.sentence(), None);
     }
 }

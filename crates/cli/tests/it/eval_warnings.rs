@@ -1,4 +1,4 @@
-//! What `eval` takes from the run that trained its model, and what is said where figures mean little:
+//! What `eval` takes from the run that trained its model, and what is said where metrics mean little:
 //! by `eval`, by its comparison, during training and before it.
 
 use std::fs;
@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testing::golden;
 
-use crate::run::{Said, golden, say};
+use crate::program::{CallResult, call};
 use crate::training::{done, line};
 
 /// Four questions about one image.
@@ -25,24 +26,24 @@ fn trained(dir: &Path, run: &str, flags: &str) -> PathBuf {
     let folder = dir.join(run);
     let checkpoint = folder.join("checkpoint-2");
     fs::create_dir_all(&checkpoint).unwrap();
-    for file in fs::read_dir(golden().join("parity/checkpoints/nested")).unwrap() {
+    for file in fs::read_dir(testing::checkpoint("nested")).unwrap() {
         let file = file.unwrap();
         let target = file.path().canonicalize().unwrap();
         symlink(target, checkpoint.join(file.file_name())).unwrap();
     }
     let (method, flags) = flags.split_once(' ').unwrap();
     // Neither model nor data are there.
-    let said = say(&format!(
+    let result = call(&format!(
         "{method} --model_name_or_path m --data_file_paths d --output_dir {} {flags} --dry_run",
         folder.display()
     ));
-    assert!(said.stdout.contains("output_dir: "), "{}", said.stderr);
-    fs::write(folder.join("config.yaml"), said.stdout).unwrap();
+    assert!(result.stdout.contains("output_dir: "), "{}", result.stderr);
+    fs::write(folder.join("config.yaml"), result.stdout).unwrap();
     checkpoint
 }
 
 struct Evaluated {
-    said: Said,
+    result: CallResult,
     summary: Value,
     config: String,
     folder: PathBuf,
@@ -50,18 +51,18 @@ struct Evaluated {
 
 fn evaluated(dir: &Path, name: &str, model: &Path, flags: &str) -> Evaluated {
     let folder = dir.join(name);
-    let said = done(&format!(
+    let result = done(&format!(
         "eval --model {} --data_file_paths {} --image_folders {} --output_dir {} --device cpu --num_threads 1 {flags}",
         model.display(),
         rows(dir),
-        golden().join("parity/images").display(),
+        golden("parity/images").display(),
         folder.display(),
     ));
     let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
     Evaluated {
         summary: serde_json::from_str(&text("summary.json")).unwrap(),
         config: text("config.yaml"),
-        said,
+        result,
         folder,
     }
 }
@@ -86,18 +87,18 @@ fn a_model_is_asked_as_it_was_trained() {
         ["question_template: rec", "extractor: thinking", "max_new_tokens: 7", "max_pixels: 12544"];
     holds(&followed.config, &config);
     let source = dir.join("rl/config.yaml").display().to_string();
-    let said = [
+    let result = [
         "as the model was trained",
         &source,
         "extractor thinking",
         "max_new_tokens 7",
         "image_processor pillow",
-        "4 of 4 answers (100 %) cut off at `--max_new_tokens 7`",
-        "no `<answer>` tag in 4 of 4 answers",
+        "4 of 4 completions (100 %) cut off at `--max_new_tokens 7`",
+        "no `<answer>` tag in 4 of 4 completions",
         "\nhint: --max_new_tokens 2048 --allow_changed true asks those again",
     ];
-    holds(&followed.said.stderr, &said);
-    assert!(!followed.said.stderr.contains("otherwise than"), "{}", followed.said.stderr);
+    holds(&followed.result.stderr, &result);
+    assert!(!followed.result.stderr.contains("otherwise than"), "{}", followed.result.stderr);
     assert_eq!(followed.summary["trained_as"]["taken"]["max_pixels"], 12544);
     assert_eq!(followed.summary["answers"]["cut_off"], 4);
     let page = fs::read_to_string(followed.folder.join("report.html")).unwrap();
@@ -112,12 +113,12 @@ fn a_model_is_asked_as_it_was_trained() {
     let against =
         evaluated(dir, "against", &sft, "--task rec --max_new_tokens 5 --extractor thinking");
     holds(&against.config, &["question_template: rec", "extractor: thinking"]);
-    let said = [
+    let result = [
         "warning: otherwise than the model was trained",
         "--extractor thinking, not baseline",
         "--question_template rec, not sft_rec",
     ];
-    holds(&against.said.stderr, &said);
+    holds(&against.result.stderr, &result);
     let thinking = trained(dir, "cold", "sft --task_type rec --with_thinking true");
     let cold = evaluated(dir, "cold-eval", &thinking, "--task rec --max_new_tokens 5");
     holds(&cold.config, &["question_template: rec", "extractor: thinking"]);
@@ -125,13 +126,13 @@ fn a_model_is_asked_as_it_was_trained() {
     // Another task than that of the training: its own template, but the images of the training.
     let other = evaluated(dir, "other", &rl, "--task gui --max_new_tokens 5");
     holds(&other.config, &["question_template: default", "max_pixels: 12544"]);
-    holds(&other.said.stderr, &["the model was trained for `rec`"]);
+    holds(&other.result.stderr, &["the model was trained for `rec`"]);
     // A copy elsewhere knows of no run, and no other folder's settings are taken for one.
     let copy = dir.join("checkpoint-9");
     fs::rename(&rl, &copy).unwrap();
     fs::write(dir.join("config.yaml"), "task: rec\n").unwrap();
     let alone = evaluated(dir, "alone", &copy, "--task rec --max_new_tokens 5");
-    assert!(!alone.said.stderr.contains("was trained"), "{}", alone.said.stderr);
+    assert!(!alone.result.stderr.contains("was trained"), "{}", alone.result.stderr);
     assert_eq!(alone.summary["trained_as"], Value::Null);
 
     comparison_names_what_differs(dir, &followed.folder, &plain.folder);
@@ -140,16 +141,16 @@ fn a_model_is_asked_as_it_was_trained() {
 fn comparison_names_what_differs(dir: &Path, first: &Path, second: &Path) {
     let page = dir.join("compare.html");
     let compare = |second: &Path| {
-        let said = done(&format!(
+        let result = done(&format!(
             "eval --compare {} {} --html {}",
             first.display(),
             second.display(),
             page.display()
         ));
-        let json: Value = serde_json::from_str(&said.stdout).unwrap();
-        (said.stderr, json)
+        let json: Value = serde_json::from_str(&result.stdout).unwrap();
+        (result.stderr, json)
     };
-    let (said, json) = compare(second);
+    let (result, json) = compare(second);
     let parts = [
         "warning: settings differ: ",
         "`extractor` `thinking` and `baseline`",
@@ -157,11 +158,11 @@ fn comparison_names_what_differs(dir: &Path, first: &Path, second: &Path) {
         "`question_template` `rec` and `sft_rec`",
         "`image_processor` `pillow` and `torchvision`",
     ];
-    holds(&said, &parts);
+    holds(&result, &parts);
     assert_eq!(json["settings_differ"]["max_new_tokens"], json!({"a": 7, "b": 5}));
     assert_eq!(json["b"]["trained_as"]["taken"]["extractor"], "baseline");
     holds(&fs::read_to_string(&page).unwrap(), &["Warning: settings differ"]);
-    // Rows of its own: no winner, whatever the figures say.
+    // Rows of its own: no winner, whatever the metrics are.
     let results = second.join("results.json");
     let mut all: Value = serde_json::from_str(&fs::read_to_string(&results).unwrap()).unwrap();
     let all_rows = all["results"].as_array_mut().unwrap();
@@ -171,8 +172,8 @@ fn comparison_names_what_differs(dir: &Path, first: &Path, second: &Path) {
     }
     all_rows.pop();
     fs::write(&results, all.to_string()).unwrap();
-    let (said, json) = compare(second);
-    holds(&said, &["the questions differ: 1 are in A alone, 0 in B alone"]);
+    let (result, json) = compare(second);
+    holds(&result, &["the questions differ: 1 are in A alone, 0 in B alone"]);
     assert_eq!(json["verdict"], "not called");
     holds(&fs::read_to_string(&page).unwrap(), &["the questions differ"]);
 }
@@ -194,7 +195,7 @@ fn a_merged_adapter_is_asked_as_it_was_trained() {
         &followed.config,
         &["question_template: none", "extractor: baseline", "max_new_tokens: 6"],
     );
-    holds(&followed.said.stderr, &["as the model was trained", "trained_as.yaml"]);
+    holds(&followed.result.stderr, &["as the model was trained", "trained_as.yaml"]);
 }
 
 #[test]
@@ -205,10 +206,10 @@ fn during_training_a_warning_is_said_once() {
     let text = format!(
         "val:\n  task: rec\n  data_file_paths: {}\n  image_folders: {}\n  max_new_tokens: 4\n",
         rows(dir),
-        golden().join("parity/images").display()
+        golden("parity/images").display()
     );
     fs::write(&file, text).unwrap();
-    let said = done(&line(
+    let result = done(&line(
         "grpo",
         dir,
         "run",
@@ -217,10 +218,11 @@ fn during_training_a_warning_is_said_once() {
             file.display()
         ),
     ));
-    let once =
-        |part: &str| assert_eq!(said.stderr.matches(part).count(), 1, "{part}: {}", said.stderr);
+    let once = |part: &str| {
+        assert_eq!(result.stderr.matches(part).count(), 1, "{part}: {}", result.stderr)
+    };
     once(
-        "warning: evaluation `val`, step 0: 4 of 4 answers (100 %) cut off at `--max_new_tokens 4`",
+        "warning: evaluation `val`, step 0: 4 of 4 completions (100 %) cut off at `--max_new_tokens 4`",
     );
     once("cut off at `--max_new_tokens");
     once("no `<answer>` tag in 4 of 4");
@@ -245,24 +247,24 @@ fn a_search_for_boxes_that_no_reward_looks_at_is_said() {
     let common = format!(
         "--model_name_or_path {} --data_file_paths {} --image_folders {} --output_dir {} --device cpu --num_threads 1 \
          --max_completion_length 4 --max_steps 1 --num_generations 2 --per_device_train_batch_size 2 --task_type rec",
-        golden().join("parity/checkpoints/nested").display(),
+        testing::checkpoint("nested").display(),
         train_rows(dir),
-        golden().join("parity/images").display(),
+        golden("parity/images").display(),
         dir.join("run").display()
     );
     for command in ["plan", "grpo"] {
-        let said = done(&format!("{command} {common}"));
-        holds(&said.stderr, &[warning, "--is_reward_customized_from_vlm_module true"]);
+        let result = done(&format!("{command} {common}"));
+        holds(&result.stderr, &[warning, "--is_reward_customized_from_vlm_module true"]);
         fs::remove_dir_all(dir.join("run")).unwrap_or_default();
         let customized =
-            say(&format!("{command} {common} --is_reward_customized_from_vlm_module true"));
+            call(&format!("{command} {common} --is_reward_customized_from_vlm_module true"));
         assert!(!customized.stderr.contains(warning), "{}", customized.stderr);
         fs::remove_dir_all(dir.join("run")).unwrap_or_default();
     }
-    let model = golden().join("parity/checkpoints/nested");
+    let model = testing::checkpoint("nested");
     let flags = "--task reward --task_type rec --max_new_tokens 4";
     let scored = evaluated(dir, "reward", &model, flags);
-    holds(&scored.said.stderr, &[warning]);
+    holds(&scored.result.stderr, &[warning]);
     let warnings = scored.summary["warnings"].to_string();
     holds(&warnings, &["without a reward of boxes"]);
 }

@@ -1,13 +1,14 @@
 //! `--eval_steps` and `--eval_config`: a run evaluates its policy as `eval` would its checkpoint.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testing::{golden, read, read_json};
 
-use crate::run::{golden, said, say};
+use crate::program::{call, call_result};
 use crate::training::{checkpoints, done, line, metrics, signal, spawn};
 
 /// Questions about the images of the parity tests, one of which is not there.
@@ -32,18 +33,10 @@ pub fn evaluation_file(dir: &Path, more: &str) -> String {
     let text = format!(
         "val:\n  task: rec\n  data_file_paths: {}\n  image_folders: {}\n  {more}",
         questions(dir),
-        golden().join("parity/images").display()
+        golden("parity/images").display()
     );
     fs::write(&path, text).unwrap();
     path.display().to_string()
-}
-
-fn read(path: PathBuf) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn text(path: PathBuf) -> String {
-    fs::read_to_string(path).unwrap()
 }
 
 #[test]
@@ -53,7 +46,7 @@ fn the_policy_is_evaluated_as_eval_would_its_checkpoint() {
         "limit: 6\n  max_new_tokens: 6\n\nwords:\n  task: reward\n  reward_funcs: [accuracy, format]\n  \
          data_file_paths: {}\n  image_folders: {}\n  num_samples: 2\n  temperature: 1\n  max_new_tokens: 6\n",
         dir.path().join("train.jsonl").display(),
-        golden().join("parity/images").display()
+        golden("parity/images").display()
     );
     let file = evaluation_file(dir.path(), &second);
     for (name, method, more) in [
@@ -64,14 +57,14 @@ fn the_policy_is_evaluated_as_eval_would_its_checkpoint() {
         let more = format!(
             "--max_steps 3 --learning_rate 1e-2 --eval_steps 2 --eval_on_start true --eval_config {file} {more}"
         );
-        let said = done(&line(method, dir.path(), name, &more));
+        let result = done(&line(method, dir.path(), name, &more));
         for part in [
             "evaluation `val`: 6 questions",
             "evaluation `words`: 5 questions",
             "bad row: ",
             "evaluated after step 0: val/accuracy 0.0000, ",
         ] {
-            assert!(said.stderr.contains(part), "{part}: {}", said.stderr);
+            assert!(result.stderr.contains(part), "{part}: {}", result.stderr);
         }
         let run = dir.path().join(name);
         let lines = metrics(&run);
@@ -80,7 +73,7 @@ fn the_policy_is_evaluated_as_eval_would_its_checkpoint() {
         for step in [0, 2, 3] {
             for evaluation in ["val", "words"] {
                 let folder = run.join(format!("eval/step_{step:06}/{evaluation}"));
-                let summary = read(folder.join("summary.json"));
+                let summary = read_json::<Value>(folder.join("summary.json"));
                 let line = &lines[step];
                 for (metric, interval) in summary["metrics"].as_object().unwrap() {
                     let key = format!("eval/{evaluation}/{metric}");
@@ -100,14 +93,15 @@ fn the_policy_is_evaluated_as_eval_would_its_checkpoint() {
                     run.join(format!("checkpoint-{step}")).display(),
                     again.display()
                 ));
-                let answers = |folder: &Path| text(folder.join("answers.jsonl"));
-                assert_eq!(answers(&folder), answers(&again), "{name} {evaluation}");
-                let figures = read(again.join("summary.json"));
-                assert_eq!(summary["metrics"], figures["metrics"]);
+                let completions = |folder: &Path| read(folder.join("answers.jsonl"));
+                assert_eq!(completions(&folder), completions(&again), "{name} {evaluation}");
+                let again_summary = read_json::<Value>(again.join("summary.json"));
+                assert_eq!(summary["metrics"], again_summary["metrics"]);
             }
         }
-        let answers = |step| text(run.join(format!("eval/step_00000{step}/words/answers.jsonl")));
-        assert_ne!(answers(0), answers(3), "{name} learnt nothing");
+        let completions =
+            |step| read(run.join(format!("eval/step_00000{step}/words/answers.jsonl")));
+        assert_ne!(completions(0), completions(3), "{name} learnt nothing");
     }
 }
 
@@ -118,10 +112,10 @@ fn what_cannot_be_evaluated_stops_a_run_before_it_begins() {
         let file = evaluation_file(dir.path(), more);
         let flags = flags.replace("FILE", &file);
         for method in ["grpo", "sft"] {
-            let said = say(&line(method, dir.path(), "run", &flags));
-            assert_eq!(said.code, Some(code), "{flags}\n{}", said.stderr);
+            let result = call(&line(method, dir.path(), "run", &flags));
+            assert_eq!(result.code, Some(code), "{flags}\n{}", result.stderr);
             for text in expected {
-                assert!(said.stderr.contains(text), "{flags}: {}", said.stderr);
+                assert!(result.stderr.contains(text), "{flags}: {}", result.stderr);
             }
         }
         assert!(!dir.path().join("run").exists(), "{flags}");
@@ -160,14 +154,14 @@ fn a_signal_breaks_off_an_evaluation_and_the_same_command_makes_up_for_it() {
     );
     let run = dir.path().join("run");
     let child = spawn(&command);
-    let answers = run.join("eval/.tmp-step_000002/val/answers.jsonl");
+    let completions = run.join("eval/.tmp-step_000002/val/answers.jsonl");
     let start = Instant::now();
-    while fs::read_to_string(&answers).map_or(0, |text| text.lines().count()) < 1 {
-        assert!(start.elapsed() < Duration::from_secs(120), "no answer");
+    while fs::read_to_string(&completions).map_or(0, |text| text.lines().count()) < 1 {
+        assert!(start.elapsed() < Duration::from_secs(120), "no completion");
         std::thread::sleep(Duration::from_millis(2));
     }
     signal(&child, "-TERM");
-    let ended = said(child.wait_with_output().unwrap());
+    let ended = call_result(child.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(143), "{}", ended.stderr);
     assert!(ended.stderr.contains("\nstopped after step 2, saved in "), "{}", ended.stderr);
     assert_eq!(checkpoints(&run), ["checkpoint-2"]);

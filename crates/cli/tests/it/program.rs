@@ -1,10 +1,10 @@
-//! Calls the binary.
+//! Calls the program, as a user does.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-/// What a call said.
-pub struct Said {
+/// What a call wrote, and its exit code.
+pub struct CallResult {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -34,19 +34,14 @@ pub fn command() -> Command {
 }
 
 /// Calls it with words split at white space.
-pub fn say(line: &str) -> Said {
-    said(command().args(line.split_whitespace()).output().unwrap())
+pub fn call(line: &str) -> CallResult {
+    call_result(command().args(line.split_whitespace()).output().unwrap())
 }
 
-pub fn said(output: Output) -> Said {
-    Said {
+pub fn call_result(output: Output) -> CallResult {
+    CallResult {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
-}
-
-/// The repository's golden files.
-pub fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden")
 }

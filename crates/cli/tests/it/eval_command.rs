@@ -1,21 +1,22 @@
 //! `eval` as a user calls it: tasks, files, kills, pages, comparisons and what is refused.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testing::{checkpoint, golden, read_json};
 
-use crate::run::{Said, command, golden, say};
+use crate::program::{CallResult, call, command};
 
 fn model() -> String {
-    golden().join("parity/checkpoints/nested").display().to_string()
+    checkpoint("nested").display().to_string()
 }
 
 fn images() -> String {
-    golden().join("parity/images").display().to_string()
+    golden("parity/images").display().to_string()
 }
 
 fn write(dir: &Path, name: &str, text: impl ToString) -> String {
@@ -49,14 +50,10 @@ fn line(task: &str, file: &str, output: &Path, more: &str) -> String {
     )
 }
 
-fn done(line: &str) -> Said {
-    let said = say(line);
-    assert_eq!(said.code, Some(0), "{line}\n{}", said.stderr);
-    said
-}
-
-fn read(path: PathBuf) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+fn done(line: &str) -> CallResult {
+    let result = call(line);
+    assert_eq!(result.code, Some(0), "{line}\n{}", result.stderr);
+    result
 }
 
 #[test]
@@ -64,10 +61,10 @@ fn rec_writes_the_fields_of_vlm_r1_and_a_page() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("out");
     let file = rec_file(dir.path(), 12);
-    let said = done(&line("rec", &file, &out, "--shuffle_seed 42 --limit 10"));
-    assert_eq!(said.stdout.trim(), out.join("summary.json").display().to_string());
-    assert!(said.stderr.contains("accuracy") && said.stderr.contains("10 questions"));
-    let results = read(out.join("results.json"));
+    let result = done(&line("rec", &file, &out, "--shuffle_seed 42 --limit 10"));
+    assert_eq!(result.stdout.trim(), out.join("summary.json").display().to_string());
+    assert!(result.stderr.contains("accuracy") && result.stderr.contains("10 questions"));
+    let results = read_json::<Value>(out.join("results.json"));
     assert!(results["accuracy"].is_number());
     let rows = results["results"].as_array().unwrap();
     // `random.seed(42)` leaves 12 items so; the first ten are asked.
@@ -86,26 +83,26 @@ fn rec_writes_the_fields_of_vlm_r1_and_a_page() {
         assert_eq!(first[key].as_array().unwrap().len(), 2, "{key}");
     }
     assert!(first["model_output"].is_string());
-    let summary = read(out.join("summary.json"));
+    let summary = read_json::<Value>(out.join("summary.json"));
     assert_eq!(summary["metrics"]["accuracy"]["mean"], 0.0);
     assert!(summary["sampling"]["boundary_draws"].is_number());
     let page = fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(page.contains("All 10 answers.") && page.contains("data:image/png;base64"));
+    assert!(page.contains("All 10 completions.") && page.contains("data:image/png;base64"));
     assert!(
         page.contains("data-tags=\"1 3 4\""),
-        "wrong answers can be chosen, those cut off and those that were not read"
+        "wrong completions can be chosen, those cut off and those that were not read"
     );
 }
 
 #[test]
-fn a_killed_evaluation_goes_on_without_repeating_an_answer() {
+fn a_killed_evaluation_goes_on_without_repeating_a_completion() {
     let dir = TempDir::new().unwrap();
     let file = rec_file(dir.path(), 40);
     let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
     let more = "--max_new_tokens 48 --max_concurrent_completions 1 --html_rows 1";
     done(&line("rec", &file, &whole, more));
-    let answers = killed.join("answers.jsonl");
-    let lines = || fs::read_to_string(&answers).map_or(0, |text| text.lines().count());
+    let completions = killed.join("answers.jsonl");
+    let lines = || fs::read_to_string(&completions).map_or(0, |text| text.lines().count());
     let mut child = command()
         .args(line("rec", &file, &killed, more).split_whitespace())
         .stdout(Stdio::null())
@@ -114,22 +111,25 @@ fn a_killed_evaluation_goes_on_without_repeating_an_answer() {
         .unwrap();
     let start = Instant::now();
     while lines() < 4 {
-        assert!(start.elapsed() < Duration::from_secs(120), "no answers");
+        assert!(start.elapsed() < Duration::from_secs(120), "no completions");
         std::thread::sleep(Duration::from_millis(2));
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let kept = fs::read_to_string(&answers).unwrap();
+    let kept = fs::read_to_string(&completions).unwrap();
     let kept = &kept[..kept.rfind('\n').unwrap() + 1];
     let before = kept.lines().count();
     assert!(before < 40, "it was over before it was killed");
     assert!(!killed.join("results.json").exists());
-    fs::write(&answers, format!("{kept}{{\"row\": 39, \"sa")).unwrap();
+    fs::write(&completions, format!("{kept}{{\"row\": 39, \"sa")).unwrap();
     done(&line("rec", &file, &killed, more));
-    let after = fs::read_to_string(&answers).unwrap();
+    let after = fs::read_to_string(&completions).unwrap();
     assert!(after.starts_with(kept));
     assert_eq!(after.lines().count(), 40);
-    assert_eq!(read(killed.join("results.json")), read(whole.join("results.json")));
+    assert_eq!(
+        read_json::<Value>(killed.join("results.json")),
+        read_json::<Value>(whole.join("results.json"))
+    );
 }
 
 #[test]
@@ -139,25 +139,25 @@ fn a_comparison_says_what_flipped() {
     let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
     done(&line("rec", &file, &a, ""));
     done(&line("rec", &file, &b, "--seed 5 --temperature 1"));
-    // A random model is never right: two answers of B are made so; nor does it end: those of both are made to.
+    // A random model is never right: two completions of B are made so; nor does it end: those of both are made to.
     for folder in [&a, &b] {
         let path = folder.join("results.json");
-        let mut results = read(path.clone());
+        let mut results = read_json::<Value>(path.clone());
         for row in results["results"].as_array_mut().unwrap() {
             row["finish_reason"] = json!("stop");
         }
         fs::write(path, results.to_string()).unwrap();
     }
-    let mut results = read(b.join("results.json"));
+    let mut results = read_json::<Value>(b.join("results.json"));
     for row in [2, 5] {
         results["results"][row]["correct"] = json!(1);
         results["results"][row]["score"] = json!(0.9);
     }
     fs::write(b.join("results.json"), results.to_string()).unwrap();
     let page = dir.path().join("compare.html");
-    let said =
+    let result =
         done(&format!("eval --compare {} {} --html {}", a.display(), b.display(), page.display()));
-    let json: Value = serde_json::from_str(&said.stdout).unwrap();
+    let json: Value = serde_json::from_str(&result.stdout).unwrap();
     assert_eq!(json["metrics"]["accuracy"]["difference"], 0.25);
     assert_eq!((&json["b_better_on"], &json["b_worse_on"]), (&json!(2), &json!(0)));
     // 2 * (1/2)^2
@@ -165,7 +165,7 @@ fn a_comparison_says_what_flipped() {
     let rows: Vec<&Value> =
         json["became_right"].as_array().unwrap().iter().map(|f| &f["row"]).collect();
     assert_eq!(rows, [&json!(2), &json!(5)]);
-    assert!(said.stderr.contains("cannot be told"), "{}", said.stderr);
+    assert!(result.stderr.contains("cannot be told"), "{}", result.stderr);
     let page = fs::read_to_string(page).unwrap();
     assert!(page.contains("became right") && page.contains("data-tags=\"0 1\""));
     assert_eq!(page.matches("data-tags=\"0 1\"").count(), 2);
@@ -194,7 +194,7 @@ fn the_other_tasks_score_by_their_rules() {
             _ => "",
         };
         done(&line(task, &file, &out, more));
-        let summary = read(out.join("summary.json"));
+        let summary = read_json::<Value>(out.join("summary.json"));
         assert_eq!(summary["num_questions"], rows.len(), "{task}: {summary}");
         assert_eq!(summary["num_bad"], 0, "{task}: {summary}");
         assert!(summary["metrics"]["accuracy"]["mean"].is_number(), "{task}");
@@ -224,21 +224,21 @@ fn detection_reads_coco_files() {
     });
     let file = write(dir.path(), "material.json", coco);
     let out = dir.path().join("ovdeval");
-    let said = done(&line("ovdeval", &file, &out, ""));
-    assert!(said.stderr.contains("image 9 (nowhere.png)"), "{}", said.stderr);
-    assert!(said.stderr.contains("1 annotations of images"), "{}", said.stderr);
-    let results = read(out.join("results.json"));
+    let result = done(&line("ovdeval", &file, &out, ""));
+    assert!(result.stderr.contains("image 9 (nowhere.png)"), "{}", result.stderr);
+    assert!(result.stderr.contains("1 annotations of images"), "{}", result.stderr);
+    let results = read_json::<Value>(out.join("results.json"));
     let question = results["results"][0]["question"].as_str().unwrap().to_owned();
     assert!(question.contains("objects: ['red cup', 'blue cup']."), "{question}");
-    let summary = read(out.join("summary.json"));
+    let summary = read_json::<Value>(out.join("summary.json"));
     assert_eq!((&summary["num_questions"], &summary["num_bad"]), (&json!(4), &json!(2)));
     assert_eq!(summary["metrics"]["nms_ap"]["mean"], 0.0);
     let all = dir.path().join("ovd");
     done(&line("ovd", &file, &all, "--exclude_bad true"));
-    let results = read(all.join("results.json"));
+    let results = read_json::<Value>(all.join("results.json"));
     let question = results["results"][0]["question"].as_str().unwrap();
     assert!(question.contains("['red cup', 'dog', 'blue cup']"), "{question}");
-    assert_eq!(read(all.join("summary.json"))["num_questions"], 2);
+    assert_eq!(read_json::<Value>(all.join("summary.json"))["num_questions"], 2);
 }
 
 /// The rows that were trained on are evaluated too.
@@ -260,49 +260,50 @@ fn detection_reads_the_rows_of_training() {
     let lines: Vec<String> = rows.iter().map(|row| format!("{row}\n")).collect();
     let file = write(dir.path(), "train.jsonl", lines.concat());
     let out = dir.path().join("out");
-    let said = done(&line("ovd", &file, &out, ""));
-    assert!(said.stderr.contains("the answer is no list of boxes"), "{}", said.stderr);
-    let summary = read(out.join("summary.json"));
+    let result = done(&line("ovd", &file, &out, ""));
+    assert!(result.stderr.contains("the answer is no list of boxes"), "{}", result.stderr);
+    let summary = read_json::<Value>(out.join("summary.json"));
     let counts = (&summary["num_questions"], &summary["num_bad"]);
     assert_eq!(counts, (&json!(4), &json!(1)));
     assert_eq!(summary["metrics"]["ap"]["mean"], 0.0);
-    let results = read(out.join("results.json"));
+    let results = read_json::<Value>(out.join("results.json"));
     let truth = &results["results"][1]["truths"][0];
     assert_eq!(truth["bbox_2d"], json!([1.0, 2.0, 11.0, 12.0]));
     assert_eq!(truth["label"], "red cup");
-    let said = say(&line("ovd", &file, &dir.path().join("x"), "--labels all"));
-    assert!(said.stderr.contains("`labels`: is for files of COCO's form"), "{}", said.stderr);
+    let result = call(&line("ovd", &file, &dir.path().join("x"), "--labels all"));
+    assert!(result.stderr.contains("`labels`: is for files of COCO's form"), "{}", result.stderr);
 }
 
 #[test]
-fn answers_that_a_lower_limit_cut_off_are_asked_again() {
+fn completions_that_a_lower_limit_cut_off_are_asked_again() {
     let dir = TempDir::new().unwrap();
     let file = rec_file(dir.path(), 3);
     let out = dir.path().join("out");
-    let answers = || -> Vec<Value> {
+    let completions = || -> Vec<Value> {
         let text = fs::read_to_string(out.join("answers.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     done(&line("rec", &file, &out, "--max_new_tokens 2"));
-    let cut = answers().iter().filter(|row| row["finish_reason"] == "length").count();
-    assert!(cut > 0, "{:?}", answers());
+    let cut = completions().iter().filter(|row| row["finish_reason"] == "length").count();
+    assert!(cut > 0, "{:?}", completions());
     let longer = line("rec", &file, &out, "--max_new_tokens 9 --allow_changed true");
-    let said = done(&longer);
+    let result = done(&longer);
     assert!(
-        said.stderr.contains(&format!(
-            "{cut} of 3 answers cut off by a lower --max_new_tokens than 9: asked again"
+        result.stderr.contains(&format!(
+            "{cut} of 3 completions cut off by a lower --max_new_tokens than 9: asked again"
         )),
         "{}",
-        said.stderr
+        result.stderr
     );
-    let again = answers();
+    let again = completions();
     assert_eq!(again.len(), 3);
     // Those that are cut off now are so by the new limit.
     for row in again.iter().filter(|row| row["finish_reason"] == "length") {
         assert_eq!(row["tokens"], 9, "{row}");
     }
-    // A process that was killed has not counted what its answers took.
-    let tokens = || read(out.join("summary.json"))["sampling"]["tokens"].as_u64().unwrap();
+    // A process that was killed has not counted what its completions took.
+    let tokens =
+        || read_json::<Value>(out.join("summary.json"))["sampling"]["tokens"].as_u64().unwrap();
     assert!(tokens() > 0);
     fs::remove_file(out.join("sampling.jsonl")).unwrap();
     done(&longer);
@@ -313,9 +314,9 @@ fn answers_that_a_lower_limit_cut_off_are_asked_again() {
     assert_eq!(tokens(), told);
     // With the limit as it was asked there is nothing to do, nor with a lower one.
     assert!(!done(&longer).stderr.contains(": asked again"));
-    assert_eq!(answers(), again);
+    assert_eq!(completions(), again);
     done(&line("rec", &file, &out, "--max_new_tokens 4 --allow_changed true"));
-    assert_eq!(answers(), again);
+    assert_eq!(completions(), again);
 }
 
 #[test]
@@ -324,10 +325,10 @@ fn what_cannot_be_evaluated_is_refused() {
     let file = rec_file(dir.path(), 2);
     let out = dir.path().join("out");
     let refuse = |code: i32, line: &str, expected: &[&str]| {
-        let said = say(line);
-        assert_eq!(said.code, Some(code), "{line}\n{}", said.stderr);
+        let result = call(line);
+        assert_eq!(result.code, Some(code), "{line}\n{}", result.stderr);
         for text in expected {
-            assert!(said.stderr.contains(text), "{line}: {}", said.stderr);
+            assert!(result.stderr.contains(text), "{line}: {}", result.stderr);
         }
     };
     refuse(2, "eval", &["`model`", "compare"]);

@@ -5,16 +5,16 @@ use python::text::strip;
 use rewards::answer::first_answer;
 use rewards::boxes::{find_baseline, find_in_answer};
 
-/// The first thing that keeps `extractor` from reading a box in `answer`.
-pub(crate) fn why_unread(answer: &str, extractor: Extractor) -> &'static str {
-    if strip(answer).is_empty() {
+/// The first thing that keeps `extractor` from reading a box in `completion`.
+pub(crate) fn why_unread(completion: &str, extractor: Extractor) -> &'static str {
+    if strip(completion).is_empty() {
         return "the answer is empty";
     }
     if extractor == Extractor::Baseline {
-        return no_box(answer);
+        return no_box(completion);
     }
-    let Some(body) = first_answer(answer) else {
-        return match answer.contains("<answer>") {
+    let Some(body) = first_answer(completion) else {
+        return match completion.contains("<answer>") {
             true => "`<answer>` without `</answer>`",
             false => "no `<answer>` tag",
         };
@@ -22,7 +22,7 @@ pub(crate) fn why_unread(answer: &str, extractor: Extractor) -> &'static str {
     if strip(body).is_empty() {
         return "nothing between `<answer>` and `</answer>`";
     }
-    if find_in_answer(answer).is_some() {
+    if find_in_answer(completion).is_some() {
         return "no braces `{...}` round the box";
     }
     match find_baseline(body) {
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn each_form_has_its_reason() {
         let thinking = |text| why_unread(text, Extractor::Thinking);
-        for (answer, reason) in [
+        for (completion, reason) in [
             (" \n", "the answer is empty"),
             ("[1, 2, 3, 4]", "no `<answer>` tag"),
             ("<think>a</think><answer>{\"bbox\": [1, 2", "`<answer>` without `</answer>`"),
@@ -67,7 +67,7 @@ mod tests {
             ("<answer>{(1, 2), (3, 4)}</answer>", "numbers, but no `[x1, y1, x2, y2]`"),
             ("<answer>left</answer>", "no box"),
         ] {
-            assert_eq!(thinking(answer), reason, "{answer}");
+            assert_eq!(thinking(completion), reason, "{completion}");
         }
         let baseline = |text| why_unread(text, Extractor::Baseline);
         assert_eq!(baseline(""), "the answer is empty");

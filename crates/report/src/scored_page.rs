@@ -1,4 +1,4 @@
-//! The page of scored answers: histograms, then for each row the image with its boxes beside the
+//! The page of scored completions: histograms, then for each row the image with its boxes beside the
 //! text and the scores, with a filter and an order. All texts come from models and data: every one is
 //! escaped.
 
@@ -6,16 +6,16 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::annotated_image::AnnotatedImage;
+use crate::atomic_write::write_whole;
 use crate::error::ReportError;
 use crate::histogram::HistogramChart;
-use crate::html::{KeyFigure, PAGE_CSS, paragraph, write_figures};
+use crate::html::{KeyMetric, PAGE_CSS, paragraph, write_metrics};
 use crate::svg::{CHART_CSS, Colour, Target, escaped};
-use crate::write::write_whole;
 
-const SCORED_CSS: &str = include_str!("scored.css");
-const SCORED_JS: &str = include_str!("scored.js");
+const SCORED_CSS: &str = include_str!("scored_page.css");
+const SCORED_JS: &str = include_str!("scored_page.js");
 
-/// Scored answers with what is said of all of them.
+/// Scored completions with what is said of all of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScoredPage {
     /// Heading of the page.
@@ -23,7 +23,7 @@ pub struct ScoredPage {
     /// What was scored by what.
     pub summary: String,
     /// The numbers to see first.
-    pub figures: Vec<KeyFigure>,
+    pub metrics: Vec<KeyMetric>,
     /// Histograms of each reward and of their sum.
     pub charts: Vec<HistogramChart>,
     /// Name of the sum that [`ScoredRow::total`] is.
@@ -40,7 +40,7 @@ pub struct ScoredPage {
     pub rows: Vec<ScoredRow>,
 }
 
-/// An answer with its scores.
+/// A completion with its scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoredRow {
     /// Where the row stands, and what else identifies it.
@@ -51,7 +51,7 @@ pub struct ScoredRow {
     pub image_note: String,
     /// What was asked.
     pub question: String,
-    /// What was answered, in passages.
+    /// The completion, in passages.
     pub completion: Vec<Passage>,
     /// The true answer.
     pub solution: String,
@@ -63,7 +63,7 @@ pub struct ScoredRow {
     pub scores: Vec<ScoreLine>,
 }
 
-/// A part of an answer.
+/// A part of a completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Passage {
     /// What part it is.
@@ -75,7 +75,7 @@ pub struct Passage {
 /// How a passage is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// A heading: whose answer follows.
+    /// A heading: whose completion follows.
     Speaker,
     /// Dimmed.
     Thinking,
@@ -85,7 +85,7 @@ pub enum Tone {
     Answer,
 }
 
-/// What a reward said of a row.
+/// What a reward gave a row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScoreLine {
     /// The score; none where the reward does not apply.
@@ -108,8 +108,8 @@ impl ScoredPage {
              <body>\n<main>\n<h1>{title}</h1>\n"
         );
         paragraph(&mut html, "lead", &self.summary);
-        write_figures(&mut html, &self.figures);
-        html.push_str("<div class=\"spreads\">\n");
+        write_metrics(&mut html, &self.metrics);
+        html.push_str("<div class=\"histograms\">\n");
         for chart in &self.charts {
             let _ = writeln!(html, "<div class=\"card\">{}</div>", chart.svg(Target::Inline));
         }
@@ -178,11 +178,11 @@ impl ScoredPage {
         if !tags.is_empty() {
             let _ = write!(html, " data-tags=\"{}\"", tags.join(" "));
         }
-        html.push_str(">\n<div class=\"seen\">");
+        html.push_str(">\n<div class=\"row-images\">");
         row.write_images(html, &self.legend);
         let _ = write!(
             html,
-            "</div>\n<div class=\"said\"><header><span class=\"place\">{}</span>\
+            "</div>\n<div class=\"row-details\"><header><span class=\"place\">{}</span>\
              <span class=\"total\">{}</span></header>\n",
             escaped(&row.place),
             number(row.total)
@@ -296,7 +296,7 @@ mod tests {
         ScoredPage {
             title: EVIL.to_owned(),
             summary: EVIL.to_owned(),
-            figures: Vec::new(),
+            metrics: Vec::new(),
             charts: vec![HistogramChart {
                 title: EVIL.to_owned(),
                 note: EVIL.to_owned(),

@@ -5,17 +5,18 @@ use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
+use testing::golden;
 
-use crate::run::{Said, golden, said};
+use crate::program::{CallResult, call_result};
 use crate::training::{checkpoints, line};
 
 /// The binary with `line`, its streams as `rest` says; the exit code is the binary's.
-fn shell(line: &str, rest: &str) -> Said {
+fn shell(line: &str, rest: &str) -> CallResult {
     let script = format!("\"$0\" {line} {rest}; exit ${{PIPESTATUS[0]}}");
     let mut command = Command::new("bash");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_vlm-r1")]);
     command.env_remove("WORLD_SIZE");
-    said(command.output().unwrap())
+    call_result(command.output().unwrap())
 }
 
 /// Commands that print data and keep nothing else.
@@ -27,7 +28,7 @@ fn printing(dir: &Path) -> Vec<String> {
     let data = format!(
         "data check --data_file_paths {} --image_folders {}",
         dir.join("train.jsonl").display(),
-        golden().join("parity/images").display()
+        golden("parity/images").display()
     );
     vec![
         "--help".into(),

@@ -1,20 +1,19 @@
-//! The settings that an evaluation obeys: what was given, and for the rest what it is then, so that the
-//! folder of the results says all of it.
+//! Defaults of the settings that an evaluation was not given, so that the folder of the results holds the value of each.
 
 use config::{BoxFormat, EvalConfig, EvalTask, Extractor, ImageProcessor};
 use data::Processor;
 use rewards::Family;
 use serde_json::{Map, Value, json};
 
-/// Longest answer that is a box alone, tokens: VLM-R1's for `rec`.
+/// Longest completion that is a box alone, tokens: VLM-R1's for `rec`.
 const LONGEST_BOX: usize = 256;
-/// Longest answer that thinks first, tokens: that of training.
+/// Longest completion that thinks first, tokens: that of training.
 const LONGEST: usize = 2048;
 
 /// The template that asks for a box alone.
 const PLAIN_BOX: &str = "sft_rec";
 
-/// Settings that change no figure, and those that name what is compared.
+/// Settings that change no metric, and those that name what is compared.
 const NO_MATTER: [&str; 20] = [
     "model",
     "model_revision",
@@ -39,7 +38,7 @@ const NO_MATTER: [&str; 20] = [
 ];
 
 /// `config` with a value for each setting that it leaves open.
-pub(crate) fn settled(
+pub(crate) fn with_defaults(
     config: &EvalConfig,
     task: EvalTask,
     processor: &Processor,
@@ -47,14 +46,14 @@ pub(crate) fn settled(
 ) -> EvalConfig {
     let mut config = config.clone();
     if matches!(task, EvalTask::Rec | EvalTask::Ovd | EvalTask::OvdEval) {
-        config.rewards.box_format.get_or_insert(own_units(family));
+        config.rewards.box_format.get_or_insert(family_units(family));
     }
     if task == EvalTask::Rec {
         config.scoring.extractor.get_or_insert(Extractor::Thinking);
     }
-    let own = own_template(task, config.scoring.extractor);
+    let own = default_template(task, config.scoring.extractor);
     config.questions.question_template.get_or_insert(own.to_owned());
-    // By the template, not the extractor: other eyes on the answers that are there do not make them longer.
+    // By the template, not the extractor: other eyes on the completions that are there do not make them longer.
     let longest = match config.questions.question_template.as_deref() {
         Some(PLAIN_BOX) => LONGEST_BOX,
         _ => LONGEST,
@@ -68,7 +67,7 @@ pub(crate) fn settled(
 }
 
 /// The units in which a family writes boxes.
-pub(crate) fn own_units(family: Family) -> BoxFormat {
+pub(crate) fn family_units(family: Family) -> BoxFormat {
     match family {
         Family::Qwen2_5Vl => BoxFormat::ModelInput,
         Family::InternVl => BoxFormat::Relative1000,
@@ -77,7 +76,7 @@ pub(crate) fn own_units(family: Family) -> BoxFormat {
 }
 
 /// The template of a task; that of `rec` asks for what the extractor reads.
-pub fn own_template(task: EvalTask, extractor: Option<Extractor>) -> &'static str {
+pub fn default_template(task: EvalTask, extractor: Option<Extractor>) -> &'static str {
     match (task, extractor) {
         (EvalTask::Rec, Some(Extractor::Baseline)) => PLAIN_BOX,
         (EvalTask::Rec, _) => "rec",
@@ -86,7 +85,7 @@ pub fn own_template(task: EvalTask, extractor: Option<Extractor>) -> &'static st
     }
 }
 
-/// What of `config` may change figures, and the program that made them.
+/// What of `config` may change metrics, and the program that made them.
 pub(crate) fn recorded(config: &EvalConfig) -> Map<String, Value> {
     let mut settings = match json!(config) {
         Value::Object(settings) => settings,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::run::{command, say};
+use crate::program::{call, command};
 
 /// A server, ended with the test.
 struct Server {
@@ -42,7 +42,7 @@ impl Server {
         stream
     }
 
-    /// Status and body of the answer to `head` and `body`.
+    /// Status and body of the response to `head` and `body`.
     fn ask(&self, head: &str, body: &[u8]) -> (u16, String) {
         let mut stream = self.connect();
         let length = body.len();
@@ -170,7 +170,7 @@ fn callers_who_never_end_starve_nobody() {
             stream
         })
         .collect();
-    // Their answers are longer than what the system keeps for them.
+    // Their responses are longer than what the system keeps for them.
     let long = row(&"x".repeat(12 << 20)).to_string();
     let deaf: Vec<TcpStream> = (0..12)
         .map(|_| {
@@ -198,18 +198,18 @@ fn names_and_keys_are_asked_for() {
         "--reward_method all_match --allowed_hosts scorer --api_key_file {}",
         key.display()
     ));
-    let said = |host: &str, more: &str| {
+    let get = |host: &str, more: &str| {
         let mut stream = server.connect();
         let head = format!("GET / HTTP/1.1\r\nhost: {host}\r\n{more}\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         response(&mut stream)
     };
     let with_key = "authorization: Bearer correct-horse-battery\r\n";
-    assert_eq!(said("scorer:1", with_key).0, 200);
-    let (status, text) = said("evil.example", with_key);
+    assert_eq!(get("scorer:1", with_key).0, 200);
+    let (status, text) = get("evil.example", with_key);
     assert_eq!(status, 403, "{text}");
     assert!(text.contains("--allowed_hosts evil.example"), "{text}");
-    assert_eq!(said("scorer", "").0, 401);
+    assert_eq!(get("scorer", "").0, 401);
     assert_eq!(server.ask("POST /score", b"{\"rows\": []}").0, 401);
 
     // The other side sends it.
@@ -220,10 +220,10 @@ fn names_and_keys_are_asked_for() {
         input.display(),
         server.address
     );
-    let refused = say(&asking);
+    let refused = call(&asking);
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("status 401"), "{}", refused.stderr);
-    let scored = say(&format!("{asking} --reward_api_key_file {}", key.display()));
+    let scored = call(&format!("{asking} --reward_api_key_file {}", key.display()));
     assert_eq!(scored.code, Some(0), "{}", scored.stderr);
     for text in [&refused.stderr, &scored.stderr, &scored.stdout] {
         assert!(!text.contains("correct-horse"), "{text}");
@@ -232,13 +232,14 @@ fn names_and_keys_are_asked_for() {
 
 #[test]
 fn other_machines_are_served_with_a_key_or_on_purpose() {
-    let said = say("reward --serve 0.0.0.0:0 --reward_funcs format");
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let result = call("reward --serve 0.0.0.0:0 --reward_funcs format");
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
     assert!(
-        said.stderr
+        result
+            .stderr
             .contains("is open to other machines, and there is no key\nhint: --api_key_file FILE"),
         "{}",
-        said.stderr
+        result.stderr
     );
     let mut child = command()
         .args(["reward", "--serve", "0.0.0.0:0", "--reward_funcs", "format"])
@@ -292,20 +293,20 @@ fn images_stay_in_their_folder() {
     };
     let folder = dir.path().join("images");
     let server = Server::start(&format!("{rec} --image_folder {}", folder.display()));
-    let (status, answer) = server.post("/rows", &request("a.png"));
-    assert_eq!((status, &answer["rewards"]["accuracy"]), (200, &json!(1.0)), "{answer}");
+    let (status, response) = server.post("/rows", &request("a.png"));
+    assert_eq!((status, &response["rewards"]["accuracy"]), (200, &json!(1.0)), "{response}");
     let outside = dir.path().join("secret.png").display().to_string();
     for name in ["../secret.png", &outside] {
-        let (status, answer) = server.post("/rows", &request(name));
-        assert_eq!(status, 422, "{answer}");
-        let why = answer["error"].as_str().unwrap();
+        let (status, response) = server.post("/rows", &request(name));
+        assert_eq!(status, 422, "{response}");
+        let why = response["error"].as_str().unwrap();
         assert!(why.contains("leaves its image folder"), "{why}");
     }
     // Without a folder no image is opened: sizes must be in the row.
     let server = Server::start(rec);
-    let (status, answer) = server.post("/rows", &request(&outside));
-    assert_eq!(status, 422, "{answer}");
-    assert!(answer["error"].as_str().unwrap().contains("no image_size"), "{answer}");
+    let (status, response) = server.post("/rows", &request(&outside));
+    assert_eq!(status, 422, "{response}");
+    assert!(response["error"].as_str().unwrap().contains("no image_size"), "{response}");
     let mut sized = request(&outside);
     sized["image_size"] = json!([224, 112]);
     assert_eq!(server.post("/rows", &sized).1["rewards"]["accuracy"], 1.0);
@@ -318,9 +319,9 @@ fn one_program_is_the_reward_of_another_and_a_signal_ends_it() {
     fs::write(&input, format!("{}\n{}\n", row(GOOD), row("dog"))).unwrap();
     let mut server = Server::start("--reward_method all_match --reward_weights 1 0.5");
     let url = format!("http://{}/score", server.address);
-    let said = say(&format!("reward --input {} --reward_funcs {url}", input.display()));
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let scores = said.stdout.lines().map(|line| {
+    let result = call(&format!("reward --input {} --reward_funcs {url}", input.display()));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let scores = result.stdout.lines().map(|line| {
         let row: Value = serde_json::from_str(line).unwrap();
         row["reward"].as_f64().unwrap()
     });
@@ -331,9 +332,9 @@ fn one_program_is_the_reward_of_another_and_a_signal_ends_it() {
         "{\"completion\": \"a\", \"solution\": \"a\", \"accu_reward_method\": \"no\"}",
     )
     .unwrap();
-    let said = say(&format!("reward --input {} --reward_funcs {url}", input.display()));
-    assert_eq!(said.code, Some(1));
-    assert!(said.stderr.contains("unknown accuracy method `no`"), "{}", said.stderr);
+    let result = call(&format!("reward --input {} --reward_funcs {url}", input.display()));
+    assert_eq!(result.code, Some(1));
+    assert!(result.stderr.contains("unknown accuracy method `no`"), "{}", result.stderr);
 
     let mut kill = Command::new("kill");
     kill.args(["-USR1", &server.child.id().to_string()]);
@@ -351,20 +352,24 @@ fn file_and_server_exclude_each_other() {
         ("--input a --allowed_hosts b", "`allowed_hosts`: got no `serve`"),
         ("--serve 127.0.0.1:0 --output a", "`output` or `html` beside it"),
     ] {
-        let said = say(&format!("reward {flags}"));
-        assert_eq!(said.code, Some(2), "{}", said.stderr);
-        assert!(said.stderr.contains(cause), "{}", said.stderr);
+        let result = call(&format!("reward {flags}"));
+        assert_eq!(result.code, Some(2), "{}", result.stderr);
+        assert!(result.stderr.contains(cause), "{}", result.stderr);
     }
-    let said = say("reward --serve 127.0.0.1:0 --allowed_hosts http://a");
-    assert_eq!(said.code, Some(1));
+    let result = call("reward --serve 127.0.0.1:0 --allowed_hosts http://a");
+    assert_eq!(result.code, Some(1));
     assert!(
-        said.stderr.contains("allowed hosts: got `http://a`, expected a name"),
+        result.stderr.contains("allowed hosts: got `http://a`, expected a name"),
         "{}",
-        said.stderr
+        result.stderr
     );
-    let said = say("reward --serve nowhere");
-    assert_eq!(said.code, Some(1));
-    assert!(said.stderr.contains("--serve nowhere: expected a free HOST:PORT"), "{}", said.stderr);
+    let result = call("reward --serve nowhere");
+    assert_eq!(result.code, Some(1));
+    assert!(
+        result.stderr.contains("--serve nowhere: expected a free HOST:PORT"),
+        "{}",
+        result.stderr
+    );
 }
 
 /// What a terminal obeys, from a completion and from a reward's traceback.
@@ -390,6 +395,6 @@ fn replies_carry_no_control_characters() {
     let (status, text) = server.ask("POST /rows", body.as_bytes());
     assert_eq!(status, 200, "{text}");
     assert!(!text.contains(obeyed), "{text:?}");
-    let answer: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(answer["rows"][0]["completion"], bad);
+    let response: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(response["rows"][0]["completion"], bad);
 }

@@ -1,4 +1,4 @@
-//! The answers of an evaluation: those that its folder lacks are asked of a model, and kept as they come.
+//! Samples the completions that the folder of an evaluation lacks, and keeps them as they come.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use base::run_folder::ResultFolder;
 use config::EvalConfig;
 use data::Processor;
 use engine::{Decoding, EngineError, SampleStats, SamplingParams};
-use eval::answers::{Answer, AnswerStore, SAMPLING, SamplingCounts};
+use eval::completions::{CompletionStore, SAMPLING, SampledCompletion, SamplingCounts};
 use eval::questions::Questions;
 use eval::{EvalError, Evaluation};
 use models::VisionLanguageModel;
@@ -18,10 +18,10 @@ use serde_json::json;
 use crate::AskError;
 use crate::runner::{AskOptions, Runner, Sink};
 
-/// Who hears how far an evaluation is.
+/// Told how far an evaluation is.
 pub trait Progress {
-    /// So many answers of so many are there.
-    fn on_answer(&mut self, done: usize, total: usize);
+    /// So many completions of so many are there.
+    fn on_completion(&mut self, done: usize, total: usize);
     /// A row cannot be asked.
     fn on_bad(&mut self, place: &str, cause: &str);
 }
@@ -41,23 +41,23 @@ pub fn set_up(
     Ok(evaluation)
 }
 
-/// Lets `model` give the answers that are missing; rows that turn out bad on the way are noted in `store`.
+/// Lets `model` give the completions that are missing; rows that turn out bad on the way are noted in `store`.
 ///
 /// # Errors
 /// A failure of sampling or of the disk; [`engine::EngineError::Cancelled`].
-pub fn answer(
+pub fn sample_missing(
     evaluation: &Evaluation,
     model: &dyn VisionLanguageModel,
     folder: &ResultFolder,
-    store: &mut AnswerStore,
+    store: &mut CompletionStore,
     progress: &mut dyn Progress,
     cancel: &dyn Fn() -> bool,
 ) -> Result<(), AskError> {
-    let samples = evaluation.config().sampling.num_samples;
-    let todo = store.todo(evaluation.questions(), samples);
-    let missing: usize = todo.iter().flat_map(|t| &t.answers).map(|r| r.len()).sum();
+    let num_samples = evaluation.config().sampling.num_samples;
+    let todo = store.todo(evaluation.questions(), num_samples);
+    let missing: usize = todo.iter().flat_map(|t| &t.completions).map(|r| r.len()).sum();
     let good = evaluation.questions().rows.iter();
-    let good: Arc<[Example]> = good.filter_map(|q| q.sample.as_ref().ok().cloned()).collect();
+    let good: Arc<[Example]> = good.filter_map(|q| q.example.as_ref().ok().cloned()).collect();
     let runner = Runner::new(Arc::clone(evaluation.processor()), ask_options(evaluation)?);
     let mut sink = FolderSink {
         questions: evaluation.questions(),
@@ -94,19 +94,19 @@ fn decoding(config: &EvalConfig) -> Result<Decoding, AskError> {
     Ok(Decoding::new(config.decoding.cuda_graphs, device)?)
 }
 
-/// Keeps answers in a folder.
+/// Keeps completions in a folder.
 struct FolderSink<'a> {
     questions: &'a Questions,
     total: usize,
     log: &'a ResultFolder,
-    store: &'a mut AnswerStore,
+    store: &'a mut CompletionStore,
     progress: &'a mut dyn Progress,
 }
 
 impl Sink for FolderSink<'_> {
-    fn answer(&mut self, answer: Answer) -> Result<(), AskError> {
-        self.store.add(answer, self.questions)?;
-        self.progress.on_answer(self.store.len(), self.total);
+    fn completion(&mut self, completion: SampledCompletion) -> Result<(), AskError> {
+        self.store.add(completion, self.questions)?;
+        self.progress.on_completion(self.store.len(), self.total);
         Ok(())
     }
 

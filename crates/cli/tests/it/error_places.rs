@@ -6,22 +6,22 @@ use std::path::Path;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::run::{Said, say};
+use crate::program::{CallResult, call};
 
 /// Scores two rows by a function of this text.
-fn scored(dir: &Path, python: &str) -> Said {
+fn scored(dir: &Path, python: &str) -> CallResult {
     let rows = dir.join("rows.jsonl");
     let row = json!({"completion": "<answer>a</answer>", "solution": "a"});
     fs::write(&rows, format!("{row}\n{row}\n")).unwrap();
     let file = dir.join("mine.py");
     fs::write(&file, python).unwrap();
-    say(&format!("reward --input {} --reward_funcs {}:score", rows.display(), file.display()))
+    call(&format!("reward --input {} --reward_funcs {}:score", rows.display(), file.display()))
 }
 
 #[test]
 fn the_place_of_a_reward_that_fails_is_said_once() {
     let dir = TempDir::new().unwrap();
-    let places = |said: &Said| said.stderr.matches("rows.jsonl:1").count();
+    let places = |result: &CallResult| result.stderr.matches("rows.jsonl:1").count();
     let whole =
         scored(dir.path(), "def score(completions, **rest):\n    raise ValueError('why')\n");
     assert_eq!((whole.code, places(&whole)), (Some(1), 1), "{}", whole.stderr);

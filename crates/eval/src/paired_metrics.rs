@@ -7,14 +7,14 @@ use crate::compare::Difference;
 use crate::paired::Paired;
 use crate::results::{Results, Scored};
 use crate::summary::{
-    SEED, SET_DRAWS, corpora, image_metrics, is_binary, joined_mean, mean_figures, per_question,
+    SEED, SET_DRAWS, corpora, image_metrics, is_binary, joined_mean, mean_metrics, per_question,
     questions, value_names,
 };
 
-/// Differences of figures that every question has.
+/// SettingDifferences of metrics that every question has.
 ///
 /// # Errors
-/// A figure that has no value.
+/// A metric that has no value.
 pub(crate) fn question_differences(paired: &Paired<'_>) -> Result<Vec<Difference>, EvalError> {
     let difference = |name: &str, value: &dyn Fn(&Scored) -> f64| {
         let [before, after] =
@@ -39,17 +39,17 @@ pub(crate) fn question_differences(paired: &Paired<'_>) -> Result<Vec<Difference
     Ok(differences)
 }
 
-/// Differences of figures of whole sets, images drawn alike for both.
+/// SettingDifferences of metrics of whole sets, images drawn alike for both.
 ///
 /// # Errors
-/// A figure that has no value.
+/// A metric that has no value.
 pub(crate) fn set_differences(
     before: &Results,
     after: &Results,
     paired: &Paired<'_>,
 ) -> Result<Vec<Difference>, EvalError> {
     let names = image_metrics(before.task);
-    // `[files][figures]`: values and draws of both.
+    // `[files][metrics]`: values and draws of both.
     let mut files: Vec<&str> = Vec::new();
     let mut values: Vec<[Vec<f64>; 2]> = Vec::new();
     let mut draws: Vec<Vec<[Vec<f64>; 2]>> = Vec::new();
@@ -69,26 +69,26 @@ pub(crate) fn set_differences(
             corpora(&refs, counts[side])
         });
         let images = questions(&both[0].iter().collect::<Vec<_>>()).count();
-        let figures = |times: &[usize]| {
+        let values_of = |times: &[usize]| {
             sets.each_ref().map(|set| {
-                let figures = mean_figures(set, times);
+                let means = mean_metrics(set, times);
                 names
                     .iter()
-                    .map(|name| figures.get(name).copied().unwrap_or(f64::NAN))
+                    .map(|name| means.get(name).copied().unwrap_or(f64::NAN))
                     .collect::<Vec<f64>>()
             })
         };
-        let value = figures(&vec![1; images]);
-        if let Some(figure) = names.iter().zip(&value[0]).find(|(_, v)| !v.is_finite()) {
+        let value = values_of(&vec![1; images]);
+        if let Some(metric) = names.iter().zip(&value[0]).find(|(_, v)| !v.is_finite()) {
             return Err(EvalError::Undefined {
                 subset: subset.clone(),
-                figure: figure.0,
+                metric: metric.0,
                 cause: "no true box counts",
             });
         }
         files.push(subset);
         values.push(value);
-        draws.push(resampled(images, SET_DRAWS, SEED + index as u64, figures));
+        draws.push(resampled(images, SET_DRAWS, SEED + index as u64, values_of));
     }
     let joined = |of_file: &dyn Fn(usize) -> f64| {
         let values: Vec<f64> = (0..files.len()).map(of_file).collect();

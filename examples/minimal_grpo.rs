@@ -169,7 +169,8 @@ impl Trainer {
         let batch = MicroBatch::pack(self.model.as_ref(), &items)?;
         let objective = &self.algorithm.objective;
         let lens = &batch.lens;
-        let totals = Totals { completions: lens.len(), tokens: lens.iter().sum() };
+        let tokens = lens.iter().sum::<usize>() as f64;
+        let totals = Totals { completions: lens.len() as f64, tokens };
         // One value a token.
         let vector = |value: &dyn Fn(usize) -> f64| Tensor::from_slice(&per_token(lens, value));
         let advantages = advantages.concat();

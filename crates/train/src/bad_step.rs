@@ -48,6 +48,16 @@ impl NonFinite {
         })))
     }
 
+    /// A step that another rank refuses.
+    pub(crate) fn on_another_rank() -> Self {
+        NonFinite {
+            quantity: "a number of another rank",
+            value: f64::NAN,
+            micro_batch: None,
+            weights: Vec::new(),
+        }
+    }
+
     /// The first line of a dump; `updates` of the step's were applied before.
     pub(crate) fn head(&self, step: u64, updates: usize) -> Value {
         json!({

@@ -1,17 +1,18 @@
 //! The rows of a run, and their prompts in order.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use base::world::share;
 use base::{Example, Prompt};
 use config::OnBadRow;
 use data::{
-    EpochOrder, Loaded, LoaderOptions, Notices, Processor, PromptLoader, ReadKeys, RowError, Rows,
+    EpochOrder, Loaded, LoaderOptions, Notices, Processor, PromptLoader, ReadKeys, Rows,
     index_rows, split,
 };
 
 use crate::TrainError;
+use crate::session::Session;
 use crate::settings::Settings;
 
 /// Rows, split, and what turns them into prompts.
@@ -86,35 +87,31 @@ pub(crate) struct PromptSource {
     cursor: u64,
 }
 
-/// What was taken of a [`PromptSource`].
-#[derive(Default)]
-pub(crate) struct Taken {
-    /// Index of the example, and its prompt.
-    pub prompts: Vec<(usize, Prompt)>,
-    /// Index of the example, and what is wrong with it.
-    pub skipped: Vec<(usize, RowError)>,
-}
-
 impl PromptSource {
-    /// Prompts from `cursor` on, those of `steps` steps or, where a step may take more than its own, without end.
+    /// The prompts from the run's position on, those of `steps` steps or, where a step may take more than its own, without end. Of each
+    /// step a rank has its share.
     pub fn new(
         dataset: &Dataset,
-        settings: &Settings,
+        session: &Session<'_>,
         order: Arc<EpochOrder>,
-        cursor: u64,
         steps: Option<u64>,
     ) -> Result<Self, TrainError> {
+        let (settings, cursor) = (&session.settings, session.progress.cursor);
         let ahead = settings.loader.ahead.max(2 * order.prompts_per_step());
-        let stream = order.clone();
-        let end =
-            steps.map(|steps| (0..steps).fold(cursor, |position, _| order.step_from(position).end));
-        let indices =
-            (cursor..end.unwrap_or(u64::MAX)).map(move |position| stream.index_at(position));
+        let (rank, size) = (session.world.rank(), session.world.size());
+        let (stream, mut next) = (order.clone(), cursor);
+        let shares = (0..steps.unwrap_or(u64::MAX)).flat_map(move |_| {
+            let step = stream.step_from(next);
+            next = step.end;
+            let own = share(rank, size, (step.end - step.start) as usize);
+            let own = step.start + own.start as u64..step.start + own.end as u64;
+            own.map(|position| stream.index_at(position)).collect::<Vec<_>>()
+        });
         let loader = PromptLoader::new(
             dataset.examples.clone(),
             dataset.processor.clone(),
             settings.template.clone(),
-            indices,
+            shares,
             LoaderOptions { ahead, ..settings.loader },
         )?;
         Ok(PromptSource { order, loader, cursor })
@@ -125,25 +122,31 @@ impl PromptSource {
         self.cursor
     }
 
-    /// The prompts of a step.
-    pub fn next_step(&mut self) -> Result<Taken, TrainError> {
-        let Range { start, end } = self.order.step_from(self.cursor);
-        self.take((end - start) as usize)
+    /// This rank's prompts of a step.
+    pub fn next_step(
+        &mut self,
+        session: &mut Session<'_>,
+    ) -> Result<Vec<(usize, Prompt)>, TrainError> {
+        let step = self.order.step_from(self.cursor);
+        self.take(session, (step.end - step.start) as usize)
     }
 
-    /// The next `count` rows.
-    pub fn take(&mut self, count: usize) -> Result<Taken, TrainError> {
-        let mut taken = Taken::default();
-        for loaded in self.loader.by_ref().take(count) {
-            self.cursor += 1;
+    /// This rank's prompts of the next `count` rows: index of the example, and prompt. Rows that are skipped are counted.
+    pub fn take(
+        &mut self,
+        session: &mut Session<'_>,
+        count: usize,
+    ) -> Result<Vec<(usize, Prompt)>, TrainError> {
+        let own = session.world.share(count);
+        let mut prompts = Vec::with_capacity(own.len());
+        for loaded in self.loader.by_ref().take(own.len()) {
             match loaded? {
-                Loaded::Ready { example_index, prompt } => {
-                    taken.prompts.push((example_index, prompt));
-                }
-                Loaded::Skipped { example_index, row } => taken.skipped.push((example_index, row)),
+                Loaded::Ready { example_index, prompt } => prompts.push((example_index, prompt)),
+                Loaded::Skipped { example_index, row } => session.skip(example_index, &row),
             }
         }
-        Ok(taken)
+        self.cursor += count as u64;
+        Ok(prompts)
     }
 
     /// Passes over the data so far.

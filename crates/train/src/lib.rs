@@ -263,6 +263,12 @@ pub enum TrainError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    /// The ranks of the run.
+    #[error(transparent)]
+    World(#[from] base::world::WorldError),
+    /// Metrics that ranks disagree about.
+    #[error(transparent)]
+    Metrics(#[from] base::metrics::ReduceError),
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use base::console::{count, describe, size};
+use base::metrics::{Command, reduce};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
+use base::world::World;
 use config::{Config, to_yaml};
 use data::{EpochOrder, RowError};
 use models::VisionLanguageModel;
@@ -44,6 +46,8 @@ pub(crate) struct Start<'s, 'a> {
     pub order: &'s EpochOrder,
     pub observer: &'a mut dyn Observer,
     pub stop: StopFlag,
+    pub world: Box<dyn World>,
+    pub command: Command,
 }
 
 /// A run in progress: the policy and what trains it, and around them how far it is, what it writes, what it saves, and how much memory it
@@ -60,6 +64,10 @@ pub(crate) struct Session<'a> {
     pub run: RunLog<'a>,
     pub checkpoints: Checkpoints,
     pub memory: MicroBatchMemory,
+    /// The ranks of the run; today there is one.
+    pub world: Box<dyn World>,
+    /// Whose metrics these are.
+    pub command: Command,
 }
 
 /// How far a run is.
@@ -150,6 +158,8 @@ impl<'a> Session<'a> {
             },
             checkpoints: Checkpoints::new(to_yaml(config)?, start.dataset.examples.len()),
             memory: MicroBatchMemory::default(),
+            world: start.world,
+            command: start.command,
         };
         session.begin(checkpoints, start.dataset)?;
         let by_steps = || start.order.positions_of_step(session.progress.step).start;
@@ -248,9 +258,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether another step is to be done.
-    pub fn goes_on(&self) -> bool {
-        self.progress.step < self.schedule.total_steps && !self.stop.is_raised()
+    /// Whether another step is to be done: a stop on one rank is one on all.
+    pub fn goes_on(&self) -> Result<bool, TrainError> {
+        let is_left = self.progress.step < self.schedule.total_steps;
+        Ok(is_left && !self.world.any("stop", self.stop.is_raised())?)
     }
 
     /// Applies the accumulated gradients; returns their norm and the learning rate.
@@ -275,15 +286,18 @@ impl<'a> Session<'a> {
         updates: usize,
         dump: impl FnOnce(&Self) -> Result<Vec<Value>, TrainError>,
     ) -> Result<bool, TrainError> {
-        match learnt {
-            Ok(()) => Ok(true),
-            Err(TrainError::NonFinite(cause)) => {
-                let rows = dump(self)?;
-                self.refuse(*cause, updates, rows)?;
-                Ok(false)
-            }
-            Err(error) => Err(error),
+        let cause = match learnt {
+            Ok(()) => None,
+            Err(TrainError::NonFinite(cause)) => Some(*cause),
+            Err(error) => return Err(error),
+        };
+        // A step that one rank refuses is refused by all.
+        if !self.world.any("refusal", cause.is_some())? {
+            return Ok(true);
         }
+        let rows = dump(self)?;
+        self.refuse(cause.unwrap_or_else(NonFinite::on_another_rank), updates, rows)?;
+        Ok(false)
     }
 
     fn refuse(
@@ -329,6 +343,7 @@ impl<'a> Session<'a> {
             self.log(&problem);
         }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
+        let metrics = reduce(self.world.as_ref(), self.command, &metrics)?;
         if self.evaluation_is_due() {
             self.run.waiting = Some(metrics);
         } else {
@@ -397,13 +412,11 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Counts rows that were skipped, and names each once.
-    pub fn skip(&mut self, skipped: Vec<(usize, RowError)>) {
-        self.progress.skipped += skipped.len();
-        for (example_index, row) in skipped {
-            if self.progress.named.insert(example_index) {
-                self.log(&format!("skipped: {row}"));
-            }
+    /// Counts a row that was skipped, and names each once.
+    pub fn skip(&mut self, example_index: usize, row: &RowError) {
+        self.progress.skipped += 1;
+        if self.progress.named.insert(example_index) {
+            self.log(&format!("skipped: {row}"));
         }
     }
 

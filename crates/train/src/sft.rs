@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base::metrics::Command;
 use base::run_folder::StopFlag;
+use base::world::Local;
 use base::{Example, Prompt};
 use config::SftConfig;
 use data::{EpochOrder, ImageCache, load_prompt};
@@ -52,11 +54,12 @@ pub fn train_sft(
             order: &order,
             observer,
             stop: stop.clone(),
+            world: Box::new(Local),
+            command: Command::Sft,
         },
     )?;
     let left = total - session.progress.step.min(total);
-    let cursor = session.progress.cursor;
-    let prompts = PromptSource::new(&dataset, &session.settings, order, cursor, Some(left))?;
+    let prompts = PromptSource::new(&dataset, &session, order, Some(left))?;
     training_loop::train(session, &mut Sft { config, dataset, prompts })
 }
 
@@ -92,8 +95,10 @@ impl Method for Sft<'_> {
         let mut metrics = Map::new();
         metrics.insert("completion_length".into(), json!(tokens as f64 / rows.len().max(1) as f64));
         metrics.insert("epoch".into(), json!(self.prompts.epoch()));
+        let all_tokens = session.world.sum("tokens", &[tokens as f64])?[0];
         let (mut records, mut learnt) = (Vec::with_capacity(rows.len()), Map::new());
-        let result = learn(session, &rows, tokens, &mut records).map(|metrics| learnt = metrics);
+        let result =
+            learn(session, &rows, all_tokens, &mut records).map(|metrics| learnt = metrics);
         session.applied(result, 0, |_| self.dump(&rows, records))?;
         metrics.extend(learnt);
         metrics.insert("tokens_per_sec".into(), json!(tokens as f64 / session.clock.elapsed()));
@@ -111,9 +116,8 @@ impl Method for Sft<'_> {
 
 impl Sft<'_> {
     fn rows(&mut self, session: &mut Session<'_>) -> Result<Vec<Row>, TrainError> {
-        let taken = self.prompts.next_step()?;
-        session.skip(taken.skipped);
-        let rows = taken.prompts.into_iter().map(|(index, prompt)| {
+        let prompts = self.prompts.next_step(session)?;
+        let rows = prompts.into_iter().map(|(index, prompt)| {
             let example = self.dataset.examples.get(index)?;
             row(&self.dataset, self.config, index, &example, prompt)
         });
@@ -143,7 +147,7 @@ impl Sft<'_> {
 fn learn(
     session: &mut Session<'_>,
     rows: &[Row],
-    tokens: usize,
+    tokens: f64,
     records: &mut Vec<TokenRecord>,
 ) -> Result<Map<String, Value>, TrainError> {
     let (mut loss, mut entropy) = (0.0, 0.0);
@@ -181,7 +185,7 @@ impl<'r> RowBatch<'r> {
     fn backward(
         &self,
         session: &Session<'_>,
-        tokens: usize,
+        tokens: f64,
         index: usize,
     ) -> Result<Passed, TrainError> {
         let sections = &session.settings.sections;
@@ -192,10 +196,10 @@ impl<'r> RowBatch<'r> {
                 self.0.iter().map(|r| (&r.prompt, vec![r.answer.as_slice()])).collect();
             let batch = MicroBatch::pack(model, &items)?;
             let loss_of = |scores: &TokenScores| {
-                let loss = -scores.logprobs.sum(Kind::Float) / tokens as f64;
+                let loss = -scores.logprobs.sum(Kind::Float) / tokens;
                 let stats = (
                     loss.detach(),
-                    scores.entropies.sum(Kind::Float) / tokens as f64,
+                    scores.entropies.sum(Kind::Float) / tokens,
                     scores.logprobs.detach(),
                 );
                 (loss, stats)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base::world::World;
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -87,7 +88,8 @@ pub(crate) fn counting_parts(choice: TokenChoice, groups: &[ScoredGroup]) -> Vec
 pub(crate) fn update_batches<'g>(
     inputs: &UpdateInputs<'_, 'g>,
     per_update: usize,
-) -> Vec<Vec<GrpoMicroBatch<'g>>> {
+    world: &dyn World,
+) -> Result<Vec<Vec<GrpoMicroBatch<'g>>>, TrainError> {
     let algorithm = inputs.algorithm;
     let has_gradient = |scored: &GroupPart<'_>| {
         let advantages = &inputs.groups[scored.group].group.advantages;
@@ -102,12 +104,14 @@ pub(crate) fn update_batches<'g>(
         let of_update = &inputs.groups[range.clone()];
         let counting = || parts.iter().filter(|part| range.contains(&part.group));
         let lens = counting().flat_map(|part| part.completions.iter().map(|(_, c)| c.ids.len()));
-        let totals = Totals {
-            completions: of_update.iter().map(|scored| scored.group.completions.len()).sum(),
-            tokens: lens.sum(),
-        };
+        let completions: usize =
+            of_update.iter().map(|scored| scored.group.completions.len()).sum();
+        // Of all ranks.
+        let own = [completions as f64, lens.sum::<usize>() as f64];
+        let all = world.sum("completions and tokens", &own)?;
+        let totals = Totals { completions: all[0], tokens: all[1] };
         let own: Vec<_> = counting().filter(|part| has_gradient(part)).cloned().collect();
-        GrpoMicroBatch::split(&own, inputs, totals)
+        Ok(GrpoMicroBatch::split(&own, inputs, totals))
     });
     updates.collect()
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use base::world::{Local, Threads};
 use base::{Completion, Example, FinishReason, PreparedImage, Prompt, RolloutGroup, SourceLine};
 use config::GrpoConfig;
 use data::{Processor, ProcessorOptions};
@@ -71,7 +73,7 @@ fn split(
         limits: Limits { completions: 8, tokens, share_prompt },
         device: Device::Cpu,
     };
-    update_batches(&inputs, 1).remove(0)
+    update_batches(&inputs, 1, &Local).unwrap().remove(0)
 }
 
 #[test]
@@ -152,7 +154,7 @@ fn a_group_without_a_gradient_counts_in_the_denominators_alone() {
             limits: Limits { completions: 64, tokens: None, share_prompt: true },
             device: Device::Cpu,
         };
-        let updates = update_batches(&inputs, per_update);
+        let updates = update_batches(&inputs, per_update, &Local).unwrap();
         let of_update = |update: &Vec<GrpoMicroBatch<'_>>| {
             update.iter().map(|batch| batch.batch.ids.len()).sum::<usize>()
         };
@@ -323,11 +325,12 @@ fn update(
     config: &GrpoConfig,
     (groups, known): (&[ScoredGroup], &KnownLogprobs),
     (limits, is_reversed): (Limits, bool),
+    world: &dyn World,
 ) -> PolicyStats {
     let algorithm = Algorithm::new(config, vec![1.0]);
     let inputs = UpdateInputs { groups, known, algorithm: &algorithm, limits, device: Device::Cpu };
     assert_eq!(updates_per_rollout(config), 1);
-    let mut batches = update_batches(&inputs, groups.len()).remove(0);
+    let mut batches = update_batches(&inputs, groups.len(), world).unwrap().remove(0);
     if is_reversed {
         batches.reverse();
     }
@@ -375,7 +378,7 @@ fn every_variant_has_the_loss_and_the_gradients_of_trl() {
         let groups = golden.scored(temperature, &floats(&expected["advantages"]));
         let is_on_policy = expected["changes"]["num_iterations"] == json!(1);
         let known = golden.known(temperature, is_on_policy);
-        let stats = update(model.as_ref(), &config, (&groups, &known), (WHOLE, false));
+        let stats = update(model.as_ref(), &config, (&groups, &known), (WHOLE, false), &Local);
         let loss = expected["loss"].as_f64().unwrap();
         let difference = (stats.loss - loss).abs() / loss.abs().max(1.0);
         // The weights of vespo are exponentials of sums over a completion: f32 holds them less well.
@@ -418,18 +421,65 @@ fn no_variant_depends_on_what_micro_batches_there_are() {
         let groups = golden.scored(temperature, &floats(&expected["advantages"]));
         let known = golden.known(temperature, false);
         let inputs = (groups.as_slice(), &known);
-        let whole = update(model.as_ref(), &config, inputs, (WHOLE, false));
+        let whole = update(model.as_ref(), &config, inputs, (WHOLE, false), &Local);
         let expected = gradients(model.as_ref());
         let total =
             expected.values().map(|g| g.norm().double_value(&[]).powi(2)).sum::<f64>().sqrt();
         // Each completion alone, in the opposite order.
         let limits = Limits { tokens: Some(1), ..WHOLE };
-        let cut = update(model.as_ref(), &config, inputs, (limits, true));
+        let cut = update(model.as_ref(), &config, inputs, (limits, true), &Local);
         let difference = (cut.loss - whole.loss).abs();
         assert!(difference < 1e-6 * whole.loss.abs().max(1.0), "{name}: {difference}");
         for (parameter, gradient) in gradients(model.as_ref()) {
             let difference = (gradient - &expected[&parameter]).abs().max().double_value(&[]);
             assert!(difference < 1e-6 * total.max(1.0), "{name}: {parameter}: {difference}");
+        }
+    }
+}
+
+/// Each of two ranks has one of the groups: denominators are those of both, so their gradients sum to those of one rank.
+#[test]
+fn two_ranks_have_the_denominators_of_one() {
+    let golden = Golden::read();
+    for name in ["grpo_changed", "dapo", "dr_grpo", "luspo", "grpo_truncated", "dapo_entropy"] {
+        let expected = &golden.json["settings"][name];
+        let config = golden.config(&expected["changes"]);
+        let advantages = floats(&expected["advantages"]);
+        let pass = |range: std::ops::Range<usize>, world: &dyn World| {
+            let model = model(TrainedParts::ALL);
+            let mut groups = golden.scored(config.sampling.temperature, &advantages);
+            // Their order among all is what their log-probabilities are known by.
+            let known = golden.known(config.sampling.temperature, false);
+            let shifted = |all: Logprobs| -> Logprobs {
+                let own = all.into_iter().filter(|((group, _), _)| range.contains(group));
+                own.map(|((group, i), logprobs)| ((group - range.start, i), logprobs)).collect()
+            };
+            let known =
+                KnownLogprobs { old: shifted(known.old), reference: shifted(known.reference) };
+            let groups: Vec<ScoredGroup> = groups.drain(range.clone()).collect();
+            let inputs = (groups.as_slice(), &known);
+            let stats = update(model.as_ref(), &config, inputs, (WHOLE, false), world);
+            // Plain numbers: a tensor does not go from thread to thread.
+            let norms: BTreeMap<String, Vec<f64>> = gradients(model.as_ref())
+                .into_iter()
+                .map(|(name, gradient)| (name, Vec::try_from(gradient).unwrap()))
+                .collect();
+            (stats.loss, norms)
+        };
+        let (loss, whole) = pass(0..2, &Local);
+        let ranks = Threads::run(2, Duration::from_secs(120), |world| {
+            pass(world.rank()..world.rank() + 1, &world)
+        });
+        let sum: f64 = ranks.iter().map(|(loss, _)| loss).sum();
+        assert!((sum - loss).abs() < 1e-6 * loss.abs().max(1.0), "{name}: {sum} {loss}");
+        for (parameter, expected) in &whole {
+            let zeros = vec![0.0; expected.len()];
+            let of = |rank: usize| ranks[rank].1.get(parameter).unwrap_or(&zeros);
+            let scale = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
+            for (index, expected) in expected.iter().enumerate() {
+                let got = of(0)[index] + of(1)[index];
+                assert!((got - expected).abs() < 1e-5 * scale, "{name}: {parameter}");
+            }
         }
     }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use base::metrics::Command;
 use base::run_folder::StopFlag;
-use base::{DrawKey, Example, FinishReason};
+use base::world::Local;
+use base::{DrawKey, Example, FinishReason, Prompt};
 use config::GrpoConfig;
 use data::EpochOrder;
 use engine::SamplingParams;
@@ -19,7 +21,7 @@ use crate::algorithm::Algorithm;
 use crate::algorithm::advantage::{GroupRewards, STD_EPSILON, mean_and_std};
 use crate::bad_step::{NonFinite, TokenRecord, number, numbers};
 use crate::completion_batch::{CompletionBatch, CompletionId, GroupPart};
-use crate::dataset::{Dataset, PromptSource, Taken};
+use crate::dataset::{Dataset, PromptSource};
 use crate::observer::Observer;
 use crate::policy;
 use crate::reference::Reference;
@@ -96,6 +98,8 @@ pub fn train_grpo_with_rewards(
             order: &order,
             observer,
             stop: stop.clone(),
+            world: Box::new(Local),
+            command: Command::Grpo,
         },
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
@@ -110,8 +114,7 @@ pub fn train_grpo_with_rewards(
     }
     let left = total - session.progress.step.min(total);
     let bound = (algorithm.resamples == 0).then_some(left);
-    let prompts =
-        PromptSource::new(&dataset, &session.settings, order, session.progress.cursor, bound)?;
+    let prompts = PromptSource::new(&dataset, &session, order, bound)?;
     if let Some(reference) = reference.as_ref().filter(|_| config.algorithm.sync_ref_model) {
         session.checkpoints.save_reference(reference.state())?;
     }
@@ -175,7 +178,7 @@ impl Method for Grpo<'_> {
         let known = self.known_logprobs(session, &groups)?; // of reference and old policy, where they are needed
         let kl_in_reward = self.set_advantages(&mut groups, &known);
         self.log_rollouts(session, &groups)?;
-        let mut updates = self.update_batches(session, &groups, &known);
+        let mut updates = self.update_batches(session, &groups, &known)?;
         let mut stats = PolicyStats::default();
         let learnt = self.learn(session, &mut updates, &mut stats); // ratio, loss, gradient, update
         let is_applied = session
@@ -251,9 +254,9 @@ impl Grpo<'_> {
         &mut self,
         session: &mut Session<'_>,
     ) -> Result<(Vec<ScoredGroup>, usize), TrainError> {
-        let taken = self.prompts.next_step()?;
-        let mut sampled = taken.prompts.len();
-        let mut groups = self.sample_and_score(session, taken, 0)?;
+        let prompts = self.prompts.next_step(session)?;
+        let mut sampled = prompts.len();
+        let mut groups = self.sample_and_score(session, prompts, 0)?;
         let mut resampled = 0;
         for _ in 0..self.algorithm.resamples {
             let silent: Vec<usize> =
@@ -261,9 +264,9 @@ impl Grpo<'_> {
             if silent.is_empty() {
                 break;
             }
-            let taken = self.prompts.take(silent.len())?;
-            let count = taken.prompts.len();
-            let found = self.sample_and_score(session, taken, sampled)?;
+            let prompts = self.prompts.take(session, silent.len())?;
+            let count = prompts.len();
+            let found = self.sample_and_score(session, prompts, sampled)?;
             sampled += count;
             let found = found.into_iter().filter(|group| !group.is_zero_spread());
             for (index, group) in silent.into_iter().zip(found) {
@@ -279,11 +282,10 @@ impl Grpo<'_> {
     fn sample_and_score(
         &self,
         session: &mut Session<'_>,
-        taken: Taken,
+        prompts: Vec<(usize, Prompt)>,
         first: usize,
     ) -> Result<Vec<ScoredGroup>, TrainError> {
-        session.skip(taken.skipped);
-        let examples = self.dataset.read(taken.prompts.iter().map(|(index, _)| *index))?;
+        let examples = self.dataset.read(prompts.iter().map(|(index, _)| *index))?;
         let config = self.config;
         let sampling = Sampling {
             params: &self.sampling,
@@ -305,7 +307,7 @@ impl Grpo<'_> {
         };
         let stop = || session.stop.is_now();
         let model = session.model.as_ref();
-        let prompts = (taken.prompts, examples);
+        let prompts = (prompts, examples);
         let rollout = rollout::roll_out(model, &sampling, &scoring, prompts, &stop)?;
         session.clock.book("rollout", rollout.sampling);
         session.clock.book("reward", rollout.waiting);
@@ -414,7 +416,7 @@ impl Grpo<'_> {
         session: &Session<'_>,
         groups: &'g [ScoredGroup],
         known: &KnownLogprobs,
-    ) -> Vec<Vec<GrpoMicroBatch<'g>>> {
+    ) -> Result<Vec<Vec<GrpoMicroBatch<'g>>>, TrainError> {
         let inputs = UpdateInputs {
             groups,
             known,
@@ -422,7 +424,7 @@ impl Grpo<'_> {
             limits: session.settings.limits(),
             device: session.model.compute().1,
         };
-        update_batches(&inputs, self.shape.per_update)
+        update_batches(&inputs, self.shape.per_update, session.world.as_ref())
     }
 
     /// Lets only the tokens of the highest entropy count, by the policy before this update, where the algorithm asks for that.

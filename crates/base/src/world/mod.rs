@@ -37,8 +37,7 @@ pub trait World {
 
     /// This rank's part of `count` things: parts follow one another by rank, and differ by at most one.
     fn share(&self, count: usize) -> Range<usize> {
-        let start = |rank: usize| rank * count / self.size();
-        start(self.rank())..start(self.rank() + 1)
+        share(self.rank(), self.size(), count)
     }
 
     /// What each rank gives, by rank.
@@ -127,6 +126,11 @@ pub trait World {
     fn barrier(&self, operation: &str) -> Result<(), WorldError> {
         self.gather(operation, &[]).map(drop)
     }
+}
+
+/// The part of `count` things that rank `rank` of `size` has, as [`World::share`].
+pub fn share(rank: usize, size: usize, count: usize) -> Range<usize> {
+    rank * count / size..(rank + 1) * count / size
 }
 
 /// The name of the operation, and what was given to it.

@@ -14,22 +14,22 @@ pub enum Aggregation {
     MeanOfSums,
 }
 
-/// What an update counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an update counts, over all ranks.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Totals {
     /// Completions, those without a gradient and those left out too.
-    pub completions: usize,
+    pub completions: f64,
     /// Tokens of the completions that are not left out.
-    pub tokens: usize,
+    pub tokens: f64,
 }
 
 impl Aggregation {
     /// The weight of each token of a completion of `len` tokens.
     pub fn weight(self, len: usize, totals: Totals) -> f64 {
-        let completions = totals.completions as f64;
+        let completions = totals.completions;
         match self {
             Self::MeanOfMeans => 1.0 / (len as f64 * completions),
-            Self::TokenMean => 1.0 / totals.tokens as f64,
+            Self::TokenMean => 1.0 / totals.tokens,
             Self::FixedLength(length) => 1.0 / (completions * length as f64),
             Self::MeanOfSums => 1.0 / completions,
         }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn weights_by_hand() {
-        let totals = Totals { completions: 5, tokens: 40 };
+        let totals = Totals { completions: 5.0, tokens: 40.0 };
         let of = |aggregation: Aggregation| [1, 2, 4].map(|len| aggregation.weight(len, totals));
         assert_eq!(of(Aggregation::MeanOfMeans), [0.2, 0.1, 0.05]);
         assert_eq!(of(Aggregation::TokenMean), [0.025; 3]);

@@ -82,8 +82,8 @@ fn loss_and_gradients() {
         let per_completion: Vec<f64> = groups.iter().flat_map(|g| g.advantages.clone()).collect();
         let adv = Tensor::from_slice(&per_token(&batch.lens, |index| per_completion[index]));
         let completions = Completions::new(&batch.lens, Device::Cpu);
-        let tokens = batch.lens.iter().sum();
-        let totals = Totals { completions: per_completion.len(), tokens };
+        let tokens = batch.lens.iter().sum::<usize>() as f64;
+        let totals = Totals { completions: per_completion.len() as f64, tokens };
         let weights =
             per_token(&batch.lens, |index| objective.aggregation.weight(batch.lens[index], totals));
         let weights = Tensor::from_slice(&weights);

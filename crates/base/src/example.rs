@@ -130,6 +130,8 @@ pub struct Prompt {
 pub enum FinishReason {
     /// An end-of-sequence token was sampled (and is the last id).
     Stop,
+    /// The text came to hold a stop string, which the last id completes.
+    StopString,
     /// The token limit was reached first.
     Length,
 }

@@ -150,21 +150,26 @@ struct Step {
 }
 
 impl KvCache {
-    /// An empty cache for completions of up to `max_new_tokens`.
-    pub fn new(shape: TextShape, kind: Kind, device: Device, max_new_tokens: usize) -> Self {
+    /// An empty cache.
+    pub fn new(shape: TextShape, kind: Kind, device: Device) -> Self {
         KvCache {
             shape,
             kind,
             device,
             prompts: Blocks::new(&shape, true, kind, device),
             completions: Blocks::new(&shape, false, kind, device),
-            max_completion_len: max_new_tokens as i64,
+            max_completion_len: 0,
             first_offsets: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
             binding: BatchBinding::default(),
             use_cpu_kernel: AttentionKernel::of(kind, device) == AttentionKernel::Segments,
             static_binding: None,
             relocations: 0,
         }
+    }
+
+    /// No completion will be longer than `max_new_tokens`.
+    pub fn expect_completions(&mut self, max_new_tokens: usize) {
+        self.max_completion_len = max_new_tokens as i64;
     }
 
     /// How often buffers were replaced. A captured graph is invalid after a change.

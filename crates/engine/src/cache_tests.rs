@@ -42,7 +42,8 @@ fn bind(cache: &mut KvCache, way: Way, lens: &[usize], prompts: &[usize]) -> Ste
 
 /// What a run of prompts, decoding steps, departures and newcomers sees, all outputs in order.
 fn run(kind: Kind, way: Way) -> Vec<Tensor> {
-    let mut cache = KvCache::new(SHAPE, kind, Device::Cpu, 64);
+    let mut cache = KvCache::new(SHAPE, kind, Device::Cpu);
+    cache.expect_completions(64);
     cache.use_cpu_kernel = way == Way::CpuKernel;
     cache.reserve_completions(6, 1);
     let mut outputs = Vec::new();

@@ -1,23 +1,22 @@
-//! The public interface of generation; `run` does the work.
+//! Generation all at once: an [`Engine`] that is given all requests and runs until it is idle.
 
 use base::Completion;
-use models::{InputsBuilder, VisionLanguageModel};
+use models::VisionLanguageModel;
 use torch::check_graphs;
 
 use crate::EngineError;
+use crate::engine::{Engine, Event, check_max_concurrent};
 use crate::params::SamplingParams;
-use crate::request::{Generation, Request};
-use crate::run::Run;
+use crate::request::{Generation, Request, RequestSettings};
 use crate::static_shapes::Decoding;
-use crate::token_sampler::TokenSampler;
 
-/// Samples completions from a model.
+/// Samples completions from a model, with one set of parameters.
 pub struct Generator<'m> {
-    pub(crate) model: &'m dyn VisionLanguageModel,
-    pub(crate) params: SamplingParams,
-    pub(crate) max_concurrent: usize,
-    pub(crate) token_sampler: TokenSampler,
-    pub(crate) decoding: Decoding,
+    model: &'m dyn VisionLanguageModel,
+    settings: RequestSettings,
+    max_concurrent: usize,
+    decoding: Decoding,
+    weights_version: u64,
 }
 
 impl<'m> Generator<'m> {
@@ -31,21 +30,13 @@ impl<'m> Generator<'m> {
         max_concurrent: usize,
     ) -> Result<Self, EngineError> {
         params.validate(model.text_shape().vocab_size, model.image_token_id())?;
-        if max_concurrent == 0 {
-            let got = max_concurrent.to_string();
-            return Err(EngineError::Parameter {
-                name: "max_concurrent",
-                got,
-                expected: "1 or more",
-            });
-        }
-        let token_sampler = TokenSampler::new(model, &params);
+        check_max_concurrent(max_concurrent)?;
         Ok(Generator {
             model,
-            params,
+            settings: params.into(),
             max_concurrent,
-            token_sampler,
             decoding: Decoding::default(),
+            weights_version: 0,
         })
     }
 
@@ -60,8 +51,15 @@ impl<'m> Generator<'m> {
         Ok(Generator { decoding, ..self })
     }
 
+    /// The same, at `version` of the weights.
+    #[must_use]
+    pub fn at_weights_version(self, version: u64) -> Self {
+        Generator { weights_version: version, ..self }
+    }
+
     /// Samples every completion of every request. `on_finished` is called as each one ends, with the index of its request and the index
-    /// within it; `cancel` is called before every pass.
+    /// within it; `cancel` is called before every pass. The engine and all its memory are of this call alone, so that weights may change
+    /// between calls.
     ///
     /// # Errors
     /// A prompt that is empty, outside the vocabulary or does not fit its images (before the first pass), a NaN log-probability, or
@@ -72,35 +70,33 @@ impl<'m> Generator<'m> {
         on_finished: &mut dyn FnMut(usize, usize, &Completion),
         cancel: &dyn Fn() -> bool,
     ) -> Result<Generation, EngineError> {
-        self.check(requests)?;
-        tch::no_grad(|| {
-            let mut run = Run::new(self, requests, on_finished)?;
-            while !run.is_done() {
-                run.schedule(cancel)?;
-                run.decode(cancel)?;
-            }
-            Ok(run.into_generation())
-        })
-    }
-
-    fn check(&self, requests: &[Request]) -> Result<(), EngineError> {
-        let vocab_size = self.model.text_shape().vocab_size;
-        for (request, Request { prompt, .. }) in requests.iter().enumerate() {
-            if prompt.ids.is_empty() {
-                return Err(EngineError::EmptyPrompt { request });
-            }
-            if let Some(position) = prompt.ids.iter().position(|&id| i64::from(id) >= vocab_size) {
-                return Err(EngineError::PromptToken {
-                    request,
-                    position,
-                    id: prompt.ids[position],
-                    vocab_size,
-                });
-            }
-            InputsBuilder::new(self.model)
-                .push_prompt(prompt)
-                .map_err(|source| EngineError::Prompt { request, source })?;
+        let mut engine = Engine::new(self.model, self.max_concurrent)?
+            .with_decoding(self.decoding)?
+            .at_weights_version(self.weights_version);
+        for request in requests {
+            engine.add(request.clone(), &self.settings)?;
         }
-        Ok(())
+        let (mut finished, total) = (0, engine.num_unfinished());
+        let mut completions: Vec<Vec<Option<Completion>>> =
+            requests.iter().map(|request| vec![None; request.num_completions]).collect();
+        while !engine.is_idle() {
+            if cancel() {
+                return Err(EngineError::Cancelled { finished, total });
+            }
+            for event in engine.step()? {
+                if let Event::Finished { request, completion, result, .. } = event {
+                    finished += 1;
+                    on_finished(request.number(), completion, &result);
+                    completions[request.number()][completion] = Some(result);
+                }
+            }
+        }
+        let completions =
+            completions.into_iter().map(|group| group.into_iter().flatten().collect());
+        Ok(Generation {
+            completions: completions.collect(),
+            stats: engine.stats(),
+            weights_version: self.weights_version,
+        })
     }
 }

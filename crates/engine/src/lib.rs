@@ -1,25 +1,30 @@
 //! Generation: samples completions of many prompts at once and prefills each prompt once.
 //!
-//! [`Generator::generate`] is the entry point. A group's prompt is prefilled once, and all its completions read its keys and values
+//! [`Engine`] is the entry point: requests are added and aborted while others are decoded, and each step tells of new tokens.
+//! [`Generator::generate`] is the same for requests that are all there at the start. A group's prompt is prefilled once, and all its completions read its keys and values
 //! ([`cache`]). Batching is continuous: finished completions leave the batch and waiting ones take their slots ([`schedule`]). Random
 //! numbers are keyed by what they are for ([`base::DrawKey`]), so neither batch size nor order of arrival changes a completion
 //! ([`token_sampler`]). [`naive`] is the same in its simplest form, and tests hold the two equal.
 
 pub mod cache;
 mod cuda_graphs;
+pub mod engine;
 pub mod generator;
 pub mod naive;
 pub mod params;
+mod passes;
 pub mod request;
-mod run;
+mod samplers;
 pub mod schedule;
 mod static_shapes;
+pub mod stop;
 pub mod token_sampler;
 
+pub use engine::{Engine, Event};
 pub use generator::Generator;
 pub use naive::naive_completion;
 pub use params::SamplingParams;
-pub use request::{Generation, Request, SampleStats};
+pub use request::{Generation, Request, RequestId, RequestSettings, SampleStats};
 pub use static_shapes::Decoding;
 
 /// Why completions could not be sampled.
@@ -56,13 +61,13 @@ pub enum EngineError {
     /// A prompt without tokens.
     #[error("request {request}: empty prompt, expected at least one token")]
     EmptyPrompt {
-        /// Index of the request.
+        /// Number of the request.
         request: usize,
     },
     /// A prompt token that the model does not know.
     #[error("request {request}: prompt token {position} is {id}, expected below {vocab_size}")]
     PromptToken {
-        /// Index of the request.
+        /// Number of the request.
         request: usize,
         /// Index within the prompt.
         position: usize,
@@ -74,7 +79,7 @@ pub enum EngineError {
     /// A prompt that does not fit its images.
     #[error("request {request}: {source}")]
     Prompt {
-        /// Index of the request.
+        /// Number of the request.
         request: usize,
         /// The misfit.
         source: models::ModelError,
@@ -84,7 +89,7 @@ pub enum EngineError {
         "request {request}, completion {completion}: log-probability of token {token} is {got}\nhint: look for non-finite weights, or try `float32`"
     )]
     NonFinite {
-        /// Index of the request.
+        /// Number of the request.
         request: usize,
         /// Index within its group.
         completion: usize,
@@ -92,6 +97,22 @@ pub enum EngineError {
         token: usize,
         /// What came.
         got: f32,
+    },
+    /// The text of a completion could not be decoded.
+    #[error("request {request}: its text: {source}")]
+    Text {
+        /// Number of the request.
+        request: usize,
+        /// What the decoder says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The weights were to change under completions.
+    #[error(
+        "weights in use by {running} running completions\nhint: step until the engine is idle, or abort their requests"
+    )]
+    WeightsInUse {
+        /// Completions under way.
+        running: usize,
     },
     /// The caller asked to stop.
     #[error("sampling cancelled with {finished} of {total} completions finished")]

@@ -1,6 +1,10 @@
-//! Requests to the generator and what it returns.
+//! Requests and what comes of them.
+
+use std::fmt;
 
 use base::{Completion, DrawKey, Prompt};
+
+use crate::params::SamplingParams;
 
 /// A prompt and how many completions to sample.
 #[derive(Clone, Debug)]
@@ -11,6 +15,38 @@ pub struct Request {
     pub num_completions: usize,
     /// The key of completion 0; completion `i` adds `i` to its `completion`.
     pub key: DrawKey,
+}
+
+/// How the completions of a request are sampled and when they end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestSettings {
+    /// The choice of tokens, and the lengths.
+    pub params: SamplingParams,
+    /// Texts that end a completion, with the token that completes one as its last. As end tokens, not before `min_new_tokens` tokens.
+    pub stop_strings: Vec<String>,
+}
+
+impl From<SamplingParams> for RequestSettings {
+    fn from(params: SamplingParams) -> Self {
+        RequestSettings { params, stop_strings: Vec::new() }
+    }
+}
+
+/// Names a request of an [`crate::Engine`]: how many that engine took before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) usize);
+
+impl RequestId {
+    /// As a number, from 0 on.
+    pub fn number(self) -> usize {
+        self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// What sampling counted.
@@ -38,4 +74,6 @@ pub struct Generation {
     pub completions: Vec<Vec<Completion>>,
     /// Counts.
     pub stats: SampleStats,
+    /// The version of the weights, where the generator was given one, else 0.
+    pub weights_version: u64,
 }

@@ -8,9 +8,9 @@ use torch::{GraphPool, PendingHostCopy, check_graphs};
 use crate::EngineError;
 use crate::cache::{KvCache, StepShape, move_rows};
 use crate::cuda_graphs::CapturedGraphs;
-use crate::params::SamplingParams;
+use crate::samplers::SamplerRows;
 use crate::schedule::{Moves, Slot};
-use crate::token_sampler::{SamplerInputs, TokenSampler};
+use crate::token_sampler::SamplerInputs;
 
 /// How decoding steps are launched on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Decoding {
 /// What a step works on.
 pub(crate) struct StepContext<'a> {
     pub model: &'a dyn VisionLanguageModel,
-    pub token_sampler: &'a TokenSampler,
+    pub samplers: &'a [SamplerRows<'a>],
     pub cache: &'a mut KvCache,
     pub packed: &'a PackedWeights,
     /// `[slots, vocab_size]`.
@@ -54,6 +54,10 @@ pub(crate) struct StaticStep {
     graphs: Option<CapturedGraphs<GraphPool>>,
     /// Of the bound batch.
     shape: StepShape,
+    /// The numbers of the samplers of the bound batch.
+    samplers: Vec<u64>,
+    /// How often buffers were replaced, or others came to be read.
+    relocations: u64,
 }
 
 struct Buffers {
@@ -63,61 +67,77 @@ struct Buffers {
     completion_lens: Tensor,
     /// `[slots]`: position of a completion's first token.
     first_positions: Tensor,
-    /// `[slots, max_new_tokens]`; `[slots, 1]` of zeros when greedy.
+    /// `[slots]`: index of each completion's sampler in the batch.
+    sampler_of_slot: Tensor,
+    /// `[slots, longest sampled completion]`; zeros for greedy ones.
     uniforms: Tensor,
     /// `[slots, 5]`: the sampled tokens.
     table: Tensor,
-    greedy: bool,
-    max_new_tokens: usize,
-    /// 0 where no token ends a completion.
-    min_new_tokens: usize,
     vocab_size: i64,
     device: Device,
 }
 
 impl StaticStep {
-    /// For up to `slots` completions.
-    pub fn new(
-        model: &dyn VisionLanguageModel,
-        params: &SamplingParams,
-        slots: usize,
-        cuda_graphs: bool,
-    ) -> Result<Self, EngineError> {
+    /// Without room.
+    pub fn new(model: &dyn VisionLanguageModel, cuda_graphs: bool) -> Result<Self, EngineError> {
         let device = model.compute().1;
-        let greedy = params.greedy();
-        let slots = slots as i64;
-        let uniforms = if greedy { 1 } else { params.max_new_tokens as i64 };
         let zeros = |size: &[i64], kind| Tensor::zeros(size, (kind, device));
         let pool = cuda_graphs.then(|| GraphPool::new(device)).transpose()?;
         Ok(StaticStep {
             buffers: Buffers {
-                ids: zeros(&[slots], Kind::Int64),
-                completion_lens: zeros(&[slots], Kind::Int64),
-                first_positions: zeros(&[slots], Kind::Int64),
-                uniforms: zeros(&[slots, uniforms], Kind::Double),
-                table: zeros(&[slots, 5], Kind::Double),
-                greedy,
-                max_new_tokens: params.max_new_tokens,
-                min_new_tokens: if params.eos_ids.is_empty() { 0 } else { params.min_new_tokens },
+                ids: zeros(&[0], Kind::Int64),
+                completion_lens: zeros(&[0], Kind::Int64),
+                first_positions: zeros(&[0], Kind::Int64),
+                sampler_of_slot: zeros(&[0], Kind::Int64),
+                uniforms: zeros(&[0, 1], Kind::Double),
+                table: zeros(&[0, 5], Kind::Double),
                 vocab_size: model.text_shape().vocab_size,
                 device,
             },
             graphs: pool.map(CapturedGraphs::new),
             shape: StepShape::default(),
+            samplers: Vec::new(),
+            relocations: 0,
         })
+    }
+
+    /// Makes room for `slots` completions, for up to `tokens` tokens of which uniform numbers are drawn. What running completions need stays.
+    pub fn reserve_slots(&mut self, slots: i64, tokens: i64) {
+        let buffers = &mut self.buffers;
+        let [rows, width] = [buffers.ids.size()[0], buffers.uniforms.size()[1]];
+        if slots <= rows && tokens <= width {
+            return;
+        }
+        let (slots, width) = (slots.max(rows), tokens.max(width));
+        for (buffer, columns) in [
+            (&mut buffers.ids, None),
+            (&mut buffers.completion_lens, None),
+            (&mut buffers.first_positions, None),
+            (&mut buffers.sampler_of_slot, None),
+            (&mut buffers.uniforms, Some(width)),
+            (&mut buffers.table, Some(5)),
+        ] {
+            let size: Vec<i64> = [slots].into_iter().chain(columns).collect();
+            *buffer = grown(buffer, &size);
+        }
+        self.relocations += 1;
     }
 
     /// Uploads the uniforms of new slots, from `first_slot` on, for as many tokens as a completion may have.
     pub fn start(&self, first_slot: usize, new: &[Slot]) {
         let Buffers { uniforms, device, .. } = &self.buffers;
-        if self.buffers.greedy || new.is_empty() {
+        let width = uniforms.size()[1] as usize;
+        if new.iter().all(|slot| slot.params.greedy()) {
             return;
         }
-        let tokens = self.buffers.max_new_tokens;
+        let number = |slot: &Slot, token: usize| {
+            let is_drawn = !slot.params.greedy() && token < slot.params.max_new_tokens;
+            if is_drawn { slot.key.uniform(token) } else { 0.0 }
+        };
         let numbers: Vec<f64> =
-            new.iter().flat_map(|slot| (0..tokens).map(|token| slot.key.uniform(token))).collect();
+            new.iter().flat_map(|slot| (0..width).map(move |token| number(slot, token))).collect();
         let numbers =
-            Tensor::from_slice(&numbers).view([new.len() as i64, tokens as i64]).to_device(*device);
+            Tensor::from_slice(&numbers).view([new.len() as i64, width as i64]).to_device(*device);
         uniforms.narrow(0, first_slot as i64, new.len() as i64).copy_(&numbers);
     }
 
@@ -127,28 +147,57 @@ impl StaticStep {
     }
 
     /// Uploads what the host knows of the batch.
-    pub fn bind_batch(&mut self, cache: &mut KvCache, prompt_lens: &[usize], slots: &[Slot]) {
+    pub fn bind_batch(
+        &mut self,
+        cache: &mut KvCache,
+        prompt_lens: &[usize],
+        slots: &[Slot],
+        samplers: &[SamplerRows<'_>],
+    ) {
         let prompts: Vec<usize> = slots.iter().map(|slot| slot.prompt).collect();
         self.shape = cache.bind_batch_static(prompt_lens, &prompts);
         let width = self.shape.slots as usize;
-        let mut numbers = vec![0i64; 3 * width];
+        let mut numbers = vec![0i64; 4 * width];
         for (i, slot) in slots.iter().enumerate() {
             numbers[i] = slot.ids.last().map_or(0, |&id| i64::from(id));
             numbers[width + i] = slot.ids.len() as i64 - 1;
             numbers[2 * width + i] = slot.first_position;
         }
+        for (number, group) in samplers.iter().enumerate() {
+            group.rows.iter().for_each(|row| numbers[3 * width + row] = number as i64);
+        }
+        let names: Vec<u64> = samplers.iter().map(|group| group.sampler.number()).collect();
+        if names != self.samplers {
+            self.samplers = names;
+            self.relocations += 1;
+        }
         let numbers =
-            Tensor::from_slice(&numbers).view([3, width as i64]).to_device(self.buffers.device);
-        let Buffers { ids, completion_lens, first_positions, .. } = &self.buffers;
-        for (buffer, row) in [ids, completion_lens, first_positions].into_iter().zip(0..) {
+            Tensor::from_slice(&numbers).view([4, width as i64]).to_device(self.buffers.device);
+        let Buffers { ids, completion_lens, first_positions, sampler_of_slot, .. } = &self.buffers;
+        let buffers = [ids, completion_lens, first_positions, sampler_of_slot];
+        for (buffer, row) in buffers.into_iter().zip(0..) {
             buffer.narrow(0, 0, width as i64).copy_(&numbers.get(row));
         }
     }
 
-    /// Makes room for one more token after `longest` of each completion; returns the length they may reach in this shape.
-    pub fn reserve(&mut self, cache: &mut KvCache, longest: usize) -> usize {
+    /// Makes room for one more token after `longest` of each completion.
+    pub fn reserve_tokens(&mut self, cache: &mut KvCache, longest: usize) {
         self.shape.completion_width = cache.reserve_static(longest);
+    }
+
+    /// The length that completions may reach in this shape.
+    pub fn max_len(&self) -> usize {
         self.shape.completion_width as usize
+    }
+
+    /// How often anything that a step reads or writes came to lie elsewhere.
+    pub fn relocations(&self, cache: &KvCache) -> u64 {
+        self.relocations + cache.relocations()
+    }
+
+    /// To be called where a buffer that is not the step's own was replaced.
+    pub fn note_relocation(&mut self) {
+        self.relocations += 1;
     }
 
     /// Launches a step, and the copy of what it samples for the first `slots` to the host.
@@ -157,8 +206,8 @@ impl StaticStep {
         context: &mut StepContext<'_>,
         slots: usize,
     ) -> Result<PendingHostCopy, EngineError> {
+        let relocations = self.relocations(context.cache);
         let (buffers, shape) = (&self.buffers, self.shape);
-        let relocations = context.cache.relocations();
         let mut work = || buffers.compute(context, &shape);
         match &mut self.graphs {
             None => work(),
@@ -184,31 +233,46 @@ impl Buffers {
         let logits = model.logits(&model.final_norm(&hidden), packed);
         let seen = context.seen.map(|seen| front(seen).scatter_value_(1, &ids.unsqueeze(1), 1));
         let generated = &completion_lens + 1;
-        let early = || generated.lt(self.min_new_tokens as i64).unsqueeze(1);
-        let unfinished = (self.min_new_tokens > 0).then(early);
-        let table = context.token_sampler.sample_on_device(&SamplerInputs {
-            logits: &logits,
-            uniforms: &self.uniforms(&generated),
-            unfinished: unfinished.as_ref(),
-            seen: seen.as_ref(),
+        let uniforms = self.uniforms.narrow(0, 0, shape.slots);
+        let uniforms = match self.uniforms.size()[1] {
+            // Nothing is drawn.
+            1 => uniforms.view([-1]),
+            _ => uniforms.gather(1, &generated.unsqueeze(1), false).view([-1]),
+        };
+        // Every sampler chooses for all rows: which rows are its own is known on the device only.
+        let tables = context.samplers.iter().map(|SamplerRows { sampler, .. }| {
+            let earliest = sampler.earliest_end() as i64;
+            let unfinished = (earliest > 0).then(|| generated.lt(earliest).unsqueeze(1));
+            let penalises = sampler.params().repetition_penalty != 1.0;
+            sampler.sample_on_device(&SamplerInputs {
+                logits: &logits,
+                uniforms: &uniforms,
+                unfinished: unfinished.as_ref(),
+                seen: seen.as_ref().filter(|_| penalises),
+            })
         });
+        let table = (0i64..).zip(tables).reduce(|(_, before), (number, table)| {
+            let is_own = front(&self.sampler_of_slot).eq(number).unsqueeze(1);
+            (number, table.where_self(&is_own, &before))
+        });
+        let (_, table) = table.expect("a batch has completions");
         front(&self.table).copy_(&table);
         // A NaN row has no id; the host refuses it when it reads the table.
         let next = table.select(1, 0).nan_to_num(0.0, None::<f64>, None::<f64>);
         ids.copy_(&next.to_kind(Kind::Int64).clamp(0, self.vocab_size - 1));
         let _ = completion_lens.g_add_scalar_(1);
     }
+}
 
-    /// `[slots]`: the uniform number of each completion's next token, after `generated [slots]` of them.
-    fn uniforms(&self, generated: &Tensor) -> Tensor {
-        let slots = generated.size()[0];
-        let uniforms = self.uniforms.narrow(0, 0, slots);
-        if self.greedy {
-            uniforms.view([-1])
-        } else {
-            uniforms.gather(1, &generated.unsqueeze(1), false).view([-1])
-        }
+/// A tensor of `size` with `x` at its front in all dimensions, zeros behind.
+fn grown(x: &Tensor, size: &[i64]) -> Tensor {
+    let grown = Tensor::zeros(size, (x.kind(), x.device()));
+    let mut front = grown.shallow_clone();
+    for (dim, len) in (0i64..).zip(x.size()) {
+        front = front.narrow(dim, 0, len);
     }
+    front.copy_(x);
+    grown
 }
 
 #[cfg(test)]
@@ -220,8 +284,10 @@ impl StaticStep {
 
     /// Addresses of all buffers that the step reads and writes, but the cache's.
     pub fn addresses(&self) -> Vec<usize> {
-        let Buffers { ids, completion_lens, first_positions, uniforms, table, .. } = &self.buffers;
-        [ids, completion_lens, first_positions, uniforms, table]
+        let Buffers {
+            ids, completion_lens, first_positions, sampler_of_slot, uniforms, table, ..
+        } = &self.buffers;
+        [ids, completion_lens, first_positions, sampler_of_slot, uniforms, table]
             .map(|tensor| tensor.data_ptr() as usize)
             .to_vec()
     }

@@ -4,6 +4,8 @@
 //! repetition penalty, forbidden tokens, shortest completion, temperature, top-k, top-p, min-p. The log-probabilities reported are
 //! taken before all of them, as training takes them.
 
+use std::rc::Rc;
+
 use models::VisionLanguageModel;
 use tch::{Device, Tensor};
 pub use torch::BOUNDARY;
@@ -22,6 +24,24 @@ pub struct SampledToken {
     pub near_boundary: bool,
 }
 
+impl SampledToken {
+    /// The tokens of a table of [`TokenSampler::sample_on_device`] on the host; `greedy` says of each row how it was chosen.
+    pub fn read_table(table: &Tensor, greedy: impl IntoIterator<Item = bool>) -> Vec<Self> {
+        let mut values = vec![0f64; table.numel()];
+        table.copy_data(&mut values, table.numel());
+        values.chunks_exact(5).zip(greedy).map(|(row, greedy)| Self::read(row, greedy)).collect()
+    }
+
+    fn read(row: &[f64], greedy: bool) -> Self {
+        let near_boundary = if greedy {
+            row[3] - row[2] < BOUNDARY
+        } else {
+            row[2] < BOUNDARY || row[3] < BOUNDARY || row[4] > 0.0
+        };
+        SampledToken { id: row[0] as u32, logprob: row[1] as f32, near_boundary }
+    }
+}
+
 /// Rows to sample a token for.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplerInputs<'a> {
@@ -38,7 +58,8 @@ pub struct SamplerInputs<'a> {
 /// Samples tokens with one set of parameters.
 #[derive(Debug)]
 pub struct TokenSampler {
-    params: SamplingParams,
+    params: Rc<SamplingParams>,
+    number: u64,
     /// `[vocab_size]`.
     forbidden: Tensor,
     /// `[vocab_size]`: either.
@@ -46,17 +67,19 @@ pub struct TokenSampler {
 }
 
 impl TokenSampler {
-    /// For the head of `model`; `params` are valid.
-    pub fn new(model: &dyn VisionLanguageModel, params: &SamplingParams) -> Self {
+    /// For the head of `model`; `params` are valid, `number` is the sampler's own.
+    pub fn new(model: &dyn VisionLanguageModel, params: Rc<SamplingParams>, number: u64) -> Self {
         let device = model.compute().1;
         let vocab_size = model.text_shape().vocab_size;
-        TokenSampler::with_vocabulary(vocab_size, model.image_token_id(), params, device)
+        let image_token = model.image_token_id();
+        let sampler = TokenSampler::with_vocabulary(vocab_size, image_token, params, device);
+        TokenSampler { number, ..sampler }
     }
 
     fn with_vocabulary(
         vocab_size: i64,
         image_token: u32,
-        params: &SamplingParams,
+        params: Rc<SamplingParams>,
         device: Device,
     ) -> Self {
         let marked = |ids: &[u32]| {
@@ -71,10 +94,26 @@ impl TokenSampler {
         let forbidden = marked(&[&params.forbidden_ids[..], &[image_token]].concat());
         let ends = marked(&params.eos_ids);
         TokenSampler {
-            params: params.clone(),
+            params,
+            number: 0,
             forbidden_or_ends: forbidden.logical_or(&ends),
             forbidden,
         }
+    }
+
+    /// Its parameters.
+    pub fn params(&self) -> &Rc<SamplingParams> {
+        &self.params
+    }
+
+    /// Tells it from all other samplers of its engine, earlier ones included.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Tokens that a completion has at least before its end token; 0 where no token ends one.
+    pub fn earliest_end(&self) -> usize {
+        if self.params.eos_ids.is_empty() { 0 } else { self.params.min_new_tokens }
     }
 
     /// One token per row; the only transfer to the host.
@@ -82,10 +121,11 @@ impl TokenSampler {
     /// # Panics
     /// Where shapes disagree.
     pub fn sample(&self, inputs: &SamplerInputs<'_>) -> Vec<SampledToken> {
-        self.read_table(&self.sample_on_device(inputs).to_device(Device::Cpu))
+        let table = self.sample_on_device(inputs).to_device(Device::Cpu);
+        SampledToken::read_table(&table, std::iter::repeat(self.params.greedy()))
     }
 
-    /// The table that [`TokenSampler::read_table`] reads, left on the device: `[n, 5]` in f64, the ids first. No transfer and no
+    /// The table that [`SampledToken::read_table`] reads, left on the device: `[n, 5]` in f64, the ids first. No transfer and no
     /// synchronization.
     ///
     /// # Panics
@@ -110,22 +150,6 @@ impl TokenSampler {
             },
         }
     }
-
-    /// The tokens of a table on the host.
-    pub fn read_table(&self, table: &Tensor) -> Vec<SampledToken> {
-        let mut values = vec![0f64; table.numel()];
-        table.copy_data(&mut values, table.numel());
-        values.chunks_exact(5).map(|row| self.read(row)).collect()
-    }
-
-    fn read(&self, row: &[f64]) -> SampledToken {
-        let near = if self.params.greedy() {
-            row[3] - row[2] < BOUNDARY
-        } else {
-            row[2] < BOUNDARY || row[3] < BOUNDARY || row[4] > 0.0
-        };
-        SampledToken { id: row[0] as u32, logprob: row[1] as f32, near_boundary: near }
-    }
 }
 
 #[cfg(test)]
@@ -141,7 +165,7 @@ mod tests {
     const LAST: f64 = 1.0 - 1.0 / (1u64 << 53) as f64;
 
     fn token_sampler(params: &SamplingParams, vocab_size: i64) -> TokenSampler {
-        TokenSampler::with_vocabulary(vocab_size, IMAGE_TOKEN, params, Device::Cpu)
+        TokenSampler::with_vocabulary(vocab_size, IMAGE_TOKEN, Rc::new(params.clone()), Device::Cpu)
     }
 
     fn sample(params: &SamplingParams, logits: &[f32], uniform: f64) -> SampledToken {
@@ -333,7 +357,9 @@ mod tests {
                 let by_kernel = token_sampler.sample(&inputs);
                 let reference = sample_tokens_reference(&token_sampler.sampling(&inputs));
                 let mut near = 0;
-                for (got, expected) in by_kernel.iter().zip(token_sampler.read_table(&reference)) {
+                let greedy = std::iter::repeat(params.greedy());
+                let reference = SampledToken::read_table(&reference, greedy);
+                for (got, expected) in by_kernel.iter().zip(reference) {
                     assert!((got.logprob - expected.logprob).abs() < 2e-6 || got.id != expected.id);
                     assert_eq!(got.near_boundary, expected.near_boundary);
                     assert!(got.id == expected.id || got.near_boundary, "{got:?} {expected:?}");

@@ -183,6 +183,7 @@ fn output_row(
     row.insert("completion".into(), text.into());
     let reason = match completion.finish_reason {
         FinishReason::Stop => "stop",
+        FinishReason::StopString => "stop_string",
         FinishReason::Length => "length",
     };
     row.insert("finish_reason".into(), reason.into());

@@ -4,5 +4,6 @@
 
 mod equal;
 mod golden;
+mod open;
 mod rules;
 mod support;

@@ -8,6 +8,7 @@ use tch::Device;
 
 use super::*;
 use crate::params::SamplingParams;
+use crate::static_shapes::Decoding;
 
 #[test]
 fn addresses_stay_while_no_relocation_is_counted() {
@@ -20,39 +21,34 @@ fn addresses_stay_while_no_relocation_is_counted() {
         eos_ids: (0..500).step_by(60).collect(),
         ..Default::default()
     };
-    let generator = Generator::new(model.as_ref(), params, 8)
-        .unwrap()
-        .with_decoding(Decoding::StaticShapes)
-        .unwrap();
-    let requests: Vec<Request> = (0..10u32)
-        .map(|i| Request {
+    let mut engine =
+        Engine::new(model.as_ref(), 8).unwrap().with_decoding(Decoding::StaticShapes).unwrap();
+    for i in 0..10u32 {
+        let request = Request {
             prompt: Prompt { ids: (0..5 + 7 * i).collect(), images: Vec::new() },
             num_completions: 1 + i as usize % 4,
             key: DrawKey { seed: 1, step: 0, prompt: u64::from(i), completion: 0 },
-        })
-        .collect();
-    let mut on_finished = |_: usize, _: usize, _: &Completion| {};
+        };
+        engine.add(request, &params.clone().into()).unwrap();
+    }
     let mut addresses: HashMap<u64, Vec<usize>> = HashMap::new();
     let (mut calls, mut shapes) = (0, Vec::new());
-    let mut run = Run::new(&generator, &requests, &mut on_finished).unwrap();
-    tch::no_grad(|| {
-        while !run.is_done() {
-            run.schedule(&|| false).unwrap();
-            run.decode(&|| false).unwrap();
-            let step = run.static_step.as_ref().unwrap();
-            let now = [run.cache.addresses(), step.addresses()].concat();
-            let before = addresses.entry(run.cache.relocations()).or_insert_with(|| now.clone());
-            assert_eq!(*before, now);
-            calls += 1;
-            shapes.push(step.shape());
-        }
-    });
+    while !engine.is_idle() {
+        engine.step().unwrap();
+        let step = engine.buffers.static_step.as_ref().unwrap();
+        let now = [engine.buffers.cache.addresses(), step.addresses()].concat();
+        let relocations = step.relocations(&engine.buffers.cache);
+        let before = addresses.entry(relocations).or_insert_with(|| now.clone());
+        assert_eq!(*before, now);
+        calls += 1;
+        shapes.push(step.shape());
+    }
     // Completions ended and started, outgrew shapes, and buffers moved a few times only.
     shapes.sort();
     shapes.dedup();
     assert!(calls > 20, "{calls}");
     assert!(shapes.len() > 4 && shapes.len() < calls, "{shapes:?}");
     assert!((2..8).contains(&addresses.len()), "{}", addresses.len());
-    let tokens = run.stats.tokens;
+    let tokens = engine.stats().tokens;
     assert!(tokens > 500, "{tokens}");
 }

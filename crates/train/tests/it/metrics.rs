@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use base::metrics::{self, Command, TABLE, undeclared};
 use base::run_folder::StopFlag;
-use config::EvalSection;
+use config::{EvalSection, SamplerCorrection};
 use rewards::{Reward, RewardError, RewardInput, RewardSet};
 use serde_json::{Map, Value};
 use train::{EvalMetrics, EvaluationError, Observer, PolicyAt, train_grpo_with_rewards, train_sft};
@@ -77,7 +77,13 @@ fn grpo_writes_what_is_declared() {
         every_two(&mut c.eval);
     });
     // A metric that only some setting brings needs a run with that setting here.
-    let runs = [every];
+    let variant = grpo(folder.path(), "variant").with(|c| {
+        c.optimizer.max_steps = 1;
+        c.algorithm.steps_per_generation = Some(2);
+        c.algorithm.top_entropy_quantile = 0.5;
+        c.algorithm.sampler_correction = SamplerCorrection::TokenMask;
+    });
+    let runs = [every, variant];
     let mut all = BTreeSet::new();
     for config in runs {
         let rewards = RewardSet::new(vec![Box::new(Judge)], None).unwrap();

@@ -19,6 +19,7 @@ use advantage::AdvantageRule;
 use aggregation::Aggregation;
 use kl::{KlTerm, LogprobDifference};
 use objective::Objective;
+use sampler_correction::Correction;
 use surrogates::{Cispo, Clipped, Sapo, Surrogate, Vespo};
 use token_choice::TokenChoice;
 
@@ -68,13 +69,7 @@ impl Algorithm {
                 kl: (has_kl && !in_reward).then(|| kl(config::KlEstimator::K3)),
                 entropy_coef: section.entropy_coef,
                 off_policy_threshold: section.off_policy_mask_threshold,
-                sampler: (section.sampler_correction != SamplerCorrection::None).then(|| {
-                    sampler_correction::Correction {
-                        kind: section.sampler_correction,
-                        least: section.sampler_correction_min,
-                        most: section.sampler_correction_max,
-                    }
-                }),
+                sampler: Correction::of(section),
             },
             choice: TokenChoice {
                 masks_truncated: section.mask_truncated_completions,

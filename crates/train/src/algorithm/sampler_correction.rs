@@ -1,7 +1,7 @@
 //! Weights for tokens that another program than the trainer's passes sampled: the ratio of the policy as the trainer computes it to the
 //! policy as the sampler did.
 
-use config::SamplerCorrection;
+use config::{AlgorithmSection, SamplerCorrection};
 use tch::Tensor;
 
 use super::completions::Completions;
@@ -18,6 +18,16 @@ pub struct Correction {
 }
 
 impl Correction {
+    /// That of the settings, if any.
+    pub fn of(section: &AlgorithmSection) -> Option<Self> {
+        let kind = section.sampler_correction;
+        (kind != SamplerCorrection::None).then_some(Correction {
+            kind,
+            least: section.sampler_correction_min,
+            most: section.sampler_correction_max,
+        })
+    }
+
     /// `[N]`, without gradient: the ratio `exp(old - sampled)` of each token, or of its completion as their product. Beyond the bounds it is
     /// the bound, or 0.
     pub fn weights(&self, old: &Tensor, sampled: &Tensor, completions: &Completions) -> Tensor {

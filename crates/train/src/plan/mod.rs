@@ -2,8 +2,9 @@
 //! its parts on a blank model.
 //!
 //! Activations are what autograd keeps of each layer as `models` writes it: inputs of linear layers,
-//! of norms, of the attention kernel and of the activation functions. The tests hold the sums to the
-//! allocator's counts.
+//! of norms, of the attention kernel and of the activation functions. Tests hold the sums to the
+//! allocator's counts (`tests.rs`, and `layers_beside_the_plan` in `tests/it/memory.rs`). Why they are
+//! sums and not measured: docs/memory.md.
 
 mod costs;
 mod inputs;
@@ -343,9 +344,9 @@ fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
     let rest = match trained {
         Trained::Full | Trained::FrozenVision => tokens * (q + gated * mlp),
         Trained::Lora { dropout, .. } => {
-            // Adapters save their inputs, and the dropped-out inputs.
-            let inputs = 5 * h + q + mlp;
-            tokens * ((gated - 1) * mlp + inputs * if dropout { 2 } else { 1 })
+            // With dropout each adapter saves its mask and what that leaves of its input; without, those over one input save that once.
+            let inputs = if dropout { 2 * (5 * h + q + mlp) } else { 2 * h + q + mlp };
+            tokens * ((gated - 1) * mlp + inputs)
         }
     };
     let is_lora = matches!(trained, Trained::Lora { .. });

@@ -63,6 +63,8 @@ choices! {
         Luspo = "luspo",
         /// REINFORCE, weighted by a smooth function of the completion's ratio; mean over tokens.
         Vespo = "vespo",
+        /// The geometric mean of a completion's clipped ratios; mean over completions.
+        Gmpo = "gmpo",
     }
 }
 

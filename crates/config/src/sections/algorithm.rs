@@ -196,6 +196,7 @@ impl AlgorithmSection {
     pub(crate) fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
         let sapo = self.loss_type == LossType::Sapo;
         let vespo = self.loss_type == LossType::Vespo;
+        let gmpo = self.loss_type == LossType::Gmpo;
         let clips = self.loss_type.clips();
         let corrects = self.sampler_correction != SamplerCorrection::None;
         let groups: [(bool, &'static str, &[&'static str]); 8] = [
@@ -209,9 +210,9 @@ impl AlgorithmSection {
                 "it belongs to the loss `vespo`",
                 &["vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"],
             ),
-            (clips, "this loss has no lower bound of the ratio", &["epsilon"]),
+            (clips || gmpo, "this loss has no lower bound of the ratio", &["epsilon"]),
             (
-                clips || self.loss_type == LossType::Cispo,
+                clips || gmpo || self.loss_type == LossType::Cispo,
                 "this loss does not clip the ratio",
                 &["epsilon_high"],
             ),

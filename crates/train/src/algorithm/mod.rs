@@ -20,7 +20,7 @@ use aggregation::Aggregation;
 use kl::{KlTerm, LogprobDifference};
 use objective::Objective;
 use sampler_correction::Correction;
-use surrogates::{Cispo, Clipped, Sapo, Surrogate, Vespo};
+use surrogates::{Cispo, Clipped, Gmpo, Sapo, Surrogate, Vespo};
 use token_choice::TokenChoice;
 
 /// An algorithm of policy optimisation.
@@ -121,6 +121,7 @@ fn loss_of(config: &GrpoConfig) -> (Box<dyn Surrogate>, Aggregation) {
         }
         LossType::Luspo => (clipped(), Aggregation::MeanOfSums),
         LossType::Cispo => (Box::new(Cispo { high }), Aggregation::TokenMean),
+        LossType::Gmpo => (Box::new(Gmpo { low: section.epsilon, high }), Aggregation::MeanOfMeans),
         LossType::Sapo => (
             Box::new(Sapo {
                 negative: section.sapo_temperature_neg,

@@ -2,11 +2,13 @@
 
 mod cispo;
 mod clipped;
+mod gmpo;
 mod sapo;
 mod vespo;
 
 pub use cispo::Cispo;
 pub use clipped::Clipped;
+pub use gmpo::Gmpo;
 pub use sapo::Sapo;
 pub use vespo::Vespo;
 

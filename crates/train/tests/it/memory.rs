@@ -130,7 +130,9 @@ fn saved_bytes(model: &Model, recompute: bool) -> f64 {
     let live = || torch::live_bytes(Device::Cpu).unwrap().now as f64;
     let before = live();
     let pass = || {
-        batch.backward(model, Pass::new(1.0, recompute), |scores| (scores.logprobs.sum(Kind::Float), live()))
+        batch.backward(model, Pass::new(1.0, recompute), |scores| {
+            (scores.logprobs.sum(Kind::Float), live())
+        })
     };
     let after = match &model.parameters().lora {
         Some(lora) => lora.with_dropout(&[0], pass),

@@ -24,13 +24,13 @@ const OF_THE_RUN: [(&str, &str); 11] = [
     ("dry_run", "that of the run reads this file too"),
 ];
 
-/// Names of figures that held-out rows have under `eval/`.
+/// Names of metrics that validation rows have under `eval/`.
 const OF_HELD_OUT_ROWS: [&str; 3] = ["reward", "rewards", "loss"];
 
 /// An evaluation of the policy during training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedEvaluation {
-    /// Its name: of its figures and of its folders.
+    /// Its name: of its metrics and of its folders.
     pub name: String,
     /// Its settings.
     pub config: EvalConfig,

@@ -164,7 +164,7 @@ pub const VLM_R1: &[CompatFlag] = &[
     none("trackio_bucket_id", TRACKERS),
     none("trackio_static_space_id", TRACKERS),
     none("logging_strategy", "metrics are written every `--logging_steps` steps"),
-    none("logging_nan_inf_filter", "figures are written as they are"),
+    none("logging_nan_inf_filter", "metrics are written as they are"),
     none("log_level", "messages go to stderr and log.txt"),
     none("log_level_replica", "messages go to stderr and log.txt"),
     none("disable_tqdm", "without a terminal the progress is plain lines"),

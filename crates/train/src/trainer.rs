@@ -151,6 +151,10 @@ impl StepShape {
         StepShape { per_update: prompts(accumulation), per_rollout: prompts(generation) }
     }
 
+    fn updates_per_step(self) -> usize {
+        self.prompts_per_step().div_ceil(self.per_update)
+    }
+
     /// A step is a rollout with its updates, or an update with its rollouts.
     pub fn prompts_per_step(self) -> usize {
         self.per_update.max(self.per_rollout)
@@ -207,8 +211,9 @@ impl Grpo<'_> {
         updates: &mut [Vec<GrpoMicroBatch<'_>>],
         stats: &mut PolicyStats,
     ) -> Result<(), TrainError> {
-        let of_rollout = self.config.algorithm.num_iterations * updates.len();
-        let first = session.progress.step * of_rollout as u64;
+        // A short step at the end of an epoch counts as a whole one: counted by its own updates, numbers would come twice.
+        let per_step = self.config.algorithm.num_iterations * self.shape.updates_per_step();
+        let first = session.progress.step * per_step as u64;
         for _ in 0..self.config.algorithm.num_iterations {
             for micro_batches in &mut *updates {
                 self.choose_tokens(session, micro_batches)?;

@@ -199,7 +199,7 @@ impl AlgorithmSection {
         let gmpo = self.loss_type == LossType::Gmpo;
         let clips = self.loss_type.clips();
         let corrects = self.sampler_correction != SamplerCorrection::None;
-        let groups: [(bool, &'static str, &[&'static str]); 8] = [
+        let groups: [(bool, &'static str, &[&'static str]); 9] = [
             (
                 sapo,
                 "it belongs to the loss `sapo`",
@@ -209,6 +209,11 @@ impl AlgorithmSection {
                 vespo,
                 "it belongs to the loss `vespo`",
                 &["vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"],
+            ),
+            (
+                !(vespo || gmpo) || self.use_bias_correction_kl,
+                "this loss weighs whole completions itself",
+                &["importance_sampling_level"],
             ),
             (clips || gmpo, "this loss has no lower bound of the ratio", &["epsilon"]),
             (

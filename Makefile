@@ -13,11 +13,12 @@ unexport LIBTORCH
 # The first call compiles `xtask`: let cargo show that it does.
 QUIET = $(if $(wildcard .libtorch/complete),--quiet)
 
-.PHONY: help setup check test test-long torture-smoke build demo experiments experiments-smoke benchmark-smoke clean
+.PHONY: help setup check test test-device test-long torture-smoke build demo experiments experiments-smoke benchmark-smoke clean
 
 help:
 	@echo "make demo    the main job, end to end, into out/demo (DEMO_ARGS=... for more flags)"
 	@echo "make test    all tests"
+	@echo "make test-device   the GPU path on a stand-in for CUDA (tools/stand_in)"
 	@echo "make check   machine paths, words, constants of the docs, format, walls between crates, clippy"
 	@echo "make build   the program: vlm-r1, and vlm-r1-engine beside it"
 	@echo "make setup   libtorch into .libtorch (the others call it)"
@@ -36,6 +37,10 @@ check: setup
 
 test: setup
 	$(CARGO) test --release --workspace
+
+# Needs the programs of this commit: `make test` builds them too.
+test-device: build
+	$(CARGO) run --quiet --release --package xtask -- test-device
 
 build: setup
 	$(CARGO) build --release --bin vlm-r1 --bin vlm-r1-engine

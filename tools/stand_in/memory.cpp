@@ -48,6 +48,7 @@ struct DeviceMemory {
 
 DeviceMemory &memory_of(c10::DeviceIndex device) {
   static auto *all = new std::array<DeviceMemory, 16>;
+  TORCH_CHECK(device >= 0 && device < device_count(), "Invalid device argument ", int{device});
   return (*all)[static_cast<size_t>(device)];
 }
 
@@ -99,7 +100,6 @@ struct Allocator final : c10::DeviceAllocator {
   void emptyCache(c10::MempoolId_t) override {}
   void recordStream(const c10::DataPtr &, c10::Stream) override {}
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
-    TORCH_CHECK(device >= 0 && device < device_count(), "Invalid device argument ", int{device});
     DeviceMemory &memory = memory_of(device);
     const std::lock_guard<std::mutex> lock(memory.mutex);
     c10::CachingDeviceAllocator::DeviceStats stats;

@@ -1,4 +1,4 @@
-//! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | stand-in | walls | check | torture`.
+//! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | stand-in | test-device | walls | check | torture`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore ends where nobody reads it")]
 
 mod check;
@@ -6,6 +6,7 @@ mod constants;
 mod libtorch;
 mod paths;
 mod stand_in;
+mod test_device;
 mod torture;
 mod walls;
 mod words;
@@ -17,10 +18,13 @@ use anyhow::Result;
 
 const USAGE: &str = "\
 usage: cargo xtask <command> [--root DIR]
+       cargo xtask test-device [TEST OPTIONS]
        cargo xtask torture --minutes N [--seed S] [--jobs J] [--part PART [--trial I]]
 
   libtorch   provide `.libtorch/`: from `LIBTORCH`, else the active Python's torch, else a download
   stand-in   build a `libtorch_cuda.so` that needs no GPU into `target/stand-in/lib`
+  test-device
+             the tests of the crates that hold tensors, and the commands, on `cuda:0` of the stand-in
   walls      fail on a dependency between our crates that the architecture does not allow
   check      machine paths, words, constants of the docs, format, walls, clippy; warnings are errors
   torture    kill, damage and fuzz the built binary for N minutes, and count what survives; parts:
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     };
     let done = match &asked {
         Asked::Torture(options) => torture::run(&workspace_root(), options),
+        Asked::TestDevice(rest) => test_device::run(&workspace_root(), rest),
         Asked::Chore(command, root) => run(command, root),
     };
     match done {
@@ -66,12 +71,16 @@ fn run(command: &str, root: &Path) -> Result<()> {
 enum Asked<'a> {
     Chore(&'a str, PathBuf),
     Torture(torture::Options),
+    TestDevice(&'a [String]),
 }
 
 fn parse(args: &[String]) -> Option<Asked<'_>> {
     let (command, rest) = args.split_first()?;
     if command == "torture" {
         return torture::Options::parse(rest).map(Asked::Torture);
+    }
+    if command == "test-device" {
+        return Some(Asked::TestDevice(rest));
     }
     if !["libtorch", "stand-in", "walls", "check"].contains(&command.as_str()) {
         return None;

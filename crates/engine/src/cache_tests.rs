@@ -16,7 +16,7 @@ const SHAPE: TextShape = TextShape {
 };
 
 fn draw(shape: [i64; 3], kind: Kind, key: u64) -> Tensor {
-    let numbers = Tensor::empty(shape, (Kind::Float, Device::Cpu));
+    let numbers = Tensor::empty(shape, (Kind::Float, torch::device_of_tests()));
     let key = DrawKey { seed: 7, step: 0, prompt: 0, completion: key };
     fill_random(&numbers, (key.uniform(0) * 1e15) as u64, Distribution::Uniform(-2.0, 2.0))
         .unwrap();
@@ -42,7 +42,7 @@ fn bind(cache: &mut KvCache, way: Way, lens: &[usize], prompts: &[usize]) -> Ste
 
 /// What a run of prompts, decoding steps, departures and newcomers sees, all outputs in order.
 fn run(kind: Kind, way: Way) -> Vec<Tensor> {
-    let mut cache = KvCache::new(SHAPE, kind, Device::Cpu);
+    let mut cache = KvCache::new(SHAPE, kind, torch::device_of_tests());
     cache.expect_completions(64);
     cache.use_cpu_kernel = way == Way::CpuKernel;
     cache.reserve_completions(6, 1);
@@ -52,7 +52,7 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
     };
     let prefill = |cache: &mut KvCache, lens: &[usize], first_prompt: usize, key: u64| {
         let layout = Layout::independent(lens.iter().copied());
-        let attention = PackedAttention::new(&layout, true, kind, Device::Cpu);
+        let attention = PackedAttention::new(&layout, true, kind, torch::device_of_tests());
         let mut backend = cache.prefill(&attention, &layout, first_prompt);
         for layer in 0..2 {
             let [q, k, v] = qkv(layout.num_tokens() as i64, key + layer);

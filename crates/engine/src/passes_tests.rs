@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use base::{DrawKey, Prompt};
 use models::{LoadOptions, TrainedParts, load_model};
-use tch::Device;
 
 use super::*;
 use crate::params::SamplingParams;
@@ -13,8 +12,11 @@ use crate::static_shapes::Decoding;
 #[test]
 fn addresses_stay_while_no_relocation_is_counted() {
     let folder = testing::checkpoint("nested");
-    let options =
-        LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
+    let options = LoadOptions {
+        kind: Kind::Float,
+        device: torch::device_of_tests(),
+        trained: TrainedParts::NONE,
+    };
     let model = load_model(&folder, options).unwrap();
     let params = SamplingParams {
         max_new_tokens: 150,

@@ -165,7 +165,12 @@ mod tests {
     const LAST: f64 = 1.0 - 1.0 / (1u64 << 53) as f64;
 
     fn token_sampler(params: &SamplingParams, vocab_size: i64) -> TokenSampler {
-        TokenSampler::with_vocabulary(vocab_size, IMAGE_TOKEN, Rc::new(params.clone()), Device::Cpu)
+        TokenSampler::with_vocabulary(
+            vocab_size,
+            IMAGE_TOKEN,
+            Rc::new(params.clone()),
+            torch::device_of_tests(),
+        )
     }
 
     fn sample(params: &SamplingParams, logits: &[f32], uniform: f64) -> SampledToken {

@@ -92,7 +92,7 @@ pub fn fused_adamw(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     #[test]
     fn one_step_by_hand() {
@@ -102,7 +102,7 @@ mod tests {
         let g = [Tensor::from_slice(&[0.5f32, 0.25])];
         let m = [p[0].zeros_like()];
         let v = [p[0].zeros_like()];
-        let s = [Tensor::zeros([], (Kind::Float, Device::Cpu))];
+        let s = [Tensor::zeros([], (Kind::Float, crate::device_of_tests()))];
         fused_adamw(&p, &g, &m, &v, &s, options).unwrap();
         // After bias correction the first step moves by lr * sign(grad); decay takes lr * 0.5 * p.
         let got = Vec::<f32>::try_from(&p[0]).unwrap();
@@ -115,9 +115,9 @@ mod tests {
     fn a_refusal_is_an_error() {
         let options =
             AdamWOptions { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
-        let p = [Tensor::zeros([2], (Kind::Float, Device::Cpu))];
-        let g = [Tensor::zeros([2], (Kind::BFloat16, Device::Cpu))];
-        let s = [Tensor::zeros([], (Kind::Float, Device::Cpu))];
+        let p = [Tensor::zeros([2], (Kind::Float, crate::device_of_tests()))];
+        let g = [Tensor::zeros([2], (Kind::BFloat16, crate::device_of_tests()))];
+        let s = [Tensor::zeros([], (Kind::Float, crate::device_of_tests()))];
         let (m, v) = ([p[0].zeros_like()], [p[0].zeros_like()]);
         assert!(fused_adamw(&p, &g, &m, &v, &s, options).is_err());
     }

@@ -10,6 +10,8 @@ use tch::{Cuda, Device};
 use crate::TorchError;
 
 pub mod graphs;
+#[doc(hidden)]
+pub mod stand_in;
 
 const RTLD_NOW: c_int = 2;
 const RTLD_GLOBAL: c_int = 0x100;
@@ -102,6 +104,25 @@ pub fn parse_device(name: &str) -> Result<Device, TorchError> {
         return Err(error(format!("libtorch sees {found} GPUs here{why}")));
     }
     Ok(Device::Cuda(index))
+}
+
+/// Where tests put their tensors, as `--device` takes it: what `VLM_R1_TEST_DEVICE` says, else the CPU.
+#[doc(hidden)]
+pub fn name_of_test_device() -> String {
+    std::env::var("VLM_R1_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned())
+}
+
+/// The device of [`name_of_test_device`].
+///
+/// # Panics
+/// Where there is no such device.
+#[doc(hidden)]
+pub fn device_of_tests() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let name = name_of_test_device();
+        parse_device(&name).unwrap_or_else(|error| panic!("VLM_R1_TEST_DEVICE: {error}"))
+    })
 }
 
 #[cfg(test)]

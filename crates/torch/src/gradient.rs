@@ -35,7 +35,7 @@ pub fn take_grad(leaf: &Tensor) -> Result<Option<Tensor>, TorchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     #[test]
     fn a_gradient_leaves_and_the_next_one_starts_from_nothing() {
@@ -48,7 +48,7 @@ mod tests {
             assert!(!gradient.requires_grad());
             assert!(!leaf.grad().defined());
         }
-        let plain = Tensor::zeros([2], (Kind::Float, Device::Cpu));
+        let plain = Tensor::zeros([2], (Kind::Float, crate::device_of_tests()));
         assert!(take_grad(&plain).unwrap().is_none());
     }
 }

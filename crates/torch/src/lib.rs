@@ -27,7 +27,9 @@ mod write;
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
-pub use cuda::{load_cuda, parse_device};
+#[doc(hidden)]
+pub use cuda::stand_in;
+pub use cuda::{device_of_tests, load_cuda, name_of_test_device, parse_device};
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;

@@ -39,11 +39,17 @@ pub fn reset_peak_live_bytes(device: Device) {
     }
 }
 
-/// For tests: CPU allocations that would bring the live tensors of the process over `bytes` fail as on a full GPU. `None` lifts the limit.
+/// For tests: allocations on the device of tests that would bring its live tensors over `bytes` fail as on a full GPU. `None` lifts the limit.
+///
+/// # Panics
+/// Where that device is a GPU and no stand-in.
 pub fn limit_live_bytes(bytes: Option<u64>) {
-    let bytes = bytes.map_or(-1, |b| i64::try_from(b).unwrap_or(i64::MAX));
+    let bytes = bytes.map(|b| i64::try_from(b).unwrap_or(i64::MAX));
+    if let Device::Cuda(index) = crate::device_of_tests() {
+        return crate::cuda::stand_in::limit_memory(index, bytes.unwrap_or(i64::MAX));
+    }
     // SAFETY: stores an integer.
-    unsafe { vlm_r1_limit_live_bytes(bytes) };
+    unsafe { vlm_r1_limit_live_bytes(bytes.unwrap_or(-1)) };
 }
 
 /// Empties libtorch's caching allocator of a GPU. The CPU has none.

@@ -1,4 +1,4 @@
-//! Out of memory (OOM) as an error of its own: `tch` panics with libtorch's message.
+//! libtorch's errors out of the panics of `tch`: out of memory (OOM) as an error of its own, others as text.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -37,16 +37,68 @@ impl OutOfMemory {
     }
 
     fn of_panic(payload: &(dyn Any + Send)) -> Option<Self> {
-        let text = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied());
-        Self::parse(text?)
+        Self::parse(panic_text(payload)?)
+    }
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> Option<&str> {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+}
+
+/// The first line of libtorch's message in a panic's text, which quotes the error (`Torch("..")`, ours `Libtorch("..")`) and escapes its line ends.
+fn libtorch_message(text: &str) -> Option<&str> {
+    let start = text.find("orch(\"")? + "orch(\"".len();
+    text[start..].split("\\n").next().map(|line| line.trim_end_matches("\")").trim())
+}
+
+/// Which panics are caught, and therefore not printed.
+#[derive(Clone, Copy, PartialEq)]
+enum Catching {
+    Nothing,
+    OutOfMemory,
+    Libtorch,
+}
+
+impl Catching {
+    fn includes(self, payload: &(dyn Any + Send)) -> bool {
+        match self {
+            Catching::Nothing => false,
+            Catching::OutOfMemory => OutOfMemory::of_panic(payload).is_some(),
+            Catching::Libtorch => panic_text(payload).and_then(libtorch_message).is_some(),
+        }
     }
 }
 
 thread_local! {
-    static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
+    static CATCHING: Cell<Catching> = const { Cell::new(Catching::Nothing) };
+}
+
+/// Runs `work` and turns a panic of `tch` into libtorch's message. Other panics go on, and so does OOM.
+///
+/// # Errors
+/// The first line of libtorch's message.
+pub(crate) fn catch_libtorch<R>(work: impl FnOnce() -> R) -> Result<R, String> {
+    catch(Catching::Libtorch, work).map_err(|payload| {
+        let message = panic_text(payload.as_ref()).and_then(libtorch_message);
+        match message {
+            Some(message) if OutOfMemory::of_panic(payload.as_ref()).is_none() => message.to_owned(),
+            _ => resume_unwind(payload),
+        }
+    })
+}
+
+fn catch<R>(kind: Catching, work: impl FnOnce() -> R) -> std::thread::Result<R> {
+    quiet_hook();
+    let gradients = grad_is_enabled();
+    let outer = CATCHING.replace(kind);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    CATCHING.set(outer);
+    if result.is_err() {
+        // `tch::no_grad` does not end on unwinding.
+        set_grad_enabled(gradients);
+    }
+    result
 }
 
 /// Runs `work` and turns a panic of libtorch's allocator into an error, after dropping what `work` held and emptying the GPU's caching
@@ -55,19 +107,14 @@ thread_local! {
 /// # Errors
 /// [`OutOfMemory`].
 pub fn catch_out_of_memory<R>(device: Device, work: impl FnOnce() -> R) -> Result<R, OutOfMemory> {
-    quiet_hook();
-    let gradients = grad_is_enabled();
-    let outer = IS_CATCHING.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    IS_CATCHING.set(outer);
-    result.map_err(|payload| match OutOfMemory::of_panic(payload.as_ref()) {
-        Some(error) => {
-            // `tch::no_grad` does not end on unwinding.
-            set_grad_enabled(gradients);
-            empty_device_cache(device);
-            error
+    catch(Catching::OutOfMemory, work).map_err(|payload| {
+        match OutOfMemory::of_panic(payload.as_ref()) {
+            Some(error) => {
+                empty_device_cache(device);
+                error
+            }
+            None => resume_unwind(payload),
         }
-        None => resume_unwind(payload),
     })
 }
 
@@ -89,7 +136,7 @@ fn quiet_hook() {
     ONCE.call_once(|| {
         let others = take_hook();
         set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-            if !(IS_CATCHING.get() && OutOfMemory::of_panic(info.payload()).is_some()) {
+            if !CATCHING.get().includes(info.payload()) {
                 others(info);
             }
         }));
@@ -126,6 +173,17 @@ mod tests {
                     to allocate 2.00 GiB.\\nException raised from malloc at x.cpp:1\")";
         let message = OutOfMemory::parse(text).unwrap().message;
         assert_eq!(message, "CUDA out of memory. Tried to allocate 2.00 GiB.");
+    }
+
+    #[test]
+    fn what_libtorch_refuses_is_its_message() {
+        let wrong_shapes = || drop(no_grad(|| Tensor::zeros([2], (Kind::Float, Device::Cpu)).view([3])));
+        let message = catch_libtorch(wrong_shapes).unwrap_err();
+        assert_eq!(message, "shape '[3]' is invalid for input of size 2");
+        let leaf = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
+        assert!((&leaf * 2.0).requires_grad());
+        assert!(catch_unwind(|| catch_libtorch(|| panic!("of our own"))).is_err());
+        assert!(catch_unwind(|| catch_libtorch(allocate_too_much)).is_err());
     }
 
     #[test]

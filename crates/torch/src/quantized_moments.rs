@@ -138,9 +138,9 @@ mod tests {
     use super::*;
 
     fn through(values: &Tensor, is_signed: bool) -> Tensor {
-        let levels = Levels::new(is_signed, Device::Cpu).unwrap();
+        let levels = Levels::new(is_signed, crate::device_of_tests()).unwrap();
         let len = values.size()[0];
-        let stored = QuantizedMoment::zeros(len, Device::Cpu).unwrap();
+        let stored = QuantizedMoment::zeros(len, crate::device_of_tests()).unwrap();
         stored.write(&levels, 0, values).unwrap();
         stored.read(&levels, 0, len).unwrap()
     }
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn errors_are_bounded() {
         let count = 100 * BLOCK + 77;
-        let spread = (Tensor::rand([count], (Kind::Float, Device::Cpu)) * -14.0).exp();
+        let spread = (Tensor::rand([count], (Kind::Float, crate::device_of_tests())) * -14.0).exp();
         for (is_signed, scale) in [(true, 1.0), (true, 3e-5), (false, 1.0), (false, 2e-12)] {
-            let signs = Tensor::rand([count], (Kind::Float, Device::Cpu)).gt(0.5);
+            let signs = Tensor::rand([count], (Kind::Float, crate::device_of_tests())).gt(0.5);
             let values = &spread
                 * scale
                 * if is_signed {
@@ -202,18 +202,18 @@ mod tests {
             let again = through(&(&values * 1e-3), is_signed);
             assert_eq!(through(&again, is_signed), again);
         }
-        let zeros = Tensor::zeros([2 * BLOCK + 3], (Kind::Float, Device::Cpu));
+        let zeros = Tensor::zeros([2 * BLOCK + 3], (Kind::Float, crate::device_of_tests()));
         assert_eq!(through(&zeros, true), zeros);
-        let tiny = Tensor::full([BLOCK], 1e-42, (Kind::Float, Device::Cpu));
+        let tiny = Tensor::full([BLOCK], 1e-42, (Kind::Float, crate::device_of_tests()));
         assert!(bool::try_from(through(&tiny, false).isfinite().all()).unwrap());
     }
 
     #[test]
     fn parts_are_as_the_whole() {
-        let levels = Levels::new(true, Device::Cpu).unwrap();
+        let levels = Levels::new(true, crate::device_of_tests()).unwrap();
         let len = 3 * BLOCK + 9;
-        let values = Tensor::randn([len], (Kind::Float, Device::Cpu));
-        let stored = QuantizedMoment::zeros(len, Device::Cpu).unwrap();
+        let values = Tensor::randn([len], (Kind::Float, crate::device_of_tests()));
+        let stored = QuantizedMoment::zeros(len, crate::device_of_tests()).unwrap();
         for (start, len) in [(0, 2 * BLOCK), (2 * BLOCK, BLOCK + 9)] {
             stored.write(&levels, start, &values.narrow(0, start, len)).unwrap();
         }

@@ -51,10 +51,10 @@ pub fn fill_random(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     fn filled(key: u64, distribution: Distribution) -> Vec<f32> {
-        let tensor = Tensor::zeros([10_000], (Kind::Float, Device::Cpu));
+        let tensor = Tensor::zeros([10_000], (Kind::Float, crate::device_of_tests()));
         fill_random(&tensor, key, distribution).unwrap();
         Vec::try_from(tensor).unwrap()
     }
@@ -63,7 +63,7 @@ mod tests {
     fn a_key_gives_its_numbers_whatever_else_is_drawn() {
         let share = Distribution::Bernoulli(0.25);
         let first = filled(7, share);
-        drop(Tensor::rand([100], (Kind::Float, Device::Cpu)));
+        drop(Tensor::rand([100], (Kind::Float, crate::device_of_tests())));
         assert_eq!(first, filled(7, share));
         assert_ne!(first, filled(8, share));
         let mean = first.iter().sum::<f32>() / first.len() as f32;

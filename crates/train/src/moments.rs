@@ -138,14 +138,14 @@ mod tests {
     /// Fits `y = x W` for `steps` steps and returns the loss of each.
     fn regress(in_8bit: bool, steps: usize) -> Vec<f64> {
         tch::manual_seed(5);
-        let options = (Kind::Float, Device::Cpu);
+        let options = (Kind::Float, torch::device_of_tests());
         let target = Tensor::randn([WIDTH, WIDTH], options) * 0.1;
         let weight = Tensor::zeros([WIDTH, WIDTH], options);
         // Inputs of unequal size, so that gradients span orders of it.
         let scales = (Tensor::arange(WIDTH, options) * (-4.0 / WIDTH as f64)).exp();
-        let moments = Moments::new(&weight.size(), Device::Cpu, in_8bit).unwrap();
+        let moments = Moments::new(&weight.size(), torch::device_of_tests(), in_8bit).unwrap();
         assert_eq!(matches!(moments, Moments::EightBit { .. }), in_8bit);
-        let levels = MomentLevels::new(Device::Cpu).unwrap();
+        let levels = MomentLevels::new(torch::device_of_tests()).unwrap();
         let step = Tensor::zeros([], options);
         (0..steps)
             .map(|_| {
@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn small_weights_keep_exact_moments() {
-        let moments = |len, in_8bit| Moments::new(&[len], Device::Cpu, in_8bit).unwrap();
+        let moments =
+            |len, in_8bit| Moments::new(&[len], torch::device_of_tests(), in_8bit).unwrap();
         let is_exact = |len| matches!(moments(len, true), Moments::Exact { .. });
         assert!(is_exact(4095) && !is_exact(4096));
         let bytes = |moments: Moments| {

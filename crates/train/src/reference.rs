@@ -114,7 +114,7 @@ mod tests {
         let config = GrpoConfig::default().with(|c| {
             c.data.data_file_paths = ColonList("rows.jsonl".into());
             c.rollout.offload_reference = true;
-            c.machine.device = "cpu".into();
+            c.machine.device = torch::name_of_test_device();
         });
         let settings = Settings::try_from(&config).unwrap();
         let policy = load_model(&folder, settings.load).unwrap();

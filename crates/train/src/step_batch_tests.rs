@@ -14,7 +14,7 @@ use super::*;
 use crate::algorithm::updates_per_rollout;
 
 fn model(trained: TrainedParts) -> Box<dyn VisionLanguageModel> {
-    let options = LoadOptions { kind: Kind::Float, device: Device::Cpu, trained };
+    let options = LoadOptions { kind: Kind::Float, device: torch::device_of_tests(), trained };
     load_model(&testing::checkpoint("nested"), options).unwrap()
 }
 
@@ -71,7 +71,7 @@ fn split(
         known: &KnownLogprobs::default(),
         algorithm: &Algorithm::new(&GrpoConfig::default(), vec![1.0]),
         limits: Limits { completions: 8, tokens, share_prompt },
-        device: Device::Cpu,
+        device: torch::device_of_tests(),
     };
     update_batches(&inputs, 1, &Local).unwrap().remove(0)
 }
@@ -152,7 +152,7 @@ fn a_group_without_a_gradient_counts_in_the_denominators_alone() {
             known: &KnownLogprobs::default(),
             algorithm,
             limits: Limits { completions: 64, tokens: None, share_prompt: true },
-            device: Device::Cpu,
+            device: torch::device_of_tests(),
         };
         let updates = update_batches(&inputs, per_update, &Local).unwrap();
         let of_update = |update: &Vec<GrpoMicroBatch<'_>>| {
@@ -328,7 +328,13 @@ fn update(
     world: &dyn World,
 ) -> PolicyStats {
     let algorithm = Algorithm::new(config, vec![1.0]);
-    let inputs = UpdateInputs { groups, known, algorithm: &algorithm, limits, device: Device::Cpu };
+    let inputs = UpdateInputs {
+        groups,
+        known,
+        algorithm: &algorithm,
+        limits,
+        device: torch::device_of_tests(),
+    };
     assert_eq!(updates_per_rollout(config), 1);
     let mut batches = update_batches(&inputs, groups.len(), world).unwrap().remove(0);
     if is_reversed {
@@ -392,7 +398,8 @@ fn every_variant_has_the_loss_and_the_gradients_of_trl() {
                 continue;
             };
             let count = gradient.numel() as i64;
-            let direction = Tensor::arange_start(1, count + 1, (Kind::Double, Device::Cpu)).cos();
+            let direction =
+                Tensor::arange_start(1, count + 1, (Kind::Double, torch::device_of_tests())).cos();
             let got = gradient.norm().double_value(&[]);
             let scale = norm.max(1e-4);
             assert!(

@@ -174,14 +174,15 @@ fn graphs_are_refused_without_a_gpu() {
     }
 }
 
-/// `LD_LIBRARY_PATH=.../torch/lib cargo test --release -p engine -- --ignored graphs`, on a machine with a GPU and PyTorch 2.11.
+/// Graphs replay the operations of static shapes: equal bit for bit. Eager sums in other sizes, so a draw at the boundary of two tokens may
+/// fall otherwise; until then it is the same within rounding.
 #[test]
-#[ignore = "needs a GPU"]
-fn graphs_equal_eager() {
-    assert!(torch::load_cuda(), "no libtorch_cuda.so beside libtorch_cpu.so");
-    let options =
-        LoadOptions { kind: Kind::Float, device: Device::Cuda(0), trained: TrainedParts::NONE };
-    let model = load_model(&testing::checkpoint("flat"), options).unwrap();
+fn graphs_equal_static_shapes() {
+    if !torch::device_of_tests().is_cuda() {
+        println!("skipped: `make test-device` has a device that captures");
+        return;
+    }
+    let model = tiny("flat", Kind::Float);
     for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)] {
         let params = SamplingParams {
             temperature,
@@ -194,12 +195,22 @@ fn graphs_equal_eager() {
         let by = |decoding| -> Generation {
             generate_by(decoding, model.as_ref(), &params, 16, &requests).unwrap()
         };
-        let (graphs, static_shapes) = (by(Decoding::CudaGraphs), by(Decoding::StaticShapes));
-        let eager = by(Decoding::Eager);
-        for (i, got) in graphs.completions.iter().enumerate() {
-            assert_same(got, &static_shapes.completions[i], "static shapes");
-            assert_same(got, &eager.completions[i], "eager");
+        let graphs = by(Decoding::CudaGraphs).completions.concat();
+        let static_shapes = by(Decoding::StaticShapes).completions.concat();
+        let eager = by(Decoding::Eager).completions.concat();
+        let mut tokens = 0;
+        for ((got, expected), eager) in graphs.iter().zip(&static_shapes).zip(&eager) {
+            assert_eq!((&got.ids, &got.sampled_logprobs), (&expected.ids, &expected.sampled_logprobs));
+            let pairs = got.ids.iter().zip(&eager.ids);
+            let same = pairs.take_while(|(a, b)| a == b).count();
+            tokens += same;
+            let logprobs = got.sampled_logprobs.iter().zip(&eager.sampled_logprobs).take(same);
+            for (a, b) in logprobs {
+                assert!((a - b).abs() < 1e-5, "{a}, eager {b}");
+            }
         }
+        let all: usize = eager.iter().map(|completion| completion.ids.len()).sum();
+        assert!(10 * tokens > 9 * all, "{tokens} tokens of {all} as eager");
     }
 }
 

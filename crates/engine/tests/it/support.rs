@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::{Completion, DrawKey, PreparedImage, Prompt};
 use engine::{Decoding, EngineError, Generation, Generator, Request, SamplingParams};
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
-use tch::{Device, Kind};
+use tch::Kind;
 
 pub fn golden() -> PathBuf {
     testing::golden("parity")
@@ -14,8 +14,11 @@ pub fn golden() -> PathBuf {
 
 pub fn tiny(checkpoint: &str, kind: Kind) -> Box<dyn VisionLanguageModel> {
     let folder = testing::checkpoint(checkpoint);
-    load_model(&folder, LoadOptions { kind, device: Device::Cpu, trained: TrainedParts::NONE })
-        .unwrap()
+    load_model(
+        &folder,
+        LoadOptions { kind, device: torch::device_of_tests(), trained: TrainedParts::NONE },
+    )
+    .unwrap()
 }
 
 pub fn key(prompt: u64) -> DrawKey {

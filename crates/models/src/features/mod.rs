@@ -312,12 +312,18 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { dims: [1, 4], kind: Kind::Float, device: Device::Cpu };
+    fn shape() -> Shape {
+        Shape { dims: [1, 4], kind: Kind::Float, device: torch::device_of_tests() }
+    }
 
     /// Features of 16 bytes that are all `value`.
     fn kept(value: u8) -> Kept {
         Kept {
-            features: Tensor::full([1, 4], i64::from(value), (Kind::Float, Device::Cpu)),
+            features: Tensor::full(
+                [1, 4],
+                i64::from(value),
+                (Kind::Float, torch::device_of_tests()),
+            ),
             secs: 0.5,
         }
     }
@@ -326,7 +332,7 @@ mod tests {
     fn computed(cache: &FeatureCache, keys: &[u8]) -> Vec<u8> {
         let mut computed = Vec::new();
         for &key in keys {
-            let features = cache.get([key; 32], SHAPE, || {
+            let features = cache.get([key; 32], shape(), || {
                 computed.push(key);
                 kept(key)
             });
@@ -361,10 +367,10 @@ mod tests {
         let cache = of_bytes(48);
         computed(&cache, &[1, 2, 3]);
         let wide = |rows: i64| Kept {
-            features: Tensor::zeros([rows, 4], (Kind::Float, Device::Cpu)),
+            features: Tensor::zeros([rows, 4], (Kind::Float, torch::device_of_tests())),
             secs: 0.0,
         };
-        let shape = |rows| Shape { dims: [rows, 4], ..SHAPE };
+        let shape = |rows| Shape { dims: [rows, 4], ..shape() };
         assert_eq!(cache.get([9; 32], shape(4), || wide(4)).size(), [4, 4]);
         assert_eq!(computed(&cache, &[1, 2, 3]), [0; 0], "64 bytes never fit");
         assert_eq!(cache.get([8; 32], shape(2), || wide(2)).size(), [2, 4]);

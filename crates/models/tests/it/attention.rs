@@ -2,7 +2,7 @@
 
 use models::{Layout, PackedAttention};
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const HEAD_DIM: i64 = 8;
 
@@ -10,7 +10,7 @@ const HEAD_DIM: i64 = 8;
 fn noise(seed: i64, tokens: usize, heads: i64) -> Tensor {
     let shape = [tokens as i64, heads, HEAD_DIM];
     let count = shape.iter().product::<i64>();
-    let steps = Tensor::arange(count, (Kind::Double, Device::Cpu));
+    let steps = Tensor::arange(count, (Kind::Double, torch::device_of_tests()));
     ((steps * 12.9898 + seed as f64 * 78.233).sin() * 43_758.545).frac().view(shape)
 }
 
@@ -67,11 +67,23 @@ fn check(layout: &Layout, causal: bool, heads: [i64; 2]) -> Result<(), TestCaseE
         (
             Kind::Double,
             1e-12,
-            PackedAttention::in_blocks(layout, causal, Kind::Double, Device::Cpu),
+            PackedAttention::in_blocks(layout, causal, Kind::Double, torch::device_of_tests()),
         ),
-        (Kind::Double, 1e-12, PackedAttention::without_padding(layout, causal, Device::Cpu)),
-        (Kind::Float, 1e-5, PackedAttention::new(layout, causal, Kind::Float, Device::Cpu)),
-        (Kind::Float, 1e-5, PackedAttention::in_blocks(layout, causal, Kind::Float, Device::Cpu)),
+        (
+            Kind::Double,
+            1e-12,
+            PackedAttention::without_padding(layout, causal, torch::device_of_tests()),
+        ),
+        (
+            Kind::Float,
+            1e-5,
+            PackedAttention::new(layout, causal, Kind::Float, torch::device_of_tests()),
+        ),
+        (
+            Kind::Float,
+            1e-5,
+            PackedAttention::in_blocks(layout, causal, Kind::Float, torch::device_of_tests()),
+        ),
     ] {
         let packed = with_gradients(layout, heads, kind, |q, k, v| attention.forward(q, k, v));
         compare(layout, &packed, &double, tolerance)?;

@@ -3,12 +3,12 @@
 use std::cell::Cell;
 
 use models::Checkpointing;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const NAMES: [&str; 4] = ["embedding", "first", "second", "head"];
 
 fn weight(seed: f64, rows: i64, columns: i64) -> Tensor {
-    let steps = Tensor::arange(rows * columns, (Kind::Float, Device::Cpu));
+    let steps = Tensor::arange(rows * columns, (Kind::Float, torch::device_of_tests()));
     ((steps * 0.71 + seed).sin() * 0.5).view([rows, columns])
 }
 

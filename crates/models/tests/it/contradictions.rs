@@ -11,7 +11,7 @@ use models::{
     load_with_adapter, merge_adapter, save_adapter, save_weights,
 };
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use torch::{read_tensors, write_tensors};
 
 use crate::support::{
@@ -232,8 +232,11 @@ fn where_the_head_is_tied_may_stand_in_two_places() {
 #[test]
 fn a_merged_model_keeps_a_head_of_its_own() {
     let base = with_head(Tensor::ones_like);
-    let options =
-        LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::all(true) };
+    let options = LoadOptions {
+        kind: Kind::Float,
+        device: torch::device_of_tests(),
+        trained: TrainedParts::all(true),
+    };
     let lora = LoraOptions {
         rank: 2,
         alpha: 4.0,

@@ -11,7 +11,7 @@ use models::{
     ModelError, Part, Targets, TrainedParts, VisionLanguageModel, load_model, load_with_adapter,
 };
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use torch::{read_tensors, write_tensors};
 
 use crate::support::{
@@ -135,7 +135,8 @@ fn lora(targets: &[&str], vision: bool) -> LoraOptions {
 
 #[test]
 fn a_tower_that_changes_keeps_nothing() {
-    let options = |trained| LoadOptions { kind: Kind::Float, device: Device::Cpu, trained };
+    let options =
+        |trained| LoadOptions { kind: Kind::Float, device: torch::device_of_tests(), trained };
     let part =
         |vision, merger| TrainedParts { vision, merger, language: true, masters_on_host: false };
     for (vision, merger) in [(true, true), (true, false), (false, true)] {
@@ -167,7 +168,8 @@ fn frozen_parts_hold_no_masters() {
         [(false, false, true), (false, true, true), (true, false, false)]
     {
         let trained = TrainedParts { vision, merger, language, masters_on_host: false };
-        let options = LoadOptions { kind: Kind::BFloat16, device: Device::Cpu, trained };
+        let options =
+            LoadOptions { kind: Kind::BFloat16, device: torch::device_of_tests(), trained };
         let model = load_model(&checkpoint("nested"), options).unwrap();
         for parameter in &model.parameters().list {
             let is_trained = trained.holds(parameter.part);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base::{PreparedImage, Prompt};
 use models::{InputsBuilder, ModelError, VisionLanguageModel};
 use proptest::prelude::*;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::support::{
     PATCH_DIM, assert_names, checkpoint, load, logits, max_difference, prompt, test_image,
@@ -76,7 +76,7 @@ fn an_image_used_twice_goes_through_the_tower_once() {
     assert_eq!(batch.position_ids.size(), [3, tokens]);
     let images = batch.images.unwrap();
     assert_eq!(images.grids(), [[1, 4, 6], [1, 4, 4]]);
-    let pixel_values = images.pixel_values(Kind::Float, Device::Cpu);
+    let pixel_values = images.pixel_values(Kind::Float, torch::device_of_tests());
     assert_eq!(pixel_values.size(), [40, PATCH_DIM as i64]);
     let sources = Vec::<i64>::try_from(&images.sources).unwrap();
     assert_eq!(sources, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5]);

@@ -9,14 +9,16 @@ use models::{
     VisionLanguageModel, load_with_adapter, merge_adapter, save_adapter,
 };
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tempfile::TempDir;
 use torch::{read_tensors, write_tensors};
 
 use crate::support::{checkpoint, load, max_difference, sample_logits};
 
-const OPTIONS: LoadOptions =
-    LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
+fn load_options() -> LoadOptions {
+    let device = torch::device_of_tests();
+    LoadOptions { kind: Kind::Float, device, trained: TrainedParts::NONE }
+}
 
 /// An adapter over queries and values of rank 4 and alpha 8 that changes something.
 fn adapter() -> TempDir {
@@ -28,11 +30,11 @@ fn adapter() -> TempDir {
         seed: 1,
     };
     let base = checkpoint("nested");
-    let model = load_with_adapter(&base, OPTIONS, AdapterSource::New(&options)).unwrap();
+    let model = load_with_adapter(&base, load_options(), AdapterSource::New(&options)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     save_adapter(model.as_ref(), &base, folder.path()).unwrap();
     edit_matrices(folder.path(), |name, matrix| {
-        let halves = Tensor::arange(matrix.numel() as i64, (Kind::Float, Device::Cpu));
+        let halves = Tensor::arange(matrix.numel() as i64, (Kind::Float, torch::device_of_tests()));
         match name.contains("lora_B") {
             true => (halves.view(matrix.size().as_slice()).sin() * 0.25).contiguous(),
             false => matrix,
@@ -60,7 +62,7 @@ fn set(folder: &Path, keys: Value) {
 
 fn model(folder: &Path) -> Box<dyn VisionLanguageModel> {
     let saved = SavedAdapter::read(folder).unwrap();
-    load_with_adapter(&checkpoint("nested"), OPTIONS, AdapterSource::Saved(&saved)).unwrap()
+    load_with_adapter(&checkpoint("nested"), load_options(), AdapterSource::Saved(&saved)).unwrap()
 }
 
 fn logits(folder: &Path) -> Tensor {
@@ -135,7 +137,7 @@ fn patterns_that_mean_nothing_are_refused() {
         set(folder.path(), json!({"rank_pattern": {}, "alpha_pattern": {}}));
         set(folder.path(), keys);
         let error = SavedAdapter::read(folder.path()).and_then(|saved| {
-            load_with_adapter(&checkpoint("nested"), OPTIONS, AdapterSource::Saved(&saved))
+            load_with_adapter(&checkpoint("nested"), load_options(), AdapterSource::Saved(&saved))
                 .map(drop)
         });
         let error = error.unwrap_err().to_string();

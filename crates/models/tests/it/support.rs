@@ -12,7 +12,7 @@ use models::{
     VisionLanguageModel, load_model,
 };
 use serde_json::Value;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 use tempfile::TempDir;
 pub use testing::checkpoint;
 use torch::{read_tensors, write_tensors};
@@ -69,7 +69,11 @@ pub fn load_as(
     kind: Kind,
     trainable: bool,
 ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
-    let options = LoadOptions { kind, device: Device::Cpu, trained: TrainedParts::all(trainable) };
+    let options = LoadOptions {
+        kind,
+        device: torch::device_of_tests(),
+        trained: TrainedParts::all(trainable),
+    };
     load_model(folder, options)
 }
 

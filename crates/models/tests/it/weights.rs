@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use models::parameters::Builder;
 use models::{LoadOptions, Master, TrainedParts};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use torch::WeightFiles;
 
 use crate::support::{
@@ -63,8 +63,11 @@ fn all_misfits_are_listed_in_one_error() {
 fn a_weight_used_twice_is_named() {
     let folder = checkpoint("nested");
     let files = WeightFiles::open(&folder).unwrap();
-    let options =
-        LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::NONE };
+    let options = LoadOptions {
+        kind: Kind::Float,
+        device: torch::device_of_tests(),
+        trained: TrainedParts::NONE,
+    };
     let mut builder = Builder::new(&files, options, None);
     for _ in 0..2 {
         let _ = builder
@@ -114,7 +117,7 @@ fn a_tied_head_stored_again_must_fit() {
             }
         });
     };
-    store(Tensor::ones([567, 32], (Kind::BFloat16, Device::Cpu)));
+    store(Tensor::ones([567, 32], (Kind::BFloat16, torch::device_of_tests())));
     let message = "weight lm_head.weight: expected [568, 32], got [567, 32]";
     assert_names(&refusal(folder.path()), &[message]);
 }

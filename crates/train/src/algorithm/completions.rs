@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn sums_means_and_their_gradients() {
-        let completions = Completions::new(&[2, 1, 3], Device::Cpu);
+        let completions = Completions::new(&[2, 1, 3], torch::device_of_tests());
         let values = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).set_requires_grad(true);
         let sums = Vec::<f32>::try_from(completions.sum(&values)).unwrap();
         assert_eq!(sums, [3.0, 3.0, 15.0]);

@@ -53,13 +53,12 @@ impl Correction {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
 
     use super::*;
 
     #[test]
     fn weights_by_hand() {
-        let completions = Completions::new(&[2, 2], Device::Cpu);
+        let completions = Completions::new(&[2, 2], torch::device_of_tests());
         let ratios = [1.5f32, 4.0, 0.5, 0.5];
         let old = Tensor::from_slice(&ratios).log();
         let of = |kind, least, most| {

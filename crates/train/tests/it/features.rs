@@ -12,18 +12,25 @@ use models::{
     TrainedParts, VisionLanguageModel, load_model, load_with_adapter,
 };
 use serde_json::{Map, Value};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use train::batch::{MicroBatch, Pass, PromptWithCompletions};
 use train::train_grpo_with_rewards;
 
 use crate::golden;
 use crate::runs::{bytes, grpo, metrics, metrics_lines, share, watch};
 
-const FROZEN: LoadOptions = LoadOptions {
-    kind: Kind::Float,
-    device: Device::Cpu,
-    trained: TrainedParts { vision: false, merger: false, language: true, masters_on_host: false },
-};
+fn frozen_tower() -> LoadOptions {
+    LoadOptions {
+        kind: Kind::Float,
+        device: torch::device_of_tests(),
+        trained: TrainedParts {
+            vision: false,
+            merger: false,
+            language: true,
+            masters_on_host: false,
+        },
+    }
+}
 
 fn cache() -> Rc<FeatureCache> {
     let options = FeatureCacheOptions { max_bytes: 1 << 20, folder: None };
@@ -91,9 +98,9 @@ fn models() -> Vec<Box<dyn VisionLanguageModel>> {
         seed: 3,
     };
     let nested = golden::checkpoint("nested");
-    let all = LoadOptions { trained: TrainedParts::ALL, ..FROZEN };
+    let all = LoadOptions { trained: TrainedParts::ALL, ..frozen_tower() };
     vec![
-        load_model(&nested, FROZEN).unwrap(),
+        load_model(&nested, frozen_tower()).unwrap(),
         load_with_adapter(&nested, all, AdapterSource::New(&lora)).unwrap(),
     ]
 }

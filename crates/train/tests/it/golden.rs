@@ -5,7 +5,7 @@ use data::image::ResizeBackend;
 use data::processor::ProcessorOptions;
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use serde_json::Value;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 pub use testing::{checkpoint, golden as folder};
 
 pub fn json(path: &str) -> Value {
@@ -15,7 +15,7 @@ pub fn json(path: &str) -> Value {
 pub fn model(name: &str, trainable: bool) -> Box<dyn VisionLanguageModel> {
     let options = LoadOptions {
         kind: Kind::Float,
-        device: Device::Cpu,
+        device: torch::device_of_tests(),
         trained: TrainedParts::all(trainable),
     };
     load_model(&checkpoint(name), options).unwrap()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::Prompt;
 use config::GrpoConfig;
 use serde_json::Value;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use train::algorithm::Algorithm;
 use train::algorithm::advantage::GroupRewards;
 use train::algorithm::aggregation::{Totals, per_token};
@@ -81,7 +81,7 @@ fn loss_and_gradients() {
         let batch = MicroBatch::pack(model.as_ref(), &items).unwrap();
         let per_completion: Vec<f64> = groups.iter().flat_map(|g| g.advantages.clone()).collect();
         let adv = Tensor::from_slice(&per_token(&batch.lens, |index| per_completion[index]));
-        let completions = Completions::new(&batch.lens, Device::Cpu);
+        let completions = Completions::new(&batch.lens, torch::device_of_tests());
         let tokens = batch.lens.iter().sum::<usize>() as f64;
         let totals = Totals { completions: per_completion.len() as f64, tokens };
         let weights =

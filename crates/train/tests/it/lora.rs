@@ -8,7 +8,7 @@ use models::{
     VisionLanguageModel, load_model, load_with_adapter, merge_adapter, save_adapter,
 };
 use serde_json::Value;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use torch::read_tensors;
 use train::batch::{MicroBatch, Pass};
 
@@ -17,8 +17,10 @@ use crate::parity::Case;
 
 const CASES: [&str; 4] = ["language", "flat", "vision", "queries"];
 
-const TRAINABLE: LoadOptions =
-    LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::ALL };
+fn trainable() -> LoadOptions {
+    let device = torch::device_of_tests();
+    LoadOptions { kind: Kind::Float, device, trained: TrainedParts::ALL }
+}
 
 struct Adapted {
     folder: PathBuf,
@@ -53,7 +55,7 @@ fn assert_near(got: &[f64], expected: &Value, what: &str) {
 fn peft_folders_compute_as_in_peft() {
     for name in CASES {
         let Adapted { folder, value, case } = adapted(name);
-        let model = load_model(&folder, TRAINABLE).unwrap();
+        let model = load_model(&folder, trainable()).unwrap();
         assert_near(&logprobs(model.as_ref(), &case), &value["logprobs"], name);
         // Off, it is the model under it.
         let lora = model.parameters().lora.as_ref().unwrap();
@@ -67,7 +69,7 @@ fn gradients_reach_adapters_alone_and_are_those_of_peft() {
     for name in CASES {
         for recompute in [false, true] {
             let Adapted { folder, case, .. } = adapted(name);
-            let model = load_model(&folder, TRAINABLE).unwrap();
+            let model = load_model(&folder, trainable()).unwrap();
             let (prompt, completion) = (case.prompt(), case.completion());
             let batch = MicroBatch::pack(model.as_ref(), &[(&prompt, vec![&completion])]).unwrap();
             batch.backward(model.as_ref(), Pass::new(1.0, recompute), |scores| {
@@ -101,7 +103,7 @@ fn a_merged_model_computes_as_peft_merges() {
         let base = models::base_of(&adapter).unwrap();
         let merged = tempfile::tempdir().unwrap();
         merge_adapter(&base, &adapter, merged.path()).unwrap();
-        let model = load_model(merged.path(), TRAINABLE).unwrap();
+        let model = load_model(merged.path(), trainable()).unwrap();
         assert!(model.parameters().lora.is_none());
         let got = logprobs(model.as_ref(), &case);
         assert_near(&got, &value["logprobs_merged"], name);
@@ -112,7 +114,7 @@ fn a_merged_model_computes_as_peft_merges() {
 fn a_saved_adapter_is_the_one_that_was_read() {
     for name in CASES {
         let Adapted { folder, value, .. } = adapted(name);
-        let model = load_model(&folder, TRAINABLE).unwrap();
+        let model = load_model(&folder, trainable()).unwrap();
         let base = golden::checkpoint(value["checkpoint"].as_str().unwrap());
         let saved = tempfile::tempdir().unwrap();
         save_adapter(model.as_ref(), &base, saved.path()).unwrap();
@@ -143,7 +145,7 @@ fn options(dropout: f64, targets: &[&str]) -> LoraOptions {
 fn a_new_adapter_changes_nothing_and_covers_the_language_model() {
     let options = options(0.1, &[]);
     let new = || {
-        load_with_adapter(&golden::checkpoint("nested"), TRAINABLE, AdapterSource::New(&options))
+        load_with_adapter(&golden::checkpoint("nested"), trainable(), AdapterSource::New(&options))
             .unwrap()
     };
     let model = new();
@@ -177,7 +179,7 @@ fn dropout_is_keyed_and_recomputation_draws_it_again() {
     let gradients = |key: u64, recompute: bool| -> Vec<f32> {
         let options = options(0.5, &["q_proj", "down_proj"]);
         let source = AdapterSource::New(&options);
-        let model = load_with_adapter(&golden::checkpoint("nested"), TRAINABLE, source).unwrap();
+        let model = load_with_adapter(&golden::checkpoint("nested"), trainable(), source).unwrap();
         let case = Case::new("one_image");
         let (prompt, completion) = (case.prompt(), case.completion());
         let batch = MicroBatch::pack(model.as_ref(), &[(&prompt, vec![&completion])]).unwrap();
@@ -213,7 +215,7 @@ fn an_adapter_of_another_model_is_refused_by_name_and_shape() {
     let weights = other.path().join("model.safetensors");
     let mut tensors = read_tensors(&weights).unwrap();
     let name = "model.language_model.layers.0.self_attn.q_proj.weight";
-    tensors.insert(name.into(), Tensor::zeros([64, 32], (Kind::Float, Device::Cpu)));
+    tensors.insert(name.into(), Tensor::zeros([64, 32], (Kind::Float, torch::device_of_tests())));
     tensors.remove("model.visual.merger.mlp.0.weight");
     torch::write_tensors(&weights, &tensors.into_iter().collect::<Vec<_>>()).unwrap();
     let into = tempfile::tempdir().unwrap();
@@ -231,6 +233,6 @@ fn a_target_that_means_no_layer_is_refused() {
     let options = options(0.0, &["q_proj", "w_proj"]);
     let source = AdapterSource::New(&options);
     let refusal =
-        load_with_adapter(&golden::checkpoint("nested"), TRAINABLE, source).err().unwrap();
+        load_with_adapter(&golden::checkpoint("nested"), trainable(), source).err().unwrap();
     assert!(refusal.to_string().contains("`w_proj`"), "{refusal}");
 }

@@ -1,6 +1,6 @@
 //! AdamW, clipping and schedules equal PyTorch's and transformers'.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use torch::{AdamWOptions, fused_adamw};
 use train::schedule::{Schedule, ScheduleKind};
 
@@ -22,7 +22,7 @@ fn adamw_over_six_steps() {
         let vector = |values: Vec<f64>| Tensor::from_slice(&values).to_kind(Kind::Float);
         let weight = [vector(golden::floats(&case["initial"]))];
         let (m, v) = ([weight[0].zeros_like()], [weight[0].zeros_like()]);
-        let steps = [Tensor::zeros([], (Kind::Float, Device::Cpu))];
+        let steps = [Tensor::zeros([], (Kind::Float, torch::device_of_tests()))];
         for (i, gradient) in case["gradients"].as_array().unwrap().iter().enumerate() {
             fused_adamw(&weight, &[vector(golden::floats(gradient))], &m, &v, &steps, options)
                 .unwrap();

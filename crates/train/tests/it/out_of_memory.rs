@@ -97,7 +97,7 @@ fn sft(folder: &Path, out: &str, max_tokens: Option<usize>) -> SftConfig {
         c.save.save_steps = 0;
         c.data.min_pixels = 3136;
         c.data.max_pixels = 31360;
-        c.machine.device = "cpu".into();
+        c.machine.device = torch::name_of_test_device();
         c.machine.num_threads = Some(1);
         c.machine.max_tokens_per_microbatch = max_tokens;
     })
@@ -180,7 +180,7 @@ struct Tight {
 impl Observer for Tight {
     fn on_step(&mut self, step: u64, total: u64, _metrics: &Map<String, Value>) {
         if step == total {
-            limit_live_bytes(torch::live_bytes(tch::Device::Cpu).map(|bytes| bytes.now));
+            limit_live_bytes(torch::live_bytes(torch::device_of_tests()).map(|bytes| bytes.now));
         }
     }
 

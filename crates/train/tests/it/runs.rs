@@ -95,7 +95,7 @@ pub(crate) fn grpo(folder: &Path, out: &str) -> GrpoConfig {
         c.save.save_optimizer_limit = 99;
         c.data.min_pixels = 3136;
         c.data.max_pixels = 31360;
-        c.machine.device = "cpu".into();
+        c.machine.device = torch::name_of_test_device();
         c.machine.num_threads = Some(1);
     })
 }
@@ -346,7 +346,7 @@ pub(crate) fn sft(folder: &Path, out: &str) -> SftConfig {
         c.save.save_optimizer_limit = 99;
         c.data.min_pixels = 3136;
         c.data.max_pixels = 31360;
-        c.machine.device = "cpu".into();
+        c.machine.device = torch::name_of_test_device();
         c.machine.num_threads = Some(1);
     })
 }

@@ -1,0 +1,88 @@
+//! `cargo xtask test-device`: the tests of the crates that hold tensors, and the commands end to end, on `cuda:0` of the stand-in.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::stand_in;
+
+/// Their tests take their device from `torch::device_of_tests`.
+const CRATES: [&str; 5] = ["torch", "models", "engine", "train", "cli"];
+
+/// Of `cli`, which starts the program.
+const COMMANDS: &str = "device";
+
+/// With `rest`, the arguments of a test binary: only what they choose.
+pub fn run(root: &Path, rest: &[String]) -> Result<()> {
+    let lib = stand_in::build(root)?;
+    let mut failed = Vec::new();
+    for test in binaries(root)? {
+        let started = Instant::now();
+        let mut command = Command::new(&test.executable);
+        command
+            .args(rest)
+            .current_dir(&test.folder)
+            .env("LD_LIBRARY_PATH", &lib)
+            .env("VLM_R1_TEST_DEVICE", "cuda:0")
+            // Operations run on the CPU: threads of tests and of operations share the cores.
+            .env("OMP_NUM_THREADS", "1");
+        let status = command.status().with_context(|| test.executable.display().to_string())?;
+        println!("{} {}: {:.0} s", test.krate, test.target, started.elapsed().as_secs_f64());
+        if !status.success() {
+            failed.push(format!("{} {}", test.krate, test.target));
+        }
+    }
+    ensure!(failed.is_empty(), "failed on the stand-in: {}", failed.join(", "));
+    Ok(())
+}
+
+struct TestBinary {
+    krate: String,
+    target: String,
+    executable: PathBuf,
+    /// The crate's, where cargo starts its tests.
+    folder: PathBuf,
+}
+
+/// Compiles the tests of the workspace, with the features of `make test`.
+fn binaries(root: &Path) -> Result<Vec<TestBinary>> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root)
+        .args(["test", "--release", "--workspace", "--no-run", "--message-format=json"])
+        .args(["--lib", "--bins", "--test", "it", "--test", COMMANDS])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    ensure!(output.status.success(), "the tests do not compile");
+    let text = String::from_utf8(output.stdout)?;
+    let mut found: Vec<TestBinary> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| test_binary(&message))
+        .filter(|test| test.krate != "cli" || test.target == COMMANDS)
+        .collect();
+    found.sort_by_key(|test| {
+        (CRATES.iter().position(|name| *name == test.krate), test.target.clone())
+    });
+    if found.len() < CRATES.len() {
+        bail!("{} test binaries of {}", found.len(), CRATES.join(", "));
+    }
+    Ok(found)
+}
+
+fn test_binary(message: &Value) -> Option<TestBinary> {
+    let is_test = message["profile"]["test"].as_bool()?;
+    let executable = PathBuf::from(message["executable"].as_str()?);
+    let folder = Path::new(message["manifest_path"].as_str()?).parent()?.to_owned();
+    let krate = folder.file_name()?.to_str()?.to_owned();
+    let target = message["target"]["name"].as_str()?.to_owned();
+    (is_test && CRATES.contains(&krate.as_str())).then_some(TestBinary {
+        krate,
+        target,
+        executable,
+        folder,
+    })
+}

@@ -1,10 +1,11 @@
-//! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | walls | check | torture`.
+//! Chores of this workspace that cargo has no command for: `cargo xtask libtorch | stand-in | walls | check | torture`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore ends where nobody reads it")]
 
 mod check;
 mod constants;
 mod libtorch;
 mod paths;
+mod stand_in;
 mod torture;
 mod walls;
 mod words;
@@ -19,6 +20,7 @@ usage: cargo xtask <command> [--root DIR]
        cargo xtask torture --minutes N [--seed S] [--jobs J] [--part PART [--trial I]]
 
   libtorch   provide `.libtorch/`: from `LIBTORCH`, else the active Python's torch, else a download
+  stand-in   build a `libtorch_cuda.so` that needs no GPU into `target/stand-in/lib`
   walls      fail on a dependency between our crates that the architecture does not allow
   check      machine paths, words, constants of the docs, format, walls, clippy; warnings are errors
   torture    kill, damage and fuzz the built binary for N minutes, and count what survives; parts:
@@ -49,6 +51,12 @@ fn main() -> ExitCode {
 fn run(command: &str, root: &Path) -> Result<()> {
     match command {
         "libtorch" => libtorch::provide(root),
+        "stand-in" => {
+            let started = std::time::Instant::now();
+            let lib = stand_in::build(root)?;
+            println!("{} (in {:.0} s)", lib.display(), started.elapsed().as_secs_f64());
+            Ok(())
+        }
         "walls" => walls::run(root),
         _ => check::run(root),
     }
@@ -65,7 +73,7 @@ fn parse(args: &[String]) -> Option<Asked<'_>> {
     if command == "torture" {
         return torture::Options::parse(rest).map(Asked::Torture);
     }
-    if !["libtorch", "walls", "check"].contains(&command.as_str()) {
+    if !["libtorch", "stand-in", "walls", "check"].contains(&command.as_str()) {
         return None;
     }
     match rest {

@@ -104,6 +104,37 @@ pub fn parse_device(name: &str) -> Result<Device, TorchError> {
     Ok(Device::Cuda(index))
 }
 
+/// What a device did so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceCounts {
+    /// Operations that launch a kernel.
+    pub launches: i64,
+    /// Times that the host waited for the device.
+    pub waits: i64,
+    /// Graphs that were captured.
+    pub captures: i64,
+    /// Graphs that were replayed.
+    pub replays: i64,
+    /// Copies from the host that waited, because their source was not page-locked.
+    pub pageable_uploads: i64,
+}
+
+/// The counts of the stand-in for CUDA (`tools/stand_in`) in this process; `None` where it is not what [`load_cuda`] loaded.
+pub fn device_counts() -> Option<DeviceCounts> {
+    // SAFETY: no library, which stands for all that are loaded, and a terminated name.
+    let symbol = unsafe { dlsym(std::ptr::null_mut(), c"vlm_r1_stand_in_counts".as_ptr()) };
+    if symbol.is_null() {
+        return None;
+    }
+    // SAFETY: the stand-in declares the function with this type.
+    let counts: unsafe extern "C" fn(*mut i64) = unsafe { std::mem::transmute(symbol) };
+    let mut numbers = [0i64; 16];
+    // SAFETY: room for the four counts and twice the six kinds of copies.
+    unsafe { counts(numbers.as_mut_ptr()) };
+    let [launches, waits, captures, replays, pageable_uploads, ..] = numbers;
+    Some(DeviceCounts { launches, waits, captures, replays, pageable_uploads })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

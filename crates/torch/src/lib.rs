@@ -30,7 +30,7 @@ mod write;
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
-pub use cuda::{load_cuda, parse_device};
+pub use cuda::{DeviceCounts, device_counts, load_cuda, parse_device};
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use device::rotation_matrices;
 pub use fast_paths::{FastPath, is_enabled, set_enabled};

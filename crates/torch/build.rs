@@ -4,8 +4,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "src/ops.cpp",
+    "src/device.cpp",
     "src/memory.cpp",
     "src/cpu/dispatch.cpp",
     "src/cpu/fused.cpp",

@@ -4,15 +4,18 @@
 //! the front ([`crate::schedule::compact`] says what moves). One product per prompt serves all its completions. Attention over prompt
 //! and completion is computed apart and joined by the log-sum-exp of both, which is exact:
 //! `softmax([a, b]) = [w softmax(a), (1 - w) softmax(b)]`, `w = sigmoid(lse(a) - lse(b))`.
-//! On the CPU one kernel does all of it, over both at once.
+//! On the CPU one kernel does all of it, over both at once. On a GPU in 16 bits flash attention does each part without padding
+//! (`sequences`).
 
+mod sequences;
 mod static_shapes;
 
 use models::model::TextShape;
 use models::{AttentionBackend, Layout, PackedAttention};
 use tch::{Device, Kind, Tensor};
-use torch::{AttentionKernel, KvView, decode_attention};
+use torch::{DecodeKernel, KeyRanges, KvView, SequenceKv, decode_attention, upload};
 
+use sequences::{SequenceRows, SequenceStep};
 use static_shapes::StaticBinding;
 pub use static_shapes::StepShape;
 
@@ -23,28 +26,44 @@ const FIRST_COMPLETION_WIDTH: i64 = 32;
 /// The width of prompt blocks is a multiple of this.
 const PROMPT_WIDTH_MULTIPLE: usize = 16;
 
-/// Keys and values of all layers, `[rows, kv_heads, width, head_dim]` each. `transposed` keys are
-/// `[rows, kv_heads, head_dim, width]`, the layout that a product with many queries reads.
+/// How keys and values of a layer lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BlockLayout {
+    /// A tensor each, `[rows, kv_heads, width, head_dim]`.
+    Apart,
+    /// The same with keys of `[rows, kv_heads, head_dim, width]`, the layout that a product with many queries reads.
+    KeysTransposed,
+    /// Halves of one tensor `[2, rows, kv_heads, width, head_dim]`, so that one operation writes to both.
+    Joint,
+}
+
+/// Keys and values of all layers, as views of `[rows, kv_heads, width, head_dim]` each or as [`BlockLayout`] says.
 #[derive(Debug)]
 struct Blocks {
     layers: Vec<[Tensor; 2]>,
-    transposed: bool,
+    /// Of [`BlockLayout::Joint`]: the tensors that `layers` are the halves of.
+    joint: Vec<Tensor>,
+    layout: BlockLayout,
     rows: i64,
     width: i64,
 }
 
 impl Blocks {
-    fn new(shape: &TextShape, transposed: bool, kind: Kind, device: Device) -> Self {
+    fn new(shape: &TextShape, layout: BlockLayout, kind: Kind, device: Device) -> Self {
         let empty = |size: [i64; 4]| Tensor::zeros(size, (kind, device));
         let (heads, dim) = (shape.num_kv_heads, shape.head_dim);
-        let keys = if transposed { [0, heads, dim, 0] } else { [0, heads, 0, dim] };
+        let keys = match layout {
+            BlockLayout::KeysTransposed => [0, heads, dim, 0],
+            BlockLayout::Apart | BlockLayout::Joint => [0, heads, 0, dim],
+        };
         let layer = |_| [empty(keys), empty([0, heads, 0, dim])];
-        Blocks { layers: (0..shape.num_layers).map(layer).collect(), transposed, rows: 0, width: 0 }
+        let layers = (0..shape.num_layers).map(layer).collect();
+        Blocks { layers, joint: Vec::new(), layout, rows: 0, width: 0 }
     }
 
     /// The dimension of the width, of keys (0) or values (1).
     fn width_dim(&self, side: usize) -> i64 {
-        if self.transposed && side == 0 { 3 } else { 2 }
+        if self.layout == BlockLayout::KeysTransposed && side == 0 { 3 } else { 2 }
     }
 
     /// Makes room and keeps the contents; returns whether that took new buffers. New room is zeroed: masked numbers must be finite.
@@ -54,14 +73,27 @@ impl Blocks {
         }
         let (rows, width) = (rows.max(self.rows), width.max(self.width));
         let dims = [self.width_dim(0), self.width_dim(1)];
+        self.joint.clear();
         for layer in &mut self.layers {
-            for (tensor, dim) in layer.iter_mut().zip(dims) {
-                let mut size = tensor.size();
-                (size[0], size[dim as usize]) = (rows, width);
-                let grown = Tensor::zeros(size.as_slice(), (tensor.kind(), tensor.device()));
-                grown.narrow(0, 0, self.rows).narrow(dim, 0, self.width).copy_(tensor);
-                *tensor = grown;
+            let sizes = [0, 1].map(|side: usize| {
+                let mut size = layer[side].size();
+                (size[0], size[dims[side] as usize]) = (rows, width);
+                size
+            });
+            let zeros = |size: &[i64]| Tensor::zeros(size, (layer[0].kind(), layer[0].device()));
+            let grown = match self.layout {
+                BlockLayout::Joint => {
+                    let joint = zeros(&[&[2], &sizes[0][..]].concat());
+                    let halves = [joint.get(0), joint.get(1)];
+                    self.joint.push(joint);
+                    halves
+                }
+                BlockLayout::Apart | BlockLayout::KeysTransposed => sizes.map(|size| zeros(&size)),
+            };
+            for (side, (grown, old)) in grown.iter().zip(&*layer).enumerate() {
+                grown.narrow(0, 0, self.rows).narrow(dims[side], 0, self.width).copy_(old);
             }
+            *layer = grown;
         }
         (self.rows, self.width) = (rows, width);
         true
@@ -95,7 +127,7 @@ pub fn move_rows(tensor: &Tensor, moves: &Moves) {
     if moves.from.is_empty() {
         return;
     }
-    let index = |list: &[i64]| Tensor::from_slice(list).to_device(tensor.device());
+    let index = |list: &[i64]| upload(list, tensor.device());
     let moved = tensor.index_select(0, &index(&moves.from));
     let _ = tensor.shallow_clone().index_copy_(0, &index(&moves.to), &moved);
 }
@@ -112,8 +144,9 @@ pub struct KvCache {
     /// `[slots, kv_heads]`: where each block of the completions begins, counted in rows of `head_dim`.
     first_offsets: Tensor,
     binding: BatchBinding,
-    /// Whether decoding attention is the CPU kernel ([`decode_attention`]) or libtorch's operations.
-    use_cpu_kernel: bool,
+    kernel: DecodeKernel,
+    /// For [`DecodeKernel::Sequences`].
+    sequence_rows: Option<SequenceRows>,
     /// For decoding in static shapes.
     static_binding: Option<StaticBinding>,
     /// How often buffers were replaced.
@@ -133,6 +166,8 @@ struct BatchBinding {
     prompt_mask: Option<Tensor>,
     /// `[slots]` each: index and length of the prompt; for the CPU kernel.
     prompt_indices_and_lens: Option<[Tensor; 2]>,
+    /// For [`DecodeKernel::Sequences`].
+    prompt_ranges: Option<KeyRanges>,
 }
 
 /// What depends on the step.
@@ -143,25 +178,41 @@ struct Step {
     completion_width: i64,
     /// `[slots]`: tokens of each completion before the new one.
     completion_lens: Tensor,
-    /// `[slots * kv_heads]`: where the new keys and values go; `None` with the CPU kernel.
+    /// `[slots * kv_heads]`: where the new keys and values go; for [`DecodeKernel::Products`].
     offsets: Option<Tensor>,
-    /// `[slots, 1, 1, completion_width]` in f32, `None` where all completions are equally long, and with the CPU kernel.
+    /// `[slots, 1, 1, completion_width]` in f32, `None` where all completions are equally long; for [`DecodeKernel::Products`].
     mask: Option<Tensor>,
+    /// For [`DecodeKernel::Sequences`].
+    sequences: Option<SequenceStep>,
 }
 
 impl KvCache {
-    /// An empty cache.
+    /// An empty cache, read as [`DecodeKernel::of`] says.
     pub fn new(shape: TextShape, kind: Kind, device: Device) -> Self {
+        Self::with_kernel(shape, kind, device, DecodeKernel::of(kind, device, shape.head_dim))
+    }
+
+    /// An empty cache that is read in a way of the caller's choice.
+    pub fn with_kernel(shape: TextShape, kind: Kind, device: Device, kernel: DecodeKernel) -> Self {
+        let layouts = match kernel {
+            DecodeKernel::Sequences => [BlockLayout::Apart, BlockLayout::Joint],
+            DecodeKernel::Cpu | DecodeKernel::Products => {
+                [BlockLayout::KeysTransposed, BlockLayout::Apart]
+            }
+        };
+        let [prompts, completions] =
+            layouts.map(|layout| Blocks::new(&shape, layout, kind, device));
         KvCache {
             shape,
             kind,
             device,
-            prompts: Blocks::new(&shape, true, kind, device),
-            completions: Blocks::new(&shape, false, kind, device),
+            prompts,
+            completions,
             max_completion_len: 0,
             first_offsets: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
             binding: BatchBinding::default(),
-            use_cpu_kernel: AttentionKernel::of(kind, device) == AttentionKernel::Segments,
+            kernel,
+            sequence_rows: None,
             static_binding: None,
             relocations: 0,
         }
@@ -197,7 +248,7 @@ impl KvCache {
         let room =
             if needed > self.prompts.rows { needed.max(2 * self.prompts.rows) } else { needed };
         self.reserve_prompts(room, width as i64);
-        let tokens = Tensor::from_slice(&tokens).to_device(self.device);
+        let tokens = upload(&tokens, self.device);
         Prefill {
             cache: self,
             attention,
@@ -228,6 +279,10 @@ impl KvCache {
             self.completions.width
         };
         self.relocations += u64::from(self.completions.reserve(slots, width));
+        if self.kernel == DecodeKernel::Sequences {
+            self.sequence_rows = Some(SequenceRows::new(&self.shape, &self.completions));
+            return;
+        }
         let blocks = self.completions.rows * self.shape.num_kv_heads;
         let offsets = Tensor::arange(blocks, (Kind::Int64, self.device)) * self.completions.width;
         self.first_offsets = offsets.view([self.completions.rows, self.shape.num_kv_heads]);
@@ -246,7 +301,7 @@ impl KvCache {
     /// Tells the cache who is in the batch: the length of each prompt, and the prompt of each slot.
     pub fn bind_batch(&mut self, prompt_lens: &[usize], prompt_of_slot: &[usize]) {
         let device = self.device;
-        let upload = |list: &[i64]| Tensor::from_slice(list).to_device(device);
+        let upload = |list: &[i64]| upload(list, device);
         let lens: Vec<i64> = prompt_lens.iter().map(|&len| len as i64).collect();
         let width = lens.iter().copied().max().unwrap_or(0);
         let mut binding = BatchBinding {
@@ -254,17 +309,30 @@ impl KvCache {
             prompt_width: width,
             ..BatchBinding::default()
         };
-        if self.use_cpu_kernel {
-            let indices: Vec<i64> = prompt_of_slot.iter().map(|&prompt| prompt as i64).collect();
-            let lens: Vec<i64> = prompt_of_slot.iter().map(|&prompt| lens[prompt]).collect();
-            binding.prompt_indices_and_lens = Some([upload(&indices), upload(&lens)]);
-        } else {
-            let groups = PaddedGroups::new(lens.len(), prompt_of_slot);
-            let ragged = lens.iter().any(|&len| len < width);
-            binding.group_size = groups.group_size as i64;
-            binding.slot_of_padded = groups.slot_of_padded.as_deref().map(upload);
-            binding.padded_of_slot = groups.padded_of_slot.as_deref().map(upload);
-            binding.prompt_mask = ragged.then(|| mask_from(&upload(&lens), width));
+        match self.kernel {
+            DecodeKernel::Cpu => {
+                let indices: Vec<i64> =
+                    prompt_of_slot.iter().map(|&prompt| prompt as i64).collect();
+                let lens: Vec<i64> = prompt_of_slot.iter().map(|&prompt| lens[prompt]).collect();
+                binding.prompt_indices_and_lens = Some([upload(&indices), upload(&lens)]);
+            }
+            DecodeKernel::Sequences => {
+                let slots = prompt_of_slot.len();
+                let [starts, lens] = self.prompt_sequences(prompt_lens, prompt_of_slot, slots);
+                binding.prompt_ranges = Some(KeyRanges {
+                    starts: torch::upload(&starts, device),
+                    lens: torch::upload(&lens, device),
+                    longest: width,
+                });
+            }
+            DecodeKernel::Products => {
+                let groups = PaddedGroups::new(lens.len(), prompt_of_slot);
+                let ragged = lens.iter().any(|&len| len < width);
+                binding.group_size = groups.group_size as i64;
+                binding.slot_of_padded = groups.slot_of_padded.as_deref().map(upload);
+                binding.padded_of_slot = groups.padded_of_slot.as_deref().map(upload);
+                binding.prompt_mask = ragged.then(|| mask_from(&upload(&lens), width));
+            }
         }
         self.binding = binding;
     }
@@ -274,18 +342,27 @@ impl KvCache {
     pub fn decode(&mut self, completion_lens: &Tensor, longest: usize, ragged: bool) -> Decode<'_> {
         let slots = completion_lens.size()[0];
         self.reserve_completions(slots as usize, longest + 1);
-        let offsets = (!self.use_cpu_kernel).then(|| {
-            (self.first_offsets.narrow(0, 0, slots) + completion_lens.unsqueeze(1)).view([-1])
-        });
         let completion_width = longest as i64 + 1;
-        let mask = (ragged && !self.use_cpu_kernel)
-            .then(|| mask_from(&(completion_lens + 1), completion_width));
-        let completion_lens = completion_lens.shallow_clone();
-        Decode {
-            cache: self,
-            step: Step { slots, completion_width, completion_lens, offsets, mask },
-            own_binding: None,
+        let mut step = Step {
+            slots,
+            completion_width,
+            completion_lens: completion_lens.shallow_clone(),
+            offsets: None,
+            mask: None,
+            sequences: None,
+        };
+        match self.kernel {
+            DecodeKernel::Cpu => {}
+            DecodeKernel::Sequences => {
+                step.sequences = Some(self.sequence_step(completion_lens, completion_width));
+            }
+            DecodeKernel::Products => {
+                let offsets = self.first_offsets.narrow(0, 0, slots) + completion_lens.unsqueeze(1);
+                step.offsets = Some(offsets.view([-1]));
+                step.mask = ragged.then(|| mask_from(&(completion_lens + 1), completion_width));
+            }
         }
+        Decode { cache: self, step, own_binding: None }
     }
 }
 
@@ -311,8 +388,9 @@ pub struct Prefill<'a> {
 impl AttentionBackend for Prefill<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let shape = &self.cache.shape;
-        let [keys, values] = &self.cache.prompts.layers[layer];
-        for (block, x) in [(keys.transpose(2, 3), k), (values.shallow_clone(), v)] {
+        let prompts = &self.cache.prompts;
+        let [keys, values] = prompts.front(layer, prompts.rows, prompts.width);
+        for (block, x) in [(keys, k), (values, v)] {
             // [prompts, kv_heads, width, head_dim]
             let padded = x
                 .index_select(0, &self.tokens)
@@ -338,6 +416,9 @@ impl AttentionBackend for Decode<'_> {
         if let Some(kv) = self.kv_view(layer) {
             return decode_attention([q, k, v], &kv).expect("a cache that fits the model");
         }
+        if let Some(kv) = self.sequence_kv(layer) {
+            return kv.attend(q, &Tensor::stack(&[k, v], 0)).expect("a cache that fits the model");
+        }
         self.store(layer, k, v);
         let (output, lse) = self.over_completions(layer, q);
         let (prompt_output, prompt_lse) = self.over_prompts(layer, q);
@@ -360,6 +441,13 @@ impl AttentionBackend for Decode<'_> {
             completion_lens: &self.step.completion_lens,
         })
     }
+
+    fn sequence_kv(&mut self, layer: usize) -> Option<SequenceKv<'_>> {
+        let step = self.step.sequences.as_ref()?;
+        let prompt_ranges = self.binding().prompt_ranges.as_ref()?;
+        let [keys, values] = &self.cache.prompts.layers[layer];
+        Some(step.kv([keys, values], &self.cache.completions.joint[layer], prompt_ranges))
+    }
 }
 
 impl Decode<'_> {
@@ -368,7 +456,7 @@ impl Decode<'_> {
     }
 
     fn store(&mut self, layer: usize, k: &Tensor, v: &Tensor) {
-        let offsets = self.step.offsets.as_ref().expect("set without the CPU kernel");
+        let offsets = self.step.offsets.as_ref().expect("set for products");
         let head_dim = self.cache.shape.head_dim;
         for (block, x) in self.cache.completions.layers[layer].iter().zip([k, v]) {
             let _ = block.view([-1, head_dim]).index_copy_(0, offsets, &x.reshape([-1, head_dim]));

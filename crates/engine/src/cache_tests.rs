@@ -1,8 +1,8 @@
-//! The CPU kernel against libtorch's operations, which serve GPUs, and those in exact sizes against rounded ones.
+//! The CPU kernel and attention by sequences against libtorch's products over padded blocks, in exact sizes and in rounded ones.
 
 use base::DrawKey;
 use tch::no_grad;
-use torch::{Distribution, fill_random};
+use torch::{DecodeKernel, Distribution, fill_random};
 
 use super::*;
 
@@ -29,11 +29,27 @@ enum Way {
     CpuKernel,
     Eager,
     StaticShapes,
+    Sequences,
+    StaticSequences,
 }
 
-/// Binds the batch; the shape is for `Way::StaticShapes`.
+impl Way {
+    fn kernel(self) -> DecodeKernel {
+        match self {
+            Way::CpuKernel => DecodeKernel::Cpu,
+            Way::Eager | Way::StaticShapes => DecodeKernel::Products,
+            Way::Sequences | Way::StaticSequences => DecodeKernel::Sequences,
+        }
+    }
+
+    fn is_static(self) -> bool {
+        matches!(self, Way::StaticShapes | Way::StaticSequences)
+    }
+}
+
+/// Binds the batch; the shape is for static ways.
 fn bind(cache: &mut KvCache, way: Way, lens: &[usize], prompts: &[usize]) -> StepShape {
-    if way == Way::StaticShapes {
+    if way.is_static() {
         return cache.bind_batch_static(lens, prompts);
     }
     cache.bind_batch(lens, prompts);
@@ -42,9 +58,8 @@ fn bind(cache: &mut KvCache, way: Way, lens: &[usize], prompts: &[usize]) -> Ste
 
 /// What a run of prompts, decoding steps, departures and newcomers sees, all outputs in order.
 fn run(kind: Kind, way: Way) -> Vec<Tensor> {
-    let mut cache = KvCache::new(SHAPE, kind, torch::device_of_tests());
+    let mut cache = KvCache::with_kernel(SHAPE, kind, torch::device_of_tests(), way.kernel());
     cache.expect_completions(64);
-    cache.use_cpu_kernel = way == Way::CpuKernel;
     cache.reserve_completions(6, 1);
     let mut outputs = Vec::new();
     let qkv = |tokens: i64, key: u64| {
@@ -64,7 +79,7 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
         let longest = lens.iter().copied().max().unwrap() as usize;
         let ragged = lens.iter().any(|&len| len as usize != longest);
         let mut lens = Tensor::from_slice(lens);
-        let mut backend = if way == Way::StaticShapes {
+        let mut backend = if way.is_static() {
             shape.completion_width = cache.reserve_static(longest);
             lens = lens.constant_pad_nd([0, shape.slots - slots]);
             cache.decode_static(&lens, &shape)
@@ -108,6 +123,46 @@ fn cpu_kernel_equals_libtorch() {
 #[test]
 fn static_shapes_equal_exact_sizes() {
     assert_equal(Way::StaticShapes, Way::Eager);
+}
+
+#[test]
+fn sequences_equal_products() {
+    assert_equal(Way::Sequences, Way::Eager);
+    assert_equal(Way::StaticSequences, Way::Eager);
+}
+
+#[test]
+fn many_prompts_of_any_lengths_in_any_order() {
+    let (kind, prompts) = (Kind::Float, 13);
+    let lens: Vec<usize> = (0..prompts).map(|i| 1 + 7 * i % 29).collect();
+    let of_slot: Vec<usize> = (0..31).map(|i| (i * 5 + i / 7) % prompts).collect();
+    let before: Vec<i64> = (0..31).map(|i| i * 3 % 17).collect();
+    let run = |way: Way| {
+        let mut cache = KvCache::with_kernel(SHAPE, kind, torch::device_of_tests(), way.kernel());
+        cache.reserve_completions(31, 17);
+        let layout = Layout::independent(lens.iter().copied());
+        let attention = PackedAttention::new(&layout, true, kind, torch::device_of_tests());
+        let qkv = |tokens: i64, key: u64| {
+            [(6, 0), (2, 1), (2, 2)].map(|(heads, i)| draw([tokens, heads, 12], kind, key + i))
+        };
+        let [q, k, v] = qkv(layout.num_tokens() as i64, 10);
+        let _ = cache.prefill(&attention, &layout, 0).attend(0, &q, &k, &v);
+        // Tokens so far, as if all completions were as long as the longest.
+        cache.bind_batch(&lens, &of_slot);
+        for step in 0..17 {
+            let [q, k, v] = qkv(31, 100 + 10 * step as u64);
+            let lens = Tensor::full([31], step, (Kind::Int64, torch::device_of_tests()));
+            let _ = cache.decode(&lens, step as usize, false).attend(0, &q, &k, &v);
+        }
+        let [q, k, v] = qkv(31, 500);
+        let lens = Tensor::from_slice(&before);
+        cache.decode(&lens, 16, true).attend(0, &q, &k, &v)
+    };
+    let expected = no_grad(|| run(Way::Eager));
+    for way in [Way::CpuKernel, Way::Sequences] {
+        let difference = (no_grad(|| run(way)) - &expected).abs().max().double_value(&[]);
+        assert!(difference < 1e-5, "{difference}");
+    }
 }
 
 fn assert_equal(way: Way, other: Way) {

@@ -3,7 +3,7 @@
 use models::model::embed_inputs;
 use models::{Checkpointing, InputsBuilder, PackedAttention};
 use tch::{Kind, Tensor};
-use torch::PendingHostCopy;
+use torch::{PendingHostCopy, upload};
 
 use crate::EngineError;
 use crate::cache::move_rows;
@@ -133,7 +133,7 @@ impl Engine<'_> {
         }
         let last: Vec<i64> =
             batch.layout.segments.iter().map(|s| (s.start + s.len - 1) as i64).collect();
-        let last = hidden.index_select(0, &Tensor::from_slice(&last).to_device(device));
+        let last = hidden.index_select(0, &upload(&last, device));
         let logits = model.logits(&model.final_norm(&last), packed);
         self.stats.prompts += new.len();
         self.stats.prompt_tokens += batch.layout.num_tokens();
@@ -178,8 +178,8 @@ impl Engine<'_> {
         }
         let device = self.model.compute().1;
         let uniforms: Vec<f64> = new.iter().map(|slot| slot.key.uniform(0)).collect();
-        let uniforms = Tensor::from_slice(&uniforms).to_device(device);
-        let tokens = self.sample(first_slot, &Tensor::cat(&logits, 0), &uniforms);
+        let uniforms = upload(&uniforms, device);
+        let tokens = self.sample(first_slot, &Tensor::cat(&logits, 0), &uniforms)?;
         self.dirty = true;
         self.push_tokens(first_slot, &tokens)?;
         self.finish();
@@ -264,7 +264,7 @@ impl Engine<'_> {
         if let Some(seen) = &buffers.seen {
             let _ = seen.narrow(0, 0, slots as i64).scatter_value_(1, &ids.unsqueeze(1), 1);
         }
-        let tokens = self.sample(0, &logits, &uniforms);
+        let tokens = self.sample(0, &logits, &uniforms)?;
         self.stats.decode_passes += 1;
         self.push_tokens(0, &tokens)
     }
@@ -283,23 +283,26 @@ impl Engine<'_> {
             true => 0.0,
             false => slot.key.uniform(slot.ids.len()),
         }));
-        let table = Tensor::from_slice(&table)
-            .view([4, slots.len() as i64])
-            .to_device(self.model.compute().1);
+        let table = upload(&table, self.model.compute().1).view([4, slots.len() as i64]);
         let integers = table.narrow(0, 0, 3).to_kind(Kind::Int64);
         [integers.get(0), integers.get(1), integers.get(2), table.get(3)]
     }
 
-    /// A token for each slot from `first_slot` on, from `logits [n, vocab_size]` and `uniforms [n]`. Slots of one sampler go together.
-    fn sample(&self, first_slot: usize, logits: &Tensor, uniforms: &Tensor) -> Vec<SampledToken> {
+    /// A token for each slot from `first_slot` on, from `logits [n, vocab_size]` and `uniforms [n]`. Slots of one sampler go together, and
+    /// the only wait is that for all their tokens.
+    fn sample(
+        &self,
+        first_slot: usize,
+        logits: &Tensor,
+        uniforms: &Tensor,
+    ) -> Result<Vec<SampledToken>, EngineError> {
         let slots = &self.slots[first_slot..];
         let device = self.model.compute().1;
         let groups = self.samplers.of(slots);
         let is_one = groups.len() == 1;
-        let mut tokens = vec![None; slots.len()];
-        for group in &groups {
+        let tables = groups.iter().map(|group| {
             let index: Vec<i64> = group.rows.iter().map(|&row| row as i64).collect();
-            let index = (!is_one).then(|| Tensor::from_slice(&index).to_device(device));
+            let index = (!is_one).then(|| upload(&index, device));
             let pick = |x: &Tensor| match &index {
                 Some(index) => x.index_select(0, index),
                 None => x.shallow_clone(),
@@ -310,20 +313,26 @@ impl Engine<'_> {
             let earliest = group.sampler.earliest_end();
             let early: Vec<bool> =
                 group.rows.iter().map(|&row| slots[row].ids.len() < earliest).collect();
-            let unfinished = early
-                .contains(&true)
-                .then(|| Tensor::from_slice(&early).to_device(device).unsqueeze(1));
-            let sampled = group.sampler.sample(&SamplerInputs {
+            let unfinished = early.contains(&true).then(|| upload(&early, device).unsqueeze(1));
+            let inputs = SamplerInputs {
                 logits: &pick(logits),
                 uniforms: &pick(uniforms),
                 unfinished: unfinished.as_ref(),
                 seen: seen.as_ref(),
-            });
-            for (&row, token) in group.rows.iter().zip(sampled) {
-                tokens[row] = Some(token);
+            };
+            match is_one {
+                true => group.sampler.sample_on_device(&inputs),
+                false => group.sampler.sample_distances(&inputs),
             }
-        }
-        tokens.into_iter().map(|token| token.expect("each slot is of one sampler")).collect()
+        });
+        let tables: Vec<Tensor> = tables.collect();
+        let table = if is_one { tables[0].shallow_clone() } else { Tensor::cat(&tables, 0) };
+        let rows: Vec<usize> = groups.iter().flat_map(|group| group.rows.clone()).collect();
+        let greedy = rows.iter().map(|&row| slots[row].params.greedy());
+        let sampled = SampledToken::read_table(&PendingHostCopy::begin(&table)?.wait()?, greedy);
+        let mut tokens: Vec<_> = rows.into_iter().zip(sampled).collect();
+        tokens.sort_unstable_by_key(|&(row, _)| row);
+        Ok(tokens.into_iter().map(|(_, token)| token).collect())
     }
 
     /// Tells the cache who is in the batch, if that changed.
@@ -413,7 +422,7 @@ fn mark_prompts(
         for &id in &prompt.ids {
             marks[id as usize] = true;
         }
-        let marks = Tensor::from_slice(&marks).to_device(seen.device());
+        let marks = upload(&marks, seen.device());
         let len = group.len() as i64;
         seen.narrow(0, start, len).copy_(&marks.expand([len, -1], false));
         start += len;

@@ -1,9 +1,11 @@
 //! Decoding in static shapes: ids, positions, uniforms and results stay on the device, and each step leaves there what the next one starts
 //! from. The host launches step n+1 before it reads step n.
 
+use std::cell::Cell;
+
 use models::{PackedWeights, VisionLanguageModel};
 use tch::{Device, Kind, Tensor};
-use torch::{GraphPool, PendingHostCopy, check_graphs};
+use torch::{GraphPool, PendingHostCopy, TokenTable, check_graphs, upload};
 
 use crate::EngineError;
 use crate::cache::{KvCache, StepShape, move_rows};
@@ -71,8 +73,10 @@ struct Buffers {
     sampler_of_slot: Tensor,
     /// `[slots, longest sampled completion]`; zeros for greedy ones.
     uniforms: Tensor,
-    /// `[slots, 5]`: the sampled tokens.
-    table: Tensor,
+    /// `[slots, 5]` and `[slots, 8]`: the sampled tokens, in either kind of [`torch::TokenTable`].
+    tables: [Tensor; 2],
+    /// Which of them the step writes; it depends on the samplers.
+    written: Cell<usize>,
     vocab_size: i64,
     device: Device,
 }
@@ -90,7 +94,8 @@ impl StaticStep {
                 first_positions: zeros(&[0], Kind::Int64),
                 sampler_of_slot: zeros(&[0], Kind::Int64),
                 uniforms: zeros(&[0, 1], Kind::Double),
-                table: zeros(&[0, 5], Kind::Double),
+                tables: [5, 8].map(|columns| zeros(&[0, columns], Kind::Double)),
+                written: Cell::new(0),
                 vocab_size: model.text_shape().vocab_size,
                 device,
             },
@@ -109,13 +114,15 @@ impl StaticStep {
             return;
         }
         let (slots, width) = (slots.max(rows), tokens.max(width));
+        let [distances, intervals] = &mut buffers.tables;
         for (buffer, columns) in [
             (&mut buffers.ids, None),
             (&mut buffers.completion_lens, None),
             (&mut buffers.first_positions, None),
             (&mut buffers.sampler_of_slot, None),
             (&mut buffers.uniforms, Some(width)),
-            (&mut buffers.table, Some(5)),
+            (distances, Some(5)),
+            (intervals, Some(8)),
         ] {
             let size: Vec<i64> = [slots].into_iter().chain(columns).collect();
             *buffer = grown(buffer, &size);
@@ -136,8 +143,7 @@ impl StaticStep {
         };
         let numbers: Vec<f64> =
             new.iter().flat_map(|slot| (0..width).map(move |token| number(slot, token))).collect();
-        let numbers =
-            Tensor::from_slice(&numbers).view([new.len() as i64, width as i64]).to_device(*device);
+        let numbers = upload(&numbers, *device).view([new.len() as i64, width as i64]);
         uniforms.narrow(0, first_slot as i64, new.len() as i64).copy_(&numbers);
     }
 
@@ -171,8 +177,7 @@ impl StaticStep {
             self.samplers = names;
             self.relocations += 1;
         }
-        let numbers =
-            Tensor::from_slice(&numbers).view([4, width as i64]).to_device(self.buffers.device);
+        let numbers = upload(&numbers, self.buffers.device).view([4, width as i64]);
         let Buffers { ids, completion_lens, first_positions, sampler_of_slot, .. } = &self.buffers;
         let buffers = [ids, completion_lens, first_positions, sampler_of_slot];
         for (buffer, row) in buffers.into_iter().zip(0..) {
@@ -213,7 +218,8 @@ impl StaticStep {
             None => work(),
             Some(graphs) => graphs.run(shape, relocations, &mut work)?,
         }
-        Ok(PendingHostCopy::begin(&buffers.table.narrow(0, 0, slots as i64))?)
+        let table = &buffers.tables[buffers.written.get()];
+        Ok(PendingHostCopy::begin(&table.narrow(0, 0, slots as i64))?)
     }
 }
 
@@ -240,27 +246,44 @@ impl Buffers {
             _ => uniforms.gather(1, &generated.unsqueeze(1), false).view([-1]),
         };
         // Every sampler chooses for all rows: which rows are its own is known on the device only.
+        let is_one = context.samplers.len() == 1;
         let tables = context.samplers.iter().map(|SamplerRows { sampler, .. }| {
             let earliest = sampler.earliest_end() as i64;
             let unfinished = (earliest > 0).then(|| generated.lt(earliest).unsqueeze(1));
             let penalises = sampler.params().repetition_penalty != 1.0;
-            sampler.sample_on_device(&SamplerInputs {
+            let inputs = SamplerInputs {
                 logits: &logits,
                 uniforms: &uniforms,
                 unfinished: unfinished.as_ref(),
                 seen: seen.as_ref().filter(|_| penalises),
-            })
+            };
+            if is_one {
+                sampler.sample_on_device(&inputs)
+            } else {
+                sampler.sample_distances(&inputs)
+            }
         });
         let table = (0i64..).zip(tables).reduce(|(_, before), (number, table)| {
             let is_own = front(&self.sampler_of_slot).eq(number).unsqueeze(1);
             (number, table.where_self(&is_own, &before))
         });
         let (_, table) = table.expect("a batch has completions");
-        front(&self.table).copy_(&table);
-        // A NaN row has no id; the host refuses it when it reads the table.
-        let next = table.select(1, 0).nan_to_num(0.0, None::<f64>, None::<f64>);
-        ids.copy_(&next.to_kind(Kind::Int64).clamp(0, self.vocab_size - 1));
+        self.written
+            .set(usize::from(TokenTable::of_columns(table.size()[1]) == TokenTable::Intervals));
+        front(&self.tables[self.written.get()]).copy_(&table);
+        ids.copy_(&self.next_ids(&table));
         let _ = completion_lens.g_add_scalar_(1);
+    }
+
+    /// The ids of a table, in its type.
+    fn next_ids(&self, table: &Tensor) -> Tensor {
+        let ids = table.select(1, 0);
+        if self.device.is_cuda() {
+            return ids;
+        }
+        // The CPU kernel has no id for a row of NaN; the host refuses it when it reads the table.
+        let ids = ids.nan_to_num(0.0, None::<f64>, None::<f64>);
+        ids.to_kind(Kind::Int64).clamp(0, self.vocab_size - 1)
     }
 }
 
@@ -285,9 +308,16 @@ impl StaticStep {
     /// Addresses of all buffers that the step reads and writes, but the cache's.
     pub fn addresses(&self) -> Vec<usize> {
         let Buffers {
-            ids, completion_lens, first_positions, sampler_of_slot, uniforms, table, ..
+            ids,
+            completion_lens,
+            first_positions,
+            sampler_of_slot,
+            uniforms,
+            tables,
+            ..
         } = &self.buffers;
-        [ids, completion_lens, first_positions, sampler_of_slot, uniforms, table]
+        let [distances, intervals] = tables;
+        [ids, completion_lens, first_positions, sampler_of_slot, uniforms, distances, intervals]
             .map(|tensor| tensor.data_ptr() as usize)
             .to_vec()
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use models::VisionLanguageModel;
 use tch::{Device, Tensor};
 pub use torch::BOUNDARY;
-use torch::{TokenFilters, TokenSampling, sample_tokens};
+use torch::{SamplingConstants, TokenFilters, TokenSampling, TokenTable, sample_tokens};
 
 use crate::params::SamplingParams;
 
@@ -27,18 +27,16 @@ pub struct SampledToken {
 impl SampledToken {
     /// The tokens of a table of [`TokenSampler::sample_on_device`] on the host; `greedy` says of each row how it was chosen.
     pub fn read_table(table: &Tensor, greedy: impl IntoIterator<Item = bool>) -> Vec<Self> {
+        let columns = table.size()[1];
+        let kind = TokenTable::of_columns(columns);
         let mut values = vec![0f64; table.numel()];
         table.copy_data(&mut values, table.numel());
-        values.chunks_exact(5).zip(greedy).map(|(row, greedy)| Self::read(row, greedy)).collect()
-    }
-
-    fn read(row: &[f64], greedy: bool) -> Self {
-        let near_boundary = if greedy {
-            row[3] - row[2] < BOUNDARY
-        } else {
-            row[2] < BOUNDARY || row[3] < BOUNDARY || row[4] > 0.0
-        };
-        SampledToken { id: row[0] as u32, logprob: row[1] as f32, near_boundary }
+        let rows = values.chunks_exact(columns as usize).zip(greedy);
+        rows.map(|(row, greedy)| {
+            let (id, logprob, near_boundary) = kind.read(row, greedy);
+            SampledToken { id: id as u32, logprob: logprob as f32, near_boundary }
+        })
+        .collect()
     }
 }
 
@@ -64,6 +62,7 @@ pub struct TokenSampler {
     forbidden: Tensor,
     /// `[vocab_size]`: either.
     forbidden_or_ends: Tensor,
+    constants: SamplingConstants,
 }
 
 impl TokenSampler {
@@ -92,13 +91,9 @@ impl TokenSampler {
             Tensor::from_slice(&marks).to_device(device)
         };
         let forbidden = marked(&[&params.forbidden_ids[..], &[image_token]].concat());
-        let ends = marked(&params.eos_ids);
-        TokenSampler {
-            params,
-            number: 0,
-            forbidden_or_ends: forbidden.logical_or(&ends),
-            forbidden,
-        }
+        let forbidden_or_ends = forbidden.logical_or(&marked(&params.eos_ids));
+        let constants = SamplingConstants::new([&forbidden, &forbidden_or_ends]);
+        TokenSampler { params, number: 0, forbidden, forbidden_or_ends, constants }
     }
 
     /// Its parameters.
@@ -116,22 +111,20 @@ impl TokenSampler {
         if self.params.eos_ids.is_empty() { 0 } else { self.params.min_new_tokens }
     }
 
-    /// One token per row; the only transfer to the host.
-    ///
-    /// # Panics
-    /// Where shapes disagree.
-    pub fn sample(&self, inputs: &SamplerInputs<'_>) -> Vec<SampledToken> {
-        let table = self.sample_on_device(inputs).to_device(Device::Cpu);
-        SampledToken::read_table(&table, std::iter::repeat(self.params.greedy()))
-    }
-
-    /// The table that [`SampledToken::read_table`] reads, left on the device: `[n, 5]` in f64, the ids first. No transfer and no
-    /// synchronization.
+    /// The table that [`SampledToken::read_table`] reads, left on the device, the ids first. No transfer and no synchronization.
     ///
     /// # Panics
     /// Where shapes disagree.
     pub fn sample_on_device(&self, inputs: &SamplerInputs<'_>) -> Tensor {
         sample_tokens(&self.sampling(inputs))
+    }
+
+    /// The same, always of [`TokenTable::Distances`]: for a table that several samplers make together.
+    ///
+    /// # Panics
+    /// Where shapes disagree.
+    pub fn sample_distances(&self, inputs: &SamplerInputs<'_>) -> Tensor {
+        sample_tokens(&TokenSampling { constants: None, ..self.sampling(inputs) })
     }
 
     fn sampling<'a>(&'a self, inputs: &SamplerInputs<'a>) -> TokenSampling<'a> {
@@ -141,6 +134,7 @@ impl TokenSampler {
             temperature: if params.greedy() { 1.0 } else { params.temperature },
             penalty: inputs.seen.map(|seen| (seen, params.repetition_penalty)),
             banned: [&self.forbidden, &self.forbidden_or_ends],
+            constants: Some(&self.constants),
             unfinished: inputs.unfinished,
             uniforms: (!params.greedy()).then_some(inputs.uniforms),
             filters: TokenFilters {
@@ -156,7 +150,7 @@ impl TokenSampler {
 mod tests {
     use base::DrawKey;
     use tch::Kind;
-    use torch::sample_tokens_reference;
+    use torch::{sample_in_few_launches, sample_tokens_reference};
 
     use super::*;
     use crate::naive;
@@ -171,6 +165,13 @@ mod tests {
             Rc::new(params.clone()),
             torch::device_of_tests(),
         )
+    }
+
+    impl TokenSampler {
+        fn sample(&self, inputs: &SamplerInputs<'_>) -> Vec<SampledToken> {
+            let greedy = std::iter::repeat(self.params.greedy());
+            SampledToken::read_table(&self.sample_on_device(inputs), greedy)
+        }
     }
 
     fn sample(params: &SamplingParams, logits: &[f32], uniform: f64) -> SampledToken {
@@ -364,6 +365,9 @@ mod tests {
                 let mut near = 0;
                 let greedy = std::iter::repeat(params.greedy());
                 let reference = SampledToken::read_table(&reference, greedy);
+                if !params.greedy() {
+                    in_few_launches_equals(&token_sampler, &inputs, &reference);
+                }
                 for (got, expected) in by_kernel.iter().zip(reference) {
                     assert!((got.logprob - expected.logprob).abs() < 2e-6 || got.id != expected.id);
                     assert_eq!(got.near_boundary, expected.near_boundary);
@@ -373,6 +377,57 @@ mod tests {
                 assert!(near < 20, "most samples are far from a boundary: {near}");
             }
         }
+    }
+
+    /// The choice in few launches against the reference.
+    fn in_few_launches_equals(
+        sampler: &TokenSampler,
+        inputs: &SamplerInputs<'_>,
+        reference: &[SampledToken],
+    ) {
+        let sampling = sampler.sampling(inputs);
+        let table = sample_in_few_launches(&sampling, &sampler.constants, inputs.uniforms);
+        let table = SampledToken::read_table(&table, std::iter::repeat(false));
+        assert_eq!(table, reference);
+    }
+
+    #[test]
+    fn intervals_end_where_no_token_lies_beyond() {
+        let params = SamplingParams { forbidden_ids: vec![0, 2], ..Default::default() };
+        let sampler = token_sampler(&params, 6);
+        // 1 and 3 remain, 0.6 and 0.4, and 5, which has none; the placeholder outweighs all by far.
+        let logits = Tensor::from_slice(&[9.0, 0.6f32.ln(), 9.0, 0.4f32.ln(), 100.0, -1e4]);
+        let uniforms = [0.0, 5e-5, 0.59995, 0.60005, 0.8, 1.0 - 5e-5, LAST];
+        let inputs = SamplerInputs {
+            logits: &logits.expand([7, 6], false),
+            uniforms: &Tensor::from_slice(&uniforms),
+            unfinished: None,
+            seen: None,
+        };
+        let sampling = sampler.sampling(&inputs);
+        let table = sample_in_few_launches(&sampling, &sampler.constants, inputs.uniforms);
+        let got = SampledToken::read_table(&table, [false; 7]);
+        let expected = SampledToken::read_table(&sample_tokens_reference(&sampling), [false; 7]);
+        assert_eq!(got, expected);
+        assert_eq!(got.iter().map(|t| t.id).collect::<Vec<_>>(), [1, 1, 1, 3, 3, 3, 3]);
+        let near = got.iter().map(|t| t.near_boundary).collect::<Vec<_>>();
+        assert_eq!(near, [false, false, true, true, false, false, false]);
+    }
+
+    /// A row of NaN gives a token of the vocabulary and no log-probability, so that the caller can refuse it.
+    #[test]
+    fn a_row_of_nan_stays_within_the_vocabulary() {
+        let sampler = token_sampler(&SamplingParams::default(), 6);
+        let inputs = SamplerInputs {
+            logits: &Tensor::from_slice(&[f32::NAN; 6]).unsqueeze(0),
+            uniforms: &Tensor::from_slice(&[0.5]),
+            unfinished: None,
+            seen: None,
+        };
+        let table =
+            sample_in_few_launches(&sampler.sampling(&inputs), &sampler.constants, inputs.uniforms);
+        let [token] = SampledToken::read_table(&table, [false])[..] else { unreachable!() };
+        assert!(token.id < 6 && token.logprob.is_nan());
     }
 
     /// Random logits and parameters against the scalar rules of the naive generator.

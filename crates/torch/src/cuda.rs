@@ -10,8 +10,7 @@ use tch::{Cuda, Device};
 use crate::TorchError;
 
 pub mod graphs;
-#[doc(hidden)]
-pub mod stand_in;
+pub(crate) mod stand_in;
 
 const RTLD_NOW: c_int = 2;
 const RTLD_GLOBAL: c_int = 0x100;

@@ -3,12 +3,27 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 
+use tch::kind::Element;
 use tch::{Cuda, Device, Tensor};
+use torch_sys::C_tensor;
 
 use crate::TorchError;
-use crate::call::call;
+use crate::call::{call, call_for_tensor, pointer};
+use crate::fast_paths::{FastPath, is_enabled};
 
 unsafe extern "C" {
+    fn vlm_r1_pin_memory(
+        tensor: *mut C_tensor,
+        pinned: *mut *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn vlm_r1_is_pinned(
+        tensor: *mut C_tensor,
+        is_pinned: *mut c_int,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn vlm_r1_event_record(
         device: c_int,
         event: *mut *mut c_void,
@@ -25,7 +40,43 @@ unsafe extern "C" {
 /// Out of memory.
 pub fn host_copy(tensor: &Tensor, device: Device) -> Result<Tensor, TorchError> {
     let copy = tensor.f_to_device_(Device::Cpu, tensor.kind(), false, true)?;
-    Ok(if device.is_cuda() { copy.f_pin_memory(device)? } else { copy })
+    if device.is_cuda() { pinned(&copy) } else { Ok(copy) }
+}
+
+/// A copy of host memory in page-locked memory, or the tensor itself where it lies there.
+fn pinned(tensor: &Tensor) -> Result<Tensor, TorchError> {
+    // SAFETY: a valid `at::Tensor*`, borrowed for the call.
+    call_for_tensor(|pinned, error, capacity| unsafe {
+        vlm_r1_pin_memory(pointer(tensor), pinned, error, capacity)
+    })
+}
+
+/// Whether `tensor` lies in page-locked memory of the host.
+///
+/// # Errors
+/// Whatever libtorch refuses.
+pub fn is_pinned(tensor: &Tensor) -> Result<bool, TorchError> {
+    let mut is_pinned = 0;
+    // SAFETY: a valid `at::Tensor*`, borrowed for the call, and a place for the answer.
+    call(|error, capacity| unsafe {
+        vlm_r1_is_pinned(pointer(tensor), &mut is_pinned, error, capacity)
+    })?;
+    Ok(is_pinned != 0)
+}
+
+/// Numbers of the host on `device`, without waiting for it: to a GPU they go through page-locked memory, which libtorch keeps until the copy
+/// is done.
+///
+/// # Panics
+/// Out of memory.
+pub fn upload<T: Element>(numbers: &[T], device: Device) -> Tensor {
+    let tensor = Tensor::from_slice(numbers);
+    if !device.is_cuda() || !is_enabled(FastPath::PinnedCopies) {
+        return tensor.to_device(device);
+    }
+    pinned(&tensor)
+        .and_then(|pinned| begin_copy(&pinned, device))
+        .expect("page-locked memory for a few numbers")
 }
 
 /// An asynchronous copy to `to`. Work on `to` is ordered after it; the host must [`wait_for`] the device before it reads.

@@ -8,6 +8,8 @@ mod bf16_master;
 mod call;
 mod cuda;
 mod decoding;
+mod device;
+mod fast_paths;
 mod flash;
 mod fused;
 mod gradient;
@@ -20,6 +22,7 @@ mod quantized_moments;
 mod random;
 mod sampling;
 mod segment_attention;
+mod sequence_decoding;
 mod weight_index;
 mod weights;
 mod write;
@@ -28,26 +31,35 @@ pub use adamw::{AdamWOptions, fused_adamw};
 pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 #[doc(hidden)]
-pub use cuda::stand_in;
+pub use cuda::stand_in::{DeviceCounts, device_counts};
 pub use cuda::{device_of_tests, load_cuda, name_of_test_device, parse_device};
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
+pub use device::rotation_matrices;
+pub use fast_paths::{FastPath, is_enabled, set_enabled};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;
-pub use host::{PendingHostCopy, begin_copy, host_copy, wait_for};
-pub use linear::{LinearWeights, PackedCopy, gated_linear, linears, normed_linears};
+pub use host::{PendingHostCopy, begin_copy, host_copy, is_pinned, upload, wait_for};
+pub use linear::{
+    LinearWeights, PackedCopy, gated_linear, linears, normed_linears, residual_gated_linear,
+    residual_linear,
+};
 pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, machine_memory_bytes, peak_memory_bytes,
     reset_peak_live_bytes,
 };
 pub use operations::{
-    AttentionKernel, rms_norm, rms_norm_reference, rotate, rotate_reference, swiglu,
+    AttentionKernel, DecodeKernel, rms_norm, rms_norm_reference, rotate, rotate_reference, swiglu,
     swiglu_reference, token_scores, token_scores_reference, token_scores_with_entropy_gradient,
 };
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use quantized_moments::{BLOCK, Levels, QuantizedMoment};
 pub use random::{Distribution, fill_random};
-pub use sampling::{BOUNDARY, TokenFilters, TokenSampling, sample_tokens, sample_tokens_reference};
+pub use sampling::{
+    BOUNDARY, SamplingConstants, TokenFilters, TokenSampling, TokenTable, sample_in_few_launches,
+    sample_tokens, sample_tokens_reference,
+};
 pub use segment_attention::{SegmentTable, segment_attention};
+pub use sequence_decoding::{KeyRanges, SequenceKv, decode_layer_by_sequences};
 pub use weights::{WeightFiles, read_tensors};
 pub use write::{Written, write_tensors, write_tensors_as};
 

@@ -9,6 +9,8 @@ use torch_sys::C_tensor;
 
 use crate::TorchError;
 use crate::call::{call, call_for_tensor, pointer};
+use crate::device;
+use crate::fast_paths::FastPath;
 use crate::fused::{self, check, dims, has_cpu_kernel};
 use crate::operations::{rms_norm, swiglu};
 
@@ -111,6 +113,39 @@ pub fn gated_linear(gate: &Tensor, up: &Tensor, layer: LinearWeights<'_>) -> Ten
     }
     let [y] = linears(&swiglu(gate, up), [layer]);
     y
+}
+
+/// `x [T, out]` plus a layer over `y [T, in]`. On a GPU the sum is part of the product, which rounds once, where there is no bias.
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn residual_linear(x: &Tensor, y: &Tensor, layer: LinearWeights<'_>) -> Tensor {
+    if layer.bias.is_none() && y.dim() == 2 && device::takes(FastPath::ResidualProduct, y) {
+        return residual_linear_by_product(x, y, layer.weight);
+    }
+    let [update] = linears(y, [layer]);
+    x + update
+}
+
+/// [`residual_linear`] as one operation.
+pub(crate) fn residual_linear_by_product(x: &Tensor, y: &Tensor, weight: &Tensor) -> Tensor {
+    x.addmm(y, &weight.tr())
+}
+
+/// `x` plus [`gated_linear`].
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn residual_gated_linear(
+    x: &Tensor,
+    gate: &Tensor,
+    up: &Tensor,
+    layer: LinearWeights<'_>,
+) -> Tensor {
+    if has_cpu_kernel(gate) {
+        return x + gated_linear(gate, up, layer);
+    }
+    residual_linear(x, &swiglu(gate, up), layer)
 }
 
 /// The weight of a linear layer with 16 outputs interleaved: for few rows of input, which read it once and sequentially.

@@ -1,8 +1,10 @@
-//! Operations of models. Each takes its CPU kernel (`fused`) where that takes its inputs, else libtorch's operations, with gradients by
-//! either. Callers do not choose; tests compare a kernel with the `_reference` beside it.
+//! Operations of models. Each takes its CPU kernel (`fused`) where that takes its inputs, on a GPU its form of few launches (`device`), else
+//! libtorch's operations one by one, with gradients by each. Callers do not choose; tests compare all with the `_reference` beside them.
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::device;
+use crate::fast_paths::{FastPath, is_enabled};
 use crate::fused::{self, has_cpu_kernel};
 
 /// `w * x / sqrt(mean(x^2) + eps)` over the last dimension, computed in f32; `w [n]` in the type of `x [.., n]`.
@@ -12,6 +14,9 @@ use crate::fused::{self, has_cpu_kernel};
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
     if has_cpu_kernel(x) {
         return fused::rms_norm(x, w, eps).expect("a weight as wide as its input");
+    }
+    if device::takes(FastPath::FusedNorm, x) {
+        return device::rms_norm(x, w, eps);
     }
     rms_norm_reference(x, w, eps)
 }
@@ -32,6 +37,9 @@ pub fn rms_norm_reference(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
     if has_cpu_kernel(x) {
         return fused::rotate(x, cos, sin).expect("an angle for each token and channel");
+    }
+    if device::takes(FastPath::Rotation, x) {
+        return device::rotate(x, cos, sin).expect("an angle for each token and channel");
     }
     rotate_reference(x, cos, sin)
 }
@@ -118,8 +126,41 @@ impl AttentionKernel {
     pub fn of(kind: Kind, device: Device) -> Self {
         match (device, kind) {
             (Device::Cpu, Kind::Float | Kind::BFloat16) => AttentionKernel::Segments,
-            (Device::Cuda(_), Kind::BFloat16 | Kind::Half) => AttentionKernel::VariableLength,
+            (Device::Cuda(_), Kind::BFloat16 | Kind::Half)
+                if is_enabled(FastPath::FlashAttention) =>
+            {
+                AttentionKernel::VariableLength
+            }
             _ => AttentionKernel::Padded,
+        }
+    }
+}
+
+/// The ways of attention of one new token for each completion over a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeKernel {
+    /// [`crate::decode_attention`], within [`crate::decode_layer`].
+    Cpu,
+    /// [`crate::SequenceKv`], within [`crate::decode_layer_by_sequences`].
+    Sequences,
+    /// libtorch's products over padded blocks.
+    Products,
+}
+
+impl DecodeKernel {
+    /// The way for tensors of a type on a device, with heads of `head_dim` channels.
+    pub fn of(kind: Kind, device: Device, head_dim: i64) -> Self {
+        match AttentionKernel::of(kind, device) {
+            AttentionKernel::Segments => DecodeKernel::Cpu,
+            // The kernel takes multiples of 8 channels; a cache with more than the model's would be padded in each step.
+            AttentionKernel::VariableLength
+                if head_dim % 8 == 0
+                    && head_dim <= 256
+                    && is_enabled(FastPath::DecodeAttention) =>
+            {
+                DecodeKernel::Sequences
+            }
+            AttentionKernel::VariableLength | AttentionKernel::Padded => DecodeKernel::Products,
         }
     }
 }

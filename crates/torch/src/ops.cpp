@@ -67,6 +67,32 @@ int vlm_r1_flash_attention(at::Tensor **qkv, at::Tensor **cumulative, int64_t ma
   });
 }
 
+// Attention (CUDA, 16 bits) of equally many queries per sequence, without gradient, with its log-sum-exps. `tables` in int32 on the device:
+// ends of the sequences' queries, where the keys of each begin (one number more than sequences), how many keys each has.
+int vlm_r1_flash_sequences(at::Tensor **qkv, at::Tensor **tables, int64_t max_queries, int64_t max_keys, double scale,
+                           at::Tensor **output, at::Tensor **lse, char *error, size_t capacity) {
+  *output = *lse = nullptr;
+  return catch_into(error, capacity, [&] {
+    at::NoGradGuard no_grad;
+    auto results = at::_flash_attention_forward(
+        *qkv[0], *qkv[1], *qkv[2], *tables[0], *tables[1], max_queries, max_keys, /*dropout_p=*/0.0,
+        /*is_causal=*/false, /*return_debug_mask=*/false, scale, /*window_size_left=*/std::nullopt,
+        /*window_size_right=*/std::nullopt, /*seqused_k=*/*tables[2]);
+    *output = new at::Tensor(std::get<0>(results));
+    *lse = new at::Tensor(std::get<1>(results));
+  });
+}
+
+// `tch` names a device, which libtorch warns of.
+int vlm_r1_pin_memory(at::Tensor *tensor, at::Tensor **pinned, char *error, size_t capacity) {
+  *pinned = nullptr;
+  return catch_into(error, capacity, [&] { *pinned = new at::Tensor(tensor->pin_memory()); });
+}
+
+int vlm_r1_is_pinned(at::Tensor *tensor, int *is_pinned, char *error, size_t capacity) {
+  return catch_into(error, capacity, [&] { *is_pinned = tensor->is_pinned(); });
+}
+
 // Fills a tensor from a generator of its own: Bernoulli with probability `first` (distribution 0), or uniform from `first` to
 // `second` (distribution 1).
 int vlm_r1_fill_random(at::Tensor *tensor, uint64_t key, int distribution, double first,

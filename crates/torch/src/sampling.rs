@@ -1,4 +1,5 @@
-//! The choice of a token for each row of logits: by the CPU kernel where nothing is filtered, else by libtorch's operations.
+//! The choice of a token for each row of logits: where nothing is filtered by the CPU kernel, or in few launches; else by libtorch's
+//! operations.
 
 mod filters;
 
@@ -44,6 +45,8 @@ pub struct TokenSampling<'a> {
     pub penalty: Option<(&'a Tensor, f64)>,
     /// `[vocab_size]` in bool each: tokens banned for all rows, and those banned for unfinished rows.
     pub banned: [&'a Tensor; 2],
+    /// For [`TokenTable::Intervals`]; `None`: the table holds distances.
+    pub constants: Option<&'a SamplingConstants>,
     /// `[n, 1]` in bool: the unfinished rows; `None`: no row.
     pub unfinished: Option<&'a Tensor>,
     /// `[n]` in f64, from 0 to below 1: inverse-CDF sampling in order of ids. `None`: greedy, the lowest id among equals.
@@ -74,10 +77,84 @@ impl TokenFilters {
     }
 }
 
-/// Chooses a token for each row, on the device of the logits and without synchronization. Returns `[n, 5]` in f64: the token; its
-/// log-softmax over the whole vocabulary, before penalty, bans and filters; two numbers; whether rounding could move a filter's cut. The two
-/// numbers are, sampled, the distances of the uniform number to both ends of the token's interval (1 where no token lies beyond);
-/// greedy, the second largest and the largest score.
+/// What the choice of a token in few launches reads besides its inputs.
+#[derive(Debug)]
+pub struct SamplingConstants {
+    /// `[2, vocab_size]` in f32: what is added to the scores for each of [`TokenSampling::banned`].
+    bans: Tensor,
+    /// `[3]`: from a token to itself, to the one before it, and beyond the last.
+    around: Tensor,
+}
+
+impl SamplingConstants {
+    /// For the masks `[vocab_size]` of [`TokenSampling::banned`].
+    pub fn new(banned: [&Tensor; 2]) -> Self {
+        let masks = Tensor::stack(&banned, 0);
+        let (vocab_size, device) = (masks.size()[1], masks.device());
+        let bans = Tensor::zeros([2, vocab_size], (Kind::Float, device));
+        SamplingConstants {
+            bans: bans.masked_fill(&masks, f64::NEG_INFINITY),
+            around: Tensor::from_slice(&[0, -1, vocab_size]).to_device(device),
+        }
+    }
+
+    /// `[vocab_size]`, or `[n, vocab_size]` where `unfinished` says that rows differ.
+    fn bans_of(&self, unfinished: Option<&Tensor>) -> Tensor {
+        match unfinished {
+            None => self.bans.get(0),
+            Some(unfinished) => self.bans.get(1).where_self(unfinished, &self.bans.get(0)),
+        }
+    }
+}
+
+/// What a row of the table of [`sample_tokens`] holds, in f64, the token always first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenTable {
+    /// `[n, 5]`: the token; its log-softmax over the whole vocabulary, before penalty, bans and filters; two numbers; whether rounding could
+    /// move a filter's cut. The two numbers are, sampled, the distances of the uniform number to both ends of the token's interval (1 where
+    /// no token lies beyond); greedy, the second largest and the largest score.
+    Distances,
+    /// `[n, 8]`: the token, the one before it (0 has none), the last of the vocabulary; the cumulative sums of all three; the log-softmax;
+    /// the number that was looked up among the sums.
+    Intervals,
+}
+
+impl TokenTable {
+    /// The kind of a table of so many columns.
+    ///
+    /// # Panics
+    /// On another number.
+    pub fn of_columns(columns: i64) -> Self {
+        match columns {
+            5 => TokenTable::Distances,
+            8 => TokenTable::Intervals,
+            _ => panic!("a table of tokens has 5 or 8 columns, got {columns}"),
+        }
+    }
+
+    /// Token, log-probability and whether rounding alone could have changed the choice, of one row; `greedy` says how it was chosen.
+    pub fn read(self, row: &[f64], greedy: bool) -> (f64, f64, bool) {
+        match self {
+            TokenTable::Distances => {
+                let near_boundary = match greedy {
+                    true => row[3] - row[2] < BOUNDARY,
+                    false => row[2] < BOUNDARY || row[3] < BOUNDARY || row[4] > 0.0,
+                };
+                (row[0], row[1], near_boundary)
+            }
+            TokenTable::Intervals => {
+                let [id, end, total, target] = [row[0], row[3], row[5], row[7]];
+                let start = if id > 0.0 { row[4] } else { 0.0 };
+                let near_start = start > 0.0 && target - start < BOUNDARY * total;
+                let near_end = end < total && end - target < BOUNDARY * total;
+                (id, row[6], near_start || near_end)
+            }
+        }
+    }
+}
+
+/// Chooses a token for each row, on the device of the logits and without synchronization: a [`TokenTable`], of intervals where the inputs
+/// have constants for it and there is no kernel, nothing filtered and a uniform number.
 ///
 /// # Panics
 /// On tensors that do not fit.
@@ -87,10 +164,39 @@ pub fn sample_tokens(inputs: &TokenSampling<'_>) -> Tensor {
     if is_plain && has_cpu_kernel(inputs.logits) {
         return by_kernel(inputs).expect("masks as long as the vocabulary");
     }
-    sample_tokens_reference(inputs)
+    match (inputs.constants, inputs.uniforms) {
+        (Some(constants), Some(uniforms)) if is_plain => {
+            sample_in_few_launches(inputs, constants, uniforms)
+        }
+        _ => sample_tokens_reference(inputs),
+    }
 }
 
-/// [`sample_tokens`] by libtorch's operations.
+/// Inverse-CDF sampling without filters: [`TokenTable::Intervals`].
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn sample_in_few_launches(
+    inputs: &TokenSampling<'_>,
+    constants: &SamplingConstants,
+    uniforms: &Tensor,
+) -> Tensor {
+    let vocab_size = inputs.logits.size()[1];
+    let logprobs = inputs.tempered(&inputs.logits.to_kind(Kind::Float));
+    let logprobs = logprobs.log_softmax(-1, Kind::Float);
+    let scores = &logprobs + constants.bans_of(inputs.unfinished);
+    // The product is exact, and the sum truncates it to integers first.
+    let sums = (scores.softmax(-1, Kind::Float) * UNITS).cumsum(-1, Kind::Int64);
+    let target = uniforms.unsqueeze(1) * sums.narrow(1, vocab_size - 1, 1);
+    let ids = target.to_kind(Kind::Int64).searchsorted(&sums, false, true, "right", None::<Tensor>);
+    // Clamped also for rows of NaN, which the caller refuses.
+    let around = (ids + &constants.around).clamp_(0, vocab_size - 1);
+    let logprob = logprobs.gather(1, &around.narrow(1, 0, 1), false);
+    // One column in f64 makes all of it f64.
+    Tensor::cat(&[&around, &sums.gather(1, &around, false), &logprob, &target], 1)
+}
+
+/// [`sample_tokens`] by libtorch's operations: [`TokenTable::Distances`].
 pub fn sample_tokens_reference(inputs: &TokenSampling<'_>) -> Tensor {
     let logits = inputs.logits.to_kind(Kind::Float);
     let logprobs = inputs.tempered(&logits).log_softmax(-1, Kind::Float);

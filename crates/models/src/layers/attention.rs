@@ -5,7 +5,7 @@
 //! Completions over a shared prompt read its keys; its gradient sums over all of them.
 
 use tch::{Device, Kind, Tensor};
-use torch::{AttentionKernel, KvView, SegmentTable, segment_attention};
+use torch::{AttentionKernel, KvView, SegmentTable, SequenceKv, segment_attention};
 
 use super::varlen::VariableLength;
 
@@ -16,6 +16,11 @@ pub trait AttentionBackend {
 
     /// The cache as [`torch::decode_layer`] reads it, where that equals [`AttentionBackend::attend`] for `layer`.
     fn kv_view(&mut self, _layer: usize) -> Option<KvView<'_>> {
+        None
+    }
+
+    /// The cache as [`torch::decode_layer_by_sequences`] reads it, where that equals [`AttentionBackend::attend`] for `layer`.
+    fn sequence_kv(&mut self, _layer: usize) -> Option<SequenceKv<'_>> {
         None
     }
 }
@@ -271,8 +276,30 @@ impl Blocks {
 fn kernel(blocks: &[Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
     let [q, k, v] = [0, 1, 2].map(|i| blocks[i].transpose(1, 2));
     let grouped = q.size()[1] != k.size()[1];
-    Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, grouped)
-        .transpose(1, 2)
+    if grouped && q.device().is_cuda() && q.kind() == Kind::Float {
+        // With grouped heads libtorch has no kernel for them and would hold all scores.
+        let [k, v] = [k, v].map(|x| repeat_heads(&x, q.size()[1]));
+        return attend_blocks([&q, &k, &v], mask, causal, false);
+    }
+    attend_blocks([&q, &k, &v], mask, causal, grouped)
+}
+
+/// `[rows, heads, width, head_dim]` each -> `[rows, width, heads, head_dim]`.
+fn attend_blocks(
+    [q, k, v]: [&Tensor; 3],
+    mask: Option<&Tensor>,
+    causal: bool,
+    grouped: bool,
+) -> Tensor {
+    Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None, grouped).transpose(1, 2)
+}
+
+/// `x [rows, kv_heads, width, head_dim]` with each head as often as `heads` ask.
+fn repeat_heads(x: &Tensor, heads: i64) -> Tensor {
+    let [rows, kv_heads, width, head_dim] = dims4(x);
+    x.unsqueeze(2)
+        .expand([rows, kv_heads, heads / kv_heads, width, head_dim], false)
+        .reshape([rows, heads, width, head_dim])
 }
 
 impl AttentionBackend for PackedAttention {
@@ -386,4 +413,30 @@ pub(super) fn dims3(x: &Tensor) -> [i64; 3] {
 fn dims4(x: &Tensor) -> [i64; 4] {
     let size = x.size();
     [size[0], size[1], size[2], size[3]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_heads_are_grouped_ones() {
+        let draw = |heads: i64| Tensor::randn([2, heads, 5, 8], (Kind::Float, Device::Cpu));
+        let (q, [k, v]) = (draw(6), [draw(2), draw(2)].map(|x| x.set_requires_grad(true)));
+        let run = |repeated: bool| {
+            let y = match repeated {
+                true => {
+                    let [k, v] = [&k, &v].map(|x| repeat_heads(x, 6));
+                    attend_blocks([&q, &k, &v], None, true, false)
+                }
+                false => attend_blocks([&q, &k, &v], None, true, true),
+            };
+            let gradients =
+                Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&k, &v], false, false);
+            [y.detach(), gradients[0].shallow_clone(), gradients[1].shallow_clone()]
+        };
+        for (got, expected) in run(true).iter().zip(&run(false)) {
+            assert!((got - expected).abs().max().double_value(&[]) < 1e-5);
+        }
+    }
 }

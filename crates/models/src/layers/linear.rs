@@ -1,7 +1,7 @@
 //! `y = x W^T + b`.
 
 use tch::Tensor;
-use torch::{LinearWeights, linears, normed_linears};
+use torch::{LinearWeights, linears, normed_linears, residual_linear};
 
 use super::{PackedWeights, RmsNorm};
 use crate::ModelError;
@@ -89,6 +89,14 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let [y] = forward_all(x, [self], packed);
         y
+    }
+
+    /// `x [T, out]` plus the layer over `y [T, in]`.
+    pub fn add_forward(&self, x: &Tensor, y: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        match self.plain(packed) {
+            Some(layer) => residual_linear(x, y, layer),
+            None => x + self.forward(y, packed),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The gated multi-layer perceptron.
 
 use tch::Tensor;
-use torch::{gated_linear, swiglu};
+use torch::{residual_gated_linear, swiglu};
 
 use super::{Linear, PackedWeights, RmsNorm, normed_all};
 use crate::ModelError;
@@ -42,10 +42,9 @@ impl GatedMlp {
     /// `[T, hidden] -> [T, hidden]`.
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj], packed);
-        let down = match self.down_proj.plain(packed) {
-            Some(down) => gated_linear(&gate, &up, down),
-            None => self.down_proj.forward(&swiglu(&gate, &up), packed),
-        };
-        x + down
+        match self.down_proj.plain(packed) {
+            Some(down) => residual_gated_linear(x, &gate, &up, down),
+            None => x + self.down_proj.forward(&swiglu(&gate, &up), packed),
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Rotary position embedding: the rotation itself. Families decide which position rotates which channel.
 
+use std::cell::OnceCell;
+
 use tch::{Kind, Tensor};
-use torch::rotate;
+use torch::{FastPath, is_enabled, rotate, rotation_matrices};
 
 /// Cosines and sines of every token, `[T, head_dim]` each, second half equal to the first.
 #[derive(Debug)]
@@ -10,18 +12,30 @@ pub struct Rotary {
     pub cos: Tensor,
     /// Sines.
     pub sin: Tensor,
+    matrices: OnceCell<Tensor>,
 }
 
 impl Rotary {
+    /// Of cosines and sines `[T, head_dim]`.
+    pub fn new(cos: Tensor, sin: Tensor) -> Self {
+        Rotary { cos, sin, matrices: OnceCell::new() }
+    }
+
     /// From angles `[T, head_dim / 2]` in f32.
     pub fn from_angles(angles: &Tensor, kind: Kind) -> Self {
         let angles = Tensor::cat(&[angles, angles], -1);
-        Rotary { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
+        Self::new(angles.cos().to_kind(kind), angles.sin().to_kind(kind))
     }
 
     /// Rotates `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
     pub fn apply(&self, x: &Tensor) -> Tensor {
         rotate(x, &self.cos, &self.sin)
+    }
+
+    /// [`rotation_matrices`] for the few tokens of a decoding step, made once for all layers; `None` where they are not in use.
+    pub(crate) fn matrices(&self) -> Option<&Tensor> {
+        is_enabled(FastPath::Rotation)
+            .then(|| self.matrices.get_or_init(|| rotation_matrices(&self.cos, &self.sin)))
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Model {
     parameters: Parameters,
     kind: Kind,
     device: Device,
+    /// Of the text model's rotary embedding.
+    frequencies: Tensor,
     features: Option<TowerFeatures>,
 }
 
@@ -104,8 +106,10 @@ impl Model {
             })?
         };
         let parameters = b.finish(folder)?;
+        let frequencies = rope::text_frequencies(&config.text, options.device);
         Ok(Model {
             config,
+            frequencies,
             text,
             visual,
             lm_head,
@@ -197,7 +201,7 @@ impl VisionLanguageModel for Model {
     }
 
     fn rotary(&self, position_ids: &Tensor) -> Rotary {
-        rope::text_rotary(&self.config.text, position_ids, self.kind)
+        rope::text_rotary(&self.config.text, &self.frequencies, position_ids, self.kind)
     }
 
     fn layer(

@@ -40,10 +40,18 @@ pub fn prompt_positions(
     PromptPositions { positions, next }
 }
 
-/// Rotary embedding of packed text tokens: each frequency uses the position of its section's axis.
-pub fn text_rotary(config: &TextConfig, position_ids: &Tensor, kind: Kind) -> Rotary {
-    let device = position_ids.device();
-    let frequencies = inverse_frequencies(config.head_dim(), config.rope_theta(), device);
+/// The frequencies of [`text_rotary`], `[head_dim / 2]`.
+pub fn text_frequencies(config: &TextConfig, device: Device) -> Tensor {
+    inverse_frequencies(config.head_dim(), config.rope_theta(), device)
+}
+
+/// Rotary embedding of packed text tokens: each of `frequencies` uses the position of its section's axis.
+pub fn text_rotary(
+    config: &TextConfig,
+    frequencies: &Tensor,
+    position_ids: &Tensor,
+    kind: Kind,
+) -> Rotary {
     // [3, T, head_dim / 2]
     let angles = position_ids.to_kind(Kind::Float).unsqueeze(-1) * frequencies;
     let mut parts = Vec::new();

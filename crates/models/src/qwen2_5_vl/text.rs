@@ -3,7 +3,7 @@
 //! Source: huggingface/transformers v5.17, `modeling_qwen2_5_vl.py`, `Qwen2_5_VLTextModel`.
 
 use tch::Tensor;
-use torch::{DecodeLayer, decode_layer};
+use torch::{DecodeLayer, decode_layer, decode_layer_by_sequences};
 
 use super::config::TextConfig;
 use crate::ModelError;
@@ -87,6 +87,12 @@ impl DecoderLayer {
         {
             return decode_layer(x, &layer, [&rotary.cos, &rotary.sin], &kv);
         }
+        if let Some(layer) = self.plain(packed)
+            && let Some(kv) = backend.sequence_kv(index)
+        {
+            let tables = [&rotary.cos, &rotary.sin];
+            return decode_layer_by_sequences(x, &layer, tables, rotary.matrices(), &kv);
+        }
         let tokens = x.size()[0];
         // [T, heads, head_dim]
         let [q, k, v] = normed_all(
@@ -97,7 +103,7 @@ impl DecoderLayer {
         )
         .map(|x| x.view([tokens, -1, self.head_dim]));
         let attended = backend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.o_proj.forward(&attended.reshape([tokens, -1]), packed);
+        let x = self.o_proj.add_forward(x, &attended.reshape([tokens, -1]), packed);
         self.mlp.forward(&x, packed)
     }
 

@@ -58,10 +58,10 @@ impl VisionTower {
         let order = patch_order(&self.config, grids);
         let window_index = Tensor::from_slice(&order.window_index).to_device(device);
         let rotary = vision_rotary(&self.config, &order.positions, device);
-        let rotary = Rc::new(Rotary {
-            cos: permute(&rotary.cos, &window_index, merge),
-            sin: permute(&rotary.sin, &window_index, merge),
-        });
+        let rotary = Rc::new(Rotary::new(
+            permute(&rotary.cos, &window_index, merge),
+            permute(&rotary.sin, &window_index, merge),
+        ));
         let attention = |lens: Vec<usize>| {
             Rc::new(PackedAttention::new(&Layout::independent(lens), false, kind, device))
         };
@@ -129,7 +129,7 @@ impl VisionBlock {
         let v = v.contiguous();
         drop(qkv);
         let attended = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = x + self.proj.forward(&attended.reshape([patches, -1]), packed);
+        let x = self.proj.add_forward(x, &attended.reshape([patches, -1]), packed);
         self.mlp.forward(&x, packed)
     }
 }

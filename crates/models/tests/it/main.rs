@@ -6,6 +6,7 @@ mod attention;
 mod checkpointing;
 mod config;
 mod contradictions;
+mod device;
 mod features;
 mod files;
 mod inputs;

@@ -5,72 +5,48 @@ use std::ptr::null_mut;
 
 use super::dlsym;
 
-/// What the device would have done so far, in this process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Operations that are not views; a replayed graph is one.
+/// What a device did so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceCounts {
+    /// Operations that launch a kernel.
     pub launches: i64,
     /// Times that the host waited for the device.
     pub waits: i64,
-    /// Graphs captured.
+    /// Graphs that were captured.
     pub captures: i64,
-    /// Graphs replayed.
+    /// Graphs that were replayed.
     pub replays: i64,
-    /// Copies: to the device from pageable and from page-locked memory, to the host into the same, within the device, between devices.
-    pub copies: [i64; 6],
-    /// Their bytes.
-    pub bytes: [i64; 6],
+    /// Copies from the host that waited, because their source was not page-locked.
+    pub pageable_uploads: i64,
 }
 
-impl Counts {
-    /// Since the start of the process.
-    ///
-    /// # Panics
-    /// Without a stand-in.
-    pub fn now() -> Self {
-        let mut all = [0i64; 16];
-        // SAFETY: the function of this name in `tools/stand_in/memory.cpp` writes 16 integers.
-        unsafe {
-            let count: unsafe extern "C" fn(*mut i64) =
-                std::mem::transmute(function(c"vlm_r1_stand_in_counts"));
-            count(all.as_mut_ptr());
-        }
-        let six = |from: usize| std::array::from_fn(|i| all[from + i]);
-        let [launches, waits, captures, replays, ..] = all;
-        Counts { launches, waits, captures, replays, copies: six(4), bytes: six(10) }
-    }
-
-    /// What was done since `before`.
-    #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        let six = |a: &[i64; 6], b: &[i64; 6]| std::array::from_fn(|i| a[i] - b[i]);
-        Counts {
-            launches: self.launches - before.launches,
-            waits: self.waits - before.waits,
-            captures: self.captures - before.captures,
-            replays: self.replays - before.replays,
-            copies: six(&self.copies, &before.copies),
-            bytes: six(&self.bytes, &before.bytes),
-        }
-    }
+/// The counts of the stand-in in this process; `None` where no stand-in is loaded.
+pub fn device_counts() -> Option<DeviceCounts> {
+    let symbol = function(c"vlm_r1_stand_in_counts")?;
+    // SAFETY: the stand-in declares the function with this type.
+    let counts: unsafe extern "C" fn(*mut i64) = unsafe { std::mem::transmute(symbol) };
+    let mut numbers = [0i64; 16];
+    // SAFETY: room for the four counts and twice the six kinds of copies.
+    unsafe { counts(numbers.as_mut_ptr()) };
+    let [launches, waits, captures, replays, pageable_uploads, ..] = numbers;
+    Some(DeviceCounts { launches, waits, captures, replays, pageable_uploads })
 }
 
 /// Allocations on device `index` beyond `bytes` of live tensors fail from now on.
 ///
 /// # Panics
 /// Without a stand-in.
-pub fn limit_memory(index: usize, bytes: i64) {
-    // SAFETY: the function of this name in `tools/stand_in/memory.cpp` takes these and stores them.
+pub(crate) fn limit_memory(index: usize, bytes: i64) {
+    let symbol = function(c"vlm_r1_stand_in_limit").expect("a stand-in for CUDA");
+    // SAFETY: the stand-in declares the function with this type.
     unsafe {
-        let limit: unsafe extern "C" fn(c_int, i64) =
-            std::mem::transmute(function(c"vlm_r1_stand_in_limit"));
+        let limit: unsafe extern "C" fn(c_int, i64) = std::mem::transmute(symbol);
         limit(index as c_int, bytes);
     }
 }
 
-fn function(name: &CStr) -> *mut c_void {
-    // SAFETY: a terminated name, looked for in all libraries of the process.
-    let found = unsafe { dlsym(null_mut(), name.as_ptr()) };
-    assert!(!found.is_null(), "{}: this libtorch_cuda.so is no stand-in", name.to_string_lossy());
-    found
+fn function(name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: no library, which stands for all that are loaded, and a terminated name.
+    let symbol = unsafe { dlsym(null_mut(), name.as_ptr()) };
+    (!symbol.is_null()).then_some(symbol)
 }

@@ -1,0 +1,63 @@
+//! What training asks of a GPU, counted by the stand-in for CUDA (`tools/stand_in`), which must be the CUDA library of this process.
+
+use models::model::forward;
+use models::qwen2_5_vl::{Config, Model};
+use models::{
+    Checkpointing, InputsBuilder, LoadOptions, PackedAttention, TrainedParts, VisionLanguageModel,
+};
+use tch::{Device, Kind, Tensor};
+use torch::{FastPath, set_enabled};
+
+fn launches() -> i64 {
+    assert!(torch::load_cuda(), "no CUDA library");
+    torch::device_counts().expect("the stand-in for CUDA").launches
+}
+
+/// Launches of forward and backward of a batch, of a model of so many text layers.
+fn step(layers: usize, kind: Kind) -> i64 {
+    launches();
+    let device = Device::Cuda(0);
+    let mut config = Config::read(&testing::checkpoint("nested")).unwrap();
+    config.text.num_hidden_layers = layers;
+    let options = LoadOptions { kind, device, trained: TrainedParts::ALL };
+    let model = Model::blank(config, options, None).unwrap();
+    let mut builder = InputsBuilder::new(&model);
+    for len in [5, 9] {
+        let prompt = base::Prompt { ids: (0..len).collect(), images: Vec::new() };
+        builder.push_prompt(&prompt).unwrap();
+    }
+    let batch = builder.build();
+    let attention = PackedAttention::new(&batch.layout, true, kind, device);
+    let rotary = model.rotary(&batch.position_ids);
+    let run = || {
+        let mut checkpointing = Checkpointing::new(false);
+        let hidden = forward(&model, &mut checkpointing, &batch, &attention, &rotary);
+        let loss: Tensor = hidden.sum(Kind::Float);
+        loss.backward();
+    };
+    // Gradients are there from the second time on, and added to.
+    run();
+    let before = launches();
+    run();
+    launches() - before
+}
+
+fn of_layer(kind: Kind) -> i64 {
+    let [few, many] = [2, 6].map(|layers| step(layers as usize, kind));
+    assert_eq!((many - few) % 4, 0, "the same of each layer");
+    (many - few) / 4
+}
+
+#[test]
+#[ignore = "needs the stand-in for CUDA: make test-device"]
+fn a_layer_of_training_launches_half_of_what_its_operations_one_by_one_do() {
+    let paths = [FastPath::FusedNorm, FastPath::Rotation, FastPath::ResidualProduct];
+    for kind in [Kind::BFloat16, Kind::Float] {
+        let fast = of_layer(kind);
+        paths.iter().for_each(|&path| set_enabled(path, false));
+        let slow = of_layer(kind);
+        paths.iter().for_each(|&path| set_enabled(path, true));
+        println!("{kind:?}: {fast} a layer, one by one {slow}");
+        assert!(2 * fast <= slow, "{kind:?}: {fast}, one by one {slow}");
+    }
+}

@@ -1,4 +1,4 @@
-//! What `tch` lacks, and the only crate with `unsafe`: safetensors files, CPU kernels, AdamW with bf16 masters and 8-bit moments, CUDA by
+//! What `tch` lacks, and beside `gpu` the only crate with `unsafe`: safetensors files, CPU kernels, AdamW with bf16 masters and 8-bit moments, CUDA by
 //! `dlopen`, CUDA graphs, memory statistics.
 //!
 //! What models are and how they train is left to `models` and `train`.
@@ -27,7 +27,7 @@ mod write;
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
-pub use cuda::{load_cuda, parse_device};
+pub use cuda::{check_kind, libtorch_build, libtorch_folder, load_cuda, num_cards, parse_device};
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;

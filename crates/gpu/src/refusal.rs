@@ -42,6 +42,17 @@ impl Build {
             failure: None,
         }
     }
+
+    /// Whether libtorch has a part for GPUs at all: known without a driver.
+    ///
+    /// # Errors
+    /// [`Refusal::CpuBuild`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self.has_cuda_library {
+            true => Ok(()),
+            false => Err(Refusal::CpuBuild { folder: self.folder.display().to_string() }),
+        }
+    }
 }
 
 /// Why a card cannot be used.
@@ -258,9 +269,8 @@ impl Machine {
 
     /// Why libtorch, which sees `seen` cards, has no card of that number.
     pub fn why_not(&self, build: &Build, index: usize, seen: usize) -> Refusal {
-        let folder = build.folder.display().to_string();
-        if !build.has_cuda_library {
-            return Refusal::CpuBuild { folder };
+        if let Err(refusal) = build.check() {
+            return refusal;
         }
         let driver_version = self.driver_version.clone();
         let driver = match &self.driver {
@@ -287,7 +297,11 @@ impl Machine {
         }
         match self.check_card(build, index) {
             Err(refusal) => refusal,
-            Ok(()) => Refusal::Unseen { cards: driver.cards.len(), seen, folder },
+            Ok(()) => Refusal::Unseen {
+                cards: driver.cards.len(),
+                seen,
+                folder: build.folder.display().to_string(),
+            },
         }
     }
 

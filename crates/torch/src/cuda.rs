@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use gpu::{Build, CUDA_LIBRARY, Machine, Refusal, SharedLibrary, machine};
+use gpu::{Build, CUDA_LIBRARY, Refusal, SharedLibrary, machine};
 use tch::{Cuda, Device, Kind};
 
 use crate::TorchError;
@@ -70,7 +70,7 @@ pub fn parse_device(name: &str) -> Result<Device, TorchError> {
     let error = |cause: String| TorchError::Device { got: name.to_string(), cause };
     let index = match name {
         "auto" => {
-            return match open_card(machine(), 0) {
+            return match open_card(0) {
                 Ok(device) => Ok(device),
                 Err(refusal) if refusal.is_absence() => Ok(Device::Cpu),
                 Err(refusal) => Err(error(format!("a GPU is here, but {refusal}"))),
@@ -83,7 +83,7 @@ pub fn parse_device(name: &str) -> Result<Device, TorchError> {
             .and_then(|n| n.parse::<usize>().ok())
             .ok_or_else(|| error("expected `auto`, `cpu`, `cuda` or `cuda:N`".into()))?,
     };
-    open_card(machine(), index).map_err(|refusal| error(refusal.to_string()))
+    open_card(index).map_err(|refusal| error(refusal.to_string()))
 }
 
 /// Whether `device` computes in `kind`.
@@ -99,11 +99,11 @@ pub fn check_kind(device: Device, kind: Kind) -> Result<(), TorchError> {
     }
 }
 
-fn open_card(machine: &Machine, index: usize) -> Result<Device, Refusal> {
+fn open_card(index: usize) -> Result<Device, Refusal> {
     let build = libtorch_build();
-    if !build.has_cuda_library {
-        return Err(machine.why_not(&build, index, 0));
-    }
+    // Before the driver is asked, which wakes its cards.
+    build.check()?;
+    let machine = machine();
     // Before libtorch is asked, which would write lines of its own.
     machine.check_driver(&build)?;
     let seen = num_cards();

@@ -66,7 +66,7 @@ pub fn variable_length_attention(
     lens: &SequenceLens,
     causal: bool,
 ) -> Result<Tensor, TorchError> {
-    if !has_flash_attention(q) {
+    if !has_flash_attention(q.kind(), q.device()) {
         return one_by_one(q, k, v, lens, causal);
     }
     let head_dim = q.size()[2];
@@ -81,9 +81,10 @@ pub fn variable_length_attention(
     Ok(output.f_narrow(2, 0, head_dim)?)
 }
 
-fn has_flash_attention(q: &Tensor) -> bool {
-    match q.device() {
-        Device::Cuda(index) if matches!(q.kind(), Kind::BFloat16 | Kind::Half) => {
+/// Whether libtorch has flash attention for tensors of a type on a device.
+pub(crate) fn has_flash_attention(kind: Kind, device: Device) -> bool {
+    match (device, kind) {
+        (Device::Cuda(index), Kind::BFloat16 | Kind::Half) => {
             gpu::machine().has_flash_attention(index)
         }
         _ => false,

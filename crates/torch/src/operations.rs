@@ -3,6 +3,7 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::flash::has_flash_attention;
 use crate::fused::{self, has_cpu_kernel};
 
 /// `w * x / sqrt(mean(x^2) + eps)` over the last dimension, computed in f32; `w [n]` in the type of `x [.., n]`.
@@ -118,7 +119,7 @@ impl AttentionKernel {
     pub fn of(kind: Kind, device: Device) -> Self {
         match (device, kind) {
             (Device::Cpu, Kind::Float | Kind::BFloat16) => AttentionKernel::Segments,
-            (Device::Cuda(_), Kind::BFloat16 | Kind::Half) => AttentionKernel::VariableLength,
+            _ if has_flash_attention(kind, device) => AttentionKernel::VariableLength,
             _ => AttentionKernel::Padded,
         }
     }

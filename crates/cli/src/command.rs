@@ -103,7 +103,7 @@ impl Command {
             ),
             Self::Doctor => entry::<DoctorConfig>(
                 "doctor",
-                "Cards, driver, libtorch, memory, disk and hub as they are here, and what to do where one is broken",
+                "What this machine has and lacks for a run, as a page to paste into a report",
                 none,
             ),
             Self::DataCheck => entry::<DataCheckConfig>(

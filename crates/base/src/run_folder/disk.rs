@@ -41,8 +41,8 @@ impl DiskTrial {
     pub fn of(dir: &Path) -> io::Result<Self> {
         let mut file = tempfile::tempfile_in(dir)?;
         // Compression by the file system would take zeros for nothing.
-        let chunk: Vec<u8> =
-            (0..TRIAL_CHUNK as u64).map(|i| (i * i * 2_654_435_761 >> 13) as u8).collect();
+        let mixed = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8;
+        let chunk: Vec<u8> = (0..TRIAL_CHUNK as u64).map(mixed).collect();
         let start = Instant::now();
         let mut bytes = 0;
         while bytes < TRIAL_BYTES && start.elapsed() < TRIAL_TIME {

@@ -29,8 +29,10 @@ fn tell(section: &mut Section, state: &HubState) {
     section.fact("endpoint", state.endpoint.clone());
     section.fact("cache", state.cache.display().to_string());
     section.fact("token", if state.has_token { "yes" } else { "no" });
-    let set: Vec<&str> =
-        PROXIES.into_iter().filter(|name| std::env::var_os(name).is_some()).collect();
+    let set: Vec<&str> = PROXIES
+        .into_iter()
+        .filter(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
+        .collect();
     if !set.is_empty() {
         section.fact("proxy", format!("set by {}", set.join(", ")));
     }

@@ -1,24 +1,35 @@
 //! Limits of time: what hangs (a driver, a network disk, a program) is left behind.
 
 use std::io::Read;
+use std::panic::resume_unwind;
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What `probe` gives; `None` where it takes longer. Its thread then ends with this program.
+///
+/// # Panics
+/// Where `probe` does.
 pub fn within<T: Send + 'static>(
     limit: Duration,
     probe: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
+    let thread = thread::spawn(move || {
         // Nobody waits any more: nothing is to be done.
         let _ = send.send(probe());
     });
-    receive.recv_timeout(limit).ok()
+    match receive.recv_timeout(limit) {
+        Ok(given) => Some(given),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => match thread.join() {
+            Err(panic) => resume_unwind(panic),
+            Ok(()) => None,
+        },
+    }
 }
 
 /// What a program wrote until it ended.
@@ -78,6 +89,7 @@ mod tests {
     fn what_hangs_is_left_behind() {
         assert_eq!(within(LONG, || 7), Some(7));
         assert_eq!(within(PAUSE, || thread::sleep(LONG)), None);
+        assert!(std::panic::catch_unwind(|| within(LONG, || panic!("broken"))).is_err());
         let error = run(shell("exec sleep 3600"), PAUSE).unwrap_err();
         assert!(error.contains("does not end within 0.02 s"), "{error}");
     }

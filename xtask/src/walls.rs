@@ -2,7 +2,7 @@
 //!
 //! Three walls: a crate uses only the crates listed for it (tests and build scripts included;
 //! `testing` is for tests alone); the crates marked so never reach libtorch, not even through
-//! others; only `torch` may say `unsafe`.
+//! others; only `torch` and `gpu` may say `unsafe`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,10 +13,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 23] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("base", &[]),
+    ("gpu", &[]),
     ("config", &[]),
-    ("torch", &[]),
+    ("torch", &["gpu"]),
     ("python", &[]),
     ("testing", &[]),
     ("mathverify", &["python"]),
@@ -37,6 +38,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
         "cli",
         &[
             "base",
+            "gpu",
             "config",
             "python",
             "data",
@@ -70,12 +72,13 @@ const MAY_USE: [(&str, &[&str]); 23] = [
         ],
     ),
     ("experiments", &["data", "report", "tiny"]),
-    ("xtask", &[]),
+    ("xtask", &["gpu"]),
 ];
 
 /// Build and test on a machine without libtorch.
-const NO_LIBTORCH: [&str; 17] = [
+const NO_LIBTORCH: [&str; 18] = [
     "base",
+    "gpu",
     "config",
     "python",
     "mathverify",
@@ -100,8 +103,8 @@ const LIBTORCH: [&str; 2] = ["tch", "torch-sys"];
 /// Supports of tests: every crate may use it, as a dev-dependency only.
 const FOR_TESTS: &str = "testing";
 
-/// The one crate that may switch off the lint.
-const MAY_BE_UNSAFE: &str = "torch";
+/// The crates that may switch off the lint.
+const MAY_BE_UNSAFE: [&str; 2] = ["torch", "gpu"];
 
 // In two halves, so that this file does not break its own wall.
 const UNSAFE_LINT: &str = concat!("unsafe", "_code");
@@ -256,7 +259,9 @@ fn unsafe_outside_its_crate(root: &Path, metadata: &Metadata) -> Result<Vec<Stri
     if !has_line(&root.join("Cargo.toml"), "[workspace.lints.rust]", &lint)? {
         breaches.push(format!("`Cargo.toml`: expected `{lint}` in `[workspace.lints.rust]`"));
     }
-    for (_, package) in metadata.ours().filter(|(_, package)| package.name != MAY_BE_UNSAFE) {
+    for (_, package) in
+        metadata.ours().filter(|(_, package)| !MAY_BE_UNSAFE.contains(&&*package.name))
+    {
         if !has_line(&package.manifest, "[lints]", "workspace = true")? {
             breaches.push(format!("`{}` lacks `workspace = true` in `[lints]`", package.name));
         }
@@ -432,6 +437,8 @@ mod tests {
         let allow = format!("#![allow({UNSAFE_LINT})]\n");
         assert!(breaches(&[("base", LINTS, &allow)]).contains("`crates/base/src/lib.rs` touches"));
         assert!(breaches(&[("base", "", "")]).contains("`base` lacks `workspace = true`"));
-        run(workspace(&[("torch", "", &allow)]).path()).expect("torch may");
+        for name in MAY_BE_UNSAFE {
+            run(workspace(&[(name, "", &allow)]).path()).expect("it may");
+        }
     }
 }

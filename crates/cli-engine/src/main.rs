@@ -56,6 +56,7 @@ fn act(invocation: &Invocation) -> Result<()> {
             with_config(invocation, |config| config.machine.dry_run, commands::logprobs)
         }
         Command::Merge => with_config(invocation, |config| config.dry_run, commands::merge),
+        Command::Doctor => commands::doctor(),
         Command::Reward | Command::DataCheck | Command::DataConvert => {
             let name = invocation.command.name();
             bail!("`{name}` is a command of `vlm-r1`, not of its engine\nhint: vlm-r1 {name}")

@@ -138,11 +138,10 @@ impl<'a> Located<'a> {
     /// # Errors
     /// Where the folder does not hold such a model, or there is no such device.
     pub fn weights(&self) -> Result<Box<dyn VisionLanguageModel>> {
-        let options = LoadOptions {
-            kind: kind(self.options.dtype),
-            device: prepare_device(self.options.device, self.options.num_threads)?,
-            trained: TrainedParts::NONE,
-        };
+        let kind = kind(self.options.dtype);
+        let device = prepare_device(self.options.device, self.options.num_threads)?;
+        torch::check_kind(device, kind)?;
+        let options = LoadOptions { kind, device, trained: TrainedParts::NONE };
         Ok(match &self.adapter {
             Some(saved) => load_with_adapter(&self.folder, options, AdapterSource::Saved(saved))?,
             None => load_model(&self.folder, options)?,

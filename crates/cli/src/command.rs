@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use config::Section;
 use config::{
-    CompatEffect, CompatFlag, Config, DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig,
-    Field, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig,
-    SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
+    CompatEffect, CompatFlag, Config, DataCheckConfig, DataConvertConfig, DemoConfig, DoctorConfig,
+    EvalConfig, Field, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig,
+    RewardConfig, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
 };
 use serde_json::Value;
 
@@ -46,6 +46,8 @@ commands! {
     Reward,
     /// An adapter put into its model.
     Merge,
+    /// What this machine has and lacks.
+    Doctor,
     /// The doctor of training data.
     DataCheck,
     /// Rows made of other data.
@@ -97,6 +99,11 @@ impl Command {
             Self::Merge => entry::<MergeConfig>(
                 "merge",
                 "Put a LoRA adapter into the weights that it was trained over",
+                none,
+            ),
+            Self::Doctor => entry::<DoctorConfig>(
+                "doctor",
+                "What this machine has and lacks for a run, as a page to paste into a report",
                 none,
             ),
             Self::DataCheck => entry::<DataCheckConfig>(

@@ -1,6 +1,7 @@
 //! Models by name: a folder, or a model on the Hugging Face hub, kept in its cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use base::model_folder::{check_model_folder, is_adapter, missing_weights};
@@ -138,6 +139,84 @@ fn explained(name: &str, model: &download::Model, error: Error) -> anyhow::Error
         Error::Room { .. } | Error::Io { .. } => return error.into(),
     };
     anyhow::anyhow!("{what}\nhint: {hint}")
+}
+
+/// How the hub is reached from here.
+pub struct HubState {
+    /// The hub, without a name and password in its address.
+    pub endpoint: String,
+    /// Folder of downloaded models.
+    pub cache: PathBuf,
+    /// Whether a token is sent; which one is nobody's business.
+    pub has_token: bool,
+    /// Seconds until it answered, or why it did not; `None` where a variable forbids to ask.
+    pub answer: Option<Result<f64, String>>,
+    /// That variable.
+    pub offline_by: Option<&'static str>,
+}
+
+/// Asks the hub for one model's description, which is all that tells whether models can be fetched.
+///
+/// # Errors
+/// Where the settings of the hub mean nothing.
+pub fn reach(model: &str, limit: Duration) -> Result<HubState> {
+    let client = HFClient::builder().retry_max_attempts(1).build().context("hub")?;
+    let mut state = HubState {
+        endpoint: without_password(client.endpoint()),
+        cache: client.cache_dir().to_owned(),
+        has_token: has_token(),
+        answer: None,
+        offline_by: offline_by(),
+    };
+    if state.offline_by.is_none() {
+        let (owner, name) = hub_name(model).context("a model of the hub")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let start = Instant::now();
+        let answer = runtime.block_on(async {
+            let repository = client.model(owner, name);
+            tokio::time::timeout(limit, repository.info().send()).await
+        });
+        // A name that takes long to resolve holds a thread of its own.
+        runtime.shutdown_background();
+        state.answer = Some(match answer {
+            Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
+            // It may keep this model from us, and is reached.
+            Ok(
+                Ok(_)
+                | Err(
+                    HFError::AuthRequired { .. }
+                    | HFError::Forbidden { .. }
+                    | HFError::RepoNotFound { .. }
+                    | HFError::RevisionNotFound { .. }
+                    | HFError::RateLimited { .. },
+                ),
+            ) => Ok(start.elapsed().as_secs_f64()),
+            Ok(Err(error)) => Err(cause(&error)),
+        });
+    }
+    Ok(state)
+}
+
+fn without_password(endpoint: &str) -> String {
+    let Some((scheme, rest)) = endpoint.split_once("://") else {
+        return endpoint.to_owned();
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{}", path.split('?').next().unwrap_or_default())
+}
+
+/// As `hf-hub` finds it.
+fn has_token() -> bool {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
+        return false;
+    }
+    let in_file =
+        |path: &Path| std::fs::read_to_string(path).is_ok_and(|token| !token.trim().is_empty());
+    variable("HF_TOKEN").is_some()
+        || variable("HF_TOKEN_PATH").is_some_and(|path| in_file(Path::new(&path)))
+        || in_file(&hf_hub::hf_home().join("token"))
 }
 
 /// The innermost cause of an error, which says most.

@@ -26,7 +26,8 @@ const WAITING: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
 /// Rounds of spinning before a thread sleeps (libgomp's own choice is 300,000).
 const SPIN_COUNT: &str = "1000";
 
-const HINT: &str = "hint: `vlm-r1-engine`, which computes, lies beside `vlm-r1`, or where VLM_R1_ENGINE says; `make build` makes both";
+/// How to have an engine.
+pub const HINT: &str = "hint: `vlm-r1-engine`, which computes, lies beside `vlm-r1`, or where VLM_R1_ENGINE says; `make build` makes both";
 
 /// Replaces this program by the engine, with the same arguments; what it gives back is why that failed.
 pub fn replace_by_engine() -> anyhow::Error {
@@ -34,6 +35,11 @@ pub fn replace_by_engine() -> anyhow::Error {
         Ok(engine) => engine,
         Err(error) => return error,
     };
+    let mut arguments = env::args_os();
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    command.args(arguments);
     let error = command.exec();
     anyhow!("cannot start `{}`: {}\n{HINT}", program.display(), why(&error))
 }
@@ -45,8 +51,11 @@ fn why(error: &Error) -> String {
     }
 }
 
-/// The program, and how it is called.
-fn engine() -> Result<(PathBuf, Command)> {
+/// The program, and how it is called but for its arguments.
+///
+/// # Errors
+/// Where it is not known which.
+pub fn engine() -> Result<(PathBuf, Command)> {
     let own = env::current_exe();
     let program = match env::var_os(ENGINE_VARIABLE).filter(|given| !given.is_empty()) {
         // Without a folder a name would be looked for in `PATH`.
@@ -63,12 +72,8 @@ fn engine() -> Result<(PathBuf, Command)> {
     if own.is_ok_and(|own| program.canonicalize().is_ok_and(|program| program == own)) {
         bail!("`{}` is the program that starts the engine\n{HINT}", program.display());
     }
-    let mut arguments = env::args_os();
     let mut command = Command::new(&program);
-    if let Some(name) = arguments.next() {
-        command.arg0(name);
-    }
-    command.args(arguments).env(FRONT_VARIABLE, build());
+    command.env(FRONT_VARIABLE, build());
     if WAITING.iter().all(|name| env::var_os(name).is_none()) {
         command.env("GOMP_SPINCOUNT", SPIN_COUNT);
     }
@@ -76,7 +81,7 @@ fn engine() -> Result<(PathBuf, Command)> {
 }
 
 /// Version and commit.
-fn build() -> String {
+pub fn build() -> String {
     format!("{} ({})", env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("no commit"))
 }
 

@@ -24,6 +24,7 @@ fn act(invocation: &Invocation) -> Result<()> {
         Command::DataConvert => {
             with_config(invocation, |config| config.dry_run, commands::data_convert)
         }
+        Command::Doctor => with_config(invocation, |_| false, commands::doctor),
         Command::Eval if commands::eval::is_comparison(invocation) => with_checked_config(
             invocation,
             |config| config.machine.dry_run,

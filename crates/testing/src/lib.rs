@@ -3,6 +3,10 @@
 //! A dev-dependency only, without libtorch. A missing file panics: a test must not pass without
 //! its golden numbers.
 
+mod driver;
+
+pub use driver::{compile, library_path, stand_in_driver};
+
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;

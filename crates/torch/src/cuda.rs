@@ -1,25 +1,16 @@
 //! CUDA by `dlopen`: one binary starts on every machine and uses the GPU where there is one.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use tch::{Cuda, Device};
+use gpu::{Build, CUDA_LIBRARY, Refusal, SharedLibrary, machine};
+use tch::{Cuda, Device, Kind};
 
 use crate::TorchError;
 
 pub mod graphs;
 pub(crate) mod stand_in;
-
-const RTLD_NOW: c_int = 2;
-const RTLD_GLOBAL: c_int = 0x100;
-
-unsafe extern "C" {
-    fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void;
-    fn dlerror() -> *const c_char;
-    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
-}
 
 /// Why the CUDA library could not be loaded; [`parse_device`] reports it.
 static FAILURE: OnceLock<String> = OnceLock::new();
@@ -37,57 +28,53 @@ fn load() -> bool {
     let Some(library) = cuda_place().filter(|place| place.exists()) else {
         return false;
     };
-    match open(&library) {
+    match SharedLibrary::open(&library) {
         Ok(_) => true,
         Err(cause) => {
-            let _ = FAILURE.set(format!("{}: {cause}", library.display()));
+            let _ = FAILURE.set(cause);
             false
         }
     }
 }
 
-fn open(library: &Path) -> Result<*mut c_void, String> {
-    let path = CString::new(library.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
-    // SAFETY: a terminated path; the handle is kept for the life of the process.
-    let handle = unsafe { dlopen(path.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
-    if !handle.is_null() {
-        return Ok(handle);
-    }
-    // SAFETY: after a failed `dlopen` it is a terminated string that stays until the next call.
-    let message = unsafe { dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
-    Err(message.map_or_else(
-        || "the loader gives no reason".to_string(),
-        |text| text.to_string_lossy().into_owned(),
-    ))
-}
-
 /// Beside the `libtorch_cpu.so` of this process, whether it lies there or not.
 fn cuda_place() -> Option<PathBuf> {
+    Some(libtorch_folder()?.join(CUDA_LIBRARY))
+}
+
+/// The folder of this process's libtorch.
+pub fn libtorch_folder() -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
-    let cpu = PathBuf::from(&line[line.find('/')?..]);
-    Some(cpu.with_file_name("libtorch_cuda.so"))
+    Some(Path::new(&line[line.find('/')?..]).parent()?.to_owned())
+}
+
+/// This process's libtorch, and why its part for GPUs did not load if that was tried.
+pub fn libtorch_build() -> Build {
+    let build = libtorch_folder().map(|folder| Build::of(&folder)).unwrap_or_default();
+    Build { failure: FAILURE.get().cloned(), ..build }
+}
+
+/// Loads libtorch's part for GPUs, and counts the cards that libtorch sees.
+pub fn num_cards() -> usize {
+    load_cuda();
+    usize::try_from(Cuda::device_count()).unwrap_or_default()
 }
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU that libtorch sees, else the CPU. CUDA's
 /// libraries, half a gigabyte and more, are loaded here, and not for `cpu`.
 ///
 /// # Errors
-/// An unknown name, a GPU that is not there, or one that `auto` would pass over only because
-/// libtorch's CUDA library does not load.
+/// An unknown name; a GPU that is not there, or that this libtorch cannot use, with what to do. `auto` takes the CPU where
+/// there is no GPU, no driver or no CUDA library, and fails where there are all three and they do not work.
 pub fn parse_device(name: &str) -> Result<Device, TorchError> {
     let error = |cause: String| TorchError::Device { got: name.to_string(), cause };
-    if name == "auto" || name.starts_with("cuda") {
-        load_cuda();
-    }
-    let failure = FAILURE.get().map(String::as_str);
     let index = match name {
         "auto" => {
-            return match failure {
-                Some(cause) if Path::new("/dev/nvidia0").exists() => Err(error(format!(
-                    "a GPU is here, but {cause}\nhint: --device cpu does without it"
-                ))),
-                _ => Ok(Device::cuda_if_available()),
+            return match open_card(0) {
+                Ok(device) => Ok(device),
+                Err(refusal) if refusal.is_absence() => Ok(Device::Cpu),
+                Err(refusal) => Err(error(format!("a GPU is here, but {refusal}"))),
             };
         }
         "cpu" => return Ok(Device::Cpu),
@@ -97,11 +84,34 @@ pub fn parse_device(name: &str) -> Result<Device, TorchError> {
             .and_then(|n| n.parse::<usize>().ok())
             .ok_or_else(|| error("expected `auto`, `cpu`, `cuda` or `cuda:N`".into()))?,
     };
-    let found = Cuda::device_count();
-    if index as i64 >= found {
-        let why = failure.map_or_else(String::new, |cause| format!("; {cause}"));
-        return Err(error(format!("libtorch sees {found} GPUs here{why}")));
+    open_card(index).map_err(|refusal| error(refusal.to_string()))
+}
+
+/// Whether `device` computes in `kind`.
+///
+/// # Errors
+/// bf16 on a card that has no such arithmetic.
+pub fn check_kind(device: Device, kind: Kind) -> Result<(), TorchError> {
+    match (device, kind) {
+        (Device::Cuda(index), Kind::BFloat16) => machine().check_bf16(index).map_err(|refusal| {
+            TorchError::Device { got: format!("cuda:{index}"), cause: refusal.to_string() }
+        }),
+        _ => Ok(()),
     }
+}
+
+fn open_card(index: usize) -> Result<Device, Refusal> {
+    let build = libtorch_build();
+    // Before the driver is asked, which wakes its cards.
+    build.check()?;
+    let machine = machine();
+    // Before libtorch is asked, which would write lines of its own.
+    machine.check_driver(&build)?;
+    let seen = num_cards();
+    if index >= seen {
+        return Err(machine.why_not(&libtorch_build(), index, seen));
+    }
+    machine.check_card(&build, index)?;
     Ok(Device::Cuda(index))
 }
 
@@ -137,12 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_does_not_load_says_why() {
-        let folder = tempfile::tempdir().unwrap();
-        let library = folder.path().join("libtorch_cuda.so");
-        std::fs::write(&library, "no library").unwrap();
-        let cause = open(&library).unwrap_err();
-        assert!(cause.contains("libtorch_cuda.so"), "{cause}");
-        assert!(open(&folder.path().join("absent.so")).is_err());
+    fn this_process_knows_its_libtorch() {
+        let build = libtorch_build();
+        assert!(build.folder.join("libtorch_cpu.so").exists(), "{build:?}");
     }
 }

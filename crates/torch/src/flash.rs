@@ -51,8 +51,8 @@ impl SequenceLens {
 }
 
 /// Each sequence's queries over its own keys; with `causal` the last query sees all keys, the one before
-/// it all but the last, and so on. CUDA in 16 bits: flash attention. Elsewhere, where libtorch has no
-/// such kernel: one sequence at a time, which is slow.
+/// it all but the last, and so on. CUDA in 16 bits, on cards that have it: flash attention. Elsewhere, where libtorch has
+/// no such kernel: one sequence at a time, which is slow.
 ///
 /// # Shapes
 /// `q [all queries, heads, head_dim]`, `k`, `v [all keys, kv_heads, head_dim]` -> as `q`.
@@ -66,7 +66,7 @@ pub fn variable_length_attention(
     lens: &SequenceLens,
     causal: bool,
 ) -> Result<Tensor, TorchError> {
-    if !(q.device().is_cuda() && matches!(q.kind(), Kind::BFloat16 | Kind::Half)) {
+    if !has_flash_attention(q.kind(), q.device()) {
         return one_by_one(q, k, v, lens, causal);
     }
     let head_dim = q.size()[2];
@@ -79,6 +79,16 @@ pub fn variable_length_attention(
     };
     let output = flash([fitted(q)?, fitted(k)?, fitted(v)?], lens, causal, scale)?;
     Ok(output.f_narrow(2, 0, head_dim)?)
+}
+
+/// Whether libtorch has flash attention for tensors of a type on a device.
+pub(crate) fn has_flash_attention(kind: Kind, device: Device) -> bool {
+    match (device, kind) {
+        (Device::Cuda(index), Kind::BFloat16 | Kind::Half) => {
+            gpu::machine().has_flash_attention(index)
+        }
+        _ => false,
+    }
 }
 
 fn flash(

@@ -1,4 +1,4 @@
-//! What `tch` lacks, and the only crate with `unsafe`: safetensors files, CPU kernels, AdamW with bf16 masters and 8-bit moments, CUDA by
+//! What `tch` lacks, and beside `gpu` the only crate with `unsafe`: safetensors files, CPU kernels, AdamW with bf16 masters and 8-bit moments, CUDA by
 //! `dlopen`, CUDA graphs, memory statistics.
 //!
 //! What models are and how they train is left to `models` and `train`.
@@ -32,7 +32,10 @@ pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 #[doc(hidden)]
 pub use cuda::stand_in::{DeviceCounts, device_counts};
-pub use cuda::{device_of_tests, load_cuda, name_of_test_device, parse_device};
+pub use cuda::{
+    check_kind, device_of_tests, libtorch_build, libtorch_folder, load_cuda, name_of_test_device,
+    num_cards, parse_device,
+};
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use device::rotation_matrices;
 pub use fast_paths::{FastPath, is_enabled, set_enabled};

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::device;
 use crate::fast_paths::{FastPath, is_enabled};
+use crate::flash::has_flash_attention;
 use crate::fused::{self, has_cpu_kernel};
 
 /// `w * x / sqrt(mean(x^2) + eps)` over the last dimension, computed in f32; `w [n]` in the type of `x [.., n]`.
@@ -126,9 +127,7 @@ impl AttentionKernel {
     pub fn of(kind: Kind, device: Device) -> Self {
         match (device, kind) {
             (Device::Cpu, Kind::Float | Kind::BFloat16) => AttentionKernel::Segments,
-            (Device::Cuda(_), Kind::BFloat16 | Kind::Half)
-                if is_enabled(FastPath::FlashAttention) =>
-            {
+            _ if has_flash_attention(kind, device) && is_enabled(FastPath::FlashAttention) => {
                 AttentionKernel::VariableLength
             }
             _ => AttentionKernel::Padded,

@@ -82,7 +82,9 @@ pub(crate) fn catch_libtorch<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     catch(Catching::Libtorch, work).map_err(|payload| {
         let message = panic_text(payload.as_ref()).and_then(libtorch_message);
         match message {
-            Some(message) if OutOfMemory::of_panic(payload.as_ref()).is_none() => message.to_owned(),
+            Some(message) if OutOfMemory::of_panic(payload.as_ref()).is_none() => {
+                message.to_owned()
+            }
             _ => resume_unwind(payload),
         }
     })
@@ -177,7 +179,8 @@ mod tests {
 
     #[test]
     fn what_libtorch_refuses_is_its_message() {
-        let wrong_shapes = || drop(no_grad(|| Tensor::zeros([2], (Kind::Float, Device::Cpu)).view([3])));
+        let wrong_shapes =
+            || drop(no_grad(|| Tensor::zeros([2], (Kind::Float, Device::Cpu)).view([3])));
         let message = catch_libtorch(wrong_shapes).unwrap_err();
         assert_eq!(message, "shape '[3]' is invalid for input of size 2");
         let leaf = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);

@@ -9,7 +9,7 @@ use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, RowChecks
 use engine::Decoding;
 use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
 use tch::Kind;
-use torch::parse_device;
+use torch::{check_kind, parse_device};
 
 use crate::TrainError;
 use crate::micro_batches::Limits;
@@ -91,12 +91,14 @@ impl Settings {
     fn new(sections: TrainingSections, own: &Own<'_>) -> Result<Self, TrainError> {
         let TrainingSections { model, data, optimizer, machine, .. } = &sections;
         let device = parse_device(&machine.device)?;
+        let kind = if model.bf16 { Kind::BFloat16 } else { Kind::Float };
+        check_kind(device, kind)?;
         let task = data.task_type.as_deref();
         let folders = data.image_folders.as_deref();
         Ok(Self {
             lora: lora(model, optimizer.seed)?,
             load: LoadOptions {
-                kind: if model.bf16 { Kind::BFloat16 } else { Kind::Float },
+                kind,
                 device,
                 trained: trained_parts(model, machine.offload_optimizer),
             },

@@ -22,7 +22,7 @@ struct Wheel {
     file: &'static str,
     bytes: u64,
     sha256: &'static str,
-    /// `path in the wheel=path in the view`; a path ending in `/` is a folder.
+    /// `path in the wheel=path in the view`; a path ending in `/` is a folder, `*` in a path stands for any characters.
     parts: &'static [&'static str],
 }
 
@@ -44,14 +44,14 @@ const WHEELS: [Wheel; 3] = [
         file: "nvidia_cuda_cupti-13.0.85-py3-none-manylinux_2_25_x86_64.whl",
         bytes: 10_715_597,
         sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
-        parts: &["nvidia/cu13/lib/libcupti.so.13=lib/libcupti.so.13"],
+        parts: &["nvidia/*/lib/libcupti.so.*=lib/"],
     },
     Wheel {
         package: "nvidia-cuda-runtime==13.0.96",
         file: "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
         bytes: 2_243_632,
         sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
-        parts: &["nvidia/cu13/lib/libcudart.so.13=lib/libcudart.so.13"],
+        parts: &["nvidia/*/lib/libcudart.so.*=lib/"],
     },
 ];
 
@@ -258,6 +258,29 @@ mod tests {
         assert!(error.contains("`x.whl`: sha256 a52d159f"), "{error}");
         let error = verify(&folder.path().join("y.whl"), 3, abc).expect_err("no file");
         assert_eq!(error.to_string(), "pip did not fetch `y.whl`");
+    }
+
+    #[test]
+    fn libraries_of_any_version_are_unpacked() {
+        let folder = tempfile::tempdir().expect("folder");
+        let wheel = folder.path().join("x.whl");
+        let make = "import sys, zipfile\n\
+                    with zipfile.ZipFile(sys.argv[1], 'w') as wheel:\n    \
+                    for name in ['nvidia/cu17/lib/liba.so.17', 'nvidia/cu17/lib/libab.so.17', 'x/include/b.h']:\n        \
+                    wheel.writestr(name, name)\n";
+        let made = python().args(["-c", make]).arg(&wheel).status().expect("python3");
+        assert!(made.success());
+        let unpack = |rule: &str| {
+            let mut child = python();
+            child.args(["-c", include_str!("unpack.py")]).arg(&wheel).arg(folder.path()).arg(rule);
+            child.stderr(Stdio::null()).status().expect("python3").success()
+        };
+        assert!(unpack("nvidia/*/lib/liba.so.*=lib/") && unpack("x/include/=include/"));
+        let read = |name: &str| fs::read_to_string(folder.path().join(name));
+        assert_eq!(read("lib/liba.so.17").expect("library"), "nvidia/cu17/lib/liba.so.17");
+        assert_eq!(read("include/b.h").expect("header"), "x/include/b.h");
+        assert!(read("lib/libab.so.17").is_err());
+        assert!(!unpack("nvidia/*/lib/libc.so.*=lib/"));
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! links CUDA as soon as `libtorch_cuda.so` lies beside them. It is made beside its final name and
 //! renamed, and its file `complete` says where it came from; a whole view is left untouched.
 
-mod elf;
 mod fetch;
 mod source;
 mod view;

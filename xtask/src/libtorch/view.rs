@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use gpu::{elf, library_folders};
 
+use super::VERSION;
 use super::source::{self, Source};
-use super::{VERSION, elf};
 
 /// Written last: `version`, `source` and one line for each file that the view shows.
 const MARKER: &str = "complete";
@@ -60,7 +61,7 @@ pub fn link(folder: &Path, staging: &Path) -> Result<()> {
     let lib = staging.join("lib");
     fs::create_dir(&lib).with_context(|| format!("cannot create `{}`", lib.display()))?;
     make_link(&folder.join("include"), &staging.join("include"))?;
-    let from = library_folders(&folder);
+    let from = library_folders(&folder.join("lib"));
     let mut waiting: Vec<String> = LINKED.map(String::from).to_vec();
     while let Some(name) = waiting.pop() {
         if lib.join(&name).symlink_metadata().is_ok() {
@@ -115,18 +116,6 @@ fn refuse_missing(lib: &Path, name: &str, source: &Source) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Where libraries of an installed torch lie: its own folder, then those of the NVIDIA packages.
-fn library_folders(folder: &Path) -> Vec<PathBuf> {
-    let mut folders = vec![folder.join("lib")];
-    let Some(packages) = folder.parent() else {
-        return folders;
-    };
-    let nvidia = fs::read_dir(packages.join("nvidia")).into_iter().flatten().flatten();
-    folders.extend(nvidia.map(|entry| entry.path().join("lib")).filter(|path| path.is_dir()));
-    folders[1..].sort();
-    folders
 }
 
 fn make_link(target: &Path, link: &Path) -> Result<()> {

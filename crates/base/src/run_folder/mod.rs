@@ -38,7 +38,7 @@ use serde_json::{Map, Value};
 use crate::console::Log;
 
 pub use checkpoint::{checkpoints_in, step_of_checkpoint};
-pub use disk::free_bytes;
+pub use disk::{DiskTrial, free_bytes};
 pub use environment::{commit, declare_commit, environment, utc_now};
 pub use error::{RunError, hint};
 pub use events::{EventFile, Scalar, read_scalars};

@@ -12,10 +12,12 @@ use cli::which_model::{Chosen, choose};
 use config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig, TrainingSections};
 use data::DataFiles;
 use data::template::template;
-use torch::parse_device;
+use tch::Kind;
+use torch::{check_kind, parse_device};
 use train::reward_problems;
 
 use super::training::Run;
+use crate::model::kind;
 
 /// What both trainers name; `thinks` says which template is asked for, `methods` how files are compared.
 fn check_training(
@@ -26,7 +28,7 @@ fn check_training(
 ) {
     let TrainingSections { model, data, run, start, machine, .. } = sections;
     problems.note(template(&data.question_template, data.task_type.as_deref(), thinks));
-    problems.note(parse_device(&machine.device));
+    check_device(problems, &machine.device, if model.bf16 { Kind::BFloat16 } else { Kind::Float });
     check_model(problems, &model.model_name_or_path, model.model_revision.as_deref());
     let folders = data.image_folders.as_deref();
     check_files(problems, "", &data.data_file_paths, folders, methods);
@@ -100,12 +102,18 @@ pub fn check_eval(config: &EvalConfig) -> Result<()> {
     if let Some(Chosen::Folder(folder)) = chosen.filter(|chosen| !chosen.is_adapter()) {
         problems.note(read_family(&folder));
     }
-    problems.note(parse_device(&config.machine.device));
+    check_device(&mut problems, &config.machine.device, kind(config.load.dtype));
     let questions = config.questions.data_file_paths.as_deref().unwrap_or_default();
     let folders = config.questions.image_folders.as_deref();
     check_files(&mut problems, "", questions, folders, config.references.reward_method.as_deref());
     check_output(&mut problems, Path::new(config.run.output_dir.as_deref().unwrap_or_default()));
     problems.done()
+}
+
+fn check_device(problems: &mut Problems, name: &str, kind: Kind) {
+    if let Some(device) = problems.note(parse_device(name)) {
+        problems.note(check_kind(device, kind));
+    }
 }
 
 /// A model on the hub is looked for when the run begins.

@@ -1,5 +1,6 @@
 //! The commands but `demo` that ask a model: configuration to one call.
 
+mod doctor;
 mod dry_run;
 mod eval;
 mod generate;
@@ -8,6 +9,7 @@ mod merge;
 mod plan;
 mod training;
 
+pub use doctor::doctor;
 pub use dry_run::{check_eval, check_grpo, check_plan, check_sft};
 pub use eval::eval;
 pub use generate::generate;

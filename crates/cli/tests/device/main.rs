@@ -120,8 +120,7 @@ fn logprobs_are_the_cpus() {
     ];
     fs::write(&input, given.map(|row| format!("{row}\n")).concat()).unwrap();
     for (kind, tolerance) in [("float32", 1e-5), ("bfloat16", 0.1)] {
-        let line =
-            format!("logprobs {} --input {} --dtype {kind}", common(), input.display());
+        let line = format!("logprobs {} --input {} --dtype {kind}", common(), input.display());
         let found = rows(&done(&format!("{line} --device {}", device())));
         let expected = rows(&done(&format!("{line} --device cpu")));
         assert_eq!(found.len(), 2);

@@ -13,9 +13,7 @@ use crate::{call_with, device, done, done_with};
 pub fn evaluation_questions(dir: &Path) -> String {
     let path = dir.join("val.json");
     let names = ["scene.png", "small.png", "grey.png"];
-    let row = |index: usize| {
-        json!({"image": names[index % 3], "problem": format!("Where is thing {index}?"), "solution": [1, 2, 30, 4 + index]})
-    };
+    let row = |index: usize| json!({"image": names[index % 3], "problem": format!("Where is thing {index}?"), "solution": [1, 2, 30, 4 + index]});
     let rows: Vec<Value> = (0..6).map(row).collect();
     fs::write(&path, json!(rows).to_string()).unwrap();
     path.display().to_string()
@@ -88,7 +86,8 @@ fn a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() {
         fs::remove_dir_all(stopped.join("checkpoint-4")).unwrap();
         done(&run(&format!("{name}-stopped")));
         assert_eq!(computed(&stopped), computed(&whole), "{name}");
-        let file = if name == "adapter" { "adapter_model.safetensors" } else { "model.safetensors" };
+        let file =
+            if name == "adapter" { "adapter_model.safetensors" } else { "model.safetensors" };
         let bytes = |folder: &PathBuf| fs::read(folder.join("checkpoint-4").join(file)).unwrap();
         assert!(bytes(&stopped) == bytes(&whole), "{name}: other weights");
     }
@@ -130,8 +129,10 @@ fn a_run_evaluates_its_policy_as_on_the_cpu() {
         golden("parity/images").display()
     );
     fs::write(&file, text).unwrap();
-    let more =
-        format!("--max_steps 2 --eval_steps 1 --eval_on_start true --eval_config {}", file.display());
+    let more = format!(
+        "--max_steps 2 --eval_steps 1 --eval_on_start true --eval_config {}",
+        file.display()
+    );
     for (name, device) in [("device", device()), ("cpu", "cpu".to_owned())] {
         done(&line("sft", dir.path(), name, &device, &more));
     }

@@ -67,7 +67,7 @@ fn help_lists_every_command() {
 /// What users read must not move when the declarations behind it do: `UPDATE_HELP=1` writes what is said now.
 #[test]
 fn help_is_as_it_was() {
-    const COMMANDS: [&str; 13] = [
+    const COMMANDS: [&str; 14] = [
         "",
         "demo",
         "grpo",
@@ -78,6 +78,7 @@ fn help_is_as_it_was() {
         "logprobs",
         "reward",
         "merge",
+        "doctor",
         "data",
         "data check",
         "data convert",

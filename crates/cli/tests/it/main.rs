@@ -13,6 +13,8 @@ mod data_check;
 #[cfg(test)]
 mod data_convert;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod error_places;
 #[cfg(test)]
 mod eval_command;

@@ -2,6 +2,7 @@
 
 mod data;
 mod demo;
+mod doctor;
 mod eval;
 mod evaluations;
 mod generate;
@@ -14,6 +15,7 @@ mod sft;
 
 pub use data::{DataCheckConfig, DataConvertConfig, DataFormat, RowPer};
 pub use demo::{DemoConfig, DemoSection};
+pub use doctor::DoctorConfig;
 pub use eval::{
     EvalConfig, EvalDecodingSection, EvalModelSection, EvalRewardSection, EvalRunSection,
     EvalSamplingSection, EvalTask, Extractor, LabelList, ScoringSection, TaskSection,

@@ -200,7 +200,10 @@ fn graphs_equal_static_shapes() {
         let eager = by(Decoding::Eager).completions.concat();
         let mut tokens = 0;
         for ((got, expected), eager) in graphs.iter().zip(&static_shapes).zip(&eager) {
-            assert_eq!((&got.ids, &got.sampled_logprobs), (&expected.ids, &expected.sampled_logprobs));
+            assert_eq!(
+                (&got.ids, &got.sampled_logprobs),
+                (&expected.ids, &expected.sampled_logprobs)
+            );
             let pairs = got.ids.iter().zip(&eager.ids);
             let same = pairs.take_while(|(a, b)| a == b).count();
             tokens += same;

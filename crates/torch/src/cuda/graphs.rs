@@ -14,7 +14,9 @@ use std::sync::OnceLock;
 
 use tch::Device;
 
-use super::{FAILURE, cuda_place, dlsym, open};
+use gpu::SharedLibrary;
+
+use super::{FAILURE, cuda_place};
 use crate::TorchError;
 use crate::call::call;
 use crate::out_of_memory::catch_libtorch;
@@ -74,10 +76,9 @@ fn load() -> Result<&'static Functions, String> {
     }
     let file = file_in_memory(LIBRARY).map_err(|e| format!("cannot make a file in memory: {e}"))?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let library = open(Path::new(&path))
+    let library = SharedLibrary::open(Path::new(&path))
         .map_err(|cause| format!("their library does not fit this `libtorch_cuda.so`: {cause}"))?;
-    // SAFETY: an open library and a terminated name.
-    let table = unsafe { dlsym(library, c"vlm_r1_graphs".as_ptr()) };
+    let table = library.address(c"vlm_r1_graphs");
     // SAFETY: `graphs.cpp` declares the table with this type, and the library is never closed.
     unsafe { table.cast::<Functions>().as_ref() }
         .ok_or_else(|| "their library lacks its table of functions".to_owned())

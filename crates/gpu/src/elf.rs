@@ -1,27 +1,35 @@
-//! Reads the names that a shared library needs, so that a view holds all of them and no more.
+//! Reads the names that a shared library needs.
 //!
 //! Only what x86_64 Linux uses: 64-bit little-endian ELF, whose layout is in elf(5).
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
-
-use anyhow::{Context, Result, bail};
 
 const SECTION_DYNAMIC: u32 = 6;
 const SECTION_HEADER_BYTES: usize = 64;
 const TAG_NEEDED: u64 = 1;
 
 /// The `DT_NEEDED` names of the library at `path`, in file order.
-pub fn needed(path: &Path) -> Result<Vec<String>> {
-    read(path).with_context(|| format!("cannot read the shared library `{}`", path.display()))
+///
+/// # Errors
+/// Where it cannot be read, or is no whole ELF file.
+pub fn needed(path: &Path) -> io::Result<Vec<String>> {
+    read(path).map_err(|error| {
+        let text = format!("cannot read the shared library `{}`: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    })
 }
 
-fn read(path: &Path) -> Result<Vec<String>> {
+fn bad(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what)
+}
+
+fn read(path: &Path) -> io::Result<Vec<String>> {
     let mut file = File::open(path)?;
     let head = bytes(&mut file, 0, 64)?;
     if head[..6] != *b"\x7fELF\x02\x01" {
-        bail!("not a 64-bit little-endian ELF file");
+        return Err(bad("not a 64-bit little-endian ELF file"));
     }
     let count = usize::from(u16_at(&head, 60));
     let table = bytes(&mut file, u64_at(&head, 40), count * SECTION_HEADER_BYTES)?;
@@ -29,7 +37,8 @@ fn read(path: &Path) -> Result<Vec<String>> {
     let Some(dynamic) = sections.iter().find(|s| u32_at(s, 4) == SECTION_DYNAMIC) else {
         return Ok(Vec::new());
     };
-    let strings = sections.get(u32_at(dynamic, 40) as usize).context("no string table")?;
+    let strings =
+        sections.get(u32_at(dynamic, 40) as usize).ok_or_else(|| bad("no string table"))?;
     let entries = section(&mut file, dynamic)?;
     let strings = section(&mut file, strings)?;
     entries
@@ -39,13 +48,13 @@ fn read(path: &Path) -> Result<Vec<String>> {
         .collect()
 }
 
-fn section(file: &mut File, header: &[u8]) -> Result<Vec<u8>> {
-    bytes(file, u64_at(header, 24), usize::try_from(u64_at(header, 32))?)
+fn section(file: &mut File, header: &[u8]) -> io::Result<Vec<u8>> {
+    bytes(file, u64_at(header, 24), u64_at(header, 32) as usize)
 }
 
-fn bytes(file: &mut File, offset: u64, len: usize) -> Result<Vec<u8>> {
+fn bytes(file: &mut File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     if offset.saturating_add(len as u64) > file.metadata()?.len() {
-        bail!("the file is cut short");
+        return Err(bad("the file is cut short"));
     }
     let mut buffer = vec![0; len];
     file.seek(SeekFrom::Start(offset))?;
@@ -53,10 +62,10 @@ fn bytes(file: &mut File, offset: u64, len: usize) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-fn name(strings: &[u8], offset: u64) -> Result<String> {
-    let rest = strings.get(usize::try_from(offset)?..).context("a name outside its table")?;
-    let end = rest.iter().position(|byte| *byte == 0).context("a name without end")?;
-    Ok(String::from_utf8(rest[..end].to_vec())?)
+fn name(strings: &[u8], offset: u64) -> io::Result<String> {
+    let rest = strings.get(offset as usize..).ok_or_else(|| bad("a name outside its table"))?;
+    let end = rest.iter().position(|byte| *byte == 0).ok_or_else(|| bad("a name without end"))?;
+    Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -87,9 +96,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("x.so");
         std::fs::write(&path, [b'x'; 64]).expect("write");
-        assert!(format!("{:#}", needed(&path).expect_err("foreign")).contains("not a 64-bit"));
+        assert!(needed(&path).expect_err("foreign").to_string().contains("not a 64-bit"));
         let me = std::fs::read(std::env::current_exe().expect("path")).expect("read");
         std::fs::write(&path, &me[..me.len() / 2]).expect("write");
-        assert!(format!("{:#}", needed(&path).expect_err("cut")).contains("cut short"));
+        assert!(needed(&path).expect_err("cut").to_string().contains("cut short"));
     }
 }

@@ -232,6 +232,9 @@ def proof(part: Part) -> str:
     equal, ties = same_tokens(pairs)
     part.reach("greedy tokens", greedy_tokens_equal=equal, greedy_near_ties=ties)
     paths = fast_paths(part, folder)
+    # What the next parts need, as there is time for it here.
+    part.rates()
+    part.folder(part.step("step3b").shape)
     shown = "; ".join(f"{path['name']}: {path['verdict']}" for path in paths) or "none told in env.json"
     ties = f", {ties} rows apart after a near tie" if ties else ""
     return (

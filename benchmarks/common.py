@@ -38,11 +38,17 @@ class Watched:
     line_secs: list[float]
 
 
-def environment(threads: int) -> dict[str, str]:
-    """The same threads for both programs. Waiting threads sleep soon, as ours have it, so that other load disturbs both alike."""
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def environment(threads: int, libtorch: Path | None = None) -> dict[str, str]:
+    """The same threads for both programs. Waiting threads sleep soon, as ours have it, so that other load disturbs both alike. `libtorch`
+    is where our program finds its libraries, where not in those that it was built with."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return os.environ | dict.fromkeys(names, str(threads)) | {"GOMP_SPINCOUNT": "1000"} | quiet
+    libraries = {"LD_LIBRARY_PATH": str(libtorch)} if libtorch else {}
+    return os.environ | dict.fromkeys(names, str(threads)) | {"GOMP_SPINCOUNT": "1000"} | quiet | libraries
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,15 @@ class Until:
     lines: int | None = None
 
 
-def watch(command: list[str], threads: int, log: Path, lines_of: Path | None = None, until: Until = Until()) -> Watched:
+def watch(
+    command: list[str], threads: int, log: Path, lines_of: Path | None = None, until: Until = Until(), libtorch: Path | None = None
+) -> Watched:  # fmt: skip
     """Runs `command` to its end; its peak memory is that of its largest process."""
     line_secs: list[float] = []
     enough = False
     with log.open("wb") as sink:
         start = time.perf_counter()
-        process = subprocess.Popen(command, env=environment(threads), stdout=sink, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=environment(threads, libtorch), stdout=sink, stderr=subprocess.STDOUT)
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             now = time.perf_counter() - start
@@ -129,7 +137,7 @@ def ours_command(binary: Path, data: Path, out: Path, work: Work, dtype: str, st
 
 def run_ours(
     binary: Path, data: Path, work: Work, dtype: str, threads: int, warmup: int, steps: int,
-    extra: dict | None = None, limit_secs: float | None = None,
+    extra: dict | None = None, limit_secs: float | None = None, libtorch: Path | None = None,
 ) -> Ours:  # fmt: skip
     """Trains `warmup + steps` steps; fails where one did other work than `work` says. With a limit of seconds the program is killed in
     the step after, so that it writes no checkpoint, or at the limit, if a step after the warm-up was seen by then."""
@@ -139,7 +147,7 @@ def run_ours(
     asked = warmup + steps
     until = Until() if limit_secs is None else Until(limit_secs, warmup + 1, asked)
     command = ours_command(binary, data, out, work, dtype, asked + (limit_secs is not None), options)
-    watched = watch(command, threads, data / "ours.log", out / "metrics.jsonl", until)
+    watched = watch(command, threads, data / "ours.log", out / "metrics.jsonl", until, libtorch)
     metrics = read_jsonl(out / "metrics.jsonl")[:asked]
     watched.line_secs[asked:] = []
     if limit_secs is None:
@@ -181,7 +189,8 @@ def commit() -> str:
 
 
 def find_binary(given: Path | None) -> Path:
-    path = given or ROOT / "target" / "release" / "vlm-r1"
+    packed = ROOT / "vlm-r1"
+    path = given or (packed if packed.is_file() else ROOT / "target" / "release" / "vlm-r1")
     if not path.is_file():
         raise Failure(f"{path}: no such program\nhint: `make build`, or name it with --binary")
     return path.resolve()

@@ -1,31 +1,41 @@
 #!/usr/bin/env bash
-# GRPO steps of Qwen2.5-VL-3B and -7B shapes on a GPU: see benchmarks/README.md and benchmarks/gpu.py --help.
+# The first minutes on a GPU: see benchmarks/README.md and benchmarks/gpu.sh --help.
 #
-#   benchmarks/gpu.sh                                   builds, then runs all cases
-#   benchmarks/gpu.sh --binary ./vlm-r1 --case 3b-640   takes a binary that was built elsewhere
-#   benchmarks/gpu.sh --smoke                           a tiny model on the CPU
+#   benchmarks/gpu.sh --minutes 10                      builds, then runs what fits
+#   benchmarks/gpu.sh --minutes 10 --binary ./vlm-r1    takes a program that was built elsewhere
+#   benchmarks/gpu.sh --rehearse --device cpu           all parts with a tiny model, on the CPU
+#   benchmarks/gpu.sh --pack FOLDER                     FOLDER gets all that a machine without Rust needs
 #
-# PYTHON names the interpreter (python3). Where it has PyTorch, the program runs on that PyTorch's libraries.
+# PYTHON names the interpreter (python3). The program runs on the libraries of its PyTorch.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-python=${PYTHON:-python3}
+most_bytes=40000000
+
+pack() { # pack FOLDER: stripped programs, and the scripts beside them
+    local folder=$1 program size
+    make -C "$root" build >&2
+    mkdir -p "$folder/benchmarks"
+    for program in vlm-r1 vlm-r1-engine; do
+        strip -o "$folder/$program" "${CARGO_TARGET_DIR:-$root/target}/release/$program"
+        size=$(stat -c %s "$folder/$program")
+        if ((size > most_bytes)); then
+            echo "error: $folder/$program: $size bytes, expected at most $most_bytes" >&2
+            exit 1
+        fi
+        echo "$folder/$program: $size bytes" >&2
+    done
+    cp "$root"/benchmarks/{gpu.sh,gpu.py,gpu_parts.py,gpu_model.py,gpu_peer.py,common.py,flop.py,shapes.py,vowels.py} "$folder/benchmarks/"
+}
+
+if [[ ${1:-} == --pack ]]; then
+    pack "${2:?--pack: expected a folder}"
+    exit
+fi
 
 case " $* " in
 *" --binary"* | *" --help "* | *" -h "*) ;;
-*) make -C "$root" build >&2 ;;
+*) [[ -x $root/vlm-r1 ]] || make -C "$root" build >&2 ;;
 esac
 
-if library=$("$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parent / "lib")' 2>/dev/null); then
-    version=$("$python" -c 'import torch; print(torch.__version__)')
-    case "$version" in
-    2.11.*) export LD_LIBRARY_PATH="$library${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" ;;
-    *)
-        echo "error: $python has torch $version, expected 2.11" >&2
-        echo "hint: PYTHON=... names another interpreter" >&2
-        exit 1
-        ;;
-    esac
-fi
-
-exec "$python" "$root/benchmarks/gpu.py" "$@"
+exec "${PYTHON:-python3}" "$root/benchmarks/gpu.py" "$@"

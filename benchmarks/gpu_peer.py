@@ -1,10 +1,10 @@
-"""transformers' side of gpu.py: the same step by `generate` and padded passes.
+"""transformers' side of gpu.sh: the same step by `generate` and padded passes.
 
     python benchmarks/gpu_peer.py DATA --device cuda --prompts 8 --generations 8 --completion-tokens 256 --output OUT.json
 
 A step: answers by `generate`; a forward pass without gradients for the reference; a forward and backward pass and AdamW for the policy, in
 micro-batches, every completion with its prompt and image. The policy stands in for the reference, which costs the same. All in bf16 with sdpa, only
-the answers' logits. With --lora-r, PEFT's adapters over the text model instead of all weights.
+the answers' logits.
 """
 
 from __future__ import annotations
@@ -18,21 +18,11 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
 
 def load(args):
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(
         args.data / "model", dtype=torch.bfloat16, attn_implementation="sdpa"
     ).to(args.device)
-    if args.lora_r:
-        from peft import LoraConfig, get_peft_model
-
-        model = get_peft_model(model, LoraConfig(r=args.lora_r, lora_alpha=2 * args.lora_r, target_modules=LORA_TARGETS))
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    return model
 
 
 def inputs_of(args, processor, rows: list[dict]):
@@ -73,6 +63,8 @@ def step(args, model, optimizer, inputs, now) -> dict[str, float]:
         out = model.generate(
             **inputs, num_return_sequences=args.generations, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
             min_new_tokens=args.completion_tokens, max_new_tokens=args.completion_tokens,
+            # What the model reads as places of images: random weights would write them.
+            suppress_tokens=[model.config.image_token_id, model.config.video_token_id],
         )  # fmt: skip
     sampled = now()
     expected = [args.prompts * args.generations, inputs["input_ids"].shape[1] + args.completion_tokens]
@@ -109,8 +101,6 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--completion-tokens", type=int, default=256)
     parser.add_argument("--micro-batch", type=int, default=8, help="completions of a pass, whole groups")
-    parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--lora-r", type=int, default=0, help="0: all weights are trained")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)

@@ -5,30 +5,6 @@
 
 use train::plan::{Choice, Load, Shape, Trained, completions_that_fit, memory};
 
-const SHAPE_3B: Shape = Shape {
-    hidden: 2048,
-    layers: 36,
-    q_width: 2048,
-    kv_width: 256,
-    mlp: 11008,
-    vocab: 151_936,
-    tied: true,
-    vision_hidden: 1280,
-    vision_depth: 32,
-    vision_mlp: 3420,
-    patch: 1176,
-    merged: 4,
-};
-const SHAPE_7B: Shape = Shape {
-    hidden: 3584,
-    layers: 28,
-    q_width: 3584,
-    kv_width: 512,
-    mlp: 18944,
-    vocab: 152_064,
-    tied: false,
-    ..SHAPE_3B
-};
 const GROUP: u64 = 8;
 /// A group: a prompt with an image of 640 x 480, completions of 512 tokens.
 const LOAD: Load = Load {
@@ -45,7 +21,7 @@ fn main() {
     println!(
         "| model | trained | moments | in host memory | peak, kept | peak, recomputed | host | largest micro-batch, recomputed: {CARDS:?} GB |"
     );
-    for (name, shape) in [("3B", SHAPE_3B), ("7B", SHAPE_7B)] {
+    for (name, shape) in [("3B", Shape::QWEN2_5_VL_3B), ("7B", Shape::QWEN2_5_VL_7B)] {
         for (what, trained) in
             [("all", Trained::Full), ("frozen tower", Trained::FrozenVision), ("LoRA", lora)]
         {

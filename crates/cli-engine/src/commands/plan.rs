@@ -8,17 +8,19 @@ use anyhow::{Context, Result, bail};
 use base::model_folder::read_config;
 use config::PlanConfig;
 use train::plan::{
-    Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained, plan_inputs,
-    step_secs,
+    CARDS, Card, Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained,
+    plan_inputs, predict, step_secs,
 };
 
 use cli::hub;
 use cli::which_model::folder_or_name;
 
-/// Prints the table. Weights are neither read nor fetched.
+/// Prints the table. Weights are neither read nor fetched. With a card's name as device nothing is timed: the step is
+/// predicted for that card.
 ///
 /// # Errors
-/// A model folder, settings or rows that `grpo` would refuse; a GPU whose memory is not given.
+/// A model folder, settings or rows that `grpo` would refuse; a GPU whose memory is not given; a device that is neither
+/// here nor a known card.
 pub fn plan(config: &PlanConfig) -> Result<()> {
     let mut run = config.grpo.clone();
     super::warn_of_missing_box_reward(&run);
@@ -27,9 +29,22 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
         &run.model.model_name_or_path,
         run.model.model_revision.as_deref(),
     )?;
-    let inputs = plan_inputs(&run, &folder)?;
+    let card = card_of(&run.machine.device)?;
+    let graphs = run.rollout.cuda_graphs;
+    if card.is_some() {
+        // What the card would refuse or want is not asked of the machine that plans.
+        run.machine.device = "cpu".into();
+        run.rollout.cuda_graphs = false;
+    }
+    let mut inputs = plan_inputs(&run, &folder)?;
+    if card.is_some() {
+        inputs.choice.cpu_kernels = false;
+    }
     let mut available: Vec<(String, u64)> =
         config.plan.memory.iter().cloned().zip(config.plan.memory_bytes()?).collect();
+    if let (Some(card), true) = (card, available.is_empty()) {
+        available.push((format!("{}, 1/10 left free", card.name), card.usable_bytes()));
+    }
     if available.is_empty() {
         if inputs.device.is_cuda() {
             bail!("the memory of a GPU is not known\nhint: say it, as --memory 24GiB");
@@ -45,7 +60,11 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     print_memory(&inputs, &choices);
     print_disk(&inputs, &choices, bytes_of_weight(&folder)?);
     print_fits(&inputs, &choices, &available);
-    print_time(&inputs, &choices, config.plan.cost_per_hour)?;
+    let secs = match card {
+        Some(card) => predicted(&inputs, &choices, &card, graphs),
+        None => timed(&inputs, &choices)?.map(Some),
+    };
+    print_secs(&inputs, secs, config.plan.cost_per_hour);
     if run.eval.eval_config.is_some() {
         base::print_data!("evaluations take time and memory of their own, which is not counted");
     }
@@ -219,11 +238,8 @@ fn fit(inputs: &PlanInputs, choice: Choice, bytes: u64) -> String {
     }
 }
 
-fn print_time(
-    inputs: &PlanInputs,
-    choices: &[(&'static str, Choice); 3],
-    per_hour: Option<f64>,
-) -> Result<()> {
+/// Seconds of a step, from parts that are timed here.
+fn timed(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3]) -> Result<[f64; 3]> {
     let (probe, start) = (inputs.probe(), Instant::now());
     let [full, frozen, lora] = choices.map(|(_, choice)| choice);
     let costs = probe.costs(full)?;
@@ -236,15 +252,65 @@ fn print_time(
         costs[0].1.decoded * 1e3
     );
     let work = inputs.work();
-    let secs = costs.map(|(choice, of)| step_secs(&inputs.shape, choice, &work, &of, &costs[0].1));
-    print_row("a step, s", &secs.map(|secs| format!("{secs:.3}")));
-    let hours = secs.map(|secs| secs * inputs.steps as f64 / 3600.0);
-    let name = format!("{}, h", count(inputs.steps, "step"));
-    print_row(&name, &hours.map(|hours| format!("{hours:.2}")));
-    if let Some(price) = per_hour {
-        print_row("cost", &hours.map(|hours| format!("{:.2}", hours * price)));
+    Ok(costs.map(|(choice, of)| step_secs(&inputs.shape, choice, &work, &of, &costs[0].1)))
+}
+
+/// Seconds of a step on a card that is not here, its phases printed; none where the step does not fit.
+fn predicted(
+    inputs: &PlanInputs,
+    choices: &[(&'static str, Choice); 3],
+    card: &Card,
+    graphs: bool,
+) -> [Option<f64>; 3] {
+    base::print_data!(
+        "\npredicted for one {}, not measured: {:.0} GB/s, {:.0} TFLOP/s, decoding {}",
+        card.name,
+        card.bytes_per_sec() / 1e9,
+        card.flop_per_sec() / 1e12,
+        if graphs { "by CUDA graphs" } else { "by launches one by one" }
+    );
+    let steps = choices.map(|(_, choice)| {
+        let needed = memory(&inputs.shape, choice, &inputs.micro_batch, &inputs.sampled).peak;
+        let fits = needed <= card.usable_bytes();
+        fits.then(|| predict(&inputs.shape, choice, &inputs.work(), graphs))
+    });
+    for index in 0..steps.iter().flatten().map(|step| step.list().len()).max().unwrap_or(0) {
+        let phases = steps.map(|step| step.map(|step| step.list()[index]));
+        let name = phases.iter().flatten().map(|(name, _)| *name).next().unwrap_or_default();
+        let cell = |(_, demand)| format!("{:.3}", card.secs(demand));
+        print_row(&format!("{name}, s"), &phases.map(|phase| phase.map_or("-".into(), cell)));
     }
-    Ok(())
+    if inputs.choice.offload_optimizer || inputs.choice.offload_reference {
+        base::print_data!("updates in host memory and copies to and from it are not predicted");
+    }
+    steps.map(|step| step.map(|step| step.secs(card)))
+}
+
+fn print_secs(inputs: &PlanInputs, secs: [Option<f64>; 3], per_hour: Option<f64>) {
+    let row = |name: &str, of: &dyn Fn(f64) -> String| {
+        print_row(name, &secs.map(|secs| secs.map_or("does not fit".into(), of)));
+    };
+    row("a step, s", &|secs| format!("{secs:.3}"));
+    let hours = |secs: f64| secs * inputs.steps as f64 / 3600.0;
+    let name = format!("{}, h", count(inputs.steps, "step"));
+    row(&name, &|secs| format!("{:.2}", hours(secs)));
+    if let Some(price) = per_hour {
+        row("cost", &|secs| format!("{:.2}", hours(secs) * price));
+    }
+}
+
+/// The card that a device names; none where it is a device of this machine.
+fn card_of(device: &str) -> Result<Option<Card>> {
+    let here = matches!(device, "auto" | "cpu") || device.starts_with("cuda");
+    let card = Card::named(device);
+    if card.is_none() && !here {
+        let known = CARDS.map(|card| card.name).join(", ");
+        bail!(
+            "device `{device}`: expected `auto`, `cpu`, `cuda` or `cuda:N`\nhint: a plan is also made for a card that is \
+             not here: {known}"
+        );
+    }
+    Ok(card)
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -99,3 +99,37 @@ fn a_bad_amount_is_refused() {
     assert_eq!(result.code, Some(1), "{}", result.stderr);
     assert!(result.stderr.contains("lora_vision"), "{}", result.stderr);
 }
+
+#[test]
+fn a_card_that_is_not_here() {
+    let dir = TempDir::new().unwrap();
+    // The later flag counts.
+    let result =
+        plan(dir.path(), "--device h200 --bf16 true --cuda_graphs true --cost_per_hour 3600000");
+    let rows = cells(&result);
+    assert!(result.stdout.contains("predicted for one H200, not measured"), "{}", result.stdout);
+    assert!(result.stdout.contains("decoding by CUDA graphs"), "{}", result.stdout);
+    assert!(!result.stdout.contains("probe:"), "nothing is timed here: {}", result.stdout);
+    let phases =
+        ["prefill", "decoding", "reference", "policy forward", "policy backward", "update"];
+    let sum: f64 = phases.iter().map(|name| rows[&format!("{name}, s")][0]).sum();
+    let step = rows["a step, s"];
+    assert!((sum - step[0]).abs() < 0.004 && step[0] > 0.0, "{}", result.stdout);
+    let fits = result.stdout.lines().find(|line| line.starts_with("H200, 1/10 left free, kept"));
+    assert!(fits.is_some_and(|line| line.ends_with(')')), "{}", result.stdout);
+    let eager = cells(&plan(dir.path(), "--device H200 --bf16 true"));
+    assert!(eager["decoding, s"][0] > rows["decoding, s"][0], "{eager:?}");
+    let other = plan(dir.path(), "--device rtx-4090 --bf16 true --cuda_graphs true");
+    assert!(other.stdout.contains("predicted for one RTX4090"), "{}", other.stdout);
+    // A tiny step is launches alone.
+    assert!(cells(&other)["a step, s"][0] >= step[0], "{}", other.stdout);
+
+    let result = plan(dir.path(), "--device H300");
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
+    assert!(
+        result.stderr.contains("device `H300`: expected `auto`, `cpu`, `cuda` or `cuda:N`\nhint:")
+            && result.stderr.contains("H200, H100, A100, RTX4090"),
+        "{}",
+        result.stderr
+    );
+}

@@ -8,7 +8,8 @@ section! {
     pub struct PlanSection {
         "plan" {
             /// Memory to fit into, as `24GB`, `80GiB` or bytes, several of them side by side; without it, that of
-            /// this machine (a GPU's must be given).
+            /// this machine (a GPU's must be given), or of the card that `--device` names: H200, H100, A100 or
+            /// RTX4090, for which time is then predicted, wherever the plan is made.
             memory: Vec<String> = Vec::new(),
             /// Price of the machine; the cost of the run is told in the same money.
             cost_per_hour: Option<f64> = None,

@@ -1,19 +1,23 @@
 //! What a run takes of memory, computed from shapes alone: no weights, no tensors; and of time, by trying
-//! its parts on a blank model.
+//! its parts on a blank model, or by what a card that is not here is known to do (`cards`, `predict`).
 //!
 //! Activations are what autograd keeps of each layer as `models` writes it: inputs of linear layers,
 //! of norms, of the attention kernel and of the activation functions. Tests hold the sums to the
 //! allocator's counts (`tests.rs`, and `layers_beside_the_plan` in `tests/it/memory.rs`). Why they are
 //! sums and not measured: docs/memory.md.
 
+mod cards;
 mod costs;
 mod inputs;
+mod predict;
 mod probe;
 mod shape;
 mod time;
 
+pub use cards::{CARDS, Card, Demand};
 pub use costs::{Costs, Line, Passes, Tower};
 pub use inputs::{PlanInputs, RolloutBytes, plan_inputs};
+pub use predict::{Phases, predict};
 pub use probe::Probe;
 pub use shape::{Counts, Shape};
 pub use time::{Work, step_secs};

@@ -29,6 +29,10 @@ pub struct Shape {
     pub patch: u64,
     /// Patches that make one token.
     pub merged: u64,
+    /// Blocks whose patches see the whole image.
+    pub full_blocks: u64,
+    /// Patches of a window, which those of the other blocks see.
+    pub window: u64,
 }
 
 impl From<&Config> for Shape {
@@ -48,6 +52,8 @@ impl From<&Config> for Shape {
             vision_mlp: size(vision.intermediate_size),
             patch: vision.patch_dim() as u64,
             merged: vision.spatial_merge_size.pow(2) as u64,
+            full_blocks: vision.fullatt_block_indexes.len() as u64,
+            window: (vision.window_size / vision.patch_size).pow(2) as u64,
         }
     }
 }
@@ -71,6 +77,35 @@ impl Counts {
 }
 
 impl Shape {
+    /// Qwen2.5-VL-3B, as its `config.json` has it.
+    pub const QWEN2_5_VL_3B: Self = Shape {
+        hidden: 2048,
+        layers: 36,
+        q_width: 2048,
+        kv_width: 256,
+        mlp: 11008,
+        vocab: 151_936,
+        tied: true,
+        vision_hidden: 1280,
+        vision_depth: 32,
+        vision_mlp: 3420,
+        patch: 1176,
+        merged: 4,
+        full_blocks: 4,
+        window: 64,
+    };
+    /// Qwen2.5-VL-7B.
+    pub const QWEN2_5_VL_7B: Self = Shape {
+        hidden: 3584,
+        layers: 28,
+        q_width: 3584,
+        kv_width: 512,
+        mlp: 18944,
+        vocab: 152_064,
+        tied: false,
+        ..Self::QWEN2_5_VL_3B
+    };
+
     /// Weights of the linear layers of one text layer, without biases.
     pub(super) fn layer_weights(&self) -> u64 {
         self.hidden * (2 * self.q_width + 2 * self.kv_width + 3 * self.mlp)

@@ -16,31 +16,11 @@ pub(super) const SHAPE_39M: Shape = Shape {
     vision_mlp: 864,
     patch: 1176,
     merged: 4,
+    full_blocks: 2,
+    window: 64,
 };
-const SHAPE_3B: Shape = Shape {
-    hidden: 2048,
-    layers: 36,
-    q_width: 2048,
-    kv_width: 256,
-    mlp: 11008,
-    vocab: 151_936,
-    tied: true,
-    vision_hidden: 1280,
-    vision_depth: 32,
-    vision_mlp: 3420,
-    patch: 1176,
-    merged: 4,
-};
-const SHAPE_7B: Shape = Shape {
-    hidden: 3584,
-    layers: 28,
-    q_width: 3584,
-    kv_width: 512,
-    mlp: 18944,
-    vocab: 152_064,
-    tied: false,
-    ..SHAPE_3B
-};
+pub(super) const SHAPE_3B: Shape = Shape::QWEN2_5_VL_3B;
+pub(super) const SHAPE_7B: Shape = Shape::QWEN2_5_VL_7B;
 pub(super) const FULL: Choice = Choice {
     trained: Trained::Full,
     bf16: false,

@@ -18,6 +18,7 @@ mod out_of_memory;
 mod parity;
 mod parts;
 mod plugins;
+mod predictions;
 mod resume;
 mod runs;
 mod sharing;

@@ -6,6 +6,7 @@
 //! `V` vocabulary · `L` layers · `heads`, `kv_heads`, `head_dim` as in `config.json` ·
 //! `patches` image patches before the spatial merge.
 
+mod cache;
 pub mod console;
 mod describe;
 pub mod draw;
@@ -17,6 +18,7 @@ mod temporary;
 pub mod unfinished;
 pub mod world;
 
+pub use cache::{cache_folder, fast_path_file};
 pub use describe::describe;
 pub use draw::DrawKey;
 pub use example::{

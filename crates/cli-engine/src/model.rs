@@ -12,6 +12,7 @@ use config::{
     DType, DeviceSection, EvalConfig, GenerateConfig, ImageProcessor, LoadSection, LogprobsConfig,
 };
 use data::{Processor, ProcessorOptions};
+use engine::{FastPathChoice, choose_fast_paths};
 use models::{
     AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, base_of,
     load_model, load_with_adapter,
@@ -35,6 +36,7 @@ pub struct ModelOptions<'a> {
     dtype: DType,
     device: &'a str,
     num_threads: Option<usize>,
+    fast_paths: &'a str,
     /// How its images are prepared.
     pub processor: ProcessorOptions,
 }
@@ -53,6 +55,7 @@ impl<'a> ModelOptions<'a> {
             dtype: load.dtype,
             device: &machine.device,
             num_threads: machine.num_threads,
+            fast_paths: &machine.fast_paths,
             processor: ProcessorOptions {
                 resize_backend: data::image::resize_backend(image_processor),
                 min_pixels: load.min_pixels.map(|pixels| pixels as u64),
@@ -142,10 +145,15 @@ impl<'a> Located<'a> {
         let device = prepare_device(self.options.device, self.options.num_threads)?;
         torch::check_kind(device, kind)?;
         let options = LoadOptions { kind, device, trained: TrainedParts::NONE };
-        Ok(match &self.adapter {
+        let choice = FastPathChoice::parse(self.options.fast_paths)?;
+        let model = match &self.adapter {
             Some(saved) => load_with_adapter(&self.folder, options, AdapterSource::Saved(saved))?,
             None => load_model(&self.folder, options)?,
-        })
+        };
+        for line in choose_fast_paths(model.as_ref(), &choice).lines() {
+            base::say!("{line}");
+        }
+        Ok(model)
     }
 }
 

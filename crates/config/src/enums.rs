@@ -113,6 +113,19 @@ choices! {
 }
 
 choices! {
+    /// Whether decoding steps are captured as CUDA graphs.
+    pub enum CudaGraphs {
+        /// Where they are proven on this device.
+        Auto = "auto",
+        /// Yes, or an error.
+        On = "true",
+        /// No.
+        Off = "false",
+    }
+    also true => On, false => Off
+}
+
+choices! {
     /// How several rewards become one advantage.
     pub enum MultiObjectiveAggregation {
         /// The weighted sum is normalised.
@@ -332,4 +345,15 @@ impl Family {
     /// All of them, by `model_type` of a model's `config.json`.
     pub const ALL: [(Self, &'static str); 3] =
         [(Self::Qwen2_5Vl, "qwen2_5_vl"), (Self::InternVl, "internvl"), (Self::Glm4v, "glm4v")];
+}
+
+impl CudaGraphs {
+    /// What was asked for; `None` for `auto`.
+    pub fn asked(self) -> Option<bool> {
+        match self {
+            CudaGraphs::Auto => None,
+            CudaGraphs::On => Some(true),
+            CudaGraphs::Off => Some(false),
+        }
+    }
 }

@@ -88,7 +88,7 @@ impl Buffers {
     fn new(model: &dyn VisionLanguageModel, decoding: Decoding) -> Result<Self, EngineError> {
         let (kind, device) = model.compute();
         let static_step = match decoding {
-            Decoding::Eager => None,
+            Decoding::Eager | Decoding::Auto => None,
             Decoding::StaticShapes => Some(StaticStep::new(model, false)?),
             Decoding::CudaGraphs => Some(StaticStep::new(model, true)?),
         };
@@ -139,6 +139,7 @@ impl<'m> Engine<'m> {
     /// # Errors
     /// Graphs where the model is on no GPU or CUDA's libraries do not fit.
     pub fn with_decoding(self, decoding: Decoding) -> Result<Self, EngineError> {
+        let decoding = decoding.resolved(self.model.compute().1);
         if decoding == Decoding::CudaGraphs {
             check_graphs(self.model.compute().1)?;
         }

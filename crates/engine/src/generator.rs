@@ -45,6 +45,7 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// Graphs where the model is on no GPU or CUDA's libraries do not fit.
     pub fn with_decoding(self, decoding: Decoding) -> Result<Self, EngineError> {
+        let decoding = decoding.resolved(self.model.compute().1);
         if decoding == Decoding::CudaGraphs {
             check_graphs(self.model.compute().1)?;
         }

@@ -9,6 +9,7 @@
 pub mod cache;
 mod cuda_graphs;
 pub mod engine;
+mod fast_paths;
 pub mod generator;
 pub mod naive;
 pub mod params;
@@ -21,6 +22,7 @@ pub mod stop;
 pub mod token_sampler;
 
 pub use engine::{Engine, Event};
+pub use fast_paths::{FastPathChoice, FastPaths, PathVerdict, choose_fast_paths};
 pub use generator::Generator;
 pub use naive::naive_completion;
 pub use params::SamplingParams;
@@ -121,6 +123,14 @@ pub enum EngineError {
         finished: usize,
         /// Completions asked for.
         total: usize,
+    },
+    /// A name that is no fast path's.
+    #[error("fast_paths: got `{got}`, expected `auto`, `all`, `none` or some of {known}")]
+    FastPath {
+        /// The name.
+        got: String,
+        /// Those that there are.
+        known: String,
     },
     /// libtorch.
     #[error("libtorch: {0}")]

@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use models::{PackedWeights, VisionLanguageModel};
 use tch::{Device, Kind, Tensor};
-use torch::{GraphPool, PendingHostCopy, TokenTable, check_graphs, upload};
+use torch::{FastPath, GraphPool, PendingHostCopy, TokenTable, check_graphs, is_enabled, upload};
 
 use crate::EngineError;
 use crate::cache::{KvCache, StepShape, move_rows};
@@ -24,19 +24,36 @@ pub enum Decoding {
     StaticShapes,
     /// As `StaticShapes`, but each shape is captured once and replayed. GPUs only.
     CudaGraphs,
+    /// `CudaGraphs` on a GPU where they are in use ([`FastPath::CudaGraphs`]), else `Eager`.
+    Auto,
 }
 
 impl Decoding {
-    /// [`Decoding::CudaGraphs`] or [`Decoding::Eager`], as `--cuda_graphs` asks.
+    /// [`Decoding::CudaGraphs`], [`Decoding::Eager`] or, for `None`, [`Decoding::Auto`].
     ///
     /// # Errors
     /// Graphs where `device` is no GPU or CUDA's libraries do not fit.
-    pub fn new(cuda_graphs: bool, device: Device) -> Result<Self, EngineError> {
-        if !cuda_graphs {
-            return Ok(Decoding::Eager);
+    pub fn new(cuda_graphs: Option<bool>, device: Device) -> Result<Self, EngineError> {
+        match cuda_graphs {
+            None => Ok(Decoding::Auto),
+            Some(false) => Ok(Decoding::Eager),
+            Some(true) => {
+                check_graphs(device)?;
+                Ok(Decoding::CudaGraphs)
+            }
         }
-        check_graphs(device)?;
-        Ok(Decoding::CudaGraphs)
+    }
+
+    /// What [`Decoding::Auto`] is on `device`.
+    #[must_use]
+    pub fn resolved(self, device: Device) -> Self {
+        match self {
+            Decoding::Auto if is_enabled(FastPath::CudaGraphs) && check_graphs(device).is_ok() => {
+                Decoding::CudaGraphs
+            }
+            Decoding::Auto => Decoding::Eager,
+            chosen => chosen,
+        }
     }
 }
 

@@ -91,7 +91,7 @@ fn ask_options(evaluation: &Evaluation) -> Result<AskOptions, AskError> {
 
 fn decoding(config: &EvalConfig) -> Result<Decoding, AskError> {
     let device = torch::parse_device(&config.machine.device).map_err(EngineError::from)?;
-    Ok(Decoding::new(config.decoding.cuda_graphs, device)?)
+    Ok(Decoding::new(config.decoding.cuda_graphs.asked(), device)?)
 }
 
 /// Keeps completions in a folder.

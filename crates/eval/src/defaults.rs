@@ -14,7 +14,7 @@ const LONGEST: usize = 2048;
 const PLAIN_BOX: &str = "sft_rec";
 
 /// Settings that change no metric, and those that name what is compared.
-const NO_MATTER: [&str; 20] = [
+const NO_MATTER: [&str; 21] = [
     "model",
     "model_revision",
     "base_model",
@@ -25,6 +25,7 @@ const NO_MATTER: [&str; 20] = [
     "dataloader_num_workers",
     "max_concurrent_completions",
     "cuda_graphs",
+    "fast_paths",
     "dry_run",
     "html_rows",
     "html",

@@ -115,6 +115,31 @@ fn open_card(index: usize) -> Result<Device, Refusal> {
     Ok(Device::Cuda(index))
 }
 
+/// A card with what its results depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// As the driver calls it: `NVIDIA H200`.
+    pub name: String,
+    /// The driver's version, or the CUDA that it has.
+    pub driver: String,
+    /// Which libtorch: CUDA's major version, and the bytes of the library for GPUs.
+    pub libtorch: String,
+}
+
+/// Card `index` of this process; `None` where the driver does not tell.
+pub fn card(index: usize) -> Option<Card> {
+    let machine = gpu::machine();
+    let driver = machine.driver.as_ref().ok()?;
+    let build = libtorch_build();
+    let bytes = fs::metadata(build.folder.join(gpu::CUDA_LIBRARY)).map_or(0, |file| file.len());
+    let version = machine.driver_version.clone();
+    Some(Card {
+        name: driver.cards.get(index)?.name.clone(),
+        driver: version.unwrap_or_else(|| format!("of CUDA {}", driver.cuda)),
+        libtorch: format!("CUDA {:?}, {bytes} bytes", build.cuda_major),
+    })
+}
+
 /// Where tests put their tensors, as `--device` takes it: what `VLM_R1_TEST_DEVICE` says, else the CPU.
 #[doc(hidden)]
 pub fn name_of_test_device() -> String {

@@ -51,6 +51,11 @@ impl FastPath {
         }
     }
 
+    /// The one of a name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|path| path.name() == name)
+    }
+
     fn bit(self) -> u32 {
         1 << self as u32
     }

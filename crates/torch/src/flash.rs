@@ -66,9 +66,19 @@ pub fn variable_length_attention(
     lens: &SequenceLens,
     causal: bool,
 ) -> Result<Tensor, TorchError> {
-    if !has_flash_attention(q.kind(), q.device()) {
-        return one_by_one(q, k, v, lens, causal);
+    match has_flash_attention(q.kind(), q.device()) {
+        true => flash_attention(q, k, v, lens, causal),
+        false => one_by_one(q, k, v, lens, causal),
     }
+}
+
+pub(crate) fn flash_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    lens: &SequenceLens,
+    causal: bool,
+) -> Result<Tensor, TorchError> {
     let head_dim = q.size()[2];
     let scale = 1.0 / (head_dim as f64).sqrt();
     // The kernel takes multiples of 8 channels; zeros change no product.
@@ -116,7 +126,7 @@ fn flash(
     })
 }
 
-fn one_by_one(
+pub(crate) fn one_by_one(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,

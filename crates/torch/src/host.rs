@@ -44,7 +44,7 @@ pub fn host_copy(tensor: &Tensor, device: Device) -> Result<Tensor, TorchError> 
 }
 
 /// A copy of host memory in page-locked memory, or the tensor itself where it lies there.
-fn pinned(tensor: &Tensor) -> Result<Tensor, TorchError> {
+pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor, TorchError> {
     // SAFETY: a valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|pinned, error, capacity| unsafe {
         vlm_r1_pin_memory(pointer(tensor), pinned, error, capacity)

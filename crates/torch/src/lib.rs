@@ -18,6 +18,7 @@ mod linear;
 mod memory;
 mod operations;
 mod out_of_memory;
+mod proofs;
 mod quantized_moments;
 mod random;
 mod sampling;
@@ -33,8 +34,8 @@ pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 #[doc(hidden)]
 pub use cuda::stand_in::{DeviceCounts, device_counts};
 pub use cuda::{
-    check_kind, device_of_tests, libtorch_build, libtorch_folder, load_cuda, name_of_test_device,
-    num_cards, parse_device,
+    Card, card, check_kind, device_of_tests, libtorch_build, libtorch_folder, load_cuda,
+    name_of_test_device, num_cards, parse_device,
 };
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use device::rotation_matrices;
@@ -55,6 +56,7 @@ pub use operations::{
     swiglu_reference, token_scores, token_scores_reference, token_scores_with_entropy_gradient,
 };
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
+pub use proofs::{Proof, ProofShape, prove};
 pub use quantized_moments::{BLOCK, Levels, QuantizedMoment};
 pub use random::{Distribution, fill_random};
 pub use sampling::{

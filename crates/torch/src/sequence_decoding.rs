@@ -135,6 +135,18 @@ fn sequence_attention(
     Ok((output, lse))
 }
 
+/// Outputs and log-sum-exps by the kernel, then one sequence at a time.
+pub(crate) fn compare_with_one_by_one(
+    qkv: [&Tensor; 3],
+    query_ends: &Tensor,
+    ranges: &KeyRanges,
+    per_sequence: i64,
+) -> Result<[[Tensor; 2]; 2], TorchError> {
+    let (output, lse) = sequence_attention(qkv, query_ends, ranges, per_sequence)?;
+    let (plain_output, plain_lse) = one_by_one(qkv, ranges, per_sequence)?;
+    Ok([[output, lse], [plain_output, plain_lse]])
+}
+
 /// The same where libtorch has no such kernel, slowly.
 fn one_by_one(
     [q, k, v]: [&Tensor; 3],

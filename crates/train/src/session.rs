@@ -10,6 +10,7 @@ use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
 use base::world::World;
 use config::{Config, to_yaml};
 use data::{EpochOrder, RowError};
+use engine::{FastPathChoice, FastPaths, choose_fast_paths};
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 
@@ -68,6 +69,8 @@ pub(crate) struct Session<'a> {
     pub world: Box<dyn World>,
     /// Whose metrics these are.
     pub command: Command,
+    /// Which fast forms of GPU work are in use.
+    fast_paths: FastPaths,
 }
 
 /// How far a run is.
@@ -131,6 +134,8 @@ impl<'a> Session<'a> {
         }
         let checkpoints = resume::checkpoints(config, &settings, &run)?;
         let mut model = policy::load(&settings, start.model_dir)?;
+        let choice = FastPathChoice::parse(&settings.sections.machine.fast_paths)?;
+        let fast_paths = choose_fast_paths(model.as_ref(), &choice);
         settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) =
             (start.dataset.processor.tokenizer().vocab_size(), model.text_shape().vocab_size);
@@ -160,6 +165,7 @@ impl<'a> Session<'a> {
             memory: MicroBatchMemory::default(),
             world: start.world,
             command: start.command,
+            fast_paths,
         };
         session.begin(checkpoints, start.dataset)?;
         let by_steps = || start.order.positions_of_step(session.progress.step).start;
@@ -188,6 +194,7 @@ impl<'a> Session<'a> {
         let counts = ParameterCounts::of(self.model.parameters());
         let mut facts = versions();
         facts.insert("parameters".into(), counts.json());
+        facts.insert("fast_paths".into(), json!(self.fast_paths.verdicts));
         self.run.folder.write_env(&environment(facts))?;
         self.log_summary(dataset, &counts)
     }
@@ -212,6 +219,9 @@ impl<'a> Session<'a> {
             self.log(notice);
         }
         for line in counts.lines() {
+            self.log(&line);
+        }
+        for line in self.fast_paths.lines() {
             self.log(&line);
         }
         self.log_checkpoint_sizes();

@@ -49,7 +49,7 @@ struct Own<'a> {
     expect_box: bool,
     share_prompt: bool,
     offload_reference: bool,
-    cuda_graphs: bool,
+    cuda_graphs: Option<bool>,
 }
 
 impl TryFrom<&GrpoConfig> for Settings {
@@ -64,7 +64,7 @@ impl TryFrom<&GrpoConfig> for Settings {
                 && config.data.task_type.as_deref() == Some("rec"),
             share_prompt: config.rollout.share_prompt,
             offload_reference: config.rollout.offload_reference,
-            cuda_graphs: config.rollout.cuda_graphs,
+            cuda_graphs: config.rollout.cuda_graphs.asked(),
         };
         Self::new(config.training(), &own)
     }
@@ -81,7 +81,7 @@ impl TryFrom<&SftConfig> for Settings {
             expect_box: false,
             share_prompt: true,
             offload_reference: false,
-            cuda_graphs: false,
+            cuda_graphs: None,
         };
         Self::new(config.training(), &own)
     }

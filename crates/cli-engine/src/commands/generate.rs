@@ -30,8 +30,8 @@ pub fn generate(config: &GenerateConfig) -> Result<()> {
         false => Shown::Rows(Output::open(config.question.output.as_deref())?),
     };
     let stop = signals::stop_flag("stopping")?;
-    let decoding =
-        Decoding::new(config.decoding.cuda_graphs, parse_device(&config.machine.device)?)?;
+    let device = parse_device(&config.machine.device)?;
+    let decoding = Decoding::new(config.decoding.cuda_graphs.asked(), device)?;
     let model = Model::load(config)?;
     model.processor.expect_answers(config.sampling.max_new_tokens);
     let generator = Generator::new(

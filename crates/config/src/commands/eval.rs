@@ -3,7 +3,7 @@
 use crate::declare::{ColonList, choices};
 use crate::ranges::{demand, validate_overlong, validate_task_type};
 use crate::sections::{DeviceSection, FilterSection, LoadSection, RewardSection};
-use crate::{ConfigError, ImageProcessor, Validate, command, section};
+use crate::{ConfigError, CudaGraphs, ImageProcessor, Validate, command, section};
 
 choices! {
     /// What is asked and how completions are scored.
@@ -117,8 +117,8 @@ section! {
             dataloader_num_workers: usize = 2,
             /// Completions sampled at the same time.
             max_concurrent_completions: usize = 256,
-            /// Decode with static shapes and CUDA graphs (untested on a GPU).
-            cuda_graphs: bool = false,
+            /// Decode with static shapes and CUDA graphs: `auto`, where they are proven on this device; `true`; `false`.
+            cuda_graphs: CudaGraphs = CudaGraphs::Auto,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::ranges::demand;
 use crate::sections::{DeviceSection, FilterSection, LoadSection};
-use crate::{ConfigError, ImageProcessor, Validate, command, section};
+use crate::{ConfigError, CudaGraphs, ImageProcessor, Validate, command, section};
 
 section! {
     /// The model that answers.
@@ -61,8 +61,8 @@ section! {
             seed: u64 = 42,
             /// Completions sampled at the same time.
             max_concurrent_completions: usize = 256,
-            /// Decode with static shapes and CUDA graphs (untested on a GPU).
-            cuda_graphs: bool = false,
+            /// Decode with static shapes and CUDA graphs: `auto`, where they are proven on this device; `true`; `false`.
+            cuda_graphs: CudaGraphs = CudaGraphs::Auto,
         }
     }
 }

@@ -22,6 +22,9 @@ section! {
             feature_cache_bytes: usize = 1 << 30,
             /// Folder of image features, for further runs with this tower; without it, memory alone.
             feature_cache_dir: Option<String> = None,
+            /// Fast forms of GPU work: `auto`, those that prove themselves at the start; `all`, `none`, or names with
+            /// commas between, untried.
+            fast_paths: String = "auto".into(),
         }
     }
 }
@@ -34,6 +37,9 @@ section! {
             device: String = "auto".into(),
             /// Threads that compute; without it, libtorch's choice.
             num_threads: Option<usize> = None,
+            /// Fast forms of GPU work: `auto`, those that prove themselves at the start; `all`, `none`, or names with
+            /// commas between, untried.
+            fast_paths: String = "auto".into(),
             /// Print the resolved configuration and stop.
             dry_run: bool = false,
         }

@@ -1,7 +1,7 @@
 //! Sampling.
 
 use crate::ranges::{POSITIVE, demand};
-use crate::{ConfigError, section};
+use crate::{ConfigError, CudaGraphs, section};
 
 section! {
     /// How long completions are, and how random.
@@ -45,8 +45,8 @@ section! {
         "machine" {
             /// Completions sampled at the same time.
             max_concurrent_completions: usize = 256,
-            /// Decode with static shapes and CUDA graphs (untested on a GPU).
-            cuda_graphs: bool = false,
+            /// Decode with static shapes and CUDA graphs: `auto`, where they are proven on this device; `true`; `false`.
+            cuda_graphs: CudaGraphs = CudaGraphs::Auto,
             /// Compute the prompt of a group once; if false, once for each completion: slower, the same results.
             share_prompt: bool = true,
             /// Keep the reference model in host memory; a step brings it to the device for its passes.

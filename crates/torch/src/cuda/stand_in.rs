@@ -1,9 +1,11 @@
 //! What tests ask of the stand-in for CUDA (`tools/stand_in`), found in the process by name.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null_mut;
 
-use super::dlsym;
+unsafe extern "C" {
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
 
 /// What a device did so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

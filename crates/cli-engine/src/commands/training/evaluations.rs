@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use base::model_folder::read_family;
 use base::run_folder::ResultFolder;
 use config::{
-    Config, DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig, TrainingSections,
-    read_evaluations,
+    Config, CudaGraphs, DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig,
+    TrainingSections, read_evaluations,
 };
 use data::Processor;
 use engine::EngineError;
@@ -43,12 +43,12 @@ impl From<&GrpoConfig> for Run {
 
 impl From<&SftConfig> for Run {
     fn from(config: &SftConfig) -> Self {
-        Self::new(config.training(), config, false)
+        Self::new(config.training(), config, CudaGraphs::Auto)
     }
 }
 
 /// What an evaluation has from the run.
-fn settings_of(sections: &TrainingSections, cuda_graphs: bool) -> EvalConfig {
+fn settings_of(sections: &TrainingSections, cuda_graphs: CudaGraphs) -> EvalConfig {
     let TrainingSections { model, data, run, machine, .. } = sections;
     EvalConfig::default().with(|c| {
         c.asked.model = Some(model.model_name_or_path.clone());
@@ -61,12 +61,13 @@ fn settings_of(sections: &TrainingSections, cuda_graphs: bool) -> EvalConfig {
         c.load.min_pixels = Some(data.min_pixels);
         c.machine.device = machine.device.clone();
         c.machine.num_threads = machine.num_threads;
+        c.machine.fast_paths.clone_from(&machine.fast_paths);
         c.decoding.cuda_graphs = cuda_graphs;
     })
 }
 
 impl Run {
-    fn new(sections: TrainingSections, config: &impl Config, cuda_graphs: bool) -> Self {
+    fn new(sections: TrainingSections, config: &impl Config, cuda_graphs: CudaGraphs) -> Self {
         Self {
             settings: settings_of(&sections, cuda_graphs),
             trained_as: TrainedAs::of_run(&sections.run.output_dir, config),

@@ -1,6 +1,7 @@
 //! What of the fast paths is proven on this machine: graphs, kernels and copies that were tried beside the plain
 //! operations, as whoever tried them wrote it down.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -22,12 +23,18 @@ struct Verdict {
     seconds: Option<f64>,
 }
 
-/// Where verdicts are kept; `None` while nothing writes any.
-pub fn verdict_file() -> Option<PathBuf> {
-    None
+/// What one run found.
+#[derive(Debug, Deserialize)]
+struct Found {
+    verdicts: Vec<Verdict>,
 }
 
-/// The verdicts of `file`, a JSON list of `{name, verdict, error, tolerance, seconds}`.
+/// Where verdicts are kept.
+pub fn verdict_file() -> Option<PathBuf> {
+    Some(base::fast_path_file())
+}
+
+/// The verdicts of `file`, by card, driver, library, type and sizes.
 pub fn section(file: Option<&Path>) -> Section {
     let mut section = Section::new("fast paths proven here");
     let Some(file) = file.filter(|file| file.exists()) else {
@@ -35,9 +42,12 @@ pub fn section(file: Option<&Path>) -> Section {
         return section;
     };
     match read(file) {
-        Ok(verdicts) => {
-            for verdict in verdicts {
-                section.fact(verdict.name.clone(), verdict.text());
+        Ok(all) => {
+            for (what, found) in all {
+                section.fact("on", what);
+                for verdict in found.verdicts {
+                    section.fact(verdict.name.clone(), verdict.text());
+                }
             }
         }
         Err(error) => section.problem(
@@ -48,7 +58,7 @@ pub fn section(file: Option<&Path>) -> Section {
     section
 }
 
-fn read(file: &Path) -> Result<Vec<Verdict>, String> {
+fn read(file: &Path) -> Result<BTreeMap<String, Found>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
     serde_json::from_str(&text).map_err(|error| error.to_string())
 }
@@ -78,11 +88,13 @@ mod tests {
         let file = folder.path().join("verdicts.json");
         assert!(section(None).text().contains("none  tried yet"));
         assert!(section(Some(&file)).text().contains("none  tried yet"));
-        let text = r#"[{"name": "graphs", "verdict": "proven", "error": 2e-7, "tolerance": 1e-5, "seconds": 0.5},
-                       {"name": "flash attention", "verdict": "off: it throws"}]"#;
+        let text = r#"{"NVIDIA H200, bfloat16": {"verdicts": [
+            {"name": "graphs", "verdict": "proven", "error": 2e-7, "tolerance": 1e-5, "seconds": 0.5},
+            {"name": "flash attention", "verdict": "off: it throws"}]}}"#;
         std::fs::write(&file, text).unwrap();
         let shown = section(Some(&file)).text();
         for part in [
+            "on               NVIDIA H200, bfloat16\n",
             "graphs           proven, differs by 2.0e-7 (tolerance 1.0e-5), 0.50 s",
             "flash attention  off: it throws\n",
         ] {

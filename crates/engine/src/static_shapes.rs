@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use models::{PackedWeights, VisionLanguageModel};
 use tch::{Device, Kind, Tensor};
-use torch::{GraphPool, PendingHostCopy, TokenTable, check_graphs, upload};
+use torch::{FastPath, GraphPool, PendingHostCopy, TokenTable, check_graphs, is_enabled, upload};
 
 use crate::EngineError;
 use crate::cache::{KvCache, StepShape, move_rows};
@@ -27,12 +27,12 @@ pub enum Decoding {
 }
 
 impl Decoding {
-    /// [`Decoding::CudaGraphs`] or [`Decoding::Eager`], as `--cuda_graphs` asks.
+    /// [`Decoding::CudaGraphs`] or [`Decoding::Eager`], as `--cuda_graphs` asks and [`FastPath::CudaGraphs`] allows.
     ///
     /// # Errors
     /// Graphs where `device` is no GPU or CUDA's libraries do not fit.
     pub fn new(cuda_graphs: bool, device: Device) -> Result<Self, EngineError> {
-        if !cuda_graphs {
+        if !cuda_graphs || !is_enabled(FastPath::CudaGraphs) {
             return Ok(Decoding::Eager);
         }
         check_graphs(device)?;

@@ -2,11 +2,12 @@
 
 use std::ffi::{c_char, c_int};
 
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 use torch_sys::C_tensor;
 
 use crate::TorchError;
 use crate::call::{call, pointer};
+use crate::fast_paths::{FastPath, is_enabled};
 
 /// Settings of one step. The layout is that of `adamw_options.h`.
 #[repr(C)]
@@ -65,6 +66,13 @@ pub fn fused_adamw(
     for step in steps {
         let _ = step.shallow_clone().f_add_scalar_(1.0)?;
     }
+    if params[0].device().is_cuda() && !is_enabled(FastPath::FusedAdamw) {
+        for i in 0..n {
+            let [p, g, m, v] = [params, grads, exp_avgs, exp_avg_sqs].map(|list| &list[i]);
+            adamw_reference([p, g, m, v], &steps[i], options)?;
+        }
+        return Ok(());
+    }
     let pointers = |list: &[Tensor]| -> Vec<*mut C_tensor> { list.iter().map(pointer).collect() };
     let (p, g, m, v, s) = (
         pointers(params),
@@ -89,9 +97,31 @@ pub fn fused_adamw(
     })
 }
 
+/// [`fused_adamw`] of one tensor by libtorch's operations; `step` is the number of this step.
+fn adamw_reference(
+    [param, grad, exp_avg, exp_avg_sq]: [&Tensor; 4],
+    step: &Tensor,
+    options: AdamWOptions,
+) -> Result<(), TorchError> {
+    let AdamWOptions { lr, beta1, beta2, eps, weight_decay } = options;
+    no_grad(|| {
+        // 1 - beta^step, on the device.
+        let correction = |beta: f64| step.f_mul_scalar(beta.ln())?.f_expm1()?.f_neg();
+        let [mut param, mut mean, mut square] =
+            [param, exp_avg, exp_avg_sq].map(Tensor::shallow_clone);
+        let _ = param.f_mul_scalar_(1.0 - lr * weight_decay)?;
+        let _ = mean.f_lerp_(grad, 1.0 - beta1)?;
+        let _ = square.f_mul_scalar_(beta2)?.f_add_(&(grad.f_square()? * (1.0 - beta2)))?;
+        let root = square.f_div(&correction(beta2)?)?.f_sqrt()?.f_add_scalar(eps)?;
+        let _ = param.f_sub_(&(mean.f_div(&correction(beta1)?)?.f_div(&root)? * lr))?;
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fused::tests::{distance, draw};
     use tch::{Device, Kind};
 
     #[test]
@@ -109,6 +139,34 @@ mod tests {
         assert!((got[0] - (1.0 - 0.05 - 0.1)).abs() < 1e-6, "{got:?}");
         assert!((got[1] - (-2.0 + 0.1 - 0.1)).abs() < 1e-6, "{got:?}");
         assert_eq!(f32::try_from(&s[0]).unwrap(), 1.0);
+    }
+
+    #[test]
+    fn the_reference_takes_the_same_steps() {
+        let options =
+            AdamWOptions { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5 };
+        let state = || {
+            let p = draw(&[40], Kind::Float, 1);
+            let zeros = || p.zeros_like();
+            [
+                [p.shallow_clone()],
+                [zeros()],
+                [zeros()],
+                [Tensor::zeros([], (Kind::Float, Device::Cpu))],
+            ]
+        };
+        let (fused, plain) = (state(), state());
+        for key in 0..5 {
+            let g = [draw(&[40], Kind::Float, 10 + key)];
+            let [p, m, v, s] = &fused;
+            fused_adamw(p, &g, m, v, s, options).unwrap();
+            let [p, m, v, s] = &plain;
+            let _ = s[0].shallow_clone().f_add_scalar_(1.0).unwrap();
+            adamw_reference([&p[0], &g[0], &m[0], &v[0]], &s[0], options).unwrap();
+        }
+        for (fused, plain) in fused.iter().zip(&plain) {
+            assert!(distance(&plain[0], &fused[0]) < 1e-6, "{plain:?} {fused:?}");
+        }
     }
 
     #[test]

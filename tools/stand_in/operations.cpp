@@ -467,8 +467,8 @@ void copy_within(const Tensor &target, const Tensor &source) {
 }
 
 void copy_to_device(const Tensor &target, const Tensor &source, bool non_blocking) {
-  const Tensor whole = source.to(target.scalar_type()).expand_as(target).contiguous();
-  const bool is_fast = whole.is_pinned() && whole.is_same(source) && target.is_contiguous();
+  const bool is_fast = is_plain(target, source) && source.is_pinned();
+  const Tensor whole = is_fast ? source : source.to(target.scalar_type()).expand_as(target).contiguous();
   count_copy(is_fast && non_blocking ? CopyKind::TO_DEVICE_PINNED : CopyKind::TO_DEVICE_PAGEABLE, whole.nbytes());
   if (is_fast && non_blocking) {
     const Tensor to = with_memory(target.storage(), target, DispatchKey::CUDA);

@@ -147,6 +147,8 @@ pub struct KvCache {
     kernel: DecodeKernel,
     /// For [`DecodeKernel::Sequences`].
     sequence_rows: Option<SequenceRows>,
+    /// The width of prompts that the bound starts of sequences were computed with.
+    bound_prompt_width: i64,
     /// For decoding in static shapes.
     static_binding: Option<StaticBinding>,
     /// How often buffers were replaced.
@@ -213,6 +215,7 @@ impl KvCache {
             binding: BatchBinding::default(),
             kernel,
             sequence_rows: None,
+            bound_prompt_width: 0,
             static_binding: None,
             relocations: 0,
         }

@@ -88,7 +88,7 @@ impl TokenSampler {
                     *mark = true;
                 }
             }
-            Tensor::from_slice(&marks).to_device(device)
+            torch::upload(&marks, device)
         };
         let forbidden = marked(&[&params.forbidden_ids[..], &[image_token]].concat());
         let forbidden_or_ends = forbidden.logical_or(&marked(&params.eos_ids));

@@ -176,7 +176,7 @@ impl<'m> InputsBuilder<'m> {
     /// The batch on the model's device.
     pub fn build(self) -> ModelInputs {
         let device = self.model.compute().1;
-        let vector = |list: &[i64]| Tensor::from_slice(list).to_device(device);
+        let vector = |list: &[i64]| torch::upload(list, device);
         let positions: Vec<Tensor> = self.positions.iter().map(|list| vector(list)).collect();
         let images = (!self.images.is_empty()).then(|| ImageInputs {
             distinct: self.images,

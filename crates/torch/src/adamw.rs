@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_int};
 
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 use torch_sys::C_tensor;
 
 use crate::TorchError;
@@ -57,45 +57,6 @@ pub fn fused_adamw(
     steps: &[Tensor],
     options: AdamWOptions,
 ) -> Result<(), TorchError> {
-    let by_the_kernel = is_enabled(FastPath::FusedAdamw)
-        || params.first().is_none_or(|param| !param.device().is_cuda());
-    let update = if by_the_kernel { adamw_by_the_kernel } else { adamw_by_operations };
-    update(params, grads, exp_avgs, exp_avg_sqs, steps, options)
-}
-
-/// [`fused_adamw`] by libtorch's operations, one tensor at a time.
-pub(crate) fn adamw_by_operations(
-    params: &[Tensor],
-    grads: &[Tensor],
-    exp_avgs: &[Tensor],
-    exp_avg_sqs: &[Tensor],
-    steps: &[Tensor],
-    options: AdamWOptions,
-) -> Result<(), TorchError> {
-    let AdamWOptions { lr, beta1, beta2, eps, weight_decay } = options;
-    let grads = grads.iter().zip(exp_avgs).zip(exp_avg_sqs);
-    for ((param, step), ((grad, m), v)) in params.iter().zip(steps).zip(grads) {
-        let [mut param, mut step, mut m, mut v] = [param, step, m, v].map(Tensor::shallow_clone);
-        let _ = step.f_add_scalar_(1.0)?;
-        let _ = param.f_mul_scalar_(1.0 - lr * weight_decay)?;
-        let _ = m.f_mul_scalar_(beta1)?.f_add_(&(grad * (1.0 - beta1)))?;
-        let _ = v.f_mul_scalar_(beta2)?.f_add_(&(grad * grad * (1.0 - beta2)))?;
-        let bias = |beta: f64| -> Tensor { 1.0 - (&step * beta.ln()).exp() };
-        let root = v.f_sqrt()? / bias(beta2).f_sqrt()? + eps;
-        let _ = param.f_sub_(&(m.f_div(&(root * bias(beta1)))? * lr))?;
-    }
-    Ok(())
-}
-
-/// [`fused_adamw`] in one call of libtorch's kernel.
-pub(crate) fn adamw_by_the_kernel(
-    params: &[Tensor],
-    grads: &[Tensor],
-    exp_avgs: &[Tensor],
-    exp_avg_sqs: &[Tensor],
-    steps: &[Tensor],
-    options: AdamWOptions,
-) -> Result<(), TorchError> {
     let n = params.len();
     assert!([grads, exp_avgs, exp_avg_sqs, steps].iter().all(|list| list.len() == n));
     if n == 0 {
@@ -104,6 +65,13 @@ pub(crate) fn adamw_by_the_kernel(
     // The kernel corrects for bias with the number of the step it takes, from 1.
     for step in steps {
         let _ = step.shallow_clone().f_add_scalar_(1.0)?;
+    }
+    if params[0].device().is_cuda() && !is_enabled(FastPath::FusedAdamw) {
+        for i in 0..n {
+            let [p, g, m, v] = [params, grads, exp_avgs, exp_avg_sqs].map(|list| &list[i]);
+            adamw_reference([p, g, m, v], &steps[i], options)?;
+        }
+        return Ok(());
     }
     let pointers = |list: &[Tensor]| -> Vec<*mut C_tensor> { list.iter().map(pointer).collect() };
     let (p, g, m, v, s) = (
@@ -129,17 +97,40 @@ pub(crate) fn adamw_by_the_kernel(
     })
 }
 
+/// [`fused_adamw`] of one tensor by libtorch's operations; `step` is the number of this step.
+pub(crate) fn adamw_reference(
+    [param, grad, exp_avg, exp_avg_sq]: [&Tensor; 4],
+    step: &Tensor,
+    options: AdamWOptions,
+) -> Result<(), TorchError> {
+    let AdamWOptions { lr, beta1, beta2, eps, weight_decay } = options;
+    no_grad(|| {
+        // 1 - beta^step, on the device.
+        let correction = |beta: f64| step.f_mul_scalar(beta.ln())?.f_expm1()?.f_neg();
+        let [mut param, mut mean, mut square] =
+            [param, exp_avg, exp_avg_sq].map(Tensor::shallow_clone);
+        let _ = param.f_mul_scalar_(1.0 - lr * weight_decay)?;
+        let _ = mean.f_lerp_(grad, 1.0 - beta1)?;
+        let _ = square.f_mul_scalar_(beta2)?.f_add_(&(grad.f_square()? * (1.0 - beta2)))?;
+        let root = square.f_div(&correction(beta2)?)?.f_sqrt()?.f_add_scalar(eps)?;
+        let _ = param.f_sub_(&(mean.f_div(&correction(beta1)?)?.f_div(&root)? * lr))?;
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fused::tests::{distance, draw};
     use tch::Kind;
 
     #[test]
     fn one_step_by_hand() {
         let options =
             AdamWOptions { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5 };
-        let p = [Tensor::from_slice(&[1.0f32, -2.0])];
-        let g = [Tensor::from_slice(&[0.5f32, 0.25])];
+        let on = |list: &[f32]| Tensor::from_slice(list).to_device(crate::device_of_tests());
+        let p = [on(&[1.0, -2.0])];
+        let g = [on(&[0.5, 0.25])];
         let m = [p[0].zeros_like()];
         let v = [p[0].zeros_like()];
         let s = [Tensor::zeros([], (Kind::Float, crate::device_of_tests()))];
@@ -152,29 +143,31 @@ mod tests {
     }
 
     #[test]
-    fn operations_equal_the_kernel() {
+    fn the_reference_takes_the_same_steps() {
         let options =
             AdamWOptions { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5 };
-        let device = crate::device_of_tests();
-        let on = |list: &[f32]| Tensor::from_slice(list).to_device(device);
-        let grads = [on(&[0.5, 0.25, 0.0, -3.0])];
         let state = || {
-            let p = [on(&[1.0, -2.0, 3.0, 0.5])];
-            let [m, v] = [p[0].zeros_like(), p[0].zeros_like()];
-            (p, [m], [v], [Tensor::zeros([], (Kind::Float, device))])
+            let p = draw(&[40], Kind::Float, 1);
+            let zeros = || p.zeros_like();
+            [
+                [p.shallow_clone()],
+                [zeros()],
+                [zeros()],
+                [Tensor::zeros([], (Kind::Float, crate::device_of_tests()))],
+            ]
         };
-        let (by_kernel, by_operations) = (state(), state());
-        for _ in 0..3 {
-            let (p, m, v, s) = &by_kernel;
-            adamw_by_the_kernel(p, &grads, m, v, s, options).unwrap();
-            let (p, m, v, s) = &by_operations;
-            adamw_by_operations(p, &grads, m, v, s, options).unwrap();
+        let (fused, plain) = (state(), state());
+        for key in 0..5 {
+            let g = [draw(&[40], Kind::Float, 10 + key)];
+            let [p, m, v, s] = &fused;
+            fused_adamw(p, &g, m, v, s, options).unwrap();
+            let [p, m, v, s] = &plain;
+            let _ = s[0].shallow_clone().f_add_scalar_(1.0).unwrap();
+            adamw_reference([&p[0], &g[0], &m[0], &v[0]], &s[0], options).unwrap();
         }
-        let close = |a: &Tensor, b: &Tensor| a.allclose(b, 1e-6, 1e-7, false);
-        assert!(close(&by_kernel.0[0], &by_operations.0[0]));
-        assert!(close(&by_kernel.1[0], &by_operations.1[0]));
-        assert!(close(&by_kernel.2[0], &by_operations.2[0]));
-        assert!(close(&by_kernel.3[0], &by_operations.3[0]));
+        for (fused, plain) in fused.iter().zip(&plain) {
+            assert!(distance(&plain[0], &fused[0]) < 1e-6, "{plain:?} {fused:?}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl SequenceLens {
                 *end += len as i32;
                 Some(*end)
             }));
-            Tensor::from_slice(&ends).to_device(device)
+            crate::upload(&ends, device)
         });
         SequenceLens { queries, keys, cumulative }
     }

@@ -40,7 +40,7 @@ unsafe extern "C" {
 /// Out of memory.
 pub fn host_copy(tensor: &Tensor, device: Device) -> Result<Tensor, TorchError> {
     let copy = tensor.f_to_device_(Device::Cpu, tensor.kind(), false, true)?;
-    if device.is_cuda() { pinned(&copy) } else { Ok(copy) }
+    if device.is_cuda() && is_enabled(FastPath::PinnedCopies) { pinned(&copy) } else { Ok(copy) }
 }
 
 /// A copy of host memory in page-locked memory, or the tensor itself where it lies there.
@@ -79,12 +79,13 @@ pub fn upload<T: Element>(numbers: &[T], device: Device) -> Tensor {
         .expect("page-locked memory for a few numbers")
 }
 
-/// An asynchronous copy to `to`. Work on `to` is ordered after it; the host must [`wait_for`] the device before it reads.
+/// A copy to `to`, asynchronous unless [`FastPath::PinnedCopies`] is off. Work on `to` is ordered after it; the host must [`wait_for`] the
+/// device before it reads.
 ///
 /// # Errors
 /// Out of memory.
 pub fn begin_copy(tensor: &Tensor, to: Device) -> Result<Tensor, TorchError> {
-    Ok(tensor.f_to_device_(to, tensor.kind(), true, true)?)
+    Ok(tensor.f_to_device_(to, tensor.kind(), is_enabled(FastPath::PinnedCopies), true)?)
 }
 
 /// Waits until `device` has done all its work, copies included.
@@ -151,5 +152,12 @@ mod tests {
         let copy = PendingHostCopy::begin(&tensor).unwrap();
         let _ = tensor.shallow_clone().fill_(9.0);
         assert_eq!(Vec::<f64>::try_from(copy.wait().unwrap()).unwrap(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn numbers_for_the_cpu_stay_there() {
+        let tensor = upload(&[3i64, -1], Device::Cpu);
+        assert_eq!(Vec::<i64>::try_from(&tensor).unwrap(), [3, -1]);
+        assert!(!is_pinned(&tensor).unwrap());
     }
 }

@@ -2,9 +2,9 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::adamw::{AdamWOptions, adamw_by_operations, adamw_by_the_kernel};
+use crate::adamw::{AdamWOptions, adamw_reference, fused_adamw};
 use crate::cuda::graphs::GraphPool;
-use crate::fast_paths::FastPath;
+use crate::fast_paths::{FastPath, is_enabled, set_enabled};
 use crate::flash::{SequenceLens, flash_attention, has_flash_attention, one_by_one};
 use crate::host::{PendingHostCopy, begin_copy, pinned};
 use crate::linear::residual_linear_by_product;
@@ -56,6 +56,8 @@ pub fn prove(
     device: Device,
 ) -> Result<Option<Proof>, String> {
     let trial = Trial { shape: *shape, kind, device };
+    let before = is_enabled(path);
+    set_enabled(path, true);
     let found = catch_libtorch(|| match path {
         FastPath::FusedNorm => trial.fused_norm().map(Some),
         FastPath::Rotation => trial.rotation().map(Some),
@@ -71,6 +73,7 @@ pub fn prove(
         FastPath::FusedAdamw => trial.fused_adamw().map(Some),
         FastPath::PinnedCopies => trial.pinned_copies().map(Some),
     });
+    set_enabled(path, before);
     let error = found?.map_err(|error| error.to_string())?;
     Ok(error.map(|error| Proof { error, tolerance: trial.tolerance(path) }))
 }
@@ -221,9 +224,12 @@ impl Trial {
             let (fast, plain) = (state()?, state()?);
             for _ in 0..2 {
                 let [p, m, v, steps] = &fast;
-                adamw_by_the_kernel(p, &grads, m, v, steps, options)?;
+                fused_adamw(p, &grads, m, v, steps, options)?;
                 let [p, m, v, steps] = &plain;
-                adamw_by_operations(p, &grads, m, v, steps, options)?;
+                for (i, step) in steps.iter().enumerate() {
+                    let _ = step.shallow_clone().f_add_scalar_(1.0)?;
+                    adamw_reference([&p[i], &grads[i], &m[i], &v[i]], step, options)?;
+                }
             }
             let all = |state: &[Vec<Tensor>; 4]| -> Vec<Tensor> {
                 state.iter().flatten().map(Tensor::shallow_clone).collect()

@@ -81,8 +81,8 @@ impl MicroBatch {
         Ok(MicroBatch {
             attention: PackedAttention::new(&packed.layout, true, kind, device),
             rotary: model.rotary(&packed.position_ids),
-            rows: Tensor::from_slice(&rows).to_device(device),
-            targets: Tensor::from_slice(&targets).to_device(device),
+            rows: torch::upload(&rows, device),
+            targets: torch::upload(&targets, device),
             packed,
             lens,
             num_tokens,

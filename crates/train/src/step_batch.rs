@@ -145,7 +145,7 @@ impl<'g> GrpoMicroBatch<'g> {
 
     fn new(batch: CompletionBatch<'g>, inputs: &UpdateInputs<'_, 'g>, totals: Totals) -> Self {
         let (ids, lens) = (&batch.ids, &batch.lens);
-        let vector = |values: &[f32]| Tensor::from_slice(values).to_device(inputs.device);
+        let vector = |values: &[f32]| torch::upload(values, inputs.device);
         let each = |value: &dyn Fn(usize) -> f64| vector(&per_token(lens, value));
         let weights =
             |aggregation: Aggregation| each(&|index| aggregation.weight(lens[index], totals));

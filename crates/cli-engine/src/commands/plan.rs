@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use base::model_folder::read_config;
-use config::PlanConfig;
+use config::{CudaGraphs, PlanConfig};
 use train::plan::{
     CARDS, Card, Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained,
     plan_inputs, predict, step_secs,
@@ -30,11 +30,12 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
         run.model.model_revision.as_deref(),
     )?;
     let card = card_of(&run.machine.device)?;
-    let graphs = run.rollout.cuda_graphs;
+    // A card is expected to prove them.
+    let graphs = run.rollout.cuda_graphs.asked() != Some(false);
     if card.is_some() {
         // What the card would refuse or want is not asked of the machine that plans.
         run.machine.device = "cpu".into();
-        run.rollout.cuda_graphs = false;
+        run.rollout.cuda_graphs = CudaGraphs::Off;
     }
     let mut inputs = plan_inputs(&run, &folder)?;
     if card.is_some() {

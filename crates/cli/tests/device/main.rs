@@ -155,7 +155,7 @@ fn an_evaluation_scores_as_on_the_cpu() {
 fn a_plan_times_its_probe_on_the_device() {
     let dir = TempDir::new().unwrap();
     let line = runs::line("grpo", dir.path(), "run", &device(), "");
-    let line = line.replacen("grpo", "plan", 1);
+    let line = format!("{} --memory 24GB", line.replacen("grpo", "plan", 1));
     let result = done(&line);
     assert!(result.stdout.contains("peak"), "{}", result.stdout);
 }

@@ -72,12 +72,13 @@ impl KvCache {
     /// Where the keys of each of `slots` slots' prompts begin and how many they are, for each head of keys; the list of starts is one longer.
     /// Slots beyond the batch read the first token of the first prompt.
     pub(super) fn prompt_sequences(
-        &self,
+        &mut self,
         prompt_lens: &[usize],
         prompt_of_slot: &[usize],
         slots: usize,
     ) -> [Vec<i32>; 2] {
         let (heads, width) = (self.shape.num_kv_heads, self.prompts.width);
+        self.bound_prompt_width = width;
         let (mut starts, mut lens) = (Vec::new(), Vec::new());
         for slot in 0..slots {
             let prompt = prompt_of_slot.get(slot).copied();
@@ -95,6 +96,10 @@ impl KvCache {
     pub(super) fn sequence_step(&self, completion_lens: &Tensor, longest: i64) -> SequenceStep {
         let slots = completion_lens.size()[0];
         let rows = self.sequence_rows.as_ref().expect("room for completions");
+        assert_eq!(
+            self.bound_prompt_width, self.prompts.width,
+            "the batch is bound to older buffers"
+        );
         let sequences = slots * self.shape.num_kv_heads;
         let before = completion_lens.unsqueeze(1);
         let lens = (&before + &rows.one_for_each_head).to_kind(Kind::Int);

@@ -141,7 +141,7 @@ impl Block {
                     index[row * width + slot] = token as i64;
                 }
             }
-            Tensor::from_slice(&index).to_device(device)
+            torch::upload(&index, device)
         });
         Block { rows: rows.len() as i64, width: width as i64, index, start: start as i64 }
     }
@@ -246,7 +246,7 @@ impl Blocks {
         let in_order = order.iter().enumerate().all(|(i, &(_, row))| i as i64 == row);
         let pick = (!in_order).then(|| {
             let rows: Vec<i64> = order.iter().map(|&(_, row)| row).collect();
-            Tensor::from_slice(&rows).to_device(device)
+            torch::upload(&rows, device)
         });
         Blocks { roots, branches, pick }
     }
@@ -401,7 +401,7 @@ fn padding_mask(roots: &[Segment], width: i64, kind: Kind, device: Device) -> Op
 
 fn additive(hidden: &[bool], shape: &[usize], kind: Kind, device: Device) -> Tensor {
     let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
-    let hidden = Tensor::from_slice(hidden).view(shape.as_slice()).to_device(device);
+    let hidden = torch::upload(hidden, device).view(shape.as_slice());
     Tensor::zeros(shape.as_slice(), (kind, device)).masked_fill(&hidden, f64::NEG_INFINITY)
 }
 

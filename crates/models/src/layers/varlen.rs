@@ -28,7 +28,7 @@ impl VariableLength {
                 .flatten()
                 .flat_map(|s| s.start as i64..(s.start + s.len) as i64)
                 .collect();
-            Tensor::from_slice(&tokens).to_device(device)
+            torch::upload(&tokens, device)
         });
         VariableLength { lens, keys, causal }
     }

@@ -130,8 +130,7 @@ pub fn vision_rotary(config: &VisionConfig, positions: &[[i64; 2]], device: Devi
     let frequencies = inverse_frequencies(head_dim / 2, config.rope_theta(), device);
     let flat: Vec<i64> = positions.iter().flatten().copied().collect();
     // [patches, 2, head_dim / 4]
-    let positions =
-        Tensor::from_slice(&flat).to_device(device).to_kind(Kind::Float).view([-1, 2, 1]);
+    let positions = torch::upload(&flat, device).to_kind(Kind::Float).view([-1, 2, 1]);
     Rotary::from_angles(&(positions * frequencies).flatten(1, 2), Kind::Float)
 }
 

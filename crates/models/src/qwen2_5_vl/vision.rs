@@ -56,7 +56,7 @@ impl VisionTower {
         let kind = pixel_values.kind();
         let merge = self.config.spatial_merge_size.pow(2) as i64;
         let order = patch_order(&self.config, grids);
-        let window_index = Tensor::from_slice(&order.window_index).to_device(device);
+        let window_index = torch::upload(&order.window_index, device);
         let rotary = vision_rotary(&self.config, &order.positions, device);
         let rotary = Rc::new(Rotary::new(
             permute(&rotary.cos, &window_index, merge),

@@ -23,9 +23,9 @@ impl Completions {
         let place: Vec<i64> = lens.iter().flat_map(|&len| 0..len as i64).collect();
         let counts: Vec<f32> = lens.iter().map(|&len| len as f32).collect();
         Completions {
-            owner: Tensor::from_slice(&owner).to_device(device),
-            place: Tensor::from_slice(&place).to_device(device),
-            lens: Tensor::from_slice(&counts).to_device(device),
+            owner: torch::upload(&owner, device),
+            place: torch::upload(&place, device),
+            lens: torch::upload(&counts, device),
             longest: lens.iter().copied().max().unwrap_or_default() as i64,
         }
     }

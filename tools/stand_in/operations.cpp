@@ -254,14 +254,22 @@ struct Call {
     at::AutoDispatchBelowADInplaceOrView below;
     op.redispatchBoxed(c10::DispatchKeySet(DispatchKey::CPU), &stack);
     views.write_back();
-    const Fault fault = fault_of(name);
-    for (const IValue &result : stack) {
-      map_tensors(result, [&](const Tensor &tensor) {
-        damage(fault, name, tensor);
-        return tensor;
-      });
+    const Fault fault = fault_of(fault_name());
+    const auto spoil = [&](const Tensor &tensor) {
+      damage(fault, name, tensor);
+      return tensor;
+    };
+    for (const IValue &result : stack) map_tensors(result, spoil);
+    // What only works in place returns nothing.
+    if (stack.empty() && fault != Fault::NONE) {
+      map_tensors(arguments[0], [&](const Tensor &tensor) { return spoil(views.view(tensor)); });
     }
     return stack;
+  }
+
+  // A product that adds a whole matrix, unlike the one that adds a bias, has a name of its own.
+  std::string fault_name() const {
+    return name == "addmm" && arguments[0].toTensor().dim() == 2 ? "addmm.residual" : name;
   }
 
   bool takes_generator(size_t i) const {
@@ -643,7 +651,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> flash_forward(
       logs.narrow(1, at[0], at[1]).copy_(one.scores.logsumexp(-1));
       out.narrow(0, at[0], at[1]).copy_(at::bmm(one.scores.softmax(-1), one.v).transpose(0, 1));
     }
-    damage(fault_of("_flash_attention_forward"), "_flash_attention_forward", out);
+    // Over ranges of keys it has a name of its own.
+    const std::string name = used.defined() ? "_flash_attention_forward.ranges" : "_flash_attention_forward";
+    damage(fault_of(name), name, out);
   });
   Tensor nothing = at::empty({0}, query.options());
   return {output, lse, at::empty({2}, query.options().dtype(at::kLong)), at::empty({}, query.options().dtype(at::kLong)), nothing};
@@ -692,7 +702,8 @@ int64_t choose_attention(const Tensor &q, const Tensor &k, const Tensor &, const
     return 0;
   }
   const int64_t alignment = is_half ? 8 : 4;
-  if (!grouped && q.size(-3) == k.size(-3) && q.size(-1) % alignment == 0) {
+  const bool is_taken = is_half || q.scalar_type() == at::kFloat;
+  if (is_taken && !grouped && q.size(-3) == k.size(-3) && q.size(-1) % alignment == 0) {
     count_attention("memory-efficient");
     return 2;
   }
@@ -765,6 +776,9 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("view", static_cast<Tensor (*)(const Tensor &, at::IntArrayRef)>(&at::native::view));
   library.impl("_reshape_alias", &at::native::_reshape_alias);
   library.impl("unfold", &at::native::unfold);
+  // libtorch could compose these of others; CUDA has kernels.
+  library.impl("silu_backward", torch::CppFunction::makeFromBoxedFunction<&on_the_cpu>());
+  library.impl("mish_backward", torch::CppFunction::makeFromBoxedFunction<&on_the_cpu>());
   library.impl("_fused_rms_norm", &rms_norm);
   library.impl("_fused_rms_norm_backward", &rms_norm_backward);
   library.impl("_flash_attention_forward", &flash_forward);

@@ -15,24 +15,35 @@ const CRATES: [&str; 5] = ["torch", "models", "engine", "train", "cli"];
 /// Of `cli`, which starts the program.
 const COMMANDS: &str = "device";
 
+/// Tests that count what the whole process does, or switch what it uses, are in modules of this name and run alone.
+const ALONE: [&str; 3] = ["device::", "--ignored", "--test-threads=1"];
+
 /// With `rest`, the arguments of a test binary: only what they choose.
 pub fn run(root: &Path, rest: &[String]) -> Result<()> {
     let lib = stand_in::build(root)?;
     let mut failed = Vec::new();
     for test in binaries(root)? {
-        let started = Instant::now();
-        let mut command = Command::new(&test.executable);
-        command
-            .args(rest)
-            .current_dir(&test.folder)
-            .env("LD_LIBRARY_PATH", &lib)
-            .env("VLM_R1_TEST_DEVICE", "cuda:0")
-            // Operations run on the CPU: threads of tests and of operations share the cores.
-            .env("OMP_NUM_THREADS", "1");
-        let status = command.status().with_context(|| test.executable.display().to_string())?;
-        println!("{} {}: {:.0} s", test.krate, test.target, started.elapsed().as_secs_f64());
-        if !status.success() {
-            failed.push(format!("{} {}", test.krate, test.target));
+        let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+        let mut runs = vec![rest.as_slice()];
+        if rest.is_empty() && test.target == "it" {
+            runs.push(&ALONE);
+        }
+        for arguments in runs {
+            let started = Instant::now();
+            let status = Command::new(&test.executable)
+                .args(arguments)
+                .current_dir(&test.folder)
+                .env("LD_LIBRARY_PATH", &lib)
+                .env("VLM_R1_TEST_DEVICE", "cuda:0")
+                // Operations run on the CPU: threads of tests and of operations share the cores.
+                .env("OMP_NUM_THREADS", "1")
+                .status()
+                .with_context(|| test.executable.display().to_string())?;
+            let name = format!("{} {} {}", test.krate, test.target, arguments.join(" "));
+            println!("{}: {:.0} s", name.trim(), started.elapsed().as_secs_f64());
+            if !status.success() {
+                failed.push(name.trim().to_owned());
+            }
         }
     }
     ensure!(failed.is_empty(), "failed on the stand-in: {}", failed.join(", "));

@@ -147,7 +147,7 @@ mod tests {
         let options =
             AdamWOptions { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5 };
         let state = || {
-            let p = draw(&[40], Kind::Float, 1);
+            let p = draw(&[40], Kind::Float, 1).to_device(crate::device_of_tests());
             let zeros = || p.zeros_like();
             [
                 [p.shallow_clone()],
@@ -158,7 +158,7 @@ mod tests {
         };
         let (fused, plain) = (state(), state());
         for key in 0..5 {
-            let g = [draw(&[40], Kind::Float, 10 + key)];
+            let g = [draw(&[40], Kind::Float, 10 + key).to_device(crate::device_of_tests())];
             let [p, m, v, s] = &fused;
             fused_adamw(p, &g, m, v, s, options).unwrap();
             let [p, m, v, s] = &plain;

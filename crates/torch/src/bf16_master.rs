@@ -154,7 +154,7 @@ mod tests {
     }
 
     fn empty_master(exact: &Tensor) -> (Tensor, Tensor) {
-        let empty = |kind| Tensor::zeros(exact.size(), (kind, crate::device_of_tests()));
+        let empty = |kind| Tensor::zeros(exact.size(), (kind, Device::Cpu));
         (empty(Kind::BFloat16), empty(Kind::Int16))
     }
 
@@ -194,7 +194,7 @@ mod tests {
         let options =
             AdamWOptions { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
         let draw = |key, scale: f64| {
-            let x = Tensor::empty([5000], (Kind::Float, crate::device_of_tests()));
+            let x = Tensor::empty([5000], (Kind::Float, Device::Cpu));
             fill_random(&x, key, Distribution::Uniform(-scale, scale)).unwrap();
             x
         };
@@ -204,7 +204,7 @@ mod tests {
         master.store(&exact).unwrap();
         let zeros = || exact.zeros_like();
         let (m, v, own_m, own_v) = (zeros(), zeros(), zeros(), zeros());
-        let count = || Tensor::zeros([], (Kind::Float, crate::device_of_tests()));
+        let count = || Tensor::zeros([], (Kind::Float, Device::Cpu));
         let (step, own_step) = (count(), count());
         for update in 0..30 {
             let gradient = draw(2 + update, 0.01);

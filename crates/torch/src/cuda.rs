@@ -159,6 +159,12 @@ pub fn device_of_tests() -> Device {
     })
 }
 
+/// Numbers on the device of tests.
+#[doc(hidden)]
+pub fn on_test_device<T: tch::kind::Element>(numbers: &[T]) -> tch::Tensor {
+    tch::Tensor::from_slice(numbers).to_device(device_of_tests())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,7 +35,7 @@ pub use cuda::graphs::{Graph, GraphPool, check_graphs};
 pub use cuda::stand_in::{DeviceCounts, device_counts};
 pub use cuda::{
     Card, card, check_kind, device_of_tests, libtorch_build, libtorch_folder, load_cuda,
-    name_of_test_device, num_cards, parse_device,
+    name_of_test_device, num_cards, on_test_device, parse_device,
 };
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use device::rotation_matrices;

@@ -141,8 +141,8 @@ mod tests {
         let levels = Levels::new(is_signed, crate::device_of_tests()).unwrap();
         let len = values.size()[0];
         let stored = QuantizedMoment::zeros(len, crate::device_of_tests()).unwrap();
-        stored.write(&levels, 0, values).unwrap();
-        stored.read(&levels, 0, len).unwrap()
+        stored.write(&levels, 0, &values.to_device(crate::device_of_tests())).unwrap();
+        stored.read(&levels, 0, len).unwrap().to_device(values.device())
     }
 
     #[test]

@@ -201,7 +201,7 @@ mod tests {
     fn a_file_is_that_of_safetensors_and_its_sum_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let options = (Kind::Float, crate::device_of_tests());
+        let options = (Kind::Float, Device::Cpu);
         // Over one part, a scalar, nothing, a view.
         let large = Tensor::randn([PART + 5], options).to_kind(Kind::BFloat16);
         let turned = Tensor::randn([3, 5], options).transpose(0, 1);

@@ -125,7 +125,7 @@ mod tests {
         };
         let in_host_memory: Vec<_> = offloaded.iter().map(Tensor::data_ptr).collect();
         assert_eq!(data(reference.model.as_ref()), in_host_memory);
-        let ids = Tensor::from_slice(&[1i64, 2]);
+        let ids = torch::on_test_device(&[1i64, 2]);
         let expected = policy.embed_tokens(&ids).detach();
         for _ in 0..2 {
             let embedded = reference.with(|model| {

@@ -102,7 +102,7 @@ fn a_cut_micro_batch_is_as_if_made_so() {
     let limits = Limits { completions: 8, tokens: Some(9), share_prompt: true };
     let mut whole = split(&groups, None, true).remove(0);
     let reference: Vec<f32> = (0..6).map(|i| -(i as f32)).collect();
-    whole.ref_logprobs = Some(Tensor::from_slice(&reference));
+    whole.ref_logprobs = Some(torch::on_test_device(&reference));
     let cut = whole.cut(limits);
     let made = split(&groups, Some(9), true);
     assert_eq!((cut.len(), made.len()), (2, 2));
@@ -125,7 +125,7 @@ fn what_is_known_goes_to_its_completion() {
     let model = model(TrainedParts::NONE);
     let groups = group(model.as_ref());
     let mut batches = split(&groups, Some(9), true);
-    batches[0].old_logprobs = Some(Tensor::from_slice(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
+    batches[0].old_logprobs = Some(torch::on_test_device(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
     let records = batches[0].token_records(1).unwrap();
     assert_eq!(records[1].0, (0, 1));
     assert_eq!(records[1].1.old_logprobs, Some(vec![-3.0, -4.0, -5.0]));
@@ -308,7 +308,7 @@ impl Golden {
             let mut fixed = self.fixed(temperature, name).into_iter();
             let groups = self.groups.iter().enumerate();
             let ids = groups.flat_map(|(g, (_, c, _))| (0..c.len()).map(move |i| (g, i)));
-            ids.map(|id| (id, Tensor::from_slice(&fixed.next().unwrap()))).collect()
+            ids.map(|id| (id, torch::on_test_device(&fixed.next().unwrap()))).collect()
         };
         let old = if is_on_policy { Logprobs::new() } else { list("old_logprobs") };
         KnownLogprobs { old, reference: list("ref_logprobs") }
@@ -436,10 +436,12 @@ fn no_variant_depends_on_what_micro_batches_there_are() {
         let limits = Limits { tokens: Some(1), ..WHOLE };
         let cut = update(model.as_ref(), &config, inputs, (limits, true), &Local);
         let difference = (cut.loss - whole.loss).abs();
-        assert!(difference < 1e-6 * whole.loss.abs().max(1.0), "{name}: {difference}");
+        // On a GPU f32 attention is padded to the longest of a micro-batch, and sums otherwise.
+        let tolerance = if torch::device_of_tests().is_cuda() { 1e-5 } else { 1e-6 };
+        assert!(difference < tolerance * whole.loss.abs().max(1.0), "{name}: {difference}");
         for (parameter, gradient) in gradients(model.as_ref()) {
             let difference = (gradient - &expected[&parameter]).abs().max().double_value(&[]);
-            assert!(difference < 1e-6 * total.max(1.0), "{name}: {parameter}: {difference}");
+            assert!(difference < tolerance * total.max(1.0), "{name}: {parameter}: {difference}");
         }
     }
 }

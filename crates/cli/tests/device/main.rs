@@ -1,5 +1,6 @@
 //! The commands end to end on the device that `VLM_R1_TEST_DEVICE` names, against the CPU: `make test-device`.
 
+mod fast_paths;
 mod options;
 #[path = "../it/program.rs"]
 mod program;

@@ -56,7 +56,7 @@ pub fn metrics(folder: &Path) -> Vec<Value> {
     read_jsonl(folder.join("metrics.jsonl"))
 }
 
-fn computed(folder: &Path) -> Vec<Value> {
+pub fn computed(folder: &Path) -> Vec<Value> {
     let mut rows = metrics(folder);
     for row in &mut rows {
         base::metrics::remove_measured(row.as_object_mut().unwrap());
@@ -76,7 +76,7 @@ fn a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() {
         ("adapter", "grpo", "--use_peft true --lora_dropout 0.1"),
         ("taught", "sft", "--bf16 true --gradient_checkpointing true"),
     ] {
-        let more = format!("{more} --max_steps 4 --save_steps 2");
+        let more = format!("{more} --max_steps 4 --save_steps 2 --save_optimizer_limit 9");
         let run = |name: &str| line(method, dir.path(), name, &device(), &more);
         done(&run(&format!("{name}-whole")));
         let whole = dir.path().join(format!("{name}-whole"));
@@ -152,7 +152,7 @@ fn an_adapter_merges() {
     done(&line("sft", dir.path(), "run", &device(), "--max_steps 2 --use_peft true"));
     let adapter = dir.path().join("run/checkpoint-2");
     let merged = dir.path().join("merged");
-    done(&format!("merge --adapter {} --out {}", adapter.display(), merged.display()));
+    done(&format!("merge --adapter {} --output_dir {}", adapter.display(), merged.display()));
     let ids = |model: &Path| {
         let prompt = dir.path().join("prompt.jsonl");
         fs::write(&prompt, "{\"prompt\": \"How many?\"}\n").unwrap();

@@ -128,7 +128,7 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
         for grid in case["image_grid_thw"].as_array().unwrap() {
             let grid_thw: [usize; 3] = numbers(grid).try_into().unwrap();
             let patches = grid_thw.iter().product::<usize>();
-            let all = &tensors["image_features"];
+            let all = tensors["image_features"].to_device(torch::device_of_tests());
             images.push(Arc::new(PreparedImage::new(
                 vec![features.len() as f32; patches],
                 grid_thw,

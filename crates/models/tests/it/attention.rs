@@ -29,7 +29,8 @@ fn visible(layout: &Layout, causal: bool) -> Tensor {
             seen[from..from + len].fill(true);
         }
     }
-    Tensor::from_slice(&seen).view([total as i64, total as i64])
+    let seen = Tensor::from_slice(&seen).view([total as i64, total as i64]);
+    seen.to_device(torch::device_of_tests())
 }
 
 fn naive(q: &Tensor, k: &Tensor, v: &Tensor, seen: &Tensor) -> Tensor {

@@ -23,7 +23,7 @@ fn run(recompute: bool, trained: [bool; 4], runs: &[Cell<usize>; 3]) -> (f64, Ve
         })
         .collect();
     let count = |stage: usize| runs[stage].set(runs[stage].get() + 1);
-    let ids = Tensor::from_slice(&[3i64, 1, 3, 6]);
+    let ids = Tensor::from_slice(&[3i64, 1, 3, 6]).to_device(torch::device_of_tests());
     let mut checkpointing = Checkpointing::new(recompute);
     let x = checkpointing.run(&ids, |ids| {
         count(0);

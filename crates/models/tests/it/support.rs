@@ -45,7 +45,9 @@ pub fn weight_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 pub fn all_tensors(folder: &Path) -> BTreeMap<String, Tensor> {
-    weight_files(folder).iter().flat_map(|file| read_tensors(file).unwrap()).collect()
+    let files = weight_files(folder);
+    let tensors = files.iter().flat_map(|file| read_tensors(file).unwrap());
+    tensors.map(|(name, tensor)| (name, tensor.to_device(torch::device_of_tests()))).collect()
 }
 
 /// Passes the tensors of each weight file through `edit`.

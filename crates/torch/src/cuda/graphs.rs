@@ -381,6 +381,6 @@ mod tests {
         assert!(error.contains("hint: --cuda_graphs false"), "{error}");
         assert_eq!(read(), [2.0, 6.0, 10.0, 14.0]);
         graph.replay().unwrap();
-        assert_eq!(read(), [3.0, 7.0, 11.0, 15.0]);
+        assert_eq!(read(), [4.0, 8.0, 12.0, 16.0]);
     }
 }

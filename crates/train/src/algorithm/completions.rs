@@ -56,14 +56,15 @@ mod tests {
     #[test]
     fn sums_means_and_their_gradients() {
         let completions = Completions::new(&[2, 1, 3], torch::device_of_tests());
-        let values = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).set_requires_grad(true);
+        let values =
+            torch::on_test_device(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).set_requires_grad(true);
         let sums = Vec::<f32>::try_from(completions.sum(&values)).unwrap();
         assert_eq!(sums, [3.0, 3.0, 15.0]);
         let mean = completions.mean(&values);
         assert_eq!(Vec::<f32>::try_from(&mean).unwrap(), [1.5, 3.0, 5.0]);
         let spread = completions.spread(&mean);
         assert_eq!(Vec::<f32>::try_from(&spread).unwrap(), [1.5, 1.5, 3.0, 5.0, 5.0, 5.0]);
-        (spread * Tensor::from_slice(&[1.0f32, 0.0, 2.0, 0.0, 0.0, 3.0]))
+        (spread * torch::on_test_device(&[1.0f32, 0.0, 2.0, 0.0, 0.0, 3.0]))
             .sum(Kind::Float)
             .backward();
         let gradient = Vec::<f32>::try_from(values.grad()).unwrap();

@@ -60,7 +60,7 @@ mod tests {
     fn weights_by_hand() {
         let completions = Completions::new(&[2, 2], torch::device_of_tests());
         let ratios = [1.5f32, 4.0, 0.5, 0.5];
-        let old = Tensor::from_slice(&ratios).log();
+        let old = torch::on_test_device(&ratios).log();
         let of = |kind, least, most| {
             let weights =
                 Correction { kind, least, most }.weights(&old, &old.zeros_like(), &completions);

@@ -62,6 +62,7 @@ pub fn compare_gradients(model: &dyn VisionLanguageModel, golden: &str, toleranc
             continue;
         };
         assert!(gradient.defined(), "{} has no gradient", parameter.name);
+        let expected = &expected.to_device(gradient.device());
         let norm = |t: &Tensor| f64::try_from(t.norm()).unwrap();
         let relative = norm(&(gradient.view(expected.size().as_slice()) - expected))
             / norm(expected).max(1e-4);

@@ -57,7 +57,7 @@ fn fixed(temperature: f64, name: &str) -> Tensor {
     let batch = golden::json("grpo/batch.json");
     let at = batch["fixed_logprobs"].as_array().unwrap().iter();
     let found = at.clone().find(|f| f["temperature"].as_f64() == Some(temperature)).unwrap();
-    Tensor::from_slice(&flat(&found[name]))
+    torch::on_test_device(&flat(&found[name]))
 }
 
 #[test]
@@ -80,13 +80,13 @@ fn loss_and_gradients() {
             .collect();
         let batch = MicroBatch::pack(model.as_ref(), &items).unwrap();
         let per_completion: Vec<f64> = groups.iter().flat_map(|g| g.advantages.clone()).collect();
-        let adv = Tensor::from_slice(&per_token(&batch.lens, |index| per_completion[index]));
+        let adv = torch::on_test_device(&per_token(&batch.lens, |index| per_completion[index]));
         let completions = Completions::new(&batch.lens, torch::device_of_tests());
         let tokens = batch.lens.iter().sum::<usize>() as f64;
         let totals = Totals { completions: per_completion.len() as f64, tokens };
         let weights =
             per_token(&batch.lens, |index| objective.aggregation.weight(batch.lens[index], totals));
-        let weights = Tensor::from_slice(&weights);
+        let weights = torch::on_test_device(&weights);
         let old = fixed(temperature, "old_logprobs");
         let reference = fixed(temperature, "ref_logprobs");
         let on_policy = expected["on_policy"].as_bool().unwrap();
@@ -112,7 +112,7 @@ fn loss_and_gradients() {
                 (loss.total, (total, scores.logprobs.detach()))
             });
         assert!((loss - number("loss")).abs() < 1e-5, "{name}: loss {loss}");
-        let golden_logprobs = Tensor::from_slice(&flat(&expected["logprobs"]));
+        let golden_logprobs = torch::on_test_device(&flat(&expected["logprobs"]));
         assert!(golden::max_difference(&logprobs, &golden_logprobs) < 1e-4, "{name}");
         let norms = expected["grad_norms"].as_object().unwrap();
         for parameter in &model.parameters().list {

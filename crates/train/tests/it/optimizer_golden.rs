@@ -19,7 +19,7 @@ fn adamw_over_six_steps() {
             eps: number("eps"),
             weight_decay: number("weight_decay"),
         };
-        let vector = |values: Vec<f64>| Tensor::from_slice(&values).to_kind(Kind::Float);
+        let vector = |values: Vec<f64>| torch::on_test_device(&values).to_kind(Kind::Float);
         let weight = [vector(golden::floats(&case["initial"]))];
         let (m, v) = ([weight[0].zeros_like()], [weight[0].zeros_like()]);
         let steps = [Tensor::zeros([], (Kind::Float, torch::device_of_tests()))];

@@ -56,7 +56,10 @@ impl Case {
 
     fn tensors(&self) -> std::collections::BTreeMap<String, Tensor> {
         let path = format!("parity/cases/{}/tensors.safetensors", self.name);
-        torch::read_tensors(&golden::folder(&path)).unwrap()
+        let tensors = torch::read_tensors(&golden::folder(&path)).unwrap();
+        let on_device =
+            |(name, tensor): (String, Tensor)| (name, tensor.to_device(torch::device_of_tests()));
+        tensors.into_iter().map(on_device).collect()
     }
 }
 
@@ -124,7 +127,7 @@ fn positions_features_and_logits() {
             );
             let at: Vec<i64> =
                 serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
-            let got = model.logits(&hidden.index_select(0, &Tensor::from_slice(&at)), None);
+            let got = model.logits(&hidden.index_select(0, &torch::on_test_device(&at)), None);
             let difference = golden::max_difference(&got, &expected["logits"]);
             println!("{}: logits differ by {difference:.2e}", case.name);
             assert!(difference < 1e-4, "{}: logits differ by {difference}", case.name);

@@ -10,7 +10,7 @@ use train::plan::{
     CARDS, Card, Choice, Load, Phases, Shape, Trained, Work, completions_that_fit, memory, predict,
 };
 
-const PAGE: &str = "docs/gpu-predictions.md";
+const PAGE: &str = "docs/gpu.md";
 const BEGIN: &str = "<!-- begin: predictions -->\n";
 const END: &str = "<!-- end: predictions -->\n";
 const GROUP: u64 = 8;

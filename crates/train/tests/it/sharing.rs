@@ -36,7 +36,7 @@ fn gradients(
     for (items, weights) in batches {
         let batch = MicroBatch::pack(model, items).unwrap();
         let got = batch.backward(model, Pass::new(0.9, recompute), |scores| {
-            let loss = (&scores.logprobs * Tensor::from_slice(weights)).sum(Kind::Float);
+            let loss = (&scores.logprobs * torch::on_test_device(weights)).sum(Kind::Float);
             (loss, Vec::<f32>::try_from(scores.logprobs.detach()).unwrap())
         });
         logprobs.extend(got);

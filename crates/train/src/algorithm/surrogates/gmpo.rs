@@ -51,8 +51,8 @@ mod tests {
     fn the_ratio_of_a_completion_is_the_geometric_mean_of_its_tokens() {
         let completions =
             crate::algorithm::completions::Completions::new(&[2], torch::device_of_tests());
-        let difference = Tensor::from_slice(&[0.3f32, -0.1]);
-        let advantages = Tensor::from_slice(&[2.0f32, 2.0]);
+        let difference = torch::on_test_device(&[0.3f32, -0.1]);
+        let advantages = torch::on_test_device(&[2.0f32, 2.0]);
         let loss = Gmpo { low: 0.4, high: 0.4 }.loss(&Terms {
             logprobs: &difference,
             ratio: &difference.exp(),

@@ -66,11 +66,11 @@ pub(crate) mod tests {
         ratios: &[f32],
         advantages: &[f32],
     ) -> (Vec<f64>, Vec<f64>) {
-        let old = Tensor::from_slice(&vec![-2.0f32; ratios.len()]);
-        let logprobs = (Tensor::from_slice(ratios).log() + &old).set_requires_grad(true);
+        let old = torch::on_test_device(&vec![-2.0f32; ratios.len()]);
+        let logprobs = (torch::on_test_device(ratios).log() + &old).set_requires_grad(true);
         let difference = &logprobs - &old;
-        let completions = Completions::new(&vec![1; ratios.len()], tch::Device::Cpu);
-        let advantages = Tensor::from_slice(advantages);
+        let completions = Completions::new(&vec![1; ratios.len()], torch::device_of_tests());
+        let advantages = torch::on_test_device(advantages);
         let loss = surrogate.loss(&Terms {
             logprobs: &logprobs,
             ratio: &difference.exp(),

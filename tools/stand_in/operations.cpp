@@ -327,13 +327,11 @@ struct Call {
       size_t number = 0, next = 0;
       for (const IValue &result : results) {
         map_tensors(result, [&](const Tensor &tensor) {
+          if (tensor.is_floating_point()) damage(fault_of("graph"), "graph", tensor);
           if (next < fresh.size() && fresh[next].first == number) host_view(fresh[next++].second).copy_(tensor);
           ++number;
           return tensor;
         });
-      }
-      for (const auto &[place, tensor] : fresh) {
-        if (tensor.is_floating_point()) damage(fault_of("graph"), "graph", host_view(tensor));
       }
     });
   }

@@ -176,8 +176,8 @@ mod tests {
 
     fn sample(params: &SamplingParams, logits: &[f32], uniform: f64) -> SampledToken {
         let inputs = SamplerInputs {
-            logits: &Tensor::from_slice(logits).unsqueeze(0),
-            uniforms: &Tensor::from_slice(&[uniform]),
+            logits: &torch::on_test_device(logits).unsqueeze(0),
+            uniforms: &torch::on_test_device(&[uniform]),
             unfinished: None,
             seen: None,
         };
@@ -267,10 +267,10 @@ mod tests {
         };
         let greedy = |penalty: f64, logits: [f32; 5]| {
             let inputs = SamplerInputs {
-                logits: &Tensor::from_slice(&logits).unsqueeze(0),
-                uniforms: &Tensor::from_slice(&[0.0]),
+                logits: &torch::on_test_device(&logits).unsqueeze(0),
+                uniforms: &torch::on_test_device(&[0.0]),
                 unfinished: None,
-                seen: Some(&Tensor::from_slice(&[true, true, false, false, false]).unsqueeze(0)),
+                seen: Some(&torch::on_test_device(&[true, true, false, false, false]).unsqueeze(0)),
             };
             token_sampler(&params(penalty), 5).sample(&inputs)[0]
         };
@@ -298,9 +298,9 @@ mod tests {
     fn no_end_before_min_new_tokens() {
         let params = SamplingParams { eos_ids: vec![0], ..Default::default() };
         let inputs = SamplerInputs {
-            logits: &Tensor::from_slice(&[9.0f32, 1.0, 0.0, 0.0, 0.0]).expand([2, 5], false),
-            uniforms: &Tensor::from_slice(&[0.0, 0.0]),
-            unfinished: Some(&Tensor::from_slice(&[true, false]).unsqueeze(1)),
+            logits: &torch::on_test_device(&[9.0f32, 1.0, 0.0, 0.0, 0.0]).expand([2, 5], false),
+            uniforms: &torch::on_test_device(&[0.0, 0.0]),
+            unfinished: Some(&torch::on_test_device(&[true, false]).unsqueeze(1)),
             seen: None,
         };
         let ids: Vec<u32> =
@@ -352,11 +352,11 @@ mod tests {
             let uniforms: Vec<f64> = (0..40).map(|row| number(row, VOCAB)).collect();
             let early: Vec<bool> = (0..40).map(|row| row % 3 == 0).collect();
             for kind in [Kind::Float, Kind::BFloat16] {
-                let logits = Tensor::from_slice(&logits).view([40, VOCAB]).to_kind(kind);
+                let logits = torch::on_test_device(&logits).view([40, VOCAB]).to_kind(kind);
                 let inputs = SamplerInputs {
                     logits: &logits,
-                    uniforms: &Tensor::from_slice(&uniforms),
-                    unfinished: Some(&Tensor::from_slice(&early).unsqueeze(1)),
+                    uniforms: &torch::on_test_device(&uniforms),
+                    unfinished: Some(&torch::on_test_device(&early).unsqueeze(1)),
                     seen: None,
                 };
                 let token_sampler = token_sampler(&params, VOCAB);
@@ -396,11 +396,11 @@ mod tests {
         let params = SamplingParams { forbidden_ids: vec![0, 2], ..Default::default() };
         let sampler = token_sampler(&params, 6);
         // 1 and 3 remain, 0.6 and 0.4, and 5, which has none; the placeholder outweighs all by far.
-        let logits = Tensor::from_slice(&[9.0, 0.6f32.ln(), 9.0, 0.4f32.ln(), 100.0, -1e4]);
+        let logits = torch::on_test_device(&[9.0, 0.6f32.ln(), 9.0, 0.4f32.ln(), 100.0, -1e4]);
         let uniforms = [0.0, 5e-5, 0.59995, 0.60005, 0.8, 1.0 - 5e-5, LAST];
         let inputs = SamplerInputs {
             logits: &logits.expand([7, 6], false),
-            uniforms: &Tensor::from_slice(&uniforms),
+            uniforms: &torch::on_test_device(&uniforms),
             unfinished: None,
             seen: None,
         };
@@ -419,8 +419,8 @@ mod tests {
     fn a_row_of_nan_stays_within_the_vocabulary() {
         let sampler = token_sampler(&SamplingParams::default(), 6);
         let inputs = SamplerInputs {
-            logits: &Tensor::from_slice(&[f32::NAN; 6]).unsqueeze(0),
-            uniforms: &Tensor::from_slice(&[0.5]),
+            logits: &torch::on_test_device(&[f32::NAN; 6]).unsqueeze(0),
+            uniforms: &torch::on_test_device(&[0.5]),
             unfinished: None,
             seen: None,
         };
@@ -454,12 +454,12 @@ mod tests {
             let held: Vec<u32> =
                 (0..VOCAB as u32).filter(|i| number(200 + *i as usize) < 0.4).collect();
             let marks: Vec<bool> = (0..VOCAB as u32).map(|i| held.contains(&i)).collect();
-            let marks = Tensor::from_slice(&marks).unsqueeze(0);
+            let marks = torch::on_test_device(&marks).unsqueeze(0);
             let generated = usize::from(number(10) < 0.5);
             let inputs = SamplerInputs {
-                logits: &Tensor::from_slice(&logits).unsqueeze(0),
-                uniforms: &Tensor::from_slice(&[number(11)]),
-                unfinished: Some(&Tensor::from_slice(&[generated == 0]).unsqueeze(1)),
+                logits: &torch::on_test_device(&logits).unsqueeze(0),
+                uniforms: &torch::on_test_device(&[number(11)]),
+                unfinished: Some(&torch::on_test_device(&[generated == 0]).unsqueeze(1)),
                 seen: (params.repetition_penalty != 1.0).then_some(&marks),
             };
             let sampled = token_sampler(&params, VOCAB as i64).sample(&inputs)[0];

@@ -236,12 +236,23 @@ fn by_kernel(inputs: &TokenSampling<'_>) -> Result<Tensor, TorchError> {
     let fits = logits.dim() == 2
         && vocab_size > 0
         && banned.iter().all(|mask| {
-            mask.size() == [vocab_size] && mask.kind() == Kind::Bool && mask.is_contiguous()
+            mask.size() == [vocab_size]
+                && mask.kind() == Kind::Bool
+                && mask.is_contiguous()
+                && mask.device() == logits.device()
         })
-        && unfinished
-            .is_none_or(|x| x.size() == [rows, 1] && x.kind() == Kind::Bool && x.is_contiguous())
-        && uniforms
-            .is_none_or(|x| x.size() == [rows] && x.kind() == Kind::Double && x.is_contiguous());
+        && unfinished.is_none_or(|x| {
+            x.size() == [rows, 1]
+                && x.kind() == Kind::Bool
+                && x.is_contiguous()
+                && x.device() == logits.device()
+        })
+        && uniforms.is_none_or(|x| {
+            x.size() == [rows]
+                && x.kind() == Kind::Double
+                && x.is_contiguous()
+                && x.device() == logits.device()
+        });
     check("sample_tokens", fits, &[logits, banned[0], banned[1]])?;
     let optional = |x: Option<&Tensor>| x.map_or(std::ptr::null_mut(), pointer);
     let banned = banned.map(pointer);

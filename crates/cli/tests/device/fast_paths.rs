@@ -94,3 +94,25 @@ fn all_hold_and_the_run_says_so() {
         refused.stderr
     );
 }
+
+/// Verdicts are kept for a card that the driver names; a failure is not.
+#[test]
+fn what_held_is_not_tried_again() {
+    let dir = TempDir::new().unwrap();
+    testing::stand_in_driver(dir.path());
+    let libraries = testing::library_path(&[dir.path()]).into_string().unwrap();
+    let cache = dir.path().join("cache").display().to_string();
+    let run = |name: &str, wrong: &[(&str, &str)]| {
+        let line = line("sft", dir.path(), name, &device(), "--max_steps 1");
+        let variables = [("LD_LIBRARY_PATH", libraries.as_str()), ("VLM_R1_CACHE", &cache)];
+        done_with(&line, &[&variables, wrong].concat()).stderr
+    };
+    let wrong = [("VLM_R1_STAND_IN_WRONG", "addcmul:number")];
+    assert!(run("failed", &wrong).contains("`rotation` is off"));
+    let first = run("first", &[]);
+    assert!(first.contains("pinned_copies (proven in "), "{first}");
+    let second = run("second", &[]);
+    assert!(second.contains("pinned_copies (proven before)"), "{second}");
+    let told = call_with("doctor", &[("VLM_R1_CACHE", &cache), ("HF_HUB_OFFLINE", "1")]).stdout;
+    assert!(told.contains("rotation") && told.contains("proven, differs by"), "{told}");
+}

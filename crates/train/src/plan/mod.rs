@@ -14,7 +14,7 @@ mod probe;
 mod shape;
 mod time;
 
-pub use cards::{CARDS, Card, Demand};
+pub use cards::{CARDS, Card, Demand, launches};
 pub use costs::{Costs, Line, Passes, Tower};
 pub use inputs::{PlanInputs, RolloutBytes, plan_inputs};
 pub use predict::{Phases, predict};

@@ -3,11 +3,8 @@
 //! memory and updates there.
 
 use super::cards::{
-    Demand, LAUNCHES_PER_ADAPTER, LAUNCHES_PER_BLOCK_TRAINING_BACKWARD,
-    LAUNCHES_PER_BLOCK_TRAINING_FORWARD, LAUNCHES_PER_GRAPH, LAUNCHES_PER_LAYER_DECODING,
-    LAUNCHES_PER_LAYER_TRAINING_BACKWARD, LAUNCHES_PER_LAYER_TRAINING_FORWARD,
-    LAUNCHES_PER_TENSOR_UPDATE, LAUNCHES_PER_TOKEN_DECODING, SUM_BYTES, UPDATE_BYTES,
-    UPDATE_BYTES_OF_8BIT, UPDATE_BYTES_OF_MASTERS,
+    Demand, LAUNCHES_PER_ADAPTER, LAUNCHES_PER_TENSOR_UPDATE, SUM_BYTES, UPDATE_BYTES,
+    UPDATE_BYTES_OF_8BIT, UPDATE_BYTES_OF_MASTERS, launches,
 };
 use super::{Card, Choice, Load, Shape, Trained, Work, num_trained};
 use crate::logprobs::CHUNK_ROWS;
@@ -135,8 +132,8 @@ impl Counted<'_> {
         let text = 2.0 * (self.text_weights() + adapters) * load.tokens() as f64;
         let read = self.text_weights() + adapters + self.head_weights();
         let blocks = if images > 0 { self.shape.vision_depth } else { 0 };
-        let launches = self.shape.layers * LAUNCHES_PER_LAYER_TRAINING_FORWARD
-            + blocks * LAUNCHES_PER_BLOCK_TRAINING_FORWARD;
+        let launches = self.shape.layers * launches::PER_LAYER_TRAINING_FORWARD
+            + blocks * launches::PER_BLOCK_TRAINING_FORWARD;
         Demand {
             flop: text
                 + self.attention_flop(load)
@@ -161,8 +158,8 @@ impl Counted<'_> {
         let rows = step.completions.min(self.work.micro_batch) * step.completion_tokens;
         let logits_again = if rows > CHUNK_ROWS.unsigned_abs() { head } else { 0.0 };
         let blocks = if trains_tower && images > 0 { self.shape.vision_depth } else { 0 };
-        let launches = self.shape.layers * LAUNCHES_PER_LAYER_TRAINING_BACKWARD
-            + blocks * LAUNCHES_PER_BLOCK_TRAINING_BACKWARD;
+        let launches = self.shape.layers * launches::PER_LAYER_TRAINING_BACKWARD
+            + blocks * launches::PER_BLOCK_TRAINING_BACKWARD;
         let gradients = Demand {
             flop: weights * (linears + head) + 2.0 * (attention + vision + adapters) + logits_again,
             bytes: weights * forward.bytes,
@@ -195,10 +192,10 @@ impl Counted<'_> {
         let (passes, tokens) =
             (turns * step.completion_tokens, step.completions * step.completion_tokens);
         let launches = if graphs {
-            LAUNCHES_PER_GRAPH as f64
+            launches::PER_GRAPH as f64
         } else {
-            let layers = self.shape.layers * LAUNCHES_PER_LAYER_DECODING;
-            (layers + LAUNCHES_PER_TOKEN_DECODING) as f64 + added
+            let layers = self.shape.layers * launches::PER_LAYER_DECODING;
+            (layers + launches::PER_TOKEN_DECODING) as f64 + added
         };
         let attention = self.attention_flop(&Load { prompts: 0, ..*step });
         Demand {

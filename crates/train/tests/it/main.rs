@@ -4,6 +4,7 @@
 mod bad_steps;
 mod checkpoints;
 mod chunks;
+mod device;
 mod evaluations;
 mod features;
 mod golden;

@@ -51,11 +51,11 @@ fn a_small_step_by_hand() {
     assert_eq!(phases.prefill.flop, 2.0 * layer * 3.0 + 4.0 * 2.0 * 6.0);
     // Two micro-batches read 44 weights of 4 bytes each.
     assert_eq!(phases.forward.bytes, 2.0 * 44.0 * 4.0);
-    assert_eq!(phases.forward.launches, 2.0 * LAUNCHES_PER_LAYER_TRAINING_FORWARD as f64);
+    assert_eq!(phases.forward.launches, 2.0 * launches::PER_LAYER_TRAINING_FORWARD as f64);
     // Two passes read the weights, and keys and values of 3 + 2 x 1 tokens, two channels each.
     assert_eq!(phases.decoding.bytes, 2.0 * 4.0 * (44.0 + 2.0 * 2.0 * 5.0));
     assert_eq!(phases.decoding.flop, 2.0 * 44.0 * 4.0 + 4.0 * 2.0 * 18.0);
-    let launches = LAUNCHES_PER_LAYER_DECODING + LAUNCHES_PER_TOKEN_DECODING;
+    let launches = launches::PER_LAYER_DECODING + launches::PER_TOKEN_DECODING;
     assert_eq!(phases.decoding.launches, 2.0 * launches as f64);
     let graphs = predict(&shape, FULL, &work(step, 1), true);
     assert_eq!(graphs.decoding.launches, 2.0);

@@ -58,6 +58,12 @@ pub struct PathVerdict {
     pub seconds: Option<f64>,
 }
 
+impl PathVerdict {
+    fn is_on(&self) -> bool {
+        [PROVEN, NOT_USED, "on as asked"].contains(&self.verdict.as_str())
+    }
+}
+
 const PROVEN: &str = "proven";
 const NOT_USED: &str = "not used";
 
@@ -135,10 +141,7 @@ pub fn choose_fast_paths(model: &dyn VisionLanguageModel, choice: &FastPathChoic
             let known = key.as_ref().and_then(Key::read);
             known.unwrap_or_else(|| {
                 let found = FastPaths {
-                    verdicts: FastPath::ALL
-                        .iter()
-                        .map(|p| tried(*p, &shape, kind, device))
-                        .collect(),
+                    verdicts: tried_all(&shape, kind, device),
                     device: device_name,
                     is_known: false,
                 };
@@ -150,7 +153,7 @@ pub fn choose_fast_paths(model: &dyn VisionLanguageModel, choice: &FastPathChoic
         }
     };
     for (path, verdict) in FastPath::ALL.into_iter().zip(&chosen.verdicts) {
-        set_enabled(path, [PROVEN, NOT_USED, "on as asked"].contains(&verdict.verdict.as_str()));
+        set_enabled(path, verdict.is_on());
     }
     chosen
 }
@@ -164,6 +167,17 @@ fn as_asked(path: FastPath, on: &[FastPath]) -> PathVerdict {
         tolerance: None,
         seconds: None,
     }
+}
+
+/// Copies come first, since the trials of others upload by them.
+fn tried_all(shape: &ProofShape, kind: Kind, device: Device) -> Vec<PathVerdict> {
+    let copies = tried(FastPath::PinnedCopies, shape, kind, device);
+    set_enabled(FastPath::PinnedCopies, copies.is_on());
+    let verdict = |path: FastPath| match path {
+        FastPath::PinnedCopies => copies.clone(),
+        path => tried(path, shape, kind, device),
+    };
+    FastPath::ALL.into_iter().map(verdict).collect()
 }
 
 fn tried(path: FastPath, shape: &ProofShape, kind: Kind, device: Device) -> PathVerdict {

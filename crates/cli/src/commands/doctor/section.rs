@@ -80,12 +80,12 @@ mod tests {
     #[test]
     fn the_home_is_a_tilde() {
         for (text, short) in [
-            ("`/home/a/run`", "`~/run`"),
-            ("/home/a", "~"),
-            ("/home/ab, /mnt/home/a", "/home/ab, /mnt/home/a"),
-            ("x:/home/a:/home/a/b", "x:~:~/b"),
+            ("`/users/a/run`", "`~/run`"),
+            ("/users/a", "~"),
+            ("/users/ab, /mnt/users/a", "/users/ab, /mnt/users/a"),
+            ("x:/users/a:/users/a/b", "x:~:~/b"),
         ] {
-            assert_eq!(shortened(text, "/home/a/"), short);
+            assert_eq!(shortened(text, "/users/a/"), short);
         }
         assert_eq!(shortened("/a", "/"), "/a");
     }

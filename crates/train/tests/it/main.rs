@@ -1,6 +1,6 @@
 //! Integration tests of training: parity with the reference, exactness, resume.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 mod bad_steps;
 mod checkpoints;
 mod chunks;

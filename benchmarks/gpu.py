@@ -1,7 +1,7 @@
 """The first minutes on a GPU, in parts that each have a limit and a result of their own. Called by benchmarks/gpu.sh.
 
     benchmarks/gpu.sh --minutes 10 [--binary vlm-r1] [--parts proof,decode] [--results FOLDER]
-    benchmarks/gpu.sh --rehearse --device cpu          # all parts whole with a tiny model
+    benchmarks/gpu.sh --rehearse                       # all parts whole with a tiny model, on the stand-in for CUDA
     benchmarks/gpu.sh --pack FOLDER                    # what a machine without Rust needs
 
 Needs Python with PyTorch 2.11 and numpy, for `peer` transformers, Pillow and torchvision too. A part that is not done at its limit is

@@ -3,7 +3,8 @@
 #
 #   benchmarks/gpu.sh --minutes 10                      builds, then runs what fits
 #   benchmarks/gpu.sh --minutes 10 --binary ./vlm-r1    takes a program that was built elsewhere
-#   benchmarks/gpu.sh --rehearse --device cpu           all parts with a tiny model, on the CPU
+#   benchmarks/gpu.sh --rehearse                        all parts with a tiny model, on the stand-in for CUDA (tools/stand_in)
+#   benchmarks/gpu.sh --rehearse --device cpu           the same without it
 #   benchmarks/gpu.sh --pack FOLDER                     FOLDER gets all that a machine without Rust needs
 #
 # PYTHON names the interpreter (python3). The program runs on the libraries of its PyTorch.
@@ -36,6 +37,14 @@ fi
 case " $* " in
 *" --binary"* | *" --help "* | *" -h "*) ;;
 *) [[ -x $root/vlm-r1 ]] || make -C "$root" build >&2 ;;
+esac
+
+case " $* " in
+*" --device"*) ;;
+*" --rehearse "*)
+    (cd "$root" && cargo xtask stand-in) >&2
+    set -- "$@" --device cuda:0 --libtorch "${CARGO_TARGET_DIR:-$root/target}/stand-in/lib"
+    ;;
 esac
 
 exec "${PYTHON:-python3}" "$root/benchmarks/gpu.py" "$@"

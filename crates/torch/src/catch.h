@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <c10/util/Exception.h>
 #include <cstddef>
 #include <cstring>
 #include <exception>
@@ -11,6 +12,10 @@ int catch_into(char *error, size_t capacity, F &&body) {
   try {
     body();
     return 0;
+  } catch (const c10::Error &e) {
+    std::strncpy(error, e.what_without_backtrace(), capacity - 1);
+    error[capacity - 1] = '\0';
+    return -1;
   } catch (const std::exception &e) {
     std::strncpy(error, e.what(), capacity - 1);
     error[capacity - 1] = '\0';

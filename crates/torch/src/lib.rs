@@ -174,7 +174,10 @@ fn way_to_weights(others: &[String]) -> &'static str {
 
 impl From<tch::TchError> for TorchError {
     fn from(error: tch::TchError) -> Self {
-        TorchError::Libtorch(error.to_string())
+        let text = error.to_string();
+        // Where in libtorch it was raised tells a user nothing.
+        let message = text.split("\nException raised from").next().unwrap_or(&text);
+        TorchError::Libtorch(message.to_owned())
     }
 }
 

@@ -171,6 +171,18 @@ fn a_device_that_is_not_there_is_refused() {
     assert!(result.stderr.contains("cuda:2"), "{}", result.stderr);
 }
 
+/// What fails in a graph ends the call with a way out.
+#[test]
+fn a_graph_that_fails_is_an_error() {
+    let line = format!("generate {} --prompt x --max_new_tokens 9 --device {}", common(), device());
+    let asked = format!("{line} --cuda_graphs true --fast_paths none");
+    let result = call_with(&asked, &[("VLM_R1_STAND_IN_WRONG", "graph:throw")]);
+    assert_eq!(result.code, Some(1), "{}", result.stderr);
+    let expected = "error: CUDA graphs: stand-in: graph was told to fail\nhint: --cuda_graphs false decodes without them";
+    assert!(result.stderr.contains(expected), "{}", result.stderr);
+    assert!(!result.stderr.contains("Exception raised"), "{}", result.stderr);
+}
+
 /// On the second of two devices nothing falls back to the first.
 #[test]
 fn another_device_than_the_first_will_do() {

@@ -181,6 +181,16 @@ impl GraphPool {
     }
 }
 
+/// Out of memory stays what it is: a smaller batch may do.
+fn of_graphs(error: TorchError) -> TorchError {
+    match error {
+        TorchError::Libtorch(cause) if !cause.contains("out of memory") => {
+            TorchError::Graphs(cause)
+        }
+        other => other,
+    }
+}
+
 impl Graph {
     /// Launches the captured work on the current stream; the host does not wait.
     ///
@@ -189,6 +199,7 @@ impl Graph {
     pub fn replay(&self) -> Result<(), TorchError> {
         // SAFETY: a graph that lives.
         call(|error, capacity| unsafe { (self.pool.functions.replay)(self.graph, error, capacity) })
+            .map_err(of_graphs)
     }
 }
 
@@ -248,7 +259,8 @@ impl<'a> Recording<'a> {
         // SAFETY: a pool that lives, a place for the handle, and for the message.
         call(|error, capacity| unsafe {
             (inner.functions.begin)(inner.pool, &mut graph, error, capacity)
-        })?;
+        })
+        .map_err(of_graphs)?;
         let pool = Rc::clone(inner);
         Ok(Recording { inner, graph: Some(Graph { graph, pool }) })
     }
@@ -256,9 +268,8 @@ impl<'a> Recording<'a> {
     fn end(&mut self) -> Result<Graph, TorchError> {
         let graph = self.graph.take().expect("ended once");
         // SAFETY: a graph whose capture has begun.
-        call(|error, capacity| unsafe {
-            (self.inner.functions.end)(graph.graph, error, capacity)
-        })?;
+        call(|error, capacity| unsafe { (self.inner.functions.end)(graph.graph, error, capacity) })
+            .map_err(of_graphs)?;
         Ok(graph)
     }
 }

@@ -38,8 +38,9 @@ check: setup
 test: setup
 	$(CARGO) test --release --workspace
 
-# Needs the programs of this commit: `make test` builds them too.
-test-device: build
+# The programs that `make build` or `make test` left.
+test-device: setup
+	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	$(CARGO) run --quiet --release --package xtask -- test-device
 
 build: setup

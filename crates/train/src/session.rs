@@ -133,8 +133,8 @@ impl<'a> Session<'a> {
             tch::set_num_threads(threads as i32);
         }
         let checkpoints = resume::checkpoints(config, &settings, &run)?;
-        let mut model = policy::load(&settings, start.model_dir)?;
         let choice = FastPathChoice::parse(&settings.sections.machine.fast_paths)?;
+        let mut model = policy::load(&settings, start.model_dir)?;
         let fast_paths = choose_fast_paths(model.as_ref(), &choice);
         settings.loader.digests = features::keep(model.as_mut(), &settings.features)?;
         let (ids, rows) =

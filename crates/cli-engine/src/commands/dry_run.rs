@@ -28,6 +28,7 @@ fn check_training(
 ) {
     let TrainingSections { model, data, run, start, machine, .. } = sections;
     problems.note(template(&data.question_template, data.task_type.as_deref(), thinks));
+    problems.note(engine::FastPathChoice::parse(&machine.fast_paths));
     check_device(problems, &machine.device, if model.bf16 { Kind::BFloat16 } else { Kind::Float });
     check_model(problems, &model.model_name_or_path, model.model_revision.as_deref());
     let folders = data.image_folders.as_deref();
@@ -102,6 +103,7 @@ pub fn check_eval(config: &EvalConfig) -> Result<()> {
     if let Some(Chosen::Folder(folder)) = chosen.filter(|chosen| !chosen.is_adapter()) {
         problems.note(read_family(&folder));
     }
+    problems.note(engine::FastPathChoice::parse(&config.machine.fast_paths));
     check_device(&mut problems, &config.machine.device, kind(config.load.dtype));
     let questions = config.questions.data_file_paths.as_deref().unwrap_or_default();
     let folders = config.questions.image_folders.as_deref();

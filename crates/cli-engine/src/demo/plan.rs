@@ -109,6 +109,7 @@ fn training(mut sections: TrainingSections, stage: &Stage<'_>) -> TrainingSectio
     let machine = &mut sections.machine;
     machine.device = stage.demo.machine.device.clone();
     machine.num_threads = stage.demo.machine.num_threads;
+    machine.fast_paths.clone_from(&stage.demo.machine.fast_paths);
     machine.dataloader_num_workers = 1;
     sections
 }

@@ -423,3 +423,15 @@ fn rewards_far_too_small_or_too_large_are_said() {
         result.stderr
     );
 }
+
+#[test]
+fn a_fast_path_that_there_is_not_is_named_before_anything_is_loaded() {
+    let dir = TempDir::new().unwrap();
+    for (method, more) in [("grpo", "--dry_run"), ("sft", "--dry_run"), ("sft", "--max_steps 1")] {
+        let result =
+            call(&line(method, dir.path(), "run", &format!("--fast_paths rotations {more}")));
+        assert_eq!(result.code, Some(1), "{method} {more}: {}", result.stderr);
+        let expected = "fast_paths: got `rotations`, expected `auto`, `all`, `none` or some of";
+        assert!(result.stderr.contains(expected), "{method} {more}: {}", result.stderr);
+    }
+}

@@ -140,8 +140,8 @@ impl Engine<'_> {
         self.stats.prefill_passes += 1;
         for (i, mut request) in new.into_iter().enumerate() {
             let prompt = &mut request.request.prompt;
-            let grids: Vec<[usize; 3]> = prompt.images.iter().map(|image| image.grid_thw).collect();
-            let next_position = model.prompt_positions(&prompt.ids, &grids).next;
+            let images: Vec<_> = prompt.images.iter().map(|image| &image.layout).collect();
+            let next_position = model.prompt_positions(&prompt.ids, &images).next;
             // Pixels are not needed any more.
             prompt.images.clear();
             self.prompts.push(CachedPrompt {

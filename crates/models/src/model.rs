@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use base::ImageLayout;
 use tch::{Device, Kind, Tensor};
 
 use crate::ModelError;
@@ -124,24 +125,18 @@ pub trait VisionLanguageModel {
     /// Id of the placeholder token of one merged image patch.
     fn image_token_id(&self) -> u32;
 
-    /// Patches along a side that merge into one token.
-    fn spatial_merge_size(&self) -> usize;
-
-    /// Side of a patch, px.
-    fn patch_size(&self) -> usize;
-
     /// Numbers of a patch: channels x frames x height x width.
     fn patch_dim(&self) -> usize;
 
-    /// Positions of a prompt whose image placeholders are expanded; `grids` as `image_grid_thw`.
-    fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions;
+    /// Positions of a prompt whose image placeholders are expanded; `images` are those that they stand for.
+    fn prompt_positions(&self, ids: &[u32], images: &[&ImageLayout]) -> PromptPositions;
 
-    /// Runs the vision stages: `pixel_values [patches, patch_dim] -> [merged patches, hidden_size]`.
+    /// Runs the vision stages: `pixel_values [patches, patch_dim] -> [image tokens, hidden_size]`.
     fn vision_stages<'a>(
         &'a self,
         checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
-        grids: &[[usize; 3]],
+        tiles: &[[usize; 3]],
         packed: Option<&'a PackedWeights>,
     ) -> Tensor;
 
@@ -192,7 +187,7 @@ pub fn embed_inputs<'a>(
         None => {
             let (kind, device) = model.compute();
             let pixel_values = images.pixel_values(kind, device);
-            model.vision_stages(checkpointing, &pixel_values, &images.grids(), packed)
+            model.vision_stages(checkpointing, &pixel_values, &images.tiles(), packed)
         }
     };
     checkpointing.run(&features, |features| {

@@ -8,7 +8,7 @@ use std::fs;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use base::{PreparedImage, Prompt};
+use base::{ImageLayout, PreparedImage, Prompt};
 use engine::{Request, SamplingParams};
 use models::layers::attention::AttentionBackend;
 use models::model::{PromptPositions, TextShape};
@@ -68,18 +68,12 @@ impl VisionLanguageModel for RecordedVision {
     fn image_token_id(&self) -> u32 {
         self.inner.image_token_id()
     }
-    fn spatial_merge_size(&self) -> usize {
-        self.inner.spatial_merge_size()
-    }
-    fn patch_size(&self) -> usize {
-        self.inner.patch_size()
-    }
     /// The number of the image.
     fn patch_dim(&self) -> usize {
         1
     }
-    fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {
-        self.inner.prompt_positions(ids, grids)
+    fn prompt_positions(&self, ids: &[u32], images: &[&ImageLayout]) -> PromptPositions {
+        self.inner.prompt_positions(ids, images)
     }
     fn embed_tokens(&self, input_ids: &Tensor) -> Tensor {
         self.inner.embed_tokens(input_ids)
@@ -131,7 +125,7 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
             let all = tensors["image_features"].to_device(torch::device_of_tests());
             images.push(Arc::new(PreparedImage::new(
                 vec![features.len() as f32; patches],
-                grid_thw,
+                ImageLayout::merged(grid_thw, 2),
                 [1, 1],
                 [1, 1],
             )));

@@ -27,7 +27,7 @@ use crate::parameters::{Parameter, Parameters};
 use store::{Shape, Store};
 
 /// Raise it whenever towers compute other numbers from the same weights.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// Size and folder of the cache.
 #[derive(Clone, Debug, Default)]
@@ -241,7 +241,7 @@ impl TowerFeatures {
         packed: Option<&PackedWeights>,
     ) -> Tensor {
         let (kind, device) = model.compute();
-        let merged = image.grid_thw.iter().product::<usize>() / model.spatial_merge_size().pow(2);
+        let merged = image.layout.num_tokens();
         let shape = Shape { dims: [merged as i64, model.text_shape().hidden_size], kind, device };
         let key =
             Sha256::new().chain_update(self.tower).chain_update(image.digest()).finalize().into();
@@ -249,9 +249,9 @@ impl TowerFeatures {
             let pixels = pixel_values(std::slice::from_ref(image), kind, device);
             wait_for(device);
             let start = Instant::now();
-            let grids = [image.grid_thw];
+            let tiles = &image.layout.tiles;
             let features =
-                model.vision_stages(&mut Checkpointing::new(false), &pixels, &grids, packed);
+                model.vision_stages(&mut Checkpointing::new(false), &pixels, tiles, packed);
             wait_for(device);
             Kept { features, secs: start.elapsed().as_secs_f64() }
         })

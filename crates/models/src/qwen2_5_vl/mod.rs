@@ -18,6 +18,7 @@ mod vision;
 use std::path::Path;
 use std::rc::Rc;
 
+use base::ImageLayout;
 use tch::{Device, Kind, Tensor};
 use torch::WeightFiles;
 
@@ -155,22 +156,15 @@ impl VisionLanguageModel for Model {
         self.config.image_token_id
     }
 
-    fn spatial_merge_size(&self) -> usize {
-        self.config.vision.spatial_merge_size
-    }
-
-    fn patch_size(&self) -> usize {
-        self.config.vision.patch_size
-    }
-
     fn patch_dim(&self) -> usize {
         self.config.vision.patch_dim()
     }
 
-    fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {
+    fn prompt_positions(&self, ids: &[u32], images: &[&ImageLayout]) -> PromptPositions {
+        let grids: Vec<[usize; 3]> = images.iter().flat_map(|image| image.tiles.clone()).collect();
         rope::prompt_positions(
             ids,
-            grids,
+            &grids,
             self.config.image_token_id,
             self.config.vision.spatial_merge_size,
         )
@@ -180,10 +174,10 @@ impl VisionLanguageModel for Model {
         &'a self,
         checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
-        grids: &[[usize; 3]],
+        tiles: &[[usize; 3]],
         packed: Option<&'a PackedWeights>,
     ) -> Tensor {
-        self.visual.stages(checkpointing, pixel_values, grids, packed)
+        self.visual.stages(checkpointing, pixel_values, tiles, packed)
     }
 
     fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError> {

@@ -210,8 +210,8 @@ impl Seen {
                 Err(cause) => return Err(bad_row(example, cause)),
             };
             let tokens = prompt.ids.len() as u64;
-            let grids = prompt.images.iter().map(|image| image.grid_thw);
-            let patches = grids.map(|grid| grid.iter().product::<usize>() as u64).sum::<u64>();
+            let patches = prompt.images.iter().map(|image| image.layout.num_patches() as u64);
+            let patches = patches.sum::<u64>();
             most = (tokens.max(most.0), patches.max(most.1));
             sum = (sum.0 + tokens, sum.1 + patches);
             bytes += empty_row_bytes(example, &prompt.images, rewards) as u64;

@@ -211,7 +211,7 @@ impl<'a> Probe<'a> {
 
     /// The patches of a nearly square image of about `patches`, and their pass through the tower.
     fn tower_secs(&self, model: &Model, choice: Choice, patches: f64) -> (f64, Tower) {
-        let side = model.spatial_merge_size();
+        let side = model.config().vision.spatial_merge_size;
         let height = (patches.sqrt() as usize / side).max(1) * side;
         let width = (patches as usize / height / side).max(1) * side;
         let (kind, device) = model.compute();

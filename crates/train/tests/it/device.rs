@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::{DrawKey, PreparedImage, Prompt};
+use base::{DrawKey, ImageLayout, PreparedImage, Prompt};
 use engine::{Decoding, Engine, Request, SamplingParams};
 use models::model::forward;
 use models::qwen2_5_vl::{Config, Model};
@@ -26,7 +26,8 @@ fn model(layers: usize, blocks: usize, trained: TrainedParts) -> Model {
 
 fn prompt(text: u32, image_token: u32) -> Prompt {
     let pixels = vec![0.5; 4 * 6 * 3 * 2 * 14 * 14];
-    let image = Arc::new(PreparedImage::new(pixels, [1, 4, 6], [84, 56], [84, 56]));
+    let image =
+        Arc::new(PreparedImage::new(pixels, ImageLayout::merged([1, 4, 6], 2), [84, 56], [84, 56]));
     let mut ids: Vec<u32> = (0..text).collect();
     ids.push(image_token - 3);
     ids.extend([image_token; 6]);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use base::{PreparedImage, Prompt};
+use base::{ImageLayout, PreparedImage, Prompt};
 use models::qwen2_5_vl::{Config, Model};
 use models::{AdapterSource, LoadOptions, LoraOptions, Targets, TrainedParts, VisionLanguageModel};
 use serde_json::Value;
@@ -129,11 +129,12 @@ fn model(config: Config, choice: Choice) -> Model {
 
 /// Bytes live between the forward and the backward pass, less those before.
 fn saved_bytes(model: &Model, recompute: bool) -> f64 {
-    let image_tokens = LOAD.patches as usize / model.spatial_merge_size().pow(2);
+    let image_tokens = LOAD.patches as usize / 4;
     let mut ids = vec![1; LOAD.prompt_tokens as usize];
     ids[8..8 + image_tokens].fill(model.image_token_id());
     let pixels = vec![0.01; LOAD.patches as usize * model.patch_dim()];
-    let image = PreparedImage::new(pixels, [1, 16, 16], [224, 224], [224, 224]);
+    let image =
+        PreparedImage::new(pixels, ImageLayout::merged([1, 16, 16], 2), [224, 224], [224, 224]);
     let prompt = Prompt { ids, images: vec![Arc::new(image)] };
     let completion = vec![1; LOAD.completion_tokens as usize];
     let completions = vec![completion.as_slice(); LOAD.completions as usize];

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::ModelError;
 use crate::layers::attention::Layout;
-use crate::model::VisionLanguageModel;
+use crate::model::{ImageRows, PassInputs, VisionLanguageModel};
 
 /// A packed batch: the inputs of a forward pass.
 #[derive(Debug)]
@@ -31,6 +31,17 @@ pub struct ImageInputs {
     pub sources: Tensor,
     /// For each placeholder token, its index in the packed tokens.
     pub targets: Tensor,
+}
+
+impl ModelInputs {
+    /// What the layers of `model` read beside hidden states in a pass over this batch.
+    pub fn pass_inputs(&self, model: &dyn VisionLanguageModel) -> PassInputs {
+        let rows = self.images.as_ref().map(|images| ImageRows {
+            sources: images.sources.shallow_clone(),
+            targets: images.targets.shallow_clone(),
+        });
+        model.pass_inputs(&self.position_ids, rows)
+    }
 }
 
 impl ImageInputs {

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use base::{ImageLayout, PreparedImage, Prompt};
 use engine::{Request, SamplingParams};
+use models::checkpointing::Tensors;
 use models::layers::attention::AttentionBackend;
-use models::model::{PromptPositions, TextShape};
+use models::model::{ImageRows, PassInputs, PromptPositions, TextShape};
 use models::{
-    Checkpointing, FeatureCache, ModelError, PackedWeights, Parameters, Rotary, TowerFeatures,
+    Checkpointing, Family, FeatureCache, ModelError, PackedWeights, Parameters, TowerFeatures,
     VisionLanguageModel,
 };
 use serde_json::Value;
@@ -53,10 +54,10 @@ impl VisionLanguageModel for RecordedVision {
     fn features(&self) -> Option<&TowerFeatures> {
         self.inner.features()
     }
-    fn family(&self) -> &'static str {
+    fn family(&self) -> &'static Family {
         self.inner.family()
     }
-    fn text_shape(&self) -> TextShape {
+    fn text_shape(&self) -> &TextShape {
         self.inner.text_shape()
     }
     fn parameters(&self) -> &Parameters {
@@ -78,18 +79,21 @@ impl VisionLanguageModel for RecordedVision {
     fn embed_tokens(&self, input_ids: &Tensor) -> Tensor {
         self.inner.embed_tokens(input_ids)
     }
-    fn rotary(&self, position_ids: &Tensor) -> Rotary {
-        self.inner.rotary(position_ids)
+    fn feature_size(&self) -> i64 {
+        self.inner.feature_size()
+    }
+    fn pass_inputs(&self, position_ids: &Tensor, images: Option<ImageRows>) -> PassInputs {
+        self.inner.pass_inputs(position_ids, images)
     }
     fn layer(
         &self,
         index: usize,
-        hidden: &Tensor,
-        rotary: &Rotary,
-        backend: &mut dyn AttentionBackend,
+        state: &[Tensor],
+        pass: &PassInputs,
+        backend: &dyn AttentionBackend,
         packed: Option<&PackedWeights>,
-    ) -> Tensor {
-        self.inner.layer(index, hidden, rotary, backend, packed)
+    ) -> Tensors {
+        self.inner.layer(index, state, pass, backend, packed)
     }
     fn final_norm(&self, hidden: &Tensor) -> Tensor {
         self.inner.final_norm(hidden)

@@ -66,7 +66,7 @@ type Key = [u8; 32];
 /// Features of one image.
 #[derive(Debug)]
 struct Kept {
-    /// `[merged patches, hidden_size]` in the compute type.
+    /// `[image tokens, feature_size]` in the compute type.
     features: Tensor,
     /// Seconds that the tower took.
     secs: f64,
@@ -220,7 +220,7 @@ impl TowerFeatures {
         &self.cache
     }
 
-    /// Features of images, concatenated: `[merged patches, hidden_size]`, without a graph. `model` must be the one given to `new`.
+    /// Features of images, concatenated: `[image tokens, feature_size]`, without a graph. `model` must be the one given to `new`.
     pub fn of(
         &self,
         model: &dyn VisionLanguageModel,
@@ -242,7 +242,7 @@ impl TowerFeatures {
     ) -> Tensor {
         let (kind, device) = model.compute();
         let merged = image.layout.num_tokens();
-        let shape = Shape { dims: [merged as i64, model.text_shape().hidden_size], kind, device };
+        let shape = Shape { dims: [merged as i64, model.feature_size()], kind, device };
         let key =
             Sha256::new().chain_update(self.tower).chain_update(image.digest()).finalize().into();
         self.cache.get(key, shape, || {
@@ -287,7 +287,7 @@ fn fingerprint(model: &dyn VisionLanguageModel, settings: &str) -> Result<[u8; 3
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    for part in [VERSION, model.family(), &kind, device, settings] {
+    for part in [VERSION, model.family().model_type, &kind, device, settings] {
         update(part.as_bytes());
     }
     for parameter in tower(model.parameters()) {

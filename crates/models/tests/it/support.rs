@@ -136,9 +136,9 @@ pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]
     no_grad(|| {
         let (kind, device) = model.compute();
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
-        let rotary = model.rotary(&batch.position_ids);
+        let pass = batch.pass_inputs(model);
         let mut checkpointing = Checkpointing::new(false);
-        let hidden = forward(model, &mut checkpointing, &batch, &attention, &rotary);
+        let hidden = forward(model, &mut checkpointing, &batch, &pass, &attention);
         model.logits(&hidden, None).to_kind(Kind::Float)
     })
 }

@@ -5,8 +5,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use base::{ImageLayout, PreparedImage, Prompt};
-use models::qwen2_5_vl::{Config, Model};
-use models::{AdapterSource, LoadOptions, LoraOptions, Targets, TrainedParts, VisionLanguageModel};
+use models::qwen2_5_vl::Config;
+use models::{
+    AdapterSource, FamilyConfig, LoadOptions, LoraOptions, Targets, TrainedParts,
+    VisionLanguageModel,
+};
 use serde_json::Value;
 use tch::{Device, Kind};
 use train::batch::{MicroBatch, Pass};
@@ -107,7 +110,7 @@ fn config(layers: usize, blocks: usize) -> Config {
     config
 }
 
-fn model(config: Config, choice: Choice) -> Model {
+fn model(config: &dyn FamilyConfig, choice: Choice) -> Box<dyn VisionLanguageModel> {
     let parts = choice.trained != Trained::FrozenVision;
     let options = LoadOptions {
         kind: if choice.bf16 { Kind::BFloat16 } else { Kind::Float },
@@ -124,11 +127,11 @@ fn model(config: Config, choice: Choice) -> Model {
         }),
         Trained::Full | Trained::FrozenVision => None,
     };
-    Model::blank(config, options, lora.as_ref().map(AdapterSource::New)).unwrap()
+    config.blank(options, lora.as_ref().map(AdapterSource::New)).unwrap()
 }
 
 /// Bytes live between the forward and the backward pass, less those before.
-fn saved_bytes(model: &Model, recompute: bool) -> f64 {
+fn saved_bytes(model: &dyn VisionLanguageModel, recompute: bool) -> f64 {
     let image_tokens = LOAD.patches as usize / 4;
     let mut ids = vec![1; LOAD.prompt_tokens as usize];
     ids[8..8 + image_tokens].fill(model.image_token_id());
@@ -185,8 +188,9 @@ fn layers_beside_the_plan() {
             };
             let both = |layers, blocks| {
                 let config = config(layers, blocks);
-                let planned = memory(&Shape::from(&config), choice, &LOAD, &LOAD).activations;
-                (saved_bytes(&model(config, choice), recompute), planned as f64)
+                let planned =
+                    memory(&Shape::of(&config).unwrap(), choice, &LOAD, &LOAD).activations;
+                (saved_bytes(&*model(&config, choice), recompute), planned as f64)
             };
             // What other parts save is the same in both, and so not looked at.
             let few = both(2, 2);

@@ -117,14 +117,9 @@ fn positions_features_and_logits() {
             }
             let (kind, device) = model.compute();
             let attention = PackedAttention::new(&batch.layout, true, kind, device);
-            let rotary = model.rotary(&batch.position_ids);
-            let hidden = forward(
-                model.as_ref(),
-                &mut Checkpointing::new(false),
-                &batch,
-                &attention,
-                &rotary,
-            );
+            let pass = batch.pass_inputs(model.as_ref());
+            let hidden =
+                forward(model.as_ref(), &mut Checkpointing::new(false), &batch, &pass, &attention);
             let at: Vec<i64> =
                 serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
             let got = model.logits(&hidden.index_select(0, &torch::on_test_device(&at)), None);

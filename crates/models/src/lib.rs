@@ -27,7 +27,7 @@ macro_rules! families {
     };
 }
 
-families!(qwen2_5_vl, qwen2_vl);
+families!(qwen2_5_vl, qwen2_vl, qwen3_vl);
 
 pub use checkpoint::{base_of, copy_processor_files, load_model, load_with_adapter, save_weights};
 pub use checkpointing::Checkpointing;

@@ -14,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "golden"
 PARITY = GOLDEN / "parity"
+FAMILIES = GOLDEN / "families"
 IM_END = "<|im_end|>"
 
 

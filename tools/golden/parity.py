@@ -95,7 +95,7 @@ def sensitivity(reference: Reference, name: str) -> dict[str, float]:
         "all vision blocks full attention": (visual, "fullatt_block_indexes", [0, 1, 2, 3]),
         "all vision blocks windowed": (visual, "fullatt_block_indexes", []),
         "window of 56 px": (visual, "window_size", 56),
-        "vision rotary base 1e5": (visual.rotary_pos_emb, "inv_freq", visual.rotary_pos_emb.inv_freq ** 1.25),
+        "vision rotary base 1e5": (visual.rotary_pos_emb, "inv_freq", visual.rotary_pos_emb.inv_freq**1.25),
         "mrope_section [2, 1, 1]": (rotary, "mrope_section", [2, 1, 1]),
         "text rotary base 1e4": (rotary, "inv_freq", rotary.inv_freq ** (2 / 3)),
         "final norm epsilon 1e-3": (norm, "variance_epsilon", 1e-3),

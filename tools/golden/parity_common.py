@@ -45,16 +45,15 @@ class Reference:
         self.processor = AutoProcessor.from_pretrained(folder)
         self.tokenizer = self.processor.tokenizer
         self.template = self.processor.chat_template or self.tokenizer.chat_template
-        self.model = self._load(folder)
-        self.double = self._load(folder).double()
+        self.folder = folder
+        self.model = self.load(folder)
+        self.double = self.load(folder).double()
         self.family = self.model.config.model_type
         self.stored = {name for path in folder.glob("*.safetensors") for name in safe_open(path, "pt").keys()}
 
     @staticmethod
-    def _load(folder: Path):
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=ATTENTION
-        )
+    def load(folder: Path):
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation=ATTENTION)
         return model.eval()
 
     def stored_name(self, name: str) -> str:
@@ -113,9 +112,7 @@ def gradients(reference: Reference, model, loss: torch.Tensor) -> dict[str, torc
 
 def relative_noise(grads: dict, grads64: dict) -> tuple[float, str]:
     """Largest norm(f32 - f64) / norm(f64) over the tensors, and the tensor's name."""
-    worst = max(
-        ((grads[n].double() - g).norm().item() / max(g.norm().item(), 1e-12), n) for n, g in grads64.items()
-    )
+    worst = max(((grads[n].double() - g).norm().item() / max(g.norm().item(), 1e-12), n) for n, g in grads64.items())
     return worst
 
 

@@ -8,6 +8,7 @@ the scripts fail if they do not.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shutil
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, PreTrainedConfig, Qwen2TokenizerFast, Qwen2VLImageProcessor
 
-from common import IM_END, sha256, write_json
+from common import FAMILIES, IM_END, deterministic, sha256, versions, write_json
 
 VOCAB_BEFORE_SPECIAL = 560
 
@@ -183,12 +184,13 @@ def write_nested(folder: Path, family: Family, model, tokenizer: Tokenizer) -> N
     """Model and processor as `save_pretrained` writes them; names are the module's own."""
     model.save_pretrained(folder, save_original_format=False)
     tokenizer_file = folder / "tokenizer.json"
+    named = ("<|endoftext|>", "<|im_start|>", IM_END)
     tokenizer.save(str(tokenizer_file))
     fast = Qwen2TokenizerFast(
         tokenizer_file=str(tokenizer_file), pad_token="<|endoftext|>", eos_token="<|im_end|>", unk_token=None,
         bos_token=None, model_max_length=2048,
         additional_special_tokens=[
-            text for text, special in family.special_tokens if special and text not in ("<|endoftext|>", "<|im_start|>", IM_END)
+            text for text, special in family.special_tokens if special and text not in named
         ],
     )  # fmt: skip
     processor = family.processor_class(
@@ -277,9 +279,7 @@ def make(family: Family, name: str, seed: int, out: Path) -> dict:
 
 def check_loads(folder: Path, family: Family, model, bf16: bool) -> None:
     """Fails unless transformers reads back exactly the weights meant, with nothing missing or unexpected."""
-    loaded, info = family.model_class.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+    loaded, info = family.model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     problems = {key: list(value) for key, value in info.items() if value}
     if problems:
         raise SystemExit(f"{folder.name}: {problems}")
@@ -298,3 +298,20 @@ def report(entries: dict) -> None:
         size = sum(file["bytes"] for file in entry["files"].values())
         effect = entry["image_changes_logits_by"]
         print(f"{name}: {entry['parameters']} parameters, {size} bytes, image effect {effect:.2f}")
+
+
+def make_family(family: Family, model_type: str, seeds: dict[str, int], doc: str) -> None:
+    """Writes the checkpoints of a family to `golden/families/<model_type>/checkpoints`, or to `--out`."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--out", type=Path, default=FAMILIES / model_type / "checkpoints")
+    args = parser.parse_args()
+    deterministic(0)
+    entries = {name: make(family, name, seed, args.out) for name, seed in seeds.items()}
+    manifest = {
+        "command": f"python tools/golden/tiny_{model_type}.py",
+        "versions": versions(),
+        "attention": "eager",
+        "checkpoints": entries,
+    }
+    write_json(args.out / "manifest.json", manifest)
+    report(entries)

@@ -66,7 +66,7 @@ impl Linear {
     /// A layer that shares `weight` with another (a tied head).
     pub fn tied(builder: &mut Builder<'_>, weight: &Tensor) -> Self {
         let size = weight.size();
-        let number = builder.number_linear([size[0], size.get(1).copied().unwrap_or(0)]);
+        let number = builder.number_linear([size[0], size[1..].iter().product()]);
         let weight = weight.shallow_clone();
         Linear { weight, bias: None, adapter: None, number }
     }

@@ -157,7 +157,10 @@ impl Config {
     /// # Errors
     /// A missing key, or a value that this implementation does not compute.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
-        let file = ConfigFile::read(folder)?;
+        Self::of(&ConfigFile::read(folder)?)
+    }
+
+    pub(super) fn of(file: &ConfigFile) -> Result<Self, ModelError> {
         let mut text: TextConfig = file.text()?;
         text.default_sections = vec![16, 24, 24];
         let config = Config {

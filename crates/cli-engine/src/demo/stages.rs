@@ -16,6 +16,7 @@ use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowC
 use eval::RecEvaluation;
 use eval_runner::{RecEvaluator, RecOptions};
 use models::{LoadOptions, TrainedParts, load_model};
+use rewards::family_of;
 use serde_json::{Map, Value};
 use tch::Kind;
 use train::{Observer, Outcome, TrainError, train_grpo, train_sft};
@@ -161,6 +162,7 @@ impl Demo<'_> {
             let evaluator = RecEvaluator::new(
                 examples,
                 processor.into(),
+                family_of(&model.family()),
                 rec_options(plan, mode, config.demo.seed)?,
             )?;
             Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import platform
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "golden"
 PARITY = GOLDEN / "parity"
+FAMILIES = GOLDEN / "families"
 IM_END = "<|im_end|>"
 
 
@@ -74,21 +76,24 @@ class _DoubleTorch:
 
 
 @contextlib.contextmanager
-def float64_arithmetic():
-    """Makes the reference model's explicit casts to float32 casts to float64.
+def float64_arithmetic(family: str = "qwen2_5_vl"):
+    """Makes explicit casts to float32 in the reference model of `family` casts to float64.
 
     Without it a model turned to double still normalises and rotates in float32, and the
     difference to the float32 run would understate the rounding noise.
     """
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
+    from transformers import vision_utils
 
-    module_torch, tensor_float = modeling.torch, torch.Tensor.float
-    modeling.torch = _DoubleTorch()
+    modules = [import_module(f"transformers.models.{family}.modeling_{family}"), vision_utils]
+    tensor_float = torch.Tensor.float
+    for module in modules:
+        module.torch = _DoubleTorch()
     torch.Tensor.float = torch.Tensor.double
     try:
         yield
     finally:
-        modeling.torch = module_torch
+        for module in modules:
+            module.torch = torch
         torch.Tensor.float = tensor_float
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from common import GOLDEN, completion_logprobs, deterministic, float64_arithmetic, versions, write_json
-from parity import ATTENTION, Reference, gradients, relative_noise
+from parity_common import ATTENTION, Reference, gradients, relative_noise
 
 SEED = 11
 OUT = GOLDEN / "grpo"

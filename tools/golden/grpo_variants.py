@@ -30,7 +30,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, uns
 
 import grpo
 from common import GOLDEN, PARITY, deterministic, float64_arithmetic, versions, write_json
-from parity import ATTENTION, Reference, gradients, relative_noise
+from parity_common import ATTENTION, Reference, gradients, relative_noise
 
 SEED = 11
 OUT = GOLDEN / "grpo" / "variants.json"

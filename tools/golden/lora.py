@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from common import GOLDEN, completion_logprobs, deterministic, versions, write_json
-from parity import CASES, Reference
+from parity import CASES
+from parity_common import Case, Reference
 
 SEED = 11
 OUT = GOLDEN / "lora"
@@ -35,11 +37,12 @@ def saved_name(name: str) -> str:
     return name.replace(".default", "")
 
 
-def run(name: str) -> None:
-    parity_case, settings = ADAPTERS[name]
-    checkpoint, images, prompt, completion, _ = CASES[parity_case]
-    reference = Reference(checkpoint)
-    row = reference.prepare(images, prompt, completion)
+def run(reference: Reference, case_name: str, case: Case, settings: dict, folder: Path, checkpoints: str) -> None:
+    """Writes the adapter of `settings` and what `case` gives under it to `folder`.
+
+    `checkpoints` is the relative path from `folder` that the adapter names as its base.
+    """
+    row = reference.prepare(case.images, case.prompt, case.completion)
     ids = torch.cat([row["inputs"]["input_ids"][0], row["completion_ids"]])
     model = get_peft_model(reference.model, LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **settings)).eval()
     adapters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -53,12 +56,11 @@ def run(name: str) -> None:
     with torch.no_grad(), model.disable_adapter():
         without = completion_logprobs(reference.logits(row["inputs"], ids), row["completion_ids"])
 
-    folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = f"../../parity/checkpoints/{checkpoint}"
+    config["base_model_name_or_path"] = f"{checkpoints}/{case.checkpoint}"
     if isinstance(config["target_modules"], list):
         config["target_modules"] = sorted(config["target_modules"])
     write_json(folder / "adapter_config.json", config)
@@ -67,28 +69,29 @@ def run(name: str) -> None:
 
     reference.model = model.merge_and_unload()
     with torch.no_grad():
-        if checkpoint == "flat":  # its file holds bfloat16
+        if case.checkpoint != "nested":  # its file holds bfloat16
             for parameter in reference.model.parameters():
                 parameter.copy_(parameter.bfloat16().float())
         merged = completion_logprobs(reference.logits(row["inputs"], ids), row["completion_ids"])
     moved = (logprobs - without).abs().max().item()
     if moved < 1e-2:
-        raise SystemExit(f"{name}: the adapter moves the log-probabilities by {moved} only")
-    case = {
-        "case": parity_case,
-        "checkpoint": checkpoint,
+        raise SystemExit(f"{folder.name}: the adapter moves the log-probabilities by {moved} only")
+    expected = {
+        "case": case_name,
+        "checkpoint": case.checkpoint,
         "logprobs": logprobs.tolist(),
         "logprobs_merged": merged.tolist(),
         "loss": loss.item(),
         "moved": moved,
     }
-    write_json(folder / "case.json", case, compact=True)
+    write_json(folder / "case.json", expected, compact=True)
 
 
 def main() -> None:
     deterministic(SEED)
-    for name in ADAPTERS:
-        run(name)
+    for name, (case_name, settings) in ADAPTERS.items():
+        case = CASES[case_name]
+        run(Reference(case.checkpoint), case_name, case, settings, OUT / name, "../../parity/checkpoints")
     import peft
 
     manifest = {

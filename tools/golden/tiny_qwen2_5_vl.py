@@ -1,108 +1,29 @@
 """Makes the two tiny random Qwen2.5-VL checkpoints of `golden/parity/checkpoints`.
 
 `nested` is what transformers 5 saves; `flat` has the layout of the hub's Qwen2.5-VL repositories.
-Weights are drawn at 1/sqrt(fan_in) with random norms and biases, so that every parameter matters
-and the logits depend on the image; the script fails if they do not.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import shutil
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from transformers import (
-    GenerationConfig,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2TokenizerFast,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
 
-from common import IM_END, PARITY, deterministic, sha256, versions, write_json
+from common import PARITY, deterministic, versions, write_json
+from tiny_common import Family, flat_name, make, report
 
 # Chosen so that the greedy answers are varied and no two candidates nearly tie.
 SEEDS = {"nested": 20256, "flat": 20258}
-VOCAB_BEFORE_SPECIAL = 560
 MIN_PIXELS = 56 * 56
 MAX_PIXELS = 40 * 28 * 28
-
-# In the order of Qwen2.5's vocabulary; the ones marked False are ordinary added tokens there too.
-SPECIAL_TOKENS = [
-    ("<|endoftext|>", True), ("<|im_start|>", True), ("<|im_end|>", True),
-    ("<|object_ref_start|>", True), ("<|object_ref_end|>", True), ("<|box_start|>", True), ("<|box_end|>", True),
-    ("<|quad_start|>", True), ("<|quad_end|>", True), ("<|vision_start|>", True), ("<|vision_end|>", True),
-    ("<|vision_pad|>", True), ("<|image_pad|>", True), ("<|video_pad|>", True),
-    ("<tool_call>", False), ("</tool_call>", False), ("<|fim_prefix|>", False), ("<|fim_middle|>", False),
-    ("<|fim_suffix|>", False), ("<|fim_pad|>", False), ("<|repo_name|>", False), ("<|file_sep|>", False),
-]  # fmt: skip
-
-PRETOKEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-CORPUS = """\
-You are a helpful assistant. Please provide the bounding box coordinate of the region this sentence describes.
-First output the thinking process in <think> </think> tags and then output the final answer in <answer> </answer> tags.
-Output the final answer in JSON format. The red circle is left of the blue square. What is in the picture?
-{"bbox_2d": [12, 34, 56, 78], "label": "green triangle"} How many shapes are there? There are three small circles.
-Compare these pictures and say which one is the tallest. The second picture shows a yellow star above a large box.
-The answer is 42. Describe the image. Which colour is the largest object? It is at the top right, near the edge.
-The quick brown fox jumps over the lazy dog. user system assistant image picture shape colour small large
-"""
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if loop.first and message['role'] != 'system' -%}
-{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
-{%- endif -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'image' or 'image' in part -%}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- elif part['type'] == 'video' or 'video' in part -%}
-{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
-{%- elif 'text' in part -%}
-{{- part['text'] -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
-
-
-def build_tokenizer() -> Tokenizer:
-    """A byte-level BPE with Qwen2.5's normaliser, pre-tokeniser and added tokens, trained on CORPUS."""
-    tokenizer = Tokenizer(models.BPE(fuse_unk=False, byte_fallback=False))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRETOKEN_PATTERN), behavior="isolated", invert=False),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_BEFORE_SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS.splitlines(keepends=True), trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=special) for text, special in SPECIAL_TOKENS])
-    return tokenizer
 
 
 def model_config(tokenizer: Tokenizer, vocab_size: int, tied: bool) -> Qwen2_5_VLConfig:
@@ -123,90 +44,6 @@ def model_config(tokenizer: Tokenizer, vocab_size: int, tied: bool) -> Qwen2_5_V
         image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=tied, dtype="float32",
-    )  # fmt: skip
-
-
-def randomise(model: Qwen2_5_VLForConditionalGeneration, seed: int, reserved_ids: list[int]) -> None:
-    """Draws every parameter; rows of `reserved_ids` are small so that greedy decoding never picks them."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(shape, std):
-        return torch.randn(shape, generator=generator) * std
-
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            shape = parameter.shape
-            if name.endswith("bias"):
-                parameter.copy_(normal(shape, 0.3))
-            elif parameter.dim() == 1:
-                parameter.copy_(0.6 + 0.8 * torch.rand(shape, generator=generator))
-            elif "embed_tokens" in name or "lm_head" in name:
-                # Small beside what the layers add, so that the next token depends on more than the last one.
-                parameter.copy_(normal(shape, 0.3))
-                parameter[reserved_ids] *= 0.25
-            else:
-                # Queries and keys stay small: a saturated softmax would multiply rounding noise.
-                gain = 0.9 if any(part in name for part in ("q_proj", "k_proj", "qkv")) else 1.2
-                parameter.copy_(normal(shape, gain / math.sqrt(math.prod(shape[1:]))))
-
-
-def image_effect(model: Qwen2_5_VLForConditionalGeneration) -> float:
-    """Largest change of the last logits when one picture (a 4 x 4 grid of patches) is replaced by another."""
-    config = model.config
-    generator = torch.Generator().manual_seed(1)
-    grid = torch.tensor([[1, 4, 4]])
-    picture = [config.vision_start_token_id, *[config.image_token_id] * 4, config.vision_end_token_id]
-    ids = torch.tensor([[1, *picture, 7, 9]])
-    rows = []
-    for _ in range(2):
-        colour = torch.randn(1, 3, 1, generator=generator).expand(16, 3, 392).reshape(16, 1176)
-        pixels = colour + 0.3 * torch.randn(16, 1176, generator=generator)
-        types = (ids == config.image_token_id).int()
-        with torch.no_grad():
-            out = model(input_ids=ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=types)
-        rows.append(out.logits[0, -1])
-    return (rows[0] - rows[1]).abs().max().item()
-
-
-def flat_name(name: str) -> str:
-    """transformers 5 module name -> name in the hub's Qwen2.5-VL files."""
-    if name.startswith("model.visual."):
-        return name.removeprefix("model.")
-    return name.replace("model.language_model.", "model.", 1)
-
-
-def nested_state(model) -> dict[str, torch.Tensor]:
-    tied = model.config.tie_word_embeddings
-    return {n: p.detach().contiguous() for n, p in model.named_parameters() if not (tied and n == "lm_head.weight")}
-
-
-def write_nested(folder: Path, model, tokenizer: Tokenizer) -> None:
-    """Model and processor as `save_pretrained` writes them; names are the module's own."""
-    model.save_pretrained(folder, save_original_format=False)
-    tokenizer_file = folder / "tokenizer.json"
-    tokenizer.save(str(tokenizer_file))
-    fast = Qwen2TokenizerFast(
-        tokenizer_file=str(tokenizer_file), pad_token="<|endoftext|>", eos_token="<|im_end|>", unk_token=None,
-        bos_token=None, model_max_length=2048,
-        additional_special_tokens=[
-            text for text, special in SPECIAL_TOKENS if special and text not in ("<|endoftext|>", "<|im_start|>", IM_END)
-        ],
-    )  # fmt: skip
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS),
-        tokenizer=fast,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=CHAT_TEMPLATE,
-    )
-    processor.save_pretrained(folder)
-    generation_config(tokenizer, do_sample=False).save_pretrained(folder)
-
-
-def generation_config(tokenizer: Tokenizer, **extra) -> GenerationConfig:
-    token = tokenizer.token_to_id
-    return GenerationConfig(
-        bos_token_id=token("<|endoftext|>"), pad_token_id=token("<|endoftext|>"),
-        eos_token_id=[token("<|im_end|>"), token("<|endoftext|>")], **extra,
     )  # fmt: skip
 
 
@@ -246,93 +83,21 @@ def flat_config(config: Qwen2_5_VLConfig) -> dict:
     }
 
 
-def write_flat(folder: Path, model, tokenizer: Tokenizer) -> None:
-    """The hub's layout: flat config, `visual.*` names, two bf16 shards, template in tokenizer_config.json."""
-    folder.mkdir(parents=True)
-    write_json(folder / "config.json", flat_config(model.config))
-    state = {flat_name(n): t.to(torch.bfloat16) for n, t in nested_state(model).items()}
-    shards = [{n: t for n, t in sorted(state.items()) if n.startswith("visual.") == vision} for vision in (True, False)]
-    # One layer of the text model goes to the first shard: a shard is not a component.
-    shards[0].update({n: shards[1].pop(n) for n in list(shards[1]) if n.startswith("model.layers.0.")})
-    weight_map = {}
-    for index, shard in enumerate(shards, start=1):
-        name = f"model-{index:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, name))
-    total = sum(t.numel() * t.element_size() for t in state.values())
-    write_json(
-        folder / "model.safetensors.index.json",
-        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    added = {
-        str(tokenizer.token_to_id(text)): {
-            "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
-            "special": special,
-        }
-        for text, special in SPECIAL_TOKENS
-    }  # fmt: skip
-    tokenizer_config = {
-        "add_prefix_space": False, "added_tokens_decoder": added,
-        "additional_special_tokens": [t for t, special in SPECIAL_TOKENS if special and t != "<|endoftext|>"],
-        "bos_token": None, "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False,
-        "eos_token": "<|im_end|>", "errors": "replace", "model_max_length": 2048, "pad_token": "<|endoftext|>",
-        "split_special_tokens": False, "tokenizer_class": "Qwen2Tokenizer", "unk_token": None,
-    }  # fmt: skip
-    write_json(folder / "tokenizer_config.json", tokenizer_config)
-    processor = Qwen2VLImageProcessor()
-    preprocessor = {
+FAMILY = Family(
+    model_class=Qwen2_5_VLForConditionalGeneration,
+    processor_class=Qwen2_5_VLProcessor,
+    video_processor_class=Qwen2VLVideoProcessor,
+    config=model_config,
+    hub_config=flat_config,
+    hub_name=flat_name,
+    preprocessor={
         "min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
-        "image_mean": list(processor.image_mean), "image_std": list(processor.image_std),
+        "image_mean": list(Qwen2VLImageProcessor.image_mean), "image_std": list(Qwen2VLImageProcessor.image_std),
         "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
-    }  # fmt: skip
-    write_json(folder / "preprocessor_config.json", preprocessor)
-    generation = generation_config(tokenizer, do_sample=True, repetition_penalty=1.05, temperature=1e-06)
-    write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
-
-
-def make(name: str, out: Path) -> dict:
-    """Writes checkpoint `name` under `out` and returns its manifest entry."""
-    tied = name == "flat"
-    tokenizer = build_tokenizer()
-    used = tokenizer.get_vocab_size()
-    # The hub's vocabulary is larger than its tokenizer's; `flat` keeps that.
-    vocab_size = used + 10 if tied else used
-    config = model_config(tokenizer, vocab_size, tied)
-    model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="eager").float().eval()
-    reserved = [tokenizer.token_to_id(text) for text, _ in SPECIAL_TOKENS] + list(range(used, vocab_size))
-    seed = SEEDS[name]
-    randomise(model, seed, reserved)
-    effect = image_effect(model)
-    if effect < 0.1:
-        raise SystemExit(f"{name}: replacing the image moves the logits by only {effect:.3f}")
-    folder = out / name
-    shutil.rmtree(folder, ignore_errors=True)
-    (write_flat if tied else write_nested)(folder, model, tokenizer)
-    check_loads(folder, model, bf16=tied)
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p.read_bytes())} for p in sorted(folder.iterdir())}
-    return {
-        "seed": seed, "parameters": sum(t.numel() for t in nested_state(model).values()), "vocab_size": vocab_size,
-        "tokenizer_vocab_size": used, "reserved_ids": reserved, "image_changes_logits_by": effect, "files": files,
-    }  # fmt: skip
-
-
-def check_loads(folder: Path, model, bf16: bool) -> None:
-    """Fails unless transformers reads back exactly the weights meant, with nothing missing or unexpected."""
-    loaded, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
-    problems = {key: list(value) for key, value in info.items() if value}
-    if problems:
-        raise SystemExit(f"{folder.name}: {problems}")
-    expected = nested_state(model)
-    for name, tensor in nested_state(loaded).items():
-        want = expected[name].bfloat16().float() if bf16 else expected[name]
-        if not torch.equal(tensor, want):
-            raise SystemExit(f"{folder.name}: {name} differs after loading")
-    stored = set().union(*(load_file(path) for path in folder.glob("*.safetensors")))
-    if any(name.startswith("model.visual.") for name in stored) == bf16:
-        raise SystemExit(f"{folder.name}: unexpected tensor names {sorted(stored)[:3]}")
+    },
+    image_processor={"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS},
+    hub_generation={"do_sample": True, "repetition_penalty": 1.05, "temperature": 1e-06},
+)  # fmt: skip
 
 
 def main() -> None:
@@ -340,7 +105,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PARITY / "checkpoints")
     args = parser.parse_args()
     deterministic(0)
-    entries = {name: make(name, args.out) for name in SEEDS}
+    entries = {name: make(FAMILY, name, seed, args.out) for name, seed in SEEDS.items()}
     manifest = {
         "command": "python tools/golden/tiny_qwen2_5_vl.py",
         "versions": versions(),
@@ -350,10 +115,7 @@ def main() -> None:
         "checkpoints": entries,
     }
     write_json(args.out / "manifest.json", manifest)
-    for name, entry in entries.items():
-        size = sum(file["bytes"] for file in entry["files"].values())
-        effect = entry["image_changes_logits_by"]
-        print(f"{name}: {entry['parameters']} parameters, {size} bytes, image effect {effect:.2f}")
+    report(entries)
 
 
 if __name__ == "__main__":

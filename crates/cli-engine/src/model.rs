@@ -17,7 +17,7 @@ use models::{
     AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, base_of,
     load_model, load_with_adapter,
 };
-use rewards::{Family, family_of};
+use rewards::{RewardFamily, family_of};
 use tch::{Device, Kind};
 
 /// A model to ask.
@@ -131,9 +131,9 @@ impl<'a> Located<'a> {
     /// Whose rewards are its own.
     ///
     /// # Errors
-    /// A family that there is not.
-    pub fn family(&self) -> Result<Family> {
-        Ok(family_of(&read_family(&self.folder)?)?)
+    /// No `config.json` that names it.
+    pub fn family(&self) -> Result<RewardFamily> {
+        Ok(family_of(&read_family(&self.folder)?))
     }
 
     /// Loads weights that are not trained.

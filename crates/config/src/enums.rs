@@ -329,22 +329,30 @@ impl Optim {
     }
 }
 
-choices! {
-    /// Model families with rewards of their own.
-    pub enum Family {
-        /// Boxes in pixels of the model's input.
-        Qwen2_5Vl = "qwen2_5_vl",
-        /// Boxes in thousandths of the image.
-        InternVl = "internvl",
-        /// Boxes in the units of the data.
-        Glm4v = "glm4v",
-    }
-}
+impl BoxFormat {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::Absolute, Self::ModelInput, Self::Relative1000, Self::Relative1];
 
-impl Family {
-    /// All of them, by `model_type` of a model's `config.json`.
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::Qwen2_5Vl, "qwen2_5_vl"), (Self::InternVl, "internvl"), (Self::Glm4v, "glm4v")];
+    /// Width and height of the whole image in these units, given those of the file and of what the model sees, px.
+    pub fn extent(self, original: [f64; 2], input: [f64; 2]) -> [f64; 2] {
+        match self {
+            Self::Absolute => original,
+            Self::ModelInput => input,
+            Self::Relative1000 => [1000.0; 2],
+            Self::Relative1 => [1.0; 2],
+        }
+    }
+
+    /// The units in words.
+    pub fn described(self) -> &'static str {
+        match self {
+            Self::Absolute => "pixels of the image",
+            Self::ModelInput => "pixels of the model's input",
+            Self::Relative1000 => "thousandths of the image",
+            Self::Relative1 => "shares of the image",
+        }
+    }
 }
 
 impl CudaGraphs {

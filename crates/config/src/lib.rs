@@ -23,10 +23,9 @@ pub use compat::{
 };
 pub use declare::{ColonList, Config, Field, Kind, Section, Setting, Validate, count, joined};
 pub use enums::{
-    AdvantageEstimator, BoxFormat, CudaGraphs, DType, EvalStrategy, Family, ImageProcessor,
-    Interval, KlEstimator, LossType, LrSchedulerType, MultiObjectiveAggregation, OnBadRow, Optim,
-    RatioLevel, Resume, RewardBatch, SamplerCorrection, SaveStrategy, ScaleRewards,
-    SchedulerKwargs,
+    AdvantageEstimator, BoxFormat, CudaGraphs, DType, EvalStrategy, ImageProcessor, Interval,
+    KlEstimator, LossType, LrSchedulerType, MultiObjectiveAggregation, OnBadRow, Optim, RatioLevel,
+    Resume, RewardBatch, SamplerCorrection, SaveStrategy, ScaleRewards, SchedulerKwargs,
 };
 pub use error::{ConfigError, Origin};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};

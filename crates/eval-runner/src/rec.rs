@@ -11,8 +11,8 @@ use eval::completions::{SampledCompletion, Todo};
 use eval::rec::{BoxReader, CORRECT_ABOVE, RecCompletion, RecEvaluation};
 use eval::{EvalError, true_boxes};
 use models::VisionLanguageModel;
+use rewards::RewardFamily;
 use rewards::boxes::BoundingBox;
-use rewards::{BoxFormat, Family};
 use serde_json::Value;
 
 use crate::AskError;
@@ -44,17 +44,20 @@ pub struct RecEvaluator {
     truths: Vec<BoundingBox>,
     processor: Arc<Processor>,
     reader: BoxReader,
+    family: RewardFamily,
     options: RecOptions,
 }
 
 impl RecEvaluator {
-    /// An evaluator of `examples`, whose solutions are boxes; `processor` is the models' own.
+    /// An evaluator of `examples`, whose solutions are boxes; `processor` and `family` are the
+    /// models' own.
     ///
     /// # Errors
     /// No rows, no completions asked for, a row that is not one image with a box.
     pub fn new(
         examples: &[Example],
         processor: Arc<Processor>,
+        family: RewardFamily,
         options: RecOptions,
     ) -> Result<Self, EvalError> {
         if examples.is_empty() {
@@ -72,7 +75,8 @@ impl RecEvaluator {
             truths: true_boxes(examples)?,
             examples: examples.into(),
             processor,
-            reader: BoxReader::new(Extractor::Thinking, Family::Qwen2_5Vl, patch_size)?,
+            reader: BoxReader::new(Extractor::Thinking, family, patch_size)?,
+            family,
             options,
         })
     }
@@ -125,8 +129,7 @@ impl RecEvaluator {
     fn score(&self, completion: SampledCompletion) -> Result<RecCompletion, EvalError> {
         let row = completion.row;
         let (example, truth, sizes) = (&self.examples[row], self.truths[row], completion.sizes[0]);
-        let units = BoxFormat::ModelInput;
-        let read = self.reader.read(&completion.text, truth, units, sizes)?;
+        let read = self.reader.read(&completion.text, truth, self.family.boxes, sizes)?;
         let [width, height] = sizes.input;
         let [image_width, image_height] = sizes.original;
         Ok(RecCompletion {

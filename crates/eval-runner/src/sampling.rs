@@ -12,7 +12,7 @@ use eval::completions::{CompletionStore, SAMPLING, SampledCompletion, SamplingCo
 use eval::questions::Questions;
 use eval::{EvalError, Evaluation};
 use models::VisionLanguageModel;
-use rewards::Family;
+use rewards::RewardFamily;
 use serde_json::json;
 
 use crate::AskError;
@@ -34,7 +34,7 @@ pub fn set_up(
     config: &EvalConfig,
     folder: &Path,
     processor: Arc<Processor>,
-    family: Family,
+    family: RewardFamily,
 ) -> Result<Evaluation, AskError> {
     let evaluation = Evaluation::new(config, folder, processor, family)?;
     decoding(config)?;

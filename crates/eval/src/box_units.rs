@@ -106,7 +106,7 @@ pub(crate) fn better_reading(all: &[Boxes], units: Units) -> Option<Reading> {
 
 /// The nearest first: one thing changed, then two.
 fn candidates(units: Units) -> Vec<(Units, Order)> {
-    let formats = BoxFormat::NAMES.map(|(_, format)| format);
+    let formats = BoxFormat::ALL;
     let completions = formats.map(|completion| Units { completion, ..units });
     let solutions = formats.map(|solution| Units { solution, ..units });
     let both = formats
@@ -123,7 +123,7 @@ fn candidates(units: Units) -> Vec<(Units, Order)> {
 fn mean_iou(all: &[Boxes], units: Units, order: Order) -> f64 {
     let (mut sum, mut count) = (0.0, 0);
     for image in all {
-        let on_image = |b, from: BoxFormat| from.convert(b, BoxFormat::Absolute, image.sizes);
+        let on_image = |b, from: BoxFormat| image.sizes.convert(b, from, BoxFormat::Absolute);
         let truths = image.truths.iter();
         let truths: Vec<_> = truths.map(|&b| on_image(b, units.solution)).collect();
         for &found in &image.found {
@@ -156,16 +156,12 @@ fn flags(read: Units, now: Units, order: Order) -> String {
     if order != Order::Corners {
         return String::new();
     }
-    let name = |format| {
-        let mut names = BoxFormat::NAMES.iter();
-        names.find(|(_, f)| *f == format).map_or("", |(name, _)| name)
-    };
     let mut flags = Vec::new();
     if read.completion != now.completion {
-        flags.push(format!("--box_format {}", name(read.completion)));
+        flags.push(format!("--box_format {}", read.completion.word()));
     }
     if read.solution != now.solution {
-        flags.push(format!("--solution_box_format {}", name(read.solution)));
+        flags.push(format!("--solution_box_format {}", read.solution.word()));
     }
     flags.join(" ")
 }
@@ -186,7 +182,7 @@ mod tests {
         let truths =
             [[64.0, 48.0, 320.0, 96.0], [320.0, 240.0, 640.0, 300.0], [10.0, 200.0, 60.0, 470.0]];
         let one = |truth: &[f64; 4]| {
-            let on = |to| BoxFormat::Absolute.convert((*truth).into(), to, SIZES);
+            let on = |to| SIZES.convert((*truth).into(), BoxFormat::Absolute, to);
             Boxes {
                 found: vec![write(on(completion).into()).into()],
                 truths: vec![on(solution)],

@@ -2,7 +2,7 @@
 
 use config::{BoxFormat, EvalConfig, EvalTask, Extractor, ImageProcessor};
 use data::Processor;
-use rewards::Family;
+use rewards::{BoxUnits, RewardFamily};
 use serde_json::{Map, Value, json};
 
 /// Longest completion that is a box alone, tokens: VLM-R1's for `rec`.
@@ -43,11 +43,16 @@ pub(crate) fn with_defaults(
     config: &EvalConfig,
     task: EvalTask,
     processor: &Processor,
-    family: Family,
+    family: RewardFamily,
 ) -> EvalConfig {
     let mut config = config.clone();
     if matches!(task, EvalTask::Rec | EvalTask::Ovd | EvalTask::OvdEval) {
-        config.rewards.box_format.get_or_insert(family_units(family));
+        let [answer, solution] = box_units(&config).on_image(family);
+        config.rewards.box_format = Some(answer);
+        // Pixels are what is taken without it.
+        if solution != BoxFormat::Absolute {
+            config.rewards.solution_box_format = Some(solution);
+        }
     }
     if task == EvalTask::Rec {
         config.scoring.extractor.get_or_insert(Extractor::Thinking);
@@ -67,13 +72,9 @@ pub(crate) fn with_defaults(
     config
 }
 
-/// The units in which a family writes boxes.
-pub(crate) fn family_units(family: Family) -> BoxFormat {
-    match family {
-        Family::Qwen2_5Vl => BoxFormat::ModelInput,
-        Family::InternVl => BoxFormat::Relative1000,
-        Family::Glm4v => BoxFormat::Absolute,
-    }
+/// The units of boxes that the settings name.
+pub(crate) fn box_units(config: &EvalConfig) -> BoxUnits {
+    BoxUnits { answer: config.rewards.box_format, solution: config.rewards.solution_box_format }
 }
 
 /// The template of a task; that of `rec` asks for what the extractor reads.

@@ -7,7 +7,7 @@ use base::Example;
 use base::run_folder::ResultFolder;
 use config::{EvalConfig, EvalTask, changed_settings, to_yaml};
 use data::{Processor, PromptTemplate};
-use rewards::Family;
+use rewards::RewardFamily;
 use serde_json::{Value, json};
 
 use crate::EvalError;
@@ -57,7 +57,7 @@ impl Evaluation {
         config: &EvalConfig,
         folder: &Path,
         processor: Arc<Processor>,
-        family: Family,
+        family: RewardFamily,
     ) -> Result<Self, EvalError> {
         let task = config.questions.task.ok_or_else(|| EvalError::Setting {
             name: "task",

@@ -307,7 +307,7 @@ fn boxes(scored: &Scored, units: Units) -> Option<Boxes> {
     };
     let truths = scored.truths.iter().map(|truth| {
         let on_image = BoundingBox::from(truth.bbox_2d);
-        rewards::BoxFormat::Absolute.convert(on_image, units.solution, sizes)
+        sizes.convert(on_image, rewards::BoxFormat::Absolute, units.solution)
     });
     let truths: Vec<BoundingBox> = truths.collect();
     (!found.is_empty() && !truths.is_empty()).then_some(Boxes { found, truths, sizes })

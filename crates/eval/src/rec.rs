@@ -10,10 +10,8 @@ use std::path::Path;
 
 use config::Extractor;
 use report::{Interval, mean_interval};
-use rewards::boxes::{
-    BoundingBox, find_baseline, find_decimals_in_answer, find_thinking, iou_plain, iou_vlm_r1,
-};
-use rewards::{BoxFormat, Family, ImageSizes, RewardInput, RewardSet};
+use rewards::boxes::{BoundingBox, find_baseline, find_decimals_in_answer, find_thinking};
+use rewards::{BoxFormat, BoxIou, ImageSizes, RewardFamily, RewardInput, RewardSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -31,7 +29,7 @@ const BOOTSTRAP_SEED: u64 = 42;
 /// Finds the box of a completion and compares it.
 pub struct BoxReader {
     extractor: Extractor,
-    family: Family,
+    iou: BoxIou,
     format: RewardSet,
 }
 
@@ -55,9 +53,13 @@ impl BoxReader {
     /// A reader of the completions of models of `family` with patches of `patch_size` px.
     ///
     /// # Errors
-    /// None that a family of [`Family`] causes.
-    pub fn new(extractor: Extractor, family: Family, patch_size: usize) -> Result<Self, EvalError> {
-        Ok(Self { extractor, family, format: rec_format(family, patch_size)? })
+    /// None that a family causes.
+    pub fn new(
+        extractor: Extractor,
+        family: RewardFamily,
+        patch_size: usize,
+    ) -> Result<Self, EvalError> {
+        Ok(Self { extractor, iou: family.iou, format: rec_format(family, patch_size)? })
     }
 
     /// Reads the box of a completion, given in `units`, and compares it with `truth`, px of the image.
@@ -71,12 +73,8 @@ impl BoxReader {
         units: BoxFormat,
         sizes: ImageSizes,
     ) -> Result<BoxRead, EvalError> {
-        let on_image = |b| units.convert(b, BoxFormat::Absolute, sizes);
-        let iou = match self.family {
-            Family::Glm4v => iou_plain,
-            Family::Qwen2_5Vl | Family::InternVl => iou_vlm_r1,
-        };
-        let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| iou(b, truth));
+        let on_image = |b| sizes.convert(b, units, BoxFormat::Absolute);
+        let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| self.iou.of(b, truth));
         let anywhere = find_baseline(completion).map(on_image);
         let found = match self.extractor {
             // Whole numbers cannot say shares of the image.

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use base::Example;
-use config::{BoxFormat as BoxFlag, EvalConfig, EvalTask, Extractor};
+use config::{EvalConfig, EvalTask, Extractor};
 use rewards::{
-    BoxFormat, BoxUnits, Explanation, Family, FoundBox, ImageSizes, OverlongOptions, PluginOptions,
-    RewardInput, RewardOptions, RewardSet,
+    BoxFormat, BoxUnits, Explanation, FoundBox, ImageSizes, OverlongOptions, PluginOptions,
+    RewardFamily, RewardInput, RewardOptions, RewardSet,
 };
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ use crate::EvalError;
 use crate::box_units::Units;
 use crate::coco_file::Objects;
 use crate::completions::StoredCompletion;
-use crate::defaults::family_units;
+use crate::defaults::box_units;
 use crate::detection;
 use crate::questions::{Question, Truth};
 use crate::rec::{self, BoxReader};
@@ -48,7 +48,7 @@ impl Scorer {
     /// Rewards that do not exist or do not start.
     pub fn new(
         config: &EvalConfig,
-        family: Family,
+        family: RewardFamily,
         patch_size: usize,
         judge_cache: PathBuf,
     ) -> Result<Self, EvalError> {
@@ -67,14 +67,12 @@ impl Scorer {
             }
             _ => Rules::Rewards(of("accuracy")?),
         };
-        let own = family_units(family).into();
-        let units = |flag: Option<BoxFlag>| flag.map(BoxFormat::from);
+        let [completion_units, solution_units] = box_units(config).on_image(family);
         Ok(Self {
             rules,
             correct_above: config.scoring.correct_above,
-            completion_units: units(config.rewards.box_format).unwrap_or(own),
-            solution_units: units(config.rewards.solution_box_format)
-                .unwrap_or(BoxFormat::Absolute),
+            completion_units,
+            solution_units,
         })
     }
 
@@ -139,7 +137,7 @@ impl Scorer {
         let (Truth::Box(truth), Some(sizes)) = (&question.truth, completion.sizes()) else {
             return Ok(scored);
         };
-        let truth = self.solution_units.convert(*truth, BoxFormat::Absolute, sizes);
+        let truth = sizes.convert(*truth, self.solution_units, BoxFormat::Absolute);
         let units = self.completion_units;
         let read = reader.read(&completion.model_output, truth, units, sizes)?;
         let shown = |corners, iou| ShownBox::new(corners, "", iou);
@@ -168,7 +166,7 @@ impl Scorer {
         let (Truth::Objects(objects), Some(sizes)) = (&question.truth, completion.sizes()) else {
             return scored;
         };
-        let on_image = |corners| self.completion_units.convert(corners, BoxFormat::Absolute, sizes);
+        let on_image = |corners| sizes.convert(corners, self.completion_units, BoxFormat::Absolute);
         let objects = &self.in_pixels(objects, sizes);
         let image = detection::compare(objects, &completion.model_output, on_image);
         scored.correct = u8::from(image.f1() >= 1.0);
@@ -193,7 +191,7 @@ impl Scorer {
         for truth in objects.truths.iter_mut().filter(|_| is_of_row) {
             let corners = truth.corners.into();
             let units = self.solution_units;
-            truth.corners = units.convert(corners, BoxFormat::Absolute, sizes).into();
+            truth.corners = sizes.convert(corners, units, BoxFormat::Absolute).into();
         }
         objects
     }
@@ -262,7 +260,7 @@ impl Scorer {
                 units => units,
             };
             let shown = |found: &FoundBox| {
-                let corners = units.convert(found.corners, BoxFormat::Absolute, sizes);
+                let corners = sizes.convert(found.corners, units, BoxFormat::Absolute);
                 ShownBox::new(corners.into(), &found.label, None)
             };
             if scored.truths.is_empty() && scored.predicted.is_empty() {
@@ -394,7 +392,7 @@ fn refuse_non_finite(scored: &Scored) -> Result<(), EvalError> {
 
 fn reward_options(
     config: &EvalConfig,
-    family: Family,
+    family: RewardFamily,
     patch_size: usize,
     judge_cache: PathBuf,
 ) -> RewardOptions {
@@ -409,7 +407,7 @@ fn reward_options(
 }
 
 /// Whether VLM-R1's format reward of REC is earned.
-pub(crate) fn rec_format(family: Family, patch_size: usize) -> Result<RewardSet, EvalError> {
+pub(crate) fn rec_format(family: RewardFamily, patch_size: usize) -> Result<RewardSet, EvalError> {
     let options = RewardOptions {
         family,
         task_type: Some("rec".to_owned()),

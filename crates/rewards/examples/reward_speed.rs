@@ -9,8 +9,8 @@ use std::error::Error;
 use std::time::Instant;
 
 use rewards::{
-    BoxUnits, Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet,
-    accuracy_methods,
+    BoxUnits, OverlongOptions, PluginOptions, RewardFamily, RewardInput, RewardOptions, RewardSet,
+    accuracy_methods, family_of,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -33,12 +33,12 @@ struct Rule {
 impl Rule {
     fn new(rule: &str) -> Result<Self, Box<dyn Error>> {
         let (family, name) = match rule.split_once('/') {
-            Some((family, name)) => (Some(rewards::family_of(family)?), name),
+            Some((family, name)) => (Some(family_of(family)), name),
             None if accuracy_methods().any(|method| method == rule) => (None, "accuracy"),
             None => (None, rule),
         };
         let options = RewardOptions {
-            family: family.unwrap_or(Family::Qwen2_5Vl),
+            family: family.unwrap_or(RewardFamily::WITHOUT_MODEL),
             task_type: Some("rec".to_owned()),
             is_reward_customized_from_vlm_module: family.is_some(),
             patch_size: 14,

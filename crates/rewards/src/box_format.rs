@@ -3,25 +3,11 @@
 //! A box is compared with a true one in the units of the solution; where those are shares of the
 //! image, in its pixels, because VLM-R1's IoU counts pixels.
 
-use std::str::FromStr;
-
 use crate::boxes::{BoundingBox, input_size};
-use crate::error::{RewardError, nearest_and_known};
+use crate::error::RewardError;
+use crate::families::RewardFamily;
 use crate::registry::RewardInput;
-use config::Family;
-
-/// Units of the corners of a box.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BoxFormat {
-    /// Pixels of the image file.
-    Absolute,
-    /// Pixels of the resized image that the model sees.
-    ModelInput,
-    /// Thousandths of the image's width and height.
-    Relative1000,
-    /// Shares of the image's width and height.
-    Relative1,
-}
+use config::BoxFormat;
 
 /// Units of the boxes of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,75 +28,48 @@ pub struct ImageSizes {
     pub input: [u32; 2],
 }
 
-impl BoxFormat {
-    /// Names and formats, as flags write them.
-    pub const NAMES: [(&'static str, Self); 4] = [
-        ("absolute", Self::Absolute),
-        ("model_input", Self::ModelInput),
-        ("relative_1000", Self::Relative1000),
-        ("relative_1", Self::Relative1),
-    ];
-
-    /// Width and height of the whole image in these units.
-    pub fn extent(self, sizes: ImageSizes) -> [f64; 2] {
-        match self {
-            Self::Absolute => sizes.original.map(f64::from),
-            Self::ModelInput => sizes.input.map(f64::from),
-            Self::Relative1000 => [1000.0; 2],
-            Self::Relative1 => [1.0; 2],
-        }
+impl ImageSizes {
+    /// Width and height of the whole image in units of `format`.
+    pub fn extent(self, format: BoxFormat) -> [f64; 2] {
+        format.extent(self.original.map(f64::from), self.input.map(f64::from))
     }
 
-    /// The box, given in these units, in those of `to`; not clipped or rounded.
-    pub fn convert(self, b: BoundingBox, to: Self, sizes: ImageSizes) -> BoundingBox {
-        if self == to {
+    /// A box in units of `from`, in those of `to`; not clipped or rounded.
+    pub fn convert(self, b: BoundingBox, from: BoxFormat, to: BoxFormat) -> BoundingBox {
+        if from == to {
             return b;
         }
-        Conversion(Some([self.extent(sizes), to.extent(sizes)])).apply(b)
-    }
-
-    /// The units in words.
-    pub fn described(self) -> &'static str {
-        match self {
-            Self::Absolute => "pixels of the image",
-            Self::ModelInput => "pixels of the model's input",
-            Self::Relative1000 => "thousandths of the image",
-            Self::Relative1 => "shares of the image",
-        }
-    }
-}
-
-impl FromStr for BoxFormat {
-    type Err = RewardError;
-
-    fn from_str(name: &str) -> Result<Self, RewardError> {
-        if let Some((_, format)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
-            return Ok(*format);
-        }
-        let (nearest, known) = nearest_and_known(name, &Self::NAMES.map(|(name, _)| name));
-        Err(RewardError::UnknownBoxFormat { name: name.to_owned(), nearest, known })
-    }
-}
-
-impl From<config::BoxFormat> for BoxFormat {
-    fn from(format: config::BoxFormat) -> Self {
-        use config::BoxFormat as Flag;
-        match format {
-            Flag::Absolute => Self::Absolute,
-            Flag::ModelInput => Self::ModelInput,
-            Flag::Relative1000 => Self::Relative1000,
-            Flag::Relative1 => Self::Relative1,
-        }
+        Conversion(Some([self.extent(from), self.extent(to)])).apply(b)
     }
 }
 
 impl BoxUnits {
-    /// The units that the flags `--box_format` and `--solution_box_format` name.
-    pub fn from_flags(
-        answer: Option<config::BoxFormat>,
-        solution: Option<config::BoxFormat>,
-    ) -> Self {
-        Self { answer: answer.map(Into::into), solution: solution.map(Into::into) }
+    /// Of the one box of an answer and of its solution; none where numbers are compared as they stand.
+    pub fn of_one_box(self, family: RewardFamily) -> Option<[BoxFormat; 2]> {
+        let own = (!family.data_alike).then_some(family.boxes);
+        Self { answer: self.answer.or(own), ..self }.given()
+    }
+
+    /// Of lists of boxes, in the same way.
+    pub fn of_lists(self, family: RewardFamily) -> Option<[BoxFormat; 2]> {
+        match family.lists_alike {
+            true => self.given(),
+            false => self.of_one_box(family),
+        }
+    }
+
+    /// Of answer and solution where boxes are shown or measured on their image: numbers that are compared as they
+    /// stand are in the family's units.
+    pub fn on_image(self, family: RewardFamily) -> [BoxFormat; 2] {
+        self.of_one_box(family).unwrap_or([family.boxes; 2])
+    }
+
+    fn given(self) -> Option<[BoxFormat; 2]> {
+        match (self.answer, self.solution) {
+            (None, None) => None,
+            (Some(answer), solution) => Some([answer, solution.unwrap_or(BoxFormat::Absolute)]),
+            (None, Some(solution)) => Some([solution; 2]),
+        }
     }
 }
 
@@ -149,20 +108,8 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// For one box: Qwen answers in pixels of its input, other families in the units of the data.
-    pub(crate) fn of_one_box(units: BoxUnits, family: Family, patch_size: usize) -> Self {
-        let own = (family == Family::Qwen2_5Vl).then_some(BoxFormat::ModelInput);
-        let answer = units.answer.or(own);
-        Self::of_lists(BoxUnits { answer, ..units }, patch_size)
-    }
-
-    /// For lists of boxes, which are in the units of the data unless said otherwise.
-    pub(crate) fn of_lists(units: BoxUnits, patch_size: usize) -> Self {
-        let units = match (units.answer, units.solution) {
-            (None, None) => None,
-            (Some(answer), solution) => Some([answer, solution.unwrap_or(BoxFormat::Absolute)]),
-            (None, Some(solution)) => Some([solution; 2]),
-        };
+    /// In units of answer and solution, or as numbers stand; for images cut into patches of `patch_size` px.
+    pub(crate) fn new(units: Option<[BoxFormat; 2]>, patch_size: usize) -> Self {
         Self { units, patch_size }
     }
 
@@ -233,13 +180,15 @@ struct RowSizes<'a> {
 }
 
 impl RowSizes<'_> {
+    /// Only sizes that the units need are asked for.
     fn extent(&self, format: BoxFormat) -> Result<[f64; 2], RewardError> {
+        let (mut original, mut input) = ([1; 2], [1; 2]);
         match format {
-            BoxFormat::Absolute => Ok(self.original()?.map(f64::from)),
-            BoxFormat::ModelInput => Ok(self.seen()?.map(f64::from)),
-            BoxFormat::Relative1000 => Ok([1000.0; 2]),
-            BoxFormat::Relative1 => Ok([1.0; 2]),
+            BoxFormat::Absolute => original = self.original()?,
+            BoxFormat::ModelInput => input = self.seen()?,
+            BoxFormat::Relative1000 | BoxFormat::Relative1 => {}
         }
+        Ok(ImageSizes { original, input }.extent(format))
     }
 
     fn original(&self) -> Result<[u32; 2], RewardError> {
@@ -292,7 +241,7 @@ mod tests {
         ];
         for (from, given) in corners {
             for (to, expected) in corners {
-                let got: [f64; 4] = from.convert(given.into(), to, SIZES).into();
+                let got: [f64; 4] = SIZES.convert(given.into(), from, to).into();
                 assert_eq!(got, expected, "{from:?} to {to:?}");
             }
         }
@@ -302,16 +251,7 @@ mod tests {
     fn width_and_height_are_taken_apart() {
         let sizes = ImageSizes { original: [448, 112], input: [112, 56] };
         let b = BoundingBox::from([28.0, 28.0, 56.0, 56.0]);
-        let got = BoxFormat::ModelInput.convert(b, BoxFormat::Absolute, sizes);
+        let got = sizes.convert(b, BoxFormat::ModelInput, BoxFormat::Absolute);
         assert_eq!(<[f64; 4]>::from(got), [112.0, 56.0, 224.0, 112.0]);
-    }
-
-    #[test]
-    fn names_are_those_of_the_flag() {
-        for (name, format) in BoxFormat::NAMES {
-            assert_eq!(name.parse(), Ok(format));
-        }
-        let error = "relative1000".parse::<BoxFormat>().expect_err("no name");
-        assert!(error.to_string().contains("did you mean `relative_1000`"));
     }
 }

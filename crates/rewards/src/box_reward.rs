@@ -6,20 +6,19 @@ use python::text::strip;
 use crate::answer::first_answer;
 use crate::box_format::Comparison;
 use crate::boxes::{
-    BoundingBox, find_decimals_in_answer, find_in_answer, iou_plain, iou_vlm_r1, parse_solution,
-    solution_text,
+    BoundingBox, find_decimals_in_answer, find_in_answer, parse_solution, solution_text,
 };
 use crate::error::{RewardError, shortened};
 use crate::explain::{Explanation, FoundBox, MatchedBoxes};
+use crate::families::BoxIou;
 use crate::grounding::{contains, diou, find_click, find_point, giou};
 use crate::registry::{Reward, RewardInput};
-use config::Family;
 
 /// What a reward reads from the completion and how it compares it with the true box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     /// As the model family counts it; 0 where no box is found.
-    Iou(Family),
+    Iou(BoxIou),
     Giou,
     Diou,
     PointInBox,
@@ -50,10 +49,10 @@ impl BoxReward {
 
     /// IoU of the first box in the first answer with the true box; 0 where none is found.
     pub(crate) fn rec_accuracy(
-        family: Family,
+        iou: BoxIou,
         units: Comparison,
     ) -> Result<Box<dyn Reward>, RewardError> {
-        Self::boxed("accuracy", Rule::Iou(family), units)
+        Self::boxed("accuracy", Rule::Iou(iou), units)
     }
 
     fn boxed(
@@ -94,10 +93,7 @@ impl BoxReward {
         let truth = units.solution.apply(truth);
         let found = self.find(input.completion).map(|found| units.answer.apply(found));
         let score = match self.rule {
-            Rule::Iou(Family::Qwen2_5Vl | Family::InternVl) => {
-                found.map_or(0.0, |found| iou_vlm_r1(found, truth))
-            }
-            Rule::Iou(Family::Glm4v) => found.map_or(0.0, |found| iou_plain(found, truth)),
+            Rule::Iou(iou) => found.map_or(0.0, |found| iou.of(found, truth)),
             Rule::Giou => found.map_or(-1.0, |found| giou(found, truth)),
             Rule::Diou => found.map_or(-1.0, |found| diou(found, truth)),
             Rule::PointInBox | Rule::Click => {

@@ -45,26 +45,6 @@ pub enum RewardError {
         /// All valid names.
         known: String,
     },
-    /// The family is not one whose own rewards are known.
-    #[error("unknown model family `{name}`\nhint: did you mean `{nearest}`? valid: {known}")]
-    UnknownFamily {
-        /// The name as given.
-        name: String,
-        /// The most similar valid name.
-        nearest: String,
-        /// All valid names.
-        known: String,
-    },
-    /// The units of boxes are not among those known.
-    #[error("unknown box format `{name}`\nhint: did you mean `{nearest}`? valid: {known}")]
-    UnknownBoxFormat {
-        /// The name as given.
-        name: String,
-        /// The most similar valid name.
-        nearest: String,
-        /// All valid names.
-        known: String,
-    },
     /// A family's own rewards exist for `rec` only.
     #[error(
         "rewards customised from the model family: got task type {}, expected `rec`", quoted(.task_type)

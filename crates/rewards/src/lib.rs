@@ -15,6 +15,7 @@ mod count;
 pub mod detection;
 mod error;
 mod explain;
+mod families;
 mod format_pattern;
 mod generic;
 pub mod grounding;
@@ -31,16 +32,16 @@ mod stream;
 mod text;
 mod verdict;
 
-pub use box_format::{BoxFormat, BoxUnits, ImageSizes};
+pub use box_format::{BoxUnits, ImageSizes};
 pub use box_warning::{BoxAnswers, compares_boxes, missing_box_reward};
 pub use boxes::BoundingBox;
-pub use config::Family;
-pub use config::RewardBatch;
+pub use config::{BoxFormat, RewardBatch};
 pub use error::RewardError;
 pub use explain::{Explanation, FoundBox, MatchedBoxes};
+pub use families::{BoxForm, BoxIou, RewardFamily, family_of};
 pub use overlong::{OverlongOptions, overlong};
 pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
-    Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods, family_of,
+    Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods,
 };
 pub use stream::{ScoringQueue, StepSize};

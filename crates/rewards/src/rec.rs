@@ -1,24 +1,17 @@
 //! Rewards of referring-expression comprehension, customised by model family as in VLM-R1.
-//!
-//! | family | box in | IoU | format |
-//! |---|---|---|---|
-//! | Qwen | pixels of the model's input, scaled to the image | `iou_vlm_r1` | box in braces |
-//! | InternVL | units of the data (0-1000) | `iou_vlm_r1` | box |
-//! | GLM | units of the data | `iou_plain` | think, then answer |
-//!
-//! Units are those of the family unless [`BoxUnits`](crate::BoxUnits) says otherwise.
+//! [`crate::families`] says which family has which.
 
 use std::sync::LazyLock;
 
 use crate::error::RewardError;
 use crate::explain::Explanation;
+use crate::families::BoxForm;
 use crate::format_pattern::FormatPattern;
 use crate::registry::{Reward, RewardInput};
-use config::Family;
 
 /// 1 where the family's pattern is found anywhere in the completion, else 0.
 pub(crate) struct RecFormat {
-    pub(crate) family: Family,
+    pub(crate) form: BoxForm,
     /// Whether the model writes decimals.
     pub(crate) has_decimals: bool,
 }
@@ -36,17 +29,17 @@ const LAZY_DECIMAL_BOX: [(&str, &str); 1] = [(".*?NUMBERS", DECIMAL_BOX[0].1)];
 const BRACES_CLOSE: [(&str, &str); 1] = [(r".*\}", "no `}` after the box")];
 const CLOSE: [(&str, &str); 1] = [(".*?</answer>", "no `</answer>` after it")];
 
-static QWEN: LazyLock<[FormatPattern; 2]> = LazyLock::new(|| {
+static IN_BRACES_FORM: LazyLock<[FormatPattern; 2]> = LazyLock::new(|| {
     [&BOX, &DECIMAL_BOX].map(|bracket| {
         let links = [&THOUGHT[..], &IN_BRACES, bracket, &BRACES_CLOSE, &CLOSE];
         FormatPattern::new(&links.concat())
     })
 });
-static INTERNVL: LazyLock<[FormatPattern; 2]> = LazyLock::new(|| {
+static BARE_FORM: LazyLock<[FormatPattern; 2]> = LazyLock::new(|| {
     [&LAZY_BOX, &LAZY_DECIMAL_BOX]
         .map(|bracket| FormatPattern::new(&[&THOUGHT[..], bracket, &CLOSE].concat()))
 });
-static GLM: LazyLock<FormatPattern> = LazyLock::new(|| {
+static TAGS_FORM: LazyLock<FormatPattern> = LazyLock::new(|| {
     let links = [THOUGHT[0], (".*?<answer>", "no `<answer>` after `<think>`")];
     FormatPattern::new(&[&links[..], &CLOSE].concat())
 });
@@ -54,10 +47,10 @@ static GLM: LazyLock<FormatPattern> = LazyLock::new(|| {
 impl RecFormat {
     fn pattern(&self) -> &'static FormatPattern {
         let index = usize::from(self.has_decimals);
-        match self.family {
-            Family::Qwen2_5Vl => &QWEN[index],
-            Family::InternVl => &INTERNVL[index],
-            Family::Glm4v => &GLM,
+        match self.form {
+            BoxForm::InBraces => &IN_BRACES_FORM[index],
+            BoxForm::Bare => &BARE_FORM[index],
+            BoxForm::Tags => &TAGS_FORM,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use config::{Family, RewardBatch, RewardSection};
+use config::{RewardBatch, RewardSection};
 use serde_json::{Map, Value};
 
 use crate::box_format::{BoxUnits, Comparison};
@@ -13,6 +13,7 @@ use crate::box_reward::BoxReward;
 use crate::count::Count;
 use crate::error::{MAX_SIZE, RewardError, known, nearest_and_known};
 use crate::explain::Explanation;
+use crate::families::RewardFamily;
 use crate::generic::{Accuracy, Format, METHODS};
 use crate::json_valid::JsonValid;
 use crate::length::Length;
@@ -130,24 +131,11 @@ pub trait Reward: Send + Sync {
     }
 }
 
-/// The family of a model by the `model_type` of its `config.json`.
-///
-/// # Errors
-/// A family that has no rewards of its own.
-pub fn family_of(model_type: &str) -> Result<Family, RewardError> {
-    let families = Family::ALL;
-    if let Some((family, _)) = families.iter().find(|(_, name)| *name == model_type) {
-        return Ok(*family);
-    }
-    let (nearest, known) = nearest_and_known(model_type, &families.map(|(_, name)| name));
-    Err(RewardError::UnknownFamily { name: model_type.to_owned(), nearest, known })
-}
-
 /// Which rewards the names of `--reward_funcs` mean.
 #[derive(Clone, Debug)]
 pub struct RewardOptions {
-    /// Family of the model, `model_type` of its `config.json`.
-    pub family: Family,
+    /// Family of the model.
+    pub family: RewardFamily,
     /// `--task_type`; a family's own rewards exist for `rec`.
     pub task_type: Option<String>,
     /// Take the family's own rewards instead of the generic ones.
@@ -167,7 +155,7 @@ impl RewardOptions {
     /// caller's to fill in: the task, what is asked for at once, the flag that ends waits, the folder of the judge's replies.
     pub fn new(
         settings: &RewardSection,
-        family: Family,
+        family: RewardFamily,
         patch_size: usize,
         overlong_max_tokens: usize,
     ) -> Self {
@@ -177,7 +165,10 @@ impl RewardOptions {
             task_type: None,
             is_reward_customized_from_vlm_module: settings.is_reward_customized_from_vlm_module,
             patch_size,
-            box_units: BoxUnits::from_flags(settings.box_format, settings.solution_box_format),
+            box_units: BoxUnits {
+                answer: settings.box_format,
+                solution: settings.solution_box_format,
+            },
             plugins: PluginOptions {
                 workers: settings.reward_workers,
                 timeout_secs: settings.reward_timeout_secs,
@@ -482,7 +473,7 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
         return reward;
     }
     let RewardOptions { family, patch_size, box_units, .. } = *options;
-    let units = Comparison::of_one_box(box_units, family, patch_size);
+    let units = Comparison::new(box_units.of_one_box(family), patch_size);
     if let Some(reward) = BoxReward::by_name(name, units) {
         return reward;
     }
@@ -503,10 +494,12 @@ fn reward_by_name(name: &str, options: &RewardOptions) -> Result<Box<dyn Reward>
     }
     match (name, customised) {
         ("accuracy", true) if patch_size == 0 => Err(RewardError::PatchSize),
-        ("accuracy", true) => BoxReward::rec_accuracy(family, units),
-        ("format", true) => Ok(Box::new(RecFormat { family, has_decimals: units.has_decimals() })),
+        ("accuracy", true) => BoxReward::rec_accuracy(family.iou, units),
+        ("format", true) => {
+            Ok(Box::new(RecFormat { form: family.form, has_decimals: units.has_decimals() }))
+        }
         ("accuracy", false) => {
-            let units = Comparison::of_lists(box_units, patch_size).checked()?;
+            let units = Comparison::new(box_units.of_lists(family), patch_size).checked()?;
             let accuracy = JudgedAccuracy::new(Accuracy { units }, &options.plugins)?;
             Ok(Box::new(accuracy))
         }

@@ -8,7 +8,7 @@ use config::GrpoConfig;
 use data::DataError;
 use data::image::ImageProcessorConfig;
 use models::ModelError;
-use rewards::{Family, RewardError, RewardOptions, RewardSet, family_of};
+use rewards::{RewardError, RewardFamily, RewardOptions, RewardSet, family_of};
 
 use crate::TrainError;
 
@@ -18,7 +18,7 @@ pub(crate) fn build(
     model_dir: &Path,
     stop: &StopFlag,
 ) -> Result<RewardSet, TrainError> {
-    let family = family_of(&read_family(model_dir).map_err(ModelError::from)?)?;
+    let family = family_of(&read_family(model_dir).map_err(ModelError::from)?);
     let image = ImageProcessorConfig::from_dir(model_dir).map_err(DataError::from)?;
     let mut options = options(config, family, image.patch_size as usize);
     options.plugins.stop = stop.clone();
@@ -26,7 +26,7 @@ pub(crate) fn build(
     Ok(RewardSet::build(&rewards.reward_funcs, rewards.reward_weights.as_deref(), &options)?)
 }
 
-fn options(config: &GrpoConfig, family: Family, patch_size: usize) -> RewardOptions {
+fn options(config: &GrpoConfig, family: RewardFamily, patch_size: usize) -> RewardOptions {
     let scoring = &config.scoring;
     let most = scoring.overlong_max_tokens.unwrap_or(config.sampling.max_completion_length);
     let mut options = RewardOptions::new(&config.rewards, family, patch_size, most);
@@ -41,8 +41,8 @@ fn options(config: &GrpoConfig, family: Family, patch_size: usize) -> RewardOpti
 /// What is wrong with the rewards that the configuration names, before there is a model: names, weights, and where
 /// `starts` those of one's own, each of which is started and ended.
 pub fn reward_problems(config: &GrpoConfig, starts: bool) -> Vec<RewardError> {
-    // The only family that is trained, and its patches.
-    let mut options = options(config, Family::Qwen2_5Vl, 14);
+    // Names and weights are the same whatever the model.
+    let mut options = options(config, RewardFamily::WITHOUT_MODEL, 14);
     // Nothing is written before the run begins.
     options.plugins.judge.cache = None;
     let names = &config.rewards.reward_funcs;

@@ -2,7 +2,7 @@
 
 use crate::ranges::{demand, validate_overlong, validate_task_type};
 use crate::sections::{DryRunSection, RewardSection};
-use crate::{ConfigError, Family, Validate, command, section};
+use crate::{ConfigError, Validate, command, section};
 
 section! {
     /// The rows that are scored.
@@ -67,8 +67,8 @@ section! {
             reward_method: Option<String> = None,
             /// Task whose own rewards are meant: `rec`.
             task_type: Option<String> = None,
-            /// Family whose rewards those are.
-            family: Family = Family::Qwen2_5Vl,
+            /// `model_type` of the model whose family's rewards those are; without it, of VLM-R1's own runs, `qwen2_5_vl`.
+            family: Option<String> = None,
             /// Edge of the model's image patches, px.
             patch_size: usize = 14,
             /// Model (a folder, a run or a name on the hub) whose tokenizer counts the tokens of rows without

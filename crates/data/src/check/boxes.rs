@@ -1,5 +1,6 @@
 //! Boxes in true answers, and the box convention that a file seems to use.
 
+use config::BoxFormat;
 use serde_json::Value;
 
 /// A box of a true answer, as written.
@@ -19,6 +20,8 @@ const FEW_BOXES: u64 = 20;
 const THOUSAND: f64 = 1000.0;
 /// A side on which coordinates in pixels would pass a thousand sooner or later, px.
 const LONG_SIDE_PX: f64 = 1300.0;
+/// Sides that coordinates in thousandths would pass sooner or later, px.
+const SHORT_SIDE_PX: f64 = 700.0;
 
 /// The boxes of an answer: objects with `bbox_2d`, or a list of four numbers that is the whole
 /// answer. Other numbers in brackets are no boxes.
@@ -89,6 +92,10 @@ pub(super) struct Convention {
     fits_as_sizes: u64,
     /// In an image with a side of [`LONG_SIDE_PX`] or more.
     in_long_images: u64,
+    /// In an image with no side over [`SHORT_SIDE_PX`].
+    in_small_images: u64,
+    /// With a coordinate over a thousand.
+    over_thousand: u64,
 }
 
 impl Convention {
@@ -105,11 +112,14 @@ impl Convention {
         let as_corners = [x, y, x + width, y + height];
         let fits = width > 0.0 && height > 0.0 && !leaves(as_corners, size, edge);
         self.fits_as_sizes += u64::from(fits);
-        self.in_long_images += u64::from(size[0].max(size[1]) >= LONG_SIDE_PX);
+        let longest = size[0].max(size[1]);
+        self.in_long_images += u64::from(longest >= LONG_SIDE_PX);
+        self.in_small_images += u64::from(longest <= SHORT_SIDE_PX);
+        self.over_thousand += u64::from(highest > THOUSAND);
     }
 
-    /// Whether the boxes look like shares or thousandths of the image, in words.
-    pub(super) fn suspected_units(&self) -> Option<String> {
+    /// Whether the boxes look like those of other units than are assumed, in words.
+    pub(super) fn suspected_units(&self, assumed: BoxFormat) -> Option<String> {
         let of = |count| format!("{count} of {} boxes", self.boxes);
         if self.boxes == 0 {
             return None;
@@ -120,6 +130,9 @@ impl Convention {
                  hint: `--solution_box_format relative_1`",
                 of(self.in_shares)
             ));
+        }
+        if assumed == BoxFormat::Relative1000 {
+            return self.suspected_pixels();
         }
         let is_bounded = self.boxes >= FEW_BOXES && self.highest <= THOUSAND;
         if is_bounded && self.outside * 50 >= self.boxes {
@@ -137,6 +150,26 @@ impl Convention {
             ));
         }
         None
+    }
+
+    /// Whether boxes that are taken for thousandths look like pixels, in words.
+    fn suspected_pixels(&self) -> Option<String> {
+        const HINT: &str = "the model's family writes thousandths, and these are taken for such: pixels of the image?\n\
+                            hint: `--solution_box_format absolute`";
+        if self.boxes < FEW_BOXES {
+            return None;
+        }
+        if self.over_thousand * 50 >= self.boxes {
+            let (over, boxes) = (self.over_thousand, self.boxes);
+            return Some(format!("{over} of {boxes} boxes have a coordinate above 1000; {HINT}"));
+        }
+        let stay_inside = self.outside == 0 && self.in_small_images >= FEW_BOXES;
+        stay_inside.then(|| {
+            format!(
+                "{} of {} boxes lie in images without a side over {SHORT_SIDE_PX} px, and none leaves its image; {HINT}",
+                self.in_small_images, self.boxes
+            )
+        })
     }
 
     /// Whether the boxes look like corner, width and height, in words.
@@ -185,23 +218,52 @@ mod tests {
         let shift = |i: usize, b: [f64; 4], by: f64| b.map(|x| x + i as f64 * by);
         let many = |b: [f64; 4], by: f64| -> Vec<_> { (0..40).map(|i| shift(i, b, by)).collect() };
         let pixels = convention(&many([10.0, 10.0, 200.0, 100.0], 2.0), [640, 480]);
-        assert_eq!((pixels.suspected_units(), pixels.suspected_sizes()), (None, None));
+        assert_eq!(
+            (pixels.suspected_units(BoxFormat::Absolute), pixels.suspected_sizes()),
+            (None, None)
+        );
         let shares = convention(&many([0.1, 0.1, 0.3, 0.4], 0.01), [640, 480]);
-        assert!(shares.suspected_units().is_some_and(|s| s.contains("shares")));
+        assert!(shares.suspected_units(BoxFormat::Absolute).is_some_and(|s| s.contains("shares")));
         let thousandths = convention(&many([100.0, 100.0, 600.0, 700.0], 5.0), [640, 480]);
-        assert!(thousandths.suspected_units().is_some_and(|s| s.contains("leave their image")));
+        assert!(
+            thousandths
+                .suspected_units(BoxFormat::Absolute)
+                .is_some_and(|s| s.contains("leave their image"))
+        );
         let large = convention(&many([100.0, 100.0, 600.0, 700.0], 5.0), [4000, 3000]);
-        assert!(large.suspected_units().is_some_and(|s| s.contains("4000") || s.contains("side")));
+        assert!(
+            large
+                .suspected_units(BoxFormat::Absolute)
+                .is_some_and(|s| s.contains("4000") || s.contains("side"))
+        );
         let sizes: Vec<_> = (0..40).map(|i| [200.0 + f64::from(i), 100.0, 60.0, 50.0]).collect();
         let sizes = convention(&sizes, [640, 480]);
         assert!(sizes.suspected_sizes().is_some_and(|s| s.contains("width")));
-        assert_eq!(sizes.suspected_units(), None);
+        assert_eq!(sizes.suspected_units(BoxFormat::Absolute), None);
+    }
+
+    #[test]
+    fn a_family_of_thousandths_suspects_pixels() {
+        let told = |b: [f64; 4], by: f64, size| {
+            let boxes: Vec<_> = (0..40).map(|i| b.map(|x| x + f64::from(i) * by)).collect();
+            convention(&boxes, size).suspected_units(BoxFormat::Relative1000)
+        };
+        let inside = told([10.0, 10.0, 200.0, 100.0], 2.0, [640, 480]);
+        assert!(inside.is_some_and(|s| s.contains("none leaves its image")));
+        let large = told([500.0, 500.0, 1200.0, 1300.0], 5.0, [4000, 3000]);
+        assert!(large.is_some_and(|s| s.contains("above 1000") && s.contains("absolute`")));
+        let shares = told([0.1, 0.1, 0.3, 0.4], 0.01, [640, 480]);
+        assert!(shares.is_some_and(|s| s.contains("relative_1`")));
+        assert_eq!(told([100.0, 100.0, 600.0, 700.0], 5.0, [640, 480]), None);
+        assert_eq!(told([100.0, 100.0, 600.0, 700.0], 5.0, [4000, 3000]), None);
+        let few = convention(&[[10.0, 10.0, 20.0, 20.0]], [640, 480]);
+        assert_eq!(few.suspected_units(BoxFormat::Relative1000), None);
     }
 
     #[test]
     fn few_boxes_are_no_suspicion() {
         let few = convention(&[[100.0, 100.0, 900.0, 900.0]], [640, 480]);
-        assert_eq!((few.suspected_units(), few.suspected_sizes()), (None, None));
-        assert_eq!(Convention::default().suspected_units(), None);
+        assert_eq!((few.suspected_units(BoxFormat::Absolute), few.suspected_sizes()), (None, None));
+        assert_eq!(Convention::default().suspected_units(BoxFormat::Absolute), None);
     }
 }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::SourceLine;
+use config::BoxFormat;
 use serde::Serialize;
 
 use crate::error::DataError;
@@ -45,8 +46,10 @@ use overlap::Shown;
 pub struct CheckOptions {
     /// What is asked of a row.
     pub rows: RowChecks,
-    /// Units of the boxes in answers; none: pixels of the image.
-    pub box_format: Option<config::BoxFormat>,
+    /// Units of the boxes in answers, where they are said.
+    pub box_format: Option<BoxFormat>,
+    /// What they are taken for where they are not: the convention of the model's family.
+    pub assumed_boxes: BoxFormat,
     /// How images are resized for the model.
     pub image_processor: Arc<ImageProcessor>,
     /// A model folder's processor, which counts the tokens of prompts.
@@ -122,7 +125,7 @@ pub fn check(
     options: &CheckOptions,
     visit: &mut dyn FnMut(&SeenRow) -> ControlFlow<()>,
 ) -> Result<CheckReport, DataError> {
-    let mut checker = Checker::new(options.examples);
+    let mut checker = Checker::new(options);
     for (files, is_test) in [(Some(train), false), (test, true)] {
         for file in files.into_iter().flat_map(|files| &files.files) {
             if checker.stopped {
@@ -162,6 +165,7 @@ struct Checker {
     findings: Findings,
     files: Vec<FileSummary>,
     convention: Convention,
+    assumed_boxes: BoxFormat,
     answers: AnswerCounts,
     prompt_tokens: Vec<u32>,
     /// Digests of rows, with the place of the first.
@@ -176,12 +180,13 @@ struct Checker {
 }
 
 impl Checker {
-    fn new(examples: usize) -> Self {
+    fn new(options: &CheckOptions) -> Self {
         Self {
             images: Arc::default(),
-            findings: Findings::new(examples),
+            findings: Findings::new(options.examples),
             files: Vec::new(),
             convention: Convention::default(),
+            assumed_boxes: options.assumed_boxes,
             answers: AnswerCounts::default(),
             prompt_tokens: Vec::new(),
             rows: HashMap::new(),
@@ -224,7 +229,7 @@ impl Checker {
         if self.files.last().is_some_and(|file| file.rows == 0) {
             self.add_of_file(Finding::new(Kind::UnreadableFile, "no rows: the file is empty"));
         }
-        let units = self.convention.suspected_units();
+        let units = self.convention.suspected_units(self.assumed_boxes);
         let sizes = self.convention.suspected_sizes();
         for (kind, text) in [(Kind::BoxUnits, units), (Kind::BoxCorners, sizes)] {
             if let Some(text) = text {
@@ -261,7 +266,7 @@ impl Checker {
         let is_upright = |image: &&SeenImage| image.facts.orientation.is_none();
         // Boxes of an image that is shown otherwise than it is stored say nothing of units.
         let first = row.images.first().filter(is_upright);
-        if let Some(image) = first.filter(|_| row.is_in_pixels) {
+        if let Some(image) = first.filter(|_| row.is_assumed) {
             for found in &row.boxes {
                 self.convention.add(found.corners, image.facts.size);
             }

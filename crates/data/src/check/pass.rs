@@ -61,8 +61,8 @@ pub struct SeenRow {
     pub prompt_tokens: Option<u32>,
     /// What is wrong with it.
     pub findings: Vec<Finding>,
-    /// Whether its boxes are assumed to be pixels because no unit is given.
-    pub(super) is_in_pixels: bool,
+    /// Whether its boxes are in assumed units because none are given.
+    pub(super) is_assumed: bool,
 }
 
 type Rows = Prefetcher<SeenRow>;
@@ -165,7 +165,7 @@ impl Look {
             extent,
             prompt_tokens,
             findings,
-            is_in_pixels: self.options.box_format.is_none(),
+            is_assumed: self.options.box_format.is_none(),
         }
     }
 
@@ -192,18 +192,17 @@ impl Look {
         Ok(SeenImage { facts, layout })
     }
 
+    /// Units of the boxes.
+    fn units(&self) -> BoxFormat {
+        self.options.box_format.unwrap_or(self.options.assumed_boxes)
+    }
+
     /// Width and height of an image in the units of the boxes.
     fn extent(&self, image: &SeenImage) -> [f64; 2] {
-        let patch = self.options.image_processor.config().patch_size;
-        match self.options.box_format {
-            None | Some(BoxFormat::Absolute) => image.facts.size.map(f64::from),
-            Some(BoxFormat::Relative1000) => [1000.0; 2],
-            Some(BoxFormat::Relative1) => [1.0; 2],
-            Some(BoxFormat::ModelInput) => {
-                let [_, rows, columns] = image.layout.tiles[0];
-                [columns, rows].map(|patches| patches as f64 * f64::from(patch))
-            }
-        }
+        let patch = f64::from(self.options.image_processor.config().patch_size);
+        let [_, rows, columns] = image.layout.tiles[0];
+        let seen = [columns, rows].map(|patches| patches as f64 * patch);
+        self.units().extent(image.facts.size.map(f64::from), seen)
     }
 
     fn check_boxes(
@@ -224,10 +223,10 @@ impl Look {
             findings.push(Finding::new(Kind::EmptyBox, told(&empty)));
         }
         let Some(extent) = extent else { return };
-        let edge = match self.options.box_format {
-            None | Some(BoxFormat::Absolute | BoxFormat::ModelInput) => [boxes::EDGE_PX; 2],
+        let edge = match self.units() {
+            BoxFormat::Absolute | BoxFormat::ModelInput => [boxes::EDGE_PX; 2],
             // Units that do not depend on the image: half a hundredth of it.
-            Some(_) => extent.map(|side| side / 200.0),
+            BoxFormat::Relative1000 | BoxFormat::Relative1 => extent.map(|side| side / 200.0),
         };
         let outside: Vec<&AnswerBox> =
             boxes.iter().filter(|b| boxes::leaves(b.corners, extent, edge)).collect();
@@ -277,7 +276,7 @@ fn nothing(place: SourceLine, finding: Finding) -> SeenRow {
         extent: None,
         prompt_tokens: None,
         findings: vec![finding],
-        is_in_pixels: false,
+        is_assumed: false,
     }
 }
 

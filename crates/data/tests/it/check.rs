@@ -54,6 +54,7 @@ fn options() -> CheckOptions {
     CheckOptions {
         rows: RowChecks::default(),
         box_format: None,
+        assumed_boxes: BoxFormat::Absolute,
         image_processor: Arc::new(images.expect("settings")),
         processor: None,
         template: PromptTemplate::resolve("rec").expect("a template"),

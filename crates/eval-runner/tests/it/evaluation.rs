@@ -10,7 +10,7 @@ use eval::completions::{COMPLETIONS, CompletionStore};
 use eval::{Evaluation, Results, Summary};
 use eval_runner::{AskError, Progress, sample_missing, set_up};
 use models::VisionLanguageModel;
-use rewards::Family;
+use rewards::RewardFamily;
 use serde_json::{Value, json};
 
 const IMAGES: [&str; 4] = ["scene.png", "small.png", "wide.png", "grey.png"];
@@ -70,7 +70,7 @@ impl<'a> Run<'a> {
 
     fn set_up(&self) -> (Evaluation, CompletionStore) {
         let path = self.folder.path();
-        let family = Family::Qwen2_5Vl;
+        let family = RewardFamily::WITHOUT_MODEL;
         let evaluation = set_up(self.config, path, super::processor(), family).unwrap();
         let store = evaluation.open(&self.folder).unwrap();
         (evaluation, store)
@@ -184,7 +184,7 @@ fn other_settings_and_other_questions_are_refused() {
     Run::new(&config, model.as_ref(), &out).go(usize::MAX).0.unwrap();
     let open = |config: &EvalConfig| {
         let folder = ResultFolder::open(&out).unwrap();
-        let family = Family::Qwen2_5Vl;
+        let family = RewardFamily::WITHOUT_MODEL;
         let evaluation = set_up(config, &out, super::processor(), family).unwrap();
         evaluation.open(&folder).err().map(|error| error.to_string())
     };

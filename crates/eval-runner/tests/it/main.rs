@@ -16,6 +16,7 @@ use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowC
 use eval::{EvalError, RecEvaluation, shuffled_images};
 use eval_runner::{RecEvaluator, RecOptions};
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
+use rewards::RewardFamily;
 use tch::{Device, Kind};
 
 const IMAGES: [&str; 3] = ["scene.png", "small.png", "wide.png"];
@@ -83,10 +84,15 @@ impl Fixture {
     }
 
     fn evaluate(&self, examples: &[Example], max_concurrent: usize) -> RecEvaluation {
-        RecEvaluator::new(examples, Arc::clone(&self.processor), options(3, max_concurrent))
-            .unwrap()
-            .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
-            .unwrap()
+        RecEvaluator::new(
+            examples,
+            Arc::clone(&self.processor),
+            RewardFamily::WITHOUT_MODEL,
+            options(3, max_concurrent),
+        )
+        .unwrap()
+        .evaluate(self.model.as_ref(), &mut |_, _| (), &|| false)
+        .unwrap()
     }
 }
 
@@ -156,9 +162,14 @@ fn shuffled_images_change_sizes_and_completions_only() {
 fn what_cannot_be_evaluated_is_refused() {
     let fixture = Fixture::new();
     let refused = |examples: &[Example], per_question| {
-        RecEvaluator::new(examples, Arc::clone(&fixture.processor), options(per_question, 1))
-            .err()
-            .unwrap()
+        RecEvaluator::new(
+            examples,
+            Arc::clone(&fixture.processor),
+            RewardFamily::WITHOUT_MODEL,
+            options(per_question, 1),
+        )
+        .err()
+        .unwrap()
     };
     assert!(matches!(refused(&[], 1), EvalError::NoRows));
     assert!(matches!(refused(&fixture.examples, 0), EvalError::NoCompletions));
@@ -173,9 +184,13 @@ fn what_cannot_be_evaluated_is_refused() {
 #[test]
 fn a_cancelled_evaluation_is_no_evaluation() {
     let fixture = Fixture::new();
-    let evaluator =
-        RecEvaluator::new(&fixture.examples, Arc::clone(&fixture.processor), options(1, 1))
-            .unwrap();
+    let evaluator = RecEvaluator::new(
+        &fixture.examples,
+        Arc::clone(&fixture.processor),
+        RewardFamily::WITHOUT_MODEL,
+        options(1, 1),
+    )
+    .unwrap();
     let error = evaluator.evaluate(fixture.model.as_ref(), &mut |_, _| (), &|| true).unwrap_err();
     assert!(error.to_string().contains("cancelled"), "{error}");
 }

@@ -12,7 +12,7 @@ use eval::completions::StoredCompletion;
 use eval::questions::{Question, Questions, Truth};
 use eval::scoring::Scorer;
 use eval::{Metric, Results, Summary};
-use rewards::Family;
+use rewards::RewardFamily;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -71,7 +71,8 @@ fn summary(case: &Case, processor: &Processor, shuffle_seed: Option<u64>) -> Sum
     });
     let questions = Questions::load(&config, processor, &|_| Ok(())).unwrap();
     assert_eq!(questions.bad().count(), 0);
-    let scorer = Scorer::new(&config, Family::Qwen2_5Vl, 14, folder.path().join("cache")).unwrap();
+    let scorer =
+        Scorer::new(&config, RewardFamily::WITHOUT_MODEL, 14, folder.path().join("cache")).unwrap();
     let rows = questions.rows.iter().enumerate();
     let completions: Vec<StoredCompletion> =
         rows.map(|(row, q)| completion(row, q, case)).collect();

@@ -8,7 +8,7 @@ use base::run_folder::ResultFolder;
 use config::{BoxFormat, ColonList, EvalConfig, EvalTask, Extractor};
 use eval::completions::COMPLETIONS;
 use eval::{Doubt, EvalError, Evaluation, Outcome};
-use rewards::Family;
+use rewards::RewardFamily;
 use serde_json::{Value, json};
 
 const BOXES: [[u32; 4]; 4] =
@@ -34,7 +34,7 @@ fn config(folder: &Path, task: EvalTask, rows: &[Value]) -> EvalConfig {
 }
 
 fn evaluation(config: &EvalConfig, folder: &Path) -> Result<Evaluation, EvalError> {
-    Evaluation::new(config, folder, super::processor(), Family::Qwen2_5Vl)
+    Evaluation::new(config, folder, super::processor(), RewardFamily::WITHOUT_MODEL)
 }
 
 /// Scores `completions`, each a text and whether it was cut off.

@@ -1,8 +1,8 @@
 //! Explanations: their scores are the scores, and they say what decided.
 
 use rewards::{
-    BoxFormat, BoxUnits, Explanation, Family, RewardInput, RewardOptions, RewardSet,
-    accuracy_methods,
+    BoxFormat, BoxUnits, Explanation, RewardFamily, RewardInput, RewardOptions, RewardSet,
+    accuracy_methods, family_of,
 };
 use serde::Deserialize;
 use serde_json::{Map, json};
@@ -88,7 +88,7 @@ fn rewards_of_one_box_explain_their_own_scores() {
             image_grid_thw: case.image_grid_thw.as_slice(),
             ..input(&case.completion, &case.solution, &columns)
         };
-        for family in [Family::Qwen2_5Vl, Family::InternVl, Family::Glm4v] {
+        for family in [family_of("qwen2_5_vl"), family_of("internvl"), family_of("glm4v")] {
             for box_units in [BoxUnits::default(), SHARES] {
                 let options = RewardOptions { box_units, ..rec_options(family, 14) };
                 let grounding = RewardSet::build(&names, None, &options).expect("all exist");
@@ -184,7 +184,7 @@ fn lists_of_boxes_by_hand() {
     }
 }
 
-fn of_rec(family: Family, name: &str, completion: &str) -> Explanation {
+fn of_rec(family: RewardFamily, name: &str, completion: &str) -> Explanation {
     let columns = Map::new();
     let row = RewardInput {
         image_sizes: &[[224, 224]],
@@ -198,39 +198,39 @@ fn of_rec(family: Family, name: &str, completion: &str) -> Explanation {
 #[test]
 fn one_box_by_hand() {
     // The model saw 112 x 112 of a 224 x 224 image.
-    let got = of_rec(Family::Qwen2_5Vl, "accuracy", "<answer>{[10, 10, 20, 15]}</answer>");
+    let got = of_rec(family_of("qwen2_5_vl"), "accuracy", "<answer>{[10, 10, 20, 15]}</answer>");
     assert_eq!(got.reason, "IoU 0.500 in pixels of the image");
     assert_eq!(<[f64; 4]>::from(got.predicted[0].corners), [20.0, 20.0, 40.0, 30.0]);
     assert_eq!(got.matches[0].iou, 0.5);
     assert_eq!(got.truth.as_deref(), Some("[20, 20, 40, 40]"));
     for (family, name, completion, reason) in [
         (
-            Family::InternVl,
+            family_of("internvl"),
             "accuracy",
             "<answer>[20, 20, 40, 40]</answer>",
             "IoU 1.000 in units of the data",
         ),
-        (Family::Qwen2_5Vl, "accuracy", "[10, 10, 20, 20]", "no `<answer>...</answer>`"),
-        (Family::Qwen2_5Vl, "accuracy", "<answer>here</answer>", "no box in the answer"),
+        (family_of("qwen2_5_vl"), "accuracy", "[10, 10, 20, 20]", "no `<answer>...</answer>`"),
+        (family_of("qwen2_5_vl"), "accuracy", "<answer>here</answer>", "no box in the answer"),
         (
-            Family::Qwen2_5Vl,
+            family_of("qwen2_5_vl"),
             "giou",
             "<answer>[10, 10, 20, 15]</answer>",
             "generalised IoU 0.500 in pixels of the image",
         ),
         (
-            Family::Qwen2_5Vl,
+            family_of("qwen2_5_vl"),
             "click",
             "<answer>click(15, 15)</answer>",
             "clicks inside the box at (30.0, 30.0), in pixels of the image",
         ),
         (
-            Family::Qwen2_5Vl,
+            family_of("qwen2_5_vl"),
             "point_in_box",
             "<answer>(1, 2)</answer>",
             "(2.0, 4.0) is outside the box, in pixels of the image",
         ),
-        (Family::Qwen2_5Vl, "click", "<answer>(1, 2)</answer>", "no click in the answer"),
+        (family_of("qwen2_5_vl"), "click", "<answer>(1, 2)</answer>", "no click in the answer"),
     ] {
         assert_eq!(of_rec(family, name, completion).reason, reason, "{name}: {completion}");
     }
@@ -255,25 +255,25 @@ fn a_form_is_followed_to_where_it_breaks() {
         assert_eq!(got.reason, reason, "{completion}");
     }
     for (family, completion, reason) in [
-        (Family::Qwen2_5Vl, whole, "well-formed"),
+        (family_of("qwen2_5_vl"), whole, "well-formed"),
         (
-            Family::Qwen2_5Vl,
+            family_of("qwen2_5_vl"),
             "<think>a</think><answer>[1, 2, 3, 4]</answer>",
             "no `{` in the answer",
         ),
         (
-            Family::Qwen2_5Vl,
+            family_of("qwen2_5_vl"),
             "<think>a</think><answer>{1, 2}</answer>",
             "no box of four whole numbers where it belongs",
         ),
         (
-            Family::Qwen2_5Vl,
+            family_of("qwen2_5_vl"),
             "<think>a</think><answer>{[1, 2, 3, 4]</answer>",
             "no `}` after the box",
         ),
-        (Family::InternVl, "<think>a</think><answer>[1, 2, 3, 4]", "no `</answer>` after it"),
-        (Family::Glm4v, "<think>a", "no `<answer>` after `<think>`"),
-        (Family::Glm4v, "a", "no `<think>`"),
+        (family_of("internvl"), "<think>a</think><answer>[1, 2, 3, 4]", "no `</answer>` after it"),
+        (family_of("glm4v"), "<think>a", "no `<answer>` after `<think>`"),
+        (family_of("glm4v"), "a", "no `<think>`"),
     ] {
         assert_eq!(of_rec(family, "format", completion).reason, reason, "{completion}");
     }

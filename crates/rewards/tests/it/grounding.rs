@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use rewards::{Family, RewardError, RewardInput, RewardSet};
+use rewards::{RewardError, RewardFamily, RewardInput, RewardSet, family_of};
 use serde_json::Map;
 
 use crate::{generic_options, input};
 
 const NAMES: [&str; 4] = ["giou", "diou", "point_in_box", "click"];
 
-fn set(family: Family, patch_size: usize) -> Result<RewardSet, RewardError> {
+fn set(family: RewardFamily, patch_size: usize) -> Result<RewardSet, RewardError> {
     let names = NAMES.map(str::to_owned);
     let options = rewards::RewardOptions { family, patch_size, ..generic_options() };
     RewardSet::build(&names, None, &options)
 }
 
-fn scores(family: Family, answer: &str) -> Vec<f64> {
+fn scores(family: RewardFamily, answer: &str) -> Vec<f64> {
     let columns = Map::new();
     let completion = format!("<think>t</think><answer>{answer}</answer>");
     // The model saw 112 x 112 of a 224 x 224 image.
@@ -30,17 +30,17 @@ fn scores(family: Family, answer: &str) -> Vec<f64> {
 
 #[test]
 fn answers_are_scored_in_the_units_of_the_family() {
-    assert_eq!(scores(Family::Qwen2_5Vl, "[10, 10, 20, 20]"), [1.0, 1.0, 1.0, 0.0]);
-    assert_eq!(scores(Family::InternVl, "[20, 20, 40, 40]"), [1.0, 1.0, 1.0, 0.0]);
-    assert_eq!(scores(Family::Qwen2_5Vl, "click(15, 15)"), [-1.0, -1.0, 1.0, 1.0]);
-    assert_eq!(scores(Family::Glm4v, "click(15, 15)"), [-1.0, -1.0, 0.0, 0.0]);
-    assert_eq!(scores(Family::Glm4v, "no box"), [-1.0, -1.0, 0.0, 0.0]);
+    assert_eq!(scores(family_of("qwen2_5_vl"), "[10, 10, 20, 20]"), [1.0, 1.0, 1.0, 0.0]);
+    assert_eq!(scores(family_of("internvl"), "[20, 20, 40, 40]"), [1.0, 1.0, 1.0, 0.0]);
+    assert_eq!(scores(family_of("qwen2_5_vl"), "click(15, 15)"), [-1.0, -1.0, 1.0, 1.0]);
+    assert_eq!(scores(family_of("glm4v"), "click(15, 15)"), [-1.0, -1.0, 0.0, 0.0]);
+    assert_eq!(scores(family_of("glm4v"), "no box"), [-1.0, -1.0, 0.0, 0.0]);
 }
 
 #[test]
 fn what_is_missing_or_bad_is_an_error() {
-    assert_eq!(set(Family::Qwen2_5Vl, 0).err(), Some(RewardError::PatchSize));
-    let set = set(Family::Qwen2_5Vl, 14).expect("all exist");
+    assert_eq!(set(family_of("qwen2_5_vl"), 0).err(), Some(RewardError::PatchSize));
+    let set = set(family_of("qwen2_5_vl"), 14).expect("all exist");
     let error = set.check(3, "<answer> [20, 20, 20, 40] </answer>", None);
     let text = error.expect_err("no area").to_string();
     assert!(text.contains("reward `giou`, row 3: solution"), "{text}");
@@ -58,7 +58,7 @@ fn a_hundred_thousand_characters_are_fast() {
     {
         let answer = piece.repeat(100_000 / piece.len());
         let start = Instant::now();
-        let scores = scores(Family::Qwen2_5Vl, &answer);
+        let scores = scores(family_of("qwen2_5_vl"), &answer);
         let took = start.elapsed();
         assert!(scores.iter().all(|score| (-1.0..=1.0).contains(score)), "{scores:?}");
         // A quadratic pattern takes minutes.

@@ -4,18 +4,21 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rewards::boxes::{find_baseline, find_in_answer, find_thinking};
-use rewards::{BoundingBox, Family, RewardInput};
+use rewards::{BoundingBox, RewardInput, family_of};
 use serde_json::Map;
 
 use crate::{both, generic_options, input, rec_options};
 
-const FAMILIES: [Family; 3] = [Family::Qwen2_5Vl, Family::InternVl, Family::Glm4v];
+const FAMILIES: [&str; 6] =
+    ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl", "glm4v", "unheard_of"];
 
 fn score_all(completion: &str) -> Vec<f64> {
     let columns = Map::new();
     let row = input(completion, "<answer> [1, 2, 30, 40] </answer>", &columns);
-    let options =
-        FAMILIES.map(|family| rec_options(family, 14)).into_iter().chain([generic_options()]);
+    let options = FAMILIES
+        .map(|family| rec_options(family_of(family), 14))
+        .into_iter()
+        .chain([generic_options()]);
     options
         .flat_map(|options| {
             let scores = both(&options).score(&[row]).expect("a completion is no error");
@@ -110,7 +113,7 @@ proptest! {
         let exact = format!("<answer>{{{truth:?}}}</answer>");
         let grids = [[1, grid[0], grid[1]]];
         let sizes = [size];
-        for family in FAMILIES {
+        for family in FAMILIES.map(family_of) {
             let set = both(&rec_options(family, 14));
             let row = RewardInput {
                 image_sizes: &sizes,
@@ -118,7 +121,7 @@ proptest! {
                 ..input(&guess, &solution, &columns)
             };
             assert_in_range(&set.score(&[row]).expect("scores").total);
-            if family != Family::Qwen2_5Vl {
+            if family.data_alike {
                 let row = RewardInput { completion: &exact, ..row };
                 prop_assert_eq!(set.score(&[row]).expect("scores").total, [1.0]);
             }

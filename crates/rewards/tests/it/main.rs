@@ -20,11 +20,11 @@ mod untrusted;
 mod vlm_r1;
 
 use rewards::{
-    BoxUnits, Family, OverlongOptions, PluginOptions, RewardInput, RewardOptions, RewardSet,
+    BoxUnits, OverlongOptions, PluginOptions, RewardFamily, RewardInput, RewardOptions, RewardSet,
 };
 use serde_json::{Map, Value};
 
-pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
+pub(crate) fn rec_options(family: RewardFamily, patch_size: usize) -> RewardOptions {
     RewardOptions {
         family,
         task_type: Some("rec".to_owned()),
@@ -38,7 +38,7 @@ pub(crate) fn rec_options(family: Family, patch_size: usize) -> RewardOptions {
 
 pub(crate) fn generic_options() -> RewardOptions {
     RewardOptions {
-        family: Family::Qwen2_5Vl,
+        family: RewardFamily::WITHOUT_MODEL,
         task_type: None,
         is_reward_customized_from_vlm_module: false,
         patch_size: 14,

@@ -1,8 +1,11 @@
 //! Units of boxes: the same box in other units earns the same, and a row that lacks a size is named.
 
-use rewards::{BoxFormat, BoxUnits, Family, RewardError, RewardInput, RewardOptions, RewardSet};
+use rewards::{
+    BoxFormat, BoxUnits, RewardError, RewardFamily, RewardInput, RewardOptions, RewardSet,
+    family_of,
+};
 use serde::Deserialize;
-use serde_json::{Map, json};
+use serde_json::Map;
 use testing::golden_cases;
 
 use crate::{both, generic_options, input, rec_options};
@@ -10,7 +13,8 @@ use crate::{both, generic_options, input, rec_options};
 const FORMATS: [BoxFormat; 4] =
     [BoxFormat::Absolute, BoxFormat::ModelInput, BoxFormat::Relative1000, BoxFormat::Relative1];
 
-const FAMILIES: [Family; 3] = [Family::Qwen2_5Vl, Family::InternVl, Family::Glm4v];
+const FAMILIES: [&str; 6] =
+    ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "internvl", "glm4v", "unheard_of"];
 
 /// Of an image of 400 x 200 px, which the model sees as 112 x 56.
 const IMAGE: [u32; 2] = [400, 200];
@@ -50,7 +54,7 @@ fn scores(set: &RewardSet, row: RewardInput<'_>) -> Vec<f64> {
     scores.iter().map(|of| of[0].expect("applies")).collect()
 }
 
-fn rec(family: Family, box_units: BoxUnits) -> RewardSet {
+fn rec(family: RewardFamily, box_units: BoxUnits) -> RewardSet {
     both(&RewardOptions { box_units, ..rec_options(family, 14) })
 }
 
@@ -68,7 +72,7 @@ fn one_box_is_right_in_all_units() {
             image_grid_thw: &[GRID],
             ..input(&completion, same_box(solution), &columns)
         };
-        for family in FAMILIES {
+        for family in FAMILIES.map(family_of) {
             let box_units = units(answer, solution);
             let got = scores(&rec(family, box_units), row);
             assert!((got[0] - 1.0).abs() < 1e-9, "{family:?} {answer:?} {solution:?}: {got:?}");
@@ -135,11 +139,13 @@ fn units_that_are_the_familys_own_change_no_bit() {
             ..input(&case.completion, &case.solution, &columns)
         };
         for (family, own) in [
-            (Family::Qwen2_5Vl, units(BoxFormat::ModelInput, None)),
-            (Family::Qwen2_5Vl, units(None, BoxFormat::Absolute)),
-            (Family::InternVl, units(BoxFormat::Relative1000, BoxFormat::Relative1000)),
-            (Family::InternVl, units(None, BoxFormat::Relative1000)),
-            (Family::Glm4v, units(BoxFormat::Absolute, None)),
+            (family_of("qwen2_5_vl"), units(BoxFormat::ModelInput, None)),
+            (family_of("qwen2_5_vl"), units(None, BoxFormat::Absolute)),
+            (family_of("qwen2_vl"), units(BoxFormat::ModelInput, None)),
+            (family_of("qwen3_vl"), units(BoxFormat::Relative1000, None)),
+            (family_of("internvl"), units(BoxFormat::Relative1000, BoxFormat::Relative1000)),
+            (family_of("internvl"), units(None, BoxFormat::Relative1000)),
+            (family_of("glm4v"), units(BoxFormat::Absolute, None)),
         ] {
             let [unset, set] =
                 [BoxUnits::default(), own].map(|units| rec(family, units).score(&[row]));
@@ -159,7 +165,7 @@ fn only_sizes_that_are_needed_are_asked_for() {
     };
     let sized = RewardInput { image_sizes: &[IMAGE], ..bare };
     let error = |box_units, row| {
-        let error = rec(Family::Qwen2_5Vl, box_units).score(&[bare_of(row), row]);
+        let error = rec(family_of("qwen2_5_vl"), box_units).score(&[bare_of(row), row]);
         error.map(drop).map_err(|error| (error.row(), error.to_string()))
     };
     // The first row stands in, so that the second is the one at fault.
@@ -234,19 +240,64 @@ fn a_box_too_large_for_its_units_is_a_bad_answer_and_no_error() {
     }
     let completion = answered(&bbox);
     let row = RewardInput { image_sizes: &[IMAGE], ..input(&completion, "[1, 2, 3, 4]", &columns) };
-    for family in FAMILIES {
+    for family in FAMILIES.map(family_of) {
         let set = rec(family, units(BoxFormat::Relative1, None));
         assert_eq!(scores(&set, row)[0], 0.0, "{family:?}");
     }
 }
 
 #[test]
-fn flags_and_formats_have_the_same_names() {
-    use config::BoxFormat as Flag;
-    let flags = [Flag::Absolute, Flag::ModelInput, Flag::Relative1000, Flag::Relative1];
-    for (flag, (name, format)) in flags.into_iter().zip(BoxFormat::NAMES) {
-        assert_eq!(json!(flag), json!(name));
-        assert_eq!(BoxUnits::from_flags(Some(flag), None), units(format, None));
-        assert_eq!(BoxUnits::from_flags(None, Some(flag)), units(None, format));
+fn a_family_without_rewards_in_vlm_r1_writes_thousandths_of_an_image_whose_boxes_are_pixels() {
+    let columns = Map::new();
+    let completion = answered(same_box(BoxFormat::Relative1000));
+    let list = |format| {
+        let list = format!("[{{\"bbox_2d\": {}, \"label\": \"cat\"}}]", same_box(format));
+        format!("<answer>```json\n{list}\n```</answer>")
+    };
+    let (listed, truths) = (list(BoxFormat::Relative1000), list(BoxFormat::Absolute));
+    let row = RewardInput {
+        image_sizes: &[IMAGE],
+        image_grid_thw: &[],
+        ..input(&completion, same_box(BoxFormat::Absolute), &columns)
+    };
+    let lists = RewardInput {
+        completion: &listed,
+        solution: &truths,
+        accu_reward_method: Some("map"),
+        ..row
+    };
+    for (family, one_box, map) in [
+        ("qwen3_vl", 1.0, 1.0),
+        ("unheard_of", 1.0, 1.0),
+        // As they stand.
+        ("internvl", 0.0, 0.0),
+        ("glm4v", 0.0, 0.0),
+    ] {
+        let family = family_of(family);
+        let got = scores(&rec(family, BoxUnits::default()), row)[0];
+        assert!((got - one_box).abs() < 0.05, "{family:?}: {got}");
+        let set = both(&RewardOptions { family, ..generic_options() });
+        assert!((scores(&set, lists)[0] - map).abs() < 1e-9, "{family:?}");
+    }
+}
+
+#[test]
+fn what_is_shown_on_the_image_is_what_is_compared() {
+    use BoxFormat::{Absolute, ModelInput, Relative1, Relative1000};
+    let of = |family, answer, solution| units(answer, solution).on_image(family_of(family));
+    for (family, expected) in [
+        ("qwen2_vl", [ModelInput, Absolute]),
+        ("qwen3_vl", [Relative1000, Absolute]),
+        ("unheard_of", [Relative1000, Absolute]),
+        ("internvl", [Relative1000, Relative1000]),
+        ("glm4v", [Absolute, Absolute]),
+    ] {
+        assert_eq!(of(family, None, None), expected, "{family}");
+        assert_eq!(family_of(family).data_boxes(), expected[1], "{family}");
+        assert_eq!(of(family, Some(Relative1), None), [Relative1, Absolute], "{family}");
+        let data = of(family, None, Some(Relative1));
+        let is_alike = family_of(family).data_alike;
+        let answer = if is_alike { Relative1 } else { expected[0] };
+        assert_eq!(data, [answer, Relative1], "{family}");
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 
-use rewards::{Family, JudgeOptions, PluginOptions, RewardInput, RewardOptions, RewardSet};
+use rewards::{JudgeOptions, PluginOptions, RewardInput, RewardOptions, RewardSet, family_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
@@ -119,12 +119,12 @@ impl Rules {
         let mut others: BTreeMap<_, _> =
             ["format", "length", "repetition"].map(|name| (name, build(name, &options))).into();
         for (rule, name, family) in [
-            ("qwen2_5_vl/accuracy", "accuracy", Family::Qwen2_5Vl),
-            ("qwen2_5_vl/format", "format", Family::Qwen2_5Vl),
-            ("internvl/accuracy", "accuracy", Family::InternVl),
-            ("internvl/format", "format", Family::InternVl),
-            ("glm4v/accuracy", "accuracy", Family::Glm4v),
-            ("glm4v/format", "format", Family::Glm4v),
+            ("qwen2_5_vl/accuracy", "accuracy", family_of("qwen2_5_vl")),
+            ("qwen2_5_vl/format", "format", family_of("qwen2_5_vl")),
+            ("internvl/accuracy", "accuracy", family_of("internvl")),
+            ("internvl/format", "format", family_of("internvl")),
+            ("glm4v/accuracy", "accuracy", family_of("glm4v")),
+            ("glm4v/format", "format", family_of("glm4v")),
         ] {
             others.insert(rule, build(name, &rec_options(family, 14)));
         }

@@ -132,7 +132,7 @@ impl Evaluations {
         let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
         let config = &config;
         let processor = Processor::from_dir(folder, &ModelOptions::from(config).processor)?;
-        let family = rewards::family_of(&read_family(folder)?)?;
+        let family = rewards::family_of(&read_family(folder)?);
         // Where `grpo` keeps the replies of its own judge.
         let output_dir = Path::new(&run.sections.run.output_dir);
         let mut evaluation = eval_runner::set_up(config, output_dir, Arc::new(processor), family)?;

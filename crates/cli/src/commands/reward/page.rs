@@ -1,14 +1,14 @@
 //! What the page of `--html` is told: an even choice of the rows, with their scores and reasons.
 
-use ::rewards::{RewardInput, Scores};
+use ::rewards::{BoxUnits, RewardInput, Scores};
 use anyhow::{Result, anyhow};
-use config::{BoxFormat, Family, RewardConfig};
+use config::{BoxFormat, RewardConfig};
 use pages::rewards::{self, Page, RewardScores};
 use pages::thinning::Thinning;
 use report::{KeyMetric, ScoredPage};
 
 use super::row_input::RowInput;
-use super::scorer::Scorer;
+use super::scorer::{Scorer, family};
 use super::summary;
 use super::tally::Tally;
 use crate::rows::Row;
@@ -130,16 +130,19 @@ fn place(kept: &KeptRow) -> String {
 /// Width and height of the whole image in the units in which rewards compare boxes: those of the
 /// solution, but pixels (none) for shares.
 fn extent(config: &RewardConfig, input: &RewardInput<'_>) -> Option<[f64; 2]> {
-    let is_relative = config.rewards.is_reward_customized_from_vlm_module
-        && config.task.family == Family::InternVl
-        && config.rewards.box_format.is_none();
+    let rewards = &config.rewards;
+    let units = BoxUnits { answer: rewards.box_format, solution: rewards.solution_box_format };
+    let solution = match rewards.is_reward_customized_from_vlm_module {
+        true => units.on_image(family(config))[1],
+        false => units.solution.unwrap_or(BoxFormat::Absolute),
+    };
     let patch = config.task.patch_size as f64;
-    match (config.rewards.solution_box_format, input.image_grid_thw.first()) {
-        (Some(BoxFormat::Relative1000), _) => Some([1000.0; 2]),
-        (Some(BoxFormat::ModelInput), Some([_, rows, columns])) => {
-            Some([*columns as f64 * patch, *rows as f64 * patch])
-        }
-        (None, _) if is_relative => Some([1000.0; 2]),
-        _ => None,
+    let seen = input.image_grid_thw.first();
+    let seen = seen.map(|[_, rows, columns]| [columns, rows].map(|side| *side as f64 * patch));
+    match solution {
+        BoxFormat::Absolute | BoxFormat::Relative1 => None,
+        // Their extent does not depend on the image.
+        BoxFormat::Relative1000 => Some(solution.extent([0.0; 2], [0.0; 2])),
+        BoxFormat::ModelInput => seen,
     }
 }

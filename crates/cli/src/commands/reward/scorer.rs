@@ -7,7 +7,8 @@ use base::run_folder::StopFlag;
 use config::RewardConfig;
 use data::{Notices, Tokenizer};
 use rewards::{
-    BoxAnswers, Explanation, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime,
+    BoxAnswers, Explanation, RewardFamily, RewardInput, RewardOptions, RewardSet, Scores,
+    ScoringTime,
 };
 use serde_json::{Map, Value, json};
 
@@ -179,10 +180,16 @@ fn needs_method(config: &RewardConfig) -> bool {
         && config.rewards.reward_funcs.iter().any(by_method)
 }
 
+/// The family whose rewards are asked for.
+pub fn family(config: &RewardConfig) -> RewardFamily {
+    let named = config.task.family.as_deref();
+    named.map_or(RewardFamily::WITHOUT_MODEL, rewards::family_of)
+}
+
 fn options(config: &RewardConfig, stop: &StopFlag) -> RewardOptions {
     let task = &config.task;
     let most = task.overlong_max_tokens;
-    let mut options = RewardOptions::new(&config.rewards, task.family, task.patch_size, most);
+    let mut options = RewardOptions::new(&config.rewards, family(config), task.patch_size, most);
     options.task_type = task.task_type.clone();
     options.plugins.stop = stop.clone();
     options.plugins.judge.cache = task.judge_cache.as_deref().map(PathBuf::from);

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rewards::{
-    BoxUnits, Family, OverlongOptions, PluginOptions, RewardError, RewardInput, RewardOptions,
-    RewardSet, accuracy_methods,
+    BoxUnits, OverlongOptions, PluginOptions, RewardError, RewardFamily, RewardInput,
+    RewardOptions, RewardSet, accuracy_methods, family_of,
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value};
@@ -21,7 +21,7 @@ pub struct Rule {
 /// Quotients of rounded products may end one rounding beyond.
 const ROUNDING: f64 = 1e-12;
 
-fn options(family: Family, customised: bool) -> RewardOptions {
+fn options(family: RewardFamily, customised: bool) -> RewardOptions {
     RewardOptions {
         family,
         task_type: customised.then(|| "rec".to_owned()),
@@ -51,7 +51,8 @@ fn range(reward: &str) -> (f64, f64) {
 
 /// Names of the built-in rewards, as the message about an unknown one lists them.
 fn reward_names() -> Vec<String> {
-    let error = RewardSet::build(&["?".to_owned()], None, &options(Family::Glm4v, false)).err();
+    let error =
+        RewardSet::build(&["?".to_owned()], None, &options(family_of("glm4v"), false)).err();
     let Some(RewardError::UnknownReward { known, .. }) = error else {
         panic!("`?` is no reward");
     };
@@ -61,7 +62,7 @@ fn reward_names() -> Vec<String> {
 
 /// All rules but those that ask a language model.
 pub fn rules() -> Vec<Rule> {
-    let generic = options(Family::Glm4v, false);
+    let generic = options(family_of("glm4v"), false);
     let mut rules = Vec::new();
     for method in accuracy_methods().filter(|method| *method != "llm") {
         rules.push(rule("accuracy", &generic, Some(method), format!("accuracy:{method}")));
@@ -71,19 +72,19 @@ pub fn rules() -> Vec<Rule> {
             rules.push(rule(&name, &generic, None, name.clone()));
         }
     }
-    for (family, label) in
-        [(Family::Qwen2_5Vl, "qwen"), (Family::InternVl, "internvl"), (Family::Glm4v, "glm")]
-    {
+    for (family, label) in [
+        (family_of("qwen2_5_vl"), "qwen"),
+        (family_of("internvl"), "internvl"),
+        (family_of("glm4v"), "glm"),
+    ] {
         for name in ["accuracy", "format"] {
             rules.push(rule(name, &options(family, true), None, format!("rec {name}:{label}")));
         }
     }
     let names = ["giou", "click"].iter();
-    rules.extend(
-        names.map(|name| {
-            rule(name, &options(Family::Qwen2_5Vl, false), None, format!("{name}:qwen"))
-        }),
-    );
+    rules.extend(names.map(|name| {
+        rule(name, &options(family_of("qwen2_5_vl"), false), None, format!("{name}:qwen"))
+    }));
     rules
 }
 

@@ -18,6 +18,7 @@ use data::image::ImageProcessorConfig;
 use data::{DataFiles, ImageProcessor, Processor, ProcessorOptions, RowChecks};
 use indicatif::{ProgressBar, ProgressStyle};
 use pages::data_check::PageRows;
+use rewards::{BoxUnits, RewardFamily};
 
 use crate::signals::{self, Stopped};
 use crate::{hub, output};
@@ -44,17 +45,17 @@ pub fn data_check(config: &DataCheckConfig) -> Result<()> {
     for path in [&config.html, &config.json].into_iter().flatten() {
         output::check_folder(path)?;
     }
-    let (options, tried) = options(config)?;
+    let (options, told) = options(config)?;
     let mut shown = PageRows::new(config);
     let report = pass(&train, test.as_ref(), &options, &stop, &mut shown)?;
     // Rows may hold what a terminal obeys.
-    print(&base::console::printable(&text::text(&report, &tried)))?;
+    print(&base::console::printable(&text::text(&report, &told)))?;
     if let Some(path) = &config.json {
         let report = serde_json::to_value(&report)?;
         output::write_whole(Path::new(path), format!("{report:#}\n").as_bytes())?;
     }
     if let Some(path) = &config.html {
-        shown.page(&report, &tried).write(Path::new(path))?;
+        shown.page(&report, &told.tried).write(Path::new(path))?;
     }
     verdict(&report, config.strict)
 }
@@ -71,8 +72,16 @@ fn verdict(report: &CheckReport, is_strict: bool) -> Result<()> {
     Ok(())
 }
 
-/// The options, and the names of the rewards that true answers are scored by.
-fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
+/// What the text says of how rows were looked at.
+struct Told {
+    /// Names of the rewards that true answers are scored by.
+    tried: Vec<String>,
+    /// How the boxes of data and model are taken; none without a model.
+    boxes: Option<String>,
+}
+
+/// The options, and what is said of them.
+fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Told)> {
     let folder = config.model_name_or_path.as_deref();
     let folder = folder.map(|name| hub::description_folder(name, None)).transpose()?;
     let processor = folder.as_deref().map(|folder| processor(config, folder));
@@ -89,14 +98,20 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
         None => image_processor(config)?,
     };
     let patch_size = image_processor.config().patch_size as usize;
-    let scores = TrueScores::new(config, folder.as_deref(), patch_size)?;
-    let tried = scores.names();
+    let model_type = folder.as_deref().map(base::model_folder::read_family).transpose()?;
+    let family = model_type.as_deref().map_or(RewardFamily::WITHOUT_MODEL, rewards::family_of);
+    let scores = TrueScores::new(config, family, patch_size)?;
+    let told = Told {
+        tried: scores.names(),
+        boxes: model_type.map(|model_type| box_line(config, &model_type, family)),
+    };
     let template =
         data::template::template(&config.question_template, config.task_type.as_deref(), true)?;
     let workers = config.dataloader_num_workers.map(|workers| workers.max(1));
     let options = CheckOptions {
         rows,
         box_format: config.solution_box_format,
+        assumed_boxes: family.data_boxes(),
         image_processor: Arc::new(image_processor),
         processor: processor.map(Arc::new),
         template,
@@ -104,7 +119,28 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Vec<String>)> {
         workers: workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from)),
         examples: config.examples,
     };
-    Ok((options, tried))
+    Ok((options, told))
+}
+
+/// Units of the boxes of data and model, and who brings them together.
+fn box_line(config: &DataCheckConfig, model_type: &str, family: RewardFamily) -> String {
+    let units = BoxUnits { answer: config.box_format, solution: config.solution_box_format };
+    let [written, data] = units.on_image(family);
+    let what_follows = match (written == data, units.of_lists(family)) {
+        (true, _) => "the same",
+        (false, Some(_)) => {
+            "rewards convert the model's; `sft` teaches those of the data as they stand"
+        }
+        (false, None) => {
+            "rewards of one box convert the model's, those of lists compare numbers as they stand; `sft` teaches \
+             those of the data as they stand"
+        }
+    };
+    format!(
+        "boxes: taken for {} in the data, {} in what the model (`{model_type}`) writes: {what_follows}",
+        data.described(),
+        written.described()
+    )
 }
 
 fn processor(config: &DataCheckConfig, folder: &Path) -> Result<Processor> {

@@ -3,11 +3,12 @@
 use base::console::count;
 use std::fmt::Write;
 
+use super::Told;
 use data::check::{Answers, CheckReport, FindingCount, Level, TextCount};
 use pages::data_check::{AREAS, NUMBERS, PLACES, different, images};
 
 /// The text, whole lines.
-pub fn text(report: &CheckReport, tried: &[String]) -> String {
+pub fn text(report: &CheckReport, told: &Told) -> String {
     let mut text = String::new();
     for file in &report.files {
         let kind = if file.is_test { " (test)" } else { "" };
@@ -27,8 +28,12 @@ pub fn text(report: &CheckReport, tried: &[String]) -> String {
             tokens.min, tokens.max, tokens.median, tokens.p95
         );
     }
-    if !tried.is_empty() {
-        let _ = writeln!(text, "true answers are scored by: {}", tried.join(", "));
+    if !told.tried.is_empty() {
+        let _ = writeln!(text, "true answers are scored by: {}", told.tried.join(", "));
+    }
+    let has_boxes = !report.answers.boxes_per_row.is_empty();
+    if let Some(boxes) = told.boxes.as_ref().filter(|_| has_boxes) {
+        let _ = writeln!(text, "{boxes}");
     }
     answers(&mut text, &report.answers);
     for (level, heading) in [(Level::Error, "errors"), (Level::Warning, "warnings")] {

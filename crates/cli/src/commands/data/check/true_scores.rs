@@ -4,7 +4,6 @@
 //! in the units of the model's boxes, rounded to whole numbers. Rewards that ask a model or another
 //! program, and those that do not compare with the solution, are left out.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
@@ -13,8 +12,8 @@ use config::DataCheckConfig;
 use data::check::{Finding, Kind, RowProbe, SeenImage};
 use rewards::boxes::{input_size, parse_solution};
 use rewards::{
-    BoundingBox, BoxAnswers, BoxFormat, BoxUnits, Family, ImageSizes, OverlongOptions,
-    PluginOptions, RewardInput, RewardOptions, RewardSet, compares_boxes, missing_box_reward,
+    BoundingBox, BoxAnswers, BoxFormat, BoxUnits, ImageSizes, OverlongOptions, PluginOptions,
+    RewardFamily, RewardInput, RewardOptions, RewardSet, compares_boxes, missing_box_reward,
 };
 
 /// The method that asks a language model.
@@ -51,16 +50,13 @@ pub struct TrueScores {
 }
 
 impl TrueScores {
-    /// The rewards of the configuration that can be tried; `folder` is the model's.
+    /// The rewards of the configuration that can be tried, for a model of `family`.
     ///
     /// # Errors
     /// Rewards that `grpo` would refuse.
-    pub fn new(config: &DataCheckConfig, folder: Option<&Path>, patch_size: usize) -> Result<Self> {
-        let family = match folder {
-            Some(folder) => rewards::family_of(&base::model_folder::read_family(folder)?)?,
-            None => Family::Qwen2_5Vl,
-        };
-        let box_units = BoxUnits::from_flags(config.box_format, config.solution_box_format);
+    pub fn new(config: &DataCheckConfig, family: RewardFamily, patch_size: usize) -> Result<Self> {
+        let box_units =
+            BoxUnits { answer: config.box_format, solution: config.solution_box_format };
         let is_customized = config.is_reward_customized_from_vlm_module;
         let options = RewardOptions {
             family,
@@ -82,9 +78,9 @@ impl TrueScores {
         }
         Ok(Self {
             sets,
-            units: units(box_units, family),
+            units: box_units.of_one_box(family),
             patch_size,
-            lists_differ: box_units.answer != box_units.solution && box_units.answer.is_some(),
+            lists_differ: box_units.of_lists(family).is_some_and(|[answer, truth]| answer != truth),
             uncompared: AtomicU64::new(0),
             boxes: BoxAnswers::new(
                 config.task_type.as_deref(),
@@ -147,7 +143,7 @@ impl TrueScores {
         let truth = parse_solution(&row.example.solution)?;
         let found = match (self.units, row.box_sizes(self.patch_size)) {
             (Some([completion, solution]), Some(sizes)) => {
-                solution.convert(truth, completion, sizes)
+                sizes.convert(truth, solution, completion)
             }
             _ => truth,
         };
@@ -180,13 +176,6 @@ fn form_of(name: &str, is_customized: bool) -> Option<Form> {
         "click" => Some(Form::Click),
         _ => None,
     }
-}
-
-/// Units of one box, of completion and solution; none where both are those of the data.
-fn units(units: BoxUnits, family: Family) -> Option<[BoxFormat; 2]> {
-    let own = (family == Family::Qwen2_5Vl).then_some(BoxFormat::ModelInput);
-    let completion = units.answer.or(own)?;
-    Some([completion, units.solution.unwrap_or(BoxFormat::Absolute)])
 }
 
 /// A row with the sizes of its images.

@@ -52,13 +52,41 @@ pub struct Example {
     pub columns: serde_json::Map<String, serde_json::Value>,
 }
 
+/// How an image is cut for the vision tower, and which tokens stand for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLayout {
+    /// Patches in time, height and width of each tile. Families that do not cut images into tiles have one, the `image_grid_thw` of
+    /// transformers.
+    pub tiles: Vec<[usize; 3]>,
+    /// Placeholder tokens of each run in the prompt, in order.
+    pub runs: Vec<usize>,
+}
+
+impl ImageLayout {
+    /// One tile of which each `merge` x `merge` patches become one token, in one run.
+    pub fn merged(grid_thw: [usize; 3], merge: usize) -> Self {
+        let tokens = grid_thw.iter().product::<usize>() / merge.pow(2);
+        ImageLayout { tiles: vec![grid_thw], runs: vec![tokens] }
+    }
+
+    /// Patches of all tiles.
+    pub fn num_patches(&self) -> usize {
+        self.tiles.iter().map(|tile| tile.iter().product::<usize>()).sum()
+    }
+
+    /// Placeholder tokens of all runs.
+    pub fn num_tokens(&self) -> usize {
+        self.runs.iter().sum()
+    }
+}
+
 /// An image as the vision tower takes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreparedImage {
-    /// `[patches, channels * temporal_patch_size * patch_size * patch_size]`, row-major.
+    /// `[patches, channels * temporal_patch_size * patch_size * patch_size]`, row-major, tile after tile.
     pub pixel_values: Vec<f32>,
-    /// Patches in time, height, width: `image_grid_thw` of transformers.
-    pub grid_thw: [usize; 3],
+    /// How it was cut, and which tokens stand for it.
+    pub layout: ImageLayout,
     /// Width and height of the file, px.
     pub original_size: [u32; 2],
     /// Width and height that the model sees, px.
@@ -84,22 +112,25 @@ impl PartialEq for Memo {
 }
 
 impl PreparedImage {
-    /// An image from its patches, their grid, and its sizes in the file and before the model.
+    /// An image from its patches, their layout, and its sizes in the file and before the model.
     pub fn new(
         pixel_values: Vec<f32>,
-        grid_thw: [usize; 3],
+        layout: ImageLayout,
         original_size: [u32; 2],
         input_size: [u32; 2],
     ) -> Self {
-        PreparedImage { pixel_values, grid_thw, original_size, input_size, digest: Memo::default() }
+        PreparedImage { pixel_values, layout, original_size, input_size, digest: Memo::default() }
     }
 
-    /// SHA-256 of all that the vision tower sees: the grid and the patches. Computed once.
+    /// SHA-256 of all that the vision tower sees: tiles, runs and patches. Computed once.
     pub fn digest(&self) -> [u8; 32] {
         *self.digest.0.get_or_init(|| {
             let mut hash = Sha256::new();
-            for side in self.grid_thw {
-                hash.update((side as u64).to_le_bytes());
+            let ImageLayout { tiles, runs } = &self.layout;
+            // Lengths separate tiles from runs.
+            let sizes = [tiles.len(), runs.len()].into_iter();
+            for size in sizes.chain(tiles.iter().flatten().copied()).chain(runs.iter().copied()) {
+                hash.update((size as u64).to_le_bytes());
             }
             let mut bytes = Vec::with_capacity(4 * DIGEST_BLOCK);
             for block in self.pixel_values.chunks(DIGEST_BLOCK) {
@@ -167,7 +198,7 @@ mod tests {
     use super::*;
 
     fn image(pixel_values: Vec<f32>, grid_thw: [usize; 3]) -> PreparedImage {
-        PreparedImage::new(pixel_values, grid_thw, [4, 4], [4, 4])
+        PreparedImage::new(pixel_values, ImageLayout::merged(grid_thw, 1), [4, 4], [4, 4])
     }
 
     #[test]

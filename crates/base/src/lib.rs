@@ -22,6 +22,6 @@ pub use cache::{cache_folder, fast_path_file};
 pub use describe::describe;
 pub use draw::DrawKey;
 pub use example::{
-    Completion, Example, FinishReason, PreparedImage, Prompt, RolloutGroup, SourceLine,
+    Completion, Example, FinishReason, ImageLayout, PreparedImage, Prompt, RolloutGroup, SourceLine,
 };
 pub use temporary::temporary_file;

@@ -200,6 +200,8 @@ impl ImageCache {
 
 #[cfg(test)]
 mod tests {
+    use base::ImageLayout;
+
     use super::*;
 
     #[test]
@@ -209,7 +211,12 @@ mod tests {
         let get = |name: &str| {
             let load = |_: &Path| {
                 loads.set(loads.get() + 1);
-                Ok(PreparedImage::new(vec![0.0; 10], [1, 2, 2], [4, 4], [4, 4]))
+                Ok(PreparedImage::new(
+                    vec![0.0; 10],
+                    ImageLayout::merged([1, 2, 2], 2),
+                    [4, 4],
+                    [4, 4],
+                ))
             };
             cache.get_or_load(Path::new(name), load).expect("loads")
         };

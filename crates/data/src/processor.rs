@@ -35,8 +35,6 @@ pub struct Processor {
     tokenizer: Tokenizer,
     chat_template: ChatTemplate,
     image_processor: ImageProcessor,
-    /// Patches that become one token.
-    patches_per_token: usize,
     max_prompt_length: Option<usize>,
     /// `max_position_embeddings` of `config.json`.
     max_positions: Option<usize>,
@@ -56,7 +54,6 @@ impl Processor {
         let image_processor = ImageProcessor::from_dir(dir, options.resize_backend)?
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?
             .with_apply_exif(options.apply_exif);
-        let merge_size = image_processor.config().merge_size as usize;
         let config = read_optional_json(&dir.join("config.json"))?.unwrap_or_default();
         check_patches(dir, &config, image_processor.config())?;
         let chat_template = ChatTemplate::from_dir(dir)?;
@@ -71,7 +68,6 @@ impl Processor {
             tokenizer,
             chat_template,
             image_processor,
-            patches_per_token: merge_size * merge_size,
             max_prompt_length: options.max_prompt_length,
             max_positions: max_positions(&config),
             answer_tokens: AtomicUsize::new(0),
@@ -209,7 +205,7 @@ impl Processor {
 
     /// Tokens that stand for an image: one per merged patch.
     pub fn num_image_tokens(&self, image: &PreparedImage) -> usize {
-        image.grid_thw.iter().product::<usize>() / self.patches_per_token
+        image.layout.num_tokens()
     }
 
     /// Repeats the i-th placeholder once per token of the i-th image. The placeholder is a special

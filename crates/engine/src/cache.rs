@@ -10,8 +10,7 @@
 mod sequences;
 mod static_shapes;
 
-use models::model::TextShape;
-use models::{AttentionBackend, Layout, PackedAttention};
+use models::{AttentionBackend, AttentionShape, Layout, PackedAttention};
 use tch::{Device, Kind, Tensor};
 use torch::{DecodeKernel, KeyRanges, KvView, SequenceKv, decode_attention, upload};
 
@@ -49,15 +48,21 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn new(shape: &TextShape, layout: BlockLayout, kind: Kind, device: Device) -> Self {
+    fn new(
+        num_layers: usize,
+        shape: &AttentionShape,
+        layout: BlockLayout,
+        kind: Kind,
+        device: Device,
+    ) -> Self {
         let empty = |size: [i64; 4]| Tensor::zeros(size, (kind, device));
-        let (heads, dim) = (shape.num_kv_heads, shape.head_dim);
+        let (heads, dim) = (shape.kv_heads, shape.head_dim);
         let keys = match layout {
             BlockLayout::KeysTransposed => [0, heads, dim, 0],
             BlockLayout::Apart | BlockLayout::Joint => [0, heads, 0, dim],
         };
         let layer = |_| [empty(keys), empty([0, heads, 0, dim])];
-        let layers = (0..shape.num_layers).map(layer).collect();
+        let layers = (0..num_layers).map(layer).collect();
         Blocks { layers, joint: Vec::new(), layout, rows: 0, width: 0 }
     }
 
@@ -135,7 +140,7 @@ pub fn move_rows(tensor: &Tensor, moves: &Moves) {
 /// Keys and values of the batch.
 #[derive(Debug)]
 pub struct KvCache {
-    shape: TextShape,
+    shape: AttentionShape,
     kind: Kind,
     device: Device,
     prompts: Blocks,
@@ -189,13 +194,20 @@ struct Step {
 }
 
 impl KvCache {
-    /// An empty cache, read as [`DecodeKernel::of`] says.
-    pub fn new(shape: TextShape, kind: Kind, device: Device) -> Self {
-        Self::with_kernel(shape, kind, device, DecodeKernel::of(kind, device, shape.head_dim))
+    /// An empty cache of `num_layers` layers, read as [`DecodeKernel::of`] says.
+    pub fn new(num_layers: usize, shape: AttentionShape, kind: Kind, device: Device) -> Self {
+        let kernel = DecodeKernel::of(kind, device, shape.head_dim);
+        Self::with_kernel(num_layers, shape, kind, device, kernel)
     }
 
     /// An empty cache that is read in a way of the caller's choice.
-    pub fn with_kernel(shape: TextShape, kind: Kind, device: Device, kernel: DecodeKernel) -> Self {
+    pub fn with_kernel(
+        num_layers: usize,
+        shape: AttentionShape,
+        kind: Kind,
+        device: Device,
+        kernel: DecodeKernel,
+    ) -> Self {
         let layouts = match kernel {
             DecodeKernel::Sequences => [BlockLayout::Apart, BlockLayout::Joint],
             DecodeKernel::Cpu | DecodeKernel::Products => {
@@ -203,7 +215,7 @@ impl KvCache {
             }
         };
         let [prompts, completions] =
-            layouts.map(|layout| Blocks::new(&shape, layout, kind, device));
+            layouts.map(|layout| Blocks::new(num_layers, &shape, layout, kind, device));
         KvCache {
             shape,
             kind,
@@ -211,7 +223,7 @@ impl KvCache {
             prompts,
             completions,
             max_completion_len: 0,
-            first_offsets: Tensor::zeros([0, shape.num_kv_heads], (Kind::Int64, device)),
+            first_offsets: Tensor::zeros([0, shape.kv_heads], (Kind::Int64, device)),
             binding: BatchBinding::default(),
             kernel,
             sequence_rows: None,
@@ -286,9 +298,9 @@ impl KvCache {
             self.sequence_rows = Some(SequenceRows::new(&self.shape, &self.completions));
             return;
         }
-        let blocks = self.completions.rows * self.shape.num_kv_heads;
+        let blocks = self.completions.rows * self.shape.kv_heads;
         let offsets = Tensor::arange(blocks, (Kind::Int64, self.device)) * self.completions.width;
-        self.first_offsets = offsets.view([self.completions.rows, self.shape.num_kv_heads]);
+        self.first_offsets = offsets.view([self.completions.rows, self.shape.kv_heads]);
     }
 
     /// Follows a compaction of slots whose completions have at most `len` tokens.
@@ -389,7 +401,7 @@ pub struct Prefill<'a> {
 }
 
 impl AttentionBackend for Prefill<'_> {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let shape = &self.cache.shape;
         let prompts = &self.cache.prompts;
         let [keys, values] = prompts.front(layer, prompts.rows, prompts.width);
@@ -397,7 +409,7 @@ impl AttentionBackend for Prefill<'_> {
             // [prompts, kv_heads, width, head_dim]
             let padded = x
                 .index_select(0, &self.tokens)
-                .view([self.prompts, self.width, shape.num_kv_heads, shape.head_dim])
+                .view([self.prompts, self.width, shape.kv_heads, shape.head_dim])
                 .transpose(1, 2);
             let stored = block.narrow(0, self.first_prompt, self.prompts);
             stored.narrow(2, 0, self.width).copy_(&padded);
@@ -415,7 +427,7 @@ pub struct Decode<'a> {
 }
 
 impl AttentionBackend for Decode<'_> {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         if let Some(kv) = self.kv_view(layer) {
             return decode_attention([q, k, v], &kv).expect("a cache that fits the model");
         }
@@ -430,7 +442,7 @@ impl AttentionBackend for Decode<'_> {
         joined.to_kind(self.cache.kind)
     }
 
-    fn kv_view(&mut self, layer: usize) -> Option<KvView<'_>> {
+    fn kv_view(&self, layer: usize) -> Option<KvView<'_>> {
         let [prompt_indices, prompt_lens] = self.binding().prompt_indices_and_lens.as_ref()?;
         let [prompt_keys, prompt_values] = &self.cache.prompts.layers[layer];
         let [completion_keys, completion_values] = &self.cache.completions.layers[layer];
@@ -445,7 +457,7 @@ impl AttentionBackend for Decode<'_> {
         })
     }
 
-    fn sequence_kv(&mut self, layer: usize) -> Option<SequenceKv<'_>> {
+    fn sequence_kv(&self, layer: usize) -> Option<SequenceKv<'_>> {
         let step = self.step.sequences.as_ref()?;
         let prompt_ranges = self.binding().prompt_ranges.as_ref()?;
         let [keys, values] = &self.cache.prompts.layers[layer];
@@ -458,7 +470,7 @@ impl Decode<'_> {
         self.own_binding.as_ref().unwrap_or(&self.cache.binding)
     }
 
-    fn store(&mut self, layer: usize, k: &Tensor, v: &Tensor) {
+    fn store(&self, layer: usize, k: &Tensor, v: &Tensor) {
         let offsets = self.step.offsets.as_ref().expect("set for products");
         let head_dim = self.cache.shape.head_dim;
         for (block, x) in self.cache.completions.layers[layer].iter().zip([k, v]) {
@@ -469,36 +481,31 @@ impl Decode<'_> {
     /// `q [slots, heads, head_dim]` over each slot's own completion: outputs of that shape in f32 and log-sum-exps
     /// `[slots, heads, 1]`.
     fn over_completions(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
-        let TextShape { num_heads, num_kv_heads, head_dim, .. } = self.cache.shape;
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.cache.shape;
         let slots = self.step.slots;
         let [k, v] = self.cache.completions.front(layer, slots, self.step.completion_width);
-        let (output, lse) = attention(
-            &q.view([slots, num_kv_heads, -1, head_dim]),
-            &k,
-            &v,
-            self.step.mask.as_ref(),
-        );
-        (output.view([slots, num_heads, head_dim]), lse.view([slots, num_heads, 1]))
+        let (output, lse) =
+            attention(&q.view([slots, kv_heads, -1, head_dim]), &k, &v, self.step.mask.as_ref());
+        (output.view([slots, heads, head_dim]), lse.view([slots, heads, 1]))
     }
 
     /// The same over the slots' prompts; one product serves all completions of a prompt.
     fn over_prompts(&self, layer: usize, q: &Tensor) -> (Tensor, Tensor) {
-        let TextShape { num_heads, num_kv_heads, head_dim, .. } = self.cache.shape;
+        let AttentionShape { heads, kv_heads, head_dim, .. } = self.cache.shape;
         let binding = self.binding();
         let (prompts, group_size) = (binding.prompts, binding.group_size);
-        let repeats = num_heads / num_kv_heads;
+        let repeats = heads / kv_heads;
         let [k, v] = self.cache.prompts.front(layer, prompts, binding.prompt_width);
         let padded = pick(q, binding.slot_of_padded.as_ref());
         // [prompts, kv_heads, group_size * repeats, head_dim]
         let queries = padded
-            .view([prompts, group_size, num_kv_heads, repeats, head_dim])
+            .view([prompts, group_size, kv_heads, repeats, head_dim])
             .transpose(1, 2)
-            .reshape([prompts, num_kv_heads, group_size * repeats, head_dim]);
+            .reshape([prompts, kv_heads, group_size * repeats, head_dim]);
         let (output, lse) = attention(&queries, &k, &v, binding.prompt_mask.as_ref());
         let to_slots = |x: Tensor, width: i64| {
-            let padded =
-                x.view([prompts, num_kv_heads, group_size, repeats, width]).transpose(1, 2);
-            let padded = padded.reshape([prompts * group_size, num_heads, width]);
+            let padded = x.view([prompts, kv_heads, group_size, repeats, width]).transpose(1, 2);
+            let padded = padded.reshape([prompts * group_size, heads, width]);
             pick(&padded, binding.padded_of_slot.as_ref())
         };
         (to_slots(output, head_dim), to_slots(lse, 1))

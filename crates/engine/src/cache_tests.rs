@@ -11,15 +11,8 @@ fn head_dim() -> i64 {
     if torch::device_of_tests().is_cuda() { 16 } else { 12 }
 }
 
-fn shape() -> TextShape {
-    TextShape {
-        num_layers: 2,
-        num_heads: 6,
-        num_kv_heads: 2,
-        head_dim: head_dim(),
-        hidden_size: 6 * head_dim(),
-        vocab_size: 10,
-    }
+fn shape() -> AttentionShape {
+    AttentionShape { heads: 6, kv_heads: 2, head_dim: head_dim(), window: None, keys_of: None }
 }
 
 fn draw(shape: [i64; 3], kind: Kind, key: u64) -> Tensor {
@@ -69,7 +62,7 @@ fn bind(cache: &mut KvCache, way: Way, lens: &[usize], prompts: &[usize]) -> Ste
 
 /// What a run of prompts, decoding steps, departures and newcomers sees, all outputs in order.
 fn run(kind: Kind, way: Way) -> Vec<Tensor> {
-    let mut cache = KvCache::with_kernel(shape(), kind, torch::device_of_tests(), way.kernel());
+    let mut cache = KvCache::with_kernel(2, shape(), kind, torch::device_of_tests(), way.kernel());
     cache.expect_completions(64);
     cache.reserve_completions(6, 1);
     let mut outputs = Vec::new();
@@ -80,7 +73,7 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
     let prefill = |cache: &mut KvCache, lens: &[usize], first_prompt: usize, key: u64| {
         let layout = Layout::independent(lens.iter().copied());
         let attention = PackedAttention::new(&layout, true, kind, torch::device_of_tests());
-        let mut backend = cache.prefill(&attention, &layout, first_prompt);
+        let backend = cache.prefill(&attention, &layout, first_prompt);
         for layer in 0..2 {
             let [q, k, v] = qkv(layout.num_tokens() as i64, key + layer);
             let _ = backend.attend(layer as usize, &q, &k, &v);
@@ -91,7 +84,7 @@ fn run(kind: Kind, way: Way) -> Vec<Tensor> {
         let longest = lens.iter().copied().max().unwrap() as usize;
         let ragged = lens.iter().any(|&len| len as usize != longest);
         let mut lens = Tensor::from_slice(lens).to_device(torch::device_of_tests());
-        let mut backend = if way.is_static() {
+        let backend = if way.is_static() {
             shape.completion_width = cache.reserve_static(longest);
             lens = lens.constant_pad_nd([0, shape.slots - slots]);
             cache.decode_static(&lens, &shape)
@@ -150,7 +143,8 @@ fn many_prompts_of_any_lengths_in_any_order() {
     let of_slot: Vec<usize> = (0..31).map(|i| (i * 5 + i / 7) % prompts).collect();
     let before: Vec<i64> = (0..31).map(|i| i * 3 % 17).collect();
     let run = |way: Way| {
-        let mut cache = KvCache::with_kernel(shape(), kind, torch::device_of_tests(), way.kernel());
+        let mut cache =
+            KvCache::with_kernel(2, shape(), kind, torch::device_of_tests(), way.kernel());
         cache.reserve_completions(31, 17);
         let layout = Layout::independent(lens.iter().copied());
         let attention = PackedAttention::new(&layout, true, kind, torch::device_of_tests());

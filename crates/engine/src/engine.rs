@@ -92,9 +92,11 @@ impl Buffers {
             Decoding::StaticShapes => Some(StaticStep::new(model, false)?),
             Decoding::CudaGraphs => Some(StaticStep::new(model, true)?),
         };
+        let shape = model.text_shape();
+        let attention = shape.uniform().map_err(|what| EngineError::NotBuilt { what })?;
         Ok(Buffers {
             packed: PackedWeights::new(model),
-            cache: KvCache::new(model.text_shape(), kind, device),
+            cache: KvCache::new(shape.layers.len(), attention, kind, device),
             room: 0,
             seen: None,
             static_step,

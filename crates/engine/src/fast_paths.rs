@@ -119,12 +119,15 @@ pub fn choose_fast_paths(model: &dyn VisionLanguageModel, choice: &FastPathChoic
     let Device::Cuda(index) = device else {
         return FastPaths::default();
     };
-    let shape = model.text_shape();
+    // What the cache does not hold is refused when sampling begins.
+    let Ok(attention) = model.text_shape().uniform() else {
+        return FastPaths::default();
+    };
     let shape = ProofShape {
-        hidden_size: shape.hidden_size,
-        num_heads: shape.num_heads,
-        num_kv_heads: shape.num_kv_heads,
-        head_dim: shape.head_dim,
+        hidden_size: model.text_shape().hidden_size,
+        num_heads: attention.heads,
+        num_kv_heads: attention.kv_heads,
+        head_dim: attention.head_dim,
     };
     let card = torch::card(index);
     let device_name =

@@ -60,6 +60,12 @@ pub enum EngineError {
         /// Rows of the head.
         vocab_size: i64,
     },
+    /// A kind of layer that the cache does not hold yet.
+    #[error("sampling: {what} is not built yet")]
+    NotBuilt {
+        /// The layer and what it needs.
+        what: String,
+    },
     /// A prompt without tokens.
     #[error("request {request}: empty prompt, expected at least one token")]
     EmptyPrompt {

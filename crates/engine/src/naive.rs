@@ -62,8 +62,8 @@ fn next_logits(
     }
     let batch = builder.build();
     let attention = PackedAttention::new(&batch.layout, true, kind, device);
-    let rotary = model.rotary(&batch.position_ids);
-    let hidden = model::forward(model, &mut Checkpointing::new(false), &batch, &attention, &rotary);
+    let pass = batch.pass_inputs(model);
+    let hidden = model::forward(model, &mut Checkpointing::new(false), &batch, &pass, &attention);
     let last = hidden.narrow(0, batch.layout.num_tokens() as i64 - 1, 1);
     let logits: Tensor = model.logits(&last, None).view([-1]).to_kind(Kind::Float);
     Ok(Vec::try_from(&logits)?)

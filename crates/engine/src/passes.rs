@@ -1,6 +1,6 @@
 //! The passes of an engine: prefill prompts, start completions, decode one token for each slot, remove completions that ended.
 
-use models::model::embed_inputs;
+use models::model::{embed, run_layers_at_once};
 use models::{Checkpointing, InputsBuilder, PackedAttention};
 use tch::{Kind, Tensor};
 use torch::{PendingHostCopy, upload};
@@ -124,24 +124,22 @@ impl Engine<'_> {
         }
         let batch = builder.build();
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
-        let rotary = model.rotary(&batch.position_ids);
-        let packed = Some(&self.buffers.packed);
-        let mut hidden = embed_inputs(model, &mut Checkpointing::new(false), &batch, packed);
-        let mut backend = self.buffers.cache.prefill(&attention, &batch.layout, self.prompts.len());
-        for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut backend, packed);
-        }
+        let pass = batch.pass_inputs(model);
+        let packed = &self.buffers.packed;
+        let state = embed(model, &mut Checkpointing::new(false), &batch, Some(packed));
+        let backend = self.buffers.cache.prefill(&attention, &batch.layout, self.prompts.len());
+        let hidden = run_layers_at_once(model, state, &pass, &backend, packed);
         let last: Vec<i64> =
             batch.layout.segments.iter().map(|s| (s.start + s.len - 1) as i64).collect();
         let last = hidden.index_select(0, &upload(&last, device));
-        let logits = model.logits(&model.final_norm(&last), packed);
+        let logits = model.logits(&model.final_norm(&last), Some(packed));
         self.stats.prompts += new.len();
         self.stats.prompt_tokens += batch.layout.num_tokens();
         self.stats.prefill_passes += 1;
         for (i, mut request) in new.into_iter().enumerate() {
             let prompt = &mut request.request.prompt;
-            let grids: Vec<[usize; 3]> = prompt.images.iter().map(|image| image.grid_thw).collect();
-            let next_position = model.prompt_positions(&prompt.ids, &grids).next;
+            let images: Vec<_> = prompt.images.iter().map(|image| &image.layout).collect();
+            let next_position = model.prompt_positions(&prompt.ids, &images).next;
             // Pixels are not needed any more.
             prompt.images.clear();
             self.prompts.push(CachedPrompt {
@@ -252,15 +250,14 @@ impl Engine<'_> {
         let ragged = longest != shortest;
         let longest = longest.unwrap_or(1) - 1;
         let [ids, completion_lens, positions, uniforms] = self.upload();
-        let rotary = model.rotary(&positions.unsqueeze(0).expand([3, slots as i64], false));
-        let mut hidden = model.embed_tokens(&ids);
+        let positions = positions.unsqueeze(0).expand([3, slots as i64], false);
+        let pass = model.pass_inputs(&positions, None);
+        let state = vec![model.embed_tokens(&ids)];
         let buffers = &mut self.buffers;
-        let packed = Some(&buffers.packed);
-        let mut backend = buffers.cache.decode(&completion_lens, longest, ragged);
-        for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut backend, packed);
-        }
-        let logits = model.logits(&model.final_norm(&hidden), packed);
+        let packed = &buffers.packed;
+        let backend = buffers.cache.decode(&completion_lens, longest, ragged);
+        let hidden = run_layers_at_once(model, state, &pass, &backend, packed);
+        let logits = model.logits(&model.final_norm(&hidden), Some(packed));
         if let Some(seen) = &buffers.seen {
             let _ = seen.narrow(0, 0, slots as i64).scatter_value_(1, &ids.unsqueeze(1), 1);
         }

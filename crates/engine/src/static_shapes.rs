@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use models::model::run_layers_at_once;
 use models::{PackedWeights, VisionLanguageModel};
 use tch::{Device, Kind, Tensor};
 use torch::{FastPath, GraphPool, PendingHostCopy, TokenTable, check_graphs, is_enabled, upload};
@@ -247,12 +248,11 @@ impl Buffers {
         let (model, packed) = (context.model, Some(context.packed));
         let (mut ids, mut completion_lens) = (front(&self.ids), front(&self.completion_lens));
         let positions = front(&self.first_positions) + &completion_lens;
-        let rotary = model.rotary(&positions.unsqueeze(0).expand([3, shape.slots], false));
-        let mut hidden = model.embed_tokens(&ids);
-        let mut backend = context.cache.decode_static(&completion_lens, shape);
-        for layer in 0..model.text_shape().num_layers {
-            hidden = model.layer(layer, &hidden, &rotary, &mut backend, packed);
-        }
+        let positions = positions.unsqueeze(0).expand([3, shape.slots], false);
+        let pass = model.pass_inputs(&positions, None);
+        let state = vec![model.embed_tokens(&ids)];
+        let backend = context.cache.decode_static(&completion_lens, shape);
+        let hidden = run_layers_at_once(model, state, &pass, &backend, context.packed);
         let logits = model.logits(&model.final_norm(&hidden), packed);
         let seen = context.seen.map(|seen| front(seen).scatter_value_(1, &ids.unsqueeze(1), 1));
         let generated = &completion_lens + 1;

@@ -229,7 +229,7 @@ impl Runner {
             tokens: completion.ids.len() - ends,
             finish_reason: completion.finish_reason,
             sizes: sizes.collect(),
-            image_grid_thw: images.iter().map(|image| image.grid_thw).collect(),
+            image_grid_thw: images.iter().map(|image| image.layout.tiles[0]).collect(),
         })
     }
 }

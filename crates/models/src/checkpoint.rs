@@ -5,16 +5,16 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use base::model_folder::{is_adapter, read_config, read_family};
+use base::model_folder::{is_adapter, read_config};
 use serde_json::{Map, Value, json};
-use tch::Kind;
+use tch::{Kind, Tensor};
 use torch::{WeightFiles, Written, write_tensors_as};
 
 use crate::lora::{AdapterSource, SavedAdapter};
 use crate::model::{LoadOptions, VisionLanguageModel};
+use crate::names::{Names, Target};
 use crate::parameters::Parameter;
-use crate::qwen2_5_vl;
-use crate::{ModelError, contradictions};
+use crate::{ModelError, contradictions, family_of};
 
 /// # Errors
 /// A missing file or broken JSON.
@@ -61,14 +61,7 @@ fn load(
     if let Some(AdapterSource::Saved(saved)) = &adapters {
         contradictions::warn_of_adapter(&saved.folder, folder);
     }
-    match read_family(folder)?.as_str() {
-        "qwen2_5_vl" => Ok(Box::new(qwen2_5_vl::Model::load(folder, options, adapters)?)),
-        got => Err(ModelError::Family {
-            path: folder.join("config.json"),
-            got: got.into(),
-            known: "qwen2_5_vl",
-        }),
-    }
+    family_of(folder)?.load(folder, options, adapters)
 }
 
 /// The folder of an adapter's base model: as the adapter names it, or relative to the adapter's folder.
@@ -96,6 +89,7 @@ pub fn save_weights(
     target: &Path,
 ) -> Result<Vec<Written>, ModelError> {
     let files = WeightFiles::open(source)?;
+    let rules = &model.family().names;
     let parameters: BTreeMap<&str, &Parameter> = model
         .parameters()
         .list
@@ -112,15 +106,29 @@ pub fn save_weights(
     for (file, names) in by_file {
         let mut tensors = Vec::with_capacity(names.len());
         for name in names {
-            absent.remove(name);
-            let tensor = match parameters.get(name).copied().or_else(|| tied(model, name)) {
-                // Already rounded where the file has the compute type.
-                Some(parameter) if parameter.value.kind() == files.kind(name)? => {
-                    parameter.value.detach()
+            let tensor = match rules.target(&rules.current(name)) {
+                Target::Same => {
+                    absent.remove(name);
+                    match parameters.get(name).copied().or_else(|| tied(model, name)) {
+                        // Already rounded where the file has the compute type.
+                        Some(parameter) if parameter.value.kind() == files.kind(name)? => {
+                            parameter.value.detach()
+                        }
+                        Some(parameter) => parameter.master_weight()?,
+                        // What no layer takes stays as it is.
+                        None => files.tensor(name)?,
+                    }
                 }
-                Some(parameter) => parameter.master_weight()?,
-                // A buffer that no layer takes stays as it is.
-                None => files.tensor(name)?,
+                target => {
+                    let weight = |own: &str| match parameters.get(own) {
+                        Some(parameter) => Ok(parameter.master_weight()?),
+                        None => Err(not_there(source, own)),
+                    };
+                    for own in target.weights() {
+                        absent.remove(own);
+                    }
+                    reformed(&target, &files, rules, name, weight)?
+                }
             };
             let tensor = tensor.f_view(files.shape(name)?.as_slice())?;
             tensors.push((name.to_string(), tensor, files.kind(name)?));
@@ -139,6 +147,37 @@ pub fn save_weights(
     let has_head = parameters.contains_key(HEAD);
     finish_folder(&files, source, target, has_head)?;
     Ok(written)
+}
+
+/// A stored tensor made of the weights that it holds in another form.
+fn reformed(
+    target: &Target,
+    files: &WeightFiles,
+    rules: &Names,
+    name: &str,
+    weight: impl Fn(&str) -> Result<Tensor, ModelError>,
+) -> Result<Tensor, ModelError> {
+    Ok(match target {
+        Target::Same => files.tensor(name)?,
+        Target::Rows(own) => {
+            let parts = own.iter().map(|own| weight(own)).collect::<Result<Vec<_>, _>>()?;
+            Tensor::f_cat(&parts, 0)?
+        }
+        Target::RowsOf { own, before } => {
+            let mut first = 0;
+            for other in files.names().filter(|other| before.contains(&rules.current(other))) {
+                first += files.shape(other)?[0];
+            }
+            weight(own)?.f_narrow(0, first, files.shape(name)?[0])?.contiguous()
+        }
+        Target::Transposed(own) => weight(own)?.f_tr()?.contiguous(),
+        Target::Slice { own, index } => weight(own)?.f_select(0, *index)?.contiguous(),
+    })
+}
+
+fn not_there(folder: &Path, own: &str) -> ModelError {
+    let problems = vec![format!("weight {own}: in these files, but not in the model")];
+    ModelError::Weights { folder: folder.to_path_buf(), problems }
 }
 
 /// A tied head that is stored again follows its embedding.

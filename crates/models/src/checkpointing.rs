@@ -1,18 +1,21 @@
-//! Activation (gradient) checkpointing: keeps each stage's input and recomputes the stage in the backward pass.
+//! Activation (gradient) checkpointing: keeps each stage's inputs and recomputes the stage in the backward pass.
 //!
 //! Without recomputation stages build one ordinary autograd graph.
 
 use tch::{Tensor, no_grad};
 
+/// What goes from one stage to the next: the hidden states first, then what later stages still need.
+pub type Tensors = Vec<Tensor>;
+
 /// A stage to recompute.
 struct Stage<'a> {
-    input: Tensor,
-    /// Whether an earlier stage needs the gradient of `input`.
+    inputs: Tensors,
+    /// Whether an earlier stage needs the gradient of `inputs`.
     needs_input_grad: bool,
-    run: Box<dyn Fn(&Tensor) -> Tensor + 'a>,
+    run: Box<dyn Fn(&[Tensor]) -> Tensors + 'a>,
 }
 
-/// A chain of stages, each one tensor in and one out.
+/// A chain of stages.
 pub struct Checkpointing<'a> {
     stages: Option<Vec<Stage<'a>>>,
 }
@@ -23,29 +26,39 @@ impl<'a> Checkpointing<'a> {
         Checkpointing { stages: recompute.then(Vec::new) }
     }
 
-    /// Runs a stage on the output of the one before.
-    pub fn run(&mut self, input: &Tensor, stage: impl Fn(&Tensor) -> Tensor + 'a) -> Tensor {
+    /// Runs a stage on the outputs of the one before.
+    pub fn run_all(
+        &mut self,
+        inputs: &[Tensor],
+        stage: impl Fn(&[Tensor]) -> Tensors + 'a,
+    ) -> Tensors {
         let Some(stages) = &mut self.stages else {
-            return stage(input);
+            return stage(inputs);
         };
-        let input = input.detach();
+        let inputs: Tensors = inputs.iter().map(Tensor::detach).collect();
         let needs_input_grad = !stages.is_empty();
-        let output = if needs_input_grad {
-            no_grad(|| stage(&input))
+        let outputs = if needs_input_grad {
+            no_grad(|| stage(&inputs))
         } else {
             // Only a graph tells whether the stage has weights to train. Frozen stages at the beginning (a vision tower) are not kept:
             // they need no gradient.
-            let output = stage(&input);
-            if !output.requires_grad() {
-                return output;
+            let outputs = stage(&inputs);
+            if !outputs.iter().any(Tensor::requires_grad) {
+                return outputs;
             }
-            output.detach()
+            outputs.iter().map(Tensor::detach).collect()
         };
-        stages.push(Stage { input, needs_input_grad, run: Box::new(stage) });
-        output
+        stages.push(Stage { inputs, needs_input_grad, run: Box::new(stage) });
+        outputs
     }
 
-    /// Backward pass: computes the loss from the last stage's output and accumulates gradients into every leaf. `loss` returns the
+    /// [`Checkpointing::run_all`] of a stage with one tensor in and one out.
+    pub fn run(&mut self, input: &Tensor, stage: impl Fn(&Tensor) -> Tensor + 'a) -> Tensor {
+        let mut outputs = self.run_all(&[input.shallow_clone()], move |x| vec![stage(&x[0])]);
+        outputs.remove(0)
+    }
+
+    /// Backward pass: computes the loss from the last stage's one output and accumulates gradients into every leaf. `loss` returns the
     /// scalar to differentiate and any other result.
     pub fn backward<R>(self, output: &Tensor, loss: impl FnOnce(&Tensor) -> (Tensor, R)) -> R {
         let Some(stages) = self.stages else {
@@ -57,15 +70,24 @@ impl<'a> Checkpointing<'a> {
         let (scalar, result) = loss(&leaf);
         scalar.backward();
         drop(scalar);
-        let mut upstream = leaf.grad();
+        let mut upstream = vec![leaf.grad()];
         for stage in stages.into_iter().rev() {
-            if !upstream.defined() {
+            if upstream.iter().all(|gradient| !gradient.defined()) {
                 break;
             }
-            let input = stage.input.set_requires_grad(stage.needs_input_grad);
-            let output = (stage.run)(&input);
-            (&output * &upstream.detach()).sum(output.kind()).backward();
-            upstream = input.grad();
+            let leaf = |x: Tensor| {
+                let needs_grad = stage.needs_input_grad && x.is_floating_point();
+                x.set_requires_grad(needs_grad)
+            };
+            let inputs: Tensors = stage.inputs.into_iter().map(leaf).collect();
+            let outputs = (stage.run)(&inputs);
+            let used = outputs.iter().zip(&upstream);
+            let used = used.filter(|(output, up)| up.defined() && output.requires_grad());
+            let products = used.map(|(output, up)| (output * up.detach()).sum(output.kind()));
+            if let Some(scalar) = products.reduce(|a, b| a + b) {
+                scalar.backward();
+            }
+            upstream = inputs.iter().map(Tensor::grad).collect();
         }
         result
     }

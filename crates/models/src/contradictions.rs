@@ -1,17 +1,18 @@
 //! Warnings about model folders that contradict themselves. What is read is what transformers 5.17 reads.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use base::console::first_of;
 use base::model_folder::is_adapter;
-use torch::WeightFiles;
+use torch::{TorchError, WeightFiles};
 
 use crate::ModelError;
 use crate::checkpoint::HEAD;
+use crate::names::Names;
 
-/// Names of the embedding that a head may be tied to, in the supported families.
-const EMBEDDINGS: [&str; 2] =
-    ["model.language_model.embed_tokens.weight", "model.embed_tokens.weight"];
+/// The embedding that a head may be tied to, as transformers 5 names it in every family.
+const EMBEDDING: &str = "model.language_model.embed_tokens.weight";
 
 /// Warns of weights of the folder that are not read, and of a wrong index.
 pub(crate) fn warn_of_files(files: &WeightFiles, path: &Path) {
@@ -73,8 +74,12 @@ pub(crate) fn warn_of_adapter(adapter: &Path, base: &Path) {
 ///
 /// # Errors
 /// A file that cannot be read.
-pub(crate) fn stays_tied(files: &WeightFiles, folder: &Path) -> Result<bool, ModelError> {
-    if !files.contains(HEAD) || head_is_embedding(files)? {
+pub(crate) fn stays_tied(
+    names: &Names,
+    files: &WeightFiles,
+    folder: &Path,
+) -> Result<bool, ModelError> {
+    if !files.contains(HEAD) || head_is_embedding(names, files)? {
         return Ok(true);
     }
     base::console::say_once(&format!(
@@ -88,10 +93,23 @@ pub(crate) fn stays_tied(files: &WeightFiles, folder: &Path) -> Result<bool, Mod
 ///
 /// # Errors
 /// A file that cannot be read.
-pub(crate) fn head_is_embedding(files: &WeightFiles) -> Result<bool, ModelError> {
-    let embedding = EMBEDDINGS.into_iter().find(|name| files.contains(name));
+pub(crate) fn head_is_embedding(names: &Names, files: &WeightFiles) -> Result<bool, ModelError> {
+    let embedding = files.names().find(|name| names.current(name) == EMBEDDING);
     Ok(match embedding {
         Some(embedding) => files.same_numbers(embedding, HEAD)?,
         None => true,
     })
+}
+
+/// The weights of a folder; `None` where they are not there.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(crate) fn weights_if_there(folder: &Path) -> Result<Option<WeightFiles>, ModelError> {
+    match WeightFiles::open(folder) {
+        Ok(files) => Ok(Some(files)),
+        Err(TorchError::NoWeights { .. }) => Ok(None),
+        Err(TorchError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

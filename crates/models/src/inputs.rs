@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use base::{PreparedImage, Prompt};
+use base::{ImageLayout, PreparedImage, Prompt};
 use tch::{Device, Kind, Tensor};
 
 use crate::ModelError;
 use crate::layers::attention::Layout;
-use crate::model::VisionLanguageModel;
+use crate::model::{ImageRows, PassInputs, VisionLanguageModel};
 
 /// A packed batch: the inputs of a forward pass.
 #[derive(Debug)]
@@ -33,15 +33,26 @@ pub struct ImageInputs {
     pub targets: Tensor,
 }
 
+impl ModelInputs {
+    /// What the layers of `model` read beside hidden states in a pass over this batch.
+    pub fn pass_inputs(&self, model: &dyn VisionLanguageModel) -> PassInputs {
+        let rows = self.images.as_ref().map(|images| ImageRows {
+            sources: images.sources.shallow_clone(),
+            targets: images.targets.shallow_clone(),
+        });
+        model.pass_inputs(&self.position_ids, rows)
+    }
+}
+
 impl ImageInputs {
     /// `[patches, patch_dim]` of all of them.
     pub fn pixel_values(&self, kind: Kind, device: Device) -> Tensor {
         pixel_values(&self.distinct, kind, device)
     }
 
-    /// `image_grid_thw` of each.
-    pub fn grids(&self) -> Vec<[usize; 3]> {
-        self.distinct.iter().map(|i| i.grid_thw).collect()
+    /// Tiles of all of them.
+    pub fn tiles(&self) -> Vec<[usize; 3]> {
+        self.distinct.iter().flat_map(|image| image.layout.tiles.iter().copied()).collect()
     }
 }
 
@@ -96,18 +107,16 @@ impl<'m> InputsBuilder<'m> {
     pub fn push_prompt(&mut self, prompt: &Prompt) -> Result<usize, ModelError> {
         self.check(prompt)?;
         let image_token = self.model.image_token_id();
-        let merge = self.model.spatial_merge_size().pow(2);
-        let grids: Vec<[usize; 3]> = prompt.images.iter().map(|i| i.grid_thw).collect();
+        let layouts: Vec<&ImageLayout> = prompt.images.iter().map(|i| &i.layout).collect();
         let start = self.ids.len() as i64;
         let placeholders = prompt.ids.iter().enumerate().filter(|&(_, &id)| id == image_token);
         self.targets.extend(placeholders.map(|(i, _)| start + i as i64));
         for image in &prompt.images {
             let first = self.distinct(image);
-            let count = (image.grid_thw.iter().product::<usize>() / merge) as i64;
-            self.sources.extend(first..first + count);
+            self.sources.extend(first..first + image.layout.num_tokens() as i64);
         }
         self.ids.extend(prompt.ids.iter().map(|&id| i64::from(id)));
-        let positions = self.model.prompt_positions(&prompt.ids, &grids);
+        let positions = self.model.prompt_positions(&prompt.ids, &layouts);
         for (axis, list) in self.positions.iter_mut().enumerate() {
             list.extend(positions.positions.iter().map(|p| p[axis]));
         }
@@ -138,19 +147,15 @@ impl<'m> InputsBuilder<'m> {
         if let Some(&id) = prompt.ids.iter().find(|&&id| i64::from(id) >= rows) {
             return Err(ModelError::TokenId { id, rows });
         }
-        let merge = self.model.spatial_merge_size().pow(2);
-        let expected: Vec<usize> = prompt
-            .images
-            .iter()
-            .map(|image| image.grid_thw.iter().product::<usize>() / merge)
-            .collect();
+        let runs = prompt.images.iter().flat_map(|image| image.layout.runs.iter().copied());
+        let expected: Vec<usize> = runs.collect();
         let got = placeholder_runs(&prompt.ids, self.model.image_token_id(), &expected);
         if got != expected {
             return Err(ModelError::Placeholders { got, expected });
         }
         let dim = self.model.patch_dim();
         for image in &prompt.images {
-            let patches = image.grid_thw.iter().product::<usize>();
+            let patches = image.layout.num_patches();
             if image.pixel_values.len() != patches * dim {
                 return Err(ModelError::PatchDim {
                     expected: dim,
@@ -167,8 +172,7 @@ impl<'m> InputsBuilder<'m> {
         }
         let first = self.rows;
         self.first_row.push(first);
-        self.rows += (image.grid_thw.iter().product::<usize>()
-            / self.model.spatial_merge_size().pow(2)) as i64;
+        self.rows += image.layout.num_tokens() as i64;
         self.images.push(image.clone());
         first
     }
@@ -192,7 +196,7 @@ impl<'m> InputsBuilder<'m> {
     }
 }
 
-/// Lengths of the runs of placeholders; images may touch, so a run ends where its image is complete.
+/// Lengths of the runs of placeholders; runs may touch, so one ends where it is complete.
 fn placeholder_runs(ids: &[u32], image_token: u32, expected: &[usize]) -> Vec<usize> {
     let mut runs = Vec::new();
     let mut at = 0;
@@ -215,7 +219,7 @@ pub(crate) fn pixel_values(images: &[Arc<PreparedImage>], kind: Kind, device: De
     let parts: Vec<Tensor> = images
         .iter()
         .map(|image| {
-            let patches = image.grid_thw.iter().product::<usize>() as i64;
+            let patches = image.layout.num_patches() as i64;
             Tensor::from_slice(&image.pixel_values).view([patches, -1]).to_kind(kind)
         })
         .collect();

@@ -5,18 +5,33 @@
 
 pub mod checkpoint;
 pub mod checkpointing;
+pub mod config;
 mod contradictions;
+pub mod decoder_model;
+pub mod family;
 pub mod features;
 pub mod inputs;
 pub mod layers;
 pub mod lora;
 mod mismatches;
 pub mod model;
+pub mod names;
 pub mod parameters;
-pub mod qwen2_5_vl;
+
+macro_rules! families {
+    ($($name:ident),+ $(,)?) => {
+        $(pub mod $name;)+
+
+        /// All families.
+        pub const FAMILIES: &[&Family] = &[$(&$name::FAMILY),+];
+    };
+}
+
+families!(qwen2_5_vl, qwen2_vl, qwen3_vl);
 
 pub use checkpoint::{base_of, copy_processor_files, load_model, load_with_adapter, save_weights};
 pub use checkpointing::Checkpointing;
+pub use family::{Family, FamilyConfig, ScaledSize, VisionShape, family_of};
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
 pub use inputs::{InputsBuilder, ModelInputs};
 pub use layers::PackedWeights;
@@ -25,7 +40,10 @@ pub use layers::rotary::Rotary;
 pub use lora::{
     AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, merge_adapter, save_adapter,
 };
-pub use model::{LoadOptions, Part, TrainedParts, VisionLanguageModel};
+pub use model::{
+    AttentionShape, LayerKind, LoadOptions, Part, PassInputs, TextShape, TrainedParts,
+    VisionLanguageModel,
+};
 pub use parameters::{Master, Parameter, Parameters};
 
 use std::path::PathBuf;
@@ -52,7 +70,15 @@ pub enum ModelError {
         /// What `config.json` says.
         got: String,
         /// What is supported.
-        known: &'static str,
+        known: String,
+    },
+    /// A part of a family that is not built yet.
+    #[error("`{model_type}`: {what} is not built yet")]
+    NotBuilt {
+        /// The family.
+        model_type: &'static str,
+        /// The part.
+        what: String,
     },
     /// Weights that do not fit the configuration, all of them at once.
     #[error("{folder}: weights do not fit config.json\n{}", problems.join("\n"))]

@@ -3,7 +3,7 @@
 use base::Prompt;
 use models::model::forward;
 use models::{
-    Checkpointing, InputsBuilder, ModelInputs, PackedAttention, Rotary, VisionLanguageModel,
+    Checkpointing, InputsBuilder, ModelInputs, PackedAttention, PassInputs, VisionLanguageModel,
 };
 use tch::{Tensor, no_grad};
 
@@ -35,7 +35,7 @@ impl Pass {
 pub struct MicroBatch {
     packed: ModelInputs,
     attention: PackedAttention,
-    rotary: Rotary,
+    inputs: PassInputs,
     /// `[N]`: the packed position whose hidden state predicts each completion token.
     rows: Tensor,
     /// `[N]`: the completion tokens.
@@ -80,7 +80,7 @@ impl MicroBatch {
         let packed = builder.build();
         Ok(MicroBatch {
             attention: PackedAttention::new(&packed.layout, true, kind, device),
-            rotary: model.rotary(&packed.position_ids),
+            inputs: packed.pass_inputs(model),
             rows: torch::upload(&rows, device),
             targets: torch::upload(&targets, device),
             packed,
@@ -96,8 +96,8 @@ impl MicroBatch {
                 model,
                 &mut Checkpointing::new(false),
                 &self.packed,
+                &self.inputs,
                 &self.attention,
-                &self.rotary,
             );
             let predicting = self.predicting(&hidden);
             Predictions::new(model, &predicting, &self.targets, temperature).scores()
@@ -114,7 +114,7 @@ impl MicroBatch {
     ) -> R {
         let mut checkpointing = Checkpointing::new(pass.recompute);
         let hidden =
-            forward(model, &mut checkpointing, &self.packed, &self.attention, &self.rotary);
+            forward(model, &mut checkpointing, &self.packed, &self.inputs, &self.attention);
         checkpointing.backward(&hidden, |hidden| {
             let predicting = self.predicting(hidden);
             let predictions = Predictions::new(model, &predicting, &self.targets, pass.temperature);

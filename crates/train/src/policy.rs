@@ -4,8 +4,8 @@ use std::path::Path;
 
 use base::model_folder::is_adapter;
 use models::{
-    AdapterSource, Parameters, Part, VisionLanguageModel, copy_processor_files, load_model,
-    load_with_adapter, save_adapter, save_weights,
+    AdapterSource, Parameters, Part, VisionLanguageModel, copy_processor_files, family_of,
+    load_model, load_with_adapter, save_adapter, save_weights,
 };
 use serde_json::{Map, Value, json};
 use torch::Written;
@@ -25,9 +25,10 @@ pub(crate) fn load(
         );
         return Err(TrainError::Setting { name: "model_name_or_path", cause });
     }
+    let load = settings.load_options(family_of(folder)?);
     Ok(match &settings.lora {
-        Some(options) => load_with_adapter(folder, settings.load, AdapterSource::New(options))?,
-        None => load_model(folder, settings.load)?,
+        Some(options) => load_with_adapter(folder, load, AdapterSource::New(options))?,
+        None => load_model(folder, load)?,
     })
 }
 

@@ -42,7 +42,7 @@ impl<'a> RewardInbox<'a> {
             sample,
             source: sample.source.to_string(),
             image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
-            image_grid_thw: prompt.images.iter().map(|i| i.grid_thw).collect(),
+            image_grid_thw: prompt.images.iter().map(|i| i.layout.tiles[0]).collect(),
         });
         let num_completions = prompts.len() * group_size;
         RewardInbox {

@@ -258,7 +258,8 @@ mod tests {
 
     #[test]
     fn unshared_prompts_are_separate_requests_with_the_same_keys() {
-        let image = PreparedImage::new(vec![0.0], [1, 1, 1], [1, 1], [1, 1]);
+        let image =
+            PreparedImage::new(vec![0.0], base::ImageLayout::merged([1, 1, 1], 1), [1, 1], [1, 1]);
         let prompt = Prompt { ids: vec![1, 2], images: vec![Arc::new(image)] };
         let params = SamplingParams::default();
         let sampling = |share_prompt| Sampling {

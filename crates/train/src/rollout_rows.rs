@@ -68,7 +68,7 @@ fn row(
         "images": example.images,
         "image_sizes": images.iter().map(|i| i.original_size).collect::<Vec<_>>(),
         "input_sizes": images.iter().map(|i| i.input_size).collect::<Vec<_>>(),
-        "image_grid_thw": images.iter().map(|i| i.grid_thw).collect::<Vec<_>>(),
+        "image_grid_thw": images.iter().map(|i| i.layout.tiles[0]).collect::<Vec<_>>(),
         "prompt": example.problem,
         "solution": example.solution,
         "completion": scored_completion.text,

@@ -210,7 +210,7 @@ impl<'a> Session<'a> {
         }
         self.log(&format!(
             "{}: {}, {} held out; {}",
-            self.model.family(),
+            self.model.family().model_type,
             count(dataset.examples.len() as u64, "row"),
             dataset.validation.len(),
             count(self.schedule.total_steps, "step")

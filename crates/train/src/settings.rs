@@ -7,7 +7,7 @@ use data::image::resize_backend;
 use data::template::template;
 use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, RowChecks};
 use engine::Decoding;
-use models::{FeatureCacheOptions, LoadOptions, LoraOptions, Targets, TrainedParts};
+use models::{Family, FeatureCacheOptions, LoadOptions, LoraOptions, Part, Targets, TrainedParts};
 use tch::Kind;
 use torch::{check_kind, parse_device};
 
@@ -100,7 +100,11 @@ impl Settings {
             load: LoadOptions {
                 kind,
                 device,
-                trained: trained_parts(model, machine.offload_optimizer),
+                trained: trained_parts(
+                    model,
+                    machine.offload_optimizer,
+                    &[Part::Vision, Part::Merger],
+                ),
             },
             decoding: Decoding::new(own.cuda_graphs, device)?,
             share_prompt: own.share_prompt,
@@ -196,6 +200,13 @@ impl Settings {
         self.sections.eval.interval(self.sections.run.logging_steps)
     }
 
+    /// How a model of the family is loaded: what `--freeze_vision_modules` freezes differs.
+    pub(crate) fn load_options(&self, family: &Family) -> LoadOptions {
+        let offloads = self.sections.machine.offload_optimizer;
+        let trained = trained_parts(&self.sections.model, offloads, family.vision_modules);
+        LoadOptions { trained, ..self.load }
+    }
+
     /// Steps of the run, given the steps of an epoch.
     pub(crate) fn total_steps(&self, steps_per_epoch: u64) -> u64 {
         let optimizer = &self.sections.optimizer;
@@ -221,9 +232,15 @@ fn lora(model: &ModelSection, seed: u64) -> Result<Option<LoraOptions>, TrainErr
     }))
 }
 
-fn trained_parts(model: &ModelSection, masters_on_host: bool) -> TrainedParts {
-    let tower = model.freeze_vision_modules || model.freeze_vision_tower;
-    let merger = model.freeze_vision_modules || model.freeze_merger;
+/// `vision_modules`: what `--freeze_vision_modules` freezes.
+fn trained_parts(
+    model: &ModelSection,
+    masters_on_host: bool,
+    vision_modules: &[Part],
+) -> TrainedParts {
+    let freezes = |part| model.freeze_vision_modules && vision_modules.contains(&part);
+    let tower = freezes(Part::Vision) || model.freeze_vision_tower;
+    let merger = freezes(Part::Merger) || model.freeze_merger;
     TrainedParts {
         vision: model.use_peft || !tower,
         merger: model.use_peft || !merger,

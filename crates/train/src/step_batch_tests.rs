@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::world::{Local, Threads};
-use base::{Completion, Example, FinishReason, PreparedImage, Prompt, RolloutGroup, SourceLine};
+use base::{
+    Completion, Example, FinishReason, ImageLayout, PreparedImage, Prompt, RolloutGroup, SourceLine,
+};
 use config::GrpoConfig;
 use data::{Processor, ProcessorOptions};
 use models::{LoadOptions, TrainedParts, load_model};
@@ -43,10 +45,9 @@ fn scored(prompt: Prompt, completions: Vec<Completion>, advantages: Vec<f64>) ->
 
 /// An image of one merged patch and three tokens around it; completions of 2, 3 and 1 tokens.
 fn group(model: &dyn VisionLanguageModel) -> Vec<ScoredGroup> {
-    let side = model.spatial_merge_size();
     let image = PreparedImage::new(
-        vec![0.5; side * side * model.patch_dim()],
-        [1, side, side],
+        vec![0.5; 4 * model.patch_dim()],
+        ImageLayout::merged([1, 2, 2], 2),
         [28, 28],
         [28, 28],
     );

@@ -174,7 +174,7 @@ fn output_row(
     row.insert("prompt_ids".into(), json!(prompt.ids));
     // What rewards of boxes need.
     let sizes: Vec<_> = prompt.images.iter().map(|i| i.original_size).collect();
-    let grids: Vec<_> = prompt.images.iter().map(|i| i.grid_thw).collect();
+    let grids: Vec<_> = prompt.images.iter().map(|i| i.layout.tiles[0]).collect();
     row.insert("image_size".into(), json!(sizes));
     row.insert("image_grid_thw".into(), json!(grids));
     row.insert("completion_ids".into(), json!(completion.ids));

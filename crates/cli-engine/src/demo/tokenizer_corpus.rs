@@ -88,8 +88,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         model::write(folder.path(), &ModelShape::DEMO, &tokenizer_corpus(), 1).unwrap();
         let model = load(folder.path());
-        assert_eq!(model.family(), "qwen2_5_vl");
-        assert_eq!(model.patch_size(), PATCH_SIZE as usize);
+        assert_eq!(model.family().model_type, "qwen2_5_vl");
+        assert_eq!(model.patch_dim(), 6 * (PATCH_SIZE as usize).pow(2));
         let parameters = model.parameters().num_elements();
         assert!((500_000..800_000).contains(&parameters), "{parameters}");
     }

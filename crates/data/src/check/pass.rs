@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Example, PreparedImage, SourceLine};
+use base::{Example, ImageLayout, PreparedImage, SourceLine};
 use config::BoxFormat;
 
 use super::boxes::{self, AnswerBox};
@@ -40,8 +40,8 @@ pub trait RowProbe: Send + Sync {
 pub struct SeenImage {
     /// What is kept of it.
     pub facts: Arc<ImageFacts>,
-    /// Patches in time, height and width, as the model sees it.
-    pub grid_thw: [usize; 3],
+    /// How the model sees it.
+    pub layout: ImageLayout,
 }
 
 /// A row with what was found in it.
@@ -175,8 +175,8 @@ impl Look {
         let facts = self.images.get(path, applies_exif)?;
         let [width, height] = facts.size;
         let processor = &self.options.image_processor;
-        let grid_thw = processor
-            .grid(width, height)
+        let layout = processor
+            .layout(width, height)
             .map_err(|cause| format!("{}: {cause}", path.display()))?;
         let size = format!("{}: {width}x{height} px", path.display());
         let token = processor.config().factor();
@@ -189,7 +189,7 @@ impl Look {
             let text = format!("{size}: more than {max_pixels} pixels");
             findings.push(Finding::new(Kind::HugeImage, text));
         }
-        Ok(SeenImage { facts, grid_thw })
+        Ok(SeenImage { facts, layout })
     }
 
     /// Width and height of an image in the units of the boxes.
@@ -200,7 +200,7 @@ impl Look {
             Some(BoxFormat::Relative1000) => [1000.0; 2],
             Some(BoxFormat::Relative1) => [1.0; 2],
             Some(BoxFormat::ModelInput) => {
-                let [_, rows, columns] = image.grid_thw;
+                let [_, rows, columns] = image.layout.tiles[0];
                 [columns, rows].map(|patches| patches as f64 * f64::from(patch))
             }
         }
@@ -318,5 +318,5 @@ fn shown(corners: [f64; 4]) -> String {
 /// An image without its pixels: enough to count tokens.
 fn shape(image: &SeenImage) -> Arc<PreparedImage> {
     let size = image.facts.size;
-    Arc::new(PreparedImage::new(Vec::new(), image.grid_thw, size, size))
+    Arc::new(PreparedImage::new(Vec::new(), image.layout.clone(), size, size))
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use base::PreparedImage;
+use base::{ImageLayout, PreparedImage};
 
 use super::resize::{Filter, ResizeBackend, resize};
 use super::{
@@ -132,10 +132,23 @@ impl ImageProcessor {
                 self.config.merge_size as usize,
                 self.config.temporal_patch_size as usize,
             ),
-            [1, (height / patch_size) as usize, (width / patch_size) as usize],
+            self.layout_of([1, (height / patch_size) as usize, (width / patch_size) as usize]),
             original_size,
             [width, height],
         ))
+    }
+
+    /// The layout of an image of `grid_thw` patches.
+    fn layout_of(&self, grid_thw: [usize; 3]) -> ImageLayout {
+        ImageLayout::merged(grid_thw, self.config.merge_size as usize)
+    }
+
+    /// The layout of an image of this size, px: that which [`ImageProcessor::prepare`] gives it.
+    ///
+    /// # Errors
+    /// As [`ImageProcessor::prepare`].
+    pub fn layout(&self, width: u32, height: u32) -> Result<ImageLayout, ImageCause> {
+        self.grid(width, height).map(|grid| self.layout_of(grid))
     }
 
     /// Patches in time, height and width of an image of this size, px: those that

@@ -44,7 +44,7 @@ fn pixel_values_equal_transformers() {
             .with_enlarge_tiny(case.enlarge_tiny);
         let image = processor.load(&input(&case.file)).unwrap();
         let name = format!("{} {} {}", case.file, case.config, case.backend);
-        assert_eq!(image.grid_thw, case.grid_thw, "{name}");
+        assert_eq!(image.layout.tiles, [case.grid_thw], "{name}");
         assert_eq!(image.pixel_values.len(), case.shape[0] * case.shape[1], "{name}");
         let bytes: Vec<u8> = image.pixel_values.iter().flat_map(|v| v.to_le_bytes()).collect();
         if sha256(&bytes) != case.sha256 {
@@ -68,7 +68,7 @@ fn sizes_are_those_of_the_file_and_of_the_model() {
     assert_eq!(image.original_size, [20, 50]);
     // 28 x 70 after enlarging: 1960 pixels are under the 3136 asked for.
     assert_eq!(image.input_size, [56, 112]);
-    assert_eq!(image.grid_thw, [1, 8, 4]);
+    assert_eq!(image.layout.tiles, [[1, 8, 4]]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_strip_is_refused_before_it_is_enlarged() {
 fn without_resizing_patches_must_fill_the_sides() {
     let config = ImageProcessorConfig { do_resize: false, ..ImageProcessorConfig::default() };
     let processor = ImageProcessor::new(config, ResizeBackend::Torchvision).unwrap();
-    assert_eq!(processor.prepare(&noise(56, 28)).unwrap().grid_thw, [1, 2, 4]);
+    assert_eq!(processor.prepare(&noise(56, 28)).unwrap().layout.tiles, [[1, 2, 4]]);
     let cause = processor.prepare(&noise(56, 30)).unwrap_err();
     assert!(matches!(cause, ImageCause::NotDivisible { factor: 28, .. }));
 }

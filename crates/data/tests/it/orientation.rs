@@ -212,7 +212,7 @@ fn a_processor_turns_where_it_is_told_to_and_all_sizes_follow() {
     let stored = processor.load(&path).expect("loads");
     let turned = processor.with_apply_exif(true).load(&path).expect("loads");
     assert_eq!((stored.original_size, turned.original_size), ([56, 28], [28, 56]));
-    assert_eq!(stored.grid_thw[1], turned.grid_thw[2]);
+    assert_eq!(stored.layout.tiles[0][1], turned.layout.tiles[0][2]);
     assert_ne!(stored.digest(), turned.digest());
 
     let rows = [example(&path, 1), example(&path, 2)];

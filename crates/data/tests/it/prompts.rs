@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use base::PreparedImage;
+use base::{ImageLayout, PreparedImage};
 use data::{DataError, Message, Processor, ProcessorOptions, ResizeBackend, Tokenizer};
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -61,7 +61,7 @@ fn processor() -> Processor {
 }
 
 fn image(grid_thw: [usize; 3]) -> Arc<PreparedImage> {
-    Arc::new(PreparedImage::new(Vec::new(), grid_thw, [1, 1], [1, 1]))
+    Arc::new(PreparedImage::new(Vec::new(), ImageLayout::merged(grid_thw, 2), [1, 1], [1, 1]))
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn prompts_of_files_equal_transformers() {
             Arc::new(processor.load_image(&path).expect("a golden image"))
         };
         let images: Vec<_> = prompt.images.iter().map(load).collect();
-        let grids: Vec<_> = images.iter().map(|image| image.grid_thw).collect();
+        let grids: Vec<_> = images.iter().map(|image| image.layout.tiles[0]).collect();
         assert_eq!(grids, prompt.grids, "{}", prompt.name);
         assert_eq!(processor.prompt(&prompt.text, &images).expect("a prompt").ids, prompt.ids);
     }

@@ -1,6 +1,6 @@
 //! The cache as [`SequenceKv`] reads it: each slot is one sequence for each head of keys, first over its prompt, then over its completion.
 
-use models::model::TextShape;
+use models::AttentionShape;
 use tch::{Kind, Tensor};
 use torch::{KeyRanges, SequenceKv};
 
@@ -20,16 +20,16 @@ pub(super) struct SequenceRows {
 }
 
 impl SequenceRows {
-    pub(super) fn new(shape: &TextShape, completions: &Blocks) -> Self {
+    pub(super) fn new(shape: &AttentionShape, completions: &Blocks) -> Self {
         let device = completions.layers[0][0].device();
-        let (rows, heads) = (completions.rows, shape.num_kv_heads);
+        let (rows, heads) = (completions.rows, shape.kv_heads);
         let sequences = rows * heads;
         let count = |n: i64, kind| Tensor::arange(n, (kind, device));
         let first_rows = count(2 * sequences, Kind::Int64) * completions.width;
         SequenceRows {
             first_rows: first_rows.view([2, rows, heads]),
             starts: count(sequences + 1, Kind::Int) * completions.width,
-            query_ends: count(sequences + 1, Kind::Int) * (shape.num_heads / heads),
+            query_ends: count(sequences + 1, Kind::Int) * (shape.heads / heads),
             one_for_each_head: Tensor::ones([1, heads], (Kind::Int64, device)),
         }
     }
@@ -77,7 +77,7 @@ impl KvCache {
         prompt_of_slot: &[usize],
         slots: usize,
     ) -> [Vec<i32>; 2] {
-        let (heads, width) = (self.shape.num_kv_heads, self.prompts.width);
+        let (heads, width) = (self.shape.kv_heads, self.prompts.width);
         self.bound_prompt_width = width;
         let (mut starts, mut lens) = (Vec::new(), Vec::new());
         for slot in 0..slots {
@@ -100,7 +100,7 @@ impl KvCache {
             self.bound_prompt_width, self.prompts.width,
             "the batch is bound to older buffers"
         );
-        let sequences = slots * self.shape.num_kv_heads;
+        let sequences = slots * self.shape.kv_heads;
         let before = completion_lens.unsqueeze(1);
         let lens = (&before + &rows.one_for_each_head).to_kind(Kind::Int);
         SequenceStep {

@@ -168,7 +168,7 @@ impl KvCache {
             sequences: None,
         };
         if self.kernel == DecodeKernel::Sequences {
-            let sequences = shape.slots * self.shape.num_kv_heads;
+            let sequences = shape.slots * self.shape.kv_heads;
             binding.prompt_ranges = Some(KeyRanges {
                 starts: tables.prompt_starts.narrow(0, 0, sequences + 1),
                 lens: tables.prompt_counts.narrow(0, 0, sequences),

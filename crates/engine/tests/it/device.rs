@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base::{Completion, DrawKey, Prompt};
 use engine::{Decoding, Engine, Request, SamplingParams};
-use models::qwen2_5_vl::{Config, Model};
-use models::{LoadOptions, TrainedParts, load_model};
+use models::qwen2_5_vl::Config;
+use models::{FamilyConfig, LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::{Device, Kind};
 use torch::{DeviceCounts, FastPath, set_enabled};
 
@@ -24,17 +24,17 @@ fn counts() -> DeviceCounts {
 }
 
 /// A model of so many text layers, of heads that flash attention takes.
-fn model(layers: usize, kind: Kind) -> Model {
+fn model(layers: usize, kind: Kind) -> Box<dyn VisionLanguageModel> {
     let mut config = Config::read(&testing::checkpoint("nested")).unwrap();
     config.text.num_hidden_layers = layers;
     let options = LoadOptions { kind, device: Device::Cuda(0), trained: TrainedParts::NONE };
-    Model::blank(config, options, None).unwrap()
+    (&config as &dyn FamilyConfig).blank(options, None).unwrap()
 }
 
 /// What further tokens of six completions of two prompts ask, once four were decoded.
 fn decode(layers: usize, kind: Kind, decoding: Decoding, tokens: usize) -> DeviceCounts {
     let model = model(layers, kind);
-    let mut engine = Engine::new(&model, 8).unwrap().with_decoding(decoding).unwrap();
+    let mut engine = Engine::new(&*model, 8).unwrap().with_decoding(decoding).unwrap();
     let params = SamplingParams { max_new_tokens: 60, ..Default::default() };
     for prompt in 0..2u32 {
         let request = Request {

@@ -8,12 +8,13 @@ use std::fs;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use base::{PreparedImage, Prompt};
+use base::{ImageLayout, PreparedImage, Prompt};
 use engine::{Request, SamplingParams};
+use models::checkpointing::Tensors;
 use models::layers::attention::AttentionBackend;
-use models::model::{PromptPositions, TextShape};
+use models::model::{ImageRows, PassInputs, PromptPositions, TextShape};
 use models::{
-    Checkpointing, FeatureCache, ModelError, PackedWeights, Parameters, Rotary, TowerFeatures,
+    Checkpointing, Family, FeatureCache, ModelError, PackedWeights, Parameters, TowerFeatures,
     VisionLanguageModel,
 };
 use serde_json::Value;
@@ -53,10 +54,10 @@ impl VisionLanguageModel for RecordedVision {
     fn features(&self) -> Option<&TowerFeatures> {
         self.inner.features()
     }
-    fn family(&self) -> &'static str {
+    fn family(&self) -> &'static Family {
         self.inner.family()
     }
-    fn text_shape(&self) -> TextShape {
+    fn text_shape(&self) -> &TextShape {
         self.inner.text_shape()
     }
     fn parameters(&self) -> &Parameters {
@@ -68,34 +69,31 @@ impl VisionLanguageModel for RecordedVision {
     fn image_token_id(&self) -> u32 {
         self.inner.image_token_id()
     }
-    fn spatial_merge_size(&self) -> usize {
-        self.inner.spatial_merge_size()
-    }
-    fn patch_size(&self) -> usize {
-        self.inner.patch_size()
-    }
     /// The number of the image.
     fn patch_dim(&self) -> usize {
         1
     }
-    fn prompt_positions(&self, ids: &[u32], grids: &[[usize; 3]]) -> PromptPositions {
-        self.inner.prompt_positions(ids, grids)
+    fn prompt_positions(&self, ids: &[u32], images: &[&ImageLayout]) -> PromptPositions {
+        self.inner.prompt_positions(ids, images)
     }
     fn embed_tokens(&self, input_ids: &Tensor) -> Tensor {
         self.inner.embed_tokens(input_ids)
     }
-    fn rotary(&self, position_ids: &Tensor) -> Rotary {
-        self.inner.rotary(position_ids)
+    fn feature_size(&self) -> i64 {
+        self.inner.feature_size()
+    }
+    fn pass_inputs(&self, position_ids: &Tensor, images: Option<ImageRows>) -> PassInputs {
+        self.inner.pass_inputs(position_ids, images)
     }
     fn layer(
         &self,
         index: usize,
-        hidden: &Tensor,
-        rotary: &Rotary,
-        backend: &mut dyn AttentionBackend,
+        state: &[Tensor],
+        pass: &PassInputs,
+        backend: &dyn AttentionBackend,
         packed: Option<&PackedWeights>,
-    ) -> Tensor {
-        self.inner.layer(index, hidden, rotary, backend, packed)
+    ) -> Tensors {
+        self.inner.layer(index, state, pass, backend, packed)
     }
     fn final_norm(&self, hidden: &Tensor) -> Tensor {
         self.inner.final_norm(hidden)
@@ -131,7 +129,7 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
             let all = tensors["image_features"].to_device(torch::device_of_tests());
             images.push(Arc::new(PreparedImage::new(
                 vec![features.len() as f32; patches],
-                grid_thw,
+                ImageLayout::merged(grid_thw, 2),
                 [1, 1],
                 [1, 1],
             )));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base::{Completion, DrawKey, PreparedImage, Prompt};
+use base::{Completion, DrawKey, ImageLayout, PreparedImage, Prompt};
 use engine::{Decoding, EngineError, Generation, Generator, Request, SamplingParams};
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::Kind;
@@ -34,7 +34,12 @@ pub fn image(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
     let pixel_values =
         (0..height * width * PATCH_DIM).map(|i| noise[(i + i / PATCH_DIM) % noise.len()]).collect();
     let size = [14 * width as u32, 14 * height as u32];
-    Arc::new(PreparedImage::new(pixel_values, [1, height, width], size, size))
+    Arc::new(PreparedImage::new(
+        pixel_values,
+        ImageLayout::merged([1, height, width], 2),
+        size,
+        size,
+    ))
 }
 
 /// A prompt of keyed tokens with an image after every few of them, as the chat template places it.
@@ -49,7 +54,7 @@ pub fn prompt(
     let text: Vec<u32> = (0..num_text).map(|i| (500.0 * key.uniform(i)) as u32).collect();
     let mut ids = text[..num_text / 2].to_vec();
     for image in images {
-        let merged = image.grid_thw.iter().product::<usize>() / 4;
+        let merged = image.layout.num_tokens();
         // Vision start and end stand right before and after the placeholder's id in these vocabularies.
         ids.push(image_token - 3);
         ids.extend(std::iter::repeat_n(image_token, merged));

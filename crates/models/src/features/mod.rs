@@ -27,7 +27,7 @@ use crate::parameters::{Parameter, Parameters};
 use store::{Shape, Store};
 
 /// Raise it whenever towers compute other numbers from the same weights.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// Size and folder of the cache.
 #[derive(Clone, Debug, Default)]
@@ -66,7 +66,7 @@ type Key = [u8; 32];
 /// Features of one image.
 #[derive(Debug)]
 struct Kept {
-    /// `[merged patches, hidden_size]` in the compute type.
+    /// `[image tokens, feature_size]` in the compute type.
     features: Tensor,
     /// Seconds that the tower took.
     secs: f64,
@@ -220,7 +220,7 @@ impl TowerFeatures {
         &self.cache
     }
 
-    /// Features of images, concatenated: `[merged patches, hidden_size]`, without a graph. `model` must be the one given to `new`.
+    /// Features of images, concatenated: `[image tokens, feature_size]`, without a graph. `model` must be the one given to `new`.
     pub fn of(
         &self,
         model: &dyn VisionLanguageModel,
@@ -241,17 +241,17 @@ impl TowerFeatures {
         packed: Option<&PackedWeights>,
     ) -> Tensor {
         let (kind, device) = model.compute();
-        let merged = image.grid_thw.iter().product::<usize>() / model.spatial_merge_size().pow(2);
-        let shape = Shape { dims: [merged as i64, model.text_shape().hidden_size], kind, device };
+        let merged = image.layout.num_tokens();
+        let shape = Shape { dims: [merged as i64, model.feature_size()], kind, device };
         let key =
             Sha256::new().chain_update(self.tower).chain_update(image.digest()).finalize().into();
         self.cache.get(key, shape, || {
             let pixels = pixel_values(std::slice::from_ref(image), kind, device);
             wait_for(device);
             let start = Instant::now();
-            let grids = [image.grid_thw];
+            let tiles = &image.layout.tiles;
             let features =
-                model.vision_stages(&mut Checkpointing::new(false), &pixels, &grids, packed);
+                model.vision_stages(&mut Checkpointing::new(false), &pixels, tiles, packed);
             wait_for(device);
             Kept { features, secs: start.elapsed().as_secs_f64() }
         })
@@ -287,7 +287,7 @@ fn fingerprint(model: &dyn VisionLanguageModel, settings: &str) -> Result<[u8; 3
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    for part in [VERSION, model.family(), &kind, device, settings] {
+    for part in [VERSION, model.family().model_type, &kind, device, settings] {
         update(part.as_bytes());
     }
     for parameter in tower(model.parameters()) {

@@ -17,7 +17,7 @@ use crate::ModelError;
 /// What features must be to be taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
-    /// Merged patches, `hidden_size`.
+    /// Image tokens, `feature_size`.
     pub dims: [i64; 2],
     /// The compute type.
     pub kind: Kind,

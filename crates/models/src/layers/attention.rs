@@ -12,15 +12,15 @@ use super::varlen::VariableLength;
 /// How a layer attends. Packed batches and the KV cache implement it.
 pub trait AttentionBackend {
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim]`, rotated, -> `[T, heads, head_dim]`.
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor;
+    fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor;
 
     /// The cache as [`torch::decode_layer`] reads it, where that equals [`AttentionBackend::attend`] for `layer`.
-    fn kv_view(&mut self, _layer: usize) -> Option<KvView<'_>> {
+    fn kv_view(&self, _layer: usize) -> Option<KvView<'_>> {
         None
     }
 
     /// The cache as [`torch::decode_layer_by_sequences`] reads it, where that equals [`AttentionBackend::attend`] for `layer`.
-    fn sequence_kv(&mut self, _layer: usize) -> Option<SequenceKv<'_>> {
+    fn sequence_kv(&self, _layer: usize) -> Option<SequenceKv<'_>> {
         None
     }
 }
@@ -303,14 +303,7 @@ fn repeat_heads(x: &Tensor, heads: i64) -> Tensor {
 }
 
 impl AttentionBackend for PackedAttention {
-    fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
-        self.forward(q, k, v)
-    }
-}
-
-/// Implemented for a shared reference too: recomputation runs a layer twice over the same tables.
-impl AttentionBackend for &PackedAttention {
-    fn attend(&mut self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    fn attend(&self, _layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         self.forward(q, k, v)
     }
 }

@@ -3,7 +3,7 @@
 use tch::Tensor;
 use torch::{LinearWeights, linears, normed_linears, residual_linear};
 
-use super::{PackedWeights, RmsNorm};
+use super::{Norm, PackedWeights, RmsNorm};
 use crate::ModelError;
 use crate::lora::Adapter;
 use crate::parameters::Builder;
@@ -32,17 +32,22 @@ impl Linear {
         let weight = builder.take("weight", &[output, input])?;
         let bias = if bias { Some(builder.take("bias", &[output])?) } else { None };
         let adapter = builder.adapter([output, input])?;
-        Ok(Linear { weight, bias, adapter, number: builder.number_linear() })
+        Ok(Linear { weight, bias, adapter, number: builder.number_linear([output, input]) })
     }
 
     /// A convolution over patches that do not overlap: `weight` of `kernel`
-    /// `[out, channels, frames, height, width]`, whole or flattened, without bias.
+    /// `[out, channels, frames, height, width]`, whole or flattened, and, if `bias`, `bias [out]`. It never has an adapter.
     ///
     /// # Errors
     /// As [`Linear::load`].
-    pub fn load_kernel(builder: &mut Builder<'_>, kernel: &[i64; 5]) -> Result<Self, ModelError> {
+    pub fn load_kernel(
+        builder: &mut Builder<'_>,
+        kernel: &[i64],
+        bias: bool,
+    ) -> Result<Self, ModelError> {
         let weight = builder.take_kernel("weight", kernel)?;
-        Ok(Self::tied(builder, &weight))
+        let bias = if bias { Some(builder.take("bias", &kernel[..1])?) } else { None };
+        Ok(Linear { bias, ..Self::tied(builder, &weight) })
     }
 
     /// The head, `weight [vocab, in]` without bias. It never has an adapter, as in PEFT's `all-linear`.
@@ -60,7 +65,9 @@ impl Linear {
 
     /// A layer that shares `weight` with another (a tied head).
     pub fn tied(builder: &mut Builder<'_>, weight: &Tensor) -> Self {
-        let (weight, number) = (weight.shallow_clone(), builder.number_linear());
+        let size = weight.size();
+        let number = builder.number_linear([size[0], size.get(1).copied().unwrap_or(0)]);
+        let weight = weight.shallow_clone();
         Linear { weight, bias: None, adapter: None, number }
     }
 
@@ -115,6 +122,19 @@ pub fn forward_all<const N: usize>(
             None => y,
         }
     })
+}
+
+/// Layers over `norm(x)` of `x [T, in]`, whatever the norm: `[T, out]` each.
+pub fn after_norm<const N: usize>(
+    norm: &Norm,
+    x: &Tensor,
+    layers: [&Linear; N],
+    packed: Option<&PackedWeights>,
+) -> [Tensor; N] {
+    match norm {
+        Norm::Rms(norm) => normed_all(norm, x, layers, packed),
+        Norm::Layer(norm) => forward_all(&norm.forward(x), layers, packed),
+    }
 }
 
 /// Layers over `norm(x)` of `x [T, in]`: `[T, out]` each.

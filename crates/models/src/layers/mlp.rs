@@ -1,9 +1,9 @@
-//! The gated multi-layer perceptron.
+//! Multi-layer perceptrons with the norm before and the residual sum after them.
 
 use tch::Tensor;
 use torch::{residual_gated_linear, swiglu};
 
-use super::{Linear, PackedWeights, RmsNorm, normed_all};
+use super::{Linear, Norm, PackedWeights, RmsNorm, after_norm, normed_all};
 use crate::ModelError;
 use crate::parameters::Builder;
 
@@ -45,6 +45,94 @@ impl GatedMlp {
         match self.down_proj.plain(packed) {
             Some(down) => residual_gated_linear(x, &gate, &up, down),
             None => x + self.down_proj.forward(&swiglu(&gate, &up), packed),
+        }
+    }
+}
+
+/// The activation of a plain perceptron.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// The same by a hyperbolic tangent.
+    GeluTanh,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+impl Activation {
+    /// By the name in `config.json`.
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Activation::Gelu),
+            "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
+            "quick_gelu" => Some(Activation::QuickGelu),
+            _ => None,
+        }
+    }
+
+    /// `[..] -> [..]`.
+    pub fn forward(self, x: &Tensor) -> Tensor {
+        match self {
+            Activation::Gelu => x.gelu("none"),
+            Activation::GeluTanh => x.gelu("tanh"),
+            Activation::QuickGelu => x * (x * 1.702).sigmoid(),
+        }
+    }
+}
+
+/// `x + second(act(first(norm(x))))`.
+#[derive(Debug)]
+pub struct PlainMlp {
+    norm: Norm,
+    first: Linear,
+    second: Linear,
+    activation: Activation,
+}
+
+impl PlainMlp {
+    /// Takes the layers of these names below `mlp`, both with biases.
+    ///
+    /// # Errors
+    /// Only libtorch's own; mismatches are collected by the builder.
+    pub fn load(
+        b: &mut Builder<'_>,
+        norm: Norm,
+        names: [&str; 2],
+        [hidden, inner]: [i64; 2],
+        activation: Activation,
+    ) -> Result<Self, ModelError> {
+        let [first, second] = names.map(|name| format!("mlp.{name}"));
+        Ok(PlainMlp {
+            norm,
+            first: b.at(first, |b| Linear::load(b, hidden, inner, true))?,
+            second: b.at(second, |b| Linear::load(b, inner, hidden, true))?,
+            activation,
+        })
+    }
+
+    /// `[T, hidden] -> [T, hidden]`.
+    pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        let [inner] = after_norm(&self.norm, x, [&self.first], packed);
+        self.second.add_forward(x, &self.activation.forward(&inner), packed)
+    }
+}
+
+/// The perceptron of a vision block.
+#[derive(Debug)]
+pub enum Mlp {
+    /// With a gate.
+    Gated(GatedMlp),
+    /// Without.
+    Plain(PlainMlp),
+}
+
+impl Mlp {
+    /// `[T, hidden] -> [T, hidden]`.
+    pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        match self {
+            Mlp::Gated(mlp) => mlp.forward(x, packed),
+            Mlp::Plain(mlp) => mlp.forward(x, packed),
         }
     }
 }

@@ -1,14 +1,21 @@
-//! Layers that all families share.
+//! Layers that families share.
 
 pub mod attention;
+pub mod axial;
+pub mod decoder;
 pub mod linear;
 mod mlp;
+pub mod mrope;
 pub mod norm;
 pub mod packed;
+pub mod position_table;
 pub mod rotary;
 mod varlen;
+mod vision_block;
 
-pub use linear::{Linear, forward_all, normed_all};
-pub use mlp::GatedMlp;
-pub use norm::RmsNorm;
+pub use decoder::{DecoderLayer, DecoderOptions, TextModel};
+pub use linear::{Linear, after_norm, forward_all, normed_all};
+pub use mlp::{Activation, GatedMlp, Mlp, PlainMlp};
+pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use packed::PackedWeights;
+pub use vision_block::VisionBlock;

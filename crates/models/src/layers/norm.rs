@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation, computed in f32 whatever the type.
+//! Normalisation, computed in f32 whatever the type.
 
 use tch::Tensor;
 use torch::rms_norm;
@@ -30,5 +30,49 @@ impl RmsNorm {
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         rms_norm(x, &self.weight, self.eps)
+    }
+}
+
+/// `w * (x - mean(x)) / sqrt(var(x) + eps) + b` over the last dimension.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Takes `weight [size]` and `bias [size]`.
+    ///
+    /// # Errors
+    /// Only libtorch's own; mismatches are collected by the builder.
+    pub fn load(builder: &mut Builder<'_>, size: i64, eps: f64) -> Result<Self, ModelError> {
+        let weight = builder.take("weight", &[size])?;
+        Ok(LayerNorm { weight, bias: builder.take("bias", &[size])?, eps })
+    }
+
+    /// `[.., size] -> [.., size]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (weight, bias) = (Some(&self.weight), Some(&self.bias));
+        x.layer_norm(self.weight.size(), weight, bias, self.eps, false)
+    }
+}
+
+/// The norm of a layer.
+#[derive(Debug)]
+pub enum Norm {
+    /// By the root of the mean square.
+    Rms(RmsNorm),
+    /// By mean and variance.
+    Layer(LayerNorm),
+}
+
+impl Norm {
+    /// `[.., size] -> [.., size]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        match self {
+            Norm::Rms(norm) => norm.forward(x),
+            Norm::Layer(norm) => norm.forward(x),
+        }
     }
 }

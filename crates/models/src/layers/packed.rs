@@ -18,7 +18,7 @@ impl PackedWeights {
     /// Room for the copies of `model`, to which alone it may be passed.
     pub fn new(model: &dyn VisionLanguageModel) -> Self {
         let mut packed = PackedWeights { copies: Vec::new() };
-        packed.copies.resize_with(model.parameters().num_linears, PackedCopy::default);
+        packed.copies.resize_with(model.parameters().linears.len(), PackedCopy::default);
         packed
     }
 

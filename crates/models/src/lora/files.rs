@@ -161,7 +161,7 @@ fn layer_and_half(name: &str) -> Option<(String, usize)> {
         Some(module) => (module, 0),
         None => (name.strip_suffix(".lora_B")?, 1),
     };
-    Some((crate::parameters::module_name(module), half))
+    Some((crate::names::current_of_any(module), half))
 }
 
 /// Writes the adapter of `model`, trained over `base`, into `folder`; it loads in PEFT. Returns the weight file.

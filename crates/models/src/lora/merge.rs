@@ -9,8 +9,8 @@ use torch::{WeightFiles, write_tensors_as};
 use super::files::SavedAdapter;
 use crate::checkpoint::{HEAD, finish_folder};
 use crate::contradictions::head_is_embedding;
-use crate::parameters::module_name;
-use crate::{ModelError, contradictions};
+use crate::names::Names;
+use crate::{ModelError, contradictions, family_of};
 
 /// Writes the weights of `base` with `adapter` added, under the names, files and types of `base`, into
 /// the existing folder `target`: `W + alpha / rank * B A`, in f32. One file's tensors are in memory at a time.
@@ -18,10 +18,11 @@ use crate::{ModelError, contradictions};
 /// # Errors
 /// An adapter whose layers or shapes are not those of `base`, a file that cannot be read or written.
 pub fn merge_adapter(base: &Path, adapter: &SavedAdapter, target: &Path) -> Result<(), ModelError> {
+    let rules = &family_of(base)?.names;
     let files = WeightFiles::open(base)?;
     contradictions::warn_of_adapter(&adapter.folder, base);
     contradictions::warn_of_files(&files, base);
-    check(&files, base, adapter)?;
+    check(rules, &files, base, adapter)?;
     let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for name in files.names() {
         by_file.entry(files.file_of(name)?).or_default().push(name);
@@ -30,24 +31,27 @@ pub fn merge_adapter(base: &Path, adapter: &SavedAdapter, target: &Path) -> Resu
         let mut tensors = Vec::with_capacity(names.len());
         for name in names {
             let stored = files.tensor(name)?;
-            let merged = match matrices(adapter, name) {
-                Some((a, b)) => merged(&stored, a, b, scale_of(adapter, name))?,
+            let merged = match layer_of(rules, name)
+                .and_then(|layer| Some((adapter.matrices(&layer)?, layer)))
+            {
+                Some(((a, b), layer)) => merged(&stored, a, b, scale_of(adapter, &layer))?,
                 None => stored,
             };
             tensors.push((name.to_owned(), merged, files.kind(name)?));
         }
         write_tensors_as(&target.join(file), &tensors)?;
     }
-    let has_head = files.contains(HEAD) && !head_is_embedding(&files)?;
+    let has_head = files.contains(HEAD) && !head_is_embedding(rules, &files)?;
     finish_folder(&files, base, target, has_head)
 }
 
-fn matrices<'a>(adapter: &'a SavedAdapter, weight: &str) -> Option<(&'a Tensor, &'a Tensor)> {
-    adapter.matrices(&module_name(weight.strip_suffix(".weight")?))
+/// The layer, as transformers 5 names it, of a stored weight.
+fn layer_of(names: &Names, weight: &str) -> Option<String> {
+    Some(names.current(weight.strip_suffix(".weight")?))
 }
 
-fn scale_of(adapter: &SavedAdapter, weight: &str) -> f64 {
-    let (rank, alpha) = adapter.rank_and_alpha(&module_name(weight.trim_end_matches(".weight")));
+fn scale_of(adapter: &SavedAdapter, layer: &str) -> f64 {
+    let (rank, alpha) = adapter.rank_and_alpha(layer);
     alpha / rank as f64
 }
 
@@ -60,15 +64,23 @@ fn merged(stored: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor,
 }
 
 /// Refuses an adapter of another model before anything is written.
-fn check(files: &WeightFiles, base: &Path, adapter: &SavedAdapter) -> Result<(), ModelError> {
+fn check(
+    rules: &Names,
+    files: &WeightFiles,
+    base: &Path,
+    adapter: &SavedAdapter,
+) -> Result<(), ModelError> {
     let mut left: BTreeSet<&str> = adapter.modules().collect();
     let mut problems = Vec::new();
     for name in files.names() {
-        let Some((a, b)) = matrices(adapter, name) else {
+        let Some(layer) = layer_of(rules, name) else {
             continue;
         };
-        left.remove(module_name(name.trim_end_matches(".weight")).as_str());
-        let (rank, _) = adapter.rank_and_alpha(&module_name(name.trim_end_matches(".weight")));
+        let Some((a, b)) = adapter.matrices(&layer) else {
+            continue;
+        };
+        left.remove(layer.as_str());
+        let (rank, _) = adapter.rank_and_alpha(&layer);
         let expected = files.shape(name)?;
         let fits = a.size().first() == Some(&rank)
             && a.dim() == 2

@@ -21,6 +21,7 @@ pub use merge::merge_adapter;
 pub use targets::Targets;
 
 use crate::ModelError;
+use crate::model::Part;
 
 /// A new adapter.
 #[derive(Clone, Debug)]
@@ -146,6 +147,7 @@ pub(crate) struct Adapters<'a> {
     source: AdapterSource<'a>,
     /// `alpha / rank` of the last layer.
     scale: f64,
+    part_of: fn(&str) -> Part,
     pub(crate) lora: Lora,
 }
 
@@ -156,13 +158,14 @@ pub(crate) struct Matrices {
 }
 
 impl<'a> Adapters<'a> {
-    pub(crate) fn new(source: AdapterSource<'a>) -> Self {
+    /// `part_of`: the part of a layer, see [`crate::Family::part_of`].
+    pub(crate) fn new(source: AdapterSource<'a>, part_of: fn(&str) -> Part) -> Self {
         let lora = match &source {
             AdapterSource::New(o) => Lora::new(o.rank, o.alpha, o.dropout),
             AdapterSource::Saved(s) => Lora::new(s.rank, s.alpha, s.dropout),
         };
         let scale = lora.alpha / lora.rank as f64;
-        Adapters { source, scale, lora }
+        Adapters { source, scale, part_of, lora }
     }
 
     /// The matrices of a layer `[out, in]`; `None` where it has no adapter. A mismatch goes to `problems`.
@@ -178,7 +181,7 @@ impl<'a> Adapters<'a> {
         };
         let matrices = match &self.source {
             AdapterSource::New(options) => {
-                if !options.targets.holds(module) {
+                if !options.targets.holds(module, (self.part_of)(module)) {
                     return Ok(None);
                 }
                 Matrices {

@@ -5,6 +5,8 @@
 use regex::Regex;
 use serde_json::Value;
 
+use crate::names::older_of_any;
+
 /// The values of single layers, and what all others have.
 #[derive(Debug)]
 pub(super) struct Patterns {
@@ -51,10 +53,9 @@ impl Patterns {
 
 /// The value of the first pattern that means the layer, by its name in transformers 5 or on the hub.
 fn first(patterns: &[(Regex, f64)], module: &str) -> Option<f64> {
-    let older = module.replacen("model.language_model.", "model.", 1);
-    let older =
-        older.strip_prefix("model.visual.").map(|rest| format!("visual.{rest}")).unwrap_or(older);
-    let meant = |regex: &Regex| regex.is_match(module) || regex.is_match(&older);
+    let older = older_of_any(module);
+    let meant =
+        |regex: &Regex| regex.is_match(module) || older.iter().any(|older| regex.is_match(older));
     patterns.iter().find(|(regex, _)| meant(regex)).map(|(_, value)| *value)
 }
 

@@ -3,6 +3,7 @@
 use regex::Regex;
 
 use crate::ModelError;
+use crate::model::Part;
 
 /// `all-linear` of PEFT: every linear layer of the parts that may have adapters.
 const ALL: &str = "all-linear";
@@ -40,9 +41,9 @@ impl Targets {
         Ok(Targets { patterns: patterns.collect::<Result<_, ModelError>>()?, vision })
     }
 
-    /// Whether a layer is meant.
-    pub fn holds(&self, module: &str) -> bool {
-        if !self.vision && module.contains("visual.") {
+    /// Whether a layer of a part is meant.
+    pub fn holds(&self, module: &str, part: Part) -> bool {
+        if !self.vision && part != Part::Language {
             return false;
         }
         self.patterns.is_empty() || self.patterns.iter().any(|(_, regex)| regex.is_match(module))
@@ -71,7 +72,8 @@ mod tests {
     fn held(patterns: &[&str], vision: bool) -> [bool; 3] {
         let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
         let targets = Targets::new(&patterns, vision).unwrap();
-        [Q, UP, SEEN].map(|module| targets.holds(module))
+        [(Q, Part::Language), (UP, Part::Language), (SEEN, Part::Vision)]
+            .map(|(module, part)| targets.holds(module, part))
     }
 
     #[test]

@@ -8,26 +8,29 @@ use std::rc::Rc;
 use tch::Tensor;
 
 use super::config::VisionConfig;
-use super::rope::{patch_order, vision_rotary};
+use super::windows::patch_order;
 use crate::ModelError;
 use crate::checkpointing::Checkpointing;
+use crate::decoder_model::VisionTower;
+use crate::family::VisionShape;
 use crate::layers::attention::{Layout, PackedAttention};
+use crate::layers::axial::{axial_rotary, patch_positions};
 use crate::layers::rotary::Rotary;
-use crate::layers::{GatedMlp, Linear, PackedWeights, RmsNorm, normed_all};
+use crate::layers::{GatedMlp, Linear, Mlp, Norm, PackedWeights, RmsNorm, VisionBlock};
 use crate::parameters::Builder;
 
 const EPS: f64 = 1e-6;
 
 /// `visual` in the checkpoint.
 #[derive(Debug)]
-pub struct VisionTower {
+pub struct Tower {
     config: VisionConfig,
     patch_embed: Linear,
     blocks: Vec<VisionBlock>,
     merger: Merger,
 }
 
-impl VisionTower {
+impl Tower {
     /// Takes the tower's tensors below the builder's path.
     ///
     /// # Errors
@@ -36,28 +39,48 @@ impl VisionTower {
         let side = config.patch_size as i64;
         let kernel =
             [config.hidden_size, config.in_channels, config.temporal_patch_size as i64, side, side];
-        let patch_embed = builder.at("patch_embed.proj", |b| Linear::load_kernel(b, &kernel))?;
+        let patch_embed =
+            builder.at("patch_embed.proj", |b| Linear::load_kernel(b, &kernel, false))?;
         let blocks = (0..config.depth)
-            .map(|i| builder.at(format!("blocks.{i}"), |b| VisionBlock::load(b, config)))
+            .map(|i| builder.at(format!("blocks.{i}"), |b| load_block(b, config)))
             .collect::<Result<_, _>>()?;
         let merger = builder.at("merger", |b| Merger::load(b, config))?;
-        Ok(VisionTower { config: config.clone(), patch_embed, blocks, merger })
+        Ok(Tower { config: config.clone(), patch_embed, blocks, merger })
+    }
+}
+
+fn load_block(b: &mut Builder<'_>, config: &VisionConfig) -> Result<VisionBlock, ModelError> {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let norm1 = b.at("norm1", |b| RmsNorm::load(b, hidden, EPS))?;
+    let norm2 = b.at("norm2", |b| RmsNorm::load(b, hidden, EPS))?;
+    let mlp = GatedMlp::load(b, norm2, [hidden, inner], true)?;
+    VisionBlock::load(b, [hidden, config.num_heads], Norm::Rms(norm1), Mlp::Gated(mlp))
+}
+
+impl VisionTower for Tower {
+    fn shape(&self) -> VisionShape {
+        self.config.shape()
     }
 
-    /// `pixel_values [patches, patch_dim] -> [merged patches, out_hidden_size]`, stage by stage.
-    pub fn stages<'a>(
+    fn settings(&self) -> String {
+        format!("{:?}", self.config)
+    }
+
+    fn stages<'a>(
         &'a self,
         checkpointing: &mut Checkpointing<'a>,
         pixel_values: &Tensor,
-        grids: &[[usize; 3]],
+        tiles: &[[usize; 3]],
         packed: Option<&'a PackedWeights>,
     ) -> Tensor {
         let device = pixel_values.device();
         let kind = pixel_values.kind();
         let merge = self.config.spatial_merge_size.pow(2) as i64;
-        let order = patch_order(&self.config, grids);
+        let order = patch_order(&self.config, tiles);
         let window_index = torch::upload(&order.window_index, device);
-        let rotary = vision_rotary(&self.config, &order.positions, device);
+        let positions = patch_positions(tiles, self.config.spatial_merge_size);
+        let head_dim = self.config.hidden_size / self.config.num_heads;
+        let rotary = axial_rotary(head_dim, self.config.rope_theta(), &positions, device);
         let rotary = Rc::new(Rotary::new(
             permute(&rotary.cos, &window_index, merge),
             permute(&rotary.sin, &window_index, merge),
@@ -87,51 +110,6 @@ impl VisionTower {
 fn permute(x: &Tensor, index: &Tensor, merge: i64) -> Tensor {
     let channels = x.size()[1];
     x.view([-1, merge * channels]).index_select(0, index).view([-1, channels])
-}
-
-#[derive(Debug)]
-struct VisionBlock {
-    norm1: RmsNorm,
-    qkv: Linear,
-    proj: Linear,
-    /// Its norm is `norm2`.
-    mlp: GatedMlp,
-    num_heads: i64,
-}
-
-impl VisionBlock {
-    fn load(b: &mut Builder<'_>, config: &VisionConfig) -> Result<Self, ModelError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let norm1 = b.at("norm1", |b| RmsNorm::load(b, hidden, EPS))?;
-        let norm = b.at("norm2", |b| RmsNorm::load(b, hidden, EPS))?;
-        Ok(VisionBlock {
-            norm1,
-            qkv: b.at("attn.qkv", |b| Linear::load(b, hidden, 3 * hidden, true))?,
-            proj: b.at("attn.proj", |b| Linear::load(b, hidden, hidden, true))?,
-            mlp: GatedMlp::load(b, norm, [hidden, inner], true)?,
-            num_heads: config.num_heads,
-        })
-    }
-
-    fn forward(
-        &self,
-        x: &Tensor,
-        rotary: &Rotary,
-        attention: &PackedAttention,
-        packed: Option<&PackedWeights>,
-    ) -> Tensor {
-        let patches = x.size()[0];
-        // [patches, 3, heads, head_dim]
-        let [qkv] = normed_all(&self.norm1, x, [&self.qkv], packed);
-        let qkv = qkv.view([patches, 3, self.num_heads, -1]);
-        let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
-        // A saved view would keep all three alive until the backward pass.
-        let v = v.contiguous();
-        drop(qkv);
-        let attended = attention.forward(&rotary.apply(&q), &rotary.apply(&k), &v);
-        let x = self.proj.add_forward(x, &attended.reshape([patches, -1]), packed);
-        self.mlp.forward(&x, packed)
-    }
 }
 
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! What training asks of a GPU, counted by the stand-in for CUDA (`tools/stand_in`), which must be the CUDA library of this process.
 
 use models::model::forward;
-use models::qwen2_5_vl::{Config, Model};
+use models::qwen2_5_vl::Config;
 use models::{
-    Checkpointing, InputsBuilder, LoadOptions, PackedAttention, TrainedParts, VisionLanguageModel,
+    Checkpointing, FamilyConfig, InputsBuilder, LoadOptions, PackedAttention, TrainedParts,
 };
 use tch::{Device, Kind, Tensor};
 use torch::{FastPath, set_enabled};
@@ -20,18 +20,18 @@ fn step(layers: usize, kind: Kind) -> i64 {
     let mut config = Config::read(&testing::checkpoint("nested")).unwrap();
     config.text.num_hidden_layers = layers;
     let options = LoadOptions { kind, device, trained: TrainedParts::ALL };
-    let model = Model::blank(config, options, None).unwrap();
-    let mut builder = InputsBuilder::new(&model);
+    let model = (&config as &dyn FamilyConfig).blank(options, None).unwrap();
+    let mut builder = InputsBuilder::new(&*model);
     for len in [5, 9] {
         let prompt = base::Prompt { ids: (0..len).collect(), images: Vec::new() };
         builder.push_prompt(&prompt).unwrap();
     }
     let batch = builder.build();
     let attention = PackedAttention::new(&batch.layout, true, kind, device);
-    let rotary = model.rotary(&batch.position_ids);
+    let pass = batch.pass_inputs(&*model);
     let run = || {
         let mut checkpointing = Checkpointing::new(false);
-        let hidden = forward(&model, &mut checkpointing, &batch, &attention, &rotary);
+        let hidden = forward(&*model, &mut checkpointing, &batch, &pass, &attention);
         let loss: Tensor = hidden.sum(Kind::Float);
         loss.backward();
     };

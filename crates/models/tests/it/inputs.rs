@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::{PreparedImage, Prompt};
+use base::{ImageLayout, PreparedImage, Prompt};
 use models::{InputsBuilder, ModelError, VisionLanguageModel};
 use proptest::prelude::*;
 use tch::Kind;
@@ -56,7 +56,8 @@ fn positions_of_text_and_images() {
     let model = load(&checkpoint("nested"));
     proptest!(|(parts in parts())| {
         let (ids, grids, positions) = restated(&parts);
-        let got = model.prompt_positions(&ids, &grids);
+        let layouts: Vec<_> = grids.iter().map(|grid| ImageLayout::merged(*grid, 2)).collect();
+        let got = model.prompt_positions(&ids, &layouts.iter().collect::<Vec<_>>());
         let next = positions.iter().flatten().max().map_or(0, |max| max + 1);
         prop_assert_eq!(got.positions, positions);
         prop_assert_eq!(got.next, next);
@@ -75,7 +76,7 @@ fn an_image_used_twice_goes_through_the_tower_once() {
     assert_eq!(batch.input_ids.size(), [tokens]);
     assert_eq!(batch.position_ids.size(), [3, tokens]);
     let images = batch.images.unwrap();
-    assert_eq!(images.grids(), [[1, 4, 6], [1, 4, 4]]);
+    assert_eq!(images.tiles(), [[1, 4, 6], [1, 4, 4]]);
     let pixel_values = images.pixel_values(Kind::Float, torch::device_of_tests());
     assert_eq!(pixel_values.size(), [40, PATCH_DIM as i64]);
     let sources = Vec::<i64>::try_from(&images.sources).unwrap();

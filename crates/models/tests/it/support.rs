@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{PreparedImage, Prompt};
+use base::{ImageLayout, PreparedImage, Prompt};
 use models::model::forward;
 use models::{
     Checkpointing, InputsBuilder, LoadOptions, ModelError, PackedAttention, TrainedParts,
@@ -103,14 +103,19 @@ pub fn test_image(number: usize, height: usize, width: usize) -> Arc<PreparedIma
         .map(|i| ((i + 1) as f32 * 0.37 + number as f32).sin())
         .collect();
     let size = [14 * width as u32, 14 * height as u32];
-    Arc::new(PreparedImage::new(pixel_values, [1, height, width], size, size))
+    Arc::new(PreparedImage::new(
+        pixel_values,
+        ImageLayout::merged([1, height, width], 2),
+        size,
+        size,
+    ))
 }
 
 /// `before`, the placeholders of each image with a token between them, `after`.
 pub fn prompt(before: &[u32], images: &[Arc<PreparedImage>], after: &[u32]) -> Prompt {
     let mut ids = before.to_vec();
     for image in images {
-        let tokens = image.grid_thw.iter().product::<usize>() / 4;
+        let tokens = image.layout.num_tokens();
         ids.extend(std::iter::repeat_n(548, tokens));
         ids.push(546);
     }
@@ -131,9 +136,9 @@ pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]
     no_grad(|| {
         let (kind, device) = model.compute();
         let attention = PackedAttention::new(&batch.layout, true, kind, device);
-        let rotary = model.rotary(&batch.position_ids);
+        let pass = batch.pass_inputs(model);
         let mut checkpointing = Checkpointing::new(false);
-        let hidden = forward(model, &mut checkpointing, &batch, &attention, &rotary);
+        let hidden = forward(model, &mut checkpointing, &batch, &pass, &attention);
         model.logits(&hidden, None).to_kind(Kind::Float)
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use models::parameters::Builder;
-use models::{LoadOptions, Master, TrainedParts};
+use models::{LoadOptions, Master, TrainedParts, qwen2_5_vl};
 use tch::{Kind, Tensor};
 use torch::WeightFiles;
 
@@ -68,13 +68,13 @@ fn a_weight_used_twice_is_named() {
         device: torch::device_of_tests(),
         trained: TrainedParts::NONE,
     };
-    let mut builder = Builder::new(&files, options, None);
+    let mut builder = Builder::new(&qwen2_5_vl::FAMILY, &files, &folder, options, None);
     for _ in 0..2 {
         let _ = builder
             .at("model.language_model", |b| b.at("norm", |b| b.take("weight", &[32])))
             .unwrap();
     }
-    let message = builder.finish(&folder).unwrap_err().to_string();
+    let message = builder.finish().unwrap_err().to_string();
     assert_names(&message, &["weight model.language_model.norm.weight: used twice"]);
 }
 

@@ -1,10 +1,11 @@
 //! What a configuration, a model's `config.json` and a sample of the rows say of a run.
 
 use std::path::Path;
+use std::rc::Rc;
 
 use config::{GrpoConfig, OnBadRow};
 use data::{EpochOrder, ImageCache, load_prompt};
-use models::qwen2_5_vl::Config;
+use models::{Family, FamilyConfig, family_of};
 use tch::Device;
 
 use super::{Choice, Load, Probe, Shape, Trained, Work};
@@ -24,7 +25,7 @@ const INDEX_LINE_BYTES: u64 = 250;
 /// A run in numbers.
 #[derive(Clone, Debug)]
 pub struct PlanInputs {
-    config: Config,
+    config: Rc<dyn FamilyConfig>,
     settings: Settings,
     /// Sizes of the model.
     pub shape: Shape,
@@ -78,8 +79,8 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
             cause: "adapters in the vision tower are not planned for".into(),
         });
     }
-    let model = Config::read_with_weights(model_dir)?;
-    let shape = Shape::from(&model);
+    let model = family_of(model_dir)?.config(model_dir)?;
+    let shape = Shape::of(&*model)?;
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
     let seen = Seen::of(&dataset, &settings, &config.rewards.reward_funcs)?;
     let generations = config.algorithm.num_generations as u64;
@@ -106,7 +107,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         choice: Choice {
             accumulates,
             feature_cache: feature_bytes(&shape, &seen, &dataset, config),
-            ..choice(config, &settings)
+            ..choice(config, &settings, model.family())
         },
         lora: lora(config),
         shape,
@@ -120,7 +121,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         steps,
         device: settings.load.device,
         rows: seen.rows,
-        config: model,
+        config: model.into(),
         settings,
     })
 }
@@ -128,7 +129,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
 impl PlanInputs {
     /// What times the parts of a step.
     pub fn probe(&self) -> Probe<'_> {
-        Probe::new(&self.config, &self.settings, self.mean_step, self.sampled)
+        Probe::new(&*self.config, self.shape, &self.settings, self.mean_step, self.sampled)
     }
 
     /// A step of the sample's means.
@@ -146,8 +147,8 @@ fn lora(config: &GrpoConfig) -> Trained {
     Trained::Lora { rank: config.model.lora_r as u64, dropout: config.model.lora_dropout > 0.0 }
 }
 
-fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
-    let trained = settings.load.trained;
+fn choice(config: &GrpoConfig, settings: &Settings, family: &Family) -> Choice {
+    let trained = settings.load_options(family).trained;
     Choice {
         trained: match (config.model.use_peft, trained.vision || trained.merger) {
             (true, _) => lora(config),
@@ -169,7 +170,7 @@ fn choice(config: &GrpoConfig, settings: &Settings) -> Choice {
 /// Bytes of the features of all images, up to the cache's limit.
 fn feature_bytes(shape: &Shape, seen: &Seen, dataset: &Dataset, config: &GrpoConfig) -> u64 {
     let size = if config.model.bf16 { 2 } else { 4 };
-    let a_row = seen.mean.1 / shape.merged * shape.hidden * size;
+    let a_row = seen.mean.1 / shape.merged * shape.features * shape.hidden * size;
     let all = a_row * dataset.examples.len() as u64;
     all.min(config.machine.feature_cache_bytes as u64)
 }
@@ -210,8 +211,8 @@ impl Seen {
                 Err(cause) => return Err(bad_row(example, cause)),
             };
             let tokens = prompt.ids.len() as u64;
-            let grids = prompt.images.iter().map(|image| image.grid_thw);
-            let patches = grids.map(|grid| grid.iter().product::<usize>() as u64).sum::<u64>();
+            let patches = prompt.images.iter().map(|image| image.layout.num_patches() as u64);
+            let patches = patches.sum::<u64>();
             most = (tokens.max(most.0), patches.max(most.1));
             sum = (sum.0 + tokens, sum.1 + patches);
             bytes += empty_row_bytes(example, &prompt.images, rewards) as u64;

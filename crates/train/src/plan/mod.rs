@@ -169,7 +169,7 @@ pub struct Memory {
 /// Bytes that a run takes whose micro-batches are `batch` and which samples `sampled` at once.
 pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Memory {
     let size = choice.size();
-    let (counts, trained) = (shape.counts(), num_trained(shape, choice.trained));
+    let (counts, trained) = (shape.counts, num_trained(shape, choice.trained));
     let is_lora = matches!(choice.trained, Trained::Lora { .. });
     let only = |holds: bool, bytes: u64| if holds { bytes } else { 0 };
     let stages = Stages::new(shape, choice, batch);
@@ -259,8 +259,8 @@ pub fn completions_that_fit(
 /// Scalars that are trained.
 pub fn num_trained(shape: &Shape, trained: Trained) -> u64 {
     match trained {
-        Trained::Full => shape.counts().all(),
-        Trained::FrozenVision => shape.counts().language,
+        Trained::Full => shape.counts.all(),
+        Trained::FrozenVision => shape.counts.language,
         Trained::Lora { rank, .. } => shape.adapters(rank),
     }
 }
@@ -285,10 +285,15 @@ impl Stages {
         // Rotated queries and keys, values, outputs; with libtorch's operations also the product that values are a view of, and the
         // outputs gathered from padded blocks.
         let attention = if choice.cpu_kernels { 4 } else { 7 };
-        let mlp = choice.gated() * shape.vision_mlp;
-        let block = norms(choice, v, true) + (attention * v + mlp) * size;
+        let (mlp, norms) = match shape.vision_gated {
+            true => (choice.gated() * shape.vision_mlp, norms(choice, v, true)),
+            // The input and the output of the activation, and of the norms.
+            false => (2 * shape.vision_mlp, 2 * v * 2 * size),
+        };
+        let block = norms + (attention * v + mlp) * size;
         let merger =
             patches * v * (choice.norm_input() + size) + patches / shape.merged * 2 * merged * size;
+        let merger = shape.features * merger;
         let per_patch = shape.vision_depth * v * size;
         Stages {
             layers: shape.layers,

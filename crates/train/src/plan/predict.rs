@@ -94,7 +94,7 @@ impl Counted<'_> {
 
     /// Weights that every token meets.
     fn text_weights(&self) -> f64 {
-        (self.shape.layers * self.shape.layer_weights()) as f64
+        (self.shape.layers * self.shape.layer_weights) as f64
     }
 
     fn head_weights(&self) -> f64 {
@@ -123,7 +123,7 @@ impl Counted<'_> {
         let windows = shape.vision_depth.saturating_sub(shape.full_blocks) as f64;
         let seen = whole + windows * patches.min(shape.window as f64);
         let attention = 4.0 * shape.vision_hidden as f64 * patches * seen;
-        images as f64 * (2.0 * patches * shape.tower_weights() as f64 + attention)
+        images as f64 * (2.0 * patches * shape.tower_weights as f64 + attention)
     }
 
     /// `passes` forward over `load` together, with the tower over `images` and, where it has them, adapters.

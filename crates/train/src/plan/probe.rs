@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use base::{DrawKey, Prompt};
 use engine::{Generator, Request, SamplingParams};
-use models::qwen2_5_vl::{Config, Model};
 use models::{
-    AdapterSource, Checkpointing, LoadOptions, LoraOptions, Targets, TrainedParts,
-    VisionLanguageModel,
+    AdapterSource, Checkpointing, FamilyConfig, LoadOptions, LoraOptions, ScaledSize, Targets,
+    TrainedParts, VisionLanguageModel,
 };
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -42,7 +41,7 @@ const SMALLER: f64 = 0.3;
 
 /// What is timed, and with how many layers.
 pub struct Probe<'a> {
-    config: &'a Config,
+    config: &'a dyn FamilyConfig,
     shape: Shape,
     settings: &'a Settings,
     load: Load,
@@ -51,14 +50,20 @@ pub struct Probe<'a> {
 
 impl<'a> Probe<'a> {
     /// For steps like `load`, with `sampled` completions at once.
-    pub fn new(config: &'a Config, settings: &'a Settings, load: Load, sampled: Load) -> Self {
-        Probe { config, shape: Shape::from(config), settings, load, sampled }
+    pub fn new(
+        config: &'a dyn FamilyConfig,
+        shape: Shape,
+        settings: &'a Settings,
+        load: Load,
+        sampled: Load,
+    ) -> Self {
+        Probe { config, shape, settings, load, sampled }
     }
 
     /// Text layers that are tried, of all.
     pub fn layers(&self) -> (u64, u64) {
         let size = self.settings.load.kind.elt_size_in_bytes() as u64;
-        let enough = LEAST_BYTES.div_ceil(self.shape.layer_weights() * size);
+        let enough = LEAST_BYTES.div_ceil(self.shape.layer_weights * size);
         (enough.min(self.shape.layers), self.shape.layers)
     }
 
@@ -71,14 +76,14 @@ impl<'a> Probe<'a> {
         let model = self.model(tried, choice)?;
         let of_all = all as f64 / tried as f64;
         let vocab = self.shape.vocab as f64 / self.vocab() as f64;
-        let part = self.affordable(&model, choice)?;
-        let (text, head) = self.passes(&model, choice, part)?;
+        let part = self.affordable(&*model, choice)?;
+        let (text, head) = self.passes(&*model, choice, part)?;
         Ok(Costs {
             text: text.times(of_all),
             head: head.times(vocab),
-            vision: self.vision(&model, choice)?,
-            decoded: self.decoded(&model, choice, part)?,
-            update: self.update(&model)?,
+            vision: self.vision(&*model, choice)?,
+            decoded: self.decoded(&*model, choice, part)?,
+            update: self.update(&*model)?,
         })
     }
 
@@ -86,15 +91,23 @@ impl<'a> Probe<'a> {
         self.shape.vocab.min(MOST_VOCAB)
     }
 
+    /// The configuration of a model of `layers` text layers.
+    fn tried(&self, layers: u64) -> Box<dyn FamilyConfig> {
+        let blocks = self.shape.vision_depth;
+        self.config.scaled(&ScaledSize {
+            layers: layers as usize,
+            vocab_size: self.vocab() as i64,
+            vision_blocks: if blocks > MOST_BLOCKS { 2 } else { blocks as usize },
+        })
+    }
+
     /// A blank model of `layers` text layers.
-    fn model(&self, layers: u64, choice: Choice) -> Result<Model, TrainError> {
-        let mut config = self.config.clone();
-        config.text.num_hidden_layers = layers as usize;
-        config.text.vocab_size = self.vocab() as i64;
-        config.image_token_id = config.image_token_id.min(self.vocab() as u32 - 1);
-        if self.shape.vision_depth > MOST_BLOCKS {
-            config.vision.depth = 2;
-        }
+    fn model(
+        &self,
+        layers: u64,
+        choice: Choice,
+    ) -> Result<Box<dyn VisionLanguageModel>, TrainError> {
+        let config = self.tried(layers);
         let trained = TrainedParts {
             vision: choice.trained != Trained::FrozenVision,
             merger: choice.trained != Trained::FrozenVision,
@@ -114,11 +127,11 @@ impl<'a> Probe<'a> {
             }),
             Trained::Full | Trained::FrozenVision => None,
         };
-        Ok(Model::blank(config, options, lora.as_ref().map(AdapterSource::New))?)
+        Ok(config.blank(options, lora.as_ref().map(AdapterSource::New))?)
     }
 
     /// `part` of a text prompt and of its completions.
-    fn pack(&self, model: &Model, part: f64) -> Result<MicroBatch, TrainError> {
+    fn pack(&self, model: &dyn VisionLanguageModel, part: f64) -> Result<MicroBatch, TrainError> {
         let group = self.load.completions.div_ceil(self.load.prompts);
         let completion = vec![1u32; portion(self.load.completion_tokens, part)];
         let completions = vec![completion.as_slice(); group as usize];
@@ -129,7 +142,12 @@ impl<'a> Probe<'a> {
         Prompt { ids: vec![1; portion(self.load.prompt_tokens, part)], images: Vec::new() }
     }
 
-    fn training_secs(&self, model: &Model, choice: Choice, batch: &MicroBatch) -> f64 {
+    fn training_secs(
+        &self,
+        model: &dyn VisionLanguageModel,
+        choice: Choice,
+        batch: &MicroBatch,
+    ) -> f64 {
         best_of(model.compute().1, || {
             policy::with_dropout(model, &[0], || {
                 batch.backward(model, Pass::new(1.0, choice.recompute), |scores| {
@@ -140,7 +158,11 @@ impl<'a> Probe<'a> {
     }
 
     /// The part of a group that a pass has time for.
-    fn affordable(&self, model: &Model, choice: Choice) -> Result<f64, TrainError> {
+    fn affordable(
+        &self,
+        model: &dyn VisionLanguageModel,
+        choice: Choice,
+    ) -> Result<f64, TrainError> {
         let group = self.load.completions.div_ceil(self.load.prompts);
         let tokens = self.load.prompt_tokens + group * self.load.completion_tokens;
         let batch = self.pack(model, FIRST / tokens as f64)?;
@@ -152,7 +174,7 @@ impl<'a> Probe<'a> {
     /// Passes over `part` of a group, and over less of it; those of the head are timed apart and taken off.
     fn passes(
         &self,
-        model: &Model,
+        model: &dyn VisionLanguageModel,
         choice: Choice,
         part: f64,
     ) -> Result<(Passes, Passes), TrainError> {
@@ -178,7 +200,7 @@ impl<'a> Probe<'a> {
     }
 
     /// Seconds of `rows` through the head: forward, and forward and backward.
-    fn head(&self, model: &Model, rows: u64) -> [f64; 2] {
+    fn head(&self, model: &dyn VisionLanguageModel, rows: u64) -> [f64; 2] {
         let (kind, device) = model.compute();
         let size = [rows as i64, self.shape.hidden as i64];
         let hidden = Tensor::full(size, 0.01, (kind, device));
@@ -195,7 +217,7 @@ impl<'a> Probe<'a> {
     }
 
     /// Seconds of a prompt's images through the tower, as if they were one: forward, and as it is trained.
-    fn vision(&self, model: &Model, choice: Choice) -> Result<Tower, TrainError> {
+    fn vision(&self, model: &dyn VisionLanguageModel, choice: Choice) -> Result<Tower, TrainError> {
         if self.load.patches == 0 {
             return Ok(Tower::default());
         }
@@ -203,15 +225,20 @@ impl<'a> Probe<'a> {
         let part = MOST_SECS / first.1.training * first.0 / self.load.patches as f64;
         let (patches, tried_secs) =
             self.tower_secs(model, choice, part.min(1.0) * self.load.patches as f64);
-        let tried = Shape::from(model.config());
-        let more = self.shape.tower_weights() as f64 / tried.tower_weights() as f64;
+        let tried = Shape::of(&*self.tried(self.layers().0))?;
+        let more = self.shape.tower_weights as f64 / tried.tower_weights as f64;
         let more = more * self.load.patches as f64 / patches;
         Ok(Tower { forward: tried_secs.forward * more, training: tried_secs.training * more })
     }
 
     /// The patches of a nearly square image of about `patches`, and their pass through the tower.
-    fn tower_secs(&self, model: &Model, choice: Choice, patches: f64) -> (f64, Tower) {
-        let side = model.spatial_merge_size();
+    fn tower_secs(
+        &self,
+        model: &dyn VisionLanguageModel,
+        choice: Choice,
+        patches: f64,
+    ) -> (f64, Tower) {
+        let side = self.config.vision_shape().merge;
         let height = (patches.sqrt() as usize / side).max(1) * side;
         let width = (patches as usize / height / side).max(1) * side;
         let (kind, device) = model.compute();
@@ -235,20 +262,25 @@ impl<'a> Probe<'a> {
     }
 
     /// Seconds of a decoding step of all concurrent completions.
-    fn decoded(&self, model: &Model, choice: Choice, part: f64) -> Result<f64, TrainError> {
+    fn decoded(
+        &self,
+        model: &dyn VisionLanguageModel,
+        choice: Choice,
+        part: f64,
+    ) -> Result<f64, TrainError> {
         let (tried, all) = self.layers();
         let one = self.sampling_secs(model, part)?;
         if tried == all {
             return Ok(one);
         }
-        let two = self.sampling_secs(&self.model(2 * tried, choice)?, part)?;
+        let two = self.sampling_secs(&*self.model(2 * tried, choice)?, part)?;
         let layer = ((two - one) / tried as f64).max(0.0);
         let rest = (one - layer * tried as f64).max(0.0);
         let vocab = self.shape.vocab as f64 / self.vocab() as f64;
         Ok(rest * vocab + layer * all as f64)
     }
 
-    fn sampling_secs(&self, model: &Model, part: f64) -> Result<f64, TrainError> {
+    fn sampling_secs(&self, model: &dyn VisionLanguageModel, part: f64) -> Result<f64, TrainError> {
         let prompt = self.prompt(part);
         let most = (MOST_PREFILL / prompt.ids.len() as u64).max(1);
         let prompts = self.sampled.prompts.min(most);
@@ -278,7 +310,7 @@ impl<'a> Probe<'a> {
     }
 
     /// Seconds of an update, by trained scalar.
-    fn update(&self, model: &Model) -> Result<f64, TrainError> {
+    fn update(&self, model: &dyn VisionLanguageModel) -> Result<f64, TrainError> {
         let options = OptimizerOptions { max_grad_norm: 1.0, ..self.settings.optimizer() };
         let parameters = model.parameters();
         let device = model.compute().1;
@@ -334,7 +366,7 @@ mod tests {
     #[test]
     fn every_part_takes_some_time() {
         let golden = testing::checkpoint("nested");
-        let config = Config::read(&golden).unwrap();
+        let config = models::qwen2_5_vl::Config::read(&golden).unwrap();
         let settings = Settings::try_from(&GrpoConfig::default().with(|c| {
             c.data.data_file_paths = ColonList("rows.jsonl".into());
             c.machine.device = "cpu".into();
@@ -347,7 +379,7 @@ mod tests {
             completion_tokens: 6,
             patches: 22,
         };
-        let probe = Probe::new(&config, &settings, load, load);
+        let probe = Probe::new(&config, Shape::of(&config).unwrap(), &settings, load, load);
         assert_eq!(probe.layers().0, probe.layers().1);
         let lora = Trained::Lora { rank: 2, dropout: true };
         for trained in [Trained::Full, lora] {
@@ -374,7 +406,7 @@ mod tests {
     #[test]
     fn few_layers_of_large_models_are_tried() {
         let golden = testing::checkpoint("nested");
-        let mut config = Config::read(&golden).unwrap();
+        let mut config = models::qwen2_5_vl::Config::read(&golden).unwrap();
         config.text.hidden_size = 2048;
         config.text.intermediate_size = 11008;
         config.text.num_hidden_layers = 36;
@@ -385,6 +417,9 @@ mod tests {
         .unwrap();
         let load =
             Load { prompts: 1, completions: 2, prompt_tokens: 4, completion_tokens: 2, patches: 0 };
-        assert_eq!(Probe::new(&config, &settings, load, load).layers(), (1, 36));
+        assert_eq!(
+            Probe::new(&config, Shape::of(&config).unwrap(), &settings, load, load).layers(),
+            (1, 36)
+        );
     }
 }

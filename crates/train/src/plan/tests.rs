@@ -10,14 +10,19 @@ pub(super) const SHAPE_39M: Shape = Shape {
     kv_width: 128,
     mlp: 1408,
     vocab: 8192,
-    tied: true,
     vision_hidden: 320,
     vision_depth: 8,
     vision_mlp: 864,
+    vision_gated: true,
     patch: 1176,
     merged: 4,
     full_blocks: 2,
     window: 64,
+    features: 1,
+    counts: Counts { vision: 10_320_384, merger: 2_295_872, language: 26_753_536 },
+    layer_weights: 2_818_048,
+    tower_weights: 10_862_080,
+    adapter_channels: 72_704,
 };
 pub(super) const SHAPE_3B: Shape = Shape::QWEN2_5_VL_3B;
 pub(super) const SHAPE_7B: Shape = Shape::QWEN2_5_VL_7B;
@@ -39,19 +44,19 @@ const BATCH: Load =
 
 #[test]
 fn parameters_are_those_of_the_models() {
-    let counts = SHAPE_39M.counts();
+    let counts = SHAPE_39M.counts;
     assert_eq!(
         (counts.vision, counts.merger, counts.language),
         (10_320_384, 2_295_872, 26_753_536)
     );
     // As their model cards count them.
-    assert_eq!(SHAPE_3B.counts().all(), 3_754_622_976);
-    assert_eq!(SHAPE_7B.counts().all(), 8_292_166_656);
+    assert_eq!(SHAPE_3B.counts.all(), 3_754_622_976);
+    assert_eq!(SHAPE_7B.counts.all(), 8_292_166_656);
 }
 
 #[test]
 fn what_stays_is_weights_moments_and_reference() {
-    let n = SHAPE_39M.counts().all();
+    let n = SHAPE_39M.counts.all();
     let plain = memory(&SHAPE_39M, FULL, &BATCH, &BATCH);
     assert_eq!((plain.weights, plain.reference), (4 * n, 4 * n));
     assert_eq!((plain.moments, plain.masters), (8 * n, 0));
@@ -104,7 +109,7 @@ fn peaks_are_those_measured() {
 
 #[test]
 fn what_waits_in_host_memory_is_not_on_the_device() {
-    let n = SHAPE_7B.counts().all();
+    let n = SHAPE_7B.counts.all();
     let plain = Choice { bf16: true, recompute: true, ..FULL };
     let offloaded = Choice { offload_optimizer: true, offload_reference: true, ..plain };
     let of = |choice| memory(&SHAPE_7B, choice, &BATCH, &BATCH);
@@ -123,7 +128,7 @@ fn what_waits_in_host_memory_is_not_on_the_device() {
 
 #[test]
 fn moments_in_8_bits() {
-    let n = SHAPE_39M.counts().all();
+    let n = SHAPE_39M.counts.all();
     let moments = |in_8bit| memory(&SHAPE_39M, Choice { in_8bit, ..FULL }, &BATCH, &BATCH).moments;
     let (exact, eight) = (moments(false), moments(true));
     assert_eq!(exact, 8 * n);

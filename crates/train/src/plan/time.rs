@@ -82,13 +82,13 @@ mod tests {
         // Three passes, 420 tokens, 120 of completions; two turns of ten tokens.
         let sampling = 1.0 + 3.0 + 21.0 + 20.0 * 3.0;
         let reference = 3.0 + 4.2 + 1.5 + 12.0 + 21.0;
-        let update = SHAPE_39M.counts().all() as f64 * 1e-6;
+        let update = SHAPE_39M.counts.all() as f64 * 1e-6;
         let learning = 6.0 + 12.6 + 4.5 + 24.0 + 33.0 + update;
         let secs = |choice| step_secs(&SHAPE_39M, choice, &work, &costs, &costs);
         assert!((secs(FULL) - (sampling + reference + 2.0 * learning)).abs() < 1e-9);
         let kept =
             Choice { trained: Trained::FrozenVision, feature_cache: 1, reference: false, ..FULL };
-        let update = SHAPE_39M.counts().language as f64 * 1e-6;
+        let update = SHAPE_39M.counts.language as f64 * 1e-6;
         let learning = 6.0 + 12.6 + 4.5 + 24.0 + update;
         assert!((secs(kept) - (sampling + 2.0 * learning)).abs() < 1e-9);
     }

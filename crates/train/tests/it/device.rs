@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use base::{DrawKey, PreparedImage, Prompt};
+use base::{DrawKey, ImageLayout, PreparedImage, Prompt};
 use engine::{Decoding, Engine, Request, SamplingParams};
 use models::model::forward;
-use models::qwen2_5_vl::{Config, Model};
+use models::qwen2_5_vl::Config;
 use models::{
-    Checkpointing, InputsBuilder, LoadOptions, PackedAttention, TrainedParts, VisionLanguageModel,
+    Checkpointing, FamilyConfig, InputsBuilder, LoadOptions, PackedAttention, TrainedParts,
+    VisionLanguageModel,
 };
 use tch::{Kind, Tensor};
 use train::plan::launches;
@@ -16,17 +17,20 @@ fn now() -> i64 {
     torch::device_counts().expect("the stand-in for CUDA: `make test-device`").launches
 }
 
-fn model(layers: usize, blocks: usize, trained: TrainedParts) -> Model {
+fn model(layers: usize, blocks: usize, trained: TrainedParts) -> Box<dyn VisionLanguageModel> {
     let mut config = Config::read(&testing::checkpoint("nested")).unwrap();
     config.text.num_hidden_layers = layers;
     config.vision.depth = blocks;
     let device = torch::device_of_tests();
-    Model::blank(config, LoadOptions { kind: Kind::BFloat16, device, trained }, None).unwrap()
+    (&config as &dyn FamilyConfig)
+        .blank(LoadOptions { kind: Kind::BFloat16, device, trained }, None)
+        .unwrap()
 }
 
 fn prompt(text: u32, image_token: u32) -> Prompt {
     let pixels = vec![0.5; 4 * 6 * 3 * 2 * 14 * 14];
-    let image = Arc::new(PreparedImage::new(pixels, [1, 4, 6], [84, 56], [84, 56]));
+    let image =
+        Arc::new(PreparedImage::new(pixels, ImageLayout::merged([1, 4, 6], 2), [84, 56], [84, 56]));
     let mut ids: Vec<u32> = (0..text).collect();
     ids.push(image_token - 3);
     ids.extend([image_token; 6]);
@@ -37,19 +41,19 @@ fn prompt(text: u32, image_token: u32) -> Prompt {
 /// Launches forward and backward of a packed batch.
 fn training(layers: usize, blocks: usize) -> [i64; 2] {
     let model = model(layers, blocks, TrainedParts::ALL);
-    let mut builder = InputsBuilder::new(&model);
+    let mut builder = InputsBuilder::new(&*model);
     for text in [5, 9] {
         builder.push_prompt(&prompt(text, model.image_token_id())).unwrap();
     }
     let batch = builder.build();
     let (kind, device) = model.compute();
     let attention = PackedAttention::new(&batch.layout, true, kind, device);
-    let rotary = model.rotary(&batch.position_ids);
+    let pass = batch.pass_inputs(&*model);
     let mut found = [0; 2];
     // The first pass makes what later ones reuse.
     for _ in 0..2 {
         let start = now();
-        let hidden = forward(&model, &mut Checkpointing::new(false), &batch, &attention, &rotary);
+        let hidden = forward(&*model, &mut Checkpointing::new(false), &batch, &pass, &attention);
         let loss: Tensor = hidden.sum(Kind::Float);
         let middle = now();
         loss.backward();
@@ -64,7 +68,7 @@ fn training(layers: usize, blocks: usize) -> [i64; 2] {
 /// Launches of ten decoded tokens of six completions.
 fn decoding(layers: usize) -> i64 {
     let model = model(layers, 1, TrainedParts::NONE);
-    let mut engine = Engine::new(&model, 8).unwrap().with_decoding(Decoding::Eager).unwrap();
+    let mut engine = Engine::new(&*model, 8).unwrap().with_decoding(Decoding::Eager).unwrap();
     let params = SamplingParams { max_new_tokens: 60, ..Default::default() };
     for number in 0..2 {
         let request = Request {

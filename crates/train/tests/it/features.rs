@@ -45,7 +45,7 @@ fn prompts() -> Vec<Prompt> {
         Arc::new(processor.load_image(&path).unwrap())
     };
     let (scene, small) = (image("scene.png"), image("small.png"));
-    assert_ne!(scene.grid_thw, small.grid_thw);
+    assert_ne!(scene.layout, small.layout);
     let prompt = |text: &str, images: &[_]| processor.prompt(text, images).unwrap();
     vec![
         prompt("Where is the circle?", std::slice::from_ref(&scene)),

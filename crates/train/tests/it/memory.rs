@@ -4,9 +4,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use base::{PreparedImage, Prompt};
-use models::qwen2_5_vl::{Config, Model};
-use models::{AdapterSource, LoadOptions, LoraOptions, Targets, TrainedParts, VisionLanguageModel};
+use base::{ImageLayout, PreparedImage, Prompt};
+use models::qwen2_5_vl::Config;
+use models::{
+    AdapterSource, FamilyConfig, LoadOptions, LoraOptions, Targets, TrainedParts,
+    VisionLanguageModel,
+};
 use serde_json::Value;
 use tch::{Device, Kind};
 use train::batch::{MicroBatch, Pass};
@@ -107,7 +110,7 @@ fn config(layers: usize, blocks: usize) -> Config {
     config
 }
 
-fn model(config: Config, choice: Choice) -> Model {
+fn model(config: &dyn FamilyConfig, choice: Choice) -> Box<dyn VisionLanguageModel> {
     let parts = choice.trained != Trained::FrozenVision;
     let options = LoadOptions {
         kind: if choice.bf16 { Kind::BFloat16 } else { Kind::Float },
@@ -124,16 +127,17 @@ fn model(config: Config, choice: Choice) -> Model {
         }),
         Trained::Full | Trained::FrozenVision => None,
     };
-    Model::blank(config, options, lora.as_ref().map(AdapterSource::New)).unwrap()
+    config.blank(options, lora.as_ref().map(AdapterSource::New)).unwrap()
 }
 
 /// Bytes live between the forward and the backward pass, less those before.
-fn saved_bytes(model: &Model, recompute: bool) -> f64 {
-    let image_tokens = LOAD.patches as usize / model.spatial_merge_size().pow(2);
+fn saved_bytes(model: &dyn VisionLanguageModel, recompute: bool) -> f64 {
+    let image_tokens = LOAD.patches as usize / 4;
     let mut ids = vec![1; LOAD.prompt_tokens as usize];
     ids[8..8 + image_tokens].fill(model.image_token_id());
     let pixels = vec![0.01; LOAD.patches as usize * model.patch_dim()];
-    let image = PreparedImage::new(pixels, [1, 16, 16], [224, 224], [224, 224]);
+    let image =
+        PreparedImage::new(pixels, ImageLayout::merged([1, 16, 16], 2), [224, 224], [224, 224]);
     let prompt = Prompt { ids, images: vec![Arc::new(image)] };
     let completion = vec![1; LOAD.completion_tokens as usize];
     let completions = vec![completion.as_slice(); LOAD.completions as usize];
@@ -184,8 +188,9 @@ fn layers_beside_the_plan() {
             };
             let both = |layers, blocks| {
                 let config = config(layers, blocks);
-                let planned = memory(&Shape::from(&config), choice, &LOAD, &LOAD).activations;
-                (saved_bytes(&model(config, choice), recompute), planned as f64)
+                let planned =
+                    memory(&Shape::of(&config).unwrap(), choice, &LOAD, &LOAD).activations;
+                (saved_bytes(&*model(&config, choice), recompute), planned as f64)
             };
             // What other parts save is the same in both, and so not looked at.
             let few = both(2, 2);

@@ -71,7 +71,7 @@ fn prompts_and_pixels() {
         let grids: Vec<Vec<u64>> =
             serde_json::from_value(case.value["image_grid_thw"].clone()).unwrap();
         let got: Vec<Vec<u64>> =
-            prompt.images.iter().map(|i| i.grid_thw.map(|d| d as u64).to_vec()).collect();
+            prompt.images.iter().map(|i| i.layout.tiles[0].map(|d| d as u64).to_vec()).collect();
         assert_eq!(got, grids, "{}", case.name);
         let pixels: Vec<f32> = prompt.images.iter().flat_map(|i| i.pixel_values.clone()).collect();
         let golden_pixels = &case.value["pixel_values"];
@@ -109,7 +109,7 @@ fn positions_features_and_logits() {
                 let got = model.vision_stages(
                     &mut Checkpointing::new(false),
                     &pixel_values,
-                    &images.grids(),
+                    &images.tiles(),
                     None,
                 );
                 let difference = golden::max_difference(&got, &expected["image_features"]);
@@ -117,14 +117,9 @@ fn positions_features_and_logits() {
             }
             let (kind, device) = model.compute();
             let attention = PackedAttention::new(&batch.layout, true, kind, device);
-            let rotary = model.rotary(&batch.position_ids);
-            let hidden = forward(
-                model.as_ref(),
-                &mut Checkpointing::new(false),
-                &batch,
-                &attention,
-                &rotary,
-            );
+            let pass = batch.pass_inputs(model.as_ref());
+            let hidden =
+                forward(model.as_ref(), &mut Checkpointing::new(false), &batch, &pass, &attention);
             let at: Vec<i64> =
                 serde_json::from_value(case.value["logit_positions"].clone()).unwrap();
             let got = model.logits(&hidden.index_select(0, &torch::on_test_device(&at)), None);

@@ -132,7 +132,7 @@ fn the_whole_of_7b_fits_no_rtx_4090_and_its_adapters_fit_an_h200() {
     };
     let usable = |name| Card::named(name).unwrap().usable_bytes();
     // Weights, masters, moments and reference alone take 2 + 2 + 8 + 2 bytes a number.
-    assert!(peak(Trained::Full) > 14 * SHAPE_7B.counts().all());
+    assert!(peak(Trained::Full) > 14 * SHAPE_7B.counts.all());
     assert!(peak(Trained::Full) > 4 * usable("RTX4090"));
     assert!(peak(LORA) < usable("H200") / 2);
 }

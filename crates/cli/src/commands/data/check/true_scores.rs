@@ -211,7 +211,7 @@ impl RowProbe for TrueScores {
         let row = Row {
             example,
             sizes: images.iter().map(|image| image.facts.size).collect(),
-            grids: images.iter().map(|image| image.grid_thw).collect(),
+            grids: images.iter().map(|image| image.layout.tiles[0]).collect(),
         };
         let mut findings = Vec::new();
         self.count_boxes(example);

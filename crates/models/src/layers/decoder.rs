@@ -1,16 +1,27 @@
-//! The text model: Qwen2 with grouped queries and M-RoPE.
+//! A decoder-only text model: embedding, pre-norm layers of grouped-query attention and a gated MLP, a last norm.
 //!
-//! Source: huggingface/transformers v5.17, `modeling_qwen2_5_vl.py`, `Qwen2_5_VLTextModel`.
+//! Source: huggingface/transformers v5.17, `modeling_qwen2_5_vl.py`, `Qwen2_5_VLTextModel`; `modeling_qwen3_vl.py`, `Qwen3VLTextModel`.
 
 use tch::Tensor;
 use torch::{DecodeLayer, decode_layer, decode_layer_by_sequences};
 
-use super::config::TextConfig;
+use super::attention::AttentionBackend;
+use super::{GatedMlp, Linear, PackedWeights, RmsNorm, normed_all};
 use crate::ModelError;
-use crate::layers::attention::AttentionBackend;
-use crate::layers::rotary::Rotary;
-use crate::layers::{GatedMlp, Linear, PackedWeights, RmsNorm, normed_all};
+use crate::config::TextConfig;
+use crate::model::PassInputs;
 use crate::parameters::Builder;
+
+/// What differs between families.
+#[derive(Clone, Copy, Debug)]
+pub struct DecoderOptions {
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the output of attention has one.
+    pub o_bias: bool,
+    /// Whether each head of queries and keys is normalised before rotation (`q_norm`, `k_norm`).
+    pub head_norms: bool,
+}
 
 /// `language_model` in the checkpoint.
 #[derive(Debug)]
@@ -28,12 +39,17 @@ impl TextModel {
     ///
     /// # Errors
     /// Only libtorch's own; mismatches are collected by the builder.
-    pub fn load(builder: &mut Builder<'_>, config: &TextConfig) -> Result<Self, ModelError> {
+    pub fn load(
+        builder: &mut Builder<'_>,
+        config: &TextConfig,
+        options: DecoderOptions,
+    ) -> Result<Self, ModelError> {
         let embed = [config.vocab_size, config.hidden_size];
+        let layer = |b: &mut Builder<'_>| DecoderLayer::load(b, config, options);
         Ok(TextModel {
             embed_tokens: builder.at("embed_tokens", |b| b.take("weight", &embed))?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| builder.at(format!("layers.{i}"), |b| DecoderLayer::load(b, config)))
+                .map(|i| builder.at(format!("layers.{i}"), layer))
                 .collect::<Result<_, _>>()?,
             norm: builder
                 .at("norm", |b| RmsNorm::load(b, config.hidden_size, config.rms_norm_eps))?,
@@ -49,27 +65,44 @@ pub struct DecoderLayer {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
+    /// Of each head of queries and of keys, `[head_dim]`.
+    head_norms: Option<[RmsNorm; 2]>,
     /// Its norm is `post_attention_layernorm`.
     mlp: GatedMlp,
     head_dim: i64,
+    /// Which of the pass's rotary embeddings is its own.
+    rotary: usize,
 }
 
 impl DecoderLayer {
-    fn load(b: &mut Builder<'_>, config: &TextConfig) -> Result<Self, ModelError> {
+    fn load(
+        b: &mut Builder<'_>,
+        config: &TextConfig,
+        options: DecoderOptions,
+    ) -> Result<Self, ModelError> {
         let (hidden, inner, eps) =
             (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
         let head_dim = config.head_dim();
         let (q, kv) = (config.num_attention_heads * head_dim, config.num_kv_heads() * head_dim);
+        let bias = options.qkv_bias;
         let input_layernorm = b.at("input_layernorm", |b| RmsNorm::load(b, hidden, eps))?;
         let norm = b.at("post_attention_layernorm", |b| RmsNorm::load(b, hidden, eps))?;
+        let mut head_norm =
+            |name: &str| b.at(format!("self_attn.{name}"), |b| RmsNorm::load(b, head_dim, eps));
+        let head_norms = match options.head_norms {
+            true => Some([head_norm("q_norm")?, head_norm("k_norm")?]),
+            false => None,
+        };
         Ok(DecoderLayer {
             input_layernorm,
-            q_proj: b.at("self_attn.q_proj", |b| Linear::load(b, hidden, q, true))?,
-            k_proj: b.at("self_attn.k_proj", |b| Linear::load(b, hidden, kv, true))?,
-            v_proj: b.at("self_attn.v_proj", |b| Linear::load(b, hidden, kv, true))?,
-            o_proj: b.at("self_attn.o_proj", |b| Linear::load(b, q, hidden, false))?,
+            q_proj: b.at("self_attn.q_proj", |b| Linear::load(b, hidden, q, bias))?,
+            k_proj: b.at("self_attn.k_proj", |b| Linear::load(b, hidden, kv, bias))?,
+            v_proj: b.at("self_attn.v_proj", |b| Linear::load(b, hidden, kv, bias))?,
+            o_proj: b.at("self_attn.o_proj", |b| Linear::load(b, q, hidden, options.o_bias))?,
+            head_norms,
             mlp: GatedMlp::load(b, norm, [hidden, inner], false)?,
             head_dim,
+            rotary: 0,
         })
     }
 
@@ -78,20 +111,19 @@ impl DecoderLayer {
         &self,
         index: usize,
         x: &Tensor,
-        rotary: &Rotary,
-        backend: &mut dyn AttentionBackend,
+        pass: &PassInputs,
+        backend: &dyn AttentionBackend,
         packed: Option<&PackedWeights>,
     ) -> Tensor {
-        if let Some(kv) = backend.kv_view(index)
-            && let Some(layer) = self.plain(packed)
-        {
-            return decode_layer(x, &layer, [&rotary.cos, &rotary.sin], &kv);
-        }
-        if let Some(layer) = self.plain(packed)
-            && let Some(kv) = backend.sequence_kv(index)
-        {
+        let rotary = &pass.rotaries[self.rotary];
+        if let Some(layer) = self.plain(packed) {
             let tables = [&rotary.cos, &rotary.sin];
-            return decode_layer_by_sequences(x, &layer, tables, rotary.matrices(), &kv);
+            if let Some(kv) = backend.kv_view(index) {
+                return decode_layer(x, &layer, tables, &kv);
+            }
+            if let Some(kv) = backend.sequence_kv(index) {
+                return decode_layer_by_sequences(x, &layer, tables, rotary.matrices(), &kv);
+            }
         }
         let tokens = x.size()[0];
         // [T, heads, head_dim]
@@ -102,13 +134,20 @@ impl DecoderLayer {
             packed,
         )
         .map(|x| x.view([tokens, -1, self.head_dim]));
+        let [q, k] = match &self.head_norms {
+            Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&k)],
+            None => [q, k],
+        };
         let attended = backend.attend(index, &rotary.apply(&q), &rotary.apply(&k), &v);
         let x = self.o_proj.add_forward(x, &attended.reshape([tokens, -1]), packed);
         self.mlp.forward(&x, packed)
     }
 
-    /// The layer as one operation takes it; `None` with adapters.
+    /// The layer as one operation takes it; `None` with adapters, and with norms of heads.
     fn plain<'a>(&'a self, packed: Option<&'a PackedWeights>) -> Option<DecodeLayer<'a>> {
+        if self.head_norms.is_some() {
+            return None;
+        }
         let GatedMlp { norm, gate_proj, up_proj, down_proj } = &self.mlp;
         let linears =
             [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, gate_proj, up_proj, down_proj]

@@ -1,6 +1,6 @@
 //! Settings that `config.json` may have in two places: which of them counts, and where they differ.
 //!
-//! Source: huggingface/transformers v5.17, `configuration_qwen2_5_vl.py`.
+//! Source: huggingface/transformers v5.17, `configuration_qwen2_5_vl.py`; its other families do the same.
 
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ const ROPE_KEYS: [&str; 2] = ["mrope_section", "rope_theta"];
 const TIED: &str = "tie_word_embeddings";
 
 /// Whether the head is the embedding: true where one of the two places has it so, as in transformers.
-pub(super) fn tied(config: &Value) -> Result<bool, String> {
+pub(crate) fn tied(config: &Value) -> Result<bool, String> {
     let of = |object: Option<&Value>| match object.and_then(|object| object.get(TIED)) {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(tied)) => Ok(*tied),
@@ -39,7 +39,7 @@ pub(super) fn tied(config: &Value) -> Result<bool, String> {
 }
 
 /// Refuses a file of weights that is not the one read here.
-pub(super) fn check_weights_key(config: &Value) -> Result<(), String> {
+pub(crate) fn check_weights_key(config: &Value) -> Result<(), String> {
     match config.get("transformers_weights") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(name)) if name == "model.safetensors" => Ok(()),
@@ -50,7 +50,7 @@ pub(super) fn check_weights_key(config: &Value) -> Result<(), String> {
 }
 
 /// Refuses weights that are packed into fewer bits.
-pub(super) fn check_quantization(config: &Value) -> Result<(), String> {
+pub(crate) fn check_quantization(config: &Value) -> Result<(), String> {
     let places = [Some(config), config.get("text_config")];
     let keys = ["quantization_config", "compression_config"];
     let found = places
@@ -67,7 +67,7 @@ pub(super) fn check_quantization(config: &Value) -> Result<(), String> {
 }
 
 /// Keys that have two values, with the one that counts.
-pub(super) fn contradictions(config: &Value) -> Vec<String> {
+pub(crate) fn contradictions(config: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let nested = config.get("text_config").filter(|text| text.get("hidden_size").is_some());
     if let Some(text) = nested {

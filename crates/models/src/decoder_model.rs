@@ -1,0 +1,200 @@
+//! The model that families are made of so far: a vision tower, a decoder with M-RoPE, a head. A family brings its tower and the settings.
+
+use std::fmt::Debug;
+use std::rc::Rc;
+
+use base::ImageLayout;
+use tch::{Device, Kind, Tensor};
+
+use crate::ModelError;
+use crate::checkpoint::HEAD;
+use crate::checkpointing::{Checkpointing, Tensors};
+use crate::config::TextConfig;
+use crate::family::{Family, VisionShape};
+use crate::features::{FeatureCache, TowerFeatures};
+use crate::layers::attention::AttentionBackend;
+use crate::layers::mrope::{self, MRope};
+use crate::layers::{DecoderOptions, Linear, PackedWeights, TextModel};
+use crate::model::{ImageRows, PassInputs, PromptPositions, TextShape, VisionLanguageModel};
+use crate::parameters::{Builder, Parameters};
+
+/// A vision tower with what projects its output to the text model.
+pub trait VisionTower: Debug {
+    /// Its sizes.
+    fn shape(&self) -> VisionShape;
+
+    /// All that its features depend on beside its weights.
+    fn settings(&self) -> String;
+
+    /// `pixel_values [patches, patch_dim] -> [image tokens, hidden_size * (1 + num_deepstack)]`, stage by stage.
+    fn stages<'a>(
+        &'a self,
+        checkpointing: &mut Checkpointing<'a>,
+        pixel_values: &Tensor,
+        tiles: &[[usize; 3]],
+        packed: Option<&'a PackedWeights>,
+    ) -> Tensor;
+}
+
+/// The model with its weights.
+#[derive(Debug)]
+pub struct DecoderModel {
+    family: &'static Family,
+    shape: TextShape,
+    text: TextModel,
+    rope: MRope,
+    tower: Box<dyn VisionTower>,
+    lm_head: Linear,
+    parameters: Parameters,
+    kind: Kind,
+    device: Device,
+    image_token_id: u32,
+    features: Option<TowerFeatures>,
+}
+
+/// What a family says of its model.
+#[derive(Clone, Copy, Debug)]
+pub struct DecoderSettings<'c> {
+    /// The family.
+    pub family: &'static Family,
+    /// The text model.
+    pub text: &'c TextConfig,
+    /// What differs between families there.
+    pub options: DecoderOptions,
+    /// Whether rotary frequencies of time, height and width alternate.
+    pub interleaved: bool,
+    /// Whether the head is the embedding.
+    pub is_tied: bool,
+    /// Placeholder token of an image.
+    pub image_token_id: u32,
+}
+
+impl DecoderModel {
+    /// Takes all weights; `tower` takes those below `model.visual`.
+    ///
+    /// # Errors
+    /// Weights that do not fit, all listed; libtorch's own.
+    pub fn build<T: VisionTower + 'static>(
+        mut b: Builder<'_>,
+        settings: DecoderSettings<'_>,
+        tower: impl FnOnce(&mut Builder<'_>) -> Result<T, ModelError>,
+    ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
+        let DecoderSettings { family, text: config, options, image_token_id, .. } = settings;
+        let text = b.at("model.language_model", |b| TextModel::load(b, config, options))?;
+        let tower = b.at("model.visual", tower)?;
+        let lm_head = if settings.is_tied {
+            b.pass_over(HEAD);
+            b.at("lm_head", |b| Ok(Linear::tied(b, &text.embed_tokens)))?
+        } else {
+            b.at("lm_head", |b| Linear::load_head(b, config.hidden_size, config.vocab_size))?
+        };
+        let (kind, device) = b.compute();
+        let parameters = b.finish()?;
+        let rope = match settings.interleaved {
+            true => MRope::interleaved,
+            false => MRope::in_sections,
+        };
+        Ok(Box::new(DecoderModel {
+            family,
+            shape: config.shape(),
+            rope: rope(config.head_dim(), config.rope_theta(), &config.mrope_section(), device),
+            text,
+            tower: Box::new(tower),
+            lm_head,
+            parameters,
+            kind,
+            device,
+            image_token_id,
+            features: None,
+        }))
+    }
+}
+
+impl VisionLanguageModel for DecoderModel {
+    fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    fn text_shape(&self) -> &TextShape {
+        &self.shape
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn compute(&self) -> (Kind, Device) {
+        (self.kind, self.device)
+    }
+
+    fn image_token_id(&self) -> u32 {
+        self.image_token_id
+    }
+
+    fn patch_dim(&self) -> usize {
+        self.tower.shape().patch_dim
+    }
+
+    fn feature_size(&self) -> i64 {
+        self.shape.hidden_size * (1 + self.tower.shape().num_deepstack as i64)
+    }
+
+    fn prompt_positions(&self, ids: &[u32], images: &[&ImageLayout]) -> PromptPositions {
+        let tiles: Vec<_> = images.iter().flat_map(|image| image.tiles.iter().copied()).collect();
+        mrope::prompt_positions(ids, &tiles, self.image_token_id, self.tower.shape().merge)
+    }
+
+    fn vision_stages<'a>(
+        &'a self,
+        checkpointing: &mut Checkpointing<'a>,
+        pixel_values: &Tensor,
+        tiles: &[[usize; 3]],
+        packed: Option<&'a PackedWeights>,
+    ) -> Tensor {
+        self.tower.stages(checkpointing, pixel_values, tiles, packed)
+    }
+
+    fn keep_features(&mut self, cache: Rc<FeatureCache>) -> Result<(), ModelError> {
+        self.features = Some(TowerFeatures::new(cache, self, &self.tower.settings())?);
+        Ok(())
+    }
+
+    fn features(&self) -> Option<&TowerFeatures> {
+        self.features.as_ref()
+    }
+
+    fn embed_tokens(&self, input_ids: &Tensor) -> Tensor {
+        Tensor::embedding(&self.text.embed_tokens, input_ids, -1, false, false)
+    }
+
+    fn pass_inputs(&self, position_ids: &Tensor, image_rows: Option<ImageRows>) -> PassInputs {
+        let rotaries = vec![self.rope.rotary(position_ids, self.kind)];
+        PassInputs { rotaries, image_rows }
+    }
+
+    fn layer(
+        &self,
+        index: usize,
+        state: &[Tensor],
+        pass: &PassInputs,
+        backend: &dyn AttentionBackend,
+        packed: Option<&PackedWeights>,
+    ) -> Tensors {
+        let hidden = self.text.layers[index].forward(index, &state[0], pass, backend, packed);
+        let (Some(features), Some(rows)) = (state.get(1), &pass.image_rows) else {
+            return vec![hidden];
+        };
+        let placed = Tensor::embedding(features, &rows.sources, -1, false, false);
+        let mut next = vec![hidden.index_add(0, &rows.targets, &placed)];
+        next.extend(state[2..].iter().map(Tensor::shallow_clone));
+        next
+    }
+
+    fn final_norm(&self, hidden: &Tensor) -> Tensor {
+        self.text.norm.forward(hidden)
+    }
+
+    fn logits(&self, hidden: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
+        self.lm_head.forward(hidden, packed)
+    }
+}

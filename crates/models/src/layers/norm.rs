@@ -29,6 +29,6 @@ impl RmsNorm {
 
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        rms_norm(x, &self.weight, self.eps)
+        rms_norm(x, self.weight())
     }
 }

@@ -155,10 +155,10 @@ impl DecoderLayer {
         if linears.iter().any(Option::is_none) {
             return None;
         }
-        Some(DecodeLayer {
-            norms: [self.input_layernorm.weight(), norm.weight()],
-            linears: linears.map(|linear| linear.expect("checked above")),
-            head_dim: self.head_dim,
-        })
+        Some(DecodeLayer::new(
+            [self.input_layernorm.weight(), norm.weight()],
+            linears.map(|linear| linear.expect("checked above")),
+            self.head_dim,
+        ))
     }
 }

@@ -1,7 +1,7 @@
 //! Multi-layer perceptrons with the norm before and the residual sum after them.
 
 use tch::Tensor;
-use torch::{residual_gated_linear, swiglu};
+use torch::{Activation, gated, residual_gated_linear};
 
 use super::{Linear, Norm, PackedWeights, RmsNorm, after_norm, normed_all};
 use crate::ModelError;
@@ -43,8 +43,8 @@ impl GatedMlp {
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj], packed);
         match self.down_proj.plain(packed) {
-            Some(down) => residual_gated_linear(x, &gate, &up, down),
-            None => x + self.down_proj.forward(&swiglu(&gate, &up), packed),
+            Some(down) => residual_gated_linear(x, &gate, &up, Activation::Silu, down),
+            None => x + self.down_proj.forward(&gated(&gate, &up, Activation::Silu), packed),
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use torch::Activation;
 
 use super::FAMILY;
 use crate::ModelError;
 use crate::config::{ConfigFile, FEW, MANY, TextConfig, above_zero, equal, rope_word, within};
 use crate::decoder_model::{DecoderModel, DecoderSettings};
 use crate::family::{Family, FamilyConfig, ScaledSize, VisionShape};
-use crate::layers::{Activation, DecoderOptions};
+use crate::layers::{DecoderOptions, activation_of};
 use crate::model::{TextShape, VisionLanguageModel};
 use crate::parameters::Builder;
 
@@ -99,7 +100,7 @@ impl VisionConfig {
 
     /// The activation of the MLP; `None` of one that is not built.
     pub fn activation(&self) -> Option<Activation> {
-        Activation::of(&self.hidden_act)
+        activation_of(&self.hidden_act)
     }
 
     /// Sizes.

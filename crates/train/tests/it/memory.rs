@@ -205,7 +205,7 @@ fn of_family(family: &Family) {
                 let config = config(family, layers, blocks);
                 let planned =
                     memory(&Shape::of(&*config).unwrap(), choice, &LOAD, &LOAD).activations;
-                (saved_bytes(&*model(&config, choice), recompute), planned as f64)
+                (saved_bytes(&*model(&*config, choice), recompute), planned as f64)
             };
             // What other parts save is the same in both, and so not looked at.
             let few = both(2, 2);

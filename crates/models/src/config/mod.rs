@@ -2,7 +2,7 @@
 
 mod conflicts;
 mod text;
-pub(crate) use text::rope_word;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ use crate::ModelError;
 use conflicts::{check_quantization, check_weights_key, contradictions, tied};
 
 pub use text::{RopeParameters, TextConfig};
+pub use vision::VisionRope;
+pub(crate) use vision::{VisionSizes, vision_theta};
 
 /// A `config.json` that is read.
 #[derive(Debug)]

@@ -21,6 +21,8 @@ pub struct DecoderOptions {
     pub o_bias: bool,
     /// Whether each head of queries and keys is normalised before rotation (`q_norm`, `k_norm`).
     pub head_norms: bool,
+    /// Whether rotary frequencies of time, height and width alternate, instead of lying in sections.
+    pub interleaved_mrope: bool,
 }
 
 /// `language_model` in the checkpoint.

@@ -12,7 +12,7 @@ use super::config::VisionConfig;
 use super::windows::patch_order;
 use crate::ModelError;
 use crate::checkpointing::Checkpointing;
-use crate::decoder_model::VisionTower;
+use crate::decoder_model::{VisionSettings, VisionTower};
 use crate::family::VisionShape;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::axial::{axial_rotary, patch_positions};

@@ -10,7 +10,7 @@ use torch::Activation;
 use super::config::VisionConfig;
 use crate::ModelError;
 use crate::checkpointing::Checkpointing;
-use crate::decoder_model::VisionTower;
+use crate::decoder_model::{VisionSettings, VisionTower};
 use crate::family::VisionShape;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::axial::{axial_rotary, frame_lens, patch_positions};

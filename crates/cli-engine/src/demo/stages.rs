@@ -162,7 +162,7 @@ impl Demo<'_> {
             let evaluator = RecEvaluator::new(
                 examples,
                 processor.into(),
-                family_of(&model.family()),
+                family_of(model.family().model_type),
                 rec_options(plan, mode, config.demo.seed)?,
             )?;
             Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)

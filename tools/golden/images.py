@@ -277,8 +277,12 @@ def resizes(inputs: dict[str, bytes]) -> list[dict]:
     return cases
 
 
-def enlarge_tiny(image: Image.Image, side: int) -> Image.Image:
-    """VLM-R1's guard (grpo_trainer.py), for any side."""
+TINY_PX = 28
+
+
+def enlarge_tiny(image: Image.Image) -> Image.Image:
+    """VLM-R1's guard (grpo_trainer.py): one number, whatever the patches."""
+    side = TINY_PX
     width, height = image.size
     if width >= side and height >= side:
         return image
@@ -308,11 +312,10 @@ def processor_cases(inputs: dict[str, bytes]) -> list[dict]:
         image = Image.open(io.BytesIO(data)).convert("RGB")
         configs = list(CONFIGS) if file.startswith(("rgb_", "420")) else ["qwen2_5_vl"]
         for config in configs:
-            side = CONFIGS[config].get("patch_size", 14) * 2
             for tiny in [False, True]:
-                if tiny and min(image.size) >= side or max(image.size) / min(image.size) > 200:
+                if tiny and min(image.size) >= TINY_PX or max(image.size) / min(image.size) > 200:
                     continue
-                given = enlarge_tiny(image, side) if tiny else image
+                given = enlarge_tiny(image) if tiny else image
                 for backend in ["torchvision", "pillow"]:
                     case = {"file": file, "config": config, "backend": backend, "enlarge_tiny": tiny}
                     cases.append(case | prepared(processors, config, backend, given))

@@ -11,7 +11,7 @@ use cli::which_model::hub_name;
 use config::{
     DType, DeviceSection, EvalConfig, GenerateConfig, ImageProcessor, LoadSection, LogprobsConfig,
 };
-use data::{Processor, ProcessorOptions};
+use data::{DataFamily, Processor, ProcessorOptions};
 use engine::{FastPathChoice, choose_fast_paths};
 use models::{
     AdapterSource, LoadOptions, SavedAdapter, TrainedParts, VisionLanguageModel, base_of,
@@ -109,10 +109,10 @@ impl<'a> Located<'a> {
             Some(adapter) => base_folder(adapter, options.base_model, options.revision)?,
             None => {
                 if let Some(base) = options.base_model {
-                    base::say!(
+                    base::console::say_once(&format!(
                         "warning: no effect here: `--base_model {base}` (`{}` is a whole model, not an adapter)",
                         options.model
-                    );
+                    ));
                 }
                 folder
             }
@@ -134,6 +134,14 @@ impl<'a> Located<'a> {
     /// No `config.json` that names it.
     pub fn family(&self) -> Result<RewardFamily> {
         Ok(family_of(&read_family(&self.folder)?))
+    }
+
+    /// Whose texts its chats have.
+    ///
+    /// # Errors
+    /// No `config.json` that names it.
+    pub fn texts(&self) -> Result<DataFamily> {
+        Ok(DataFamily::of(&read_family(&self.folder)?))
     }
 
     /// Loads weights that are not trained.

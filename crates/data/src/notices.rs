@@ -11,7 +11,7 @@ use crate::check::digest;
 use crate::error::read_as;
 use crate::image::Orientation;
 use crate::placeholders::placeholders;
-use crate::row::RESERVED_TOKENS;
+use crate::row::reserved_tokens;
 use crate::unread::{ReadKeys, unread_keys};
 
 /// Places that are reported for each oddity.
@@ -54,7 +54,7 @@ pub fn oddities(
     let marks = texts.iter().flat_map(|(what, text)| {
         let marks = placeholders(text).into_iter();
         // The tokenizer reads these as special tokens: they are refused, or wanted.
-        let marks = marks.filter(|mark| !RESERVED_TOKENS.contains(mark));
+        let marks = marks.filter(|mark| !reserved_tokens().any(|token| token == *mark));
         marks.map(move |mark| Oddity {
             about: About::Mark,
             text: format!("the {what} holds `{mark}`, which is read as text"),

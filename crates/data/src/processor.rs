@@ -1,5 +1,5 @@
 //! Question and images to a prompt: chat template, tokenizer and image processor of one model
-//! folder, joined as `Qwen2_5_VLProcessor` of transformers 5.17 joins them.
+//! folder, joined as transformers 5.17 joins them. What stands for an image is the family's ([`crate::families`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::chat::{ChatTemplate, Message};
 use crate::error::DataError;
-use crate::image::{ImageError, ImageProcessor, ImageProcessorConfig, ResizeBackend};
+use crate::families::DataFamily;
+use crate::image::{ImageError, ImageOptions, ImageProcessor, ResizeBackend};
 use crate::model_files::read_optional_json;
 use crate::tokenizer::Tokenizer;
 
@@ -51,13 +52,21 @@ impl Processor {
     /// # Errors
     /// A missing or broken file; unsupported settings.
     pub fn from_dir(dir: &Path, options: &ProcessorOptions) -> Result<Self, DataError> {
-        let image_processor = ImageProcessor::from_dir(dir, options.resize_backend)?
-            .with_pixel_bounds(options.min_pixels, options.max_pixels)?
-            .with_apply_exif(options.apply_exif);
+        let image_options = ImageOptions {
+            min_pixels: options.min_pixels,
+            max_pixels: options.max_pixels,
+            ..ImageOptions::new(options.resize_backend)
+        };
+        let image_processor =
+            ImageProcessor::from_dir(dir, &image_options)?.with_apply_exif(options.apply_exif);
         let config = read_optional_json(&dir.join("config.json"))?.unwrap_or_default();
-        check_patches(dir, &config, image_processor.config())?;
+        image_processor.check_model(dir, &config)?;
         let chat_template = ChatTemplate::from_dir(dir)?;
         let tokenizer = Tokenizer::read(dir, Some(&chat_template))?;
+        let family = tokenizer.family();
+        if family.model_types.is_empty() {
+            base::console::say_once(&unknown_family(dir, &config));
+        }
         if let Some(ends) = tokenizer.ends_differ() {
             base::console::say_once(&format!(
                 "note: {}: its files differ on where an answer ends; it ends at {ends}",
@@ -69,7 +78,7 @@ impl Processor {
             chat_template,
             image_processor,
             max_prompt_length: options.max_prompt_length,
-            max_positions: max_positions(&config),
+            max_positions: max_positions(&config, family),
             answer_tokens: AtomicUsize::new(0),
         })
     }
@@ -77,6 +86,11 @@ impl Processor {
     /// Warns once if a prompt leaves no room for a completion of so many tokens.
     pub fn expect_answers(&self, tokens: usize) {
         self.answer_tokens.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Family of the model.
+    pub fn family(&self) -> DataFamily {
+        self.tokenizer.family()
     }
 
     /// The tokenizer.
@@ -132,7 +146,7 @@ impl Processor {
                 Some(earlier) => Arc::clone(&images[earlier]),
                 None => load(path.as_ref())?,
             };
-            tokens += self.num_image_tokens(&image);
+            tokens += image.layout.num_tokens();
             images.push(image);
         }
         Ok(images)
@@ -158,11 +172,11 @@ impl Processor {
         if let Some((max, limit)) = self.limit().filter(|limit| bytes / MAX_TOKEN_BYTES > limit.0) {
             return Err(DataError::TooMuchText { bytes, max, limit });
         }
-        let encoded = self.tokenizer.encode(&rendered)?;
-        let images_of = images.iter().map(|image| self.num_image_tokens(image));
-        let image_tokens: usize = images_of.sum();
+        let encoded = self.tokenizer.encode(&self.with_image_texts(&rendered, images)?)?;
+        let runs = || images.iter().flat_map(|image| &image.layout.runs).copied();
+        let image_tokens: usize = runs().sum();
         // Counted before they stand there.
-        let tokens = (encoded.len() + image_tokens).saturating_sub(images.len());
+        let tokens = (encoded.len() + image_tokens).saturating_sub(runs().count());
         match (self.max_prompt_length, self.max_positions) {
             (Some(max), _) if tokens > max => {
                 Err(DataError::PromptTooLong { tokens, image_tokens, max })
@@ -171,7 +185,7 @@ impl Processor {
                 Err(DataError::BeyondPositions { tokens, image_tokens, max })
             }
             _ => {
-                let ids = self.expand_placeholders(&encoded, images)?;
+                let ids = self.expand_placeholders(&encoded, runs())?;
                 self.say_if_no_room(ids.len());
                 Ok(Prompt { ids, images: images.to_vec() })
             }
@@ -203,68 +217,67 @@ impl Processor {
         Ok(ids)
     }
 
-    /// Tokens that stand for an image: one per merged patch.
-    pub fn num_image_tokens(&self, image: &PreparedImage) -> usize {
-        image.layout.num_tokens()
-    }
-
-    /// Repeats the i-th placeholder once per token of the i-th image. The placeholder is a special
-    /// token, so repeating its id equals repeating its text before tokenizing.
-    fn expand_placeholders(
+    /// The text with what stands for each image in place of the image token that the chat template wrote.
+    fn with_image_texts(
         &self,
-        ids: &[u32],
+        rendered: &str,
         images: &[Arc<PreparedImage>],
-    ) -> Result<Vec<u32>, DataError> {
-        let is_placeholder = |id: &&u32| Some(**id) == self.tokenizer.image_token_id();
-        let placeholders = ids.iter().filter(is_placeholder).count();
+    ) -> Result<String, DataError> {
+        let token = self.tokenizer.image_token_id().and_then(|id| self.tokenizer.id_to_token(id));
+        // Without such a token there are no images in a text.
+        let Some(token) = token else { return Ok(rendered.to_owned()) };
+        let placeholders = rendered.matches(&token).count();
         if placeholders != images.len() {
             return Err(DataError::Placeholders { placeholders, images: images.len() });
         }
         let mut images = images.iter();
+        let mut text = String::with_capacity(rendered.len());
+        for (index, piece) in rendered.split(&token).enumerate() {
+            if let (1.., Some(image)) = (index, images.as_slice().first()) {
+                text += &(self.family().image_text)(&image.layout, &token);
+                images.next();
+            }
+            text += piece;
+        }
+        Ok(text)
+    }
+
+    /// Repeats the i-th placeholder as often as its run is long. The placeholder is a special token, so repeating its id equals
+    /// repeating its text before tokenizing.
+    fn expand_placeholders(
+        &self,
+        ids: &[u32],
+        mut runs: impl Iterator<Item = usize> + Clone,
+    ) -> Result<Vec<u32>, DataError> {
+        let is_placeholder = |id: &&u32| Some(**id) == self.tokenizer.image_token_id();
+        let placeholders = ids.iter().filter(is_placeholder).count();
+        let expected = runs.clone().count();
+        if placeholders != expected {
+            return Err(DataError::Placeholders { placeholders, images: expected });
+        }
         let mut expanded = Vec::with_capacity(ids.len());
         for id in ids {
-            let image = if is_placeholder(&id) { images.next() } else { None };
-            let count = image.map_or(1, |image| self.num_image_tokens(image));
-            expanded.extend(std::iter::repeat_n(*id, count));
+            let run = if is_placeholder(&id) { runs.next() } else { None };
+            expanded.extend(std::iter::repeat_n(*id, run.unwrap_or(1)));
         }
         Ok(expanded)
     }
 }
 
+fn unknown_family(dir: &Path, config: &Value) -> String {
+    let model_type = config["model_type"].as_str().unwrap_or_default();
+    format!(
+        "note: {}: texts of family `{model_type}` are not known: the image token is `image_token_id` of config.json, each image is that \
+         token alone, and every task asks for a thought and an answer unless `--question_template` says otherwise",
+        dir.display()
+    )
+}
+
 /// Positions of the model, as its configuration or that of its class has them; none of a folder without a model.
-fn max_positions(config: &Value) -> Option<usize> {
-    /// Of `Qwen2_5_VLTextConfig` in transformers 5.17.
-    const DEFAULT: u64 = 32768;
+fn max_positions(config: &Value, family: DataFamily) -> Option<usize> {
     const KEY: &str = "max_position_embeddings";
     config.get("vision_config")?;
     let nested = config.get("text_config").and_then(|text| text.get(KEY));
     let given = nested.or(config.get(KEY)).and_then(Value::as_u64);
-    usize::try_from(given.unwrap_or(DEFAULT)).ok()
-}
-
-/// Refuses images that are cut into other patches than the model takes.
-fn check_patches(
-    dir: &Path,
-    config: &Value,
-    images: &ImageProcessorConfig,
-) -> Result<(), DataError> {
-    for (key, of_model, of_images) in [
-        ("merge_size", "spatial_merge_size", images.merge_size),
-        ("patch_size", "patch_size", images.patch_size),
-        ("temporal_patch_size", "temporal_patch_size", images.temporal_patch_size),
-    ] {
-        let given = config.get("vision_config").and_then(|vision| vision.get(of_model));
-        if let Some(given) =
-            given.and_then(Value::as_u64).filter(|given| *given != u64::from(of_images))
-        {
-            return Err(DataError::ModelFile {
-                path: dir.join("config.json"),
-                reason: format!(
-                    "`vision_config.{of_model}` is {given}, but `{key}` of the image processor is {of_images}\n\
-                     hint: config.json and preprocessor_config.json are of different models"
-                ),
-            });
-        }
-    }
-    Ok(())
+    usize::try_from(given.or(family.max_positions)?).ok()
 }

@@ -10,6 +10,7 @@ use python::repr::str_of;
 use serde_json::{Map, Value, json};
 
 use crate::error::RowCause;
+use crate::families::DataFamily;
 use crate::image_folder::ImageFolder;
 use crate::unread::{ReadKeys, hidden_media, meant};
 
@@ -31,18 +32,11 @@ const TURN_LISTS: [&str; 5] = ["conversations", "messages", "prompt", "images", 
 const HUMAN: [&str; 2] = ["human", "user"];
 const MODEL: [&str; 2] = ["gpt", "assistant"];
 
-/// Tokens of Qwen's chat form that must not stand in a question or an answer: the tokenizer would
-/// read them as control tokens or as images.
-pub const RESERVED_TOKENS: [&str; 8] = [
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-];
+/// Texts that may stand in no question and no answer, whatever the model: tokenizers read those of VLM-R1's own runs as control
+/// tokens or as images.
+pub(crate) fn reserved_tokens() -> impl Iterator<Item = &'static str> {
+    DataFamily::WITHOUT_MODEL.reserved_tokens()
+}
 
 /// What is asked of a row.
 #[derive(Clone, Debug)]
@@ -59,7 +53,7 @@ impl Default for RowChecks {
     fn default() -> Self {
         Self {
             expect_box: false,
-            reserved_tokens: RESERVED_TOKENS.map(str::to_owned).to_vec(),
+            reserved_tokens: reserved_tokens().map(str::to_owned).collect(),
             follow_links: false,
         }
     }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::chat::{ChatTemplate, token_text};
 use crate::error::DataError;
+use crate::families::DataFamily;
 use crate::model_files::read_optional_json;
 
 /// Keys of `config.json` (or of its `text_config`) that name image and video tokens.
@@ -21,11 +22,6 @@ const PLACEHOLDER_KEYS: [&str; 10] = [
     "video_end_token_id",
     "img_context_token_id",
 ];
-/// Tokens of Qwen's form that stand for images or frames where `config.json` does not say so.
-const PLACEHOLDER_TEXTS: [&str; 5] =
-    ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"];
-const IMAGE_PAD: &str = "<|image_pad|>";
-const TURN_END: &str = "<|im_end|>";
 const EOS_ID: &str = "eos_token_id";
 const EOS: &str = "eos_token";
 
@@ -38,6 +34,8 @@ pub(crate) struct SpecialIds {
     pub end_of_turn: u32,
     pub image: Option<u32>,
     pub placeholders: Vec<u32>,
+    /// The family that the texts are of.
+    pub family: DataFamily,
     /// Where an answer ends and who says so, if the places differ.
     pub ends_differ: Option<String>,
 }
@@ -53,6 +51,7 @@ impl SpecialIds {
         template: Option<&ChatTemplate>,
     ) -> Result<Self, DataError> {
         let files = Files::read(dir, tokenizer)?;
+        let family = DataFamily::of_config(&files.config);
         let ends = Ends::read(&files, template)?;
         let eos: Vec<u32> = ends.list.iter().map(|end| end.id).collect();
         let Some(&first) = eos.first() else {
@@ -64,20 +63,21 @@ impl SpecialIds {
             });
         };
         let mut placeholders: Vec<u32> =
-            PLACEHOLDER_TEXTS.iter().filter_map(|text| tokenizer.token_to_id(text)).collect();
+            family.placeholders.iter().filter_map(|text| tokenizer.token_to_id(text)).collect();
         for key in PLACEHOLDER_KEYS {
             placeholders.extend(files.config_ids(key)?);
         }
         placeholders.sort_unstable();
         placeholders.dedup();
         let image = files.config_ids("image_token_id")?.first().copied();
-        if let (Some(id), Some(own)) = (image, tokenizer.token_to_id(IMAGE_PAD))
+        let own = family.image_token.and_then(|text| Some((text, tokenizer.token_to_id(text)?)));
+        if let (Some(id), Some((text, own))) = (image, own)
             && id != own
         {
             return Err(DataError::ModelFile {
                 path: dir.join("config.json"),
                 reason: format!(
-                    "`image_token_id` is {id}, but `{IMAGE_PAD}` has the id {own} in tokenizer.json\n\
+                    "`image_token_id` is {id}, but `{text}` has the id {own} in tokenizer.json\n\
                      hint: config.json and the tokenizer are of different models"
                 ),
             });
@@ -85,7 +85,8 @@ impl SpecialIds {
         Ok(Self {
             end_of_turn: ends.of_turn.unwrap_or(first),
             pad: files.pad(),
-            image: image.or_else(|| tokenizer.token_to_id(IMAGE_PAD)),
+            image: image.or(own.map(|(_, id)| id)),
+            family,
             placeholders,
             ends_differ: ends.differ(tokenizer),
             eos,
@@ -118,9 +119,10 @@ impl Ends {
         ends.add(eos_token.as_slice(), "`eos_token` of tokenizer_config.json");
         let mapped = files.token(SPECIAL_TOKENS, &files.special_tokens, EOS)?;
         ends.add(mapped.as_slice(), "`eos_token` of special_tokens_map.json");
-        ends.obeyed = [generation, config, eos_token.into_iter().collect()]
+        ends.obeyed = [&generation, &config, &eos_token.into_iter().collect()]
             .into_iter()
             .find(|ids| !ids.is_empty())
+            .cloned()
             .unwrap_or_default();
         let written = template.map(|template| written_ends(template, files.tokenizer));
         let written = written.unwrap_or_default();
@@ -128,8 +130,13 @@ impl Ends {
         if ends.list.is_empty() {
             return Ok(ends);
         }
-        let turn_end = files.tokenizer.token_to_id(TURN_END);
-        ends.of_turn = written.first().copied().or(turn_end).or(eos_token);
+        let listed = written.iter().find(|id| generation.contains(id)).copied();
+        // A file that lists other ends leaves no doubt that this one is none.
+        let written = written.first().copied();
+        ends.of_turn = match generation.is_empty() {
+            true => written.or(eos_token),
+            false => listed.or(eos_token).or(written),
+        };
         // The end that is trained always ends a completion.
         ends.add(ends.of_turn.as_slice().to_owned().as_slice(), "`sft`");
         Ok(ends)

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{DataError, io_error};
+use crate::families::DataFamily;
 
 const QUESTION: &str = "{Question}";
 
@@ -78,7 +79,7 @@ impl PromptTemplate {
     }
 }
 
-/// The template asked for, else that of the task: with thinking, or for plain answers.
+/// The template asked for, else that of the task in a model's family: with thinking, or for plain answers.
 ///
 /// # Errors
 /// One that is neither a name, nor a text with `{Question}`, nor a file with such a text.
@@ -86,17 +87,23 @@ pub fn template(
     given: &Option<String>,
     task: Option<&str>,
     thinking: bool,
+    family: DataFamily,
 ) -> Result<PromptTemplate, DataError> {
-    PromptTemplate::resolve(template_name(given.as_deref(), task, thinking))
+    PromptTemplate::resolve(template_name(given.as_deref(), task, thinking, family))
 }
 
 /// What [`template`] resolves.
-pub fn template_name<'a>(given: Option<&'a str>, task: Option<&'a str>, thinking: bool) -> &'a str {
+pub fn template_name<'a>(
+    given: Option<&'a str>,
+    task: Option<&'a str>,
+    thinking: bool,
+    family: DataFamily,
+) -> &'a str {
     match (given, task, thinking) {
         (Some(given), _, _) => given,
         (None, Some("rec"), false) => "sft_rec",
         (None, _, false) => "none",
-        (None, Some(task @ ("rec" | "ic" | "odLength")), true) => task,
+        (None, Some(task), true) if family.task_templates.contains(&task) => task,
         (None, _, true) => "default",
     }
 }
@@ -119,6 +126,34 @@ mod tests {
         assert_eq!(PromptTemplate::resolve("none").expect("a known task").apply("Q"), "Q");
         for (name, text) in TASK_TEMPLATES {
             assert!(text.contains(QUESTION) && !text.contains("  "), "{name}");
+        }
+    }
+
+    /// VLM-R1's modules of InternVL and GLM ask every task by one template.
+    #[test]
+    fn templates_of_tasks_go_by_family() {
+        for (model_type, rec, counting) in [
+            ("qwen2_5_vl", "rec", "odLength"),
+            ("qwen2_vl", "rec", "odLength"),
+            ("qwen3_vl", "rec", "odLength"),
+            ("internvl", "default", "default"),
+            ("glm4v", "default", "default"),
+            ("unheard_of", "default", "default"),
+        ] {
+            let family = DataFamily::of(model_type);
+            let name = |task, thinking| template_name(None, Some(task), thinking, family);
+            assert_eq!(
+                [name("rec", true), name("odLength", true)],
+                [rec, counting],
+                "{model_type}"
+            );
+            assert_eq!(
+                [name("rec", false), name("ic", false)],
+                ["sft_rec", "none"],
+                "{model_type}"
+            );
+            assert_eq!(template_name(Some("rec"), None, true, family), "rec", "{model_type}");
+            assert_eq!(template_name(None, Some("math"), true, family), "default", "{model_type}");
         }
     }
 

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use crate::chat::ChatTemplate;
 use crate::error::DataError;
+use crate::families::DataFamily;
 use crate::special_ids::SpecialIds;
 use crate::tokenizer_files;
-
-const TURN_START: &str = "<|im_start|>";
 
 /// Text to ids and back.
 #[derive(Clone, Debug)]
@@ -18,6 +17,7 @@ pub struct Tokenizer {
     end_of_turn_id: u32,
     image_token_id: Option<u32>,
     placeholder_ids: Vec<u32>,
+    family: DataFamily,
     ends_differ: Option<String>,
 }
 
@@ -53,6 +53,7 @@ impl Tokenizer {
             pad_id: ids.pad,
             image_token_id: ids.image,
             placeholder_ids: ids.placeholders,
+            family: ids.family,
             ends_differ: ids.ends_differ,
             inner,
         })
@@ -106,9 +107,15 @@ impl Tokenizer {
         self.ends_differ.as_deref()
     }
 
-    /// The token that ends a completion in training: what the chat template writes there, else `<|im_end|>`, else the end of sequence.
+    /// The token that ends a completion in training: what the chat template writes there, where `generation_config.json` lists it
+    /// or lists none, else `eos_token`.
     pub fn end_of_turn_id(&self) -> u32 {
         self.end_of_turn_id
+    }
+
+    /// Family of the model that the texts of its chats are of.
+    pub fn family(&self) -> DataFamily {
+        self.family
     }
 
     /// The placeholder of one merged image patch; `None` for a text model.
@@ -123,8 +130,8 @@ impl Tokenizer {
 
     /// Texts that questions and answers must not hold: placeholders and turn marks, written out.
     pub fn reserved_tokens(&self) -> Vec<String> {
-        let turn_start = self.token_to_id(TURN_START);
-        let mut ids: Vec<u32> = [self.end_of_turn_id].into_iter().chain(turn_start).collect();
+        let control = self.family.control_tokens.iter().filter_map(|text| self.token_to_id(text));
+        let mut ids: Vec<u32> = control.chain([self.end_of_turn_id]).collect();
         ids.extend(self.eos_ids.iter().chain(&self.pad_id).chain(&self.placeholder_ids));
         ids.sort_unstable();
         ids.dedup();

@@ -70,7 +70,7 @@ impl RecEvaluator {
             let cause = format!("expected one image, got {}", example.images.len());
             return Err(EvalError::Row { line: example.source.to_string(), cause });
         }
-        let patch_size = processor.image_processor().config().patch_size as usize;
+        let patch_size = processor.image_processor().kind().patch_size() as usize;
         Ok(Self {
             truths: true_boxes(examples)?,
             examples: examples.into(),

@@ -1,7 +1,8 @@
 //! Defaults of the settings that an evaluation was not given, so that the folder of the results holds the value of each.
 
 use config::{BoxFormat, EvalConfig, EvalTask, Extractor, ImageProcessor};
-use data::Processor;
+use data::template::template_name;
+use data::{DataFamily, Processor};
 use rewards::{BoxUnits, RewardFamily};
 use serde_json::{Map, Value, json};
 
@@ -57,7 +58,7 @@ pub(crate) fn with_defaults(
     if task == EvalTask::Rec {
         config.scoring.extractor.get_or_insert(Extractor::Thinking);
     }
-    let own = default_template(task, config.scoring.extractor);
+    let own = default_template(task, config.scoring.extractor, processor.family());
     config.questions.question_template.get_or_insert(own.to_owned());
     // By the template, not the extractor: other eyes on the completions that are there do not make them longer.
     let longest = match config.questions.question_template.as_deref() {
@@ -66,7 +67,7 @@ pub(crate) fn with_defaults(
     };
     config.sampling.max_new_tokens.get_or_insert(longest);
     config.asked.image_processor.get_or_insert(ImageProcessor::Torchvision);
-    let bounds = processor.image_processor().config().pixel_bounds();
+    let bounds = processor.image_processor().kind().pixel_bounds();
     config.load.min_pixels = Some(bounds.shortest_edge as usize);
     config.load.max_pixels = Some(bounds.longest_edge as usize);
     config
@@ -77,14 +78,19 @@ pub(crate) fn box_units(config: &EvalConfig) -> BoxUnits {
     BoxUnits { answer: config.rewards.box_format, solution: config.rewards.solution_box_format }
 }
 
-/// The template of a task; that of `rec` asks for what the extractor reads.
-pub fn default_template(task: EvalTask, extractor: Option<Extractor>) -> &'static str {
-    match (task, extractor) {
-        (EvalTask::Rec, Some(Extractor::Baseline)) => PLAIN_BOX,
-        (EvalTask::Rec, _) => "rec",
-        (EvalTask::Ovd | EvalTask::OvdEval, _) => "odLength",
-        _ => "default",
-    }
+/// The template of a task in a model's family; that of `rec` asks for what the extractor reads.
+pub fn default_template(
+    task: EvalTask,
+    extractor: Option<Extractor>,
+    family: DataFamily,
+) -> &'static str {
+    let task = match (task, extractor) {
+        (EvalTask::Rec, Some(Extractor::Baseline)) => return PLAIN_BOX,
+        (EvalTask::Rec, _) => Some("rec"),
+        (EvalTask::Ovd | EvalTask::OvdEval, _) => Some("odLength"),
+        _ => None,
+    };
+    template_name(None, task, true, family)
 }
 
 /// What of `config` may change metrics, and the program that made them.

@@ -64,7 +64,7 @@ impl Evaluation {
             cause: "expected a task".to_owned(),
         })?;
         let config = &with_defaults(config, task, &processor, family);
-        let patch_size = processor.image_processor().config().patch_size as usize;
+        let patch_size = processor.image_processor().kind().patch_size() as usize;
         let cache = folder.join("judge_cache");
         let scorer = Scorer::new(config, family, patch_size, cache)?;
         let check = |example: &Example| scorer.check(example, method_of(task));

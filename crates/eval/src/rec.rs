@@ -10,8 +10,8 @@ use std::path::Path;
 
 use config::Extractor;
 use report::{Interval, mean_interval};
-use rewards::boxes::{BoundingBox, find_baseline, find_decimals_in_answer, find_thinking};
-use rewards::{BoxFormat, BoxIou, ImageSizes, RewardFamily, RewardInput, RewardSet};
+use rewards::boxes::{BoundingBox, find_baseline, find_decimals_in_answer};
+use rewards::{BoxFormat, ImageSizes, RewardFamily, RewardInput, RewardSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -29,7 +29,7 @@ const BOOTSTRAP_SEED: u64 = 42;
 /// Finds the box of a completion and compares it.
 pub struct BoxReader {
     extractor: Extractor,
-    iou: BoxIou,
+    family: RewardFamily,
     format: RewardSet,
 }
 
@@ -59,7 +59,7 @@ impl BoxReader {
         family: RewardFamily,
         patch_size: usize,
     ) -> Result<Self, EvalError> {
-        Ok(Self { extractor, iou: family.iou, format: rec_format(family, patch_size)? })
+        Ok(Self { extractor, family, format: rec_format(family, patch_size)? })
     }
 
     /// Reads the box of a completion, given in `units`, and compares it with `truth`, px of the image.
@@ -74,14 +74,15 @@ impl BoxReader {
         sizes: ImageSizes,
     ) -> Result<BoxRead, EvalError> {
         let on_image = |b| sizes.convert(b, units, BoxFormat::Absolute);
-        let iou_of = |found: Option<BoundingBox>| found.map_or(0.0, |b| self.iou.of(b, truth));
+        let iou_of =
+            |found: Option<BoundingBox>| found.map_or(0.0, |b| self.family.iou.of(b, truth));
         let anywhere = find_baseline(completion).map(on_image);
         let found = match self.extractor {
             // Whole numbers cannot say shares of the image.
             Extractor::Thinking if units == BoxFormat::Relative1 => {
                 find_decimals_in_answer(completion).map(on_image)
             }
-            Extractor::Thinking => find_thinking(completion).map(on_image),
+            Extractor::Thinking => self.family.form.find(completion).map(on_image),
             Extractor::Baseline => anywhere,
         };
         let columns = Map::new();

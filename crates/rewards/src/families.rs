@@ -14,7 +14,7 @@
 
 use config::BoxFormat;
 
-use crate::boxes::{BoundingBox, iou_plain, iou_vlm_r1};
+use crate::boxes::{BoundingBox, find_in_answer, find_thinking, iou_plain, iou_vlm_r1};
 use crate::error::known;
 
 /// The rewards of boxes of one model family.
@@ -113,6 +113,16 @@ impl BoxIou {
     }
 }
 
+impl BoxForm {
+    /// The box that VLM-R1's evaluation reads in the first answer: in braces the last, else the first.
+    pub fn find(self, completion: &str) -> Option<BoundingBox> {
+        match self {
+            Self::InBraces => find_thinking(completion),
+            Self::Bare | Self::Tags => find_in_answer(completion),
+        }
+    }
+}
+
 /// The family of a model by the `model_type` of its `config.json`. Where the table does not name it the default is
 /// taken, with a note that is said once.
 pub fn family_of(model_type: &str) -> RewardFamily {
@@ -151,6 +161,19 @@ mod tests {
         assert_eq!(all.len(), count, "{all:?}");
         assert_eq!(family_of("molmo2"), RewardFamily::DEFAULT);
         assert_eq!(family_of("qwen2_vl"), family_of("qwen2_5_vl"));
+    }
+
+    #[test]
+    fn evaluation_reads_the_box_in_the_form_that_is_trained() {
+        let bare = "<answer>[1, 2, 3, 4] or [5, 6, 7, 8]</answer>";
+        let braced = "<answer>{[1, 2, 3, 4], [5, 6, 7, 8]}</answer>";
+        let found = |form: BoxForm, text| form.find(text).map(<[f64; 4]>::from);
+        assert_eq!(found(BoxForm::InBraces, bare), None);
+        assert_eq!(found(BoxForm::InBraces, braced), Some([5.0, 6.0, 7.0, 8.0]));
+        for form in [BoxForm::Bare, BoxForm::Tags] {
+            assert_eq!(found(form, bare), Some([1.0, 2.0, 3.0, 4.0]));
+            assert_eq!(found(form, braced), Some([1.0, 2.0, 3.0, 4.0]));
+        }
     }
 
     #[test]

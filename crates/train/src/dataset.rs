@@ -110,7 +110,7 @@ impl PromptSource {
         let loader = PromptLoader::new(
             dataset.examples.clone(),
             dataset.processor.clone(),
-            settings.template.clone(),
+            settings.template(dataset.processor.family())?,
             shares,
             LoaderOptions { ahead, ..settings.loader },
         )?;

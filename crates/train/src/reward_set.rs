@@ -6,7 +6,7 @@ use base::model_folder::read_family;
 use base::run_folder::StopFlag;
 use config::GrpoConfig;
 use data::DataError;
-use data::image::ImageProcessorConfig;
+use data::image::{ImageOptions, ImageProcessor, resize_backend};
 use models::ModelError;
 use rewards::{RewardError, RewardFamily, RewardOptions, RewardSet, family_of};
 
@@ -19,8 +19,9 @@ pub(crate) fn build(
     stop: &StopFlag,
 ) -> Result<RewardSet, TrainError> {
     let family = family_of(&read_family(model_dir).map_err(ModelError::from)?);
-    let image = ImageProcessorConfig::from_dir(model_dir).map_err(DataError::from)?;
-    let mut options = options(config, family, image.patch_size as usize);
+    let image_options = ImageOptions::new(resize_backend(config.data.image_processor));
+    let images = ImageProcessor::from_dir(model_dir, &image_options).map_err(DataError::from)?;
+    let mut options = options(config, family, images.kind().patch_size() as usize);
     options.plugins.stop = stop.clone();
     let rewards = &config.rewards;
     Ok(RewardSet::build(&rewards.reward_funcs, rewards.reward_weights.as_deref(), &options)?)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use config::{GrpoConfig, Interval, LrSchedulerType, ModelSection, SftConfig, TrainingSections};
 use data::image::resize_backend;
 use data::template::template;
-use data::{DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, RowChecks};
+use data::{DataFamily, DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, RowChecks};
 use engine::Decoding;
 use models::{Family, FeatureCacheOptions, LoadOptions, LoraOptions, Part, Targets, TrainedParts};
 use tch::Kind;
@@ -36,7 +36,7 @@ pub struct Settings {
     pub(crate) processor: ProcessorOptions,
     pub(crate) checks: RowChecks,
     pub(crate) files: DataFiles,
-    pub(crate) template: PromptTemplate,
+    with_thinking: bool,
     pub(crate) features: FeatureCacheOptions,
 }
 
@@ -93,9 +93,8 @@ impl Settings {
         let device = parse_device(&machine.device)?;
         let kind = if model.bf16 { Kind::BFloat16 } else { Kind::Float };
         check_kind(device, kind)?;
-        let task = data.task_type.as_deref();
         let folders = data.image_folders.as_deref();
-        Ok(Self {
+        let settings = Self {
             lora: lora(model, optimizer.seed)?,
             load: LoadOptions {
                 kind,
@@ -129,13 +128,26 @@ impl Settings {
                 ..RowChecks::default()
             },
             files: DataFiles::from_lists(&data.data_file_paths, folders, own.reward_method)?,
-            template: template(&data.question_template, task, own.with_thinking)?,
+            with_thinking: own.with_thinking,
             features: FeatureCacheOptions {
                 max_bytes: machine.feature_cache_bytes,
                 folder: machine.feature_cache_dir.as_deref().map(PathBuf::from),
             },
             sections,
-        })
+        };
+        // A template that there is not is told before a model is read.
+        settings.template(DataFamily::WITHOUT_MODEL)?;
+        Ok(settings)
+    }
+
+    /// What stands round a question to a model of `family`.
+    ///
+    /// # Errors
+    /// A template that is neither a name, nor a text with `{Question}`, nor a file with such a text.
+    pub(crate) fn template(&self, family: DataFamily) -> Result<PromptTemplate, TrainError> {
+        let data = &self.sections.data;
+        let task = data.task_type.as_deref();
+        Ok(template(&data.question_template, task, self.with_thinking, family)?)
     }
 
     /// The learning rate over `total_steps`.

@@ -252,14 +252,14 @@ fn validation_loss(
         return Ok(Map::new());
     }
     let cache = ImageCache::new(0);
+    let template = session.settings.template(dataset.processor.family())?;
     let (mut sum, mut tokens) = (0.0, 0);
     for (index, example) in dataset.validation.iter().enumerate() {
         let example = &example?;
         if session.stop.is_raised() {
             return Err(TrainError::Stopped);
         }
-        let template = &session.settings.template;
-        let prompt = load_prompt(example, &dataset.processor, template, &cache)
+        let prompt = load_prompt(example, &dataset.processor, &template, &cache)
             .map_err(|cause| bad_row(example, cause))?;
         let row = row(dataset, config, index, example, prompt)?;
         let model = session.model.as_ref();

@@ -40,14 +40,14 @@ pub(crate) fn score(
     let mut groups = Vec::with_capacity(dataset.validation.len());
     // No more prompts in memory than completions in a batch.
     let validation = &dataset.validation;
+    let template = session.settings.template(dataset.processor.family())?;
     for start in (0..validation.len()).step_by(sampling.max_concurrent.max(1)) {
         let end = validation.len().min(start + sampling.max_concurrent.max(1));
         let examples = (start..end).map(|index| validation.get(index));
         let examples: Vec<Example> = examples.collect::<Result<_, _>>()?;
         let mut prompts = Vec::with_capacity(examples.len());
         for (index, example) in examples.iter().enumerate() {
-            let template = &session.settings.template;
-            let prompt = load_prompt(example, &dataset.processor, template, &cache)
+            let prompt = load_prompt(example, &dataset.processor, &template, &cache)
                 .map_err(|cause| bad_row(example, cause))?;
             prompts.push((index, prompt));
         }

@@ -10,8 +10,8 @@ use cli::commands::eval::check_comparison;
 use cli::problems::Problems;
 use cli::which_model::{Chosen, choose};
 use config::{EvalConfig, GrpoConfig, PlanConfig, Resume, SftConfig, TrainingSections};
-use data::DataFiles;
 use data::template::template;
+use data::{DataFamily, DataFiles};
 use tch::Kind;
 use torch::{check_kind, parse_device};
 use train::reward_problems;
@@ -27,7 +27,10 @@ fn check_training(
     methods: Option<&str>,
 ) {
     let TrainingSections { model, data, run, start, machine, .. } = sections;
-    problems.note(template(&data.question_template, data.task_type.as_deref(), thinks));
+    let task = data.task_type.as_deref();
+    // Whatever the family, the same can be wrong with it.
+    let family = DataFamily::WITHOUT_MODEL;
+    problems.note(template(&data.question_template, task, thinks, family));
     problems.note(engine::FastPathChoice::parse(&machine.fast_paths));
     check_device(problems, &machine.device, if model.bf16 { Kind::BFloat16 } else { Kind::Float });
     check_model(problems, &model.model_name_or_path, model.model_revision.as_deref());

@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Example, ImageLayout, PreparedImage, SourceLine};
+use base::{Example, PreparedImage, SourceLine};
 use config::BoxFormat;
 
 use super::boxes::{self, AnswerBox};
 use super::images::{ImageFacts, Images};
 use super::{CheckOptions, Finding, Kind};
 use crate::error::DataError;
+use crate::image::ImageShape;
 use crate::image_folder::ImageFolder;
 use crate::notices::{About, Oddity, lost_values, oddities};
 use crate::prefetch::Prefetcher;
@@ -41,7 +42,7 @@ pub struct SeenImage {
     /// What is kept of it.
     pub facts: Arc<ImageFacts>,
     /// How the model sees it.
-    pub layout: ImageLayout,
+    pub shape: ImageShape,
 }
 
 /// A row with what was found in it.
@@ -174,22 +175,21 @@ impl Look {
         let applies_exif = self.options.image_processor.applies_exif();
         let facts = self.images.get(path, applies_exif)?;
         let [width, height] = facts.size;
-        let processor = &self.options.image_processor;
-        let layout = processor
-            .layout(width, height)
-            .map_err(|cause| format!("{}: {cause}", path.display()))?;
+        let kind = self.options.image_processor.kind();
+        let shape =
+            kind.shape(width, height).map_err(|cause| format!("{}: {cause}", path.display()))?;
         let size = format!("{}: {width}x{height} px", path.display());
-        let token = processor.config().factor();
+        let token = kind.token_side();
         if width.min(height) < token {
             let text = format!("{size}: a side under {token} px");
             findings.push(Finding::new(Kind::TinyImage, text));
         }
-        let max_pixels = processor.config().pixel_bounds().longest_edge;
+        let max_pixels = kind.pixel_bounds().longest_edge;
         if u64::from(width) * u64::from(height) > max_pixels {
             let text = format!("{size}: more than {max_pixels} pixels");
             findings.push(Finding::new(Kind::HugeImage, text));
         }
-        Ok(SeenImage { facts, layout })
+        Ok(SeenImage { facts, shape })
     }
 
     /// Units of the boxes.
@@ -199,10 +199,8 @@ impl Look {
 
     /// Width and height of an image in the units of the boxes.
     fn extent(&self, image: &SeenImage) -> [f64; 2] {
-        let patch = f64::from(self.options.image_processor.config().patch_size);
-        let [_, rows, columns] = image.layout.tiles[0];
-        let seen = [columns, rows].map(|patches| patches as f64 * patch);
-        self.units().extent(image.facts.size.map(f64::from), seen)
+        let seen = image.shape.input_size;
+        self.units().extent(image.facts.size.map(f64::from), seen.map(f64::from))
     }
 
     fn check_boxes(
@@ -245,7 +243,7 @@ impl Look {
         findings: &mut Vec<Finding>,
     ) -> Option<u32> {
         let processor = self.options.processor.as_ref()?;
-        let shapes: Vec<Arc<PreparedImage>> = images.iter().map(shape).collect();
+        let shapes: Vec<Arc<PreparedImage>> = images.iter().map(without_pixels).collect();
         let text = self.options.template.apply(&example.problem);
         match processor.prompt(&text, &shapes) {
             Ok(prompt) => u32::try_from(prompt.ids.len()).ok(),
@@ -315,7 +313,7 @@ fn shown(corners: [f64; 4]) -> String {
 }
 
 /// An image without its pixels: enough to count tokens.
-fn shape(image: &SeenImage) -> Arc<PreparedImage> {
-    let size = image.facts.size;
-    Arc::new(PreparedImage::new(Vec::new(), image.layout.clone(), size, size))
+fn without_pixels(image: &SeenImage) -> Arc<PreparedImage> {
+    let ImageShape { layout, input_size } = image.shape.clone();
+    Arc::new(PreparedImage::new(Vec::new(), layout, image.facts.size, input_size))
 }

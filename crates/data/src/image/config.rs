@@ -1,4 +1,4 @@
-//! Settings of an image processor, key for key as `preprocessor_config.json` has them.
+//! Settings of [`super::qwen`], key for key as `preprocessor_config.json` has them.
 //!
 //! Keys that are absent or null take the defaults of `Qwen2VLImageProcessor` (transformers 5.17).
 
@@ -7,22 +7,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::kind::PixelBounds;
 use super::{Filter, ImageError, ResizeBackend};
-
-/// Classes whose `smart_resize` and patch layout [`super::preprocess`] follows.
-const KNOWN_TYPES: [&str; 4] = [
-    "Qwen2VLImageProcessor",
-    "Qwen2VLImageProcessorFast",
-    "Qwen2VLImageProcessorPil",
-    "Qwen2_5_VLImageProcessor",
-];
 
 /// What an image processor does; see `Qwen2VLImageProcessor` of transformers.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ImageProcessorConfig {
-    /// The class that wrote the settings.
-    pub image_processor_type: Option<String>,
     /// Side of a patch, px.
     pub patch_size: u32,
     /// Frames of a patch: a still image is repeated that often.
@@ -53,20 +44,10 @@ pub struct ImageProcessorConfig {
     pub resample: u32,
 }
 
-/// `size` of an image processor: numbers of pixels, whatever the names say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "SizeKeys")]
-pub struct PixelBounds {
-    /// Least pixels after resizing.
-    pub shortest_edge: u64,
-    /// Most pixels after resizing.
-    pub longest_edge: u64,
-}
-
 /// `size` as files have it: in part, and under older names.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SizeKeys {
+pub(super) struct SizeKeys {
     shortest_edge: Option<u64>,
     longest_edge: Option<u64>,
     min_pixels: Option<u64>,
@@ -94,7 +75,6 @@ impl Default for PixelBounds {
 impl Default for ImageProcessorConfig {
     fn default() -> Self {
         Self {
-            image_processor_type: None,
             patch_size: 14,
             temporal_patch_size: 2,
             merge_size: 2,
@@ -115,41 +95,8 @@ impl Default for ImageProcessorConfig {
 }
 
 impl ImageProcessorConfig {
-    /// Reads a model folder: `image_processor` of `processor_config.json`, else
-    /// `preprocessor_config.json`, the order of transformers.
-    ///
-    /// # Errors
-    /// Neither file has settings, or they are no JSON of the expected shape.
-    pub fn from_dir(dir: &Path) -> Result<Self, ImageError> {
-        let nested_in = dir.join("processor_config.json");
-        let flat_in = dir.join("preprocessor_config.json");
-        let flat = read_json(&flat_in)?;
-        if let Some(Value::Object(mut settings)) = read_json(&nested_in)?
-            && let Some(nested) = settings.remove("image_processor")
-            && !nested.is_null()
-        {
-            let taken = Self::from_json(nested, &nested_in)?;
-            // What cannot be read does not count.
-            let other = flat.and_then(|flat| Self::from_json(flat, &flat_in).ok());
-            let keys = other.map(|other| taken.differences(&other));
-            if let Some(keys) = keys.filter(|keys| !keys.is_empty()) {
-                base::console::say_once(&format!(
-                    "warning: {}: `image_processor` of `processor_config.json` is taken, as in transformers; `preprocessor_config.json` \
-                     differs in `{}`",
-                    dir.display(),
-                    keys.join("`, `")
-                ));
-            }
-            return Ok(taken);
-        }
-        match flat {
-            Some(settings) => Self::from_json(settings, &flat_in),
-            None => Err(ImageError::NoConfig { dir: dir.to_owned() }),
-        }
-    }
-
     /// Keys that another has other values of.
-    fn differences(&self, other: &Self) -> Vec<&'static str> {
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
         let (bounds, others) = (self.pixel_bounds(), other.pixel_bounds());
         let same = [
             ("patch_size", self.patch_size == other.patch_size),
@@ -170,12 +117,17 @@ impl ImageProcessorConfig {
         differing.map(|(key, _)| key).collect()
     }
 
-    fn from_json(mut settings: Value, path: &Path) -> Result<Self, ImageError> {
+    pub(super) fn parse(mut settings: Value) -> Result<Self, serde_json::Error> {
         if let Value::Object(keys) = &mut settings {
             keys.retain(|_, value| !value.is_null());
         }
-        let size = settings.get("size").cloned();
-        let read: Self = serde_json::from_value(settings)
+        serde_json::from_value(settings)
+    }
+
+    /// The settings, and what is said of keys that contradict one another.
+    pub(super) fn from_json(settings: Value, path: &Path) -> Result<Self, ImageError> {
+        let size = settings.get("size").filter(|size| !size.is_null()).cloned();
+        let read = Self::parse(settings)
             .map_err(|source| ImageError::BrokenConfig { path: path.to_owned(), source })?;
         let Some(size) = size else {
             return Ok(read);
@@ -220,12 +172,6 @@ impl ImageProcessorConfig {
     /// Refuses unsupported settings; returns the filter of `resample`.
     pub(super) fn check(&self, backend: ResizeBackend) -> Result<Filter, ImageError> {
         let bad = |key, got: String, expected| ImageError::BadSetting { key, got, expected };
-        if let Some(name) = &self.image_processor_type
-            && !KNOWN_TYPES.contains(&name.as_str())
-        {
-            let expected = "an image processor of Qwen2-VL or Qwen2.5-VL";
-            return Err(bad("image_processor_type", format!("`{name}`"), expected));
-        }
         for (key, value) in [
             ("patch_size", self.patch_size),
             ("temporal_patch_size", self.temporal_patch_size),
@@ -266,17 +212,4 @@ impl ImageProcessorConfig {
             }
         }
     }
-}
-
-/// The JSON of a file, or nothing if there is no such file.
-fn read_json(path: &Path) -> Result<Option<Value>, ImageError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(ImageError::UnreadableConfig { path: path.to_owned(), source });
-        }
-    };
-    let parsed = serde_json::from_str(&text);
-    parsed.map(Some).map_err(|source| ImageError::BrokenConfig { path: path.to_owned(), source })
 }

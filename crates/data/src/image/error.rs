@@ -38,6 +38,22 @@ pub enum ImageError {
         /// Where and why reading stopped.
         source: serde_json::Error,
     },
+    /// A kind of image processor that there is not.
+    #[error("image processor: `image_processor_type`: got `{got}`, expected one of {known}")]
+    UnknownKind {
+        /// The name as given.
+        got: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// The model takes other patches than the image processor makes.
+    #[error("{}: {reason}", path.display())]
+    OtherModel {
+        /// The model's configuration.
+        path: PathBuf,
+        /// In what they differ.
+        reason: String,
+    },
     /// A setting has an unsupported value.
     #[error("image processor: `{key}`: got {got}, expected {expected}")]
     BadSetting {

@@ -1,9 +1,9 @@
 //! From an image file to the patches that the vision tower takes.
 //!
 //! [`mod@decode`] reads files as Pillow's `Image.open(path).convert("RGB")` does, [`mod@resize`]
-//! resamples as torchvision or Pillow do, [`config`] reads the processor's settings from a model
-//! folder and [`preprocess`] joins them: `smart_resize`, rescale, normalise, patchify. Nothing here
-//! knows of text or batches; every type is `Send + Sync`, so threads share one [`ImageProcessor`].
+//! resamples as torchvision or Pillow do. How images are resized, normalised and cut is the [`kind`] that the
+//! model folder names: one file a kind, [`qwen`] being the only one. Nothing here knows of text or batches; every
+//! type is `Send + Sync`, so threads share one [`ImageProcessor`].
 
 mod coefficients;
 pub mod config;
@@ -12,9 +12,11 @@ mod error;
 mod gif;
 mod inflate;
 mod jpeg;
+pub mod kind;
 mod orientation;
 mod png;
-pub mod preprocess;
+mod processor;
+pub mod qwen;
 pub mod resize;
 
 pub use config::ImageProcessorConfig;
@@ -23,8 +25,10 @@ pub use decode::{
     size_of_file,
 };
 pub use error::{ImageCause, ImageError};
+pub use kind::{ImageOptions, ImageShape, PixelBounds, Prepare};
 pub use orientation::{Orientation, decode_upright};
-pub use preprocess::{ImageProcessor, patchify, smart_resize};
+pub use processor::ImageProcessor;
+pub use qwen::{QwenImages, patchify, smart_resize};
 pub use resize::{Filter, ResizeBackend, resize, resize_backend};
 
 /// An image of 8-bit red, green and blue samples.

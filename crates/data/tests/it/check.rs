@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use config::BoxFormat;
 use data::check::{CheckOptions, CheckReport, FindingCount, Kind, SeenRow, check};
-use data::image::ImageProcessorConfig;
+use data::image::ImageOptions;
 use data::{
     DataFile, DataFiles, ImageProcessor, Processor, ProcessorOptions, PromptTemplate,
     ResizeBackend, RowChecks,
@@ -49,8 +49,11 @@ fn write(dir: &Path, name: &str, rows: &[String]) -> DataFiles {
 }
 
 fn options() -> CheckOptions {
-    let images = ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Pillow)
-        .and_then(|images| images.with_pixel_bounds(Some(3_136), Some(100_000)));
+    let images = ImageProcessor::without_model(&ImageOptions {
+        min_pixels: Some(3_136),
+        max_pixels: Some(100_000),
+        ..ImageOptions::new(ResizeBackend::Pillow)
+    });
     CheckOptions {
         rows: RowChecks::default(),
         box_format: None,

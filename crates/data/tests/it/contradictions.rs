@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use base::console::Log;
+use data::image::RgbImage;
 use data::{DataError, Processor, ProcessorOptions, ResizeBackend, Tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -262,7 +263,7 @@ fn other_settings_of_the_image_processor_are_named() {
     };
     let read = || {
         let (processor, said) = said_of(dir.path(), || processor(dir.path()).expect("a processor"));
-        (processor.image_processor().config().clone(), said)
+        (processor.image_processor().clone(), said)
     };
     write(&Value::Null);
     assert_eq!(read().1, "", "none is none");
@@ -271,13 +272,16 @@ fn other_settings_of_the_image_processor_are_named() {
     nested["max_pixels"] = json!(100_352);
     nested["image_mean"] = json!([0.5, 0.5, 0.5]);
     write(&nested);
-    let (config, said) = read();
-    assert_eq!(config.image_mean, [0.5; 3]);
+    let (images, said) = read();
+    let black = RgbImage::new(56, 56, vec![0; 3 * 56 * 56]);
+    // A mean of 0.5, and the red deviation of CLIP.
+    let value = images.prepare(&black).expect("an image").pixel_values[0];
+    assert!((value + 0.5 / 0.268_629_54).abs() < 1e-5, "{value}");
     assert!(said.contains("differs in `max_pixels`, `image_mean`"), "{said}");
     nested["size"] = json!({"shortest_edge": 3136, "longest_edge": 50_176});
     write(&nested);
-    let (config, said) = read();
-    assert_eq!(config.pixel_bounds().longest_edge, 100_352);
+    let (images, said) = read();
+    assert_eq!(images.kind().pixel_bounds().longest_edge, 100_352);
     assert!(said.contains("`max_pixels` 100352 is taken"), "{said}");
 }
 

@@ -1,10 +1,11 @@
 //! `pixel_values` and grids equal transformers'; settings are read as its folders have them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use data::image::{
-    ImageCause, ImageError, ImageProcessor, ImageProcessorConfig, ResizeBackend, patchify,
-    smart_resize,
+    ImageCause, ImageError, ImageOptions, ImageProcessor, ImageProcessorConfig, QwenImages,
+    ResizeBackend, RgbImage, patchify, smart_resize,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -31,6 +32,24 @@ fn backend(name: &str) -> ResizeBackend {
     }
 }
 
+fn processor(
+    config: ImageProcessorConfig,
+    options: &ImageOptions,
+) -> Result<ImageProcessor, ImageError> {
+    Ok(ImageProcessor::new(Arc::new(QwenImages::new(config, options)?)))
+}
+
+/// The default settings.
+fn default(backend: ResizeBackend) -> ImageProcessor {
+    ImageProcessor::without_model(&ImageOptions::new(backend)).unwrap()
+}
+
+/// The first value of a black image: that of a red sample of 0.
+fn black(processor: &ImageProcessor) -> f32 {
+    let image = RgbImage::new(64, 64, vec![0; 3 * 64 * 64]);
+    processor.prepare(&image).unwrap().pixel_values[0]
+}
+
 #[test]
 fn pixel_values_equal_transformers() {
     let configs: HashMap<String, ImageProcessorConfig> =
@@ -39,9 +58,11 @@ fn pixel_values_equal_transformers() {
     let mut differing = Vec::new();
     for case in &cases {
         let config = configs[&case.config].clone();
-        let processor = ImageProcessor::new(config, backend(&case.backend))
-            .unwrap()
-            .with_enlarge_tiny(case.enlarge_tiny);
+        let options = ImageOptions {
+            enlarge_tiny: case.enlarge_tiny,
+            ..ImageOptions::new(backend(&case.backend))
+        };
+        let processor = processor(config, &options).unwrap();
         let image = processor.load(&input(&case.file)).unwrap();
         let name = format!("{} {} {}", case.file, case.config, case.backend);
         assert_eq!(image.layout.tiles, [case.grid_thw], "{name}");
@@ -62,8 +83,7 @@ fn a_processor_serves_many_threads() {
 
 #[test]
 fn sizes_are_those_of_the_file_and_of_the_model() {
-    let processor =
-        ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Torchvision).unwrap();
+    let processor = default(ResizeBackend::Torchvision);
     let image = processor.load(&input("rgb_20x50.png")).unwrap();
     assert_eq!(image.original_size, [20, 50]);
     // 28 x 70 after enlarging: 1960 pixels are under the 3136 asked for.
@@ -73,8 +93,7 @@ fn sizes_are_those_of_the_file_and_of_the_model() {
 
 #[test]
 fn a_strip_is_refused_before_it_is_enlarged() {
-    let processor =
-        ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Pillow).unwrap();
+    let processor = default(ResizeBackend::Pillow);
     let cause = processor.prepare(&noise(201, 1)).unwrap_err();
     assert!(matches!(cause, ImageCause::ExtremeAspectRatio { width: 201, height: 1 }));
     assert!(processor.prepare(&noise(200, 1)).is_ok());
@@ -83,7 +102,7 @@ fn a_strip_is_refused_before_it_is_enlarged() {
 #[test]
 fn without_resizing_patches_must_fill_the_sides() {
     let config = ImageProcessorConfig { do_resize: false, ..ImageProcessorConfig::default() };
-    let processor = ImageProcessor::new(config, ResizeBackend::Torchvision).unwrap();
+    let processor = processor(config, &ImageOptions::new(ResizeBackend::Torchvision)).unwrap();
     assert_eq!(processor.prepare(&noise(56, 28)).unwrap().layout.tiles, [[1, 2, 4]]);
     let cause = processor.prepare(&noise(56, 30)).unwrap_err();
     assert!(matches!(cause, ImageCause::NotDivisible { factor: 28, .. }));
@@ -95,7 +114,7 @@ fn processor_of(files: &[(&str, &serde_json::Value)]) -> Result<ImageProcessor, 
     for (file, content) in files {
         std::fs::write(dir.path().join(file), content.to_string()).expect("temporary file");
     }
-    ImageProcessor::from_dir(dir.path(), ResizeBackend::Torchvision)
+    ImageProcessor::from_dir(dir.path(), &ImageOptions::new(ResizeBackend::Torchvision))
 }
 
 #[test]
@@ -113,32 +132,80 @@ fn settings_are_read_from_either_file() {
         }
     });
     let processor = processor_of(&[("preprocessor_config.json", &flat)]).unwrap();
-    assert_eq!(processor.config().pixel_bounds().longest_edge, 12_845_056);
-    assert_eq!(processor.config().image_std, [0.4, 0.5, 0.6]);
+    assert_eq!(processor.kind().pixel_bounds().longest_edge, 12_845_056);
+    // Mean 0.1, deviation 0.4.
+    assert!((black(&processor) + 0.25).abs() < 1e-6);
 
     let with_flat = |other: &serde_json::Value| {
         processor_of(&[("preprocessor_config.json", &flat), ("processor_config.json", other)])
     };
     let processor = with_flat(&nested).unwrap();
-    assert_eq!(processor.config().patch_size, 8);
-    assert_eq!(processor.config().pixel_bounds().shortest_edge, 100);
+    assert_eq!(processor.kind().patch_size(), 8);
+    assert_eq!(processor.kind().pixel_bounds().shortest_edge, 100);
 
     // A `processor_config.json` of older versions speaks of other things.
     let processor = with_flat(&json!({"processor_class": "Qwen2_5_VLProcessor"})).unwrap();
-    assert_eq!(processor.config().image_mean, [0.1, 0.2, 0.3]);
+    assert!((black(&processor) + 0.25).abs() < 1e-6);
 }
 
 #[test]
 fn bounds_can_be_overridden() {
-    let new = || ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Torchvision);
-    let processor = new().unwrap().with_pixel_bounds(None, Some(3136)).unwrap();
+    let new = |min_pixels, max_pixels| {
+        let options = ImageOptions::new(ResizeBackend::Torchvision);
+        ImageProcessor::without_model(&ImageOptions { min_pixels, max_pixels, ..options })
+    };
+    let processor = new(None, Some(3136)).unwrap();
     let image = processor.prepare(&noise(640, 480)).unwrap();
     assert!(image.input_size[0] * image.input_size[1] <= 3136);
-    let error = new().unwrap().with_pixel_bounds(Some(10), Some(9)).unwrap_err();
+    let error = new(Some(10), Some(9)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "image processor: `max_pixels`: got 9, expected at least `min_pixels`"
     );
+}
+
+#[test]
+fn a_kind_that_there_is_not_is_told_with_those_there_are() {
+    for (file, settings) in [
+        ("preprocessor_config.json", json!({"image_processor_type": "GotOcr2ImageProcessor"})),
+        (
+            "processor_config.json",
+            json!({"image_processor": {"image_processor_type": "GotOcr2ImageProcessor"}}),
+        ),
+    ] {
+        let text = processor_of(&[(file, &settings)]).unwrap_err().to_string();
+        for part in ["got `GotOcr2ImageProcessor`", "`Qwen2VLImageProcessorFast`"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+    for name in ["Qwen2VLImageProcessorFast", "Qwen2_5_VLImageProcessor"] {
+        let settings = json!({"image_processor_type": name, "patch_size": 16});
+        let processor = processor_of(&[("preprocessor_config.json", &settings)]).unwrap();
+        assert_eq!(processor.kind().token_side(), 32);
+    }
+}
+
+/// VLM-R1's trainer enlarges to 28 px, whatever the model's patches.
+#[test]
+fn tiny_images_are_enlarged_to_28_pixels_whatever_the_patches() {
+    let config = ImageProcessorConfig {
+        patch_size: 16,
+        min_pixels: Some(1),
+        ..ImageProcessorConfig::default()
+    };
+    let processor = processor(config, &ImageOptions::new(ResizeBackend::Torchvision)).unwrap();
+    for (size, seen) in [
+        // Of 28 x 84, rounded to tokens of 32.
+        ([14, 42], [32, 96]),
+        // Large enough for VLM-R1.
+        ([28, 100], [32, 96]),
+        ([27, 100], [32, 96]),
+    ] {
+        let shape = processor.kind().shape(size[0], size[1]).unwrap();
+        let image = processor.prepare(&noise(size[0], size[1])).unwrap();
+        assert_eq!((image.input_size, shape.input_size), (seen, seen), "{size:?}");
+        assert_eq!(image.layout, shape.layout, "{size:?}");
+    }
 }
 
 #[test]
@@ -269,7 +336,7 @@ impl Iterator for Indices {
 fn a_size_in_part_takes_the_other_bound_from_the_default() {
     let bounds = |settings: serde_json::Value| {
         let processor = processor_of(&[("preprocessor_config.json", &settings)]).unwrap();
-        let bounds = processor.config().pixel_bounds();
+        let bounds = processor.kind().pixel_bounds();
         [bounds.shortest_edge, bounds.longest_edge]
     };
     for (settings, expected) in [

@@ -5,9 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use base::{Example, SourceLine};
-use data::image::{
-    ImageProcessorConfig, MAX_DECODED_PIXELS, Orientation, RgbImage, decode_upright,
-};
+use data::image::{ImageOptions, MAX_DECODED_PIXELS, Orientation, RgbImage, decode_upright};
 use data::{ImageProcessor, ResizeBackend, notices_of};
 use image::ImageFormat;
 
@@ -207,8 +205,8 @@ fn a_processor_turns_where_it_is_told_to_and_all_sizes_follow() {
     let added = chunk.len() - encoded(ImageFormat::Png).len();
     bytes.splice(33..33, chunk[33..33 + added].iter().copied());
     fs::write(&path, bytes).expect("writes");
-    let processor = ImageProcessor::new(ImageProcessorConfig::default(), ResizeBackend::Pillow)
-        .expect("settings");
+    let options = ImageOptions::new(ResizeBackend::Pillow);
+    let processor = ImageProcessor::without_model(&options).expect("settings");
     let stored = processor.load(&path).expect("loads");
     let turned = processor.with_apply_exif(true).load(&path).expect("loads");
     assert_eq!((stored.original_size, turned.original_size), ([56, 28], [28, 56]));

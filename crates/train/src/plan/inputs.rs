@@ -196,13 +196,13 @@ struct Seen {
 impl Seen {
     fn of(dataset: &Dataset, settings: &Settings, rewards: &[String]) -> Result<Self, TrainError> {
         let cache = ImageCache::new(0);
+        let template = settings.template(dataset.processor.family())?;
         let stride = dataset.examples.len().div_ceil(SAMPLED_ROWS).max(1);
         let (mut most, mut sum, mut rows, mut skipped) = ((0, 0), (0, 0), 0, 0);
         let mut bytes = 0;
         for index in (0..dataset.examples.len()).step_by(stride) {
             let example = &dataset.examples.get(index)?;
-            let prompt = match load_prompt(example, &dataset.processor, &settings.template, &cache)
-            {
+            let prompt = match load_prompt(example, &dataset.processor, &template, &cache) {
                 Ok(prompt) => prompt,
                 Err(_) if settings.loader.on_bad_row == OnBadRow::Skip => {
                     skipped += 1;

@@ -36,7 +36,8 @@ pub fn run(config: &EvalConfig) -> Result<()> {
     let name = folder_or_name(config.asked.model.as_deref().unwrap_or_default())?;
     config.asked.model = Some(name.clone());
     let trained_as = TrainedAs::of_model(Path::new(&name));
-    let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
+    let family = Located::find(&config)?.texts()?;
+    let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config, family));
     let config = &config;
     let model = Located::find(config)?;
     let output = Path::new(config.run.output_dir.as_deref().unwrap_or_default());

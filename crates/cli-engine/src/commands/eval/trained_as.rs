@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf, absolute};
 
 use config::{Config, EvalConfig, EvalTask, parse_mapping};
-use data::PromptTemplate;
 use data::template::template_name;
+use data::{DataFamily, PromptTemplate};
 use serde_json::{Map, Value, json};
 
 /// Where a run keeps its settings, and a merged model those of the run of its adapter.
@@ -73,14 +73,16 @@ impl TrainedAs {
         })
     }
 
-    /// Gives `config` the settings of the training for those that it leaves open.
-    pub fn lay_under(&self, config: &mut EvalConfig) -> Following {
+    /// Gives `config` the settings of the training for those that it leaves open; `family` is the model's.
+    pub fn lay_under(&self, config: &mut EvalConfig, family: DataFamily) -> Following {
         let mut following = Following { source: self.source.clone(), ..Following::default() };
         let of = |key: &str| self.settings.get(key).filter(|value| !value.is_null());
-        let template = self.template();
+        let template = self.template(family);
         following.other_task = self.other_task(config, template);
         if following.other_task.is_none() {
-            self.lay_form(config, template, &mut following);
+            let extractor = config.scoring.extractor;
+            let own = eval::default_template(EvalTask::Rec, extractor, family);
+            self.lay_form(config, [template, own], &mut following);
             self.lay_units(config, &mut following);
             let longest = of("max_completion_length");
             let trained = longest.and_then(Value::as_u64).unwrap_or_default();
@@ -96,8 +98,13 @@ impl TrainedAs {
         following
     }
 
-    /// Template and extractor: where the second is given it asks for what it reads.
-    fn lay_form(&self, config: &mut EvalConfig, template: &str, following: &mut Following) {
+    /// Template and extractor: where the second is given its own template asks for what it reads.
+    fn lay_form(
+        &self,
+        config: &mut EvalConfig,
+        [template, own]: [&str; 2],
+        following: &mut Following,
+    ) {
         let resolved = match PromptTemplate::resolve(template) {
             Ok(resolved) => resolved,
             Err(error) => {
@@ -115,7 +122,6 @@ impl TrainedAs {
             && config.questions.question_template.is_none()
             && config.scoring.extractor.is_some()
         {
-            let own = eval::default_template(EvalTask::Rec, config.scoring.extractor);
             config.questions.question_template = Some(own.to_owned());
         }
         if is_rec {
@@ -150,10 +156,10 @@ impl TrainedAs {
         self.settings.get(key).and_then(Value::as_str)
     }
 
-    fn template(&self) -> &str {
+    fn template(&self, family: DataFamily) -> &str {
         let thinks = self.settings.get("with_thinking").and_then(Value::as_bool);
         let thinks = self.by_rewards || thinks.unwrap_or_default();
-        template_name(self.text("question_template"), self.text("task_type"), thinks)
+        template_name(self.text("question_template"), self.text("task_type"), thinks, family)
     }
 
     /// What the model was trained for, where that is not what it is asked.

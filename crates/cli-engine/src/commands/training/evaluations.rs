@@ -12,7 +12,7 @@ use config::{
     Config, CudaGraphs, DType, EvalConfig, GrpoConfig, NamedEvaluation, SftConfig,
     TrainingSections, read_evaluations,
 };
-use data::Processor;
+use data::{DataFamily, Processor};
 use engine::EngineError;
 use eval::{Evaluation, Outcome};
 use eval_runner::AskError;
@@ -129,10 +129,12 @@ impl Evaluations {
     fn set_up(run: &Run, folder: &Path, named: &NamedEvaluation) -> Result<Evaluation> {
         let mut config = named.config.clone();
         let trained_as = run.trained_as.as_ref();
-        let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config));
+        let model_type = read_family(folder)?;
+        let texts = DataFamily::of(&model_type);
+        let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config, texts));
         let config = &config;
         let processor = Processor::from_dir(folder, &ModelOptions::from(config).processor)?;
-        let family = rewards::family_of(&read_family(folder)?);
+        let family = rewards::family_of(&model_type);
         // Where `grpo` keeps the replies of its own judge.
         let output_dir = Path::new(&run.sections.run.output_dir);
         let mut evaluation = eval_runner::set_up(config, output_dir, Arc::new(processor), family)?;

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use base::run_folder::StopFlag;
 use config::DataCheckConfig;
 use data::check::{CheckOptions, CheckReport, RowProbe, SeenRow, check};
-use data::image::ImageProcessorConfig;
-use data::{DataFiles, ImageProcessor, Processor, ProcessorOptions, RowChecks};
+use data::image::ImageOptions;
+use data::{DataFamily, DataFiles, ImageProcessor, Processor, ProcessorOptions, RowChecks};
 use indicatif::{ProgressBar, ProgressStyle};
 use pages::data_check::PageRows;
 use rewards::{BoxUnits, RewardFamily};
@@ -97,7 +97,7 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Told)> {
         Some(processor) => processor.image_processor().clone(),
         None => image_processor(config)?,
     };
-    let patch_size = image_processor.config().patch_size as usize;
+    let patch_size = image_processor.kind().patch_size() as usize;
     let model_type = folder.as_deref().map(base::model_folder::read_family).transpose()?;
     let family = model_type.as_deref().map_or(RewardFamily::WITHOUT_MODEL, rewards::family_of);
     let scores = TrueScores::new(config, family, patch_size)?;
@@ -105,8 +105,9 @@ fn options(config: &DataCheckConfig) -> Result<(CheckOptions, Told)> {
         tried: scores.names(),
         boxes: model_type.map(|model_type| box_line(config, &model_type, family)),
     };
-    let template =
-        data::template::template(&config.question_template, config.task_type.as_deref(), true)?;
+    let texts = processor.as_ref().map_or(DataFamily::WITHOUT_MODEL, Processor::family);
+    let task = config.task_type.as_deref();
+    let template = data::template::template(&config.question_template, task, true, texts)?;
     let workers = config.dataloader_num_workers.map(|workers| workers.max(1));
     let options = CheckOptions {
         rows,
@@ -154,12 +155,14 @@ fn processor(config: &DataCheckConfig, folder: &Path) -> Result<Processor> {
     Ok(Processor::from_dir(folder, &options)?)
 }
 
-/// Qwen2.5-VL's, where no model folder says how images are resized.
+/// Where no model folder says how images are resized.
 fn image_processor(config: &DataCheckConfig) -> Result<ImageProcessor> {
-    let backend = data::image::resize_backend(config.image_processor);
-    let processor = ImageProcessor::new(ImageProcessorConfig::default(), backend)?;
-    let bounds = [config.min_pixels, config.max_pixels].map(|pixels| Some(pixels as u64));
-    Ok(processor.with_pixel_bounds(bounds[0], bounds[1])?.with_apply_exif(config.apply_exif))
+    let options = ImageOptions {
+        min_pixels: Some(config.min_pixels as u64),
+        max_pixels: Some(config.max_pixels as u64),
+        ..ImageOptions::new(data::image::resize_backend(config.image_processor))
+    };
+    Ok(ImageProcessor::without_model(&options)?.with_apply_exif(config.apply_exif))
 }
 
 fn pass(

@@ -10,7 +10,7 @@ use anyhow::Result;
 use base::Example;
 use config::DataCheckConfig;
 use data::check::{Finding, Kind, RowProbe, SeenImage};
-use rewards::boxes::{input_size, parse_solution};
+use rewards::boxes::parse_solution;
 use rewards::{
     BoundingBox, BoxAnswers, BoxFormat, BoxUnits, ImageSizes, OverlongOptions, PluginOptions,
     RewardFamily, RewardInput, RewardOptions, RewardSet, compares_boxes, missing_box_reward,
@@ -38,7 +38,6 @@ pub struct TrueScores {
     sets: Vec<(Form, RewardSet)>,
     /// Of what the model writes and of solutions, for [`Form::Box`].
     units: Option<[BoxFormat; 2]>,
-    patch_size: usize,
     /// Whether boxes of lists would have to be converted, which is not tried.
     lists_differ: bool,
     /// That no reward compares boxes though the task is to find one.
@@ -79,7 +78,6 @@ impl TrueScores {
         Ok(Self {
             sets,
             units: box_units.of_one_box(family),
-            patch_size,
             lists_differ: box_units.of_lists(family).is_some_and(|[answer, truth]| answer != truth),
             uncompared: AtomicU64::new(0),
             boxes: BoxAnswers::new(
@@ -141,7 +139,7 @@ impl TrueScores {
     /// The true box as the model would write it.
     fn boxed(&self, form: Form, row: &Row<'_>) -> Result<String, String> {
         let truth = parse_solution(&row.example.solution)?;
-        let found = match (self.units, row.box_sizes(self.patch_size)) {
+        let found = match (self.units, row.box_sizes()) {
             (Some([completion, solution]), Some(sizes)) => {
                 sizes.convert(truth, solution, completion)
             }
@@ -182,16 +180,14 @@ fn form_of(name: &str, is_customized: bool) -> Option<Form> {
 struct Row<'a> {
     example: &'a Example,
     sizes: Vec<[u32; 2]>,
+    inputs: Vec<[u32; 2]>,
     grids: Vec<[usize; 3]>,
 }
 
 impl Row<'_> {
     /// Sizes of the image that boxes are in.
-    fn box_sizes(&self, patch_size: usize) -> Option<ImageSizes> {
-        Some(ImageSizes {
-            original: *self.sizes.first()?,
-            input: input_size(*self.grids.first()?, patch_size)?,
-        })
+    fn box_sizes(&self) -> Option<ImageSizes> {
+        Some(ImageSizes { original: *self.sizes.first()?, input: *self.inputs.first()? })
     }
 }
 
@@ -200,7 +196,8 @@ impl RowProbe for TrueScores {
         let row = Row {
             example,
             sizes: images.iter().map(|image| image.facts.size).collect(),
-            grids: images.iter().map(|image| image.layout.tiles[0]).collect(),
+            inputs: images.iter().map(|image| image.shape.input_size).collect(),
+            grids: images.iter().map(|image| image.shape.layout.tiles[0]).collect(),
         };
         let mut findings = Vec::new();
         self.count_boxes(example);

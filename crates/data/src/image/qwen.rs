@@ -4,96 +4,84 @@
 //! table of 256 values per channel, filled with the arithmetic of the backend that is followed.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use base::{ImageLayout, PreparedImage};
+use serde_json::Value;
 
+use super::kind::{ImageOptions, ImageShape, Kind, PixelBounds, Prepare};
 use super::resize::{Filter, ResizeBackend, resize};
-use super::{
-    ImageCause, ImageError, ImageProcessorConfig, MAX_DECODED_PIXELS, RgbImage, decode_upright,
+use super::{ImageCause, ImageError, ImageProcessorConfig, RgbImage};
+
+/// Of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+pub(super) const KIND: Kind = Kind {
+    types: &[
+        "Qwen2VLImageProcessor",
+        "Qwen2VLImageProcessorFast",
+        "Qwen2VLImageProcessorPil",
+        "Qwen2_5_VLImageProcessor",
+    ],
+    build,
+    differences,
 };
 
 /// The long side may be this many times the short one.
 const MAX_ASPECT_RATIO: f64 = 200.0;
 
+/// Sides under it are enlarged before all else, as VLM-R1's trainer does, px. It is one number whatever the patches: in VLM-R1 one
+/// token of Qwen2.5-VL, and so less than one of Qwen3-VL.
+const TINY_PX: u32 = 28;
+
 /// The value of each 8-bit sample, per channel.
 type SampleTable = [[f32; 256]; 3];
 
-/// Turns image files into patches, each on its own.
+/// Turns images into patches, each on its own.
 #[derive(Clone, Debug)]
-pub struct ImageProcessor {
+pub struct QwenImages {
     config: ImageProcessorConfig,
     backend: ResizeBackend,
     filter: Filter,
     table: Box<SampleTable>,
     enlarge_tiny: bool,
-    apply_exif: bool,
-    max_decoded_pixels: u64,
 }
 
-impl ImageProcessor {
-    /// Reads the settings of a model folder.
-    ///
-    /// # Errors
-    /// The folder has no settings, or unsupported ones.
-    pub fn from_dir(dir: &Path, backend: ResizeBackend) -> Result<Self, ImageError> {
-        Self::new(ImageProcessorConfig::from_dir(dir)?, backend)
-    }
+fn build(
+    settings: Value,
+    path: &Path,
+    options: &ImageOptions,
+) -> Result<Arc<dyn Prepare>, ImageError> {
+    let config = ImageProcessorConfig::from_json(settings, path)?;
+    Ok(Arc::new(QwenImages::new(config, options)?))
+}
 
-    /// Takes settings as they are. Tiny images are enlarged, and files are decoded up to
-    /// [`MAX_DECODED_PIXELS`], unless told otherwise.
+/// Keys in which two settings differ; none where the others cannot be read.
+fn differences(taken: &Value, other: &Value) -> Vec<&'static str> {
+    let read = |settings: &Value| ImageProcessorConfig::parse(settings.clone()).ok();
+    match (read(taken), read(other)) {
+        (Some(taken), Some(other)) => taken.differences(&other),
+        _ => Vec::new(),
+    }
+}
+
+impl QwenImages {
+    /// Takes settings, with the bounds of the options in place of theirs.
     ///
     /// # Errors
     /// A setting is not supported.
-    pub fn new(config: ImageProcessorConfig, backend: ResizeBackend) -> Result<Self, ImageError> {
-        let filter = config.check(backend)?;
-        Ok(Self {
-            table: Box::new(sample_table(&config, backend)),
-            config,
-            backend,
-            filter,
-            enlarge_tiny: true,
-            apply_exif: false,
-            max_decoded_pixels: MAX_DECODED_PIXELS,
-        })
-    }
-
-    /// Overrides the bounds on the number of pixels after resizing, where given.
-    ///
-    /// # Errors
-    /// The least is zero or over the most.
-    pub fn with_pixel_bounds(
-        mut self,
-        min_pixels: Option<u64>,
-        max_pixels: Option<u64>,
+    pub fn new(
+        mut config: ImageProcessorConfig,
+        options: &ImageOptions,
     ) -> Result<Self, ImageError> {
-        self.config.min_pixels = min_pixels.or(self.config.min_pixels);
-        self.config.max_pixels = max_pixels.or(self.config.max_pixels);
-        self.config.check(self.backend)?;
-        Ok(self)
-    }
-
-    /// Whether an image with a side under [`ImageProcessorConfig::factor`] is first enlarged to it
-    /// with Lanczos, as VLM-R1 does; transformers alone does not.
-    pub fn with_enlarge_tiny(mut self, enlarge_tiny: bool) -> Self {
-        self.enlarge_tiny = enlarge_tiny;
-        self
-    }
-
-    /// Whether a file is turned as its orientation says, as transformers' `load_image` does; VLM-R1 does not.
-    pub fn with_apply_exif(mut self, apply_exif: bool) -> Self {
-        self.apply_exif = apply_exif;
-        self
-    }
-
-    /// Whether files are turned as their orientation says.
-    pub fn applies_exif(&self) -> bool {
-        self.apply_exif
-    }
-
-    /// Overrides the most pixels that a file may declare.
-    pub fn with_max_decoded_pixels(mut self, max_decoded_pixels: u64) -> Self {
-        self.max_decoded_pixels = max_decoded_pixels;
-        self
+        config.min_pixels = options.min_pixels.or(config.min_pixels);
+        config.max_pixels = options.max_pixels.or(config.max_pixels);
+        let filter = config.check(options.backend)?;
+        Ok(Self {
+            table: Box::new(sample_table(&config, options.backend)),
+            config,
+            backend: options.backend,
+            filter,
+            enlarge_tiny: options.enlarge_tiny,
+        })
     }
 
     /// The settings in force.
@@ -101,71 +89,10 @@ impl ImageProcessor {
         &self.config
     }
 
-    /// Reads, decodes and prepares an image file.
-    ///
-    /// # Errors
-    /// [`ImageError::File`], with the path and the cause.
-    pub fn load(&self, path: &Path) -> Result<PreparedImage, ImageError> {
-        let image = decode_upright(path, self.max_decoded_pixels, self.apply_exif)?;
-        self.prepare(&image).map_err(|cause| ImageError::file(path, cause))
-    }
-
-    /// Resizes, normalises and cuts an image into patches.
-    ///
-    /// # Errors
-    /// The sides' ratio is over 200, or resizing is off and patches do not fill the sides.
-    pub fn prepare(&self, image: &RgbImage) -> Result<PreparedImage, ImageCause> {
-        let original_size = [image.width(), image.height()];
-        // Before anything is enlarged: a strip one pixel high could not be held 28 times larger.
-        check_aspect_ratio(image.width(), image.height())?;
-        let factor = self.config.factor();
-        let enlarged = if self.enlarge_tiny { enlarge_to(image, factor) } else { None };
-        let image = enlarged.as_ref().unwrap_or(image);
-        let resized = self.resize(image)?;
-        let (width, height) = (resized.width(), resized.height());
-        let patch_size = self.config.patch_size;
-        Ok(PreparedImage::new(
-            patchify(
-                &resized,
-                &self.table,
-                patch_size as usize,
-                self.config.merge_size as usize,
-                self.config.temporal_patch_size as usize,
-            ),
-            self.layout_of([1, (height / patch_size) as usize, (width / patch_size) as usize]),
-            original_size,
-            [width, height],
-        ))
-    }
-
-    /// The layout of an image of `grid_thw` patches.
-    fn layout_of(&self, grid_thw: [usize; 3]) -> ImageLayout {
-        ImageLayout::merged(grid_thw, self.config.merge_size as usize)
-    }
-
-    /// The layout of an image of this size, px: that which [`ImageProcessor::prepare`] gives it.
-    ///
-    /// # Errors
-    /// As [`ImageProcessor::prepare`].
-    pub fn layout(&self, width: u32, height: u32) -> Result<ImageLayout, ImageCause> {
-        self.grid(width, height).map(|grid| self.layout_of(grid))
-    }
-
-    /// Patches in time, height and width of an image of this size, px: those that
-    /// [`ImageProcessor::prepare`] would cut it into.
-    ///
-    /// # Errors
-    /// As [`ImageProcessor::prepare`].
-    pub fn grid(&self, width: u32, height: u32) -> Result<[usize; 3], ImageCause> {
-        check_aspect_ratio(width, height)?;
-        let enlarged = match self.enlarge_tiny {
-            true => enlarged_size(width, height, self.config.factor()),
-            false => None,
-        };
-        let (width, height) = enlarged.unwrap_or((width, height));
-        let (width, height) = self.resized_size(width, height)?;
+    /// The layout of an image of this size after resizing, px.
+    fn layout_of(&self, width: u32, height: u32) -> ImageLayout {
         let patches = |side: u32| (side / self.config.patch_size) as usize;
-        Ok([1, patches(height), patches(width)])
+        ImageLayout::merged([1, patches(height), patches(width)], self.config.merge_size as usize)
     }
 
     fn resize(&self, image: &RgbImage) -> Result<RgbImage, ImageCause> {
@@ -189,6 +116,67 @@ impl ImageProcessor {
         let (new_height, new_width) =
             smart_resize(height, width, factor, bounds.shortest_edge, bounds.longest_edge)?;
         Ok((new_width, new_height))
+    }
+}
+
+impl Prepare for QwenImages {
+    fn shape(&self, width: u32, height: u32) -> Result<ImageShape, ImageCause> {
+        check_aspect_ratio(width, height)?;
+        let enlarged = if self.enlarge_tiny { enlarged_size(width, height) } else { None };
+        let (width, height) = enlarged.unwrap_or((width, height));
+        let (width, height) = self.resized_size(width, height)?;
+        Ok(ImageShape { layout: self.layout_of(width, height), input_size: [width, height] })
+    }
+
+    fn prepare(&self, image: &RgbImage) -> Result<PreparedImage, ImageCause> {
+        let original_size = [image.width(), image.height()];
+        // Before anything is enlarged: a strip one pixel high could not be held 28 times larger.
+        check_aspect_ratio(image.width(), image.height())?;
+        let enlarged = if self.enlarge_tiny { enlarge_tiny(image) } else { None };
+        let image = enlarged.as_ref().unwrap_or(image);
+        let resized = self.resize(image)?;
+        let (width, height) = (resized.width(), resized.height());
+        let values = patchify(
+            &resized,
+            &self.table,
+            self.config.patch_size as usize,
+            self.config.merge_size as usize,
+            self.config.temporal_patch_size as usize,
+        );
+        let layout = self.layout_of(width, height);
+        Ok(PreparedImage::new(values, layout, original_size, [width, height]))
+    }
+
+    fn patch_size(&self) -> u32 {
+        self.config.patch_size
+    }
+
+    fn token_side(&self) -> u32 {
+        self.config.factor()
+    }
+
+    fn pixel_bounds(&self) -> PixelBounds {
+        self.config.pixel_bounds()
+    }
+
+    /// Refuses images that are cut into other patches than the model takes.
+    fn check_model(&self, config: &Value) -> Result<(), String> {
+        let images = &self.config;
+        for (key, of_model, of_images) in [
+            ("merge_size", "spatial_merge_size", images.merge_size),
+            ("patch_size", "patch_size", images.patch_size),
+            ("temporal_patch_size", "temporal_patch_size", images.temporal_patch_size),
+        ] {
+            let given = config.get("vision_config").and_then(|vision| vision.get(of_model));
+            let given = given.and_then(Value::as_u64);
+            if let Some(given) = given.filter(|given| *given != u64::from(of_images)) {
+                return Err(format!(
+                    "`vision_config.{of_model}` is {given}, but `{key}` of the image processor is {of_images}\n\
+                     hint: config.json and preprocessor_config.json are of different models"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -229,13 +217,14 @@ fn check_aspect_ratio(width: u32, height: u32) -> Result<(), ImageCause> {
     Ok(())
 }
 
-/// The image with its short side enlarged to `side` px, or nothing if it is long enough.
-fn enlarge_to(image: &RgbImage, side: u32) -> Option<RgbImage> {
-    let (new_width, new_height) = enlarged_size(image.width(), image.height(), side)?;
+/// The image with its short side enlarged to [`TINY_PX`], or nothing if it is long enough.
+fn enlarge_tiny(image: &RgbImage) -> Option<RgbImage> {
+    let (new_width, new_height) = enlarged_size(image.width(), image.height())?;
     Some(resize(image, new_width, new_height, Filter::Lanczos, ResizeBackend::Pillow))
 }
 
-fn enlarged_size(width: u32, height: u32, side: u32) -> Option<(u32, u32)> {
+fn enlarged_size(width: u32, height: u32) -> Option<(u32, u32)> {
+    let side = TINY_PX;
     if width >= side && height >= side {
         return None;
     }

@@ -134,7 +134,7 @@ impl<V: VisionSettings> FamilyConfig for DecoderConfig<V> {
     }
 
     fn text_shape(&self) -> TextShape {
-        self.text.shape()
+        self.text.shape(V::decoder(&self.text))
     }
 
     fn vision_shape(&self) -> VisionShape {
@@ -174,7 +174,7 @@ impl<V: VisionSettings> FamilyConfig for DecoderConfig<V> {
         };
         Ok(Box::new(DecoderModel {
             family: V::FAMILY,
-            shape: config.shape(),
+            shape: self.text_shape(),
             rope: rope(config.head_dim(), config.rope_theta(), &config.mrope_section(), device),
             text,
             tower: Box::new(tower),

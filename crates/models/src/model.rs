@@ -95,6 +95,8 @@ pub struct TextShape {
     pub hidden_size: i64,
     /// Channels of the MLP.
     pub intermediate_size: i64,
+    /// Whether each head of queries and keys is normalised.
+    pub normed_heads: bool,
     /// Rows of the head.
     pub vocab_size: i64,
 }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::{FEW, MANY, above_zero, equal, within, word};
 use crate::family::ScaledSize;
+use crate::layers::DecoderOptions;
 use crate::model::{AttentionShape, LayerKind, TextShape};
 
 /// Settings of a text model. What a family's class has as a default is filled in by the family.
@@ -123,7 +124,7 @@ impl TextConfig {
     }
 
     /// Sizes for caches and samplers.
-    pub fn shape(&self) -> TextShape {
+    pub fn shape(&self, options: DecoderOptions) -> TextShape {
         let attention = AttentionShape {
             heads: self.num_attention_heads,
             kv_heads: self.num_kv_heads(),
@@ -135,6 +136,7 @@ impl TextConfig {
             layers: vec![LayerKind::Attention(attention); self.num_hidden_layers],
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
+            normed_heads: options.head_norms,
             vocab_size: self.vocab_size,
         }
     }

@@ -358,8 +358,10 @@ fn layer_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {
             tokens * ((gated - 1) * mlp + inputs)
         }
     };
+    // What norms of heads save: their inputs, without our kernels in f32 too.
+    let heads = if shape.normed_heads { tokens * (q + kv) * choice.norm_input() } else { 0 };
     let is_lora = matches!(trained, Trained::Lora { .. });
-    tokens * norms(choice, h, !is_lora) + (attention + rest) * size
+    tokens * norms(choice, h, !is_lora) + (attention + rest) * size + heads
 }
 
 fn logits_bytes(shape: &Shape, choice: Choice, batch: &Load) -> u64 {

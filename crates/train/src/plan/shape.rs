@@ -15,6 +15,8 @@ pub struct Shape {
     pub kv_width: u64,
     /// Channels of its MLP.
     pub mlp: u64,
+    /// Whether each head of queries and keys is normalised.
+    pub normed_heads: bool,
     /// Rows of the embedding.
     pub vocab: u64,
     /// Channels of the vision tower.
@@ -104,6 +106,7 @@ impl Shape {
             q_width: size(attention.heads * attention.head_dim),
             kv_width: size(attention.kv_heads * attention.head_dim),
             mlp: size(text.intermediate_size),
+            normed_heads: text.normed_heads,
             vocab: size(text.vocab_size),
             vision_hidden: size(vision.hidden_size),
             vision_depth: vision.blocks as u64,
@@ -128,6 +131,7 @@ impl Shape {
         q_width: 2048,
         kv_width: 256,
         mlp: 11008,
+        normed_heads: false,
         vocab: 151_936,
         vision_hidden: 1280,
         vision_depth: 32,

@@ -9,6 +9,7 @@ pub(super) const SHAPE_39M: Shape = Shape {
     q_width: 512,
     kv_width: 128,
     mlp: 1408,
+    normed_heads: false,
     vocab: 8192,
     vision_hidden: 320,
     vision_depth: 8,

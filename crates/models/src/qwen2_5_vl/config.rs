@@ -14,8 +14,9 @@ use crate::parameters::Builder;
 /// The whole configuration.
 pub type Config = DecoderConfig<VisionConfig>;
 
-/// Vision tower, key for key.
+/// Vision tower, key for key. Files of fine-tuned models leave out what is as in the class.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
 pub struct VisionConfig {
     /// Blocks.
     pub depth: usize,
@@ -26,51 +27,47 @@ pub struct VisionConfig {
     /// Attention heads.
     pub num_heads: i64,
     /// Activation of the MLP.
-    #[serde(default = "silu")]
     pub hidden_act: String,
     /// Colour channels.
-    #[serde(default = "three")]
     pub in_channels: i64,
     /// The hub's name of `in_channels`; some checkpoints hold both.
     pub in_chans: Option<i64>,
     /// Side of a patch, px.
-    #[serde(default = "fourteen")]
     pub patch_size: usize,
     /// Patches along a side that merge into one token.
-    #[serde(default = "two")]
     pub spatial_merge_size: usize,
     /// Frames of a patch.
-    #[serde(default = "two")]
     pub temporal_patch_size: usize,
     /// Side of an attention window, px.
-    #[serde(default = "window")]
     pub window_size: usize,
     /// Channels that the text model takes.
     pub out_hidden_size: i64,
     /// Blocks that see the whole image.
-    #[serde(default = "full_blocks")]
     pub fullatt_block_indexes: Vec<usize>,
     /// Base of the rotary frequencies (nested form).
     pub rope_parameters: Option<VisionRope>,
 }
 
-fn silu() -> String {
-    "silu".into()
-}
-fn two() -> usize {
-    2
-}
-fn three() -> i64 {
-    3
-}
-fn fourteen() -> usize {
-    14
-}
-fn window() -> usize {
-    112
-}
-fn full_blocks() -> Vec<usize> {
-    vec![7, 15, 23, 31]
+impl Default for VisionConfig {
+    /// As the class has them.
+    fn default() -> Self {
+        VisionConfig {
+            depth: 32,
+            hidden_size: 3584,
+            intermediate_size: 3420,
+            num_heads: 16,
+            hidden_act: "silu".into(),
+            in_channels: 3,
+            in_chans: None,
+            patch_size: 14,
+            spatial_merge_size: 2,
+            temporal_patch_size: 2,
+            window_size: 112,
+            out_hidden_size: 3584,
+            fullatt_block_indexes: vec![7, 15, 23, 31],
+            rope_parameters: None,
+        }
+    }
 }
 
 impl VisionConfig {

@@ -39,7 +39,6 @@ fn missing_keys_are_named() {
         ("flat", "intermediate_size", &["`intermediate_size`"]),
         ("flat", "rms_norm_eps", &["`rms_norm_eps`"]),
         ("nested", "vision_config", &["`vision_config`"]),
-        ("flat", "vision_config/depth", &["`vision_config`", "`depth`"]),
         ("nested", "image_token_id", &["`image_token_id`"]),
     ] {
         assert_names(&refusal_with(checkpoint, path, Value::Null), parts);

@@ -9,6 +9,7 @@ mod contradictions;
 mod device;
 mod features;
 mod files;
+mod hub_configs;
 mod inputs;
 mod names;
 mod patterns;

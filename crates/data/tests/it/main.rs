@@ -1,9 +1,11 @@
 //! Integration tests of the crate `data`: one binary.
 
 mod chat_bounds;
+mod chat_templates;
 mod check;
 mod contradictions;
 mod convert;
+mod families;
 mod image;
 mod image_bombs;
 mod image_damaged;

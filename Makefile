@@ -63,6 +63,7 @@ benchmark-smoke: setup
 	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	@python3 -m pip install --quiet --disable-pip-version-check --upgrade --target $(TARGET)/benchmark-python -r benchmarks/requirements-smoke.txt
 	PYTHONPATH=$(TARGET)/benchmark-python python3 benchmarks/grpo_step.py --smoke --binary $(TARGET)/release/vlm-r1
+	PYTHONPATH=$(TARGET)/benchmark-python python3 benchmarks/grpo_step.py --smoke --family qwen3_vl --binary $(TARGET)/release/vlm-r1
 	PYTHONPATH=$(TARGET)/benchmark-python benchmarks/gpu.sh --rehearse --binary $(TARGET)/release/vlm-r1
 
 # The programs that `make build` or `make test` left.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shapes import MERGE, PATCH_PX, TOKEN_PX, WINDOW_PX, Shape, linears
+from shapes import DEFAULT_FAMILY, FAMILIES, MERGE, WINDOW_PX, Family, Shape, linears
 
 FORWARDS_OF_SAMPLING = 1
 FORWARDS_OF_REFERENCE = 1
@@ -29,12 +29,22 @@ class Work:
     image_px: int = 336
     # Width and height, px, of images that are not square; `image_px` is then not read.
     image_size: tuple[int, int] | None = None
+    patch_px: int = FAMILIES[DEFAULT_FAMILY].patch_px
+
+    @classmethod
+    def of(cls, family: Family, **others) -> Work:
+        """The benchmark's work with an image that has as many tokens in every family."""
+        return cls(**{"image_px": family.image_px, "patch_px": family.patch_px, **others})
+
+    @property
+    def token_px(self) -> int:
+        return self.patch_px * MERGE
 
     @property
     def patch_grid(self) -> tuple[int, int]:
         """Rows and columns of patches of an image, its sides rounded as the image processor does."""
         width, height = self.image_size or (self.image_px, self.image_px)
-        return round(height / TOKEN_PX) * MERGE, round(width / TOKEN_PX) * MERGE
+        return round(height / self.token_px) * MERGE, round(width / self.token_px) * MERGE
 
     @property
     def image_tokens(self) -> int:
@@ -50,35 +60,39 @@ class Work:
         return self.completions * self.completion_tokens
 
 
-def weights_of(shape: Shape, prefix: str) -> int:
-    return sum(out * fan_in for name, (out, fan_in, _) in linears(shape).items() if name.startswith(prefix))
+def weights_of(shape: Shape, *prefixes: str) -> int:
+    return sum(out * fan_in for name, (out, fan_in, _) in linears(shape).items() if name.startswith(prefixes))
 
 
-def window_pairs(grid: tuple[int, int]) -> int:
+def layer_weights(shape: Shape) -> int:
+    return weights_of(shape, f"{shape.family.text}.layers.")
+
+
+def window_pairs(grid: tuple[int, int], patch_px: int) -> int:
     """Pairs of patches that lie in one window; those at the edges are smaller."""
-    edge = WINDOW_PX // PATCH_PX
+    edge = WINDOW_PX // patch_px
     rows, columns = (sum(min(edge, side - start) ** 2 for start in range(0, side, edge)) for side in grid)
     return rows * columns
 
 
 def vision_forward(shape: Shape, grid: tuple[int, int]) -> int:
     """One image of `grid` patches through the vision tower."""
-    patches = grid[0] * grid[1]
-    blocks = 2 * patches * weights_of(shape, "visual.blocks.")
-    merger = 2 * (patches // MERGE**2) * weights_of(shape, "visual.merger.")
-    embedding = 2 * patches * shape.vision_hidden * 3 * 2 * PATCH_PX**2
-    full = len(shape.full_attention)
-    pairs = full * patches**2 + (shape.vision_depth - full) * window_pairs(grid)
+    patches, tower, patch_px = grid[0] * grid[1], shape.family.vision, shape.family.patch_px
+    blocks = 2 * patches * weights_of(shape, f"{tower}.blocks.")
+    mergers = 2 * (patches // MERGE**2) * weights_of(shape, f"{tower}.merger.", f"{tower}.deepstack_merger_list.")
+    embedding = 2 * patches * shape.vision_hidden * 3 * 2 * patch_px**2
+    full = shape.num_full_attention
+    pairs = full * patches**2 + (shape.vision_depth - full) * window_pairs(grid, patch_px)
     # Scores and weighted values: two products of `hidden` for every pair.
     attention = 4 * shape.vision_hidden * pairs
-    return blocks + merger + embedding + attention
+    return blocks + mergers + embedding + attention
 
 
 def text_forward(shape: Shape, work: Work) -> int:
     """One prompt and its answers through the text model. The last token of an answer predicts nothing."""
     prompt, fed = work.prompt_tokens, work.completion_tokens - 1
     positions = prompt + work.generations * fed
-    layers = 2 * positions * weights_of(shape, "model.layers.")
+    layers = 2 * positions * layer_weights(shape)
     pairs = prompt * (prompt + 1) // 2 + work.generations * (fed * prompt + fed * (fed + 1) // 2)
     attention = 4 * shape.hidden * pairs * shape.layers
     head = 2 * work.generations * work.completion_tokens * shape.hidden * shape.vocab
@@ -104,4 +118,4 @@ def train_flop(shape: Shape, work: Work, adapters: bool) -> int:
 
 def decode_bytes(shape: Shape, bytes_a_number: int = 2) -> int:
     """Bytes of weights that a decoding pass reads, however many answers it serves: the text layers and the head."""
-    return bytes_a_number * (weights_of(shape, "model.layers.") + shape.vocab * shape.hidden)
+    return bytes_a_number * (layer_weights(shape) + shape.vocab * shape.hidden)

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 def load(args):
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        args.data / "model", dtype=torch.bfloat16, attn_implementation="sdpa"
-    ).to(args.device)
+    model = AutoModelForImageTextToText.from_pretrained(args.data / "model", dtype=torch.bfloat16, attn_implementation="sdpa")
+    return model.to(args.device)
 
 
 def inputs_of(args, processor, rows: list[dict]):

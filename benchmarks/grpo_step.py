@@ -1,6 +1,7 @@
 """A GRPO step of ours beside TRL's, on the same weights, rows, rewards, types and threads.
 
     python benchmarks/grpo_step.py                 # everything, 9 to 12 minutes on two cores
+    python benchmarks/grpo_step.py --family qwen3_vl   # the same with a model of another family
     python benchmarks/grpo_step.py --tune          # which of TRL's settings are fastest, about 9 minutes
     python benchmarks/grpo_step.py --smoke         # two tiny steps of ours alone, for CI
 
@@ -29,7 +30,7 @@ import common
 from common import BETA, HERE, LEARNING_RATE, SEED, Failure, Ours, expect, run_ours, spread
 from flop import Work, step_flop
 from make_model import write_model, write_rows
-from shapes import SHAPES
+from shapes import DEFAULT_FAMILY, FAMILIES, SHAPES_BY_FAMILY, Shape
 
 TOLERANCE = {"logprobs": 1e-3, "advantages": 1e-3, "loss": 1e-4, "kl": 1e-4, "entropy": 1e-3, "grad_norm": 1e-2, "reward": 1e-6}
 # The two updates of the comparison must move the policy far enough for loss and KL to be more than rounding.
@@ -41,7 +42,7 @@ TRL_STEPS = {"float32": (1, 2), "bfloat16": (1, 3)}
 PLAN = {"replay": 90, "matmul": 8, "ours float32": 25, "ours bfloat16": 18, "trl float32": 110, "trl bfloat16": 85}
 MATMUL_REPEATS = 30
 SHAPE = "39m"
-# The fastest on a CPU of those that --tune tries.
+# The fastest on a CPU of those that --tune tries with Qwen2.5-VL.
 TRL_SETTINGS = {"float32": "sdpa, 16 at once", "bfloat16": "sdpa, 2 at once"}
 TRIED = {
     "sdpa, 16 at once": (),
@@ -139,14 +140,15 @@ def differences(ours: Ours, rows: list[dict], trl: dict, work: Work) -> dict[str
     return found
 
 
-def matmul_rate(threads: int) -> dict[str, float]:
+def matmul_rate(shape: Shape, threads: int) -> dict[str, float]:
     """FLOP/s of libtorch's own product on the largest layers of the model: the best of many tries."""
+    hidden, mlp = shape.hidden, shape.mlp
     code = f"""
 import json, time, torch
 torch.set_num_threads({threads})
 best = {{}}
 for dtype in (torch.float32, torch.bfloat16):
-    for rows, fan_in, out in ((2048, 512, 1408), (2048, 1408, 512), (2048, 512, 2048), (2048, 512, 8192)):
+    for rows, fan_in, out in ((2048, {hidden}, {mlp}), (2048, {mlp}, {hidden}), (2048, {hidden}, {4 * hidden}), (2048, {hidden}, {shape.vocab})):
         x, w = torch.randn(rows, fan_in).to(dtype), torch.randn(out, fan_in).to(dtype)
         for _ in range({MATMUL_REPEATS}):
             start = time.perf_counter()
@@ -195,8 +197,15 @@ HEADER = [
 ]  # fmt: skip
 
 
-def report(results: Results, differ: dict[str, float] | None, work: Work, threads: int, versions: dict, note: str) -> str:
-    flop = step_flop(SHAPES[SHAPE], work, BETA)
+def beyond_default(family: str, text: str) -> str:
+    """`text` with the family in it; nothing for the default."""
+    return "" if family == DEFAULT_FAMILY else text.format(family)
+
+
+def report(
+    args, results: Results, differ: dict[str, float] | None, work: Work, parameters: int, versions: dict, note: str
+) -> str:  # fmt: skip
+    flop = step_flop(SHAPES_BY_FAMILY[args.family][SHAPE], work, BETA)
     line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     table = [line(HEADER), "|" + "---|" * len(HEADER)]
     table += [line(results.rows(dtype, flop)) for dtype in results.ours]
@@ -211,9 +220,9 @@ def report(results: Results, differ: dict[str, float] | None, work: Work, thread
     settings = "; ".join(f"{dtype}: {TRL_SETTINGS[dtype]}" for dtype in results.ours)
     replayed = "not compared in this run" if differ is None else ", ".join(f"{k} {v:.1e}" for k, v in differ.items())
     return "\n".join([
-        "# A GRPO step beside TRL's", "",
-        f"{date.today()}, commit {common.commit()}. {common.machine()}; threads each: {threads}; {note}. {named}.",
-        f"Command: `python benchmarks/grpo_step.py`. Qwen2.5-VL shape, 39.4 M random weights; a step: {work.prompts} prompts of "
+        "# A GRPO step beside TRL's" + beyond_default(args.family, f", {FAMILIES[args.family].title}"), "",
+        f"{date.today()}, commit {common.commit()}. {common.machine()}; threads each: {args.threads}; {note}. {named}.",
+        f"Command: `python benchmarks/grpo_step.py{beyond_default(args.family, ' --family {}')}`. {FAMILIES[args.family].title} shape, {parameters / 1e6:.1f} M random weights; a step: {work.prompts} prompts of "
         f"{work.prompt_tokens} tokens with a {work.image_px} x {work.image_px} image, G {work.generations}, exactly "
         f"{work.completion_tokens} tokens an answer ({work.tokens} a step), beta {BETA}.", "",
         *table, "",
@@ -228,13 +237,13 @@ def report(results: Results, differ: dict[str, float] | None, work: Work, thread
 
 def compare(args) -> None:
     binary = common.find_binary(args.binary)
-    work, threads = Work(), args.threads
+    work, threads, shape = Work.of(FAMILIES[args.family]), args.threads, SHAPES_BY_FAMILY[args.family][SHAPE]
     note = common.load_note()
     turns = [f"{who} {dtype}" for _ in range(args.rounds) for dtype in args.dtypes for who in ("ours", "trl")]
     plan = Plan(["replay"] * (not args.no_replay) + ["matmul"] + turns + ["matmul"])
     data = args.data
-    _, parameters = write_data(data, SHAPE, work, rows=32)
-    Plan.say(f"    {parameters:,} parameters, {step_flop(SHAPES[SHAPE], work, BETA) / 1e12:.3f} TFLOP a step, {note}")
+    _, parameters = write_data(data, SHAPE, work, rows=32, family=args.family)
+    Plan.say(f"    {args.family}: {parameters:,} parameters, {step_flop(shape, work, BETA) / 1e12:.3f} TFLOP a step, {note}")
     differ = None
     if not args.no_replay:
         plan.begin()
@@ -256,20 +265,24 @@ def compare(args) -> None:
             Plan.say(f"    {spread(run['secs'])} s a step, {run['peak_memory_bytes'] / 2**30:.2f} GiB")
     plan.begin()
     results.add_rates(matmul_rate(threads))
-    text = report(results, differ, work, threads, versions, note)
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.write_text(text, encoding="utf-8")
+    text = report(args, results, differ, work, parameters, versions, note)
+    write_results(args.results, text)
     print(text)
+
+
+def write_results(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def tune(args) -> None:
     """A measured step of TRL for every setting and type, as a table."""
-    work, note = Work(), common.load_note()
-    write_data(args.data, SHAPE, work, rows=32)
+    work, note = Work.of(FAMILIES[args.family]), common.load_note()
+    write_data(args.data, SHAPE, work, rows=32, family=args.family)
     tried = [(dtype, *item) for dtype in args.dtypes for item in TRIED.items()]
     tried += [("bfloat16", *AUTOCAST)] * ("bfloat16" in args.dtypes)
     lines = ["# TRL's settings", "", f"{date.today()}. {common.machine()}; threads: {args.threads}; {note}.",
-             "Command: `python benchmarks/grpo_step.py --tune`. The second step of a process, the work that of grpo_step.md.", "",
+             f"Command: `python benchmarks/grpo_step.py --tune{beyond_default(args.family, ' --family {}')}`. The second step of a process, the work that of grpo_step.md.", "",
              "| type | setting | s | CPU s | peak GiB |", "|---|---|---|---|---|"]  # fmt: skip
     for dtype, name, extra in tried:
         run = run_trl(args.data, work, dtype, args.threads, (1, 1), *extra)
@@ -277,39 +290,42 @@ def tune(args) -> None:
         lines.append("| " + " | ".join(cells) + " |")
         Plan.say(lines[-1])
     lines.append("\n" + ", ".join(f"{name} {version}" for name, version in run["versions"].items()))
-    path = args.results.parent / "trl_settings.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    name = f"trl_settings{beyond_default(args.family, '_{}')}.md"
+    write_results(args.results.parent / name, "\n".join([*lines, ""]))
     print("\n".join(lines))
 
 
-def write_data(data: Path, shape: str, work: Work, rows: int):
+def write_data(data: Path, shape: str, work: Work, rows: int, family: str = DEFAULT_FAMILY):
     shutil.rmtree(data, ignore_errors=True)
-    tokenizer, parameters = write_model(data / "model", SHAPES[shape])
-    write_rows(data, tokenizer, rows, work.image_px, work.prompt_tokens)
+    tokenizer, parameters = write_model(data / "model", SHAPES_BY_FAMILY[family][shape])
+    write_rows(data, tokenizer, rows, work)
     return tokenizer, parameters
 
 
 def smoke(args) -> None:
     """Two tiny steps of ours, their work checked."""
-    work = Work(generations=4, prompt_tokens=64, completion_tokens=16, image_px=112)
-    write_data(args.data, "tiny", work, rows=4)
+    family = FAMILIES[args.family]
+    work = Work.of(family, generations=4, prompt_tokens=64, completion_tokens=16, image_px=4 * family.token_px)
+    write_data(args.data, "tiny", work, rows=4, family=args.family)
     run = run_ours(common.find_binary(args.binary), args.data, work, "float32", args.threads, 1, 1)
-    print(f"smoke: a step of {work.completions} completions in {run.secs[0]:.3f} s, {run.peak_bytes / 2**20:.0f} MiB")
+    print(f"smoke: {args.family}: a step of {work.completions} completions in {run.secs[0]:.3f} s, {run.peak_bytes / 2**20:.0f} MiB")
 
 
 def parse(temporary: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="two tiny steps of ours alone")
     parser.add_argument("--tune", action="store_true", help="try TRL's settings")
+    parser.add_argument("--family", choices=FAMILIES, default=DEFAULT_FAMILY, help="of the model")
     parser.add_argument("--binary", type=Path, help="our program; without it, target/release/vlm-r1")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=2, help="turns of each program and type")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--no-replay", action="store_true", help="do not compare the two on the same completions")
     parser.add_argument("--data", type=Path, default=temporary / "data", help="folder for model, rows and runs; replaced")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "grpo_step.md")
-    return parser.parse_args()
+    parser.add_argument("--results", type=Path, help="the file written; without it, grpo_step[_FAMILY].md in results/")
+    args = parser.parse_args()
+    args.results = args.results or HERE / "results" / f"grpo_step{beyond_default(args.family, '_{}')}.md"
+    return args
 
 
 def main() -> None:

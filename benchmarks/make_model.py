@@ -1,8 +1,8 @@
-"""Makes a Qwen2.5-VL with random weights and rows to train it on, both from a fixed seed.
+"""Makes a model with random weights and rows to train it on, both from a fixed seed.
 
-    python benchmarks/make_model.py OUT [--shape 39m] [--rows 16] [--image-px 336] [--prompt-tokens 256]
+    python benchmarks/make_model.py OUT [--family qwen2_5_vl] [--shape 39m] [--rows 16] [--image-px 336] [--prompt-tokens 192]
 
-OUT/model is a folder as on the Hugging Face hub (flat names, float32); OUT/rows.jsonl are VLM-R1's rows, their
+OUT/model is a folder as the family has it on the Hugging Face hub (float32); OUT/rows.jsonl are VLM-R1's rows, their
 images in OUT/images. Every prompt has exactly --prompt-tokens tokens, those of its image included; --image-px 0
 makes rows of text alone. Weights are drawn from N(0, 1/fan_in): the next token is then nearly anything, and
 answers differ.
@@ -21,7 +21,10 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from shapes import PAD, PICTURE, PRETOKENS, SHAPES, SPECIAL, TOKEN_PX, TURN, Shape, constant, tensors, write_settings
+from flop import Work
+from shapes import (
+    DEFAULT_FAMILY, FAMILIES, PAD, PICTURE, PRETOKENS, SHAPES_BY_FAMILY, SPECIAL, TURN, Shape, constant, tensors, write_settings,
+)  # fmt: skip
 
 SEED = 20260
 
@@ -94,38 +97,37 @@ def draw_image(draw: random.Random, side: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
-def question(draw: random.Random, tokenizer: Tokenizer, image_px: int, prompt_tokens: int) -> str:
-    """A question that makes the prompt exactly `prompt_tokens` tokens long."""
-    picture_tokens = (image_px // TOKEN_PX) ** 2
-    shown = PICTURE.format(PAD * picture_tokens) if image_px else ""
+def question(draw: random.Random, tokenizer: Tokenizer, work: Work) -> str:
+    """A question that makes the prompt exactly `work.prompt_tokens` tokens long."""
+    shown = PICTURE.format(PAD * work.image_tokens) if work.image_px else ""
 
     def length(text: str) -> int:
         return len(tokenizer.encode(TURN.format(shown + text)).ids)
 
     text = "What is in the picture?"
-    missing = prompt_tokens - length(text)
+    missing = work.prompt_tokens - length(text)
     if missing < 0:
-        raise SystemExit(f"--prompt-tokens: expected at least {length(text)}, got {prompt_tokens}")
+        raise SystemExit(f"--prompt-tokens: expected at least {length(text)}, got {work.prompt_tokens}")
     words = sorted(w for w in tokenizer.get_vocab() if w.startswith("Ġ") and w[1:].isascii() and w[1:].isalpha())
     text += "".join(" " + word[1:] for word in draw.choices(words, k=missing))
-    if length(text) != prompt_tokens:
-        raise SystemExit(f"a question of {length(text)} tokens, expected {prompt_tokens}")
+    if length(text) != work.prompt_tokens:
+        raise SystemExit(f"a question of {length(text)} tokens, expected {work.prompt_tokens}")
     return text
 
 
-def write_rows(out: Path, tokenizer: Tokenizer, rows: int, image_px: int, prompt_tokens: int) -> None:
-    """Writes `rows.jsonl` and its images."""
-    if image_px % TOKEN_PX:
-        raise SystemExit(f"--image-px: expected a multiple of {TOKEN_PX}, got {image_px}")
+def write_rows(out: Path, tokenizer: Tokenizer, rows: int, work: Work) -> None:
+    """Writes `rows.jsonl` and its images, which are square."""
+    if work.image_px % work.token_px:
+        raise SystemExit(f"--image-px: expected a multiple of {work.token_px}, got {work.image_px}")
     draw = random.Random(SEED)
     (out / "images").mkdir(parents=True, exist_ok=True)
     lines = []
     for index in range(rows):
-        text = question(draw, tokenizer, image_px, prompt_tokens)
+        text = question(draw, tokenizer, work)
         row = {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "a"}]}
-        if image_px:
+        if work.image_px:
             row["image"] = f"{index}.png"
-            draw_image(draw, image_px).save(out / "images" / row["image"])
+            draw_image(draw, work.image_px).save(out / "images" / row["image"])
         lines.append(json.dumps(row) + "\n")
     (out / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
 
@@ -133,13 +135,16 @@ def write_rows(out: Path, tokenizer: Tokenizer, rows: int, image_px: int, prompt
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--family", choices=FAMILIES, default=DEFAULT_FAMILY)
     parser.add_argument("--shape", choices=("39m", "tiny"), default="39m")
     parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--image-px", type=int, default=336)
+    parser.add_argument("--image-px", type=int, help="without it, 144 tokens: 336 with patches of 14 px, 384 with 16")
     parser.add_argument("--prompt-tokens", type=int, default=192)
     args = parser.parse_args()
-    tokenizer, parameters = write_model(args.out / "model", SHAPES[args.shape])
-    write_rows(args.out, tokenizer, args.rows, args.image_px, args.prompt_tokens)
+    family = FAMILIES[args.family]
+    image_px = family.image_px if args.image_px is None else args.image_px
+    tokenizer, parameters = write_model(args.out / "model", SHAPES_BY_FAMILY[args.family][args.shape])
+    write_rows(args.out, tokenizer, args.rows, Work.of(family, image_px=image_px, prompt_tokens=args.prompt_tokens))
     print(f"{args.out}: {parameters:,} parameters, {args.rows} rows")
 
 

@@ -22,7 +22,7 @@ import common
 from common import BETA, HERE, Failure, run_ours
 from flop import Work, step_flop
 from make_model import write_model, write_rows
-from shapes import SHAPES, TOKEN_PX
+from shapes import SHAPES
 
 BASE = Work(prompts=1)
 # The images of the axis `image` stand in prompts that have as much text each.
@@ -32,7 +32,7 @@ AXES = {
     "prompt": [replace(BASE, prompt_tokens=p, image_px=112) for p in (128, 256, 512, 1024, 2048)],
     "answer": [replace(BASE, completion_tokens=c) for c in (16, 64, 128, 256)],
     "image": [
-        replace(BASE, image_px=px, prompt_tokens=IMAGE_TEXT_TOKENS + (px // TOKEN_PX) ** 2) for px in (112, 224, 336, 448, 672)
+        replace(BASE, image_px=px, prompt_tokens=IMAGE_TEXT_TOKENS + (px // BASE.token_px) ** 2) for px in (112, 224, 336, 448, 672)
     ],
 }
 TITLES = {
@@ -40,7 +40,7 @@ TITLES = {
 }  # fmt: skip
 LABELS = {
     "generations": lambda w: w.generations, "prompt": lambda w: w.prompt_tokens, "answer": lambda w: w.completion_tokens,
-    "image": lambda w: f"{w.image_px} ({(w.image_px // TOKEN_PX) ** 2} tokens)",
+    "image": lambda w: f"{w.image_px} ({w.image_tokens} tokens)",
 }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def run(args, data: Path) -> None:
     for axis in args.axes:
         points = []
         for work in AXES[axis]:
-            write_rows(data, tokenizer, args.warmup + args.steps, work.image_px, work.prompt_tokens)
+            write_rows(data, tokenizer, args.warmup + args.steps, work)
             shared, unshared = (measure(args, data, work, share) for share in (True, False))
             points.append((work, shared, unshared))
             at = f"[{time.perf_counter() - start:5.0f} s] {axis} {LABELS[axis](work)}"

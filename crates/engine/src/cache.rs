@@ -429,10 +429,11 @@ pub struct Decode<'a> {
 impl AttentionBackend for Decode<'_> {
     fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         if let Some(kv) = self.kv_view(layer) {
-            return decode_attention([q, k, v], &kv).expect("a cache that fits the model");
+            return decode_attention([q, k, v], &kv, None).expect("a cache that fits the model");
         }
         if let Some(kv) = self.sequence_kv(layer) {
-            return kv.attend(q, &Tensor::stack(&[k, v], 0)).expect("a cache that fits the model");
+            let new = Tensor::stack(&[k, v], 0);
+            return kv.attend(q, &new, None).expect("a cache that fits the model");
         }
         self.store(layer, k, v);
         let (output, lse) = self.over_completions(layer, q);

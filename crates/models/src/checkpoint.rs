@@ -13,7 +13,7 @@ use torch::{WeightFiles, Written, write_tensors_as};
 use crate::lora::{AdapterSource, SavedAdapter};
 use crate::model::{LoadOptions, VisionLanguageModel};
 use crate::names::{Names, Target};
-use crate::parameters::Parameter;
+use crate::parameters::{Parameter, Parameters};
 use crate::{ModelError, contradictions, family_of};
 
 /// # Errors
@@ -88,15 +88,22 @@ pub fn save_weights(
     source: &Path,
     target: &Path,
 ) -> Result<Vec<Written>, ModelError> {
+    save_parameters(&model.family().names, model.parameters(), source, target)
+}
+
+/// [`save_weights`] of a family's parameters.
+///
+/// # Errors
+/// As [`save_weights`].
+pub fn save_parameters(
+    rules: &Names,
+    all: &Parameters,
+    source: &Path,
+    target: &Path,
+) -> Result<Vec<Written>, ModelError> {
     let files = WeightFiles::open(source)?;
-    let rules = &model.family().names;
-    let parameters: BTreeMap<&str, &Parameter> = model
-        .parameters()
-        .list
-        .iter()
-        .filter(|p| !p.is_adapter)
-        .map(|p| (p.name.as_str(), p))
-        .collect();
+    let parameters: BTreeMap<&str, &Parameter> =
+        all.list.iter().filter(|p| !p.is_adapter).map(|p| (p.name.as_str(), p)).collect();
     let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for name in files.names() {
         by_file.entry(files.file_of(name)?).or_default().push(name);
@@ -109,7 +116,7 @@ pub fn save_weights(
             let tensor = match rules.target(&rules.current(name)) {
                 Target::Same => {
                     absent.remove(name);
-                    match parameters.get(name).copied().or_else(|| tied(model, name)) {
+                    match parameters.get(name).copied().or_else(|| tied(all, name)) {
                         // Already rounded where the file has the compute type.
                         Some(parameter) if parameter.value.kind() == files.kind(name)? => {
                             parameter.value.detach()
@@ -181,8 +188,8 @@ fn not_there(folder: &Path, own: &str) -> ModelError {
 }
 
 /// A tied head that is stored again follows its embedding.
-fn tied<'m>(model: &'m dyn VisionLanguageModel, name: &str) -> Option<&'m Parameter> {
-    let list = &model.parameters().list;
+fn tied<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p Parameter> {
+    let list = &parameters.list;
     (name == HEAD).then(|| list.iter().find(|p| p.name.ends_with("embed_tokens.weight"))).flatten()
 }
 

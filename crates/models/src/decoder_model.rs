@@ -1,16 +1,18 @@
 //! The model that families are made of so far: a vision tower, a decoder with M-RoPE, a head. A family brings its tower and the settings.
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::rc::Rc;
 
 use base::ImageLayout;
+use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
 
 use crate::ModelError;
 use crate::checkpoint::HEAD;
 use crate::checkpointing::{Checkpointing, Tensors};
-use crate::config::TextConfig;
-use crate::family::{Family, VisionShape};
+use crate::config::{ConfigFile, TextConfig};
+use crate::family::{Family, FamilyConfig, ScaledSize, VisionShape};
 use crate::features::{FeatureCache, TowerFeatures};
 use crate::layers::attention::AttentionBackend;
 use crate::layers::mrope::{self, MRope};
@@ -52,37 +54,113 @@ pub struct DecoderModel {
     features: Option<TowerFeatures>,
 }
 
-/// What a family says of its model.
-#[derive(Clone, Copy, Debug)]
-pub struct DecoderSettings<'c> {
-    /// The family.
-    pub family: &'static Family,
-    /// The text model.
-    pub text: &'c TextConfig,
-    /// What differs between families there.
-    pub options: DecoderOptions,
-    /// Whether rotary frequencies of time, height and width alternate.
-    pub interleaved: bool,
-    /// Whether the head is the embedding.
-    pub is_tied: bool,
+/// The configuration of such a model: a family brings that of its tower.
+#[derive(Clone, Debug)]
+pub struct DecoderConfig<V> {
+    /// Text model.
+    pub text: TextConfig,
+    /// Vision tower.
+    pub vision: V,
     /// Placeholder token of an image.
     pub image_token_id: u32,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
 }
 
-impl DecoderModel {
-    /// Takes all weights; `tower` takes those below `model.visual`.
+/// The configuration of a family's vision tower, and what the family's decoder differs in.
+pub trait VisionSettings: DeserializeOwned + Clone + Debug + 'static {
+    /// The tower.
+    type Tower: VisionTower + 'static;
+
+    /// The family.
+    const FAMILY: &'static Family;
+
+    /// Fills in what the class of the family's text model has as a default.
+    fn complete(text: &mut TextConfig);
+
+    /// What differs between families in the decoder.
+    fn decoder(text: &TextConfig) -> DecoderOptions;
+
+    /// Sizes.
+    fn shape(&self) -> VisionShape;
+
+    /// Refuses what no model has, or is not computed here.
     ///
     /// # Errors
-    /// Weights that do not fit, all listed; libtorch's own.
-    pub fn build<T: VisionTower + 'static>(
-        mut b: Builder<'_>,
-        settings: DecoderSettings<'_>,
-        tower: impl FnOnce(&mut Builder<'_>) -> Result<T, ModelError>,
-    ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
-        let DecoderSettings { family, text: config, options, image_token_id, .. } = settings;
+    /// The key, what was got and what is expected.
+    fn check(&self, text: &TextConfig) -> Result<(), String>;
+
+    /// Cuts the tower to a size.
+    fn scale(&mut self, size: &ScaledSize);
+
+    /// Takes the tower's tensors below the builder's path.
+    ///
+    /// # Errors
+    /// Only libtorch's own; mismatches are collected by the builder.
+    fn load(&self, builder: &mut Builder<'_>) -> Result<Self::Tower, ModelError>;
+}
+
+impl<V: VisionSettings> DecoderConfig<V> {
+    /// Reads `config.json` of a model folder.
+    ///
+    /// # Errors
+    /// A missing key, or a value that this implementation does not compute.
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
+        Self::of(&ConfigFile::read(folder)?)
+    }
+
+    /// Of a file that is read.
+    ///
+    /// # Errors
+    /// As [`DecoderConfig::read`].
+    pub fn of(file: &ConfigFile) -> Result<Self, ModelError> {
+        let mut text: TextConfig = file.text()?;
+        V::complete(&mut text);
+        let config = DecoderConfig {
+            text,
+            vision: file.vision::<V>()?,
+            image_token_id: file.image_token_id,
+            tie_word_embeddings: file.is_tied,
+        };
+        let checks = config.text.check(config.image_token_id);
+        file.finish(checks.and_then(|()| config.vision.check(&config.text)))?;
+        Ok(config)
+    }
+}
+
+impl<V: VisionSettings> FamilyConfig for DecoderConfig<V> {
+    fn family(&self) -> &'static Family {
+        V::FAMILY
+    }
+
+    fn text_shape(&self) -> TextShape {
+        self.text.shape()
+    }
+
+    fn vision_shape(&self) -> VisionShape {
+        self.vision.shape()
+    }
+
+    fn is_tied(&self) -> bool {
+        self.tie_word_embeddings
+    }
+
+    fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+    }
+
+    fn scaled(&self, size: &ScaledSize) -> Box<dyn FamilyConfig> {
+        let mut config = self.clone();
+        config.image_token_id = config.text.scale(size, config.image_token_id);
+        config.vision.scale(size);
+        Box::new(config)
+    }
+
+    fn build(&self, mut b: Builder<'_>) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
+        let (config, options) = (&self.text, V::decoder(&self.text));
         let text = b.at("model.language_model", |b| TextModel::load(b, config, options))?;
-        let tower = b.at("model.visual", tower)?;
-        let lm_head = if settings.is_tied {
+        let tower = b.at("model.visual", |b| self.vision.load(b))?;
+        let lm_head = if self.tie_word_embeddings {
             b.pass_over(HEAD);
             b.at("lm_head", |b| Ok(Linear::tied(b, &text.embed_tokens)))?
         } else {
@@ -90,12 +168,12 @@ impl DecoderModel {
         };
         let (kind, device) = b.compute();
         let parameters = b.finish()?;
-        let rope = match settings.interleaved {
+        let rope = match options.interleaved_mrope {
             true => MRope::interleaved,
             false => MRope::in_sections,
         };
         Ok(Box::new(DecoderModel {
-            family,
+            family: V::FAMILY,
             shape: config.shape(),
             rope: rope(config.head_dim(), config.rope_theta(), &config.mrope_section(), device),
             text,
@@ -104,7 +182,7 @@ impl DecoderModel {
             parameters,
             kind,
             device,
-            image_token_id,
+            image_token_id: self.image_token_id,
             features: None,
         }))
     }

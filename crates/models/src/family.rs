@@ -4,8 +4,10 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use base::model_folder::read_family;
+use serde_json::Value;
 use torch::WeightFiles;
 
+use crate::config::ConfigFile;
 use crate::contradictions::{self, stays_tied};
 use crate::lora::AdapterSource;
 use crate::model::{LoadOptions, Part, TextShape, VisionLanguageModel};
@@ -24,8 +26,45 @@ pub struct Family {
     pub part_of: fn(&str) -> Part,
     /// The parts that `--freeze_vision_modules` freezes.
     pub vision_modules: &'static [Part],
-    /// Reads the configuration of a folder.
-    pub read_config: fn(&Path) -> Result<Box<dyn FamilyConfig>, ModelError>,
+    /// Reads a configuration.
+    pub read_config: fn(&ConfigFile) -> Result<Box<dyn FamilyConfig>, ModelError>,
+    /// The `config.json` of a tiny model, without ids of tokens.
+    pub tiny_config: fn(&TinySizes) -> Value,
+}
+
+/// Sizes of a tiny model, such as that of the demo.
+#[derive(Clone, Copy, Debug)]
+pub struct TinySizes {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Channels of the text model.
+    pub width: i64,
+    /// Channels of its MLP.
+    pub mlp: i64,
+    /// Its layers.
+    pub layers: usize,
+    /// Its query heads.
+    pub heads: i64,
+    /// Its key and value heads.
+    pub kv_heads: i64,
+    /// Base of its rotary frequencies.
+    pub rope_theta: f64,
+    /// Of its rotary frequencies, how many turn with time, height and width.
+    pub mrope_section: [i64; 3],
+    /// Channels of the vision tower.
+    pub vision_width: i64,
+    /// Channels of its MLP.
+    pub vision_mlp: i64,
+    /// Its blocks.
+    pub vision_blocks: usize,
+    /// Its heads.
+    pub vision_heads: i64,
+    /// Side of a patch, px.
+    pub patch_size: u32,
+    /// Patches along a side that become one token.
+    pub merge_size: u32,
+    /// Side of an image, px.
+    pub image_size: u32,
 }
 
 /// The configuration of a model.
@@ -105,13 +144,24 @@ pub fn family_of(folder: &Path) -> Result<&'static Family, ModelError> {
     })
 }
 
+/// The weights of a model with this `config.json`, by their names in transformers 5 and their sizes.
+///
+/// # Errors
+/// A configuration that the family refuses.
+pub fn weights_of(family: &Family, config: &Value) -> Result<Vec<(String, Vec<i64>)>, ModelError> {
+    let config = (family.read_config)(&ConfigFile::of(Path::new("config.json"), config.clone())?)?;
+    let model = config.counted()?;
+    let parameters = model.parameters().list.iter();
+    Ok(parameters.map(|parameter| (parameter.name.clone(), parameter.value.size())).collect())
+}
+
 impl Family {
     /// Reads `config.json` of a folder of this family, and what its weights, where they are there, say against it.
     ///
     /// # Errors
     /// A missing key, a value that is not computed here, weight files that cannot be read.
     pub fn config(&self, folder: &Path) -> Result<Box<dyn FamilyConfig>, ModelError> {
-        let mut config = (self.read_config)(folder)?;
+        let mut config = (self.read_config)(&ConfigFile::read(folder)?)?;
         if config.is_tied()
             && let Some(files) = contradictions::weights_if_there(folder)?
             && !stays_tied(&self.names, &files, folder)?
@@ -131,7 +181,7 @@ impl Family {
         options: LoadOptions,
         adapters: Option<AdapterSource<'_>>,
     ) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
-        let mut config = (self.read_config)(folder)?;
+        let mut config = (self.read_config)(&ConfigFile::read(folder)?)?;
         let files = WeightFiles::open(folder)?;
         contradictions::warn_of_files(&files, folder);
         if config.is_tied() && !stays_tied(&self.names, &files, folder)? {

@@ -31,7 +31,7 @@ families!(qwen2_5_vl, qwen2_vl, qwen3_vl);
 
 pub use checkpoint::{base_of, copy_processor_files, load_model, load_with_adapter, save_weights};
 pub use checkpointing::Checkpointing;
-pub use family::{Family, FamilyConfig, ScaledSize, VisionShape, family_of};
+pub use family::{Family, FamilyConfig, ScaledSize, TinySizes, VisionShape, family_of};
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
 pub use inputs::{InputsBuilder, ModelInputs};
 pub use layers::PackedWeights;

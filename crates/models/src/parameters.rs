@@ -253,6 +253,8 @@ impl<'a> Builder<'a> {
         let own = self.own_name(name);
         let flat = [shape[0], shape[1..].iter().product()];
         let value = match self.read(&self.stored_name(&own), &[shape, &flat])? {
+            // Its size in files is of interest.
+            Some(value) if matches!(self.source, Source::Counted) => Some(value),
             Some(value) => Some(value.f_view(flat)?),
             None => None,
         };

@@ -26,13 +26,82 @@ pub fn golden(name: impl AsRef<Path>) -> PathBuf {
     path
 }
 
-/// The folder of a tiny checkpoint: `nested` (names as transformers 5 writes them, one file) or
-/// `flat` (older names, shards, a tied head).
+/// The folder of a tiny checkpoint. Of Qwen2.5-VL: `nested` (names as transformers 5 writes them, one file) and `flat`
+/// (older names, shards, a tied head). Of another family: `qwen3_vl/nested` and `qwen3_vl/hub` (the hub's names, shards,
+/// a tied head).
 ///
 /// # Panics
 /// If there is no such folder.
 pub fn checkpoint(name: &str) -> PathBuf {
-    golden("parity/checkpoints").join(name)
+    in_family("checkpoints", name)
+}
+
+/// Families beside Qwen2.5-VL, by model type.
+pub const OTHER_FAMILIES: [&str; 2] = ["qwen2_vl", "qwen3_vl"];
+
+/// All tiny checkpoints, by the name that [`checkpoint`] takes.
+pub const CHECKPOINTS: [&str; 6] =
+    ["nested", "flat", "qwen2_vl/nested", "qwen2_vl/hub", "qwen3_vl/nested", "qwen3_vl/hub"];
+
+/// The tiny checkpoint of each family that trains in f32.
+pub const NESTED: [&str; 3] = ["nested", "qwen2_vl/nested", "qwen3_vl/nested"];
+
+/// The path of `kind/name` in the golden numbers of a family: Qwen2.5-VL's, or those that `family/name` says.
+fn in_family(kind: &str, name: &str) -> PathBuf {
+    match name.split_once('/') {
+        Some((family, name)) => golden("families").join(family).join(kind).join(name),
+        None => golden("parity").join(kind).join(name),
+    }
+}
+
+/// What transformers computes of one row; see `tools/golden/README.md`.
+pub struct ParityCase {
+    /// Its name, with the family's before it as in [`checkpoint`].
+    pub name: String,
+    /// The name of its checkpoint.
+    pub checkpoint: String,
+    /// Its files.
+    pub folder: PathBuf,
+    /// `case.json`.
+    pub value: serde_json::Value,
+}
+
+impl ParityCase {
+    /// The case of a name.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn new(name: &str) -> Self {
+        let folder = in_family("cases", name);
+        let value: serde_json::Value = read_json(folder.join("case.json"));
+        let checkpoint = value["checkpoint"].as_str().expect("a checkpoint");
+        let checkpoint = match name.split_once('/') {
+            Some((family, _)) => format!("{family}/{checkpoint}"),
+            None => checkpoint.to_owned(),
+        };
+        ParityCase { name: name.to_owned(), checkpoint, folder, value }
+    }
+
+    /// All cases of all families.
+    ///
+    /// # Panics
+    /// If a family has fewer than eleven.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for family in std::iter::once("").chain(OTHER_FAMILIES) {
+            let prefix = if family.is_empty() { String::new() } else { format!("{family}/") };
+            let folder = in_family("cases", &prefix);
+            let entries = std::fs::read_dir(&folder)
+                .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            let mut names: Vec<String> = entries
+                .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+                .collect();
+            names.sort();
+            assert!(names.len() >= 11, "{}: {names:?}", folder.display());
+            all.extend(names.iter().map(|name| Self::new(&format!("{prefix}{name}"))));
+        }
+        all
+    }
 }
 
 /// The text of `path`.

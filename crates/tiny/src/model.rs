@@ -62,7 +62,7 @@ const WINDOW_PX: u32 = 32;
 const MROPE_SIXTEENTHS: [i64; 3] = [4, 6, 6];
 /// Base of the rotary frequencies. Qwen's million is for thousands of tokens: over the four by four
 /// tokens of an image its height and width would hardly turn at all.
-const ROPE_THETA: f64 = 100.0;
+pub const ROPE_THETA: f64 = 100.0;
 
 /// Writes a whole model folder: configuration, tokenizer, settings and weights.
 ///
@@ -71,11 +71,36 @@ const ROPE_THETA: f64 = 100.0;
 pub fn write(folder: &Path, shape: &ModelShape, words: &Words, seed: u64) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let ids = tokenizer::write(folder, words)?;
-    let path = folder.join("config.json");
     let config = config(shape, &ids);
+    write_model(folder, &config, weight_list(shape, ids.vocab_size as i64), seed)
+}
+
+/// Writes a model folder of any family, of its own configuration and weights: `parts` gives both for the ids of the tokenizer, weights by name
+/// and size.
+///
+/// # Errors
+/// A file that cannot be written, those of `parts`.
+pub fn write_parts(
+    folder: &Path,
+    words: &Words,
+    seed: u64,
+    parts: impl FnOnce(&TokenIds) -> Result<(Value, Vec<(String, Vec<i64>)>)>,
+) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let ids = tokenizer::write(folder, words)?;
+    let (config, weights) = parts(&ids)?;
+    let start = |(name, dims): (String, Vec<i64>)| {
+        let init = Init::of(&name, &dims);
+        (name, dims, init)
+    };
+    write_model(folder, &config, weights.into_iter().map(start).collect(), seed)
+}
+
+fn write_model(folder: &Path, config: &Value, weights: Vec<Weight>, seed: u64) -> Result<()> {
+    let path = folder.join("config.json");
     fs::write(&path, format!("{config:#}\n")).with_context(|| path.display().to_string())?;
     let mut normals = Normals { rng: ChaCha8Rng::seed_from_u64(seed), spare: None };
-    let weights: Vec<(String, Vec<usize>, Vec<u8>)> = weight_list(shape, ids.vocab_size as i64)
+    let weights: Vec<(String, Vec<usize>, Vec<u8>)> = weights
         .into_iter()
         .map(|(name, dims, init)| {
             let bytes = init.bytes(&dims, &mut normals);
@@ -93,8 +118,13 @@ pub fn write(folder: &Path, shape: &ModelShape, words: &Words, seed: u64) -> Res
     Ok(())
 }
 
-fn config(shape: &ModelShape, ids: &TokenIds) -> Value {
+/// How many rotary frequencies turn with time, height and width.
+pub fn mrope_section(shape: &ModelShape) -> [i64; 3] {
     let half_head = shape.text_width / shape.text_heads / 2;
+    MROPE_SIXTEENTHS.map(|n| n * half_head / 16)
+}
+
+fn config(shape: &ModelShape, ids: &TokenIds) -> Value {
     let full_blocks = [shape.vision_blocks - 1];
     json!({
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
@@ -113,7 +143,7 @@ fn config(shape: &ModelShape, ids: &TokenIds) -> Value {
         "num_hidden_layers": shape.text_layers,
         "num_key_value_heads": shape.text_kv_heads,
         "rms_norm_eps": 1e-6,
-        "rope_scaling": {"type": "mrope", "mrope_section": MROPE_SIXTEENTHS.map(|n| n * half_head / 16)},
+        "rope_scaling": {"type": "mrope", "mrope_section": mrope_section(shape)},
         "rope_theta": ROPE_THETA,
         "sliding_window": 2048,
         "tie_word_embeddings": true,
@@ -149,11 +179,23 @@ fn config(shape: &ModelShape, ids: &TokenIds) -> Value {
 enum Init {
     /// N(0, 1/fan_in), all dimensions but the first fanning in.
     Normal,
+    /// N(0, 0.02^2).
+    Small,
     Ones,
     Zeros,
 }
 
 impl Init {
+    /// What a weight starts as, by its name and size: norms as one, biases as zero, learned positions small, else normal.
+    fn of(name: &str, dims: &[i64]) -> Self {
+        match dims {
+            [_] if name.ends_with(".bias") => Init::Zeros,
+            [_] => Init::Ones,
+            _ if name.ends_with("pos_embed.weight") => Init::Small,
+            _ => Init::Normal,
+        }
+    }
+
     /// The values, little-endian f32.
     fn bytes(self, dims: &[i64], normals: &mut Normals) -> Vec<u8> {
         let (count, fan_in) = (dims.iter().product::<i64>(), dims[1..].iter().product::<i64>());
@@ -162,6 +204,7 @@ impl Init {
                 let std = (fan_in as f64).sqrt().recip();
                 (0..count).map(|_| (std * normals.next()) as f32).collect()
             }
+            Self::Small => (0..count).map(|_| (0.02 * normals.next()) as f32).collect(),
             Self::Ones => vec![1.0; count as usize],
             Self::Zeros => vec![0.0; count as usize],
         };

@@ -75,6 +75,21 @@ pub struct TokenIds {
     pub video_pad: u32,
 }
 
+impl TokenIds {
+    /// Their keys in `config.json`.
+    pub fn keys(&self) -> [(&'static str, u32); 7] {
+        [
+            ("bos_token_id", self.end_of_text),
+            ("eos_token_id", self.end_of_turn),
+            ("image_token_id", self.image_pad),
+            ("video_token_id", self.video_pad),
+            ("vision_start_token_id", self.vision_start),
+            ("vision_end_token_id", self.vision_end),
+            ("vision_token_id", self.vision_pad),
+        ]
+    }
+}
+
 /// Qwen2.5-VL's chat template: a default system turn, then the turns, images as placeholders.
 const CHAT_TEMPLATE: &str = concat!(
     "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}",

@@ -6,10 +6,12 @@ use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::activations::Activation;
 use crate::call::{call_for_tensor, pointer};
 use crate::fused::{check, dims, has_cpu_kernel};
 use crate::linear::{LinearWeights, PackedPart, gated_linear, linears, normed_linears, packed};
-use crate::operations::rotate;
+use crate::norms::{Norm, rms_norm};
+use crate::operations::{Pairing, rotate};
 
 unsafe extern "C" {
     fn vlm_r1_decode_attention(
@@ -21,14 +23,26 @@ unsafe extern "C" {
     ) -> c_int;
     fn vlm_r1_decode_layer(
         tensors: *const *mut C_tensor,
-        outs: *const i64,
-        head_dim: i64,
-        eps: f64,
-        scale: f64,
+        numbers: *const Numbers,
         y: *mut *mut C_tensor,
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
+}
+
+/// What norms the kernel takes, in this order: before attention, before the MLP, of queries, of keys, after attention, after the MLP.
+const NUM_NORMS: usize = 6;
+
+/// `DecodeLayerNumbers` of `cpu/decoding.cpp`.
+#[repr(C)]
+struct Numbers {
+    outs: [i64; 7],
+    head_dim: i64,
+    eps: [f64; NUM_NORMS],
+    offset: [f64; NUM_NORMS],
+    scale: f64,
+    activation: c_int,
+    adjacent: c_int,
 }
 
 /// Keys and values that decoding attention reads for one new token per slot: those of the slot's prompt, then those of its completion.
@@ -51,11 +65,16 @@ pub struct KvView<'a> {
 }
 
 /// Attention of one new token per slot, `q [slots, heads, head_dim]`, `k`, `v [slots, kv_heads, head_dim]`, over its prompt, its
-/// completion and itself: `[slots, heads, head_dim]`. Index tensors are int64 and within bounds.
+/// completion and itself: `[slots, heads, head_dim]`. Scores are scaled by `scale`, or by `1 / sqrt(head_dim)`. Index tensors are int64 and
+/// within bounds.
 ///
 /// # Errors
 /// Tensors that do not fit one another, or with gaps between their numbers.
-pub fn decode_attention([q, k, v]: [&Tensor; 3], kv: &KvView<'_>) -> Result<Tensor, TorchError> {
+pub fn decode_attention(
+    [q, k, v]: [&Tensor; 3],
+    kv: &KvView<'_>,
+    scale: Option<f64>,
+) -> Result<Tensor, TorchError> {
     let [slots, heads, head_dim] = dims(q);
     let [_, kv_heads, _] = dims(k);
     let fits =
@@ -64,7 +83,7 @@ pub fn decode_attention([q, k, v]: [&Tensor; 3], kv: &KvView<'_>) -> Result<Tens
     kv.check([slots, heads, kv_heads, head_dim], q.kind())?;
     let [a, b, c, d, e, f, g] = kv.tensors();
     let pointers = [q, k, v, a, b, c, d, e, f, g].map(pointer);
-    let scale = 1.0 / (q.size()[2] as f64).sqrt();
+    let scale = scale.unwrap_or_else(|| default_scale(head_dim));
     // SAFETY: ten valid `at::Tensor*`, borrowed for the call, of shapes and types that fit.
     call_for_tensor(|output, error, capacity| unsafe {
         vlm_r1_decode_attention(pointers.as_ptr(), scale, output, error, capacity)
@@ -112,19 +131,78 @@ impl KvView<'_> {
     }
 }
 
+/// What scores are multiplied by where a model says nothing else.
+pub(crate) fn default_scale(head_dim: i64) -> f64 {
+    1.0 / (head_dim as f64).sqrt()
+}
+
 /// The weights of a decoder layer: norm, grouped-query attention with rotary embedding, norm, gated MLP, two residual connections.
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeLayer<'a> {
-    /// Weight `[hidden]` and epsilon of the norms: before attention, and before the MLP.
-    pub norms: [(&'a Tensor, f64); 2],
+    /// Of `[hidden]`: before attention, and before the MLP.
+    pub norms: [Norm<'a>; 2],
+    /// Of `[head_dim]`, over each head before rotation: of queries, and of keys.
+    pub head_norms: Option<[Norm<'a>; 2]>,
+    /// Of `[hidden]`, before the residual sums: after attention, and after the MLP.
+    pub post_norms: Option<[Norm<'a>; 2]>,
     /// Queries, keys and values, the output of attention, then gate, up and down.
     pub linears: [LinearWeights<'a>; 7],
+    /// Of the MLP's gate.
+    pub activation: Activation,
     /// Channels of a head.
     pub head_dim: i64,
+    /// What scores are multiplied by; `None`: `1 / sqrt(head_dim)`.
+    pub scale: Option<f64>,
+    /// Of the rotary embedding.
+    pub pairing: Pairing,
+}
+
+impl<'a> DecodeLayer<'a> {
+    /// A layer as Qwen2.5-VL's: two norms, [`Activation::Silu`], rotation of halves.
+    pub fn new(
+        norms: [impl Into<Norm<'a>>; 2],
+        linears: [LinearWeights<'a>; 7],
+        head_dim: i64,
+    ) -> Self {
+        DecodeLayer {
+            norms: norms.map(Into::into),
+            head_norms: None,
+            post_norms: None,
+            linears,
+            activation: Activation::Silu,
+            head_dim,
+            scale: None,
+            pairing: Pairing::Halves,
+        }
+    }
+
+    fn all_norms(&self) -> [Option<Norm<'a>>; NUM_NORMS] {
+        let [attention, mlp] = self.norms.map(Some);
+        let [q, k] = self.head_norms.map_or([None; 2], |norms| norms.map(Some));
+        let [after_attention, after_mlp] =
+            self.post_norms.map_or([None; 2], |norms| norms.map(Some));
+        [attention, mlp, q, k, after_attention, after_mlp]
+    }
+
+    /// `x` plus `y`, or plus the norm of `y` where the layer has one in this place.
+    pub(crate) fn add(&self, x: &Tensor, y: &Tensor, place: usize) -> Tensor {
+        match self.post_norms {
+            Some(norms) => x + rms_norm(y, norms[place]),
+            None => x + y,
+        }
+    }
+
+    /// Queries and keys `[slots, heads, head_dim]` by their norms.
+    pub(crate) fn normed_heads(&self, q: Tensor, k: Tensor) -> [Tensor; 2] {
+        match self.head_norms {
+            Some([of_q, of_k]) => [rms_norm(&q, of_q), rms_norm(&k, of_k)],
+            None => [q, k],
+        }
+    }
 }
 
 /// A whole decoder layer over one new token per slot: `x [slots, hidden]` to `[slots, hidden]`, without gradient, on the CPU in f32 or bf16.
-/// `cos`, `sin [slots, head_dim]` as for [`crate::rotate`]. Over packed weights it is one kernel, which wakes threads once and gives bit for
+/// `cos`, `sin [slots, width]` as for [`crate::rotate`]. Over packed weights it is one kernel, which wakes threads once and gives bit for
 /// bit what [`decode_layer_reference`] gives.
 ///
 /// # Panics
@@ -135,9 +213,7 @@ pub fn decode_layer(
     tables: [&Tensor; 2],
     kv: &KvView<'_>,
 ) -> Tensor {
-    let [(_, eps), (_, other_eps)] = layer.norms;
-    if eps == other_eps
-        && tables[0].kind() == x.kind()
+    if tables[0].kind() == x.kind()
         && let Some(parts) = packed(x, &layer.linears)
     {
         return by_kernel(x, layer, &parts, tables, kv).expect("a cache that fits the model");
@@ -159,12 +235,12 @@ pub fn decode_layer_reference(
     let [q, k, v, o, gate, up, down] = layer.linears;
     let [q, k, v] =
         normed_linears(x, layer.norms[0], [q, k, v]).map(|x| x.view([slots, -1, layer.head_dim]));
-    let turn = |x: &Tensor| rotate(x, cos, sin);
-    let seen = decode_attention([&turn(&q), &turn(&k), &v], kv);
+    let [q, k] = layer.normed_heads(q, k).map(|x| rotate(&x, [cos, sin], layer.pairing));
+    let seen = decode_attention([&q, &k, &v], kv, layer.scale);
     let [o] = linears(&seen.expect("a cache that fits the model").view([slots, -1]), [o]);
-    let x = x + o;
+    let x = layer.add(x, &o, 0);
     let [gate, up] = normed_linears(&x, layer.norms[1], [gate, up]);
-    x + gated_linear(&gate, &up, down)
+    layer.add(&x, &gated_linear(&gate, &up, layer.activation, down), 1)
 }
 
 impl DecodeLayer<'_> {
@@ -180,7 +256,6 @@ impl DecodeLayer<'_> {
         let layers_fit = [q, k, v, gate, up].iter().all(|[input, _]| *input == hidden)
             && k == v
             && [q[1], k[1]].iter().all(|out| *out > 0 && out % dim == 0)
-            && dim % 2 == 0
             && o == [q[1], hidden]
             && gate == up
             && down == [gate[1], hidden]
@@ -190,12 +265,16 @@ impl DecodeLayer<'_> {
                         b.size() == [layer.output] && b.kind() == x.kind() && b.is_contiguous()
                     })
             });
-        let norms_fit =
-            self.norms.iter().all(|(w, _)| w.size() == [hidden] && w.kind() == x.kind());
-        let angles_fit =
-            [cos, sin].iter().all(|table| table.size() == [slots, dim] && table.kind() == x.kind());
+        let widths = [hidden, hidden, dim, dim, hidden, hidden];
+        let norms_fit = self.all_norms().iter().zip(widths).all(|(norm, width)| {
+            norm.is_none_or(|n| n.weight.size() == [width] && n.weight.kind() == x.kind())
+        });
+        let [_, turned] = dims(cos);
+        let angles_fit = turned % 2 == 0
+            && turned <= dim
+            && [cos, sin].iter().all(|t| t.size() == [slots, turned] && t.kind() == x.kind());
         let fits = x.dim() == 2 && has_cpu_kernel(x) && layers_fit && norms_fit && angles_fit;
-        check("decode_layer", fits, &[x, self.norms[0].0, cos])?;
+        check("decode_layer", fits, &[x, self.norms[0].weight, cos])?;
         Ok([slots, q[1] / dim, k[1] / dim, dim])
     }
 }
@@ -209,30 +288,31 @@ fn by_kernel(
 ) -> Result<Tensor, TorchError> {
     let heads = layer.check(x, parts, [cos, sin])?;
     kv.check(heads, x.kind())?;
-    let outs = parts.map(|(linear, _)| linear.output);
-    let mut tensors = vec![x, layer.norms[0].0, layer.norms[1].0];
-    tensors.extend(parts.iter().map(|(linear, _)| &linear.packed));
-    let mut pointers: Vec<*mut C_tensor> = tensors.into_iter().map(pointer).collect();
-    let biases = parts.iter().map(|(_, bias)| *bias);
-    pointers.extend(biases.map(|bias| bias.map_or(std::ptr::null_mut(), pointer)));
-    pointers.extend([cos, sin].map(pointer));
-    pointers.extend(kv.tensors().map(pointer));
-    let scale = 1.0 / (layer.head_dim as f64).sqrt();
-    // SAFETY: 26 valid `at::Tensor*` (biases may be null), borrowed for the call, of shapes and types that fit.
+    let norms = layer.all_norms();
+    let mut tensors = vec![Some(x)];
+    tensors.extend(norms.map(|norm| norm.map(|norm| norm.weight)));
+    tensors.extend(parts.iter().map(|(linear, _)| Some(&linear.packed)));
+    tensors.extend(parts.iter().map(|(_, bias)| *bias));
+    tensors.extend([cos, sin].map(Some));
+    tensors.extend(kv.tensors().map(Some));
+    let pointers: Vec<*mut C_tensor> =
+        tensors.into_iter().map(|tensor| tensor.map_or(std::ptr::null_mut(), pointer)).collect();
+    let numbers = Numbers {
+        outs: parts.map(|(linear, _)| linear.output),
+        head_dim: layer.head_dim,
+        eps: norms.map(|norm| norm.map_or(0.0, |norm| norm.eps)),
+        offset: norms.map(|norm| norm.map_or(0.0, |norm| norm.offset)),
+        scale: layer.scale.unwrap_or_else(|| default_scale(layer.head_dim)),
+        activation: layer.activation as c_int,
+        adjacent: c_int::from(layer.pairing == Pairing::Adjacent),
+    };
+    // SAFETY: 30 valid `at::Tensor*` (norms but the first two, and biases, may be null), borrowed for the call as the numbers are, of shapes
+    // and types that fit.
     call_for_tensor(|y, error, capacity| unsafe {
-        vlm_r1_decode_layer(
-            pointers.as_ptr(),
-            outs.as_ptr(),
-            layer.head_dim,
-            layer.norms[0].1,
-            scale,
-            y,
-            error,
-            capacity,
-        )
+        vlm_r1_decode_layer(pointers.as_ptr(), &numbers, y, error, capacity)
     })
 }
 
 #[cfg(test)]
 #[path = "decoding_tests.rs"]
-mod tests;
+pub(crate) mod tests;

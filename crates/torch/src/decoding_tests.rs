@@ -38,6 +38,7 @@ fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
             prompt_lens: &Tensor::from_slice(&lens),
             completion_lens: &Tensor::from_slice(&completion_lens),
         },
+        None,
     )
     .unwrap();
     for slot in 0..prompts.len() {
@@ -89,15 +90,84 @@ fn packed_layers_as_by_libtorch() {
     }
 }
 
+/// What a layer may have beside Qwen2's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    head_norms: bool,
+    post_norms: bool,
+    offset: f64,
+    activation: Activation,
+    pub(crate) pairing: Pairing,
+    scale: Option<f64>,
+    /// Rotated is the first of how many parts of a head.
+    pub(crate) rotated: i64,
+}
+
+impl Form {
+    pub(crate) fn applied<'a>(
+        self,
+        layer: DecodeLayer<'a>,
+        head_norms: &'a [Tensor; 2],
+        post_norms: &'a [Tensor; 2],
+    ) -> DecodeLayer<'a> {
+        let offset = self.offset;
+        let norms = |weights: &'a [Tensor; 2]| {
+            let [a, b] = weights;
+            [(a, 1e-3), (b, 1e-2)].map(|(weight, eps)| Norm { weight, eps, offset })
+        };
+        DecodeLayer {
+            norms: layer.norms.map(|norm| Norm { offset, ..norm }),
+            head_norms: self.head_norms.then(|| norms(head_norms)),
+            post_norms: self.post_norms.then(|| norms(post_norms)),
+            activation: self.activation,
+            pairing: self.pairing,
+            scale: self.scale,
+            ..layer
+        }
+    }
+}
+
+const QWEN2: Form = Form {
+    head_norms: false,
+    post_norms: false,
+    offset: 0.0,
+    activation: Activation::Silu,
+    pairing: Pairing::Halves,
+    scale: None,
+    rotated: 1,
+};
+
+pub(crate) const FORMS: [Form; 5] = [
+    QWEN2,
+    // Qwen3.
+    Form { head_norms: true, ..QWEN2 },
+    // Qwen3.5's gated attention, without the gate.
+    Form { head_norms: true, offset: 1.0, rotated: 4, ..QWEN2 },
+    // GLM-4.1V.
+    Form { post_norms: true, pairing: Pairing::Adjacent, rotated: 2, ..QWEN2 },
+    // Gemma 3.
+    Form {
+        head_norms: true,
+        post_norms: true,
+        offset: 1.0,
+        activation: Activation::GeluTanh,
+        scale: Some(0.11),
+        ..QWEN2
+    },
+];
+
 struct Layer {
     norms: [Tensor; 2],
+    post_norms: [Tensor; 2],
+    head_norms: [Tensor; 2],
+    form: Form,
     linears: Vec<(Tensor, Option<Tensor>, PackedCopy)>,
     head_dim: i64,
 }
 
 impl Layer {
     /// Queries, keys and values with a bias, as Qwen2 has them.
-    fn new([hidden, heads, kv_heads, head_dim, inner]: [i64; 5], kind: Kind) -> Self {
+    fn new(form: Form, [hidden, heads, kv_heads, head_dim, inner]: [i64; 5], kind: Kind) -> Self {
         let (wide, keys) = (heads * head_dim, kv_heads * head_dim);
         let linear = |(i, [input, output]): (usize, [i64; 2])| {
             let weight = draw(&[output, input], Kind::Float, 30 + i as u64) / (input as f64).sqrt();
@@ -115,6 +185,9 @@ impl Layer {
         ];
         Layer {
             norms: [50, 51].map(|key| draw(&[hidden], kind, key)),
+            post_norms: [52, 53].map(|key| draw(&[hidden], kind, key)),
+            head_norms: [54, 55].map(|key| draw(&[head_dim], kind, key)),
+            form,
             linears: shapes.into_iter().enumerate().map(linear).collect(),
             head_dim,
         }
@@ -125,11 +198,12 @@ impl Layer {
             let (weight, bias, packed) = &self.linears[i];
             LinearWeights { weight, bias: bias.as_ref(), packed: Some(packed) }
         };
-        DecodeLayer {
-            norms: self.norms.each_ref().map(|weight| (weight, 1e-6)),
-            linears: std::array::from_fn(linear),
-            head_dim: self.head_dim,
-        }
+        let layer = DecodeLayer::new(
+            self.norms.each_ref().map(|weight| (weight, 1e-6)),
+            std::array::from_fn(linear),
+            self.head_dim,
+        );
+        self.form.applied(layer, &self.head_norms, &self.post_norms)
     }
 }
 
@@ -146,17 +220,21 @@ fn whole(
 /// The last two are large enough for several threads.
 #[test]
 fn a_layer_is_its_parts_bit_for_bit() {
-    for kind in [Kind::Float, Kind::BFloat16] {
+    for (kind, form) in [Kind::Float, Kind::BFloat16].map(|kind| FORMS.map(|f| (kind, f))).concat()
+    {
         for (slots, shape) in [
-            (1, [8, 2, 1, 4, 12]),
-            (5, [37, 6, 2, 10, 41]),
+            (1, [8, 2, 1, 8, 12]),
+            (5, [37, 6, 2, 40, 41]),
             (16, [256, 8, 2, 32, 700]),
             (23, [200, 6, 3, 64, 333]),
+            (9, [96, 7, 1, 128, 160]),
+            (3, [128, 4, 4, 256, 64]),
         ] {
-            let layer = Layer::new(shape, kind);
+            let layer = Layer::new(form, shape, kind);
             let [hidden, _, kv_heads, dim, _] = shape;
             let x = draw(&[slots, hidden], kind, 60);
-            let [cos, sin] = [61, 62].map(|key| draw(&[slots, dim], kind, key));
+            let width = dim / form.rotated;
+            let [cos, sin] = [61, 62].map(|key| draw(&[slots, width], kind, key));
             let prompt_keys = draw(&[2, kv_heads, dim, 48], kind, 63);
             let prompt_values = draw(&[2, kv_heads, 48, dim], kind, 64);
             let room = |key| draw(&[slots + 1, kv_heads, 24, dim], kind, key);
@@ -186,7 +264,7 @@ fn a_layer_is_its_parts_bit_for_bit() {
             let got = run(true);
             assert_eq!(got[0].isfinite().all().int64_value(&[]), 1);
             for (i, (got, parts)) in got.iter().zip(run(false)).enumerate() {
-                assert_eq!(*got, parts, "{kind:?} {shape:?}, result {i}");
+                assert_eq!(*got, parts, "{kind:?} {form:?} {shape:?}, result {i}");
             }
             for threads in [1, 2] {
                 let before = tch::get_num_threads();
@@ -205,7 +283,7 @@ fn what_does_not_fit_is_an_error() {
     let packed = PackedLinear::new(&draw(&[3, 4], kind, 1)).unwrap();
     assert!(packed_linears(&draw(&[2, 8], kind, 1), [(&packed, None)]).is_err());
 
-    let layer = Layer::new([8, 2, 1, 4, 12], kind);
+    let layer = Layer::new(FORMS[4], [8, 2, 1, 4, 12], kind);
     let list = |n: i64| Tensor::zeros([n], (Kind::Int64, Device::Cpu));
     let (prompt_keys, prompt_values) = (draw(&[1, 1, 4, 6], kind, 2), draw(&[1, 1, 6, 4], kind, 2));
     let completions = draw(&[2, 1, 5, 4], kind, 2);
@@ -236,4 +314,76 @@ fn what_does_not_fit_is_an_error() {
     assert!(!try_it(&x, &swapped, &table, &keys));
     let odd = DecodeLayer { head_dim: 3, ..layer.parts() };
     assert!(!try_it(&x, &odd, &table, &keys));
+    let (norms, head_norms) = (layer.parts().norms, layer.parts().head_norms);
+    assert!(!try_it(&x, &DecodeLayer { post_norms: head_norms, ..layer.parts() }, &table, &keys));
+    let wide = DecodeLayer { head_norms: Some(norms), ..layer.parts() };
+    assert!(!try_it(&x, &wide, &table, &keys));
+}
+
+/// Each of a layer's parts in f64, against the kernel in f32.
+#[test]
+fn a_layer_as_by_libtorch() {
+    for form in FORMS {
+        let shape @ [hidden, heads, kv_heads, dim, _] = [48, 6, 2, 16, 40];
+        let slots = 3;
+        let layer = Layer::new(form, shape, Kind::Float);
+        let x = draw(&[slots, hidden], Kind::Float, 60);
+        let half = draw(&[slots, dim / form.rotated / 2], Kind::Float, 61);
+        let angles = Tensor::cat(&[&half, &half], 1);
+        let [cos, sin] = [angles.cos(), angles.sin()];
+        let [prompt_keys, prompt_values] =
+            [[1, kv_heads, dim, 8], [1, kv_heads, 8, dim]].map(|size| draw(&size, Kind::Float, 63));
+        let [completion_keys, completion_values] =
+            [65, 66].map(|key| draw(&[slots, kv_heads, 1, dim], Kind::Float, key));
+        let (zeros, eights) = (Tensor::from_slice(&[0i64; 3]), Tensor::from_slice(&[8i64; 3]));
+        let kv = KvView {
+            prompt_keys: &prompt_keys,
+            prompt_values: &prompt_values,
+            completion_keys: &completion_keys,
+            completion_values: &completion_values,
+            prompt_indices: &zeros,
+            prompt_lens: &eights,
+            completion_lens: &zeros,
+        };
+        let parts = layer.parts();
+        let got = whole(&x, &parts, [&cos, &sin], &kv).unwrap();
+
+        let exact = |x: &Tensor| x.to_kind(Kind::Double);
+        let norm = |x: &Tensor, norm: Norm<'_>| {
+            let mean = x.square().mean_dim(-1i64, true, Kind::Double);
+            x * (mean + norm.eps).rsqrt() * (exact(norm.weight) + norm.offset)
+        };
+        let linear = |x: &Tensor, i: usize| {
+            let LinearWeights { weight, bias, .. } = parts.linears[i];
+            x.linear(&exact(weight), bias.map(exact))
+        };
+        let after = |x: Tensor, i: usize| match parts.post_norms {
+            Some(norms) => norm(&x, norms[i]),
+            None => x,
+        };
+        let x = exact(&x);
+        let y = norm(&x, parts.norms[0]);
+        let [mut q, mut k, v] = [0, 1, 2].map(|i| linear(&y, i).view([slots, -1, dim]));
+        if let Some([of_q, of_k]) = parts.head_norms {
+            (q, k) = (norm(&q, of_q), norm(&k, of_k));
+        }
+        let turn = |x| crate::rotate_reference(x, [&exact(&cos), &exact(&sin)], form.pairing);
+        let repeat = |x: Tensor| x.repeat_interleave_self_int(heads / kv_heads, 1, None);
+        // [slots, heads, 9, dim]
+        let joined = |prompt: Tensor, own: Tensor| {
+            let prompt = prompt.expand([slots, kv_heads, 8, dim], false);
+            repeat(Tensor::cat(&[prompt, own.unsqueeze(2)], 2))
+        };
+        let keys = joined(exact(&prompt_keys).transpose(2, 3), turn(&k));
+        let values = joined(exact(&prompt_values), v);
+        let scale = form.scale.unwrap_or(0.25);
+        let scores = turn(&q).unsqueeze(2).matmul(&keys.transpose(2, 3)) * scale;
+        let seen = scores.softmax(-1, Kind::Double).matmul(&values).reshape([slots, -1]);
+        let x = &x + after(linear(&seen, 3), 0);
+        let y = norm(&x, parts.norms[1]);
+        let gate = crate::activate_reference(&linear(&y, 4), form.activation);
+        let expected = &x + after(linear(&(gate * linear(&y, 5)), 6), 1);
+        let far = distance(&got, &expected);
+        assert!(far < 5e-6, "{form:?}: {far}");
+    }
 }

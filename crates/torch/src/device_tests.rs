@@ -49,60 +49,70 @@ fn the_norm_is_one_operation() {
         let inputs = [draw(&shape, Kind::Float, 1), draw(&shape[1..], Kind::Float, 2)];
         compare(
             &inputs,
-            |x| rms_norm(&x[0], &x[1], 1e-6),
-            |x| rms_norm_reference(&x[0], &x[1], 1e-6),
+            |x| rms_norm(&x[0], (&x[1], 1e-6).into()),
+            |x| rms_norm_reference(&x[0], (&x[1], 1e-6)),
         );
     }
 }
 
-/// Cosines and sines of `T` tokens and `dim` channels.
-fn tables(tokens: i64, dim: i64, kind: Kind) -> [Tensor; 2] {
-    let half = draw(&[tokens, dim / 2], Kind::Float, 5) * 3.0;
+/// Cosines and sines of `T` tokens and `width` channels.
+fn tables(tokens: i64, width: i64, kind: Kind) -> [Tensor; 2] {
+    let half = draw(&[tokens, width / 2], Kind::Float, 5) * 3.0;
     let angles = Tensor::cat(&[&half, &half], 1);
     [angles.cos().to_kind(kind), angles.sin().to_kind(kind)]
 }
 
+const PAIRINGS: [Pairing; 2] = [Pairing::Halves, Pairing::Adjacent];
+
 #[test]
 fn rotation_is_three_operations() {
     let inputs = [draw(&[9, 3, 8], Kind::Float, 1)];
-    // In the type of `x` as for text, and in f32 as for patches.
-    for in_f32 in [false, true] {
-        let tables = |x: &Tensor| {
-            // The same numbers whatever the type.
-            let [cos, sin] = tables(9, 8, Kind::BFloat16);
-            let kind = match (in_f32, x.kind()) {
-                (true, Kind::BFloat16) => Kind::Float,
-                (_, kind) => kind,
+    for (pairing, width) in PAIRINGS.into_iter().flat_map(|p| [(p, 8), (p, 4)]) {
+        // In the type of `x` as for text, and in f32 as for patches.
+        for in_f32 in [false, true] {
+            let tables = |x: &Tensor| {
+                // The same numbers whatever the type.
+                let [cos, sin] = tables(9, width, Kind::BFloat16);
+                let kind = match (in_f32, x.kind()) {
+                    (true, Kind::BFloat16) => Kind::Float,
+                    (_, kind) => kind,
+                };
+                [cos.to_kind(kind), sin.to_kind(kind)]
             };
-            [cos.to_kind(kind), sin.to_kind(kind)]
-        };
-        let turn = |x: &[Tensor], f: &dyn Fn(&Tensor, &Tensor, &Tensor) -> Tensor| {
-            let [cos, sin] = tables(&x[0]);
-            f(&x[0], &cos, &sin)
-        };
-        compare(
-            &inputs,
-            |x| turn(x, &|x, cos, sin| rotate(x, cos, sin).unwrap()),
-            |x| turn(x, &rotate_reference),
-        );
+            let turn = |x: &[Tensor], f: &dyn Fn(&Tensor, [&Tensor; 2]) -> Tensor| {
+                let [cos, sin] = tables(&x[0]);
+                f(&x[0], [&cos, &sin])
+            };
+            compare(
+                &inputs,
+                |x| turn(x, &|x, tables| rotate(x, tables, pairing).unwrap()),
+                |x| turn(x, &|x, tables| rotate_reference(x, tables, pairing)),
+            );
+        }
+        let [cos, sin] = tables(9, width, Kind::Float);
+        let view = draw(&[9, 3, 2, 8], Kind::Float, 3).select(2, 1);
+        let got = rotate(&view, [&cos, &sin], pairing).unwrap();
+        assert!(distance(&got, &rotate_reference(&view, [&cos, &sin], pairing)) < 1e-6);
+        let few = [cos.narrow(0, 0, 8), sin.narrow(0, 0, 8)];
+        assert!(rotate(&view, few.each_ref(), pairing).is_err());
     }
-    let [cos, sin] = tables(9, 8, Kind::Float);
-    let view = draw(&[9, 3, 2, 8], Kind::Float, 3).select(2, 1);
-    let got = rotate(&view, &cos, &sin).unwrap();
-    assert!(distance(&got, &rotate_reference(&view, &cos, &sin)) < 1e-6);
-    assert!(rotate(&view, &cos.narrow(0, 0, 8), &sin.narrow(0, 0, 8)).is_err());
 }
 
 #[test]
 fn rotation_by_matrices_rounds_once() {
-    for kind in [Kind::Float, Kind::BFloat16] {
-        let x = draw(&[7, 5, 16], kind, 1);
-        let [cos, sin] = tables(7, 16, kind);
-        let exact = |x: &Tensor| x.to_kind(Kind::Double);
-        let expected = rotate_reference(&exact(&x), &exact(&cos), &exact(&sin)).to_kind(kind);
-        let got = x.bmm(&rotation_matrices(&cos, &sin));
-        let limit = if kind == Kind::Float { 1e-6 } else { 0.0 };
-        assert!(distance(&got, &expected) <= limit, "{kind:?}");
+    for (kind, pairing) in
+        [Kind::Float, Kind::BFloat16].into_iter().flat_map(|k| PAIRINGS.map(|p| (k, p)))
+    {
+        for width in [16, 12] {
+            let x = draw(&[7, 5, 16], kind, 1);
+            let [cos, sin] = tables(7, width, kind);
+            let exact = |x: &Tensor| x.to_kind(Kind::Double);
+            let [exact_cos, exact_sin] = [exact(&cos), exact(&sin)];
+            let expected = rotate_reference(&exact(&x), [&exact_cos, &exact_sin], pairing);
+            let got = x.bmm(&rotation_matrices([&cos, &sin], 16, pairing));
+            let limit = if kind == Kind::Float { 1e-6 } else { 0.0 };
+            assert!(distance(&got, &expected.to_kind(kind)) <= limit, "{kind:?} {pairing:?}");
+        }
     }
 }
 

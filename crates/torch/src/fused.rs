@@ -9,20 +9,32 @@ use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::activations::Activation;
 use crate::call::{call, call_for_tensor, pointer};
+use crate::norms::Norm;
+use crate::operations::Pairing;
 
 unsafe extern "C" {
     fn vlm_r1_rms_norm(
         x: *mut C_tensor,
         w: *mut C_tensor,
         eps: f64,
+        offset: f64,
         y: *mut *mut C_tensor,
         error: *mut c_char,
         capacity: usize,
     ) -> c_int;
-    fn vlm_r1_swiglu(
+    fn vlm_r1_activate(
+        x: *mut C_tensor,
+        activation: c_int,
+        y: *mut *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn vlm_r1_gated(
         gate: *mut C_tensor,
         up: *mut C_tensor,
+        activation: c_int,
         y: *mut *mut C_tensor,
         error: *mut c_char,
         capacity: usize,
@@ -31,6 +43,7 @@ unsafe extern "C" {
         x: *mut C_tensor,
         w: *mut C_tensor,
         eps: f64,
+        offset: f64,
         n: usize,
         layers: *const *mut C_tensor,
         y: *mut *mut C_tensor,
@@ -42,6 +55,16 @@ unsafe extern "C" {
         up: *mut C_tensor,
         weight: *mut C_tensor,
         bias: *mut C_tensor,
+        activation: c_int,
+        y: *mut *mut C_tensor,
+        error: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn vlm_r1_activated_linear(
+        x: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        activation: c_int,
         y: *mut *mut C_tensor,
         error: *mut c_char,
         capacity: usize,
@@ -50,6 +73,7 @@ unsafe extern "C" {
         x: *mut C_tensor,
         cos: *mut C_tensor,
         sin: *mut C_tensor,
+        adjacent: c_int,
         y: *mut *mut C_tensor,
         error: *mut c_char,
         capacity: usize,
@@ -70,26 +94,43 @@ pub(crate) fn has_cpu_kernel(x: &Tensor) -> bool {
     x.device() == tch::Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16)
 }
 
-/// `w * x / sqrt(mean(x^2) + eps)` over the last dimension; `w [n]` in the type of `x [.., n]`.
+/// [`crate::rms_norm`].
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub(crate) fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor, TorchError> {
-    check("rms_norm", x.kind() == w.kind() && x.size().last() == w.size().last(), &[x, w])?;
+pub(crate) fn rms_norm(x: &Tensor, norm: Norm<'_>) -> Result<Tensor, TorchError> {
+    let w = norm.weight;
+    let fits = x.kind() == w.kind() && w.dim() == 1 && x.size().last() == w.size().last();
+    check("rms_norm", fits, &[x, w])?;
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
-        vlm_r1_rms_norm(pointer(x), pointer(w), eps, y, error, capacity)
+        vlm_r1_rms_norm(pointer(x), pointer(w), norm.eps, norm.offset, y, error, capacity)
     })
 }
 
-/// `silu(gate) * up`, two tensors of one shape and type.
+/// [`crate::activate`].
+///
+/// # Errors
+/// Another type.
+pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor, TorchError> {
+    // SAFETY: a valid `at::Tensor*`, borrowed for the call.
+    call_for_tensor(|y, error, capacity| unsafe {
+        vlm_r1_activate(pointer(x), activation as c_int, y, error, capacity)
+    })
+}
+
+/// [`crate::gated`].
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
+pub(crate) fn gated(
+    gate: &Tensor,
+    up: &Tensor,
+    activation: Activation,
+) -> Result<Tensor, TorchError> {
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
-        vlm_r1_swiglu(pointer(gate), pointer(up), y, error, capacity)
+        vlm_r1_gated(pointer(gate), pointer(up), activation as c_int, y, error, capacity)
     })
 }
 
@@ -100,9 +141,10 @@ pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor, TorchError> {
 /// Tensors that do not fit.
 pub(crate) fn normed_linears<const N: usize>(
     x: &Tensor,
-    (w, eps): (&Tensor, f64),
+    norm: Norm<'_>,
     layers: [(&Tensor, Option<&Tensor>); N],
 ) -> Result<[Tensor; N], TorchError> {
+    let w = norm.weight;
     let fits = x.dim() == 2 && x.kind() == w.kind() && x.size()[1..] == w.size();
     check("normed_linears", fits && has_cpu_kernel(x), &[x, w])?;
     let mut pointers = layers.map(|(weight, _)| pointer(weight)).to_vec();
@@ -113,7 +155,8 @@ pub(crate) fn normed_linears<const N: usize>(
         vlm_r1_normed_linears(
             pointer(x),
             pointer(w),
-            eps,
+            norm.eps,
+            norm.offset,
             N,
             pointers.as_ptr(),
             y.as_mut_ptr(),
@@ -125,7 +168,7 @@ pub(crate) fn normed_linears<const N: usize>(
     Ok(y.map(|handle| unsafe { Tensor::from_ptr(handle) }))
 }
 
-/// A linear layer of `weight [out, in]` and `bias [out]` over [`swiglu`] of `gate`, `up [T, in]`: `[T, out]`. The backward
+/// A linear layer of `weight [out, in]` and `bias [out]` over [`gated`] of `gate`, `up [T, in]`: `[T, out]`. The backward
 /// pass recomputes the activation instead of saving it.
 ///
 /// # Errors
@@ -133,25 +176,50 @@ pub(crate) fn normed_linears<const N: usize>(
 pub(crate) fn gated_linear(
     gate: &Tensor,
     up: &Tensor,
+    activation: Activation,
     (weight, bias): (&Tensor, Option<&Tensor>),
 ) -> Result<Tensor, TorchError> {
     check("gated_linear", gate.dim() == 2 && has_cpu_kernel(gate), &[gate, up])?;
     let bias = bias.map_or(std::ptr::null_mut(), pointer);
     // SAFETY: valid `at::Tensor*` (the bias may be null), borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
-        vlm_r1_gated_linear(pointer(gate), pointer(up), pointer(weight), bias, y, error, capacity)
+        let [gate, up, weight] = [gate, up, weight].map(pointer);
+        vlm_r1_gated_linear(gate, up, weight, bias, activation as c_int, y, error, capacity)
     })
 }
 
-/// Rotary embedding of `x [T, heads, head_dim]`, rotating the two halves of each head's channels, by `cos`, `sin [T, head_dim]`, whose
-/// second half equals the first, in the type of `x` or in f32.
+/// A linear layer of `weight [out, in]` and `bias [out]` over [`activate`] of `x [T, in]`: `[T, out]`. The backward pass recomputes the
+/// activation instead of saving it.
 ///
 /// # Errors
 /// Tensors that do not fit.
-pub(crate) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TorchError> {
+pub(crate) fn activated_linear(
+    x: &Tensor,
+    activation: Activation,
+    (weight, bias): (&Tensor, Option<&Tensor>),
+) -> Result<Tensor, TorchError> {
+    check("activated_linear", x.dim() == 2 && has_cpu_kernel(x), &[x, weight])?;
+    let bias = bias.map_or(std::ptr::null_mut(), pointer);
+    // SAFETY: valid `at::Tensor*` (the bias may be null), borrowed for the call.
+    call_for_tensor(|y, error, capacity| unsafe {
+        let [x, weight] = [x, weight].map(pointer);
+        vlm_r1_activated_linear(x, weight, bias, activation as c_int, y, error, capacity)
+    })
+}
+
+/// [`crate::rotate`], by tables in the type of `x` or in f32.
+///
+/// # Errors
+/// Tensors that do not fit.
+pub(crate) fn rotate(
+    x: &Tensor,
+    [cos, sin]: [&Tensor; 2],
+    pairing: Pairing,
+) -> Result<Tensor, TorchError> {
+    let adjacent = c_int::from(pairing == Pairing::Adjacent);
     // SAFETY: valid `at::Tensor*`, borrowed for the call.
     call_for_tensor(|y, error, capacity| unsafe {
-        vlm_r1_rotate(pointer(x), pointer(cos), pointer(sin), y, error, capacity)
+        vlm_r1_rotate(pointer(x), pointer(cos), pointer(sin), adjacent, y, error, capacity)
     })
 }
 

@@ -3,6 +3,7 @@
 //!
 //! What models are and how they train is left to `models` and `train`.
 
+mod activations;
 mod adamw;
 mod bf16_master;
 mod call;
@@ -16,6 +17,7 @@ mod gradient;
 mod host;
 mod linear;
 mod memory;
+mod norms;
 mod operations;
 mod out_of_memory;
 mod proofs;
@@ -28,6 +30,7 @@ mod weight_index;
 mod weights;
 mod write;
 
+pub use activations::{Activation, activate, activate_reference, gated, gated_reference};
 pub use adamw::{AdamWOptions, fused_adamw};
 pub use bf16_master::{Bf16Master, round_to};
 pub use cuda::graphs::{Graph, GraphPool, check_graphs};
@@ -44,16 +47,17 @@ pub use flash::{SequenceLens, variable_length_attention};
 pub use gradient::take_grad;
 pub use host::{PendingHostCopy, begin_copy, host_copy, is_pinned, upload, wait_for};
 pub use linear::{
-    LinearWeights, PackedCopy, gated_linear, linears, normed_linears, residual_gated_linear,
-    residual_linear,
+    LinearWeights, PackedCopy, activated_linear, gated_linear, linears, normed_linears,
+    residual_activated_linear, residual_gated_linear, residual_linear,
 };
 pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, machine_memory_bytes, peak_memory_bytes,
     reset_peak_live_bytes,
 };
+pub use norms::{Norm, rms_norm, rms_norm_reference};
 pub use operations::{
-    AttentionKernel, DecodeKernel, rms_norm, rms_norm_reference, rotate, rotate_reference, swiglu,
-    swiglu_reference, token_scores, token_scores_reference, token_scores_with_entropy_gradient,
+    AttentionKernel, DecodeKernel, Pairing, rotate, rotate_reference, token_scores,
+    token_scores_reference, token_scores_with_entropy_gradient,
 };
 pub use out_of_memory::{OutOfMemory, catch_out_of_memory};
 pub use proofs::{Proof, ProofShape, prove};

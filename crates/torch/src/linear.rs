@@ -8,11 +8,12 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::activations::{Activation, activate, gated};
 use crate::call::{call, call_for_tensor, pointer};
 use crate::device;
 use crate::fast_paths::FastPath;
 use crate::fused::{self, check, dims, has_cpu_kernel};
-use crate::operations::{rms_norm, swiglu};
+use crate::norms::{Norm, rms_norm};
 
 unsafe extern "C" {
     fn vlm_r1_pack_linear(
@@ -83,35 +84,55 @@ pub fn linears<const N: usize>(x: &Tensor, layers: [LinearWeights<'_>; N]) -> [T
     }
 }
 
-/// Layers over [`rms_norm`] of `x [T, in]` by `w [in]`: `[T, out]` each. The fused kernel saves `x` only and recomputes the norm in the
+/// Layers over [`rms_norm`] of `x [T, in]`: `[T, out]` each. The fused kernel saves `x` only and recomputes the norm in the
 /// backward pass.
 ///
 /// # Panics
 /// On tensors that do not fit.
-pub fn normed_linears<const N: usize>(
+pub fn normed_linears<'a, const N: usize>(
     x: &Tensor,
-    (w, eps): (&Tensor, f64),
+    norm: impl Into<Norm<'a>>,
     layers: [LinearWeights<'_>; N],
 ) -> [Tensor; N] {
+    let norm = norm.into();
     if has_cpu_kernel(x) && packed(x, &layers).is_none() {
         let parts = layers.map(|layer| (layer.weight, layer.bias));
-        let fused = fused::normed_linears(x, (w, eps), parts);
+        let fused = fused::normed_linears(x, norm, parts);
         return fused.expect("weights as wide as their input");
     }
-    linears(&rms_norm(x, w, eps), layers)
+    linears(&rms_norm(x, norm), layers)
 }
 
-/// A layer over [`swiglu`] of `gate`, `up [T, in]`: `[T, out]`. The fused kernel recomputes the activation in the backward pass instead of
+/// A layer over [`gated`] of `gate`, `up [T, in]`: `[T, out]`. The fused kernel recomputes the activation in the backward pass instead of
 /// saving it.
 ///
 /// # Panics
 /// On tensors that do not fit.
-pub fn gated_linear(gate: &Tensor, up: &Tensor, layer: LinearWeights<'_>) -> Tensor {
+pub fn gated_linear(
+    gate: &Tensor,
+    up: &Tensor,
+    activation: Activation,
+    layer: LinearWeights<'_>,
+) -> Tensor {
     if has_cpu_kernel(gate) && packed(gate, &[layer]).is_none() {
-        let fused = fused::gated_linear(gate, up, (layer.weight, layer.bias));
+        let fused = fused::gated_linear(gate, up, activation, (layer.weight, layer.bias));
         return fused.expect("a weight as wide as its input");
     }
-    let [y] = linears(&swiglu(gate, up), [layer]);
+    let [y] = linears(&gated(gate, up, activation), [layer]);
+    y
+}
+
+/// A layer over [`activate`] of `x [T, in]`: `[T, out]`. The fused kernel recomputes the activation in the backward pass instead of saving
+/// it.
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn activated_linear(x: &Tensor, activation: Activation, layer: LinearWeights<'_>) -> Tensor {
+    if has_cpu_kernel(x) && packed(x, &[layer]).is_none() {
+        let fused = fused::activated_linear(x, activation, (layer.weight, layer.bias));
+        return fused.expect("a weight as wide as its input");
+    }
+    let [y] = linears(&activate(x, activation), [layer]);
     y
 }
 
@@ -140,12 +161,29 @@ pub fn residual_gated_linear(
     x: &Tensor,
     gate: &Tensor,
     up: &Tensor,
+    activation: Activation,
     layer: LinearWeights<'_>,
 ) -> Tensor {
     if has_cpu_kernel(gate) {
-        return x + gated_linear(gate, up, layer);
+        return x + gated_linear(gate, up, activation, layer);
     }
-    residual_linear(x, &swiglu(gate, up), layer)
+    residual_linear(x, &gated(gate, up, activation), layer)
+}
+
+/// `x` plus [`activated_linear`] of `y`.
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn residual_activated_linear(
+    x: &Tensor,
+    y: &Tensor,
+    activation: Activation,
+    layer: LinearWeights<'_>,
+) -> Tensor {
+    if has_cpu_kernel(y) {
+        return x + activated_linear(y, activation, layer);
+    }
+    residual_linear(x, &activate(y, activation), layer)
 }
 
 /// The weight of a linear layer with 16 outputs interleaved: for few rows of input, which read it once and sequentially.

@@ -34,13 +34,14 @@ impl Layers {
     }
 }
 
-/// The three operations over `x`, one after another.
+/// The operations over `x`, one after another.
 fn all(x: &Tensor, layers: &Layers, pack: bool) -> Vec<Tensor> {
     let w = draw(&[24], x.kind(), 4);
     let [a, b] = linears(x, layers.parts(pack));
     let [c, d] = normed_linears(x, (&w, 1e-6), layers.parts(pack));
-    let e = gated_linear(x, &a, layers.parts(pack)[1]);
-    vec![a, b, c, d, e]
+    let e = gated_linear(x, &a, Activation::Silu, layers.parts(pack)[1]);
+    let f = activated_linear(x, Activation::GeluTanh, layers.parts(pack)[1]);
+    vec![a, b, c, d, e, f]
 }
 
 #[test]

@@ -8,67 +8,51 @@ use crate::fast_paths::{FastPath, is_enabled};
 use crate::flash::has_flash_attention;
 use crate::fused::{self, has_cpu_kernel};
 
-/// `w * x / sqrt(mean(x^2) + eps)` over the last dimension, computed in f32; `w [n]` in the type of `x [.., n]`.
+/// Which channels of a head rotary embedding turns together, of the first `width`; the angle of pair i is that of column i of the tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pairing {
+    /// `i` and `i + width / 2`.
+    #[default]
+    Halves,
+    /// `2 i` and `2 i + 1`.
+    Adjacent,
+}
+
+/// Rotary embedding of the first `width` channels of each head of `x [T, heads, head_dim]` by `cos`, `sin [T, width]`, whose second half
+/// equals the first; the channels behind them stay. Computed in the type of the tables, returned in that of `x`.
 ///
 /// # Panics
 /// On tensors that do not fit.
-pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
-    if has_cpu_kernel(x) {
-        return fused::rms_norm(x, w, eps).expect("a weight as wide as its input");
-    }
-    if device::takes(FastPath::FusedNorm, x) {
-        return device::rms_norm(x, w, eps);
-    }
-    rms_norm_reference(x, w, eps)
-}
-
-/// [`rms_norm`] by libtorch's operations.
-pub fn rms_norm_reference(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
-    let x32 = x.to_kind(Kind::Float);
-    let mean_square = x32.square().mean_dim(-1i64, true, Kind::Float);
-    let normed = &x32 * (mean_square + eps).rsqrt();
-    normed.to_kind(x.kind()) * w
-}
-
-/// Rotary embedding of `x [T, heads, head_dim]`, rotating the two halves of each head's channels, by `cos`, `sin [T, head_dim]`, whose
-/// second half equals the first; computed in their type, returned in that of `x`.
-///
-/// # Panics
-/// On tensors that do not fit.
-pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
-    if has_cpu_kernel(x) {
-        return fused::rotate(x, cos, sin).expect("an angle for each token and channel");
-    }
-    if device::takes(FastPath::Rotation, x) {
-        return device::rotate(x, cos, sin).expect("an angle for each token and channel");
-    }
-    rotate_reference(x, cos, sin)
+pub fn rotate(x: &Tensor, [cos, sin]: [&Tensor; 2], pairing: Pairing) -> Tensor {
+    let turned = match () {
+        () if has_cpu_kernel(x) => fused::rotate(x, [cos, sin], pairing),
+        () if device::takes(FastPath::Rotation, x) => device::rotate(x, [cos, sin], pairing),
+        () => return rotate_reference(x, [cos, sin], pairing),
+    };
+    turned.expect("an angle for each token and channel")
 }
 
 /// [`rotate`] by libtorch's operations.
-pub fn rotate_reference(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
-    let kind = x.kind();
-    let x = x.to_kind(cos.kind());
+pub fn rotate_reference(x: &Tensor, [cos, sin]: [&Tensor; 2], pairing: Pairing) -> Tensor {
+    let (kind, width) = (x.kind(), cos.size()[1]);
+    let (half, rest) = (width / 2, x.size()[2] - width);
+    let turned = x.narrow(2, 0, width).to_kind(cos.kind());
     let (cos, sin) = (cos.unsqueeze(1), sin.unsqueeze(1));
-    let half = x.size()[2] / 2;
-    let rotated = Tensor::cat(&[x.narrow(2, half, half).neg(), x.narrow(2, 0, half)], 2);
-    (x * cos + rotated * sin).to_kind(kind)
-}
-
-/// `silu(gate) * up`, two tensors of one shape and type.
-///
-/// # Panics
-/// On tensors that do not fit.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
-    if has_cpu_kernel(gate) {
-        return fused::swiglu(gate, up).expect("two tensors of one shape");
+    // [T, heads, 2, half]
+    let pairs = match pairing {
+        Pairing::Halves => turned.unflatten(2, [2, half]),
+        Pairing::Adjacent => turned.unflatten(2, [half, 2]).transpose(2, 3),
+    };
+    let swapped = Tensor::cat(&[pairs.select(2, 1).neg(), pairs.select(2, 0)], 2);
+    let turned = (pairs.flatten(2, 3) * cos + swapped * sin).to_kind(kind);
+    let turned = match pairing {
+        Pairing::Halves => turned,
+        Pairing::Adjacent => turned.unflatten(2, [2, half]).transpose(2, 3).flatten(2, 3),
+    };
+    match rest {
+        0 => turned,
+        _ => Tensor::cat(&[turned, x.narrow(2, width, rest)], 2),
     }
-    swiglu_reference(gate, up)
-}
-
-/// [`swiglu`] by libtorch's operations.
-pub fn swiglu_reference(gate: &Tensor, up: &Tensor) -> Tensor {
-    gate.silu() * up
 }
 
 /// Log-softmax of `logits [N, vocab_size] / temperature` at `targets [N]`, and entropies without gradient; both `[N]` in f32.

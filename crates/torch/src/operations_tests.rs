@@ -1,7 +1,9 @@
 //! What is called takes the kernel where there is one, and each kernel gives what its reference gives.
 
 use super::*;
-use crate::fused::tests::{distance, draw, tolerance};
+use crate::activations::{activate, activate_reference, gated, gated_reference};
+use crate::fused::tests::{ACTIVATIONS, distance, draw, tolerance};
+use crate::norms::{rms_norm, rms_norm_reference};
 
 const KINDS: [Kind; 3] = [Kind::Float, Kind::BFloat16, Kind::Double];
 
@@ -34,22 +36,33 @@ fn operations_take_their_kernel() {
         let up = draw(&[9, 24], kind, 3);
         check(
             kind,
-            &rms_norm(&x, &w, 1e-6),
-            || fused::rms_norm(&x, &w, 1e-6),
-            &rms_norm_reference(&x, &w, 1e-6),
+            &rms_norm(&x, (&w, 1e-6)),
+            || fused::rms_norm(&x, (&w, 1e-6).into()),
+            &rms_norm_reference(&x, (&w, 1e-6)),
         );
-        check(kind, &swiglu(&x, &up), || fused::swiglu(&x, &up), &swiglu_reference(&x, &up));
+        for f in ACTIVATIONS {
+            check(
+                kind,
+                &gated(&x, &up, f),
+                || fused::gated(&x, &up, f),
+                &gated_reference(&x, &up, f),
+            );
+            check(kind, &activate(&x, f), || fused::activate(&x, f), &activate_reference(&x, f));
+        }
         let heads = draw(&[9, 3, 8], kind, 4);
         for table in [kind, Kind::Float] {
             let half = draw(&[9, 4], Kind::Float, 5);
             let angles = Tensor::cat(&[&half, &half], 1);
             let (cos, sin) = (angles.cos().to_kind(table), angles.sin().to_kind(table));
-            check(
-                kind,
-                &rotate(&heads, &cos, &sin),
-                || fused::rotate(&heads, &cos, &sin),
-                &rotate_reference(&heads, &cos, &sin),
-            );
+            for pairing in [Pairing::Halves, Pairing::Adjacent] {
+                let tables = [&cos, &sin];
+                check(
+                    kind,
+                    &rotate(&heads, tables, pairing),
+                    || fused::rotate(&heads, tables, pairing),
+                    &rotate_reference(&heads, tables, pairing),
+                );
+            }
         }
     }
 }
@@ -83,9 +96,11 @@ fn gradients_are_those_of_the_reference() {
         (f(&leaves) * draw(&[6, 24], Kind::Float, 9)).sum(Kind::Float).backward();
         leaves.map(|leaf| leaf.grad())
     };
-    let called = gradients(&|[x, gate, up]| rms_norm(x, &up.get(0), 1e-6) + swiglu(gate, up));
+    let called = gradients(&|[x, gate, up]| {
+        rms_norm(x, (&up.get(0), 1e-6)) + gated(gate, up, ACTIVATIONS[0])
+    });
     let expected = gradients(&|[x, gate, up]| {
-        rms_norm_reference(x, &up.get(0), 1e-6) + swiglu_reference(gate, up)
+        rms_norm_reference(x, (&up.get(0), 1e-6)) + gated_reference(gate, up, ACTIVATIONS[0])
     });
     for (called, expected) in called.iter().zip(&expected) {
         assert!(distance(called, expected) < 1e-5);

@@ -8,7 +8,8 @@ use crate::fast_paths::{FastPath, is_enabled, set_enabled};
 use crate::flash::{SequenceLens, flash_attention, has_flash_attention, one_by_one};
 use crate::host::{PendingHostCopy, begin_copy, pinned};
 use crate::linear::residual_linear_by_product;
-use crate::operations::{rms_norm_reference, rotate_reference};
+use crate::norms::rms_norm_reference;
+use crate::operations::{Pairing, rotate_reference};
 use crate::out_of_memory::catch_libtorch;
 use crate::random::{Distribution, fill_random};
 use crate::sequence_decoding::{KeyRanges, compare_with_one_by_one};
@@ -109,8 +110,8 @@ impl Trial {
         let w = self.random(&[hidden], self.kind, 2)?;
         let y = self.random(&[TOKENS, hidden], self.kind, 3)?;
         let inputs = [x, w];
-        let fast = gradients(&inputs, &y, |[x, w]| Ok(device::rms_norm(x, w, 1e-6)))?;
-        let plain = gradients(&inputs, &y, |[x, w]| Ok(rms_norm_reference(x, w, 1e-6)))?;
+        let fast = gradients(&inputs, &y, |[x, w]| Ok(device::rms_norm(x, (w, 1e-6).into())))?;
+        let plain = gradients(&inputs, &y, |[x, w]| Ok(rms_norm_reference(x, (w, 1e-6))))?;
         worst(&fast, &plain)
     }
 
@@ -121,9 +122,11 @@ impl Trial {
         let [cos, sin] = [angles.f_cos()?, angles.f_sin()?].map(|x| x.to_kind(self.kind));
         let inputs = [self.random(&[TOKENS, heads, dim], self.kind, 5)?];
         let y = self.random(&[TOKENS, heads, dim], self.kind, 6)?;
-        let fast = gradients(&inputs, &y, |[x]| device::rotate(x, &cos, &sin))?;
-        let plain = gradients(&inputs, &y, |[x]| Ok(rotate_reference(x, &cos, &sin)))?;
-        let by_product = no_grad(|| inputs[0].f_bmm(&device::rotation_matrices(&cos, &sin)))?;
+        let (tables, pairing) = ([&cos, &sin], Pairing::Halves);
+        let fast = gradients(&inputs, &y, |[x]| device::rotate(x, tables, pairing))?;
+        let plain = gradients(&inputs, &y, |[x]| Ok(rotate_reference(x, tables, pairing)))?;
+        let matrices = device::rotation_matrices(tables, dim, pairing);
+        let by_product = no_grad(|| inputs[0].f_bmm(&matrices))?;
         Ok(worst(&fast, &plain)?.max(worst(&[by_product], &plain[..1])?))
     }
 

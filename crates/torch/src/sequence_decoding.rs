@@ -13,12 +13,15 @@ use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::TorchError;
+use crate::activations::gated_reference;
 use crate::call::{call, pointer};
 use crate::decoding::DecodeLayer;
+use crate::decoding::default_scale;
 use crate::fast_paths::{FastPath, is_enabled};
 use crate::fused::{check, dims};
 use crate::linear::{LinearWeights, linears, residual_linear_by_product};
-use crate::operations::{rms_norm, rotate};
+use crate::norms::rms_norm;
+use crate::operations::rotate;
 
 unsafe extern "C" {
     fn vlm_r1_flash_sequences(
@@ -65,11 +68,16 @@ pub struct SequenceKv<'a> {
 
 impl SequenceKv<'_> {
     /// Attention of one new token per slot over its prompt, its completion and itself, after `new [2, slots, kv_heads, head_dim]`, its keys
-    /// and values, are stored: `q [slots, heads, head_dim]` to the same.
+    /// and values, are stored: `q [slots, heads, head_dim]` to the same. Scores are scaled by `scale`, or by `1 / sqrt(head_dim)`.
     ///
     /// # Errors
     /// Tensors that do not fit one another; what libtorch refuses.
-    pub fn attend(&self, q: &Tensor, new: &Tensor) -> Result<Tensor, TorchError> {
+    pub fn attend(
+        &self,
+        q: &Tensor,
+        new: &Tensor,
+        scale: Option<f64>,
+    ) -> Result<Tensor, TorchError> {
         let [slots, heads, dim] = dims(q);
         let [_, _, kv_heads, _] = dims(new);
         let fits = new.size() == [2, slots, kv_heads, dim]
@@ -87,7 +95,8 @@ impl SequenceKv<'_> {
         let queries = q.f_view([-1, 1, dim])?;
         let over = |[k, v]: [&Tensor; 2], ranges: &KeyRanges| -> Result<_, TorchError> {
             let [k, v] = [k.f_view([-1, 1, dim])?, v.f_view([-1, 1, dim])?];
-            sequence_attention([&queries, &k, &v], self.query_ends, ranges, heads / kv_heads)
+            let scale = scale.unwrap_or_else(|| default_scale(dim));
+            sequence_attention([&queries, &k, &v], self.query_ends, ranges, heads / kv_heads, scale)
         };
         let [keys, values] = [self.completions.get(0), self.completions.get(1)];
         let (output, lse) = over([&keys, &values], self.completion_ranges)?;
@@ -107,11 +116,11 @@ fn sequence_attention(
     query_ends: &Tensor,
     ranges: &KeyRanges,
     per_sequence: i64,
+    scale: f64,
 ) -> Result<(Tensor, Tensor), TorchError> {
     if !(qkv[0].device().is_cuda() && matches!(qkv[0].kind(), Kind::BFloat16 | Kind::Half)) {
-        return one_by_one(qkv, ranges, per_sequence);
+        return one_by_one(qkv, ranges, per_sequence, scale);
     }
-    let scale = 1.0 / (qkv[0].size()[2] as f64).sqrt();
     let pointers = qkv.map(pointer);
     let tables = [query_ends, &ranges.starts, &ranges.lens].map(pointer);
     let mut results = [null_mut(); 2];
@@ -142,8 +151,9 @@ pub(crate) fn compare_with_one_by_one(
     ranges: &KeyRanges,
     per_sequence: i64,
 ) -> Result<[[Tensor; 2]; 2], TorchError> {
-    let (output, lse) = sequence_attention(qkv, query_ends, ranges, per_sequence)?;
-    let (plain_output, plain_lse) = one_by_one(qkv, ranges, per_sequence)?;
+    let scale = default_scale(qkv[0].size()[2]);
+    let (output, lse) = sequence_attention(qkv, query_ends, ranges, per_sequence, scale)?;
+    let (plain_output, plain_lse) = one_by_one(qkv, ranges, per_sequence, scale)?;
     Ok([[output, lse], [plain_output, plain_lse]])
 }
 
@@ -152,10 +162,10 @@ fn one_by_one(
     [q, k, v]: [&Tensor; 3],
     ranges: &KeyRanges,
     per_sequence: i64,
+    scale: f64,
 ) -> Result<(Tensor, Tensor), TorchError> {
     let read = |x: &Tensor| Vec::<i32>::try_from(x);
     let (starts, lens) = (read(&ranges.starts)?, read(&ranges.lens)?);
-    let scale = 1.0 / (q.size()[2] as f64).sqrt();
     let (mut outputs, mut sums) = (Vec::new(), Vec::new());
     for (i, (&start, &len)) in (0i64..).zip(starts.iter().zip(&lens)) {
         let part = |x: &Tensor, start, len| x.f_narrow(0, start, len)?.f_squeeze_dim(1);
@@ -171,7 +181,7 @@ fn one_by_one(
     Ok((output, Tensor::f_cat(&sums, 0)?.f_unsqueeze(0)?))
 }
 
-/// A whole decoder layer over one new token per slot, `x [slots, hidden]` to the same, without gradient. `cos`, `sin [slots, head_dim]` as
+/// A whole decoder layer over one new token per slot, `x [slots, hidden]` to the same, without gradient. `cos`, `sin [slots, width]` as
 /// for [`crate::rotate`]; `matrices` are [`crate::rotation_matrices`] of them, where rotation is to be by a product.
 ///
 /// # Panics
@@ -186,8 +196,9 @@ pub fn decode_layer_by_sequences(
     let [slots, dim] = [x.size()[0], layer.head_dim];
     let [q, k, v, o, gate, up, down] = layer.linears;
     let [first, second] = layer.norms;
-    let normed = rms_norm(x, first.0, first.1);
+    let normed = rms_norm(x, first);
     let [q, k] = linears(&normed, [q, k]).map(|x| x.view([slots, -1, dim]));
+    let [q, k] = layer.normed_heads(q, k);
     let kv_heads = k.size()[1];
     let new = Tensor::empty([2, slots, kv_heads, dim], (x.kind(), x.device()));
     let (new_keys, new_values) = (new.get(0), new.get(1));
@@ -198,14 +209,21 @@ pub fn decode_layer_by_sequences(
             q.bmm(matrices)
         }
         None => {
-            new_keys.shallow_clone().copy_(&rotate(&k, cos, sin));
-            rotate(&q, cos, sin)
+            new_keys.shallow_clone().copy_(&rotate(&k, [cos, sin], layer.pairing));
+            rotate(&q, [cos, sin], layer.pairing)
         }
     };
-    let attended = kv.attend(&q, &new).expect("a cache that fits the model").view([slots, -1]);
-    let x = residual(x, &attended, o);
-    let [gate, up] = linears(&rms_norm(&x, second.0, second.1), [gate, up]);
-    residual(&x, &(gate.silu() * up), down)
+    let attended = kv.attend(&q, &new, layer.scale).expect("a cache that fits the model");
+    let add = |x: &Tensor, y: &Tensor, last: LinearWeights<'_>, place: usize| match layer
+        .post_norms
+        .is_some()
+    {
+        true => layer.add(x, &y.linear(last.weight, last.bias), place),
+        false => residual(x, y, last),
+    };
+    let x = add(x, &attended.view([slots, -1]), o, 0);
+    let [gate, up] = linears(&rms_norm(&x, second), [gate, up]);
+    add(&x, &gated_reference(&gate, &up, layer.activation), down, 1)
 }
 
 /// `[T, in]` by a layer, written to `out [T, out]`.

@@ -3,6 +3,7 @@
 use tch::{Device, no_grad};
 
 use super::*;
+use crate::decoding::tests::{FORMS, Form};
 use crate::decoding::{KvView, decode_layer_reference};
 use crate::device::rotation_matrices;
 use crate::fused::tests::{distance, draw};
@@ -33,12 +34,14 @@ fn ranges(starts: Vec<i64>, lens: Vec<i64>) -> KeyRanges {
 
 #[test]
 fn a_layer_equals_that_of_the_cpu() {
-    for (bias, matrices) in [(true, true), (false, true), (true, false)] {
-        no_grad(|| a_layer_with(bias, matrices));
+    for form in FORMS {
+        for (bias, matrices) in [(true, true), (false, true), (true, false)] {
+            no_grad(|| a_layer_with(form, bias, matrices));
+        }
     }
 }
 
-fn a_layer_with(bias: bool, by_matrices: bool) {
+fn a_layer_with(form: Form, bias: bool, by_matrices: bool) {
     let kind = Kind::Float;
     let slots = SLOTS.len() as i64;
     let [hidden, heads, inner] = [24, 6, 40];
@@ -56,17 +59,15 @@ fn a_layer_with(bias: bool, by_matrices: bool) {
     let biases: Vec<Tensor> =
         (20..).zip(sizes).map(|(key, [out, _])| draw(&[out], kind, key)).collect();
     let norms = [draw(&[hidden], kind, 30), draw(&[hidden], kind, 31)];
-    let layer = DecodeLayer {
-        norms: [(&norms[0], 1e-6), (&norms[1], 1e-5)],
-        linears: std::array::from_fn(|i| LinearWeights {
-            weight: &weights[i],
-            bias: bias.then_some(&biases[i]),
-            packed: None,
-        }),
-        head_dim: DIM,
-    };
+    let post_norms = [draw(&[hidden], kind, 32), draw(&[hidden], kind, 33)];
+    let head_norms = [draw(&[DIM], kind, 34), draw(&[DIM], kind, 35)];
+    let linear =
+        |i| LinearWeights { weight: &weights[i], bias: bias.then_some(&biases[i]), packed: None };
+    let layer =
+        DecodeLayer::new([(&norms[0], 1e-6), (&norms[1], 1e-5)], std::array::from_fn(linear), DIM);
+    let layer = form.applied(layer, &head_norms, &post_norms);
     let x = draw(&[slots, hidden], kind, 1);
-    let half = draw(&[slots, DIM / 2], kind, 2);
+    let half = draw(&[slots, DIM / form.rotated / 2], kind, 2);
     let angles = Tensor::cat(&[&half, &half], 1);
     let [cos, sin] = [angles.cos(), angles.sin()];
     // What padding and gaps hold must not show.
@@ -92,7 +93,7 @@ fn a_layer_with(bias: bool, by_matrices: bool) {
     let new_rows = of_sequences(|(_, len), slot, head| (slot * KV_HEADS + head) * WIDTH + len);
     let both: Vec<i64> =
         new_rows.iter().copied().chain(new_rows.iter().map(|r| r + rows)).collect();
-    let matrices = rotation_matrices(&cos, &sin);
+    let matrices = rotation_matrices([&cos, &sin], DIM, form.pairing);
     let got = decode_layer_by_sequences(
         &x,
         &layer,
@@ -113,7 +114,7 @@ fn a_layer_with(bias: bool, by_matrices: bool) {
             ),
         },
     );
-    assert!(distance(&got, &expected) < 1e-5, "{}", distance(&got, &expected));
+    assert!(distance(&got, &expected) < 1e-5, "{form:?}: {}", distance(&got, &expected));
     // The new keys and values lie where the kernel puts them, and all others stay.
     assert!(distance(&completions, &own) < 1e-6);
 }
@@ -131,5 +132,5 @@ fn tables_that_do_not_fit_are_refused() {
         prompt_ranges: &range(),
         completion_ranges: &range(),
     };
-    assert!(kv.attend(&x, &new).is_err());
+    assert!(kv.attend(&x, &new, None).is_err());
 }

@@ -4,6 +4,7 @@
 //! A demo that was stopped goes on where it stood; a finished one only has its report written anew.
 
 mod dataset;
+mod model;
 mod plan;
 mod stages;
 mod tokenizer_corpus;
@@ -21,7 +22,6 @@ use cli::signals;
 use dataset::Dataset;
 use plan::Plan;
 use stages::{Demo, SamplingMode, Times};
-use tokenizer_corpus::tokenizer_corpus;
 
 /// Runs the demo and prints the path of its report.
 ///
@@ -64,24 +64,30 @@ fn run_plan(config: &DemoConfig, plan: &Plan, stop: base::run_folder::StopFlag) 
 /// Dataset and untrained model. `demo.json` is written last: where it stands, both are whole.
 fn prepare(out: &Path, config: &DemoConfig, plan: &Plan) -> Result<Dataset> {
     let (marker, data) = (out.join("demo.json"), out.join("data"));
-    let wanted =
-        json!({"seed": config.demo.seed, "plan": plan, "version": env!("CARGO_PKG_VERSION")});
+    let family = &config.demo.family;
+    let wanted = json!({
+        "seed": config.demo.seed,
+        "family": family,
+        "plan": plan,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
     if marker.exists() {
         let text = fs::read_to_string(&marker).with_context(|| marker.display().to_string())?;
         let found: Value =
             serde_json::from_str(&text).with_context(|| marker.display().to_string())?;
         if found != wanted {
             bail!(
-                "{}: holds another demo (seed {})\nhint: give another folder with --out, or remove this one",
+                "{}: holds another demo (seed {}, family {})\nhint: give another folder with --out, or remove this one",
                 out.display(),
-                found["seed"]
+                found["seed"],
+                found["family"]
             );
         }
         return Ok(Dataset::at(&data));
     }
     base::say!("drawing scenes into {}", data.display());
     let dataset = Dataset::write(&data, &plan.data, config.demo.seed)?;
-    tiny::model::write(&out.join("model"), &plan.model, &tokenizer_corpus(), config.demo.seed)?;
+    model::write(&out.join("model"), family, &plan.model, config.demo.seed)?;
     fs::write(&marker, format!("{wanted:#}\n")).with_context(|| marker.display().to_string())?;
     Ok(dataset)
 }

@@ -1,6 +1,8 @@
 //! How much the demo does and with which settings: everything one might want to turn.
 
-use config::{ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig, TrainingSections};
+use config::{
+    BoxFormat, ColonList, DemoConfig, GrpoConfig, LrSchedulerType, SftConfig, TrainingSections,
+};
 use serde::Serialize;
 use tiny::model::ModelShape;
 use tiny::tokenizer::{MERGE_SIZE, PATCH_SIZE};
@@ -152,6 +154,9 @@ impl Plan {
             c.optimizer.max_steps = self.grpo_steps as i64;
             c.rewards.reward_funcs = vec!["accuracy".into(), "format".into()];
             c.rewards.is_reward_customized_from_vlm_module = true;
+            // The demo's models of all families write pixels.
+            c.rewards.box_format = Some(BoxFormat::ModelInput);
+            c.rewards.solution_box_format = Some(BoxFormat::Absolute);
             c.algorithm.beta = self.beta;
             c.sampling.max_completion_length = self.max_completion_length;
         })

@@ -10,13 +10,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use base::Example;
 use base::run_folder::StopFlag;
-use config::DemoConfig;
+use config::{BoxFormat, DemoConfig};
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
 use eval::RecEvaluation;
 use eval_runner::{RecEvaluator, RecOptions};
 use models::{LoadOptions, TrainedParts, load_model};
-use rewards::family_of;
+use rewards::{RewardFamily, family_of};
 use serde_json::{Map, Value};
 use tch::Kind;
 use train::{Observer, Outcome, TrainError, train_grpo, train_sft};
@@ -162,7 +162,11 @@ impl Demo<'_> {
             let evaluator = RecEvaluator::new(
                 examples,
                 processor.into(),
-                family_of(model.family().model_type),
+                // The demo's models of all families write pixels.
+                RewardFamily {
+                    boxes: BoxFormat::ModelInput,
+                    ..family_of(model.family().model_type)
+                },
                 rec_options(plan, mode, config.demo.seed)?,
             )?;
             Ok(evaluator.evaluate(model.as_ref(), &mut |_, _| (), &|| stop.is_raised())?)

@@ -53,10 +53,10 @@ fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
-fn common() -> String {
+fn common(model: &str) -> String {
     format!(
         "--model {} --image_folder {}",
-        checkpoint("nested").display(),
+        checkpoint(model).display(),
         golden("parity/images").display()
     )
 }
@@ -78,15 +78,18 @@ fn completions_equal_the_cpus() {
     let dir = TempDir::new().unwrap();
     let input = questions(dir.path());
     let (mut tokens, mut largest) = (0, 0f64);
-    for sampling in [
-        "",
-        "--temperature 0",
-        "--top_k 40 --top_p 0.9 --min_p 0.01 --repetition_penalty 1.2",
-        "--max_concurrent_completions 5 --temperature 0.7",
-    ] {
+    let [first, others @ ..] = testing::NESTED;
+    let mut calls = vec![
+        (first, ""),
+        (first, "--temperature 0"),
+        (first, "--top_k 40 --top_p 0.9 --min_p 0.01 --repetition_penalty 1.2"),
+        (first, "--max_concurrent_completions 5 --temperature 0.7"),
+    ];
+    calls.extend(others.map(|model| (model, "")));
+    for (model, sampling) in calls {
         let line = format!(
             "generate {} --json --input {input} --num_generations 6 --max_new_tokens 24 --seed 3 {sampling}",
-            common()
+            common(model)
         );
         let expected = rows(&done(&format!("{line} --device cpu")));
         for graphs in ["false", "true"] {
@@ -96,7 +99,7 @@ fn completions_equal_the_cpus() {
             for (found, expected) in found.iter().zip(&expected) {
                 assert_eq!(
                     found["completion_ids"], expected["completion_ids"],
-                    "{sampling}, graphs {graphs}"
+                    "{model}, {sampling}, graphs {graphs}"
                 );
                 for (a, b) in numbers(&found["logprobs"]).iter().zip(numbers(&expected["logprobs"]))
                 {
@@ -120,14 +123,16 @@ fn logprobs_are_the_cpus() {
         json!({"prompt": "How many?", "completion": "There are seven of them, or eight."}),
     ];
     fs::write(&input, given.map(|row| format!("{row}\n")).concat()).unwrap();
-    for (kind, tolerance) in [("float32", 1e-5), ("bfloat16", 0.1)] {
-        let line = format!("logprobs {} --input {} --dtype {kind}", common(), input.display());
+    let kinds = [("float32", 1e-5), ("bfloat16", 0.1)];
+    let cases = testing::NESTED.iter().flat_map(|model| kinds.map(|kind| (model, kind)));
+    for (model, (kind, tolerance)) in cases {
+        let line = format!("logprobs {} --input {} --dtype {kind}", common(model), input.display());
         let found = rows(&done(&format!("{line} --device {}", device())));
         let expected = rows(&done(&format!("{line} --device cpu")));
         assert_eq!(found.len(), 2);
         for (found, expected) in found.iter().zip(&expected) {
             for (a, b) in numbers(&found["logprobs"]).iter().zip(numbers(&expected["logprobs"])) {
-                assert!((a - b).abs() < tolerance, "{kind}: {a}, {b}");
+                assert!((a - b).abs() < tolerance, "{model}, {kind}: {a}, {b}");
             }
         }
     }
@@ -164,7 +169,7 @@ fn a_plan_times_its_probe_on_the_device() {
 #[test]
 fn a_device_that_is_not_there_is_refused() {
     let result = call_with(
-        &format!("generate {} --prompt x --device cuda:2", common()),
+        &format!("generate {} --prompt x --device cuda:2", common("nested")),
         &[("VLM_R1_STAND_IN_DEVICES", "2")],
     );
     assert_eq!(result.code, Some(1));
@@ -174,7 +179,11 @@ fn a_device_that_is_not_there_is_refused() {
 /// What fails in a graph ends the call with a way out.
 #[test]
 fn a_graph_that_fails_is_an_error() {
-    let line = format!("generate {} --prompt x --max_new_tokens 9 --device {}", common(), device());
+    let line = format!(
+        "generate {} --prompt x --max_new_tokens 9 --device {}",
+        common("nested"),
+        device()
+    );
     let asked = format!("{line} --cuda_graphs true --fast_paths none");
     let result = call_with(&asked, &[("VLM_R1_STAND_IN_WRONG", "graph:throw")]);
     assert_eq!(result.code, Some(1), "{}", result.stderr);
@@ -189,7 +198,7 @@ fn another_device_than_the_first_will_do() {
     let dir = TempDir::new().unwrap();
     let line = format!(
         "generate {} --json --input {} --num_generations 2 --max_new_tokens 8 --seed 3",
-        common(),
+        common("nested"),
         questions(dir.path())
     );
     let found = rows(&done(&format!("{line} --device cuda:1 --cuda_graphs true")));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::runs::{line, metrics};
+use crate::runs::{line, line_of, metrics};
 use crate::{device, done};
 
 /// Computed alike on both: the same loss and gradient norm to 4 digits.
@@ -62,7 +62,21 @@ const SAME_GRPO: &[&str] = &[
     "--temperature 0.8 --top_k 50 --top_p 0.9 --min_p 0.01 --repetition_penalty 1.1 --min_completion_length 3",
 ];
 
+/// Of families beside the first: what their own parts take part in.
+const SAME_OF_OTHERS: &[&str] = &[
+    "",
+    "--gradient_checkpointing true",
+    "--share_prompt false",
+    "--cuda_graphs true",
+    "--freeze_vision_modules true --feature_cache_dir FEATURES",
+    "--use_peft true --lora_vision true",
+];
+
 fn compare(method: &str, options: &[&str]) {
+    compare_of("nested", method, options);
+}
+
+fn compare_of(model: &str, method: &str, options: &[&str]) {
     let dir = TempDir::new().unwrap();
     for (number, more) in options.iter().enumerate() {
         let features = dir.path().join(format!("features-{number}"));
@@ -74,13 +88,14 @@ fn compare(method: &str, options: &[&str]) {
                 "cpu" => more.replace("--cuda_graphs true", ""),
                 _ => more.clone(),
             };
-            done(&line(method, dir.path(), &name, device, &format!("{more} --max_steps 2")));
+            let more = format!("{more} --max_steps 2");
+            done(&line_of(model, method, dir.path(), &name, device, &more));
             metrics(&dir.path().join(name))
         };
         let (found, expected) = (run("device", &device()), run("cpu", "cpu"));
         assert_eq!(found.len(), 2);
         for (found, expected) in found.iter().zip(&expected) {
-            same(found, expected, &format!("{method} {more}"));
+            same(found, expected, &format!("{model} {method} {more}"));
         }
     }
 }
@@ -94,6 +109,14 @@ fn same(found: &Value, expected: &Value, what: &str) {
         // A loss is a difference of larger numbers.
         let tolerance = 1e-4 * b.abs() + 1e-5;
         assert!((a - b).abs() <= tolerance, "{what}: {key} {a}, on the CPU {b}");
+    }
+}
+
+#[test]
+fn other_families_train_as_on_the_cpu() {
+    for model in &testing::NESTED[1..] {
+        compare_of(model, "grpo", SAME_OF_OTHERS);
+        compare_of(model, "sft", &["", "--gradient_checkpointing true"]);
     }
 }
 

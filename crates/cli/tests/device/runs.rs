@@ -36,6 +36,18 @@ fn data(dir: &Path) -> String {
 
 /// A short run of `grpo` or `sft`. `accuracy` pays random completions in parts, so that GRPO has a gradient.
 pub fn line(method: &str, dir: &Path, run: &str, device: &str, more: &str) -> String {
+    line_of("nested", method, dir, run, device, more)
+}
+
+/// The same of a tiny checkpoint.
+pub fn line_of(
+    model: &str,
+    method: &str,
+    dir: &Path,
+    run: &str,
+    device: &str,
+    more: &str,
+) -> String {
     let own = match method {
         "grpo" => {
             "--num_generations 4 --per_device_train_batch_size 8 --max_completion_length 8 --reward_funcs accuracy --beta 0.04"
@@ -45,7 +57,7 @@ pub fn line(method: &str, dir: &Path, run: &str, device: &str, more: &str) -> St
     format!(
         "{method} --model_name_or_path {model} --data_file_paths {data} --image_folders {images} --output_dir {output} \
          --learning_rate 1e-3 --adam_epsilon 1e-3 --save_steps 0 --device {device} --num_threads 1 {own} {more}",
-        model = checkpoint("nested").display(),
+        model = checkpoint(model).display(),
         images = golden("parity/images").display(),
         data = data(dir),
         output = dir.join(run).display(),
@@ -68,16 +80,21 @@ pub fn computed(folder: &Path) -> Vec<Value> {
 #[test]
 fn a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() {
     let dir = TempDir::new().unwrap();
-    for (name, method, more) in [
-        ("plain", "grpo", ""),
-        ("half", "grpo", "--bf16 true --cuda_graphs true"),
-        ("offloaded", "grpo", "--bf16 true --offload_optimizer true --offload_reference true"),
-        ("eight", "grpo", "--optim adamw_8bit"),
-        ("adapter", "grpo", "--use_peft true --lora_dropout 0.1"),
-        ("taught", "sft", "--bf16 true --gradient_checkpointing true"),
-    ] {
+    let [first, others @ ..] = testing::NESTED;
+    let offloaded = "--bf16 true --offload_optimizer true --offload_reference true";
+    let mut runs = vec![
+        (first, "plain", "grpo", ""),
+        (first, "half", "grpo", "--bf16 true --cuda_graphs true"),
+        (first, "offloaded", "grpo", offloaded),
+        (first, "eight", "grpo", "--optim adamw_8bit"),
+        (first, "adapter", "grpo", "--use_peft true --lora_dropout 0.1"),
+        (first, "taught", "sft", "--bf16 true --gradient_checkpointing true"),
+    ];
+    runs.extend(others.map(|model| (model, model, "grpo", "--bf16 true --cuda_graphs true")));
+    for (model, name, method, more) in runs {
+        let name = name.replace('/', "-");
         let more = format!("{more} --max_steps 4 --save_steps 2 --save_optimizer_limit 9");
-        let run = |name: &str| line(method, dir.path(), name, &device(), &more);
+        let run = |name: &str| line_of(model, method, dir.path(), name, &device(), &more);
         done(&run(&format!("{name}-whole")));
         let whole = dir.path().join(format!("{name}-whole"));
         // The folder as it was after step 2.

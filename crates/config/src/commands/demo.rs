@@ -11,6 +11,8 @@ section! {
             out: String = "out/demo".into(),
             /// Seed of the images, of the weights and of all random draws.
             seed: u64 = 42,
+            /// Family of the model, `model_type` of a config.json.
+            family: String = "qwen2_5_vl".into(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod conflicts;
 mod text;
-pub(crate) use text::rope_word;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
@@ -14,15 +14,18 @@ use crate::ModelError;
 use conflicts::{check_quantization, check_weights_key, contradictions, tied};
 
 pub use text::{RopeParameters, TextConfig};
+pub use vision::VisionRope;
+pub(crate) use vision::{VisionSizes, vision_theta};
 
 /// A `config.json` that is read.
-pub(crate) struct ConfigFile {
+#[derive(Debug)]
+pub struct ConfigFile {
     path: PathBuf,
     value: Value,
     /// Whether the head is the embedding.
-    pub is_tied: bool,
+    pub(crate) is_tied: bool,
     /// Placeholder token of an image.
-    pub image_token_id: u32,
+    pub(crate) image_token_id: u32,
 }
 
 impl ConfigFile {
@@ -30,14 +33,17 @@ impl ConfigFile {
     ///
     /// # Errors
     /// No JSON, no sections, and what asks for weights that are not read here.
-    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
-        let value = read_config(folder)?;
-        let mut file = ConfigFile {
-            path: folder.join("config.json"),
-            value,
-            is_tied: false,
-            image_token_id: 0,
-        };
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
+        Self::of(&folder.join("config.json"), read_config(folder)?)
+    }
+
+    /// Of a value that came from `path`, or is to go there.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::read`].
+    pub fn of(path: &Path, value: Value) -> Result<Self, ModelError> {
+        let mut file =
+            ConfigFile { path: path.to_path_buf(), value, is_tied: false, image_token_id: 0 };
         if file.value.get("vision_config").is_none() {
             return Err(file.error("no object `vision_config`"));
         }

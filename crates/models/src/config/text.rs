@@ -231,7 +231,7 @@ impl TextConfig {
 }
 
 /// Refuses a kind of rotary embedding other than `own` and `default`.
-pub(crate) fn rope_word(what: &str, got: Option<&str>, own: &str) -> Result<(), String> {
+pub(super) fn rope_word(what: &str, got: Option<&str>, own: &str) -> Result<(), String> {
     match got {
         Some(got) if got != own && got != "default" => {
             Err(format!("`{what}`: expected `{own}` or `default`, got `{got}`"))

@@ -21,6 +21,8 @@ pub struct DecoderOptions {
     pub o_bias: bool,
     /// Whether each head of queries and keys is normalised before rotation (`q_norm`, `k_norm`).
     pub head_norms: bool,
+    /// Whether rotary frequencies of time, height and width alternate, instead of lying in sections.
+    pub interleaved_mrope: bool,
 }
 
 /// `language_model` in the checkpoint.
@@ -143,11 +145,8 @@ impl DecoderLayer {
         self.mlp.forward(&x, packed)
     }
 
-    /// The layer as one operation takes it; `None` with adapters, and with norms of heads.
+    /// The layer as one operation takes it; `None` with adapters.
     fn plain<'a>(&'a self, packed: Option<&'a PackedWeights>) -> Option<DecodeLayer<'a>> {
-        if self.head_norms.is_some() {
-            return None;
-        }
         let GatedMlp { norm, gate_proj, up_proj, down_proj } = &self.mlp;
         let linears =
             [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, gate_proj, up_proj, down_proj]
@@ -155,10 +154,12 @@ impl DecoderLayer {
         if linears.iter().any(Option::is_none) {
             return None;
         }
+        let norms = [self.input_layernorm.weight(), norm.weight()];
+        let linears = linears.map(|linear| linear.expect("checked above"));
+        let head_norms = self.head_norms.as_ref();
         Some(DecodeLayer {
-            norms: [self.input_layernorm.weight(), norm.weight()],
-            linears: linears.map(|linear| linear.expect("checked above")),
-            head_dim: self.head_dim,
+            head_norms: head_norms.map(|norms| norms.each_ref().map(|norm| norm.weight().into())),
+            ..DecodeLayer::new(norms, linears, self.head_dim)
         })
     }
 }

@@ -1,7 +1,9 @@
 //! `y = x W^T + b`.
 
 use tch::Tensor;
-use torch::{LinearWeights, linears, normed_linears, residual_linear};
+use torch::{
+    Activation, LinearWeights, activate, activated_linear, linears, normed_linears, residual_linear,
+};
 
 use super::{Norm, PackedWeights, RmsNorm};
 use crate::ModelError;
@@ -66,7 +68,7 @@ impl Linear {
     /// A layer that shares `weight` with another (a tied head).
     pub fn tied(builder: &mut Builder<'_>, weight: &Tensor) -> Self {
         let size = weight.size();
-        let number = builder.number_linear([size[0], size.get(1).copied().unwrap_or(0)]);
+        let number = builder.number_linear([size[0], size[1..].iter().product()]);
         let weight = weight.shallow_clone();
         Linear { weight, bias: None, adapter: None, number }
     }
@@ -96,6 +98,19 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let [y] = forward_all(x, [self], packed);
         y
+    }
+
+    /// The layer over the activation of `x [T, in]`: `[T, out]`.
+    pub fn forward_activated(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        packed: Option<&PackedWeights>,
+    ) -> Tensor {
+        match self.plain(packed) {
+            Some(layer) => activated_linear(x, activation, layer),
+            None => self.forward(&activate(x, activation), packed),
+        }
     }
 
     /// `x [T, out]` plus the layer over `y [T, in]`.

@@ -1,7 +1,7 @@
 //! Multi-layer perceptrons with the norm before and the residual sum after them.
 
 use tch::Tensor;
-use torch::{residual_gated_linear, swiglu};
+use torch::{Activation, activate, gated, residual_activated_linear, residual_gated_linear};
 
 use super::{Linear, Norm, PackedWeights, RmsNorm, after_norm, normed_all};
 use crate::ModelError;
@@ -43,41 +43,20 @@ impl GatedMlp {
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj], packed);
         match self.down_proj.plain(packed) {
-            Some(down) => residual_gated_linear(x, &gate, &up, down),
-            None => x + self.down_proj.forward(&swiglu(&gate, &up), packed),
+            Some(down) => residual_gated_linear(x, &gate, &up, Activation::Silu, down),
+            None => x + self.down_proj.forward(&gated(&gate, &up, Activation::Silu), packed),
         }
     }
 }
 
-/// The activation of a plain perceptron.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * (1 + erf(x / sqrt(2))) / 2`.
-    Gelu,
-    /// The same by a hyperbolic tangent.
-    GeluTanh,
-    /// `x * sigmoid(1.702 x)`.
-    QuickGelu,
-}
-
-impl Activation {
-    /// By the name in `config.json`.
-    pub fn of(name: &str) -> Option<Self> {
-        match name {
-            "gelu" => Some(Activation::Gelu),
-            "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
-            "quick_gelu" => Some(Activation::QuickGelu),
-            _ => None,
-        }
-    }
-
-    /// `[..] -> [..]`.
-    pub fn forward(self, x: &Tensor) -> Tensor {
-        match self {
-            Activation::Gelu => x.gelu("none"),
-            Activation::GeluTanh => x.gelu("tanh"),
-            Activation::QuickGelu => x * (x * 1.702).sigmoid(),
-        }
+/// An activation by its name in `config.json`.
+pub fn activation_of(name: &str) -> Option<Activation> {
+    match name {
+        "silu" => Some(Activation::Silu),
+        "gelu" => Some(Activation::Gelu),
+        "gelu_pytorch_tanh" => Some(Activation::GeluTanh),
+        "quick_gelu" => Some(Activation::QuickGelu),
+        _ => None,
     }
 }
 
@@ -114,7 +93,10 @@ impl PlainMlp {
     /// `[T, hidden] -> [T, hidden]`.
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let [inner] = after_norm(&self.norm, x, [&self.first], packed);
-        self.second.add_forward(x, &self.activation.forward(&inner), packed)
+        match self.second.plain(packed) {
+            Some(second) => residual_activated_linear(x, &inner, self.activation, second),
+            None => x + self.second.forward(&activate(&inner, self.activation), packed),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ mod vision_block;
 
 pub use decoder::{DecoderLayer, DecoderOptions, TextModel};
 pub use linear::{Linear, after_norm, forward_all, normed_all};
-pub use mlp::{Activation, GatedMlp, Mlp, PlainMlp};
+pub use mlp::{GatedMlp, Mlp, PlainMlp, activation_of};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use packed::PackedWeights;
 pub use vision_block::VisionBlock;

@@ -29,7 +29,7 @@ impl RmsNorm {
 
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        rms_norm(x, &self.weight, self.eps)
+        rms_norm(x, self.weight())
     }
 }
 

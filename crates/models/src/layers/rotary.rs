@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use tch::{Kind, Tensor};
-use torch::{FastPath, is_enabled, rotate, rotation_matrices};
+use torch::{FastPath, Pairing, is_enabled, rotate, rotation_matrices};
 
 /// Cosines and sines of every token, `[T, head_dim]` each, second half equal to the first.
 #[derive(Debug)]
@@ -29,13 +29,16 @@ impl Rotary {
 
     /// Rotates `x [T, heads, head_dim]`; computed in the type of the table, returned in that of `x`.
     pub fn apply(&self, x: &Tensor) -> Tensor {
-        rotate(x, &self.cos, &self.sin)
+        rotate(x, [&self.cos, &self.sin], Pairing::Halves)
     }
 
     /// [`rotation_matrices`] for the few tokens of a decoding step, made once for all layers; `None` where they are not in use.
     pub(crate) fn matrices(&self) -> Option<&Tensor> {
-        is_enabled(FastPath::Rotation)
-            .then(|| self.matrices.get_or_init(|| rotation_matrices(&self.cos, &self.sin)))
+        let matrices = || {
+            let head_dim = self.cos.size()[1];
+            rotation_matrices([&self.cos, &self.sin], head_dim, Pairing::Halves)
+        };
+        is_enabled(FastPath::Rotation).then(|| self.matrices.get_or_init(matrices))
     }
 }
 

@@ -10,6 +10,7 @@
 //! | head | `lm_head.weight`, absent or equal to the embedding when tied | the same |
 
 mod config;
+mod tiny;
 mod vision;
 mod windows;
 
@@ -25,5 +26,6 @@ pub const FAMILY: Family = Family {
     names: QWEN_NAMES,
     part_of: Part::of_qwen,
     vision_modules: &[Part::Vision, Part::Merger],
-    read_config: |folder| Ok(Box::new(Config::read(folder)?)),
+    read_config: |file| Ok(Box::new(Config::of(file)?)),
+    tiny_config: tiny::config,
 };

@@ -6,12 +6,13 @@
 use std::rc::Rc;
 
 use tch::Tensor;
+use torch::Activation;
 
 use super::config::VisionConfig;
 use super::windows::patch_order;
 use crate::ModelError;
 use crate::checkpointing::Checkpointing;
-use crate::decoder_model::VisionTower;
+use crate::decoder_model::{VisionSettings, VisionTower};
 use crate::family::VisionShape;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::axial::{axial_rotary, patch_positions};
@@ -133,6 +134,6 @@ impl Merger {
 
     fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let x = self.ln_q.forward(x).view([-1, self.width]);
-        self.outer.forward(&self.inner.forward(&x, packed).gelu("none"), packed)
+        self.outer.forward_activated(&self.inner.forward(&x, packed), Activation::Gelu, packed)
     }
 }

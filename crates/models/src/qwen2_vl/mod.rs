@@ -4,6 +4,7 @@
 //! class `Qwen2VLForConditionalGeneration`. Weights have the names of Qwen2.5-VL's.
 
 mod config;
+mod tiny;
 mod vision;
 
 pub use config::{Config, VisionConfig};
@@ -18,5 +19,6 @@ pub const FAMILY: Family = Family {
     names: QWEN_NAMES,
     part_of: Part::of_qwen,
     vision_modules: &[Part::Vision, Part::Merger],
-    read_config: |folder| Ok(Box::new(Config::read(folder)?)),
+    read_config: |file| Ok(Box::new(Config::of(file)?)),
+    tiny_config: tiny::config,
 };

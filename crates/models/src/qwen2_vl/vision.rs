@@ -5,16 +5,17 @@
 use std::rc::Rc;
 
 use tch::Tensor;
+use torch::Activation;
 
 use super::config::VisionConfig;
 use crate::ModelError;
 use crate::checkpointing::Checkpointing;
-use crate::decoder_model::VisionTower;
+use crate::decoder_model::{VisionSettings, VisionTower};
 use crate::family::VisionShape;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::axial::{axial_rotary, frame_lens, patch_positions};
 use crate::layers::{
-    Activation, LayerNorm, Linear, Mlp, Norm, PackedWeights, PlainMlp, VisionBlock,
+    LayerNorm, Linear, Mlp, Norm, PackedWeights, PlainMlp, VisionBlock,
 };
 use crate::parameters::Builder;
 
@@ -113,6 +114,6 @@ impl Merger {
 
     fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
         let x = self.ln_q.forward(x).view([-1, self.width]);
-        self.outer.forward(&self.inner.forward(&x, packed).gelu("none"), packed)
+        self.outer.forward_activated(&self.inner.forward(&x, packed), Activation::Gelu, packed)
     }
 }

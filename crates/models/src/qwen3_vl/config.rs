@@ -1,30 +1,19 @@
 //! `config.json` of Qwen3-VL.
 
-use std::path::Path;
-
 use serde::Deserialize;
+use torch::Activation;
 
 use super::FAMILY;
+use super::vision::Tower;
 use crate::ModelError;
-use crate::config::{ConfigFile, FEW, MANY, TextConfig, above_zero, equal, rope_word, within};
-use crate::decoder_model::{DecoderModel, DecoderSettings};
-use crate::family::{Family, FamilyConfig, ScaledSize, VisionShape};
-use crate::layers::{Activation, DecoderOptions};
-use crate::model::{TextShape, VisionLanguageModel};
+use crate::config::{TextConfig, VisionRope, VisionSizes, equal, vision_theta, within, MANY};
+use crate::decoder_model::{DecoderConfig, VisionSettings};
+use crate::family::{Family, ScaledSize, VisionShape};
+use crate::layers::{DecoderOptions, activation_of};
 use crate::parameters::Builder;
 
 /// The whole configuration.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Text model.
-    pub text: TextConfig,
-    /// Vision tower.
-    pub vision: VisionConfig,
-    /// Placeholder token of one merged image patch.
-    pub image_token_id: u32,
-    /// Whether the head is the embedding.
-    pub tie_word_embeddings: bool,
-}
+pub type Config = DecoderConfig<VisionConfig>;
 
 /// Vision tower, key for key.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,15 +47,6 @@ pub struct VisionConfig {
     pub rope_parameters: Option<VisionRope>,
 }
 
-/// Rotary settings of the vision tower.
-#[derive(Clone, Debug, Deserialize)]
-pub struct VisionRope {
-    /// Base of the frequencies.
-    pub rope_theta: Option<f64>,
-    /// `axial` (by height and width) or `default`.
-    pub rope_type: Option<String>,
-}
-
 impl Default for VisionConfig {
     /// As the class has them.
     fn default() -> Self {
@@ -91,8 +71,7 @@ impl Default for VisionConfig {
 impl VisionConfig {
     /// Base of the rotary frequencies.
     pub fn rope_theta(&self) -> f64 {
-        let given = self.rope_parameters.as_ref().and_then(|r| r.rope_theta);
-        given.unwrap_or(10_000.0)
+        vision_theta(self.rope_parameters.as_ref())
     }
 
     /// Rows and columns of the table of positions.
@@ -102,11 +81,41 @@ impl VisionConfig {
 
     /// The activation of the MLP; `None` of one that is not built.
     pub fn activation(&self) -> Option<Activation> {
-        Activation::of(&self.hidden_act)
+        activation_of(&self.hidden_act)
     }
 
-    /// Sizes.
-    pub fn shape(&self) -> VisionShape {
+    fn sizes(&self) -> VisionSizes<'_> {
+        VisionSizes {
+            depth: self.depth,
+            num_heads: self.num_heads,
+            in_channels: self.in_channels,
+            in_chans: None,
+            patch_size: self.patch_size,
+            merge_size: self.spatial_merge_size,
+            temporal_patch_size: self.temporal_patch_size,
+            width: ("hidden_size", self.hidden_size),
+            intermediate_size: self.intermediate_size,
+            rope: self.rope_parameters.as_ref(),
+        }
+    }
+}
+
+impl VisionSettings for VisionConfig {
+    type Tower = Tower;
+    const FAMILY: &'static Family = &FAMILY;
+
+    fn complete(text: &mut TextConfig) {
+        text.default_sections = vec![24, 20, 20];
+        text.rope_theta = text.rope_theta.or(Some(500_000.0));
+        text.head_dim = text.head_dim.or(Some(128));
+    }
+
+    fn decoder(text: &TextConfig) -> DecoderOptions {
+        let bias = text.attention_bias.unwrap_or(false);
+        DecoderOptions { qkv_bias: bias, o_bias: bias, head_norms: true, interleaved_mrope: true }
+    }
+
+    fn shape(&self) -> VisionShape {
         VisionShape {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -116,40 +125,23 @@ impl VisionConfig {
             window: 0,
             num_deepstack: self.deepstack_visual_indexes.len(),
             patch_size: self.patch_size,
-            patch_dim: self.in_channels as usize
-                * self.temporal_patch_size
-                * self.patch_size.pow(2),
+            patch_dim: self.sizes().patch_dim(),
             merge: self.spatial_merge_size,
         }
     }
 
-    fn check(&self, text_layers: usize) -> Result<(), String> {
-        let few = [
-            ("vision_config.depth", self.depth as i64),
-            ("vision_config.num_heads", self.num_heads),
-            ("vision_config.in_channels", self.in_channels),
-            ("vision_config.patch_size", self.patch_size as i64),
-            ("vision_config.spatial_merge_size", self.spatial_merge_size as i64),
-            ("vision_config.temporal_patch_size", self.temporal_patch_size as i64),
-        ];
-        within(FEW, &few)?;
-        above_zero(&[("vision_config.rope_theta", self.rope_theta())])?;
-        let many = [
-            ("vision_config.hidden_size", self.hidden_size),
-            ("vision_config.intermediate_size", self.intermediate_size),
-            ("vision_config.num_position_embeddings", self.num_position_embeddings as i64),
-        ];
-        within(MANY, &many)?;
-        let heads = self.hidden_size % (4 * self.num_heads);
-        equal("vision `hidden_size` modulo 4 x `num_heads`", heads, 0)?;
-        let rows = self.position_side().pow(2) as i64;
-        equal("`num_position_embeddings`, a square", self.num_position_embeddings as i64, rows)?;
+    fn check(&self, text: &TextConfig) -> Result<(), String> {
+        self.sizes().check()?;
+        let rows = self.num_position_embeddings as i64;
+        within(MANY, &[("vision_config.num_position_embeddings", rows)])?;
+        let square = self.position_side().pow(2) as i64;
+        equal("`num_position_embeddings`, a square", rows, square)?;
         let levels = &self.deepstack_visual_indexes;
-        let rising = levels.windows(2).all(|pair| pair[0] < pair[1]);
-        if !rising || levels.iter().any(|&block| block >= self.depth) || levels.len() > text_layers
-        {
+        let is_rising = levels.windows(2).all(|pair| pair[0] < pair[1]);
+        let layers = text.num_hidden_layers;
+        if !is_rising || levels.iter().any(|&block| block >= self.depth) || levels.len() > layers {
             return Err(format!(
-                "`deepstack_visual_indexes`: expected rising numbers below `depth` {}, not more than the {text_layers} text layers, got {levels:?}",
+                "`deepstack_visual_indexes`: expected rising numbers below `depth` {}, not more than the {layers} text layers, got {levels:?}",
                 self.depth
             ));
         }
@@ -158,80 +150,16 @@ impl VisionConfig {
             let expected = "expected `gelu_pytorch_tanh`";
             return Err(format!("`vision_config.hidden_act`: {expected}, got `{got}`"));
         }
-        let rope = self.rope_parameters.as_ref().and_then(|rope| rope.rope_type.as_deref());
-        rope_word("vision_config.rope_type", rope, "axial")
-    }
-}
-
-impl Config {
-    /// Reads `config.json` of a model folder.
-    ///
-    /// # Errors
-    /// A missing key, or a value that this implementation does not compute.
-    pub fn read(folder: &Path) -> Result<Self, ModelError> {
-        let file = ConfigFile::read(folder)?;
-        let mut text: TextConfig = file.text()?;
-        text.default_sections = vec![24, 20, 20];
-        text.rope_theta = text.rope_theta.or(Some(500_000.0));
-        text.head_dim = text.head_dim.or(Some(128));
-        let config = Config {
-            text,
-            vision: file.vision()?,
-            image_token_id: file.image_token_id,
-            tie_word_embeddings: file.is_tied,
-        };
-        file.finish(config.check())?;
-        Ok(config)
+        equal("`out_hidden_size`", self.out_hidden_size, text.hidden_size)
     }
 
-    fn check(&self) -> Result<(), String> {
-        self.text.check(self.image_token_id)?;
-        self.vision.check(self.text.num_hidden_layers)?;
-        equal("`out_hidden_size`", self.vision.out_hidden_size, self.text.hidden_size)
-    }
-}
-
-impl FamilyConfig for Config {
-    fn family(&self) -> &'static Family {
-        &FAMILY
+    fn scale(&mut self, size: &ScaledSize) {
+        self.depth = size.vision_blocks;
+        let levels = self.deepstack_visual_indexes.len();
+        self.deepstack_visual_indexes = (0..levels.min(self.depth).min(size.layers)).collect();
     }
 
-    fn text_shape(&self) -> TextShape {
-        self.text.shape()
-    }
-
-    fn vision_shape(&self) -> VisionShape {
-        self.vision.shape()
-    }
-
-    fn is_tied(&self) -> bool {
-        self.tie_word_embeddings
-    }
-
-    fn untie(&mut self) {
-        self.tie_word_embeddings = false;
-    }
-
-    fn scaled(&self, size: &ScaledSize) -> Box<dyn FamilyConfig> {
-        let mut config = self.clone();
-        config.image_token_id = config.text.scale(size, config.image_token_id);
-        config.vision.depth = size.vision_blocks;
-        let levels = config.vision.deepstack_visual_indexes.len();
-        let fewer = levels.min(size.vision_blocks).min(size.layers);
-        config.vision.deepstack_visual_indexes = (0..fewer).collect();
-        Box::new(config)
-    }
-
-    fn build(&self, builder: Builder<'_>) -> Result<Box<dyn VisionLanguageModel>, ModelError> {
-        let bias = self.text.attention_bias.unwrap_or(false);
-        let settings = DecoderSettings {
-            family: &FAMILY,
-            text: &self.text,
-            options: DecoderOptions { qkv_bias: bias, o_bias: bias, head_norms: true },
-            interleaved: true,
-            is_tied: self.tie_word_embeddings,
-            image_token_id: self.image_token_id,
-        };
-        DecoderModel::build(builder, settings, |b| super::vision::Tower::load(b, &self.vision))
+    fn load(&self, builder: &mut Builder<'_>) -> Result<Tower, ModelError> {
+        Tower::load(builder, self)
     }
 }

@@ -5,17 +5,18 @@
 use std::rc::Rc;
 
 use tch::Tensor;
+use torch::Activation;
 
 use super::config::VisionConfig;
 use crate::ModelError;
 use crate::checkpointing::Checkpointing;
-use crate::decoder_model::VisionTower;
+use crate::decoder_model::{VisionSettings, VisionTower};
 use crate::family::VisionShape;
 use crate::layers::attention::{Layout, PackedAttention};
 use crate::layers::axial::{axial_rotary, frame_lens, patch_positions};
 use crate::layers::position_table::Taps;
 use crate::layers::{
-    Activation, LayerNorm, Linear, Mlp, Norm, PackedWeights, PlainMlp, VisionBlock,
+    LayerNorm, Linear, Mlp, Norm, PackedWeights, PlainMlp, VisionBlock,
 };
 use crate::parameters::Builder;
 
@@ -167,6 +168,6 @@ impl Merger {
             Shuffle::AfterNorm => merged(&self.norm.forward(x)),
             Shuffle::BeforeNorm => self.norm.forward(&merged(x)),
         };
-        self.outer.forward(&self.inner.forward(&x, packed).gelu("none"), packed)
+        self.outer.forward_activated(&self.inner.forward(&x, packed), Activation::Gelu, packed)
     }
 }

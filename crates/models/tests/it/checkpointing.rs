@@ -80,3 +80,43 @@ fn frozen_stages_at_the_beginning_run_once() {
         assert_eq!(counts.map(Cell::into_inner), expected, "{trained:?}");
     }
 }
+
+/// A chain whose second stage takes a feature that the third and the fourth add, as deepstack does.
+fn with_features(recompute: bool, trained: [bool; 3]) -> Vec<Option<Tensor>> {
+    let leaves: Vec<Tensor> = [(0.1, 5, 5), (0.2, 5, 5), (0.3, 5, 5)]
+        .iter()
+        .zip(trained)
+        .map(|(&(seed, rows, columns), trained)| {
+            weight(seed, rows, columns).set_requires_grad(trained)
+        })
+        .collect();
+    let mut checkpointing = Checkpointing::new(recompute);
+    let x = checkpointing.run(&weight(0.5, 4, 5), |x| x.matmul(&leaves[0]).tanh());
+    let state = checkpointing.run_all(&[x], |state| {
+        let x = state[0].matmul(&leaves[1]);
+        vec![&x + 1.0, x.tanh(), x.sigmoid()]
+    });
+    let state = checkpointing.run_all(&state, |state| {
+        let x = state[0].matmul(&leaves[2]).tanh() + &state[1];
+        vec![x, state[2].shallow_clone()]
+    });
+    let state = checkpointing.run_all(&state, |state| vec![state[0].tanh() * &state[1]]);
+    checkpointing.backward(&state[0], |x| (x.square().sum(Kind::Float), ()));
+    leaves.iter().map(|leaf| leaf.grad().defined().then(|| leaf.grad())).collect()
+}
+
+#[test]
+fn features_that_later_stages_add_have_gradients() {
+    for choice in 1..8 {
+        let trained = [0, 1, 2].map(|i| choice >> i & 1 == 1);
+        let (plain, recomputed) = (with_features(false, trained), with_features(true, trained));
+        for (i, (a, b)) in plain.iter().zip(&recomputed).enumerate() {
+            assert_eq!((a.is_some(), b.is_some()), (trained[i], trained[i]), "{trained:?} {i}");
+            if let (Some(a), Some(b)) = (a, b) {
+                let difference = f64::try_from((a - b).abs().max()).unwrap();
+                assert!(difference < 1e-6, "{trained:?} {i}: {difference}");
+                assert!(f64::try_from(a.abs().max()).unwrap() > 1e-6);
+            }
+        }
+    }
+}

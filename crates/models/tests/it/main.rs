@@ -10,6 +10,7 @@ mod device;
 mod features;
 mod files;
 mod inputs;
+mod names;
 mod patterns;
 mod save;
 mod support;

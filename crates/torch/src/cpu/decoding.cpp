@@ -47,19 +47,36 @@ PackedLinear<T> linear(Tensor *packed, Tensor *bias, T *y, int64_t in, int64_t o
   return {read<T>(*packed), bias ? read<T>(*bias) : nullptr, y, in, out};
 }
 
+}  // namespace
+
+// As `decoding.rs` has it. Norms, in this order: before attention, before the MLP, of queries, of keys, after attention, after the MLP.
+constexpr int NUM_NORMS = 6;
+struct DecodeLayerNumbers {
+  int64_t outs[7], head_dim;
+  double eps[NUM_NORMS], offset[NUM_NORMS], scale;
+  int activation, adjacent;
+};
+
+namespace {
+
 // See `vlm_r1_decode_layer`.
 template <typename T>
 class DecodeLayer {
  public:
-  DecodeLayer(Tensor **tensors, const int64_t *outs, int64_t head_dim, float eps, float scale, T *y)
-      : x(read<T>(*tensors[0])), norm(read<T>(*tensors[1])), post_norm(read<T>(*tensors[2])),
-        cos(read<T>(*tensors[17])), sin(read<T>(*tensors[18])), rows(tensors[0]->size(0)),
-        hidden(tensors[0]->size(1)), wide(outs[0]), inner(outs[4]), head_dim(head_dim), eps(eps), y(y) {
-    const int64_t keys = outs[1];
+  DecodeLayer(Tensor **tensors, const DecodeLayerNumbers &layer, T *y)
+      : x(read<T>(*tensors[0])), rows(tensors[0]->size(0)), hidden(tensors[0]->size(1)), wide(layer.outs[0]),
+        inner(layer.outs[4]), head_dim(layer.head_dim), activation(static_cast<Activation>(layer.activation)),
+        y(y) {
+    const int64_t *outs = layer.outs, keys = outs[1];
+    for (int i = 0; i < NUM_NORMS; ++i) {
+      norms[i] = {{nullptr, 0, 0}, tensors[1 + i] ? read<T>(*tensors[1 + i]) : nullptr, static_cast<float>(layer.offset[i]),
+                  static_cast<float>(layer.eps[i]), 1, i == QUERIES || i == KEYS ? head_dim : hidden};
+    }
+    turn = {{nullptr, 0, head_dim}, read<T>(*tensors[21]), read<T>(*tensors[22]), 0, head_dim, tensors[21]->size(1), 1,
+            layer.adjacent != 0};
     weights = hidden * (wide + 2 * keys) + wide * hidden + 3 * hidden * inner;
     const int64_t most = std::max(std::max(hidden, wide), inner);
     arranged.reset(new float[rows * even(most)]);
-    rstd.reset(new float[rows]);
     numbers.reset(new T[rows * (2 * hidden + 2 * wide + 2 * keys + 2 * inner)]);
     normed = numbers.get();
     between = normed + rows * hidden;
@@ -69,7 +86,7 @@ class DecodeLayer {
     seen = v + rows * keys;
     gate = seen + rows * wide;
     up = gate + rows * inner;
-    const auto part = [&](int i, T *to, int64_t in) { return linear<T>(tensors[3 + i], tensors[10 + i], to, in, outs[i]); };
+    const auto part = [&](int i, T *to, int64_t in) { return linear<T>(tensors[7 + i], tensors[14 + i], to, in, outs[i]); };
     qkv[0] = part(0, q, hidden);
     qkv[1] = part(1, k, hidden);
     qkv[2] = part(2, v, hidden);
@@ -77,74 +94,96 @@ class DecodeLayer {
     gate_up[0] = part(4, gate, hidden);
     gate_up[1] = part(5, up, hidden);
     down = part(6, y, inner);
-    attend = attention<T>(q, k, v, seen, tensors + 19, {wide / head_dim, keys / head_dim, head_dim}, scale);
+    attend = attention<T>(q, k, v, seen, tensors + 23, {wide / head_dim, keys / head_dim, head_dim}, layer.scale);
     scratch.reset(new float[at::get_num_threads() * decode_scratch(attend)]);
   }
 
   void run() {
     together(rows * weights, [&](Team &team) {
-      normalise(team, x, norm);
+      normalise(team, x, BEFORE_ATTENTION);
       team.linears(qkv, 3, arranged.get(), rows);
       team.wait();
       over_keys(team);
       team.wait();
       team.arrange(seen, rows, wide, arranged.get());
-      add_to(team, o, x);
+      add_to(team, o, x, AFTER_ATTENTION);
       team.wait();
-      normalise(team, between, post_norm);
+      normalise(team, between, BEFORE_MLP);
       // Each thread activates its own outputs: no barrier.
       const auto [from, to] = team.share(panels(inner));
       for (const auto &layer : gate_up) typed<T>().packed_linear(layer, arranged.get(), rows, from, to);
       activate(from * 16, std::min(inner, to * 16));
       team.wait();
       team.arrange(gate, rows, inner, arranged.get());
-      add_to(team, down, between);
+      add_to(team, down, between, AFTER_MLP);
     });
   }
 
  private:
-  void normalise(Team &team, const T *from, const T *weight) {
+  enum Place { BEFORE_ATTENTION, BEFORE_MLP, QUERIES, KEYS, AFTER_ATTENTION, AFTER_MLP };
+
+  void norm(Place place, const T *from, T *to, int64_t begin, int64_t end) const {
+    NormRows<T> own = norms[place];
+    own.x = {from, own.n, 0};
+    typed<T>().rms_norm(own, begin, end, to, nullptr);
+  }
+
+  void normalise(Team &team, const T *from, Place place) {
     const auto [a, b] = team.share(rows);
-    typed<T>().rms_norm(from + a * hidden, weight, normed + a * hidden, rstd.get() + a, b - a, hidden, eps);
+    norm(place, from, normed, a, b);
     team.wait();
     team.arrange(normed, rows, hidden, arranged.get());
   }
 
-  // Rotary embedding and attention of work items (slot, kv head).
+  // Norms and rotary embedding of heads, and attention, of work items (slot, kv head).
   void over_keys(Team &team) {
     const auto [from, to] = team.share(rows * attend.kv_heads);
     float *own = scratch.get() + team.thread() * decode_scratch(attend);
     const int64_t repeats = attend.heads / attend.kv_heads;
     for (int64_t pair = from; pair < to; ++pair) {
       const int64_t slot = pair / attend.kv_heads;
-      const auto turn = [&](T *heads, int64_t n) {
-        typed<T>().rotate(heads, 0, head_dim, cos + slot * head_dim, sin + slot * head_dim, 1, heads, 1, n, head_dim);
-      };
-      turn(q + pair * repeats * head_dim, repeats);
-      turn(k + pair * head_dim, 1);
+      prepare(QUERIES, slot, q + pair * repeats * head_dim, repeats);
+      prepare(KEYS, slot, k + pair * head_dim, 1);
       typed<T>().decode_attention(attend, pair, pair + 1, own);
     }
   }
 
-  // Writes residual + product; the product is rounded before the sum.
-  void add_to(Team &team, const PackedLinear<T> &layer, const T *residual) {
+  void prepare(Place place, int64_t slot, T *heads, int64_t n) const {
+    if (norms[place].w) norm(place, heads, heads, 0, n);
+    Rotation<T, T> own = turn;
+    own.x.data = heads, own.heads = n;
+    own.cos += slot * own.width, own.sin += slot * own.width;
+    typed<T>().rotate(own, 0, 1, heads);
+  }
+
+  // Writes residual + product, or residual + norm of the product; each is rounded before the sum.
+  void add_to(Team &team, const PackedLinear<T> &layer, const T *residual, Place place) {
     const auto [from, to] = team.share(panels(hidden));
     typed<T>().packed_linear(layer, arranged.get(), rows, from, to);
-    typed<T>().add(residual, layer.y, rows, hidden, from * 16, std::min(hidden, to * 16));
+    if (!norms[place].w) {
+      typed<T>().add(residual, layer.y, rows, hidden, from * 16, std::min(hidden, to * 16));
+      return;
+    }
+    team.wait();
+    const auto [a, b] = team.share(rows);
+    norm(place, layer.y, layer.y, a, b);
+    typed<T>().add(residual + a * hidden, layer.y + a * hidden, b - a, hidden, 0, hidden);
   }
 
   void activate(int64_t from, int64_t to) {
     for (int64_t row = 0; row < rows && from < to; ++row) {
       T *g = gate + row * inner + from;
-      typed<T>().swiglu(g, up + row * inner + from, g, to - from);
+      typed<T>().gated(activation, g, up + row * inner + from, g, to - from);
     }
   }
 
-  const T *x, *norm, *post_norm, *cos, *sin;
+  const T *x;
   int64_t rows, hidden, wide, inner, head_dim, weights;
-  float eps;
+  Activation activation;
   T *y;
-  std::unique_ptr<float[]> arranged, rstd, scratch;
+  NormRows<T> norms[NUM_NORMS];
+  Rotation<T, T> turn;
+  std::unique_ptr<float[]> arranged, scratch;
   std::unique_ptr<T[]> numbers;
   T *normed, *between, *q, *k, *v, *seen, *gate, *up;
   PackedLinear<T> qkv[3], o, gate_up[2], down;
@@ -220,20 +259,19 @@ int vlm_r1_packed_linears(Tensor *x, size_t n, Tensor **packed, Tensor **biases,
   });
 }
 
-// A decoder layer over one new token per slot, `x [slots, hidden]` to the same. `tensors`: x; both norms' weights; the packed
-// weights of q, k, v, o, gate, up and down, then their biases, null where there is none; cosines and sines `[slots, head_dim]`; the
-// tensors of `KvView`. `outs`: outputs of the seven layers. Bit for bit the same as the single operations, but threads are woken once.
-int vlm_r1_decode_layer(Tensor **tensors, const int64_t *outs, int64_t head_dim, double eps, double scale, Tensor **y,
-                        char *error, size_t capacity) {
+// A decoder layer over one new token per slot, `x [slots, hidden]` to the same. `tensors`: x; the norms' weights, of which all but the
+// first two may be null; the packed weights of q, k, v, o, gate, up and down, then their biases, null where there is none; cosines
+// and sines `[slots, width]`; the tensors of `KvView`. Bit for bit the same as the single operations, but threads are woken once.
+int vlm_r1_decode_layer(Tensor **tensors, const DecodeLayerNumbers *numbers, Tensor **y, char *error, size_t capacity) {
   return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
-    for (int i : {0, 1, 2, 17, 18, 19, 20, 21, 22, 23, 24, 25}) {
-      TORCH_CHECK(tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
+    for (int i = 0; i < 30; ++i) {
+      TORCH_CHECK(!tensors[i] || tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
     }
     Tensor result = at::empty_like(*tensors[0]);
     by_type(result.scalar_type(), [&](auto one) {
       using T = decltype(one);
-      DecodeLayer<T>(tensors, outs, head_dim, static_cast<float>(eps), static_cast<float>(scale), write<T>(result)).run();
+      DecodeLayer<T>(tensors, *numbers, write<T>(result)).run();
     });
     *y = new Tensor(std::move(result));
   });

@@ -17,37 +17,50 @@ using torch::autograd::variable_list;
 // Rows of one partial sum of a weight's gradient. Fixed, so that sums do not depend on the number of threads.
 constexpr int64_t ROWS_OF_A_SUM = 64;
 
-std::tuple<Tensor, Tensor> rms_norm(const Tensor &x, const Tensor &w, double eps) {
-  Tensor y = at::empty_like(x);
+// Of an RMS norm: what is added to the mean square, and to the weight.
+struct NormNumbers {
+  double eps, offset;
+};
+
+// `x` is contiguous, or `[tokens, heads, n]` and contiguous within a head.
+template <typename T>
+NormRows<T> norm_rows(const Tensor &x, const Tensor &w, NormNumbers numbers) {
+  const int64_t n = x.size(-1);
+  const bool has_heads = x.dim() == 3;
+  const Strided<const T> rows = {read<T>(x), has_heads ? x.stride(0) : n, has_heads ? x.stride(1) : 0};
+  return {rows, read<T>(w), static_cast<float>(numbers.offset), static_cast<float>(numbers.eps), has_heads ? x.size(1) : 1, n};
+}
+
+std::tuple<Tensor, Tensor> rms_norm(const Tensor &x, const Tensor &w, NormNumbers numbers) {
+  Tensor y = at::empty(x.sizes(), x.options());
   const int64_t n = x.size(-1), rows = x.numel() / n;
   Tensor rstd = at::empty({rows}, x.options().dtype(at::kFloat));
   by_type(x.scalar_type(), [&](auto one) {
     using T = decltype(one);
-    const T *from = read<T>(x), *scale = read<T>(w);
+    const auto norm = norm_rows<T>(x, w, numbers);
     T *to = write<T>(y);
     float *factors = write<float>(rstd);
-    at::parallel_for(0, rows, rows_at_once(n), [&](int64_t a, int64_t b) {
-      typed<T>().rms_norm(from + a * n, scale, to + a * n, factors + a, b - a, n, static_cast<float>(eps));
-    });
+    at::parallel_for(0, rows, rows_at_once(n), [&](int64_t a, int64_t b) { typed<T>().rms_norm(norm, a, b, to, factors); });
   });
   return {y, rstd};
 }
 
-std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor &grad, const Tensor &x, const Tensor &w, const Tensor &rstd) {
-  Tensor grad_x = at::empty_like(x);
+std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor &grad, const Tensor &x, const Tensor &w, const Tensor &rstd,
+                                             NormNumbers numbers) {
+  Tensor grad_x = at::empty(x.sizes(), x.options());
   const int64_t n = x.size(-1), rows = x.numel() / n, sums = (rows + ROWS_OF_A_SUM - 1) / ROWS_OF_A_SUM;
   Tensor grad_w = at::zeros({sums, n}, x.options().dtype(at::kFloat));
   by_type(x.scalar_type(), [&](auto one) {
     using T = decltype(one);
-    const T *upstream = read<T>(grad), *from = read<T>(x), *scale = read<T>(w);
+    const auto norm = norm_rows<T>(x, w, numbers);
+    const T *upstream = read<T>(grad);
     const float *factors = read<float>(rstd);
     T *to = write<T>(grad_x);
     float *sum = write<float>(grad_w);
     at::parallel_for(0, sums, 1, [&](int64_t a, int64_t b) {
       for (int64_t i = a; i < b; ++i) {
-        const int64_t row = i * ROWS_OF_A_SUM, len = std::min(ROWS_OF_A_SUM, rows - row);
-        typed<T>().rms_norm_backward(upstream + row * n, from + row * n, scale, factors + row, to + row * n,
-                                     sum + i * n, len, n);
+        const int64_t row = i * ROWS_OF_A_SUM;
+        typed<T>().rms_norm_backward(norm, row, std::min(row + ROWS_OF_A_SUM, rows), upstream, factors, to, sum + i * n);
       }
     });
   });
@@ -55,51 +68,99 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor &grad, const Tensor &x
 }
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &w, double eps) {
-    auto [y, rstd] = rms_norm(x, w, eps);
+  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &w, double eps, double offset) {
+    auto [y, rstd] = rms_norm(x, w, {eps, offset});
     context->save_for_backward({x, w, rstd});
+    context->saved_data["eps"] = eps;
+    context->saved_data["offset"] = offset;
     return y;
   }
   static variable_list backward(AutogradContext *context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    auto [grad_x, grad_w] = rms_norm_backward(grads[0].contiguous(), saved[0], saved[1], saved[2]);
-    return {grad_x, grad_w, Tensor()};
+    auto [grad_x, grad_w] = rms_norm_backward(grads[0].contiguous(), saved[0], saved[1], saved[2], norm_numbers(context));
+    return {grad_x, grad_w, Tensor(), Tensor()};
+  }
+  static NormNumbers norm_numbers(AutogradContext *context) {
+    return {context->saved_data["eps"].toDouble(), context->saved_data["offset"].toDouble()};
   }
 };
 
-Tensor swiglu(const Tensor &gate, const Tensor &up) {
+Activation saved_activation(AutogradContext *context) {
+  return static_cast<Activation>(context->saved_data["activation"].toInt());
+}
+
+Tensor activate(const Tensor &x, Activation activation) {
+  Tensor y = at::empty_like(x);
+  by_type(x.scalar_type(), [&](auto one) {
+    using T = decltype(one);
+    const T *from = read<T>(x);
+    T *to = write<T>(y);
+    at::parallel_for(0, x.numel(), GRAIN, [&](int64_t a, int64_t b) { typed<T>().activate(activation, from + a, to + a, b - a); });
+  });
+  return y;
+}
+
+Tensor activate_backward(const Tensor &grad, const Tensor &x, Activation activation) {
+  Tensor grad_x = at::empty_like(x);
+  by_type(x.scalar_type(), [&](auto one) {
+    using T = decltype(one);
+    const T *upstream = read<T>(grad), *from = read<T>(x);
+    T *to = write<T>(grad_x);
+    at::parallel_for(0, x.numel(), GRAIN, [&](int64_t a, int64_t b) {
+      typed<T>().activate_backward(activation, upstream + a, from + a, to + a, b - a);
+    });
+  });
+  return grad_x;
+}
+
+struct Activate : torch::autograd::Function<Activate> {
+  static Tensor forward(AutogradContext *context, const Tensor &x, int64_t activation) {
+    context->save_for_backward({x});
+    context->saved_data["activation"] = activation;
+    return activate(x, static_cast<Activation>(activation));
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    return {activate_backward(grads[0].contiguous(), saved[0], saved_activation(context)), Tensor()};
+  }
+};
+
+Tensor gated(const Tensor &gate, const Tensor &up, Activation activation) {
   Tensor y = at::empty_like(gate);
   by_type(gate.scalar_type(), [&](auto one) {
     using T = decltype(one);
     const T *g = read<T>(gate), *u = read<T>(up);
     T *to = write<T>(y);
-    at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t a, int64_t b) { typed<T>().swiglu(g + a, u + a, to + a, b - a); });
+    at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t a, int64_t b) {
+      typed<T>().gated(activation, g + a, u + a, to + a, b - a);
+    });
   });
   return y;
 }
 
-std::tuple<Tensor, Tensor> swiglu_backward(const Tensor &grad, const Tensor &gate, const Tensor &up) {
+std::tuple<Tensor, Tensor> gated_backward(const Tensor &grad, const Tensor &gate, const Tensor &up, Activation activation) {
   Tensor grad_gate = at::empty_like(gate), grad_up = at::empty_like(up);
   by_type(gate.scalar_type(), [&](auto one) {
     using T = decltype(one);
     const T *upstream = read<T>(grad), *g = read<T>(gate), *u = read<T>(up);
     T *to_gate = write<T>(grad_gate), *to_up = write<T>(grad_up);
     at::parallel_for(0, gate.numel(), GRAIN, [&](int64_t a, int64_t b) {
-      typed<T>().swiglu_backward(upstream + a, g + a, u + a, to_gate + a, to_up + a, b - a);
+      typed<T>().gated_backward(activation, upstream + a, g + a, u + a, to_gate + a, to_up + a, b - a);
     });
   });
   return {grad_gate, grad_up};
 }
 
-struct SwiGlu : torch::autograd::Function<SwiGlu> {
-  static Tensor forward(AutogradContext *context, const Tensor &gate, const Tensor &up) {
+struct Gated : torch::autograd::Function<Gated> {
+  static Tensor forward(AutogradContext *context, const Tensor &gate, const Tensor &up, int64_t activation) {
     context->save_for_backward({gate, up});
-    return swiglu(gate, up);
+    context->saved_data["activation"] = activation;
+    return gated(gate, up, static_cast<Activation>(activation));
   }
   static variable_list backward(AutogradContext *context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    auto [grad_gate, grad_up] = swiglu_backward(grads[0].contiguous(), saved[0], saved[1]);
-    return {grad_gate, grad_up};
+    auto [grad_gate, grad_up] = gated_backward(grads[0].contiguous(), saved[0], saved[1], saved_activation(context));
+    return {grad_gate, grad_up, Tensor()};
   }
 };
 
@@ -115,14 +176,15 @@ Tensor bias_gradient(const Tensor &bias, const Tensor &grad) {
 struct NormedLinears : torch::autograd::Function<NormedLinears> {
   // `layers`: n weights, then the biases that exist; bit i of `biased` says whether layer i has one.
   static variable_list forward(AutogradContext *context, const Tensor &x, const Tensor &w, at::TensorList layers,
-                               int64_t n, int64_t biased, double eps) {
-    const Tensor normed = std::get<0>(rms_norm(x, w, eps));
+                               int64_t n, int64_t biased, double eps, double offset) {
+    const Tensor normed = std::get<0>(rms_norm(x, w, {eps, offset}));
     variable_list kept = {x, w}, outputs;
     kept.insert(kept.end(), layers.begin(), layers.end());
     context->save_for_backward(std::move(kept));
     context->saved_data["n"] = n;
     context->saved_data["biased"] = biased;
     context->saved_data["eps"] = eps;
+    context->saved_data["offset"] = offset;
     context->set_materialize_grads(false);
     int64_t bias = n;
     for (int64_t i = 0; i < n; ++i) {
@@ -134,8 +196,9 @@ struct NormedLinears : torch::autograd::Function<NormedLinears> {
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &w = saved[1];
     const int64_t n = context->saved_data["n"].toInt(), biased = context->saved_data["biased"].toInt();
-    auto [normed, rstd] = rms_norm(x, w, context->saved_data["eps"].toDouble());
-    variable_list result(saved.size() + 3);
+    const NormNumbers numbers = RmsNorm::norm_numbers(context);
+    auto [normed, rstd] = rms_norm(x, w, numbers);
+    variable_list result(saved.size() + 4);
     Tensor upstream;
     int64_t bias = 2 + n;
     for (int64_t i = 0; i < n; ++i) {
@@ -152,7 +215,7 @@ struct NormedLinears : torch::autograd::Function<NormedLinears> {
       }
     }
     normed.reset();
-    if (upstream.defined()) std::tie(result[0], result[1]) = rms_norm_backward(upstream, x, w, rstd);
+    if (upstream.defined()) std::tie(result[0], result[1]) = rms_norm_backward(upstream, x, w, rstd, numbers);
     return result;
   }
 };
@@ -160,44 +223,61 @@ struct NormedLinears : torch::autograd::Function<NormedLinears> {
 // A linear layer fused with its gated activation, which the backward pass recomputes.
 struct GatedLinear : torch::autograd::Function<GatedLinear> {
   static Tensor forward(AutogradContext *context, const Tensor &gate, const Tensor &up, const Tensor &weight,
-                        const std::optional<Tensor> &bias) {
+                        const std::optional<Tensor> &bias, int64_t activation) {
     context->save_for_backward({gate, up, weight, bias.value_or(Tensor())});
-    return at::linear(swiglu(gate, up), weight, bias);
+    context->saved_data["activation"] = activation;
+    return at::linear(gated(gate, up, static_cast<Activation>(activation)), weight, bias);
   }
   static variable_list backward(AutogradContext *context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const Tensor grad = grads[0].contiguous(), &gate = saved[0], &up = saved[1], &weight = saved[2];
-    variable_list result(4);
-    result[2] = weight_gradient(weight, grad, swiglu(gate, up));
+    const Activation activation = saved_activation(context);
+    variable_list result(5);
+    if (weight.requires_grad()) result[2] = weight_gradient(weight, grad, gated(gate, up, activation));
     result[3] = bias_gradient(saved[3], grad);
     if (gate.requires_grad() || up.requires_grad()) {
-      std::tie(result[0], result[1]) = swiglu_backward(grad.mm(weight), gate, up);
+      std::tie(result[0], result[1]) = gated_backward(grad.mm(weight), gate, up, activation);
     }
     return result;
   }
 };
 
-// `x [tokens, heads, head_dim]`, contiguous within a head.
-Tensor rotate(const Tensor &x, const Tensor &cos, const Tensor &sin, float sign) {
+// A linear layer fused with the activation of its input, which the backward pass recomputes.
+struct ActivatedLinear : torch::autograd::Function<ActivatedLinear> {
+  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &weight, const std::optional<Tensor> &bias,
+                        int64_t activation) {
+    context->save_for_backward({x, weight, bias.value_or(Tensor())});
+    context->saved_data["activation"] = activation;
+    return at::linear(activate(x, static_cast<Activation>(activation)), weight, bias);
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor grad = grads[0].contiguous(), &x = saved[0], &weight = saved[1];
+    const Activation activation = saved_activation(context);
+    variable_list result(4);
+    if (weight.requires_grad()) result[1] = weight_gradient(weight, grad, activate(x, activation));
+    result[2] = bias_gradient(saved[2], grad);
+    if (x.requires_grad()) result[0] = activate_backward(grad.mm(weight), x, activation);
+    return result;
+  }
+};
+
+// `x [tokens, heads, head_dim]`, contiguous within a head; tables `[tokens, width]`.
+Tensor rotate(const Tensor &x, const Tensor &cos, const Tensor &sin, bool adjacent, float sign) {
   const int64_t tokens = x.size(0), heads = x.size(1), head_dim = x.size(2);
   Tensor y = at::empty({tokens, heads, head_dim}, x.options());
   by_type(x.scalar_type(), [&](auto one) {
     using T = decltype(one);
     by_type(cos.scalar_type(), [&](auto other) {
       using A = decltype(other);
-      const T *from = read<T>(x);
-      const A *c = read<A>(cos), *s = read<A>(sin);
+      const Rotation<T, A> rotation = {{read<T>(x), x.stride(0), x.stride(1)}, read<A>(cos), read<A>(sin), heads, head_dim,
+                                       cos.size(1), sign, adjacent};
       T *to = write<T>(y);
-      const int64_t token_stride = x.stride(0), head_stride = x.stride(1);
       at::parallel_for(0, tokens, rows_at_once(heads * head_dim), [&](int64_t a, int64_t b) {
-        const T *first = from + a * token_stride;
-        T *out = to + a * heads * head_dim;
         if constexpr (std::is_same_v<T, A>) {
-          typed<T>().rotate(first, token_stride, head_stride, c + a * head_dim, s + a * head_dim, sign, out, b - a,
-                            heads, head_dim);
+          typed<T>().rotate(rotation, a, b, to);
         } else if constexpr (std::is_same_v<A, float>) {
-          typed<T>().rotate_by_f32(first, token_stride, head_stride, c + a * head_dim, s + a * head_dim, sign, out,
-                                   b - a, heads, head_dim);
+          typed<T>().rotate_by_f32(rotation, a, b, to);
         } else {
           TORCH_CHECK(false, "a table in bfloat16 for numbers in float32");
         }
@@ -208,14 +288,16 @@ Tensor rotate(const Tensor &x, const Tensor &cos, const Tensor &sin, float sign)
 }
 
 struct Rotate : torch::autograd::Function<Rotate> {
-  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &cos, const Tensor &sin) {
+  static Tensor forward(AutogradContext *context, const Tensor &x, const Tensor &cos, const Tensor &sin, bool adjacent) {
     context->save_for_backward({cos, sin});
-    return rotate(x, cos, sin, 1);
+    context->saved_data["adjacent"] = adjacent;
+    return rotate(x, cos, sin, adjacent, 1);
   }
   // The inverse of a rotation is its transpose.
   static variable_list backward(AutogradContext *context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    return {rotate(grads[0].contiguous(), saved[0], saved[1], -1), Tensor(), Tensor()};
+    const bool adjacent = context->saved_data["adjacent"].toBool();
+    return {rotate(grads[0].contiguous(), saved[0], saved[1], adjacent, -1), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -265,24 +347,31 @@ struct TokenScores : torch::autograd::Function<TokenScores> {
 
 extern "C" {
 
-int vlm_r1_rms_norm(Tensor *x, Tensor *w, double eps, Tensor **y, char *error, size_t capacity) {
+int vlm_r1_rms_norm(Tensor *x, Tensor *w, double eps, double offset, Tensor **y, char *error, size_t capacity) {
   return catch_into(error, capacity, [&] {
-    const Tensor from = x->contiguous();
+    const Tensor from = x->dim() == 3 && x->stride(2) == 1 ? *x : x->contiguous(), weight = w->contiguous();
     const bool graph = recorded({x, w});
-    *y = new Tensor(graph ? RmsNorm::apply(from, *w, eps) : std::get<0>(rms_norm(from, *w, eps)));
+    *y = new Tensor(graph ? RmsNorm::apply(from, weight, eps, offset) : std::get<0>(rms_norm(from, weight, {eps, offset})));
   });
 }
 
-int vlm_r1_swiglu(Tensor *gate, Tensor *up, Tensor **y, char *error, size_t capacity) {
+int vlm_r1_activate(Tensor *x, int activation, Tensor **y, char *error, size_t capacity) {
+  return catch_into(error, capacity, [&] {
+    const Tensor from = x->contiguous();
+    *y = new Tensor(recorded({x}) ? Activate::apply(from, activation) : activate(from, static_cast<Activation>(activation)));
+  });
+}
+
+int vlm_r1_gated(Tensor *gate, Tensor *up, int activation, Tensor **y, char *error, size_t capacity) {
   return catch_into(error, capacity, [&] {
     const Tensor g = gate->contiguous(), u = up->contiguous();
     TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(), "gate and up differ");
-    *y = new Tensor(recorded({gate, up}) ? SwiGlu::apply(g, u) : swiglu(g, u));
+    *y = new Tensor(recorded({gate, up}) ? Gated::apply(g, u, activation) : gated(g, u, static_cast<Activation>(activation)));
   });
 }
 
 // `layers`: n weights, then n biases or null.
-int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, size_t n, Tensor **layers, Tensor **y, char *error,
+int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, double offset, size_t n, Tensor **layers, Tensor **y, char *error,
                           size_t capacity) {
   return catch_into(error, capacity, [&] {
     variable_list all;
@@ -292,28 +381,35 @@ int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, size_t n, Tensor **l
       all.push_back(*layers[i]);
       if (i >= n) biased |= int64_t{1} << (i - n);
     }
-    auto results = NormedLinears::apply(x->contiguous(), *w, at::TensorList(all), static_cast<int64_t>(n), biased, eps);
+    auto results = NormedLinears::apply(x->contiguous(), *w, at::TensorList(all), static_cast<int64_t>(n), biased, eps, offset);
     for (size_t i = 0; i < n; ++i) y[i] = new Tensor(std::move(results[i]));
   });
 }
 
-int vlm_r1_gated_linear(Tensor *gate, Tensor *up, Tensor *weight, Tensor *bias, Tensor **y, char *error,
+int vlm_r1_gated_linear(Tensor *gate, Tensor *up, Tensor *weight, Tensor *bias, int activation, Tensor **y, char *error,
                         size_t capacity) {
   return catch_into(error, capacity, [&] {
     const Tensor g = gate->contiguous(), u = up->contiguous();
     TORCH_CHECK(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(), "gate and up differ");
-    *y = new Tensor(GatedLinear::apply(g, u, *weight, bias ? std::optional<Tensor>(*bias) : std::nullopt));
+    *y = new Tensor(GatedLinear::apply(g, u, *weight, bias ? std::optional<Tensor>(*bias) : std::nullopt, activation));
   });
 }
 
-int vlm_r1_rotate(Tensor *x, Tensor *cos, Tensor *sin, Tensor **y, char *error, size_t capacity) {
+int vlm_r1_activated_linear(Tensor *x, Tensor *weight, Tensor *bias, int activation, Tensor **y, char *error, size_t capacity) {
   return catch_into(error, capacity, [&] {
-    TORCH_CHECK(x->dim() == 3 && cos->dim() == 2 && cos->size(0) == x->size(0) && cos->size(1) == x->size(2) &&
-                    cos->sizes() == sin->sizes() && x->size(2) % 2 == 0,
+    const auto optional_bias = bias ? std::optional<Tensor>(*bias) : std::nullopt;
+    *y = new Tensor(ActivatedLinear::apply(x->contiguous(), *weight, optional_bias, activation));
+  });
+}
+
+int vlm_r1_rotate(Tensor *x, Tensor *cos, Tensor *sin, int adjacent, Tensor **y, char *error, size_t capacity) {
+  return catch_into(error, capacity, [&] {
+    TORCH_CHECK(x->dim() == 3 && cos->dim() == 2 && cos->size(0) == x->size(0) && cos->size(1) <= x->size(2) &&
+                    cos->sizes() == sin->sizes() && cos->scalar_type() == sin->scalar_type() && cos->size(1) % 2 == 0,
                 "angles ", cos->sizes(), " do not fit ", x->sizes());
     const Tensor from = x->stride(2) == 1 ? *x : x->contiguous();
     const Tensor c = cos->contiguous(), s = sin->contiguous();
-    *y = new Tensor(recorded({x}) ? Rotate::apply(from, c, s) : rotate(from, c, s, 1));
+    *y = new Tensor(recorded({x}) ? Rotate::apply(from, c, s, adjacent != 0) : rotate(from, c, s, adjacent != 0, 1));
   });
 }
 

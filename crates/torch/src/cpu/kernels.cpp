@@ -16,8 +16,10 @@ template <typename T>
 constexpr TypedKernels<T> table() {
   return {rms_norm<T>,
           rms_norm_backward<T>,
-          swiglu<T>,
-          swiglu_backward<T>,
+          activate<T>,
+          activate_backward<T>,
+          gated<T>,
+          gated_backward<T>,
           rotate<T, T>,
           rotate<T, float>,
           decode_attention<T>,

@@ -51,6 +51,29 @@ struct Strided {
   int64_t token, head;
 };
 
+// Rows of an RMS norm by weights w + offset: `heads` rows of n numbers for each token.
+template <typename T>
+struct NormRows {
+  Strided<const T> x;
+  const T *w;
+  float offset, eps;
+  int64_t heads, n;
+};
+
+// Rotary embedding of the first `width` channels of each head, the two halves of which form pairs, or (2 i, 2 i + 1) where
+// `adjacent`. Tables [tokens, width], whose second half is not read; `sign` -1 is the inverse.
+template <typename T, typename A>
+struct Rotation {
+  Strided<const T> x;
+  const A *cos, *sin;
+  int64_t heads, head_dim, width;
+  float sign;
+  bool adjacent;
+};
+
+// As `crate::Activation` numbers them.
+enum class Activation : int { SILU, GELU_TANH, GELU, QUICK_GELU };
+
 template <typename T>
 struct SegmentAttention {
   Strided<const T> q;     // [tokens, heads, head_dim]
@@ -93,19 +116,19 @@ inline int64_t packed_size(int64_t in, int64_t out) { return panels(out) * 16 * 
 // The kernels of one instruction set for numbers of type T.
 template <typename T>
 struct TypedKernels {
-  // y = w * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps), for `rows` rows of n.
-  void (*rms_norm)(const T *x, const T *w, T *y, float *rstd, int64_t rows, int64_t n, float eps);
+  // y = (w + offset) * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps), of rows `begin` to `end`; y [rows, n], `rstd` [rows] or null.
+  void (*rms_norm)(const NormRows<T> &norm, int64_t begin, int64_t end, T *y, float *rstd);
   // Gradients; those of w are added to `grad_w`, in order of the rows.
-  void (*rms_norm_backward)(const T *grad_y, const T *x, const T *w, const float *rstd, T *grad_x, float *grad_w,
-                            int64_t rows, int64_t n);
-  // silu(gate) * up, n numbers.
-  void (*swiglu)(const T *gate, const T *up, T *y, int64_t n);
-  void (*swiglu_backward)(const T *grad_y, const T *gate, const T *up, T *grad_gate, T *grad_up, int64_t n);
-  // Rotary embedding of `heads` heads of each token; `sign` -1 is the inverse. Tables in T or f32, [tokens, head_dim].
-  void (*rotate)(const T *x, int64_t token_stride, int64_t head_stride, const T *cos, const T *sin, float sign, T *y,
-                 int64_t tokens, int64_t heads, int64_t head_dim);
-  void (*rotate_by_f32)(const T *x, int64_t token_stride, int64_t head_stride, const float *cos, const float *sin,
-                        float sign, T *y, int64_t tokens, int64_t heads, int64_t head_dim);
+  void (*rms_norm_backward)(const NormRows<T> &norm, int64_t begin, int64_t end, const T *grad_y, const float *rstd, T *grad_x,
+                            float *grad_w);
+  // Of n numbers: the activation, alone and times `up`.
+  void (*activate)(Activation activation, const T *x, T *y, int64_t n);
+  void (*activate_backward)(Activation activation, const T *grad_y, const T *x, T *grad_x, int64_t n);
+  void (*gated)(Activation activation, const T *gate, const T *up, T *y, int64_t n);
+  void (*gated_backward)(Activation activation, const T *grad_y, const T *gate, const T *up, T *grad_gate, T *grad_up, int64_t n);
+  // Of tokens `begin` to `end`; y [tokens, heads, head_dim].
+  void (*rotate)(const Rotation<T, T> &rotation, int64_t begin, int64_t end, T *y);
+  void (*rotate_by_f32)(const Rotation<T, float> &rotation, int64_t begin, int64_t end, T *y);
   // Work items (slot, kv head) `from` to `to`, ordered by slot. `scratch` has `decode_scratch` floats.
   void (*decode_attention)(const DecodeAttention<T> &a, int64_t from, int64_t to, float *scratch);
   // One task each: outputs; gradients of rows; then, once all rows are done, gradients of keys and values. `scratch` has

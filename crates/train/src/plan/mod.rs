@@ -287,8 +287,8 @@ impl Stages {
         let attention = if choice.cpu_kernels { 4 } else { 7 };
         let (mlp, norms) = match shape.vision_gated {
             true => (choice.gated() * shape.vision_mlp, norms(choice, v, true)),
-            // The input and the output of the activation, and of the norms.
-            false => (2 * shape.vision_mlp, 2 * v * 2 * size),
+            // Inputs and outputs of the norms; the activation's input, and without our kernels its output.
+            false => (shape.vision_mlp * if choice.cpu_kernels { 1 } else { 2 }, 2 * v * 2 * size),
         };
         let block = norms + (attention * v + mlp) * size;
         let merger =

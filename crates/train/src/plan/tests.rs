@@ -54,6 +54,20 @@ fn parameters_are_those_of_the_models() {
     assert_eq!(SHAPE_7B.counts.all(), 8_292_166_656);
 }
 
+/// The shapes that the tables of the docs are computed from, beside what the layers of these models take.
+#[test]
+fn shapes_are_those_of_the_hubs_configurations() {
+    let hub: serde_json::Value = testing::read_json(testing::golden("families/hub_configs.json"));
+    for (name, shape) in
+        [("Qwen2.5-VL-3B-Instruct", SHAPE_3B), ("Qwen2.5-VL-7B-Instruct", SHAPE_7B)]
+    {
+        let value = hub["models"][name]["config"].clone();
+        let file = models::config::ConfigFile::of("config.json".as_ref(), value).unwrap();
+        let config = (models::qwen2_5_vl::FAMILY.read_config)(&file).unwrap();
+        assert_eq!(Shape::of(&*config).unwrap(), shape, "{name}");
+    }
+}
+
 #[test]
 fn what_stays_is_weights_moments_and_reference() {
     let n = SHAPE_39M.counts.all();

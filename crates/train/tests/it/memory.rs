@@ -5,10 +5,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use base::{ImageLayout, PreparedImage, Prompt};
-use models::qwen2_5_vl::Config;
+use models::config::ConfigFile;
 use models::{
-    AdapterSource, FamilyConfig, LoadOptions, LoraOptions, Targets, TrainedParts,
-    VisionLanguageModel,
+    AdapterSource, FAMILIES, Family, FamilyConfig, LoadOptions, LoraOptions, Targets, TinySizes,
+    TrainedParts, VisionLanguageModel,
 };
 use serde_json::Value;
 use tch::{Device, Kind};
@@ -98,16 +98,27 @@ fn five_hundred_steps() {
 const LOAD: Load =
     Load { prompts: 1, completions: 4, prompt_tokens: 128, completion_tokens: 32, patches: 256 };
 
-/// A model large beside the numbers that stand between its layers.
-fn config(layers: usize, blocks: usize) -> Config {
-    let mut config = Config::read(&golden::checkpoint("nested")).unwrap();
-    let (text, vision) = (&mut config.text, &mut config.vision);
-    (text.hidden_size, text.intermediate_size, text.num_hidden_layers) = (128, 352, layers);
-    text.layer_types = None;
-    text.rope_parameters.as_mut().unwrap().mrope_section = Some(vec![4, 6, 6]);
-    (vision.hidden_size, vision.intermediate_size, vision.num_heads) = (96, 256, 4);
-    (vision.out_hidden_size, vision.depth) = (128, blocks);
-    config
+/// A model of the family, large beside the numbers that stand between its layers.
+fn config(family: &Family, layers: usize, blocks: usize) -> Box<dyn FamilyConfig> {
+    let mut value = (family.tiny_config)(&TinySizes {
+        vocab_size: 600,
+        width: 128,
+        mlp: 352,
+        layers,
+        heads: 4,
+        kv_heads: 2,
+        rope_theta: 1e4,
+        mrope_section: [4, 6, 6],
+        vision_width: 96,
+        vision_mlp: 256,
+        vision_blocks: blocks,
+        vision_heads: 4,
+        patch_size: 14,
+        merge_size: 2,
+        image_size: 224,
+    });
+    value["image_token_id"] = 548.into();
+    (family.read_config)(&ConfigFile::of(Path::new("config.json"), value).unwrap()).unwrap()
 }
 
 fn model(config: &dyn FamilyConfig, choice: Choice) -> Box<dyn VisionLanguageModel> {
@@ -171,6 +182,10 @@ fn what_layers_save_is_what_the_plan_counts() {
 #[ignore = "run by what_layers_save_is_what_the_plan_counts in a process of its own"]
 fn layers_beside_the_plan() {
     tch::set_num_threads(1);
+    FAMILIES.iter().for_each(|family| of_family(family));
+}
+
+fn of_family(family: &Family) {
     let lora = |dropout| Trained::Lora { rank: 4, dropout };
     for trained in [Trained::Full, Trained::FrozenVision, lora(false), lora(true)] {
         for (bf16, recompute) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -187,10 +202,10 @@ fn layers_beside_the_plan() {
                 cpu_kernels: true,
             };
             let both = |layers, blocks| {
-                let config = config(layers, blocks);
+                let config = config(family, layers, blocks);
                 let planned =
-                    memory(&Shape::of(&config).unwrap(), choice, &LOAD, &LOAD).activations;
-                (saved_bytes(&*model(&config, choice), recompute), planned as f64)
+                    memory(&Shape::of(&*config).unwrap(), choice, &LOAD, &LOAD).activations;
+                (saved_bytes(&*model(&*config, choice), recompute), planned as f64)
             };
             // What other parts save is the same in both, and so not looked at.
             let few = both(2, 2);
@@ -198,7 +213,8 @@ fn layers_beside_the_plan() {
                 let (saved, planned) = (more.0 - few.0, more.1 - few.1);
                 assert!(
                     (saved - planned).abs() <= 0.05 * planned.max(10_000.0),
-                    "{what}, {choice:?}: saved {saved}, planned {planned}"
+                    "{}, {what}, {choice:?}: saved {saved}, planned {planned}",
+                    family.model_type
                 );
             }
         }

@@ -35,6 +35,7 @@ fn a_small_step_by_hand() {
         vocab: 5,
         vision_depth: 0,
         full_blocks: 0,
+        layer_weights: 34,
         ..SHAPE_39M
     };
     let step =

@@ -67,7 +67,7 @@ section! {
             reward_method: Option<String> = None,
             /// Task whose own rewards are meant: `rec`.
             task_type: Option<String> = None,
-            /// `model_type` of the model whose family's rewards those are; without it, of VLM-R1's own runs, `qwen2_5_vl`.
+            /// `model_type` of the family whose rewards those are; without it, `qwen2_5_vl`.
             family: Option<String> = None,
             /// Edge of the model's image patches, px.
             patch_size: usize = 14,

@@ -1,6 +1,7 @@
 //! Integration tests of the crate `data`: one binary.
 
 mod chat_bounds;
+mod chat_templates;
 mod check;
 mod contradictions;
 mod convert;

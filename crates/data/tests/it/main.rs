@@ -4,6 +4,7 @@ mod chat_bounds;
 mod check;
 mod contradictions;
 mod convert;
+mod families;
 mod image;
 mod image_bombs;
 mod image_damaged;

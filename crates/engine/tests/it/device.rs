@@ -108,7 +108,7 @@ fn completions(kind: Kind, device: Device, decoding: Decoding) -> Vec<Completion
         eos_ids: (0..500).step_by(50).collect(),
         ..Default::default()
     };
-    let requests = requests(&mixed_prompts(model.image_token_id()), 5);
+    let requests = requests(&mixed_prompts(&*model), 5);
     let generation = generate_by(decoding, model.as_ref(), &params, 9, &requests).unwrap();
     generation.completions.into_iter().flatten().collect()
 }

@@ -7,13 +7,16 @@ use tch::Kind;
 
 use crate::support::{generate, generate_by, ids, mixed_prompts, prompt, requests, tiny};
 
+/// The tiny checkpoints with a tied head.
+const TIED: [&str; 3] = ["flat", "qwen2_vl/hub", "qwen3_vl/hub"];
+
 /// Every twelfth token ends a completion, so that lengths differ and slots are refilled.
 fn many_ends() -> Vec<u32> {
     (0..500).step_by(12).collect()
 }
 
 fn assert_equal(model: &dyn VisionLanguageModel, params: &SamplingParams) {
-    let prompts = mixed_prompts(model.image_token_id());
+    let prompts = mixed_prompts(&*model);
     let naive: Vec<Vec<_>> = requests(&prompts, 8)
         .iter()
         .map(|Request { prompt, key, .. }| {
@@ -60,7 +63,9 @@ fn assert_same(got: &[Completion], expected: &[Completion], case: &str) {
 #[test]
 fn sampled() {
     let params = SamplingParams { max_new_tokens: 14, eos_ids: many_ends(), ..Default::default() };
-    assert_equal(tiny("nested", Kind::Float).as_ref(), &params);
+    for checkpoint in testing::NESTED {
+        assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &params);
+    }
 }
 
 #[test]
@@ -76,7 +81,9 @@ fn sampled_through_every_filter() {
         eos_ids: many_ends(),
         forbidden_ids: vec![468, 29],
     };
-    assert_equal(tiny("flat", Kind::Float).as_ref(), &params);
+    for checkpoint in TIED {
+        assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &params);
+    }
 }
 
 #[test]
@@ -105,7 +112,12 @@ fn greedy_with_repetition_penalty() {
 /// Completions longer than the first size of their cache, which must grow without a trace.
 #[test]
 fn long_completions() {
-    let model = tiny("nested", Kind::Float);
+    for checkpoint in testing::NESTED {
+        check_long_completions(tiny(checkpoint, Kind::Float));
+    }
+}
+
+fn check_long_completions(model: Box<dyn VisionLanguageModel>) {
     let params = SamplingParams { max_new_tokens: 80, ..Default::default() };
     let prompt = prompt(7, 5, &[], model.image_token_id());
     let requests = requests(std::slice::from_ref(&prompt), 3);
@@ -125,7 +137,12 @@ fn long_completions() {
 /// Many completions of uneven lengths over many prompts, in static shapes and eager.
 #[test]
 fn static_shapes_equal_eager() {
-    let model = tiny("flat", Kind::Float);
+    for checkpoint in TIED {
+        check_static_shapes(tiny(checkpoint, Kind::Float));
+    }
+}
+
+fn check_static_shapes(model: Box<dyn VisionLanguageModel>) {
     // Few allowed tokens: rounding then rarely moves a sample to another token.
     let params = SamplingParams {
         max_new_tokens: 200,
@@ -136,7 +153,7 @@ fn static_shapes_equal_eager() {
             .collect(),
         ..Default::default()
     };
-    let mut requests = requests(&mixed_prompts(model.image_token_id()), 9);
+    let mut requests = requests(&mixed_prompts(&*model), 9);
     for (i, request) in requests.iter_mut().enumerate() {
         request.num_completions = [9, 1, 0, 4, 2][i];
     }
@@ -166,7 +183,7 @@ fn graphs_are_refused_without_a_gpu() {
         return;
     }
     let model = tiny("nested", Kind::Float);
-    let requests = requests(&mixed_prompts(model.image_token_id()), 1);
+    let requests = requests(&mixed_prompts(&*model), 1);
     let refused =
         generate_by(Decoding::CudaGraphs, model.as_ref(), &SamplingParams::default(), 1, &requests);
     match refused {
@@ -186,7 +203,12 @@ fn graphs_equal_static_shapes() {
         println!("skipped: `make test-device` has a device that captures");
         return;
     }
-    let model = tiny("flat", Kind::Float);
+    for checkpoint in TIED {
+        check_graphs(tiny(checkpoint, Kind::Float));
+    }
+}
+
+fn check_graphs(model: Box<dyn VisionLanguageModel>) {
     for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)] {
         let params = SamplingParams {
             temperature,
@@ -195,7 +217,7 @@ fn graphs_equal_static_shapes() {
             eos_ids: (0..500).step_by(50).collect(),
             ..Default::default()
         };
-        let requests = requests(&mixed_prompts(model.image_token_id()), 8);
+        let requests = requests(&mixed_prompts(&*model), 8);
         let by = |decoding| -> Generation {
             generate_by(decoding, model.as_ref(), &params, 16, &requests).unwrap()
         };
@@ -224,9 +246,14 @@ fn graphs_equal_static_shapes() {
 /// In bf16 the KV cache and the packed pass round differently; on the same tokens they stay close.
 #[test]
 fn bf16_stays_close() {
-    let model = tiny("nested", Kind::BFloat16);
+    for checkpoint in testing::NESTED {
+        check_bf16(tiny(checkpoint, Kind::BFloat16));
+    }
+}
+
+fn check_bf16(model: Box<dyn VisionLanguageModel>) {
     let params = SamplingParams { max_new_tokens: 12, ..Default::default() };
-    let prompts = mixed_prompts(model.image_token_id());
+    let prompts = mixed_prompts(&*model);
     let got = generate(model.as_ref(), &params, 64, &requests(&prompts, 4)).unwrap();
     let (mut pairs, mut total) = (0, 0.0);
     for (Request { prompt, key, .. }, group) in requests(&prompts, 4).iter().zip(&got.completions) {

@@ -1,10 +1,9 @@
-//! 32 greedy tokens equal to transformers' for every case of `golden/parity`.
+//! 32 greedy tokens equal to transformers' for every parity case of every family.
 //!
 //! Images are left to `data`: the merged features that the reference recorded replace the
 //! vision tower, which has its own parity test in `models`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,8 +18,9 @@ use models::{
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
+use testing::ParityCase;
 
-use crate::support::{generate, golden, key, tiny};
+use crate::support::{generate, key, tiny};
 
 /// A model whose tower looks features up; the images' pixels are their numbers.
 struct RecordedVision {
@@ -116,17 +116,15 @@ fn numbers<T: TryFrom<u64, Error: std::fmt::Debug>>(value: &Value) -> Vec<T> {
 /// Cases by checkpoint; their images' features go to the list of that checkpoint.
 fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
     let mut by_checkpoint: BTreeMap<String, (Vec<Case>, Vec<Tensor>)> = BTreeMap::new();
-    for entry in fs::read_dir(golden().join("cases")).unwrap() {
-        let folder = entry.unwrap().path();
-        let case: Value = testing::read_json(folder.join("case.json"));
+    for ParityCase { name, checkpoint, folder, value: case } in ParityCase::all() {
         let tensors = torch::read_tensors(&folder.join("tensors.safetensors")).unwrap();
-        let checkpoint = case["checkpoint"].as_str().unwrap().to_string();
+        let recorded = recorded_features(&tensors);
         let (cases, features) = by_checkpoint.entry(checkpoint).or_default();
         let (mut images, mut row) = (Vec::new(), 0);
         for grid in case["image_grid_thw"].as_array().unwrap() {
             let grid_thw: [usize; 3] = numbers(grid).try_into().unwrap();
             let patches = grid_thw.iter().product::<usize>();
-            let all = tensors["image_features"].to_device(torch::device_of_tests());
+            let all = recorded.as_ref().unwrap();
             images.push(Arc::new(PreparedImage::new(
                 vec![features.len() as f32; patches],
                 ImageLayout::merged(grid_thw, 2),
@@ -137,12 +135,19 @@ fn read_cases() -> BTreeMap<String, (Vec<Case>, Vec<Tensor>)> {
             row += patches as i64 / 4;
         }
         cases.push(Case {
-            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+            name,
             prompt: Prompt { ids: numbers(&case["prompt_ids"]), images },
             greedy_ids: numbers(&case["greedy_ids"]),
         });
     }
     by_checkpoint
+}
+
+/// `[image tokens, feature_size]`: those of the embedding, then those of each deepstack level.
+fn recorded_features(tensors: &BTreeMap<String, Tensor>) -> Option<Tensor> {
+    let mut parts = vec![tensors.get("image_features")?.shallow_clone()];
+    parts.extend(tensors.get("deepstack_features").iter().flat_map(|levels| levels.unbind(0)));
+    Some(Tensor::cat(&parts, 1).to_device(torch::device_of_tests()))
 }
 
 #[test]
@@ -171,5 +176,5 @@ fn greedy_tokens_equal_transformers() {
             }
         }
     }
-    assert_eq!(checked, 2 * 11, "eleven cases");
+    assert_eq!(checked, 2 * 3 * 11, "eleven cases of each of three families");
 }

@@ -125,7 +125,7 @@ fn apart(
 #[test]
 fn events_tell_every_token_and_then_the_completion() {
     let model = tiny("nested", Kind::Float);
-    let requests = requests(&mixed_prompts(model.image_token_id()), 3);
+    let requests = requests(&mixed_prompts(&*model), 3);
     let expected = generate(model.as_ref(), &uneven(14), 4, &requests).unwrap();
     for decoding in DECODINGS {
         let mut engine = open(model.as_ref(), 4, decoding);
@@ -149,7 +149,7 @@ fn events_tell_every_token_and_then_the_completion() {
 #[test]
 fn requests_of_different_settings_go_together() {
     let model = tiny("nested", Kind::Float);
-    let requests = requests(&mixed_prompts(model.image_token_id()), 3);
+    let requests = requests(&mixed_prompts(&*model), 3);
     let expected = apart(model.as_ref(), &requests, &various());
     for decoding in DECODINGS {
         for max_concurrent in [1, 4, 64] {
@@ -173,7 +173,7 @@ fn requests_of_different_settings_go_together() {
 #[test]
 fn requests_may_come_while_others_are_decoded() {
     let model = tiny("flat", Kind::Float);
-    let mut requests = requests(&mixed_prompts(model.image_token_id()), 3);
+    let mut requests = requests(&mixed_prompts(&*model), 3);
     for (request, count) in requests.iter_mut().zip([1, 2, 9, 3, 5]) {
         request.num_completions = count;
     }
@@ -209,7 +209,7 @@ fn requests_may_come_while_others_are_decoded() {
 #[test]
 fn an_aborted_request_leaves_at_once_and_changes_no_other() {
     let model = tiny("nested", Kind::Float);
-    let requests = requests(&mixed_prompts(model.image_token_id()), 3);
+    let requests = requests(&mixed_prompts(&*model), 3);
     let params = SamplingParams { max_new_tokens: 12, ..Default::default() };
     let expected = apart(model.as_ref(), &requests, std::slice::from_ref(&params));
     for decoding in DECODINGS {
@@ -244,7 +244,7 @@ fn an_aborted_request_leaves_at_once_and_changes_no_other() {
 #[test]
 fn slots_of_an_aborted_request_go_to_the_next() {
     let model = tiny("nested", Kind::Float);
-    let requests = requests(&mixed_prompts(model.image_token_id()), 2);
+    let requests = requests(&mixed_prompts(&*model), 2);
     let settings = RequestSettings::from(SamplingParams { max_new_tokens: 300, ..uneven(300) });
     let mut engine = open(model.as_ref(), 2, Decoding::Eager);
     let long = SamplingParams { max_new_tokens: 300, ..Default::default() };
@@ -279,7 +279,7 @@ fn cut<'i>(ids: &'i [u32], stops: &[&str], min_new_tokens: usize) -> &'i [u32] {
 #[test]
 fn stop_strings_end_completions_across_tokens() {
     let model = tiny("nested", Kind::Float);
-    let requests = requests(&mixed_prompts(model.image_token_id()), 6);
+    let requests = requests(&mixed_prompts(&*model), 6);
     let params = |min_new_tokens| SamplingParams {
         max_new_tokens: 60,
         min_new_tokens,
@@ -323,7 +323,7 @@ fn stop_strings_end_completions_across_tokens() {
 #[test]
 fn a_bad_request_is_refused_and_others_go_on() {
     let model = tiny("nested", Kind::Float);
-    let good = requests(&mixed_prompts(model.image_token_id()), 2);
+    let good = requests(&mixed_prompts(&*model), 2);
     let expected = apart(model.as_ref(), &good[..1], &[uneven(14)]);
     let mut engine = open(model.as_ref(), 4, Decoding::Eager);
     let id = engine.add(good[0].clone(), &uneven(14).into()).unwrap();
@@ -368,7 +368,7 @@ fn a_text_that_cannot_be_decoded_is_an_error() {
     let mut engine =
         Engine::new(model.as_ref(), 4).unwrap().with_text(|_| Err("no such id".into()));
     let stop = RequestSettings { stop_strings: vec!["a".into()], ..Default::default() };
-    let request = &requests(&mixed_prompts(model.image_token_id()), 1)[0];
+    let request = &requests(&mixed_prompts(&*model), 1)[0];
     engine.add(request.clone(), &stop).unwrap();
     let error = engine.step().unwrap_err();
     assert_eq!(error.to_string(), "request 0: its text: no such id");
@@ -429,7 +429,7 @@ fn an_engine_is_idle_after_an_error_and_takes_new_requests() {
     let mut norms = model.parameters().list.iter();
     let norm = norms.find(|p| p.name.ends_with("language_model.norm.weight")).unwrap();
     let kept = norm.value.copy();
-    let requests = requests(&mixed_prompts(model.image_token_id()), 2);
+    let requests = requests(&mixed_prompts(&*model), 2);
     let expected = apart(model.as_ref(), &requests, &[uneven(14)]);
     for decoding in DECODINGS {
         let mut engine = open(model.as_ref(), 4, decoding);

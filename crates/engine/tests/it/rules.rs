@@ -26,7 +26,7 @@ fn the_placeholder_is_never_sampled() {
         max_new_tokens: 50,
         ..only(&[5, 6, 7, image_token], model.text_shape().vocab_size)
     };
-    let prompts = mixed_prompts(image_token);
+    let prompts = mixed_prompts(&*model);
     let got = generate(model.as_ref(), &params, 32, &requests(&prompts, 8)).unwrap();
     let mut counts = [0; 3];
     for &id in got.completions.iter().flatten().flat_map(|c| &c.ids) {
@@ -45,7 +45,7 @@ fn an_end_token_ends_a_completion_and_belongs_to_it() {
         eos_ids: vec![8, 9],
         ..only(&[5, 8, 9], model.text_shape().vocab_size)
     };
-    let prompts = mixed_prompts(model.image_token_id());
+    let prompts = mixed_prompts(&*model);
     let got = generate(model.as_ref(), &params, 5, &requests(&prompts, 20)).unwrap();
     let (mut stopped, mut cut, mut last) = (0, 0, [false; 10]);
     for completion in got.completions.iter().flatten() {
@@ -74,7 +74,7 @@ fn no_end_before_min_new_tokens() {
         eos_ids: vec![8],
         ..only(&[5, 8], model.text_shape().vocab_size)
     };
-    let prompts = mixed_prompts(model.image_token_id());
+    let prompts = mixed_prompts(&*model);
     let got = generate(model.as_ref(), &params, 7, &requests(&prompts, 8)).unwrap();
     let lens: Vec<usize> = got.completions.iter().flatten().map(|c| c.ids.len()).collect();
     // The end is the fifth token at the earliest, and half of the completions take it at once.
@@ -90,7 +90,7 @@ fn every_completion_is_reported_once() {
         eos_ids: (0..500).step_by(5).collect(),
         ..Default::default()
     };
-    let mut requests = requests(&mixed_prompts(model.image_token_id()), 4);
+    let mut requests = requests(&mixed_prompts(&*model), 4);
     requests[1].num_completions = 0;
     requests[2].num_completions = 9;
     let generator = Generator::new(model.as_ref(), params, 6).unwrap();
@@ -146,7 +146,7 @@ fn cancelling_stops_before_the_next_pass() {
         asked.get() == 4
     };
     let generator = Generator::new(model.as_ref(), params, 8).unwrap();
-    let requests = requests(&mixed_prompts(model.image_token_id()), 2);
+    let requests = requests(&mixed_prompts(&*model), 2);
     let error = generator.generate(&requests, &mut |_, _, _| {}, &cancel).unwrap_err();
     assert!(matches!(error, EngineError::Cancelled { finished: 0, total: 10 }), "{error}");
     assert_eq!(asked.get(), 4);
@@ -166,7 +166,7 @@ fn bad_prompts_are_refused_by_number() {
     assert_eq!(refuse(empty), "request 1: empty prompt, expected at least one token");
     let unknown = Prompt { ids: vec![1, 2, 9999], images: Vec::new() };
     assert_eq!(refuse(unknown), "request 1: prompt token 2 is 9999, expected below 558");
-    let mut no_images = prompt(1, 9, &[image(0, 4, 6)], image_token);
+    let mut no_images = prompt(1, 9, &[image(&*model, 0, 4, 6)], image_token);
     no_images.images.clear();
     assert!(refuse(no_images).starts_with("request 1: prompt has 6 image placeholder tokens"));
 }

@@ -1,16 +1,11 @@
 //! Tiny models, prompts with images, and shorthands.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::{Completion, DrawKey, ImageLayout, PreparedImage, Prompt};
 use engine::{Decoding, EngineError, Generation, Generator, Request, SamplingParams};
 use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
 use tch::Kind;
-
-pub fn golden() -> PathBuf {
-    testing::golden("parity")
-}
 
 pub fn tiny(checkpoint: &str, kind: Kind) -> Box<dyn VisionLanguageModel> {
     let folder = testing::checkpoint(checkpoint);
@@ -26,13 +21,18 @@ pub fn key(prompt: u64) -> DrawKey {
 }
 
 /// An image of keyed noise, `height x width` patches.
-pub fn image(number: u64, height: usize, width: usize) -> Arc<PreparedImage> {
-    const PATCH_DIM: usize = 3 * 2 * 14 * 14;
+pub fn image(
+    model: &dyn VisionLanguageModel,
+    number: u64,
+    height: usize,
+    width: usize,
+) -> Arc<PreparedImage> {
+    let patch_dim = model.patch_dim();
     let key = DrawKey { seed: 11, step: 0, prompt: number, completion: 0 };
     // A few draws spread over the patches: an image needs no more, and random numbers are slow.
     let noise: Vec<f32> = (0..97).map(|i| (4.0 * key.uniform(i) - 2.0) as f32).collect();
     let pixel_values =
-        (0..height * width * PATCH_DIM).map(|i| noise[(i + i / PATCH_DIM) % noise.len()]).collect();
+        (0..height * width * patch_dim).map(|i| noise[(i + i / patch_dim) % noise.len()]).collect();
     let size = [14 * width as u32, 14 * height as u32];
     Arc::new(PreparedImage::new(
         pixel_values,
@@ -65,8 +65,10 @@ pub fn prompt(
 }
 
 /// Text only, one image, two images, and one that shares its image with another.
-pub fn mixed_prompts(image_token: u32) -> Vec<Prompt> {
-    let (small, wide, tall) = (image(0, 4, 6), image(1, 2, 8), image(2, 6, 4));
+pub fn mixed_prompts(model: &dyn VisionLanguageModel) -> Vec<Prompt> {
+    let image_token = model.image_token_id();
+    let [small, wide, tall] =
+        [(0, 4, 6), (1, 2, 8), (2, 6, 4)].map(|(number, h, w)| image(model, number, h, w));
     vec![
         prompt(0, 9, &[], image_token),
         prompt(1, 14, std::slice::from_ref(&small), image_token),

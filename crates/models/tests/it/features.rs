@@ -15,8 +15,8 @@ use tch::{Kind, Tensor};
 use torch::{read_tensors, write_tensors};
 
 use crate::support::{
-    checkpoint, copy, edit_config, edit_weights, load_as, logits, max_difference, prompt,
-    test_image,
+    CHECKPOINTS, checkpoint, copy, edit_config, edit_weights, image_of, load_as, logits,
+    max_difference, prompt, test_image,
 };
 
 const LARGE: usize = 1 << 20;
@@ -49,20 +49,22 @@ fn counts(stats: FeatureStats) -> [usize; 3] {
 }
 
 /// Two sizes, one image in two prompts, one equal to another without being the same.
-fn items() -> Vec<(Prompt, Vec<Vec<u32>>)> {
-    let (a, b) = (test_image(1, 4, 6), test_image(2, 18, 12));
+fn items(patch_dim: usize) -> Vec<(Prompt, Vec<Vec<u32>>)> {
+    let small = || image_of(patch_dim, 1, [4, 6]);
+    let (a, b) = (small(), image_of(patch_dim, 2, [18, 12]));
     vec![
         (prompt(&[1, 2], &[a.clone(), b.clone()], &[3]), vec![vec![7, 8, 9], vec![10]]),
         (prompt(&[4, 5, 6], &[], &[]), vec![vec![11, 12]]),
-        (prompt(&[4], &[b, test_image(1, 4, 6)], &[1, 1]), vec![]),
+        (prompt(&[4], &[b, small()], &[1, 1]), vec![]),
     ]
 }
 
 #[test]
 fn kept_features_are_the_computed_ones() {
-    for checkpoint in ["nested", "flat"].map(checkpoint) {
-        let items = items();
-        let expected = logits(frozen(&checkpoint, None).as_ref(), &items);
+    for checkpoint in CHECKPOINTS.map(checkpoint) {
+        let plain = frozen(&checkpoint, None);
+        let items = items(plain.patch_dim());
+        let expected = logits(plain.as_ref(), &items);
         let cache = cache(LARGE, None);
         let model = frozen(&checkpoint, Some(&cache));
         let cold = logits(model.as_ref(), &items);
@@ -74,7 +76,7 @@ fn kept_features_are_the_computed_ones() {
         assert!(warm.equal(&cold));
         let stats = cache.stats();
         assert_eq!(counts(stats), [4, 0, 2]);
-        assert_eq!(stats.num_bytes, (6 + 54) * 32 * 4);
+        assert_eq!(stats.num_bytes, (6 + 54) * plain.feature_size() as usize * 4);
         assert!(stats.saved_secs > 0.0);
         // In another order and company, the same bits.
         let alone = logits(frozen(&checkpoint, Some(&cache)).as_ref(), &items[2..]);

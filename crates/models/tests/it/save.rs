@@ -46,7 +46,7 @@ fn files_names_types_and_shapes_stay() {
             fs::write(source.path().join(other), "left out").unwrap();
         }
         fs::create_dir(source.path().join("original")).unwrap();
-        if name == "nested" {
+        if name.ends_with("nested") {
             // The reader of a single file does not look at others; shards are named by the index.
             assert!(!source.path().join("model.safetensors.index.json").exists());
         }

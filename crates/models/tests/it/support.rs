@@ -14,13 +14,10 @@ use models::{
 use serde_json::Value;
 use tch::{Kind, Tensor, no_grad};
 use tempfile::TempDir;
-pub use testing::checkpoint;
+pub use testing::{CHECKPOINTS, checkpoint};
 use torch::{read_tensors, write_tensors};
 
-/// Both tiny checkpoints: nested names in one file, flat names in shards with a tied head.
-pub const CHECKPOINTS: [&str; 2] = ["nested", "flat"];
-
-/// Numbers of a patch in both: 3 channels, 2 frames, 14 x 14 px.
+/// Numbers of a patch of Qwen2.5-VL: 3 channels, 2 frames, 14 x 14 px.
 pub const PATCH_DIM: usize = 3 * 2 * 14 * 14;
 
 /// A copy to alter.
@@ -97,9 +94,18 @@ pub fn assert_names(message: &str, parts: &[&str]) {
     }
 }
 
-/// An image of `height x width` patches whose pixels depend on `number`.
+/// An image of `height x width` patches of Qwen2.5-VL whose pixels depend on `number`.
 pub fn test_image(number: usize, height: usize, width: usize) -> Arc<PreparedImage> {
-    let pixel_values = (0..height * width * PATCH_DIM)
+    image_of(PATCH_DIM, number, [height, width])
+}
+
+/// An image of `height x width` patches of `patch_dim` numbers that depend on `number`.
+pub fn image_of(
+    patch_dim: usize,
+    number: usize,
+    [height, width]: [usize; 2],
+) -> Arc<PreparedImage> {
+    let pixel_values = (0..height * width * patch_dim)
         .map(|i| ((i + 1) as f32 * 0.37 + number as f32).sin())
         .collect();
     let size = [14 * width as u32, 14 * height as u32];
@@ -145,7 +151,8 @@ pub fn logits(model: &dyn VisionLanguageModel, items: &[(Prompt, Vec<Vec<u32>>)]
 
 /// Logits of one prompt with an image and a completion.
 pub fn sample_logits(model: &dyn VisionLanguageModel) -> Tensor {
-    let prompt = prompt(&[537, 82, 424], &[test_image(1, 6, 10)], &[392, 198, 377]);
+    let image = image_of(model.patch_dim(), 1, [6, 10]);
+    let prompt = prompt(&[537, 82, 424], &[image], &[392, 198, 377]);
     logits(model, &[(prompt, vec![vec![27, 332, 29]])])
 }
 

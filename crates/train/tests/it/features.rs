@@ -38,8 +38,8 @@ fn cache() -> Rc<FeatureCache> {
 }
 
 /// Two images of different size, one of them in two prompts, and a prompt without any.
-fn prompts() -> Vec<Prompt> {
-    let processor = golden::processor("nested");
+fn prompts(checkpoint: &str) -> Vec<Prompt> {
+    let processor = golden::processor(checkpoint);
     let image = |name: &str| {
         let path = golden::folder("parity/images").join(name);
         Arc::new(processor.load_image(&path).unwrap())
@@ -58,8 +58,12 @@ const ANSWERS: [&[&[u32]]; 3] =
     [&[&[5, 6, 7, 8, 538], &[9, 538], &[30]], &[&[11, 12, 13]], &[&[7, 7, 8, 538], &[40, 41]]];
 
 /// Loss, and the gradients of all weights that have one, by name.
-fn gradients(model: &dyn VisionLanguageModel, recompute: bool) -> (f64, Vec<(String, Tensor)>) {
-    let prompts = prompts();
+fn gradients(
+    model: &dyn VisionLanguageModel,
+    checkpoint: &str,
+    recompute: bool,
+) -> (f64, Vec<(String, Tensor)>) {
+    let prompts = prompts(checkpoint);
     let items: Vec<PromptWithCompletions<'_>> =
         prompts.iter().zip(ANSWERS).map(|(p, a)| (p, a.to_vec())).collect();
     let batch = MicroBatch::pack(model, &items).unwrap();
@@ -89,7 +93,7 @@ fn worst(got: &[(String, Tensor)], expected: &[(String, Tensor)]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-fn models() -> Vec<Box<dyn VisionLanguageModel>> {
+fn models(checkpoint: &str) -> [Box<dyn VisionLanguageModel>; 2] {
     let lora = LoraOptions {
         rank: 4,
         alpha: 8.0,
@@ -97,33 +101,35 @@ fn models() -> Vec<Box<dyn VisionLanguageModel>> {
         targets: Targets::new(&[], false).unwrap(),
         seed: 3,
     };
-    let nested = golden::checkpoint("nested");
+    let folder = golden::checkpoint(checkpoint);
     let all = LoadOptions { trained: TrainedParts::ALL, ..frozen_tower() };
-    vec![
-        load_model(&nested, frozen_tower()).unwrap(),
-        load_with_adapter(&nested, all, AdapterSource::New(&lora)).unwrap(),
+    [
+        load_model(&folder, frozen_tower()).unwrap(),
+        load_with_adapter(&folder, all, AdapterSource::New(&lora)).unwrap(),
     ]
 }
 
 #[test]
 fn kept_features_change_neither_loss_nor_gradients() {
-    for mut model in models() {
+    for (checkpoint, mut model) in
+        testing::NESTED.into_iter().flat_map(|c| models(c).map(|m| (c, m)))
+    {
         let is_adapted = model.parameters().lora.is_some();
-        let (loss, plain) = gradients(model.as_ref(), false);
+        let (loss, plain) = gradients(model.as_ref(), checkpoint, false);
         assert!(!plain.is_empty());
         assert!(plain.iter().all(|(name, _)| !name.contains("visual")));
         assert!(plain.iter().all(|(name, _)| name.contains("lora") == is_adapted));
         let cache = cache();
         model.keep_features(cache.clone()).unwrap();
-        let cold = gradients(model.as_ref(), false);
+        let cold = gradients(model.as_ref(), checkpoint, false);
         assert_eq!((cache.stats().hits, cache.stats().misses), (0, 2));
         assert!((cold.0 - loss).abs() < 1e-6 * loss.abs());
         let difference = worst(&cold.1, &plain);
         assert!(difference < 1e-6, "{difference}");
-        let warm = gradients(model.as_ref(), false);
+        let warm = gradients(model.as_ref(), checkpoint, false);
         assert_eq!((warm.0, worst(&warm.1, &cold.1)), (cold.0, 0.0));
         // With layers computed again, beside the same without a cache.
-        let recomputed = gradients(model.as_ref(), true);
+        let recomputed = gradients(model.as_ref(), checkpoint, true);
         assert!(worst(&recomputed.1, &plain) < 1e-5);
         assert_eq!((cache.stats().hits, cache.stats().misses), (4, 2));
     }

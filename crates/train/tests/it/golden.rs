@@ -1,5 +1,7 @@
 //! Golden files: read, never skipped.
 
+use std::path::Path;
+
 use data::Processor;
 use data::image::ResizeBackend;
 use data::processor::ProcessorOptions;
@@ -13,8 +15,12 @@ pub fn json(path: &str) -> Value {
 }
 
 pub fn model(name: &str, trainable: bool) -> Box<dyn VisionLanguageModel> {
+    model_as(name, Kind::Float, trainable)
+}
+
+pub fn model_as(name: &str, kind: Kind, trainable: bool) -> Box<dyn VisionLanguageModel> {
     let options = LoadOptions {
-        kind: Kind::Float,
+        kind,
         device: torch::device_of_tests(),
         trained: TrainedParts::all(trainable),
     };
@@ -46,10 +52,12 @@ pub fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
 }
 
-/// Compares every parameter's gradient with the golden one: relative norm of the difference, with a
-/// floor for gradients that are noise. Returns the worst.
-pub fn compare_gradients(model: &dyn VisionLanguageModel, golden: &str, tolerance: f64) -> f64 {
-    let expected = torch::read_tensors(&folder(golden)).unwrap();
+/// Compares every parameter's gradient with the golden one: norm of the difference relative to that of the gradient, or to a
+/// millionth of the largest, below which gradients are noise. Returns the worst.
+pub fn compare_gradients(model: &dyn VisionLanguageModel, golden: &Path, tolerance: f64) -> f64 {
+    let expected = torch::read_tensors(golden).unwrap();
+    let norm = |t: &Tensor| f64::try_from(t.norm()).unwrap();
+    let floor = 1e-6 * expected.values().map(norm).fold(0.0, f64::max);
     let mut worst: f64 = 0.0;
     for parameter in &model.parameters().list {
         let gradient = parameter.value.grad();
@@ -63,9 +71,8 @@ pub fn compare_gradients(model: &dyn VisionLanguageModel, golden: &str, toleranc
         };
         assert!(gradient.defined(), "{} has no gradient", parameter.name);
         let expected = &expected.to_device(gradient.device());
-        let norm = |t: &Tensor| f64::try_from(t.norm()).unwrap();
-        let relative = norm(&(gradient.view(expected.size().as_slice()) - expected))
-            / norm(expected).max(1e-4);
+        let difference = gradient.view(expected.size().as_slice()) - expected;
+        let relative = norm(&difference) / norm(expected).max(floor);
         assert!(relative < tolerance, "{}: relative difference {relative}", parameter.name);
         worst = worst.max(relative);
     }

@@ -125,7 +125,11 @@ fn loss_and_gradients() {
             );
         }
         if name == "cool" {
-            golden::compare_gradients(model.as_ref(), "grpo/grads_cool.safetensors", 1e-4);
+            golden::compare_gradients(
+                model.as_ref(),
+                &golden::folder("grpo/grads_cool.safetensors"),
+                1e-4,
+            );
         }
     }
 }

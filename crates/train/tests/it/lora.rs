@@ -15,7 +15,16 @@ use train::batch::{MicroBatch, Pass};
 use crate::golden;
 use crate::parity::Case;
 
-const CASES: [&str; 4] = ["language", "flat", "vision", "queries"];
+const CASES: [&str; 8] = [
+    "language",
+    "flat",
+    "vision",
+    "queries",
+    "qwen2_vl/language",
+    "qwen2_vl/hub",
+    "qwen3_vl/language",
+    "qwen3_vl/hub",
+];
 
 fn trainable() -> LoadOptions {
     let device = torch::device_of_tests();
@@ -29,12 +38,15 @@ struct Adapted {
 }
 
 fn adapted(name: &str) -> Adapted {
-    let value = golden::json(&format!("lora/{name}/case.json"));
-    Adapted {
-        folder: golden::folder(format!("lora/{name}")),
-        case: Case::new(value["case"].as_str().unwrap()),
-        value,
-    }
+    let family = name.split_once('/').map(|(family, _)| family);
+    let folder = match name.split_once('/') {
+        Some((family, name)) => golden::folder(format!("families/{family}/lora/{name}")),
+        None => golden::folder(format!("lora/{name}")),
+    };
+    let value: Value = testing::read_json(folder.join("case.json"));
+    let case = value["case"].as_str().unwrap();
+    let case = family.map_or(case.to_owned(), |family| format!("{family}/{case}"));
+    Adapted { folder, case: Case::new(&case), value }
 }
 
 fn logprobs(model: &dyn VisionLanguageModel, case: &Case) -> Vec<f64> {
@@ -114,9 +126,9 @@ fn a_merged_model_computes_as_peft_merges() {
 #[test]
 fn a_saved_adapter_is_the_one_that_was_read() {
     for name in CASES {
-        let Adapted { folder, value, .. } = adapted(name);
+        let Adapted { folder, case, .. } = adapted(name);
         let model = load_model(&folder, trainable()).unwrap();
-        let base = golden::checkpoint(value["checkpoint"].as_str().unwrap());
+        let base = golden::checkpoint(&case.checkpoint);
         let saved = tempfile::tempdir().unwrap();
         save_adapter(model.as_ref(), &base, saved.path()).unwrap();
         let read = |folder: &std::path::Path| -> BTreeMap<String, Tensor> {

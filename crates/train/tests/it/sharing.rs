@@ -10,8 +10,8 @@ use train::batch::{MicroBatch, Pass, PromptWithCompletions};
 
 use crate::golden;
 
-fn prompts() -> Vec<Prompt> {
-    let processor = golden::processor("nested");
+fn prompts(checkpoint: &str) -> Vec<Prompt> {
+    let processor = golden::processor(checkpoint);
     let image = |name: &str| {
         Arc::new(processor.load_image(&golden::folder("parity/images").join(name)).unwrap())
     };
@@ -47,7 +47,13 @@ fn gradients(
 
 #[test]
 fn shared_equals_one_by_one() {
-    let prompts = prompts();
+    for checkpoint in testing::NESTED {
+        check_shared(checkpoint);
+    }
+}
+
+fn check_shared(checkpoint: &str) {
+    let prompts = prompts(checkpoint);
     let weight =
         |g: usize, a: usize, t: usize| 0.3 + 0.1 * g as f32 - 0.25 * a as f32 + 0.05 * t as f32;
     let weights = |g: usize, a: usize| -> Vec<f32> {
@@ -65,19 +71,19 @@ fn shared_equals_one_by_one() {
         }
     }
     let expected = {
-        let model = golden::model("nested", true);
+        let model = golden::model(checkpoint, true);
         gradients(model.as_ref(), &alone, false)
     };
     for recompute in [false, true] {
-        let model = golden::model("nested", true);
+        let model = golden::model(checkpoint, true);
         let got = gradients(model.as_ref(), &[(together.clone(), all.clone())], recompute);
         for (a, b) in got.0.iter().zip(&expected.0) {
-            assert!((a - b).abs() < 1e-4, "{a} {b}");
+            assert!((a - b).abs() < 1e-4, "{checkpoint}: {a} {b}");
         }
         for ((a, b), parameter) in got.1.iter().zip(&expected.1).zip(&model.parameters().list) {
             let norm = |t: &Tensor| f64::try_from(t.norm()).unwrap();
             let relative = norm(&(a - b)) / norm(b).max(1e-4);
-            assert!(relative < 1e-4, "{}: {relative}", parameter.name);
+            assert!(relative < 1e-4, "{checkpoint} {}: {relative}", parameter.name);
         }
     }
 }
@@ -85,6 +91,6 @@ fn shared_equals_one_by_one() {
 #[test]
 fn an_empty_completion_is_refused() {
     let model = golden::model("nested", false);
-    let prompts = prompts();
+    let prompts = prompts("nested");
     assert!(MicroBatch::pack(model.as_ref(), &[(&prompts[1], vec![&[]])]).is_err());
 }

@@ -122,9 +122,18 @@ impl<V: VisionSettings> DecoderConfig<V> {
             image_token_id: file.image_token_id,
             tie_word_embeddings: file.is_tied,
         };
-        let checks = config.text.check(config.image_token_id);
-        file.finish(checks.and_then(|()| config.vision.check(&config.text)))?;
+        file.finish(config.check())?;
         Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.text.check(self.image_token_id)?;
+        // transformers passes this key over: each class computes one of the two.
+        let own = V::decoder(&self.text).interleaved_mrope;
+        if let Some(given) = self.text.mrope_interleaved().filter(|given| *given != own) {
+            return Err(format!("`mrope_interleaved`: expected {own}, got {given}"));
+        }
+        self.vision.check(&self.text)
     }
 }
 

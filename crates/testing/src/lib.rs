@@ -36,15 +36,40 @@ pub fn checkpoint(name: &str) -> PathBuf {
     in_family("checkpoints", name)
 }
 
-/// Families beside Qwen2.5-VL, by model type.
-pub const OTHER_FAMILIES: [&str; 2] = ["qwen2_vl", "qwen3_vl"];
+/// Families beside Qwen2.5-VL, by model type: those that have golden numbers.
+///
+/// # Panics
+/// If there are none.
+pub fn other_families() -> Vec<&'static str> {
+    let folder = golden("families");
+    let entries = std::fs::read_dir(&folder).expect("golden families");
+    let folders = entries.map(|entry| entry.expect("an entry").path()).filter(|p| p.is_dir());
+    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut names: Vec<&'static str> =
+        folders.filter_map(name).map(|name| &*Box::leak(name.into_boxed_str())).collect();
+    names.sort_unstable();
+    assert!(names.len() > 1, "{}: {names:?}", folder.display());
+    names
+}
+
+fn checkpoints_of(first: &[&'static str], others: &[&str]) -> Vec<&'static str> {
+    let of_family = |family: &&str| -> Vec<&'static str> {
+        let path = |name: &&str| &*Box::leak(format!("{family}/{name}").into_boxed_str());
+        others.iter().map(path).collect()
+    };
+    let all = other_families();
+    first.iter().copied().chain(all.iter().flat_map(of_family)).collect()
+}
 
 /// All tiny checkpoints, by the name that [`checkpoint`] takes.
-pub const CHECKPOINTS: [&str; 6] =
-    ["nested", "flat", "qwen2_vl/nested", "qwen2_vl/hub", "qwen3_vl/nested", "qwen3_vl/hub"];
+pub fn all_checkpoints() -> Vec<&'static str> {
+    checkpoints_of(&["nested", "flat"], &["nested", "hub"])
+}
 
-/// The tiny checkpoint of each family that trains in f32.
-pub const NESTED: [&str; 3] = ["nested", "qwen2_vl/nested", "qwen3_vl/nested"];
+/// The tiny checkpoint of each family that trains in f32, Qwen2.5-VL's first.
+pub fn nested_checkpoints() -> Vec<&'static str> {
+    checkpoints_of(&["nested"], &["nested"])
+}
 
 /// The path of `kind/name` in the golden numbers of a family: Qwen2.5-VL's, or those that `family/name` says.
 fn in_family(kind: &str, name: &str) -> PathBuf {
@@ -88,7 +113,7 @@ impl ParityCase {
     /// If a family has fewer than eleven.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for family in std::iter::once("").chain(OTHER_FAMILIES) {
+        for family in std::iter::once("").chain(other_families()) {
             let prefix = if family.is_empty() { String::new() } else { format!("{family}/") };
             let folder = in_family("cases", &prefix);
             let entries = std::fs::read_dir(&folder)

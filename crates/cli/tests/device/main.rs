@@ -78,14 +78,15 @@ fn completions_equal_the_cpus() {
     let dir = TempDir::new().unwrap();
     let input = questions(dir.path());
     let (mut tokens, mut largest) = (0, 0f64);
-    let [first, others @ ..] = testing::NESTED;
+    let models = testing::nested_checkpoints();
+    let first = models[0];
     let mut calls = vec![
         (first, ""),
         (first, "--temperature 0"),
         (first, "--top_k 40 --top_p 0.9 --min_p 0.01 --repetition_penalty 1.2"),
         (first, "--max_concurrent_completions 5 --temperature 0.7"),
     ];
-    calls.extend(others.map(|model| (model, "")));
+    calls.extend(models[1..].iter().map(|model| (*model, "")));
     for (model, sampling) in calls {
         let line = format!(
             "generate {} --json --input {input} --num_generations 6 --max_new_tokens 24 --seed 3 {sampling}",
@@ -124,7 +125,8 @@ fn logprobs_are_the_cpus() {
     ];
     fs::write(&input, given.map(|row| format!("{row}\n")).concat()).unwrap();
     let kinds = [("float32", 1e-5), ("bfloat16", 0.1)];
-    let cases = testing::NESTED.iter().flat_map(|model| kinds.map(|kind| (model, kind)));
+    let models = testing::nested_checkpoints();
+    let cases = models.iter().flat_map(|model| kinds.map(|kind| (model, kind)));
     for (model, (kind, tolerance)) in cases {
         let line = format!("logprobs {} --input {} --dtype {kind}", common(model), input.display());
         let found = rows(&done(&format!("{line} --device {}", device())));

@@ -114,7 +114,7 @@ fn same(found: &Value, expected: &Value, what: &str) {
 
 #[test]
 fn other_families_train_as_on_the_cpu() {
-    for model in &testing::NESTED[1..] {
+    for model in &testing::nested_checkpoints()[1..] {
         compare_of(model, "grpo", SAME_OF_OTHERS);
         compare_of(model, "sft", &["", "--gradient_checkpointing true"]);
     }

@@ -80,7 +80,8 @@ pub fn computed(folder: &Path) -> Vec<Value> {
 #[test]
 fn a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() {
     let dir = TempDir::new().unwrap();
-    let [first, others @ ..] = testing::NESTED;
+    let models = testing::nested_checkpoints();
+    let first = models[0];
     let offloaded = "--bf16 true --offload_optimizer true --offload_reference true";
     let mut runs = vec![
         (first, "plain", "grpo", ""),
@@ -90,7 +91,9 @@ fn a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() {
         (first, "adapter", "grpo", "--use_peft true --lora_dropout 0.1"),
         (first, "taught", "sft", "--bf16 true --gradient_checkpointing true"),
     ];
-    runs.extend(others.map(|model| (model, model, "grpo", "--bf16 true --cuda_graphs true")));
+    runs.extend(
+        models[1..].iter().map(|model| (*model, *model, "grpo", "--bf16 true --cuda_graphs true")),
+    );
     for (model, name, method, more) in runs {
         let name = name.replace('/', "-");
         let more = format!("{more} --max_steps 4 --save_steps 2 --save_optimizer_limit 9");

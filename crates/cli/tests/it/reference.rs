@@ -24,7 +24,7 @@ fn a_checkpoint_loads_in_transformers() {
         eprintln!("skipped: no Python with transformers 5.17.0 (set VLM_R1_REFERENCE_PYTHON)");
         return;
     };
-    for checkpoint in testing::CHECKPOINTS {
+    for checkpoint in testing::all_checkpoints() {
         compare(&python, checkpoint);
     }
 }

@@ -63,7 +63,7 @@ fn assert_same(got: &[Completion], expected: &[Completion], case: &str) {
 #[test]
 fn sampled() {
     let params = SamplingParams { max_new_tokens: 14, eos_ids: many_ends(), ..Default::default() };
-    for checkpoint in testing::NESTED {
+    for checkpoint in testing::nested_checkpoints() {
         assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &params);
     }
 }
@@ -112,7 +112,7 @@ fn greedy_with_repetition_penalty() {
 /// Completions longer than the first size of their cache, which must grow without a trace.
 #[test]
 fn long_completions() {
-    for checkpoint in testing::NESTED {
+    for checkpoint in testing::nested_checkpoints() {
         check_long_completions(tiny(checkpoint, Kind::Float));
     }
 }
@@ -246,7 +246,7 @@ fn check_graphs(model: Box<dyn VisionLanguageModel>) {
 /// In bf16 the KV cache and the packed pass round differently; on the same tokens they stay close.
 #[test]
 fn bf16_stays_close() {
-    for checkpoint in testing::NESTED {
+    for checkpoint in testing::nested_checkpoints() {
         check_bf16(tiny(checkpoint, Kind::BFloat16));
     }
 }

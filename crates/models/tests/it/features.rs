@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 use torch::{read_tensors, write_tensors};
 
 use crate::support::{
-    CHECKPOINTS, checkpoint, copy, edit_config, edit_weights, image_of, load_as, logits,
+    all_checkpoints, checkpoint, copy, edit_config, edit_weights, image_of, load_as, logits,
     max_difference, prompt, test_image,
 };
 
@@ -61,7 +61,7 @@ fn items(patch_dim: usize) -> Vec<(Prompt, Vec<Vec<u32>>)> {
 
 #[test]
 fn kept_features_are_the_computed_ones() {
-    for checkpoint in CHECKPOINTS.map(checkpoint) {
+    for checkpoint in all_checkpoints().into_iter().map(checkpoint) {
         let plain = frozen(&checkpoint, None);
         let items = items(plain.patch_dim());
         let expected = logits(plain.as_ref(), &items);

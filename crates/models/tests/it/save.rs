@@ -8,7 +8,7 @@ use models::save_weights;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::support::{
-    CHECKPOINTS, all_tensors, assert_names, checkpoint, copy, edit_weights, load, load_as,
+    all_checkpoints, all_tensors, assert_names, checkpoint, copy, edit_weights, load, load_as,
     sample_logits, weight_files,
 };
 
@@ -26,7 +26,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn what_was_not_trained_comes_back_byte_for_byte() {
-    for name in CHECKPOINTS {
+    for name in all_checkpoints() {
         // Once through our writer, so that tensors lie in the order it gives them.
         let source = copy(name);
         edit_weights(source.path(), |_| {});
@@ -39,7 +39,7 @@ fn what_was_not_trained_comes_back_byte_for_byte() {
 
 #[test]
 fn files_names_types_and_shapes_stay() {
-    for name in CHECKPOINTS {
+    for name in all_checkpoints() {
         let source = copy(name);
         fs::write(source.path().join("notes.txt"), "kept").unwrap();
         for other in ["pytorch_model.bin", "consolidated.safetensors", "a.gguf"] {

@@ -14,7 +14,7 @@ use models::{
 use serde_json::Value;
 use tch::{Kind, Tensor, no_grad};
 use tempfile::TempDir;
-pub use testing::{CHECKPOINTS, checkpoint};
+pub use testing::{all_checkpoints, checkpoint};
 use torch::{read_tensors, write_tensors};
 
 /// Numbers of a patch of Qwen2.5-VL: 3 channels, 2 frames, 14 x 14 px.

@@ -8,13 +8,13 @@ use tch::{Kind, Tensor};
 use torch::WeightFiles;
 
 use crate::support::{
-    CHECKPOINTS, all_tensors, assert_names, checkpoint, copy, edit_config, edit_weights, load,
+    all_checkpoints, all_tensors, assert_names, checkpoint, copy, edit_config, edit_weights, load,
     load_as, refusal, sample_logits,
 };
 
 #[test]
 fn parameters_have_the_names_of_the_checkpoint() {
-    for name in CHECKPOINTS {
+    for name in all_checkpoints() {
         let folder = checkpoint(name);
         let stored: Vec<String> = all_tensors(&folder).into_keys().collect();
         let model = load(&folder);
@@ -207,7 +207,7 @@ fn each_weight_may_have_either_name() {
         let text = name.strip_prefix("language_model.").map(|rest| format!("model.{rest}"));
         Some(text.unwrap_or_else(|| name.to_owned()))
     };
-    for name in CHECKPOINTS {
+    for name in all_checkpoints() {
         let expected = sample_logits(load(&checkpoint(name)).as_ref());
         let is_current =
             all_tensors(&checkpoint(name)).keys().any(|n| n.starts_with("model.visual."));

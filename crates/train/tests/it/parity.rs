@@ -134,13 +134,13 @@ fn bf16_rounds_as_transformers_does() {
         assert!(ours > 1e-4 && ours < 1.3 * theirs, "{}: {ours}, {theirs}", case.name);
         checked += 1;
     }
-    assert_eq!(checked, testing::OTHER_FAMILIES.len());
+    assert_eq!(checked, testing::other_families().len());
 }
 
 /// What the sampler records of its tokens is what training computes of them, for completions that share their prompt.
 #[test]
 fn sampled_logprobs_are_those_of_training() {
-    for (index, checkpoint) in testing::CHECKPOINTS.into_iter().enumerate() {
+    for (index, checkpoint) in testing::all_checkpoints().into_iter().enumerate() {
         let case = Case::all().into_iter().find(|case| {
             case.checkpoint == checkpoint && case.value["images"].as_array().unwrap().len() > 1
         });

@@ -47,7 +47,7 @@ fn gradients(
 
 #[test]
 fn shared_equals_one_by_one() {
-    for checkpoint in testing::NESTED {
+    for checkpoint in testing::nested_checkpoints() {
         check_shared(checkpoint);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::RgbImage;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testing::checkpoint;
+use testing::{checkpoint, golden};
 
 use crate::program::{CallResult, call};
 
@@ -237,4 +237,52 @@ fn a_task_that_is_nearly_one_of_ours_is_refused_everywhere() {
             );
         }
     }
+}
+
+/// A model folder with another `model_type`.
+fn model(dir: &Path, model_type: &str) -> String {
+    let folder = dir.join(model_type);
+    fs::create_dir_all(&folder).unwrap();
+    for file in fs::read_dir(golden("families/qwen3_vl/checkpoints/nested")).unwrap() {
+        let file = file.unwrap();
+        if file.file_name() != "model.safetensors" {
+            fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+    }
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config["model_type"] = json!(model_type);
+    fs::write(&path, config.to_string()).unwrap();
+    folder.display().to_string()
+}
+
+#[test]
+fn the_models_family_says_how_boxes_are_taken() {
+    let dir = TempDir::new().unwrap();
+    let rows: Vec<Value> = (0..30)
+        .map(|i| row(&format!("Number {i}?"), &format!("[{i}, 20, {}, 90]", 40 + i)))
+        .collect();
+    write(dir.path(), &rows);
+    let looked = |model_type: &str, more: &str| {
+        let folder = model(dir.path(), model_type);
+        let result = check(dir.path(), &format!("{REC} --model_name_or_path {folder} {more}"));
+        assert_eq!(result.code, Some(0), "{model_type}: {}{}", result.stdout, result.stderr);
+        result
+    };
+    let converted = "boxes: taken for pixels of the image in the data, thousandths of the image in what the model";
+    let result = looked("qwen3_vl", "");
+    let expected = format!("{converted} (`qwen3_vl`) writes: rewards convert the model's; `sft`");
+    assert!(result.stdout.contains(&expected), "{}", result.stdout);
+    // The true answers, written in thousandths, are found.
+    assert!(result.stdout.ends_with("\n0 errors, 0 warnings\n"), "{}", result.stdout);
+    let result = looked("unheard_of", "");
+    assert!(result.stdout.contains(converted), "{}", result.stdout);
+    for note in ["`unheard_of` has no rewards of its own", "texts of family `unheard_of`"] {
+        assert_eq!(result.stderr.matches(note).count(), 1, "{note}: {}", result.stderr);
+    }
+    let result = looked("internvl", "");
+    assert!(result.stdout.contains("(`internvl`) writes: the same\n"), "{}", result.stdout);
+    assert!(result.stdout.contains("`--solution_box_format absolute`"), "{}", result.stdout);
+    let told = looked("internvl", "--solution_box_format absolute");
+    assert!(told.stdout.ends_with("\n0 errors, 0 warnings\n"), "{}", told.stdout);
 }

@@ -104,6 +104,23 @@ fn boxes_are_scaled_by_the_sizes_of_row_or_image() {
     }
 }
 
+/// A model of a family that has no rewards of its own ends nothing: it is taken to write thousandths.
+#[test]
+fn a_family_that_is_not_known_is_rewarded_by_the_default_and_a_note_says_so() {
+    let dir = TempDir::new().unwrap();
+    let completion = "<think>t</think><answer>[100, 200, 500, 900]</answer>";
+    let row = json!({"completion": completion, "solution": "<answer> [20, 20, 100, 90] </answer>", "image_size": [200, 100]});
+    let input = write(&dir, &[row.clone(), row]);
+    let flags = "--task_type rec --is_reward_customized_from_vlm_module true --family unheard_of";
+    let result = call(&format!("reward --input {input} {flags}"));
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    for row in lines(&result.stdout) {
+        assert_eq!(row["rewards"], json!({"accuracy": 1.0, "format": 1.0}));
+    }
+    let note = "note: family `unheard_of` has no rewards of its own";
+    assert_eq!(result.stderr.matches(note).count(), 1, "{}", result.stderr);
+}
+
 #[test]
 fn bad_rows_are_named_and_nothing_is_written() {
     let dir = TempDir::new().unwrap();

@@ -125,7 +125,7 @@ fn kept_features_change_neither_loss_nor_gradients() {
         assert_eq!((cache.stats().hits, cache.stats().misses), (0, 2));
         assert!((cold.0 - loss).abs() < 1e-6 * loss.abs());
         let difference = worst(&cold.1, &plain);
-        assert!(difference < 1e-6, "{difference}");
+        assert!(difference < 3e-6, "{checkpoint}: {difference}");
         let warm = gradients(model.as_ref(), checkpoint, false);
         assert_eq!((warm.0, worst(&warm.1, &cold.1)), (cold.0, 0.0));
         // With layers computed again, beside the same without a cache.

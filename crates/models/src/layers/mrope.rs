@@ -42,7 +42,8 @@ impl MRope {
     fn new(head_dim: i64, theta: f64, axes: Vec<i64>, device: Device) -> Self {
         MRope {
             frequencies: inverse_frequencies(head_dim, theta, device),
-            axes: torch::upload(&axes, device),
+            // Made while a model is loaded, before page-locked copies are tried.
+            axes: Tensor::from_slice(&axes).to_device(device),
         }
     }
 

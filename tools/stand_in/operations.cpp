@@ -608,7 +608,8 @@ void check_flash(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor
 // Scores of one sequence: [heads, queries, keys], scaled and masked, and keys and values for every head.
 struct OneSequence {
   Tensor q, k, v, scores;
-  OneSequence(const Tensor &all_q, const Tensor &all_k, const Tensor &all_v, const std::array<int64_t, 4> &at, bool causal, double scale) {
+  OneSequence(const Tensor &all_q, const Tensor &all_k, const Tensor &all_v, const std::array<int64_t, 4> &at, bool causal,
+              std::optional<int64_t> left, double scale) {
     const auto part = [](const Tensor &x, int64_t start, int64_t len) {
       return x.narrow(0, start, len).to(at::kFloat).transpose(0, 1).contiguous();
     };
@@ -618,17 +619,25 @@ struct OneSequence {
     v = part(all_v, at[2], at[3]).repeat_interleave(group, 0);
     scores = at::bmm(q, k.transpose(1, 2)) * scale;
     if (causal) {
-      const Tensor seen = at::ones({at[1], at[3]}, at::kBool).tril(at[3] - at[1]);
+      Tensor seen = at::ones({at[1], at[3]}, at::kBool).tril(at[3] - at[1]);
+      if (left) seen = seen.triu(at[3] - at[1] - *left);
       scores = scores.masked_fill(seen.logical_not(), -std::numeric_limits<float>::infinity());
     }
   }
 };
 
+// How many keys before the last one that it may see a query sees.
+std::optional<int64_t> window(bool causal, const std::optional<c10::SymInt> &left, const std::optional<c10::SymInt> &right) {
+  TORCH_CHECK(!right && (causal || !left), "stand-in: windows end with the query's own key");
+  return left ? std::optional<int64_t>(left->expect_int()) : std::nullopt;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> flash_forward(
     const Tensor &query, const Tensor &key, const Tensor &value, const std::optional<Tensor> &cum_q, const std::optional<Tensor> &cum_k,
-    c10::SymInt, c10::SymInt, double dropout, bool causal, bool, std::optional<double> scale, std::optional<c10::SymInt>,
-    std::optional<c10::SymInt>, const std::optional<Tensor> &seqused, const std::optional<Tensor> &) {
+    c10::SymInt, c10::SymInt, double dropout, bool causal, bool, std::optional<double> scale, std::optional<c10::SymInt> left,
+    std::optional<c10::SymInt> right, const std::optional<Tensor> &seqused, const std::optional<Tensor> &) {
   TORCH_CHECK(cum_q && cum_k && dropout == 0.0, "stand-in: flash attention over lengths, without dropout");
+  const std::optional<int64_t> before = window(causal, left, right);
   const Tensor ends_q = *cum_q, ends_k = *cum_k, used = seqused.value_or(Tensor());
   check_flash(query, key, value, ends_q, ends_k, used);
   const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(query.size(2))));
@@ -645,7 +654,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> flash_forward(
         logs.narrow(1, at[0], at[1]).fill_(-std::numeric_limits<float>::infinity());
         continue;
       }
-      const OneSequence one(host_view(q), host_view(k), host_view(v), at, causal, factor);
+      const OneSequence one(host_view(q), host_view(k), host_view(v), at, causal, before, factor);
       logs.narrow(1, at[0], at[1]).copy_(one.scores.logsumexp(-1));
       out.narrow(0, at[0], at[1]).copy_(at::bmm(one.scores.softmax(-1), one.v).transpose(0, 1));
     }
@@ -660,7 +669,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> flash_forward(
 std::tuple<Tensor, Tensor, Tensor> flash_backward(const Tensor &grad, const Tensor &query, const Tensor &key, const Tensor &value,
                                                   const Tensor &output, const Tensor &lse, const Tensor &ends_q, const Tensor &ends_k,
                                                   c10::SymInt, c10::SymInt, double, bool causal, const Tensor &, const Tensor &,
-                                                  std::optional<double> scale, std::optional<c10::SymInt>, std::optional<c10::SymInt>) {
+                                                  std::optional<double> scale, std::optional<c10::SymInt> left, std::optional<c10::SymInt> right) {
+  const std::optional<int64_t> before = window(causal, left, right);
   check_flash(query, key, value, ends_q, ends_k, Tensor());
   TORCH_CHECK(grad.is_cuda() && output.is_cuda() && lse.is_cuda(), "Expected all tensors to be on the same device (_flash_attention_backward)");
   const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(query.size(2))));
@@ -670,7 +680,7 @@ std::tuple<Tensor, Tensor, Tensor> flash_backward(const Tensor &grad, const Tens
     for (const Tensor &x : {grad_q, grad_k, grad_v}) host_view(x).zero_();
     for (const auto &at : Sequences(ends_q, ends_k, Tensor()).of) {
       if (at[1] == 0 || at[3] == 0) continue;
-      const OneSequence one(host_view(query), host_view(key), host_view(value), at, causal, factor);
+      const OneSequence one(host_view(query), host_view(key), host_view(value), at, causal, before, factor);
       const auto part = [&](const Tensor &x) {
         return host_view(x).narrow(0, at[0], at[1]).to(at::kFloat).transpose(0, 1).contiguous();
       };

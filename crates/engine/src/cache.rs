@@ -455,6 +455,7 @@ impl AttentionBackend for Decode<'_> {
             prompt_indices,
             prompt_lens,
             completion_lens: &self.step.completion_lens,
+            first_visible: None,
         })
     }
 

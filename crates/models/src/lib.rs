@@ -35,7 +35,7 @@ pub use family::{Family, FamilyConfig, ScaledSize, TinySizes, VisionShape, famil
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
 pub use inputs::{InputsBuilder, ModelInputs};
 pub use layers::PackedWeights;
-pub use layers::attention::{AttentionBackend, Layout, PackedAttention, Segment};
+pub use layers::attention::{AttentionBackend, Layout, PackedAttention, Segment, Visibility};
 pub use layers::rotary::Rotary;
 pub use lora::{
     AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, merge_adapter, save_adapter,

@@ -62,6 +62,9 @@ pub struct KvView<'a> {
     pub prompt_lens: &'a Tensor,
     /// `[slots]`: tokens of its completion before the new one.
     pub completion_lens: &'a Tensor,
+    /// `[slots]`: the first key that the new token sees, counted from the prompt's first, behind which the completion lies; `None`: all. It
+    /// is at most the new token's own.
+    pub first_visible: Option<&'a Tensor>,
 }
 
 /// Attention of one new token per slot, `q [slots, heads, head_dim]`, `k`, `v [slots, kv_heads, head_dim]`, over its prompt, its
@@ -81,18 +84,19 @@ pub fn decode_attention(
         [k, v].iter().all(|x| x.size() == [slots, kv_heads, head_dim] && x.kind() == q.kind());
     check("decode_attention", fits && has_cpu_kernel(q), &[q, k, v])?;
     kv.check([slots, heads, kv_heads, head_dim], q.kind())?;
-    let [a, b, c, d, e, f, g] = kv.tensors();
-    let pointers = [q, k, v, a, b, c, d, e, f, g].map(pointer);
+    let pointers: Vec<*mut C_tensor> =
+        [q, k, v].map(pointer).into_iter().chain(kv.pointers()).collect();
     let scale = scale.unwrap_or_else(|| default_scale(head_dim));
-    // SAFETY: ten valid `at::Tensor*`, borrowed for the call, of shapes and types that fit.
+    // SAFETY: eleven valid `at::Tensor*` (the last may be null), borrowed for the call, of shapes and types that fit.
     call_for_tensor(|output, error, capacity| unsafe {
         vlm_r1_decode_attention(pointers.as_ptr(), scale, output, error, capacity)
     })
 }
 
 impl KvView<'_> {
-    fn tensors(&self) -> [&Tensor; 7] {
-        [
+    fn pointers(&self) -> [*mut C_tensor; 8] {
+        let first = self.first_visible.map_or(std::ptr::null_mut(), pointer);
+        let [a, b, c, d, e, f, g] = [
             self.prompt_keys,
             self.prompt_values,
             self.completion_keys,
@@ -101,6 +105,8 @@ impl KvView<'_> {
             self.prompt_lens,
             self.completion_lens,
         ]
+        .map(pointer);
+        [a, b, c, d, e, f, g, first]
     }
 
     /// The kernels check nothing. Indices are left to the caller.
@@ -121,7 +127,8 @@ impl KvView<'_> {
                 .iter()
                 .all(|x| x.kind() == kind)
             && [self.prompt_indices, self.prompt_lens, self.completion_lens]
-                .iter()
+                .into_iter()
+                .chain(self.first_visible)
                 .all(|x| x.size() == [slots] && x.kind() == Kind::Int64);
         check(
             "decode_attention",
@@ -294,9 +301,11 @@ fn by_kernel(
     tensors.extend(parts.iter().map(|(linear, _)| Some(&linear.packed)));
     tensors.extend(parts.iter().map(|(_, bias)| *bias));
     tensors.extend([cos, sin].map(Some));
-    tensors.extend(kv.tensors().map(Some));
-    let pointers: Vec<*mut C_tensor> =
-        tensors.into_iter().map(|tensor| tensor.map_or(std::ptr::null_mut(), pointer)).collect();
+    let pointers: Vec<*mut C_tensor> = tensors
+        .into_iter()
+        .map(|tensor| tensor.map_or(std::ptr::null_mut(), pointer))
+        .chain(kv.pointers())
+        .collect();
     let numbers = Numbers {
         outs: parts.map(|(linear, _)| linear.output),
         head_dim: layer.head_dim,
@@ -306,7 +315,7 @@ fn by_kernel(
         activation: layer.activation as c_int,
         adjacent: c_int::from(layer.pairing == Pairing::Adjacent),
     };
-    // SAFETY: 30 valid `at::Tensor*` (norms but the first two, and biases, may be null), borrowed for the call as the numbers are, of shapes
+    // SAFETY: 31 valid `at::Tensor*` (all norms but two, biases and the last may be null), borrowed for the call as the numbers are, of shapes
     // and types that fit.
     call_for_tensor(|y, error, capacity| unsafe {
         vlm_r1_decode_layer(pointers.as_ptr(), &numbers, y, error, capacity)

@@ -9,13 +9,30 @@ use crate::linear::{PackedCopy, PackedLinear, packed_linears};
 #[test]
 fn decode_attention_as_by_libtorch() {
     for kind in [Kind::Float, Kind::BFloat16] {
-        for [heads, kv_heads, dim] in [[8, 2, 64], [7, 1, 8], [4, 4, 20], [3, 1, 16]] {
-            decode_case(kind, heads, kv_heads, dim);
+        for [heads, kv_heads, dim] in [
+            [8, 2, 64],
+            [7, 1, 8],
+            [4, 4, 20],
+            [3, 1, 16],
+            [8, 8, 80],
+            [4, 1, 96],
+            [14, 2, 128],
+            [2, 2, 192],
+            [8, 4, 256],
+        ] {
+            decode_case(kind, [heads, kv_heads, dim], None, None);
+            decode_case(kind, [heads, kv_heads, dim], Some([0, 30, 48, 71]), Some(0.05));
         }
     }
 }
 
-fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
+/// `first`: the first key that is seen, of prompt and completion, of each slot.
+fn decode_case(
+    kind: Kind,
+    [heads, kv_heads, dim]: [i64; 3],
+    first: Option<[i64; 4]>,
+    scale: Option<f64>,
+) {
     let (width, room) = (48, 24);
     // Slots of two prompts of 48 and 37 tokens, with completions of 0, 1, 17 and 23 tokens before the new one.
     let (prompts, lens, completion_lens) =
@@ -37,8 +54,9 @@ fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
             prompt_indices: &Tensor::from_slice(&prompts),
             prompt_lens: &Tensor::from_slice(&lens),
             completion_lens: &Tensor::from_slice(&completion_lens),
+            first_visible: first.map(|first| Tensor::from_slice(&first)).as_ref(),
         },
-        None,
+        scale,
     )
     .unwrap();
     for slot in 0..prompts.len() {
@@ -48,7 +66,9 @@ fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
         assert_eq!(stored, k.get(at), "the new key lies in its place");
         let joined = |prompt: Tensor, completion: &Tensor| {
             let completion = completion.get(at).narrow(1, 0, before + 1);
+            let first = first.map_or(0, |first| first[slot]);
             Tensor::cat(&[prompt.narrow(1, 0, len), completion], 1)
+                .narrow(1, first, len + before + 1 - first)
                 .to_kind(Kind::Double)
                 .repeat_interleave_self_int(heads / kv_heads, 0, None)
         };
@@ -56,7 +76,8 @@ fn decode_case(kind: Kind, heads: i64, kv_heads: i64, dim: i64) {
         let keys = joined(prompt_keys.get(prompt).transpose(1, 2), &completion_keys);
         let values = joined(prompt_values.get(prompt), &completion_values);
         let query = q.get(at).to_kind(Kind::Double).unsqueeze(1);
-        let scores = query.matmul(&keys.transpose(1, 2)) / (dim as f64).sqrt();
+        let scores =
+            query.matmul(&keys.transpose(1, 2)) * scale.unwrap_or(1.0 / (dim as f64).sqrt());
         let expected = scores.softmax(-1, Kind::Double).matmul(&values).squeeze_dim(1);
         let distance = distance(&got.get(at), &expected);
         assert!(
@@ -243,6 +264,7 @@ fn a_layer_is_its_parts_bit_for_bit() {
             };
             let (prompts, lens, completion_lens) =
                 (list(&|slot| slot % 2), list(&|slot| 30 + slot % 18), list(&|slot| slot * 7 % 24));
+            let first = form.scale.map(|_| list(&|slot| slot * 5 % 31));
             let run = |by_kernel: bool| {
                 let (completion_keys, completion_values) = (room(65), room(66));
                 let keys = KvView {
@@ -253,6 +275,7 @@ fn a_layer_is_its_parts_bit_for_bit() {
                     prompt_indices: &prompts,
                     prompt_lens: &lens,
                     completion_lens: &completion_lens,
+                    first_visible: first.as_ref(),
                 };
                 let y = if by_kernel {
                     whole(&x, &layer.parts(), [&cos, &sin], &keys).unwrap()
@@ -296,6 +319,7 @@ fn what_does_not_fit_is_an_error() {
         prompt_indices: &ids,
         prompt_lens: &ids,
         completion_lens: &ids,
+        first_visible: None,
     };
     let table = draw(&[2, 4], kind, 3);
     let try_it = |x: &Tensor, parts: &DecodeLayer<'_>, table: &Tensor, keys: &KvView<'_>| {
@@ -344,6 +368,7 @@ fn a_layer_as_by_libtorch() {
             prompt_indices: &zeros,
             prompt_lens: &eights,
             completion_lens: &zeros,
+            first_visible: None,
         };
         let parts = layer.parts();
         let got = whole(&x, &parts, [&cos, &sin], &kv).unwrap();

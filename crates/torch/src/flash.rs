@@ -7,6 +7,7 @@ use torch_sys::C_tensor;
 
 use crate::TorchError;
 use crate::call::{call_for_tensor, pointer};
+use crate::decoding::default_scale;
 
 unsafe extern "C" {
     fn vlm_r1_flash_attention(
@@ -15,6 +16,7 @@ unsafe extern "C" {
         max_queries: i64,
         max_keys: i64,
         causal: c_int,
+        window: i64,
         scale: f64,
         output: *mut *mut C_tensor,
         error: *mut c_char,
@@ -50,8 +52,18 @@ impl SequenceLens {
     }
 }
 
-/// Each sequence's queries over its own keys; with `causal` the last query sees all keys, the one before
-/// it all but the last, and so on. CUDA in 16 bits, on cards that have it: flash attention. Elsewhere, where libtorch has
+/// Which keys a query sees, and what scores are multiplied by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AttentionOptions {
+    /// The last query sees all keys, the one before it all but the last, and so on.
+    pub causal: bool,
+    /// With `causal`: no more than the last so many of those keys, at least 1.
+    pub window: Option<usize>,
+    /// `None`: `1 / sqrt(head_dim)`.
+    pub scale: Option<f64>,
+}
+
+/// Each sequence's queries over its own keys. CUDA in 16 bits, on cards that have it: flash attention. Elsewhere, where libtorch has
 /// no such kernel: one sequence at a time, which is slow.
 ///
 /// # Shapes
@@ -64,11 +76,11 @@ pub fn variable_length_attention(
     k: &Tensor,
     v: &Tensor,
     lens: &SequenceLens,
-    causal: bool,
+    options: AttentionOptions,
 ) -> Result<Tensor, TorchError> {
     match has_flash_attention(q.kind(), q.device()) {
-        true => flash_attention(q, k, v, lens, causal),
-        false => one_by_one(q, k, v, lens, causal),
+        true => flash_attention(q, k, v, lens, options),
+        false => one_by_one(q, k, v, lens, options),
     }
 }
 
@@ -77,17 +89,18 @@ pub(crate) fn flash_attention(
     k: &Tensor,
     v: &Tensor,
     lens: &SequenceLens,
-    causal: bool,
+    options: AttentionOptions,
 ) -> Result<Tensor, TorchError> {
     let head_dim = q.size()[2];
-    let scale = 1.0 / (head_dim as f64).sqrt();
+    let scale = Some(options.scale.unwrap_or_else(|| default_scale(head_dim)));
     // The kernel takes multiples of 8 channels; zeros change no product.
     let missing = (8 - head_dim % 8) % 8;
     let fitted = |x: &Tensor| match missing {
         0 => x.f_contiguous(),
         _ => x.f_constant_pad_nd([0, missing]),
     };
-    let output = flash([fitted(q)?, fitted(k)?, fitted(v)?], lens, causal, scale)?;
+    let output =
+        flash([fitted(q)?, fitted(k)?, fitted(v)?], lens, AttentionOptions { scale, ..options })?;
     Ok(output.f_narrow(2, 0, head_dim)?)
 }
 
@@ -104,8 +117,7 @@ pub(crate) fn has_flash_attention(kind: Kind, device: Device) -> bool {
 fn flash(
     qkv: [Tensor; 3],
     lens: &SequenceLens,
-    causal: bool,
-    scale: f64,
+    options: AttentionOptions,
 ) -> Result<Tensor, TorchError> {
     let qkv_pointers = qkv.each_ref().map(pointer);
     let cumulative = lens.cumulative.each_ref().map(pointer);
@@ -117,8 +129,9 @@ fn flash(
             cumulative.as_ptr(),
             longest(&lens.queries),
             longest(&lens.keys),
-            c_int::from(causal),
-            scale,
+            c_int::from(options.causal),
+            options.window.map_or(0, |window| window as i64),
+            options.scale.expect("set by the caller"),
             output,
             error,
             capacity,
@@ -131,7 +144,7 @@ pub(crate) fn one_by_one(
     k: &Tensor,
     v: &Tensor,
     lens: &SequenceLens,
-    causal: bool,
+    options: AttentionOptions,
 ) -> Result<Tensor, TorchError> {
     let (mut from_query, mut from_key) = (0, 0);
     let mut outputs = Vec::with_capacity(lens.queries.len());
@@ -143,12 +156,8 @@ pub(crate) fn one_by_one(
         };
         let (q, k, v) =
             (part(q, from_query, queries)?, part(k, from_key, keys)?, part(v, from_key, keys)?);
-        let mask = causal
-            .then(|| -> Result<Tensor, TorchError> {
-                let all = Tensor::f_ones([queries, keys], (Kind::Bool, q.device()))?;
-                Ok(all.f_tril(keys - queries)?)
-            })
-            .transpose()?;
+        let mask = options.causal.then(|| mask([queries, keys], options.window, q.device()));
+        let mask = mask.transpose()?;
         let grouped = q.size()[1] != k.size()[1];
         let output = Tensor::f_scaled_dot_product_attention(
             &q,
@@ -157,11 +166,25 @@ pub(crate) fn one_by_one(
             mask.as_ref(),
             0.0,
             false,
-            None,
+            options.scale,
             grouped,
         )?;
         outputs.push(output.f_squeeze_dim(0)?.f_transpose(0, 1)?);
         (from_query, from_key) = (from_query + queries, from_key + keys);
     }
     Ok(Tensor::f_cat(&outputs, 0)?)
+}
+
+/// Which of the keys each query sees, in [`AttentionOptions::causal`] order.
+fn mask(
+    [queries, keys]: [i64; 2],
+    window: Option<usize>,
+    device: Device,
+) -> Result<Tensor, TorchError> {
+    let all = Tensor::f_ones([queries, keys], (Kind::Bool, device))?;
+    let causal = all.f_tril(keys - queries)?;
+    Ok(match window {
+        Some(window) => causal.f_triu(keys - queries - (window as i64 - 1))?,
+        None => causal,
+    })
 }

@@ -11,7 +11,7 @@ use torch_sys::C_tensor;
 use crate::TorchError;
 use crate::activations::Activation;
 use crate::call::{call, call_for_tensor, pointer};
-use crate::norms::Norm;
+use crate::norms::{AnyNorm, LayerNorm, Norm};
 use crate::operations::Pairing;
 
 unsafe extern "C" {
@@ -42,8 +42,10 @@ unsafe extern "C" {
     fn vlm_r1_normed_linears(
         x: *mut C_tensor,
         w: *mut C_tensor,
+        b: *mut C_tensor,
         eps: f64,
         offset: f64,
+        is_layer_norm: c_int,
         n: usize,
         layers: *const *mut C_tensor,
         y: *mut *mut C_tensor,
@@ -134,18 +136,26 @@ pub(crate) fn gated(
     })
 }
 
-/// Linear layers, each a weight `[out, in]` and a bias `[out]`, over [`rms_norm`] of `x [T, in]`: `[T, out]` each. Saves `x`
+/// Linear layers, each a weight `[out, in]` and a bias `[out]`, over a norm of `x [T, in]`: `[T, out]` each. Saves `x`
 /// instead of the normed `x`, which the backward pass recomputes.
 ///
 /// # Errors
 /// Tensors that do not fit.
 pub(crate) fn normed_linears<const N: usize>(
     x: &Tensor,
-    norm: Norm<'_>,
+    norm: AnyNorm<'_>,
     layers: [(&Tensor, Option<&Tensor>); N],
 ) -> Result<[Tensor; N], TorchError> {
-    let w = norm.weight;
-    let fits = x.dim() == 2 && x.kind() == w.kind() && x.size()[1..] == w.size();
+    let (w, b, eps, offset) = match norm {
+        AnyNorm::Rms(Norm { weight, eps, offset }) => (weight, None, eps, offset),
+        AnyNorm::Layer(LayerNorm { weight, bias, eps }) => (weight, bias, eps, 0.0),
+    };
+    let is_layer_norm = c_int::from(matches!(norm, AnyNorm::Layer(_)));
+    let fits = x.dim() == 2
+        && [Some(w), b]
+            .into_iter()
+            .flatten()
+            .all(|w| x.kind() == w.kind() && x.size()[1..] == w.size());
     check("normed_linears", fits && has_cpu_kernel(x), &[x, w])?;
     let mut pointers = layers.map(|(weight, _)| pointer(weight)).to_vec();
     pointers.extend(layers.map(|(_, bias)| bias.map_or(std::ptr::null_mut(), pointer)));
@@ -155,8 +165,10 @@ pub(crate) fn normed_linears<const N: usize>(
         vlm_r1_normed_linears(
             pointer(x),
             pointer(w),
-            norm.eps,
-            norm.offset,
+            b.map_or(std::ptr::null_mut(), pointer),
+            eps,
+            offset,
+            is_layer_norm,
             N,
             pointers.as_ptr(),
             y.as_mut_ptr(),

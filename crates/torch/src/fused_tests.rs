@@ -32,6 +32,18 @@ pub(crate) fn tolerance(kind: Kind) -> f64 {
     if kind == Kind::Float { 2e-6 } else { 1e-2 }
 }
 
+/// The output of `f` in `kind`, and the gradients of the inputs.
+fn with_gradients(inputs: &[Tensor], kind: Kind, f: &dyn Fn(&[Tensor]) -> Tensor) -> Vec<Tensor> {
+    let leaves: Vec<Tensor> =
+        inputs.iter().map(|x| x.to_kind(kind).copy().set_requires_grad(true)).collect();
+    let y = f(&leaves);
+    let upstream = draw(&y.size(), Kind::Float, 77).to_kind(kind);
+    (&y * &upstream).sum(Kind::Double).backward();
+    let mut all = vec![y.detach()];
+    all.extend(leaves.iter().map(Tensor::grad));
+    all
+}
+
 /// Outputs and gradients of `fused` in `kind` against those of `plain` in f64.
 fn compare(
     inputs: &[Tensor],
@@ -39,18 +51,8 @@ fn compare(
     fused: impl Fn(&[Tensor]) -> Tensor,
     plain: impl Fn(&[Tensor]) -> Tensor,
 ) {
-    let run = |kind: Kind, f: &dyn Fn(&[Tensor]) -> Tensor| {
-        let leaves: Vec<Tensor> =
-            inputs.iter().map(|x| x.to_kind(kind).copy().set_requires_grad(true)).collect();
-        let y = f(&leaves);
-        let upstream = draw(&y.size(), Kind::Float, 77).to_kind(kind);
-        (&y * &upstream).sum(Kind::Double).backward();
-        let mut all = vec![y.detach()];
-        all.extend(leaves.iter().map(Tensor::grad));
-        all
-    };
-    let got = run(kind, &fused);
-    let expected = run(Kind::Double, &plain);
+    let got = with_gradients(inputs, kind, &fused);
+    let expected = with_gradients(inputs, Kind::Double, &plain);
     for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
         assert_eq!(got.kind(), kind);
         let distance = distance(got, expected);
@@ -340,6 +342,48 @@ fn layers_over_a_norm_or_an_activation_as_by_libtorch() {
         assert!(normed_linears(&x, (&inputs[3], 1e-6).into(), [(&inputs[2], None)]).is_err());
         assert!(gated_linear(&x, &inputs[2], SILU, (&inputs[2], None)).is_err());
         assert!(activated_linear(&x, SILU, (&inputs[0].tr(), None)).is_err());
+    }
+}
+
+/// Recomputed, a layer norm is what it was: bit for bit, gradients included.
+#[test]
+fn layers_over_a_layer_norm_as_by_libtorch() {
+    for (kind, has_bias) in KINDS.map(|kind| [true, false].map(|b| (kind, b))).concat() {
+        let inputs = [
+            draw(&[70, 24], kind, 20),
+            draw(&[24], kind, 21),
+            draw(&[24], kind, 22),
+            draw(&[40, 24], kind, 23),
+            draw(&[40], kind, 24),
+        ];
+        // A leaf without a use would have no gradient to compare.
+        let with_all = |y: Tensor, x: &[Tensor]| match has_bias {
+            true => y,
+            false => y + x[2].sum(kind) * 0.0,
+        };
+        let norm_of = |x: &[Tensor]| (x[1].shallow_clone(), has_bias.then(|| x[2].shallow_clone()));
+        let fused = |x: &[Tensor]| {
+            let (weight, bias) = norm_of(x);
+            let norm = LayerNorm { weight: &weight, bias: bias.as_ref(), eps: 1e-6 };
+            let [y] = normed_linears(&x[0], norm.into(), [(&x[3], Some(&x[4]))]).unwrap();
+            with_all(y, x)
+        };
+        let plain = |x: &[Tensor]| {
+            let (weight, bias) = norm_of(x);
+            let normed = x[0].layer_norm([24], Some(&weight), bias.as_ref(), 1e-6, false);
+            let y = normed.linear(&x[3], Some(&x[4]));
+            with_all(y, x)
+        };
+        let got = with_gradients(&inputs, kind, &fused);
+        assert_eq!(got, with_gradients(&inputs, kind, &plain), "{kind:?}, bias {has_bias}");
+        // What is frozen has no gradient, and what is not has its own.
+        let bias = inputs[2].copy().set_requires_grad(true);
+        let norm = LayerNorm { weight: &inputs[1], bias: Some(&bias), eps: 1e-6 };
+        let [y] = normed_linears(&inputs[0], norm.into(), [(&inputs[3], None)]).unwrap();
+        y.sum(kind).backward();
+        assert!(bias.grad().abs().sum(Kind::Double).double_value(&[]) > 0.0);
+        let narrow = LayerNorm { weight: &inputs[1], bias: Some(&inputs[4]), eps: 1e-6 };
+        assert!(normed_linears(&inputs[0], narrow.into(), [(&inputs[3], None)]).is_err());
     }
 }
 

@@ -43,7 +43,7 @@ pub use cuda::{
 pub use decoding::{DecodeLayer, KvView, decode_attention, decode_layer, decode_layer_reference};
 pub use device::rotation_matrices;
 pub use fast_paths::{FastPath, is_enabled, set_enabled};
-pub use flash::{SequenceLens, variable_length_attention};
+pub use flash::{AttentionOptions, SequenceLens, variable_length_attention};
 pub use gradient::take_grad;
 pub use host::{PendingHostCopy, begin_copy, host_copy, is_pinned, upload, wait_for};
 pub use linear::{
@@ -54,7 +54,7 @@ pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, machine_memory_bytes, peak_memory_bytes,
     reset_peak_live_bytes,
 };
-pub use norms::{Norm, rms_norm, rms_norm_reference};
+pub use norms::{AnyNorm, LayerNorm, Norm, layer_norm, rms_norm, rms_norm_reference};
 pub use operations::{
     AttentionKernel, DecodeKernel, Pairing, rotate, rotate_reference, token_scores,
     token_scores_reference, token_scores_with_entropy_gradient,
@@ -67,7 +67,7 @@ pub use sampling::{
     BOUNDARY, SamplingConstants, TokenFilters, TokenSampling, TokenTable, sample_in_few_launches,
     sample_tokens, sample_tokens_reference,
 };
-pub use segment_attention::{SegmentTable, segment_attention};
+pub use segment_attention::{SegmentLens, SegmentTable, causal_intervals, segment_attention};
 pub use sequence_decoding::{KeyRanges, SequenceKv, decode_layer_by_sequences};
 pub use weights::{WeightFiles, read_tensors};
 pub use write::{Written, write_tensors, write_tensors_as};

@@ -13,7 +13,7 @@ use crate::call::{call, call_for_tensor, pointer};
 use crate::device;
 use crate::fast_paths::FastPath;
 use crate::fused::{self, check, dims, has_cpu_kernel};
-use crate::norms::{Norm, rms_norm};
+use crate::norms::{AnyNorm, normed};
 
 unsafe extern "C" {
     fn vlm_r1_pack_linear(
@@ -84,14 +84,14 @@ pub fn linears<const N: usize>(x: &Tensor, layers: [LinearWeights<'_>; N]) -> [T
     }
 }
 
-/// Layers over [`rms_norm`] of `x [T, in]`: `[T, out]` each. The fused kernel saves `x` only and recomputes the norm in the
+/// Layers over a norm of `x [T, in]`: `[T, out]` each. The fused kernel saves `x` only and recomputes the norm in the
 /// backward pass.
 ///
 /// # Panics
 /// On tensors that do not fit.
 pub fn normed_linears<'a, const N: usize>(
     x: &Tensor,
-    norm: impl Into<Norm<'a>>,
+    norm: impl Into<AnyNorm<'a>>,
     layers: [LinearWeights<'_>; N],
 ) -> [Tensor; N] {
     let norm = norm.into();
@@ -100,7 +100,7 @@ pub fn normed_linears<'a, const N: usize>(
         let fused = fused::normed_linears(x, norm, parts);
         return fused.expect("weights as wide as their input");
     }
-    linears(&rms_norm(x, norm), layers)
+    linears(&normed(x, norm), layers)
 }
 
 /// A layer over [`gated`] of `gate`, `up [T, in]`: `[T, out]`. The fused kernel recomputes the activation in the backward pass instead of

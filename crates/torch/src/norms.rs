@@ -24,6 +24,62 @@ impl<'a> From<(&'a Tensor, f64)> for Norm<'a> {
     }
 }
 
+/// A layer norm: `weight * (x - mean(x)) / sqrt(var(x) + eps) + bias`.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorm<'a> {
+    /// `[n]`.
+    pub weight: &'a Tensor,
+    /// `[n]`.
+    pub bias: Option<&'a Tensor>,
+    /// What is added to the variance.
+    pub eps: f64,
+}
+
+/// A norm before linear layers.
+#[derive(Clone, Copy, Debug)]
+pub enum AnyNorm<'a> {
+    /// By the root of the mean square.
+    Rms(Norm<'a>),
+    /// By mean and variance.
+    Layer(LayerNorm<'a>),
+}
+
+impl<'a> From<(&'a Tensor, f64)> for AnyNorm<'a> {
+    /// An RMS norm of weight and epsilon.
+    fn from(norm: (&'a Tensor, f64)) -> Self {
+        AnyNorm::Rms(norm.into())
+    }
+}
+
+impl<'a> From<Norm<'a>> for AnyNorm<'a> {
+    fn from(norm: Norm<'a>) -> Self {
+        AnyNorm::Rms(norm)
+    }
+}
+
+impl<'a> From<LayerNorm<'a>> for AnyNorm<'a> {
+    fn from(norm: LayerNorm<'a>) -> Self {
+        AnyNorm::Layer(norm)
+    }
+}
+
+/// [`rms_norm`] or [`layer_norm`].
+pub(crate) fn normed(x: &Tensor, norm: AnyNorm<'_>) -> Tensor {
+    match norm {
+        AnyNorm::Rms(norm) => rms_norm(x, norm),
+        AnyNorm::Layer(norm) => layer_norm(x, norm),
+    }
+}
+
+/// The norm over the last dimension of `x [.., n]`, in the type of `x`, which is that of the weight. libtorch's kernel is one pass on every
+/// device.
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn layer_norm(x: &Tensor, LayerNorm { weight, bias, eps }: LayerNorm<'_>) -> Tensor {
+    x.layer_norm(weight.size(), Some(weight), bias, eps, false)
+}
+
 /// The norm over the last dimension of `x [.., n]`, in the type of `x`, which is that of the weight. Kernels round once, after the weight.
 /// Views `[T, heads, n]` are read in place.
 ///

@@ -56,13 +56,14 @@ int vlm_r1_take_grad(at::Tensor *leaf, at::Tensor **gradient, char *error, size_
 // Flash attention (CUDA, 16 bits) over sequences of different lengths, with its gradient; `qkv` are
 // three tensors, `cumulative` the ends of the sequences' queries and keys.
 int vlm_r1_flash_attention(at::Tensor **qkv, at::Tensor **cumulative, int64_t max_queries,
-                           int64_t max_keys, int causal, double scale, at::Tensor **output,
-                           char *error, size_t capacity) {
+                           int64_t max_keys, int causal, int64_t window, double scale,
+                           at::Tensor **output, char *error, size_t capacity) {
   *output = nullptr;
   return catch_into(error, capacity, [&] {
+    const auto left = window > 0 ? std::optional<int64_t>(window - 1) : std::nullopt;
     auto results = at::_flash_attention_forward(
         *qkv[0], *qkv[1], *qkv[2], *cumulative[0], *cumulative[1], max_queries, max_keys,
-        /*dropout_p=*/0.0, causal != 0, /*return_debug_mask=*/false, scale);
+        /*dropout_p=*/0.0, causal != 0, /*return_debug_mask=*/false, scale, left);
     *output = new at::Tensor(std::get<0>(results));
   });
 }

@@ -5,7 +5,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::adamw::{AdamWOptions, adamw_reference, fused_adamw};
 use crate::cuda::graphs::GraphPool;
 use crate::fast_paths::{FastPath, is_enabled, set_enabled};
-use crate::flash::{SequenceLens, flash_attention, has_flash_attention, one_by_one};
+use crate::flash::{
+    AttentionOptions, SequenceLens, flash_attention, has_flash_attention, one_by_one,
+};
 use crate::host::{PendingHostCopy, begin_copy, pinned};
 use crate::linear::residual_linear_by_product;
 use crate::norms::rms_norm_reference;
@@ -153,10 +155,10 @@ impl Trial {
         ];
         let y = self.random(&[48, heads, dim], self.kind, 13)?;
         let mut error = 0f64;
-        for causal in [true, false] {
-            let fast =
-                gradients(&inputs, &y, |[q, k, v]| flash_attention(q, k, v, &lens(), causal))?;
-            let plain = gradients(&inputs, &y, |[q, k, v]| one_by_one(q, k, v, &lens(), causal))?;
+        for (causal, window) in [(true, None), (false, None), (true, Some(10))] {
+            let form = AttentionOptions { causal, window, scale: None };
+            let fast = gradients(&inputs, &y, |[q, k, v]| flash_attention(q, k, v, &lens(), form))?;
+            let plain = gradients(&inputs, &y, |[q, k, v]| one_by_one(q, k, v, &lens(), form))?;
             error = error.max(worst(&fast, &plain)?);
         }
         Ok(error)

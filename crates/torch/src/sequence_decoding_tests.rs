@@ -87,6 +87,7 @@ fn a_layer_with(form: Form, bias: bool, by_matrices: bool) {
             prompt_indices: &longs(|(prompt, _)| prompt),
             prompt_lens: &longs(|(prompt, _)| PROMPT_LENS[prompt as usize]),
             completion_lens: &longs(|(_, len)| len),
+            first_visible: None,
         },
     );
     let rows = (slots + 1) * KV_HEADS * WIDTH;

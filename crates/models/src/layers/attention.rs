@@ -4,8 +4,13 @@
 //! gathered into `[segments, longest]` blocks for libtorch's kernel and scattered back, so other layers never see padding.
 //! Completions over a shared prompt read its keys; its gradient sums over all of them.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
-use torch::{AttentionKernel, KvView, SegmentTable, SequenceKv, segment_attention};
+use torch::{
+    AttentionKernel, KvView, SegmentLens, SegmentTable, SequenceKv, causal_intervals,
+    segment_attention,
+};
 
 use super::varlen::VariableLength;
 
@@ -72,21 +77,52 @@ impl Layout {
     }
 }
 
+/// Which packed tokens see which of their segment and its prefix, and what scores are multiplied by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Visibility {
+    /// A token sees itself and those before it, else its whole segment.
+    pub causal: bool,
+    /// With `causal`: no more than the last so many, itself included.
+    pub window: Option<usize>,
+    /// With `causal`: ranges of tokens (images) that see one another whole, each within one segment.
+    pub runs: Vec<Range<usize>>,
+    /// `None`: `1 / sqrt(head_dim)`.
+    pub scale: Option<f64>,
+}
+
+impl From<bool> for Visibility {
+    /// Causal or not, and nothing else.
+    fn from(causal: bool) -> Self {
+        Visibility { causal, ..Visibility::default() }
+    }
+}
+
+impl Visibility {
+    /// Whether it is more than causal or not.
+    fn has_intervals(&self) -> bool {
+        self.window.is_some() || !self.runs.is_empty()
+    }
+
+    /// Of causal attention: the keys that each token sees, counted from the start of its prefix.
+    fn intervals(&self, layout: &Layout) -> Vec<Range<usize>> {
+        causal_intervals(&segment_lens(layout), self.window, &self.runs)
+    }
+}
+
+fn segment_lens(layout: &Layout) -> Vec<SegmentLens> {
+    layout.segments.iter().map(|s| (s.len, s.prefix)).collect()
+}
+
 /// Attention of a packed batch: index and mask tensors are built once and serve every layer.
 pub struct PackedAttention {
     path: Path,
+    scale: Option<f64>,
 }
 
 enum Path {
-    Segments(Segments),
+    Segments(SegmentTable),
     Blocks(Blocks),
     Varlen(VariableLength),
-}
-
-/// Segments for the CPU kernel.
-struct Segments {
-    table: SegmentTable,
-    causal: bool,
 }
 
 /// Padded blocks for libtorch's kernel of equal lengths.
@@ -102,7 +138,7 @@ struct Roots {
     block: Block,
     /// Causal blocks need no mask: padding comes after every real token.
     causal: bool,
-    /// `[segments, 1, 1, longest]`, `None` where nothing is masked.
+    /// `[segments, 1, 1 or longest, longest]`, `None` where nothing is masked.
     mask: Option<Tensor>,
 }
 
@@ -161,19 +197,28 @@ impl Block {
 }
 
 impl PackedAttention {
-    /// For `layout`, completions always after their prompt. `causal`: a token attends only to earlier ones of its own segment.
-    /// By the kernel that `torch` has for `kind` on `device`.
+    /// For `layout`, completions always after their prompt, by the kernel that `torch` has for `kind` on `device`; runs that see themselves
+    /// whole have none on CUDA and are padded.
     ///
     /// # Panics
-    /// On an empty layout, or a prefix without `causal`.
-    pub fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
+    /// On an empty layout; a prefix, a window or a run without `causal`.
+    pub fn new(
+        layout: &Layout,
+        visibility: impl Into<Visibility>,
+        kind: Kind,
+        device: Device,
+    ) -> Self {
+        let visibility = visibility.into();
         match AttentionKernel::of(kind, device) {
             AttentionKernel::Segments => {
-                check(layout, causal);
-                PackedAttention { path: Path::Segments(Segments::new(layout, causal)) }
+                check(layout, &visibility);
+                let path = Path::Segments(segment_table(layout, &visibility));
+                PackedAttention { path, scale: visibility.scale }
             }
-            AttentionKernel::VariableLength => Self::without_padding(layout, causal, device),
-            AttentionKernel::Padded => Self::in_blocks(layout, causal, kind, device),
+            AttentionKernel::VariableLength if visibility.runs.is_empty() => {
+                Self::without_padding(layout, visibility, device)
+            }
+            _ => Self::in_blocks(layout, visibility, kind, device),
         }
     }
 
@@ -181,50 +226,68 @@ impl PackedAttention {
     ///
     /// # Panics
     /// As [`PackedAttention::new`].
-    pub fn in_blocks(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
-        check(layout, causal);
-        PackedAttention { path: Path::Blocks(Blocks::new(layout, causal, kind, device)) }
+    pub fn in_blocks(
+        layout: &Layout,
+        visibility: impl Into<Visibility>,
+        kind: Kind,
+        device: Device,
+    ) -> Self {
+        let visibility = visibility.into();
+        check(layout, &visibility);
+        let path = Path::Blocks(Blocks::new(layout, &visibility, kind, device));
+        PackedAttention { path, scale: visibility.scale }
     }
 
     /// As [`PackedAttention::new`], by the variable-length kernel on any device; slow outside CUDA.
     ///
     /// # Panics
-    /// As [`PackedAttention::new`].
-    pub fn without_padding(layout: &Layout, causal: bool, device: Device) -> Self {
-        check(layout, causal);
-        PackedAttention { path: Path::Varlen(VariableLength::new(layout, causal, device)) }
+    /// As [`PackedAttention::new`], and on runs.
+    pub fn without_padding(
+        layout: &Layout,
+        visibility: impl Into<Visibility>,
+        device: Device,
+    ) -> Self {
+        let visibility = visibility.into();
+        check(layout, &visibility);
+        assert!(visibility.runs.is_empty(), "variable-length attention to whole images: not yet");
+        let path = Path::Varlen(VariableLength::new(layout, &visibility, device));
+        PackedAttention { path, scale: visibility.scale }
     }
 
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim] -> [T, heads, head_dim]`.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         match &self.path {
-            Path::Segments(Segments { table, causal }) => {
-                segment_attention([q, k, v], table, *causal).expect("shapes that the layout gives")
+            Path::Segments(table) => {
+                let attended = segment_attention([q, k, v], table, self.scale);
+                attended.expect("shapes that the layout gives")
             }
-            Path::Blocks(blocks) => blocks.forward(q, k, v),
+            Path::Blocks(blocks) => blocks.forward([q, k, v], self.scale),
             Path::Varlen(varlen) => varlen.forward(q, k, v),
         }
     }
 }
 
-fn check(layout: &Layout, causal: bool) {
+fn check(layout: &Layout, visibility: &Visibility) {
     assert!(!layout.segments.is_empty(), "an empty layout");
+    assert!(visibility.causal || !visibility.has_intervals(), "windows and runs are causal");
     assert!(
-        causal || layout.segments.iter().all(|s| s.prefix.is_none()),
+        visibility.causal || layout.segments.iter().all(|s| s.prefix.is_none()),
         "completions over prompts are causal"
     );
 }
 
-impl Segments {
-    fn new(layout: &Layout, causal: bool) -> Self {
-        let segments: Vec<_> = layout.segments.iter().map(|s| (s.len, s.prefix)).collect();
-        let table = SegmentTable::new(&segments).expect("a layout is a table of segments");
-        Segments { table, causal }
-    }
+/// For the CPU kernel.
+fn segment_table(layout: &Layout, visibility: &Visibility) -> SegmentTable {
+    let lens = segment_lens(layout);
+    let table = match visibility.has_intervals() {
+        true => SegmentTable::with_intervals(&lens, &visibility.intervals(layout)),
+        false => SegmentTable::new(&lens, visibility.causal),
+    };
+    table.expect("a layout is a table of segments, and runs lie within them")
 }
 
 impl Blocks {
-    fn new(layout: &Layout, causal: bool, kind: Kind, device: Device) -> Self {
+    fn new(layout: &Layout, visibility: &Visibility, kind: Kind, device: Device) -> Self {
         let roots: Vec<Segment> =
             layout.segments.iter().copied().filter(|s| s.prefix.is_none()).collect();
         let groups = grouped(layout);
@@ -233,11 +296,19 @@ impl Blocks {
         let block = Block::new(&rows, device);
         list_rows(&mut order, &rows, block.width, 0);
         let root_rows = block.rows * block.width;
-        let mask = if causal { None } else { padding_mask(&roots, block.width, kind, device) };
-        let roots = Roots { block, causal, mask };
+        let intervals = visibility.causal.then(|| visibility.intervals(layout));
+        let mask = match &intervals {
+            None => padding_mask(&roots, block.width, kind, device),
+            Some(intervals) if visibility.has_intervals() => {
+                Some(interval_mask(&roots, block.width, intervals, kind, device))
+            }
+            Some(_) => None,
+        };
+        let roots = Roots { block, causal: intervals.is_some() && mask.is_none(), mask };
 
         let branches = (!groups.is_empty()).then(|| {
-            let branches = Branches::new(layout, &groups, kind, device);
+            let intervals = intervals.as_ref().expect("completions are causal");
+            let branches = Branches::new(layout, &groups, intervals, kind, device);
             let rows = padded_completions(&groups);
             list_rows(&mut order, &rows, branches.completions.width, root_rows);
             branches
@@ -251,15 +322,15 @@ impl Blocks {
         Blocks { roots, branches, pick }
     }
 
-    fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    fn forward(&self, [q, k, v]: [&Tensor; 3], scale: Option<f64>) -> Tensor {
         let [tokens, heads, head_dim] = dims3(q);
         let mut outputs = Vec::with_capacity(2);
         let roots = &self.roots;
         let blocks = [q, k, v].map(|x| roots.block.gather(x));
-        outputs.push(kernel(&blocks, roots.mask.as_ref(), roots.causal));
+        outputs.push(kernel(&blocks, roots.mask.as_ref(), roots.causal, scale));
         if let Some(branches) = &self.branches {
             let blocks = [branches.completions.gather(q), branches.keys(k), branches.keys(v)];
-            outputs.push(kernel(&blocks, Some(&branches.mask), false));
+            outputs.push(kernel(&blocks, Some(&branches.mask), false, scale));
         }
         let flat: Vec<Tensor> = outputs.iter().map(|x| x.reshape([-1, heads * head_dim])).collect();
         let all = if flat.len() == 1 { flat[0].shallow_clone() } else { Tensor::cat(&flat, 0) };
@@ -273,15 +344,15 @@ impl Blocks {
 }
 
 /// `[q, k, v]`, each `[rows, width, heads, head_dim]` -> the same of `q`.
-fn kernel(blocks: &[Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
+fn kernel(blocks: &[Tensor; 3], mask: Option<&Tensor>, causal: bool, scale: Option<f64>) -> Tensor {
     let [q, k, v] = [0, 1, 2].map(|i| blocks[i].transpose(1, 2));
     let grouped = q.size()[1] != k.size()[1];
     if grouped && q.device().is_cuda() && q.kind() == Kind::Float {
         // With grouped heads libtorch has no kernel for them and would hold all scores.
         let [k, v] = [k, v].map(|x| repeat_heads(&x, q.size()[1]));
-        return attend_blocks([&q, &k, &v], mask, causal, false);
+        return attend_blocks([&q, &k, &v], mask, causal, scale, false);
     }
-    attend_blocks([&q, &k, &v], mask, causal, grouped)
+    attend_blocks([&q, &k, &v], mask, causal, scale, grouped)
 }
 
 /// `[rows, heads, width, head_dim]` each -> `[rows, width, heads, head_dim]`.
@@ -289,9 +360,10 @@ fn attend_blocks(
     [q, k, v]: [&Tensor; 3],
     mask: Option<&Tensor>,
     causal: bool,
+    scale: Option<f64>,
     grouped: bool,
 ) -> Tensor {
-    Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None, grouped).transpose(1, 2)
+    Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale, grouped).transpose(1, 2)
 }
 
 /// `x [rows, kv_heads, width, head_dim]` with each head as often as `heads` ask.
@@ -309,7 +381,13 @@ impl AttentionBackend for PackedAttention {
 }
 
 impl Branches {
-    fn new(layout: &Layout, groups: &[(usize, Vec<Segment>)], kind: Kind, device: Device) -> Self {
+    fn new(
+        layout: &Layout,
+        groups: &[(usize, Vec<Segment>)],
+        intervals: &[Range<usize>],
+        kind: Kind,
+        device: Device,
+    ) -> Self {
         let prompts: Vec<Option<Segment>> =
             groups.iter().map(|(p, _)| Some(layout.segments[*p])).collect();
         let completions = padded_completions(groups);
@@ -317,19 +395,20 @@ impl Branches {
         let (prompts_block, completions_block) =
             (Block::new(&prompts, device), Block::new(&completions, device));
         let (p_width, c_width) = (prompts_block.width as usize, completions_block.width as usize);
-        let mut hidden = vec![true; completions.len() * c_width * (p_width + c_width)];
+        let width = p_width + c_width;
+        let mut hidden = vec![true; completions.len() * c_width * width];
         for (row, completion) in completions.iter().enumerate() {
             let prompt_len = prompts[row / group_size as usize].map_or(0, |p| p.len);
-            let completion_len = completion.map_or(0, |a| a.len);
             for i in 0..c_width {
-                let at = (row * c_width + i) * (p_width + c_width);
-                hidden[at..at + prompt_len].fill(false);
-                let seen = (i + 1).min(completion_len);
-                hidden[at + p_width..at + p_width + seen].fill(false);
+                let at = (row * c_width + i) * width;
+                let seen = seen_by(*completion, i, intervals).unwrap_or(0..prompt_len);
+                let own =
+                    seen.start.max(prompt_len) - prompt_len..seen.end.max(prompt_len) - prompt_len;
+                hidden[at + seen.start.min(prompt_len)..at + seen.end.min(prompt_len)].fill(false);
+                hidden[at + p_width + own.start..at + p_width + own.end].fill(false);
             }
         }
-        let mask =
-            additive(&hidden, &[completions.len(), 1, c_width, p_width + c_width], kind, device);
+        let mask = additive(&hidden, &[completions.len(), 1, c_width, width], kind, device);
         Branches {
             prompts: prompts_block,
             completions: completions_block,
@@ -382,6 +461,28 @@ fn list_rows(order: &mut Vec<(usize, i64)>, rows: &[Option<Segment>], width: i64
     }
 }
 
+/// What token `i` of a segment sees. Padding sees what the last token sees: a row that sees nothing would be no number.
+fn seen_by(segment: Option<Segment>, i: usize, intervals: &[Range<usize>]) -> Option<Range<usize>> {
+    segment.map(|s| intervals[s.start + i.min(s.len - 1)].clone())
+}
+
+/// The mask of intervals for segments without a prefix.
+fn interval_mask(
+    roots: &[Segment],
+    width: i64,
+    intervals: &[Range<usize>],
+    kind: Kind,
+    device: Device,
+) -> Tensor {
+    let width = width as usize;
+    let mut hidden = vec![true; roots.len() * width * width];
+    let tokens = roots.iter().flat_map(|s| (0..width).map(|i| seen_by(Some(*s), i, intervals)));
+    for (row, seen) in hidden.chunks_mut(width).zip(tokens.flatten()) {
+        row[seen].fill(false);
+    }
+    additive(&hidden, &[roots.len(), 1, width, width], kind, device)
+}
+
 /// The mask of padding for bidirectional sequences.
 fn padding_mask(roots: &[Segment], width: i64, kind: Kind, device: Device) -> Option<Tensor> {
     let width = width as usize;
@@ -420,9 +521,9 @@ mod tests {
             let y = match repeated {
                 true => {
                     let [k, v] = [&k, &v].map(|x| repeat_heads(x, 6));
-                    attend_blocks([&q, &k, &v], None, true, false)
+                    attend_blocks([&q, &k, &v], None, true, None, false)
                 }
-                false => attend_blocks([&q, &k, &v], None, true, true),
+                false => attend_blocks([&q, &k, &v], None, true, None, true),
             };
             let gradients =
                 Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&k, &v], false, false);

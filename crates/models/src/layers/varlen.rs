@@ -1,20 +1,20 @@
 //! Variable-length attention over segments: each is a sequence of queries whose keys are those of its prompt and its own.
 
 use tch::{Device, Tensor};
-use torch::{SequenceLens, variable_length_attention};
+use torch::{AttentionOptions, SequenceLens, variable_length_attention};
 
-use super::attention::{Layout, Segment, dims3};
+use super::attention::{Layout, Segment, Visibility, dims3};
 
 /// Index tables of a layout, for every layer.
 pub(super) struct VariableLength {
     lens: SequenceLens,
     /// `[all keys]`: the token of each key; `None` where no segment has a prefix.
     keys: Option<Tensor>,
-    causal: bool,
+    options: AttentionOptions,
 }
 
 impl VariableLength {
-    pub(super) fn new(layout: &Layout, causal: bool, device: Device) -> Self {
+    pub(super) fn new(layout: &Layout, visibility: &Visibility, device: Device) -> Self {
         let prefix_of = |s: &Segment| s.prefix.map(|p| layout.segments[p]);
         let queries: Vec<usize> = layout.segments.iter().map(|s| s.len).collect();
         let key_lens = layout.segments.iter().map(|s| s.len + prefix_of(s).map_or(0, |p| p.len));
@@ -30,13 +30,15 @@ impl VariableLength {
                 .collect();
             torch::upload(&tokens, device)
         });
-        VariableLength { lens, keys, causal }
+        let &Visibility { causal, window, scale, .. } = visibility;
+        let options = AttentionOptions { causal, window, scale };
+        VariableLength { lens, keys, options }
     }
 
     /// `q [T, heads, head_dim]`, `k`, `v [T, kv_heads, head_dim] -> [T, heads, head_dim]`.
     pub(super) fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
         let (k, v) = (self.gather(k), self.gather(v));
-        variable_length_attention(q, &k, &v, &self.lens, self.causal)
+        variable_length_attention(q, &k, &v, &self.lens, self.options)
             .expect("shapes that the layout gives")
     }
 

@@ -1,6 +1,6 @@
 //! Packed attention equals softmax over a dense mask, gradients too.
 
-use models::{Layout, PackedAttention};
+use models::{Layout, PackedAttention, Visibility};
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -14,31 +14,34 @@ fn noise(seed: i64, tokens: usize, heads: i64) -> Tensor {
     ((steps * 12.9898 + seed as f64 * 78.233).sin() * 43_758.545).frac().view(shape)
 }
 
-/// Who sees whom, `[T, T]`: the prefix, and of the own segment all or what is not later.
-fn visible(layout: &Layout, causal: bool) -> Tensor {
+/// Who sees whom, `[T, T]`.
+fn visible(layout: &Layout, visibility: &Visibility) -> Tensor {
     let total = layout.num_tokens();
     let mut seen = vec![false; total * total];
     for segment in &layout.segments {
-        for (i, token) in (segment.start..segment.start + segment.len).enumerate() {
-            if let Some(prefix) = segment.prefix.map(|p| layout.segments[p]) {
-                let from = token * total + prefix.start;
-                seen[from..from + prefix.len].fill(true);
+        let tokens = |s: &models::Segment| s.start..s.start + s.len;
+        let prefix = segment.prefix.map(|p| layout.segments[p]);
+        let keys: Vec<usize> = prefix.iter().flat_map(tokens).chain(tokens(segment)).collect();
+        for (i, token) in tokens(segment).enumerate() {
+            let place = keys.len() - segment.len + i;
+            for (at, &key) in keys.iter().enumerate() {
+                let near = at <= place && visibility.window.is_none_or(|w| place - at < w);
+                let whole = visibility.runs.iter().any(|r| r.contains(&token) && r.contains(&key));
+                seen[token * total + key] = !visibility.causal || near || whole;
             }
-            let from = token * total + segment.start;
-            let len = if causal { i + 1 } else { segment.len };
-            seen[from..from + len].fill(true);
         }
     }
     let seen = Tensor::from_slice(&seen).view([total as i64, total as i64]);
     seen.to_device(torch::device_of_tests())
 }
 
-fn naive(q: &Tensor, k: &Tensor, v: &Tensor, seen: &Tensor) -> Tensor {
+fn naive([q, k, v]: [&Tensor; 3], seen: &Tensor, scale: Option<f64>) -> Tensor {
     let repeat = q.size()[1] / k.size()[1];
     // [heads, T, HEAD_DIM]
     let expand = |x: &Tensor| x.repeat_interleave_self_int(repeat, 1, None).transpose(0, 1);
     let (q, k, v) = (q.transpose(0, 1), expand(k), expand(v));
-    let scores = q.matmul(&k.transpose(1, 2)) / (HEAD_DIM as f64).sqrt();
+    let scale = scale.unwrap_or(1.0 / (HEAD_DIM as f64).sqrt());
+    let scores = q.matmul(&k.transpose(1, 2)) * scale;
     let hidden = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
     hidden.softmax(-1, Kind::Double).matmul(&v).transpose(0, 1)
 }
@@ -61,31 +64,28 @@ fn with_gradients(
     [out.detach(), q.grad(), k.grad(), v.grad()]
 }
 
-fn check(layout: &Layout, causal: bool, heads: [i64; 2]) -> Result<(), TestCaseError> {
-    let seen = visible(layout, causal);
-    let double = with_gradients(layout, heads, Kind::Double, |q, k, v| naive(q, k, v, &seen));
-    for (kind, tolerance, attention) in [
-        (
-            Kind::Double,
-            1e-12,
-            PackedAttention::in_blocks(layout, causal, Kind::Double, torch::device_of_tests()),
-        ),
-        (
-            Kind::Double,
-            1e-12,
-            PackedAttention::without_padding(layout, causal, torch::device_of_tests()),
-        ),
-        (
-            Kind::Float,
-            1e-5,
-            PackedAttention::new(layout, causal, Kind::Float, torch::device_of_tests()),
-        ),
-        (
-            Kind::Float,
-            1e-5,
-            PackedAttention::in_blocks(layout, causal, Kind::Float, torch::device_of_tests()),
-        ),
-    ] {
+fn check(
+    layout: &Layout,
+    visibility: impl Into<Visibility>,
+    heads: [i64; 2],
+) -> Result<(), TestCaseError> {
+    let (visibility, device) = (visibility.into(), torch::device_of_tests());
+    let seen = visible(layout, &visibility);
+    let double = with_gradients(layout, heads, Kind::Double, |q, k, v| {
+        naive([q, k, v], &seen, visibility.scale)
+    });
+    let in_blocks = |kind| PackedAttention::in_blocks(layout, visibility.clone(), kind, device);
+    let float = PackedAttention::new(layout, visibility.clone(), Kind::Float, device);
+    let mut all = vec![
+        (Kind::Double, 1e-12, in_blocks(Kind::Double)),
+        (Kind::Float, 1e-5, float),
+        (Kind::Float, 1e-5, in_blocks(Kind::Float)),
+    ];
+    if visibility.runs.is_empty() {
+        let attention = PackedAttention::without_padding(layout, visibility.clone(), device);
+        all.push((Kind::Double, 1e-12, attention));
+    }
+    for (kind, tolerance, attention) in all {
         let packed = with_gradients(layout, heads, kind, |q, k, v| attention.forward(q, k, v));
         compare(layout, &packed, &double, tolerance)?;
     }
@@ -142,6 +142,20 @@ proptest! {
     ) {
         let heads = if grouped { [4, 2] } else { [3, 3] };
         check(&layout(&groups, late), true, heads)?;
+    }
+
+    #[test]
+    fn the_last_tokens_and_whole_images(
+        groups in prop::collection::vec((4usize..9, prop::collection::vec(1usize..7, 0..4)), 1..4),
+        late: bool,
+        window in prop::option::of(1usize..9),
+        has_runs: bool,
+        scale in prop::option::of(0.1f64..0.5),
+    ) {
+        let layout = layout(&groups, late);
+        let long = layout.segments.iter().filter(|s| has_runs && s.len > 3);
+        let runs = long.map(|s| s.start + 1..s.start + s.len - 1).collect();
+        check(&layout, Visibility { causal: true, window, runs, scale }, [4, 2])?;
     }
 
     #[test]

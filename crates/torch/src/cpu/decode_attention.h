@@ -7,10 +7,11 @@
 namespace vlm_r1 {
 namespace {
 
-// Scores of Q queries with `keys` keys stored transposed, [head_dim, width]; 16 keys are read at a time.
+// Scores of Q queries with `keys` keys from `first` stored transposed, [head_dim, width]; 16 keys are read at a time.
 template <int Q, typename T>
-inline void scores_of_columns(const float *q, const T *columns, int64_t width, int64_t keys, int64_t head_dim,
+inline void scores_of_columns(const float *q, const T *columns, int64_t width, int64_t first, int64_t keys, int64_t head_dim,
                               float *scores, int64_t stride) {
+  columns += first;
   int64_t j = 0;
   for (; j + 2 * LANES <= keys; j += 2 * LANES) {
     Lanes low[Q] = {}, high[Q] = {};
@@ -27,7 +28,7 @@ inline void scores_of_columns(const float *q, const T *columns, int64_t width, i
     }
   }
   for (; j < keys; j += LANES) {
-    const int64_t len = width - j < LANES ? width - j : LANES;
+    const int64_t left = width - first - j, len = left < LANES ? left : LANES;
     Lanes sums[Q] = {};
     for (int64_t d = 0; d < head_dim; ++d) {
       const Lanes a = get(columns + d * width + j, len);
@@ -92,21 +93,25 @@ inline float soften(float *scores, int64_t n, float scale) {
 // Q queries of one slot over one key head.
 template <int Q, typename T>
 inline void attend(const DecodeAttention<T> &a, int64_t slot, int64_t kv_head, int64_t first_head, float *scratch) {
-  const int64_t dim = a.head_dim, prompt = a.prompt_lens[slot], completion = a.completion_lens[slot] + 1;
+  const int64_t dim = a.head_dim, first = a.first ? a.first[slot] : 0, prompt_len = a.prompt_lens[slot];
+  const int64_t first_prompt = first < prompt_len ? first : prompt_len, first_completion = first - first_prompt;
+  const int64_t prompt = prompt_len - first_prompt, completion = a.completion_lens[slot] + 1 - first_completion;
   const int64_t row = a.prompt_indices[slot] * a.kv_heads + kv_head, own = slot * a.kv_heads + kv_head;
   // Scores of the prompt are written 16 at a time: those behind its end are overwritten by the completion's.
   const int64_t stride = (a.prompt_width + a.completion_width + 31) / 16 * 16;
   float *scores = scratch, *q = scratch + Q * stride;
   const T *from = a.q + (slot * a.heads + first_head) * dim;
   for (int64_t i = 0; i < Q * dim; ++i) q[i] = read(from + i);
-  scores_of_columns<Q>(q, a.prompt_keys + row * dim * a.prompt_width, a.prompt_width, prompt, dim, scores, stride);
-  scores_of_rows<Q>(q, a.completion_keys + own * a.completion_width * dim, completion, dim, scores + prompt, stride);
+  const T *prompt_keys = a.prompt_keys + row * dim * a.prompt_width;
+  const int64_t prompt_value = row * a.prompt_width + first_prompt, own_key = own * a.completion_width + first_completion;
+  scores_of_columns<Q>(q, prompt_keys, a.prompt_width, first_prompt, prompt, dim, scores, stride);
+  scores_of_rows<Q>(q, a.completion_keys + own_key * dim, completion, dim, scores + prompt, stride);
   float inverse[Q];
   for (int i = 0; i < Q; ++i) inverse[i] = soften(scores + i * stride, prompt + completion, a.scale);
   float *sums = q;
   for (int64_t i = 0; i < Q * dim; ++i) sums[i] = 0;
-  add_weighted<Q>(scores, stride, a.prompt_values + row * a.prompt_width * dim, prompt, dim, sums);
-  add_weighted<Q>(scores + prompt, stride, a.completion_values + own * a.completion_width * dim, completion, dim, sums);
+  add_weighted<Q>(scores, stride, a.prompt_values + prompt_value * dim, prompt, dim, sums);
+  add_weighted<Q>(scores + prompt, stride, a.completion_values + own_key * dim, completion, dim, sums);
   T *to = a.output + (slot * a.heads + first_head) * dim;
   for (int i = 0; i < Q; ++i) {
     for (int64_t d = 0; d < dim; ++d) write(to + i * dim + d, sums[i * dim + d] * inverse[i]);

@@ -18,7 +18,7 @@ struct Heads {
   int64_t queries, keys, dim;
 };
 
-// `cache`: the tensors of `KvView` in order.
+// `cache`: the tensors of `KvView` in order; the last may be null.
 template <typename T>
 DecodeAttention<T> attention(const T *q, const T *k, const T *v, T *output, Tensor **cache, Heads heads, double scale) {
   return {
@@ -32,6 +32,7 @@ DecodeAttention<T> attention(const T *q, const T *k, const T *v, T *output, Tens
       read<int64_t>(*cache[4]),
       read<int64_t>(*cache[5]),
       read<int64_t>(*cache[6]),
+      cache[7] ? read<int64_t>(*cache[7]) : nullptr,
       output,
       heads.queries,
       heads.keys,
@@ -199,7 +200,7 @@ int vlm_r1_decode_attention(Tensor **tensors, double scale, Tensor **output, cha
   return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
     const Tensor q = tensors[0]->contiguous(), k = tensors[1]->contiguous(), v = tensors[2]->contiguous();
-    for (int i = 3; i < 10; ++i) TORCH_CHECK(tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
+    for (int i = 3; i < 11; ++i) TORCH_CHECK(!tensors[i] || tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
     Tensor y = at::empty_like(q);
     by_type(q.scalar_type(), [&](auto one) {
       using T = decltype(one);
@@ -265,7 +266,7 @@ int vlm_r1_packed_linears(Tensor *x, size_t n, Tensor **packed, Tensor **biases,
 int vlm_r1_decode_layer(Tensor **tensors, const DecodeLayerNumbers *numbers, Tensor **y, char *error, size_t capacity) {
   return catch_into(error, capacity, [&] {
     at::NoGradGuard no_grad;
-    for (int i = 0; i < 30; ++i) {
+    for (int i = 0; i < 31; ++i) {
       TORCH_CHECK(!tensors[i] || tensors[i]->is_contiguous(), "tensor ", i, " has gaps");
     }
     Tensor result = at::empty_like(*tensors[0]);

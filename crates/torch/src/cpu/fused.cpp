@@ -172,19 +172,44 @@ Tensor bias_gradient(const Tensor &bias, const Tensor &grad) {
   return bias.defined() && bias.requires_grad() ? grad.sum(0) : Tensor();
 }
 
-// Linear layers fused with their RMS norm: saves the norm's input only; the backward pass recomputes the norm.
+// The norm before linear layers: a layer norm, whose bias may be undefined, or an RMS norm.
+struct AnyNorm {
+  Tensor weight, bias;
+  NormNumbers numbers;
+  bool is_layer_norm;
+
+  // Of `x [rows, n]`, and what the backward pass takes: the means, undefined for an RMS norm, and the factors of the rows.
+  std::tuple<Tensor, Tensor, Tensor> forward(const Tensor &x) const {
+    if (is_layer_norm) return at::native_layer_norm(x, {x.size(1)}, weight, bias, numbers.eps);
+    auto [y, rstd] = rms_norm(x, weight, numbers);
+    return {y, Tensor(), rstd};
+  }
+  // Gradients of x, weight and bias.
+  std::tuple<Tensor, Tensor, Tensor> backward(const Tensor &grad, const Tensor &x, const Tensor &mean, const Tensor &rstd) const {
+    if (is_layer_norm) {
+      const std::array<bool, 3> wanted = {true, true, bias.defined()};
+      return at::native_layer_norm_backward(grad, x, {x.size(1)}, mean, rstd, weight, bias, wanted);
+    }
+    auto [grad_x, grad_w] = rms_norm_backward(grad, x, weight, rstd, numbers);
+    return {grad_x, grad_w, Tensor()};
+  }
+};
+
+// Linear layers fused with their norm: saves the norm's input only; the backward pass recomputes the norm.
 struct NormedLinears : torch::autograd::Function<NormedLinears> {
   // `layers`: n weights, then the biases that exist; bit i of `biased` says whether layer i has one.
-  static variable_list forward(AutogradContext *context, const Tensor &x, const Tensor &w, at::TensorList layers,
-                               int64_t n, int64_t biased, double eps, double offset) {
-    const Tensor normed = std::get<0>(rms_norm(x, w, {eps, offset}));
-    variable_list kept = {x, w}, outputs;
+  static variable_list forward(AutogradContext *context, const Tensor &x, const Tensor &w, const std::optional<Tensor> &b,
+                               at::TensorList layers, int64_t n, int64_t biased, double eps, double offset, bool is_layer_norm) {
+    const AnyNorm norm = {w, b.value_or(Tensor()), {eps, offset}, is_layer_norm};
+    const Tensor normed = std::get<0>(norm.forward(x));
+    variable_list kept = {x, w, norm.bias}, outputs;
     kept.insert(kept.end(), layers.begin(), layers.end());
     context->save_for_backward(std::move(kept));
     context->saved_data["n"] = n;
     context->saved_data["biased"] = biased;
     context->saved_data["eps"] = eps;
     context->saved_data["offset"] = offset;
+    context->saved_data["is_layer_norm"] = is_layer_norm;
     context->set_materialize_grads(false);
     int64_t bias = n;
     for (int64_t i = 0; i < n; ++i) {
@@ -196,18 +221,18 @@ struct NormedLinears : torch::autograd::Function<NormedLinears> {
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &w = saved[1];
     const int64_t n = context->saved_data["n"].toInt(), biased = context->saved_data["biased"].toInt();
-    const NormNumbers numbers = RmsNorm::norm_numbers(context);
-    auto [normed, rstd] = rms_norm(x, w, numbers);
-    variable_list result(saved.size() + 4);
+    const AnyNorm norm = {w, saved[2], RmsNorm::norm_numbers(context), context->saved_data["is_layer_norm"].toBool()};
+    auto [normed, mean, rstd] = norm.forward(x);
+    variable_list result(saved.size() + 5);
     Tensor upstream;
-    int64_t bias = 2 + n;
+    int64_t bias = FIRST_LAYER + n;
     for (int64_t i = 0; i < n; ++i) {
       const int64_t own_bias = biased >> i & 1 ? bias++ : 0;
       if (!grads[i].defined()) continue;
-      const Tensor grad = grads[i].contiguous(), &weight = saved[2 + i];
-      result[2 + i] = weight_gradient(weight, grad, normed);
+      const Tensor grad = grads[i].contiguous(), &weight = saved[FIRST_LAYER + i];
+      result[FIRST_LAYER + i] = weight_gradient(weight, grad, normed);
       if (own_bias > 0) result[own_bias] = bias_gradient(saved[own_bias], grad);
-      if (!x.requires_grad() && !w.requires_grad()) continue;
+      if (!x.requires_grad() && !w.requires_grad() && !(norm.bias.defined() && norm.bias.requires_grad())) continue;
       if (upstream.defined()) {
         upstream.addmm_(grad, weight);
       } else {
@@ -215,9 +240,13 @@ struct NormedLinears : torch::autograd::Function<NormedLinears> {
       }
     }
     normed.reset();
-    if (upstream.defined()) std::tie(result[0], result[1]) = rms_norm_backward(upstream, x, w, rstd, numbers);
+    if (upstream.defined()) std::tie(result[0], result[1], result[2]) = norm.backward(upstream, x, mean, rstd);
     return result;
   }
+
+ private:
+  // Its place among what is saved.
+  static constexpr int64_t FIRST_LAYER = 3;
 };
 
 // A linear layer fused with its gated activation, which the backward pass recomputes.
@@ -370,9 +399,9 @@ int vlm_r1_gated(Tensor *gate, Tensor *up, int activation, Tensor **y, char *err
   });
 }
 
-// `layers`: n weights, then n biases or null.
-int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, double offset, size_t n, Tensor **layers, Tensor **y, char *error,
-                          size_t capacity) {
+// `b`: a layer norm's bias, or null. `layers`: n weights, then n biases or null.
+int vlm_r1_normed_linears(Tensor *x, Tensor *w, Tensor *b, double eps, double offset, int is_layer_norm, size_t n, Tensor **layers,
+                          Tensor **y, char *error, size_t capacity) {
   return catch_into(error, capacity, [&] {
     variable_list all;
     int64_t biased = 0;
@@ -381,7 +410,9 @@ int vlm_r1_normed_linears(Tensor *x, Tensor *w, double eps, double offset, size_
       all.push_back(*layers[i]);
       if (i >= n) biased |= int64_t{1} << (i - n);
     }
-    auto results = NormedLinears::apply(x->contiguous(), *w, at::TensorList(all), static_cast<int64_t>(n), biased, eps, offset);
+    const std::optional<Tensor> bias = b ? std::optional<Tensor>(*b) : std::nullopt;
+    auto results = NormedLinears::apply(x->contiguous(), *w, bias, at::TensorList(all), static_cast<int64_t>(n), biased, eps, offset,
+                                        is_layer_norm != 0);
     for (size_t i = 0; i < n; ++i) y[i] = new Tensor(std::move(results[i]));
   });
 }

@@ -25,6 +25,7 @@ struct DecodeAttention {
   const int64_t *prompt_indices;   // [slots]: which prompt
   const int64_t *prompt_lens;      // [slots]
   const int64_t *completion_lens;  // [slots]: tokens of the completion before the new one
+  const int64_t *first;            // [slots]: the first key that is seen, of the prompt's and then the completion's; null: 0
   T *output;                       // [slots, heads, head_dim]
   int64_t heads, kv_heads, head_dim, prompt_width, completion_width;
   float scale;
@@ -39,7 +40,7 @@ struct PackedLinear {
   int64_t in, out;
 };
 
-// A run of tokens that attend to one another and to all of `prefix`.
+// A run of tokens that attend to one another and to `prefix`.
 struct Segment {
   int64_t start, len, prefix;  // prefix: index of that segment, or -1
 };
@@ -80,6 +81,9 @@ struct SegmentAttention {
   Strided<const T> k, v;  // [tokens, kv_heads, head_dim]
   const Segment *segments;
   int64_t tokens, heads, kv_heads, head_dim;
+  // [tokens, 2]: each token sees keys from the first number up to the second, of the prefix's keys and then its segment's. Null: all
+  // of the prefix, and those of its segment up to its own with `causal`, or all.
+  const int64_t *intervals;
   bool causal;
   float scale;
   T *output;   // as q

@@ -75,26 +75,34 @@ Strided<const T> strided(const Tensor &x) {
   return {read<T>(x), x.stride(0), x.stride(1)};
 }
 
+// `intervals` may be undefined.
+struct Visible {
+  Tensor intervals;
+  bool causal;
+  double scale;
+};
+
 template <typename T>
-SegmentAttention<T> view(const Tensor &q, const Tensor &k, const Tensor &v, const Table &table, bool causal) {
+SegmentAttention<T> view(const Tensor &q, const Tensor &k, const Tensor &v, const Table &table, const Visible &visible) {
   SegmentAttention<T> a{};
   a.q = strided<T>(q), a.k = strided<T>(k), a.v = strided<T>(v);
   a.segments = table.segments;
   a.tokens = q.size(0), a.heads = q.size(1), a.kv_heads = k.size(1), a.head_dim = q.size(2);
-  a.causal = causal;
-  a.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)));
+  a.intervals = visible.intervals.defined() ? read<int64_t>(visible.intervals) : nullptr;
+  a.causal = visible.causal;
+  a.scale = static_cast<float>(visible.scale);
   return a;
 }
 
 // The output, and if `keeps` the log-sum-exp of each row.
-std::tuple<Tensor, Tensor> attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &segments, bool causal,
-                                     bool keeps) {
+std::tuple<Tensor, Tensor> attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &segments,
+                                     const Visible &visible, bool keeps) {
   Tensor output = at::empty(q.sizes(), q.options());
   Tensor lse = keeps ? at::empty({q.size(0) * q.size(1)}, q.options().dtype(at::kFloat)) : Tensor();
   by_type(q.scalar_type(), [&](auto one) {
     using T = decltype(one);
     const Table table(segments);
-    SegmentAttention<T> a = view<T>(q, k, v, table, causal);
+    SegmentAttention<T> a = view<T>(q, k, v, table, visible);
     a.output = write<T>(output);
     a.lse = keeps ? write<float>(lse) : nullptr;
     run<T>(typed<T>().segment_attention, a, table, table.tasks(a.kv_heads, a.heads / a.kv_heads, ATTENTION_ROWS));
@@ -121,10 +129,12 @@ struct Viewers {
 
 struct Attention : torch::autograd::Function<Attention> {
   static Tensor forward(AutogradContext *context, const Tensor &q, const Tensor &k, const Tensor &v, const Tensor &segments,
-                        bool causal) {
-    auto [output, lse] = attention(q, k, v, segments, causal, true);
-    context->save_for_backward({q, k, v, output, lse, segments});
+                        const std::optional<Tensor> &intervals, bool causal, double scale) {
+    const Visible visible = {intervals.value_or(Tensor()), causal, scale};
+    auto [output, lse] = attention(q, k, v, segments, visible, true);
+    context->save_for_backward({q, k, v, output, lse, segments, visible.intervals});
     context->saved_data["causal"] = causal;
+    context->saved_data["scale"] = scale;
     return output;
   }
   static variable_list backward(AutogradContext *context, variable_list grads) {
@@ -137,7 +147,8 @@ struct Attention : torch::autograd::Function<Attention> {
       using T = decltype(one);
       const Table table(saved[5]);
       const Viewers viewers(table);
-      SegmentAttention<T> a = view<T>(q, k, v, table, context->saved_data["causal"].toBool());
+      const Visible visible = {saved[6], context->saved_data["causal"].toBool(), context->saved_data["scale"].toDouble()};
+      SegmentAttention<T> a = view<T>(q, k, v, table, visible);
       a.output = static_cast<T *>(output.data_ptr());
       a.lse = write<float>(lse), a.dots = write<float>(dots);
       a.grad_output = read<T>(upstream);
@@ -147,7 +158,7 @@ struct Attention : torch::autograd::Function<Attention> {
       run<T>(typed<T>().segment_attention_rows, a, table, table.tasks(a.kv_heads, repeats, ATTENTION_ROWS));
       run<T>(typed<T>().segment_attention_keys, a, table, table.tasks(a.kv_heads, 1, ATTENTION_OWN_KEYS));
     });
-    return {grad_q, grad_k, grad_v, Tensor(), Tensor()};
+    return {grad_q, grad_k, grad_v, Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -155,13 +166,17 @@ struct Attention : torch::autograd::Function<Attention> {
 
 extern "C" {
 
-// `qkv`: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`; `segments [n, 3]`: start, length, prefix or -1.
-int vlm_r1_segment_attention(Tensor **qkv, Tensor *segments, int causal, Tensor **output, char *error, size_t capacity) {
+// `qkv`: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`; `segments [n, 3]`: start, length, prefix or -1;
+// `intervals [tokens, 2]` of `kernels.h`, or null.
+int vlm_r1_segment_attention(Tensor **qkv, Tensor *segments, Tensor *intervals, int causal, double scale, Tensor **output,
+                             char *error, size_t capacity) {
   return catch_into(error, capacity, [&] {
     const auto channels_in_a_row = [](const Tensor &x) { return x.stride(2) == 1 ? x : x.contiguous(); };
     const Tensor q = channels_in_a_row(*qkv[0]), k = channels_in_a_row(*qkv[1]), v = channels_in_a_row(*qkv[2]);
-    *output = new Tensor(recorded({&q, &k, &v}) ? Attention::apply(q, k, v, *segments, causal != 0)
-                                                : std::get<0>(attention(q, k, v, *segments, causal != 0, false)));
+    const std::optional<Tensor> by_token = intervals ? std::optional<Tensor>(*intervals) : std::nullopt;
+    const Visible visible = {by_token.value_or(Tensor()), causal != 0, scale};
+    *output = new Tensor(recorded({&q, &k, &v}) ? Attention::apply(q, k, v, *segments, by_token, visible.causal, scale)
+                                                : std::get<0>(attention(q, k, v, *segments, visible, false)));
   });
 }
 

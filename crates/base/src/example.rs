@@ -202,10 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_that_of_grid_and_pixels() {
+    fn the_digest_is_that_of_the_layout_and_the_pixels() {
         // More than a block, and not a whole number of them.
         let pixels: Vec<f32> = (0..2 * DIGEST_BLOCK + 3).map(|i| i as f32 * 0.5).collect();
-        let mut bytes: Vec<u8> = [1u64, 2, 6].iter().flat_map(|n| n.to_le_bytes()).collect();
+        // One tile, one run; the tile's patches, the run's tokens.
+        let mut bytes: Vec<u8> =
+            [1u64, 1, 1, 2, 6, 12].iter().flat_map(|n| n.to_le_bytes()).collect();
         bytes.extend(pixels.iter().flat_map(|p| p.to_le_bytes()));
         let expected: [u8; 32] = Sha256::digest(&bytes).into();
         let first = image(pixels.clone(), [1, 2, 6]);

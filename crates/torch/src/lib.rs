@@ -54,7 +54,7 @@ pub use memory::{
     LiveBytes, limit_live_bytes, live_bytes, machine_memory_bytes, peak_memory_bytes,
     reset_peak_live_bytes,
 };
-pub use norms::{AnyNorm, LayerNorm, Norm, layer_norm, rms_norm, rms_norm_reference};
+pub use norms::{AnyNorm, LayerNorm, Norm, layer_norm, normed, rms_norm, rms_norm_reference};
 pub use operations::{
     AttentionKernel, DecodeKernel, Pairing, rotate, rotate_reference, token_scores,
     token_scores_reference, token_scores_with_entropy_gradient,

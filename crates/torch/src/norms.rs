@@ -64,7 +64,10 @@ impl<'a> From<LayerNorm<'a>> for AnyNorm<'a> {
 }
 
 /// [`rms_norm`] or [`layer_norm`].
-pub(crate) fn normed(x: &Tensor, norm: AnyNorm<'_>) -> Tensor {
+///
+/// # Panics
+/// On tensors that do not fit.
+pub fn normed(x: &Tensor, norm: AnyNorm<'_>) -> Tensor {
     match norm {
         AnyNorm::Rms(norm) => rms_norm(x, norm),
         AnyNorm::Layer(norm) => layer_norm(x, norm),

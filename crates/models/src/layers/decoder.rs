@@ -6,7 +6,7 @@ use tch::Tensor;
 use torch::{DecodeLayer, decode_layer, decode_layer_by_sequences};
 
 use super::attention::AttentionBackend;
-use super::{GatedMlp, Linear, PackedWeights, RmsNorm, normed_all};
+use super::{GatedMlp, Linear, PackedWeights, RmsNorm, after_norm};
 use crate::ModelError;
 use crate::config::TextConfig;
 use crate::model::PassInputs;
@@ -129,8 +129,8 @@ impl DecoderLayer {
         }
         let tokens = x.size()[0];
         // [T, heads, head_dim]
-        let [q, k, v] = normed_all(
-            &self.input_layernorm,
+        let [q, k, v] = after_norm(
+            self.input_layernorm.weight(),
             x,
             [&self.q_proj, &self.k_proj, &self.v_proj],
             packed,

@@ -2,10 +2,11 @@
 
 use tch::Tensor;
 use torch::{
-    Activation, LinearWeights, activate, activated_linear, linears, normed_linears, residual_linear,
+    Activation, AnyNorm, LinearWeights, activate, activated_linear, linears, normed,
+    normed_linears, residual_linear,
 };
 
-use super::{Norm, PackedWeights, RmsNorm};
+use super::PackedWeights;
 use crate::ModelError;
 use crate::lora::Adapter;
 use crate::parameters::Builder;
@@ -139,29 +140,16 @@ pub fn forward_all<const N: usize>(
     })
 }
 
-/// Layers over `norm(x)` of `x [T, in]`, whatever the norm: `[T, out]` each.
-pub fn after_norm<const N: usize>(
-    norm: &Norm,
-    x: &Tensor,
-    layers: [&Linear; N],
-    packed: Option<&PackedWeights>,
-) -> [Tensor; N] {
-    match norm {
-        Norm::Rms(norm) => normed_all(norm, x, layers, packed),
-        Norm::Layer(norm) => forward_all(&norm.forward(x), layers, packed),
-    }
-}
-
 /// Layers over `norm(x)` of `x [T, in]`: `[T, out]` each.
-pub fn normed_all<const N: usize>(
-    norm: &RmsNorm,
+pub fn after_norm<'n, const N: usize>(
+    norm: impl Into<AnyNorm<'n>>,
     x: &Tensor,
     layers: [&Linear; N],
     packed: Option<&PackedWeights>,
 ) -> [Tensor; N] {
-    let parts = layers.map(|layer| layer.plain(packed));
+    let (norm, parts) = (norm.into(), layers.map(|layer| layer.plain(packed)));
     if parts.iter().any(Option::is_none) {
-        return forward_all(&norm.forward(x), layers, packed);
+        return forward_all(&normed(x, norm), layers, packed);
     }
-    normed_linears(x, norm.weight(), parts.map(|part| part.expect("checked above")))
+    normed_linears(x, norm, parts.map(|part| part.expect("checked above")))
 }

@@ -3,7 +3,7 @@
 use tch::Tensor;
 use torch::{Activation, activate, gated, residual_activated_linear, residual_gated_linear};
 
-use super::{Linear, Norm, PackedWeights, RmsNorm, after_norm, normed_all};
+use super::{Linear, Norm, PackedWeights, RmsNorm, after_norm};
 use crate::ModelError;
 use crate::parameters::Builder;
 
@@ -41,7 +41,8 @@ impl GatedMlp {
 
     /// `[T, hidden] -> [T, hidden]`.
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
-        let [gate, up] = normed_all(&self.norm, x, [&self.gate_proj, &self.up_proj], packed);
+        let [gate, up] =
+            after_norm(self.norm.weight(), x, [&self.gate_proj, &self.up_proj], packed);
         match self.down_proj.plain(packed) {
             Some(down) => residual_gated_linear(x, &gate, &up, Activation::Silu, down),
             None => x + self.down_proj.forward(&gated(&gate, &up, Activation::Silu), packed),
@@ -92,7 +93,7 @@ impl PlainMlp {
 
     /// `[T, hidden] -> [T, hidden]`.
     pub fn forward(&self, x: &Tensor, packed: Option<&PackedWeights>) -> Tensor {
-        let [inner] = after_norm(&self.norm, x, [&self.first], packed);
+        let [inner] = after_norm(self.norm.weights(), x, [&self.first], packed);
         match self.second.plain(packed) {
             Some(second) => residual_activated_linear(x, &inner, self.activation, second),
             None => x + self.second.forward(&activate(&inner, self.activation), packed),

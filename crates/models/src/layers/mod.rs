@@ -14,7 +14,7 @@ mod varlen;
 mod vision_block;
 
 pub use decoder::{DecoderLayer, DecoderOptions, TextModel};
-pub use linear::{Linear, after_norm, forward_all, normed_all};
+pub use linear::{Linear, after_norm, forward_all};
 pub use mlp::{GatedMlp, Mlp, PlainMlp, activation_of};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use packed::PackedWeights;

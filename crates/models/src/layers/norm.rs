@@ -1,7 +1,7 @@
 //! Normalisation, computed in f32 whatever the type.
 
 use tch::Tensor;
-use torch::rms_norm;
+use torch::{AnyNorm, rms_norm};
 
 use crate::ModelError;
 use crate::parameters::Builder;
@@ -51,10 +51,14 @@ impl LayerNorm {
         Ok(LayerNorm { weight, bias: builder.take("bias", &[size])?, eps })
     }
 
+    /// As operations take it.
+    pub(crate) fn weights(&self) -> torch::LayerNorm<'_> {
+        torch::LayerNorm { weight: &self.weight, bias: Some(&self.bias), eps: self.eps }
+    }
+
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (weight, bias) = (Some(&self.weight), Some(&self.bias));
-        x.layer_norm(self.weight.size(), weight, bias, self.eps, false)
+        torch::layer_norm(x, self.weights())
     }
 }
 
@@ -68,6 +72,14 @@ pub enum Norm {
 }
 
 impl Norm {
+    /// As operations take it.
+    pub(crate) fn weights(&self) -> AnyNorm<'_> {
+        match self {
+            Norm::Rms(norm) => torch::Norm::from(norm.weight()).into(),
+            Norm::Layer(norm) => norm.weights().into(),
+        }
+    }
+
     /// `[.., size] -> [.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match self {

@@ -48,7 +48,7 @@ impl VisionBlock {
     ) -> Tensor {
         let patches = x.size()[0];
         // [patches, 3, heads, head_dim]
-        let [qkv] = after_norm(&self.norm, x, [&self.qkv], packed);
+        let [qkv] = after_norm(self.norm.weights(), x, [&self.qkv], packed);
         let qkv = qkv.view([patches, 3, self.num_heads, -1]);
         let (q, k, v) = (qkv.select(1, 0), qkv.select(1, 1), qkv.select(1, 2));
         // A saved view would keep all three alive until the backward pass.

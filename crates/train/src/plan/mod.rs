@@ -285,10 +285,15 @@ impl Stages {
         // Rotated queries and keys, values, outputs; with libtorch's operations also the product that values are a view of, and the
         // outputs gathered from padded blocks.
         let attention = if choice.cpu_kernels { 4 } else { 7 };
-        let (mlp, norms) = match shape.vision_gated {
-            true => (choice.gated() * shape.vision_mlp, norms(choice, v, true)),
-            // Inputs and outputs of the norms; the activation's input, and without our kernels its output.
-            false => (shape.vision_mlp * if choice.cpu_kernels { 1 } else { 2 }, 2 * v * 2 * size),
+        let mlp = match shape.vision_gated {
+            true => choice.gated() * shape.vision_mlp,
+            // The activation's input, and without our kernels its output.
+            false => shape.vision_mlp * if choice.cpu_kernels { 1 } else { 2 },
+        };
+        let norms = match shape.vision_gated || choice.cpu_kernels {
+            true => norms(choice, v, true),
+            // Layer norms: inputs and outputs.
+            false => 2 * v * 2 * size,
         };
         let block = norms + (attention * v + mlp) * size;
         let merger =

@@ -7,12 +7,15 @@ use tch::{Tensor, no_grad};
 /// What goes from one stage to the next: the hidden states first, then what later stages still need.
 pub type Tensors = Vec<Tensor>;
 
+/// What a stage computes.
+type Run<'a> = dyn Fn(&[Tensor]) -> Tensors + 'a;
+
 /// A stage to recompute.
 struct Stage<'a> {
     inputs: Tensors,
     /// Whether an earlier stage needs the gradient of `inputs`.
     needs_input_grad: bool,
-    run: Box<dyn Fn(&[Tensor]) -> Tensors + 'a>,
+    run: Box<Run<'a>>,
 }
 
 /// A chain of stages.

@@ -75,6 +75,9 @@ pub fn write(folder: &Path, shape: &ModelShape, words: &Words, seed: u64) -> Res
     write_model(folder, &config, weight_list(shape, ids.vocab_size as i64), seed)
 }
 
+/// Weights by name, with their sizes.
+pub type WeightSizes = Vec<(String, Vec<i64>)>;
+
 /// Writes a model folder of any family, of its own configuration and weights: `parts` gives both for the ids of the tokenizer, weights by name
 /// and size.
 ///
@@ -84,7 +87,7 @@ pub fn write_parts(
     folder: &Path,
     words: &Words,
     seed: u64,
-    parts: impl FnOnce(&TokenIds) -> Result<(Value, Vec<(String, Vec<i64>)>)>,
+    parts: impl FnOnce(&TokenIds) -> Result<(Value, WeightSizes)>,
 ) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let ids = tokenizer::write(folder, words)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use models::{FAMILIES, Family, TinySizes};
 use serde_json::Value;
-use tiny::model::{ModelShape, mrope_section};
+use tiny::model::{ModelShape, WeightSizes, mrope_section};
 use tiny::scenes::IMAGE_PX;
 use tiny::tokenizer::{MERGE_SIZE, PATCH_SIZE, TokenIds};
 
@@ -28,11 +28,7 @@ pub fn write(folder: &Path, name: &str, shape: &ModelShape, seed: u64) -> Result
 }
 
 /// The configuration of the family's tiny model, and the weights that its layers take.
-fn parts(
-    family: &Family,
-    shape: &ModelShape,
-    ids: &TokenIds,
-) -> Result<(Value, Vec<(String, Vec<i64>)>)> {
+fn parts(family: &Family, shape: &ModelShape, ids: &TokenIds) -> Result<(Value, WeightSizes)> {
     let sizes = TinySizes {
         vocab_size: ids.vocab_size,
         width: shape.text_width,

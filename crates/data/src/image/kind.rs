@@ -79,12 +79,15 @@ impl ImageOptions {
     }
 }
 
+/// Makes a processor of settings, which the file of this path holds.
+type Build = fn(Value, &Path, &ImageOptions) -> Result<Arc<dyn Prepare>, ImageError>;
+
 /// A kind of image processors.
 pub(super) struct Kind {
     /// `image_processor_type` of its settings.
     pub types: &'static [&'static str],
     /// Takes settings, which the file of this path holds.
-    pub build: fn(Value, &Path, &ImageOptions) -> Result<Arc<dyn Prepare>, ImageError>,
+    pub build: Build,
     /// Keys in which two settings differ.
     pub differences: fn(&Value, &Value) -> Vec<&'static str>,
 }

@@ -18,17 +18,17 @@ fn render(chat: &[Message], is_open: bool) -> Result<String, String> {
 }
 
 #[test]
-fn thoughts_pictures_and_tools_render_as_in_transformers() {
+fn thoughts_images_and_tools_render_as_in_transformers() {
     const PICTURE: &str = "<|vision_start|><|image_pad|><|vision_end|>";
     let asked = render(&[Message::user(2, "Which?")], true);
     let expected = format!(
-        "<|im_start|>user\n{PICTURE}{PICTURE}Which?<|im_end|>\n2 pictures\n<|im_start|>assistant\n<think>\n"
+        "<|im_start|>user\n{PICTURE}{PICTURE}Which?<|im_end|>\n2 images\n<|im_start|>assistant\n<think>\n"
     );
     assert_eq!(asked, Ok(expected));
     let answered = [Message::user(1, "Q"), say("assistant", "<think>\nhm\n</think>\n\nA")];
     let expected = format!(
         "<|im_start|>user\n{PICTURE}Q<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nA<|im_end|>\n\
-         1 pictures\n"
+         1 images\n"
     );
     assert_eq!(render(&answered, false), Ok(expected));
     let chat = [
@@ -39,7 +39,7 @@ fn thoughts_pictures_and_tools_render_as_in_transformers() {
     ];
     let expected = format!(
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n\
-         <|im_start|>user\n{PICTURE}R<|im_end|>\n1 pictures\n<|im_start|>assistant\n<think>\n"
+         <|im_start|>user\n{PICTURE}R<|im_end|>\n1 images\n<|im_start|>assistant\n<think>\n"
     );
     assert_eq!(render(&chat, true), Ok(expected));
 }
@@ -47,6 +47,6 @@ fn thoughts_pictures_and_tools_render_as_in_transformers() {
 #[test]
 fn what_a_macro_raises_names_the_line() {
     let system = Message { role: "system".to_owned(), ..Message::user(1, "") };
-    let error = render(&[system], true).expect_err("a picture in a system turn");
-    assert!(error.starts_with("t.jinja:9: ") && error.ends_with("no picture here"), "{error}");
+    let error = render(&[system], true).expect_err("a image in a system turn");
+    assert!(error.starts_with("t.jinja:9: ") && error.ends_with("no image here"), "{error}");
 }

@@ -41,13 +41,13 @@ fn processor(
 
 /// The default settings.
 fn default(backend: ResizeBackend) -> ImageProcessor {
-    ImageProcessor::without_model(&ImageOptions::new(backend)).unwrap()
+    ImageProcessor::without_model(&ImageOptions::new(backend)).expect("settings")
 }
 
 /// The first value of a black image: that of a red sample of 0.
 fn black(processor: &ImageProcessor) -> f32 {
     let image = RgbImage::new(64, 64, vec![0; 3 * 64 * 64]);
-    processor.prepare(&image).unwrap().pixel_values[0]
+    processor.prepare(&image).expect("an image").pixel_values[0]
 }
 
 #[test]

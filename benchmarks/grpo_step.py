@@ -250,7 +250,7 @@ def compare(args) -> None:
         differ = replay(binary, data, work, threads)
     results, versions = Results(), {}
     plan.begin()
-    results.add_rates(matmul_rate(threads))
+    results.add_rates(matmul_rate(shape, threads))
     for turn in turns:
         plan.begin()
         who, dtype = turn.split()
@@ -264,7 +264,7 @@ def compare(args) -> None:
             versions = run["versions"]
             Plan.say(f"    {spread(run['secs'])} s a step, {run['peak_memory_bytes'] / 2**30:.2f} GiB")
     plan.begin()
-    results.add_rates(matmul_rate(threads))
+    results.add_rates(matmul_rate(shape, threads))
     text = report(args, results, differ, work, parameters, versions, note)
     write_results(args.results, text)
     print(text)

@@ -49,14 +49,19 @@ build: setup
 demo: build
 	$(CARGO) run --quiet --release --bin vlm-r1 -- demo --out out/demo $(DEMO_ARGS)
 
+# `cargo run` would compile the dependencies once more, with the features that this package alone asks for.
+BUILD_EXPERIMENTS = $(CARGO) build --quiet --release --workspace --bin experiments
+
 experiments: build
-	$(CARGO) run --quiet --release --package experiments -- $(EXPERIMENT_ARGS)
+	$(BUILD_EXPERIMENTS)
+	$(TARGET)/release/experiments $(EXPERIMENT_ARGS)
 
 # A folder of its own each time: finished runs would not be done again.
 experiments-smoke: setup
 	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	rm -rf $(TARGET)/experiments-smoke
-	$(CARGO) run --quiet --release --package experiments -- data-quality thinking --quick --seeds 1 --out $(TARGET)/experiments-smoke --binary $(TARGET)/release/vlm-r1
+	$(BUILD_EXPERIMENTS)
+	$(TARGET)/release/experiments data-quality thinking --quick --seeds 1 --out $(TARGET)/experiments-smoke --binary $(TARGET)/release/vlm-r1
 
 # The programs that `make build` or `make test` left, so that CI does not build it a second time.
 benchmark-smoke: setup

@@ -27,7 +27,8 @@ pub fn rewards(
     tally: &mut Tally,
 ) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--release", "-p", "rewards", "--example", "fuzz"]);
+    // Of the whole workspace, so that dependencies have the features that `make test` compiled.
+    cargo.args(["build", "--quiet", "--release", "--workspace", "--example", "fuzz"]);
     // Set by the cargo that runs this program; inherited, it would count as changed.
     cargo.current_dir(root).env_remove("LIBTORCH");
     if !cargo.status().context("cannot run `cargo`")?.success() {

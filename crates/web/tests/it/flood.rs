@@ -165,7 +165,7 @@ fn half_sent_bodies_make_room() {
 #[test]
 fn unread_responses_make_room() {
     let server = serve(Limits { bodies_bytes: 4 * BIG_BYTES, ..Limits::default() });
-    let ask = "GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let ask = "GET /big HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let mut deaf = Vec::new();
     for _ in 0..10 {
         deaf.push(server.sent(ask));

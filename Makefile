@@ -26,7 +26,7 @@ help:
 	@echo "make experiments-smoke   a few steps of one of them"
 	@echo "make benchmark-smoke   tiny steps of the benchmarks (benchmarks/README.md)"
 	@echo "make torture-smoke   kills, faults and fuzz for a minute (docs/reliability.md)"
-	@echo "make test-long   the same for an hour (TORTURE_ARGS=... for another time or seed)"
+	@echo "make test-long   the same for an hour (TORTURE_ARGS=... for another time or seed), and the tests that are left out of CI"
 	@echo "make clean   remove what was built; .libtorch stays"
 
 setup:
@@ -76,7 +76,10 @@ torture-smoke: setup
 	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	$(CARGO) run --quiet --release --package xtask -- torture --minutes 1
 
+# Tests in modules named `long`, on the CPU and on the stand-in, and what `test-device` leaves out.
 test-long: build
+	$(CARGO) test --release --workspace -- --ignored long::
+	$(CARGO) run --quiet --release --package xtask -- test-device --long
 	$(CARGO) run --quiet --release --package xtask -- torture $(TORTURE_ARGS)
 
 clean:

@@ -18,13 +18,14 @@ use anyhow::Result;
 
 const USAGE: &str = "\
 usage: cargo xtask <command> [--root DIR]
-       cargo xtask test-device [TEST OPTIONS]
+       cargo xtask test-device [--long | TEST OPTIONS]
        cargo xtask torture --minutes N [--seed S] [--jobs J] [--part PART [--trial I]]
 
   libtorch   provide `.libtorch/`: from `LIBTORCH`, else the active Python's torch, else a download
   stand-in   build a `libtorch_cuda.so` that needs no GPU into `target/stand-in/lib`
   test-device
-             the tests of the crates that hold tensors, and the commands, on `cuda:0` of the stand-in
+             the tests of the crates that hold tensors, and the commands, on `cuda:0` of the stand-in;
+             with `--long` those that are left out without it
   walls      fail on a dependency between our crates that the architecture does not allow
   check      machine paths, words, constants of the docs, format, walls, clippy; warnings are errors
   torture    kill, damage and fuzz the built binary for N minutes, and count what survives; parts:

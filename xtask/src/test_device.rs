@@ -18,20 +18,36 @@ const COMMANDS: &str = "device";
 /// Tests that count what the whole process does, or switch what it uses, are in modules of this name and run alone.
 const ALONE: [&str; 3] = ["device::", "--ignored", "--test-threads=1"];
 
-/// With `rest`, the arguments of a test binary: only what they choose.
+/// Tests that `make test-long` alone runs, with any device, are in modules of this name.
+const LONG: [&str; 2] = ["long::", "--ignored"];
+
+/// Left to `make test-long`, of each crate: tests that compute on the CPU whatever the device, and tests of what a device
+/// takes no part in, or of what others try on it. `make test` runs them all.
+const LEFT_OUT: [(&str, &[&str]); 2] = [
+    ("torch", &["fused::tests::", "linear::tests::", "segment_attention::tests::"]),
+    (
+        "train",
+        &[
+            "checkpoints::a_damaged_newest_checkpoint_is_set_aside_and_the_run_is_the_same",
+            "evaluations::a_killed_run_evaluates_again_what_was_cut_off",
+            "evaluations::an_evaluation_that_is_broken_off_is_made_up_for_once",
+            "offload::eight_bits_follow_the_curve",
+            "plugins::a_python_reward_trains",
+            "plugins::a_reward_over_http_trains",
+            "step_batch::tests::no_variant_depends_on_what_micro_batches_there_are",
+        ],
+    ),
+];
+
+/// With `rest`, the arguments of a test binary: only what they choose. `--long`: what is left out without it.
 pub fn run(root: &Path, rest: &[String]) -> Result<()> {
     let lib = stand_in::build(root)?;
     let mut failed = Vec::new();
     for test in binaries(root)? {
-        let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-        let mut runs = vec![rest.as_slice()];
-        if rest.is_empty() && test.target == "it" {
-            runs.push(&ALONE);
-        }
-        for arguments in runs {
+        for arguments in runs_of(&test, rest) {
             let started = Instant::now();
             let status = Command::new(&test.executable)
-                .args(arguments)
+                .args(&arguments)
                 .current_dir(&test.folder)
                 .env("LD_LIBRARY_PATH", &lib)
                 .env("VLM_R1_TEST_DEVICE", "cuda:0")
@@ -48,6 +64,29 @@ pub fn run(root: &Path, rest: &[String]) -> Result<()> {
     }
     ensure!(failed.is_empty(), "failed on the stand-in: {}", failed.join(", "));
     Ok(())
+}
+
+/// The arguments of each start of a test binary.
+fn runs_of<'a>(test: &TestBinary, rest: &'a [String]) -> Vec<Vec<&'a str>> {
+    let lists = LEFT_OUT.iter().filter(|(krate, _)| *krate == test.krate);
+    let left_out: Vec<&str> = lists.flat_map(|(_, names)| names.iter().copied()).collect();
+    match rest {
+        [] => {
+            let mut runs = vec![left_out.iter().flat_map(|name| ["--skip", *name]).collect()];
+            if test.target == "it" {
+                runs.push(ALONE.to_vec());
+            }
+            runs
+        }
+        [only] if only == "--long" => {
+            let mut runs = vec![LONG.to_vec()];
+            if !left_out.is_empty() {
+                runs.push(left_out);
+            }
+            runs
+        }
+        chosen => vec![chosen.iter().map(String::as_str).collect()],
+    }
 }
 
 struct TestBinary {

@@ -15,12 +15,29 @@ fn many_ends() -> Vec<u32> {
     (0..500).step_by(12).collect()
 }
 
-fn assert_equal(model: &dyn VisionLanguageModel, params: &SamplingParams) {
+/// How many completions a prompt has, and how many are decoded at once.
+type Numbers = (&'static [usize], &'static [usize]);
+
+const ALL: Numbers = (&[1, 3, 8], &[1, 4, 6, 64]);
+/// With slots that are refilled, and without. What is decoded when is the same for every family.
+const FEW: Numbers = (&[3], &[4, 64]);
+
+/// All numbers for the first family, few for the others.
+fn numbers_of(index: usize) -> Numbers {
+    if index == 0 { ALL } else { FEW }
+}
+
+fn assert_equal(
+    model: &dyn VisionLanguageModel,
+    params: &SamplingParams,
+    (numbers, at_once): Numbers,
+) {
     let prompts = mixed_prompts(model);
-    let naive: Vec<Vec<_>> = requests(&prompts, 8)
+    let most = numbers.iter().copied().max().unwrap();
+    let naive: Vec<Vec<_>> = requests(&prompts, most)
         .iter()
         .map(|Request { prompt, key, .. }| {
-            (0..8)
+            (0..most as u64)
                 .map(|completion| {
                     naive_completion(model, params, prompt, DrawKey { completion, ..*key }).unwrap()
                 })
@@ -28,8 +45,8 @@ fn assert_equal(model: &dyn VisionLanguageModel, params: &SamplingParams) {
         })
         .collect();
     for decoding in [Decoding::Eager, Decoding::StaticShapes] {
-        for num_completions in [1, 3, 8] {
-            for max_concurrent in [1, 4, 6, 64] {
+        for &num_completions in numbers {
+            for &max_concurrent in at_once {
                 let requests = requests(&prompts, num_completions);
                 let got = generate_by(decoding, model, params, max_concurrent, &requests).unwrap();
                 let case = format!(
@@ -60,17 +77,12 @@ fn assert_same(got: &[Completion], expected: &[Completion], case: &str) {
     }
 }
 
-#[test]
-fn sampled() {
-    let params = SamplingParams { max_new_tokens: 14, eos_ids: many_ends(), ..Default::default() };
-    for checkpoint in testing::nested_checkpoints() {
-        assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &params);
-    }
+fn plain() -> SamplingParams {
+    SamplingParams { max_new_tokens: 14, eos_ids: many_ends(), ..Default::default() }
 }
 
-#[test]
-fn sampled_through_every_filter() {
-    let params = SamplingParams {
+fn every_filter() -> SamplingParams {
+    SamplingParams {
         temperature: 1.3,
         top_k: Some(40),
         top_p: 0.9,
@@ -80,9 +92,20 @@ fn sampled_through_every_filter() {
         min_new_tokens: 3,
         eos_ids: many_ends(),
         forbidden_ids: vec![468, 29],
-    };
-    for checkpoint in TIED {
-        assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &params);
+    }
+}
+
+#[test]
+fn sampled() {
+    for (index, checkpoint) in testing::nested_checkpoints().into_iter().enumerate() {
+        assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &plain(), numbers_of(index));
+    }
+}
+
+#[test]
+fn sampled_through_every_filter() {
+    for (index, checkpoint) in TIED.into_iter().enumerate() {
+        assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &every_filter(), numbers_of(index));
     }
 }
 
@@ -94,7 +117,7 @@ fn greedy() {
         eos_ids: many_ends(),
         ..Default::default()
     };
-    assert_equal(tiny("nested", Kind::Float).as_ref(), &params);
+    assert_equal(tiny("nested", Kind::Float).as_ref(), &params, ALL);
 }
 
 #[test]
@@ -106,7 +129,7 @@ fn greedy_with_repetition_penalty() {
         eos_ids: many_ends(),
         ..Default::default()
     };
-    assert_equal(tiny("flat", Kind::Float).as_ref(), &params);
+    assert_equal(tiny("flat", Kind::Float).as_ref(), &params, ALL);
 }
 
 /// Completions longer than the first size of their cache, which must grow without a trace.
@@ -137,12 +160,13 @@ fn check_long_completions(model: Box<dyn VisionLanguageModel>) {
 /// Many completions of uneven lengths over many prompts, in static shapes and eager.
 #[test]
 fn static_shapes_equal_eager() {
-    for checkpoint in TIED {
-        check_static_shapes(tiny(checkpoint, Kind::Float));
+    for (index, checkpoint) in TIED.into_iter().enumerate() {
+        let at_once: &[usize] = if index == 0 { &[3, 16] } else { &[16] };
+        check_static_shapes(tiny(checkpoint, Kind::Float), at_once);
     }
 }
 
-fn check_static_shapes(model: Box<dyn VisionLanguageModel>) {
+fn check_static_shapes(model: Box<dyn VisionLanguageModel>, at_once: &[usize]) {
     // Few allowed tokens: rounding then rarely moves a sample to another token.
     let params = SamplingParams {
         max_new_tokens: 200,
@@ -157,7 +181,7 @@ fn check_static_shapes(model: Box<dyn VisionLanguageModel>) {
     for (i, request) in requests.iter_mut().enumerate() {
         request.num_completions = [9, 1, 0, 4, 2][i];
     }
-    for max_concurrent in [3, 16] {
+    for &max_concurrent in at_once {
         let by = |decoding| -> Generation {
             generate_by(decoding, model.as_ref(), &params, max_concurrent, &requests).unwrap()
         };
@@ -203,13 +227,17 @@ fn graphs_equal_static_shapes() {
         println!("skipped: `make test-device` has a device that captures");
         return;
     }
-    for checkpoint in TIED {
-        check_graphs(tiny(checkpoint, Kind::Float));
+    for (index, checkpoint) in TIED.into_iter().enumerate() {
+        let samplings = if index == 0 { &SAMPLINGS[..] } else { &SAMPLINGS[2..] };
+        check_graphs(tiny(checkpoint, Kind::Float), samplings);
     }
 }
 
-fn check_graphs(model: Box<dyn VisionLanguageModel>) {
-    for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)] {
+/// Temperature and `top_p`.
+const SAMPLINGS: [(f64, f64); 3] = [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)];
+
+fn check_graphs(model: Box<dyn VisionLanguageModel>, samplings: &[(f64, f64)]) {
+    for &(temperature, top_p) in samplings {
         let params = SamplingParams {
             temperature,
             top_p,
@@ -272,4 +300,23 @@ fn check_bf16(model: Box<dyn VisionLanguageModel>) {
     let mean = total / f64::from(pairs);
     assert!(pairs > 40, "only {pairs} tokens agree");
     assert!(mean < 0.05, "mean difference {mean}");
+}
+
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "`make test-long` runs it"]
+    fn every_family_by_all_numbers() {
+        for checkpoint in testing::nested_checkpoints() {
+            assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &plain(), ALL);
+        }
+        for checkpoint in TIED {
+            assert_equal(tiny(checkpoint, Kind::Float).as_ref(), &every_filter(), ALL);
+            check_static_shapes(tiny(checkpoint, Kind::Float), &[3, 16]);
+            if torch::device_of_tests().is_cuda() {
+                check_graphs(tiny(checkpoint, Kind::Float), &SAMPLINGS);
+            }
+        }
+    }
 }

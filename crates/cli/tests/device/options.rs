@@ -1,5 +1,7 @@
 //! Every option of training that computes on the device, one run each, against the same run on the CPU.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,36 +33,47 @@ const SAME: &[&str] = &[
     "--max_grad_norm 0.01 --weight_decay 0.1 --lr_scheduler_type cosine --warmup_steps 1",
 ];
 
-/// Of `grpo` alone.
+/// Of `grpo` alone: what takes other ways through a step.
 const SAME_GRPO: &[&str] = &[
     "--beta 0",
-    "--loss_type bnpo",
-    "--loss_type dr_grpo",
     "--loss_type dapo --epsilon_high 0.28",
-    "--loss_type cispo",
-    "--loss_type sapo",
-    "--loss_type luspo --importance_sampling_level sequence",
-    "--loss_type vespo",
     "--loss_type gmpo",
-    "--importance_sampling_level sequence --delta 4",
     "--num_iterations 2",
     "--steps_per_generation 2",
-    "--advantage_estimator rloo",
     "--advantage_estimator reinforce_plus_plus --kl_in_reward true",
-    "--scale_rewards batch",
     "--scale_rewards none --kl_estimator k1",
     "--kl_estimator k2",
-    "--use_bias_correction_kl true",
-    "--entropy_coef 0.01",
     "--top_entropy_quantile 0.5",
-    "--mask_truncated_completions true",
-    "--sampler_correction token_truncate",
     "--sampler_correction sequence_mask",
-    "--off_policy_mask_threshold 0.5",
     "--dynamic_sample true --max_resample_times 2",
     "--sync_ref_model true --ref_model_sync_steps 1 --ref_model_mixup_alpha 0.5",
     "--temperature 0.8 --top_k 50 --top_p 0.9 --min_p 0.01 --repetition_penalty 1.1 --min_completion_length 3",
 ];
+
+/// Other formulas in the same places: `train` holds the loss and the gradients of each to TRL's on this device.
+const SAME_FORMULAS: &[&str] = &[
+    "--loss_type bnpo",
+    "--loss_type dr_grpo",
+    "--loss_type cispo",
+    "--loss_type sapo",
+    "--loss_type luspo --importance_sampling_level sequence",
+    "--loss_type vespo",
+    "--importance_sampling_level sequence --delta 4",
+    "--advantage_estimator rloo",
+    "--scale_rewards batch",
+    "--use_bias_correction_kl true",
+    "--entropy_coef 0.01",
+    "--mask_truncated_completions true",
+    "--sampler_correction token_truncate",
+    "--off_policy_mask_threshold 0.5",
+];
+
+/// Of `grpo` alone among [`SAME`].
+const GRPO_ALONE: [&str; 4] =
+    ["cuda_graphs", "share_prompt", "offload_reference", "max_concurrent"];
+
+/// Of the optimizer, which is the same for `grpo` and `sft`.
+const OF_OPTIMIZER: [&str; 3] = ["offload_optimizer", "adamw_8bit", "max_grad_norm"];
 
 /// Of families beside the first: what their own parts take part in.
 const SAME_OF_OTHERS: &[&str] = &[
@@ -78,23 +91,23 @@ fn compare(method: &str, options: &[&str]) {
 
 fn compare_of(model: &str, method: &str, options: &[&str]) {
     let dir = TempDir::new().unwrap();
+    let mut of_cpu: HashMap<String, Vec<Value>> = HashMap::new();
     for (number, more) in options.iter().enumerate() {
         let features = dir.path().join(format!("features-{number}"));
         let more = more.replace("FEATURES", &features.display().to_string());
-        let run = |place: &str, device: &str| {
+        let run = |place: &str, device: &str, more: &str| {
             let name = format!("{method}-{number}-{place}");
-            // Graphs are of the device; the CPU decodes as it does.
-            let more = match device {
-                "cpu" => more.replace("--cuda_graphs true", ""),
-                _ => more.clone(),
-            };
             let more = format!("{more} --max_steps 2");
             done(&line_of(model, method, dir.path(), &name, device, &more));
             metrics(&dir.path().join(name))
         };
-        let (found, expected) = (run("device", &device()), run("cpu", "cpu"));
+        let found = run("device", &device(), &more);
         assert_eq!(found.len(), 2);
-        for (found, expected) in found.iter().zip(&expected) {
+        // Graphs are of the device; the CPU decodes as it does.
+        let on_cpu = more.replace("--cuda_graphs true", "").trim().to_owned();
+        let expected = of_cpu.entry(on_cpu).or_insert_with_key(|on_cpu| run("cpu", "cpu", on_cpu));
+        assert_eq!(expected.len(), 2);
+        for (found, expected) in found.iter().zip(expected.iter()) {
             same(found, expected, &format!("{model} {method} {more}"));
         }
     }
@@ -120,18 +133,15 @@ fn other_families_train_as_on_the_cpu() {
     }
 }
 
+fn sft_options(of_optimizer: bool) -> Vec<&'static str> {
+    let has = |more: &str, names: &[&str]| names.iter().any(|name| more.contains(name));
+    let options = SAME.iter().copied().filter(|more| !has(more, &GRPO_ALONE));
+    options.filter(|more| has(more, &OF_OPTIMIZER) == of_optimizer).collect()
+}
+
 #[test]
 fn sft_trains_as_on_the_cpu() {
-    let options: Vec<&str> = SAME
-        .iter()
-        .copied()
-        .filter(|more| {
-            !["cuda_graphs", "share_prompt", "offload_reference", "max_concurrent"]
-                .iter()
-                .any(|name| more.contains(name))
-        })
-        .collect();
-    compare("sft", &options);
+    compare("sft", &sft_options(false));
 }
 
 #[test]
@@ -188,5 +198,21 @@ fn bf16_trains() {
                 assert!(row["grad_norm"].as_f64().is_some_and(f64::is_finite), "{more}: {row}");
             }
         }
+    }
+}
+
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "`make test-long` runs it"]
+    fn every_formula_trains_as_on_the_cpu() {
+        compare("grpo", SAME_FORMULAS);
+    }
+
+    #[test]
+    #[ignore = "`make test-long` runs it"]
+    fn sft_by_every_optimizer_trains_as_on_the_cpu() {
+        compare("sft", &sft_options(true));
     }
 }

@@ -1,7 +1,7 @@
 //! Training on the device: as on the CPU, again from a checkpoint, with little memory, and with evaluations.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -97,19 +97,20 @@ fn a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() {
     for (model, name, method, more) in runs {
         let name = name.replace('/', "-");
         let more = format!("{more} --max_steps 4 --save_steps 2 --save_optimizer_limit 9");
-        let run = |name: &str| line_of(model, method, dir.path(), name, &device(), &more);
-        done(&run(&format!("{name}-whole")));
-        let whole = dir.path().join(format!("{name}-whole"));
-        // The folder as it was after step 2.
-        let stopped = dir.path().join(format!("{name}-stopped"));
-        done(&run(&format!("{name}-stopped")));
-        fs::remove_dir_all(stopped.join("checkpoint-4")).unwrap();
-        done(&run(&format!("{name}-stopped")));
-        assert_eq!(computed(&stopped), computed(&whole), "{name}");
+        let run = || done(&line_of(model, method, dir.path(), &name, &device(), &more));
+        let folder = dir.path().join(&name);
+        let last = folder.join("checkpoint-4");
         let file =
             if name == "adapter" { "adapter_model.safetensors" } else { "model.safetensors" };
-        let bytes = |folder: &PathBuf| fs::read(folder.join("checkpoint-4").join(file)).unwrap();
-        assert!(bytes(&stopped) == bytes(&whole), "{name}: other weights");
+        let weights = || fs::read(last.join(file)).unwrap();
+        run();
+        let whole = (computed(&folder), weights());
+        // The folder as it was after step 2.
+        fs::remove_dir_all(&last).unwrap();
+        let said = run().stderr;
+        assert!(said.contains("resuming after step 2"), "{name}: {said}");
+        assert_eq!(computed(&folder), whole.0, "{name}");
+        assert!(weights() == whole.1, "{name}: other weights");
     }
 }
 

@@ -13,6 +13,10 @@ unexport LIBTORCH
 # The first call compiles `xtask`: let cargo show that it does.
 QUIET = $(if $(wildcard .libtorch/complete),--quiet)
 
+# `cargo run` would compile dependencies with the features that one package asks for, and the tests then once more with all.
+XTASK = $(CARGO) build $(QUIET) --release --workspace --bin xtask && CARGO_MANIFEST_DIR=$(CURDIR)/xtask $(TARGET)/release/xtask
+EXPERIMENTS = $(CARGO) build --quiet --release --workspace --bin experiments && $(TARGET)/release/experiments
+
 .PHONY: help setup check test test-device test-long torture-smoke build demo experiments experiments-smoke benchmark-smoke clean
 
 help:
@@ -30,10 +34,10 @@ help:
 	@echo "make clean   remove what was built; .libtorch stays"
 
 setup:
-	@LIBTORCH='$(LIBTORCH)' $(CARGO) run $(QUIET) --release --package xtask -- libtorch
+	@export LIBTORCH='$(LIBTORCH)'; $(XTASK) libtorch
 
 check: setup
-	@$(CARGO) run --quiet --release --package xtask -- check
+	@$(XTASK) check
 
 test: setup
 	$(CARGO) test --release --workspace
@@ -41,7 +45,7 @@ test: setup
 # The programs that `make build` or `make test` left.
 test-device: setup
 	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
-	$(CARGO) run --quiet --release --package xtask -- test-device
+	$(XTASK) test-device
 
 build: setup
 	$(CARGO) build --release --bin vlm-r1 --bin vlm-r1-engine
@@ -49,19 +53,14 @@ build: setup
 demo: build
 	$(CARGO) run --quiet --release --bin vlm-r1 -- demo --out out/demo $(DEMO_ARGS)
 
-# `cargo run` would compile the dependencies once more, with the features that this package alone asks for.
-BUILD_EXPERIMENTS = $(CARGO) build --quiet --release --workspace --bin experiments
-
 experiments: build
-	$(BUILD_EXPERIMENTS)
-	$(TARGET)/release/experiments $(EXPERIMENT_ARGS)
+	$(EXPERIMENTS) $(EXPERIMENT_ARGS)
 
 # A folder of its own each time: finished runs would not be done again.
 experiments-smoke: setup
 	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
 	rm -rf $(TARGET)/experiments-smoke
-	$(BUILD_EXPERIMENTS)
-	$(TARGET)/release/experiments data-quality thinking --quick --seeds 1 --out $(TARGET)/experiments-smoke --binary $(TARGET)/release/vlm-r1
+	$(EXPERIMENTS) data-quality thinking --quick --seeds 1 --out $(TARGET)/experiments-smoke --binary $(TARGET)/release/vlm-r1
 
 # The programs that `make build` or `make test` left, so that CI does not build it a second time.
 benchmark-smoke: setup
@@ -74,13 +73,13 @@ benchmark-smoke: setup
 # The programs that `make build` or `make test` left.
 torture-smoke: setup
 	@test -x $(TARGET)/release/vlm-r1 -a -x $(TARGET)/release/vlm-r1-engine || $(MAKE) build
-	$(CARGO) run --quiet --release --package xtask -- torture --minutes 1
+	$(XTASK) torture --minutes 1
 
 # Tests in modules named `long`, on the CPU and on the stand-in, and what `test-device` leaves out.
 test-long: build
 	$(CARGO) test --release --workspace -- --ignored long::
-	$(CARGO) run --quiet --release --package xtask -- test-device --long
-	$(CARGO) run --quiet --release --package xtask -- torture $(TORTURE_ARGS)
+	$(XTASK) test-device --long
+	$(XTASK) torture $(TORTURE_ARGS)
 
 clean:
 	$(CARGO) clean

@@ -1,7 +1,8 @@
 // Chooses the kernels of the best instruction set at run time.
 
-#include "torch_op.h"
+#include "kernels.h"
 
+#include <c10/util/Exception.h>
 #include <cstdlib>
 #include <string>
 

@@ -189,4 +189,7 @@ extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_bf16;
 #endif
 
+// The kernels of the best instruction set that the processor has, or of the one that `VLM_R1_CPU_SET` names.
+const Kernels &best_kernels();
+
 }  // namespace vlm_r1

@@ -11,9 +11,6 @@
 
 namespace vlm_r1 {
 
-// The kernels of the best instruction set that the processor has, or of the one that `VLM_R1_CPU_SET` names.
-const Kernels &best_kernels();
-
 template <typename T>
 const TypedKernels<T> &typed() {
   if constexpr (std::is_same_v<T, float>) {

@@ -292,21 +292,6 @@ fn answers_of_another_form_say_what_came_and_what_should() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_times_out() {
-    let (url, _requests) = serve(|_, _| {
-        thread::sleep(Duration::from_secs(600));
-        None
-    });
-    let plugins = PluginOptions { timeout_secs: 0.2, ..PluginOptions::default() };
-    let text = score(&url, plugins, 1).expect_err("no answer").to_string();
-    assert!(
-        text.contains("no whole answer in 0.2 s (--reward_timeout_secs)")
-            && text.ends_with("5 times"),
-        "{text}"
-    );
-}
-
-#[test]
 fn addresses_that_are_none_are_errors_at_once() {
     let says = |url: &str| set(url, PluginOptions::default()).err().expect("an error").to_string();
     assert_eq!(says("http://"), "reward `http://`: not an address");

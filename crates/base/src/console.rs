@@ -64,9 +64,38 @@ pub fn take_early() -> Vec<String> {
     std::mem::take(&mut *lock(&EARLY))
 }
 
+/// A rank above 0 of several, whose lines others see among those of rank 0.
+#[derive(Clone, Copy, Debug)]
+struct Rank {
+    rank: usize,
+    /// Whether all that it says is shown, or errors alone.
+    is_heard: bool,
+}
+
+static RANK: Mutex<Option<Rank>> = Mutex::new(None);
+
+/// From now on lines of this process begin with its rank, where that is not 0; until [`be_heard`], errors alone are shown: what rank 0 says
+/// of the start is true of all.
+pub fn speak_as(rank: usize) {
+    *lock(&RANK) = (rank > 0).then_some(Rank { rank, is_heard: false });
+}
+
+/// Lets all be shown that a rank says.
+pub fn be_heard() {
+    if let Some(rank) = lock(&RANK).as_mut() {
+        rank.is_heard = true;
+    }
+}
+
 /// A line on stderr alone: for progress bars, and for what is in the log already.
 pub fn show(text: &str) {
-    let line = format!("{}\n", printable(text));
+    let rank = *lock(&RANK);
+    let prefix = match rank {
+        Some(Rank { is_heard: false, .. }) if !text.starts_with("error") => return,
+        Some(Rank { rank, .. }) => format!("rank {rank}: "),
+        None => String::new(),
+    };
+    let line = format!("{prefix}{}\n", printable(text));
     let mut write = || {
         // stderr is closed: there is nowhere to report it.
         let _ = io::stderr().lock().write_all(line.as_bytes());

@@ -64,6 +64,15 @@ impl Rows {
         self.places.is_empty()
     }
 
+    /// A digest of the texts of all rows, in their order: other data has another.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for place in &self.places {
+            (place.digest, place.item).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
     /// Reads a row.
     ///
     /// # Errors

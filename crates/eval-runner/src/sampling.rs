@@ -1,14 +1,16 @@
 //! Samples the completions that the folder of an evaluation lacks, and keeps them as they come.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use base::Example;
 use base::run_folder::ResultFolder;
+use base::world::World;
 use config::EvalConfig;
 use data::Processor;
 use engine::{Decoding, EngineError, SampleStats, SamplingParams};
-use eval::completions::{CompletionStore, SAMPLING, SampledCompletion, SamplingCounts};
+use eval::completions::{CompletionStore, SAMPLING, SampledCompletion, SamplingCounts, Todo};
 use eval::questions::Questions;
 use eval::{EvalError, Evaluation};
 use models::VisionLanguageModel;
@@ -16,6 +18,7 @@ use rewards::RewardFamily;
 use serde_json::json;
 
 use crate::AskError;
+use crate::dealt;
 use crate::runner::{AskOptions, Runner, Sink};
 
 /// Told how far an evaluation is.
@@ -41,32 +44,47 @@ pub fn set_up(
     Ok(evaluation)
 }
 
-/// Lets `model` give the completions that are missing; rows that turn out bad on the way are noted in `store`.
+/// Where completions are kept, on the rank that keeps them.
+pub struct Kept<'a> {
+    /// The folder of the evaluation.
+    pub folder: &'a ResultFolder,
+    /// What is there.
+    pub store: &'a mut CompletionStore,
+}
+
+/// Lets `model` give the completions that are missing, on all ranks of `world`: rank 0 says which, and keeps them in `kept`. Rows that turn
+/// out bad on the way are noted there.
 ///
 /// # Errors
-/// A failure of sampling or of the disk; [`engine::EngineError::Cancelled`].
+/// A failure of sampling or of the disk on any rank; [`engine::EngineError::Cancelled`] on all where `cancel` says so on one.
 pub fn sample_missing(
+    world: &dyn World,
     evaluation: &Evaluation,
     model: &dyn VisionLanguageModel,
-    folder: &ResultFolder,
-    store: &mut CompletionStore,
+    kept: Option<Kept<'_>>,
     progress: &mut dyn Progress,
     cancel: &dyn Fn() -> bool,
 ) -> Result<(), AskError> {
     let num_samples = evaluation.config().sampling.num_samples;
-    let todo = store.todo(evaluation.questions(), num_samples);
-    let missing: usize = todo.iter().flat_map(|t| &t.completions).map(|r| r.len()).sum();
-    let good = evaluation.questions().rows.iter();
+    let questions = evaluation.questions();
+    let todo = kept.as_ref().map(|kept| kept.store.todo(questions, num_samples));
+    let good = questions.rows.iter();
     let good: Arc<[Example]> = good.filter_map(|q| q.example.as_ref().ok().cloned()).collect();
     let runner = Runner::new(Arc::clone(evaluation.processor()), ask_options(evaluation)?);
-    let mut sink = FolderSink {
-        questions: evaluation.questions(),
-        total: store.len() + missing,
-        log: folder,
-        store,
-        progress,
-    };
-    runner.run(model, &good, &todo, &mut sink, cancel)
+    let mut sink = kept.map(|Kept { folder, store }| {
+        let missing = todo.iter().flatten().flat_map(|todo| &todo.completions);
+        let missing: usize = missing.map(Range::len).sum();
+        FolderSink { questions, total: store.len() + missing, log: folder, store, progress }
+    });
+    let ask = |todo: &[Todo], sink: &mut dyn Sink| runner.run(model, &good, todo, sink, cancel);
+    match &mut sink {
+        Some(sink) if world.size() == 1 => ask(&todo.unwrap_or_default(), sink),
+        sink => {
+            let sink = sink.as_mut().map(|sink| sink as &mut dyn Sink);
+            let at_once = 4 * evaluation.config().decoding.max_concurrent_completions;
+            dealt::ask(world, todo, at_once, ask, sink)
+        }
+    }
 }
 
 fn ask_options(evaluation: &Evaluation) -> Result<AskOptions, AskError> {

@@ -20,7 +20,7 @@ pub const COMPLETIONS: &str = "answers.jsonl";
 pub const SAMPLING: &str = "sampling.jsonl";
 
 /// Completions that a row still lacks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Todo {
     /// Number of the row: draws are keyed by it.
     pub row: usize,
@@ -31,7 +31,7 @@ pub struct Todo {
 }
 
 /// A completion as it was sampled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SampledCompletion {
     /// Number of the row.
     pub row: usize,

@@ -8,6 +8,7 @@ use crate::error::RewardError;
 use crate::families::RewardFamily;
 use crate::registry::RewardInput;
 use config::BoxFormat;
+use serde::{Deserialize, Serialize};
 
 /// Units of the boxes of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct BoxUnits {
 }
 
 /// Width and height of an image, px, as file and as the model sees it; no side is 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSizes {
     /// Of the file.
     pub original: [u32; 2],

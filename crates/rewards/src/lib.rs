@@ -44,4 +44,4 @@ pub use plugins::{ApiKey, JudgeOptions, PluginOptions};
 pub use registry::{
     Reward, RewardInput, RewardOptions, RewardSet, Scores, ScoringTime, accuracy_methods,
 };
-pub use stream::{ScoringQueue, StepSize};
+pub use stream::{AskedScores, ScoringQueue, StepSize};

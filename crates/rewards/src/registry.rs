@@ -364,7 +364,7 @@ impl RewardSet {
     }
 
     /// The weighted sums of what the rewards said of `num_rows` rows.
-    pub(crate) fn summed(&self, num_rows: usize, per_reward: Vec<Vec<Option<f64>>>) -> Scores {
+    pub fn summed(&self, num_rows: usize, per_reward: Vec<Vec<Option<f64>>>) -> Scores {
         let mut total = vec![0.0; num_rows];
         for (weight, scores) in self.weights.iter().zip(&per_reward) {
             for (score, total) in scores.iter().zip(&mut total) {

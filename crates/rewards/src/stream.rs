@@ -1,5 +1,6 @@
 //! Scores completions while others are still being sampled, one thread per reward.
 
+use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, ScopedJoinHandle};
 
@@ -42,24 +43,43 @@ impl ScoringQueue<'_, '_> {
     }
 }
 
+/// The scores of one reward; none of one that was not asked.
+pub type AskedScores = Option<Vec<Option<f64>>>;
+
 impl RewardSet {
-    /// Scores rows while `produce` makes them and tells of each. A reward is asked for what it needs at once
-    /// ([`Reward::batch`]) as soon as that is there, so that the scores are those of [`RewardSet::score`] over all rows in
-    /// order. Rows that were not told of have no score.
+    /// As [`RewardSet::score_some_while`], by all rewards.
     ///
     /// # Errors
-    /// As [`RewardSet::score`], rows counted within the step; else those of `produce`.
+    /// As it.
     pub fn score_while<'r, T, E: From<RewardError>>(
         &self,
         size: StepSize,
         row: impl Fn(usize) -> RewardInput<'r> + Sync,
         produce: impl FnOnce(&ScoringQueue<'_, '_>) -> Result<T, E>,
     ) -> Result<(T, Scores), E> {
+        let (made, scores) = self.score_some_while(size, |_| true, row, produce)?;
+        Ok((made, self.summed(size.rows, scores.into_iter().flatten().collect())))
+    }
+
+    /// Scores rows while `produce` makes them and tells of each, by the rewards that `is_asked` says by what they need at once
+    /// ([`Reward::batch`]). A reward is asked as soon as that is there, so that the scores are those of [`RewardSet::score`] over all
+    /// rows in order. Rows that were not told of have no score.
+    ///
+    /// # Errors
+    /// As [`RewardSet::score`], rows counted within the step; else those of `produce`.
+    pub fn score_some_while<'r, T, E: From<RewardError>>(
+        &self,
+        size: StepSize,
+        is_asked: impl Fn(RewardBatch) -> bool,
+        row: impl Fn(usize) -> RewardInput<'r> + Sync,
+        produce: impl FnOnce(&ScoringQueue<'_, '_>) -> Result<T, E>,
+    ) -> Result<(T, Vec<AskedScores>), E> {
         let row = &row;
         thread::scope(|scope| {
-            let (senders, threads): (Vec<_>, Vec<_>) = self
-                .rewards()
-                .map(|reward| {
+            let asked: Vec<bool> = self.rewards().map(|reward| is_asked(reward.batch())).collect();
+            let rewards = self.rewards().zip(&asked).filter(|(_, is_asked)| **is_asked);
+            let (senders, threads): (Vec<_>, Vec<_>) = rewards
+                .map(|(reward, _)| {
                     let (sender, told) = mpsc::channel();
                     let listen = move || listen(reward, &told, size, row);
                     (sender, scope.spawn(listen))
@@ -69,9 +89,40 @@ impl RewardSet {
             let made = produce(&queue);
             drop(queue);
             let scores: Vec<Result<_, _>> = threads.into_iter().map(joined).collect();
-            let scores = scores.into_iter().collect::<Result<_, _>>()?;
-            Ok((made?, self.summed(size.rows, scores)))
+            let mut scores = scores.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter();
+            let scores = asked.iter().map(|is_asked| is_asked.then(|| scores.next())?);
+            Ok((made?, scores.collect()))
         })
+    }
+
+    /// Scores `rows`, `batches` after one another, by the reward at `index`.
+    ///
+    /// # Errors
+    /// As [`RewardSet::score`].
+    ///
+    /// # Panics
+    /// Without a reward at `index`, or where batches have more rows than there are.
+    pub fn score_batches(
+        &self,
+        index: usize,
+        rows: &[RewardInput<'_>],
+        batches: &[Range<usize>],
+    ) -> Result<Vec<Option<f64>>, RewardError> {
+        let reward = self.rewards().nth(index).expect("one of the rewards");
+        let mut scores = Vec::with_capacity(rows.len());
+        for batch in batches {
+            let given = asked(reward, &rows[batch.clone()]).map_err(|error| match error.row() {
+                Some(row) => error.at_row(batch.start + row),
+                None => error,
+            })?;
+            scores.extend(given);
+        }
+        concluded(reward, scores)
+    }
+
+    /// What each reward needs at once, in the order of [`RewardSet::names`].
+    pub fn batches(&self) -> impl Iterator<Item = RewardBatch> {
+        self.rewards().map(|reward| reward.batch())
     }
 }
 

@@ -1,17 +1,22 @@
 //! Steps with a NaN or infinity: what it was, and the dump of the batch in `bad_steps/`.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 
 /// What was not finite in a step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NonFinite {
+    /// Where it was, if there are several ranks; none of a norm, which is over all of them.
+    pub rank: Option<usize>,
     /// `loss` or `gradient norm`.
-    pub quantity: &'static str,
+    pub quantity: Cow<'static, str>,
     /// Its value.
+    #[serde(with = "as_text")]
     pub value: f64,
     /// The micro-batch whose loss it is, from 1; none of a norm, which is over all of them.
     pub micro_batch: Option<usize>,
@@ -21,6 +26,9 @@ pub struct NonFinite {
 
 impl fmt::Display for NonFinite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(rank) = self.rank {
+            write!(f, "rank {rank}: ")?;
+        }
         write!(f, "{}", self.quantity)?;
         if let Some(index) = self.micro_batch {
             write!(f, " of micro-batch {index}")?;
@@ -41,33 +49,41 @@ impl NonFinite {
             return Ok(());
         }
         Err(TrainError::NonFinite(Box::new(NonFinite {
-            quantity: "loss",
+            rank: None,
+            quantity: "loss".into(),
             value,
             micro_batch: Some(index),
             weights: Vec::new(),
         })))
     }
 
-    /// A step that another rank refuses.
-    pub(crate) fn on_another_rank() -> Self {
-        NonFinite {
-            quantity: "a number of another rank",
-            value: f64::NAN,
-            micro_batch: None,
-            weights: Vec::new(),
-        }
-    }
-
     /// The first line of a dump; `updates` of the step's were applied before.
     pub(crate) fn head(&self, step: u64, updates: usize) -> Value {
-        json!({
+        let mut head = json!({
             "step": step,
             "quantity": self.quantity,
             "value": number(self.value),
             "micro_batch": self.micro_batch,
             "weights": self.weights,
             "updates_before": updates,
-        })
+        });
+        if let Some(rank) = self.rank {
+            head["rank"] = json!(rank);
+        }
+        head
+    }
+}
+
+/// JSON has no NaN.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -113,14 +129,16 @@ mod tests {
     #[test]
     fn what_was_not_finite_is_named() {
         let loss = NonFinite {
-            quantity: "loss",
+            rank: None,
+            quantity: "loss".into(),
             value: f64::NAN,
             micro_batch: Some(2),
             weights: Vec::new(),
         };
         assert_eq!(loss.to_string(), "loss of micro-batch 2 is not finite (NaN)");
         let norm = NonFinite {
-            quantity: "gradient norm",
+            rank: None,
+            quantity: "gradient norm".into(),
             value: f64::INFINITY,
             micro_batch: None,
             weights: vec!["a".into(), "b".into()],
@@ -130,5 +148,10 @@ mod tests {
             "gradient norm is not finite (inf): gradients of a and 1 more"
         );
         assert_eq!(norm.head(7, 1)["value"], "inf");
+        let of_rank = NonFinite { rank: Some(2), ..loss };
+        let sent = serde_json::to_string(&of_rank).unwrap();
+        let got: NonFinite = serde_json::from_str(&sent).unwrap();
+        assert_eq!(got.to_string(), "rank 2: loss of micro-batch 2 is not finite (NaN)");
+        assert_eq!(got.head(7, 1)["rank"], 2);
     }
 }

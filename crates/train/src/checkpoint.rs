@@ -17,7 +17,8 @@ use tch::{Tensor, no_grad};
 use torch::{TorchError, Written};
 
 use crate::batch::MicroBatch;
-use crate::out_of_memory::catch_oom;
+use crate::out_of_memory::{self, catch_oom};
+use crate::resume::RunShape;
 use crate::session::Session;
 use crate::{TrainError, policy};
 
@@ -37,6 +38,9 @@ struct State {
     step: u64,
     seed: u64,
     num_samples: u64,
+    /// None in checkpoints of programs that knew one rank only.
+    #[serde(default)]
+    shape: Option<RunShape>,
     #[serde(default)]
     bad_steps: u64,
     #[serde(default)]
@@ -58,6 +62,8 @@ pub(crate) struct Checkpoints {
     pub config: String,
     /// Rows the run is about, to notice other data on resume.
     num_examples: usize,
+    /// What a step is, to notice another one on resume.
+    shape: RunShape,
     /// A prompt and a completion of the last step, see [`Session::keep_finite_probe`].
     finite_probe: Option<(Prompt, Vec<u32>)>,
     /// The folder of the one that the run resumed from, and the position in the data that it had.
@@ -68,8 +74,9 @@ pub(crate) struct Checkpoints {
 
 impl Checkpoints {
     /// Of a run with these settings over `num_examples` rows; none is written yet.
-    pub fn new(config: String, num_examples: usize) -> Self {
+    pub fn new(config: String, num_examples: usize, shape: RunShape) -> Self {
         Checkpoints {
+            shape,
             saved: None,
             config,
             num_examples,
@@ -138,13 +145,12 @@ impl Session<'_> {
     /// Ends a run that failed: a checkpoint of the last whole step where there is one to write, the log, and the way on.
     /// Returns the error to end with.
     pub fn fail(&mut self, error: TrainError) -> TrainError {
-        let is_final = matches!(
-            error,
-            TrainError::Stopped | TrainError::Checkpoint { .. } | TrainError::Diverged { .. }
-        );
+        let is_final = error.leaves_no_checkpoint();
         let mut error = error;
+        // Of a rank that others do not know to have failed, they cannot write one with it.
         if !is_final
             && !self.progress.is_torn
+            && self.have_agreed_to_end()
             && let Err(other) = self.keep()
         {
             let (first, second) = match other {
@@ -165,7 +171,9 @@ impl Session<'_> {
             self.log(&console::describe(&error));
             error = TrainError::Stopped;
         }
-        self.run.folder.log_line(&format!("error: {}", console::describe(&error)));
+        if let Some(folder) = &self.run.folder {
+            folder.log_line(&format!("error: {}", console::describe(&error)));
+        }
         error
     }
 
@@ -191,7 +199,7 @@ impl Session<'_> {
 
     /// The newest checkpoint that can be resumed.
     fn newest(&self) -> Option<(u64, PathBuf)> {
-        self.run.folder.resumable_checkpoints().ok()?.pop()
+        self.run.folder.as_ref()?.resumable_checkpoints().ok()?.pop()
     }
 
     /// What a checkpoint takes on the disk: of the model about as much as where it came from.
@@ -217,10 +225,11 @@ impl Session<'_> {
 
     /// Warns where the disk has no room for a checkpoint that is due after `when`.
     pub fn look_at_the_disk(&mut self, when: &str) {
+        let Some(folder) = &self.run.folder else { return };
         let needed = self.checkpoint_size().total();
-        match free_bytes(self.run.folder.path()) {
+        match free_bytes(folder.path()) {
             Some(free) if free < needed => {
-                let folder = self.run.folder.path().display().to_string();
+                let folder = folder.path().display().to_string();
                 self.log(&format!(
                     "warning: a checkpoint is due {when} and takes about {}, but {folder} has {} free\nhint: make room, \
                      or lower --save_total_limit",
@@ -238,49 +247,84 @@ impl Session<'_> {
     /// [`TrainError::Diverged`] where the weights are of no use, [`TrainError::Checkpoint`] where it cannot be written;
     /// older ones stand.
     pub(crate) fn checkpoint(&mut self) -> Result<(), TrainError> {
-        let device = self.model.compute().1;
-        let mut written = catch_oom(device, || self.write());
-        if let Ok(Err(cause)) = &written {
-            // The first failure emptied the device's cache.
-            self.log(&format!(
-                "no memory while the checkpoint of step {} was written ({cause}); once more",
-                self.progress.step
-            ));
-            written = catch_oom(device, || self.write());
-        }
-        let written =
-            written.and_then(|written| written.map_err(|cause| TrainError::OutOfMemory { cause }));
+        self.ranks.world.at(&format!("checkpoint of step {}", self.progress.step));
+        let written = self.write_with_retry();
         written.map_err(|error| match error {
             TrainError::Diverged { .. } => error,
             error => TrainError::Checkpoint { step: self.progress.step, source: Box::new(error) },
         })?;
         self.checkpoints.saved = Some(self.progress.step);
-        if let Some(keep) = self.settings.sections.save.save_total_limit {
-            self.run.folder.prune_checkpoints(keep)?;
+        let save = &self.settings.sections.save;
+        let (models, states) = (save.save_total_limit, save.save_optimizer_limit);
+        let pruned = self.run.write(|folder| {
+            if let Some(keep) = models {
+                folder.prune_checkpoints(keep)?;
+            }
+            folder.keep_trainer_states(states)
+        });
+        self.agree("old checkpoints are removed", pruned)
+    }
+
+    fn write_with_retry(&mut self) -> Result<(), TrainError> {
+        let device = self.model.compute().1;
+        if self.ranks.are_several() {
+            return out_of_memory::step(device, || self.write());
         }
-        let keep = self.settings.sections.save.save_optimizer_limit;
-        Ok(self.run.folder.keep_trainer_states(keep)?)
+        if let Err(cause) = catch_oom(device, || self.write())? {
+            // The first failure emptied the device's cache.
+            self.log(&format!(
+                "no memory while the checkpoint of step {} was written ({cause}); once more",
+                self.progress.step
+            ));
+            return out_of_memory::step(device, || self.write());
+        }
+        Ok(())
     }
 
     fn write(&mut self) -> Result<(), TrainError> {
-        self.refuse_diverged()?;
-        let pending = self.run.folder.begin_checkpoint(self.progress.step)?;
-        let written = policy::save(
-            self.model.as_ref(),
-            &self.settings.sections.model.model_name_or_path,
-            &self.model_dir,
-            pending.path(),
-        )?;
+        self.together("weights to be saved", || self.refuse_diverged())?;
+        let step = self.progress.step;
+        let pending = self.run.write(|folder| folder.begin_checkpoint(step).map(Some));
+        let pending = self.agree("a checkpoint is begun", pending)?;
+        let written = self.together("the model is written", || {
+            let Some(pending) = &pending else { return Ok(Vec::new()) };
+            let name = &self.settings.sections.model.model_name_or_path;
+            policy::save(self.model.as_ref(), name, &self.model_dir, pending.path())
+        })?;
         if !self.settings.sections.save.save_only_model {
-            self.write_state(&pending, written)?;
+            self.write_state(pending.as_ref(), written)?;
         }
-        pending.commit()?;
-        Ok(())
+        let committed = pending.map(PendingFolder::commit).transpose();
+        self.agree("a checkpoint is whole", committed.map(drop).map_err(TrainError::from))
     }
 
     fn write_state(
         &self,
+        pending: Option<&PendingFolder>,
+        written: Vec<Written>,
+    ) -> Result<(), TrainError> {
+        let lowered = self.ranks.of_all("least tokens", &self.memory.lowered_max_tokens)?;
+        let state = State {
+            step: self.progress.step,
+            seed: self.settings.sections.optimizer.seed,
+            num_samples: self.checkpoints.num_examples as u64,
+            shape: Some(self.checkpoints.shape),
+            bad_steps: self.progress.bad_steps,
+            lowered_max_tokens: lowered.into_iter().flatten().min().map(|tokens| tokens as u64),
+            cursor: Some(self.progress.cursor),
+            waiting: self.run.waiting.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.together("the trainer state is written", || match pending {
+            Some(pending) => self.write_whole_state(pending, &state, written),
+            None => Ok(()),
+        })
+    }
+
+    fn write_whole_state(
+        &self,
         pending: &PendingFolder,
+        state: &State,
         mut written: Vec<Written>,
     ) -> Result<(), TrainError> {
         let folder = pending.path().join(TRAINER_STATE);
@@ -291,16 +335,6 @@ impl Session<'_> {
             let path = folder.join(REFERENCE);
             written.push(torch::write_tensors(&path, &self.checkpoints.reference)?);
         }
-        let state = State {
-            step: self.progress.step,
-            seed: self.settings.sections.optimizer.seed,
-            num_samples: self.checkpoints.num_examples as u64,
-            bad_steps: self.progress.bad_steps,
-            lowered_max_tokens: self.memory.lowered_max_tokens.map(|tokens| tokens as u64),
-            cursor: Some(self.progress.cursor),
-            waiting: self.run.waiting.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
         let path = folder.join(STATE);
         let text = serde_json::to_string_pretty(&state)
             .map_err(|error| TrainError::State { cause: error.to_string() })?;
@@ -374,21 +408,22 @@ impl Session<'_> {
     pub(crate) fn resume(&mut self, checkpoints: Vec<(u64, PathBuf)>) -> Result<(), TrainError> {
         let mut damaged = Vec::new();
         for (step, folder) in checkpoints.into_iter().rev() {
-            match self.resume_from(step, &folder) {
-                Err(TrainError::Damaged { path, cause }) => damaged.push((folder, path, cause)),
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    for (folder, path, cause) in damaged {
-                        let aside = self.run.folder.set_aside(&folder)?;
-                        self.log(&format!(
-                            "warning: {}: damaged: {cause}; {} is now {}",
-                            path.display(),
-                            folder.display(),
-                            aside.display()
-                        ));
-                    }
-                    self.log(&format!("resuming after step {step}, {}", folder.display()));
-                    return Ok(());
+            let loaded = match self.load_state(step, &folder) {
+                Ok(state) => Ok(Ok(state)),
+                Err(TrainError::Damaged { path, cause }) => Ok(Err((path, cause))),
+                Err(error) => Err(error),
+            };
+            let loaded = self.agree("a checkpoint is read", loaded)?;
+            // What one rank cannot read, none takes.
+            let damage =
+                self.ranks.of_all("damage of a checkpoint", &loaded.as_ref().err().cloned())?;
+            let damage = damage.into_iter().flatten().next();
+            match (loaded, damage) {
+                (_, Some((path, cause))) => damaged.push((folder, path, cause)),
+                (Err((path, cause)), None) => damaged.push((folder, path, cause)),
+                (Ok(state), None) => {
+                    let taken = self.take_up(state, &folder, damaged);
+                    return self.agree("a run goes on", taken);
                 }
             }
         }
@@ -398,8 +433,45 @@ impl Session<'_> {
         }
     }
 
-    fn resume_from(&mut self, step: u64, folder: &Path) -> Result<(), TrainError> {
-        self.verify(folder)?;
+    /// Goes on from what [`Self::load_state`] read; damaged checkpoints after it are set aside.
+    fn take_up(
+        &mut self,
+        state: State,
+        folder: &Path,
+        damaged: Vec<(PathBuf, PathBuf, String)>,
+    ) -> Result<(), TrainError> {
+        let step = state.step;
+        (self.progress.step, self.progress.updated) = (step, step);
+        self.checkpoints.saved = Some(step);
+        self.checkpoints.resumed = Some((folder.to_path_buf(), state.cursor));
+        let is_logged = self.run.write(|folder| folder.is_logged(step))?;
+        let is_logged = self.ranks.of_main("a step is logged", &is_logged)?;
+        match state.waiting {
+            Some(metrics) if !is_logged => {
+                self.run.write(|folder| folder.cut_back_to_unlogged(step))?;
+                self.run.waiting = Some(metrics);
+            }
+            _ => self.run.write(|folder| folder.cut_back_to(step))?,
+        }
+        self.progress.bad_steps = state.bad_steps;
+        self.resume_max_tokens(state.lowered_max_tokens);
+        for (folder, path, cause) in damaged {
+            let aside = self.run.write(|run| run.set_aside(&folder))?;
+            self.log(&format!(
+                "warning: {}: damaged: {cause}; {} is now {}",
+                path.display(),
+                folder.display(),
+                aside.display()
+            ));
+        }
+        self.log(&format!("resuming after step {step}, {}", folder.display()));
+        Ok(())
+    }
+
+    fn load_state(&mut self, step: u64, folder: &Path) -> Result<State, TrainError> {
+        if self.ranks.world.is_main() {
+            self.verify(folder)?;
+        }
         let state = read_state(folder, step)?;
         self.compare(&state, folder)?;
         let path = folder.join(TRAINER_STATE).join(OPTIMIZER);
@@ -414,19 +486,7 @@ impl Session<'_> {
             }
         }
         self.optimizer.restore(self.model.parameters(), &saved)?;
-        (self.progress.step, self.progress.updated) = (step, step);
-        self.checkpoints.saved = Some(step);
-        self.checkpoints.resumed = Some((folder.to_path_buf(), state.cursor));
-        match state.waiting {
-            Some(metrics) if !self.run.folder.is_logged(step)? => {
-                self.run.folder.cut_back_to_unlogged(step)?;
-                self.run.waiting = Some(metrics);
-            }
-            _ => self.run.folder.cut_back_to(step)?,
-        }
-        self.progress.bad_steps = state.bad_steps;
-        self.resume_max_tokens(state.lowered_max_tokens);
-        Ok(())
+        Ok(state)
     }
 
     fn verify(&mut self, folder: &Path) -> Result<(), TrainError> {
@@ -450,15 +510,30 @@ impl Session<'_> {
 
     /// Whether the run is the one of the checkpoint.
     fn compare(&self, state: &State, folder: &Path) -> Result<(), TrainError> {
-        let facts = [
+        let mut facts = vec![
             ("rows of the data", state.num_samples, self.checkpoints.num_examples as u64),
             ("`seed`", state.seed, self.settings.sections.optimizer.seed),
         ];
-        let changes: Vec<String> = facts
+        if let Some(was) = state.shape {
+            let is = self.checkpoints.shape;
+            facts.push(("completions of an update on all ranks", was.per_update, is.per_update));
+            facts.push(("completions of a rollout on all ranks", was.per_rollout, is.per_rollout));
+        }
+        let mut changes: Vec<String> = facts
             .iter()
             .filter(|(_, was, is)| was != is)
             .map(|(what, was, is)| format!("{what}: was {was}, is {is}"))
             .collect();
+        if let Some(was) = state.shape.filter(|_| !changes.is_empty()) {
+            let is = self.checkpoints.shape.ranks;
+            if was.ranks != is {
+                changes.push(format!(
+                    "ranks: was {}, is {is}; a step stays the same with another --gradient_accumulation_steps or \
+                     --per_device_train_batch_size",
+                    was.ranks
+                ));
+            }
+        }
         if changes.is_empty() || self.settings.sections.start.allow_changed {
             return Ok(());
         }
@@ -473,11 +548,19 @@ pub(crate) fn saved_config(folder: &Path) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// A line for each setting of the run in `folder`, which `yaml` says, that `config` has otherwise.
+/// What a step was in a checkpoint, where that is known.
+pub(crate) fn saved_shape(folder: &Path) -> Option<RunShape> {
+    let text = read_file(&folder.join(TRAINER_STATE).join(STATE)).ok()?;
+    serde_json::from_slice::<State>(&text).ok()?.shape
+}
+
+/// A line for each setting of the run in `folder`, which `yaml` says, that `config` has otherwise and that is not of those that
+/// `may_differ`.
 pub(crate) fn changes<C: Config>(
     config: &C,
     (path, yaml): (&Path, &str),
     folder: &Path,
+    may_differ: &[&str],
 ) -> Result<Vec<String>, TrainError> {
     // A field that only one of the two commands has.
     for (command, field) in [("grpo", "num_generations"), ("sft", "with_thinking")] {
@@ -488,7 +571,8 @@ pub(crate) fn changes<C: Config>(
     }
     let changes = config::changed_settings(path, yaml, config)?;
     let line = |c: &config::Change| format!("`{}`: was {}, is {}", c.key, c.before, c.now);
-    Ok(changes.iter().map(line).collect())
+    let changes = changes.iter().filter(|change| !may_differ.contains(&change.key));
+    Ok(changes.map(line).collect())
 }
 
 /// The bytes of a file; of a pipe or a device the reading might never end.

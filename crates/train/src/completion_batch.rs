@@ -1,6 +1,6 @@
 //! Completions of a step that go through a model together.
 
-use base::{Completion, Prompt};
+use base::{Completion, Prompt, SourceLine};
 use models::VisionLanguageModel;
 
 use crate::TrainError;
@@ -18,6 +18,8 @@ pub(crate) type CompletionId = (usize, usize);
 pub(crate) struct GroupPart<'g> {
     /// Index of the group in the step.
     pub group: usize,
+    /// The row that the group is about.
+    pub source: &'g SourceLine,
     pub prompt: &'g Prompt,
     /// Their indices in the group.
     pub completions: Vec<(usize, &'g Completion)>,
@@ -35,6 +37,8 @@ impl GroupPart<'_> {
 /// Prompts and completions of one pass. Tokens are packed anew for each pass, so that the images and index tables of only one micro-batch
 /// exist at a time.
 pub(crate) struct CompletionBatch<'g> {
+    /// The row of the first of them.
+    source: Option<&'g SourceLine>,
     items: Vec<PromptWithCompletions<'g>>,
     /// Otherwise each item's prompt goes through the model with images of its own.
     share_prompt: bool,
@@ -61,7 +65,8 @@ impl<'g> CompletionBatch<'g> {
             ids.extend(completions.iter().map(|(index, _)| (group.group, *index)));
             lens.extend(completions.iter().map(|(_, completion)| completion.ids.len()));
         }
-        CompletionBatch { items, share_prompt, ids, lens }
+        let source = parts.first().map(|part| groups[part.group].source);
+        CompletionBatch { source, items, share_prompt, ids, lens }
     }
 
     /// Its parts within `limits`.
@@ -75,6 +80,7 @@ impl<'g> CompletionBatch<'g> {
                 (prompt, completions[part.completions.clone()].to_vec())
             };
             let batch = CompletionBatch {
+                source: self.source,
                 items: parts.iter().map(item).collect(),
                 share_prompt: self.share_prompt,
                 ids: self.ids[first..last].to_vec(),
@@ -93,6 +99,11 @@ impl<'g> CompletionBatch<'g> {
             completions: completions.iter().map(|ids| ids.len()).collect(),
         };
         self.items.iter().map(lens).collect()
+    }
+
+    /// The row of the first of them; of a part that was cut, that of the whole.
+    pub fn source(&self) -> Option<&SourceLine> {
+        self.source
     }
 
     /// What the model takes.
@@ -119,6 +130,10 @@ impl<'g> CompletionBatch<'g> {
 impl Divisible for CompletionBatch<'_> {
     fn group_lens(&self) -> Vec<GroupLens> {
         CompletionBatch::group_lens(self)
+    }
+
+    fn source(&self) -> Option<&SourceLine> {
+        self.source
     }
 
     fn divide(batches: Vec<Self>, limits: Limits) -> Vec<Self> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
-use crate::observer::PolicyAt;
+use crate::observer::{PolicyAt, ResultsAt};
 use crate::session::Session;
 use crate::{TrainError, out_of_memory};
 
@@ -41,7 +41,8 @@ impl Session<'_> {
         };
         // Another process may have begun the step with other settings.
         if !self.evaluation_is_due() {
-            return self.publish(&metrics);
+            let published = self.publish(&metrics);
+            return self.agree("metrics are written", published);
         }
         let start = Instant::now();
         match self.eval_metrics(score_validation) {
@@ -52,9 +53,11 @@ impl Session<'_> {
                 // Time and memory of the evaluation do not count for the next step.
                 self.clock.restart();
                 torch::reset_peak_live_bytes(self.model.compute().1);
-                self.publish(&metrics)?;
+                let published = self.publish(&metrics);
+                self.agree("metrics are written", published)?;
                 // A signal that came too late to interrupt it.
-                if self.stop.is_raised() {
+                self.vote_on_stop()?;
+                if self.stops() {
                     self.keep()?;
                 }
                 Ok(())
@@ -75,24 +78,32 @@ impl Session<'_> {
         &mut self,
         score_validation: impl FnOnce(&Session<'_>) -> Result<Map<String, Value>, TrainError>,
     ) -> Result<Map<String, Value>, TrainError> {
-        if self.stop.is_raised() {
+        if self.stops() {
             return Err(TrainError::Stopped);
         }
+        self.ranks.world.at(&format!("evaluation after step {}", self.progress.step));
         let device = self.model.compute().1;
         let mut metrics = out_of_memory::step(device, || score_validation(self))?;
-        let pending = self.run.folder.begin_evaluation(self.progress.step)?;
+        let step = self.progress.step;
+        let pending = self.run.write(|folder| folder.begin_evaluation(step).map(Some));
+        let pending = self.agree("an evaluation is begun", pending)?;
+        let results = pending.as_ref();
         let policy = PolicyAt {
             model: self.model.as_ref(),
-            step: self.progress.step,
-            folder: pending.path(),
-            name: pending.name(),
+            step,
+            results: results.map(|at| ResultsAt { folder: at.path(), name: at.name() }),
+            world: self.ranks.world.as_ref(),
             stop: &self.stop,
         };
-        let (step, observer) = (self.progress.step, &mut self.run.observer);
+        let observer = &mut self.run.observer;
         let measured = out_of_memory::step(device, || {
-            observer.evaluate(&policy).map_err(|source| TrainError::Evaluation { step, source })
-        })?;
-        let measured = measured.ok_or(TrainError::Stopped)?;
+            let measured = observer.evaluate(&policy);
+            measured
+                .map_err(|source| TrainError::Evaluation { step, source })?
+                .ok_or(TrainError::Stopped)
+        });
+        let measured = self.agree("an evaluation", measured)?;
+        let measured = self.ranks.of_main("metrics of an evaluation", &measured)?;
         for (name, value) in &measured {
             if !value.is_finite() {
                 let (name, value) = (name.clone(), *value);
@@ -100,9 +111,11 @@ impl Session<'_> {
             }
             metrics.insert(format!("eval/{name}"), json!(value));
         }
-        if !measured.is_empty() {
-            pending.commit()?;
-        }
+        let committed = match pending {
+            Some(pending) if !measured.is_empty() => pending.commit().map(drop),
+            _ => Ok(()),
+        };
+        self.agree("an evaluation is whole", committed.map_err(TrainError::from))?;
         Ok(metrics)
     }
 

@@ -10,6 +10,7 @@ mod checkpoint;
 mod clock;
 mod completion_batch;
 mod dataset;
+mod deal;
 mod evaluation;
 mod features;
 pub mod logprobs;
@@ -20,6 +21,7 @@ pub mod optimizer;
 mod out_of_memory;
 pub mod plan;
 mod policy;
+mod ranks;
 mod reference;
 mod resume;
 mod reward_inbox;
@@ -30,19 +32,22 @@ pub mod schedule;
 mod session;
 pub mod settings;
 mod sft;
+mod shared_rewards;
 mod step_batch;
+mod step_scores;
 mod trainer;
 mod training_loop;
 mod validation;
 
 pub use alerts::{Alert, Alerts};
 pub use bad_step::NonFinite;
-pub use observer::{EvalMetrics, EvaluationError, Observer, PolicyAt};
+pub use observer::{EvalMetrics, EvaluationError, Observer, PolicyAt, ResultsAt};
+pub use ranks::Ranks;
 pub use reward_set::reward_problems;
 pub use session::Outcome;
-pub use settings::Settings;
-pub use sft::train_sft;
-pub use trainer::{train_grpo, train_grpo_with_rewards};
+pub use settings::{Settings, device_of};
+pub use sft::{train_sft, train_sft_on};
+pub use trainer::{train_grpo, train_grpo_on, train_grpo_with_rewards};
 
 use std::path::PathBuf;
 
@@ -266,6 +271,25 @@ pub enum TrainError {
     /// The ranks of the run.
     #[error(transparent)]
     World(#[from] base::world::WorldError),
+    /// What another rank failed by, when all ranks know of it.
+    #[error("rank {rank} failed: {cause}")]
+    OtherRank {
+        /// The rank.
+        rank: usize,
+        /// Its error.
+        cause: String,
+    },
+    /// Ranks that do not run the same.
+    #[error(
+        "the ranks do not run the same:\n{}\nhint: start all of them from one program, with one set of settings and data", differences.join("\n")
+    )]
+    RanksDiffer {
+        /// In lines: what, and who has it how.
+        differences: Vec<String>,
+    },
+    /// Tensors between ranks.
+    #[error(transparent)]
+    Ranks(#[from] torch::ranks::RankError),
     /// Metrics that ranks disagree about.
     #[error(transparent)]
     Metrics(#[from] base::metrics::ReduceError),
@@ -275,6 +299,24 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// Whether all ranks know of it: another rank said it, they agreed on it, or it is what breaks where another one ends.
+    pub fn is_known_to_all(&self) -> bool {
+        match self {
+            TrainError::OtherRank { .. } | TrainError::World(_) | TrainError::Ranks(_) => true,
+            TrainError::Metrics(base::metrics::ReduceError::World(_)) => true,
+            TrainError::Checkpoint { source, .. } => source.is_known_to_all(),
+            _ => false,
+        }
+    }
+
+    /// Whether a run that ends by it ends without a checkpoint of its own, the same on all ranks.
+    pub(crate) fn leaves_no_checkpoint(&self) -> bool {
+        matches!(
+            self,
+            TrainError::Stopped | TrainError::Checkpoint { .. } | TrainError::Diverged { .. }
+        )
+    }
+
     /// Whether a reward ended the run.
     pub(crate) fn is_of_a_reward(&self) -> bool {
         matches!(self, TrainError::Scoring { .. } | TrainError::Reward(_))

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::Path;
 
 use base::run_folder::StopFlag;
+use base::world::World;
 use models::VisionLanguageModel;
 use serde_json::{Map, Value};
 
@@ -14,7 +15,7 @@ pub trait Observer {
     /// Something the user should read.
     fn on_message(&mut self, message: &str);
 
-    /// Evaluates the policy. `None` where `policy.stop` was raised before the end. It must not change the weights.
+    /// Evaluates the policy, on all ranks at once; the metrics of rank 0 count. `None` where `policy.stop` was raised before the end. It must not change the weights.
     ///
     /// # Errors
     /// Ends the run with a checkpoint; the next process repeats the evaluation.
@@ -29,12 +30,21 @@ pub struct PolicyAt<'a> {
     pub model: &'a dyn VisionLanguageModel,
     /// Steps done.
     pub step: u64,
-    /// A folder for results.
+    /// Where results go; none on ranks above 0.
+    pub results: Option<ResultsAt<'a>>,
+    /// The ranks that evaluate together.
+    pub world: &'a dyn World,
+    /// Raised to end the run: the evaluation should then stop.
+    pub stop: &'a StopFlag,
+}
+
+/// Where results of an evaluation go.
+#[derive(Clone, Copy, Debug)]
+pub struct ResultsAt<'a> {
+    /// A folder for them.
     pub folder: &'a Path,
     /// The folder's name once it is complete.
     pub name: &'a Path,
-    /// Raised to end the run: the evaluation should then stop.
-    pub stop: &'a StopFlag,
 }
 
 /// Metrics of an evaluation, by name.

@@ -39,6 +39,8 @@ pub struct Optimizer {
     options: OptimizerOptions,
     states: Vec<State>,
     levels: Option<MomentLevels>,
+    /// temporary
+    pub group: Option<std::rc::Rc<torch::ranks::Group>>,
 }
 
 struct State {
@@ -71,7 +73,7 @@ impl Optimizer {
             }
         }
         let levels = master_device.filter(|_| options.in_8bit).map(MomentLevels::new);
-        Ok(Optimizer { options, states, levels: levels.transpose()? })
+        Ok(Optimizer { options, states, levels: levels.transpose()?, group: None })
     }
 
     /// Number of scalars that are trained.
@@ -128,11 +130,22 @@ impl Optimizer {
     pub fn step(&mut self, parameters: &Parameters, lr: f64) -> Result<f64, TrainError> {
         no_grad(|| {
             self.collect(parameters)?;
+            if let Some(group) = &self.group {
+                // temporary
+                for state in &mut self.states {
+                    let sum = state.gradient.take().unwrap_or_else(|| {
+                        parameters.list[state.parameter].value.zeros_like().to_kind(Kind::Float)
+                    });
+                    group.all_reduce_sum(&sum)?;
+                    state.gradient = Some(sum);
+                }
+            }
             let (active, gradients) = self.take_gradients();
             let norm = global_norm(&gradients)?;
             if !norm.is_finite() {
                 let cause = NonFinite {
-                    quantity: "gradient norm",
+                    rank: None,
+                    quantity: "gradient norm".into(),
                     value: norm,
                     micro_batch: None,
                     weights: self.not_finite(parameters, &active, &gradients)?,
@@ -151,6 +164,15 @@ impl Optimizer {
             self.apply(parameters, &active, &gradients, lr)?;
             Ok(norm)
         })
+    }
+
+    /// stub
+    pub fn reduces_in_rounds(&self) -> bool {
+        false
+    }
+    /// stub
+    pub fn reduce_round(&mut self, _: &Parameters) -> Result<(), TrainError> {
+        Ok(())
     }
 
     /// Drops all gradients of a refused step.

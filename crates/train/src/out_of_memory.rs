@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use base::SourceLine;
 use tch::{Device, TchError};
 use torch::{OutOfMemory, catch_out_of_memory};
 
@@ -23,6 +24,9 @@ pub(crate) struct MicroBatchMemory {
 pub(crate) trait Divisible: Sized {
     /// Tokens of its prompts and completions.
     fn group_lens(&self) -> Vec<GroupLens>;
+
+    /// The row that the first of them is about.
+    fn source(&self) -> Option<&SourceLine>;
 
     /// The same completions within `limits`.
     fn divide(batches: Vec<Self>, limits: Limits) -> Vec<Self>;
@@ -80,25 +84,71 @@ impl Session<'_> {
         mut pass: impl FnMut(&Self, usize, &mut B) -> Result<R, TrainError>,
         mut accept: impl FnMut(&mut Self, usize, R) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
-        let device = self.model.compute().1;
         let mut done = 0;
-        while done < batches.len() {
-            let batch = &mut batches[done];
+        while self.next_micro_batch(phase, batches, &mut done, &mut pass, &mut accept)? {}
+        Ok(())
+    }
+
+    /// As [`Self::for_each_micro_batch`], for passes that leave gradients, on all ranks: their gradients are summed as the shards ask for
+    /// it, and where a rank fails, all do.
+    ///
+    /// # Errors
+    /// As it, on all ranks.
+    pub fn for_each_trained_batch<B: Divisible, R>(
+        &mut self,
+        batches: &mut Vec<B>,
+        mut pass: impl FnMut(&Self, usize, &mut B) -> Result<R, TrainError>,
+        mut accept: impl FnMut(&mut Self, usize, R) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let (device, mut done) = (self.model.compute().1, 0);
+        if !self.optimizer.reduces_in_rounds() {
+            let all = step(device, || self.for_each_micro_batch("train", batches, pass, accept));
+            return self.agree("passes", all);
+        }
+        while self.ranks.world.any("further passes", done < batches.len())? {
+            let one = step(device, || {
+                self.next_micro_batch("train", batches, &mut done, &mut pass, &mut accept)
+            });
+            self.agree("a pass", one)?;
+            let (optimizer, model) = (&mut self.optimizer, &self.model);
+            self.clock.time("optimizer", || optimizer.reduce_round(model.parameters()))?;
+        }
+        Ok(())
+    }
+
+    /// One micro-batch, or none where all are done; says whether there was one.
+    fn next_micro_batch<B: Divisible, R>(
+        &mut self,
+        phase: &'static str,
+        batches: &mut Vec<B>,
+        done: &mut usize,
+        pass: &mut impl FnMut(&Self, usize, &mut B) -> Result<R, TrainError>,
+        accept: &mut impl FnMut(&mut Self, usize, R) -> Result<(), TrainError>,
+    ) -> Result<bool, TrainError> {
+        let device = self.model.compute().1;
+        while *done < batches.len() {
+            if self.ranks.are_several() {
+                let source = batches[*done].source().map(ToString::to_string);
+                let (number, of) = (*done + 1, batches.len());
+                self.at(&format!("{phase}, micro-batch {number} of {of}"), source.as_deref());
+            }
+            let batch = &mut batches[*done];
             let passed =
-                self.clock.time(phase, || catch_oom(device, || pass(self, done + 1, batch)))?;
+                self.clock.time(phase, || catch_oom(device, || pass(self, *done + 1, batch)))?;
             match passed {
                 Ok(result) => {
-                    accept(self, done + 1, result)?;
-                    done += 1;
+                    accept(self, *done + 1, result)?;
+                    *done += 1;
+                    return Ok(true);
                 }
                 Err(cause) => {
-                    self.shrink(&batches[done].group_lens(), cause)?;
-                    let rest = batches.split_off(done);
+                    self.shrink(&batches[*done].group_lens(), cause)?;
+                    let rest = batches.split_off(*done);
                     batches.extend(B::divide(rest, self.settings.limits()));
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Lowers the token limit of micro-batches for the rest of the run after `batch` ran out of memory, and logs it. Gradients of the
@@ -120,7 +170,7 @@ impl Session<'_> {
         self.settings.sections.machine.max_tokens_per_microbatch = Some(half);
         self.memory.lowered_max_tokens = Some(half);
         let completions: usize = batch.iter().map(|group| group.completions.len()).sum();
-        self.log(&format!(
+        self.log_here(&format!(
             "no memory for a micro-batch of {completions} completions, {tokens} tokens ({cause}); from \
              here on at most {half} tokens at a time, as --max_tokens_per_microbatch {half} has it from \
              the start"

@@ -5,16 +5,39 @@ use std::path::{Path, PathBuf};
 use base::console::describe;
 use base::run_folder::{RunFolder, TRAINER_STATE, step_of_checkpoint};
 use config::{Config, Resume, parse_mapping};
+use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::checkpoint::{changes, saved_config};
+use crate::checkpoint::{changes, saved_config, saved_shape};
 use crate::settings::Settings;
+
+/// Settings that say how a step is dealt over ranks. With other ranks they must differ for a step to stay what it was.
+const DEALT: [&str; 3] =
+    ["per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"];
+
+/// What a step of a run is, and on how many ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunShape {
+    pub ranks: u64,
+    /// Completions, or rows of SFT, of an update on all ranks.
+    pub per_update: u64,
+    /// The same of a rollout.
+    pub per_rollout: u64,
+}
+
+impl RunShape {
+    /// Whether a step is the same, whoever makes it.
+    pub fn has_steps_of(self, other: Self) -> bool {
+        Self { ranks: other.ranks, ..self } == other
+    }
+}
 
 /// Checkpoints of the run that `config` is about, oldest first; the one alone that `--resume_from_checkpoint` names.
 pub(crate) fn checkpoints<C: Config>(
     config: &C,
     settings: &Settings,
     run: &RunFolder,
+    shape: RunShape,
 ) -> Result<Vec<(u64, PathBuf)>, TrainError> {
     let checkpoints = match &settings.sections.start.resume_from_checkpoint {
         Resume::From(folder) => vec![named(folder, run)?],
@@ -30,7 +53,7 @@ pub(crate) fn checkpoints<C: Config>(
     let Some((_, newest)) = checkpoints.last() else {
         return Err(TrainError::ModelAlone { folder: newest });
     };
-    compare(config, settings, run, newest)?;
+    compare(config, settings, run, (newest, shape))?;
     Ok(checkpoints)
 }
 
@@ -77,15 +100,19 @@ fn compare<C: Config>(
     config: &C,
     settings: &Settings,
     run: &RunFolder,
-    newest: &Path,
+    (newest, shape): (&Path, RunShape),
 ) -> Result<(), TrainError> {
+    let may_differ: &[&str] = match saved_shape(newest) {
+        Some(saved) if saved.ranks != shape.ranks && saved.has_steps_of(shape) => &DEALT,
+        _ => &[],
+    };
     let path = run.config_path();
     // That of the checkpoint is covered by its sums; older programs wrote none. One that is broken is told when the
     // checkpoint is looked at.
     let saved = saved_config(newest).filter(|yaml| parse_mapping(&path, yaml).is_ok());
     let yaml = saved.map_or_else(|| run.config(), |yaml| Ok(Some(yaml)));
     let compared = match yaml {
-        Ok(Some(yaml)) => changes(config, (&path, &yaml), run.path()),
+        Ok(Some(yaml)) => changes(config, (&path, &yaml), run.path(), may_differ),
         Ok(None) => Err(TrainError::NoConfig { path }),
         Err(error) => Err(error.into()),
     };

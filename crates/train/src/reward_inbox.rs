@@ -7,13 +7,15 @@ use data::Processor;
 use rewards::{RewardError, RewardInput};
 
 use crate::TrainError;
+use crate::dataset::OwnPrompt;
 
-/// The finished completions of a step, in groups of equal size. Filled by the generator, read by the reward threads.
+/// The finished completions of a step that this rank has. Filled by the generator, read by the reward threads.
 pub(crate) struct RewardInbox<'a> {
     prompts: Vec<PromptRecord<'a>>,
     /// Set as completions finish.
     completions: Vec<OnceLock<Decoded>>,
-    group_size: usize,
+    /// Index of each completion's prompt.
+    prompt_of: Vec<usize>,
     step: u64,
 }
 
@@ -25,30 +27,30 @@ struct PromptRecord<'a> {
     image_grid_thw: Vec<[usize; 3]>,
 }
 
-struct Decoded {
-    text: String,
+/// The text of a completion.
+pub(crate) struct Decoded {
+    pub text: String,
     /// Without the end token.
-    num_tokens: usize,
+    pub num_tokens: usize,
 }
 
 impl<'a> RewardInbox<'a> {
-    pub fn new(
-        prompts: &[(usize, Prompt)],
-        samples: &'a [Example],
-        group_size: usize,
-        step: u64,
-    ) -> Self {
-        let records = prompts.iter().zip(samples).map(|((_, prompt), sample)| PromptRecord {
+    pub fn new(prompts: &[OwnPrompt], samples: &'a [Example], step: u64) -> Self {
+        let records = prompts.iter().zip(samples).map(|(own, sample)| PromptRecord {
             sample,
             source: sample.source.to_string(),
-            image_sizes: prompt.images.iter().map(|i| i.original_size).collect(),
-            image_grid_thw: prompt.images.iter().map(|i| i.layout.tiles[0]).collect(),
+            image_sizes: image_sizes(&own.prompt),
+            image_grid_thw: image_grids(&own.prompt),
         });
-        let num_completions = prompts.len() * group_size;
+        let prompt_of = prompts
+            .iter()
+            .enumerate()
+            .flat_map(|(index, own)| std::iter::repeat_n(index, own.completions.len()));
+        let prompt_of: Vec<usize> = prompt_of.collect();
         RewardInbox {
             prompts: records.collect(),
-            completions: (0..num_completions).map(|_| OnceLock::new()).collect(),
-            group_size,
+            completions: prompt_of.iter().map(|_| OnceLock::new()).collect(),
+            prompt_of,
             step,
         }
     }
@@ -78,7 +80,7 @@ impl<'a> RewardInbox<'a> {
     /// # Panics
     /// Before the completion was pushed.
     pub fn input(&self, index: usize) -> RewardInput<'_> {
-        let prompt = &self.prompts[index / self.group_size];
+        let prompt = &self.prompts[self.prompt_of[index]];
         let completion = self.completions[index].get().expect("pushed before it is queued");
         RewardInput {
             completion: &completion.text,
@@ -96,24 +98,37 @@ impl<'a> RewardInbox<'a> {
     }
 
     /// Adds the sample that it is about to the error of a reward.
-    pub fn name_sample(&self, source: RewardError) -> TrainError {
-        if let RewardError::Plugin { .. } = source {
-            // It names its samples itself.
-            return source.into();
-        }
-        match source.row().and_then(|row| self.prompts.get(row / self.group_size)) {
-            Some(prompt) => {
-                TrainError::Scoring { row: prompt.source.clone(), source: Box::new(source) }
-            }
-            None => source.into(),
-        }
+    pub fn name_sample(&self, error: RewardError) -> TrainError {
+        name_sample(error, |row| Some(&self.prompts[*self.prompt_of.get(row)?].source))
     }
 
-    /// The texts of all completions, by group.
-    pub fn into_texts(self) -> Vec<Vec<String>> {
-        let text = |decoded: OnceLock<Decoded>| decoded.into_inner().map(|decoded| decoded.text);
-        let mut texts = self.completions.into_iter().map(|d| text(d).unwrap_or_default());
-        let groups = 0..self.prompts.len();
-        groups.map(|_| texts.by_ref().take(self.group_size).collect()).collect()
+    /// The texts of all completions.
+    pub fn into_texts(self) -> Vec<Decoded> {
+        self.completions.into_iter().filter_map(OnceLock::into_inner).collect()
     }
+}
+
+/// Adds the sample that it is about to the error of a reward; `source_of` says whose row it is.
+pub(crate) fn name_sample<'s>(
+    error: RewardError,
+    source_of: impl Fn(usize) -> Option<&'s String>,
+) -> TrainError {
+    if let RewardError::Plugin { .. } = error {
+        // It names its samples itself.
+        return error.into();
+    }
+    match error.row().and_then(source_of) {
+        Some(source) => TrainError::Scoring { row: source.clone(), source: Box::new(error) },
+        None => error.into(),
+    }
+}
+
+/// Width and height of each image as it came, px.
+pub(crate) fn image_sizes(prompt: &Prompt) -> Vec<[u32; 2]> {
+    prompt.images.iter().map(|image| image.original_size).collect()
+}
+
+/// Patches in time, height, width of each image as the model sees it.
+pub(crate) fn image_grids(prompt: &Prompt) -> Vec<[usize; 3]> {
+    prompt.images.iter().map(|image| image.layout.tiles[0]).collect()
 }

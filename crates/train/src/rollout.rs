@@ -1,28 +1,65 @@
 //! Prompts to scored groups: sampling, decoding, rewards.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::{Completion, DrawKey, Example, PreparedImage, Prompt, RolloutGroup};
-use config::GrpoConfig;
+use config::{GrpoConfig, RewardBatch};
 use data::Processor;
 use engine::{Decoding, EngineError, Generator, Request, SamplingParams};
 use models::VisionLanguageModel;
-use rewards::{RewardError, RewardSet, Scores, ScoringQueue, StepSize};
-use serde_json::{Map, Value, json};
+use rewards::{AskedScores, RewardError, RewardSet, ScoringQueue, StepSize};
 
 use crate::TrainError;
-use crate::algorithm::advantage::{GroupRewards, is_zero_spread, mean_and_std};
+use crate::dataset::{Dataset, Drawn, OwnPrompt};
 use crate::reward_inbox::RewardInbox;
+use crate::session::Session;
+use crate::shared_rewards::{self, Unscored};
+use crate::step_scores::{self, GroupScores};
 
-/// A group with the texts and single rewards of its completions, as `rollouts/` shows it.
+/// This rank's completions of a group, with their texts and single rewards, as `rollouts/` shows them.
 pub(crate) struct ScoredGroup {
+    /// Place of the group in the step, over all ranks.
+    pub index: usize,
+    /// Place in the group of the first completion here.
+    pub first: usize,
     pub example: Example,
     pub group: RolloutGroup,
-    /// `G` decoded completions without end-of-turn.
+    /// Decoded completions without end-of-turn.
     pub texts: Vec<String>,
-    /// `[rewards][G]`.
+    /// `[rewards][completions]`.
     pub per_reward: Vec<Vec<Option<f64>>>,
+}
+
+/// The groups of a step: this rank's completions, and the scores of all.
+#[derive(Default)]
+pub(crate) struct Groups {
+    pub own: Vec<ScoredGroup>,
+    /// In the order of one rank.
+    pub all: Vec<GroupScores>,
+}
+
+impl Groups {
+    /// Groups that have a spread take the places of those at `silent`, one after another; returns how many.
+    pub fn replace(&mut self, silent: &[usize], found: Groups) -> usize {
+        let with_spread =
+            found.all.iter().enumerate().filter(|(_, scores)| !scores.is_zero_spread());
+        let places: BTreeMap<usize, usize> =
+            with_spread.zip(silent).map(|((from, _), place)| (from, *place)).collect();
+        for (from, scores) in found.all.iter().enumerate() {
+            if let Some(&place) = places.get(&from) {
+                self.all[place] = scores.clone();
+            }
+        }
+        self.own.retain(|scored| !places.values().any(|place| *place == scored.index));
+        self.own.extend(found.own.into_iter().filter_map(|mut scored| {
+            scored.index = *places.get(&scored.index)?;
+            Some(scored)
+        }));
+        self.own.sort_by_key(|scored| (scored.index, scored.first));
+        places.len()
+    }
 }
 
 /// Sampling parameters from the configuration, with the end tokens and placeholders of the model folder.
@@ -54,20 +91,25 @@ pub(crate) struct Sampling<'a> {
 }
 
 impl Sampling<'_> {
-    /// One request for a group or, where prompts are not shared, for each of its completions; the
-    /// random numbers are the same.
-    fn requests(&self, index: usize, prompt: &Prompt) -> Vec<Request> {
-        let key = DrawKey { prompt: self.key.prompt + index as u64, ..self.key };
+    /// One request for the completions of a prompt or, where prompts are not shared, for each of them; the random numbers are the same,
+    /// whatever rank draws them.
+    fn requests(&self, own: &OwnPrompt) -> Vec<Request> {
+        let prompt = self.key.prompt + own.index as u64;
+        let key = |completion: usize| DrawKey {
+            prompt,
+            completion: self.key.completion + completion as u64,
+            ..self.key
+        };
         let one = |completion: usize| Request {
-            prompt: unshared(prompt),
+            prompt: unshared(&own.prompt),
             num_completions: 1,
-            key: DrawKey { completion: key.completion + completion as u64, ..key },
+            key: key(completion),
         };
         if self.share_prompt {
-            let (prompt, num_completions) = (prompt.clone(), self.num_completions);
-            vec![Request { prompt, num_completions, key }]
+            let (prompt, num_completions) = (own.prompt.clone(), own.completions.len());
+            vec![Request { prompt, num_completions, key: key(own.completions.start) }]
         } else {
-            (0..self.num_completions).map(one).collect()
+            own.completions.clone().map(one).collect()
         }
     }
 }
@@ -81,35 +123,82 @@ pub(crate) fn unshared(prompt: &Prompt) -> Prompt {
 /// How groups are scored.
 pub(crate) struct Scoring<'a> {
     pub rewards: &'a RewardSet,
-    pub processor: &'a Processor,
+    pub dataset: &'a Dataset,
+    /// Of the rows that are sampled.
+    pub examples: &'a data::Rows,
     /// The step that rewards get.
     pub step: u64,
 }
 
-/// Scored groups, and where the time went.
-pub(crate) struct Rollout {
-    pub groups: Vec<ScoredGroup>,
-    pub sampling: Duration,
-    /// Waiting for rewards after the last completion.
-    pub waiting: Duration,
+/// Samples the completions of the drawn prompts and scores them, on all ranks; `cancel` says when to give up. Rewards that do not need more
+/// at once than this rank has score finished completions while others are still being sampled.
+///
+/// # Errors
+/// On all ranks where there is one on any.
+pub(crate) fn roll_out(
+    session: &Session<'_>,
+    sampling: &Sampling<'_>,
+    scoring: &Scoring<'_>,
+    drawn: Drawn,
+    cancel: &dyn Fn() -> bool,
+) -> Result<Groups, TrainError> {
+    let deal = session.deal(sampling.num_completions);
+    // What a rank by itself does not have whole is scored when all have sampled.
+    let is_shared = |batch: RewardBatch| match batch {
+        RewardBatch::Completion => false,
+        RewardBatch::Group => deal.cuts_groups(drawn.rows),
+        RewardBatch::Step => deal.size > 1,
+    };
+    let model = session.model.as_ref();
+    let sampled = session.together("sampling", || {
+        let examples = drawn.own.iter().map(|own| scoring.examples.get(own.example_index));
+        let examples = examples.collect::<Result<Vec<_>, _>>()?;
+        if let [first, others @ ..] = examples.as_slice() {
+            let source = format!("{} and {} more", first.source, others.len());
+            session.at("sampling and rewards", Some(&source));
+        }
+        let is_asked = |batch| !is_shared(batch);
+        sample_and_score(model, sampling, scoring, (drawn.own, examples), &is_asked, cancel)
+    })?;
+    session.clock.book("rollout", sampled.sampling);
+    let start = Instant::now();
+    let scores = if scoring.rewards.batches().any(is_shared) {
+        shared_rewards::score(session, scoring, &sampled.unscored, sampled.scores, is_shared)?
+    } else {
+        sampled.scores
+    };
+    let groups = sampled.unscored.into_groups(scoring.rewards, scores);
+    let all = step_scores::gather(session, &groups, (drawn.ready, sampling.num_completions))?;
+    session.clock.book("reward", sampled.waiting + start.elapsed());
+    Ok(Groups { own: groups, all })
 }
 
-/// Samples a group of completions for every prompt and scores them. Rewards that do not need the whole step at once score finished
-/// completions while others are still being sampled.
-pub(crate) fn roll_out(
+/// Completions with the scores that this rank can give them by itself, and where the time went.
+struct Sampled {
+    unscored: Unscored,
+    /// Of each reward.
+    scores: Vec<AskedScores>,
+    sampling: Duration,
+    /// Waiting for rewards after the last completion.
+    waiting: Duration,
+}
+
+fn sample_and_score(
     model: &dyn VisionLanguageModel,
     sampling: &Sampling<'_>,
     scoring: &Scoring<'_>,
-    (prompts, examples): (Vec<(usize, Prompt)>, Vec<Example>),
+    (prompts, examples): (Vec<OwnPrompt>, Vec<Example>),
+    is_asked: &dyn Fn(RewardBatch) -> bool,
     cancel: &dyn Fn() -> bool,
-) -> Result<Rollout, TrainError> {
-    let group = sampling.num_completions;
-    let inbox = RewardInbox::new(&prompts, &examples, group, scoring.step);
-    let size = StepSize { rows: inbox.num_completions(), group };
+) -> Result<Sampled, TrainError> {
+    let processor = scoring.dataset.processor.as_ref();
+    let inbox = RewardInbox::new(&prompts, &examples, scoring.step);
+    // Where groups are cut, no reward that is asked here looks at them.
+    let size = StepSize { rows: inbox.num_completions(), group: sampling.num_completions };
     let start = Instant::now();
     let sample = |queue: &ScoringQueue<'_, '_>| {
         let finished = |index: usize, completion: &Completion| {
-            inbox.push(index, completion, scoring.processor)?;
+            inbox.push(index, completion, processor)?;
             queue.push(index);
             Ok(())
         };
@@ -117,14 +206,19 @@ pub(crate) fn roll_out(
         let completions = sample(model, sampling, &prompts, &finished, &cancel)?;
         Ok((completions, Instant::now()))
     };
-    let scored = scoring.rewards.score_while(size, |index| inbox.input(index), sample);
+    let row = |index| inbox.input(index);
+    let scored = scoring.rewards.score_some_while(size, is_asked, row, sample);
     let ((completions, sampled), scores) = scored.map_err(|failure| match failure {
         Failure::Reward(error) => inbox.name_sample(error),
         Failure::Sampling(error) => *error,
     })?;
     let texts = inbox.into_texts();
-    let groups = grouped((prompts, examples), completions, texts, &scores);
-    Ok(Rollout { groups, sampling: sampled - start, waiting: sampled.elapsed() })
+    Ok(Sampled {
+        unscored: Unscored { prompts, examples, completions, texts },
+        scores,
+        sampling: sampled - start,
+        waiting: sampled.elapsed(),
+    })
 }
 
 /// What ends a rollout early.
@@ -149,21 +243,23 @@ impl From<TrainError> for Failure {
 fn sample(
     model: &dyn VisionLanguageModel,
     sampling: &Sampling<'_>,
-    prompts: &[(usize, Prompt)],
+    prompts: &[OwnPrompt],
     finished: &dyn Fn(usize, &Completion) -> Result<(), TrainError>,
     cancel: &dyn Fn() -> bool,
 ) -> Result<Vec<Completion>, TrainError> {
     let generator = Generator::new(model, sampling.params.clone(), sampling.max_concurrent)?
         .with_decoding(sampling.decoding)?;
-    let requests: Vec<Request> = prompts
+    let requests: Vec<Request> = prompts.iter().flat_map(|own| sampling.requests(own)).collect();
+    let firsts: Vec<usize> = requests
         .iter()
-        .enumerate()
-        .flat_map(|(index, (_, prompt))| sampling.requests(index, prompt))
+        .scan(0, |next, request| {
+            *next += request.num_completions;
+            Some(*next - request.num_completions)
+        })
         .collect();
-    let of_request = requests.first().map_or(1, |first| first.num_completions);
     let mut undecoded = None;
     let mut on_finished = |request: usize, index: usize, completion: &Completion| {
-        if let Err(error) = finished(request * of_request + index, completion) {
+        if let Err(error) = finished(firsts[request] + index, completion) {
             undecoded.get_or_insert(error);
         }
     };
@@ -175,81 +271,6 @@ fn sample(
         Some(error) => Err(error),
         None => Ok(generation.completions.into_iter().flatten().collect()),
     }
-}
-
-impl ScoredGroup {
-    /// What advantages are made of.
-    pub fn rewards(&self) -> GroupRewards<'_> {
-        GroupRewards { total: &self.group.rewards, per_reward: &self.per_reward }
-    }
-
-    /// Whether all rewards are equal.
-    pub fn is_zero_spread(&self) -> bool {
-        is_zero_spread(&self.group.rewards)
-    }
-
-    /// Completions that every reward scored 0.
-    pub fn num_zero(&self) -> usize {
-        let all_zero = |index: usize| {
-            self.per_reward.iter().all(|of| of[index].is_none_or(|reward| reward == 0.0))
-        };
-        let totals = self.group.rewards.iter().enumerate();
-        totals.filter(|(index, total)| **total == 0.0 && all_zero(*index)).count()
-    }
-}
-
-/// Completions with their scores; advantages are not known yet.
-fn grouped(
-    (prompts, examples): (Vec<(usize, Prompt)>, Vec<Example>),
-    completions: Vec<Completion>,
-    texts: Vec<Vec<String>>,
-    scores: &Scores,
-) -> Vec<ScoredGroup> {
-    let mut completions = completions.into_iter();
-    let mut start = 0;
-    let groups = prompts.into_iter().zip(examples).zip(texts);
-    groups
-        .map(|(((example_index, prompt), example), texts)| {
-            let range = start..start + texts.len();
-            start = range.end;
-            let rewards = scores.total[range.clone()].to_vec();
-            let per_reward = scores.per_reward.iter();
-            ScoredGroup {
-                example,
-                per_reward: per_reward.map(|each| each[range.clone()].to_vec()).collect(),
-                group: RolloutGroup {
-                    example_index,
-                    prompt,
-                    completions: completions.by_ref().take(texts.len()).collect(),
-                    advantages: vec![0.0; rewards.len()],
-                    rewards,
-                },
-                texts,
-            }
-        })
-        .collect()
-}
-
-/// Metrics: mean reward, spread, each reward's own mean and its counters since the start.
-pub(crate) fn reward_metrics(groups: &[ScoredGroup], rewards: &RewardSet) -> Map<String, Value> {
-    let all: Vec<f64> = groups.iter().flat_map(|g| g.group.rewards.clone()).collect();
-    let spreads: Vec<f64> = groups.iter().map(|g| mean_and_std(&g.group.rewards).1).collect();
-    let mut metrics = Map::new();
-    // Of a step whose rows were all skipped there is no mean.
-    let mean = |values: &[f64]| {
-        if values.is_empty() { Value::Null } else { json!(mean_and_std(values).0) }
-    };
-    metrics.insert("reward".into(), mean(&all));
-    metrics.insert("reward_std".into(), mean(&spreads));
-    for (index, name) in rewards.names().enumerate() {
-        let values: Vec<f64> =
-            groups.iter().flat_map(|g| g.per_reward[index].iter().flatten().copied()).collect();
-        metrics.insert(format!("rewards/{name}"), mean(&values));
-    }
-    for (reward, counter, count) in rewards.counters() {
-        metrics.insert(format!("rewards/{reward}/{counter}"), json!(count));
-    }
-    metrics
 }
 
 #[cfg(test)]
@@ -266,19 +287,22 @@ mod tests {
             params: &params,
             max_concurrent: 8,
             decoding: Decoding::Eager,
-            num_completions: 3,
+            num_completions: 5,
             share_prompt,
-            key: DrawKey { seed: 1, step: 2, prompt: 0, completion: 0 },
+            key: DrawKey { seed: 1, step: 2, prompt: 10, completion: 0 },
         };
-        let shared = sampling(true).requests(5, &prompt);
+        // A part of a group.
+        let own = OwnPrompt { index: 5, completions: 1..4, example_index: 0, prompt };
+        let shared = sampling(true).requests(&own);
         assert_eq!((shared.len(), shared[0].num_completions), (1, 3));
-        let own = sampling(false).requests(5, &prompt);
-        assert_eq!(own.len(), 3);
-        for (index, request) in own.iter().enumerate() {
-            let expected = DrawKey { completion: index as u64, ..shared[0].key };
+        assert_eq!((shared[0].key.prompt, shared[0].key.completion), (15, 1));
+        let each = sampling(false).requests(&own);
+        assert_eq!(each.len(), 3);
+        for (index, request) in each.iter().enumerate() {
+            let expected = DrawKey { completion: 1 + index as u64, ..shared[0].key };
             assert_eq!(request.key, expected);
-            assert_eq!((request.num_completions, &request.prompt.ids), (1, &prompt.ids));
-            assert!(!Arc::ptr_eq(&request.prompt.images[0], &prompt.images[0]));
+            assert_eq!((request.num_completions, &request.prompt.ids), (1, &own.prompt.ids));
+            assert!(!Arc::ptr_eq(&request.prompt.images[0], &own.prompt.images[0]));
         }
     }
 }

@@ -9,43 +9,48 @@ use rewards::RewardSet;
 use serde_json::{Map, Value, json};
 
 use crate::algorithm::advantage::mean_and_std;
+use crate::ranks::Place;
 use crate::rollout::ScoredGroup;
+use crate::step_scores::GroupScores;
 
-/// The groups of a step.
-pub(crate) fn logged_groups(
-    groups: &[ScoredGroup],
-    rewards: &RewardSet,
-    step: u64,
-) -> Vec<LoggedGroup> {
-    let logged = groups.iter().enumerate().map(|(index, scored)| LoggedGroup {
-        completions: rows(scored, rewards, (step, index)),
-        summary: summary(scored),
-    });
-    logged.collect()
+/// A row of each completion of this rank.
+pub(crate) fn rows(groups: &[ScoredGroup], rewards: &RewardSet, step: u64) -> Vec<(Place, Value)> {
+    groups.iter().flat_map(|scored| rows_of_group(scored, rewards, step)).collect()
 }
 
-/// A row of each completion; `place` is step and group.
-fn rows(scored: &ScoredGroup, rewards: &RewardSet, place: (u64, usize)) -> Vec<Value> {
+fn rows_of_group(scored: &ScoredGroup, rewards: &RewardSet, step: u64) -> Vec<(Place, Value)> {
     let (group, example) = (&scored.group, &scored.example);
     let completions = group.completions.iter().enumerate();
     let rows = completions.map(|(i, completion)| {
         let each = rewards.names().zip(&scored.per_reward);
         let scored_completion = ScoredCompletion {
-            index: i,
+            place: (scored.index, scored.first + i),
             text: &scored.texts[i],
             completion,
             rewards: each.map(|(name, list)| (name.into(), json!(list[i]))).collect(),
             reward: group.rewards[i],
             advantage: group.advantages[i],
         };
-        row(place, example, &group.prompt.images, scored_completion)
+        (scored_completion.place, row(step, example, &group.prompt.images, scored_completion))
     });
     rows.collect()
 }
 
+/// The groups of a step, from the rows of all ranks by place.
+pub(crate) fn logged_groups(rows: Vec<(Place, Value)>, all: &[GroupScores]) -> Vec<LoggedGroup> {
+    let mut rows = rows.into_iter().peekable();
+    let logged = all.iter().enumerate().map(|(index, scores)| {
+        let next = || rows.next_if(|((group, _), _)| *group == index).map(|(_, row)| row);
+        let completions: Vec<Value> = std::iter::from_fn(next).collect();
+        let sample = completions.first().map_or(Value::Null, |row| row["sample"].clone());
+        LoggedGroup { completions, summary: summary(sample, scores) }
+    });
+    logged.collect()
+}
+
 /// A completion and its scores.
 struct ScoredCompletion<'a> {
-    index: usize,
+    place: Place,
     text: &'a str,
     completion: &'a Completion,
     rewards: Map<String, Value>,
@@ -55,15 +60,15 @@ struct ScoredCompletion<'a> {
 
 /// One row.
 fn row(
-    (step, group): (u64, usize),
+    step: u64,
     example: &Example,
     images: &[Arc<PreparedImage>],
     scored_completion: ScoredCompletion<'_>,
 ) -> Value {
     json!({
         "step": step,
-        "group": group,
-        "completion_index": scored_completion.index,
+        "group": scored_completion.place.0,
+        "completion_index": scored_completion.place.1,
         "sample": example.source.to_string(),
         "images": example.images,
         "image_sizes": images.iter().map(|i| i.original_size).collect::<Vec<_>>(),
@@ -96,37 +101,35 @@ pub(crate) fn empty_row_bytes(
     // Numbers of most rows are that long.
     let number = std::f64::consts::FRAC_1_SQRT_2;
     let scored_completion = ScoredCompletion {
-        index: 0,
+        place: (0, 0),
         text: "",
         completion: &completion,
         rewards: rewards.iter().map(|name| (name.clone(), json!(number))).collect(),
         reward: number,
         advantage: number,
     };
-    row((0, 0), example, images, scored_completion).to_string().len()
+    row(0, example, images, scored_completion).to_string().len()
 }
 
 /// What the index says of a group.
-fn summary(scored: &ScoredGroup) -> Map<String, Value> {
-    let (group, example) = (&scored.group, &scored.example);
-    let rewards = &group.rewards;
+fn summary(sample: Value, scores: &GroupScores) -> Map<String, Value> {
+    let rewards = &scores.rewards;
     let (mean, std) = mean_and_std(rewards);
     let least = rewards.iter().copied().reduce(f64::min);
     let most = rewards.iter().copied().reduce(f64::max);
-    let count = group.completions.len();
-    let tokens: usize = group.completions.iter().map(|c| c.ids.len()).sum();
-    let cut_off = group.completions.iter();
-    let cut_off = cut_off.filter(|c| c.finish_reason == FinishReason::Length);
+    let count = rewards.len();
+    let tokens: usize = scores.lens.iter().sum();
+    let cut_off = scores.cut_off.iter().filter(|is_cut_off| **is_cut_off).count();
     let mut line = Map::new();
     let mut set = |key: &str, value: Value| line.insert(key.to_owned(), value);
-    set("sample", json!(example.source.to_string()));
+    set("sample", sample);
     set("n", json!(count));
     set("reward_mean", json!(mean));
     set("reward_std", json!(std));
     set("min", json!(least));
     set("max", json!(most));
-    set("zero_spread", json!(scored.is_zero_spread()));
-    set("cut_off", json!(cut_off.count()));
+    set("zero_spread", json!(scores.is_zero_spread()));
+    set("cut_off", json!(cut_off));
     set("tokens_mean", json!(tokens as f64 / count.max(1) as f64));
     line
 }

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use base::console::{count, describe, size};
 use base::metrics::{Command, reduce};
-use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
-use base::world::World;
+use base::run_folder::{RunError, RunFolder, StopFlag, environment, free_bytes};
 use config::{Config, to_yaml};
 use data::{EpochOrder, RowError};
 use engine::{FastPathChoice, FastPaths, choose_fast_paths};
@@ -23,6 +22,8 @@ use crate::observer::Observer;
 use crate::optimizer::Optimizer;
 use crate::out_of_memory::MicroBatchMemory;
 use crate::policy::ParameterCounts;
+use crate::ranks::{Agreement, Place, Ranks};
+use crate::resume::RunShape;
 use crate::schedule::Schedule;
 use crate::settings::Settings;
 use crate::{NonFinite, TrainError, policy, resume};
@@ -44,10 +45,11 @@ pub(crate) struct Start<'s, 'a> {
     pub model_dir: &'s Path,
     pub dataset: &'s Dataset,
     pub total_steps: u64,
+    pub shape: RunShape,
     pub order: &'s EpochOrder,
     pub observer: &'a mut dyn Observer,
     pub stop: StopFlag,
-    pub world: Box<dyn World>,
+    pub ranks: Ranks,
     pub command: Command,
 }
 
@@ -65,8 +67,10 @@ pub(crate) struct Session<'a> {
     pub run: RunLog<'a>,
     pub checkpoints: Checkpoints,
     pub memory: MicroBatchMemory,
-    /// The ranks of the run; today there is one.
-    pub world: Box<dyn World>,
+    /// Who trains together.
+    pub ranks: Ranks,
+    /// Whether all of them know that the run ends.
+    pub agreement: Agreement,
     /// Whose metrics these are.
     pub command: Command,
     /// Which fast forms of GPU work are in use.
@@ -88,6 +92,8 @@ pub(crate) struct Progress {
     pub bad_steps: u64,
     /// The position in the data of the next step's first prompt.
     pub cursor: u64,
+    /// Whether the ranks stop after this step: the vote, of which a signal that comes now knows nothing.
+    stops: bool,
     /// Rows skipped in this step.
     skipped: usize,
     /// Skipped examples, each named once.
@@ -96,7 +102,10 @@ pub(crate) struct Progress {
 
 /// What a run writes down and shows.
 pub(crate) struct RunLog<'a> {
-    pub folder: RunFolder,
+    /// None on ranks above 0: one of them writes.
+    pub folder: Option<RunFolder>,
+    /// Messages of this rank for the log of rank 0.
+    unsent: Vec<String>,
     pub observer: &'a mut dyn Observer,
     pub alerts: Alerts,
     /// Metrics of the last step, where they wait for its evaluation.
@@ -104,27 +113,40 @@ pub(crate) struct RunLog<'a> {
 }
 
 impl RunLog<'_> {
-    /// A message for the user and the log.
+    /// A message for the user and the log, of the run as a whole.
     pub fn message(&mut self, message: &str) {
-        self.observer.on_message(message);
-        self.folder.log_line(message);
+        if let Some(folder) = &self.folder {
+            self.observer.on_message(message);
+            folder.log_line(message);
+        }
+    }
+
+    /// Work on the folder, on the rank that has it.
+    pub fn write<T: Default>(
+        &mut self,
+        work: impl FnOnce(&mut RunFolder) -> Result<T, RunError>,
+    ) -> Result<T, TrainError> {
+        Ok(self.folder.as_mut().map(work).transpose()?.unwrap_or_default())
     }
 }
 
 impl<'a> Session<'a> {
     /// Opens the run folder, loads the model, and resumes from the newest undamaged checkpoint.
     pub fn open<C: Config>(config: &C, start: Start<'_, 'a>) -> Result<Self, TrainError> {
+        if !start.ranks.world.is_main() {
+            return Self::open_in(None, config, start);
+        }
         let run = RunFolder::open(&start.settings.sections.run.output_dir)?;
         let log = run.log();
         for line in base::console::take_early() {
             log.line(&line);
         }
-        Self::open_in(run, config, start)
+        Self::open_in(Some(run), config, start)
             .inspect_err(|error| log.line(&format!("error: {}", describe(error))))
     }
 
     fn open_in<C: Config>(
-        run: RunFolder,
+        run: Option<RunFolder>,
         config: &C,
         start: Start<'_, 'a>,
     ) -> Result<Self, TrainError> {
@@ -132,7 +154,17 @@ impl<'a> Session<'a> {
         if let Some(threads) = settings.sections.machine.num_threads {
             tch::set_num_threads(threads as i32);
         }
-        let checkpoints = resume::checkpoints(config, &settings, &run)?;
+        let yaml = to_yaml(config)?;
+        start.ranks.compare(&[
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("threads", tch::get_num_threads().to_string()),
+            ("settings", yaml.clone()),
+            ("rows", start.dataset.digest()),
+        ])?;
+        let checkpoints = match &run {
+            Some(run) => resume::checkpoints(config, &settings, run, start.shape)?,
+            None => Vec::new(),
+        };
         let choice = FastPathChoice::parse(&settings.sections.machine.fast_paths)?;
         let mut model = policy::load(&settings, start.model_dir)?;
         let fast_paths = choose_fast_paths(model.as_ref(), &choice);
@@ -142,7 +174,8 @@ impl<'a> Session<'a> {
         if ids as i64 > rows {
             return Err(TrainError::Vocabulary { ids, rows });
         }
-        let optimizer = Optimizer::new(model.parameters(), settings.optimizer())?;
+        let mut optimizer = Optimizer::new(model.parameters(), settings.optimizer())?;
+        optimizer.group = start.ranks.are_several().then(|| start.ranks.tensors.clone()); // temporary
         let mut session = Session {
             schedule: settings.schedule(start.total_steps),
             model,
@@ -157,13 +190,15 @@ impl<'a> Session<'a> {
             },
             run: RunLog {
                 folder: run,
+                unsent: Vec::new(),
                 observer: start.observer,
                 alerts: Alerts::default(),
                 waiting: None,
             },
-            checkpoints: Checkpoints::new(to_yaml(config)?, start.dataset.examples.len()),
+            checkpoints: Checkpoints::new(yaml, start.dataset.examples.len(), start.shape),
             memory: MicroBatchMemory::default(),
-            world: start.world,
+            ranks: start.ranks,
+            agreement: Agreement::default(),
             command: start.command,
             fast_paths,
         };
@@ -178,24 +213,30 @@ impl<'a> Session<'a> {
         checkpoints: Vec<(u64, PathBuf)>,
         dataset: &Dataset,
     ) -> Result<(), TrainError> {
-        let is_of_another =
-            checkpoints.iter().any(|(_, folder)| !resume::is_own(folder, &self.run.folder));
-        if checkpoints.is_empty() || is_of_another {
-            self.run.folder.start_over()?;
+        if let Some(folder) = &mut self.run.folder {
+            let is_of_another =
+                checkpoints.iter().any(|(_, checkpoint)| !resume::is_own(checkpoint, folder));
+            if checkpoints.is_empty() || is_of_another {
+                folder.start_over()?;
+            }
         }
+        let checkpoints = self.ranks.of_main("checkpoints", &checkpoints)?;
         if checkpoints.is_empty() {
             self.run.waiting = self.evaluation_is_due().then(Map::new);
         } else {
             self.resume(checkpoints)?;
         }
-        self.run.alerts = Alerts::of_run(&self.run.folder)?;
-        self.run.folder.make_way(self.progress.step, self.schedule.total_steps)?;
-        self.run.folder.write_config(&self.checkpoints.config)?;
         let counts = ParameterCounts::of(self.model.parameters());
         let mut facts = versions();
+        facts.insert("ranks".into(), json!(self.ranks.world.size()));
         facts.insert("parameters".into(), counts.json());
         facts.insert("fast_paths".into(), json!(self.fast_paths.verdicts));
-        self.run.folder.write_env(&environment(facts))?;
+        if let Some(folder) = &mut self.run.folder {
+            self.run.alerts = Alerts::of_run(folder)?;
+            folder.make_way(self.progress.step, self.schedule.total_steps)?;
+            folder.write_config(&self.checkpoints.config)?;
+            folder.write_env(&environment(facts))?;
+        }
         self.log_summary(dataset, &counts)
     }
 
@@ -252,7 +293,8 @@ impl<'a> Session<'a> {
         let whole = kept.min(self.settings.sections.save.save_optimizer_limit) as u64;
         let all = (kept as u64).saturating_mul(size_of.model);
         let all = all.saturating_add(whole.saturating_mul(size_of.state));
-        let free = free_bytes(self.run.folder.path());
+        let Some(folder) = &self.run.folder else { return };
+        let free = free_bytes(folder.path());
         let room = free.map_or_else(String::new, |free| format!("; {} free", size(free)));
         self.log(&format!(
             "a checkpoint: {} of weights and {} to go on from; in the end {} for {kept} of them{room}",
@@ -268,15 +310,40 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether another step is to be done: a stop on one rank is one on all.
-    pub fn goes_on(&self) -> Result<bool, TrainError> {
-        let is_left = self.progress.step < self.schedule.total_steps;
-        Ok(is_left && !self.world.any("stop", self.stop.is_raised())?)
+    /// Whether another step is to be done.
+    pub fn goes_on(&self) -> bool {
+        self.progress.step < self.schedule.total_steps && !self.stops()
+    }
+
+    /// Whether the run ends after this step: a stop on one rank is one on all, by the last vote.
+    pub fn stops(&self) -> bool {
+        if self.ranks.are_several() { self.progress.stops } else { self.stop.is_raised() }
+    }
+
+    /// Where a rank was asked to stop, all are; by the signal that the first of them got.
+    pub fn vote_on_stop(&mut self) -> Result<(), TrainError> {
+        if !self.ranks.are_several() {
+            return Ok(());
+        }
+        let own = if self.stop.is_raised() { 1 + self.stop.signal().unwrap_or(0) } else { 0 };
+        let operation = format!("stop after step {}", self.progress.step);
+        let all = self.ranks.world.gather_numbers(&operation, &[f64::from(own)])?;
+        let asked = all.into_iter().flatten().find(|asked| *asked > 0.0);
+        if let Some(asked) = asked {
+            self.progress.stops = true;
+            match asked as i32 - 1 {
+                _ if self.stop.is_raised() => {}
+                0 => self.stop.raise(),
+                signal => self.stop.raise_by(signal),
+            }
+        }
+        Ok(())
     }
 
     /// Applies the accumulated gradients; returns their norm and the learning rate.
     pub fn update(&mut self) -> Result<(f64, f64), TrainError> {
         let lr = self.schedule.learning_rate(self.progress.step);
+        self.at("update", None);
         let (optimizer, model) = (&mut self.optimizer, &self.model);
         let stepped = self.clock.time("optimizer", || optimizer.step(model.parameters(), lr));
         if !matches!(stepped, Err(TrainError::NonFinite(_))) {
@@ -294,19 +361,18 @@ impl<'a> Session<'a> {
         &mut self,
         learnt: Result<(), TrainError>,
         updates: usize,
-        dump: impl FnOnce(&Self) -> Result<Vec<Value>, TrainError>,
+        dump: impl FnOnce(&Self) -> Result<Vec<(Place, Value)>, TrainError>,
     ) -> Result<bool, TrainError> {
         let cause = match learnt {
             Ok(()) => None,
             Err(TrainError::NonFinite(cause)) => Some(*cause),
             Err(error) => return Err(error),
         };
-        // A step that one rank refuses is refused by all.
-        if !self.world.any("refusal", cause.is_some())? {
-            return Ok(true);
-        }
-        let rows = dump(self)?;
-        self.refuse(cause.unwrap_or_else(NonFinite::on_another_rank), updates, rows)?;
+        // What one rank refuses, all refuse: they have agreed.
+        let Some(cause) = cause else { return Ok(true) };
+        let rows = self.together("batch of a refused step", || dump(self))?;
+        let rows = self.ranks.rows_of_all("batch of a refused step", rows)?;
+        self.refuse(cause, updates, rows)?;
         Ok(false)
     }
 
@@ -314,12 +380,15 @@ impl<'a> Session<'a> {
         &mut self,
         cause: NonFinite,
         updates: usize,
-        rows: Vec<Value>,
+        rows: Vec<(Place, Value)>,
     ) -> Result<(), TrainError> {
         self.optimizer.discard(self.model.parameters())?;
         let step = self.progress.step + 1;
-        let lines: Vec<Value> = std::iter::once(cause.head(step, updates)).chain(rows).collect();
-        let dump = self.run.folder.log_bad_step(step, &lines)?;
+        let lines: Vec<Value> = std::iter::once(cause.head(step, updates))
+            .chain(rows.into_iter().map(|(_, row)| row))
+            .collect();
+        let dump = self.run.write(|folder| folder.log_bad_step(step, &lines));
+        let dump = self.agree("batch of a refused step is written", dump)?;
         self.progress.bad_steps += 1;
         let limit = self.settings.sections.start.max_bad_steps;
         if self.progress.bad_steps > limit {
@@ -350,19 +419,22 @@ impl<'a> Session<'a> {
         metrics.insert("oom_retries".into(), json!(retries));
         self.measure_memory(&mut metrics);
         for problem in features::report(self.model.as_ref(), &mut metrics) {
-            self.log(&problem);
+            self.log_here(&problem);
         }
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
-        let metrics = reduce(self.world.as_ref(), self.command, &metrics)?;
+        let metrics = reduce(self.ranks.world.as_ref(), self.command, &metrics)?;
+        self.send_messages()?;
+        self.vote_on_stop()?;
         if self.evaluation_is_due() {
             self.run.waiting = Some(metrics);
         } else {
-            self.publish(&metrics)?;
+            let published = self.publish(&metrics);
+            self.agree("metrics are written", published)?;
         }
         if !due && self.checkpoint_is_due(self.progress.step + 1) {
             self.look_at_the_disk("after the next step");
         }
-        if due || self.stop.is_raised() {
+        if due || self.stops() {
             let start = Instant::now();
             self.checkpoint()?;
             self.clock.book("checkpoint", start.elapsed());
@@ -391,7 +463,7 @@ impl<'a> Session<'a> {
         let is_first = step == 1 && run.logging_first_step;
         let is_due = step.is_multiple_of(run.logging_steps as u64) || step == total;
         if is_first || is_due || has_eval_metrics {
-            self.run.folder.log_step(step, metrics)?;
+            self.run.write(|folder| folder.log_step(step, metrics))?;
         }
         // Step 0 has evaluation metrics only.
         if step > 0 {
@@ -418,7 +490,7 @@ impl<'a> Session<'a> {
         Ok(Outcome {
             steps: self.progress.step,
             finished,
-            checkpoint: self.run.folder.latest_checkpoint()?.map(|(_, folder)| folder),
+            checkpoint: self.run.write(|folder| folder.latest_checkpoint())?.map(|(_, at)| at),
         })
     }
 
@@ -426,13 +498,37 @@ impl<'a> Session<'a> {
     pub fn skip(&mut self, example_index: usize, row: &RowError) {
         self.progress.skipped += 1;
         if self.progress.named.insert(example_index) {
-            self.log(&format!("skipped: {row}"));
+            self.log_here(&format!("skipped: {row}"));
         }
     }
 
-    /// A message for the user and the log.
+    /// A message for the user and the log, of the run as a whole: rank 0 tells it.
     pub fn log(&mut self, message: &str) {
         self.run.message(message);
+    }
+
+    /// A message of this rank.
+    pub fn log_here(&mut self, message: &str) {
+        let rank = self.ranks.world.rank();
+        if rank == 0 {
+            return self.log(message);
+        }
+        self.run.observer.on_message(message);
+        self.run.unsent.push(format!("rank {rank}: {message}"));
+    }
+
+    /// Brings messages of other ranks into the log; they were shown where they arose.
+    fn send_messages(&mut self) -> Result<(), TrainError> {
+        let own = std::mem::take(&mut self.run.unsent);
+        for messages in self.ranks.of_all("messages", &own)? {
+            for message in messages {
+                self.run.write(|folder| {
+                    folder.log_line(&message);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
     }
 }
 

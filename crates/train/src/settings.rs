@@ -8,12 +8,13 @@ use data::template::template;
 use data::{DataFamily, DataFiles, LoaderOptions, ProcessorOptions, PromptTemplate, RowChecks};
 use engine::Decoding;
 use models::{Family, FeatureCacheOptions, LoadOptions, LoraOptions, Part, Targets, TrainedParts};
-use tch::Kind;
-use torch::{check_kind, parse_device};
+use tch::{Device, Kind};
+use torch::{check_kind, num_cards, parse_device};
 
 use crate::TrainError;
 use crate::micro_batches::Limits;
 use crate::optimizer::OptimizerOptions;
+use crate::ranks::Ranks;
 use crate::schedule::{Schedule, ScheduleKind};
 
 /// Bytes of prepared images that are kept for later epochs.
@@ -38,6 +39,8 @@ pub struct Settings {
     pub(crate) files: DataFiles,
     with_thinking: bool,
     pub(crate) features: FeatureCacheOptions,
+    /// How many train together.
+    ranks: usize,
 }
 
 /// Settings that differ between `grpo` and `sft`.
@@ -88,6 +91,22 @@ impl TryFrom<&SftConfig> for Settings {
 }
 
 impl Settings {
+    /// Those of one of several ranks.
+    pub(crate) fn of_grpo(config: &GrpoConfig, ranks: &Ranks) -> Result<Self, TrainError> {
+        let mut own = config.clone();
+        own.machine.device =
+            device_of(&config.machine.device, ranks.world.size(), ranks.local_rank)?;
+        Ok(Self { ranks: ranks.world.size(), ..Self::try_from(&own)? })
+    }
+
+    /// As [`Self::of_grpo`].
+    pub(crate) fn of_sft(config: &SftConfig, ranks: &Ranks) -> Result<Self, TrainError> {
+        let mut own = config.clone();
+        own.machine.device =
+            device_of(&config.machine.device, ranks.world.size(), ranks.local_rank)?;
+        Ok(Self { ranks: ranks.world.size(), ..Self::try_from(&own)? })
+    }
+
     fn new(sections: TrainingSections, own: &Own<'_>) -> Result<Self, TrainError> {
         let TrainingSections { model, data, optimizer, machine, .. } = &sections;
         let device = parse_device(&machine.device)?;
@@ -133,6 +152,7 @@ impl Settings {
                 max_bytes: machine.feature_cache_bytes,
                 folder: machine.feature_cache_dir.as_deref().map(PathBuf::from),
             },
+            ranks: 1,
             sections,
         };
         // A template that there is not is told before a model is read.
@@ -187,10 +207,10 @@ impl Settings {
         }
     }
 
-    /// Rows, or completions, of one step.
+    /// Rows, or completions, of one step on all ranks.
     pub(crate) fn rows_per_step(&self) -> usize {
         let optimizer = &self.sections.optimizer;
-        optimizer.per_device_train_batch_size * optimizer.gradient_accumulation_steps
+        optimizer.per_device_train_batch_size * optimizer.gradient_accumulation_steps * self.ranks
     }
 
     /// The bounds of a micro-batch.
@@ -224,6 +244,27 @@ impl Settings {
         let optimizer = &self.sections.optimizer;
         let by_epochs = (optimizer.num_train_epochs * steps_per_epoch as f64).ceil() as u64;
         u64::try_from(optimizer.max_steps).unwrap_or(by_epochs).max(1)
+    }
+}
+
+/// The device of a rank of several: each on a machine has a card, unless each sees its own alone.
+///
+/// # Errors
+/// A card by its number, and a device that is not there.
+pub fn device_of(name: &str, ranks: usize, local_rank: usize) -> Result<String, TrainError> {
+    if ranks == 1 || name == "cpu" {
+        return Ok(name.to_owned());
+    }
+    if name.starts_with("cuda:") {
+        let cause = format!(
+            "is `{name}`, but each rank takes the card of its LOCAL_RANK\nhint: --device cuda"
+        );
+        return Err(TrainError::Setting { name: "device", cause });
+    }
+    match parse_device(name)? {
+        Device::Cuda(_) if num_cards() > 1 => Ok(format!("cuda:{local_rank}")),
+        Device::Cuda(_) => Ok("cuda:0".to_owned()),
+        _ => Ok("cpu".to_owned()),
     }
 }
 

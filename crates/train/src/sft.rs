@@ -1,13 +1,13 @@
 //! Supervised fine-tuning on the answers of the rows: the mean of `-log p` over all answer tokens of
 //! a step; prompt tokens have no loss.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use base::metrics::Command;
 use base::run_folder::StopFlag;
-use base::world::Local;
-use base::{Example, Prompt};
+use base::{Example, Prompt, SourceLine};
 use config::SftConfig;
 use data::{EpochOrder, ImageCache, load_prompt};
 use serde_json::{Map, Value, json};
@@ -22,6 +22,8 @@ use crate::micro_batches::{GroupLens, Limits, Part, micro_batches};
 use crate::observer::Observer;
 use crate::out_of_memory::Divisible;
 use crate::policy;
+use crate::ranks::{Place, Ranks};
+use crate::resume::RunShape;
 use crate::session::{Outcome, Session, Start};
 use crate::settings::Settings;
 use crate::training_loop::{self, Method};
@@ -38,7 +40,31 @@ pub fn train_sft(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
-    let settings = Settings::try_from(config)?;
+    train_sft_on(&Ranks::alone(), config, model_dir, observer, stop)
+}
+
+/// As [`train_sft`], as one of several ranks.
+///
+/// # Errors
+/// As [`train_sft`], and those of other ranks.
+pub fn train_sft_on(
+    ranks: &Ranks,
+    config: &SftConfig,
+    model_dir: &Path,
+    observer: &mut dyn Observer,
+    stop: &StopFlag,
+) -> Result<Outcome, TrainError> {
+    train(ranks, config, model_dir, observer, stop)
+}
+
+fn train(
+    ranks: &Ranks,
+    config: &SftConfig,
+    model_dir: &Path,
+    observer: &mut dyn Observer,
+    stop: &StopFlag,
+) -> Result<Outcome, TrainError> {
+    let settings = Settings::of_sft(config, ranks)?;
     let dataset = Dataset::load(&settings, model_dir, |_| Ok(()))?;
     let rows_per_step = settings.rows_per_step();
     let order =
@@ -51,15 +77,20 @@ pub fn train_sft(
             model_dir,
             dataset: &dataset,
             total_steps: total,
+            shape: RunShape {
+                ranks: ranks.world.size() as u64,
+                per_update: rows_per_step as u64,
+                per_rollout: rows_per_step as u64,
+            },
             order: &order,
             observer,
             stop: stop.clone(),
-            world: Box::new(Local),
+            ranks: ranks.clone(),
             command: Command::Sft,
         },
     )?;
     let left = total - session.progress.step.min(total);
-    let prompts = PromptSource::new(&dataset, &session, order, Some(left))?;
+    let prompts = PromptSource::new(&dataset, &session, order, Some(left), 1)?;
     training_loop::train(session, &mut Sft { config, dataset, prompts })
 }
 
@@ -71,6 +102,9 @@ struct Sft<'a> {
 
 /// A tokenized row.
 struct Row {
+    /// Among the rows of the step, on all ranks.
+    place: usize,
+    source: SourceLine,
     example_index: usize,
     prompt: Prompt,
     answer: Vec<u32>,
@@ -91,17 +125,18 @@ impl Method for Sft<'_> {
         let rows = self.rows(session)?;
         let targets = rows.iter().map(|row| (&row.prompt, row.answer.as_slice()));
         session.keep_finite_probe(targets);
-        let tokens: usize = rows.iter().map(|r| r.answer.len()).sum();
+        let own: usize = rows.iter().map(|row| row.answer.len()).sum();
+        let all = session.ranks.world.sum("rows and tokens", &[rows.len() as f64, own as f64])?;
+        let (all_rows, all_tokens) = (all[0], all[1]);
         let mut metrics = Map::new();
-        metrics.insert("completion_length".into(), json!(tokens as f64 / rows.len().max(1) as f64));
+        metrics.insert("completion_length".into(), json!(all_tokens / all_rows.max(1.0)));
         metrics.insert("epoch".into(), json!(self.prompts.epoch()));
-        let all_tokens = session.world.sum("tokens", &[tokens as f64])?[0];
         let (mut records, mut learnt) = (Vec::with_capacity(rows.len()), Map::new());
         let result =
             learn(session, &rows, all_tokens, &mut records).map(|metrics| learnt = metrics);
         session.applied(result, 0, |_| self.dump(&rows, records))?;
         metrics.extend(learnt);
-        metrics.insert("tokens_per_sec".into(), json!(tokens as f64 / session.clock.elapsed()));
+        metrics.insert("tokens_per_sec".into(), json!(own as f64 / session.clock.elapsed()));
         Ok(metrics)
     }
 
@@ -116,16 +151,23 @@ impl Method for Sft<'_> {
 
 impl Sft<'_> {
     fn rows(&mut self, session: &mut Session<'_>) -> Result<Vec<Row>, TrainError> {
-        let prompts = self.prompts.next_step(session)?;
-        let rows = prompts.into_iter().map(|(index, prompt)| {
-            let example = self.dataset.examples.get(index)?;
-            row(&self.dataset, self.config, index, &example, prompt)
-        });
-        rows.collect()
+        let drawn = self.prompts.next_step(session)?;
+        session.together("answers", || {
+            let rows = drawn.own.into_iter().map(|own| {
+                let example = self.dataset.examples.get(own.example_index)?;
+                let row = row(&self.dataset, self.config, own.example_index, &example, own.prompt)?;
+                Ok(Row { place: own.index, ..row })
+            });
+            rows.collect()
+        })
     }
 
     /// Every row of a refused step with its answer's log-probabilities, for the dump.
-    fn dump(&self, rows: &[Row], records: Vec<TokenRecord>) -> Result<Vec<Value>, TrainError> {
+    fn dump(
+        &self,
+        rows: &[Row],
+        records: Vec<TokenRecord>,
+    ) -> Result<Vec<(Place, Value)>, TrainError> {
         let unseen = std::iter::repeat_with(TokenRecord::default);
         let line = |(row, record): (&Row, TokenRecord)| {
             let example = self.dataset.examples.get(row.example_index)?;
@@ -137,7 +179,7 @@ impl Sft<'_> {
             line.insert("prompt_ids".into(), json!(row.prompt.ids));
             line.insert("ids".into(), json!(row.answer));
             record.write(&mut line);
-            Ok(Value::Object(line))
+            Ok(((row.place, 0), Value::Object(line)))
         };
         rows.iter().zip(records.into_iter().chain(unseen)).map(line).collect()
     }
@@ -152,8 +194,7 @@ fn learn(
 ) -> Result<Map<String, Value>, TrainError> {
     let (mut loss, mut entropy) = (0.0, 0.0);
     let mut batches = RowBatch::split(&rows.iter().collect::<Vec<_>>(), session.settings.limits());
-    session.for_each_micro_batch(
-        "train",
+    session.for_each_trained_batch(
         &mut batches,
         |session, index, batch| batch.backward(session, tokens, index),
         |session, index, passed| {
@@ -189,7 +230,7 @@ impl<'r> RowBatch<'r> {
         index: usize,
     ) -> Result<Passed, TrainError> {
         let sections = &session.settings.sections;
-        let key = [sections.optimizer.seed, session.progress.step, index as u64];
+        let key = [sections.optimizer.seed, session.progress.step, session.micro_batch_key(index)];
         let model = session.model.as_ref();
         policy::with_dropout(model, &key, || {
             let items: Vec<_> =
@@ -236,6 +277,10 @@ impl Divisible for RowBatch<'_> {
         group_lens(&self.0)
     }
 
+    fn source(&self) -> Option<&SourceLine> {
+        self.0.first().map(|row| &row.source)
+    }
+
     fn divide(batches: Vec<Self>, limits: Limits) -> Vec<Self> {
         let rows: Vec<&Row> = batches.into_iter().flat_map(|batch| batch.0).collect();
         Self::split(&rows, limits)
@@ -251,11 +296,26 @@ fn validation_loss(
     if dataset.validation.is_empty() {
         return Ok(Map::new());
     }
+    let own = session.ranks.world.share(dataset.validation.len());
+    let own = session.together("validation", || own_loss(session, dataset, config, own))?;
+    let all = session.ranks.world.sum("loss of validation rows", &own)?;
+    let mut metrics = Map::new();
+    metrics.insert("eval/loss".into(), json!(all[0] / all[1]));
+    Ok(metrics)
+}
+
+/// The loss of some validation rows, summed over their tokens, and how many these are.
+fn own_loss(
+    session: &Session<'_>,
+    dataset: &Dataset,
+    config: &SftConfig,
+    rows: Range<usize>,
+) -> Result<[f64; 2], TrainError> {
     let cache = ImageCache::new(0);
     let template = session.settings.template(dataset.processor.family())?;
     let (mut sum, mut tokens) = (0.0, 0);
-    for (index, example) in dataset.validation.iter().enumerate() {
-        let example = &example?;
+    for index in rows {
+        let example = &dataset.validation.get(index)?;
         if session.stop.is_raised() {
             return Err(TrainError::Stopped);
         }
@@ -267,9 +327,7 @@ fn validation_loss(
         sum -= f64::try_from(batch.scores(model, 1.0).logprobs.sum(Kind::Double))?;
         tokens += row.answer.len();
     }
-    let mut metrics = Map::new();
-    metrics.insert("eval/loss".into(), json!(sum / tokens as f64));
-    Ok(metrics)
+    Ok([sum, tokens as f64])
 }
 
 /// Tokenizes a row; refuses one that is too long.
@@ -286,7 +344,7 @@ fn row(
         Some(max) if got > max => {
             Err(TrainError::RowTooLong { row: example.source.to_string(), got, max })
         }
-        _ => Ok(Row { example_index, prompt, answer }),
+        _ => Ok(Row { place: 0, source: example.source.clone(), example_index, prompt, answer }),
     }
 }
 

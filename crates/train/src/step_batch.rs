@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::world::World;
+use base::SourceLine;
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -19,7 +19,8 @@ use crate::batch::Pass;
 use crate::completion_batch::{CompletionBatch, CompletionId, GroupPart};
 use crate::micro_batches::{GroupLens, Limits};
 use crate::out_of_memory::Divisible;
-use crate::rollout::ScoredGroup;
+use crate::rollout::{Groups, ScoredGroup};
+use crate::step_scores::{GroupScores, is_cut_off};
 
 /// Log-probabilities of completions, each `[tokens]`.
 pub(crate) type Logprobs = BTreeMap<CompletionId, Tensor>;
@@ -64,7 +65,7 @@ pub(crate) struct GrpoMicroBatch<'g> {
 /// What the updates of a step are made of.
 pub(crate) struct UpdateInputs<'u, 'g> {
     /// With their advantages.
-    pub groups: &'g [ScoredGroup],
+    pub groups: &'g Groups,
     pub known: &'u KnownLogprobs,
     pub algorithm: &'u Algorithm,
     pub limits: Limits,
@@ -77,57 +78,64 @@ pub(crate) fn counting_parts(choice: TokenChoice, groups: &[ScoredGroup]) -> Vec
         let completions = scored.group.completions.iter().enumerate();
         GroupPart {
             group: index,
+            source: &scored.example.source,
             prompt: &scored.group.prompt,
-            completions: completions.filter(|(_, c)| choice.counts(c)).collect(),
+            completions: completions.filter(|(_, c)| choice.counts(is_cut_off(c))).collect(),
         }
     });
     parts.filter(|part| !part.completions.is_empty()).collect()
 }
 
-/// The micro-batches of each update, of `per_update` groups. A group without a gradient is left out, but counts in the denominators.
+/// This rank's micro-batches of each update, of `per_update` groups of all ranks. A group without a gradient is left out, but counts in the
+/// denominators.
 pub(crate) fn update_batches<'g>(
     inputs: &UpdateInputs<'_, 'g>,
     per_update: usize,
-    world: &dyn World,
-) -> Result<Vec<Vec<GrpoMicroBatch<'g>>>, TrainError> {
+) -> Vec<Vec<GrpoMicroBatch<'g>>> {
+    let (own, all) = (&inputs.groups.own, &inputs.groups.all);
     let algorithm = inputs.algorithm;
-    let has_gradient = |scored: &GroupPart<'_>| {
-        let advantages = &inputs.groups[scored.group].group.advantages;
+    let has_gradient = |part: &GroupPart<'_>| {
+        let advantages = &all[own[part.group].index].advantages;
         advantages.iter().any(|advantage| algorithm.has_gradient(*advantage))
     };
-    let parts = counting_parts(algorithm.choice, inputs.groups);
+    let parts = counting_parts(algorithm.choice, own);
     // A step whose rows were all skipped has an update too: of nothing.
-    let count = inputs.groups.len().div_ceil(per_update).max(1);
+    let count = all.len().div_ceil(per_update).max(1);
     let updates = (0..count).map(|update| {
         let first = update * per_update;
-        let range = first..inputs.groups.len().min(first + per_update);
-        let of_update = &inputs.groups[range.clone()];
-        let counting = || parts.iter().filter(|part| range.contains(&part.group));
-        let lens = counting().flat_map(|part| part.completions.iter().map(|(_, c)| c.ids.len()));
-        let completions: usize =
-            of_update.iter().map(|scored| scored.group.completions.len()).sum();
-        // Of all ranks.
-        let own = [completions as f64, lens.sum::<usize>() as f64];
-        let all = world.sum("completions and tokens", &own)?;
-        let totals = Totals { completions: all[0], tokens: all[1] };
-        let own: Vec<_> = counting().filter(|part| has_gradient(part)).cloned().collect();
-        Ok(GrpoMicroBatch::split(&own, inputs, totals))
+        let range = first..all.len().min(first + per_update);
+        let totals = totals(algorithm.choice, &all[range.clone()]);
+        let of_update = |part: &&GroupPart<'_>| range.contains(&own[part.group].index);
+        let parts = parts.iter().filter(of_update).filter(|part| has_gradient(part));
+        let parts: Vec<_> = parts.cloned().collect();
+        GrpoMicroBatch::split(&parts, inputs, totals)
     });
     updates.collect()
 }
 
-/// Lets only the tokens of the highest entropy in the update count; `entropies` are those of each of its micro-batches.
+/// What an update of these groups counts.
+fn totals(choice: TokenChoice, groups: &[GroupScores]) -> Totals {
+    let counting = groups.iter().flat_map(|group| {
+        let lens = group.lens.iter().zip(&group.cut_off);
+        lens.filter(|(_, is_cut_off)| choice.counts(**is_cut_off)).map(|(len, _)| *len)
+    });
+    let completions: usize = groups.iter().map(|group| group.lens.len()).sum();
+    Totals { completions: completions as f64, tokens: counting.sum::<usize>() as f64 }
+}
+
+/// Lets only the tokens of the highest entropy in the update count; `entropies` are those of each of this rank's micro-batches, and `all`
+/// those of all ranks.
 pub(crate) fn choose_tokens(
     choice: TokenChoice,
     batches: &mut [GrpoMicroBatch<'_>],
     entropies: &[Tensor],
+    all: Vec<f32>,
 ) {
-    let threshold = choice.entropy_threshold(entropies);
-    let masks: Vec<Tensor> =
-        entropies.iter().map(|of| of.ge(threshold).to_kind(Kind::Float)).collect();
-    let chosen: f64 = masks.iter().map(|mask| mask.sum(Kind::Double).double_value(&[])).sum();
-    for (batch, mask) in batches.iter_mut().zip(masks) {
-        batch.entropy_weights = &mask / chosen;
+    let threshold = choice.entropy_threshold(&all);
+    let chosen = all.iter().filter(|entropy| f64::from(**entropy) >= threshold).count();
+    for (batch, of) in batches.iter_mut().zip(entropies) {
+        let mask = of.ge(threshold).to_kind(Kind::Float);
+        batch.entropy_weights = &mask / chosen as f64;
         batch.chosen = Some(mask);
     }
 }
@@ -153,7 +161,7 @@ impl<'g> GrpoMicroBatch<'g> {
             let found: Option<Vec<&Tensor>> = ids.iter().map(|id| logprobs.get(id)).collect();
             found.map(|found| Tensor::cat(&found, 0))
         };
-        let group = |id: &CompletionId| &inputs.groups[id.0].group;
+        let group = |id: &CompletionId| &inputs.groups.own[id.0].group;
         let sampled = ids.iter().flat_map(|id| &group(id).completions[id.1].sampled_logprobs);
         GrpoMicroBatch {
             completions: Completions::new(lens, inputs.device),
@@ -303,6 +311,10 @@ impl<'g> GrpoMicroBatch<'g> {
 impl Divisible for GrpoMicroBatch<'_> {
     fn group_lens(&self) -> Vec<GroupLens> {
         self.batch.group_lens()
+    }
+
+    fn source(&self) -> Option<&SourceLine> {
+        self.batch.source()
     }
 
     fn divide(batches: Vec<Self>, limits: Limits) -> Vec<Self> {

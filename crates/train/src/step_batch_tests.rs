@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::world::{Local, Threads};
+use base::world::{Local, Threads, World};
 use base::{
     Completion, Example, FinishReason, ImageLayout, PreparedImage, Prompt, RolloutGroup, SourceLine,
 };
@@ -22,6 +22,8 @@ fn model(trained: TrainedParts) -> Box<dyn VisionLanguageModel> {
 
 fn scored(prompt: Prompt, completions: Vec<Completion>, advantages: Vec<f64>) -> ScoredGroup {
     ScoredGroup {
+        index: 0,
+        first: 0,
         example: Example {
             source: SourceLine::new("rows.jsonl", 1),
             images: vec![PathBuf::from("image.png")],
@@ -43,8 +45,25 @@ fn scored(prompt: Prompt, completions: Vec<Completion>, advantages: Vec<f64>) ->
     }
 }
 
+/// These groups as the whole of a step.
+fn whole(own: Vec<ScoredGroup>) -> Groups {
+    let mut groups = Groups { own, all: Vec::new() };
+    for (index, scored) in groups.own.iter_mut().enumerate() {
+        scored.index = index;
+        let completions = &scored.group.completions;
+        groups.all.push(GroupScores {
+            rewards: scored.group.rewards.clone(),
+            per_reward: scored.per_reward.clone(),
+            lens: completions.iter().map(|completion| completion.ids.len()).collect(),
+            cut_off: completions.iter().map(is_cut_off).collect(),
+            advantages: scored.group.advantages.clone(),
+        });
+    }
+    groups
+}
+
 /// An image of one merged patch and three tokens around it; completions of 2, 3 and 1 tokens.
-fn group(model: &dyn VisionLanguageModel) -> Vec<ScoredGroup> {
+fn group(model: &dyn VisionLanguageModel) -> ScoredGroup {
     let image = PreparedImage::new(
         vec![0.5; 4 * model.patch_dim()],
         ImageLayout::merged([1, 2, 2], 2),
@@ -59,14 +78,10 @@ fn group(model: &dyn VisionLanguageModel) -> Vec<ScoredGroup> {
     let prompt =
         Prompt { ids: vec![5, model.image_token_id(), 6, 7], images: vec![Arc::new(image)] };
     let completions = [&[8, 9][..], &[10, 11, 12], &[13]].map(completion).to_vec();
-    vec![scored(prompt, completions, vec![0.1, 0.2, 0.3])]
+    scored(prompt, completions, vec![0.1, 0.2, 0.3])
 }
 
-fn split(
-    groups: &[ScoredGroup],
-    tokens: Option<usize>,
-    share_prompt: bool,
-) -> Vec<GrpoMicroBatch<'_>> {
+fn split(groups: &Groups, tokens: Option<usize>, share_prompt: bool) -> Vec<GrpoMicroBatch<'_>> {
     let inputs = UpdateInputs {
         groups,
         known: &KnownLogprobs::default(),
@@ -74,13 +89,13 @@ fn split(
         limits: Limits { completions: 8, tokens, share_prompt },
         device: torch::device_of_tests(),
     };
-    update_batches(&inputs, 1, &Local).unwrap().remove(0)
+    update_batches(&inputs, 1).remove(0)
 }
 
 #[test]
 fn a_prompt_is_computed_as_often_as_is_asked_for() {
     let model = model(TrainedParts::NONE);
-    let groups = group(model.as_ref());
+    let groups = whole(vec![group(model.as_ref())]);
     let shape = |tokens, share_prompt| {
         let batches = split(&groups, tokens, share_prompt);
         let num_tokens =
@@ -99,7 +114,7 @@ fn a_prompt_is_computed_as_often_as_is_asked_for() {
 #[test]
 fn a_cut_micro_batch_is_as_if_made_so() {
     let model = model(TrainedParts::NONE);
-    let groups = group(model.as_ref());
+    let groups = whole(vec![group(model.as_ref())]);
     let limits = Limits { completions: 8, tokens: Some(9), share_prompt: true };
     let mut whole = split(&groups, None, true).remove(0);
     let reference: Vec<f32> = (0..6).map(|i| -(i as f32)).collect();
@@ -124,7 +139,7 @@ fn a_cut_micro_batch_is_as_if_made_so() {
 #[test]
 fn what_is_known_goes_to_its_completion() {
     let model = model(TrainedParts::NONE);
-    let groups = group(model.as_ref());
+    let groups = whole(vec![group(model.as_ref())]);
     let mut batches = split(&groups, Some(9), true);
     batches[0].old_logprobs = Some(torch::on_test_device(&[-1.0f32, -2.0, -3.0, -4.0, -5.0]));
     let records = batches[0].token_records(1).unwrap();
@@ -139,9 +154,9 @@ fn what_is_known_goes_to_its_completion() {
 #[test]
 fn a_group_without_a_gradient_counts_in_the_denominators_alone() {
     let model = model(TrainedParts::NONE);
-    let mut groups = group(model.as_ref());
-    groups.extend(group(model.as_ref()));
-    groups[1].group.advantages = vec![0.0; 3];
+    let mut silent = group(model.as_ref());
+    silent.group.advantages = vec![0.0; 3];
+    let groups = whole(vec![group(model.as_ref()), silent]);
     let algorithm = |set: &dyn Fn(&mut GrpoConfig)| {
         let mut config = GrpoConfig::default().with(|c| c.algorithm.beta = 0.0);
         set(&mut config);
@@ -155,7 +170,7 @@ fn a_group_without_a_gradient_counts_in_the_denominators_alone() {
             limits: Limits { completions: 64, tokens: None, share_prompt: true },
             device: torch::device_of_tests(),
         };
-        let updates = update_batches(&inputs, per_update, &Local).unwrap();
+        let updates = update_batches(&inputs, per_update);
         let of_update = |update: &Vec<GrpoMicroBatch<'_>>| {
             update.iter().map(|batch| batch.batch.ids.len()).sum::<usize>()
         };
@@ -324,7 +339,7 @@ fn floats(value: &Value) -> Vec<f64> {
 fn update(
     model: &dyn VisionLanguageModel,
     config: &GrpoConfig,
-    (groups, known): (&[ScoredGroup], &KnownLogprobs),
+    (groups, known): (&Groups, &KnownLogprobs),
     (limits, is_reversed): (Limits, bool),
     world: &dyn World,
 ) -> PolicyStats {
@@ -337,7 +352,7 @@ fn update(
         device: torch::device_of_tests(),
     };
     assert_eq!(updates_per_rollout(config), 1);
-    let mut batches = update_batches(&inputs, groups.len(), world).unwrap().remove(0);
+    let mut batches = update_batches(&inputs, groups.all.len()).remove(0);
     if is_reversed {
         batches.reverse();
     }
@@ -345,7 +360,11 @@ fn update(
     if algorithm.choice.needs_entropies() {
         let entropies: Vec<Tensor> =
             batches.iter().map(|b| b.entropies(model, temperature).unwrap()).collect();
-        choose_tokens(algorithm.choice, &mut batches, &entropies);
+        let own = entropies.iter().flat_map(|of| Vec::<f32>::try_from(of).unwrap());
+        let own: Vec<f64> = own.map(f64::from).collect();
+        let all = world.gather_numbers("entropies", &own).unwrap().concat();
+        let all = all.into_iter().map(|entropy| entropy as f32).collect();
+        choose_tokens(algorithm.choice, &mut batches, &entropies, all);
     }
     let mut stats = PolicyStats::default();
     for batch in &mut batches {
@@ -382,7 +401,7 @@ fn every_variant_has_the_loss_and_the_gradients_of_trl() {
         }
         let config = golden.config(&expected["changes"]);
         let temperature = config.sampling.temperature;
-        let groups = golden.scored(temperature, &floats(&expected["advantages"]));
+        let groups = whole(golden.scored(temperature, &floats(&expected["advantages"])));
         let is_on_policy = expected["changes"]["num_iterations"] == json!(1);
         let known = golden.known(temperature, is_on_policy);
         let stats = update(model.as_ref(), &config, (&groups, &known), (WHOLE, false), &Local);
@@ -426,9 +445,9 @@ fn no_variant_depends_on_what_micro_batches_there_are() {
         }
         let config = golden.config(&expected["changes"]);
         let temperature = config.sampling.temperature;
-        let groups = golden.scored(temperature, &floats(&expected["advantages"]));
+        let groups = whole(golden.scored(temperature, &floats(&expected["advantages"])));
         let known = golden.known(temperature, false);
-        let inputs = (groups.as_slice(), &known);
+        let inputs = (&groups, &known);
         let whole = update(model.as_ref(), &config, inputs, (WHOLE, false), &Local);
         let expected = gradients(model.as_ref());
         let total =
@@ -457,7 +476,7 @@ fn two_ranks_have_the_denominators_of_one() {
         let advantages = floats(&expected["advantages"]);
         let pass = |range: std::ops::Range<usize>, world: &dyn World| {
             let model = model(TrainedParts::ALL);
-            let mut groups = golden.scored(config.sampling.temperature, &advantages);
+            let mut groups = whole(golden.scored(config.sampling.temperature, &advantages));
             // Their order among all is what their log-probabilities are known by.
             let known = golden.known(config.sampling.temperature, false);
             let shifted = |all: Logprobs| -> Logprobs {
@@ -466,8 +485,8 @@ fn two_ranks_have_the_denominators_of_one() {
             };
             let known =
                 KnownLogprobs { old: shifted(known.old), reference: shifted(known.reference) };
-            let groups: Vec<ScoredGroup> = groups.drain(range.clone()).collect();
-            let inputs = (groups.as_slice(), &known);
+            groups.own.retain(|scored| range.contains(&scored.index));
+            let inputs = (&groups, &known);
             let stats = update(model.as_ref(), &config, inputs, (WHOLE, false), world);
             // Plain numbers: a tensor does not go from thread to thread.
             let norms: BTreeMap<String, Vec<f64>> = gradients(model.as_ref())

@@ -6,34 +6,36 @@ use std::sync::Arc;
 
 use base::metrics::Command;
 use base::run_folder::StopFlag;
-use base::world::Local;
-use base::{DrawKey, Example, FinishReason, Prompt};
+use base::{DrawKey, Example};
 use config::GrpoConfig;
 use data::EpochOrder;
 use engine::SamplingParams;
 use models::VisionLanguageModel;
 use rewards::{BoxAnswers, RewardSet};
 use serde_json::{Map, Value, json};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::TrainError;
 use crate::algorithm::Algorithm;
 use crate::algorithm::advantage::{GroupRewards, STD_EPSILON, mean_and_std};
 use crate::bad_step::{NonFinite, TokenRecord, number, numbers};
 use crate::completion_batch::{CompletionBatch, CompletionId, GroupPart};
-use crate::dataset::{Dataset, PromptSource};
+use crate::dataset::{Dataset, Drawn, PromptSource};
 use crate::observer::Observer;
 use crate::policy;
+use crate::ranks::{Place, Ranks};
 use crate::reference::Reference;
+use crate::resume::RunShape;
 use crate::reward_set;
-use crate::rollout::{self, Sampling, ScoredGroup, Scoring};
-use crate::rollout_rows::logged_groups;
+use crate::rollout::{self, Groups, Sampling, ScoredGroup, Scoring};
+use crate::rollout_rows;
 use crate::session::{Outcome, Session, Start};
 use crate::settings::Settings;
 use crate::step_batch::{
     GrpoMicroBatch, KnownLogprobs, Logprobs, PolicyStats, UpdateInputs, choose_tokens,
     counting_parts, update_batches,
 };
+use crate::step_scores::{self, GroupScores, reward_metrics};
 use crate::training_loop::{self, Method};
 use crate::validation;
 
@@ -49,8 +51,7 @@ pub fn train_grpo(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
-    let rewards = reward_set::build(config, model_dir, stop)?;
-    train_grpo_with_rewards(config, model_dir, rewards, observer, stop)
+    train_grpo_on(&Ranks::alone(), config, model_dir, None, observer, stop)
 }
 
 /// As [`train_grpo`], by rewards of one's own; `reward_funcs` and `reward_weights` are not read.
@@ -64,7 +65,34 @@ pub fn train_grpo_with_rewards(
     observer: &mut dyn Observer,
     stop: &StopFlag,
 ) -> Result<Outcome, TrainError> {
-    let settings = Settings::try_from(config)?;
+    train_grpo_on(&Ranks::alone(), config, model_dir, Some(rewards), observer, stop)
+}
+
+/// As [`train_grpo`], as one of several ranks.
+///
+/// # Errors
+/// As [`train_grpo`], and those of other ranks.
+pub fn train_grpo_on(
+    ranks: &Ranks,
+    config: &GrpoConfig,
+    model_dir: &Path,
+    rewards: Option<RewardSet>,
+    observer: &mut dyn Observer,
+    stop: &StopFlag,
+) -> Result<Outcome, TrainError> {
+    let rewards = rewards.map_or_else(|| reward_set::build(config, model_dir, stop), Ok)?;
+    train(ranks, config, model_dir, rewards, observer, stop)
+}
+
+fn train(
+    ranks: &Ranks,
+    config: &GrpoConfig,
+    model_dir: &Path,
+    rewards: RewardSet,
+    observer: &mut dyn Observer,
+    stop: &StopFlag,
+) -> Result<Outcome, TrainError> {
+    let settings = Settings::of_grpo(config, ranks)?;
     let boxes = BoxAnswers::new(
         config.data.task_type.as_deref(),
         &config.rewards.reward_funcs,
@@ -80,7 +108,7 @@ pub fn train_grpo_with_rewards(
     let mut dataset = Dataset::load(&settings, model_dir, check)?;
     dataset.notices.extend(boxes.warning().map(|text| format!("warning: {text}")));
     dataset.processor.expect_answers(config.sampling.max_completion_length);
-    let shape = StepShape::of(config);
+    let shape = StepShape::of(config, ranks.world.size());
     let order = Arc::new(EpochOrder::new(
         dataset.examples.len(),
         shape.prompts_per_step(),
@@ -95,10 +123,11 @@ pub fn train_grpo_with_rewards(
             model_dir,
             dataset: &dataset,
             total_steps: total,
+            shape: shape.of_run(config, ranks.world.size()),
             order: &order,
             observer,
             stop: stop.clone(),
-            world: Box::new(Local),
+            ranks: ranks.clone(),
             command: Command::Grpo,
         },
     )?;
@@ -114,7 +143,8 @@ pub fn train_grpo_with_rewards(
     }
     let left = total - session.progress.step.min(total);
     let bound = (algorithm.resamples == 0).then_some(left);
-    let prompts = PromptSource::new(&dataset, &session, order, bound)?;
+    let per_row = config.algorithm.num_generations;
+    let prompts = PromptSource::new(&dataset, &session, order, bound, per_row)?;
     if let Some(reference) = reference.as_ref().filter(|_| config.algorithm.sync_ref_model) {
         session.checkpoints.save_reference(reference.state())?;
     }
@@ -132,7 +162,7 @@ pub fn train_grpo_with_rewards(
     training_loop::train(session, &mut grpo)
 }
 
-/// Prompts of a step.
+/// Prompts of a step, on all ranks.
 #[derive(Clone, Copy)]
 pub(crate) struct StepShape {
     /// Of an update.
@@ -142,13 +172,23 @@ pub(crate) struct StepShape {
 }
 
 impl StepShape {
-    pub fn of(config: &GrpoConfig) -> Self {
-        let micro_batch = config.optimizer.per_device_train_batch_size;
+    /// That of `ranks` ranks, each of which gives its completions.
+    pub fn of(config: &GrpoConfig, ranks: usize) -> Self {
+        let micro_batch = config.optimizer.per_device_train_batch_size * ranks;
         let accumulation = config.optimizer.gradient_accumulation_steps;
         let generation = config.algorithm.steps_per_generation.unwrap_or(accumulation);
         let prompts =
             |passes: usize| (micro_batch * passes).div_ceil(config.algorithm.num_generations);
         StepShape { per_update: prompts(accumulation), per_rollout: prompts(generation) }
+    }
+
+    fn of_run(self, config: &GrpoConfig, ranks: usize) -> RunShape {
+        let completions = |prompts: usize| (prompts * config.algorithm.num_generations) as u64;
+        RunShape {
+            ranks: ranks as u64,
+            per_update: completions(self.per_update),
+            per_rollout: completions(self.per_rollout),
+        }
     }
 
     fn updates_per_step(self) -> usize {
@@ -179,17 +219,23 @@ impl Method for Grpo<'_> {
     /// One batch of prompts: samples a group of completions for each, scores them, and updates the policy towards the better ones.
     fn step(&mut self, session: &mut Session<'_>) -> Result<Map<String, Value>, TrainError> {
         let (mut groups, resampled) = self.rollout(session)?; // completions and their rewards
-        let known = self.known_logprobs(session, &groups)?; // of reference and old policy, where they are needed
-        let kl_in_reward = self.set_advantages(&mut groups, &known);
+        let known = self.known_logprobs(session, &groups.own); // of reference and old policy, where they are needed
+        let known = session.agree("log-probabilities", known)?;
+        let kl_in_reward = self.set_advantages(session, &mut groups, &known)?;
         self.log_rollouts(session, &groups)?;
-        let mut updates = self.update_batches(session, &groups, &known)?;
+        let mut updates =
+            session.together("micro-batches", || self.update_batches(session, &groups, &known))?;
         let mut stats = PolicyStats::default();
         let learnt = self.learn(session, &mut updates, &mut stats); // ratio, loss, gradient, update
-        let is_applied = session
-            .applied(learnt, stats.updates(), |session| self.dump(session, &groups, &updates))?;
+        let is_applied = session.applied(learnt, stats.updates(), |session| {
+            self.dump(session, &groups.own, &updates)
+        })?;
         let mut metrics = self.metrics(session, &groups, is_applied.then_some(&stats));
         metrics.insert("resampled_groups".into(), json!(resampled));
-        metrics.extend(kl_in_reward.map(|kl| ("kl".to_owned(), json!(kl))));
+        // Of all ranks; what ranks have by themselves is summed.
+        let is_main = session.ranks.world.is_main();
+        let own = |kl| if is_main { kl } else { 0.0 };
+        metrics.extend(kl_in_reward.map(|kl| ("kl".to_owned(), json!(own(kl)))));
         Ok(metrics)
     }
 
@@ -218,8 +264,7 @@ impl Grpo<'_> {
             for micro_batches in &mut *updates {
                 self.choose_tokens(session, micro_batches)?;
                 let done = stats.updates();
-                session.for_each_micro_batch(
-                    "train",
+                session.for_each_trained_batch(
                     micro_batches,
                     |session, index, batch| self.backward(session, batch, index, done),
                     |session, index, part| {
@@ -245,7 +290,8 @@ impl Grpo<'_> {
         updates: usize,
     ) -> Result<PolicyStats, TrainError> {
         let sections = &session.settings.sections;
-        let key = [sections.optimizer.seed, session.progress.step, index as u64, updates as u64];
+        let index = session.micro_batch_key(index);
+        let key = [sections.optimizer.seed, session.progress.step, index, updates as u64];
         let (model, temperature) = (session.model.as_ref(), self.config.sampling.temperature);
         policy::with_dropout(model, &key, || {
             let recompute = sections.model.gradient_checkpointing;
@@ -255,42 +301,34 @@ impl Grpo<'_> {
 
     /// Completions of the step's prompts, sampled by the policy and scored, and how many groups took the place of others whose rewards
     /// were all equal.
-    fn rollout(
-        &mut self,
-        session: &mut Session<'_>,
-    ) -> Result<(Vec<ScoredGroup>, usize), TrainError> {
-        let prompts = self.prompts.next_step(session)?;
-        let mut sampled = prompts.len();
-        let mut groups = self.sample_and_score(session, prompts, 0)?;
+    fn rollout(&mut self, session: &mut Session<'_>) -> Result<(Groups, usize), TrainError> {
+        let drawn = self.prompts.next_step(session)?;
+        let mut sampled = drawn.ready;
+        let mut groups = self.sample_and_score(session, drawn, 0)?;
         let mut resampled = 0;
         for _ in 0..self.algorithm.resamples {
             let silent: Vec<usize> =
-                (0..groups.len()).filter(|&index| groups[index].is_zero_spread()).collect();
+                (0..groups.all.len()).filter(|&index| groups.all[index].is_zero_spread()).collect();
             if silent.is_empty() {
                 break;
             }
-            let prompts = self.prompts.take(session, silent.len())?;
-            let count = prompts.len();
-            let found = self.sample_and_score(session, prompts, sampled)?;
+            let drawn = self.prompts.take_more(session, silent.len())?;
+            let count = drawn.ready;
+            let found = self.sample_and_score(session, drawn, sampled)?;
             sampled += count;
-            let found = found.into_iter().filter(|group| !group.is_zero_spread());
-            for (index, group) in silent.into_iter().zip(found) {
-                groups[index] = group;
-                resampled += 1;
-            }
+            resampled += groups.replace(&silent, found);
         }
-        self.warn_small_spread(session, &groups);
+        self.warn_small_spread(session, &groups.all);
         Ok((groups, resampled))
     }
 
     /// A group of completions for each prompt; `first` prompts of the step were sampled before.
     fn sample_and_score(
         &self,
-        session: &mut Session<'_>,
-        prompts: Vec<(usize, Prompt)>,
+        session: &Session<'_>,
+        drawn: Drawn,
         first: usize,
-    ) -> Result<Vec<ScoredGroup>, TrainError> {
-        let examples = self.dataset.read(prompts.iter().map(|(index, _)| *index))?;
+    ) -> Result<Groups, TrainError> {
         let config = self.config;
         let sampling = Sampling {
             params: &self.sampling,
@@ -307,16 +345,11 @@ impl Grpo<'_> {
         };
         let scoring = Scoring {
             rewards: &self.rewards,
-            processor: &self.dataset.processor,
+            dataset: &self.dataset,
+            examples: &self.dataset.examples,
             step: session.progress.step + 1,
         };
-        let stop = || session.stop.is_now();
-        let model = session.model.as_ref();
-        let prompts = (prompts, examples);
-        let rollout = rollout::roll_out(model, &sampling, &scoring, prompts, &stop)?;
-        session.clock.book("rollout", rollout.sampling);
-        session.clock.book("reward", rollout.waiting);
-        Ok(rollout.groups)
+        rollout::roll_out(session, &sampling, &scoring, drawn, &|| session.stop.is_now())
     }
 
     /// Log-probabilities that must be known before the first update: those of the reference where there is a divergence, those of the old
@@ -394,32 +427,56 @@ impl Grpo<'_> {
     }
 
     /// Rewards to advantages, over each rollout. Returns the mean divergence where it is taken off the reward.
-    fn set_advantages(&self, groups: &mut [ScoredGroup], known: &KnownLogprobs) -> Option<f64> {
+    fn set_advantages(
+        &self,
+        session: &Session<'_>,
+        groups: &mut Groups,
+        known: &KnownLogprobs,
+    ) -> Result<Option<f64>, TrainError> {
         let rule = &self.algorithm.advantages;
-        let kl: Option<Vec<Vec<f64>>> = rule.kl.map(|term| {
-            let of_group = |(group, scored): (usize, &ScoredGroup)| {
-                let ids = (0..scored.group.completions.len()).map(|index| (group, index));
-                ids.map(|id| known.divergence(id, term.estimator)).collect()
-            };
-            groups.iter().enumerate().map(of_group).collect()
-        });
+        let kl = match rule.kl {
+            Some(term) => {
+                Some(self.divergences(session, groups, |id| known.divergence(id, term.estimator))?)
+            }
+            None => None,
+        };
         let mut first = 0;
-        for rollout in groups.chunks_mut(self.shape.per_rollout) {
+        for rollout in groups.all.chunks_mut(self.shape.per_rollout) {
             let off = kl.as_ref().map(|kl| &kl[first..first + rollout.len()]);
-            let rewards: Vec<GroupRewards<'_>> = rollout.iter().map(ScoredGroup::rewards).collect();
+            let rewards: Vec<GroupRewards<'_>> = rollout.iter().map(GroupScores::rewards).collect();
             let advantages = rule.advantages(&rewards, off);
             for (group, advantages) in rollout.iter_mut().zip(advantages) {
-                group.group.advantages = advantages;
+                group.advantages = advantages;
             }
             first += rollout.len();
         }
-        kl.map(|kl| mean_and_std(&kl.concat()).0)
+        for own in &mut groups.own {
+            let all = &groups.all[own.index].advantages;
+            own.group.advantages = all[own.first..own.first + own.texts.len()].to_vec();
+        }
+        Ok(kl.map(|kl| mean_and_std(&kl.concat()).0))
+    }
+
+    /// `[groups][G]`: the divergence of each completion of the step.
+    fn divergences(
+        &self,
+        session: &Session<'_>,
+        groups: &Groups,
+        of: impl Fn(CompletionId) -> f64,
+    ) -> Result<Vec<Vec<f64>>, TrainError> {
+        let places = groups.own.iter().enumerate().map(|(own, scored)| (scored.index, own));
+        let own_of: BTreeMap<usize, usize> = places.collect();
+        let shape = (groups.all.len(), self.config.algorithm.num_generations);
+        let value =
+            |scored: &ScoredGroup, completion: usize| vec![of((own_of[&scored.index], completion))];
+        let all = step_scores::gather_values(session, "divergences", &groups.own, shape, value)?;
+        Ok(all.into_iter().map(|group| group.concat()).collect())
     }
 
     fn update_batches<'g>(
         &self,
         session: &Session<'_>,
-        groups: &'g [ScoredGroup],
+        groups: &'g Groups,
         known: &KnownLogprobs,
     ) -> Result<Vec<Vec<GrpoMicroBatch<'g>>>, TrainError> {
         let inputs = UpdateInputs {
@@ -429,7 +486,7 @@ impl Grpo<'_> {
             limits: session.settings.limits(),
             device: session.model.compute().1,
         };
-        update_batches(&inputs, self.shape.per_update, session.world.as_ref())
+        Ok(update_batches(&inputs, self.shape.per_update))
     }
 
     /// Lets only the tokens of the highest entropy count, by the policy before this update, where the algorithm asks for that.
@@ -443,7 +500,7 @@ impl Grpo<'_> {
             return Ok(());
         }
         let (temperature, mut entropies) = (self.config.sampling.temperature, Vec::new());
-        session.for_each_micro_batch(
+        let passed = session.for_each_micro_batch(
             "entropy",
             batches,
             |session, _, batch| batch.entropies(session.model.as_ref(), temperature),
@@ -451,8 +508,17 @@ impl Grpo<'_> {
                 entropies.push(of_batch);
                 Ok(())
             },
-        )?;
-        choose_tokens(choice, batches, &entropies);
+        );
+        session.agree("entropies", passed)?;
+        let mut own = Vec::new();
+        for of_batch in &entropies {
+            own.extend(
+                Vec::<f32>::try_from(of_batch.to_device(Device::Cpu))?.into_iter().map(f64::from),
+            );
+        }
+        let all = session.ranks.world.gather_numbers("entropies of an update", &own)?;
+        let all = all.into_iter().flatten().map(|entropy| entropy as f32).collect();
+        choose_tokens(choice, batches, &entropies, all);
         Ok(())
     }
 
@@ -471,16 +537,16 @@ impl Grpo<'_> {
     }
 
     /// Writes the completions of the step with their scores, and keeps one to test weights with.
-    fn log_rollouts(
-        &self,
-        session: &mut Session<'_>,
-        groups: &[ScoredGroup],
-    ) -> Result<(), TrainError> {
+    fn log_rollouts(&self, session: &mut Session<'_>, groups: &Groups) -> Result<(), TrainError> {
         let step = session.progress.step + 1;
-        let logged = logged_groups(groups, &self.rewards, step);
+        let rows = rollout_rows::rows(&groups.own, &self.rewards, step);
+        let rows = session.ranks.rows_of_all("completions", rows)?;
         let keep = self.config.rollout.rollouts_keep;
-        session.run.folder.log_rollouts(step, &logged, keep)?;
-        let completions = groups.iter().map(|scored| &scored.group);
+        let written = session.run.write(|folder| {
+            folder.log_rollouts(step, &rollout_rows::logged_groups(rows, &groups.all), keep)
+        });
+        session.agree("completions are written", written)?;
+        let completions = groups.own.iter().map(|scored| &scored.group);
         session.keep_finite_probe(completions.flat_map(|group| {
             let ids = group.completions.iter().map(|c| c.ids.as_slice());
             ids.map(|ids| (&group.prompt, ids))
@@ -494,19 +560,18 @@ impl Grpo<'_> {
         session: &Session<'_>,
         groups: &[ScoredGroup],
         updates: &[Vec<GrpoMicroBatch<'_>>],
-    ) -> Result<Vec<Value>, TrainError> {
+    ) -> Result<Vec<(Place, Value)>, TrainError> {
         let mut records: BTreeMap<CompletionId, TokenRecord> = BTreeMap::new();
         for micro_batches in updates {
             for (index, batch) in micro_batches.iter().enumerate() {
                 records.extend(batch.token_records(index + 1)?);
             }
         }
-        let logged = logged_groups(groups, &self.rewards, session.progress.step + 1);
-        let mut rows: Vec<Value> = logged.into_iter().flat_map(|g| g.completions).collect();
+        let mut rows = rollout_rows::rows(groups, &self.rewards, session.progress.step + 1);
         let completion_ids = groups.iter().enumerate().flat_map(|(group, scored)| {
             (0..scored.group.completions.len()).map(move |i| (group, i, &scored.group))
         });
-        for (row, (group, i, sampled)) in rows.iter_mut().zip(completion_ids) {
+        for ((_, row), (group, i, sampled)) in rows.iter_mut().zip(completion_ids) {
             let Value::Object(row) = row else { continue };
             let completion = &sampled.completions[i];
             row.insert("reward".into(), number(sampled.rewards[i]));
@@ -521,8 +586,8 @@ impl Grpo<'_> {
     }
 
     /// Warns once of groups whose rewards hardly differ: nothing else shows that they give almost no gradient.
-    fn warn_small_spread(&mut self, session: &mut Session<'_>, groups: &[ScoredGroup]) {
-        let stds = groups.iter().map(|g| mean_and_std(&g.group.rewards).1);
+    fn warn_small_spread(&mut self, session: &mut Session<'_>, groups: &[GroupScores]) {
+        let stds = groups.iter().map(|group| mean_and_std(&group.rewards).1);
         let small = stds.filter(|std| *std > 0.0 && *std < STD_EPSILON);
         let Some(std) = small.reduce(f64::max) else {
             return;
@@ -540,26 +605,28 @@ impl Grpo<'_> {
     fn metrics(
         &self,
         session: &Session<'_>,
-        groups: &[ScoredGroup],
+        groups: &Groups,
         stats: Option<&PolicyStats>,
     ) -> Map<String, Value> {
-        let mut metrics = rollout::reward_metrics(groups, &self.rewards);
-        let completions = || groups.iter().flat_map(|g| &g.group.completions);
-        let lens: Vec<f64> = completions().map(|c| c.ids.len() as f64).collect();
-        let cut = completions().filter(|c| c.finish_reason == FinishReason::Length).count();
-        let silent = groups.iter().filter(|group| group.is_zero_spread()).count();
-        let without_reward: usize = groups.iter().map(ScoredGroup::num_zero).sum();
-        let tokens: f64 = lens.iter().sum();
-        metrics.insert("completion_length".into(), json!(tokens / lens.len().max(1) as f64));
+        let all = &groups.all;
+        let mut metrics = reward_metrics(all, &self.rewards);
+        let lens = || all.iter().flat_map(|group| &group.lens);
+        let (tokens, completions) = (lens().sum::<usize>() as f64, lens().count());
+        let cut = all.iter().flat_map(|group| &group.cut_off).filter(|cut| **cut).count();
+        let silent = all.iter().filter(|group| group.is_zero_spread()).count();
+        let without_reward: usize = all.iter().map(GroupScores::num_zero).sum();
+        metrics.insert("completion_length".into(), json!(tokens / completions.max(1) as f64));
         metrics.insert("cut_off_completions".into(), json!(cut));
         metrics.insert("zero_spread_groups".into(), json!(silent));
         metrics.insert("zero_reward_completions".into(), json!(without_reward));
-        metrics.insert("groups".into(), json!(groups.len()));
-        metrics.insert("completions".into(), json!(lens.len()));
+        metrics.insert("groups".into(), json!(all.len()));
+        metrics.insert("completions".into(), json!(completions));
         if let Some(stats) = stats {
             stats.write(&mut metrics, &self.algorithm.objective);
         }
-        metrics.insert("tokens_per_sec".into(), json!(tokens / session.clock.elapsed()));
+        let own = groups.own.iter().flat_map(|scored| &scored.group.completions);
+        let tokens: usize = own.map(|completion| completion.ids.len()).sum();
+        metrics.insert("tokens_per_sec".into(), json!(tokens as f64 / session.clock.elapsed()));
         metrics.insert("epoch".into(), json!(self.prompts.epoch()));
         metrics
     }

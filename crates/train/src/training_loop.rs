@@ -42,7 +42,7 @@ pub(crate) fn train(
 fn steps(session: &mut Session<'_>, method: &mut impl Method) -> Result<(), TrainError> {
     // Before the first step, or where the last process was interrupted.
     session.evaluate(|session| method.validate(session))?;
-    while session.goes_on()? {
+    while session.goes_on() {
         let device = session.model.compute().1;
         let metrics = out_of_memory::step(device, || method.step(session))?;
         session.finish_step(metrics, method.cursor())?;

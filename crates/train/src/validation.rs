@@ -1,6 +1,6 @@
 //! The validation rows, scored by the rewards of the run.
 
-use base::{DrawKey, Example};
+use base::DrawKey;
 use config::GrpoConfig;
 use data::{ImageCache, load_prompt};
 use engine::SamplingParams;
@@ -8,9 +8,10 @@ use rewards::RewardSet;
 use serde_json::{Map, Value};
 
 use crate::TrainError;
-use crate::dataset::{Dataset, bad_row};
+use crate::dataset::{Dataset, Drawn, OwnPrompt, bad_row};
 use crate::rollout::{self, Sampling, Scoring};
 use crate::session::Session;
+use crate::step_scores::reward_metrics;
 
 /// Scores greedy completions of the validation rows; nothing without any.
 ///
@@ -41,23 +42,28 @@ pub(crate) fn score(
     // No more prompts in memory than completions in a batch.
     let validation = &dataset.validation;
     let template = session.settings.template(dataset.processor.family())?;
+    let scoring = Scoring { rewards, dataset, examples: validation, step: session.progress.step };
     for start in (0..validation.len()).step_by(sampling.max_concurrent.max(1)) {
-        let end = validation.len().min(start + sampling.max_concurrent.max(1));
-        let examples = (start..end).map(|index| validation.get(index));
-        let examples: Vec<Example> = examples.collect::<Result<_, _>>()?;
-        let mut prompts = Vec::with_capacity(examples.len());
-        for (index, example) in examples.iter().enumerate() {
-            let prompt = load_prompt(example, &dataset.processor, &template, &cache)
-                .map_err(|cause| bad_row(example, cause))?;
-            prompts.push((index, prompt));
-        }
-        let scoring =
-            Scoring { rewards, processor: &dataset.processor, step: session.progress.step };
-        let model = session.model.as_ref();
-        let rollout = rollout::roll_out(model, &sampling, &scoring, (prompts, examples), &stop)?;
-        groups.extend(rollout.groups);
+        let rows = validation.len().min(start + sampling.max_concurrent.max(1)) - start;
+        let portions = session.deal(1).portions(rows);
+        let own = session.together("validation rows", || {
+            let own = portions.into_iter().map(|portion| {
+                let example = validation.get(start + portion.row)?;
+                let prompt = load_prompt(&example, &dataset.processor, &template, &cache)
+                    .map_err(|cause| bad_row(&example, cause))?;
+                Ok(OwnPrompt {
+                    index: portion.row,
+                    completions: portion.completions,
+                    example_index: start + portion.row,
+                    prompt,
+                })
+            });
+            own.collect::<Result<Vec<_>, TrainError>>()
+        })?;
+        let drawn = Drawn { own, ready: rows, rows };
+        groups.extend(rollout::roll_out(session, &sampling, &scoring, drawn, &stop)?.all);
     }
-    let mut scores = rollout::reward_metrics(&groups, rewards);
+    let mut scores = reward_metrics(&groups, rewards);
     scores.remove("reward_std");
     let named = scores.into_iter();
     Ok(named.map(|(name, value)| (format!("eval/{name}"), value)).collect())

@@ -11,8 +11,8 @@ use std::ops::Range;
 pub use error::WorldError;
 pub use threads::Threads;
 
-/// One rank's view of all. Every method but [`Self::rank`], [`Self::size`], [`Self::is_main`], [`Self::share`] and
-/// [`Self::fail`] must be called by all ranks, in the same order; it waits for them. `operation` says what for, such as
+/// One rank's view of all. Every method but [`Self::rank`], [`Self::size`], [`Self::is_main`], [`Self::share`], [`Self::at`]
+/// and [`Self::fail`] must be called by all ranks, in the same order; it waits for them. `operation` says what for, such as
 /// `stop of step 3`: ranks that name different ones get an error.
 pub trait World {
     /// From 0.
@@ -29,6 +29,9 @@ pub trait World {
 
     /// Tells the other ranks that this one ends by an error: what they wait for fails with `cause`.
     fn fail(&self, cause: &str);
+
+    /// Says where this rank is in its work, for the others to be told should it not come.
+    fn at(&self, _place: &str) {}
 
     /// Whether this is the rank that writes the run folder.
     fn is_main(&self) -> bool {

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use base::run_folder::ResultFolder;
+use base::world::Local;
 use config::{ColonList, EvalConfig, EvalTask};
 use eval::completions::{COMPLETIONS, CompletionStore};
 use eval::{Evaluation, Results, Summary};
-use eval_runner::{AskError, Progress, sample_missing, set_up};
+use eval_runner::{AskError, Kept, Progress, sample_missing, set_up};
 use models::VisionLanguageModel;
 use rewards::RewardFamily;
 use serde_json::{Value, json};
@@ -85,10 +86,10 @@ impl<'a> Run<'a> {
         let lines = || fs::read_to_string(&path).map_or(0, |text| text.lines().count());
         let before = lines();
         let answered = sample_missing(
+            &Local,
             &evaluation,
             self.model,
-            &self.folder,
-            &mut store,
+            Some(Kept { folder: &self.folder, store: &mut store }),
             &mut watcher,
             &|| lines() >= before.saturating_add(limit),
         );

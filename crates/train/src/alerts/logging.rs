@@ -13,10 +13,11 @@ impl Session<'_> {
         let alerts = self.run.alerts.observe(step, metrics);
         let mut shown = metrics.clone();
         shown.insert(ALERTS.into(), json!(self.run.alerts.marks()));
-        self.run.folder.log_line(&step_line(step, total, &shown));
+        let Some(folder) = &self.run.folder else { return Ok(()) };
+        folder.log_line(&step_line(step, total, &shown));
         self.run.observer.on_step(step, total, &shown);
         for alert in alerts {
-            self.run.folder.log_alert(&alert.line())?;
+            self.run.write(|folder| folder.log_alert(&alert.line()))?;
             self.log(&alert.text());
         }
         Ok(())
@@ -27,7 +28,7 @@ impl Session<'_> {
         if is_finished {
             // The summary names those that begin only now.
             for alert in self.run.alerts.conclude(self.progress.step) {
-                self.run.folder.log_alert(&alert.line())?;
+                self.run.write(|folder| folder.log_alert(&alert.line()))?;
             }
         }
         for line in self.run.alerts.summary() {

@@ -1,8 +1,5 @@
 //! Which completions and tokens the loss counts.
 
-use base::{Completion, FinishReason};
-use tch::{Kind, Tensor};
-
 /// Of a step's completions and of their tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenChoice {
@@ -14,8 +11,8 @@ pub struct TokenChoice {
 
 impl TokenChoice {
     /// Whether a completion counts.
-    pub fn counts(&self, completion: &Completion) -> bool {
-        !(self.masks_truncated && completion.finish_reason == FinishReason::Length)
+    pub fn counts(&self, is_cut_off: bool) -> bool {
+        !(self.masks_truncated && is_cut_off)
     }
 
     /// Whether entropies of all tokens must be known before an update.
@@ -24,15 +21,13 @@ impl TokenChoice {
     }
 
     /// The entropy from which on tokens count: the quantile of all those of the update, between neighbours by a straight line.
-    pub fn entropy_threshold(&self, entropies: &[Tensor]) -> f64 {
-        if entropies.is_empty() {
-            return 0.0;
-        }
-        let all = Tensor::cat(entropies, 0).to_kind(Kind::Double).sort(0, false).0;
-        let last = all.size()[0] - 1;
+    pub fn entropy_threshold(&self, entropies: &[f32]) -> f64 {
+        let mut sorted = entropies.to_vec();
+        sorted.sort_by(f32::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
         let place = (1.0 - self.top_entropy_quantile) * last as f64;
-        let (below, part) = (place.floor() as i64, place.fract());
-        let (a, b) = (all.double_value(&[below]), all.double_value(&[last.min(below + 1)]));
+        let (below, part) = (place.floor() as usize, place.fract());
+        let (a, b) = (f64::from(sorted[below]), f64::from(sorted[last.min(below + 1)]));
         // The place between neighbours is computed in f32, as the entropies are.
         f64::from((a + (b - a) * part) as f32)
     }
@@ -44,8 +39,7 @@ mod tests {
 
     fn threshold(quantile: f64, entropies: &[f32]) -> f64 {
         let choice = TokenChoice { masks_truncated: false, top_entropy_quantile: quantile };
-        let (first, second) = entropies.split_at(2);
-        choice.entropy_threshold(&[Tensor::from_slice(first), Tensor::from_slice(second)])
+        choice.entropy_threshold(entropies)
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let seen = Seen::of(&dataset, &settings, &config.rewards.reward_funcs)?;
     let generations = config.algorithm.num_generations as u64;
     let group = if config.rollout.share_prompt { generations } else { 1 };
-    let prompts = StepShape::of(config).prompts_per_step();
+    let prompts = StepShape::of(config, 1).prompts_per_step();
     let order = EpochOrder::new(dataset.examples.len(), prompts, config.optimizer.seed);
     let with_completions = |(prompt_tokens, patches): (u64, u64), completions: u64| {
         let load = Load {

@@ -79,7 +79,7 @@ impl Observer for Looker {
         let logprobs = generation.completions.iter().flatten();
         let logprobs = logprobs.flat_map(|c| &c.sampled_logprobs);
         let sum: f64 = logprobs.map(|logprob| f64::from(*logprob)).sum();
-        fs::write(policy.folder.join("sum.txt"), sum.to_string())?;
+        fs::write(policy.results.unwrap().folder.join("sum.txt"), sum.to_string())?;
         let event = self.event.filter(|(step, _)| *step == policy.step);
         match event.map(|(_, event)| event) {
             Some(Event::Stop) => {

@@ -20,6 +20,7 @@ mod parity;
 mod parts;
 mod plugins;
 mod predictions;
+mod ranks;
 mod resume;
 mod runs;
 mod sharing;

@@ -6,6 +6,7 @@ mod trained_as;
 mod warnings;
 
 use anyhow::Result;
+use base::world::Local;
 use config::EvalConfig;
 
 pub use progress::EvalProgress;
@@ -19,7 +20,7 @@ pub use warnings::Warned;
 /// Where a model or a file cannot be used, and where the evaluation was asked to stop.
 pub fn eval(config: &EvalConfig) -> Result<()> {
     match config.run.compare.is_empty() {
-        true => run::run(config),
+        true => run::run(&Local, config),
         false => cli::commands::eval::compare(config),
     }
 }

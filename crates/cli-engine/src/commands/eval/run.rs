@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use base::run_folder::ResultFolder;
+use base::world::World;
 use config::EvalConfig;
 use engine::EngineError;
-use eval::completions::CompletionStore;
 use eval::evaluation::SUMMARY;
 use eval::questions::Questions;
 use eval::{Metric, Summary};
-use eval_runner::AskError;
+use eval_runner::{AskError, Kept};
 use pages::eval as page;
 
 use super::progress::EvalProgress;
@@ -30,7 +30,7 @@ const MAX_NAMED: usize = 10;
 ///
 /// # Errors
 /// Where something cannot be used, and where it was asked to stop.
-pub fn run(config: &EvalConfig) -> Result<()> {
+pub fn run(world: &dyn World, config: &EvalConfig) -> Result<()> {
     let stop = signals::stop_flag_of_work("stopping; completions so far are kept")?;
     let mut config = config.clone();
     let name = folder_or_name(config.asked.model.as_deref().unwrap_or_default())?;
@@ -50,23 +50,32 @@ pub fn run(config: &EvalConfig) -> Result<()> {
     name_odd_rows(evaluation.questions());
     let mut warned = Warned::default();
     warned.log(&evaluation.doubts(), "");
-    let folder = ResultFolder::open(output)?;
-    let mut store = evaluation.open(&folder)?;
-    if !evaluation.is_complete(&store) {
+    let opened = world.is_main().then(|| -> Result<_> {
+        let folder = ResultFolder::open(output)?;
+        let store = evaluation.open(&folder)?;
+        Ok((folder, store))
+    });
+    let mut opened = opened.transpose()?;
+    let is_missing = opened.as_ref().is_some_and(|(_, store)| !evaluation.is_complete(store));
+    if world.any("completions are missing", is_missing)? {
         let weights = model.weights()?;
-        let mut progress = EvalProgress::new(store.len(), String::new(), Duration::ZERO);
+        let done = opened.as_ref().map_or(0, |(_, store)| store.len());
+        let mut progress = EvalProgress::new(done, String::new(), Duration::ZERO);
         stop.begin();
+        let kept = opened.as_mut().map(|(folder, store)| Kept { folder, store });
         let sampled = eval_runner::sample_missing(
+            world,
             &evaluation,
             weights.as_ref(),
-            &folder,
-            &mut store,
+            kept,
             &mut progress,
             &|| stop.is_raised(),
         );
         progress.finish();
-        sampled.map_err(|error| explained(error, &store))?;
+        let kept = opened.as_ref().map_or(0, |(_, store)| store.len());
+        sampled.map_err(|error| explained(error, kept))?;
     }
+    let Some((folder, store)) = opened else { return Ok(()) };
     let outcome = evaluation.finish(&folder, &store)?;
     let page = folder.path().join(page::REPORT);
     page::write(&page, &outcome, config.run.html_rows)?;
@@ -90,11 +99,11 @@ pub fn name_odd_rows(questions: &Questions) {
     }
 }
 
-fn explained(error: AskError, store: &CompletionStore) -> anyhow::Error {
+fn explained(error: AskError, kept: usize) -> anyhow::Error {
     match error {
         AskError::Engine(EngineError::Cancelled { .. }) => anyhow!(Stopped(format!(
             "stopped with {}\nhint: the same command goes on from there",
-            count(store.len() as u64, "completion")
+            count(kept as u64, "completion")
         ))),
         error => error.into(),
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base::model_folder::read_family;
 use base::run_folder::ResultFolder;
 use config::{
@@ -15,9 +15,9 @@ use config::{
 use data::{DataFamily, Processor};
 use engine::EngineError;
 use eval::{Evaluation, Outcome};
-use eval_runner::AskError;
+use eval_runner::{AskError, Kept};
 use pages::eval as page;
-use train::{EvalMetrics, PolicyAt};
+use train::{EvalMetrics, PolicyAt, ResultsAt};
 
 use crate::commands::eval::{EvalProgress, TrainedAs, Warned, name_odd_rows};
 use crate::model::ModelOptions;
@@ -154,10 +154,17 @@ impl Evaluations {
         let model = format!("{} after step {}", self.output_dir, policy.step);
         for one in &mut self.list {
             let name = &one.named.name;
-            one.evaluation.label(model.clone(), &policy.name.join(name));
-            let outcome = run_one(&one.named, &one.evaluation, policy);
-            let Some(outcome) = outcome.with_context(|| format!("evaluation `{name}`"))? else {
-                return Ok(None);
+            if let Some(results) = policy.results {
+                one.evaluation.label(model.clone(), &results.name.join(name));
+            }
+            let asked = run_one(&one.named, &one.evaluation, policy);
+            // The next one is begun by all ranks or by none.
+            let failed = policy.world.any(&format!("evaluation `{name}`"), asked.is_err())?;
+            let outcome = match asked.with_context(|| format!("evaluation `{name}`"))? {
+                Asked::Stopped => return Ok(None),
+                Asked::Elsewhere if failed => bail!("evaluation `{name}` failed on another rank"),
+                Asked::Elsewhere => continue,
+                Asked::Here(outcome) => outcome,
             };
             let label = format!("evaluation `{name}`, step {}: ", policy.step);
             one.warned.log(&outcome.warnings, &label);
@@ -168,31 +175,51 @@ impl Evaluations {
     }
 }
 
+/// How an evaluation ended on this rank.
+enum Asked {
+    Stopped,
+    /// Rank 0 has the answers.
+    Elsewhere,
+    Here(Box<Outcome>),
+}
+
 fn run_one(
     named: &NamedEvaluation,
     evaluation: &Evaluation,
     policy: &PolicyAt<'_>,
-) -> Result<Option<Outcome>> {
-    let folder = ResultFolder::open(policy.folder.join(&named.name))?;
-    let mut store = evaluation.open(&folder)?;
+) -> Result<Asked> {
+    let open = |results: ResultsAt<'_>| -> Result<_> {
+        let folder = ResultFolder::open(results.folder.join(&named.name))?;
+        let store = evaluation.open(&folder)?;
+        Ok((folder, store))
+    };
+    let opened = policy.results.map(open).transpose();
+    if policy.world.any("opening an evaluation", opened.is_err())? {
+        opened?;
+        bail!("rank 0 cannot open the folder of its results");
+    }
+    let mut opened = opened?;
     let label = format!("step {}, {}: ", policy.step, named.name);
-    let mut progress = EvalProgress::new(store.len(), label, PAUSE);
+    let done = opened.as_ref().map_or(0, |(_, store)| store.len());
+    let mut progress = EvalProgress::new(done, label, PAUSE);
     let stop = || policy.stop.is_raised();
+    let kept = opened.as_mut().map(|(folder, store)| Kept { folder, store });
     let sampled = eval_runner::sample_missing(
+        policy.world,
         evaluation,
         policy.model,
-        &folder,
-        &mut store,
+        kept,
         &mut progress,
         &stop,
     );
     progress.finish();
     match sampled {
-        Err(AskError::Engine(EngineError::Cancelled { .. })) => return Ok(None),
+        Err(AskError::Engine(EngineError::Cancelled { .. })) => return Ok(Asked::Stopped),
         sampled => sampled?,
     }
+    let Some((folder, store)) = opened else { return Ok(Asked::Elsewhere) };
     let outcome = evaluation.finish(&folder, &store)?;
     let page = folder.path().join(page::REPORT);
     page::write(&page, &outcome, named.config.run.html_rows)?;
-    Ok(Some(outcome))
+    Ok(Asked::Here(Box::new(outcome)))
 }

@@ -1,0 +1,373 @@
+//! Several ranks are one: the same completions, gradients and weights, whatever is trained, and the same files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+use base::run_folder::StopFlag;
+use base::world::Threads;
+use config::{
+    AdvantageEstimator, ColonList, GrpoConfig, LossType, MultiObjectiveAggregation, OnBadRow,
+    RewardBatch, ScaleRewards, SftConfig,
+};
+use rewards::{Reward, RewardError, RewardInput, RewardSet};
+use serde_json::{Map, Value};
+use tch::{Kind, Tensor};
+use torch::ranks::Group;
+use train::{Observer, Outcome, Ranks, TrainError, train_grpo_on, train_sft_on};
+
+use crate::golden;
+use crate::runs::{bytes, grpo, metrics_lines, sft};
+
+/// No rank waits longer for another.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `work` as each of `size` ranks; one alone has no libtorch between itself and itself.
+pub(crate) fn on_ranks<R: Send>(size: usize, work: impl Fn(usize, &Ranks) -> R + Sync) -> Vec<R> {
+    if size == 1 {
+        return vec![work(0, &Ranks::alone())];
+    }
+    let worlds = Threads::new(size, LIMIT);
+    let groups = Group::of_threads(size, LIMIT);
+    let work = &work;
+    thread::scope(|scope| {
+        let ranks = worlds.into_iter().zip(groups).enumerate();
+        let threads: Vec<_> = ranks
+            .map(|(rank, (world, group))| {
+                scope.spawn(move || {
+                    tch::set_num_threads(1);
+                    let ranks =
+                        Ranks { world: Rc::new(world), tensors: Rc::new(group), local_rank: rank };
+                    work(rank, &ranks)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// What a run said; raises a flag after a step.
+#[derive(Default)]
+struct Told {
+    messages: Vec<String>,
+    stop: StopFlag,
+    stop_after: Option<u64>,
+}
+
+impl Observer for Told {
+    fn on_step(&mut self, step: u64, _total: u64, _metrics: &Map<String, Value>) {
+        if self.stop_after == Some(step) {
+            self.stop.raise();
+        }
+    }
+
+    fn on_message(&mut self, message: &str) {
+        self.messages.push(message.to_owned());
+    }
+}
+
+/// A text's share of vowels; among the completions of its group or of the step, how many have fewer.
+struct Vowels(RewardBatch);
+
+impl Reward for Vowels {
+    fn name(&self) -> &str {
+        "vowels"
+    }
+
+    fn batch(&self) -> RewardBatch {
+        self.0
+    }
+
+    fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+        let share = |row: &RewardInput<'_>| {
+            let vowels = row.completion.chars().filter(|c| "aeiou0123".contains(*c)).count();
+            vowels as f64 / row.completion.chars().count().max(1) as f64
+        };
+        let shares: Vec<f64> = rows.iter().map(share).collect();
+        let place = |own: &f64| shares.iter().filter(|other| *other < own).count() as f64;
+        let scores = shares.iter().map(|own| match self.0 {
+            RewardBatch::Completion => *own,
+            _ => place(own) / shares.len() as f64,
+        });
+        Ok(scores.map(Some).collect())
+    }
+}
+
+/// 1 where a text has an `e`: often the same for all completions of a prompt.
+struct HasLetter;
+
+impl Reward for HasLetter {
+    fn name(&self) -> &str {
+        "letter"
+    }
+
+    fn score(&self, rows: &[RewardInput<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+        // A reward that does not apply to every row.
+        let score = |row: &RewardInput<'_>| {
+            let applies = row.problem.is_none_or(|problem| !problem.contains("colour"));
+            applies.then_some(f64::from(row.completion.contains('e')))
+        };
+        Ok(rows.iter().map(score).collect())
+    }
+}
+
+fn reward_set(batch: RewardBatch) -> RewardSet {
+    RewardSet::new(vec![Box::new(Vowels(batch)), Box::new(HasLetter)], Some(&[1.0, 0.25])).unwrap()
+}
+
+fn grpo_on(ranks: usize, config: &GrpoConfig, model: &str, batch: RewardBatch) -> Vec<Outcome> {
+    let outcomes = on_ranks(ranks, |_, ranks| {
+        let (mut told, stop) = (Told::default(), StopFlag::new());
+        let rewards = Some(reward_set(batch));
+        train_grpo_on(ranks, config, &golden::checkpoint(model), rewards, &mut told, &stop)
+            .unwrap_or_else(|error| panic!("rank {}: {}", ranks.world.rank(), chain(&error)))
+    });
+    assert!(outcomes.iter().all(|outcome| outcome.finished), "{outcomes:?}");
+    outcomes
+}
+
+fn chain(error: &TrainError) -> String {
+    base::console::describe(error)
+}
+
+/// Twelve completions a step, whatever ranks there are: three prompts, and two at the end of the epoch.
+fn config(folder: &Path, name: &str, ranks: usize) -> GrpoConfig {
+    grpo(folder, &format!("{name}-{ranks}")).with(|c| {
+        c.optimizer.per_device_train_batch_size = 12 / ranks;
+        c.optimizer.max_steps = 5;
+        c.optimizer.learning_rate = 1e-6;
+        c.save.save_steps = 1;
+    })
+}
+
+fn tensors(folder: &str, file: &str) -> BTreeMap<String, Tensor> {
+    torch::read_tensors(&PathBuf::from(folder).join(file)).unwrap()
+}
+
+fn norm(tensor: &Tensor) -> f64 {
+    tensor.to_kind(Kind::Double).norm().double_value(&[])
+}
+
+/// Two runs whose ranks are not as many, but which are the same otherwise.
+fn assert_same(name: &str, one: &str, several: &str) {
+    let (a, b) = (metrics_lines(one), metrics_lines(several));
+    assert_eq!(a.len(), b.len(), "{name}");
+    for (index, (a, b)) in a.iter().zip(&b).enumerate() {
+        // After an update weights differ by rounding.
+        same_metrics(name, a, b, if index == 0 { 1e-6 } else { 1e-5 });
+    }
+    let rollouts = Path::new(one).join("rollouts");
+    if rollouts.exists() {
+        for entry in fs::read_dir(rollouts).unwrap() {
+            let file = format!("rollouts/{}", entry.unwrap().file_name().to_str().unwrap());
+            let [a, b] = [one, several].map(|folder| bytes(Path::new(folder), &file));
+            assert!(a == b, "{name}: {file} differs");
+        }
+    }
+    // After one update the first moment is the gradient, but for a factor.
+    let moments = "checkpoint-1/trainer_state/optimizer.safetensors";
+    if Path::new(several).join(moments).exists() {
+        let (a, b) = (tensors(one, moments), tensors(several, moments));
+        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{name}");
+        let gradients = || a.iter().filter(|(key, _)| key.starts_with("exp_avg/"));
+        let largest = gradients().map(|(_, tensor)| norm(tensor)).fold(0.0, f64::max);
+        assert!(largest > 0.0, "{name}: no gradient");
+        for (key, expected) in gradients() {
+            let difference = norm(&(expected - &b[key]));
+            let scale = norm(expected).max(1e-6 * largest);
+            assert!(
+                difference <= 1e-6 * scale + 1e-12 * largest,
+                "{name}: {key}: {difference:.2e} of {scale:.2e}"
+            );
+        }
+    }
+    let last = |folder: &str| {
+        let folders = base::run_folder::checkpoints_in(Path::new(folder)).unwrap();
+        folders.last().unwrap().1.clone()
+    };
+    let file = ["model.safetensors", "adapter_model.safetensors"]
+        .into_iter()
+        .find(|file| last(one).join(file).exists())
+        .unwrap();
+    let [a, b] = [one, several].map(|folder| tensors(last(folder).to_str().unwrap(), file));
+    for (key, expected) in &a {
+        let difference = norm(&(expected - &b[key]));
+        assert!(difference <= 1e-5 * norm(expected).max(1e-3), "{name}: {key}: {difference:.2e}");
+    }
+}
+
+fn same_metrics(name: &str, one: &Value, several: &Value, tolerance: f64) {
+    let (mut one, mut several) = (one.clone(), several.clone());
+    for line in [&mut one, &mut several] {
+        base::metrics::remove_measured(line.as_object_mut().unwrap());
+    }
+    let (one, several) = (one.as_object().unwrap(), several.as_object().unwrap());
+    assert_eq!(one.keys().collect::<Vec<_>>(), several.keys().collect::<Vec<_>>(), "{name}");
+    for (key, a) in one {
+        let b = &several[key];
+        match (a.as_f64(), b.as_f64()) {
+            _ if key == "sampled_vs_trained_max" || key == "sampled_vs_trained_kl" => {}
+            (Some(a), Some(b)) => {
+                let difference = (a - b).abs();
+                assert!(difference <= tolerance * a.abs().max(1.0), "{name}: {key}: {a} and {b}");
+            }
+            _ => assert_eq!(a, b, "{name}: {key}"),
+        }
+    }
+}
+
+/// A setting of GRPO, and on how many ranks it is tried.
+type Case<'a> = (&'a str, usize, RewardBatch, &'a dyn Fn(&mut GrpoConfig));
+
+fn try_cases(model: &str, cases: &[Case<'_>]) {
+    for (name, ranks, batch, set) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, several] = [1, *ranks].map(|ranks| config(folder.path(), name, ranks).with(set));
+        grpo_on(1, &one, model, *batch);
+        let outcomes = grpo_on(*ranks, &several, model, *batch);
+        assert!(outcomes[0].checkpoint.is_some(), "{name}");
+        assert_same(name, &one.run.output_dir, &several.run.output_dir);
+    }
+}
+
+use RewardBatch::{Completion, Group as OfGroup, Step};
+
+#[test]
+fn ranks_give_what_one_rank_gives() {
+    try_cases(
+        "nested",
+        &[
+            ("two", 2, Completion, &|_| {}),
+            // Three groups, and two at the end of the epoch, on three and four ranks: groups are cut.
+            ("three", 3, Completion, &|_| {}),
+            ("four", 4, Completion, &|c| c.rollout.share_prompt = false),
+            ("reward-of-group", 4, OfGroup, &|_| {}),
+            ("reward-of-step", 3, Step, &|_| {}),
+        ],
+    );
+}
+
+#[test]
+fn every_part_of_the_algorithm_is_over_all_ranks() {
+    try_cases(
+        "nested",
+        &[
+            ("batch-scale", 2, Completion, &|c| {
+                c.algorithm.scale_rewards = ScaleRewards::Batch;
+                c.algorithm.loss_type = LossType::Dapo;
+                c.algorithm.beta = 0.0;
+            }),
+            ("kl-in-reward", 4, Completion, &|c| {
+                c.algorithm.advantage_estimator = AdvantageEstimator::ReinforcePlusPlus;
+                c.algorithm.kl_in_reward = Some(true);
+            }),
+            ("normalised-then-summed", 2, OfGroup, &|c| {
+                c.algorithm.multi_objective_aggregation =
+                    MultiObjectiveAggregation::NormalizeThenSum;
+                c.algorithm.num_iterations = 2;
+            }),
+            ("high-entropy", 3, Completion, &|c| {
+                c.algorithm.top_entropy_quantile = 0.3;
+                c.algorithm.entropy_coef = 0.01;
+            }),
+            ("dynamic", 2, Completion, &|c| {
+                c.algorithm.dynamic_sample = true;
+                c.algorithm.max_resample_times = 3;
+            }),
+            ("dynamic-cut", 4, Step, &|c| {
+                c.algorithm.dynamic_sample = true;
+                c.algorithm.max_resample_times = 3;
+            }),
+            ("several-updates", 2, Completion, &|c| {
+                c.algorithm.steps_per_generation = Some(2);
+                c.algorithm.mask_truncated_completions = true;
+                c.sampling.max_completion_length = 6;
+            }),
+        ],
+    );
+}
+
+#[test]
+fn other_models_adapters_and_frozen_parts_are_the_same_on_ranks() {
+    try_cases(
+        "nested",
+        &[
+            ("lora", 2, Completion, &|c| {
+                c.model.use_peft = true;
+                c.model.lora_r = 4;
+                // Its masks are drawn by micro-batch.
+                c.model.lora_dropout = 0.0;
+            }),
+            ("frozen-tower", 3, Completion, &|c| c.model.freeze_vision_modules = true),
+        ],
+    );
+    for family in testing::other_families() {
+        try_cases(&format!("{family}/nested"), &[(family, 2, Completion, &|_| {})]);
+    }
+}
+
+#[test]
+fn skipped_rows_and_ranks_without_work_change_nothing() {
+    for ranks in [2, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        fs::create_dir(&images).unwrap();
+        for entry in fs::read_dir(golden::folder("parity/images")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), images.join(entry.file_name())).unwrap();
+        }
+        // Cut off: only who decodes it sees that.
+        let whole = fs::read(images.join("scene.png")).unwrap();
+        fs::write(images.join("broken.png"), &whole[..whole.len() / 2]).unwrap();
+        let with = |ranks: usize| {
+            config(folder.path(), "skipped", ranks).with(|c| {
+                c.data.on_bad_row = OnBadRow::Skip;
+                c.data.image_folders = Some(ColonList(images.display().to_string()));
+                let path = PathBuf::from(&c.data.data_file_paths.0);
+                let row = r#"{"image": "broken.png", "conversations": [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "x"}]}"#;
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(&path, format!("{text}\n{row}")).unwrap();
+            })
+        };
+        let one = with(1);
+        grpo_on(1, &one, "nested", Completion);
+        let several = with(ranks);
+        grpo_on(ranks, &several, "nested", Completion);
+        let skipped = |folder: &str| {
+            let lines = metrics_lines(folder);
+            lines.iter().map(|line| line["skipped_rows"].as_u64().unwrap()).sum::<u64>()
+        };
+        assert!(skipped(&one.run.output_dir) > 0);
+        assert_same("skipped", &one.run.output_dir, &several.run.output_dir);
+    }
+}
+
+fn sft_on(ranks: usize, config: &SftConfig) {
+    on_ranks(ranks, |_, ranks| {
+        let (mut told, stop) = (Told::default(), StopFlag::new());
+        let outcome = train_sft_on(ranks, config, &golden::checkpoint("nested"), &mut told, &stop);
+        assert!(outcome.unwrap_or_else(|error| panic!("{}", chain(&error))).finished);
+    });
+}
+
+#[test]
+fn sft_on_ranks_is_sft_on_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |ranks: usize| {
+        sft(folder.path(), &format!("sft-{ranks}")).with(|c| {
+            c.optimizer.per_device_train_batch_size = 12 / ranks;
+            c.optimizer.max_steps = 5;
+            c.optimizer.learning_rate = 1e-6;
+            c.save.save_steps = 1;
+        })
+    };
+    sft_on(1, &config(1));
+    for ranks in [2, 3, 4] {
+        sft_on(ranks, &config(ranks));
+        let folders = [1, ranks].map(|ranks| config(ranks).run.output_dir);
+        assert_same("sft", &folders[0], &folders[1]);
+    }
+}

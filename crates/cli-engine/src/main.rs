@@ -4,6 +4,7 @@ mod commands;
 mod demo;
 mod model;
 mod progress;
+mod ranks;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -57,7 +58,7 @@ fn act(invocation: &Invocation) -> Result<()> {
         }
         Command::Merge => with_config(invocation, |config| config.dry_run, commands::merge),
         Command::Doctor => commands::doctor(),
-        Command::Reward | Command::DataCheck | Command::DataConvert => {
+        Command::Launch | Command::Reward | Command::DataCheck | Command::DataConvert => {
             let name = invocation.command.name();
             bail!("`{name}` is a command of `vlm-r1`, not of its engine\nhint: vlm-r1 {name}")
         }

@@ -7,16 +7,18 @@ use anyhow::Result;
 use base::console;
 use base::world::World;
 use cli::program;
-use config::{MachineSection, RanksSection};
-use ranks::{JoinOptions, Place, Processes, join};
+use config::RanksSection;
+use ::ranks::{JoinOptions, Place, Processes, join};
 use tch::Device;
 use torch::ranks::Transport;
 use train::{Ranks, TrainError, device_of};
 
 /// The ranks of a run, as this process has them.
 pub struct Joined {
-    /// What trains together.
+    /// What works together.
     pub ranks: Ranks,
+    /// The device of this rank.
+    pub device: String,
     processes: Rc<Processes>,
 }
 
@@ -24,19 +26,23 @@ pub struct Joined {
 ///
 /// # Errors
 /// Variables of the launcher that do not fit, and ranks that do not come.
-pub fn joined(section: &RanksSection, machine: &MachineSection) -> Result<Joined> {
+pub fn joined(
+    section: &RanksSection,
+    device: &str,
+    num_threads: Option<usize>,
+) -> Result<Joined> {
     let place = Place::from_env()?;
     if place.size > 1 {
         console::speak_as(place.rank);
         // Groups with operations under way would hold up an ordinary end.
         program::leave_by(torch::ranks::leave);
-        if machine.num_threads.is_none() {
+        if num_threads.is_none() {
             // torchrun sets one thread for all that reads its variable.
             let cores = std::thread::available_parallelism()?.get();
             tch::set_num_threads((cores / place.local_size).max(1) as i32);
         }
     }
-    let device = device_of(&machine.device, place.size, place.local_rank)?;
+    let device = device_of(device, place.size, place.local_rank)?;
     let transport = match torch::parse_device(&device)? {
         Device::Cuda(card) => Transport::Nccl { card },
         _ => Transport::Gloo,
@@ -50,7 +56,7 @@ pub fn joined(section: &RanksSection, machine: &MachineSection) -> Result<Joined
         tensors: Rc::new(joined.tensors),
         local_rank: place.local_rank,
     };
-    Ok(Joined { ranks, processes })
+    Ok(Joined { ranks, device, processes })
 }
 
 impl Joined {
@@ -58,8 +64,8 @@ impl Joined {
     ///
     /// # Errors
     /// Those of `work`, and of other ranks.
-    pub fn run<T>(self, work: impl FnOnce(&Ranks) -> Result<T>) -> Result<T> {
-        let result = work(&self.ranks).and_then(|result| {
+    pub fn run<T>(self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let result = work(&self).and_then(|result| {
             self.processes.finish()?;
             Ok(result)
         });

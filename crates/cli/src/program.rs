@@ -4,16 +4,28 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use base::console::{self, describe};
-use config::{Config, ConfigError, Resolved, resolve, to_yaml};
+use config::{Config, ConfigError, DeepSpeedFile, Resolved, resolve, to_yaml};
 
 use crate::arguments::{self, Invocation, UsageError};
 use crate::signals::{self, IsStop};
-use crate::{deepspeed, launch, output};
+use crate::{launch, launched, output};
 
+const FAILED: u8 = 1;
 const WRONG_USE: u8 = 2;
+
+/// The end of a program that passes on an exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Ended {
+    /// The exit code.
+    pub code: u8,
+    /// What happened.
+    pub why: String,
+}
 
 /// Reads the command line and has `act` obey it; `is_stop` says which of its errors are the end that a signal asked for.
 pub fn run(act: impl FnOnce(&Invocation) -> Result<()>, is_stop: IsStop) -> ExitCode {
@@ -21,22 +33,36 @@ pub fn run(act: impl FnOnce(&Invocation) -> Result<()>, is_stop: IsStop) -> Exit
     if let Some(commit) = launch::COMMIT {
         base::run_folder::declare_commit(commit);
     }
-    match obey(act) {
+    let code = match obey(act) {
         Ok(()) => match console::lost() {
             Some(error) => {
                 base::say!("error: stdout: {error}");
-                ExitCode::FAILURE
+                FAILED
             }
-            None => ExitCode::SUCCESS,
+            None => 0,
         },
-        Err(_) if output::reader_is_gone() => ExitCode::SUCCESS,
+        Err(_) if output::reader_is_gone() => 0,
         Err(error) => report(&error, is_stop),
+    };
+    match LEAVE.get() {
+        Some(leave) if code != 0 => leave(i32::from(code)),
+        _ => ExitCode::from(code),
     }
+}
+
+/// How a program ends that failed.
+type Leave = fn(i32) -> !;
+
+static LEAVE: OnceLock<Leave> = OnceLock::new();
+
+/// From now on the program ends by `leave` where it fails, in place of an ordinary end.
+pub fn leave_by(leave: Leave) {
+    LEAVE.get_or_init(|| leave);
 }
 
 fn obey(act: impl FnOnce(&Invocation) -> Result<()>) -> Result<()> {
     let invocation = arguments::parse(std::env::args_os())?;
-    arguments::check_world_size()?;
+    launched::check(&invocation)?;
     act(&invocation)
 }
 
@@ -78,47 +104,73 @@ pub fn with_checked_config<T: Config>(
 ) -> Result<()> {
     // Not before: what the front had heard would be lost where it is replaced by the engine.
     signals::listen()?;
-    let resolved = resolved::<T>(invocation)?;
-    if !resolved.without_effect.is_empty() {
+    let mut resolved = resolved::<T>(invocation)?;
+    if !resolved.without_effect.is_empty() && launched::is_first() {
         let flags = resolved.without_effect.iter().map(|(name, why)| format!("`--{name}` ({why})"));
         base::say!("warning: no effect here: {}", flags.collect::<Vec<_>>().join(", "));
     }
-    let deepspeed = resolved.compat.iter().find(|(name, _)| name == "deepspeed");
-    let deepspeed = deepspeed.map_or(Ok(()), |(_, given)| deepspeed::warn_of_other_settings(given));
+    let fitted = fit_to_ranks(&mut resolved.config);
     if dry_run(&resolved.config) {
-        console::print(to_yaml(&resolved.config)?.trim_end());
-        return match (check(&resolved.config), deepspeed) {
+        if launched::is_first() {
+            console::print(to_yaml(&resolved.config)?.trim_end());
+        }
+        return match (check(&resolved.config), fitted) {
             (Err(first), Err(second)) => bail!("{}\n{}", message(&first), message(&second)),
             (first, second) => first.and(second),
         };
     }
-    if let Err(error) = deepspeed {
-        base::say!("warning: {}", message(&error));
-    }
+    fitted?;
     act(&resolved.config)
 }
 
-fn report(error: &anyhow::Error, is_stop: IsStop) -> ExitCode {
+/// Lets the settings do what launcher and DeepSpeed's configuration say.
+fn fit_to_ranks<T: Config>(config: &mut T) -> Result<()> {
+    let given = config.deepspeed().map(str::trim).filter(|given| !given.is_empty());
+    let file = match given.map(|given| (DeepSpeedFile::path_of(given), given)) {
+        None => None,
+        Some((None, text)) => Some(DeepSpeedFile::parse(None, text)?),
+        Some((Some(path), _)) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("`deepspeed`: {}", path.display()))?;
+            Some(DeepSpeedFile::parse(Some(path), &text)?)
+        }
+    };
+    let idle = config.fit_to_ranks(launched::num_ranks()?, file.as_ref())?;
+    if let Some(file) = file.filter(|_| !idle.is_empty() && launched::is_first()) {
+        let keys: Vec<String> = idle.iter().map(|key| format!("`{key}`")).collect();
+        base::say!(
+            "warning: {}: no effect here, where buckets and reports are our own: {}",
+            file.place().display(),
+            keys.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn report(error: &anyhow::Error, is_stop: IsStop) -> u8 {
     if let Some(UsageError::Clap(error)) = error.downcast_ref::<UsageError>() {
         let printed = error.print();
         return match (error.use_stderr(), printed) {
-            (true, _) => ExitCode::from(WRONG_USE),
+            (true, _) => WRONG_USE,
             (false, Err(error)) if !console::is_closed(&error) => {
                 base::say!("error: stdout: {error}");
-                ExitCode::FAILURE
+                FAILED
             }
-            (false, _) => ExitCode::SUCCESS,
+            (false, _) => 0,
         };
     }
     if let Some(signal) = signals::cause(error, is_stop) {
         base::console::say(&message(error));
-        return ExitCode::from(128 + signal as u8);
+        return 128 + signal as u8;
     }
     base::say!("error: {}", message(error));
-    if error.is::<UsageError>() || error.is::<ConfigError>() {
-        return ExitCode::from(WRONG_USE);
+    if let Some(ended) = error.downcast_ref::<Ended>() {
+        return ended.code;
     }
-    ExitCode::FAILURE
+    if error.is::<UsageError>() || error.is::<ConfigError>() {
+        return WRONG_USE;
+    }
+    FAILED
 }
 
 /// As the default does, to where all is said: the log of a run too.

@@ -174,7 +174,7 @@ pub(crate) struct StepShape {
 impl StepShape {
     /// That of `ranks` ranks, each of which gives its completions.
     pub fn of(config: &GrpoConfig, ranks: usize) -> Self {
-        let micro_batch = config.optimizer.per_device_train_batch_size * ranks;
+        let micro_batch = config.optimizer.per_device_train_batch_size.saturating_mul(ranks);
         let accumulation = config.optimizer.gradient_accumulation_steps;
         let generation = config.algorithm.steps_per_generation.unwrap_or(accumulation);
         let prompts =

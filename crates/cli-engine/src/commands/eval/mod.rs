@@ -6,8 +6,9 @@ mod trained_as;
 mod warnings;
 
 use anyhow::Result;
-use base::world::Local;
 use config::EvalConfig;
+
+use crate::ranks::joined;
 
 pub use progress::EvalProgress;
 pub use run::name_odd_rows;
@@ -20,7 +21,8 @@ pub use warnings::Warned;
 /// Where a model or a file cannot be used, and where the evaluation was asked to stop.
 pub fn eval(config: &EvalConfig) -> Result<()> {
     match config.run.compare.is_empty() {
-        true => run::run(&Local, config),
+        true => joined(&config.ranks, &config.machine.device, config.machine.num_threads)?
+            .run(|joined| run::run(joined, config)),
         false => cli::commands::eval::compare(config),
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use base::run_folder::ResultFolder;
-use base::world::World;
 use config::EvalConfig;
 use engine::EngineError;
 use eval::evaluation::SUMMARY;
@@ -20,6 +19,7 @@ use super::progress::EvalProgress;
 use super::trained_as::TrainedAs;
 use super::warnings::Warned;
 use crate::model::Located;
+use crate::ranks::Joined;
 use cli::signals::{self, Stopped};
 use cli::which_model::folder_or_name;
 
@@ -30,13 +30,15 @@ const MAX_NAMED: usize = 10;
 ///
 /// # Errors
 /// Where something cannot be used, and where it was asked to stop.
-pub fn run(world: &dyn World, config: &EvalConfig) -> Result<()> {
+pub fn run(joined: &Joined, config: &EvalConfig) -> Result<()> {
+    let world = joined.ranks.world.as_ref();
     let stop = signals::stop_flag_of_work("stopping; completions so far are kept")?;
     let mut config = config.clone();
     let name = folder_or_name(config.asked.model.as_deref().unwrap_or_default())?;
     config.asked.model = Some(name.clone());
+    config.machine.device.clone_from(&joined.device);
     let trained_as = TrainedAs::of_model(Path::new(&name));
-    let family = Located::find(&config)?.texts()?;
+    let family = joined.first_of_machine_first(|| Located::find(&config)?.texts())?;
     let following = trained_as.map(|trained_as| trained_as.lay_under(&mut config, family));
     let config = &config;
     let model = Located::find(config)?;
@@ -62,6 +64,7 @@ pub fn run(world: &dyn World, config: &EvalConfig) -> Result<()> {
         let done = opened.as_ref().map_or(0, |(_, store)| store.len());
         let mut progress = EvalProgress::new(done, String::new(), Duration::ZERO);
         stop.begin();
+        base::console::be_heard();
         let kept = opened.as_mut().map(|(folder, store)| Kept { folder, store });
         let sampled = eval_runner::sample_missing(
             world,

@@ -5,15 +5,17 @@ mod evaluations;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use base::console;
 use base::run_folder::{StopFlag, TRAINER_STATE};
 use config::{GrpoConfig, SftConfig};
 use serde_json::{Map, Value};
 use train::{
     EvalMetrics, EvaluationError, Observer, Outcome, PolicyAt, TrainError, reward_problems,
-    train_grpo, train_sft,
+    train_grpo_on, train_sft_on,
 };
 
 use crate::progress::Progress;
+use crate::ranks::{Joined, joined};
 use cli::hub;
 use cli::signals::{self, Stopped};
 use cli::which_model::folder_or_name;
@@ -33,7 +35,11 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
     }
     let model = folder_or_name(&config.model.model_name_or_path)?;
     let config = &config.clone().with(|c| c.model.model_name_or_path = model);
-    run(&config.into(), |folder, observer, stop| train_grpo(config, folder, observer, stop))
+    joined(&config.ranks, &config.machine.device, config.machine.num_threads)?.run(|joined| {
+        run(&config.into(), joined, |folder, observer, stop| {
+            train_grpo_on(&joined.ranks, config, folder, None, observer, stop)
+        })
+    })
 }
 
 /// Trains on the true answers.
@@ -43,7 +49,11 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
 pub fn sft(config: &SftConfig) -> Result<()> {
     let model = folder_or_name(&config.model.model_name_or_path)?;
     let config = &config.clone().with(|c| c.model.model_name_or_path = model);
-    run(&config.into(), |folder, observer, stop| train_sft(config, folder, observer, stop))
+    joined(&config.ranks, &config.machine.device, config.machine.num_threads)?.run(|joined| {
+        run(&config.into(), joined, |folder, observer, stop| {
+            train_sft_on(&joined.ranks, config, folder, observer, stop)
+        })
+    })
 }
 
 /// What happens after a signal.
@@ -53,6 +63,7 @@ type Outcomes = Result<Outcome, TrainError>;
 
 fn run(
     run: &Run,
+    joined: &Joined,
     train: impl FnOnce(&Path, &mut dyn Observer, &StopFlag) -> Outcomes,
 ) -> Result<()> {
     let sections = &run.sections;
@@ -60,14 +71,17 @@ fn run(
         base::say!("run `{name}`");
     }
     let stop = signals::stop_flag_of_work(NEXT)?;
-    let folder = hub::model_folder(
-        &sections.model.model_name_or_path,
-        sections.model.model_revision.as_deref(),
-    )?;
+    let folder = joined.first_of_machine_first(|| {
+        let (name, revision) = (&sections.model.model_name_or_path, &sections.model.model_revision);
+        hub::model_folder(name, revision.as_deref())
+    })?;
     let mut watcher =
         Watcher { evaluations: Evaluations::open(run, &folder)?, progress: Progress::new() };
+    console::be_heard();
     let outcome = train(&folder, &mut watcher, &stop);
     watcher.progress.finish();
+    // How it ended rank 0 says for all.
+    console::speak_as(joined.ranks.world.rank());
     let outcome = outcome?;
     if !outcome.finished {
         bail!(Stopped(stopped(&outcome)));

@@ -44,11 +44,6 @@ impl Processes {
         Self { control, shared, monitor, limit }
     }
 
-    /// Tells where this rank is: step, phase, sample. Others see it where they wait for this rank or it fails. Cheap: nothing is sent here.
-    pub fn at(&self, place: &str) {
-        self.shared.set_place(place);
-    }
-
     /// The host of each rank.
     pub fn hosts(&self) -> &[String] {
         &self.shared.hosts
@@ -107,6 +102,10 @@ impl World for Processes {
         let all = all.map_err(|error| self.explain(&error));
         self.shared.end_wait();
         all
+    }
+
+    fn at(&self, place: &str) {
+        self.shared.set_place(place);
     }
 
     /// Does nothing where another rank failed first. Else `torchrun` finds `cause` in its error file.

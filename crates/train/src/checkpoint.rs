@@ -1,6 +1,5 @@
 //! Checkpoints of a run: contents, checks before writing, and resuming.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,18 +12,20 @@ use base::run_folder::{
 use config::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tch::{Tensor, no_grad};
-use torch::{TorchError, Written};
+use tch::Tensor;
+use torch::Written;
 
 use crate::batch::MicroBatch;
+use crate::optimizer;
 use crate::out_of_memory::catch_oom;
+use crate::reference::Reference;
 use crate::session::Session;
+use crate::shards::saved::SavedTensors;
 use crate::{TrainError, policy};
 
 const STATE: &str = "state.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
-/// Weights of a reference model that moves with the run.
-const REFERENCE: &str = "reference.safetensors";
+/// The files of the weights of a reference model that moves with the run.
+const REFERENCE: &str = "reference";
 /// The settings that the checkpoint was made under: a run that goes on is compared with them.
 const CONFIG: &str = "config.yaml";
 
@@ -88,24 +89,13 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`TrainError::State`] where these are of another model, and where they cannot be read.
-    pub fn save_reference(&mut self, weights: Vec<(String, Tensor)>) -> Result<(), TrainError> {
-        let saved =
-            self.resumed.as_ref().map(|(folder, _)| folder.join(TRAINER_STATE).join(REFERENCE));
-        if let Some(saved) = saved.filter(|path| path.exists()) {
-            let saved: BTreeMap<String, Tensor> =
-                torch::read_tensors(&saved)?.into_iter().collect();
-            for (name, weight) in &weights {
-                let found = saved.get(name).filter(|saved| saved.size() == weight.size());
-                let Some(found) = found else {
-                    let cause = format!(
-                        "the saved reference model lacks `{name}`, or has it in another shape"
-                    );
-                    return Err(TrainError::State { cause });
-                };
-                no_grad(|| weight.shallow_clone().f_copy_(found))?;
-            }
+    pub fn save_reference(&mut self, reference: &Reference) -> Result<(), TrainError> {
+        let folder = self.resumed.as_ref().map(|(folder, _)| folder.join(TRAINER_STATE));
+        if let Some(folder) = folder.filter(|folder| SavedTensors::exist(folder, REFERENCE)) {
+            let hint = "the checkpoint has the reference of another model";
+            reference.restore(&SavedTensors::open(&folder, REFERENCE, hint)?)?;
         }
-        self.reference = weights;
+        self.reference = reference.state();
         Ok(())
     }
 }
@@ -266,7 +256,7 @@ impl Session<'_> {
         self.refuse_diverged()?;
         let pending = self.run.folder.begin_checkpoint(self.progress.step)?;
         let written = policy::save(
-            self.model.as_ref(),
+            (self.model.as_ref(), &self.optimizer),
             &self.settings.sections.model.model_name_or_path,
             &self.model_dir,
             pending.path(),
@@ -285,11 +275,10 @@ impl Session<'_> {
     ) -> Result<(), TrainError> {
         let folder = pending.path().join(TRAINER_STATE);
         fs::create_dir(&folder).map_err(io(&folder))?;
-        let tensors = self.optimizer.state(self.model.parameters());
-        written.push(torch::write_tensors(&folder.join(OPTIMIZER), &tensors)?);
-        if !self.checkpoints.reference.is_empty() {
-            let path = folder.join(REFERENCE);
-            written.push(torch::write_tensors(&path, &self.checkpoints.reference)?);
+        written.extend(self.optimizer.write(self.model.parameters(), &folder)?);
+        let reference = &self.checkpoints.reference;
+        if !reference.is_empty() {
+            written.extend(self.optimizer.write_as(&folder, REFERENCE, reference)?);
         }
         let state = State {
             step: self.progress.step,
@@ -402,17 +391,9 @@ impl Session<'_> {
         self.verify(folder)?;
         let state = read_state(folder, step)?;
         self.compare(&state, folder)?;
-        let path = folder.join(TRAINER_STATE).join(OPTIMIZER);
-        let saved = torch::read_tensors(&path).map_err(|error| match error {
-            TorchError::Io { path, source } => damage(&path, source),
-            TorchError::Format { path, cause } => damage(&path, cause),
-            other => other.into(),
-        })?;
-        for (name, tensor) in &saved {
-            if !is_finite(tensor)? {
-                return Err(damage(&path, format!("`{name}` is not finite")));
-            }
-        }
+        let hint = "a weight frozen so far has no moments, and those of another --optim do not fit; \
+             start another run with --model_name_or_path at the checkpoint";
+        let saved = SavedTensors::open(&folder.join(TRAINER_STATE), optimizer::FILES, hint)?;
         self.optimizer.restore(self.model.parameters(), &saved)?;
         (self.progress.step, self.progress.updated) = (step, step);
         self.checkpoints.saved = Some(step);
@@ -510,12 +491,12 @@ fn read_state(folder: &Path, step: u64) -> Result<State, TrainError> {
     Ok(state)
 }
 
-fn damage(path: &Path, cause: impl ToString) -> TrainError {
+pub(crate) fn damage(path: &Path, cause: impl ToString) -> TrainError {
     TrainError::Damaged { path: path.into(), cause: cause.to_string() }
 }
 
 /// Whether all numbers are finite; 8-bit codes and residuals always are.
-fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
+pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
     if !tensor.is_floating_point() {
         return Ok(true);
     }

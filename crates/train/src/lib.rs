@@ -30,6 +30,7 @@ pub mod schedule;
 mod session;
 pub mod settings;
 mod sft;
+mod shards;
 mod step_batch;
 mod trainer;
 mod training_loop;
@@ -263,6 +264,9 @@ pub enum TrainError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    /// What ranks do together.
+    #[error(transparent)]
+    Ranks(#[from] torch::ranks::RankError),
     /// The ranks of the run.
     #[error(transparent)]
     World(#[from] base::world::WorldError),

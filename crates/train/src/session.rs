@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use base::console::{count, describe, size};
 use base::metrics::{Command, reduce};
 use base::run_folder::{RunFolder, StopFlag, environment, free_bytes};
 use base::world::World;
-use config::{Config, to_yaml};
+use config::{Config, ZeroStage, to_yaml};
 use data::{EpochOrder, RowError};
 use engine::{FastPathChoice, FastPaths, choose_fast_paths};
 use models::VisionLanguageModel;
 use serde_json::{Map, Value, json};
+use torch::ranks::Group;
 
 use crate::alerts::Alerts;
 use crate::checkpoint::Checkpoints;
@@ -142,7 +144,9 @@ impl<'a> Session<'a> {
         if ids as i64 > rows {
             return Err(TrainError::Vocabulary { ids, rows });
         }
-        let optimizer = Optimizer::new(model.parameters(), settings.optimizer())?;
+        let ranks = (Rc::new(Group::alone()), ZeroStage::Zero);
+        let optimizer =
+            Optimizer::new(model.parameters_mut(), settings.optimizer(), ranks.0, ranks.1)?;
         let mut session = Session {
             schedule: settings.schedule(start.total_steps),
             model,

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use base::metrics::Command;
 use base::run_folder::StopFlag;
 use base::world::Local;
 use base::{DrawKey, Example, FinishReason, Prompt};
-use config::GrpoConfig;
+use config::{GrpoConfig, ZeroStage};
 use data::EpochOrder;
 use engine::SamplingParams;
 use models::VisionLanguageModel;
 use rewards::{BoxAnswers, RewardSet};
 use serde_json::{Map, Value, json};
 use tch::Tensor;
+use torch::ranks::Group;
 
 use crate::TrainError;
 use crate::algorithm::Algorithm;
@@ -104,7 +106,10 @@ pub fn train_grpo_with_rewards(
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
     let reference = (algorithm.needs_reference && !has_adapters)
-        .then(|| Reference::load(model_dir, &session.settings, session.model.as_ref()))
+        .then(|| {
+            let ranks = (Rc::new(Group::alone()), ZeroStage::Zero);
+            Reference::load(model_dir, &session.settings, session.model.as_ref(), ranks)
+        })
         .transpose()?;
     if algorithm.first_loss_is_zero() && session.progress.step == 0 {
         session.log(
@@ -116,7 +121,7 @@ pub fn train_grpo_with_rewards(
     let bound = (algorithm.resamples == 0).then_some(left);
     let prompts = PromptSource::new(&dataset, &session, order, bound)?;
     if let Some(reference) = reference.as_ref().filter(|_| config.algorithm.sync_ref_model) {
-        session.checkpoints.save_reference(reference.state())?;
+        session.checkpoints.save_reference(reference)?;
     }
     let mut grpo = Grpo {
         sampling: rollout::sampling_params(config, &dataset.processor),

@@ -3,13 +3,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 
-use config::{GrpoConfig, LrSchedulerType, SftConfig};
+use config::{GrpoConfig, LrSchedulerType, SftConfig, ZeroStage};
 use models::VisionLanguageModel;
 use rewards::{Reward, RewardBatch, RewardError, RewardInput, RewardSet};
 use serde_json::Value;
 use tch::Tensor;
 use testing::read_jsonl;
+use torch::ranks::Group;
 use train::optimizer::{Optimizer, OptimizerOptions};
 use train::{Outcome, TrainError, train_grpo_with_rewards, train_sft};
 
@@ -220,7 +222,7 @@ fn a_gradient_that_overflows_is_refused_though_the_loss_is_finite() {
     assert!(head["value"] == "inf" || head["value"] == "NaN", "{head}");
 }
 
-fn optimizer(model: &dyn VisionLanguageModel) -> Optimizer {
+fn optimizer(model: &mut dyn VisionLanguageModel) -> Optimizer {
     let options = OptimizerOptions {
         beta1: 0.9,
         beta2: 0.999,
@@ -229,13 +231,14 @@ fn optimizer(model: &dyn VisionLanguageModel) -> Optimizer {
         in_8bit: false,
         max_grad_norm: 1.0,
     };
-    Optimizer::new(model.parameters(), options).unwrap()
+    let alone = Rc::new(Group::alone());
+    Optimizer::new(model.parameters_mut(), options, alone, ZeroStage::Zero).unwrap()
 }
 
 #[test]
 fn the_weight_whose_gradient_is_not_finite_is_named_and_nothing_moves() {
-    let model = golden::model("nested", true);
-    let mut optimizer = optimizer(model.as_ref());
+    let mut model = golden::model("nested", true);
+    let mut optimizer = optimizer(model.as_mut());
     let parameters = model.parameters();
     let copy = |optimizer: &Optimizer| -> Vec<Tensor> {
         let state = optimizer.state(parameters);

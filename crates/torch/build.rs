@@ -4,7 +4,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "src/ops.cpp",
     "src/device.cpp",
     "src/memory.cpp",
@@ -13,11 +13,19 @@ const SOURCES: [&str; 8] = [
     "src/cpu/decoding.cpp",
     "src/cpu/bf16_master.cpp",
     "src/cpu/segment_attention.cpp",
+    "src/ranks/c10d.cpp",
 ];
 const KERNELS: &str = "src/cpu/kernels.cpp";
-const GRAPHS: &str = "src/cuda/graphs.cpp";
+/// Libraries of their own with names that only `libtorch_cuda.so` has; the crate carries them in itself. Source, file, and the variable that
+/// says where the file is.
+const CARRIED: [[&str; 3]; 2] = [
+    ["src/cuda/graphs.cpp", "libvlm_r1_graphs.so", "VLM_R1_GRAPHS"],
+    ["src/ranks/nccl.cpp", "libvlm_r1_nccl.so", "VLM_R1_NCCL"],
+];
 /// What libtorch's headers need of CUDA's.
 const CUDA_HEADERS: &str = "src/cuda/include";
+/// What libtorch's headers need of Gloo's.
+const GLOO_HEADERS: &str = "src/ranks/include";
 const HEADERS: [&str; 2] = ["src/catch.h", "src/adamw_options.h"];
 /// The kernels and the operations made of them.
 const CPU: &str = "src/cpu";
@@ -36,7 +44,9 @@ const X86_ISAS: [(&str, &[&str]); 3] = [
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    for source in SOURCES.into_iter().chain(HEADERS).chain([CPU, GRAPHS, CUDA_HEADERS]) {
+    let carried = CARRIED.iter().map(|[source, ..]| *source);
+    let folders = [CPU, CUDA_HEADERS, GLOO_HEADERS];
+    for source in SOURCES.into_iter().chain(HEADERS).chain(folders).chain(carried) {
         println!("cargo:rerun-if-changed={source}");
     }
     let root = env::var("LIBTORCH").map(PathBuf::from).unwrap_or_default();
@@ -47,7 +57,7 @@ fn main() {
         root.display()
     );
     compile(&root);
-    build_graphs(&root);
+    CARRIED.into_iter().for_each(|carried| build_carried(&root, carried));
     // `DEP_VLM_R1_TORCH_LIB` in the build scripts of direct dependents.
     println!("cargo:lib={}", root.join("lib").display());
     link_arguments(&root.join("lib"));
@@ -66,6 +76,8 @@ fn compile(root: &Path) {
     build()
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
+        .include(GLOO_HEADERS)
+        .define("USE_C10D_GLOO", None)
         // Threads as libtorch has them.
         .flag("-fopenmp")
         .files(SOURCES)
@@ -90,10 +102,9 @@ fn compile(root: &Path) {
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
 }
 
-/// A library of its own with names that only `libtorch_cuda.so` has; the crate carries it in itself.
-fn build_graphs(root: &Path) {
+fn build_carried(root: &Path, [source, file, variable]: [&str; 3]) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
-    let library = out.join("libvlm_r1_graphs.so");
+    let library = out.join(file);
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").warnings(false).pic(true);
     for folder in [
@@ -106,12 +117,12 @@ fn build_graphs(root: &Path) {
     let status = build
         .get_compiler()
         .to_command()
-        .args(["-shared", "-s", GRAPHS, "-o"])
+        .args(["-shared", "-s", source, "-o"])
         .arg(&library)
         .status()
         .expect("the C++ compiler starts");
-    assert!(status.success(), "cannot compile `{GRAPHS}`");
-    println!("cargo:rustc-env=VLM_R1_GRAPHS={}", library.display());
+    assert!(status.success(), "cannot compile `{source}`");
+    println!("cargo:rustc-env={variable}={}", library.display());
 }
 
 fn link_arguments(lib: &Path) {

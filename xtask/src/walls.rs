@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Each crate and the crates of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 24] = [
+const MAY_USE: [(&str, &[&str]); 25] = [
     ("base", &[]),
     ("gpu", &[]),
     ("config", &[]),
@@ -29,9 +29,10 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("reward-server", &["base", "python", "web"]),
     ("pages", &["base", "config", "data", "rewards", "report", "eval"]),
     ("dashboard", &["base", "report", "pages", "web"]),
+    ("ranks", &["base", "torch"]),
     ("models", &["base", "torch"]),
     ("engine", &["base", "torch", "models"]),
-    ("train", &["base", "config", "data", "rewards", "torch", "models", "engine"]),
+    ("train", &["base", "config", "data", "rewards", "torch", "ranks", "models", "engine"]),
     ("eval", &["base", "config", "python", "data", "rewards", "report"]),
     ("eval-runner", &["base", "config", "data", "rewards", "torch", "models", "engine", "eval"]),
     (
@@ -62,6 +63,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
             "report",
             "pages",
             "torch",
+            "ranks",
             "models",
             "engine",
             "train",

@@ -9,6 +9,7 @@ use tch::{Cuda, Device, Kind};
 
 use crate::TorchError;
 
+pub(crate) mod carried;
 pub mod graphs;
 pub(crate) mod stand_in;
 
@@ -38,7 +39,7 @@ fn load() -> bool {
 }
 
 /// Beside the `libtorch_cpu.so` of this process, whether it lies there or not.
-fn cuda_place() -> Option<PathBuf> {
+pub(crate) fn cuda_place() -> Option<PathBuf> {
     Some(libtorch_folder()?.join(CUDA_LIBRARY))
 }
 

@@ -1,5 +1,5 @@
 //! What `tch` lacks, and beside `gpu` the only crate with `unsafe`: safetensors files, CPU kernels, AdamW with bf16 masters and 8-bit moments, CUDA by
-//! `dlopen`, CUDA graphs, memory statistics.
+//! `dlopen`, CUDA graphs, memory statistics, collectives among ranks.
 //!
 //! What models are and how they train is left to `models` and `train`.
 
@@ -23,6 +23,7 @@ mod out_of_memory;
 mod proofs;
 mod quantized_moments;
 mod random;
+pub mod ranks;
 mod sampling;
 mod segment_attention;
 mod sequence_decoding;

@@ -20,7 +20,23 @@ pub enum WorldError {
         /// The rank.
         rank: usize,
     },
-    /// Ranks that did not come in time.
+    /// The process of a rank that is gone, and did not say why.
+    #[error(
+        "rank {rank} ({place}) ended\nhint: the last lines of its log say why; a process that vanishes without any was killed, often for lack of memory"
+    )]
+    Ended {
+        /// The rank.
+        rank: usize,
+        /// Its host, and where it was in the run.
+        place: String,
+    },
+    /// Ranks that cannot hear each other.
+    #[error("connection of ranks: {cause}")]
+    Connection {
+        /// What was under way, and what is wrong.
+        cause: String,
+    },
+    /// Ranks that did not come in time; none where all wait, each for another thing.
     #[error("waited {} s for {}", limit.as_secs_f64(), ranks_in_words(missing))]
     TimedOut {
         /// Those that did not come.
@@ -66,6 +82,9 @@ pub enum WorldError {
 
 /// `rank 1`, `ranks 1, 3`
 fn ranks_in_words(ranks: &[usize]) -> String {
+    if ranks.is_empty() {
+        return "ranks that wait for each other, at different operations".to_owned();
+    }
     let numbers: Vec<String> = ranks.iter().map(ToString::to_string).collect();
     let word = if ranks.len() == 1 { "rank" } else { "ranks" };
     format!("{word} {}", numbers.join(", "))

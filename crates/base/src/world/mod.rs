@@ -133,6 +133,11 @@ pub fn share(rank: usize, size: usize, count: usize) -> Range<usize> {
     rank * count / size..(rank + 1) * count / size
 }
 
+/// What bytes for [`World::exchange`] are for, where [`World::gather`] made them.
+pub fn operation_of(message: &[u8]) -> Option<&str> {
+    unpack(message).and_then(|(operation, _)| std::str::from_utf8(operation).ok())
+}
+
 /// The name of the operation, and what was given to it.
 fn unpack(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = message.split_first_chunk::<8>()?;
@@ -203,6 +208,8 @@ mod tests {
         assert_eq!(unpack(&[1, 0, 0]), None);
         assert_eq!(unpack(&9_u64.to_le_bytes()), None);
         let whole = [&4_u64.to_le_bytes()[..], b"stop", b"x"].concat();
+        assert_eq!(operation_of(&whole), Some("stop"));
+        assert_eq!(operation_of(b"bytes"), None);
         assert_eq!(unpack(&whole), Some((&b"stop"[..], &b"x"[..])));
     }
 }

@@ -4,28 +4,18 @@
 //! embeds it and loads it, through a file in memory, only where graphs are asked for.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::path::Path;
 use std::ptr::null_mut;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
 use tch::Device;
 
-use gpu::SharedLibrary;
-
-use super::{FAILURE, cuda_place};
+use super::carried::open;
 use crate::TorchError;
 use crate::call::call;
 use crate::out_of_memory::catch_libtorch;
 
 const LIBRARY: &[u8] = include_bytes!(env!("VLM_R1_GRAPHS"));
-
-unsafe extern "C" {
-    fn memfd_create(name: *const c_char, flags: u32) -> c_int;
-}
 
 type OfPool = unsafe extern "C" fn(*mut c_void, *mut c_char, usize) -> c_int;
 type Delete = unsafe extern "C" fn(*mut c_void);
@@ -64,44 +54,10 @@ fn functions() -> Result<&'static Functions, TorchError> {
 }
 
 fn load() -> Result<&'static Functions, String> {
-    if !is_loaded("libtorch_cuda.so") {
-        let why = match (FAILURE.get(), cuda_place()) {
-            (Some(cause), _) => format!("`libtorch_cuda.so` did not load: {cause}"),
-            (None, Some(place)) => format!("`{}` is not loaded", place.display()),
-            (None, None) => {
-                "no `libtorch_cpu.so` beside which to look for `libtorch_cuda.so`".to_owned()
-            }
-        };
-        return Err(why);
-    }
-    let file = file_in_memory(LIBRARY).map_err(|e| format!("cannot make a file in memory: {e}"))?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let library = SharedLibrary::open(Path::new(&path))
-        .map_err(|cause| format!("their library does not fit this `libtorch_cuda.so`: {cause}"))?;
-    let table = library.address(c"vlm_r1_graphs");
+    let table = open(LIBRARY, c"vlm_r1_graphs")?;
     // SAFETY: `graphs.cpp` declares the table with this type, and the library is never closed.
     unsafe { table.cast::<Functions>().as_ref() }
         .ok_or_else(|| "their library lacks its table of functions".to_owned())
-}
-
-fn is_loaded(library: &str) -> bool {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let suffix = format!("/{library}");
-    maps.lines().any(|line| line.ends_with(&suffix))
-}
-
-fn file_in_memory(content: &[u8]) -> std::io::Result<File> {
-    const CLOSE_ON_EXEC: u32 = 1;
-    // SAFETY: a terminated name; the descriptor is owned by the file alone.
-    let mut file = unsafe {
-        let descriptor = memfd_create(c"vlm-r1-graphs".as_ptr(), CLOSE_ON_EXEC);
-        if descriptor < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        File::from_raw_fd(descriptor)
-    };
-    file.write_all(content)?;
-    Ok(file)
 }
 
 /// A side stream of one GPU to capture on, and the memory that the graphs of this pool share. Read a graph's results, or copy them within
@@ -284,8 +240,10 @@ impl Drop for Recording<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::path::Path;
 
+    use super::super::carried::tests::names;
+    use super::super::{FAILURE, carried::is_loaded, cuda_place};
     use super::*;
 
     #[test]
@@ -301,19 +259,6 @@ mod tests {
             assert!(error.contains("/libtorch_cuda.so` is not loaded"), "{error}");
             assert!(GraphPool::new(Device::Cuda(0)).is_err());
         }
-    }
-
-    /// The open names of a shared library or, with `defined`, those that it offers.
-    fn names(library: &Path, defined: bool) -> BTreeSet<String> {
-        let which = if defined { "--defined-only" } else { "--undefined-only" };
-        let output = std::process::Command::new("nm")
-            .args(["-D", "--format=posix", which])
-            .arg(library)
-            .output()
-            .expect("nm, which comes with the C++ compiler");
-        assert!(output.status.success(), "nm {}", library.display());
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().filter_map(|line| line.split([' ', '@']).next()).map(String::from).collect()
     }
 
     /// What CUDA's side must offer: a change here is a change of what a libtorch is asked for.

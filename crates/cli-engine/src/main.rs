@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use cli::arguments::Invocation;
 use cli::command::Command;
 use cli::program::{with_checked_config, with_config};
-use cli::{launch, program};
+use cli::{launch, launched, program};
 use engine::EngineError;
 use eval_runner::AskError;
 use train::TrainError;
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
 
 fn act(invocation: &Invocation) -> Result<()> {
     launch::check_front()?;
+    refuse_several_ranks(invocation.command)?;
     match invocation.command {
         Command::Demo => with_config(invocation, |config| config.machine.dry_run, demo::run),
         Command::Grpo => with_checked_config(
@@ -57,11 +58,22 @@ fn act(invocation: &Invocation) -> Result<()> {
         }
         Command::Merge => with_config(invocation, |config| config.dry_run, commands::merge),
         Command::Doctor => commands::doctor(),
-        Command::Reward | Command::DataCheck | Command::DataConvert => {
+        Command::Launch | Command::Reward | Command::DataCheck | Command::DataConvert => {
             let name = invocation.command.name();
             bail!("`{name}` is a command of `vlm-r1`, not of its engine\nhint: vlm-r1 {name}")
         }
     }
+}
+
+/// Each of several programs would do the whole run.
+fn refuse_several_ranks(command: Command) -> Result<()> {
+    let ranks = launched::num_ranks()?;
+    if ranks > 1 && matches!(command, Command::Grpo | Command::Sft | Command::Eval) {
+        bail!(
+            "{ranks} ranks: several processes are not built yet\nhint: start it without a launcher"
+        );
+    }
+    Ok(())
 }
 
 /// Whether an error is the end that a signal asked for.

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::command::{Command, Entry, GROUPS};
 
+/// What `launch` starts.
+const LAUNCHED: &str = "launched";
+
 const AFTER_HELP: &str = "Flags may be written with `-` for `_`. Every flag can stand in the YAML \
                           file of --config; flags override the file, --set overrides flags.";
 
@@ -22,6 +25,8 @@ pub struct Invocation {
     pub command: Command,
     /// The file of `--config`.
     pub config: Option<PathBuf>,
+    /// What stands behind the flags of `launch`: another command line without the program's name.
+    pub launched: Vec<OsString>,
     flags: Vec<(String, Vec<String>)>,
     sets: Vec<String>,
     foreign: &'static [CompatFlag],
@@ -54,12 +59,14 @@ pub enum UsageError {
     },
     /// A flag of a program that starts several processes.
     #[error(
-        "`{flag}` is a flag of a launcher: several processes are not built yet\n\
-         hint: start the program without a launcher"
+        "`{flag}` is a flag of a launcher, and `{command}` is no command with ranks\n\
+         hint: `vlm-r1 launch --nproc_per_node 8 -- grpo ...` starts ranks; `grpo`, `sft` and `eval` have them"
     )]
     Launcher {
         /// The flag as given.
         flag: String,
+        /// The command.
+        command: &'static str,
     },
     /// A command that does not exist.
     #[error("unknown command `{command}`\nhint: {}", hint_of_command(*nearest, beside))]
@@ -74,14 +81,27 @@ pub enum UsageError {
     /// Anything else, in clap's words; help and version are no errors.
     #[error("{0}")]
     Clap(#[from] clap::Error),
-    /// More than one process.
-    #[error(
-        "WORLD_SIZE is `{got}`: several processes are not built yet, expected 1\n\
-         hint: unset WORLD_SIZE, or start the program without a launcher"
-    )]
-    WorldSize {
+    /// One of several processes, of a command that has no ranks.
+    #[error("WORLD_SIZE is `{got}`, and `{command}` is done by one process\nhint: {hint}")]
+    OneProcess {
+        /// The command.
+        command: &'static str,
         /// The value of the variable.
         got: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A variable of a launcher that means nothing.
+    #[error(
+        "{name} is `{got}`, expected {expected}\nhint: torchrun, srun and `vlm-r1 launch` set it"
+    )]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        got: String,
+        /// What it could be.
+        expected: &'static str,
     },
 }
 
@@ -104,7 +124,8 @@ fn hint_of_command(nearest: Option<&str>, beside: &[&str]) -> String {
 /// # Errors
 /// Where it means nothing, and where it asks for help or the version.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, UsageError> {
-    let arguments: Vec<OsString> = arguments.map(with_canonical_name).collect();
+    let given: Vec<OsString> = arguments.collect();
+    let arguments: Vec<OsString> = given.iter().cloned().map(with_canonical_name).collect();
     let mut command = clap_command();
     let matches =
         command.try_get_matches_from_mut(&arguments).map_err(|error| explain(error, &arguments))?;
@@ -117,8 +138,14 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, Us
     let entry = named.entry();
     let names = entry.fields.iter().map(|field| field.name);
     let foreign = (entry.foreign)().iter().map(|foreign| foreign.name);
+    let launched = match named {
+        Command::Launch => matches.get_many::<OsString>(LAUNCHED).unwrap_or_default().len(),
+        _ => 0,
+    };
     Ok(Invocation {
         command: named,
+        // As they were written.
+        launched: given[given.len() - launched..].to_vec(),
         config: matches.get_one("config").cloned(),
         flags: names.chain(foreign).filter_map(|name| flag(matches, name)).collect(),
         sets: matches.get_many("set").unwrap_or_default().cloned().collect(),
@@ -165,6 +192,7 @@ fn clap_command() -> clap::Command {
                 .action(ArgAction::Set)
                 .hide(true)
         });
+        let launched = (*command == Command::Launch).then(launched_argument);
         let (group, name) = match entry.name.split_once(' ') {
             Some((group, name)) => (Some(group), name),
             None => (None, entry.name),
@@ -175,7 +203,8 @@ fn clap_command() -> clap::Command {
             .args_override_self(true)
             .args(layer_arguments())
             .args(fields)
-            .args(foreign);
+            .args(foreign)
+            .args(launched);
         (group, command)
     });
     let (grouped, alone): (Vec<_>, Vec<_>) = commands.partition(|(group, _)| group.is_some());
@@ -195,6 +224,17 @@ fn clap_command() -> clap::Command {
         .arg_required_else_help(true)
         .subcommands(alone.into_iter().map(|(_, command)| command))
         .subcommands(groups)
+}
+
+fn launched_argument() -> Arg {
+    Arg::new(LAUNCHED)
+        .value_name("COMMAND")
+        .value_parser(clap::value_parser!(OsString))
+        .num_args(1..)
+        .required(true)
+        .trailing_var_arg(true)
+        .allow_hyphen_values(true)
+        .help("What the ranks do, with its flags: `-- grpo --config run.yaml`")
 }
 
 fn layer_arguments() -> [Arg; 2] {
@@ -291,7 +331,7 @@ fn explain(error: clap::Error, arguments: &[OsString]) -> UsageError {
                         .chain(["config", "set", "help"]);
                     let name = flag.trim_start_matches('-');
                     if config::is_of_launcher(name) {
-                        return UsageError::Launcher { flag };
+                        return UsageError::Launcher { flag, command: entry.name };
                     }
                     // Two names for the same, as trainers and the other commands have it.
                     let other = match name {
@@ -351,18 +391,5 @@ fn names_beside(arguments: &[OsString]) -> Vec<&'static str> {
             words.dedup();
             words
         }
-    }
-}
-
-/// Refuses to be one of several processes.
-///
-/// # Errors
-/// Where `WORLD_SIZE` is set to anything but 1.
-pub fn check_world_size() -> Result<(), UsageError> {
-    match std::env::var("WORLD_SIZE") {
-        Ok(got) if got.trim() != "1" && !got.trim().is_empty() => {
-            Err(UsageError::WorldSize { got })
-        }
-        _ => Ok(()),
     }
 }

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use config::Section;
 use config::{
     CompatEffect, CompatFlag, Config, DataCheckConfig, DataConvertConfig, DemoConfig, DoctorConfig,
-    EvalConfig, Field, GenerateConfig, GrpoConfig, LogprobsConfig, MergeConfig, PlanConfig,
-    RewardConfig, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
+    EvalConfig, Field, GenerateConfig, GrpoConfig, LaunchConfig, LogprobsConfig, MergeConfig,
+    PlanConfig, RewardConfig, SftConfig, compat_flags_of_grpo, compat_flags_of_sft,
 };
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ commands! {
     Grpo,
     /// Training on true answers.
     Sft,
+    /// Ranks of a command, started on this machine.
+    Launch,
     /// Memory and time of a run, before it is begun.
     Plan,
     /// Questions to a model, or two evaluations compared.
@@ -72,6 +74,11 @@ impl Command {
                 "sft",
                 "Train on the true answers; continues the run in --output_dir",
                 compat_flags_of_sft,
+            ),
+            Self::Launch => entry::<LaunchConfig>(
+                "launch",
+                "Start ranks of grpo, sft or eval on this machine, as torchrun does, without Python",
+                none,
             ),
             Self::Plan => entry::<PlanConfig>(
                 "plan",

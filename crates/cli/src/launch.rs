@@ -11,6 +11,7 @@ use std::path::{PathBuf, absolute};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process;
 
 /// The commit that the programs were built of, where it is known.
 pub const COMMIT: Option<&str> = option_env!("VLM_R1_COMMIT");
@@ -21,6 +22,8 @@ pub const ENGINE: &str = "vlm-r1-engine";
 const ENGINE_VARIABLE: &str = "VLM_R1_ENGINE";
 /// The variable in which the front says of which build it is.
 const FRONT_VARIABLE: &str = "VLM_R1_FRONT_BUILD";
+/// The variable in which `vlm-r1 launch` says its process id to the ranks that it starts.
+pub const LAUNCHER_VARIABLE: &str = "VLM_R1_LAUNCHER";
 /// Variables by which a user says how idle threads wait.
 const WAITING: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
 /// Rounds of spinning before a thread sleeps (libgomp's own choice is 300,000).
@@ -74,10 +77,25 @@ pub fn engine() -> Result<(PathBuf, Command)> {
     }
     let mut command = Command::new(&program);
     command.env(FRONT_VARIABLE, build());
+    // Of this process alone, not of those that it starts.
+    command.env_remove(LAUNCHER_VARIABLE);
     if WAITING.iter().all(|name| env::var_os(name).is_none()) {
         command.env("GOMP_SPINCOUNT", SPIN_COUNT);
     }
     Ok((program, command))
+}
+
+/// Lets this process be killed with the launcher that started it, however that ends: no rank is left behind on a GPU.
+/// The engine that takes its place keeps that.
+pub fn end_with_launcher() {
+    let launcher = env::var(LAUNCHER_VARIABLE).ok().and_then(|id| id.parse().ok());
+    let Some(launcher) = launcher else { return };
+    let asked = process::set_parent_process_death_signal(Some(process::Signal::KILL));
+    let parent = process::getppid().map(|parent| parent.as_raw_nonzero().get());
+    if asked.is_err() || parent != Some(launcher) {
+        base::say!("error: the launcher, process {launcher}, is gone");
+        std::process::exit(1);
+    }
 }
 
 /// Version and commit.

@@ -10,11 +10,13 @@ use cli::program::{with_checked_config, with_config};
 use cli::{commands, launch, program};
 
 fn main() -> ExitCode {
+    launch::end_with_launcher();
     program::run(act, |_| false)
 }
 
 fn act(invocation: &Invocation) -> Result<()> {
     match invocation.command {
+        Command::Launch => commands::launch(invocation),
         Command::Reward => {
             with_config(invocation, |config| config.machine.dry_run, commands::reward)
         }

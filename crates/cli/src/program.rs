@@ -7,13 +7,23 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use base::console::{self, describe};
-use config::{Config, ConfigError, Resolved, resolve, to_yaml};
+use config::{Config, ConfigError, DeepSpeedFile, Resolved, resolve, to_yaml};
 
 use crate::arguments::{self, Invocation, UsageError};
 use crate::signals::{self, IsStop};
-use crate::{deepspeed, launch, output};
+use crate::{launch, launched, output};
 
 const WRONG_USE: u8 = 2;
+
+/// The end of a program that passes on an exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Ended {
+    /// The exit code.
+    pub code: u8,
+    /// What happened.
+    pub why: String,
+}
 
 /// Reads the command line and has `act` obey it; `is_stop` says which of its errors are the end that a signal asked for.
 pub fn run(act: impl FnOnce(&Invocation) -> Result<()>, is_stop: IsStop) -> ExitCode {
@@ -36,7 +46,7 @@ pub fn run(act: impl FnOnce(&Invocation) -> Result<()>, is_stop: IsStop) -> Exit
 
 fn obey(act: impl FnOnce(&Invocation) -> Result<()>) -> Result<()> {
     let invocation = arguments::parse(std::env::args_os())?;
-    arguments::check_world_size()?;
+    launched::check(&invocation)?;
     act(&invocation)
 }
 
@@ -78,24 +88,47 @@ pub fn with_checked_config<T: Config>(
 ) -> Result<()> {
     // Not before: what the front had heard would be lost where it is replaced by the engine.
     signals::listen()?;
-    let resolved = resolved::<T>(invocation)?;
-    if !resolved.without_effect.is_empty() {
+    let mut resolved = resolved::<T>(invocation)?;
+    if !resolved.without_effect.is_empty() && launched::is_first() {
         let flags = resolved.without_effect.iter().map(|(name, why)| format!("`--{name}` ({why})"));
         base::say!("warning: no effect here: {}", flags.collect::<Vec<_>>().join(", "));
     }
-    let deepspeed = resolved.compat.iter().find(|(name, _)| name == "deepspeed");
-    let deepspeed = deepspeed.map_or(Ok(()), |(_, given)| deepspeed::warn_of_other_settings(given));
+    let fitted = fit_to_ranks(&mut resolved.config);
     if dry_run(&resolved.config) {
-        console::print(to_yaml(&resolved.config)?.trim_end());
-        return match (check(&resolved.config), deepspeed) {
+        if launched::is_first() {
+            console::print(to_yaml(&resolved.config)?.trim_end());
+        }
+        return match (check(&resolved.config), fitted) {
             (Err(first), Err(second)) => bail!("{}\n{}", message(&first), message(&second)),
             (first, second) => first.and(second),
         };
     }
-    if let Err(error) = deepspeed {
-        base::say!("warning: {}", message(&error));
-    }
+    fitted?;
     act(&resolved.config)
+}
+
+/// Lets the settings do what launcher and DeepSpeed's configuration say.
+fn fit_to_ranks<T: Config>(config: &mut T) -> Result<()> {
+    let given = config.deepspeed().map(str::trim).filter(|given| !given.is_empty());
+    let file = match given.map(|given| (DeepSpeedFile::path_of(given), given)) {
+        None => None,
+        Some((None, text)) => Some(DeepSpeedFile::parse(None, text)?),
+        Some((Some(path), _)) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("`deepspeed`: {}", path.display()))?;
+            Some(DeepSpeedFile::parse(Some(path), &text)?)
+        }
+    };
+    let idle = config.fit_to_ranks(launched::num_ranks()?, file.as_ref())?;
+    if let Some(file) = file.filter(|_| !idle.is_empty() && launched::is_first()) {
+        let keys: Vec<String> = idle.iter().map(|key| format!("`{key}`")).collect();
+        base::say!(
+            "warning: {}: no effect here, where buckets and reports are our own: {}",
+            file.place().display(),
+            keys.join(", ")
+        );
+    }
+    Ok(())
 }
 
 fn report(error: &anyhow::Error, is_stop: IsStop) -> ExitCode {
@@ -115,6 +148,9 @@ fn report(error: &anyhow::Error, is_stop: IsStop) -> ExitCode {
         return ExitCode::from(128 + signal as u8);
     }
     base::say!("error: {}", message(error));
+    if let Some(ended) = error.downcast_ref::<Ended>() {
+        return ExitCode::from(ended.code);
+    }
     if error.is::<UsageError>() || error.is::<ConfigError>() {
         return ExitCode::from(WRONG_USE);
     }

@@ -155,7 +155,7 @@ fn log_from_thread(text: String) -> Receiver<()> {
 }
 
 /// Whether whoever started this program had it ignore a signal (`nohup`). Where the system does not say, no.
-fn is_ignored(signal: i32) -> bool {
+pub(crate) fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignores(&status, signal)
 }

@@ -21,10 +21,11 @@ const SIDE_BY_SIDE: (f64, &str) = (65_536.0, "each of them takes memory at the s
 const PIXELS: (f64, &str) = (67_108_864.0, "every image would be enlarged to that size in memory");
 const STEPS: (f64, &str) = (1e9, "no run ends after that many steps");
 const SECS: (f64, &str) = (1e8, "three years are as good as no limit");
+const RANKS: (f64, &str) = (65_536.0, "no run has that many");
 const BATCH: (f64, &str) = (65_536.0, "the rows of a batch are in memory together");
 
 /// Whole numbers with a bound of their own.
-const COUNTS: [(&str, (f64, &str)); 31] = [
+const COUNTS: [(&str, (f64, &str)); 36] = [
     ("num_threads", THREADS),
     ("dataloader_num_workers", THREADS),
     ("reward_workers", THREADS),
@@ -52,6 +53,11 @@ const COUNTS: [(&str, (f64, &str)); 31] = [
     ("ref_model_sync_steps", STEPS),
     ("lora_r", (4096.0, "an adapter of a higher rank is as large as the weights under it")),
     ("patch_size", (4096.0, "no model has such patches")),
+    ("ddp_timeout", SECS),
+    ("ranks", RANKS),
+    ("nproc_per_node", THREADS),
+    ("nnodes", RANKS),
+    ("master_port", (65_535.0, "there are no more ports")),
     ("html_rows", (100_000.0, "no browser shows more")),
     ("max_boxes_per_category", (1e9, "no image holds more")),
     ("limit", (1e12, "no file has more rows")),
@@ -162,16 +168,17 @@ mod tests {
     use super::*;
     use crate::{
         DataCheckConfig, DataConvertConfig, DemoConfig, EvalConfig, GenerateConfig, GrpoConfig,
-        LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, Section, SftConfig,
+        LaunchConfig, LogprobsConfig, MergeConfig, PlanConfig, RewardConfig, Section, SftConfig,
     };
 
-    fn commands() -> [&'static [Field]; 11] {
+    fn commands() -> [&'static [Field]; 12] {
         [
             GrpoConfig::FIELDS,
             SftConfig::FIELDS,
             PlanConfig::FIELDS,
             EvalConfig::FIELDS,
             GenerateConfig::FIELDS,
+            LaunchConfig::FIELDS,
             LogprobsConfig::FIELDS,
             RewardConfig::FIELDS,
             MergeConfig::FIELDS,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::ConfigError;
+use super::{ConfigError, DeepSpeedFile};
 
 /// What values a field takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,7 +123,7 @@ pub trait Validate {
 
     /// Groups whose fields say where and how fast a run happens, not what it computes.
     fn free_groups() -> &'static [&'static str] {
-        &["run", "machine"]
+        &["run", "machine", "ranks"]
     }
 
     /// Fields of other groups of which the same is true: how rewards are asked, not what they say.
@@ -138,6 +138,23 @@ pub trait Validate {
             "judge_max_failed",
             "judge_cache",
         ]
+    }
+
+    /// The value of `--deepspeed`, where there is one.
+    fn deepspeed(&self) -> Option<&str> {
+        None
+    }
+
+    /// Takes over what a launcher's ranks and DeepSpeed's configuration say. Gives the keys of this that have no effect.
+    ///
+    /// # Errors
+    /// On what that cannot say beside these values, and values that make no sense on so many ranks.
+    fn fit_to_ranks(
+        &mut self,
+        _ranks: usize,
+        _file: Option<&DeepSpeedFile>,
+    ) -> Result<Vec<String>, ConfigError> {
+        Ok(Vec::new())
     }
 
     /// Fields that have no effect beside the values of others, and why.

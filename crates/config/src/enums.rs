@@ -322,6 +322,54 @@ choices! {
     }
 }
 
+choices! {
+    /// What is asked for of what ranks hold in shards, by the stages of DeepSpeed's ZeRO.
+    pub enum ZeroStageSetting {
+        /// 2 above one rank; with LoRA 0.
+        Auto = "auto",
+        /// Nothing.
+        Zero = "0",
+        /// The optimizer's state.
+        One = "1",
+        /// That and gradients.
+        Two = "2",
+        /// Weights too.
+        Three = "3",
+    }
+}
+
+/// What ranks hold in shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZeroStage {
+    /// Nothing: each has all, and gradients are summed.
+    Zero,
+    /// Exact weights, moments, summed gradients and the reference; weights in the compute type are whole on each.
+    Two,
+}
+
+impl ZeroStageSetting {
+    /// What a run on so many ranks does. One rank has nothing to share. Stage 3 runs as 2; whether that fits is for
+    /// the caller to ask.
+    pub fn resolved(self, ranks: usize, is_lora: bool) -> ZeroStage {
+        match self {
+            _ if ranks <= 1 => ZeroStage::Zero,
+            Self::Zero => ZeroStage::Zero,
+            Self::Auto if is_lora => ZeroStage::Zero,
+            Self::Auto | Self::One | Self::Two | Self::Three => ZeroStage::Two,
+        }
+    }
+}
+
+impl ZeroStage {
+    /// Its number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Zero => 0,
+            Self::Two => 2,
+        }
+    }
+}
+
 impl Optim {
     /// Whether moments take 8 bits.
     pub fn is_8bit(self) -> bool {

@@ -9,6 +9,7 @@ mod bounds;
 mod commands;
 mod compat;
 mod declare;
+mod deepspeed;
 mod enums;
 mod error;
 mod ranges;
@@ -22,10 +23,12 @@ pub use compat::{
     CompatEffect, CompatFlag, VLM_R1, compat_flags_of_grpo, compat_flags_of_sft, is_of_launcher,
 };
 pub use declare::{ColonList, Config, Field, Kind, Section, Setting, Validate, count, joined};
+pub use deepspeed::DeepSpeedFile;
 pub use enums::{
     AdvantageEstimator, BoxFormat, CudaGraphs, DType, EvalStrategy, ImageProcessor, Interval,
     KlEstimator, LossType, LrSchedulerType, MultiObjectiveAggregation, OnBadRow, Optim, RatioLevel,
-    Resume, RewardBatch, SamplerCorrection, SaveStrategy, ScaleRewards, SchedulerKwargs,
+    Resume, RewardBatch, SamplerCorrection, SaveStrategy, ScaleRewards, SchedulerKwargs, ZeroStage,
+    ZeroStageSetting,
 };
 pub use error::{ConfigError, Origin};
 pub use resolve::{Change, Layers, Resolved, changed_settings, resolve, to_yaml};

@@ -30,8 +30,6 @@ pub struct Resolved<T> {
     pub config: T,
     /// Flags that were given and change nothing, each with why.
     pub without_effect: Vec<(String, &'static str)>,
-    /// Those of other programs among them, with their values.
-    pub compat: Vec<(String, String)>,
 }
 
 /// Lays the layers over the defaults of `T`.
@@ -63,7 +61,7 @@ pub fn resolve<T: Config>(layers: &Layers<'_>) -> Result<Resolved<T>, ConfigErro
         idle.filter(|(name, _)| tree.asked.iter().any(|asked| asked == name))
             .map(|(name, why)| (name.to_owned(), why)),
     );
-    Ok(Resolved { config, without_effect, compat: tree.compat_values })
+    Ok(Resolved { config, without_effect })
 }
 
 /// Lays a mapping of a file, whose keys are looked for in `text`, over `base`.
@@ -165,7 +163,6 @@ struct Tree {
     fields: &'static [Field],
     compat: &'static [CompatFlag],
     without_effect: Vec<(String, &'static str)>,
-    compat_values: Vec<(String, String)>,
 }
 
 impl Tree {
@@ -182,7 +179,6 @@ impl Tree {
                 fields,
                 compat,
                 without_effect: vec![],
-                compat_values: vec![],
             }),
             Ok(_) => Err(ConfigError::Write { cause: "not a mapping".into() }),
             Err(error) => Err(ConfigError::Write { cause: error.to_string() }),
@@ -272,8 +268,6 @@ impl Tree {
         origin: Origin,
     ) -> Result<(), ConfigError> {
         let value = given.shown();
-        self.compat_values.retain(|(name, _)| name != compat.name);
-        self.compat_values.push((compat.name.to_owned(), value.clone()));
         let why = compat.why_inactive(&value).map_err(|reason| ConfigError::NotBuilt {
             origin,
             key: compat.name.to_owned(),

@@ -125,6 +125,8 @@ impl Kind {
             (_, Value::String(text)) => self.read_text(text),
             (Kind::Bool | Kind::BoolOrText, Value::Bool(_)) => Ok(value.clone()),
             (Kind::ChoiceOrBool { .. }, Value::Bool(value)) => self.read_text(&value.to_string()),
+            // Some words are numbers.
+            (Kind::Choice(_), Value::Number(number)) => self.read_text(&number.to_string()),
             (Kind::Numbers(names), Value::Object(values)) => {
                 let read = |(name, value): (&String, &Value)| {
                     let is_known = names.contains(&name.as_str());

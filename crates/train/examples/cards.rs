@@ -3,7 +3,7 @@
 //!     cargo run --release -p train --example cards
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
-use train::plan::{Choice, Load, Shape, Trained, completions_that_fit, memory};
+use train::plan::{Choice, Load, Ranks, Shape, Trained, completions_that_fit, memory};
 
 const GROUP: u64 = 8;
 /// A group: a prompt with an image of 640 x 480, completions of 512 tokens.
@@ -45,6 +45,7 @@ fn main() {
                     offload_optimizer,
                     offload_reference,
                     cpu_kernels: false,
+                    ranks: Ranks::ONE,
                 };
                 let of = |recompute| memory(&shape, Choice { recompute, ..choice }, &LOAD, &LOAD);
                 let gigabytes = |bytes: u64| bytes as f64 / 1e9;

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use base::model_folder::read_config;
-use config::{CudaGraphs, PlanConfig};
+use config::{CudaGraphs, PlanConfig, ZeroStage, ZeroStageSetting};
 use train::plan::{
-    CARDS, Card, Choice, Memory, PlanInputs, Trained, completions_that_fit, memory, num_trained,
-    plan_inputs, predict, step_secs,
+    CARDS, Card, Choice, Memory, NETWORKS, PlanInputs, Ranks, Trained, bytes_sent,
+    completions_that_fit, memory, num_trained, plan_inputs, predict, step_secs,
 };
 
 use cli::hub;
@@ -37,7 +37,7 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
         run.machine.device = "cpu".into();
         run.rollout.cuda_graphs = CudaGraphs::Off;
     }
-    let mut inputs = plan_inputs(&run, &folder)?;
+    let mut inputs = plan_inputs(&run, config.plan.ranks, &folder)?;
     if card.is_some() {
         inputs.choice.cpu_kernels = false;
     }
@@ -61,11 +61,12 @@ pub fn plan(config: &PlanConfig) -> Result<()> {
     print_memory(&inputs, &choices);
     print_disk(&inputs, &choices, bytes_of_weight(&folder)?);
     print_fits(&inputs, &choices, &available);
+    print_stage_three(&inputs, &available);
     let secs = match card {
         Some(card) => predicted(&inputs, &choices, &card, graphs),
         None => timed(&inputs, &choices)?.map(Some),
     };
-    print_secs(&inputs, secs, config.plan.cost_per_hour);
+    print_secs(&inputs, &choices, secs, config.plan.cost_per_hour);
     if run.eval.eval_config.is_some() {
         base::print_data!("evaluations take time and memory of their own, which is not counted");
     }
@@ -93,11 +94,12 @@ fn print_load(inputs: &PlanInputs) {
     );
     base::print_data!(
         "a step: {}, {}; a micro-batch: {}, {} tokens",
-        count(inputs.step.prompts, "prompt"),
-        count(inputs.step.completions, "completion"),
+        count(inputs.prompts, "prompt"),
+        count(inputs.completions, "completion"),
         count(batch.completions, "completion"),
         batch.tokens()
     );
+    print_ranks(inputs);
     let choice = inputs.choice;
     let (kind, kept) = (
         if choice.bf16 { "bf16" } else { "f32" },
@@ -119,6 +121,22 @@ fn print_load(inputs: &PlanInputs) {
         what => format!("; in host memory: {}", what.join(", ")),
     };
     base::print_data!("{kind}, {moments}activations {kept}; these flags train {trained}{away}\n");
+}
+
+fn print_ranks(inputs: &PlanInputs) {
+    let ranks = inputs.choice.ranks.count;
+    if ranks > 1 {
+        let shards = match inputs.choice.zero_stage() {
+            ZeroStage::Zero => "nothing in shards (stage 0)",
+            ZeroStage::Two => {
+                "exact weights, moments, summed gradients and reference in shards (stage 2)"
+            }
+        };
+        base::print_data!(
+            "{ranks} ranks: {} on each; {shards}; memory and time are those of one rank",
+            count(inputs.step.completions, "completion")
+        );
+    }
 }
 
 fn print_row(name: &str, cells: &[String]) {
@@ -158,6 +176,17 @@ fn print_memory(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3]) {
     let peaks = other.map(|choice| memory(&inputs.shape, choice, batch, &inputs.sampled).peak);
     let name = if inputs.choice.recompute { "peak, activations kept" } else { "peak, recomputed" };
     print_row(name, &peaks.map(mebibytes));
+    if inputs.choice.ranks.count > 1 {
+        for (name, stage) in
+            [("peak, stage 0", ZeroStageSetting::Zero), ("peak, stage 2", ZeroStageSetting::Two)]
+        {
+            let peaks = choices.map(|(_, choice)| {
+                let choice = Choice { ranks: Ranks { stage, ..choice.ranks }, ..choice };
+                memory(&inputs.shape, choice, batch, &inputs.sampled).peak
+            });
+            print_row(name, &peaks.map(mebibytes));
+        }
+    }
     if plans.iter().any(|plan| plan.host > 0) {
         // On a CPU both are one memory; a plan may be made for another machine.
         print_row("in host memory besides", &plans.map(|plan| mebibytes(plan.host)));
@@ -174,6 +203,8 @@ fn print_disk(inputs: &PlanInputs, choices: &[(&'static str, Choice); 3], size: 
         Trained::Full | Trained::FrozenVision => size * all,
     });
     let state = choices.map(|(_, choice)| {
+        // Of all ranks.
+        let choice = Choice { ranks: Ranks::ONE, ..choice };
         let moments = memory(shape, choice, &inputs.micro_batch, &inputs.sampled).moments;
         4 * num_trained(shape, choice.trained) + moments
     });
@@ -224,6 +255,18 @@ fn print_fits(
                 fit(inputs, choice, *bytes)
             });
             print_row(&format!("{name}, {how}"), &cells);
+        }
+    }
+}
+
+/// Whether `--zero_stage 3` would run, which it does as stage 2.
+fn print_stage_three(inputs: &PlanInputs, available: &[(String, u64)]) {
+    let ranks = inputs.choice.ranks;
+    if ranks.count > 1 && ranks.stage == ZeroStageSetting::Three {
+        for (name, bytes) in available {
+            let said = inputs.stage_two_for_three(*bytes);
+            let said = said.unwrap_or_else(|refusal| refusal.to_string());
+            base::print_data!("\n{name}: {said}");
         }
     }
 }
@@ -287,16 +330,39 @@ fn predicted(
     steps.map(|step| step.map(|step| step.secs(card)))
 }
 
-fn print_secs(inputs: &PlanInputs, secs: [Option<f64>; 3], per_hour: Option<f64>) {
+fn print_secs(
+    inputs: &PlanInputs,
+    choices: &[(&'static str, Choice); 3],
+    secs: [Option<f64>; 3],
+    per_hour: Option<f64>,
+) {
+    if inputs.choice.ranks.count == 1 {
+        return print_step(inputs, "", secs, per_hour);
+    }
+    let sent = choices.map(|(_, choice)| bytes_sent(&inputs.shape, choice, &inputs.work()));
+    print_row("sent by a rank a step, MiB", &sent.map(mebibytes));
+    for network in NETWORKS {
+        let alone = sent.map(|bytes| network.secs(bytes));
+        print_row(&format!("{}, s", network.name), &alone.map(|secs| format!("{secs:.3}")));
+        let mut all = secs;
+        for (secs, alone) in all.iter_mut().zip(alone) {
+            *secs = secs.map(|secs| secs + alone);
+        }
+        print_step(inputs, &format!(", {}", network.name), all, per_hour);
+    }
+}
+
+/// Seconds of a step, hours and cost of the run; `over` says what ranks talk over.
+fn print_step(inputs: &PlanInputs, over: &str, secs: [Option<f64>; 3], per_hour: Option<f64>) {
     let row = |name: &str, of: &dyn Fn(f64) -> String| {
         print_row(name, &secs.map(|secs| secs.map_or("does not fit".into(), of)));
     };
-    row("a step, s", &|secs| format!("{secs:.3}"));
+    row(&format!("a step{over}, s"), &|secs| format!("{secs:.3}"));
     let hours = |secs: f64| secs * inputs.steps as f64 / 3600.0;
-    let name = format!("{}, h", count(inputs.steps, "step"));
+    let name = format!("{}{over}, h", count(inputs.steps, "step"));
     row(&name, &|secs| format!("{:.2}", hours(secs)));
     if let Some(price) = per_hour {
-        row("cost", &|secs| format!("{:.2}", hours(secs) * price));
+        row(&format!("cost{over}"), &|secs| format!("{:.2}", hours(secs) * price));
     }
 }
 

@@ -129,9 +129,9 @@ fn wrong_words_are_refused_with_the_nearest() {
     refused(&dry("stray"));
     refused(&dry("-x"));
     refused(&dry("--beta"));
-    let foreign = call("generate --model m --prompt p --deepspeed x");
+    let foreign = call("generate --model m --prompt p --nproc_per_node 8");
     assert!(
-        refused(&foreign).contains("`--deepspeed` is a flag of a launcher: several processes"),
+        refused(&foreign).contains("`--nproc_per_node` is a flag of a launcher, and `generate`"),
         "{}",
         foreign.stderr
     );
@@ -390,10 +390,11 @@ fn several_processes_are_refused() {
         )
     };
     let two = with_world_size("2");
+    assert_eq!(two.code, Some(1), "{}", two.stderr);
+    assert!(two.stderr.contains("2 ranks: several processes are not built yet"), "{}", two.stderr);
     assert!(
-        refused(&two).contains("WORLD_SIZE is `2`: several processes are not built yet"),
-        "{}",
-        two.stderr
+        refused(&with_world_size("two"))
+            .contains("WORLD_SIZE is `two`, expected the number of ranks")
     );
     assert_eq!(with_world_size("1").code, Some(0));
 }

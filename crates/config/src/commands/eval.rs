@@ -2,7 +2,7 @@
 
 use crate::declare::{ColonList, choices};
 use crate::ranges::{demand, validate_overlong, validate_task_type};
-use crate::sections::{DeviceSection, FilterSection, LoadSection, RewardSection};
+use crate::sections::{DeviceSection, FilterSection, LoadSection, RanksSection, RewardSection};
 use crate::{ConfigError, CudaGraphs, ImageProcessor, Validate, command, section};
 
 choices! {
@@ -181,6 +181,7 @@ command! {
         asked: EvalModelSection,
         load: LoadSection,
         machine: DeviceSection,
+        ranks: RanksSection,
         questions: TaskSection,
         sampling: EvalSamplingSection,
         filters: FilterSection,
@@ -232,7 +233,7 @@ impl EvalConfig {
 impl Validate for EvalConfig {
     fn free_groups() -> &'static [&'static str] {
         // Completions that are there are scored anew.
-        &["run", "machine", "scoring", "rewards"]
+        &["run", "machine", "ranks", "scoring", "rewards"]
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
@@ -250,6 +251,7 @@ impl Validate for EvalConfig {
             demand(value > 0, key, value, "at least 1")?;
         }
         self.machine.validate()?;
+        self.ranks.validate()?;
         validate_overlong(self.references.overlong_max_tokens, self.rewards.overlong_cache_tokens)
     }
 }

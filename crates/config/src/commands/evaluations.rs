@@ -10,7 +10,7 @@ use crate::yaml::parse_mapping;
 use crate::{ConfigError, EvalConfig, Origin, canonical};
 
 /// Settings of `eval` that the run itself decides, and how.
-const OF_THE_RUN: [(&str, &str); 11] = [
+const OF_THE_RUN: [(&str, &str); 13] = [
     ("model", "the policy of the run is asked"),
     ("model_revision", "the policy of the run is asked"),
     ("base_model", "the policy of the run is asked"),
@@ -18,6 +18,8 @@ const OF_THE_RUN: [(&str, &str); 11] = [
     ("dtype", "it is that of the run, see `--bf16`"),
     ("device", "it is that of the run"),
     ("num_threads", "they are those of the run"),
+    ("ddp_timeout", "it is that of the run"),
+    ("check_collectives", "it is that of the run"),
     ("allow_changed", "every evaluation begins anew"),
     ("compare", "results are compared by `vlm-r1 eval --compare`"),
     ("html", "`report.html` is always written"),

@@ -4,10 +4,10 @@
 use crate::ranges::{demand, validate_overlong};
 use crate::sections::{
     AlgorithmSection, DataSection, EvalSection, FilterSection, GrpoRewardSection, MachineSection,
-    ModelSection, OptimizerSection, RewardSection, RolloutSection, RunSection, SamplingSection,
-    SaveSection, StartSection,
+    ModelSection, OptimizerSection, RanksSection, RewardSection, RolloutSection, RunSection,
+    SamplingSection, SaveSection, ShardsSection, StartSection,
 };
-use crate::{ConfigError, Validate, command};
+use crate::{ConfigError, DeepSpeedFile, Validate, ZeroStage, command};
 
 command! {
     /// Group relative policy optimisation.
@@ -20,6 +20,8 @@ command! {
         eval: EvalSection,
         start: StartSection,
         machine: MachineSection,
+        ranks: RanksSection,
+        shards: ShardsSection,
         rewards: RewardSection,
         scoring: GrpoRewardSection,
         algorithm: AlgorithmSection,
@@ -51,9 +53,18 @@ pub struct TrainingSections {
     pub start: StartSection,
     /// The machine, and its memory.
     pub machine: MachineSection,
+    /// How ranks talk to one another.
+    pub ranks: RanksSection,
+    /// What they hold in shards.
+    pub shards: ShardsSection,
 }
 
 impl TrainingSections {
+    /// What ranks hold in shards where there are so many.
+    pub fn zero_stage(&self, ranks: usize) -> ZeroStage {
+        self.shards.zero_stage(ranks, self.model.use_peft)
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         self.data.validate()?;
         self.model.validate()?;
@@ -61,7 +72,8 @@ impl TrainingSections {
         self.run.validate()?;
         self.save.validate()?;
         self.eval.validate(self.run.logging_steps, self.data.val_split_ratio)?;
-        self.machine.validate()
+        self.machine.validate()?;
+        self.ranks.validate()
     }
 
     pub(crate) fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
@@ -86,18 +98,46 @@ impl GrpoConfig {
             eval: self.eval.clone(),
             start: self.start.clone(),
             machine: self.machine.clone(),
+            ranks: self.ranks.clone(),
+            shards: self.shards.clone(),
         }
     }
 
     /// The same with other ones of them.
     #[must_use]
     pub fn with_training(self, sections: TrainingSections) -> Self {
-        let TrainingSections { model, data, optimizer, run, save, eval, start, machine } = sections;
-        Self { model, data, optimizer, run, save, eval, start, machine, ..self }
+        let TrainingSections {
+            model,
+            data,
+            optimizer,
+            run,
+            save,
+            eval,
+            start,
+            machine,
+            ranks,
+            shards,
+        } = sections;
+        Self { model, data, optimizer, run, save, eval, start, machine, ranks, shards, ..self }
     }
 }
 
 impl Validate for GrpoConfig {
+    fn deepspeed(&self) -> Option<&str> {
+        self.shards.deepspeed.as_deref()
+    }
+
+    fn fit_to_ranks(
+        &mut self,
+        ranks: usize,
+        file: Option<&DeepSpeedFile>,
+    ) -> Result<Vec<String>, ConfigError> {
+        let mut sections = self.training();
+        let idle = sections.fit_to_ranks(ranks, file)?;
+        *self = std::mem::take(self).with_training(sections);
+        Ok(idle)
+    }
+
     fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
         [self.training().inactive_fields(), self.algorithm.inactive_fields()].concat()
     }

@@ -7,6 +7,7 @@ mod eval;
 mod evaluations;
 mod generate;
 mod grpo;
+mod launch;
 mod logprobs;
 mod merge;
 mod plan;
@@ -25,6 +26,7 @@ pub use generate::{
     AskedSection, DecodingSection, GenerateConfig, GenerationSection, QuestionSection,
 };
 pub use grpo::{GrpoConfig, TrainingSections};
+pub use launch::{LaunchConfig, LaunchSection};
 pub use logprobs::{LogprobsConfig, RowSection};
 pub use merge::MergeConfig;
 pub use plan::{PlanConfig, PlanSection};

@@ -1,7 +1,7 @@
 //! What `plan` takes: the settings of `grpo`, and a few of its own.
 
-use crate::ranges::{NOT_NEGATIVE, demand};
-use crate::{ConfigError, GrpoConfig, Validate, command, section};
+use crate::ranges::{NOT_NEGATIVE, POSITIVE, demand};
+use crate::{ConfigError, DeepSpeedFile, GrpoConfig, Validate, command, section};
 
 section! {
     /// What a plan is made for.
@@ -11,7 +11,10 @@ section! {
             /// this machine (a GPU's must be given), or of the card that `--device` names: H200, H100, A100 or
             /// RTX4090, for which time is then predicted, wherever the plan is made.
             memory: Vec<String> = Vec::new(),
-            /// Price of the machine; the cost of the run is told in the same money.
+            /// Ranks to plan for: a step has `per_device_train_batch_size` x `gradient_accumulation_steps` completions
+            /// for each of them, and memory is that of one.
+            ranks: usize = 1,
+            /// Price of the machine, or of all of them; the cost of the run is told in the same money.
             cost_per_hour: Option<f64> = None,
         }
     }
@@ -57,12 +60,26 @@ fn bytes(text: &str) -> Result<u64, ConfigError> {
 }
 
 impl Validate for PlanConfig {
+    fn deepspeed(&self) -> Option<&str> {
+        self.grpo.deepspeed()
+    }
+
+    /// The ranks are those that are planned for.
+    fn fit_to_ranks(
+        &mut self,
+        _ranks: usize,
+        file: Option<&DeepSpeedFile>,
+    ) -> Result<Vec<String>, ConfigError> {
+        self.grpo.fit_to_ranks(self.plan.ranks, file)
+    }
+
     fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
         self.grpo.inactive_fields()
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.plan.memory_bytes()?;
+        demand(self.plan.ranks > 0, "ranks", 0, POSITIVE)?;
         let cost = self.plan.cost_per_hour.unwrap_or_default();
         demand(cost >= 0.0, "cost_per_hour", cost, NOT_NEGATIVE)?;
         self.grpo.validate()

@@ -1,10 +1,12 @@
 //! What `sft` takes.
 
 use crate::sections::{
-    DataSection, EvalSection, MachineSection, ModelSection, OptimizerSection, RunSection,
-    SaveSection, StartSection,
+    DataSection, EvalSection, MachineSection, ModelSection, OptimizerSection, RanksSection,
+    RunSection, SaveSection, ShardsSection, StartSection,
 };
-use crate::{ConfigError, LrSchedulerType, TrainingSections, Validate, command, section};
+use crate::{
+    ConfigError, DeepSpeedFile, LrSchedulerType, TrainingSections, Validate, command, section,
+};
 
 section! {
     /// What `sft` asks and takes.
@@ -29,6 +31,8 @@ command! {
         eval: EvalSection,
         start: StartSection,
         machine: MachineSection,
+        ranks: RanksSection,
+        shards: ShardsSection,
         sft: SftSection,
     }
     with {
@@ -52,18 +56,46 @@ impl SftConfig {
             eval: self.eval.clone(),
             start: self.start.clone(),
             machine: self.machine.clone(),
+            ranks: self.ranks.clone(),
+            shards: self.shards.clone(),
         }
     }
 
     /// The same with other ones of them.
     #[must_use]
     pub fn with_training(self, sections: TrainingSections) -> Self {
-        let TrainingSections { model, data, optimizer, run, save, eval, start, machine } = sections;
-        Self { model, data, optimizer, run, save, eval, start, machine, ..self }
+        let TrainingSections {
+            model,
+            data,
+            optimizer,
+            run,
+            save,
+            eval,
+            start,
+            machine,
+            ranks,
+            shards,
+        } = sections;
+        Self { model, data, optimizer, run, save, eval, start, machine, ranks, shards, ..self }
     }
 }
 
 impl Validate for SftConfig {
+    fn deepspeed(&self) -> Option<&str> {
+        self.shards.deepspeed.as_deref()
+    }
+
+    fn fit_to_ranks(
+        &mut self,
+        ranks: usize,
+        file: Option<&DeepSpeedFile>,
+    ) -> Result<Vec<String>, ConfigError> {
+        let mut sections = self.training();
+        let idle = sections.fit_to_ranks(ranks, file)?;
+        *self = std::mem::take(self).with_training(sections);
+        Ok(idle)
+    }
+
     fn inactive_fields(&self) -> Vec<(&'static str, &'static str)> {
         self.training().inactive_fields()
     }

@@ -24,6 +24,9 @@ pub enum CompatEffect {
     /// Nothing with these values (lower case; numbers by their value); any other asks for what is not built, and what
     /// to do.
     Only(&'static [&'static str], &'static str),
+    /// Nothing with these values (lower case), which ask for what is chosen here, and how; any other is refused with the
+    /// same words.
+    OneOf(&'static [&'static str], &'static str),
     /// What this field does.
     Alias(&'static str),
 }
@@ -37,6 +40,10 @@ impl CompatFlag {
         match self.effect {
             CompatEffect::None(why) => Ok(why),
             CompatEffect::Alias(_) => Ok("it is another name"),
+            CompatEffect::OneOf(accepted, why) => {
+                let value = value.trim().to_ascii_lowercase();
+                accepted.contains(&value.as_str()).then_some(why).ok_or(why)
+            }
             CompatEffect::Only(accepted, reason) => {
                 let value = value.trim().to_ascii_lowercase();
                 let number = value.parse::<f64>().ok();
@@ -66,6 +73,14 @@ pub(super) const fn only(
     reason: &'static str,
 ) -> CompatFlag {
     CompatFlag { name, effect: CompatEffect::Only(accepted, reason) }
+}
+
+pub(super) const fn one_of(
+    name: &'static str,
+    accepted: &'static [&'static str],
+    why: &'static str,
+) -> CompatFlag {
+    CompatFlag { name, effect: CompatEffect::OneOf(accepted, why) }
 }
 
 /// Flags that `grpo` takes for the sake of other programs' scripts.

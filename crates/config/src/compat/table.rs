@@ -2,7 +2,7 @@
 //! and of the 4.49 that VLM-R1 ran, of TRL 1.16's `GRPOConfig`, `SFTConfig`, `ModelConfig` and `ScriptArguments`, of
 //! VLM-R1's own arguments, and of launchers.
 
-use super::{CompatFlag, alias, none, only};
+use super::{CompatFlag, alias, none, one_of, only};
 
 const OFF: &[&str] = &["false", "no", "off", "0", "none", "null", "", "[]", "{}"];
 const ON: &[&str] = &["true", "yes", "on", "1", "none", "null"];
@@ -10,7 +10,11 @@ const ON: &[&str] = &["true", "yes", "on", "1", "none", "null"];
 const VLLM: &str = "answers are sampled in this program";
 const TRACKERS: &str = "metrics.jsonl and TensorBoard files are always written";
 const DATA: &str = "data comes from `--data_file_paths`";
-const ONE_PROCESS: &str = "there is one process";
+const RANKS_ARE_TOLD: &str = "ranks are told by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT";
+const BUCKETS: &str = "gradients are summed in buckets of one size";
+const SHARDS: &str = "what ranks hold in shards is said by `--zero_stage`";
+const OWN_ROWS: &str = "each rank loads its own rows";
+const NO_ACCELERATOR: &str = "devices are `--device cpu` and `cuda:N`";
 const HUB: &str = "nothing is uploaded";
 const KERNELS: &str = "there is one set of kernels";
 const READERS: &str = "rows are read by threads";
@@ -18,7 +22,8 @@ const EVALUATION: &str = "evaluation fills its own batches";
 const NO_PADDING: &str = "there is no padding";
 const QUANTISED: &str = "it belongs to quantised weights";
 const BEST: &str = "it belongs to `load_best_model_at_end`";
-const SEVERAL: &str = "several processes; start the program without a launcher, for one process";
+const SEVERAL: &str =
+    "it stands before the command: `vlm-r1 launch --nproc_per_node 8 -- grpo ...`";
 const UPLOAD: &str = "upload the checkpoint folder by hand";
 const TEMPLATE: &str = "the chat template is that of the model's folder";
 
@@ -50,7 +55,7 @@ pub const VLM_R1: &[CompatFlag] = &[
     none("dataset_streaming", DATA),
     none("datasets", DATA),
     none("streaming", DATA),
-    none("ignore_bias_buffers", ONE_PROCESS),
+    none("ignore_bias_buffers", "there are no buffers to broadcast"),
     none("gradient_checkpointing_use_reentrant", "there is one way to checkpoint"),
     only("test_split_size", OFF, "rows are held out by `--val_split_ratio`"),
     // Of TRL's ModelConfig.
@@ -82,30 +87,32 @@ pub const VLM_R1: &[CompatFlag] = &[
     only("model_init_kwargs", OFF, "give a model folder that is as it should be"),
     only("disable_dropout", OFF, "give `--lora_dropout 0`; there is no other dropout"),
     // Of transformers: where and how fast a run happens.
-    none("deepspeed", "memory is not sharded over processes"),
-    none("fsdp", "memory is not sharded over processes"),
-    none("fsdp_config", "memory is not sharded over processes"),
-    none("fsdp_min_num_params", "memory is not sharded over processes"),
-    none("fsdp_transformer_layer_cls_to_wrap", "memory is not sharded over processes"),
-    none("sharded_ddp", "memory is not sharded over processes"),
-    none("ds3_gather_for_generation", "weights are not sharded"),
-    none("accelerator_config", ONE_PROCESS),
-    none("parallelism_config", ONE_PROCESS),
-    none("average_tokens_across_devices", ONE_PROCESS),
-    none("ddp_backend", ONE_PROCESS),
-    none("ddp_broadcast_buffers", ONE_PROCESS),
-    none("ddp_bucket_cap_mb", ONE_PROCESS),
-    none("ddp_find_unused_parameters", ONE_PROCESS),
-    none("ddp_static_graph", ONE_PROCESS),
-    none("ddp_timeout", ONE_PROCESS),
-    none("log_on_each_node", ONE_PROCESS),
-    none("save_on_each_node", ONE_PROCESS),
-    none("split_batches", ONE_PROCESS),
-    none("dispatch_batches", ONE_PROCESS),
-    none("ray_scope", ONE_PROCESS),
-    none("mp_parameters", ONE_PROCESS),
-    none("tpu_num_cores", ONE_PROCESS),
-    none("tpu_metrics_debug", ONE_PROCESS),
+    none("fsdp", SHARDS),
+    none("fsdp_config", SHARDS),
+    none("fsdp_min_num_params", SHARDS),
+    none("fsdp_transformer_layer_cls_to_wrap", SHARDS),
+    none("sharded_ddp", SHARDS),
+    none("ds3_gather_for_generation", "weights are whole on each rank"),
+    none("accelerator_config", OWN_ROWS),
+    only("parallelism_config", OFF, "ranks differ by their rows alone; leave it out"),
+    none("average_tokens_across_devices", "denominators are those of all ranks"),
+    one_of(
+        "ddp_backend",
+        &["", "none", "null", "nccl", "gloo"],
+        "ranks talk by NCCL on GPUs, by Gloo on CPUs",
+    ),
+    none("ddp_broadcast_buffers", "there are no buffers to broadcast"),
+    none("ddp_bucket_cap_mb", BUCKETS),
+    none("ddp_find_unused_parameters", "weights without a gradient are found anyway"),
+    none("ddp_static_graph", BUCKETS),
+    none("log_on_each_node", "rank 0 logs"),
+    none("save_on_each_node", "rank 0 writes the folder of the run"),
+    none("split_batches", OWN_ROWS),
+    none("dispatch_batches", OWN_ROWS),
+    none("ray_scope", "there is no search for hyperparameters"),
+    none("mp_parameters", SHARDS),
+    none("tpu_num_cores", NO_ACCELERATOR),
+    none("tpu_metrics_debug", NO_ACCELERATOR),
     none("torch_compile", KERNELS),
     none("torch_compile_backend", KERNELS),
     none("torch_compile_mode", KERNELS),
@@ -211,8 +218,8 @@ pub const VLM_R1: &[CompatFlag] = &[
     only("per_gpu_train_batch_size", OFF, "it is `--per_device_train_batch_size`"),
     only("per_gpu_eval_batch_size", OFF, EVALUATION),
     only("evaluation_strategy", &["no"], "it is `--eval_strategy`"),
-    // Of launchers, which would start several processes.
-    only("local_rank", &["-1", "0"], SEVERAL),
+    // Of launchers. torch.distributed.launch and DeepSpeed's give `--local_rank` to the program itself.
+    none("local_rank", RANKS_ARE_TOLD),
     only("nproc_per_node", &["1"], SEVERAL),
     only("nnodes", &["1", "1:1"], SEVERAL),
     only("node_rank", &["0"], SEVERAL),
@@ -220,17 +227,17 @@ pub const VLM_R1: &[CompatFlag] = &[
     only("num_machines", &["1"], SEVERAL),
     only("machine_rank", &["0"], SEVERAL),
     only("multi_gpu", OFF, SEVERAL),
-    none("master_addr", ONE_PROCESS),
-    none("master_port", ONE_PROCESS),
-    none("main_process_ip", ONE_PROCESS),
-    none("main_process_port", ONE_PROCESS),
-    none("rdzv_backend", ONE_PROCESS),
-    none("rdzv_endpoint", ONE_PROCESS),
-    none("rdzv_id", ONE_PROCESS),
-    none("rdzv_conf", ONE_PROCESS),
-    none("standalone", ONE_PROCESS),
-    none("max_restarts", ONE_PROCESS),
-    none("start_method", ONE_PROCESS),
+    none("master_addr", RANKS_ARE_TOLD),
+    none("master_port", RANKS_ARE_TOLD),
+    none("main_process_ip", RANKS_ARE_TOLD),
+    none("main_process_port", RANKS_ARE_TOLD),
+    none("rdzv_backend", RANKS_ARE_TOLD),
+    none("rdzv_endpoint", RANKS_ARE_TOLD),
+    none("rdzv_id", RANKS_ARE_TOLD),
+    none("rdzv_conf", RANKS_ARE_TOLD),
+    none("standalone", RANKS_ARE_TOLD),
+    none("max_restarts", RANKS_ARE_TOLD),
+    none("start_method", RANKS_ARE_TOLD),
 ];
 
 /// Those of `grpo` alone, of TRL's `GRPOConfig`.
@@ -321,7 +328,6 @@ pub(super) const OF_SFT: &[CompatFlag] = &[
 
 /// Flags of launchers, with what each would mean in the place of this program.
 pub(super) const LAUNCHERS: &[&str] = &[
-    "deepspeed",
     "local_rank",
     "nproc_per_node",
     "nnodes",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use config::{
     CompatFlag, Config, ConfigError, GrpoConfig, Interval, Layers, LossType, LrSchedulerType,
-    Resolved, Resume, SamplerCorrection, SaveStrategy, ScaleRewards, Section, SftConfig,
+    Resolved, Resume, SamplerCorrection, SaveStrategy, ScaleRewards, Section, SftConfig, ZeroStage,
     compat_flags_of_grpo, compat_flags_of_sft, is_of_launcher, nearest, resolve,
 };
 
@@ -107,8 +107,9 @@ fn what_would_change_the_result_is_refused_with_the_reason() {
         ("sft", "completion_only_loss", "false", "answers"),
         ("sft", "max_length", "1024", "max_seq_length"),
         ("sft", "loss_type", "dft", "-log p"),
-        ("grpo", "nproc_per_node", "8", "without a launcher"),
-        ("grpo", "local_rank", "3", "without a launcher"),
+        ("grpo", "nproc_per_node", "8", "vlm-r1 launch --nproc_per_node 8 -- grpo"),
+        ("sft", "parallelism_config", "{\"tp_size\": 2}", "by their rows alone"),
+        ("grpo", "ddp_backend", "mpi", "NCCL on GPUs"),
     ] {
         let error = one(command, name, value).unwrap_err();
         assert!(matches!(error, ConfigError::NotBuilt { .. }), "{error}");
@@ -129,6 +130,9 @@ fn what_changes_nothing_is_named() {
         ("grpo", "group_by_length", "False"),
         ("grpo", "master_port", "29500"),
         ("grpo", "nproc_per_node", "1"),
+        ("grpo", "local_rank", "3"),
+        ("grpo", "ddp_backend", "NCCL"),
+        ("sft", "ddp_backend", "gloo"),
         ("sft", "loss_type", "nll"),
     ] {
         assert_eq!(one(command, name, value).unwrap(), [name], "{value}");
@@ -165,6 +169,35 @@ fn flags_that_are_built_mean_what_they_mean_there() {
     assert_eq!(config.optimizer.lr_scheduler_kwargs.unwrap().min_lr, Some(1e-7));
     assert_eq!(Interval::Epoch.steps(7), 7);
     assert_eq!(SaveStrategy::Steps.interval(0), None);
+}
+
+#[test]
+fn ranks_have_the_flags_of_transformers_and_of_deepspeed() {
+    let ranks = |flags: &[(&str, &str)]| grpo(flags).unwrap().config.training();
+    let plain = ranks(&[]);
+    assert_eq!((plain.ranks.ddp_timeout, plain.ranks.check_collectives), (1800, false));
+    let given = ranks(&[("ddp_timeout", "60"), ("check_collectives", "true"), ("zero_stage", "0")]);
+    assert_eq!((given.ranks.ddp_timeout, given.ranks.check_collectives), (60, true));
+    let (zero, two) = (ZeroStage::Zero, ZeroStage::Two);
+    for (flag, lora, of_one, of_eight) in [
+        ("auto", "false", zero, two),
+        ("auto", "true", zero, zero),
+        ("0", "false", zero, zero),
+        ("1", "false", zero, two),
+        ("2", "true", zero, two),
+        ("3", "false", zero, two),
+    ] {
+        let sections = ranks(&[("zero_stage", flag), ("use_peft", lora)]);
+        let stages = [1, 8].map(|ranks| sections.zero_stage(ranks));
+        assert_eq!(stages, [of_one, of_eight], "{flag}, LoRA {lora}");
+    }
+    for (flag, value, part) in [("zero_stage", "4", "`3`"), ("ddp_timeout", "0", "at least 1")] {
+        let said = grpo(&[(flag, value)]).unwrap_err().to_string();
+        assert!(said.contains(flag) && said.contains(part), "{said}");
+    }
+    // A number of YAML is a word too.
+    let yaml = with::<SftConfig>(compat_flags_of_sft(), "zero_stage: 2", &[]).unwrap();
+    assert_eq!(yaml.config.training().zero_stage(2), two);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod config;
+mod deepspeed;
 #[cfg(test)]
 mod evaluations;
 mod flags;

@@ -8,7 +8,7 @@ use data::{EpochOrder, ImageCache, load_prompt};
 use models::{Family, FamilyConfig, family_of};
 use tch::Device;
 
-use super::{Choice, Load, Probe, Shape, Trained, Work};
+use super::{Choice, Load, Probe, Ranks, Shape, Trained, Work};
 use crate::TrainError;
 use crate::dataset::{Dataset, bad_row};
 use crate::rollout_rows::empty_row_bytes;
@@ -35,9 +35,13 @@ pub struct PlanInputs {
     pub lora: Trained,
     /// The longest prompt and most patches of the sample, with as many completions as a micro-batch takes.
     pub micro_batch: Load,
-    /// The same for all of a step.
+    /// Prompts of a step of all ranks.
+    pub prompts: u64,
+    /// Its completions.
+    pub completions: u64,
+    /// As `micro_batch`, for all of a rank's part of a step.
     pub step: Load,
-    /// A step by the means of the sample.
+    /// That part by the means of the sample.
     pub mean_step: Load,
     /// Completions sampled at once.
     pub sampled: Load,
@@ -66,12 +70,24 @@ pub struct RolloutBytes {
     pub index: u64,
 }
 
+/// A step has as much of each rank as it has of one.
+fn prompts_per_step(config: &GrpoConfig, ranks: usize) -> usize {
+    let mut of_all = config.clone();
+    let of_rank = config.optimizer.per_device_train_batch_size;
+    of_all.optimizer.per_device_train_batch_size = of_rank.saturating_mul(ranks);
+    StepShape::of(&of_all).prompts_per_step()
+}
+
 /// Reads settings, `config.json`, and up to 32 rows spread over the data, with their images.
 ///
 /// # Errors
 /// Settings, a `config.json` or rows that `grpo` would refuse; adapters in the vision tower, which are
 /// not counted.
-pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, TrainError> {
+pub fn plan_inputs(
+    config: &GrpoConfig,
+    ranks: usize,
+    model_dir: &Path,
+) -> Result<PlanInputs, TrainError> {
     let settings = Settings::try_from(config)?;
     if config.model.use_peft && config.model.lora_vision {
         return Err(TrainError::Setting {
@@ -85,7 +101,7 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
     let seen = Seen::of(&dataset, &settings, &config.rewards.reward_funcs)?;
     let generations = config.algorithm.num_generations as u64;
     let group = if config.rollout.share_prompt { generations } else { 1 };
-    let prompts = StepShape::of(config).prompts_per_step();
+    let prompts = prompts_per_step(config, ranks);
     let order = EpochOrder::new(dataset.examples.len(), prompts, config.optimizer.seed);
     let with_completions = |(prompt_tokens, patches): (u64, u64), completions: u64| {
         let load = Load {
@@ -97,7 +113,8 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         };
         load.of_completions(completions, group)
     };
-    let in_step = prompts as u64 * generations;
+    // Of the slowest rank.
+    let in_step = (prompts as u64 * generations).div_ceil(ranks as u64);
     let step = with_completions(seen.most, in_step);
     let micro_batch = micro_batch(&step, (generations, group), &settings);
     let at_once = in_step.min(config.rollout.max_concurrent_completions as u64);
@@ -107,12 +124,15 @@ pub fn plan_inputs(config: &GrpoConfig, model_dir: &Path) -> Result<PlanInputs, 
         choice: Choice {
             accumulates,
             feature_cache: feature_bytes(&shape, &seen, &dataset, config),
+            ranks: Ranks { count: ranks as u64, stage: config.shards.zero_stage },
             ..choice(config, &settings, model.family())
         },
         lora: lora(config),
         shape,
         micro_batch,
         sampled: with_completions(seen.most, at_once),
+        prompts: prompts as u64,
+        completions: prompts as u64 * generations,
         step,
         mean_step: with_completions(seen.mean, in_step),
         group,
@@ -164,6 +184,7 @@ fn choice(config: &GrpoConfig, settings: &Settings, family: &Family) -> Choice {
         offload_optimizer: config.machine.offload_optimizer,
         offload_reference: config.rollout.offload_reference && config.algorithm.beta > 0.0,
         cpu_kernels: settings.load.device == Device::Cpu,
+        ranks: Ranks::ONE,
     }
 }
 
@@ -252,6 +273,10 @@ mod tests {
     use super::*;
 
     fn inputs(change: impl Fn(&mut GrpoConfig)) -> PlanInputs {
+        inputs_of(1, change)
+    }
+
+    fn inputs_of(ranks: usize, change: impl Fn(&mut GrpoConfig)) -> PlanInputs {
         let golden = testing::golden("parity");
         let dir = TempDir::new().unwrap();
         let rows = dir.path().join("rows.jsonl");
@@ -273,7 +298,7 @@ mod tests {
             c.machine.device = "cpu".into();
         });
         change(&mut config);
-        plan_inputs(&config, &golden.join("checkpoints/nested")).unwrap()
+        plan_inputs(&config, ranks, &golden.join("checkpoints/nested")).unwrap()
     }
 
     #[test]
@@ -300,6 +325,25 @@ mod tests {
         assert_eq!((few.step, few.steps_kept, few.index), (rollouts.step, 1, rollouts.index));
         let one_batch = inputs(|c| c.optimizer.gradient_accumulation_steps = 1);
         assert_eq!(sizes(one_batch.step), (3, 12));
+    }
+
+    #[test]
+    fn each_rank_adds_as_much_to_a_step() {
+        let sizes = |plan: &PlanInputs| (plan.prompts, plan.completions, plan.step.completions);
+        let one = inputs(|_| ());
+        assert_eq!(sizes(&one), (5, 20, 20));
+        // 9 x 2 completions a rank are 18, 36 and 144, of which groups of 4 make 5, 9 and 36.
+        assert_eq!(sizes(&inputs_of(2, |_| ())), (9, 36, 18));
+        let eight = inputs_of(8, |_| ());
+        assert_eq!(sizes(&eight), (36, 144, 18));
+        assert_eq!((eight.steps, eight.choice.ranks.count), (1, 8));
+        // More ranks than groups: parts of them.
+        let parts = inputs_of(8, |c| {
+            c.optimizer.per_device_train_batch_size = 1;
+            c.optimizer.gradient_accumulation_steps = 1;
+        });
+        assert_eq!((sizes(&parts), parts.micro_batch.completions), ((2, 8, 1), 1));
+        assert_eq!(eight.rollouts.step, one.rollouts.step / 20 * 144);
     }
 
     #[test]

@@ -9,18 +9,24 @@
 mod cards;
 mod costs;
 mod inputs;
+mod network;
 mod predict;
 mod probe;
 mod shape;
+mod stage_three;
 mod time;
 
 pub use cards::{CARDS, Card, Demand, launches};
 pub use costs::{Costs, Line, Passes, Tower};
 pub use inputs::{PlanInputs, RolloutBytes, plan_inputs};
+pub use network::{NETWORKS, Network, bytes_sent};
 pub use predict::{Phases, predict};
 pub use probe::Probe;
 pub use shape::{Counts, Shape};
+pub use stage_three::{check_stage_three, check_stage_three_of_sft};
 pub use time::{Work, step_secs};
+
+use config::{ZeroStage, ZeroStageSetting};
 
 use crate::logprobs::CHUNK_ROWS;
 use crate::moments;
@@ -37,6 +43,8 @@ const PROMPT_WIDTH_MULTIPLE: u64 = 16;
 /// Scalars whose 8-bit moments are dequantized at a time, and the bytes that each takes: two moments and the temporaries of quantization.
 const CHUNK_8BIT: u64 = moments::CHUNK.unsigned_abs();
 const BYTES_8BIT: u64 = 24;
+/// Numbers of a bucket, in which gradients are summed over ranks and weights come back.
+const BUCKET: u64 = 1 << 26;
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +85,41 @@ pub struct Choice {
     pub offload_reference: bool,
     /// Norms, activations, attention and token scores by CPU kernels, which save only their inputs (attention also its output).
     pub cpu_kernels: bool,
+    /// The ranks that train.
+    pub ranks: Ranks,
+}
+
+/// How many ranks there are, and what is asked for of what they hold in shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranks {
+    /// Their number.
+    pub count: u64,
+    /// `--zero_stage`.
+    pub stage: ZeroStageSetting,
+}
+
+impl Ranks {
+    /// A run without others.
+    pub const ONE: Self = Ranks { count: 1, stage: ZeroStageSetting::Auto };
 }
 
 impl Choice {
     fn size(&self) -> u64 {
         if self.bf16 { BF16 } else { F32 }
+    }
+
+    /// What ranks hold in shards.
+    pub fn zero_stage(&self) -> ZeroStage {
+        let is_lora = matches!(self.trained, Trained::Lora { .. });
+        self.ranks.stage.resolved(self.ranks.count as usize, is_lora)
+    }
+
+    /// The parts that exact weights, moments, summed gradients and reference are cut into.
+    pub(super) fn shards(&self) -> u64 {
+        match self.zero_stage() {
+            ZeroStage::Zero => 1,
+            ZeroStage::Two => self.ranks.count,
+        }
     }
 
     /// Bytes of one logit in all its copies.
@@ -152,7 +190,7 @@ pub struct Memory {
     pub reference: u64,
     /// Image features.
     pub feature_cache: u64,
-    /// Gradients at the update, f32.
+    /// Gradients at the update, f32, summed.
     pub gradients: u64,
     /// What a micro-batch saves for its backward pass.
     pub activations: u64,
@@ -166,26 +204,29 @@ pub struct Memory {
     pub host: u64,
 }
 
-/// Bytes that a run takes whose micro-batches are `batch` and which samples `sampled` at once.
+/// Bytes that a rank of a run takes whose micro-batches are `batch` and which samples `sampled` at once.
 pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Memory {
     let size = choice.size();
     let (counts, trained) = (shape.counts, num_trained(shape, choice.trained));
     let is_lora = matches!(choice.trained, Trained::Lora { .. });
     let only = |holds: bool, bytes: u64| if holds { bytes } else { 0 };
+    let (shards, bucket) = (choice.shards(), BUCKET.min(trained));
+    let part = |bytes: u64| bytes.div_ceil(shards);
+    let reference = only(choice.reference && !is_lora, counts.all() * size);
     let stages = Stages::new(shape, choice, batch);
     let mut plan = Memory {
         weights: counts.all() * size,
         adapters: only(is_lora, trained * size),
         // On the device what a value in bf16 lacks, in host memory the whole.
-        masters: if choice.offload_optimizer {
+        masters: part(if choice.offload_optimizer {
             trained * F32
         } else {
             only(choice.bf16, trained * BF16)
-        },
-        moments: moments_bytes(trained, choice.in_8bit),
-        reference: only(choice.reference && !is_lora, counts.all() * size),
+        }),
+        moments: part(moments_bytes(trained, choice.in_8bit)),
+        reference: part(reference),
         feature_cache: only(choice.keeps_features(), choice.feature_cache),
-        gradients: trained * F32,
+        gradients: part(trained * F32),
         activations: stages.kept(choice.recompute),
         logits: logits_bytes(shape, choice, batch),
         kv_cache: kv_bytes(shape, size, sampled),
@@ -194,7 +235,8 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
     };
     let on_device = |offloaded: bool, bytes: u64| only(!offloaded, bytes);
     let optimizer = |bytes: u64| on_device(choice.offload_optimizer, bytes);
-    let sums = optimizer(only(choice.accumulates, plan.gradients));
+    // Shards take up gradients after each micro-batch.
+    let sums = optimizer(only(choice.accumulates || shards > 1, plan.gradients));
     let forward = sums + plan.activations + plan.logits;
     let backward = sums + stages.backward(choice, trained, counts.language);
     // Packed weights beside the weights.
@@ -205,18 +247,27 @@ pub fn memory(shape: &Shape, choice: Choice, batch: &Load, sampled: &Load) -> Me
     // Weights are in f32 a few at a time, one of them the embedding.
     let joined = (shape.vocab * shape.hidden + counts.language / shape.layers / 2).min(trained);
     let joined = only(choice.bf16, joined * F32);
-    let update = optimizer(plan.gradients + in_8bit + joined);
+    // Of shards a bucket at a time: its part in f32, and all of it as the other ranks send it.
+    let (joined, gathered) = match shards {
+        1 => (joined, 0),
+        _ => (bucket.div_ceil(shards) * F32, bucket * size),
+    };
+    let update = optimizer(plan.gradients + in_8bit + joined) + gathered;
+    // What is sent is in f32, beside the sums, or beside what a pass has left.
+    let left = if shards > 1 { sums + trained * size } else { optimizer(plan.gradients) };
+    let sent = only(choice.ranks.count > 1, left + bucket * F32);
     // Alone with the weights: its passes come before the first gradient.
-    let reference = only(choice.offload_reference, plan.reference + plan.logits);
+    let is_gathered = choice.offload_reference || shards > 1;
+    let reference = only(is_gathered && reference > 0, reference + plan.logits);
     let stays = plan.weights
         + plan.adapters
         + plan.feature_cache
         + optimizer(plan.masters + plan.moments)
         + on_device(choice.offload_reference, plan.reference);
-    let most = [forward, backward, update, sampling, reference];
+    let most = [forward, backward, update, sent, sampling, reference];
     plan.peak = stays + most.into_iter().fold(0, u64::max);
     // Gradients arrive in the compute type, beside their sums.
-    let arriving = trained * size;
+    let arriving = part(trained * size);
     let optimizer = plan.masters + plan.moments + plan.gradients + arriving;
     plan.host =
         only(choice.offload_optimizer, optimizer) + only(choice.offload_reference, plan.reference);

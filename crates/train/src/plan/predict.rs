@@ -222,7 +222,7 @@ impl Counted<'_> {
         };
         Demand {
             flop: 0.0,
-            bytes: trained as f64 * bytes as f64,
+            bytes: trained.div_ceil(self.choice.shards()) as f64 * bytes as f64,
             launches: (tensors * LAUNCHES_PER_TENSOR_UPDATE) as f64,
         }
     }

@@ -38,6 +38,7 @@ pub(super) const FULL: Choice = Choice {
     offload_optimizer: false,
     offload_reference: false,
     cpu_kernels: false,
+    ranks: Ranks::ONE,
 };
 /// Two prompts of 192 tokens with an image of 336 x 336, eight completions of 64 tokens each.
 const BATCH: Load =

@@ -42,7 +42,7 @@ pub fn step_secs(
     };
     let text = costs.text.training.secs(passes, tokens);
     let head = costs.head.training.secs(passes, rows);
-    let trained = num_trained(shape, choice.trained) as f64;
+    let trained = num_trained(shape, choice.trained).div_ceil(choice.shards()) as f64;
     let learning = text + head + again * costs.vision.training + trained * costs.update;
     prefill + decode + reference + work.iterations as f64 * learning
 }

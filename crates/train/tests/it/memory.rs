@@ -13,7 +13,7 @@ use models::{
 use serde_json::Value;
 use tch::{Device, Kind};
 use train::batch::{MicroBatch, Pass};
-use train::plan::{Choice, Load, Shape, Trained, memory};
+use train::plan::{Choice, Load, Ranks, Shape, Trained, memory};
 use train::train_grpo_with_rewards;
 
 use crate::golden;
@@ -200,6 +200,7 @@ fn of_family(family: &Family) {
                 offload_optimizer: false,
                 offload_reference: false,
                 cpu_kernels: true,
+                ranks: Ranks::ONE,
             };
             let both = |layers, blocks| {
                 let config = config(family, layers, blocks);

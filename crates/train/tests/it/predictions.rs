@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use train::plan::{
-    CARDS, Card, Choice, Load, Phases, Shape, Trained, Work, completions_that_fit, memory, predict,
+    CARDS, Card, Choice, Load, Phases, Ranks, Shape, Trained, Work, completions_that_fit, memory,
+    predict,
 };
 
 const PAGE: &str = "docs/gpu.md";
@@ -45,6 +46,7 @@ fn choice(trained: Trained, recompute: bool, micro_batch: u64) -> Choice {
         offload_optimizer: false,
         offload_reference: false,
         cpu_kernels: false,
+        ranks: Ranks::ONE,
     }
 }
 

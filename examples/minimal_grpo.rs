@@ -80,7 +80,7 @@ impl Trainer {
             max_grad_norm: 1.0,
             in_8bit: false,
         };
-        let optimizer = Optimizer::new(model.parameters(), adamw)?;
+        let optimizer = Optimizer::alone(model.parameters_mut(), adamw)?;
         let config = GrpoConfig::default().with(|c| c.algorithm.beta = 0.0);
         let algorithm = Algorithm::new(&config, vec![1.0]);
         let scenes = ChaCha8Rng::seed_from_u64(0);

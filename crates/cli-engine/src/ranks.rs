@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use ::ranks::{JoinOptions, Place, Processes, join};
 use anyhow::Result;
 use base::console;
 use base::world::World;
 use cli::program;
 use config::RanksSection;
-use ::ranks::{JoinOptions, Place, Processes, join};
 use tch::Device;
 use torch::ranks::Transport;
 use train::{Ranks, TrainError, device_of};
@@ -26,11 +26,7 @@ pub struct Joined {
 ///
 /// # Errors
 /// Variables of the launcher that do not fit, and ranks that do not come.
-pub fn joined(
-    section: &RanksSection,
-    device: &str,
-    num_threads: Option<usize>,
-) -> Result<Joined> {
+pub fn joined(section: &RanksSection, device: &str, num_threads: Option<usize>) -> Result<Joined> {
     let place = Place::from_env()?;
     if place.size > 1 {
         console::speak_as(place.rank);
@@ -106,4 +102,3 @@ impl Joined {
         }
     }
 }
-

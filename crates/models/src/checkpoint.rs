@@ -88,48 +88,82 @@ pub fn save_weights(
     source: &Path,
     target: &Path,
 ) -> Result<Vec<Written>, ModelError> {
-    save_parameters(&model.family().names, model.parameters(), source, target)
+    let (rules, parameters) = (&model.family().names, model.parameters());
+    save_parameters(rules, parameters, source, target, &Parameter::master_weight)
 }
 
-/// [`save_weights`] of a family's parameters.
+/// The weights whose exact values [`save_parameters`] asks for, in its order: those that the files of `source` hold in another type or form
+/// than the layers.
 ///
 /// # Errors
-/// As [`save_weights`].
-pub fn save_parameters(
+/// A file of `source` that cannot be read.
+pub fn exact_weights<'p>(
     rules: &Names,
-    all: &Parameters,
+    all: &'p Parameters,
     source: &Path,
-    target: &Path,
-) -> Result<Vec<Written>, ModelError> {
+) -> Result<Vec<&'p Parameter>, ModelError> {
     let files = WeightFiles::open(source)?;
-    let parameters: BTreeMap<&str, &Parameter> =
-        all.list.iter().filter(|p| !p.is_adapter).map(|p| (p.name.as_str(), p)).collect();
+    let of_checkpoint = |name: &str| all.get(name).filter(|p| !p.is_adapter);
+    let mut found = Vec::new();
+    for name in names_by_file(&files)?.into_values().flatten() {
+        match rules.target(&rules.current(name)) {
+            Target::Same => {
+                let kind = files.kind(name)?;
+                let parameter = of_checkpoint(name).or_else(|| tied(all, name));
+                found.extend(parameter.filter(|p| p.value.kind() != kind));
+            }
+            target => found.extend(target.weights().into_iter().filter_map(of_checkpoint)),
+        }
+    }
+    Ok(found)
+}
+
+/// The names of the tensors of each file, sorted.
+fn names_by_file(files: &WeightFiles) -> Result<BTreeMap<&str, Vec<&str>>, ModelError> {
     let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for name in files.names() {
         by_file.entry(files.file_of(name)?).or_default().push(name);
     }
+    Ok(by_file)
+}
+
+/// [`save_weights`] of a family's parameters, whose exact values `exact` gives.
+///
+/// # Errors
+/// As [`save_weights`], and those of `exact`.
+pub fn save_parameters<E: From<ModelError>>(
+    rules: &Names,
+    all: &Parameters,
+    source: &Path,
+    target: &Path,
+    exact: &dyn Fn(&Parameter) -> Result<Tensor, E>,
+) -> Result<Vec<Written>, E> {
+    let files = WeightFiles::open(source).map_err(ModelError::from)?;
+    let parameters: BTreeMap<&str, &Parameter> =
+        all.list.iter().filter(|p| !p.is_adapter).map(|p| (p.name.as_str(), p)).collect();
     let mut written = Vec::new();
     let mut absent: BTreeSet<&str> = parameters.keys().copied().collect();
-    for (file, names) in by_file {
+    for (file, names) in names_by_file(&files)? {
         let mut tensors = Vec::with_capacity(names.len());
         for name in names {
+            let kind = files.kind(name).map_err(ModelError::from)?;
             let tensor = match rules.target(&rules.current(name)) {
                 Target::Same => {
                     absent.remove(name);
                     match parameters.get(name).copied().or_else(|| tied(all, name)) {
                         // Already rounded where the file has the compute type.
-                        Some(parameter) if parameter.value.kind() == files.kind(name)? => {
+                        Some(parameter) if parameter.value.kind() == kind => {
                             parameter.value.detach()
                         }
-                        Some(parameter) => parameter.master_weight()?,
+                        Some(parameter) => exact(parameter)?,
                         // What no layer takes stays as it is.
-                        None => files.tensor(name)?,
+                        None => files.tensor(name).map_err(ModelError::from)?,
                     }
                 }
                 target => {
                     let weight = |own: &str| match parameters.get(own) {
-                        Some(parameter) => Ok(parameter.master_weight()?),
-                        None => Err(not_there(source, own)),
+                        Some(parameter) => exact(parameter),
+                        None => Err(not_there(source, own).into()),
                     };
                     for own in target.weights() {
                         absent.remove(own);
@@ -137,10 +171,10 @@ pub fn save_parameters(
                     reformed(&target, &files, rules, name, weight)?
                 }
             };
-            let tensor = tensor.f_view(files.shape(name)?.as_slice())?;
-            tensors.push((name.to_string(), tensor, files.kind(name)?));
+            tensors.push((name.to_string(), shaped_as(&tensor, &files, name)?, kind));
         }
-        written.push(write_tensors_as(&target.join(file), &tensors)?);
+        let file = write_tensors_as(&target.join(file), &tensors);
+        written.push(file.map_err(ModelError::from)?);
     }
     if !absent.is_empty() {
         return Err(ModelError::Weights {
@@ -149,36 +183,50 @@ pub fn save_parameters(
                 .iter()
                 .map(|name| format!("weight {name}: trained, but not in these files"))
                 .collect(),
-        });
+        }
+        .into());
     }
     let has_head = parameters.contains_key(HEAD);
     finish_folder(&files, source, target, has_head)?;
     Ok(written)
 }
 
+fn shaped_as(tensor: &Tensor, files: &WeightFiles, name: &str) -> Result<Tensor, ModelError> {
+    Ok(tensor.f_view(files.shape(name)?.as_slice())?)
+}
+
 /// A stored tensor made of the weights that it holds in another form.
-fn reformed(
+fn reformed<E: From<ModelError>>(
     target: &Target,
     files: &WeightFiles,
     rules: &Names,
     name: &str,
-    weight: impl Fn(&str) -> Result<Tensor, ModelError>,
+    weight: impl Fn(&str) -> Result<Tensor, E>,
+) -> Result<Tensor, E> {
+    let own = target.weights().into_iter().map(weight).collect::<Result<Vec<_>, _>>()?;
+    Ok(of_weights(target, &own, files, rules, name)?)
+}
+
+/// `own`: the weights that `target` names.
+fn of_weights(
+    target: &Target,
+    own: &[Tensor],
+    files: &WeightFiles,
+    rules: &Names,
+    name: &str,
 ) -> Result<Tensor, ModelError> {
     Ok(match target {
         Target::Same => files.tensor(name)?,
-        Target::Rows(own) => {
-            let parts = own.iter().map(|own| weight(own)).collect::<Result<Vec<_>, _>>()?;
-            Tensor::f_cat(&parts, 0)?
-        }
-        Target::RowsOf { own, before } => {
+        Target::Rows(_) => Tensor::f_cat(own, 0)?,
+        Target::RowsOf { before, .. } => {
             let mut first = 0;
             for other in files.names().filter(|other| before.contains(&rules.current(other))) {
                 first += files.shape(other)?[0];
             }
-            weight(own)?.f_narrow(0, first, files.shape(name)?[0])?.contiguous()
+            own[0].f_narrow(0, first, files.shape(name)?[0])?.contiguous()
         }
-        Target::Transposed(own) => weight(own)?.f_tr()?.contiguous(),
-        Target::Slice { own, index } => weight(own)?.f_select(0, *index)?.contiguous(),
+        Target::Transposed(_) => own[0].f_tr()?.contiguous(),
+        Target::Slice { index, .. } => own[0].f_select(0, *index)?.contiguous(),
     })
 }
 

@@ -210,6 +210,10 @@ impl VisionLanguageModel for DecoderModel {
         &self.parameters
     }
 
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
     fn compute(&self) -> (Kind, Device) {
         (self.kind, self.device)
     }

@@ -29,7 +29,10 @@ macro_rules! families {
 
 families!(qwen2_5_vl, qwen2_vl, qwen3_vl);
 
-pub use checkpoint::{base_of, copy_processor_files, load_model, load_with_adapter, save_weights};
+pub use checkpoint::{
+    base_of, copy_processor_files, exact_weights, load_model, load_with_adapter, save_parameters,
+    save_weights,
+};
 pub use checkpointing::Checkpointing;
 pub use family::{Family, FamilyConfig, ScaledSize, TinySizes, VisionShape, family_of};
 pub use features::{FeatureCache, FeatureCacheOptions, FeatureStats, TowerFeatures};
@@ -39,6 +42,7 @@ pub use layers::attention::{AttentionBackend, Layout, PackedAttention, Segment, 
 pub use layers::rotary::Rotary;
 pub use lora::{
     AdapterSource, Lora, LoraOptions, SavedAdapter, Targets, merge_adapter, save_adapter,
+    save_adapter_of,
 };
 pub use model::{
     AttentionShape, LayerKind, LoadOptions, Part, PassInputs, TextShape, TrainedParts,
@@ -138,6 +142,12 @@ pub enum ModelError {
     /// Features were to be kept of a tower that is trained, or has adapters.
     #[error("features of images change while the vision tower or its merger is trained")]
     TrainedTower,
+    /// An exact weight was asked for where ranks hold it in shards.
+    #[error("weight {name}: its exact value lies in shards, one for each rank")]
+    Sharded {
+        /// The weight.
+        name: String,
+    },
     /// A prompt without a token.
     #[error("a prompt without tokens cannot be answered")]
     EmptyPrompt,

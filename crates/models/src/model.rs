@@ -197,6 +197,9 @@ pub trait VisionLanguageModel {
     /// The weights.
     fn parameters(&self) -> &Parameters;
 
+    /// The weights, whose exact values may be moved elsewhere.
+    fn parameters_mut(&mut self) -> &mut Parameters;
+
     /// Compute type and device.
     fn compute(&self) -> (Kind, Device);
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
-use torch::{Bf16Master, TorchError, WeightFiles};
+use torch::{Bf16Master, WeightFiles};
 
 use crate::ModelError;
 use crate::family::Family;
@@ -42,6 +42,8 @@ pub enum Master {
         /// A copy of the value in host memory, where `residual` is there too.
         host: Option<Tensor>,
     },
+    /// Nothing: ranks that train together hold it in shards.
+    Sharded,
 }
 
 impl Parameter {
@@ -49,14 +51,15 @@ impl Parameter {
     /// [`Master::Bf16`].
     ///
     /// # Errors
-    /// Out of memory.
-    pub fn master_weight(&self) -> Result<Tensor, TorchError> {
+    /// Out of memory; [`ModelError::Sharded`].
+    pub fn master_weight(&self) -> Result<Tensor, ModelError> {
         match &self.master {
             Master::Value => Ok(self.value.detach()),
             Master::F32(master) => Ok(master.detach()),
             Master::Bf16 { residual, host } => {
-                Bf16Master { value: host.as_ref().unwrap_or(&self.value), residual }.load()
+                Ok(Bf16Master { value: host.as_ref().unwrap_or(&self.value), residual }.load()?)
             }
+            Master::Sharded => Err(ModelError::Sharded { name: self.name.clone() }),
         }
     }
 
@@ -68,7 +71,7 @@ impl Parameter {
     /// The device of the f32 weight.
     pub fn master_device(&self) -> Device {
         match &self.master {
-            Master::Value => self.value.device(),
+            Master::Value | Master::Sharded => self.value.device(),
             Master::F32(master) => master.device(),
             Master::Bf16 { residual, .. } => residual.device(),
         }

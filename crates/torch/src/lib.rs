@@ -70,7 +70,7 @@ pub use sampling::{
 };
 pub use segment_attention::{SegmentLens, SegmentTable, causal_intervals, segment_attention};
 pub use sequence_decoding::{KeyRanges, SequenceKv, decode_layer_by_sequences};
-pub use weights::{WeightFiles, read_tensors};
+pub use weights::{TensorFile, WeightFiles, read_tensors};
 pub use write::{Written, write_tensors, write_tensors_as};
 
 use std::path::PathBuf;

@@ -191,6 +191,59 @@ impl StoredFile {
     }
 }
 
+/// A mapped safetensors file of which parts of tensors are read.
+pub struct TensorFile {
+    path: PathBuf,
+    file: StoredFile,
+}
+
+impl TensorFile {
+    /// Maps a file and reads its header.
+    ///
+    /// # Errors
+    /// A file that is missing or cut off.
+    pub fn open(path: &Path) -> Result<Self, TorchError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = StoredFile::open(path.parent().unwrap_or(Path::new("")), name)?;
+        Ok(TensorFile { path: path.into(), file })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Name and shape of each tensor.
+    pub fn shapes(&self) -> impl Iterator<Item = (String, Vec<i64>)> {
+        let tensors = self.file.header.tensors().into_iter();
+        tensors.map(|(name, info)| (name, dims(&info.shape)))
+    }
+
+    /// The shape of a tensor, where there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        Some(dims(&self.file.header.info(name)?.shape))
+    }
+
+    /// `len` numbers of a tensor from `start`, flat, in the type of the file and on the CPU.
+    ///
+    /// # Errors
+    /// [`TorchError::Format`] where the tensor is missing or ends before, or a type that is not read.
+    pub fn range(&self, name: &str, start: i64, len: i64) -> Result<Tensor, TorchError> {
+        let broken = |cause| TorchError::Format { path: self.path.clone(), cause };
+        let info = self.file.header.info(name).ok_or_else(|| broken(format!("no `{name}`")))?;
+        let numbers: i64 = dims(&info.shape).iter().product();
+        if start < 0 || len < 0 || start + len > numbers {
+            let end = start + len;
+            return Err(broken(format!("`{name}`: numbers {start} to {end} of {numbers}")));
+        }
+        let kind = kind_of(name, info.dtype)?;
+        let size = kind.elt_size_in_bytes();
+        let from = self.file.data + info.data_offsets.0 + start as usize * size;
+        let bytes = &self.file.map[from..from + len as usize * size];
+        Ok(Tensor::f_from_data_size(bytes, &[len], kind)?)
+    }
+}
+
 fn map_file(path: &Path) -> Result<Mmap, TorchError> {
     let io = |source| TorchError::Io { path: path.into(), source };
     let file = File::open(path).map_err(io)?;
@@ -253,6 +306,23 @@ mod tests {
         assert!(files.tensor("a").unwrap().equal(&a));
         assert!(files.tensor("b").unwrap().equal(&b));
         assert!(matches!(files.tensor("c"), Err(TorchError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_part_of_a_tensor_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let a = Tensor::randn([7, 5], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
+        let list = [("a".to_string(), a.shallow_clone()), ("b".to_string(), Tensor::from(3.0f32))];
+        write_tensors(&path, &list).unwrap();
+        let file = TensorFile::open(&path).unwrap();
+        assert_eq!(file.shape("a").unwrap(), [7, 5]);
+        assert!(file.range("a", 3, 20).unwrap().equal(&a.view([-1]).narrow(0, 3, 20)));
+        assert!(file.range("b", 0, 1).unwrap().equal(&Tensor::from_slice(&[3.0f32])));
+        for (name, start, len) in [("c", 0, 1), ("a", 30, 6), ("a", -1, 2)] {
+            let error = file.range(name, start, len).unwrap_err().to_string();
+            assert!(error.contains("state.safetensors") && error.contains(name), "{error}");
+        }
     }
 
     #[test]

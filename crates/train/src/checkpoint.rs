@@ -1,6 +1,5 @@
 //! Checkpoints of a run: contents, checks before writing, and resuming.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,19 +12,21 @@ use base::run_folder::{
 use config::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tch::{Tensor, no_grad};
-use torch::{TorchError, Written};
+use tch::Tensor;
+use torch::Written;
 
 use crate::batch::MicroBatch;
+use crate::optimizer;
 use crate::out_of_memory::{self, catch_oom};
+use crate::reference::Reference;
 use crate::resume::RunShape;
 use crate::session::Session;
+use crate::shards::saved::SavedTensors;
 use crate::{TrainError, policy};
 
 const STATE: &str = "state.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
-/// Weights of a reference model that moves with the run.
-const REFERENCE: &str = "reference.safetensors";
+/// The files of the weights of a reference model that moves with the run.
+const REFERENCE: &str = "reference";
 /// The settings that the checkpoint was made under: a run that goes on is compared with them.
 const CONFIG: &str = "config.yaml";
 
@@ -95,24 +96,13 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`TrainError::State`] where these are of another model, and where they cannot be read.
-    pub fn save_reference(&mut self, weights: Vec<(String, Tensor)>) -> Result<(), TrainError> {
-        let saved =
-            self.resumed.as_ref().map(|(folder, _)| folder.join(TRAINER_STATE).join(REFERENCE));
-        if let Some(saved) = saved.filter(|path| path.exists()) {
-            let saved: BTreeMap<String, Tensor> =
-                torch::read_tensors(&saved)?.into_iter().collect();
-            for (name, weight) in &weights {
-                let found = saved.get(name).filter(|saved| saved.size() == weight.size());
-                let Some(found) = found else {
-                    let cause = format!(
-                        "the saved reference model lacks `{name}`, or has it in another shape"
-                    );
-                    return Err(TrainError::State { cause });
-                };
-                no_grad(|| weight.shallow_clone().f_copy_(found))?;
-            }
+    pub fn save_reference(&mut self, reference: &Reference) -> Result<(), TrainError> {
+        let folder = self.resumed.as_ref().map(|(folder, _)| folder.join(TRAINER_STATE));
+        if let Some(folder) = folder.filter(|folder| SavedTensors::exist(folder, REFERENCE)) {
+            let hint = "the checkpoint has the reference of another model";
+            reference.restore(&SavedTensors::open(&folder, REFERENCE, hint)?)?;
         }
-        self.reference = weights;
+        self.reference = reference.state();
         Ok(())
     }
 }
@@ -286,11 +276,7 @@ impl Session<'_> {
         let step = self.progress.step;
         let pending = self.run.write(|folder| folder.begin_checkpoint(step).map(Some));
         let pending = self.agree("a checkpoint is begun", pending)?;
-        let written = self.together("the model is written", || {
-            let Some(pending) = &pending else { return Ok(Vec::new()) };
-            let name = &self.settings.sections.model.model_name_or_path;
-            policy::save(self.model.as_ref(), name, &self.model_dir, pending.path())
-        })?;
+        let written = self.write_model(pending.as_ref())?;
         if !self.settings.sections.save.save_only_model {
             self.write_state(pending.as_ref(), written)?;
         }
@@ -315,26 +301,59 @@ impl Session<'_> {
             waiting: self.run.waiting.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        let folder = self.together("a folder for the trainer state", || {
+            let Some(pending) = pending else { return Ok(PathBuf::new()) };
+            let folder = pending.path().join(TRAINER_STATE);
+            fs::create_dir(&folder).map_err(io(&folder))?;
+            Ok(folder)
+        })?;
+        let folder = self.ranks.of_main("a folder for the trainer state", &folder)?;
+        let (optimizer, parameters) = (&self.optimizer, self.model.parameters());
+        let write = || -> Result<Vec<Written>, TrainError> {
+            let mut written = written;
+            if pending.is_some() || optimizer.is_sharded() {
+                written.extend(optimizer.write(parameters, &folder)?);
+                let reference = &self.checkpoints.reference;
+                if !reference.is_empty() {
+                    written.extend(optimizer.write_as(&folder, REFERENCE, reference)?);
+                }
+            }
+            Ok(written)
+        };
+        let written = if optimizer.is_sharded() {
+            // They wait for each other there, and what one cannot write none can.
+            self.agree("the optimizer's state is written", write())?
+        } else {
+            self.together("the optimizer's state is written", write)?
+        };
         self.together("the trainer state is written", || match pending {
-            Some(pending) => self.write_whole_state(pending, &state, written),
+            Some(pending) => self.write_facts(pending, &state, &written),
             None => Ok(()),
         })
     }
 
-    fn write_whole_state(
+    /// The model, on the rank that has `pending`; where exact weights are in shards the others give theirs. What fails there, others cannot
+    /// wait for.
+    fn write_model(&self, pending: Option<&PendingFolder>) -> Result<Vec<Written>, TrainError> {
+        let of = (self.model.as_ref(), &self.optimizer);
+        let write = || match pending {
+            Some(pending) => {
+                let name = &self.settings.sections.model.model_name_or_path;
+                policy::save(of, name, &self.model_dir, pending.path())
+            }
+            None => policy::help_to_save(of, &self.model_dir).map(|()| Vec::new()),
+        };
+        let written = if self.optimizer.is_sharded() { Ok(write()?) } else { self.caught(write) };
+        self.agree("the model is written", written)
+    }
+
+    fn write_facts(
         &self,
         pending: &PendingFolder,
         state: &State,
-        mut written: Vec<Written>,
+        written: &[Written],
     ) -> Result<(), TrainError> {
         let folder = pending.path().join(TRAINER_STATE);
-        fs::create_dir(&folder).map_err(io(&folder))?;
-        let tensors = self.optimizer.state(self.model.parameters());
-        written.push(torch::write_tensors(&folder.join(OPTIMIZER), &tensors)?);
-        if !self.checkpoints.reference.is_empty() {
-            let path = folder.join(REFERENCE);
-            written.push(torch::write_tensors(&path, &self.checkpoints.reference)?);
-        }
         let path = folder.join(STATE);
         let text = serde_json::to_string_pretty(&state)
             .map_err(|error| TrainError::State { cause: error.to_string() })?;
@@ -422,6 +441,7 @@ impl Session<'_> {
                 (_, Some((path, cause))) => damaged.push((folder, path, cause)),
                 (Err((path, cause)), None) => damaged.push((folder, path, cause)),
                 (Ok(state), None) => {
+                    self.optimizer.share_weights(self.model.parameters())?;
                     let taken = self.take_up(state, &folder, damaged);
                     return self.agree("a run goes on", taken);
                 }
@@ -474,17 +494,9 @@ impl Session<'_> {
         }
         let state = read_state(folder, step)?;
         self.compare(&state, folder)?;
-        let path = folder.join(TRAINER_STATE).join(OPTIMIZER);
-        let saved = torch::read_tensors(&path).map_err(|error| match error {
-            TorchError::Io { path, source } => damage(&path, source),
-            TorchError::Format { path, cause } => damage(&path, cause),
-            other => other.into(),
-        })?;
-        for (name, tensor) in &saved {
-            if !is_finite(tensor)? {
-                return Err(damage(&path, format!("`{name}` is not finite")));
-            }
-        }
+        let hint = "a weight frozen so far has no moments, and those of another --optim do not fit; \
+             start another run with --model_name_or_path at the checkpoint";
+        let saved = SavedTensors::open(&folder.join(TRAINER_STATE), optimizer::FILES, hint)?;
         self.optimizer.restore(self.model.parameters(), &saved)?;
         Ok(state)
     }
@@ -594,12 +606,12 @@ fn read_state(folder: &Path, step: u64) -> Result<State, TrainError> {
     Ok(state)
 }
 
-fn damage(path: &Path, cause: impl ToString) -> TrainError {
+pub(crate) fn damage(path: &Path, cause: impl ToString) -> TrainError {
     TrainError::Damaged { path: path.into(), cause: cause.to_string() }
 }
 
 /// Whether all numbers are finite; 8-bit codes and residuals always are.
-fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
+pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
     if !tensor.is_floating_point() {
         return Ok(true);
     }

@@ -32,6 +32,7 @@ pub mod schedule;
 mod session;
 pub mod settings;
 mod sft;
+mod shards;
 mod shared_rewards;
 mod step_batch;
 mod step_scores;
@@ -268,6 +269,9 @@ pub enum TrainError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    /// What ranks do together.
+    #[error(transparent)]
+    Ranks(#[from] torch::ranks::RankError),
     /// The ranks of the run.
     #[error(transparent)]
     World(#[from] base::world::WorldError),
@@ -287,9 +291,6 @@ pub enum TrainError {
         /// In lines: what, and who has it how.
         differences: Vec<String>,
     },
-    /// Tensors between ranks.
-    #[error(transparent)]
-    Ranks(#[from] torch::ranks::RankError),
     /// Metrics that ranks disagree about.
     #[error(transparent)]
     Metrics(#[from] base::metrics::ReduceError),

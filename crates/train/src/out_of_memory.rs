@@ -101,7 +101,7 @@ impl Session<'_> {
         mut accept: impl FnMut(&mut Self, usize, R) -> Result<(), TrainError>,
     ) -> Result<(), TrainError> {
         let (device, mut done) = (self.model.compute().1, 0);
-        if !self.optimizer.reduces_in_rounds() {
+        if !self.optimizer.is_sharded() {
             let all = step(device, || self.for_each_micro_batch("train", batches, pass, accept));
             return self.agree("passes", all);
         }

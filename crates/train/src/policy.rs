@@ -4,13 +4,14 @@ use std::path::Path;
 
 use base::model_folder::is_adapter;
 use models::{
-    AdapterSource, Parameters, Part, VisionLanguageModel, copy_processor_files, family_of,
-    load_model, load_with_adapter, save_adapter, save_weights,
+    AdapterSource, Parameter, Parameters, Part, VisionLanguageModel, copy_processor_files,
+    exact_weights, family_of, load_model, load_with_adapter, save_adapter_of, save_parameters,
 };
 use serde_json::{Map, Value, json};
 use torch::Written;
 
 use crate::TrainError;
+use crate::optimizer::Optimizer;
 use crate::settings::Settings;
 
 /// Loads the policy of `folder`, with new adapters where the settings ask for them.
@@ -45,22 +46,41 @@ pub(crate) fn with_dropout<R>(
 }
 
 /// Writes what is trained: a whole model folder as it came, or an adapter beside the processor's files.
-/// `name` is what the user calls the model of `source`. Returns the weight files.
+/// `name` is what the user calls the model of `source`. Returns the weight files. Where exact weights are in shards, all other ranks call
+/// [`help_to_save`] meanwhile.
 pub(crate) fn save(
-    model: &dyn VisionLanguageModel,
+    (model, optimizer): (&dyn VisionLanguageModel, &Optimizer),
     name: &str,
     source: &Path,
     target: &Path,
 ) -> Result<Vec<Written>, TrainError> {
-    if model.parameters().lora.is_none() {
-        return Ok(save_weights(model, source, target)?);
+    let (rules, parameters) = (&model.family().names, model.parameters());
+    let exact = |parameter: &Parameter| optimizer.exact_weight(parameter);
+    if parameters.lora.is_none() {
+        return save_parameters(rules, parameters, source, target, &exact);
     }
     // A folder by its whole path, so that the adapter is found from anywhere; else a name on the hub.
     let path = Path::new(name);
     let base = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let written = save_adapter(model, &base, target)?;
+    let written = save_adapter_of(parameters, &base, target, &exact)?;
     copy_processor_files(source, target)?;
     Ok(vec![written])
+}
+
+/// Gives the rank that runs [`save`] what this one holds of exact weights, in the order that it asks in.
+pub(crate) fn help_to_save(
+    (model, optimizer): (&dyn VisionLanguageModel, &Optimizer),
+    source: &Path,
+) -> Result<(), TrainError> {
+    if !optimizer.is_sharded() {
+        return Ok(());
+    }
+    let parameters = model.parameters();
+    let asked = match parameters.lora {
+        Some(_) => parameters.list.iter().filter(|p| p.is_adapter).collect(),
+        None => exact_weights(&model.family().names, parameters, source)?,
+    };
+    asked.into_iter().try_for_each(|parameter| optimizer.exact_weight(parameter).map(drop))
 }
 
 /// Parameters of a part of the model.

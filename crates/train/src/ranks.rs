@@ -177,7 +177,12 @@ impl Session<'_> {
         if !self.ranks.are_several() {
             return work();
         }
-        self.agree(operation, out_of_memory::step(self.model.compute().1, work))
+        self.agree(operation, self.caught(work))
+    }
+
+    /// The result of `work`, lack of memory among its errors.
+    pub fn caught<T>(&self, work: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
+        out_of_memory::step(self.model.compute().1, work)
     }
 
     /// The result of what this rank did by itself: an error where any rank has one.

@@ -174,8 +174,13 @@ impl<'a> Session<'a> {
         if ids as i64 > rows {
             return Err(TrainError::Vocabulary { ids, rows });
         }
-        let mut optimizer = Optimizer::new(model.parameters(), settings.optimizer())?;
-        optimizer.group = start.ranks.are_several().then(|| start.ranks.tensors.clone()); // temporary
+        let stage = settings.sections.zero_stage(start.ranks.world.size());
+        let optimizer = Optimizer::new(
+            model.parameters_mut(),
+            settings.optimizer(),
+            start.ranks.tensors.clone(),
+            stage,
+        )?;
         let mut session = Session {
             schedule: settings.schedule(start.total_steps),
             model,

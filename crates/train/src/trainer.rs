@@ -133,7 +133,11 @@ fn train(
     )?;
     let has_adapters = session.model.parameters().lora.is_some();
     let reference = (algorithm.needs_reference && !has_adapters)
-        .then(|| Reference::load(model_dir, &session.settings, session.model.as_ref()))
+        .then(|| {
+            let stage = session.settings.sections.zero_stage(ranks.world.size());
+            let ranks = (ranks.tensors.clone(), stage);
+            Reference::load(model_dir, &session.settings, session.model.as_ref(), ranks)
+        })
         .transpose()?;
     if algorithm.first_loss_is_zero() && session.progress.step == 0 {
         session.log(
@@ -146,7 +150,7 @@ fn train(
     let per_row = config.algorithm.num_generations;
     let prompts = PromptSource::new(&dataset, &session, order, bound, per_row)?;
     if let Some(reference) = reference.as_ref().filter(|_| config.algorithm.sync_ref_model) {
-        session.checkpoints.save_reference(reference.state())?;
+        session.checkpoints.save_reference(reference)?;
     }
     let mut grpo = Grpo {
         sampling: rollout::sampling_params(config, &dataset.processor),

@@ -63,6 +63,9 @@ impl VisionLanguageModel for RecordedVision {
     fn parameters(&self) -> &Parameters {
         self.inner.parameters()
     }
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        self.inner.parameters_mut()
+    }
     fn compute(&self) -> (Kind, Device) {
         self.inner.compute()
     }

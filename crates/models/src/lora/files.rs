@@ -12,6 +12,7 @@ use super::patterns::Patterns;
 use crate::ModelError;
 use crate::checkpoint::{read_json, write_json};
 use crate::model::VisionLanguageModel;
+use crate::parameters::{Parameter, Parameters};
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 
@@ -173,17 +174,29 @@ pub fn save_adapter(
     base: &Path,
     folder: &Path,
 ) -> Result<Written, ModelError> {
-    let parameters = model.parameters();
+    save_adapter_of(model.parameters(), base, folder, &Parameter::master_weight)
+}
+
+/// [`save_adapter`] of the adapters of `parameters`, whose exact values `exact` gives in the order of the list.
+///
+/// # Errors
+/// As [`save_adapter`], and those of `exact`.
+pub fn save_adapter_of<E: From<ModelError>>(
+    parameters: &Parameters,
+    base: &Path,
+    folder: &Path,
+    exact: &dyn Fn(&Parameter) -> Result<Tensor, E>,
+) -> Result<Written, E> {
     let Some(lora) = &parameters.lora else {
-        return Err(ModelError::NoAdapter);
+        return Err(ModelError::NoAdapter.into());
     };
     let tensors: Vec<(String, Tensor)> = parameters
         .list
         .iter()
         .filter(|p| p.is_adapter)
-        .map(|p| Ok((format!("{WRAPPER}{}", p.name), p.master_weight()?)))
-        .collect::<Result<_, torch::TorchError>>()?;
-    let written = write_tensors(&folder.join(WEIGHTS), &tensors)?;
+        .map(|p| Ok((format!("{WRAPPER}{}", p.name), exact(p)?)))
+        .collect::<Result<_, E>>()?;
+    let written = write_tensors(&folder.join(WEIGHTS), &tensors).map_err(ModelError::from)?;
     let differing = |value: fn(&(i64, f64)) -> Value| -> Map<String, Value> {
         let layers = lora.scales.iter();
         layers.map(|(module, scale)| (module.clone(), value(scale))).collect()

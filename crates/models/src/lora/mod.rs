@@ -16,7 +16,7 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor, no_grad};
 use torch::{Distribution, fill_random};
 
-pub use files::{SavedAdapter, save_adapter};
+pub use files::{SavedAdapter, save_adapter, save_adapter_of};
 pub use merge::merge_adapter;
 pub use targets::Targets;
 

@@ -1,12 +1,15 @@
 //! Weights that files hold in another form than layers take them: loaded, trained, saved.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use models::checkpoint::save_parameters;
 use models::names::{Names, Reform};
 use models::parameters::Builder;
-use models::{Family, LoadOptions, ModelError, Parameters, Part, TrainedParts};
+use models::{
+    Family, LoadOptions, ModelError, Parameter, Parameters, Part, TrainedParts, exact_weights,
+    save_parameters,
+};
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use torch::{WeightFiles, read_tensors, write_tensors};
@@ -110,7 +113,16 @@ fn weights_of_every_form_are_loaded_and_saved() {
         parameters.list.iter().for_each(|p| drop(p.value.shallow_clone().g_add_scalar_(0.5)))
     });
     let target = tempfile::tempdir().unwrap();
-    save_parameters(&FAMILY.names, &parameters, folder.path(), target.path()).unwrap();
+    let asked = RefCell::new(Vec::new());
+    let exact = |parameter: &Parameter| {
+        asked.borrow_mut().push(parameter.name.clone());
+        parameter.master_weight()
+    };
+    let (names, source) = (&FAMILY.names, folder.path());
+    save_parameters(names, &parameters, source, target.path(), &exact).unwrap();
+    let expected = exact_weights(names, &parameters, source).unwrap();
+    let expected: Vec<&str> = expected.iter().map(|p| p.name.as_str()).collect();
+    assert!(expected.len() > 6 && *asked.borrow() == expected, "{asked:?} {expected:?}");
     let saved = read_tensors(&target.path().join("model.safetensors")).unwrap();
     let names: BTreeMap<_, _> = SHAPES.into_iter().collect();
     assert_eq!(saved.len(), names.len());

@@ -1,15 +1,18 @@
 //! How fast this machine does the work of a model's shapes: a blank model of the same sizes, with fewer
 //! layers where they are large, goes through the passes of a step.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use base::{DrawKey, Prompt};
+use config::ZeroStage;
 use engine::{Generator, Request, SamplingParams};
 use models::{
     AdapterSource, Checkpointing, FamilyConfig, LoadOptions, LoraOptions, ScaledSize, Targets,
     TrainedParts, VisionLanguageModel,
 };
 use tch::{Device, Kind, Tensor, no_grad};
+use torch::ranks::Group;
 
 use super::{Choice, Costs, Line, Load, Passes, Shape, Tower, Trained};
 use crate::TrainError;
@@ -83,7 +86,7 @@ impl<'a> Probe<'a> {
             head: head.times(vocab),
             vision: self.vision(&*model, choice)?,
             decoded: self.decoded(&*model, choice, part)?,
-            update: self.update(&*model)?,
+            update: self.update(model)?,
         })
     }
 
@@ -310,11 +313,13 @@ impl<'a> Probe<'a> {
     }
 
     /// Seconds of an update, by trained scalar.
-    fn update(&self, model: &dyn VisionLanguageModel) -> Result<f64, TrainError> {
+    fn update(&self, mut model: Box<dyn VisionLanguageModel>) -> Result<f64, TrainError> {
         let options = OptimizerOptions { max_grad_norm: 1.0, ..self.settings.optimizer() };
-        let parameters = model.parameters();
         let device = model.compute().1;
-        let mut optimizer = Optimizer::new(parameters, options)?;
+        let alone = Rc::new(Group::alone());
+        let mut optimizer =
+            Optimizer::new(model.parameters_mut(), options, alone, ZeroStage::Zero)?;
+        let parameters = model.parameters();
         optimizer.discard(parameters)?;
         let mut best = f64::INFINITY;
         for _ in 0..2 {

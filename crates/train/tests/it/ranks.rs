@@ -11,7 +11,7 @@ use base::run_folder::StopFlag;
 use base::world::Threads;
 use config::{
     AdvantageEstimator, ColonList, GrpoConfig, LossType, MultiObjectiveAggregation, OnBadRow,
-    RewardBatch, ScaleRewards, SftConfig,
+    RewardBatch, ScaleRewards, SftConfig, ZeroStageSetting,
 };
 use rewards::{Reward, RewardError, RewardInput, RewardSet};
 use serde_json::{Map, Value};
@@ -147,6 +147,29 @@ fn tensors(folder: &str, file: &str) -> BTreeMap<String, Tensor> {
     torch::read_tensors(&PathBuf::from(folder).join(file)).unwrap()
 }
 
+/// The trainer state of a checkpoint, each tensor flat, from one file or from a piece of each rank.
+fn state(checkpoint: &Path) -> BTreeMap<String, Tensor> {
+    let folder = checkpoint.join("trainer_state");
+    let whole = folder.join("optimizer.safetensors");
+    if whole.exists() {
+        let tensors = torch::read_tensors(&whole).unwrap().into_iter();
+        return tensors.map(|(key, tensor)| (key, tensor.flatten(0, -1))).collect();
+    }
+    let index: BTreeMap<String, Vec<(i64, i64, String)>> =
+        testing::read_json(folder.join("optimizer.index.json"));
+    let pieces = index.into_iter().map(|(key, ranges)| {
+        let mut next = 0;
+        let parts = ranges.into_iter().map(|(start, len, file)| {
+            assert_eq!(start, next, "{key}: a gap");
+            next += len;
+            tensors(folder.to_str().unwrap(), &file)[&format!("{key}@{start}")].flatten(0, -1)
+        });
+        let parts: Vec<Tensor> = parts.collect();
+        (key, Tensor::cat(&parts, 0))
+    });
+    pieces.collect()
+}
+
 fn norm(tensor: &Tensor) -> f64 {
     tensor.to_kind(Kind::Double).norm().double_value(&[])
 }
@@ -168,21 +191,18 @@ fn assert_same(name: &str, one: &str, several: &str) {
         }
     }
     // After one update the first moment is the gradient, but for a factor.
-    let moments = "checkpoint-1/trainer_state/optimizer.safetensors";
-    if Path::new(several).join(moments).exists() {
-        let (a, b) = (tensors(one, moments), tensors(several, moments));
-        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{name}");
-        let gradients = || a.iter().filter(|(key, _)| key.starts_with("exp_avg/"));
-        let largest = gradients().map(|(_, tensor)| norm(tensor)).fold(0.0, f64::max);
-        assert!(largest > 0.0, "{name}: no gradient");
-        for (key, expected) in gradients() {
-            let difference = norm(&(expected - &b[key]));
-            let scale = norm(expected).max(1e-6 * largest);
-            assert!(
-                difference <= 1e-6 * scale + 1e-12 * largest,
-                "{name}: {key}: {difference:.2e} of {scale:.2e}"
-            );
-        }
+    let [a, b] = [one, several].map(|folder| state(&Path::new(folder).join("checkpoint-1")));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{name}");
+    let gradients = || a.iter().filter(|(key, _)| key.starts_with("exp_avg/"));
+    let largest = gradients().map(|(_, tensor)| norm(tensor)).fold(0.0, f64::max);
+    assert!(largest > 0.0, "{name}: no gradient");
+    for (key, expected) in gradients() {
+        let difference = norm(&(expected - &b[key]));
+        let scale = norm(expected).max(1e-6 * largest);
+        assert!(
+            difference <= 1e-6 * scale + 1e-12 * largest,
+            "{name}: {key}: {difference:.2e} of {scale:.2e}"
+        );
     }
     let last = |folder: &str| {
         let folders = base::run_folder::checkpoints_in(Path::new(folder)).unwrap();
@@ -241,11 +261,12 @@ fn ranks_give_what_one_rank_gives() {
         "nested",
         &[
             ("two", 2, Completion, &|_| {}),
+            ("two-whole", 2, Completion, &|c| c.shards.zero_stage = ZeroStageSetting::Zero),
             // Three groups, and two at the end of the epoch, on three and four ranks: groups are cut.
             ("three", 3, Completion, &|_| {}),
             ("four", 4, Completion, &|c| c.rollout.share_prompt = false),
             ("reward-of-group", 4, OfGroup, &|_| {}),
-            ("reward-of-step", 3, Step, &|_| {}),
+            ("reward-of-step", 3, Step, &|c| c.shards.zero_stage = ZeroStageSetting::Zero),
         ],
     );
 }
@@ -370,4 +391,119 @@ fn sft_on_ranks_is_sft_on_one() {
         let folders = [1, ranks].map(|ranks| config(ranks).run.output_dir);
         assert_same("sft", &folders[0], &folders[1]);
     }
+}
+
+/// Bytes of the model and numbers of the state after the last step.
+fn end(config: &GrpoConfig) -> (Vec<u8>, BTreeMap<String, Tensor>) {
+    let folders = base::run_folder::checkpoints_in(Path::new(&config.run.output_dir)).unwrap();
+    let last = &folders.last().unwrap().1;
+    (bytes(last, "model.safetensors"), state(last))
+}
+
+fn assert_equal(
+    name: &str,
+    a: &(Vec<u8>, BTreeMap<String, Tensor>),
+    b: &(Vec<u8>, BTreeMap<String, Tensor>),
+) {
+    assert!(a.0 == b.0, "{name}: model.safetensors differs");
+    assert_eq!(a.1.keys().collect::<Vec<_>>(), b.1.keys().collect::<Vec<_>>(), "{name}");
+    for (key, tensor) in &a.1 {
+        assert!(tensor.equal(&b.1[key]), "{name}: {key} differs");
+    }
+}
+
+/// A run that learns, with one micro-batch a rank and a checkpoint at its end.
+fn learning(folder: &Path, name: &str, ranks: usize, stage: ZeroStageSetting) -> GrpoConfig {
+    config(folder, name, ranks).with(|c| {
+        c.optimizer.learning_rate = 3e-3;
+        c.optimizer.max_steps = 4;
+        c.save.save_steps = 0;
+        c.shards.zero_stage = stage;
+    })
+}
+
+#[test]
+fn shards_change_no_bit() {
+    use ZeroStageSetting::{Two, Zero};
+    for (name, set) in [
+        ("f32", &(|_: &mut GrpoConfig| {}) as &dyn Fn(&mut GrpoConfig)),
+        ("bf16", &|c| c.model.bf16 = true),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let [whole, shards] = [("whole", Zero), ("shards", Two)].map(|(out, stage)| {
+            let config = learning(folder.path(), &format!("{name}-{out}"), 3, stage).with(set);
+            grpo_on(3, &config, "nested", Completion);
+            config
+        });
+        assert_equal(name, &end(&whole), &end(&shards));
+        let lines = |config: &GrpoConfig| crate::runs::metrics(&config.run.output_dir);
+        assert_eq!(lines(&whole), lines(&shards), "{name}");
+    }
+}
+
+/// Steps up to `stop` of a run on so many ranks.
+fn steps_on(ranks: usize, config: &GrpoConfig, stop: Option<u64>) {
+    on_ranks(ranks, |rank, ranks| {
+        // A signal that one rank gets ends all.
+        let stop_after = stop.filter(|_| rank == 0);
+        let mut told = Told { stop_after, ..Told::default() };
+        let (model, flag) = (golden::checkpoint("nested"), told.stop.clone());
+        let rewards = Some(reward_set(Completion));
+        let outcome = train_grpo_on(ranks, config, &model, rewards, &mut told, &flag);
+        let outcome = outcome.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!(outcome.finished, stop.is_none());
+        stop.map(|stop| assert_eq!(outcome.steps, stop));
+    });
+}
+
+#[test]
+fn resumed_ranks_equal_uninterrupted_ones() {
+    use ZeroStageSetting::{Two, Zero};
+    for stage in [Zero, Two] {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = learning(folder.path(), "whole", 2, stage);
+        steps_on(2, &whole, None);
+        let parts = learning(folder.path(), "parts", 2, stage);
+        for stop in [Some(1), Some(3), None] {
+            steps_on(2, &parts, stop);
+        }
+        assert_equal("resumed", &end(&whole), &end(&parts));
+        let lines = |config: &GrpoConfig| crate::runs::metrics(&config.run.output_dir);
+        assert_eq!(lines(&whole), lines(&parts));
+    }
+}
+
+/// Four ranks, then two, one and three: each goes on from the numbers of the last, whatever is in shards.
+#[test]
+fn other_ranks_go_on_from_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |ranks: usize, stage| {
+        learning(folder.path(), "run", ranks, stage)
+            .with(|c| c.run.output_dir = folder.path().join("run").display().to_string())
+    };
+    use ZeroStageSetting::{Two, Zero};
+    for (ranks, stage, stop) in
+        [(4, Two, Some(1)), (2, Zero, Some(2)), (1, Two, Some(3)), (3, Two, None)]
+    {
+        steps_on(ranks, &of(ranks, stage), stop);
+    }
+    let one = learning(folder.path(), "one", 1, Zero);
+    steps_on(1, &one, None);
+    let ((_, a), (_, b)) = (end(&one), end(&of(3, Two)));
+    for (key, expected) in a {
+        let difference = norm(&(&expected - &b[&key]));
+        assert!(difference <= 1e-3 * norm(&expected).max(1e-3), "{key}: {difference:.2e}");
+    }
+    // With other completions a step it would be another run.
+    let other = of(2, Two).with(|c| {
+        c.optimizer.per_device_train_batch_size = 4;
+        c.optimizer.max_steps = 6;
+    });
+    let refused = on_ranks(2, |_, ranks| {
+        let (mut told, stop) = (Told::default(), StopFlag::new());
+        let rewards = Some(reward_set(Completion));
+        let model = golden::checkpoint("nested");
+        chain(&train_grpo_on(ranks, &other, &model, rewards, &mut told, &stop).unwrap_err())
+    });
+    assert!(refused[0].contains("per_device_train_batch_size"), "{refused:?}");
 }

@@ -148,8 +148,8 @@ impl Reference {
         match &self.place {
             Place::Device => Ok(()),
             Place::Host(offloaded) => {
-                let pairs = list.iter().zip(offloaded);
-                pairs.map(|(p, weight)| point(p, &begin_copy(weight, device)?)).collect()
+                let mut pairs = list.iter().zip(offloaded);
+                pairs.try_for_each(|(p, weight)| point(p, &begin_copy(weight, device)?))
             }
             Place::Shards { buckets, own } => {
                 let mut whole = Vec::new();

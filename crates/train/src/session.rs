@@ -429,13 +429,13 @@ impl<'a> Session<'a> {
         metrics.insert("secs".into(), Value::Object(self.clock.lap()));
         let metrics = reduce(self.ranks.world.as_ref(), self.command, &metrics)?;
         self.send_messages()?;
-        self.vote_on_stop()?;
         if self.evaluation_is_due() {
             self.run.waiting = Some(metrics);
         } else {
             let published = self.publish(&metrics);
             self.agree("metrics are written", published)?;
         }
+        self.vote_on_stop()?;
         if !due && self.checkpoint_is_due(self.progress.step + 1) {
             self.look_at_the_disk("after the next step");
         }

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::rc::Rc;
 
 use config::{ColonList, GrpoConfig, ZeroStage};
-use models::{LoadOptions, TrainedParts, VisionLanguageModel, load_model};
+use models::{
+    AdapterSource, LoadOptions, LoraOptions, Targets, TrainedParts, VisionLanguageModel,
+    load_model, load_with_adapter,
+};
 use tch::{Device, Kind, Tensor, no_grad};
 use torch::ranks::Group;
 
@@ -26,21 +29,31 @@ fn settings(offloads: bool) -> Settings {
     Settings::try_from(&config).unwrap()
 }
 
-fn model(kind: Kind) -> Box<dyn VisionLanguageModel> {
-    let options = LoadOptions { kind, device: Device::Cpu, trained: TrainedParts::ALL };
-    load_model(&testing::checkpoint(NAME), options).unwrap()
+fn model(kind: Kind, has_adapters: bool, trained: TrainedParts) -> Box<dyn VisionLanguageModel> {
+    let options = LoadOptions { kind, device: Device::Cpu, trained };
+    let folder = testing::checkpoint(NAME);
+    if !has_adapters {
+        return load_model(&folder, options).unwrap();
+    }
+    let targets = Targets::new(&[], false).unwrap();
+    let lora = LoraOptions { rank: 4, alpha: 8.0, dropout: 0.0, targets, seed: 1 };
+    load_with_adapter(&folder, options, AdapterSource::New(&lora)).unwrap()
 }
 
 /// One update by gradients that rank 0 alone has.
-fn updated(kind: Kind, group: Rc<Group>) -> (Box<dyn VisionLanguageModel>, Optimizer) {
-    let mut model = model(kind);
+fn updated(
+    kind: Kind,
+    has_adapters: bool,
+    group: Rc<Group>,
+) -> (Box<dyn VisionLanguageModel>, Optimizer) {
+    let mut model = model(kind, has_adapters, TrainedParts::ALL);
     // The norm of one rank is rounded otherwise.
     let options = OptimizerOptions { max_grad_norm: 0.0, ..settings(false).optimizer() };
     let (is_first, stage) = (group.rank() == 0, ZeroStage::Two);
     let mut optimizer = Optimizer::new(model.parameters_mut(), options, group, stage).unwrap();
     let parameters = model.parameters();
     if is_first {
-        for parameter in &parameters.list {
+        for parameter in parameters.list.iter().filter(|p| p.value.requires_grad()) {
             parameter.value.square().sum(parameter.value.kind()).backward();
         }
     }
@@ -51,10 +64,12 @@ fn updated(kind: Kind, group: Rc<Group>) -> (Box<dyn VisionLanguageModel>, Optim
 #[test]
 fn ranks_save_the_model_that_one_saves() {
     let source = testing::checkpoint(NAME);
-    for kind in [Kind::Float, Kind::BFloat16] {
+    for (kind, has_adapters) in
+        [(Kind::Float, false), (Kind::BFloat16, false), (Kind::BFloat16, true)]
+    {
         let save = |group: Rc<Group>, target: &Path| {
             let is_first = group.rank() == 0;
-            let (model, optimizer) = updated(kind, group);
+            let (model, optimizer) = updated(kind, has_adapters, group);
             let both = (model.as_ref(), &optimizer);
             if is_first {
                 policy::save(both, NAME, &source, target).unwrap().len()
@@ -67,6 +82,7 @@ fn ranks_save_the_model_that_one_saves() {
         for (size, folder) in [1, 3].into_iter().zip(&folders) {
             let written = on_ranks(size, |group| save(group, folder.path()));
             assert!(written[0] > 0 && written[1..].iter().all(|&files| files == 0));
+            assert_eq!(folder.path().join("adapter_model.safetensors").exists(), has_adapters);
         }
         for entry in std::fs::read_dir(folders[0].path()).unwrap() {
             let name = entry.unwrap().file_name();
@@ -75,6 +91,25 @@ fn ranks_save_the_model_that_one_saves() {
             assert!(alone == shared, "{kind:?} {name:?}");
         }
     }
+}
+
+/// Adapters are small: each rank may have all of their exact weights in host memory.
+#[test]
+fn adapters_in_host_memory_are_trained_at_stage_0() {
+    let norms = on_ranks(2, |group| {
+        let trained = TrainedParts { masters_on_host: true, ..TrainedParts::ALL };
+        let mut model = model(Kind::BFloat16, true, trained);
+        let options = settings(false).optimizer();
+        let rank = group.rank();
+        let mut optimizer =
+            Optimizer::new(model.parameters_mut(), options, group, ZeroStage::Zero).unwrap();
+        let adapters = model.parameters().list.iter().filter(|p| p.is_adapter);
+        if rank == 1 {
+            adapters.for_each(|p| p.value.sum(p.value.kind()).backward());
+        }
+        optimizer.step(model.parameters(), 1e-2).unwrap()
+    });
+    assert!(norms[0] > 1.0 && norms[0] == norms[1], "{norms:?}");
 }
 
 fn reference(policy: &dyn VisionLanguageModel, offloads: bool, group: Rc<Group>) -> Reference {
@@ -93,7 +128,7 @@ fn a_reference_in_shards_is_the_whole_one() {
     let states = |size: usize, offloads: bool, is_restored: bool| {
         let all = on_ranks(size, |group| {
             let kind = settings(false).load.kind;
-            let (policy, optimizer) = updated(kind, group.clone());
+            let (policy, optimizer) = updated(kind, false, group.clone());
             let reference = reference(policy.as_ref(), offloads, group);
             let held = |reference: &Reference| {
                 let tensors = reference.state();

@@ -95,7 +95,11 @@ pub fn show(text: &str) {
         Some(Rank { rank, .. }) => format!("rank {rank}: "),
         None => String::new(),
     };
-    let line = format!("{prefix}{}\n", printable(text));
+    let text = printable(text);
+    let line = match prefix.as_str() {
+        "" => format!("{text}\n"),
+        prefix => text.lines().map(|line| format!("{prefix}{line}\n")).collect(),
+    };
     let mut write = || {
         // stderr is closed: there is nowhere to report it.
         let _ = io::stderr().lock().write_all(line.as_bytes());

@@ -6,7 +6,6 @@ use std::time::Duration;
 use ::ranks::{JoinOptions, Place, Processes, join};
 use anyhow::Result;
 use base::console;
-use base::world::World;
 use cli::program;
 use config::RanksSection;
 use tch::Device;

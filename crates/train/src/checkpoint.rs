@@ -12,7 +12,7 @@ use base::run_folder::{
 use config::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch::Written;
 
 use crate::batch::MicroBatch;
@@ -273,6 +273,7 @@ impl Session<'_> {
 
     fn write(&mut self) -> Result<(), TrainError> {
         self.together("weights to be saved", || self.refuse_diverged())?;
+        self.compare_weights()?;
         let step = self.progress.step;
         let pending = self.run.write(|folder| folder.begin_checkpoint(step).map(Some));
         let pending = self.agree("a checkpoint is begun", pending)?;
@@ -367,6 +368,26 @@ impl Session<'_> {
         };
         let sums: Sums = written.iter().filter_map(known).collect();
         write_sums(pending.path(), sums)?;
+        Ok(())
+    }
+
+    /// Refuses weights that differ between ranks, which all have whole: what one of them computes is of no use then.
+    fn compare_weights(&self) -> Result<(), TrainError> {
+        if !self.ranks.are_several() {
+            return Ok(());
+        }
+        let parameters = self.model.parameters();
+        let trained = || parameters.list.iter().filter(|parameter| parameter.value.requires_grad());
+        let own = self.together("weights to compare", || {
+            trained().map(|parameter| digest(&parameter.value)).collect::<Result<Vec<_>, _>>()
+        })?;
+        let all = self.ranks.of_all("weights to compare", &own)?;
+        for (rank, of_rank) in all.iter().enumerate() {
+            let differs = of_rank.iter().zip(&all[0]).position(|(a, b)| a != b);
+            if let Some(parameter) = differs.and_then(|index| trained().nth(index)) {
+                return Err(TrainError::Apart { rank, name: parameter.name.clone() });
+            }
+        }
         Ok(())
     }
 
@@ -628,6 +649,27 @@ pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool, TrainError> {
         start += count;
     }
     Ok(true)
+}
+
+/// Sums over the bits of all numbers: where one number differs, so does a sum.
+fn digest(tensor: &Tensor) -> Result<[i64; 2], TrainError> {
+    let flat = tensor.detach().f_contiguous()?.f_view([-1])?;
+    let bits = match flat.kind().elt_size_in_bytes() {
+        2 => Kind::Int16,
+        _ => Kind::Int,
+    };
+    let (flat, mut sums, mut start) = (flat.f_view_dtype(bits)?, [0_i64; 2], 0);
+    while start < flat.size()[0] {
+        let count = LOOKED_AT.min(flat.size()[0] - start);
+        let part = flat.f_narrow(0, start, count)?.f_to_kind(Kind::Int64)?;
+        let squares = part.f_multiply(&part)?.f_sum(Kind::Int64)?;
+        let parts = [part.f_sum(Kind::Int64)?, squares];
+        for (sum, part) in sums.iter_mut().zip(&parts) {
+            *sum = sum.wrapping_add(i64::try_from(part)?);
+        }
+        start += count;
+    }
+    Ok(sums)
 }
 
 /// Size of the weight files of a model folder.

@@ -226,6 +226,7 @@ impl<'a> Session<'a> {
             }
         }
         let checkpoints = self.ranks.of_main("checkpoints", &checkpoints)?;
+        self.find_shared_folder()?;
         if checkpoints.is_empty() {
             self.run.waiting = self.evaluation_is_due().then(Map::new);
         } else {
@@ -243,6 +244,25 @@ impl<'a> Session<'a> {
             folder.write_env(&environment(facts))?;
         }
         self.log_summary(dataset, &counts)
+    }
+
+    /// Refuses shards of ranks that do not see one run folder: each writes its part of a checkpoint there.
+    fn find_shared_folder(&mut self) -> Result<(), TrainError> {
+        if !self.optimizer.is_sharded() {
+            return Ok(());
+        }
+        let sign = self.run.write(|folder| folder.put_sign().map(Some));
+        let sign = self.agree("a sign in the run folder", sign)?;
+        let sign = self.ranks.of_main("a sign in the run folder", &sign)?.unwrap_or_default();
+        let found = match sign.exists() {
+            true => Ok(()),
+            false => Err(TrainError::NotShared { path: sign.clone() }),
+        };
+        let found = self.agree("finding the run folder", found);
+        if self.ranks.world.is_main() {
+            let _ = std::fs::remove_file(&sign);
+        }
+        found
     }
 
     fn log_summary(

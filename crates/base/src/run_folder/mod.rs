@@ -210,6 +210,21 @@ impl RunFolder {
         Ok(path)
     }
 
+    /// Puts an empty file into the folder that others can look for, and returns its path; who puts it takes it away. It is
+    /// removed like other unfinished files where that does not happen.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn put_sign(&self) -> Result<PathBuf, RunError> {
+        let dir = self.dir.canonicalize().map_err(io(&self.dir))?;
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let name = format!("{UNFINISHED}{ENVIRONMENT}-{}-{}", std::process::id(), since.as_nanos());
+        let path = dir.join(name);
+        File::create(&path).map_err(io(&path))?;
+        Ok(path)
+    }
+
     /// Makes sure that what was logged is on the disk.
     fn sync_logs(&mut self) -> Result<(), RunError> {
         if let Some(file) = &self.metrics {

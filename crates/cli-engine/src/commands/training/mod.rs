@@ -28,6 +28,9 @@ pub use evaluations::Run;
 /// # Errors
 /// What the trainer refuses; a run that was asked to stop early.
 pub fn grpo(config: &GrpoConfig) -> Result<()> {
+    let stage_three = |ranks: usize, folder: &Path, available: u64| {
+        plan::check_stage_three(config, ranks, folder, available)
+    };
     super::warn_of_missing_box_reward(config);
     // A word that is misspelt costs no download.
     if let Some(problem) = reward_problems(config, false).into_iter().next() {
@@ -36,7 +39,7 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
     let model = folder_or_name(&config.model.model_name_or_path)?;
     let config = &config.clone().with(|c| c.model.model_name_or_path = model);
     joined(&config.ranks, &config.machine.device, config.machine.num_threads)?.run(|joined| {
-        run(&config.into(), joined, |folder, observer, stop| {
+        run(&config.into(), joined, &stage_three, |folder, observer, stop| {
             train_grpo_on(&joined.ranks, config, folder, None, observer, stop)
         })
     })
@@ -47,10 +50,13 @@ pub fn grpo(config: &GrpoConfig) -> Result<()> {
 /// # Errors
 /// As [`grpo`].
 pub fn sft(config: &SftConfig) -> Result<()> {
+    let stage_three = |ranks: usize, folder: &Path, available: u64| {
+        plan::check_stage_three_of_sft(config, ranks, folder, available)
+    };
     let model = folder_or_name(&config.model.model_name_or_path)?;
     let config = &config.clone().with(|c| c.model.model_name_or_path = model);
     joined(&config.ranks, &config.machine.device, config.machine.num_threads)?.run(|joined| {
-        run(&config.into(), joined, |folder, observer, stop| {
+        run(&config.into(), joined, &stage_three, |folder, observer, stop| {
             train_sft_on(&joined.ranks, config, folder, observer, stop)
         })
     })
@@ -64,6 +70,7 @@ type Outcomes = Result<Outcome, TrainError>;
 fn run(
     run: &Run,
     joined: &Joined,
+    stage_three: &dyn Fn(usize, &Path, u64) -> Result<String, TrainError>,
     train: impl FnOnce(&Path, &mut dyn Observer, &StopFlag) -> Outcomes,
 ) -> Result<()> {
     let sections = &run.sections;
@@ -75,6 +82,10 @@ fn run(
         let (name, revision) = (&sections.model.model_name_or_path, &sections.model.model_revision);
         hub::model_folder(name, revision.as_deref())
     })?;
+    let ranks = joined.ranks.world.size();
+    if ranks > 1 && sections.shards.zero_stage == ZeroStageSetting::Three {
+        base::say!("{}", stage_three(ranks, &folder, memory_of_rank(joined)?)?);
+    }
     let mut watcher =
         Watcher { evaluations: Evaluations::open(run, &folder)?, progress: Progress::new() };
     console::be_heard();
@@ -91,6 +102,16 @@ fn run(
         let _ = base::console::write_data(&checkpoint.display().to_string());
     }
     Ok(())
+}
+
+/// Bytes that a rank may take: those of its card, else its part of the host's.
+fn memory_of_rank(joined: &Joined) -> Result<u64> {
+    match torch::parse_device(&joined.device)? {
+        Device::Cuda(index) => match torch::card(index)? {
+            card => Ok(card.memory),
+        },
+        _ => Ok(host_memory()? / joined.local_size as u64),
+    }
 }
 
 fn stopped(outcome: &Outcome) -> String {

@@ -233,7 +233,6 @@ fn launched_argument() -> Arg {
         .num_args(1..)
         .required(true)
         .trailing_var_arg(true)
-        .allow_hyphen_values(true)
         .help("What the ranks do, with its flags: `-- grpo --config run.yaml`")
 }
 

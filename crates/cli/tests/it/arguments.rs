@@ -67,11 +67,12 @@ fn help_lists_every_command() {
 /// What users read must not move when the declarations behind it do: `UPDATE_HELP=1` writes what is said now.
 #[test]
 fn help_is_as_it_was() {
-    const COMMANDS: [&str; 14] = [
+    const COMMANDS: [&str; 15] = [
         "",
         "demo",
         "grpo",
         "sft",
+        "launch",
         "plan",
         "eval",
         "generate",
@@ -112,7 +113,7 @@ fn help_says_defaults_and_requirements_and_hides_foreign_flags() {
     ] {
         assert!(help.contains(part), "{part}\n{help}");
     }
-    assert!(!help.contains("deepspeed"));
+    assert!(!help.contains("attn_implementation"));
     let help: String = call("sft --help").stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("[default: cosine]"), "{help}");
 }
@@ -184,11 +185,10 @@ fn the_rec_script_of_vlm_r1_is_taken_as_it_is() {
     ] {
         assert!(result.stdout.contains(line), "{line}\n{}", result.stdout);
     }
+    assert!(result.stdout.contains("\nzero_stage: \"3\"\n"), "{}", result.stdout);
     assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
     assert!(result.stderr.starts_with("warning: no effect here: "), "{}", result.stderr);
-    for flag in
-        ["use_vllm", "attn_implementation", "data_seed", "report_to", "dataset_name", "deepspeed"]
-    {
+    for flag in ["use_vllm", "attn_implementation", "data_seed", "report_to", "dataset_name"] {
         assert_eq!(
             result.stderr.matches(&format!("`--{flag}`")).count(),
             1,
@@ -349,12 +349,14 @@ fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
         ("--model_name_or_path coco".to_owned(), "coco/config.json"),
         ("--deepspeed none.json".to_owned(), "none.json"),
         (format!("--deepspeed {}", path("folder.jsonl")), "folder.jsonl"),
-        (format!("--deepspeed {evals}"), "evals.yaml"),
     ] {
         let result = dry(&flags);
         assert_eq!(result.code, Some(1), "{flags}: {}", result.stderr);
         assert!(result.stderr.contains(part), "{flags}: {}", result.stderr);
     }
+    let no_json = dry(&format!("--deepspeed {evals}"));
+    assert_eq!(no_json.code, Some(2), "{}", no_json.stderr);
+    assert!(no_json.stderr.contains("evals.yaml:1: no JSON"), "{}", no_json.stderr);
     // A name is looked at before the model is.
     let line = REQUIRED.replace("path m", "path somebody/something");
     let result = call_there(&format!("grpo {line} --reward_funcs acuracy"));
@@ -362,41 +364,82 @@ fn a_dry_run_finds_all_that_keeps_a_run_from_beginning() {
 }
 
 #[test]
-fn what_deepspeed_is_told_and_would_alter_the_run_is_named() {
+fn a_file_of_deepspeed_is_obeyed_or_refused() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("zero.json");
-    let text = r#"{"zero_optimization": {"stage": 3}, "gradient_clipping": 0.5, "fp16": {"enabled": true},
-        "train_micro_batch_size_per_gpu": "auto", "optimizer": {"type": "SGD"}}"#;
-    fs::write(&file, text).unwrap();
-    let result = dry(&format!("--deepspeed {}", file.display()));
+    let dry_with = |text: &str, more: &str| {
+        fs::write(&file, text).unwrap();
+        dry(&format!("--deepspeed {} {more}", file.display()))
+    };
+    let obeyed = r#"{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}, "overlap_comm": true},
+        "train_micro_batch_size_per_gpu": "auto", "steps_per_print": 10}"#;
+    let result = dry_with(obeyed, "");
     assert_eq!(result.code, Some(0), "{}", result.stderr);
-    for part in ["`gradient_clipping`", "`fp16`", "`optimizer`", "zero.json"] {
-        assert!(result.stderr.contains(part), "{part}: {}", result.stderr);
+    for line in ["zero_stage: \"2\"", "offload_optimizer: true"] {
+        assert!(result.stdout.contains(line), "{line}: {}", result.stdout);
     }
-    assert!(!result.stderr.contains("train_micro"), "{}", result.stderr);
+    let warning = format!(
+        "warning: {}: no effect here, where buckets and reports are our own: `zero_optimization.overlap_comm`, \
+         `steps_per_print`\n",
+        file.display()
+    );
+    assert_eq!(result.stderr, warning);
+    // What it asks of several ranks, as a launcher has them.
+    let whole = obeyed.replace("\"stage\": 2", "\"stage\": 0");
+    assert_eq!(dry_with(&whole, "").code, Some(0));
+    let refused = dry_with(r#"{"gradient_clipping": 0.5, "fp16": {"enabled": true}}"#, "");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    let expected = format!(
+        "error: {}: `gradient_clipping`: got `0.5`, expected `auto` or `1.0`",
+        file.display()
+    );
+    assert!(refused.stderr.starts_with(&expected), "{}", refused.stderr);
+    let differs = dry_with(obeyed, "--zero_stage 0");
+    assert!(differs.stderr.contains("expected 0, as `--zero_stage` has it"), "{}", differs.stderr);
+    assert_eq!(differs.code, Some(2));
+}
+
+fn with_world_size(size: &str, line: &str) -> CallResult {
+    let mut command = command();
+    command.args(line.split_whitespace()).current_dir(PLACE.path()).env("WORLD_SIZE", size);
+    call_result(command.output().unwrap())
 }
 
 #[test]
 fn several_processes_are_refused() {
-    let with_world_size = |size: &str| {
-        let line = format!("grpo --dry_run {REQUIRED}");
-        call_result(
-            command()
-                .args(line.split_whitespace())
-                .current_dir(PLACE.path())
-                .env("WORLD_SIZE", size)
-                .output()
-                .unwrap(),
-        )
-    };
+    let with_world_size = |size: &str| with_world_size(size, &format!("grpo --dry_run {REQUIRED}"));
     let two = with_world_size("2");
     assert_eq!(two.code, Some(1), "{}", two.stderr);
     assert!(two.stderr.contains("2 ranks: several processes are not built yet"), "{}", two.stderr);
-    assert!(
-        refused(&with_world_size("two"))
-            .contains("WORLD_SIZE is `two`, expected the number of ranks")
-    );
     assert_eq!(with_world_size("1").code, Some(0));
+}
+
+#[test]
+fn commands_without_ranks_are_done_by_one_process() {
+    for (line, hint) in [
+        ("reward --dry_run --input rows.jsonl --reward_funcs format", "hint: start it once"),
+        ("data check --data_file_paths a.jsonl", "env -u WORLD_SIZE"),
+        ("demo --dry_run", "hint: start it once"),
+        (
+            "plan --dry_run --model_name_or_path m --data_file_paths a --output_dir o",
+            "plan --ranks 8",
+        ),
+        ("eval --compare coco models", "hint: start it once"),
+    ] {
+        let result = with_world_size("8", line);
+        let name = line.split(" --").next().unwrap();
+        let said = refused(&result);
+        let expected = format!("error: WORLD_SIZE is `8`, and `{name}` is done by one process\n");
+        assert!(said.starts_with(&expected) && said.contains(hint), "{said}");
+    }
+    let grpo = format!("grpo --dry_run {REQUIRED}");
+    let wrong = with_world_size("two", &grpo);
+    assert!(
+        wrong.stderr.contains("WORLD_SIZE is `two`, expected the number of ranks, from 1\nhint: "),
+        "{}",
+        wrong.stderr
+    );
+    assert_eq!(wrong.code, Some(2));
 }
 
 #[test]

@@ -28,6 +28,8 @@ mod hub;
 #[cfg(test)]
 mod image_links;
 #[cfg(test)]
+mod launch;
+#[cfg(test)]
 mod model_folder;
 #[cfg(test)]
 mod old_runs;

@@ -90,6 +90,65 @@ fn memory_time_and_cost_of_three_ways() {
 }
 
 #[test]
+fn several_ranks_have_a_larger_step_and_a_part_of_the_state() {
+    let dir = TempDir::new().unwrap();
+    let on_card = "--device H200 --bf16 true --cost_per_hour 3600000";
+    let one = plan(dir.path(), on_card);
+    assert!(!one.stdout.contains("ranks"), "{}", one.stdout);
+    let four = plan(dir.path(), &format!("{on_card} --ranks 4"));
+    assert!(four.stdout.contains("\na step: 8 prompts, 32 completions;"), "{}", four.stdout);
+    let said = "\n4 ranks: 8 completions on each; exact weights, moments, summed gradients and reference in shards \
+                (stage 2); memory and time are those of one rank\n";
+    assert!(four.stdout.contains(said), "{}", four.stdout);
+    let (alone, rank) = (cells(&one), cells(&four));
+    for name in ["moments", "f32 masters", "gradients", "reference"] {
+        // All weights are in shards, adapters are not.
+        assert!((alone[name][0] / 4.0 - rank[name][0]).abs() < 0.06, "{name}: {alone:?} {rank:?}");
+        assert_eq!(alone[name][2], rank[name][2], "{name}");
+    }
+    assert_eq!(alone["weights"], rank["weights"]);
+    let (zero, two) = (rank["peak, stage 0"], rank["peak, stage 2"]);
+    assert_eq!([two[0], two[1], zero[2]], rank["peak"]);
+    assert!(zero[0] > two[0] && zero[1] > two[1], "{rank:?}");
+    // 3 quarters of 4 bytes of sums, and 2 each of weights and reference, in one round.
+    let sent = rank["parameters trained"][0] * 8.0 * 0.75 / f64::from(1 << 20);
+    assert!((rank["sent by a rank a step, MiB"][0] - sent).abs() < 0.2, "{sent} {rank:?}");
+    for network in ["NVLink", "200 Gbit/s"] {
+        let of = |name: String| rank[&name];
+        let (step, alone) = (of(format!("a step, {network}, s")), of(format!("{network}, s")));
+        let phases =
+            ["prefill", "decoding", "reference", "policy forward", "policy backward", "update"];
+        let sum: f64 = phases.iter().map(|name| rank[&format!("{name}, s")][0]).sum();
+        assert!((sum + alone[0] - step[0]).abs() < 0.005, "{network}: {}", four.stdout);
+        let cost = of(format!("cost, {network}"))[0];
+        assert!((step[0] * 1e4 - cost).abs() < 5.1, "{network}: {}", four.stdout);
+    }
+    let whole = plan(dir.path(), &format!("{on_card} --ranks 4 --zero_stage 0"));
+    assert!(whole.stdout.contains("nothing in shards (stage 0)"), "{}", whole.stdout);
+    assert_eq!(cells(&whole)["moments"], alone["moments"]);
+}
+
+#[test]
+fn stage_3_runs_as_2_where_that_fits() {
+    let dir = TempDir::new().unwrap();
+    let asked = "--device H200 --bf16 true --ranks 8 --zero_stage 3 --memory 1GiB 1000B";
+    let result = plan(dir.path(), asked);
+    assert_eq!(result.code, Some(0), "{}", result.stderr);
+    let line = |start: &str| result.stdout.lines().find(|line| line.starts_with(start));
+    let fits = line("1GiB: zero_stage 3 runs as 2: weights in shards are not built yet").unwrap();
+    assert!(fits.ends_with(" GB of each of 8 ranks, which have 1.1 GB"), "{fits}");
+    let not = result.stdout.split("\n1000B: ").nth(1).unwrap();
+    assert!(
+        not.contains("zero_stage") && not.contains("which have 0.0 GB\nhint: none of our"),
+        "{not}"
+    );
+    let none = plan(dir.path(), "--device H200 --bf16 true --zero_stage 3");
+    assert!(!none.stdout.contains("runs as 2"), "one rank has nothing to share: {}", none.stdout);
+    let bad = plan(dir.path(), "--ranks 0");
+    assert_eq!(bad.code, Some(2), "{}", bad.stderr);
+}
+
+#[test]
 fn a_bad_amount_is_refused() {
     let dir = TempDir::new().unwrap();
     let result = plan(dir.path(), "--memory 24TB");

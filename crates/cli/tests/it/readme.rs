@@ -23,6 +23,7 @@ const MAKE: &str = "#!/bin/sh\nPATH=$OUTER_PATH\nexport PATH\nexec make --dry-ru
 const VLM_R1_CUT_SHORT: &str = "#!/bin/sh
 case \"$1\" in
 grpo) exec \"$BINARY\" \"$@\" --max_steps 1 --max_completion_length 8 ;;
+launch) exec \"$BINARY\" \"$@\" --max_steps 1 --max_completion_length 8 ;;
 sft) exec \"$BINARY\" \"$@\" --max_steps 1 ;;
 demo) exec \"$BINARY\" \"$@\" --dry_run ;;
 *) exec \"$BINARY\" \"$@\" ;;
@@ -283,6 +284,8 @@ fn every_flag_exists() {
     let mut known: BTreeSet<&str> = fields.map(|field| field.name).collect();
     known.extend(compat_flags_of_grpo().iter().map(|flag| flag.name));
     known.extend(["config", "set", "help", "version"]);
+    // torchrun's.
+    known.insert("no_python");
     let mut checked = 0;
     for page in [
         "README.md",
@@ -294,6 +297,7 @@ fn every_flag_exists() {
         "docs/evaluation.md",
         "docs/models.md",
         "docs/migrating.md",
+        "docs/distributed.md",
         "configs/README.md",
     ] {
         let text = text(page);

@@ -62,7 +62,7 @@ pub(super) const TOP: Keys = &[
                     optimizer.per_device_train_batch_size * optimizer.gradient_accumulation_steps;
                 json!(of_rank * ranks)
             },
-            "--per_device_train_batch_size x --gradient_accumulation_steps x ranks",
+            "`--per_device_train_batch_size` x `--gradient_accumulation_steps` x ranks",
         ),
     ),
     ("optimizer", In(OPTIMIZER)),

@@ -191,3 +191,96 @@ fn the_largest_batch_fits_and_one_more_group_does_not() {
     assert!(peak(fit) <= bytes && peak(fit + 8) > bytes);
     assert_eq!(completions_that_fit(&SHAPE_3B, choice, (&BATCH, 8), &BATCH, 1 << 30), 0);
 }
+
+/// A card's shape with the numbers of a model of the hub.
+fn of_hub(name: &str) -> Shape {
+    let hub: serde_json::Value = testing::read_json(testing::golden("families/hub_configs.json"));
+    let value = hub["models"][name]["config"].clone();
+    let file = models::config::ConfigFile::of("config.json".as_ref(), value).unwrap();
+    Shape::of(&*(models::qwen2_5_vl::FAMILY.read_config)(&file).unwrap()).unwrap()
+}
+
+fn on_ranks(count: u64, stage: ZeroStageSetting) -> Choice {
+    Choice { bf16: true, recompute: true, ranks: Ranks { count, stage }, ..FULL }
+}
+
+/// Billions of bytes.
+fn near(got: u64, expected: f64, what: &str) {
+    let got = got as f64 / 1e9;
+    // The expected numbers have two or three digits.
+    assert!((got / expected - 1.0).abs() < 0.03, "{what}: {got}, expected {expected}");
+}
+
+/// bf16 on 8 ranks, before activations. By hand, bytes of each number: weights 2 and what a pass leaves of gradients 2;
+/// exact halves 2, moments 8, sums 4 and reference 2, of which stage 2 has an eighth. And seconds to send sums in f32 and
+/// weights in bf16 once, seven eighths of them, at 350 and 25 GB/s.
+#[test]
+fn ranks_of_3b_to_72b() {
+    for (name, stage_0, stage_2, nvlink, ethernet) in [
+        ("Qwen2.5-VL-3B-Instruct", 75.0, 22.5, 0.056, 0.79),
+        ("Qwen2.5-VL-7B-Instruct", 166.0, 49.8, 0.124, 1.74),
+        ("Qwen2.5-VL-32B-Instruct", 670.0, 201.0, 0.50, 7.0),
+        ("Qwen2.5-VL-72B-Instruct", 1468.0, 440.0, 1.1, 15.4),
+    ] {
+        let shape = of_hub(name);
+        let before_activations = |stage| {
+            let plan = memory(&shape, on_ranks(8, stage), &BATCH, &BATCH);
+            let arriving = 2 * shape.counts.all();
+            plan.weights + plan.masters + plan.moments + plan.gradients + plan.reference + arriving
+        };
+        near(before_activations(ZeroStageSetting::Zero), stage_0, name);
+        near(before_activations(ZeroStageSetting::One), stage_2, name);
+        near(before_activations(ZeroStageSetting::Auto), stage_2, name);
+        let work = Work { step: BATCH, micro_batch: BATCH.completions, sampled: 1, iterations: 1 };
+        let of_policy = Choice { reference: false, ..on_ranks(8, ZeroStageSetting::Two) };
+        let sent = bytes_sent(&shape, of_policy, &work);
+        for (network, expected) in NETWORKS.iter().zip([nvlink, ethernet]) {
+            let secs = network.secs(sent);
+            assert!((secs / expected - 1.0).abs() < 0.03, "{name}, {}: {secs}", network.name);
+        }
+    }
+}
+
+#[test]
+fn what_is_sent_by_hand() {
+    let n = SHAPE_39M.counts.all();
+    let work = |micro_batch, iterations| Work { step: BATCH, micro_batch, sampled: 1, iterations };
+    let sent = |choice, work| bytes_sent(&SHAPE_39M, choice, &work);
+    let two = on_ranks(2, ZeroStageSetting::Two);
+    // Half of: two rounds of f32 sums and the weights in bf16, twice; the reference once.
+    assert_eq!(sent(two, work(8, 2)), (2 * (2 * 4 * n + 2 * n) + 2 * n) / 2);
+    assert_eq!(sent(on_ranks(2, ZeroStageSetting::Zero), work(8, 2)), 2 * 2 * 4 * n / 2);
+    assert_eq!(sent(on_ranks(1, ZeroStageSetting::Two), work(8, 2)), 0);
+    let trained = Trained::Lora { rank: 16, dropout: true };
+    let lora = Choice { trained, ..on_ranks(4, ZeroStageSetting::Auto) };
+    // Adapters alone, stage 0.
+    assert_eq!(sent(lora, work(16, 1)), 2 * 4 * SHAPE_39M.adapters(16) / 4 * 3);
+}
+
+#[test]
+fn peaks_of_ranks() {
+    let peak = |choice| memory(&SHAPE_7B, choice, &BATCH, &BATCH).peak;
+    let n = SHAPE_7B.counts.all();
+    let one = peak(on_ranks(1, ZeroStageSetting::Two));
+    let zero = peak(on_ranks(8, ZeroStageSetting::Zero));
+    let two = peak(on_ranks(8, ZeroStageSetting::Two));
+    // Stage 0 adds a bucket in f32 to what one rank has. What one rank adds in f32 at an update is larger or as large.
+    assert!(zero >= one && zero - one <= 4 * BUCKET, "{zero} {one}");
+    // Seven eighths of 12 bytes of state and 2 of the reference are elsewhere, and of 4 of the sums.
+    assert!(one - two > 7 * n / 8 * 12, "{one} {two}");
+    assert!(two > 4 * n + 16 * n / 8, "{two}");
+    // More ranks need less of each.
+    assert!(peak(on_ranks(16, ZeroStageSetting::Two)) < two);
+    // The reference is whole in its passes, when no gradient exists: it does not add to the peak.
+    let without = peak(Choice { reference: false, ..on_ranks(8, ZeroStageSetting::Two) });
+    assert_eq!(two - without, (2 * n).div_ceil(8));
+    // Host memory is one rank's: masters, moments, sums and arriving gradients, and the reference.
+    let both = Choice {
+        offload_optimizer: true,
+        offload_reference: true,
+        ..on_ranks(8, ZeroStageSetting::Two)
+    };
+    let host = memory(&SHAPE_7B, both, &BATCH, &BATCH).host;
+    assert!(host.abs_diff(n * (4 + 8 + 4 + 2 + 2) / 8) < 8, "{host}");
+    assert!(peak(both) < two);
+}

@@ -9,11 +9,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use super::rank::{Rank, described};
 
 /// How long ranks may take to leave by themselves after one has failed: they hear of it and say so.
-const BY_THEMSELVES: Duration = Duration::from_secs(5);
+const BY_THEMSELVES: Duration = Duration::from_secs(3);
 /// How long they may take where one was stopped by a signal: the step ends everywhere, with a checkpoint.
 const CHECKPOINT: Duration = Duration::from_secs(600);
 /// Between SIGTERM, SIGTERM again, which ends a rank at once, and SIGKILL.
-const BETWEEN: Duration = Duration::from_secs(5);
+const BETWEEN: Duration = Duration::from_secs(3);
 const WRONG_USE: i32 = 2;
 
 /// What a run of all ranks came to.

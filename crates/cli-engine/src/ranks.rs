@@ -18,6 +18,8 @@ pub struct Joined {
     pub ranks: Ranks,
     /// The device of this rank.
     pub device: String,
+    /// How many ranks this machine has.
+    pub local_size: usize,
     processes: Rc<Processes>,
 }
 
@@ -51,7 +53,7 @@ pub fn joined(section: &RanksSection, device: &str, num_threads: Option<usize>) 
         tensors: Rc::new(joined.tensors),
         local_rank: place.local_rank,
     };
-    Ok(Joined { ranks, device, processes })
+    Ok(Joined { ranks, device, local_size: place.local_size, processes })
 }
 
 impl Joined {

@@ -121,6 +121,8 @@ fn open_card(index: usize) -> Result<Device, Refusal> {
 pub struct Card {
     /// As the driver calls it: `NVIDIA H200`.
     pub name: String,
+    /// All of its memory.
+    pub memory_bytes: u64,
     /// The driver's version, or the CUDA that it has.
     pub driver: String,
     /// Which libtorch: CUDA's major version, and the bytes of the library for GPUs.
@@ -136,6 +138,7 @@ pub fn card(index: usize) -> Option<Card> {
     let version = machine.driver_version.clone();
     Some(Card {
         name: driver.cards.get(index)?.name.clone(),
+        memory_bytes: driver.cards[index].memory_bytes,
         driver: version.unwrap_or_else(|| format!("of CUDA {}", driver.cuda)),
         libtorch: format!("CUDA {:?}, {bytes} bytes", build.cuda_major),
     })

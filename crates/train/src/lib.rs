@@ -272,6 +272,24 @@ pub enum TrainError {
     /// What ranks do together.
     #[error(transparent)]
     Ranks(#[from] torch::ranks::RankError),
+    /// A run folder that this rank does not see as rank 0 does.
+    #[error(
+        "{}: rank 0 made it, and it is not here\nhint: --output_dir must be a folder that all hosts share; or --zero_stage 0, by which rank 0 writes alone", path.display()
+    )]
+    NotShared {
+        /// What rank 0 made.
+        path: PathBuf,
+    },
+    /// Weights of ranks that should be the same.
+    #[error(
+        "the weights of rank {rank} differ from those of rank 0: `{name}`\nhint: a fault of a device or of the program; the same command goes on from the last checkpoint"
+    )]
+    Apart {
+        /// The rank.
+        rank: usize,
+        /// A weight that differs.
+        name: String,
+    },
     /// The ranks of the run.
     #[error(transparent)]
     World(#[from] base::world::WorldError),

@@ -385,7 +385,7 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 /// All memory of this machine.
-fn host_memory() -> Result<u64> {
+pub fn host_memory() -> Result<u64> {
     torch::machine_memory_bytes()
         .context("/proc/meminfo: no `MemTotal`\nhint: say it, as --memory 24GiB")
 }

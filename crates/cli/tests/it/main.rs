@@ -38,6 +38,7 @@ mod plan;
 #[cfg(test)]
 mod program;
 #[cfg(test)]
+mod ranks;
 mod readme;
 #[cfg(test)]
 mod reference;

@@ -4,16 +4,18 @@ mod evaluations;
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use base::console;
 use base::run_folder::{StopFlag, TRAINER_STATE};
-use config::{GrpoConfig, SftConfig};
+use config::{GrpoConfig, SftConfig, ZeroStageSetting};
 use serde_json::{Map, Value};
+use tch::Device;
 use train::{
-    EvalMetrics, EvaluationError, Observer, Outcome, PolicyAt, TrainError, reward_problems,
+    EvalMetrics, EvaluationError, Observer, Outcome, PolicyAt, TrainError, plan, reward_problems,
     train_grpo_on, train_sft_on,
 };
 
+use crate::commands::plan::host_memory;
 use crate::progress::Progress;
 use crate::ranks::{Joined, joined};
 use cli::hub;
@@ -67,10 +69,13 @@ const NEXT: &str = "the step under way is finished and saved, then the run ends"
 
 type Outcomes = Result<Outcome, TrainError>;
 
+/// What stage 2 takes in place of 3, on so many ranks of so many bytes each.
+type StageThree<'a> = &'a dyn Fn(usize, &Path, u64) -> Result<String, TrainError>;
+
 fn run(
     run: &Run,
     joined: &Joined,
-    stage_three: &dyn Fn(usize, &Path, u64) -> Result<String, TrainError>,
+    stage_three: StageThree<'_>,
     train: impl FnOnce(&Path, &mut dyn Observer, &StopFlag) -> Outcomes,
 ) -> Result<()> {
     let sections = &run.sections;
@@ -104,12 +109,13 @@ fn run(
     Ok(())
 }
 
-/// Bytes that a rank may take: those of its card, else its part of the host's.
+/// Bytes that a rank may take: nine tenths of its card, else its part of the host's.
 fn memory_of_rank(joined: &Joined) -> Result<u64> {
     match torch::parse_device(&joined.device)? {
-        Device::Cuda(index) => match torch::card(index)? {
-            card => Ok(card.memory),
-        },
+        Device::Cuda(index) => {
+            let card = torch::card(index).context("the driver does not tell of the card")?;
+            Ok(card.memory_bytes / 10 * 9)
+        }
         _ => Ok(host_memory()? / joined.local_size as u64),
     }
 }

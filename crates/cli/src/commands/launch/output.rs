@@ -37,12 +37,12 @@ fn pass_on(pipe: impl Read + Send + 'static, rank: usize, show: fn(&str)) -> Joi
         // An error is an end: nothing more can be read.
         while lines.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
             let text = String::from_utf8_lossy(&line);
-            let line = text.trim_end_matches(['\n', '\r']);
+            let said = text.trim_end_matches(['\n', '\r']);
             let prefix = format!("rank {rank}: ");
             // A rank says itself who it is.
-            match line.starts_with(&prefix) {
-                true => show(line),
-                false => show(&format!("{prefix}{line}")),
+            match said.starts_with(&prefix) {
+                true => show(said),
+                false => show(&format!("{prefix}{said}")),
             }
             line.clear();
         }

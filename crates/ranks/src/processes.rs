@@ -109,7 +109,7 @@ impl World for Processes {
         all
     }
 
-    /// Does nothing where another rank failed first. Else `torchrun` finds `cause` in its error file.
+    /// Others hear of the first failure alone. `torchrun` finds `cause` in its error file.
     fn fail(&self, cause: &str) {
         let rank = self.shared.rank;
         let fault = Fault::Failed {
@@ -118,9 +118,8 @@ impl World for Processes {
             at: self.shared.status().at,
             cause: cause.to_owned(),
         };
-        if self.monitor.declare(&self.shared, fault) {
-            error_file::write(cause);
-        }
+        let is_first = self.monitor.declare(&self.shared, fault);
+        error_file::write(cause, is_first);
     }
 }
 

@@ -75,7 +75,7 @@ impl Run {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", NAME, "--ignored", "--nocapture"])
-            .env_remove("TORCHELASTIC_ERROR_FILE")
+            .env("TORCHELASTIC_ERROR_FILE", self.folder.path().join(format!("error-{rank}.json")))
             .env("OMP_NUM_THREADS", "1")
             .env("RUST_BACKTRACE", "0")
             .env(TASK, task)

@@ -152,20 +152,35 @@ impl<'a> Meet<'a> {
             }
             error => of_store(error),
         })?;
+        self.store.add("told", 1).map_err(of_store)?;
         let meeting = serde_json::from_slice(&text).map_err(|error| {
             of_store(RankError::Connection {
                 operation: "join".to_owned(),
                 cause: format!("rank 0 sent what cannot be read: {error}"),
             })
         })?;
-        match meeting {
+        let size = self.place.size;
+        let (came, met) = match meeting {
             Meeting::Missing { missing, limit_secs } => {
                 let limit = Duration::try_from_secs_f64(limit_secs).unwrap_or(self.limit);
-                Err(JoinError::Missing { missing, size: self.place.size, limit })
+                (size - missing.len(), Err(JoinError::Missing { missing, size, limit }))
             }
             Meeting::Members { members, monitor, key } => {
-                self.introduce(own, &members, monitor, key, listener)
+                (size, self.introduce(own, &members, monitor, key, listener))
             }
+        };
+        if met.is_err() {
+            self.stay(came);
+        }
+        met
+    }
+
+    /// Of rank 0 where it serves the store: stays until the ranks that came have read why they cannot go on.
+    fn stay(&self, came: usize) {
+        let until = Instant::now() + TELLING;
+        let is_told = || self.store.add("told", 0).map_or(true, |told| told >= came as i64);
+        while self.place.rank == 0 && !is_told() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

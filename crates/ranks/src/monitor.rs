@@ -90,8 +90,10 @@ impl Monitor {
     pub fn close(&self, shared: &Shared) {
         shared.close();
         match self {
-            Monitor::Server(server) => server.peers().iter().flatten().for_each(Peer::close),
-            Monitor::Client(client) => drop(lock(&client.stream).shutdown(Shutdown::Both)),
+            Monitor::Server(server) => {
+                server.peers().iter().flatten().for_each(|peer| peer.line.close())
+            }
+            Monitor::Client(client) => lock(&client.line).close(),
             Monitor::None => {}
         }
     }
@@ -102,10 +104,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(mut stream: &TcpStream, message: &Message) -> io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    stream.write_all(&line)
+/// The end to write to.
+#[derive(Debug)]
+struct Line {
+    stream: TcpStream,
+    /// A message went out in part, or not at all. Its other end is heard by who reads.
+    is_broken: bool,
+}
+
+impl Line {
+    fn to(stream: &TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(WRITE_LIMIT))?;
+        Ok(Self { stream: stream.try_clone()?, is_broken: false })
+    }
+
+    fn send(&mut self, message: &Message) {
+        if !self.is_broken {
+            let mut line = serde_json::to_vec(message).unwrap_or_default();
+            line.push(b'\n');
+            self.is_broken = self.stream.write_all(&line).is_err();
+        }
+    }
+
+    fn close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
 }
 
 /// Reads lines until the end; `idle` is called whenever nothing has come for a [`TICK`].
@@ -137,15 +162,9 @@ fn read_lines(
 /// Rank 0's end of another rank's connection.
 #[derive(Debug)]
 struct Peer {
-    stream: TcpStream,
+    line: Line,
     is_done: bool,
     has_left: bool,
-}
-
-impl Peer {
-    fn close(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
 }
 
 /// Of rank 0.
@@ -207,8 +226,8 @@ impl Server {
 
     /// One connection, to its end.
     fn hear(&self, stream: TcpStream) {
-        let Ok(writer) = prepared(&stream) else { return };
-        let mut writer = Some(writer);
+        let Ok(line) = Line::to(&stream) else { return };
+        let mut line = Some(line);
         let mut rank = None;
         // What cannot be read is an end too.
         let _ = read_lines(
@@ -216,8 +235,8 @@ impl Server {
             || {},
             |message| match (rank, message) {
                 (None, Message::Hello { rank: said, key }) if key == self.key => {
-                    if let Some(stream) = writer.take().filter(|_| self.admit(said)) {
-                        self.add(said, stream);
+                    if let Some(line) = line.take().filter(|_| self.admits(said)) {
+                        self.add(said, line);
                         rank = Some(said);
                     }
                 }
@@ -230,17 +249,17 @@ impl Server {
         }
     }
 
-    fn admit(&self, rank: usize) -> bool {
+    fn admits(&self, rank: usize) -> bool {
         self.peers().get(rank).is_some_and(Option::is_none)
     }
 
-    fn add(&self, rank: usize, stream: TcpStream) {
-        // Who comes late hears what the others have heard.
-        let fault = self.shared.fault();
-        if let Some(fault) = fault {
-            let _ = write(&stream, &Message::Fault(fault));
+    fn add(&self, rank: usize, mut line: Line) {
+        // Under this lock faults are told: who comes late hears of an earlier one here.
+        let mut peers = self.peers();
+        if let Some(fault) = self.shared.fault() {
+            line.send(&Message::Fault(fault));
         }
-        self.peers()[rank] = Some(Peer { stream, is_done: false, has_left: false });
+        peers[rank] = Some(Peer { line, is_done: false, has_left: false });
     }
 
     fn take(&self, rank: usize, message: Message) {
@@ -283,10 +302,7 @@ impl Server {
     }
 
     fn send_all(&self, message: &Message) {
-        for peer in self.peers().iter().flatten().filter(|peer| !peer.has_left) {
-            // Its end is heard by who reads.
-            let _ = write(&peer.stream, message);
-        }
+        self.peers().iter_mut().flatten().for_each(|peer| peer.line.send(message));
     }
 
     /// Says where all ranks are, and ends the run.
@@ -330,8 +346,7 @@ impl Server {
 /// Of another rank than 0.
 #[derive(Debug)]
 pub struct Client {
-    /// To write to.
-    stream: Mutex<TcpStream>,
+    line: Mutex<Line>,
     rank_0: Mutex<Known>,
 }
 
@@ -344,10 +359,10 @@ impl Client {
         limit: Duration,
     ) -> io::Result<Arc<Self>> {
         let stream = TcpStream::connect_timeout(&address, limit)?;
-        let writer = prepared(&stream)?;
-        write(&writer, &Message::Hello { rank: shared.rank, key })?;
+        let mut line = Line::to(&stream)?;
+        line.send(&Message::Hello { rank: shared.rank, key });
         let known = Known { status: Status::default(), heard: Instant::now() };
-        let client = Arc::new(Self { stream: Mutex::new(writer), rank_0: Mutex::new(known) });
+        let client = Arc::new(Self { line: Mutex::new(line), rank_0: Mutex::new(known) });
         let (listening, shared) = (Arc::clone(&client), Arc::clone(shared));
         thread::Builder::new()
             .name("ranks".to_owned())
@@ -382,15 +397,6 @@ impl Client {
     }
 
     fn send(&self, message: &Message) {
-        // Its end is heard by who reads.
-        let _ = write(&lock(&self.stream), message);
+        lock(&self.line).send(message);
     }
-}
-
-/// The end to write to.
-fn prepared(stream: &TcpStream) -> io::Result<TcpStream> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(WRITE_LIMIT))?;
-    stream.try_clone()
 }

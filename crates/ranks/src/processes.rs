@@ -49,6 +49,11 @@ impl Processes {
         &self.shared.hosts
     }
 
+    /// The first fault that this rank has heard of; nothing is sent. Long work that waits for nobody may ask it now and then.
+    pub fn fault(&self) -> Option<WorldError> {
+        self.shared.fault().map(Fault::into_error)
+    }
+
     /// Compares facts, each a name and a value, that must be the same on all ranks. All ranks get the same answer.
     ///
     /// # Errors
@@ -80,7 +85,7 @@ impl Processes {
     pub fn finish(&self) -> Result<(), WorldError> {
         self.barrier("the end of the run")?;
         self.monitor.finish(&self.shared, self.limit);
-        self.shared.fault().map_or(Ok(()), |fault| Err(fault.into_error()))
+        self.fault().map_or(Ok(()), Err)
     }
 }
 
@@ -94,8 +99,8 @@ impl World for Processes {
     }
 
     fn exchange(&self, bytes: Vec<u8>) -> Result<Vec<Vec<u8>>, WorldError> {
-        if let Some(fault) = self.shared.fault() {
-            return Err(fault.into_error());
+        if let Some(fault) = self.fault() {
+            return Err(fault);
         }
         self.shared.begin_wait(operation_of(&bytes).unwrap_or("bytes of all ranks"));
         let all = self.control.exchange(bytes);
@@ -108,7 +113,7 @@ impl World for Processes {
         self.shared.set_place(place);
     }
 
-    /// Does nothing where another rank failed first. Else `torchrun` finds `cause` in its error file.
+    /// Others hear of the first failure alone. `torchrun` finds `cause` in its error file.
     fn fail(&self, cause: &str) {
         let rank = self.shared.rank;
         let fault = Fault::Failed {
@@ -117,9 +122,8 @@ impl World for Processes {
             at: self.shared.status().at,
             cause: cause.to_owned(),
         };
-        if self.monitor.declare(&self.shared, fault) {
-            error_file::write(cause);
-        }
+        let is_first = self.monitor.declare(&self.shared, fault);
+        error_file::write(cause, is_first);
     }
 }
 

@@ -117,7 +117,8 @@ fn checkpoints(folder: &Path) -> Vec<PathBuf> {
 fn ranks_write_one_run_folder_and_other_ranks_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    let flags = "--max_steps 3 --save_steps 2 --val_split_ratio 0.3 --eval_strategy steps --eval_steps 2";
+    let flags =
+        "--max_steps 3 --save_steps 2 --val_split_ratio 0.3 --eval_strategy steps --eval_steps 2";
     let ended = end(grpo(folder.path(), 2, flags).spawn().unwrap(), start);
     assert_eq!(ended.code, Some(0), "{}", ended.text);
     assert!(ended.text.contains("step 3/3") && !ended.text.contains("rank 1:"), "{}", ended.text);
@@ -192,7 +193,11 @@ fn a_rank_that_sleeps_is_named_with_what_it_does() {
     assert_eq!(ended.code, Some(1), "{}", ended.text);
     assert!(ended.secs < LIMIT as f64 + 2.0 + 20.0, "{}", ended.secs);
     assert!(ended.text.contains(&format!("waited {LIMIT} s for rank 1")), "{}", ended.text);
-    assert!(ended.text.contains("it was at step ") && ended.text.contains("waits for"), "{}", ended.text);
+    assert!(
+        ended.text.contains("it was at step ") && ended.text.contains("waits for"),
+        "{}",
+        ended.text
+    );
 }
 
 #[test]
@@ -216,7 +221,11 @@ fn ranks_with_other_settings_or_data_are_refused() {
     for ended in [end(first, Instant::now()), end(second, Instant::now())] {
         assert_eq!(ended.code, Some(1), "{}", ended.text);
         assert!(ended.text.contains("the ranks do not run the same"), "{}", ended.text);
-        assert!(ended.text.contains("learning_rate: 0.00001`, rank 1 `learning_rate: 0.00002"), "{}", ended.text);
+        assert!(
+            ended.text.contains("learning_rate: 0.00001`, rank 1 `learning_rate: 0.00002"),
+            "{}",
+            ended.text
+        );
     }
     assert!(checkpoints(folder.path()).is_empty());
 }

@@ -40,7 +40,14 @@ fn a_rank_that_fails_says_why_to_all() {
         let mut run = Run::start(SIZE, task, odd, 300);
         run.wait_until_ready(SIZE);
         fs::write(run.folder().join("fail"), "").unwrap();
-        for left in run.wait(None, SOON) {
+        let all = run.wait(None, SOON);
+        let time = |rank: usize| {
+            let path = run.folder().join(format!("error-{rank}.json"));
+            let read: serde_json::Value =
+                serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+            read["message"]["extraInfo"]["timestamp"].as_str().unwrap().parse::<u64>().unwrap()
+        };
+        for left in all {
             if left.rank == odd {
                 assert_eq!(left.code, Some(OWN), "{}", left.output);
                 continue;
@@ -51,6 +58,8 @@ fn a_rank_that_fails_says_why_to_all() {
                 rustix::system::uname().nodename().to_string_lossy()
             );
             assert!(left.said.starts_with(&expected), "rank {}: {}", left.rank, left.output);
+            // What `torchrun` shows as the root cause.
+            assert!(time(odd) < time(left.rank));
         }
     }
 }

@@ -72,13 +72,25 @@ fn a_rank_that_does_not_come_is_named() {
 #[test]
 fn two_processes_are_not_one_rank() {
     let (mut run, port) = (Run::new(), free_port());
-    for rank in [0, 1, 1] {
-        run.add(rank, "work", 9, 60, &variables(rank, 2, port));
+    for rank in 0..2 {
+        run.add(rank, "control", 0, 60, &variables(rank, 2, port));
     }
-    let left = run.wait_for_all();
-    let refused: Vec<_> = left.iter().filter(|left| left.code == Some(OWN)).collect();
-    assert_eq!(refused.len(), 1, "{left:#?}");
-    assert!(refused[0].said.starts_with("another process is rank 1 already\nhint: "), "{left:#?}");
+    run.wait_until_ready(2);
+    run.add(1, "control", 0, 60, &variables(1, 2, port));
+    let left = run.wait_for_added(2);
+    assert_eq!(left.code, Some(OWN), "{}", left.output);
+    assert!(left.said.starts_with("another process is rank 1 already\nhint: "), "{}", left.output);
+}
+
+#[test]
+fn without_rank_0_there_is_no_store() {
+    let (mut run, port) = (Run::new(), free_port());
+    run.add(1, "work", 9, 4, &variables(1, 2, port));
+    let left = run.wait_for_added(0);
+    assert_eq!(left.code, Some(OWN), "{}", left.output);
+    let expected = format!("store at 127.0.0.1:{port}: ");
+    assert!(left.said.starts_with(&expected), "{}", left.output);
+    assert!(left.said.contains("\nhint: is rank 0 running"), "{}", left.output);
 }
 
 #[test]

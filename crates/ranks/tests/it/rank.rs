@@ -81,7 +81,7 @@ fn work(ranks: &Ranks) -> Result<(), JoinError> {
     assert!(all.iter().enumerate().all(|(rank, bytes)| bytes == &vec![rank as u8; 10_000 * rank]));
     let tensor = Tensor::full([3], rank as f64, (Kind::Float, Device::Cpu));
     ranks.tensors.all_reduce_sum(&tensor)?;
-    println!("said: {:?}", Vec::<f32>::try_from(&tensor).unwrap());
+    base::print_data!("said: {:?}", Vec::<f32>::try_from(&tensor).unwrap());
     Ok(())
 }
 

@@ -75,7 +75,7 @@ impl Run {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", NAME, "--ignored", "--nocapture"])
-            .env_remove("TORCHELASTIC_ERROR_FILE")
+            .env("TORCHELASTIC_ERROR_FILE", self.folder.path().join(format!("error-{rank}.json")))
             .env("OMP_NUM_THREADS", "1")
             .env("RUST_BACKTRACE", "0")
             .env(TASK, task)
@@ -127,18 +127,28 @@ impl Run {
             if Some(rank) == except {
                 continue;
             }
-            let status = loop {
-                if let Some(status) = self.children[index].1.try_wait().unwrap() {
-                    break status;
-                }
-                assert!(Instant::now() < until, "rank {rank} runs still\n{}", self.outputs());
-                thread::sleep(Duration::from_millis(20));
-            };
-            let output = self.output(index);
-            let said = output.split_once("said: ").map_or("", |(_, said)| said).trim().to_owned();
-            all.push(Left { rank, code: status.code(), said, output });
+            all.push(self.wait_for_process(index, until));
         }
         all
+    }
+
+    /// The process that was added as the `index`-th.
+    pub fn wait_for_added(&mut self, index: usize) -> Left {
+        self.wait_for_process(index, Instant::now() + START)
+    }
+
+    fn wait_for_process(&mut self, index: usize, until: Instant) -> Left {
+        let rank = self.children[index].0;
+        let status = loop {
+            if let Some(status) = self.children[index].1.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < until, "rank {rank} runs still\n{}", self.outputs());
+            thread::sleep(Duration::from_millis(20));
+        };
+        let output = self.output(index);
+        let said = output.split_once("said: ").map_or("", |(_, said)| said).trim().to_owned();
+        Left { rank, code: status.code(), said, output }
     }
 
     /// As [`Self::wait`] for all, with the time that processes need to start.

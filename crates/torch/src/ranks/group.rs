@@ -507,7 +507,7 @@ fn blocks(
     let mut block = vec![0; length];
     block[..own.len()].copy_from_slice(own);
     let whole = Tensor::f_zeros([(size * length) as i64], (Kind::Uint8, device))?;
-    let part = whole.f_narrow(0, (rank * length) as i64, length as i64)?;
-    let _ = { part }.f_copy_(&Tensor::f_from_slice(&block)?)?;
+    let mut part = whole.f_narrow(0, (rank * length) as i64, length as i64)?;
+    part.f_copy_(&Tensor::f_from_slice(&block)?)?;
     Ok(whole)
 }

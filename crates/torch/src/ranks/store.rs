@@ -1,6 +1,8 @@
 //! The store where ranks meet.
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{RankError, c10d};
@@ -25,9 +27,22 @@ impl Store {
     pub fn tcp(host: &str, port: u16, hosts: bool, limit: Duration) -> Result<Self, RankError> {
         let began = Instant::now();
         let operation = || format!("store at {host}:{port}");
-        let made = c10d::Store::tcp(host, port, hosts, limit);
-        made.map(|store| Store(Arc::new(store)))
-            .map_err(|cause| failure(operation(), cause, began, limit))
+        let (sender, receiver) = channel();
+        let name = host.to_owned();
+        // libtorch tries longer than it is told to.
+        thread::spawn(move || {
+            // Where nobody waits any more the connection ends here.
+            let _ = sender.send(c10d::Store::tcp(&name, port, hosts, limit));
+        });
+        match receiver.recv_timeout(limit) {
+            Ok(made) => made
+                .map(|store| Store(Arc::new(store)))
+                .map_err(|cause| failure(operation(), cause, began, limit)),
+            Err(_) => {
+                let secs = began.elapsed().as_secs_f64();
+                Err(RankError::TimedOut { operation: operation(), secs })
+            }
+        }
     }
 
     /// The keys of this store that begin with `prefix/`.

@@ -63,7 +63,7 @@ impl Trainer {
         tiny::model::write(folder.path(), &ModelShape::DEMO, &words, 0)?;
         let options =
             LoadOptions { kind: Kind::Float, device: Device::Cpu, trained: TrainedParts::ALL };
-        let model = load_model(folder.path(), options)?;
+        let mut model = load_model(folder.path(), options)?;
         let options = ProcessorOptions {
             resize_backend: ResizeBackend::Torchvision,
             min_pixels: None,

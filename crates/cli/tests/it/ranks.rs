@@ -229,3 +229,127 @@ fn ranks_with_other_settings_or_data_are_refused() {
     }
     assert!(checkpoints(folder.path()).is_empty());
 }
+
+/// Two network namespaces joined by a cable, as two machines.
+struct Machines {
+    names: [String; 2],
+    addresses: [String; 2],
+}
+
+impl Machines {
+    /// None where this user may not make them.
+    fn new() -> Option<Self> {
+        let number = std::process::id();
+        let net = number % 250;
+        let machines = Machines {
+            names: [0, 1].map(|index| format!("vlm{number}n{index}")),
+            addresses: [1, 2].map(|host| format!("10.77.{net}.{host}")),
+        };
+        let [a, b] = &machines.names;
+        let mut lines = vec![
+            format!("netns add {a}"),
+            format!("netns add {b}"),
+            format!("link add {a} netns {a} type veth peer name {b} netns {b}"),
+        ];
+        for (name, address) in machines.names.iter().zip(&machines.addresses) {
+            lines.push(format!("-n {name} address add {address}/24 dev {name}"));
+            lines.push(format!("-n {name} link set {name} up"));
+            lines.push(format!("-n {name} link set lo up"));
+        }
+        for line in lines {
+            let output = Command::new("ip").args(line.split_whitespace()).output();
+            let done = output.is_ok_and(|output| output.status.success());
+            if !done {
+                let why = format!("`ip {line}` needs root and network namespaces");
+                assert!(std::env::var_os("CI").is_none(), "{why}");
+                println!("skipped: {why}");
+                return None;
+            }
+        }
+        Some(machines)
+    }
+
+    fn ip(&self, line: &str) {
+        let status = Command::new("ip").args(line.split_whitespace()).status().unwrap();
+        assert!(status.success(), "ip {line}");
+    }
+
+    /// A launch on each, with a rank each.
+    fn launch(&self, folder: &Path, flags: &str) -> [Child; 2] {
+        [0, 1].map(|index| {
+            let of_one = grpo(folder, 1, flags);
+            let mut launch = Command::new("ip");
+            launch.args(["netns", "exec", &self.names[index]]).arg(of_one.get_program());
+            launch.args(["launch", "--nproc_per_node", "1", "--nnodes", "2", "--node_rank"]);
+            launch.arg(index.to_string()).args(["--master_addr", &self.addresses[0]]);
+            launch.args(["--master_port", "29511"]).args(of_one.get_args().skip(3));
+            launch.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            launch.spawn().unwrap()
+        })
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "delete", name]).output();
+        }
+    }
+}
+
+fn wait_for_step(folder: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while fs::read_to_string(folder.join("out/metrics.jsonl")).unwrap_or_default().lines().count() < 2 {
+        assert!(Instant::now() < deadline, "no step was done");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn two_machines_meet_train_over_a_slow_line_and_notice_a_pulled_cable() {
+    let Some(machines) = Machines::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let both = machines.launch(folder.path(), "--max_steps 2");
+    for ended in both.map(|launch| end(launch, Instant::now())) {
+        assert_eq!(ended.code, Some(0), "{}", ended.text);
+    }
+    assert_eq!(checkpoints(folder.path()).len(), 1);
+    // 10 ms and 100 Mbit/s; where the kernel has no such queue, the cable is as fast as before.
+    for name in &machines.names {
+        let line = format!("netns exec {name} tc qdisc add dev {name} root netem delay 10ms rate 100mbit");
+        let _ = Command::new("ip").args(line.split_whitespace()).output();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let both = machines.launch(folder.path(), "--max_steps 100000");
+    wait_for_step(folder.path());
+    let pulled = Instant::now();
+    machines.ip(&format!("-n {0} link set {0} down", machines.names[1]));
+    for ended in both.map(|launch| end(launch, pulled)) {
+        assert_eq!(ended.code, Some(1), "{}", ended.text);
+        assert!(ended.secs < LIMIT as f64 + 5.0, "{}", ended.secs);
+        assert!(ended.text.contains("waited") && ended.text.contains("rank "), "{}", ended.text);
+    }
+}
+
+/// A reward that fails on one rank ends all with a checkpoint; one that sleeps is named.
+#[test]
+fn a_reward_of_ones_own_that_fails_on_a_rank_ends_all_with_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let rule = folder.path().join("rule.py");
+    // Two of the rows are on rank 1 in each step: it fails there after some.
+    fs::write(
+        &rule,
+        "import os\nSEEN = [0]\ndef reward_func(completions, **kwargs):\n    SEEN[0] += 1\n    if os.environ['RANK'] == '1' and SEEN[0] > 3:\n        raise ValueError('no such thing')\n    return [float(len(c)) / 100 for c in completions]\n",
+    )
+    .unwrap();
+    let flags = format!(
+        "--max_steps 100000 --reward_funcs {}:reward_func --reward_batch completion --reward_workers 1",
+        rule.display()
+    );
+    let launch = grpo(folder.path(), 2, &flags).spawn().unwrap();
+    let ended = end(launch, Instant::now());
+    assert_eq!(ended.code, Some(1), "{}", ended.text);
+    assert!(ended.text.contains("no such thing"), "{}", ended.text);
+    assert!(ended.text.contains("rank 1 failed"), "{}", ended.text);
+    assert_eq!(checkpoints(folder.path()).len(), 1, "{}", ended.text);
+}

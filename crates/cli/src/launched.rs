@@ -34,7 +34,9 @@ fn variable(index: usize) -> Option<(&'static str, String)> {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     };
     let (name, of_slurm) = VARIABLES[index];
-    let is_slurms = value("RANK").is_none() && value("MASTER_ADDR").is_some();
+    // A job's script has Slurm's variables too, without being a task of it.
+    let is_task = value("MASTER_ADDR").is_some() && value("SLURM_STEP_TASKS_PER_NODE").is_some();
+    let is_slurms = is_task && value("RANK").is_none() && value("WORLD_SIZE").is_none();
     let own = value(name).map(|text| (name, text));
     own.or_else(|| is_slurms.then(|| value(of_slurm)).flatten().map(|text| (of_slurm, text)))
 }

@@ -406,12 +406,11 @@ fn with_world_size(size: &str, line: &str) -> CallResult {
 }
 
 #[test]
-fn several_processes_are_refused() {
-    let with_world_size = |size: &str| with_world_size(size, &format!("grpo --dry_run {REQUIRED}"));
-    let two = with_world_size("2");
-    assert_eq!(two.code, Some(1), "{}", two.stderr);
-    assert!(two.stderr.contains("2 ranks: several processes are not built yet"), "{}", two.stderr);
-    assert_eq!(with_world_size("1").code, Some(0));
+fn settings_are_shown_whatever_ranks_there_are() {
+    for size in ["1", "2"] {
+        let shown = with_world_size(size, &format!("grpo --dry_run {REQUIRED}"));
+        assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    }
 }
 
 #[test]

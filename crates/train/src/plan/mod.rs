@@ -44,7 +44,7 @@ const PROMPT_WIDTH_MULTIPLE: u64 = 16;
 const CHUNK_8BIT: u64 = moments::CHUNK.unsigned_abs();
 const BYTES_8BIT: u64 = 24;
 /// Numbers of a bucket, in which gradients are summed over ranks and weights come back.
-const BUCKET: u64 = 1 << 26;
+const BUCKET: u64 = crate::shards::layout::BUCKET as u64;
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

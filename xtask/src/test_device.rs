@@ -23,8 +23,13 @@ const LONG: [&str; 2] = ["long::", "--ignored"];
 
 /// Left to `make test-long`, of each crate: tests that compute on the CPU whatever the device, and tests of what a device
 /// takes no part in, or of what others try on it. `make test` runs them all.
-const LEFT_OUT: [(&str, &[&str]); 2] = [
-    ("torch", &["fused::tests::", "linear::tests::", "segment_attention::tests::"]),
+const LEFT_OUT: [(&str, &[&str]); 3] = [
+    (
+        "torch",
+        &["fused::tests::", "linear::tests::", "ranks::tests::", "segment_attention::tests::"],
+    ),
+    // All of it: ranks of the CPU.
+    ("ranks", &[""]),
     (
         "train",
         &[
@@ -34,6 +39,8 @@ const LEFT_OUT: [(&str, &[&str]); 2] = [
             "offload::eight_bits_follow_the_curve",
             "plugins::a_python_reward_trains",
             "plugins::a_reward_over_http_trains",
+            "ranks::",
+            "shards::",
             "step_batch::tests::no_variant_depends_on_what_micro_batches_there_are",
         ],
     ),

@@ -8,7 +8,7 @@ use std::env;
 use std::io::{Error, ErrorKind};
 use std::os::unix::process::CommandExt;
 use std::path::{PathBuf, absolute};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process;
@@ -95,6 +95,23 @@ pub fn end_with_launcher() {
     if asked.is_err() || parent != Some(launcher) {
         base::say!("error: the launcher, process {launcher}, is gone");
         std::process::exit(1);
+    }
+}
+
+/// The front beside the engine that runs here, started anew.
+///
+/// # Errors
+/// Where it is not known which.
+pub fn front() -> Result<Command> {
+    let own = env::current_exe().context("where this program lies is not known")?;
+    Ok(Command::new(own.with_file_name("vlm-r1")))
+}
+
+/// Asks a process that was started here to end.
+pub fn terminate(child: &Child) {
+    if let Some(id) = i32::try_from(child.id()).ok().and_then(process::Pid::from_raw) {
+        // An error means that it has just ended.
+        let _ = process::kill_process(id, process::Signal::TERM);
     }
 }
 

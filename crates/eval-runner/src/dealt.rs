@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     fn todo(count: usize) -> Vec<Todo> {
-        let todo = |row| Todo { row, place: row, completions: vec![0..2] };
+        let todo = |row| Todo { row, place: row, completions: vec![0..1, 1..2] };
         (0..count).map(todo).collect()
     }
 

@@ -154,7 +154,8 @@ fn give(
     }
     let groups_here: Vec<Range<usize>> =
         groups.into_iter().filter(|group| own.contains(&group.start)).collect();
-    let step = if rank == 0 && !all.is_empty() { vec![0..all.len()] } else { Vec::new() };
+    let of_step = Some(0..all.len()).filter(|step| rank == 0 && !step.is_empty());
+    let step: Vec<Range<usize>> = of_step.into_iter().collect();
     let mut given = Vec::new();
     let batches = scoring.rewards.batches().enumerate().filter(|(_, batch)| is_shared(*batch));
     let shared: Vec<(usize, RewardBatch)> = batches.collect();

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{IsTerminal, stderr};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use base::Example;
-use base::run_folder::StopFlag;
-use config::{BoxFormat, DemoConfig};
+use base::run_folder::{StopFlag, checkpoints_in};
+use config::{BoxFormat, DemoConfig, SftConfig, to_yaml};
 use data::template::PromptTemplate;
 use data::{DataFiles, OnBadRow, Processor, ProcessorOptions, ResizeBackend, RowChecks, load_rows};
 use eval::RecEvaluation;
@@ -25,6 +26,7 @@ use super::dataset::Dataset;
 use super::plan::{Plan, Stage};
 use crate::model::prepare_device;
 use crate::progress::Progress;
+use cli::launch::{front, terminate};
 use cli::signals::Stopped;
 
 /// Lines that a run prints where there is no terminal.
@@ -65,7 +67,7 @@ impl Demo<'_> {
     pub fn cold_start(&mut self) -> Result<PathBuf> {
         let model = self.out.join("model");
         let config = self.plan.cold_start(&self.stage("sft", &model, &self.dataset.cold_start));
-        self.train("cold start by SFT", |observer, stop| train_sft(&config, &model, observer, stop))
+        self.sft("cold start by SFT", config, &model)
     }
 
     /// GRPO from `start`.
@@ -73,7 +75,11 @@ impl Demo<'_> {
     /// # Errors
     /// As [`Demo::cold_start`].
     pub fn grpo(&mut self, start: &Path) -> Result<PathBuf> {
-        let config = self.plan.grpo(&self.stage("grpo", start, &self.dataset.train));
+        let mut config = self.plan.grpo(&self.stage("grpo", start, &self.dataset.train));
+        if self.config.demo.ranks > 1 {
+            self.share(&mut config.optimizer.per_device_train_batch_size)?;
+            return self.launch("GRPO", "grpo", &config.run.output_dir, &to_yaml(&config)?);
+        }
         self.train("GRPO", |observer, stop| train_grpo(&config, start, observer, stop))
     }
 
@@ -84,9 +90,7 @@ impl Demo<'_> {
     pub fn more_cold_start(&mut self, start: &Path) -> Result<PathBuf> {
         let stage = self.stage("more_sft", start, &self.dataset.cold_start);
         let config = self.plan.further_sft(&stage, self.plan.cold_start_batch);
-        self.train("further steps of the cold start", |observer, stop| {
-            train_sft(&config, start, observer, stop)
-        })
+        self.sft("further steps of the cold start", config, start)
     }
 
     /// As many steps of SFT on GRPO's rows, with answers in the demanded form.
@@ -96,7 +100,69 @@ impl Demo<'_> {
     pub fn sft_on_train_rows(&mut self, start: &Path) -> Result<PathBuf> {
         let stage = self.stage("answers_sft", start, &self.dataset.train_answers);
         let config = self.plan.further_sft(&stage, self.plan.grpo_prompts);
-        self.train("SFT on GRPO's rows", |observer, stop| train_sft(&config, start, observer, stop))
+        self.sft("SFT on GRPO's rows", config, start)
+    }
+
+    fn sft(&mut self, name: &'static str, mut config: SftConfig, start: &Path) -> Result<PathBuf> {
+        if self.config.demo.ranks > 1 {
+            self.share(&mut config.optimizer.per_device_train_batch_size)?;
+            return self.launch(name, "sft", &config.run.output_dir, &to_yaml(&config)?);
+        }
+        self.train(name, |observer, stop| train_sft(&config, start, observer, stop))
+    }
+
+    /// Each rank's part of a step.
+    fn share(&self, batch: &mut usize) -> Result<()> {
+        let ranks = self.config.demo.ranks;
+        if !batch.is_multiple_of(ranks) {
+            bail!(
+                "--ranks {ranks}: a step of {batch} cannot be shared equally\nhint: --ranks 2, 4 or 8"
+            );
+        }
+        *batch /= ranks;
+        Ok(())
+    }
+
+    /// A stage as ranks, which `launch` starts; settings go by a file.
+    fn launch(
+        &mut self,
+        name: &'static str,
+        command: &str,
+        output_dir: &str,
+        settings: &str,
+    ) -> Result<PathBuf> {
+        let file = PathBuf::from(format!("{output_dir}.yaml"));
+        fs::write(&file, settings).with_context(|| file.display().to_string())?;
+        let ranks = self.config.demo.ranks.to_string();
+        let stop = &self.stop;
+        let status = self.times.measure(name, || {
+            let mut launch = front()?;
+            launch.args(["launch", "--nproc_per_node", &ranks, "--", command, "--config"]);
+            let mut child = launch.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+            let mut is_asked = false;
+            loop {
+                if let Some(status) = child.try_wait()? {
+                    return Ok(status);
+                }
+                if stop.is_raised() && !std::mem::replace(&mut is_asked, true) {
+                    terminate(&child);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let status = status.with_context(|| name.to_owned())?;
+        if stop.is_raised() {
+            bail!(Stopped(format!(
+                "stopped during {name}\nhint: the same command goes on from there"
+            )));
+        }
+        if !status.success() {
+            bail!("{name}: the ranks failed; what they said is above");
+        }
+        let mut found = checkpoints_in(Path::new(output_dir))?;
+        let (_, newest) =
+            found.pop().with_context(|| format!("{name}: the run left no checkpoint"))?;
+        Ok(newest)
     }
 
     fn stage(&self, name: &str, model: &Path, rows: &Path) -> Stage<'_> {

@@ -39,6 +39,7 @@ mod plan;
 mod program;
 #[cfg(test)]
 mod ranks;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod reference;

@@ -1,5 +1,6 @@
 //! What `demo` takes.
 
+use crate::ranges::{POSITIVE, demand};
 use crate::sections::DeviceSection;
 use crate::{ConfigError, Validate, command, section};
 
@@ -13,6 +14,8 @@ section! {
             seed: u64 = 42,
             /// Family of the model, `model_type` of a config.json.
             family: String = "qwen2_5_vl".into(),
+            /// Train on so many ranks, processes that `launch` starts; the result is that of one, to rounding.
+            ranks: usize = 1,
         }
     }
 }
@@ -27,6 +30,7 @@ command! {
 
 impl Validate for DemoConfig {
     fn validate(&self) -> Result<(), ConfigError> {
+        demand(self.demo.ranks > 0, "ranks", 0, POSITIVE)?;
         self.machine.validate()
     }
 }

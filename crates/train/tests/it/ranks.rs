@@ -136,6 +136,7 @@ fn chain(error: &TrainError) -> String {
 /// Twelve completions a step, whatever ranks there are: three prompts, and two at the end of the epoch.
 fn config(folder: &Path, name: &str, ranks: usize) -> GrpoConfig {
     grpo(folder, &format!("{name}-{ranks}")).with(|c| {
+        c.machine.device = "cpu".into();
         c.optimizer.per_device_train_batch_size = 12 / ranks;
         c.optimizer.max_steps = 5;
         c.optimizer.learning_rate = 1e-6;
@@ -226,6 +227,8 @@ fn are_near(a: &[u8], b: &[u8]) -> bool {
         let parted = rows.map(|row| {
             let mut row: Value = serde_json::from_str(row).unwrap();
             let advantage = row["advantage"].take().as_f64().unwrap_or_default();
+            // Where a row begins depends on the digits of those before.
+            row["offset"].take();
             (advantage, row)
         });
         parted.collect()
@@ -397,6 +400,7 @@ fn sft_on_ranks_is_sft_on_one() {
     let folder = tempfile::tempdir().unwrap();
     let config = |ranks: usize| {
         sft(folder.path(), &format!("sft-{ranks}")).with(|c| {
+            c.machine.device = "cpu".into();
             c.optimizer.per_device_train_batch_size = 12 / ranks;
             c.optimizer.max_steps = 5;
             c.optimizer.learning_rate = 1e-6;
@@ -470,7 +474,7 @@ fn steps_on(ranks: usize, config: &GrpoConfig, stop: Option<u64>) {
         let outcome = train_grpo_on(ranks, config, &model, rewards, &mut told, &flag);
         let outcome = outcome.unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert_eq!(outcome.finished, stop.is_none());
-        stop.map(|stop| assert_eq!(outcome.steps, stop));
+        assert!(stop.is_none_or(|stop| outcome.steps == stop), "{outcome:?}");
     });
 }
 
@@ -513,10 +517,7 @@ fn other_ranks_go_on_from_the_same_numbers() {
         assert!(difference <= 1e-3 * norm(&expected).max(1e-3), "{key}: {difference:.2e}");
     }
     // With other completions a step it would be another run.
-    let other = of(2, Two).with(|c| {
-        c.optimizer.per_device_train_batch_size = 4;
-        c.optimizer.max_steps = 6;
-    });
+    let other = of(2, Two).with(|c| c.optimizer.per_device_train_batch_size = 4);
     let refused = on_ranks(2, |_, ranks| {
         let (mut told, stop) = (Told::default(), StopFlag::new());
         let rewards = Some(reward_set(Completion));

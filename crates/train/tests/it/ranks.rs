@@ -325,8 +325,6 @@ fn every_part_of_the_algorithm_is_over_all_ranks() {
             }),
             ("several-updates", 2, Completion, &|c| {
                 c.algorithm.steps_per_generation = Some(2);
-                c.algorithm.mask_truncated_completions = true;
-                c.sampling.max_completion_length = 6;
             }),
         ],
     );

@@ -11,8 +11,10 @@ use base::run_folder::checkpoints_in;
 
 use crate::program::command;
 
-/// `--ddp_timeout`, seconds.
-const LIMIT: u64 = 8;
+/// `--ddp_timeout`, seconds, where ranks come late on purpose. Elsewhere it is longer than any wait on a busy machine.
+const LIMIT: u64 = 15;
+/// Within what ranks leave that learn of a fault, seconds: five times the goal.
+const LEAVES: f64 = 10.0;
 
 fn grpo(folder: &Path, ranks: usize, flags: &str) -> Command {
     let rows = folder.join("rows.jsonl");
@@ -30,7 +32,7 @@ fn grpo(folder: &Path, ranks: usize, flags: &str) -> Command {
     let flags = format!(
         "--model_name_or_path {} --data_file_paths {} --image_folders {} --output_dir {} --num_generations 4 \
          --per_device_train_batch_size 4 --max_completion_length 16 --reward_funcs length --device cpu --min_pixels 3136 \
-         --max_pixels 31360 --ddp_timeout {LIMIT} {flags}",
+         --max_pixels 31360 --ddp_timeout 120 {flags}",
         testing::checkpoint("nested").display(),
         rows.display(),
         testing::golden("parity/images").display(),
@@ -149,7 +151,7 @@ fn a_rank_that_is_killed_ends_the_others_and_is_named() {
         signal(process, "KILL");
         let ended = end(launch, killed);
         assert_eq!(ended.code, Some(1), "{}", ended.text);
-        assert!(ended.secs < LIMIT as f64 + 2.0, "{}", ended.secs);
+        assert!(ended.secs < LEAVES, "{}", ended.secs);
         let named = format!("rank {rank} (host ");
         assert!(ended.text.contains(&named), "{}", ended.text);
         assert!(ended.text.contains("step ") && ended.text.contains("ended"), "{}", ended.text);
@@ -181,13 +183,15 @@ fn a_signal_to_one_rank_stops_all_with_a_checkpoint() {
 #[test]
 fn a_rank_that_sleeps_is_named_with_what_it_does() {
     let folder = tempfile::tempdir().unwrap();
-    let launch = grpo(folder.path(), 3, "--max_steps 100000").spawn().unwrap();
+    let flags = format!("--max_steps 100000 --ddp_timeout {LIMIT}");
+    let launch = grpo(folder.path(), 3, &flags).spawn().unwrap();
     let process = process_of(&launch, 1, folder.path());
     let asleep = Instant::now();
     signal(process, "STOP");
     let ended = end(launch, asleep);
     assert_eq!(ended.code, Some(1), "{}", ended.text);
-    assert!(ended.secs < LIMIT as f64 + 2.0 + 20.0, "{}", ended.secs);
+    // `launch` ends the one that sleeps.
+    assert!(ended.secs < LIMIT as f64 + 2.0 * LEAVES, "{}", ended.secs);
     assert!(ended.text.contains(&format!("waited {LIMIT} s for rank 1")), "{}", ended.text);
     assert!(
         ended.text.contains("it was at step ") && ended.text.contains("waits for"),
@@ -322,13 +326,14 @@ fn two_machines_meet_train_over_a_slow_line_and_notice_a_pulled_cable() {
         let _ = Command::new("ip").args(line.split_whitespace()).output();
     }
     let folder = tempfile::tempdir().unwrap();
-    let both = machines.launch(folder.path(), "--max_steps 100000");
+    let flags = format!("--max_steps 100000 --ddp_timeout {LIMIT}");
+    let both = machines.launch(folder.path(), &flags);
     wait_for_step(folder.path());
     let pulled = Instant::now();
     machines.ip(&format!("-n {0} link set {0} down", machines.names[1]));
     for ended in both.map(|launch| end(launch, pulled)) {
         assert_eq!(ended.code, Some(1), "{}", ended.text);
-        assert!(ended.secs < LIMIT as f64 + 5.0, "{}", ended.secs);
+        assert!(ended.secs < LIMIT as f64 + LEAVES, "{}", ended.secs);
         assert!(ended.text.contains("waited") && ended.text.contains("rank "), "{}", ended.text);
     }
 }

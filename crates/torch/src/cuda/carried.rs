@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::path::Path;
 
 use gpu::SharedLibrary;
@@ -29,7 +29,8 @@ pub fn open(library: &[u8], table: &CStr) -> Result<*mut c_void, String> {
     }
     let file = file_in_memory(library, table)
         .map_err(|error| format!("cannot make a file in memory: {error}"))?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // It stays open: the next one would get its number, and by the same path the loader gives the library that it has.
+    let path = format!("/proc/self/fd/{}", file.into_raw_fd());
     let library = SharedLibrary::open(Path::new(&path))
         .map_err(|cause| format!("their library does not fit this `libtorch_cuda.so`: {cause}"))?;
     Ok(library.address(table))

@@ -343,12 +343,12 @@ fn two_machines_meet_train_over_a_slow_line_and_notice_a_pulled_cable() {
 fn a_reward_of_ones_own_that_fails_on_a_rank_ends_all_with_a_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let rule = folder.path().join("rule.py");
-    // Two of the rows are on rank 1 in each step: it fails there after some.
-    fs::write(
-        &rule,
-        "import os\nSEEN = [0]\ndef reward_func(completions, **kwargs):\n    SEEN[0] += 1\n    if os.environ['RANK'] == '1' and SEEN[0] > 3:\n        raise ValueError('no such thing')\n    return [float(len(c)) / 100 for c in completions]\n",
-    )
-    .unwrap();
+    let text = "import os\n\
+         def reward_func(completions, step, **kwargs):\n    \
+             if os.environ['RANK'] == '1' and step > 2:\n        \
+                 raise ValueError('no such thing')\n    \
+             return [float(len(c)) / 100 for c in completions]\n";
+    fs::write(&rule, text).unwrap();
     let flags = format!(
         "--max_steps 100000 --reward_funcs {}:reward_func --reward_batch completion --reward_workers 1",
         rule.display()

@@ -311,7 +311,7 @@ fn wait_for_step(folder: &Path) {
 }
 
 #[test]
-fn two_machines_meet_train_over_a_slow_line_and_notice_a_pulled_cable() {
+fn two_machines_meet_train_and_notice_a_pulled_cable() {
     let Some(machines) = Machines::new() else { return };
     let folder = tempfile::tempdir().unwrap();
     let both = machines.launch(folder.path(), "--max_steps 2");
@@ -319,11 +319,14 @@ fn two_machines_meet_train_over_a_slow_line_and_notice_a_pulled_cable() {
         assert_eq!(ended.code, Some(0), "{}", ended.text);
     }
     assert_eq!(checkpoints(folder.path()).len(), 1);
-    // 10 ms and 100 Mbit/s; where the kernel has no such queue, the cable is as fast as before.
+    // 10 ms and 100 Mbit/s.
     for name in &machines.names {
         let line =
             format!("netns exec {name} tc qdisc add dev {name} root netem delay 10ms rate 100mbit");
-        let _ = Command::new("ip").args(line.split_whitespace()).output();
+        let output = Command::new("ip").args(line.split_whitespace()).output();
+        if !output.is_ok_and(|output| output.status.success()) {
+            println!("skipped: a slow cable, as this kernel has no `netem`");
+        }
     }
     let folder = tempfile::tempdir().unwrap();
     let flags = format!("--max_steps 100000 --ddp_timeout {LIMIT}");

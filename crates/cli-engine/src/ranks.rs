@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::ranks::{JoinOptions, Place, Processes, join};
 use anyhow::Result;
 use base::console;
-use cli::program;
+use cli::{launch, program};
 use config::RanksSection;
 use tch::Device;
 use torch::ranks::Transport;
@@ -48,6 +48,9 @@ pub fn joined(section: &RanksSection, device: &str, num_threads: Option<usize>) 
     let options = JoinOptions { limit, checks: section.check_collectives, transport };
     let joined = join(&place, &options)?;
     let processes = Rc::new(joined.world);
+    let threads = num_threads.unwrap_or_else(|| tch::get_num_threads().max(0) as usize);
+    // Of the process; what is of the run, the trainers compare.
+    processes.agree(&[("program", launch::build()), ("threads", threads.to_string())])?;
     let ranks = Ranks {
         world: processes.clone(),
         tensors: Rc::new(joined.tensors),

@@ -44,11 +44,6 @@ impl Processes {
         Self { control, shared, monitor, limit }
     }
 
-    /// The host of each rank.
-    pub fn hosts(&self) -> &[String] {
-        &self.shared.hosts
-    }
-
     /// The first fault that this rank has heard of; nothing is sent. Long work that waits for nobody may ask it now and then.
     pub fn fault(&self) -> Option<WorldError> {
         self.shared.fault().map(Fault::into_error)

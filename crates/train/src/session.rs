@@ -155,12 +155,7 @@ impl<'a> Session<'a> {
             tch::set_num_threads(threads as i32);
         }
         let yaml = to_yaml(config)?;
-        start.ranks.compare(&[
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("threads", tch::get_num_threads().to_string()),
-            ("settings", yaml.clone()),
-            ("rows", start.dataset.digest()),
-        ])?;
+        start.ranks.compare(&[("settings", yaml.clone()), ("rows", start.dataset.digest())])?;
         let checkpoints = match &run {
             Some(run) => resume::checkpoints(config, &settings, run, start.shape)?,
             None => Vec::new(),

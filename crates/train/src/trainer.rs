@@ -236,10 +236,7 @@ impl Method for Grpo<'_> {
         })?;
         let mut metrics = self.metrics(session, &groups, is_applied.then_some(&stats));
         metrics.insert("resampled_groups".into(), json!(resampled));
-        // Of all ranks; what ranks have by themselves is summed.
-        let is_main = session.ranks.world.is_main();
-        let own = |kl| if is_main { kl } else { 0.0 };
-        metrics.extend(kl_in_reward.map(|kl| ("kl".to_owned(), json!(own(kl)))));
+        metrics.extend(kl_in_reward.map(|kl| ("kl".to_owned(), json!(kl))));
         Ok(metrics)
     }
 
@@ -430,7 +427,8 @@ impl Grpo<'_> {
         Ok(logprobs)
     }
 
-    /// Rewards to advantages, over each rollout. Returns the mean divergence where it is taken off the reward.
+    /// Rewards to advantages, over each rollout. Returns the mean divergence where it is taken off the reward; on ranks above 0 it is 0, as
+    /// metrics sum it over ranks.
     fn set_advantages(
         &self,
         session: &Session<'_>,
@@ -458,7 +456,8 @@ impl Grpo<'_> {
             let all = &groups.all[own.index].advantages;
             own.group.advantages = all[own.first..own.first + own.texts.len()].to_vec();
         }
-        Ok(kl.map(|kl| mean_and_std(&kl.concat()).0))
+        let is_main = session.ranks.world.is_main();
+        Ok(kl.map(|kl| if is_main { mean_and_std(&kl.concat()).0 } else { 0.0 }))
     }
 
     /// `[groups][G]`: the divergence of each completion of the step.

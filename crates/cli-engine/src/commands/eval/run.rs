@@ -75,6 +75,8 @@ pub fn run(joined: &Joined, config: &EvalConfig) -> Result<()> {
             &|| stop.is_raised(),
         );
         progress.finish();
+        // How it ended rank 0 says for all.
+        base::console::speak_as(world.rank());
         let kept = opened.as_ref().map_or(0, |(_, store)| store.len());
         sampled.map_err(|error| explained(error, kept))?;
     }
